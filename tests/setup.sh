@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Fetches what the tests and `make run` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
+# generators of protobuf, and buf. A part whose inputs have not changed since is skipped.
+#
+#   tests/setup.sh              all parts
+#   tests/setup.sh zookeeper    only the named parts: zookeeper python grpcurl go-plugins buf
+set -euo pipefail
+
+GRPCURL_VERSION=v1.9.3
+PROTOC_GEN_GO_VERSION=v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION=v1.6.2
+BUF_VERSION=1.75.0
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=$root/.cache
+mkdir -p "$cache/stamps" "$cache/bin" "$cache/logs"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+# run LOG COMMAND…: runs quietly; when it fails, shows the end of what it said.
+run() {
+    local log=$cache/logs/$1.log
+    shift
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 40 "$log" >&2
+        die "failed: $* (all of its output is in $log)"
+    fi
+}
+
+# part NAME STAMP MARKER FUNCTION: calls FUNCTION unless it succeeded before with the same STAMP and MARKER still exists.
+part() {
+    local name=$1 stamp=$2 marker=$3 function=$4 file=$cache/stamps/$1 started=$SECONDS
+    if [[ -e $marker && -f $file && $(<"$file") == "$stamp" ]]; then
+        return
+    fi
+    rm -f "$file"
+    "$function"
+    [[ -e $marker ]] || die "$name: $marker is missing after the install"
+    printf '%s\n' "$stamp" >"$file"
+    say "$name: ready after $((SECONDS - started)) s"
+}
+
+hash_of() { sha256sum -- "$@" | sha256sum | cut -d ' ' -f 1; }
+
+# need TOOL HINT PACKAGE…: installs Debian's packages when TOOL is missing and we may; HINT is for other systems.
+need() {
+    local tool=$1 hint=$2
+    shift 2
+    if command -v "$tool" >/dev/null; then
+        return
+    fi
+    if [[ $# -gt 0 && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+        say "$tool is missing: installing $* with apt-get (a minute or two)"
+        run apt-update apt-get update
+        run "apt-$tool" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+        command -v "$tool" >/dev/null || die "$tool is still missing after apt-get install $*"
+        return
+    fi
+    if [[ $# -gt 0 ]]; then
+        die "$tool is missing: $hint (on Debian or Ubuntu: sudo apt-get install -y $*)"
+    fi
+    die "$tool is missing: $hint"
+}
+
+# --- ZooKeeper: the newest supported line and the oldest
+
+resolve_zookeeper() {
+    need java "install Java 11 or newer" default-jre-headless
+    need mvn "install Maven 3.6 or newer" maven
+    local line
+    for line in 3.9 3.6; do
+        say "zookeeper: resolving the $line line with Maven"
+        rm -rf "$cache/zookeeper/$line"
+        local arguments=(-B -ntp -f "$root/tests/zookeeper/pom.xml" dependency:copy-dependencies)
+        if [[ $line == 3.6 ]]; then
+            arguments+=(-Poldest)
+        fi
+        run "mvn-$line" mvn "${arguments[@]}"
+        compgen -G "$cache/zookeeper/$line/zookeeper-$line.*.jar" >/dev/null ||
+            die "zookeeper: no zookeeper-$line.*.jar in $cache/zookeeper/$line: does tests/zookeeper/pom.xml name that line?"
+    done
+}
+
+part_zookeeper() {
+    # The jars may have been kept from another machine; the programs that run them not.
+    need java "install Java 11 or newer" default-jre-headless
+    part zookeeper "$(hash_of "$root/tests/zookeeper/pom.xml")" "$cache/zookeeper/3.6" resolve_zookeeper
+}
+
+# --- Python: stubs, kazoo, nd_service_registry
+
+make_python() {
+    say "python: installing tests/python/requirements.txt"
+    rm -rf "$cache/venv"
+    if ! python3 -m venv "$cache/venv" >"$cache/logs/venv.log" 2>&1; then
+        # Debian keeps venv in a package of its own.
+        [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
+            die "python3 -m venv failed: install venv (on Debian or Ubuntu: sudo apt-get install -y python3-venv)"
+        run apt-update apt-get update
+        run apt-venv env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv
+        rm -rf "$cache/venv"
+        run venv python3 -m venv "$cache/venv"
+    fi
+    run pip "$cache/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --requirement "$root/tests/python/requirements.txt"
+}
+
+part_python() {
+    need python3 "install Python 3.10 or newer" python3 python3-venv
+    part python "$(python3 --version) $(hash_of "$root/tests/python/requirements.txt")" "$cache/venv/bin/pytest" make_python
+}
+
+# --- Go: grpcurl, and the generators that buf runs
+
+need_go() { need go "install Go 1.25 or newer and put its bin directory on the PATH"; }
+
+# install_go MODULE@VERSION: the program goes to .cache/bin.
+install_go() {
+    need_go
+    run "go-${1##*/}" env GOBIN="$cache/bin" go install "$1"
+}
+
+install_grpcurl() {
+    say "grpcurl: building $GRPCURL_VERSION (a minute or two)"
+    install_go "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL_VERSION"
+}
+
+part_grpcurl() { part grpcurl "$GRPCURL_VERSION" "$cache/bin/grpcurl" install_grpcurl; }
+
+install_go_plugins() {
+    say "go-plugins: building protoc-gen-go and protoc-gen-go-grpc"
+    install_go "google.golang.org/protobuf/cmd/protoc-gen-go@$PROTOC_GEN_GO_VERSION"
+    install_go "google.golang.org/grpc/cmd/protoc-gen-go-grpc@$PROTOC_GEN_GO_GRPC_VERSION"
+}
+
+part_go-plugins() {
+    need_go
+    part go-plugins "$PROTOC_GEN_GO_VERSION $PROTOC_GEN_GO_GRPC_VERSION" "$cache/bin/protoc-gen-go-grpc" install_go_plugins
+}
+
+# --- buf: lint, and code generation for Go
+
+install_buf() {
+    need npm "install Node.js 18 or newer with npm" nodejs npm
+    say "buf: installing $BUF_VERSION with npm"
+    rm -rf "$cache/npm"
+    mkdir -p "$cache/npm"
+    run npm npm install --prefix "$cache/npm" --no-audit --no-fund --no-package-lock "@bufbuild/buf@$BUF_VERSION"
+}
+
+part_buf() {
+    need node "install Node.js 18 or newer with npm" nodejs npm
+    part buf "$BUF_VERSION" "$cache/npm/node_modules/.bin/buf" install_buf
+}
+
+if [[ $# -eq 0 ]]; then
+    set -- zookeeper python go-plugins buf grpcurl
+fi
+for name in "$@"; do
+    case $name in
+        zookeeper | python | grpcurl | go-plugins | buf) "part_$name" ;;
+        *) die "no such part: $name (there are: zookeeper python grpcurl go-plugins buf)" ;;
+    esac
+done
