@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Rollcall's API in Rust: what is generated from the .proto files, and nothing else.
+//!
+//! The promises of each call stand in `rollcall/v1/registry.proto`, and from there as comments on
+//! the methods of [`v1::registry_client::RegistryClient`] and [`v1::registry_server::Registry`].
+#![forbid(unsafe_code)]
+
+/// Package `rollcall.v1`: messages, [client](v1::registry_client) and
+/// [server](v1::registry_server) of the service `Registry`.
+///
+/// Map fields are `BTreeMap`s, so that equal messages have equal bytes; bytes fields are
+/// [`Bytes`](prost::bytes::Bytes). Message and oneof fields are `Option`s whether or not the .proto says so.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    rust_2018_idioms,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
+    clippy::semicolon_if_nothing_returned,
+    rustdoc::all,
+    reason = "generated; its comments are written for every language"
+)]
+pub mod v1 {
+    tonic::include_proto!("rollcall.v1");
+}
+
+/// The descriptors of every file of the API and of those that they import, with comments: an encoded
+/// `google.protobuf.FileDescriptorSet`, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("rollcall");
