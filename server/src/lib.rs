@@ -1,1 +1,8 @@
-//! Placeholder.
+//! Rollcall: a gRPC service registry and lock service in front of ZooKeeper.
+//!
+//! `ARCHITECTURE.md` says which module may import which, and why.
+
+mod types;
+mod zk;
+
+pub use zk::{Config as ZooKeeperConfig, parse_connect_string};

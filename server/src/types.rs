@@ -1,0 +1,238 @@
+//! The words of the domain: paths, and numbers that must not be mixed up.
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use rollcall_wire::Stat;
+
+/// The longest path that is accepted, in bytes.
+pub const MAX_PATH_BYTES: usize = 4096;
+
+/// The subtree that Rollcall keeps for itself: hidden from lists, refused to clients.
+pub const RESERVED_ROOT: &str = "/.rollcall";
+
+/// An absolute path that ZooKeeper accepts, as clients name it (below the chroot). Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodePath(Arc<str>);
+
+/// Why a text is no [`NodePath`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// Nothing was given.
+    #[error("path is empty")]
+    Empty,
+    /// It does not start with a slash.
+    #[error("path must start with /")]
+    Relative,
+    /// It ends with a slash.
+    #[error("path must not end with /")]
+    TrailingSlash,
+    /// Two slashes follow each other.
+    #[error("path has an empty segment")]
+    EmptySegment,
+    /// A segment is `.` or `..`.
+    #[error("path has a relative segment")]
+    RelativeSegment,
+    /// A character that ZooKeeper refuses.
+    #[error("path has the character U+{0:04X}, which zookeeper refuses")]
+    Character(u32),
+    /// It is over [`MAX_PATH_BYTES`].
+    #[error("path has {0} bytes, over the limit of {MAX_PATH_BYTES}")]
+    TooLong(usize),
+    /// It lies in [`RESERVED_ROOT`].
+    #[error("{RESERVED_ROOT} is reserved")]
+    Reserved,
+    /// It is the root, which can't be used for this.
+    #[error("the root can't be used for this")]
+    Root,
+}
+
+impl NodePath {
+    /// Checks a path that a client sent.
+    ///
+    /// # Errors
+    /// A [`PathError`] that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let path = Self::parse_any(text)?;
+        if path.is_reserved() { Err(PathError::Reserved) } else { Ok(path) }
+    }
+
+    /// Like [`NodePath::parse`], but the root is refused too: for what is created or deleted.
+    ///
+    /// # Errors
+    /// A [`PathError`] that says what is wrong.
+    pub fn parse_below_root(text: &str) -> Result<Self, PathError> {
+        let path = Self::parse(text)?;
+        if path.is_root() { Err(PathError::Root) } else { Ok(path) }
+    }
+
+    fn parse_any(text: &str) -> Result<Self, PathError> {
+        if text.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if text.len() > MAX_PATH_BYTES {
+            return Err(PathError::TooLong(text.len()));
+        }
+        if !text.starts_with('/') {
+            return Err(PathError::Relative);
+        }
+        if let Some(refused) = text.chars().find(|&character| is_refused(character)) {
+            return Err(PathError::Character(u32::from(refused)));
+        }
+        if text == "/" {
+            return Ok(Self(text.into()));
+        }
+        if text.ends_with('/') {
+            return Err(PathError::TrailingSlash);
+        }
+        for segment in text[1..].split('/') {
+            match segment {
+                "" => return Err(PathError::EmptySegment),
+                "." | ".." => return Err(PathError::RelativeSegment),
+                _ => {}
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// A path that ZooKeeper or this program made, and that is therefore valid.
+    #[must_use]
+    pub fn trusted(path: impl Into<Arc<str>>) -> Self {
+        Self(path.into())
+    }
+
+    /// The path as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is `/`.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        &*self.0 == "/"
+    }
+
+    /// Whether it lies in the subtree that Rollcall keeps for itself.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.strip_prefix(RESERVED_ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The parent; the root has none.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let slash = self.0.rfind('/')?;
+        match (slash, self.is_root()) {
+            (_, true) => None,
+            (0, false) => Some(Self::trusted("/")),
+            (slash, false) => Some(Self::trusted(&self.0[..slash])),
+        }
+    }
+
+    /// The last segment; empty for the root.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The path of a child, or of a descendant when `name` is a relative path.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Self {
+        if self.is_root() { Self::trusted(format!("/{name}")) } else { Self::trusted(format!("{}/{name}", self.0)) }
+    }
+
+    /// The rest of `path` below this one (`b/c` for `/a/b/c` below `/a`); `None` if it does not lie below.
+    #[must_use]
+    pub fn relative<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let prefix = if self.is_root() { "" } else { &*self.0 };
+        path.strip_prefix(prefix)?.strip_prefix('/').filter(|rest| !rest.is_empty())
+    }
+}
+
+/// ZooKeeper's own rule (`PathUtils.validatePath`): no control characters, no private use below U+F8FF, no specials.
+fn is_refused(character: char) -> bool {
+    matches!(character, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{ffff}')
+}
+
+impl fmt::Display for NodePath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodePath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
+    }
+}
+
+macro_rules! number {
+    ($(#[$docs:meta])* $name:ident) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub i64);
+    };
+}
+
+number! {
+    /// A ZooKeeper transaction id.
+    Zxid
+}
+number! {
+    /// Which incarnation of a registration: the znode's czxid. A later one is always larger.
+    Generation
+}
+number! {
+    /// The transaction id that dates the state of a watched path; the same on every replica.
+    Revision
+}
+number! {
+    /// The czxid of a lock's lease: rises with every grant.
+    FencingToken
+}
+number! {
+    /// The id of a ZooKeeper session.
+    SessionId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NodePath, PathError};
+
+    #[test]
+    fn bad_paths_are_named() {
+        for (text, error) in [
+            ("", PathError::Empty),
+            ("a/b", PathError::Relative),
+            ("/a//b", PathError::EmptySegment),
+            ("/a/../b", PathError::RelativeSegment),
+            ("/a/.", PathError::RelativeSegment),
+            ("/a/", PathError::TrailingSlash),
+            ("/a\0b", PathError::Character(0)),
+            ("/.rollcall", PathError::Reserved),
+            ("/.rollcall/fences", PathError::Reserved),
+        ] {
+            assert_eq!(NodePath::parse(text), Err(error), "{text:?}");
+        }
+        assert_eq!(NodePath::parse(&format!("/{}", "x".repeat(10_240))), Err(PathError::TooLong(10_241)));
+        assert_eq!(NodePath::parse_below_root("/"), Err(PathError::Root));
+    }
+
+    #[test]
+    fn a_name_that_only_starts_like_the_reserved_root_is_accepted() {
+        assert!(NodePath::parse("/.rollcall2").is_ok());
+    }
+
+    #[test]
+    fn parents_and_children_fit() {
+        let path = NodePath::parse("/a/b").unwrap();
+        assert_eq!(path.parent(), Some(NodePath::trusted("/a")));
+        assert_eq!(path.parent().unwrap().parent(), Some(NodePath::trusted("/")));
+        assert_eq!(NodePath::trusted("/").parent(), None);
+        assert_eq!(NodePath::trusted("/").join("a"), NodePath::trusted("/a"));
+        assert_eq!(NodePath::trusted("/a").relative("/a/b/c"), Some("b/c"));
+        assert_eq!(NodePath::trusted("/a").relative("/ab"), None);
+        assert_eq!(NodePath::trusted("/").relative("/a"), Some("a"));
+    }
+}

@@ -1,0 +1,165 @@
+//! The requests that callers make, with answers of the type they have.
+
+use bytes::Bytes;
+use rollcall_wire::{Acl, CreateMode, ErrorCode, Request, Response};
+
+use super::Error;
+use super::session::{Answer, Session};
+use super::watches::OneShot;
+use crate::types::{NodePath, Stat, Zxid};
+
+/// A node as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Read {
+    /// Its data.
+    pub(crate) data: Bytes,
+    /// Its stat.
+    pub(crate) stat: Stat,
+}
+
+/// A create without a watch, with everybody allowed everything.
+pub(crate) fn create(path: &str, data: Bytes, mode: CreateMode) -> Request {
+    Request::Create { path: path.to_owned(), data, acl: vec![Acl::open()], mode }
+}
+
+/// The delete of a node that must have this version; -1 for any.
+pub(crate) fn delete(path: &str, version: i32) -> Request {
+    Request::Delete { path: path.to_owned(), version }
+}
+
+/// The write of a node's data that must have this version; -1 for any.
+pub(crate) fn set_data(path: &str, data: Bytes, version: i32) -> Request {
+    Request::SetData { path: path.to_owned(), data, version }
+}
+
+impl Session {
+    /// A node's data and stat; `None` when it does not exist.
+    pub(crate) async fn get(&self, path: &NodePath) -> Result<Option<Read>, Error> {
+        let request = Request::GetData { path: path.as_str().to_owned(), watch: false };
+        match absent_is_none(self.submit(request).await)?.map(|answer| answer.response) {
+            Some(Response::Data { data, stat }) => Ok(Some(Read { data, stat })),
+            Some(_) => Err(Error::OutcomeUnknown),
+            None => Ok(None),
+        }
+    }
+
+    /// A node's stat; `None` when it does not exist.
+    pub(crate) async fn exists(&self, path: &NodePath) -> Result<Option<Stat>, Error> {
+        self.read_stat(path, false).await
+    }
+
+    /// A node's stat, and a watch that fires when the node is created, deleted or written.
+    pub(crate) async fn watch_exists(&self, path: &NodePath) -> Result<(Option<Stat>, OneShot), Error> {
+        let watch = self.watches().once(path.as_str());
+        Ok((self.read_stat(path, true).await?, watch))
+    }
+
+    async fn read_stat(&self, path: &NodePath, watch: bool) -> Result<Option<Stat>, Error> {
+        let request = Request::Exists { path: path.as_str().to_owned(), watch };
+        match absent_is_none(self.submit(request).await)?.map(|answer| answer.response) {
+            Some(Response::Stat(stat)) => Ok(Some(stat)),
+            Some(_) => Err(Error::OutcomeUnknown),
+            None => Ok(None),
+        }
+    }
+
+    /// The names of a node's children, and its stat; `None` when it does not exist.
+    pub(crate) async fn children(&self, path: &NodePath) -> Result<Option<(Vec<String>, Stat)>, Error> {
+        self.read_children(path, false).await
+    }
+
+    /// Like [`Session::children`], with a watch that fires when a child comes or goes, or the node is deleted. A node
+    /// that does not exist has no such watch: there it never fires.
+    pub(crate) async fn watch_children(
+        &self,
+        path: &NodePath,
+    ) -> Result<(Option<(Vec<String>, Stat)>, OneShot), Error> {
+        let watch = self.watches().once(path.as_str());
+        Ok((self.read_children(path, true).await?, watch))
+    }
+
+    async fn read_children(&self, path: &NodePath, watch: bool) -> Result<Option<(Vec<String>, Stat)>, Error> {
+        let request = Request::GetChildren { path: path.as_str().to_owned(), watch };
+        match absent_is_none(self.submit(request).await)?.map(|answer| answer.response) {
+            Some(Response::Children { names, stat }) => Ok(Some((names, stat))),
+            Some(_) => Err(Error::OutcomeUnknown),
+            None => Ok(None),
+        }
+    }
+
+    /// Several nodes in one consistent state; each may be absent, or refused by its access control list.
+    pub(crate) async fn get_many(
+        &self,
+        paths: impl IntoIterator<Item = &str>,
+    ) -> Result<Vec<Result<Option<Read>, ErrorCode>>, Error> {
+        let parts =
+            paths.into_iter().map(|path| Request::GetData { path: path.to_owned(), watch: false }).collect::<Vec<_>>();
+        let count = parts.len();
+        let Response::Parts(parts) = self.submit(Request::MultiRead(parts)).await?.response else {
+            return Err(Error::OutcomeUnknown);
+        };
+        if parts.len() != count {
+            return Err(Error::OutcomeUnknown);
+        }
+        Ok(parts
+            .into_iter()
+            .map(|part| match part {
+                Ok(Response::Data { data, stat }) => Ok(Some(Read { data, stat })),
+                Ok(_) | Err(ErrorCode::NoNode) => Ok(None),
+                Err(code) => Err(code),
+            })
+            .collect())
+    }
+
+    /// Waits until this session's server has applied what the leader had committed.
+    pub(crate) async fn sync(&self, path: &NodePath) -> Result<(), Error> {
+        self.submit(Request::Sync { path: path.as_str().to_owned() }).await.map(drop)
+    }
+
+    /// Creates a node, and gives the transaction and the stat.
+    pub(crate) async fn create(
+        &self,
+        path: &str,
+        data: Bytes,
+        mode: CreateMode,
+    ) -> Result<(Zxid, String, Stat), Error> {
+        let answer = self.submit(create(path, data, mode)).await?;
+        match answer.response {
+            Response::Created { path, stat } => Ok((answer.zxid, path, stat)),
+            _ => Err(Error::OutcomeUnknown),
+        }
+    }
+
+    /// Makes sure that the parents of `path` stand: durable, empty nodes, which stay.
+    pub(crate) async fn ensure_parents(&self, path: &NodePath) -> Result<(), Error> {
+        let mut ancestors = Vec::new();
+        let mut next = path.parent().filter(|parent| !parent.is_root());
+        while let Some(ancestor) = next {
+            next = ancestor.parent().filter(|parent| !parent.is_root());
+            ancestors.push(ancestor);
+        }
+        // Mostly the direct parent, or one of the next, is there: from it downwards only what is missing is created.
+        let mut missing = Vec::new();
+        for ancestor in ancestors {
+            if self.exists(&ancestor).await?.is_some() {
+                break;
+            }
+            missing.push(ancestor);
+        }
+        for ancestor in missing.iter().rev() {
+            match self.create(ancestor.as_str(), Bytes::new(), CreateMode::Persistent).await {
+                Ok(_) | Err(Error::Refused(ErrorCode::NodeExists)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn absent_is_none(answer: Result<Answer, Error>) -> Result<Option<Answer>, Error> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Error::Refused(ErrorCode::NoNode)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

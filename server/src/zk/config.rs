@@ -1,0 +1,100 @@
+//! How to reach ZooKeeper.
+
+use std::time::Duration;
+
+use rand::seq::SliceRandom as _;
+
+/// The settings of the gateway.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `HOST:PORT` of each server, at least one.
+    pub hosts: Vec<String>,
+    /// The path below which everything lives, without a trailing slash; empty for the root.
+    pub chroot: String,
+    /// The session time-out to ask for. ZooKeeper may grant another.
+    pub session_timeout: Duration,
+    /// How many sessions hold ephemerals at first; more are opened when registrations need them.
+    pub sessions: usize,
+}
+
+/// Why a text names no ensemble.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not HOST:PORT[,HOST:PORT…][/chroot]: {why}")]
+pub struct ConnectStringError {
+    text: String,
+    why: &'static str,
+}
+
+/// The hosts and the chroot of `HOST[:PORT],…[/chroot]`, as every ZooKeeper client takes it; port 2181 where none is given.
+///
+/// # Errors
+/// When there is no host, a port is no number, or the chroot is no path.
+pub fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), ConnectStringError> {
+    let fail = |why| ConnectStringError { text: text.to_owned(), why };
+    let (hosts, chroot) = match text.find('/') {
+        Some(slash) => (&text[..slash], &text[slash..]),
+        None => (text, ""),
+    };
+    let chroot = if chroot == "/" { "" } else { chroot };
+    if !chroot.is_empty() && crate::types::NodePath::parse(chroot).is_err() {
+        return Err(fail("the chroot is no valid path"));
+    }
+    let mut parsed = Vec::new();
+    for host in hosts.split(',').map(str::trim) {
+        let (name, port) = match host.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => (name, port),
+            _ => (host, "2181"),
+        };
+        if name.is_empty() {
+            return Err(fail("a host is empty"));
+        }
+        if port.parse::<u16>().is_err() {
+            return Err(fail("a port is no number up to 65535"));
+        }
+        parsed.push(format!("{name}:{port}"));
+    }
+    Ok((parsed, chroot.to_owned()))
+}
+
+impl Config {
+    /// The hosts in a random order, so that replicas and sessions spread over the ensemble.
+    pub(super) fn shuffled_hosts(&self) -> Vec<String> {
+        let mut hosts = self.hosts.clone();
+        hosts.shuffle(&mut rand::rng());
+        hosts
+    }
+
+    /// The path as the servers know it.
+    pub(super) fn outer(&self, path: &str) -> String {
+        match (self.chroot.is_empty(), path) {
+            (true, path) => path.to_owned(),
+            (false, "/") => self.chroot.clone(),
+            (false, path) => format!("{}{path}", self.chroot),
+        }
+    }
+
+    /// The path as this program knows it. What lies outside of the chroot can't come back; it would stay as it is.
+    pub(super) fn inner(&self, path: &str) -> String {
+        match path.strip_prefix(self.chroot.as_str()) {
+            Some("") => "/".to_owned(),
+            Some(rest) => rest.to_owned(),
+            None => path.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_connect_string;
+
+    #[test]
+    fn connect_strings_are_read_as_other_clients_read_them() {
+        let (hosts, chroot) = parse_connect_string("zk1:2181,zk2,[::1]:99/prod/a").unwrap();
+        assert_eq!(hosts, ["zk1:2181", "zk2:2181", "[::1]:99"]);
+        assert_eq!(chroot, "/prod/a");
+        assert_eq!(parse_connect_string("zk/").unwrap().1, "");
+        for bad in ["", "zk:x", ",zk", "zk:70000", "zk/a//b"] {
+            assert!(parse_connect_string(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What can become of a request to ZooKeeper.
+
+pub(crate) use rollcall_wire::ErrorCode;
+
+/// Why a request has no answer to use. The classes are all that callers may decide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// ZooKeeper answered, and did not do it.
+    #[error("{0}")]
+    Refused(ErrorCode),
+    /// The request was not sent, and never will be: not connected, or too much is under way.
+    #[error("zookeeper can't be reached")]
+    NotSent,
+    /// The connection broke after the request was sent: it may or may not have been carried out.
+    #[error("the connection to zookeeper was lost under way")]
+    OutcomeUnknown,
+    /// The session is over: its ephemerals are gone, or will be in an instant. Whether the request was carried out
+    /// before is not known.
+    #[error("the zookeeper session expired")]
+    SessionExpired,
+    /// The request is over ZooKeeper's frame limit and was not sent.
+    #[error("a request of {0} bytes is over zookeeper's frame limit")]
+    TooLarge(usize),
+}
+
+impl Error {
+    /// Whether the same request can simply be sent again: it was not carried out, for a reason that passes.
+    pub(crate) fn is_retryable(self) -> bool {
+        matches!(self, Self::NotSent | Self::Refused(ErrorCode::Throttled))
+    }
+
+    /// Whether the request may or may not have been carried out.
+    pub(crate) fn is_unknown(self) -> bool {
+        matches!(self, Self::OutcomeUnknown | Self::SessionExpired)
+    }
+
+    /// The class of an error code in a reply's header.
+    pub(super) fn from_reply(code: ErrorCode) -> Self {
+        // -4 is CONNECTIONLOSS, which a server answers when it lost its own leader.
+        const CONNECTION_LOSS: ErrorCode = ErrorCode::Other(-4);
+        match code {
+            ErrorCode::SessionExpired => Self::SessionExpired,
+            ErrorCode::SessionMoved => Self::NotSent,
+            ErrorCode::OperationTimeout | ErrorCode::SystemError | CONNECTION_LOSS => Self::OutcomeUnknown,
+            code => Self::Refused(code),
+        }
+    }
+}

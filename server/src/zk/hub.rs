@@ -1,0 +1,149 @@
+//! Recursive watches, shared by all that want to know of one subtree, on sessions of their own.
+//!
+//! Persistent watches die with their connection, and what happened meanwhile is not told. So after every connect the
+//! hub sets them again, and then has every subscriber read everything again.
+
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+
+use rollcall_wire::{Request, WatchMode};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::session::{Link, Session};
+use super::watches::{Mailbox, Watches};
+use super::{Config, Error};
+use crate::types::NodePath;
+
+/// A handle on the sessions that watch.
+#[derive(Debug, Clone)]
+pub(crate) struct Hub {
+    slots: Arc<[Slot]>,
+}
+
+/// One place for a watching session; when a session has expired, the next one takes its place and its watches.
+#[derive(Debug, Clone)]
+struct Slot {
+    watches: Arc<Watches>,
+    session: watch::Receiver<Session>,
+}
+
+/// One subtree that a [`Mailbox`] hears of, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    path: NodePath,
+    id: u64,
+    slot: Slot,
+}
+
+impl Hub {
+    /// Starts `count` sessions as tasks of `tasks`.
+    pub(super) fn start(config: &Arc<Config>, count: usize, tasks: &mut JoinSet<()>) -> Self {
+        let slots = (0..count.max(1)).map(|_| {
+            let watches = Arc::new(Watches::default());
+            let (session, life) = Session::start(config.clone(), watches.clone());
+            let (current, receiver) = watch::channel(session);
+            tasks.spawn(keep_session(config.clone(), watches.clone(), current, Box::pin(life)));
+            Slot { watches, session: receiver }
+        });
+        Self { slots: slots.collect() }
+    }
+
+    /// Has `mailbox` told of everything at and below `path`, beginning with a resync once the watch is set.
+    pub(crate) fn subscribe(&self, path: &NodePath, mailbox: &Arc<Mailbox>) -> Subscription {
+        let slot = self.slot(path).clone();
+        let id = slot.watches.subscribe(path, mailbox);
+        Subscription { path: path.clone(), id, slot }
+    }
+
+    /// The session that watches `path`: what feeds a view is read on it, since another one may be behind its events.
+    pub(crate) fn session(&self, path: &NodePath) -> Session {
+        self.slot(path).session.borrow().clone()
+    }
+
+    /// Whether every watching session is connected.
+    pub(super) fn is_up(&self) -> bool {
+        self.slots.iter().all(|slot| slot.session.borrow().is_up())
+    }
+
+    fn slot(&self, path: &NodePath) -> &Slot {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(path);
+        let count = u64::try_from(self.slots.len()).unwrap_or(1);
+        &self.slots[usize::try_from(hash % count).unwrap_or_default()]
+    }
+}
+
+impl Subscription {
+    /// The session to read on; see [`Hub::session`].
+    pub(crate) fn session(&self) -> Session {
+        self.slot.session.borrow().clone()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.slot.watches.unsubscribe(&self.path, self.id);
+    }
+}
+
+type Life = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn keep_session(config: Arc<Config>, watches: Arc<Watches>, current: watch::Sender<Session>, mut life: Life) {
+    loop {
+        let session = current.borrow().clone();
+        tokio::select! {
+            () = life => {}
+            () = keep_watches(&session, &watches) => {}
+        }
+        let (session, next_life) = Session::start(config.clone(), watches.clone());
+        life = Box::pin(next_life);
+        current.send_replace(session);
+    }
+}
+
+/// Sets and removes watches until the session is over.
+async fn keep_watches(session: &Session, watches: &Watches) {
+    let mut link = session.link();
+    loop {
+        let state = *link.borrow_and_update();
+        if state == Link::Expired {
+            return;
+        }
+        if matches!(state, Link::Up(_)) {
+            apply_differences(session, watches).await;
+        }
+        tokio::select! {
+            changed = link.changed() => if changed.is_err() { return },
+            () = watches.changed() => {}
+        }
+    }
+}
+
+async fn apply_differences(session: &Session, watches: &Watches) {
+    let (missing, surplus) = watches.differences();
+    let removals: Vec<_> = surplus
+        .into_iter()
+        .map(|path| session.submit(Request::RemoveWatches { path: path.as_str().to_owned() }))
+        .collect();
+    let requests: Vec<_> = missing
+        .into_iter()
+        .map(|path| {
+            let mode = WatchMode::PersistentRecursive;
+            let answer = session.submit(Request::AddWatch { path: path.as_str().to_owned(), mode });
+            (path, answer)
+        })
+        .collect();
+    for (path, answer) in requests {
+        match answer.await {
+            Ok(_) => watches.established(&path),
+            Err(Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
+            Err(_) => return,
+        }
+    }
+    for answer in removals {
+        // A watch that lingers costs events, and goes with the connection.
+        if let Err(error) = answer.await {
+            tracing::debug!(%error, "a watch was not removed");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The gateway to ZooKeeper: the only place that knows its protocol.
+//!
+//! - [`Pool`]: the sessions that hold ephemerals, each with a fence, a heartbeat and a write batcher.
+//! - [`Hub`]: recursive watches on sessions of their own, set again after every reconnect, with all read again then.
+//! - [`Session`]: one session, kept up over any number of connections; typed requests in `calls`.
+//!
+//! Errors come in the classes of [`Error`], and callers decide by the class alone.
+
+mod calls;
+mod config;
+mod connection;
+mod error;
+mod hub;
+pub(crate) mod layout;
+mod pool;
+mod session;
+mod watches;
+mod writer;
+
+use std::sync::Arc;
+
+pub(crate) use calls::{Read, create, delete, set_data};
+pub use config::{Config, ConnectStringError, parse_connect_string};
+pub(crate) use error::{Error, ErrorCode};
+pub(crate) use hub::{Hub, Subscription};
+pub(crate) use pool::{Owner, Owners, Pool, Room};
+pub(crate) use rollcall_wire::{CreateMode, Request, Response};
+pub(crate) use session::{Link, Session};
+use tokio::task::JoinSet;
+pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, Seen};
+pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};
+
+/// How many sessions watch.
+const WATCHING_SESSIONS: usize = 2;
+
+/// The gateway's handle. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Zk {
+    /// The sessions that hold ephemerals, and write.
+    pub(crate) pool: Pool,
+    /// The sessions that watch, and feed views.
+    pub(crate) hub: Hub,
+}
+
+impl Zk {
+    /// Starts all sessions as tasks of `tasks`; they connect in the background, and none of the tasks ends.
+    pub(crate) fn start(config: Config, tasks: &mut JoinSet<()>) -> Self {
+        let config = Arc::new(config);
+        Self { pool: Pool::start(&config, tasks), hub: Hub::start(&config, WATCHING_SESSIONS, tasks) }
+    }
+
+    /// Whether requests of every kind can be sent now.
+    pub(crate) fn is_up(&self) -> bool {
+        self.hub.is_up() && self.pool.any().is_ok()
+    }
+}

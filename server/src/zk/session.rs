@@ -1,0 +1,429 @@
+//! One ZooKeeper session, kept up over any number of connections.
+//!
+//! Promises:
+//! - Requests are sent in the order of the calls, pipelined. Nothing is sent, or kept for later, while there is no
+//!   connection: such a request is [`Error::NotSent`] at once.
+//! - The session is over only when ZooKeeper says so; no clock of ours ends it. Reconnection is tried at least every
+//!   [`RECONNECT_CAP`], on all servers in turn.
+//! - A server that is behind what this session has seen is refused (by its own check of our last zxid).
+//! - Watch events reach [`Watches`] before the answer of any later read of the session does.
+//!
+//! This speaks the protocol itself: the crate `zookeeper-client` can't cap its reconnection or stop a client that is
+//! cut off, carries out requests whose caller has gone, and hides the zxid of a write (ARCHITECTURE.md, "ZooKeeper").
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt as _;
+use rollcall_wire::{
+    ConnectRequest, Decoder, Encoder, ErrorCode, MAX_FRAME, OpCode, ReplyHeader, Request, RequestHeader, Response,
+    WatcherEvent, xid,
+};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::connection::{self, FrameReader};
+use super::watches::{Event, Watches};
+use super::{Config, Error};
+use crate::types::{SessionId, Zxid};
+
+/// How many requests may wait to be written; one more is [`Error::NotSent`].
+const QUEUE: usize = 16_384;
+/// The longest pause between two rounds of connection attempts.
+const RECONNECT_CAP: Duration = Duration::from_millis(400);
+const RECONNECT_FIRST: Duration = Duration::from_millis(20);
+/// How many bytes of requests are gathered for one write.
+const WRITE_CHUNK: usize = 128 * 1024;
+
+/// The state of a session's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// No connection. The session may or may not stand.
+    Down,
+    /// Connected; each connection has a larger number.
+    Up(u64),
+    /// ZooKeeper said that the session is over. Final.
+    Expired,
+}
+
+/// What ZooKeeper answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Of a write: its transaction id. Of a read: the last transaction that the server had applied.
+    pub(crate) zxid: Zxid,
+    /// The body.
+    pub(crate) response: Response,
+    /// When the request was handed to the connection.
+    pub(crate) sent_at: Instant,
+}
+
+/// A handle on one session; the last one's drop ends the connection, and leaves the session to ZooKeeper's time-out.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    commands: mpsc::Sender<Command>,
+    link: watch::Receiver<Link>,
+    watches: Arc<Watches>,
+    identity: Arc<Mutex<Identity>>,
+    config: Arc<Config>,
+}
+
+#[derive(Debug, Clone)]
+struct Identity {
+    id: i64,
+    password: Bytes,
+    timeout: Duration,
+    last_zxid: i64,
+}
+
+#[derive(Debug)]
+struct Command {
+    request: Request,
+    /// The connection that the caller saw; the request is for no other.
+    epoch: u64,
+    reply: oneshot::Sender<Result<Answer, Error>>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    xid: i32,
+    op_code: OpCode,
+    sent_at: Instant,
+    reply: oneshot::Sender<Result<Answer, Error>>,
+}
+
+impl Session {
+    /// Starts a session; it connects in the background. The future is the session's life: it is over when the session
+    /// has expired or all handles are gone.
+    pub(super) fn start(
+        config: Arc<Config>,
+        watches: Arc<Watches>,
+    ) -> (Self, impl Future<Output = ()> + Send + use<> + 'static) {
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let (link_tx, link) = watch::channel(Link::Down);
+        let identity = Arc::new(Mutex::new(Identity {
+            id: 0,
+            password: Bytes::new(),
+            timeout: config.session_timeout,
+            last_zxid: 0,
+        }));
+        let session =
+            Self { commands, link, watches: watches.clone(), identity: identity.clone(), config: config.clone() };
+        let task = Task { config, queue, link: link_tx, watches, identity, epoch: 0, next_xid: 1 };
+        (session, task.run())
+    }
+
+    /// Sends a request, now; the future gives the answer.
+    ///
+    /// # Errors
+    /// Every class of [`Error`]; a refusal of a multi's part is an `Ok` answer, part by part.
+    ///
+    /// # Cancellation
+    /// A request whose future was dropped before it was written is not sent; one that was written is carried out.
+    pub(crate) fn submit(
+        &self,
+        mut request: Request,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<> + 'static {
+        if !self.config.chroot.is_empty() {
+            request.map_paths(&|path| self.config.outer(path));
+        }
+        let queued = self.enqueue(request);
+        async move { queued?.await.unwrap_or(Err(Error::NotSent)) }
+    }
+
+    /// Like [`Session::submit`], with paths as the servers know them: for what lies above the chroot.
+    pub(super) async fn submit_outer(&self, request: Request) -> Result<Answer, Error> {
+        self.enqueue(request)?.await.unwrap_or(Err(Error::NotSent))
+    }
+
+    fn enqueue(&self, request: Request) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
+        let epoch = match *self.link.borrow() {
+            Link::Up(epoch) => epoch,
+            Link::Down => return Err(Error::NotSent),
+            Link::Expired => return Err(Error::SessionExpired),
+        };
+        let size = request.encoded_len();
+        if size > MAX_FRAME {
+            return Err(Error::TooLarge(size));
+        }
+        let (reply, answer) = oneshot::channel();
+        match self.commands.try_send(Command { request, epoch, reply }) {
+            Ok(()) => Ok(answer),
+            Err(_) => Err(Error::NotSent),
+        }
+    }
+
+    /// The connection's state, to read or to wait on.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    /// Whether requests can be sent now.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(*self.link.borrow(), Link::Up(_))
+    }
+
+    /// Waits for a connection; `false` when the session is over.
+    pub(crate) async fn connected(&self) -> bool {
+        let mut link = self.link.clone();
+        let state = link.wait_for(|link| *link != Link::Down).await.map(|link| *link);
+        matches!(state, Ok(Link::Up(_)))
+    }
+
+    /// The session's id; zero before the first connection.
+    pub(crate) fn id(&self) -> SessionId {
+        SessionId(lock(&self.identity).id)
+    }
+
+    /// The session time-out that ZooKeeper granted; before the first connection, the one asked for.
+    pub(crate) fn timeout(&self) -> Duration {
+        lock(&self.identity).timeout
+    }
+
+    /// Where the session's watch events arrive.
+    pub(crate) fn watches(&self) -> &Arc<Watches> {
+        &self.watches
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Task {
+    config: Arc<Config>,
+    queue: mpsc::Receiver<Command>,
+    link: watch::Sender<Link>,
+    watches: Arc<Watches>,
+    identity: Arc<Mutex<Identity>>,
+    epoch: u64,
+    next_xid: i32,
+}
+
+/// Why a connection is no more.
+enum End {
+    Broken(String),
+    HandlesGone,
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            let Some((reader, writer)) = self.connect().await else {
+                tracing::warn!(session = format_args!("{:#x}", lock(&self.identity).id), "zookeeper session expired");
+                self.link.send_replace(Link::Expired);
+                self.refuse_queued(Error::SessionExpired);
+                self.watches.connection_lost();
+                return;
+            };
+            self.epoch += 1;
+            self.link.send_replace(Link::Up(self.epoch));
+            let end = self.serve(reader, writer).await;
+            self.link.send_replace(Link::Down);
+            self.watches.connection_lost();
+            match end {
+                End::HandlesGone => return,
+                End::Broken(cause) => {
+                    tracing::info!(session = format_args!("{:#x}", lock(&self.identity).id), cause, "connection lost");
+                }
+            }
+        }
+    }
+
+    /// Tries all servers in turn until one takes the session; `None` when it is over.
+    async fn connect(&mut self) -> Option<(FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
+        let mut pause = RECONNECT_FIRST;
+        loop {
+            for host in self.config.shuffled_hosts() {
+                self.refuse_queued(Error::NotSent);
+                let request = {
+                    let identity = lock(&self.identity);
+                    ConnectRequest {
+                        last_zxid_seen: identity.last_zxid,
+                        timeout_ms: i32::try_from(self.config.session_timeout.as_millis()).unwrap_or(i32::MAX),
+                        session_id: identity.id,
+                        password: identity.password.clone(),
+                    }
+                };
+                match connection::open(&host, &request).await {
+                    Ok((response, reader, writer)) if response.timeout_ms > 0 => {
+                        let mut identity = lock(&self.identity);
+                        identity.id = response.session_id;
+                        identity.password = response.password;
+                        identity.timeout =
+                            Duration::from_millis(u64::try_from(response.timeout_ms).unwrap_or_default());
+                        tracing::info!(session = format_args!("{:#x}", identity.id), host, "connected to zookeeper");
+                        return Some((reader, writer));
+                    }
+                    Ok(_) => return None,
+                    Err(error) => tracing::debug!(host, error = %error, "zookeeper can't be reached"),
+                }
+            }
+            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+            tokio::time::sleep(jittered).await;
+            pause = (pause * 2).min(RECONNECT_CAP);
+        }
+    }
+
+    /// Answers what slipped into the queue while the connection went.
+    fn refuse_queued(&mut self, error: Error) {
+        while let Ok(command) = self.queue.try_recv() {
+            drop(command.reply.send(Err(error)));
+        }
+    }
+
+    async fn serve(&mut self, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> End {
+        let timeout = lock(&self.identity).timeout;
+        let pending = Mutex::new(VecDeque::new());
+        let end = {
+            let mut reading = pin!(read_frames(reader, &pending, &self.watches, &self.identity, &self.config, timeout));
+            let mut writing =
+                pin!(write_requests(writer, &pending, &mut self.queue, &mut self.next_xid, self.epoch, timeout));
+            tokio::select! {
+                cause = &mut reading => End::Broken(cause),
+                end = &mut writing => end,
+            }
+        };
+        for request in lock(&pending).drain(..) {
+            let Pending { reply, .. } = request;
+            drop(reply.send(Err(Error::OutcomeUnknown)));
+        }
+        end
+    }
+}
+
+/// Writes requests as they come, and a ping when none came for a third of the time-out.
+async fn write_requests(
+    mut writer: OwnedWriteHalf,
+    pending: &Mutex<VecDeque<Pending>>,
+    queue: &mut mpsc::Receiver<Command>,
+    next_xid: &mut i32,
+    epoch: u64,
+    timeout: Duration,
+) -> End {
+    let mut encoder = Encoder::new();
+    loop {
+        match tokio::time::timeout(timeout / 3, queue.recv()).await {
+            Ok(Some(command)) => {
+                let mut next = Some(command);
+                while let Some(command) = next {
+                    write_request(command, &mut encoder, pending, next_xid, epoch);
+                    next = if encoder.len() < WRITE_CHUNK { queue.try_recv().ok() } else { None };
+                }
+            }
+            Ok(None) => return End::HandlesGone,
+            Err(_) => encoder.frame(|encoder| {
+                RequestHeader { xid: xid::PING, op_code: OpCode::Ping as i32 }.encode(encoder);
+            }),
+        }
+        if !encoder.is_empty()
+            && let Err(error) = connection::write(&mut writer, encoder.take()).await
+        {
+            return End::Broken(error.to_string());
+        }
+    }
+}
+
+fn write_request(
+    command: Command,
+    encoder: &mut Encoder,
+    pending: &Mutex<VecDeque<Pending>>,
+    next_xid: &mut i32,
+    epoch: u64,
+) {
+    let Command { request, epoch: meant_for, reply } = command;
+    if reply.is_closed() {
+        return;
+    }
+    if meant_for != epoch {
+        drop(reply.send(Err(Error::NotSent)));
+        return;
+    }
+    let xid = *next_xid;
+    *next_xid = next_xid.checked_add(1).unwrap_or(1);
+    let op_code = request.op_code();
+    encoder.frame(|encoder| {
+        RequestHeader { xid, op_code: op_code as i32 }.encode(encoder);
+        request.encode(encoder);
+    });
+    lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), reply });
+}
+
+/// Reads until the connection breaks, and says why it did. A server that is silent for two thirds of the time-out,
+/// though it is pinged every third, counts as gone.
+async fn read_frames(
+    mut reader: FrameReader<OwnedReadHalf>,
+    pending: &Mutex<VecDeque<Pending>>,
+    watches: &Watches,
+    identity: &Mutex<Identity>,
+    config: &Config,
+    timeout: Duration,
+) -> String {
+    loop {
+        let frame = match tokio::time::timeout(timeout * 2 / 3, reader.next()).await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return format!("nothing heard for {} ms", (timeout * 2 / 3).as_millis()),
+        };
+        let mut decoder = Decoder::new(frame);
+        let header = match ReplyHeader::decode(&mut decoder) {
+            Ok(header) => header,
+            Err(error) => return error.to_string(),
+        };
+        match header.xid {
+            xid::PING | xid::AUTH => {}
+            xid::NOTIFICATION => match WatcherEvent::decode(&mut decoder) {
+                Ok(event) => watches.dispatch(Event {
+                    kind: event.kind,
+                    path: config.inner(&event.path).into(),
+                    zxid: (header.zxid > 0).then_some(Zxid(header.zxid)),
+                }),
+                Err(error) => return error.to_string(),
+            },
+            _ => {
+                if header.zxid > 0 {
+                    let mut identity = lock(identity);
+                    identity.last_zxid = identity.last_zxid.max(header.zxid);
+                }
+                if let Err(cause) = answer(header, &mut decoder, pending, config) {
+                    return cause;
+                }
+            }
+        }
+    }
+}
+
+/// Hands a reply to whoever waits for it; an error ends the connection.
+fn answer(
+    header: ReplyHeader,
+    decoder: &mut Decoder,
+    pending: &Mutex<VecDeque<Pending>>,
+    config: &Config,
+) -> Result<(), String> {
+    let Some(request) = lock(pending).pop_front().filter(|request| request.xid == header.xid) else {
+        return Err("a reply out of order".to_owned());
+    };
+    let Pending { op_code, sent_at, reply, .. } = request;
+    if let Some(code) = ErrorCode::from_wire(header.error) {
+        let error = Error::from_reply(code);
+        drop(reply.send(Err(error)));
+        let gone = matches!(code, ErrorCode::SessionExpired | ErrorCode::SessionMoved);
+        return if gone { Err(code.to_string()) } else { Ok(()) };
+    }
+    match Response::decode(op_code, decoder) {
+        Ok(mut response) => {
+            if !config.chroot.is_empty() {
+                response.map_paths(&|path| config.inner(path));
+            }
+            drop(reply.send(Ok(Answer { zxid: Zxid(header.zxid), response, sent_at })));
+            Ok(())
+        }
+        Err(error) => {
+            drop(reply.send(Err(Error::OutcomeUnknown)));
+            Err(error.to_string())
+        }
+    }
+}

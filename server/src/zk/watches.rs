@@ -1,0 +1,290 @@
+//! Where a session's watch events go.
+//!
+//! Persistent watches: events merge in a [`Mailbox`], one state a path, so that a slow reader costs bounded memory.
+//! One-shot watches: a [`OneShot`] that resolves once.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use rollcall_wire::EventKind;
+use tokio::sync::{Notify, oneshot};
+
+use crate::types::{NodePath, Zxid};
+
+/// More unread paths than this in one mailbox are replaced by «read all again».
+const MAILBOX_PATHS: usize = 65_536;
+
+/// Something happened to a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// What.
+    pub(crate) kind: EventKind,
+    /// The node.
+    pub(crate) path: Arc<str>,
+    /// The transaction, which ZooKeeper 3.9 and newer tell.
+    pub(crate) zxid: Option<Zxid>,
+}
+
+/// What a watcher has to look at.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// These watched paths, and all that the watch covers, have to be read again: the watch has just been set, or set
+    /// again after a lost connection, or too much happened to tell.
+    pub(crate) resync: HashSet<NodePath>,
+    /// What happened to which node since the last batch; of several events of one node, which of them there were.
+    pub(crate) events: HashMap<Arc<str>, Seen>,
+}
+
+/// The merged events of one node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// It was created.
+    pub(crate) created: bool,
+    /// It was deleted.
+    pub(crate) deleted: bool,
+    /// Its data was written.
+    pub(crate) data_changed: bool,
+    /// The largest transaction among them, if ZooKeeper tells.
+    pub(crate) zxid: Option<Zxid>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.resync.is_empty() && self.events.is_empty()
+    }
+}
+
+/// Collects what its subscriptions see until it is read.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    unread: Mutex<Batch>,
+    news: Notify,
+}
+
+impl Mailbox {
+    /// Waits for news, and takes all of it. For one reader at a time.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is taken before the future is ready.
+    pub(crate) async fn next(&self) -> Batch {
+        loop {
+            let batch = self.take();
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// Takes what there is, perhaps nothing.
+    pub(crate) fn take(&self) -> Batch {
+        std::mem::take(&mut *lock(&self.unread))
+    }
+
+    pub(super) fn resync(&self, path: &NodePath) {
+        lock(&self.unread).resync.insert(path.clone());
+        self.news.notify_one();
+    }
+
+    fn push(&self, watched: &NodePath, event: &Event) {
+        let mut unread = lock(&self.unread);
+        if unread.events.len() >= MAILBOX_PATHS && !unread.events.contains_key(&event.path) {
+            unread.events.retain(|path, _| &**path != watched.as_str() && watched.relative(path).is_none());
+            unread.resync.insert(watched.clone());
+        } else {
+            let seen = unread.events.entry(event.path.clone()).or_default();
+            match event.kind {
+                EventKind::Created => seen.created = true,
+                EventKind::Deleted => seen.deleted = true,
+                EventKind::DataChanged => seen.data_changed = true,
+                EventKind::ChildrenChanged | EventKind::Other(_) => {}
+            }
+            seen.zxid = seen.zxid.max(event.zxid);
+        }
+        drop(unread);
+        self.news.notify_one();
+    }
+}
+
+/// What ended the wait on a one-shot watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fired {
+    /// An event; look again.
+    Event(EventKind),
+    /// The connection was lost, and the watch with it; look again when there is another.
+    ConnectionLost,
+}
+
+/// A one-shot watch; resolves once. Dropped, it is forgotten here, and costs ZooKeeper one event in vain.
+pub(crate) type OneShot = oneshot::Receiver<Fired>;
+
+/// The table of one session's watches.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// One-shot watches by path.
+    once: HashMap<Arc<str>, Vec<oneshot::Sender<Fired>>>,
+    /// Recursive watches by the path watched; each with the number of its subscription.
+    recursive: HashMap<NodePath, Vec<(u64, Arc<Mailbox>)>>,
+    /// The recursive watches that this connection has set.
+    established: HashSet<NodePath>,
+    next_id: u64,
+}
+
+impl Watches {
+    /// Registers a one-shot watch. To be called before the read that sets it is sent.
+    pub(crate) fn once(&self, path: &str) -> OneShot {
+        let (fire, watch) = oneshot::channel();
+        let mut inner = lock(&self.inner);
+        let waiting = inner.once.entry(path.into()).or_default();
+        waiting.retain(|other| !other.is_closed());
+        waiting.push(fire);
+        watch
+    }
+
+    /// Drops the one-shot watches of a path that nobody waits for any more.
+    pub(crate) fn forget_closed(&self, path: &str) {
+        let mut inner = lock(&self.inner);
+        if let Some(waiting) = inner.once.get_mut(path) {
+            waiting.retain(|other| !other.is_closed());
+            if waiting.is_empty() {
+                inner.once.remove(path);
+            }
+        }
+    }
+
+    /// Adds a subscription, and gives its number. It is told to read everything as soon as the watch is set; at once,
+    /// if it is.
+    pub(super) fn subscribe(&self, path: &NodePath, mailbox: &Arc<Mailbox>) -> u64 {
+        let mut inner = lock(&self.inner);
+        let id = inner.next_id;
+        inner.next_id += 1;
+        inner.recursive.entry(path.clone()).or_default().push((id, mailbox.clone()));
+        if inner.established.contains(path) {
+            mailbox.resync(path);
+        } else {
+            self.changed.notify_one();
+        }
+        id
+    }
+
+    /// Removes a subscription.
+    pub(super) fn unsubscribe(&self, path: &NodePath, id: u64) {
+        let mut inner = lock(&self.inner);
+        let Some(subscribers) = inner.recursive.get_mut(path) else { return };
+        subscribers.retain(|(other, _)| *other != id);
+        if subscribers.is_empty() {
+            inner.recursive.remove(path);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until [`Watches::differences`] may have something to do.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The recursive watches to set and those to remove. The latter count as removed from now on.
+    pub(super) fn differences(&self) -> (Vec<NodePath>, Vec<NodePath>) {
+        let mut inner = lock(&self.inner);
+        let Inner { recursive, established, .. } = &mut *inner;
+        let missing = recursive.keys().filter(|path| !established.contains(*path)).cloned().collect();
+        let surplus: Vec<_> = established.extract_if(|path| !recursive.contains_key(path)).collect();
+        (missing, surplus)
+    }
+
+    /// The watch on a path has been set: all its subscriptions read everything.
+    pub(super) fn established(&self, path: &NodePath) {
+        let mut inner = lock(&self.inner);
+        inner.established.insert(path.clone());
+        for (_, mailbox) in inner.recursive.get(path).into_iter().flatten() {
+            mailbox.resync(path);
+        }
+    }
+
+    /// Hands an event to everybody it concerns.
+    pub(super) fn dispatch(&self, event: Event) {
+        let mut inner = lock(&self.inner);
+        if let Some(waiting) = inner.once.remove(&event.path) {
+            for waiter in waiting {
+                drop(waiter.send(Fired::Event(event.kind)));
+            }
+        }
+        if event.kind == EventKind::ChildrenChanged || inner.recursive.is_empty() {
+            return;
+        }
+        let mut watched = Some(NodePath::trusted(event.path.clone()));
+        while let Some(path) = watched {
+            for (_, mailbox) in inner.recursive.get(&path).into_iter().flatten() {
+                mailbox.push(&path, &event);
+            }
+            watched = path.parent();
+        }
+    }
+
+    /// One-shot watches end with their connection; persistent ones are set again by whoever keeps them.
+    pub(super) fn connection_lost(&self) {
+        let mut inner = lock(&self.inner);
+        inner.established.clear();
+        for (_, waiting) in inner.once.drain() {
+            for waiter in waiting {
+                drop(waiter.send(Fired::ConnectionLost));
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(path: &str, kind: EventKind) -> Event {
+        Event { kind, path: path.into(), zxid: None }
+    }
+
+    #[tokio::test]
+    async fn events_reach_every_ancestor_that_is_watched() {
+        let watches = Watches::default();
+        let (root, parent, other) = (Arc::default(), Arc::default(), Arc::default());
+        watches.subscribe(&NodePath::trusted("/"), &root);
+        watches.subscribe(&NodePath::trusted("/a"), &parent);
+        watches.subscribe(&NodePath::trusted("/ab"), &other);
+        watches.dispatch(event("/a/b", EventKind::Created));
+        assert!(root.next().await.events["/a/b"].created);
+        assert!(parent.next().await.events["/a/b"].created);
+        assert!(other.take().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_mailbox_that_is_not_read_stays_bounded_and_asks_for_a_resync() {
+        let watches = Watches::default();
+        let mailbox = Arc::default();
+        let path = NodePath::trusted("/a");
+        watches.subscribe(&path, &mailbox);
+        for index in 0..=MAILBOX_PATHS {
+            watches.dispatch(event(&format!("/a/{index}"), EventKind::Created));
+        }
+        let batch = mailbox.next().await;
+        assert!(batch.resync.contains(&path));
+        assert!(batch.events.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_shot_watches_end_with_the_connection() {
+        let watches = Watches::default();
+        let (first, second) = (watches.once("/a"), watches.once("/b"));
+        watches.dispatch(event("/a", EventKind::Deleted));
+        watches.connection_lost();
+        assert_eq!(first.await.unwrap(), Fired::Event(EventKind::Deleted));
+        assert_eq!(second.await.unwrap(), Fired::ConnectionLost);
+    }
+}

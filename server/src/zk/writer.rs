@@ -1,0 +1,457 @@
+//! The write batcher of one session: what arrives together goes out together.
+//!
+//! A [`Unit`] is carried out whole or not at all. Units that wait are sent as one multi, bounded by count and bytes; when
+//! that fails, each is sent again once, by itself. While fewer than [`IN_FLIGHT`] multis are under way nothing waits.
+//! Two units on one path must not be under way at a time: that is the caller's part.
+//!
+//! The writer owns what is known of the session's own fence: see [`Guard::Own`].
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use rollcall_wire::{CreateMode, ErrorCode, Request, Response};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::Error;
+use super::calls::set_data;
+use super::session::Session;
+use crate::types::{NodePath, Zxid};
+
+/// How many multis may be under way at once.
+const IN_FLIGHT: usize = 4;
+/// How many units go into one multi at most.
+const BATCH_UNITS: usize = 128;
+/// How many bytes go into one multi at most; ZooKeeper's frame is twice that. A larger unit goes alone.
+const BATCH_BYTES: usize = 512 * 1024;
+/// How many units may wait; one more is [`Error::NotSent`].
+const QUEUE: usize = 65_536;
+
+/// Operations that are carried out together or not at all.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    /// What must not have happened meanwhile.
+    pub(crate) guard: Guard,
+    /// The operations; may be empty under a guard.
+    pub(crate) ops: Vec<Request>,
+}
+
+/// The condition of a [`Unit`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// None.
+    None,
+    /// Nobody has taken anything over from this session since [`Moves`] was read. The fence is written by the same
+    /// multi, so that a takeover that is being prepared fails, and looks again.
+    Own(Moves),
+    /// Nothing has been taken over from, or taken down by, another replica's session since its fence had this version.
+    /// The fence is written by the same multi, so that its owner fails, and looks again.
+    Foreign {
+        /// The fence.
+        path: String,
+        /// Its version, read before the nodes were read, or in one multi read with them.
+        version: i32,
+    },
+}
+
+/// How often the own fence was found moved by another replica. A unit that deletes what the session holds takes this
+/// first, then reads the node, then is committed under [`Guard::Own`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moves(u64);
+
+/// A unit that was carried out.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    /// The transaction: the czxid of all that it created.
+    pub(crate) zxid: Zxid,
+    /// The answers to the unit's operations. The stat of a create is only valid outside of a multi.
+    pub(crate) parts: Vec<Response>,
+    /// When it was handed to the connection.
+    pub(crate) sent_at: Instant,
+}
+
+/// Why a unit was not carried out, or is not known to have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// The guard does not hold: read again, decide again.
+    #[error("the fence has moved")]
+    FenceMoved,
+    /// ZooKeeper refused the operation with this index.
+    #[error("part {index}: {code}")]
+    Part {
+        /// Which of the unit's operations.
+        index: usize,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// The unit as a whole.
+    #[error(transparent)]
+    Zk(#[from] Error),
+}
+
+type Outcome = Result<Committed, CommitError>;
+
+#[derive(Debug)]
+struct Waiting {
+    unit: Unit,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// A handle on the writer of one session.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Waiting>,
+    moves: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// The writer of `session`, whose fence stands at `fence` with version 0; the future does the work.
+    pub(super) fn start(session: Session, fence: String) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let moves = Arc::new(AtomicU64::new(0));
+        let task = Task {
+            session,
+            fence,
+            fence_version: Some(0),
+            moves: moves.clone(),
+            arriving: waiting,
+            waiting: VecDeque::new(),
+            under_way: FuturesUnordered::new(),
+            fences_under_way: HashSet::new(),
+        };
+        (Self { queue, moves }, task.run())
+    }
+
+    /// Carries out a unit.
+    ///
+    /// # Errors
+    /// [`CommitError`]. After [`Error::OutcomeUnknown`] and [`Error::SessionExpired`] the unit may have been carried out.
+    ///
+    /// # Cancellation
+    /// The unit is carried out all the same, unless it still waits.
+    pub(crate) async fn commit(&self, unit: Unit) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        self.queue.try_send(Waiting { unit, reply }).map_err(|_| Error::NotSent)?;
+        outcome.await.unwrap_or(Err(CommitError::Zk(Error::OutcomeUnknown)))
+    }
+
+    /// What is known of the own fence now: for [`Guard::Own`].
+    pub(crate) fn moves(&self) -> Moves {
+        Moves(self.moves.load(Ordering::Acquire))
+    }
+}
+
+/// What became of one multi.
+struct Done {
+    batch: Vec<Waiting>,
+    fences: Vec<String>,
+    result: Result<Vec<Committed>, CommitError>,
+    /// Where in the batch's requests each guard's write stands is all that the failing index must be held against.
+    guards: usize,
+}
+
+enum Finished {
+    Batch(Done),
+    /// Each unit by itself, answered already; `own` says what is known of the own fence's version after it.
+    Singles {
+        fences: Vec<String>,
+        own: Option<i32>,
+    },
+    /// The own fence was read again.
+    Fence(Result<i32, Error>),
+}
+
+struct Task {
+    session: Session,
+    fence: String,
+    /// The own fence's version, unless it has to be read again. While a multi that writes it is under way, the
+    /// version after it.
+    fence_version: Option<i32>,
+    moves: Arc<AtomicU64>,
+    arriving: mpsc::Receiver<Waiting>,
+    waiting: VecDeque<Waiting>,
+    under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
+    /// Fences that a multi under way writes: no other multi may guess their version.
+    fences_under_way: HashSet<String>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                arrived = self.arriving.recv(), if self.waiting.len() < BATCH_UNITS * IN_FLIGHT => {
+                    let Some(first) = arrived else { return };
+                    self.waiting.push_back(first);
+                    while self.waiting.len() < BATCH_UNITS * IN_FLIGHT
+                        && let Ok(next) = self.arriving.try_recv()
+                    {
+                        self.waiting.push_back(next);
+                    }
+                }
+                Some(finished) = self.under_way.next() => self.finish(finished),
+            }
+            while self.under_way.len() < IN_FLIGHT && self.send_next() {}
+        }
+    }
+
+    /// Sends the next multi, if there is anything that can be sent now.
+    fn send_next(&mut self) -> bool {
+        self.waiting.retain(|waiting| !waiting.reply.is_closed());
+        let (batch, fences) = self.pick();
+        if batch.is_empty() {
+            return false;
+        }
+        let mut guards: Vec<Request> = Vec::new();
+        let mut written = Vec::new();
+        for (path, version) in fences {
+            guards.push(set_data(&path, Bytes::new(), version));
+            written.push(path);
+        }
+        self.fences_under_way.extend(written.iter().cloned());
+        self.under_way.push(Box::pin(send_batch(self.session.clone(), guards, batch, written)));
+        true
+    }
+
+    /// Takes the units of one multi out of the queue, and the fences that it writes with their versions.
+    fn pick(&mut self) -> (Vec<Waiting>, Vec<(String, i32)>) {
+        let moves = self.moves.load(Ordering::Acquire);
+        let mut batch: Vec<Waiting> = Vec::new();
+        let mut fences: HashMap<String, i32> = HashMap::new();
+        let mut bytes = 0;
+        let mut left = VecDeque::new();
+        while let Some(next) = self.waiting.pop_front() {
+            let size: usize = next.unit.ops.iter().map(Request::encoded_len).sum();
+            if batch.len() >= BATCH_UNITS || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
+                left.push_back(next);
+                break;
+            }
+            let fence = match &next.unit.guard {
+                Guard::None => None,
+                Guard::Own(seen) if seen.0 != moves => {
+                    drop(next.reply.send(Err(CommitError::FenceMoved)));
+                    continue;
+                }
+                Guard::Own(_) => self.fence_version.map(|version| (self.fence.clone(), version)),
+                Guard::Foreign { path, version } => Some((path.clone(), *version)),
+            };
+            let fits = match (&next.unit.guard, &fence) {
+                (Guard::None, _) => true,
+                (_, None) => false,
+                (_, Some((path, version))) => {
+                    !self.fences_under_way.contains(path) && fences.get(path).is_none_or(|other| other == version)
+                }
+            };
+            if !fits {
+                left.push_back(next);
+                continue;
+            }
+            fences.extend(fence);
+            bytes += size;
+            batch.push(next);
+        }
+        left.append(&mut self.waiting);
+        self.waiting = left;
+        (batch, fences.into_iter().collect())
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        match finished {
+            Finished::Batch(done) => self.finish_batch(done),
+            Finished::Singles { fences, own } => {
+                self.release(&fences);
+                if fences.contains(&self.fence) {
+                    self.fence_version = own;
+                    if own.is_none() {
+                        self.read_fence();
+                    }
+                }
+            }
+            Finished::Fence(Ok(version)) => {
+                // In this order: whoever reads the new count reads its nodes later than the version was read.
+                self.fence_version = Some(version);
+                self.moves.fetch_add(1, Ordering::AcqRel);
+                self.fences_under_way.remove(&self.fence);
+            }
+            Finished::Fence(Err(_)) => self.read_fence(),
+        }
+    }
+
+    fn finish_batch(&mut self, done: Done) {
+        let Done { batch, fences, result, guards } = done;
+        match result {
+            Ok(committed) => {
+                self.release(&fences);
+                if fences.contains(&self.fence) {
+                    self.fence_version = self.fence_version.map(|version| version.wrapping_add(1));
+                }
+                for (waiting, committed) in batch.into_iter().zip(committed) {
+                    drop(waiting.reply.send(Ok(committed)));
+                }
+            }
+            Err(CommitError::Part { .. }) if batch.len() > 1 => {
+                let singles = send_singles(self.session.clone(), self.fence.clone(), self.fence_version, batch, fences);
+                self.under_way.push(Box::pin(singles));
+            }
+            Err(error) => {
+                self.release(&fences);
+                let error = match error {
+                    CommitError::Part { index, .. } if index < guards => CommitError::FenceMoved,
+                    CommitError::Part { index, code } => CommitError::Part { index: index - guards, code },
+                    error => error,
+                };
+                let unknown = matches!(error, CommitError::Zk(error) if error.is_unknown());
+                if fences.contains(&self.fence) && (unknown || error == CommitError::FenceMoved) {
+                    self.read_fence();
+                }
+                for waiting in batch {
+                    drop(waiting.reply.send(Err(error)));
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, fences: &[String]) {
+        for fence in fences {
+            self.fences_under_way.remove(fence);
+        }
+    }
+
+    /// The own fence's version is not known: nothing guarded by it goes out before it has been read.
+    fn read_fence(&mut self) {
+        self.fence_version = None;
+        self.fences_under_way.insert(self.fence.clone());
+        let (session, path) = (self.session.clone(), NodePath::trusted(self.fence.as_str()));
+        self.under_way.push(Box::pin(async move {
+            if !session.connected().await {
+                // The session is over, and the writer's end with it is near; nothing guarded can succeed any more.
+                std::future::pending::<()>().await;
+            }
+            Finished::Fence(read_fence(&session, &path).await)
+        }));
+    }
+}
+
+async fn read_fence(session: &Session, path: &NodePath) -> Result<i32, Error> {
+    session.sync(path).await?;
+    if let Some(stat) = session.exists(path).await? {
+        return Ok(stat.version);
+    }
+    // Somebody deleted it by hand. Without it nothing of this session could be taken over.
+    session.create(path.as_str(), Bytes::new(), CreateMode::Ephemeral).await.map(|_| 0)
+}
+
+async fn send_batch(session: Session, guards: Vec<Request>, batch: Vec<Waiting>, fences: Vec<String>) -> Finished {
+    let guard_count = guards.len();
+    let units: Vec<_> = batch.iter().map(|waiting| waiting.unit.ops.as_slice()).collect();
+    let result = send(&session, guards, &units).await;
+    Finished::Batch(Done { batch, fences, result, guards: guard_count })
+}
+
+/// Sends each unit by itself, and answers it. Units of one fence follow each other, each with the version that the one
+/// before it left; the others are pipelined.
+async fn send_singles(
+    session: Session,
+    own_fence: String,
+    own_version: Option<i32>,
+    batch: Vec<Waiting>,
+    fences: Vec<String>,
+) -> Finished {
+    let mut pipelined = Vec::new();
+    let mut guarded = Vec::new();
+    for waiting in batch {
+        match waiting.unit.guard {
+            Guard::None => {
+                let answer = send_one(&session, None, &waiting.unit.ops);
+                pipelined.push(async move { drop(waiting.reply.send(answer.await)) });
+            }
+            _ => guarded.push(waiting),
+        }
+    }
+    let guarded = async {
+        let mut versions: HashMap<String, Option<i32>> = HashMap::from([(own_fence.clone(), own_version)]);
+        for waiting in guarded {
+            let (path, first) = match &waiting.unit.guard {
+                Guard::Foreign { path, version } => (path.clone(), Some(*version)),
+                Guard::Own(_) | Guard::None => (own_fence.clone(), own_version),
+            };
+            let version = versions.entry(path.clone()).or_insert(first);
+            let Some(current) = *version else {
+                drop(waiting.reply.send(Err(CommitError::FenceMoved)));
+                continue;
+            };
+            let outcome = send_one(&session, Some((&path, current)), &waiting.unit.ops).await;
+            match &outcome {
+                Ok(_) => *version = Some(current.wrapping_add(1)),
+                Err(CommitError::Part { .. }) => {}
+                Err(CommitError::FenceMoved | CommitError::Zk(_)) => *version = None,
+            }
+            drop(waiting.reply.send(outcome));
+        }
+        versions.remove(&own_fence).flatten()
+    };
+    let (_, own) = tokio::join!(futures_util::future::join_all(pipelined), guarded);
+    Finished::Singles { fences, own }
+}
+
+/// Sends one unit, now.
+fn send_one(
+    session: &Session,
+    fence: Option<(&str, i32)>,
+    ops: &[Request],
+) -> impl Future<Output = Outcome> + Send + use<> {
+    let guards: Vec<_> = fence.map(|(path, version)| set_data(path, Bytes::new(), version)).into_iter().collect();
+    let guard_count = guards.len();
+    let sent = send(session, guards, &[ops]);
+    async move {
+        match sent.await {
+            Ok(mut committed) => committed.pop().ok_or(CommitError::Zk(Error::OutcomeUnknown)),
+            Err(CommitError::Part { index, .. }) if index < guard_count => Err(CommitError::FenceMoved),
+            Err(CommitError::Part { index, code }) => Err(CommitError::Part { index: index - guard_count, code }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Sends the guards and all units' operations as one transaction, and splits its answer.
+fn send(
+    session: &Session,
+    guards: Vec<Request>,
+    units: &[&[Request]],
+) -> impl Future<Output = Result<Vec<Committed>, CommitError>> + Send + use<> {
+    let guard_count = guards.len();
+    let mut all = guards;
+    all.extend(units.iter().copied().flatten().cloned());
+    let lengths: Vec<_> = units.iter().map(|ops| ops.len()).collect();
+    let single = all.len() == 1;
+    let sent = session.submit(if single { all.remove(0) } else { Request::Multi(all) });
+    async move {
+        let answer = sent.await.map_err(|error| match error {
+            Error::Refused(code) if single => CommitError::Part { index: 0, code },
+            error => CommitError::Zk(error),
+        })?;
+        let results = match answer.response {
+            Response::Parts(parts) => parts,
+            response => vec![Ok(response)],
+        };
+        let failed =
+            |result: &Result<_, ErrorCode>| matches!(result, Err(code) if *code != ErrorCode::RuntimeInconsistency);
+        if let Some(index) = results.iter().position(failed) {
+            let code = results[index].as_ref().err().copied().unwrap_or(ErrorCode::SystemError);
+            return Err(CommitError::Part { index, code });
+        }
+        let mut parts = results.into_iter().flatten().skip(guard_count);
+        Ok(lengths
+            .into_iter()
+            .map(|length| Committed {
+                zxid: answer.zxid,
+                parts: parts.by_ref().take(length).collect(),
+                sent_at: answer.sent_at,
+            })
+            .collect())
+    }
+}

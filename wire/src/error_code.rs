@@ -1,0 +1,106 @@
+//! ZooKeeper's error codes.
+
+/// A code in a reply header or in a failed part of a multi.
+///
+/// Source: `org.apache.zookeeper.KeeperException.Code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// Another part of the same multi failed, and this one came after it.
+    RuntimeInconsistency,
+    /// The server lost its quorum or failed inside.
+    SystemError,
+    /// The operation is not supported by this server.
+    Unimplemented,
+    /// The arguments were refused.
+    BadArguments,
+    /// The server could not finish in time.
+    OperationTimeout,
+    /// The node does not exist.
+    NoNode,
+    /// The access control list forbids it.
+    NoAuth,
+    /// The version differs.
+    BadVersion,
+    /// Ephemeral nodes can't have children.
+    NoChildrenForEphemerals,
+    /// The node stands already.
+    NodeExists,
+    /// The node has children.
+    NotEmpty,
+    /// The session is over.
+    SessionExpired,
+    /// The access control list is invalid.
+    InvalidAcl,
+    /// Authentication failed.
+    AuthFailed,
+    /// The session moved to another server.
+    SessionMoved,
+    /// The server is read-only.
+    NotReadOnly,
+    /// No such watch.
+    NoWatcher,
+    /// A quota is exceeded.
+    QuotaExceeded,
+    /// The server throttles requests.
+    Throttled,
+    /// Any other code, as it came.
+    Other(i32),
+}
+
+impl ErrorCode {
+    /// The code for the number on the wire; zero, which says «ok», is no error.
+    #[must_use]
+    pub fn from_wire(code: i32) -> Option<Self> {
+        Some(match code {
+            0 => return None,
+            -1 => Self::SystemError,
+            -2 => Self::RuntimeInconsistency,
+            -6 => Self::Unimplemented,
+            -7 => Self::OperationTimeout,
+            -8 => Self::BadArguments,
+            -101 => Self::NoNode,
+            -102 => Self::NoAuth,
+            -103 => Self::BadVersion,
+            -108 => Self::NoChildrenForEphemerals,
+            -110 => Self::NodeExists,
+            -111 => Self::NotEmpty,
+            -112 => Self::SessionExpired,
+            -114 => Self::InvalidAcl,
+            -115 => Self::AuthFailed,
+            -118 => Self::SessionMoved,
+            -119 => Self::NotReadOnly,
+            -121 => Self::NoWatcher,
+            -125 => Self::QuotaExceeded,
+            -127 => Self::Throttled,
+            other => Self::Other(other),
+        })
+    }
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match self {
+            Self::RuntimeInconsistency => "another part of the transaction failed",
+            Self::SystemError => "zookeeper failed inside",
+            Self::Unimplemented => "not supported by this zookeeper",
+            Self::BadArguments => "arguments refused",
+            Self::OperationTimeout => "zookeeper timed out",
+            Self::NoNode => "no such node",
+            Self::NoAuth => "not allowed by the access control list",
+            Self::BadVersion => "version differs",
+            Self::NoChildrenForEphemerals => "ephemeral nodes have no children",
+            Self::NodeExists => "node exists",
+            Self::NotEmpty => "node has children",
+            Self::SessionExpired => "session expired",
+            Self::InvalidAcl => "invalid access control list",
+            Self::AuthFailed => "authentication failed",
+            Self::SessionMoved => "session moved",
+            Self::NotReadOnly => "server is read-only",
+            Self::NoWatcher => "no such watch",
+            Self::QuotaExceeded => "quota exceeded",
+            Self::Throttled => "throttled",
+            Self::Other(code) => return write!(formatter, "zookeeper error {code}"),
+        };
+        formatter.write_str(text)
+    }
+}
