@@ -2,7 +2,12 @@
 //!
 //! `ARCHITECTURE.md` says which module may import which, and why.
 
+mod error;
+mod grpc;
+mod locks;
+mod sessions;
 mod types;
+mod views;
 mod zk;
 
 pub use zk::{Config as ZooKeeperConfig, parse_connect_string};
