@@ -1,1 +1,17 @@
-//! Placeholder.
+//! What the tests that cross a process or a network stand on: a real ZooKeeper, a real `rollcall-server`,
+//! a second pair of eyes inside ZooKeeper, a network that fails on command.
+//!
+//! Nothing here outlives the test program, however it ends: see [`process`].
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test stops at the first surprise, and says why on standard error"
+)]
+
+pub mod bare;
+pub mod process;
+pub mod proxy;
+pub mod server;
+pub mod wait;
+pub mod zookeeper;

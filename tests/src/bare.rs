@@ -1,0 +1,221 @@
+//! A second pair of eyes inside ZooKeeper: the crate zookeeper-client, which the server does not use, so that what the
+//! server says can be compared with what is there.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, Error, Permission, Stat};
+
+use crate::wait::{SOON, eventually};
+
+/// A ZooKeeper session of its own. Dropping it closes the session, and its ephemeral nodes go.
+///
+/// Everything that takes longer than [`SOON`], or that ZooKeeper refuses, is a panic, except for the methods that say
+/// otherwise. Absent nodes are `None`.
+#[derive(Clone, Debug)]
+pub struct Bare {
+    client: Client,
+}
+
+/// A node as ZooKeeper has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Znode {
+    /// The bytes.
+    pub data: Vec<u8>,
+    /// ZooKeeper's record of the node.
+    pub stat: Stat,
+}
+
+impl Znode {
+    /// The bytes, which must be UTF-8.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.data).expect("the node's data is UTF-8")
+    }
+
+    /// The bytes, which must be JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.data).expect("the node's data is JSON")
+    }
+
+    /// Whether a session owns it.
+    pub fn is_ephemeral(&self) -> bool {
+        self.stat.ephemeral_owner != 0
+    }
+}
+
+impl Bare {
+    /// Connects to `host:port,…/chroot` with a session time-out of 30 s.
+    pub async fn connect(hosts: &str) -> Bare {
+        Bare::connect_with(hosts, Duration::from_secs(30), None).await
+    }
+
+    /// Connects with credentials of ZooKeeper's digest scheme, `user:password`.
+    pub async fn connect_as(hosts: &str, user_and_password: &str) -> Bare {
+        Bare::connect_with(hosts, Duration::from_secs(30), Some(user_and_password)).await
+    }
+
+    /// Connects with everything said.
+    pub async fn connect_with(hosts: &str, session: Duration, digest: Option<&str>) -> Bare {
+        let what = format!("a ZooKeeper session with {hosts}");
+        let client = eventually(&what, 2 * SOON, async || {
+            let mut connector = Client::connector().with_session_timeout(session);
+            if let Some(digest) = digest {
+                connector = connector.with_auth("digest", digest.as_bytes());
+            }
+            // A server that has just started can leave a client without an answer.
+            match timeout(Duration::from_secs(5), connector.connect(hosts)).await {
+                Ok(connected) => connected.map_err(|error| error.to_string()),
+                Err(_) => Err("no answer within 5 s".to_owned()),
+            }
+        })
+        .await;
+        Bare { client }
+    }
+
+    /// The crate's client, for what this wrapper has no word for.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The id of the session, as it stands in the `ephemeral_owner` of what it owns.
+    pub fn session(&self) -> i64 {
+        self.client.session_id().0
+    }
+
+    /// Creates a durable node, and its parents where they are missing. It must not exist yet.
+    pub async fn create(&self, path: &str, data: &[u8]) {
+        self.create_with(path, data, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await;
+    }
+
+    /// Creates an ephemeral node of this session.
+    pub async fn create_ephemeral(&self, path: &str, data: &[u8]) {
+        self.create_with(path, data, &CreateMode::Ephemeral.with_acls(Acls::anyone_all())).await;
+    }
+
+    /// Creates a durable node that only `user:password` of [`connect_as`](Self::connect_as) may read or change; this
+    /// session must be connected as somebody.
+    pub async fn create_private(&self, path: &str, data: &[u8]) {
+        self.create_with(path, data, &CreateMode::Persistent.with_acls(Acls::creator_all())).await;
+    }
+
+    /// Creates a durable node that all may read and nobody may change.
+    pub async fn create_read_only(&self, path: &str, data: &[u8]) {
+        let acls = [Acl::new(Permission::READ, AuthId::anyone())];
+        self.create_with(path, data, &CreateMode::Persistent.with_acls(Acls::new(&acls))).await;
+    }
+
+    /// Creates a node, and its parents where they are missing.
+    pub async fn create_with(&self, path: &str, data: &[u8], options: &CreateOptions<'_>) {
+        if let Some((parent, _)) = path.rsplit_once('/')
+            && !parent.is_empty()
+        {
+            let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+            bounded(path, self.client.mkdir(parent, &open)).await.unwrap();
+        }
+        bounded(path, self.client.create(path, data, options)).await.unwrap();
+    }
+
+    /// Creates a durable node whose parent exists.
+    ///
+    /// # Errors
+    /// What ZooKeeper, or the lack of it, answers.
+    pub async fn try_create(&self, path: &str, data: &[u8]) -> Result<(), Error> {
+        let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        bounded(path, self.client.create(path, data, &open)).await.map(|_| ())
+    }
+
+    /// The node.
+    pub async fn get(&self, path: &str) -> Option<Znode> {
+        match bounded(path, self.client.get_data(path)).await {
+            Ok((data, stat)) => Some(Znode { data, stat }),
+            Err(Error::NoNode) => None,
+            Err(error) => panic!("get {path}: {error}"),
+        }
+    }
+
+    /// Whether there is such a node.
+    pub async fn exists(&self, path: &str) -> bool {
+        bounded(path, self.client.check_stat(path)).await.unwrap().is_some()
+    }
+
+    /// The names of its children, in order.
+    pub async fn children(&self, path: &str) -> Option<Vec<String>> {
+        match bounded(path, self.client.list_children(path)).await {
+            Ok(mut names) => {
+                names.sort();
+                Some(names)
+            }
+            Err(Error::NoNode) => None,
+            Err(error) => panic!("list {path}: {error}"),
+        }
+    }
+
+    /// Writes an existing node, whatever its version.
+    pub async fn set(&self, path: &str, data: &[u8]) {
+        bounded(path, self.client.set_data(path, data, None)).await.unwrap();
+    }
+
+    /// Deletes an existing node without children, whatever its version.
+    pub async fn delete(&self, path: &str) {
+        bounded(path, self.client.delete(path, None)).await.unwrap();
+    }
+
+    /// Catches up with the leader: what follows sees every write that was acknowledged before.
+    pub async fn sync(&self, path: &str) {
+        bounded(path, self.client.sync(path)).await.unwrap();
+    }
+
+    /// Waits until there is a node that `accept` takes, and returns it.
+    pub async fn wait_for(&self, path: &str, what: &str, accept: impl Fn(&Znode) -> bool) -> Znode {
+        eventually(&format!("{path}: {what}"), SOON, async || match self.get(path).await {
+            Some(node) if accept(&node) => Ok(node),
+            Some(node) => Err(format!("{:?} {:?}", String::from_utf8_lossy(&node.data), node.stat)),
+            None => Err("no node".to_owned()),
+        })
+        .await
+    }
+
+    /// Waits until there is no such node.
+    pub async fn wait_gone(&self, path: &str) {
+        eventually(&format!("{path} is gone"), SOON, async || match self.get(path).await {
+            None => Ok(()),
+            Some(node) => Err(format!("{:?} {:?}", String::from_utf8_lossy(&node.data), node.stat)),
+        })
+        .await;
+    }
+}
+
+async fn bounded<T>(path: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match timeout(SOON, call).await {
+        Ok(answer) => answer,
+        Err(_) => panic!("ZooKeeper does not answer about {path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zookeeper::sandbox;
+
+    #[tokio::test]
+    async fn ephemeral_nodes_go_with_their_session() {
+        let sandbox = sandbox("bare").await;
+        let (owner, observer) = (sandbox.bare().await, sandbox.bare().await);
+        owner.create_ephemeral("/parents/are/made", b"{}").await;
+        let node = observer.get("/parents/are/made").await.unwrap();
+        assert_eq!((node.text(), node.stat.ephemeral_owner), ("{}", owner.session()));
+        drop(owner);
+        observer.wait_gone("/parents/are/made").await;
+        assert_eq!(observer.children("/parents/are").await, Some(vec![]));
+    }
+
+    #[tokio::test]
+    async fn private_nodes_are_closed_to_others() {
+        let sandbox = sandbox("bare").await;
+        let owner = Bare::connect_as(&sandbox.hosts, "ann:secret").await;
+        owner.create_private("/private", b"x").await;
+        assert_eq!(owner.get("/private").await.unwrap().text(), "x");
+        let refused = sandbox.bare().await.client().get_data("/private").await.unwrap_err();
+        assert_eq!(refused, Error::NoAuth);
+    }
+}

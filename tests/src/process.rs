@@ -1,0 +1,226 @@
+//! Child processes that never outlive the test program.
+//!
+//! Dropping a [`Process`] kills it. That does not help when the test program itself is killed, or leaves through
+//! `exit` as the test harness does, so each test program has one watchdog: a shell that reads a pipe on which it is
+//! told of every child. The kernel closes the pipe when the program ends, whatever the cause; the shell then kills the
+//! children that are left and removes the program's scratch directory.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use tempfile::TempDir;
+
+use crate::wait::eventually;
+
+const WATCHDOG: &str = r#"
+trap '' INT TERM HUP
+pids=
+while read -r operation pid; do
+    case $operation in
+        add) pids="$pids $pid" ;;
+        remove)
+            left=
+            for known in $pids; do [ "$known" = "$pid" ] || left="$left $known"; done
+            pids=$left ;;
+    esac
+done
+[ -z "$pids" ] || kill -KILL $pids
+for round in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 0.2; done
+"#;
+
+/// What this test program shares: the watchdog with its pipe, and a scratch directory that goes when the program does.
+struct Program {
+    watchdog: Mutex<Child>,
+    scratch: PathBuf,
+}
+
+static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
+    let scratch = tempfile::Builder::new().prefix("rollcall-tests-").tempdir().expect("a scratch directory").keep();
+    let watchdog = Command::new("sh")
+        .args(["-c", WATCHDOG])
+        .arg(&scratch)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("a watchdog shell");
+    Program { watchdog: Mutex::new(watchdog), scratch }
+});
+
+fn tell_watchdog(operation: &str, pid: u32) {
+    let mut watchdog = PROGRAM.watchdog.lock().unwrap();
+    let pipe = watchdog.stdin.as_mut().expect("its input is piped");
+    // One write a line, so that the shell never sees half of one.
+    pipe.write_all(format!("{operation} {pid}\n").as_bytes()).expect("the watchdog reads until we end");
+}
+
+/// A new empty directory; it goes with the returned value, or with the test program at the latest.
+pub fn scratch(name: &str) -> TempDir {
+    tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&PROGRAM.scratch).expect("a scratch directory")
+}
+
+/// A child process of the test program. Its output goes to files; the end of its standard error is shown when the test
+/// that owns it fails. Dropping kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    /// Reaped: from here on the pid may belong to somebody else.
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts `command` with no input and with its output in `directory`, as `NAME.out` and `NAME.err`, appended to.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn spawn(name: &str, directory: &Path, command: &mut Command) -> Process {
+        let stdout = directory.join(format!("{name}.out"));
+        let stderr = directory.join(format!("{name}.err"));
+        let append = |path: &Path| -> File { File::options().create(true).append(true).open(path).unwrap() };
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(append(&stdout))
+            .stderr(append(&stderr))
+            // Ctrl-C in a terminal reaches the test program alone; the rest follows it.
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("can't start {name} ({:?}): {error}", command.get_program()));
+        tell_watchdog("add", child.id());
+        Process { name: name.to_owned(), child, stdout, stderr, ended: None }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal; a process that has ended gets none.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.exited().is_none() {
+            let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a pid of a child");
+            kill_process(pid, signal).unwrap_or_else(|error| panic!("can't signal {}: {error}", self.name));
+        }
+    }
+
+    /// The exit status, if it has ended.
+    ///
+    /// # Panics
+    /// When the kernel can't tell.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none()
+            && let Some(status) = self.child.try_wait().expect("a child can be waited for")
+        {
+            tell_watchdog("remove", self.child.id());
+            self.ended = Some(status);
+        }
+        self.ended
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// When it goes on beyond the deadline.
+    pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        eventually(&what, deadline, async || self.exited().ok_or_else(|| "it runs".to_owned())).await
+    }
+
+    /// Kills it with SIGKILL, stopped or not, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn kill(&mut self) {
+        if self.exited().is_none() {
+            self.child.kill().expect("a child can be killed");
+            self.ended = Some(self.child.wait().expect("a child can be waited for"));
+            tell_watchdog("remove", self.child.id());
+        }
+    }
+
+    /// What it has said on standard output.
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
+    /// What it has said on standard error.
+    pub fn stderr(&self) -> String {
+        read(&self.stderr)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let before = self.exited();
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.stderr();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+            let state = before.map_or_else(|| "was running".to_owned(), |status| format!("had ended, {status}"));
+            eprintln!("--- {} {state}; the end of what it said:\n{tail}\n---", self.name);
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wait::{SOON, check};
+
+    fn sleeper(directory: &Path) -> Process {
+        Process::spawn("sleeper", directory, Command::new("sh").args(["-c", "echo up; exec sleep 600"]))
+    }
+
+    fn runs(pid: u32) -> bool {
+        // A zombie has no command line.
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|bytes| !bytes.is_empty())
+    }
+
+    #[tokio::test]
+    async fn dropping_a_process_ends_it() {
+        let directory = scratch("process");
+        let process = sleeper(directory.path());
+        let pid = process.pid();
+        eventually("it says that it is up", SOON, async || check(process.stdout() == "up\n", || process.stdout()))
+            .await;
+        drop(process);
+        assert!(!runs(pid));
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_ends_what_a_program_leaves_behind() {
+        let directory = scratch("watchdog");
+        let mut left_behind = sleeper(directory.path());
+        let pid = left_behind.pid();
+        let removed = directory.path().join("removed");
+        fs::create_dir(&removed).unwrap();
+        // A watchdog of its own, whose program "ends" when the pipe is closed.
+        let mut watchdog =
+            Command::new("sh").args(["-c", WATCHDOG]).arg(&removed).stdin(Stdio::piped()).spawn().unwrap();
+        let mut pipe = watchdog.stdin.take().unwrap();
+        pipe.write_all(format!("add {pid}\nadd 999999999\nremove 999999999\n").as_bytes()).unwrap();
+        assert!(left_behind.exited().is_none());
+        drop(pipe);
+        left_behind.wait(SOON).await;
+        watchdog.wait().unwrap();
+        assert!(!removed.exists());
+    }
+}

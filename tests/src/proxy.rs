@@ -1,0 +1,281 @@
+//! A TCP proxy that fails on command, byte for byte otherwise: what a broken network does between two programs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::zookeeper::free_address;
+
+/// What becomes of the bytes on the connections that stand, and on new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// They pass.
+    Pass,
+    /// None pass, in neither direction; nothing closes. What was on its way arrives later.
+    Stall,
+    /// What the client says passes; the answers do not.
+    StallAnswers,
+}
+
+/// Between clients that connect to [`address`](Proxy::address) and one server. Dropping it cuts everything.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    doors: mpsc::Sender<(Door, oneshot::Sender<()>)>,
+    _accepting: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: SocketAddr,
+    traffic: watch::Sender<Traffic>,
+    /// Counts the cuts; every connection ends when it rises.
+    cuts: watch::Sender<u64>,
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Open,
+    Closed,
+}
+
+impl Proxy {
+    /// A proxy in front of `server`, which need not be there yet. Everything passes.
+    ///
+    /// # Panics
+    /// When it can't listen.
+    pub async fn start(server: SocketAddr) -> Proxy {
+        let address = free_address();
+        let listener = TcpListener::bind(address).await.expect("the address was free a moment ago");
+        let shared = Arc::new(Shared {
+            server,
+            traffic: watch::Sender::new(Traffic::Pass),
+            cuts: watch::Sender::new(0),
+            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+        });
+        let (doors, orders) = mpsc::channel(1);
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, address, orders, Arc::clone(&shared)));
+        Proxy { address, shared, doors, _accepting: accepting }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Says what becomes of the bytes from now on.
+    pub fn set_traffic(&self, traffic: Traffic) {
+        self.shared.traffic.send_replace(traffic);
+    }
+
+    /// Closes every connection that stands; new ones are welcome.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Refuses new connections, as if nobody listened; those that stand go on.
+    pub async fn refuse(&self) {
+        self.order(Door::Closed).await;
+    }
+
+    /// Takes new connections again.
+    pub async fn accept(&self) {
+        self.order(Door::Open).await;
+    }
+
+    async fn order(&self, door: Door) {
+        let (done, wait) = oneshot::channel();
+        self.doors.send((door, done)).await.expect("the proxy runs as long as its handle");
+        wait.await.expect("the proxy runs as long as its handle");
+    }
+
+    /// How many connections it has taken so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many stand now.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::Relaxed)
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    address: SocketAddr,
+    mut orders: mpsc::Receiver<(Door, oneshot::Sender<()>)>,
+    shared: Arc<Shared>,
+) {
+    let mut listener = Some(listener);
+    let mut connections = JoinSet::new();
+    loop {
+        let arrival = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            order = orders.recv() => {
+                let Some((door, done)) = order else { return };
+                if door == Door::Closed {
+                    listener = None;
+                } else if listener.is_none() {
+                    listener = Some(TcpListener::bind(address).await.expect("nobody else takes this port"));
+                }
+                // Nobody waits for it when the test has given up.
+                let _ = done.send(());
+            }
+            Ok((client, _)) = arrival => {
+                shared.accepted.fetch_add(1, Ordering::Relaxed);
+                // Subscribed here, so that a cut just after the connect is not missed.
+                let cuts = shared.cuts.subscribe();
+                connections.spawn(serve(client, cuts, Arc::clone(&shared)));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve(client: TcpStream, mut cuts: watch::Receiver<u64>, shared: Arc<Shared>) {
+    shared.open.fetch_add(1, Ordering::Relaxed);
+    let _open = Open(Arc::clone(&shared));
+    let relay = async {
+        // A server that is not there looks like one that closes at once.
+        let server = TcpStream::connect(shared.server).await?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let requests = pump(from_client, to_server, shared.traffic.subscribe(), |traffic| traffic != Traffic::Stall);
+        let answers = pump(from_server, to_client, shared.traffic.subscribe(), |traffic| traffic == Traffic::Pass);
+        tokio::try_join!(requests, answers)
+    };
+    tokio::select! {
+        _ = relay => {}
+        _ = cuts.changed() => {}
+    }
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut traffic: watch::Receiver<Traffic>,
+    passes: impl Fn(Traffic) -> bool,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        // An end is held back like bytes are.
+        if traffic.wait_for(|traffic| passes(*traffic)).await.is_err() {
+            return Ok(());
+        }
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::wait::{SOON, check, eventually, soon};
+
+    /// A server that says back what it hears.
+    async fn echo() -> (SocketAddr, JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        });
+        (address, tasks)
+    }
+
+    async fn say(stream: &mut TcpStream, word: &str) -> std::io::Result<String> {
+        stream.write_all(word.as_bytes()).await?;
+        hear(stream, word.len()).await
+    }
+
+    async fn hear(stream: &mut TcpStream, length: usize) -> std::io::Result<String> {
+        let mut answer = vec![0; length];
+        soon("an echo", stream.read_exact(&mut answer)).await?;
+        Ok(String::from_utf8(answer).unwrap())
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_until_the_connection_is_cut_and_again_on_the_next() {
+        let (server, _tasks) = echo().await;
+        let proxy = Proxy::start(server).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut stream, "one").await.unwrap(), "one");
+        assert_eq!((proxy.accepted(), proxy.open()), (1, 1));
+        proxy.cut();
+        say(&mut stream, "two").await.unwrap_err();
+        eventually("the connection is counted out", SOON, async || check(proxy.open() == 0, || "open".into())).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut stream, "three").await.unwrap(), "three");
+        assert_eq!(proxy.accepted(), 2);
+    }
+
+    #[tokio::test]
+    async fn refused_means_refused_until_it_accepts_again() {
+        let (server, _tasks) = echo().await;
+        let proxy = Proxy::start(server).await;
+        let mut standing = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut standing, "up").await.unwrap(), "up");
+        proxy.refuse().await;
+        TcpStream::connect(proxy.address()).await.unwrap_err();
+        assert_eq!(say(&mut standing, "still").await.unwrap(), "still");
+        proxy.accept().await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut stream, "again").await.unwrap(), "again");
+    }
+
+    #[tokio::test]
+    async fn stalled_bytes_arrive_when_the_stall_ends() {
+        let (server, _tasks) = echo().await;
+        let proxy = Proxy::start(server).await;
+        for stall in [Traffic::Stall, Traffic::StallAnswers] {
+            let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+            assert_eq!(say(&mut stream, "before").await.unwrap(), "before");
+            proxy.set_traffic(stall);
+            stream.write_all(b"late").await.unwrap();
+            // That nothing comes can only be seen by waiting a little.
+            timeout(Duration::from_millis(100), stream.read_u8()).await.unwrap_err();
+            proxy.set_traffic(Traffic::Pass);
+            assert_eq!(hear(&mut stream, 4).await.unwrap(), "late");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The program under test, `rollcall-server`, as a child process on free ports.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rollcall_proto::v1::registry_client::RegistryClient;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::process::{Process, Signal, scratch};
+use crate::wait::{SOON, eventually, soon};
+
+/// The name under which the server's health is asked for.
+pub const SERVICE: &str = "rollcall.v1.Registry";
+
+/// A running `rollcall-server`. Dropping kills it, as a crash would.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    grpc: SocketAddr,
+    http: SocketAddr,
+    _directory: TempDir,
+}
+
+impl Server {
+    /// Starts a server on `host:port,…/chroot`, and waits until it has been in contact with ZooKeeper.
+    pub async fn start(hosts: &str) -> Server {
+        Server::start_with(hosts, &[]).await
+    }
+
+    /// The same, with more options.
+    pub async fn start_with(hosts: &str, options: &[&str]) -> Server {
+        let mut server = Server::launch(hosts, options).await;
+        server.wait_until_serving().await;
+        server
+    }
+
+    /// Starts a server and waits until it listens, whether or not there is a ZooKeeper.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub async fn launch(hosts: &str, options: &[&str]) -> Server {
+        let directory = scratch("server");
+        let mut command = Command::new(program());
+        command.args(["--zookeeper", hosts, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]).args(options);
+        let mut process = Process::spawn("rollcall-server", directory.path(), &mut command);
+        let (grpc, http) = eventually("rollcall-server says where it listens", SOON, async || {
+            if let Some(status) = process.exited() {
+                panic!("rollcall-server ended at its start, {status}:\n{}", process.stderr());
+            }
+            let said = process.stdout();
+            match said.split_once('\n') {
+                Some((line, _)) => Ok(listening(line).unwrap_or_else(|| panic!("not a listening line: {line:?}"))),
+                None => Err(format!("{said:?}")),
+            }
+        })
+        .await;
+        Server { process, grpc, http, _directory: directory }
+    }
+
+    /// Where it speaks gRPC.
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where it speaks HTTP: metrics and health.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Its process: to signal, to wait for, to read what it has said.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Freezes it: it keeps its connections and answers nothing.
+    pub fn pause(&mut self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// A connection of its own.
+    ///
+    /// # Panics
+    /// When there is none to be had.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
+        soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens")
+    }
+
+    /// A client on a connection of its own: when the last clone is dropped, the connection closes.
+    pub async fn client(&self) -> RegistryClient<Channel> {
+        // A message of the server is at most 2 MiB; a larger one is a bug that the default limit of 4 MiB would hide.
+        RegistryClient::new(self.channel().await).max_decoding_message_size(2 << 20)
+    }
+
+    /// What it says of its health.
+    ///
+    /// # Errors
+    /// What the health service answers for a name that it does not know.
+    pub async fn health(&self, service: &str) -> Result<ServingStatus, tonic::Status> {
+        let mut client = HealthClient::new(self.channel().await);
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = soon("an answer about health", client.check(request)).await?;
+        Ok(answer.into_inner().status())
+    }
+
+    /// Waits until it says SERVING.
+    pub async fn wait_until_serving(&mut self) {
+        eventually("rollcall-server is SERVING", 2 * SOON, async || match self.health(SERVICE).await {
+            Ok(ServingStatus::Serving) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    }
+}
+
+/// Reads `listening grpc=ADDR http=ADDR`.
+fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let (grpc, http) = line.strip_prefix("listening grpc=")?.split_once(" http=")?;
+    Some((grpc.parse().ok()?, http.parse().ok()?))
+}
+
+/// The program: `ROLLCALL_SERVER_BIN`, or what `cargo build` has put beside this test program.
+///
+/// # Panics
+/// When there is none.
+pub fn program() -> PathBuf {
+    let path = match std::env::var_os("ROLLCALL_SERVER_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let test = std::env::current_exe().expect("a program knows where it is");
+            // target/PROFILE/deps/TEST
+            test.ancestors().nth(2).expect("a test program lies in target").join("rollcall-server")
+        }
+    };
+    assert!(
+        path.is_file(),
+        "no {}: run cargo build -p rollcall-server, or say in ROLLCALL_SERVER_BIN where it is",
+        path.display()
+    );
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listening_line_names_both_addresses() {
+        let (grpc, http) = listening("listening grpc=127.0.0.1:7700 http=127.0.0.1:7701").unwrap();
+        assert_eq!((grpc.port(), http.port()), (7700, 7701));
+        assert_eq!(listening("listening http=127.0.0.1:7701"), None);
+    }
+}

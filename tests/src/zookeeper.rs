@@ -1,0 +1,329 @@
+//! Real ZooKeeper servers, alone or three together, as child processes on free loopback ports.
+//!
+//! The jars come from `tests/setup.sh`. Data is in scratch directories and is fsynced as ZooKeeper does it by default.
+//! Most tests share one standalone server a program, each in a chroot of its own: [`sandbox`]. Tests that kill or
+//! stop servers start their own.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::bare::Bare;
+use crate::process::{Process, Signal, scratch};
+use crate::wait::{SOON, eventually};
+
+/// Which of the releases pinned in `tests/zookeeper/pom.xml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// What most tests run on: 3.9.
+    Newest,
+    /// The oldest that Rollcall supports: 3.6.
+    Oldest,
+}
+
+impl Line {
+    fn jars(self) -> PathBuf {
+        let name = match self {
+            Line::Newest => "3.9",
+            Line::Oldest => "3.6",
+        };
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.cache/zookeeper").join(name)
+    }
+}
+
+/// How to start ZooKeeper.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The release.
+    pub line: Line,
+    /// ZooKeeper's unit of time. Sessions expire on its boundaries; an ensemble gives up on a server that is silent
+    /// for five.
+    pub tick: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { line: Line::Newest, tick: Duration::from_secs(1) }
+    }
+}
+
+/// One or three ZooKeeper servers. Dropping kills them and removes their data.
+#[derive(Debug)]
+pub struct ZooKeeper {
+    options: Options,
+    nodes: Vec<Node>,
+    directory: TempDir,
+}
+
+#[derive(Debug)]
+struct Node {
+    address: SocketAddr,
+    process: Option<Process>,
+}
+
+impl ZooKeeper {
+    /// A standalone server that answers.
+    pub async fn standalone(options: Options) -> ZooKeeper {
+        let mut zookeeper = ZooKeeper::prepared(options);
+        zookeeper.start(0);
+        zookeeper.ready().await;
+        zookeeper
+    }
+
+    /// A standalone server that is not started yet: its address is known, and nobody listens there.
+    pub fn prepared(options: Options) -> ZooKeeper {
+        ZooKeeper::configured(options, 1)
+    }
+
+    /// Three servers with a leader.
+    pub async fn ensemble(options: Options) -> ZooKeeper {
+        let mut zookeeper = ZooKeeper::configured(options, 3);
+        for node in 0..3 {
+            zookeeper.start(node);
+        }
+        zookeeper.ready().await;
+        zookeeper
+    }
+
+    fn configured(options: Options, size: usize) -> ZooKeeper {
+        let directory = scratch("zookeeper");
+        let nodes: Vec<Node> = (0..size).map(|_| Node { address: free_address(), process: None }).collect();
+        let mut members = String::new();
+        if size > 1 {
+            for node in 1..=size {
+                let (peer, election) = (free_address().port(), free_address().port());
+                writeln!(members, "server.{node}=127.0.0.1:{peer}:{election}").unwrap();
+            }
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            let data = directory.path().join(format!("data-{index}"));
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("myid"), format!("{}\n", index + 1)).unwrap();
+            let configuration = format!(
+                "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\ntickTime={}\ninitLimit=10\nsyncLimit=5\n\
+                 minSessionTimeout=100\nmaxSessionTimeout=600000\nmaxClientCnxns=0\n\
+                 4lw.commands.whitelist=*\nadmin.enableServer=false\n{members}",
+                data.display(),
+                node.address.port(),
+                options.tick.as_millis(),
+            );
+            fs::write(directory.path().join(format!("zoo-{index}.cfg")), configuration).unwrap();
+        }
+        ZooKeeper { options, nodes, directory }
+    }
+
+    /// Where clients connect: `host:port,…`, without a chroot.
+    pub fn hosts(&self) -> String {
+        let addresses: Vec<String> = self.nodes.iter().map(|node| node.address.to_string()).collect();
+        addresses.join(",")
+    }
+
+    /// Where clients connect to one server.
+    pub fn address(&self, node: usize) -> SocketAddr {
+        self.nodes[node].address
+    }
+
+    /// Starts a server that is not running, on the data that it has. Does not wait: see [`ready`](Self::ready).
+    ///
+    /// # Panics
+    /// When the jars are missing.
+    pub fn start(&mut self, node: usize) {
+        let jars = self.options.line.jars();
+        assert!(jars.is_dir(), "no ZooKeeper in {}: run tests/setup.sh zookeeper", jars.display());
+        self.kill(node);
+        let mut java = Command::new("java");
+        java.args(["-Xms32m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+            .arg("-Dorg.slf4j.simpleLogger.showDateTime=true")
+            .arg("-cp")
+            .arg(jars.join("*"))
+            .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+            .arg(self.directory.path().join(format!("zoo-{node}.cfg")));
+        let name = format!("zookeeper-{node}");
+        self.nodes[node].process = Some(Process::spawn(&name, self.directory.path(), &mut java));
+    }
+
+    /// Kills a server as a power cut would. Its data stays.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].process = None;
+    }
+
+    /// Freezes a server: it keeps its connections and answers nothing.
+    pub fn pause(&mut self, node: usize) {
+        self.running(node).signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server go on.
+    pub fn resume(&mut self, node: usize) {
+        self.running(node).signal(Signal::CONT);
+    }
+
+    fn running(&mut self, node: usize) -> &mut Process {
+        self.nodes[node].process.as_mut().expect("the server was started")
+    }
+
+    /// Waits until every server that was started answers clients.
+    pub async fn ready(&mut self) {
+        for node in 0..self.nodes.len() {
+            let address = self.nodes[node].address;
+            let Some(process) = &mut self.nodes[node].process else { continue };
+            let what = format!("ZooKeeper {node} at {address} answers");
+            eventually(&what, 3 * SOON, async || {
+                if let Some(status) = process.exited() {
+                    // No use in waiting; the log is shown with the panic.
+                    panic!("ZooKeeper {node} ended at its start, {status}:\n{}", process.stderr());
+                }
+                mode(address).await.map(|_| ())
+            })
+            .await;
+        }
+    }
+
+    /// The server that leads the ensemble, once there is one.
+    pub async fn leader(&self) -> usize {
+        eventually("the ensemble has a leader", 3 * SOON, async || {
+            let mut seen = Vec::new();
+            for (index, node) in self.nodes.iter().enumerate() {
+                match mode(node.address).await {
+                    Ok(mode) if mode == "leader" => return Ok(index),
+                    answer => seen.push(answer.unwrap_or_else(|error| error)),
+                }
+            }
+            Err(seen.join(", "))
+        })
+        .await
+    }
+
+    /// A chroot of its own in these servers.
+    pub async fn sandbox(&self, name: &str) -> Sandbox {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let chroot = format!("/{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let servers = self.hosts();
+        let bare = Bare::connect(&servers).await;
+        bare.create(&chroot, b"").await;
+        Sandbox { hosts: format!("{servers}{chroot}"), servers, chroot }
+    }
+}
+
+/// A chroot that no other test uses.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// What `--zookeeper` takes: hosts and chroot.
+    pub hosts: String,
+    /// The hosts alone.
+    pub servers: String,
+    /// The chroot alone, beginning with a slash.
+    pub chroot: String,
+}
+
+impl Sandbox {
+    /// A second pair of eyes, inside the chroot.
+    pub async fn bare(&self) -> Bare {
+        Bare::connect(&self.hosts).await
+    }
+}
+
+/// A chroot of its own in the standalone server that all tests of this program share. Nobody stops that one.
+pub async fn sandbox(name: &str) -> Sandbox {
+    static SHARED: OnceCell<ZooKeeper> = OnceCell::const_new();
+    SHARED.get_or_init(|| ZooKeeper::standalone(Options::default())).await.sandbox(name).await
+}
+
+/// Asks a server with one of its four-letter words.
+///
+/// # Errors
+/// When it does not answer within two seconds.
+pub async fn four_letter_word(address: SocketAddr, word: &str) -> Result<String, String> {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(word.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    match timeout(Duration::from_secs(2), ask).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err("no answer within 2 s".to_owned()),
+    }
+}
+
+/// The role that a server says it has: `standalone`, `leader`, `follower`.
+async fn mode(address: SocketAddr) -> Result<String, String> {
+    let answer = four_letter_word(address, "srvr").await?;
+    let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: "));
+    mode.map(str::to_owned).ok_or_else(|| format!("no mode in {answer:?}"))
+}
+
+/// A loopback address on which nobody listens. The port is below the range from which the kernel takes the ports of
+/// outgoing connections, and this program hands it out once.
+pub fn free_address() -> SocketAddr {
+    static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    for _ in 0..10_000 {
+        let port = rand::random_range(11_000..32_000);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TAKEN.lock().unwrap().insert(port) && TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port between 11000 and 32000");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sandboxes_do_not_see_each_other() {
+        let (one, two) = (sandbox("one").await, sandbox("two").await);
+        one.bare().await.create("/here", b"").await;
+        assert!(two.bare().await.children("/").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_oldest_supported_line_starts() {
+        let zookeeper = ZooKeeper::standalone(Options { line: Line::Oldest, ..Options::default() }).await;
+        let answer = four_letter_word(zookeeper.address(0), "srvr").await.unwrap();
+        assert!(answer.contains("Zookeeper version: 3.6."), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn an_ensemble_outlives_its_leader_and_takes_it_back() {
+        let mut zookeeper = ZooKeeper::ensemble(Options::default()).await;
+        let sandbox = zookeeper.sandbox("ensemble").await;
+        let bare = sandbox.bare().await;
+        bare.create("/before", b"").await;
+        let leader = zookeeper.leader().await;
+        zookeeper.kill(leader);
+        assert_ne!(zookeeper.leader().await, leader);
+        eventually("a write after the loss of the leader", 3 * SOON, async || {
+            bare.try_create("/after", b"").await.map_err(|error| error.to_string())
+        })
+        .await;
+        zookeeper.start(leader);
+        zookeeper.ready().await;
+        let again = Bare::connect(&format!("{}{}", zookeeper.address(leader), sandbox.chroot)).await;
+        again.sync("/").await;
+        assert!(again.exists("/before").await && again.exists("/after").await);
+    }
+
+    #[tokio::test]
+    async fn a_frozen_server_answers_again_when_it_goes_on() {
+        let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
+        zookeeper.pause(0);
+        four_letter_word(zookeeper.address(0), "srvr").await.unwrap_err();
+        zookeeper.resume(0);
+        zookeeper.ready().await;
+    }
+}
