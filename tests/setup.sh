@@ -2,14 +2,15 @@
 # Fetches what the tests and `make run` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
 # generators of protobuf, and buf. A part whose inputs have not changed since is skipped.
 #
-#   tests/setup.sh              all parts
-#   tests/setup.sh zookeeper    only the named parts: zookeeper python grpcurl go-plugins buf
+#   tests/setup.sh              all parts but cargo-deny, which takes minutes to build and which no test needs
+#   tests/setup.sh zookeeper    only the named parts: zookeeper python grpcurl go-plugins buf cargo-deny
 set -euo pipefail
 
 GRPCURL_VERSION=v1.9.3
 PROTOC_GEN_GO_VERSION=v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION=v1.6.2
 BUF_VERSION=1.75.0
+CARGO_DENY_VERSION=0.20.2
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$root/.cache
@@ -117,7 +118,7 @@ part_python() {
 
 # --- Go: grpcurl, and the generators that buf runs
 
-need_go() { need go "install Go 1.25 or newer and put its bin directory on the PATH"; }
+need_go() { need go "install Go 1.26 or newer and put its bin directory on the PATH"; }
 
 # install_go MODULE@VERSION: the program goes to .cache/bin.
 install_go() {
@@ -158,12 +159,22 @@ part_buf() {
     part buf "$BUF_VERSION" "$cache/npm/node_modules/.bin/buf" install_buf
 }
 
+# --- cargo-deny: what may come in as a dependency
+
+install_cargo_deny() {
+    need cargo "install Rust with rustup"
+    say "cargo-deny: building $CARGO_DENY_VERSION (some minutes)"
+    run cargo-deny cargo install --locked --quiet --root "$cache" "cargo-deny@$CARGO_DENY_VERSION"
+}
+
+part_cargo-deny() { part cargo-deny "$CARGO_DENY_VERSION" "$cache/bin/cargo-deny" install_cargo_deny; }
+
 if [[ $# -eq 0 ]]; then
     set -- zookeeper python go-plugins buf grpcurl
 fi
 for name in "$@"; do
     case $name in
-        zookeeper | python | grpcurl | go-plugins | buf) "part_$name" ;;
-        *) die "no such part: $name (there are: zookeeper python grpcurl go-plugins buf)" ;;
+        zookeeper | python | grpcurl | go-plugins | buf | cargo-deny) "part_$name" ;;
+        *) die "no such part: $name (there are: zookeeper python grpcurl go-plugins buf cargo-deny)" ;;
     esac
 done

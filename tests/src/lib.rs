@@ -10,6 +10,7 @@
 )]
 
 pub mod bare;
+pub mod console;
 pub mod process;
 pub mod proxy;
 pub mod server;

@@ -9,12 +9,12 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use crate::wait::eventually;
@@ -31,7 +31,7 @@ while read -r operation pid; do
             pids=$left ;;
     esac
 done
-[ -z "$pids" ] || kill -KILL $pids
+for pid in $pids; do kill -KILL "-$pid"; done
 for round in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 0.2; done
 "#;
 
@@ -67,8 +67,8 @@ pub fn scratch(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&PROGRAM.scratch).expect("a scratch directory")
 }
 
-/// A child process of the test program. Its output goes to files; the end of its standard error is shown when the test
-/// that owns it fails. Dropping kills it.
+/// A child process of the test program, and the process group that it leads. Its output goes to files; the end of its
+/// standard error is shown when the test that owns it fails. Dropping kills it and its group.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -85,11 +85,24 @@ impl Process {
     /// # Panics
     /// When it can't be started.
     pub fn spawn(name: &str, directory: &Path, command: &mut Command) -> Process {
+        Process::start(name, directory, command.stdin(Stdio::null()))
+    }
+
+    /// The same, with a pipe to its input.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn spawn_with_input(name: &str, directory: &Path, command: &mut Command) -> (Process, ChildStdin) {
+        let mut process = Process::start(name, directory, command.stdin(Stdio::piped()));
+        let input = process.child.stdin.take().expect("its input is piped");
+        (process, input)
+    }
+
+    fn start(name: &str, directory: &Path, command: &mut Command) -> Process {
         let stdout = directory.join(format!("{name}.out"));
         let stderr = directory.join(format!("{name}.err"));
         let append = |path: &Path| -> File { File::options().create(true).append(true).open(path).unwrap() };
         let child = command
-            .stdin(Stdio::null())
             .stdout(append(&stdout))
             .stderr(append(&stderr))
             // Ctrl-C in a terminal reaches the test program alone; the rest follows it.
@@ -105,15 +118,30 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal; a process that has ended gets none.
+    /// Sends a signal to the process alone; one that has ended gets none.
     ///
     /// # Panics
     /// When the kernel refuses.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
-            let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a pid of a child");
-            kill_process(pid, signal).unwrap_or_else(|error| panic!("can't signal {}: {error}", self.name));
+            kill_process(self.kernel_pid(), signal)
+                .unwrap_or_else(|error| panic!("can't signal {}: {error}", self.name));
         }
+    }
+
+    /// Interrupts the process and all that it has started, as Ctrl-C in a terminal does.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn interrupt(&mut self) {
+        if self.exited().is_none() {
+            kill_process_group(self.kernel_pid(), Signal::INT)
+                .unwrap_or_else(|error| panic!("can't interrupt {}: {error}", self.name));
+        }
+    }
+
+    fn kernel_pid(&self) -> Pid {
+        i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a pid of a child")
     }
 
     /// The exit status, if it has ended.
@@ -139,13 +167,13 @@ impl Process {
         eventually(&what, deadline, async || self.exited().ok_or_else(|| "it runs".to_owned())).await
     }
 
-    /// Kills it with SIGKILL, stopped or not, and waits until it is gone.
+    /// Kills it and its group with SIGKILL, stopped or not, and waits until it is gone.
     ///
     /// # Panics
     /// When the kernel refuses.
     pub fn kill(&mut self) {
         if self.exited().is_none() {
-            self.child.kill().expect("a child can be killed");
+            kill_process_group(self.kernel_pid(), Signal::KILL).expect("a child can be killed");
             self.ended = Some(self.child.wait().expect("a child can be waited for"));
             tell_watchdog("remove", self.child.id());
         }
@@ -216,7 +244,7 @@ mod tests {
         let mut watchdog =
             Command::new("sh").args(["-c", WATCHDOG]).arg(&removed).stdin(Stdio::piped()).spawn().unwrap();
         let mut pipe = watchdog.stdin.take().unwrap();
-        pipe.write_all(format!("add {pid}\nadd 999999999\nremove 999999999\n").as_bytes()).unwrap();
+        pipe.write_all(format!("add {pid}\nadd 99999999\nremove 99999999\n").as_bytes()).unwrap();
         assert!(left_behind.exited().is_none());
         drop(pipe);
         left_behind.wait(SOON).await;

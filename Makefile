@@ -1,0 +1,39 @@
+# Two commands matter: `make run` tries Rollcall out, `make test` checks everything. Each does its own set-up.
+
+CARGO ?= cargo
+BUF := .cache/npm/node_modules/.bin/buf
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup build lint deny clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Start ZooKeeper and rollcall-server here, until Ctrl-C
+	tests/setup.sh zookeeper
+	@command -v grpcurl >/dev/null || ! command -v go >/dev/null || tests/setup.sh grpcurl
+	$(CARGO) build --locked --release -p rollcall-server
+	@exec tests/run.sh
+
+test: setup lint ## Everything, from nothing: set-up, lints, all tests
+	$(CARGO) build --locked -p rollcall-server
+	$(CARGO) test --locked --workspace
+
+setup: ## Fetch what the tests run on into .cache
+	tests/setup.sh
+
+build: ## Build the server
+	$(CARGO) build --locked --release -p rollcall-server
+
+lint: ## Format, clippy, the rules of the protos
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	tests/setup.sh buf
+	$(BUF) lint
+
+deny: ## Licences, sources and bans of the dependencies (builds cargo-deny first)
+	tests/setup.sh cargo-deny
+	.cache/bin/cargo-deny --locked check bans licenses sources
+
+clean: ## Remove what was built and fetched
+	rm -rf target .cache tests/go/gen

@@ -1,0 +1,117 @@
+//! Programs in other languages against a server on real ZooKeeper: plain stubs in Python and Go, the originals kazoo and
+//! nd_service_registry beside us, and grpcurl as the README shows it. `tests/setup.sh` fetches what they need.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rollcall_tests::console;
+use rollcall_tests::process::{Process, scratch};
+use rollcall_tests::server::Server;
+use rollcall_tests::zookeeper::{Sandbox, sandbox};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// A program that `tests/setup.sh` has put into `.cache`.
+fn installed(program: &str, part: &str) -> PathBuf {
+    let path = root().join(".cache").join(program);
+    assert!(path.exists(), "no {}: run tests/setup.sh {part}", path.display());
+    path
+}
+
+/// The PATH with `directory` in front.
+fn path_with(directory: &Path) -> String {
+    format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+/// Runs a command to its end, and shows what it said if that is no success.
+async fn succeed(name: &str, command: &mut Command, deadline: Duration) {
+    let directory = scratch(name);
+    let mut process = Process::spawn(name, directory.path(), command);
+    let status = process.wait(deadline).await;
+    assert!(status.success(), "{name}: {status}\n{}\n{}", process.stdout(), process.stderr());
+    println!("{}", process.stdout());
+}
+
+async fn pytest(file: &str) {
+    let sandbox = sandbox("python").await;
+    let server = Server::start(&sandbox.hosts).await;
+    let mut command = Command::new(installed("venv/bin/pytest", "python"));
+    command
+        .args(["--quiet", "--no-header", "-p", "no:cacheprovider", file])
+        .current_dir(root().join("tests/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("ROLLCALL_ADDR", server.grpc().to_string())
+        .env("ZOOKEEPER_ADDR", &sandbox.hosts);
+    succeed("pytest", &mut command, Duration::from_secs(300)).await;
+}
+
+#[tokio::test]
+async fn python_makes_all_eight_calls_with_generated_stubs() {
+    pytest("test_stubs.py").await;
+}
+
+#[tokio::test]
+async fn kazoo_and_nd_service_registry_live_beside_us() {
+    pytest("test_interop.py").await;
+}
+
+#[tokio::test]
+async fn go_makes_all_eight_calls_with_generated_stubs() {
+    let sandbox = sandbox("go").await;
+    let server = Server::start(&sandbox.hosts).await;
+    let here = root().join("tests/go");
+    let plugins = installed("bin/protoc-gen-go-grpc", "go-plugins");
+    // Always generated anew: stale stubs would test another API than the server's.
+    let mut generate = Command::new(installed("npm/node_modules/.bin/buf", "buf"));
+    generate
+        .args(["generate", "../../proto", "--template", "buf.gen.yaml"])
+        .current_dir(&here)
+        .env("PATH", path_with(plugins.parent().unwrap()));
+    succeed("buf", &mut generate, Duration::from_secs(120)).await;
+    let mut test = Command::new("go");
+    test.args(["test", "-count=1", "-timeout=180s", "./..."])
+        .current_dir(&here)
+        .env("ROLLCALL_ADDR", server.grpc().to_string());
+    // The first run compiles grpc-go.
+    succeed("go-test", &mut test, Duration::from_secs(600)).await;
+}
+
+#[tokio::test]
+async fn the_tour_of_the_readme_prints_what_the_readme_shows() {
+    let sandbox = sandbox("tour").await;
+    let server = Server::start(&sandbox.hosts).await;
+    let page = fs::read_to_string(root().join("README.md")).expect("there is a README.md");
+    run_tour(&console::parse(&page, "tour"), &server, &sandbox).await;
+}
+
+#[tokio::test]
+async fn the_tours_runner_puts_the_servers_address_in_place() {
+    let sandbox = sandbox("tour").await;
+    let server = Server::start(&sandbox.hosts).await;
+    let page = "# Tour\n```console\n$ grpcurl -plaintext localhost:7700 list\ngrpc.health.v1.Health\n…\n\
+                rollcall.v1.Registry\n```\n";
+    run_tour(&console::parse(page, "tour"), &server, &sandbox).await;
+}
+
+/// The page says `localhost:7700`, where the server of a test is not: a `grpcurl` that comes first on the PATH knows
+/// better, and the commands stay as they are.
+async fn run_tour(steps: &[console::Step], server: &Server, sandbox: &Sandbox) {
+    let grpcurl = installed("bin/grpcurl", "grpcurl");
+    let directory = scratch("tour");
+    let shim = directory.path().join("grpcurl");
+    let script = format!(
+        "#!/bin/sh\nfor argument; do\n    shift\n    [ \"$argument\" = localhost:7700 ] && argument={}\n    \
+         set -- \"$@\" \"$argument\"\ndone\nexec '{}' \"$@\"\n",
+        server.grpc(),
+        grpcurl.display()
+    );
+    fs::write(&shim, script).unwrap();
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = path_with(directory.path());
+    console::run(steps, &[("PATH", &path), ("ZOOKEEPER_ADDR", &sandbox.hosts)]).await;
+}
