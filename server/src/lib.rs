@@ -7,6 +7,7 @@ mod grpc;
 mod locks;
 mod sessions;
 mod types;
+mod value;
 mod views;
 mod zk;
 

@@ -1,1 +1,167 @@
-//! sessions.
+//! Registrations and their lifetimes.
+//!
+//! - [`Sessions`]: the handle. One task (`task`) owns all registrations of the replica as pure state (`state`, `entry`);
+//!   what has to be done in ZooKeeper (`claims`) runs beside it, one operation a path at a time.
+//! - [`Outbox`]: what a stream's client is still to be told.
+//!
+//! What may be lost: a registration of a replica that dies stands until its ZooKeeper session times out, no longer.
+
+mod claims;
+mod entry;
+mod outbox;
+mod state;
+mod task;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub(crate) use outbox::{LostReason, Notice, Outbox};
+use state::Input;
+pub(crate) use state::{Limits, StreamId};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::error::Error;
+use crate::types::{Generation, NodePath};
+use crate::value::Value;
+use crate::zk::Zk;
+
+/// How many inputs may wait for the task; a stream whose input finds no place is not read meanwhile.
+const QUEUE: usize = 4096;
+
+/// A handle on all registrations of this replica. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions {
+    inputs: mpsc::Sender<Message>,
+    departures: Arc<Departures>,
+    next_stream: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Message {
+    /// A stream's first message, with where to tell it things.
+    Open {
+        input: Input,
+        stream: StreamId,
+        outbox: Arc<Outbox>,
+    },
+    Input(Input),
+}
+
+/// Streams that are over: told without waiting, so that it can be done on drop. Bounded by the number of streams.
+#[derive(Debug, Default)]
+struct Departures {
+    gone: Mutex<Vec<StreamId>>,
+    news: Notify,
+}
+
+/// What a client asked on its stream.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// See [`Input::Set`].
+    Set { path: NodePath, value: Value, generation: Option<Generation>, exclusive: bool, created: String },
+    /// See [`Input::Unset`].
+    Unset { path: NodePath },
+    /// See [`Input::KeepAlive`].
+    KeepAlive,
+    /// See [`Input::Close`].
+    Close,
+    /// A request that is refused without a look at it.
+    Reject { path: String, error: Error },
+    /// A fault that ends the stream.
+    Fail { error: Error },
+}
+
+/// The writing side of one Register stream. Clones are the same stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests {
+    stream: StreamId,
+    inputs: mpsc::Sender<Message>,
+}
+
+/// The RPC of one Register stream: when this is dropped, the RPC is over.
+#[derive(Debug)]
+pub(crate) struct Rpc {
+    stream: StreamId,
+    departures: Arc<Departures>,
+    outbox: Arc<Outbox>,
+}
+
+impl Sessions {
+    /// Starts the task that owns the registrations, in `tasks`.
+    pub(crate) fn start(zk: Zk, limits: Limits, tasks: &mut JoinSet<()>) -> Self {
+        let (inputs, queue) = mpsc::channel(QUEUE);
+        let departures = Arc::new(Departures::default());
+        tasks.spawn(task::run(zk, limits, queue, departures.clone()));
+        Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// A new stream.
+    pub(crate) fn stream(&self) -> (Requests, Rpc) {
+        let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
+        let rpc = Rpc { stream, departures: self.departures.clone(), outbox: Arc::default() };
+        (Requests { stream, inputs: self.inputs.clone() }, rpc)
+    }
+}
+
+impl Requests {
+    /// Opens the session: before everything else, and once. `false` when the replica is going down.
+    pub(crate) async fn open(&self, outbox: Arc<Outbox>, ttl: Option<Duration>, pid: Option<u32>) -> bool {
+        let stream = self.stream;
+        let session_id = format!("{:016x}", rand::random::<u64>());
+        self.send(Message::Open { input: Input::Open { stream, session_id, ttl, pid }, stream, outbox }).await
+    }
+
+    /// Hands a request over, waiting for a place. `false` when the replica is going down.
+    pub(crate) async fn request(&self, request: Request) -> bool {
+        let stream = self.stream;
+        self.send(Message::Input(match request {
+            Request::Set { path, value, generation, exclusive, created } => {
+                Input::Set { stream, path, value, generation, exclusive, created }
+            }
+            Request::Unset { path } => Input::Unset { stream, path },
+            Request::KeepAlive => Input::KeepAlive { stream },
+            Request::Close => Input::Close { stream },
+            Request::Reject { path, error } => Input::Reject { stream, path, error },
+            Request::Fail { error } => Input::Fail { stream, error },
+        }))
+        .await
+    }
+
+    async fn send(&self, message: Message) -> bool {
+        self.inputs.send(message).await.is_ok()
+    }
+}
+
+impl Rpc {
+    /// What the client is to be told.
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+}
+
+impl Drop for Rpc {
+    fn drop(&mut self) {
+        // In this order: a first message that the task reads later is then known to be of no use.
+        self.outbox.abandon();
+        self.departures.gone.lock().unwrap_or_else(PoisonError::into_inner).push(self.stream);
+        self.departures.news.notify_one();
+    }
+}
+
+impl Departures {
+    /// Waits until streams are over, and takes them.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is taken before the future is ready.
+    async fn next(&self) -> Vec<StreamId> {
+        loop {
+            let gone = std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+            if !gone.is_empty() {
+                return gone;
+            }
+            self.news.notified().await;
+        }
+    }
+}

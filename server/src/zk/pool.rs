@@ -19,7 +19,7 @@ use super::session::Session;
 use super::watches::Watches;
 use super::writer::{CommitError, Committed, Guard, Unit, Writer};
 use super::{Config, Error};
-use crate::types::{NodePath, SessionId};
+use crate::types::SessionId;
 
 /// How many bytes of ephemeral paths one session holds at most. ZooKeeper writes them into one log record when the
 /// session ends, and does not start again when that is over its frame limit (ZOOKEEPER-4306).
@@ -86,7 +86,8 @@ impl Owner {
         self.session().timeout() / 10
     }
 
-    fn try_room(&self, bytes: usize) -> Option<Room> {
+    /// Room for an ephemeral's path in this very session, if it has some.
+    pub(crate) fn try_room(&self, bytes: usize) -> Option<Room> {
         let fits = |held: usize| (held + bytes <= SESSION_PATH_BYTES || held == 0).then_some(held + bytes);
         let reserved = self.0.path_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
         reserved.is_ok().then(|| Room { owner: self.clone(), bytes })
@@ -281,9 +282,4 @@ async fn heartbeat(owner: &Owner, evidence: &watch::Sender<Instant>) {
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
-}
-
-/// A path that the pool's own nodes live below, for `sync`.
-pub(crate) fn sync_path() -> NodePath {
-    NodePath::trusted(FENCES)
 }

@@ -1,0 +1,497 @@
+//! What is done in ZooKeeper for a registration: making a path ours, and taking it down.
+//!
+//! Everything here is written to be right whatever other replicas, kazoo programs and lost answers do meanwhile: each
+//! write is conditional on what was read, and a write that fails is followed by another look.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
+use crate::value::{Stamp, Value};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, Owner, Read, Room, Unit, Zk, layout};
+
+/// How often a claim looks again before it is left to a later try.
+const TRIES: u32 = 64;
+
+/// What a registration is to hold.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Content {
+    /// What a client has just set.
+    Fresh { value: Value, stamp: Stamp },
+    /// The bytes that stood.
+    Exact(Bytes),
+}
+
+impl Content {
+    fn bytes(&self) -> Bytes {
+        match self {
+            Self::Fresh { value, stamp } => value.to_stamped_bytes(stamp),
+            Self::Exact(bytes) => bytes.clone(),
+        }
+    }
+
+    /// The bytes for the same holder as before: the server's keys keep their first value.
+    fn bytes_keeping(&self, first: &Bytes) -> Bytes {
+        match self {
+            Self::Fresh { value, stamp } => value.to_bytes_keeping(first, stamp),
+            Self::Exact(bytes) => bytes.clone(),
+        }
+    }
+
+    fn is_same(&self, bytes: &Bytes) -> bool {
+        match self {
+            Self::Fresh { value, .. } => value.is_same_data(bytes),
+            Self::Exact(exact) => exact == bytes,
+        }
+    }
+}
+
+/// What may be done about a node that stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Policy {
+    /// Any ephemeral is taken over.
+    TakeOver,
+    /// Nothing is.
+    Exclusive,
+    /// This incarnation, or a later one with the same value, is ours; nothing later is taken over.
+    Resume(Generation),
+    /// Our own registration gets new data.
+    Update(Generation),
+    /// As [`Policy::Resume`], where the node is most likely gone with its session.
+    Restore(Generation),
+    /// As [`Policy::Restore`], where the node was deleted by a foreign hand and its session stands.
+    PutBack {
+        /// The incarnation that was deleted.
+        generation: Generation,
+        /// The session that held it, and is to hold it again.
+        session: SessionId,
+        /// What was known of its fence when it was made.
+        moves: Moves,
+    },
+}
+
+/// A wish to hold a path.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Claim {
+    pub(super) content: Content,
+    pub(super) policy: Policy,
+    /// The session in which a create was sent whose outcome is not known.
+    pub(super) attempted: Option<SessionId>,
+    /// Whether the client knows that it takes longer.
+    pub(super) told_pending: bool,
+}
+
+impl Claim {
+    pub(super) fn new(content: Content, policy: Policy) -> Self {
+        Self { content, policy, attempted: None, told_pending: false }
+    }
+}
+
+/// A node of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Held {
+    pub(super) generation: Generation,
+    pub(super) session: SessionId,
+    pub(super) bytes: Bytes,
+    /// The last write that we know of: events up to it are no news.
+    pub(super) written: Zxid,
+    /// What was known of the session's fence before the node was made or adopted.
+    pub(super) moves: Moves,
+}
+
+/// What became of a claim.
+#[derive(Debug)]
+pub(super) enum Claimed {
+    /// The path is ours.
+    Held { held: Held, stat: Stat, adopted: bool },
+    /// A later incarnation stands.
+    TakenOver,
+    /// It can't be had.
+    Refused(Error),
+    /// ZooKeeper can't be reached; a create may have been sent in this session.
+    Unavailable { attempted: Option<SessionId> },
+}
+
+/// What stands at a path.
+#[derive(Debug)]
+pub(super) enum Observed {
+    Absent,
+    Standing { read: Read },
+}
+
+/// What the next step of a claim is, after a look at what stands. Pure.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// Create the node.
+    Create,
+    /// The node is ours as it is.
+    Keep,
+    /// The node is ours, and gets these bytes.
+    Write(Bytes),
+    /// Replace the node by one of ours with these bytes.
+    Replace {
+        bytes: Bytes,
+        adopted: bool,
+    },
+    /// The server that was read is behind: look again.
+    Behind,
+    /// A later incarnation stands.
+    TakenOver,
+    Refuse(Error),
+}
+
+/// Decides about the node that stands. `on_our_session`: it belongs to a session of this replica that stands.
+fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool) -> Step {
+    let Some(read) = read else { return Step::Create };
+    if !read.stat.is_ephemeral() {
+        return Step::Refuse(Error::NotEphemeral { path: path.clone() });
+    }
+    let standing = Generation(read.stat.czxid);
+    let owner = SessionId(read.stat.ephemeral_owner);
+    let was_our_create = on_our_session && claim.attempted == Some(owner) && claim.content.is_same(&read.data);
+    let resumed = match claim.policy {
+        _ if was_our_create => return Step::Keep,
+        Policy::TakeOver => return Step::Replace { bytes: claim.content.bytes(), adopted: false },
+        Policy::Exclusive => return Step::Refuse(Error::NameTaken { path: path.clone() }),
+        Policy::Resume(generation)
+        | Policy::Update(generation)
+        | Policy::Restore(generation)
+        | Policy::PutBack { generation, .. } => generation,
+    };
+    let is_same = claim.content.is_same(&read.data);
+    match standing.cmp(&resumed) {
+        std::cmp::Ordering::Less => Step::Behind,
+        std::cmp::Ordering::Greater if !is_same => Step::TakenOver,
+        _ if on_our_session && is_same => Step::Keep,
+        _ if on_our_session => Step::Write(claim.content.bytes_keeping(&read.data)),
+        _ if is_same => Step::Replace { bytes: read.data.clone(), adopted: true },
+        _ => Step::Replace { bytes: claim.content.bytes_keeping(&read.data), adopted: true },
+    }
+}
+
+/// Carries claims and removals out.
+#[derive(Debug, Clone)]
+pub(super) struct Claims {
+    zk: Zk,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Done(Claimed, Option<Room>),
+    /// Look (again) at what stands.
+    Look,
+}
+
+impl Claims {
+    pub(super) fn new(zk: Zk) -> Self {
+        Self { zk }
+    }
+
+    /// Makes a path ours. The room belongs to the node that was made, if one was.
+    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim) -> (Claimed, Option<Room>) {
+        // In these cases most likely nothing stands: the create is the look.
+        let mut create_first = match claim.policy {
+            Policy::TakeOver | Policy::Exclusive | Policy::Restore(_) | Policy::PutBack { .. } => {
+                claim.attempted.is_none()
+            }
+            Policy::Resume(_) | Policy::Update(_) => false,
+        };
+        for attempt in 0..TRIES {
+            let tried = if std::mem::take(&mut create_first) {
+                self.create(path, &mut claim).await
+            } else {
+                self.look_and_act(path, &mut claim).await
+            };
+            match tried {
+                Ok(Attempt::Done(claimed, room)) => return (claimed, room),
+                Ok(Attempt::Look) => {}
+                Err(error) => return (self.failed(path, &claim, error), None),
+            }
+            if attempt >= 2 {
+                // Somebody else works on the same path, or on the same fence: out of step with them one is done sooner.
+                let pause = rand::random_range(0..=u64::from(attempt.min(20)));
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+        (Claimed::Unavailable { attempted: claim.attempted }, None)
+    }
+
+    fn failed(&self, path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
+        match error {
+            zk::Error::Refused(ErrorCode::NoAuth) => Claimed::Refused(Error::NoAuth { path: path.clone() }),
+            zk::Error::Refused(ErrorCode::NoChildrenForEphemerals) => {
+                let parent = path.parent().unwrap_or_else(|| path.clone());
+                Claimed::Refused(Error::ParentEphemeral { path: path.clone(), parent })
+            }
+            zk::Error::TooLarge(bytes) => {
+                Claimed::Refused(Error::ValueTooLarge { path: path.clone(), bytes, limit: rollcall_wire::MAX_FRAME })
+            }
+            zk::Error::Refused(code) => {
+                Claimed::Refused(Error::Internal { path: path.clone(), cause: code.to_string() })
+            }
+            zk::Error::NotSent | zk::Error::OutcomeUnknown | zk::Error::SessionExpired => {
+                Claimed::Unavailable { attempted: claim.attempted }
+            }
+        }
+    }
+
+    fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, zk::Error> {
+        let bytes = path.as_str().len();
+        let preferred = match claim.policy {
+            Policy::PutBack { session, .. } => self.zk.pool.owner(session).and_then(|owner| owner.try_room(bytes)),
+            _ => None,
+        };
+        preferred.or_else(|| self.zk.pool.room(bytes)).ok_or(zk::Error::NotSent)
+    }
+
+    async fn create(&self, path: &NodePath, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+        let room = self.room(path, claim)?;
+        let owner = room.owner();
+        let moves = owner.writer().moves();
+        let guard = match claim.policy {
+            Policy::PutBack { session, moves, .. } if session == owner.id() => Guard::Own(moves),
+            _ => Guard::None,
+        };
+        let bytes = claim.content.bytes();
+        let unit = Unit { guard, ops: vec![zk::create(path.as_str(), bytes.clone(), CreateMode::Ephemeral)] };
+        match owner.writer().commit(unit).await {
+            Ok(committed) => {
+                let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
+                let held = Held {
+                    generation: Generation(committed.zxid.0),
+                    session: owner.id(),
+                    bytes,
+                    written: committed.zxid,
+                    moves,
+                };
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
+            }
+            Err(CommitError::FenceMoved) => Ok(Attempt::Done(Claimed::TakenOver, None)),
+            Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => Ok(Attempt::Look),
+            Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
+                owner.session().ensure_parents(path).await?;
+                Ok(Attempt::Look)
+            }
+            Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
+            Err(CommitError::Zk(error)) => {
+                if error.is_unknown() {
+                    claim.attempted = Some(owner.id());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn look_and_act(&self, path: &NodePath, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+        // An earlier create may be in the session that it was sent in: only that session is sure to see it.
+        let attempted = claim.attempted.and_then(|session| self.zk.pool.owner(session));
+        let reader = match attempted {
+            Some(owner) => owner,
+            None => self.zk.pool.any()?,
+        };
+        let moves = self.moves();
+        let read = reader.session().get(path).await?;
+        let owner_id = read.as_ref().map(|read| SessionId(read.stat.ephemeral_owner));
+        let ours = owner_id.and_then(|id| self.zk.pool.owner(id));
+        let known = moves.into_iter().find(|(id, _)| Some(*id) == owner_id).map(|(_, moves)| moves);
+        let ours = ours.zip(known);
+        match (decide(claim, path, read.as_ref(), ours.is_some()), read, ours) {
+            (Step::Create, _, _) => self.create(path, claim).await,
+            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(read, &owner, moves, claim)),
+            (Step::Write(bytes), Some(read), Some((owner, moves))) => {
+                Self::write(path, claim, read, &owner, moves, bytes).await
+            }
+            (Step::Replace { bytes, adopted }, Some(read), ours) => {
+                self.replace(path, claim, &read, ours, bytes, adopted).await
+            }
+            (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
+            (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
+            (Step::Behind, _, _) => {
+                reader.session().sync(path).await?;
+                Ok(Attempt::Look)
+            }
+            (Step::Keep | Step::Write(_) | Step::Replace { .. }, _, _) => Ok(Attempt::Look),
+        }
+    }
+
+    /// What is known of the fences of all our sessions: taken before a node is read.
+    fn moves(&self) -> Vec<(SessionId, Moves)> {
+        let owners = self.zk.pool.owners();
+        let owners = owners.borrow();
+        owners.iter().map(|owner| (owner.id(), owner.writer().moves())).collect()
+    }
+
+    fn keep(read: Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
+        let held = Held {
+            generation: Generation(read.stat.czxid),
+            session: owner.id(),
+            bytes: read.data,
+            written: Zxid(read.stat.mzxid),
+            moves,
+        };
+        let adopted = matches!(claim.policy, Policy::Resume(_));
+        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, None)
+    }
+
+    /// Writes new data into a node of ours.
+    async fn write(
+        path: &NodePath,
+        claim: &Claim,
+        read: Read,
+        owner: &Owner,
+        moves: Moves,
+        bytes: Bytes,
+    ) -> Result<Attempt, zk::Error> {
+        let op = zk::set_data(path.as_str(), bytes.clone(), read.stat.version);
+        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: vec![op] }).await {
+            Ok(committed) => {
+                let stat = match committed.parts.first() {
+                    Some(zk::Response::Stat(stat)) => *stat,
+                    _ => read.stat,
+                };
+                let held = Held {
+                    generation: Generation(read.stat.czxid),
+                    session: owner.id(),
+                    bytes,
+                    written: committed.zxid,
+                    moves,
+                };
+                let adopted = matches!(claim.policy, Policy::Resume(_));
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, None))
+            }
+            Err(
+                CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. },
+            ) => Ok(Attempt::Look),
+            Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
+            Err(CommitError::Zk(error)) => Err(error),
+        }
+    }
+
+    /// Replaces the node that stands by one of ours: one transaction, so that nobody sees a moment without it.
+    async fn replace(
+        &self,
+        path: &NodePath,
+        claim: &mut Claim,
+        read: &Read,
+        ours: Option<(Owner, Moves)>,
+        bytes: Bytes,
+        adopted: bool,
+    ) -> Result<Attempt, zk::Error> {
+        let room = self.room(path, claim)?;
+        let owner = room.owner();
+        let moves = owner.writer().moves();
+        let guard = match ours {
+            Some((standing, moves)) if standing.id() == owner.id() => Guard::Own(moves),
+            _ => match self.foreign_guard(owner, path, read).await? {
+                Some(guard) => guard,
+                None => return Ok(Attempt::Look),
+            },
+        };
+        let ops = vec![
+            zk::delete(path.as_str(), read.stat.version),
+            zk::create(path.as_str(), bytes.clone(), CreateMode::Ephemeral),
+        ];
+        match owner.writer().commit(Unit { guard, ops }).await {
+            Ok(committed) => {
+                let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
+                let generation = Generation(committed.zxid.0);
+                let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, moves };
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
+            }
+            Err(CommitError::FenceMoved) => Ok(Attempt::Look),
+            Err(CommitError::Part { code, .. }) => match code {
+                ErrorCode::BadVersion | ErrorCode::NoNode | ErrorCode::NodeExists => Ok(Attempt::Look),
+                code => Err(zk::Error::Refused(code)),
+            },
+            Err(CommitError::Zk(error)) => {
+                if error.is_unknown() {
+                    claim.attempted = Some(owner.id());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The fence of the session that owns the node, in one state with the node. `None`: the node is another by now.
+    async fn foreign_guard(&self, owner: &Owner, path: &NodePath, read: &Read) -> Result<Option<Guard>, zk::Error> {
+        let fence = layout::fence(SessionId(read.stat.ephemeral_owner));
+        let both = owner.session().get_many([fence.as_str(), path.as_str()]).await?;
+        let [fence_read, node] = both.as_slice() else { return Ok(None) };
+        let is_same = |other: &Read| other.stat.czxid == read.stat.czxid && other.stat.version == read.stat.version;
+        if !matches!(node, Ok(Some(node)) if is_same(node)) {
+            owner.session().sync(path).await?;
+            return Ok(None);
+        }
+        Ok(Some(match fence_read {
+            Ok(Some(fence_read)) => Guard::Foreign { path: fence, version: fence_read.stat.version },
+            // A foreign program's session, or one that is just ending: there is nothing to guard by.
+            _ => Guard::None,
+        }))
+    }
+
+    /// The stat of a node that has just been created. A multi's answer has none to rely on, so it is read back; if
+    /// another has replaced the node by then, what we know is put together.
+    async fn stat_after(&self, owner: &Owner, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
+        let zxid = committed.zxid.0;
+        if let Some(zk::Response::Created { stat, .. }) = committed.parts.last()
+            && stat.czxid == zxid
+        {
+            return *stat;
+        }
+        match owner.session().exists(path).await {
+            Ok(Some(stat)) if stat.czxid == zxid => stat,
+            _ => Stat {
+                czxid: zxid,
+                mzxid: zxid,
+                pzxid: zxid,
+                ephemeral_owner: owner.id().0,
+                data_length: i32::try_from(length).unwrap_or(i32::MAX),
+                ..Stat::default()
+            },
+        }
+    }
+
+    /// Takes an incarnation down, and is not over before it is gone: by our delete, another's, or its session's end.
+    pub(super) async fn remove(&self, path: &NodePath, generation: Generation, session: SessionId) {
+        while let Some(owner) = self.zk.pool.owner(session) {
+            match Self::try_remove(path, generation, &owner).await {
+                Ok(true) => return,
+                // Looked at too early: what changed has not reached this session's server.
+                Ok(false) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(zk::Error::Refused(code)) => {
+                    tracing::warn!(%path, %code, "a registration can't be removed; it goes with its session");
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn try_remove(path: &NodePath, generation: Generation, owner: &Owner) -> Result<bool, zk::Error> {
+        let moves = owner.writer().moves();
+        let Some(stat) = owner.session().exists(path).await? else { return Ok(true) };
+        if stat.czxid != generation.0 {
+            return Ok(true);
+        }
+        let ops = vec![zk::delete(path.as_str(), stat.version)];
+        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops }).await {
+            Ok(_) | Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => Ok(true),
+            Err(CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion, .. }) => Ok(false),
+            Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
+            Err(CommitError::Zk(error)) => Err(error),
+        }
+    }
+
+    /// What stands at these paths, all of one parent, read where the parent's watch is.
+    pub(super) async fn observe(&self, parent: &NodePath, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
+        let reads = self.zk.hub.session(parent).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
+        let observed = reads.into_iter().map(|read| match read {
+            Ok(Some(read)) => Some(Observed::Standing { read }),
+            Ok(None) => Some(Observed::Absent),
+            Err(_) => None,
+        });
+        Some(observed.collect())
+    }
+}

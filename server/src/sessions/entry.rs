@@ -1,0 +1,379 @@
+//! The life of one path: who holds it, what stands in ZooKeeper for it, and what is to do next.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::time::Instant;
+
+use super::claims::{Claim, Claimed, Content, Held, Observed, Policy};
+use super::outbox::{LostReason, Notice};
+use super::state::{Effect, State, StreamId};
+use crate::error::Error;
+use crate::types::{Generation, NodePath, Zxid};
+use crate::value::{Stamp, Value};
+
+/// The pause before the second put-back of a registration that is deleted again and again; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A registration that stood this long after it was put back is put back at once the next time.
+const SETTLED: Duration = Duration::from_secs(120);
+
+/// What a stream wants of a path.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// To hold it.
+    Set { by: StreamId, value: Value, stamp: Stamp, generation: Option<Generation>, exclusive: bool },
+    /// To give it back, and be told.
+    Unset { by: StreamId },
+    /// The stream is no more.
+    Drop { by: StreamId },
+}
+
+/// The one operation that is under way for a path.
+#[derive(Debug)]
+enum Operation {
+    /// `by` asked; nobody did when a registration is restored.
+    Claiming {
+        by: Option<StreamId>,
+        claim: Claim,
+    },
+    /// A claim that waits for ZooKeeper.
+    Waiting {
+        by: Option<StreamId>,
+        claim: Claim,
+    },
+    Removing {
+        told: Option<StreamId>,
+    },
+    Verifying,
+}
+
+/// One path.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// The stream that holds it.
+    pub(super) holder: Option<StreamId>,
+    /// What stands in ZooKeeper, as far as this replica knows.
+    pub(super) held: Option<Held>,
+    operation: Option<Operation>,
+    commands: VecDeque<Command>,
+    /// Whether something happened to the node that has not been looked at; by this transaction, where that is known.
+    unseen: Option<Option<Zxid>>,
+    /// Whether the node is to be put back.
+    absent: bool,
+    put_backs: u32,
+    last_put_back: Option<Instant>,
+    /// Not to be put back before.
+    paused_until: Option<Instant>,
+}
+
+impl Entry {
+    pub(super) fn push(&mut self, command: Command) {
+        self.commands.push_back(command);
+    }
+
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.held.as_ref().map(|held| held.generation)
+    }
+
+    /// Marks the node to be looked at; `true` when the caller is to do it now.
+    pub(super) fn begin_verify(&mut self) -> bool {
+        let idle = self.operation.is_none() && self.held.is_some() && self.holder.is_some();
+        if idle {
+            self.unseen = None;
+            self.operation = Some(Operation::Verifying);
+        } else {
+            self.unseen = Some(None);
+        }
+        idle
+    }
+
+    /// How long to wait before the node is put back now.
+    fn pause(&mut self, now: Instant, jitter: f64) -> Duration {
+        if self.last_put_back.is_some_and(|last| now > last + SETTLED) {
+            self.put_backs = 0;
+        }
+        let doublings = self.put_backs.saturating_sub(1).min(16);
+        let pause = if self.put_backs == 0 { Duration::ZERO } else { FIRST_PAUSE * 2_u32.pow(doublings) };
+        self.put_backs += 1;
+        pause.min(LONGEST_PAUSE).mul_f64(jitter)
+    }
+}
+
+impl State {
+    /// Begins what is next for a path, if nothing is under way.
+    pub(super) fn advance(&mut self, path: &NodePath, now: Instant) {
+        loop {
+            let Some(entry) = self.entries.get_mut(path) else { return };
+            if let Some(Operation::Waiting { by: Some(by), claim }) = &entry.operation
+                && claim.attempted.is_none()
+                && entry.commands.iter().any(|command| matches!(command, Command::Drop { by: gone } if gone == by))
+            {
+                // Its stream is gone before anything was sent: it must not appear for a moment when ZooKeeper is back.
+                entry.operation = None;
+                self.waiting.remove(path);
+            }
+            if entry.operation.is_some() {
+                return;
+            }
+            let Some(command) = entry.commands.pop_front() else { break };
+            match command {
+                Command::Set { by, value, stamp, generation, exclusive } => {
+                    self.begin_set(path, by, value, stamp, generation, exclusive);
+                }
+                Command::Unset { by } => self.give_back(path, by, true),
+                Command::Drop { by } => self.give_back(path, by, false),
+            }
+        }
+        self.advance_unasked(path, now);
+    }
+
+    /// What an idle path without commands needs.
+    fn advance_unasked(&mut self, path: &NodePath, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let (Some(held), Some(_)) = (&entry.held, entry.holder) else {
+            self.forget(path);
+            return;
+        };
+        let (content, generation) = (Content::Exact(held.bytes.clone()), held.generation);
+        if !self.standing.contains(&held.session) {
+            self.begin_claim(path, None, Claim::new(content, Policy::Restore(generation)));
+        } else if entry.absent {
+            if entry.paused_until.is_some_and(|until| until > now) {
+                return;
+            }
+            entry.absent = false;
+            entry.last_put_back = Some(now);
+            let policy = Policy::PutBack { generation, session: held.session, moves: held.moves };
+            self.begin_claim(path, None, Claim::new(content, policy));
+        } else if let Some(zxid) = entry.unseen.take() {
+            if zxid.is_some_and(|zxid| zxid <= held.written) {
+                return;
+            }
+            entry.operation = Some(Operation::Verifying);
+            if let Some(parent) = path.parent() {
+                self.effects.push(Effect::Verify { parent, paths: vec![path.clone()] });
+            }
+        }
+    }
+
+    fn begin_claim(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        entry.operation = Some(Operation::Claiming { by, claim: claim.clone() });
+        self.effects.push(Effect::Claim { path: path.clone(), claim });
+    }
+
+    fn begin_set(
+        &mut self,
+        path: &NodePath,
+        by: StreamId,
+        value: Value,
+        stamp: Stamp,
+        generation: Option<Generation>,
+        exclusive: bool,
+    ) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if !self.streams.contains_key(&by) {
+            return;
+        }
+        let policy = match (generation, entry.generation().filter(|_| entry.holder == Some(by))) {
+            (Some(generation), _) => Policy::Resume(generation),
+            // Its own registration: new data for the same incarnation.
+            (None, Some(own)) => Policy::Update(own),
+            (None, None) if exclusive => Policy::Exclusive,
+            (None, None) => Policy::TakeOver,
+        };
+        self.begin_claim(path, Some(by), Claim::new(Content::Fresh { value, stamp }, policy));
+    }
+
+    /// `by` no longer wants the path.
+    fn give_back(&mut self, path: &NodePath, by: StreamId, tell: bool) {
+        let told = tell.then_some(by);
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if let Some(stream) = self.streams.get_mut(&by) {
+            stream.paths.remove(path);
+        }
+        if entry.holder == Some(by) {
+            entry.holder = None;
+            if let Some(held) = &entry.held {
+                entry.operation = Some(Operation::Removing { told });
+                let (generation, session) = (held.generation, held.session);
+                self.effects.push(Effect::Remove { path: path.clone(), generation, session });
+                return;
+            }
+        }
+        if let Some(stream) = told {
+            self.tell(stream, Notice::Unregistered { path: path.clone() });
+        }
+    }
+
+    /// Tries again what waited for ZooKeeper.
+    pub(super) fn retry(&mut self, path: &NodePath) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        match entry.operation.take() {
+            Some(Operation::Waiting { by, claim }) => self.begin_claim(path, by, claim),
+            other => entry.operation = other,
+        }
+    }
+
+    pub(super) fn claimed(&mut self, path: &NodePath, outcome: Claimed, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(Operation::Claiming { by, claim }) = entry.operation.take() else { return };
+        match outcome {
+            Claimed::Held { held, stat, adopted } => {
+                let before = entry.held.replace(held.clone());
+                let is_new = before.as_ref().map(|before| before.generation) != Some(held.generation);
+                let generation = held.generation;
+                let registered =
+                    |restored| Notice::Registered { path: path.clone(), generation, stat, restored, adopted };
+                if let Some(by) = by {
+                    let earlier = entry.holder.replace(by).filter(|holder| *holder != by);
+                    if let Some(stream) = self.streams.get_mut(&by) {
+                        stream.paths.insert(path.clone());
+                    } else {
+                        entry.push(Command::Drop { by });
+                    }
+                    if let Some((holder, before)) = earlier.zip(before) {
+                        self.lose(path, holder, before.generation, LostReason::TakenOver);
+                    }
+                    self.tell(by, registered(false));
+                } else if let Some(holder) = entry.holder.filter(|_| is_new) {
+                    self.tell(holder, registered(true));
+                }
+            }
+            Claimed::TakenOver => self.claim_lost(path, by, claim),
+            Claimed::Refused(error) => self.claim_refused(path, by, error),
+            Claimed::Unavailable { attempted } => {
+                let is_first = !claim.told_pending;
+                let claim = Claim { attempted: attempted.or(claim.attempted), told_pending: true, ..claim };
+                entry.operation = Some(Operation::Waiting { by, claim });
+                self.waiting.insert(path.clone());
+                if let Some(stream) = by.filter(|_| is_first) {
+                    self.tell(stream, Notice::Pending { path: path.clone() });
+                }
+            }
+        }
+        self.advance(path, now);
+    }
+
+    /// A later incarnation stands, which the claim may not displace.
+    fn claim_lost(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let known = entry.generation();
+        let holder_concerned = by.is_none() || by == entry.holder;
+        if holder_concerned {
+            entry.held = None;
+            if let Some((holder, generation)) = entry.holder.take().zip(known) {
+                self.lose(path, holder, generation, LostReason::TakenOver);
+            }
+        } else {
+            // Whatever is later than the claim's generation may be later than what we hold as well.
+            entry.unseen = Some(None);
+        }
+        match (by, claim.policy) {
+            // New data for what is no longer ours: a `set` without generation takes over, as it would have in the first place.
+            (Some(by), Policy::Update(_)) => {
+                let policy = Policy::TakeOver;
+                self.begin_claim(path, Some(by), Claim::new(claim.content, policy));
+            }
+            (Some(by), Policy::Resume(generation)) if !(holder_concerned && known.is_some()) => {
+                self.lose(path, by, generation, LostReason::TakenOver);
+            }
+            _ => {}
+        }
+    }
+
+    fn claim_refused(&mut self, path: &NodePath, by: Option<StreamId>, error: Error) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        match by {
+            Some(by) => {
+                if entry.holder != Some(by)
+                    && let Some(stream) = self.streams.get_mut(&by)
+                {
+                    stream.paths.remove(path);
+                }
+                self.tell(by, Notice::Rejected { path: path.as_str().to_owned(), error });
+            }
+            None => {
+                tracing::warn!(%path, %error, "a registration can't be restored");
+                let known = entry.held.take().map(|held| held.generation);
+                if let Some((holder, generation)) = entry.holder.take().zip(known) {
+                    self.lose(path, holder, generation, LostReason::Removed);
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation, reason: LostReason) {
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state.paths.remove(path);
+        }
+        self.tell(stream, Notice::Lost { path: path.clone(), generation, reason });
+    }
+
+    pub(super) fn removed(&mut self, path: &NodePath, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(Operation::Removing { told }) = entry.operation.take() else { return };
+        entry.held = None;
+        if let Some(stream) = told {
+            self.tell(stream, Notice::Unregistered { path: path.clone() });
+        }
+        self.advance(path, now);
+    }
+
+    /// Something happened to a node: looked at, unless it was our own doing.
+    pub(super) fn changed(&mut self, path: &NodePath, zxid: Option<Zxid>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        entry.unseen = Some(match entry.unseen {
+            Some(None) => None,
+            Some(earlier) if zxid.is_some() => earlier.max(zxid),
+            _ => zxid,
+        });
+        self.advance(path, now);
+    }
+
+    pub(super) fn verified(&mut self, path: &NodePath, seen: Option<Observed>, now: Instant) {
+        let jitter = self.rng.random_range(0.5..1.0);
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if !matches!(entry.operation, Some(Operation::Verifying)) {
+            return;
+        }
+        entry.operation = None;
+        let (Some(held), Some(holder)) = (entry.held.clone(), entry.holder) else {
+            self.advance(path, now);
+            return;
+        };
+        match seen {
+            // The connection was lost: the watch is set again with the next, and a resync follows.
+            None => {}
+            Some(Observed::Absent) => {
+                let pause = entry.pause(now, jitter);
+                entry.absent = true;
+                if !pause.is_zero() {
+                    entry.paused_until = Some(now + pause);
+                    self.pauses.insert((now + pause, path.clone()));
+                }
+            }
+            Some(Observed::Standing { read }) => {
+                entry.absent = false;
+                let generation = Generation(read.stat.czxid);
+                if generation > held.generation {
+                    entry.held = None;
+                    entry.holder = None;
+                    self.lose(path, holder, held.generation, LostReason::TakenOver);
+                } else if generation == held.generation && read.stat.mzxid > held.written.0 {
+                    let overwritten = read.data != held.bytes;
+                    entry.held = Some(Held { bytes: read.data.clone(), written: Zxid(read.stat.mzxid), ..held });
+                    if overwritten {
+                        let notice = Notice::Overwritten { path: path.clone(), data: read.data, stat: read.stat };
+                        self.tell(holder, notice);
+                    }
+                }
+                // An earlier generation: the server that was read has not seen our own write yet.
+            }
+        }
+        self.advance(path, now);
+    }
+}

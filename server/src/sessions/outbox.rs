@@ -1,0 +1,202 @@
+//! What a Register stream still has to tell its client, while the client does not read.
+//!
+//! Final answers are kept in order; of unasked news of one path only the latest is kept. So a client that reads nothing
+//! costs one answer for each request that it sent; one that also goes on sending is cut off at [`Outbox::LIMIT`].
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::types::{Generation, NodePath, Stat};
+
+/// What a client is told on a Register stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Notice {
+    /// The session is open.
+    Opened { session_id: String, ttl: Option<Duration> },
+    /// The path is registered. Unasked, it says `restored`.
+    Registered { path: NodePath, generation: Generation, stat: Stat, restored: bool, adopted: bool },
+    /// The path is not, or no longer, registered by this client.
+    Unregistered { path: NodePath },
+    /// Carried out as soon as ZooKeeper can be reached; the final answer follows.
+    Pending { path: NodePath },
+    /// Somebody else wrote into the registration; this stands now.
+    Overwritten { path: NodePath, data: Bytes, stat: Stat },
+    /// The registration is gone for this client.
+    Lost { path: NodePath, generation: Generation, reason: LostReason },
+    /// A request was refused. The path is as the client gave it.
+    Rejected { path: String, error: Error },
+    /// The answer to a keep-alive.
+    KeptAlive,
+}
+
+/// Why a registration is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LostReason {
+    /// A later incarnation stands.
+    TakenOver,
+    /// The ttl went by without a message.
+    Expired,
+    /// It was removed, and can't be put back.
+    Removed,
+}
+
+impl Notice {
+    /// The path that it is about, and whether it is news of which only the latest counts.
+    fn subject(&self) -> Option<(&NodePath, bool)> {
+        match self {
+            Self::Registered { path, restored: true, .. } | Self::Pending { path } | Self::Overwritten { path, .. } => {
+                Some((path, true))
+            }
+            Self::Registered { path, .. } | Self::Unregistered { path } | Self::Lost { path, .. } => {
+                Some((path, false))
+            }
+            Self::Opened { .. } | Self::Rejected { .. } | Self::KeptAlive => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queue: VecDeque<Notice>,
+    /// How many notices have been read: the number of the queue's first.
+    read: u64,
+    /// The number of the last notice of a path, while that is unread and only its latest state counts.
+    latest: HashMap<NodePath, u64>,
+    end: Option<Result<(), Error>>,
+}
+
+/// The queue of one stream: many writers, one reader.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+    news: Notify,
+    abandoned: AtomicBool,
+}
+
+impl Outbox {
+    /// How many notices may wait.
+    pub(crate) const LIMIT: usize = 65_536;
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a notice, in the place of the unread one that it supersedes. At the limit the stream ends instead.
+    pub(super) fn push(&self, notice: Notice) {
+        let mut inner = self.lock();
+        if inner.end.is_some() {
+            return;
+        }
+        let limit = u64::try_from(Self::LIMIT).unwrap_or(u64::MAX);
+        let next = inner.read + u64::try_from(inner.queue.len()).unwrap_or(u64::MAX);
+        if let Some((path, only_latest_counts)) = notice.subject() {
+            let earlier = inner.latest.remove(path);
+            if only_latest_counts {
+                inner.latest.insert(path.clone(), earlier.unwrap_or(next));
+                let index = earlier.and_then(|number| usize::try_from(number - inner.read).ok());
+                if let Some(unread) = index.and_then(|index| inner.queue.get_mut(index)) {
+                    *unread = notice;
+                    return;
+                }
+            }
+        }
+        if next - inner.read >= limit {
+            let what = "the number of unread answers of a stream";
+            inner.end = Some(Err(Error::LimitExceeded { reason: "TOO_MANY_UNREAD_ANSWERS", what, limit }));
+        } else {
+            inner.queue.push_back(notice);
+        }
+        drop(inner);
+        self.news.notify_one();
+    }
+
+    /// Ends the stream once what is queued has been read.
+    pub(super) fn close(&self, end: Result<(), Error>) {
+        self.lock().end.get_or_insert(end);
+        self.news.notify_one();
+    }
+
+    /// The RPC is over: nobody reads any more.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// The next notice; `None` or an error at the end.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is taken before the future is ready.
+    pub(crate) async fn next(&self) -> Option<Result<Notice, Error>> {
+        loop {
+            {
+                let mut inner = self.lock();
+                if let Some(notice) = inner.queue.pop_front() {
+                    if let Some((path, true)) = notice.subject()
+                        && inner.latest.get(path) == Some(&inner.read)
+                    {
+                        inner.latest.remove(path);
+                    }
+                    inner.read += 1;
+                    return Some(Ok(notice));
+                }
+                match inner.end.clone() {
+                    Some(Ok(())) => return None,
+                    Some(Err(error)) => {
+                        inner.end = Some(Ok(()));
+                        return Some(Err(error));
+                    }
+                    None => {}
+                }
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overwritten(path: &str, data: &'static str) -> Notice {
+        Notice::Overwritten { path: NodePath::trusted(path), data: data.into(), stat: Stat::default() }
+    }
+
+    #[tokio::test]
+    async fn of_unasked_news_the_latest_is_kept() {
+        let outbox = Outbox::default();
+        for data in ["1", "2", "3"] {
+            outbox.push(overwritten("/a", data));
+            outbox.push(overwritten("/b", data));
+        }
+        let gone = Notice::Unregistered { path: NodePath::trusted("/a") };
+        outbox.push(gone.clone());
+        outbox.push(overwritten("/a", "4"));
+        outbox.close(Ok(()));
+        for expected in [overwritten("/a", "3"), overwritten("/b", "3"), gone, overwritten("/a", "4")] {
+            assert_eq!(outbox.next().await, Some(Ok(expected)));
+        }
+        assert_eq!(outbox.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_and_never_reads_is_cut_off_at_the_limit() {
+        let outbox = Outbox::default();
+        for _ in 0..=Outbox::LIMIT {
+            outbox.push(Notice::KeptAlive);
+        }
+        for _ in 0..Outbox::LIMIT {
+            assert_eq!(outbox.next().await, Some(Ok(Notice::KeptAlive)));
+        }
+        assert!(matches!(outbox.next().await, Some(Err(Error::LimitExceeded { .. }))));
+        assert_eq!(outbox.next().await, None);
+    }
+}

@@ -1,0 +1,399 @@
+//! The rules of registrations, as pure state: (state, input, now) → effects.
+//!
+//! A stream owns nothing but the list of paths that it asked for; a path's [`Entry`] says who holds it, what stands in
+//! ZooKeeper for it, and what is still to do, one operation at a time. Operations are effects; what became of them comes
+//! back as an input.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::claims::{Claim, Claimed, Observed};
+use super::entry::{Command, Entry};
+use super::outbox::{LostReason, Notice};
+use crate::error::Error;
+use crate::types::{Generation, NodePath, SessionId, Zxid};
+use crate::value::{Stamp, Value};
+
+/// After a ttl has gone by, how long what has already arrived may take to be read: a replica that was itself stopped
+/// finds the messages of living clients in its sockets.
+const EXPIRY_GRACE: Duration = Duration::from_millis(500);
+
+/// One Register stream of this replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StreamId(pub(crate) u64);
+
+/// What a replica can't be made to exceed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Registrations of one stream.
+    pub(crate) registrations_per_stream: usize,
+    /// Registrations of this replica.
+    pub(crate) registrations: usize,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A stream's first message.
+    Open { stream: StreamId, session_id: String, ttl: Option<Duration>, pid: Option<u32> },
+    /// A client wants to hold a path.
+    Set {
+        stream: StreamId,
+        path: NodePath,
+        value: Value,
+        generation: Option<Generation>,
+        exclusive: bool,
+        created: String,
+    },
+    /// A client gives a path back.
+    Unset { stream: StreamId, path: NodePath },
+    /// A client is alive.
+    KeepAlive { stream: StreamId },
+    /// A request was refused before it got here.
+    Reject { stream: StreamId, path: String, error: Error },
+    /// A client says goodbye.
+    Close { stream: StreamId },
+    /// A stream broke a rule of the protocol.
+    Fail { stream: StreamId, error: Error },
+    /// The RPC is over, without a goodbye.
+    Gone { stream: StreamId },
+    /// Time went by.
+    Tick,
+    /// An [`Effect::Claim`] is over.
+    Claimed { path: NodePath, outcome: Claimed },
+    /// An [`Effect::Remove`] is over: what the session held of the path is gone.
+    Removed { path: NodePath },
+    /// A path of an [`Effect::Verify`] was read; `None` if that failed.
+    Verified { path: NodePath, seen: Option<Observed> },
+    /// These ZooKeeper sessions stand; the ephemerals of all others are gone.
+    Sessions { standing: HashSet<SessionId> },
+    /// ZooKeeper can be reached: what waits for it is tried again.
+    BackendUp,
+    /// A watched node was deleted or written, by this transaction at the latest (where ZooKeeper tells).
+    Changed { path: NodePath, zxid: Option<Zxid> },
+    /// Everything below this parent has to be looked at.
+    Resync { parent: NodePath },
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    /// Tell a client.
+    Tell { stream: StreamId, notice: Notice },
+    /// End a stream.
+    Close { stream: StreamId, end: Result<(), Error> },
+    /// Make the path ours: [`Input::Claimed`] follows.
+    Claim { path: NodePath, claim: Claim },
+    /// Take this incarnation down: [`Input::Removed`] follows.
+    Remove { path: NodePath, generation: Generation, session: SessionId },
+    /// Read what stands at these paths, all of one parent: [`Input::Verified`] follows for each.
+    Verify { parent: NodePath, paths: Vec<NodePath> },
+    /// Nothing is held of the path any more.
+    Release { path: NodePath },
+    /// From now on tell of changes below this parent, beginning with [`Input::Resync`].
+    Watch { parent: NodePath },
+    /// No longer.
+    Unwatch { parent: NodePath },
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) pid: Option<u32>,
+    ttl: Option<Duration>,
+    /// Whether the RPC still stands.
+    attached: bool,
+    last_heard: Instant,
+    /// Since when the ttl is over, while what has arrived may still have to be read.
+    doubtful_since: Option<Instant>,
+    /// The paths that it holds or has asked for.
+    pub(super) paths: HashSet<NodePath>,
+    /// After a goodbye: the paths whose end is not yet told.
+    closing: Option<usize>,
+}
+
+/// All registrations of a replica.
+#[derive(Debug)]
+pub(super) struct State {
+    limits: Limits,
+    pub(super) streams: HashMap<StreamId, Stream>,
+    pub(super) entries: HashMap<NodePath, Entry>,
+    /// The paths with an entry, by parent.
+    siblings: HashMap<NodePath, HashSet<NodePath>>,
+    /// When to look at a session's ttl; what it finds may be that there is time left.
+    deadlines: BTreeSet<(Instant, StreamId)>,
+    /// Paths that are put back after a pause.
+    pub(super) pauses: BTreeSet<(Instant, NodePath)>,
+    /// Paths whose operation waits for ZooKeeper.
+    pub(super) waiting: HashSet<NodePath>,
+    pub(super) standing: HashSet<SessionId>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) rng: StdRng,
+}
+
+impl State {
+    pub(super) fn new(limits: Limits, seed: u64) -> Self {
+        Self {
+            limits,
+            streams: HashMap::new(),
+            entries: HashMap::new(),
+            siblings: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            pauses: BTreeSet::new(),
+            waiting: HashSet::new(),
+            standing: HashSet::new(),
+            effects: Vec::new(),
+            rng: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Takes one input, and says what is to be done.
+    pub(super) fn step(&mut self, input: Input, now: Instant) -> Vec<Effect> {
+        match input {
+            Input::Open { stream, session_id, ttl, pid } => self.open(stream, session_id, ttl, pid, now),
+            Input::Set { stream, path, value, generation, exclusive, created } => {
+                if let Some(pid) = self.heard(stream, now).map(|stream| stream.pid) {
+                    let stamp = Stamp { pid, created };
+                    self.set(Command::Set { by: stream, value, stamp, generation, exclusive }, stream, path, now);
+                }
+            }
+            Input::Unset { stream, path } => {
+                if self.heard(stream, now).is_some() {
+                    self.command(path, Command::Unset { by: stream }, now);
+                }
+            }
+            Input::KeepAlive { stream } => {
+                if self.heard(stream, now).is_some() {
+                    self.tell(stream, Notice::KeptAlive);
+                }
+            }
+            Input::Reject { stream, path, error } => {
+                if self.heard(stream, now).is_some() {
+                    self.tell(stream, Notice::Rejected { path, error });
+                }
+            }
+            Input::Close { stream } => self.close(stream, now),
+            Input::Fail { stream, error } => {
+                self.effects.push(Effect::Close { stream, end: Err(error) });
+            }
+            Input::Gone { stream } => self.gone(stream, now),
+            Input::Tick => self.tick(now),
+            Input::Claimed { path, outcome } => self.claimed(&path, outcome, now),
+            Input::Removed { path } => self.removed(&path, now),
+            Input::Verified { path, seen } => self.verified(&path, seen, now),
+            Input::Sessions { standing } => self.sessions(standing, now),
+            Input::BackendUp => {
+                for path in std::mem::take(&mut self.waiting) {
+                    self.retry(&path);
+                }
+            }
+            Input::Changed { path, zxid } => self.changed(&path, zxid, now),
+            Input::Resync { parent } => self.resync(&parent),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When the next [`Input::Tick`] is due.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let pause = self.pauses.first().map(|(at, _)| *at);
+        [deadline, pause].into_iter().flatten().min()
+    }
+
+    /// Whether something waits for ZooKeeper.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn tell(&mut self, stream: StreamId, notice: Notice) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let is_farewell = matches!(notice, Notice::Unregistered { .. });
+        self.effects.push(Effect::Tell { stream, notice });
+        if let Some(left) = state.closing.as_mut().filter(|_| is_farewell) {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.end(stream, Ok(()));
+            }
+        }
+    }
+
+    fn end(&mut self, stream: StreamId, end: Result<(), Error>) {
+        self.streams.remove(&stream);
+        self.effects.push(Effect::Close { stream, end });
+    }
+
+    fn open(&mut self, stream: StreamId, session_id: String, ttl: Option<Duration>, pid: Option<u32>, now: Instant) {
+        let state = Stream {
+            pid,
+            ttl,
+            attached: true,
+            last_heard: now,
+            doubtful_since: None,
+            paths: HashSet::new(),
+            closing: None,
+        };
+        self.streams.insert(stream, state);
+        if let Some(ttl) = ttl {
+            self.deadlines.insert((now + ttl, stream));
+        }
+        self.tell(stream, Notice::Opened { session_id, ttl });
+    }
+
+    /// Notes that a stream's client lives; `None` if the stream is no more, or has said goodbye.
+    fn heard(&mut self, stream: StreamId, now: Instant) -> Option<&mut Stream> {
+        let state = self.streams.get_mut(&stream)?;
+        state.last_heard = now;
+        state.doubtful_since = None;
+        state.closing.is_none().then_some(state)
+    }
+
+    fn set(&mut self, command: Command, stream: StreamId, path: NodePath, now: Instant) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let is_new = !state.paths.contains(&path);
+        let over =
+            |reason, what, limit| Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(0) };
+        let Limits { registrations_per_stream, registrations } = self.limits;
+        let error = if is_new && state.paths.len() >= registrations_per_stream {
+            Some(over("TOO_MANY_REGISTRATIONS", "the number of registrations of a stream", registrations_per_stream))
+        } else if self.entries.len() >= registrations && !self.entries.contains_key(&path) {
+            Some(over("REPLICA_FULL", "the number of registrations of this replica", registrations))
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            self.tell(stream, Notice::Rejected { path: path.as_str().to_owned(), error });
+            return;
+        }
+        state.paths.insert(path.clone());
+        self.command(path, command, now);
+    }
+
+    /// Queues a command for a path, and carries it out when the path is idle.
+    pub(super) fn command(&mut self, path: NodePath, command: Command, now: Instant) {
+        if !self.entries.contains_key(&path) {
+            self.entries.insert(path.clone(), Entry::default());
+            if let Some(parent) = path.parent() {
+                let siblings = self.siblings.entry(parent.clone()).or_default();
+                siblings.insert(path.clone());
+                if siblings.len() == 1 {
+                    self.effects.push(Effect::Watch { parent });
+                }
+            }
+        }
+        if let Some(entry) = self.entries.get_mut(&path) {
+            entry.push(command);
+        }
+        self.advance(&path, now);
+    }
+
+    /// Forgets a path of which nothing is held or asked.
+    pub(super) fn forget(&mut self, path: &NodePath) {
+        self.entries.remove(path);
+        self.waiting.remove(path);
+        self.effects.push(Effect::Release { path: path.clone() });
+        let Some(parent) = path.parent() else { return };
+        if let Some(siblings) = self.siblings.get_mut(&parent) {
+            siblings.remove(path);
+            if siblings.is_empty() {
+                self.siblings.remove(&parent);
+                self.effects.push(Effect::Unwatch { parent });
+            }
+        }
+    }
+
+    fn close(&mut self, stream: StreamId, now: Instant) {
+        let Some(state) = self.heard(stream, now) else { return };
+        let paths: Vec<_> = state.paths.iter().cloned().collect();
+        state.closing = Some(paths.len());
+        if paths.is_empty() {
+            self.end(stream, Ok(()));
+        }
+        for path in paths {
+            self.command(path, Command::Unset { by: stream }, now);
+        }
+    }
+
+    fn gone(&mut self, stream: StreamId, now: Instant) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        if state.ttl.is_some() && state.closing.is_none() {
+            state.attached = false;
+        } else {
+            self.drop_stream(stream, now);
+        }
+    }
+
+    fn drop_stream(&mut self, stream: StreamId, now: Instant) {
+        let Some(state) = self.streams.remove(&stream) else { return };
+        for path in state.paths {
+            self.command(path, Command::Drop { by: stream }, now);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        while let Some((at, stream)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.deadlines.remove(&(at, stream));
+            self.check_ttl(stream, now);
+        }
+        while let Some((at, path)) = self.pauses.first().cloned().filter(|(at, _)| *at <= now) {
+            self.pauses.remove(&(at, path.clone()));
+            self.advance(&path, now);
+        }
+    }
+
+    fn check_ttl(&mut self, stream: StreamId, now: Instant) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(ttl) = state.ttl else { return };
+        let over_at = state.last_heard + ttl;
+        if over_at > now {
+            self.deadlines.insert((over_at, stream));
+            return;
+        }
+        let since = *state.doubtful_since.get_or_insert(now);
+        if now < since + EXPIRY_GRACE {
+            self.deadlines.insert((since + EXPIRY_GRACE, stream));
+            return;
+        }
+        if state.attached {
+            let held: Vec<_> = state.paths.iter().cloned().collect();
+            for path in held {
+                let entry = self.entries.get(&path).filter(|entry| entry.holder == Some(stream));
+                if let Some(generation) = entry.and_then(Entry::generation) {
+                    self.tell(stream, Notice::Lost { path, generation, reason: LostReason::Expired });
+                }
+            }
+            self.effects.push(Effect::Close { stream, end: Err(Error::SessionExpired { ttl }) });
+        }
+        self.drop_stream(stream, now);
+    }
+
+    fn sessions(&mut self, standing: HashSet<SessionId>, now: Instant) {
+        let lost: HashSet<_> = self.standing.difference(&standing).copied().collect();
+        self.standing = standing;
+        if lost.is_empty() {
+            return;
+        }
+        let concerned = |entry: &Entry| entry.held.as_ref().is_some_and(|held| lost.contains(&held.session));
+        let paths: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| concerned(entry)).map(|(path, _)| path.clone()).collect();
+        for path in paths {
+            self.advance(&path, now);
+        }
+    }
+
+    fn resync(&mut self, parent: &NodePath) {
+        let mut paths = Vec::new();
+        for path in self.siblings.get(parent).into_iter().flatten() {
+            if let Some(entry) = self.entries.get_mut(path)
+                && entry.begin_verify()
+            {
+                paths.push(path.clone());
+            }
+        }
+        if !paths.is_empty() {
+            self.effects.push(Effect::Verify { parent: parent.clone(), paths });
+        }
+    }
+}

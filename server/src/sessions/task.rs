@@ -1,0 +1,202 @@
+//! The task that owns all registrations: it feeds the pure state, and carries its effects out.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::claims::{Claimed, Claims, Observed};
+use super::outbox::Outbox;
+use super::state::{Effect, Input, Limits, State, StreamId};
+use super::{Departures, Message};
+use crate::types::NodePath;
+use crate::zk::{Batch, Mailbox, Owners, Room, Subscription, Zk};
+
+/// How many nodes are read at once to see whether they still stand.
+const VERIFY_BATCH: usize = 256;
+/// How often it is looked whether ZooKeeper is back, while something waits for it.
+const BACKEND_POLL: Duration = Duration::from_millis(50);
+
+/// What became of an operation.
+enum Finished {
+    Claimed(NodePath, Claimed, Option<Room>),
+    Removed(NodePath),
+    Verified(Vec<(NodePath, Option<Observed>)>),
+}
+
+struct Task {
+    zk: Zk,
+    claims: Claims,
+    state: State,
+    outboxes: HashMap<StreamId, Arc<Outbox>>,
+    /// The place of each path that is held, in the budget of its ZooKeeper session.
+    rooms: HashMap<NodePath, Room>,
+    subscriptions: HashMap<NodePath, Subscription>,
+    mailbox: Arc<Mailbox>,
+    owners: watch::Receiver<Owners>,
+    /// At most one for each path, and one for each batch of paths that is verified.
+    operations: JoinSet<Finished>,
+}
+
+/// Runs until all handles are gone.
+pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
+    let owners = zk.pool.owners();
+    let mut task = Task {
+        claims: Claims::new(zk.clone()),
+        zk,
+        state: State::new(limits, rand::random()),
+        outboxes: HashMap::new(),
+        rooms: HashMap::new(),
+        subscriptions: HashMap::new(),
+        mailbox: Arc::default(),
+        owners,
+        operations: JoinSet::new(),
+    };
+    let mailbox = task.mailbox.clone();
+    loop {
+        let tick_at = task.state.next_tick();
+        let tick = async {
+            match tick_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let waiting = task.state.is_waiting();
+        tokio::select! {
+            message = inputs.recv() => match message {
+                Some(message) => task.message(message),
+                None => return,
+            },
+            gone = departures.next() => task.depart(gone),
+            Some(finished) = task.operations.join_next() => match finished {
+                Ok(finished) => task.finished(finished),
+                // A panic in an operation is a defect: its path would hang for ever. The process ends instead.
+                Err(_) => return,
+            },
+            batch = mailbox.next() => task.news(batch),
+            _ = task.owners.changed() => task.sessions(),
+            () = tick => task.step(Input::Tick),
+            () = tokio::time::sleep(BACKEND_POLL), if waiting => {
+                if task.zk.pool.any().is_ok() {
+                    task.step(Input::BackendUp);
+                }
+            }
+        }
+    }
+}
+
+impl Task {
+    fn message(&mut self, message: Message) {
+        match message {
+            // The news that the stream is over may have overtaken its first message.
+            Message::Open { outbox, .. } if outbox.is_abandoned() => {}
+            Message::Open { input, stream, outbox } => {
+                self.outboxes.insert(stream, outbox);
+                self.step(input);
+            }
+            Message::Input(input) => self.step(input),
+        }
+    }
+
+    fn depart(&mut self, gone: Vec<StreamId>) {
+        for stream in gone {
+            self.outboxes.remove(&stream);
+            self.step(Input::Gone { stream });
+        }
+    }
+
+    fn sessions(&mut self) {
+        let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
+        self.step(Input::Sessions { standing });
+    }
+
+    fn finished(&mut self, finished: Finished) {
+        // What a claim holds is in a session that the state must know before.
+        if self.owners.has_changed().unwrap_or(false) {
+            self.sessions();
+        }
+        match finished {
+            Finished::Claimed(path, outcome, room) => {
+                if let Some(room) = room {
+                    self.rooms.insert(path.clone(), room);
+                }
+                self.step(Input::Claimed { path, outcome });
+            }
+            Finished::Removed(path) => {
+                self.rooms.remove(&path);
+                self.step(Input::Removed { path });
+            }
+            Finished::Verified(seen) => {
+                for (path, seen) in seen {
+                    self.step(Input::Verified { path, seen });
+                }
+            }
+        }
+    }
+
+    fn news(&mut self, batch: Batch) {
+        for parent in batch.resync {
+            self.step(Input::Resync { parent });
+        }
+        for (path, seen) in batch.events {
+            // A registration that is lost is deleted, or written; one that appears is somebody's doing, mostly ours.
+            if seen.deleted || seen.data_changed {
+                self.step(Input::Changed { path: NodePath::trusted(path), zxid: seen.zxid });
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        for effect in self.state.step(input, Instant::now()) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Tell { stream, notice } => {
+                if let Some(outbox) = self.outboxes.get(&stream) {
+                    outbox.push(notice);
+                }
+            }
+            Effect::Close { stream, end } => {
+                if let Some(outbox) = self.outboxes.remove(&stream) {
+                    outbox.close(end);
+                }
+            }
+            Effect::Claim { path, claim } => {
+                let claims = self.claims.clone();
+                self.operations.spawn(async move {
+                    let (claimed, room) = claims.claim(&path, claim).await;
+                    Finished::Claimed(path, claimed, room)
+                });
+            }
+            Effect::Remove { path, generation, session } => {
+                let claims = self.claims.clone();
+                self.operations.spawn(async move {
+                    claims.remove(&path, generation, session).await;
+                    Finished::Removed(path)
+                });
+            }
+            Effect::Verify { parent, paths } => {
+                for paths in paths.chunks(VERIFY_BATCH) {
+                    let (claims, parent, paths) = (self.claims.clone(), parent.clone(), paths.to_vec());
+                    self.operations.spawn(async move {
+                        let seen = claims.observe(&parent, &paths).await;
+                        let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
+                        Finished::Verified(paths.into_iter().zip(seen).collect())
+                    });
+                }
+            }
+            Effect::Release { path } => drop(self.rooms.remove(&path)),
+            Effect::Watch { parent } => {
+                let subscription = self.zk.hub.subscribe(&parent, &self.mailbox);
+                self.subscriptions.insert(parent, subscription);
+            }
+            Effect::Unwatch { parent } => drop(self.subscriptions.remove(&parent)),
+        }
+    }
+}
