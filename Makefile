@@ -15,7 +15,7 @@ run: ## Start ZooKeeper and rollcall-server here, until Ctrl-C
 	$(CARGO) build --locked --release -p rollcall-server
 	@exec tests/run.sh
 
-test: setup lint ## Everything, from nothing: set-up, lints, all tests
+test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server
 	$(CARGO) test --locked --workspace
 

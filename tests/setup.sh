@@ -2,7 +2,7 @@
 # Fetches what the tests and `make run` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
 # generators of protobuf, and buf. A part whose inputs have not changed since is skipped.
 #
-#   tests/setup.sh              all parts but cargo-deny, which takes minutes to build and which no test needs
+#   tests/setup.sh              all parts but cargo-deny, which takes minutes to build and which only make deny needs
 #   tests/setup.sh zookeeper    only the named parts: zookeeper python grpcurl go-plugins buf cargo-deny
 set -euo pipefail
 

@@ -118,8 +118,6 @@ def test_what_the_caller_sets_wins_over_pid_and_created(zk, register, path):
     stream = register(pid=4711)
     stream.set(path, {"pid": 1, "created": "2012-12-14 21:17:50"})
     assert json.loads(zk.get(path)[0]) == {"pid": 1, "created": "2012-12-14 21:17:50"}
-    stream.set(path)
-    assert json.loads(zk.get(path)[0])["pid"] == 4711
 
 
 def test_without_open_there_is_no_pid(zk, register, path):

@@ -10,9 +10,12 @@
 )]
 
 pub mod bare;
+pub mod client;
 pub mod console;
+pub mod follow;
 pub mod process;
 pub mod proxy;
 pub mod server;
+pub mod setting;
 pub mod wait;
 pub mod zookeeper;

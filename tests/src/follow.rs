@@ -1,0 +1,267 @@
+//! Watch and AcquireLock streams, followed: what a client has put together from a Watch, with the rules of the stream
+//! checked at every message; where a lock's stream stands.
+
+use std::collections::BTreeMap;
+
+use rollcall_proto::v1::acquire_lock_response::Event as LockEvent;
+use rollcall_proto::v1::watch_response::Event;
+use rollcall_proto::v1::{self, ChangeKind};
+use serde_json::Value as Json;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Status, Streaming};
+
+use crate::client::{Client, next, plain, shown};
+use crate::wait::{SOON, soon};
+
+/// What a client knows from a Watch stream; values as [`shown`] has them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    /// Whether the watched path exists.
+    pub exists: bool,
+    /// Its value.
+    pub value: Json,
+    /// Its children; with `recursive`, everything below by relative path.
+    pub children: BTreeMap<String, Json>,
+}
+
+impl Known {
+    /// The names of the children.
+    pub fn names(&self) -> Vec<&str> {
+        self.children.keys().map(String::as_str).collect()
+    }
+
+    /// A child's value without the keys that the server adds; null when there is no such child.
+    pub fn child(&self, name: &str) -> Json {
+        self.children.get(name).cloned().map_or(Json::Null, plain)
+    }
+}
+
+/// One Watch stream. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct Watching {
+    stream: Streaming<v1::WatchResponse>,
+    /// What the messages say, put together.
+    pub known: Known,
+    /// The last revision that was sent.
+    pub revision: i64,
+    /// How many snapshots have come, parts not counted.
+    pub snapshots: usize,
+    /// The kinds and names of the changes in all deltas so far.
+    pub changes: Vec<(ChangeKind, String)>,
+    /// The parts of a message that is not complete yet.
+    partial: bool,
+}
+
+impl Watching {
+    /// Watches a path and its children, and reads the snapshot.
+    pub async fn start(client: &Client, path: &str) -> Watching {
+        Watching::start_with(client, v1::WatchRequest { path: path.to_owned(), ..Default::default() }).await
+    }
+
+    /// Watches, and reads up to the end of the first state.
+    pub async fn start_with(client: &Client, request: v1::WatchRequest) -> Watching {
+        let mut call = client.clone().max_decoding_message_size(2 << 20);
+        let stream = soon("headers of Watch", call.watch(request)).await.expect("Watch begins").into_inner();
+        let mut watching = Watching {
+            stream,
+            known: Known::default(),
+            revision: 0,
+            snapshots: 0,
+            changes: Vec::new(),
+            partial: false,
+        };
+        watching.step().await;
+        watching
+    }
+
+    /// Reads one message, and applies it. The rules of the stream are checked on the way.
+    ///
+    /// # Errors
+    /// What the stream ends with.
+    pub async fn try_step(&mut self) -> Result<v1::WatchResponse, Status> {
+        let message = next("a message of Watch", &mut self.stream).await?.expect("the server does not end a Watch");
+        let more = match message.event.as_ref().expect("a message has an event") {
+            Event::Snapshot(snapshot) => {
+                self.apply_snapshot(snapshot);
+                snapshot.more
+            }
+            Event::Delta(delta) => {
+                assert!(!delta.changes.is_empty(), "an empty delta");
+                for change in &delta.changes {
+                    self.apply(change);
+                }
+                delta.more
+            }
+            Event::Current(_) | Event::Backend(_) => {
+                assert!(!self.partial, "a state is not interrupted by {message:?}");
+                assert!(message.revision >= self.revision, "the revision never falls: {message:?}");
+                self.revision = message.revision;
+                return Ok(message);
+            }
+            Event::Draining(_) => return Ok(message),
+        };
+        if more {
+            assert_eq!(message.revision, 0, "a part has no revision");
+        } else {
+            assert!(
+                message.revision > self.revision,
+                "the revision of a new state rises: {} after {}",
+                message.revision,
+                self.revision
+            );
+            self.revision = message.revision;
+        }
+        self.partial = more;
+        Ok(message)
+    }
+
+    /// The same, of a stream that stands.
+    pub async fn step(&mut self) -> v1::WatchResponse {
+        loop {
+            let message = self.try_step().await.expect("the Watch stands");
+            if !self.partial {
+                return message;
+            }
+        }
+    }
+
+    /// Reads until `accept` likes what is known.
+    pub async fn until(&mut self, what: &str, accept: impl Fn(&Known) -> bool) {
+        let end = Instant::now() + SOON;
+        while !accept(&self.known) {
+            if timeout_at(end, self.step()).await.is_err() {
+                panic!("not within {SOON:?}: the watch shows {what}; last seen: {:?}", self.known);
+            }
+        }
+    }
+
+    fn apply_snapshot(&mut self, snapshot: &v1::Snapshot) {
+        let node = snapshot.node.as_ref().expect("a snapshot has a node");
+        if !self.partial {
+            self.known = Known { exists: node.exists, value: shown(node.value.as_ref()), ..Default::default() };
+            self.snapshots += 1;
+        }
+        assert!(node.exists || node.children.is_empty(), "what does not exist has no children: {node:?}");
+        for (name, child) in &node.children {
+            let known = self.known.children.insert(name.clone(), shown(child.value.as_ref()));
+            assert!(known.is_none(), "{name} comes twice in one snapshot");
+        }
+    }
+
+    fn apply(&mut self, change: &v1::Change) {
+        let value = shown(change.child.as_ref().and_then(|child| child.value.as_ref()));
+        let name = &change.name;
+        let known = &mut self.known;
+        match change.kind() {
+            ChangeKind::Added => {
+                assert!(known.exists, "{name} is added to what does not exist");
+                let old = known.children.insert(name.clone(), value);
+                assert_eq!(old, None, "{name} is added twice");
+            }
+            ChangeKind::Updated => {
+                let old = known.children.insert(name.clone(), value.clone());
+                assert!(old.is_some(), "{name} is updated but was never added");
+                assert_ne!(old, Some(value), "{name} is updated to what it was");
+            }
+            ChangeKind::Removed => {
+                assert!(known.children.remove(name).is_some(), "{name} is removed but was never added");
+            }
+            ChangeKind::Created => {
+                assert!(!known.exists, "created twice");
+                *known = Known { exists: true, value, ..Default::default() };
+            }
+            ChangeKind::DataChanged => {
+                assert!(known.exists, "what does not exist has changed");
+                assert_ne!(known.value, value, "the data changed to what it was");
+                known.value = value;
+            }
+            ChangeKind::Deleted => {
+                assert!(known.exists, "deleted twice");
+                *known = Known::default();
+            }
+            ChangeKind::Unspecified => panic!("a change without a kind: {change:?}"),
+        }
+        let own = matches!(change.kind(), ChangeKind::Created | ChangeKind::DataChanged | ChangeKind::Deleted);
+        assert_eq!(own, name.is_empty(), "a change of the watched path has no name, others have one: {change:?}");
+        self.changes.push((change.kind(), name.clone()));
+    }
+}
+
+/// One AcquireLock stream. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct Locking {
+    stream: Streaming<v1::AcquireLockResponse>,
+}
+
+impl Locking {
+    /// Queues for a lock.
+    ///
+    /// # Errors
+    /// When the call is refused before its first message.
+    pub async fn start(client: &Client, request: v1::AcquireLockRequest) -> Result<Locking, Status> {
+        let answer = soon("headers of AcquireLock", client.clone().acquire_lock(request)).await?;
+        Ok(Locking { stream: answer.into_inner() })
+    }
+
+    /// Queues for a lock that one may hold, as `name`, and reads `queued`.
+    pub async fn queue(client: &Client, path: &str, name: &str) -> (Locking, v1::Queued) {
+        let mut lock = Locking::start(client, lock(path, name)).await.expect("the lock may be asked for");
+        let queued = match lock.next().await.expect("the stream stands") {
+            Some(LockEvent::Queued(queued)) => queued,
+            other => panic!("queued comes first, not {other:?}"),
+        };
+        (lock, queued)
+    }
+
+    /// Queues for a lock and waits until it is held.
+    pub async fn take(client: &Client, path: &str, name: &str) -> (Locking, v1::Held) {
+        let (mut lock, queued) = Locking::queue(client, path, name).await;
+        let held = lock.held().await.expect("the lock is granted");
+        assert_eq!(held.lock_id, queued.lock_id);
+        (lock, held)
+    }
+
+    /// The next event, other than a heartbeat; none at the end.
+    ///
+    /// # Errors
+    /// What the stream ends with.
+    pub async fn next(&mut self) -> Result<Option<LockEvent>, Status> {
+        loop {
+            match next("an event of AcquireLock", &mut self.stream).await? {
+                None => return Ok(None),
+                Some(message) => match message.event.expect("a message has an event") {
+                    LockEvent::Heartbeat(_) => {}
+                    event => return Ok(Some(event)),
+                },
+            }
+        }
+    }
+
+    /// Waits until the lock is held.
+    ///
+    /// # Errors
+    /// What the stream ends with instead.
+    pub async fn held(&mut self) -> Result<v1::Held, Status> {
+        loop {
+            match self.next().await? {
+                Some(LockEvent::Held(held)) => return Ok(held),
+                Some(LockEvent::Queued(_)) => {}
+                other => panic!("neither queued nor held: {other:?}"),
+            }
+        }
+    }
+
+    /// Reads to the end of the stream.
+    ///
+    /// # Errors
+    /// What it ends with, unless that is OK.
+    pub async fn end(&mut self) -> Result<(), Status> {
+        while self.next().await?.is_some() {}
+        Ok(())
+    }
+}
+
+/// A request for a lock that one may hold, without a limit on the waiting.
+pub fn lock(path: &str, name: &str) -> v1::AcquireLockRequest {
+    v1::AcquireLockRequest { path: path.to_owned(), name: name.to_owned(), ..Default::default() }
+}
