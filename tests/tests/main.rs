@@ -9,7 +9,16 @@
     reason = "a test stops at the first surprise and shows what it saw, in its helpers too"
 )]
 
+mod durable;
+mod errors;
+mod faults;
+mod get;
+mod locks;
 mod polyglot;
+mod register;
+mod streams;
+mod takeover;
+mod watch;
 
 /// A file that no module names would never be compiled, and its tests never run.
 #[test]

@@ -1,0 +1,219 @@
+//! Register, rules 6 and 7: who has a path when several want it, on one replica and across replicas.
+
+use rollcall_proto::v1;
+use rollcall_proto::v1::LostReason;
+use rollcall_proto::v1::register_request::Request;
+use rollcall_tests::client::{Client, Registration, data, plain, set, text, unset};
+use rollcall_tests::process::Signal;
+use rollcall_tests::setting::{Setting, setting};
+use rollcall_tests::wait::{SOON, check, eventually};
+use serde_json::json;
+use tonic::Code;
+
+fn exclusive(path: &str, value: v1::Value) -> Request {
+    Request::Set(v1::SetRegistration {
+        path: path.to_owned(),
+        value: Some(value),
+        exclusive: true,
+        ..Default::default()
+    })
+}
+
+/// The older holder loses the path for good, and what it does afterwards does not touch the newer one.
+async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Client) {
+    let mut old = Registration::open(old_client).await;
+    let mut new = Registration::open(new_client).await;
+    let first = old.set("/taken", data(json!({"by": "old"}))).await;
+    old.set("/kept", text("x")).await;
+    let second = new.set("/taken", data(json!({"by": "new"}))).await;
+    assert!(second.generation > first.generation);
+    let lost = old.lost().await;
+    assert_eq!((lost.path.as_str(), lost.generation), ("/taken", first.generation));
+    assert_eq!(lost.reason(), LostReason::TakenOver);
+
+    let unchanged = async || {
+        let node = s.bare.get("/taken").await.unwrap();
+        assert_eq!((node.stat.czxid, plain(node.json())), (second.generation, json!({"by": "new"})));
+    };
+    unchanged().await;
+    old.send(unset("/taken")).await;
+    assert_eq!(old.unregistered().await, "/taken");
+    unchanged().await;
+    drop(old);
+    // The stream's other registration shows when its end has been dealt with.
+    s.bare.wait_gone("/kept").await;
+    unchanged().await;
+    drop(new);
+    s.bare.wait_gone("/taken").await;
+}
+
+#[tokio::test]
+async fn a_set_takes_over_from_another_stream() {
+    let s = setting("takeover").await;
+    the_newer_one_wins(&s, &s.client, &s.client).await;
+}
+
+#[tokio::test]
+async fn a_set_takes_over_from_another_replica() {
+    let s = setting("takeover").await;
+    let other = s.another_server().await;
+    the_newer_one_wins(&s, &s.client, &other.client().await).await;
+}
+
+#[tokio::test]
+async fn a_set_takes_over_from_kazoo() {
+    let s = setting("takeover").await;
+    let owner = s.sandbox.bare().await;
+    owner.create_ephemeral("/foreign", b"{}").await;
+    let mut stream = Registration::open(&s.client).await;
+    let answer = stream.set("/foreign", text("ours")).await;
+    let node = s.bare.get("/foreign").await.unwrap();
+    assert_ne!(node.stat.ephemeral_owner, owner.session());
+    assert_eq!((node.text(), node.stat.czxid), ("ours", answer.generation));
+    // The end of the session that was taken over from does not remove the node: it has another owner.
+    owner.create_ephemeral("/witness", b"").await;
+    drop(owner);
+    s.bare.wait_gone("/witness").await;
+    assert_eq!(s.bare.get("/foreign").await.unwrap().stat.czxid, answer.generation);
+}
+
+#[tokio::test]
+async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
+    let s = setting("takeover").await;
+    let other = s.another_server().await;
+    let clients = [s.client.clone(), other.client().await];
+    let mut holder = Registration::open(&s.client).await;
+    holder.set("/services/always", text("0")).await;
+    let poll = async {
+        loop {
+            assert_eq!(s.bare.children("/services").await.unwrap(), ["always"]);
+        }
+    };
+    let take_over = async {
+        for turn in 1..=40 {
+            let mut next = Registration::open(&clients[turn % 2]).await;
+            next.set("/services/always", text(&turn.to_string())).await;
+            assert_eq!(holder.lost().await.reason(), LostReason::TakenOver);
+            holder = next;
+        }
+        holder
+    };
+    tokio::select! {
+        _holder = take_over => {}
+        () = poll => {}
+    }
+}
+
+#[tokio::test]
+async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
+    let s = setting("takeover").await;
+    let other = s.another_server().await;
+    let mut old = Registration::open(&s.client).await;
+    let first = old.set("/name", text("old")).await;
+    for client in [s.client.clone(), other.client().await] {
+        let mut new = Registration::open(&client).await;
+        new.send(exclusive("/name", text("new"))).await;
+        let rejected = new.rejected().await;
+        assert_eq!((Code::from(rejected.code), rejected.reason.as_str()), (Code::AlreadyExists, "NAME_TAKEN"));
+    }
+    assert_eq!(s.bare.get("/name").await.unwrap().stat.czxid, first.generation);
+    drop(old);
+    s.bare.wait_gone("/name").await;
+    let mut new = Registration::open(&s.client).await;
+    new.send(exclusive("/name", text("new"))).await;
+    new.registered().await;
+}
+
+#[tokio::test]
+async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
+    let s = setting("takeover").await;
+    let owner = s.sandbox.bare().await;
+    owner.create_ephemeral("/name", b"theirs").await;
+    let mut new = Registration::open(&s.client).await;
+    new.send(exclusive("/name", text("new"))).await;
+    assert_eq!(new.rejected().await.reason, "NAME_TAKEN");
+    assert_eq!(s.bare.get("/name").await.unwrap().text(), "theirs");
+}
+
+#[tokio::test]
+async fn a_durable_node_is_never_taken_over() {
+    let s = setting("takeover").await;
+    s.bare.create("/durable", b"x").await;
+    let mut stream = Registration::open(&s.client).await;
+    for request in [set("/durable", text("new")), exclusive("/durable", text("new"))] {
+        stream.send(request).await;
+        let rejected = stream.rejected().await;
+        // `exclusive` may say first that the name is taken.
+        assert!(matches!(rejected.reason.as_str(), "NOT_EPHEMERAL" | "NAME_TAKEN"), "{rejected:?}");
+    }
+    assert_eq!(s.bare.get("/durable").await.unwrap().text(), "x");
+}
+
+#[tokio::test]
+async fn many_streams_that_fight_for_one_path_leave_one_holder() {
+    let s = setting("takeover").await;
+    let other = s.another_server().await;
+    let clients = [s.client.clone(), other.client().await];
+    let mut streams = Vec::new();
+    for number in 0..16 {
+        let stream = Registration::open(&clients[number % 2]).await;
+        streams.push(stream);
+    }
+    // All at once: each is sent before any answer is read.
+    for (number, stream) in streams.iter().enumerate() {
+        stream.send(set("/fight", text(&number.to_string()))).await;
+    }
+    let mut generations = Vec::new();
+    for stream in &mut streams {
+        generations.push(stream.registered().await.generation);
+    }
+    let winner = *generations.iter().max().unwrap();
+    let node = s.bare.get("/fight").await.unwrap();
+    assert_eq!(node.stat.czxid, winner);
+    let holder = generations.iter().position(|generation| *generation == winner).unwrap();
+    assert_eq!(node.text(), holder.to_string());
+    let holder = streams.remove(holder);
+    for mut stream in streams {
+        assert_eq!(stream.lost().await.reason(), LostReason::TakenOver);
+    }
+    // All others are gone, and have taken nothing with them.
+    assert_eq!(s.bare.get("/fight").await.unwrap().stat.czxid, winner);
+    drop(holder);
+    s.bare.wait_gone("/fight").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one() {
+    let mut s = setting("takeover").await;
+    let other = s.another_server().await;
+    let mut old = Registration::open(&s.client).await;
+    old.set("/sleep", text("old")).await;
+    old.set("/witness", text("x")).await;
+    s.server.pause();
+    let other_client = other.client().await;
+    let mut new = Registration::open(&other_client).await;
+    let second = new.set("/sleep", text("new")).await;
+    // When it wakes, the end of the old stream is waiting for it.
+    drop(old);
+    s.server.resume();
+    s.bare.wait_gone("/witness").await;
+    let node = s.bare.get("/sleep").await.unwrap();
+    assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
+    let mut s = setting("takeover").await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let (mut old, mut new) = (Registration::open(&s.client).await, Registration::open(&other_client).await);
+    old.set("/end", text("old")).await;
+    let second = new.set("/end", text("new")).await;
+    s.server.process().signal(Signal::TERM);
+    eventually("the older replica ends", 3 * SOON, async || {
+        check(s.server.process().exited().is_some(), || "it runs".to_owned())
+    })
+    .await;
+    let node = s.bare.get("/end").await.unwrap();
+    assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
+}
