@@ -10,10 +10,10 @@ use crate::types::{NodePath, PathError};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Error {
     /// A path is none, or can't be used for this.
-    #[error("{error}: {path:?}")]
+    #[error("{error}: {:?}", short(path))]
     InvalidPath { path: String, error: PathError },
     /// A value is over the limit.
-    #[error("value of {path} has {bytes} bytes, over the limit of {limit}")]
+    #[error("value of {} has {bytes} bytes, over the limit of {limit}", short(path.as_str()))]
     ValueTooLarge { path: NodePath, bytes: usize, limit: usize },
     /// A ttl is out of bounds.
     #[error("ttl of {ttl:?} is not between {min:?} and {max:?}")]
@@ -22,55 +22,55 @@ pub(crate) enum Error {
     #[error("{field}: {cause}")]
     Protocol { field: &'static str, cause: String },
     /// The node does not exist.
-    #[error("no node at {path}")]
+    #[error("no node at {}", short(path.as_str()))]
     NoNode { path: NodePath },
     /// The lock id is unknown or over.
     #[error("no lock with this id: it was never given, or is over")]
     UnknownLock,
     /// A lock that was held or waited for is gone.
-    #[error("lock {path} is lost: {cause}")]
+    #[error("lock {} is lost: {cause}", short(path.as_str()))]
     LockLost { path: NodePath, cause: &'static str },
     /// The version differs.
-    #[error("{path} has version {actual}, not {expected}")]
+    #[error("{} has version {actual}, not {expected}", short(path.as_str()))]
     VersionMismatch { path: NodePath, expected: i32, actual: i32 },
     /// A lock was not granted in time.
-    #[error("lock {path} is held by {}", holders.join(", "))]
+    #[error("lock {} is held by {}", short(path.as_str()), list(holders))]
     LockBusy { path: NodePath, holders: Vec<String> },
     /// A later stream took this one's place.
-    #[error("lock {path} was taken over by a later stream with the same lock id")]
+    #[error("lock {} was taken over by a later stream with the same lock id", short(path.as_str()))]
     Superseded { path: NodePath },
     /// The session of a Register stream is over.
     #[error("session expired: nothing was heard for its ttl of {ttl:?}")]
     SessionExpired { ttl: Duration },
     /// The state that a page belongs to is gone.
-    #[error("the state of {path} that this page token belongs to is gone: start again without it")]
+    #[error("the state of {} that this page token belongs to is gone: start again without it", short(path.as_str()))]
     PageExpired { path: NodePath },
     /// The name is held by another.
-    #[error("{path} is registered by another")]
+    #[error("{} is registered by another", short(path.as_str()))]
     NameTaken { path: NodePath },
     /// `create_only` met a node that exists.
-    #[error("{path} exists")]
+    #[error("{} exists", short(path.as_str()))]
     NodeExists { path: NodePath },
     /// The lock has another limit.
-    #[error("lock {path} may be held by {actual} at once, not {asked}")]
+    #[error("lock {} may be held by {actual} at once, not {asked}", short(path.as_str()))]
     LockLimitDiffers { path: NodePath, asked: u32, actual: u32 },
     /// The path is used for something else than a lock.
-    #[error("{path} is no lock: {cause}")]
+    #[error("{} is no lock: {cause}", short(path.as_str()))]
     NotALock { path: NodePath, cause: &'static str },
     /// A durable node stands where a registration should go.
-    #[error("{path} is a durable node, which a registration never takes over")]
+    #[error("{} is a durable node, which a registration never takes over", short(path.as_str()))]
     NotEphemeral { path: NodePath },
     /// An ephemeral node has no children.
-    #[error("{path} can't have children: {parent} is a registration")]
+    #[error("{} can't have children: {} is a registration", short(path.as_str()), short(parent.as_str()))]
     ParentEphemeral { path: NodePath, parent: NodePath },
     /// The node has children.
-    #[error("{path} has children")]
+    #[error("{} has children", short(path.as_str()))]
     NotEmpty { path: NodePath },
     /// A registration, or a lock's node, is in the way.
-    #[error("{path} is a registration or belongs to a lock")]
+    #[error("{} is a registration or belongs to a lock", short(path.as_str()))]
     HasRegistrations { path: NodePath },
     /// ZooKeeper's access control list forbids it.
-    #[error("zookeeper's access control list forbids this on {path}")]
+    #[error("zookeeper's access control list forbids this on {}", short(path.as_str()))]
     NoAuth { path: NodePath },
     /// This replica was started with `--read-only`.
     #[error("this replica is read-only")]
@@ -79,13 +79,13 @@ pub(crate) enum Error {
     #[error("zookeeper can't be reached")]
     BackendUnavailable,
     /// Whether a write was carried out is not known.
-    #[error("the connection to zookeeper was lost while {path} was written: it may or may not have been")]
+    #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]
     OutcomeUnknown { path: NodePath },
     /// A limit of this replica.
     #[error("{what} is at its limit of {limit}")]
     LimitExceeded { reason: &'static str, what: &'static str, limit: u64 },
     /// A defect, ours or ZooKeeper's.
-    #[error("{path}: {cause}")]
+    #[error("{}: {cause}", short(path.as_str()))]
     Internal { path: NodePath, cause: String },
 }
 
@@ -118,5 +118,39 @@ impl Error {
             Self::LimitExceeded { reason, .. } => reason,
             Self::Internal { .. } => "INTERNAL",
         }
+    }
+}
+
+/// A name for a message: what is too long is cut, and ends with `…`.
+pub(crate) fn short(name: &str) -> std::borrow::Cow<'_, str> {
+    const LONGEST: usize = 160;
+    if name.len() <= LONGEST {
+        return name.into();
+    }
+    format!("{}…", &name[..name.floor_char_boundary(LONGEST)]).into()
+}
+
+/// A list for a message: after the first few, how many more there are.
+pub(crate) fn list(names: &[String]) -> String {
+    const MOST: usize = 5;
+    let mut text = names.iter().take(MOST).map(|name| short(name)).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST {
+        text.push_str(&format!(" and {} more", names.len() - MOST));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_stay_short_whatever_the_names_are() {
+        let path = NodePath::trusted(format!("/{}", "é".repeat(2000)));
+        let holders = vec!["x".repeat(1000); 1000];
+        let message = Error::LockBusy { path, holders }.to_string();
+        assert!(message.len() < 1200, "{message}");
+        assert!(message.contains("… is held by") || message.contains('…'));
+        assert!(message.ends_with("and 995 more"));
     }
 }

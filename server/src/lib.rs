@@ -2,13 +2,21 @@
 //!
 //! `ARCHITECTURE.md` says which module may import which, and why.
 
+mod app;
+mod cli;
+mod clock;
+mod config;
+mod durable;
 mod error;
 mod grpc;
 mod locks;
+mod metrics;
 mod sessions;
 mod types;
 mod value;
 mod views;
 mod zk;
 
-pub use zk::{Config as ZooKeeperConfig, parse_connect_string};
+pub use app::{App, Settings};
+pub use cli::Args;
+pub use config::{ConfigError, Options};

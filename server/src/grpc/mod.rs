@@ -1,1 +1,145 @@
-//! grpc.
+//! The API: one file an RPC. Each checks the request, calls a handle, and converts the answer; none keeps state.
+
+mod admission;
+mod convert;
+mod delete;
+mod get;
+mod locks;
+mod put;
+mod register;
+mod status;
+mod watch;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use rollcall_proto::v1;
+use rollcall_proto::v1::registry_server::Registry;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use admission::{Admission, StreamLimits};
+
+use crate::durable::Durable;
+use crate::error::Error;
+use crate::locks::Locks;
+use crate::metrics::Metrics;
+use crate::sessions::Sessions;
+use crate::types::NodePath;
+use crate::value::Value;
+use crate::views::Views;
+
+/// The largest message that is accepted or sent, in bytes.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+
+/// The settings of the API.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The largest value, in bytes as the znode holds it.
+    pub(crate) max_value_bytes: usize,
+    /// Whether every write, lock and registration is refused.
+    pub(crate) read_only: bool,
+    /// After what time without a message a stream gets one.
+    pub(crate) heartbeat: Duration,
+}
+
+/// The service `rollcall.v1.Registry`.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) sessions: Sessions,
+    pub(crate) views: Views,
+    pub(crate) locks: Locks,
+    pub(crate) durable: Durable,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Metrics,
+    pub(crate) settings: Arc<Settings>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    fn answer<T>(&self, method: &'static str, result: Result<T, Error>) -> Result<Response<T>, Status> {
+        self.metrics.call(method, result.as_ref().err().map_or("", Error::reason));
+        result.map(Response::new).map_err(|error| status::status(&error))
+    }
+
+    /// How often a quiet stream gets a heartbeat: by the request, or the server's default; zero: never.
+    fn heartbeat(&self, asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
+        const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+        match convert::duration_or_zero("heartbeat", asked)? {
+            None => Ok(self.settings.heartbeat),
+            Some(heartbeat) if heartbeat.is_zero() || BOUNDS.contains(&heartbeat) => Ok(heartbeat),
+            Some(_) => Err(Error::Protocol { field: "heartbeat", cause: "it must be zero, or 1s to 600s".to_owned() }),
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        if self.settings.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    fn check_size(&self, path: &NodePath, bytes: &Bytes) -> Result<(), Error> {
+        let limit = self.settings.max_value_bytes;
+        if bytes.len() <= limit {
+            return Ok(());
+        }
+        Err(Error::ValueTooLarge { path: path.clone(), bytes: bytes.len(), limit })
+    }
+
+    fn check_value(&self, path: &NodePath, value: &Value) -> Result<(), Error> {
+        self.check_size(path, &value.to_bytes())
+    }
+}
+
+#[tonic::async_trait]
+impl Registry for Service {
+    type RegisterStream = Responses<v1::RegisterResponse>;
+
+    async fn register(
+        &self,
+        request: Request<Streaming<v1::RegisterRequest>>,
+    ) -> Result<Response<Self::RegisterStream>, Status> {
+        self.answer("Register", self.do_register(request))
+    }
+
+    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.answer("Put", self.do_put(request.into_inner()).await)
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
+        self.answer("Delete", self.do_delete(request.into_inner()).await)
+    }
+
+    type AcquireLockStream = Responses<v1::AcquireLockResponse>;
+
+    async fn acquire_lock(
+        &self,
+        request: Request<v1::AcquireLockRequest>,
+    ) -> Result<Response<Self::AcquireLockStream>, Status> {
+        self.answer("AcquireLock", self.do_acquire_lock(request))
+    }
+
+    async fn release_lock(
+        &self,
+        request: Request<v1::ReleaseLockRequest>,
+    ) -> Result<Response<v1::ReleaseLockResponse>, Status> {
+        self.answer("ReleaseLock", self.do_release_lock(request.into_inner()).await)
+    }
+
+    async fn describe_lock(
+        &self,
+        request: Request<v1::DescribeLockRequest>,
+    ) -> Result<Response<v1::DescribeLockResponse>, Status> {
+        self.answer("DescribeLock", self.do_describe_lock(request.into_inner()).await)
+    }
+    type WatchStream = Responses<v1::WatchResponse>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.answer("Watch", self.do_watch(request))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        self.answer("Get", self.do_get(request.into_inner()).await)
+    }
+}

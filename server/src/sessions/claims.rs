@@ -226,7 +226,7 @@ impl Claims {
                 Claimed::Refused(Error::ParentEphemeral { path: path.clone(), parent })
             }
             zk::Error::TooLarge(bytes) => {
-                Claimed::Refused(Error::ValueTooLarge { path: path.clone(), bytes, limit: rollcall_wire::MAX_FRAME })
+                Claimed::Refused(Error::ValueTooLarge { path: path.clone(), bytes, limit: zk::MAX_FRAME })
             }
             zk::Error::Refused(code) => {
                 Claimed::Refused(Error::Internal { path: path.clone(), cause: code.to_string() })

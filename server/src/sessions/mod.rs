@@ -10,6 +10,8 @@ mod claims;
 mod entry;
 mod outbox;
 mod state;
+#[cfg(test)]
+mod state_tests;
 mod task;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,10 +69,10 @@ pub(crate) enum Request {
     KeepAlive,
     /// See [`Input::Close`].
     Close,
+    /// See [`Input::Fail`].
+    Fail { error: Error },
     /// A request that is refused without a look at it.
     Reject { path: String, error: Error },
-    /// A fault that ends the stream.
-    Fail { error: Error },
 }
 
 /// The writing side of one Register stream. Clones are the same stream.
@@ -123,10 +125,15 @@ impl Requests {
             Request::Unset { path } => Input::Unset { stream, path },
             Request::KeepAlive => Input::KeepAlive { stream },
             Request::Close => Input::Close { stream },
-            Request::Reject { path, error } => Input::Reject { stream, path, error },
             Request::Fail { error } => Input::Fail { stream, error },
+            Request::Reject { path, error } => Input::Reject { stream, path, error },
         }))
         .await
+    }
+
+    /// Ends a stream that was never opened.
+    pub(crate) fn refuse(outbox: &Outbox, error: Error) {
+        outbox.close(Err(error));
     }
 
     async fn send(&self, message: Message) -> bool {

@@ -57,7 +57,8 @@ pub(super) enum Input {
     Reject { stream: StreamId, path: String, error: Error },
     /// A client says goodbye.
     Close { stream: StreamId },
-    /// A stream broke a rule of the protocol.
+    /// A client broke a rule of the protocol: the stream ends, and what it holds goes, or stays for its ttl, as when a
+    /// stream breaks.
     Fail { stream: StreamId, error: Error },
     /// The RPC is over, without a goodbye.
     Gone { stream: StreamId },
@@ -176,9 +177,7 @@ impl State {
                 }
             }
             Input::Close { stream } => self.close(stream, now),
-            Input::Fail { stream, error } => {
-                self.effects.push(Effect::Close { stream, end: Err(error) });
-            }
+            Input::Fail { stream, error } => self.effects.push(Effect::Close { stream, end: Err(error) }),
             Input::Gone { stream } => self.gone(stream, now),
             Input::Tick => self.tick(now),
             Input::Claimed { path, outcome } => self.claimed(&path, outcome, now),

@@ -16,7 +16,7 @@ use crate::types::NodePath;
 use crate::zk::{Batch, Mailbox, Owners, Room, Subscription, Zk};
 
 /// How many nodes are read at once to see whether they still stand.
-const VERIFY_BATCH: usize = 256;
+const VERIFY_BATCH: usize = 128;
 /// How often it is looked whether ZooKeeper is back, while something waits for it.
 const BACKEND_POLL: Duration = Duration::from_millis(50);
 

@@ -1,1 +1,41 @@
-//! views.
+//! Views: live copies of paths, in memory, each kept by one watch for all that read or watch it.
+//!
+//! - [`Views`]: the handle; opens a view when it is first needed.
+//! - [`Reader`]: reads a view, as it is known ([`Reader::cached`]) or after a sync ([`Reader::latest`]).
+//! - [`Watcher`]: a cursor in the view's recent past.
+//!
+//! Promises:
+//! - Every state shown is one that ZooKeeper had, at the revision that it carries.
+//! - One process never shows an older state of a path than before. What a later load reads is behind a sync, so this
+//!   holds for views that were dropped meanwhile, and for new sessions.
+//! - What a change costs ZooKeeper does not depend on how many read and watch. A slow watcher costs no memory beyond the
+//!   ring, which is shared.
+//! - While ZooKeeper is away, what is known is shown as before, and says that it is stale.
+//!
+//! What may be lost: changes that undo each other between two reads are never seen. Nodes that the access control list
+//! hides are listed without data; ZooKeeper tells no changes of them, so they come and go with the next change of
+//! another. A view that nobody uses is dropped after a while, and its history with it.
+//!
+//! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
+//! `state` and `ring` are what is known and what has changed; `task` drives it all; `view` is what it shares with
+//! readers.
+
+mod fetch;
+mod pins;
+mod reader;
+mod registry;
+mod ring;
+mod rounds;
+mod scope;
+mod state;
+mod task;
+mod view;
+mod watcher;
+
+pub(crate) use reader::{Reader, Reading};
+use registry::Lease;
+pub(crate) use registry::{Settings, Views};
+pub(crate) use ring::{Change, ChangeKind, Delta};
+pub(crate) use state::{Entry, State};
+pub(crate) use view::BackendState;
+pub(crate) use watcher::{Step, Watcher};

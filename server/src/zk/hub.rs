@@ -78,6 +78,14 @@ impl Subscription {
     pub(crate) fn session(&self) -> Session {
         self.slot.session.borrow().clone()
     }
+
+    /// The session, and the number of its connection on which the watch stands. What is read on this very connection
+    /// ([`Session::submit_on`]) can't have changed without an event. `None` until the watch is set (again); the mailbox
+    /// gets a resync then.
+    pub(crate) fn connection(&self) -> Option<(Session, u64)> {
+        let connection = self.slot.watches.established_on(&self.path)?;
+        Some((self.session(), connection))
+    }
 }
 
 impl Drop for Subscription {
@@ -109,8 +117,8 @@ async fn keep_watches(session: &Session, watches: &Watches) {
         if state == Link::Expired {
             return;
         }
-        if matches!(state, Link::Up(_)) {
-            apply_differences(session, watches).await;
+        if let Link::Up(connection) = state {
+            apply_differences(session, watches, connection).await;
         }
         tokio::select! {
             changed = link.changed() => if changed.is_err() { return },
@@ -119,23 +127,24 @@ async fn keep_watches(session: &Session, watches: &Watches) {
     }
 }
 
-async fn apply_differences(session: &Session, watches: &Watches) {
+async fn apply_differences(session: &Session, watches: &Watches, connection: u64) {
     let (missing, surplus) = watches.differences();
     let removals: Vec<_> = surplus
         .into_iter()
-        .map(|path| session.submit(Request::RemoveWatches { path: path.as_str().to_owned() }))
+        .map(|path| session.submit_on(connection, Request::RemoveWatches { path: path.as_str().to_owned() }, None))
         .collect();
     let requests: Vec<_> = missing
         .into_iter()
         .map(|path| {
             let mode = WatchMode::PersistentRecursive;
-            let answer = session.submit(Request::AddWatch { path: path.as_str().to_owned(), mode });
+            let request = Request::AddWatch { path: path.as_str().to_owned(), mode };
+            let answer = session.submit_on(connection, request, None);
             (path, answer)
         })
         .collect();
     for (path, answer) in requests {
         match answer.await {
-            Ok(_) => watches.established(&path),
+            Ok(_) => watches.established(&path, connection),
             Err(Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
             Err(_) => return,
         }

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::connection::{self, FrameReader};
-use super::watches::{Event, Watches};
+use super::watches::{Batch, Event, Mailbox, Watches};
 use super::{Config, Error};
 use crate::types::{SessionId, Zxid};
 
@@ -59,6 +59,8 @@ pub(crate) struct Answer {
     pub(crate) response: Response,
     /// When the request was handed to the connection.
     pub(crate) sent_at: Instant,
+    /// With [`Session::submit_on`] and a mailbox: the events that came before this answer. Empty otherwise.
+    pub(crate) events: Batch,
 }
 
 /// A handle on one session; the last one's drop ends the connection, and leaves the session to ZooKeeper's time-out.
@@ -77,6 +79,7 @@ struct Identity {
     password: Bytes,
     timeout: Duration,
     last_zxid: i64,
+    last_heard: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -84,6 +87,8 @@ struct Command {
     request: Request,
     /// The connection that the caller saw; the request is for no other.
     epoch: u64,
+    /// Whose events to hand over with the answer.
+    mailbox: Option<Arc<Mailbox>>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
 
@@ -92,6 +97,7 @@ struct Pending {
     xid: i32,
     op_code: OpCode,
     sent_at: Instant,
+    mailbox: Option<Arc<Mailbox>>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
 
@@ -109,6 +115,7 @@ impl Session {
             password: Bytes::new(),
             timeout: config.session_timeout,
             last_zxid: 0,
+            last_heard: None,
         }));
         let session =
             Self { commands, link, watches: watches.clone(), identity: identity.clone(), config: config.clone() };
@@ -130,19 +137,40 @@ impl Session {
         if !self.config.chroot.is_empty() {
             request.map_paths(&|path| self.config.outer(path));
         }
-        let queued = self.enqueue(request);
+        let queued = self.enqueue(request, None, None);
+        async move { queued?.await.unwrap_or(Err(Error::NotSent)) }
+    }
+
+    /// Like [`Session::submit`], on this connection or not at all: [`Error::NotSent`] when it is gone. With a mailbox,
+    /// the answer carries the events that reached it before: exactly what happened before a read, and no more. If
+    /// nobody takes the answer, they go back.
+    pub(crate) fn submit_on(
+        &self,
+        connection: u64,
+        mut request: Request,
+        mailbox: Option<&Arc<Mailbox>>,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send + use<> + 'static {
+        if !self.config.chroot.is_empty() {
+            request.map_paths(&|path| self.config.outer(path));
+        }
+        let queued = self.enqueue(request, Some(connection), mailbox.cloned());
         async move { queued?.await.unwrap_or(Err(Error::NotSent)) }
     }
 
     /// Like [`Session::submit`], with paths as the servers know them: for what lies above the chroot.
     pub(super) async fn submit_outer(&self, request: Request) -> Result<Answer, Error> {
-        self.enqueue(request)?.await.unwrap_or(Err(Error::NotSent))
+        self.enqueue(request, None, None)?.await.unwrap_or(Err(Error::NotSent))
     }
 
-    fn enqueue(&self, request: Request) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
+    fn enqueue(
+        &self,
+        request: Request,
+        connection: Option<u64>,
+        mailbox: Option<Arc<Mailbox>>,
+    ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
         let epoch = match *self.link.borrow() {
-            Link::Up(epoch) => epoch,
-            Link::Down => return Err(Error::NotSent),
+            Link::Up(epoch) if connection.is_none_or(|connection| connection == epoch) => epoch,
+            Link::Up(_) | Link::Down => return Err(Error::NotSent),
             Link::Expired => return Err(Error::SessionExpired),
         };
         let size = request.encoded_len();
@@ -150,7 +178,7 @@ impl Session {
             return Err(Error::TooLarge(size));
         }
         let (reply, answer) = oneshot::channel();
-        match self.commands.try_send(Command { request, epoch, reply }) {
+        match self.commands.try_send(Command { request, epoch, mailbox, reply }) {
             Ok(()) => Ok(answer),
             Err(_) => Err(Error::NotSent),
         }
@@ -181,6 +209,11 @@ impl Session {
     /// The session time-out that ZooKeeper granted; before the first connection, the one asked for.
     pub(crate) fn timeout(&self) -> Duration {
         lock(&self.identity).timeout
+    }
+
+    /// When the server was last heard of, on any connection.
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        lock(&self.identity).last_heard
     }
 
     /// Where the session's watch events arrive.
@@ -219,7 +252,7 @@ impl Task {
                 self.watches.connection_lost();
                 return;
             };
-            self.epoch += 1;
+            self.epoch = self.watches.connection_made();
             self.link.send_replace(Link::Up(self.epoch));
             let end = self.serve(reader, writer).await;
             self.link.send_replace(Link::Down);
@@ -253,6 +286,7 @@ impl Task {
                         let mut identity = lock(&self.identity);
                         identity.id = response.session_id;
                         identity.password = response.password;
+                        identity.last_heard = Some(Instant::now());
                         identity.timeout =
                             Duration::from_millis(u64::try_from(response.timeout_ms).unwrap_or_default());
                         tracing::info!(session = format_args!("{:#x}", identity.id), host, "connected to zookeeper");
@@ -334,7 +368,7 @@ fn write_request(
     next_xid: &mut i32,
     epoch: u64,
 ) {
-    let Command { request, epoch: meant_for, reply } = command;
+    let Command { request, epoch: meant_for, mailbox, reply } = command;
     if reply.is_closed() {
         return;
     }
@@ -349,7 +383,7 @@ fn write_request(
         RequestHeader { xid, op_code: op_code as i32 }.encode(encoder);
         request.encode(encoder);
     });
-    lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), reply });
+    lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), mailbox, reply });
 }
 
 /// Reads until the connection breaks, and says why it did. A server that is silent for two thirds of the time-out,
@@ -368,6 +402,7 @@ async fn read_frames(
             Ok(Err(error)) => return error.to_string(),
             Err(_) => return format!("nothing heard for {} ms", (timeout * 2 / 3).as_millis()),
         };
+        lock(identity).last_heard = Some(Instant::now());
         let mut decoder = Decoder::new(frame);
         let header = match ReplyHeader::decode(&mut decoder) {
             Ok(header) => header,
@@ -406,7 +441,7 @@ fn answer(
     let Some(request) = lock(pending).pop_front().filter(|request| request.xid == header.xid) else {
         return Err("a reply out of order".to_owned());
     };
-    let Pending { op_code, sent_at, reply, .. } = request;
+    let Pending { op_code, sent_at, mailbox, reply, .. } = request;
     if let Some(code) = ErrorCode::from_wire(header.error) {
         let error = Error::from_reply(code);
         drop(reply.send(Err(error)));
@@ -418,7 +453,11 @@ fn answer(
             if !config.chroot.is_empty() {
                 response.map_paths(&|path| config.inner(path));
             }
-            drop(reply.send(Ok(Answer { zxid: Zxid(header.zxid), response, sent_at })));
+            let events = mailbox.as_ref().map(|mailbox| mailbox.take()).unwrap_or_default();
+            let answer = Answer { zxid: Zxid(header.zxid), response, sent_at, events };
+            if let (Err(Ok(answer)), Some(mailbox)) = (reply.send(Ok(answer)), mailbox) {
+                mailbox.put_back(answer.events);
+            }
             Ok(())
         }
         Err(error) => {

@@ -81,6 +81,24 @@ impl Mailbox {
         std::mem::take(&mut *lock(&self.unread))
     }
 
+    /// Gives back what was taken and could not be handed on.
+    pub(super) fn put_back(&self, batch: Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut unread = lock(&self.unread);
+        unread.resync.extend(batch.resync);
+        for (path, seen) in batch.events {
+            let merged = unread.events.entry(path).or_default();
+            merged.created |= seen.created;
+            merged.deleted |= seen.deleted;
+            merged.data_changed |= seen.data_changed;
+            merged.zxid = merged.zxid.max(seen.zxid);
+        }
+        drop(unread);
+        self.news.notify_one();
+    }
+
     pub(super) fn resync(&self, path: &NodePath) {
         lock(&self.unread).resync.insert(path.clone());
         self.news.notify_one();
@@ -133,6 +151,9 @@ struct Inner {
     recursive: HashMap<NodePath, Vec<(u64, Arc<Mailbox>)>>,
     /// The recursive watches that this connection has set.
     established: HashSet<NodePath>,
+    /// The number of the connection that stands, if one does.
+    connection: Option<u64>,
+    last_connection: u64,
     next_id: u64,
 }
 
@@ -198,9 +219,27 @@ impl Watches {
         (missing, surplus)
     }
 
-    /// The watch on a path has been set: all its subscriptions read everything.
-    pub(super) fn established(&self, path: &NodePath) {
+    /// There is a connection; gives it a number, which is larger than that of any before, also of an earlier session.
+    pub(super) fn connection_made(&self) -> u64 {
         let mut inner = lock(&self.inner);
+        inner.last_connection += 1;
+        inner.connection = Some(inner.last_connection);
+        inner.last_connection
+    }
+
+    /// The connection on which the recursive watch on a path stands, if it does.
+    pub(super) fn established_on(&self, path: &NodePath) -> Option<u64> {
+        let inner = lock(&self.inner);
+        inner.connection.filter(|_| inner.established.contains(path))
+    }
+
+    /// The watch on a path has been set on this connection: all its subscriptions read everything. If the connection is
+    /// gone meanwhile, so is the watch.
+    pub(super) fn established(&self, path: &NodePath, connection: u64) {
+        let mut inner = lock(&self.inner);
+        if inner.connection != Some(connection) {
+            return;
+        }
         inner.established.insert(path.clone());
         for (_, mailbox) in inner.recursive.get(path).into_iter().flatten() {
             mailbox.resync(path);
@@ -230,6 +269,7 @@ impl Watches {
     /// One-shot watches end with their connection; persistent ones are set again by whoever keeps them.
     pub(super) fn connection_lost(&self) {
         let mut inner = lock(&self.inner);
+        inner.connection = None;
         inner.established.clear();
         for (_, waiting) in inner.once.drain() {
             for waiter in waiting {
@@ -276,6 +316,22 @@ mod tests {
         let batch = mailbox.next().await;
         assert!(batch.resync.contains(&path));
         assert!(batch.events.is_empty());
+    }
+
+    #[test]
+    fn a_watch_whose_connection_is_gone_is_set_again() {
+        let watches = Watches::default();
+        let path = NodePath::trusted("/a");
+        watches.subscribe(&path, &Arc::default());
+        let first = watches.connection_made();
+        watches.connection_lost();
+        // The answer to the first connection's request is looked at late.
+        watches.established(&path, first);
+        assert_eq!(watches.differences().0, [path.clone()]);
+        let second = watches.connection_made();
+        watches.established(&path, second);
+        assert_eq!(watches.established_on(&path), Some(second));
+        assert!(watches.differences().0.is_empty());
     }
 
     #[tokio::test]

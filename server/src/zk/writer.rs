@@ -61,7 +61,7 @@ pub(crate) enum Guard {
 
 /// How often the own fence was found moved by another replica. A unit that deletes what the session holds takes this
 /// first, then reads the node, then is committed under [`Guard::Own`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Moves(u64);
 
 /// A unit that was carried out.
@@ -117,7 +117,7 @@ impl Writer {
         let task = Task {
             session,
             fence,
-            fence_version: Some(0),
+            own: FenceVersion::Version(0),
             moves: moves.clone(),
             arriving: waiting,
             waiting: VecDeque::new(),
@@ -160,18 +160,40 @@ enum Finished {
     /// Each unit by itself, answered already; `own` says what is known of the own fence's version after it.
     Singles {
         fences: Vec<String>,
-        own: Option<i32>,
+        own: FenceVersion,
     },
-    /// The own fence was read again.
-    Fence(Result<i32, Error>),
+    /// The own fence was read again: its version, and whether another replica has written it.
+    Fence(Result<(i32, bool), Error>),
+}
+
+/// What is known of a fence's version. A foreign write of the own fence is told from our own by its data: ours are empty.
+#[derive(Debug, Clone, Copy)]
+enum FenceVersion {
+    /// Its version, unless another replica has written it since.
+    Version(i32),
+    /// It had this version; then a write of ours had no answer, or found another version.
+    Unsure { after: i32 },
+}
+
+impl FenceVersion {
+    fn version(self) -> Option<i32> {
+        match self {
+            Self::Version(version) => Some(version),
+            Self::Unsure { .. } => None,
+        }
+    }
+
+    fn last(self) -> i32 {
+        match self {
+            Self::Version(version) | Self::Unsure { after: version } => version,
+        }
+    }
 }
 
 struct Task {
     session: Session,
     fence: String,
-    /// The own fence's version, unless it has to be read again. While a multi that writes it is under way, the
-    /// version after it.
-    fence_version: Option<i32>,
+    own: FenceVersion,
     moves: Arc<AtomicU64>,
     arriving: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
@@ -209,7 +231,7 @@ impl Task {
         let mut guards: Vec<Request> = Vec::new();
         let mut written = Vec::new();
         for (path, version) in fences {
-            guards.push(set_data(&path, Bytes::new(), version));
+            guards.push(guard(&self.fence, &path, version));
             written.push(path);
         }
         self.fences_under_way.extend(written.iter().cloned());
@@ -236,7 +258,7 @@ impl Task {
                     drop(next.reply.send(Err(CommitError::FenceMoved)));
                     continue;
                 }
-                Guard::Own(_) => self.fence_version.map(|version| (self.fence.clone(), version)),
+                Guard::Own(_) => self.own.version().map(|version| (self.fence.clone(), version)),
                 Guard::Foreign { path, version } => Some((path.clone(), *version)),
             };
             let fits = match (&next.unit.guard, &fence) {
@@ -265,16 +287,18 @@ impl Task {
             Finished::Singles { fences, own } => {
                 self.release(&fences);
                 if fences.contains(&self.fence) {
-                    self.fence_version = own;
-                    if own.is_none() {
+                    self.own = own;
+                    if own.version().is_none() {
                         self.read_fence();
                     }
                 }
             }
-            Finished::Fence(Ok(version)) => {
-                // In this order: whoever reads the new count reads its nodes later than the version was read.
-                self.fence_version = Some(version);
-                self.moves.fetch_add(1, Ordering::AcqRel);
+            Finished::Fence(Ok((version, moved))) => {
+                self.own = FenceVersion::Version(version);
+                if moved {
+                    // Counted after the read: whoever takes the new count reads its nodes later than that.
+                    self.moves.fetch_add(1, Ordering::AcqRel);
+                }
                 self.fences_under_way.remove(&self.fence);
             }
             Finished::Fence(Err(_)) => self.read_fence(),
@@ -287,14 +311,14 @@ impl Task {
             Ok(committed) => {
                 self.release(&fences);
                 if fences.contains(&self.fence) {
-                    self.fence_version = self.fence_version.map(|version| version.wrapping_add(1));
+                    self.own = FenceVersion::Version(self.own.last().wrapping_add(1));
                 }
                 for (waiting, committed) in batch.into_iter().zip(committed) {
                     drop(waiting.reply.send(Ok(committed)));
                 }
             }
             Err(CommitError::Part { .. }) if batch.len() > 1 => {
-                let singles = send_singles(self.session.clone(), self.fence.clone(), self.fence_version, batch, fences);
+                let singles = send_singles(self.session.clone(), self.fence.clone(), self.own, batch, fences);
                 self.under_way.push(Box::pin(singles));
             }
             Err(error) => {
@@ -323,7 +347,8 @@ impl Task {
 
     /// The own fence's version is not known: nothing guarded by it goes out before it has been read.
     fn read_fence(&mut self) {
-        self.fence_version = None;
+        let last = self.own.last();
+        self.own = FenceVersion::Unsure { after: last };
         self.fences_under_way.insert(self.fence.clone());
         let (session, path) = (self.session.clone(), NodePath::trusted(self.fence.as_str()));
         self.under_way.push(Box::pin(async move {
@@ -331,18 +356,27 @@ impl Task {
                 // The session is over, and the writer's end with it is near; nothing guarded can succeed any more.
                 std::future::pending::<()>().await;
             }
-            Finished::Fence(read_fence(&session, &path).await)
+            Finished::Fence(read_fence(&session, &path, last).await)
         }));
     }
 }
 
-async fn read_fence(session: &Session, path: &NodePath) -> Result<i32, Error> {
+/// The fence's version, and whether another replica has written it since it had version `last`.
+async fn read_fence(session: &Session, path: &NodePath, last: i32) -> Result<(i32, bool), Error> {
     session.sync(path).await?;
-    if let Some(stat) = session.exists(path).await? {
-        return Ok(stat.version);
+    if let Some(fence) = session.get(path).await? {
+        let version = fence.stat.version;
+        let ours = version == last || (version == last.wrapping_add(1) && fence.data.is_empty());
+        return Ok((version, !ours));
     }
-    // Somebody deleted it by hand. Without it nothing of this session could be taken over.
-    session.create(path.as_str(), Bytes::new(), CreateMode::Ephemeral).await.map(|_| 0)
+    // Somebody deleted it by hand. Without it nothing of this session could be taken over safely.
+    session.create(path.as_str(), Bytes::new(), CreateMode::Ephemeral).await.map(|_| (0, true))
+}
+
+/// The write of a fence that a multi begins with. It names who wrote it, unless that is the owner.
+fn guard(own_fence: &str, path: &str, version: i32) -> Request {
+    let writer = if path == own_fence { "" } else { own_fence };
+    set_data(path, Bytes::copy_from_slice(writer.as_bytes()), version)
 }
 
 async fn send_batch(session: Session, guards: Vec<Request>, batch: Vec<Waiting>, fences: Vec<String>) -> Finished {
@@ -357,7 +391,7 @@ async fn send_batch(session: Session, guards: Vec<Request>, batch: Vec<Waiting>,
 async fn send_singles(
     session: Session,
     own_fence: String,
-    own_version: Option<i32>,
+    own: FenceVersion,
     batch: Vec<Waiting>,
     fences: Vec<String>,
 ) -> Finished {
@@ -366,45 +400,41 @@ async fn send_singles(
     for waiting in batch {
         match waiting.unit.guard {
             Guard::None => {
-                let answer = send_one(&session, None, &waiting.unit.ops);
+                let answer = send_one(&session, Vec::new(), &waiting.unit.ops);
                 pipelined.push(async move { drop(waiting.reply.send(answer.await)) });
             }
             _ => guarded.push(waiting),
         }
     }
     let guarded = async {
-        let mut versions: HashMap<String, Option<i32>> = HashMap::from([(own_fence.clone(), own_version)]);
+        let mut versions: HashMap<String, FenceVersion> = HashMap::from([(own_fence.clone(), own)]);
         for waiting in guarded {
             let (path, first) = match &waiting.unit.guard {
-                Guard::Foreign { path, version } => (path.clone(), Some(*version)),
-                Guard::Own(_) | Guard::None => (own_fence.clone(), own_version),
+                Guard::Foreign { path, version } => (path.clone(), FenceVersion::Version(*version)),
+                Guard::Own(_) | Guard::None => (own_fence.clone(), own),
             };
-            let version = versions.entry(path.clone()).or_insert(first);
-            let Some(current) = *version else {
+            let known = versions.entry(path.clone()).or_insert(first);
+            let Some(version) = known.version() else {
                 drop(waiting.reply.send(Err(CommitError::FenceMoved)));
                 continue;
             };
-            let outcome = send_one(&session, Some((&path, current)), &waiting.unit.ops).await;
+            let guards = vec![guard(&own_fence, &path, version)];
+            let outcome = send_one(&session, guards, &waiting.unit.ops).await;
             match &outcome {
-                Ok(_) => *version = Some(current.wrapping_add(1)),
+                Ok(_) => *known = FenceVersion::Version(version.wrapping_add(1)),
                 Err(CommitError::Part { .. }) => {}
-                Err(CommitError::FenceMoved | CommitError::Zk(_)) => *version = None,
+                Err(CommitError::FenceMoved | CommitError::Zk(_)) => *known = FenceVersion::Unsure { after: version },
             }
             drop(waiting.reply.send(outcome));
         }
-        versions.remove(&own_fence).flatten()
+        versions.remove(&own_fence).unwrap_or(own)
     };
     let (_, own) = tokio::join!(futures_util::future::join_all(pipelined), guarded);
     Finished::Singles { fences, own }
 }
 
 /// Sends one unit, now.
-fn send_one(
-    session: &Session,
-    fence: Option<(&str, i32)>,
-    ops: &[Request],
-) -> impl Future<Output = Outcome> + Send + use<> {
-    let guards: Vec<_> = fence.map(|(path, version)| set_data(path, Bytes::new(), version)).into_iter().collect();
+fn send_one(session: &Session, guards: Vec<Request>, ops: &[Request]) -> impl Future<Output = Outcome> + Send + use<> {
     let guard_count = guards.len();
     let sent = send(session, guards, &[ops]);
     async move {

@@ -1,0 +1,170 @@
+//! The composition root: binds the ports first, wires the handles, and supervises the tasks. The end of any task is the
+//! end of the process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use rollcall_proto::v1::registry_server::RegistryServer;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::durable::Durable;
+use crate::grpc::{self, Admission, MAX_MESSAGE_BYTES, Service, StreamLimits};
+use crate::locks::{self, Locks};
+use crate::metrics::Metrics;
+use crate::sessions::{Limits, Sessions};
+use crate::views::{self, Views};
+use crate::zk::{self, Zk};
+
+/// The service's name in the health protocol.
+const SERVICE: &str = "rollcall.v1.Registry";
+/// Registrations of one stream, and of this replica.
+const REGISTRATIONS: Limits = Limits { registrations_per_stream: 65_536, registrations: 2_000_000 };
+/// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
+/// and ended.
+const CANCELLED_STREAMS: usize = 100_000;
+/// How often gauges and health are brought up to date.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// What the server runs with: checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub(crate) zookeeper: zk::Config,
+    pub(crate) listen: SocketAddr,
+    pub(crate) http_listen: SocketAddr,
+    /// How long a connection may be silent before it is pinged, and then how long the answer may take.
+    pub(crate) keepalive: Duration,
+    pub(crate) streams: StreamLimits,
+    pub(crate) api: grpc::Settings,
+}
+
+/// A server whose ports are bound.
+#[derive(Debug)]
+pub struct App {
+    settings: Settings,
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+impl App {
+    /// Binds the ports.
+    ///
+    /// # Errors
+    /// When one can't be bound; it is named.
+    pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
+        let bind = async |option: &str, address: SocketAddr| {
+            TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({option})"))
+        };
+        let grpc = bind("--listen", settings.listen).await?;
+        let http = bind("--http-listen", settings.http_listen).await?;
+        Ok(Self { settings, grpc, http })
+    }
+
+    /// Where gRPC and HTTP are served.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.grpc.local_addr()?, self.http.local_addr()?))
+    }
+
+    /// Serves until `stop` is ready. Registrations of this process are left to their ZooKeeper sessions' time-out.
+    ///
+    /// # Errors
+    /// When a part of the server ends by itself, which is a defect or a lost port.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+        let mut tasks = JoinSet::new();
+        let metrics = Metrics::default();
+        let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
+        let service = Service {
+            sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
+            views: Views::start(zk.hub.clone(), views::Settings::default(), &mut tasks),
+            locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
+            durable: Durable::new(zk.clone()),
+            admission: Admission::new(self.settings.streams),
+            metrics: metrics.clone(),
+            settings: Arc::new(self.settings.api.clone()),
+        };
+        let (reporter, health) = tonic_health::server::health_reporter();
+        tasks.spawn(keep_current(zk, service.admission.clone(), metrics.clone(), reporter));
+        let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let registry = RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let router = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(self.settings.keepalive))
+            .http2_keepalive_timeout(Some(self.settings.keepalive))
+            // Our own limit answers; this one would make clients wait.
+            .max_concurrent_streams(u32::MAX)
+            .http2_max_pending_accept_reset_streams(Some(CANCELLED_STREAMS))
+            .http2_max_local_error_reset_streams(Some(CANCELLED_STREAMS))
+            .initial_connection_window_size(8 * 1024 * 1024)
+            .add_service(registry)
+            .add_service(health)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        servers.spawn(async move { router.serve_with_incoming(incoming).await.context("the grpc server ended") });
+        let http = self.http;
+        servers.spawn(async move { axum::serve(http, http_router(metrics)).await.context("the http server ended") });
+        tokio::select! {
+            () = stop => Ok(()),
+            Some(ended) = servers.join_next() => ended.context("a server panicked")?.context("a server ended"),
+            Some(ended) = tasks.join_next() => ended.context("a task panicked").and_then(|()| {
+                anyhow::bail!("a task ended that never should")
+            }),
+        }
+    }
+}
+
+fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(rollcall_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, whatever becomes of it later:
+/// known paths are still answered then.
+async fn keep_current(zk: Zk, admission: Admission, metrics: Metrics, reporter: HealthReporter) {
+    let mut met = false;
+    for name in ["", SERVICE] {
+        reporter.set_service_status(name, ServingStatus::NotServing).await;
+    }
+    let mut interval = tokio::time::interval(REFRESH);
+    loop {
+        interval.tick().await;
+        let is_up = zk.is_up();
+        metrics.zookeeper_up.set(i64::from(is_up));
+        metrics.zookeeper_sessions.set(i64::try_from(zk.pool.owners().borrow().len()).unwrap_or(i64::MAX));
+        metrics.streams.set(i64::try_from(admission.streams()).unwrap_or(i64::MAX));
+        if is_up && !met {
+            met = true;
+            for name in ["", SERVICE] {
+                reporter.set_service_status(name, ServingStatus::Serving).await;
+            }
+            tracing::info!("serving");
+        }
+    }
+}
+
+fn http_router(metrics: Metrics) -> axum::Router {
+    axum::Router::new()
+        .route("/metrics", get(async |State(metrics): State<Metrics>| metrics.render()))
+        .route("/healthz", get(async || "ok\n"))
+        .route(
+            "/readyz",
+            get(async |State(metrics): State<Metrics>| {
+                let ready = metrics.zookeeper_up.get() == 1;
+                let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                (code, if ready { "ready\n" } else { "zookeeper can't be reached\n" })
+            }),
+        )
+        .with_state(metrics)
+}

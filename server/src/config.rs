@@ -1,0 +1,162 @@
+//! The options as they were typed, and the settings that they make once they have been checked.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::app::Settings;
+use crate::{grpc, zk};
+
+/// What the server is to do, unchecked.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// `ZooKeeper`'s servers, and optionally the path below which everything lives: HOST:PORT[,HOST:PORT…][/chroot]
+    #[arg(long, value_name = "HOSTS[/CHROOT]", env = "ROLLCALL_ZOOKEEPER")]
+    pub zookeeper: String,
+
+    /// Where to serve gRPC; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700", env = "ROLLCALL_LISTEN")]
+    pub listen: SocketAddr,
+
+    /// Where to serve metrics and health over HTTP; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7701", env = "ROLLCALL_HTTP_LISTEN")]
+    pub http_listen: SocketAddr,
+
+    /// The `ZooKeeper` session time-out to ask for, 2 s to 10 min. What a replica that dies held stands that long
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub session_timeout: Duration,
+
+    /// How many `ZooKeeper` sessions hold ephemerals at first; more are opened when registrations need them
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub sessions: usize,
+
+    /// The largest value that is accepted, in bytes, up to 1000000
+    #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024)]
+    pub max_value_bytes: usize,
+
+    /// After what time without a message a stream gets one; a request may ask for another
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub heartbeat: Duration,
+
+    /// How long a connection may be silent before it is pinged, and then how long the answer may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub keepalive: Duration,
+
+    /// How many streams one connection may have; one more is refused with RESOURCE_EXHAUSTED
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub max_streams_per_connection: usize,
+
+    /// How many streams this replica may have; one more is refused with RESOURCE_EXHAUSTED
+    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    pub max_streams: usize,
+
+    /// Refuse every write, lock and registration
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+/// A setting that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// `--zookeeper` names no ensemble.
+    #[error("--zookeeper: {0}")]
+    ZooKeeper(#[from] zk::ConnectStringError),
+    /// A number is out of bounds.
+    #[error("--{name} must be between {least} and {most}")]
+    OutOfBounds {
+        /// The setting.
+        name: &'static str,
+        /// The least that it may be.
+        least: String,
+        /// The most that it may be.
+        most: String,
+    },
+}
+
+fn within<T: PartialOrd + std::fmt::Debug + Copy>(
+    name: &'static str,
+    value: T,
+    bounds: RangeInclusive<T>,
+) -> Result<T, ConfigError> {
+    if bounds.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = (format!("{:?}", bounds.start()), format!("{:?}", bounds.end()));
+    Err(ConfigError::OutOfBounds { name, least, most })
+}
+
+impl Options {
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// The first that can't be, by name.
+    pub fn check(self) -> Result<Settings, ConfigError> {
+        const SECOND: Duration = Duration::from_secs(1);
+        const TEN_MINUTES: Duration = Duration::from_secs(600);
+        let (hosts, chroot) = zk::parse_connect_string(&self.zookeeper)?;
+        Ok(Settings {
+            zookeeper: zk::Config {
+                hosts,
+                chroot,
+                session_timeout: within("session-timeout", self.session_timeout, 2 * SECOND..=TEN_MINUTES)?,
+                sessions: within("sessions", self.sessions, 1..=64)?,
+            },
+            listen: self.listen,
+            http_listen: self.http_listen,
+            keepalive: within("keepalive", self.keepalive, SECOND..=TEN_MINUTES)?,
+            streams: grpc::StreamLimits {
+                per_connection: within("max-streams-per-connection", self.max_streams_per_connection, 1..=1_000_000)?,
+                total: within("max-streams", self.max_streams, 1..=10_000_000)?,
+            },
+            api: grpc::Settings {
+                max_value_bytes: within("max-value-bytes", self.max_value_bytes, 1..=1_000_000)?,
+                read_only: self.read_only,
+                heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
+            },
+        })
+    }
+}
+
+/// `20s`, `500ms`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} does not start with a whole number"))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("{text:?} needs a unit: ms, s or m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn settings(options: &[&str]) -> Result<Settings, ConfigError> {
+        let line = ["rollcall-server", "--zookeeper", "localhost"].iter().chain(options);
+        Line::try_parse_from(line).unwrap().options.check()
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        assert!(settings(&[]).is_ok());
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named() {
+        let error = settings(&["--session-timeout", "500ms"]).unwrap_err();
+        assert_eq!(error.to_string(), "--session-timeout must be between 2s and 600s");
+    }
+}

@@ -1,0 +1,236 @@
+//! Durable nodes: dynamic configuration. Registrations and locks are never touched.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::types::{NodePath, Stat};
+use crate::zk::{self, CreateMode, ErrorCode, Request, Session, Zk};
+
+/// What the recipe of the locks appends to a lock's path for the queue beside it.
+const QUEUE_SUFFIX: &str = "-__lock__";
+/// How often a write without an expected version looks again, when others write at the same time.
+const TRIES: usize = 32;
+/// How many nodes one transaction deletes at most. With the longest paths it stays below ZooKeeper's frame.
+const DELETE_BATCH: usize = 128;
+/// How many nodes are read at once, likewise.
+const READ_BATCH: usize = 128;
+
+/// What a Put expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// Nothing: the node is created or written.
+    Anything,
+    /// That the node does not exist.
+    Absent,
+    /// That the node has this version.
+    Version(i32),
+}
+
+/// A handle that writes durable nodes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Durable {
+    zk: Zk,
+}
+
+impl Durable {
+    pub(crate) fn new(zk: Zk) -> Self {
+        Self { zk }
+    }
+
+    /// Writes a node, its parents included, and gives its stat.
+    ///
+    /// # Errors
+    /// `NodeExists`, `NoNode`, `VersionMismatch` by `expect`; `HasRegistrations` for an ephemeral or a lock's node; `NoAuth`;
+    /// `BackendUnavailable` when nothing was written, `OutcomeUnknown` when that is not known.
+    pub(crate) async fn put(&self, path: &NodePath, data: Bytes, expect: Expect) -> Result<Stat, Error> {
+        let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
+        let session = owner.session();
+        for _ in 0..TRIES {
+            let standing = self.look(session, path).await?;
+            let done = match (standing, expect) {
+                (None, Expect::Version(_)) => return Err(Error::NoNode { path: path.clone() }),
+                (Some(_), Expect::Absent) => return Err(Error::NodeExists { path: path.clone() }),
+                (Some(stat), Expect::Version(expected)) if stat.version != expected => {
+                    let actual = stat.version;
+                    return Err(Error::VersionMismatch { path: path.clone(), expected, actual });
+                }
+                (None, _) => create(session, path, data.clone()).await?,
+                (Some(stat), _) => write(session, path, data.clone(), stat.version).await?,
+            };
+            if let Some(stat) = done {
+                return Ok(stat);
+            }
+            // What was read is no longer so: another wrote, or this session's server is behind.
+            session.sync(path).await.map_err(|error| read_failed(path, error))?;
+        }
+        Err(Error::Internal { path: path.clone(), cause: "others write it all the time".to_owned() })
+    }
+
+    /// Deletes a node, with all below it if asked.
+    ///
+    /// # Errors
+    /// `NoNode`, `VersionMismatch`, `NotEmpty`; `HasRegistrations`, and nothing is deleted, when an ephemeral or a lock's
+    /// node is met, below it too; `NoAuth`; `BackendUnavailable` when nothing was deleted, `OutcomeUnknown` when that is not
+    /// known. A subtree of more than [`DELETE_BATCH`] nodes goes in several transactions, the deepest nodes first.
+    pub(crate) async fn delete(&self, path: &NodePath, version: Option<i32>, recursive: bool) -> Result<(), Error> {
+        let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
+        let session = owner.session();
+        // Others may have written on another server since: `NO_NODE` and the version must not be an old answer.
+        session.sync(path).await.map_err(|error| read_failed(path, error))?;
+        for _ in 0..TRIES {
+            let Some(stat) = self.look(session, path).await? else {
+                return Err(Error::NoNode { path: path.clone() });
+            };
+            if let Some(expected) = version.filter(|expected| *expected != stat.version) {
+                return Err(Error::VersionMismatch { path: path.clone(), expected, actual: stat.version });
+            }
+            if stat.num_children > 0 && !recursive {
+                return Err(Error::NotEmpty { path: path.clone() });
+            }
+            let subtree = if stat.num_children > 0 { read_subtree(session, path).await? } else { Vec::new() };
+            let mut deletes: Vec<Request> = Vec::new();
+            for (node, stat) in subtree.iter().rev() {
+                deletes.push(zk::delete(node.as_str(), stat.version));
+            }
+            deletes.push(zk::delete(path.as_str(), stat.version));
+            if delete_all(session, path, deletes).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::Internal { path: path.clone(), cause: "others write below it all the time".to_owned() })
+    }
+
+    /// The node's stat; `None` when it does not exist.
+    async fn look(&self, session: &Session, path: &NodePath) -> Result<Option<Stat>, Error> {
+        let in_the_way = || Error::HasRegistrations { path: path.clone() };
+        let parent = path.parent().filter(|parent| !parent.is_root());
+        if is_lock_queue(path) || parent.as_ref().is_some_and(is_lock_queue) {
+            return Err(in_the_way());
+        }
+        // A lock is known by the queue beside it.
+        let queues = [Some(path), parent.as_ref()].into_iter().flatten();
+        let queues = queues.map(|path| format!("{path}{QUEUE_SUFFIX}", path = path.as_str()));
+        let paths: Vec<_> = std::iter::once(path.as_str().to_owned()).chain(queues).collect();
+        let reads = session.get_many(paths.iter().map(String::as_str)).await;
+        let reads = reads.map_err(|error| read_failed(path, error))?;
+        let mut reads = reads.into_iter();
+        let node = match reads.next() {
+            Some(Ok(node)) => node,
+            Some(Err(ErrorCode::NoAuth)) => return Err(Error::NoAuth { path: path.clone() }),
+            _ => return Err(Error::BackendUnavailable),
+        };
+        if reads.any(|queue| matches!(queue, Ok(Some(_)) | Err(ErrorCode::NoAuth))) {
+            return Err(in_the_way());
+        }
+        match node {
+            Some(node) if node.stat.is_ephemeral() => Err(in_the_way()),
+            node => Ok(node.map(|node| node.stat)),
+        }
+    }
+}
+
+fn is_lock_queue(path: &NodePath) -> bool {
+    path.name().ends_with(QUEUE_SUFFIX)
+}
+
+/// `None`: it exists by now.
+async fn create(session: &Session, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
+    for _ in 0..2 {
+        match session.create(path.as_str(), data.clone(), CreateMode::Persistent).await {
+            Ok((_, _, stat)) => return Ok(Some(stat)),
+            Err(zk::Error::Refused(ErrorCode::NodeExists)) => return Ok(None),
+            Err(zk::Error::Refused(ErrorCode::NoNode)) => {
+                session.ensure_parents(path).await.map_err(|error| read_failed(path, error))?;
+            }
+            Err(error) => return Err(translate(path, error)),
+        }
+    }
+    Ok(None)
+}
+
+/// `None`: it has another version by now, or is gone.
+async fn write(session: &Session, path: &NodePath, data: Bytes, version: i32) -> Result<Option<Stat>, Error> {
+    match session.submit(zk::set_data(path.as_str(), data, version)).await {
+        Ok(answer) => match answer.response {
+            zk::Response::Stat(stat) => Ok(Some(stat)),
+            _ => Err(Error::OutcomeUnknown { path: path.clone() }),
+        },
+        Err(zk::Error::Refused(ErrorCode::BadVersion | ErrorCode::NoNode)) => Ok(None),
+        Err(error) => Err(translate(path, error)),
+    }
+}
+
+/// Everything below a node, parents before children.
+async fn read_subtree(session: &Session, root: &NodePath) -> Result<Vec<(NodePath, Stat)>, Error> {
+    let mut found = Vec::new();
+    let mut inner = VecDeque::from([root.clone()]);
+    while let Some(parent) = inner.pop_front() {
+        let children = session.children(&parent).await.map_err(|error| read_failed(&parent, error))?;
+        let Some((names, _)) = children else { continue };
+        let paths: Vec<_> = names.iter().map(|name| parent.join(name)).collect();
+        if let Some(queue) = paths.iter().find(|path| path.is_reserved() || is_lock_queue(path)) {
+            return Err(Error::HasRegistrations { path: queue.clone() });
+        }
+        for batch in paths.chunks(READ_BATCH) {
+            let reads = session.get_many(batch.iter().map(NodePath::as_str)).await;
+            for (path, read) in batch.iter().zip(reads.map_err(|error| read_failed(root, error))?) {
+                match read {
+                    Ok(Some(read)) if read.stat.is_ephemeral() => {
+                        return Err(Error::HasRegistrations { path: path.clone() });
+                    }
+                    Ok(Some(read)) => {
+                        if read.stat.num_children > 0 {
+                            inner.push_back(path.clone());
+                        }
+                        found.push((path.clone(), read.stat));
+                    }
+                    Ok(None) => {}
+                    Err(code) => return Err(translate(path, zk::Error::Refused(code))),
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Deletes in order, transaction by transaction; `false` when something changed meanwhile and has to be read again.
+async fn delete_all(session: &Session, path: &NodePath, deletes: Vec<Request>) -> Result<bool, Error> {
+    for batch in deletes.chunks(DELETE_BATCH) {
+        let answer = session.submit(Request::Multi(batch.to_vec())).await.map_err(|error| translate(path, error))?;
+        let zk::Response::Parts(parts) = answer.response else {
+            return Err(Error::OutcomeUnknown { path: path.clone() });
+        };
+        let failed =
+            parts.into_iter().find_map(|part| part.err().filter(|code| *code != ErrorCode::RuntimeInconsistency));
+        match failed {
+            None => {}
+            Some(ErrorCode::NoNode | ErrorCode::BadVersion | ErrorCode::NotEmpty) => return Ok(false),
+            Some(code) => return Err(translate(path, zk::Error::Refused(code))),
+        }
+    }
+    Ok(true)
+}
+
+/// What a failed request means, where none of what was asked can have been carried out yet.
+pub(crate) fn read_failed(path: &NodePath, error: zk::Error) -> Error {
+    if error.is_unknown() { Error::BackendUnavailable } else { translate(path, error) }
+}
+
+/// What a failed request means to whoever asked for it.
+pub(crate) fn translate(path: &NodePath, error: zk::Error) -> Error {
+    let path = path.clone();
+    match error {
+        zk::Error::Refused(ErrorCode::NoAuth) => Error::NoAuth { path },
+        zk::Error::Refused(ErrorCode::NoChildrenForEphemerals) => {
+            let parent = path.parent().unwrap_or_else(|| path.clone());
+            Error::ParentEphemeral { path, parent }
+        }
+        zk::Error::Refused(ErrorCode::NotEmpty) => Error::NotEmpty { path },
+        zk::Error::Refused(code) => Error::Internal { path, cause: code.to_string() },
+        zk::Error::NotSent => Error::BackendUnavailable,
+        zk::Error::OutcomeUnknown | zk::Error::SessionExpired => Error::OutcomeUnknown { path },
+        zk::Error::TooLarge(bytes) => Error::ValueTooLarge { path, bytes, limit: zk::MAX_FRAME },
+    }
+}

@@ -1,0 +1,286 @@
+//! Between the messages of the API and the types of the domain: the only file that does it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use prost::Message as _;
+use prost_types::value::Kind as ProtoKind;
+use rollcall_proto::v1;
+use serde_json::{Map, Value as Json};
+
+use super::status;
+use crate::error::Error;
+use crate::locks::{self, LockEvent};
+use crate::sessions::{LostReason, Notice};
+use crate::types::{NodePath, PathError, Stat};
+use crate::value::{Value, exact_double, number};
+use crate::views::{BackendState, Change, ChangeKind, Entry};
+
+/// An object that takes more than this as a `Struct` is shown raw, in bytes.
+const MAX_STRUCT: usize = 1024 * 1024;
+
+/// A path of a request, the root included.
+pub(super) fn path(text: &str) -> Result<NodePath, Error> {
+    NodePath::parse(text).map_err(|error| invalid_path(text, error))
+}
+
+/// A path of a request that creates or deletes.
+pub(super) fn path_below_root(text: &str) -> Result<NodePath, Error> {
+    NodePath::parse_below_root(text).map_err(|error| invalid_path(text, error))
+}
+
+fn invalid_path(text: &str, error: PathError) -> Error {
+    Error::InvalidPath { path: text.to_owned(), error }
+}
+
+/// A value of a request; `None` when none was given, or an empty one.
+pub(super) fn value(value: Option<v1::Value>) -> Result<Option<Value>, Error> {
+    Ok(match value.and_then(|value| value.kind) {
+        None => None,
+        Some(v1::value::Kind::Data(object)) => Some(Value::Object(object_from_proto(object)?)),
+        Some(v1::value::Kind::Text(text)) => Some(Value::Text(text)),
+        Some(v1::value::Kind::Raw(bytes)) => Some(Value::Raw(bytes)),
+    })
+}
+
+fn object_from_proto(object: prost_types::Struct) -> Result<Map<String, Json>, Error> {
+    object.fields.into_iter().map(|(key, value)| Ok((key, json_from_proto(value)?))).collect()
+}
+
+fn json_from_proto(value: prost_types::Value) -> Result<Json, Error> {
+    Ok(match value.kind {
+        None | Some(ProtoKind::NullValue(_)) => Json::Null,
+        Some(ProtoKind::BoolValue(boolean)) => Json::Bool(boolean),
+        Some(ProtoKind::StringValue(text)) => Json::String(text),
+        Some(ProtoKind::NumberValue(double)) => Json::Number(
+            number(double)
+                .ok_or_else(|| Error::Protocol { field: "value", cause: format!("{double} is no number in JSON") })?,
+        ),
+        Some(ProtoKind::ListValue(list)) => {
+            Json::Array(list.values.into_iter().map(json_from_proto).collect::<Result<_, _>>()?)
+        }
+        Some(ProtoKind::StructValue(object)) => Json::Object(object_from_proto(object)?),
+    })
+}
+
+/// What a znode holds, for a response; nothing for an empty one.
+pub(super) fn value_to_proto(bytes: &Bytes) -> Option<v1::Value> {
+    let kind = match Value::from_bytes(bytes)? {
+        Value::Object(object) => {
+            let object = object_to_proto(&object);
+            if object.encoded_len() > MAX_STRUCT {
+                v1::value::Kind::Raw(bytes.clone())
+            } else {
+                v1::value::Kind::Data(object)
+            }
+        }
+        Value::Text(text) => v1::value::Kind::Text(text),
+        Value::Raw(bytes) => v1::value::Kind::Raw(bytes),
+    };
+    Some(v1::Value { kind: Some(kind) })
+}
+
+fn object_to_proto(object: &Map<String, Json>) -> prost_types::Struct {
+    prost_types::Struct { fields: object.iter().map(|(key, value)| (key.clone(), json_to_proto(value))).collect() }
+}
+
+fn json_to_proto(value: &Json) -> prost_types::Value {
+    let kind = match value {
+        Json::Null => ProtoKind::NullValue(0),
+        Json::Bool(boolean) => ProtoKind::BoolValue(*boolean),
+        Json::String(text) => ProtoKind::StringValue(text.clone()),
+        Json::Number(number) => ProtoKind::NumberValue(exact_double(number).unwrap_or_default()),
+        Json::Array(items) => {
+            ProtoKind::ListValue(prost_types::ListValue { values: items.iter().map(json_to_proto).collect() })
+        }
+        Json::Object(object) => ProtoKind::StructValue(object_to_proto(object)),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+/// A node's stat.
+pub(super) fn stat_to_proto(stat: &Stat) -> v1::Stat {
+    v1::Stat {
+        czxid: stat.czxid,
+        mzxid: stat.mzxid,
+        ctime: stat.ctime,
+        mtime: stat.mtime,
+        version: stat.version,
+        cversion: stat.cversion,
+        aversion: stat.aversion,
+        ephemeral_owner: stat.ephemeral_owner,
+        data_length: stat.data_length,
+        num_children: stat.num_children,
+        pzxid: stat.pzxid,
+    }
+}
+
+/// A node, its children apart.
+pub(super) fn node_to_proto(
+    path: &NodePath,
+    own: Option<(&Bytes, &Stat)>,
+    children: BTreeMap<String, v1::Child>,
+) -> v1::Node {
+    v1::Node {
+        path: path.as_str().to_owned(),
+        exists: own.is_some(),
+        value: own.and_then(|(data, _)| value_to_proto(data)),
+        stat: own.map(|(_, stat)| stat_to_proto(stat)),
+        children,
+    }
+}
+
+/// Adds children to a node until there are `most`, or the node is over `room` bytes; at least one, if there is one. Gives
+/// the name of the last.
+pub(super) fn fill_children<'a>(
+    node: &mut v1::Node,
+    children: &mut std::iter::Peekable<impl Iterator<Item = (&'a Arc<str>, &'a Arc<Entry>)>>,
+    most: usize,
+    room: usize,
+) -> Option<Arc<str>> {
+    /// What a child in a map takes beside its name and itself: tags and lengths.
+    const FRAME: usize = 16;
+    let mut bytes = node.encoded_len();
+    let mut last = None;
+    while let Some((name, entry)) = children.peek() {
+        let child = entry_to_proto(entry);
+        bytes += name.len() + child.encoded_len() + FRAME;
+        if node.children.len() >= most || (bytes > room && last.is_some()) {
+            break;
+        }
+        node.children.insert(name.to_string(), child);
+        last = Some((*name).clone());
+        children.next();
+    }
+    last
+}
+
+fn entry_to_proto(entry: &Entry) -> v1::Child {
+    v1::Child { value: value_to_proto(&entry.data), stat: entry.is_readable.then(|| stat_to_proto(&entry.stat)) }
+}
+
+/// A change of a watched path.
+pub(super) fn change_to_proto(change: &Change) -> v1::Change {
+    let kind = match change.kind {
+        ChangeKind::Added => v1::ChangeKind::Added,
+        ChangeKind::Updated => v1::ChangeKind::Updated,
+        ChangeKind::Removed => v1::ChangeKind::Removed,
+        ChangeKind::Created => v1::ChangeKind::Created,
+        ChangeKind::DataChanged => v1::ChangeKind::DataChanged,
+        ChangeKind::Deleted => v1::ChangeKind::Deleted,
+    };
+    v1::Change { kind: kind.into(), name: change.name.to_string(), child: change.entry.as_deref().map(entry_to_proto) }
+}
+
+/// How the replica stands with ZooKeeper.
+pub(super) fn backend_to_proto(state: BackendState, as_of: Option<SystemTime>) -> v1::Backend {
+    let state = match state {
+        BackendState::Connected => v1::BackendState::Connected,
+        BackendState::Suspended => v1::BackendState::Suspended,
+        BackendState::Lost => v1::BackendState::Lost,
+    };
+    v1::Backend { state: state.into(), as_of: as_of.map(timestamp_to_proto) }
+}
+
+/// A duration of a request; `None` where none, or zero, was given.
+pub(super) fn duration(
+    field: &'static str,
+    duration: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Error> {
+    let duration = duration_or_zero(field, duration)?;
+    Ok(duration.filter(|duration| !duration.is_zero()))
+}
+
+/// A duration of a request, where zero means something.
+pub(super) fn duration_or_zero(
+    field: &'static str,
+    duration: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Error> {
+    let Some(duration) = duration else { return Ok(None) };
+    Duration::try_from(duration)
+        .map(Some)
+        .map_err(|_| Error::Protocol { field, cause: "a duration can't be negative, or out of range".to_owned() })
+}
+
+/// A duration for a response.
+pub(super) fn duration_to_proto(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(duration).unwrap_or_default()
+}
+
+/// A point in time for a response.
+pub(super) fn timestamp_to_proto(time: SystemTime) -> prost_types::Timestamp {
+    prost_types::Timestamp::from(time)
+}
+
+/// An event of a lock's stream.
+pub(super) fn lock_event_to_proto(event: LockEvent) -> v1::acquire_lock_response::Event {
+    use v1::acquire_lock_response::Event;
+    match event {
+        LockEvent::Queued { lock_id, position, holders } => Event::Queued(v1::Queued { lock_id, position, holders }),
+        LockEvent::Held { lock_id, fencing_token, ttl } => {
+            Event::Held(v1::Held { lock_id, fencing_token: fencing_token.0, ttl: ttl.map(duration_to_proto) })
+        }
+        LockEvent::Suspended { remaining } => {
+            Event::Suspended(v1::Suspended { remaining: Some(duration_to_proto(remaining)) })
+        }
+        LockEvent::Lost { reason } => {
+            let reason = match reason {
+                locks::LostReason::SessionLost => v1::LostReason::SessionLost,
+                locks::LostReason::Removed => v1::LostReason::Removed,
+            };
+            Event::Lost(v1::LockLost { reason: reason.into() })
+        }
+    }
+}
+
+/// A notice of a Register stream.
+pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
+    use v1::register_response::Response;
+    let response = match notice {
+        Notice::Opened { session_id, ttl } => Response::Opened(v1::Opened {
+            session_id,
+            ttl: ttl.map(duration_to_proto),
+            keep_alive_interval: ttl.map(|ttl| duration_to_proto(ttl / 3)),
+        }),
+        Notice::Registered { path, generation, stat, restored, adopted } => Response::Registered(v1::Registered {
+            path: path.as_str().to_owned(),
+            generation: generation.0,
+            stat: Some(stat_to_proto(&stat)),
+            restored,
+            adopted,
+        }),
+        Notice::Unregistered { path } => Response::Unregistered(v1::Unregistered { path: path.as_str().to_owned() }),
+        Notice::Pending { path } => Response::Pending(v1::Pending {
+            path: path.as_str().to_owned(),
+            reason: Error::BackendUnavailable.reason().to_owned(),
+        }),
+        Notice::Overwritten { path, data, stat } => Response::Overwritten(v1::Overwritten {
+            path: path.as_str().to_owned(),
+            value: value_to_proto(&data),
+            stat: Some(stat_to_proto(&stat)),
+        }),
+        Notice::Lost { path, generation, reason } => Response::Lost(v1::Lost {
+            path: path.as_str().to_owned(),
+            generation: generation.0,
+            reason: lost_reason(reason).into(),
+        }),
+        Notice::Rejected { path, error } => Response::Rejected(v1::Rejected {
+            path: crate::error::short(&path).into_owned(),
+            code: status::code(&error).into(),
+            reason: error.reason().to_owned(),
+            message: status::message(&error),
+        }),
+        Notice::KeptAlive => Response::KeptAlive(v1::KeptAlive {}),
+    };
+    v1::RegisterResponse { response: Some(response) }
+}
+
+fn lost_reason(reason: LostReason) -> v1::LostReason {
+    match reason {
+        LostReason::TakenOver => v1::LostReason::TakenOver,
+        LostReason::Expired => v1::LostReason::Expired,
+        LostReason::Removed => v1::LostReason::Removed,
+    }
+}

@@ -1,0 +1,99 @@
+//! Get.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use rollcall_proto::v1;
+use tokio::time::Instant;
+
+use super::{MAX_MESSAGE_BYTES, Service, convert};
+use crate::error::Error;
+use crate::types::Revision;
+use crate::views::{Reader, Reading};
+
+/// What of a response is kept free for everything but the children, in bytes.
+const MARGIN: usize = 4 * 1024;
+/// A wait that is longer than this is as good as for ever, and clocks can't go that far.
+const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
+
+/// Where a page begins: after this name, in the state of this revision.
+struct PageToken {
+    revision: Revision,
+    after: Arc<str>,
+}
+
+impl Service {
+    pub(super) async fn do_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Error> {
+        let path = convert::path(&request.path)?;
+        let page_size = usize::try_from(request.page_size)
+            .map_err(|_| Error::Protocol { field: "page_size", cause: "it can't be negative".to_owned() })?;
+        let token = PageToken::parse(&request.page_token)?;
+        let reader = self.views.open(&path, request.recursive)?;
+        let reading = match &token {
+            Some(token) => reader.pinned(token.revision).await?,
+            None => read(&reader, &request).await?,
+        };
+        let response = respond(&reading, token.as_ref(), page_size);
+        if !response.next_page_token.is_empty() {
+            reader.pin(&reading.state);
+        }
+        Ok(response)
+    }
+}
+
+async fn read(reader: &Reader, request: &v1::GetRequest) -> Result<Reading, Error> {
+    let wait = convert::duration("wait", request.wait)?;
+    let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
+    let first = match request.consistency() {
+        v1::Consistency::Latest => reader.latest().await?,
+        v1::Consistency::Unspecified | v1::Consistency::Cached => reader.cached().await?,
+    };
+    match deadline {
+        Some(deadline) if first.state.children.is_empty() => reader.with_children(deadline).await,
+        _ => Ok(first),
+    }
+}
+
+fn respond(reading: &Reading, token: Option<&PageToken>, page_size: usize) -> v1::GetResponse {
+    let state = &reading.state;
+    let own = state.node.as_ref().map(|entry| (&entry.data, &entry.stat));
+    let mut node = convert::node_to_proto(&state.path, own, BTreeMap::new());
+    let most = if page_size == 0 { usize::MAX } else { page_size };
+    let room = MAX_MESSAGE_BYTES - MARGIN;
+    let begin = token.map_or(Bound::Unbounded, |token| Bound::Excluded(&*token.after));
+    let mut rest = state.children.range::<str, _>((begin, Bound::Unbounded)).peekable();
+    let last = convert::fill_children(&mut node, &mut rest, most, room);
+    let next_page_token = match last.filter(|_| rest.next().is_some()) {
+        Some(after) => PageToken { revision: state.revision, after }.to_string(),
+        None => String::new(),
+    };
+    v1::GetResponse {
+        node: Some(node),
+        revision: state.revision.0,
+        stale: reading.is_stale,
+        as_of: reading.as_of.map(convert::timestamp_to_proto),
+        next_page_token,
+    }
+}
+
+impl PageToken {
+    fn parse(text: &str) -> Result<Option<Self>, Error> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let parts = text.split_once('.');
+        let parsed = parts.and_then(|(revision, after)| {
+            let revision = Revision(i64::from_str_radix(revision, 16).ok()?);
+            Some(Self { revision, after: after.into() })
+        });
+        let cause = || "it is none that a page came with".to_owned();
+        parsed.map(Some).ok_or_else(|| Error::Protocol { field: "page_token", cause: cause() })
+    }
+}
+
+impl std::fmt::Display for PageToken {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:x}.{}", self.revision.0, self.after)
+    }
+}

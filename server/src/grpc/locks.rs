@@ -1,0 +1,94 @@
+//! AcquireLock, ReleaseLock and DescribeLock.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use futures_util::stream;
+use rollcall_proto::v1;
+use tonic::Request;
+
+use super::admission::Place;
+use super::{Responses, Service, convert, status};
+use crate::error::Error;
+use crate::locks::{AcquireRequest, Acquisition, LockEvent, Party};
+
+/// What lives as long as the RPC.
+struct Open {
+    acquisition: Acquisition,
+    /// Zero: none.
+    heartbeat: Duration,
+    _place: Place,
+}
+
+impl Service {
+    pub(super) fn do_acquire_lock(
+        &self,
+        request: Request<v1::AcquireLockRequest>,
+    ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
+        self.check_writable()?;
+        let place = self.admission.admit(request.remote_addr())?;
+        let request = request.into_inner();
+        let path = convert::path_below_root(&request.path)?;
+        let heartbeat = self.heartbeat(request.heartbeat)?;
+        let acquisition = self.locks.acquire(AcquireRequest {
+            path,
+            simultaneous: request.simultaneous,
+            wait: convert::duration_or_zero("wait", request.wait)?,
+            ttl: convert::duration("ttl", request.ttl)?,
+            name: (!request.name.is_empty()).then_some(request.name),
+            lock_id: (!request.lock_id.is_empty()).then_some(request.lock_id),
+        });
+        let open = Open { acquisition, heartbeat, _place: place };
+        Ok(Box::pin(stream::unfold(open, next_response)))
+    }
+
+    pub(super) async fn do_release_lock(
+        &self,
+        request: v1::ReleaseLockRequest,
+    ) -> Result<v1::ReleaseLockResponse, Error> {
+        self.check_writable()?;
+        let released = self.locks.release(&request.lock_id).await?;
+        Ok(v1::ReleaseLockResponse { released })
+    }
+
+    pub(super) async fn do_describe_lock(
+        &self,
+        request: v1::DescribeLockRequest,
+    ) -> Result<v1::DescribeLockResponse, Error> {
+        let path = convert::path_below_root(&request.path)?;
+        let description = self.locks.describe(&path).await?;
+        Ok(v1::DescribeLockResponse {
+            path: path.as_str().to_owned(),
+            simultaneous: description.simultaneous,
+            holders: description.holders.into_iter().map(party_to_proto).collect(),
+            waiters: description.waiters.into_iter().map(party_to_proto).collect(),
+        })
+    }
+}
+
+async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {
+    let event = if open.heartbeat.is_zero() {
+        open.acquisition.next().await?
+    } else {
+        match tokio::time::timeout(open.heartbeat, open.acquisition.next()).await {
+            Ok(event) => event?,
+            Err(_) => return Some((Ok(response(v1::acquire_lock_response::Event::Heartbeat(v1::Heartbeat {}))), open)),
+        }
+    };
+    let answer = event.map(|event| response(convert::lock_event_to_proto(event)));
+    Some((answer.map_err(|error| status::status(&error)), open))
+}
+
+fn response(event: v1::acquire_lock_response::Event) -> v1::AcquireLockResponse {
+    v1::AcquireLockResponse { event: Some(event) }
+}
+
+fn party_to_proto(party: Party) -> v1::LockParty {
+    let since = Duration::from_millis(u64::try_from(party.since_ms).unwrap_or_default());
+    v1::LockParty {
+        name: party.name,
+        fencing_token: party.fencing_token.map_or(0, |token| token.0),
+        since_time: Some(convert::timestamp_to_proto(UNIX_EPOCH + since)),
+        foreign: party.foreign,
+        ttl: party.ttl.map(convert::duration_to_proto),
+    }
+}

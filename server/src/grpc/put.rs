@@ -1,0 +1,32 @@
+//! Put.
+
+use bytes::Bytes;
+use rollcall_proto::v1;
+
+use super::{Service, convert};
+use crate::clock;
+use crate::durable::Expect;
+use crate::error::Error;
+use crate::value::Stamp;
+
+impl Service {
+    pub(super) async fn do_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error> {
+        self.check_writable()?;
+        let path = convert::path_below_root(&request.path)?;
+        let stamp = Stamp { pid: None, created: clock::created_now() };
+        let value = convert::value(request.value)?;
+        let bytes = value.map_or_else(Bytes::new, |value| value.to_stamped_bytes(&stamp));
+        self.check_size(&path, &bytes)?;
+        let expect = match (request.expected_version, request.create_only) {
+            (Some(_), true) => {
+                let cause = "it can't go with create_only".to_owned();
+                return Err(Error::Protocol { field: "expected_version", cause });
+            }
+            (Some(version), false) => Expect::Version(version),
+            (None, true) => Expect::Absent,
+            (None, false) => Expect::Anything,
+        };
+        let stat = self.durable.put(&path, bytes, expect).await?;
+        Ok(v1::PutResponse { stat: Some(convert::stat_to_proto(&stat)) })
+    }
+}

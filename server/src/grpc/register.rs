@@ -1,0 +1,139 @@
+//! Register.
+//!
+//! The request side is read by a task of its own, so that a client that does not read its answers is still heard. Its end
+//! means nothing: a half-close, and a broken connection, look the same. The drop of the response stream is the sign that
+//! the RPC is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use rollcall_proto::v1;
+use rollcall_proto::v1::register_request::Request as Kind;
+use tonic::{Request, Streaming};
+
+use super::admission::{Place, Reader};
+use super::{Responses, Service, convert, status};
+use crate::clock;
+use crate::error::Error;
+use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
+use crate::types::{Generation, NodePath};
+use crate::value::Value;
+
+const MIN_TTL: Duration = Duration::from_secs(1);
+const MAX_TTL: Duration = Duration::from_secs(600);
+
+/// What lives as long as the RPC.
+struct Open {
+    rpc: Rpc,
+    heartbeat: Duration,
+    _reader: Reader,
+    _place: Place,
+}
+
+impl Service {
+    pub(super) fn do_register(
+        &self,
+        request: Request<Streaming<v1::RegisterRequest>>,
+    ) -> Result<Responses<v1::RegisterResponse>, Error> {
+        self.check_writable()?;
+        let place = self.admission.admit(request.remote_addr())?;
+        let (requests, rpc) = self.sessions.stream();
+        let reading = read(self.clone(), request.into_inner(), requests, rpc.outbox().clone());
+        let open =
+            Open { rpc, heartbeat: self.settings.heartbeat, _reader: self.admission.read(reading), _place: place };
+        Ok(Box::pin(stream::unfold(open, next_response)))
+    }
+}
+
+async fn next_response(open: Open) -> Option<(Result<v1::RegisterResponse, tonic::Status>, Open)> {
+    let notice = match tokio::time::timeout(open.heartbeat, open.rpc.outbox().next()).await {
+        Ok(notice) => notice?,
+        // Quiet streams die in proxies.
+        Err(_) => Ok(Notice::KeptAlive),
+    };
+    let response = notice.map(convert::notice_to_proto).map_err(|error| status::status(&error));
+    Some((response, open))
+}
+
+async fn read(service: Service, mut messages: Streaming<v1::RegisterRequest>, requests: Requests, outbox: Arc<Outbox>) {
+    let mut is_open = false;
+    loop {
+        let kind = match messages.message().await {
+            Ok(Some(message)) => Ok(message.request),
+            Ok(None) => return,
+            // A message that can't be read. When the connection broke nobody is told.
+            Err(error) => Err(protocol("request", error.message())),
+        };
+        if !is_open {
+            let open = match &kind {
+                Ok(Some(Kind::Open(open))) => ttl(open.ttl).map(|ttl| (ttl, (open.pid != 0).then_some(open.pid))),
+                _ => Ok((None, None)),
+            };
+            match open {
+                Ok((ttl, pid)) => drop(requests.open(outbox.clone(), ttl, pid).await),
+                Err(error) => return Requests::refuse(&outbox, error),
+            }
+        }
+        let request = match kind {
+            Ok(Some(Kind::Open(_))) if !is_open => None,
+            Ok(Some(Kind::Open(_))) => Some(fail("open", "it must be the first message, and come once")),
+            Ok(Some(other)) => Some(service.registration_request(other)),
+            Ok(None) => Some(fail("request", "it is empty, or of a later version of the API")),
+            Err(error) => Some(sessions::Request::Fail { error }),
+        };
+        is_open = true;
+        if let Some(request) = request {
+            let is_last = matches!(request, sessions::Request::Fail { .. });
+            if !requests.request(request).await || is_last {
+                return;
+            }
+        }
+    }
+}
+
+fn fail(field: &'static str, cause: &str) -> sessions::Request {
+    sessions::Request::Fail { error: protocol(field, cause) }
+}
+
+fn protocol(field: &'static str, cause: &str) -> Error {
+    Error::Protocol { field, cause: crate::error::short(cause).into_owned() }
+}
+
+fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
+    let ttl = convert::duration("ttl", ttl)?;
+    match ttl {
+        Some(ttl) if !(MIN_TTL..=MAX_TTL).contains(&ttl) => Err(Error::InvalidTtl { ttl, min: MIN_TTL, max: MAX_TTL }),
+        ttl => Ok(ttl),
+    }
+}
+
+impl Service {
+    fn registration_request(&self, request: Kind) -> sessions::Request {
+        let (path, converted) = match request {
+            Kind::Set(set) => (set.path.clone(), self.set_request(set)),
+            Kind::Unset(unset) => {
+                let path = convert::path_below_root(&unset.path);
+                (unset.path, path.map(|path| sessions::Request::Unset { path }))
+            }
+            Kind::KeepAlive(_) => return sessions::Request::KeepAlive,
+            Kind::Close(_) => return sessions::Request::Close,
+            // The reader has taken it out.
+            Kind::Open(_) => return sessions::Request::KeepAlive,
+        };
+        converted.unwrap_or_else(|error| sessions::Request::Reject { path, error })
+    }
+
+    fn set_request(&self, set: v1::SetRegistration) -> Result<sessions::Request, Error> {
+        let path: NodePath = convert::path_below_root(&set.path)?;
+        let value = convert::value(set.value)?.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+        self.check_value(&path, &value)?;
+        Ok(sessions::Request::Set {
+            path,
+            value,
+            generation: set.generation.map(Generation),
+            exclusive: set.exclusive,
+            created: clock::created_now(),
+        })
+    }
+}

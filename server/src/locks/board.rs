@@ -1,0 +1,233 @@
+//! What all that wait for one lock in one session look at: one reading of the queue and the leases serves them all.
+//!
+//! - [`Board::look`] gives a reading that began after the call. Calls that come while one is under way share the next:
+//!   ten thousand that queue up at once cost a few lists, not ten thousand.
+//! - [`Board::recent`] is the last reading, at no cost.
+//! - [`Board::shown`] is for telling clients their place. When something has changed it is read again, but only after a
+//!   pause of a second, and twenty times what reading took: so much late, and merged, is what clients are told.
+//!
+//! One session reads it and owns the contenders. That is what makes a reading usable for the recipe: a session never
+//! sees less than it saw before, and a lease is listed after the queue in which one was found to be the first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::id::queue_path;
+use super::node::is_durable;
+use super::queue::Queue;
+use crate::types::{NodePath, Zxid};
+use crate::zk::layout::LEASES;
+use crate::zk::{self, OneShot, Session};
+
+/// How many callers may wait for a reading; more wait until there is room.
+const CALLERS: usize = 1024;
+const SHOW_PAUSE: Duration = Duration::from_secs(1);
+const SHOW_PAUSE_FACTOR: u32 = 20;
+/// How many nodes are read at once.
+const READ_CHUNK: usize = 256;
+/// How many holders are told by name.
+const HOLDERS: usize = 100;
+
+/// One reading: contenders, then leases.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    /// Those who wait.
+    pub(super) queue: Queue,
+    /// The transaction that last wrote the lock node; `None` when there is none.
+    pub(super) lock: Option<Zxid>,
+    /// How many children the lock node has: all of them count as leases.
+    pub(super) leases: usize,
+    /// The first holders' names, the earliest grant first.
+    pub(super) holders: Arc<[String]>,
+    /// Whether a durable child stands that is no lease of ours.
+    pub(super) strays: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Lease {
+    holder: String,
+    czxid: i64,
+    stray: bool,
+}
+
+type Reading = Result<Arc<Snapshot>, zk::Error>;
+
+/// A handle; when the last is dropped the board's task ends.
+#[derive(Debug, Clone)]
+pub(super) struct Board {
+    callers: mpsc::Sender<oneshot::Sender<Reading>>,
+    shown: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// What keeps a board findable without keeping it alive.
+#[derive(Debug, Clone)]
+pub(super) struct WeakBoard {
+    callers: mpsc::WeakSender<oneshot::Sender<Reading>>,
+    shown: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl WeakBoard {
+    /// The board, if anybody uses it.
+    pub(super) fn upgrade(&self) -> Option<Board> {
+        Some(Board { callers: self.callers.upgrade()?, shown: self.shown.clone() })
+    }
+}
+
+impl Board {
+    /// A board for the lock at `path` on `session`; the future does the work, and ends with the last handle.
+    pub(super) fn start(session: Session, path: NodePath) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (callers, calls) = mpsc::channel(CALLERS);
+        let (show, shown) = watch::channel(Arc::default());
+        let task = Task { session, queue: queue_path(&path), path, show, known: HashMap::new(), watches: Vec::new() };
+        (Self { callers, shown }, task.run(calls))
+    }
+
+    /// For the table of boards.
+    pub(super) fn downgrade(&self) -> WeakBoard {
+        WeakBoard { callers: self.callers.downgrade(), shown: self.shown.clone() }
+    }
+
+    /// A reading that begins after this call.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub(super) async fn look(&self) -> Reading {
+        let (reply, reading) = oneshot::channel();
+        self.callers.send(reply).await.map_err(|_| zk::Error::NotSent)?;
+        reading.await.unwrap_or(Err(zk::Error::NotSent))
+    }
+
+    /// The last reading; empty before the first.
+    pub(super) fn recent(&self) -> Arc<Snapshot> {
+        self.shown.borrow().clone()
+    }
+
+    /// Changes when there is something new to tell.
+    pub(super) fn shown(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.shown.clone()
+    }
+}
+
+struct Task {
+    session: Session,
+    path: NodePath,
+    queue: NodePath,
+    /// Holds the last reading; receivers are woken only when it is time to show it.
+    show: watch::Sender<Arc<Snapshot>>,
+    /// The leases of the last reading. What a lease's node holds never changes.
+    known: HashMap<String, Lease>,
+    /// Fire when the last reading is out of date.
+    watches: Vec<OneShot>,
+}
+
+impl Task {
+    async fn run(mut self, mut calls: mpsc::Receiver<oneshot::Sender<Reading>>) {
+        let mut show_at = Instant::now();
+        let mut unshown = false;
+        loop {
+            tokio::select! {
+                call = calls.recv() => {
+                    let Some(first) = call else { break };
+                    let mut waiting = vec![first];
+                    while let Ok(next) = calls.try_recv() {
+                        waiting.push(next);
+                    }
+                    let reading = self.read().await;
+                    for reply in waiting {
+                        drop(reply.send(reading.clone()));
+                    }
+                    unshown |= reading.is_ok();
+                }
+                () = first_of(&mut self.watches), if !self.watches.is_empty() => {
+                    self.watches.clear();
+                    unshown = true;
+                    show_at = show_at.max(Instant::now() + Duration::from_millis(20));
+                }
+                () = tokio::time::sleep_until(show_at), if unshown => {
+                    let began = Instant::now();
+                    // A reading whose watches have not fired is still true.
+                    if !self.watches.is_empty() || self.read().await.is_ok() {
+                        self.show.send_modify(|_| {});
+                    }
+                    unshown = false;
+                    show_at = Instant::now() + SHOW_PAUSE + began.elapsed() * SHOW_PAUSE_FACTOR;
+                }
+            }
+        }
+        self.watches.clear();
+        self.session.watches().forget_closed(self.path.as_str());
+        self.session.watches().forget_closed(self.queue.as_str());
+    }
+
+    async fn read(&mut self) -> Reading {
+        self.watches.clear();
+        // Polled in this order, sent in this order: the queue is never read later than the leases.
+        let contenders = self.session.watch_children(&self.queue);
+        let leases = self.session.watch_children(&self.path);
+        let (contenders, leases) = futures_util::future::join(contenders, leases).await;
+        let ((contenders, queue_watch), (leases, lock_watch)) = (contenders?, leases?);
+        let queue = Queue::of(contenders.map(|(names, _)| names).unwrap_or_default());
+        let lock = leases.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
+        let names = leases.map(|(names, _)| names).unwrap_or_default();
+        let count = names.len();
+        self.learn(names).await?;
+        let mut leases: Vec<_> = self.known.values().collect();
+        leases.sort_unstable_by_key(|lease| lease.czxid);
+        let strays = leases.iter().any(|lease| lease.stray);
+        let mut holders: Arc<[String]> = leases.iter().take(HOLDERS).map(|lease| lease.holder.clone()).collect();
+        let before = self.show.borrow().clone();
+        if holders == before.holders {
+            // Shared by all who were told them.
+            holders = before.holders.clone();
+        }
+        let snapshot = Arc::new(Snapshot { queue, lock, leases: count, holders, strays });
+        self.show.send_if_modified(|last| {
+            *last = snapshot.clone();
+            false
+        });
+        // A lock that does not stand yet has no watch that would fire.
+        self.watches = if lock.is_some() { vec![queue_watch, lock_watch] } else { vec![queue_watch] };
+        Ok(snapshot)
+    }
+
+    /// Reads the leases that are new, and forgets those that are gone.
+    async fn learn(&mut self, names: Vec<String>) -> Result<(), zk::Error> {
+        let mut known = HashMap::with_capacity(names.len());
+        let mut new = Vec::new();
+        for name in names {
+            match self.known.remove(&name) {
+                Some(lease) => drop(known.insert(name, lease)),
+                None => new.push(name),
+            }
+        }
+        self.known = known;
+        for chunk in new.chunks(READ_CHUNK) {
+            let paths: Vec<_> = chunk.iter().map(|name| self.path.join(name)).collect();
+            let reads = self.session.get_many(paths.iter().map(NodePath::as_str)).await?;
+            for (name, read) in chunk.iter().zip(reads) {
+                // One that is gone already, or that may not be read.
+                let Ok(Some(read)) = read else { continue };
+                let stray = is_durable(&read.stat) && self.is_stray(name).await?;
+                let holder = String::from_utf8_lossy(&read.data).into_owned();
+                self.known.insert(name.clone(), Lease { holder, czxid: read.stat.czxid, stray });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a durable child has no record that makes it a lease. Both come and go together, so both are read so.
+    async fn is_stray(&self, name: &str) -> Result<bool, zk::Error> {
+        let (lease, record) = (self.path.join(name), NodePath::trusted(LEASES).join(name));
+        let reads = self.session.get_many([lease.as_str(), record.as_str()]).await?;
+        Ok(matches!(reads.as_slice(), [Ok(Some(_)), Ok(None)]))
+    }
+}
+
+/// Waits until one of the watches fires.
+async fn first_of(watches: &mut [OneShot]) {
+    futures_util::future::select_all(watches).await;
+}

@@ -1,0 +1,216 @@
+//! From the lease to the end: what has to be true before a lock is told as held, and as long as it is.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::attempt::{Attempt, Grant};
+use super::queue::{may_take, must_give_up};
+use super::{Interrupt, Stop, seat};
+use crate::types::NodePath;
+use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
+
+/// A connection that is back sooner raises no doubt.
+const BLINK: Duration = Duration::from_millis(300);
+/// How many leases are read at once.
+const READ_CHUNK: usize = 256;
+
+/// What speaks for a lease.
+#[derive(Debug, Clone, Copy)]
+struct Signs {
+    /// When the last write was sent that ZooKeeper answered.
+    evidence: Instant,
+    /// How old it may grow.
+    overdue: Duration,
+    /// Until when it makes sure that the session stands.
+    certain_until: Instant,
+    /// Since when nobody watches whether the lease stands.
+    unwatched: Option<Instant>,
+}
+
+/// What follows from [`Signs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    /// The lease stands; ask again then.
+    Sure(Instant),
+    /// It stands at least until then.
+    Doubt(Instant),
+    /// It may have been given to another.
+    Over,
+}
+
+fn judge(signs: Signs, now: Instant) -> Certainty {
+    let Signs { evidence, overdue, certain_until, unwatched } = signs;
+    let doubt_from = unwatched.map_or(evidence + overdue, |since| (since + BLINK).min(evidence + overdue));
+    if now >= certain_until {
+        Certainty::Over
+    } else if now >= doubt_from {
+        Certainty::Doubt(certain_until)
+    } else {
+        Certainty::Sure(doubt_from.min(certain_until))
+    }
+}
+
+/// Before a lock is told as held: the lease stands and is watched, there are not too many, and the session is alive.
+pub(super) async fn confirm(attempt: &mut Attempt, grant: Grant) -> Result<OneShot, Stop> {
+    loop {
+        match try_confirm(attempt, grant).await {
+            Ok(watch) => return Ok(watch),
+            Err(Interrupt::Stop(stop)) => return Err(stop),
+            Err(Interrupt::Zk(error)) => attempt.recover(error).await?,
+        }
+    }
+}
+
+async fn try_confirm(attempt: &Attempt, grant: Grant) -> Result<OneShot, Interrupt> {
+    let (session, lease) = (attempt.session(), attempt.seat.lease_path());
+    let (terms, _) = attempt.parts();
+    let listed = session.children(&terms.path);
+    let (watched, listed) = futures_util::future::join(session.watch_exists(&lease), listed).await;
+    let (stat, watch) = watched?;
+    if stat.is_none() {
+        return Err(Stop::Removed.into());
+    }
+    let names = listed?.map(|(names, _)| names).unwrap_or_default();
+    // Below the limit there was room for one; more than that can only be a kazoo of 2.1 or older, which takes a lease
+    // without being the first of the queue.
+    if names.len() > 1 && !may_take(terms.limit, names.len() - 1) {
+        let granted = grants(&session, &terms.path, &names).await?;
+        if must_give_up(terms.limit, &granted, grant.token.0) {
+            tracing::warn!(path = %terms.path, "more leases than the lock allows: giving up the latest");
+            return Err(Stop::Again.into());
+        }
+    }
+    attempt.certain(grant.sent_at).await?;
+    Ok(watch)
+}
+
+/// When the leases were granted.
+async fn grants(session: &Session, path: &NodePath, names: &[String]) -> Result<Vec<i64>, zk::Error> {
+    let mut grants = Vec::with_capacity(names.len());
+    for chunk in names.chunks(READ_CHUNK) {
+        let paths: Vec<_> = chunk.iter().map(|name| path.join(name)).collect();
+        let reads = session.get_many(paths.iter().map(NodePath::as_str)).await?;
+        grants.extend(reads.into_iter().flatten().flatten().map(|read| read.stat.czxid));
+    }
+    Ok(grants)
+}
+
+/// Tells the lock as held, and watches over it until it ends, and says how.
+pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Stop {
+    let (_, slot) = attempt.parts();
+    if !slot.held(grant.token) {
+        return Stop::Ordered(slot.ordered().await);
+    }
+    let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
+    let (mut link, mut evidence) = (session.link(), owner.evidence());
+    let mut watched = Watched { watch: Some(watch), unwatched: None, written: false };
+    loop {
+        if *link.borrow_and_update() == Link::Expired {
+            return Stop::SessionLost;
+        }
+        let last = *evidence.borrow_and_update();
+        let last = grant.sent_at.map_or(last, |sent_at| sent_at.max(last));
+        let signs = Signs {
+            evidence: last,
+            overdue: owner.heartbeat_interval() * 2,
+            certain_until: owner.certain_until(last),
+            unwatched: watched.unwatched,
+        };
+        let (ask_again, doubt) = match judge(signs, Instant::now()) {
+            Certainty::Sure(until) => {
+                slot.held(grant.token);
+                (until, false)
+            }
+            Certainty::Doubt(until) => {
+                slot.suspended(until);
+                (until, true)
+            }
+            Certainty::Over => return Stop::SessionLost,
+        };
+        tokio::select! {
+            biased;
+            order = slot.ordered() => return Stop::Ordered(order),
+            () = tokio::time::sleep_until(ask_again) => {}
+            stop = watched.next(&session, &lease) => if let Some(stop) = stop { return stop },
+            _ = link.changed() => {}
+            _ = evidence.changed(), if doubt => {}
+        }
+    }
+}
+
+/// The watch on a lease.
+struct Watched {
+    watch: Option<OneShot>,
+    /// Since when there is none.
+    unwatched: Option<Instant>,
+    /// The lease's data was written: somebody is releasing it through Rollcall.
+    written: bool,
+}
+
+impl Watched {
+    /// Waits until the watch fires, or sets it again. Gives the end of the lease; `None`: it stands, ask again.
+    ///
+    /// # Cancellation
+    /// Safe: a read that is not waited for leaves nothing but a watch.
+    async fn next(&mut self, session: &Session, lease: &NodePath) -> Option<Stop> {
+        if let Some(watch) = &mut self.watch {
+            let fired = watch.await.unwrap_or(Fired::ConnectionLost);
+            self.watch = None;
+            self.unwatched = Some(Instant::now());
+            self.written |= fired == Fired::Event(EventKind::DataChanged);
+            return None;
+        }
+        if !session.connected().await {
+            return Some(Stop::SessionLost);
+        }
+        match session.watch_exists(lease).await {
+            Ok((Some(stat), watch)) => {
+                self.written |= stat.version > 0;
+                self.watch = Some(watch);
+                self.unwatched = None;
+                None
+            }
+            Ok((None, _)) => Some(if self.written { Stop::Released } else { Stop::Removed }),
+            Err(zk::Error::SessionExpired) => Some(Stop::SessionLost),
+            Err(_) => {
+                seat::pause().await;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signs(now: Instant) -> Signs {
+        let certain_until = now + Duration::from_secs(13);
+        Signs { evidence: now, overdue: Duration::from_secs(5), certain_until, unwatched: None }
+    }
+
+    #[test]
+    fn a_lease_is_sure_until_its_evidence_is_overdue_and_over_when_it_may_be_anothers() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        assert_eq!(judge(signs(now), now), Certainty::Sure(at(5)));
+        assert_eq!(judge(signs(now), at(5)), Certainty::Doubt(at(13)));
+        assert_eq!(judge(signs(now), at(12)), Certainty::Doubt(at(13)));
+        assert_eq!(judge(signs(now), at(13)), Certainty::Over);
+    }
+
+    #[test]
+    fn a_lost_connection_raises_doubt_unless_it_is_back_at_once() {
+        let now = Instant::now();
+        let signs = Signs { unwatched: Some(now), ..signs(now) };
+        assert_eq!(judge(signs, now), Certainty::Sure(now + BLINK));
+        assert_eq!(judge(signs, now + BLINK), Certainty::Doubt(signs.certain_until));
+    }
+
+    #[test]
+    fn evidence_that_is_never_sure_is_over_at_once() {
+        let now = Instant::now();
+        assert_eq!(judge(Signs { certain_until: now, ..signs(now) }, now), Certainty::Over);
+    }
+}

@@ -1,0 +1,120 @@
+//! The lock node: a durable node with the number of those who may hold the lock at once.
+
+use bytes::Bytes;
+
+use super::Interrupt;
+use super::id::queue_path;
+use super::queue::{Limit, looks_like_a_lease};
+use crate::error::Error;
+use crate::types::{NodePath, Stat, Zxid};
+use crate::zk::{self, CreateMode, ErrorCode, Session};
+
+/// How often a node that changes under one's hands is looked at again.
+const TRIES: usize = 16;
+
+/// Makes sure that the lock node stands and has this number, and gives the transaction that wrote it.
+///
+/// A node without data is kazoo's, which creates first and writes then, and may die in between: it is filled in, unless
+/// it has children that can't be leases; then it belongs to something else.
+pub(super) async fn check(session: &Session, path: &NodePath, limit: u32) -> Result<Zxid, Interrupt> {
+    for _ in 0..TRIES {
+        match session.get(path).await.map_err(|error| refused(error, path))? {
+            Some(read) => match Limit::of(&read.data) {
+                _ if !is_durable(&read.stat) => return Err(not_a_lock(path, "it is an ephemeral node")),
+                Limit::Number(actual) if actual == limit => return Ok(Zxid(read.stat.mzxid)),
+                Limit::Number(actual) => {
+                    return Err(Error::LockLimitDiffers { path: path.clone(), asked: limit, actual }.into());
+                }
+                Limit::Foreign => return Err(not_a_lock(path, "its data is no number")),
+                Limit::Empty => {
+                    if let Some(zxid) = fill_in(session, path, limit, read.stat.version).await? {
+                        return Ok(zxid);
+                    }
+                }
+            },
+            None => {
+                if let Some(zxid) = create(session, path, limit).await? {
+                    return Ok(zxid);
+                }
+            }
+        }
+    }
+    Err(Error::Internal { path: path.clone(), cause: "the lock node keeps changing".to_owned() }.into())
+}
+
+/// `None`: the node changed meanwhile; look again.
+async fn fill_in(session: &Session, path: &NodePath, limit: u32, version: i32) -> Result<Option<Zxid>, Interrupt> {
+    let Some((names, _)) = session.children(path).await? else { return Ok(None) };
+    if !names.iter().all(|name| looks_like_a_lease(name)) {
+        return Err(not_a_lock(path, "it has children that are no leases"));
+    }
+    match session.submit(zk::set_data(path.as_str(), number(limit), version)).await {
+        Ok(answer) => Ok(Some(answer.zxid)),
+        Err(zk::Error::Refused(ErrorCode::BadVersion | ErrorCode::NoNode)) => Ok(None),
+        Err(error) => Err(refused(error, path)),
+    }
+}
+
+/// `None`: somebody else created it; look again.
+async fn create(session: &Session, path: &NodePath, limit: u32) -> Result<Option<Zxid>, Interrupt> {
+    match session.create(path.as_str(), number(limit), CreateMode::Persistent).await {
+        Ok((zxid, _, _)) => Ok(Some(zxid)),
+        Err(zk::Error::Refused(ErrorCode::NodeExists)) => Ok(None),
+        Err(zk::Error::Refused(ErrorCode::NoNode)) => {
+            session.ensure_parents(path).await.map_err(|error| refused(error, path))?;
+            Ok(None)
+        }
+        Err(error) => Err(refused(error, path)),
+    }
+}
+
+/// Makes sure that the node stands below which contenders wait.
+pub(super) async fn ensure_queue(session: &Session, path: &NodePath) -> Result<(), Interrupt> {
+    let queue = queue_path(path);
+    for _ in 0..TRIES {
+        match session.create(queue.as_str(), Bytes::new(), CreateMode::Persistent).await {
+            Ok(_) | Err(zk::Error::Refused(ErrorCode::NodeExists)) => return Ok(()),
+            Err(zk::Error::Refused(ErrorCode::NoNode)) => {
+                session.ensure_parents(&queue).await.map_err(|error| refused(error, path))?;
+            }
+            Err(error) => return Err(refused(error, path)),
+        }
+    }
+    Err(Error::Internal { path: path.clone(), cause: "its parents keep vanishing".to_owned() }.into())
+}
+
+/// Whether a node outlives sessions. Containers and TTL nodes do, and have marks instead of an owner.
+pub(super) fn is_durable(stat: &Stat) -> bool {
+    const TTL_MARK: u8 = 0xff;
+    let [first, ..] = stat.ephemeral_owner.to_be_bytes();
+    stat.ephemeral_owner == 0 || stat.ephemeral_owner == i64::MIN || first == TTL_MARK
+}
+
+/// What a refusal means for a lock.
+pub(super) fn refused(error: zk::Error, path: &NodePath) -> Interrupt {
+    match error {
+        zk::Error::Refused(code) => refusal(code, path).into(),
+        error => error.into(),
+    }
+}
+
+/// Likewise, of a part of a multi.
+pub(super) fn refusal(code: ErrorCode, path: &NodePath) -> Error {
+    let path = path.clone();
+    match code {
+        ErrorCode::NoAuth => Error::NoAuth { path },
+        ErrorCode::NoChildrenForEphemerals => {
+            let parent = path.parent().unwrap_or_else(|| path.clone());
+            Error::ParentEphemeral { path, parent }
+        }
+        code => Error::Internal { path, cause: code.to_string() },
+    }
+}
+
+pub(super) fn not_a_lock(path: &NodePath, cause: &'static str) -> Interrupt {
+    Error::NotALock { path: path.clone(), cause }.into()
+}
+
+fn number(limit: u32) -> Bytes {
+    limit.to_string().into()
+}

@@ -1,0 +1,80 @@
+//! Release by id, of what another replica holds or waits for.
+
+use tokio::time::Instant;
+
+use super::attempt::PATIENCE;
+use super::id::{LockId, queue_path};
+use super::{Interrupt, Stop, node, seat};
+use crate::error::Error;
+use crate::types::NodePath;
+use crate::zk::{self, CommitError, ErrorCode, Owner, Pool};
+
+/// What came of one look.
+enum Look {
+    /// Deleted by us.
+    Released,
+    /// It ended in another way just now.
+    Ended,
+    /// Nothing has the id's mark.
+    Nothing,
+    /// What was found changed under our hands.
+    Again,
+}
+
+/// Deletes the contender or the lease of an id, wherever it came from. `false`: it ended in another way meanwhile.
+///
+/// The node is written before it is deleted, in one transaction: so whoever watches it can tell this from the act of a
+/// stranger.
+pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut sent = false;
+    while Instant::now() < deadline {
+        let look = match pool.any() {
+            Ok(owner) => look(&owner, id, &mut sent).await,
+            Err(error) => Err(error.into()),
+        };
+        match look {
+            Ok(Look::Released) => return Ok(true),
+            Ok(Look::Ended) => return Ok(false),
+            // An earlier try, whose answer was lost, may have done it.
+            Ok(Look::Nothing) => return if sent { Ok(true) } else { Err(Error::UnknownLock) },
+            Ok(Look::Again) => {}
+            Err(Interrupt::Stop(Stop::Failed(error))) => return Err(error),
+            Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(node::refusal(code, id.path())),
+            Err(_) => seat::pause().await,
+        }
+    }
+    Err(Error::BackendUnavailable)
+}
+
+async fn look(owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
+    let (session, mark) = (owner.session(), id.mark());
+    // The id may have been given by another replica an instant ago, and this one's server may be behind.
+    session.sync(id.path()).await?;
+    // The queue first: a contender becomes a lease in one transaction, so that it can't be missed in both.
+    for parent in [queue_path(id.path()), id.path().clone()] {
+        let names = session.children(&parent).await?.map(|(names, _)| names).unwrap_or_default();
+        if let Some(name) = names.iter().find(|name| mark.names(name)) {
+            return delete(owner, &parent.join(name), id, sent).await;
+        }
+    }
+    Ok(Look::Nothing)
+}
+
+async fn delete(owner: &Owner, node: &NodePath, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
+    let Some(read) = owner.session().get(node).await? else { return Ok(Look::Again) };
+    let ops = vec![zk::set_data(node.as_str(), read.data, read.stat.version), zk::delete(node.as_str(), -1)];
+    match owner.commit(ops).await {
+        Ok(_) => Ok(Look::Released),
+        Err(CommitError::Part { code: ErrorCode::NoNode, .. }) if node.parent().as_ref() == Some(id.path()) => {
+            Ok(Look::Ended)
+        }
+        Err(CommitError::Part { code: ErrorCode::NoNode | ErrorCode::BadVersion, .. }) => Ok(Look::Again),
+        Err(CommitError::Part { code, .. }) => Err(node::refusal(code, id.path()).into()),
+        Err(CommitError::FenceMoved) => Ok(Look::Again),
+        Err(CommitError::Zk(error)) => {
+            *sent |= error.is_unknown();
+            Err(error.into())
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The nodes that one attempt may have in ZooKeeper, and their removal.
+
+use rand::RngExt as _;
+use std::time::Duration;
+
+use super::id::{MARK, Mark, queue_path};
+use super::queue::Queue;
+use crate::types::NodePath;
+use crate::zk::{self, CommitError, ErrorCode, Owner, Room};
+
+/// What is known of a node of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trace {
+    /// It does not stand.
+    None,
+    /// Its creation was sent, and what became of it is not known.
+    Maybe,
+    /// It was created, and we have not deleted it. For a contender: its name with the digits.
+    Stands(String),
+}
+
+/// A place in one session for a contender, and then a lease: never for both.
+///
+/// All requests of an attempt are awaited to their end; only waiting is ever cut short. So this always tells the truth,
+/// and [`Seat::clear`] finds whatever may be left.
+#[derive(Debug)]
+pub(super) struct Seat {
+    room: Room,
+    path: NodePath,
+    queue: NodePath,
+    /// The prefix of the contender's name.
+    prefix: String,
+    /// The lease's name.
+    lease_name: String,
+    /// The contender.
+    pub(super) contender: Trace,
+    /// The lease.
+    pub(super) lease: Trace,
+}
+
+/// How many bytes of paths a seat needs in its session: those of the contender, the longer of the two.
+pub(super) fn path_bytes(path: &NodePath) -> usize {
+    queue_path(path).as_str().len() + 1 + 32 + MARK.len() + 10
+}
+
+impl Seat {
+    pub(super) fn new(room: Room, path: &NodePath, mark: &Mark) -> Self {
+        Self {
+            room,
+            path: path.clone(),
+            queue: queue_path(path),
+            prefix: format!("{}{MARK}", mark.fresh_name()),
+            lease_name: mark.fresh_name(),
+            contender: Trace::None,
+            lease: Trace::None,
+        }
+    }
+
+    /// The session that owns the nodes.
+    pub(super) fn owner(&self) -> &Owner {
+        self.room.owner()
+    }
+
+    /// The node whose children are the contenders.
+    pub(super) fn queue(&self) -> &NodePath {
+        &self.queue
+    }
+
+    /// The path that the contender is created with, without its digits.
+    pub(super) fn contender_prefix(&self) -> NodePath {
+        self.queue.join(&self.prefix)
+    }
+
+    /// The contender's path, if it is known to stand.
+    pub(super) fn contender_path(&self) -> Option<NodePath> {
+        match &self.contender {
+            Trace::Stands(name) => Some(self.queue.join(name)),
+            Trace::None | Trace::Maybe => None,
+        }
+    }
+
+    /// The lease's name.
+    pub(super) fn lease_name(&self) -> &str {
+        &self.lease_name
+    }
+
+    /// The lease's path.
+    pub(super) fn lease_path(&self) -> NodePath {
+        self.path.join(&self.lease_name)
+    }
+
+    /// Finds out what became of a contender whose creation was not answered.
+    pub(super) async fn find_contender(&mut self) -> Result<(), zk::Error> {
+        if self.contender == Trace::Maybe {
+            let session = self.owner().session();
+            // A server may be behind what the one before it had sent off; it must have caught up with its leader.
+            session.sync(&self.queue).await?;
+            let names = session.children(&self.queue).await?.map(|(names, _)| names).unwrap_or_default();
+            self.contender = match Queue::of(names).find(&self.prefix) {
+                Some(name) => Trace::Stands(name.to_owned()),
+                None => Trace::None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Deletes what may be left, over any number of lost connections, until it is gone or its session is.
+    ///
+    /// No fence is needed: the names are used once, so that nothing else can be met.
+    pub(super) async fn clear(&mut self) {
+        let session = self.owner().session().clone();
+        while session.connected().await {
+            match self.try_clear().await {
+                Ok(()) => return,
+                Err(zk::Error::SessionExpired) => return,
+                Err(zk::Error::Refused(code)) => {
+                    // Nothing can be done from here: the session's end will take them.
+                    tracing::error!(path = %self.path, %code, "zookeeper refuses to delete a lock's nodes");
+                    return;
+                }
+                Err(_) => pause().await,
+            }
+        }
+    }
+
+    async fn try_clear(&mut self) -> Result<(), zk::Error> {
+        self.find_contender().await?;
+        if let Some(contender) = self.contender_path() {
+            delete(self.owner(), &contender).await?;
+            self.contender = Trace::None;
+        }
+        if self.lease != Trace::None {
+            delete(self.owner(), &self.lease_path()).await?;
+            self.lease = Trace::None;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes a node, whatever its version; one that is gone is as good.
+async fn delete(owner: &Owner, path: &NodePath) -> Result<(), zk::Error> {
+    match owner.commit(vec![zk::delete(path.as_str(), -1)]).await {
+        Ok(_) | Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => Ok(()),
+        Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
+        Err(CommitError::FenceMoved) => Err(zk::Error::NotSent),
+        Err(CommitError::Zk(error)) => Err(error),
+    }
+}
+
+/// A short rest before trying again while connected, when too much is under way.
+pub(super) async fn pause() {
+    let milliseconds = rand::rng().random_range(20..80);
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}

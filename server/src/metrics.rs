@@ -1,0 +1,50 @@
+//! What the replica counts, in Prometheus' text format.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    method: &'static str,
+    reason: &'static str,
+}
+
+/// The counters and gauges of this process. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics {
+    calls: Family<Call, Counter>,
+    /// Streams that stand.
+    pub(crate) streams: Gauge,
+    /// Whether ZooKeeper can be reached: 1 or 0.
+    pub(crate) zookeeper_up: Gauge,
+    /// ZooKeeper sessions that hold ephemerals.
+    pub(crate) zookeeper_sessions: Gauge,
+}
+
+impl Metrics {
+    /// Counts a call that was answered, or a stream that was opened; `reason` is empty for success.
+    pub(crate) fn call(&self, method: &'static str, reason: &'static str) {
+        self.calls.get_or_create(&Call { method, reason }).inc();
+    }
+
+    /// Everything as text.
+    pub(crate) fn render(&self) -> String {
+        let mut registry = Registry::with_prefix("rollcall");
+        registry.register("calls", "Calls answered and streams opened, by the reason of the error", self.calls.clone());
+        registry.register("streams", "Streams that stand", self.streams.clone());
+        registry.register("zookeeper_up", "Whether ZooKeeper can be reached", self.zookeeper_up.clone());
+        registry.register(
+            "zookeeper_sessions",
+            "ZooKeeper sessions that hold ephemerals",
+            self.zookeeper_sessions.clone(),
+        );
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        drop(encode(&mut text, &registry));
+        text
+    }
+}

@@ -1,0 +1,531 @@
+//! The rules of registrations, stepped by hand.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
+
+use super::claims::{Claim, Claimed, Held, Observed, Policy};
+use super::outbox::{LostReason, Notice};
+use super::state::{Effect, Input, Limits, State, StreamId};
+use crate::error::Error;
+use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
+use crate::value::Value;
+use crate::zk::{Moves, Read};
+
+const SESSION: SessionId = SessionId(7);
+const ONE: StreamId = StreamId(1);
+const TWO: StreamId = StreamId(2);
+const TTL: Duration = Duration::from_secs(10);
+
+/// A state with a clock, and a transaction counter for what the test does in ZooKeeper's place.
+struct Replica {
+    state: State,
+    now: Instant,
+    zxid: i64,
+}
+
+impl Replica {
+    fn new() -> Self {
+        let limits = Limits { registrations_per_stream: 3, registrations: 100 };
+        let mut replica = Self { state: State::new(limits, 1), now: Instant::now(), zxid: 100 };
+        replica.step(Input::Sessions { standing: [SESSION].into() });
+        replica
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Effect> {
+        self.state.step(input, self.now)
+    }
+
+    fn after(&mut self, duration: Duration) -> Vec<Effect> {
+        self.now += duration;
+        self.step(Input::Tick)
+    }
+
+    fn open(&mut self, stream: StreamId, ttl: Option<Duration>) {
+        let effects = self.step(Input::Open { stream, session_id: "s".to_owned(), ttl, pid: None });
+        assert!(matches!(notices(&effects)[..], [(_, Notice::Opened { .. })]));
+    }
+
+    fn set_with(&mut self, stream: StreamId, generation: Option<Generation>, exclusive: bool) -> Vec<Effect> {
+        let value = Value::Text("data".to_owned());
+        self.step(Input::Set { stream, path: path(), value, generation, exclusive, created: "now".to_owned() })
+    }
+
+    fn set(&mut self, stream: StreamId) -> Vec<Effect> {
+        self.set_with(stream, None, false)
+    }
+
+    fn held(&mut self) -> Claimed {
+        self.zxid += 1;
+        held(self.zxid)
+    }
+
+    fn claimed(&mut self, outcome: Claimed) -> Vec<Effect> {
+        self.step(Input::Claimed { path: path(), outcome })
+    }
+
+    /// Opens a stream and registers the path.
+    fn register(&mut self, stream: StreamId, ttl: Option<Duration>) -> Generation {
+        self.open(stream, ttl);
+        self.set(stream);
+        let outcome = self.held();
+        let effects = self.claimed(outcome);
+        assert!(
+            notices(&effects).iter().any(|(to, notice)| *to == stream && matches!(notice, Notice::Registered { .. }))
+        );
+        Generation(self.zxid)
+    }
+
+    fn deleted(&mut self) -> Vec<Effect> {
+        self.zxid += 1;
+        let effects = self.step(Input::Changed { path: path(), zxid: Some(Zxid(self.zxid)) });
+        assert!(matches!(effects[..], [Effect::Verify { .. }]), "{effects:?}");
+        self.step(Input::Verified { path: path(), seen: Some(Observed::Absent) })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state.entries.is_empty() && self.state.streams.is_empty() && self.state.waiting.is_empty()
+    }
+}
+
+fn path() -> NodePath {
+    NodePath::trusted("/services/a")
+}
+
+fn held(zxid: i64) -> Claimed {
+    let bytes = Bytes::from_static(b"data");
+    let held =
+        Held { generation: Generation(zxid), session: SESSION, bytes, written: Zxid(zxid), moves: Moves::default() };
+    Claimed::Held { held, stat: Stat::default(), adopted: false }
+}
+
+fn standing(czxid: i64, mzxid: i64, data: &'static [u8]) -> Option<Observed> {
+    let stat = Stat { czxid, mzxid, ..Stat::default() };
+    Some(Observed::Standing { read: Read { data: Bytes::from_static(data), stat } })
+}
+
+fn notices(effects: &[Effect]) -> Vec<(StreamId, &Notice)> {
+    let notice = |effect| match effect {
+        &Effect::Tell { stream, ref notice } => Some((stream, notice)),
+        _ => None,
+    };
+    effects.iter().filter_map(notice).collect()
+}
+
+fn claims(effects: &[Effect]) -> Vec<&Claim> {
+    let claim = |effect| match effect {
+        &Effect::Claim { ref claim, .. } => Some(claim),
+        _ => None,
+    };
+    effects.iter().filter_map(claim).collect()
+}
+
+fn is_removal(effects: &[Effect], generation: Generation) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Remove { generation: removed, .. } if *removed == generation))
+}
+
+fn is_lost(effects: &[Effect], stream: StreamId, lost: LostReason) -> bool {
+    notices(effects)
+        .iter()
+        .any(|(to, notice)| *to == stream && matches!(notice, Notice::Lost { reason, .. } if *reason == lost))
+}
+
+#[test]
+fn a_registration_without_a_ttl_ends_with_its_stream() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    let effects = replica.step(Input::Gone { stream: ONE });
+    assert!(is_removal(&effects, generation));
+    let effects = replica.step(Input::Removed { path: path() });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Unwatch { .. })));
+    assert!(replica.is_empty());
+}
+
+#[test]
+fn a_stream_that_ends_while_it_registers_leaves_nothing() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    replica.set(ONE);
+    assert!(replica.step(Input::Gone { stream: ONE }).is_empty());
+    let outcome = replica.held();
+    let effects = replica.claimed(outcome);
+    assert!(is_removal(&effects, Generation(replica.zxid)));
+    replica.step(Input::Removed { path: path() });
+    assert!(replica.is_empty());
+}
+
+#[test]
+fn with_a_ttl_it_outlives_the_stream_by_the_ttl_counted_from_the_last_message() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, Some(TTL));
+    replica.after(TTL / 2);
+    replica.step(Input::KeepAlive { stream: ONE });
+    replica.step(Input::Gone { stream: ONE });
+    assert!(replica.after(TTL - Duration::from_millis(1)).is_empty());
+    let effects: Vec<_> = (0..4).flat_map(|_| replica.after(Duration::from_millis(300))).collect();
+    assert!(is_removal(&effects, generation));
+}
+
+#[test]
+fn a_silent_stream_is_told_that_it_expired() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, Some(TTL));
+    let effects: Vec<_> = (0..12).flat_map(|_| replica.after(TTL / 10)).collect();
+    assert!(is_lost(&effects, ONE, LostReason::Expired));
+    assert!(effects.contains(&Effect::Close { stream: ONE, end: Err(Error::SessionExpired { ttl: TTL }) }));
+    assert!(is_removal(&effects, generation));
+}
+
+#[test]
+fn a_replica_that_was_stopped_reads_what_has_arrived_before_a_ttl_expires() {
+    let mut replica = Replica::new();
+    replica.register(ONE, Some(TTL));
+    assert!(replica.after(100 * TTL).is_empty());
+    replica.step(Input::KeepAlive { stream: ONE });
+    assert!(replica.after(Duration::from_secs(1)).is_empty());
+}
+
+#[test]
+fn a_set_takes_over_and_the_older_holder_is_told_when_it_is_done() {
+    let mut replica = Replica::new();
+    replica.register(ONE, None);
+    replica.open(TWO, None);
+    let effects = replica.set(TWO);
+    assert_eq!(claims(&effects)[0].policy, Policy::TakeOver);
+    assert!(!is_lost(&effects, ONE, LostReason::TakenOver));
+    let outcome = replica.held();
+    assert!(is_lost(&replica.claimed(outcome), ONE, LostReason::TakenOver));
+    assert!(notices(&replica.step(Input::Gone { stream: ONE })).is_empty());
+    assert!(replica.state.entries.contains_key(&path()));
+}
+
+#[test]
+fn a_refused_takeover_leaves_the_older_holder_alone() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    replica.open(TWO, None);
+    assert_eq!(claims(&replica.set_with(TWO, None, true))[0].policy, Policy::Exclusive);
+    let effects = replica.claimed(Claimed::Refused(Error::NameTaken { path: path() }));
+    assert!(matches!(notices(&effects)[..], [(TWO, Notice::Rejected { .. })]));
+    replica.step(Input::Gone { stream: TWO });
+    assert!(is_removal(&replica.step(Input::Gone { stream: ONE }), generation));
+}
+
+#[test]
+fn new_data_from_the_holder_keeps_the_incarnation() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    assert_eq!(claims(&replica.set(ONE))[0].policy, Policy::Update(generation));
+}
+
+#[test]
+fn a_resumed_registration_moves_to_the_new_stream() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, Some(TTL));
+    replica.step(Input::Gone { stream: ONE });
+    replica.open(TWO, Some(TTL));
+    assert_eq!(claims(&replica.set_with(TWO, Some(generation), false))[0].policy, Policy::Resume(generation));
+    replica.claimed(held(generation.0));
+    // The old session's ttl takes nothing down any more.
+    for _ in 0..30 {
+        replica.step(Input::KeepAlive { stream: TWO });
+        assert!(replica.after(TTL / 10).is_empty());
+    }
+}
+
+#[test]
+fn a_resume_of_what_was_taken_over_is_lost() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    replica.set_with(ONE, Some(Generation(5)), false);
+    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+    replica.step(Input::Gone { stream: ONE });
+    assert!(replica.is_empty());
+}
+
+#[test]
+fn what_another_takes_over_is_lost_and_not_fought_for() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    replica.step(Input::Changed { path: path(), zxid: Some(Zxid(generation.0 + 5)) });
+    let seen = standing(generation.0 + 5, generation.0 + 5, b"theirs");
+    let effects = replica.step(Input::Verified { path: path(), seen });
+    assert!(is_lost(&effects, ONE, LostReason::TakenOver));
+    assert!(claims(&effects).is_empty());
+    assert!(!replica.step(Input::Gone { stream: ONE }).iter().any(|effect| matches!(effect, Effect::Remove { .. })));
+    assert!(replica.is_empty());
+}
+
+#[test]
+fn our_own_writes_are_no_news() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    assert!(replica.step(Input::Changed { path: path(), zxid: Some(Zxid(generation.0)) }).is_empty());
+}
+
+#[test]
+fn a_foreign_delete_is_undone_at_once_and_then_with_growing_pauses() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    let effects = replica.deleted();
+    let expected = Policy::PutBack { generation, session: SESSION, moves: Moves::default() };
+    assert_eq!(claims(&effects)[0].policy, expected);
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        let outcome = replica.held();
+        let effects = replica.claimed(outcome);
+        assert!(matches!(notices(&effects)[..], [(ONE, Notice::Registered { restored: true, .. })]));
+        assert!(claims(&replica.deleted()).is_empty());
+        let due = replica.state.next_tick().unwrap() - replica.now;
+        assert_eq!(claims(&replica.after(due)).len(), 1);
+        pauses.push(due);
+    }
+    assert!(pauses.windows(2).all(|pair| pair[1] > pair[0].mul_f64(0.9)), "{pauses:?}");
+    assert!(pauses[5] > 8 * pauses[0], "{pauses:?}");
+}
+
+#[test]
+fn a_put_back_that_meets_a_moved_fence_is_lost() {
+    let mut replica = Replica::new();
+    replica.register(ONE, None);
+    replica.deleted();
+    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+}
+
+#[test]
+fn overwritten_data_is_told_once_and_not_put_back() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None).0;
+    for told in [1, 0] {
+        replica.step(Input::Resync { parent: path().parent().unwrap() });
+        let seen = standing(generation, generation + 3, b"theirs");
+        let effects = replica.step(Input::Verified { path: path(), seen });
+        assert_eq!(notices(&effects).len(), told);
+        assert!(claims(&effects).is_empty());
+    }
+}
+
+#[test]
+fn a_lagging_server_is_not_believed() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None).0;
+    replica.step(Input::Resync { parent: path().parent().unwrap() });
+    let effects =
+        replica.step(Input::Verified { path: path(), seen: standing(generation - 1, generation - 1, b"old") });
+    assert!(effects.is_empty());
+}
+
+#[test]
+fn after_a_lost_zookeeper_session_everything_is_registered_again_with_the_same_bytes() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    let other = SessionId(8);
+    let effects = replica.step(Input::Sessions { standing: [other].into() });
+    let restored = claims(&effects)[0];
+    assert_eq!(restored.policy, Policy::Restore(generation));
+    let Claimed::Held { held, stat, adopted } = replica.held() else { panic!("held") };
+    let effects = replica.claimed(Claimed::Held { held: Held { session: other, ..held }, stat, adopted });
+    assert!(matches!(notices(&effects)[..], [(ONE, Notice::Registered { restored: true, .. })]));
+}
+
+#[test]
+fn a_set_without_zookeeper_is_pending_once_and_carried_out_later() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    replica.set(ONE);
+    let away = || Claimed::Unavailable { attempted: None };
+    assert!(matches!(notices(&replica.claimed(away()))[..], [(ONE, Notice::Pending { .. })]));
+    assert_eq!(claims(&replica.step(Input::BackendUp)).len(), 1);
+    assert!(replica.claimed(away()).is_empty());
+    assert_eq!(claims(&replica.step(Input::BackendUp)).len(), 1);
+    let outcome = replica.held();
+    assert!(matches!(notices(&replica.claimed(outcome))[..], [(ONE, Notice::Registered { restored: false, .. })]));
+}
+
+#[test]
+fn a_pending_set_whose_client_is_gone_never_appears() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    replica.set(ONE);
+    replica.claimed(Claimed::Unavailable { attempted: None });
+    replica.step(Input::Gone { stream: ONE });
+    assert!(replica.step(Input::BackendUp).is_empty());
+    assert!(replica.is_empty());
+}
+
+#[test]
+fn a_create_whose_answer_was_lost_is_looked_for_even_when_its_client_is_gone() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    replica.set(ONE);
+    replica.claimed(Claimed::Unavailable { attempted: Some(SESSION) });
+    replica.step(Input::Gone { stream: ONE });
+    let effects = replica.step(Input::BackendUp);
+    assert_eq!(claims(&effects)[0].attempted, Some(SESSION));
+    let outcome = replica.held();
+    assert!(is_removal(&replica.claimed(outcome), Generation(replica.zxid)));
+}
+
+#[test]
+fn close_answers_for_each_path_and_ends_the_stream() {
+    let mut replica = Replica::new();
+    replica.register(ONE, Some(TTL));
+    replica.step(Input::Close { stream: ONE });
+    let effects = replica.step(Input::Removed { path: path() });
+    assert!(matches!(notices(&effects)[..], [(ONE, Notice::Unregistered { .. })]));
+    assert!(effects.contains(&Effect::Close { stream: ONE, end: Ok(()) }));
+    assert!(replica.is_empty());
+}
+
+#[test]
+fn an_unset_of_what_is_not_held_is_answered() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    let effects = replica.step(Input::Unset { stream: ONE, path: path() });
+    assert!(matches!(notices(&effects)[..], [(ONE, Notice::Unregistered { .. })]));
+    assert!(replica.state.entries.is_empty());
+}
+
+#[test]
+fn a_stream_over_its_limit_is_rejected_and_goes_on() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    for index in 0..4 {
+        let path = NodePath::trusted(format!("/{index}"));
+        let (value, created) = (Value::Text(String::new()), String::new());
+        let effects =
+            replica.step(Input::Set { stream: ONE, path, value, generation: None, exclusive: false, created });
+        let rejected = matches!(notices(&effects)[..], [(ONE, Notice::Rejected { .. })]);
+        assert_eq!(rejected, index == 3);
+    }
+}
+
+/// Random clients, random outcomes: each `set` gets one final answer while its stream stands, and when all streams are
+/// gone nothing is left.
+#[test]
+fn every_set_is_answered_once_and_nothing_is_left_behind() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..300 {
+        run_random_clients(&mut rng);
+    }
+}
+
+fn run_random_clients(rng: &mut StdRng) {
+    let mut replica = Replica::new();
+    let mut owed: HashMap<StreamId, i64> = HashMap::new();
+    let mut under_way: Vec<Effect> = Vec::new();
+    let mut next_stream = 0;
+    for round in 0..400 {
+        let last_rounds = round > 300;
+        let stream = StreamId(rng.random_range(0..=next_stream));
+        let choice = if last_rounds { rng.random_range(5..9) } else { rng.random_range(0..9) };
+        let effects = match choice {
+            0 => {
+                next_stream += 1;
+                owed.insert(StreamId(next_stream), 0);
+                replica.open(StreamId(next_stream), rng.random_bool(0.5).then_some(TTL));
+                Vec::new()
+            }
+            1 | 2 if owed.contains_key(&stream) => {
+                let generation = rng.random_bool(0.3).then(|| Generation(rng.random_range(100..=replica.zxid)));
+                *owed.entry(stream).or_default() += 1;
+                replica.set_with(stream, generation, rng.random_bool(0.2))
+            }
+            3 if owed.contains_key(&stream) => replica.step(Input::Unset { stream, path: path() }),
+            4 => {
+                replica.zxid += 1;
+                replica.step(Input::Changed { path: path(), zxid: Some(Zxid(replica.zxid)) })
+            }
+            5 if last_rounds || rng.random_bool(0.2) => {
+                owed.remove(&stream);
+                replica.step(Input::Gone { stream })
+            }
+            6 => replica.after(TTL / 4),
+            7 => replica.step(Input::BackendUp),
+            _ if under_way.is_empty() => Vec::new(),
+            _ => {
+                let effect = under_way.swap_remove(rng.random_range(0..under_way.len()));
+                finish_randomly(&mut replica, effect, rng, last_rounds)
+            }
+        };
+        settle(effects, &mut owed, &mut under_way);
+    }
+    while !under_way.is_empty() || replica.state.is_waiting() {
+        let effects = replica.step(Input::BackendUp);
+        settle(effects, &mut owed, &mut under_way);
+        if let Some(effect) = under_way.pop() {
+            let effects = finish_randomly(&mut replica, effect, rng, true);
+            settle(effects, &mut owed, &mut under_way);
+        }
+    }
+    assert!(owed.values().all(|owed| *owed == 0), "sets without an answer: {owed:?}");
+    for stream in 0..=next_stream {
+        owed.remove(&StreamId(stream));
+        let effects = replica.step(Input::Gone { stream: StreamId(stream) });
+        settle(effects, &mut owed, &mut under_way);
+    }
+    for _ in 0..100 {
+        let effects = replica.after(TTL);
+        settle(effects, &mut owed, &mut under_way);
+        let effects = replica.step(Input::BackendUp);
+        settle(effects, &mut owed, &mut under_way);
+        while let Some(effect) = under_way.pop() {
+            let effects = finish_randomly(&mut replica, effect, rng, true);
+            settle(effects, &mut owed, &mut under_way);
+        }
+    }
+    assert!(replica.is_empty(), "{:?}", replica.state);
+}
+
+/// Counts answers, and keeps operations.
+fn settle(effects: Vec<Effect>, owed: &mut HashMap<StreamId, i64>, under_way: &mut Vec<Effect>) {
+    for effect in effects {
+        match &effect {
+            Effect::Tell { stream, notice: Notice::Registered { restored: false, .. } | Notice::Rejected { .. } } => {
+                if let Some(owed) = owed.get_mut(stream) {
+                    *owed -= 1;
+                    assert!(*owed >= 0, "an answer that nobody asked for");
+                }
+            }
+            Effect::Claim { .. } | Effect::Remove { .. } | Effect::Verify { .. } => under_way.push(effect),
+            Effect::Close { stream, .. } => drop(owed.remove(stream)),
+            _ => {}
+        }
+        let busy = under_way.iter().filter(|effect| matches!(effect, Effect::Claim { .. } | Effect::Remove { .. }));
+        assert!(busy.count() <= 1, "two operations on one path: {under_way:?}");
+    }
+}
+
+fn finish_randomly(replica: &mut Replica, effect: Effect, rng: &mut StdRng, kindly: bool) -> Vec<Effect> {
+    match effect {
+        Effect::Claim { claim, .. } => {
+            let outcome = match rng.random_range(0..10) {
+                0 if !kindly => Claimed::Unavailable { attempted: rng.random_bool(0.5).then_some(SESSION) },
+                // A resume that finds a later incarnation is answered with `lost`, which is not counted here.
+                1 if !matches!(claim.policy, Policy::TakeOver | Policy::Exclusive | Policy::Resume(_)) => {
+                    Claimed::TakenOver
+                }
+                2 => Claimed::Refused(Error::NameTaken { path: path() }),
+                _ => replica.held(),
+            };
+            replica.claimed(outcome)
+        }
+        Effect::Remove { .. } => replica.step(Input::Removed { path: path() }),
+        Effect::Verify { .. } => {
+            let seen = match rng.random_range(0..4) {
+                0 => None,
+                1 => Some(Observed::Absent),
+                2 => standing(replica.zxid + 1, replica.zxid + 1, b"theirs"),
+                _ => standing(100, 100, b"data"),
+            };
+            replica.step(Input::Verified { path: path(), seen })
+        }
+        other => panic!("no operation: {other:?}"),
+    }
+}

@@ -1,0 +1,87 @@
+//! States that somebody pages through, kept for a while after the view has moved on. Pure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::scope::Scope;
+use super::state::State;
+use crate::types::Revision;
+
+/// The pinned states. Full, the one that was used least recently goes, and its pages with it.
+#[derive(Debug)]
+pub(super) struct Pins {
+    pins: Vec<Pin>,
+    most: usize,
+    life: Duration,
+}
+
+#[derive(Debug)]
+struct Pin {
+    state: Arc<State>,
+    used: Instant,
+}
+
+impl Pins {
+    pub(super) fn new(most: usize, life: Duration) -> Self {
+        Self { pins: Vec::new(), most, life }
+    }
+
+    /// Keeps a state.
+    pub(super) fn put(&mut self, state: &Arc<State>, now: Instant) {
+        self.forget(now);
+        self.pins.retain(|pin| !is(&pin.state, &state.path, state.recursive, state.revision));
+        if self.pins.len() >= self.most
+            && let Some(oldest) = (0..self.pins.len()).min_by_key(|index| self.pins[*index].used)
+        {
+            self.pins.swap_remove(oldest);
+        }
+        self.pins.push(Pin { state: state.clone(), used: now });
+    }
+
+    /// The state of that revision, which now counts as just used.
+    pub(super) fn get(&mut self, scope: &Scope, revision: Revision, now: Instant) -> Option<Arc<State>> {
+        self.forget(now);
+        let pin = self.pins.iter_mut().find(|pin| is(&pin.state, &scope.path, scope.recursive, revision))?;
+        pin.used = now;
+        Some(pin.state.clone())
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.pins.retain(|pin| now.duration_since(pin.used) < self.life);
+    }
+}
+
+fn is(state: &State, path: &crate::types::NodePath, recursive: bool, revision: Revision) -> bool {
+    state.revision == revision && state.recursive == recursive && state.path == *path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NodePath;
+
+    #[test]
+    fn pins_end_with_disuse_and_make_room_for_newer_ones() {
+        let start = Instant::now();
+        let second = |seconds| start + Duration::from_secs(seconds);
+        let scope = Scope { path: NodePath::trusted("/a"), recursive: false };
+        let state = |revision| {
+            let mut state = State::empty(scope.path.clone(), scope.recursive);
+            state.revision = Revision(revision);
+            Arc::new(state)
+        };
+        let mut pins = Pins::new(2, Duration::from_secs(60));
+        pins.put(&state(1), second(0));
+        pins.put(&state(2), second(1));
+        assert!(pins.get(&scope, Revision(1), second(2)).is_some());
+        pins.put(&state(3), second(3));
+        assert!(pins.get(&scope, Revision(2), second(4)).is_none());
+        assert!(pins.get(&scope, Revision(1), second(50)).is_some());
+        assert!(pins.get(&scope, Revision(3), second(63)).is_none());
+        assert!(pins.get(&scope, Revision(1), second(64)).is_some());
+        let tree = Scope { recursive: true, ..scope };
+        assert!(pins.get(&tree, Revision(1), second(65)).is_none());
+    }
+}

@@ -1,0 +1,171 @@
+//! Reading a view.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::state::State;
+use super::view::{BackendState, Known, View};
+use super::watcher::Watcher;
+use super::{Lease, Settings};
+use crate::error::Error;
+use crate::types::Revision;
+
+/// How long a reader waits at most for a ZooKeeper that answers, but does not get done.
+const PATIENCE_WITH_THE_SLOW: Duration = Duration::from_secs(30);
+
+/// A state, and how far it can be trusted.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    /// What is known.
+    pub(crate) state: Arc<State>,
+    /// Whether it may be out of date, since ZooKeeper can't be reached.
+    pub(crate) is_stale: bool,
+    /// When the state was last known to be right, if it is stale.
+    pub(crate) as_of: Option<SystemTime>,
+}
+
+/// A view that is kept alive by this handle. Cheap to make, cheap to drop.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    lease: Lease,
+}
+
+impl Reader {
+    pub(super) fn new(lease: Lease) -> Self {
+        Self { lease }
+    }
+
+    /// What the view knows, as soon as it knows anything: never older than what it has shown before.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] when nothing is known and ZooKeeper can't be reached, [`Error::NoAuth`] when it
+    /// hides the path; that is looked at again with every call.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub(crate) async fn cached(&self) -> Result<Reading, Error> {
+        let (is_known, is_forbidden) = {
+            let known = self.view().known();
+            (known.state.is_some(), known.is_forbidden)
+        };
+        match (is_known, is_forbidden) {
+            (_, true) => self.latest().await,
+            (true, false) => self.reading(&self.view().known()),
+            (false, false) => {
+                let done = |known: &Known| (known.state.is_some() || known.is_forbidden).then(|| self.reading(known));
+                self.wait_until(done).await?
+            }
+        }
+    }
+
+    /// What ZooKeeper has after a sync: every write that was acknowledged before this call. It moves the view along.
+    /// Calls that come while a sync is under way share the next one.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] when ZooKeeper can't be reached, [`Error::NoAuth`] when it hides the path.
+    ///
+    /// # Cancellation
+    /// Safe; the sync is carried out all the same.
+    pub(crate) async fn latest(&self) -> Result<Reading, Error> {
+        let barrier = self.view().ask();
+        self.wait_until(|known| known.is_done(barrier).then(|| self.reading(known))).await?
+    }
+
+    /// Waits until there is a child, or the time is over; then what there is.
+    ///
+    /// # Errors
+    /// Those of [`Reader::cached`].
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub(crate) async fn with_children(&self, deadline: Instant) -> Result<Reading, Error> {
+        let mut news = self.view().news();
+        loop {
+            news.borrow_and_update();
+            let reading = self.cached().await?;
+            if !reading.state.children.is_empty() {
+                return Ok(reading);
+            }
+            drop(reading);
+            match tokio::time::timeout_at(deadline, news.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return self.cached().await,
+            }
+        }
+    }
+
+    /// Keeps a state for the pages that follow, for a while.
+    pub(crate) fn pin(&self, state: &Arc<State>) {
+        self.lease.views().pins().put(state, Instant::now());
+    }
+
+    /// The state of this revision, for a page of it.
+    ///
+    /// # Errors
+    /// [`Error::PageExpired`] when it is neither pinned nor the present one; else those of [`Reader::cached`].
+    pub(crate) async fn pinned(&self, revision: Revision) -> Result<Reading, Error> {
+        let pin = self.lease.views().pins().get(&self.view().scope, revision, Instant::now());
+        if let Some(state) = pin {
+            let known = self.view().known();
+            let is_stale = known.backend != BackendState::Connected;
+            return Ok(Reading { state, is_stale, as_of: known.as_of });
+        }
+        let reading = self.cached().await?;
+        if reading.state.revision == revision {
+            return Ok(reading);
+        }
+        Err(Error::PageExpired { path: self.view().scope.path.clone() })
+    }
+
+    /// Watches: everything from now on or, with a revision that a state had, what has changed since. With `full`, each
+    /// change is told as the whole state.
+    pub(crate) fn watch(self, since: Option<Revision>, full: bool) -> Watcher {
+        Watcher::new(self, since, full)
+    }
+
+    pub(super) fn view(&self) -> &Arc<View> {
+        &self.lease.view
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.lease.views().settings
+    }
+
+    /// What is known; an error when it may not be shown, or nothing is.
+    fn reading(&self, known: &Known) -> Result<Reading, Error> {
+        if known.is_forbidden {
+            return Err(Error::NoAuth { path: self.view().scope.path.clone() });
+        }
+        let state = known.state.clone().ok_or(Error::BackendUnavailable)?;
+        Ok(Reading { state, is_stale: known.backend != BackendState::Connected, as_of: known.as_of })
+    }
+
+    /// Waits for the task, for as long as ZooKeeper says something at all.
+    async fn wait_until<T>(&self, done: impl Fn(&Known) -> Option<T>) -> Result<T, Error> {
+        let begun = Instant::now();
+        let mut progress = self.view().progress();
+        let mut look_at = begun + self.settings().patience;
+        loop {
+            progress.borrow_and_update();
+            if let Some(result) = done(&self.view().known()) {
+                return Ok(result);
+            }
+            if tokio::time::timeout_at(look_at, progress.changed()).await.is_ok() {
+                continue;
+            }
+            if !self.is_reachable() || begun.elapsed() > PATIENCE_WITH_THE_SLOW {
+                return Err(Error::BackendUnavailable);
+            }
+            look_at = Instant::now() + self.settings().patience;
+        }
+    }
+
+    /// Whether ZooKeeper is connected and has said something lately. To be asked while the view waits for an answer:
+    /// otherwise silence means nothing.
+    pub(super) fn is_reachable(&self) -> bool {
+        let session = self.lease.views().hub.session(&self.view().scope.path);
+        session.is_up() && session.last_heard().is_some_and(|heard| heard.elapsed() < self.settings().patience)
+    }
+}

@@ -1,0 +1,208 @@
+//! Which views there are: opened on first need, shared, dropped when idle.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::pins::Pins;
+use super::reader::Reader;
+use super::ring::Limits;
+use super::scope::Scope;
+use super::task::Task;
+use super::view::View;
+use crate::error::Error;
+use crate::types::NodePath;
+use crate::zk::Hub;
+
+/// How many views may wait for their task to start; one more is refused.
+const BIRTHS: usize = 4096;
+
+/// The settings of the views.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// How many views there may be. When there are, the one that has been idle longest makes room; if all are in use, a
+    /// further one is refused.
+    pub(crate) max_views: usize,
+    /// How long a view that nobody uses is kept.
+    pub(crate) idle: Duration,
+    /// How long a reader waits for a ZooKeeper that can't be reached.
+    pub(crate) patience: Duration,
+    /// How many changes a view remembers.
+    pub(crate) ring_moments: usize,
+    /// How many bytes of changes a view remembers, roughly.
+    pub(crate) ring_bytes: usize,
+    /// How many states are kept for pages.
+    pub(crate) pins: usize,
+    /// How long a state is kept for its next page.
+    pub(crate) pin_life: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_views: 10_000,
+            idle: Duration::from_secs(60),
+            patience: Duration::from_secs(2),
+            ring_moments: 1024,
+            ring_bytes: 1024 * 1024,
+            pins: 64,
+            pin_life: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The handle on all views. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Views(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) hub: Hub,
+    pub(super) settings: Settings,
+    registry: Mutex<HashMap<Scope, Slot>>,
+    births: mpsc::Sender<Arc<View>>,
+    pins: Mutex<Pins>,
+}
+
+/// A view and its users. Both change under the registry's lock alone, so that no view goes that somebody is given.
+#[derive(Debug)]
+struct Slot {
+    view: Arc<View>,
+    users: usize,
+    idle_since: Instant,
+}
+
+/// A use of a view, which stays for as long.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) view: Arc<View>,
+    inner: Arc<Inner>,
+}
+
+impl Views {
+    /// Starts the views as a task of `tasks`, which never ends.
+    pub(crate) fn start(hub: Hub, settings: Settings, tasks: &mut JoinSet<()>) -> Self {
+        let (births, born) = mpsc::channel(BIRTHS);
+        let pins = Mutex::new(Pins::new(settings.pins, settings.pin_life));
+        let inner = Arc::new(Inner { hub, settings, registry: Mutex::default(), births, pins });
+        tasks.spawn(supervise(inner.clone(), born));
+        Self(inner)
+    }
+
+    /// A reader of a path and its children or, if `recursive`, of its subtree. The view starts to load at once, if it is
+    /// not there already.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when there are too many views in use.
+    pub(crate) fn open(&self, path: &NodePath, recursive: bool) -> Result<Reader, Error> {
+        let scope = Scope { path: path.clone(), recursive };
+        let settings = &self.0.settings;
+        let too_many = || Error::LimitExceeded {
+            reason: "TOO_MANY_VIEWS",
+            what: "the number of paths that are read and watched",
+            limit: u64::try_from(settings.max_views).unwrap_or(u64::MAX),
+        };
+        let mut registry = self.0.registry();
+        if let Some(slot) = registry.get_mut(&scope) {
+            slot.users += 1;
+            return Ok(self.reader(slot.view.clone()));
+        }
+        if registry.len() >= settings.max_views && !drop_idlest(&mut registry) {
+            return Err(too_many());
+        }
+        let limits = Limits { moments: settings.ring_moments, bytes: settings.ring_bytes };
+        let view = Arc::new(View::new(scope.clone(), limits));
+        self.0.births.try_send(view.clone()).map_err(|_| too_many())?;
+        registry.insert(scope, Slot { view: view.clone(), users: 1, idle_since: Instant::now() });
+        drop(registry);
+        Ok(self.reader(view))
+    }
+
+    /// How many views there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.registry().len()
+    }
+
+    fn reader(&self, view: Arc<View>) -> Reader {
+        Reader::new(Lease { view, inner: self.0.clone() })
+    }
+}
+
+impl Inner {
+    pub(super) fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn registry(&self) -> MutexGuard<'_, HashMap<Scope, Slot>> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when the view has been idle for long enough, and is dropped.
+    async fn retire(&self, scope: &Scope) {
+        let mut look_at = Instant::now() + self.settings.idle;
+        loop {
+            tokio::time::sleep_until(look_at).await;
+            let mut registry = self.registry();
+            let Some(slot) = registry.get(scope) else { return };
+            let idle_until = slot.idle_since + self.settings.idle;
+            if slot.users == 0 && idle_until <= Instant::now() {
+                registry.remove(scope);
+                return;
+            }
+            look_at = if slot.users == 0 { idle_until } else { Instant::now() + self.settings.idle };
+        }
+    }
+}
+
+impl Lease {
+    pub(super) fn views(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(slot) = self.inner.registry().get_mut(&self.view.scope) {
+            slot.users -= 1;
+            slot.idle_since = Instant::now();
+        }
+    }
+}
+
+/// Drops the view that has been idle longest; `false` when all are in use.
+fn drop_idlest(registry: &mut HashMap<Scope, Slot>) -> bool {
+    let idle = registry.iter().filter(|(_, slot)| slot.users == 0);
+    let Some(scope) = idle.min_by_key(|(_, slot)| slot.idle_since).map(|(scope, _)| scope.clone()) else {
+        return false;
+    };
+    if let Some(slot) = registry.remove(&scope) {
+        slot.view.stop();
+    }
+    true
+}
+
+/// Runs the views' tasks. A panic in one of them ends this.
+async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(view) = born.recv() => {
+                let inner = inner.clone();
+                tasks.spawn(async move {
+                    let task = Task::new(view.clone(), &inner.hub);
+                    task.run(inner.retire(&view.scope)).await;
+                });
+            }
+            Some(result) = tasks.join_next() => {
+                if let Err(error) = result {
+                    tracing::error!(%error, "a view's task failed");
+                    return;
+                }
+            }
+        }
+    }
+}

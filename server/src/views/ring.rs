@@ -1,0 +1,304 @@
+//! The recent past of a view: what changed, by revision. Pure.
+//!
+//! One ring for all that watch; each of them has a cursor, which is a revision. Who is behind gets the net changes since
+//! its cursor, or, when the ring has forgotten that far back, a snapshot. So a slow reader costs nothing while it is
+//! slow, and nobody waits for it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::state::Entry;
+use crate::types::Revision;
+
+/// The data or the existence of one node changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Edit {
+    /// Which; empty for the watched path itself.
+    pub(super) name: Arc<str>,
+    before: Option<Arc<Entry>>,
+    after: Option<Arc<Entry>>,
+}
+
+/// What a change is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ChangeKind {
+    /// A child has appeared.
+    Added,
+    /// A child's data has changed.
+    Updated,
+    /// A child has gone.
+    Removed,
+    /// The watched path has come to be.
+    Created,
+    /// The watched path's own data has changed.
+    DataChanged,
+    /// The watched path has gone, and every child with it.
+    Deleted,
+}
+
+/// One change, as a watcher is told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// What happened.
+    pub(crate) kind: ChangeKind,
+    /// The child, or its relative path; empty for the watched path itself.
+    pub(crate) name: Arc<str>,
+    /// The node after the change; `None` when it is gone.
+    pub(crate) entry: Option<Arc<Entry>>,
+}
+
+/// Changes that lead to one revision. Those who are equally far share it.
+#[derive(Debug)]
+pub(crate) struct Delta {
+    /// What dates the state after them.
+    pub(crate) revision: Revision,
+    /// To be applied in this order: the watched path first, then by name. Never empty.
+    pub(crate) changes: Vec<Change>,
+    /// A place for the encoded form, so that it is made once for all; the views don't look at it.
+    pub(crate) encoded: OnceLock<Vec<Bytes>>,
+}
+
+impl Edit {
+    /// The step from one to the other, if names or data differ.
+    pub(super) fn of(name: Arc<str>, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>) -> Option<Self> {
+        let differs = before.map(|entry| &entry.data) != after.map(|entry| &entry.data);
+        differs.then(|| Self { name, before: before.cloned(), after: after.cloned() })
+    }
+
+    fn kind(&self) -> ChangeKind {
+        match (self.name.is_empty(), self.before.is_some(), self.after.is_some()) {
+            (true, _, false) => ChangeKind::Deleted,
+            (true, false, true) => ChangeKind::Created,
+            (true, true, true) => ChangeKind::DataChanged,
+            (false, _, false) => ChangeKind::Removed,
+            (false, false, true) => ChangeKind::Added,
+            (false, true, true) => ChangeKind::Updated,
+        }
+    }
+
+    /// What it occupies, roughly. Data is counted wherever it may be the only copy.
+    fn cost(&self) -> usize {
+        const RECORD: usize = 256;
+        let size = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.data.len());
+        RECORD + 2 * self.name.len() + size(&self.before) + 2 * size(&self.after)
+    }
+}
+
+impl Delta {
+    /// What watchers are told of these edits, which are in the order of names. A path that is gone implies that its
+    /// children are.
+    fn new<'a>(revision: Revision, edits: impl IntoIterator<Item = &'a Edit>) -> Self {
+        let mut changes: Vec<Change> = Vec::new();
+        for edit in edits {
+            let kind = edit.kind();
+            if kind == ChangeKind::Removed && changes.first().is_some_and(|first| first.kind == ChangeKind::Deleted) {
+                continue;
+            }
+            changes.push(Change { kind, name: edit.name.clone(), entry: edit.after.clone() });
+        }
+        Self { revision, changes, encoded: OnceLock::new() }
+    }
+}
+
+/// A content, and for how long it was the content.
+#[derive(Debug)]
+struct Moment {
+    /// The first revision with this content.
+    from: Revision,
+    /// The last revision that is known to have had it, and nothing else between.
+    until: Revision,
+    /// What led here from the moment before.
+    edits: Vec<Edit>,
+    delta: Arc<Delta>,
+    cost: usize,
+}
+
+/// What a ring knows about the time since a revision.
+#[derive(Debug)]
+pub(super) enum Since {
+    /// The content is the same; what happened between has undone itself.
+    Nothing,
+    /// These are the net changes.
+    Changes(Arc<Delta>),
+    /// The ring does not reach back that far, or never knew that revision.
+    Forgotten,
+}
+
+/// The ring. Full, it forgets its oldest moments; the newest it always keeps, for those who are up to date.
+#[derive(Debug)]
+pub(super) struct Ring {
+    moments: VecDeque<Moment>,
+    cost: usize,
+    limits: Limits,
+}
+
+/// How much a ring keeps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) moments: usize,
+    pub(super) bytes: usize,
+}
+
+impl Ring {
+    /// A ring that knows nothing.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { moments: VecDeque::new(), cost: 0, limits }
+    }
+
+    /// Forgets everything, and begins with this revision.
+    pub(super) fn restart(&mut self, revision: Revision) {
+        self.moments.clear();
+        self.cost = 0;
+        self.push(revision, Vec::new());
+    }
+
+    /// Goes on to a revision that these edits lead to; without any, contents between may have differed.
+    pub(super) fn push(&mut self, revision: Revision, edits: Vec<Edit>) {
+        const MOMENT: usize = 128;
+        let cost = MOMENT + edits.iter().map(Edit::cost).sum::<usize>();
+        let delta = Arc::new(Delta::new(revision, &edits));
+        self.moments.push_back(Moment { from: revision, until: revision, edits, delta, cost });
+        self.cost += cost;
+        while self.moments.len() > 2 && (self.moments.len() > self.limits.moments || self.cost > self.limits.bytes) {
+            self.moments.pop_front();
+            // Nobody asks how what is now the oldest moment came to be.
+            if let Some(oldest) = self.moments.front_mut() {
+                (oldest.edits, oldest.cost) = (Vec::new(), MOMENT);
+                oldest.delta = Arc::new(Delta::new(oldest.from, &[]));
+            }
+            self.cost = self.moments.iter().map(|moment| moment.cost).sum();
+        }
+    }
+
+    /// Goes on to a revision with the same content, and with no other content between.
+    pub(super) fn extend(&mut self, revision: Revision) {
+        match self.moments.back_mut() {
+            Some(last) => last.until = revision,
+            None => self.push(revision, Vec::new()),
+        }
+    }
+
+    /// What has changed since a revision.
+    pub(super) fn since(&self, revision: Revision) -> Since {
+        // The first moment that ends at or after it; they are in the order of revisions.
+        let index = self.moments.partition_point(|moment| moment.until < revision);
+        match self.moments.get(index) {
+            Some(moment) if moment.from <= revision => {}
+            _ => return Since::Forgotten,
+        }
+        let later = self.moments.range(index + 1..);
+        let delta = match later.len() {
+            0 => return Since::Nothing,
+            1 => self.moments[index + 1].delta.clone(),
+            _ => Arc::new(merge(self.revision(), later.flat_map(|moment| &moment.edits))),
+        };
+        if delta.changes.is_empty() { Since::Nothing } else { Since::Changes(delta) }
+    }
+
+    fn revision(&self) -> Revision {
+        self.moments.back().map_or(Revision(0), |moment| moment.until)
+    }
+}
+
+/// The net of edits that follow each other.
+fn merge<'a>(revision: Revision, edits: impl Iterator<Item = &'a Edit>) -> Delta {
+    let mut net: BTreeMap<&Arc<str>, (&Option<Arc<Entry>>, &Option<Arc<Entry>>)> = BTreeMap::new();
+    for edit in edits {
+        net.entry(&edit.name).and_modify(|(_, after)| *after = &edit.after).or_insert((&edit.before, &edit.after));
+    }
+    let edits: Vec<_> = net
+        .into_iter()
+        .filter_map(|(name, (before, after))| Edit::of(name.clone(), before.as_ref(), after.as_ref()))
+        .collect();
+    Delta::new(revision, &edits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Stat;
+
+    const LIMITS: Limits = Limits { moments: 100, bytes: 100_000 };
+
+    fn entry(data: &str) -> Option<Arc<Entry>> {
+        Some(Arc::new(Entry::new(data.as_bytes(), Stat::default())))
+    }
+
+    fn edit(name: &str, before: Option<&str>, after: Option<&str>) -> Edit {
+        let (before, after) = (before.and_then(entry), after.and_then(entry));
+        Edit { name: name.into(), before, after }
+    }
+
+    fn told(ring: &Ring, since: i64) -> String {
+        match ring.since(Revision(since)) {
+            Since::Nothing => "nothing".into(),
+            Since::Forgotten => "forgotten".into(),
+            Since::Changes(delta) => {
+                let changes = delta.changes.iter().map(|change| format!("{:?} {}", change.kind, change.name));
+                format!("{}: {}", delta.revision.0, changes.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    fn ring() -> Ring {
+        let mut ring = Ring::new(LIMITS);
+        ring.restart(Revision(10));
+        ring.push(Revision(20), vec![edit("a", None, Some("1"))]);
+        ring.push(Revision(30), vec![edit("b", None, Some("1"))]);
+        ring
+    }
+
+    #[test]
+    fn changes_that_undo_each_other_are_not_told() {
+        let mut ring = ring();
+        ring.push(Revision(40), vec![edit("a", Some("1"), None), edit("b", Some("1"), Some("2"))]);
+        assert_eq!(told(&ring, 10), "40: Added b");
+        assert_eq!(told(&ring, 20), "40: Removed a, Added b");
+        assert_eq!(told(&ring, 30), "40: Removed a, Updated b");
+        assert_eq!(told(&ring, 40), "nothing");
+        ring.push(Revision(50), vec![edit("b", Some("2"), None)]);
+        assert_eq!(told(&ring, 10), "nothing");
+    }
+
+    #[test]
+    fn a_revision_that_the_ring_never_had_is_answered_only_if_nothing_else_was_there() {
+        let mut ring = ring();
+        assert_eq!(told(&ring, 25), "forgotten");
+        ring.extend(Revision(35));
+        assert_eq!(told(&ring, 33), "nothing");
+        ring.push(Revision(40), Vec::new());
+        assert_eq!(told(&ring, 33), "nothing");
+        assert_eq!(told(&ring, 38), "forgotten");
+        assert_eq!(told(&ring, 41), "forgotten");
+    }
+
+    #[test]
+    fn a_path_that_goes_takes_its_children_along_and_comes_back_with_what_differs() {
+        let mut ring = ring();
+        let gone = vec![edit("", Some(""), None), edit("a", Some("1"), None), edit("b", Some("1"), None)];
+        ring.push(Revision(40), gone);
+        assert_eq!(told(&ring, 30), "40: Deleted ");
+        assert_eq!(told(&ring, 20), "40: Deleted ");
+        let back = vec![edit("", None, Some("new")), edit("b", None, Some("1"))];
+        ring.push(Revision(50), back);
+        assert_eq!(told(&ring, 40), "50: Created , Added b");
+        assert_eq!(told(&ring, 30), "50: DataChanged , Removed a");
+    }
+
+    #[test]
+    fn a_full_ring_forgets_its_oldest_and_keeps_its_newest() {
+        let mut ring = Ring::new(Limits { moments: 3, bytes: 100_000 });
+        ring.restart(Revision(1));
+        for revision in 2..=10 {
+            ring.push(Revision(revision), vec![edit("a", Some("x"), Some(&revision.to_string()))]);
+        }
+        assert_eq!(told(&ring, 7), "forgotten");
+        assert_eq!(told(&ring, 8), "10: Updated a");
+        let large = "x".repeat(200_000);
+        ring.push(Revision(11), vec![edit("a", Some("10"), Some(&large))]);
+        assert_eq!(told(&ring, 9), "forgotten");
+        assert_eq!(told(&ring, 10), "11: Updated a");
+    }
+}

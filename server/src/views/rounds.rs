@@ -1,0 +1,245 @@
+//! From reads and events to consistent moments. Pure.
+//!
+//! A round reads everything that events have named since the last moment that was shown, together with the path's own
+//! node, and learns which events came before its answers. What they name and the round had not read yet is *open*. A
+//! round that leaves nothing open is a moment: everything that differs from the last one was read, and nothing was read
+//! too early.
+//!
+//! Under a steady stream of writes every round leaves something open. Then the next round closes it: what it finds there
+//! was so at the end of the round before, too, unless events of the same nodes came in between. Since a round reads all
+//! that events have named so far, a node that changes all the time is never open for long, and moments keep coming.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::state::{Entry, NodeRead, Reads};
+use crate::types::Zxid;
+
+/// Relative paths.
+pub(super) type Names = HashSet<Arc<str>>;
+
+/// What one round has read.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// The path's own node, read last. `None` when it was absent and nothing read with it dates that.
+    pub(super) node: Option<NodeRead>,
+    /// What was read below.
+    pub(super) reads: Reads,
+    /// What events named that came before the last answer.
+    named: Names,
+    /// What of that was not read after its event.
+    open: Names,
+    /// ZooKeeper's last transaction at the last read.
+    pub(super) zxid: Zxid,
+    /// The latest barrier that the last read was behind.
+    pub(super) barrier: u64,
+}
+
+impl Round {
+    /// A round that is behind this barrier.
+    pub(super) fn behind(barrier: u64) -> Self {
+        Self { barrier, ..Self::default() }
+    }
+
+    /// Takes in one answer, and what the events named that came between it and the answer before.
+    pub(super) fn answer(&mut self, named: Names, reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<Entry>>)>) {
+        self.open.extend(named.iter().cloned());
+        self.named.extend(named);
+        for (name, read) in reads {
+            self.open.remove(&name);
+            self.reads.insert(name, read);
+        }
+    }
+}
+
+/// A consistent moment: what differs from the moment before.
+#[derive(Debug)]
+pub(super) struct Moment {
+    /// The path's own node.
+    pub(super) node: NodeRead,
+    /// What may differ below.
+    pub(super) reads: Reads,
+    /// ZooKeeper's last transaction then, or a later one.
+    pub(super) zxid: Zxid,
+    /// The latest barrier that it is behind.
+    pub(super) barrier: u64,
+}
+
+/// The rounds since the last moment.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    wanted: Names,
+    is_wanted: bool,
+    last: Option<Round>,
+}
+
+impl Rounds {
+    /// Events named these, or, if there are none, the path's own node alone.
+    pub(super) fn want(&mut self, names: Names) {
+        self.wanted.extend(names);
+        self.is_wanted = true;
+    }
+
+    /// What the next round has to read.
+    pub(super) fn wanted(&self) -> &Names {
+        &self.wanted
+    }
+
+    /// Whether there has to be a round: something was named, or is open.
+    pub(super) fn are_due(&self) -> bool {
+        self.is_wanted || self.last.is_some()
+    }
+
+    /// Takes in a round that has read [`Rounds::wanted`].
+    pub(super) fn finish(&mut self, mut round: Round) -> Option<Moment> {
+        self.wanted.extend(round.named.iter().cloned());
+        self.is_wanted = false;
+        let last = self.last.take();
+        let is_closed = |last: &Round| {
+            last.node.is_some()
+                && last.open.iter().all(|name| !round.named.contains(name) && round.reads.contains_key(name))
+        };
+        if round.open.is_empty()
+            && let Some(node) = round.node.take()
+        {
+            let mut reads = last.map(|last| last.reads).unwrap_or_default();
+            reads.extend(round.reads);
+            self.wanted.clear();
+            return Some(Moment { node, reads, zxid: round.zxid, barrier: round.barrier });
+        }
+        match last {
+            Some(mut last) if is_closed(&last) => {
+                let closed = last.open.iter().filter_map(|name| Some((name.clone(), round.reads.get(name)?.clone())));
+                last.reads.extend(closed);
+                self.wanted.clone_from(&round.named);
+                self.last = Some(round);
+                last.node.map(|node| Moment { node, reads: last.reads, zxid: last.zxid, barrier: last.barrier })
+            }
+            last => {
+                let mut reads = last.map(|last| last.reads).unwrap_or_default();
+                reads.extend(std::mem::take(&mut round.reads));
+                round.reads = reads;
+                self.last = Some(round);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::*;
+    use crate::types::Stat;
+
+    const BATCH: usize = 20;
+
+    /// Names and when they were last written, by transaction.
+    type Tree = BTreeMap<Arc<str>, i64>;
+
+    fn entry(zxid: i64) -> Arc<Entry> {
+        Arc::new(Entry::new(zxid.to_string().as_bytes(), Stat { mzxid: zxid, ..Stat::default() }))
+    }
+
+    fn apply(tree: &mut Tree, name: Arc<str>, write: Option<i64>) {
+        match write {
+            Some(zxid) => drop(tree.insert(name, zxid)),
+            None => drop(tree.remove(&name)),
+        }
+    }
+
+    /// A ZooKeeper of which the whole past is known, and that is written to all the time.
+    struct World {
+        past: Vec<(Arc<str>, Option<i64>)>,
+        now: Tree,
+        events: Names,
+        rng: StdRng,
+        names: usize,
+    }
+
+    impl World {
+        fn write(&mut self) {
+            let name: Arc<str> = self.rng.random_range(0..self.names).to_string().into();
+            let zxid = i64::try_from(self.past.len() + 1).unwrap();
+            let write = (!self.now.contains_key(&name) || self.rng.random_bool(0.7)).then_some(zxid);
+            apply(&mut self.now, name.clone(), write);
+            self.past.push((name.clone(), write));
+            self.events.insert(name);
+        }
+
+        fn write_some(&mut self, most: usize) {
+            for _ in 0..self.rng.random_range(0..=most) {
+                self.write();
+            }
+        }
+
+        fn round(&mut self, wanted: &Names, writes: usize) -> Round {
+            let mut round = Round::default();
+            let wanted: Vec<_> = wanted.iter().cloned().collect();
+            let nothing = wanted.is_empty().then_some([].as_slice());
+            for batch in wanted.chunks(BATCH).chain(nothing) {
+                self.write_some(writes);
+                let reads = batch.iter().map(|name| (name.clone(), self.now.get(name).map(|zxid| entry(*zxid))));
+                round.answer(std::mem::take(&mut self.events), reads.collect::<Vec<_>>());
+            }
+            round.zxid = Zxid(i64::try_from(self.past.len()).unwrap());
+            // The node has the moment's own number, by which the test finds the truth.
+            round.node = Some(NodeRead::Absent(round.zxid.0));
+            round
+        }
+    }
+
+    fn moments_are_true(seed: u64, names: usize, writes: usize) -> usize {
+        println!("seed {seed}, {names} names, {writes} writes at most between two reads");
+        let rng = StdRng::seed_from_u64(seed);
+        let mut world = World { past: Vec::new(), now: Tree::new(), events: Names::new(), rng, names };
+        let (mut rounds, mut shown, mut truth) = (Rounds::default(), Tree::new(), Tree::new());
+        let (mut moments, mut latest) = (0, 0);
+        for _ in 0..300 {
+            rounds.want(std::mem::take(&mut world.events));
+            let round = world.round(rounds.wanted(), writes);
+            let Some(moment) = rounds.finish(round) else { continue };
+            for (name, read) in moment.reads {
+                apply(&mut shown, name, read.map(|entry| entry.stat.mzxid));
+            }
+            let number = usize::try_from(moment.zxid.0).unwrap();
+            assert_eq!(moment.node, NodeRead::Absent(moment.zxid.0));
+            for (name, write) in &world.past[latest..number] {
+                apply(&mut truth, name.clone(), *write);
+            }
+            assert_eq!(shown, truth, "at {number}");
+            (latest, moments) = (number, moments + 1);
+        }
+        moments
+    }
+
+    #[test]
+    fn every_moment_is_one_that_was() {
+        let seed: u64 = rand::random_range(0..u64::MAX / 2);
+        for (offset, (names, writes)) in [(3, 1), (10, 3), (100, 2), (1000, 10)].into_iter().enumerate() {
+            moments_are_true(seed + u64::try_from(offset).unwrap(), names, writes);
+        }
+    }
+
+    #[test]
+    fn moments_keep_coming_under_a_steady_stream_of_writes() {
+        for (names, writes) in [(2, 8), (20, 8), (100_000, 20)] {
+            let moments = moments_are_true(7, names, writes);
+            assert!(moments > 60, "{moments} moments of {names} names");
+        }
+    }
+
+    #[test]
+    fn an_absence_that_nothing_dates_is_not_shown() {
+        let mut rounds = Rounds::default();
+        assert!(rounds.finish(Round::default()).is_none());
+        assert!(rounds.are_due());
+        let dated = Round { node: Some(NodeRead::Absent(1)), ..Round::default() };
+        assert!(rounds.finish(dated).is_some());
+        assert!(!rounds.are_due());
+    }
+}
