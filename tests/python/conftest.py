@@ -136,8 +136,7 @@ class Registration(Stream):
         self.requests = queue.SimpleQueue()
         # The deadline ends a test that waits for an answer that never comes.
         super().__init__(registry.Register(iter(self.requests.get, None), timeout=3 * SOON), "response")
-        if open_session:
-            self.send(open=stubs.OpenSession(**open_session))
+        self.send(open=stubs.OpenSession(**open_session))
         self.opened = self.expect("opened")
 
     def send(self, **request):

@@ -120,7 +120,7 @@ def test_what_the_caller_sets_wins_over_pid_and_created(zk, register, path):
     assert json.loads(zk.get(path)[0]) == {"pid": 1, "created": "2012-12-14 21:17:50"}
 
 
-def test_without_open_there_is_no_pid(zk, register, path):
+def test_a_pid_that_is_not_told_is_not_written(zk, register, path):
     register().set(path)
     assert re.fullmatch(rb'\{"created":"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"\}', zk.get(path)[0])
 

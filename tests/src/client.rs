@@ -215,12 +215,14 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Opens a stream without `open`, and reads `opened`.
+    /// Opens a stream with nothing special, and reads `opened`.
     pub async fn open(client: &Client) -> Registration {
-        Registration::open_with(client, []).await.expect("the stream opens")
+        let open = Request::Open(v1::OpenSession::default());
+        Registration::open_with(client, [open]).await.expect("the stream opens")
     }
 
-    /// Opens a stream, sends `requests`, and reads `opened`.
+    /// Opens a stream, sends `requests`, of which there must be one, and reads `opened`. The server can't say that before
+    /// it has the first: it repeats what `open` asked for.
     ///
     /// # Errors
     /// What the stream ends with instead.

@@ -7,14 +7,15 @@ use rollcall_proto::v1::register_request::Request;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_tests::client::{Registration, data, plain, raw, refused, set, shown, text, unset, violated_field};
 use rollcall_tests::setting::setting;
-use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::wait::{SOON, check, eventually, soon};
 use serde_json::json;
 use tonic::{Code, Request as Call};
 
 #[tokio::test]
 async fn opened_comes_first_with_open_and_without() {
     let s = setting("register").await;
-    let without = Registration::open(&s.client).await;
+    let mut without = Registration::open_with(&s.client, [set("/without", text("x"))]).await.unwrap();
+    without.registered().await;
     let open = v1::OpenSession { client_name: "tests".into(), pid: 7, ..Default::default() };
     let with = Registration::open_with(&s.client, [Request::Open(open)]).await.unwrap();
     assert!(!without.opened.session_id.is_empty());
@@ -185,7 +186,7 @@ async fn a_deadline_counts_as_a_broken_stream() {
     let mut stream = s.client.clone().register(call).await.unwrap().into_inner();
     s.bare.wait_for("/deadline", "registered", |_| true).await;
     let status = loop {
-        match stream.message().await {
+        match soon("the deadline", stream.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("a deadline is no OK"),
             Err(status) => break status,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::{AcquireLockRequest, WatchRequest};
-use rollcall_tests::client::{Registration, get, put, text};
+use rollcall_tests::client::{Registration, get, put, set, text};
 use rollcall_tests::follow::{Locking, Watching, lock};
 use rollcall_tests::server::SERVICE;
 use rollcall_tests::setting::setting;
@@ -19,10 +19,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 #[tokio::test]
 async fn headers_go_out_before_any_request_is_read() {
     let s = setting("streams").await;
-    let (_requests, receiver) = mpsc::channel(1);
+    let (requests, receiver) = mpsc::channel(1);
     let mut call = s.client.clone();
-    let stream = soon("headers, and opened", call.register(ReceiverStream::new(receiver))).await.unwrap();
-    let first = soon("opened", stream.into_inner().message()).await.unwrap().unwrap();
+    let mut stream = soon("headers", call.register(ReceiverStream::new(receiver))).await.unwrap().into_inner();
+    requests.send(v1::RegisterRequest { request: Some(set("/first", text("x"))) }).await.unwrap();
+    let first = soon("opened", stream.message()).await.unwrap().unwrap();
     assert!(matches!(first.response, Some(Response::Opened(_))), "{first:?}");
     // A lock that is not granted and a watch of what is not there have headers as well.
     let (_holder, _) = Locking::take(&s.client, "/lock", "holder").await;
@@ -39,7 +40,7 @@ async fn thousands_of_streams_share_a_connection() {
     let mut streams = Vec::new();
     for number in 0..COUNT {
         let mut stream = Registration::open(&s.client).await;
-        stream.send(rollcall_tests::client::set(&format!("/crowd/{number}"), text("x"))).await;
+        stream.send(set(&format!("/crowd/{number}"), text("x"))).await;
         if number % 100 == 0 {
             stream.registered().await;
         }
@@ -73,7 +74,7 @@ async fn a_burst_of_cancelled_streams_costs_no_other_stream() {
             match number % 3 {
                 0 => drop(client.watch(WatchRequest { path: "/steady".into(), ..Default::default() }).await),
                 1 => drop(Locking::start(&client, lock("/burst", "me")).await),
-                _ => drop(Registration::open_with(&client, [rollcall_tests::client::set("/burst-r", text("x"))]).await),
+                _ => drop(Registration::open_with(&client, [set("/burst-r", text("x"))]).await),
             }
         });
     }
