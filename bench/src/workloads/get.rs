@@ -1,0 +1,96 @@
+//! Reads of a path with 100 children and their values.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
+use rollcall_proto::v1::{Consistency, GetRequest};
+use rollcall_tests::client::Client;
+use zookeeper_client::{Client as ZooKeeper, MultiReadResult};
+
+use super::turn;
+use crate::drive::throughput;
+use crate::report::{Case, ROLLCALL, Round, System, Unit, ZOOKEEPER};
+use crate::setup::Setup;
+
+pub(super) const NAME: &str = "get";
+
+const PATH: &str = "/get";
+const CHILDREN: usize = 100;
+const AT_ONCE: [usize; 3] = [1, 16, 128];
+
+/// ZooKeeper, all values with one multi.
+const MULTI: System = System("zookeeper, one multi");
+
+/// How the children are read.
+enum Way {
+    Get,
+    Reads,
+    Multi,
+}
+
+/// The workload, prepared.
+#[derive(Debug)]
+pub(crate) struct Get {
+    rollcall: Client,
+    zookeeper: ZooKeeper,
+}
+
+impl Get {
+    pub(super) async fn prepare(setup: &Setup) -> anyhow::Result<Get> {
+        let bare = setup.bare().await;
+        for child in 0..CHILDREN {
+            let value = format!(r#"{{"host":"server{child}.example","port":8080,"zone":"north","weight":100}}"#);
+            bare.create(&format!("{PATH}/server{child}:8080"), value.as_bytes()).await;
+        }
+        Ok(Get { rollcall: setup.client().await?, zookeeper: bare.client().clone() })
+    }
+
+    pub(super) async fn round(&self, round: u32, time: Duration, samples: &mut Round<'_>) -> anyhow::Result<()> {
+        for at_once in AT_ONCE {
+            let case = Case { workload: NAME, name: format!("{at_once} at once"), unit: Unit::PerSecond };
+            for way in turn(round, [Way::Get, Way::Reads, Way::Multi]) {
+                let (rollcall, zookeeper) = (self.rollcall.clone(), self.zookeeper.clone());
+                let (system, rate) = match way {
+                    Way::Get => (ROLLCALL, throughput(at_once, time, move || get(rollcall.clone())).await?),
+                    Way::Reads => {
+                        (ZOOKEEPER, throughput(at_once, time, move || list_and_reads(zookeeper.clone())).await?)
+                    }
+                    Way::Multi => (MULTI, throughput(at_once, time, move || list_and_multi(zookeeper.clone())).await?),
+                };
+                samples.add(&case, system, rate);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn get(mut client: Client) -> anyhow::Result<()> {
+    let request = GetRequest { path: PATH.to_owned(), consistency: Consistency::Cached.into(), ..Default::default() };
+    let node = client.get(request).await?.into_inner().node.context("no node")?;
+    complete(node.children.values().filter(|child| child.value.is_some()).count())
+}
+
+async fn list_and_reads(client: ZooKeeper) -> anyhow::Result<()> {
+    let names = client.list_children(PATH).await?;
+    // Each request is sent when it is made, not when it is awaited.
+    let reads = names.iter().map(|name| client.get_data(&format!("{PATH}/{name}")));
+    let values = try_join_all(reads).await?;
+    complete(values.iter().filter(|(data, _)| !data.is_empty()).count())
+}
+
+async fn list_and_multi(client: ZooKeeper) -> anyhow::Result<()> {
+    let names = client.list_children(PATH).await?;
+    let mut reads = client.new_multi_reader();
+    for name in &names {
+        reads.add_get_data(&format!("{PATH}/{name}"))?;
+    }
+    let values = reads.commit().await?;
+    let is_value = |read: &&MultiReadResult| matches!(read, MultiReadResult::Data { data, .. } if !data.is_empty());
+    complete(values.iter().filter(is_value).count())
+}
+
+fn complete(values: usize) -> anyhow::Result<()> {
+    ensure!(values == CHILDREN, "an answer has {values} values instead of {CHILDREN}");
+    Ok(())
+}
