@@ -1,8 +1,8 @@
 //! A TCP proxy that fails on command, byte for byte otherwise: what a broken network does between two programs.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -36,6 +36,8 @@ pub struct Proxy {
 struct Shared {
     server: SocketAddr,
     traffic: watch::Sender<Traffic>,
+    /// Answers stall once these bytes have been heard from a client.
+    trap: Mutex<Option<Vec<u8>>>,
     /// Counts the cuts; every connection ends when it rises.
     cuts: watch::Sender<u64>,
     accepted: AtomicUsize,
@@ -59,6 +61,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             server,
             traffic: watch::Sender::new(Traffic::Pass),
+            trap: Mutex::new(None),
             cuts: watch::Sender::new(0),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -77,6 +80,12 @@ impl Proxy {
     /// Says what becomes of the bytes from now on.
     pub fn set_traffic(&self, traffic: Traffic) {
         self.shared.traffic.send_replace(traffic);
+    }
+
+    /// Lets everything pass until a client says `bytes`: these pass as well, but no answer from then on, as with
+    /// [`Traffic::StallAnswers`].
+    pub fn stall_answers_after(&self, bytes: &[u8]) {
+        *self.shared.trap.lock().unwrap() = Some(bytes.to_vec());
     }
 
     /// Closes every connection that stands; new ones are welcome.
@@ -148,6 +157,17 @@ async fn accept(
     }
 }
 
+impl Shared {
+    /// Looks at what a client says before it passes.
+    fn hear(&self, bytes: &[u8]) {
+        let mut trap = self.trap.lock().unwrap();
+        if trap.as_ref().is_some_and(|trap| bytes.windows(trap.len()).any(|window| window == trap)) {
+            *trap = None;
+            self.traffic.send_replace(Traffic::StallAnswers);
+        }
+    }
+}
+
 /// Counts a connection for as long as it lives.
 struct Open(Arc<Shared>);
 
@@ -167,13 +187,17 @@ async fn serve(client: TcpStream, mut cuts: watch::Receiver<u64>, shared: Arc<Sh
         server.set_nodelay(true)?;
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let requests = pump(from_client, to_server, shared.traffic.subscribe(), |traffic| traffic != Traffic::Stall);
-        let answers = pump(from_server, to_client, shared.traffic.subscribe(), |traffic| traffic == Traffic::Pass);
+        let traffic = || shared.traffic.subscribe();
+        let requests =
+            pump(from_client, to_server, traffic(), |bytes| shared.hear(bytes), |traffic| traffic != Traffic::Stall);
+        let answers = pump(from_server, to_client, traffic(), |_| {}, |traffic| traffic == Traffic::Pass);
         tokio::try_join!(requests, answers)
     };
     tokio::select! {
-        _ = relay => {}
+        // First, so that nothing passes a cut, even if the traffic is let through at the same moment.
+        biased;
         _ = cuts.changed() => {}
+        _ = relay => {}
     }
 }
 
@@ -181,11 +205,13 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut traffic: watch::Receiver<Traffic>,
+    hear: impl Fn(&[u8]),
     passes: impl Fn(Traffic) -> bool,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let length = from.read(&mut buffer).await?;
+        hear(&buffer[..length]);
         // An end is held back like bytes are.
         if traffic.wait_for(|traffic| passes(*traffic)).await.is_err() {
             return Ok(());
@@ -277,5 +303,10 @@ mod tests {
             proxy.set_traffic(Traffic::Pass);
             assert_eq!(hear(&mut stream, 4).await.unwrap(), "late");
         }
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        proxy.stall_answers_after(b"rap");
+        assert_eq!(say(&mut stream, "before").await.unwrap(), "before");
+        stream.write_all(b"a trap").await.unwrap();
+        timeout(Duration::from_millis(100), stream.read_u8()).await.unwrap_err();
     }
 }

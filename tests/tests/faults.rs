@@ -179,10 +179,10 @@ async fn a_watch_that_begins_while_zookeeper_is_away_gets_there() {
 async fn a_write_whose_answer_is_lost_has_an_unknown_outcome() {
     let s = behind_a_proxy(&[]).await;
     put(&s.client, "/unknown", text("0")).await.unwrap();
-    s.proxy.set_traffic(Traffic::StallAnswers);
+    s.proxy.stall_answers_after(b"the value of the write");
     let client = s.client.clone();
-    let call = tokio::spawn(async move { put(&client, "/unknown", text("1")).await });
-    s.bare.wait_for("/unknown", "written", |node| node.data == b"1").await;
+    let call = tokio::spawn(async move { put(&client, "/unknown", text("the value of the write")).await });
+    s.bare.wait_for("/unknown", "written", |node| node.data == b"the value of the write").await;
     s.proxy.cut();
     s.proxy.set_traffic(Traffic::Pass);
     let answer = soon("an answer to Put", call).await.unwrap();

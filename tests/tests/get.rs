@@ -95,7 +95,8 @@ async fn bytes_are_shown_as_what_they_are() {
 #[tokio::test]
 async fn latest_sees_every_write_that_was_acknowledged_before() {
     let s = setting("get").await;
-    let other = s.another_server().await.client().await;
+    let other_server = s.another_server().await;
+    let other = other_server.client().await;
     // A view that lags would show here: it is there from the first read on.
     for number in 0..50 {
         put(&s.client, "/latest", text(&number.to_string())).await.unwrap();

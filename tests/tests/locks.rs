@@ -278,33 +278,8 @@ async fn ids_that_are_unknown_are_lost() {
     close.pop();
     for id in ["nonsense", close.as_str()] {
         refused(release(&s.client, id).await, Code::NotFound, "LOCK_LOST");
-        let request = AcquireLockRequest { lock_id: id.to_owned(), ..lock("/known", "") };
-        let answer = match Locking::start(&s.client, request).await {
-            Ok(mut stream) => stream.held().await,
-            Err(status) => Err(status),
-        };
-        refused(answer, Code::NotFound, "LOCK_LOST");
     }
-    assert_eq!(
-        names(&describe(&s.client, "/known").await.waiters),
-        Vec::<&str>::new(),
-        "never a new place in the queue"
-    );
-}
-
-#[tokio::test]
-async fn a_second_call_with_the_same_id_takes_over_from_the_first() {
-    let s = setting("locks").await;
-    let (mut first, held) = Locking::take(&s.client, "/same", "holder").await;
-    let request = AcquireLockRequest { lock_id: held.lock_id.clone(), ..lock("/same", "holder") };
-    let mut second = Locking::start(&s.client, request).await.unwrap();
-    let again = second.held().await.unwrap();
-    assert_eq!((again.fencing_token, &again.lock_id), (held.fencing_token, &held.lock_id));
-    refused(first.end().await, Code::Aborted, "SUPERSEDED");
-    drop(first);
-    assert_eq!(s.bare.children("/same").await.unwrap().len(), 1, "the lock is the second stream's");
-    drop(second);
-    wait_free(&s.bare, "/same").await;
+    assert_eq!(names(&describe(&s.client, "/known").await.holders), ["holder"], "it is held all the same");
 }
 
 #[tokio::test]
