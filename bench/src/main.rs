@@ -8,6 +8,7 @@ mod drive;
 mod report;
 mod setup;
 mod stats;
+mod table;
 mod workloads;
 
 use std::io::Write as _;

@@ -1,6 +1,4 @@
-//! What a run found: samples by workload, case and system, as a table and as JSON.
-
-use std::fmt;
+//! What a run found: samples by workload, case and system; as JSON. As text: [`table`](crate::table).
 
 use serde_json::{Value as Json, json};
 
@@ -27,7 +25,8 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn label(self) -> &'static str {
+    /// What stands beside the figure.
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Unit::PerSecond => "/s",
             Unit::Microseconds => "µs",
@@ -46,21 +45,24 @@ pub(crate) struct Case {
     pub(crate) unit: Unit,
 }
 
+/// A case with what was measured of it.
 #[derive(Debug)]
-struct Row {
-    case: Case,
+pub(crate) struct Row {
+    /// What was measured.
+    pub(crate) case: Case,
     /// One sample a round of each system, in the order in which they first came.
     systems: Vec<(System, Vec<f64>)>,
 }
 
 impl Row {
-    fn samples(&self, system: System) -> &[f64] {
+    /// A system's samples.
+    pub(crate) fn samples(&self, system: System) -> &[f64] {
         self.systems.iter().find(|(known, _)| *known == system).map_or(&[], |(_, samples)| samples)
     }
 
     /// Every peer, with Rollcall's figure divided by the peer's. Each round has its own ratio, since what disturbs a
     /// round disturbs both; this is their spread.
-    fn ratios(&self) -> impl Iterator<Item = (System, Spread, Spread)> {
+    pub(crate) fn ratios(&self) -> impl Iterator<Item = (System, Spread, Spread)> {
         let rollcall = self.samples(ROLLCALL);
         self.systems.iter().filter(|(system, _)| *system != ROLLCALL).filter_map(move |(system, samples)| {
             let ratios: Vec<f64> = rollcall.iter().zip(samples).map(|(ours, theirs)| ours / theirs).collect();
@@ -72,10 +74,14 @@ impl Row {
 /// The report of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    facts: Vec<(&'static str, String)>,
-    rounds: u32,
-    seconds: f64,
-    rows: Vec<Row>,
+    /// What was measured on what.
+    pub(crate) facts: Vec<(&'static str, String)>,
+    /// How many rounds are counted.
+    pub(crate) rounds: u32,
+    /// How long each measurement takes.
+    pub(crate) seconds: f64,
+    /// Every case, in the order in which the warm-up came to it.
+    pub(crate) rows: Vec<Row>,
 }
 
 /// Takes the samples of one round.
@@ -97,7 +103,7 @@ impl Round<'_> {
 }
 
 impl Report {
-    /// An empty report. `facts` say what was measured on what.
+    /// An empty report.
     pub(crate) fn new(facts: Vec<(&'static str, String)>, rounds: u32, seconds: f64) -> Report {
         Report { facts, rounds, seconds, rows: Vec::new() }
     }
@@ -122,7 +128,7 @@ impl Report {
     }
 
     /// What is to be said of the workloads that ran.
-    fn notes(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    pub(crate) fn notes(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
         NOTES.iter().filter(|(about, _)| *about == "all" || self.rows.iter().any(|row| row.case.workload == *about))
     }
 
@@ -152,113 +158,18 @@ impl Report {
             "rows": rows.collect::<Json>(),
         })
     }
-
-    fn table(&self) -> Vec<Vec<String>> {
-        let head = ["workload", "case", "unit", "rollcall", "min – max", "peer", "peer's", "min – max", "ratio"];
-        let mut lines = vec![head.map(str::to_owned).to_vec()];
-        for row in &self.rows {
-            let Some(ours) = Spread::of(row.samples(ROLLCALL)) else { continue };
-            for (peer, theirs, ratio) in row.ratios() {
-                lines.push(vec![
-                    row.case.workload.to_owned(),
-                    row.case.name.clone(),
-                    row.case.unit.label().to_owned(),
-                    number(ours.median),
-                    range(ours),
-                    peer.0.to_owned(),
-                    number(theirs.median),
-                    range(theirs),
-                    format!("{:.2}", ratio.median),
-                ]);
-            }
-        }
-        lines
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rounds = ("rounds", format!("{} of {} s a measurement, after one to warm up", self.rounds, self.seconds));
-        for (name, fact) in self.facts.iter().chain([&rounds]) {
-            writeln!(formatter, "{name:<18}{fact}")?;
-        }
-        writeln!(formatter)?;
-        let table = self.table();
-        let columns = table.first().map_or(0, Vec::len);
-        let width = |column: usize| table.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for line in &table {
-            let mut text = String::new();
-            for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
-                // Words to the left, figures to the right.
-                let padded =
-                    if matches!(column, 0..=2 | 5) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
-                text.push_str(&padded);
-                text.push_str("  ");
-            }
-            writeln!(formatter, "{}", text.trim_end())?;
-        }
-        writeln!(formatter)?;
-        writeln!(
-            formatter,
-            "Figures are medians over the rounds. ratio: rollcall / peer, the median of each round's own;"
-        )?;
-        writeln!(formatter, "above 1 is in Rollcall's favour where the unit is /s, below 1 where it is µs.")?;
-        for (about, note) in self.notes() {
-            writeln!(formatter, "\n{}", wrapped(&format!("{about}: {note}")))?;
-        }
-        Ok(())
-    }
-}
-
-fn range(spread: Spread) -> String {
-    format!("{} – {}", number(spread.min), number(spread.max))
-}
-
-/// Broken between words into lines of at most 110 characters.
-fn wrapped(text: &str) -> String {
-    let mut lines = String::new();
-    let mut width = 0;
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if width > 0 && width + 1 + length > 110 {
-            lines.push('\n');
-            width = 0;
-        } else if width > 0 {
-            lines.push(' ');
-            width += 1;
-        }
-        lines.push_str(word);
-        width += length;
-    }
-    lines
-}
-
-/// Whole, with its thousands set off; below 100 with one decimal.
-fn number(value: f64) -> String {
-    if value.abs() < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn case() -> Case {
         Case { workload: "get", name: "1 at once".to_owned(), unit: Unit::PerSecond }
     }
 
-    fn report() -> Report {
+    /// A report of three rounds on one case.
+    pub(crate) fn report() -> Report {
         let mut report = Report::new(vec![("cores", "2".to_owned())], 3, 0.5);
         for (round, (ours, theirs)) in
             [(9.0, 9.0), (1000.0, 500.0), (3000.0, 1000.0), (20_000.0, 10_000.0)].into_iter().enumerate()
@@ -268,12 +179,6 @@ mod tests {
             round.add(&case(), ZOOKEEPER, theirs);
         }
         report
-    }
-
-    #[test]
-    fn the_table_has_medians_and_the_median_of_the_rounds_ratios() {
-        let line = &report().table()[1];
-        assert_eq!(&line[3..], ["3,000", "1,000 – 20,000", "zookeeper", "1,000", "500 – 10,000", "2.00"]);
     }
 
     #[test]
@@ -292,28 +197,5 @@ mod tests {
         report.round(1).add(&case(), ZOOKEEPER, 1.0);
         report.round(1).add(&case(), ROLLCALL, 1.0);
         assert_eq!(report.json()["rows"][0]["systems"][0]["system"], "rollcall");
-    }
-
-    #[test]
-    fn long_notes_are_broken_between_words() {
-        let text = wrapped(&"twelve bytes ".repeat(20));
-        assert!(text.lines().count() == 3 && text.lines().all(|line| line.len() <= 110), "{text}");
-    }
-
-    #[test]
-    fn columns_stand_under_each_other() {
-        let text = report().to_string();
-        let lines: Vec<&str> = text.lines().collect();
-        let head = lines.iter().position(|line| line.starts_with("workload")).unwrap();
-        let end = |line: &str| line.chars().count();
-        assert_eq!(end(lines[head]), end(lines[head + 1]), "{text}");
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        assert_eq!(
-            [number(0.25), number(99.94), number(100.4), number(1_234_567.0)],
-            ["0.2", "99.9", "100", "1,234,567"]
-        );
     }
 }

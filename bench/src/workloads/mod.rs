@@ -18,33 +18,36 @@ use crate::setup::Setup;
 pub(crate) const NOTES: &[(&str, &str)] = &[
     (
         "all",
-        "one ZooKeeper and one rollcall-server with default options, and their clients, share this machine over \
-     loopback. `zookeeper` is the crate zookeeper-client on one session, which leaves TCP_NODELAY off: one request at a \
-     time is slower through it than ZooKeeper could answer; rollcall-server has ZooKeeper sessions of its own, 4 at first.",
+        "one ZooKeeper (its sample configuration) and one rollcall-server (its default options), both logging \
+         warnings only, share this machine with their clients over loopback. `zookeeper` is the crate \
+         zookeeper-client on one session, which leaves TCP_NODELAY off: one request at a time is slower through it \
+         than ZooKeeper could answer; rollcall-server has ZooKeeper sessions of its own, 4 at first.",
     ),
     (
         register::NAME,
         "ephemeral nodes in batches that are taken down, unmeasured, before the next. `one stream` keeps 128 sets in \
-     flight; `1,000 streams` opens as many over 10 connections that stand, one set each, and counts until the last is \
-     answered. Rollcall adds a key to each value; ZooKeeper is given the same bytes as the client gives Rollcall.",
+         flight; `1,000 streams` opens as many over 10 connections that stand, one set each, and counts until the \
+         last is answered. Rollcall adds a key to each value; ZooKeeper is given the same bytes as the client gives \
+         Rollcall.",
     ),
     (
         get::NAME,
-        "a path with 100 children and their values. Rollcall: one Get, CACHED, over one connection; the answer is decoded \
-     into messages. zookeeper: the list, then 100 reads, pipelined; one multi: the list, then one multi of 100 reads. These \
-     return bytes, and no one parses them.",
+        "a path with 100 children and their values. Rollcall: one Get, CACHED, over one connection; the answer is \
+         decoded into messages. zookeeper: the list, then 100 reads, pipelined; one multi: the list, then one multi \
+         of 100 reads. These return bytes, and no one parses them.",
     ),
     (
         watch::NAME,
         "from just before a write, by zookeeper-client on a session of its own, until the event arrives at a Watch \
-     stream, or at a persistent recursive watch of zookeeper-client. Rollcall's event carries the value; ZooKeeper's is a \
-     path: `then read` reads the value too. The systems take turns, one write at a time, nothing else under way.",
+         stream, or at a persistent recursive watch of zookeeper-client. Rollcall's event carries the value; \
+         ZooKeeper's is a path: `then read` reads the value too. The systems take turns, one write at a time, nothing \
+         else under way.",
     ),
     (
         lock::NAME,
         "acquire and release, acknowledged, one after the other, nobody else there. Rollcall takes kazoo's Semaphore, \
-     whose grant is a lease of its own; zookeeper is zookeeper-client's mutex with the names of kazoo's Lock, which is \
-     three requests.",
+         whose grant is a lease of its own; zookeeper is zookeeper-client's mutex with the names of kazoo's Lock, \
+         which is three requests.",
     ),
 ];
 
