@@ -150,9 +150,10 @@ impl NodePath {
     }
 }
 
-/// ZooKeeper's own rule (`PathUtils.validatePath`): no control characters, no private use below U+F8FF, no specials.
+/// ZooKeeper's own rule (`PathUtils.validatePath`): no control characters, no private use below U+F8FF, no specials; and,
+/// since it looks at UTF-16, nothing beyond U+FFFF.
 fn is_refused(character: char) -> bool {
-    matches!(character, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{ffff}')
+    matches!(character, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }
 
 impl fmt::Display for NodePath {
@@ -210,6 +211,7 @@ mod tests {
             ("/a/.", PathError::RelativeSegment),
             ("/a/", PathError::TrailingSlash),
             ("/a\0b", PathError::Character(0)),
+            ("/😀", PathError::Character(0x1f600)),
             ("/.rollcall", PathError::Reserved),
             ("/.rollcall/fences", PathError::Reserved),
         ] {

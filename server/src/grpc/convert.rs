@@ -204,6 +204,16 @@ pub(super) fn duration_or_zero(
         .map_err(|_| Error::Protocol { field, cause: "a duration can't be negative, or out of range".to_owned() })
 }
 
+/// A ttl of a request; `None` where none, or zero, was given.
+pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
+    const MIN: Duration = Duration::from_secs(1);
+    const MAX: Duration = Duration::from_secs(600);
+    match duration("ttl", ttl)? {
+        Some(ttl) if !(MIN..=MAX).contains(&ttl) => Err(Error::InvalidTtl { ttl, min: MIN, max: MAX }),
+        ttl => Ok(ttl),
+    }
+}
+
 /// A duration for a response.
 pub(super) fn duration_to_proto(duration: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(duration).unwrap_or_default()

@@ -33,7 +33,7 @@ impl Service {
             path,
             simultaneous: request.simultaneous,
             wait: convert::duration_or_zero("wait", request.wait)?,
-            ttl: convert::duration("ttl", request.ttl)?,
+            ttl: convert::ttl(request.ttl)?,
             name: (!request.name.is_empty()).then_some(request.name),
             lock_id: (!request.lock_id.is_empty()).then_some(request.lock_id),
         });

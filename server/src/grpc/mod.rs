@@ -2,6 +2,7 @@
 
 mod admission;
 mod convert;
+mod deadline;
 mod delete;
 mod get;
 mod locks;
@@ -100,7 +101,8 @@ impl Registry for Service {
         &self,
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
-        self.answer("Register", self.do_register(request))
+        let deadline = deadline::of(&request);
+        self.answer("Register", self.do_register(request).map(|responses| deadline::bound(responses, deadline)))
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
@@ -117,7 +119,8 @@ impl Registry for Service {
         &self,
         request: Request<v1::AcquireLockRequest>,
     ) -> Result<Response<Self::AcquireLockStream>, Status> {
-        self.answer("AcquireLock", self.do_acquire_lock(request))
+        let deadline = deadline::of(&request);
+        self.answer("AcquireLock", self.do_acquire_lock(request).map(|responses| deadline::bound(responses, deadline)))
     }
 
     async fn release_lock(
@@ -136,7 +139,8 @@ impl Registry for Service {
     type WatchStream = Responses<v1::WatchResponse>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        self.answer("Watch", self.do_watch(request))
+        let deadline = deadline::of(&request);
+        self.answer("Watch", self.do_watch(request).map(|responses| deadline::bound(responses, deadline)))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {

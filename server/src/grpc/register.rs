@@ -20,9 +20,6 @@ use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
 use crate::value::Value;
 
-const MIN_TTL: Duration = Duration::from_secs(1);
-const MAX_TTL: Duration = Duration::from_secs(600);
-
 /// What lives as long as the RPC.
 struct Open {
     rpc: Rpc,
@@ -67,7 +64,9 @@ async fn read(service: Service, mut messages: Streaming<v1::RegisterRequest>, re
         };
         if !is_open {
             let open = match &kind {
-                Ok(Some(Kind::Open(open))) => ttl(open.ttl).map(|ttl| (ttl, (open.pid != 0).then_some(open.pid))),
+                Ok(Some(Kind::Open(open))) => {
+                    convert::ttl(open.ttl).map(|ttl| (ttl, (open.pid != 0).then_some(open.pid)))
+                }
                 _ => Ok((None, None)),
             };
             match open {
@@ -98,14 +97,6 @@ fn fail(field: &'static str, cause: &str) -> sessions::Request {
 
 fn protocol(field: &'static str, cause: &str) -> Error {
     Error::Protocol { field, cause: crate::error::short(cause).into_owned() }
-}
-
-fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
-    let ttl = convert::duration("ttl", ttl)?;
-    match ttl {
-        Some(ttl) if !(MIN_TTL..=MAX_TTL).contains(&ttl) => Err(Error::InvalidTtl { ttl, min: MIN_TTL, max: MAX_TTL }),
-        ttl => Ok(ttl),
-    }
 }
 
 impl Service {

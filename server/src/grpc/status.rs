@@ -69,6 +69,11 @@ pub(super) fn status(error: &Error) -> Status {
     Status::with_error_details(code(error), message(error), details)
 }
 
+/// A stream's deadline is over.
+pub(super) fn deadline_exceeded() -> Status {
+    Status::new(Code::DeadlineExceeded, "the deadline of the stream is over")
+}
+
 /// The field of the request that is at fault.
 fn field(error: &Error) -> Option<&'static str> {
     match error {

@@ -29,6 +29,8 @@ pub(super) enum Failure {
     Forbidden,
     /// What was read can't be all: ZooKeeper counts other numbers of children.
     Disagrees,
+    /// ZooKeeper seems to have gone back in time.
+    Behind,
     /// ZooKeeper did not answer, or not as it should.
     Zk(zk::Error),
 }
@@ -145,14 +147,8 @@ impl<'a> Line<'a> {
 
     /// Reads these nodes and, in one multi read with the last of them, the path's own. With a sync in front of that last
     /// read, if asked for. While the path is absent its ancestors have to be read too, to date that.
-    pub(super) async fn round(
-        &self,
-        names: &Names,
-        is_absent: bool,
-        barrier: u64,
-        with_sync: bool,
-    ) -> Result<Round, Failure> {
-        let mut round = Round::behind(barrier);
+    pub(super) async fn round(&self, names: &Names, is_absent: bool, with_sync: bool) -> Result<Round, Failure> {
+        let mut round = Round::default();
         let mut batches = batches(names.iter().cloned().collect());
         let last = batches.pop().unwrap_or_default();
         let mut batches = batches.into_iter();

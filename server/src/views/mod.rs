@@ -17,9 +17,10 @@
 //! another. A view that nobody uses is dropped after a while, and its history with it.
 //!
 //! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
-//! `state` and `ring` are what is known and what has changed; `task` drives it all; `view` is what it shares with
+//! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all; `view` is what it shares with
 //! readers.
 
+mod cursor;
 mod fetch;
 mod pins;
 mod reader;
@@ -32,10 +33,11 @@ mod task;
 mod view;
 mod watcher;
 
+pub(crate) use cursor::Step;
 pub(crate) use reader::{Reader, Reading};
 use registry::Lease;
 pub(crate) use registry::{Settings, Views};
 pub(crate) use ring::{Change, ChangeKind, Delta};
 pub(crate) use state::{Entry, State};
 pub(crate) use view::BackendState;
-pub(crate) use watcher::{Step, Watcher};
+pub(crate) use watcher::Watcher;

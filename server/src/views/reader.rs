@@ -165,7 +165,7 @@ impl Reader {
     /// Whether ZooKeeper is connected and has said something lately. To be asked while the view waits for an answer:
     /// otherwise silence means nothing.
     pub(super) fn is_reachable(&self) -> bool {
-        let session = self.lease.views().hub.session(&self.view().scope.path);
+        let session = self.lease.views().zk.hub.session(&self.view().scope.path);
         session.is_up() && session.last_heard().is_some_and(|heard| heard.elapsed() < self.settings().patience)
     }
 }

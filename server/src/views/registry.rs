@@ -16,7 +16,7 @@ use super::task::Task;
 use super::view::View;
 use crate::error::Error;
 use crate::types::NodePath;
-use crate::zk::Hub;
+use crate::zk::Zk;
 
 /// How many views may wait for their task to start; one more is refused.
 const BIRTHS: usize = 4096;
@@ -61,7 +61,7 @@ pub(crate) struct Views(Arc<Inner>);
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) hub: Hub,
+    pub(super) zk: Zk,
     pub(super) settings: Settings,
     registry: Mutex<HashMap<Scope, Slot>>,
     births: mpsc::Sender<Arc<View>>,
@@ -85,10 +85,10 @@ pub(super) struct Lease {
 
 impl Views {
     /// Starts the views as a task of `tasks`, which never ends.
-    pub(crate) fn start(hub: Hub, settings: Settings, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(zk: Zk, settings: Settings, tasks: &mut JoinSet<()>) -> Self {
         let (births, born) = mpsc::channel(BIRTHS);
         let pins = Mutex::new(Pins::new(settings.pins, settings.pin_life));
-        let inner = Arc::new(Inner { hub, settings, registry: Mutex::default(), births, pins });
+        let inner = Arc::new(Inner { zk, settings, registry: Mutex::default(), births, pins });
         tasks.spawn(supervise(inner.clone(), born));
         Self(inner)
     }
@@ -193,7 +193,7 @@ async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
             Some(view) = born.recv() => {
                 let inner = inner.clone();
                 tasks.spawn(async move {
-                    let task = Task::new(view.clone(), &inner.hub);
+                    let task = Task::new(view.clone(), inner.zk.clone());
                     task.run(inner.retire(&view.scope)).await;
                 });
             }
@@ -204,5 +204,72 @@ async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zk::Config;
+
+    /// Views of a ZooKeeper that can't be reached.
+    fn views(settings: Settings, tasks: &mut JoinSet<()>) -> Views {
+        let config = Config {
+            hosts: vec!["127.0.0.1:1".to_owned()],
+            chroot: String::new(),
+            session_timeout: Duration::from_secs(10),
+            sessions: 1,
+        };
+        Views::start(Zk::start(config, tasks), settings, tasks)
+    }
+
+    fn path(name: &str) -> NodePath {
+        NodePath::trusted(format!("/{name}"))
+    }
+
+    #[tokio::test]
+    async fn too_many_views_in_use_are_refused_and_idle_ones_make_room() {
+        let mut tasks = JoinSet::new();
+        let views = views(Settings { max_views: 2, ..Settings::default() }, &mut tasks);
+        let first = views.open(&path("a"), false).unwrap();
+        let second = views.open(&path("a"), true).unwrap();
+        let again = views.open(&path("a"), true).unwrap();
+        assert_eq!(views.open(&path("b"), false).unwrap_err().reason(), "TOO_MANY_VIEWS");
+        drop(second);
+        assert!(views.open(&path("b"), false).is_err());
+        drop(again);
+        let other = views.open(&path("b"), false).unwrap();
+        assert_eq!(views.count(), 2);
+        drop((first, other));
+    }
+
+    #[tokio::test]
+    async fn an_idle_view_is_dropped_and_one_in_use_is_not() {
+        let mut tasks = JoinSet::new();
+        let views = views(Settings { idle: Duration::from_millis(10), ..Settings::default() }, &mut tasks);
+        let kept = views.open(&path("a"), false).unwrap();
+        drop(views.open(&path("b"), false).unwrap());
+        let dropped = async {
+            while views.count() > 1 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), dropped).await.unwrap();
+        drop(kept);
+    }
+
+    #[tokio::test]
+    async fn a_path_never_seen_is_unavailable_while_zookeeper_is_away() {
+        let mut tasks = JoinSet::new();
+        let views = views(Settings { patience: Duration::from_millis(10), ..Settings::default() }, &mut tasks);
+        let reader = views.open(&path("a"), false).unwrap();
+        assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
+        assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
+        let mut watcher = reader.watch(None, false);
+        let step = watcher.next().await.unwrap();
+        let suspended = super::super::BackendState::Suspended;
+        assert!(matches!(step, super::super::Step::Backend { state, as_of: None } if state == suspended));
+        assert_eq!(watcher.current().0, 0);
+        assert!(watcher.is_stale());
     }
 }

@@ -202,9 +202,12 @@ impl Ring {
     }
 }
 
+/// What a node was, and what it has become.
+type Net<'a> = (&'a Option<Arc<Entry>>, &'a Option<Arc<Entry>>);
+
 /// The net of edits that follow each other.
 fn merge<'a>(revision: Revision, edits: impl Iterator<Item = &'a Edit>) -> Delta {
-    let mut net: BTreeMap<&Arc<str>, (&Option<Arc<Entry>>, &Option<Arc<Entry>>)> = BTreeMap::new();
+    let mut net: BTreeMap<&Arc<str>, Net<'_>> = BTreeMap::new();
     for edit in edits {
         net.entry(&edit.name).and_modify(|(_, after)| *after = &edit.after).or_insert((&edit.before, &edit.after));
     }

@@ -36,11 +36,6 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// A round that is behind this barrier.
-    pub(super) fn behind(barrier: u64) -> Self {
-        Self { barrier, ..Self::default() }
-    }
-
     /// Takes in one answer, and what the events named that came between it and the answer before.
     pub(super) fn answer(&mut self, named: Names, reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<Entry>>)>) {
         self.open.extend(named.iter().cloned());

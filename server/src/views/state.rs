@@ -90,7 +90,7 @@ impl State {
         let mut difference = Difference { edits: Vec::new(), is_pure: true };
         match node {
             NodeRead::Present(entry) => {
-                self.apply_node(entry, &mut difference);
+                self.apply_node(&entry, &mut difference);
                 let mut reads: Vec<_> = reads.into_iter().collect();
                 // Parents come before their children.
                 reads.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
@@ -135,10 +135,10 @@ impl State {
         }
     }
 
-    fn apply_node(&mut self, entry: Arc<Entry>, difference: &mut Difference) {
+    fn apply_node(&mut self, entry: &Arc<Entry>, difference: &mut Difference) {
         self.raise(entry.zxid());
         let before = self.node.replace(entry.clone());
-        difference.edits.extend(Edit::of("".into(), before.as_ref(), Some(&entry)));
+        difference.edits.extend(Edit::of("".into(), before.as_ref(), Some(entry)));
         difference.is_pure &= before.is_some_and(|before| is_same_record(&before.stat, &entry.stat, true));
     }
 

@@ -9,15 +9,22 @@ use super::fetch::{Failure, Line, Loaded};
 use super::rounds::{Moment, Rounds};
 use super::state::State;
 use super::view::{BackendState, View};
-use crate::zk::{Batch, Hub, Link, Mailbox, Session, Subscription};
+use crate::types::Zxid;
+use crate::zk::{Batch, Link, Mailbox, Session, Subscription, Zk};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(2);
 /// How often in a row a load whose numbers of children disagree is thrown away, before it is shown all the same.
 const DISAGREEMENTS: u32 = 5;
+/// How long a server that has answered a sync may be behind what was shown before.
+const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
+/// How often a server is asked that is behind what this process knows of, and the pause between.
+const BARRIER_ATTEMPTS: u32 = 50;
+const LAG: Duration = Duration::from_millis(2);
 
 pub(super) struct Task {
     view: Arc<View>,
+    zk: Zk,
     mailbox: Arc<Mailbox>,
     subscription: Subscription,
     /// What has to be read.
@@ -26,12 +33,14 @@ pub(super) struct Task {
     retry_at: Option<Instant>,
     failures: u32,
     disagreements: u32,
+    /// That the last load was older than what is shown.
+    is_behind: bool,
 }
 
 /// What has to be read.
 enum Work {
     /// What events named, and what a barrier asks for.
-    Changes(Rounds),
+    Changes(Box<Rounds>),
     /// Everything.
     Everything,
     /// Everything, but only when somebody asks: the path was refused.
@@ -39,10 +48,11 @@ enum Work {
 }
 
 impl Task {
-    pub(super) fn new(view: Arc<View>, hub: &Hub) -> Self {
+    pub(super) fn new(view: Arc<View>, zk: Zk) -> Self {
         let mailbox = Arc::new(Mailbox::default());
-        let subscription = hub.subscribe(&view.scope.path, &mailbox);
-        Self { view, mailbox, subscription, work: Work::Everything, retry_at: None, failures: 0, disagreements: 0 }
+        let subscription = zk.hub.subscribe(&view.scope.path, &mailbox);
+        let (work, retry_at) = (Work::Everything, None);
+        Self { view, zk, mailbox, subscription, work, retry_at, failures: 0, disagreements: 0, is_behind: false }
     }
 
     /// Keeps the view up to date until `retire` resolves or somebody else ends the view.
@@ -129,56 +139,60 @@ impl Task {
         // Without a watch there is nothing to do: it is being set, and a resync will tell.
         let Some(line) = Line::new(&self.subscription, &self.mailbox, &self.view.scope) else { return Ok(()) };
         match std::mem::replace(&mut self.work, Work::Everything) {
-            Work::Changes(rounds) => self.read_rounds(&line, rounds, None, 0).await?,
+            Work::Changes(rounds) => self.read_rounds(&line, *rounds, None).await?,
             Work::Everything | Work::Demanded => {
-                let barrier = self.view.begin_barrier().unwrap_or_default();
+                // A refusal answers those who have asked by now.
+                self.view.begin_barrier();
                 let Loaded { state, named } = line.load().await?;
                 let mut rounds = Rounds::default();
                 rounds.want(named);
-                let accept = self.disagreements >= DISAGREEMENTS;
-                self.read_rounds(&line, rounds, Some(Fresh { state, accept }), barrier).await?;
+                self.read_rounds(&line, rounds, Some(state)).await?;
                 self.disagreements = 0;
+                self.is_behind = false;
             }
         }
-        self.work = Work::Changes(Rounds::default());
+        self.work = Work::Changes(Box::default());
         Ok(())
     }
 
-    /// Reads rounds until nothing is open, and shows every moment. `synced` is the barrier that is begun already.
-    async fn read_rounds(
-        &self,
-        line: &Line<'_>,
-        mut rounds: Rounds,
-        mut fresh: Option<Fresh>,
-        mut synced: u64,
-    ) -> Result<(), Failure> {
+    /// Reads rounds until nothing is open, and shows every moment.
+    async fn read_rounds(&self, line: &Line<'_>, mut rounds: Rounds, mut fresh: Option<State>) -> Result<(), Failure> {
+        // Nor is a first look older than what this process has seen.
+        let at_least = if fresh.is_some() { self.zk.last_zxid() } else { Zxid::default() };
+        let mut barrier = Barrier { at_least, ..Barrier::default() };
         let mut is_undated = false;
         loop {
-            let barrier = self.view.begin_barrier().filter(|barrier| *barrier > synced);
-            synced = barrier.unwrap_or(synced);
-            let is_absent = match &fresh {
-                Some(fresh) => !fresh.state.exists(),
-                None => self.view.is_absent(),
-            };
-            let round = line.round(rounds.wanted(), is_absent || is_undated, synced, barrier.is_some()).await?;
+            let is_new = barrier.renew(self.view.begin_barrier(), || self.zk.last_zxid());
+            let is_absent = fresh.as_ref().map_or_else(|| self.view.is_absent(), |state| !state.exists());
+            let mut round = line.round(rounds.wanted(), is_absent || is_undated, is_new).await?;
+            round.barrier = barrier.passed(round.zxid);
             is_undated = round.node.is_none();
             if let Some(moment) = rounds.finish(round) {
-                self.show(moment, fresh.take())?;
+                match &mut fresh {
+                    Some(state) if barrier.is_behind => drop(state.apply(moment.node, moment.reads, moment.zxid)),
+                    _ => self.show(moment, fresh.take())?,
+                }
             }
-            if !rounds.are_due() && !self.view.owes_barrier() {
+            if fresh.is_none() && !rounds.are_due() && !self.view.owes_barrier() {
                 return Ok(());
+            }
+            if barrier.is_behind {
+                tokio::time::sleep(LAG).await;
             }
         }
     }
 
-    fn show(&self, moment: Moment, fresh: Option<Fresh>) -> Result<(), Failure> {
-        let Some(Fresh { mut state, accept }) = fresh else {
+    fn show(&self, moment: Moment, fresh: Option<State>) -> Result<(), Failure> {
+        let Some(mut state) = fresh else {
             return if self.view.show(moment) { Ok(()) } else { Err(Failure::Disagrees) };
         };
         let Moment { node, reads, zxid, barrier } = moment;
         state.apply(node, reads, zxid);
-        if !state.agrees() && !accept {
+        if !state.agrees() && self.disagreements < DISAGREEMENTS {
             return Err(Failure::Disagrees);
+        }
+        if self.view.is_ahead_of(zxid) && !self.is_behind {
+            return Err(Failure::Behind);
         }
         self.view.show_whole(state, zxid, barrier);
         Ok(())
@@ -198,6 +212,10 @@ impl Task {
                 tracing::warn!(%path, times = self.disagreements, "a view missed something and is loaded again");
                 self.retry_at = (self.disagreements > 1).then(|| Instant::now() + pause(self.disagreements));
             }
+            Err(Failure::Behind) => {
+                self.is_behind = true;
+                self.retry_at = Some(Instant::now() + FALLEN_BACK_AFTER);
+            }
             Err(Failure::Zk(error)) => {
                 self.failures += 1;
                 tracing::debug!(%path, %error, "a view can't be read");
@@ -207,11 +225,36 @@ impl Task {
     }
 }
 
-/// A state that was read as a whole and is not shown yet.
-struct Fresh {
-    state: State,
-    /// Show it even if its numbers of children disagree.
-    accept: bool,
+/// What a barrier and a load need: a sync, and a server that has come as far as this process knows ZooKeeper has.
+///
+/// The latter is for sessions that are connected to the leader: it answers a sync at once, though it may show a write a
+/// moment later than the follower that has acknowledged it.
+#[derive(Default)]
+struct Barrier {
+    number: u64,
+    at_least: Zxid,
+    is_behind: bool,
+    attempts: u32,
+}
+
+impl Barrier {
+    /// Takes up a barrier that is asked for; whether there has to be a sync.
+    fn renew(&mut self, asked: Option<u64>, at_least: impl FnOnce() -> Zxid) -> bool {
+        let Some(number) = asked else { return false };
+        let is_new = number > self.number;
+        if is_new {
+            *self = Self { number, at_least: at_least(), is_behind: false, attempts: 0 };
+        }
+        is_new || self.is_behind
+    }
+
+    /// The barrier, if any, that a read at this transaction is behind. A server that stays behind has lost its past, and is
+    /// taken as it is.
+    fn passed(&mut self, zxid: Zxid) -> u64 {
+        self.attempts += 1;
+        self.is_behind = zxid < self.at_least && self.attempts < BARRIER_ATTEMPTS;
+        if self.is_behind { 0 } else { self.number }
+    }
 }
 
 /// After the n-th failure in a row.
@@ -223,5 +266,31 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_barrier_waits_for_a_server_that_is_behind_but_not_for_ever() {
+        let mut barrier = Barrier::default();
+        assert!(!barrier.renew(None, || panic!("nobody asks")));
+        assert_eq!(barrier.passed(Zxid(3)), 0);
+        assert!(barrier.renew(Some(1), || Zxid(10)));
+        assert_eq!(barrier.passed(Zxid(9)), 0);
+        assert!(barrier.is_behind && barrier.renew(Some(1), || panic!("it is the same barrier")));
+        assert_eq!(barrier.passed(Zxid(10)), 1);
+        assert!(!barrier.renew(Some(1), || panic!("it is the same barrier")));
+        assert!(barrier.renew(Some(2), || Zxid(20)));
+        let passed = (0..BARRIER_ATTEMPTS).find(|_| barrier.passed(Zxid(9)) == 2);
+        assert_eq!(passed, Some(BARRIER_ATTEMPTS - 1));
+    }
+
+    #[test]
+    fn pauses_grow_up_to_a_cap() {
+        assert_eq!(pause(1), 2 * RETRY_FIRST);
+        assert_eq!(pause(u32::MAX), RETRY_CAP);
     }
 }

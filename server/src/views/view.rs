@@ -126,6 +126,11 @@ impl View {
         self.known().state.as_ref().is_none_or(|state| !state.exists())
     }
 
+    /// Whether what is shown is later than this transaction; if it is known.
+    pub(super) fn is_ahead_of(&self, zxid: Zxid) -> bool {
+        zxid.0 > 0 && self.known().state.as_ref().is_some_and(|state| state.revision.0 > zxid.0)
+    }
+
     /// Whether a barrier is asked for that is not done.
     pub(super) fn owes_barrier(&self) -> bool {
         let barriers = &self.known().barriers;

@@ -1,0 +1,392 @@
+//! How far one watcher is in a view's past, and what it is told next. Pure.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::ring::{Delta, Since};
+use super::state::State;
+use super::view::{BackendState, Known};
+use crate::types::Revision;
+
+/// What a watcher is told.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// The full state; what was known before is to be forgotten.
+    Snapshot {
+        /// The state.
+        state: Arc<State>,
+        /// That ZooKeeper went back in time: revisions from before mean nothing now.
+        is_reset: bool,
+    },
+    /// The net changes since the last state.
+    Delta(Arc<Delta>),
+    /// Nothing has changed since the revision that the watch began with.
+    Current {
+        /// What dates the state.
+        revision: Revision,
+    },
+    /// How the replica stands with ZooKeeper from now on.
+    Backend {
+        /// How.
+        state: BackendState,
+        /// When the state was last known to be right; `None` while connected, and when nothing is known.
+        as_of: Option<SystemTime>,
+    },
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Tell this.
+    Tell(Step),
+    /// There is nothing to tell.
+    Wait,
+    /// The client was told of a later revision than is known here.
+    CatchUp(Revision),
+}
+
+/// A watcher's place. It is all that a watcher costs.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    full: bool,
+    position: Position,
+    /// The revision of the last state that was told.
+    told: Revision,
+    backend: BackendState,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Position {
+    /// It has been told nothing.
+    Start(Option<Revision>),
+    /// It has the content of this revision.
+    At { era: u64, revision: Revision },
+}
+
+impl Cursor {
+    /// A watcher that begins with a snapshot or goes on from a revision; with `full` it is told no changes, but states.
+    pub(super) fn new(since: Option<Revision>, full: bool) -> Self {
+        let (position, told) = (Position::Start(since), since.unwrap_or_default());
+        Self { full, position, told, backend: BackendState::Connected }
+    }
+
+    /// What is to be told now. It counts as told.
+    pub(super) fn advance(&mut self, known: &Known) -> Next {
+        let Some(state) = &known.state else { return Next::Wait };
+        let step = match self.position {
+            Position::Start(None) => Some(self.snapshot(known, state, false)),
+            Position::Start(Some(since)) => match known.ring.since(since) {
+                Since::Nothing => Some(self.current(known, state.revision)),
+                Since::Changes(delta) => Some(self.delta(known, state, delta)),
+                Since::Forgotten if since > state.revision => return Next::CatchUp(since),
+                Since::Forgotten => Some(self.snapshot(known, state, false)),
+            },
+            Position::At { era, .. } if era != known.era => Some(self.snapshot(known, state, true)),
+            Position::At { revision, .. } if revision == state.revision => None,
+            Position::At { revision, .. } => match known.ring.since(revision) {
+                Since::Nothing => {
+                    self.place(known, state.revision);
+                    None
+                }
+                Since::Changes(delta) => Some(self.delta(known, state, delta)),
+                Since::Forgotten => Some(self.snapshot(known, state, false)),
+            },
+        };
+        // What changed while ZooKeeper was away comes first: «connected» says that the state is up to date.
+        let step = step.or_else(|| {
+            let is_other = self.backend != known.backend;
+            self.backend = known.backend;
+            is_other.then_some(Step::Backend { state: known.backend, as_of: known.as_of })
+        });
+        step.map_or(Next::Wait, Next::Tell)
+    }
+
+    /// ZooKeeper has been asked and does not know of more than `known`, though the client has a later revision.
+    pub(super) fn settle(&mut self, known: &Known) -> Next {
+        match (&known.state, self.position) {
+            (Some(state), Position::Start(Some(since))) if state.revision < since => {
+                if known.zxid.0 < since.0 {
+                    return Next::Tell(self.snapshot(known, state, true));
+                }
+                // The revision dates something that is not seen here, such as a change further down.
+                self.place(known, state.revision);
+                Next::Tell(Step::Current { revision: since })
+            }
+            _ => self.advance(known),
+        }
+    }
+
+    /// For a heartbeat: the revision of the state that was told, or a later one if it is still the state. While nothing
+    /// has been told: the one that the watcher goes on from, or zero.
+    pub(super) fn revision(&mut self, known: &Known) -> Revision {
+        if let (Position::At { era, revision }, Some(state)) = (self.position, &known.state)
+            && era == known.era
+            && matches!(known.ring.since(revision), Since::Nothing)
+        {
+            self.place(known, state.revision);
+            self.told = self.told.max(state.revision);
+        }
+        self.told
+    }
+
+    /// How the watcher believes the replica stands with ZooKeeper.
+    pub(super) fn backend(&self) -> BackendState {
+        self.backend
+    }
+
+    /// Tells that ZooKeeper is away, to one who has been told nothing yet.
+    pub(super) fn suspend(&mut self) -> Step {
+        self.backend = BackendState::Suspended;
+        Step::Backend { state: BackendState::Suspended, as_of: None }
+    }
+
+    fn place(&mut self, known: &Known, revision: Revision) {
+        self.position = Position::At { era: known.era, revision };
+    }
+
+    fn current(&mut self, known: &Known, revision: Revision) -> Step {
+        self.place(known, revision);
+        self.told = revision;
+        Step::Current { revision }
+    }
+
+    fn snapshot(&mut self, known: &Known, state: &Arc<State>, is_reset: bool) -> Step {
+        self.place(known, state.revision);
+        self.told = state.revision;
+        Step::Snapshot { state: state.clone(), is_reset }
+    }
+
+    fn delta(&mut self, known: &Known, state: &Arc<State>, delta: Arc<Delta>) -> Step {
+        if self.full {
+            return self.snapshot(known, state, false);
+        }
+        self.place(known, delta.revision);
+        self.told = delta.revision;
+        Step::Delta(delta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::super::ring::{ChangeKind, Limits};
+    use super::super::rounds::Moment;
+    use super::super::scope::Scope;
+    use super::super::state::{Entry, NodeRead, Reads};
+    use super::super::view::View;
+    use super::*;
+    use crate::types::{NodePath, Stat, Zxid};
+
+    type Map = BTreeMap<String, Vec<u8>>;
+
+    /// A ZooKeeper with one path, and a view of it.
+    struct World {
+        view: View,
+        node: Option<Stat>,
+        children: BTreeMap<u32, Arc<Entry>>,
+        zxid: i64,
+        rng: StdRng,
+    }
+
+    impl World {
+        fn new(seed: u64, moments: usize) -> Self {
+            println!("seed {seed}");
+            let scope = Scope { path: NodePath::trusted("/p"), recursive: false };
+            let view = View::new(scope.clone(), Limits { moments, bytes: 1 << 20 });
+            view.show_whole(State::empty(scope.path, false), Zxid(0), 0);
+            Self { view, node: None, children: BTreeMap::new(), zxid: 0, rng: StdRng::seed_from_u64(seed) }
+        }
+
+        /// One transaction; gives the child that it wrote.
+        fn write(&mut self) -> Option<u32> {
+            self.zxid += 1;
+            let stat = Stat { czxid: self.zxid, mzxid: self.zxid, pzxid: self.zxid, ..Stat::default() };
+            let Some(node) = &mut self.node else {
+                self.node = Some(stat);
+                return None;
+            };
+            if self.children.is_empty() && self.rng.random_bool(0.3) {
+                self.node = None;
+                return None;
+            }
+            let name = self.rng.random_range(0..8);
+            let data = self.rng.random_range(0..2_u8).to_string();
+            let entry = Arc::new(Entry::new(data.as_bytes(), stat));
+            let takes_over = self.rng.random_bool(0.3);
+            match self.children.get(&name) {
+                Some(before) if takes_over => {
+                    // The same data in a new node.
+                    let entry = Arc::new(Entry::new(&before.data, stat));
+                    self.children.insert(name, entry);
+                    node.pzxid = self.zxid;
+                }
+                Some(_) if self.rng.random_bool(0.5) => {
+                    self.children.remove(&name);
+                    node.pzxid = self.zxid;
+                }
+                Some(_) => drop(self.children.insert(name, entry)),
+                None => {
+                    self.children.insert(name, entry);
+                    node.pzxid = self.zxid;
+                }
+            }
+            Some(name)
+        }
+
+        /// Some transactions, which the view sees as one moment.
+        fn go_on(&mut self) {
+            let reads: Vec<_> = (0..self.rng.random_range(1..4)).filter_map(|_| self.write()).collect();
+            let reads: Reads =
+                reads.into_iter().map(|name| (name.to_string().into(), self.children.get(&name).cloned())).collect();
+            let count = i32::try_from(self.children.len()).unwrap();
+            let node = match self.node {
+                Some(stat) => NodeRead::Present(Arc::new(Entry::new(b"", Stat { num_children: count, ..stat }))),
+                None => NodeRead::Absent(self.zxid),
+            };
+            assert!(self.view.show(Moment { node, reads, zxid: Zxid(self.zxid), barrier: 0 }));
+        }
+
+        fn content(&self) -> Map {
+            let own = self.node.iter().map(|_| (String::new(), Vec::new()));
+            own.chain(self.children.iter().map(|(name, entry)| (name.to_string(), entry.data.to_vec()))).collect()
+        }
+    }
+
+    /// A client, which puts together what it is told.
+    struct Client {
+        cursor: Cursor,
+        map: Map,
+        revision: Revision,
+        snapshots: usize,
+    }
+
+    impl Client {
+        fn new() -> Self {
+            Self { cursor: Cursor::new(None, false), map: Map::new(), revision: Revision(-1), snapshots: 0 }
+        }
+
+        fn come_back(&mut self) {
+            self.cursor = Cursor::new(Some(self.revision), false);
+        }
+
+        fn hear(&mut self, view: &View) {
+            while let Next::Tell(step) = self.cursor.advance(&view.known()) {
+                match step {
+                    Step::Snapshot { state, is_reset } => {
+                        assert!(!is_reset && state.revision > self.revision);
+                        self.map = state.children.iter().map(|(n, e)| (n.to_string(), e.data.to_vec())).collect();
+                        self.map.extend(state.node.iter().map(|_| (String::new(), Vec::new())));
+                        self.revision = state.revision;
+                        self.snapshots += 1;
+                    }
+                    Step::Delta(delta) => {
+                        assert!(delta.revision > self.revision && !delta.changes.is_empty());
+                        self.revision = delta.revision;
+                        self.apply(&delta);
+                    }
+                    Step::Current { revision } => {
+                        assert!(revision >= self.revision);
+                        self.revision = revision;
+                    }
+                    Step::Backend { .. } => panic!("the backend stays connected"),
+                }
+            }
+            self.revision = self.cursor.revision(&view.known());
+        }
+
+        fn apply(&mut self, delta: &Delta) {
+            for change in &delta.changes {
+                let name = change.name.to_string();
+                let data = change.entry.as_ref().map(|entry| entry.data.to_vec());
+                let before = match data.clone() {
+                    Some(data) => self.map.insert(name.clone(), data),
+                    None => self.map.remove(&name),
+                };
+                match change.kind {
+                    ChangeKind::Added | ChangeKind::Created => assert!(before.is_none(), "{name} is there already"),
+                    ChangeKind::Updated | ChangeKind::DataChanged => {
+                        assert!(before.is_some() && before != data, "{name} is the same");
+                    }
+                    ChangeKind::Removed => assert!(before.is_some(), "{name} is not there"),
+                    ChangeKind::Deleted => self.map.clear(),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn readers_that_pause_end_with_what_there_is() {
+        let mut world = World::new(rand::random_range(0..u64::MAX), 30);
+        let mut clients: Vec<_> = (0..8).map(|_| Client::new()).collect();
+        for _ in 0..5000 {
+            world.go_on();
+            for (index, client) in (0_u32..).zip(&mut clients) {
+                // The first reads at once, the last about every 128th time.
+                if world.rng.random_bool(0.5_f64.powi(i32::try_from(index).unwrap())) {
+                    if world.rng.random_bool(0.2) && client.revision.0 > 0 {
+                        client.come_back();
+                    }
+                    client.hear(&world.view);
+                    assert_eq!(client.map, world.content(), "client {index} at {:?}", client.revision);
+                }
+            }
+        }
+        assert_eq!(clients[0].snapshots, 1);
+        assert!(clients[7].snapshots > 1);
+    }
+
+    #[test]
+    fn a_revision_from_the_future_is_either_of_no_concern_or_of_another_past() {
+        let mut world = World::new(1, 30);
+        (0..5).for_each(|_| world.go_on());
+        let zxid = world.zxid;
+        let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
+        assert!(matches!(cursor.advance(&world.view.known()), Next::CatchUp(revision) if revision.0 == zxid + 3));
+        // A heartbeat meanwhile does not take it back.
+        assert_eq!(cursor.revision(&world.view.known()).0, zxid + 3);
+        assert!(matches!(cursor.settle(&world.view.known()), Next::Tell(Step::Snapshot { is_reset: true, .. })));
+
+        let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
+        world.view.known().zxid = Zxid(zxid + 5);
+        let settled = cursor.settle(&world.view.known());
+        assert!(matches!(settled, Next::Tell(Step::Current { revision }) if revision.0 == zxid + 3));
+        assert!(matches!(cursor.advance(&world.view.known()), Next::Wait));
+        assert_eq!(cursor.revision(&world.view.known()).0, zxid + 3);
+    }
+
+    #[test]
+    fn what_changed_while_zookeeper_was_away_comes_before_connected() {
+        let mut world = World::new(1, 30);
+        let mut cursor = Cursor::new(None, true);
+        cursor.advance(&world.view.known());
+        world.view.suspend(BackendState::Suspended, None);
+        world.view.suspend(BackendState::Lost, None);
+        let lost = cursor.advance(&world.view.known());
+        assert!(matches!(lost, Next::Tell(Step::Backend { state: BackendState::Lost, .. })));
+        world.go_on();
+        assert!(matches!(cursor.advance(&world.view.known()), Next::Tell(Step::Snapshot { is_reset: false, .. })));
+        let back = cursor.advance(&world.view.known());
+        assert!(matches!(back, Next::Tell(Step::Backend { state: BackendState::Connected, .. })));
+        assert!(matches!(cursor.advance(&world.view.known()), Next::Wait));
+    }
+
+    #[test]
+    fn a_zookeeper_that_lost_its_past_resets_its_watchers() {
+        let mut world = World::new(1, 30);
+        (0..9).for_each(|_| world.go_on());
+        let mut cursor = Cursor::new(None, false);
+        cursor.advance(&world.view.known());
+        let mut fresh = State::empty(NodePath::trusted("/p"), false);
+        fresh.apply(NodeRead::Absent(2), Reads::new(), Zxid(2));
+        world.view.show_whole(fresh, Zxid(2), 0);
+        let Next::Tell(Step::Snapshot { state, is_reset: true }) = cursor.advance(&world.view.known()) else {
+            panic!("a reset is told")
+        };
+        assert_eq!(state.revision, Revision(2));
+        assert_eq!(cursor.revision(&world.view.known()), Revision(2));
+    }
+}
