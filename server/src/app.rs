@@ -86,7 +86,7 @@ impl App {
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
-            views: Views::start(zk.hub.clone(), views::Settings::default(), &mut tasks),
+            views: Views::start(zk.clone(), views::Settings::default(), &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::new(self.settings.streams),

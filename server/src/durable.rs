@@ -47,23 +47,21 @@ impl Durable {
     pub(crate) async fn put(&self, path: &NodePath, data: Bytes, expect: Expect) -> Result<Stat, Error> {
         let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
         let session = owner.session();
+        let mut is_synced = false;
         for _ in 0..TRIES {
-            let standing = self.look(session, path).await?;
-            let done = match (standing, expect) {
-                (None, Expect::Version(_)) => return Err(Error::NoNode { path: path.clone() }),
-                (Some(_), Expect::Absent) => return Err(Error::NodeExists { path: path.clone() }),
-                (Some(stat), Expect::Version(expected)) if stat.version != expected => {
-                    let actual = stat.version;
-                    return Err(Error::VersionMismatch { path: path.clone(), expected, actual });
-                }
-                (None, _) => create(session, path, data.clone()).await?,
-                (Some(stat), _) => write(session, path, data.clone(), stat.version).await?,
+            let standing = self.look(session, path).await;
+            let tried = match standing.and_then(|standing| refusal(path, standing, expect).map(|()| standing)) {
+                Ok(None) => create(session, path, data.clone()).await?,
+                Ok(Some(stat)) => write(session, path, data.clone(), stat.version).await?,
+                // What this session's server says may be old news; a refusal must not rest on it.
+                Err(error) if is_synced => return Err(error),
+                Err(_) => None,
             };
-            if let Some(stat) = done {
+            if let Some(stat) = tried {
                 return Ok(stat);
             }
-            // What was read is no longer so: another wrote, or this session's server is behind.
             session.sync(path).await.map_err(|error| read_failed(path, error))?;
+            is_synced = true;
         }
         Err(Error::Internal { path: path.clone(), cause: "others write it all the time".to_owned() })
     }
@@ -128,6 +126,19 @@ impl Durable {
             Some(node) if node.stat.is_ephemeral() => Err(in_the_way()),
             node => Ok(node.map(|node| node.stat)),
         }
+    }
+}
+
+/// Whether what stands is what a Put expects.
+fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<(), Error> {
+    let path = path.clone();
+    match (standing, expect) {
+        (None, Expect::Version(_)) => Err(Error::NoNode { path }),
+        (Some(_), Expect::Absent) => Err(Error::NodeExists { path }),
+        (Some(stat), Expect::Version(expected)) if stat.version != expected => {
+            Err(Error::VersionMismatch { path, expected, actual: stat.version })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::session::{Link, Session};
 use super::watches::{Mailbox, Watches};
 use super::{Config, Error};
-use crate::types::NodePath;
+use crate::types::{NodePath, Zxid};
 
 /// A handle on the sessions that watch.
 #[derive(Debug, Clone)]
@@ -59,6 +59,11 @@ impl Hub {
     /// The session that watches `path`: what feeds a view is read on it, since another one may be behind its events.
     pub(crate) fn session(&self, path: &NodePath) -> Session {
         self.slot(path).session.borrow().clone()
+    }
+
+    /// The last transaction that any watching session knows of.
+    pub(super) fn last_zxid(&self) -> Zxid {
+        self.slots.iter().map(|slot| slot.session.borrow().last_zxid()).max().unwrap_or_default()
     }
 
     /// Whether every watching session is connected.

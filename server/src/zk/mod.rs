@@ -30,6 +30,8 @@ use tokio::task::JoinSet;
 pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, Seen};
 pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};
 
+use crate::types::Zxid;
+
 /// How many sessions watch.
 const WATCHING_SESSIONS: usize = 2;
 
@@ -47,6 +49,13 @@ impl Zk {
     pub(crate) fn start(config: Config, tasks: &mut JoinSet<()>) -> Self {
         let config = Arc::new(config);
         Self { pool: Pool::start(&config, tasks), hub: Hub::start(&config, WATCHING_SESSIONS, tasks) }
+    }
+
+    /// The last transaction that this process knows of, by the sessions that stand.
+    pub(crate) fn last_zxid(&self) -> Zxid {
+        let owners = self.pool.owners();
+        let of_pool = owners.borrow().iter().map(|owner| owner.session().last_zxid()).max().unwrap_or_default();
+        of_pool.max(self.hub.last_zxid())
     }
 
     /// Whether requests of every kind can be sent now.

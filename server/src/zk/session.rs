@@ -5,13 +5,16 @@
 //!   connection: such a request is [`Error::NotSent`] at once.
 //! - The session is over only when ZooKeeper says so; no clock of ours ends it. Reconnection is tried at least every
 //!   [`RECONNECT_CAP`], on all servers in turn.
-//! - A server that is behind what this session has seen is refused (by its own check of our last zxid).
+//! - A server that is behind what this session has seen is refused (by its own check of our last zxid). When that is
+//!   all of them, for longer than the session can have lived, they are asked whether it is over: ZooKeeper was restored
+//!   from a backup, or lost its data.
 //! - Watch events reach [`Watches`] before the answer of any later read of the session does.
 //!
 //! This speaks the protocol itself: the crate `zookeeper-client` can't cap its reconnection or stop a client that is
 //! cut off, carries out requests whose caller has gone, and hides the zxid of a write (ARCHITECTURE.md, "ZooKeeper").
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -211,6 +214,11 @@ impl Session {
         lock(&self.identity).timeout
     }
 
+    /// The last transaction that this session knows of.
+    pub(super) fn last_zxid(&self) -> Zxid {
+        Zxid(lock(&self.identity).last_zxid)
+    }
+
     /// When the server was last heard of, on any connection.
     pub(crate) fn last_heard(&self) -> Option<Instant> {
         lock(&self.identity).last_heard
@@ -269,19 +277,23 @@ impl Task {
     /// Tries all servers in turn until one takes the session; `None` when it is over.
     async fn connect(&mut self) -> Option<(FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
         let mut pause = RECONNECT_FIRST;
+        let mut is_probe = false;
         loop {
+            let mut is_refused = false;
             for host in self.config.shuffled_hosts() {
                 self.refuse_queued(Error::NotSent);
                 let request = {
                     let identity = lock(&self.identity);
                     ConnectRequest {
-                        last_zxid_seen: identity.last_zxid,
+                        last_zxid_seen: if is_probe { 0 } else { identity.last_zxid },
                         timeout_ms: i32::try_from(self.config.session_timeout.as_millis()).unwrap_or(i32::MAX),
                         session_id: identity.id,
                         password: identity.password.clone(),
                     }
                 };
                 match connection::open(&host, &request).await {
+                    // The session stands; but this server may be behind, and is not read from.
+                    Ok((response, ..)) if response.timeout_ms > 0 && is_probe => {}
                     Ok((response, reader, writer)) if response.timeout_ms > 0 => {
                         let mut identity = lock(&self.identity);
                         identity.id = response.session_id;
@@ -293,9 +305,16 @@ impl Task {
                         return Some((reader, writer));
                     }
                     Ok(_) => return None,
-                    Err(error) => tracing::debug!(host, error = %error, "zookeeper can't be reached"),
+                    Err(error) => {
+                        // What a server does that is behind, and also one that is just starting.
+                        is_refused |= error.kind() == io::ErrorKind::UnexpectedEof;
+                        tracing::debug!(host, error = %error, "zookeeper can't be reached");
+                    }
                 }
             }
+            let identity = lock(&self.identity).clone();
+            let is_overdue = identity.last_heard.is_some_and(|heard| heard.elapsed() > identity.timeout);
+            is_probe = is_refused && is_overdue && !is_probe;
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(RECONNECT_CAP);

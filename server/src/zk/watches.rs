@@ -327,7 +327,7 @@ mod tests {
         watches.connection_lost();
         // The answer to the first connection's request is looked at late.
         watches.established(&path, first);
-        assert_eq!(watches.differences().0, [path.clone()]);
+        assert_eq!(watches.differences().0, std::slice::from_ref(&path));
         let second = watches.connection_made();
         watches.established(&path, second);
         assert_eq!(watches.established_on(&path), Some(second));
