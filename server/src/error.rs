@@ -16,8 +16,8 @@ pub(crate) enum Error {
     #[error("value of {} has {bytes} bytes, over the limit of {limit}", short(path.as_str()))]
     ValueTooLarge { path: NodePath, bytes: usize, limit: usize },
     /// A ttl is out of bounds.
-    #[error("ttl of {ttl:?} is not between {min:?} and {max:?}")]
-    InvalidTtl { ttl: Duration, min: Duration, max: Duration },
+    #[error("ttl of {ttl} is not between {min:?} and {max:?}")]
+    InvalidTtl { ttl: String, min: Duration, max: Duration },
     /// A field can't be understood, or comes at the wrong time.
     #[error("{field}: {cause}")]
     Protocol { field: &'static str, cause: String },

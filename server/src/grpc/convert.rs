@@ -208,9 +208,12 @@ pub(super) fn duration_or_zero(
 pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
     const MIN: Duration = Duration::from_secs(1);
     const MAX: Duration = Duration::from_secs(600);
-    match duration("ttl", ttl)? {
-        Some(ttl) if !(MIN..=MAX).contains(&ttl) => Err(Error::InvalidTtl { ttl, min: MIN, max: MAX }),
-        ttl => Ok(ttl),
+    let Some(given) = ttl else { return Ok(None) };
+    match Duration::try_from(given) {
+        Ok(ttl) if ttl.is_zero() => Ok(None),
+        Ok(ttl) if (MIN..=MAX).contains(&ttl) => Ok(Some(ttl)),
+        Ok(ttl) => Err(Error::InvalidTtl { ttl: format!("{ttl:?}"), min: MIN, max: MAX }),
+        Err(_) => Err(Error::InvalidTtl { ttl: format!("{given}"), min: MIN, max: MAX }),
     }
 }
 
@@ -277,7 +280,7 @@ pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
             reason: lost_reason(reason).into(),
         }),
         Notice::Rejected { path, error } => Response::Rejected(v1::Rejected {
-            path: crate::error::short(&path).into_owned(),
+            path: bounded(path),
             code: status::code(&error).into(),
             reason: error.reason().to_owned(),
             message: status::message(&error),
@@ -285,6 +288,13 @@ pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
         Notice::KeptAlive => Response::KeptAlive(v1::KeptAlive {}),
     };
     v1::RegisterResponse { response: Some(response) }
+}
+
+/// A rejected path, as it was sent, so that the client knows which; unless it is so long that no path was ever meant.
+fn bounded(mut path: String) -> String {
+    const LONGEST: usize = 64 * 1024;
+    path.truncate(path.floor_char_boundary(LONGEST));
+    path
 }
 
 fn lost_reason(reason: LostReason) -> v1::LostReason {

@@ -22,12 +22,18 @@ pub(crate) struct Watcher {
     reader: Reader,
     news: watch::Receiver<()>,
     cursor: Cursor,
+    /// When it is looked again whether ZooKeeper can be reached, while something is missing that only ZooKeeper knows.
+    /// Kept here, since a heartbeat may end each call of `next` sooner than that.
+    patience_ends: Instant,
+    /// Since when the server has been known to be behind the client.
+    is_behind_since: Option<Instant>,
 }
 
 impl Watcher {
     pub(super) fn new(reader: Reader, since: Option<Revision>, full: bool) -> Self {
         let news = reader.view().news();
-        Self { reader, news, cursor: Cursor::new(since, full) }
+        let patience_ends = Instant::now() + reader.settings().patience;
+        Self { reader, news, cursor: Cursor::new(since, full), patience_ends, is_behind_since: None }
     }
 
     /// The next thing to tell. First a snapshot; or, with a revision to go on from, the net changes since, or
@@ -81,38 +87,35 @@ impl Watcher {
             let _ = self.news.changed().await;
             return None;
         }
-        let patience = self.reader.settings().patience;
-        let is_news = tokio::time::timeout(patience, self.news.changed()).await.is_ok();
-        (!is_news && !self.reader.is_reachable()).then(|| self.cursor.suspend())
+        let is_news = tokio::time::timeout_at(self.patience_ends, self.news.changed()).await.is_ok();
+        if is_news { None } else { self.look_around() }
+    }
+
+    /// Tells, once, when ZooKeeper can't be reached.
+    fn look_around(&mut self) -> Option<Step> {
+        self.patience_ends = Instant::now() + self.reader.settings().patience;
+        let is_new = self.cursor.backend() == BackendState::Connected && !self.reader.is_reachable();
+        is_new.then(|| self.cursor.suspend())
     }
 
     /// The client has a later revision than the view: either this replica is behind, or ZooKeeper fell back, or nothing
     /// here has changed since. A sync tells; but the leader itself can answer one before it shows what its followers
     /// show already, so only a server that stays behind says that ZooKeeper fell back.
     async fn catch_up(&mut self, since: Revision) -> Result<Option<Step>, Error> {
-        match self.sync_up_to(since).await {
-            Ok(()) => match self.cursor.settle(&self.reader.view().known()) {
-                Next::Tell(step) => Ok(Some(step)),
-                Next::Wait | Next::CatchUp(_) => Ok(None),
-            },
-            // Nothing older than what the client has is told: it waits until ZooKeeper is back, and is told that. The
-            // wait is in the sync.
-            Err(Error::BackendUnavailable) => {
-                Ok((self.cursor.backend() == BackendState::Connected).then(|| self.cursor.suspend()))
-            }
-            Err(error) => Err(error),
+        match tokio::time::timeout_at(self.patience_ends, self.reader.latest()).await {
+            Ok(Ok(_)) => {}
+            // Nothing older than what the client has is told: it waits until ZooKeeper is back, and is told that.
+            Ok(Err(Error::BackendUnavailable)) | Err(_) => return Ok(self.look_around()),
+            Ok(Err(error)) => return Err(error),
         }
-    }
-
-    /// Reads behind syncs until ZooKeeper has come as far as this, or it is plain that it won't.
-    async fn sync_up_to(&self, revision: Revision) -> Result<(), Error> {
-        let begun = Instant::now();
-        loop {
-            self.reader.latest().await?;
-            if self.reader.view().known().zxid.0 >= revision.0 || begun.elapsed() > FALLEN_BACK_AFTER {
-                return Ok(());
-            }
+        let is_behind_since = *self.is_behind_since.get_or_insert_with(Instant::now);
+        if self.reader.view().known().zxid.0 < since.0 && is_behind_since.elapsed() < FALLEN_BACK_AFTER {
             tokio::time::sleep(LAG).await;
+            return Ok(None);
+        }
+        match self.cursor.settle(&self.reader.view().known()) {
+            Next::Tell(step) => Ok(Some(step)),
+            Next::Wait | Next::CatchUp(_) => Ok(None),
         }
     }
 }
