@@ -94,7 +94,7 @@ impl App {
             settings: Arc::new(self.settings.api.clone()),
         };
         let (reporter, health) = tonic_health::server::health_reporter();
-        tasks.spawn(keep_current(zk, service.admission.clone(), metrics.clone(), reporter));
+        tasks.spawn(keep_current(zk, service.admission.clone(), service.views.clone(), metrics.clone(), reporter));
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
         let registry = RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let router = tonic::transport::Server::builder()
@@ -132,7 +132,7 @@ fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
 
 /// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, whatever becomes of it later:
 /// known paths are still answered then.
-async fn keep_current(zk: Zk, admission: Admission, metrics: Metrics, reporter: HealthReporter) {
+async fn keep_current(zk: Zk, admission: Admission, views: Views, metrics: Metrics, reporter: HealthReporter) {
     let mut met = false;
     for name in ["", SERVICE] {
         reporter.set_service_status(name, ServingStatus::NotServing).await;
@@ -144,6 +144,7 @@ async fn keep_current(zk: Zk, admission: Admission, metrics: Metrics, reporter: 
         metrics.zookeeper_up.set(i64::from(is_up));
         metrics.zookeeper_sessions.set(i64::try_from(zk.pool.owners().borrow().len()).unwrap_or(i64::MAX));
         metrics.streams.set(i64::try_from(admission.streams()).unwrap_or(i64::MAX));
+        metrics.views.set(i64::try_from(views.count()).unwrap_or(i64::MAX));
         if is_up && !met {
             met = true;
             for name in ["", SERVICE] {

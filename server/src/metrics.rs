@@ -23,6 +23,8 @@ pub(crate) struct Metrics {
     pub(crate) zookeeper_up: Gauge,
     /// ZooKeeper sessions that hold ephemerals.
     pub(crate) zookeeper_sessions: Gauge,
+    /// Paths that are read or watched, or were lately.
+    pub(crate) views: Gauge,
 }
 
 impl Metrics {
@@ -42,9 +44,9 @@ impl Metrics {
             "ZooKeeper sessions that hold ephemerals",
             self.zookeeper_sessions.clone(),
         );
+        registry.register("views", "Paths with a live copy", self.views.clone());
         let mut text = String::new();
-        // Writing to a string does not fail.
-        drop(encode(&mut text, &registry));
+        encode(&mut text, &registry).expect("writing to a string does not fail");
         text
     }
 }

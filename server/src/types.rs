@@ -3,21 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-pub use rollcall_wire::Stat;
+pub(crate) use rollcall_wire::Stat;
 
 /// The longest path that is accepted, in bytes.
-pub const MAX_PATH_BYTES: usize = 4096;
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
 
 /// The subtree that Rollcall keeps for itself: hidden from lists, refused to clients.
-pub const RESERVED_ROOT: &str = "/.rollcall";
+pub(crate) const RESERVED_ROOT: &str = "/.rollcall";
 
 /// An absolute path that ZooKeeper accepts, as clients name it (below the chroot). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodePath(Arc<str>);
+pub(crate) struct NodePath(Arc<str>);
 
 /// Why a text is no [`NodePath`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PathError {
+pub(crate) enum PathError {
     /// Nothing was given.
     #[error("path is empty")]
     Empty,
@@ -52,7 +52,7 @@ impl NodePath {
     ///
     /// # Errors
     /// A [`PathError`] that says what is wrong.
-    pub fn parse(text: &str) -> Result<Self, PathError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, PathError> {
         let path = Self::parse_any(text)?;
         if path.is_reserved() { Err(PathError::Reserved) } else { Ok(path) }
     }
@@ -61,7 +61,7 @@ impl NodePath {
     ///
     /// # Errors
     /// A [`PathError`] that says what is wrong.
-    pub fn parse_below_root(text: &str) -> Result<Self, PathError> {
+    pub(crate) fn parse_below_root(text: &str) -> Result<Self, PathError> {
         let path = Self::parse(text)?;
         if path.is_root() { Err(PathError::Root) } else { Ok(path) }
     }
@@ -97,31 +97,31 @@ impl NodePath {
 
     /// A path that ZooKeeper or this program made, and that is therefore valid.
     #[must_use]
-    pub fn trusted(path: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn trusted(path: impl Into<Arc<str>>) -> Self {
         Self(path.into())
     }
 
     /// The path as text.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether it is `/`.
     #[must_use]
-    pub fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         &*self.0 == "/"
     }
 
     /// Whether it lies in the subtree that Rollcall keeps for itself.
     #[must_use]
-    pub fn is_reserved(&self) -> bool {
+    pub(crate) fn is_reserved(&self) -> bool {
         self.0.strip_prefix(RESERVED_ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// The parent; the root has none.
     #[must_use]
-    pub fn parent(&self) -> Option<Self> {
+    pub(crate) fn parent(&self) -> Option<Self> {
         let slash = self.0.rfind('/')?;
         match (slash, self.is_root()) {
             (_, true) => None,
@@ -132,19 +132,19 @@ impl NodePath {
 
     /// The last segment; empty for the root.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
     /// The path of a child, or of a descendant when `name` is a relative path.
     #[must_use]
-    pub fn join(&self, name: &str) -> Self {
+    pub(crate) fn join(&self, name: &str) -> Self {
         if self.is_root() { Self::trusted(format!("/{name}")) } else { Self::trusted(format!("{}/{name}", self.0)) }
     }
 
     /// The rest of `path` below this one (`b/c` for `/a/b/c` below `/a`); `None` if it does not lie below.
     #[must_use]
-    pub fn relative<'a>(&self, path: &'a str) -> Option<&'a str> {
+    pub(crate) fn relative<'a>(&self, path: &'a str) -> Option<&'a str> {
         let prefix = if self.is_root() { "" } else { &*self.0 };
         path.strip_prefix(prefix)?.strip_prefix('/').filter(|rest| !rest.is_empty())
     }
@@ -172,7 +172,7 @@ macro_rules! number {
     ($(#[$docs:meta])* $name:ident) => {
         $(#[$docs])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        pub struct $name(pub i64);
+        pub(crate) struct $name(pub(crate) i64);
     };
 }
 

@@ -1,5 +1,7 @@
 //! Holds the code to the tables of `ARCHITECTURE.md`.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use tonic::Request;
 use super::admission::Place;
 use super::{Responses, Service, convert, status};
 use crate::error::Error;
-use crate::locks::{AcquireRequest, Acquisition, LockEvent, Party};
+use crate::locks::{AcquireRequest, Acquisition, Party};
 
 /// What lives as long as the RPC.
 struct Open {

@@ -158,12 +158,12 @@ impl State {
             Input::Set { stream, path, value, generation, exclusive, created } => {
                 if let Some(pid) = self.heard(stream, now).map(|stream| stream.pid) {
                     let stamp = Stamp { pid, created };
-                    self.set(Command::Set { by: stream, value, stamp, generation, exclusive }, stream, path, now);
+                    self.set(Command::Set { by: stream, value, stamp, generation, exclusive }, stream, &path, now);
                 }
             }
             Input::Unset { stream, path } => {
                 if self.heard(stream, now).is_some() {
-                    self.command(path, Command::Unset { by: stream }, now);
+                    self.command(&path, Command::Unset { by: stream }, now);
                 }
             }
             Input::KeepAlive { stream } => {
@@ -249,15 +249,15 @@ impl State {
         state.closing.is_none().then_some(state)
     }
 
-    fn set(&mut self, command: Command, stream: StreamId, path: NodePath, now: Instant) {
+    fn set(&mut self, command: Command, stream: StreamId, path: &NodePath, now: Instant) {
         let Some(state) = self.streams.get_mut(&stream) else { return };
-        let is_new = !state.paths.contains(&path);
+        let is_new = !state.paths.contains(path);
         let over =
             |reason, what, limit| Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(0) };
         let Limits { registrations_per_stream, registrations } = self.limits;
         let error = if is_new && state.paths.len() >= registrations_per_stream {
             Some(over("TOO_MANY_REGISTRATIONS", "the number of registrations of a stream", registrations_per_stream))
-        } else if self.entries.len() >= registrations && !self.entries.contains_key(&path) {
+        } else if self.entries.len() >= registrations && !self.entries.contains_key(path) {
             Some(over("REPLICA_FULL", "the number of registrations of this replica", registrations))
         } else {
             None
@@ -271,8 +271,8 @@ impl State {
     }
 
     /// Queues a command for a path, and carries it out when the path is idle.
-    pub(super) fn command(&mut self, path: NodePath, command: Command, now: Instant) {
-        if !self.entries.contains_key(&path) {
+    pub(super) fn command(&mut self, path: &NodePath, command: Command, now: Instant) {
+        if !self.entries.contains_key(path) {
             self.entries.insert(path.clone(), Entry::default());
             if let Some(parent) = path.parent() {
                 let siblings = self.siblings.entry(parent.clone()).or_default();
@@ -282,10 +282,10 @@ impl State {
                 }
             }
         }
-        if let Some(entry) = self.entries.get_mut(&path) {
+        if let Some(entry) = self.entries.get_mut(path) {
             entry.push(command);
         }
-        self.advance(&path, now);
+        self.advance(path, now);
     }
 
     /// Forgets a path of which nothing is held or asked.
@@ -311,7 +311,7 @@ impl State {
             self.end(stream, Ok(()));
         }
         for path in paths {
-            self.command(path, Command::Unset { by: stream }, now);
+            self.command(&path, Command::Unset { by: stream }, now);
         }
     }
 
@@ -327,7 +327,7 @@ impl State {
     fn drop_stream(&mut self, stream: StreamId, now: Instant) {
         let Some(state) = self.streams.remove(&stream) else { return };
         for path in state.paths {
-            self.command(path, Command::Drop { by: stream }, now);
+            self.command(&path, Command::Drop { by: stream }, now);
         }
     }
 

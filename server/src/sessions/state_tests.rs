@@ -117,11 +117,10 @@ fn notices(effects: &[Effect]) -> Vec<(StreamId, &Notice)> {
 }
 
 fn claims(effects: &[Effect]) -> Vec<&Claim> {
-    let claim = |effect| match effect {
-        &Effect::Claim { ref claim, .. } => Some(claim),
-        _ => None,
-    };
-    effects.iter().filter_map(claim).collect()
+    effects
+        .iter()
+        .filter_map(|effect| if let Effect::Claim { claim, .. } = effect { Some(claim) } else { None })
+        .collect()
 }
 
 fn is_removal(effects: &[Effect], generation: Generation) -> bool {

@@ -5,9 +5,7 @@
 //! slow, and nobody waits for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, OnceLock};
-
-use bytes::Bytes;
+use std::sync::Arc;
 
 use super::state::Entry;
 use crate::types::Revision;
@@ -56,8 +54,6 @@ pub(crate) struct Delta {
     pub(crate) revision: Revision,
     /// To be applied in this order: the watched path first, then by name. Never empty.
     pub(crate) changes: Vec<Change>,
-    /// A place for the encoded form, so that it is made once for all; the views don't look at it.
-    pub(crate) encoded: OnceLock<Vec<Bytes>>,
 }
 
 impl Edit {
@@ -98,7 +94,7 @@ impl Delta {
             }
             changes.push(Change { kind, name: edit.name.clone(), entry: edit.after.clone() });
         }
-        Self { revision, changes, encoded: OnceLock::new() }
+        Self { revision, changes }
     }
 }
 

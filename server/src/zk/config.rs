@@ -6,7 +6,7 @@ use rand::seq::SliceRandom as _;
 
 /// The settings of the gateway.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// `HOST:PORT` of each server, at least one.
     pub hosts: Vec<String>,
     /// The path below which everything lives, without a trailing slash; empty for the root.
@@ -29,7 +29,7 @@ pub struct ConnectStringError {
 ///
 /// # Errors
 /// When there is no host, a port is no number, or the chroot is no path.
-pub fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), ConnectStringError> {
+pub(crate) fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), ConnectStringError> {
     let fail = |why| ConnectStringError { text: text.to_owned(), why };
     let (hosts, chroot) = match text.find('/') {
         Some(slash) => (&text[..slash], &text[slash..]),

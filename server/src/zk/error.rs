@@ -24,11 +24,6 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether the same request can simply be sent again: it was not carried out, for a reason that passes.
-    pub(crate) fn is_retryable(self) -> bool {
-        matches!(self, Self::NotSent | Self::Refused(ErrorCode::Throttled))
-    }
-
     /// Whether the request may or may not have been carried out.
     pub(crate) fn is_unknown(self) -> bool {
         matches!(self, Self::OutcomeUnknown | Self::SessionExpired)

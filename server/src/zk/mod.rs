@@ -20,7 +20,7 @@ mod writer;
 use std::sync::Arc;
 
 pub(crate) use calls::{Read, create, delete, set_data};
-pub use config::{Config, ConnectStringError, parse_connect_string};
+pub(crate) use config::{Config, ConnectStringError, parse_connect_string};
 pub(crate) use error::{Error, ErrorCode};
 pub(crate) use hub::{Hub, Subscription};
 pub(crate) use pool::{Owner, Owners, Pool, Room};

@@ -183,10 +183,8 @@ async fn run(config: Arc<Config>, owners: Arc<watch::Sender<Owners>>, grow: Arc<
 async fn keep_slot(config: Arc<Config>, owners: Arc<watch::Sender<Owners>>) {
     loop {
         let (session, life) = Session::start(config.clone(), Arc::new(Watches::default()));
-        let id = std::sync::OnceLock::new();
         let serve = async {
             if let Some(owner_id) = prepare(&session, &config).await {
-                drop(id.set(owner_id));
                 own(session.clone(), owner_id, &owners).await;
             }
             // The session is over; so will be its life.
@@ -196,9 +194,8 @@ async fn keep_slot(config: Arc<Config>, owners: Arc<watch::Sender<Owners>>) {
             () = life => {}
             () = serve => {}
         }
-        if let Some(id) = id.get() {
-            owners.send_modify(|owners| Arc::make_mut(owners).retain(|owner| owner.id() != *id));
-        }
+        let id = session.id();
+        owners.send_modify(|owners| Arc::make_mut(owners).retain(|owner| owner.id() != id));
     }
 }
 

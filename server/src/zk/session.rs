@@ -430,7 +430,7 @@ async fn read_frames(
         match header.xid {
             xid::PING | xid::AUTH => {}
             xid::NOTIFICATION => match WatcherEvent::decode(&mut decoder) {
-                Ok(event) => watches.dispatch(Event {
+                Ok(event) => watches.dispatch(&Event {
                     kind: event.kind,
                     path: config.inner(&event.path).into(),
                     zxid: (header.zxid > 0).then_some(Zxid(header.zxid)),

@@ -247,11 +247,12 @@ impl Watches {
     }
 
     /// Hands an event to everybody it concerns.
-    pub(super) fn dispatch(&self, event: Event) {
+    pub(super) fn dispatch(&self, event: &Event) {
         let mut inner = lock(&self.inner);
         if let Some(waiting) = inner.once.remove(&event.path) {
             for waiter in waiting {
-                drop(waiter.send(Fired::Event(event.kind)));
+                // Whoever no longer waits needs no answer.
+                let _ = waiter.send(Fired::Event(event.kind));
             }
         }
         if event.kind == EventKind::ChildrenChanged || inner.recursive.is_empty() {
@@ -260,7 +261,7 @@ impl Watches {
         let mut watched = Some(NodePath::trusted(event.path.clone()));
         while let Some(path) = watched {
             for (_, mailbox) in inner.recursive.get(&path).into_iter().flatten() {
-                mailbox.push(&path, &event);
+                mailbox.push(&path, event);
             }
             watched = path.parent();
         }
@@ -273,7 +274,7 @@ impl Watches {
         inner.established.clear();
         for (_, waiting) in inner.once.drain() {
             for waiter in waiting {
-                drop(waiter.send(Fired::ConnectionLost));
+                let _ = waiter.send(Fired::ConnectionLost);
             }
         }
     }
@@ -298,7 +299,7 @@ mod tests {
         watches.subscribe(&NodePath::trusted("/"), &root);
         watches.subscribe(&NodePath::trusted("/a"), &parent);
         watches.subscribe(&NodePath::trusted("/ab"), &other);
-        watches.dispatch(event("/a/b", EventKind::Created));
+        watches.dispatch(&event("/a/b", EventKind::Created));
         assert!(root.next().await.events["/a/b"].created);
         assert!(parent.next().await.events["/a/b"].created);
         assert!(other.take().is_empty());
@@ -311,7 +312,7 @@ mod tests {
         let path = NodePath::trusted("/a");
         watches.subscribe(&path, &mailbox);
         for index in 0..=MAILBOX_PATHS {
-            watches.dispatch(event(&format!("/a/{index}"), EventKind::Created));
+            watches.dispatch(&event(&format!("/a/{index}"), EventKind::Created));
         }
         let batch = mailbox.next().await;
         assert!(batch.resync.contains(&path));
@@ -338,7 +339,7 @@ mod tests {
     async fn one_shot_watches_end_with_the_connection() {
         let watches = Watches::default();
         let (first, second) = (watches.once("/a"), watches.once("/b"));
-        watches.dispatch(event("/a", EventKind::Deleted));
+        watches.dispatch(&event("/a", EventKind::Deleted));
         watches.connection_lost();
         assert_eq!(first.await.unwrap(), Fired::Event(EventKind::Deleted));
         assert_eq!(second.await.unwrap(), Fired::ConnectionLost);
