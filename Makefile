@@ -4,7 +4,7 @@ CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build lint deny clean
+.PHONY: help run test bench setup build lint deny clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,11 @@ run: ## Start ZooKeeper and rollcall-server here, until Ctrl-C
 test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server
 	$(CARGO) test --locked --workspace
+
+bench: ## Measure Rollcall beside bare ZooKeeper (two minutes, on a quiet machine)
+	tests/setup.sh zookeeper
+	$(CARGO) build --locked --release -p rollcall-server -p rollcall-bench
+	target/release/rollcall-bench $(BENCH)
 
 setup: ## Fetch what the tests run on into .cache
 	tests/setup.sh

@@ -40,16 +40,18 @@ impl Value {
             return None;
         }
         let Ok(text) = std::str::from_utf8(bytes) else { return Some(Self::Raw(bytes.clone())) };
-        let is_object = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
-            && serde_json::from_str::<IgnoredAny>(text).is_ok();
-        if !is_object {
+        let is_braced = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{');
+        if !is_braced {
             return Some(Self::Text(text.to_owned()));
         }
         Some(match serde_json::from_str(text) {
             Ok(Json::Object(object)) if object.values().all(|value| is_faithful(value, MAX_DEPTH - 1)) => {
                 Self::Object(object)
             }
-            _ => Self::Raw(bytes.clone()),
+            Ok(_) => Self::Raw(bytes.clone()),
+            // What the parser refuses may still be JSON: too deep for it, or with half of a surrogate pair.
+            Err(_) if serde_json::from_str::<IgnoredAny>(text).is_ok() => Self::Raw(bytes.clone()),
+            Err(_) => Self::Text(text.to_owned()),
         })
     }
 
