@@ -31,6 +31,8 @@ const REGISTRATIONS: Limits = Limits { registrations_per_stream: 65_536, registr
 /// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
 /// and ended.
 const CANCELLED_STREAMS: usize = 100_000;
+/// How long giving back what goes with this process may take.
+const GOING_DOWN: Duration = Duration::from_secs(5);
 /// How often gauges and health are brought up to date.
 const REFRESH: Duration = Duration::from_millis(100);
 
@@ -76,7 +78,8 @@ impl App {
         Ok((self.grpc.local_addr()?, self.http.local_addr()?))
     }
 
-    /// Serves until `stop` is ready. Registrations of this process are left to their ZooKeeper sessions' time-out.
+    /// Serves until `stop` is ready, then ends all streams. Registrations are left to their ZooKeeper sessions' time-out, for
+    /// clients that come back elsewhere to take over; locks without a ttl are given back.
     ///
     /// # Errors
     /// When a part of the server ends by itself, which is a defect or a lost port.
@@ -92,7 +95,9 @@ impl App {
             admission: Admission::new(self.settings.streams),
             metrics: metrics.clone(),
             settings: Arc::new(self.settings.api.clone()),
+            going_down: Arc::default(),
         };
+        let going = service.clone();
         let (reporter, health) = tonic_health::server::health_reporter();
         tasks.spawn(keep_current(zk, service.admission.clone(), service.views.clone(), metrics.clone(), reporter));
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -114,7 +119,12 @@ impl App {
         let http = self.http;
         servers.spawn(async move { axum::serve(http, http_router(metrics)).await.context("the http server ended") });
         tokio::select! {
-            () = stop => Ok(()),
+            () = stop => {
+                if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
+                    tracing::warn!("some locks could not be given back in time; they go with their zookeeper sessions");
+                }
+                Ok(())
+            }
             Some(ended) = servers.join_next() => ended.context("a server panicked")?.context("a server ended"),
             Some(ended) = tasks.join_next() => ended.context("a task panicked").and_then(|()| {
                 anyhow::bail!("a task ended that never should")

@@ -78,6 +78,9 @@ pub(crate) enum Error {
     /// ZooKeeper can't be reached.
     #[error("zookeeper can't be reached")]
     BackendUnavailable,
+    /// This replica is going down.
+    #[error("this replica is going down")]
+    Draining,
     /// Whether a write was carried out is not known.
     #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]
     OutcomeUnknown { path: NodePath },
@@ -114,6 +117,7 @@ impl Error {
             Self::NoAuth { .. } => "NO_AUTH",
             Self::ReadOnly => "READ_ONLY",
             Self::BackendUnavailable => "BACKEND_UNAVAILABLE",
+            Self::Draining => "DRAINING",
             Self::OutcomeUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::LimitExceeded { reason, .. } => reason,
             Self::Internal { .. } => "INTERNAL",

@@ -1,13 +1,16 @@
-//! A deadline on a stream ends it, as if it had broken, whether or not the client keeps time itself.
+//! What ends a stream from outside: its deadline, which counts as a broken stream whether or not the client keeps time
+//! itself, and the end of the replica.
 
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 
 use super::{Responses, status};
+use crate::error::Error;
 
 /// The deadline of a call.
 pub(super) fn of<T>(request: &Request<T>) -> Option<Instant> {
@@ -36,14 +39,30 @@ fn parse(header: &str) -> Option<Duration> {
     })
 }
 
-/// Ends a stream at its deadline; everything that it holds is dropped then.
-pub(super) fn bound<T: Send + 'static>(responses: Responses<T>, deadline: Option<Instant>) -> Responses<T> {
-    let Some(deadline) = deadline else { return responses };
-    let bounded = stream::unfold(Some(responses), move |responses| async move {
-        let mut responses = responses?;
-        match tokio::time::timeout_at(deadline, responses.next()).await {
-            Ok(response) => Some((response?, Some(responses))),
-            Err(_) => Some((Err(status::deadline_exceeded()), None)),
+/// Ends a stream at its deadline, or when the replica goes down; everything that it holds is dropped then.
+pub(super) fn bound<T: Send + 'static>(
+    responses: Responses<T>,
+    deadline: Option<Instant>,
+    mut going_down: watch::Receiver<bool>,
+) -> Responses<T> {
+    let end = Box::pin(async move {
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => status::deadline_exceeded(),
+            _ = going_down.wait_for(|going_down| *going_down) => status::status(&Error::Draining),
+        }
+    });
+    let bounded = stream::unfold(Some((responses, end)), |open| async move {
+        let (mut responses, mut end) = open?;
+        tokio::select! {
+            biased;
+            status = &mut end => Some((Err(status), None)),
+            response = responses.next() => Some((response?, Some((responses, end)))),
         }
     });
     Box::pin(bounded)

@@ -56,11 +56,21 @@ pub(crate) struct Service {
     pub(crate) admission: Admission,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Arc<Settings>,
+    /// Whether the replica goes down.
+    pub(crate) going_down: Arc<tokio::sync::watch::Sender<bool>>,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
+    /// Ends all streams. Registrations stand, for clients that come back elsewhere to take over; locks without a ttl are
+    /// given back, which this waits for.
+    pub(crate) async fn go_down(&self) {
+        self.sessions.leave_standing();
+        self.going_down.send_replace(true);
+        self.locks.drained().await;
+    }
+
     fn answer<T>(&self, method: &'static str, result: Result<T, Error>) -> Result<Response<T>, Status> {
         self.metrics.call(method, result.as_ref().err().map_or("", Error::reason));
         result.map(Response::new).map_err(|error| status::status(&error))
@@ -102,7 +112,11 @@ impl Registry for Service {
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let deadline = deadline::of(&request);
-        self.answer("Register", self.do_register(request).map(|responses| deadline::bound(responses, deadline)))
+        self.answer(
+            "Register",
+            self.do_register(request)
+                .map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+        )
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
@@ -120,7 +134,11 @@ impl Registry for Service {
         request: Request<v1::AcquireLockRequest>,
     ) -> Result<Response<Self::AcquireLockStream>, Status> {
         let deadline = deadline::of(&request);
-        self.answer("AcquireLock", self.do_acquire_lock(request).map(|responses| deadline::bound(responses, deadline)))
+        self.answer(
+            "AcquireLock",
+            self.do_acquire_lock(request)
+                .map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+        )
     }
 
     async fn release_lock(
@@ -140,7 +158,10 @@ impl Registry for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(&request);
-        self.answer("Watch", self.do_watch(request).map(|responses| deadline::bound(responses, deadline)))
+        self.answer(
+            "Watch",
+            self.do_watch(request).map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+        )
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {

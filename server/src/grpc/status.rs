@@ -19,6 +19,9 @@ const MAX_MESSAGE: usize = 512;
 /// After what time a call that failed because ZooKeeper could not be reached is worth trying again.
 const BACKEND_RETRY: Duration = Duration::from_millis(500);
 
+/// Over what time the clients of a replica that goes down come back.
+const DRAIN_SPREAD: Duration = Duration::from_secs(2);
+
 /// The code of an error, as the table in the design has it.
 pub(super) fn code(error: &Error) -> Code {
     match error {
@@ -40,7 +43,7 @@ pub(super) fn code(error: &Error) -> Code {
         | Error::ParentEphemeral { .. }
         | Error::HasRegistrations { .. } => Code::FailedPrecondition,
         Error::NoAuth { .. } | Error::ReadOnly => Code::PermissionDenied,
-        Error::BackendUnavailable => Code::Unavailable,
+        Error::BackendUnavailable | Error::Draining => Code::Unavailable,
         Error::OutcomeUnknown { .. } => Code::Unknown,
         Error::LimitExceeded { .. } => Code::ResourceExhausted,
         Error::Internal { .. } => Code::Internal,
@@ -63,8 +66,11 @@ pub(super) fn status(error: &Error) -> Status {
     if let Some(field) = field(error) {
         details.add_bad_request_violation(field, message(error));
     }
-    if matches!(error, Error::BackendUnavailable) {
-        details.set_retry_info(Some(BACKEND_RETRY));
+    match error {
+        Error::BackendUnavailable => drop(details.set_retry_info(Some(BACKEND_RETRY))),
+        // Not all at once.
+        Error::Draining => drop(details.set_retry_info(Some(DRAIN_SPREAD.mul_f64(rand::random())))),
+        _ => {}
     }
     Status::with_error_details(code(error), message(error), details)
 }
@@ -129,7 +135,8 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::UnknownLock
         | Error::SessionExpired { .. }
         | Error::ReadOnly
-        | Error::BackendUnavailable => {}
+        | Error::BackendUnavailable
+        | Error::Draining => {}
     }
     metadata
 }

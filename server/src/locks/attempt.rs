@@ -4,79 +4,36 @@
 //! step. Requests are awaited to their end; what a stop cuts short is only ever waiting.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::board::{Board, Snapshot};
-use super::id::Mark;
-use super::node;
-use super::queue::{self, Contender, NEAR};
+use super::line::Turn;
 use super::seat::{self, Seat, Trace};
-use super::stream::Slot;
-use super::{Interrupt, Shared, Stop};
+use super::slot::Slot;
+use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
+use super::{Interrupt, Shared, Stop, hold, node};
 use crate::error::Error;
 use crate::types::{FencingToken, NodePath, Zxid};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, EventKind, Fired, OneShot, Response, Session};
-
-/// How long ZooKeeper is waited for at all by who would wait for the lock for ever and has no place yet, and by who only
-/// tries and has lost the connection under way.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long to wait for the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    Forever,
-    Until(Instant),
-    /// Not at all.
-    Try,
-}
-
-/// What was asked for.
-#[derive(Debug, Clone)]
-pub(super) struct Terms {
-    pub(super) path: NodePath,
-    pub(super) limit: u32,
-    pub(super) wait: Wait,
-    pub(super) name: Bytes,
-    pub(super) mark: Mark,
-}
-
-/// A lease that was made.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Grant {
-    pub(super) token: FencingToken,
-    /// When the write was sent that made it: evidence of the session, as a heartbeat's is.
-    pub(super) sent_at: Option<Instant>,
-}
-
-/// Where the contender stands.
-#[derive(Debug, PartialEq, Eq)]
-enum Turn {
-    First,
-    Behind(String),
-    /// It is not in the queue.
-    Gone,
-}
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, OneShot, Response, Session};
 
 /// What is known of one place in the queue. A new place, in another session for one, starts a new one of these.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    terms: Terms,
-    slot: Arc<Slot>,
+    pub(super) terms: Terms,
+    pub(super) slot: Arc<Slot>,
     pub(super) seat: Seat,
-    board: Board,
-    shown: watch::Receiver<Arc<Snapshot>>,
+    pub(super) board: Board,
+    pub(super) shown: watch::Receiver<Arc<Snapshot>>,
     /// The transaction that wrote the lock node's number when it was checked.
-    checked: Option<Zxid>,
+    pub(super) checked: Option<Zxid>,
     /// A reading in which the contender stood.
-    reading: Option<Arc<Snapshot>>,
-    /// Fires when the contender is deleted.
-    place: Option<OneShot>,
+    pub(super) reading: Option<Arc<Snapshot>>,
+    /// Fires when the contender is deleted. Set before the client is told of the place: nobody can release it earlier.
+    pub(super) place: Option<OneShot>,
     /// The contender is the first, and stays it as long as it stands.
-    first: bool,
+    pub(super) first: bool,
     begun: Instant,
 }
 
@@ -95,12 +52,12 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         }
         tokio::select! {
             biased;
-            order = slot.ordered() => return Err(Stop::Ordered(order)),
+            _ = slot.ordered() => return Err(Stop::Ordered),
             () = until(patience) => return Err(out_of_time(terms, slot)),
             () = shared.room_may_be_free() => {}
         }
     };
-    let seat = Seat::new(room, &terms.path, &terms.mark);
+    let seat = Seat::new(room, &shared.pool, &terms.path, &terms.mark, terms.ttl);
     let board = shared.board(seat.owner(), &terms.path);
     let shown = board.shown();
     Ok(Attempt {
@@ -118,8 +75,14 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
 }
 
 impl Attempt {
-    /// Queues, and takes the lease.
-    pub(super) async fn grant(&mut self) -> Result<Grant, Stop> {
+    /// Queues, takes the lease, and makes sure that it may be told. With it, a watch on it.
+    pub(super) async fn take(&mut self) -> Result<(Grant, OneShot), Stop> {
+        let grant = self.grant().await?;
+        let watch = hold::confirm(self, grant).await?;
+        Ok((grant, watch))
+    }
+
+    async fn grant(&mut self) -> Result<Grant, Stop> {
         loop {
             let trouble = match self.step().await {
                 Ok(Some(grant)) => return Ok(grant),
@@ -135,9 +98,8 @@ impl Attempt {
 
     /// Waits until it makes sense to go on.
     pub(super) async fn recover(&mut self, error: zk::Error) -> Result<(), Stop> {
-        // What watches there were may be gone, and what was read is old.
+        // What watches there were may be gone. An old reading still tells all that can be ahead.
         self.place = None;
-        self.reading = None;
         match error {
             zk::Error::SessionExpired => return Err(Stop::Again),
             zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
@@ -171,7 +133,7 @@ impl Attempt {
         };
         tokio::select! {
             biased;
-            order = self.slot.ordered() => Err(Stop::Ordered(order)),
+            _ = self.slot.ordered() => Err(Stop::Ordered),
             value = event => Ok(value),
             () = until(deadline) => Err(out_of_time(&self.terms, &self.slot)),
         }
@@ -188,20 +150,23 @@ impl Attempt {
         self.seat.find_contender().await?;
         self.enter().await?;
         let Some(contender) = self.seat.contender_path() else { return Ok(None) };
-        let fresh = self.arrive(&contender).await?;
         if !self.first {
-            match self.turn(contender.name(), fresh).await? {
+            match self.turn(contender.name()).await? {
                 Turn::First => self.first = true,
                 Turn::Behind(ahead) => {
+                    self.watch_place(&contender).await?;
                     self.announce();
                     self.wait_behind(&ahead).await?;
                     return Ok(None);
                 }
-                Turn::Gone => return self.place_gone().await.map(|()| None),
+                Turn::Gone => {
+                    self.place_gone(&contender).await?;
+                    seat::pause().await;
+                    return Ok(None);
+                }
             }
-            self.announce();
         }
-        if self.wait_for_room().await? { self.take(&contender).await } else { Ok(None) }
+        if self.wait_for_room(&contender).await? { self.take_lease(&contender).await } else { Ok(None) }
     }
 
     /// Whether the multi that was not answered made the lease.
@@ -216,6 +181,7 @@ impl Attempt {
             // The contender may stand or not: it is deleted by the same multi alone, or by somebody else.
             return Ok(None);
         };
+        self.tell_place();
         self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
         self.seat.contender = Trace::None;
         Ok(Some(Grant { token: FencingToken(stat.czxid), sent_at: None }))
@@ -266,223 +232,22 @@ impl Attempt {
         entered
     }
 
-    /// Has us told when the contender is deleted by others, and gets a reading, unless there are both. Whether the
-    /// reading began after this call.
-    async fn arrive(&mut self, contender: &NodePath) -> Result<bool, Interrupt> {
-        if self.place.is_some() && self.reading.is_some() {
-            return Ok(false);
-        }
-        let session = self.session();
-        let (placed, reading) = futures_util::future::join(session.watch_exists(contender), self.board.look()).await;
-        let (stat, watch) = placed?;
-        if stat.is_none() {
-            self.seat.contender = Trace::None;
-            return Err(Stop::Removed.into());
-        }
-        self.place = Some(watch);
-        let reading = reading?;
-        self.check_reading(&reading).await?;
-        self.reading = Some(reading);
-        Ok(true)
-    }
-
-    /// The contender was found gone; the watch on it says by whom.
-    async fn place_gone(&mut self) -> Result<(), Interrupt> {
-        match self.place.take().map(|mut watch| watch.try_recv()) {
-            Some(Ok(fired)) => self.place_fired(fired).await,
-            // The next step looks again.
-            _ => Ok(()),
-        }
-    }
-
-    /// What the watch on the contender means when it has fired.
-    async fn place_fired(&mut self, fired: Fired) -> Result<(), Interrupt> {
-        self.place = None;
-        let Some(contender) = self.seat.contender_path() else { return Ok(()) };
-        match fired {
-            Fired::ConnectionLost => Err(zk::Error::NotSent.into()),
-            Fired::Event(kind) => {
-                // Whoever releases through Rollcall writes it before deleting it.
-                let (stat, watch) = self.session().watch_exists(&contender).await?;
-                if stat.is_some() {
-                    self.place = Some(watch);
-                    return Ok(());
-                }
-                self.seat.contender = Trace::None;
-                Err(if kind == EventKind::DataChanged { Stop::Released } else { Stop::Removed }.into())
-            }
-        }
-    }
-
-    /// Who is the next ahead. Nobody ever comes in ahead of one who waits, so those that an older reading of the same
-    /// session has ahead are all that can be.
-    async fn turn(&mut self, contender: &str, fresh: bool) -> Result<Turn, Interrupt> {
-        if !fresh {
-            let recent = self.board.recent();
-            let known = if recent.queue.ahead_of(contender).is_some() { Some(recent) } else { self.reading.clone() };
-            if let Some(known) = known
-                && let Some(ahead) = known.queue.ahead_of(contender)
-                && ahead.len() <= NEAR
-            {
-                self.check_reading(&known).await?;
-                self.reading = Some(known.clone());
-                return self.look_ahead(ahead).await;
-            }
-            let reading = self.board.look().await?;
-            self.check_reading(&reading).await?;
-            self.reading = Some(reading);
-        }
-        let ahead = self.reading.as_ref().and_then(|reading| reading.queue.ahead_of(contender));
-        Ok(match ahead {
-            None => Turn::Gone,
-            Some([]) => Turn::First,
-            Some([.., ahead]) => Turn::Behind(ahead.name.clone()),
-        })
-    }
-
-    async fn look_ahead(&self, ahead: &[Contender]) -> Result<Turn, Interrupt> {
-        if ahead.is_empty() {
-            return Ok(Turn::First);
-        }
-        let paths: Vec<_> = ahead.iter().map(|contender| self.seat.queue().join(&contender.name)).collect();
-        let reads = self.session().get_many(paths.iter().map(NodePath::as_str)).await?;
-        let next = reads.iter().rposition(|read| !matches!(read, Ok(None)));
-        Ok(next.map_or(Turn::First, |index| Turn::Behind(ahead[index].name.clone())))
-    }
-
-    /// What a reading says of the lock node.
-    async fn check_reading(&mut self, reading: &Snapshot) -> Result<(), Interrupt> {
-        if reading.strays {
-            return Err(node::not_a_lock(&self.terms.path, "it has durable children that are no leases"));
-        }
-        self.check_number(reading.lock).await
-    }
-
-    async fn check_number(&mut self, written: Option<Zxid>) -> Result<(), Interrupt> {
-        if written.is_none() || written != self.checked {
-            self.checked = Some(node::check(&self.session(), &self.terms.path, self.terms.limit).await?);
-        }
-        Ok(())
-    }
-
-    /// Tells the client its place, as the last reading has it. Who only tries is told one place: that before the lock.
-    fn announce(&self) {
-        if self.terms.wait != Wait::Try {
-            self.tell_place();
-        }
-    }
-
-    fn tell_place(&self) {
-        let (Some(contender), Some(reading)) = (self.seat.contender_path(), &self.reading) else { return };
-        if let Some(ahead) = reading.queue.ahead_of(contender.name()) {
-            let ahead = if self.first { 0 } else { ahead.len() };
-            let position = u32::try_from(ahead.saturating_add(1)).unwrap_or(u32::MAX);
-            self.slot.queued(position, reading.holders.clone());
-        }
-    }
-
-    /// Waits until the one that is next ahead is gone.
-    async fn wait_behind(&mut self, ahead: &str) -> Result<(), Interrupt> {
-        let ahead = self.seat.queue().join(ahead);
-        let (stat, watch) = self.session().watch_exists(&ahead).await?;
-        if stat.is_none() {
-            return Ok(());
-        }
-        let waited = self.wait(watch).await;
-        if waited.is_err() {
-            self.session().watches().forget_closed(ahead.as_str());
-        }
-        waited
-    }
-
-    /// Waits, as the first of the queue, until a lease is free. `false`: look again.
-    async fn wait_for_room(&mut self) -> Result<bool, Interrupt> {
-        let path = self.terms.path.clone();
-        if let Some(reading) = &self.reading
-            && reading.lock.is_some()
-            && reading.lock == self.checked
-            && reading.queue.names().next() == self.seat.contender_path().as_ref().map(NodePath::name)
-            && queue::may_take(self.terms.limit, reading.leases)
-        {
-            // While we were the first there was room, and only the first takes any.
-            return Ok(true);
-        }
-        let (children, watch) = self.session().watch_children(&path).await?;
-        let Some((names, stat)) = children else {
-            self.checked = None;
-            self.check_number(None).await?;
-            return Ok(false);
-        };
-        self.check_number(Some(Zxid(stat.mzxid))).await?;
-        if queue::may_take(self.terms.limit, names.len()) {
-            drop(watch);
-            self.session().watches().forget_closed(path.as_str());
-            return Ok(true);
-        }
-        let waited = self.wait(watch).await;
-        self.session().watches().forget_closed(path.as_str());
-        waited.map(|()| false)
-    }
-
-    /// Waits for a watch, and tells the client what changes meanwhile.
-    async fn wait(&mut self, mut watch: OneShot) -> Result<(), Interrupt> {
-        enum Woken {
-            Watch(Fired),
-            Place(Fired),
-            Shown,
-        }
-        loop {
-            let woken = {
-                let Some(place) = &mut self.place else { return Ok(()) };
-                let shown = &mut self.shown;
-                let event = async {
-                    tokio::select! {
-                        fired = &mut watch => Woken::Watch(fired.unwrap_or(Fired::ConnectionLost)),
-                        fired = place => Woken::Place(fired.unwrap_or(Fired::ConnectionLost)),
-                        Ok(()) = shown.changed() => Woken::Shown,
-                    }
-                };
-                let stopped = stopping(&self.slot, self.terms.wait);
-                tokio::select! {
-                    biased;
-                    stop = stopped => return Err(stop.into()),
-                    woken = event => woken,
-                }
-            };
-            match woken {
-                Woken::Watch(Fired::Event(_)) => return Ok(()),
-                Woken::Watch(Fired::ConnectionLost) => return Err(zk::Error::NotSent.into()),
-                Woken::Place(fired) => self.place_fired(fired).await?,
-                Woken::Shown => {
-                    let shown = self.shown.borrow_and_update().clone();
-                    let here = |contender: NodePath| shown.queue.ahead_of(contender.name()).is_some();
-                    if self.seat.contender_path().is_some_and(here) {
-                        self.reading = Some(shown);
-                        self.announce();
-                    }
-                }
-            }
-        }
-    }
-
     /// Takes the lease. `None`: look again.
-    async fn take(&mut self, contender: &NodePath) -> Result<Option<Grant>, Interrupt> {
+    async fn take_lease(&mut self, contender: &NodePath) -> Result<Option<Grant>, Interrupt> {
         self.certain(None).await?;
-        self.tell_place();
-        let lease = self.seat.lease_path();
-        let ops = vec![
-            zk::delete(contender.as_str(), -1),
-            zk::create(lease.as_str(), self.terms.name.clone(), CreateMode::Ephemeral),
-        ];
+        let ops = self.seat.grant(contender, self.terms.name.clone());
         match self.seat.owner().commit(ops).await {
             Ok(committed) => {
+                self.tell_place();
                 self.seat.contender = Trace::None;
                 self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
                 self.place = None;
                 self.session().watches().forget_closed(contender.as_str());
                 Ok(Some(Grant { token: FencingToken(committed.zxid.0), sent_at: Some(committed.sent_at) }))
             }
-            Err(CommitError::Part { index: 0, code: ErrorCode::NoNode }) => self.place_gone().await.map(|()| None),
+            Err(CommitError::Part { index: 0, code: ErrorCode::NoNode }) => {
+                self.place_gone(contender).await.map(|()| None)
+            }
             Err(CommitError::Part { index: 1, code: ErrorCode::NoNode }) => {
                 self.checked = None;
                 Ok(None)
@@ -528,53 +293,5 @@ impl Attempt {
     /// What holding needs to know too.
     pub(super) fn parts(&self) -> (&Terms, &Slot) {
         (&self.terms, &self.slot)
-    }
-
-    /// Who keeps the lock from us: the holders last told, or else the first of the queue, who is about to take it.
-    pub(super) async fn in_the_way(&self) -> Vec<String> {
-        let Some(reading) = &self.reading else { return self.slot.holders() };
-        let holders = reading.holders.to_vec();
-        let Some(first) = reading.queue.names().next().filter(|_| holders.is_empty()) else { return holders };
-        let first = self.seat.queue().join(first);
-        match self.session().get(&first).await {
-            Ok(Some(read)) => vec![contender_name(&read.data)],
-            _ => holders,
-        }
-    }
-}
-
-/// What it means that the time is over while ZooKeeper is waited for.
-fn out_of_time(terms: &Terms, slot: &Slot) -> Stop {
-    match terms.wait {
-        Wait::Until(_) if slot.was_queued() => Stop::Busy,
-        _ => Stop::Failed(Error::BackendUnavailable),
-    }
-}
-
-/// The name in a contender's data. Kazoo's Semaphore writes its own as Python shows bytes: `b'name'`.
-pub(super) fn contender_name(data: &[u8]) -> String {
-    let text = String::from_utf8_lossy(data);
-    let inner = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
-    inner.unwrap_or(&text).to_owned()
-}
-
-async fn stopping(slot: &Slot, wait: Wait) -> Stop {
-    let deadline = match wait {
-        Wait::Forever => None,
-        Wait::Until(deadline) => Some(deadline),
-        Wait::Try => return Stop::Busy,
-    };
-    tokio::select! {
-        biased;
-        order = slot.ordered() => Stop::Ordered(order),
-        () = until(deadline) => Stop::Busy,
-    }
-}
-
-/// Sleeps until then; without a time, for ever.
-pub(super) async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

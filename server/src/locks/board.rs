@@ -229,5 +229,5 @@ impl Task {
 
 /// Waits until one of the watches fires.
 async fn first_of(watches: &mut [OneShot]) {
-    futures_util::future::select_all(watches).await;
+    let (_fired, ..) = futures_util::future::select_all(watches).await;
 }

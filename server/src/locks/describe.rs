@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::attempt::contender_name;
 use super::id::queue_path;
-use super::queue::{Limit, Queue};
+use super::queue::{Limit, Queue, contender_name};
+use super::record::{Record, record_path};
 use super::{Interrupt, node};
 use crate::types::{FencingToken, NodePath};
 use crate::zk::layout::FENCES;
@@ -125,45 +125,53 @@ impl State {
 
     /// The nodes that a description is made of.
     fn needed(&self, path: &NodePath, queue: &NodePath) -> Vec<NodePath> {
-        let leases = self.leases.iter().map(|name| path.join(name));
-        let contenders = Queue::of(self.contenders.clone());
-        leases.chain(contenders.names().map(|name| queue.join(name))).collect()
+        let mut nodes: Vec<_> = self.leases.iter().map(|name| path.join(name)).collect();
+        // What makes a durable child a lease, once it is known to be durable.
+        let records = nodes.iter().filter(|lease| self.get(lease).is_some_and(|lease| node::is_durable(&lease.stat)));
+        let records: Vec<_> = records.map(|lease| record_path(lease.name())).collect();
+        nodes.extend(records);
+        nodes.extend(Queue::of(self.contenders.clone()).names().map(|name| queue.join(name)));
+        nodes
     }
 
-    fn description(self, path: &NodePath, queue: &NodePath) -> Result<Description, Interrupt> {
+    fn get(&self, node: &NodePath) -> Option<&Read> {
+        self.nodes.get(node)?.as_ref()
+    }
+
+    fn description(&self, path: &NodePath, queue: &NodePath) -> Result<Description, Interrupt> {
         let simultaneous = match self.lock.as_ref().map(|lock| Limit::of(&lock.data)) {
             None | Some(Limit::Empty) => 0,
             Some(Limit::Number(number)) => number,
             Some(Limit::Foreign) => return Err(node::not_a_lock(path, "its data is no number")),
         };
-        let read = |node: NodePath| self.nodes.get(&node).cloned().flatten();
-        let mut holders: Vec<_> = self.leases.iter().filter_map(|name| read(path.join(name))).collect();
-        holders.sort_unstable_by_key(|lease| lease.stat.czxid);
-        if holders.iter().any(|lease| node::is_durable(&lease.stat)) {
-            return Err(node::not_a_lock(path, "it has durable children that are no leases"));
+        let mut holders = Vec::new();
+        for name in &self.leases {
+            let Some(lease) = self.get(&path.join(name)) else { continue };
+            let record_path = record_path(name);
+            if node::is_durable(&lease.stat) && self.nodes.get(&record_path) == Some(&None) {
+                return Err(node::not_a_lock(path, "it has durable children that are no leases"));
+            }
+            let record = self.get(&record_path).and_then(|record| Record::parse(&record.data));
+            let name = String::from_utf8_lossy(&lease.data).into_owned();
+            holders.push(Party { ttl: record.map(|record| record.ttl), ..self.party(lease, name) });
         }
+        holders.sort_unstable_by_key(|holder| holder.fencing_token);
         let contenders = Queue::of(self.contenders.clone());
-        Ok(Description {
-            path: path.clone(),
-            simultaneous,
-            holders: holders
-                .iter()
-                .map(|lease| {
-                    let name = String::from_utf8_lossy(&lease.data).into_owned();
-                    self.party(lease, name, Some(FencingToken(lease.stat.czxid)))
-                })
-                .collect(),
-            waiters: contenders
-                .names()
-                .filter_map(|name| read(queue.join(name)))
-                .map(|contender| self.party(&contender, contender_name(&contender.data), None))
-                .collect(),
-        })
+        let waiters = contenders.names().filter_map(|name| self.get(&queue.join(name)));
+        let waiters =
+            waiters.map(|waiter| Party { fencing_token: None, ..self.party(waiter, contender_name(&waiter.data)) });
+        Ok(Description { path: path.clone(), simultaneous, holders, waiters: waiters.collect() })
     }
 
-    fn party(&self, read: &Read, name: String, fencing_token: Option<FencingToken>) -> Party {
+    fn party(&self, read: &Read, name: String) -> Party {
         let owner = format!("{:016x}", read.stat.ephemeral_owner);
-        Party { name, fencing_token, since_ms: read.stat.ctime, foreign: !self.fences.contains(&owner), ttl: None }
+        Party {
+            name,
+            fencing_token: Some(FencingToken(read.stat.czxid)),
+            since_ms: read.stat.ctime,
+            foreign: !node::is_durable(&read.stat) && !self.fences.contains(&owner),
+            ttl: None,
+        }
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Grant};
+use super::attempt::Attempt;
 use super::queue::{may_take, must_give_up};
+use super::terms::Grant;
 use super::{Interrupt, Stop, seat};
 use crate::types::NodePath;
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
@@ -15,22 +16,22 @@ const BLINK: Duration = Duration::from_millis(300);
 /// How many leases are read at once.
 const READ_CHUNK: usize = 256;
 
-/// What speaks for a lease.
+/// What speaks for a lease, at one moment.
 #[derive(Debug, Clone, Copy)]
-struct Signs {
+pub(super) struct Signs {
     /// When the last write was sent that ZooKeeper answered.
-    evidence: Instant,
+    pub(super) evidence: Instant,
     /// How old it may grow.
-    overdue: Duration,
+    pub(super) overdue: Duration,
     /// Until when it makes sure that the session stands.
-    certain_until: Instant,
+    pub(super) certain_until: Instant,
     /// Since when nobody watches whether the lease stands.
-    unwatched: Option<Instant>,
+    pub(super) unwatched: Option<Instant>,
 }
 
 /// What follows from [`Signs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Certainty {
+pub(super) enum Certainty {
     /// The lease stands; ask again then.
     Sure(Instant),
     /// It stands at least until then.
@@ -39,7 +40,7 @@ enum Certainty {
     Over,
 }
 
-fn judge(signs: Signs, now: Instant) -> Certainty {
+pub(super) fn judge(signs: Signs, now: Instant) -> Certainty {
     let Signs { evidence, overdue, certain_until, unwatched } = signs;
     let doubt_from = unwatched.map_or(evidence + overdue, |since| (since + BLINK).min(evidence + overdue));
     if now >= certain_until {
@@ -100,7 +101,8 @@ async fn grants(session: &Session, path: &NodePath, names: &[String]) -> Result<
 pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Stop {
     let (_, slot) = attempt.parts();
     if !slot.held(grant.token) {
-        return Stop::Ordered(slot.ordered().await);
+        let _ = slot.ordered().await;
+        return Stop::Ordered;
     }
     let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
     let (mut link, mut evidence) = (session.link(), owner.evidence());
@@ -130,7 +132,7 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
         };
         tokio::select! {
             biased;
-            order = slot.ordered() => return Stop::Ordered(order),
+            _ = slot.ordered() => return Stop::Ordered,
             () = tokio::time::sleep_until(ask_again) => {}
             stop = watched.next(&session, &lease) => if let Some(stop) = stop { return stop },
             _ = link.changed() => {}

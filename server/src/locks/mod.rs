@@ -4,6 +4,7 @@
 //! /foo                                           the number of those who may hold the lock; durable
 //! /foo/<32 hex>                                  a lease: its data is the holder's name
 //! /foo-__lock__/<32 hex>__lock__0000000001       a contender: ephemeral, sequential; its data is its name
+//! /.rollcall/leases/<32 hex>                     of a lease with a ttl, which is durable: its ttl and its keeper
 //! ```
 //!
 //! The first contender, and nobody else, takes a lease while there are fewer than the number; the others each watch the
@@ -13,6 +14,9 @@
 //!   answered. In doubt the client is told; and told that it is lost before ZooKeeper can have given it to another.
 //! - Who stops waiting or holding leaves nothing behind. Only ZooKeeper's session time-out removes the nodes of a
 //!   replica that died.
+//! - A lock with a ttl outlives its stream by that, and never ends earlier. Its client can come back for it on any
+//!   replica. When its replica dies, others end it: later by ZooKeeper's session time-out, and by as long as it takes
+//!   until a replica runs.
 //! - A place in the queue is told when it is taken, when it becomes the first, and otherwise merged and about a second
 //!   late; later still when the queue is very long.
 //!
@@ -26,37 +30,43 @@ mod board;
 mod describe;
 mod hold;
 mod id;
+mod lasting;
+mod life;
+mod line;
 mod node;
 mod queue;
+mod reaper;
+mod record;
 mod release;
 mod seat;
+mod slot;
 mod stream;
+mod terms;
 
 use std::collections::HashMap;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::attempt::{Attempt, Grant, PATIENCE, Terms, Wait};
 use self::board::{Board, WeakBoard};
 pub(crate) use self::describe::{Description, Party};
 use self::id::{LockId, Mark};
+use self::life::Life;
+use self::slot::{Order, Slot};
 pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
-use self::stream::{Order, Slot};
+use self::terms::{PATIENCE, Terms, Wait};
 use crate::error::Error;
 use crate::types::{NodePath, PathError, SessionId};
-use crate::zk::{self, OneShot, Owner, Pool};
+use crate::zk::{self, Owner, Pool};
 
 /// How many locks a replica may hold and wait for at once, unless it is told otherwise.
 pub(crate) const DEFAULT_LIMIT: usize = 100_000;
 /// How long a name may be, in bytes.
 const MAX_NAME: usize = 1024;
-/// How long an end is held back so that no node is left when it is told.
-const TIDY: Duration = Duration::from_secs(1);
 
 /// Which lock to take, and on what terms.
 #[derive(Debug, Clone)]
@@ -88,8 +98,12 @@ struct Shared {
     jobs: mpsc::Sender<Job>,
     limit: usize,
     places: Arc<Semaphore>,
+    /// No other lock is taken while this or the next is held, but a slot's.
     boards: Mutex<HashMap<(NodePath, SessionId), WeakBoard>>,
+    /// The locks that have a task, to be found by their id.
     running: Mutex<HashMap<Mark, Arc<Slot>>>,
+    /// The replica is about to stop: locks whose stream has ended are left to other replicas.
+    stopping: watch::Sender<bool>,
 }
 
 /// Why an attempt does not go on.
@@ -98,7 +112,7 @@ enum Stop {
     /// The place is gone, through no fault of its own: take another.
     Again,
     /// The stream, or a release on this replica, says so.
-    Ordered(Order),
+    Ordered,
     /// Released through another replica.
     Released,
     /// Deleted by a stranger.
@@ -107,6 +121,12 @@ enum Stop {
     SessionLost,
     /// The time to wait is over.
     Busy,
+    /// Its stream did not come back within its ttl.
+    Expired,
+    /// Another replica has picked it up.
+    Superseded,
+    /// Left as it is, to be picked up.
+    Left,
     /// Nothing can come of it.
     Failed(Error),
 }
@@ -146,84 +166,100 @@ impl From<Interrupt> for Error {
 }
 
 impl Locks {
-    /// Starts the task that runs all others as one of `tasks`; it ends with the last handle. At most `limit` locks are
-    /// held and waited for at once.
+    /// Starts the task that runs all others as one of `tasks`; it never ends. At most `limit` locks are held and waited
+    /// for at once; one more is refused with [`Error::LimitExceeded`].
     pub(crate) fn start(pool: Pool, limit: usize, tasks: &mut JoinSet<()>) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS / 2);
         // Each lock has a task, and at most one board at a time that nobody else uses, while an older one may be ending.
         let (jobs, arriving) = mpsc::channel(limit.saturating_mul(3).min(Semaphore::MAX_PERMITS));
-        tasks.spawn(run(arriving));
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             pool,
             jobs,
             limit,
             places: Arc::new(Semaphore::new(limit)),
             boards: Mutex::default(),
             running: Mutex::default(),
-        }))
+            stopping: watch::Sender::new(false),
+        });
+        tasks.spawn(run(arriving, shared.clone()));
+        Self(shared)
     }
 
-    /// Queues for a lock and holds it. Everything that can go wrong is told by the [`Acquisition`], whose drop gives
-    /// the lock back.
+    /// Queues for a lock and holds it, or comes back to one by its id. Everything that can go wrong is told by the
+    /// [`Acquisition`], whose drop gives the lock back, or starts its ttl.
     pub(crate) fn acquire(&self, request: AcquireRequest) -> Acquisition {
-        let id = LockId::fresh(&request.path);
-        let slot = Slot::new(id);
-        let acquisition = Acquisition::new(slot.clone());
-        if let Err(error) = self.try_acquire(request, &slot) {
-            slot.end(Err(error));
-        }
-        acquisition
+        let path = request.path.clone();
+        let acquired = match request.lock_id.as_deref().filter(|text| !text.is_empty()) {
+            Some(text) => self.come_back(text, &request),
+            None => self.queue_up(request),
+        };
+        acquired.unwrap_or_else(|error| Acquisition::failed(LockId::fresh(&path), error))
     }
 
-    fn try_acquire(&self, request: AcquireRequest, slot: &Arc<Slot>) -> Result<(), Error> {
-        let AcquireRequest { path, simultaneous, wait, ttl, name, lock_id } = request;
+    fn queue_up(&self, request: AcquireRequest) -> Result<Acquisition, Error> {
+        let AcquireRequest { path, simultaneous, wait, ttl, name, lock_id: _ } = request;
         if path.is_root() {
             return Err(Error::InvalidPath { path: path.as_str().to_owned(), error: PathError::Root });
-        }
-        if ttl.is_some_and(|ttl| !ttl.is_zero()) {
-            return Err(Error::Protocol { field: "ttl", cause: "locks with a ttl are not supported yet".to_owned() });
-        }
-        if lock_id.is_some_and(|id| !id.is_empty()) {
-            return Err(Error::Protocol {
-                field: "lock_id",
-                cause: "locks with a ttl are not supported yet".to_owned(),
-            });
         }
         let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "rollcall".to_owned());
         if name.len() > MAX_NAME {
             return Err(Error::Protocol { field: "name", cause: format!("is over the limit of {MAX_NAME} bytes") });
         }
-        let permit = self.0.places.clone().try_acquire_owned().map_err(|_| Error::LimitExceeded {
+        let slot = Slot::new(LockId::fresh(&path), ttl);
+        let (mark, wait) = (slot.id().mark(), Wait::of(wait));
+        let terms = Terms { path, limit: simultaneous.max(1), wait, ttl, name: name.into(), mark };
+        self.run(slot, |life| Box::pin(life.queue_up(terms)))
+    }
+
+    /// Comes back to a lock: here, if this replica has it, or from whichever replica keeps it.
+    fn come_back(&self, text: &str, request: &AcquireRequest) -> Result<Acquisition, Error> {
+        let id = LockId::parse(text).ok_or(Error::UnknownLock)?;
+        if *id.path() != request.path {
+            return Err(Error::Protocol { field: "lock_id", cause: format!("was not given for {}", request.path) });
+        }
+        let wait = request.wait;
+        self.run(Slot::to_pick_up(id), |life| Box::pin(life.pick_up(wait)))
+    }
+
+    /// Starts the task of a lock, unless it has one already, and gives a stream.
+    fn run(&self, slot: Arc<Slot>, start: impl FnOnce(Life) -> Job) -> Result<Acquisition, Error> {
+        let place = self.0.places.clone().try_acquire_owned().map_err(|_| Error::LimitExceeded {
             reason: "TOO_MANY_LOCKS",
             what: "the number of locks that this replica holds and waits for",
             limit: u64::try_from(self.0.limit).unwrap_or(u64::MAX),
         })?;
-        let wait = match wait {
-            Some(wait) if wait.is_zero() => Wait::Try,
-            // Later than any clock goes is for ever.
-            Some(wait) => Instant::now().checked_add(wait).map_or(Wait::Forever, Wait::Until),
-            None => Wait::Forever,
-        };
         let mark = slot.id().mark();
-        let terms = Terms { path, limit: simultaneous.max(1), wait, name: name.into(), mark: mark.clone() };
-        lock(&self.0.running).insert(mark.clone(), slot.clone());
-        let life = Life { shared: self.0.clone(), slot: slot.clone(), mark, _permit: permit };
-        self.0.spawn(Box::pin(life.live(terms)));
-        Ok(())
+        let mut running = lock(&self.0.running);
+        if let Some(other) = running.get(&mark).filter(|other| other.id() == slot.id()) {
+            match Acquisition::attach(other.clone()) {
+                Some(acquisition) => return Ok(acquisition),
+                // It is being released.
+                None if !other.is_over() => return Err(Error::UnknownLock),
+                // It may go on elsewhere.
+                None => {}
+            }
+        }
+        running.insert(mark.clone(), slot.clone());
+        drop(running);
+        let acquisition = Acquisition::attach(slot.clone()).ok_or(Error::UnknownLock)?;
+        self.0.spawn(start(Life { shared: self.0.clone(), slot, mark, _place: place }));
+        Ok(acquisition)
     }
 
     /// Gives back a lock or a place in the queue, whichever replica it belongs to. `false`: it ended in another way
     /// meanwhile. After an error that leaves it unclear, call again: [`Error::UnknownLock`] says that it is over.
     pub(crate) async fn release(&self, lock_id: &str) -> Result<bool, Error> {
         let id = LockId::parse(lock_id).ok_or(Error::UnknownLock)?;
-        let slot = lock(&self.0.running).get(&id.mark()).filter(|slot| *slot.id() == id).cloned();
+        let slot = lock(&self.0.running).get(&id.mark()).filter(|slot| *slot.id() == id && !slot.is_over()).cloned();
+        // One that is over here may go on elsewhere.
         let Some(slot) = slot else { return release::release(&self.0.pool, &id).await };
-        if slot.is_over() {
-            return Err(Error::UnknownLock);
-        }
         let ours = slot.give(Order::Release);
         match tokio::time::timeout(PATIENCE, slot.ended()).await {
-            Ok(()) => Ok(ours),
+            // It has gone to another replica.
+            Ok(Err(Error::Superseded { .. })) => release::release(&self.0.pool, &id).await,
+            Ok(Err(Error::BackendUnavailable)) => Err(Error::BackendUnavailable),
+            Ok(Err(_)) => Ok(false),
+            Ok(Ok(())) => Ok(ours),
             // It goes on being released.
             Err(_) => Err(Error::BackendUnavailable),
         }
@@ -245,9 +281,11 @@ impl Locks {
         }
     }
 
-    /// Waits until nothing is held or waited for any more; what is asked for from now on is refused. For the end of a
-    /// drain, after the streams have been dropped.
+    /// Waits until no stream's lock is held or waited for any more; what is asked for from now on is refused. For the
+    /// end of a drain, after the streams have been dropped. Locks with a ttl stand, for other replicas to pick up or
+    /// to end.
     pub(crate) async fn drained(&self) {
+        self.0.stopping.send_replace(true);
         let all = u32::try_from(self.0.limit).unwrap_or(u32::MAX);
         if let Ok(places) = self.0.places.acquire_many(all).await {
             places.forget();
@@ -290,11 +328,13 @@ impl Shared {
         let now = owners.borrow_and_update().clone();
         let any_connected = async {
             let waiting: Vec<_> = now.iter().map(|owner| Box::pin(owner.session().connected())).collect();
-            if waiting.is_empty() || now.iter().any(|owner| owner.session().is_up()) {
-                // All that are connected are full: another is being opened.
-                tokio::time::sleep(TIDY).await;
-            } else if !futures_util::future::select_all(waiting).await.0 {
-                // One has just expired, and is about to leave the list.
+            if waiting.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            let was_up = now.iter().any(|owner| owner.session().is_up());
+            if was_up || !futures_util::future::select_all(waiting).await.0 {
+                // One has just come up, or all that are connected are full and another is being opened; or one has
+                // just expired, and is about to leave the list.
                 seat::pause().await;
             }
         };
@@ -306,8 +346,9 @@ impl Shared {
 }
 
 /// Runs the tasks of all locks.
-async fn run(mut arriving: mpsc::Receiver<Job>) {
+async fn run(mut arriving: mpsc::Receiver<Job>, shared: Arc<Shared>) {
     let mut jobs = JoinSet::new();
+    jobs.spawn(reaper::run(shared));
     loop {
         tokio::select! {
             job = arriving.recv() => match job {
@@ -319,104 +360,6 @@ async fn run(mut arriving: mpsc::Receiver<Job>) {
             },
         }
     }
-}
-
-/// One lock's task: from the request until nothing of it is left.
-struct Life {
-    shared: Arc<Shared>,
-    slot: Arc<Slot>,
-    mark: Mark,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Life {
-    async fn live(self, terms: Terms) {
-        let deadline = match terms.wait {
-            Wait::Forever => None,
-            // A connection that hangs under way must not hold back the end.
-            Wait::Try => Some(Instant::now() + PATIENCE + TIDY),
-            Wait::Until(deadline) => deadline.checked_add(TIDY),
-        };
-        let mut attempts = pin!(self.attempts(&terms));
-        tokio::select! {
-            () = &mut attempts => return,
-            () = attempt::until(deadline) => {}
-        }
-        self.slot.end_waiting(if self.slot.was_queued() {
-            Error::LockBusy { path: terms.path.clone(), holders: self.slot.holders() }
-        } else {
-            Error::BackendUnavailable
-        });
-        attempts.await;
-    }
-
-    async fn attempts(&self, terms: &Terms) {
-        loop {
-            let mut attempt = match attempt::start(&self.shared, terms, &self.slot).await {
-                Ok(attempt) => attempt,
-                Err(Stop::Again) => continue,
-                Err(stop) => return self.tell(terms, stop, self.slot.holders()),
-            };
-            let stop = match take(&mut attempt).await {
-                Ok((grant, watch)) => hold::hold(&attempt, grant, watch).await,
-                Err(stop) => stop,
-            };
-            let holders = if matches!(stop, Stop::Busy) { attempt.in_the_way().await } else { Vec::new() };
-            let mut seat = attempt.leave();
-            match stop {
-                Stop::Again => {
-                    seat.clear().await;
-                    continue;
-                }
-                // What is lost must be told at once.
-                Stop::Removed | Stop::SessionLost => {
-                    self.tell(terms, stop, holders);
-                    return seat.clear().await;
-                }
-                Stop::Ordered(_) | Stop::Released | Stop::Busy | Stop::Failed(_) => {}
-            }
-            let mut clearing = pin!(seat.clear());
-            let cleared = tokio::time::timeout(TIDY, &mut clearing).await.is_ok();
-            self.tell(terms, stop, holders);
-            if !cleared {
-                clearing.await;
-            }
-            return;
-        }
-    }
-
-    fn tell(&self, terms: &Terms, stop: Stop, holders: Vec<String>) {
-        let path = terms.path.clone();
-        match stop {
-            Stop::Again | Stop::Ordered(_) | Stop::Released => self.slot.end(Ok(())),
-            Stop::Busy => self.slot.end(Err(Error::LockBusy { path, holders })),
-            Stop::Failed(error) => self.slot.end(Err(error)),
-            Stop::Removed => {
-                let cause = "its node in zookeeper was deleted by another";
-                self.slot.lost(LostReason::Removed, Error::LockLost { path, cause });
-            }
-            Stop::SessionLost => {
-                let cause = "the zookeeper session that carried it is over, or may be";
-                self.slot.lost(LostReason::SessionLost, Error::LockLost { path, cause });
-            }
-        }
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        lock(&self.shared.running).remove(&self.mark);
-        // Only a task that failed has not told an end.
-        let path = self.slot.id().path().clone();
-        self.slot.end(Err(Error::Internal { path, cause: "the task of this lock failed".to_owned() }));
-    }
-}
-
-/// Queues, takes the lease, and makes sure that it may be told.
-async fn take(attempt: &mut Attempt) -> Result<(Grant, OneShot), Stop> {
-    let grant = attempt.grant().await?;
-    let watch = hold::confirm(attempt, grant).await?;
-    Ok((grant, watch))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

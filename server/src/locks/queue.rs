@@ -105,6 +105,13 @@ pub(super) fn looks_like_a_lease(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
 }
 
+/// The name in a contender's data. Kazoo's Semaphore writes its own as Python shows bytes: `b'name'`.
+pub(super) fn contender_name(data: &[u8]) -> String {
+    let text = String::from_utf8_lossy(data);
+    let inner = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
+    inner.unwrap_or(&text).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +180,13 @@ mod tests {
             (b"\xff", Limit::Foreign),
         ] {
             assert_eq!(Limit::of(data), limit, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_kazoos_contenders_are_read_without_pythons_marks() {
+        for (data, name) in [("b'host-1'", "host-1"), ("host-1", "host-1"), ("b'", "b'"), ("", "")] {
+            assert_eq!(contender_name(data.as_bytes()), name);
         }
     }
 }

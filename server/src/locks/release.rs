@@ -2,8 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::attempt::PATIENCE;
 use super::id::{LockId, queue_path};
+use super::record::record_path;
+use super::terms::PATIENCE;
 use super::{Interrupt, Stop, node, seat};
 use crate::error::Error;
 use crate::types::NodePath;
@@ -62,8 +63,20 @@ async fn look(owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Inter
 }
 
 async fn delete(owner: &Owner, node: &NodePath, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
-    let Some(read) = owner.session().get(node).await? else { return Ok(Look::Again) };
-    let ops = vec![zk::set_data(node.as_str(), read.data, read.stat.version), zk::delete(node.as_str(), -1)];
+    let record = record_path(node.name());
+    let reads = owner.session().get_many([node.as_str(), record.as_str()]).await?;
+    let mut ops = Vec::new();
+    for (path, read) in [&record, node].into_iter().zip(reads.into_iter().rev()) {
+        match read {
+            Ok(Some(read)) => {
+                ops.push(zk::set_data(path.as_str(), read.data, read.stat.version));
+                ops.push(zk::delete(path.as_str(), -1));
+            }
+            Ok(None) if path == node => return Ok(Look::Again),
+            Ok(None) => {}
+            Err(code) => return Err(node::refusal(code, id.path()).into()),
+        }
+    }
     match owner.commit(ops).await {
         Ok(_) => Ok(Look::Released),
         Err(CommitError::Part { code: ErrorCode::NoNode, .. }) if node.parent().as_ref() == Some(id.path()) => {

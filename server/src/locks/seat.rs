@@ -1,12 +1,15 @@
 //! The nodes that one attempt may have in ZooKeeper, and their removal.
 
-use rand::RngExt as _;
 use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt as _;
 
 use super::id::{MARK, Mark, queue_path};
 use super::queue::Queue;
+use super::record::{self, Record};
 use crate::types::NodePath;
-use crate::zk::{self, CommitError, ErrorCode, Owner, Room};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Pool, Request, Room};
 
 /// What is known of a node of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,9 @@ pub(super) enum Trace {
 #[derive(Debug)]
 pub(super) struct Seat {
     room: Room,
+    pool: Pool,
+    /// Of a lease that outlives its stream, and therefore its session.
+    ttl: Option<Duration>,
     path: NodePath,
     queue: NodePath,
     /// The prefix of the contender's name.
@@ -44,9 +50,11 @@ pub(super) fn path_bytes(path: &NodePath) -> usize {
 }
 
 impl Seat {
-    pub(super) fn new(room: Room, path: &NodePath, mark: &Mark) -> Self {
+    pub(super) fn new(room: Room, pool: &Pool, path: &NodePath, mark: &Mark, ttl: Option<Duration>) -> Self {
         Self {
             room,
+            pool: pool.clone(),
+            ttl,
             path: path.clone(),
             queue: queue_path(path),
             prefix: format!("{}{MARK}", mark.fresh_name()),
@@ -89,6 +97,21 @@ impl Seat {
         self.path.join(&self.lease_name)
     }
 
+    /// The transaction that turns the contender into a lease.
+    pub(super) fn grant(&self, contender: &NodePath, holder: Bytes) -> Vec<Request> {
+        let lease = self.lease_path();
+        let mut ops = vec![zk::delete(contender.as_str(), -1)];
+        match self.ttl {
+            None => ops.push(zk::create(lease.as_str(), holder, CreateMode::Ephemeral)),
+            Some(ttl) => {
+                let record = Record { path: self.path.clone(), ttl, owner: self.owner().id() };
+                ops.push(zk::create(lease.as_str(), holder, CreateMode::Persistent));
+                ops.push(record.create(&self.lease_name));
+            }
+        }
+        ops
+    }
+
     /// Finds out what became of a contender whose creation was not answered.
     pub(super) async fn find_contender(&mut self) -> Result<(), zk::Error> {
         if self.contender == Trace::Maybe {
@@ -104,17 +127,23 @@ impl Seat {
         Ok(())
     }
 
-    /// Deletes what may be left, over any number of lost connections, until it is gone or its session is.
+    /// Deletes what may be left, over any number of lost connections, until it is gone or its session is. What outlives
+    /// sessions is deleted through any of them.
     ///
     /// No fence is needed: the names are used once, so that nothing else can be met.
     pub(super) async fn clear(&mut self) {
         let session = self.owner().session().clone();
-        while session.connected().await {
+        loop {
+            if !session.connected().await {
+                self.contender = Trace::None;
+                if self.ttl.is_none() {
+                    self.lease = Trace::None;
+                }
+            }
             match self.try_clear().await {
                 Ok(()) => return,
-                Err(zk::Error::SessionExpired) => return,
                 Err(zk::Error::Refused(code)) => {
-                    // Nothing can be done from here: the session's end will take them.
+                    // Nothing can be done from here: the session's end will take them, or the end of their ttl.
                     tracing::error!(path = %self.path, %code, "zookeeper refuses to delete a lock's nodes");
                     return;
                 }
@@ -130,7 +159,16 @@ impl Seat {
             self.contender = Trace::None;
         }
         if self.lease != Trace::None {
-            delete(self.owner(), &self.lease_path()).await?;
+            match self.ttl {
+                None => delete(self.owner(), &self.lease_path()).await?,
+                Some(_) => {
+                    let owner = if self.owner().session().is_up() { self.owner().clone() } else { self.pool.any()? };
+                    // A session that is over may have been answered less than its servers know.
+                    owner.session().sync(&self.path).await?;
+                    // Whoever has picked it up meanwhile keeps it.
+                    record::remove(&owner, &self.path, &self.lease_name, 0).await?;
+                }
+            }
             self.lease = Trace::None;
         }
         Ok(())
@@ -138,7 +176,7 @@ impl Seat {
 }
 
 /// Deletes a node, whatever its version; one that is gone is as good.
-async fn delete(owner: &Owner, path: &NodePath) -> Result<(), zk::Error> {
+pub(super) async fn delete(owner: &Owner, path: &NodePath) -> Result<(), zk::Error> {
     match owner.commit(vec![zk::delete(path.as_str(), -1)]).await {
         Ok(_) | Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => Ok(()),
         Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),

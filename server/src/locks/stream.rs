@@ -1,15 +1,13 @@
-//! Between the task that queues and holds, and the stream that tells its client: one state, never a queue.
-//!
-//! The task goes on whether or not the client reads, or else a client that does not read would keep everybody behind it
-//! waiting. What it has missed is merged: the latest place in the queue, then the lock, then the end.
+//! What a lock's stream tells its client.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::id::LockId;
+use super::slot::Slot;
 use crate::error::Error;
 use crate::types::FencingToken;
 
@@ -55,240 +53,28 @@ pub(crate) enum LostReason {
     Removed,
 }
 
-/// What the task has to do, other than to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Nobody listens any more.
-    Dropped,
-    /// It was released by its id.
-    Release,
-}
-
-/// How things stand, as the task knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    Held(FencingToken),
-    Doubt(FencingToken, Instant),
-    Over,
-}
-
-/// What the client was last told of [`Phase`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Held,
-    Suspended,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    position: u32,
-    holders: Arc<[String]>,
-}
-
-/// The state that the task and the stream share.
-#[derive(Debug)]
-pub(super) struct Slot {
-    id: LockId,
-    state: Mutex<State>,
-    /// Moves with every change of `state`.
-    news: watch::Sender<()>,
-    /// Set once.
-    order: watch::Sender<Option<Order>>,
-}
-
-#[derive(Debug)]
-struct State {
-    place: Option<Place>,
-    place_unread: bool,
-    phase: Phase,
-    told: Told,
-    lost: Option<LostReason>,
-    end: Option<Result<(), Error>>,
-}
-
-impl Slot {
-    pub(super) fn new(id: LockId) -> Arc<Self> {
-        let state = State {
-            place: None,
-            place_unread: false,
-            phase: Phase::Waiting,
-            told: Told::Nothing,
-            lost: None,
-            end: None,
-        };
-        Arc::new(Self { id, state: Mutex::new(state), news: watch::channel(()).0, order: watch::channel(None).0 })
-    }
-
-    pub(super) fn id(&self) -> &LockId {
-        &self.id
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let value = change(&mut self.state());
-        self.news.send_replace(());
-        value
-    }
-
-    /// Tells the place in the queue, unless it is known.
-    pub(super) fn queued(&self, position: u32, holders: Arc<[String]>) {
-        let place = Some(Place { position, holders });
-        if self.state().place != place {
-            self.change(|state| {
-                state.place = place;
-                state.place_unread = true;
-            });
-        }
-    }
-
-    /// Whether a place was told, or is about to be.
-    pub(super) fn was_queued(&self) -> bool {
-        self.state().place.is_some()
-    }
-
-    /// The holders that were last told.
-    pub(super) fn holders(&self) -> Vec<String> {
-        self.state().place.as_ref().map(|place| place.holders.to_vec()).unwrap_or_default()
-    }
-
-    /// Tells that the lock is held. `false`: it is not wanted any more, and has to be given back.
-    pub(super) fn held(&self, token: FencingToken) -> bool {
-        self.change(|state| {
-            let wanted = state.end.is_none() && self.order.borrow().is_none();
-            if wanted {
-                state.phase = Phase::Held(token);
-            }
-            wanted
-        })
-    }
-
-    /// Tells that the lock is held for certain only until then.
-    pub(super) fn suspended(&self, until: Instant) {
-        self.change(|state| {
-            if let Phase::Held(token) | Phase::Doubt(token, _) = state.phase {
-                state.phase = Phase::Doubt(token, until);
-            }
-        });
-    }
-
-    /// Tells that the lock is lost, and ends the stream.
-    pub(super) fn lost(&self, reason: LostReason, error: Error) {
-        self.change(|state| {
-            state.phase = Phase::Over;
-            if state.end.is_none() {
-                state.lost = Some(reason);
-                state.end = Some(Err(error));
-            }
-        });
-    }
-
-    /// Ends the stream; the first end counts.
-    pub(super) fn end(&self, end: Result<(), Error>) {
-        self.change(|state| {
-            state.phase = Phase::Over;
-            state.end.get_or_insert(end);
-        });
-    }
-
-    /// Ends a stream that still waits, and orders its task to give up; does nothing once the lock is held.
-    pub(super) fn end_waiting(&self, error: Error) {
-        let waits = self.change(|state| {
-            let waits = state.phase == Phase::Waiting;
-            if waits {
-                state.end.get_or_insert(Err(error));
-            }
-            waits
-        });
-        if waits {
-            self.give(Order::Dropped);
-        }
-    }
-
-    /// Gives an order; the first one counts. Whether this was it.
-    pub(super) fn give(&self, order: Order) -> bool {
-        self.order.send_if_modified(|current| current.is_none() && current.replace(order).is_none())
-    }
-
-    /// Whether an end was told.
-    pub(super) fn is_over(&self) -> bool {
-        self.state().phase == Phase::Over
-    }
-
-    /// Waits for an order.
-    pub(super) async fn ordered(&self) -> Order {
-        let mut orders = self.order.subscribe();
-        match orders.wait_for(Option::is_some).await.map(|order| *order) {
-            Ok(Some(order)) => order,
-            // Can't be: the sender is ours.
-            _ => std::future::pending().await,
-        }
-    }
-
-    /// Waits until the task has ended.
-    pub(super) async fn ended(&self) {
-        let mut news = self.news.subscribe();
-        while self.state().phase != Phase::Over {
-            if news.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// What to tell next. `None`: nothing now. `Some(None)`: nothing any more.
-    fn take(&self, now: Instant) -> Option<Option<Result<LockEvent, Error>>> {
-        let mut state = self.state();
-        if state.place_unread
-            && let Some(place) = state.place.clone()
-        {
-            state.place_unread = false;
-            let lock_id = self.id.text();
-            return Some(Some(Ok(LockEvent::Queued {
-                lock_id,
-                position: place.position,
-                holders: place.holders.to_vec(),
-            })));
-        }
-        match (state.phase, state.told) {
-            (Phase::Held(token), Told::Nothing | Told::Suspended) | (Phase::Doubt(token, _), Told::Nothing) => {
-                state.told = Told::Held;
-                let lock_id = self.id.text();
-                return Some(Some(Ok(LockEvent::Held { lock_id, fencing_token: token, ttl: None })));
-            }
-            (Phase::Doubt(_, until), Told::Held) => {
-                state.told = Told::Suspended;
-                return Some(Some(Ok(LockEvent::Suspended { remaining: until.saturating_duration_since(now) })));
-            }
-            (Phase::Held(_), Told::Held) | (Phase::Doubt(..), Told::Suspended) | (Phase::Waiting | Phase::Over, _) => {}
-        }
-        if let Some(reason) = state.lost.take() {
-            return Some(Some(Ok(LockEvent::Lost { reason })));
-        }
-        match state.end.clone()? {
-            Ok(()) => Some(None),
-            Err(error) => {
-                state.end = Some(Ok(()));
-                Some(Some(Err(error)))
-            }
-        }
-    }
-}
-
 /// A lock's stream. Its drop is the end of the call: the place in the queue, or the lock, is given back in the
-/// background.
+/// background; a lock with a ttl that was told as held is kept for as long as that.
 #[derive(Debug)]
 pub(crate) struct Acquisition {
     slot: Arc<Slot>,
+    stream: u64,
     news: watch::Receiver<()>,
+    superseded: bool,
 }
 
 impl Acquisition {
-    pub(super) fn new(slot: Arc<Slot>) -> Self {
-        Self { news: slot.news.subscribe(), slot }
+    /// A new stream for a lock, which takes over from the one before; `None` when the lock is over.
+    pub(super) fn attach(slot: Arc<Slot>) -> Option<Self> {
+        let stream = slot.attach()?;
+        Some(Self { stream, news: slot.news(), slot, superseded: false })
+    }
+
+    /// A stream that only tells an error.
+    pub(super) fn failed(id: LockId, error: Error) -> Self {
+        let slot = Slot::new(id, None);
+        slot.end(Err(error));
+        Self { stream: 0, news: slot.news(), slot, superseded: false }
     }
 
     /// The next thing to tell. An error is the last item; `None` is the end, and without an error before it says that
@@ -298,8 +84,12 @@ impl Acquisition {
     /// Safe: nothing is taken before the future is ready. What it gives counts as told.
     pub(crate) async fn next(&mut self) -> Option<Result<LockEvent, Error>> {
         loop {
+            if self.superseded {
+                return None;
+            }
             self.news.mark_unchanged();
-            if let Some(item) = self.slot.take(Instant::now()) {
+            if let Some(item) = self.slot.take(self.stream, Instant::now()) {
+                self.superseded = matches!(item, Some(Err(Error::Superseded { .. })));
                 return item;
             }
             if self.news.changed().await.is_err() {
@@ -311,7 +101,7 @@ impl Acquisition {
 
 impl Drop for Acquisition {
     fn drop(&mut self) {
-        self.slot.give(Order::Dropped);
+        self.slot.detach(self.stream);
     }
 }
 
@@ -319,12 +109,17 @@ impl Drop for Acquisition {
 mod tests {
     use futures_util::FutureExt as _;
 
+    use super::super::slot::Order;
     use super::*;
     use crate::types::NodePath;
 
     fn stream() -> (Arc<Slot>, Acquisition) {
-        let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")));
-        let acquisition = Acquisition::new(slot.clone());
+        lasting_stream(None)
+    }
+
+    fn lasting_stream(ttl: Option<Duration>) -> (Arc<Slot>, Acquisition) {
+        let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), ttl);
+        let acquisition = Acquisition::attach(slot.clone()).unwrap();
         (slot, acquisition)
     }
 
@@ -368,7 +163,7 @@ mod tests {
         let (slot, mut acquisition) = stream();
         assert!(slot.held(FencingToken(7)));
         slot.suspended(Instant::now() + Duration::from_secs(1));
-        assert_eq!(all(&mut acquisition), ["held", "suspended"]);
+        assert_eq!(all(&mut acquisition), ["queued", "held", "suspended"]);
         assert!(slot.held(FencingToken(7)));
         slot.suspended(Instant::now());
         assert!(slot.held(FencingToken(7)));
@@ -384,7 +179,7 @@ mod tests {
         assert!(slot.held(FencingToken(7)));
         slot.lost(LostReason::SessionLost, lost());
         slot.end(Ok(()));
-        assert_eq!(all(&mut acquisition), ["lost", "error", "end"]);
+        assert_eq!(all(&mut acquisition), ["queued", "lost", "error", "end"]);
         assert_eq!(all(&mut acquisition), ["end"]);
     }
 
@@ -393,9 +188,9 @@ mod tests {
         let (slot, acquisition) = stream();
         drop(acquisition);
         assert!(!slot.held(FencingToken(7)));
-        assert_eq!(slot.ordered().await, Order::Dropped);
+        assert_eq!(slot.ordered().await, Order::Drop);
         slot.give(Order::Release);
-        assert_eq!(slot.ordered().await, Order::Dropped);
+        assert_eq!(slot.ordered().await, Order::Drop);
     }
 
     #[tokio::test]
@@ -403,11 +198,44 @@ mod tests {
         let (slot, mut acquisition) = stream();
         assert!(slot.held(FencingToken(7)));
         slot.end_waiting(lost());
-        assert_eq!(all(&mut acquisition), ["held"]);
+        assert_eq!(all(&mut acquisition), ["queued", "held"]);
         let (slot, mut acquisition) = stream();
         slot.end_waiting(lost());
         assert!(!slot.held(FencingToken(7)));
         assert_eq!(all(&mut acquisition), ["error", "end"]);
-        assert_eq!(slot.ordered().await, Order::Dropped);
+        assert_eq!(slot.ordered().await, Order::Drop);
+    }
+
+    #[tokio::test]
+    async fn a_lock_with_a_ttl_is_kept_only_once_it_was_told_as_held() {
+        let (slot, mut acquisition) = lasting_stream(Some(Duration::from_secs(9)));
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut acquisition), ["queued", "held"]);
+        drop(acquisition);
+        assert!(matches!(*slot.orders().borrow(), Order::Keep(_)));
+        let mut acquisition = Acquisition::attach(slot.clone()).unwrap();
+        assert_eq!(all(&mut acquisition), ["queued"], "told before it was verified");
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut acquisition), ["held"]);
+        let (slot, acquisition) = lasting_stream(Some(Duration::from_secs(9)));
+        assert!(slot.held(FencingToken(7)));
+        drop(acquisition);
+        assert_eq!(slot.ordered().await, Order::Drop);
+        assert!(Acquisition::attach(slot).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_later_stream_supersedes_an_earlier_one_and_is_told_everything() {
+        let (slot, mut first) = stream();
+        slot.queued(1, Arc::default());
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut first), ["queued", "held"]);
+        let mut second = Acquisition::attach(slot.clone()).unwrap();
+        assert_eq!(all(&mut first), ["error", "end"]);
+        drop(first);
+        assert_eq!(*slot.orders().borrow(), Order::Go);
+        assert_eq!(all(&mut second), ["queued", "held"]);
+        drop(second);
+        assert_eq!(slot.ordered().await, Order::Drop);
     }
 }

@@ -14,7 +14,7 @@ mod state;
 mod state_tests;
 mod task;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ enum Message {
 struct Departures {
     gone: Mutex<Vec<StreamId>>,
     news: Notify,
+    /// Whether the replica goes: what a stream holds stands then, whatever becomes of the stream.
+    ignored: AtomicBool,
 }
 
 /// What a client asked on its stream.
@@ -97,6 +99,11 @@ impl Sessions {
         let departures = Arc::new(Departures::default());
         tasks.spawn(task::run(zk, limits, queue, departures.clone()));
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// From now on the end of a stream takes nothing down: the replica goes, and its clients come back elsewhere.
+    pub(crate) fn leave_standing(&self) {
+        self.departures.ignored.store(true, Ordering::Release);
     }
 
     /// A new stream.
@@ -150,6 +157,9 @@ impl Rpc {
 
 impl Drop for Rpc {
     fn drop(&mut self) {
+        if self.departures.ignored.load(Ordering::Acquire) {
+            return;
+        }
         // In this order: a first message that the task reads later is then known to be of no use.
         self.outbox.abandon();
         self.departures.gone.lock().unwrap_or_else(PoisonError::into_inner).push(self.stream);

@@ -1,0 +1,308 @@
+//! A lease that outlives its stream, from its grant, or from when it was picked up, to its end.
+//!
+//! It is durable, so no session's end takes it. What ends it is its keeper's clock, a release, or, when the keeper's
+//! fence is gone, the clock of another replica ([`super::reaper`]), which counts the whole ttl from then on. So it is
+//! certain for as long as the keeper's session is, and for the ttl after that.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::hold::{Certainty, Signs, judge};
+use super::record::{self, Record, Removal, as_zk, record_path};
+use super::seat;
+use super::slot::{Order, Slot};
+use super::{Interrupt, Shared, Stop, node};
+use crate::error::Error;
+use crate::types::{FencingToken, NodePath, SessionId};
+use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, Owner, Session};
+
+/// A lease with a ttl that this replica keeps.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    name: String,
+    record: Record,
+    /// The record's version, as we wrote it.
+    version: i32,
+    token: FencingToken,
+    /// Its fence is the one that the record names.
+    owner: Owner,
+    /// When the last write was sent that made or took the record.
+    claimed_at: Option<Instant>,
+    /// The sessions of ours that the record was ever meant to name.
+    claims: Vec<SessionId>,
+}
+
+/// What a look at a lease's nodes shows.
+enum Seen {
+    /// It is ours, and watched.
+    Ours([OneShot; 2]),
+    /// Another replica keeps it now.
+    Taken,
+    /// Its record is gone.
+    Gone,
+    /// Its record stands, the lease does not.
+    Deleted,
+}
+
+/// What woke the keeper.
+enum Woken {
+    /// The record was written, or something is gone.
+    Fired(Fired),
+    Seen(Seen),
+    /// Ask again how things stand.
+    Again,
+}
+
+impl Lasting {
+    /// A lease that was just granted, in the session of `owner`.
+    pub(super) fn granted(
+        shared: &Arc<Shared>,
+        slot: &Arc<Slot>,
+        name: &str,
+        record: Record,
+        token: FencingToken,
+        owner: &Owner,
+    ) -> Self {
+        Self {
+            shared: shared.clone(),
+            slot: slot.clone(),
+            name: name.to_owned(),
+            record,
+            version: 0,
+            token,
+            owner: owner.clone(),
+            claimed_at: None,
+            claims: vec![owner.id()],
+        }
+    }
+
+    /// Takes over the lease of the slot's id from whichever replica keeps it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLock`] when there is none with a ttl.
+    pub(super) async fn pick_up(shared: &Arc<Shared>, slot: &Arc<Slot>, owner: &Owner) -> Result<Self, Interrupt> {
+        let (session, path, mark) = (owner.session(), slot.id().path(), slot.id().mark());
+        session.sync(path).await?;
+        loop {
+            let names = session.children(path).await?.map(|(names, _)| names).unwrap_or_default();
+            let Some(name) = names.into_iter().find(|name| mark.names(name)) else {
+                return Err(Error::UnknownLock.into());
+            };
+            let (lease, record) = (path.join(&name), record_path(&name));
+            let reads = session.get_many([lease.as_str(), record.as_str()]).await?;
+            // A lease without a record ends with its own stream, and can't be moved.
+            let [Ok(Some(lease)), Ok(Some(read))] = reads.as_slice() else { return Err(Error::UnknownLock.into()) };
+            let Some(found) = Record::parse(&read.data) else { return Err(Error::UnknownLock.into()) };
+            let record = Record { owner: owner.id(), ..found };
+            match owner.commit(vec![record.write(&name, read.stat.version)]).await {
+                Ok(committed) => {
+                    slot.picked_up(record.ttl);
+                    slot.queued(1, [String::from_utf8_lossy(&lease.data).into_owned()].into());
+                    return Ok(Self {
+                        shared: shared.clone(),
+                        slot: slot.clone(),
+                        name,
+                        record,
+                        version: read.stat.version.wrapping_add(1),
+                        token: FencingToken(lease.stat.czxid),
+                        owner: owner.clone(),
+                        claimed_at: Some(committed.sent_at),
+                        claims: vec![owner.id()],
+                    });
+                }
+                Err(CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. }) => {}
+                Err(CommitError::Part { code, .. }) => return Err(node::refusal(code, path).into()),
+                Err(error) => return Err(as_zk(error).into()),
+            }
+        }
+    }
+
+    fn lease_path(&self) -> NodePath {
+        self.record.path.join(&self.name)
+    }
+
+    /// Tells the lock as held and keeps it, until it ends; says how.
+    pub(super) async fn keep(&mut self) -> Stop {
+        let mut orders = self.slot.orders();
+        let mut stopping = self.shared.stopping.subscribe();
+        let mut unwatched = Some(Instant::now());
+        let mut watches: Option<[OneShot; 2]> = None;
+        let mut written = false;
+        // The stream for which the lease was last found to be ours.
+        let mut verified = self.slot.stream();
+        loop {
+            let stream = self.slot.stream();
+            if stream != verified {
+                watches = None;
+            }
+            let order = *orders.borrow_and_update();
+            let kept_since = match order {
+                Order::Drop | Order::Release => return self.end_by(Stop::Ordered).await,
+                Order::Go => None,
+                // Another replica will count the ttl once our fence is gone.
+                Order::Keep(_) if *stopping.borrow_and_update() => return Stop::Left,
+                Order::Keep(since) => Some(since + self.record.ttl),
+            };
+            let now = Instant::now();
+            if kept_since.is_some_and(|until| now >= until) {
+                return self.end_by(Stop::Expired).await;
+            }
+            let signs = self.signs(unwatched);
+            let ask_again = match judge(signs, now) {
+                Certainty::Sure(until) => {
+                    if stream == verified {
+                        self.slot.held(self.token);
+                    }
+                    until
+                }
+                Certainty::Doubt(until) => {
+                    if stream == verified {
+                        self.slot.suspended(until);
+                    }
+                    until.min(now + self.owner.heartbeat_interval() / 4)
+                }
+                Certainty::Over => return Stop::SessionLost,
+            };
+            let woken = tokio::select! {
+                biased;
+                _ = orders.changed() => Woken::Again,
+                _ = stopping.changed() => Woken::Again,
+                () = tokio::time::sleep_until(kept_since.map_or(ask_again, |until| until.min(ask_again))) => Woken::Again,
+                woken = self.news(&mut watches) => woken,
+            };
+            match woken {
+                Woken::Again => {}
+                Woken::Fired(fired) => {
+                    written |= fired == Fired::Event(EventKind::DataChanged);
+                    watches = None;
+                    unwatched = Some(Instant::now());
+                }
+                Woken::Seen(Seen::Ours(set)) => {
+                    watches = Some(set);
+                    unwatched = None;
+                    verified = stream;
+                }
+                // The latest to come back counts: a stream that came here since was not meant by who took it.
+                Woken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
+                Woken::Seen(Seen::Taken) => return Stop::Superseded,
+                Woken::Seen(Seen::Gone) if written => return Stop::Released,
+                Woken::Seen(Seen::Gone | Seen::Deleted) => return Stop::Removed,
+            }
+        }
+    }
+
+    fn signs(&self, unwatched: Option<Instant>) -> Signs {
+        let evidence = *self.owner.evidence().borrow();
+        let evidence = self.claimed_at.map_or(evidence, |claimed_at| claimed_at.max(evidence));
+        Signs {
+            evidence,
+            overdue: self.owner.heartbeat_interval() * 2,
+            certain_until: self.owner.certain_until(evidence) + self.record.ttl,
+            unwatched,
+        }
+    }
+
+    /// Waits for a watch to fire; without watches looks, in a session of ours that stands.
+    ///
+    /// # Cancellation
+    /// Safe: a write whose answer was not awaited is found by the next look.
+    async fn news(&mut self, watches: &mut Option<[OneShot; 2]>) -> Woken {
+        if let Some([record, lease]) = watches {
+            let fired = tokio::select! {
+                biased;
+                fired = record => fired,
+                fired = lease => fired,
+            };
+            return Woken::Fired(fired.unwrap_or(Fired::ConnectionLost));
+        }
+        let owner = if *self.owner.session().link().borrow() == Link::Expired {
+            let Ok(owner) = self.shared.pool.any() else {
+                self.shared.room_may_be_free().await;
+                return Woken::Again;
+            };
+            owner
+        } else {
+            self.owner.clone()
+        };
+        if !owner.session().connected().await {
+            return Woken::Again;
+        }
+        match self.look(owner.session()).await {
+            // The record names a session of ours that is over.
+            Ok(Seen::Ours(_)) if owner.id() != self.owner.id() => {
+                if self.claim(owner).await.is_err() {
+                    seat::pause().await;
+                }
+                Woken::Again
+            }
+            Ok(seen) => Woken::Seen(seen),
+            Err(_) => {
+                seat::pause().await;
+                Woken::Again
+            }
+        }
+    }
+
+    /// Has the record name another session of ours.
+    async fn claim(&mut self, owner: Owner) -> Result<(), zk::Error> {
+        let record = Record { owner: owner.id(), ..self.record.clone() };
+        self.claims.push(owner.id());
+        let committed = owner.commit(vec![record.write(&self.name, self.version)]).await.map_err(as_zk)?;
+        self.claimed_at = Some(committed.sent_at);
+        self.version = self.version.wrapping_add(1);
+        self.record = record;
+        self.owner = owner;
+        Ok(())
+    }
+
+    /// Looks at both nodes, and watches them.
+    async fn look(&mut self, session: &Session) -> Result<Seen, zk::Error> {
+        let (record, lease) = (record_path(&self.name), self.lease_path());
+        session.sync(&record).await?;
+        let watched = futures_util::future::join(session.watch_exists(&record), session.watch_exists(&lease)).await;
+        let (record_watch, (lease_stat, lease_watch)) = (watched.0?.1, watched.1?);
+        let Some(read) = session.get(&record).await? else { return Ok(Seen::Gone) };
+        let Some(found) = Record::parse(&read.data) else { return Ok(Seen::Taken) };
+        if read.stat.version != self.version {
+            // A write of our own whose answer was lost, or somebody else's.
+            if !self.claims.contains(&found.owner) {
+                return Ok(Seen::Taken);
+            }
+            self.version = read.stat.version;
+            if let Some(owner) = self.shared.pool.owner(found.owner) {
+                self.owner = owner;
+                self.claimed_at = None;
+            }
+            self.record = found;
+        }
+        Ok(if lease_stat.is_some() { Seen::Ours([record_watch, lease_watch]) } else { Seen::Deleted })
+    }
+
+    /// Removes the lease, over any number of lost connections; somebody who took it meanwhile keeps it.
+    pub(super) async fn end(&self) -> Removal {
+        loop {
+            let removed = match self.shared.pool.any() {
+                Ok(owner) => record::remove(&owner, &self.record.path, &self.name, self.version).await,
+                Err(error) => Err(error),
+            };
+            match removed {
+                Ok(removal) => return removal,
+                Err(zk::Error::Refused(code)) => {
+                    tracing::error!(path = %self.record.path, %code, "zookeeper refuses to delete a lease");
+                    return Removal::Gone;
+                }
+                Err(_) => seat::pause().await,
+            }
+        }
+    }
+
+    async fn end_by(&self, stop: Stop) -> Stop {
+        match self.end().await {
+            Removal::Gone => stop,
+            Removal::Taken => Stop::Superseded,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! One lock's task: from the request until nothing of it is left.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::attempt::{self, Attempt};
+use super::id::Mark;
+use super::lasting::Lasting;
+use super::record::Record;
+use super::slot::{Order, Slot};
+use super::terms::{Grant, PATIENCE, Terms, Wait, until};
+use super::{Interrupt, LostReason, Shared, Stop, hold, lock, node, release, seat};
+use crate::error::Error;
+use crate::zk;
+
+/// How long an end is held back so that no node is left when it is told.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// What the task of a lock has.
+pub(super) struct Life {
+    pub(super) shared: Arc<Shared>,
+    pub(super) slot: Arc<Slot>,
+    pub(super) mark: Mark,
+    /// Its share of the limit.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl Life {
+    pub(super) async fn queue_up(self, terms: Terms) {
+        let deadline = match terms.wait {
+            Wait::Forever => None,
+            // A connection that hangs under way must not hold back the end.
+            Wait::Try => Some(Instant::now() + PATIENCE + TIDY),
+            Wait::Until(deadline) => deadline.checked_add(TIDY),
+        };
+        let mut attempts = pin!(self.attempts(&terms));
+        tokio::select! {
+            () = &mut attempts => return,
+            () = until(deadline) => {}
+        }
+        self.slot.end_waiting(if self.slot.was_queued() {
+            Error::LockBusy { path: terms.path.clone(), holders: self.slot.holders() }
+        } else {
+            Error::BackendUnavailable
+        });
+        attempts.await;
+    }
+
+    async fn attempts(&self, terms: &Terms) {
+        loop {
+            let mut attempt = match attempt::start(&self.shared, terms, &self.slot).await {
+                Ok(attempt) => attempt,
+                Err(Stop::Again) => continue,
+                Err(stop) => return self.tell(stop, self.slot.holders()),
+            };
+            let stop = match attempt.take().await {
+                Ok((grant, watch)) => match terms.ttl {
+                    None => hold::hold(&attempt, grant, watch).await,
+                    Some(ttl) => return self.keep(self.granted(attempt, grant, ttl)).await,
+                },
+                Err(stop) => stop,
+            };
+            let holders = if matches!(stop, Stop::Busy) { attempt.in_the_way().await } else { Vec::new() };
+            let mut seat = attempt.leave();
+            match stop {
+                Stop::Again => {
+                    seat.clear().await;
+                    continue;
+                }
+                // What is lost must be told at once, and without ZooKeeper there is nothing to wait for.
+                Stop::Removed | Stop::SessionLost | Stop::Failed(Error::BackendUnavailable) => {
+                    self.tell(stop, holders);
+                    return seat.clear().await;
+                }
+                _ => {}
+            }
+            let mut clearing = pin!(seat.clear());
+            let cleared = tokio::time::timeout(TIDY, &mut clearing).await.is_ok();
+            self.tell(stop, holders);
+            if !cleared {
+                clearing.await;
+            }
+            return;
+        }
+    }
+
+    fn granted(&self, attempt: Attempt, grant: Grant, ttl: Duration) -> Lasting {
+        let seat = attempt.leave();
+        let record = Record { path: self.slot.id().path().clone(), ttl, owner: seat.owner().id() };
+        Lasting::granted(&self.shared, &self.slot, seat.lease_name(), record, grant.token, seat.owner())
+    }
+
+    /// Keeps a lock with a ttl to its end.
+    async fn keep(&self, mut lasting: Lasting) {
+        loop {
+            let mut stop = lasting.keep().await;
+            if matches!(stop, Stop::Again) {
+                stop = match self.find(Some(PATIENCE)).await {
+                    Ok(found) => {
+                        lasting = found;
+                        continue;
+                    }
+                    Err(stop) => stop,
+                };
+            }
+            let lost = matches!(stop, Stop::Removed | Stop::SessionLost);
+            // What is lost must be told at once; what may be left of it must not be in the way of others.
+            self.tell(stop, Vec::new());
+            if lost {
+                lasting.end().await;
+            }
+            return;
+        }
+    }
+
+    /// Comes back to a lock with a ttl that another replica keeps, or has kept.
+    pub(super) async fn pick_up(self, wait: Option<Duration>) {
+        match self.find(wait).await {
+            Ok(lasting) => self.keep(lasting).await,
+            Err(stop) => self.tell(stop, Vec::new()),
+        }
+    }
+
+    async fn find(&self, wait: Option<Duration>) -> Result<Lasting, Stop> {
+        let deadline = Instant::now().checked_add(wait.unwrap_or(PATIENCE));
+        let mut orders = self.slot.orders();
+        loop {
+            let tried = match self.shared.pool.any() {
+                Ok(owner) => Lasting::pick_up(&self.shared, &self.slot, &owner).await,
+                Err(error) => Err(error.into()),
+            };
+            match tried {
+                Ok(lasting) => return Ok(lasting),
+                Err(Interrupt::Stop(stop)) => return Err(stop),
+                Err(Interrupt::Zk(zk::Error::Refused(code))) => {
+                    return Err(Stop::Failed(node::refusal(code, self.slot.id().path())));
+                }
+                Err(Interrupt::Zk(_)) => {}
+            }
+            let gone = async { drop(orders.wait_for(|order| *order != Order::Go).await) };
+            tokio::select! {
+                () = gone => {
+                    if *self.slot.orders().borrow() != Order::Release {
+                        // The stream has ended; nothing of the lock is here.
+                        return Err(Stop::Left);
+                    }
+                    let released = release::release(&self.shared.pool, self.slot.id()).await;
+                    return Err(released.map_or_else(Stop::Failed, |_| Stop::Released));
+                }
+                () = until(deadline) => return Err(Stop::Failed(Error::BackendUnavailable)),
+                () = seat::pause() => {}
+            }
+        }
+    }
+
+    fn tell(&self, stop: Stop, holders: Vec<String>) {
+        let path = self.slot.id().path().clone();
+        match stop {
+            Stop::Again | Stop::Ordered | Stop::Released | Stop::Expired | Stop::Left => self.slot.end(Ok(())),
+            Stop::Superseded => self.slot.end(Err(Error::Superseded { path })),
+            Stop::Busy => self.slot.end(Err(Error::LockBusy { path, holders })),
+            Stop::Failed(error) => self.slot.end(Err(error)),
+            Stop::Removed => {
+                let cause = "its node in zookeeper was deleted by another";
+                self.slot.lost(LostReason::Removed, Error::LockLost { path, cause });
+            }
+            Stop::SessionLost => {
+                let cause = "the zookeeper session that carried it is over, or may be";
+                self.slot.lost(LostReason::SessionLost, Error::LockLost { path, cause });
+            }
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let mut running = lock(&self.shared.running);
+        if running.get(&self.mark).is_some_and(|slot| Arc::ptr_eq(slot, &self.slot)) {
+            running.remove(&self.mark);
+        }
+        drop(running);
+        // Only a task that failed has not told an end.
+        let path = self.slot.id().path().clone();
+        self.slot.end(Err(Error::Internal { path, cause: "the task of this lock failed".to_owned() }));
+    }
+}

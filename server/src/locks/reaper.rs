@@ -1,0 +1,116 @@
+//! Ends the leases whose keeper has gone: every replica does, and the record's version lets one of them succeed.
+//!
+//! A record is written by the session whose fence it names. So a keeper's end is always a change in the list of fences,
+//! and that list is all that has to be watched: each change of it has all records read again, which is rare.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::record::{self, Record, record_path};
+use super::{Shared, seat};
+use crate::types::NodePath;
+use crate::zk::layout::{FENCES, LEASES, fence};
+use crate::zk::{self, OneShot, Owner};
+
+/// How many records are read at once.
+const READ_CHUNK: usize = 256;
+/// Looked at once more after that, whatever the watch says.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+
+/// A lease whose keeper is gone.
+#[derive(Debug, Clone)]
+struct Orphan {
+    path: NodePath,
+    version: i32,
+    /// When its ttl is over, by our clock, counted from when we saw that its keeper was gone.
+    due: Instant,
+}
+
+/// Never ends.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut orphans = HashMap::new();
+    loop {
+        let Ok(owner) = shared.pool.any() else {
+            shared.room_may_be_free().await;
+            continue;
+        };
+        let Ok(mut changed) = look(&owner, &mut orphans).await else {
+            seat::pause().await;
+            continue;
+        };
+        loop {
+            let now = Instant::now();
+            let due = orphans.values().map(|orphan| orphan.due).min().unwrap_or(now + AT_LEAST_EVERY);
+            tokio::select! {
+                _ = &mut changed => break,
+                () = tokio::time::sleep_until(due.min(now + AT_LEAST_EVERY)) => {}
+            }
+            if !reap(&owner, &mut orphans).await {
+                break;
+            }
+        }
+    }
+}
+
+/// Finds the leases whose keeper is gone; those that were known stay due when they were. Gives a watch on the fences.
+async fn look(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> Result<OneShot, zk::Error> {
+    let session = owner.session();
+    let (fences, leases) = (NodePath::trusted(FENCES), NodePath::trusted(LEASES));
+    session.sync(&fences).await?;
+    // The records first: the fence of one that was written later is in the list.
+    let names = session.children(&leases).await?.map(|(names, _)| names).unwrap_or_default();
+    let mut records = Vec::new();
+    for chunk in names.chunks(READ_CHUNK) {
+        let paths: Vec<_> = chunk.iter().map(|name| record_path(name)).collect();
+        let reads = session.get_many(paths.iter().map(NodePath::as_str)).await?;
+        for (name, read) in chunk.iter().zip(reads) {
+            let Ok(Some(read)) = read else { continue };
+            match Record::parse(&read.data) {
+                Some(record) => records.push((name.clone(), record, read.stat.version)),
+                None => tracing::warn!(name, "a record of a lease can't be read"),
+            }
+        }
+    }
+    let (children, changed) = session.watch_children(&fences).await?;
+    let standing: HashSet<_> = children.into_iter().flat_map(|(names, _)| names).collect();
+    let now = Instant::now();
+    let mut found = HashMap::new();
+    for (name, record, version) in records {
+        if standing.contains(NodePath::trusted(fence(record.owner)).name()) {
+            continue;
+        }
+        let known = orphans.remove(&name).filter(|orphan| orphan.version == version);
+        let due = known.map_or(now + record.ttl, |orphan| orphan.due);
+        found.insert(name, Orphan { path: record.path, version, due });
+    }
+    *orphans = found;
+    Ok(changed)
+}
+
+/// Removes what is due. `false`: look again.
+async fn reap(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> bool {
+    let now = Instant::now();
+    let due: Vec<_> = orphans.iter().filter(|(_, orphan)| orphan.due <= now).map(|(name, _)| name.clone()).collect();
+    if due.is_empty() {
+        // It was the other time-out.
+        return false;
+    }
+    for name in due {
+        let Some(orphan) = orphans.get(&name) else { continue };
+        match record::remove(owner, &orphan.path, &name, orphan.version).await {
+            Ok(removal) => {
+                tracing::info!(path = %orphan.path, ?removal, "the ttl of a lock is over whose keeper is gone");
+                orphans.remove(&name);
+            }
+            Err(zk::Error::Refused(code)) => {
+                tracing::error!(path = %orphan.path, %code, "zookeeper refuses to delete a lease");
+                orphans.remove(&name);
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
