@@ -11,13 +11,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process, kill_process_group};
 use tempfile::TempDir;
 
-use crate::wait::eventually;
+use crate::wait::{SOON, eventually};
 
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
@@ -127,6 +127,27 @@ impl Process {
             kill_process(self.kernel_pid(), signal)
                 .unwrap_or_else(|error| panic!("can't signal {}: {error}", self.name));
         }
+    }
+
+    /// Freezes the process: it keeps its connections and does nothing. Over when every thread has stopped.
+    ///
+    /// # Panics
+    /// When the kernel refuses, or does not get done.
+    pub fn pause(&mut self) {
+        self.signal(Signal::STOP);
+        let deadline = Instant::now() + SOON;
+        while !self.is_stopped() {
+            assert!(Instant::now() < deadline, "{} does not stop", self.name);
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether all threads are stopped: a thread that runs goes on for a moment after the signal was sent.
+    fn is_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let states = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        // The state is the first word after the name, which stands in parentheses.
+        states.into_iter().all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 'Z', 'X'])))
     }
 
     /// Interrupts the process and all that it has started, as Ctrl-C in a terminal does.

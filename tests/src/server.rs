@@ -79,7 +79,7 @@ impl Server {
 
     /// Freezes it: it keeps its connections and answers nothing.
     pub fn pause(&mut self) {
-        self.process.signal(Signal::STOP);
+        self.process.pause();
     }
 
     /// Lets it go on.

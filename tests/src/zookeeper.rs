@@ -162,7 +162,7 @@ impl ZooKeeper {
 
     /// Freezes a server: it keeps its connections and answers nothing.
     pub fn pause(&mut self, node: usize) {
-        self.running(node).signal(Signal::STOP);
+        self.running(node).pause();
     }
 
     /// Lets a frozen server go on.
