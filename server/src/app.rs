@@ -26,8 +26,9 @@ use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
 const SERVICE: &str = "rollcall.v1.Registry";
-/// Registrations of one stream, and of this replica.
-const REGISTRATIONS: Limits = Limits { registrations_per_stream: 65_536, registrations: 2_000_000 };
+/// What the registrations of one stream, and of this replica, may come to.
+const REGISTRATIONS: Limits =
+    Limits { registrations_per_stream: 65_536, bytes_per_stream: 64 * 1024 * 1024, registrations: 2_000_000 };
 /// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
 /// and ended.
 const CANCELLED_STREAMS: usize = 100_000;

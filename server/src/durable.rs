@@ -14,8 +14,8 @@ const QUEUE_SUFFIX: &str = "-__lock__";
 const TRIES: usize = 32;
 /// How many nodes one transaction deletes at most. With the longest paths it stays below ZooKeeper's frame.
 const DELETE_BATCH: usize = 128;
-/// How many nodes are read at once, likewise.
-const READ_BATCH: usize = 128;
+/// How many nodes are read at once: with the largest data the answer stays below what a connection takes.
+const READ_BATCH: usize = 48;
 
 /// What a Put expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

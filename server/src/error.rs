@@ -81,6 +81,9 @@ pub(crate) enum Error {
     /// This replica is going down.
     #[error("this replica is going down")]
     Draining,
+    /// The client's own deadline for a stream.
+    #[error("the deadline of the stream is over")]
+    DeadlineExceeded,
     /// Whether a write was carried out is not known.
     #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]
     OutcomeUnknown { path: NodePath },
@@ -118,6 +121,7 @@ impl Error {
             Self::ReadOnly => "READ_ONLY",
             Self::BackendUnavailable => "BACKEND_UNAVAILABLE",
             Self::Draining => "DRAINING",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::OutcomeUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::LimitExceeded { reason, .. } => reason,
             Self::Internal { .. } => "INTERNAL",

@@ -10,6 +10,9 @@ use serde_json::{Map, Number, Value as Json};
 /// How deep an object may nest, itself included, to be shown as one.
 const MAX_DEPTH: usize = 16;
 
+/// What the JSON parser takes for a number when it is the key of an object.
+const NUMBER_MARK: &str = "$serde_json::private::Number";
+
 /// A value as a client gives or gets it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
@@ -41,6 +44,9 @@ impl Value {
         }
         let Ok(text) = std::str::from_utf8(bytes) else { return Some(Self::Raw(bytes.clone())) };
         let is_braced = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{');
+        if text.contains(NUMBER_MARK) {
+            return Some(Self::Raw(bytes.clone()));
+        }
         if !is_braced {
             return Some(Self::Text(text.to_owned()));
         }
@@ -78,6 +84,12 @@ impl Value {
         let created = kept.remove("created").unwrap_or_else(|| Json::from(stamp.created.clone()));
         let pid = kept.remove("pid").or(stamp.pid.map(Json::from));
         write_object(pid, Some(created), object)
+    }
+
+    /// Whether a znode with these bytes holds this very value, the keys that the server may have added included.
+    pub(crate) fn is_identical(&self, bytes: &Bytes) -> bool {
+        let Self::Object(object) = self else { return self.to_bytes() == *bytes };
+        matches!(Self::from_bytes(bytes), Some(Self::Object(other)) if objects_equal(object, &other))
     }
 
     /// Whether a znode with these bytes holds the same data: equal as JSON, without the keys that the server added.

@@ -32,7 +32,7 @@ pub(super) fn path_below_root(text: &str) -> Result<NodePath, Error> {
 }
 
 fn invalid_path(text: &str, error: PathError) -> Error {
-    Error::InvalidPath { path: text.to_owned(), error }
+    Error::InvalidPath { path: crate::error::short(text).into_owned(), error }
 }
 
 /// A value of a request; `None` when none was given, or an empty one.
@@ -280,7 +280,7 @@ pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
             reason: lost_reason(reason).into(),
         }),
         Notice::Rejected { path, error } => Response::Rejected(v1::Rejected {
-            path: bounded(path),
+            path,
             code: status::code(&error).into(),
             reason: error.reason().to_owned(),
             message: status::message(&error),
@@ -288,13 +288,6 @@ pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
         Notice::KeptAlive => Response::KeptAlive(v1::KeptAlive {}),
     };
     v1::RegisterResponse { response: Some(response) }
-}
-
-/// A rejected path, as it was sent, so that the client knows which; unless it is so long that no path was ever meant.
-fn bounded(mut path: String) -> String {
-    const LONGEST: usize = 64 * 1024;
-    path.truncate(path.floor_char_boundary(LONGEST));
-    path
 }
 
 fn lost_reason(reason: LostReason) -> v1::LostReason {

@@ -53,7 +53,7 @@ pub(super) fn bound<T: Send + 'static>(
             }
         };
         tokio::select! {
-            () = over => status::deadline_exceeded(),
+            () = over => status::status(&Error::DeadlineExceeded),
             _ = going_down.wait_for(|going_down| *going_down) => status::status(&Error::Draining),
         }
     });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rollcall_proto::v1;
 use tokio::time::Instant;
+use tonic::Request;
 
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
@@ -24,7 +25,9 @@ struct PageToken {
 }
 
 impl Service {
-    pub(super) async fn do_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Error> {
+    pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<v1::GetResponse, Error> {
+        let _place = request.get_ref().wait.map(|_| self.admit(&request)).transpose()?;
+        let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)
             .map_err(|_| Error::Protocol { field: "page_size", cause: "it can't be negative".to_owned() })?;

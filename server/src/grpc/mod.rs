@@ -86,6 +86,14 @@ impl Service {
         }
     }
 
+    /// A place for a stream, or for a call that waits.
+    fn admit<T>(&self, request: &Request<T>) -> Result<admission::Place, Error> {
+        if *self.going_down.borrow() {
+            return Err(Error::Draining);
+        }
+        self.admission.admit(request.remote_addr())
+    }
+
     fn check_writable(&self) -> Result<(), Error> {
         if self.settings.read_only { Err(Error::ReadOnly) } else { Ok(()) }
     }
@@ -165,6 +173,6 @@ impl Registry for Service {
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        self.answer("Get", self.do_get(request.into_inner()).await)
+        self.answer("Get", self.do_get(request).await)
     }
 }

@@ -23,6 +23,8 @@ use crate::value::Value;
 /// What lives as long as the RPC.
 struct Open {
     rpc: Rpc,
+    /// Whether anything was told: nothing comes before `opened`.
+    has_begun: bool,
     heartbeat: Duration,
     _reader: Reader,
     _place: Place,
@@ -34,21 +36,32 @@ impl Service {
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
-        let place = self.admission.admit(request.remote_addr())?;
+        let place = self.admit(&request)?;
         let (requests, rpc) = self.sessions.stream();
         let reading = read(self.clone(), request.into_inner(), requests, rpc.outbox().clone());
-        let open =
-            Open { rpc, heartbeat: self.settings.heartbeat, _reader: self.admission.read(reading), _place: place };
+        let open = Open {
+            rpc,
+            has_begun: false,
+            heartbeat: self.settings.heartbeat,
+            _reader: self.admission.read(reading),
+            _place: place,
+        };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 }
 
-async fn next_response(open: Open) -> Option<(Result<v1::RegisterResponse, tonic::Status>, Open)> {
-    let notice = match tokio::time::timeout(open.heartbeat, open.rpc.outbox().next()).await {
-        Ok(notice) => notice?,
-        // Quiet streams die in proxies.
-        Err(_) => Ok(Notice::KeptAlive),
+async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, tonic::Status>, Open)> {
+    let next = open.rpc.outbox().next();
+    let notice = if open.has_begun {
+        match tokio::time::timeout(open.heartbeat, next).await {
+            Ok(notice) => notice?,
+            // Quiet streams die in proxies.
+            Err(_) => Ok(Notice::KeptAlive),
+        }
+    } else {
+        next.await?
     };
+    open.has_begun = true;
     let response = notice.map(convert::notice_to_proto).map_err(|error| status::status(&error));
     Some((response, open))
 }
@@ -58,7 +71,12 @@ async fn read(service: Service, mut messages: Streaming<v1::RegisterRequest>, re
     loop {
         let kind = match messages.message().await {
             Ok(Some(message)) => Ok(message.request),
-            Ok(None) => return,
+            Ok(None) => {
+                if !is_open {
+                    requests.open(outbox, None, None).await;
+                }
+                return;
+            }
             // A message that can't be read. When the connection broke nobody is told.
             Err(error) => Err(protocol("request", error.message())),
         };
@@ -99,6 +117,14 @@ fn protocol(field: &'static str, cause: &str) -> Error {
     Error::Protocol { field, cause: crate::error::short(cause).into_owned() }
 }
 
+/// A path that is refused, as it was sent, so that the client knows which; unless it is so long that no path was meant.
+fn bounded(mut path: String) -> String {
+    const LONGEST: usize = 16 * 1024;
+    path.truncate(path.floor_char_boundary(LONGEST));
+    path.shrink_to_fit();
+    path
+}
+
 impl Service {
     fn registration_request(&self, request: Kind) -> sessions::Request {
         let (path, converted) = match request {
@@ -112,7 +138,7 @@ impl Service {
             // The reader has taken it out.
             Kind::Open(_) => return sessions::Request::KeepAlive,
         };
-        converted.unwrap_or_else(|error| sessions::Request::Reject { path, error })
+        converted.unwrap_or_else(|error| sessions::Request::Reject { path: bounded(path), error })
     }
 
     fn set_request(&self, set: v1::SetRegistration) -> Result<sessions::Request, Error> {

@@ -44,6 +44,7 @@ pub(super) fn code(error: &Error) -> Code {
         | Error::HasRegistrations { .. } => Code::FailedPrecondition,
         Error::NoAuth { .. } | Error::ReadOnly => Code::PermissionDenied,
         Error::BackendUnavailable | Error::Draining => Code::Unavailable,
+        Error::DeadlineExceeded => Code::DeadlineExceeded,
         Error::OutcomeUnknown { .. } => Code::Unknown,
         Error::LimitExceeded { .. } => Code::ResourceExhausted,
         Error::Internal { .. } => Code::Internal,
@@ -73,11 +74,6 @@ pub(super) fn status(error: &Error) -> Status {
         _ => {}
     }
     Status::with_error_details(code(error), message(error), details)
-}
-
-/// A stream's deadline is over.
-pub(super) fn deadline_exceeded() -> Status {
-    Status::new(Code::DeadlineExceeded, "the deadline of the stream is over")
 }
 
 /// The field of the request that is at fault.
@@ -136,7 +132,8 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::SessionExpired { .. }
         | Error::ReadOnly
         | Error::BackendUnavailable
-        | Error::Draining => {}
+        | Error::Draining
+        | Error::DeadlineExceeded => {}
     }
     metadata
 }

@@ -42,7 +42,7 @@ enum Unfinished {
 
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<v1::WatchResponse>, Error> {
-        let place = self.admission.admit(request.remote_addr())?;
+        let place = self.admit(&request)?;
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let heartbeat = self.heartbeat(request.heartbeat)?;

@@ -46,6 +46,14 @@ impl Content {
             Self::Exact(exact) => exact == bytes,
         }
     }
+
+    /// Whether these bytes are this very value, `created` included: then a later incarnation is ours as well.
+    fn is_identical(&self, bytes: &Bytes) -> bool {
+        match self {
+            Self::Fresh { value, .. } => value.is_identical(bytes),
+            Self::Exact(exact) => exact == bytes,
+        }
+    }
 }
 
 /// What may be done about a node that stands.
@@ -143,7 +151,8 @@ enum Step {
 }
 
 /// Decides about the node that stands. `on_our_session`: it belongs to a session of this replica that stands.
-fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool) -> Step {
+/// `is_current`: what was read is not older than the claim.
+fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> Step {
     let Some(read) = read else { return Step::Create };
     if !read.stat.is_ephemeral() {
         return Step::Refuse(Error::NotEphemeral { path: path.clone() });
@@ -162,13 +171,22 @@ fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: b
     };
     let is_same = claim.content.is_same(&read.data);
     match standing.cmp(&resumed) {
-        std::cmp::Ordering::Less => Step::Behind,
-        std::cmp::Ordering::Greater if !is_same => Step::TakenOver,
+        std::cmp::Ordering::Less if !is_current => Step::Behind,
+        std::cmp::Ordering::Greater if !claim.content.is_identical(&read.data) => Step::TakenOver,
+        // An older incarnation than ours stands only when ZooKeeper has lost what came after.
         _ if on_our_session && is_same => Step::Keep,
         _ if on_our_session => Step::Write(claim.content.bytes_keeping(&read.data)),
         _ if is_same => Step::Replace { bytes: read.data.clone(), adopted: true },
         _ => Step::Replace { bytes: claim.content.bytes_keeping(&read.data), adopted: true },
     }
+}
+
+/// Where a claim looks.
+#[derive(Debug, Default)]
+struct Look {
+    /// The same session each time, so that a sync of it counts.
+    reader: Option<Owner>,
+    is_synced: bool,
 }
 
 /// Carries claims and removals out.
@@ -198,11 +216,12 @@ impl Claims {
             }
             Policy::Resume(_) | Policy::Update(_) => false,
         };
+        let mut look = Look::default();
         for attempt in 0..TRIES {
             let tried = if std::mem::take(&mut create_first) {
                 self.create(path, &mut claim).await
             } else {
-                self.look_and_act(path, &mut claim).await
+                self.look_and_act(path, &mut claim, &mut look).await
             };
             match tried {
                 Ok(Attempt::Done(claimed, room)) => return (claimed, room),
@@ -239,11 +258,13 @@ impl Claims {
 
     fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, zk::Error> {
         let bytes = path.as_str().len();
-        let preferred = match claim.policy {
-            Policy::PutBack { session, .. } => self.zk.pool.owner(session).and_then(|owner| owner.try_room(bytes)),
-            _ => None,
-        };
-        preferred.or_else(|| self.zk.pool.room(bytes)).ok_or(zk::Error::NotSent)
+        if let Policy::PutBack { session, .. } = claim.policy
+            && let Some(owner) = self.zk.pool.owner(session)
+        {
+            // It was there before.
+            return Ok(owner.room_for_its_own(bytes));
+        }
+        self.zk.pool.room(bytes).ok_or(zk::Error::NotSent)
     }
 
     async fn create(&self, path: &NodePath, claim: &mut Claim) -> Result<Attempt, zk::Error> {
@@ -268,7 +289,7 @@ impl Claims {
                 };
                 Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
             }
-            Err(CommitError::FenceMoved) => Ok(Attempt::Done(Claimed::TakenOver, None)),
+            Err(CommitError::FenceMoved) => self.doubt(path, owner, claim).await,
             Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => Ok(Attempt::Look),
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
                 owner.session().ensure_parents(path).await?;
@@ -284,22 +305,43 @@ impl Claims {
         }
     }
 
-    async fn look_and_act(&self, path: &NodePath, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+    /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
+    /// the node stands after all, what stands decides. If it does not, it counts as taken over, and given up there.
+    async fn doubt(&self, path: &NodePath, owner: &Owner, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+        owner.session().sync(path).await?;
+        if owner.session().exists(path).await?.is_none() {
+            return Ok(Attempt::Done(Claimed::TakenOver, None));
+        }
+        if let Policy::PutBack { generation, .. } = claim.policy {
+            claim.policy = Policy::Restore(generation);
+        }
+        Ok(Attempt::Look)
+    }
+
+    async fn look_and_act(&self, path: &NodePath, claim: &mut Claim, look: &mut Look) -> Result<Attempt, zk::Error> {
         // An earlier create may be in the session that it was sent in: only that session is sure to see it.
         let attempted = claim.attempted.and_then(|session| self.zk.pool.owner(session));
-        let reader = match attempted {
+        let reader = match attempted.or(look.reader.take()) {
             Some(owner) => owner,
             None => self.zk.pool.any()?,
         };
-        let moves = self.moves();
+        look.reader = Some(reader.clone());
+        let moves = reader.writer().moves();
         let read = reader.session().get(path).await?;
         let owner_id = read.as_ref().map(|read| SessionId(read.stat.ephemeral_owner));
-        let ours = owner_id.and_then(|id| self.zk.pool.owner(id));
-        let known = moves.into_iter().find(|(id, _)| Some(*id) == owner_id).map(|(_, moves)| moves);
-        let ours = ours.zip(known);
-        match (decide(claim, path, read.as_ref(), ours.is_some()), read, ours) {
+        let mut ours = (owner_id == Some(reader.id())).then_some((reader.clone(), moves));
+        if let Some(owner) = owner_id.filter(|_| ours.is_none()).and_then(|id| self.zk.pool.owner(id)) {
+            // What is known of a session's fence only goes with what that session reads.
+            let moves = owner.writer().moves();
+            if owner.session().get(path).await? != read {
+                look.reader = Some(owner);
+                return Ok(Attempt::Look);
+            }
+            ours = Some((owner, moves));
+        }
+        match (decide(claim, path, read.as_ref(), ours.is_some(), look.is_synced), read, ours) {
             (Step::Create, _, _) => self.create(path, claim).await,
-            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(read, &owner, moves, claim)),
+            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, read, &owner, moves, claim)),
             (Step::Write(bytes), Some(read), Some((owner, moves))) => {
                 Self::write(path, claim, read, &owner, moves, bytes).await
             }
@@ -310,20 +352,14 @@ impl Claims {
             (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
             (Step::Behind, _, _) => {
                 reader.session().sync(path).await?;
+                look.is_synced = true;
                 Ok(Attempt::Look)
             }
             (Step::Keep | Step::Write(_) | Step::Replace { .. }, _, _) => Ok(Attempt::Look),
         }
     }
 
-    /// What is known of the fences of all our sessions: taken before a node is read.
-    fn moves(&self) -> Vec<(SessionId, Moves)> {
-        let owners = self.zk.pool.owners();
-        let owners = owners.borrow();
-        owners.iter().map(|owner| (owner.id(), owner.writer().moves())).collect()
-    }
-
-    fn keep(read: Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
+    fn keep(path: &NodePath, read: Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
         let held = Held {
             generation: Generation(read.stat.czxid),
             session: owner.id(),
@@ -332,7 +368,8 @@ impl Claims {
             moves,
         };
         let adopted = matches!(claim.policy, Policy::Resume(_));
-        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, None)
+        let room = owner.room_for_its_own(path.as_str().len());
+        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(room))
     }
 
     /// Writes new data into a node of ours.
@@ -482,6 +519,22 @@ impl Claims {
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
             Err(CommitError::Zk(error)) => Err(error),
         }
+    }
+
+    /// Which of these paths stand in this session, with what was known of its fence before they were read.
+    pub(super) async fn confirm(
+        &self,
+        session: SessionId,
+        paths: &[NodePath],
+    ) -> Option<(Moves, Vec<(NodePath, Generation)>)> {
+        let owner = self.zk.pool.owner(session)?;
+        let moves = owner.writer().moves();
+        let reads = owner.session().get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
+        let standing = paths.iter().zip(reads).filter_map(|(path, read)| {
+            let stat = read.ok()??.stat;
+            (stat.ephemeral_owner == session.0).then(|| (path.clone(), Generation(stat.czxid)))
+        });
+        Some((moves, standing.collect()))
     }
 
     /// What stands at these paths, all of one parent, read where the parent's watch is.

@@ -17,6 +17,8 @@ use crate::value::{Stamp, Value};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a node is left alone that could not be read.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A registration that stood this long after it was put back is put back at once the next time.
 const SETTLED: Duration = Duration::from_secs(120);
 
@@ -24,11 +26,33 @@ const SETTLED: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(super) enum Command {
     /// To hold it.
-    Set { by: StreamId, value: Value, stamp: Stamp, generation: Option<Generation>, exclusive: bool },
+    Set {
+        by: StreamId,
+        value: Value,
+        /// How long the value is.
+        bytes: usize,
+        stamp: Stamp,
+        generation: Option<Generation>,
+        exclusive: bool,
+    },
     /// To give it back, and be told.
     Unset { by: StreamId },
     /// The stream is no more.
     Drop { by: StreamId },
+}
+
+impl Command {
+    fn is_goodbye_of(&self, stream: StreamId) -> bool {
+        matches!(self, Self::Unset { by } | Self::Drop { by } if *by == stream)
+    }
+
+    /// How many bytes of data it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Set { bytes, .. } => *bytes,
+            Self::Unset { .. } | Self::Drop { .. } => 0,
+        }
+    }
 }
 
 /// The one operation that is under way for a path.
@@ -57,6 +81,9 @@ pub(super) struct Entry {
     pub(super) holder: Option<StreamId>,
     /// What stands in ZooKeeper, as far as this replica knows.
     pub(super) held: Option<Held>,
+    /// The first incarnation of which the one that stands is the continuation: resumed, restored or put back. A client
+    /// may not have heard of the later ones yet.
+    first: Option<Generation>,
     operation: Option<Operation>,
     commands: VecDeque<Command>,
     /// Whether something happened to the node that has not been looked at; by this transaction, where that is known.
@@ -67,11 +94,21 @@ pub(super) struct Entry {
     last_put_back: Option<Instant>,
     /// Not to be put back before.
     paused_until: Option<Instant>,
+    /// Not to be looked at before.
+    look_again_at: Option<Instant>,
 }
 
 impl Entry {
+    /// How many commands may wait for one path.
+    pub(super) const COMMANDS: usize = 1024;
+
     pub(super) fn push(&mut self, command: Command) {
         self.commands.push_back(command);
+    }
+
+    /// Whether no further request finds a place. The end of a stream always does.
+    pub(super) fn is_full(&self) -> bool {
+        self.commands.len() >= Self::COMMANDS
     }
 
     pub(super) fn generation(&self) -> Option<Generation> {
@@ -109,18 +146,27 @@ impl State {
             let Some(entry) = self.entries.get_mut(path) else { return };
             if let Some(Operation::Waiting { by: Some(by), claim }) = &entry.operation
                 && claim.attempted.is_none()
-                && entry.commands.iter().any(|command| matches!(command, Command::Drop { by: gone } if gone == by))
+                && let Some(gone) = entry.commands.iter().find(|command| command.is_goodbye_of(*by))
             {
-                // Its stream is gone before anything was sent: it must not appear for a moment when ZooKeeper is back.
+                // Nothing was sent, and nobody wants it any more: it must not appear for a moment when ZooKeeper is back.
+                let told = matches!(gone, Command::Unset { .. }).then_some(*by);
                 entry.operation = None;
                 self.waiting.remove(path);
+                if let Some(stream) = told {
+                    let (path, error) = (path.as_str().to_owned(), Error::BackendUnavailable);
+                    self.tell(stream, Notice::Rejected { path, error });
+                }
+                continue;
             }
             if entry.operation.is_some() {
                 return;
             }
             let Some(command) = entry.commands.pop_front() else { break };
             match command {
-                Command::Set { by, value, stamp, generation, exclusive } => {
+                Command::Set { by, value, bytes, stamp, generation, exclusive } => {
+                    if let Some(stream) = self.streams.get_mut(&by) {
+                        stream.queued_bytes = stream.queued_bytes.saturating_sub(bytes);
+                    }
                     self.begin_set(path, by, value, stamp, generation, exclusive);
                 }
                 Command::Unset { by } => self.give_back(path, by, true),
@@ -148,7 +194,9 @@ impl State {
             entry.last_put_back = Some(now);
             let policy = Policy::PutBack { generation, session: held.session, moves: held.moves };
             self.begin_claim(path, None, Claim::new(content, policy));
-        } else if let Some(zxid) = entry.unseen.take() {
+        } else if entry.look_again_at.is_none_or(|at| at <= now)
+            && let Some(zxid) = entry.unseen.take()
+        {
             if zxid.is_some_and(|zxid| zxid <= held.written) {
                 return;
             }
@@ -178,12 +226,17 @@ impl State {
         if !self.streams.contains_key(&by) {
             return;
         }
-        let policy = match (generation, entry.generation().filter(|_| entry.holder == Some(by))) {
-            (Some(generation), _) => Policy::Resume(generation),
-            // Its own registration: new data for the same incarnation.
-            (None, Some(own)) => Policy::Update(own),
-            (None, None) if exclusive => Policy::Exclusive,
-            (None, None) => Policy::TakeOver,
+        let standing = entry.generation();
+        let is_holder = entry.holder == Some(by);
+        let is_of_our_line = |asked| entry.first.is_some_and(|first| first <= asked) && Some(asked) <= standing;
+        let policy = match (generation, standing) {
+            // Its own registration: new data for the same incarnation, or for one that it has not heard of yet.
+            (None, Some(own)) if is_holder => Policy::Update(own),
+            (Some(asked), Some(own)) if is_holder && is_of_our_line(asked) => Policy::Update(own),
+            (Some(asked), Some(own)) if is_of_our_line(asked) => Policy::Resume(own),
+            (Some(asked), _) => Policy::Resume(asked),
+            (None, _) if exclusive => Policy::Exclusive,
+            (None, _) => Policy::TakeOver,
         };
         self.begin_claim(path, Some(by), Claim::new(Content::Fresh { value, stamp }, policy));
     }
@@ -193,7 +246,7 @@ impl State {
         let told = tell.then_some(by);
         let Some(entry) = self.entries.get_mut(path) else { return };
         if let Some(stream) = self.streams.get_mut(&by) {
-            stream.paths.remove(path);
+            stream.remove(path);
         }
         if entry.holder == Some(by) {
             entry.holder = None;
@@ -224,6 +277,17 @@ impl State {
         match outcome {
             Claimed::Held { held, stat, adopted } => {
                 let before = entry.held.replace(held.clone());
+                entry.first = match claim.policy {
+                    Policy::TakeOver | Policy::Exclusive => Some(held.generation),
+                    Policy::Resume(asked) => Some(entry.first.filter(|_| before.is_some()).unwrap_or(asked).min(asked)),
+                    Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => entry.first,
+                };
+                entry.absent = false;
+                entry.paused_until = None;
+                if adopted {
+                    // It was read on one server; its watch may be on another, and have begun before.
+                    entry.unseen = Some(None);
+                }
                 let is_new = before.as_ref().map(|before| before.generation) != Some(held.generation);
                 let generation = held.generation;
                 let registered =
@@ -231,7 +295,7 @@ impl State {
                 if let Some(by) = by {
                     let earlier = entry.holder.replace(by).filter(|holder| *holder != by);
                     if let Some(stream) = self.streams.get_mut(&by) {
-                        stream.paths.insert(path.clone());
+                        stream.add(path, held.bytes.len());
                     } else {
                         entry.push(Command::Drop { by });
                     }
@@ -292,7 +356,7 @@ impl State {
                 if entry.holder != Some(by)
                     && let Some(stream) = self.streams.get_mut(&by)
                 {
-                    stream.paths.remove(path);
+                    stream.remove(path);
                 }
                 self.tell(by, Notice::Rejected { path: path.as_str().to_owned(), error });
             }
@@ -308,7 +372,7 @@ impl State {
 
     fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation, reason: LostReason) {
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.paths.remove(path);
+            state.remove(path);
         }
         self.tell(stream, Notice::Lost { path: path.clone(), generation, reason });
     }
@@ -346,8 +410,12 @@ impl State {
             return;
         };
         match seen {
-            // The connection was lost: the watch is set again with the next, and a resync follows.
-            None => {}
+            // Mostly the connection was lost, and a resync follows with the next; it may also have been a passing refusal.
+            None => {
+                entry.unseen = Some(None);
+                entry.look_again_at = Some(now + LOOK_AGAIN);
+                self.pauses.insert((now + LOOK_AGAIN, path.clone()));
+            }
             Some(Observed::Absent) => {
                 let pause = entry.pause(now, jitter);
                 entry.absent = true;

@@ -47,18 +47,35 @@ pub(crate) enum LostReason {
 }
 
 impl Notice {
-    /// The path that it is about, and whether it is news of which only the latest counts.
-    fn subject(&self) -> Option<(&NodePath, bool)> {
+    /// The path that it is about, and the kind of news of which only the latest counts, if it is some.
+    fn subject(&self) -> Option<(&NodePath, Option<News>)> {
         match self {
-            Self::Registered { path, restored: true, .. } | Self::Pending { path } | Self::Overwritten { path, .. } => {
-                Some((path, true))
-            }
-            Self::Registered { path, .. } | Self::Unregistered { path } | Self::Lost { path, .. } => {
-                Some((path, false))
-            }
+            Self::Registered { path, restored: true, .. } => Some((path, Some(News::Restored))),
+            Self::Overwritten { path, .. } => Some((path, Some(News::Overwritten))),
+            Self::Registered { path, .. }
+            | Self::Unregistered { path }
+            | Self::Pending { path }
+            | Self::Lost { path, .. } => Some((path, None)),
             Self::Opened { .. } | Self::Rejected { .. } | Self::KeptAlive => None,
         }
     }
+
+    /// How many bytes it keeps, roughly.
+    fn bytes(&self) -> usize {
+        const SELF: usize = 256;
+        SELF + match self {
+            Self::Overwritten { data, .. } => data.len(),
+            Self::Rejected { path, .. } => path.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// News that nobody asked for, of which only the latest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum News {
+    Restored,
+    Overwritten,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +84,8 @@ struct Inner {
     /// How many notices have been read: the number of the queue's first.
     read: u64,
     /// The number of the last notice of a path, while that is unread and only its latest state counts.
-    latest: HashMap<NodePath, u64>,
+    latest: HashMap<(NodePath, News), u64>,
+    bytes: usize,
     end: Option<Result<(), Error>>,
 }
 
@@ -83,6 +101,9 @@ impl Outbox {
     /// How many notices may wait.
     pub(crate) const LIMIT: usize = 65_536;
 
+    /// How many bytes they may keep.
+    const LIMIT_BYTES: usize = 64 * 1024 * 1024;
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,18 +116,28 @@ impl Outbox {
         }
         let limit = u64::try_from(Self::LIMIT).unwrap_or(u64::MAX);
         let next = inner.read + u64::try_from(inner.queue.len()).unwrap_or(u64::MAX);
-        if let Some((path, only_latest_counts)) = notice.subject() {
-            let earlier = inner.latest.remove(path);
-            if only_latest_counts {
-                inner.latest.insert(path.clone(), earlier.unwrap_or(next));
-                let index = earlier.and_then(|number| usize::try_from(number - inner.read).ok());
-                if let Some(unread) = index.and_then(|index| inner.queue.get_mut(index)) {
+        match notice.subject() {
+            Some((path, Some(news))) => {
+                let key = (path.clone(), news);
+                let earlier = inner.latest.get(&key).and_then(|number| usize::try_from(number - inner.read).ok());
+                if let Some(unread) = earlier.and_then(|index| inner.queue.get_mut(index)) {
+                    let (before, after) = (unread.bytes(), notice.bytes());
                     *unread = notice;
+                    inner.bytes = (inner.bytes + after).saturating_sub(before);
                     return;
                 }
+                inner.latest.insert(key, next);
             }
+            // What comes after an answer is not to be told before it.
+            Some((path, None)) => {
+                for news in [News::Restored, News::Overwritten] {
+                    inner.latest.remove(&(path.clone(), news));
+                }
+            }
+            None => {}
         }
-        if next - inner.read >= limit {
+        inner.bytes += notice.bytes();
+        if next - inner.read >= limit || inner.bytes > Self::LIMIT_BYTES {
             let what = "the number of unread answers of a stream";
             inner.end = Some(Err(Error::LimitExceeded { reason: "TOO_MANY_UNREAD_ANSWERS", what, limit }));
         } else {
@@ -140,11 +171,13 @@ impl Outbox {
             {
                 let mut inner = self.lock();
                 if let Some(notice) = inner.queue.pop_front() {
-                    if let Some((path, true)) = notice.subject()
-                        && inner.latest.get(path) == Some(&inner.read)
-                    {
-                        inner.latest.remove(path);
+                    if let Some((path, Some(news))) = notice.subject() {
+                        let key = (path.clone(), news);
+                        if inner.latest.get(&key) == Some(&inner.read) {
+                            inner.latest.remove(&key);
+                        }
                     }
+                    inner.bytes = inner.bytes.saturating_sub(notice.bytes());
                     inner.read += 1;
                     return Some(Ok(notice));
                 }

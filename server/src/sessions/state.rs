@@ -17,6 +17,7 @@ use super::outbox::{LostReason, Notice};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Zxid};
 use crate::value::{Stamp, Value};
+use crate::zk::Moves;
 
 /// After a ttl has gone by, how long what has already arrived may take to be read: a replica that was itself stopped
 /// finds the messages of living clients in its sockets.
@@ -31,6 +32,8 @@ pub(crate) struct StreamId(pub(crate) u64);
 pub(crate) struct Limits {
     /// Registrations of one stream.
     pub(crate) registrations_per_stream: usize,
+    /// The values of one stream's registrations together, and of the requests that wait, in bytes.
+    pub(crate) bytes_per_stream: usize,
     /// Registrations of this replica.
     pub(crate) registrations: usize,
 }
@@ -74,6 +77,10 @@ pub(super) enum Input {
     Sessions { standing: HashSet<SessionId> },
     /// ZooKeeper can be reached: what waits for it is tried again.
     BackendUp,
+    /// Another replica has written this session's fence: what is known of it is old.
+    FenceMoved { session: SessionId },
+    /// An [`Effect::Confirm`] is over: these incarnations stand in the session.
+    Confirmed { moves: Moves, standing: Vec<(NodePath, Generation)> },
     /// A watched node was deleted or written, by this transaction at the latest (where ZooKeeper tells).
     Changed { path: NodePath, zxid: Option<Zxid> },
     /// Everything below this parent has to be looked at.
@@ -93,12 +100,27 @@ pub(super) enum Effect {
     Remove { path: NodePath, generation: Generation, session: SessionId },
     /// Read what stands at these paths, all of one parent: [`Input::Verified`] follows for each.
     Verify { parent: NodePath, paths: Vec<NodePath> },
+    /// Read which of these paths stand in this session: [`Input::Confirmed`] follows.
+    Confirm { session: SessionId, paths: Vec<NodePath> },
     /// Nothing is held of the path any more.
     Release { path: NodePath },
     /// From now on tell of changes below this parent, beginning with [`Input::Resync`].
     Watch { parent: NodePath },
     /// No longer.
     Unwatch { parent: NodePath },
+}
+
+impl Stream {
+    /// Notes that it holds, or asks for, a path.
+    pub(super) fn add(&mut self, path: &NodePath, bytes: usize) {
+        let before = self.paths.insert(path.clone(), bytes).unwrap_or_default();
+        self.value_bytes = (self.value_bytes + bytes).saturating_sub(before);
+    }
+
+    /// It no longer holds a path, nor asks for it.
+    pub(super) fn remove(&mut self, path: &NodePath) {
+        self.value_bytes = self.value_bytes.saturating_sub(self.paths.remove(path).unwrap_or_default());
+    }
 }
 
 #[derive(Debug)]
@@ -110,10 +132,15 @@ pub(super) struct Stream {
     last_heard: Instant,
     /// Since when the ttl is over, while what has arrived may still have to be read.
     doubtful_since: Option<Instant>,
-    /// The paths that it holds or has asked for.
-    pub(super) paths: HashSet<NodePath>,
-    /// After a goodbye: the paths whose end is not yet told.
-    closing: Option<usize>,
+    /// The paths that it holds or has asked for, each with the length of the last value.
+    paths: HashMap<NodePath, usize>,
+    /// How much its registrations hold, by the last value that it set for each, and how much waits to be set, in bytes.
+    value_bytes: usize,
+    pub(super) queued_bytes: usize,
+    /// How many `unregistered` it is still to be told.
+    farewells: usize,
+    /// Whether it has said goodbye.
+    is_closing: bool,
 }
 
 /// All registrations of a replica.
@@ -158,14 +185,12 @@ impl State {
             Input::Set { stream, path, value, generation, exclusive, created } => {
                 if let Some(pid) = self.heard(stream, now).map(|stream| stream.pid) {
                     let stamp = Stamp { pid, created };
-                    self.set(Command::Set { by: stream, value, stamp, generation, exclusive }, stream, &path, now);
+                    let bytes = value.to_bytes().len();
+                    let command = Command::Set { by: stream, value, bytes, stamp, generation, exclusive };
+                    self.set(command, stream, &path, now);
                 }
             }
-            Input::Unset { stream, path } => {
-                if self.heard(stream, now).is_some() {
-                    self.command(&path, Command::Unset { by: stream }, now);
-                }
-            }
+            Input::Unset { stream, path } => self.unset(stream, &path, now),
             Input::KeepAlive { stream } => {
                 if self.heard(stream, now).is_some() {
                     self.tell(stream, Notice::KeptAlive);
@@ -187,6 +212,15 @@ impl State {
             Input::BackendUp => {
                 for path in std::mem::take(&mut self.waiting) {
                     self.retry(&path);
+                }
+            }
+            Input::FenceMoved { session } => self.fence_moved(session),
+            Input::Confirmed { moves, standing } => {
+                for (path, generation) in standing {
+                    let held = self.entries.get_mut(&path).and_then(|entry| entry.held.as_mut());
+                    if let Some(held) = held.filter(|held| held.generation == generation) {
+                        held.moves = moves;
+                    }
                 }
             }
             Input::Changed { path, zxid } => self.changed(&path, zxid, now),
@@ -211,17 +245,19 @@ impl State {
         let Some(state) = self.streams.get_mut(&stream) else { return };
         let is_farewell = matches!(notice, Notice::Unregistered { .. });
         self.effects.push(Effect::Tell { stream, notice });
-        if let Some(left) = state.closing.as_mut().filter(|_| is_farewell) {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.end(stream, Ok(()));
-            }
+        if is_farewell {
+            state.farewells = state.farewells.saturating_sub(1);
+            self.end_if_closed(stream);
         }
     }
 
-    fn end(&mut self, stream: StreamId, end: Result<(), Error>) {
-        self.streams.remove(&stream);
-        self.effects.push(Effect::Close { stream, end });
+    /// Ends a stream that has said goodbye, once all is told.
+    fn end_if_closed(&mut self, stream: StreamId) {
+        let is_closed = |state: &Stream| state.is_closing && state.farewells == 0;
+        if self.streams.get(&stream).is_some_and(is_closed) {
+            self.streams.remove(&stream);
+            self.effects.push(Effect::Close { stream, end: Ok(()) });
+        }
     }
 
     fn open(&mut self, stream: StreamId, session_id: String, ttl: Option<Duration>, pid: Option<u32>, now: Instant) {
@@ -231,8 +267,11 @@ impl State {
             attached: true,
             last_heard: now,
             doubtful_since: None,
-            paths: HashSet::new(),
-            closing: None,
+            paths: HashMap::new(),
+            value_bytes: 0,
+            queued_bytes: 0,
+            farewells: 0,
+            is_closing: false,
         };
         self.streams.insert(stream, state);
         if let Some(ttl) = ttl {
@@ -246,27 +285,43 @@ impl State {
         let state = self.streams.get_mut(&stream)?;
         state.last_heard = now;
         state.doubtful_since = None;
-        state.closing.is_none().then_some(state)
+        (!state.is_closing).then_some(state)
     }
 
     fn set(&mut self, command: Command, stream: StreamId, path: &NodePath, now: Instant) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        let is_new = !state.paths.contains(path);
-        let over =
-            |reason, what, limit| Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(0) };
-        let Limits { registrations_per_stream, registrations } = self.limits;
-        let error = if is_new && state.paths.len() >= registrations_per_stream {
-            Some(over("TOO_MANY_REGISTRATIONS", "the number of registrations of a stream", registrations_per_stream))
-        } else if self.entries.len() >= registrations && !self.entries.contains_key(path) {
-            Some(over("REPLICA_FULL", "the number of registrations of this replica", registrations))
-        } else {
-            None
-        };
-        if let Some(error) = error {
-            self.tell(stream, Notice::Rejected { path: path.as_str().to_owned(), error });
+        let Some(state) = self.streams.get(&stream) else { return };
+        let bytes = command.bytes();
+        let held = state.paths.get(path);
+        let entry = self.entries.get(path);
+        let Limits { registrations_per_stream, bytes_per_stream, registrations } = self.limits;
+        let limits = [
+            (
+                held.is_none() && state.paths.len() >= registrations_per_stream,
+                ("TOO_MANY_REGISTRATIONS", "the number of registrations of a stream", registrations_per_stream),
+            ),
+            (
+                state.value_bytes + state.queued_bytes + bytes > bytes_per_stream + held.copied().unwrap_or_default(),
+                ("TOO_MANY_BYTES", "the size of all registrations of a stream, in bytes,", bytes_per_stream),
+            ),
+            (
+                entry.is_some_and(Entry::is_full),
+                ("TOO_MANY_REQUESTS", "the number of requests that wait for one path", Entry::COMMANDS),
+            ),
+            (
+                entry.is_none() && self.entries.len() >= registrations,
+                ("REPLICA_FULL", "the number of registrations of this replica", registrations),
+            ),
+        ];
+        if let Some((_, (reason, what, limit))) = limits.into_iter().find(|(is_over, _)| *is_over) {
+            let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+            let (path, error) = (path.as_str().to_owned(), Error::LimitExceeded { reason, what, limit });
+            self.tell(stream, Notice::Rejected { path, error });
             return;
         }
-        state.paths.insert(path.clone());
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state.add(path, bytes);
+            state.queued_bytes += bytes;
+        }
         self.command(path, command, now);
     }
 
@@ -303,21 +358,26 @@ impl State {
         }
     }
 
+    fn unset(&mut self, stream: StreamId, path: &NodePath, now: Instant) {
+        let Some(state) = self.heard(stream, now) else { return };
+        state.farewells += 1;
+        self.command(path, Command::Unset { by: stream }, now);
+    }
+
     fn close(&mut self, stream: StreamId, now: Instant) {
         let Some(state) = self.heard(stream, now) else { return };
-        let paths: Vec<_> = state.paths.iter().cloned().collect();
-        state.closing = Some(paths.len());
-        if paths.is_empty() {
-            self.end(stream, Ok(()));
-        }
+        let paths: Vec<_> = state.paths.keys().cloned().collect();
+        state.farewells += paths.len();
+        state.is_closing = true;
         for path in paths {
             self.command(&path, Command::Unset { by: stream }, now);
         }
+        self.end_if_closed(stream);
     }
 
     fn gone(&mut self, stream: StreamId, now: Instant) {
         let Some(state) = self.streams.get_mut(&stream) else { return };
-        if state.ttl.is_some() && state.closing.is_none() {
+        if state.ttl.is_some() && !state.is_closing {
             state.attached = false;
         } else {
             self.drop_stream(stream, now);
@@ -326,7 +386,7 @@ impl State {
 
     fn drop_stream(&mut self, stream: StreamId, now: Instant) {
         let Some(state) = self.streams.remove(&stream) else { return };
-        for path in state.paths {
+        for path in state.paths.into_keys() {
             self.command(&path, Command::Drop { by: stream }, now);
         }
     }
@@ -356,7 +416,7 @@ impl State {
             return;
         }
         if state.attached {
-            let held: Vec<_> = state.paths.iter().cloned().collect();
+            let held: Vec<_> = state.paths.keys().cloned().collect();
             for path in held {
                 let entry = self.entries.get(&path).filter(|entry| entry.holder == Some(stream));
                 if let Some(generation) = entry.and_then(Entry::generation) {
@@ -379,6 +439,17 @@ impl State {
             self.entries.iter().filter(|(_, entry)| concerned(entry)).map(|(path, _)| path.clone()).collect();
         for path in paths {
             self.advance(&path, now);
+        }
+    }
+
+    /// Something was taken over from a session. That the rest is still ours is read anew, so that a later put-back does
+    /// not take this for a takeover of its own.
+    fn fence_moved(&mut self, session: SessionId) {
+        let is_there = |entry: &Entry| entry.held.as_ref().is_some_and(|held| held.session == session);
+        let paths: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| is_there(entry)).map(|(path, _)| path.clone()).collect();
+        if !paths.is_empty() {
+            self.effects.push(Effect::Confirm { session, paths });
         }
     }
 

@@ -30,7 +30,7 @@ struct Replica {
 
 impl Replica {
     fn new() -> Self {
-        let limits = Limits { registrations_per_stream: 3, registrations: 100 };
+        let limits = Limits { registrations_per_stream: 3, bytes_per_stream: 1000, registrations: 100 };
         let mut replica = Self { state: State::new(limits, 1), now: Instant::now(), zxid: 100 };
         replica.step(Input::Sessions { standing: [SESSION].into() });
         replica

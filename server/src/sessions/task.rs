@@ -6,25 +6,26 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::claims::{Claimed, Claims, Observed};
 use super::outbox::Outbox;
 use super::state::{Effect, Input, Limits, State, StreamId};
 use super::{Departures, Message};
-use crate::types::NodePath;
-use crate::zk::{Batch, Mailbox, Owners, Room, Subscription, Zk};
+use crate::types::{Generation, NodePath, SessionId};
+use crate::zk::{Batch, Mailbox, Moves, Owners, Room, Subscription, Zk};
 
 /// How many nodes are read at once to see whether they still stand.
-const VERIFY_BATCH: usize = 128;
-/// How often it is looked whether ZooKeeper is back, while something waits for it.
-const BACKEND_POLL: Duration = Duration::from_millis(50);
+const VERIFY_BATCH: usize = 48;
+/// How often it is looked whether ZooKeeper is back, while something waits for it, and whether a fence has moved.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What became of an operation.
 enum Finished {
     Claimed(NodePath, Claimed, Option<Room>),
     Removed(NodePath),
     Verified(Vec<(NodePath, Option<Observed>)>),
+    Confirmed(Moves, Vec<(NodePath, Generation)>),
 }
 
 struct Task {
@@ -36,6 +37,8 @@ struct Task {
     rooms: HashMap<NodePath, Room>,
     subscriptions: HashMap<NodePath, Subscription>,
     mailbox: Arc<Mailbox>,
+    /// What was last known of each session's fence.
+    moves: HashMap<SessionId, Moves>,
     owners: watch::Receiver<Owners>,
     /// At most one for each path, and one for each batch of paths that is verified.
     operations: JoinSet<Finished>,
@@ -52,10 +55,13 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
         rooms: HashMap::new(),
         subscriptions: HashMap::new(),
         mailbox: Arc::default(),
+        moves: HashMap::new(),
         owners,
         operations: JoinSet::new(),
     };
     let mailbox = task.mailbox.clone();
+    let mut poll = tokio::time::interval(POLL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let tick_at = task.state.next_tick();
         let tick = async {
@@ -64,7 +70,6 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
                 None => std::future::pending().await,
             }
         };
-        let waiting = task.state.is_waiting();
         tokio::select! {
             message = inputs.recv() => match message {
                 Some(message) => task.message(message),
@@ -79,16 +84,25 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
             batch = mailbox.next() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
             () = tick => task.step(Input::Tick),
-            () = tokio::time::sleep(BACKEND_POLL), if waiting => {
-                if task.zk.pool.any().is_ok() {
-                    task.step(Input::BackendUp);
-                }
-            }
+            _ = poll.tick() => task.poll(),
         }
     }
 }
 
 impl Task {
+    fn poll(&mut self) {
+        if self.state.is_waiting() && self.zk.pool.any().is_ok() {
+            self.step(Input::BackendUp);
+        }
+        let owners = self.owners.borrow().clone();
+        for owner in owners.iter() {
+            let moves = owner.writer().moves();
+            if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
+                self.step(Input::FenceMoved { session: owner.id() });
+            }
+        }
+    }
+
     fn message(&mut self, message: Message) {
         match message {
             // The news that the stream is over may have overtaken its first message.
@@ -110,6 +124,7 @@ impl Task {
 
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
+        self.moves.retain(|session, _| standing.contains(session));
         self.step(Input::Sessions { standing });
     }
 
@@ -129,6 +144,7 @@ impl Task {
                 self.rooms.remove(&path);
                 self.step(Input::Removed { path });
             }
+            Finished::Confirmed(moves, standing) => self.step(Input::Confirmed { moves, standing }),
             Finished::Verified(seen) => {
                 for (path, seen) in seen {
                     self.step(Input::Verified { path, seen });
@@ -188,6 +204,15 @@ impl Task {
                         let seen = claims.observe(&parent, &paths).await;
                         let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
                         Finished::Verified(paths.into_iter().zip(seen).collect())
+                    });
+                }
+            }
+            Effect::Confirm { session, paths } => {
+                for paths in paths.chunks(VERIFY_BATCH) {
+                    let (claims, paths) = (self.claims.clone(), paths.to_vec());
+                    self.operations.spawn(async move {
+                        let (moves, standing) = claims.confirm(session, &paths).await.unwrap_or_default();
+                        Finished::Confirmed(moves, standing)
                     });
                 }
             }

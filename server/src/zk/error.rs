@@ -35,7 +35,7 @@ impl Error {
         const CONNECTION_LOSS: ErrorCode = ErrorCode::Other(-4);
         match code {
             ErrorCode::SessionExpired => Self::SessionExpired,
-            ErrorCode::SessionMoved => Self::NotSent,
+            ErrorCode::SessionMoved | ErrorCode::Throttled => Self::NotSent,
             ErrorCode::OperationTimeout | ErrorCode::SystemError | CONNECTION_LOSS => Self::OutcomeUnknown,
             code => Self::Refused(code),
         }

@@ -99,6 +99,9 @@ impl Drop for Subscription {
     }
 }
 
+/// How long to leave a full queue alone.
+const FULL_QUEUE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 type Life = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 async fn keep_session(config: Arc<Config>, watches: Arc<Watches>, current: watch::Sender<Session>, mut life: Life) {
@@ -132,32 +135,36 @@ async fn keep_watches(session: &Session, watches: &Watches) {
     }
 }
 
+/// Sets what is missing and removes what nobody wants, some at a time, until nothing is left or the connection is gone.
 async fn apply_differences(session: &Session, watches: &Watches, connection: u64) {
+    const AT_ONCE: usize = 1024;
     let (missing, surplus) = watches.differences();
-    let removals: Vec<_> = surplus
-        .into_iter()
-        .map(|path| session.submit_on(connection, Request::RemoveWatches { path: path.as_str().to_owned() }, None))
-        .collect();
-    let requests: Vec<_> = missing
-        .into_iter()
-        .map(|path| {
-            let mode = WatchMode::PersistentRecursive;
-            let request = Request::AddWatch { path: path.as_str().to_owned(), mode };
-            let answer = session.submit_on(connection, request, None);
-            (path, answer)
-        })
-        .collect();
-    for (path, answer) in requests {
-        match answer.await {
-            Ok(_) => watches.established(&path, connection),
-            Err(Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
-            Err(_) => return,
+    for paths in missing.chunks(AT_ONCE) {
+        let requests: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let mode = WatchMode::PersistentRecursive;
+                session.submit_on(connection, Request::AddWatch { path: path.as_str().to_owned(), mode }, None)
+            })
+            .collect();
+        for (path, answer) in paths.iter().zip(requests) {
+            match answer.await {
+                Ok(_) => watches.established(path, connection),
+                Err(Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
+                Err(Error::NotSent) if *session.link().borrow() == Link::Up(connection) => {
+                    // The queue is full of others' requests: what is missing is found again.
+                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                    watches.look_again();
+                }
+                Err(_) => return,
+            }
         }
     }
-    for answer in removals {
+    for path in surplus {
         // A watch that lingers costs events, and goes with the connection.
-        if let Err(error) = answer.await {
-            tracing::debug!(%error, "a watch was not removed");
+        let removal = Request::RemoveWatches { path: path.as_str().to_owned() };
+        if let Err(error) = session.submit_on(connection, removal, None).await {
+            tracing::debug!(%path, %error, "a watch was not removed");
         }
     }
 }

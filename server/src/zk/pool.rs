@@ -86,8 +86,13 @@ impl Owner {
         self.session().timeout() / 10
     }
 
-    /// Room for an ephemeral's path in this very session, if it has some.
-    pub(crate) fn try_room(&self, bytes: usize) -> Option<Room> {
+    /// Room for the path of an ephemeral that is in this session already, or is put back into it.
+    pub(crate) fn room_for_its_own(&self, bytes: usize) -> Room {
+        self.0.path_bytes.fetch_add(bytes, Ordering::AcqRel);
+        Room { owner: self.clone(), bytes }
+    }
+
+    fn try_room(&self, bytes: usize) -> Option<Room> {
         let fits = |held: usize| (held + bytes <= SESSION_PATH_BYTES || held == 0).then_some(held + bytes);
         let reserved = self.0.path_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
         reserved.is_ok().then(|| Room { owner: self.clone(), bytes })
@@ -220,6 +225,11 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Error> {
     let mut chroot = String::new();
     for segment in config.chroot.split('/').skip(1) {
         chroot = format!("{chroot}/{segment}");
+        // Looked at first: who may use what stands need not be allowed to create it.
+        let look = Request::Exists { path: chroot.clone(), watch: false };
+        if session.submit_outer(look).await.is_ok() {
+            continue;
+        }
         let create = super::calls::create(&chroot, Bytes::new(), CreateMode::Persistent);
         exists_is_fine(session.submit_outer(create).await.map(drop))?;
     }

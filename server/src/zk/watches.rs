@@ -106,8 +106,11 @@ impl Mailbox {
 
     fn push(&self, watched: &NodePath, event: &Event) {
         let mut unread = lock(&self.unread);
+        if unread.resync.contains(watched) {
+            // All of it is read again anyway.
+            return;
+        }
         if unread.events.len() >= MAILBOX_PATHS && !unread.events.contains_key(&event.path) {
-            unread.events.retain(|path, _| &**path != watched.as_str() && watched.relative(path).is_none());
             unread.resync.insert(watched.clone());
         } else {
             let seen = unread.events.entry(event.path.clone()).or_default();
@@ -208,6 +211,11 @@ impl Watches {
     /// Waits until [`Watches::differences`] may have something to do.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Has [`Watches::changed`] return once more.
+    pub(super) fn look_again(&self) {
+        self.changed.notify_one();
     }
 
     /// The recursive watches to set and those to remove. The latter count as removed from now on.
@@ -316,7 +324,7 @@ mod tests {
         }
         let batch = mailbox.next().await;
         assert!(batch.resync.contains(&path));
-        assert!(batch.events.is_empty());
+        assert_eq!(batch.events.len(), MAILBOX_PATHS);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -29,6 +30,8 @@ const IN_FLIGHT: usize = 4;
 const BATCH_UNITS: usize = 128;
 /// How many bytes go into one multi at most; ZooKeeper's frame is twice that. A larger unit goes alone.
 const BATCH_BYTES: usize = 512 * 1024;
+/// How long a fence that can't be read is left alone.
+const FENCE_PAUSE: Duration = Duration::from_millis(100);
 /// How many units may wait; one more is [`Error::NotSent`].
 const QUEUE: usize = 65_536;
 
@@ -149,7 +152,7 @@ impl Writer {
 /// What became of one multi.
 struct Done {
     batch: Vec<Waiting>,
-    fences: Vec<String>,
+    fences: Vec<(String, i32)>,
     result: Result<Vec<Committed>, CommitError>,
     /// Where in the batch's requests each guard's write stands is all that the failing index must be held against.
     guards: usize,
@@ -159,7 +162,7 @@ enum Finished {
     Batch(Done),
     /// Each unit by itself, answered already; `own` says what is known of the own fence's version after it.
     Singles {
-        fences: Vec<String>,
+        fences: Vec<(String, i32)>,
         own: FenceVersion,
     },
     /// The own fence was read again: its version, and whether another replica has written it.
@@ -229,13 +232,11 @@ impl Task {
             return false;
         }
         let mut guards: Vec<Request> = Vec::new();
-        let mut written = Vec::new();
-        for (path, version) in fences {
-            guards.push(guard(&self.fence, &path, version));
-            written.push(path);
+        for (path, version) in &fences {
+            guards.push(guard(&self.fence, path, *version));
+            self.fences_under_way.insert(path.clone());
         }
-        self.fences_under_way.extend(written.iter().cloned());
-        self.under_way.push(Box::pin(send_batch(self.session.clone(), guards, batch, written)));
+        self.under_way.push(Box::pin(send_batch(self.session.clone(), guards, batch, fences)));
         true
     }
 
@@ -286,7 +287,7 @@ impl Task {
             Finished::Batch(done) => self.finish_batch(done),
             Finished::Singles { fences, own } => {
                 self.release(&fences);
-                if fences.contains(&self.fence) {
+                if self.is_own_among(&fences) {
                     self.own = own;
                     if own.version().is_none() {
                         self.read_fence();
@@ -310,7 +311,8 @@ impl Task {
         match result {
             Ok(committed) => {
                 self.release(&fences);
-                if fences.contains(&self.fence) {
+                self.rebase(&fences);
+                if self.is_own_among(&fences) {
                     self.own = FenceVersion::Version(self.own.last().wrapping_add(1));
                 }
                 for (waiting, committed) in batch.into_iter().zip(committed) {
@@ -329,7 +331,7 @@ impl Task {
                     error => error,
                 };
                 let unknown = matches!(error, CommitError::Zk(error) if error.is_unknown());
-                if fences.contains(&self.fence) && (unknown || error == CommitError::FenceMoved) {
+                if self.is_own_among(&fences) && (unknown || error == CommitError::FenceMoved) {
                     self.read_fence();
                 }
                 for waiting in batch {
@@ -339,9 +341,25 @@ impl Task {
         }
     }
 
-    fn release(&mut self, fences: &[String]) {
-        for fence in fences {
+    fn is_own_among(&self, fences: &[(String, i32)]) -> bool {
+        fences.iter().any(|(fence, _)| *fence == self.fence)
+    }
+
+    fn release(&mut self, fences: &[(String, i32)]) {
+        for (fence, _) in fences {
             self.fences_under_way.remove(fence);
+        }
+    }
+
+    /// Units that wait under a version that a batch of ours has just moved go on from the next: the batch was conditional
+    /// on that version, so nothing else lies between.
+    fn rebase(&mut self, fences: &[(String, i32)]) {
+        for waiting in &mut self.waiting {
+            if let Guard::Foreign { path, version } = &mut waiting.unit.guard
+                && fences.iter().any(|(fence, before)| fence == path && before == version)
+            {
+                *version = version.wrapping_add(1);
+            }
         }
     }
 
@@ -356,7 +374,11 @@ impl Task {
                 // The session is over, and the writer's end with it is near; nothing guarded can succeed any more.
                 std::future::pending::<()>().await;
             }
-            Finished::Fence(read_fence(&session, &path, last).await)
+            let read = read_fence(&session, &path, last).await;
+            if read.is_err() {
+                tokio::time::sleep(FENCE_PAUSE).await;
+            }
+            Finished::Fence(read)
         }));
     }
 }
@@ -369,6 +391,7 @@ async fn read_fence(session: &Session, path: &NodePath, last: i32) -> Result<(i3
         let ours = version == last || (version == last.wrapping_add(1) && fence.data.is_empty());
         return Ok((version, !ours));
     }
+    session.ensure_parents(path).await?;
     // Somebody deleted it by hand. Without it nothing of this session could be taken over safely.
     session.create(path.as_str(), Bytes::new(), CreateMode::Ephemeral).await.map(|_| (0, true))
 }
@@ -379,7 +402,12 @@ fn guard(own_fence: &str, path: &str, version: i32) -> Request {
     set_data(path, Bytes::copy_from_slice(writer.as_bytes()), version)
 }
 
-async fn send_batch(session: Session, guards: Vec<Request>, batch: Vec<Waiting>, fences: Vec<String>) -> Finished {
+async fn send_batch(
+    session: Session,
+    guards: Vec<Request>,
+    batch: Vec<Waiting>,
+    fences: Vec<(String, i32)>,
+) -> Finished {
     let guard_count = guards.len();
     let units: Vec<_> = batch.iter().map(|waiting| waiting.unit.ops.as_slice()).collect();
     let result = send(&session, guards, &units).await;
@@ -393,7 +421,7 @@ async fn send_singles(
     own_fence: String,
     own: FenceVersion,
     batch: Vec<Waiting>,
-    fences: Vec<String>,
+    fences: Vec<(String, i32)>,
 ) -> Finished {
     let mut pipelined = Vec::new();
     let mut guarded = Vec::new();
