@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
-use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, Error, Permission, Stat};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, Error, EventType, Permission, Stat};
 
 use crate::wait::{SOON, eventually};
 
@@ -40,6 +41,26 @@ impl Znode {
     /// Whether a session owns it.
     pub fn is_ephemeral(&self) -> bool {
         self.stat.ephemeral_owner != 0
+    }
+}
+
+/// The end of a node that is watched for. See [`Bare::ending`].
+#[derive(Debug)]
+pub struct Ending {
+    path: String,
+    seen: JoinHandle<Instant>,
+}
+
+impl Ending {
+    /// Waits for it, and says when ZooKeeper told of it: not before it was, and little later.
+    ///
+    /// # Panics
+    /// When the node stands for longer than any test has it outlive its owner.
+    pub async fn at(self) -> Instant {
+        match timeout(3 * SOON, self.seen).await {
+            Ok(seen) => seen.expect("the watch is kept"),
+            Err(_) => panic!("{} still stands", self.path),
+        }
     }
 }
 
@@ -175,6 +196,33 @@ impl Bare {
         .await
     }
 
+    /// Watches a node that stands for its end.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    pub async fn ending(&self, path: &str) -> Ending {
+        let (bare, path) = (self.clone(), path.to_owned());
+        let (stat, mut watcher) = bounded(&path, bare.client.check_and_watch_stat(&path)).await.unwrap();
+        assert!(stat.is_some(), "{path} stands");
+        let watched = path.clone();
+        let seen = tokio::spawn(async move {
+            loop {
+                let event = watcher.changed().await;
+                assert_ne!(event.event_type, EventType::Session, "the session of the watch stands");
+                let now = Instant::now();
+                if event.event_type == EventType::NodeDeleted {
+                    return now;
+                }
+                let again = bounded(&watched, bare.client.check_and_watch_stat(&watched)).await.unwrap();
+                if again.0.is_none() {
+                    return Instant::now();
+                }
+                watcher = again.1;
+            }
+        });
+        Ending { path, seen }
+    }
+
     /// Waits until there is no such node.
     pub async fn wait_gone(&self, path: &str) {
         eventually(&format!("{path} is gone"), SOON, async || match self.get(path).await {
@@ -204,7 +252,10 @@ mod tests {
         owner.create_ephemeral("/parents/are/made", b"{}").await;
         let node = observer.get("/parents/are/made").await.unwrap();
         assert_eq!((node.text(), node.stat.ephemeral_owner), ("{}", owner.session()));
+        let ending = observer.ending("/parents/are/made").await;
+        let closed = Instant::now();
         drop(owner);
+        assert!(ending.at().await >= closed);
         observer.wait_gone("/parents/are/made").await;
         assert_eq!(observer.children("/parents/are").await, Some(vec![]));
     }

@@ -221,6 +221,12 @@ impl Registration {
         Registration::open_with(client, [open]).await.expect("the stream opens")
     }
 
+    /// Opens a stream whose registrations outlive it by `ttl`, and reads `opened`.
+    pub async fn open_with_ttl(client: &Client, ttl: Duration) -> Registration {
+        let open = Request::Open(v1::OpenSession { ttl: Some(span(ttl)), ..Default::default() });
+        Registration::open_with(client, [open]).await.expect("the stream opens")
+    }
+
     /// Opens a stream, sends `requests`, of which there must be one, and reads `opened`. The server can't say that before
     /// it has the first: it repeats what `open` asked for.
     ///
@@ -292,6 +298,29 @@ impl Registration {
         self.registered().await
     }
 
+    /// Resumes a registration, as a service does that comes back, and returns the answer.
+    pub async fn resume(&mut self, path: &str, value: v1::Value, generation: i64) -> v1::Registered {
+        self.send(resume(path, value, generation)).await;
+        self.registered().await
+    }
+
+    /// Says that the client is alive, and waits for the answer, before which nothing else may come.
+    pub async fn keep_alive(&mut self) {
+        self.send(Request::KeepAlive(v1::KeepAlive {})).await;
+        let answer = next("an answer of Register", &mut self.responses).await.expect("the stream stands");
+        let answer = answer.and_then(|message| message.response);
+        assert!(matches!(answer, Some(Response::KeptAlive(_))), "{answer:?}");
+    }
+
+    /// Reads to the end of the stream.
+    ///
+    /// # Errors
+    /// What it ends with, unless that is OK.
+    pub async fn end(&mut self) -> Result<(), Status> {
+        while self.next().await?.is_some() {}
+        Ok(())
+    }
+
     /// The next answer, which must be `registered`.
     pub async fn registered(&mut self) -> v1::Registered {
         match self.answer().await {
@@ -328,6 +357,16 @@ impl Registration {
 /// A `set` as a service sends it that starts.
 pub fn set(path: &str, value: v1::Value) -> Request {
     Request::Set(v1::SetRegistration { path: path.to_owned(), value: Some(value), ..Default::default() })
+}
+
+/// A `set` as a service sends it that comes back, with the generation that it was last given.
+pub fn resume(path: &str, value: v1::Value, generation: i64) -> Request {
+    Request::Set(v1::SetRegistration {
+        path: path.to_owned(),
+        value: Some(value),
+        generation: Some(generation),
+        ..Default::default()
+    })
 }
 
 /// An `unset`.

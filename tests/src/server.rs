@@ -6,13 +6,16 @@ use std::process::Command;
 
 use rollcall_proto::v1::registry_client::RegistryClient;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::process::{Process, Signal, scratch};
-use crate::wait::{SOON, eventually, soon};
+use crate::proxy::Proxy;
+use crate::wait::{SOON, check, eventually, soon};
 
 /// The name under which the server's health is asked for.
 pub const SERVICE: &str = "rollcall.v1.Registry";
@@ -92,14 +95,39 @@ impl Server {
     /// # Panics
     /// When there is none to be had.
     pub async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
-        soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens")
+        connect(self.grpc).await
     }
 
     /// A client on a connection of its own: when the last clone is dropped, the connection closes.
     pub async fn client(&self) -> RegistryClient<Channel> {
-        // A message of the server is at most 2 MiB; a larger one is a bug that the default limit of 4 MiB would hide.
-        RegistryClient::new(self.channel().await).max_decoding_message_size(2 << 20)
+        client_of(self.channel().await)
+    }
+
+    /// A client whose connection can be broken from outside: it goes through the proxy.
+    pub async fn client_through_a_proxy(&self) -> (Proxy, RegistryClient<Channel>) {
+        let proxy = Proxy::start(self.grpc).await;
+        let client = client_of(connect(proxy.address()).await);
+        (proxy, client)
+    }
+
+    /// Waits until so many streams stand, as its metrics say.
+    pub async fn wait_for_streams(&self, count: usize) {
+        let line = format!("rollcall_streams {count}");
+        eventually(&line, SOON, async || {
+            let metrics = self.metrics().await.map_err(|error| error.to_string())?;
+            check(metrics.lines().any(|found| found == line), || metrics)
+        })
+        .await;
+    }
+
+    /// What `/metrics` answers, with the headers.
+    async fn metrics(&self) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.http).await?;
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     /// What it says of its health.
@@ -121,6 +149,16 @@ impl Server {
         })
         .await;
     }
+}
+
+async fn connect(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
+    soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens")
+}
+
+fn client_of(channel: Channel) -> RegistryClient<Channel> {
+    // A message of the server is at most 2 MiB; a larger one is a bug that the default limit of 4 MiB would hide.
+    RegistryClient::new(channel).max_decoding_message_size(2 << 20)
 }
 
 /// Reads `listening grpc=ADDR http=ADDR`.

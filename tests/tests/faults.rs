@@ -5,36 +5,18 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::{Consistency, GetRequest, WatchRequest};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{
     Client, Registration, data, delete, get, latest, put, refused, retry_delay, set, shown, text,
 };
 use rollcall_tests::follow::{Locking, Watching};
-use rollcall_tests::proxy::{Proxy, Traffic};
+use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::{SERVICE, Server};
+use rollcall_tests::setting::{Cut, behind_a_proxy};
 use rollcall_tests::wait::{SOON, check, eventually, soon};
-use rollcall_tests::zookeeper::{Options, Sandbox, ZooKeeper, sandbox};
+use rollcall_tests::zookeeper::{Options, ZooKeeper};
 use serde_json::json;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
-
-/// A server that reaches ZooKeeper through a proxy; `bare` reaches it directly.
-struct Cut {
-    sandbox: Sandbox,
-    proxy: Proxy,
-    server: Server,
-    client: Client,
-    bare: Bare,
-}
-
-async fn behind_a_proxy(options: &[&str]) -> Cut {
-    let sandbox = sandbox("faults").await;
-    let proxy = Proxy::start(sandbox.servers.parse().unwrap()).await;
-    let server = Server::start_with(&format!("{}{}", proxy.address(), sandbox.chroot), options).await;
-    let client = server.client().await;
-    let bare = sandbox.bare().await;
-    Cut { sandbox, proxy, server, client, bare }
-}
 
 async fn cached(client: &Client, path: &str) -> Result<v1::GetResponse, tonic::Status> {
     let request = GetRequest { path: path.into(), consistency: Consistency::Cached.into(), ..Default::default() };
@@ -80,7 +62,7 @@ async fn a_server_starts_without_zookeeper_and_all_is_well_when_it_comes() {
 
 #[tokio::test]
 async fn cut_connections_cost_nothing_that_stands() {
-    let s = behind_a_proxy(&[]).await;
+    let s = behind_a_proxy("faults", &[]).await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/cut/one", data(json!({"a": 1}))).await;
     let (mut holder, held) = Locking::take(&s.client, "/cut-lock", "holder").await;
@@ -111,13 +93,12 @@ async fn cut_connections_cost_nothing_that_stands() {
 
 #[tokio::test]
 async fn while_zookeeper_is_away_what_is_known_is_still_told() {
-    let s = behind_a_proxy(&[]).await;
+    let s = behind_a_proxy("faults", &[]).await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/known/one", text("1")).await;
     let mut watching = Watching::start(&s.client, "/known").await;
     assert!(!cached(&s.client, "/known").await.unwrap().stale);
-    s.proxy.refuse().await;
-    s.proxy.cut();
+    s.cut_off().await;
 
     let answer = eventually("the answer says that it is stale", SOON, async || {
         let answer = cached(&s.client, "/known").await.map_err(|status| format!("{status:?}"))?;
@@ -148,10 +129,9 @@ async fn while_zookeeper_is_away_what_is_known_is_still_told() {
 
 #[tokio::test]
 async fn a_watch_that_begins_while_zookeeper_is_away_gets_there() {
-    let s = behind_a_proxy(&[]).await;
+    let s = behind_a_proxy("faults", &[]).await;
     s.bare.create("/late", b"x").await;
-    s.proxy.refuse().await;
-    s.proxy.cut();
+    s.cut_off().await;
     refused(s.client.clone().get(latest("/late")).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
     let request = WatchRequest { path: "/late".into(), ..Default::default() };
     let begun = async {
@@ -177,7 +157,7 @@ async fn a_watch_that_begins_while_zookeeper_is_away_gets_there() {
 
 #[tokio::test]
 async fn a_write_whose_answer_is_lost_has_an_unknown_outcome() {
-    let s = behind_a_proxy(&[]).await;
+    let s = behind_a_proxy("faults", &[]).await;
     put(&s.client, "/unknown", text("0")).await.unwrap();
     s.proxy.stall_answers_after(b"the value of the write");
     let client = s.client.clone();
@@ -192,7 +172,7 @@ async fn a_write_whose_answer_is_lost_has_an_unknown_outcome() {
 
 #[tokio::test]
 async fn registrations_and_locks_find_out_what_became_of_a_lost_answer() {
-    let s = behind_a_proxy(&[]).await;
+    let s = behind_a_proxy("faults", &[]).await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/lost/first", text("x")).await;
     drop(Locking::take(&s.client, "/lost-lock", "first").await);
@@ -226,12 +206,11 @@ async fn registrations_and_locks_find_out_what_became_of_a_lost_answer() {
 
 #[tokio::test]
 async fn an_expired_zookeeper_session_is_replaced_and_everything_registered_again() {
-    let s = behind_a_proxy(&["--session-timeout", "3s"]).await;
+    let s = behind_a_proxy("faults", &["--session-timeout", "3s"]).await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/expired/one", data(json!({"a": 1}))).await;
     let before = s.bare.get("/expired/one").await.unwrap();
-    s.proxy.refuse().await;
-    s.proxy.cut();
+    s.cut_off().await;
     s.bare.wait_gone("/expired/one").await;
     s.proxy.accept().await;
     let back = stream.registered().await;
@@ -244,7 +223,7 @@ async fn an_expired_zookeeper_session_is_replaced_and_everything_registered_agai
 
 #[tokio::test]
 async fn what_a_killed_replica_held_goes_with_its_zookeeper_session() {
-    let s = behind_a_proxy(&["--session-timeout", "3s"]).await;
+    let s = behind_a_proxy("faults", &["--session-timeout", "3s"]).await;
     let other = Server::start(&s.sandbox.hosts).await;
     let mut watching = Watching::start(&other.client().await, "/killed").await;
     let mut stream = Registration::open(&s.client).await;

@@ -13,6 +13,8 @@ mod durable;
 mod errors;
 mod faults;
 mod get;
+mod lasting_locks;
+mod lifetimes;
 mod locks;
 mod polyglot;
 mod register;
