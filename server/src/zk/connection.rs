@@ -10,21 +10,45 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A new session is a write of the whole ensemble; a server that is just starting may also never answer.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The bounds of a handshake. A new session is a write of the whole ensemble; a server that is just starting may never
+/// answer, and must not hold up the next one for long.
+const HANDSHAKE_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
 /// The largest frame that is read, in bytes. ZooKeeper bounds what it takes, not what it sends: a list of children can
 /// exceed its own limit.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
 const READ_CHUNK: usize = 64 * 1024;
 
-/// Connects, and asks for a session.
+/// Connects to a server, on the first of its addresses that answers.
+pub(super) async fn dial(host: &str) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::lookup_host(host)).await??.collect();
+    let each = CONNECT_TIMEOUT / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match tokio::time::timeout(each, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // Two requests that follow each other must not wait for the first one's acknowledgement.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failure = error,
+            Err(error) => failure = error.into(),
+        }
+    }
+    Err(failure)
+}
+
+/// How long a handshake may take, where a session with this time-out tries this many servers in turn.
+pub(super) fn handshake_timeout(session_timeout: Duration, hosts: usize) -> Duration {
+    let (least, most) = HANDSHAKE_TIMEOUTS;
+    (session_timeout / 3 / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX)).clamp(least, most)
+}
+
+/// Asks for a session.
 pub(super) async fn open(
-    host: &str,
+    stream: TcpStream,
     request: &ConnectRequest,
+    timeout: Duration,
 ) -> io::Result<(ConnectResponse, FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(host)).await??;
-    // Two requests that follow each other must not wait for the first one's acknowledgement.
-    stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
     let mut reader = FrameReader::new(reader);
     let mut encoder = Encoder::new();
@@ -33,14 +57,9 @@ pub(super) async fn open(
         writer.write_all(&encoder.take()).await?;
         reader.next().await
     };
-    let frame = tokio::time::timeout(HANDSHAKE_TIMEOUT, answer).await??;
+    let frame = tokio::time::timeout(timeout, answer).await??;
     let response = ConnectResponse::decode(&mut Decoder::new(frame)).map_err(io::Error::other)?;
     Ok((response, reader, writer))
-}
-
-/// Writes all of it.
-pub(super) async fn write(writer: &mut OwnedWriteHalf, bytes: Bytes) -> io::Result<()> {
-    writer.write_all(&bytes).await
 }
 
 /// Cuts a byte stream into frames.

@@ -20,11 +20,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rand::RngExt as _;
 use rollcall_wire::{
     ConnectRequest, Decoder, Encoder, ErrorCode, MAX_FRAME, OpCode, ReplyHeader, Request, RequestHeader, Response,
     WatcherEvent, xid,
 };
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -39,6 +42,8 @@ const QUEUE: usize = 16_384;
 /// The longest pause between two rounds of connection attempts.
 const RECONNECT_CAP: Duration = Duration::from_millis(400);
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
+/// How long after one server the next is called.
+const STAGGER: Duration = Duration::from_millis(50);
 /// How many bytes of requests are gathered for one write.
 const WRITE_CHUNK: usize = 128 * 1024;
 
@@ -280,18 +285,24 @@ impl Task {
         let mut is_probe = false;
         loop {
             let mut is_refused = false;
-            for host in self.config.shuffled_hosts() {
+            // All are called, a little after each other: one that swallows packets must not hold up the others.
+            let hosts = self.config.shuffled_hosts();
+            let patience = connection::handshake_timeout(self.config.session_timeout, hosts.len());
+            let mut calls: FuturesUnordered<_> = (0..)
+                .zip(hosts)
+                .map(|(nth, host)| async move {
+                    tokio::time::sleep(STAGGER * nth).await;
+                    (connection::dial(&host).await, host)
+                })
+                .collect();
+            while let Some((called, host)) = calls.next().await {
                 self.refuse_queued(Error::NotSent);
-                let request = {
-                    let identity = lock(&self.identity);
-                    ConnectRequest {
-                        last_zxid_seen: if is_probe { 0 } else { identity.last_zxid },
-                        timeout_ms: i32::try_from(self.config.session_timeout.as_millis()).unwrap_or(i32::MAX),
-                        session_id: identity.id,
-                        password: identity.password.clone(),
-                    }
+                let request = self.connect_request(is_probe);
+                let opened = match called {
+                    Ok(stream) => connection::open(stream, &request, patience).await,
+                    Err(error) => Err(error),
                 };
-                match connection::open(&host, &request).await {
+                match opened {
                     // The session stands; but this server may be behind, and is not read from.
                     Ok((response, ..)) if response.timeout_ms > 0 && is_probe => {}
                     Ok((response, reader, writer)) if response.timeout_ms > 0 => {
@@ -318,6 +329,17 @@ impl Task {
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(RECONNECT_CAP);
+        }
+    }
+
+    /// What to ask a server with; a probe asks as one who has seen nothing.
+    fn connect_request(&self, is_probe: bool) -> ConnectRequest {
+        let identity = lock(&self.identity);
+        ConnectRequest {
+            last_zxid_seen: if is_probe { 0 } else { identity.last_zxid },
+            timeout_ms: i32::try_from(self.config.session_timeout.as_millis()).unwrap_or(i32::MAX),
+            session_id: identity.id,
+            password: identity.password.clone(),
         }
     }
 
@@ -373,7 +395,7 @@ async fn write_requests(
             }),
         }
         if !encoder.is_empty()
-            && let Err(error) = connection::write(&mut writer, encoder.take()).await
+            && let Err(error) = writer.write_all(&encoder.take()).await
         {
             return End::Broken(error.to_string());
         }
