@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use rollcall_proto::v1::registry_server::RegistryServer;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -32,7 +33,7 @@ const REGISTRATIONS: Limits =
 /// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
 /// and ended.
 const CANCELLED_STREAMS: usize = 100_000;
-/// How long giving back what goes with this process may take.
+/// How long the end may take: telling all clients, and giving back the locks that go with this process.
 const GOING_DOWN: Duration = Duration::from_secs(5);
 /// How often gauges and health are brought up to date.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -116,20 +117,38 @@ impl App {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
-        servers.spawn(async move { router.serve_with_incoming(incoming).await.context("the grpc server ended") });
+        let (go_away, going_away) = oneshot::channel::<()>();
+        // Its sender's drop is the sign.
+        let going_away = async { drop(going_away.await) };
+        servers.spawn(async move {
+            router.serve_with_incoming_shutdown(incoming, going_away).await.context("the grpc server failed")
+        });
         let http = self.http;
-        servers.spawn(async move { axum::serve(http, http_router(metrics)).await.context("the http server ended") });
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(http, http_router(metrics)).await {
+                tracing::error!(%error, "the http server failed");
+            }
+        });
         tokio::select! {
             () = stop => {
-                if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
-                    tracing::warn!("some locks could not be given back in time; they go with their zookeeper sessions");
+                drop(go_away);
+                let end = async {
+                    going.go_down().await;
+                    servers.join_next().await
+                };
+                if tokio::time::timeout(GOING_DOWN, end).await.is_err() {
+                    tracing::warn!("stopped at the deadline: some clients or locks were left");
                 }
                 Ok(())
             }
-            Some(ended) = servers.join_next() => ended.context("a server panicked")?.context("a server ended"),
-            Some(ended) = tasks.join_next() => ended.context("a task panicked").and_then(|()| {
+            Some(ended) = servers.join_next() => {
+                ended.context("the grpc server panicked")??;
+                anyhow::bail!("the grpc server ended")
+            }
+            Some(ended) = tasks.join_next() => {
+                ended.context("a task panicked")?;
                 anyhow::bail!("a task ended that never should")
-            }),
+            }
         }
     }
 }
