@@ -217,3 +217,28 @@ async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
     let node = s.bare.get("/end").await.unwrap();
     assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
 }
+
+/// A fence that moved for one path says nothing of the others of its session: they are put back as ever.
+#[tokio::test]
+async fn what_was_not_taken_over_is_still_put_back_after_others_were() {
+    const PATHS: usize = 16;
+    let s = setting("takeover").await;
+    let other = s.another_server().await;
+    let mut stream = Registration::open(&s.client).await;
+    for index in 0..PATHS {
+        stream.set(&format!("/some/{index}"), text("x")).await;
+    }
+    // Each session of the first replica loses some, and is seen to have its fence moved.
+    let mut taker = Registration::open(&other.client().await).await;
+    for index in (0..PATHS).step_by(2) {
+        taker.set(&format!("/some/{index}"), text("y")).await;
+        stream.lost().await;
+    }
+    for index in (1..PATHS).step_by(2) {
+        let path = format!("/some/{index}");
+        let before = s.bare.get(&path).await.unwrap().stat.czxid;
+        s.bare.delete(&path).await;
+        let back = stream.registered().await;
+        assert!(back.restored && back.path == path && back.generation > before, "{back:?}");
+    }
+}

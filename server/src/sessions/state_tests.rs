@@ -403,6 +403,74 @@ fn a_stream_over_its_limit_is_rejected_and_goes_on() {
     }
 }
 
+#[test]
+fn a_set_that_crosses_its_own_restoration_is_no_resume_of_something_lost() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    replica.deleted();
+    let outcome = replica.held();
+    replica.claimed(outcome);
+    let restored = Generation(replica.zxid);
+    assert_eq!(claims(&replica.set_with(ONE, Some(generation), false))[0].policy, Policy::Update(restored));
+}
+
+#[test]
+fn a_resume_by_a_generation_of_the_same_line_is_adopted_though_its_answer_was_lost() {
+    let mut replica = Replica::new();
+    replica.open(ONE, Some(TTL));
+    replica.set_with(ONE, Some(Generation(50)), false);
+    let outcome = replica.held();
+    replica.claimed(outcome);
+    let taken_over = Generation(replica.zxid);
+    replica.step(Input::Gone { stream: ONE });
+    replica.open(TWO, Some(TTL));
+    assert_eq!(claims(&replica.set_with(TWO, Some(Generation(50)), false))[0].policy, Policy::Resume(taken_over));
+    assert_eq!(replica.state.entries[&path()].holder, Some(ONE));
+}
+
+#[test]
+fn close_waits_for_what_is_still_being_removed() {
+    let mut replica = Replica::new();
+    replica.register(ONE, None);
+    replica.step(Input::Unset { stream: ONE, path: path() });
+    assert!(replica.step(Input::Close { stream: ONE }).is_empty());
+    let effects = replica.step(Input::Removed { path: path() });
+    assert!(effects.contains(&Effect::Close { stream: ONE, end: Ok(()) }));
+}
+
+#[test]
+fn an_unset_while_zookeeper_is_away_answers_both() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    replica.set(ONE);
+    replica.claimed(Claimed::Unavailable { attempted: None });
+    let effects = replica.step(Input::Unset { stream: ONE, path: path() });
+    assert!(matches!(notices(&effects)[..], [(ONE, Notice::Rejected { .. }), (ONE, Notice::Unregistered { .. })]));
+    assert!(replica.step(Input::BackendUp).is_empty());
+}
+
+#[test]
+fn requests_that_wait_are_bounded_in_count_and_in_bytes() {
+    let mut replica = Replica::new();
+    replica.open(ONE, None);
+    let rejected = (0..2000).filter(|_| {
+        let effects = replica.set(ONE);
+        matches!(notices(&effects)[..], [(ONE, Notice::Rejected { error: Error::LimitExceeded { .. }, .. })])
+    });
+    assert!(rejected.count() > 1700);
+}
+
+#[test]
+fn a_session_whose_fence_moved_has_the_rest_of_its_paths_looked_at() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    let effects = replica.step(Input::FenceMoved { session: SESSION });
+    assert_eq!(effects, [Effect::Confirm { session: SESSION, paths: vec![path()] }]);
+    let moves = Moves::later();
+    replica.step(Input::Confirmed { moves, standing: vec![(path(), generation)] });
+    assert_eq!(claims(&replica.deleted())[0].policy, Policy::PutBack { generation, session: SESSION, moves });
+}
+
 /// Random clients, random outcomes: each `set` gets one final answer while its stream stands, and when all streams are
 /// gone nothing is left.
 #[test]

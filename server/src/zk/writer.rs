@@ -67,6 +67,14 @@ pub(crate) enum Guard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Moves(u64);
 
+#[cfg(test)]
+impl Moves {
+    /// What is known after one move.
+    pub(crate) fn later() -> Self {
+        Self(1)
+    }
+}
+
 /// A unit that was carried out.
 #[derive(Debug)]
 pub(crate) struct Committed {
