@@ -1,6 +1,6 @@
 //! The binary `rollcall-server`.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -12,7 +12,8 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log: {:?} is no filter", args.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
     let app = App::bind(args.options.check()?).await?;
     let (grpc, http) = app.addresses()?;
     writeln!(std::io::stdout(), "listening grpc={grpc} http={http}")?;
