@@ -29,6 +29,8 @@ mod reads;
 mod server;
 mod sessions;
 mod state;
+#[cfg(test)]
+mod state_tests;
 mod transaction;
 mod tree;
 mod types;
