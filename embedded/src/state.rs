@@ -192,6 +192,10 @@ impl State {
             ) => self.write(id, session, write, now, effects),
             Ok(read) => self.read(id, read),
             Err(Refused::Malformed) => Err(ErrorCode::MarshallingError),
+            Err(Refused::MalformedMulti) => {
+                self.stamp(now);
+                Err(ErrorCode::MarshallingError)
+            }
             Err(Refused::Unknown) => {
                 let header = ReplyHeader { xid, zxid: -1, error: ErrorCode::Unimplemented.to_wire() };
                 effects.push((id, Effect::Reply(header, Response::Done)));

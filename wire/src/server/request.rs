@@ -110,12 +110,8 @@ pub enum Refused {
     Unknown,
     /// Its body is no record of the type that the operation takes.
     Malformed,
-}
-
-impl From<Malformed> for Refused {
-    fn from(_: Malformed) -> Self {
-        Self::Malformed
-    }
+    /// The same of a multi, to which ZooKeeper has given a transaction's number by then.
+    MalformedMulti,
 }
 
 impl Request {
@@ -123,7 +119,8 @@ impl Request {
     pub fn decode(op_code: i32, decoder: &mut Decoder) -> Result<Self, Refused> {
         match OpCode::from_wire(op_code) {
             None | Some(OpCode::Check) => Err(Refused::Unknown),
-            Some(op_code) => Ok(decode(op_code, decoder)?),
+            Some(OpCode::Multi) => decode(OpCode::Multi, decoder).map_err(|_| Refused::MalformedMulti),
+            Some(op_code) => decode(op_code, decoder).map_err(|_| Refused::Malformed),
         }
     }
 }
@@ -234,7 +231,6 @@ enum Parts {
 
 /// The parts of a multi, which are all writes (and checks), or all reads. They do not nest.
 fn parts(decoder: &mut Decoder, wanted: Parts) -> Result<Vec<Request>, Malformed> {
-    const LAST_FLAG: i32 = 6;
     let mut parts = Vec::new();
     loop {
         let number = decoder.int()?;
@@ -259,9 +255,22 @@ fn parts(decoder: &mut Decoder, wanted: Parts) -> Result<Vec<Request>, Malformed
             return Err(Malformed("reads and writes in one multi"));
         }
         let part = decode(op_code, decoder)?;
-        if matches!(part, Request::Create { flags, .. } if !(0..=LAST_FLAG).contains(&flags)) {
-            return Err(Malformed("unknown mode of a create"));
-        }
+        check_part(&part)?;
         parts.push(part);
+    }
+}
+
+/// ZooKeeper looks at the mode of a create in a multi while it reads it.
+fn check_part(part: &Request) -> Result<(), Malformed> {
+    const WITH_TTL: [i32; 2] = [5, 6];
+    match part {
+        Request::Create { flags, kind: CreateKind::Ttl(ttl), .. } if WITH_TTL.contains(flags) && *ttl > 0 => Ok(()),
+        Request::Create {
+            flags: 0..=4,
+            kind: CreateKind::Path | CreateKind::PathAndStat | CreateKind::Container,
+            ..
+        } => Ok(()),
+        Request::Create { .. } => Err(Malformed("impossible mode of a create")),
+        _ => Ok(()),
     }
 }
