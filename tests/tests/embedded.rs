@@ -23,6 +23,8 @@ use tokio::time::timeout;
 
 const STEPS: usize = 4_000;
 const CLIENTS: usize = 4;
+/// Nobody's session ends by itself while it is compared.
+const LIFETIME: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATHS: [&str; 14] = [
     "/",
@@ -41,10 +43,8 @@ const PATHS: [&str; 14] = [
     "/a/../b",
 ];
 
-#[tokio::test]
-async fn answers_everything_as_zookeeper_does() {
-    let seed = std::env::var("ROLLCALL_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    println!("seed {seed}");
+/// Both servers, fresh, as much alike as settings make them.
+async fn pair() -> (ZooKeeper, Side, Side) {
     let options = Options::default();
     let zookeeper = ZooKeeper::standalone(options).await;
     let config = Config {
@@ -56,10 +56,16 @@ async fn answers_everything_as_zookeeper_does() {
     };
     let embedded = Embedded::bind(SocketAddr::from(([127, 0, 0, 1], 0)), config).await.unwrap();
     let address = embedded.local_addr();
-    let running = tokio::spawn(embedded.run(std::future::pending()));
+    tokio::spawn(embedded.run(std::future::pending()));
+    let (real, ours) = (Side::connect(zookeeper.address(0)).await, Side::connect(address).await);
+    (zookeeper, real, ours)
+}
 
-    let mut real = Side::connect(zookeeper.address(0)).await;
-    let mut ours = Side::connect(address).await;
+#[tokio::test]
+async fn answers_everything_as_zookeeper_does() {
+    let seed = std::env::var("ROLLCALL_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    let (_zookeeper, mut real, mut ours) = pair().await;
     let mut rng = StdRng::seed_from_u64(seed);
     let mut history = Vec::new();
     let (mut events, mut refusals) = (0, 0);
@@ -76,7 +82,43 @@ async fn answers_everything_as_zookeeper_does() {
     }
     println!("{STEPS} acts, {events} events, {refusals} refusals");
     assert!(events > STEPS / 10 && refusals < STEPS * 3 / 4, "the sequence has little to compare");
-    running.abort();
+}
+
+#[tokio::test]
+async fn a_session_expires_as_in_zookeeper() {
+    let (_zookeeper, mut real, mut ours) = pair().await;
+    let mut heard = Vec::new();
+    for side in [&mut real, &mut ours] {
+        let mut told = String::new();
+        let create =
+            |path, flags| Call::Create { op_code: OpCode::Create2, path, data: Some(1), acl: vec![Acl::open()], flags };
+        side.call(0, &create("/a", 0), &mut told).await;
+        for client in 1..CLIENTS {
+            let watch = |path, kind| Call::Watch { op_code: OpCode::AddWatch, path, kind };
+            let read = |op_code, path| Call::Read { op_code, path, watch: true };
+            side.call(client, &watch("/", 1), &mut told).await;
+            side.call(client, &watch("/a", 0), &mut told).await;
+            side.call(client, &read(OpCode::GetChildren, "/a"), &mut told).await;
+            side.call(client, &read(OpCode::Exists, "/a/x"), &mut told).await;
+        }
+        let mut mortal = side.new_session(Duration::from_millis(300)).await;
+        std::mem::swap(&mut mortal, &mut side.clients[0]);
+        for path in ["/a/x", "/a/y", "/b"] {
+            side.call(0, &create(path, 1), &mut told).await;
+        }
+        // Silence, until the server has had enough.
+        assert!(read_frame(&mut side.clients[0].stream).await.is_none());
+        side.clients[0] = mortal;
+        for client in 0..CLIENTS {
+            side.call(client, &Call::Bare(OpCode::Ping), &mut told).await;
+            side.call(client, &Call::Read { op_code: OpCode::GetChildren2, path: "/a", watch: false }, &mut told).await;
+        }
+        let mut lines: Vec<_> = told.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        heard.push(lines.join("\n"));
+    }
+    assert!(heard[0].contains("Deleted"), "{}", heard[0]);
+    assert_eq!(heard[0], heard[1]);
 }
 
 /// What a client does.
@@ -349,7 +391,7 @@ impl Side {
     async fn connect(address: SocketAddr) -> Self {
         let mut side = Self { address, clients: Vec::new(), sessions: BTreeMap::new(), base: 0, next_xid: 0 };
         for _ in 0..CLIENTS {
-            let client = side.new_session().await;
+            let client = side.new_session(LIFETIME).await;
             side.clients.push(client);
         }
         let mut ignored = String::new();
@@ -357,8 +399,9 @@ impl Side {
         side
     }
 
-    async fn new_session(&mut self) -> Client {
-        let nobody = ConnectResponse { timeout_ms: 60_000, session_id: 0, password: vec![0; 16].into() };
+    async fn new_session(&mut self, timeout: Duration) -> Client {
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap();
+        let nobody = ConnectResponse { timeout_ms, session_id: 0, password: vec![0; 16].into() };
         let client = self.open(nobody).await;
         let count = self.sessions.len();
         self.sessions.insert(client.session.session_id, count + 1);
@@ -394,7 +437,7 @@ impl Side {
                 is_ordered = false;
                 self.call(client, &Call::Bare(OpCode::CloseSession), &mut heard).await;
                 assert!(read_frame(&mut self.clients[client].stream).await.is_none(), "closed after its last reply");
-                self.clients[client] = self.new_session().await;
+                self.clients[client] = self.new_session(LIFETIME).await;
             }
             Act::Move => {
                 let again = self.open(self.clients[client].session.clone()).await;
