@@ -23,7 +23,7 @@ use crate::words;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection is listened to after its last word, so that the word is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
-const READ_CHUNK: usize = 64 * 1024;
+const READ_CHUNK: usize = 16 * 1024;
 
 /// Serves a connection until its end. Whatever it sends, only its own connection ends for it.
 pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: IpAddr) {
