@@ -10,6 +10,7 @@
 )]
 
 mod durable;
+mod embedded;
 mod errors;
 mod faults;
 mod get;

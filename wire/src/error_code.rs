@@ -11,6 +11,8 @@ pub enum ErrorCode {
     SystemError,
     /// The operation is not supported by this server.
     Unimplemented,
+    /// The request's bytes could not be read.
+    MarshallingError,
     /// The arguments were refused.
     BadArguments,
     /// The server could not finish in time.
@@ -55,6 +57,7 @@ impl ErrorCode {
             0 => return None,
             -1 => Self::SystemError,
             -2 => Self::RuntimeInconsistency,
+            -5 => Self::MarshallingError,
             -6 => Self::Unimplemented,
             -7 => Self::OperationTimeout,
             -8 => Self::BadArguments,
@@ -75,6 +78,34 @@ impl ErrorCode {
             other => Self::Other(other),
         })
     }
+
+    /// The number on the wire.
+    #[must_use]
+    pub fn to_wire(self) -> i32 {
+        match self {
+            Self::SystemError => -1,
+            Self::RuntimeInconsistency => -2,
+            Self::MarshallingError => -5,
+            Self::Unimplemented => -6,
+            Self::OperationTimeout => -7,
+            Self::BadArguments => -8,
+            Self::NoNode => -101,
+            Self::NoAuth => -102,
+            Self::BadVersion => -103,
+            Self::NoChildrenForEphemerals => -108,
+            Self::NodeExists => -110,
+            Self::NotEmpty => -111,
+            Self::SessionExpired => -112,
+            Self::InvalidAcl => -114,
+            Self::AuthFailed => -115,
+            Self::SessionMoved => -118,
+            Self::NotReadOnly => -119,
+            Self::NoWatcher => -121,
+            Self::QuotaExceeded => -125,
+            Self::Throttled => -127,
+            Self::Other(code) => code,
+        }
+    }
 }
 
 impl std::fmt::Display for ErrorCode {
@@ -83,6 +114,7 @@ impl std::fmt::Display for ErrorCode {
             Self::RuntimeInconsistency => "another part of the transaction failed",
             Self::SystemError => "zookeeper failed inside",
             Self::Unimplemented => "not supported by this zookeeper",
+            Self::MarshallingError => "request could not be read",
             Self::BadArguments => "arguments refused",
             Self::OperationTimeout => "zookeeper timed out",
             Self::NoNode => "no such node",

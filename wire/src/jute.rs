@@ -55,6 +55,19 @@ impl Encoder {
         self.bytes(value.as_bytes());
     }
 
+    /// Writes a `buffer` that may be null.
+    pub fn optional_bytes(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.bytes(value),
+            None => self.int(-1),
+        }
+    }
+
+    /// Writes a vector's count; the elements follow.
+    pub fn count(&mut self, count: usize) {
+        self.int(i32::try_from(count).unwrap_or(i32::MAX));
+    }
+
     /// How many bytes have been written.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -114,6 +127,18 @@ impl Decoder {
     pub fn string(&mut self) -> Result<String, Malformed> {
         let bytes = self.bytes()?;
         std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| Malformed("string is not utf-8"))
+    }
+
+    /// Reads a `buffer`, and tells null from empty; any other negative length is refused.
+    pub fn optional_bytes(&mut self) -> Result<Option<Bytes>, Malformed> {
+        let length = match self.int()? {
+            -1 => return Ok(None),
+            length => usize::try_from(length).map_err(|_| Malformed("buffer with a negative length"))?,
+        };
+        if length > self.rest.len() {
+            return Err(Malformed("buffer cut short"));
+        }
+        Ok(Some(self.rest.split_to(length)))
     }
 
     /// Reads a vector, element by element. The count is checked against the bytes left: no element is empty.

@@ -4,6 +4,8 @@
 //! [`ConnectRequest`]; every later frame starts with a header: [`RequestHeader`] one way, [`ReplyHeader`] the other.
 //! Replies come in the order of the requests; notifications ([`xid::NOTIFICATION`]) and ping replies stand between them.
 //!
+//! [`Request`] and [`Response`] are what a client writes and reads; [`server`] is the other side of the same frames.
+//!
 //! Decoding never panics and never allocates more than the frame holds, whatever the bytes are.
 //!
 //! Source of the shapes: ZooKeeper's `zookeeper-jute/src/main/resources/zookeeper.jute` (3.9).
@@ -13,6 +15,7 @@ mod jute;
 mod records;
 mod request;
 mod response;
+pub mod server;
 
 pub use error_code::ErrorCode;
 pub use jute::{Decoder, Encoder, Malformed};

@@ -27,6 +27,18 @@ impl ConnectRequest {
         encoder.bytes(&self.password);
         encoder.boolean(false);
     }
+
+    /// Reads the record. What is left after it is the flag `readOnly`, which clients before 3.4 do not send and whose
+    /// answer they do not expect.
+    pub fn decode(decoder: &mut Decoder) -> Result<Self, Malformed> {
+        let _protocol_version = decoder.int()?;
+        Ok(Self {
+            last_zxid_seen: decoder.long()?,
+            timeout_ms: decoder.int()?,
+            session_id: decoder.long()?,
+            password: decoder.optional_bytes()?.unwrap_or_default(),
+        })
+    }
 }
 
 /// The server's answer to a [`ConnectRequest`].
@@ -46,6 +58,14 @@ impl ConnectResponse {
         let _protocol_version = decoder.int()?;
         Ok(Self { timeout_ms: decoder.int()?, session_id: decoder.long()?, password: decoder.bytes()? })
     }
+
+    /// Writes the record, without the flag `readOnly`.
+    pub fn encode(&self, encoder: &mut Encoder) {
+        encoder.int(0);
+        encoder.int(self.timeout_ms);
+        encoder.long(self.session_id);
+        encoder.bytes(&self.password);
+    }
 }
 
 /// What precedes every request after the first frame.
@@ -62,6 +82,11 @@ impl RequestHeader {
     pub fn encode(self, encoder: &mut Encoder) {
         encoder.int(self.xid);
         encoder.int(self.op_code);
+    }
+
+    /// Reads the record.
+    pub fn decode(decoder: &mut Decoder) -> Result<Self, Malformed> {
+        Ok(Self { xid: decoder.int()?, op_code: decoder.int()? })
     }
 }
 
@@ -81,6 +106,13 @@ impl ReplyHeader {
     /// Reads the record.
     pub fn decode(decoder: &mut Decoder) -> Result<Self, Malformed> {
         Ok(Self { xid: decoder.int()?, zxid: decoder.long()?, error: decoder.int()? })
+    }
+
+    /// Writes the record.
+    pub fn encode(self, encoder: &mut Encoder) {
+        encoder.int(self.xid);
+        encoder.long(self.zxid);
+        encoder.int(self.error);
     }
 }
 
@@ -129,6 +161,21 @@ impl Stat {
         })
     }
 
+    /// Writes the record.
+    pub fn encode(&self, encoder: &mut Encoder) {
+        encoder.long(self.czxid);
+        encoder.long(self.mzxid);
+        encoder.long(self.ctime);
+        encoder.long(self.mtime);
+        encoder.int(self.version);
+        encoder.int(self.cversion);
+        encoder.int(self.aversion);
+        encoder.long(self.ephemeral_owner);
+        encoder.int(self.data_length);
+        encoder.int(self.num_children);
+        encoder.long(self.pzxid);
+    }
+
     /// Whether a session owns the node. Containers (the lowest long) and TTL nodes (0xff in the top byte) are not owned.
     #[must_use]
     pub fn is_ephemeral(&self) -> bool {
@@ -140,12 +187,22 @@ impl Stat {
 
 /// The bits of an [`Acl`]'s permissions.
 pub mod permission {
+    /// Reading the data and the list of children.
+    pub const READ: i32 = 1;
+    /// Writing the data.
+    pub const WRITE: i32 = 1 << 1;
+    /// Creating children.
+    pub const CREATE: i32 = 1 << 2;
+    /// Deleting children.
+    pub const DELETE: i32 = 1 << 3;
+    /// Writing the access control list.
+    pub const ADMIN: i32 = 1 << 4;
     /// Read, write, create, delete and admin.
     pub const ALL: i32 = 0x1f;
 }
 
 /// One entry of an access control list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Acl {
     /// What is allowed, as bits of [`permission`].
     pub permissions: i32,
@@ -167,6 +224,11 @@ impl Acl {
         encoder.int(self.permissions);
         encoder.string(&self.scheme);
         encoder.string(&self.id);
+    }
+
+    /// Reads the record.
+    pub fn decode(decoder: &mut Decoder) -> Result<Self, Malformed> {
+        Ok(Self { permissions: decoder.int()?, scheme: decoder.string()?, id: decoder.string()? })
     }
 }
 
@@ -206,5 +268,19 @@ impl WatcherEvent {
         };
         let _state = decoder.int()?;
         Ok(Self { kind, path: decoder.string()? })
+    }
+
+    /// Writes the record, with the state «connected», the only one that a server sends.
+    pub fn encode(&self, encoder: &mut Encoder) {
+        const CONNECTED: i32 = 3;
+        encoder.int(match self.kind {
+            EventKind::Created => 1,
+            EventKind::Deleted => 2,
+            EventKind::DataChanged => 3,
+            EventKind::ChildrenChanged => 4,
+            EventKind::Other(kind) => kind,
+        });
+        encoder.int(CONNECTED);
+        encoder.string(&self.path);
     }
 }

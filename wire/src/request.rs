@@ -11,22 +11,72 @@ use crate::{Acl, Encoder};
 #[repr(i32)]
 #[allow(missing_docs, reason = "named as in ZooKeeper's source")]
 pub enum OpCode {
+    Create = 1,
     Delete = 2,
     Exists = 3,
     GetData = 4,
     SetData = 5,
+    GetAcl = 6,
+    SetAcl = 7,
+    GetChildren = 8,
     Sync = 9,
     Ping = 11,
     GetChildren2 = 12,
     Check = 13,
     Multi = 14,
     Create2 = 15,
+    Reconfig = 16,
+    CheckWatches = 17,
+    RemoveWatches = 18,
     CreateContainer = 19,
+    CreateTtl = 21,
     MultiRead = 22,
     Auth = 100,
+    SetWatches = 101,
+    GetEphemerals = 103,
+    GetAllChildrenNumber = 104,
+    SetWatches2 = 105,
     AddWatch = 106,
-    RemoveWatches = 18,
+    WhoAmI = 107,
     CloseSession = -11,
+}
+
+impl OpCode {
+    /// The operation for the number on the wire, if there is one that a client may send.
+    #[must_use]
+    pub fn from_wire(number: i32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Create,
+            2 => Self::Delete,
+            3 => Self::Exists,
+            4 => Self::GetData,
+            5 => Self::SetData,
+            6 => Self::GetAcl,
+            7 => Self::SetAcl,
+            8 => Self::GetChildren,
+            9 => Self::Sync,
+            11 => Self::Ping,
+            12 => Self::GetChildren2,
+            13 => Self::Check,
+            14 => Self::Multi,
+            15 => Self::Create2,
+            16 => Self::Reconfig,
+            17 => Self::CheckWatches,
+            18 => Self::RemoveWatches,
+            19 => Self::CreateContainer,
+            21 => Self::CreateTtl,
+            22 => Self::MultiRead,
+            100 => Self::Auth,
+            101 => Self::SetWatches,
+            103 => Self::GetEphemerals,
+            104 => Self::GetAllChildrenNumber,
+            105 => Self::SetWatches2,
+            106 => Self::AddWatch,
+            107 => Self::WhoAmI,
+            -11 => Self::CloseSession,
+            _ => return None,
+        })
+    }
 }
 
 /// How long a created node lives.

@@ -65,7 +65,20 @@ impl Response {
             | OpCode::Auth
             | OpCode::AddWatch
             | OpCode::RemoveWatches
+            | OpCode::SetWatches
+            | OpCode::SetWatches2
+            | OpCode::CheckWatches
             | OpCode::CloseSession => Self::Done,
+            // The client half does not send these.
+            OpCode::Create
+            | OpCode::CreateTtl
+            | OpCode::GetAcl
+            | OpCode::SetAcl
+            | OpCode::GetChildren
+            | OpCode::Reconfig
+            | OpCode::GetEphemerals
+            | OpCode::GetAllChildrenNumber
+            | OpCode::WhoAmI => return Err(Malformed("a reply to what was not asked")),
         })
     }
 }

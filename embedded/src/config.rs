@@ -1,0 +1,58 @@
+//! What a server can be told.
+
+use std::time::Duration;
+
+/// The settings of an [`crate::Embedded`]; the defaults are ZooKeeper's.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// ZooKeeper's unit of time: sessions expire on its boundaries.
+    pub tick: Duration,
+    /// The shortest session time-out that is granted; `None` means two ticks.
+    pub min_session_timeout: Option<Duration>,
+    /// The longest session time-out that is granted; `None` means twenty ticks.
+    pub max_session_timeout: Option<Duration>,
+    /// The largest frame that is taken, in bytes (`jute.maxbuffer`). A longer one closes its connection.
+    pub max_frame: usize,
+    /// How many connections may stand; one more is closed at once.
+    pub max_connections: usize,
+    /// How many bytes may wait for a connection's reader before the connection is cut off. Half of it stops the reading
+    /// of more requests.
+    pub max_unread: usize,
+    /// How often containers and nodes with a time to live are looked through.
+    pub sweep_interval: Duration,
+    /// Whether nodes may have a time to live (`extendedTypesEnabled`, which ZooKeeper leaves off).
+    pub ttl_nodes: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(2),
+            min_session_timeout: None,
+            max_session_timeout: None,
+            max_frame: 0xf_ffff,
+            max_connections: 4096,
+            max_unread: 32 * 1024 * 1024,
+            sweep_interval: Duration::from_secs(60),
+            ttl_nodes: true,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn tick_ms(&self) -> u64 {
+        millis(self.tick).max(1)
+    }
+
+    /// The time-out that a client gets who asks for this one.
+    pub(crate) fn granted_timeout_ms(&self, asked: i32) -> u64 {
+        let min = self.min_session_timeout.map_or(self.tick_ms() * 2, millis);
+        let max = self.max_session_timeout.map_or(self.tick_ms() * 20, millis).clamp(1, i32::MAX as u64);
+        u64::try_from(asked).unwrap_or(0).max(min).min(max)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    // Far beyond any clock, and far from any overflow.
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(u64::from(u32::MAX) * 1000)
+}

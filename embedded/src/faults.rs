@@ -1,0 +1,95 @@
+//! Faults on command, for tests; without the feature `faults` nothing can turn them on.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Which faults are on.
+#[derive(Debug, Default)]
+pub(crate) struct Switches {
+    refusing: AtomicBool,
+    delay_ms: AtomicU64,
+    lost_replies: AtomicU64,
+}
+
+impl Switches {
+    /// Whether new connections are refused.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
+    }
+
+    /// How long replies and events are held back.
+    pub(crate) fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether the reply to the write that is being carried out gets lost.
+    pub(crate) fn take_lost_reply(&self) -> bool {
+        self.lost_replies.load(Ordering::Relaxed) > 0
+            && self.lost_replies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+#[cfg(feature = "faults")]
+pub use handle::Faults;
+
+#[cfg(feature = "faults")]
+mod handle {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use crate::hub::Hub;
+    use crate::types::SessionId;
+
+    /// Makes a running server misbehave. Cloneable; works for as long as the server runs.
+    #[derive(Debug, Clone)]
+    pub struct Faults {
+        hub: Arc<Hub>,
+    }
+
+    impl Faults {
+        pub(crate) fn new(hub: Arc<Hub>) -> Self {
+            Self { hub }
+        }
+
+        /// The ids of the sessions that are alive.
+        #[must_use]
+        pub fn sessions(&self) -> Vec<i64> {
+            self.hub.look(|state| state.sessions.ids().map(|id| id.0).collect())
+        }
+
+        /// Cuts every connection, in the middle of whatever it is being told. Sessions stay.
+        pub fn cut_all(&self) {
+            self.hub.cut_all();
+        }
+
+        /// Cuts a session's connection. False when the session has none.
+        #[must_use]
+        pub fn cut(&self, session: i64) -> bool {
+            let connection = self.hub.look(|state| state.sessions.connection(SessionId(session)));
+            connection.inspect(|connection| self.hub.cut(*connection)).is_some()
+        }
+
+        /// Holds back everything that clients are sent from now on; zero ends it.
+        pub fn delay(&self, delay: Duration) {
+            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            self.hub.switches.delay_ms.store(millis, Ordering::Relaxed);
+        }
+
+        /// Ends a session as if its time were over. False when there is none with this id.
+        #[must_use]
+        pub fn expire(&self, session: i64) -> bool {
+            self.hub.step(|state, now, effects| state.expire_session(SessionId(session), now, effects))
+        }
+
+        /// Closes every new connection at once, until it is told not to. Those that stand stay.
+        pub fn refuse(&self, refuse: bool) {
+            self.hub.switches.refusing.store(refuse, Ordering::Relaxed);
+        }
+
+        /// Carries the next `count` writes out, and instead of answering each cuts its connection.
+        pub fn lose_replies(&self, count: u64) {
+            self.hub.switches.lost_replies.store(count, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The state, the connections' outboxes, and the clock: what all tasks share.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rollcall_wire::ConnectRequest;
+use rollcall_wire::server::{Refused, Request};
+use tokio::time::Instant;
+
+use crate::Config;
+use crate::faults::Switches;
+use crate::outbox::Outbox;
+use crate::state::{Effect, Effects, State};
+use crate::types::{ConnectionId, Now};
+
+/// A request, as it was read from its frame.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) xid: i32,
+    pub(crate) request: Result<Request, Refused>,
+}
+
+/// Shared by all tasks. One lock, held for one step at a time: a step's effects are in the outboxes before the next
+/// step begins, so that their order is the same for everybody.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    core: Mutex<Core>,
+    pub(crate) started: Instant,
+    pub(crate) config: Config,
+    pub(crate) traffic: Traffic,
+    pub(crate) switches: Switches,
+}
+
+#[derive(Debug)]
+struct Core {
+    state: State,
+    outboxes: HashMap<ConnectionId, Arc<Outbox>>,
+    effects: Effects,
+}
+
+/// Frames counted, for `srvr` and `mntr`.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+}
+
+impl Hub {
+    pub(crate) fn new(config: Config) -> Self {
+        let started = Instant::now();
+        let state = State::new(config.clone(), now(started), rand::random());
+        Self {
+            core: Mutex::new(Core { state, outboxes: HashMap::new(), effects: Vec::new() }),
+            started,
+            config,
+            traffic: Traffic::default(),
+            switches: Switches::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the state.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock().state)
+    }
+
+    /// Registers a connection; `None` when there are too many.
+    pub(crate) fn accept(&self, peer: IpAddr) -> Option<(ConnectionId, Arc<Outbox>)> {
+        let mut core = self.lock();
+        if core.outboxes.len() >= self.config.max_connections {
+            return None;
+        }
+        let id = core.state.accept(peer);
+        let outbox = Arc::new(Outbox::new(self.config.max_unread));
+        core.outboxes.insert(id, outbox.clone());
+        Some((id, outbox))
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn disconnect(&self, id: ConnectionId) {
+        let mut core = self.lock();
+        core.outboxes.remove(&id);
+        core.state.disconnect(id);
+    }
+
+    /// A connection's first frame.
+    pub(crate) fn connect(&self, id: ConnectionId, request: &ConnectRequest) {
+        self.step(|state, now, effects| state.connect(id, request, now, effects));
+    }
+
+    /// A connection's next request.
+    pub(crate) fn request(&self, id: ConnectionId, received: Received) {
+        let Received { xid, request } = received;
+        let is_lost = request.as_ref().is_ok_and(is_write) && self.switches.take_lost_reply();
+        self.step(|state, now, effects| {
+            state.request(id, xid, request, now, effects);
+            if is_lost {
+                effects.retain(|(other, effect)| *other != id || !matches!(effect, Effect::Reply(..)));
+            }
+        });
+        if is_lost {
+            self.cut(id);
+        }
+    }
+
+    /// Ends a connection at once.
+    pub(crate) fn cut(&self, id: ConnectionId) {
+        if let Some(outbox) = self.lock().outboxes.get(&id) {
+            outbox.cut();
+        }
+    }
+
+    /// Carries a step out, and hands its effects over.
+    pub(crate) fn step<T>(&self, step: impl FnOnce(&mut State, Now, &mut Effects) -> T) -> T {
+        let mut core = self.lock();
+        let Core { state, outboxes, effects } = &mut *core;
+        let result = step(state, now(self.started), effects);
+        self.traffic.sent.fetch_add(effects.len() as u64, Ordering::Relaxed);
+        for (id, effect) in effects.drain(..) {
+            if let Some(outbox) = outboxes.get(&id) {
+                outbox.push(&effect);
+            }
+        }
+        result
+    }
+
+    /// Ends all connections at once.
+    #[cfg(feature = "faults")]
+    pub(crate) fn cut_all(&self) {
+        self.lock().outboxes.values().for_each(|outbox| outbox.cut());
+    }
+}
+
+fn is_write(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Create { .. }
+            | Request::Delete { .. }
+            | Request::SetData { .. }
+            | Request::SetAcl { .. }
+            | Request::Multi(_)
+    )
+}
+
+fn now(started: Instant) -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    Now {
+        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        wall_ms: i64::try_from(wall).unwrap_or(i64::MAX),
+    }
+}

@@ -1,0 +1,139 @@
+//! Replies, as a server writes them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{Acl, Encoder, ErrorCode, OpCode, Stat};
+
+/// The body of a reply that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// Of `create` and `sync`.
+    Path(String),
+    /// Of the newer creates.
+    Created {
+        /// The path, with a sequential node's digits.
+        path: String,
+        /// The stat.
+        stat: Stat,
+    },
+    /// Of `exists`, `setData`, `setACL`.
+    Stat(Stat),
+    /// Of `getData`.
+    Data {
+        /// The data; null as it was written.
+        data: Option<Bytes>,
+        /// The stat.
+        stat: Stat,
+    },
+    /// Of `getChildren` and `getEphemerals`.
+    Names(Vec<Arc<str>>),
+    /// Of `getChildren2`.
+    Children {
+        /// The names.
+        names: Vec<Arc<str>>,
+        /// The parent's stat.
+        stat: Stat,
+    },
+    /// Of `getACL`.
+    Acl {
+        /// The list.
+        acl: Vec<Acl>,
+        /// The stat.
+        stat: Stat,
+    },
+    /// Of `getAllChildrenNumber`.
+    Count(i32),
+    /// Of `whoAmI`: scheme and user.
+    Identities(Vec<(String, String)>),
+    /// Of a multi or multi read.
+    Parts(Vec<Part>),
+    /// Of `addWatch`, whose reply holds a second error code, always zero.
+    WatchAdded,
+    /// Of what answers with a header alone.
+    Done,
+}
+
+/// The result of one part of a multi.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// It was done.
+    Done(OpCode, Response),
+    /// It failed; or, without a code, it would have been done if a later one had not failed.
+    Failed(Option<ErrorCode>),
+}
+
+impl Response {
+    /// Writes the body, without the header.
+    pub fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            Self::Path(path) => encoder.string(path),
+            Self::Created { path, stat } => {
+                encoder.string(path);
+                stat.encode(encoder);
+            }
+            Self::Stat(stat) => stat.encode(encoder),
+            Self::Data { data, stat } => {
+                encoder.optional_bytes(data.as_deref());
+                stat.encode(encoder);
+            }
+            Self::Names(names) => encode_names(names, encoder),
+            Self::Children { names, stat } => {
+                encode_names(names, encoder);
+                stat.encode(encoder);
+            }
+            Self::Acl { acl, stat } => {
+                encoder.count(acl.len());
+                acl.iter().for_each(|entry| entry.encode(encoder));
+                stat.encode(encoder);
+            }
+            Self::Count(count) => encoder.int(*count),
+            Self::Identities(identities) => {
+                encoder.count(identities.len());
+                for (scheme, user) in identities {
+                    encoder.string(scheme);
+                    encoder.string(user);
+                }
+            }
+            Self::Parts(parts) => {
+                parts.iter().for_each(|part| part.encode(encoder));
+                header(encoder, -1, true, -1);
+            }
+            Self::WatchAdded => encoder.int(0),
+            Self::Done => {}
+        }
+    }
+}
+
+impl Part {
+    fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            Self::Done(op_code, response) => {
+                // Every create that answers with a stat does so as `create2`.
+                let op_code = match op_code {
+                    OpCode::CreateContainer | OpCode::CreateTtl => OpCode::Create2,
+                    op_code => *op_code,
+                };
+                header(encoder, op_code as i32, false, 0);
+                response.encode(encoder);
+            }
+            Self::Failed(code) => {
+                let code = code.map_or(0, ErrorCode::to_wire);
+                header(encoder, -1, false, code);
+                encoder.int(code);
+            }
+        }
+    }
+}
+
+fn header(encoder: &mut Encoder, kind: i32, done: bool, error: i32) {
+    encoder.int(kind);
+    encoder.boolean(done);
+    encoder.int(error);
+}
+
+fn encode_names(names: &[Arc<str>], encoder: &mut Encoder) {
+    encoder.count(names.len());
+    names.iter().for_each(|name| encoder.string(name));
+}
