@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use rollcall_embedded::Embedded;
 use rollcall_proto::v1::registry_server::RegistryServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -41,6 +42,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// What the server runs with: checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Where to serve the embedded backend, which then takes ZooKeeper's place.
+    pub(crate) embedded: Option<SocketAddr>,
     pub(crate) zookeeper: zk::Config,
     pub(crate) listen: SocketAddr,
     pub(crate) http_listen: SocketAddr,
@@ -54,6 +57,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct App {
     settings: Settings,
+    embedded: Option<Embedded>,
     grpc: TcpListener,
     http: TcpListener,
 }
@@ -63,13 +67,20 @@ impl App {
     ///
     /// # Errors
     /// When one can't be bound; it is named.
-    pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
+    pub async fn bind(mut settings: Settings) -> anyhow::Result<Self> {
         let bind = async |option: &str, address: SocketAddr| {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({option})"))
         };
         let grpc = bind("--listen", settings.listen).await?;
         let http = bind("--http-listen", settings.http_listen).await?;
-        Ok(Self { settings, grpc, http })
+        let embedded = match settings.embedded {
+            Some(address) => Some(Embedded::bind(address, rollcall_embedded::Config::default()).await?),
+            None => None,
+        };
+        if let Some(embedded) = &embedded {
+            settings.zookeeper.hosts = vec![embedded.local_addr().to_string()];
+        }
+        Ok(Self { settings, embedded, grpc, http })
     }
 
     /// Where gRPC and HTTP are served.
@@ -80,6 +91,12 @@ impl App {
         Ok((self.grpc.local_addr()?, self.http.local_addr()?))
     }
 
+    /// Where the embedded backend serves ZooKeeper's protocol, if it is used.
+    #[must_use]
+    pub fn embedded_address(&self) -> Option<SocketAddr> {
+        self.embedded.as_ref().map(Embedded::local_addr)
+    }
+
     /// Serves until `stop` is ready, then ends all streams. Registrations are left to their ZooKeeper sessions' time-out, for
     /// clients that come back elsewhere to take over; locks without a ttl are given back.
     ///
@@ -88,6 +105,9 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         let metrics = Metrics::default();
+        if let Some(embedded) = self.embedded {
+            tasks.spawn(embedded.run(std::future::pending()));
+        }
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),

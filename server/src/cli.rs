@@ -22,6 +22,7 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
+  rollcall-server --embedded
   rollcall-server --zookeeper zk1:2181,zk2:2181,zk3:2181/prod
   rollcall-server --zookeeper localhost:2181 --listen 0.0.0.0:7700 --session-timeout 10s
 

@@ -14,7 +14,16 @@ use crate::{grpc, zk};
 pub struct Options {
     /// `ZooKeeper`'s servers, and optionally the path below which everything lives: HOST:PORT[,HOST:PORT…][/chroot]
     #[arg(long, value_name = "HOSTS[/CHROOT]", env = "ROLLCALL_ZOOKEEPER")]
-    pub zookeeper: String,
+    #[arg(required_unless_present = "embedded", conflicts_with = "embedded")]
+    pub zookeeper: Option<String>,
+
+    /// Instead of `ZooKeeper`: keep everything in the memory of this process, for one machine and for development
+    #[arg(long)]
+    pub embedded: bool,
+
+    /// Where the memory is served in `ZooKeeper`'s protocol, on a loopback address; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", requires = "embedded")]
+    pub embedded_listen: SocketAddr,
 
     /// Where to serve gRPC; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700", env = "ROLLCALL_LISTEN")]
@@ -95,8 +104,13 @@ impl Options {
     pub fn check(self) -> Result<Settings, ConfigError> {
         const SECOND: Duration = Duration::from_secs(1);
         const TEN_MINUTES: Duration = Duration::from_secs(600);
-        let (hosts, chroot) = zk::parse_connect_string(&self.zookeeper)?;
+        // With the embedded backend, its address is known once it is bound.
+        let (hosts, chroot) = match &self.zookeeper {
+            Some(zookeeper) => zk::parse_connect_string(zookeeper)?,
+            None => (Vec::new(), String::new()),
+        };
         Ok(Settings {
+            embedded: self.embedded.then_some(self.embedded_listen),
             zookeeper: zk::Config {
                 hosts,
                 chroot,
@@ -152,6 +166,17 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         assert!(settings(&[]).is_ok());
+    }
+
+    #[test]
+    fn the_backend_is_named_once() {
+        let parse = |line: &[&str]| Line::try_parse_from([&["rollcall-server"], line].concat());
+        assert!(parse(&["--embedded"]).is_ok());
+        for wrong in
+            [&[][..], &["--embedded", "--zookeeper", "zk"], &["--zookeeper", "zk", "--embedded-listen", "[::1]:1"]]
+        {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

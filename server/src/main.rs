@@ -1,6 +1,7 @@
 //! The binary `rollcall-server`.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -17,6 +18,9 @@ async fn main() -> anyhow::Result<()> {
     let app = App::bind(args.options.check()?).await?;
     let (grpc, http) = app.addresses()?;
     writeln!(std::io::stdout(), "listening grpc={grpc} http={http}")?;
+    if let Some(address) = app.embedded_address() {
+        show_banner(address, grpc)?;
+    }
     app.run(stop()?).await
 }
 
@@ -31,4 +35,21 @@ fn stop() -> anyhow::Result<impl Future<Output = ()> + Send> {
         }
         tracing::info!("stopping");
     })
+}
+
+/// What whoever tries it out has to know, on stderr.
+fn show_banner(address: SocketAddr, grpc: SocketAddr) -> std::io::Result<()> {
+    write!(
+        std::io::stderr(),
+        "\
+Everything is kept in the memory of this process, for one machine: whoever needs more starts rollcall-server with --zookeeper.
+The memory is served on {address}, in ZooKeeper's protocol: to kazoo, to zkCli, to another replica with --zookeeper {address}.
+Try, in other terminals:
+
+  grpcurl -plaintext -d '{{\"set\":{{\"path\":\"/services/ssh/server1:22\",\"value\":{{\"data\":{{\"foo\":\"bar\"}}}}}}}}' {grpc} rollcall.v1.Registry/Register
+  grpcurl -plaintext -d '{{\"path\":\"/services/ssh\"}}' {grpc} rollcall.v1.Registry/Watch
+  grpcurl -plaintext -d '{{\"path\":\"/jobs/nightly\"}}' {grpc} rollcall.v1.Registry/AcquireLock
+
+"
+    )
 }
