@@ -22,7 +22,7 @@ pub struct Options {
     pub embedded: bool,
 
     /// Where the memory is served in `ZooKeeper`'s protocol, on a loopback address; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", requires = "embedded")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", conflicts_with = "zookeeper")]
     pub embedded_listen: SocketAddr,
 
     /// Where to serve gRPC; port 0 takes a free one

@@ -117,28 +117,25 @@ pub(super) fn stat_to_proto(stat: &Stat) -> v1::Stat {
     }
 }
 
-/// A node, its children apart.
-pub(super) fn node_to_proto(
-    path: &NodePath,
-    own: Option<(&Bytes, &Stat)>,
-    children: BTreeMap<String, v1::Child>,
-) -> v1::Node {
+/// A node, its children apart; its value only in the first of several messages.
+pub(super) fn node_to_proto(path: &NodePath, own: Option<&Entry>, is_first: bool) -> v1::Node {
     v1::Node {
         path: path.as_str().to_owned(),
         exists: own.is_some(),
-        value: own.and_then(|(data, _)| value_to_proto(data)),
-        stat: own.map(|(_, stat)| stat_to_proto(stat)),
-        children,
+        value: own.filter(|_| is_first).and_then(|own| value_to_proto(&own.data)),
+        stat: own.map(|own| stat_to_proto(&own.stat)),
+        children: BTreeMap::new(),
     }
 }
 
-/// Adds children to a node until there are `most`, or the node is over `room` bytes; at least one, if there is one. Gives
-/// the name of the last.
+/// Adds children to a node until there are `most`, or the node is over `room` bytes; with `at_least_one` one in any case, if
+/// there is one. Gives the name of the last.
 pub(super) fn fill_children<'a>(
     node: &mut v1::Node,
     children: &mut std::iter::Peekable<impl Iterator<Item = (&'a Arc<str>, &'a Arc<Entry>)>>,
     most: usize,
     room: usize,
+    at_least_one: bool,
 ) -> Option<Arc<str>> {
     /// What a child in a map takes beside its name and itself: tags and lengths.
     const FRAME: usize = 16;
@@ -147,7 +144,7 @@ pub(super) fn fill_children<'a>(
     while let Some((name, entry)) = children.peek() {
         let child = entry_to_proto(entry);
         bytes += name.len() + child.encoded_len() + FRAME;
-        if node.children.len() >= most || (bytes > room && last.is_some()) {
+        if node.children.len() >= most || (bytes > room && (last.is_some() || !at_least_one)) {
             break;
         }
         node.children.insert(name.to_string(), child);

@@ -1,6 +1,5 @@
 //! Get.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -60,17 +59,16 @@ async fn read(reader: &Reader, request: &v1::GetRequest) -> Result<Reading, Erro
 
 fn respond(reading: &Reading, token: Option<&PageToken>, page_size: usize) -> v1::GetResponse {
     let state = &reading.state;
-    let own = state.node.as_ref().map(|entry| (&entry.data, &entry.stat));
-    let mut node = convert::node_to_proto(&state.path, own, BTreeMap::new());
+    let mut node = convert::node_to_proto(&state.path, state.node.as_deref(), token.is_none());
     let most = if page_size == 0 { usize::MAX } else { page_size };
     let room = MAX_MESSAGE_BYTES - MARGIN;
     let begin = token.map_or(Bound::Unbounded, |token| Bound::Excluded(&*token.after));
     let mut rest = state.children.range::<str, _>((begin, Bound::Unbounded)).peekable();
-    let last = convert::fill_children(&mut node, &mut rest, most, room);
-    let next_page_token = match last.filter(|_| rest.next().is_some()) {
-        Some(after) => PageToken { revision: state.revision, after }.to_string(),
-        None => String::new(),
-    };
+    let last = convert::fill_children(&mut node, &mut rest, most, room, token.is_some());
+    // Where the node alone fills the first page, the next begins with the first child: after the empty name.
+    let after = last.unwrap_or_default();
+    let next_page_token =
+        if rest.next().is_some() { PageToken { revision: state.revision, after }.to_string() } else { String::new() };
     v1::GetResponse {
         node: Some(node),
         revision: state.revision.0,

@@ -3,13 +3,17 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::stream;
+use prost::Message as _;
 use rollcall_proto::v1;
 use tonic::Request;
 
 use super::admission::Place;
-use super::{Responses, Service, convert, status};
+use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
 use crate::error::Error;
 use crate::locks::{AcquireRequest, Acquisition, Party};
+
+/// What of a response is kept free for everything but the parties, in bytes.
+const MARGIN: usize = 8 * 1024;
 
 /// What lives as long as the RPC.
 struct Open {
@@ -56,11 +60,12 @@ impl Service {
     ) -> Result<v1::DescribeLockResponse, Error> {
         let path = convert::path_below_root(&request.path)?;
         let description = self.locks.describe(&path).await?;
+        let mut room = MAX_MESSAGE_BYTES - MARGIN;
         Ok(v1::DescribeLockResponse {
             path: path.as_str().to_owned(),
             simultaneous: description.simultaneous,
-            holders: description.holders.into_iter().map(party_to_proto).collect(),
-            waiters: description.waiters.into_iter().map(party_to_proto).collect(),
+            holders: parties_to_proto(description.holders, &mut room),
+            waiters: parties_to_proto(description.waiters, &mut room),
         })
     }
 }
@@ -80,6 +85,18 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse
 
 fn response(event: v1::acquire_lock_response::Event) -> v1::AcquireLockResponse {
     v1::AcquireLockResponse { event: Some(event) }
+}
+
+/// The first parties, as many as there is room for.
+fn parties_to_proto(parties: Vec<Party>, room: &mut usize) -> Vec<v1::LockParty> {
+    /// What a party takes beside itself: a tag and a length.
+    const FRAME: usize = 8;
+    let fitting = parties.into_iter().map(party_to_proto).take_while(|party| {
+        let left = room.checked_sub(party.encoded_len() + FRAME);
+        *room = left.unwrap_or_default();
+        left.is_some()
+    });
+    fitting.collect()
 }
 
 fn party_to_proto(party: Party) -> v1::LockParty {

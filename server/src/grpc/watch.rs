@@ -3,7 +3,6 @@
 //! A step of the view becomes one response, or several when it is large. The parts are made one by one, as the client
 //! reads them: a client that does not read costs no more than one.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,16 +110,14 @@ impl Open {
 
 fn snapshot_part(state: Arc<State>, reset: bool, after: Option<&Arc<str>>) -> (Revision, Event, Option<Unfinished>) {
     let revision = state.revision;
-    // The node itself comes with the first part.
-    let own = state.node.as_ref().filter(|_| after.is_none()).map(|entry| (&entry.data, &entry.stat));
-    let mut node = convert::node_to_proto(&state.path, own, BTreeMap::new());
-    node.exists = state.exists();
+    let mut node = convert::node_to_proto(&state.path, state.node.as_deref(), after.is_none());
     let begin = after.map_or(Bound::Unbounded, |after| Bound::Excluded(&**after));
     let mut rest = state.children.range::<str, _>((begin, Bound::Unbounded)).peekable();
-    let last = convert::fill_children(&mut node, &mut rest, usize::MAX, PART_BYTES);
+    let last = convert::fill_children(&mut node, &mut rest, usize::MAX, PART_BYTES, after.is_some());
     let more = rest.next().is_some();
     let event = Event::Snapshot(v1::Snapshot { node: Some(node), more, reset });
-    let rest = more.then_some(Unfinished::Snapshot { state, is_reset: reset, after: last });
+    // Where the node alone fills the first part, the next begins with the first child: after the empty name.
+    let rest = more.then(|| Unfinished::Snapshot { state, is_reset: reset, after: Some(last.unwrap_or_default()) });
     (revision, event, rest)
 }
 

@@ -45,21 +45,23 @@ impl Session {
 
     /// A node's stat; `None` when it does not exist.
     pub(crate) async fn exists(&self, path: &NodePath) -> Result<Option<Stat>, Error> {
-        self.read_stat(path, false).await
-    }
-
-    /// A node's stat, and a watch that fires when the node is created, deleted or written.
-    pub(crate) async fn watch_exists(&self, path: &NodePath) -> Result<(Option<Stat>, OneShot), Error> {
-        let watch = self.watches().once(path.as_str());
-        Ok((self.read_stat(path, true).await?, watch))
-    }
-
-    async fn read_stat(&self, path: &NodePath, watch: bool) -> Result<Option<Stat>, Error> {
-        let request = Request::Exists { path: path.as_str().to_owned(), watch };
+        let request = Request::Exists { path: path.as_str().to_owned(), watch: false };
         match absent_is_none(self.submit(request).await)?.map(|answer| answer.response) {
             Some(Response::Stat(stat)) => Ok(Some(stat)),
             Some(_) => Err(Error::OutcomeUnknown),
             None => Ok(None),
+        }
+    }
+
+    /// A node's stat, and a watch that fires when the node is deleted or written. A node that does not exist has no such
+    /// watch: there it never fires, and costs ZooKeeper nothing.
+    pub(crate) async fn watch_exists(&self, path: &NodePath) -> Result<(Option<Stat>, OneShot), Error> {
+        let watch = self.watches().once(path.as_str());
+        let request = Request::GetData { path: path.as_str().to_owned(), watch: true };
+        match absent_is_none(self.submit(request).await)?.map(|answer| answer.response) {
+            Some(Response::Data { stat, .. }) => Ok((Some(stat), watch)),
+            Some(_) => Err(Error::OutcomeUnknown),
+            None => Ok((None, watch)),
         }
     }
 

@@ -14,6 +14,9 @@ use crate::types::{NodePath, Zxid};
 /// More unread paths than this in one mailbox are replaced by «read all again».
 const MAILBOX_PATHS: usize = 65_536;
 
+/// How many paths with one-shot watches that nobody waits for may stay at least.
+const SWEEP_SLACK: usize = 1024;
+
 /// Something happened to a node.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
@@ -150,6 +153,8 @@ pub(crate) struct Watches {
 struct Inner {
     /// One-shot watches by path.
     once: HashMap<Arc<str>, Vec<oneshot::Sender<Fired>>>,
+    /// With more paths than this, those are dropped that nobody waits for.
+    sweep_above: usize,
     /// Recursive watches by the path watched; each with the number of its subscription.
     recursive: HashMap<NodePath, Vec<(u64, Arc<Mailbox>)>>,
     /// The recursive watches that this connection has set.
@@ -165,9 +170,15 @@ impl Watches {
     pub(crate) fn once(&self, path: &str) -> OneShot {
         let (fire, watch) = oneshot::channel();
         let mut inner = lock(&self.inner);
-        let waiting = inner.once.entry(path.into()).or_default();
-        waiting.retain(|other| !other.is_closed());
-        waiting.push(fire);
+        if inner.once.len() > inner.sweep_above {
+            // Names that never come again would stay for ever.
+            inner.once.retain(|_, waiting| {
+                waiting.retain(|waiter| !waiter.is_closed());
+                !waiting.is_empty()
+            });
+            inner.sweep_above = 2 * inner.once.len() + SWEEP_SLACK;
+        }
+        inner.once.entry(path.into()).or_default().push(fire);
         watch
     }
 
@@ -341,6 +352,18 @@ mod tests {
         watches.established(&path, second);
         assert_eq!(watches.established_on(&path), Some(second));
         assert!(watches.differences().0.is_empty());
+    }
+
+    #[test]
+    fn watches_that_nobody_waits_for_are_dropped() {
+        let watches = Watches::default();
+        let kept = watches.once("/kept");
+        for index in 0..10 * SWEEP_SLACK {
+            drop(watches.once(&format!("/{index}")));
+        }
+        assert!(lock(&watches.inner).once.len() <= SWEEP_SLACK + 4);
+        assert!(lock(&watches.inner).once.contains_key("/kept"));
+        drop(kept);
     }
 
     #[tokio::test]
