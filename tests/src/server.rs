@@ -47,9 +47,20 @@ impl Server {
     /// # Panics
     /// When it ends instead.
     pub async fn launch(hosts: &str, options: &[&str]) -> Server {
+        Server::launch_on(&["--zookeeper", hosts], options).await
+    }
+
+    /// Starts a server on the embedded backend, which serves ZooKeeper's protocol on this address.
+    pub async fn start_embedded(address: SocketAddr) -> Server {
+        let mut server = Server::launch_on(&["--embedded", "--embedded-listen", &address.to_string()], &[]).await;
+        server.wait_until_serving().await;
+        server
+    }
+
+    async fn launch_on(backend: &[&str], options: &[&str]) -> Server {
         let directory = scratch("server");
         let mut command = Command::new(program());
-        command.args(["--zookeeper", hosts, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]).args(options);
+        command.args(backend).args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]).args(options);
         let mut process = Process::spawn("rollcall-server", directory.path(), &mut command);
         let (grpc, http) = eventually("rollcall-server says where it listens", SOON, async || {
             if let Some(status) = process.exited() {

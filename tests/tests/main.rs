@@ -17,6 +17,7 @@ mod get;
 mod lasting_locks;
 mod lifetimes;
 mod locks;
+mod one_binary;
 mod polyglot;
 mod register;
 mod streams;
