@@ -136,7 +136,8 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
             () = tokio::time::sleep_until(ask_again) => {}
             stop = watched.next(&session, &lease) => if let Some(stop) = stop { return stop },
             _ = link.changed() => {}
-            _ = evidence.changed(), if doubt => {}
+            // Without a heartbeat the session is over.
+            changed = evidence.changed(), if doubt => if changed.is_err() { return Stop::SessionLost },
         }
     }
 }
