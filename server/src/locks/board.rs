@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::READ_CHUNK;
 use super::id::queue_path;
 use super::node::is_durable;
 use super::queue::Queue;
@@ -27,8 +28,6 @@ use crate::zk::{self, OneShot, Session};
 const CALLERS: usize = 1024;
 const SHOW_PAUSE: Duration = Duration::from_secs(1);
 const SHOW_PAUSE_FACTOR: u32 = 20;
-/// How many nodes are read at once.
-const READ_CHUNK: usize = 256;
 /// How many holders are told by name.
 const HOLDERS: usize = 100;
 

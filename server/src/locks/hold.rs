@@ -7,14 +7,12 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::queue::{may_take, must_give_up};
 use super::terms::Grant;
-use super::{Interrupt, Stop, seat};
+use super::{Interrupt, READ_CHUNK, Stop, seat};
 use crate::types::NodePath;
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
 
 /// A connection that is back sooner raises no doubt.
 const BLINK: Duration = Duration::from_millis(300);
-/// How many leases are read at once.
-const READ_CHUNK: usize = 256;
 
 /// What speaks for a lease, at one moment.
 #[derive(Debug, Clone, Copy)]
