@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::READ_CHUNK;
 use super::id::queue_path;
 use super::node::is_durable;
 use super::queue::Queue;
@@ -27,8 +28,6 @@ use crate::zk::{self, OneShot, Session};
 const CALLERS: usize = 1024;
 const SHOW_PAUSE: Duration = Duration::from_secs(1);
 const SHOW_PAUSE_FACTOR: u32 = 20;
-/// How many nodes are read at once.
-const READ_CHUNK: usize = 256;
 /// How many holders are told by name.
 const HOLDERS: usize = 100;
 
@@ -128,7 +127,12 @@ impl Task {
     async fn run(mut self, mut calls: mpsc::Receiver<oneshot::Sender<Reading>>) {
         let mut show_at = Instant::now();
         let mut unshown = false;
+        let session = self.session.clone();
         loop {
+            let showable = async {
+                tokio::time::sleep_until(show_at).await;
+                session.connected().await
+            };
             tokio::select! {
                 call = calls.recv() => {
                     let Some(first) = call else { break };
@@ -140,21 +144,28 @@ impl Task {
                     for reply in waiting {
                         drop(reply.send(reading.clone()));
                     }
-                    unshown |= reading.is_ok();
+                    // After a failure nothing would tell of a change.
+                    unshown = true;
+                    if reading.is_err() {
+                        show_at = show_at.max(Instant::now() + SHOW_PAUSE);
+                    }
                 }
                 () = first_of(&mut self.watches), if !self.watches.is_empty() => {
                     self.watches.clear();
                     unshown = true;
                     show_at = show_at.max(Instant::now() + Duration::from_millis(20));
                 }
-                () = tokio::time::sleep_until(show_at), if unshown => {
+                connected = showable, if unshown => {
                     let began = Instant::now();
                     // A reading whose watches have not fired is still true.
-                    if !self.watches.is_empty() || self.read().await.is_ok() {
+                    let read = !self.watches.is_empty() || self.read().await.is_ok();
+                    if read {
                         self.show.send_modify(|_| {});
                     }
-                    unshown = false;
-                    show_at = Instant::now() + SHOW_PAUSE + began.elapsed() * SHOW_PAUSE_FACTOR;
+                    // A session that is over has nothing more to show.
+                    unshown = !read && connected;
+                    let took = if read { began.elapsed() } else { Duration::ZERO };
+                    show_at = Instant::now() + SHOW_PAUSE + took * SHOW_PAUSE_FACTOR;
                 }
             }
         }

@@ -4,17 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::id::queue_path;
-use super::queue::{Limit, Queue, contender_name};
+use super::queue::{Limit, Queue, contender_name, looks_like_a_lease};
 use super::record::{Record, record_path};
-use super::{Interrupt, node};
+use super::{Interrupt, READ_CHUNK, node};
 use crate::types::{FencingToken, NodePath};
-use crate::zk::layout::FENCES;
+use crate::zk::layout::{FENCES, LEASES};
 use crate::zk::{ErrorCode, Read, Request, Response, Session};
 
 /// How often what changes meanwhile is read again, to give one consistent state. After that, what was read is given.
 const TRIES: usize = 4;
-/// How many bytes of requests go into one reading.
-const READ_BYTES: usize = 512 * 1024;
 
 /// Who holds a lock and who waits for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +42,8 @@ pub(crate) struct Party {
     pub(crate) ttl: Option<Duration>,
 }
 
-/// Reads all of it in one transaction, if it fits and holds still; otherwise in as few as possible.
+/// Reads all of it in one transaction, if it fits and holds still; otherwise in as few as possible. The first tells
+/// whether it is a lock at all, before anything of what it has as children is read.
 pub(super) async fn describe(session: &Session, path: &NodePath) -> Result<Description, Interrupt> {
     session.sync(path).await?;
     let queue = queue_path(path);
@@ -53,8 +52,9 @@ pub(super) async fn describe(session: &Session, path: &NodePath) -> Result<Descr
     loop {
         let state = State::read(session, path, &queue, &nodes).await?;
         tries += 1;
+        state.simultaneous(path)?;
         let needed: Vec<_> = state.needed(path, &queue);
-        if tries >= TRIES || needed.iter().all(|node| state.nodes.contains_key(node)) {
+        if tries >= TRIES || needed.iter().all(|node| state.has_read(node)) {
             return state.description(path, &queue);
         }
         nodes = needed;
@@ -77,17 +77,9 @@ impl State {
         let children = |path: &str| Request::GetChildren { path: path.to_owned(), watch: false };
         let mut parts = vec![get(path.as_str()), children(path.as_str()), children(queue.as_str()), children(FENCES)];
         let mut rest = nodes.iter();
-        let mut chunk = Vec::new();
         loop {
-            let mut bytes = parts.iter().map(Request::encoded_len).sum::<usize>();
-            while bytes < READ_BYTES
-                && let Some(node) = rest.next()
-            {
-                let part = get(node.as_str());
-                bytes += part.encoded_len();
-                parts.push(part);
-                chunk.push(node);
-            }
+            let chunk: Vec<_> = rest.by_ref().take(READ_CHUNK - parts.len()).collect();
+            parts.extend(chunk.iter().map(|node| get(node.as_str())));
             if parts.is_empty() {
                 return Ok(state);
             }
@@ -100,7 +92,7 @@ impl State {
             for (index, head) in answers.by_ref().take(heads).enumerate() {
                 state.take_head(index, head, path)?;
             }
-            for (node, answer) in chunk.drain(..).zip(answers) {
+            for (node, answer) in chunk.into_iter().zip(answers) {
                 state.nodes.insert(node.clone(), as_read(answer));
             }
         }
@@ -138,12 +130,27 @@ impl State {
         self.nodes.get(node)?.as_ref()
     }
 
+    /// Whether a node that is listed was read. A grant between two parts shows in neither: its contender was gone, and
+    /// its lease not listed yet. A record may well be missing.
+    fn has_read(&self, node: &NodePath) -> bool {
+        let read = self.nodes.get(node);
+        read.is_some_and(|read| read.is_some() || node.parent().is_some_and(|parent| parent.as_str() == LEASES))
+    }
+
+    /// The lock's number; an error if it is no lock.
+    fn simultaneous(&self, path: &NodePath) -> Result<u32, Interrupt> {
+        match self.lock.as_ref().map(|lock| Limit::of(&lock.data)) {
+            Some(Limit::Foreign) => Err(node::not_a_lock(path, "its data is no number")),
+            Some(Limit::Empty) if !self.leases.iter().all(|name| looks_like_a_lease(name)) => {
+                Err(node::not_a_lock(path, "it has children that are no leases"))
+            }
+            Some(Limit::Number(number)) => Ok(number),
+            None | Some(Limit::Empty) => Ok(0),
+        }
+    }
+
     fn description(&self, path: &NodePath, queue: &NodePath) -> Result<Description, Interrupt> {
-        let simultaneous = match self.lock.as_ref().map(|lock| Limit::of(&lock.data)) {
-            None | Some(Limit::Empty) => 0,
-            Some(Limit::Number(number)) => number,
-            Some(Limit::Foreign) => return Err(node::not_a_lock(path, "its data is no number")),
-        };
+        let simultaneous = self.simultaneous(path)?;
         let mut holders = Vec::new();
         for name in &self.leases {
             let Some(lease) = self.get(&path.join(name)) else { continue };
@@ -183,5 +190,40 @@ fn as_read(answer: Result<Response, ErrorCode>) -> Option<Read> {
     match answer {
         Ok(Response::Data { data, stat }) => Some(Read { data, stat }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::types::Stat;
+
+    fn state(data: &'static str, children: &[&str]) -> State {
+        let lock = Some(Read { data: data.into(), stat: Stat::default() });
+        State { lock, leases: children.iter().map(|&name| name.to_owned()).collect(), ..State::default() }
+    }
+
+    #[test]
+    fn what_is_no_lock_is_told_before_its_children_are_read() {
+        let (path, lease) = (NodePath::trusted("/a"), "0123456789abcdef0123456789abcdef");
+        assert_eq!(State::default().simultaneous(&path).unwrap(), 0);
+        assert_eq!(state("", &[lease]).simultaneous(&path).unwrap(), 0);
+        assert_eq!(state("3", &[lease, "stray"]).simultaneous(&path).unwrap(), 3);
+        for foreign in [state("{}", &[]), state("{}", &[lease]), state("", &[lease, "stray"])] {
+            let error = Error::from(foreign.simultaneous(&path).unwrap_err());
+            assert!(matches!(error, Error::NotALock { .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_party_that_is_gone_has_to_be_read_again_and_a_missing_record_has_not() {
+        let (party, record) = (NodePath::trusted("/a/x"), record_path("x"));
+        let mut state = State::default();
+        assert!(!state.has_read(&party) && !state.has_read(&record));
+        state.nodes.extend([(party.clone(), None), (record.clone(), None)]);
+        assert!(!state.has_read(&party) && state.has_read(&record));
+        state.nodes.insert(party.clone(), Some(Read { data: "".into(), stat: Stat::default() }));
+        assert!(state.has_read(&party));
     }
 }

@@ -7,14 +7,12 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::queue::{may_take, must_give_up};
 use super::terms::Grant;
-use super::{Interrupt, Stop, seat};
+use super::{Interrupt, READ_CHUNK, Stop, seat};
 use crate::types::NodePath;
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
 
 /// A connection that is back sooner raises no doubt.
 const BLINK: Duration = Duration::from_millis(300);
-/// How many leases are read at once.
-const READ_CHUNK: usize = 256;
 
 /// What speaks for a lease, at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -136,7 +134,8 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
             () = tokio::time::sleep_until(ask_again) => {}
             stop = watched.next(&session, &lease) => if let Some(stop) = stop { return stop },
             _ = link.changed() => {}
-            _ = evidence.changed(), if doubt => {}
+            // Without a heartbeat the session is over.
+            changed = evidence.changed(), if doubt => if changed.is_err() { return Stop::SessionLost },
         }
     }
 }

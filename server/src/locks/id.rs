@@ -10,6 +10,7 @@ use crate::types::NodePath;
 pub(super) const MARK: &str = "__lock__";
 
 const SECRET_BYTES: usize = 16;
+const MARK_DIGITS: usize = 16;
 /// An id is no longer than that of the longest path.
 const MAX_TEXT: usize = (SECRET_BYTES + crate::types::MAX_PATH_BYTES).div_ceil(3) * 4;
 
@@ -55,7 +56,7 @@ impl LockId {
 
     /// What the names of this id's nodes begin with.
     pub(super) fn mark(&self) -> Mark {
-        Mark(hex(&Sha256::digest(self.secret)[..8]))
+        Mark(hex(&Sha256::digest(self.secret)[..MARK_DIGITS / 2]))
     }
 }
 
@@ -69,6 +70,12 @@ impl Mark {
     /// A name of 32 hex digits, as kazoo's own are, that was never used before and never will be.
     pub(super) fn fresh_name(&self) -> String {
         format!("{}{}", self.0, hex(&rand::random::<[u8; 8]>()))
+    }
+
+    /// The mark in the name of a lease; `None`: it is none of ours.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let (mark, _) = name.split_at_checked(MARK_DIGITS)?;
+        Some(Self(mark.to_owned()))
     }
 
     /// Whether a contender or a lease of this name belongs to the id.
@@ -147,6 +154,8 @@ mod tests {
         assert!(first.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit)));
         assert!(id.mark().names(&first) && id.mark().names(&format!("{second}__lock__0000000001")));
         assert!(!LockId::fresh(&NodePath::trusted("/a")).mark().names(&first));
+        assert_eq!(Mark::of(&first), Some(id.mark()));
+        assert_eq!((Mark::of(&first[..15]), Mark::of("0123456789abcdeé")), (None, None));
         assert!(!first.contains(&hex(&id.secret)[..16]));
         assert!(!format!("{id:?}").contains(&hex(&id.secret)));
     }

@@ -12,7 +12,7 @@ use super::hold::{Certainty, Signs, judge};
 use super::record::{self, Record, Removal, as_zk, record_path};
 use super::seat;
 use super::slot::{Order, Slot};
-use super::{Interrupt, Shared, Stop, node};
+use super::{Interrupt, Shared, Stop, lock, node};
 use crate::error::Error;
 use crate::types::{FencingToken, NodePath, SessionId};
 use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, Owner, Session};
@@ -283,13 +283,15 @@ impl Lasting {
 
     /// Removes the lease, over any number of lost connections; somebody who took it meanwhile keeps it.
     pub(super) async fn end(&self) -> Removal {
+        let mut version = self.version;
         loop {
             let removed = match self.shared.pool.any() {
-                Ok(owner) => record::remove(&owner, &self.record.path, &self.name, self.version).await,
+                Ok(owner) => self.try_end(&owner, &mut version).await,
                 Err(error) => Err(error),
             };
             match removed {
-                Ok(removal) => return removal,
+                Ok(Some(removal)) => return removal,
+                Ok(None) => {}
                 Err(zk::Error::Refused(code)) => {
                     tracing::error!(path = %self.record.path, %code, "zookeeper refuses to delete a lease");
                     return Removal::Gone;
@@ -297,6 +299,27 @@ impl Lasting {
                 Err(_) => seat::pause().await,
             }
         }
+    }
+
+    /// `None`: try again, with the version of a claim of ours whose answer was not seen.
+    async fn try_end(&self, owner: &Owner, version: &mut i32) -> Result<Option<Removal>, zk::Error> {
+        let removal = record::remove(owner, &self.record.path, &self.name, *version).await?;
+        if removal == Removal::Gone {
+            return Ok(Some(removal));
+        }
+        let Some(read) = owner.session().get(&record_path(&self.name)).await? else { return Ok(None) };
+        let claimed = Record::parse(&read.data).is_some_and(|found| self.claims.contains(&found.owner));
+        // After the reading: a later task of this replica, which may name the same session, comes before its write.
+        if !claimed || !self.has_the_task() {
+            return Ok(Some(Removal::Taken));
+        }
+        *version = read.stat.version;
+        Ok(None)
+    }
+
+    /// Whether no later task of this replica has to do with the lock: one can come once an end was told.
+    fn has_the_task(&self) -> bool {
+        lock(&self.shared.running).get(&self.slot.id().mark()).is_some_and(|slot| Arc::ptr_eq(slot, &self.slot))
     }
 
     async fn end_by(&self, stop: Stop) -> Stop {

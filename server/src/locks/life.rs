@@ -160,7 +160,9 @@ impl Life {
     fn tell(&self, stop: Stop, holders: Vec<String>) {
         let path = self.slot.id().path().clone();
         match stop {
-            Stop::Again | Stop::Ordered | Stop::Released | Stop::Expired | Stop::Left => self.slot.end(Ok(())),
+            Stop::Again | Stop::Ordered | Stop::Released | Stop::Left => self.slot.end(Ok(())),
+            // Whoever came back meanwhile came too late.
+            Stop::Expired => self.slot.end(Err(Error::UnknownLock)),
             Stop::Superseded => self.slot.end(Err(Error::Superseded { path })),
             Stop::Busy => self.slot.end(Err(Error::LockBusy { path, holders })),
             Stop::Failed(error) => self.slot.end(Err(error)),

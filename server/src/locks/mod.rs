@@ -65,6 +65,9 @@ use crate::zk::{self, Owner, Pool};
 
 /// How many locks a replica may hold and wait for at once, unless it is told otherwise.
 pub(crate) const DEFAULT_LIMIT: usize = 100_000;
+/// How many nodes are read at once that others may have filled: an answer is read whole, up to 64 MiB, and a node holds
+/// up to 1 MiB.
+const READ_CHUNK: usize = 48;
 /// How long a name may be, in bytes.
 const MAX_NAME: usize = 1024;
 

@@ -2,6 +2,9 @@
 //!
 //! A record is written by the session whose fence it names. So a keeper's end is always a change in the list of fences,
 //! and that list is all that has to be watched: each change of it has all records read again, which is rare.
+//!
+//! A record may name a session of ours and have no task: a pick-up was carried out, but its answer was lost, and who
+//! asked for it has given up. Nothing tells of that, and no other replica may end it; so we do, found within a minute.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,8 +12,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::id::Mark;
 use super::record::{self, Record, record_path};
-use super::{Shared, seat};
+use super::{Shared, lock, seat};
 use crate::types::NodePath;
 use crate::zk::layout::{FENCES, LEASES, fence};
 use crate::zk::{self, OneShot, Owner};
@@ -25,7 +29,7 @@ const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 struct Orphan {
     path: NodePath,
     version: i32,
-    /// When its ttl is over, by our clock, counted from when we saw that its keeper was gone.
+    /// When its ttl is over, by our clock, counted from when we first saw that it had no keeper.
     due: Instant,
 }
 
@@ -37,16 +41,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
             shared.room_may_be_free().await;
             continue;
         };
-        let Ok(mut changed) = look(&owner, &mut orphans).await else {
+        let Ok(mut changed) = look(&shared, &owner, &mut orphans).await else {
             seat::pause().await;
             continue;
         };
+        let look_again = Instant::now() + AT_LEAST_EVERY;
         loop {
-            let now = Instant::now();
-            let due = orphans.values().map(|orphan| orphan.due).min().unwrap_or(now + AT_LEAST_EVERY);
+            let due = orphans.values().map(|orphan| orphan.due).min().unwrap_or(look_again);
             tokio::select! {
                 _ = &mut changed => break,
-                () = tokio::time::sleep_until(due.min(now + AT_LEAST_EVERY)) => {}
+                () = tokio::time::sleep_until(due.min(look_again)) => {}
             }
             if !reap(&owner, &mut orphans).await {
                 break;
@@ -56,7 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Finds the leases whose keeper is gone; those that were known stay due when they were. Gives a watch on the fences.
-async fn look(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> Result<OneShot, zk::Error> {
+async fn look(shared: &Shared, owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> Result<OneShot, zk::Error> {
     let session = owner.session();
     let (fences, leases) = (NodePath::trusted(FENCES), NodePath::trusted(LEASES));
     session.sync(&fences).await?;
@@ -76,18 +80,32 @@ async fn look(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> Result<On
     }
     let (children, changed) = session.watch_children(&fences).await?;
     let standing: HashSet<_> = children.into_iter().flat_map(|(names, _)| names).collect();
-    let now = Instant::now();
-    let mut found = HashMap::new();
-    for (name, record, version) in records {
-        if standing.contains(NodePath::trusted(fence(record.owner)).name()) {
-            continue;
-        }
-        let known = orphans.remove(&name).filter(|orphan| orphan.version == version);
-        let due = known.map_or(now + record.ttl, |orphan| orphan.due);
-        found.insert(name, Orphan { path: record.path, version, due });
-    }
-    *orphans = found;
+    // After the records: a task is found from before its first write of one until it has no more to do with it.
+    records.retain(|(name, record, _)| {
+        !standing.contains(NodePath::trusted(fence(record.owner)).name())
+            || (shared.pool.owner(record.owner).is_some() && !has_task(shared, name))
+    });
+    *orphans = known_or_due(orphans, records, Instant::now());
     Ok(changed)
+}
+
+/// Whether a task of this replica has to do with the lease of this name.
+fn has_task(shared: &Shared, name: &str) -> bool {
+    Mark::of(name).is_some_and(|mark| lock(&shared.running).contains_key(&mark))
+}
+
+/// The orphans now: those that were known with the same version stay due when they were.
+fn known_or_due(
+    known: &HashMap<String, Orphan>,
+    records: Vec<(String, Record, i32)>,
+    now: Instant,
+) -> HashMap<String, Orphan> {
+    let orphan = |(name, record, version): (String, Record, i32)| {
+        let known = known.get(&name).filter(|orphan| orphan.version == version);
+        let due = known.map_or(now + record.ttl, |orphan| orphan.due);
+        (name, Orphan { path: record.path, version, due })
+    };
+    records.into_iter().map(orphan).collect()
 }
 
 /// Removes what is due. `false`: look again.
@@ -113,4 +131,23 @@ async fn reap(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SessionId;
+
+    #[test]
+    fn an_orphan_stays_due_when_it_was_until_its_record_is_written_or_it_has_a_keeper() {
+        let (now, ttl) = (Instant::now(), Duration::from_secs(90));
+        let record = Record { path: NodePath::trusted("/a"), ttl, owner: SessionId(1) };
+        let records = |version| vec![("x".to_owned(), record.clone(), version)];
+        let first = known_or_due(&HashMap::new(), records(3), now);
+        assert_eq!(first["x"].due, now + ttl);
+        let later = now + AT_LEAST_EVERY;
+        assert_eq!(known_or_due(&first, records(3), later)["x"].due, now + ttl);
+        assert_eq!(known_or_due(&first, records(4), later)["x"].due, later + ttl);
+        assert!(known_or_due(&first, Vec::new(), later).is_empty());
+    }
 }
