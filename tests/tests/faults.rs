@@ -139,9 +139,8 @@ async fn a_watch_that_begins_while_zookeeper_is_away_gets_there() {
         stream.message().await
     };
     // It may wait, or say at once that ZooKeeper is away.
-    tokio::select! {
-        answer = begun => { refused(answer, Code::Unavailable, "BACKEND_UNAVAILABLE"); }
-        () = tokio::time::sleep(Duration::from_millis(500)) => {}
+    if let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), begun).await {
+        refused(answer, Code::Unavailable, "BACKEND_UNAVAILABLE");
     }
     s.proxy.accept().await;
     eventually("a Watch begins", SOON, async || {
