@@ -1,5 +1,7 @@
 //! Register, rules 6 and 7: who has a path when several want it, on one replica and across replicas.
 
+use std::collections::HashMap;
+
 use rollcall_proto::v1;
 use rollcall_proto::v1::LostReason;
 use rollcall_proto::v1::register_request::Request;
@@ -240,5 +242,50 @@ async fn what_was_not_taken_over_is_still_put_back_after_others_were() {
         s.bare.delete(&path).await;
         let back = stream.registered().await;
         assert!(back.restored && back.path == path && back.generation > before, "{back:?}");
+    }
+}
+
+/// Rule 7 as a race: a stream ends on one replica in the instant in which another replica takes its paths over. Whatever
+/// comes first, nothing of the newer stream is removed: it would be told `restored`, or have lost its generation.
+#[tokio::test]
+async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
+    const ROUNDS: usize = 4;
+    // So many that the end of the older stream takes a while: each is read first, then deleted.
+    const PATHS: usize = 1500;
+    let s = setting("takeover").await;
+    let other = s.another_server().await;
+    let far = other.client().await;
+    let paths: Vec<_> = (0..PATHS).map(|index| format!("/race/{index}")).collect();
+    for _ in 0..ROUNDS {
+        let mut old = Registration::open(&s.client).await;
+        for path in &paths {
+            old.send(set(path, text("old"))).await;
+        }
+        for _ in &paths {
+            old.registered().await;
+        }
+        let mut new = Registration::open(&far).await;
+        let mut old = Some(old);
+        for (index, path) in paths.iter().enumerate() {
+            if index == PATHS / 10 {
+                old.take();
+            }
+            new.send(set(path, text("new"))).await;
+        }
+        let mut generations = HashMap::new();
+        while generations.len() < PATHS {
+            let registered = new.registered().await;
+            assert!(!registered.restored, "the older end removed {}", registered.path);
+            generations.insert(registered.path, registered.generation);
+        }
+        // The older stream's end has been dealt with when its replica has nothing left to remove.
+        s.server.wait_for_streams(0).await;
+        for (path, generation) in &generations {
+            assert_eq!(s.bare.get(path).await.map(|node| node.stat.czxid), Some(*generation), "{path}");
+        }
+        new.send(Request::Close(v1::CloseSession {})).await;
+        for _ in 0..PATHS {
+            new.unregistered().await;
+        }
     }
 }
