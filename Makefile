@@ -4,12 +4,16 @@ CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench setup build lint deny clean
+.PHONY: help run run-zookeeper test bench setup build lint deny clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Start ZooKeeper and rollcall-server here, until Ctrl-C
+run: ## Start rollcall-server here until Ctrl-C, everything in memory: needs Rust alone
+	$(CARGO) build --locked --release -p rollcall-server
+	@exec target/release/rollcall-server --embedded $(RUN)
+
+run-zookeeper: ## Start ZooKeeper and rollcall-server in front of it here, until Ctrl-C
 	tests/setup.sh zookeeper
 	@command -v grpcurl >/dev/null || ! command -v go >/dev/null || tests/setup.sh grpcurl
 	$(CARGO) build --locked --release -p rollcall-server

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make run` does: ZooKeeper with its data in a temporary directory, and rollcall-server in the foreground, until
+# What `make run-zookeeper` does: ZooKeeper with its data in a temporary directory, and rollcall-server in the foreground, until
 # Ctrl-C. ROLLCALL_PORT, ROLLCALL_HTTP_PORT and ZOOKEEPER_PORT say other ports than 7700, 7701 and 2181.
 set -euo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches what the tests and `make run` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
+# Fetches what the tests, `make run-zookeeper` and `make bench` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
 # generators of protobuf, and buf. A part whose inputs have not changed since is skipped.
 #
 #   tests/setup.sh              all parts but cargo-deny, which takes minutes to build and which only make deny needs
