@@ -12,9 +12,13 @@
 pub mod bare;
 pub mod client;
 pub mod console;
+pub mod fleet;
 pub mod follow;
+pub mod journal;
+pub mod observe;
 pub mod process;
 pub mod proxy;
+pub mod registrant;
 pub mod server;
 pub mod setting;
 pub mod wait;

@@ -21,6 +21,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::bare::Bare;
+use crate::journal::Journal;
 use crate::process::{Process, Signal, scratch};
 use crate::wait::{SOON, eventually};
 
@@ -135,6 +136,11 @@ impl ZooKeeper {
         self.nodes[node].address
     }
 
+    /// How many servers there are, running or not.
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Starts a server that is not running, on the data that it has. Does not wait: see [`ready`](Self::ready).
     ///
     /// # Panics
@@ -204,6 +210,13 @@ impl ZooKeeper {
             Err(seen.join(", "))
         })
         .await
+    }
+
+    /// What these servers have agreed on so far below a chroot; whether they run does not matter.
+    pub fn journal(&self, chroot: &str) -> Journal {
+        let directories: Vec<_> =
+            (0..self.nodes.len()).map(|node| self.directory.path().join(format!("data-{node}"))).collect();
+        Journal::read(&directories, chroot)
     }
 
     /// A chroot of its own in these servers.
