@@ -17,6 +17,9 @@ use crate::server::Server;
 use crate::wait::SOON;
 use crate::zookeeper::{Options, Sandbox, ZooKeeper, free_address};
 
+/// What the names begin with by which onlookers are known to be up to date.
+pub const MARKER: &str = "zz marker ";
+
 static TURN: Semaphore = Semaphore::const_new(1);
 
 /// Where the replicas find ZooKeeper.
@@ -177,14 +180,14 @@ impl Onlookers {
     /// What they have seen since they began. A last name is registered to be sure that they have seen all that came before,
     /// and left out.
     pub async fn sights(&self, fleet: &Fleet) -> Sights {
-        let marker = format!("zz marker {}", rand::random::<u32>());
+        let marker = format!("{MARKER}{}", rand::random::<u32>());
         let path = format!("{}/{marker}", self.path);
         Bare::connect(&fleet.sandbox.hosts).await.create(&path, b"").await;
         self.rollcall.knows(&marker).await;
         self.kazoo.knows(&marker).await;
         let below = format!("{}/", self.path);
         let absences = fleet.journal().absences(|path| path.starts_with(&below));
-        let is_other = |seen: &Seen| !seen.name.starts_with("zz marker ");
+        let is_other = |seen: &Seen| !seen.name.starts_with(MARKER);
         Sights {
             absences: absences.into_iter().filter(|absence| absence.from >= self.since).collect(),
             rollcall: self.rollcall.seen().into_iter().filter(is_other).collect(),

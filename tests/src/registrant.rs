@@ -5,6 +5,7 @@
 //! Both keep what they were told, with the times.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +17,7 @@ use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::registry_client::RegistryClient;
 use rollcall_proto::v1::{self, LostReason};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,7 +27,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::client::{resume, set, span};
+use crate::client::{data, resume, set, span};
 use crate::process::{Process, scratch};
 use crate::wait::{SOON, check, eventually};
 
@@ -48,12 +50,21 @@ pub struct Terms {
 }
 
 /// One thing that a registrant was told, or found out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
+    /// By whom: the number of a client among those of its process.
+    pub client: usize,
     /// When.
     pub at: SystemTime,
     /// What.
     pub news: News,
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        write!(formatter, "{at:.3} #{} {:?}", self.client, self.news)
+    }
 }
 
 /// See [`Told`].
@@ -120,6 +131,7 @@ enum Order {
 /// What was told so far.
 #[derive(Clone, Debug, Default)]
 struct History {
+    client: usize,
     told: Arc<Mutex<Vec<Told>>>,
     /// Where each path stands: what was told of it last.
     standing: Arc<Mutex<BTreeMap<String, Standing>>>,
@@ -133,15 +145,19 @@ enum Standing {
 
 impl History {
     fn note(&self, news: News) {
-        self.told.lock().unwrap().push(Told { at: SystemTime::now(), news });
+        self.told.lock().unwrap().push(Told { client: self.client, at: SystemTime::now(), news });
     }
 }
 
 impl Registrant {
     /// Begins. It goes on until it is dropped, or all that it held is gone.
     pub fn start(terms: Terms) -> Registrant {
+        Registrant::start_as(0, terms)
+    }
+
+    fn start_as(client: usize, terms: Terms) -> Registrant {
         let (orders, receiver) = mpsc::channel(1);
-        let history = History::default();
+        let history = History { client, ..Default::default() };
         let paths = terms.registrations.iter().map(|(path, _)| path.clone()).collect();
         let mut task = JoinSet::new();
         task.spawn(Life::new(terms, history.clone()).run(receiver));
@@ -436,8 +452,11 @@ impl Many {
 
     /// One client after the other.
     pub fn terms(&self) -> impl Iterator<Item = Terms> {
-        (0..self.clients).map(|client| {
-            let value = |path: String| (path, crate::client::data(serde_json::json!({ "client": client })));
+        // With a `created` of its own a client knows its registration again after an answer was lost (Register, rule 5).
+        let created = format!("{:?}", SystemTime::now());
+        (0..self.clients).map(move |client| {
+            let value = data(json!({ "client": client, "created": created }));
+            let value = |path: String| (path, value.clone());
             let registrations = self.paths_of(client).map(value).collect();
             Terms { replicas: self.replicas.clone(), ttl: self.ttl, registrations }
         })
@@ -471,7 +490,8 @@ impl Many {
 /// line each.
 pub async fn run_process(many: &Many) {
     use std::io::Write as _;
-    let registrants: Vec<_> = many.terms().map(Registrant::start).collect();
+    let registrants: Vec<_> =
+        many.terms().enumerate().map(|(client, terms)| Registrant::start_as(client, terms)).collect();
     let mut read = vec![0; registrants.len()];
     loop {
         let mut lines = String::new();
