@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::bare::Bare;
+use crate::crowd::PLACE;
 use crate::journal::{Absence, Journal};
 use crate::observe::{Kazoo, Seen, Watcher};
 use crate::process::Signal;
@@ -88,6 +89,7 @@ impl Fleet {
             }
         };
         let bare = sandbox.bare().await;
+        bare.create(PLACE, b"").await;
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let mut fleet = Fleet { replicas: Vec::new(), proxies, zookeeper, sandbox, bare, hosts, options, _turn: turn };
         for index in 0..replicas {
@@ -227,9 +229,4 @@ impl Sights {
 pub fn name_of(path: &str) -> String {
     let name = Path::new(path).file_name().expect("a path of a test has a name");
     name.to_string_lossy().into_owned()
-}
-
-/// How long before now.
-pub fn ago(at: SystemTime) -> Duration {
-    SystemTime::now().duration_since(at).unwrap_or_default()
 }

@@ -12,6 +12,7 @@
 pub mod bare;
 pub mod client;
 pub mod console;
+pub mod crowd;
 pub mod fleet;
 pub mod follow;
 pub mod journal;

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -517,10 +516,16 @@ pub struct RegistrantProcess {
 }
 
 impl RegistrantProcess {
-    /// Starts `program`, which is `env!("CARGO_BIN_EXE_registrant")` in a test.
-    pub fn spawn(program: impl AsRef<Path>, many: &Many) -> RegistrantProcess {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When `cargo` has not put the program beside this test program.
+    pub fn spawn(many: &Many) -> RegistrantProcess {
+        let test = std::env::current_exe().expect("a program knows where it is");
+        // target/PROFILE/deps/TEST
+        let program = test.ancestors().nth(2).expect("a test program lies in target").join("registrant");
         let directory = scratch("registrant");
-        let mut command = Command::new(program.as_ref());
+        let mut command = Command::new(program);
         let process = Process::spawn("registrant", directory.path(), command.args(many.arguments()));
         RegistrantProcess { process, paths: many.paths(), _directory: directory }
     }

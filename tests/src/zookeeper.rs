@@ -166,6 +166,22 @@ impl ZooKeeper {
         self.nodes[node].process = None;
     }
 
+    /// Kills every server.
+    pub fn kill_all(&mut self) {
+        for node in 0..self.size() {
+            self.kill(node);
+        }
+    }
+
+    /// Starts every server that is not running. Does not wait.
+    pub fn start_all(&mut self) {
+        for node in 0..self.size() {
+            if self.nodes[node].process.is_none() {
+                self.start(node);
+            }
+        }
+    }
+
     /// Freezes a server: it keeps its connections and answers nothing.
     pub fn pause(&mut self, node: usize) {
         self.running(node).pause();

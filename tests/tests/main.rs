@@ -18,6 +18,7 @@ mod lasting_locks;
 mod lifetimes;
 mod locks;
 mod one_binary;
+mod outages;
 mod polyglot;
 mod register;
 mod replicas;
