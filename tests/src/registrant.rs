@@ -206,8 +206,7 @@ impl Registrant {
 
     /// Says goodbye, and waits until everything is taken down; whether that was within `patience`.
     pub async fn close(mut self, patience: Duration) -> bool {
-        // It has room for one.
-        drop(self.orders.try_send(Order::Close));
+        self.orders.try_send(Order::Close).expect("it has room for one");
         timeout(patience, self.task.join_next()).await.is_ok()
     }
 }
