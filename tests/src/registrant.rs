@@ -197,8 +197,9 @@ impl Registrant {
         eventually("everything is registered", 3 * SOON, async || {
             let held = self.paths.iter().filter(|path| self.generation(path).is_some()).count();
             check(held == self.paths.len(), || {
-                let history = self.history();
-                format!("{held} of {}; told last: {:?}", self.paths.len(), history.last())
+                let is_news = |told: &Told| !matches!(told.news, News::KeptAlive { .. });
+                let history: Vec<_> = self.history().into_iter().filter(is_news).collect();
+                format!("{held} of {}; told last: {:#?}", self.paths.len(), &history[history.len().saturating_sub(8)..])
             })
         })
         .await;

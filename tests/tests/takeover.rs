@@ -6,7 +6,7 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use rollcall_proto::v1::LostReason;
 use rollcall_proto::v1::register_request::Request;
-use rollcall_tests::client::{Client, Registration, data, plain, set, text, unset};
+use rollcall_tests::client::{Client, Registration, data, plain, resume, set, span, text, unset};
 use rollcall_tests::process::Signal;
 use rollcall_tests::setting::{Setting, setting};
 use rollcall_tests::wait::{SOON, check, eventually};
@@ -355,4 +355,51 @@ async fn life_of_a_silent_one(s: &Setting) -> Duration {
     let mut lives = silent.join_all().await;
     lives.sort();
     lives[lives.len() / 2]
+}
+
+/// A replica that was stopped finds requests waiting of clients that have long gone on to another. Those have what they
+/// hold there, and keep it.
+#[tokio::test]
+async fn what_waits_for_a_stopped_replica_takes_nothing_from_clients_that_went_on() {
+    const PATHS: usize = 100;
+    let mut s = setting("takeover").await;
+    let other = s.another_server().await;
+    let value = data(json!({ "created": "once", "by": "the same" }));
+    let paths: Vec<_> = (0..PATHS).map(|index| format!("/gone-on/{index}")).collect();
+    let mut first = Registration::open_with_ttl(&s.client, SHORTEST).await;
+    let mut generations = Vec::new();
+    for path in &paths {
+        generations.push(first.set(path, value.clone()).await.generation);
+    }
+    s.server.pause();
+    // Half of them on the stream that stands, half each on a stream that comes while the replica is stopped.
+    let mut waiting = JoinSet::new();
+    for (index, (path, generation)) in paths.iter().zip(&generations).enumerate() {
+        let request = resume(path, value.clone(), *generation);
+        if index % 2 == 0 {
+            first.send(request).await;
+        } else {
+            let open = Request::Open(v1::OpenSession { ttl: Some(span(SHORTEST)), ..Default::default() });
+            let client = s.client.clone();
+            waiting.spawn(async move { Registration::open_with(&client, [open, request]).await });
+        }
+    }
+    let mut new = Registration::open_with_ttl(&other.client().await, 60 * SHORTEST).await;
+    let mut told = HashMap::new();
+    for (path, generation) in paths.iter().zip(&generations) {
+        let again = new.resume(path, value.clone(), *generation).await;
+        assert!(again.adopted, "{again:?}");
+        told.insert(path, again.generation);
+    }
+    waiting.shutdown().await;
+    drop(first);
+    s.server.resume();
+    // What is asked of it after it has woken up is done after what has waited.
+    let mut witness = Registration::open_with_ttl(&s.server.client().await, SHORTEST).await;
+    witness.set("/witness", text("x")).await;
+    s.bare.wait_gone("/witness").await;
+    new.set("/last", text("x")).await;
+    for (path, generation) in told {
+        assert_eq!(s.bare.get(path).await.map(|node| node.stat.czxid), Some(generation), "{path}");
+    }
 }
