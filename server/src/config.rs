@@ -53,6 +53,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub keepalive: Duration,
 
+    /// After SIGTERM: how long clients may take to move to other replicas, 0s to 10 min. With no stream left the server
+    /// ends at once; a second SIGTERM, and SIGINT, end it without a drain
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub drain: Duration,
+
     /// How many streams one connection may have; one more is refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     pub max_streams_per_connection: usize,
@@ -120,6 +125,7 @@ impl Options {
             listen: self.listen,
             http_listen: self.http_listen,
             keepalive: within("keepalive", self.keepalive, SECOND..=TEN_MINUTES)?,
+            drain: within("drain", self.drain, Duration::ZERO..=TEN_MINUTES)?,
             streams: grpc::StreamLimits {
                 per_connection: within("max-streams-per-connection", self.max_streams_per_connection, 1..=1_000_000)?,
                 total: within("max-streams", self.max_streams, 1..=10_000_000)?,

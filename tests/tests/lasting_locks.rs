@@ -426,7 +426,7 @@ async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl(
 #[tokio::test]
 async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_ttl() {
     // Nothing here is due to a ZooKeeper session that ends: none does.
-    let mut s = setting_with("lasting", &["--session-timeout", "10m"]).await;
+    let mut s = setting_with("lasting", &["--session-timeout", "10m", "--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (stream, _) = Locking::take(&s.client, "/stream", "stopping").await;

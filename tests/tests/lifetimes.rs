@@ -8,9 +8,8 @@ use rollcall_proto::v1::register_request::Request;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::{ChangeKind, LostReason, OpenSession};
 use rollcall_tests::bare::Bare;
-use rollcall_tests::client::{Registration, data, refused, resume, retry_delay, set, span, unset};
+use rollcall_tests::client::{Registration, data, refused, resume, set, span, unset};
 use rollcall_tests::follow::Watching;
-use rollcall_tests::process::Signal;
 use rollcall_tests::setting::{behind_a_proxy, setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
@@ -485,66 +484,6 @@ async fn what_a_session_without_stream_holds_is_registered_again_after_a_lost_zo
     let after = s.bare.wait_for("/again", "it is back", |_| true).await;
     assert_eq!(after.data, before.data, "with the same bytes");
     assert!(after.stat.czxid > first.generation);
-}
-
-#[tokio::test]
-async fn a_replica_that_stops_ends_every_stream_with_draining_and_a_delay() {
-    let mut s = setting("lifetimes").await;
-    let mut registering = Vec::new();
-    for number in 0..20 {
-        let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
-        stream.set(&format!("/drain/{number}"), value()).await;
-        registering.push(stream);
-    }
-    let mut watching = Watching::start(&s.client, "/drain").await;
-    s.server.process().signal(Signal::TERM);
-    let mut delays = Vec::new();
-    for stream in &mut registering {
-        let status = refused(stream.end().await, Code::Unavailable, "DRAINING");
-        delays.push(retry_delay(&status));
-    }
-    let ended = loop {
-        if let Err(status) = watching.try_step().await {
-            break status;
-        }
-    };
-    refused(Err::<(), _>(ended), Code::Unavailable, "DRAINING");
-    delays.sort();
-    delays.dedup();
-    assert!(delays.len() > 1, "the return of many is spread: {delays:?}");
-    let status = s.server.process().wait(SOON).await;
-    assert!(status.success(), "{status}");
-}
-
-#[tokio::test]
-async fn a_replica_that_stops_leaves_registrations_standing() {
-    let mut s = setting_with("lifetimes", &["--session-timeout", "6s"]).await;
-    let other = s.another_server().await;
-    let other_client = other.client().await;
-    let mut with = Registration::open_with_ttl(&s.client, LONG).await;
-    let mut without = Registration::open(&s.client).await;
-    let first = [with.set("/services/with", value()).await, without.set("/services/without", value()).await];
-    with.set("/left", value()).await;
-    let mut watching = Watching::start(&other_client, "/services").await;
-    let ending = s.bare.ending("/left").await;
-    let stopped = Instant::now();
-    s.server.process().signal(Signal::TERM);
-    for stream in [&mut with, &mut without] {
-        stream.end().await.unwrap_err();
-    }
-    let status = s.server.process().wait(SOON).await;
-    assert!(status.success(), "{status}");
-    let mut new = Registration::open(&other_client).await;
-    for (path, first) in ["/services/with", "/services/without"].into_iter().zip(first) {
-        assert_eq!(s.bare.get(path).await.unwrap().stat.czxid, first.generation, "it stands");
-        let again = new.resume(path, value(), first.generation).await;
-        assert!(again.adopted && again.generation > first.generation, "{again:?}");
-    }
-    // What nobody came back for goes with the ZooKeeper session of the replica, and nothing else does.
-    assert!(ending.at().await > stopped);
-    s.bare.create_ephemeral("/services/later", b"x").await;
-    watching.until("what came later", |known| known.names() == ["later", "with", "without"]).await;
-    assert_eq!(watching.changes, [(ChangeKind::Added, "later".to_owned())]);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise and shows what it saw, in its helpers too"
 )]
 
+mod drain;
 mod durable;
 mod embedded;
 mod errors;

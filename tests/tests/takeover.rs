@@ -7,7 +7,7 @@ use rollcall_proto::v1::LostReason;
 use rollcall_proto::v1::register_request::Request;
 use rollcall_tests::client::{Client, Registration, data, plain, set, text, unset};
 use rollcall_tests::process::Signal;
-use rollcall_tests::setting::{Setting, setting};
+use rollcall_tests::setting::{Setting, setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
 use tonic::Code;
@@ -205,7 +205,7 @@ async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one()
 
 #[tokio::test]
 async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
-    let mut s = setting("takeover").await;
+    let mut s = setting_with("takeover", &["--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (mut old, mut new) = (Registration::open(&s.client).await, Registration::open(&other_client).await);
