@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise, and says why on standard error"
 )]
 
+pub mod arm;
 pub mod bare;
 pub mod client;
 pub mod console;
@@ -16,6 +17,5 @@ pub mod follow;
 pub mod process;
 pub mod proxy;
 pub mod server;
-pub mod setting;
 pub mod wait;
 pub mod zookeeper;

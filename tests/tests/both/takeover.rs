@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use rollcall_proto::v1;
 use rollcall_proto::v1::LostReason;
 use rollcall_proto::v1::register_request::Request;
+use rollcall_tests::arm::Setting;
 use rollcall_tests::client::{Client, Registration, data, plain, set, text, unset};
 use rollcall_tests::process::Signal;
-use rollcall_tests::setting::{Setting, setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
 use tonic::Code;
+
+use super::ARM;
 
 fn exclusive(path: &str, value: v1::Value) -> Request {
     Request::Set(v1::SetRegistration {
@@ -51,20 +53,20 @@ async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Clien
 
 #[tokio::test]
 async fn a_set_takes_over_from_another_stream() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     the_newer_one_wins(&s, &s.client, &s.client).await;
 }
 
 #[tokio::test]
 async fn a_set_takes_over_from_another_replica() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     the_newer_one_wins(&s, &s.client, &other.client().await).await;
 }
 
 #[tokio::test]
 async fn a_set_takes_over_from_kazoo() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let owner = s.sandbox.bare().await;
     owner.create_ephemeral("/foreign", b"{}").await;
     let mut stream = Registration::open(&s.client).await;
@@ -81,7 +83,7 @@ async fn a_set_takes_over_from_kazoo() {
 
 #[tokio::test]
 async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let mut holder = Registration::open(&s.client).await;
@@ -108,7 +110,7 @@ async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
 
 #[tokio::test]
 async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut old = Registration::open(&s.client).await;
     let first = old.set("/name", text("old")).await;
@@ -128,7 +130,7 @@ async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
 
 #[tokio::test]
 async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let owner = s.sandbox.bare().await;
     owner.create_ephemeral("/name", b"theirs").await;
     let mut new = Registration::open(&s.client).await;
@@ -139,7 +141,7 @@ async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
 
 #[tokio::test]
 async fn a_durable_node_is_never_taken_over() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     s.bare.create("/durable", b"x").await;
     let mut stream = Registration::open(&s.client).await;
     for request in [set("/durable", text("new")), exclusive("/durable", text("new"))] {
@@ -153,7 +155,7 @@ async fn a_durable_node_is_never_taken_over() {
 
 #[tokio::test]
 async fn many_streams_that_fight_for_one_path_leave_one_holder() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let mut streams = Vec::new();
@@ -186,7 +188,7 @@ async fn many_streams_that_fight_for_one_path_leave_one_holder() {
 
 #[tokio::test]
 async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one() {
-    let mut s = setting("takeover").await;
+    let mut s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut old = Registration::open(&s.client).await;
     old.set("/sleep", text("old")).await;
@@ -205,7 +207,7 @@ async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one()
 
 #[tokio::test]
 async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
-    let mut s = setting_with("takeover", &["--drain", "0s"]).await;
+    let mut s = ARM.setting_with("takeover", &["--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (mut old, mut new) = (Registration::open(&s.client).await, Registration::open(&other_client).await);
@@ -224,7 +226,7 @@ async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
 #[tokio::test]
 async fn what_was_not_taken_over_is_still_put_back_after_others_were() {
     const PATHS: usize = 16;
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut stream = Registration::open(&s.client).await;
     for index in 0..PATHS {
@@ -252,7 +254,7 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
     const ROUNDS: usize = 4;
     // So many that the end of the older stream takes a while: each is read first, then deleted.
     const PATHS: usize = 1500;
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let far = other.client().await;
     let paths: Vec<_> = (0..PATHS).map(|index| format!("/race/{index}")).collect();
