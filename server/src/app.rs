@@ -172,25 +172,28 @@ impl App {
                 },
             }
         };
-        tokio::select! {
-            () = stopped => {
-                tracing::info!(streams = going.admission.streams(), "stopping");
-                if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
-                    tracing::warn!("stopped at the deadline: some locks were left");
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                () = &mut stopped => break,
+                Some(ended) = servers.join_next() => {
+                    ended.context("the grpc server panicked")??;
+                    // Once the connections have been told to go, it ends with the last of them.
+                    anyhow::ensure!(!going.drain.is_serving(), "the grpc server ended");
                 }
-                // Answers that are under way; connections may be kept open by streams that are not ours to end.
-                drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
-                Ok(())
-            }
-            Some(ended) = servers.join_next() => {
-                ended.context("the grpc server panicked")??;
-                anyhow::bail!("the grpc server ended")
-            }
-            Some(ended) = tasks.join_next() => {
-                ended.context("a task panicked")?;
-                anyhow::bail!("a task ended that never should")
+                Some(ended) = tasks.join_next() => {
+                    ended.context("a task panicked")?;
+                    anyhow::bail!("a task ended that never should")
+                }
             }
         }
+        tracing::info!(streams = going.admission.streams(), "stopping");
+        if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
+            tracing::warn!("stopped at the deadline: some locks were left");
+        }
+        // Answers that are under way; connections may be kept open by streams that are not ours to end.
+        drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
+        Ok(())
     }
 }
 
