@@ -164,11 +164,14 @@ impl App {
         });
         let stopped = async {
             tokio::pin!(stop);
+            // In this order: whoever counts signals to tell the two apart has then seen the one that begins the drain.
             tokio::select! {
+                biased;
                 () = &mut stop => drop(go_away),
                 () = drain => tokio::select! {
-                    () = let_clients_move(&going, self.settings.drain, go_away) => {}
+                    biased;
                     () = stop => {}
+                    () = let_clients_move(&going, self.settings.drain, go_away) => {}
                 },
             }
         };
