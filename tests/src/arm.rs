@@ -10,9 +10,10 @@ use tokio::runtime;
 use tokio::sync::OnceCell;
 
 use crate::bare::Bare;
-use crate::client::Client;
+use crate::client::{Client, latest, put, reason, text};
 use crate::proxy::Proxy;
 use crate::server::Server;
+use crate::wait::{SOON, check, eventually};
 use crate::zookeeper::{Options, Sandbox, ZooKeeper};
 
 /// The backend that a test runs on. Each is started once a program, and nobody stops it.
@@ -124,9 +125,20 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Cuts the server off from its backend, until the proxy accepts again.
+    /// Cuts the server off from its backend, until the proxy accepts again; over when the server has noticed. Before
+    /// that, what it writes to a dead connection has an unknown outcome.
     pub async fn cut_off(&self) {
         self.proxy.refuse().await;
         self.proxy.cut();
+        eventually("the server knows that it is cut off", SOON, async || {
+            let put = put(&self.client, "/never", text("x")).await.map(|_| ());
+            let get = self.client.clone().get(latest("/never")).await.map(|_| ());
+            for answer in [put, get] {
+                let status = answer.expect_err("nothing passes");
+                check(reason(&status) == "BACKEND_UNAVAILABLE", || format!("{status:?}"))?;
+            }
+            Ok(())
+        })
+        .await;
     }
 }
