@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::bare::Bare;
+use crate::journal::Journal;
 use crate::process::{Process, Signal, scratch};
 use crate::wait::{SOON, eventually};
 
@@ -134,6 +135,11 @@ impl ZooKeeper {
         self.nodes[node].address
     }
 
+    /// How many servers there are, running or not.
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Starts a server that is not running, on the data that it has. Does not wait: see [`ready`](Self::ready).
     ///
     /// # Panics
@@ -157,6 +163,22 @@ impl ZooKeeper {
     /// Kills a server as a power cut would. Its data stays.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].process = None;
+    }
+
+    /// Kills every server.
+    pub fn kill_all(&mut self) {
+        for node in 0..self.size() {
+            self.kill(node);
+        }
+    }
+
+    /// Starts every server that is not running. Does not wait.
+    pub fn start_all(&mut self) {
+        for node in 0..self.size() {
+            if self.nodes[node].process.is_none() {
+                self.start(node);
+            }
+        }
     }
 
     /// Freezes a server: it keeps its connections and answers nothing.
@@ -203,6 +225,13 @@ impl ZooKeeper {
             Err(seen.join(", "))
         })
         .await
+    }
+
+    /// What these servers have agreed on so far below a chroot; whether they run does not matter.
+    pub fn journal(&self, chroot: &str) -> Journal {
+        let directories: Vec<_> =
+            (0..self.nodes.len()).map(|node| self.directory.path().join(format!("data-{node}"))).collect();
+        Journal::read(&directories, chroot)
     }
 
     /// A chroot of its own in these servers.

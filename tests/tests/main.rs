@@ -16,7 +16,9 @@
 mod differential;
 mod faults;
 mod one_binary;
+mod outages;
 mod polyglot;
+mod replicas;
 
 #[path = "both"]
 mod zookeeper {

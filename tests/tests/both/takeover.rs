@@ -1,6 +1,7 @@
 //! Register, rules 6 and 7: who has a path when several want it, on one replica and across replicas.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rollcall_proto::v1;
 use rollcall_proto::v1::LostReason;
@@ -10,9 +11,14 @@ use rollcall_tests::client::{Client, Registration, data, plain, set, text, unset
 use rollcall_tests::process::Signal;
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
 use super::ARM;
+
+const SHORTEST: Duration = Duration::from_secs(1);
 
 fn exclusive(path: &str, value: v1::Value) -> Request {
     Request::Set(v1::SetRegistration {
@@ -290,4 +296,65 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
             new.unregistered().await;
         }
     }
+}
+
+/// Rule 7 as a race of the clock: a ttl ends on one replica in the instant in which another takes the path over.
+#[tokio::test]
+async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
+    const RACES: u32 = 1000;
+    const PACE: Duration = Duration::from_millis(4);
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let after = life_of_a_silent_one(&s).await;
+    let (takeovers, mut due) = mpsc::channel(RACES as usize);
+    let mut older = JoinSet::new();
+    let begun = Instant::now();
+    for race in 0..RACES {
+        let (client, takeovers) = (s.client.clone(), takeovers.clone());
+        older.spawn(async move {
+            sleep_until(begun + race * PACE).await;
+            let path = format!("/race/{race}");
+            let mut old = Registration::open_with_ttl(&client, SHORTEST).await;
+            let last_message = Instant::now();
+            old.set(&path, text("old")).await;
+            // A takeover takes a few milliseconds, more on a busy machine.
+            let early = Duration::from_micros(rand::random_range(0..20_000));
+            sleep_until(last_message + after - early).await;
+            takeovers.send(path).await.unwrap();
+            old.lost().await.reason()
+        });
+    }
+    drop(takeovers);
+    let mut new = Registration::open(&other.client().await).await;
+    while let Some(path) = due.recv().await {
+        new.send(set(&path, text("new"))).await;
+    }
+    let reasons = older.join_all().await;
+    let expired = reasons.iter().filter(|reason| **reason == LostReason::Expired).count();
+    println!("of {RACES} older ones {expired} were told that their ttl was over, the others of the takeover");
+    s.server.wait_for_streams(0).await;
+    for _ in 0..RACES {
+        let registered = new.registered().await;
+        assert!(!registered.restored, "the older end removed {}", registered.path);
+        let standing = s.bare.get(&registered.path).await.map(|node| node.stat.czxid);
+        assert_eq!(standing, Some(registered.generation), "{}", registered.path);
+    }
+}
+
+/// How long after its last message what a client with the shortest ttl holds is gone.
+async fn life_of_a_silent_one(s: &Setting) -> Duration {
+    let mut silent = JoinSet::new();
+    for index in 0..9 {
+        let (client, bare) = (s.client.clone(), s.bare.clone());
+        silent.spawn(async move {
+            let path = format!("/silent/{index}");
+            let mut stream = Registration::open_with_ttl(&client, SHORTEST).await;
+            let last_message = Instant::now();
+            stream.set(&path, text("x")).await;
+            bare.ending(&path).await.at().await - last_message
+        });
+    }
+    let mut lives = silent.join_all().await;
+    lives.sort();
+    lives[lives.len() / 2]
 }
