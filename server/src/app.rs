@@ -2,6 +2,7 @@
 //! end of the process.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::grpc::{self, Admission, MAX_MESSAGE_BYTES, Service, StreamLimits};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
-use crate::views::{self, Views};
+use crate::views::{self, Owner, Store, Views};
 use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
@@ -51,22 +52,25 @@ pub struct Settings {
     pub(crate) keepalive: Duration,
     pub(crate) streams: StreamLimits,
     pub(crate) api: grpc::Settings,
+    /// Where to keep what is known, for a restart without ZooKeeper.
+    pub(crate) snapshot_dir: Option<PathBuf>,
 }
 
 /// A server whose ports are bound.
 #[derive(Debug)]
 pub struct App {
     settings: Settings,
+    store: Option<Store>,
     embedded: Option<Embedded>,
     grpc: TcpListener,
     http: TcpListener,
 }
 
 impl App {
-    /// Binds the ports.
+    /// Binds the ports, and takes the directory of `--snapshot-dir`.
     ///
     /// # Errors
-    /// When one can't be bound; it is named.
+    /// When one can't be bound, or the directory can't be used; it is named.
     pub async fn bind(mut settings: Settings) -> anyhow::Result<Self> {
         let bind = async |option: &str, address: SocketAddr| {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({option})"))
@@ -80,7 +84,11 @@ impl App {
         if let Some(embedded) = &embedded {
             settings.zookeeper.hosts = vec![embedded.local_addr().to_string()];
         }
-        Ok(Self { settings, embedded, grpc, http })
+        let store = match settings.snapshot_dir.clone() {
+            Some(directory) => Some(open_store(directory, &settings.zookeeper).await.context("--snapshot-dir")?),
+            None => None,
+        };
+        Ok(Self { settings, store, embedded, grpc, http })
     }
 
     /// Where gRPC and HTTP are served.
@@ -108,10 +116,11 @@ impl App {
         if let Some(embedded) = self.embedded {
             tasks.spawn(embedded.run(std::future::pending()));
         }
+        let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
-            views: Views::start(zk.clone(), views::Settings::default(), &mut tasks),
+            views: Views::start(zk.clone(), views::Settings::default(), self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::new(self.settings.streams),
@@ -121,7 +130,8 @@ impl App {
         };
         let going = service.clone();
         let (reporter, health) = tonic_health::server::health_reporter();
-        tasks.spawn(keep_current(zk, service.admission.clone(), service.views.clone(), metrics.clone(), reporter));
+        let (admission, views) = (service.admission.clone(), service.views.clone());
+        tasks.spawn(keep_current(zk, admission, views, metrics.clone(), reporter, has_kept_views));
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
         let registry = RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let router = tonic::transport::Server::builder()
@@ -180,10 +190,22 @@ fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, whatever becomes of it later:
-/// known paths are still answered then.
-async fn keep_current(zk: Zk, admission: Admission, views: Views, metrics: Metrics, reporter: HealthReporter) {
-    let mut met = false;
+async fn open_store(directory: PathBuf, zookeeper: &zk::Config) -> anyhow::Result<Store> {
+    let owner = Owner { hosts: zookeeper.hosts.clone(), chroot: zookeeper.chroot.clone() };
+    Ok(tokio::task::spawn_blocking(move || Store::open(&directory, &owner)).await??)
+}
+
+/// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, or at once when there are
+/// views from before, whatever becomes of it later: known paths are still answered then.
+async fn keep_current(
+    zk: Zk,
+    admission: Admission,
+    views: Views,
+    metrics: Metrics,
+    reporter: HealthReporter,
+    has_kept_views: bool,
+) {
+    let mut is_serving = false;
     for name in ["", SERVICE] {
         reporter.set_service_status(name, ServingStatus::NotServing).await;
     }
@@ -195,8 +217,8 @@ async fn keep_current(zk: Zk, admission: Admission, views: Views, metrics: Metri
         metrics.zookeeper_sessions.set(i64::try_from(zk.pool.owners().borrow().len()).unwrap_or(i64::MAX));
         metrics.streams.set(i64::try_from(admission.streams()).unwrap_or(i64::MAX));
         metrics.views.set(i64::try_from(views.count()).unwrap_or(i64::MAX));
-        if is_up && !met {
-            met = true;
+        if !is_serving && (is_up || has_kept_views) {
+            is_serving = true;
             for name in ["", SERVICE] {
                 reporter.set_service_status(name, ServingStatus::Serving).await;
             }

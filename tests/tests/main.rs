@@ -20,6 +20,7 @@ mod locks;
 mod one_binary;
 mod polyglot;
 mod register;
+mod snapshots;
 mod streams;
 mod takeover;
 mod watch;
