@@ -33,6 +33,7 @@ mod zookeeper {
     mod lifetimes;
     mod locks;
     mod register;
+    mod snapshots;
     mod streams;
     mod takeover;
     mod watch;
@@ -51,6 +52,7 @@ mod embedded {
     mod lifetimes;
     mod locks;
     mod register;
+    mod snapshots;
     mod streams;
     mod takeover;
     mod watch;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1::watch_response::Event;
-use rollcall_proto::v1::{self, ChangeKind, WatchRequest};
+use rollcall_proto::v1::{self, BackendState, ChangeKind, WatchRequest};
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, latest, put, span, text};
 use rollcall_tests::follow::Watching;
@@ -175,6 +175,45 @@ async fn a_quiet_watch_sends_heartbeats() {
         assert!(matches!(message.event, Some(Event::Current(_))), "{message:?}");
         assert!(message.revision >= revision);
     }
+}
+
+#[tokio::test]
+async fn a_watch_is_told_how_the_replica_stands_with_zookeeper() {
+    let s = ARM.behind_a_proxy("watch", &["--session-timeout", "3s"]).await;
+    let mut stream = Registration::open(&s.client).await;
+    stream.set("/away/one", text("x")).await;
+    let request = WatchRequest { heartbeat: Some(span(Duration::from_secs(1))), ..watch("/away") };
+    let mut watching = Watching::start_with(&s.client, request).await;
+    watching.until("the registration", |known| known.names() == ["one"]).await;
+    let revision = watching.revision;
+    s.cut_off().await;
+    let mut states = Vec::new();
+    // The next session is not before the end of this one, which takes the registration along.
+    let mut is_over = false;
+    while states.last() != Some(&BackendState::Connected) {
+        let message = watching.step().await;
+        match message.event.unwrap() {
+            Event::Backend(backend) => {
+                let is_away = backend.state() != BackendState::Connected;
+                assert_eq!((message.stale, backend.as_of.is_some()), (is_away, is_away));
+                states.push(backend.state());
+            }
+            Event::Current(_) if states.is_empty() => {}
+            Event::Current(_) => {
+                assert_eq!((message.stale, message.revision), (true, revision), "a heartbeat while it is away");
+                if !is_over && !s.bare.exists("/away/one").await {
+                    is_over = true;
+                    s.proxy.accept().await;
+                }
+            }
+            // The registration is gone, and made again.
+            Event::Delta(_) => assert!(is_over),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(states, [BackendState::Suspended, BackendState::Lost, BackendState::Connected]);
+    stream.registered().await;
+    watching.until("the registration, again", |known| known.names() == ["one"]).await;
 }
 
 #[tokio::test]
