@@ -57,7 +57,8 @@ impl Keeping {
     /// Kills the replica, takes ZooKeeper away, and starts the replica again.
     async fn restart_without_zookeeper(&mut self) {
         self.cut.server.process().kill();
-        self.cut.cut_off().await;
+        self.cut.proxy.refuse().await;
+        self.cut.proxy.cut();
         self.cut.server = Server::launch(&self.hosts(), &["--snapshot-dir", text(self.directory.path())]).await;
         self.cut.client = self.cut.server.client().await;
     }
