@@ -51,11 +51,14 @@ pub struct Options {
     /// ZooKeeper's unit of time. Sessions expire on its boundaries; an ensemble gives up on a server that is silent
     /// for five.
     pub tick: Duration,
+    /// How often containers and nodes with a time to live are looked through; with that, nodes may have a time to live.
+    /// `None` leaves both as they are by default: once a minute, and they may not.
+    pub sweep: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { line: Line::Newest, tick: Duration::from_secs(1) }
+        Options { line: Line::Newest, tick: Duration::from_secs(1), sweep: None }
     }
 }
 
@@ -151,8 +154,12 @@ impl ZooKeeper {
         let mut java = Command::new("java");
         java.args(["-Xms32m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-            .arg("-Dorg.slf4j.simpleLogger.showDateTime=true")
-            .arg("-cp")
+            .arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
+        if let Some(sweep) = self.options.sweep {
+            java.arg("-Dzookeeper.extendedTypesEnabled=true");
+            java.arg(format!("-Dznode.container.checkIntervalMs={}", sweep.as_millis()));
+        }
+        java.arg("-cp")
             .arg(jars.join("*"))
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(self.directory.path().join(format!("zoo-{node}.cfg")));
@@ -179,6 +186,13 @@ impl ZooKeeper {
                 self.start(node);
             }
         }
+    }
+
+    /// Removes what a server that does not run has on its disk: it starts as a new one.
+    pub fn forget(&mut self, node: usize) {
+        self.kill(node);
+        let data = self.directory.path().join(format!("data-{node}/version-2"));
+        fs::remove_dir_all(&data).expect("a server that ran has data");
     }
 
     /// Freezes a server: it keeps its connections and answers nothing.
