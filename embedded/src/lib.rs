@@ -6,7 +6,8 @@
 //!
 //! # What it does not do
 //! - More than one server: no ensemble, no observers, no read-only mode. `reconfig` is answered with Unimplemented.
-//! - SASL, TLS, `x509`, the super user. An unknown operation is answered with Unimplemented, and its connection closed.
+//! - SASL: a login is answered with AuthFailed. TLS, `x509`, the super user.
+//! - An operation that it does not know is answered with Unimplemented, and its connection closed.
 //! - Quotas: nodes below `/zookeeper/quota` are plain nodes.
 //! - Anything on disk.
 //!

@@ -95,6 +95,8 @@ pub enum Request {
     WhoAmI,
     /// Adds an identity to the connection.
     Auth { scheme: String, auth: Bytes },
+    /// One step of a login with SASL.
+    Sasl,
     /// Changes the ensemble's members.
     Reconfig,
     /// Keeps the session alive.
@@ -188,6 +190,7 @@ fn decode(op_code: OpCode, decoder: &mut Decoder) -> Result<Request, Malformed> 
             let _kind = decoder.int()?;
             Request::Auth { scheme: text(decoder)?, auth: decoder.optional_bytes()?.unwrap_or_default() }
         }
+        OpCode::Sasl => Request::Sasl,
         OpCode::Reconfig => Request::Reconfig,
         OpCode::Ping => Request::Ping,
         OpCode::CloseSession => Request::CloseSession,
