@@ -13,6 +13,8 @@
 )]
 #![allow(clippy::duplicate_mod, reason = "one body, two arms")]
 
+mod chaos;
+mod clients;
 mod differential;
 mod faults;
 mod one_binary;
