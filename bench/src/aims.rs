@@ -1,6 +1,6 @@
 //! What is to be reached. Which side of an aim is the good one is the unit's to say.
 
-use crate::report::{Case, System, ZOOKEEPER};
+use crate::report::{Case, ETCD, System, ZOOKEEPER};
 
 /// A figure of Rollcall's that is to be reached, or a ratio of its figure to a peer's.
 struct Aim {
@@ -17,6 +17,10 @@ const AIMS: &[Aim] = &[
     Aim { workload: "embedded", cases: "creates", peer: Some(ZOOKEEPER), value: 1.0 },
     Aim { workload: "embedded", cases: "gets", peer: Some(ZOOKEEPER), value: 1.0 },
     Aim { workload: "embedded", cases: "events", peer: Some(ZOOKEEPER), value: 1.0 },
+    Aim { workload: "register", cases: "", peer: Some(ZOOKEEPER), value: 1.5 },
+    Aim { workload: "register", cases: "", peer: Some(ETCD), value: 6.0 },
+    Aim { workload: "hold", cases: "memory of a stream", peer: None, value: 12.0 },
+    Aim { workload: "hold", cases: "processor, idle", peer: None, value: 15.0 },
 ];
 
 /// What is to be reached in a case: by the figure itself where there is no peer, else by the ratio to the peer's.

@@ -1,5 +1,6 @@
 //! What is measured: Rollcall and its peers, as child processes on free loopback ports.
 
+pub(crate) mod etcd;
 mod facts;
 mod rollcall;
 mod zookeeper;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
 
+pub(crate) use etcd::Etcd;
 pub(crate) use rollcall::Rollcall;
 pub(crate) use zookeeper::{Fsync, ZooKeeper};
 

@@ -1,24 +1,26 @@
 //! Registrations per second.
 
+mod hold;
+mod resume;
+mod stream;
+
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use rollcall_proto::v1::register_request::Request;
-use rollcall_proto::v1::register_response::Response;
-use rollcall_proto::v1::{CloseSession, RegisterRequest, RegisterResponse, Value};
+use futures_util::future::try_join_all;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, data, set};
 use serde_json::{Value as Json, json};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio::sync::Mutex;
+use tonic::transport::Channel;
 use zookeeper_client::{Acls, CreateMode};
 
 use super::Workload;
 use crate::drive::pipelined;
-use crate::report::{Case, ROLLCALL, Round, System, Unit, ZOOKEEPER};
-use crate::systems::Setup;
+use crate::report::{Case, ETCD, ROLLCALL, Round, System, Unit, ZOOKEEPER};
+use crate::systems::{Etcd, Setup, etcd};
+pub(super) use hold::Hold;
+pub(super) use resume::Resume;
+use stream::{Stream, close_all, open_all};
 
 const PATH: &str = "/register";
 /// How many stand at once: in one ZooKeeper session at most about 150 KB of paths. ZooKeeper's log does not survive the
@@ -38,6 +40,8 @@ enum Way {
     ManyStreams,
     Creates,
     WideCreates,
+    Leases,
+    WideLeases,
 }
 
 /// The workload, prepared.
@@ -45,6 +49,8 @@ enum Way {
 pub(crate) struct Register {
     clients: Vec<Client>,
     bare: Bare,
+    channels: Vec<Channel>,
+    _etcd: Etcd,
     /// Counts the batches, so that no name comes twice.
     batches: u32,
 }
@@ -52,24 +58,29 @@ pub(crate) struct Register {
 impl Workload for Register {
     const NAME: &str = "register";
     const NOTE: &str = "ephemeral nodes in batches that are taken down, unmeasured, before the next. `one stream` keeps 128 sets in \
-         flight; `1,000 streams` opens as many over 10 connections that stand, one set each, and counts until the \
-         last is answered. Rollcall adds a key to each value; ZooKeeper is given the same bytes as the client gives \
-         Rollcall.";
+         flight; `1,000 streams` opens as many over 10 connections that stand, one set each, and counts until the last \
+         is answered. zookeeper: 128 creates in flight on one session, or 1,000. etcd: a lease is granted, then a key is \
+         put with it, one gRPC call each; beside one stream 128 such pairs are in flight over one connection, beside \
+         1,000 streams 1,000 over 10 connections. The client gives all the same bytes; Rollcall adds a key to them.";
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Register> {
         let bare = setup.bare().await;
         bare.create(PATH, b"").await;
-        let mut clients = Vec::new();
-        for _ in 0..CONNECTIONS {
-            clients.push(setup.client().await?);
-        }
-        Ok(Register { clients, bare, batches: 0 })
+        let etcd = Etcd::start().await?;
+        Ok(Register {
+            clients: try_join_all((0..CONNECTIONS).map(|_| setup.client())).await?,
+            bare,
+            channels: try_join_all((0..CONNECTIONS).map(|_| etcd.channel())).await?,
+            _etcd: etcd,
+            batches: 0,
+        })
     }
 
     async fn round(&mut self, _setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
         let case = |name: &str| Case { workload: Register::NAME, name: name.to_owned(), unit: Unit::PerSecond };
         let (one, many) = (case("one stream"), case("1,000 streams of one"));
-        for way in round.turn([Way::OneStream, Way::ManyStreams, Way::Creates, Way::WideCreates]) {
+        let ways = [Way::OneStream, Way::Creates, Way::Leases, Way::ManyStreams, Way::WideCreates, Way::WideLeases];
+        for way in round.turn(ways) {
             let (mut measured, mut count) = (Duration::ZERO, 0);
             while measured < round.time {
                 self.batches += 1;
@@ -86,6 +97,8 @@ impl Workload for Register {
                     round.add(&one, ZOOKEEPER, rate);
                     round.add(&many, ZOOKEEPER, rate);
                 }
+                Way::Leases => round.add(&one, ETCD, rate),
+                Way::WideLeases => round.add(&many, ETCD, rate),
             }
         }
         Ok(())
@@ -101,48 +114,9 @@ impl Register {
             Way::ManyStreams => (STREAMS, many_streams(&self.clients, name).await?),
             Way::Creates => (BATCH, creates(&self.bare, WINDOW, name).await?),
             Way::WideCreates => (BATCH, creates(&self.bare, STREAMS, name).await?),
+            Way::Leases => (STREAMS, leases(&self.channels[..1], WINDOW, name).await?),
+            Way::WideLeases => (STREAMS, leases(&self.channels, STREAMS, name).await?),
         })
-    }
-}
-
-/// One Register stream that stands.
-struct Stream {
-    requests: mpsc::Sender<RegisterRequest>,
-    responses: Streaming<RegisterResponse>,
-}
-
-impl Stream {
-    /// Opens a stream, with the first requests in flight.
-    async fn open(client: &mut Client, first: impl Iterator<Item = RegisterRequest>) -> anyhow::Result<Stream> {
-        let (requests, receiver) = mpsc::channel(WINDOW);
-        for request in first {
-            requests.try_send(request).context("more than the window")?;
-        }
-        let responses = client.register(ReceiverStream::new(receiver)).await?.into_inner();
-        Ok(Stream { requests, responses })
-    }
-
-    /// Waits until one more is registered.
-    async fn registered(&mut self) -> anyhow::Result<()> {
-        loop {
-            match self.responses.message().await?.context("the stream ended")?.response {
-                Some(Response::Registered(_)) => return Ok(()),
-                Some(Response::Opened(_) | Response::Pending(_) | Response::KeptAlive(_)) => {}
-                other => bail!("not registered: {other:?}"),
-            }
-        }
-    }
-
-    /// Takes everything down, and waits until it is.
-    async fn close(mut self, registrations: usize) -> anyhow::Result<()> {
-        let close = RegisterRequest { request: Some(Request::Close(CloseSession {})) };
-        self.requests.send(close).await.context("the stream ended before it was closed")?;
-        let mut gone = 0;
-        while let Some(message) = self.responses.message().await? {
-            gone += usize::from(matches!(message.response, Some(Response::Unregistered(_))));
-        }
-        ensure!(gone == registrations, "{gone} of {registrations} were taken down");
-        Ok(())
     }
 }
 
@@ -151,18 +125,14 @@ fn value() -> Json {
     json!({"host": "server17.example", "port": 8080, "weight": 100, "zone": "north"})
 }
 
-fn registration(path: &str, value: &Value) -> RegisterRequest {
-    RegisterRequest { request: Some(set(path, value.clone())) }
-}
-
 async fn one_stream(client: &Client, name: impl Fn(usize) -> String) -> anyhow::Result<Duration> {
     let value = data(value());
-    let request = |number| registration(&name(number), &value);
+    let request = |number| set(&name(number), value.clone());
     let begin = Instant::now();
     let mut stream = Stream::open(&mut client.clone(), (0..WINDOW).map(request)).await?;
     for number in WINDOW..BATCH {
         stream.registered().await?;
-        stream.requests.send(request(number)).await.context("the stream ended")?;
+        stream.send(request(number)).await?;
     }
     for _ in 0..WINDOW {
         stream.registered().await?;
@@ -175,24 +145,9 @@ async fn one_stream(client: &Client, name: impl Fn(usize) -> String) -> anyhow::
 async fn many_streams(clients: &[Client], name: impl Fn(usize) -> String) -> anyhow::Result<Duration> {
     let value = data(value());
     let begin = Instant::now();
-    let mut opening = JoinSet::new();
-    for (number, client) in (0..STREAMS).zip(clients.iter().cycle()) {
-        let (mut client, request) = (client.clone(), registration(&name(number), &value));
-        opening.spawn(async move {
-            let mut stream = Stream::open(&mut client, std::iter::once(request)).await?;
-            stream.registered().await?;
-            anyhow::Ok(stream)
-        });
-    }
-    let mut streams = Vec::with_capacity(STREAMS);
-    while let Some(opened) = opening.join_next().await {
-        streams.push(opened.context("a client panicked")??);
-    }
+    let streams = open_all(clients, (0..STREAMS).map(|number| [set(&name(number), value.clone())])).await?;
     let taken = begin.elapsed();
-    let mut closing: JoinSet<_> = streams.into_iter().map(|stream| stream.close(1)).collect();
-    while let Some(closed) = closing.join_next().await {
-        closed.context("a client panicked")??;
-    }
+    close_all(streams.into_iter().map(|(stream, _)| stream)).await?;
     Ok(taken)
 }
 
@@ -205,5 +160,19 @@ async fn creates(bare: &Bare, window: usize, name: impl Fn(usize) -> String) -> 
     })
     .await?;
     pipelined(BATCH, window, async |number| Ok(client.delete(&name(number), None).await?)).await?;
+    Ok(taken)
+}
+
+async fn leases(channels: &[Channel], window: usize, name: impl Fn(usize) -> String) -> anyhow::Result<Duration> {
+    let (value, leases) = (value().to_string(), Mutex::new(Vec::with_capacity(STREAMS)));
+    let channel = |number: usize| &channels[number % channels.len()];
+    let taken = pipelined(STREAMS, window, async |number| {
+        let lease = etcd::register(channel(number), name(number), value.clone()).await?;
+        leases.lock().await.push(lease);
+        Ok(())
+    })
+    .await?;
+    let leases = leases.into_inner();
+    pipelined(leases.len(), window, async |number| etcd::revoke(channel(number), leases[number]).await).await?;
     Ok(taken)
 }
