@@ -42,7 +42,7 @@ const TTL: i64 = 600;
 /// One member. Dropping kills it.
 #[derive(Debug)]
 pub(crate) struct Etcd {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
     _directory: Directory,
 }
@@ -75,12 +75,17 @@ impl Etcd {
             client.range(range).await.map(|_| ()).map_err(|status| status.to_string())
         })
         .await;
-        Ok(Etcd { _process: process, address, _directory: Box::new(directory) })
+        Ok(Etcd { process, address, _directory: Box::new(directory) })
     }
 
     /// Which it is.
     pub(super) fn version() -> String {
         super::facts::first_line(Command::new(program()).arg("--version"))
+    }
+
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// A connection of its own.

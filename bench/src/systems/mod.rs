@@ -60,6 +60,11 @@ impl Setup {
         &self.zookeeper
     }
 
+    /// The processes that Rollcall needs: the server and the ZooKeeper.
+    pub(crate) fn pids(&self) -> [u32; 2] {
+        [self.rollcall.pid(), self.zookeeper.pid()]
+    }
+
     /// One more server in front of the same ZooKeeper.
     pub(crate) async fn another(&self) -> anyhow::Result<Rollcall> {
         Rollcall::serving(&self.program, &chroot(&self.zookeeper)).await

@@ -17,7 +17,7 @@ use super::stream::{keep_alive, open_all, open_with_ttl};
 use super::{Workload, value};
 use crate::report::{Case, ROLLCALL, Round, Unit};
 use crate::systems::{Rollcall, Setup};
-use crate::usage;
+use crate::usage::{self, Meter};
 use crate::workloads::Rounds;
 
 const STREAMS: usize = 10_000;
@@ -62,9 +62,10 @@ impl Workload for Hold {
         sleep(SETTLED).await;
         let after = usage::memory(server.pid())?;
         let heard = alive.heard.load(Ordering::Relaxed);
-        let begin = usage::processor_time(server.pid())?;
+        let pids = [server.pid()];
+        let meter = Meter::start(&pids)?;
         sleep(IDLE).await;
-        let busy = usage::processor_time(server.pid())? - begin;
+        let idle = meter.stop(STREAMS)?;
         let heard = alive.heard.load(Ordering::Relaxed) - heard;
         ensure!(heard >= STREAMS * 5 / 2, "{heard} signs of life were answered: the client is too slow");
 
@@ -75,7 +76,7 @@ impl Workload for Hold {
         add("memory of a stream", Unit::Kilobytes, each(before.resident, after.resident));
         add("of it anonymous", Unit::Kilobytes, each(before.anonymous, after.anonymous));
         add("resident, all", Unit::Megabytes, after.resident as f64 / 1e6);
-        add("processor, idle", Unit::PercentOfCore, 100.0 * busy.as_secs_f64() / IDLE.as_secs_f64());
+        add("processor, idle", Unit::PercentOfCore, 100.0 * idle.processor.as_secs_f64() / idle.time.as_secs_f64());
         let more = self::connections(setup).await?.saturating_sub(connections);
         add("connections to ZooKeeper", Unit::Count, f64::from(more));
         Ok(())

@@ -4,8 +4,6 @@ mod hold;
 mod resume;
 mod stream;
 
-use std::time::{Duration, Instant};
-
 use futures_util::future::try_join_all;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, data, set};
@@ -18,6 +16,7 @@ use super::Workload;
 use crate::drive::pipelined;
 use crate::report::{Case, ETCD, ROLLCALL, Round, System, Unit, ZOOKEEPER};
 use crate::systems::{Etcd, Setup, etcd};
+use crate::usage::{Meter, Taken};
 pub(super) use hold::Hold;
 pub(super) use resume::Resume;
 use stream::{Stream, close_all, open_all};
@@ -29,6 +28,9 @@ const BATCH: usize = 5_000;
 const WINDOW: usize = 128;
 const STREAMS: usize = 1_000;
 const CONNECTIONS: usize = 10;
+
+const ONE: &str = "one stream";
+const MANY: &str = "1,000 streams of one";
 
 /// ZooKeeper with as many creates in flight as there are streams.
 const WIDE: System = System("zookeeper, 1,000 at once");
@@ -50,7 +52,7 @@ pub(crate) struct Register {
     clients: Vec<Client>,
     bare: Bare,
     channels: Vec<Channel>,
-    _etcd: Etcd,
+    etcd: Etcd,
     /// Counts the batches, so that no name comes twice.
     batches: u32,
 }
@@ -61,7 +63,8 @@ impl Workload for Register {
          flight; `1,000 streams` opens as many over 10 connections that stand, one set each, and counts until the last \
          is answered. zookeeper: 128 creates in flight on one session, or 1,000. etcd: a lease is granted, then a key is \
          put with it, one gRPC call each; beside one stream 128 such pairs are in flight over one connection, beside \
-         1,000 streams 1,000 over 10 connections. The client gives all the same bytes; Rollcall adds a key to them.";
+         1,000 streams 1,000 over 10 connections. The client gives all the same bytes; Rollcall adds a key to them. \
+         Processor: what a registration costs the system, which with Rollcall is the server and ZooKeeper.";
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Register> {
         let bare = setup.bare().await;
@@ -71,34 +74,32 @@ impl Workload for Register {
             clients: try_join_all((0..CONNECTIONS).map(|_| setup.client())).await?,
             bare,
             channels: try_join_all((0..CONNECTIONS).map(|_| etcd.channel())).await?,
-            _etcd: etcd,
+            etcd,
             batches: 0,
         })
     }
 
-    async fn round(&mut self, _setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
-        let case = |name: &str| Case { workload: Register::NAME, name: name.to_owned(), unit: Unit::PerSecond };
-        let (one, many) = (case("one stream"), case("1,000 streams of one"));
+    async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
+        let [server, zookeeper] = setup.pids();
         let ways = [Way::OneStream, Way::Creates, Way::Leases, Way::ManyStreams, Way::WideCreates, Way::WideLeases];
         for way in round.turn(ways) {
-            let (mut measured, mut count) = (Duration::ZERO, 0);
-            while measured < round.time {
+            let (cases, system, pids) = match way {
+                Way::OneStream => (&[ONE] as &[_], ROLLCALL, vec![server, zookeeper]),
+                Way::ManyStreams => (&[MANY] as &[_], ROLLCALL, vec![server, zookeeper]),
+                Way::Creates => (&[ONE, MANY] as &[_], ZOOKEEPER, vec![zookeeper]),
+                Way::WideCreates => (&[MANY] as &[_], WIDE, vec![zookeeper]),
+                Way::Leases => (&[ONE] as &[_], ETCD, vec![self.etcd.pid()]),
+                Way::WideLeases => (&[MANY] as &[_], ETCD, vec![self.etcd.pid()]),
+            };
+            let mut all = Taken::default();
+            while all.time < round.time {
                 self.batches += 1;
-                let (registrations, taken) = self.batch(way).await?;
-                measured += taken;
-                count += registrations;
+                all += self.batch(way, &pids).await?;
             }
-            let rate = count as f64 / measured.as_secs_f64();
-            match way {
-                Way::OneStream => round.add(&one, ROLLCALL, rate),
-                Way::ManyStreams => round.add(&many, ROLLCALL, rate),
-                Way::WideCreates => round.add(&many, WIDE, rate),
-                Way::Creates => {
-                    round.add(&one, ZOOKEEPER, rate);
-                    round.add(&many, ZOOKEEPER, rate);
-                }
-                Way::Leases => round.add(&one, ETCD, rate),
-                Way::WideLeases => round.add(&many, ETCD, rate),
+            for streams in cases {
+                let case = |what: &str, unit| Case { workload: Register::NAME, name: format!("{streams}{what}"), unit };
+                round.add(&case("", Unit::PerSecond), system, all.rate());
+                round.add(&case(", processor", Unit::Microseconds), system, all.processor_each());
             }
         }
         Ok(())
@@ -106,17 +107,17 @@ impl Workload for Register {
 }
 
 impl Register {
-    /// Registers many, and takes them down again: how many there were, and how long the first half took.
-    async fn batch(&self, way: Way) -> anyhow::Result<(usize, Duration)> {
+    /// Registers many, which is what is measured, and takes them down again.
+    async fn batch(&self, way: Way, pids: &[u32]) -> anyhow::Result<Taken> {
         let name = |number: usize| format!("{PATH}/b{}-{number}:8080", self.batches);
-        Ok(match way {
-            Way::OneStream => (BATCH, one_stream(&self.clients[0], name).await?),
-            Way::ManyStreams => (STREAMS, many_streams(&self.clients, name).await?),
-            Way::Creates => (BATCH, creates(&self.bare, WINDOW, name).await?),
-            Way::WideCreates => (BATCH, creates(&self.bare, STREAMS, name).await?),
-            Way::Leases => (STREAMS, leases(&self.channels[..1], WINDOW, name).await?),
-            Way::WideLeases => (STREAMS, leases(&self.channels, STREAMS, name).await?),
-        })
+        match way {
+            Way::OneStream => one_stream(&self.clients[0], name, pids).await,
+            Way::ManyStreams => many_streams(&self.clients, name, pids).await,
+            Way::Creates => creates(&self.bare, WINDOW, name, pids).await,
+            Way::WideCreates => creates(&self.bare, STREAMS, name, pids).await,
+            Way::Leases => leases(&self.channels[..1], WINDOW, name, pids).await,
+            Way::WideLeases => leases(&self.channels, STREAMS, name, pids).await,
+        }
     }
 }
 
@@ -125,10 +126,10 @@ fn value() -> Json {
     json!({"host": "server17.example", "port": 8080, "weight": 100, "zone": "north"})
 }
 
-async fn one_stream(client: &Client, name: impl Fn(usize) -> String) -> anyhow::Result<Duration> {
+async fn one_stream(client: &Client, name: impl Fn(usize) -> String, pids: &[u32]) -> anyhow::Result<Taken> {
     let value = data(value());
     let request = |number| set(&name(number), value.clone());
-    let begin = Instant::now();
+    let meter = Meter::start(pids)?;
     let mut stream = Stream::open(&mut client.clone(), (0..WINDOW).map(request)).await?;
     for number in WINDOW..BATCH {
         stream.registered().await?;
@@ -137,41 +138,50 @@ async fn one_stream(client: &Client, name: impl Fn(usize) -> String) -> anyhow::
     for _ in 0..WINDOW {
         stream.registered().await?;
     }
-    let taken = begin.elapsed();
+    let taken = meter.stop(BATCH)?;
     stream.close(BATCH).await?;
     Ok(taken)
 }
 
-async fn many_streams(clients: &[Client], name: impl Fn(usize) -> String) -> anyhow::Result<Duration> {
+async fn many_streams(clients: &[Client], name: impl Fn(usize) -> String, pids: &[u32]) -> anyhow::Result<Taken> {
     let value = data(value());
-    let begin = Instant::now();
+    let meter = Meter::start(pids)?;
     let streams = open_all(clients, (0..STREAMS).map(|number| [set(&name(number), value.clone())])).await?;
-    let taken = begin.elapsed();
+    let taken = meter.stop(STREAMS)?;
     close_all(streams.into_iter().map(|(stream, _)| stream)).await?;
     Ok(taken)
 }
 
-async fn creates(bare: &Bare, window: usize, name: impl Fn(usize) -> String) -> anyhow::Result<Duration> {
+async fn creates(bare: &Bare, window: usize, name: impl Fn(usize) -> String, pids: &[u32]) -> anyhow::Result<Taken> {
     let (client, value) = (bare.client(), value().to_string());
     let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
-    let taken = pipelined(BATCH, window, async |number| {
+    let meter = Meter::start(pids)?;
+    pipelined(BATCH, window, async |number| {
         client.create(&name(number), value.as_bytes(), &ephemeral).await?;
         anyhow::Ok(())
     })
     .await?;
+    let taken = meter.stop(BATCH)?;
     pipelined(BATCH, window, async |number| Ok(client.delete(&name(number), None).await?)).await?;
     Ok(taken)
 }
 
-async fn leases(channels: &[Channel], window: usize, name: impl Fn(usize) -> String) -> anyhow::Result<Duration> {
+async fn leases(
+    channels: &[Channel],
+    window: usize,
+    name: impl Fn(usize) -> String,
+    pids: &[u32],
+) -> anyhow::Result<Taken> {
     let (value, leases) = (value().to_string(), Mutex::new(Vec::with_capacity(STREAMS)));
     let channel = |number: usize| &channels[number % channels.len()];
-    let taken = pipelined(STREAMS, window, async |number| {
+    let meter = Meter::start(pids)?;
+    pipelined(STREAMS, window, async |number| {
         let lease = etcd::register(channel(number), name(number), value.clone()).await?;
         leases.lock().await.push(lease);
         Ok(())
     })
     .await?;
+    let taken = meter.stop(STREAMS)?;
     let leases = leases.into_inner();
     pipelined(leases.len(), window, async |number| etcd::revoke(channel(number), leases[number]).await).await?;
     Ok(taken)
