@@ -6,6 +6,7 @@ mod app;
 mod cli;
 mod clock;
 mod config;
+mod drain;
 mod durable;
 mod error;
 mod grpc;

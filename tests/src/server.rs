@@ -135,16 +135,19 @@ impl Server {
     pub async fn wait_for_streams(&self, count: usize) {
         let line = format!("rollcall_streams {count}");
         eventually(&line, SOON, async || {
-            let metrics = self.metrics().await.map_err(|error| error.to_string())?;
+            let metrics = self.http_get("/metrics").await.map_err(|error| error.to_string())?;
             check(metrics.lines().any(|found| found == line), || metrics)
         })
         .await;
     }
 
-    /// What `/metrics` answers, with the headers.
-    async fn metrics(&self) -> std::io::Result<String> {
+    /// What a page of its HTTP side answers, with the headers.
+    ///
+    /// # Errors
+    /// When there is no connection to be had.
+    pub async fn http_get(&self, page: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.http).await?;
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
+        let request = format!("GET {page} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

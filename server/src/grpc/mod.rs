@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::{Admission, StreamLimits};
 
+use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::error::Error;
 use crate::locks::Locks;
@@ -56,8 +57,7 @@ pub(crate) struct Service {
     pub(crate) admission: Admission,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Arc<Settings>,
-    /// Whether the replica goes down.
-    pub(crate) going_down: Arc<tokio::sync::watch::Sender<bool>>,
+    pub(crate) drain: Drain,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -67,8 +67,8 @@ impl Service {
     /// given back, which this waits for.
     pub(crate) async fn go_down(&self) {
         self.sessions.leave_standing();
-        self.going_down.send_replace(true);
-        self.locks.drained().await;
+        self.drain.go_to(Phase::Over);
+        tokio::join!(self.views.save(), self.locks.drained());
     }
 
     fn answer<T>(&self, method: &'static str, result: Result<T, Error>) -> Result<Response<T>, Status> {
@@ -88,7 +88,7 @@ impl Service {
 
     /// A place for a stream, or for a call that waits.
     fn admit<T>(&self, request: &Request<T>) -> Result<admission::Place, Error> {
-        if *self.going_down.borrow() {
+        if !self.drain.is_serving() {
             return Err(Error::Draining);
         }
         self.admission.admit(request.remote_addr())
@@ -122,8 +122,7 @@ impl Registry for Service {
         let deadline = deadline::of(&request);
         self.answer(
             "Register",
-            self.do_register(request)
-                .map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+            self.do_register(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
         )
     }
 
@@ -144,8 +143,7 @@ impl Registry for Service {
         let deadline = deadline::of(&request);
         self.answer(
             "AcquireLock",
-            self.do_acquire_lock(request)
-                .map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+            self.do_acquire_lock(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
         )
     }
 
@@ -168,7 +166,7 @@ impl Registry for Service {
         let deadline = deadline::of(&request);
         self.answer(
             "Watch",
-            self.do_watch(request).map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+            self.do_watch(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
         )
     }
 

@@ -6,15 +6,17 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use rollcall_proto::v1::LostReason;
 use rollcall_proto::v1::register_request::Request;
+use rollcall_tests::arm::Setting;
 use rollcall_tests::client::{Client, Registration, data, plain, resume, set, span, text, unset};
 use rollcall_tests::process::Signal;
-use rollcall_tests::setting::{Setting, setting};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
+
+use super::ARM;
 
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -57,20 +59,20 @@ async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Clien
 
 #[tokio::test]
 async fn a_set_takes_over_from_another_stream() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     the_newer_one_wins(&s, &s.client, &s.client).await;
 }
 
 #[tokio::test]
 async fn a_set_takes_over_from_another_replica() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     the_newer_one_wins(&s, &s.client, &other.client().await).await;
 }
 
 #[tokio::test]
 async fn a_set_takes_over_from_kazoo() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let owner = s.sandbox.bare().await;
     owner.create_ephemeral("/foreign", b"{}").await;
     let mut stream = Registration::open(&s.client).await;
@@ -87,7 +89,7 @@ async fn a_set_takes_over_from_kazoo() {
 
 #[tokio::test]
 async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let mut holder = Registration::open(&s.client).await;
@@ -114,7 +116,7 @@ async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
 
 #[tokio::test]
 async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut old = Registration::open(&s.client).await;
     let first = old.set("/name", text("old")).await;
@@ -134,7 +136,7 @@ async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
 
 #[tokio::test]
 async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let owner = s.sandbox.bare().await;
     owner.create_ephemeral("/name", b"theirs").await;
     let mut new = Registration::open(&s.client).await;
@@ -145,7 +147,7 @@ async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
 
 #[tokio::test]
 async fn a_durable_node_is_never_taken_over() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     s.bare.create("/durable", b"x").await;
     let mut stream = Registration::open(&s.client).await;
     for request in [set("/durable", text("new")), exclusive("/durable", text("new"))] {
@@ -159,7 +161,7 @@ async fn a_durable_node_is_never_taken_over() {
 
 #[tokio::test]
 async fn many_streams_that_fight_for_one_path_leave_one_holder() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let mut streams = Vec::new();
@@ -192,7 +194,7 @@ async fn many_streams_that_fight_for_one_path_leave_one_holder() {
 
 #[tokio::test]
 async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one() {
-    let mut s = setting("takeover").await;
+    let mut s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut old = Registration::open(&s.client).await;
     old.set("/sleep", text("old")).await;
@@ -211,7 +213,7 @@ async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one()
 
 #[tokio::test]
 async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
-    let mut s = setting("takeover").await;
+    let mut s = ARM.setting_with("takeover", &["--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (mut old, mut new) = (Registration::open(&s.client).await, Registration::open(&other_client).await);
@@ -230,7 +232,7 @@ async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
 #[tokio::test]
 async fn what_was_not_taken_over_is_still_put_back_after_others_were() {
     const PATHS: usize = 16;
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut stream = Registration::open(&s.client).await;
     for index in 0..PATHS {
@@ -258,7 +260,7 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
     const ROUNDS: usize = 4;
     // So many that the end of the older stream takes a while: each is read first, then deleted.
     const PATHS: usize = 1500;
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let far = other.client().await;
     let paths: Vec<_> = (0..PATHS).map(|index| format!("/race/{index}")).collect();
@@ -301,7 +303,7 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
 async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
     const RACES: u32 = 1000;
     const PACE: Duration = Duration::from_millis(4);
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let after = life_of_a_silent_one(&s).await;
     let (takeovers, mut due) = mpsc::channel(RACES as usize);
@@ -362,7 +364,7 @@ async fn life_of_a_silent_one(s: &Setting) -> Duration {
 #[tokio::test]
 async fn what_waits_for_a_stopped_replica_takes_nothing_from_clients_that_went_on() {
     const PATHS: usize = 100;
-    let mut s = setting("takeover").await;
+    let mut s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let value = data(json!({ "created": "once", "by": "the same" }));
     let paths: Vec<_> = (0..PATHS).map(|index| format!("/gone-on/{index}")).collect();

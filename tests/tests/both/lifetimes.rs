@@ -8,14 +8,14 @@ use rollcall_proto::v1::register_request::Request;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::{ChangeKind, LostReason, OpenSession};
 use rollcall_tests::bare::Bare;
-use rollcall_tests::client::{Registration, data, refused, resume, retry_delay, set, span, unset};
+use rollcall_tests::client::{Registration, data, refused, resume, set, span, unset};
 use rollcall_tests::follow::Watching;
-use rollcall_tests::process::Signal;
-use rollcall_tests::setting::{behind_a_proxy, setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
+
+use super::ARM;
 
 /// For what has to go by.
 const SHORT: Duration = Duration::from_secs(3);
@@ -47,7 +47,7 @@ fn value() -> v1::Value {
 
 #[tokio::test]
 async fn opened_repeats_the_ttl_and_says_how_often_to_be_heard() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let with = Registration::open_with_ttl(&s.client, MEDIUM).await;
     assert_eq!((with.opened.ttl, with.opened.keep_alive_interval), (Some(span(MEDIUM)), Some(span(MEDIUM / 3))));
     let without = Registration::open(&s.client).await;
@@ -56,7 +56,7 @@ async fn opened_repeats_the_ttl_and_says_how_often_to_be_heard() {
 
 #[tokio::test]
 async fn with_a_ttl_a_registration_outlives_its_broken_stream_and_goes_after_the_ttl() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let mut stream = Registration::open_with_ttl(&client, SHORT).await;
     stream.set("/broken", value()).await;
@@ -71,7 +71,7 @@ async fn with_a_ttl_a_registration_outlives_its_broken_stream_and_goes_after_the
 
 #[tokio::test]
 async fn a_cancelled_stream_leaves_its_registrations_for_the_ttl_as_a_broken_one_does() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let last_sent = Instant::now();
     stream.set("/cancelled", value()).await;
@@ -83,7 +83,7 @@ async fn a_cancelled_stream_leaves_its_registrations_for_the_ttl_as_a_broken_one
 
 #[tokio::test]
 async fn everything_that_is_said_counts_for_the_ttl() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let first = stream.set("/said", value()).await;
     let begun = Instant::now();
@@ -102,7 +102,7 @@ async fn everything_that_is_said_counts_for_the_ttl() {
 
 #[tokio::test]
 async fn a_silent_stream_is_lost_expired_and_ends_session_expired() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let one = stream.set("/silent/one", value()).await.generation;
     let last_sent = Instant::now();
@@ -126,7 +126,7 @@ async fn a_silent_stream_is_lost_expired_and_ends_session_expired() {
 
 #[tokio::test]
 async fn close_and_unset_work_at_once_with_a_ttl() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
     for path in ["/a", "/b", "/c"] {
         stream.set(path, value()).await;
@@ -144,7 +144,7 @@ async fn close_and_unset_work_at_once_with_a_ttl() {
 
 #[tokio::test]
 async fn a_replica_that_was_paused_reads_what_has_arrived_before_it_lets_a_ttl_expire() {
-    let mut s = setting("lifetimes").await;
+    let mut s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let first = stream.set("/paused", value()).await;
     s.server.pause();
@@ -163,7 +163,7 @@ async fn a_replica_that_was_paused_reads_what_has_arrived_before_it_lets_a_ttl_e
 
 #[tokio::test]
 async fn resume_on_the_same_replica_is_adopted_without_a_write() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, MEDIUM).await;
     let first = old.set("/same", value()).await;
@@ -186,7 +186,7 @@ async fn resume_on_the_same_replica_is_adopted_without_a_write() {
 
 #[tokio::test]
 async fn a_resume_takes_the_registration_from_a_stream_that_still_stands() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     for (path, client) in [("/here", s.client.clone()), ("/there", other.client().await)] {
         let mut old = Registration::open_with_ttl(&s.client, LONG).await;
@@ -206,7 +206,7 @@ async fn a_resume_takes_the_registration_from_a_stream_that_still_stands() {
 
 #[tokio::test]
 async fn resume_on_another_replica_is_atomic_and_unseen_by_watchers() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
@@ -247,7 +247,7 @@ async fn resume_on_another_replica_is_atomic_and_unseen_by_watchers() {
 
 #[tokio::test]
 async fn a_resume_with_other_data_changes_the_data_and_created_keeps_its_first_value() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let open = |pid| Request::Open(OpenSession { pid, ttl: Some(span(LONG)), ..Default::default() });
     let mut stream = Registration::open_with(&s.client, [open(7)]).await.unwrap();
@@ -276,7 +276,7 @@ async fn a_resume_with_other_data_changes_the_data_and_created_keeps_its_first_v
 
 #[tokio::test]
 async fn a_resume_of_what_was_taken_over_is_lost() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
@@ -303,7 +303,7 @@ async fn a_resume_of_what_was_taken_over_is_lost() {
 
 #[tokio::test]
 async fn a_resume_of_what_another_has_taken_over_with_the_same_data_is_lost_too() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let open = |pid| Request::Open(OpenSession { pid, ttl: Some(span(LONG)), ..Default::default() });
@@ -329,7 +329,7 @@ async fn a_resume_of_what_another_has_taken_over_with_the_same_data_is_lost_too(
 
 #[tokio::test]
 async fn a_resume_finds_the_later_generation_whose_answer_was_lost() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     // The client's own `created` is how it knows its registration again.
@@ -354,7 +354,7 @@ async fn a_resume_finds_the_later_generation_whose_answer_was_lost() {
 
 #[tokio::test]
 async fn a_resume_of_an_absent_node_creates_it() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
     let first = stream.set("/absent", value()).await;
@@ -375,7 +375,7 @@ async fn a_resume_of_an_absent_node_creates_it() {
 
 #[tokio::test]
 async fn exclusive_is_refused_while_a_ttl_session_without_stream_lives() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, MEDIUM).await;
@@ -408,7 +408,7 @@ async fn exclusive_is_refused_while_a_ttl_session_without_stream_lives() {
 
 #[tokio::test]
 async fn a_set_while_zookeeper_is_away_is_pending_and_then_registered() {
-    let s = behind_a_proxy("lifetimes", &[]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &[]).await;
     let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
     let first = stream.set("/away/stands", value()).await;
     s.cut_off().await;
@@ -433,7 +433,7 @@ async fn a_set_while_zookeeper_is_away_is_pending_and_then_registered() {
 
 #[tokio::test]
 async fn a_resume_while_zookeeper_is_away_is_pending_and_then_adopted() {
-    let s = behind_a_proxy("lifetimes", &[]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &[]).await;
     let (link, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, LONG).await;
     let first = old.set("/away", value()).await;
@@ -451,7 +451,7 @@ async fn a_resume_while_zookeeper_is_away_is_pending_and_then_adopted() {
 
 #[tokio::test]
 async fn a_pending_set_whose_client_leaves_never_appears() {
-    let s = behind_a_proxy("lifetimes", &[]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &[]).await;
     s.bare.create("/away", b"").await;
     let mut witness = Registration::open(&s.client).await;
     let mut stream = Registration::open(&s.client).await;
@@ -472,7 +472,7 @@ async fn a_pending_set_whose_client_leaves_never_appears() {
 
 #[tokio::test]
 async fn what_a_session_without_stream_holds_is_registered_again_after_a_lost_zookeeper_session() {
-    let s = behind_a_proxy("lifetimes", &["--session-timeout", "3s"]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &["--session-timeout", "3s"]).await;
     let (link, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, LONG).await;
     let first = old.set("/again", value()).await;
@@ -488,68 +488,8 @@ async fn what_a_session_without_stream_holds_is_registered_again_after_a_lost_zo
 }
 
 #[tokio::test]
-async fn a_replica_that_stops_ends_every_stream_with_draining_and_a_delay() {
-    let mut s = setting("lifetimes").await;
-    let mut registering = Vec::new();
-    for number in 0..20 {
-        let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
-        stream.set(&format!("/drain/{number}"), value()).await;
-        registering.push(stream);
-    }
-    let mut watching = Watching::start(&s.client, "/drain").await;
-    s.server.process().signal(Signal::TERM);
-    let mut delays = Vec::new();
-    for stream in &mut registering {
-        let status = refused(stream.end().await, Code::Unavailable, "DRAINING");
-        delays.push(retry_delay(&status));
-    }
-    let ended = loop {
-        if let Err(status) = watching.try_step().await {
-            break status;
-        }
-    };
-    refused(Err::<(), _>(ended), Code::Unavailable, "DRAINING");
-    delays.sort();
-    delays.dedup();
-    assert!(delays.len() > 1, "the return of many is spread: {delays:?}");
-    let status = s.server.process().wait(SOON).await;
-    assert!(status.success(), "{status}");
-}
-
-#[tokio::test]
-async fn a_replica_that_stops_leaves_registrations_standing() {
-    let mut s = setting_with("lifetimes", &["--session-timeout", "6s"]).await;
-    let other = s.another_server().await;
-    let other_client = other.client().await;
-    let mut with = Registration::open_with_ttl(&s.client, LONG).await;
-    let mut without = Registration::open(&s.client).await;
-    let first = [with.set("/services/with", value()).await, without.set("/services/without", value()).await];
-    with.set("/left", value()).await;
-    let mut watching = Watching::start(&other_client, "/services").await;
-    let ending = s.bare.ending("/left").await;
-    let stopped = Instant::now();
-    s.server.process().signal(Signal::TERM);
-    for stream in [&mut with, &mut without] {
-        stream.end().await.unwrap_err();
-    }
-    let status = s.server.process().wait(SOON).await;
-    assert!(status.success(), "{status}");
-    let mut new = Registration::open(&other_client).await;
-    for (path, first) in ["/services/with", "/services/without"].into_iter().zip(first) {
-        assert_eq!(s.bare.get(path).await.unwrap().stat.czxid, first.generation, "it stands");
-        let again = new.resume(path, value(), first.generation).await;
-        assert!(again.adopted && again.generation > first.generation, "{again:?}");
-    }
-    // What nobody came back for goes with the ZooKeeper session of the replica, and nothing else does.
-    assert!(ending.at().await > stopped);
-    s.bare.create_ephemeral("/services/later", b"x").await;
-    watching.until("what came later", |known| known.names() == ["later", "with", "without"]).await;
-    assert_eq!(watching.changes, [(ChangeKind::Added, "later".to_owned())]);
-}
-
-#[tokio::test]
 async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_without_it() {
-    let mut s = setting_with("lifetimes", &["--session-timeout", "6s"]).await;
+    let mut s = ARM.setting_with("lifetimes", &["--session-timeout", "6s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     // A ttl is kept by a living replica: this one is over long before the ZooKeeper session is, and then not counted.
