@@ -11,7 +11,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use rollcall_embedded::Embedded;
-use rollcall_proto::v1::registry_server::RegistryServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -20,7 +19,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, MAX_MESSAGE_BYTES, Service, StreamLimits};
+use crate::grpc::{self, Admission, Service, StreamLimits};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
@@ -133,7 +132,6 @@ impl App {
         let (admission, views) = (service.admission.clone(), service.views.clone());
         tasks.spawn(keep_current(zk, admission, views, metrics.clone(), reporter, has_kept_views));
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        let registry = RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(self.settings.keepalive))
             .http2_keepalive_timeout(Some(self.settings.keepalive))
@@ -142,7 +140,7 @@ impl App {
             .http2_max_pending_accept_reset_streams(Some(CANCELLED_STREAMS))
             .http2_max_local_error_reset_streams(Some(CANCELLED_STREAMS))
             .initial_connection_window_size(8 * 1024 * 1024)
-            .add_service(registry)
+            .add_service(grpc::serve(service))
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
