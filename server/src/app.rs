@@ -51,6 +51,8 @@ pub struct Settings {
     pub(crate) keepalive: Duration,
     pub(crate) streams: StreamLimits,
     pub(crate) api: grpc::Settings,
+    /// How long a view that nobody uses is kept.
+    pub(crate) view_idle: Duration,
     /// Where to keep what is known, for a restart without ZooKeeper.
     pub(crate) snapshot_dir: Option<PathBuf>,
 }
@@ -117,9 +119,10 @@ impl App {
         }
         let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
+        let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
-            views: Views::start(zk.clone(), views::Settings::default(), self.store, &mut tasks),
+            views: Views::start(zk.clone(), views, self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::new(self.settings.streams),

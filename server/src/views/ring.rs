@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn those_who_are_equally_far_share_a_delta() {
         let mut ring = ring();
-        let mut delta = |ring: &mut Ring, since| match ring.since(Revision(since)) {
+        let delta = |ring: &mut Ring, since| match ring.since(Revision(since)) {
             Since::Changes(delta) => delta,
             other => panic!("{other:?}"),
         };
