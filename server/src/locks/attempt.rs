@@ -15,6 +15,7 @@ use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
 use super::{Interrupt, Shared, Stop, hold, node};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{FencingToken, NodePath, Zxid};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, OneShot, Response, Session};
 
@@ -103,7 +104,7 @@ impl Attempt {
         match error {
             zk::Error::SessionExpired => return Err(Stop::Again),
             zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
-            zk::Error::Refused(code) => return Err(Stop::Failed(node::refusal(code, &self.terms.path))),
+            zk::Error::Refused(code) => return Err(Stop::Failed(refusal::refused(&self.terms.path, code))),
             zk::Error::TooLarge(bytes) => {
                 let cause = format!("a request of {bytes} bytes is over zookeeper's limit");
                 return Err(Stop::Failed(Error::Internal { path: self.terms.path.clone(), cause }));
@@ -216,7 +217,7 @@ impl Attempt {
                 }
             },
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => Ok(()),
-            Err(CommitError::Part { code, .. }) => Err(node::refusal(code, &path).into()),
+            Err(CommitError::Part { code, .. }) => Err(refusal::refused(&path, code).into()),
             Err(CommitError::FenceMoved) => Err(zk::Error::NotSent.into()),
             Err(CommitError::Zk(error)) => {
                 if error.is_unknown() {
@@ -252,7 +253,7 @@ impl Attempt {
                 self.checked = None;
                 Ok(None)
             }
-            Err(CommitError::Part { code, .. }) => Err(node::refusal(code, &self.terms.path).into()),
+            Err(CommitError::Part { code, .. }) => Err(refusal::refused(&self.terms.path, code).into()),
             Err(CommitError::FenceMoved) => Err(zk::Error::NotSent.into()),
             Err(CommitError::Zk(error)) => {
                 if error.is_unknown() {

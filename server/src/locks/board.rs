@@ -17,11 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::READ_CHUNK;
-use super::id::queue_path;
 use super::node::is_durable;
 use super::queue::Queue;
 use crate::types::{NodePath, Zxid};
-use crate::zk::layout::LEASES;
+use crate::zk::layout::{LEASES, lock_queue};
 use crate::zk::{self, OneShot, Session};
 
 /// How many callers may wait for a reading; more wait until there is room.
@@ -81,7 +80,7 @@ impl Board {
     pub(super) fn start(session: Session, path: NodePath) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (callers, calls) = mpsc::channel(CALLERS);
         let (show, shown) = watch::channel(Arc::default());
-        let task = Task { session, queue: queue_path(&path), path, show, known: HashMap::new(), watches: Vec::new() };
+        let task = Task { session, queue: lock_queue(&path), path, show, known: HashMap::new(), watches: Vec::new() };
         (Self { callers, shown }, task.run(calls))
     }
 

@@ -48,7 +48,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -60,6 +60,7 @@ use self::slot::{Order, Slot};
 pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{NodePath, PathError, SessionId};
 use crate::zk::{self, Owner, Pool};
 
@@ -105,6 +106,8 @@ struct Shared {
     boards: Mutex<HashMap<(NodePath, SessionId), WeakBoard>>,
     /// The locks that have a task, to be found by their id.
     running: Mutex<HashMap<Mark, Arc<Slot>>>,
+    /// A lease with a ttl may have lost its task.
+    orphaned: Notify,
     /// The replica is about to stop: locks whose stream has ended are left to other replicas.
     stopping: watch::Sender<bool>,
 }
@@ -182,6 +185,7 @@ impl Locks {
             places: Arc::new(Semaphore::new(limit)),
             boards: Mutex::default(),
             running: Mutex::default(),
+            orphaned: Notify::new(),
             stopping: watch::Sender::new(false),
         });
         tasks.spawn(run(arriving, shared.clone()));
@@ -277,7 +281,7 @@ impl Locks {
                 Err(error) => Err(error.into()),
             };
             match described {
-                Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(node::refusal(code, path)),
+                Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(path, code)),
                 Err(Interrupt::Zk(_)) if Instant::now() < deadline => seat::pause().await,
                 described => return Ok(described?),
             }

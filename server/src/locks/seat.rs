@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::RngExt as _;
 
-use super::id::{MARK, Mark, queue_path};
+use super::id::Mark;
 use super::queue::Queue;
 use super::record::{self, Record};
 use crate::types::NodePath;
+use crate::zk::layout::{LOCK_MARK, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Pool, Request, Room};
 
 /// What is known of a node of ours.
@@ -46,7 +47,7 @@ pub(super) struct Seat {
 
 /// How many bytes of paths a seat needs in its session: those of the contender, the longer of the two.
 pub(super) fn path_bytes(path: &NodePath) -> usize {
-    queue_path(path).as_str().len() + 1 + 32 + MARK.len() + 10
+    lock_queue(path).as_str().len() + 1 + 32 + LOCK_MARK.len() + 10
 }
 
 impl Seat {
@@ -56,8 +57,8 @@ impl Seat {
             pool: pool.clone(),
             ttl,
             path: path.clone(),
-            queue: queue_path(path),
-            prefix: format!("{}{MARK}", mark.fresh_name()),
+            queue: lock_queue(path),
+            prefix: format!("{}{LOCK_MARK}", mark.fresh_name()),
             lease_name: mark.fresh_name(),
             contender: Trace::None,
             lease: Trace::None,
