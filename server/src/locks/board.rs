@@ -3,7 +3,7 @@
 //! - [`Board::look`] gives a reading that began after the call. Calls that come while one is under way share the next:
 //!   ten thousand that queue up at once cost a few lists, not ten thousand.
 //! - [`Board::recent`] is the last reading, at no cost.
-//! - [`Board::shown`] is for telling clients their place. When something has changed it is read again, but only after a
+//! - [`Board::changed`] is for telling clients their place. When something has changed it is read again, but only after a
 //!   pause of a second, and twenty times what reading took: so much late, and merged, is what clients are told.
 //!
 //! One session reads it and owns the contenders. That is what makes a reading usable for the recipe: a session never
@@ -54,7 +54,7 @@ struct Lease {
 
 type Reading = Result<Arc<Snapshot>, zk::Error>;
 
-/// A handle; when the last is dropped the board's task ends.
+/// A handle of one who waits; when the last is dropped the board's task ends.
 #[derive(Debug, Clone)]
 pub(super) struct Board {
     callers: mpsc::Sender<oneshot::Sender<Reading>>,
@@ -104,9 +104,16 @@ impl Board {
         self.shown.borrow().clone()
     }
 
-    /// Changes when there is something new to tell.
-    pub(super) fn shown(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.shown.clone()
+    /// Waits until there is something new to tell that this handle has not told yet, and gives it.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub(super) async fn changed(&mut self) -> Arc<Snapshot> {
+        if self.shown.changed().await.is_err() {
+            // Nothing is shown any more.
+            std::future::pending::<()>().await;
+        }
+        self.shown.borrow_and_update().clone()
     }
 }
 

@@ -11,6 +11,7 @@ use super::attempt::{self, Attempt};
 use super::id::Mark;
 use super::lasting::Lasting;
 use super::record::Record;
+use super::seat::{Seat, Trace};
 use super::slot::{Order, Slot};
 use super::terms::{Grant, PATIENCE, Terms, Wait, until};
 use super::{Interrupt, LostReason, Shared, Stop, hold, lock, release, seat};
@@ -79,7 +80,7 @@ impl Life {
                 }
                 _ => {}
             }
-            let mut clearing = pin!(seat.clear());
+            let mut clearing = pin!(self.give_back(&mut seat));
             let cleared = tokio::time::timeout(TIDY, &mut clearing).await.is_ok();
             self.tell(stop, holders);
             if !cleared {
@@ -87,6 +88,16 @@ impl Life {
             }
             return;
         }
+    }
+
+    /// Removes what an attempt may have left. Its lease passes to the next in line at once, if that waits here.
+    async fn give_back(&self, seat: &mut Seat) {
+        if let Some(lease) = seat.stream_lease()
+            && self.shared.heirs.pass_on(self.slot.id().path(), lease).await
+        {
+            seat.lease = Trace::None;
+        }
+        seat.clear().await;
     }
 
     fn granted(&self, attempt: Attempt, grant: Grant, ttl: Duration) -> Lasting {

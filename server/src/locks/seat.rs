@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use super::id::Mark;
 use super::queue::Queue;
 use super::record::{self, Record};
-use crate::types::NodePath;
+use crate::types::{NodePath, Stat};
 use crate::zk::layout::{LOCK_MARK, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Pool, Request, Room};
 
@@ -75,9 +75,17 @@ impl Seat {
         &self.queue
     }
 
-    /// The path that the contender is created with, without its digits.
-    pub(super) fn contender_prefix(&self) -> NodePath {
-        self.queue.join(&self.prefix)
+    /// The request that makes the contender.
+    pub(super) fn enter(&self, holder: Bytes) -> Request {
+        zk::create(self.queue.join(&self.prefix).as_str(), holder, CreateMode::EphemeralSequential)
+    }
+
+    /// The path that the contender gets if it is the next, where this is the queue's stat. `None`: that can't be told.
+    ///
+    /// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well.
+    pub(super) fn next_contender(&self, queue: &Stat) -> Option<NodePath> {
+        let created = queue.cversion.checked_add(queue.num_children).filter(|changes| *changes >= 0)? / 2;
+        Some(self.queue.join(&format!("{}{created:010}", self.prefix)))
     }
 
     /// The contender's path, if it is known to stand.
@@ -96,6 +104,11 @@ impl Seat {
     /// The lease's path.
     pub(super) fn lease_path(&self) -> NodePath {
         self.path.join(&self.lease_name)
+    }
+
+    /// The path of a lease that stands, if it is to end with its stream.
+    pub(super) fn stream_lease(&self) -> Option<NodePath> {
+        (self.ttl.is_none() && self.lease != Trace::None).then(|| self.lease_path())
     }
 
     /// The transaction that turns the contender into a lease.

@@ -226,8 +226,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_comes_back_is_told_nothing_that_was_found_out_before() {
-        let (slot, first) = lasting_stream(Some(Duration::from_secs(9)));
+        let (slot, mut first) = lasting_stream(Some(Duration::from_secs(9)));
         assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut first), ["queued", "held"]);
         let looked_at_for = slot.stream();
         drop(first);
         let mut second = Acquisition::attach(slot.clone()).unwrap();
