@@ -2,6 +2,7 @@
 //! end of the process.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::grpc::{self, Admission, MAX_MESSAGE_BYTES, Service, StreamLimits};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
-use crate::views::{self, Views};
+use crate::views::{self, Owner, Store, Views};
 use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
@@ -59,22 +60,25 @@ pub struct Settings {
     pub(crate) drain: Duration,
     pub(crate) streams: StreamLimits,
     pub(crate) api: grpc::Settings,
+    /// Where to keep what is known, for a restart without ZooKeeper.
+    pub(crate) snapshot_dir: Option<PathBuf>,
 }
 
 /// A server whose ports are bound.
 #[derive(Debug)]
 pub struct App {
     settings: Settings,
+    store: Option<Store>,
     embedded: Option<Embedded>,
     grpc: TcpListener,
     http: TcpListener,
 }
 
 impl App {
-    /// Binds the ports.
+    /// Binds the ports, and takes the directory of `--snapshot-dir`.
     ///
     /// # Errors
-    /// When one can't be bound; it is named.
+    /// When one can't be bound, or the directory can't be used; it is named.
     pub async fn bind(mut settings: Settings) -> anyhow::Result<Self> {
         let bind = async |option: &str, address: SocketAddr| {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({option})"))
@@ -88,7 +92,11 @@ impl App {
         if let Some(embedded) = &embedded {
             settings.zookeeper.hosts = vec![embedded.local_addr().to_string()];
         }
-        Ok(Self { settings, embedded, grpc, http })
+        let store = match settings.snapshot_dir.clone() {
+            Some(directory) => Some(open_store(directory, &settings.zookeeper).await.context("--snapshot-dir")?),
+            None => None,
+        };
+        Ok(Self { settings, store, embedded, grpc, http })
     }
 
     /// Where gRPC and HTTP are served.
@@ -121,10 +129,11 @@ impl App {
         if let Some(embedded) = self.embedded {
             tasks.spawn(embedded.run(std::future::pending()));
         }
+        let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
-            views: Views::start(zk.clone(), views::Settings::default(), &mut tasks),
+            views: Views::start(zk.clone(), views::Settings::default(), self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::new(self.settings.streams),
@@ -134,7 +143,7 @@ impl App {
         };
         let going = service.clone();
         let (reporter, health) = tonic_health::server::health_reporter();
-        tasks.spawn(keep_current(zk, service.clone(), reporter));
+        tasks.spawn(keep_current(zk, service.clone(), reporter, has_kept_views));
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
         let registry = RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let router = tonic::transport::Server::builder()
@@ -164,33 +173,39 @@ impl App {
         });
         let stopped = async {
             tokio::pin!(stop);
+            // In this order: whoever counts signals to tell the two apart has then seen the one that begins the drain.
             tokio::select! {
+                biased;
                 () = &mut stop => drop(go_away),
                 () = drain => tokio::select! {
-                    () = let_clients_move(&going, self.settings.drain, go_away) => {}
+                    biased;
                     () = stop => {}
+                    () = let_clients_move(&going, self.settings.drain, go_away) => {}
                 },
             }
         };
-        tokio::select! {
-            () = stopped => {
-                tracing::info!(streams = going.admission.streams(), "stopping");
-                if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
-                    tracing::warn!("stopped at the deadline: some locks were left");
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                () = &mut stopped => break,
+                Some(ended) = servers.join_next() => {
+                    ended.context("the grpc server panicked")??;
+                    // Once the connections have been told to go, it ends with the last of them.
+                    anyhow::ensure!(!going.drain.is_serving(), "the grpc server ended");
                 }
-                // Answers that are under way; connections may be kept open by streams that are not ours to end.
-                drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
-                Ok(())
-            }
-            Some(ended) = servers.join_next() => {
-                ended.context("the grpc server panicked")??;
-                anyhow::bail!("the grpc server ended")
-            }
-            Some(ended) = tasks.join_next() => {
-                ended.context("a task panicked")?;
-                anyhow::bail!("a task ended that never should")
+                Some(ended) = tasks.join_next() => {
+                    ended.context("a task panicked")?;
+                    anyhow::bail!("a task ended that never should")
+                }
             }
         }
+        tracing::info!(streams = going.admission.streams(), "stopping");
+        if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
+            tracing::warn!("stopped at the deadline: some locks were left");
+        }
+        // Answers that are under way; connections may be kept open by streams that are not ours to end.
+        drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
+        Ok(())
     }
 }
 
@@ -199,6 +214,11 @@ fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
         .register_encoded_file_descriptor_set(rollcall_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+async fn open_store(directory: PathBuf, zookeeper: &zk::Config) -> anyhow::Result<Store> {
+    let owner = Owner { hosts: zookeeper.hosts.clone(), chroot: zookeeper.chroot.clone() };
+    Ok(tokio::task::spawn_blocking(move || Store::open(&directory, &owner)).await??)
 }
 
 /// Tells all clients to move, and waits until they have, or until the time is over.
@@ -218,11 +238,11 @@ async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::S
     }
 }
 
-/// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on until the drain, whatever
-/// becomes of ZooKeeper later: known paths are still answered then.
-async fn keep_current(zk: Zk, service: Service, reporter: HealthReporter) {
+/// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, or at once when there are
+/// views from before, until the drain, whatever becomes of ZooKeeper later: known paths are still answered then.
+async fn keep_current(zk: Zk, service: Service, reporter: HealthReporter, has_kept_views: bool) {
     let Service { admission, views, metrics, drain, .. } = service;
-    let (mut met, mut shown) = (false, None);
+    let (mut met, mut shown) = (has_kept_views, None);
     let mut interval = tokio::time::interval(REFRESH);
     loop {
         interval.tick().await;
@@ -237,6 +257,7 @@ async fn keep_current(zk: Zk, service: Service, reporter: HealthReporter) {
             for name in ["", SERVICE] {
                 reporter.set_service_status(name, status).await;
             }
+            metrics.serving.set(i64::from(status == ServingStatus::Serving));
             tracing::info!("health: {status}");
             shown = Some(status);
         }
@@ -244,9 +265,9 @@ async fn keep_current(zk: Zk, service: Service, reporter: HealthReporter) {
 }
 
 fn http_router(metrics: Metrics, drain: Drain) -> axum::Router {
-    let ready = async move |State(metrics): State<Metrics>| match (drain.is_serving(), metrics.zookeeper_up.get()) {
+    let ready = async move |State(metrics): State<Metrics>| match (drain.is_serving(), metrics.serving.get()) {
         (true, 1) => (StatusCode::OK, "ready\n"),
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "zookeeper can't be reached\n"),
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "zookeeper has not been reached yet\n"),
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     };
     axum::Router::new()

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -65,6 +66,11 @@ pub struct Options {
     /// How many streams this replica may have; one more is refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     pub max_streams: usize,
+
+    /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
+    /// stale, after a restart without `ZooKeeper`. It holds values; only its owner may read it. One directory a replica
+    #[arg(long, value_name = "DIR", env = "ROLLCALL_SNAPSHOT_DIR", conflicts_with = "embedded")]
+    pub snapshot_dir: Option<PathBuf>,
 
     /// Refuse every write, lock and registration
     #[arg(long)]
@@ -135,6 +141,7 @@ impl Options {
                 read_only: self.read_only,
                 heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
             },
+            snapshot_dir: self.snapshot_dir,
         })
     }
 }

@@ -20,6 +20,8 @@ use crate::wait::{SOON, check, eventually, soon};
 /// The name under which the server's health is asked for.
 pub const SERVICE: &str = "rollcall.v1.Registry";
 
+const ANY_PORT: &str = "127.0.0.1:0";
+
 /// A running `rollcall-server`. Dropping kills it, as a crash would.
 #[derive(Debug)]
 pub struct Server {
@@ -47,20 +49,28 @@ impl Server {
     /// # Panics
     /// When it ends instead.
     pub async fn launch(hosts: &str, options: &[&str]) -> Server {
-        Server::launch_on(&["--zookeeper", hosts], options).await
+        Server::launch_on(&["--zookeeper", hosts], ANY_PORT, options).await
     }
 
-    /// Starts a server on the embedded backend, which serves ZooKeeper's protocol on this address.
-    pub async fn start_embedded(address: SocketAddr) -> Server {
-        let mut server = Server::launch_on(&["--embedded", "--embedded-listen", &address.to_string()], &[]).await;
+    /// Starts a server that speaks gRPC at this address, and waits until it has been in contact with ZooKeeper.
+    pub async fn start_at(address: SocketAddr, hosts: &str, options: &[&str]) -> Server {
+        let mut server = Server::launch_on(&["--zookeeper", hosts], &address.to_string(), options).await;
         server.wait_until_serving().await;
         server
     }
 
-    async fn launch_on(backend: &[&str], options: &[&str]) -> Server {
+    /// Starts a server on the embedded backend, which serves ZooKeeper's protocol on this address.
+    pub async fn start_embedded(address: SocketAddr) -> Server {
+        let backend = ["--embedded", "--embedded-listen", &address.to_string()];
+        let mut server = Server::launch_on(&backend, ANY_PORT, &[]).await;
+        server.wait_until_serving().await;
+        server
+    }
+
+    async fn launch_on(backend: &[&str], listen: &str, options: &[&str]) -> Server {
         let directory = scratch("server");
         let mut command = Command::new(program());
-        command.args(backend).args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]).args(options);
+        command.args(backend).args(["--listen", listen, "--http-listen", ANY_PORT]).args(options);
         let mut process = Process::spawn("rollcall-server", directory.path(), &mut command);
         let (grpc, http) = eventually("rollcall-server says where it listens", SOON, async || {
             if let Some(status) = process.exited() {

@@ -15,12 +15,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use zookeeper_client::{Acls, CreateMode};
 
-use super::turn;
+use super::Workload;
 use crate::drive::pipelined;
 use crate::report::{Case, ROLLCALL, Round, System, Unit, ZOOKEEPER};
-use crate::setup::Setup;
-
-pub(super) const NAME: &str = "register";
+use crate::systems::Setup;
 
 const PATH: &str = "/register";
 /// How many stand at once: in one ZooKeeper session at most about 150 KB of paths. ZooKeeper's log does not survive the
@@ -51,8 +49,14 @@ pub(crate) struct Register {
     batches: u32,
 }
 
-impl Register {
-    pub(super) async fn prepare(setup: &Setup) -> anyhow::Result<Register> {
+impl Workload for Register {
+    const NAME: &str = "register";
+    const NOTE: &str = "ephemeral nodes in batches that are taken down, unmeasured, before the next. `one stream` keeps 128 sets in \
+         flight; `1,000 streams` opens as many over 10 connections that stand, one set each, and counts until the \
+         last is answered. Rollcall adds a key to each value; ZooKeeper is given the same bytes as the client gives \
+         Rollcall.";
+
+    async fn prepare(setup: &Setup) -> anyhow::Result<Register> {
         let bare = setup.bare().await;
         bare.create(PATH, b"").await;
         let mut clients = Vec::new();
@@ -62,12 +66,12 @@ impl Register {
         Ok(Register { clients, bare, batches: 0 })
     }
 
-    pub(super) async fn round(&mut self, round: u32, time: Duration, samples: &mut Round<'_>) -> anyhow::Result<()> {
-        let case = |name: &str| Case { workload: NAME, name: name.to_owned(), unit: Unit::PerSecond };
+    async fn round(&mut self, _setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
+        let case = |name: &str| Case { workload: Register::NAME, name: name.to_owned(), unit: Unit::PerSecond };
         let (one, many) = (case("one stream"), case("1,000 streams of one"));
-        for way in turn(round, [Way::OneStream, Way::ManyStreams, Way::Creates, Way::WideCreates]) {
+        for way in round.turn([Way::OneStream, Way::ManyStreams, Way::Creates, Way::WideCreates]) {
             let (mut measured, mut count) = (Duration::ZERO, 0);
-            while measured < time {
+            while measured < round.time {
                 self.batches += 1;
                 let (registrations, taken) = self.batch(way).await?;
                 measured += taken;
@@ -75,18 +79,20 @@ impl Register {
             }
             let rate = count as f64 / measured.as_secs_f64();
             match way {
-                Way::OneStream => samples.add(&one, ROLLCALL, rate),
-                Way::ManyStreams => samples.add(&many, ROLLCALL, rate),
-                Way::WideCreates => samples.add(&many, WIDE, rate),
+                Way::OneStream => round.add(&one, ROLLCALL, rate),
+                Way::ManyStreams => round.add(&many, ROLLCALL, rate),
+                Way::WideCreates => round.add(&many, WIDE, rate),
                 Way::Creates => {
-                    samples.add(&one, ZOOKEEPER, rate);
-                    samples.add(&many, ZOOKEEPER, rate);
+                    round.add(&one, ZOOKEEPER, rate);
+                    round.add(&many, ZOOKEEPER, rate);
                 }
             }
         }
         Ok(())
     }
+}
 
+impl Register {
     /// Registers many, and takes them down again: how many there were, and how long the first half took.
     async fn batch(&self, way: Way) -> anyhow::Result<(usize, Duration)> {
         let name = |number: usize| format!("{PATH}/b{}-{number}:8080", self.batches);

@@ -68,7 +68,7 @@ impl Service {
     pub(crate) async fn go_down(&self) {
         self.sessions.leave_standing();
         self.drain.go_to(Phase::Over);
-        self.locks.drained().await;
+        tokio::join!(self.views.save(), self.locks.drained());
     }
 
     fn answer<T>(&self, method: &'static str, result: Result<T, Error>) -> Result<Response<T>, Status> {

@@ -67,7 +67,7 @@ pub(super) enum Policy {
     Resume(Generation),
     /// Our own registration gets new data.
     Update(Generation),
-    /// As [`Policy::Resume`], where the node is most likely gone with its session.
+    /// This incarnation is ours, and most likely gone with its session; nothing later is taken over, whatever it holds.
     Restore(Generation),
     /// As [`Policy::Restore`], where the node was deleted by a foreign hand and its session stands.
     PutBack {
@@ -170,9 +170,16 @@ fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: b
         | Policy::PutBack { generation, .. } => generation,
     };
     let is_same = claim.content.is_same(&read.data);
+    let is_later_ours = match claim.policy {
+        Policy::TakeOver | Policy::Exclusive | Policy::Resume(_) | Policy::Update(_) => {
+            claim.content.is_identical(&read.data)
+        }
+        // Nobody asks: the client may have gone to another replica, and have resumed there with the very same bytes.
+        Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted == Some(owner),
+    };
     match standing.cmp(&resumed) {
         std::cmp::Ordering::Less if !is_current => Step::Behind,
-        std::cmp::Ordering::Greater if !claim.content.is_identical(&read.data) => Step::TakenOver,
+        std::cmp::Ordering::Greater if !is_later_ours => Step::TakenOver,
         // An older incarnation than ours stands only when ZooKeeper has lost what came after.
         _ if on_our_session && is_same => Step::Keep,
         _ if on_our_session => Step::Write(claim.content.bytes_keeping(&read.data)),
@@ -546,5 +553,39 @@ impl Claims {
             Err(_) => None,
         });
         Some(observed.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: Bytes = Bytes::from_static(b"x");
+
+    fn decided(policy: Policy, attempted: Option<SessionId>, czxid: i64, owner: i64) -> Step {
+        let path = NodePath::parse("/a/b").unwrap();
+        let stat = Stat { czxid, mzxid: czxid, ephemeral_owner: owner, ..Stat::default() };
+        let claim = Claim { attempted, ..Claim::new(Content::Exact(BYTES), policy) };
+        decide(&claim, &path, Some(&Read { data: BYTES, stat }), false, true)
+    }
+
+    fn replaced() -> Step {
+        Step::Replace { bytes: BYTES, adopted: true }
+    }
+
+    #[test]
+    fn the_client_that_comes_back_owns_a_later_incarnation_with_the_same_bytes() {
+        assert_eq!(decided(Policy::Resume(Generation(5)), None, 6, 1), replaced());
+    }
+
+    #[test]
+    fn a_replica_that_registers_again_takes_nothing_over_that_is_later() {
+        let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), moves: Moves::default() };
+        for policy in [Policy::Restore(Generation(5)), put_back] {
+            assert_eq!(decided(policy.clone(), None, 6, 1), Step::TakenOver, "the client has resumed elsewhere");
+            assert_eq!(decided(policy.clone(), Some(SessionId(2)), 6, 1), Step::TakenOver);
+            assert_eq!(decided(policy.clone(), Some(SessionId(1)), 6, 1), replaced(), "an answer was lost");
+            assert_eq!(decided(policy, None, 5, 1), replaced(), "seen where its session's end has not arrived");
+        }
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Cursor {
     /// The revision of the last state that was told.
     told: Revision,
     backend: BackendState,
+    /// How many ends of the session it knows of.
+    losses: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -67,12 +69,15 @@ impl Cursor {
     /// A watcher that begins with a snapshot or goes on from a revision; with `full` it is told no changes, but states.
     pub(super) fn new(since: Option<Revision>, full: bool) -> Self {
         let (position, told) = (Position::Start(since), since.unwrap_or_default());
-        Self { full, position, told, backend: BackendState::Connected }
+        Self { full, position, told, backend: BackendState::Connected, losses: 0 }
     }
 
     /// What is to be told now. It counts as told.
     pub(super) fn advance(&mut self, known: &Known) -> Next {
         let Some(state) = &known.state else { return Next::Wait };
+        if let Some(step) = self.loss(known) {
+            return Next::Tell(step);
+        }
         let step = match self.position {
             Position::Start(None) => Some(self.snapshot(known, state, false)),
             Position::Start(Some(since)) => match known.ring.since(since) {
@@ -99,6 +104,16 @@ impl Cursor {
             is_other.then_some(Step::Backend { state: known.backend, as_of: known.as_of })
         });
         step.map_or(Next::Wait, Next::Tell)
+    }
+
+    /// The end of the session is told even if the next one stands by now, and before what is read in that.
+    fn loss(&mut self, known: &Known) -> Option<Step> {
+        let is_new = self.losses != known.losses && matches!(self.position, Position::At { .. });
+        self.losses = known.losses;
+        is_new.then(|| {
+            self.backend = BackendState::Lost;
+            Step::Backend { state: BackendState::Lost, as_of: known.lost_as_of }
+        })
     }
 
     /// ZooKeeper has been asked and does not know of more than `known`, though the client has a later revision.
@@ -372,6 +387,30 @@ mod tests {
         let back = cursor.advance(&world.view.known());
         assert!(matches!(back, Next::Tell(Step::Backend { state: BackendState::Connected, .. })));
         assert!(matches!(cursor.advance(&world.view.known()), Next::Wait));
+    }
+
+    #[test]
+    fn the_end_of_the_session_is_told_to_who_comes_late_and_to_nobody_who_comes_after() {
+        let mut world = World::new(1, 30);
+        let mut cursor = Cursor::new(None, false);
+        cursor.advance(&world.view.known());
+        let as_of = Some(SystemTime::UNIX_EPOCH);
+        world.view.suspend(BackendState::Suspended, as_of);
+        world.view.suspend(BackendState::Lost, None);
+        world.go_on();
+        let mut told = Vec::new();
+        while let Next::Tell(step) = cursor.advance(&world.view.known()) {
+            told.push(match step {
+                Step::Backend { state: BackendState::Lost, as_of: told } => ("lost", told),
+                Step::Backend { state: BackendState::Connected, as_of: told } => ("connected", told),
+                Step::Delta(_) => ("delta", None),
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(told, [("lost", as_of), ("delta", None), ("connected", None)]);
+        let mut later = Cursor::new(None, false);
+        assert!(matches!(later.advance(&world.view.known()), Next::Tell(Step::Snapshot { .. })));
+        assert!(matches!(later.advance(&world.view.known()), Next::Wait));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::ring::Edit;
-use super::scope::parent_of;
+use super::scope::{Scope, parent_of};
 use crate::types::{NodePath, Revision, Stat, Zxid};
 
 /// A node: what it holds, and ZooKeeper's record of it.
@@ -75,6 +75,20 @@ impl State {
     pub(super) fn empty(path: NodePath, recursive: bool) -> Self {
         let (children, counts) = (BTreeMap::new(), HashMap::new());
         Self { path, recursive, revision: Revision(0), node: None, children, counts }
+    }
+
+    /// A state as it was kept.
+    pub(super) fn restored(scope: Scope, revision: Revision, node: Option<Arc<Entry>>, reads: Reads) -> Self {
+        let mut state = Self::empty(scope.path, scope.recursive);
+        if let Some(node) = node {
+            state.apply(NodeRead::Present(node), reads, Zxid::default());
+        }
+        Self { revision, ..state }
+    }
+
+    /// What it is a state of.
+    pub(super) fn scope(&self) -> Scope {
+        Scope { path: self.path.clone(), recursive: self.recursive }
     }
 
     /// Whether the path exists.

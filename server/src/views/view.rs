@@ -50,6 +50,10 @@ pub(super) struct Known {
     pub(super) backend: BackendState,
     /// When the state was last known to be right; set while not connected.
     pub(super) as_of: Option<SystemTime>,
+    /// How often the session has ended.
+    pub(super) losses: u64,
+    /// When the state was last known to be right before that; it stays.
+    pub(super) lost_as_of: Option<SystemTime>,
     /// ZooKeeper's last transaction when the state was read.
     pub(super) zxid: Zxid,
     barriers: Barriers,
@@ -73,6 +77,8 @@ impl View {
             is_forbidden: false,
             backend: BackendState::Connected,
             as_of: None,
+            losses: 0,
+            lost_as_of: None,
             zxid: Zxid(0),
             barriers: Barriers::default(),
         };
@@ -124,6 +130,17 @@ impl View {
     /// Whether the path is known not to exist.
     pub(super) fn is_absent(&self) -> bool {
         self.known().state.as_ref().is_none_or(|state| !state.exists())
+    }
+
+    /// Whether nothing can be shown yet, nor refused.
+    pub(super) fn is_unknown(&self) -> bool {
+        let known = self.known();
+        known.state.is_none() && !known.is_forbidden
+    }
+
+    /// Whether what is shown is up to date.
+    pub(super) fn is_connected(&self) -> bool {
+        self.known().backend == BackendState::Connected
     }
 
     /// Whether what is shown is later than this transaction; if it is known.
@@ -188,6 +205,21 @@ impl View {
         self.tell(is_news);
     }
 
+    /// Shows what was kept from before, while ZooKeeper is away; unless something newer is known by now.
+    pub(super) fn restore(&self, state: Arc<State>, as_of: SystemTime) -> bool {
+        let mut known = self.known();
+        if known.state.is_some() || known.is_forbidden {
+            return false;
+        }
+        known.ring.restart(state.revision);
+        known.state = Some(state);
+        known.backend = BackendState::Suspended;
+        known.as_of = Some(as_of);
+        drop(known);
+        self.tell(true);
+        true
+    }
+
     /// ZooKeeper's access control list hides the path.
     pub(super) fn forbid(&self) {
         let mut known = self.known();
@@ -208,6 +240,10 @@ impl View {
             known.as_of = as_of;
         }
         known.backend = backend;
+        if backend == BackendState::Lost {
+            known.losses += 1;
+            known.lost_as_of = known.as_of;
+        }
         drop(known);
         self.tell(true);
     }

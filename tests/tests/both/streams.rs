@@ -8,7 +8,6 @@ use rollcall_proto::v1::{AcquireLockRequest, WatchRequest};
 use rollcall_tests::client::{Registration, get, put, set, text};
 use rollcall_tests::follow::{Locking, Watching, lock};
 use rollcall_tests::server::SERVICE;
-use rollcall_tests::setting::setting;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -16,9 +15,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
+use super::ARM;
+
 #[tokio::test]
 async fn headers_go_out_before_any_request_is_read() {
-    let s = setting("streams").await;
+    let s = ARM.setting("streams").await;
     let (requests, receiver) = mpsc::channel(1);
     let mut call = s.client.clone();
     let mut stream = soon("headers", call.register(ReceiverStream::new(receiver))).await.unwrap().into_inner();
@@ -36,7 +37,7 @@ async fn headers_go_out_before_any_request_is_read() {
 #[tokio::test]
 async fn thousands_of_streams_share_a_connection() {
     const COUNT: usize = 2_000;
-    let s = setting("streams").await;
+    let s = ARM.setting("streams").await;
     let mut streams = Vec::new();
     for number in 0..COUNT {
         let mut stream = Registration::open(&s.client).await;
@@ -63,7 +64,7 @@ async fn thousands_of_streams_share_a_connection() {
 
 #[tokio::test]
 async fn a_burst_of_cancelled_streams_costs_no_other_stream() {
-    let s = setting("streams").await;
+    let s = ARM.setting("streams").await;
     let mut watching = Watching::start(&s.client, "/steady").await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/steady/one", text("x")).await;
@@ -88,7 +89,7 @@ async fn a_burst_of_cancelled_streams_costs_no_other_stream() {
 
 #[tokio::test]
 async fn a_watch_that_nobody_reads_slows_nobody() {
-    let s = setting("streams").await;
+    let s = ARM.setting("streams").await;
     let value = "x".repeat(100 * 1024);
     put(&s.client, "/slow", text("")).await.unwrap();
     // Its own connection: what is not read fills that one's window only.
@@ -122,7 +123,7 @@ async fn a_watch_that_nobody_reads_slows_nobody() {
 
 #[tokio::test]
 async fn a_deadline_ends_a_lock_and_a_watch() {
-    let s = setting("streams").await;
+    let s = ARM.setting("streams").await;
     let mut request = tonic::Request::new(AcquireLockRequest { ..lock("/deadline", "me") });
     request.set_timeout(Duration::from_secs(2));
     let mut stream = s.client.clone().acquire_lock(request).await.unwrap().into_inner();
@@ -143,7 +144,7 @@ async fn a_deadline_ends_a_lock_and_a_watch() {
 
 #[tokio::test]
 async fn health_is_told_under_both_names() {
-    let s = setting("streams").await;
+    let s = ARM.setting("streams").await;
     for service in ["", SERVICE] {
         assert_eq!(s.server.health(service).await.unwrap(), ServingStatus::Serving, "{service:?}");
     }

@@ -6,14 +6,15 @@ use rollcall_proto::v1;
 use rollcall_proto::v1::register_request::Request;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_tests::client::{Registration, data, plain, raw, refused, set, shown, text, unset, violated_field};
-use rollcall_tests::setting::setting;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 use serde_json::json;
 use tonic::{Code, Request as Call};
 
+use super::ARM;
+
 #[tokio::test]
 async fn opened_comes_first_with_open_and_without() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut without = Registration::open_with(&s.client, [set("/without", text("x"))]).await.unwrap();
     without.registered().await;
     let open = v1::OpenSession { client_name: "tests".into(), pid: 7, ..Default::default() };
@@ -24,7 +25,7 @@ async fn opened_comes_first_with_open_and_without() {
 
 #[tokio::test]
 async fn a_registration_is_an_ephemeral_node_with_durable_parents() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let open = v1::OpenSession { pid: 4711, ..Default::default() };
     let mut stream = Registration::open_with(&s.client, [Request::Open(open)]).await.unwrap();
     let answer = stream.set("/services/ssh/server1:22", data(json!({"foo": "bar", "port": 10733}))).await;
@@ -45,7 +46,7 @@ async fn a_registration_is_an_ephemeral_node_with_durable_parents() {
 
 #[tokio::test]
 async fn a_set_without_a_value_is_an_empty_object() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     stream.send(Request::Set(v1::SetRegistration { path: "/empty".into(), ..Default::default() })).await;
     stream.registered().await;
@@ -55,7 +56,7 @@ async fn a_set_without_a_value_is_an_empty_object() {
 
 #[tokio::test]
 async fn text_and_bytes_are_registered_as_they_are() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/text", text("größe")).await;
     stream.set("/raw", raw(b"\xff\x00\xfe")).await;
@@ -65,7 +66,7 @@ async fn text_and_bytes_are_registered_as_they_are() {
 
 #[tokio::test]
 async fn each_set_of_one_path_is_answered_once_and_in_order() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     for number in 0..50 {
         stream.send(set("/one", text(&number.to_string()))).await;
@@ -94,7 +95,7 @@ async fn each_set_of_one_path_is_answered_once_and_in_order() {
 
 #[tokio::test]
 async fn a_second_set_of_a_path_changes_its_data_and_not_its_generation() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/path", data(json!({"a": 1}))).await;
     let second = stream.set("/path", data(json!({"a": 2}))).await;
@@ -105,7 +106,7 @@ async fn a_second_set_of_a_path_changes_its_data_and_not_its_generation() {
 
 #[tokio::test]
 async fn unset_of_what_is_not_held_answers_unregistered() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     s.bare.create("/durable", b"x").await;
     let mut stream = Registration::open(&s.client).await;
     for path in ["/never", "/durable"] {
@@ -117,7 +118,7 @@ async fn unset_of_what_is_not_held_answers_unregistered() {
 
 #[tokio::test]
 async fn close_answers_unregistered_for_each_and_then_ok() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     let paths = ["/a", "/b", "/c/d"];
     for path in paths {
@@ -138,7 +139,7 @@ async fn close_answers_unregistered_for_each_and_then_ok() {
 
 #[tokio::test]
 async fn a_registration_ends_with_its_stream() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut cancelled = Registration::open(&s.client).await;
     let mut other = Registration::open(&s.client).await;
     cancelled.set("/cancelled", text("x")).await;
@@ -150,7 +151,7 @@ async fn a_registration_ends_with_its_stream() {
 
 #[tokio::test]
 async fn a_registration_ends_with_its_connection() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let client = s.server.client().await;
     let mut stream = Registration::open(&client).await;
     stream.set("/connection", text("x")).await;
@@ -160,7 +161,7 @@ async fn a_registration_ends_with_its_connection() {
 
 #[tokio::test]
 async fn half_closing_is_no_goodbye() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open_with(&s.client, [set("/half", text("x"))]).await.unwrap();
     stream.half_close();
     stream.registered().await;
@@ -176,7 +177,7 @@ async fn half_closing_is_no_goodbye() {
 
 #[tokio::test]
 async fn a_deadline_counts_as_a_broken_stream() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let request = v1::RegisterRequest { request: Some(set("/deadline", text("x"))) };
     // The request side stays open, so that only the deadline ends the call.
     let (requests, receiver) = tokio::sync::mpsc::channel(1);
@@ -198,7 +199,7 @@ async fn a_deadline_counts_as_a_broken_stream() {
 
 #[tokio::test]
 async fn faults_of_one_path_are_rejected_and_the_stream_goes_on() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     s.bare.create("/durable", b"x").await;
     let big = "x".repeat(256 * 1024 + 1);
     let mut stream = Registration::open(&s.client).await;
@@ -222,7 +223,7 @@ async fn faults_of_one_path_are_rejected_and_the_stream_goes_on() {
 
 #[tokio::test]
 async fn faults_of_the_protocol_end_the_stream() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let open = || Request::Open(v1::OpenSession::default());
     let after = |first: Request, second: Option<Request>| {
         let client = s.client.clone();
@@ -247,7 +248,7 @@ async fn faults_of_the_protocol_end_the_stream() {
 #[tokio::test]
 async fn one_stream_holds_ten_thousand_registrations() {
     const COUNT: usize = 10_000;
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     let mut generations = BTreeMap::new();
     // In batches: the answers of one are read while the next is sent.
@@ -272,7 +273,7 @@ async fn one_stream_holds_ten_thousand_registrations() {
 
 #[tokio::test]
 async fn answers_that_nobody_reads_do_not_stop_the_server_from_reading() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     // Some megabytes of answers, far over what a connection holds in flight.
     let pad = "p".repeat(200);
@@ -293,7 +294,7 @@ async fn answers_that_nobody_reads_do_not_stop_the_server_from_reading() {
 
 #[tokio::test]
 async fn a_registration_that_somebody_deletes_is_put_back_with_the_same_bytes() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/back", data(json!({"a": 1}))).await;
     let before = s.bare.get("/back").await.unwrap();
@@ -310,7 +311,7 @@ async fn a_registration_that_somebody_deletes_is_put_back_with_the_same_bytes() 
 
 #[tokio::test]
 async fn overwritten_data_stays_and_the_holder_is_told() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/over", data(json!({"a": 1}))).await;
     s.bare.set("/over", br#"{"theirs":true}"#).await;
@@ -325,7 +326,7 @@ async fn overwritten_data_stays_and_the_holder_is_told() {
 
 #[tokio::test]
 async fn a_registration_below_a_registration_is_rejected() {
-    let s = setting("register").await;
+    let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/parent", text("x")).await;
     stream.send(set("/parent/child", text("x"))).await;

@@ -11,11 +11,12 @@ use rollcall_tests::client::{
     Client, Registration, data, delete, get, latest, put, refused, set, shown, span, text, violated_field,
 };
 use rollcall_tests::follow::{Locking, lock};
-use rollcall_tests::setting::{setting, setting_with};
 use rollcall_tests::wait::soon;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+
+use super::ARM;
 
 /// The first message of a Watch, or what it ends with.
 async fn watch(client: &Client, request: WatchRequest) -> Result<v1::WatchResponse, Status> {
@@ -45,7 +46,7 @@ async fn everywhere(client: &Client, path: &str) -> Vec<(&'static str, Status)> 
 
 #[tokio::test]
 async fn bad_paths_are_refused_by_every_call() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let long = format!("/{}", "x".repeat(10 * 1024));
     let mut stream = Registration::open(&s.client).await;
     // ZooKeeper refuses halves of surrogate pairs, and with them every character beyond U+FFFF.
@@ -83,7 +84,7 @@ async fn bad_paths_are_refused_by_every_call() {
 
 #[tokio::test]
 async fn unusual_paths_that_zookeeper_takes_are_taken() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let mut stream = Registration::open(&s.client).await;
     for path in ["/größe/漢字", "/a b/ c ", "/...", "/.rollcall2", "/a/.hidden", "/server1:22,x=\"y\"{}"] {
         stream.set(path, text("x")).await;
@@ -94,7 +95,7 @@ async fn unusual_paths_that_zookeeper_takes_are_taken() {
 
 #[tokio::test]
 async fn values_over_the_limit_are_refused_and_values_at_the_limit_are_not() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     const LIMIT: usize = 256 * 1024;
     let (fits, over) = ("x".repeat(LIMIT), "x".repeat(LIMIT + 1));
     put(&s.client, "/fits", text(&fits)).await.unwrap();
@@ -113,7 +114,7 @@ async fn values_over_the_limit_are_refused_and_values_at_the_limit_are_not() {
 
 #[tokio::test]
 async fn numbers_that_json_has_not_are_refused() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let number = |double| prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(double)) };
     for double in [f64::NAN, f64::INFINITY] {
         let fields = [("n".to_owned(), number(double))].into();
@@ -126,7 +127,7 @@ async fn numbers_that_json_has_not_are_refused() {
 
 #[tokio::test]
 async fn ttls_out_of_bounds_are_refused() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let out_of_bounds = [Duration::from_millis(999), Duration::from_secs(601), Duration::from_secs(1 << 40)];
     for ttl in out_of_bounds
         .map(|ttl| Some(span(ttl)))
@@ -149,7 +150,7 @@ async fn ttls_out_of_bounds_are_refused() {
 
 #[tokio::test]
 async fn other_faults_of_the_protocol_are_named() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let mut client = s.client.clone();
     let page = GetRequest { page_token: "no token of ours".into(), page_size: 1, ..latest("/x") };
     refused(client.get(page).await, Code::InvalidArgument, "PROTOCOL");
@@ -173,7 +174,7 @@ async fn other_faults_of_the_protocol_are_named() {
 
 #[tokio::test]
 async fn what_zookeepers_acl_forbids_is_denied() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let owner = Bare::connect_as(&s.sandbox.hosts, "ann:secret").await;
     owner.create_private("/private", b"x").await;
     for (call, status) in everywhere(&s.client, "/private").await {
@@ -190,7 +191,7 @@ async fn what_zookeepers_acl_forbids_is_denied() {
 
 #[tokio::test]
 async fn what_all_may_read_and_nobody_change_is_read_and_not_changed() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     s.bare.create_read_only("/readable", b"x").await;
     assert_eq!(shown(get(&s.client, "/readable").await.value.as_ref()), json!({"text": "x"}));
     refused(put(&s.client, "/readable", text("y")).await, Code::PermissionDenied, "NO_AUTH");
@@ -200,7 +201,7 @@ async fn what_all_may_read_and_nobody_change_is_read_and_not_changed() {
 
 #[tokio::test]
 async fn a_private_child_does_not_hide_the_others() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let owner = Bare::connect_as(&s.sandbox.hosts, "ann:secret").await;
     owner.create_private("/mixed/private", b"secret").await;
     s.bare.create("/mixed/public", b"x").await;
@@ -213,7 +214,7 @@ async fn a_private_child_does_not_hide_the_others() {
 
 #[tokio::test]
 async fn long_names_are_cut_in_errors() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let long = format!("/{}", "größe".repeat(500));
     s.bare.create(&long, b"x").await;
     let status = refused(delete(&s.client, &format!("{long}/absent")).await, Code::NotFound, "NO_NODE");
@@ -224,7 +225,7 @@ async fn long_names_are_cut_in_errors() {
 
 #[tokio::test]
 async fn a_read_only_server_refuses_every_write() {
-    let s = setting_with("errors", &["--read-only"]).await;
+    let s = ARM.setting_with("errors", &["--read-only"]).await;
     s.bare.create("/there", b"x").await;
     assert!(get(&s.client, "/there").await.exists);
     refused(put(&s.client, "/there", text("y")).await, Code::PermissionDenied, "READ_ONLY");
@@ -244,7 +245,7 @@ async fn a_read_only_server_refuses_every_write() {
 
 #[tokio::test]
 async fn a_bad_neighbour_costs_nobody_anything() {
-    let s = setting("errors").await;
+    let s = ARM.setting("errors").await;
     let mut good = Registration::open(&s.client).await;
     let first = good.set("/good", text("0")).await;
     let over = "x".repeat(256 * 1024 + 1);

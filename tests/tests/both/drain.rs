@@ -8,11 +8,11 @@ use rollcall_proto::v1::acquire_lock_response::Event as LockEvent;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{ChangeKind, Draining, LostReason};
+use rollcall_tests::arm::Setting;
 use rollcall_tests::client::{Client, Registration, data, get, next, refused, retry_delay, set};
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::process::Signal;
 use rollcall_tests::server::Server;
-use rollcall_tests::setting::{Setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+
+use super::ARM;
 
 /// For what no test waits for.
 const LONG: Duration = Duration::from_secs(600);
@@ -72,7 +74,7 @@ fn remaining(draining: Draining) -> Duration {
 
 /// A server that drains for as long as a test needs, and is told to.
 async fn draining(time: &str) -> (Setting, Streams) {
-    let mut s = setting_with("drain", &["--drain", time]).await;
+    let mut s = ARM.setting_with("drain", &["--drain", time]).await;
     let streams = Streams::open(&s.client).await;
     s.server.process().signal(Signal::TERM);
     (s, streams)
@@ -121,7 +123,7 @@ async fn a_second_signal_ends_the_drain() {
 
 #[tokio::test]
 async fn an_interrupt_ends_without_a_drain() {
-    let mut s = setting_with("drain", &["--drain", "500s"]).await;
+    let mut s = ARM.setting_with("drain", &["--drain", "500s"]).await;
     let streams = Streams::open(&s.client).await;
     s.server.process().signal(Signal::INT);
     streams.refused().await;
@@ -149,7 +151,7 @@ async fn while_it_drains_a_replica_is_not_ready_and_takes_no_new_streams() {
 
 #[tokio::test]
 async fn nothing_is_told_before_opened() {
-    let mut s = setting_with("drain", &["--drain", "500s"]).await;
+    let mut s = ARM.setting_with("drain", &["--drain", "500s"]).await;
     let (sender, receiver) = mpsc::channel(1);
     let answers = soon("headers of Register", s.client.clone().register(ReceiverStream::new(receiver))).await;
     let mut answers = answers.unwrap().into_inner();
@@ -177,7 +179,7 @@ async fn nothing_is_told_before_opened() {
 
 #[tokio::test]
 async fn a_replica_that_stops_leaves_registrations_standing() {
-    let mut s = setting_with("drain", &["--session-timeout", "6s", "--drain", "0s"]).await;
+    let mut s = ARM.setting_with("drain", &["--session-timeout", "6s", "--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let mut with = Registration::open_with_ttl(&s.client, LONG).await;

@@ -6,10 +6,11 @@ use rollcall_proto::v1::AcquireLockRequest;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{describe, refused, release, span, zero};
 use rollcall_tests::follow::{Locking, lock};
-use rollcall_tests::setting::setting;
 use rollcall_tests::wait::{SOON, check, eventually};
 use tonic::Code;
 use tonic_types::StatusExt as _;
+
+use super::ARM;
 
 fn limited(path: &str, name: &str, simultaneous: u32) -> AcquireLockRequest {
     AcquireLockRequest { simultaneous, ..lock(path, name) }
@@ -35,7 +36,7 @@ async fn wait_free(bare: &Bare, path: &str) {
 
 #[tokio::test]
 async fn a_free_lock_is_queued_for_and_then_held() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let (mut stream, queued) = Locking::queue(&s.client, "/jobs/nightly", "me").await;
     assert_eq!((queued.position, queued.holders.len()), (1, 0));
     let held = stream.held().await.unwrap();
@@ -57,7 +58,7 @@ async fn a_free_lock_is_queued_for_and_then_held() {
 
 #[tokio::test]
 async fn first_come_first_served_across_replicas() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let (first, mut last_token) = {
@@ -90,7 +91,7 @@ async fn first_come_first_served_across_replicas() {
 
 #[tokio::test]
 async fn a_try_takes_a_free_lock_and_leaves_a_busy_one_alone() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let mut first = Locking::start(&s.client, try_lock("/try")).await.unwrap();
     first.held().await.unwrap();
     let busy = Locking::start(&s.client, AcquireLockRequest { name: "second".into(), ..try_lock("/try") });
@@ -110,7 +111,7 @@ async fn a_try_takes_a_free_lock_and_leaves_a_busy_one_alone() {
 
 #[tokio::test]
 async fn a_wait_that_is_over_says_who_holds_the_lock_and_leaves_no_node() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let (_first, _) = Locking::take(&s.client, "/wait", "the holder").await;
     let request = AcquireLockRequest { wait: Some(span(Duration::from_millis(300))), ..lock("/wait", "waiter") };
     let mut waiter = Locking::start(&s.client, request).await.unwrap();
@@ -123,7 +124,7 @@ async fn a_wait_that_is_over_says_who_holds_the_lock_and_leaves_no_node() {
 
 #[tokio::test]
 async fn a_wait_that_is_long_enough_ends_with_the_lock() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let (first, _) = Locking::take(&s.client, "/enough", "first").await;
     let request = AcquireLockRequest { wait: Some(span(SOON)), ..lock("/enough", "second") };
     let mut waiter = Locking::start(&s.client, request).await.unwrap();
@@ -134,7 +135,7 @@ async fn a_wait_that_is_long_enough_ends_with_the_lock() {
 
 #[tokio::test]
 async fn a_cancelled_or_disconnected_waiter_leaves_no_node() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let (first, _) = Locking::take(&s.client, "/cancel", "first").await;
     let (cancelled, _) = Locking::queue(&s.client, "/cancel", "cancelled").await;
     let connection = s.server.client().await;
@@ -155,7 +156,7 @@ async fn a_cancelled_or_disconnected_waiter_leaves_no_node() {
 
 #[tokio::test]
 async fn acquire_calls_that_are_cancelled_at_once_leave_nothing() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     for number in 0..50 {
         let stream = Locking::start(&s.client, lock("/hasty", &number.to_string())).await.unwrap();
         drop(stream);
@@ -166,7 +167,7 @@ async fn acquire_calls_that_are_cancelled_at_once_leave_nothing() {
 
 #[tokio::test]
 async fn as_many_hold_it_as_may() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let mut holders = Vec::new();
     for number in 0..3 {
         let mut stream = Locking::start(&s.client, limited("/three", &number.to_string(), 3)).await.unwrap();
@@ -186,7 +187,7 @@ async fn as_many_hold_it_as_may() {
 
 #[tokio::test]
 async fn another_limit_than_the_path_has_is_refused() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let (_stream, _) = Locking::take(&s.client, "/limit", "one").await;
     let other = Locking::start(&s.client, limited("/limit", "two", 2)).await;
     let answer = match other {
@@ -202,7 +203,7 @@ async fn another_limit_than_the_path_has_is_refused() {
 
 #[tokio::test]
 async fn a_path_that_is_no_lock_is_refused_and_left_alone() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     s.bare.create("/config", br#"{"limit":5}"#).await;
     s.bare.create("/services", b"").await;
     s.bare.create("/services/ssh", b"a durable child that is no lease").await;
@@ -220,7 +221,7 @@ async fn a_path_that_is_no_lock_is_refused_and_left_alone() {
 #[tokio::test]
 async fn an_empty_lock_node_is_filled_in() {
     // kazoo leaves one when it dies between its create and its set.
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     s.bare.create("/empty", b"").await;
     let mut stream = Locking::start(&s.client, limited("/empty", "me", 2)).await.unwrap();
     stream.held().await.unwrap();
@@ -229,7 +230,7 @@ async fn an_empty_lock_node_is_filled_in() {
 
 #[tokio::test]
 async fn any_child_counts_as_a_lease() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     s.bare.create("/foreign", b"1").await;
     let theirs = "0123456789abcdef0123456789abcdef";
     s.bare.create_ephemeral(&format!("/foreign/{theirs}"), b"kazoo").await;
@@ -244,7 +245,7 @@ async fn any_child_counts_as_a_lease() {
 
 #[tokio::test]
 async fn a_lock_is_released_from_elsewhere_by_its_id() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     for client in [&s.client, &other_client] {
@@ -262,7 +263,7 @@ async fn a_lock_is_released_from_elsewhere_by_its_id() {
 
 #[tokio::test]
 async fn a_waiter_is_released_by_its_id() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let (_holder, _) = Locking::take(&s.client, "/waiter", "holder").await;
     let (mut waiter, queued) = Locking::queue(&s.client, "/waiter", "waiter").await;
     assert!(release(&s.client, &queued.lock_id).await.unwrap());
@@ -272,7 +273,7 @@ async fn a_waiter_is_released_by_its_id() {
 
 #[tokio::test]
 async fn ids_that_are_unknown_are_lost() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let (_holder, held) = Locking::take(&s.client, "/known", "holder").await;
     let mut close = held.lock_id.clone();
     close.pop();
@@ -284,7 +285,7 @@ async fn ids_that_are_unknown_are_lost() {
 
 #[tokio::test]
 async fn a_lock_that_nobody_ever_took_is_described_as_such() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let described = describe(&s.client, "/never").await;
     assert_eq!((described.path.as_str(), described.simultaneous), ("/never", 0));
     assert!(described.holders.is_empty() && described.waiters.is_empty());
@@ -293,7 +294,7 @@ async fn a_lock_that_nobody_ever_took_is_described_as_such() {
 
 #[tokio::test]
 async fn a_quiet_lock_sends_heartbeats() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let request = AcquireLockRequest { heartbeat: Some(span(Duration::from_secs(1))), ..lock("/beat", "me") };
     let mut stream = s.client.clone().acquire_lock(request).await.unwrap().into_inner();
     let mut beats = 0;
@@ -307,7 +308,7 @@ async fn a_quiet_lock_sends_heartbeats() {
 
 #[tokio::test]
 async fn contenders_across_replicas_never_hold_it_together() {
-    let s = setting("locks").await;
+    let s = ARM.setting("locks").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let inside = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));

@@ -7,12 +7,13 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1::watch_response::Event;
-use rollcall_proto::v1::{self, ChangeKind, WatchRequest};
+use rollcall_proto::v1::{self, BackendState, ChangeKind, WatchRequest};
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, latest, put, span, text};
 use rollcall_tests::follow::Watching;
-use rollcall_tests::setting::setting;
 use serde_json::{Value as Json, json};
+
+use super::ARM;
 
 fn watch(path: &str) -> WatchRequest {
     WatchRequest { path: path.to_owned(), ..Default::default() }
@@ -20,7 +21,7 @@ fn watch(path: &str) -> WatchRequest {
 
 #[tokio::test]
 async fn a_snapshot_comes_first_and_then_what_changes() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     s.bare.create("/services/a", b"1").await;
     let mut watching = Watching::start(&s.client, "/services").await;
     assert_eq!((watching.snapshots, watching.known.exists), (1, true));
@@ -46,7 +47,7 @@ async fn a_snapshot_comes_first_and_then_what_changes() {
 
 #[tokio::test]
 async fn registrations_come_and_go() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let other = s.another_server().await;
     let mut watching = Watching::start(&other.client().await, "/services/ssh").await;
     assert!(!watching.known.exists);
@@ -59,7 +60,7 @@ async fn registrations_come_and_go() {
 
 #[tokio::test]
 async fn an_absent_path_is_watched_through_all_its_lives() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let mut watching = Watching::start(&s.client, "/not/yet/there").await;
     assert!(!watching.known.exists && watching.revision > 0);
     for life in 0..3 {
@@ -77,7 +78,7 @@ async fn an_absent_path_is_watched_through_all_its_lives() {
 
 #[tokio::test]
 async fn deleted_implies_all_children() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     s.bare.create("/gone/a", b"").await;
     s.bare.create("/gone/b", b"").await;
     let mut watching = Watching::start(&s.client, "/gone").await;
@@ -92,7 +93,7 @@ async fn deleted_implies_all_children() {
 
 #[tokio::test]
 async fn recursive_shows_the_subtree_by_relative_paths() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     s.bare.create("/tree/a/b", b"1").await;
     let mut watching = Watching::start_with(&s.client, WatchRequest { recursive: true, ..watch("/tree") }).await;
     assert_eq!(watching.known.names(), ["a", "a/b"]);
@@ -109,7 +110,7 @@ async fn recursive_shows_the_subtree_by_relative_paths() {
 
 #[tokio::test]
 async fn full_means_that_each_message_is_a_snapshot() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let mut watching = Watching::start_with(&s.client, WatchRequest { full: true, ..watch("/full") }).await;
     for number in 0..5 {
         s.bare.create(&format!("/full/{number}"), b"x").await;
@@ -120,7 +121,7 @@ async fn full_means_that_each_message_is_a_snapshot() {
 
 #[tokio::test]
 async fn a_takeover_with_the_same_data_makes_no_event() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let value = || data(json!({"a": 1, "created": "2026-11-22 09:38:38"}));
     let mut first = Registration::open(&s.client).await;
     first.set("/quiet/one", value()).await;
@@ -135,7 +136,7 @@ async fn a_takeover_with_the_same_data_makes_no_event() {
 
 #[tokio::test]
 async fn a_put_back_makes_no_net_change() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/back/one", text("x")).await;
     let mut watching = Watching::start(&s.client, "/back").await;
@@ -147,7 +148,7 @@ async fn a_put_back_makes_no_net_change() {
 
 #[tokio::test]
 async fn our_own_subtree_is_hidden_from_watches() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let mut children = Watching::start(&s.client, "/").await;
     let mut subtree = Watching::start_with(&s.client, WatchRequest { recursive: true, ..watch("/") }).await;
     // A lock and registrations make nodes of ours.
@@ -165,7 +166,7 @@ async fn our_own_subtree_is_hidden_from_watches() {
 
 #[tokio::test]
 async fn a_quiet_watch_sends_heartbeats() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let request = WatchRequest { heartbeat: Some(span(Duration::from_secs(1))), ..watch("/quiet") };
     let mut watching = Watching::start_with(&s.client, request).await;
     let revision = watching.revision;
@@ -177,8 +178,47 @@ async fn a_quiet_watch_sends_heartbeats() {
 }
 
 #[tokio::test]
+async fn a_watch_is_told_how_the_replica_stands_with_zookeeper() {
+    let s = ARM.behind_a_proxy("watch", &["--session-timeout", "3s"]).await;
+    let mut stream = Registration::open(&s.client).await;
+    stream.set("/away/one", text("x")).await;
+    let request = WatchRequest { heartbeat: Some(span(Duration::from_secs(1))), ..watch("/away") };
+    let mut watching = Watching::start_with(&s.client, request).await;
+    watching.until("the registration", |known| known.names() == ["one"]).await;
+    let revision = watching.revision;
+    s.cut_off().await;
+    let mut states = Vec::new();
+    // The next session is not before the end of this one, which takes the registration along.
+    let mut is_over = false;
+    while states.last() != Some(&BackendState::Connected) {
+        let message = watching.step().await;
+        match message.event.unwrap() {
+            Event::Backend(backend) => {
+                let is_away = backend.state() != BackendState::Connected;
+                assert_eq!((message.stale, backend.as_of.is_some()), (is_away, is_away));
+                states.push(backend.state());
+            }
+            Event::Current(_) if states.is_empty() => {}
+            Event::Current(_) => {
+                assert_eq!((message.stale, message.revision), (true, revision), "a heartbeat while it is away");
+                if !is_over && !s.bare.exists("/away/one").await {
+                    is_over = true;
+                    s.proxy.accept().await;
+                }
+            }
+            // The registration is gone, and made again.
+            Event::Delta(_) => assert!(is_over),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(states, [BackendState::Suspended, BackendState::Lost, BackendState::Connected]);
+    stream.registered().await;
+    watching.until("the registration, again", |known| known.names() == ["one"]).await;
+}
+
+#[tokio::test]
 async fn a_client_that_comes_back_is_never_refused_and_never_goes_back() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     put(&s.client, "/since", text("1")).await.unwrap();
@@ -223,7 +263,7 @@ async fn a_client_that_comes_back_is_never_refused_and_never_goes_back() {
 
 #[tokio::test]
 async fn a_large_state_comes_in_parts() {
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let value = vec![b'x'; 250 * 1024];
     for number in 0..10 {
         s.bare.create(&format!("/large/{number}"), &value).await;
@@ -285,7 +325,7 @@ async fn after_quiet_what_is_known_is_what_zookeeper_has() {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let s = setting("watch").await;
+    let s = ARM.setting("watch").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let mut watchers = vec![

@@ -1,13 +1,15 @@
 //! Put and Delete: durable nodes, versions, recursion, and what they leave alone.
 
 use rollcall_proto::v1::{DeleteRequest, PutRequest};
+use rollcall_tests::arm::Setting;
 use rollcall_tests::client::{Client, Registration, data, delete, get, put, raw, refused, shown, text};
 use rollcall_tests::follow::Locking;
-use rollcall_tests::setting::{Setting, setting};
 use rollcall_tests::wait::soon;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+
+use super::ARM;
 
 fn put_text(path: &str, value: &str) -> PutRequest {
     PutRequest { path: path.to_owned(), value: Some(text(value)), ..Default::default() }
@@ -28,7 +30,7 @@ fn recursive(path: &str) -> DeleteRequest {
 
 #[tokio::test]
 async fn put_creates_a_durable_node_with_its_parents_and_then_writes_it() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     let stat = put(&s.client, "/config/web/limit", data(json!({"limit": 5}))).await.unwrap();
     let node = s.bare.get("/config/web/limit").await.unwrap();
     let created = node.json()["created"].as_str().unwrap().to_owned();
@@ -46,7 +48,7 @@ async fn put_creates_a_durable_node_with_its_parents_and_then_writes_it() {
 
 #[tokio::test]
 async fn put_without_a_value_makes_an_empty_node() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     try_put(&s.client, PutRequest { path: "/empty".into(), ..Default::default() }).await.unwrap();
     assert!(s.bare.get("/empty").await.unwrap().data.is_empty());
     assert!(get(&s.client, "/empty").await.value.is_none());
@@ -54,7 +56,7 @@ async fn put_without_a_value_makes_an_empty_node() {
 
 #[tokio::test]
 async fn put_with_a_version_writes_that_version_only() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     put(&s.client, "/versioned", text("0")).await.unwrap();
     let versioned = |version, value| PutRequest { expected_version: Some(version), ..put_text("/versioned", value) };
     assert_eq!(try_put(&s.client, versioned(0, "1")).await.unwrap(), 1);
@@ -69,7 +71,7 @@ async fn put_with_a_version_writes_that_version_only() {
 
 #[tokio::test]
 async fn of_many_that_write_one_version_one_wins() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     put(&s.client, "/race", text("start")).await.unwrap();
@@ -100,7 +102,7 @@ async fn of_many_that_write_one_version_one_wins() {
 
 #[tokio::test]
 async fn create_only_leaves_what_exists() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     let request = |value| PutRequest { create_only: true, ..put_text("/once", value) };
     assert_eq!(try_put(&s.client, request("first")).await.unwrap(), 0);
     refused(try_put(&s.client, request("second")).await, Code::AlreadyExists, "NODE_EXISTS");
@@ -109,7 +111,7 @@ async fn create_only_leaves_what_exists() {
 
 #[tokio::test]
 async fn delete_with_a_version_deletes_that_version_only() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     put(&s.client, "/versioned", text("0")).await.unwrap();
     put(&s.client, "/versioned", text("1")).await.unwrap();
     let versioned =
@@ -125,7 +127,7 @@ async fn delete_with_a_version_deletes_that_version_only() {
 
 #[tokio::test]
 async fn delete_takes_children_only_when_it_is_recursive() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     for path in ["/tree/a/b", "/tree/c", "/treetop"] {
         put(&s.client, path, text("x")).await.unwrap();
     }
@@ -141,7 +143,7 @@ async fn delete_takes_children_only_when_it_is_recursive() {
 
 #[tokio::test]
 async fn a_large_subtree_is_deleted_whole() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     let pad = "p".repeat(1000);
     // Over 1 MiB of paths: more than one request to ZooKeeper can name.
     for number in 0..1500 {
@@ -163,7 +165,7 @@ async fn busy(s: &Setting) -> (Registration, Locking, Locking) {
 
 #[tokio::test]
 async fn what_meets_a_registration_or_a_locks_node_is_refused_and_nothing_is_deleted() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     let _held = busy(&s).await;
     let lease = s.bare.children("/busy/lock").await.unwrap().remove(0);
     for path in ["/busy/services/a", &format!("/busy/lock/{lease}")] {
@@ -182,7 +184,7 @@ async fn what_meets_a_registration_or_a_locks_node_is_refused_and_nothing_is_del
 
 #[tokio::test]
 async fn what_kazoo_registered_is_left_alone_too() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     s.bare.create_ephemeral("/theirs/registration", b"x").await;
     let path = "/theirs/registration";
     refused(put(&s.client, path, text("y")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
@@ -193,7 +195,7 @@ async fn what_kazoo_registered_is_left_alone_too() {
 
 #[tokio::test]
 async fn a_put_below_a_registration_is_refused() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/service", text("x")).await;
     let answer = put(&s.client, "/service/child", text("y")).await;
@@ -202,7 +204,7 @@ async fn a_put_below_a_registration_is_refused() {
 
 #[tokio::test]
 async fn what_was_written_is_read_back_the_same() {
-    let s = setting("durable").await;
+    let s = ARM.setting("durable").await;
     let value = json!({"whole": 10733, "half": 0.5, "negative": -3, "text": "größe \u{1F600} \"\\\n", "list": [[], {}, null, true]});
     put(&s.client, "/same", data(value.clone())).await.unwrap();
     let node = get(&s.client, "/same").await;

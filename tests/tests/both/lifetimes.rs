@@ -10,11 +10,12 @@ use rollcall_proto::v1::{ChangeKind, LostReason, OpenSession};
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, refused, resume, set, span, unset};
 use rollcall_tests::follow::Watching;
-use rollcall_tests::setting::{behind_a_proxy, setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
+
+use super::ARM;
 
 /// For what has to go by.
 const SHORT: Duration = Duration::from_secs(3);
@@ -46,7 +47,7 @@ fn value() -> v1::Value {
 
 #[tokio::test]
 async fn opened_repeats_the_ttl_and_says_how_often_to_be_heard() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let with = Registration::open_with_ttl(&s.client, MEDIUM).await;
     assert_eq!((with.opened.ttl, with.opened.keep_alive_interval), (Some(span(MEDIUM)), Some(span(MEDIUM / 3))));
     let without = Registration::open(&s.client).await;
@@ -55,7 +56,7 @@ async fn opened_repeats_the_ttl_and_says_how_often_to_be_heard() {
 
 #[tokio::test]
 async fn with_a_ttl_a_registration_outlives_its_broken_stream_and_goes_after_the_ttl() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let mut stream = Registration::open_with_ttl(&client, SHORT).await;
     stream.set("/broken", value()).await;
@@ -70,7 +71,7 @@ async fn with_a_ttl_a_registration_outlives_its_broken_stream_and_goes_after_the
 
 #[tokio::test]
 async fn a_cancelled_stream_leaves_its_registrations_for_the_ttl_as_a_broken_one_does() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let last_sent = Instant::now();
     stream.set("/cancelled", value()).await;
@@ -82,7 +83,7 @@ async fn a_cancelled_stream_leaves_its_registrations_for_the_ttl_as_a_broken_one
 
 #[tokio::test]
 async fn everything_that_is_said_counts_for_the_ttl() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let first = stream.set("/said", value()).await;
     let begun = Instant::now();
@@ -101,7 +102,7 @@ async fn everything_that_is_said_counts_for_the_ttl() {
 
 #[tokio::test]
 async fn a_silent_stream_is_lost_expired_and_ends_session_expired() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let one = stream.set("/silent/one", value()).await.generation;
     let last_sent = Instant::now();
@@ -125,7 +126,7 @@ async fn a_silent_stream_is_lost_expired_and_ends_session_expired() {
 
 #[tokio::test]
 async fn close_and_unset_work_at_once_with_a_ttl() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
     for path in ["/a", "/b", "/c"] {
         stream.set(path, value()).await;
@@ -143,7 +144,7 @@ async fn close_and_unset_work_at_once_with_a_ttl() {
 
 #[tokio::test]
 async fn a_replica_that_was_paused_reads_what_has_arrived_before_it_lets_a_ttl_expire() {
-    let mut s = setting("lifetimes").await;
+    let mut s = ARM.setting("lifetimes").await;
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let first = stream.set("/paused", value()).await;
     s.server.pause();
@@ -162,7 +163,7 @@ async fn a_replica_that_was_paused_reads_what_has_arrived_before_it_lets_a_ttl_e
 
 #[tokio::test]
 async fn resume_on_the_same_replica_is_adopted_without_a_write() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, MEDIUM).await;
     let first = old.set("/same", value()).await;
@@ -185,7 +186,7 @@ async fn resume_on_the_same_replica_is_adopted_without_a_write() {
 
 #[tokio::test]
 async fn a_resume_takes_the_registration_from_a_stream_that_still_stands() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     for (path, client) in [("/here", s.client.clone()), ("/there", other.client().await)] {
         let mut old = Registration::open_with_ttl(&s.client, LONG).await;
@@ -205,7 +206,7 @@ async fn a_resume_takes_the_registration_from_a_stream_that_still_stands() {
 
 #[tokio::test]
 async fn resume_on_another_replica_is_atomic_and_unseen_by_watchers() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
@@ -246,7 +247,7 @@ async fn resume_on_another_replica_is_atomic_and_unseen_by_watchers() {
 
 #[tokio::test]
 async fn a_resume_with_other_data_changes_the_data_and_created_keeps_its_first_value() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let open = |pid| Request::Open(OpenSession { pid, ttl: Some(span(LONG)), ..Default::default() });
     let mut stream = Registration::open_with(&s.client, [open(7)]).await.unwrap();
@@ -275,7 +276,7 @@ async fn a_resume_with_other_data_changes_the_data_and_created_keeps_its_first_v
 
 #[tokio::test]
 async fn a_resume_of_what_was_taken_over_is_lost() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
@@ -302,7 +303,7 @@ async fn a_resume_of_what_was_taken_over_is_lost() {
 
 #[tokio::test]
 async fn a_resume_of_what_another_has_taken_over_with_the_same_data_is_lost_too() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let open = |pid| Request::Open(OpenSession { pid, ttl: Some(span(LONG)), ..Default::default() });
@@ -328,7 +329,7 @@ async fn a_resume_of_what_another_has_taken_over_with_the_same_data_is_lost_too(
 
 #[tokio::test]
 async fn a_resume_finds_the_later_generation_whose_answer_was_lost() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     // The client's own `created` is how it knows its registration again.
@@ -353,7 +354,7 @@ async fn a_resume_finds_the_later_generation_whose_answer_was_lost() {
 
 #[tokio::test]
 async fn a_resume_of_an_absent_node_creates_it() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
     let first = stream.set("/absent", value()).await;
@@ -374,7 +375,7 @@ async fn a_resume_of_an_absent_node_creates_it() {
 
 #[tokio::test]
 async fn exclusive_is_refused_while_a_ttl_session_without_stream_lives() {
-    let s = setting("lifetimes").await;
+    let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, MEDIUM).await;
@@ -407,7 +408,7 @@ async fn exclusive_is_refused_while_a_ttl_session_without_stream_lives() {
 
 #[tokio::test]
 async fn a_set_while_zookeeper_is_away_is_pending_and_then_registered() {
-    let s = behind_a_proxy("lifetimes", &[]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &[]).await;
     let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
     let first = stream.set("/away/stands", value()).await;
     s.cut_off().await;
@@ -432,7 +433,7 @@ async fn a_set_while_zookeeper_is_away_is_pending_and_then_registered() {
 
 #[tokio::test]
 async fn a_resume_while_zookeeper_is_away_is_pending_and_then_adopted() {
-    let s = behind_a_proxy("lifetimes", &[]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &[]).await;
     let (link, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, LONG).await;
     let first = old.set("/away", value()).await;
@@ -450,7 +451,7 @@ async fn a_resume_while_zookeeper_is_away_is_pending_and_then_adopted() {
 
 #[tokio::test]
 async fn a_pending_set_whose_client_leaves_never_appears() {
-    let s = behind_a_proxy("lifetimes", &[]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &[]).await;
     s.bare.create("/away", b"").await;
     let mut witness = Registration::open(&s.client).await;
     let mut stream = Registration::open(&s.client).await;
@@ -471,7 +472,7 @@ async fn a_pending_set_whose_client_leaves_never_appears() {
 
 #[tokio::test]
 async fn what_a_session_without_stream_holds_is_registered_again_after_a_lost_zookeeper_session() {
-    let s = behind_a_proxy("lifetimes", &["--session-timeout", "3s"]).await;
+    let s = ARM.behind_a_proxy("lifetimes", &["--session-timeout", "3s"]).await;
     let (link, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, LONG).await;
     let first = old.set("/again", value()).await;
@@ -488,7 +489,7 @@ async fn what_a_session_without_stream_holds_is_registered_again_after_a_lost_zo
 
 #[tokio::test]
 async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_without_it() {
-    let mut s = setting_with("lifetimes", &["--session-timeout", "6s"]).await;
+    let mut s = ARM.setting_with("lifetimes", &["--session-timeout", "6s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     // A ttl is kept by a living replica: this one is over long before the ZooKeeper session is, and then not counted.

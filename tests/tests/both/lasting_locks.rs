@@ -9,10 +9,11 @@ use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, describe, refused, release, retry_delay, span, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::process::Signal;
-use rollcall_tests::setting::{behind_a_proxy, setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually};
 use tokio::time::Instant;
 use tonic::{Code, Status};
+
+use super::ARM;
 
 /// For what has to go by.
 const SHORT: Duration = Duration::from_secs(3);
@@ -64,7 +65,7 @@ async fn wait_until_heard(client: &Client, bare: &Bare) {
 
 #[tokio::test]
 async fn a_lock_with_a_ttl_is_a_durable_lease_with_a_record() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let (_stream, held) = take(&s.client, lasting("/jobs/nightly", "me", LONG)).await;
     assert_eq!(held.ttl, Some(span(LONG)));
     let (lease, record) = nodes(&s.bare, "/jobs/nightly").await;
@@ -81,7 +82,7 @@ async fn a_lock_with_a_ttl_is_a_durable_lease_with_a_record() {
 
 #[tokio::test]
 async fn a_lock_that_was_hung_up_is_held_until_it_is_released_by_its_id_on_any_replica() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     for client in [&s.client, &other_client] {
@@ -104,7 +105,7 @@ async fn a_lock_that_was_hung_up_is_held_until_it_is_released_by_its_id_on_any_r
 
 #[tokio::test]
 async fn a_stream_whose_lock_is_released_on_another_replica_ends_ok() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let (mut stream, held) = take(&s.client, lasting("/released", "me", LONG)).await;
     assert!(release(&other.client().await, &held.lock_id).await.unwrap());
@@ -114,7 +115,7 @@ async fn a_stream_whose_lock_is_released_on_another_replica_ends_ok() {
 
 #[tokio::test]
 async fn coming_back_on_any_replica_finds_the_same_lock_with_the_same_token() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (stream, held) = take(&s.client, lasting("/back", "me", LONG)).await;
@@ -139,7 +140,7 @@ async fn coming_back_on_any_replica_finds_the_same_lock_with_the_same_token() {
 
 #[tokio::test]
 async fn the_ttl_on_the_replica_that_was_left_does_not_end_what_was_picked_up() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let (stream, held) = take(&s.client, lasting("/left", "me", SHORT)).await;
     drop(stream);
@@ -157,7 +158,7 @@ async fn the_ttl_on_the_replica_that_was_left_does_not_end_what_was_picked_up() 
 
 #[tokio::test]
 async fn a_second_stream_for_a_lock_supersedes_the_first() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let (mut stream, held) = take(&s.client, lasting("/twice", "me", LONG)).await;
     for client in [s.client.clone(), other.client().await, s.client.clone()] {
@@ -174,7 +175,7 @@ async fn a_second_stream_for_a_lock_supersedes_the_first() {
 
 #[tokio::test]
 async fn a_second_stream_supersedes_the_first_without_a_ttl_too() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let (mut first, queued) = Locking::queue(&s.client, "/stream", "me").await;
     let held = first.held().await.unwrap();
     let (mut waiter, waiting) = Locking::queue(&s.client, "/stream", "waiter").await;
@@ -197,7 +198,7 @@ async fn a_second_stream_supersedes_the_first_without_a_ttl_too() {
 
 #[tokio::test]
 async fn ids_that_are_unknown_or_over_are_lost_and_take_no_place() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let (stream, held) = take(&s.client, lasting("/ids", "me", LONG)).await;
     assert!(release(&s.client, &held.lock_id).await.unwrap());
@@ -218,7 +219,7 @@ async fn ids_that_are_unknown_or_over_are_lost_and_take_no_place() {
 
 #[tokio::test]
 async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let (holder, held) = take(&s.client, lasting("/hasty", "holder", LONG)).await;
     let mut waiter = Locking::start(&other.client().await, lasting("/hasty", "waiter", LONG)).await.unwrap();
@@ -242,7 +243,7 @@ async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
 
 #[tokio::test]
 async fn a_lock_that_nobody_comes_back_for_ends_after_its_ttl_and_the_next_is_served() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (stream, held) = take(&s.client, lasting("/expires", "me", SHORT)).await;
@@ -263,7 +264,7 @@ async fn a_lock_that_nobody_comes_back_for_ends_after_its_ttl_and_the_next_is_se
 
 #[tokio::test]
 async fn a_broken_connection_leaves_the_lock_for_its_ttl() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let (mut stream, held) = take(&client, lasting("/broken", "me", SHORT)).await;
     let (lease, _) = nodes(&s.bare, "/broken").await;
@@ -282,7 +283,7 @@ async fn a_broken_connection_leaves_the_lock_for_its_ttl() {
 #[tokio::test]
 async fn a_stream_that_stands_keeps_its_lock_beyond_the_ttl() {
     const SECOND: Duration = Duration::from_secs(1);
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let (mut stream, held) = take(&s.client, lasting("/stands", "me", SECOND)).await;
     for _ in 0..3 {
         let (witness, _) = take(&s.client, lasting("/witness", "witness", SECOND)).await;
@@ -297,7 +298,7 @@ async fn a_stream_that_stands_keeps_its_lock_beyond_the_ttl() {
 
 #[tokio::test]
 async fn coming_back_renews_the_lock() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let (stream, held) = take(&s.client, lasting("/renewed", "me", SHORT)).await;
@@ -325,7 +326,7 @@ async fn coming_back_renews_the_lock() {
 
 #[tokio::test]
 async fn a_lease_that_somebody_deletes_is_lost_removed() {
-    let s = setting("lasting").await;
+    let s = ARM.setting("lasting").await;
     let (mut stream, held) = take(&s.client, lasting("/removed", "me", LONG)).await;
     let (lease, record) = nodes(&s.bare, "/removed").await;
     s.bare.delete(&lease).await;
@@ -341,7 +342,7 @@ async fn a_lease_that_somebody_deletes_is_lost_removed() {
 
 #[tokio::test]
 async fn a_killed_replicas_lock_stands_for_its_ttl_and_is_then_freed_by_another() {
-    let mut s = setting_with("lasting", &["--session-timeout", "3s"]).await;
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (_stream, held) = take(&s.client, lasting("/killed", "me", SHORT)).await;
@@ -362,7 +363,7 @@ async fn a_killed_replicas_lock_stands_for_its_ttl_and_is_then_freed_by_another(
 
 #[tokio::test]
 async fn the_holder_of_a_killed_replicas_lock_comes_back_on_another() {
-    let mut s = setting_with("lasting", &["--session-timeout", "3s"]).await;
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (_early, early) = take(&s.client, lasting("/early", "me", SHORT)).await;
@@ -387,7 +388,7 @@ async fn the_holder_of_a_killed_replicas_lock_comes_back_on_another() {
 
 #[tokio::test]
 async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl() {
-    let s = behind_a_proxy("lasting", &["--session-timeout", "3s"]).await;
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3s"]).await;
     let (mut stream, held) = take(&s.client, lasting("/session", "me", LONG)).await;
     let (_hung_up, hung_up) = take(&s.client, lasting("/hung-up", "me", LONG)).await;
     let (mut lost, _) = Locking::take(&s.client, "/without", "me").await;
@@ -426,7 +427,7 @@ async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl(
 #[tokio::test]
 async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_ttl() {
     // Nothing here is due to a ZooKeeper session that ends: none does.
-    let mut s = setting_with("lasting", &["--session-timeout", "10m", "--drain", "0s"]).await;
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "10m", "--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (stream, _) = Locking::take(&s.client, "/stream", "stopping").await;

@@ -1,16 +1,24 @@
 //! Register, rules 6 and 7: who has a path when several want it, on one replica and across replicas.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rollcall_proto::v1;
 use rollcall_proto::v1::LostReason;
 use rollcall_proto::v1::register_request::Request;
+use rollcall_tests::arm::Setting;
 use rollcall_tests::client::{Client, Registration, data, plain, set, text, unset};
 use rollcall_tests::process::Signal;
-use rollcall_tests::setting::{Setting, setting, setting_with};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tonic::Code;
+
+use super::ARM;
+
+const SHORTEST: Duration = Duration::from_secs(1);
 
 fn exclusive(path: &str, value: v1::Value) -> Request {
     Request::Set(v1::SetRegistration {
@@ -51,20 +59,20 @@ async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Clien
 
 #[tokio::test]
 async fn a_set_takes_over_from_another_stream() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     the_newer_one_wins(&s, &s.client, &s.client).await;
 }
 
 #[tokio::test]
 async fn a_set_takes_over_from_another_replica() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     the_newer_one_wins(&s, &s.client, &other.client().await).await;
 }
 
 #[tokio::test]
 async fn a_set_takes_over_from_kazoo() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let owner = s.sandbox.bare().await;
     owner.create_ephemeral("/foreign", b"{}").await;
     let mut stream = Registration::open(&s.client).await;
@@ -81,7 +89,7 @@ async fn a_set_takes_over_from_kazoo() {
 
 #[tokio::test]
 async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let mut holder = Registration::open(&s.client).await;
@@ -108,7 +116,7 @@ async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
 
 #[tokio::test]
 async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut old = Registration::open(&s.client).await;
     let first = old.set("/name", text("old")).await;
@@ -128,7 +136,7 @@ async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
 
 #[tokio::test]
 async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let owner = s.sandbox.bare().await;
     owner.create_ephemeral("/name", b"theirs").await;
     let mut new = Registration::open(&s.client).await;
@@ -139,7 +147,7 @@ async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
 
 #[tokio::test]
 async fn a_durable_node_is_never_taken_over() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     s.bare.create("/durable", b"x").await;
     let mut stream = Registration::open(&s.client).await;
     for request in [set("/durable", text("new")), exclusive("/durable", text("new"))] {
@@ -153,7 +161,7 @@ async fn a_durable_node_is_never_taken_over() {
 
 #[tokio::test]
 async fn many_streams_that_fight_for_one_path_leave_one_holder() {
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let clients = [s.client.clone(), other.client().await];
     let mut streams = Vec::new();
@@ -186,7 +194,7 @@ async fn many_streams_that_fight_for_one_path_leave_one_holder() {
 
 #[tokio::test]
 async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one() {
-    let mut s = setting("takeover").await;
+    let mut s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut old = Registration::open(&s.client).await;
     old.set("/sleep", text("old")).await;
@@ -205,7 +213,7 @@ async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one()
 
 #[tokio::test]
 async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
-    let mut s = setting_with("takeover", &["--drain", "0s"]).await;
+    let mut s = ARM.setting_with("takeover", &["--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (mut old, mut new) = (Registration::open(&s.client).await, Registration::open(&other_client).await);
@@ -224,7 +232,7 @@ async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
 #[tokio::test]
 async fn what_was_not_taken_over_is_still_put_back_after_others_were() {
     const PATHS: usize = 16;
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut stream = Registration::open(&s.client).await;
     for index in 0..PATHS {
@@ -252,7 +260,7 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
     const ROUNDS: usize = 4;
     // So many that the end of the older stream takes a while: each is read first, then deleted.
     const PATHS: usize = 1500;
-    let s = setting("takeover").await;
+    let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let far = other.client().await;
     let paths: Vec<_> = (0..PATHS).map(|index| format!("/race/{index}")).collect();
@@ -288,4 +296,65 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
             new.unregistered().await;
         }
     }
+}
+
+/// Rule 7 as a race of the clock: a ttl ends on one replica in the instant in which another takes the path over.
+#[tokio::test]
+async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
+    const RACES: u32 = 1000;
+    const PACE: Duration = Duration::from_millis(4);
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let after = life_of_a_silent_one(&s).await;
+    let (takeovers, mut due) = mpsc::channel(RACES as usize);
+    let mut older = JoinSet::new();
+    let begun = Instant::now();
+    for race in 0..RACES {
+        let (client, takeovers) = (s.client.clone(), takeovers.clone());
+        older.spawn(async move {
+            sleep_until(begun + race * PACE).await;
+            let path = format!("/race/{race}");
+            let mut old = Registration::open_with_ttl(&client, SHORTEST).await;
+            let last_message = Instant::now();
+            old.set(&path, text("old")).await;
+            // A takeover takes a few milliseconds, more on a busy machine.
+            let early = Duration::from_micros(rand::random_range(0..20_000));
+            sleep_until(last_message + after - early).await;
+            takeovers.send(path).await.unwrap();
+            old.lost().await.reason()
+        });
+    }
+    drop(takeovers);
+    let mut new = Registration::open(&other.client().await).await;
+    while let Some(path) = due.recv().await {
+        new.send(set(&path, text("new"))).await;
+    }
+    let reasons = older.join_all().await;
+    let expired = reasons.iter().filter(|reason| **reason == LostReason::Expired).count();
+    println!("of {RACES} older ones {expired} were told that their ttl was over, the others of the takeover");
+    s.server.wait_for_streams(0).await;
+    for _ in 0..RACES {
+        let registered = new.registered().await;
+        assert!(!registered.restored, "the older end removed {}", registered.path);
+        let standing = s.bare.get(&registered.path).await.map(|node| node.stat.czxid);
+        assert_eq!(standing, Some(registered.generation), "{}", registered.path);
+    }
+}
+
+/// How long after its last message what a client with the shortest ttl holds is gone.
+async fn life_of_a_silent_one(s: &Setting) -> Duration {
+    let mut silent = JoinSet::new();
+    for index in 0..9 {
+        let (client, bare) = (s.client.clone(), s.bare.clone());
+        silent.spawn(async move {
+            let path = format!("/silent/{index}");
+            let mut stream = Registration::open_with_ttl(&client, SHORTEST).await;
+            let last_message = Instant::now();
+            stream.set(&path, text("x")).await;
+            bare.ending(&path).await.at().await - last_message
+        });
+    }
+    let mut lives = silent.join_all().await;
+    lives.sort();
+    lives[lives.len() / 2]
 }

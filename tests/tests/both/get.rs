@@ -6,9 +6,10 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use rollcall_proto::v1::{Consistency, GetRequest};
 use rollcall_tests::client::{Client, Registration, data, get, latest, put, shown, span, text};
-use rollcall_tests::setting::setting;
 use rollcall_tests::wait::{eventually, soon};
 use serde_json::{Value as Json, json};
+
+use super::ARM;
 
 async fn read(client: &Client, request: GetRequest) -> v1::GetResponse {
     soon("an answer to Get", client.clone().get(request)).await.expect("Get succeeds").into_inner()
@@ -20,7 +21,7 @@ fn cached(path: &str) -> GetRequest {
 
 #[tokio::test]
 async fn an_absent_path_is_an_answer() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     for request in [cached("/absent/path"), latest("/absent/path")] {
         let answer = read(&s.client, request).await;
         let node = answer.node.unwrap();
@@ -31,7 +32,7 @@ async fn an_absent_path_is_an_answer() {
 
 #[tokio::test]
 async fn a_node_comes_with_its_children_and_their_data() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     s.bare.create("/parent", br#"{"limit":5}"#).await;
     s.bare.create("/parent/a", b"text").await;
     s.bare.create("/parent/a/deeper", b"not shown").await;
@@ -53,7 +54,7 @@ async fn a_node_comes_with_its_children_and_their_data() {
 
 #[tokio::test]
 async fn bytes_are_shown_as_what_they_are() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     let nested = |depth: usize| format!("{}{}", r#"{"a":"#.repeat(depth - 1), "{}") + &"}".repeat(depth - 1);
     let raw = |text: &str| json!({ "raw": text.as_bytes().to_vec() });
     let cases: Vec<(String, Json)> = vec![
@@ -94,7 +95,7 @@ async fn bytes_are_shown_as_what_they_are() {
 
 #[tokio::test]
 async fn latest_sees_every_write_that_was_acknowledged_before() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     let other_server = s.another_server().await;
     let other = other_server.client().await;
     // A view that lags would show here: it is there from the first read on.
@@ -109,7 +110,7 @@ async fn latest_sees_every_write_that_was_acknowledged_before() {
 
 #[tokio::test]
 async fn cached_reads_never_show_what_is_older_than_shown_before() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     put(&s.client, "/cached", text("0")).await.unwrap();
     let writes = async {
         for number in 1..=100 {
@@ -137,7 +138,7 @@ async fn cached_reads_never_show_what_is_older_than_shown_before() {
 
 #[tokio::test]
 async fn wait_holds_the_answer_until_there_is_a_child() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     let waiting = GetRequest { wait: Some(span(Duration::from_secs(60))), ..cached("/waited/for") };
     let mut client = s.client.clone();
     let answer = tokio::spawn(async move { client.get(waiting).await });
@@ -156,7 +157,7 @@ async fn wait_holds_the_answer_until_there_is_a_child() {
 
 #[tokio::test]
 async fn a_wait_that_is_over_is_answered_with_what_there_is() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     s.bare.create("/there", b"x").await;
     for (path, exists) in [("/there", true), ("/absent", false)] {
         let request = GetRequest { wait: Some(span(Duration::from_millis(200))), ..cached(path) };
@@ -167,7 +168,7 @@ async fn a_wait_that_is_over_is_answered_with_what_there_is() {
 
 #[tokio::test]
 async fn recursive_keys_are_relative_paths() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     for path in ["/tree/a/b/c", "/tree/a/d", "/tree/e"] {
         s.bare.create(path, path.as_bytes()).await;
     }
@@ -185,7 +186,7 @@ async fn recursive_keys_are_relative_paths() {
 
 #[tokio::test]
 async fn our_own_subtree_is_hidden() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/services/a", text("x")).await;
     assert!(s.bare.exists("/.rollcall").await, "there is something to hide");
@@ -213,7 +214,7 @@ async fn pages(client: &Client, request: GetRequest) -> (usize, BTreeMap<String,
 
 #[tokio::test]
 async fn pages_go_by_name() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     for number in 0..10 {
         s.bare.create(&format!("/paged/{number}"), b"x").await;
     }
@@ -225,7 +226,7 @@ async fn pages_go_by_name() {
 
 #[tokio::test]
 async fn a_page_shows_the_revision_of_the_first_or_is_gone() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     for number in 0..10 {
         s.bare.create(&format!("/pinned/{number}"), b"x").await;
     }
@@ -249,7 +250,7 @@ async fn a_page_shows_the_revision_of_the_first_or_is_gone() {
 
 #[tokio::test]
 async fn what_does_not_fit_a_message_comes_in_pages_unasked() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     let value = vec![b'x'; 250 * 1024];
     for number in 0..20 {
         s.bare.create(&format!("/large/{number:02}"), &value).await;
@@ -261,7 +262,7 @@ async fn what_does_not_fit_a_message_comes_in_pages_unasked() {
 
 #[tokio::test]
 async fn every_replica_reads_the_same_revision() {
-    let s = setting("get").await;
+    let s = ARM.setting("get").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
     let mut stream = Registration::open(&s.client).await;
