@@ -1,10 +1,12 @@
 //! Rollcall's client.
 
+mod balance;
 mod cache;
 mod choice;
 mod client;
 mod endpoints;
 mod error;
+mod lock;
 mod node;
 mod read;
 mod register;
@@ -13,9 +15,11 @@ mod value;
 mod watch;
 mod write;
 
+pub use balance::BalancedChannel;
 pub use client::{Client, Connect};
 pub use endpoints::{Endpoints, Tls};
 pub use error::{Error, LostReason, Reason, Refusal};
+pub use lock::{Lock, LockDescription, LockGuard, LockParty, LockState, Place};
 pub use node::{Change, Child, Node, Stat};
 pub use read::{Get, Lookup};
 pub use register::{Register, Registration, RegistrationState};
