@@ -46,6 +46,8 @@ pub struct Watching {
     pub revision: i64,
     /// How many snapshots have come, parts not counted.
     pub snapshots: usize,
+    /// Whether one of them said that ZooKeeper itself went back in time.
+    pub was_reset: bool,
     /// The kinds and names of the changes in all deltas so far.
     pub changes: Vec<(ChangeKind, String)>,
     /// The parts of a message that is not complete yet.
@@ -60,18 +62,30 @@ impl Watching {
 
     /// Watches, and reads up to the end of the first state.
     pub async fn start_with(client: &Client, request: v1::WatchRequest) -> Watching {
-        let mut call = client.clone().max_decoding_message_size(2 << 20);
-        let stream = soon("headers of Watch", call.watch(request)).await.expect("Watch begins").into_inner();
-        let mut watching = Watching {
-            stream,
-            known: Known::default(),
-            revision: 0,
-            snapshots: 0,
-            changes: Vec::new(),
-            partial: false,
-        };
+        let mut watching = Watching::open(client, request).await;
+        watching.revision = 0;
         watching.step().await;
         watching
+    }
+
+    /// Comes back with what was known at the revision that the request names; nothing is read yet.
+    pub async fn come_back(client: &Client, request: v1::WatchRequest, known: Known) -> Watching {
+        Watching { known, ..Watching::open(client, request).await }
+    }
+
+    async fn open(client: &Client, request: v1::WatchRequest) -> Watching {
+        let revision = request.since_revision;
+        let mut call = client.clone().max_decoding_message_size(2 << 20);
+        let stream = soon("headers of Watch", call.watch(request)).await.expect("Watch begins").into_inner();
+        Watching {
+            stream,
+            known: Known::default(),
+            revision,
+            snapshots: 0,
+            was_reset: false,
+            changes: Vec::new(),
+            partial: false,
+        }
     }
 
     /// Reads one message, and applies it. The rules of the stream are checked on the way.
@@ -80,9 +94,12 @@ impl Watching {
     /// What the stream ends with.
     pub async fn try_step(&mut self) -> Result<v1::WatchResponse, Status> {
         let message = next("a message of Watch", &mut self.stream).await?.expect("the server does not end a Watch");
+        let mut is_reset = false;
         let more = match message.event.as_ref().expect("a message has an event") {
             Event::Snapshot(snapshot) => {
                 self.apply_snapshot(snapshot);
+                is_reset = snapshot.reset;
+                self.was_reset |= is_reset;
                 snapshot.more
             }
             Event::Delta(delta) => {
@@ -104,7 +121,7 @@ impl Watching {
             assert_eq!(message.revision, 0, "a part has no revision");
         } else {
             assert!(
-                message.revision > self.revision,
+                message.revision > self.revision || is_reset,
                 "the revision of a new state rises: {} after {}",
                 message.revision,
                 self.revision

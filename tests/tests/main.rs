@@ -26,6 +26,7 @@ mod zookeeper {
     mod cut_off;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -44,6 +45,7 @@ mod embedded {
     mod cut_off;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
