@@ -1,8 +1,8 @@
 //! A backend that has lost everything, and is back on its address: who watches is told what is there now, who holds
 //! something gets it again or is told that it is lost.
 //!
-//! ZooKeeper's transactions begin anew then: revisions fall, and a watch says so. Those of the embedded server go on from
-//! the clock, so that nothing falls: there the loss is a change like any other.
+//! ZooKeeper's transactions begin anew then: revisions fall, and a watch says so. Those of the embedded server go on
+//! from the clock, so that nothing falls: there the loss is a change like any other.
 
 use rollcall_proto::v1::{PutRequest, WatchRequest};
 use rollcall_tests::arm::{Arm, Own};
