@@ -31,6 +31,7 @@ mod zookeeper {
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -51,6 +52,7 @@ mod embedded {
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
