@@ -14,6 +14,7 @@ mod embedded;
 mod errors;
 mod faults;
 mod get;
+mod judges;
 mod lasting_locks;
 mod lifetimes;
 mod locks;
