@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Fetches what the tests, `make run-zookeeper` and `make bench` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
-# generators of protobuf, buf, and the clients that judge the embedded server. A part whose inputs have not changed since is skipped.
+# generators of protobuf, buf, etcd, and the clients that judge the embedded server. A part whose inputs have not changed since is
+# skipped.
 #
-#   tests/setup.sh              all parts but cargo-deny, which takes minutes to build and which only make deny needs
-#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins buf cargo-deny
+#   tests/setup.sh              all parts but cargo-deny and etcd, which take minutes to build: only make deny and make bench need them
+#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins buf cargo-deny etcd
 set -euo pipefail
 
 GRPCURL_VERSION=v1.9.3
@@ -11,6 +12,7 @@ PROTOC_GEN_GO_VERSION=v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION=v1.6.2
 BUF_VERSION=1.75.0
 CARGO_DENY_VERSION=0.20.2
+ETCD_VERSION=v3.7.3
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$root/.cache
@@ -208,12 +210,32 @@ part_judges() {
         "$cache/judges/node/node_modules/node-zookeeper-client" fetch_judges
 }
 
+# --- etcd: a peer of the benchmark
+
+install_etcd() {
+    need_go
+    say "etcd: building $ETCD_VERSION (some minutes)"
+    # Its module can't be installed by name, since it replaces others by folders of its repository; a module that needs
+    # it takes the published ones. Go checks what it fetches against its checksum database.
+    local module=$cache/etcd
+    rm -rf "$module"
+    mkdir -p "$module"
+    (
+        cd "$module"
+        run etcd-module go mod init rollcall.invalid/etcd
+        run etcd-fetch go get "go.etcd.io/etcd/server/v3@$ETCD_VERSION"
+        run etcd go build -trimpath -o "$cache/bin/etcd" go.etcd.io/etcd/server/v3
+    )
+}
+
+part_etcd() { part etcd "$ETCD_VERSION" "$cache/bin/etcd" install_etcd; }
+
 if [[ $# -eq 0 ]]; then
     set -- zookeeper python judges go-plugins buf grpcurl
 fi
 for name in "$@"; do
     case $name in
-        zookeeper | python | judges | grpcurl | go-plugins | buf | cargo-deny) "part_$name" ;;
-        *) die "no such part: $name (there are: zookeeper python judges grpcurl go-plugins buf cargo-deny)" ;;
+        zookeeper | python | judges | grpcurl | go-plugins | buf | cargo-deny | etcd) "part_$name" ;;
+        *) die "no such part: $name (there are: zookeeper python judges grpcurl go-plugins buf cargo-deny etcd)" ;;
     esac
 done

@@ -7,25 +7,23 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 
-/// Calls `operation` again and again from `callers` tasks until the time is over, and answers how many operations a
-/// second were completed.
+/// Calls each of `operations` again and again, from a task of its own, until the time is over, and answers how many
+/// a second were completed.
 ///
 /// # Errors
 /// The first that an operation ends with.
 pub(crate) async fn throughput<Operation, Call>(
-    callers: usize,
     time: Duration,
-    operation: Operation,
+    operations: impl IntoIterator<Item = Operation>,
 ) -> anyhow::Result<f64>
 where
-    Operation: Fn() -> Call + Clone + Send + 'static,
+    Operation: Fn() -> Call + Send + 'static,
     Call: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     let begin = Instant::now();
     let end = begin + time;
     let mut tasks = JoinSet::new();
-    for _ in 0..callers {
-        let operation = operation.clone();
+    for operation in operations {
         tasks.spawn(async move {
             let mut count = 0_u32;
             while Instant::now() < end {
@@ -68,6 +66,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::iter::repeat_n;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -94,16 +93,15 @@ mod tests {
         let calls = Arc::new(AtomicU32::new(0));
         let begin = Instant::now();
         let counted = Arc::clone(&calls);
-        let rate = throughput(3, Duration::from_millis(30), move || {
+        let operation = move || {
             let counted = Arc::clone(&counted);
             async move {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 counted.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-        })
-        .await
-        .unwrap();
+        };
+        let rate = throughput(Duration::from_millis(30), repeat_n(operation, 3)).await.unwrap();
         let least = f64::from(calls.load(Ordering::Relaxed)) / begin.elapsed().as_secs_f64();
         assert!(rate >= least && rate > 0.0, "{rate} is less than {least}");
     }

@@ -1,9 +1,11 @@
 //! What a run found: samples by workload, case and system; as JSON. As text: [`table`](crate::table).
 
+use std::time::Duration;
+
 use serde_json::{Value as Json, json};
 
+use crate::aims::aim;
 use crate::stats::Spread;
-use crate::workloads::NOTES;
 
 /// A system under test, and the way in which it was driven where there are several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,9 @@ pub(crate) const ROLLCALL: System = System("rollcall");
 /// ZooKeeper, through the crate zookeeper-client on one session.
 pub(crate) const ZOOKEEPER: System = System("zookeeper");
 
+/// etcd, through its gRPC API.
+pub(crate) const ETCD: System = System("etcd");
+
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -22,6 +27,16 @@ pub(crate) enum Unit {
     PerSecond,
     /// Microseconds: less is better.
     Microseconds,
+    /// Milliseconds: less is better.
+    Milliseconds,
+    /// Thousands of bytes: less is better.
+    Kilobytes,
+    /// Millions of bytes: less is better.
+    Megabytes,
+    /// Hundredths of one core: less is better.
+    PercentOfCore,
+    /// A number of things: less is better.
+    Count,
 }
 
 impl Unit {
@@ -30,6 +45,19 @@ impl Unit {
         match self {
             Unit::PerSecond => "/s",
             Unit::Microseconds => "µs",
+            Unit::Milliseconds => "ms",
+            Unit::Kilobytes => "KB",
+            Unit::Megabytes => "MB",
+            Unit::PercentOfCore => "% core",
+            Unit::Count => "",
+        }
+    }
+
+    /// Whether a figure, or a ratio of two, reaches what is aimed at.
+    pub(crate) fn reaches(self, figure: f64, aim: f64) -> bool {
+        match self {
+            Unit::PerSecond => figure >= aim,
+            _ => figure <= aim,
         }
     }
 }
@@ -82,21 +110,36 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// Every case, in the order in which the warm-up came to it.
     pub(crate) rows: Vec<Row>,
+    /// How the systems were driven: by workload, or for all.
+    pub(crate) notes: Vec<(&'static str, &'static str)>,
 }
 
-/// Takes the samples of one round.
+/// One round of a workload: which it is, and where its samples go.
 #[derive(Debug)]
 pub(crate) struct Round<'a> {
     report: &'a mut Report,
-    warm_up: bool,
+    number: u32,
+    /// How long a measurement takes.
+    pub(crate) time: Duration,
 }
 
 impl Round<'_> {
+    /// What is to be measured, in this round's order: each comes first in some round, and not always after the same
+    /// other.
+    pub(crate) fn turn<T, const N: usize>(&self, mut all: [T; N]) -> [T; N] {
+        let number = usize::try_from(self.number).unwrap_or_default();
+        all.rotate_left(number % N);
+        if number / N % 2 == 1 {
+            all.reverse();
+        }
+        all
+    }
+
     /// Adds what a system reached. Of a round that warms up only the order counts, in which cases and systems come: it
     /// is the report's.
     pub(crate) fn add(&mut self, case: &Case, system: System, sample: f64) {
         let samples = self.report.samples(case, system);
-        if !self.warm_up {
+        if self.number > 0 {
             samples.push(sample);
         }
     }
@@ -105,12 +148,13 @@ impl Round<'_> {
 impl Report {
     /// An empty report.
     pub(crate) fn new(facts: Vec<(&'static str, String)>, rounds: u32, seconds: f64) -> Report {
-        Report { facts, rounds, seconds, rows: Vec::new() }
+        Report { facts, rounds, seconds, rows: Vec::new(), notes: Vec::new() }
     }
 
-    /// The samples of a round; round 0 warms up.
-    pub(crate) fn round(&mut self, round: u32) -> Round<'_> {
-        Round { report: self, warm_up: round == 0 }
+    /// A round; number 0 warms up.
+    pub(crate) fn round(&mut self, number: u32) -> Round<'_> {
+        let time = Duration::from_secs_f64(self.seconds);
+        Round { report: self, number, time }
     }
 
     /// Where a system's samples go.
@@ -127,11 +171,6 @@ impl Report {
         &mut systems[at].1
     }
 
-    /// What is to be said of the workloads that ran.
-    pub(crate) fn notes(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-        NOTES.iter().filter(|(about, _)| *about == "all" || self.rows.iter().any(|row| row.case.workload == *about))
-    }
-
     /// The report with every sample.
     pub(crate) fn json(&self) -> Json {
         let facts: serde_json::Map<String, Json> =
@@ -141,11 +180,14 @@ impl Report {
             let systems = row.systems.iter().map(|(system, samples)| {
                 json!({"system": system.0, "samples": samples, "spread": Spread::of(samples).map(spread)})
             });
-            let ratios = row.ratios().map(|(peer, _, ratio)| json!({"peer": peer.0, "spread": spread(ratio)}));
+            let ratios = row.ratios().map(
+                |(peer, _, ratio)| json!({"peer": peer.0, "spread": spread(ratio), "aim": aim(&row.case, Some(peer))}),
+            );
             json!({
                 "workload": row.case.workload,
                 "case": row.case.name,
                 "unit": row.case.unit.label(),
+                "aim": aim(&row.case, None),
                 "systems": systems.collect::<Json>(),
                 "rollcall_divided_by": ratios.collect::<Json>(),
             })
@@ -154,7 +196,7 @@ impl Report {
             "facts": facts,
             "rounds": self.rounds,
             "seconds": self.seconds,
-            "notes": self.notes().map(|(about, note)| ((*about).to_owned(), json!(note))).collect::<serde_json::Map<_, _>>(),
+            "notes": self.notes.iter().map(|(about, note)| ((*about).to_owned(), json!(note))).collect::<serde_json::Map<_, _>>(),
             "rows": rows.collect::<Json>(),
         })
     }
@@ -197,5 +239,12 @@ pub(crate) mod tests {
         report.round(1).add(&case(), ZOOKEEPER, 1.0);
         report.round(1).add(&case(), ROLLCALL, 1.0);
         assert_eq!(report.json()["rows"][0]["systems"][0]["system"], "rollcall");
+    }
+
+    #[test]
+    fn every_system_comes_first_in_some_round() {
+        let mut report = Report::new(Vec::new(), 1, 0.5);
+        let orders: Vec<[char; 3]> = (0..4).map(|number| report.round(number).turn(['a', 'b', 'c'])).collect();
+        assert_eq!(orders, [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b'], ['c', 'b', 'a']]);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::report::{ROLLCALL, Report};
+use crate::aims::aim;
+use crate::report::{ROLLCALL, Report, Unit};
 use crate::stats::Spread;
 
 impl fmt::Display for Report {
@@ -21,7 +22,7 @@ impl fmt::Display for Report {
             for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
                 // Words to the left, figures to the right.
                 let padded =
-                    if matches!(column, 0..=2 | 5) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+                    if matches!(column, 0..=2 | 5 | 9) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
                 text.push_str(&padded);
                 text.push_str("  ");
             }
@@ -32,8 +33,8 @@ impl fmt::Display for Report {
             formatter,
             "Figures are medians over the rounds. ratio: rollcall / peer, the median of each round's own;"
         )?;
-        writeln!(formatter, "above 1 is in Rollcall's favour where the unit is /s, below 1 where it is µs.")?;
-        for (about, note) in self.notes() {
+        writeln!(formatter, "above 1 is in Rollcall's favour where the unit is /s, below 1 where it is another.")?;
+        for (about, note) in &self.notes {
             writeln!(formatter, "\n{}", wrapped(&format!("{about}: {note}")))?;
         }
         Ok(())
@@ -41,25 +42,39 @@ impl fmt::Display for Report {
 }
 
 fn table(report: &Report) -> Vec<Vec<String>> {
-    let head = ["workload", "case", "unit", "rollcall", "min – max", "peer", "peer's", "min – max", "ratio"];
+    let head = ["workload", "case", "unit", "rollcall", "min – max", "peer", "peer's", "min – max", "ratio", "aim"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for row in &report.rows {
-        let Some(ours) = Spread::of(row.samples(ROLLCALL)) else { continue };
-        for (peer, theirs, ratio) in row.ratios() {
-            lines.push(vec![
-                row.case.workload.to_owned(),
-                row.case.name.clone(),
-                row.case.unit.label().to_owned(),
-                number(ours.median),
-                range(ours),
-                peer.0.to_owned(),
-                number(theirs.median),
-                range(theirs),
-                format!("{:.2}", ratio.median),
-            ]);
+        let (case, Some(ours)) = (&row.case, Spread::of(row.samples(ROLLCALL))) else { continue };
+        let figure = [
+            case.workload.to_owned(),
+            case.name.clone(),
+            case.unit.label().to_owned(),
+            number(ours.median),
+            range(ours),
+        ];
+        let own_aim = aim(case, None).map(|aim| verdict(case.unit, ours.median, aim));
+        let mut peers: Vec<[String; 5]> = row
+            .ratios()
+            .map(|(peer, theirs, ratio)| {
+                let aim = aim(case, Some(peer)).map(|aim| verdict(case.unit, ratio.median, aim));
+                let ratio = format!("{:.2}", ratio.median);
+                [peer.0.to_owned(), number(theirs.median), range(theirs), ratio, aim.unwrap_or_default()]
+            })
+            .collect();
+        if peers.is_empty() || own_aim.is_some() {
+            let nobody = || String::new();
+            peers.insert(0, [nobody(), nobody(), nobody(), nobody(), own_aim.unwrap_or_default()]);
         }
+        lines.extend(peers.into_iter().map(|peer| figure.iter().cloned().chain(peer).collect()));
     }
     lines
+}
+
+/// The aim, and whether it is reached.
+fn verdict(unit: Unit, figure: f64, aim: f64) -> String {
+    let side = if unit.reaches(f64::INFINITY, aim) { '≥' } else { '≤' };
+    format!("{side} {aim}{}", if unit.reaches(figure, aim) { "" } else { ": MISSED" })
 }
 
 fn range(spread: Spread) -> String {
@@ -85,8 +100,11 @@ fn wrapped(text: &str) -> String {
     lines
 }
 
-/// Whole, with its thousands set off; below 100 with one decimal.
+/// Whole, with its thousands set off; below 100 with one decimal, below 10 with two.
 fn number(value: f64) -> String {
+    if value.abs() < 9.995 {
+        return format!("{value:.2}");
+    }
     if value.abs() < 100.0 {
         return format!("{value:.1}");
     }
@@ -109,7 +127,15 @@ mod tests {
     #[test]
     fn the_table_has_medians_and_the_median_of_the_rounds_ratios() {
         let line = &table(&report())[1];
-        assert_eq!(&line[3..], ["3,000", "1,000 – 20,000", "zookeeper", "1,000", "500 – 10,000", "2.00"]);
+        assert_eq!(&line[3..9], ["3,000", "1,000 – 20,000", "zookeeper", "1,000", "500 – 10,000", "2.00"]);
+    }
+
+    #[test]
+    fn an_aim_is_a_least_where_more_is_better_and_a_most_elsewhere() {
+        assert_eq!(verdict(Unit::PerSecond, 1.5, 1.5), "≥ 1.5");
+        assert_eq!(verdict(Unit::PerSecond, 1.4, 1.5), "≥ 1.5: MISSED");
+        assert_eq!(verdict(Unit::Megabytes, 8.0, 25.0), "≤ 25");
+        assert_eq!(verdict(Unit::Milliseconds, 151.0, 150.0), "≤ 150: MISSED");
     }
 
     #[test]
@@ -123,15 +149,15 @@ mod tests {
         let text = report().to_string();
         let lines: Vec<&str> = text.lines().collect();
         let head = lines.iter().position(|line| line.starts_with("workload")).unwrap();
-        let end = |line: &str| line.chars().count();
-        assert_eq!(end(lines[head]), end(lines[head + 1]), "{text}");
+        let start = |line: &str, word: &str| line.split_once(word).map(|(before, _)| before.chars().count());
+        assert_eq!(start(lines[head], "unit"), start(lines[head + 1], "/s"), "{text}");
     }
 
     #[test]
     fn numbers_are_short() {
         assert_eq!(
             [number(0.25), number(99.94), number(100.4), number(1_234_567.0)],
-            ["0.2", "99.9", "100", "1,234,567"]
+            ["0.25", "99.9", "100", "1,234,567"]
         );
     }
 }

@@ -2,6 +2,7 @@
 //! end of the process.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,20 +11,21 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use rollcall_embedded::Embedded;
-use rollcall_proto::v1::registry_server::RegistryServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, MAX_MESSAGE_BYTES, Service, StreamLimits};
+use crate::grpc::{self, Admission, Service, StreamLimits};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
-use crate::views::{self, Views};
+use crate::views::{self, Owner, Store, Views};
 use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
@@ -34,8 +36,12 @@ const REGISTRATIONS: Limits =
 /// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
 /// and ended.
 const CANCELLED_STREAMS: usize = 100_000;
-/// How long the end may take: telling all clients, and giving back the locks that go with this process.
+/// How long after it was told that the replica drains a connection is told to take no more streams to it.
+const BEFORE_GO_AWAY: Duration = Duration::from_millis(200);
+/// How long the end may take: giving back the locks that go with this process.
 const GOING_DOWN: Duration = Duration::from_secs(5);
+/// How long the last answers may take.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How often gauges and health are brought up to date.
 const REFRESH: Duration = Duration::from_millis(100);
 
@@ -49,24 +55,31 @@ pub struct Settings {
     pub(crate) http_listen: SocketAddr,
     /// How long a connection may be silent before it is pinged, and then how long the answer may take.
     pub(crate) keepalive: Duration,
+    /// How long clients may take to move when the replica is to stop.
+    pub(crate) drain: Duration,
     pub(crate) streams: StreamLimits,
     pub(crate) api: grpc::Settings,
+    /// How long a view that nobody uses is kept.
+    pub(crate) view_idle: Duration,
+    /// Where to keep what is known, for a restart without ZooKeeper.
+    pub(crate) snapshot_dir: Option<PathBuf>,
 }
 
 /// A server whose ports are bound.
 #[derive(Debug)]
 pub struct App {
     settings: Settings,
+    store: Option<Store>,
     embedded: Option<Embedded>,
     grpc: TcpListener,
     http: TcpListener,
 }
 
 impl App {
-    /// Binds the ports.
+    /// Binds the ports, and takes the directory of `--snapshot-dir`.
     ///
     /// # Errors
-    /// When one can't be bound; it is named.
+    /// When one can't be bound, or the directory can't be used; it is named.
     pub async fn bind(mut settings: Settings) -> anyhow::Result<Self> {
         let bind = async |option: &str, address: SocketAddr| {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({option})"))
@@ -80,7 +93,11 @@ impl App {
         if let Some(embedded) = &embedded {
             settings.zookeeper.hosts = vec![embedded.local_addr().to_string()];
         }
-        Ok(Self { settings, embedded, grpc, http })
+        let store = match settings.snapshot_dir.clone() {
+            Some(directory) => Some(open_store(directory, &settings.zookeeper).await.context("--snapshot-dir")?),
+            None => None,
+        };
+        Ok(Self { settings, store, embedded, grpc, http })
     }
 
     /// Where gRPC and HTTP are served.
@@ -97,33 +114,39 @@ impl App {
         self.embedded.as_ref().map(Embedded::local_addr)
     }
 
-    /// Serves until `stop` is ready, then ends all streams. Registrations are left to their ZooKeeper sessions' time-out, for
-    /// clients that come back elsewhere to take over; locks without a ttl are given back.
+    /// Serves until `drain` or `stop` is ready. A drain tells all clients to move, and waits until they have, for as long
+    /// as it may take; then, and at `stop` at once, all streams end. Registrations are left to their ZooKeeper sessions'
+    /// time-out, for clients that come back elsewhere to take over; locks without a ttl are given back.
     ///
     /// # Errors
     /// When a part of the server ends by itself, which is a defect or a lost port.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+    pub async fn run(
+        self,
+        drain: impl Future<Output = ()> + Send,
+        stop: impl Future<Output = ()> + Send,
+    ) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         let metrics = Metrics::default();
         if let Some(embedded) = self.embedded {
             tasks.spawn(embedded.run(std::future::pending()));
         }
+        let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
+        let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
-            views: Views::start(zk.clone(), views::Settings::default(), &mut tasks),
+            views: Views::start(zk.clone(), views, self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::new(self.settings.streams),
             metrics: metrics.clone(),
             settings: Arc::new(self.settings.api.clone()),
-            going_down: Arc::default(),
+            drain: Drain::default(),
         };
         let going = service.clone();
         let (reporter, health) = tonic_health::server::health_reporter();
-        tasks.spawn(keep_current(zk, service.admission.clone(), service.views.clone(), metrics.clone(), reporter));
+        tasks.spawn(keep_current(zk, service.clone(), reporter, has_kept_views));
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        let registry = RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(self.settings.keepalive))
             .http2_keepalive_timeout(Some(self.settings.keepalive))
@@ -132,7 +155,7 @@ impl App {
             .http2_max_pending_accept_reset_streams(Some(CANCELLED_STREAMS))
             .http2_max_local_error_reset_streams(Some(CANCELLED_STREAMS))
             .initial_connection_window_size(8 * 1024 * 1024)
-            .add_service(registry)
+            .add_service(grpc::serve(service))
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
@@ -143,33 +166,47 @@ impl App {
         servers.spawn(async move {
             router.serve_with_incoming_shutdown(incoming, going_away).await.context("the grpc server failed")
         });
-        let http = self.http;
+        let (http, routes) = (self.http, http_router(metrics, going.drain.clone()));
         tasks.spawn(async move {
-            if let Err(error) = axum::serve(http, http_router(metrics)).await {
+            if let Err(error) = axum::serve(http, routes).await {
                 tracing::error!(%error, "the http server failed");
             }
         });
-        tokio::select! {
-            () = stop => {
-                drop(go_away);
-                let end = async {
-                    going.go_down().await;
-                    servers.join_next().await
-                };
-                if tokio::time::timeout(GOING_DOWN, end).await.is_err() {
-                    tracing::warn!("stopped at the deadline: some clients or locks were left");
+        let stopped = async {
+            tokio::pin!(stop);
+            // In this order: whoever counts signals to tell the two apart has then seen the one that begins the drain.
+            tokio::select! {
+                biased;
+                () = &mut stop => drop(go_away),
+                () = drain => tokio::select! {
+                    biased;
+                    () = stop => {}
+                    () = let_clients_move(&going, self.settings.drain, go_away) => {}
+                },
+            }
+        };
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                () = &mut stopped => break,
+                Some(ended) = servers.join_next() => {
+                    ended.context("the grpc server panicked")??;
+                    // Once the connections have been told to go, it ends with the last of them.
+                    anyhow::ensure!(!going.drain.is_serving(), "the grpc server ended");
                 }
-                Ok(())
-            }
-            Some(ended) = servers.join_next() => {
-                ended.context("the grpc server panicked")??;
-                anyhow::bail!("the grpc server ended")
-            }
-            Some(ended) = tasks.join_next() => {
-                ended.context("a task panicked")?;
-                anyhow::bail!("a task ended that never should")
+                Some(ended) = tasks.join_next() => {
+                    ended.context("a task panicked")?;
+                    anyhow::bail!("a task ended that never should")
+                }
             }
         }
+        tracing::info!(streams = going.admission.streams(), "stopping");
+        if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
+            tracing::warn!("stopped at the deadline: some locks were left");
+        }
+        // Answers that are under way; connections may be kept open by streams that are not ours to end.
+        drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
+        Ok(())
     }
 }
 
@@ -180,13 +217,33 @@ fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, whatever becomes of it later:
-/// known paths are still answered then.
-async fn keep_current(zk: Zk, admission: Admission, views: Views, metrics: Metrics, reporter: HealthReporter) {
-    let mut met = false;
-    for name in ["", SERVICE] {
-        reporter.set_service_status(name, ServingStatus::NotServing).await;
+async fn open_store(directory: PathBuf, zookeeper: &zk::Config) -> anyhow::Result<Store> {
+    let owner = Owner { hosts: zookeeper.hosts.clone(), chroot: zookeeper.chroot.clone() };
+    Ok(tokio::task::spawn_blocking(move || Store::open(&directory, &owner)).await??)
+}
+
+/// Tells all clients to move, and waits until they have, or until the time is over.
+async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::Sender<()>) {
+    let deadline = Instant::now() + time;
+    tracing::info!(streams = service.admission.streams(), "draining for at most {time:?}");
+    service.drain.go_to(Phase::Draining { deadline });
+    let moved = async {
+        tokio::time::sleep(BEFORE_GO_AWAY).await;
+        drop(go_away);
+        while service.admission.streams() > 0 {
+            tokio::time::sleep(REFRESH).await;
+        }
+    };
+    if tokio::time::timeout_at(deadline, moved).await.is_err() {
+        tracing::info!(streams = service.admission.streams(), "the time for moving is over");
     }
+}
+
+/// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, or at once when there are
+/// views from before, until the drain, whatever becomes of ZooKeeper later: known paths are still answered then.
+async fn keep_current(zk: Zk, service: Service, reporter: HealthReporter, has_kept_views: bool) {
+    let Service { admission, views, metrics, drain, .. } = service;
+    let (mut met, mut shown) = (has_kept_views, None);
     let mut interval = tokio::time::interval(REFRESH);
     loop {
         interval.tick().await;
@@ -195,27 +252,28 @@ async fn keep_current(zk: Zk, admission: Admission, views: Views, metrics: Metri
         metrics.zookeeper_sessions.set(i64::try_from(zk.pool.owners().borrow().len()).unwrap_or(i64::MAX));
         metrics.streams.set(i64::try_from(admission.streams()).unwrap_or(i64::MAX));
         metrics.views.set(i64::try_from(views.count()).unwrap_or(i64::MAX));
-        if is_up && !met {
-            met = true;
+        met |= is_up;
+        let status = if met && drain.is_serving() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        if shown != Some(status) {
             for name in ["", SERVICE] {
-                reporter.set_service_status(name, ServingStatus::Serving).await;
+                reporter.set_service_status(name, status).await;
             }
-            tracing::info!("serving");
+            metrics.serving.set(i64::from(status == ServingStatus::Serving));
+            tracing::info!("health: {status}");
+            shown = Some(status);
         }
     }
 }
 
-fn http_router(metrics: Metrics) -> axum::Router {
+fn http_router(metrics: Metrics, drain: Drain) -> axum::Router {
+    let ready = async move |State(metrics): State<Metrics>| match (drain.is_serving(), metrics.serving.get()) {
+        (true, 1) => (StatusCode::OK, "ready\n"),
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "zookeeper has not been reached yet\n"),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    };
     axum::Router::new()
         .route("/metrics", get(async |State(metrics): State<Metrics>| metrics.render()))
         .route("/healthz", get(async || "ok\n"))
-        .route(
-            "/readyz",
-            get(async |State(metrics): State<Metrics>| {
-                let ready = metrics.zookeeper_up.get() == 1;
-                let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                (code, if ready { "ready\n" } else { "zookeeper can't be reached\n" })
-            }),
-        )
+        .route("/readyz", get(ready))
         .with_state(metrics)
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -53,6 +54,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub keepalive: Duration,
 
+    /// After SIGTERM: how long clients may take to move to other replicas, 0s to 10 min. With no stream left the server
+    /// ends at once; a second SIGTERM, and SIGINT, end it without a drain
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub drain: Duration,
+
     /// How many streams one connection may have; one more is refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     pub max_streams_per_connection: usize,
@@ -60,6 +66,15 @@ pub struct Options {
     /// How many streams this replica may have; one more is refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     pub max_streams: usize,
+
+    /// How long what is known of a path is kept up to date after its last reader has gone, 1 s to 1 h
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub view_idle: Duration,
+
+    /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
+    /// stale, after a restart without `ZooKeeper`. It holds values; only its owner may read it. One directory a replica
+    #[arg(long, value_name = "DIR", env = "ROLLCALL_SNAPSHOT_DIR", conflicts_with = "embedded")]
+    pub snapshot_dir: Option<PathBuf>,
 
     /// Refuse every write, lock and registration
     #[arg(long)]
@@ -120,6 +135,7 @@ impl Options {
             listen: self.listen,
             http_listen: self.http_listen,
             keepalive: within("keepalive", self.keepalive, SECOND..=TEN_MINUTES)?,
+            drain: within("drain", self.drain, Duration::ZERO..=TEN_MINUTES)?,
             streams: grpc::StreamLimits {
                 per_connection: within("max-streams-per-connection", self.max_streams_per_connection, 1..=1_000_000)?,
                 total: within("max-streams", self.max_streams, 1..=10_000_000)?,
@@ -129,6 +145,8 @@ impl Options {
                 read_only: self.read_only,
                 heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
             },
+            view_idle: within("view-idle", self.view_idle, SECOND..=3600 * SECOND)?,
+            snapshot_dir: self.snapshot_dir,
         })
     }
 }

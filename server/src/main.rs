@@ -21,20 +21,30 @@ async fn main() -> anyhow::Result<()> {
     if let Some(address) = app.embedded_address() {
         show_banner(address, grpc)?;
     }
-    app.run(stop()?).await
+    let (drain, stop) = signals()?;
+    app.run(drain, stop).await
 }
 
-/// Ready at SIGTERM or SIGINT.
-fn stop() -> anyhow::Result<impl Future<Output = ()> + Send> {
-    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-    Ok(async move {
+/// Ready at the first SIGTERM; and at SIGINT or a second SIGTERM.
+fn signals() -> anyhow::Result<(impl Future<Output = ()> + Send, impl Future<Output = ()> + Send)> {
+    let listen = |kind, name| signal(kind).with_context(|| format!("can't listen for {name}"));
+    let (mut first, mut terminate) =
+        (listen(SignalKind::terminate(), "SIGTERM")?, listen(SignalKind::terminate(), "SIGTERM")?);
+    let mut interrupt = listen(SignalKind::interrupt(), "SIGINT")?;
+    let drain = async move {
+        first.recv().await;
+    };
+    let twice = async move {
+        terminate.recv().await;
+        terminate.recv().await;
+    };
+    let stop = async move {
         tokio::select! {
-            _ = terminate.recv() => {}
+            () = twice => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping");
-    })
+    };
+    Ok((drain, stop))
 }
 
 /// What whoever tries it out has to know, on stderr.

@@ -17,6 +17,8 @@ struct Call {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
     calls: Family<Call, Counter>,
+    /// Whether the health service says SERVING: 1 or 0.
+    pub(crate) serving: Gauge,
     /// Streams that stand.
     pub(crate) streams: Gauge,
     /// Whether ZooKeeper can be reached: 1 or 0.
@@ -37,6 +39,7 @@ impl Metrics {
     pub(crate) fn render(&self) -> String {
         let mut registry = Registry::with_prefix("rollcall");
         registry.register("calls", "Calls answered and streams opened, by the reason of the error", self.calls.clone());
+        registry.register("serving", "Whether the health service says SERVING", self.serving.clone());
         registry.register("streams", "Streams that stand", self.streams.clone());
         registry.register("zookeeper_up", "Whether ZooKeeper can be reached", self.zookeeper_up.clone());
         registry.register(

@@ -136,6 +136,16 @@ impl Bare {
         bounded(path, self.client.create(path, data, options)).await.unwrap();
     }
 
+    /// Creates durable nodes with the same data, whose parents exist, all or none.
+    pub async fn create_many(&self, paths: impl IntoIterator<Item = String>, data: &[u8]) {
+        let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let mut writer = self.client.new_multi_writer();
+        for path in paths {
+            writer.add_create(&path, data, &open).unwrap();
+        }
+        timeout(SOON, writer.commit()).await.expect("many nodes are made soon").unwrap();
+    }
+
     /// Creates a durable node whose parent exists.
     ///
     /// # Errors
@@ -243,11 +253,11 @@ async fn bounded<T>(path: &str, call: impl Future<Output = Result<T, Error>>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zookeeper::sandbox;
+    use crate::arm::Arm;
 
     #[tokio::test]
     async fn ephemeral_nodes_go_with_their_session() {
-        let sandbox = sandbox("bare").await;
+        let sandbox = Arm::ZooKeeper.sandbox("bare").await;
         let (owner, observer) = (sandbox.bare().await, sandbox.bare().await);
         owner.create_ephemeral("/parents/are/made", b"{}").await;
         let node = observer.get("/parents/are/made").await.unwrap();
@@ -262,7 +272,7 @@ mod tests {
 
     #[tokio::test]
     async fn private_nodes_are_closed_to_others() {
-        let sandbox = sandbox("bare").await;
+        let sandbox = Arm::ZooKeeper.sandbox("bare").await;
         let owner = Bare::connect_as(&sandbox.hosts, "ann:secret").await;
         owner.create_private("/private", b"x").await;
         assert_eq!(owner.get("/private").await.unwrap().text(), "x");

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::wait::soon;
+use crate::wait::{SOON, eventually, soon};
 
 /// The generated client.
 pub type Client = RegistryClient<Channel>;
@@ -115,6 +115,15 @@ pub async fn get(client: &Client, path: &str) -> v1::Node {
     answer.into_inner().node.expect("GetResponse has a node")
 }
 
+/// Reads a node as the replica knows it.
+///
+/// # Errors
+/// What the server answers.
+pub async fn cached(client: &Client, path: &str) -> Result<v1::GetResponse, Status> {
+    let request = v1::GetRequest { path: path.to_owned(), ..Default::default() };
+    Ok(soon("an answer to Get", client.clone().get(request)).await?.into_inner())
+}
+
 /// Writes a durable node, whatever its version.
 ///
 /// # Errors
@@ -123,6 +132,14 @@ pub async fn put(client: &Client, path: &str, value: v1::Value) -> Result<v1::St
     let request = v1::PutRequest { path: path.to_owned(), value: Some(value), ..Default::default() };
     let answer = soon("an answer to Put", client.clone().put(request)).await?;
     Ok(answer.into_inner().stat.expect("PutResponse has a stat"))
+}
+
+/// Puts until it succeeds: the answer may be UNAVAILABLE or UNKNOWN for as long as ZooKeeper is not back.
+pub async fn put_eventually(client: &Client, path: &str, value: &str) {
+    eventually("a Put succeeds", 3 * SOON, async || {
+        put(client, path, text(value)).await.map(|_| ()).map_err(|status| format!("{status:?}"))
+    })
+    .await;
 }
 
 /// Deletes a durable node without children, whatever its version.

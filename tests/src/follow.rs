@@ -30,6 +30,22 @@ impl Known {
         self.children.keys().map(String::as_str).collect()
     }
 
+    /// The changes that lead here from `before`.
+    fn differences_from(&self, before: &Known) -> Vec<(ChangeKind, String)> {
+        let own = match (before.exists, self.exists) {
+            (false, true) => Some(ChangeKind::Created),
+            (true, false) => Some(ChangeKind::Deleted),
+            _ => (before.value != self.value).then_some(ChangeKind::DataChanged),
+        };
+        let gone = before.children.keys().filter(|name| !self.children.contains_key(*name));
+        let others = self.children.iter().filter_map(|(name, value)| match before.children.get(name) {
+            None => Some((ChangeKind::Added, name.clone())),
+            Some(known) => (known != value).then(|| (ChangeKind::Updated, name.clone())),
+        });
+        let own = own.map(|kind| (kind, String::new()));
+        own.into_iter().chain(gone.map(|name| (ChangeKind::Removed, name.clone()))).chain(others).collect()
+    }
+
     /// A child's value without the keys that the server adds; null when there is no such child.
     pub fn child(&self, name: &str) -> Json {
         self.children.get(name).cloned().map_or(Json::Null, plain)
@@ -48,8 +64,14 @@ pub struct Watching {
     pub snapshots: usize,
     /// The kinds and names of the changes in all deltas so far.
     pub changes: Vec<(ChangeKind, String)>,
+    /// The kinds and names of what later snapshots had differently from what was known.
+    pub differences: Vec<(ChangeKind, String)>,
+    /// What was known before the snapshot whose parts are coming in, unless that is the first.
+    before: Option<Known>,
     /// The parts of a message that is not complete yet.
     partial: bool,
+    /// Whether the stream goes on where another ended, and has not brought a state yet.
+    resumed: bool,
 }
 
 impl Watching {
@@ -60,18 +82,45 @@ impl Watching {
 
     /// Watches, and reads up to the end of the first state.
     pub async fn start_with(client: &Client, request: v1::WatchRequest) -> Watching {
+        Watching::try_start(client, request).await.expect("Watch begins")
+    }
+
+    /// Watches, and reads up to the end of the first state.
+    ///
+    /// # Errors
+    /// What the stream ends with instead.
+    pub async fn try_start(client: &Client, request: v1::WatchRequest) -> Result<Watching, Status> {
         let mut call = client.clone().max_decoding_message_size(2 << 20);
-        let stream = soon("headers of Watch", call.watch(request)).await.expect("Watch begins").into_inner();
+        let stream = soon("headers of Watch", call.watch(request)).await?.into_inner();
         let mut watching = Watching {
             stream,
             known: Known::default(),
             revision: 0,
             snapshots: 0,
             changes: Vec::new(),
+            differences: Vec::new(),
+            before: None,
             partial: false,
+            resumed: false,
         };
-        watching.step().await;
-        watching
+        watching.try_step().await?;
+        while watching.partial {
+            watching.try_step().await?;
+        }
+        Ok(watching)
+    }
+
+    /// Goes on with a new stream, on whichever replica, from where this one stood.
+    ///
+    /// # Errors
+    /// When there is no such stream; what is known stays.
+    pub async fn resume(&mut self, client: &Client, request: v1::WatchRequest) -> Result<(), Status> {
+        let request = v1::WatchRequest { since_revision: self.revision, ..request };
+        let mut call = client.clone().max_decoding_message_size(2 << 20);
+        self.stream = soon("headers of Watch", call.watch(request)).await?.into_inner();
+        assert!(!self.partial, "a state was interrupted, and what is known is half of it");
+        self.resumed = true;
+        Ok(())
     }
 
     /// Reads one message, and applies it. The rules of the stream are checked on the way.
@@ -103,8 +152,10 @@ impl Watching {
         if more {
             assert_eq!(message.revision, 0, "a part has no revision");
         } else {
+            // A snapshot may say to one who comes back what it knows.
+            let is_repeated = std::mem::take(&mut self.resumed) && message.revision == self.revision;
             assert!(
-                message.revision > self.revision,
+                message.revision > self.revision || is_repeated,
                 "the revision of a new state rises: {} after {}",
                 message.revision,
                 self.revision
@@ -112,6 +163,9 @@ impl Watching {
             self.revision = message.revision;
         }
         self.partial = more;
+        if !more && let Some(before) = self.before.take() {
+            self.differences.extend(self.known.differences_from(&before));
+        }
         Ok(message)
     }
 
@@ -138,7 +192,9 @@ impl Watching {
     fn apply_snapshot(&mut self, snapshot: &v1::Snapshot) {
         let node = snapshot.node.as_ref().expect("a snapshot has a node");
         if !self.partial {
-            self.known = Known { exists: node.exists, value: shown(node.value.as_ref()), ..Default::default() };
+            let new = Known { exists: node.exists, value: shown(node.value.as_ref()), ..Default::default() };
+            let before = std::mem::replace(&mut self.known, new);
+            self.before = (self.snapshots > 0).then_some(before);
             self.snapshots += 1;
         }
         assert!(node.exists || node.children.is_empty(), "what does not exist has no children: {node:?}");

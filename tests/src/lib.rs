@@ -9,13 +9,20 @@
     reason = "a test stops at the first surprise, and says why on standard error"
 )]
 
+pub mod arm;
 pub mod bare;
 pub mod client;
 pub mod console;
+pub mod crowd;
+pub mod embedded;
+pub mod fleet;
 pub mod follow;
+pub mod journal;
+pub mod observe;
 pub mod process;
 pub mod proxy;
+pub mod raw;
+pub mod registrant;
 pub mod server;
-pub mod setting;
 pub mod wait;
 pub mod zookeeper;

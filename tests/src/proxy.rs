@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,7 +22,12 @@ pub enum Traffic {
     Stall,
     /// What the client says passes; the answers do not.
     StallAnswers,
+    /// They pass, no more than so many a second in each direction of each connection.
+    Slow(u32),
 }
+
+/// How often a slow connection lets something pass, a second.
+const SIPS: u32 = 20;
 
 /// Between clients that connect to [`address`](Proxy::address) and one server. Dropping it cuts everything.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ struct Shared {
     trap: Mutex<Option<Vec<u8>>>,
     /// Counts the cuts; every connection ends when it rises.
     cuts: watch::Sender<u64>,
+    /// Counts the times that the connections of the moment were silenced.
+    silenced: watch::Sender<u64>,
     accepted: AtomicUsize,
     open: AtomicUsize,
 }
@@ -63,6 +71,7 @@ impl Proxy {
             traffic: watch::Sender::new(Traffic::Pass),
             trap: Mutex::new(None),
             cuts: watch::Sender::new(0),
+            silenced: watch::Sender::new(0),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
         });
@@ -91,6 +100,12 @@ impl Proxy {
     /// Closes every connection that stands; new ones are welcome.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Makes every connection that stands a half-open one: nothing passes on it any more, and neither side hears of the
+    /// other's end, as when a machine has lost its power. New ones are welcome. [`cut`](Self::cut) ends them.
+    pub fn half_open(&self) {
+        self.shared.silenced.send_modify(|silenced| *silenced += 1);
     }
 
     /// Refuses new connections, as if nobody listened; those that stand go on.
@@ -149,8 +164,8 @@ async fn accept(
             Ok((client, _)) = arrival => {
                 shared.accepted.fetch_add(1, Ordering::Relaxed);
                 // Subscribed here, so that a cut just after the connect is not missed.
-                let cuts = shared.cuts.subscribe();
-                connections.spawn(serve(client, cuts, Arc::clone(&shared)));
+                let (cuts, silenced) = (shared.cuts.subscribe(), shared.silenced.subscribe());
+                connections.spawn(serve(client, cuts, silenced, Arc::clone(&shared)));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -177,7 +192,12 @@ impl Drop for Open {
     }
 }
 
-async fn serve(client: TcpStream, mut cuts: watch::Receiver<u64>, shared: Arc<Shared>) {
+async fn serve(
+    client: TcpStream,
+    mut cuts: watch::Receiver<u64>,
+    mut silenced: watch::Receiver<u64>,
+    shared: Arc<Shared>,
+) {
     shared.open.fetch_add(1, Ordering::Relaxed);
     let _open = Open(Arc::clone(&shared));
     let relay = async {
@@ -190,14 +210,25 @@ async fn serve(client: TcpStream, mut cuts: watch::Receiver<u64>, shared: Arc<Sh
         let traffic = || shared.traffic.subscribe();
         let requests =
             pump(from_client, to_server, traffic(), |bytes| shared.hear(bytes), |traffic| traffic != Traffic::Stall);
-        let answers = pump(from_server, to_client, traffic(), |_| {}, |traffic| traffic == Traffic::Pass);
+        let answers = pump(
+            from_server,
+            to_client,
+            traffic(),
+            |_| {},
+            |traffic| !matches!(traffic, Traffic::Stall | Traffic::StallAnswers),
+        );
         tokio::try_join!(requests, answers)
     };
+    let mut relay = std::pin::pin!(relay);
     tokio::select! {
         // First, so that nothing passes a cut, even if the traffic is let through at the same moment.
         biased;
         _ = cuts.changed() => {}
-        _ = relay => {}
+        _ = silenced.changed() => {
+            // The relay keeps both sockets, and does nothing with them any more.
+            let _ = cuts.changed().await;
+        }
+        _ = &mut relay => {}
     }
 }
 
@@ -212,22 +243,34 @@ async fn pump(
     loop {
         let length = from.read(&mut buffer).await?;
         hear(&buffer[..length]);
-        // An end is held back like bytes are.
-        if traffic.wait_for(|traffic| passes(*traffic)).await.is_err() {
-            return Ok(());
+        let mut rest = &buffer[..length];
+        loop {
+            // An end is held back like bytes are.
+            let Ok(traffic) = traffic.wait_for(|traffic| passes(*traffic)).await.map(|traffic| *traffic) else {
+                return Ok(());
+            };
+            if length == 0 {
+                return to.shutdown().await;
+            }
+            let sip = match traffic {
+                Traffic::Slow(bytes) => {
+                    tokio::time::sleep(Duration::from_secs(1) / SIPS).await;
+                    rest.len().min(usize::try_from(bytes / SIPS).unwrap_or(usize::MAX).max(1))
+                }
+                _ => rest.len(),
+            };
+            to.write_all(&rest[..sip]).await?;
+            rest = &rest[sip..];
+            if rest.is_empty() {
+                break;
+            }
         }
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&buffer[..length]).await?;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
+    use tokio::time::{Instant, timeout};
 
     use super::*;
     use crate::wait::{SOON, check, eventually, soon};
@@ -308,5 +351,35 @@ mod tests {
         assert_eq!(say(&mut stream, "before").await.unwrap(), "before");
         stream.write_all(b"a trap").await.unwrap();
         timeout(Duration::from_millis(100), stream.read_u8()).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_half_open_connection_is_silent_and_new_ones_are_not() {
+        let (server, _tasks) = echo().await;
+        let proxy = Proxy::start(server).await;
+        let mut dead = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut dead, "before").await.unwrap(), "before");
+        proxy.half_open();
+        dead.write_all(b"nobody hears").await.unwrap();
+        let mut alive = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut alive, "alive").await.unwrap(), "alive");
+        timeout(Duration::from_millis(100), dead.read_u8()).await.unwrap_err();
+        drop(dead);
+        assert_eq!(say(&mut alive, "still").await.unwrap(), "still");
+        assert_eq!(proxy.open(), 2, "the server does not hear of the end");
+        proxy.cut();
+        eventually("both are cut", SOON, async || check(proxy.open() == 0, || "open".into())).await;
+    }
+
+    #[tokio::test]
+    async fn a_slow_connection_takes_its_time() {
+        let (server, _tasks) = echo().await;
+        let proxy = Proxy::start(server).await;
+        proxy.set_traffic(Traffic::Slow(2000));
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        let begun = Instant::now();
+        let word = "x".repeat(1000);
+        assert_eq!(say(&mut stream, &word).await.unwrap(), word);
+        assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
     }
 }

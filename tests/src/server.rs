@@ -20,6 +20,8 @@ use crate::wait::{SOON, check, eventually, soon};
 /// The name under which the server's health is asked for.
 pub const SERVICE: &str = "rollcall.v1.Registry";
 
+const ANY_PORT: &str = "127.0.0.1:0";
+
 /// A running `rollcall-server`. Dropping kills it, as a crash would.
 #[derive(Debug)]
 pub struct Server {
@@ -47,20 +49,28 @@ impl Server {
     /// # Panics
     /// When it ends instead.
     pub async fn launch(hosts: &str, options: &[&str]) -> Server {
-        Server::launch_on(&["--zookeeper", hosts], options).await
+        Server::launch_on(&["--zookeeper", hosts], ANY_PORT, options).await
     }
 
-    /// Starts a server on the embedded backend, which serves ZooKeeper's protocol on this address.
-    pub async fn start_embedded(address: SocketAddr) -> Server {
-        let mut server = Server::launch_on(&["--embedded", "--embedded-listen", &address.to_string()], &[]).await;
+    /// Starts a server that speaks gRPC at this address, and waits until it has been in contact with ZooKeeper.
+    pub async fn start_at(address: SocketAddr, hosts: &str, options: &[&str]) -> Server {
+        let mut server = Server::launch_on(&["--zookeeper", hosts], &address.to_string(), options).await;
         server.wait_until_serving().await;
         server
     }
 
-    async fn launch_on(backend: &[&str], options: &[&str]) -> Server {
+    /// Starts a server on the embedded backend, which serves ZooKeeper's protocol on this address.
+    pub async fn start_embedded(address: SocketAddr) -> Server {
+        let backend = ["--embedded", "--embedded-listen", &address.to_string()];
+        let mut server = Server::launch_on(&backend, ANY_PORT, &[]).await;
+        server.wait_until_serving().await;
+        server
+    }
+
+    async fn launch_on(backend: &[&str], listen: &str, options: &[&str]) -> Server {
         let directory = scratch("server");
         let mut command = Command::new(program());
-        command.args(backend).args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]).args(options);
+        command.args(backend).args(["--listen", listen, "--http-listen", ANY_PORT]).args(options);
         let mut process = Process::spawn("rollcall-server", directory.path(), &mut command);
         let (grpc, http) = eventually("rollcall-server says where it listens", SOON, async || {
             if let Some(status) = process.exited() {
@@ -84,6 +94,16 @@ impl Server {
     /// Where it speaks HTTP: metrics and health.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// The memory that it occupies, in bytes.
+    ///
+    /// # Panics
+    /// When the kernel does not tell.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        1024 * kilobytes.and_then(|number| number.parse::<usize>().ok()).expect("the kernel tells")
     }
 
     /// Its process: to signal, to wait for, to read what it has said.
@@ -114,6 +134,16 @@ impl Server {
         client_of(self.channel().await)
     }
 
+    /// A client to whose streams the server can't send a byte: their windows stay closed.
+    ///
+    /// # Panics
+    /// When there is no connection to be had.
+    pub async fn stalled_client(&self) -> RegistryClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
+        let endpoint = endpoint.initial_stream_window_size(0);
+        client_of(soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens"))
+    }
+
     /// A client whose connection can be broken from outside: it goes through the proxy.
     pub async fn client_through_a_proxy(&self) -> (Proxy, RegistryClient<Channel>) {
         let proxy = Proxy::start(self.grpc).await;
@@ -123,18 +153,25 @@ impl Server {
 
     /// Waits until so many streams stand, as its metrics say.
     pub async fn wait_for_streams(&self, count: usize) {
-        let line = format!("rollcall_streams {count}");
-        eventually(&line, SOON, async || {
-            let metrics = self.metrics().await.map_err(|error| error.to_string())?;
+        self.wait_for_metric(&format!("rollcall_streams {count}")).await;
+    }
+
+    /// Waits until its metrics have this line.
+    pub async fn wait_for_metric(&self, line: &str) {
+        eventually(line, SOON, async || {
+            let metrics = self.http_get("/metrics").await.map_err(|error| error.to_string())?;
             check(metrics.lines().any(|found| found == line), || metrics)
         })
         .await;
     }
 
-    /// What `/metrics` answers, with the headers.
-    async fn metrics(&self) -> std::io::Result<String> {
+    /// What a page of its HTTP side answers, with the headers.
+    ///
+    /// # Errors
+    /// When there is no connection to be had.
+    pub async fn http_get(&self, page: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.http).await?;
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
+        let request = format!("GET {page} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

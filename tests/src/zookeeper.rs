@@ -1,8 +1,8 @@
 //! Real ZooKeeper servers, alone or three together, as child processes on free loopback ports.
 //!
 //! The jars come from `tests/setup.sh`. Data is in scratch directories and is fsynced as ZooKeeper does it by default.
-//! Most tests share one standalone server a program, each in a chroot of its own: [`sandbox`]. Tests that kill or
-//! stop servers start their own.
+//! Most tests share one standalone server a program, each in a chroot of its own: [`Arm`](crate::arm::Arm). Tests that
+//! kill or stop servers start their own.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -17,10 +17,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::bare::Bare;
+use crate::journal::Journal;
 use crate::process::{Process, Signal, scratch};
 use crate::wait::{SOON, eventually};
 
@@ -51,11 +51,14 @@ pub struct Options {
     /// ZooKeeper's unit of time. Sessions expire on its boundaries; an ensemble gives up on a server that is silent
     /// for five.
     pub tick: Duration,
+    /// How often containers and nodes with a time to live are looked through; with that, nodes may have a time to live.
+    /// `None` leaves both as they are by default: once a minute, and they may not.
+    pub sweep: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { line: Line::Newest, tick: Duration::from_secs(1) }
+        Options { line: Line::Newest, tick: Duration::from_secs(1), sweep: None }
     }
 }
 
@@ -135,6 +138,11 @@ impl ZooKeeper {
         self.nodes[node].address
     }
 
+    /// How many servers there are, running or not.
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Starts a server that is not running, on the data that it has. Does not wait: see [`ready`](Self::ready).
     ///
     /// # Panics
@@ -146,8 +154,12 @@ impl ZooKeeper {
         let mut java = Command::new("java");
         java.args(["-Xms32m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-            .arg("-Dorg.slf4j.simpleLogger.showDateTime=true")
-            .arg("-cp")
+            .arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
+        if let Some(sweep) = self.options.sweep {
+            java.arg("-Dzookeeper.extendedTypesEnabled=true");
+            java.arg(format!("-Dznode.container.checkIntervalMs={}", sweep.as_millis()));
+        }
+        java.arg("-cp")
             .arg(jars.join("*"))
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(self.directory.path().join(format!("zoo-{node}.cfg")));
@@ -158,6 +170,29 @@ impl ZooKeeper {
     /// Kills a server as a power cut would. Its data stays.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].process = None;
+    }
+
+    /// Kills every server.
+    pub fn kill_all(&mut self) {
+        for node in 0..self.size() {
+            self.kill(node);
+        }
+    }
+
+    /// Starts every server that is not running. Does not wait.
+    pub fn start_all(&mut self) {
+        for node in 0..self.size() {
+            if self.nodes[node].process.is_none() {
+                self.start(node);
+            }
+        }
+    }
+
+    /// Removes what a server that does not run has on its disk: it starts as a new one.
+    pub fn forget(&mut self, node: usize) {
+        self.kill(node);
+        let data = self.directory.path().join(format!("data-{node}/version-2"));
+        fs::remove_dir_all(&data).expect("a server that ran has data");
     }
 
     /// Freezes a server: it keeps its connections and answers nothing.
@@ -206,14 +241,16 @@ impl ZooKeeper {
         .await
     }
 
+    /// What these servers have agreed on so far below a chroot; whether they run does not matter.
+    pub fn journal(&self, chroot: &str) -> Journal {
+        let directories: Vec<_> =
+            (0..self.nodes.len()).map(|node| self.directory.path().join(format!("data-{node}"))).collect();
+        Journal::read(&directories, chroot)
+    }
+
     /// A chroot of its own in these servers.
     pub async fn sandbox(&self, name: &str) -> Sandbox {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let chroot = format!("/{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let servers = self.hosts();
-        let bare = Bare::connect(&servers).await;
-        bare.create(&chroot, b"").await;
-        Sandbox { hosts: format!("{servers}{chroot}"), servers, chroot }
+        Sandbox::on(&self.hosts(), name).await
     }
 }
 
@@ -229,16 +266,18 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Makes a new one on `host:port,…`.
+    pub async fn on(servers: &str, name: &str) -> Sandbox {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let chroot = format!("/{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Bare::connect(servers).await.create(&chroot, b"").await;
+        Sandbox { hosts: format!("{servers}{chroot}"), servers: servers.to_owned(), chroot }
+    }
+
     /// A second pair of eyes, inside the chroot.
     pub async fn bare(&self) -> Bare {
         Bare::connect(&self.hosts).await
     }
-}
-
-/// A chroot of its own in the standalone server that all tests of this program share. Nobody stops that one.
-pub async fn sandbox(name: &str) -> Sandbox {
-    static SHARED: OnceCell<ZooKeeper> = OnceCell::const_new();
-    SHARED.get_or_init(|| ZooKeeper::standalone(Options::default())).await.sandbox(name).await
 }
 
 /// Asks a server with one of its four-letter words.
@@ -283,10 +322,11 @@ pub fn free_address() -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arm::Arm;
 
     #[tokio::test]
     async fn sandboxes_do_not_see_each_other() {
-        let (one, two) = (sandbox("one").await, sandbox("two").await);
+        let (one, two) = (Arm::ZooKeeper.sandbox("one").await, Arm::ZooKeeper.sandbox("two").await);
         one.bare().await.create("/here", b"").await;
         assert!(two.bare().await.children("/").await.unwrap().is_empty());
     }

@@ -1,22 +1,17 @@
-//! The embedded server judged by others: kazoo's own tests run on it, and clients that know nothing of it connect,
-//! create, watch and list, there and on real ZooKeeper. `tests/setup.sh judges` fetches them.
+//! The embedded server judged by others: kazoo's own tests run on it, and come out as `docs/embedded.md` says.
+//! `tests/setup.sh judges` fetches them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rollcall_tests::bare::Bare;
 use rollcall_tests::process::{Process, scratch};
-use rollcall_tests::server::{Server, program};
-use rollcall_tests::wait::{SOON, check, eventually, soon};
-use rollcall_tests::zookeeper::{free_address, sandbox};
-use zookeeper_client::{Acls, CreateMode, Error, EventType, OneshotWatcher};
+use rollcall_tests::server::program;
+use rollcall_tests::zookeeper::free_address;
 
-use crate::polyglot::{installed, root, succeed};
+use crate::polyglot::{installed, root};
 
 /// At once. Most of these tests wait most of the time.
 const WORKERS: usize = 6;
@@ -154,163 +149,4 @@ async fn kazoos_own_tests_come_out_as_the_page_says() {
     println!("{counts}");
     assert!(surprises.is_empty(), "{surprises}");
     assert!(page.contains(&counts), "docs/embedded.md should say:\n{counts}");
-}
-
-/// Where a server of either kind is.
-struct Arms {
-    hosts: [String; 2],
-    _embedded: Server,
-}
-
-/// The embedded server, and real ZooKeeper: who is judged by a client, and what by.
-async fn arms() -> Arms {
-    let address = free_address();
-    let embedded = Server::start_embedded(address).await;
-    Arms { hosts: [address.to_string(), sandbox("judges").await.hosts], _embedded: embedded }
-}
-
-/// What a client is told in `tests/judges/session.*`, which all do the same.
-const TOLD: &str = "\
-created /judged
-children
-created /judged/a
-event: children of /judged
-data first
-version 1
-event: changed /judged
-refused: version
-created /judged/s-0000000001
-children a s-0000000001
-exists /judged/a
-event: deleted /judged/a
-no /judged/a
-transaction /judged/a
-event: created /judged/a
-children a
-";
-
-/// Runs one of `tests/judges/session.*`, with its client on `variable`, on both arms.
-async fn session(name: &str, interpreter: impl AsRef<Path>, variable: &str, client: impl AsRef<Path>) {
-    let script = root().join("tests/judges").join(name);
-    for hosts in arms().await.hosts {
-        let mut command = Command::new(interpreter.as_ref());
-        command.arg(&script).arg(&hosts).env(variable, client.as_ref());
-        assert_eq!(succeed(name, &mut command, 2 * SOON).await, TOLD, "{hosts}");
-    }
-}
-
-#[tokio::test]
-async fn kazoo_2_11_is_served_as_by_zookeeper() {
-    let source = installed("judges/kazoo", "judges");
-    session("session.py", installed("judges/kazoo-tests/bin/python", "judges"), "PYTHONPATH", source).await;
-}
-
-#[tokio::test]
-async fn kazoo_2_6_is_served_as_by_zookeeper() {
-    session("session.py", installed("judges/kazoo-2.6/bin/python", "judges"), "PYTHONPATH", "").await;
-}
-
-#[tokio::test]
-async fn node_zookeeper_client_is_served_as_by_zookeeper() {
-    session("session.js", "node", "NODE_PATH", installed("judges/node/node_modules", "judges")).await;
-}
-
-#[tokio::test]
-async fn zookeeper_client_is_served_as_by_zookeeper() {
-    for hosts in arms().await.hosts {
-        assert_eq!(rust_session(&hosts).await.unwrap(), TOLD, "{hosts}");
-    }
-}
-
-/// The same as `tests/judges/session.*` do, with the crate zookeeper-client.
-async fn rust_session(hosts: &str) -> Result<String, Error> {
-    let (bare, another) = (Bare::connect(hosts).await, Bare::connect(hosts).await);
-    let (client, other) = (bare.client(), another.client());
-    let options = |mode: CreateMode| mode.with_acls(Acls::anyone_all());
-    let mut told = String::new();
-    let mut say = |line: String| writeln!(told, "{}", line.trim_end()).unwrap();
-
-    client.create("/judged", b"first", &options(CreateMode::Persistent)).await?;
-    say("created /judged".to_owned());
-    let (children, watcher) = client.list_and_watch_children("/judged").await?;
-    say(format!("children {}", children.join(" ")));
-    other.create("/judged/a", b"", &options(CreateMode::Ephemeral)).await?;
-    say("created /judged/a".to_owned());
-    say(event(watcher).await);
-    let (data, _, watcher) = client.get_and_watch_data("/judged").await?;
-    say(format!("data {}", String::from_utf8_lossy(&data)));
-    say(format!("version {}", other.set_data("/judged", b"second", None).await?.version));
-    say(event(watcher).await);
-    assert_eq!(client.set_data("/judged", b"third", Some(7)).await.unwrap_err(), Error::BadVersion);
-    say("refused: version".to_owned());
-    let (_, sequence) = client.create("/judged/s-", b"", &options(CreateMode::PersistentSequential)).await?;
-    say(format!("created /judged/s-{sequence}"));
-    let mut children = client.list_children("/judged").await?;
-    children.sort();
-    say(format!("children {}", children.join(" ")));
-    let exists = |is_there| if is_there { "exists /judged/a" } else { "no /judged/a" };
-    let (stat, watcher) = client.check_and_watch_stat("/judged/a").await?;
-    say(exists(stat.is_some()).to_owned());
-    drop(another);
-    say(event(watcher).await);
-    let (stat, watcher) = client.check_and_watch_stat("/judged/a").await?;
-    say(exists(stat.is_some()).to_owned());
-    let mut transaction = client.new_multi_writer();
-    transaction.add_create("/judged/a", b"", &options(CreateMode::Persistent))?;
-    transaction.add_delete("/judged/s-0000000001", None)?;
-    transaction.commit().await.unwrap();
-    say("transaction /judged/a".to_owned());
-    say(event(watcher).await);
-    say(format!("children {}", client.list_children("/judged").await?.join(" ")));
-    Ok(told)
-}
-
-async fn event(watcher: OneshotWatcher) -> String {
-    let event = soon("an event", watcher.changed()).await;
-    let what = match event.event_type {
-        EventType::NodeCreated => "created",
-        EventType::NodeDeleted => "deleted",
-        EventType::NodeDataChanged => "changed",
-        EventType::NodeChildrenChanged => "children of",
-        EventType::Session => panic!("the session stands: {event:?}"),
-    };
-    format!("event: {what} {}", event.path)
-}
-
-/// What is typed into zkCli, and what it says to that at the latest.
-const TYPED: [(&str, &str); 9] = [
-    ("create /judged first", "Created /judged\n"),
-    ("ls -w /judged", "[]\n"),
-    ("create -e /judged/a x", "type:NodeChildrenChanged path:/judged "),
-    ("addWatch -m PERSISTENT_RECURSIVE /judged", ""),
-    ("create -s /judged/s-", "type:NodeCreated path:/judged/s-0000000001 "),
-    ("set /judged second", "type:NodeDataChanged path:/judged "),
-    ("ls -R /judged", "/judged\n/judged/a\n/judged/s-0000000001\n"),
-    ("deleteall /judged", "type:NodeDeleted path:/judged "),
-    ("stat /judged", "Node does not exist: /judged\n"),
-];
-
-#[tokio::test]
-async fn zkcli_is_served_as_by_zookeeper() {
-    for hosts in arms().await.hosts {
-        let directory = scratch("zkcli");
-        let mut java = Command::new("java");
-        java.args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-            .arg("-cp")
-            .arg(installed("zookeeper/3.9", "zookeeper").join("*"))
-            .args(["org.apache.zookeeper.ZooKeeperMain", "-waitforconnection", "-server", &hosts]);
-        let (mut zkcli, mut input) = Process::spawn_with_input("zkcli", directory.path(), &mut java);
-        for (command, answer) in TYPED {
-            writeln!(input, "{command}").unwrap();
-            eventually(command, SOON, async || {
-                let said = zkcli.stdout() + &zkcli.stderr();
-                check(said.contains(answer), || said)
-            })
-            .await;
-        }
-        writeln!(input, "quit").unwrap();
-        zkcli.wait(SOON).await;
-        println!("{}", zkcli.stdout());
-    }
 }

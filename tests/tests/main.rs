@@ -2,36 +2,83 @@
 //!
 //! They are one program, so that they are linked once and share one ZooKeeper; `cargo test -p rollcall-tests locks::`
 //! runs one subject. Each test has a chroot and a server of its own.
+//!
+//! What lies in `both/` runs twice, from one source: on real ZooKeeper as `zookeeper::…`, on the embedded server as
+//! `embedded::…`.
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test stops at the first surprise and shows what it saw, in its helpers too"
 )]
+#![allow(clippy::duplicate_mod, reason = "one body, two arms")]
 
-mod durable;
-mod embedded;
-mod errors;
+mod chaos;
+mod clients;
+mod differential;
 mod faults;
-mod get;
 mod judges;
-mod lasting_locks;
-mod lifetimes;
-mod locks;
 mod one_binary;
+mod outages;
 mod polyglot;
-mod register;
-mod streams;
-mod takeover;
-mod watch;
+mod replicas;
+
+#[path = "both"]
+mod zookeeper {
+    const ARM: rollcall_tests::arm::Arm = rollcall_tests::arm::Arm::ZooKeeper;
+
+    mod conformance;
+    mod cut_off;
+    mod drain;
+    mod durable;
+    mod errors;
+    mod get;
+    mod lasting_locks;
+    mod lifetimes;
+    mod locks;
+    mod register;
+    mod snapshots;
+    mod streams;
+    mod takeover;
+    mod watch;
+    mod zookeeper_clients;
+}
+
+#[path = "both"]
+mod embedded {
+    const ARM: rollcall_tests::arm::Arm = rollcall_tests::arm::Arm::Embedded;
+
+    mod conformance;
+    mod cut_off;
+    mod drain;
+    mod durable;
+    mod errors;
+    mod get;
+    mod lasting_locks;
+    mod lifetimes;
+    mod locks;
+    mod register;
+    mod snapshots;
+    mod streams;
+    mod takeover;
+    mod watch;
+    mod zookeeper_clients;
+}
 
 /// A file that no module names would never be compiled, and its tests never run.
 #[test]
-fn every_file_is_a_module() {
-    let main = include_str!("main.rs");
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let module = name.trim_end_matches(".rs");
-        assert!(module == "main" || main.contains(&format!("\nmod {module};\n")), "main.rs does not name {name}");
+fn every_file_is_a_module_and_one_for_both_arms_is_two() {
+    every_file_is_named(include_str!("main.rs"), "tests", "\nmod ", 1);
+    every_file_is_named(include_str!("main.rs"), "tests/both", "\n    mod ", 2);
+    every_file_is_named(include_str!("both/conformance/mod.rs"), "tests/both/conformance", "\nmod ", 1);
+}
+
+fn every_file_is_named(by: &str, folder: &str, declaration: &str, times: usize) {
+    for entry in std::fs::read_dir(format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let module = file.trim_end_matches(".rs");
+        let is_one = !matches!((folder, module), ("tests", "main" | "both") | (_, "mod"));
+        let named = by.matches(&format!("{declaration}{module};\n")).count();
+        assert!(!is_one || named == times, "{folder}/{file} is named {named} times, not {times}");
     }
 }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rollcall_tests::arm::Arm;
 use rollcall_tests::console;
 use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::server::Server;
-use rollcall_tests::zookeeper::{Sandbox, sandbox};
+use rollcall_tests::zookeeper::Sandbox;
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -40,7 +41,7 @@ pub(crate) async fn succeed(name: &str, command: &mut Command, deadline: Duratio
 }
 
 async fn pytest(file: &str) {
-    let sandbox = sandbox("python").await;
+    let sandbox = Arm::ZooKeeper.sandbox("python").await;
     let server = Server::start(&sandbox.hosts).await;
     let mut command = Command::new(installed("venv/bin/pytest", "python"));
     command
@@ -64,7 +65,7 @@ async fn kazoo_and_nd_service_registry_live_beside_us() {
 
 #[tokio::test]
 async fn go_makes_all_eight_calls_with_generated_stubs() {
-    let sandbox = sandbox("go").await;
+    let sandbox = Arm::ZooKeeper.sandbox("go").await;
     let server = Server::start(&sandbox.hosts).await;
     let here = root().join("tests/go");
     let plugins = installed("bin/protoc-gen-go-grpc", "go-plugins");
@@ -85,7 +86,7 @@ async fn go_makes_all_eight_calls_with_generated_stubs() {
 
 #[tokio::test]
 async fn the_tour_of_the_readme_prints_what_the_readme_shows() {
-    let sandbox = sandbox("tour").await;
+    let sandbox = Arm::ZooKeeper.sandbox("tour").await;
     let server = Server::start(&sandbox.hosts).await;
     let page = fs::read_to_string(root().join("README.md")).expect("there is a README.md");
     run_tour(&console::parse(&page, "tour"), &server, &sandbox).await;
@@ -93,7 +94,7 @@ async fn the_tour_of_the_readme_prints_what_the_readme_shows() {
 
 #[tokio::test]
 async fn the_tours_runner_puts_the_servers_address_in_place() {
-    let sandbox = sandbox("tour").await;
+    let sandbox = Arm::ZooKeeper.sandbox("tour").await;
     let server = Server::start(&sandbox.hosts).await;
     let page = "# Tour\n```console\n$ grpcurl -plaintext localhost:7700 list\ngrpc.health.v1.Health\n…\n\
                 rollcall.v1.Registry\n```\n";

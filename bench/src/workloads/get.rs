@@ -1,6 +1,6 @@
 //! Reads of a path with 100 children and their values.
 
-use std::time::Duration;
+use std::iter::repeat_n;
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
@@ -8,12 +8,10 @@ use rollcall_proto::v1::{Consistency, GetRequest};
 use rollcall_tests::client::Client;
 use zookeeper_client::{Client as ZooKeeper, MultiReadResult};
 
-use super::turn;
+use super::Workload;
 use crate::drive::throughput;
 use crate::report::{Case, ROLLCALL, Round, System, Unit, ZOOKEEPER};
-use crate::setup::Setup;
-
-pub(super) const NAME: &str = "get";
+use crate::systems::Setup;
 
 const PATH: &str = "/get";
 const CHILDREN: usize = 100;
@@ -36,8 +34,13 @@ pub(crate) struct Get {
     zookeeper: ZooKeeper,
 }
 
-impl Get {
-    pub(super) async fn prepare(setup: &Setup) -> anyhow::Result<Get> {
+impl Workload for Get {
+    const NAME: &str = "get";
+    const NOTE: &str = "a path with 100 children and their values. Rollcall: one Get, CACHED, over one connection; the answer is \
+         decoded into messages. zookeeper: the list, then 100 reads, pipelined; one multi: the list, then one multi \
+         of 100 reads. These return bytes, and no one parses them.";
+
+    async fn prepare(setup: &Setup) -> anyhow::Result<Get> {
         let bare = setup.bare().await;
         for child in 0..CHILDREN {
             let value = format!(r#"{{"host":"server{child}.example","port":8080,"zone":"north","weight":100}}"#);
@@ -46,19 +49,26 @@ impl Get {
         Ok(Get { rollcall: setup.client().await?, zookeeper: bare.client().clone() })
     }
 
-    pub(super) async fn round(&self, round: u32, time: Duration, samples: &mut Round<'_>) -> anyhow::Result<()> {
+    async fn round(&mut self, _setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
         for at_once in AT_ONCE {
-            let case = Case { workload: NAME, name: format!("{at_once} at once"), unit: Unit::PerSecond };
-            for way in turn(round, [Way::Get, Way::Reads, Way::Multi]) {
+            let case = Case { workload: Get::NAME, name: format!("{at_once} at once"), unit: Unit::PerSecond };
+            for way in round.turn([Way::Get, Way::Reads, Way::Multi]) {
                 let (rollcall, zookeeper) = (self.rollcall.clone(), self.zookeeper.clone());
                 let (system, rate) = match way {
-                    Way::Get => (ROLLCALL, throughput(at_once, time, move || get(rollcall.clone())).await?),
-                    Way::Reads => {
-                        (ZOOKEEPER, throughput(at_once, time, move || list_and_reads(zookeeper.clone())).await?)
+                    Way::Get => {
+                        let read = move || get(rollcall.clone());
+                        (ROLLCALL, throughput(round.time, repeat_n(read, at_once)).await?)
                     }
-                    Way::Multi => (MULTI, throughput(at_once, time, move || list_and_multi(zookeeper.clone())).await?),
+                    Way::Reads => {
+                        let read = move || list_and_reads(zookeeper.clone());
+                        (ZOOKEEPER, throughput(round.time, repeat_n(read, at_once)).await?)
+                    }
+                    Way::Multi => {
+                        let read = move || list_and_multi(zookeeper.clone());
+                        (MULTI, throughput(round.time, repeat_n(read, at_once)).await?)
+                    }
                 };
-                samples.add(&case, system, rate);
+                round.add(&case, system, rate);
             }
         }
         Ok(())

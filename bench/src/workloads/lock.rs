@@ -8,12 +8,10 @@ use rollcall_proto::v1::{AcquireLockRequest, ReleaseLockRequest};
 use rollcall_tests::client::Client;
 use zookeeper_client::{Acls, Client as ZooKeeper, LockPrefix};
 
-use super::turn;
+use super::Workload;
 use crate::report::{Case, ROLLCALL, Round, Unit, ZOOKEEPER};
-use crate::setup::Setup;
 use crate::stats::Latencies;
-
-pub(super) const NAME: &str = "lock";
+use crate::systems::Setup;
 
 const OURS: &str = "/lock/rollcall";
 const THEIRS: &str = "/lock/zookeeper";
@@ -32,18 +30,23 @@ pub(crate) struct Lock {
     zookeeper: ZooKeeper,
 }
 
-impl Lock {
-    pub(super) async fn prepare(setup: &Setup) -> anyhow::Result<Lock> {
+impl Workload for Lock {
+    const NAME: &str = "lock";
+    const NOTE: &str = "acquire and release, acknowledged, one after the other, nobody else there. Rollcall takes kazoo's Semaphore, \
+         whose grant is a lease of its own; zookeeper is zookeeper-client's mutex with the names of kazoo's Lock, \
+         which is three requests.";
+
+    async fn prepare(setup: &Setup) -> anyhow::Result<Lock> {
         let bare = setup.bare().await;
         bare.create(THEIRS, b"").await;
         Ok(Lock { rollcall: setup.client().await?, zookeeper: bare.client().clone() })
     }
 
-    pub(super) async fn round(&mut self, round: u32, time: Duration, samples: &mut Round<'_>) -> anyhow::Result<()> {
-        let case = |name: &str, unit| Case { workload: NAME, name: name.to_owned(), unit };
-        for way in turn(round, [Way::Semaphore, Way::Mutex]) {
+    async fn round(&mut self, _setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
+        let case = |name: &str, unit| Case { workload: Lock::NAME, name: name.to_owned(), unit };
+        for way in round.turn([Way::Semaphore, Way::Mutex]) {
             let mut latencies = Latencies::default();
-            let end = Instant::now() + time;
+            let end = Instant::now() + round.time;
             while Instant::now() < end {
                 latencies.push(match way {
                     Way::Semaphore => acquire_and_release(&mut self.rollcall).await?,
@@ -55,9 +58,9 @@ impl Lock {
                 Way::Mutex => ZOOKEEPER,
             };
             let rate = latencies.per_second().context("nothing was measured")?;
-            samples.add(&case("acquire + release", Unit::PerSecond), system, rate);
+            round.add(&case("acquire + release", Unit::PerSecond), system, rate);
             let p99 = latencies.percentile(99).context("nothing was measured")?;
-            samples.add(&case("acquire + release, p99", Unit::Microseconds), system, p99.as_secs_f64() * 1e6);
+            round.add(&case("acquire + release, p99", Unit::Microseconds), system, p99.as_secs_f64() * 1e6);
         }
         Ok(())
     }

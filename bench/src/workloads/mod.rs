@@ -1,6 +1,7 @@
-//! The workloads: one file each. Each prepares its nodes and connections once, and then measures all systems in every
-//! round.
+//! The workloads: one file or folder each. Each prepares its nodes and connections once, and then measures all systems
+//! in every round.
 
+mod embedded;
 mod get;
 mod lock;
 mod register;
@@ -9,53 +10,56 @@ mod watch;
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::ValueEnum;
+use tokio::time::timeout;
 
-use crate::report::Round;
-use crate::setup::Setup;
+use crate::progress;
+use crate::report::{Report, Round};
+use crate::systems::Setup;
 
-/// How the systems were driven, for the reader of the report: by workload, or for all.
-pub(crate) const NOTES: &[(&str, &str)] = &[
-    (
-        "all",
-        "one ZooKeeper (its sample configuration) and one rollcall-server (its default options), both logging \
-         warnings only, share this machine with their clients over loopback. `zookeeper` is the crate \
-         zookeeper-client on one session, which leaves TCP_NODELAY off: one request at a time is slower through it \
-         than ZooKeeper could answer; rollcall-server has ZooKeeper sessions of its own, 4 at first.",
-    ),
-    (
-        register::NAME,
-        "ephemeral nodes in batches that are taken down, unmeasured, before the next. `one stream` keeps 128 sets in \
-         flight; `1,000 streams` opens as many over 10 connections that stand, one set each, and counts until the \
-         last is answered. Rollcall adds a key to each value; ZooKeeper is given the same bytes as the client gives \
-         Rollcall.",
-    ),
-    (
-        get::NAME,
-        "a path with 100 children and their values. Rollcall: one Get, CACHED, over one connection; the answer is \
-         decoded into messages. zookeeper: the list, then 100 reads, pipelined; one multi: the list, then one multi \
-         of 100 reads. These return bytes, and no one parses them.",
-    ),
-    (
-        watch::NAME,
-        "from just before a write, by zookeeper-client on a session of its own, until the event arrives at a Watch \
-         stream, or at a persistent recursive watch of zookeeper-client. Rollcall's event carries the value; \
-         ZooKeeper's is a path: `then read` reads the value too. The systems take turns, one write at a time, nothing \
-         else under way.",
-    ),
-    (
-        lock::NAME,
-        "acquire and release, acknowledged, one after the other, nobody else there. Rollcall takes kazoo's Semaphore, \
-         whose grant is a lease of its own; zookeeper is zookeeper-client's mutex with the names of kazoo's Lock, \
-         which is three requests.",
-    ),
-];
+/// What is to be said of every run.
+pub(crate) const NOTE: &str = "one ZooKeeper (its sample configuration) and one rollcall-server (its default options), both logging warnings \
+     only, share this machine with their clients over loopback. `zookeeper` is the crate zookeeper-client on one \
+     session, which leaves TCP_NODELAY off: one request at a time is slower through it than ZooKeeper could answer; \
+     rollcall-server has ZooKeeper sessions of its own, 4 at first.";
+
+/// Something that is measured of several systems.
+trait Workload: Sized {
+    /// Its name in the report.
+    const NAME: &str;
+    /// How the systems are driven, for the reader of the report.
+    const NOTE: &str;
+    /// How often it is done.
+    const ROUNDS: Rounds = Rounds::AsAsked;
+
+    /// Makes the nodes and connections that it needs.
+    async fn prepare(setup: &Setup) -> anyhow::Result<Self>;
+
+    /// Measures every system once, each for about the round's time.
+    async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()>;
+}
+
+/// How many rounds a workload has.
+#[derive(Clone, Copy, Debug)]
+enum Rounds {
+    /// As many as are asked for, and before them one to warm up.
+    AsAsked,
+    /// At most so many, and none to warm up: each starts what it measures, and takes long.
+    Cold(u32),
+}
 
 /// The workloads' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Name {
+    /// The embedded backend: start, memory, operations per second.
+    Embedded,
     /// Registrations per second.
     Register,
+    /// What 10,000 registrations with a ttl cost that stand.
+    Hold,
+    /// The time until 10,000 registrations of a replica that was killed are resumed on another.
+    Resume,
     /// Reads of a path with 100 children and their values, per second.
     Get,
     /// The time from a write to the event at one who watches.
@@ -66,72 +70,48 @@ pub(crate) enum Name {
 
 impl Name {
     /// All, in the order of the report.
-    pub(crate) const ALL: [Name; 4] = [Name::Register, Name::Get, Name::Watch, Name::Lock];
+    pub(crate) const ALL: [Name; 7] =
+        [Name::Embedded, Name::Register, Name::Hold, Name::Resume, Name::Get, Name::Watch, Name::Lock];
+
+    /// Prepares the workload, measures it in all its rounds, and lets go of what it needed.
+    pub(crate) async fn run(self, setup: &Setup, rounds: u32, report: &mut Report) -> anyhow::Result<()> {
+        match self {
+            Name::Embedded => run::<embedded::Embedded>(setup, rounds, report).await,
+            Name::Register => run::<register::Register>(setup, rounds, report).await,
+            Name::Hold => run::<register::Hold>(setup, rounds, report).await,
+            Name::Resume => run::<register::Resume>(setup, rounds, report).await,
+            Name::Get => run::<get::Get>(setup, rounds, report).await,
+            Name::Watch => run::<watch::Watch>(setup, rounds, report).await,
+            Name::Lock => run::<lock::Lock>(setup, rounds, report).await,
+        }
+        .with_context(|| format!("{self} failed"))
+    }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Name::Register => register::NAME,
-            Name::Get => get::NAME,
-            Name::Watch => watch::NAME,
-            Name::Lock => lock::NAME,
-        })
+        let value = self.to_possible_value();
+        formatter.write_str(value.as_ref().map_or("", |value| value.get_name()))
     }
 }
 
-/// A workload, prepared.
-#[derive(Debug)]
-pub(crate) enum Workload {
-    /// See [`Name::Register`].
-    Register(register::Register),
-    /// See [`Name::Get`].
-    Get(get::Get),
-    /// See [`Name::Watch`].
-    Watch(Box<watch::Watch>),
-    /// See [`Name::Lock`].
-    Lock(lock::Lock),
-}
-
-impl Workload {
-    /// Makes the nodes and connections that it needs.
-    pub(crate) async fn prepare(name: Name, setup: &Setup) -> anyhow::Result<Workload> {
-        Ok(match name {
-            Name::Register => Workload::Register(register::Register::prepare(setup).await?),
-            Name::Get => Workload::Get(get::Get::prepare(setup).await?),
-            Name::Watch => Workload::Watch(Box::new(watch::Watch::prepare(setup).await?)),
-            Name::Lock => Workload::Lock(lock::Lock::prepare(setup).await?),
-        })
-    }
-
-    /// Measures every system once, each for about `time`.
-    pub(crate) async fn round(&mut self, round: u32, time: Duration, samples: &mut Round<'_>) -> anyhow::Result<()> {
-        match self {
-            Workload::Register(register) => register.round(round, time, samples).await,
-            Workload::Get(get) => get.round(round, time, samples).await,
-            Workload::Watch(watch) => watch.round(time, samples).await,
-            Workload::Lock(lock) => lock.round(round, time, samples).await,
+async fn run<W: Workload>(setup: &Setup, rounds: u32, report: &mut Report) -> anyhow::Result<()> {
+    report.notes.push((W::NAME, W::NOTE));
+    progress(&format!("{}: preparing", W::NAME));
+    let mut workload = W::prepare(setup).await.context("can't prepare it")?;
+    let numbers = match W::ROUNDS {
+        Rounds::AsAsked => 0..=rounds,
+        Rounds::Cold(most) => 1..=rounds.min(most),
+    };
+    for number in numbers.clone() {
+        match number {
+            0 => progress(&format!("{}: warming up", W::NAME)),
+            _ => progress(&format!("{}: round {number} of {}", W::NAME, numbers.end())),
         }
+        let mut round = report.round(number);
+        let limit = Duration::from_secs(90) + 100 * round.time;
+        let measured = timeout(limit, workload.round(setup, &mut round)).await;
+        measured.with_context(|| format!("no end within {} s", limit.as_secs()))??;
     }
-}
-
-/// What is to be measured, in this round's order: each comes first in some round, and not always after the same other.
-fn turn<T, const N: usize>(round: u32, mut all: [T; N]) -> [T; N] {
-    let round = usize::try_from(round).unwrap_or_default();
-    all.rotate_left(round % N);
-    if round / N % 2 == 1 {
-        all.reverse();
-    }
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_system_comes_first_in_some_round() {
-        let orders: Vec<[char; 3]> = (0..4).map(|round| turn(round, ['a', 'b', 'c'])).collect();
-        assert_eq!(orders, [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b'], ['c', 'b', 'a']]);
-    }
+    Ok(())
 }

@@ -11,11 +11,10 @@ use tokio::join;
 use tonic::Streaming;
 use zookeeper_client::{AddWatchMode, Client as ZooKeeper, EventType, PersistentWatcher};
 
+use super::Workload;
 use crate::report::{Case, ROLLCALL, Round, System, Unit, ZOOKEEPER};
-use crate::setup::Setup;
 use crate::stats::Latencies;
-
-pub(super) const NAME: &str = "watch";
+use crate::systems::Setup;
 
 const OURS: &str = "/watch/rollcall";
 const THEIRS: &str = "/watch/zookeeper";
@@ -44,8 +43,14 @@ struct Times {
     then_read: Latencies,
 }
 
-impl Watch {
-    pub(super) async fn prepare(setup: &Setup) -> anyhow::Result<Watch> {
+impl Workload for Watch {
+    const NAME: &str = "watch";
+    const NOTE: &str = "from just before a write, by zookeeper-client on a session of its own, until the event arrives at a Watch \
+         stream, or at a persistent recursive watch of zookeeper-client. Rollcall's event carries the value; \
+         ZooKeeper's is a path: `then read` reads the value too. The systems take turns, one write at a time, nothing \
+         else under way.";
+
+    async fn prepare(setup: &Setup) -> anyhow::Result<Watch> {
         let writer = setup.bare().await;
         for parent in [OURS, THEIRS] {
             for child in 0..CHILDREN {
@@ -61,30 +66,33 @@ impl Watch {
         Ok(Watch { writer, rollcall, watcher, zookeeper, writes: 0 })
     }
 
-    pub(super) async fn round(&mut self, time: Duration, samples: &mut Round<'_>) -> anyhow::Result<()> {
+    async fn round(&mut self, _setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
         // The systems share each time by turns.
         let (mut set, mut create) = (Times::default(), Times::default());
-        let end = Instant::now() + 2 * time;
+        let end = Instant::now() + 2 * round.time;
         while Instant::now() < end {
             self.set(&mut set).await?;
         }
-        let end = Instant::now() + 2 * time;
+        let end = Instant::now() + 2 * round.time;
         while Instant::now() < end {
             self.create(&mut create).await?;
         }
         for (name, times) in [("data set", set), ("child created", create)] {
             for percent in [50, 99] {
-                let case = Case { workload: NAME, name: format!("{name}, p{percent}"), unit: Unit::Microseconds };
+                let case =
+                    Case { workload: Watch::NAME, name: format!("{name}, p{percent}"), unit: Unit::Microseconds };
                 let systems = [(ROLLCALL, &times.rollcall), (ZOOKEEPER, &times.event), (THEN_READ, &times.then_read)];
                 for (system, latencies) in systems {
                     let time = latencies.percentile(percent).context("nothing was measured")?;
-                    samples.add(&case, system, time.as_secs_f64() * 1e6);
+                    round.add(&case, system, time.as_secs_f64() * 1e6);
                 }
             }
         }
         Ok(())
     }
+}
 
+impl Watch {
     /// A child's data, set once for each system.
     async fn set(&mut self, times: &mut Times) -> anyhow::Result<()> {
         let (number, data) = self.next_write();

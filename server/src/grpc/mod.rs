@@ -4,6 +4,7 @@ mod admission;
 mod convert;
 mod deadline;
 mod delete;
+mod frames;
 mod get;
 mod locks;
 mod put;
@@ -16,13 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, stream};
 use rollcall_proto::v1;
-use rollcall_proto::v1::registry_server::Registry;
+use rollcall_proto::v1::registry_server::{Registry, RegistryServer};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::{Admission, StreamLimits};
+use frames::Front;
 
+use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::error::Error;
 use crate::locks::Locks;
@@ -33,7 +36,7 @@ use crate::value::Value;
 use crate::views::Views;
 
 /// The largest message that is accepted or sent, in bytes.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// The settings of the API.
 #[derive(Debug, Clone)]
@@ -56,8 +59,12 @@ pub(crate) struct Service {
     pub(crate) admission: Admission,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Arc<Settings>,
-    /// Whether the replica goes down.
-    pub(crate) going_down: Arc<tokio::sync::watch::Sender<bool>>,
+    pub(crate) drain: Drain,
+}
+
+/// The service, ready to be served.
+pub(crate) fn serve(service: Service) -> Front<RegistryServer<Service>> {
+    Front(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -67,8 +74,8 @@ impl Service {
     /// given back, which this waits for.
     pub(crate) async fn go_down(&self) {
         self.sessions.leave_standing();
-        self.going_down.send_replace(true);
-        self.locks.drained().await;
+        self.drain.go_to(Phase::Over);
+        tokio::join!(self.views.save(), self.locks.drained());
     }
 
     fn answer<T>(&self, method: &'static str, result: Result<T, Error>) -> Result<Response<T>, Status> {
@@ -88,7 +95,7 @@ impl Service {
 
     /// A place for a stream, or for a call that waits.
     fn admit<T>(&self, request: &Request<T>) -> Result<admission::Place, Error> {
-        if *self.going_down.borrow() {
+        if !self.drain.is_serving() {
             return Err(Error::Draining);
         }
         self.admission.admit(request.remote_addr())
@@ -122,8 +129,7 @@ impl Registry for Service {
         let deadline = deadline::of(&request);
         self.answer(
             "Register",
-            self.do_register(request)
-                .map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+            self.do_register(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
         )
     }
 
@@ -144,8 +150,7 @@ impl Registry for Service {
         let deadline = deadline::of(&request);
         self.answer(
             "AcquireLock",
-            self.do_acquire_lock(request)
-                .map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
+            self.do_acquire_lock(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
         )
     }
 
@@ -162,17 +167,19 @@ impl Registry for Service {
     ) -> Result<Response<v1::DescribeLockResponse>, Status> {
         self.answer("DescribeLock", self.do_describe_lock(request.into_inner()).await)
     }
-    type WatchStream = Responses<v1::WatchResponse>;
+
+    /// What is sent is handed over as bytes.
+    type WatchStream = stream::Empty<Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(&request);
-        self.answer(
-            "Watch",
-            self.do_watch(request).map(|responses| deadline::bound(responses, deadline, self.going_down.subscribe())),
-        )
+        let frames = self.do_watch(request).map(|frames| deadline::bound(frames, deadline, self.drain.phases()));
+        let frames = self.answer("Watch", frames)?.into_inner();
+        Ok(frames::hand_over(stream::empty(), frames))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        self.answer("Get", self.do_get(request).await)
+        let frame = self.answer("Get", self.do_get(request).await)?.into_inner();
+        Ok(frames::hand_over(v1::GetResponse::default(), stream::iter([Ok(frame)])))
     }
 }

@@ -10,34 +10,44 @@
 //!   holds for views that were dropped meanwhile, and for new sessions.
 //! - What a change costs ZooKeeper does not depend on how many read and watch. A slow watcher costs no memory beyond the
 //!   ring, which is shared.
-//! - While ZooKeeper is away, what is known is shown as before, and says that it is stale.
+//! - While ZooKeeper is away, what is known is shown as before, and says that it is stale. With a [`Store`] that outlives
+//!   the process.
 //!
 //! What may be lost: changes that undo each other between two reads are never seen. Nodes that the access control list
 //! hides are listed without data; ZooKeeper tells no changes of them, so they come and go with the next change of
 //! another. A view that nobody uses is dropped after a while, and its history with it.
 //!
 //! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
-//! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all; `view` is what it shares with
-//! readers.
+//! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all;
+//! `view` is what it shares with readers. `store` keeps views over a restart: `directory` are its files, `stored` is what
+//! is in one.
 
+mod by_name;
 mod cursor;
+mod directory;
 mod fetch;
 mod pins;
 mod reader;
+mod ready;
 mod registry;
 mod ring;
 mod rounds;
 mod scope;
 mod state;
+mod store;
+mod stored;
 mod task;
 mod view;
 mod watcher;
 
 pub(crate) use cursor::Step;
+pub(crate) use directory::Owner;
 pub(crate) use reader::{Reader, Reading};
+pub(crate) use ready::{Form, Made};
 use registry::Lease;
 pub(crate) use registry::{Settings, Views};
 pub(crate) use ring::{Change, ChangeKind, Delta};
 pub(crate) use state::{Entry, State};
+pub(crate) use store::Store;
 pub(crate) use view::BackendState;
-pub(crate) use watcher::Watcher;
+pub(crate) use watcher::{Told, Watcher};

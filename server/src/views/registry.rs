@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::pins::Pins;
 use super::reader::Reader;
 use super::ring::Limits;
 use super::scope::Scope;
+use super::store::{self, Store};
+use super::stored::Stored;
 use super::task::Task;
 use super::view::View;
 use crate::error::Error;
@@ -31,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     /// How long a reader waits for a ZooKeeper that can't be reached.
     pub(crate) patience: Duration,
+    /// How long ZooKeeper has to be away before what was kept on disk is shown; less than `patience`.
+    pub(crate) away: Duration,
     /// How many changes a view remembers.
     pub(crate) ring_moments: usize,
     /// How many bytes of changes a view remembers, roughly.
@@ -47,6 +51,7 @@ impl Default for Settings {
             max_views: 10_000,
             idle: Duration::from_secs(60),
             patience: Duration::from_secs(2),
+            away: Duration::from_secs(1),
             ring_moments: 1024,
             ring_bytes: 1024 * 1024,
             pins: 64,
@@ -63,6 +68,8 @@ pub(crate) struct Views(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) zk: Zk,
     pub(super) settings: Settings,
+    store: Option<Store>,
+    started: Instant,
     registry: Mutex<HashMap<Scope, Slot>>,
     births: mpsc::Sender<Arc<View>>,
     pins: Mutex<Pins>,
@@ -84,13 +91,24 @@ pub(super) struct Lease {
 }
 
 impl Views {
-    /// Starts the views as a task of `tasks`, which never ends.
-    pub(crate) fn start(zk: Zk, settings: Settings, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts the views as tasks of `tasks`, which never end. What is known is kept in `store`, if there is one.
+    pub(crate) fn start(zk: Zk, settings: Settings, store: Option<Store>, tasks: &mut JoinSet<()>) -> Self {
         let (births, born) = mpsc::channel(BIRTHS);
         let pins = Mutex::new(Pins::new(settings.pins, settings.pin_life));
-        let inner = Arc::new(Inner { zk, settings, registry: Mutex::default(), births, pins });
+        let (started, registry) = (Instant::now(), Mutex::default());
+        let inner = Arc::new(Inner { zk, settings, store, started, registry, births, pins });
         tasks.spawn(supervise(inner.clone(), born));
+        if let Some(store) = inner.store.clone() {
+            tasks.spawn(keep(inner.clone(), store));
+        }
         Self(inner)
+    }
+
+    /// Keeps on disk what is known now, if that is to be kept at all.
+    pub(crate) async fn save(&self) {
+        if let Some(store) = &self.0.store {
+            store.save_all(self.0.views()).await;
+        }
     }
 
     /// A reader of a path and its children or, if `recursive`, of its subtree. The view starts to load at once, if it is
@@ -111,7 +129,7 @@ impl Views {
             slot.users += 1;
             return Ok(self.reader(slot.view.clone()));
         }
-        if registry.len() >= settings.max_views && !drop_idlest(&mut registry) {
+        if registry.len() >= settings.max_views && !self.0.drop_idlest(&mut registry) {
             return Err(too_many());
         }
         let limits = Limits { moments: settings.ring_moments, bytes: settings.ring_bytes };
@@ -141,6 +159,54 @@ impl Inner {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn views(&self) -> Vec<Arc<View>> {
+        self.registry().values().map(|slot| slot.view.clone()).collect()
+    }
+
+    /// Drops the view that has been idle longest; `false` when all are in use.
+    fn drop_idlest(&self, registry: &mut HashMap<Scope, Slot>) -> bool {
+        let idle = registry.iter().filter(|(_, slot)| slot.users == 0);
+        let Some(scope) = idle.min_by_key(|(_, slot)| slot.idle_since).map(|(scope, _)| scope.clone()) else {
+            return false;
+        };
+        if let Some(view) = self.drop_view(registry, &scope) {
+            view.stop();
+        }
+        true
+    }
+
+    fn drop_view(&self, registry: &mut HashMap<Scope, Slot>, scope: &Scope) -> Option<Arc<View>> {
+        let view = registry.remove(scope)?.view;
+        if let Some(store) = &self.store {
+            store.note_dropped(&view);
+        }
+        Some(view)
+    }
+
+    /// Shows what was kept of a view from before, once ZooKeeper has been away for a while. Never ends.
+    async fn restore(&self, view: &View) {
+        let begun = Instant::now();
+        while let Some(store) = self.store.as_ref().filter(|store| store.has(&view.scope) && view.is_unknown()) {
+            let since = self.away_since(&view.scope.path, begun);
+            if since.elapsed() < self.settings.away {
+                tokio::time::sleep_until(since + self.settings.away).await;
+                continue;
+            }
+            let Some(Stored { state, as_of }) = store.load(&view.scope).await else { break };
+            if view.restore(state, as_of) {
+                tracing::info!(path = %view.scope.path, "zookeeper is away: what was kept on disk is shown");
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Since when ZooKeeper has said nothing, though there was something to say: a view that began to load.
+    fn away_since(&self, path: &NodePath, begun: Instant) -> Instant {
+        let session = self.zk.hub.session(path);
+        let heard = session.last_heard();
+        if session.is_up() { heard.map_or(begun, |heard| heard.max(begun)) } else { heard.unwrap_or(self.started) }
+    }
+
     /// Resolves when the view has been idle for long enough, and is dropped.
     async fn retire(&self, scope: &Scope) {
         let mut look_at = Instant::now() + self.settings.idle;
@@ -150,7 +216,7 @@ impl Inner {
             let Some(slot) = registry.get(scope) else { return };
             let idle_until = slot.idle_since + self.settings.idle;
             if slot.users == 0 && idle_until <= Instant::now() {
-                registry.remove(scope);
+                self.drop_view(&mut registry, scope);
                 return;
             }
             look_at = if slot.users == 0 { idle_until } else { Instant::now() + self.settings.idle };
@@ -173,16 +239,14 @@ impl Drop for Lease {
     }
 }
 
-/// Drops the view that has been idle longest; `false` when all are in use.
-fn drop_idlest(registry: &mut HashMap<Scope, Slot>) -> bool {
-    let idle = registry.iter().filter(|(_, slot)| slot.users == 0);
-    let Some(scope) = idle.min_by_key(|(_, slot)| slot.idle_since).map(|(scope, _)| scope.clone()) else {
-        return false;
-    };
-    if let Some(slot) = registry.remove(&scope) {
-        slot.view.stop();
+/// Writes what is known to disk. Never ends.
+async fn keep(inner: Arc<Inner>, store: Store) {
+    let mut interval = tokio::time::interval(store::LOOK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        store.save(inner.views()).await;
     }
-    true
 }
 
 /// Runs the views' tasks. A panic in one of them ends this.
@@ -194,7 +258,13 @@ async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
                 let inner = inner.clone();
                 tasks.spawn(async move {
                     let task = Task::new(view.clone(), inner.zk.clone());
-                    task.run(inner.retire(&view.scope)).await;
+                    let retire = async {
+                        tokio::select! {
+                            () = inner.retire(&view.scope) => {}
+                            () = inner.restore(&view) => {}
+                        }
+                    };
+                    task.run(retire).await;
                 });
             }
             Some(result) = tasks.join_next() => {
@@ -220,7 +290,7 @@ mod tests {
             session_timeout: Duration::from_secs(10),
             sessions: 1,
         };
-        Views::start(Zk::start(config, tasks), settings, tasks)
+        Views::start(Zk::start(config, tasks), settings, None, tasks)
     }
 
     fn path(name: &str) -> NodePath {
@@ -266,7 +336,7 @@ mod tests {
         assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
         assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
         let mut watcher = reader.watch(None, false);
-        let step = watcher.next().await.unwrap();
+        let step = watcher.next().await.unwrap().step;
         let suspended = super::super::BackendState::Suspended;
         assert!(matches!(step, super::super::Step::Backend { state, as_of: None } if state == suspended));
         assert_eq!(watcher.current().0, 0);

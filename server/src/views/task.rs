@@ -95,13 +95,18 @@ impl Task {
         let mut link = session.link();
         let state = *link.borrow_and_update();
         self.note_link(state, &session);
+        let mut changed = None;
         let retry_at = self.retry_at;
         tokio::select! {
             batch = self.mailbox.next() => self.note(&batch),
             () = self.view.asked() => {}
             // A session that has expired says no more; the mailbox tells when the next one watches.
-            _ = link.changed(), if state != Link::Expired => {}
+            _ = link.changed(), if state != Link::Expired => changed = Some(*link.borrow()),
             () = sleep_until(retry_at) => self.retry_at = None,
+        }
+        if let Some(state) = changed {
+            // By the next round another session may have taken this one's place.
+            self.note_link(state, &session);
         }
     }
 

@@ -50,6 +50,10 @@ pub(super) struct Known {
     pub(super) backend: BackendState,
     /// When the state was last known to be right; set while not connected.
     pub(super) as_of: Option<SystemTime>,
+    /// How often the session has ended.
+    pub(super) losses: u64,
+    /// When the state was last known to be right before that; it stays.
+    pub(super) lost_as_of: Option<SystemTime>,
     /// ZooKeeper's last transaction when the state was read.
     pub(super) zxid: Zxid,
     barriers: Barriers,
@@ -73,6 +77,8 @@ impl View {
             is_forbidden: false,
             backend: BackendState::Connected,
             as_of: None,
+            losses: 0,
+            lost_as_of: None,
             zxid: Zxid(0),
             barriers: Barriers::default(),
         };
@@ -126,6 +132,17 @@ impl View {
         self.known().state.as_ref().is_none_or(|state| !state.exists())
     }
 
+    /// Whether nothing can be shown yet, nor refused.
+    pub(super) fn is_unknown(&self) -> bool {
+        let known = self.known();
+        known.state.is_none() && !known.is_forbidden
+    }
+
+    /// Whether what is shown is up to date.
+    pub(super) fn is_connected(&self) -> bool {
+        self.known().backend == BackendState::Connected
+    }
+
     /// Whether what is shown is later than this transaction; if it is known.
     pub(super) fn is_ahead_of(&self, zxid: Zxid) -> bool {
         zxid.0 > 0 && self.known().state.as_ref().is_some_and(|state| state.revision.0 > zxid.0)
@@ -146,6 +163,7 @@ impl View {
             return false;
         }
         let before = state.revision;
+        state.retire();
         let difference = Arc::make_mut(state).apply(moment.node, moment.reads, moment.zxid);
         let revision = state.revision;
         let mut is_news = known.settle(moment.zxid, moment.barrier);
@@ -167,6 +185,7 @@ impl View {
         match &mut known.state {
             Some(state) if zxid.0 <= 0 || zxid.0 >= state.revision.0 => {
                 let before = state.revision;
+                state.retire();
                 let difference = Arc::make_mut(state).replace(next, zxid);
                 let revision = state.revision;
                 if revision > before {
@@ -176,6 +195,7 @@ impl View {
             }
             state => {
                 if let Some(state) = state {
+                    state.retire();
                     let (before, after) = (state.revision.0, next.revision.0);
                     tracing::warn!(path = %self.scope.path, before, after, "zookeeper went back in time");
                     known.era += 1;
@@ -186,6 +206,21 @@ impl View {
             }
         }
         self.tell(is_news);
+    }
+
+    /// Shows what was kept from before, while ZooKeeper is away; unless something newer is known by now.
+    pub(super) fn restore(&self, state: Arc<State>, as_of: SystemTime) -> bool {
+        let mut known = self.known();
+        if known.state.is_some() || known.is_forbidden {
+            return false;
+        }
+        known.ring.restart(state.revision);
+        known.state = Some(state);
+        known.backend = BackendState::Suspended;
+        known.as_of = Some(as_of);
+        drop(known);
+        self.tell(true);
+        true
     }
 
     /// ZooKeeper's access control list hides the path.
@@ -208,6 +243,10 @@ impl View {
             known.as_of = as_of;
         }
         known.backend = backend;
+        if backend == BackendState::Lost {
+            known.losses += 1;
+            known.lost_as_of = known.as_of;
+        }
         drop(known);
         self.tell(true);
     }

@@ -1,0 +1,87 @@
+//! What is measured: Rollcall and its peers, as child processes on free loopback ports.
+
+pub(crate) mod etcd;
+mod facts;
+mod rollcall;
+mod zookeeper;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rollcall_tests::bare::Bare;
+use rollcall_tests::client::Client;
+
+pub(crate) use etcd::Etcd;
+pub(crate) use rollcall::Rollcall;
+pub(crate) use zookeeper::{Fsync, ZooKeeper};
+
+/// How long a system may take to start.
+const START: Duration = Duration::from_secs(30);
+
+/// A scratch directory, which goes when this is dropped.
+type Directory = Box<dyn fmt::Debug + Send + Sync>;
+
+/// What most workloads share. Dropping ends it.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    program: PathBuf,
+    // The server first: it is to end before what it stands on.
+    rollcall: Rollcall,
+    zookeeper: ZooKeeper,
+    facts: Vec<(&'static str, String)>,
+}
+
+impl Setup {
+    /// Starts ZooKeeper and the server, and waits until both answer.
+    pub(crate) async fn start(server: Option<PathBuf>) -> anyhow::Result<Setup> {
+        let program = rollcall::program(server)?;
+        let mut facts = facts::of_the_machine()?;
+        let zookeeper = ZooKeeper::start(Fsync::On).await?;
+        facts.extend(facts::of_the_systems(&program, &zookeeper).await?);
+        let hosts = chroot(&zookeeper);
+        Bare::connect(&zookeeper.address().to_string()).await.create("/bench", b"").await;
+        let rollcall = Rollcall::serving(&program, &hosts).await?;
+        Ok(Setup { program, rollcall, zookeeper, facts })
+    }
+
+    /// What was measured on what.
+    pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
+        self.facts.clone()
+    }
+
+    /// The program `rollcall-server`.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The ZooKeeper.
+    pub(crate) fn zookeeper(&self) -> &ZooKeeper {
+        &self.zookeeper
+    }
+
+    /// The processes that Rollcall needs: the server and the ZooKeeper.
+    pub(crate) fn pids(&self) -> [u32; 2] {
+        [self.rollcall.pid(), self.zookeeper.pid()]
+    }
+
+    /// One more server in front of the same ZooKeeper.
+    pub(crate) async fn another(&self) -> anyhow::Result<Rollcall> {
+        Rollcall::serving(&self.program, &chroot(&self.zookeeper)).await
+    }
+
+    /// A ZooKeeper session of its own.
+    pub(crate) async fn bare(&self) -> Bare {
+        Bare::connect(&chroot(&self.zookeeper)).await
+    }
+
+    /// A client of the server on a connection of its own.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        self.rollcall.client().await
+    }
+}
+
+/// ZooKeeper's address with the chroot that everything shares.
+fn chroot(zookeeper: &ZooKeeper) -> String {
+    format!("{}/bench", zookeeper.address())
+}

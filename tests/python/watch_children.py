@@ -1,0 +1,32 @@
+"""Watches the children of a path with kazoo, as a program that was there before Rollcall does.
+
+    watch_children.py HOSTS[/CHROOT] PATH
+
+Prints one JSON line for the first list and for each later one that differs: {"at": seconds, "added": [], "removed": []}.
+Goes on until it is killed.
+"""
+
+import json
+import sys
+import threading
+import time
+
+from kazoo.client import KazooClient
+
+hosts, path = sys.argv[1:]
+# A session that outlives the faults of the tests: kazoo would else make a new one, and all the same go on watching.
+client = KazooClient(hosts=hosts, timeout=30, connection_retry={"max_tries": -1, "max_delay": 0.5})
+client.start(timeout=30)
+known = None
+
+
+@client.ChildrenWatch(path)
+def changed(children):
+    global known
+    now, before = set(children), known or set()
+    if known is None or now != before:
+        print(json.dumps({"at": time.time(), "added": sorted(now - before), "removed": sorted(before - now)}))
+    known = now
+
+
+threading.Event().wait()

@@ -1,0 +1,154 @@
+//! What most tests begin with, on whichever backend: a chroot, a server on it, a client of that server, and a look
+//! inside.
+
+use std::net::SocketAddr;
+
+use tokio::sync::OnceCell;
+
+use crate::bare::Bare;
+use crate::client::{Client, latest, put, reason, text};
+use crate::embedded::Embedded;
+use crate::proxy::Proxy;
+use crate::server::Server;
+use crate::wait::{SOON, check, eventually};
+use crate::zookeeper::{Options, Sandbox, ZooKeeper};
+
+/// The backend that a test runs on. Each is started once a program, and nobody stops it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arm {
+    /// Real ZooKeeper, standalone.
+    ZooKeeper,
+    /// The embedded server, in this process.
+    Embedded,
+}
+
+impl Arm {
+    /// A chroot of its own in the backend that all tests of this program share.
+    pub async fn sandbox(self, name: &str) -> Sandbox {
+        static ZOOKEEPER: OnceCell<Own> = OnceCell::const_new();
+        static EMBEDDED: OnceCell<Own> = OnceCell::const_new();
+        let shared = match self {
+            Arm::ZooKeeper => &ZOOKEEPER,
+            Arm::Embedded => &EMBEDDED,
+        };
+        let shared = shared.get_or_init(|| self.own(Options::default())).await;
+        Sandbox::on(&shared.address().to_string(), name).await
+    }
+
+    /// A backend for one test alone, told something special or to be taken down.
+    pub async fn own(self, options: Options) -> Own {
+        match self {
+            Arm::ZooKeeper => Own::ZooKeeper(ZooKeeper::standalone(options).await),
+            Arm::Embedded => Own::Embedded(Embedded::start(options).await),
+        }
+    }
+
+    /// Starts a server on a chroot of its own.
+    pub async fn setting(self, name: &str) -> Setting {
+        self.setting_with(name, &[]).await
+    }
+
+    /// Starts a server with more options.
+    pub async fn setting_with(self, name: &str, options: &[&str]) -> Setting {
+        let sandbox = self.sandbox(name).await;
+        let server = Server::start_with(&sandbox.hosts, options).await;
+        let client = server.client().await;
+        let bare = sandbox.bare().await;
+        Setting { sandbox, server, client, bare }
+    }
+
+    /// Starts a server with options on a chroot of its own, behind a proxy.
+    pub async fn behind_a_proxy(self, name: &str, options: &[&str]) -> Cut {
+        let sandbox = self.sandbox(name).await;
+        let proxy = Proxy::start(sandbox.servers.parse().expect("one address")).await;
+        let server = Server::start_with(&format!("{}{}", proxy.address(), sandbox.chroot), options).await;
+        let client = server.client().await;
+        let bare = sandbox.bare().await;
+        Cut { sandbox, proxy, server, client, bare }
+    }
+}
+
+/// A backend that a test has for itself. Dropping stops it.
+#[derive(Debug)]
+pub enum Own {
+    /// Real ZooKeeper, standalone.
+    ZooKeeper(ZooKeeper),
+    /// The embedded server, in this process.
+    Embedded(Embedded),
+}
+
+impl Own {
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Own::ZooKeeper(zookeeper) => zookeeper.address(0),
+            Own::Embedded(embedded) => embedded.address(),
+        }
+    }
+
+    /// Stops it, has it lose everything, and starts it again on the same address.
+    pub async fn lose_everything(&mut self) {
+        match self {
+            Own::ZooKeeper(zookeeper) => {
+                zookeeper.forget(0);
+                zookeeper.start(0);
+                zookeeper.ready().await;
+            }
+            Own::Embedded(embedded) => embedded.restart().await,
+        }
+    }
+}
+
+/// A server on a chroot of its own. Dropping kills the server.
+#[derive(Debug)]
+pub struct Setting {
+    /// The chroot.
+    pub sandbox: Sandbox,
+    /// The server.
+    pub server: Server,
+    /// A client on a connection of its own.
+    pub client: Client,
+    /// A ZooKeeper session inside the chroot.
+    pub bare: Bare,
+}
+
+impl Setting {
+    /// Another server beside the first, on the same chroot.
+    pub async fn another_server(&self) -> Server {
+        Server::start(&self.sandbox.hosts).await
+    }
+}
+
+/// A server that reaches its backend through a proxy. Dropping kills the server.
+#[derive(Debug)]
+pub struct Cut {
+    /// The chroot, without a proxy before it.
+    pub sandbox: Sandbox,
+    /// Between the server and its backend.
+    pub proxy: Proxy,
+    /// The server.
+    pub server: Server,
+    /// A client on a connection of its own.
+    pub client: Client,
+    /// A ZooKeeper session inside the chroot, past the proxy.
+    pub bare: Bare,
+}
+
+impl Cut {
+    /// Cuts the server off from its backend, until the proxy accepts again; over when the server has noticed. Before
+    /// that, what it writes to a dead connection has an unknown outcome.
+    pub async fn cut_off(&self) {
+        self.proxy.refuse().await;
+        self.proxy.cut();
+        eventually("the server knows that it is cut off", SOON, async || {
+            let put = put(&self.client, "/never", text("x")).await.map(|_| ());
+            let get = self.client.clone().get(latest("/never")).await.map(|_| ());
+            for answer in [put, get] {
+                let status = answer.expect_err("nothing passes");
+                check(reason(&status) == "BACKEND_UNAVAILABLE", || format!("{status:?}"))?;
+            }
+            Ok(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,290 @@
+//! What ZooKeeper itself has written down: its transaction logs, read back.
+//!
+//! A watch is blind while its connection is away, which is just when the tests here are curious. The logs are not: they
+//! have every transaction of the ensemble, with its time by the leader's clock. A name is absent between two transactions
+//! or it is not; a takeover, which deletes and creates in one transaction, is no absence.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rollcall_wire::{Decoder, Malformed};
+
+/// The history of an ensemble's tree.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    transactions: BTreeMap<i64, Transaction>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Transaction {
+    at: SystemTime,
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Change {
+    Created { path: String, owner: i64 },
+    Deleted { path: String },
+    SessionClosed { session: i64 },
+}
+
+/// A time in which a name that had been there was not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// The path.
+    pub path: String,
+    /// When it was deleted.
+    pub from: SystemTime,
+    /// When it was created again, if it was.
+    pub until: Option<SystemTime>,
+    /// Whether it went with its ZooKeeper session.
+    pub with_session: bool,
+}
+
+impl Absence {
+    /// How long it took, if it is over.
+    pub fn length(&self) -> Option<Duration> {
+        Some(self.until?.duration_since(self.from).unwrap_or_default())
+    }
+}
+
+impl Journal {
+    /// Reads the logs of an ensemble's servers, each from its data directory. What only a minority has written down was
+    /// never agreed on. Paths outside of `chroot` are left out, inside they begin below it.
+    ///
+    /// # Panics
+    /// When a log can't be understood.
+    pub fn read(directories: &[PathBuf], chroot: &str) -> Journal {
+        let mut seen: BTreeMap<i64, (usize, Transaction)> = BTreeMap::new();
+        for directory in directories {
+            for (zxid, transaction) in read_server(directory, chroot) {
+                seen.entry(zxid).or_insert_with(|| (0, transaction)).0 += 1;
+            }
+        }
+        let agreed = seen.into_iter().filter(|(_, (count, _))| 2 * count > directories.len());
+        Journal { transactions: agreed.map(|(zxid, (_, transaction))| (zxid, transaction)).collect() }
+    }
+
+    /// The absences of paths that `concerns` takes, in order of their beginning.
+    pub fn absences(&self, concerns: impl Fn(&str) -> bool) -> Vec<Absence> {
+        let mut found: Vec<Absence> = Vec::new();
+        // Which of the found ones is the present one of a path.
+        let mut absent: HashMap<String, usize> = HashMap::new();
+        self.replay(|at, before, after| {
+            for (path, with_session) in before {
+                if !after.contains_key(path.as_str()) && concerns(path) {
+                    absent.insert(path.clone(), found.len());
+                    let (path, with_session) = (path.clone(), *with_session);
+                    found.push(Absence { path, from: at, until: None, with_session });
+                }
+            }
+            for path in after.keys() {
+                if let Some(index) = absent.remove(path) {
+                    found[index].until = Some(at);
+                }
+            }
+        });
+        found
+    }
+
+    /// When each path that `concerns` takes was created for the first time.
+    pub fn first_created(&self, concerns: impl Fn(&str) -> bool) -> BTreeMap<String, SystemTime> {
+        let mut first = BTreeMap::new();
+        for transaction in self.transactions.values() {
+            for change in &transaction.changes {
+                if let Change::Created { path, .. } = change
+                    && concerns(path)
+                {
+                    first.entry(path.clone()).or_insert(transaction.at);
+                }
+            }
+        }
+        first
+    }
+
+    /// How often a path was created.
+    pub fn incarnations(&self, wanted: &str) -> Vec<i64> {
+        let is_created = |change: &Change| matches!(change, Change::Created { path, .. } if path == wanted);
+        let created = self.transactions.iter().filter(|(_, transaction)| transaction.changes.iter().any(is_created));
+        created.map(|(zxid, _)| *zxid).collect()
+    }
+
+    /// The ephemerals that stand after the last transaction.
+    pub fn standing(&self) -> BTreeSet<String> {
+        let mut standing = BTreeSet::new();
+        self.replay(|_, before, after| {
+            for (path, _) in before {
+                standing.remove(path);
+            }
+            standing.extend(after.keys().cloned());
+        });
+        standing
+    }
+
+    /// Goes through the transactions: `step` is handed the time, which ephemerals a transaction has removed (and whether
+    /// with their session), and which of all that it touched stand afterwards, with their owners.
+    fn replay(&self, mut step: impl FnMut(SystemTime, &[(String, bool)], &HashMap<String, i64>)) {
+        let mut owners: HashMap<String, i64> = HashMap::new();
+        for transaction in self.transactions.values() {
+            let mut removed = Vec::new();
+            let mut created = HashMap::new();
+            for change in &transaction.changes {
+                match change {
+                    Change::Created { path, owner: 0 } => drop(owners.remove(path)),
+                    Change::Created { path, owner } => {
+                        owners.insert(path.clone(), *owner);
+                        created.insert(path.clone(), *owner);
+                    }
+                    Change::Deleted { path } => {
+                        created.remove(path);
+                        if owners.remove(path).is_some() {
+                            removed.push((path.clone(), false));
+                        }
+                    }
+                    Change::SessionClosed { session } => {
+                        let ended: Vec<_> = owners.extract_if(|_, owner| owner == session).collect();
+                        removed.extend(ended.into_iter().map(|(path, _)| (path, true)));
+                    }
+                }
+            }
+            if !removed.is_empty() || !created.is_empty() {
+                step(transaction.at, &removed, &created);
+            }
+        }
+    }
+}
+
+fn read_server(directory: &Path, chroot: &str) -> BTreeMap<i64, Transaction> {
+    let mut transactions = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir(directory.join("version-2")) else { return transactions };
+    for entry in entries {
+        let path = entry.expect("a directory can be read").path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log.")) {
+            read_log(&path, chroot, &mut transactions);
+        }
+    }
+    transactions
+}
+
+/// A log is a header of 16 bytes, then a checksum, a length, a transaction and a `B` each; zeros follow.
+fn read_log(path: &Path, chroot: &str, transactions: &mut BTreeMap<i64, Transaction>) {
+    let mut file = BufReader::new(File::open(path).expect("a log can be read"));
+    let mut header = [0; 16];
+    // One that has only just been made is empty.
+    if file.read_exact(&mut header).is_err() {
+        return;
+    }
+    assert_eq!(&header[..8], b"ZKLG\0\0\0\x02", "{} is a transaction log", path.display());
+    let mut head = [0; 12];
+    while file.read_exact(&mut head).is_ok() {
+        let length = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
+        let mut entry = vec![0; length as usize + 1];
+        if length == 0 || file.read_exact(&mut entry).is_err() || entry.pop() != Some(b'B') {
+            return;
+        }
+        let (zxid, transaction) = read_transaction(entry.into(), chroot)
+            .unwrap_or_else(|error| panic!("{}: a transaction that can't be read: {error:?}", path.display()));
+        transactions.insert(zxid, transaction);
+    }
+}
+
+fn read_transaction(entry: Bytes, chroot: &str) -> Result<(i64, Transaction), Malformed> {
+    let mut decoder = Decoder::new(entry);
+    let session = decoder.long()?;
+    let _xid = decoder.int()?;
+    let zxid = decoder.long()?;
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(decoder.long()?).unwrap_or_default());
+    let kind = decoder.int()?;
+    let mut changes = Vec::new();
+    read_change(kind, session, &mut decoder, chroot, &mut changes)?;
+    Ok((zxid, Transaction { at, changes }))
+}
+
+fn read_change(
+    kind: i32,
+    session: i64,
+    decoder: &mut Decoder,
+    chroot: &str,
+    changes: &mut Vec<Change>,
+) -> Result<(), Malformed> {
+    const CREATE: i32 = 1;
+    const DELETE: i32 = 2;
+    const MULTI: i32 = 14;
+    const CREATE_2: i32 = 15;
+    const CREATE_CONTAINER: i32 = 19;
+    const DELETE_CONTAINER: i32 = 20;
+    const CREATE_TTL: i32 = 21;
+    const CLOSE_SESSION: i32 = -11;
+    let inner = |path: String| path.strip_prefix(chroot).filter(|path| path.starts_with('/')).map(str::to_owned);
+    match kind {
+        CREATE | CREATE_2 => {
+            let path = decoder.string()?;
+            decoder.bytes()?;
+            decoder.vector(|acl| Ok((acl.int()?, acl.string()?, acl.string()?)))?;
+            let owner = if decoder.boolean()? { session } else { 0 };
+            changes.extend(inner(path).map(|path| Change::Created { path, owner }));
+        }
+        CREATE_CONTAINER | CREATE_TTL => {
+            changes.extend(inner(decoder.string()?).map(|path| Change::Created { path, owner: 0 }));
+        }
+        DELETE | DELETE_CONTAINER => changes.extend(inner(decoder.string()?).map(|path| Change::Deleted { path })),
+        CLOSE_SESSION => changes.push(Change::SessionClosed { session }),
+        MULTI => {
+            for (kind, part) in decoder.vector(|part| Ok((part.int()?, part.bytes()?)))? {
+                read_change(kind, session, &mut Decoder::new(part), chroot, changes)?;
+            }
+        }
+        // Everything else leaves all names where they were.
+        _ => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use zookeeper_client::{Acls, CreateMode};
+
+    use super::*;
+    use crate::zookeeper::{Options, ZooKeeper};
+
+    #[tokio::test]
+    async fn what_zookeeper_did_is_read_back() {
+        let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
+        let sandbox = zookeeper.sandbox("journal").await;
+        let (bare, other) = (sandbox.bare().await, sandbox.bare().await);
+        for name in ["deleted", "replaced", "expired", "kept"] {
+            bare.create_ephemeral(&format!("/parent/{name}"), b"x").await;
+        }
+        other.delete("/parent/deleted").await;
+        let open = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let mut multi = other.client().new_multi_writer();
+        for name in ["replaced", "kept"] {
+            let path = format!("/parent/{name}");
+            multi.add_delete(&path, None).unwrap();
+            multi.add_create(&path, b"y", &open).unwrap();
+        }
+        multi.commit().await.unwrap();
+        drop(bare);
+        other.wait_gone("/parent/expired").await;
+        other.create_ephemeral("/parent/expired", b"z").await;
+
+        let journal = zookeeper.journal(&sandbox.chroot);
+        let absences = journal.absences(|path| path.starts_with("/parent/"));
+        let shown: Vec<_> = absences
+            .iter()
+            .map(|absence| (absence.path.as_str(), absence.with_session, absence.until.is_some()))
+            .collect();
+        assert_eq!(shown, [("/parent/deleted", false, false), ("/parent/expired", true, true)]);
+        assert!(absences[1].length().unwrap() < Duration::from_secs(20));
+        assert_eq!(journal.incarnations("/parent/kept").len(), 2);
+        let standing: Vec<_> = journal.standing().into_iter().collect();
+        assert_eq!(standing, ["/parent/expired", "/parent/kept", "/parent/replaced"]);
+        // It outlives the server.
+        zookeeper.kill(0);
+        assert_eq!(zookeeper.journal(&sandbox.chroot).absences(|_| true).len(), absences.len());
+    }
+}

@@ -1,0 +1,209 @@
+//! The way down of a replica: `draining` on every stream, clients that move, GOAWAY, and the end at the deadline.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use rollcall_proto::v1;
+use rollcall_proto::v1::acquire_lock_response::Event as LockEvent;
+use rollcall_proto::v1::register_response::Response;
+use rollcall_proto::v1::watch_response::Event;
+use rollcall_proto::v1::{ChangeKind, Draining, LostReason};
+use rollcall_tests::arm::Setting;
+use rollcall_tests::client::{Client, Registration, data, get, next, refused, retry_delay, set};
+use rollcall_tests::follow::{Locking, Watching};
+use rollcall_tests::process::Signal;
+use rollcall_tests::server::Server;
+use rollcall_tests::wait::{SOON, check, eventually, soon};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use super::ARM;
+
+/// For what no test waits for.
+const LONG: Duration = Duration::from_secs(600);
+
+fn value() -> v1::Value {
+    data(json!({"a": 1}))
+}
+
+/// One stream of each kind.
+struct Streams {
+    registering: Registration,
+    watching: Watching,
+    locking: Locking,
+}
+
+impl Streams {
+    async fn open(client: &Client) -> Streams {
+        let mut registering = Registration::open_with_ttl(client, LONG).await;
+        registering.set("/drain/a", value()).await;
+        let (locking, _) = Locking::take(client, "/lock", "me").await;
+        Streams { registering, watching: Watching::start(client, "/drain").await, locking }
+    }
+
+    /// What each is told next, which must be that the replica drains.
+    async fn told(&mut self) -> [Duration; 3] {
+        let registering = self.registering.next().await.unwrap();
+        let Some(Response::Draining(registering)) = registering else { panic!("not draining: {registering:?}") };
+        let watching = self.watching.step().await.event;
+        let Some(Event::Draining(watching)) = watching else { panic!("not draining: {watching:?}") };
+        let locking = self.locking.next().await.unwrap();
+        let Some(LockEvent::Draining(locking)) = locking else { panic!("not draining: {locking:?}") };
+        [registering, watching, locking].map(remaining)
+    }
+
+    /// What each ends with, which must be that the replica drains.
+    async fn refused(mut self) -> [Duration; 3] {
+        let watching = loop {
+            if let Err(status) = self.watching.try_step().await {
+                break status;
+            }
+        };
+        [self.registering.end().await.unwrap_err(), watching, self.locking.end().await.unwrap_err()]
+            .map(|status| retry_delay(&refused(Err::<(), _>(status), Code::Unavailable, "DRAINING")))
+    }
+}
+
+fn remaining(draining: Draining) -> Duration {
+    draining.remaining.expect("it says how long").try_into().expect("it is no negative time")
+}
+
+/// A server that drains for as long as a test needs, and is told to.
+async fn draining(time: &str) -> (Setting, Streams) {
+    let mut s = ARM.setting_with("drain", &["--drain", time]).await;
+    let streams = Streams::open(&s.client).await;
+    s.server.process().signal(Signal::TERM);
+    (s, streams)
+}
+
+async fn ends_well(server: &mut Server) {
+    let status = server.process().wait(SOON).await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn every_stream_is_told_to_move_and_the_replica_goes_when_all_have() {
+    let (mut s, mut streams) = draining("500s").await;
+    for remaining in streams.told().await {
+        assert!(remaining > LONG / 2 && remaining <= Duration::from_secs(500), "{remaining:?}");
+    }
+    let other_server = s.another_server().await;
+    let other = other_server.client().await;
+    let generation = s.bare.get("/drain/a").await.unwrap().stat.czxid;
+    let mut moved = Registration::open_with_ttl(&other, LONG).await;
+    let again = moved.resume("/drain/a", value(), generation).await;
+    assert!(again.adopted && again.generation > generation, "{again:?}");
+    assert_eq!(streams.registering.lost().await.reason(), LostReason::TakenOver);
+    drop(streams);
+    ends_well(&mut s.server).await;
+    assert_eq!(get(&other, "/drain").await.children.len(), 1);
+}
+
+#[tokio::test]
+async fn at_the_deadline_what_is_left_ends_with_a_delay() {
+    let (mut s, mut streams) = draining("1s").await;
+    streams.told().await;
+    let delays = streams.refused().await;
+    assert!(delays[0] != delays[1] || delays[1] != delays[2], "the return of many is spread: {delays:?}");
+    ends_well(&mut s.server).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_drain() {
+    let (mut s, mut streams) = draining("500s").await;
+    streams.told().await;
+    s.server.process().signal(Signal::TERM);
+    streams.refused().await;
+    ends_well(&mut s.server).await;
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_without_a_drain() {
+    let mut s = ARM.setting_with("drain", &["--drain", "500s"]).await;
+    let streams = Streams::open(&s.client).await;
+    s.server.process().signal(Signal::INT);
+    streams.refused().await;
+    ends_well(&mut s.server).await;
+}
+
+#[tokio::test]
+async fn while_it_drains_a_replica_is_not_ready_and_takes_no_new_streams() {
+    let (s, mut streams) = draining("500s").await;
+    streams.told().await;
+    let ready = s.server.http_get("/readyz").await.unwrap();
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with("draining\n"), "{ready}");
+    let refused = s.client.clone().watch(v1::WatchRequest { path: "/".to_owned(), ..Default::default() }).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+    eventually("new connections are refused", SOON, async || match TcpStream::connect(s.server.grpc()).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    // The streams that stand are served all the same, on a connection that has been told to take no more.
+    streams.registering.keep_alive().await;
+    s.bare.create("/drain/b", b"1").await;
+    streams.watching.until("the change", |known| known.names() == ["a", "b"]).await;
+}
+
+#[tokio::test]
+async fn nothing_is_told_before_opened() {
+    let mut s = ARM.setting_with("drain", &["--drain", "500s"]).await;
+    let (sender, receiver) = mpsc::channel(1);
+    let answers = soon("headers of Register", s.client.clone().register(ReceiverStream::new(receiver))).await;
+    let mut answers = answers.unwrap().into_inner();
+    s.server.process().signal(Signal::TERM);
+    eventually("it drains", SOON, async || {
+        let ready = s.server.http_get("/readyz").await.map_err(|error| error.to_string())?;
+        check(ready.ends_with("draining\n"), || ready)
+    })
+    .await;
+    sender.send(v1::RegisterRequest { request: Some(set("/late", value())) }).await.unwrap();
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        let answer = next("an answer of Register", &mut answers).await.unwrap().unwrap();
+        told.push(match answer.response.unwrap() {
+            Response::Opened(_) => "opened",
+            Response::Draining(_) => "draining",
+            Response::Registered(_) => "registered",
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(told[0], "opened", "{told:?}");
+    told.sort_unstable();
+    assert_eq!(told, ["draining", "opened", "registered"]);
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_leaves_registrations_standing() {
+    let mut s = ARM.setting_with("drain", &["--session-timeout", "6s", "--drain", "0s"]).await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let mut with = Registration::open_with_ttl(&s.client, LONG).await;
+    let mut without = Registration::open(&s.client).await;
+    let first = [with.set("/services/with", value()).await, without.set("/services/without", value()).await];
+    with.set("/left", value()).await;
+    let mut watching = Watching::start(&other_client, "/services").await;
+    let ending = s.bare.ending("/left").await;
+    let stopped = Instant::now();
+    s.server.process().signal(Signal::TERM);
+    for stream in [&mut with, &mut without] {
+        stream.end().await.unwrap_err();
+    }
+    let status = s.server.process().wait(SOON).await;
+    assert!(status.success(), "{status}");
+    let mut new = Registration::open(&other_client).await;
+    for (path, first) in ["/services/with", "/services/without"].into_iter().zip(first) {
+        assert_eq!(s.bare.get(path).await.unwrap().stat.czxid, first.generation, "it stands");
+        let again = new.resume(path, value(), first.generation).await;
+        assert!(again.adopted && again.generation > first.generation, "{again:?}");
+    }
+    // What nobody came back for goes with the ZooKeeper session of the replica, and nothing else does.
+    assert!(ending.at().await > stopped);
+    s.bare.create_ephemeral("/services/later", b"x").await;
+    watching.until("what came later", |known| known.names() == ["later", "with", "without"]).await;
+    assert_eq!(watching.changes, [(ChangeKind::Added, "later".to_owned())]);
+}

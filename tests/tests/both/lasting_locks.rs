@@ -1,0 +1,456 @@
+//! AcquireLock with a ttl: hanging up, coming back, giving back from anywhere, and what ends a lock that nobody comes back
+//! for. Locks that live as long as their stream are in `locks.rs`.
+
+use std::time::Duration;
+
+use rollcall_proto::v1::acquire_lock_response::Event;
+use rollcall_proto::v1::{AcquireLockRequest, Held, LostReason};
+use rollcall_tests::bare::Bare;
+use rollcall_tests::client::{Client, describe, refused, release, retry_delay, span, zero};
+use rollcall_tests::follow::{Locking, lock};
+use rollcall_tests::process::Signal;
+use rollcall_tests::wait::{SOON, check, eventually};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::ARM;
+
+/// For what has to go by.
+const SHORT: Duration = Duration::from_secs(3);
+/// For what no test waits for.
+const LONG: Duration = Duration::from_secs(600);
+
+fn lasting(path: &str, name: &str, ttl: Duration) -> AcquireLockRequest {
+    AcquireLockRequest { ttl: Some(span(ttl)), ..lock(path, name) }
+}
+
+fn back(path: &str, lock_id: &str) -> AcquireLockRequest {
+    AcquireLockRequest { lock_id: lock_id.to_owned(), ..lock(path, "") }
+}
+
+/// Asks for a lock and waits until it is held.
+async fn take(client: &Client, request: AcquireLockRequest) -> (Locking, Held) {
+    let mut stream = Locking::start(client, request).await.expect("the lock may be asked for");
+    let held = stream.held().await.expect("the lock is granted");
+    (stream, held)
+}
+
+/// What a call for a lock comes to that is not to be had.
+async fn answer(client: &Client, request: AcquireLockRequest) -> Result<Held, Status> {
+    Locking::start(client, request).await?.held().await
+}
+
+/// Where ZooKeeper has a lock that one holds: its lease, and the lease's record.
+async fn nodes(bare: &Bare, path: &str) -> (String, String) {
+    let leases = bare.children(path).await.unwrap();
+    let [lease] = &leases[..] else { panic!("one holds {path}: {leases:?}") };
+    (format!("{path}/{lease}"), format!("/.rollcall/leases/{lease}"))
+}
+
+/// Waits until nothing of a lock is left in ZooKeeper, but its path.
+async fn wait_free(bare: &Bare, path: &str) {
+    eventually(&format!("{path} is free"), SOON, async || {
+        let leases = bare.children(path).await.unwrap_or_default();
+        let contenders = bare.children(&format!("{path}-__lock__")).await.unwrap_or_default();
+        check(leases.is_empty() && contenders.is_empty(), || format!("{leases:?} {contenders:?}"))
+    })
+    .await;
+}
+
+/// Hangs up a lock without a ttl and waits until that has been dealt with: so has what was hung up before it.
+async fn wait_until_heard(client: &Client, bare: &Bare) {
+    drop(Locking::take(client, "/heard", "witness").await);
+    wait_free(bare, "/heard").await;
+}
+
+#[tokio::test]
+async fn a_lock_with_a_ttl_is_a_durable_lease_with_a_record() {
+    let s = ARM.setting("lasting").await;
+    let (_stream, held) = take(&s.client, lasting("/jobs/nightly", "me", LONG)).await;
+    assert_eq!(held.ttl, Some(span(LONG)));
+    let (lease, record) = nodes(&s.bare, "/jobs/nightly").await;
+    let node = s.bare.get(&lease).await.unwrap();
+    assert!(!node.is_ephemeral());
+    assert_eq!((node.text(), node.stat.czxid), ("me", held.fencing_token));
+    let record = s.bare.get(&record).await.unwrap();
+    assert!(!record.is_ephemeral() && !record.text().contains(&held.lock_id), "{}", record.text());
+    assert_eq!(record.stat.czxid, held.fencing_token, "made in one transaction");
+    let holder = describe(&s.client, "/jobs/nightly").await.holders.remove(0);
+    assert_eq!((holder.name.as_str(), holder.fencing_token, holder.foreign), ("me", held.fencing_token, false));
+    assert_eq!(holder.ttl, Some(span(LONG)));
+}
+
+#[tokio::test]
+async fn a_lock_that_was_hung_up_is_held_until_it_is_released_by_its_id_on_any_replica() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    for client in [&s.client, &other_client] {
+        let (stream, held) = take(&s.client, lasting("/hung-up", "me", LONG)).await;
+        drop(stream);
+        wait_until_heard(&s.client, &s.bare).await;
+        let (lease, record) = nodes(&s.bare, "/hung-up").await;
+        let busy = AcquireLockRequest { wait: zero(), ..lock("/hung-up", "second") };
+        refused(answer(&other_client, busy).await, Code::Aborted, "LOCK_BUSY");
+        let (mut waiter, queued) = Locking::queue(&other_client, "/hung-up", "waiter").await;
+        assert_eq!(queued.holders, ["me"]);
+        assert!(release(client, &held.lock_id).await.unwrap());
+        assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
+        assert!(!s.bare.exists(&lease).await && !s.bare.exists(&record).await);
+        refused(release(client, &held.lock_id).await, Code::NotFound, "LOCK_LOST");
+        drop(waiter);
+        wait_free(&s.bare, "/hung-up").await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_lock_is_released_on_another_replica_ends_ok() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let (mut stream, held) = take(&s.client, lasting("/released", "me", LONG)).await;
+    assert!(release(&other.client().await, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+    refused(answer(&s.client, back("/released", &held.lock_id)).await, Code::NotFound, "LOCK_LOST");
+}
+
+#[tokio::test]
+async fn coming_back_on_any_replica_finds_the_same_lock_with_the_same_token() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let (stream, held) = take(&s.client, lasting("/back", "me", LONG)).await;
+    let (lease, _) = nodes(&s.bare, "/back").await;
+    let before = s.bare.get(&lease).await.unwrap();
+    let (mut waiter, _) = Locking::queue(&s.client, "/back", "waiter").await;
+    drop(stream);
+    let mut last = None;
+    for client in [&s.client, &other_client, &other_client, &s.client] {
+        drop(last.take());
+        let mut again = Locking::start(client, back("/back", &held.lock_id)).await.unwrap();
+        let Some(Event::Queued(queued)) = again.next().await.unwrap() else { panic!("queued comes first") };
+        assert_eq!((&queued.lock_id, queued.position), (&held.lock_id, 1));
+        assert_eq!(again.held().await.unwrap(), held);
+        assert_eq!(s.bare.get(&lease).await.unwrap(), before, "the lease is not touched");
+        last = Some(again);
+    }
+    assert!(release(&other_client, &held.lock_id).await.unwrap());
+    last.unwrap().end().await.unwrap();
+    waiter.held().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_ttl_on_the_replica_that_was_left_does_not_end_what_was_picked_up() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let (stream, held) = take(&s.client, lasting("/left", "me", SHORT)).await;
+    drop(stream);
+    let (mut again, _) = take(&other.client().await, back("/left", &held.lock_id)).await;
+    // Hung up later than the other, so that its ttl is over later.
+    let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
+    drop(witness);
+    wait_free(&s.bare, "/witness").await;
+    let (lease, record) = nodes(&s.bare, "/left").await;
+    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    again.end().await.unwrap();
+    assert!(!s.bare.exists(&record).await);
+}
+
+#[tokio::test]
+async fn a_second_stream_for_a_lock_supersedes_the_first() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let (mut stream, held) = take(&s.client, lasting("/twice", "me", LONG)).await;
+    for client in [s.client.clone(), other.client().await, s.client.clone()] {
+        let (again, found) = take(&client, back("/twice", &held.lock_id)).await;
+        assert_eq!(found, held);
+        refused(stream.end().await, Code::Aborted, "SUPERSEDED");
+        stream = again;
+    }
+    let (lease, _) = nodes(&s.bare, "/twice").await;
+    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_stream_supersedes_the_first_without_a_ttl_too() {
+    let s = ARM.setting("lasting").await;
+    let (mut first, queued) = Locking::queue(&s.client, "/stream", "me").await;
+    let held = first.held().await.unwrap();
+    let (mut waiter, waiting) = Locking::queue(&s.client, "/stream", "waiter").await;
+    let (second, again) = take(&s.client, back("/stream", &queued.lock_id)).await;
+    assert_eq!(again, held);
+    refused(first.end().await, Code::Aborted, "SUPERSEDED");
+    let mut second_waiter = Locking::start(&s.client, back("/stream", &waiting.lock_id)).await.unwrap();
+    let Some(Event::Queued(place)) = second_waiter.next().await.unwrap() else { panic!("queued comes first") };
+    assert_eq!(place.lock_id, waiting.lock_id);
+    refused(waiter.end().await, Code::Aborted, "SUPERSEDED");
+    assert_eq!(s.bare.children("/stream-__lock__").await.unwrap().len(), 1, "one place");
+    // The ends of streams that were superseded mean nothing any more; that of the one that counts does.
+    drop((first, waiter));
+    drop(second);
+    let next = second_waiter.held().await.unwrap();
+    assert!(next.lock_id == waiting.lock_id && next.fencing_token > held.fencing_token);
+    drop(second_waiter);
+    wait_free(&s.bare, "/stream").await;
+}
+
+#[tokio::test]
+async fn ids_that_are_unknown_or_over_are_lost_and_take_no_place() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let (stream, held) = take(&s.client, lasting("/ids", "me", LONG)).await;
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    drop(stream);
+    let (_holder, holding) = Locking::take(&s.client, "/ids", "holder").await;
+    let mut close = holding.lock_id.clone();
+    let first = if close.starts_with('A') { "B" } else { "A" };
+    close.replace_range(0..1, first);
+    for client in [s.client.clone(), other.client().await] {
+        for id in [held.lock_id.as_str(), close.as_str(), "nonsense"] {
+            refused(answer(&client, back("/ids", id)).await, Code::NotFound, "LOCK_LOST");
+            refused(release(&client, id).await, Code::NotFound, "LOCK_LOST");
+        }
+    }
+    assert_eq!(s.bare.children("/ids-__lock__").await.unwrap(), Vec::<String>::new(), "no place is taken");
+    assert_eq!(describe(&s.client, "/ids").await.holders.len(), 1);
+}
+
+#[tokio::test]
+async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let (holder, held) = take(&s.client, lasting("/hasty", "holder", LONG)).await;
+    let mut waiter = Locking::start(&other.client().await, lasting("/hasty", "waiter", LONG)).await.unwrap();
+    let Some(Event::Queued(queued)) = waiter.next().await.unwrap() else { panic!("queued comes first") };
+    drop(waiter);
+    eventually("the waiter has left", SOON, async || {
+        let contenders = s.bare.children("/hasty-__lock__").await.unwrap();
+        check(contenders.is_empty(), || format!("{contenders:?}"))
+    })
+    .await;
+    refused(answer(&s.client, back("/hasty", &queued.lock_id)).await, Code::NotFound, "LOCK_LOST");
+    drop(holder);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    // Whenever a call is cancelled, and nothing was told: nothing is held.
+    for number in 0..30 {
+        drop(Locking::start(&s.client, lasting("/hasty", &number.to_string(), LONG)).await.unwrap());
+    }
+    wait_free(&s.bare, "/hasty").await;
+    assert_eq!(s.bare.children("/.rollcall/leases").await.unwrap_or_default(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_lock_that_nobody_comes_back_for_ends_after_its_ttl_and_the_next_is_served() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let (stream, held) = take(&s.client, lasting("/expires", "me", SHORT)).await;
+    let (mut waiter, _) = Locking::queue(&other_client, "/expires", "next").await;
+    let (lease, record) = nodes(&s.bare, "/expires").await;
+    let ending = s.bare.ending(&lease).await;
+    let hung_up = Instant::now();
+    drop(stream);
+    let stood = ending.at().await - hung_up;
+    assert!(stood >= SHORT, "it stood for {stood:?}");
+    assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
+    assert!(!s.bare.exists(&record).await);
+    for client in [&s.client, &other_client] {
+        refused(answer(client, back("/expires", &held.lock_id)).await, Code::NotFound, "LOCK_LOST");
+        refused(release(client, &held.lock_id).await, Code::NotFound, "LOCK_LOST");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_connection_leaves_the_lock_for_its_ttl() {
+    let s = ARM.setting("lasting").await;
+    let (proxy, client) = s.server.client_through_a_proxy().await;
+    let (mut stream, held) = take(&client, lasting("/broken", "me", SHORT)).await;
+    let (lease, _) = nodes(&s.bare, "/broken").await;
+    let ending = s.bare.ending(&lease).await;
+    let broken = Instant::now();
+    proxy.cut();
+    stream.end().await.unwrap_err();
+    let (again, found) = take(&s.client, back("/broken", &held.lock_id)).await;
+    assert_eq!(found, held);
+    let hung_up = Instant::now();
+    drop(again);
+    let ended = ending.at().await;
+    assert!(ended - broken >= SHORT && ended - hung_up >= SHORT, "the ttl counts from the last stream's end");
+}
+
+#[tokio::test]
+async fn a_stream_that_stands_keeps_its_lock_beyond_the_ttl() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let s = ARM.setting("lasting").await;
+    let (mut stream, held) = take(&s.client, lasting("/stands", "me", SECOND)).await;
+    for _ in 0..3 {
+        let (witness, _) = take(&s.client, lasting("/witness", "witness", SECOND)).await;
+        drop(witness);
+        wait_free(&s.bare, "/witness").await;
+    }
+    let (lease, _) = nodes(&s.bare, "/stands").await;
+    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn coming_back_renews_the_lock() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let clients = [s.client.clone(), other.client().await];
+    let (stream, held) = take(&s.client, lasting("/renewed", "me", SHORT)).await;
+    drop(stream);
+    let mut turns = tokio::time::interval(SHORT / 30);
+    for _ in 0..2 {
+        let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
+        let (witness_lease, _) = nodes(&s.bare, "/witness").await;
+        drop(witness);
+        // In turn on both replicas, and twice on one, until a lock that was left alone has gone.
+        while s.bare.exists(&witness_lease).await {
+            for client in [&clients[0], &clients[1], &clients[1]] {
+                let (again, found) = take(client, back("/renewed", &held.lock_id)).await;
+                assert_eq!(found, held);
+                drop(again);
+                turns.tick().await;
+            }
+        }
+    }
+    let (lease, record) = nodes(&s.bare, "/renewed").await;
+    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    assert!(!s.bare.exists(&record).await);
+}
+
+#[tokio::test]
+async fn a_lease_that_somebody_deletes_is_lost_removed() {
+    let s = ARM.setting("lasting").await;
+    let (mut stream, held) = take(&s.client, lasting("/removed", "me", LONG)).await;
+    let (lease, record) = nodes(&s.bare, "/removed").await;
+    s.bare.delete(&lease).await;
+    let lost = match stream.next().await.unwrap() {
+        Some(Event::Lost(lost)) => lost,
+        other => panic!("lost comes before the end, not {other:?}"),
+    };
+    assert_eq!(lost.reason(), LostReason::Removed);
+    refused(stream.next().await, Code::Aborted, "LOCK_LOST");
+    s.bare.wait_gone(&record).await;
+    refused(answer(&s.client, back("/removed", &held.lock_id)).await, Code::NotFound, "LOCK_LOST");
+}
+
+#[tokio::test]
+async fn a_killed_replicas_lock_stands_for_its_ttl_and_is_then_freed_by_another() {
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let (_stream, held) = take(&s.client, lasting("/killed", "me", SHORT)).await;
+    let (mut waiter, _) = Locking::queue(&other_client, "/killed", "waiter").await;
+    let (lease, record) = nodes(&s.bare, "/killed").await;
+    let keeper = s.bare.get(&record).await.unwrap().json()["owner"].as_str().unwrap().to_owned();
+    let fence = s.bare.ending(&format!("/.rollcall/fences/{keeper}")).await;
+    let lease = s.bare.ending(&lease).await;
+    let killed = Instant::now();
+    s.server.process().kill();
+    let (fence, lease) = (fence.at().await, lease.at().await);
+    assert!(fence < lease, "while the keeper's fence stands, only the keeper ends it");
+    assert!(lease - killed >= SHORT, "it stood for {:?}", lease - killed);
+    assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
+    assert!(!s.bare.exists(&record).await);
+    refused(answer(&other_client, back("/killed", &held.lock_id)).await, Code::NotFound, "LOCK_LOST");
+}
+
+#[tokio::test]
+async fn the_holder_of_a_killed_replicas_lock_comes_back_on_another() {
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let (_early, early) = take(&s.client, lasting("/early", "me", SHORT)).await;
+    let (late_stream, late) = take(&s.client, lasting("/late", "me", LONG)).await;
+    let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
+    drop((late_stream, witness));
+    s.server.process().kill();
+    // Before the dead replica's ZooKeeper session is over, and after.
+    let (mut early_stream, found) = take(&other_client, back("/early", &early.lock_id)).await;
+    assert_eq!(found, early);
+    wait_free(&s.bare, "/witness").await;
+    let (mut late_stream, found) = take(&other_client, back("/late", &late.lock_id)).await;
+    assert_eq!(found, late);
+    for (path, held) in [("/early", &early), ("/late", &late)] {
+        let (lease, _) = nodes(&s.bare, path).await;
+        assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+        assert!(release(&other_client, &held.lock_id).await.unwrap());
+    }
+    early_stream.end().await.unwrap();
+    late_stream.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl() {
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3s"]).await;
+    let (mut stream, held) = take(&s.client, lasting("/session", "me", LONG)).await;
+    let (_hung_up, hung_up) = take(&s.client, lasting("/hung-up", "me", LONG)).await;
+    let (mut lost, _) = Locking::take(&s.client, "/without", "me").await;
+    let (without, _) = nodes(&s.bare, "/without").await;
+    drop(_hung_up);
+    s.cut_off().await;
+    let Some(Event::Suspended(_)) = stream.next().await.unwrap() else { panic!("suspended comes next") };
+    // A lock without a ttl goes with the session, and its holder knows before ZooKeeper can give it to another.
+    let ending = s.bare.ending(&without).await;
+    refused(
+        loop {
+            match lost.next().await {
+                Ok(Some(Event::Suspended(_))) => {}
+                Ok(Some(Event::Lost(lost))) => assert_eq!(lost.reason(), LostReason::SessionLost),
+                ended => break ended,
+            }
+        },
+        Code::Aborted,
+        "LOCK_LOST",
+    );
+    let told = Instant::now();
+    assert!(told < ending.at().await);
+    s.proxy.accept().await;
+    assert_eq!(stream.held().await.unwrap(), held);
+    let (mut again, found) = take(&s.client, back("/hung-up", &hung_up.lock_id)).await;
+    assert_eq!(found, hung_up);
+    for (path, held) in [("/session", &held), ("/hung-up", &hung_up)] {
+        let (lease, _) = nodes(&s.bare, path).await;
+        assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+        assert!(release(&s.client, &held.lock_id).await.unwrap());
+    }
+    stream.end().await.unwrap();
+    again.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_ttl() {
+    // Nothing here is due to a ZooKeeper session that ends: none does.
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "10m", "--drain", "0s"]).await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let (stream, _) = Locking::take(&s.client, "/stream", "stopping").await;
+    let (mut next, queued) = Locking::queue(&other_client, "/stream", "next").await;
+    assert_eq!(queued.holders, ["stopping"]);
+    let (_busy, _) = Locking::take(&other_client, "/busy", "busy").await;
+    let (waiting, _) = Locking::queue(&s.client, "/busy", "stopping").await;
+    let (lasting_stream, held) = take(&s.client, lasting("/lasting", "me", LONG)).await;
+    let (hung_up_stream, hung_up) = take(&s.client, lasting("/hung-up", "me", LONG)).await;
+    drop(hung_up_stream);
+    s.server.process().signal(Signal::TERM);
+    for mut stream in [stream, waiting, lasting_stream] {
+        let status = refused(stream.end().await, Code::Unavailable, "DRAINING");
+        assert!(retry_delay(&status) <= SOON, "{status:?}");
+    }
+    let status = s.server.process().wait(SOON).await;
+    assert!(status.success(), "{status}");
+    next.held().await.unwrap();
+    assert_eq!(s.bare.children("/busy-__lock__").await.unwrap(), Vec::<String>::new(), "its waiter has left");
+    let (_again, found) = take(&other_client, back("/lasting", &held.lock_id)).await;
+    assert_eq!(found, held);
+    let (lease, record) = nodes(&s.bare, "/hung-up").await;
+    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, hung_up.fencing_token);
+    assert!(release(&other_client, &hung_up.lock_id).await.unwrap());
+    assert!(!s.bare.exists(&lease).await && !s.bare.exists(&record).await);
+}

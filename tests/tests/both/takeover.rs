@@ -1,0 +1,407 @@
+//! Register, rules 6 and 7: who has a path when several want it, on one replica and across replicas.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rollcall_proto::v1;
+use rollcall_proto::v1::LostReason;
+use rollcall_proto::v1::register_request::Request;
+use rollcall_tests::arm::Setting;
+use rollcall_tests::client::{Client, Registration, data, plain, resume, set, span, text, unset};
+use rollcall_tests::process::Signal;
+use rollcall_tests::wait::{SOON, check, eventually};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tonic::Code;
+
+use super::ARM;
+
+const SHORTEST: Duration = Duration::from_secs(1);
+
+fn exclusive(path: &str, value: v1::Value) -> Request {
+    Request::Set(v1::SetRegistration {
+        path: path.to_owned(),
+        value: Some(value),
+        exclusive: true,
+        ..Default::default()
+    })
+}
+
+/// The older holder loses the path for good, and what it does afterwards does not touch the newer one.
+async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Client) {
+    let mut old = Registration::open(old_client).await;
+    let mut new = Registration::open(new_client).await;
+    let first = old.set("/taken", data(json!({"by": "old"}))).await;
+    old.set("/kept", text("x")).await;
+    let second = new.set("/taken", data(json!({"by": "new"}))).await;
+    assert!(second.generation > first.generation);
+    let lost = old.lost().await;
+    assert_eq!((lost.path.as_str(), lost.generation), ("/taken", first.generation));
+    assert_eq!(lost.reason(), LostReason::TakenOver);
+
+    let unchanged = async || {
+        let node = s.bare.get("/taken").await.unwrap();
+        assert_eq!((node.stat.czxid, plain(node.json())), (second.generation, json!({"by": "new"})));
+    };
+    unchanged().await;
+    old.send(unset("/taken")).await;
+    assert_eq!(old.unregistered().await, "/taken");
+    unchanged().await;
+    drop(old);
+    // The stream's other registration shows when its end has been dealt with.
+    s.bare.wait_gone("/kept").await;
+    unchanged().await;
+    drop(new);
+    s.bare.wait_gone("/taken").await;
+}
+
+#[tokio::test]
+async fn a_set_takes_over_from_another_stream() {
+    let s = ARM.setting("takeover").await;
+    the_newer_one_wins(&s, &s.client, &s.client).await;
+}
+
+#[tokio::test]
+async fn a_set_takes_over_from_another_replica() {
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    the_newer_one_wins(&s, &s.client, &other.client().await).await;
+}
+
+#[tokio::test]
+async fn a_set_takes_over_from_kazoo() {
+    let s = ARM.setting("takeover").await;
+    let owner = s.sandbox.bare().await;
+    owner.create_ephemeral("/foreign", b"{}").await;
+    let mut stream = Registration::open(&s.client).await;
+    let answer = stream.set("/foreign", text("ours")).await;
+    let node = s.bare.get("/foreign").await.unwrap();
+    assert_ne!(node.stat.ephemeral_owner, owner.session());
+    assert_eq!((node.text(), node.stat.czxid), ("ours", answer.generation));
+    // The end of the session that was taken over from does not remove the node: it has another owner.
+    owner.create_ephemeral("/witness", b"").await;
+    drop(owner);
+    s.bare.wait_gone("/witness").await;
+    assert_eq!(s.bare.get("/foreign").await.unwrap().stat.czxid, answer.generation);
+}
+
+#[tokio::test]
+async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let clients = [s.client.clone(), other.client().await];
+    let mut holder = Registration::open(&s.client).await;
+    holder.set("/services/always", text("0")).await;
+    let poll = async {
+        loop {
+            assert_eq!(s.bare.children("/services").await.unwrap(), ["always"]);
+        }
+    };
+    let take_over = async {
+        for turn in 1..=40 {
+            let mut next = Registration::open(&clients[turn % 2]).await;
+            next.set("/services/always", text(&turn.to_string())).await;
+            assert_eq!(holder.lost().await.reason(), LostReason::TakenOver);
+            holder = next;
+        }
+        holder
+    };
+    tokio::select! {
+        _holder = take_over => {}
+        () = poll => {}
+    }
+}
+
+#[tokio::test]
+async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let mut old = Registration::open(&s.client).await;
+    let first = old.set("/name", text("old")).await;
+    for client in [s.client.clone(), other.client().await] {
+        let mut new = Registration::open(&client).await;
+        new.send(exclusive("/name", text("new"))).await;
+        let rejected = new.rejected().await;
+        assert_eq!((Code::from(rejected.code), rejected.reason.as_str()), (Code::AlreadyExists, "NAME_TAKEN"));
+    }
+    assert_eq!(s.bare.get("/name").await.unwrap().stat.czxid, first.generation);
+    drop(old);
+    s.bare.wait_gone("/name").await;
+    let mut new = Registration::open(&s.client).await;
+    new.send(exclusive("/name", text("new"))).await;
+    new.registered().await;
+}
+
+#[tokio::test]
+async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
+    let s = ARM.setting("takeover").await;
+    let owner = s.sandbox.bare().await;
+    owner.create_ephemeral("/name", b"theirs").await;
+    let mut new = Registration::open(&s.client).await;
+    new.send(exclusive("/name", text("new"))).await;
+    assert_eq!(new.rejected().await.reason, "NAME_TAKEN");
+    assert_eq!(s.bare.get("/name").await.unwrap().text(), "theirs");
+}
+
+#[tokio::test]
+async fn a_durable_node_is_never_taken_over() {
+    let s = ARM.setting("takeover").await;
+    s.bare.create("/durable", b"x").await;
+    let mut stream = Registration::open(&s.client).await;
+    for request in [set("/durable", text("new")), exclusive("/durable", text("new"))] {
+        stream.send(request).await;
+        let rejected = stream.rejected().await;
+        // `exclusive` may say first that the name is taken.
+        assert!(matches!(rejected.reason.as_str(), "NOT_EPHEMERAL" | "NAME_TAKEN"), "{rejected:?}");
+    }
+    assert_eq!(s.bare.get("/durable").await.unwrap().text(), "x");
+}
+
+#[tokio::test]
+async fn many_streams_that_fight_for_one_path_leave_one_holder() {
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let clients = [s.client.clone(), other.client().await];
+    let mut streams = Vec::new();
+    for number in 0..16 {
+        let stream = Registration::open(&clients[number % 2]).await;
+        streams.push(stream);
+    }
+    // All at once: each is sent before any answer is read.
+    for (number, stream) in streams.iter().enumerate() {
+        stream.send(set("/fight", text(&number.to_string()))).await;
+    }
+    let mut generations = Vec::new();
+    for stream in &mut streams {
+        generations.push(stream.registered().await.generation);
+    }
+    let winner = *generations.iter().max().unwrap();
+    let node = s.bare.get("/fight").await.unwrap();
+    assert_eq!(node.stat.czxid, winner);
+    let holder = generations.iter().position(|generation| *generation == winner).unwrap();
+    assert_eq!(node.text(), holder.to_string());
+    let holder = streams.remove(holder);
+    for mut stream in streams {
+        assert_eq!(stream.lost().await.reason(), LostReason::TakenOver);
+    }
+    // All others are gone, and have taken nothing with them.
+    assert_eq!(s.bare.get("/fight").await.unwrap().stat.czxid, winner);
+    drop(holder);
+    s.bare.wait_gone("/fight").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one() {
+    let mut s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let mut old = Registration::open(&s.client).await;
+    old.set("/sleep", text("old")).await;
+    old.set("/witness", text("x")).await;
+    s.server.pause();
+    let other_client = other.client().await;
+    let mut new = Registration::open(&other_client).await;
+    let second = new.set("/sleep", text("new")).await;
+    // When it wakes, the end of the old stream is waiting for it.
+    drop(old);
+    s.server.resume();
+    s.bare.wait_gone("/witness").await;
+    let node = s.bare.get("/sleep").await.unwrap();
+    assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
+    let mut s = ARM.setting_with("takeover", &["--drain", "0s"]).await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    let (mut old, mut new) = (Registration::open(&s.client).await, Registration::open(&other_client).await);
+    old.set("/end", text("old")).await;
+    let second = new.set("/end", text("new")).await;
+    s.server.process().signal(Signal::TERM);
+    eventually("the older replica ends", 3 * SOON, async || {
+        check(s.server.process().exited().is_some(), || "it runs".to_owned())
+    })
+    .await;
+    let node = s.bare.get("/end").await.unwrap();
+    assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
+}
+
+/// A fence that moved for one path says nothing of the others of its session: they are put back as ever.
+#[tokio::test]
+async fn what_was_not_taken_over_is_still_put_back_after_others_were() {
+    const PATHS: usize = 16;
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let mut stream = Registration::open(&s.client).await;
+    for index in 0..PATHS {
+        stream.set(&format!("/some/{index}"), text("x")).await;
+    }
+    // Each session of the first replica loses some, and is seen to have its fence moved.
+    let mut taker = Registration::open(&other.client().await).await;
+    for index in (0..PATHS).step_by(2) {
+        taker.set(&format!("/some/{index}"), text("y")).await;
+        stream.lost().await;
+    }
+    for index in (1..PATHS).step_by(2) {
+        let path = format!("/some/{index}");
+        let before = s.bare.get(&path).await.unwrap().stat.czxid;
+        s.bare.delete(&path).await;
+        let back = stream.registered().await;
+        assert!(back.restored && back.path == path && back.generation > before, "{back:?}");
+    }
+}
+
+/// Rule 7 as a race: a stream ends on one replica in the instant in which another replica takes its paths over. Whatever
+/// comes first, nothing of the newer stream is removed: it would be told `restored`, or have lost its generation.
+#[tokio::test]
+async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
+    const ROUNDS: usize = 4;
+    // So many that the end of the older stream takes a while: each is read first, then deleted.
+    const PATHS: usize = 1500;
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let far = other.client().await;
+    let paths: Vec<_> = (0..PATHS).map(|index| format!("/race/{index}")).collect();
+    for _ in 0..ROUNDS {
+        let mut old = Registration::open(&s.client).await;
+        for path in &paths {
+            old.send(set(path, text("old"))).await;
+        }
+        for _ in &paths {
+            old.registered().await;
+        }
+        let mut new = Registration::open(&far).await;
+        let mut old = Some(old);
+        for (index, path) in paths.iter().enumerate() {
+            if index == PATHS / 10 {
+                old.take();
+            }
+            new.send(set(path, text("new"))).await;
+        }
+        let mut generations = HashMap::new();
+        while generations.len() < PATHS {
+            let registered = new.registered().await;
+            assert!(!registered.restored, "the older end removed {}", registered.path);
+            generations.insert(registered.path, registered.generation);
+        }
+        // The older stream's end has been dealt with when its replica has nothing left to remove.
+        s.server.wait_for_streams(0).await;
+        for (path, generation) in &generations {
+            assert_eq!(s.bare.get(path).await.map(|node| node.stat.czxid), Some(*generation), "{path}");
+        }
+        new.send(Request::Close(v1::CloseSession {})).await;
+        for _ in 0..PATHS {
+            new.unregistered().await;
+        }
+    }
+}
+
+/// Rule 7 as a race of the clock: a ttl ends on one replica in the instant in which another takes the path over.
+#[tokio::test]
+async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
+    const RACES: u32 = 1000;
+    const PACE: Duration = Duration::from_millis(4);
+    let s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let after = life_of_a_silent_one(&s).await;
+    let (takeovers, mut due) = mpsc::channel(RACES as usize);
+    let mut older = JoinSet::new();
+    let begun = Instant::now();
+    for race in 0..RACES {
+        let (client, takeovers) = (s.client.clone(), takeovers.clone());
+        older.spawn(async move {
+            sleep_until(begun + race * PACE).await;
+            let path = format!("/race/{race}");
+            let mut old = Registration::open_with_ttl(&client, SHORTEST).await;
+            let last_message = Instant::now();
+            old.set(&path, text("old")).await;
+            // A takeover takes a few milliseconds, more on a busy machine.
+            let early = Duration::from_micros(rand::random_range(0..20_000));
+            sleep_until(last_message + after - early).await;
+            takeovers.send(path).await.unwrap();
+            old.lost().await.reason()
+        });
+    }
+    drop(takeovers);
+    let mut new = Registration::open(&other.client().await).await;
+    while let Some(path) = due.recv().await {
+        new.send(set(&path, text("new"))).await;
+    }
+    let reasons = older.join_all().await;
+    let expired = reasons.iter().filter(|reason| **reason == LostReason::Expired).count();
+    println!("of {RACES} older ones {expired} were told that their ttl was over, the others of the takeover");
+    s.server.wait_for_streams(0).await;
+    for _ in 0..RACES {
+        let registered = new.registered().await;
+        assert!(!registered.restored, "the older end removed {}", registered.path);
+        let standing = s.bare.get(&registered.path).await.map(|node| node.stat.czxid);
+        assert_eq!(standing, Some(registered.generation), "{}", registered.path);
+    }
+}
+
+/// How long after its last message what a client with the shortest ttl holds is gone.
+async fn life_of_a_silent_one(s: &Setting) -> Duration {
+    let mut silent = JoinSet::new();
+    for index in 0..9 {
+        let (client, bare) = (s.client.clone(), s.bare.clone());
+        silent.spawn(async move {
+            let path = format!("/silent/{index}");
+            let mut stream = Registration::open_with_ttl(&client, SHORTEST).await;
+            let last_message = Instant::now();
+            stream.set(&path, text("x")).await;
+            bare.ending(&path).await.at().await - last_message
+        });
+    }
+    let mut lives = silent.join_all().await;
+    lives.sort();
+    lives[lives.len() / 2]
+}
+
+/// A replica that was stopped finds requests waiting of clients that have long gone on to another. Those have what they
+/// hold there, and keep it.
+#[tokio::test]
+async fn what_waits_for_a_stopped_replica_takes_nothing_from_clients_that_went_on() {
+    const PATHS: usize = 100;
+    let mut s = ARM.setting("takeover").await;
+    let other = s.another_server().await;
+    let value = data(json!({ "created": "once", "by": "the same" }));
+    let paths: Vec<_> = (0..PATHS).map(|index| format!("/gone-on/{index}")).collect();
+    let mut first = Registration::open_with_ttl(&s.client, SHORTEST).await;
+    let mut generations = Vec::new();
+    for path in &paths {
+        generations.push(first.set(path, value.clone()).await.generation);
+    }
+    s.server.pause();
+    // Some on the stream that stands, the others each on a stream that comes while the replica is stopped.
+    let mut waiting = JoinSet::new();
+    for (index, (path, generation)) in paths.iter().zip(&generations).enumerate() {
+        let request = if index % 3 == 0 { set(path, value.clone()) } else { resume(path, value.clone(), *generation) };
+        if index % 2 == 0 {
+            first.send(request).await;
+        } else {
+            let open = Request::Open(v1::OpenSession { ttl: Some(span(SHORTEST)), ..Default::default() });
+            let client = s.client.clone();
+            waiting.spawn(async move { Registration::open_with(&client, [open, request]).await });
+        }
+    }
+    let mut new = Registration::open_with_ttl(&other.client().await, 60 * SHORTEST).await;
+    let mut told = HashMap::new();
+    for (path, generation) in paths.iter().zip(&generations) {
+        let again = new.resume(path, value.clone(), *generation).await;
+        assert!(again.adopted, "{again:?}");
+        told.insert(path, again.generation);
+    }
+    waiting.shutdown().await;
+    drop(first);
+    s.server.resume();
+    // What is asked of it after it has woken up is done after what has waited.
+    let mut witness = Registration::open_with_ttl(&s.server.client().await, SHORTEST).await;
+    witness.set("/witness", text("x")).await;
+    s.bare.wait_gone("/witness").await;
+    new.set("/last", text("x")).await;
+    for (path, generation) in told {
+        assert_eq!(s.bare.get(path).await.map(|node| node.stat.czxid), Some(generation), "{path}");
+    }
+}

@@ -1,0 +1,70 @@
+//! Replicas restarted, killed, stopped under registrations: whoever looks on sees nothing of it, and no end of an older
+//! incarnation touches a newer one.
+
+use std::time::{Duration, SystemTime};
+
+use rollcall_tests::client::{Registration, text};
+use rollcall_tests::crowd::{Crowd, PLACE, older_sessions_are_over};
+use rollcall_tests::fleet::{Fleet, Onlookers, Route};
+use rollcall_tests::registrant::{News, Told};
+
+const SHORTEST: Duration = Duration::from_secs(1);
+const SESSION: &[&str] = &["--session-timeout", "6s"];
+
+#[tokio::test]
+async fn a_rolling_restart_of_all_replicas_is_seen_by_nobody() {
+    let mut fleet = Fleet::start(3, Route::Direct, SESSION).await;
+    let crowd = Crowd::start(&fleet, 20, 50, Duration::from_secs(12)).await;
+    let onlookers = Onlookers::begin(&fleet, PLACE).await;
+    for index in 0..3 {
+        fleet.restart_replica(index).await;
+    }
+    older_sessions_are_over(&fleet, 3).await;
+    crowd.stands_undisturbed(&fleet).await;
+    onlookers.sights(&fleet).await.are_empty();
+    assert!(onlookers.rollcall.streams() > 1, "the watcher's replica was restarted as well");
+    assert!(crowd.streams() > 22, "clients had to move: {} streams", crowd.streams());
+}
+
+#[tokio::test]
+async fn what_a_killed_replica_held_is_back_before_its_zookeeper_sessions_end() {
+    let mut fleet = Fleet::start(2, Route::Direct, SESSION).await;
+    let crowd = Crowd::start(&fleet, 20, 50, Duration::from_secs(12)).await;
+    let onlookers = Onlookers::begin(&fleet, PLACE).await;
+    let killed = SystemTime::now();
+    fleet.kill_replica(0);
+    older_sessions_are_over(&fleet, 1).await;
+    crowd.stands_undisturbed(&fleet).await;
+    onlookers.sights(&fleet).await.are_empty();
+    let is_back = |told: &Told| told.at > killed && matches!(told.news, News::Registered { .. });
+    let back: Vec<_> = crowd.history().into_iter().filter(is_back).collect();
+    let last = back.iter().map(|told| told.at).max().expect("some were on the killed replica");
+    let took = last.duration_since(killed).unwrap_or_default();
+    println!("{} registrations of the killed replica were resumed within {took:?}", back.len());
+}
+
+#[tokio::test]
+async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody() {
+    let mut fleet = Fleet::start(2, Route::Direct, SESSION).await;
+    let crowd = Crowd::start(&fleet, 20, 50, Duration::from_secs(4)).await;
+    // This one does not look whether anybody answers, and so stays.
+    let stays = fleet.replicas[0].server().client().await;
+    let mut stays = Registration::open(&stays).await;
+    let first = stays.set("/stays", text("x")).await;
+    let onlookers = Onlookers::begin(&fleet, PLACE).await;
+    fleet.replicas[0].server().pause();
+    older_sessions_are_over(&fleet, 1).await;
+    assert!(!fleet.bare.exists("/stays").await);
+    crowd.stands(&fleet).await;
+
+    fleet.replicas[0].server().resume();
+    let back = stays.registered().await;
+    assert!(back.restored && back.generation > first.generation, "{back:?}");
+    // Whatever the replica thought of its older streams, it has done when it ends one that began later.
+    let mut witness = Registration::open_with_ttl(&fleet.replicas[0].server().client().await, SHORTEST).await;
+    witness.set("/witness", text("x")).await;
+    fleet.bare.wait_gone("/witness").await;
+    fleet.replicas[0].server().wait_for_streams(1).await;
+    crowd.stands_undisturbed(&fleet).await;
+    onlookers.sights(&fleet).await.are_empty();
+}
