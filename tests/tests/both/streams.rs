@@ -126,7 +126,7 @@ async fn a_thousand_stalled_watches_cost_little_and_a_thousand_live_ones_nothing
     const WATCHES: usize = 1000;
     /// What a stalled watch may occupy while it misses 100 times 50 KB: its place, and a share of what all are told.
     const MOST: usize = 64 * 1024;
-    let s = setting("streams").await;
+    let s = ARM.setting("streams").await;
     put(&s.client, "/crowd", text("")).await.unwrap();
     put(&s.client, "/crowd/one", text("")).await.unwrap();
     let request = || WatchRequest { path: "/crowd".into(), ..Default::default() };
