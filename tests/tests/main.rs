@@ -17,6 +17,7 @@ mod chaos;
 mod clients;
 mod differential;
 mod faults;
+mod judges;
 mod one_binary;
 mod outages;
 mod polyglot;
@@ -41,6 +42,7 @@ mod zookeeper {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 #[path = "both"]
@@ -62,6 +64,7 @@ mod embedded {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 /// A file that no module names would never be compiled, and its tests never run.
