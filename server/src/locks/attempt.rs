@@ -340,9 +340,7 @@ impl Attempt {
             }
             // Somebody else has deleted it.
             Made::Refused(index, ErrorCode::NoNode) if index < left => Ok(None),
-            Made::Refused(index, ErrorCode::NoNode) if index == left => {
-                self.place_gone(contender).await.map(|()| None)
-            }
+            Made::Refused(index, ErrorCode::NoNode) if index == left => self.place_gone(contender).await.map(|()| None),
             Made::Refused(index, ErrorCode::NoNode) if index == left + 1 => {
                 self.checked = None;
                 Ok(None)

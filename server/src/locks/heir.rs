@@ -50,7 +50,8 @@ impl Heirs {
     pub(super) async fn pass_on(&self, path: &NodePath, lease: NodePath) -> bool {
         let Some(heir) = lock(&self.0).remove(path) else { return false };
         let (taken, answer) = oneshot::channel();
-        heir.send(Bequest { lease, taken }).is_ok() && matches!(tokio::time::timeout(PATIENCE, answer).await, Ok(Ok(())))
+        heir.send(Bequest { lease, taken }).is_ok()
+            && matches!(tokio::time::timeout(PATIENCE, answer).await, Ok(Ok(())))
     }
 }
 
