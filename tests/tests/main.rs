@@ -15,6 +15,7 @@
 
 mod chaos;
 mod clients;
+mod contention;
 mod differential;
 mod faults;
 mod judges;
