@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use futures_util::TryStreamExt as _;
 use rollcall_embedded::Embedded;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -21,7 +22,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, Service, StreamLimits};
+use crate::grpc::{self, Admission, Gathering, Service, StreamLimits};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
@@ -159,7 +160,7 @@ impl App {
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true)).map_ok(Gathering::new);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };

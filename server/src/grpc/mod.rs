@@ -5,6 +5,7 @@ mod convert;
 mod deadline;
 mod delete;
 mod frames;
+mod gather;
 mod get;
 mod locks;
 mod put;
@@ -24,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::{Admission, StreamLimits};
 use frames::Front;
+pub(crate) use gather::Gathering;
 
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
