@@ -226,7 +226,7 @@ enum Leave {
     /// It is of no use any more.
     Broken(String),
     /// The replica goes; the stream still holds what it holds.
-    Draining(Stream),
+    Draining(Box<Stream>),
     /// All is said and done.
     Closed,
 }
@@ -303,7 +303,7 @@ impl Life {
     async fn serve(
         &mut self,
         mut stream: Stream,
-        draining: &mut Option<Stream>,
+        draining: &mut Option<Box<Stream>>,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Leave {
         let mut unsent: VecDeque<Request> = self.wishes.values().map(Wish::request).collect();
@@ -327,7 +327,7 @@ impl Life {
                         Err(status) => return Leave::Broken(said(&status)),
                     };
                     match response {
-                        Some(Response::Draining(_)) => return Leave::Draining(stream),
+                        Some(Response::Draining(_)) => return Leave::Draining(Box::new(stream)),
                         Some(Response::KeptAlive(_)) => {
                             // One that nobody asked for comes only after longer than our keep-alives are apart.
                             if let Some(asked_at) = asked.pop_front() {
