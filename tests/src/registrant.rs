@@ -303,7 +303,7 @@ impl Life {
     async fn serve(
         &mut self,
         mut stream: Stream,
-        draining: &mut Option<Stream>,
+        draining: &mut Option<Box<Stream>>,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Leave {
         let mut unsent: VecDeque<Request> = self.wishes.values().map(Wish::request).collect();

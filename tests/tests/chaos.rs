@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rollcall_tests::client::data;
 use rollcall_tests::crowd::PLACE;
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, name_of};
-use rollcall_tests::journal::Absence;
+use rollcall_tests::journal::{Absence, Journal};
 use rollcall_tests::process::Signal;
 use rollcall_tests::registrant::{News, Registrant, Terms, Told, Wish};
 use rollcall_tests::wait::{SOON, check, eventually};
@@ -61,6 +61,10 @@ impl Life {
         }
         held.extend(since.map(|since| (since, until)));
         Life { path: path.to_owned(), held, history }
+    }
+
+    fn without_keep_alives(&self) -> Vec<&Told> {
+        self.history.iter().filter(|told| !matches!(told.news, News::KeptAlive { .. })).collect()
     }
 
     /// How long the name was absent while it had to be there.
@@ -208,7 +212,8 @@ async fn clients_come_and_go_while_everything_breaks() {
     }
     exactly_the_living_are_there(&fleet, &onlookers, &living).await;
     lives.extend(living.iter().map(|(path, (ttl, registrant))| Life::of(path, *ttl, registrant)));
-    let absences = fleet.journal().absences(|path| path.starts_with(PLACE));
+    let journal = fleet.journal();
+    let absences = journal.absences(|path| path.starts_with(PLACE));
     println!(
         "{} lives of {CLIENTS} clients, {} of them living; {} faults; names came and went {} times",
         lives.len(),
@@ -219,7 +224,7 @@ async fn clients_come_and_go_while_everything_breaks() {
     for fault in &faults {
         println!("  {:?} {}", fault.until.duration_since(fault.from).unwrap_or_default(), fault.what);
     }
-    no_living_client_lost_its_name(&lives, &absences, &faults);
+    no_living_client_lost_its_name(&lives, &absences, &faults, &journal);
 }
 
 /// In the end ZooKeeper holds what living clients hold, in the incarnations that they were told, and all who watch agree.
@@ -246,21 +251,26 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
 /// No living client was told of a loss, nor was its name deleted; where it went with a ZooKeeper session, a fault had ended
 /// that session, and it was soon back.
 #[track_caller]
-fn no_living_client_lost_its_name(lives: &[Life], absences: &[Absence], faults: &[Fault]) {
+fn no_living_client_lost_its_name(lives: &[Life], absences: &[Absence], faults: &[Fault], journal: &Journal) {
+    // For whoever has to find out.
+    let all = |path: &str| {
+        let lives: Vec<_> = lives.iter().filter(|life| life.path == path).map(Life::without_keep_alives).collect();
+        format!("{path}: {lives:#?}\n{:#?}\n{faults:#?}", journal.story(path))
+    };
     let mut explained = Duration::ZERO;
     for life in lives {
         let losses = life
             .history
             .iter()
             .find(|told| matches!(told.news, News::Lost { .. } | News::Rejected { .. } | News::Overwritten(_)));
-        assert!(losses.is_none(), "{losses:?}: {life:#?}");
+        assert!(losses.is_none(), "{losses:?}; {}", all(&life.path));
         for absence in absences {
             let Some(overlap) = life.overlap(absence) else { continue };
             let cause = faults.iter().find(|fault| {
                 absence.with_session && fault.from <= absence.from && absence.from <= fault.until + SESSION + RECOVERY
             });
-            assert!(cause.is_some(), "a living client's name was gone for {overlap:?}: {absence:?}, {life:#?}");
-            assert!(overlap <= RECOVERY, "gone for {overlap:?} with {cause:?}: {absence:?}, {life:#?}");
+            assert!(cause.is_some(), "a living client's name was gone for {overlap:?}: {}", all(&life.path));
+            assert!(overlap <= RECOVERY, "gone for {overlap:?} with {cause:?}: {}", all(&life.path));
             explained = explained.max(overlap);
         }
     }
