@@ -98,7 +98,7 @@ const BLOWS: [Blow; 9] = [
 /// Breaks one thing after the other, and mends each. Gives the times in which a replica was stopped.
 async fn break_things(
     fleet: &mut Fleet,
-    kazoo: &mut Vec<Kazoo>,
+    kazoo: &mut [Kazoo],
     locks: &[Lock],
     mut rng: StdRng,
     end: Instant,
