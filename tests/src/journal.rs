@@ -162,7 +162,31 @@ impl Journal {
         first
     }
 
-    /// How often a path was created.
+    /// All that became of a path, for a person to read: when, by which transaction, what.
+    pub fn story(&self, wanted: &str) -> Vec<String> {
+        let mut story = Vec::new();
+        let mut owner = 0;
+        for (zxid, Transaction { at, changes }) in &self.transactions {
+            let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let mut tell = |what: String| story.push(format!("{seconds:.3} {zxid} {what}"));
+            for change in changes {
+                match change {
+                    Change::Created { path, owner: by } if path == wanted => {
+                        owner = *by;
+                        tell(format!("created by {by:#x}"));
+                    }
+                    Change::Deleted { path } if path == wanted => tell("deleted".to_owned()),
+                    Change::SessionClosed { session } if *session == owner && owner != 0 => {
+                        tell(format!("the session {session:#x} is over"));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        story
+    }
+
+    /// The transactions that created a path.
     pub fn incarnations(&self, wanted: &str) -> Vec<i64> {
         let is_created = |change: &Change| matches!(change, Change::Created { path, .. } if path == wanted);
         let created = self.transactions.iter().filter(|(_, transaction)| transaction.changes.iter().any(is_created));

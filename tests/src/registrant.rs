@@ -197,8 +197,9 @@ impl Registrant {
         eventually("everything is registered", 3 * SOON, async || {
             let held = self.paths.iter().filter(|path| self.generation(path).is_some()).count();
             check(held == self.paths.len(), || {
-                let history = self.history();
-                format!("{held} of {}; told last: {:?}", self.paths.len(), history.last())
+                let is_news = |told: &Told| !matches!(told.news, News::KeptAlive { .. });
+                let history: Vec<_> = self.history().into_iter().filter(is_news).collect();
+                format!("{held} of {}; told last: {:#?}", self.paths.len(), &history[history.len().saturating_sub(8)..])
             })
         })
         .await;
@@ -225,7 +226,7 @@ enum Leave {
     /// It is of no use any more.
     Broken(String),
     /// The replica goes; the stream still holds what it holds.
-    Draining(Stream),
+    Draining(Box<Stream>),
     /// All is said and done.
     Closed,
 }
@@ -263,7 +264,7 @@ impl Life {
                 Leave::Closed => return self.history.note(News::Closed),
                 Leave::Draining(stream) => {
                     self.history.note(News::Draining);
-                    draining = Some(stream);
+                    draining = Some(*stream);
                 }
                 Leave::Broken(cause) => {
                     self.history.note(News::Broken(cause));
@@ -302,7 +303,7 @@ impl Life {
     async fn serve(
         &mut self,
         mut stream: Stream,
-        draining: &mut Option<Stream>,
+        draining: &mut Option<Box<Stream>>,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Leave {
         let mut unsent: VecDeque<Request> = self.wishes.values().map(Wish::request).collect();
@@ -326,7 +327,7 @@ impl Life {
                         Err(status) => return Leave::Broken(said(&status)),
                     };
                     match response {
-                        Some(Response::Draining(_)) => return Leave::Draining(stream),
+                        Some(Response::Draining(_)) => return Leave::Draining(Box::new(stream)),
                         Some(Response::KeptAlive(_)) => {
                             // One that nobody asked for comes only after longer than our keep-alives are apart.
                             if let Some(asked_at) = asked.pop_front() {

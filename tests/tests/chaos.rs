@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rollcall_tests::client::data;
 use rollcall_tests::crowd::PLACE;
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, name_of};
-use rollcall_tests::journal::Absence;
+use rollcall_tests::journal::{Absence, Journal};
 use rollcall_tests::process::Signal;
 use rollcall_tests::registrant::{News, Registrant, Terms, Told, Wish};
 use rollcall_tests::wait::{SOON, check, eventually};
@@ -37,30 +37,53 @@ fn milliseconds(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
 #[derive(Debug)]
 struct Life {
     path: String,
-    /// When it was told that it is registered, if it lived to hear it.
-    registered: Option<SystemTime>,
-    /// When it went, just before.
-    until: SystemTime,
+    /// When its name had to be there. With a ttl: from when it was told that it is registered until it went. Without one:
+    /// while the stream stood on which it was told.
+    held: Vec<(SystemTime, SystemTime)>,
     history: Vec<Told>,
 }
 
 impl Life {
-    fn of(path: &str, registrant: &Registrant) -> Life {
+    /// What became of a registrant that ends now.
+    fn of(path: &str, ttl: Option<Duration>, registrant: &Registrant) -> Life {
         let until = SystemTime::now();
         let history = registrant.history();
-        let is_registered = |told: &&Told| matches!(told.news, News::Registered { .. });
-        let registered = history.iter().find(is_registered).map(|told| told.at);
-        Life { path: path.to_owned(), registered, until, history }
+        let mut held = Vec::new();
+        let mut since = None;
+        for told in &history {
+            match told.news {
+                News::Registered { .. } => since = since.or(Some(told.at)),
+                News::Broken(_) | News::Draining if ttl.is_none() => {
+                    held.extend(since.take().map(|since| (since, told.at)));
+                }
+                _ => {}
+            }
+        }
+        held.extend(since.map(|since| (since, until)));
+        Life { path: path.to_owned(), held, history }
     }
 
-    /// How long a name was absent while this client lived and knew that it was registered.
+    fn without_keep_alives(&self) -> Vec<&Told> {
+        self.history.iter().filter(|told| !matches!(told.news, News::KeptAlive { .. })).collect()
+    }
+
+    /// How long the name was absent while it had to be there.
     fn overlap(&self, absence: &Absence) -> Option<Duration> {
+        if absence.path != self.path {
+            return None;
+        }
         // ZooKeeper's clock has cut off what is below a millisecond.
-        let from = (absence.from + Duration::from_millis(1)).max(self.registered?);
-        let until = absence.until.unwrap_or(self.until).min(self.until);
-        until.duration_since(from).ok().filter(|overlap| absence.path == self.path && !overlap.is_zero())
+        let gone = absence.from + Duration::from_millis(1);
+        let overlaps = self.held.iter().filter_map(|(since, until)| {
+            let end = absence.until.unwrap_or(*until).min(*until);
+            end.duration_since(gone.max(*since)).ok()
+        });
+        overlaps.max().filter(|overlap| !overlap.is_zero())
     }
 }
+
+/// A client that lives, with its ttl.
+type Living = (Option<Duration>, Registrant);
 
 /// The lives of one client, one after the other, up to `end`; and the client, if it lives then.
 async fn come_and_go(
@@ -68,7 +91,7 @@ async fn come_and_go(
     replicas: Vec<SocketAddr>,
     mut rng: StdRng,
     end: Instant,
-) -> (Vec<Life>, Option<(String, Registrant)>) {
+) -> (Vec<Life>, Option<(String, Living)>) {
     let path = format!("{PLACE}/client-{index}");
     let mut lives = Vec::new();
     let mut generation = None;
@@ -84,9 +107,9 @@ async fn come_and_go(
         let registrant = Registrant::start(Terms { replicas: replicas.clone(), ttl, wishes });
         sleep_until(end.min(Instant::now() + milliseconds(&mut rng, 500..15_000))).await;
         if Instant::now() >= end {
-            return (lives, Some((path, registrant)));
+            return (lives, Some((path, (ttl, registrant))));
         }
-        lives.push(Life::of(&path, &registrant));
+        lives.push(Life::of(&path, ttl, &registrant));
         // It comes back as the same, or as one that has forgotten.
         generation = registrant.generation(&path).filter(|_| rng.random_bool(0.5));
         if rng.random_bool(0.3) {
@@ -184,12 +207,13 @@ async fn clients_come_and_go_while_everything_breaks() {
         lives.extend(past);
         living.extend(present);
     }
-    for registrant in living.values() {
+    for (_, registrant) in living.values() {
         registrant.registered().await;
     }
     exactly_the_living_are_there(&fleet, &onlookers, &living).await;
-    lives.extend(living.iter().map(|(path, registrant)| Life::of(path, registrant)));
-    let absences = fleet.journal().absences(|path| path.starts_with(PLACE));
+    lives.extend(living.iter().map(|(path, (ttl, registrant))| Life::of(path, *ttl, registrant)));
+    let journal = fleet.journal();
+    let absences = journal.absences(|path| path.starts_with(PLACE));
     println!(
         "{} lives of {CLIENTS} clients, {} of them living; {} faults; names came and went {} times",
         lives.len(),
@@ -200,11 +224,11 @@ async fn clients_come_and_go_while_everything_breaks() {
     for fault in &faults {
         println!("  {:?} {}", fault.until.duration_since(fault.from).unwrap_or_default(), fault.what);
     }
-    no_living_client_lost_its_name(&lives, &absences, &faults);
+    no_living_client_lost_its_name(&lives, &absences, &faults, &journal);
 }
 
 /// In the end ZooKeeper holds what living clients hold, in the incarnations that they were told, and all who watch agree.
-async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, living: &BTreeMap<String, Registrant>) {
+async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, living: &BTreeMap<String, Living>) {
     let names: BTreeSet<_> = living.keys().map(|path| name_of(path)).collect();
     let bare = fleet.sandbox.bare().await;
     eventually("ZooKeeper holds exactly what living clients hold", 3 * SOON, async || {
@@ -213,7 +237,7 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
             let too_many: Vec<_> = standing.difference(&names).collect();
             format!("too many: {too_many:?}, missing: {:?}", names.difference(&standing).collect::<Vec<_>>())
         })?;
-        for (path, registrant) in living {
+        for (path, (_, registrant)) in living {
             let node = bare.get(path).await.map(|node| node.stat.czxid);
             let told = registrant.generation(path);
             check(node == told, || format!("{path} is {node:?}, the client was told {told:?}"))?;
@@ -227,21 +251,26 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
 /// No living client was told of a loss, nor was its name deleted; where it went with a ZooKeeper session, a fault had ended
 /// that session, and it was soon back.
 #[track_caller]
-fn no_living_client_lost_its_name(lives: &[Life], absences: &[Absence], faults: &[Fault]) {
+fn no_living_client_lost_its_name(lives: &[Life], absences: &[Absence], faults: &[Fault], journal: &Journal) {
+    // For whoever has to find out.
+    let all = |path: &str| {
+        let lives: Vec<_> = lives.iter().filter(|life| life.path == path).map(Life::without_keep_alives).collect();
+        format!("{path}: {lives:#?}\n{:#?}\n{faults:#?}", journal.story(path))
+    };
     let mut explained = Duration::ZERO;
     for life in lives {
         let losses = life
             .history
             .iter()
             .find(|told| matches!(told.news, News::Lost { .. } | News::Rejected { .. } | News::Overwritten(_)));
-        assert!(losses.is_none(), "{losses:?}: {life:#?}");
+        assert!(losses.is_none(), "{losses:?}; {}", all(&life.path));
         for absence in absences {
             let Some(overlap) = life.overlap(absence) else { continue };
             let cause = faults.iter().find(|fault| {
                 absence.with_session && fault.from <= absence.from && absence.from <= fault.until + SESSION + RECOVERY
             });
-            assert!(cause.is_some(), "a living client's name was gone for {overlap:?}: {absence:?}, {life:#?}");
-            assert!(overlap <= RECOVERY, "gone for {overlap:?} with {cause:?}: {absence:?}, {life:#?}");
+            assert!(cause.is_some(), "a living client's name was gone for {overlap:?}: {}", all(&life.path));
+            assert!(overlap <= RECOVERY, "gone for {overlap:?} with {cause:?}: {}", all(&life.path));
             explained = explained.max(overlap);
         }
     }

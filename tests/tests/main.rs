@@ -18,6 +18,7 @@ mod clients;
 mod contention;
 mod differential;
 mod faults;
+mod judges;
 mod one_binary;
 mod outages;
 mod polyglot;
@@ -32,6 +33,7 @@ mod zookeeper {
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -41,6 +43,7 @@ mod zookeeper {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 #[path = "both"]
@@ -52,6 +55,7 @@ mod embedded {
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -61,6 +65,7 @@ mod embedded {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 /// A file that no module names would never be compiled, and its tests never run.

@@ -1,0 +1,3 @@
+//! The command `rollcall`.
+
+fn main() {}
