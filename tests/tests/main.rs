@@ -13,12 +13,14 @@
 )]
 #![allow(clippy::duplicate_mod, reason = "one body, two arms")]
 
+mod cli;
 mod differential;
 mod faults;
 mod one_binary;
 mod outages;
 mod polyglot;
 mod replicas;
+mod rust_client;
 
 #[path = "both"]
 mod zookeeper {
