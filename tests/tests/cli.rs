@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use rollcall_tests::arm::{Arm, Setting};
-use rollcall_tests::client::{Registration, data, release};
+use rollcall_tests::client::{Registration, data, describe, release};
 use rollcall_tests::follow::Locking;
 use rollcall_tests::process::{Process, Signal, scratch};
 use rollcall_tests::proxy::{Proxy, Traffic};
 use rollcall_tests::server;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rustix::process::{Pid, kill_process};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -301,27 +302,50 @@ async fn a_job_runs_while_it_holds_the_lock() {
     shell.ok(&["lock", "/jobs/a", "--", "true"]).await;
 }
 
-/// A job that ignores SIGTERM, and so does its child.
-const STUBBORN: &str = "trap '' TERM; echo $$ > leader; sh -c 'trap \"\" TERM; echo $$ > member; exec sleep 600' & \
-                        while :; do sleep 0.05; done";
+/// A job that ignores SIGTERM, and so does its child. It ends by itself, should a test fail to end it.
+const STUBBORN: &str = "trap '' TERM; echo $$ > leader; sh -c 'trap \"\" TERM; echo $$ > member; exec sleep 120' & \
+                        for i in $(seq 2400); do sleep 0.05; done";
 
-/// Starts the stubborn job under a lock with a short ttl, at `server`; gives the pids of its group.
-async fn stubborn(shell: &Shell, server: &str) -> (Process, [String; 2]) {
+/// The group of a stubborn job. Dropping kills what is left of it.
+struct Group {
+    leader: String,
+    member: String,
+}
+
+impl Group {
+    fn is_alive(&self) -> bool {
+        runs(&self.leader) || runs(&self.member)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for pid in [&self.leader, &self.member] {
+            let pid = pid.trim().parse().ok().and_then(Pid::from_raw).filter(|_| runs(pid));
+            if let Some(pid) = pid {
+                drop(kill_process(pid, Signal::KILL));
+            }
+        }
+    }
+}
+
+/// Starts the stubborn job under a lock with a short ttl, at `server`.
+async fn stubborn(shell: &Shell, server: &str) -> (Process, Group) {
     let arguments = ["lock", "/jobs/a", "--ttl", "3s", "--", "sh", "-c", STUBBORN];
     let process = Process::spawn("stubborn", shell.directory.path(), &mut shell.command_at(server, &arguments));
-    let pids = [written(&shell.file("leader")).await, written(&shell.file("member")).await];
-    (process, pids)
+    let (leader, member) = (written(&shell.file("leader")).await, written(&shell.file("member")).await);
+    (process, Group { leader, member })
 }
 
 /// Whoever gets the lock next must not find any of them.
-async fn nobody_is_left(shell: &Shell, pids: &[String; 2]) {
+async fn nobody_is_left(shell: &Shell, group: &Group) {
     let (_lock, _) = Locking::queue(&shell.s.client, "/jobs/a", "next").await;
     eventually("the next one has the lock", 3 * SOON, async || {
-        let alive = pids.iter().any(|pid| runs(pid));
-        let description = rollcall_tests::client::describe(&shell.s.client, "/jobs/a").await;
+        let is_alive = group.is_alive();
+        let description = describe(&shell.s.client, "/jobs/a").await;
         let is_next = description.holders.iter().any(|holder| holder.name == "next");
-        assert!(!(is_next && alive), "the next one holds the lock, and the job still runs");
-        check(is_next, || format!("{description:?}"))
+        assert!(!is_next || !group.is_alive(), "the next one holds the lock, and the job still runs");
+        check(is_next, || format!("alive: {is_alive}; {description:?}"))
     })
     .await;
 }
@@ -336,21 +360,21 @@ async fn a_job_is_killed_before_the_lock_of_a_stopped_replica_runs_out() {
     let mut shell = Shell::open().await;
     let other = shell.s.another_server().await;
     shell.s.client = other.client().await;
-    let (mut process, pids) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
+    let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
     shell.s.server.pause();
     is_lost(process.wait(SOON).await, &process);
-    assert!(!pids.iter().any(|pid| runs(pid)), "killed, and all its group");
+    assert!(!group.is_alive(), "killed, and all its group");
     shell.s.server.resume();
-    nobody_is_left(&shell, &pids).await;
+    nobody_is_left(&shell, &group).await;
 }
 
 #[tokio::test]
 async fn a_job_is_killed_before_the_lock_of_a_dead_connection_runs_out() {
     let shell = Shell::open().await;
     let proxy = Proxy::start(shell.s.server.grpc()).await;
-    let (mut process, pids) = stubborn(&shell, &proxy.address().to_string()).await;
+    let (mut process, group) = stubborn(&shell, &proxy.address().to_string()).await;
     proxy.set_traffic(Traffic::Stall);
-    let watching = nobody_is_left(&shell, &pids);
+    let watching = nobody_is_left(&shell, &group);
     let (status, ()) = tokio::join!(process.wait(SOON), watching);
     is_lost(status, &process);
 }
@@ -376,22 +400,21 @@ async fn a_job_survives_cut_connections() {
 #[tokio::test]
 async fn a_lock_that_somebody_takes_away_ends_the_job() {
     let shell = Shell::open().await;
-    let (mut process, pids) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
+    let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
     let lease = shell.s.bare.children("/jobs/a").await.unwrap().remove(0);
     shell.s.bare.delete(&format!("/jobs/a/{lease}")).await;
     is_lost(process.wait(SOON).await, &process);
-    assert!(!pids.iter().any(|pid| runs(pid)));
+    assert!(!group.is_alive());
 }
 
 #[tokio::test]
 async fn a_job_does_not_outlive_the_command_that_holds_its_lock() {
     for signal in [Signal::KILL, Signal::STOP] {
         let shell = Shell::open().await;
-        let (mut process, pids) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
+        let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
         process.signal(signal);
-        nobody_is_left(&shell, &pids).await;
-        eventually("the job is gone", SOON, async || check(!pids.iter().any(|pid| runs(pid)), || format!("{pids:?}")))
-            .await;
+        nobody_is_left(&shell, &group).await;
+        eventually("the job is gone", SOON, async || check(!group.is_alive(), || "it runs".to_owned())).await;
     }
 }
 

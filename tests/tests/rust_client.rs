@@ -212,8 +212,8 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
         check(described.waiters.len() == 1, || format!("{described:?}"))
     })
     .await;
-    let gone = [bare.ending("/services/a").await, bare.ending("/services/b").await];
-    let (used, _) = pair.in_use().await;
+    let (used, other) = pair.in_use().await;
+    let mut watching = Watching::start(&other.client().await, "/services").await;
     used.process().signal(Signal::TERM);
     // With the default of 10 s to move it goes as soon as all streams have.
     let status = used.process().wait(SOON).await;
@@ -221,6 +221,8 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
     let later = generation(&registration, first).await;
     assert!(later > first && bound.state().is_registered());
     bare.create("/services/c", b"x").await;
+    watching.until("what came later", |known| known.names() == ["a", "b", "c"]).await;
+    assert_eq!(watching.changes, [(ChangeKind::Added, "c".to_owned())], "nobody has seen anything of it");
     let seen = soon("the view goes on", view.wait_for(|lookup| lookup.node.children.len() == 3)).await.unwrap();
     assert!(seen.node.children.contains_key("c"));
     assert!(matches!(guard.state(), LockState::Held { .. }), "{:?}", guard.state());
@@ -228,7 +230,6 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
     guard.release().await.unwrap();
     let next = soon("the next one's turn", waiting).await.unwrap().unwrap();
     assert!(next.fencing_token() > token);
-    drop(gone);
 }
 
 #[tokio::test]
