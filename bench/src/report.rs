@@ -17,6 +17,9 @@ pub(crate) const ROLLCALL: System = System("rollcall");
 /// ZooKeeper, through the crate zookeeper-client on one session.
 pub(crate) const ZOOKEEPER: System = System("zookeeper");
 
+/// etcd, through its gRPC API.
+pub(crate) const ETCD: System = System("etcd");
+
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -30,6 +33,10 @@ pub(crate) enum Unit {
     Kilobytes,
     /// Millions of bytes: less is better.
     Megabytes,
+    /// Hundredths of one core: less is better.
+    PercentOfCore,
+    /// A number of things: less is better.
+    Count,
 }
 
 impl Unit {
@@ -41,6 +48,8 @@ impl Unit {
             Unit::Milliseconds => "ms",
             Unit::Kilobytes => "KB",
             Unit::Megabytes => "MB",
+            Unit::PercentOfCore => "% core",
+            Unit::Count => "",
         }
     }
 
@@ -48,7 +57,7 @@ impl Unit {
     pub(crate) fn reaches(self, figure: f64, aim: f64) -> bool {
         match self {
             Unit::PerSecond => figure >= aim,
-            Unit::Microseconds | Unit::Milliseconds | Unit::Kilobytes | Unit::Megabytes => figure <= aim,
+            _ => figure <= aim,
         }
     }
 }

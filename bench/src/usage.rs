@@ -1,7 +1,8 @@
 //! What a process costs, as the kernel counts it.
 
 use std::fs;
-use std::time::Duration;
+use std::ops::AddAssign;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -24,13 +25,79 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {
     Ok(Memory { resident: 1024 * field("VmRSS")?, anonymous: 1024 * field("RssAnon")? })
 }
 
-/// The processor time that a process has used, in user and kernel mode, all threads; in steps of 10 ms.
+/// The processor time that the threads of a process have used which still run, in user and kernel mode.
 ///
 /// # Errors
 /// When the kernel does not tell, as of a process that has ended.
-pub(crate) fn processor_time(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("no process {pid}"))?;
-    ticks(&stat).map(|ticks| Duration::from_millis(10 * ticks)).with_context(|| format!("no times in {stat:?}"))
+fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("no process {pid}"))?;
+    // A thread may end while its directory is looked at: it is left out then.
+    let times = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
+    Ok(times.filter_map(|times| running(&times)).sum())
+}
+
+/// What some operations took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taken {
+    /// How many they were.
+    pub(crate) count: usize,
+    /// How long it took.
+    pub(crate) time: Duration,
+    /// The processor time of the processes that were looked at.
+    pub(crate) processor: Duration,
+}
+
+impl AddAssign for Taken {
+    fn add_assign(&mut self, other: Taken) {
+        self.count += other.count;
+        self.time += other.time;
+        self.processor += other.processor;
+    }
+}
+
+impl Taken {
+    /// Operations per second.
+    pub(crate) fn rate(self) -> f64 {
+        self.count as f64 / self.time.as_secs_f64()
+    }
+
+    /// The processor time of one operation, in microseconds.
+    pub(crate) fn processor_each(self) -> f64 {
+        self.processor.as_secs_f64() * 1e6 / self.count as f64
+    }
+}
+
+/// Measures time, and the processor time of some processes.
+#[derive(Debug)]
+pub(crate) struct Meter<'a> {
+    pids: &'a [u32],
+    begin: Instant,
+    processor: Duration,
+}
+
+impl Meter<'_> {
+    /// Begins.
+    ///
+    /// # Errors
+    /// When a process has ended.
+    pub(crate) fn start(pids: &[u32]) -> anyhow::Result<Meter<'_>> {
+        let processor = processor_times(pids)?;
+        Ok(Meter { pids, begin: Instant::now(), processor })
+    }
+
+    /// What so many operations have taken.
+    ///
+    /// # Errors
+    /// When a process has ended.
+    pub(crate) fn stop(self, count: usize) -> anyhow::Result<Taken> {
+        let time = self.begin.elapsed();
+        let processor = processor_times(self.pids)?.saturating_sub(self.processor);
+        Ok(Taken { count, time, processor })
+    }
+}
+
+fn processor_times(pids: &[u32]) -> anyhow::Result<Duration> {
+    pids.iter().map(|pid| processor_time(*pid)).sum()
 }
 
 fn kilobytes(status: &str, name: &str) -> Option<u64> {
@@ -38,12 +105,9 @@ fn kilobytes(status: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// The sum of `utime` and `stime`, which the kernel gives in hundredths of a second.
-fn ticks(stat: &str) -> Option<u64> {
-    // The second field is the program's name in parentheses, which may hold anything.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut times = rest.split(' ').skip(11);
-    Some(times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?)
+/// The first of the times in `schedstat`, in nanoseconds.
+fn running(schedstat: &str) -> Option<Duration> {
+    schedstat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
 #[cfg(test)]
@@ -54,12 +118,12 @@ mod tests {
     fn a_process_has_memory_and_time() {
         let memory = memory(std::process::id()).unwrap();
         assert!(memory.resident > memory.anonymous && memory.anonymous > 0, "{memory:?}");
-        processor_time(std::process::id()).unwrap();
+        assert!(!processor_time(std::process::id()).unwrap().is_zero());
     }
 
     #[test]
     fn fields_are_found_by_name() {
         assert_eq!(kilobytes("VmHWM:\t  10 kB\nVmRSS:\t    8628 kB\n", "VmRSS"), Some(8628));
-        assert_eq!(ticks("17 (a) b) S 1 17 17 0 -1 4194304 1 2 3 4 120 30 5 6 20 0"), Some(150));
+        assert_eq!(running("1500 20 3\n"), Some(Duration::from_nanos(1500)));
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! # What it does not do
 //! - More than one server: no ensemble, no observers, no read-only mode. `reconfig` is answered with Unimplemented.
-//! - SASL, TLS, `x509`, the super user. An unknown operation is answered with Unimplemented, and its connection closed.
+//! - SASL: a login is answered with AuthFailed. TLS, `x509`, the super user.
+//! - An operation that it does not know is answered with Unimplemented, and its connection closed.
 //! - Quotas: nodes below `/zookeeper/quota` are plain nodes.
 //! - Anything on disk.
 //!
@@ -14,6 +15,7 @@
 //! - Children come sorted by name, and a session's ephemerals are deleted in the order of their names; ZooKeeper has no order.
 //! - Who takes a session up without its password does not cut off whoever has it.
 //! - Transaction ids start from the wall clock, so that they do not fall over a restart.
+//! - A create with a time to live that is negative, and a mode that has none, is refused; ZooKeeper 3.9 does not survive it.
 //! - A client that does not read is cut off at a bound, and a multi read whose answer would pass it is refused.
 //!
 //! The rules live in pure code (`state` and below): it is handed the time, and does no I/O.

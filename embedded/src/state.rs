@@ -190,18 +190,15 @@ impl State {
                 | Request::SetAcl { .. }
                 | Request::Reconfig),
             ) => self.write(id, session, write, now, effects),
+            // Nobody can log in with SASL.
+            Ok(Request::Sasl) => return refuse(id, xid, Zxid(0), ErrorCode::AuthFailed, effects),
             Ok(read) => self.read(id, read),
             Err(Refused::Malformed) => Err(ErrorCode::MarshallingError),
             Err(Refused::MalformedMulti) => {
                 self.stamp(now);
                 Err(ErrorCode::MarshallingError)
             }
-            Err(Refused::Unknown) => {
-                let header = ReplyHeader { xid, zxid: -1, error: ErrorCode::Unimplemented.to_wire() };
-                effects.push((id, Effect::Reply(header, Response::Done)));
-                effects.push((id, Effect::Close));
-                return;
-            }
+            Err(Refused::Unknown) => return refuse(id, xid, Zxid(-1), ErrorCode::Unimplemented, effects),
         };
         self.reply(id, xid, answer, effects);
     }
@@ -406,6 +403,13 @@ impl State {
             self.watches.add(path, id, rollcall_wire::WatchMode::PersistentRecursive);
         }
     }
+}
+
+/// Answers with an error, and closes the connection.
+fn refuse(id: ConnectionId, xid: i32, zxid: Zxid, code: ErrorCode, effects: &mut Effects) {
+    let header = ReplyHeader { xid, zxid: zxid.0, error: code.to_wire() };
+    effects.push((id, Effect::Reply(header, Response::Done)));
+    effects.push((id, Effect::Close));
 }
 
 /// Each one is a hash for every check, and nobody has more than a few.

@@ -329,6 +329,15 @@ fn a_failed_write_takes_a_number_and_a_read_takes_none() {
 }
 
 #[test]
+fn a_login_with_sasl_fails_and_says_so() {
+    let mut server = Server::new();
+    let me = server.client();
+    let (header, _) = server.ask_raw(me, Ok(Request::Sasl)).unwrap();
+    assert_eq!((header.zxid, header.error), (0, -115));
+    assert_eq!(server.told, [(me, Effect::Close)]);
+}
+
+#[test]
 fn a_new_tree_is_as_zookeepers() {
     let mut server = Server::new();
     let me = server.client();

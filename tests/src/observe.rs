@@ -128,7 +128,7 @@ async fn watch(replicas: Vec<SocketAddr>, path: String, shared: Arc<Mutex<Record
                     Ok(Ok(message)) => match message.event {
                         Some(Event::Draining(_)) => break,
                         Some(Event::Snapshot(snapshot)) => {
-                            assert!(!snapshot.reset, "ZooKeeper never went back in time")
+                            assert!(!snapshot.reset, "ZooKeeper never went back in time");
                         }
                         _ => {}
                     },

@@ -44,8 +44,19 @@ pub struct Terms {
     pub replicas: Vec<SocketAddr>,
     /// How long what it holds outlives it.
     pub ttl: Option<Duration>,
-    /// What it holds.
-    pub registrations: Vec<(String, v1::Value)>,
+    /// What it is to hold.
+    pub wishes: Vec<Wish>,
+}
+
+/// A path that a registrant wants.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The path.
+    pub path: String,
+    /// What it is to hold there.
+    pub value: v1::Value,
+    /// The generation that it was last given; none: it starts anew.
+    pub generation: Option<i64>,
 }
 
 /// One thing that a registrant was told, or found out.
@@ -157,7 +168,7 @@ impl Registrant {
     fn start_as(client: usize, terms: Terms) -> Registrant {
         let (orders, receiver) = mpsc::channel(1);
         let history = History { client, ..Default::default() };
-        let paths = terms.registrations.iter().map(|(path, _)| path.clone()).collect();
+        let paths = terms.wishes.iter().map(|wish| wish.path.clone()).collect();
         let mut task = JoinSet::new();
         task.spawn(Life::new(terms, history.clone()).run(receiver));
         Registrant { orders, history, paths, task }
@@ -186,29 +197,19 @@ impl Registrant {
         eventually("everything is registered", 3 * SOON, async || {
             let held = self.paths.iter().filter(|path| self.generation(path).is_some()).count();
             check(held == self.paths.len(), || {
-                let history = self.history();
-                format!("{held} of {}; told last: {:?}", self.paths.len(), history.last())
+                let is_news = |told: &Told| !matches!(told.news, News::KeptAlive { .. });
+                let history: Vec<_> = self.history().into_iter().filter(is_news).collect();
+                format!("{held} of {}; told last: {:#?}", self.paths.len(), &history[history.len().saturating_sub(8)..])
             })
         })
         .await;
     }
 
-    /// Says goodbye, and waits until everything is taken down.
-    pub async fn close(mut self) -> Vec<Told> {
-        self.orders.send(Order::Close).await.expect("it lives until it is told to close");
-        eventually("the goodbye is answered", 3 * SOON, async || {
-            check(self.task.try_join_next().is_some(), || format!("{:?}", self.history().last()))
-        })
-        .await;
-        self.history()
+    /// Says goodbye, and waits until everything is taken down; whether that was within `patience`.
+    pub async fn close(mut self, patience: Duration) -> bool {
+        self.orders.try_send(Order::Close).expect("it has room for one");
+        timeout(patience, self.task.join_next()).await.is_ok()
     }
-}
-
-/// What a registrant knows of a path that it wants.
-#[derive(Debug)]
-struct Wish {
-    value: v1::Value,
-    generation: Option<i64>,
 }
 
 /// The state of a registrant that outlives its streams.
@@ -225,7 +226,7 @@ enum Leave {
     /// It is of no use any more.
     Broken(String),
     /// The replica goes; the stream still holds what it holds.
-    Draining(Stream),
+    Draining(Box<Stream>),
     /// All is said and done.
     Closed,
 }
@@ -240,8 +241,7 @@ struct Stream {
 impl Life {
     fn new(terms: Terms, history: History) -> Life {
         let next = rand::random_range(0..terms.replicas.len());
-        let wish = |(path, value)| (path, Wish { value, generation: None });
-        let wishes = terms.registrations.into_iter().map(wish).collect();
+        let wishes = terms.wishes.into_iter().map(|wish| (wish.path.clone(), wish)).collect();
         Life { replicas: terms.replicas, next, ttl: terms.ttl, wishes, history }
     }
 
@@ -303,10 +303,10 @@ impl Life {
     async fn serve(
         &mut self,
         mut stream: Stream,
-        draining: &mut Option<Stream>,
+        draining: &mut Option<Box<Stream>>,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Leave {
-        let mut unsent: VecDeque<Request> = self.wishes.iter().map(|(path, wish)| wish.request(path)).collect();
+        let mut unsent: VecDeque<Request> = self.wishes.values().map(Wish::request).collect();
         let mut unanswered = unsent.len();
         let mut asked = VecDeque::new();
         let mut is_closing = false;
@@ -327,7 +327,7 @@ impl Life {
                         Err(status) => return Leave::Broken(said(&status)),
                     };
                     match response {
-                        Some(Response::Draining(_)) => return Leave::Draining(stream),
+                        Some(Response::Draining(_)) => return Leave::Draining(Box::new(stream)),
                         Some(Response::KeptAlive(_)) => {
                             // One that nobody asked for comes only after longer than our keep-alives are apart.
                             if let Some(asked_at) = asked.pop_front() {
@@ -409,10 +409,10 @@ impl Life {
 }
 
 impl Wish {
-    fn request(&self, path: &str) -> Request {
+    fn request(&self) -> Request {
         match self.generation {
-            Some(generation) => resume(path, self.value.clone(), generation),
-            None => set(path, self.value.clone()),
+            Some(generation) => resume(&self.path, self.value.clone(), generation),
+            None => set(&self.path, self.value.clone()),
         }
     }
 }
@@ -455,9 +455,9 @@ impl Many {
         let created = format!("{:?}", SystemTime::now());
         (0..self.clients).map(move |client| {
             let value = data(json!({ "client": client, "created": created }));
-            let value = |path: String| (path, value.clone());
-            let registrations = self.paths_of(client).map(value).collect();
-            Terms { replicas: self.replicas.clone(), ttl: self.ttl, registrations }
+            let wish = |path| Wish { path, value: value.clone(), generation: None };
+            let wishes = self.paths_of(client).map(wish).collect();
+            Terms { replicas: self.replicas.clone(), ttl: self.ttl, wishes }
         })
     }
 

@@ -12,20 +12,15 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use rollcall_tests::arm::embedded;
-use rollcall_tests::zookeeper::{Options, ZooKeeper};
-use rollcall_wire::{
-    Acl, ConnectRequest, ConnectResponse, Decoder, Encoder, OpCode, ReplyHeader, RequestHeader, Stat, WatcherEvent, xid,
-};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use rollcall_tests::arm::{Arm, Own};
+use rollcall_tests::raw::{Frame, Raw, newcomer, resumption};
+use rollcall_tests::zookeeper::Options;
+use rollcall_wire::{Acl, ConnectRequest, Decoder, Encoder, OpCode, Stat, WatcherEvent, xid};
 
 const STEPS: usize = 4_000;
 const CLIENTS: usize = 4;
 /// Nobody's session ends by itself while it is compared.
 const LIFETIME: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(10);
 const PATHS: [&str; 14] = [
     "/",
     "/a",
@@ -43,19 +38,19 @@ const PATHS: [&str; 14] = [
     "/a/../b",
 ];
 
-/// Both servers, fresh, as much alike as settings make them.
-async fn pair() -> (ZooKeeper, Side, Side) {
-    let options = Options::default();
-    let zookeeper = ZooKeeper::standalone(options).await;
-    let (real, ours) = (Side::connect(zookeeper.address(0)).await, Side::connect(embedded(options)).await);
-    (zookeeper, real, ours)
+/// Both servers, fresh, as much alike as settings make them. Nothing ends by itself while it is compared.
+async fn pair() -> ([Own; 2], Side, Side) {
+    let options = Options { sweep: Some(Duration::from_secs(3600)), ..Options::default() };
+    let servers = [Arm::ZooKeeper.own(options).await, Arm::Embedded.own(options).await];
+    let (real, ours) = (Side::connect(servers[0].address()).await, Side::connect(servers[1].address()).await);
+    (servers, real, ours)
 }
 
 #[tokio::test]
 async fn answers_everything_as_zookeeper_does() {
     let seed = std::env::var("ROLLCALL_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
     println!("seed {seed}");
-    let (_zookeeper, mut real, mut ours) = pair().await;
+    let (_servers, mut real, mut ours) = pair().await;
     let mut rng = StdRng::seed_from_u64(seed);
     let mut history = Vec::new();
     let (mut events, mut refusals) = (0, 0);
@@ -76,12 +71,18 @@ async fn answers_everything_as_zookeeper_does() {
 
 #[tokio::test]
 async fn a_session_expires_as_in_zookeeper() {
-    let (_zookeeper, mut real, mut ours) = pair().await;
+    let (_servers, mut real, mut ours) = pair().await;
     let mut heard = Vec::new();
     for side in [&mut real, &mut ours] {
         let mut told = String::new();
-        let create =
-            |path, flags| Call::Create { op_code: OpCode::Create2, path, data: Some(1), acl: vec![Acl::open()], flags };
+        let create = |path, flags| Call::Create {
+            op_code: OpCode::Create2,
+            path,
+            data: Some(1),
+            acl: vec![Acl::open()],
+            flags,
+            ttl: None,
+        };
         side.call(0, &create("/a", 0), &mut told).await;
         for client in 1..CLIENTS {
             let watch = |path, kind| Call::Watch { op_code: OpCode::AddWatch, path, kind };
@@ -97,7 +98,7 @@ async fn a_session_expires_as_in_zookeeper() {
             side.call(0, &create(path, 1), &mut told).await;
         }
         // Silence, until the server has had enough.
-        assert!(read_frame(&mut side.clients[0].stream).await.is_none());
+        assert!(side.clients[0].next().await.is_none());
         side.clients[0] = mortal;
         for client in 0..CLIENTS {
             side.call(client, &Call::Bare(OpCode::Ping), &mut told).await;
@@ -134,6 +135,7 @@ enum Call {
         data: Option<u8>,
         acl: Vec<Acl>,
         flags: i32,
+        ttl: Option<i64>,
     },
     Delete {
         path: &'static str,
@@ -275,11 +277,20 @@ impl Call {
         let data = rng.random_bool(0.9).then(|| rng.random());
         match rng.random_range(0..10) {
             0..5 => {
-                let op_code =
-                    *[OpCode::Create, OpCode::Create2, OpCode::Create2, OpCode::CreateContainer].choose(rng).unwrap();
-                let flags =
-                    if op_code == OpCode::CreateContainer { 4 } else { *[0, 0, 1, 1, 2, 3, 5].choose(rng).unwrap() };
-                Self::Create { op_code, path: path(rng), data, acl: acl(rng), flags }
+                let (op_code, modes): (_, &[i32]) = match rng.random_range(0..8) {
+                    0..2 => (OpCode::Create, &[0, 0, 1, 1, 2, 3, 4, 5, 6, 7]),
+                    2..6 => (OpCode::Create2, &[0, 0, 1, 1, 2, 3, 4, 5, 6, 7]),
+                    6 => (OpCode::CreateContainer, &[4, 4, 4, 0, 5]),
+                    _ => (OpCode::CreateTtl, &[5, 5, 5, 6, 6, 0, 4]),
+                };
+                let flags = *modes.choose(rng).unwrap();
+                let ttl = (op_code == OpCode::CreateTtl).then(|| match flags {
+                    // Hours, most of the time.
+                    5 | 6 => *[10_000_000, 10_000_000, 0xff_ffff_ffff, 0x100_0000_0000, 0, -1].choose(rng).unwrap(),
+                    // ZooKeeper does not survive a negative one.
+                    _ => 1,
+                });
+                Self::Create { op_code, path: path(rng), data, acl: acl(rng), flags, ttl }
             }
             5..8 => Self::Delete { path: path(rng), version: version(rng) },
             _ => Self::SetData { path: path(rng), data, version: version(rng) },
@@ -310,11 +321,12 @@ impl Call {
             acl.iter().for_each(|entry| entry.encode(encoder));
         };
         match self {
-            Self::Create { path, data, acl, flags, .. } => {
+            Self::Create { path, data, acl, flags, ttl, .. } => {
                 encoder.string(path);
                 encoder.optional_bytes(data.as_ref().map(std::slice::from_ref));
                 acls(encoder, acl);
                 encoder.int(*flags);
+                ttl.iter().for_each(|ttl| encoder.long(*ttl));
             }
             Self::Delete { path, version } | Self::Check { path, version } => {
                 encoder.string(path);
@@ -364,22 +376,16 @@ impl Call {
 /// One of the two servers, and its clients.
 struct Side {
     address: SocketAddr,
-    clients: Vec<Client>,
+    clients: Vec<Raw>,
     /// Session ids, by the order in which sessions were made.
     sessions: BTreeMap<i64, usize>,
     /// The transaction from which on both servers count alike.
     base: i64,
-    next_xid: i32,
-}
-
-struct Client {
-    stream: TcpStream,
-    session: ConnectResponse,
 }
 
 impl Side {
     async fn connect(address: SocketAddr) -> Self {
-        let mut side = Self { address, clients: Vec::new(), sessions: BTreeMap::new(), base: 0, next_xid: 0 };
+        let mut side = Self { address, clients: Vec::new(), sessions: BTreeMap::new(), base: 0 };
         for _ in 0..CLIENTS {
             let client = side.new_session(LIFETIME).await;
             side.clients.push(client);
@@ -389,31 +395,15 @@ impl Side {
         side
     }
 
-    async fn new_session(&mut self, timeout: Duration) -> Client {
-        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap();
-        let nobody = ConnectResponse { timeout_ms, session_id: 0, password: vec![0; 16].into() };
-        let client = self.open(nobody).await;
+    async fn new_session(&mut self, timeout: Duration) -> Raw {
+        let client = self.open(&newcomer(timeout)).await;
         let count = self.sessions.len();
         self.sessions.insert(client.session.session_id, count + 1);
         client
     }
 
-    async fn open(&self, session: ConnectResponse) -> Client {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut encoder = Encoder::new();
-        let request = ConnectRequest {
-            last_zxid_seen: 0,
-            timeout_ms: session.timeout_ms,
-            session_id: session.session_id,
-            password: session.password,
-        };
-        encoder.frame(|encoder| request.encode(encoder));
-        stream.write_all(&encoder.take()).await.unwrap();
-        let mut decoder = read_frame(&mut stream).await.expect("a handshake is answered");
-        let session = ConnectResponse::decode(&mut decoder).unwrap();
-        assert!(!decoder.boolean().unwrap() && decoder.is_empty(), "the flag readOnly is answered");
-        Client { stream, session }
+    async fn open(&self, request: &ConnectRequest) -> Raw {
+        Raw::connect(self.address, request).await.expect("a handshake is answered")
     }
 
     /// Carries an act out; tells all that any client hears of it.
@@ -426,18 +416,17 @@ impl Side {
             Act::Renew => {
                 is_ordered = false;
                 self.call(client, &Call::Bare(OpCode::CloseSession), &mut heard).await;
-                assert!(read_frame(&mut self.clients[client].stream).await.is_none(), "closed after its last reply");
+                assert!(self.clients[client].next().await.is_none(), "closed after its last reply");
                 self.clients[client] = self.new_session(LIFETIME).await;
             }
             Act::Move => {
-                let again = self.open(self.clients[client].session.clone()).await;
+                let again = self.open(&resumption(&self.clients[client].session)).await;
                 let mut before = std::mem::replace(&mut self.clients[client], again);
-                assert!(read_frame(&mut before.stream).await.is_none(), "the connection that had it is closed");
+                assert!(before.next().await.is_none(), "the connection that had it is closed");
             }
             Act::Reconnect { missed, paths } => {
-                let session = self.clients[client].session.clone();
-                self.clients[client].stream.shutdown().await.unwrap();
-                self.clients[client] = self.open(session).await;
+                self.clients[client].hang_up().await;
+                self.clients[client] = self.open(&resumption(&self.clients[client].session)).await;
                 self.set_watches(client, *missed, paths, &mut heard).await;
             }
         }
@@ -474,21 +463,10 @@ impl Side {
 
     /// Sends a request, and hears everything up to its reply; answers with the reply's transaction.
     async fn exchange(&mut self, client: usize, op_code: OpCode, body: &[u8], heard: &mut String) -> i64 {
-        self.next_xid += 1;
-        let xid = match op_code {
-            OpCode::Ping => xid::PING,
-            OpCode::Auth => xid::AUTH,
-            _ => self.next_xid,
-        };
-        let mut frame = Encoder::new();
-        RequestHeader { xid, op_code: op_code as i32 }.encode(&mut frame);
-        let header = frame.take();
-        let length = i32::try_from(header.len() + body.len()).unwrap().to_be_bytes();
-        let bytes = [&length, &header[..], body].concat();
-        self.clients[client].stream.write_all(&bytes).await.unwrap();
+        let xid = self.clients[client].send(op_code, body).await;
         loop {
-            let mut decoder = read_frame(&mut self.clients[client].stream).await.expect("a request is answered");
-            let header = ReplyHeader::decode(&mut decoder).unwrap();
+            let frame = self.clients[client].next().await.expect("a request is answered");
+            let Frame { header, body: mut decoder } = frame;
             let zxid = self.zxid(header.zxid);
             if header.xid == xid::NOTIFICATION {
                 let event = WatcherEvent::decode(&mut decoder).unwrap();
@@ -515,7 +493,7 @@ impl Side {
         };
         match op_code {
             OpCode::Create | OpCode::Sync => decoder.string().unwrap(),
-            OpCode::Create2 | OpCode::CreateContainer => {
+            OpCode::Create2 | OpCode::CreateContainer | OpCode::CreateTtl => {
                 let path = decoder.string().unwrap();
                 format!("{path} {}", self.stat(decoder))
             }
@@ -577,15 +555,4 @@ impl Side {
         };
         format!("{equal:?}")
     }
-}
-
-/// The next frame; `None` when the server has closed.
-async fn read_frame(stream: &mut TcpStream) -> Option<Decoder> {
-    let read = async {
-        let length = stream.read_i32().await.ok()?;
-        let mut frame = vec![0; usize::try_from(length).unwrap()];
-        stream.read_exact(&mut frame).await.ok()?;
-        Some(Decoder::new(frame.into()))
-    };
-    timeout(PATIENCE, read).await.expect("the server answers or closes in time")
 }

@@ -13,9 +13,13 @@
 )]
 #![allow(clippy::duplicate_mod, reason = "one body, two arms")]
 
+mod chaos;
 mod cli;
+mod clients;
+mod contention;
 mod differential;
 mod faults;
+mod judges;
 mod one_binary;
 mod outages;
 mod polyglot;
@@ -26,10 +30,12 @@ mod rust_client;
 mod zookeeper {
     const ARM: rollcall_tests::arm::Arm = rollcall_tests::arm::Arm::ZooKeeper;
 
+    mod conformance;
     mod cut_off;
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -39,16 +45,19 @@ mod zookeeper {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 #[path = "both"]
 mod embedded {
     const ARM: rollcall_tests::arm::Arm = rollcall_tests::arm::Arm::Embedded;
 
+    mod conformance;
     mod cut_off;
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -58,20 +67,23 @@ mod embedded {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 /// A file that no module names would never be compiled, and its tests never run.
 #[test]
 fn every_file_is_a_module_and_one_for_both_arms_is_two() {
-    let main = include_str!("main.rs");
-    let check = |folder: &str, indent: &str, count: usize| {
-        for entry in std::fs::read_dir(format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "main") else { continue };
-            let found = main.matches(&format!("\n{indent}mod {module};\n")).count();
-            assert_eq!(found, count, "so often does main.rs name {folder}/{name}");
-        }
-    };
-    check("tests", "", 1);
-    check("tests/both", "    ", 2);
+    every_file_is_named(include_str!("main.rs"), "tests", "\nmod ", 1);
+    every_file_is_named(include_str!("main.rs"), "tests/both", "\n    mod ", 2);
+    every_file_is_named(include_str!("both/conformance/mod.rs"), "tests/both/conformance", "\nmod ", 1);
+}
+
+fn every_file_is_named(by: &str, folder: &str, declaration: &str, times: usize) {
+    for entry in std::fs::read_dir(format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let module = file.trim_end_matches(".rs");
+        let is_one = !matches!((folder, module), ("tests", "main" | "both") | (_, "mod"));
+        let named = by.matches(&format!("{declaration}{module};\n")).count();
+        assert!(!is_one || named == times, "{folder}/{file} is named {named} times, not {times}");
+    }
 }

@@ -76,6 +76,7 @@ impl Response {
             | OpCode::SetAcl
             | OpCode::GetChildren
             | OpCode::Reconfig
+            | OpCode::Sasl
             | OpCode::GetEphemerals
             | OpCode::GetAllChildrenNumber
             | OpCode::WhoAmI => return Err(Malformed("a reply to what was not asked")),

@@ -102,6 +102,43 @@ fn a_check_is_no_request_of_its_own_and_multis_do_not_mix() {
 }
 
 #[test]
+fn in_a_multi_the_mode_of_a_create_says_which_one_it_is() {
+    let part = |op_code: OpCode, flags: i32, ttl: Option<i64>| {
+        let mut multi = written(|encoder| {
+            for (number, done) in [(op_code as i32, false), (-1, true)] {
+                encoder.int(number);
+                encoder.boolean(done);
+                encoder.int(-1);
+                if !done {
+                    encoder.string("/a");
+                    encoder.bytes(b"");
+                    encoder.count(0);
+                    encoder.int(flags);
+                    ttl.iter().for_each(|ttl| encoder.long(*ttl));
+                }
+            }
+        });
+        match server::Request::decode(OpCode::Multi as i32, &mut multi)? {
+            server::Request::Multi(mut parts) => match parts.remove(0) {
+                server::Request::Create { kind, flags, .. } => Ok((kind, flags)),
+                _ => Err(Refused::Unknown),
+            },
+            _ => Err(Refused::Unknown),
+        }
+    };
+    for op_code in [OpCode::Create, OpCode::Create2, OpCode::CreateContainer] {
+        assert_eq!(part(op_code, 4, None), Ok((CreateKind::Container, 4)));
+        assert_eq!(part(op_code, 5, None), Err(Refused::MalformedMulti));
+    }
+    assert_eq!(part(OpCode::Create2, 3, None), Ok((CreateKind::PathAndStat, 3)));
+    assert_eq!(part(OpCode::CreateTtl, 4, Some(1)), Ok((CreateKind::Container, 4)));
+    assert_eq!(part(OpCode::CreateTtl, 1, Some(1)), Ok((CreateKind::Path, 1)));
+    // Whether the time can be is looked at when the node is made, like all else about it.
+    assert_eq!(part(OpCode::CreateTtl, 5, Some(-1)), Ok((CreateKind::Ttl(-1), 5)));
+    assert_eq!(part(OpCode::CreateTtl, 7, Some(1)), Ok((CreateKind::Path, 7)));
+}
+
+#[test]
 fn replies_arrive_as_they_were_sent() {
     let created = server::Response::Created { path: "/a".into(), stat: STAT };
     let data = server::Response::Data { data: None, stat: STAT };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rollcall_tests::process::scratch;
 
-use super::ZooKeeper;
+use super::{Etcd, ZooKeeper};
 use crate::stats::Latencies;
 
 /// A fact with its name.
@@ -34,6 +34,7 @@ pub(super) async fn of_the_systems(program: &Path, zookeeper: &ZooKeeper) -> any
         ("rollcall-server", first_line(Command::new(program).arg("--version"))),
         ("zookeeper", zookeeper.says("Zookeeper version").await?),
         ("zookeeper-client", locked_version("zookeeper-client", include_str!("../../../Cargo.lock")).to_owned()),
+        ("etcd", Etcd::version()),
         ("java", first_line(Command::new("java").arg("-version"))),
     ])
 }

@@ -1,5 +1,6 @@
 //! What is measured: Rollcall and its peers, as child processes on free loopback ports.
 
+pub(crate) mod etcd;
 mod facts;
 mod rollcall;
 mod zookeeper;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
 
+pub(crate) use etcd::Etcd;
 pub(crate) use rollcall::Rollcall;
 pub(crate) use zookeeper::{Fsync, ZooKeeper};
 
@@ -56,6 +58,11 @@ impl Setup {
     /// The ZooKeeper.
     pub(crate) fn zookeeper(&self) -> &ZooKeeper {
         &self.zookeeper
+    }
+
+    /// The processes that Rollcall needs: the server and the ZooKeeper.
+    pub(crate) fn pids(&self) -> [u32; 2] {
+        [self.rollcall.pid(), self.zookeeper.pid()]
     }
 
     /// One more server in front of the same ZooKeeper.

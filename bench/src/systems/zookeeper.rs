@@ -26,7 +26,7 @@ pub(crate) enum Fsync {
 /// One server. Dropping kills it.
 #[derive(Debug)]
 pub(crate) struct ZooKeeper {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
     _directory: Directory,
 }
@@ -65,12 +65,17 @@ impl ZooKeeper {
         if let Some(status) = ended {
             bail!("ZooKeeper ended at its start, {status}:\n{}", process.stderr());
         }
-        Ok(ZooKeeper { _process: process, address, _directory: Box::new(directory) })
+        Ok(ZooKeeper { process, address, _directory: Box::new(directory) })
     }
 
     /// Where clients connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// What it says of itself under this word in `srvr`.

@@ -56,6 +56,10 @@ pub(crate) enum Name {
     Embedded,
     /// Registrations per second.
     Register,
+    /// What 10,000 registrations with a ttl cost that stand.
+    Hold,
+    /// The time until 10,000 registrations of a replica that was killed are resumed on another.
+    Resume,
     /// Reads of a path with 100 children and their values, per second.
     Get,
     /// The time from a write to the event at one who watches.
@@ -66,13 +70,16 @@ pub(crate) enum Name {
 
 impl Name {
     /// All, in the order of the report.
-    pub(crate) const ALL: [Name; 5] = [Name::Embedded, Name::Register, Name::Get, Name::Watch, Name::Lock];
+    pub(crate) const ALL: [Name; 7] =
+        [Name::Embedded, Name::Register, Name::Hold, Name::Resume, Name::Get, Name::Watch, Name::Lock];
 
     /// Prepares the workload, measures it in all its rounds, and lets go of what it needed.
     pub(crate) async fn run(self, setup: &Setup, rounds: u32, report: &mut Report) -> anyhow::Result<()> {
         match self {
             Name::Embedded => run::<embedded::Embedded>(setup, rounds, report).await,
             Name::Register => run::<register::Register>(setup, rounds, report).await,
+            Name::Hold => run::<register::Hold>(setup, rounds, report).await,
+            Name::Resume => run::<register::Resume>(setup, rounds, report).await,
             Name::Get => run::<get::Get>(setup, rounds, report).await,
             Name::Watch => run::<watch::Watch>(setup, rounds, report).await,
             Name::Lock => run::<lock::Lock>(setup, rounds, report).await,

@@ -12,8 +12,9 @@ use super::hold::{Certainty, Signs, judge};
 use super::record::{self, Record, Removal, as_zk, record_path};
 use super::seat;
 use super::slot::{Order, Slot};
-use super::{Interrupt, Shared, Stop, lock, node};
+use super::{Interrupt, Shared, Stop, lock};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
 use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, Owner, Session};
 
@@ -97,6 +98,9 @@ impl Lasting {
             let [Ok(Some(lease)), Ok(Some(read))] = reads.as_slice() else { return Err(Error::UnknownLock.into()) };
             let Some(found) = Record::parse(&read.data) else { return Err(Error::UnknownLock.into()) };
             let record = Record { owner: owner.id(), ..found };
+            if slot.is_over() {
+                return Err(Stop::Left.into());
+            }
             match owner.commit(vec![record.write(&name, read.stat.version)]).await {
                 Ok(committed) => {
                     slot.picked_up(record.ttl);
@@ -114,7 +118,7 @@ impl Lasting {
                     });
                 }
                 Err(CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. }) => {}
-                Err(CommitError::Part { code, .. }) => return Err(node::refusal(code, path).into()),
+                Err(CommitError::Part { code, .. }) => return Err(refusal::refused(path, code).into()),
                 Err(error) => return Err(as_zk(error).into()),
             }
         }
@@ -153,15 +157,11 @@ impl Lasting {
             let signs = self.signs(unwatched);
             let ask_again = match judge(signs, now) {
                 Certainty::Sure(until) => {
-                    if stream == verified {
-                        self.slot.held(self.token);
-                    }
+                    self.slot.still_held(verified, self.token);
                     until
                 }
                 Certainty::Doubt(until) => {
-                    if stream == verified {
-                        self.slot.suspended(until);
-                    }
+                    self.slot.still_suspended(verified, until);
                     until.min(now + self.owner.heartbeat_interval() / 4)
                 }
                 Certainty::Over => return Stop::SessionLost,

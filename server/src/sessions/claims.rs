@@ -3,17 +3,22 @@
 //! Everything here is written to be right whatever other replicas, kazoo programs and lost answers do meanwhile: each
 //! write is conditional on what was read, and a write that fails is followed by another look.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::outbox::Outbox;
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::{Stamp, Value};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, Owner, Read, Room, Unit, Zk, layout};
 
 /// How often a claim looks again before it is left to a later try.
 const TRIES: u32 = 64;
+/// How long what has arrived may take to be read, before a client's word is taken for what stands later than it knows of.
+const SETTLING: Duration = Duration::from_millis(200);
 
 /// What a registration is to hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +83,40 @@ pub(super) enum Policy {
         /// What was known of its fence when it was made.
         moves: Moves,
     },
+}
+
+impl Policy {
+    /// The incarnation that is known, where there is one.
+    fn known(&self) -> Option<Generation> {
+        match self {
+            Self::TakeOver | Self::Exclusive => None,
+            Self::Resume(generation)
+            | Self::Update(generation)
+            | Self::Restore(generation)
+            | Self::PutBack { generation, .. } => Some(*generation),
+        }
+    }
+}
+
+/// On whose behalf a claim is made.
+#[derive(Debug, Clone)]
+pub(super) enum Asker {
+    /// The replica's own: it registers again.
+    Replica,
+    /// A client's, whose RPC this outbox belongs to.
+    Client(Arc<Outbox>),
+    /// A client's whose RPC is over.
+    Gone,
+}
+
+impl Asker {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Replica => false,
+            Self::Client(outbox) => outbox.is_abandoned(),
+            Self::Gone => true,
+        }
+    }
 }
 
 /// A wish to hold a path.
@@ -160,14 +199,11 @@ fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: b
     let standing = Generation(read.stat.czxid);
     let owner = SessionId(read.stat.ephemeral_owner);
     let was_our_create = on_our_session && claim.attempted == Some(owner) && claim.content.is_same(&read.data);
-    let resumed = match claim.policy {
+    let resumed = match (claim.policy.known(), &claim.policy) {
         _ if was_our_create => return Step::Keep,
-        Policy::TakeOver => return Step::Replace { bytes: claim.content.bytes(), adopted: false },
-        Policy::Exclusive => return Step::Refuse(Error::NameTaken { path: path.clone() }),
-        Policy::Resume(generation)
-        | Policy::Update(generation)
-        | Policy::Restore(generation)
-        | Policy::PutBack { generation, .. } => generation,
+        (_, Policy::Exclusive) => return Step::Refuse(Error::NameTaken { path: path.clone() }),
+        (None, _) => return Step::Replace { bytes: claim.content.bytes(), adopted: false },
+        (Some(generation), _) => generation,
     };
     let is_same = claim.content.is_same(&read.data);
     let is_later_ours = match claim.policy {
@@ -215,7 +251,7 @@ impl Claims {
     }
 
     /// Makes a path ours. The room belongs to the node that was made, if one was.
-    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim) -> (Claimed, Option<Room>) {
+    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<Room>) {
         // In these cases most likely nothing stands: the create is the look.
         let mut create_first = match claim.policy {
             Policy::TakeOver | Policy::Exclusive | Policy::Restore(_) | Policy::PutBack { .. } => {
@@ -228,7 +264,7 @@ impl Claims {
             let tried = if std::mem::take(&mut create_first) {
                 self.create(path, &mut claim).await
             } else {
-                self.look_and_act(path, &mut claim, &mut look).await
+                self.look_and_act(path, &mut claim, asker, &mut look).await
             };
             match tried {
                 Ok(Attempt::Done(claimed, room)) => return (claimed, room),
@@ -246,17 +282,8 @@ impl Claims {
 
     fn failed(&self, path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
         match error {
-            zk::Error::Refused(ErrorCode::NoAuth) => Claimed::Refused(Error::NoAuth { path: path.clone() }),
-            zk::Error::Refused(ErrorCode::NoChildrenForEphemerals) => {
-                let parent = path.parent().unwrap_or_else(|| path.clone());
-                Claimed::Refused(Error::ParentEphemeral { path: path.clone(), parent })
-            }
-            zk::Error::TooLarge(bytes) => {
-                Claimed::Refused(Error::ValueTooLarge { path: path.clone(), bytes, limit: zk::MAX_FRAME })
-            }
-            zk::Error::Refused(code) => {
-                Claimed::Refused(Error::Internal { path: path.clone(), cause: code.to_string() })
-            }
+            zk::Error::Refused(code) => Claimed::Refused(refusal::refused(path, code)),
+            zk::Error::TooLarge(bytes) => Claimed::Refused(refusal::too_large(path, bytes)),
             zk::Error::NotSent | zk::Error::OutcomeUnknown | zk::Error::SessionExpired => {
                 Claimed::Unavailable { attempted: claim.attempted }
             }
@@ -325,7 +352,13 @@ impl Claims {
         Ok(Attempt::Look)
     }
 
-    async fn look_and_act(&self, path: &NodePath, claim: &mut Claim, look: &mut Look) -> Result<Attempt, zk::Error> {
+    async fn look_and_act(
+        &self,
+        path: &NodePath,
+        claim: &mut Claim,
+        asker: &Asker,
+        look: &mut Look,
+    ) -> Result<Attempt, zk::Error> {
         // An earlier create may be in the session that it was sent in: only that session is sure to see it.
         let attempted = claim.attempted.and_then(|session| self.zk.pool.owner(session));
         let reader = match attempted.or(look.reader.take()) {
@@ -352,6 +385,9 @@ impl Claims {
             (Step::Write(bytes), Some(read), Some((owner, moves))) => {
                 Self::write(path, claim, read, &owner, moves, bytes).await
             }
+            (Step::Replace { .. }, Some(read), _) if Self::is_forgone(claim, &read, asker).await => {
+                Ok(Attempt::Done(Claimed::TakenOver, None))
+            }
             (Step::Replace { bytes, adopted }, Some(read), ours) => {
                 self.replace(path, claim, &read, ours, bytes, adopted).await
             }
@@ -364,6 +400,20 @@ impl Claims {
             }
             (Step::Keep | Step::Write(_) | Step::Replace { .. }, _, _) => Ok(Attempt::Look),
         }
+    }
+
+    /// Whether the client that asks has gone: most likely on to another replica, while this one was stopped or cut off, and
+    /// what stands is what it holds there.
+    async fn is_forgone(claim: &Claim, read: &Read, asker: &Asker) -> bool {
+        if claim.attempted.is_some() {
+            // What stands may be ours, and must not be left standing.
+            return false;
+        }
+        if claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid) {
+            // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
+            tokio::time::sleep(SETTLING).await;
+        }
+        asker.is_gone()
     }
 
     fn keep(path: &NodePath, read: Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {

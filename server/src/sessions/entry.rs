@@ -210,7 +210,7 @@ impl State {
     fn begin_claim(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         entry.operation = Some(Operation::Claiming { by, claim: claim.clone() });
-        self.effects.push(Effect::Claim { path: path.clone(), claim });
+        self.effects.push(Effect::Claim { path: path.clone(), by, claim });
     }
 
     fn begin_set(
@@ -227,12 +227,11 @@ impl State {
             return;
         }
         let standing = entry.generation();
-        let is_holder = entry.holder == Some(by);
         let is_of_our_line = |asked| entry.first.is_some_and(|first| first <= asked) && Some(asked) <= standing;
         let policy = match (generation, standing) {
-            // Its own registration: new data for the same incarnation, or for one that it has not heard of yet.
-            (None, Some(own)) if is_holder => Policy::Update(own),
-            (Some(asked), Some(own)) if is_holder && is_of_our_line(asked) => Policy::Update(own),
+            // Its own registration: new data for the same incarnation.
+            (None, Some(own)) if entry.holder == Some(by) => Policy::Update(own),
+            // That of its line which stands, of which it may not have heard yet.
             (Some(asked), Some(own)) if is_of_our_line(asked) => Policy::Resume(own),
             (Some(asked), _) => Policy::Resume(asked),
             (None, _) if exclusive => Policy::Exclusive,

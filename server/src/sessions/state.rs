@@ -94,8 +94,8 @@ pub(super) enum Effect {
     Tell { stream: StreamId, notice: Notice },
     /// End a stream.
     Close { stream: StreamId, end: Result<(), Error> },
-    /// Make the path ours: [`Input::Claimed`] follows.
-    Claim { path: NodePath, claim: Claim },
+    /// Make the path ours, `by` a client's request or unasked: [`Input::Claimed`] follows.
+    Claim { path: NodePath, by: Option<StreamId>, claim: Claim },
     /// Take this incarnation down: [`Input::Removed`] follows.
     Remove { path: NodePath, generation: Generation, session: SessionId },
     /// Read what stands at these paths, all of one parent: [`Input::Verified`] follows for each.

@@ -411,7 +411,19 @@ fn a_set_that_crosses_its_own_restoration_is_no_resume_of_something_lost() {
     let outcome = replica.held();
     replica.claimed(outcome);
     let restored = Generation(replica.zxid);
-    assert_eq!(claims(&replica.set_with(ONE, Some(generation), false))[0].policy, Policy::Update(restored));
+    assert_eq!(claims(&replica.set_with(ONE, Some(generation), false))[0].policy, Policy::Resume(restored));
+}
+
+#[test]
+fn a_set_with_a_generation_takes_nothing_over_that_is_later_even_from_the_one_that_held_it() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None);
+    assert_eq!(claims(&replica.set_with(ONE, Some(generation), false))[0].policy, Policy::Resume(generation));
+    // Taken over elsewhere, which this replica learns from the claim.
+    let effects = replica.claimed(Claimed::TakenOver);
+    assert!(claims(&effects).is_empty(), "{effects:?}");
+    let lost = Notice::Lost { path: path(), generation, reason: LostReason::TakenOver };
+    assert_eq!(notices(&effects), [(ONE, &lost)]);
 }
 
 #[test]

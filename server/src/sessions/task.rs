@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::claims::{Claimed, Claims, Observed};
+use super::claims::{Asker, Claimed, Claims, Observed};
 use super::outbox::Outbox;
 use super::state::{Effect, Input, Limits, State, StreamId};
 use super::{Departures, Message};
@@ -183,10 +183,15 @@ impl Task {
                     outbox.close(end);
                 }
             }
-            Effect::Claim { path, claim } => {
+            Effect::Claim { path, by, claim } => {
                 let claims = self.claims.clone();
+                let asker = match by.map(|by| self.outboxes.get(&by)) {
+                    None => Asker::Replica,
+                    Some(Some(outbox)) => Asker::Client(outbox.clone()),
+                    Some(None) => Asker::Gone,
+                };
                 self.operations.spawn(async move {
-                    let (claimed, room) = claims.claim(&path, claim).await;
+                    let (claimed, room) = claims.claim(&path, claim, &asker).await;
                     Finished::Claimed(path, claimed, room)
                 });
             }

@@ -95,6 +95,8 @@ pub enum Request {
     WhoAmI,
     /// Adds an identity to the connection.
     Auth { scheme: String, auth: Bytes },
+    /// One step of a login with SASL.
+    Sasl,
     /// Changes the ensemble's members.
     Reconfig,
     /// Keeps the session alive.
@@ -188,6 +190,7 @@ fn decode(op_code: OpCode, decoder: &mut Decoder) -> Result<Request, Malformed> 
             let _kind = decoder.int()?;
             Request::Auth { scheme: text(decoder)?, auth: decoder.optional_bytes()?.unwrap_or_default() }
         }
+        OpCode::Sasl => Request::Sasl,
         OpCode::Reconfig => Request::Reconfig,
         OpCode::Ping => Request::Ping,
         OpCode::CloseSession => Request::CloseSession,
@@ -254,23 +257,21 @@ fn parts(decoder: &mut Decoder, wanted: Parts) -> Result<Vec<Request>, Malformed
         if kind != wanted {
             return Err(Malformed("reads and writes in one multi"));
         }
-        let part = decode(op_code, decoder)?;
-        check_part(&part)?;
-        parts.push(part);
+        parts.push(as_part(decode(op_code, decoder)?)?);
     }
 }
 
-/// ZooKeeper looks at the mode of a create in a multi while it reads it.
-fn check_part(part: &Request) -> Result<(), Malformed> {
-    const WITH_TTL: [i32; 2] = [5, 6];
-    match part {
-        Request::Create { flags, kind: CreateKind::Ttl(ttl), .. } if WITH_TTL.contains(flags) && *ttl > 0 => Ok(()),
-        Request::Create {
-            flags: 0..=4,
-            kind: CreateKind::Path | CreateKind::PathAndStat | CreateKind::Container,
-            ..
-        } => Ok(()),
-        Request::Create { .. } => Err(Malformed("impossible mode of a create")),
-        _ => Ok(()),
-    }
+/// In a multi the mode of a create says which operation it is: ZooKeeper looks at it while it reads the part, and
+/// forgets a time to live that the mode has no use for.
+fn as_part(part: Request) -> Result<Request, Malformed> {
+    const CONTAINER: i32 = 4;
+    let Request::Create { path, data, acl, flags, kind } = part else { return Ok(part) };
+    let kind = match (kind, flags) {
+        (CreateKind::Ttl(_), 5 | 6) => kind,
+        (_, CONTAINER) => CreateKind::Container,
+        (CreateKind::Ttl(_), _) => CreateKind::Path,
+        (_, 0..=3) => kind,
+        _ => return Err(Malformed("impossible mode of a create")),
+    };
+    Ok(Request::Create { path, data, acl, flags, kind })
 }

@@ -1,0 +1,128 @@
+//! etcd, one member with its defaults, fsync on, as its documents start one; and its API.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use rollcall_tests::process::{Process, scratch};
+use rollcall_tests::wait::eventually;
+use rollcall_tests::zookeeper::free_address;
+use tonic::transport::Channel;
+
+use super::rollcall::endpoint;
+use super::{Directory, START};
+
+/// What is generated from etcd's protos.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    rust_2018_idioms,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::semicolon_if_nothing_returned,
+    reason = "generated"
+)]
+pub(crate) mod api {
+    tonic::include_proto!("etcdserverpb");
+
+    pub(crate) mod lock {
+        tonic::include_proto!("v3lockpb");
+    }
+}
+
+use api::kv_client::KvClient;
+use api::lease_client::LeaseClient;
+use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
+
+/// How long a lease lives that nobody keeps alive, in seconds: longer than anything that is measured.
+const TTL: i64 = 600;
+
+/// One member. Dropping kills it.
+#[derive(Debug)]
+pub(crate) struct Etcd {
+    process: Process,
+    address: SocketAddr,
+    _directory: Directory,
+}
+
+impl Etcd {
+    /// Starts a member, and waits until it answers.
+    pub(crate) async fn start() -> anyhow::Result<Etcd> {
+        let program = program();
+        ensure!(program.is_file(), "no etcd in {}: run tests/setup.sh etcd", program.display());
+        let directory = scratch("etcd");
+        let (address, peer) = (free_address(), free_address());
+        let (clients, peers) = (format!("http://{address}"), format!("http://{peer}"));
+        let mut command = Command::new(program);
+        command
+            .args(["--name", "bench", "--log-level", "warn"])
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
+            .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
+            .args(["--initial-cluster", &format!("bench={peers}")]);
+        let mut process = Process::spawn("etcd", directory.path(), &mut command);
+        eventually("etcd answers", START, async || {
+            if let Some(status) = process.exited() {
+                return Err(format!("it ended at its start, {status}:\n{}", process.stderr()));
+            }
+            let channel = endpoint(address).map_err(|error| error.to_string())?.connect().await;
+            let mut client = KvClient::new(channel.map_err(|error| error.to_string())?);
+            // Not a serializable read: answered once there is a leader.
+            let range = RangeRequest { key: "/".into(), ..Default::default() };
+            client.range(range).await.map(|_| ()).map_err(|status| status.to_string())
+        })
+        .await;
+        Ok(Etcd { process, address, _directory: Box::new(directory) })
+    }
+
+    /// Which it is.
+    pub(super) fn version() -> String {
+        super::facts::first_line(Command::new(program()).arg("--version"))
+    }
+
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
+        endpoint(self.address)?.connect().await.context("can't connect to etcd")
+    }
+}
+
+fn program() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/etcd")
+}
+
+/// What a registration is with etcd: a lease, and a key that ends with it. Answers the lease.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn register(channel: &Channel, key: String, value: String) -> anyhow::Result<i64> {
+    let lease = grant(channel).await?;
+    let put = PutRequest { key: key.into(), value: value.into(), lease };
+    KvClient::new(channel.clone()).put(put).await?;
+    Ok(lease)
+}
+
+/// A new lease.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
+    let grant = LeaseGrantRequest { ttl: TTL, id: 0 };
+    Ok(LeaseClient::new(channel.clone()).lease_grant(grant).await?.into_inner().id)
+}
+
+/// Ends a lease, and deletes its keys.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> {
+    LeaseClient::new(channel.clone()).lease_revoke(LeaseRevokeRequest { id: lease }).await?;
+    Ok(())
+}

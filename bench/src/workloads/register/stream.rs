@@ -1,0 +1,115 @@
+//! Rollcall's Register streams, as clients have them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use rollcall_proto::v1::register_request::Request;
+use rollcall_proto::v1::register_response::Response;
+use rollcall_proto::v1::{CloseSession, KeepAlive, OpenSession, RegisterRequest, RegisterResponse, Registered};
+use rollcall_tests::client::{Client, span};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+/// How many requests may wait to be sent on one stream.
+const QUEUE: usize = 128;
+
+/// One Register stream that stands. Dropping it cancels the call.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    requests: mpsc::Sender<RegisterRequest>,
+    responses: Streaming<RegisterResponse>,
+}
+
+impl Stream {
+    /// Opens a stream, with the first requests in flight: at most 128.
+    pub(crate) async fn open(client: &mut Client, first: impl IntoIterator<Item = Request>) -> anyhow::Result<Stream> {
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        for request in first {
+            requests.try_send(message(request)).context("too many first requests")?;
+        }
+        let responses = client.register(ReceiverStream::new(receiver)).await?.into_inner();
+        Ok(Stream { requests, responses })
+    }
+
+    /// Says something.
+    pub(crate) async fn send(&self, request: Request) -> anyhow::Result<()> {
+        self.requests.send(message(request)).await.context("the stream ended")
+    }
+
+    /// Waits until one more is registered.
+    pub(crate) async fn registered(&mut self) -> anyhow::Result<Registered> {
+        loop {
+            match self.responses.message().await?.context("the stream ended")?.response {
+                Some(Response::Registered(registered)) => return Ok(registered),
+                Some(Response::Opened(_) | Response::Pending(_) | Response::KeptAlive(_)) => {}
+                other => bail!("not registered: {other:?}"),
+            }
+        }
+    }
+
+    /// Takes everything down, and waits until it is.
+    pub(crate) async fn close(mut self, registrations: usize) -> anyhow::Result<()> {
+        self.send(Request::Close(CloseSession {})).await?;
+        let mut gone = 0;
+        while let Some(message) = self.responses.message().await? {
+            gone += usize::from(matches!(message.response, Some(Response::Unregistered(_))));
+        }
+        ensure!(gone == registrations, "{gone} of {registrations} were taken down");
+        Ok(())
+    }
+
+    /// Its two sides: where to say that the client is alive, and what the server says.
+    pub(crate) fn split(self) -> (mpsc::Sender<RegisterRequest>, Streaming<RegisterResponse>) {
+        (self.requests, self.responses)
+    }
+}
+
+fn message(request: Request) -> RegisterRequest {
+    RegisterRequest { request: Some(request) }
+}
+
+/// What a client says that wants its registrations to outlive a broken stream.
+pub(crate) fn open_with_ttl(ttl: Duration) -> Request {
+    Request::Open(OpenSession { ttl: Some(span(ttl)), ..Default::default() })
+}
+
+/// A sign of life.
+pub(crate) fn keep_alive() -> RegisterRequest {
+    message(Request::KeepAlive(KeepAlive {}))
+}
+
+/// Opens a stream for each of `requests`, all at once, over the connections in turn, and waits until each has its one
+/// registration; answers in no order.
+pub(crate) async fn open_all<Requests>(
+    clients: &[Client],
+    requests: impl IntoIterator<Item = Requests>,
+) -> anyhow::Result<Vec<(Stream, Registered)>>
+where
+    Requests: IntoIterator<Item = Request, IntoIter: Send> + Send + 'static,
+{
+    let mut opening = JoinSet::new();
+    for (requests, client) in requests.into_iter().zip(clients.iter().cycle()) {
+        let mut client = client.clone();
+        opening.spawn(async move {
+            let mut stream = Stream::open(&mut client, requests).await?;
+            let registered = stream.registered().await?;
+            anyhow::Ok((stream, registered))
+        });
+    }
+    let mut streams = Vec::with_capacity(opening.len());
+    while let Some(opened) = opening.join_next().await {
+        streams.push(opened.context("a client panicked")??);
+    }
+    Ok(streams)
+}
+
+/// Closes streams with one registration each, all at once, and waits until nothing is left of them.
+pub(crate) async fn close_all(streams: impl IntoIterator<Item = Stream>) -> anyhow::Result<()> {
+    let mut closing: JoinSet<_> = streams.into_iter().map(|stream| stream.close(1)).collect();
+    while let Some(closed) = closing.join_next().await {
+        closed.context("a client panicked")??;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! Clients that die, stop, or whose machine is gone: what they held goes in time, and never before.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use rollcall_proto::v1::ChangeKind;
+use rollcall_tests::crowd::{Crowd, PLACE};
+use rollcall_tests::fleet::{Fleet, Onlookers, Route};
+use rollcall_tests::process::Signal;
+use rollcall_tests::proxy::Proxy;
+use rollcall_tests::registrant::{Many, News, RegistrantProcess};
+use rollcall_tests::wait::{SOON, check, eventually};
+
+const TTL: Duration = Duration::from_secs(3);
+/// How long a silent connection is left alone, and then how long the answer to a ping may take.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// How late a registration may go by the promise.
+const LATE: Duration = Duration::from_secs(2);
+/// What a machine that is busy with other tests may add.
+const BUSY: Duration = Duration::from_secs(10);
+/// How many registrations each victim holds.
+const EACH: usize = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Killed,
+    Stopped,
+    /// Its machine is gone, and nobody tells the replica.
+    HalfOpen,
+}
+
+/// A client that is about to have a fault.
+struct Victim {
+    fault: Fault,
+    ttl: Option<Duration>,
+    prefix: String,
+    process: RegistrantProcess,
+    proxy: Proxy,
+}
+
+impl Victim {
+    async fn start(fleet: &Fleet, fault: Fault, ttl: Option<Duration>) -> Victim {
+        let proxy = Proxy::start(fleet.replicas[0].address()).await;
+        let prefix = format!("{PLACE}/{fault:?}-{}-", ttl.map_or("without", |_| "with-ttl"));
+        let many = Many { replicas: vec![proxy.address()], ttl, clients: 1, each: EACH, prefix: prefix.clone() };
+        let process = RegistrantProcess::spawn(&many);
+        process.registered().await;
+        Victim { fault, ttl, prefix, process, proxy }
+    }
+
+    /// What stood for it at `struck` is gone between these moments, as ZooKeeper's clock has it.
+    async fn strike(&mut self) -> (SystemTime, SystemTime) {
+        // The replica has heard from it after a keep-alive was on its way that was then answered.
+        eventually("a keep-alive is answered", SOON, async || self.heard_after().map(|_| ()).ok_or("none".into()))
+            .await;
+        match self.fault {
+            Fault::Killed => self.process.process().kill(),
+            Fault::Stopped => self.process.process().pause(),
+            Fault::HalfOpen => {
+                self.proxy.half_open();
+                self.proxy.refuse().await;
+            }
+        }
+        let struck = SystemTime::now();
+        let heard = self.heard_after().expect("one was answered");
+        match (self.ttl, self.fault) {
+            (Some(ttl), _) => (heard + ttl, struck + ttl + LATE),
+            (None, Fault::Killed) => (heard, struck),
+            (None, Fault::Stopped | Fault::HalfOpen) => (heard + KEEPALIVE, struck + 2 * KEEPALIVE),
+        }
+    }
+
+    fn heard_after(&self) -> Option<SystemTime> {
+        let history = self.process.history();
+        history.iter().rev().find_map(|told| match told.news {
+            News::KeptAlive { asked_at } => Some(asked_at),
+            _ => None,
+        })
+    }
+
+    fn has(&self, path: &str) -> bool {
+        path.starts_with(&self.prefix)
+    }
+}
+
+#[tokio::test]
+async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
+    let fleet = Fleet::start(2, Route::Direct, &["--keepalive", "2s"]).await;
+    // They share the replicas with the victims, and nothing happens to them.
+    let crowd = Crowd::start(&fleet, 10, 5, TTL).await;
+    let mut victims = Vec::new();
+    for fault in [Fault::Killed, Fault::Stopped, Fault::HalfOpen] {
+        for ttl in [Some(TTL), None] {
+            victims.push(Victim::start(&fleet, fault, ttl).await);
+        }
+    }
+    let onlookers = Onlookers::begin(&fleet, PLACE).await;
+    let mut bounds = Vec::new();
+    for victim in &mut victims {
+        bounds.push(victim.strike().await);
+    }
+    eventually("the victims' registrations are gone", 3 * SOON, async || {
+        let names = fleet.bare.children(PLACE).await.unwrap_or_default();
+        let left: Vec<_> =
+            names.iter().filter(|name| victims.iter().any(|victim| victim.has(&format!("{PLACE}/{name}")))).collect();
+        check(left.is_empty(), || format!("{left:?}"))
+    })
+    .await;
+    let sights = onlookers.sights(&fleet).await;
+    assert_eq!(sights.absences.len(), EACH * victims.len(), "what they held, and nothing else: {:?}", sights.absences);
+    for (victim, (earliest, latest)) in victims.iter().zip(bounds) {
+        let gone = sights.absences.iter().filter(|absence| victim.has(&absence.path)).map(|absence| absence.from);
+        let (first, last) = (gone.clone().min().unwrap(), gone.clone().max().unwrap());
+        let what = format!("{:?}, ttl {:?}", victim.fault, victim.ttl);
+        // ZooKeeper counts in milliseconds.
+        assert!(first + Duration::from_millis(1) >= earliest, "{what}: gone at {first:?}, before {earliest:?}");
+        assert!(last <= latest + BUSY, "{what}: gone at {last:?}, long after {latest:?}");
+        let margin = |late: SystemTime, early: SystemTime| late.duration_since(early).unwrap_or_default();
+        println!("{what}: {:?} after the first moment, {:?} late", margin(first, earliest), margin(last, latest));
+        for seen in sights.rollcall.iter().chain(&sights.kazoo) {
+            let is_early = victim.has(&format!("{PLACE}/{}", seen.name)) && seen.at < earliest;
+            assert!(!is_early, "{seen:?} before {earliest:?}");
+        }
+    }
+    for seen in [&sights.rollcall, &sights.kazoo] {
+        assert!(seen.iter().all(|seen| seen.kind == ChangeKind::Removed), "{seen:?}");
+        assert_eq!(seen.len(), EACH * victims.len(), "{seen:?}");
+    }
+    wake(&fleet, &mut victims).await;
+    drop(victims);
+    crowd.stands_undisturbed(&fleet).await;
+}
+
+/// Those that were only stopped come back by themselves, with later generations.
+async fn wake(fleet: &Fleet, victims: &mut [Victim]) {
+    for victim in victims.iter_mut().filter(|victim| victim.fault == Fault::Stopped) {
+        let held = |victim: &Victim| -> BTreeMap<String, i64> {
+            let registered = |news| match news {
+                News::Registered { path, generation, .. } => Some((path, generation)),
+                _ => None,
+            };
+            victim.process.history().into_iter().filter_map(|told| registered(told.news)).collect()
+        };
+        let before = held(victim);
+        victim.process.process().signal(Signal::CONT);
+        eventually("it is back", SOON, async || {
+            for (path, generation) in held(victim) {
+                check(generation > before[&path], || format!("{path} is still {generation}"))?;
+                let standing = fleet.bare.get(&path).await.map(|node| node.stat.czxid);
+                check(standing == Some(generation), || format!("{path} is {standing:?}"))?;
+            }
+            Ok(())
+        })
+        .await;
+    }
+}
