@@ -1,5 +1,6 @@
 //! The client: what all calls share.
 
+use std::fmt;
 use std::future::IntoFuture;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -25,10 +26,15 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 ///
 /// It needs a Tokio runtime. Calls go to one replica as long as that answers; when it does not, or says that it is about
 /// to stop, they go to another. Registrations, watches and locks with a ttl move along.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
-#[derive(Debug)]
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Client").field("replicas", &self.0.replicas.names()).finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct Shared {
     pub(crate) replicas: Replicas,
     pub(crate) patience: Duration,
@@ -38,7 +44,7 @@ pub(crate) struct Shared {
 }
 
 /// How to connect: made by [`Client::connect`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "nothing happens before it is awaited, or `lazy` is called"]
 pub struct Connect {
     endpoints: Endpoints,
@@ -127,6 +133,18 @@ impl Connect {
         let replicas = Replicas::new(addresses, credentials);
         let cache = self.cache_file.map(Cache::open);
         Ok(Client(Arc::new(Shared { replicas, patience: self.patience, name, cache, sessions: Sessions::default() })))
+    }
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token is not for logs.
+        formatter
+            .debug_struct("Connect")
+            .field("endpoints", &self.endpoints)
+            .field("tls", &self.tls)
+            .field("token", &self.token.is_some())
+            .finish_non_exhaustive()
     }
 }
 

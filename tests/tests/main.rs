@@ -14,6 +14,7 @@
 #![allow(clippy::duplicate_mod, reason = "one body, two arms")]
 
 mod chaos;
+mod cli;
 mod clients;
 mod contention;
 mod differential;
@@ -23,6 +24,7 @@ mod one_binary;
 mod outages;
 mod polyglot;
 mod replicas;
+mod rust_client;
 
 #[path = "both"]
 mod zookeeper {

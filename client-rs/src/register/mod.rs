@@ -9,6 +9,7 @@ mod state;
 mod stream;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -174,7 +175,7 @@ impl Register {
         }
         let terms = Terms { value: Compact::new(value?)?, exclusive };
         let session = client.shared().sessions.of(ttl);
-        let (key, state) = session.add(&client, path.as_str().into(), terms, waiter);
+        let (key, state) = session.add(&client, path.as_str().into(), terms, waiter)?;
         Ok(Registration { client, session, key, state })
     }
 }
@@ -194,7 +195,6 @@ impl Sessions {
 ///
 /// Dropping it takes the registration down in the background, as far as the program's end leaves time for that;
 /// [`close`](Registration::close) waits until it is done.
-#[derive(Debug)]
 pub struct Registration {
     client: Client,
     session: Arc<Session>,
@@ -219,6 +219,18 @@ impl Registration {
     #[must_use]
     pub fn states(&self) -> watch::Receiver<RegistrationState> {
         self.state.clone()
+    }
+
+    /// Waits for another state than the last that this gave, and gives it.
+    ///
+    /// # Cancellation
+    /// Safe: no state is missed that still holds.
+    pub async fn changed(&mut self) -> RegistrationState {
+        if self.state.changed().await.is_err() {
+            // After the last state there is none.
+            return std::future::pending().await;
+        }
+        self.state.borrow_and_update().clone()
     }
 
     /// Waits until it is lost, and says why; for ever if it never is.
@@ -287,6 +299,16 @@ impl Registration {
                 Err(Error::Unreachable { replicas, source: Some(self.session.trouble()) })
             }
         }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Registration")
+            .field("path", &self.path())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }
 

@@ -47,15 +47,15 @@ impl Session {
         path: Arc<str>,
         terms: Terms,
         waiter: Option<Waiter>,
-    ) -> (Key, watch::Receiver<RegistrationState>) {
+    ) -> Result<(Key, watch::Receiver<RegistrationState>), Error> {
         let mut inner = self.lock();
-        let added = inner.state.add(path, terms, waiter);
+        let added = inner.state.add(path, terms, waiter)?;
         if !std::mem::replace(&mut inner.is_running, true) {
             tokio::spawn(run(self.clone(), client.clone()));
         }
         drop(inner);
         self.wake.notify_one();
-        added
+        Ok(added)
     }
 
     pub(super) fn update(&self, key: &Key, value: Compact, waiter: Waiter) -> Result<(), Error> {

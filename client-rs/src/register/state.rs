@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::Code;
 
 use super::RegistrationState;
-use crate::error::{Error, LostReason, Refusal};
+use crate::error::{Error, LostReason, Reason, Refusal};
 use crate::value::{Compact, Value};
 
 /// Who waits for an answer.
@@ -79,12 +79,20 @@ enum Said {
 
 impl State {
     /// Adds a registration. One that stands for the same path is over: the path was taken from it.
+    ///
+    /// # Errors
+    /// As a replica would answer, where the path is not to be taken from anybody.
     pub(super) fn add(
         &mut self,
         path: Arc<str>,
         terms: Terms,
         waiter: Option<Waiter>,
-    ) -> (Key, watch::Receiver<RegistrationState>) {
+    ) -> Result<(Key, watch::Receiver<RegistrationState>), Error> {
+        if terms.exclusive && self.entries.get(&path).is_some_and(|entry| entry.wish == Wish::Hold) {
+            let message = format!("{path} is registered by this program");
+            let taken = Refusal::in_stream(Code::AlreadyExists.into(), Reason::NameTaken.as_str(), message);
+            return Err(Error::Refused(taken));
+        }
         let (states, receiver) = watch::channel(RegistrationState::Pending);
         let id = self.next_id;
         self.next_id += 1;
@@ -111,7 +119,7 @@ impl State {
         }
         self.entries.insert(path.clone(), entry);
         self.enqueue(&path);
-        (Key { path, id }, receiver)
+        Ok((Key { path, id }, receiver))
     }
 
     /// Wishes other data.

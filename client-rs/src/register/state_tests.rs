@@ -30,7 +30,7 @@ fn answer() -> (Waiter, oneshot::Receiver<Result<(), Error>>) {
 
 impl Scene {
     fn add(&mut self, path: &str, number: u32) -> Held {
-        let (key, states) = self.state.add(path.into(), terms(number), None);
+        let (key, states) = self.state.add(path.into(), terms(number), None).unwrap();
         Held { key, states }
     }
 
@@ -151,7 +151,7 @@ fn data_that_is_refused_leaves_what_stood() {
 fn a_first_set_that_is_refused_is_over() {
     let mut scene = Scene::default();
     let (waiter, mut answer) = answer();
-    let (_, states) = scene.state.add("/a".into(), terms(1), Some(waiter));
+    let (_, states) = scene.state.add("/a".into(), terms(1), Some(waiter)).unwrap();
     scene.said();
     scene.rejected("/a", Code::AlreadyExists, "NAME_TAKEN");
     assert_eq!(answer.try_recv().unwrap().unwrap_err().reason(), Some(&crate::Reason::NameTaken));
@@ -295,7 +295,7 @@ fn a_replica_that_refuses_the_stream_ends_only_what_never_stood() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
     let (waiter, mut refused) = answer();
-    let (_, new) = scene.state.add("/b".into(), terms(1), Some(waiter));
+    let (_, new) = scene.state.add("/b".into(), terms(1), Some(waiter)).unwrap();
     scene.state.refuse(&Refusal::of(tonic::Status::unauthenticated("no token")));
     assert!(matches!(refused.try_recv().unwrap(), Err(Error::Refused(_))));
     assert!(new.borrow().is_over() && !held.state().is_over());
