@@ -166,12 +166,12 @@ impl Journal {
     pub fn story(&self, wanted: &str) -> Vec<String> {
         let mut story = Vec::new();
         let mut owner = 0;
-        for (zxid, Transaction { at, changes }) in &self.transactions {
+        for (zxid, Transaction { at, changes, .. }) in &self.transactions {
             let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
             let mut tell = |what: String| story.push(format!("{seconds:.3} {zxid} {what}"));
             for change in changes {
                 match change {
-                    Change::Created { path, owner: by } if path == wanted => {
+                    Change::Created { path, owner: by, .. } if path == wanted => {
                         owner = *by;
                         tell(format!("created by {by:#x}"));
                     }

@@ -264,7 +264,7 @@ impl Life {
                 Leave::Closed => return self.history.note(News::Closed),
                 Leave::Draining(stream) => {
                     self.history.note(News::Draining);
-                    draining = Some(*stream);
+                    draining = Some(stream);
                 }
                 Leave::Broken(cause) => {
                     self.history.note(News::Broken(cause));
