@@ -202,8 +202,7 @@ impl Contender {
                         }
                     }
                     Event::Suspended(suspended) => {
-                        let remaining = suspended.remaining.and_then(|remaining| remaining.try_into().ok());
-                        self.doubt(SystemTime::now() + remaining.unwrap_or(Duration::ZERO));
+                        self.doubt(SystemTime::now() + span_of(suspended.remaining));
                         // It is worth to wait for what comes of it.
                         deadline += PATIENCE;
                     }
@@ -211,7 +210,12 @@ impl Contender {
                         self.note().was_told_of_a_loss = true;
                         self.doubt(SystemTime::now());
                     }
-                    Event::Queued(_) | Event::Heartbeat(_) | Event::Draining(_) => {}
+                    Event::Draining(draining) => {
+                        // Then a lock without a ttl is given back, at the moment in which the stream ends.
+                        let remaining = span_of(draining.remaining);
+                        deadline = deadline.min(Instant::now() + remaining / 2);
+                    }
+                    Event::Queued(_) | Event::Heartbeat(_) => {}
                 },
                 Ok(Ok(Some(AcquireLockResponse { event: None }))) => panic!("an empty message"),
                 Ok(Ok(None)) | Ok(Err(_)) => {
@@ -266,6 +270,10 @@ impl Contender {
             }
         }
     }
+}
+
+fn span_of(span: Option<prost_types::Duration>) -> Duration {
+    span.and_then(|span| span.try_into().ok()).unwrap_or_default()
 }
 
 /// Attempts by their names.

@@ -164,7 +164,7 @@ async fn break_things(
             Blow::KillKazoo => {
                 let index = rng.random_range(0..kazoo.len());
                 let name = format!("kazoo-{index}-{}", rng.random_range(0..1_000_000));
-                let (venv, _) = VERSIONS[index % VERSIONS.len()];
+                let venv = VERSIONS[index % VERSIONS.len()];
                 kazoo[index] = Kazoo::start(fleet, venv, &name, locks);
             }
         }
@@ -173,8 +173,8 @@ async fn break_things(
     stopped
 }
 
-/// The environments with kazoo, and its version there.
-const VERSIONS: [(&str, &str); 1] = [("venv", "2.11.0")];
+/// The environments with kazoo 2.11 and 2.6.
+const VERSIONS: [&str; 2] = ["venv", "judges/kazoo-2.6"];
 
 async fn stop(fleet: &mut Fleet, replica: usize, pause: Duration) -> Stopped {
     let from = SystemTime::now();
@@ -208,7 +208,7 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
     let mut fleet = Fleet::start(3, Route::Proxied, &["--session-timeout", &session, "--drain", "1s"]).await;
     let locks = locks();
     let mut kazoo: Vec<_> = (0..2)
-        .map(|index| Kazoo::start(&fleet, VERSIONS[index % VERSIONS.len()].0, &format!("kazoo-{index}"), &locks))
+        .map(|index| Kazoo::start(&fleet, VERSIONS[index % VERSIONS.len()], &format!("kazoo-{index}"), &locks))
         .collect();
     let end = Instant::now() + length;
     let mut clients = JoinSet::new();

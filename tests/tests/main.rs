@@ -20,6 +20,7 @@ mod contention;
 mod differential;
 mod faults;
 mod judges;
+mod lock_neighbours;
 mod one_binary;
 mod outages;
 mod polyglot;

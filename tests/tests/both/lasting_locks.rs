@@ -478,3 +478,22 @@ async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_tt
     assert!(release(&other_client, &hung_up.lock_id).await.unwrap());
     assert!(!s.bare.exists(&lease).await && !s.bare.exists(&record).await);
 }
+
+#[tokio::test]
+async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
+    // Given up as dead after 2/3 of that: later than any test waits.
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "60s"]).await;
+    let other = Server::start(&s.sandbox.hosts).await;
+    let other_client = other.client().await;
+    let (mut stream, held) = take(&other_client, lasting("/hangs", "me", LONG)).await;
+    s.proxy.set_traffic(Traffic::Stall);
+    for wait in [None, Some(span(Duration::from_millis(300)))] {
+        let request = AcquireLockRequest { wait, ..back("/hangs", &held.lock_id) };
+        refused(answer(&s.client, request).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
+    }
+    s.proxy.set_traffic(Traffic::Pass);
+    // Who was told that it is not to be had has not taken it from anybody.
+    drop(take(&s.client, lasting("/witness", "witness", LONG)).await);
+    assert!(release(&other_client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+}
