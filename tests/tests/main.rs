@@ -20,6 +20,7 @@ mod locks;
 mod one_binary;
 mod polyglot;
 mod register;
+mod replay;
 mod snapshots;
 mod streams;
 mod takeover;
