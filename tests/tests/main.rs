@@ -24,6 +24,7 @@ mod lock_neighbours;
 mod one_binary;
 mod outages;
 mod polyglot;
+mod replay;
 mod replicas;
 mod rust_client;
 
