@@ -21,6 +21,7 @@ run-zookeeper: ## Start ZooKeeper and rollcall-server in front of it here, until
 
 test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server
+	$(CARGO) build --locked -p rollcall --bins --examples
 	$(CARGO) test --locked --workspace
 
 bench: ## Measure Rollcall beside ZooKeeper and etcd (ten minutes, on a quiet machine)

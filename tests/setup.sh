@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Fetches what the tests, `make run-zookeeper` and `make bench` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
-# generators of protobuf, buf, and etcd. A part whose inputs have not changed since is skipped.
+# generators of protobuf, buf, etcd, and the clients that judge the embedded server. A part whose inputs have not changed since is
+# skipped.
 #
 #   tests/setup.sh              all parts but cargo-deny and etcd, which take minutes to build: only make deny and make bench need them
-#   tests/setup.sh zookeeper    only the named parts: zookeeper python grpcurl go-plugins buf cargo-deny etcd
+#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins buf cargo-deny etcd
 set -euo pipefail
 
 GRPCURL_VERSION=v1.9.3
@@ -96,20 +97,31 @@ part_zookeeper() {
 
 # --- Python: stubs, kazoo, nd_service_registry
 
-make_python() {
-    say "python: installing tests/python/requirements.txt"
-    rm -rf "$cache/venv"
-    if ! python3 -m venv "$cache/venv" >"$cache/logs/venv.log" 2>&1; then
+# make_venv DIRECTORY: an empty Python environment.
+make_venv() {
+    rm -rf "$1"
+    if ! python3 -m venv "$1" >"$cache/logs/venv.log" 2>&1; then
         # Debian keeps venv in a package of its own.
         [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
             die "python3 -m venv failed: install venv (on Debian or Ubuntu: sudo apt-get install -y python3-venv)"
         run apt-update apt-get update
         run apt-venv env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv
-        rm -rf "$cache/venv"
-        run venv python3 -m venv "$cache/venv"
+        rm -rf "$1"
+        run venv python3 -m venv "$1"
     fi
-    run pip "$cache/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --requirement "$root/tests/python/requirements.txt"
+}
+
+# pip_in VENV LOG ARGUMENT…: runs that environment's pip.
+pip_in() {
+    local python=$1/bin/python log=$2
+    shift 2
+    run "$log" "$python" -m pip --quiet --disable-pip-version-check "$@"
+}
+
+make_python() {
+    say "python: installing tests/python/requirements.txt"
+    make_venv "$cache/venv"
+    pip_in "$cache/venv" pip install --requirement "$root/tests/python/requirements.txt"
 }
 
 part_python() {
@@ -170,6 +182,34 @@ install_cargo_deny() {
 
 part_cargo-deny() { part cargo-deny "$CARGO_DENY_VERSION" "$cache/bin/cargo-deny" install_cargo_deny; }
 
+# --- Judges: kazoo with its own tests, an older kazoo, a client in JavaScript
+
+fetch_judges() {
+    local judges=$root/tests/judges to=$cache/judges
+    say "judges: fetching kazoo's source and tests, kazoo 2.6, node-zookeeper-client"
+    rm -rf "$to"
+    mkdir -p "$to/source" "$to/node"
+    make_venv "$to/kazoo-tests"
+    pip_in "$to/kazoo-tests" pip-kazoo-tests install --requirement "$judges/kazoo-tests.txt"
+    # Built only as far as its metadata, with the setuptools that is pinned.
+    pip_in "$to/kazoo-tests" pip-kazoo-source download --no-deps --no-binary kazoo --no-build-isolation --require-hashes \
+        --requirement "$judges/kazoo-source.txt" --dest "$to/source"
+    mkdir "$to/kazoo"
+    run tar-kazoo tar -xzf "$to"/source/kazoo-*.tar.gz -C "$to/kazoo" --strip-components 1
+    make_venv "$to/kazoo-2.6"
+    pip_in "$to/kazoo-2.6" pip-kazoo-2.6 install --require-hashes --requirement "$judges/kazoo-2.6.txt"
+    cp "$judges/package.json" "$judges/package-lock.json" "$to/node"
+    run npm-judges npm ci --prefix "$to/node" --no-audit --no-fund
+}
+
+part_judges() {
+    need python3 "install Python 3.10 or newer" python3 python3-venv
+    need npm "install Node.js 18 or newer with npm" nodejs npm
+    local judges=$root/tests/judges
+    part judges "$(python3 --version) $(hash_of "$judges"/*.txt "$judges"/package*.json)" \
+        "$cache/judges/node/node_modules/node-zookeeper-client" fetch_judges
+}
+
 # --- etcd: a peer of the benchmark
 
 install_etcd() {
@@ -191,11 +231,11 @@ install_etcd() {
 part_etcd() { part etcd "$ETCD_VERSION" "$cache/bin/etcd" install_etcd; }
 
 if [[ $# -eq 0 ]]; then
-    set -- zookeeper python go-plugins buf grpcurl
+    set -- zookeeper python judges go-plugins buf grpcurl
 fi
 for name in "$@"; do
     case $name in
-        zookeeper | python | grpcurl | go-plugins | buf | cargo-deny | etcd) "part_$name" ;;
-        *) die "no such part: $name (there are: zookeeper python grpcurl go-plugins buf cargo-deny etcd)" ;;
+        zookeeper | python | judges | grpcurl | go-plugins | buf | cargo-deny | etcd) "part_$name" ;;
+        *) die "no such part: $name (there are: zookeeper python judges grpcurl go-plugins buf cargo-deny etcd)" ;;
     esac
 done

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use futures_util::TryStreamExt as _;
 use rollcall_embedded::Embedded;
-use rollcall_proto::v1::registry_server::RegistryServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, MAX_MESSAGE_BYTES, Service, StreamLimits};
+use crate::grpc::{self, Admission, Gathering, Service, StreamLimits};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
@@ -60,6 +60,8 @@ pub struct Settings {
     pub(crate) drain: Duration,
     pub(crate) streams: StreamLimits,
     pub(crate) api: grpc::Settings,
+    /// How long a view that nobody uses is kept.
+    pub(crate) view_idle: Duration,
     /// Where to keep what is known, for a restart without ZooKeeper.
     pub(crate) snapshot_dir: Option<PathBuf>,
 }
@@ -131,9 +133,10 @@ impl App {
         }
         let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
+        let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
-            views: Views::start(zk.clone(), views::Settings::default(), self.store, &mut tasks),
+            views: Views::start(zk.clone(), views, self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::new(self.settings.streams),
@@ -145,7 +148,6 @@ impl App {
         let (reporter, health) = tonic_health::server::health_reporter();
         tasks.spawn(keep_current(zk, service.clone(), reporter, has_kept_views));
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        let registry = RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(self.settings.keepalive))
             .http2_keepalive_timeout(Some(self.settings.keepalive))
@@ -154,11 +156,11 @@ impl App {
             .http2_max_pending_accept_reset_streams(Some(CANCELLED_STREAMS))
             .http2_max_local_error_reset_streams(Some(CANCELLED_STREAMS))
             .initial_connection_window_size(8 * 1024 * 1024)
-            .add_service(registry)
+            .add_service(grpc::serve(service))
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true)).map_ok(Gathering::new);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };

@@ -67,6 +67,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     pub max_streams: usize,
 
+    /// How long what is known of a path is kept up to date after its last reader has gone, 1 s to 1 h
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub view_idle: Duration,
+
     /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
     /// stale, after a restart without `ZooKeeper`. It holds values; only its owner may read it. One directory a replica
     #[arg(long, value_name = "DIR", env = "ROLLCALL_SNAPSHOT_DIR", conflicts_with = "embedded")]
@@ -141,6 +145,7 @@ impl Options {
                 read_only: self.read_only,
                 heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
             },
+            view_idle: within("view-idle", self.view_idle, SECOND..=3600 * SECOND)?,
             snapshot_dir: self.snapshot_dir,
         })
     }

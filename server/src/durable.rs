@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{NodePath, Stat};
+use crate::zk::layout::{is_lock_queue, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Request, Session, Zk};
 
-/// What the recipe of the locks appends to a lock's path for the queue beside it.
-const QUEUE_SUFFIX: &str = "-__lock__";
 /// How often a write without an expected version looks again, when others write at the same time.
 const TRIES: usize = 32;
 /// How many nodes one transaction deletes at most. With the longest paths it stays below ZooKeeper's frame.
@@ -109,9 +109,8 @@ impl Durable {
         }
         // A lock is known by the queue beside it.
         let queues = [Some(path), parent.as_ref()].into_iter().flatten();
-        let queues = queues.map(|path| format!("{path}{QUEUE_SUFFIX}", path = path.as_str()));
-        let paths: Vec<_> = std::iter::once(path.as_str().to_owned()).chain(queues).collect();
-        let reads = session.get_many(paths.iter().map(String::as_str)).await;
+        let paths: Vec<_> = std::iter::once(path.clone()).chain(queues.map(lock_queue)).collect();
+        let reads = session.get_many(paths.iter().map(NodePath::as_str)).await;
         let reads = reads.map_err(|error| read_failed(path, error))?;
         let mut reads = reads.into_iter();
         let node = match reads.next() {
@@ -140,10 +139,6 @@ fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<()
         }
         _ => Ok(()),
     }
-}
-
-fn is_lock_queue(path: &NodePath) -> bool {
-    path.name().ends_with(QUEUE_SUFFIX)
 }
 
 /// `None`: it exists by now.
@@ -230,18 +225,11 @@ pub(crate) fn read_failed(path: &NodePath, error: zk::Error) -> Error {
 }
 
 /// What a failed request means to whoever asked for it.
-pub(crate) fn translate(path: &NodePath, error: zk::Error) -> Error {
-    let path = path.clone();
+fn translate(path: &NodePath, error: zk::Error) -> Error {
     match error {
-        zk::Error::Refused(ErrorCode::NoAuth) => Error::NoAuth { path },
-        zk::Error::Refused(ErrorCode::NoChildrenForEphemerals) => {
-            let parent = path.parent().unwrap_or_else(|| path.clone());
-            Error::ParentEphemeral { path, parent }
-        }
-        zk::Error::Refused(ErrorCode::NotEmpty) => Error::NotEmpty { path },
-        zk::Error::Refused(code) => Error::Internal { path, cause: code.to_string() },
+        zk::Error::Refused(code) => refusal::refused(path, code),
         zk::Error::NotSent => Error::BackendUnavailable,
-        zk::Error::OutcomeUnknown | zk::Error::SessionExpired => Error::OutcomeUnknown { path },
-        zk::Error::TooLarge(bytes) => Error::ValueTooLarge { path, bytes, limit: zk::MAX_FRAME },
+        zk::Error::OutcomeUnknown | zk::Error::SessionExpired => Error::OutcomeUnknown { path: path.clone() },
+        zk::Error::TooLarge(bytes) => refusal::too_large(path, bytes),
     }
 }

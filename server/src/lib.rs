@@ -12,6 +12,7 @@ mod error;
 mod grpc;
 mod locks;
 mod metrics;
+mod refusal;
 mod sessions;
 mod types;
 mod value;

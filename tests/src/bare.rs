@@ -136,6 +136,16 @@ impl Bare {
         bounded(path, self.client.create(path, data, options)).await.unwrap();
     }
 
+    /// Creates durable nodes with the same data, whose parents exist, all or none.
+    pub async fn create_many(&self, paths: impl IntoIterator<Item = String>, data: &[u8]) {
+        let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let mut writer = self.client.new_multi_writer();
+        for path in paths {
+            writer.add_create(&path, data, &open).unwrap();
+        }
+        timeout(SOON, writer.commit()).await.expect("many nodes are made soon").unwrap();
+    }
+
     /// Creates a durable node whose parent exists.
     ///
     /// # Errors

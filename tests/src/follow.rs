@@ -62,6 +62,8 @@ pub struct Watching {
     pub revision: i64,
     /// How many snapshots have come, parts not counted.
     pub snapshots: usize,
+    /// Whether one of them said that ZooKeeper itself went back in time.
+    pub was_reset: bool,
     /// The kinds and names of the changes in all deltas so far.
     pub changes: Vec<(ChangeKind, String)>,
     /// The kinds and names of what later snapshots had differently from what was known.
@@ -90,24 +92,35 @@ impl Watching {
     /// # Errors
     /// What the stream ends with instead.
     pub async fn try_start(client: &Client, request: v1::WatchRequest) -> Result<Watching, Status> {
-        let mut call = client.clone().max_decoding_message_size(2 << 20);
-        let stream = soon("headers of Watch", call.watch(request)).await?.into_inner();
-        let mut watching = Watching {
-            stream,
-            known: Known::default(),
-            revision: 0,
-            snapshots: 0,
-            changes: Vec::new(),
-            differences: Vec::new(),
-            before: None,
-            partial: false,
-            resumed: false,
-        };
+        let mut watching = Watching::open(client, request, Known::default(), 0).await?;
         watching.try_step().await?;
         while watching.partial {
             watching.try_step().await?;
         }
         Ok(watching)
+    }
+
+    /// Comes back with what was known at the revision that the request names; nothing is read yet.
+    pub async fn come_back(client: &Client, request: v1::WatchRequest, known: Known) -> Watching {
+        let revision = request.since_revision;
+        Watching::open(client, request, known, revision).await.expect("Watch begins")
+    }
+
+    async fn open(client: &Client, request: v1::WatchRequest, known: Known, revision: i64) -> Result<Watching, Status> {
+        let mut call = client.clone().max_decoding_message_size(2 << 20);
+        let stream = soon("headers of Watch", call.watch(request)).await?.into_inner();
+        Ok(Watching {
+            stream,
+            known,
+            revision,
+            snapshots: 0,
+            was_reset: false,
+            changes: Vec::new(),
+            differences: Vec::new(),
+            before: None,
+            partial: false,
+            resumed: false,
+        })
     }
 
     /// Goes on with a new stream, on whichever replica, from where this one stood.
@@ -129,9 +142,12 @@ impl Watching {
     /// What the stream ends with.
     pub async fn try_step(&mut self) -> Result<v1::WatchResponse, Status> {
         let message = next("a message of Watch", &mut self.stream).await?.expect("the server does not end a Watch");
+        let mut is_reset = false;
         let more = match message.event.as_ref().expect("a message has an event") {
             Event::Snapshot(snapshot) => {
                 self.apply_snapshot(snapshot);
+                is_reset = snapshot.reset;
+                self.was_reset |= is_reset;
                 snapshot.more
             }
             Event::Delta(delta) => {
@@ -155,7 +171,7 @@ impl Watching {
             // A snapshot may say to one who comes back what it knows.
             let is_repeated = std::mem::take(&mut self.resumed) && message.revision == self.revision;
             assert!(
-                message.revision > self.revision || is_repeated,
+                message.revision > self.revision || is_repeated || is_reset,
                 "the revision of a new state rises: {} after {}",
                 message.revision,
                 self.revision

@@ -22,14 +22,33 @@ pub struct Journal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Transaction {
     at: SystemTime,
+    /// The ZooKeeper session that asked for it.
+    session: i64,
     changes: Vec<Change>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Change {
-    Created { path: String, owner: i64 },
+    Created { path: String, owner: i64, data: Bytes },
     Deleted { path: String },
     SessionClosed { session: i64 },
+}
+
+/// One incarnation of a node, ephemeral or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The path.
+    pub path: String,
+    /// What it was created with.
+    pub data: Bytes,
+    /// The session that created it.
+    pub session: i64,
+    /// The transaction that created it.
+    pub created: i64,
+    /// When that was.
+    pub from: SystemTime,
+    /// The transaction that ended it, and when that was.
+    pub ended: Option<(i64, SystemTime)>,
 }
 
 /// A time in which a name that had been there was not.
@@ -91,6 +110,43 @@ impl Journal {
         found
     }
 
+    /// The lives of the nodes that `concerns` takes, in the order in which they were created.
+    pub fn lives(&self, concerns: impl Fn(&str) -> bool) -> Vec<Life> {
+        let mut lives: Vec<Life> = Vec::new();
+        // Which of them stand: by path, with their owner.
+        let mut standing: HashMap<String, (usize, i64)> = HashMap::new();
+        for (zxid, transaction) in &self.transactions {
+            let end = Some((*zxid, transaction.at));
+            for change in &transaction.changes {
+                match change {
+                    Change::Created { path, owner, data } if concerns(path) => {
+                        standing.insert(path.clone(), (lives.len(), *owner));
+                        lives.push(Life {
+                            path: path.clone(),
+                            data: data.clone(),
+                            session: transaction.session,
+                            created: *zxid,
+                            from: transaction.at,
+                            ended: None,
+                        });
+                    }
+                    Change::Created { .. } => {}
+                    Change::Deleted { path } => {
+                        if let Some((index, _)) = standing.remove(path) {
+                            lives[index].ended = end;
+                        }
+                    }
+                    Change::SessionClosed { session } => {
+                        for (_, (index, _)) in standing.extract_if(|_, (_, owner)| owner == session) {
+                            lives[index].ended = end;
+                        }
+                    }
+                }
+            }
+        }
+        lives
+    }
+
     /// When each path that `concerns` takes was created for the first time.
     pub fn first_created(&self, concerns: impl Fn(&str) -> bool) -> BTreeMap<String, SystemTime> {
         let mut first = BTreeMap::new();
@@ -110,12 +166,12 @@ impl Journal {
     pub fn story(&self, wanted: &str) -> Vec<String> {
         let mut story = Vec::new();
         let mut owner = 0;
-        for (zxid, Transaction { at, changes }) in &self.transactions {
+        for (zxid, Transaction { at, changes, .. }) in &self.transactions {
             let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
             let mut tell = |what: String| story.push(format!("{seconds:.3} {zxid} {what}"));
             for change in changes {
                 match change {
-                    Change::Created { path, owner: by } if path == wanted => {
+                    Change::Created { path, owner: by, .. } if path == wanted => {
                         owner = *by;
                         tell(format!("created by {by:#x}"));
                     }
@@ -158,8 +214,8 @@ impl Journal {
             let mut created = HashMap::new();
             for change in &transaction.changes {
                 match change {
-                    Change::Created { path, owner: 0 } => drop(owners.remove(path)),
-                    Change::Created { path, owner } => {
+                    Change::Created { path, owner: 0, .. } => drop(owners.remove(path)),
+                    Change::Created { path, owner, .. } => {
                         owners.insert(path.clone(), *owner);
                         created.insert(path.clone(), *owner);
                     }
@@ -225,7 +281,7 @@ fn read_transaction(entry: Bytes, chroot: &str) -> Result<(i64, Transaction), Ma
     let kind = decoder.int()?;
     let mut changes = Vec::new();
     read_change(kind, session, &mut decoder, chroot, &mut changes)?;
-    Ok((zxid, Transaction { at, changes }))
+    Ok((zxid, Transaction { at, session, changes }))
 }
 
 fn read_change(
@@ -243,22 +299,27 @@ fn read_change(
     const DELETE_CONTAINER: i32 = 20;
     const CREATE_TTL: i32 = 21;
     const CLOSE_SESSION: i32 = -11;
+    const ERROR: i32 = -1;
     let inner = |path: String| path.strip_prefix(chroot).filter(|path| path.starts_with('/')).map(str::to_owned);
     match kind {
         CREATE | CREATE_2 => {
             let path = decoder.string()?;
-            decoder.bytes()?;
+            let data = decoder.bytes()?;
             decoder.vector(|acl| Ok((acl.int()?, acl.string()?, acl.string()?)))?;
             let owner = if decoder.boolean()? { session } else { 0 };
-            changes.extend(inner(path).map(|path| Change::Created { path, owner }));
+            changes.extend(inner(path).map(|path| Change::Created { path, owner, data }));
         }
         CREATE_CONTAINER | CREATE_TTL => {
-            changes.extend(inner(decoder.string()?).map(|path| Change::Created { path, owner: 0 }));
+            let (path, data) = (decoder.string()?, decoder.bytes()?);
+            changes.extend(inner(path).map(|path| Change::Created { path, owner: 0, data }));
         }
         DELETE | DELETE_CONTAINER => changes.extend(inner(decoder.string()?).map(|path| Change::Deleted { path })),
         CLOSE_SESSION => changes.push(Change::SessionClosed { session }),
         MULTI => {
-            for (kind, part) in decoder.vector(|part| Ok((part.int()?, part.bytes()?)))? {
+            let parts = decoder.vector(|part| Ok((part.int()?, part.bytes()?)))?;
+            // One that failed is written down as well, with what comes before the failed part as it would have been.
+            let has_failed = parts.iter().any(|(kind, _)| *kind == ERROR);
+            for (kind, part) in parts.into_iter().filter(|_| !has_failed) {
                 read_change(kind, session, &mut Decoder::new(part), chroot, changes)?;
             }
         }
@@ -280,6 +341,7 @@ mod tests {
         let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
         let sandbox = zookeeper.sandbox("journal").await;
         let (bare, other) = (sandbox.bare().await, sandbox.bare().await);
+        let first = bare.session();
         for name in ["deleted", "replaced", "expired", "kept"] {
             bare.create_ephemeral(&format!("/parent/{name}"), b"x").await;
         }
@@ -292,6 +354,10 @@ mod tests {
             multi.add_create(&path, b"y", &open).unwrap();
         }
         multi.commit().await.unwrap();
+        let mut failing = other.client().new_multi_writer();
+        failing.add_delete("/parent/kept", None).unwrap();
+        failing.add_delete("/parent/never", None).unwrap();
+        failing.commit().await.unwrap_err();
         drop(bare);
         other.wait_gone("/parent/expired").await;
         other.create_ephemeral("/parent/expired", b"z").await;
@@ -305,6 +371,10 @@ mod tests {
         assert_eq!(shown, [("/parent/deleted", false, false), ("/parent/expired", true, true)]);
         assert!(absences[1].length().unwrap() < Duration::from_secs(20));
         assert_eq!(journal.incarnations("/parent/kept").len(), 2);
+        let lives = journal.lives(|path| path == "/parent/kept" || path == "/parent/deleted");
+        let shown: Vec<_> = lives.iter().map(|life| (&life.data[..], life.session, life.ended.is_some())).collect();
+        assert_eq!(shown, [(&b"x"[..], first, true), (b"x", first, true), (b"y", other.session(), false)]);
+        assert_eq!(lives[1].ended.unwrap().0, lives[2].created, "replaced in one transaction");
         let standing: Vec<_> = journal.standing().into_iter().collect();
         assert_eq!(standing, ["/parent/expired", "/parent/kept", "/parent/replaced"]);
         // It outlives the server.

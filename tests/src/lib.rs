@@ -1,5 +1,5 @@
-//! What the tests that cross a process or a network stand on: a real ZooKeeper, a real `rollcall-server`,
-//! a second pair of eyes inside ZooKeeper, a network that fails on command.
+//! What the tests that cross a process or a network stand on: a real ZooKeeper and an embedded one, a real
+//! `rollcall-server`, a second pair of eyes inside ZooKeeper, its protocol by hand, a network that fails on command.
 //!
 //! Nothing here outlives the test program, however it ends: see [`process`].
 #![allow(
@@ -13,11 +13,13 @@ pub mod arm;
 pub mod bare;
 pub mod client;
 pub mod console;
+pub mod contender;
 pub mod crowd;
 pub mod embedded;
 pub mod fleet;
 pub mod follow;
 pub mod journal;
+pub mod lock_rules;
 pub mod observe;
 pub mod process;
 pub mod proxy;

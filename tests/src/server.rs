@@ -96,6 +96,16 @@ impl Server {
         self.http
     }
 
+    /// The memory that it occupies, in bytes.
+    ///
+    /// # Panics
+    /// When the kernel does not tell.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        1024 * kilobytes.and_then(|number| number.parse::<usize>().ok()).expect("the kernel tells")
+    }
+
     /// Its process: to signal, to wait for, to read what it has said.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -124,6 +134,16 @@ impl Server {
         client_of(self.channel().await)
     }
 
+    /// A client to whose streams the server can't send a byte: their windows stay closed.
+    ///
+    /// # Panics
+    /// When there is no connection to be had.
+    pub async fn stalled_client(&self) -> RegistryClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
+        let endpoint = endpoint.initial_stream_window_size(0);
+        client_of(soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens"))
+    }
+
     /// A client whose connection can be broken from outside: it goes through the proxy.
     pub async fn client_through_a_proxy(&self) -> (Proxy, RegistryClient<Channel>) {
         let proxy = Proxy::start(self.grpc).await;
@@ -133,8 +153,12 @@ impl Server {
 
     /// Waits until so many streams stand, as its metrics say.
     pub async fn wait_for_streams(&self, count: usize) {
-        let line = format!("rollcall_streams {count}");
-        eventually(&line, SOON, async || {
+        self.wait_for_metric(&format!("rollcall_streams {count}")).await;
+    }
+
+    /// Waits until its metrics have this line.
+    pub async fn wait_for_metric(&self, line: &str) {
+        eventually(line, SOON, async || {
             let metrics = self.http_get("/metrics").await.map_err(|error| error.to_string())?;
             check(metrics.lines().any(|found| found == line), || metrics)
         })

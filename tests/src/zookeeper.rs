@@ -4,14 +4,13 @@
 //! Most tests share one standalone server a program, each in a chroot of its own: [`Arm`](crate::arm::Arm). Tests that
 //! kill or stop servers start their own.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -305,18 +304,30 @@ async fn mode(address: SocketAddr) -> Result<String, String> {
     mode.map(str::to_owned).ok_or_else(|| format!("no mode in {answer:?}"))
 }
 
-/// A loopback address on which nobody listens. The port is below the range from which the kernel takes the ports of
-/// outgoing connections, and this program hands it out once.
+/// A loopback address on which nobody listens, and nobody will while its server is down: this program hands it out once,
+/// and it lies in a range of ports that is this program's for as long as it runs. The ranges are below that from which
+/// the kernel takes the ports of outgoing connections.
+///
+/// # Panics
+/// When there are no more.
 pub fn free_address() -> SocketAddr {
-    static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
-    for _ in 0..10_000 {
-        let port = rand::random_range(11_000..32_000);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TAKEN.lock().unwrap().insert(port) && TcpListener::bind(address).is_ok() {
-            return address;
+    const RANGE: u16 = 1_000;
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    // Who listens on the first port of a range has the range.
+    static RANGE_AND_NEXT: LazyLock<(TcpListener, AtomicU16)> = LazyLock::new(|| {
+        let firsts = (11_000..32_000).step_by(usize::from(RANGE));
+        let mut listeners = firsts.filter_map(|first| TcpListener::bind((Ipv4Addr::LOCALHOST, first)).ok());
+        (listeners.next().expect("a range of ports that no other program has"), AtomicU16::new(1))
+    });
+    let (listener, next) = &*RANGE_AND_NEXT;
+    let first = listener.local_addr().expect("it listens").port();
+    loop {
+        let offset = next.fetch_add(1, Ordering::Relaxed);
+        assert!(offset < RANGE, "no free port from {first} on");
+        if TcpListener::bind(local(first + offset)).is_ok() {
+            return local(first + offset);
         }
     }
-    panic!("no free port between 11000 and 32000");
 }
 
 #[cfg(test)]

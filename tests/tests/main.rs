@@ -14,13 +14,18 @@
 #![allow(clippy::duplicate_mod, reason = "one body, two arms")]
 
 mod chaos;
+mod cli;
 mod clients;
+mod contention;
 mod differential;
 mod faults;
+mod judges;
+mod lock_neighbours;
 mod one_binary;
 mod outages;
 mod polyglot;
 mod replicas;
+mod rust_client;
 
 #[path = "both"]
 mod zookeeper {
@@ -31,6 +36,7 @@ mod zookeeper {
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -40,6 +46,7 @@ mod zookeeper {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 #[path = "both"]
@@ -51,6 +58,7 @@ mod embedded {
     mod drain;
     mod durable;
     mod errors;
+    mod fell_back;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -60,6 +68,7 @@ mod embedded {
     mod streams;
     mod takeover;
     mod watch;
+    mod zookeeper_clients;
 }
 
 /// A file that no module names would never be compiled, and its tests never run.

@@ -13,12 +13,12 @@ use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::server::Server;
 use rollcall_tests::zookeeper::Sandbox;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
 /// A program that `tests/setup.sh` has put into `.cache`.
-fn installed(program: &str, part: &str) -> PathBuf {
+pub(crate) fn installed(program: &str, part: &str) -> PathBuf {
     let path = root().join(".cache").join(program);
     assert!(path.exists(), "no {}: run tests/setup.sh {part}", path.display());
     path
@@ -29,13 +29,15 @@ fn path_with(directory: &Path) -> String {
     format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default())
 }
 
-/// Runs a command to its end, and shows what it said if that is no success.
-async fn succeed(name: &str, command: &mut Command, deadline: Duration) {
+/// Runs a command to its end, and shows what it said if that is no success. Answers with its standard output.
+pub(crate) async fn succeed(name: &str, command: &mut Command, deadline: Duration) -> String {
     let directory = scratch(name);
     let mut process = Process::spawn(name, directory.path(), command);
     let status = process.wait(deadline).await;
     assert!(status.success(), "{name}: {status}\n{}\n{}", process.stdout(), process.stderr());
-    println!("{}", process.stdout());
+    let said = process.stdout();
+    println!("{said}");
+    said
 }
 
 async fn pytest(file: &str) {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
+use super::frames::Frame;
 use super::{Responses, convert, status};
 use crate::drain::Phase;
 use crate::error::Error;
@@ -139,18 +140,15 @@ impl Response for v1::AcquireLockResponse {
     }
 }
 
-impl Response for v1::WatchResponse {
+/// Of a Watch.
+impl Response for Frame {
     fn draining(remaining: Duration) -> Self {
         let event = Some(v1::watch_response::Event::Draining(draining_to_proto(remaining)));
-        Self { revision: 0, stale: false, event }
+        Self::of(&v1::WatchResponse { event, ..Default::default() })
     }
 
     fn is_unfinished(&self) -> bool {
-        use v1::watch_response::Event;
-        matches!(
-            &self.event,
-            Some(Event::Snapshot(v1::Snapshot { more: true, .. }) | Event::Delta(v1::Delta { more: true, .. }))
-        )
+        self.is_part
     }
 }
 

@@ -1,16 +1,16 @@
 //! Get.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use rollcall_proto::v1;
 use tokio::time::Instant;
 use tonic::Request;
 
+use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
 use crate::types::Revision;
-use crate::views::{Reader, Reading};
+use crate::views::{Form, Made, Reader, Reading, State};
 
 /// What of a response is kept free for everything but the children, in bytes.
 const MARGIN: usize = 4 * 1024;
@@ -24,7 +24,7 @@ struct PageToken {
 }
 
 impl Service {
-    pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<v1::GetResponse, Error> {
+    pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
         let _place = request.get_ref().wait.map(|_| self.admit(&request)).transpose()?;
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
@@ -36,11 +36,14 @@ impl Service {
             Some(token) => reader.pinned(token.revision).await?,
             None => read(&reader, &request).await?,
         };
-        let response = respond(&reading, token.as_ref(), page_size);
-        if !response.next_page_token.is_empty() {
+        let after = token.map(|token| token.after);
+        let make = || page(&reading.state, after.as_ref(), page_size);
+        let page = if page_size == 0 { reading.state.part(Form::Page, after.as_ref(), make) } else { make() };
+        if page.next.is_some() {
             reader.pin(&reading.state);
         }
-        Ok(response)
+        let as_of = reading.as_of.map(convert::timestamp_to_proto);
+        Ok(Frame::with(&page.bytes, &v1::GetResponse { stale: reading.is_stale, as_of, ..Default::default() }))
     }
 }
 
@@ -57,25 +60,23 @@ async fn read(reader: &Reader, request: &v1::GetRequest) -> Result<Reading, Erro
     }
 }
 
-fn respond(reading: &Reading, token: Option<&PageToken>, page_size: usize) -> v1::GetResponse {
-    let state = &reading.state;
-    let mut node = convert::node_to_proto(&state.path, state.node.as_deref(), token.is_none());
+/// What of an answer is the same for all.
+fn page(state: &State, after: Option<&Arc<str>>, page_size: usize) -> Made {
+    let mut node = convert::node_to_proto(&state.path, state.node.as_deref(), after.is_none());
     let most = if page_size == 0 { usize::MAX } else { page_size };
     let room = MAX_MESSAGE_BYTES - MARGIN;
-    let begin = token.map_or(Bound::Unbounded, |token| Bound::Excluded(&*token.after));
-    let mut rest = state.children.range::<str, _>((begin, Bound::Unbounded)).peekable();
-    let last = convert::fill_children(&mut node, &mut rest, most, room, token.is_some());
+    let mut rest = state.children.after(after.map_or("", |after| after)).peekable();
+    let last = convert::fill_children(&mut node, &mut rest, most, room, after.is_some());
     // Where the node alone fills the first page, the next begins with the first child: after the empty name.
-    let after = last.unwrap_or_default();
-    let next_page_token =
-        if rest.next().is_some() { PageToken { revision: state.revision, after }.to_string() } else { String::new() };
-    v1::GetResponse {
+    let next = rest.next().is_some().then(|| last.unwrap_or_default());
+    let token = next.clone().map(|after| PageToken { revision: state.revision, after }.to_string());
+    let response = v1::GetResponse {
         node: Some(node),
         revision: state.revision.0,
-        stale: reading.is_stale,
-        as_of: reading.as_of.map(convert::timestamp_to_proto),
-        next_page_token,
-    }
+        next_page_token: token.unwrap_or_default(),
+        ..Default::default()
+    };
+    Made { bytes: frame(&response), next }
 }
 
 impl PageToken {

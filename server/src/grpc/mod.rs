@@ -4,6 +4,8 @@ mod admission;
 mod convert;
 mod deadline;
 mod delete;
+mod frames;
+mod gather;
 mod get;
 mod locks;
 mod put;
@@ -16,12 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, stream};
 use rollcall_proto::v1;
-use rollcall_proto::v1::registry_server::Registry;
+use rollcall_proto::v1::registry_server::{Registry, RegistryServer};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::{Admission, StreamLimits};
+use frames::Front;
+pub(crate) use gather::Gathering;
 
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
@@ -34,7 +38,7 @@ use crate::value::Value;
 use crate::views::Views;
 
 /// The largest message that is accepted or sent, in bytes.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// The settings of the API.
 #[derive(Debug, Clone)]
@@ -58,6 +62,11 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) settings: Arc<Settings>,
     pub(crate) drain: Drain,
+}
+
+/// The service, ready to be served.
+pub(crate) fn serve(service: Service) -> Front<RegistryServer<Service>> {
+    Front(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -160,17 +169,19 @@ impl Registry for Service {
     ) -> Result<Response<v1::DescribeLockResponse>, Status> {
         self.answer("DescribeLock", self.do_describe_lock(request.into_inner()).await)
     }
-    type WatchStream = Responses<v1::WatchResponse>;
+
+    /// What is sent is handed over as bytes.
+    type WatchStream = stream::Empty<Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(&request);
-        self.answer(
-            "Watch",
-            self.do_watch(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
-        )
+        let frames = self.do_watch(request).map(|frames| deadline::bound(frames, deadline, self.drain.phases()));
+        let frames = self.answer("Watch", frames)?.into_inner();
+        Ok(frames::hand_over(stream::empty(), frames))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        self.answer("Get", self.do_get(request).await)
+        let frame = self.answer("Get", self.do_get(request).await)?.into_inner();
+        Ok(frames::hand_over(v1::GetResponse::default(), stream::iter([Ok(frame)])))
     }
 }

@@ -2,30 +2,36 @@
 //!
 //! Each step looks at what stands and does the next thing, so that after any trouble one simply goes on with the next
 //! step. Requests are awaited to their end; what a stop cuts short is only ever waiting.
+//!
+//! A lock with which nobody has to do is taken in one transaction: see [`Attempt::take_at_once`].
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::board::{Board, Snapshot};
-use super::line::Turn;
+use super::heir::{Bequest, Heir};
+use super::hold::Sight;
+use super::line::{Room, Turn};
 use super::seat::{self, Seat, Trace};
 use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
 use super::{Interrupt, Shared, Stop, hold, node};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{FencingToken, NodePath, Zxid};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, OneShot, Response, Session};
+use crate::zk::{self, CommitError, ErrorCode, OneShot, Request, Response, Session};
 
 /// What is known of one place in the queue. A new place, in another session for one, starts a new one of these.
 #[derive(Debug)]
 pub(super) struct Attempt {
+    shared: Arc<Shared>,
     pub(super) terms: Terms,
     pub(super) slot: Arc<Slot>,
     pub(super) seat: Seat,
-    pub(super) board: Board,
-    pub(super) shown: watch::Receiver<Arc<Snapshot>>,
+    approach: Approach,
+    /// Of who waits; whoever takes the lock at once needs none.
+    pub(super) board: Option<Board>,
     /// The transaction that wrote the lock node's number when it was checked.
     pub(super) checked: Option<Zxid>,
     /// A reading in which the contender stood.
@@ -34,7 +40,27 @@ pub(super) struct Attempt {
     pub(super) place: Option<OneShot>,
     /// The contender is the first, and stays it as long as it stands.
     pub(super) first: bool,
+    /// Of the first: leases that are released here may pass to it.
+    pub(super) heir: Option<Heir>,
     begun: Instant,
+}
+
+/// How to go about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Approach {
+    /// Perhaps nobody holds the lock or waits for it.
+    AtOnce,
+    InLine,
+}
+
+/// A lease that was made, and what the first look at it has shown, if it was answered.
+type Granted = (Grant, Option<Sight>);
+
+/// What came of a transaction that was to make a lease.
+enum Made {
+    Lease(Granted),
+    /// The operation with this index was refused.
+    Refused(usize, ErrorCode),
 }
 
 /// Finds a place in a session for an attempt.
@@ -58,18 +84,18 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         }
     };
     let seat = Seat::new(room, &shared.pool, &terms.path, &terms.mark, terms.ttl);
-    let board = shared.board(seat.owner(), &terms.path);
-    let shown = board.shown();
     Ok(Attempt {
+        shared: shared.clone(),
         terms: terms.clone(),
         slot: slot.clone(),
         seat,
-        board,
-        shown,
+        approach: Approach::AtOnce,
+        board: None,
         checked: None,
         reading: None,
         place: None,
         first: false,
+        heir: None,
         begun: Instant::now(),
     })
 }
@@ -77,15 +103,16 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
 impl Attempt {
     /// Queues, takes the lease, and makes sure that it may be told. With it, a watch on it.
     pub(super) async fn take(&mut self) -> Result<(Grant, OneShot), Stop> {
-        let grant = self.grant().await?;
-        let watch = hold::confirm(self, grant).await?;
+        let (grant, seen) = self.grant().await?;
+        self.heir = None;
+        let watch = hold::confirm(self, grant, seen).await?;
         Ok((grant, watch))
     }
 
-    async fn grant(&mut self) -> Result<Grant, Stop> {
+    async fn grant(&mut self) -> Result<Granted, Stop> {
         loop {
             let trouble = match self.step().await {
-                Ok(Some(grant)) => return Ok(grant),
+                Ok(Some(granted)) => return Ok(granted),
                 Ok(None) => continue,
                 Err(trouble) => trouble,
             };
@@ -103,7 +130,7 @@ impl Attempt {
         match error {
             zk::Error::SessionExpired => return Err(Stop::Again),
             zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
-            zk::Error::Refused(code) => return Err(Stop::Failed(node::refusal(code, &self.terms.path))),
+            zk::Error::Refused(code) => return Err(Stop::Failed(refusal::refused(&self.terms.path, code))),
             zk::Error::TooLarge(bytes) => {
                 let cause = format!("a request of {bytes} bytes is over zookeeper's limit");
                 return Err(Stop::Failed(Error::Internal { path: self.terms.path.clone(), cause }));
@@ -143,17 +170,26 @@ impl Attempt {
         self.seat.owner().session().clone()
     }
 
-    async fn step(&mut self) -> Result<Option<Grant>, Interrupt> {
+    async fn step(&mut self) -> Result<Option<Granted>, Interrupt> {
         if let Some(grant) = self.find_lease().await? {
-            return Ok(Some(grant));
+            return Ok(Some((grant, None)));
         }
         self.seat.find_contender().await?;
+        if self.approach == Approach::AtOnce {
+            self.approach = Approach::InLine;
+            if !self.shared.is_waited_for(&self.terms.path)
+                && let Some(granted) = self.take_at_once().await?
+            {
+                return Ok(Some(granted));
+            }
+        }
         self.enter().await?;
         let Some(contender) = self.seat.contender_path() else { return Ok(None) };
         if !self.first {
             match self.turn(contender.name()).await? {
                 Turn::First => self.first = true,
                 Turn::Behind(ahead) => {
+                    self.heir = None;
                     self.watch_place(&contender).await?;
                     self.announce();
                     self.wait_behind(&ahead).await?;
@@ -166,7 +202,60 @@ impl Attempt {
                 }
             }
         }
-        if self.wait_for_room(&contender).await? { self.take_lease(&contender).await } else { Ok(None) }
+        self.expect_a_bequest();
+        let room = match self.heir.as_mut().and_then(Heir::take_bequest) {
+            Some(bequest) => Room::Left(bequest),
+            None => self.wait_for_room(&contender).await?,
+        };
+        match room {
+            Room::Unclear => Ok(None),
+            Room::Free => self.take_lease(&contender, None).await,
+            Room::Left(bequest) => {
+                // One bequest, one heir.
+                self.heir = None;
+                self.take_lease(&contender, Some(bequest)).await
+            }
+        }
+    }
+
+    /// From now on a lease that is released here may pass to us.
+    pub(super) fn expect_a_bequest(&mut self) {
+        if self.heir.is_none() {
+            self.heir = self.shared.heirs.appoint(&self.terms.path);
+        }
+    }
+
+    /// The board of this session, started if there is none.
+    pub(super) fn board(&mut self) -> &mut Board {
+        let (shared, seat, path) = (&self.shared, &self.seat, &self.terms.path);
+        self.board.get_or_insert_with(|| shared.board(seat.owner(), path))
+    }
+
+    /// Takes a lock with which nobody has to do, in one transaction: [create(contender), delete(contender),
+    /// create(lease)]. `None`: it has to be waited for.
+    ///
+    /// The contender's digits, of which the delete has to know beforehand, count the contenders that there ever were. So
+    /// it succeeds only if none has come since the queue was read, which was empty: the contender is the first, and no
+    /// lease can have been taken since by another, for which a contender is needed.
+    async fn take_at_once(&mut self) -> Result<Option<Granted>, Interrupt> {
+        let (session, path, limit) = (self.session(), self.terms.path.clone(), self.terms.limit);
+        let checked = node::check(&session, &path, limit);
+        // Polled in this order, sent in this order: the queue is never read later than the leases.
+        let (contenders, leases) = (session.children(self.seat.queue()), session.children(&path));
+        let (checked, contenders, leases) = futures_util::future::join3(checked, contenders, leases).await;
+        let checked = *self.checked.insert(checked?);
+        let (Some((contenders, queue)), Some((leases, lock))) = (contenders?, leases?) else { return Ok(None) };
+        if !contenders.is_empty() || !leases.is_empty() || Zxid(lock.mzxid) != checked {
+            return Ok(None);
+        }
+        let Some(contender) = self.seat.next_contender(&queue) else { return Ok(None) };
+        let mut ops = vec![self.seat.enter(self.terms.name.clone())];
+        ops.extend(self.seat.grant(&contender, self.terms.name.clone()));
+        match self.make_lease(&ops).await? {
+            Made::Lease(granted) => Ok(Some(granted)),
+            Made::Refused(_, ErrorCode::NoNode) => Ok(None),
+            Made::Refused(_, code) => Err(refusal::refused(&path, code).into()),
+        }
     }
 
     /// Whether the multi that was not answered made the lease.
@@ -200,8 +289,7 @@ impl Attempt {
             self.checked = Some(checked.await?);
             return Ok(());
         }
-        let prefix = self.seat.contender_prefix();
-        let create = zk::create(prefix.as_str(), self.terms.name.clone(), CreateMode::EphemeralSequential);
+        let create = self.seat.enter(self.terms.name.clone());
         let (checked, created) = futures_util::future::join(checked, self.seat.owner().commit(vec![create])).await;
         // First what stands now, then what is wrong.
         let entered = match created {
@@ -216,7 +304,7 @@ impl Attempt {
                 }
             },
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => Ok(()),
-            Err(CommitError::Part { code, .. }) => Err(node::refusal(code, &path).into()),
+            Err(CommitError::Part { code, .. }) => Err(refusal::refused(&path, code).into()),
             Err(CommitError::FenceMoved) => Err(zk::Error::NotSent.into()),
             Err(CommitError::Zk(error)) => {
                 if error.is_unknown() {
@@ -232,27 +320,51 @@ impl Attempt {
         entered
     }
 
-    /// Takes the lease. `None`: look again.
-    async fn take_lease(&mut self, contender: &NodePath) -> Result<Option<Grant>, Interrupt> {
-        self.certain(None).await?;
-        let ops = self.seat.grant(contender, self.terms.name.clone());
-        match self.seat.owner().commit(ops).await {
-            Ok(committed) => {
-                self.tell_place();
-                self.seat.contender = Trace::None;
-                self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
-                self.place = None;
+    /// Takes the lease, in the place of one that is left to us if there is one. `None`: look again.
+    async fn take_lease(
+        &mut self,
+        contender: &NodePath,
+        bequest: Option<Bequest>,
+    ) -> Result<Option<Granted>, Interrupt> {
+        let mut ops: Vec<_> = bequest.iter().map(|bequest| zk::delete(bequest.lease.as_str(), -1)).collect();
+        let left = ops.len();
+        ops.extend(self.seat.grant(contender, self.terms.name.clone()));
+        self.tell_place();
+        match self.make_lease(&ops).await? {
+            Made::Lease(granted) => {
+                if let Some(bequest) = bequest {
+                    bequest.accept();
+                }
                 self.session().watches().forget_closed(contender.as_str());
-                Ok(Some(Grant { token: FencingToken(committed.zxid.0), sent_at: Some(committed.sent_at) }))
+                Ok(Some(granted))
             }
-            Err(CommitError::Part { index: 0, code: ErrorCode::NoNode }) => {
-                self.place_gone(contender).await.map(|()| None)
-            }
-            Err(CommitError::Part { index: 1, code: ErrorCode::NoNode }) => {
+            // Somebody else has deleted it.
+            Made::Refused(index, ErrorCode::NoNode) if index < left => Ok(None),
+            Made::Refused(index, ErrorCode::NoNode) if index == left => self.place_gone(contender).await.map(|()| None),
+            Made::Refused(index, ErrorCode::NoNode) if index == left + 1 => {
                 self.checked = None;
                 Ok(None)
             }
-            Err(CommitError::Part { code, .. }) => Err(node::refusal(code, &self.terms.path).into()),
+            Made::Refused(_, code) => Err(refusal::refused(&self.terms.path, code).into()),
+        }
+    }
+
+    /// Sends a transaction that makes the lease, and looks at that.
+    async fn make_lease(&mut self, ops: &[Request]) -> Result<Made, Interrupt> {
+        self.certain(None).await?;
+        let (session, lease) = (self.session(), self.seat.lease_path());
+        // Sent already, before the look.
+        let made = self.seat.owner().commit_now(ops);
+        let (made, seen) = futures_util::future::join(made, hold::look(&session, &self.terms.path, &lease)).await;
+        match made {
+            Ok(committed) => {
+                self.seat.contender = Trace::None;
+                self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
+                self.place = None;
+                let grant = Grant { token: FencingToken(committed.zxid.0), sent_at: Some(committed.sent_at) };
+                Ok(Made::Lease((grant, seen.ok())))
+            }
+            Err(CommitError::Part { index, code }) => Ok(Made::Refused(index, code)),
             Err(CommitError::FenceMoved) => Err(zk::Error::NotSent.into()),
             Err(CommitError::Zk(error)) => {
                 if error.is_unknown() {

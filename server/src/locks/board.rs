@@ -3,7 +3,7 @@
 //! - [`Board::look`] gives a reading that began after the call. Calls that come while one is under way share the next:
 //!   ten thousand that queue up at once cost a few lists, not ten thousand.
 //! - [`Board::recent`] is the last reading, at no cost.
-//! - [`Board::shown`] is for telling clients their place. When something has changed it is read again, but only after a
+//! - [`Board::changed`] is for telling clients their place. When something has changed it is read again, but only after a
 //!   pause of a second, and twenty times what reading took: so much late, and merged, is what clients are told.
 //!
 //! One session reads it and owns the contenders. That is what makes a reading usable for the recipe: a session never
@@ -17,11 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::READ_CHUNK;
-use super::id::queue_path;
 use super::node::is_durable;
 use super::queue::Queue;
 use crate::types::{NodePath, Zxid};
-use crate::zk::layout::LEASES;
+use crate::zk::layout::{LEASES, lock_queue};
 use crate::zk::{self, OneShot, Session};
 
 /// How many callers may wait for a reading; more wait until there is room.
@@ -55,7 +54,7 @@ struct Lease {
 
 type Reading = Result<Arc<Snapshot>, zk::Error>;
 
-/// A handle; when the last is dropped the board's task ends.
+/// A handle of one who waits; when the last is dropped the board's task ends.
 #[derive(Debug, Clone)]
 pub(super) struct Board {
     callers: mpsc::Sender<oneshot::Sender<Reading>>,
@@ -81,7 +80,7 @@ impl Board {
     pub(super) fn start(session: Session, path: NodePath) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (callers, calls) = mpsc::channel(CALLERS);
         let (show, shown) = watch::channel(Arc::default());
-        let task = Task { session, queue: queue_path(&path), path, show, known: HashMap::new(), watches: Vec::new() };
+        let task = Task { session, queue: lock_queue(&path), path, show, known: HashMap::new(), watches: Vec::new() };
         (Self { callers, shown }, task.run(calls))
     }
 
@@ -105,9 +104,16 @@ impl Board {
         self.shown.borrow().clone()
     }
 
-    /// Changes when there is something new to tell.
-    pub(super) fn shown(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.shown.clone()
+    /// Waits until there is something new to tell that this handle has not told yet, and gives it.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub(super) async fn changed(&mut self) -> Arc<Snapshot> {
+        if self.shown.changed().await.is_err() {
+            // Nothing is shown any more.
+            std::future::pending::<()>().await;
+        }
+        self.shown.borrow_and_update().clone()
     }
 }
 

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::id::queue_path;
 use super::queue::{Limit, Queue, contender_name, looks_like_a_lease};
 use super::record::{Record, record_path};
 use super::{Interrupt, READ_CHUNK, node};
+use crate::refusal;
 use crate::types::{FencingToken, NodePath};
-use crate::zk::layout::{FENCES, LEASES};
+use crate::zk::layout::{FENCES, LEASES, lock_queue};
 use crate::zk::{ErrorCode, Read, Request, Response, Session};
 
 /// How often what changes meanwhile is read again, to give one consistent state. After that, what was read is given.
@@ -46,7 +46,7 @@ pub(crate) struct Party {
 /// whether it is a lock at all, before anything of what it has as children is read.
 pub(super) async fn describe(session: &Session, path: &NodePath) -> Result<Description, Interrupt> {
     session.sync(path).await?;
-    let queue = queue_path(path);
+    let queue = lock_queue(path);
     let mut nodes: Vec<NodePath> = Vec::new();
     let mut tries = 0;
     loop {
@@ -105,7 +105,7 @@ impl State {
         path: &NodePath,
     ) -> Result<(), Interrupt> {
         match (index, answer) {
-            (_, Err(code)) if code != ErrorCode::NoNode => return Err(node::refusal(code, path).into()),
+            (_, Err(code)) if code != ErrorCode::NoNode => return Err(refusal::refused(path, code).into()),
             (0, answer) => self.lock = as_read(answer),
             (1, Ok(Response::Children { names, .. })) => self.leases = names,
             (2, Ok(Response::Children { names, .. })) => self.contenders = names,

@@ -50,10 +50,28 @@ pub(super) fn judge(signs: Signs, now: Instant) -> Certainty {
     }
 }
 
+/// What a look at a lease shows.
+#[derive(Debug)]
+pub(super) struct Sight {
+    /// Fires when the lease goes; `None`: it does not stand.
+    watch: Option<OneShot>,
+    /// All leases of the lock.
+    names: Vec<String>,
+}
+
+/// Looks at a lease. Its requests are sent when it is first polled.
+pub(super) async fn look(session: &Session, path: &NodePath, lease: &NodePath) -> Result<Sight, zk::Error> {
+    let (watched, listed) = futures_util::future::join(session.watch_exists(lease), session.children(path)).await;
+    let (stat, watch) = watched?;
+    let names = listed?.map(|(names, _)| names).unwrap_or_default();
+    Ok(Sight { watch: stat.map(|_| watch), names })
+}
+
 /// Before a lock is told as held: the lease stands and is watched, there are not too many, and the session is alive.
-pub(super) async fn confirm(attempt: &mut Attempt, grant: Grant) -> Result<OneShot, Stop> {
+/// `seen`: the first look, if there was one.
+pub(super) async fn confirm(attempt: &mut Attempt, grant: Grant, mut seen: Option<Sight>) -> Result<OneShot, Stop> {
     loop {
-        match try_confirm(attempt, grant).await {
+        match try_confirm(attempt, grant, seen.take()).await {
             Ok(watch) => return Ok(watch),
             Err(Interrupt::Stop(stop)) => return Err(stop),
             Err(Interrupt::Zk(error)) => attempt.recover(error).await?,
@@ -61,16 +79,15 @@ pub(super) async fn confirm(attempt: &mut Attempt, grant: Grant) -> Result<OneSh
     }
 }
 
-async fn try_confirm(attempt: &Attempt, grant: Grant) -> Result<OneShot, Interrupt> {
-    let (session, lease) = (attempt.session(), attempt.seat.lease_path());
+async fn try_confirm(attempt: &Attempt, grant: Grant, seen: Option<Sight>) -> Result<OneShot, Interrupt> {
+    let session = attempt.session();
     let (terms, _) = attempt.parts();
-    let listed = session.children(&terms.path);
-    let (watched, listed) = futures_util::future::join(session.watch_exists(&lease), listed).await;
-    let (stat, watch) = watched?;
-    if stat.is_none() {
-        return Err(Stop::Removed.into());
-    }
-    let names = listed?.map(|(names, _)| names).unwrap_or_default();
+    let Sight { watch, names } = match seen {
+        Some(sight) => sight,
+        None => look(&session, &terms.path, &attempt.seat.lease_path()).await?,
+    };
+    // Hardly anybody but one who was told the id while it waited can have found it before its holder was told.
+    let watch = watch.ok_or(Stop::Released)?;
     // Below the limit there was room for one; more than that can only be a kazoo of 2.1 or older, which takes a lease
     // without being the first of the queue.
     if names.len() > 1 && !may_take(terms.limit, names.len() - 1) {

@@ -6,9 +6,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::types::NodePath;
 
-/// What kazoo puts between a contender's unique prefix and its digits, and at the end of the queue's name.
-pub(super) const MARK: &str = "__lock__";
-
 const SECRET_BYTES: usize = 16;
 const MARK_DIGITS: usize = 16;
 /// An id is no longer than that of the longest path.
@@ -84,11 +81,6 @@ impl Mark {
     }
 }
 
-/// The node whose children are the contenders for the lock at `path`.
-pub(super) fn queue_path(path: &NodePath) -> NodePath {
-    NodePath::trusted(format!("{path}-{MARK}"))
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -158,10 +150,5 @@ mod tests {
         assert_eq!((Mark::of(&first[..15]), Mark::of("0123456789abcdeé")), (None, None));
         assert!(!first.contains(&hex(&id.secret)[..16]));
         assert!(!format!("{id:?}").contains(&hex(&id.secret)));
-    }
-
-    #[test]
-    fn the_queue_stands_beside_the_lock_as_kazoo_has_it() {
-        assert_eq!(queue_path(&NodePath::trusted("/a/foo")).as_str(), "/a/foo-__lock__");
     }
 }

@@ -12,8 +12,9 @@ use super::hold::{Certainty, Signs, judge};
 use super::record::{self, Record, Removal, as_zk, record_path};
 use super::seat;
 use super::slot::{Order, Slot};
-use super::{Interrupt, Shared, Stop, lock, node};
+use super::{Interrupt, Shared, Stop, lock};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
 use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, Owner, Session};
 
@@ -97,6 +98,9 @@ impl Lasting {
             let [Ok(Some(lease)), Ok(Some(read))] = reads.as_slice() else { return Err(Error::UnknownLock.into()) };
             let Some(found) = Record::parse(&read.data) else { return Err(Error::UnknownLock.into()) };
             let record = Record { owner: owner.id(), ..found };
+            if slot.is_over() {
+                return Err(Stop::Left.into());
+            }
             match owner.commit(vec![record.write(&name, read.stat.version)]).await {
                 Ok(committed) => {
                     slot.picked_up(record.ttl);
@@ -114,7 +118,7 @@ impl Lasting {
                     });
                 }
                 Err(CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. }) => {}
-                Err(CommitError::Part { code, .. }) => return Err(node::refusal(code, path).into()),
+                Err(CommitError::Part { code, .. }) => return Err(refusal::refused(path, code).into()),
                 Err(error) => return Err(as_zk(error).into()),
             }
         }
@@ -130,7 +134,8 @@ impl Lasting {
         let mut stopping = self.shared.stopping.subscribe();
         let mut unwatched = Some(Instant::now());
         let mut watches: Option<[OneShot; 2]> = None;
-        let mut written = false;
+        // Whether the record's end would be told from a release: by a write that is seen before it.
+        let (mut watched, mut written) = (false, false);
         // The stream for which the lease was last found to be ours.
         let mut verified = self.slot.stream();
         loop {
@@ -153,15 +158,11 @@ impl Lasting {
             let signs = self.signs(unwatched);
             let ask_again = match judge(signs, now) {
                 Certainty::Sure(until) => {
-                    if stream == verified {
-                        self.slot.held(self.token);
-                    }
+                    self.slot.still_held(verified, self.token);
                     until
                 }
                 Certainty::Doubt(until) => {
-                    if stream == verified {
-                        self.slot.suspended(until);
-                    }
+                    self.slot.still_suspended(verified, until);
                     until.min(now + self.owner.heartbeat_interval() / 4)
                 }
                 Certainty::Over => return Stop::SessionLost,
@@ -182,13 +183,15 @@ impl Lasting {
                 }
                 Woken::Seen(Seen::Ours(set)) => {
                     watches = Some(set);
+                    watched = true;
                     unwatched = None;
                     verified = stream;
                 }
                 // The latest to come back counts: a stream that came here since was not meant by who took it.
                 Woken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
                 Woken::Seen(Seen::Taken) => return Stop::Superseded,
-                Woken::Seen(Seen::Gone) if written => return Stop::Released,
+                // Before it was watched, a release is all that is likely.
+                Woken::Seen(Seen::Gone) if written || !watched => return Stop::Released,
                 Woken::Seen(Seen::Gone | Seen::Deleted) => return Stop::Removed,
             }
         }

@@ -11,11 +11,13 @@ use super::attempt::{self, Attempt};
 use super::id::Mark;
 use super::lasting::Lasting;
 use super::record::Record;
+use super::seat::{Seat, Trace};
 use super::slot::{Order, Slot};
 use super::terms::{Grant, PATIENCE, Terms, Wait, until};
-use super::{Interrupt, LostReason, Shared, Stop, hold, lock, node, release, seat};
+use super::{Interrupt, LostReason, Shared, Stop, hold, lock, release, seat};
 use crate::error::Error;
-use crate::zk;
+use crate::refusal;
+use crate::zk::{self, Owner};
 
 /// How long an end is held back so that no node is left when it is told.
 const TIDY: Duration = Duration::from_secs(1);
@@ -78,7 +80,7 @@ impl Life {
                 }
                 _ => {}
             }
-            let mut clearing = pin!(seat.clear());
+            let mut clearing = pin!(self.give_back(&mut seat));
             let cleared = tokio::time::timeout(TIDY, &mut clearing).await.is_ok();
             self.tell(stop, holders);
             if !cleared {
@@ -86,6 +88,16 @@ impl Life {
             }
             return;
         }
+    }
+
+    /// Removes what an attempt may have left. Its lease passes to the next in line at once, if that waits here.
+    async fn give_back(&self, seat: &mut Seat) {
+        if let Some(lease) = seat.stream_lease()
+            && self.shared.heirs.pass_on(self.slot.id().path(), lease).await
+        {
+            seat.lease = Trace::None;
+        }
+        seat.clear().await;
     }
 
     fn granted(&self, attempt: Attempt, grant: Grant, ttl: Duration) -> Lasting {
@@ -130,14 +142,14 @@ impl Life {
         let mut orders = self.slot.orders();
         loop {
             let tried = match self.shared.pool.any() {
-                Ok(owner) => Lasting::pick_up(&self.shared, &self.slot, &owner).await,
+                Ok(owner) => self.try_pick_up(&owner, deadline).await,
                 Err(error) => Err(error.into()),
             };
             match tried {
                 Ok(lasting) => return Ok(lasting),
                 Err(Interrupt::Stop(stop)) => return Err(stop),
                 Err(Interrupt::Zk(zk::Error::Refused(code))) => {
-                    return Err(Stop::Failed(node::refusal(code, self.slot.id().path())));
+                    return Err(Stop::Failed(refusal::refused(self.slot.id().path(), code)));
                 }
                 Err(Interrupt::Zk(_)) => {}
             }
@@ -155,6 +167,19 @@ impl Life {
                 () = seat::pause() => {}
             }
         }
+    }
+
+    /// One try, seen to its end: only the client is told in time if the connection hangs. If the lock was picked up
+    /// then all the same, it is nobody's, and the reaper ends it.
+    async fn try_pick_up(&self, owner: &Owner, deadline: Option<Instant>) -> Result<Lasting, Interrupt> {
+        let mut picking_up = pin!(Lasting::pick_up(&self.shared, &self.slot, owner));
+        tokio::select! {
+            picked_up = &mut picking_up => return picked_up,
+            () = until(deadline) => {}
+        }
+        self.slot.end(Err(Error::BackendUnavailable));
+        drop(picking_up.await);
+        Err(Stop::Failed(Error::BackendUnavailable).into())
     }
 
     fn tell(&self, stop: Stop, holders: Vec<String>) {
@@ -185,6 +210,9 @@ impl Drop for Life {
             running.remove(&self.mark);
         }
         drop(running);
+        if self.slot.may_leave_a_lease() {
+            self.shared.orphaned.notify_one();
+        }
         // Only a task that failed has not told an end.
         let path = self.slot.id().path().clone();
         self.slot.end(Err(Error::Internal { path, cause: "the task of this lock failed".to_owned() }));

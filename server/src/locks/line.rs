@@ -1,7 +1,10 @@
 //! Standing in the queue: who is ahead, what the client is told, and when there is room.
 
+use std::sync::Arc;
+
 use super::attempt::Attempt;
 use super::board::Snapshot;
+use super::heir::Bequest;
 use super::queue::{self, Contender, NEAR, contender_name};
 use super::seat::Trace;
 use super::slot::Slot;
@@ -17,6 +20,17 @@ pub(super) enum Turn {
     Behind(String),
     /// It is not in the queue.
     Gone,
+}
+
+/// What the first of the queue finds.
+#[derive(Debug)]
+pub(super) enum Room {
+    /// One more lease fits.
+    Free,
+    /// A lease may be replaced.
+    Left(Bequest),
+    /// Look again.
+    Unclear,
 }
 
 impl Attempt {
@@ -63,7 +77,7 @@ impl Attempt {
     /// Who is the next ahead. Nobody ever comes in ahead of one who waits, so those that an older reading of the same
     /// session has ahead are all that can be.
     pub(super) async fn turn(&mut self, contender: &str) -> Result<Turn, Interrupt> {
-        let recent = self.board.recent();
+        let recent = self.board().recent();
         let known = if recent.queue.ahead_of(contender).is_some() { Some(recent) } else { self.reading.clone() };
         if let Some(known) = known
             && let Some(ahead) = known.queue.ahead_of(contender)
@@ -73,7 +87,7 @@ impl Attempt {
             self.reading = Some(known.clone());
             return self.look_ahead(ahead).await;
         }
-        let reading = self.board.look().await?;
+        let reading = self.board().look().await?;
         self.check_reading(&reading).await?;
         let turn = match reading.queue.ahead_of(contender) {
             None => Turn::Gone,
@@ -136,11 +150,14 @@ impl Attempt {
         if waited.is_err() {
             self.session().watches().forget_closed(ahead.as_str());
         }
-        waited
+        waited?;
+        // Most likely we are the first now. To find out takes a while, in which the lock may be released already.
+        self.expect_a_bequest();
+        Ok(())
     }
 
-    /// Waits, as the first of the queue, until a lease is free. `false`: look again.
-    pub(super) async fn wait_for_room(&mut self, contender: &NodePath) -> Result<bool, Interrupt> {
+    /// Waits, as the first of the queue, until a lease is free or left to us.
+    pub(super) async fn wait_for_room(&mut self, contender: &NodePath) -> Result<Room, Interrupt> {
         let path = self.terms.path.clone();
         if let Some(reading) = &self.reading
             && reading.lock.is_some()
@@ -149,7 +166,7 @@ impl Attempt {
             && queue::may_take(self.terms.limit, reading.leases)
         {
             // While we were the first there was room, and only the first takes any.
-            return Ok(true);
+            return Ok(Room::Free);
         }
         self.watch_place(contender).await?;
         self.announce();
@@ -157,35 +174,45 @@ impl Attempt {
         let Some((names, stat)) = children else {
             self.checked = None;
             self.check_number(None).await?;
-            return Ok(false);
+            return Ok(Room::Unclear);
         };
         self.check_number(Some(Zxid(stat.mzxid))).await?;
         if queue::may_take(self.terms.limit, names.len()) {
             drop(watch);
             self.session().watches().forget_closed(path.as_str());
-            return Ok(true);
+            return Ok(Room::Free);
         }
         let waited = self.wait(watch).await;
         self.session().watches().forget_closed(path.as_str());
-        waited.map(|()| false)
+        Ok(waited?.map_or(Room::Unclear, Room::Left))
     }
 
-    /// Waits for a watch, and tells the client what changes meanwhile.
-    async fn wait(&mut self, mut watch: OneShot) -> Result<(), Interrupt> {
+    /// Waits for a watch, or, as the first, for a lease that is left to us; tells the client what changes meanwhile.
+    async fn wait(&mut self, mut watch: OneShot) -> Result<Option<Bequest>, Interrupt> {
         enum Woken {
             Watch(Fired),
             Place(Fired),
-            Shown,
+            Shown(Arc<Snapshot>),
+            Left(Bequest),
         }
+        self.board();
         loop {
             let woken = {
-                let Some(place) = &mut self.place else { return Ok(()) };
-                let shown = &mut self.shown;
+                let (Some(place), Some(board)) = (&mut self.place, &mut self.board) else { return Ok(None) };
+                let heir = &mut self.heir;
+                let left = async {
+                    match heir {
+                        Some(heir) => heir.bequest().await,
+                        None => std::future::pending().await,
+                    }
+                };
                 let event = async {
                     tokio::select! {
+                        biased;
                         fired = &mut watch => Woken::Watch(fired.unwrap_or(Fired::ConnectionLost)),
                         fired = place => Woken::Place(fired.unwrap_or(Fired::ConnectionLost)),
-                        Ok(()) = shown.changed() => Woken::Shown,
+                        bequest = left => Woken::Left(bequest),
+                        shown = board.changed() => Woken::Shown(shown),
                     }
                 };
                 let stopped = stopping(&self.slot, self.terms.wait);
@@ -196,11 +223,11 @@ impl Attempt {
                 }
             };
             match woken {
-                Woken::Watch(Fired::Event(_)) => return Ok(()),
+                Woken::Watch(Fired::Event(_)) => return Ok(None),
+                Woken::Left(bequest) => return Ok(Some(bequest)),
                 Woken::Watch(Fired::ConnectionLost) => return Err(zk::Error::NotSent.into()),
                 Woken::Place(fired) => self.place_fired(fired).await?,
-                Woken::Shown => {
-                    let shown = self.shown.borrow_and_update().clone();
+                Woken::Shown(shown) => {
                     let here = |contender: NodePath| shown.queue.ahead_of(contender.name()).is_some();
                     if self.seat.contender_path().is_some_and(here) {
                         self.reading = Some(shown);

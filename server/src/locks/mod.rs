@@ -28,6 +28,7 @@
 mod attempt;
 mod board;
 mod describe;
+mod heir;
 mod hold;
 mod id;
 mod lasting;
@@ -48,18 +49,20 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::board::{Board, WeakBoard};
 pub(crate) use self::describe::{Description, Party};
+use self::heir::Heirs;
 use self::id::{LockId, Mark};
 use self::life::Life;
 use self::slot::{Order, Slot};
 pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{NodePath, PathError, SessionId};
 use crate::zk::{self, Owner, Pool};
 
@@ -105,6 +108,9 @@ struct Shared {
     boards: Mutex<HashMap<(NodePath, SessionId), WeakBoard>>,
     /// The locks that have a task, to be found by their id.
     running: Mutex<HashMap<Mark, Arc<Slot>>>,
+    heirs: Heirs,
+    /// A lease with a ttl may have lost its task.
+    orphaned: Notify,
     /// The replica is about to stop: locks whose stream has ended are left to other replicas.
     stopping: watch::Sender<bool>,
 }
@@ -182,6 +188,8 @@ impl Locks {
             places: Arc::new(Semaphore::new(limit)),
             boards: Mutex::default(),
             running: Mutex::default(),
+            heirs: Heirs::default(),
+            orphaned: Notify::new(),
             stopping: watch::Sender::new(false),
         });
         tasks.spawn(run(arriving, shared.clone()));
@@ -277,7 +285,7 @@ impl Locks {
                 Err(error) => Err(error.into()),
             };
             match described {
-                Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(node::refusal(code, path)),
+                Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(path, code)),
                 Err(Interrupt::Zk(_)) if Instant::now() < deadline => seat::pause().await,
                 described => return Ok(described?),
             }
@@ -301,6 +309,14 @@ impl Shared {
         if self.jobs.try_send(job).is_err() {
             tracing::error!("the lock task is gone or its queue is full");
         }
+    }
+
+    /// Whether somebody here waits for a lock, as far as is known.
+    fn is_waited_for(&self, path: &NodePath) -> bool {
+        let owners = self.pool.owners();
+        let boards = lock(&self.boards);
+        let waited_for = |id| boards.get(&(path.clone(), id)).is_some_and(|board| board.upgrade().is_some());
+        owners.borrow().iter().any(|owner| waited_for(owner.id()))
     }
 
     /// The board for a lock on an owner's session, started if there is none.

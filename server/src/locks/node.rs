@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::Interrupt;
-use super::id::queue_path;
 use super::queue::{Limit, looks_like_a_lease};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{NodePath, Stat, Zxid};
+use crate::zk::layout::lock_queue;
 use crate::zk::{self, CreateMode, ErrorCode, Session};
 
 /// How often a node that changes under one's hands is looked at again.
@@ -70,7 +71,7 @@ async fn create(session: &Session, path: &NodePath, limit: u32) -> Result<Option
 
 /// Makes sure that the node stands below which contenders wait.
 pub(super) async fn ensure_queue(session: &Session, path: &NodePath) -> Result<(), Interrupt> {
-    let queue = queue_path(path);
+    let queue = lock_queue(path);
     for _ in 0..TRIES {
         match session.create(queue.as_str(), Bytes::new(), CreateMode::Persistent).await {
             Ok(_) | Err(zk::Error::Refused(ErrorCode::NodeExists)) => return Ok(()),
@@ -93,21 +94,8 @@ pub(super) fn is_durable(stat: &Stat) -> bool {
 /// What a refusal means for a lock.
 pub(super) fn refused(error: zk::Error, path: &NodePath) -> Interrupt {
     match error {
-        zk::Error::Refused(code) => refusal(code, path).into(),
+        zk::Error::Refused(code) => refusal::refused(path, code).into(),
         error => error.into(),
-    }
-}
-
-/// Likewise, of a part of a multi.
-pub(super) fn refusal(code: ErrorCode, path: &NodePath) -> Error {
-    let path = path.clone();
-    match code {
-        ErrorCode::NoAuth => Error::NoAuth { path },
-        ErrorCode::NoChildrenForEphemerals => {
-            let parent = path.parent().unwrap_or_else(|| path.clone());
-            Error::ParentEphemeral { path, parent }
-        }
-        code => Error::Internal { path, cause: code.to_string() },
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a list of contenders and of leases implies. Pure.
 
-use super::id::MARK;
+use crate::zk::layout::LOCK_MARK;
 
 /// More contenders ahead than this are looked up with a new list rather than one by one.
 pub(super) const NEAR: usize = 32;
@@ -22,7 +22,7 @@ impl Contender {
     /// Reads a name as kazoo does: ten digits, perhaps negative, right after the last `__lock__`. Other nodes are no
     /// contenders, and keep nobody waiting.
     fn parse(name: String) -> Option<Self> {
-        let digits = &name[name.rfind(MARK)? + MARK.len()..];
+        let digits = &name[name.rfind(LOCK_MARK)? + LOCK_MARK.len()..];
         let unsigned = digits.strip_prefix('-').unwrap_or(digits);
         if unsigned.len() != 10 || !unsigned.bytes().all(|digit| digit.is_ascii_digit()) {
             return None;

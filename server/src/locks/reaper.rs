@@ -3,8 +3,9 @@
 //! A record is written by the session whose fence it names. So a keeper's end is always a change in the list of fences,
 //! and that list is all that has to be watched: each change of it has all records read again, which is rare.
 //!
-//! A record may name a session of ours and have no task: a pick-up was carried out, but its answer was lost, and who
-//! asked for it has given up. Nothing tells of that, and no other replica may end it; so we do, found within a minute.
+//! A record may name a session of ours and have no task: a pick-up was carried out, but too late for who asked for it; or
+//! a task failed. No other replica may end it; so we do. The task tells of it; what nothing told of is found within a
+//! minute.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             let due = orphans.values().map(|orphan| orphan.due).min().unwrap_or(look_again);
             tokio::select! {
                 _ = &mut changed => break,
+                () = shared.orphaned.notified() => break,
                 () = tokio::time::sleep_until(due.min(look_again)) => {}
             }
             if !reap(&owner, &mut orphans).await {

@@ -2,12 +2,14 @@
 
 use tokio::time::Instant;
 
-use super::id::{LockId, queue_path};
+use super::id::LockId;
 use super::record::record_path;
 use super::terms::PATIENCE;
-use super::{Interrupt, Stop, node, seat};
+use super::{Interrupt, Stop, seat};
 use crate::error::Error;
+use crate::refusal;
 use crate::types::NodePath;
+use crate::zk::layout::lock_queue;
 use crate::zk::{self, CommitError, ErrorCode, Owner, Pool};
 
 /// What came of one look.
@@ -41,7 +43,7 @@ pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
             Ok(Look::Nothing) => return if sent { Ok(true) } else { Err(Error::UnknownLock) },
             Ok(Look::Again) => {}
             Err(Interrupt::Stop(Stop::Failed(error))) => return Err(error),
-            Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(node::refusal(code, id.path())),
+            Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(id.path(), code)),
             Err(_) => seat::pause().await,
         }
     }
@@ -53,7 +55,7 @@ async fn look(owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Inter
     // The id may have been given by another replica an instant ago, and this one's server may be behind.
     session.sync(id.path()).await?;
     // The queue first: a contender becomes a lease in one transaction, so that it can't be missed in both.
-    for parent in [queue_path(id.path()), id.path().clone()] {
+    for parent in [lock_queue(id.path()), id.path().clone()] {
         let names = session.children(&parent).await?.map(|(names, _)| names).unwrap_or_default();
         if let Some(name) = names.iter().find(|name| mark.names(name)) {
             return delete(owner, &parent.join(name), id, sent).await;
@@ -74,7 +76,7 @@ async fn delete(owner: &Owner, node: &NodePath, id: &LockId, sent: &mut bool) ->
             }
             Ok(None) if path == node => return Ok(Look::Again),
             Ok(None) => {}
-            Err(code) => return Err(node::refusal(code, id.path()).into()),
+            Err(code) => return Err(refusal::refused(id.path(), code).into()),
         }
     }
     match owner.commit(ops).await {
@@ -83,7 +85,7 @@ async fn delete(owner: &Owner, node: &NodePath, id: &LockId, sent: &mut bool) ->
             Ok(Look::Ended)
         }
         Err(CommitError::Part { code: ErrorCode::NoNode | ErrorCode::BadVersion, .. }) => Ok(Look::Again),
-        Err(CommitError::Part { code, .. }) => Err(node::refusal(code, id.path()).into()),
+        Err(CommitError::Part { code, .. }) => Err(refusal::refused(id.path(), code).into()),
         Err(CommitError::FenceMoved) => Ok(Look::Again),
         Err(CommitError::Zk(error)) => {
             *sent |= error.is_unknown();

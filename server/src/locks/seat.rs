@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::RngExt as _;
 
-use super::id::{MARK, Mark, queue_path};
+use super::id::Mark;
 use super::queue::Queue;
 use super::record::{self, Record};
-use crate::types::NodePath;
+use crate::types::{NodePath, Stat};
+use crate::zk::layout::{LOCK_MARK, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Pool, Request, Room};
 
 /// What is known of a node of ours.
@@ -46,7 +47,7 @@ pub(super) struct Seat {
 
 /// How many bytes of paths a seat needs in its session: those of the contender, the longer of the two.
 pub(super) fn path_bytes(path: &NodePath) -> usize {
-    queue_path(path).as_str().len() + 1 + 32 + MARK.len() + 10
+    lock_queue(path).as_str().len() + 1 + 32 + LOCK_MARK.len() + 10
 }
 
 impl Seat {
@@ -56,8 +57,8 @@ impl Seat {
             pool: pool.clone(),
             ttl,
             path: path.clone(),
-            queue: queue_path(path),
-            prefix: format!("{}{MARK}", mark.fresh_name()),
+            queue: lock_queue(path),
+            prefix: format!("{}{LOCK_MARK}", mark.fresh_name()),
             lease_name: mark.fresh_name(),
             contender: Trace::None,
             lease: Trace::None,
@@ -74,9 +75,17 @@ impl Seat {
         &self.queue
     }
 
-    /// The path that the contender is created with, without its digits.
-    pub(super) fn contender_prefix(&self) -> NodePath {
-        self.queue.join(&self.prefix)
+    /// The request that makes the contender.
+    pub(super) fn enter(&self, holder: Bytes) -> Request {
+        zk::create(self.queue.join(&self.prefix).as_str(), holder, CreateMode::EphemeralSequential)
+    }
+
+    /// The path that the contender gets if it is the next, where this is the queue's stat. `None`: that can't be told.
+    ///
+    /// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well.
+    pub(super) fn next_contender(&self, queue: &Stat) -> Option<NodePath> {
+        let created = queue.cversion.checked_add(queue.num_children).filter(|changes| *changes >= 0)? / 2;
+        Some(self.queue.join(&format!("{}{created:010}", self.prefix)))
     }
 
     /// The contender's path, if it is known to stand.
@@ -95,6 +104,11 @@ impl Seat {
     /// The lease's path.
     pub(super) fn lease_path(&self) -> NodePath {
         self.path.join(&self.lease_name)
+    }
+
+    /// The path of a lease that stands, if it is to end with its stream.
+    pub(super) fn stream_lease(&self) -> Option<NodePath> {
+        (self.ttl.is_none() && self.lease != Trace::None).then(|| self.lease_path())
     }
 
     /// The transaction that turns the contender into a lease.

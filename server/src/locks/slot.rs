@@ -87,6 +87,14 @@ struct State {
     end_told: bool,
 }
 
+impl State {
+    fn doubt(&mut self, until: Instant) {
+        if let Phase::Unverified(token) | Phase::Held(token) | Phase::Doubt(token, _) = self.phase {
+            self.phase = Phase::Doubt(token, until);
+        }
+    }
+}
+
 impl Slot {
     /// The state of a lock that has no stream yet; [`Acquisition::attach`] makes the first.
     pub(super) fn new(id: LockId, ttl: Option<Duration>) -> Arc<Self> {
@@ -142,25 +150,42 @@ impl Slot {
 
     /// Tells that the lock is held. `false`: it is not wanted any more, and has to be given back.
     pub(super) fn held(&self, token: FencingToken) -> bool {
+        self.change(|state| self.hold(state, token))
+    }
+
+    /// The same of a lease that was found to stand while this stream was the one that counts. One that has come since is
+    /// told nothing before the lease was looked at again.
+    pub(super) fn still_held(&self, stream: u64, token: FencingToken) {
         self.change(|state| {
-            let wanted = state.end.is_none() && !self.order.borrow().is_final();
-            if wanted {
-                state.phase = Phase::Held(token);
+            if state.stream == stream {
+                self.hold(state, token);
             }
-            if wanted && state.place.is_none() {
-                // Whoever holds the lock was the first of the queue.
-                state.place = Some(Place { position: 1, holders: Arc::default() });
-                state.place_unread = true;
-            }
-            wanted
-        })
+        });
+    }
+
+    fn hold(&self, state: &mut State, token: FencingToken) -> bool {
+        let wanted = state.end.is_none() && !self.order.borrow().is_final();
+        if wanted {
+            state.phase = Phase::Held(token);
+        }
+        if wanted && state.place.is_none() {
+            // Whoever holds the lock was the first of the queue.
+            state.place = Some(Place { position: 1, holders: Arc::default() });
+            state.place_unread = true;
+        }
+        wanted
     }
 
     /// Tells that the lock is held for certain only until then.
     pub(super) fn suspended(&self, until: Instant) {
+        self.change(|state| state.doubt(until));
+    }
+
+    /// The same of a lease that was found to stand while this stream was the one that counts.
+    pub(super) fn still_suspended(&self, stream: u64, until: Instant) {
         self.change(|state| {
-            if let Phase::Unverified(token) | Phase::Held(token) | Phase::Doubt(token, _) = state.phase {
-                state.phase = Phase::Doubt(token, until);
+            if state.stream == stream {
+                state.doubt(until);
             }
         });
     }
@@ -266,6 +291,11 @@ impl Slot {
     /// Whether an end was told.
     pub(super) fn is_over(&self) -> bool {
         self.state().phase == Phase::Over
+    }
+
+    /// Whether the task ended in a way, or failed, that may leave a lease with a ttl behind.
+    pub(super) fn may_leave_a_lease(&self) -> bool {
+        matches!(self.state().end, None | Some(Err(Error::BackendUnavailable)))
     }
 
     /// Waits for a final order.

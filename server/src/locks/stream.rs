@@ -225,6 +225,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_that_comes_back_is_told_nothing_that_was_found_out_before() {
+        let (slot, mut first) = lasting_stream(Some(Duration::from_secs(9)));
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut first), ["queued", "held"]);
+        let looked_at_for = slot.stream();
+        drop(first);
+        let mut second = Acquisition::attach(slot.clone()).unwrap();
+        slot.still_held(looked_at_for, FencingToken(7));
+        slot.still_suspended(looked_at_for, Instant::now());
+        assert_eq!(all(&mut second), ["queued"]);
+        slot.still_suspended(slot.stream(), Instant::now());
+        assert_eq!(all(&mut second), ["held", "suspended"]);
+        slot.still_held(slot.stream(), FencingToken(7));
+        assert_eq!(all(&mut second), ["held"]);
+    }
+
+    #[tokio::test]
     async fn a_later_stream_supersedes_an_earlier_one_and_is_told_everything() {
         let (slot, mut first) = stream();
         slot.queued(1, Arc::default());

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::outbox::Outbox;
 use crate::error::Error;
+use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::{Stamp, Value};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, Owner, Read, Room, Unit, Zk, layout};
@@ -281,17 +282,8 @@ impl Claims {
 
     fn failed(&self, path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
         match error {
-            zk::Error::Refused(ErrorCode::NoAuth) => Claimed::Refused(Error::NoAuth { path: path.clone() }),
-            zk::Error::Refused(ErrorCode::NoChildrenForEphemerals) => {
-                let parent = path.parent().unwrap_or_else(|| path.clone());
-                Claimed::Refused(Error::ParentEphemeral { path: path.clone(), parent })
-            }
-            zk::Error::TooLarge(bytes) => {
-                Claimed::Refused(Error::ValueTooLarge { path: path.clone(), bytes, limit: zk::MAX_FRAME })
-            }
-            zk::Error::Refused(code) => {
-                Claimed::Refused(Error::Internal { path: path.clone(), cause: code.to_string() })
-            }
+            zk::Error::Refused(code) => Claimed::Refused(refusal::refused(path, code)),
+            zk::Error::TooLarge(bytes) => Claimed::Refused(refusal::too_large(path, bytes)),
             zk::Error::NotSent | zk::Error::OutcomeUnknown | zk::Error::SessionExpired => {
                 Claimed::Unavailable { attempted: claim.attempted }
             }

@@ -73,7 +73,7 @@ impl Cursor {
     }
 
     /// What is to be told now. It counts as told.
-    pub(super) fn advance(&mut self, known: &Known) -> Next {
+    pub(super) fn advance(&mut self, known: &mut Known) -> Next {
         let Some(state) = &known.state else { return Next::Wait };
         if let Some(step) = self.loss(known) {
             return Next::Tell(step);
@@ -117,7 +117,7 @@ impl Cursor {
     }
 
     /// ZooKeeper has been asked and does not know of more than `known`, though the client has a later revision.
-    pub(super) fn settle(&mut self, known: &Known) -> Next {
+    pub(super) fn settle(&mut self, known: &mut Known) -> Next {
         match (&known.state, self.position) {
             (Some(state), Position::Start(Some(since))) if state.revision < since => {
                 if known.zxid.0 < since.0 {
@@ -133,7 +133,7 @@ impl Cursor {
 
     /// For a heartbeat: the revision of the state that was told, or a later one if it is still the state. While nothing
     /// has been told: the one that the watcher goes on from, or zero.
-    pub(super) fn revision(&mut self, known: &Known) -> Revision {
+    pub(super) fn revision(&mut self, known: &mut Known) -> Revision {
         if let (Position::At { era, revision }, Some(state)) = (self.position, &known.state)
             && era == known.era
             && matches!(known.ring.since(revision), Since::Nothing)
@@ -289,7 +289,7 @@ mod tests {
         }
 
         fn hear(&mut self, view: &View) {
-            while let Next::Tell(step) = self.cursor.advance(&view.known()) {
+            while let Next::Tell(step) = self.cursor.advance(&mut view.known()) {
                 match step {
                     Step::Snapshot { state, is_reset } => {
                         assert!(!is_reset && state.revision > self.revision);
@@ -310,7 +310,7 @@ mod tests {
                     Step::Backend { .. } => panic!("the backend stays connected"),
                 }
             }
-            self.revision = self.cursor.revision(&view.known());
+            self.revision = self.cursor.revision(&mut view.known());
         }
 
         fn apply(&mut self, delta: &Delta) {
@@ -360,46 +360,46 @@ mod tests {
         (0..5).for_each(|_| world.go_on());
         let zxid = world.zxid;
         let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
-        assert!(matches!(cursor.advance(&world.view.known()), Next::CatchUp(revision) if revision.0 == zxid + 3));
+        assert!(matches!(cursor.advance(&mut world.view.known()), Next::CatchUp(revision) if revision.0 == zxid + 3));
         // A heartbeat meanwhile does not take it back.
-        assert_eq!(cursor.revision(&world.view.known()).0, zxid + 3);
-        assert!(matches!(cursor.settle(&world.view.known()), Next::Tell(Step::Snapshot { is_reset: true, .. })));
+        assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
+        assert!(matches!(cursor.settle(&mut world.view.known()), Next::Tell(Step::Snapshot { is_reset: true, .. })));
 
         let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
         world.view.known().zxid = Zxid(zxid + 5);
-        let settled = cursor.settle(&world.view.known());
+        let settled = cursor.settle(&mut world.view.known());
         assert!(matches!(settled, Next::Tell(Step::Current { revision }) if revision.0 == zxid + 3));
-        assert!(matches!(cursor.advance(&world.view.known()), Next::Wait));
-        assert_eq!(cursor.revision(&world.view.known()).0, zxid + 3);
+        assert!(matches!(cursor.advance(&mut world.view.known()), Next::Wait));
+        assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
     }
 
     #[test]
     fn what_changed_while_zookeeper_was_away_comes_before_connected() {
         let mut world = World::new(1, 30);
         let mut cursor = Cursor::new(None, true);
-        cursor.advance(&world.view.known());
+        cursor.advance(&mut world.view.known());
         world.view.suspend(BackendState::Suspended, None);
         world.view.suspend(BackendState::Lost, None);
-        let lost = cursor.advance(&world.view.known());
+        let lost = cursor.advance(&mut world.view.known());
         assert!(matches!(lost, Next::Tell(Step::Backend { state: BackendState::Lost, .. })));
         world.go_on();
-        assert!(matches!(cursor.advance(&world.view.known()), Next::Tell(Step::Snapshot { is_reset: false, .. })));
-        let back = cursor.advance(&world.view.known());
+        assert!(matches!(cursor.advance(&mut world.view.known()), Next::Tell(Step::Snapshot { is_reset: false, .. })));
+        let back = cursor.advance(&mut world.view.known());
         assert!(matches!(back, Next::Tell(Step::Backend { state: BackendState::Connected, .. })));
-        assert!(matches!(cursor.advance(&world.view.known()), Next::Wait));
+        assert!(matches!(cursor.advance(&mut world.view.known()), Next::Wait));
     }
 
     #[test]
     fn the_end_of_the_session_is_told_to_who_comes_late_and_to_nobody_who_comes_after() {
         let mut world = World::new(1, 30);
         let mut cursor = Cursor::new(None, false);
-        cursor.advance(&world.view.known());
+        cursor.advance(&mut world.view.known());
         let as_of = Some(SystemTime::UNIX_EPOCH);
         world.view.suspend(BackendState::Suspended, as_of);
         world.view.suspend(BackendState::Lost, None);
         world.go_on();
         let mut told = Vec::new();
-        while let Next::Tell(step) = cursor.advance(&world.view.known()) {
+        while let Next::Tell(step) = cursor.advance(&mut world.view.known()) {
             told.push(match step {
                 Step::Backend { state: BackendState::Lost, as_of: told } => ("lost", told),
                 Step::Backend { state: BackendState::Connected, as_of: told } => ("connected", told),
@@ -409,8 +409,8 @@ mod tests {
         }
         assert_eq!(told, [("lost", as_of), ("delta", None), ("connected", None)]);
         let mut later = Cursor::new(None, false);
-        assert!(matches!(later.advance(&world.view.known()), Next::Tell(Step::Snapshot { .. })));
-        assert!(matches!(later.advance(&world.view.known()), Next::Wait));
+        assert!(matches!(later.advance(&mut world.view.known()), Next::Tell(Step::Snapshot { .. })));
+        assert!(matches!(later.advance(&mut world.view.known()), Next::Wait));
     }
 
     #[test]
@@ -418,14 +418,14 @@ mod tests {
         let mut world = World::new(1, 30);
         (0..9).for_each(|_| world.go_on());
         let mut cursor = Cursor::new(None, false);
-        cursor.advance(&world.view.known());
+        cursor.advance(&mut world.view.known());
         let mut fresh = State::empty(NodePath::trusted("/p"), false);
         fresh.apply(NodeRead::Absent(2), Reads::new(), Zxid(2));
         world.view.show_whole(fresh, Zxid(2), 0);
-        let Next::Tell(Step::Snapshot { state, is_reset: true }) = cursor.advance(&world.view.known()) else {
+        let Next::Tell(Step::Snapshot { state, is_reset: true }) = cursor.advance(&mut world.view.known()) else {
             panic!("a reset is told")
         };
         assert_eq!(state.revision, Revision(2));
-        assert_eq!(cursor.revision(&world.view.known()), Revision(2));
+        assert_eq!(cursor.revision(&mut world.view.known()), Revision(2));
     }
 }

@@ -22,11 +22,13 @@
 //! `view` is what it shares with readers. `store` keeps views over a restart: `directory` are its files, `stored` is what
 //! is in one.
 
+mod by_name;
 mod cursor;
 mod directory;
 mod fetch;
 mod pins;
 mod reader;
+mod ready;
 mod registry;
 mod ring;
 mod rounds;
@@ -41,10 +43,11 @@ mod watcher;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
 pub(crate) use reader::{Reader, Reading};
+pub(crate) use ready::{Form, Made};
 use registry::Lease;
 pub(crate) use registry::{Settings, Views};
 pub(crate) use ring::{Change, ChangeKind, Delta};
 pub(crate) use state::{Entry, State};
 pub(crate) use store::Store;
 pub(crate) use view::BackendState;
-pub(crate) use watcher::Watcher;
+pub(crate) use watcher::{Told, Watcher};

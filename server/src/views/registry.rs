@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
         assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
         let mut watcher = reader.watch(None, false);
-        let step = watcher.next().await.unwrap();
+        let step = watcher.next().await.unwrap().step;
         let suspended = super::super::BackendState::Suspended;
         assert!(matches!(step, super::super::Step::Backend { state, as_of: None } if state == suspended));
         assert_eq!(watcher.current().0, 0);

@@ -5,7 +5,9 @@
 //! slow, and nobody waits for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 
 use super::state::Entry;
 use crate::types::Revision;
@@ -54,6 +56,7 @@ pub(crate) struct Delta {
     pub(crate) revision: Revision,
     /// To be applied in this order: the watched path first, then by name. Never empty.
     pub(crate) changes: Vec<Change>,
+    parts: OnceLock<Box<[Bytes]>>,
 }
 
 impl Edit {
@@ -94,7 +97,12 @@ impl Delta {
             }
             changes.push(Change { kind, name: edit.name.clone(), entry: edit.after.clone() });
         }
-        Self { revision, changes }
+        Self { revision, changes, parts: OnceLock::new() }
+    }
+
+    /// The bytes of the messages that tell it, which the first that wants them makes.
+    pub(crate) fn parts(&self, make: impl FnOnce(&Self) -> Box<[Bytes]>) -> &[Bytes] {
+        self.parts.get_or_init(|| make(self))
     }
 }
 
@@ -107,7 +115,6 @@ struct Moment {
     until: Revision,
     /// What led here from the moment before.
     edits: Vec<Edit>,
-    delta: Arc<Delta>,
     cost: usize,
 }
 
@@ -126,6 +133,8 @@ pub(super) enum Since {
 #[derive(Debug)]
 pub(super) struct Ring {
     moments: VecDeque<Moment>,
+    /// The deltas to the newest moment that were asked for, by where the one who asked was.
+    deltas: VecDeque<(Revision, Arc<Delta>)>,
     cost: usize,
     limits: Limits,
 }
@@ -140,12 +149,13 @@ pub(super) struct Limits {
 impl Ring {
     /// A ring that knows nothing.
     pub(super) fn new(limits: Limits) -> Self {
-        Self { moments: VecDeque::new(), cost: 0, limits }
+        Self { moments: VecDeque::new(), deltas: VecDeque::new(), cost: 0, limits }
     }
 
     /// Forgets everything, and begins with this revision.
     pub(super) fn restart(&mut self, revision: Revision) {
         self.moments.clear();
+        self.deltas.clear();
         self.cost = 0;
         self.push(revision, Vec::new());
     }
@@ -154,15 +164,14 @@ impl Ring {
     pub(super) fn push(&mut self, revision: Revision, edits: Vec<Edit>) {
         const MOMENT: usize = 128;
         let cost = MOMENT + edits.iter().map(Edit::cost).sum::<usize>();
-        let delta = Arc::new(Delta::new(revision, &edits));
-        self.moments.push_back(Moment { from: revision, until: revision, edits, delta, cost });
+        self.deltas.clear();
+        self.moments.push_back(Moment { from: revision, until: revision, edits, cost });
         self.cost += cost;
         while self.moments.len() > 2 && (self.moments.len() > self.limits.moments || self.cost > self.limits.bytes) {
             self.moments.pop_front();
             // Nobody asks how what is now the oldest moment came to be.
             if let Some(oldest) = self.moments.front_mut() {
                 (oldest.edits, oldest.cost) = (Vec::new(), MOMENT);
-                oldest.delta = Arc::new(Delta::new(oldest.from, &[]));
             }
             self.cost = self.moments.iter().map(|moment| moment.cost).sum();
         }
@@ -171,26 +180,42 @@ impl Ring {
     /// Goes on to a revision with the same content, and with no other content between.
     pub(super) fn extend(&mut self, revision: Revision) {
         match self.moments.back_mut() {
-            Some(last) => last.until = revision,
+            Some(last) => {
+                last.until = revision;
+                self.deltas.clear();
+            }
             None => self.push(revision, Vec::new()),
         }
     }
 
     /// What has changed since a revision.
-    pub(super) fn since(&self, revision: Revision) -> Since {
+    pub(super) fn since(&mut self, revision: Revision) -> Since {
         // The first moment that ends at or after it; they are in the order of revisions.
         let index = self.moments.partition_point(|moment| moment.until < revision);
-        match self.moments.get(index) {
-            Some(moment) if moment.from <= revision => {}
+        let from = match self.moments.get(index) {
+            Some(moment) if moment.from <= revision => moment.from,
             _ => return Since::Forgotten,
+        };
+        if index + 1 == self.moments.len() {
+            return Since::Nothing;
         }
-        let later = self.moments.range(index + 1..);
-        let delta = match later.len() {
-            0 => return Since::Nothing,
-            1 => self.moments[index + 1].delta.clone(),
-            _ => Arc::new(merge(self.revision(), later.flat_map(|moment| &moment.edits))),
+        let delta = match self.deltas.iter().find(|(known, _)| *known == from) {
+            Some((_, delta)) => delta.clone(),
+            None => self.make_delta(index, from),
         };
         if delta.changes.is_empty() { Since::Nothing } else { Since::Changes(delta) }
+    }
+
+    /// Those who are not far behind are at few different places: what leads them on is made once for all at each.
+    fn make_delta(&mut self, index: usize, from: Revision) -> Arc<Delta> {
+        const MOST: usize = 16;
+        let later = self.moments.range(index + 1..);
+        let delta = Arc::new(merge(self.revision(), later.flat_map(|moment| &moment.edits)));
+        if self.deltas.len() >= MOST {
+            self.deltas.pop_front();
+        }
+        self.deltas.push_back((from, delta.clone()));
+        delta
     }
 
     fn revision(&self) -> Revision {
@@ -230,7 +255,7 @@ mod tests {
         Edit { name: name.into(), before, after }
     }
 
-    fn told(ring: &Ring, since: i64) -> String {
+    fn told(ring: &mut Ring, since: i64) -> String {
         match ring.since(Revision(since)) {
             Since::Nothing => "nothing".into(),
             Since::Forgotten => "forgotten".into(),
@@ -253,24 +278,24 @@ mod tests {
     fn changes_that_undo_each_other_are_not_told() {
         let mut ring = ring();
         ring.push(Revision(40), vec![edit("a", Some("1"), None), edit("b", Some("1"), Some("2"))]);
-        assert_eq!(told(&ring, 10), "40: Added b");
-        assert_eq!(told(&ring, 20), "40: Removed a, Added b");
-        assert_eq!(told(&ring, 30), "40: Removed a, Updated b");
-        assert_eq!(told(&ring, 40), "nothing");
+        assert_eq!(told(&mut ring, 10), "40: Added b");
+        assert_eq!(told(&mut ring, 20), "40: Removed a, Added b");
+        assert_eq!(told(&mut ring, 30), "40: Removed a, Updated b");
+        assert_eq!(told(&mut ring, 40), "nothing");
         ring.push(Revision(50), vec![edit("b", Some("2"), None)]);
-        assert_eq!(told(&ring, 10), "nothing");
+        assert_eq!(told(&mut ring, 10), "nothing");
     }
 
     #[test]
     fn a_revision_that_the_ring_never_had_is_answered_only_if_nothing_else_was_there() {
         let mut ring = ring();
-        assert_eq!(told(&ring, 25), "forgotten");
+        assert_eq!(told(&mut ring, 25), "forgotten");
         ring.extend(Revision(35));
-        assert_eq!(told(&ring, 33), "nothing");
+        assert_eq!(told(&mut ring, 33), "nothing");
         ring.push(Revision(40), Vec::new());
-        assert_eq!(told(&ring, 33), "nothing");
-        assert_eq!(told(&ring, 38), "forgotten");
-        assert_eq!(told(&ring, 41), "forgotten");
+        assert_eq!(told(&mut ring, 33), "nothing");
+        assert_eq!(told(&mut ring, 38), "forgotten");
+        assert_eq!(told(&mut ring, 41), "forgotten");
     }
 
     #[test]
@@ -278,12 +303,34 @@ mod tests {
         let mut ring = ring();
         let gone = vec![edit("", Some(""), None), edit("a", Some("1"), None), edit("b", Some("1"), None)];
         ring.push(Revision(40), gone);
-        assert_eq!(told(&ring, 30), "40: Deleted ");
-        assert_eq!(told(&ring, 20), "40: Deleted ");
+        assert_eq!(told(&mut ring, 30), "40: Deleted ");
+        assert_eq!(told(&mut ring, 20), "40: Deleted ");
         let back = vec![edit("", None, Some("new")), edit("b", None, Some("1"))];
         ring.push(Revision(50), back);
-        assert_eq!(told(&ring, 40), "50: Created , Added b");
-        assert_eq!(told(&ring, 30), "50: DataChanged , Removed a");
+        assert_eq!(told(&mut ring, 40), "50: Created , Added b");
+        assert_eq!(told(&mut ring, 30), "50: DataChanged , Removed a");
+    }
+
+    #[test]
+    fn those_who_are_equally_far_share_a_delta() {
+        let mut ring = ring();
+        let delta = |ring: &mut Ring, since| match ring.since(Revision(since)) {
+            Since::Changes(delta) => delta,
+            other => panic!("{other:?}"),
+        };
+        for since in [10, 20] {
+            assert!(Arc::ptr_eq(&delta(&mut ring, since), &delta(&mut ring, since)));
+        }
+        let before = delta(&mut ring, 20);
+        ring.extend(Revision(35));
+        assert_eq!((before.revision, delta(&mut ring, 20).revision), (Revision(30), Revision(35)));
+        for moment in 4..50 {
+            ring.push(Revision(10 * moment), vec![edit("a", None, Some("1"))]);
+        }
+        for since in 1..49 {
+            delta(&mut ring, 10 * since);
+        }
+        assert!(ring.deltas.len() <= 16);
     }
 
     #[test]
@@ -293,11 +340,11 @@ mod tests {
         for revision in 2..=10 {
             ring.push(Revision(revision), vec![edit("a", Some("x"), Some(&revision.to_string()))]);
         }
-        assert_eq!(told(&ring, 7), "forgotten");
-        assert_eq!(told(&ring, 8), "10: Updated a");
+        assert_eq!(told(&mut ring, 7), "forgotten");
+        assert_eq!(told(&mut ring, 8), "10: Updated a");
         let large = "x".repeat(200_000);
         ring.push(Revision(11), vec![edit("a", Some("10"), Some(&large))]);
-        assert_eq!(told(&ring, 9), "forgotten");
-        assert_eq!(told(&ring, 10), "11: Updated a");
+        assert_eq!(told(&mut ring, 9), "forgotten");
+        assert_eq!(told(&mut ring, 10), "11: Updated a");
     }
 }

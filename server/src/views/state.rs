@@ -1,11 +1,12 @@
 //! What a view knows: one consistent moment of a path and what is below it. Pure.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::by_name::ByName;
+use super::ready::{Form, Made, Ready};
 use super::ring::Edit;
 use super::scope::{Scope, parent_of};
 use crate::types::{NodePath, Revision, Stat, Zxid};
@@ -44,9 +45,10 @@ pub(crate) struct State {
     /// The path's own node; `None` when it does not exist.
     pub(crate) node: Option<Arc<Entry>>,
     /// By name, or by relative path (`a/b`) if recursive; in the order of bytes.
-    pub(crate) children: BTreeMap<Arc<str>, Arc<Entry>>,
+    pub(crate) children: ByName<Arc<Entry>>,
     /// How many direct children each inner node has, to compare with its stat. Kept for recursive states alone.
-    counts: HashMap<Arc<str>, usize>,
+    counts: ByName<usize>,
+    ready: Ready,
 }
 
 /// What was read of the path's own node.
@@ -73,8 +75,8 @@ pub(super) struct Difference {
 impl State {
     /// A path of which nothing is known yet.
     pub(super) fn empty(path: NodePath, recursive: bool) -> Self {
-        let (children, counts) = (BTreeMap::new(), HashMap::new());
-        Self { path, recursive, revision: Revision(0), node: None, children, counts }
+        let (children, counts, ready) = (ByName::default(), ByName::default(), Ready::default());
+        Self { path, recursive, revision: Revision(0), node: None, children, counts, ready }
     }
 
     /// A state as it was kept.
@@ -91,6 +93,17 @@ impl State {
         Scope { path: self.path.clone(), recursive: self.recursive }
     }
 
+    /// Bytes made of this state: the part of that form that begins after a name. Made once for all, for as long as it is
+    /// the present state of its view.
+    pub(crate) fn part(&self, form: Form, after: Option<&Arc<str>>, make: impl FnOnce() -> Made) -> Made {
+        self.ready.part(form, after, make)
+    }
+
+    /// There is a later state: what was made of this one is dropped.
+    pub(super) fn retire(&self) {
+        self.ready.close();
+    }
+
     /// Whether the path exists.
     pub(crate) fn exists(&self) -> bool {
         self.node.is_some()
@@ -101,6 +114,7 @@ impl State {
     /// The revision never falls: what goes away leaves its mark in a parent's pzxid, which is larger than all it had.
     pub(super) fn apply(&mut self, node: NodeRead, reads: Reads, moment: Zxid) -> Difference {
         let before = self.revision;
+        self.ready = Ready::default();
         let mut difference = Difference { edits: Vec::new(), is_pure: true };
         match node {
             NodeRead::Present(entry) => {
@@ -128,10 +142,10 @@ impl State {
         let before = self.revision;
         let mut edits = Vec::new();
         edits.extend(Edit::of("".into(), self.node.as_ref(), next.node.as_ref()));
-        for (name, entry) in &self.children {
+        for (name, entry) in self.children.iter() {
             edits.extend(Edit::of(name.clone(), Some(entry), next.children.get(name)));
         }
-        let added = next.children.iter().filter(|(name, _)| !self.children.contains_key(*name));
+        let added = next.children.iter().filter(|(name, _)| !self.children.contains(name));
         edits.extend(added.filter_map(|(name, entry)| Edit::of(name.clone(), None, Some(entry))));
         edits.sort_by(|one, other| one.name.cmp(&other.name));
         *self = next;
@@ -163,7 +177,7 @@ impl State {
             parent.is_none_or(|parent| parent.is_readable)
         });
         let Some(entry) = read else {
-            difference.is_pure &= self.children.contains_key(&name);
+            difference.is_pure &= self.children.contains(&name);
             self.remove_below(&name, difference);
             self.remove(&name, difference);
             return;
@@ -192,7 +206,7 @@ impl State {
         let prefix = format!("{name}/");
         let below: Vec<_> = self
             .children
-            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
+            .after(&prefix)
             .map(|(name, _)| name.clone())
             .take_while(|name| name.starts_with(&prefix))
             .collect();
@@ -204,8 +218,8 @@ impl State {
     fn remove_all(&mut self, difference: &mut Difference) {
         difference.edits.extend(Edit::of("".into(), self.node.take().as_ref(), None));
         let children = std::mem::take(&mut self.children);
-        difference.edits.extend(children.into_iter().filter_map(|(name, entry)| Edit::of(name, Some(&entry), None)));
-        self.counts.clear();
+        difference.edits.extend(children.iter().filter_map(|(name, entry)| Edit::of(name.clone(), Some(entry), None)));
+        self.counts = ByName::default();
     }
 
     fn raise(&mut self, zxid: i64) {
@@ -216,11 +230,12 @@ impl State {
         if !self.recursive {
             return;
         }
-        let parent: Arc<str> = parent_of(name).unwrap_or_default().into();
-        let count = self.counts.entry(parent).or_default();
-        *count = count.saturating_add_signed(change);
-        if *count == 0 {
-            self.counts.remove(parent_of(name).unwrap_or_default());
+        let parent = parent_of(name).unwrap_or_default();
+        let count = self.counts.get(parent).copied().unwrap_or_default().saturating_add_signed(change);
+        if count == 0 {
+            self.counts.remove(parent);
+        } else {
+            self.counts.insert(parent.into(), count);
         }
     }
 
@@ -231,7 +246,7 @@ impl State {
         let mut gained: HashMap<&str, isize> = HashMap::new();
         for (name, read) in reads {
             let parent = parent_of(name).unwrap_or_default();
-            let gain = isize::from(read.is_some()) - isize::from(self.children.contains_key(name));
+            let gain = isize::from(read.is_some()) - isize::from(self.children.contains(name));
             *gained.entry(parent).or_default() += gain;
         }
         let count = |parent: &str| {
@@ -258,8 +273,10 @@ impl State {
     /// Whether the whole state has as many children everywhere as ZooKeeper says.
     pub(super) fn agrees(&self) -> bool {
         let Some(node) = &self.node else { return self.children.is_empty() };
-        let all = if self.recursive { &self.children } else { &BTreeMap::new() };
-        let reads = all.iter().map(|(name, entry)| (name.clone(), Some(entry.clone()))).collect();
+        let mut reads = Reads::new();
+        if self.recursive {
+            reads.extend(self.children.iter().map(|(name, entry)| (name.clone(), Some(entry.clone()))));
+        }
         self.would_agree(&NodeRead::Present(node.clone()), &reads)
     }
 }
@@ -319,7 +336,7 @@ mod tests {
         let difference =
             state.apply(present("", stat(1, 1, 7, 2)), reads([("a", node("1", stat(7, 7, 7, 0)))]), Zxid(7));
         assert!(difference.edits.is_empty() && !difference.is_pure);
-        assert_eq!((state.revision, state.children["a"].stat.czxid), (Revision(7), 7));
+        assert_eq!((state.revision, state.children.get("a").unwrap().stat.czxid), (Revision(7), 7));
     }
 
     #[test]
@@ -362,7 +379,7 @@ mod tests {
         assert!(tree.agrees());
         let difference = tree.apply(present("", stat(1, 1, 9, 2)), reads([("a", None)]), Zxid(9));
         assert_eq!(names(&difference), ["a", "a/x", "a/x/y"]);
-        assert_eq!(tree.children.keys().map(|name| &**name).collect::<Vec<_>>(), ["a-b", "b"]);
+        assert_eq!(tree.children.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["a-b", "b"]);
         assert!(tree.agrees());
     }
 

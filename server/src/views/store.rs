@@ -349,7 +349,7 @@ mod tests {
 
     async fn names(store: &Store, path: &str) -> Option<Vec<String>> {
         let stored = store.load(&scope(path)).await?;
-        Some(stored.state.children.keys().map(ToString::to_string).collect())
+        Some(stored.state.children.iter().map(|(name, _)| name.to_string()).collect())
     }
 
     fn view_files(directory: &TempDir) -> Vec<std::path::PathBuf> {

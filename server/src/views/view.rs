@@ -163,6 +163,7 @@ impl View {
             return false;
         }
         let before = state.revision;
+        state.retire();
         let difference = Arc::make_mut(state).apply(moment.node, moment.reads, moment.zxid);
         let revision = state.revision;
         let mut is_news = known.settle(moment.zxid, moment.barrier);
@@ -184,6 +185,7 @@ impl View {
         match &mut known.state {
             Some(state) if zxid.0 <= 0 || zxid.0 >= state.revision.0 => {
                 let before = state.revision;
+                state.retire();
                 let difference = Arc::make_mut(state).replace(next, zxid);
                 let revision = state.revision;
                 if revision > before {
@@ -193,6 +195,7 @@ impl View {
             }
             state => {
                 if let Some(state) = state {
+                    state.retire();
                     let (before, after) = (state.revision.0, next.revision.0);
                     tracing::warn!(path = %self.scope.path, before, after, "zookeeper went back in time");
                     known.era += 1;

@@ -16,6 +16,15 @@ const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait before a server that is behind is asked again.
 const LAG: Duration = Duration::from_millis(20);
 
+/// What a watcher is told, and how far it can be trusted.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// What it is told.
+    pub(crate) step: Step,
+    /// Whether that may be out of date, since ZooKeeper can't be reached.
+    pub(crate) is_stale: bool,
+}
+
 /// One who watches: a cursor and nothing else, so that a slow one costs nothing, and gets net changes or a snapshot.
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -25,6 +34,8 @@ pub(crate) struct Watcher {
     /// When it is looked again whether ZooKeeper can be reached, while something is missing that only ZooKeeper knows.
     /// Kept here, since a heartbeat may end each call of `next` sooner than that.
     patience_ends: Instant,
+    /// That it was looked again whether ZooKeeper hides the path: that may have been long ago.
+    is_checked: bool,
     /// Since when the server has been known to be behind the client.
     is_behind_since: Option<Instant>,
 }
@@ -33,7 +44,8 @@ impl Watcher {
     pub(super) fn new(reader: Reader, since: Option<Revision>, full: bool) -> Self {
         let news = reader.view().news();
         let patience_ends = Instant::now() + reader.settings().patience;
-        Self { reader, news, cursor: Cursor::new(since, full), patience_ends, is_behind_since: None }
+        let cursor = Cursor::new(since, full);
+        Self { reader, news, cursor, patience_ends, is_checked: false, is_behind_since: None }
     }
 
     /// The next thing to tell. First a snapshot; or, with a revision to go on from, the net changes since, or
@@ -45,32 +57,37 @@ impl Watcher {
     ///
     /// # Cancellation
     /// Safe: what was not returned is told by the next call.
-    pub(crate) async fn next(&mut self) -> Result<Step, Error> {
-        if self.reader.view().known().is_forbidden {
-            // It may have been long ago; whoever begins to watch has it looked at again.
+    pub(crate) async fn next(&mut self) -> Result<Told, Error> {
+        if !self.is_checked && self.reader.view().known().is_forbidden {
             self.reader.cached().await?;
         }
+        self.is_checked = true;
         loop {
             self.news.borrow_and_update();
-            if self.reader.view().known().is_forbidden {
-                return Err(Error::NoAuth { path: self.reader.view().scope.path.clone() });
-            }
-            let next = self.cursor.advance(&self.reader.view().known());
+            let next = self.look()?;
             let step = match next {
                 Next::Tell(step) => Some(step),
                 Next::Wait => self.wait().await,
                 Next::CatchUp(revision) => self.catch_up(revision).await?,
             };
             if let Some(step) = step {
-                return Ok(step);
+                return Ok(Told { step, is_stale: self.is_stale() });
             }
         }
+    }
+
+    fn look(&mut self) -> Result<Next, Error> {
+        let mut known = self.reader.view().known();
+        if known.is_forbidden {
+            return Err(Error::NoAuth { path: self.reader.view().scope.path.clone() });
+        }
+        Ok(self.cursor.advance(&mut known))
     }
 
     /// For a heartbeat: the revision of the state that was told, or a later one if it is still the state. While nothing
     /// has been told: the one that the watch goes on from, or zero.
     pub(crate) fn current(&mut self) -> Revision {
-        self.cursor.revision(&self.reader.view().known())
+        self.cursor.revision(&mut self.reader.view().known())
     }
 
     /// Whether what was told may be out of date, since ZooKeeper can't be reached.
@@ -113,7 +130,7 @@ impl Watcher {
             tokio::time::sleep(LAG).await;
             return Ok(None);
         }
-        match self.cursor.settle(&self.reader.view().known()) {
+        match self.cursor.settle(&mut self.reader.view().known()) {
             Next::Tell(step) => Ok(Some(step)),
             Next::Wait | Next::CatchUp(_) => Ok(None),
         }

@@ -18,7 +18,7 @@ use super::layout::{self, FENCES, LEASES};
 use super::session::Session;
 use super::watches::Watches;
 use super::writer::{CommitError, Committed, Guard, Unit, Writer};
-use super::{Config, Error};
+use super::{Config, Error, writer};
 use crate::types::SessionId;
 
 /// How many bytes of ephemeral paths one session holds at most. ZooKeeper writes them into one log record when the
@@ -64,6 +64,15 @@ impl Owner {
     /// Commits a unit without a guard.
     pub(crate) async fn commit(&self, ops: Vec<Request>) -> Result<Committed, CommitError> {
         self.0.writer.commit(Unit { guard: Guard::None, ops }).await
+    }
+
+    /// Commits operations by themselves, without a guard. They are sent when this is called: what is asked of the session
+    /// after the call is carried out after them.
+    pub(crate) fn commit_now(
+        &self,
+        ops: &[Request],
+    ) -> impl Future<Output = Result<Committed, CommitError>> + Send + use<> {
+        writer::send_one(self.session(), Vec::new(), ops)
     }
 
     /// When the last write that ZooKeeper answered was sent; moves with every heartbeat.

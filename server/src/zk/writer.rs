@@ -470,7 +470,11 @@ async fn send_singles(
 }
 
 /// Sends one unit, now.
-fn send_one(session: &Session, guards: Vec<Request>, ops: &[Request]) -> impl Future<Output = Outcome> + Send + use<> {
+pub(super) fn send_one(
+    session: &Session,
+    guards: Vec<Request>,
+    ops: &[Request],
+) -> impl Future<Output = Outcome> + Send + use<> {
     let guard_count = guards.len();
     let sent = send(session, guards, &[ops]);
     async move {

@@ -122,6 +122,56 @@ async fn a_watch_that_nobody_reads_slows_nobody() {
 }
 
 #[tokio::test]
+async fn a_thousand_stalled_watches_cost_little_and_a_thousand_live_ones_nothing() {
+    const WATCHES: usize = 1000;
+    /// What a stalled watch may occupy while it misses 100 times 50 KB: its place, and a share of what all are told.
+    const MOST: usize = 64 * 1024;
+    let s = ARM.setting("streams").await;
+    put(&s.client, "/crowd", text("")).await.unwrap();
+    put(&s.client, "/crowd/one", text("")).await.unwrap();
+    let request = || WatchRequest { path: "/crowd".into(), ..Default::default() };
+    let before = s.server.resident_bytes();
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let client = s.server.stalled_client().await;
+        for _ in 0..WATCHES / 2 {
+            stalled.push(soon("headers of Watch", client.clone().watch(request())).await.unwrap());
+        }
+    }
+    let mut reading = Watching::start(&s.client, "/crowd").await;
+    for number in 0..100 {
+        let value = format!("{number} {}", "x".repeat(50 * 1024));
+        put(&s.client, "/crowd/one", text(&value)).await.unwrap();
+        reading.until("the value", |known| known.child("one")["text"] == value.as_str()).await;
+    }
+    let each = s.server.resident_bytes().saturating_sub(before) / WATCHES;
+    println!("{each} bytes for each stalled watch");
+    assert!(each < MOST, "{each} bytes for each stalled watch");
+
+    let mut live = JoinSet::new();
+    let end = "29";
+    for _ in 0..4 {
+        let client = s.server.client().await;
+        for _ in 0..WATCHES / 4 {
+            let mut watching = Watching::start(&client, "/crowd").await;
+            live.spawn(async move {
+                watching.until("the end", |known| known.child("two")["text"] == end).await;
+                assert_eq!(watching.snapshots, 1);
+            });
+        }
+    }
+    for number in 0..30 {
+        put(&s.client, "/crowd/two", text(&number.to_string())).await.unwrap();
+    }
+    while let Some(ended) = live.join_next().await {
+        ended.unwrap();
+    }
+    // They stand: nobody was dropped.
+    assert_eq!(stalled.len(), WATCHES);
+    s.server.wait_for_streams(WATCHES + 1).await;
+}
+
+#[tokio::test]
 async fn a_deadline_ends_a_lock_and_a_watch() {
     let s = ARM.setting("streams").await;
     let mut request = tonic::Request::new(AcquireLockRequest { ..lock("/deadline", "me") });

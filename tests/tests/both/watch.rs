@@ -285,6 +285,54 @@ async fn a_large_state_comes_in_parts() {
     assert_eq!(names, (0..10).map(|number| number.to_string()).collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn a_view_that_nobody_uses_is_dropped_and_one_that_is_watched_is_not() {
+    let s = ARM.setting_with("watch", &["--view-idle", "1s"]).await;
+    s.bare.create("/idle/one", b"1").await;
+    s.bare.create("/watched/one", b"1").await;
+    let mut watching = Watching::start(&s.client, "/watched").await;
+    s.client.clone().get(latest("/idle")).await.unwrap();
+    s.server.wait_for_metric("rollcall_views 2").await;
+    s.server.wait_for_metric("rollcall_views 1").await;
+    s.bare.create("/idle/two", b"2").await;
+    s.bare.create("/watched/two", b"2").await;
+    watching.until("the second", |known| known.names() == ["one", "two"]).await;
+    assert_eq!(watching.snapshots, 1);
+    let answer = s.client.clone().get(latest("/idle")).await.unwrap().into_inner();
+    assert_eq!(answer.node.unwrap().children.len(), 2);
+    drop(watching);
+    s.server.wait_for_metric("rollcall_views 0").await;
+}
+
+#[tokio::test]
+async fn fifty_thousand_children_fit_every_clients_limits() {
+    const COUNT: usize = 50_000;
+    let s = ARM.setting("watch").await;
+    s.bare.create("/crowd", b"").await;
+    for chunk in 0..COUNT / 500 {
+        let names = (0..500).map(|number| format!("/crowd/server-{:05}.example.com:8080", chunk * 500 + number));
+        s.bare.create_many(names, br#"{"host":"server","port":8080}"#).await;
+    }
+    // Messages are at most 2 MiB, or this client refuses them.
+    let mut watching = Watching::start(&s.client, "/crowd").await;
+    watching.until("all children", |known| known.children.len() == COUNT).await;
+    assert_eq!(watching.snapshots, 1);
+    let (mut names, mut token) = (0, String::new());
+    loop {
+        let request = v1::GetRequest { path: "/crowd".into(), page_token: token, ..Default::default() };
+        let answer = s.client.clone().get(request).await.unwrap().into_inner();
+        names += answer.node.unwrap().children.len();
+        token = answer.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, COUNT);
+    s.bare.create("/crowd/one more", b"1").await;
+    watching.until("one more", |known| known.child("one more") == json!({"text": "1"})).await;
+    assert_eq!((watching.snapshots, watching.changes.len()), (1, 1));
+}
+
 /// Creates, changes and deletes at random below a path, and now and then the path itself.
 async fn churn(bare: &Bare, root: &str, steps: usize, random: &mut StdRng) {
     let mut names: BTreeMap<String, u32> = BTreeMap::new();

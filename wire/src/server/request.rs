@@ -261,8 +261,8 @@ fn parts(decoder: &mut Decoder, wanted: Parts) -> Result<Vec<Request>, Malformed
     }
 }
 
-/// In a multi the mode of a create says which operation it is: ZooKeeper looks at it while it reads the part, and forgets
-/// a time to live that the mode has no use for.
+/// In a multi the mode of a create says which operation it is: ZooKeeper looks at it while it reads the part, and
+/// forgets a time to live that the mode has no use for.
 fn as_part(part: Request) -> Result<Request, Malformed> {
     const CONTAINER: i32 = 4;
     let Request::Create { path, data, acl, flags, kind } = part else { return Ok(part) };

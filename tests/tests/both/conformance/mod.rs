@@ -1,13 +1,17 @@
 //! Every behaviour of ZooKeeper that the server relies on, as a case, for a client that speaks the protocol by hand.
+//! Who in `server/src` relies on what:
 //!
-//! | cases | what is relied on | by whom in `server/src` |
-//! | --- | --- | --- |
-//! | `sessions` | being granted, taken up, moved, refused, over; what goes with one, and in what order | `zk/session.rs`, `zk/pool.rs`; fences and evidence: `sessions/claims.rs`, `locks/life.rs`, `locks/reaper.rs` |
-//! | `writes` | versions, transactions, refusals, sequential names, access control lists, the frame limit | `zk/calls.rs`, `zk/writer.rs`, `durable.rs`, `locks/attempt.rs`, `locks/node.rs` |
-//! | `multi` | all or nothing, one transaction, the parts' answers; the multis of a takeover, a delete, a grant | `zk/writer.rs`, `sessions/claims.rs`, `locks/attempt.rs`, `locks/lasting.rs`, `durable.rs` |
-//! | `reads` | multi reads, stats, `sync`, the transaction in a read's header | `views/fetch.rs`, `views/state.rs`, `durable.rs`, `locks/describe.rs` |
-//! | `watches` | what is told, once, in which order, before which answer, and what is not | `zk/hub.rs`, `zk/watches.rs`, `views/rounds.rs`, `sessions/entry.rs`, `locks/line.rs` |
-//! | `mortal` | nothing in the server: containers and nodes with a time to live of others who share the tree | |
+//! - `sessions`: what is granted, taken up, moved, refused, over; what goes with a session, and in what order.
+//!   `zk/session.rs`, `zk/pool.rs`; for fences and evidence `sessions/claims.rs`, `locks/life.rs`, `locks/reaper.rs`.
+//! - `writes`: versions, transactions, refusals, sequential names, access control lists, the frame limit.
+//!   `zk/calls.rs`, `zk/writer.rs`, `durable.rs`, `locks/attempt.rs`, `locks/node.rs`, `locks/queue.rs`.
+//! - `multi`: all or nothing, one transaction, the parts' answers; the multis of a takeover, a removal, a grant.
+//!   `zk/writer.rs`, `sessions/claims.rs`, `locks/attempt.rs`, `locks/lasting.rs`, `durable.rs`.
+//! - `reads`: multi reads, stats, `sync`, the transaction in a read's header.
+//!   `views/fetch.rs`, `views/state.rs`, `durable.rs`, `locks/describe.rs`.
+//! - `watches`: what is told, once, in which order, before which answer, and what is not.
+//!   `zk/hub.rs`, `zk/watches.rs`, `views/rounds.rs`, `sessions/entry.rs`, `locks/line.rs`.
+//! - `mortal`, and what `setWatches2` tells: nobody; others who share the tree.
 
 mod mortal;
 mod multi;

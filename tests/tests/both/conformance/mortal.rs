@@ -1,5 +1,5 @@
-//! Containers, and nodes with a time to live: not the server's, but of others who share the tree. Each case has a server
-//! of its own, which looks through them all the time.
+//! Containers, and nodes with a time to live: not the server's, but of others who share the tree. Each case has a
+//! server of its own, which looks through them all the time.
 
 use std::time::Duration;
 

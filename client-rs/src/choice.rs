@@ -1,0 +1,182 @@
+//! Which replica to talk to: sticky while it answers, another at once when it does not, with a growing pause before the
+//! same is tried again. Pure: the time and the seed are given.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
+
+/// The shortest and the longest pause before a replica that has failed is tried again. Each is jittered down to half.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// The longest pause that a replica may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(30);
+
+/// Which of several replicas to use. One owner; everybody's failures and successes come together here.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    replicas: Vec<Health>,
+    current: usize,
+    rng: StdRng,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Health {
+    /// Rises with each failure, so that many streams that break at once count as one.
+    era: u64,
+    failures: u32,
+    avoid_until: Option<Instant>,
+}
+
+/// A replica that was chosen, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    pub(crate) index: usize,
+    era: u64,
+}
+
+/// What a choice comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Use(Chosen),
+    /// Every replica has failed lately: choose again then.
+    Wait(Instant),
+}
+
+impl Choice {
+    pub(crate) fn new(count: usize, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        // Clients that start together do not all begin with the first.
+        let current = rng.random_range(0..count);
+        Self { replicas: vec![Health::default(); count], current, rng }
+    }
+
+    /// Chooses; `but` only when there is no other.
+    pub(crate) fn choose(&mut self, now: Instant, but: Option<usize>) -> Verdict {
+        let is_free = |health: &Health| health.avoid_until.is_none_or(|until| until <= now);
+        let is_wanted = |index: usize| Some(index) != but || self.replicas.len() == 1;
+        if !(is_wanted(self.current) && is_free(&self.replicas[self.current])) {
+            let candidates: Vec<usize> =
+                (0..self.replicas.len()).filter(|index| is_wanted(*index) && is_free(&self.replicas[*index])).collect();
+            if candidates.is_empty() {
+                let soonest = (0..self.replicas.len())
+                    .filter(|index| is_wanted(*index))
+                    .filter_map(|index| self.replicas[index].avoid_until)
+                    .min();
+                return Verdict::Wait(soonest.unwrap_or(now));
+            }
+            // Not simply the next: the clients of a replica that died spread over all others.
+            self.current = candidates[self.rng.random_range(0..candidates.len())];
+        }
+        Verdict::Use(Chosen { index: self.current, era: self.replicas[self.current].era })
+    }
+
+    /// It answers.
+    pub(crate) fn succeeded(&mut self, chosen: Chosen) {
+        let health = &mut self.replicas[chosen.index];
+        if health.era == chosen.era {
+            (health.failures, health.avoid_until) = (0, None);
+        }
+    }
+
+    /// It does not, or not now; `asked` is the pause that it has asked for. Says whether that was news.
+    pub(crate) fn failed(&mut self, chosen: Chosen, asked: Option<Duration>, now: Instant) -> bool {
+        let health = &mut self.replicas[chosen.index];
+        if health.era != chosen.era {
+            return false;
+        }
+        let grown = PAUSES[0].saturating_mul(1 << health.failures.min(16)).min(PAUSES[1]);
+        let pause = grown.mul_f64(self.rng.random_range(0.5..=1.0)).max(asked.unwrap_or_default().min(LONGEST_ASKED));
+        health.era += 1;
+        health.failures = health.failures.saturating_add(1);
+        health.avoid_until = Some(now + pause);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(choice: &mut Choice, now: Instant) -> Chosen {
+        match choice.choose(now, None) {
+            Verdict::Use(chosen) => chosen,
+            Verdict::Wait(_) => panic!("all are avoided"),
+        }
+    }
+
+    #[test]
+    fn a_replica_that_answers_is_kept() {
+        let mut choice = Choice::new(3, 1);
+        let now = Instant::now();
+        let first = chosen(&mut choice, now);
+        choice.succeeded(first);
+        assert!((0..100).all(|_| chosen(&mut choice, now) == first));
+    }
+
+    #[test]
+    fn another_is_tried_at_once_and_the_same_after_a_growing_pause() {
+        let mut choice = Choice::new(2, 1);
+        let mut now = Instant::now();
+        let (first, _) = (chosen(&mut choice, now), choice.choose(now, None));
+        assert!(choice.failed(first, None, now));
+        assert!(!choice.failed(first, None, now), "streams that break together count once");
+        let second = chosen(&mut choice, now);
+        assert_ne!(second.index, first.index);
+        let mut longest = Duration::ZERO;
+        choice.failed(second, None, now);
+        for _ in 0..40 {
+            let Verdict::Wait(until) = choice.choose(now, None) else { panic!("no pause") };
+            longest = longest.max(until - now);
+            assert!(until - now <= PAUSES[1]);
+            now = until;
+            let again = chosen(&mut choice, now);
+            choice.failed(again, None, now);
+        }
+        assert!(longest > PAUSES[1] / 2, "{longest:?}");
+        let Verdict::Wait(until) = choice.choose(now, None) else { panic!("no pause") };
+        let again = chosen(&mut choice, until);
+        choice.succeeded(again);
+        let again = chosen(&mut choice, until);
+        choice.failed(again, None, until);
+        let Verdict::Wait(next) = choice.choose(until, None) else { panic!("no pause") };
+        assert!(next - until <= PAUSES[1]);
+    }
+
+    #[test]
+    fn a_pause_that_was_asked_for_is_kept_within_reason() {
+        let mut choice = Choice::new(1, 1);
+        let now = Instant::now();
+        let first = chosen(&mut choice, now);
+        choice.failed(first, Some(Duration::from_secs(7)), now);
+        assert_eq!(choice.choose(now, None), Verdict::Wait(now + Duration::from_secs(7)));
+        let again = chosen(&mut choice, now + Duration::from_secs(7));
+        choice.failed(again, Some(Duration::from_secs(3600)), now);
+        assert_eq!(choice.choose(now, None), Verdict::Wait(now + LONGEST_ASKED));
+    }
+
+    #[test]
+    fn one_that_drains_is_left_for_any_other_and_kept_without_one() {
+        let now = Instant::now();
+        let mut two = Choice::new(2, 1);
+        let first = chosen(&mut two, now);
+        let Verdict::Use(other) = two.choose(now, Some(first.index)) else { panic!("there is another") };
+        assert_ne!(other.index, first.index);
+        let mut one = Choice::new(1, 1);
+        assert!(matches!(one.choose(now, Some(0)), Verdict::Use(_)));
+    }
+
+    #[test]
+    fn the_clients_of_one_that_died_spread() {
+        let mut seen = [0; 4];
+        for seed in 0..400 {
+            let mut choice = Choice::new(4, seed);
+            let now = Instant::now();
+            choice.current = 0;
+            let first = chosen(&mut choice, now);
+            choice.failed(first, None, now);
+            seen[chosen(&mut choice, now).index] += 1;
+        }
+        assert!(seen[0] == 0 && seen[1..].iter().all(|count| *count > 80), "{seen:?}");
+    }
+}

@@ -1,0 +1,407 @@
+//! The command line, as clap sees it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rollcall::{Client, Tls};
+
+use super::exit::Failure;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    refused, or failed
+  2    wrong arguments
+  3    there is no such node
+  69   no replica, or no ZooKeeper, could be reached
+  75   lock: not acquired in the time that was given
+  76   lock: lost; COMMAND was ended
+  77   register: somebody else has registered the path since
+  126  COMMAND can't be run; 127: there is none
+  Otherwise COMMAND's own; 128 + N when signal N ended it.";
+
+/// Rollcall from the shell: registrations, lookups, watches, locks.
+#[derive(Debug, Parser)]
+#[command(name = "rollcall", version, after_help = EXIT_CODES, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The replicas, separated by commas; with https:// in front by TLS
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "ROLLCALL_SERVER",
+        default_value = "localhost:7700",
+        value_name = "HOST:PORT[,…]"
+    )]
+    pub(crate) server: String,
+
+    /// How long a call may take, with all replicas that are tried
+    #[arg(long, global = true, default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// The token to show to the replicas; better in the environment, where nobody else sees it
+    #[arg(long, global = true, env = "ROLLCALL_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+
+    /// Connect by TLS
+    #[arg(long, global = true)]
+    pub(crate) tls: bool,
+
+    /// Trust this authority and no other (PEM); means --tls
+    #[arg(long, global = true, env = "ROLLCALL_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Show this certificate (PEM); means --tls
+    #[arg(long, global = true, env = "ROLLCALL_CERT", value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The key of the certificate (PEM)
+    #[arg(long, global = true, env = "ROLLCALL_KEY", value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// Colours
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    pub(crate) color: Color,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+impl Global {
+    /// A client; nothing is connected yet.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        self.client_of(&self.server)
+    }
+
+    /// The same, of these replicas.
+    pub(crate) fn client_of(&self, server: &str) -> Result<Client, Failure> {
+        let mut connect = Client::connect(server).timeout(self.timeout);
+        if let Some(token) = &self.token {
+            connect = connect.token(token);
+        }
+        if self.tls || self.ca.is_some() || self.cert.is_some() {
+            let mut tls = Tls::system();
+            if let Some(file) = &self.ca {
+                tls = tls.ca_certificate(read(file)?);
+            }
+            if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+                tls = tls.identity(read(cert)?, read(key)?);
+            }
+            connect = connect.tls(tls);
+        }
+        connect.lazy().map_err(Failure::usage)
+    }
+}
+
+fn read(file: &PathBuf) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a node and its children
+    #[command(
+        after_help = "Examples:\n  rollcall get /services/ssh\n  rollcall get -r --data -o json /services | jq .\n  \
+        rollcall get /services/ssh --wait 30s     # until somebody is registered"
+    )]
+    Get(GetArgs),
+    /// Show everything below a node as a tree
+    #[command(after_help = "Example:\n  rollcall tree /services --data")]
+    Tree(TreeArgs),
+    /// Follow a node as it changes
+    #[command(
+        after_help = "Examples:\n  rollcall watch /services/ssh\n  rollcall watch /services/ssh -o json | while read -r line; do …; done\n  \
+        rollcall watch /services/web --exec 'render-haproxy && systemctl reload haproxy'"
+    )]
+    Watch(WatchArgs),
+    /// Register a path: until Ctrl-C, while COMMAND runs, or while a check passes
+    #[command(after_help = "Examples:\n  rollcall register /services/ssh/$(hostname):22 --data port=22\n  \
+        rollcall register /services/web/$(hostname):80 --check 'curl -fsS localhost/health' --every 5s\n  \
+        rollcall register /services/web/$(hostname):80 -- gunicorn app:app")]
+    Register(RegisterArgs),
+    /// Take a lock: until Ctrl-C, or while COMMAND runs
+    #[command(
+        after_help = "Examples:\n  rollcall lock /jobs/nightly -- /usr/local/bin/nightly       # now, or not at all\n  \
+        rollcall lock /deploy --wait -- ./deploy.sh                # wait for the turn\n  \
+        rollcall lock /jobs/import -n 3 --wait=10m -- ./import.sh  # three at once\n\n\
+        COMMAND finds the fencing token in ROLLCALL_FENCING_TOKEN and the path in ROLLCALL_LOCK. It leads a process group of\n\
+        its own; when the lock is about to run out, or is lost, the group gets SIGTERM, and SIGKILL before anybody else can\n\
+        hold the lock."
+    )]
+    Lock(LockArgs),
+    /// Give back a lock by the id that «lock --leave» printed
+    #[command(
+        after_help = "Example:\n  id=$(rollcall lock /deploy --ttl 10m --leave) && ./step1 && ./step2; rollcall unlock \"$id\""
+    )]
+    Unlock(UnlockArgs),
+    /// Show who holds a lock and who waits for it
+    #[command(after_help = "Example:\n  rollcall locks /jobs/nightly")]
+    Locks(LocksArgs),
+    /// Write a durable node
+    #[command(
+        after_help = "Examples:\n  rollcall put /config/limits --data open=10\n  rollcall put /config/limits --data @limits.json --version 3\n  \
+        rollcall put /config/motd --text 'hello'"
+    )]
+    Put(PutArgs),
+    /// Delete a durable node
+    #[command(after_help = "Example:\n  rollcall delete /config/old -r")]
+    Delete(DeleteArgs),
+    /// Show how each replica stands
+    #[command(after_help = "Example:\n  rollcall status --server a:7700,b:7700,c:7700")]
+    Status(StatusArgs),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  rollcall completions bash > /etc/bash_completion.d/rollcall")]
+    Completions(CompletionsArgs),
+    /// Ends a process group when the deadlines on standard input pass
+    #[command(name = "__leash", hide = true)]
+    Leash { group: i32 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// As nd_service_registry's ndsr prints it
+    Yaml,
+    /// The same as JSON
+    Json,
+    /// One path a line
+    Dir,
+    /// One line a child
+    Table,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The node
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Show everything below, not only the children
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Show what the nodes hold
+    #[arg(long, short)]
+    pub(crate) data: bool,
+    /// How to print it
+    #[arg(long, short, default_value = "yaml", value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// See every write that was acknowledged before, instead of what the replica remembers
+    #[arg(long)]
+    pub(crate) latest: bool,
+    /// Wait for a child, for at most this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TreeArgs {
+    /// The node
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Show what the nodes hold
+    #[arg(long, short)]
+    pub(crate) data: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WatchFormat {
+    /// A line for each change
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The node; it need not exist
+    pub(crate) path: String,
+    /// Watch everything below, not only the children
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// How to print it
+    #[arg(long, short, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: WatchFormat,
+    /// Run this shell command for each update, the first included, with the state and the changes as JSON on its standard
+    /// input; changes that come while it runs are told together
+    #[arg(long, value_name = "CMD")]
+    pub(crate) exec: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegisterArgs {
+    /// The path to register; the last part is usually HOST:PORT
+    pub(crate) path: String,
+    /// What the node holds: KEY=VALUE, several times, or @FILE with a JSON object. Values that are JSON are taken as JSON
+    #[arg(long, short, value_name = "KEY=VALUE|@FILE")]
+    pub(crate) data: Vec<String>,
+    /// How long the registration outlives this command if it is killed, or loses every replica; 0s: not at all
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// Do not take over a registration that stands
+    #[arg(long)]
+    pub(crate) exclusive: bool,
+    /// Register only while this shell command succeeds
+    #[arg(long, value_name = "CMD")]
+    pub(crate) check: Option<String>,
+    /// How often to check, and how long a check may take
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration, requires = "check")]
+    pub(crate) every: Duration,
+    /// After how many successes in a row to register
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "check")]
+    pub(crate) rise: u32,
+    /// After how many failures in a row to take the registration down
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "check")]
+    pub(crate) fall: u32,
+    /// Register while this runs; signals are passed on to it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// The path of the lock
+    pub(crate) path: String,
+    /// How many may hold the lock at once; all who use it must say the same
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) simultaneous: u32,
+    /// Wait for the lock, for ever or for at most this time. Default: only try
+    #[arg(long, short, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration)]
+    pub(crate) wait: Option<Option<Duration>>,
+    /// How long the lock outlives this command if it is killed, or loses every replica
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// Who you are, for others to see. Default: host name and process id
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// How long COMMAND has between SIGTERM and SIGKILL. Default: a sixth of the ttl, at most 5s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) grace: Option<Duration>,
+    /// Print the lock's id and leave it held for its ttl: «unlock» gives it back
+    #[arg(long, conflicts_with = "command")]
+    pub(crate) leave: bool,
+    /// Say nothing of the queue
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// Hold the lock while this runs; signals are passed on to it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnlockArgs {
+    /// What «lock --leave» printed
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LocksArgs {
+    /// The path of the lock
+    pub(crate) path: String,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// The node to write; it and its parents are made where they are missing
+    pub(crate) path: String,
+    /// What it shall hold: KEY=VALUE, several times, or @FILE with a JSON object. Values that are JSON are taken as JSON
+    #[arg(long, short, value_name = "KEY=VALUE|@FILE", conflicts_with = "text")]
+    pub(crate) data: Vec<String>,
+    /// What it shall hold, as text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Option<String>,
+    /// Only if the node has this version
+    #[arg(long, value_name = "N")]
+    pub(crate) version: Option<i32>,
+    /// Only if there is no node yet
+    #[arg(long, conflicts_with = "version")]
+    pub(crate) create: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The node to delete
+    pub(crate) path: String,
+    /// Delete everything below it too
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Only if the node has this version
+    #[arg(long, value_name = "N")]
+    pub(crate) version: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Where the replicas serve metrics, beside gRPC: a port
+    #[arg(long, default_value_t = 7701, value_name = "PORT")]
+    pub(crate) http_port: u16,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// For which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `20s`, `500ms`, `2m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} does not start with a whole number"))?;
+    let seconds = match unit {
+        "ms" => return Ok(Duration::from_millis(number)),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(format!("{text:?} needs a unit: ms, s, m or h")),
+    };
+    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_lock_is_tried_or_waited_for() {
+        let wait =
+            |line: &[&str]| match Cli::try_parse_from([&["rollcall", "lock", "/a"], line].concat()).unwrap().command {
+                Command::Lock(args) => (args.wait, args.command),
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(wait(&[]), (None, vec![]));
+        assert_eq!(wait(&["--wait", "--", "ls", "-l"]), (Some(None), vec!["ls".to_owned(), "-l".to_owned()]));
+        assert_eq!(wait(&["--wait=2m"]).0, Some(Some(Duration::from_secs(120))));
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert!(duration("5").is_err() && duration("s").is_err());
+    }
+}

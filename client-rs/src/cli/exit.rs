@@ -1,0 +1,105 @@
+//! How the command ends: exit codes, and errors that say what to do.
+
+use std::fmt;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use rollcall::{Error, Reason};
+
+/// It was refused, or failed.
+pub(crate) const FAILED: u8 = 1;
+/// There is no such node.
+pub(crate) const NO_NODE: u8 = 3;
+/// No replica could be reached.
+pub(crate) const UNREACHABLE: u8 = 69;
+/// The lock was not acquired in the time that was given.
+pub(crate) const NOT_ACQUIRED: u8 = 75;
+/// The lock was lost, and COMMAND was ended.
+pub(crate) const LOCK_LOST: u8 = 76;
+/// The registration was lost.
+pub(crate) const REGISTRATION_LOST: u8 = 77;
+/// COMMAND could not be started.
+pub(crate) const CANNOT_RUN: u8 = 126;
+/// There is no such COMMAND.
+pub(crate) const NOT_FOUND: u8 = 127;
+
+/// How a subcommand ends.
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+/// A code, and what to say on standard error.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// Wrong arguments, found after they were parsed.
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(2, message)
+    }
+
+    /// Says it, and gives the code. An empty message says nothing.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.message.is_empty() {
+            // Where standard error is closed nobody wants to know.
+            let _ = writeln!(std::io::stderr(), "rollcall: {}", self.message);
+        }
+        ExitCode::from(self.code)
+    }
+
+    /// The same as an answer of the lock subcommand.
+    pub(crate) fn of_lock(error: &Error) -> Self {
+        match error {
+            Error::Refused(refusal) if *refusal.reason() == Reason::LockBusy => Self::new(NOT_ACQUIRED, refusal),
+            Error::Lost { .. } => Self::new(LOCK_LOST, error),
+            other => Self::from(other.clone()),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (code, hint) = match &error {
+            Error::Unreachable { .. } => {
+                (UNREACHABLE, "is rollcall-server running there? name it with --server, or in ROLLCALL_SERVER")
+            }
+            Error::OutcomeUnknown { .. } => (FAILED, "look with «rollcall get --latest» before you try again"),
+            Error::Refused(refusal) => match refusal.reason() {
+                Reason::NoNode => (NO_NODE, ""),
+                Reason::BackendUnavailable => {
+                    (UNREACHABLE, "the replica runs, but without zookeeper; see «rollcall status»")
+                }
+                Reason::LockLimitDiffers => (FAILED, "all who use a lock must give the same -n"),
+                Reason::VersionMismatch => {
+                    (FAILED, "read it again with «rollcall get --latest -o json» and give the new --version")
+                }
+                Reason::NotEmpty => (FAILED, "delete what is below too with -r"),
+                Reason::NameTaken => (FAILED, "without --exclusive the registration is taken over"),
+                Reason::HasRegistrations => (FAILED, "registrations and locks go with those who hold them"),
+                Reason::LockLost => (FAILED, "it was given back, or has run out"),
+                Reason::ReadOnly => (FAILED, "name a replica that takes writes with --server"),
+                Reason::Other(name) if name == "Unauthenticated" => (FAILED, "give a token in ROLLCALL_TOKEN"),
+                _ => (FAILED, ""),
+            },
+            _ => (FAILED, ""),
+        };
+        let message = if hint.is_empty() { error.to_string() } else { format!("{error}\n  {hint}") };
+        Self { code, message }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        // Whoever read our output has had enough: that is no fault worth a word.
+        let message = match error.kind() {
+            std::io::ErrorKind::BrokenPipe => String::new(),
+            _ => error.to_string(),
+        };
+        Self { code: FAILED, message }
+    }
+}

@@ -1,0 +1,190 @@
+//! `rollcall lock`.
+
+use std::future::pending;
+use std::process::{ExitCode, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rollcall::{LockGuard, LockState, Place};
+use rustix::process::Signal;
+use tokio::time::sleep_until;
+
+use super::args::{Global, LockArgs};
+use super::child::{Child, Signals, code};
+use super::deadline::Notice;
+use super::exit::{Failure, LOCK_LOST, Outcome};
+use super::leash::Leash;
+use super::term::{print, say};
+
+pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
+    let notice = Notice::new(args.ttl, args.grace).map_err(Failure::usage)?;
+    let mut signals = Signals::all()?;
+    let mut lock = global.client()?.lock(&args.path).simultaneous(args.simultaneous).ttl(args.ttl);
+    if let Some(name) = &args.name {
+        lock = lock.name(name);
+    }
+    match args.wait {
+        None => lock = lock.wait(Duration::ZERO),
+        Some(Some(wait)) => lock = lock.wait(wait),
+        Some(None) => {}
+    }
+    if !args.quiet && args.wait.is_some() {
+        lock = lock.on_queued(tell_place);
+    }
+    let acquiring = lock.acquire();
+    let guard = tokio::select! {
+        guard = acquiring => guard.map_err(|error| Failure::of_lock(&error))?,
+        signal = next_ending(&mut signals) => return Ok(ExitCode::from(exit_code(signal))),
+    };
+    if args.leave {
+        print(&guard.leave())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.command.is_empty() {
+        return hold(&args.path, guard, &mut signals, args.quiet).await;
+    }
+    let token = guard.fencing_token().to_string();
+    let child =
+        Child::start(&args.command, [("ROLLCALL_FENCING_TOKEN", token.as_str()), ("ROLLCALL_LOCK", &args.path)])?;
+    let ended = supervise(&guard, child, notice, &mut signals).await?;
+    // That it was lost is told by its loss; what could not be given back goes with its ttl.
+    let released = guard.release().await;
+    match ended {
+        Ended::ByItself(status) => {
+            if let Err(error) = released {
+                say(&format!("COMMAND has ended, but the lock could not be given back: {error}"));
+            }
+            Ok(code(status))
+        }
+        Ended::Lost(why) => {
+            Err(Failure::new(LOCK_LOST, format!("lock {} is lost, and COMMAND was ended: {why}", args.path)))
+        }
+    }
+}
+
+fn tell_place(place: &Place) {
+    let holders =
+        if place.holders.is_empty() { String::new() } else { format!(", held by {}", place.holders.join(", ")) };
+    say(&format!("place {} in the queue{holders}", place.position));
+}
+
+async fn next_ending(signals: &mut Signals) -> Signal {
+    loop {
+        let signal = signals.next().await;
+        if super::child::is_ending(signal) {
+            return signal;
+        }
+    }
+}
+
+fn exit_code(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.as_raw()).unwrap_or(1)
+}
+
+/// Holds the lock until a signal.
+async fn hold(path: &str, guard: LockGuard, signals: &mut Signals, quiet: bool) -> Outcome {
+    if !quiet {
+        print(&format!("held token={}", guard.fencing_token()))?;
+    }
+    tokio::select! {
+        _ = next_ending(signals) => {
+            guard.release().await.map_err(|error| Failure::of_lock(&error))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        reason = guard.lost() => Err(Failure::new(LOCK_LOST, format!("lock {path} is lost: {reason}"))),
+    }
+}
+
+/// How COMMAND has ended.
+enum Ended {
+    ByItself(ExitStatus),
+    Lost(String),
+}
+
+/// Where things stand.
+enum Phase {
+    Running,
+    /// The lock is lost, or runs out; SIGTERM was sent.
+    Ending {
+        kill_at: Instant,
+        why: String,
+    },
+    Killed {
+        why: String,
+    },
+}
+
+/// Waits for COMMAND's end, and sees to it that it comes before the lock's.
+async fn supervise(
+    guard: &LockGuard,
+    mut child: Child,
+    notice: Notice,
+    signals: &mut Signals,
+) -> Result<Ended, Failure> {
+    let mut states = guard.states();
+    let mut phase = Phase::Running;
+    // Until when the lock was certain, by the last state that told.
+    let mut until = until_of(&guard.state()).unwrap_or_else(Instant::now);
+    let mut leash = match Leash::start(child.group(), notice.kill_at(until)) {
+        Ok(leash) => leash,
+        Err(failure) => {
+            child.signal(Signal::KILL);
+            let _ = child.wait().await;
+            return Err(failure);
+        }
+    };
+    let status = loop {
+        let state = states.borrow_and_update().clone();
+        let now = Instant::now();
+        if let Phase::Running = phase {
+            if let Some(new) = until_of(&state) {
+                if new != until {
+                    until = new;
+                    leash.prolong(notice.kill_at(until));
+                }
+                if now >= notice.term_at(until) {
+                    phase = Phase::Ending {
+                        kill_at: notice.kill_at(until),
+                        why: "no replica could renew it in time".to_owned(),
+                    };
+                }
+            } else if let LockState::Lost { reason } = &state {
+                // Others may hold it at any moment: there is no time for politeness, but a little.
+                phase =
+                    Phase::Ending { kill_at: notice.kill_at(until).min(now + notice.margin), why: reason.to_string() };
+            }
+            if let Phase::Ending { .. } = phase {
+                child.signal(Signal::TERM);
+            }
+        }
+        if let Phase::Ending { kill_at, why } = &mut phase
+            && now >= *kill_at
+        {
+            child.signal(Signal::KILL);
+            phase = Phase::Killed { why: std::mem::take(why) };
+        }
+        let wake = match &phase {
+            Phase::Running => Some(notice.term_at(until)),
+            Phase::Ending { kill_at, .. } => Some(*kill_at),
+            Phase::Killed { .. } => None,
+        };
+        tokio::select! {
+            biased;
+            status = child.wait() => break status?,
+            () = async { match wake { Some(at) => sleep_until(at.into()).await, None => pending().await } } => {}
+            changed = states.changed(), if matches!(phase, Phase::Running) => drop(changed),
+            signal = signals.next() => child.signal(signal),
+        }
+    };
+    leash.release();
+    Ok(match phase {
+        Phase::Running => Ended::ByItself(status),
+        Phase::Ending { why, .. } | Phase::Killed { why } => Ended::Lost(why),
+    })
+}
+
+fn until_of(state: &LockState) -> Option<Instant> {
+    match state {
+        LockState::Held { until } | LockState::Suspended { until } => Some(*until),
+        _ => None,
+    }
+}

@@ -1,0 +1,178 @@
+//! `rollcall register`.
+
+use std::future::pending;
+use std::process::ExitCode;
+
+use rollcall::{Client, LostReason, Registration, RegistrationState};
+use rustix::process::Signal;
+
+use super::args::{Global, RegisterArgs};
+use super::check::{Check, Counter, Health};
+use super::child::{Child, Signals, code, is_ending};
+use super::exit::{FAILED, Failure, Outcome, REGISTRATION_LOST};
+use super::term::{parse_data, say};
+
+pub(crate) async fn run(global: &Global, mut args: RegisterArgs) -> Outcome {
+    let data = parse_data(&args.data)?;
+    let client = global.client()?;
+    let command = std::mem::take(&mut args.command);
+    let check = args.check.take().map(|check| Check::new(check, args.every, Counter::new(args.rise, args.fall)));
+    let place = Place { client, path: args.path, data, ttl: args.ttl, exclusive: args.exclusive };
+    if command.is_empty() {
+        let mut signals = Signals::ending()?;
+        let mut presence = Presence::new(place, check);
+        return tokio::select! {
+            end = presence.keep() => Err(end),
+            _ = signals.next() => {
+                presence.leave().await;
+                Ok(ExitCode::SUCCESS)
+            }
+        };
+    }
+    beside(Child::start(&command, [("ROLLCALL_REGISTRATION", place.path.clone())])?, Presence::new(place, check)).await
+}
+
+/// Registers while COMMAND runs.
+async fn beside(mut child: Child, mut presence: Presence) -> Outcome {
+    let mut signals = Signals::all()?;
+    // Why the registration is over while COMMAND runs on.
+    let mut is_over = false;
+    let mut refused = None;
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status?,
+            end = presence.keep(), if !is_over => {
+                is_over = true;
+                if presence.was_registered {
+                    // Whoever has taken it over is most likely meant to; COMMAND may still have work to end.
+                    end.report();
+                } else {
+                    child.signal(Signal::TERM);
+                    refused = Some(end);
+                }
+            }
+            signal = signals.next() => {
+                child.signal(signal);
+                if is_ending(signal) && !is_over {
+                    // Nobody is to come any more while it ends; it may take its time.
+                    is_over = true;
+                    presence.leave().await;
+                }
+            }
+        }
+    };
+    presence.leave().await;
+    refused.map_or_else(|| Ok(code(status)), Err)
+}
+
+/// What to register.
+struct Place {
+    client: Client,
+    path: String,
+    data: serde_json::Map<String, serde_json::Value>,
+    ttl: std::time::Duration,
+    exclusive: bool,
+}
+
+/// A registration, while it may be there.
+struct Presence {
+    place: Place,
+    check: Option<Check>,
+    registration: Option<Registration>,
+    was_registered: bool,
+    /// The last state that was told.
+    told: Option<RegistrationState>,
+}
+
+impl Presence {
+    fn new(place: Place, check: Option<Check>) -> Self {
+        Self { place, check, registration: None, was_registered: false, told: None }
+    }
+
+    /// Registers, and takes it down, as the check says; returns only when it can't go on.
+    ///
+    /// # Cancellation
+    /// Safe: goes on when it is called again.
+    async fn keep(&mut self) -> Failure {
+        loop {
+            if self.check.is_none()
+                && self.registration.is_none()
+                && let Err(failure) = self.enter()
+            {
+                return failure;
+            }
+            let Self { check, registration, .. } = self;
+            let health = tokio::select! {
+                health = async { match check { Some(check) => check.changed().await, None => pending().await } } => Some(health),
+                state = next_state(registration) => match self.tell(state) {
+                    Ok(()) => None,
+                    Err(failure) => return failure,
+                },
+            };
+            match health {
+                Some(Health::Up) => {
+                    say("the check passes: registering");
+                    if let Err(failure) = self.enter() {
+                        return failure;
+                    }
+                }
+                Some(Health::Down) => {
+                    say("the check fails: taking the registration down");
+                    self.leave().await;
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn enter(&mut self) -> Result<(), Failure> {
+        let Place { client, path, data, ttl, exclusive } = &self.place;
+        let mut register = client.register(path).data(data);
+        register = if ttl.is_zero() { register.without_ttl() } else { register.ttl(*ttl) };
+        if *exclusive {
+            register = register.exclusive();
+        }
+        self.registration = Some(register.in_background()?);
+        Ok(())
+    }
+
+    async fn leave(&mut self) {
+        if let Some(registration) = self.registration.take()
+            && let Err(error) = registration.close().await
+        {
+            say(&format!("the registration could not be taken down, and goes with its ttl: {error}"));
+        }
+        self.told = None;
+    }
+
+    fn tell(&mut self, state: RegistrationState) -> Result<(), Failure> {
+        let path = &self.place.path;
+        match &state {
+            RegistrationState::Registered { .. } => {
+                if !matches!(self.told, Some(RegistrationState::Registered { .. })) {
+                    say(&format!("registered {path}"));
+                }
+                self.was_registered = true;
+            }
+            RegistrationState::Pending if self.told.is_some() => {
+                say(&format!("{path} may not be registered any more; trying again"));
+            }
+            RegistrationState::Overwritten { .. } => {
+                say(&format!("somebody else has written into {path}; it is left so"));
+            }
+            RegistrationState::Lost { reason } => {
+                self.registration = None;
+                let code = if matches!(reason, LostReason::Refused(..)) { FAILED } else { REGISTRATION_LOST };
+                return Err(Failure::new(code, format!("{path}: {reason}")));
+            }
+            _ => {}
+        }
+        self.told = Some(state);
+        Ok(())
+    }
+}
+
+async fn next_state(registration: &mut Option<Registration>) -> RegistrationState {
+    let Some(registration) = registration else { return pending().await };
+    registration.changed().await
+}

@@ -1,0 +1,156 @@
+//! What is printed: standard output, colours on a terminal, the words for times and data.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::SystemTime;
+
+use rollcall::Value;
+use serde_json::{Map, Value as Json};
+
+use super::args::{Color, Global};
+use super::exit::Failure;
+
+/// Whether colours may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    Plain,
+    Colored,
+}
+
+/// What a colour says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Tone {
+    Good,
+    Bad,
+    Changed,
+    Faint,
+}
+
+impl Style {
+    pub(crate) fn of(global: &Global) -> Self {
+        let colored = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        };
+        if colored { Self::Colored } else { Self::Plain }
+    }
+
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
+        let code = match (self, tone) {
+            (Self::Plain, _) => return text.to_owned(),
+            (Self::Colored, Tone::Good) => 32,
+            (Self::Colored, Tone::Bad) => 31,
+            (Self::Colored, Tone::Changed) => 33,
+            (Self::Colored, Tone::Faint) => 2,
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Prints lines at once, so that whoever reads them from a pipe does not wait.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        stdout.write_all(b"\n")?;
+    }
+    Ok(stdout.flush()?)
+}
+
+/// Says something that is no result.
+pub(crate) fn say(text: &str) {
+    // Where standard error is closed nobody wants to know.
+    let _ = writeln!(io::stderr(), "rollcall: {text}");
+}
+
+/// UTC, to the second.
+pub(crate) fn time(time: SystemTime) -> String {
+    let text = jiff::Timestamp::try_from(time).map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    text.unwrap_or_else(|_| "-".to_owned())
+}
+
+/// What a node holds, for a line: control characters stay what they look like.
+pub(crate) fn shown(value: Option<&Value>) -> String {
+    match value {
+        None => String::new(),
+        Some(Value::Text(text)) if !text.contains(|c: char| c.is_control()) => text.clone(),
+        Some(value) => value.to_json().to_string(),
+    }
+}
+
+/// `KEY=VALUE`s and `@FILE`s as one object; later ones win.
+pub(crate) fn parse_data(words: &[String]) -> Result<Map<String, Json>, Failure> {
+    let mut fields = Map::new();
+    for word in words {
+        if let Some(file) = word.strip_prefix('@') {
+            let wrong = |cause: String| Failure::usage(format!("--data {word}: {cause}"));
+            let text = match file {
+                "-" => io::read_to_string(io::stdin()),
+                file => std::fs::read_to_string(file),
+            };
+            let text = text.map_err(|error| wrong(error.to_string()))?;
+            match serde_json::from_str(&text) {
+                Ok(Json::Object(object)) => fields.extend(object),
+                Ok(_) => return Err(wrong("it is not a JSON object".to_owned())),
+                Err(error) => return Err(wrong(error.to_string())),
+            }
+            continue;
+        }
+        let Some((key, value)) = word.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            return Err(Failure::usage(format!("--data {word:?} is neither KEY=VALUE nor @FILE")));
+        };
+        // 22 is a number, true a boolean; what is no JSON is text.
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
+        fields.insert(key.to_owned(), value);
+    }
+    Ok(fields)
+}
+
+/// Columns that line up.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    let mut text = line(&mut head.iter().copied());
+    for row in rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn data_is_json_where_it_looks_like_it() {
+        let words = ["port=22", "up=true", "name=a=b", "quoted=\"22\"", "empty="].map(str::to_owned);
+        let expected = json!({"port": 22, "up": true, "name": "a=b", "quoted": "22", "empty": ""});
+        assert_eq!(Json::Object(parse_data(&words).unwrap()), expected);
+        assert!(parse_data(&["nothing".to_owned()]).is_err());
+        assert!(parse_data(&["=x".to_owned()]).is_err());
+        assert!(parse_data(&["@/does/not/exist".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_owned(), "x".to_owned()], vec!["böse".to_owned(), String::new()]];
+        assert_eq!(table(&["NAME", "DATA"], &rows), "NAME  DATA\na     x\nböse\n");
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        assert_eq!(Style::Plain.paint(Tone::Bad, "x"), "x");
+        assert_eq!(Style::Colored.paint(Tone::Bad, "x"), "\x1b[31mx\x1b[0m");
+    }
+}

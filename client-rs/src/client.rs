@@ -1,0 +1,284 @@
+//! The client: what all calls share.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollcall_proto::v1;
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::Status;
+
+use crate::cache::Cache;
+use crate::endpoints::{Credentials, Endpoints, Tls, addresses};
+use crate::error::{Error, Failure};
+use crate::register::Sessions;
+use crate::replicas::{Replica, Replicas, Stub};
+
+/// How long a call may take before it is given up, unless the client is told otherwise.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one replica may take to answer before another is asked.
+const ATTEMPT: Duration = Duration::from_secs(4);
+
+/// A client of any number of replicas. Clones are cheap and share connections, registrations and everything else.
+///
+/// It needs a Tokio runtime. Calls go to one replica as long as that answers; when it does not, or says that it is about
+/// to stop, they go to another. Registrations, watches and locks with a ttl move along.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Client").field("replicas", &self.0.replicas.names()).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) replicas: Replicas,
+    pub(crate) patience: Duration,
+    pub(crate) name: String,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) sessions: Sessions,
+}
+
+/// How to connect: made by [`Client::connect`].
+#[derive(Clone)]
+#[must_use = "nothing happens before it is awaited, or `lazy` is called"]
+pub struct Connect {
+    endpoints: Endpoints,
+    tls: Option<Tls>,
+    token: Option<String>,
+    name: Option<String>,
+    patience: Duration,
+    cache_file: Option<PathBuf>,
+}
+
+impl Client {
+    /// Begins to connect to one or more replicas: `"localhost:7700"`, `"a:7700,b:7700"`, `["a:7700", "b:7700"]`.
+    ///
+    /// Awaiting it waits until one of them answers; [`Connect::lazy`] does not wait.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rollcall::Error> {
+    /// let client = rollcall::Client::connect("localhost:7700").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect(endpoints: impl Into<Endpoints>) -> Connect {
+        Connect {
+            endpoints: endpoints.into(),
+            tls: None,
+            token: None,
+            name: None,
+            patience: PATIENCE,
+            cache_file: None,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    pub(crate) fn replicas(&self) -> &Replicas {
+        &self.0.replicas
+    }
+}
+
+impl Connect {
+    /// Encrypts the connections.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Shows this token with every call, as `authorization: Bearer …`. Use it with TLS only: everybody on the way can
+    /// read it otherwise.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// What the program calls itself in the replicas' logs and, unless a lock is given another, as the holder of locks.
+    /// Default: host name and process id.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How long a call may take, with all replicas that it tries, before it ends with [`Error::Unreachable`]. Default:
+    /// 10 seconds. Streams go on for ever.
+    pub fn timeout(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Keeps the last known answers of lookups and views in this file, for when no replica can be reached: they are then given
+    /// from it, with `stale` and `as_of`. It is JSON, for its owner's eyes only, and always whole. An empty list never takes
+    /// the place of one that has names. One file is for one program.
+    pub fn cache_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.cache_file = Some(file.into());
+        self
+    }
+
+    /// Makes the client without waiting for a replica. Nothing is connected before the first call.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when an address, the token or a certificate can't be.
+    pub fn lazy(self) -> Result<Client, Error> {
+        let addresses = addresses(&self.endpoints, self.tls.as_ref())?;
+        let credentials = self.token.as_deref().map(Credentials::bearer).transpose()?.unwrap_or_default();
+        let name = self.name.unwrap_or_else(default_name);
+        let replicas = Replicas::new(addresses, credentials);
+        let cache = self.cache_file.map(Cache::open);
+        Ok(Client(Arc::new(Shared { replicas, patience: self.patience, name, cache, sessions: Sessions::default() })))
+    }
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token is not for logs.
+        formatter
+            .debug_struct("Connect")
+            .field("endpoints", &self.endpoints)
+            .field("tls", &self.tls)
+            .field("token", &self.token.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl IntoFuture for Connect {
+    type Output = Result<Client, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    /// Waits until a replica answers, with ZooKeeper or without.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as of [`Connect::lazy`]; [`Error::Unreachable`] when none answers in time; [`Error::Refused`] when
+    /// the credentials are wrong.
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let client = self.lazy()?;
+            let request = v1::GetRequest { path: "/".to_owned(), page_size: 1, ..Default::default() };
+            let probe = |attempt: Attempt| {
+                let request = request.clone();
+                async move { attempt.bounded(attempt.stub().get(request)).await }
+            };
+            match client.call(Call::read("/"), probe).await {
+                // It has answered: what it says of ZooKeeper is for the calls that need it.
+                Err(Error::Refused(refusal)) if refusal.reason() == &crate::Reason::BackendUnavailable => Ok(client),
+                answer => answer.map(|_| client),
+            }
+        })
+    }
+}
+
+fn default_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let host = host.or_else(|| std::env::var("HOSTNAME").ok());
+    let host = host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or("rollcall");
+    format!("{host}:{}", std::process::id())
+}
+
+/// How a unary call may be tried again.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    path: String,
+    kind: Kind,
+    /// For how long the replica may hold the answer back.
+    hold: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Carried out twice it is the same as once.
+    Read,
+    /// Tried again only when it was certainly not carried out.
+    Write,
+}
+
+impl Call {
+    pub(crate) fn read(path: &str) -> Self {
+        Self { path: path.to_owned(), kind: Kind::Read, hold: Duration::ZERO }
+    }
+
+    pub(crate) fn write(path: &str) -> Self {
+        Self { path: path.to_owned(), kind: Kind::Write, hold: Duration::ZERO }
+    }
+
+    pub(crate) fn held_for(self, hold: Duration) -> Self {
+        Self { hold, ..self }
+    }
+}
+
+/// One try of a call at one replica.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    replica: Replica,
+    bound: Duration,
+    /// When the call as a whole is given up.
+    pub(crate) deadline: Instant,
+}
+
+impl Attempt {
+    pub(crate) fn stub(&self) -> Stub {
+        self.replica.stub.clone()
+    }
+
+    /// Awaits one answer, for as long as it may take.
+    pub(crate) async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        let bound = self.bound.min(self.deadline.saturating_duration_since(Instant::now()));
+        match timeout(bound, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Failure::of(status)),
+            Err(_) => Err(Failure::silent()),
+        }
+    }
+}
+
+impl Client {
+    /// Makes a call: at one replica after the other, until one answers or the time is over.
+    pub(crate) async fn call<T, F>(&self, call: Call, mut attempt: impl FnMut(Attempt) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let Shared { replicas, patience, .. } = self.shared();
+        let deadline = Instant::now() + (*patience + call.hold).min(FOREVER);
+        // A write that hangs must not be sent twice: it has all the time there is.
+        let bound = if call.kind == Kind::Read { ATTEMPT.saturating_add(call.hold) } else { *patience };
+        let mut last = None;
+        while let Ok(replica) = timeout_at(deadline, replicas.pick()).await {
+            let failure = match attempt(Attempt { replica: replica.clone(), bound, deadline }).await {
+                Ok(answer) => {
+                    replicas.succeeded(&replica);
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            match &failure {
+                Failure::Refused(refusal) if *refusal.reason() == crate::Reason::PageExpired => {}
+                Failure::Refused(_) => {
+                    replicas.succeeded(&replica);
+                    return Err(Error::Refused(failure.into_refusal()));
+                }
+                Failure::Broken(_) if call.kind == Kind::Write => {
+                    replicas.failed(&replica, &failure);
+                    return Err(Error::OutcomeUnknown { path: call.path, source: failure.into_status() });
+                }
+                Failure::NotSent(_) | Failure::NotNow(_) | Failure::Broken(_) => replicas.failed(&replica, &failure),
+            }
+            last = Some(failure);
+        }
+        Err(match last {
+            Some(Failure::NotNow(refusal) | Failure::Refused(refusal)) => Error::Refused(refusal),
+            last => Error::Unreachable { replicas: replicas.names(), source: last.map(Failure::into_status) },
+        })
+    }
+}
+
+/// Longer than any program runs, and no more than clocks can add.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -1,0 +1,234 @@
+//! Where replicas are, and how to talk to them: addresses, TLS, the token.
+
+use std::fmt;
+use std::time::Duration;
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::transport::Endpoint;
+use tonic::{Request, Status};
+
+use crate::error::Error;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long a connection may be silent before it is pinged. A replica welcomes no more than this.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the answer to a ping may take. Together with the interval it stays under what a replica allows itself, so
+/// that a client knows of a broken connection before a lock that it carried is given to another.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One or more replicas, as a program names them: `"host:port"`, several separated by commas, or a list of them. An
+/// address may begin with `http://` or `https://`; the latter asks for TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints(Vec<String>);
+
+impl Endpoints {
+    fn split(text: &str) -> impl Iterator<Item = String> {
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned)
+    }
+}
+
+impl From<&str> for Endpoints {
+    fn from(text: &str) -> Self {
+        Self(Self::split(text).collect())
+    }
+}
+
+impl From<String> for Endpoints {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl<T: AsRef<str>> From<Vec<T>> for Endpoints {
+    fn from(list: Vec<T>) -> Self {
+        list.as_slice().into()
+    }
+}
+
+impl<T: AsRef<str>> From<&[T]> for Endpoints {
+    fn from(list: &[T]) -> Self {
+        Self(list.iter().flat_map(|text| Self::split(text.as_ref()).collect::<Vec<_>>()).collect())
+    }
+}
+
+impl<T: AsRef<str>, const N: usize> From<[T; N]> for Endpoints {
+    fn from(list: [T; N]) -> Self {
+        list.as_slice().into()
+    }
+}
+
+/// How connections are encrypted. Needs the feature `tls`.
+#[derive(Clone, Default)]
+pub struct Tls {
+    ca_certificate: Option<String>,
+    identity: Option<(String, String)>,
+    domain_name: Option<String>,
+}
+
+impl Tls {
+    /// Trusts what the system trusts.
+    #[must_use]
+    pub fn system() -> Self {
+        Self::default()
+    }
+
+    /// Trusts certificates of this authority (PEM), and no others.
+    #[must_use]
+    pub fn ca_certificate(mut self, pem: impl Into<String>) -> Self {
+        self.ca_certificate = Some(pem.into());
+        self
+    }
+
+    /// Shows this certificate and key (PEM) to replicas that ask for one.
+    #[must_use]
+    pub fn identity(mut self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// The name that the replicas' certificates must carry. Default: the host of each address.
+    #[must_use]
+    pub fn domain_name(mut self, name: impl Into<String>) -> Self {
+        self.domain_name = Some(name.into());
+        self
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key is not for logs.
+        formatter
+            .debug_struct("Tls")
+            .field("ca_certificate", &self.ca_certificate.is_some())
+            .field("identity", &self.identity.is_some())
+            .field("domain_name", &self.domain_name)
+            .finish()
+    }
+}
+
+/// A replica's address, and how to connect to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    /// `host:port`, for messages.
+    pub(crate) name: String,
+    pub(crate) endpoint: Endpoint,
+}
+
+/// # Errors
+/// [`Error::Invalid`] when there is none, or one can't be.
+pub(crate) fn addresses(endpoints: &Endpoints, tls: Option<&Tls>) -> Result<Vec<Address>, Error> {
+    if endpoints.0.is_empty() {
+        return Err(Error::invalid("endpoints", "there is none: name at least one HOST:PORT"));
+    }
+    endpoints.0.iter().map(|text| address(text, tls)).collect()
+}
+
+fn address(text: &str, tls: Option<&Tls>) -> Result<Address, Error> {
+    let (scheme, name) = text.split_once("://").unwrap_or((if tls.is_some() { "https" } else { "http" }, text));
+    let name = name.trim_end_matches('/');
+    let wrong = |cause: &str| Error::invalid("endpoint", format!("{text:?} {cause}"));
+    let port = name.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
+    if port.is_none() || name.contains('/') {
+        return Err(wrong("is not HOST:PORT"));
+    }
+    let encrypted = match scheme {
+        "http" if tls.is_some() => return Err(wrong("is not encrypted, but TLS was asked for")),
+        "http" => false,
+        "https" => true,
+        _ => return Err(wrong("begins with something else than http:// or https://")),
+    };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{name}"))
+        .map_err(|error| wrong(&format!("is no address: {error}")))?
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .tcp_nodelay(true);
+    let endpoint = if encrypted { with_tls(endpoint, tls)? } else { endpoint };
+    Ok(Address { name: name.to_owned(), endpoint })
+}
+
+#[cfg(feature = "tls")]
+fn with_tls(endpoint: Endpoint, tls: Option<&Tls>) -> Result<Endpoint, Error> {
+    use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+    let mut config = ClientTlsConfig::new();
+    let tls = tls.cloned().unwrap_or_default();
+    config = match tls.ca_certificate {
+        Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+        None => config.with_native_roots(),
+    };
+    if let Some((certificate, key)) = tls.identity {
+        config = config.identity(Identity::from_pem(certificate, key));
+    }
+    if let Some(name) = tls.domain_name {
+        config = config.domain_name(name);
+    }
+    endpoint.tls_config(config).map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        Error::invalid("tls", cause)
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn with_tls(_: Endpoint, _: Option<&Tls>) -> Result<Endpoint, Error> {
+    Err(Error::invalid("tls", "this program was built without the feature `tls` of the crate rollcall"))
+}
+
+/// Adds the token to every call.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Credentials(Option<MetadataValue<Ascii>>);
+
+impl Credentials {
+    /// # Errors
+    /// [`Error::Invalid`] when it can't be a header.
+    pub(crate) fn bearer(token: &str) -> Result<Self, Error> {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+            .parse()
+            .map_err(|_| Error::invalid("token", "it has characters that a header can't have"))?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_named_in_several_ways() {
+        let two = Endpoints(vec!["a:1".to_owned(), "b:2".to_owned()]);
+        assert_eq!(Endpoints::from("a:1, b:2,"), two);
+        assert_eq!(Endpoints::from(["a:1", "b:2"]), two);
+        assert_eq!(Endpoints::from(vec!["a:1,b:2".to_owned()]), two);
+    }
+
+    #[test]
+    fn what_is_no_address_is_named() {
+        for text in ["", "localhost", "localhost:ssh", ":7700", "ftp://a:1", "a:1/path"] {
+            assert!(addresses(&text.into(), None).is_err(), "{text:?}");
+        }
+        for text in ["a:1", "[::1]:7700", "http://a:1/"] {
+            assert!(addresses(&text.into(), None).is_ok(), "{text:?}");
+        }
+        assert!(addresses(&"http://a:1".into(), Some(&Tls::system())).is_err());
+    }
+
+    #[test]
+    fn a_key_and_a_token_are_not_shown() {
+        let tls = Tls::system().identity("CERTIFICATE", "SECRET");
+        assert!(!format!("{tls:?}").contains("SECRET"));
+        let credentials = Credentials::bearer("hush").unwrap();
+        assert!(!format!("{credentials:?}").contains("hush"));
+        assert!(Credentials::bearer("a\nb").is_err());
+    }
+}

@@ -1,0 +1,436 @@
+//! What can go wrong, and whether it helps to try again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Code, ConnectError, Status};
+use tonic_types::StatusExt as _;
+
+/// The domain of every `google.rpc.ErrorInfo` that a replica sends.
+const DOMAIN: &str = "rollcall";
+
+/// Why a call failed, or why something that was held is held no more. Cheap to clone.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It can't be asked for like this; nothing was sent.
+    #[error("{what}: {cause}")]
+    Invalid {
+        /// Which argument is at fault.
+        what: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// No replica gave an answer in the time that the client may take. Nothing was written.
+    #[error("no replica answered ({replicas}){}", because(source.as_deref()))]
+    Unreachable {
+        /// Who was asked: `host:port`, separated by commas.
+        replicas: String,
+        /// What the last one that was tried said, or why it said nothing.
+        source: Option<Arc<Status>>,
+    },
+    /// A replica has answered, with a refusal.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The connection broke after a write was sent: it may or may not have been made. Read before you try again.
+    #[error("{path} may or may not have been written: {}", source.message())]
+    OutcomeUnknown {
+        /// What was to be written.
+        path: String,
+        /// How the call ended.
+        source: Arc<Status>,
+    },
+    /// A lock or a registration is held no more.
+    #[error("{path} is lost: {reason}")]
+    Lost {
+        /// The path of the lock or the registration.
+        path: String,
+        /// Why.
+        reason: LostReason,
+    },
+}
+
+fn because(source: Option<&Status>) -> String {
+    source.map_or_else(String::new, |status| {
+        let message = if status.message().is_empty() { status.code().description() } else { status.message() };
+        format!(": {message}")
+    })
+}
+
+/// What a replica said when it refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    reason: Reason,
+    metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
+    status: Arc<Status>,
+}
+
+impl Refusal {
+    /// The stable reason, to decide by.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// The cause, for a human reader; its wording may change.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        self.status.message()
+    }
+
+    /// More about it, by key, such as `path`, `actual_version` or `holders`.
+    #[must_use]
+    pub fn detail(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.message() {
+            "" => self.reason.fmt(formatter),
+            message => message.fmt(formatter),
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
+        /// The stable reason of a refusal. The table of all errors is in the proto files.
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])* $name,)+
+            /// One that this version of the client does not know, or, from something else than a replica, the name of
+            /// its status code.
+            Other(String),
+        }
+
+        impl Reason {
+            /// As it is written on the wire.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$name => $text,)+
+                    Self::Other(text) => text,
+                }
+            }
+        }
+
+        impl From<&str> for Reason {
+            fn from(text: &str) -> Self {
+                match text {
+                    $($text => Self::$name,)+
+                    other => Self::Other(other.to_owned()),
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The path is none, or can't be used for this.
+    InvalidPath = "INVALID_PATH",
+    /// The value is over the replica's limit.
+    ValueTooLarge = "VALUE_TOO_LARGE",
+    /// The ttl is not between 1 second and 10 minutes.
+    InvalidTtl = "INVALID_TTL",
+    /// The request breaks the rules.
+    Protocol = "PROTOCOL",
+    /// The node does not exist.
+    NoNode = "NO_NODE",
+    /// The lock is over, or was never held under this id.
+    LockLost = "LOCK_LOST",
+    /// The node has another version.
+    VersionMismatch = "VERSION_MISMATCH",
+    /// The lock was not granted in the time that was given.
+    LockBusy = "LOCK_BUSY",
+    /// Another stream has come for the same lock.
+    Superseded = "SUPERSEDED",
+    /// Nothing was heard from the client for the ttl.
+    SessionExpired = "SESSION_EXPIRED",
+    /// The state that a page belongs to is gone.
+    PageExpired = "PAGE_EXPIRED",
+    /// The name is registered by another, and `exclusive` was asked for.
+    NameTaken = "NAME_TAKEN",
+    /// The node exists, and was to be created.
+    NodeExists = "NODE_EXISTS",
+    /// The lock may be held by another number at once.
+    LockLimitDiffers = "LOCK_LIMIT_DIFFERS",
+    /// The path holds something else than a lock.
+    NotALock = "NOT_A_LOCK",
+    /// A durable node stands where a registration should go.
+    NotEphemeral = "NOT_EPHEMERAL",
+    /// The node has children.
+    NotEmpty = "NOT_EMPTY",
+    /// A registration, or a lock's node, is in the way.
+    HasRegistrations = "HAS_REGISTRATIONS",
+    /// ZooKeeper's access control forbids it.
+    NoAuth = "NO_AUTH",
+    /// A rule of the replica forbids it.
+    Rule = "RULE",
+    /// The replica takes no writes, locks or registrations.
+    ReadOnly = "READ_ONLY",
+    /// ZooKeeper can't be reached.
+    BackendUnavailable = "BACKEND_UNAVAILABLE",
+    /// The replica is about to stop.
+    Draining = "DRAINING",
+    /// Whether the write was made is not known.
+    OutcomeUnknown = "OUTCOME_UNKNOWN",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// Why a registration or a lock is held no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LostReason {
+    /// Somebody else has registered the path since.
+    TakenOver,
+    /// Its time ran out before a replica could be told that it is still wanted.
+    Expired,
+    /// The ZooKeeper session that carried it is over, or may be.
+    SessionLost,
+    /// Somebody deleted it, and it is not made again.
+    Removed,
+    /// The connection that carried it broke: it has no ttl.
+    Disconnected,
+    /// Somebody gave the lock back by its id.
+    Released,
+    /// Another has come back for the lock with the same id.
+    Superseded,
+    /// A replica refused to go on with it: the reason and the message.
+    Refused(Reason, String),
+}
+
+impl fmt::Display for LostReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::TakenOver => "somebody else has registered it since",
+            Self::Expired => "no replica could be told in time that it is still wanted",
+            Self::SessionLost => "the zookeeper session that carried it is over, or may be",
+            Self::Removed => "somebody deleted it",
+            Self::Disconnected => "the connection that carried it broke",
+            Self::Released => "somebody gave it back by its id",
+            Self::Superseded => "another has come back for it with the same id",
+            Self::Refused(reason, message) if message.is_empty() => return reason.fmt(formatter),
+            Self::Refused(_, message) => message,
+        };
+        formatter.write_str(text)
+    }
+}
+
+impl Error {
+    /// The reason of a refusal; `None` where no replica has answered.
+    #[must_use]
+    pub fn reason(&self) -> Option<&Reason> {
+        match self {
+            Self::Refused(refusal) => Some(&refusal.reason),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may well succeed later. Never true where it is not known if a write was made.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused(refusal) => {
+                refusal.retry_after.is_some()
+                    || matches!(refusal.status.code(), Code::Unavailable | Code::ResourceExhausted)
+                    || matches!(refusal.reason, Reason::LockBusy | Reason::PageExpired)
+            }
+            Self::Invalid { .. } | Self::OutcomeUnknown { .. } | Self::Lost { .. } => false,
+        }
+    }
+
+    /// How long the replica asks to wait before the call is tried again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether nobody was there to serve it.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused(refusal) => refusal.code() == Code::Unavailable,
+            Self::Invalid { .. } | Self::OutcomeUnknown { .. } | Self::Lost { .. } => false,
+        }
+    }
+
+    pub(crate) fn invalid(what: &'static str, cause: impl fmt::Display) -> Self {
+        Self::Invalid { what, cause: cause.to_string() }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn of(status: Status) -> Self {
+        let (info, retry) = (status.get_details_error_info(), status.get_details_retry_info());
+        let (reason, metadata) = match info {
+            Some(info) => (Reason::from(info.reason.as_str()), info.metadata),
+            None => (Reason::Other(format!("{:?}", status.code())), HashMap::new()),
+        };
+        let retry_after = retry.and_then(|retry| retry.retry_delay);
+        Self { reason, metadata, retry_after, status: Arc::new(status) }
+    }
+
+    /// One that came as a message of a stream: the reason counts, whatever the code is.
+    pub(crate) fn in_stream(code: i32, reason: &str, message: String) -> Self {
+        let status = Arc::new(Status::new(Code::from_i32(code), message));
+        Self { reason: Reason::from(reason), metadata: HashMap::new(), retry_after: None, status }
+    }
+
+    pub(crate) fn code(&self) -> Code {
+        self.status.code()
+    }
+
+    pub(crate) fn into_lost(self) -> LostReason {
+        let message = self.message().to_owned();
+        LostReason::Refused(self.reason, message)
+    }
+}
+
+/// How a call ended, as far as trying elsewhere is concerned.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It never reached a replica.
+    NotSent(Status),
+    /// A replica can't serve it now: it has done nothing.
+    NotNow(Refusal),
+    /// A replica has refused it.
+    Refused(Refusal),
+    /// The replica does not know what became of it, or the connection broke on the way.
+    Broken(Status),
+}
+
+impl Failure {
+    pub(crate) fn of(status: Status) -> Self {
+        if is_connect_error(&status) {
+            return Self::NotSent(status);
+        }
+        let from_replica = status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN);
+        if !from_replica {
+            // What lies between may refuse as well: a proxy, a check of credentials.
+            let refused = matches!(
+                status.code(),
+                Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument
+            );
+            return if refused { Self::Refused(Refusal::of(status)) } else { Self::Broken(status) };
+        }
+        let refusal = Refusal::of(status);
+        match refusal.status.code() {
+            Code::Unavailable => Self::NotNow(refusal),
+            Code::Unknown if refusal.reason == Reason::OutcomeUnknown => {
+                Self::Broken(Arc::into_inner(refusal.status).unwrap_or_else(|| Status::unknown("")))
+            }
+            _ => Self::Refused(refusal),
+        }
+    }
+
+    /// The end of a stream that the replica ended without an error, and without being asked to.
+    pub(crate) fn ended() -> Self {
+        Self::Broken(Status::unavailable("the replica ended the stream"))
+    }
+
+    /// A replica that was silent for too long.
+    pub(crate) fn silent() -> Self {
+        Self::Broken(Status::deadline_exceeded("the replica does not answer"))
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NotNow(refusal) | Self::Refused(refusal) => refusal.retry_after,
+            Self::NotSent(_) | Self::Broken(_) => None,
+        }
+    }
+
+    /// What the replica said; of what never came to one, as if one had said it.
+    pub(crate) fn into_refusal(self) -> Refusal {
+        match self {
+            Self::NotNow(refusal) | Self::Refused(refusal) => refusal,
+            Self::NotSent(status) | Self::Broken(status) => Refusal::of(readable(status)),
+        }
+    }
+
+    /// What the replica said, or why it said nothing.
+    pub(crate) fn into_status(self) -> Arc<Status> {
+        match self {
+            Self::NotSent(status) | Self::Broken(status) => Arc::new(readable(status)),
+            Self::NotNow(refusal) | Self::Refused(refusal) => refusal.status,
+        }
+    }
+}
+
+fn is_connect_error(status: &Status) -> bool {
+    causes(status).any(|error| error.is::<ConnectError>())
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(status), |error| error.source())
+}
+
+/// Says the innermost cause: the outer ones are «transport error» and the like.
+fn readable(status: Status) -> Status {
+    match causes(&status).last() {
+        Some(innermost) => Status::new(status.code(), innermost.to_string()),
+        None => status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn status(code: Code, reason: &str) -> Status {
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, [("path".to_owned(), "/a".to_owned())]);
+        details.set_retry_info(Some(Duration::from_millis(500)));
+        Status::with_error_details(code, "what happened", details)
+    }
+
+    #[test]
+    fn a_refusal_tells_reason_details_and_when_to_come_back() {
+        let error = Error::Refused(Refusal::of(status(Code::Unavailable, "BACKEND_UNAVAILABLE")));
+        assert_eq!(error.reason(), Some(&Reason::BackendUnavailable));
+        assert_eq!(error.retry_after(), Some(Duration::from_millis(500)));
+        assert!(error.is_retryable());
+        assert_eq!(error.to_string(), "what happened");
+        let Error::Refused(refusal) = error else { panic!("not refused") };
+        assert_eq!(refusal.detail("path"), Some("/a"));
+    }
+
+    #[test]
+    fn reasons_that_are_not_known_are_kept() {
+        let reason = Reason::from("NEW_ONE");
+        assert_eq!(reason, Reason::Other("NEW_ONE".to_owned()));
+        assert_eq!(reason.to_string(), "NEW_ONE");
+        assert_eq!(Reason::from("LOCK_BUSY").as_str(), "LOCK_BUSY");
+    }
+
+    #[test]
+    fn what_may_have_been_carried_out_is_told_from_what_was_not() {
+        assert!(matches!(Failure::of(status(Code::Unavailable, "DRAINING")), Failure::NotNow(_)));
+        assert!(matches!(Failure::of(status(Code::Unknown, "OUTCOME_UNKNOWN")), Failure::Broken(_)));
+        assert!(matches!(Failure::of(status(Code::NotFound, "NO_NODE")), Failure::Refused(_)));
+        assert!(matches!(Failure::of(Status::unknown("connection reset")), Failure::Broken(_)));
+        assert!(matches!(Failure::of(Status::unavailable("keep-alive timed out")), Failure::Broken(_)));
+        assert!(matches!(Failure::of(Status::unauthenticated("no token")), Failure::Refused(_)));
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert!(matches!(
+            Failure::of(Status::from_error(Box::new(ConnectError(Box::new(refused))))),
+            Failure::NotSent(_)
+        ));
+    }
+}

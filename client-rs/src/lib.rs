@@ -1,0 +1,89 @@
+//! The Rust client of Rollcall, a service registry and lock service: registrations, lookups, watches and locks.
+//!
+//! Start a server, `rollcall-server --embedded` for a try, and register:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/register.rs")]
+//! ```
+//!
+//! That is all. For as long as the [`Registration`] is kept, the path stays registered: when the replica stops or dies the
+//! client goes on at another, and nobody who looks notices. [`Client::connect`] takes several replicas:
+//! `"a:7700,b:7700,c:7700"`.
+//!
+//! # Who is there
+//!
+//! [`Client::get`] looks once; [`Client::watch`] follows, as a stream of [`Update`]s or as a [`View`] that always shows the
+//! present state:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/watch.rs")]
+//! ```
+//!
+//! # Calling whoever is there
+//!
+//! [`Client::channel`] makes a tonic channel that spreads calls over those who are registered, as they come and go:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/balanced_channel.rs")]
+//! ```
+//!
+//! # One at a time
+//!
+//! [`Client::lock`] queues for a lock; the [`LockGuard`] renews it, knows when it is lost, and ends the work then:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/lock.rs")]
+//! ```
+//!
+//! # What survives what
+//!
+//! | | the replica is restarted, or its connection breaks | no replica can be reached | the program is killed |
+//! | --- | --- | --- | --- |
+//! | a registration | goes on at another replica, unnoticed | stands for its ttl; then [`Pending`](RegistrationState::Pending), and registered again later | goes after its ttl |
+//! | a registration without ttl | made again at another replica; on a restart that drains, unnoticed | goes at once; registered again later | goes at once |
+//! | a watch, a view | goes on from the last revision | the last state, `stale` | |
+//! | a lock | renewed at another replica, same fencing token | [`Lost`](LockState::Lost) after its ttl | given back after its ttl |
+//! | a lock without ttl | lost | lost | given back at once |
+//! | a place in a lock's queue | kept when only the connection broke; else a new one, at the end | kept trying for the client's time-out | given up |
+//! | a lookup | asked again elsewhere | [`Error::Unreachable`], or the [cache file](Connect::cache_file), `stale` | |
+//! | a write | asked again elsewhere if it was certainly not made, else [`Error::OutcomeUnknown`] | [`Error::Unreachable`] | |
+//!
+//! # Errors
+//!
+//! One enum, [`Error`]. What a replica refuses has a stable [`Reason`] to decide by; [`Error::is_retryable`] says whether the
+//! same call may well succeed later, [`Error::retry_after`] when.
+//!
+//! # Features
+//!
+//! `tls` (default): [`Tls`], with rustls. `cli` (default): the command `rollcall`, which a service has no use for:
+//! `rollcall = { version = "…", default-features = false, features = ["tls"] }`.
+
+mod balance;
+mod cache;
+mod choice;
+mod client;
+mod endpoints;
+mod error;
+mod lock;
+mod node;
+mod read;
+mod register;
+mod replicas;
+mod value;
+mod watch;
+mod write;
+
+pub use balance::BalancedChannel;
+pub use client::{Client, Connect};
+pub use endpoints::{Endpoints, Tls};
+pub use error::{Error, LostReason, Reason, Refusal};
+pub use lock::{Lock, LockDescription, LockGuard, LockParty, LockState, Place};
+pub use node::{Change, Child, Node, Stat};
+pub use read::{Get, Lookup};
+pub use register::{Register, Registration, RegistrationState};
+pub use value::Value;
+pub use watch::{Update, Updates, View, Watch};
+pub use write::{Delete, Put};
+
+/// The generated messages and stubs, for what this crate does not cover. Nothing else of it names them.
+pub use rollcall_proto as proto;

@@ -1,0 +1,178 @@
+//! From the first request to the lock.
+
+use std::time::Duration;
+
+use rollcall_proto::v1::acquire_lock_response::Event;
+use tokio::time::{Instant, timeout_at};
+
+use super::guard::LockGuard;
+use super::keep::{self, Grant};
+use super::stream::{Stream, Terms};
+use super::{Lock, Place};
+use crate::client::{Client, FOREVER};
+use crate::error::{Error, Failure, Reason};
+
+/// A place in the queue. Its drop leaves the queue; also where the replica has granted a lock with a ttl that nobody has
+/// heard of yet.
+struct Seat {
+    client: Client,
+    lock_id: Option<String>,
+    /// The place that was left for this one, until this one is certain.
+    left: Option<(Stream, String)>,
+}
+
+impl Seat {
+    /// A new place was taken, or the old one is confirmed.
+    fn take(&mut self, lock_id: String) {
+        if self.lock_id.as_ref() != Some(&lock_id) {
+            self.give_up();
+            self.lock_id = Some(lock_id);
+        }
+        if let Some((stream, lock_id)) = self.left.take() {
+            drop(stream);
+            release_later(&self.client, lock_id);
+        }
+    }
+
+    /// Whatever a replica still knows of the place must not be in our own way.
+    fn give_up(&mut self) {
+        if let Some(lock_id) = self.lock_id.take() {
+            release_later(&self.client, lock_id);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.give_up();
+        if let Some((_, lock_id)) = self.left.take() {
+            release_later(&self.client, lock_id);
+        }
+    }
+}
+
+/// Gives a lock back, as far as the program's end leaves time for it.
+pub(super) fn release_later(client: &Client, lock_id: String) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let client = client.clone();
+        runtime.spawn(async move {
+            // That it is gone already is as good.
+            let _ = client.release_lock(lock_id).await;
+        });
+    }
+}
+
+/// How reading a stream has ended.
+enum Ended {
+    Granted(Box<Stream>, Grant),
+    /// Queue again, or come back, elsewhere.
+    Left,
+}
+
+pub(super) async fn acquire(lock: Lock) -> Result<LockGuard, Error> {
+    let terms = Terms::of(&lock);
+    let (client, replicas) = (&terms.client, terms.client.replicas());
+    let deadline = lock.wait.map(|wait| Instant::now() + wait.min(FOREVER));
+    let mut seat = Seat { client: client.clone(), lock_id: None, left: None };
+    let mut last: Option<Failure> = None;
+    let mut give_up_at = Instant::now() + client.shared().patience;
+    loop {
+        let but = seat.left.as_ref().map(|(stream, _)| stream.replica.index());
+        let Ok(replica) = timeout_at(give_up_at, replicas.pick_but(but)).await else {
+            let source = last.map(Failure::into_status);
+            return Err(Error::Unreachable { replicas: replicas.names(), source });
+        };
+        let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let ended = match terms.open(replica, seat.lock_id.as_deref(), wait).await {
+            Ok(stream) => queue(&lock, &terms, &mut seat, stream, &mut give_up_at).await,
+            Err(failed) => Err(failed),
+        };
+        match ended {
+            Ok(Ended::Granted(stream, grant)) => {
+                seat.lock_id = None;
+                return Ok(LockGuard::new(terms, lock.ttl, *stream, grant));
+            }
+            Ok(Ended::Left) => {}
+            Err((replica, failure)) => {
+                let place_is_gone =
+                    matches!(&failure, Failure::Refused(refusal) if *refusal.reason() == Reason::LockLost);
+                match failure {
+                    Failure::Refused(_) if place_is_gone && seat.lock_id.is_some() => seat.give_up(),
+                    Failure::Refused(refusal) => {
+                        replicas.succeeded(&replica);
+                        // The replica has ended the place itself.
+                        seat.lock_id = None;
+                        return Err(Error::Refused(refusal));
+                    }
+                    failure => {
+                        replicas.failed(&replica, &failure);
+                        last = Some(failure);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Follows a place in the queue.
+async fn queue(
+    lock: &Lock,
+    terms: &Terms,
+    seat: &mut Seat,
+    mut stream: Stream,
+    give_up_at: &mut Instant,
+) -> Result<Ended, (crate::replicas::Replica, Failure)> {
+    let replicas = terms.client.replicas();
+    loop {
+        let event = match stream.next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return Err((stream.replica, released(seat))),
+            Err(failure) => return Err((stream.replica, failure)),
+        };
+        replicas.succeeded(&stream.replica);
+        *give_up_at = Instant::now() + terms.client.shared().patience;
+        match event {
+            Event::Queued(queued) => {
+                seat.take(queued.lock_id);
+                if let Some(tell) = &lock.on_queued {
+                    tell(&Place { position: queued.position, holders: queued.holders });
+                }
+            }
+            Event::Held(held) => {
+                let sent_at = stream.sent_at;
+                let grant = Grant { lock_id: held.lock_id, token: held.fencing_token, sent_at };
+                // For how long it is certain counts from when it was asked for, which is long ago after a long wait.
+                let is_old = |ttl: &Duration| sent_at.elapsed() > *ttl / 3;
+                let Some(ttl) = lock.ttl.filter(is_old) else { return Ok(Ended::Granted(Box::new(stream), grant)) };
+                let renewed = keep::renew(terms, ttl, &grant, &stream.replica).await;
+                let (stream, grant) = renewed.map_err(|failure| (stream.replica, failure))?;
+                return Ok(Ended::Granted(Box::new(stream), grant));
+            }
+            Event::Lost(lost) => {
+                let reason = super::stream::lost_reason(lost);
+                tracing::info!(path = terms.path(), %reason, "a lock was lost before it was used");
+                return Ok(Ended::Left);
+            }
+            Event::Draining(_) => {
+                replicas.drains(&stream.replica);
+                // The place is kept until there is another: it can't be moved.
+                if let Some(lock_id) = seat.lock_id.take() {
+                    seat.left = Some((stream, lock_id));
+                }
+                return Ok(Ended::Left);
+            }
+            Event::Suspended(_) | Event::Heartbeat(_) => {}
+        }
+    }
+}
+
+/// Somebody gave our place back by its id.
+fn released(seat: &mut Seat) -> Failure {
+    seat.lock_id = None;
+    let refusal = crate::error::Refusal::in_stream(
+        tonic::Code::Aborted.into(),
+        Reason::LockLost.as_str(),
+        "the place in the queue was given back by its id".to_owned(),
+    );
+    Failure::Refused(refusal)
+}

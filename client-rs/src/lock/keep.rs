@@ -1,0 +1,204 @@
+//! Holding a lock: renewals, doubts, the end.
+
+use std::time::Duration;
+
+use rollcall_proto::v1::acquire_lock_response::Event;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::guard::LockState;
+use super::stream::{SILENCE, Stream, Terms, lost_reason};
+use crate::error::{Failure, LostReason, Reason};
+use crate::node::duration_from_proto;
+use crate::replicas::Replica;
+
+/// A lock that was granted.
+#[derive(Debug, Clone)]
+pub(super) struct Grant {
+    pub(super) lock_id: String,
+    pub(super) token: i64,
+    /// When the last request was sent that a replica has answered with it.
+    pub(super) sent_at: Instant,
+}
+
+/// Comes back to a lock at a replica, and waits until that says that it is held, but no longer than a part of the ttl.
+pub(super) async fn renew(
+    terms: &Terms,
+    ttl: Duration,
+    grant: &Grant,
+    replica: &Replica,
+) -> Result<(Stream, Grant), Failure> {
+    let renewed = async {
+        let opened = terms.open(replica.clone(), Some(&grant.lock_id), None).await;
+        let mut stream = opened.map_err(|(_, failure)| failure)?;
+        loop {
+            match stream.next().await? {
+                Some(Event::Held(held)) => {
+                    let grant = Grant { lock_id: held.lock_id, token: held.fencing_token, sent_at: stream.sent_at };
+                    return Ok((stream, grant));
+                }
+                Some(_) => {}
+                None => return Err(Failure::ended()),
+            }
+        }
+    };
+    let bound = (ttl / 6).max(Duration::from_millis(300));
+    timeout(bound, renewed).await.unwrap_or_else(|_| Err(Failure::silent()))
+}
+
+/// Keeps a lock with a ttl: renews it every third of that, at whichever replica answers, until it is lost.
+pub(super) async fn lasting(
+    terms: Terms,
+    ttl: Duration,
+    stream: Stream,
+    mut grant: Grant,
+    state: watch::Sender<LockState>,
+) {
+    let replicas = terms.client.replicas();
+    let mut replica = stream.replica.clone();
+    let mut stream = Some(stream);
+    // The replica that is about to stop.
+    let mut drains = None;
+    let mut renew_at = grant.sent_at + ttl / 3;
+    // Whether a renewal was begun since the stream was opened: it may have superseded that.
+    let mut renewing = false;
+    loop {
+        let until = grant.sent_at + ttl;
+        let event = tokio::select! {
+            biased;
+            () = sleep_until(until) => return end(&state, LostReason::Expired),
+            () = sleep_until(renew_at) => None,
+            event = next_of(&mut stream) => Some(event),
+        };
+        match event {
+            Some(Ok(Some(event))) => match event {
+                Event::Held(_) => show(&state, LockState::Held { until: until.into() }),
+                Event::Suspended(suspended) => {
+                    let remaining = suspended.remaining.map(duration_from_proto).unwrap_or_default();
+                    show(&state, LockState::Suspended { until: until.min(Instant::now() + remaining).into() });
+                }
+                Event::Lost(lost) => return end(&state, lost_reason(lost)),
+                Event::Draining(_) => {
+                    replicas.drains(&replica);
+                    (drains, renew_at) = (Some(replica.index()), Instant::now());
+                }
+                Event::Queued(_) | Event::Heartbeat(_) => {}
+            },
+            Some(Ok(None)) => return end(&state, LostReason::Released),
+            Some(Err(failure)) => {
+                stream = None;
+                renew_at = Instant::now();
+                match verdict(failure, renewing) {
+                    Ok(failure) => replicas.failed(&replica, &failure),
+                    Err(reason) => return end(&state, reason),
+                }
+            }
+            None => {
+                let picked = timeout_at(until, replicas.pick_but(drains)).await;
+                let Ok(next) = picked else { return end(&state, LostReason::Expired) };
+                renewing = true;
+                let renewed = timeout_at(until, renew(&terms, ttl, &grant, &next)).await;
+                match renewed.unwrap_or_else(|_| Err(Failure::silent())) {
+                    Ok((new, renewed)) => {
+                        replicas.succeeded(&next);
+                        (stream, grant, replica, drains, renewing) = (Some(new), renewed, next, None, false);
+                        renew_at = grant.sent_at + ttl / 3;
+                        show(&state, LockState::Held { until: (grant.sent_at + ttl).into() });
+                    }
+                    Err(failure) => match verdict(failure, true) {
+                        Ok(failure) => {
+                            replicas.failed(&next, &failure);
+                            renew_at = Instant::now();
+                        }
+                        Err(reason) => return end(&state, reason),
+                    },
+                }
+            }
+        }
+    }
+}
+
+async fn next_of(stream: &mut Option<Stream>) -> Result<Option<Event>, Failure> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a failure is the end of the lock, or worth another try. `renewing`: the stream may have been superseded by a
+/// renewal of our own.
+fn verdict(failure: Failure, renewing: bool) -> Result<Failure, LostReason> {
+    match failure {
+        Failure::Refused(refusal) => match refusal.reason() {
+            Reason::LockLost => Err(LostReason::SessionLost),
+            Reason::Superseded if !renewing => Err(LostReason::Superseded),
+            // Whoever refuses may be one replica of several, or only for a moment: the ttl decides.
+            _ => Ok(Failure::Refused(refusal)),
+        },
+        failure => Ok(failure),
+    }
+}
+
+/// Keeps a lock without a ttl: it lives as long as the stream.
+pub(super) async fn bound_to_stream(terms: Terms, mut stream: Stream, state: watch::Sender<LockState>) {
+    let replicas = terms.client.replicas();
+    let mut doubt: Option<Instant> = None;
+    loop {
+        let until = doubt.unwrap_or_else(|| Instant::now() + SILENCE);
+        let event = tokio::select! {
+            biased;
+            () = sleep_until(until) => return end(&state, LostReason::Expired),
+            event = stream.next() => event,
+        };
+        match event {
+            Ok(Some(Event::Held(_))) => doubt = None,
+            Ok(Some(Event::Suspended(suspended))) => {
+                doubt = Some(Instant::now() + suspended.remaining.map(duration_from_proto).unwrap_or_default());
+            }
+            Ok(Some(Event::Draining(draining))) => {
+                replicas.drains(&stream.replica);
+                let remaining = draining.remaining.map(duration_from_proto).unwrap_or_default();
+                doubt = Some(doubt.unwrap_or_else(|| Instant::now() + remaining));
+            }
+            Ok(Some(Event::Lost(lost))) => return end(&state, lost_reason(lost)),
+            Ok(Some(Event::Queued(_) | Event::Heartbeat(_))) => {}
+            Ok(None) => return end(&state, LostReason::Released),
+            Err(Failure::Refused(refusal)) => {
+                return end(
+                    &state,
+                    match refusal.reason() {
+                        Reason::LockLost => LostReason::SessionLost,
+                        Reason::Superseded => LostReason::Superseded,
+                        _ => refusal.into_lost(),
+                    },
+                );
+            }
+            Err(failure) => {
+                replicas.failed(&stream.replica, &failure);
+                return end(&state, LostReason::Disconnected);
+            }
+        }
+        show(
+            &state,
+            match doubt {
+                Some(until) => LockState::Suspended { until: until.into() },
+                None => LockState::Held { until: (Instant::now() + SILENCE).into() },
+            },
+        );
+    }
+}
+
+/// Tells how the lock stands, unless that is settled for good.
+pub(super) fn show(state: &watch::Sender<LockState>, new: LockState) {
+    state.send_if_modified(|state| {
+        if state.is_over() || *state == new {
+            return false;
+        }
+        *state = new;
+        true
+    });
+}
+
+fn end(state: &watch::Sender<LockState>, reason: LostReason) {
+    show(state, LockState::Lost { reason });
+}

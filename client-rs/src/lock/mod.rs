@@ -1,0 +1,172 @@
+//! Locks: queueing for one, holding it, giving it back.
+
+mod acquire;
+mod describe;
+mod guard;
+mod keep;
+mod stream;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollcall_proto::v1;
+
+pub use self::describe::{LockDescription, LockParty};
+pub use self::guard::{LockGuard, LockState};
+
+use crate::client::{Attempt, Call, Client};
+use crate::error::{Error, Reason};
+
+/// How long a lock outlives its client, unless it is told otherwise.
+const TTL: Duration = Duration::from_secs(30);
+/// What a ttl may be.
+const TTLS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// A lock to be taken: from [`Client::lock`].
+#[derive(Clone)]
+#[must_use = "nothing is locked before it is acquired"]
+pub struct Lock {
+    client: Client,
+    path: String,
+    simultaneous: u32,
+    ttl: Option<Duration>,
+    name: Option<String>,
+    wait: Option<Duration>,
+    on_queued: Option<Tell>,
+}
+
+type Tell = Arc<dyn Fn(&Place) + Send + Sync>;
+
+/// A place in the queue for a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// Counted from 1.
+    pub position: u32,
+    /// The names of those who hold the lock.
+    pub holders: Vec<String>,
+}
+
+impl Client {
+    /// Takes a lock: first come, first served, across all replicas and programs that use kazoo's Semaphore.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rollcall::Client) -> Result<(), rollcall::Error> {
+    /// let guard = client.lock("/jobs/nightly").acquire().await?;
+    /// guard.run(async { /* what must not run twice */ }).await?;
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A lock alone does not keep out a program that was paused while its lock ran out: between its last look and its
+    /// write, another may have been given the lock. Where that matters, hand the [fencing token](LockGuard::fencing_token)
+    /// to what is guarded, and have it refuse a smaller one than it has seen.
+    pub fn lock(&self, path: impl Into<String>) -> Lock {
+        Lock {
+            client: self.clone(),
+            path: path.into(),
+            simultaneous: 1,
+            ttl: Some(TTL),
+            name: None,
+            wait: None,
+            on_queued: None,
+        }
+    }
+
+    /// Gives back a lock, or a place in its queue, by the id that [`LockGuard::leave`] gave; from any program.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], reason [`LockLost`](Reason::LockLost): it is not held under this id any more.
+    /// [`Error::Unreachable`].
+    pub async fn release_lock(&self, lock_id: impl Into<String>) -> Result<(), Error> {
+        let request = v1::ReleaseLockRequest { lock_id: lock_id.into() };
+        let mut attempts = 0_u32;
+        let release = |attempt: Attempt| {
+            attempts += 1;
+            let request = request.clone();
+            async move { attempt.bounded(attempt.stub().release_lock(request)).await }
+        };
+        // Released twice is the same as once.
+        match self.call(Call::read(""), release).await {
+            // An earlier attempt was carried out, and its answer lost.
+            Err(error) if attempts > 1 && error.reason() == Some(&Reason::LockLost) => Ok(()),
+            answer => answer.map(|_| ()),
+        }
+    }
+}
+
+impl Lock {
+    /// How many may hold the lock at once; all who use the path must say the same. Default: 1.
+    pub fn simultaneous(mut self, simultaneous: u32) -> Self {
+        self.simultaneous = simultaneous;
+        self
+    }
+
+    /// How long the lock is kept after the program has died or lost every replica, 1 second to 10 minutes. Default: 30
+    /// seconds. The client renews it, at whichever replica answers. If none does for as long, the lock is lost, and the
+    /// [guard](LockGuard) knows before anybody else can be given it.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Gives the lock back at once when the connection to the replica ends, for whatever reason: also when the replica is
+    /// restarted.
+    pub fn without_ttl(mut self) -> Self {
+        self.ttl = None;
+        self
+    }
+
+    /// Who you are, for others to see. Default: the client's name.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Waits for at most this time; zero: tries, and takes no place in the queue. Default: for ever.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// Calls this with the place in the queue, and with each that follows. It must not block.
+    pub fn on_queued(mut self, tell: impl Fn(&Place) + Send + Sync + 'static) -> Self {
+        self.on_queued = Some(Arc::new(tell));
+        self
+    }
+
+    /// Queues for the lock, and waits until it is held.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reasons [`LockBusy`](Reason::LockBusy) (the time is over; the detail `holders` says who
+    /// holds it), [`LockLimitDiffers`](Reason::LockLimitDiffers), [`NotALock`](Reason::NotALock) and those of every call.
+    /// [`Error::Unreachable`]: no replica answered for the client's time-out. [`Error::Invalid`]: the ttl can't be.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the queue.
+    ///
+    /// # Connection loss
+    /// The place is kept if the replica still knows it, and otherwise a new one is taken at the end.
+    pub async fn acquire(self) -> Result<LockGuard, Error> {
+        if self.ttl.is_some_and(|ttl| !TTLS.contains(&ttl)) {
+            return Err(Error::invalid("ttl", "it must be from 1 second to 10 minutes"));
+        }
+        acquire::acquire(self).await
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, simultaneous, ttl, name, wait, .. } = self;
+        formatter
+            .debug_struct("Lock")
+            .field("path", path)
+            .field("simultaneous", simultaneous)
+            .field("ttl", ttl)
+            .field("name", name)
+            .field("wait", wait)
+            .finish_non_exhaustive()
+    }
+}

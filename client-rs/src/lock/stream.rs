@@ -1,0 +1,107 @@
+//! One AcquireLock call.
+
+use std::time::Duration;
+
+use rollcall_proto::v1;
+use rollcall_proto::v1::acquire_lock_response::Event;
+use tokio::time::{Instant, timeout};
+use tonic::Streaming;
+
+use super::Lock;
+use crate::client::Client;
+use crate::error::{Failure, LostReason};
+use crate::node::duration_to_proto;
+use crate::replicas::Replica;
+
+/// How long a replica may take to open a stream.
+const OPENING: Duration = Duration::from_secs(4);
+/// How long a quiet stream may be silent before the replica says something, and after what time without a word it is
+/// given up: before a replica that was stopped can have lost its ZooKeeper session.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
+
+/// What to ask for.
+#[derive(Debug, Clone)]
+pub(super) struct Terms {
+    pub(super) client: Client,
+    request: v1::AcquireLockRequest,
+}
+
+impl Terms {
+    pub(super) fn of(lock: &Lock) -> Self {
+        let client = lock.client.clone();
+        let request = v1::AcquireLockRequest {
+            path: lock.path.clone(),
+            simultaneous: lock.simultaneous,
+            wait: None,
+            ttl: lock.ttl.map(duration_to_proto),
+            name: lock.name.clone().unwrap_or_else(|| client.shared().name.clone()),
+            lock_id: String::new(),
+            heartbeat: Some(duration_to_proto(HEARTBEAT)),
+        };
+        Self { client, request }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.request.path
+    }
+
+    /// Queues anew, or comes back to what has an id.
+    pub(super) async fn open(
+        &self,
+        replica: Replica,
+        lock_id: Option<&str>,
+        wait: Option<Duration>,
+    ) -> Result<Stream, (Replica, Failure)> {
+        let request = v1::AcquireLockRequest {
+            wait: wait.map(duration_to_proto),
+            lock_id: lock_id.unwrap_or_default().to_owned(),
+            ..self.request.clone()
+        };
+        let sent_at = Instant::now();
+        match timeout(OPENING, replica.stub.clone().acquire_lock(request)).await {
+            Ok(Ok(answer)) => Ok(Stream { replica, responses: answer.into_inner(), sent_at }),
+            Ok(Err(status)) => Err((replica, Failure::of(status))),
+            Err(_) => Err((replica, Failure::silent())),
+        }
+    }
+}
+
+/// An AcquireLock stream that stands. Its drop ends the call.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) replica: Replica,
+    responses: Streaming<v1::AcquireLockResponse>,
+    /// When the request was sent.
+    pub(super) sent_at: Instant,
+}
+
+impl Stream {
+    /// The next event; `None`: the lock was given back by its id.
+    ///
+    /// # Cancellation
+    /// Safe: no event is lost.
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, Failure> {
+        loop {
+            match timeout(SILENCE, self.responses.message()).await {
+                Ok(Ok(Some(message))) => {
+                    if let Some(event) = message.event {
+                        return Ok(Some(event));
+                    }
+                }
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(status)) => return Err(Failure::of(status)),
+                Err(_) => return Err(Failure::silent()),
+            }
+        }
+    }
+}
+
+pub(super) fn lost_reason(lost: v1::LockLost) -> LostReason {
+    match lost.reason() {
+        v1::LostReason::TakenOver => LostReason::TakenOver,
+        v1::LostReason::Expired => LostReason::Expired,
+        v1::LostReason::Removed => LostReason::Removed,
+        v1::LostReason::SessionLost | v1::LostReason::Unspecified => LostReason::SessionLost,
+    }
+}

@@ -1,0 +1,150 @@
+//! Get.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rollcall_proto::v1;
+use tokio::time::Instant;
+
+use crate::client::{Attempt, Call, Client};
+use crate::error::{Error, Failure};
+use crate::node::{Node, duration_to_proto, time_from_proto};
+
+/// A path as a replica showed it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Lookup {
+    /// The node with all its children.
+    pub node: Node,
+    /// What dates this state.
+    pub revision: i64,
+    /// ZooKeeper, or every replica, could not be reached, so that it may be out of date.
+    pub stale: bool,
+    /// When it was last known to be current; set when it is stale.
+    pub as_of: Option<SystemTime>,
+}
+
+/// A lookup to be made: from [`Client::get`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is read before it is awaited"]
+pub struct Get {
+    client: Client,
+    request: v1::GetRequest,
+    wait: Duration,
+}
+
+impl Client {
+    /// Reads a node and its children with their data. Await it:
+    ///
+    /// ```no_run
+    /// # async fn example(client: rollcall::Client) -> Result<(), rollcall::Error> {
+    /// let ssh = client.get("/services/ssh").await?;
+    /// for (name, child) in &ssh.node.children {
+    ///     println!("{name}: {:?}", child.value);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A path that does not exist is an answer too: `node.exists` is false. Long lists are gathered page by page, and show
+    /// one revision.
+    ///
+    /// - Ordering: as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. One replica never
+    ///   shows an older state than before; another may lag, so ask for [`latest`](Get::latest) to see what was just written.
+    /// - Connection loss: another replica is asked, for as long as the client's time-out allows.
+    /// - Cancellation: dropping the future is safe.
+    pub fn get(&self, path: impl Into<String>) -> Get {
+        let request = v1::GetRequest { path: path.into(), ..Default::default() };
+        Get { client: self.clone(), request, wait: Duration::ZERO }
+    }
+}
+
+impl Get {
+    /// Reads everything below the node; names are then relative paths such as `a/b`.
+    pub fn recursive(mut self) -> Self {
+        self.request.recursive = true;
+        self
+    }
+
+    /// Sees every write that was acknowledged before, at the cost of a round trip to ZooKeeper.
+    pub fn latest(mut self) -> Self {
+        self.request.consistency = v1::Consistency::Latest.into();
+        self
+    }
+
+    /// Waits until there is a child, for at most this time; then the answer is what there is.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    async fn send(self) -> Result<Lookup, Error> {
+        let Self { client, request, wait } = self;
+        let call = Call::read(&request.path).held_for(wait);
+        let patience = client.shared().patience;
+        let look = |attempt: Attempt| {
+            let left = attempt.deadline.saturating_duration_since(Instant::now());
+            let wait = wait.min(left.saturating_sub(patience / 2));
+            let wait = (!wait.is_zero()).then(|| duration_to_proto(wait));
+            gather(attempt, v1::GetRequest { wait, ..request.clone() })
+        };
+        match client.call(call, look).await {
+            Ok(lookup) => {
+                if client.shared().cache.is_some() {
+                    client.remember(request.recursive, Arc::new(lookup.clone())).await;
+                }
+                Ok(lookup)
+            }
+            // What was known last is no answer to who asks for the latest.
+            Err(error) if error.is_unavailable() && request.consistency() != v1::Consistency::Latest => {
+                client.cached(&request.path, request.recursive).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads all pages, from one replica: they belong to one of its states.
+async fn gather(attempt: Attempt, mut request: v1::GetRequest) -> Result<Lookup, Failure> {
+    let mut lookup: Option<Lookup> = None;
+    loop {
+        let mut answer = attempt.bounded(attempt.stub().get(request.clone())).await?;
+        let token = std::mem::take(&mut answer.next_page_token);
+        match &mut lookup {
+            None => lookup = Some(Lookup::from_proto(answer)),
+            Some(lookup) => {
+                let page = answer.node.map(Node::from_proto).unwrap_or_default();
+                lookup.node.children.extend(page.children);
+                lookup.stale |= answer.stale;
+            }
+        }
+        match lookup {
+            Some(lookup) if token.is_empty() => return Ok(lookup),
+            _ => (request.page_token, request.wait) = (token, None),
+        }
+    }
+}
+
+impl Lookup {
+    fn from_proto(answer: v1::GetResponse) -> Self {
+        Self {
+            node: answer.node.map(Node::from_proto).unwrap_or_default(),
+            revision: answer.revision,
+            stale: answer.stale,
+            as_of: answer.as_of.and_then(time_from_proto),
+        }
+    }
+}
+
+impl IntoFuture for Get {
+    type Output = Result<Lookup, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    /// # Errors
+    /// [`Error::Unreachable`]; [`Error::Refused`]: the path is none, it may not be read, or ZooKeeper is away and no replica
+    /// remembers the path.
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}

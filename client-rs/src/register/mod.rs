@@ -1,0 +1,319 @@
+//! Register: holding registrations.
+//!
+//! All registrations of a client with the same ttl share one stream, so that 10,000 of them cost one call and one
+//! keep-alive. `state.rs` is pure: what is wished, what was said, what was answered. `stream.rs` is one Register call;
+//! `session.rs` keeps one going, over any number of replicas.
+
+mod session;
+mod state;
+mod stream;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use self::session::Session;
+use self::state::{Key, Terms};
+use crate::client::Client;
+use crate::error::{Error, LostReason};
+use crate::value::{Compact, Value};
+
+/// How long a registration outlives its client, unless it is told otherwise.
+const TTL: Duration = Duration::from_secs(15);
+/// What a ttl may be.
+const TTLS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// A registration to be made: from [`Client::register`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is registered before it is started"]
+pub struct Register {
+    client: Client,
+    path: String,
+    value: Result<Value, Error>,
+    ttl: Option<Duration>,
+    exclusive: bool,
+}
+
+/// How a registration stands.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum RegistrationState {
+    /// Not registered yet, or perhaps no more: no replica, or no ZooKeeper, can be reached. The client goes on trying.
+    Pending,
+    /// Registered.
+    Registered {
+        /// Which incarnation this is; later ones are larger.
+        generation: i64,
+    },
+    /// Registered, but somebody else has written other data into the node. It is left so: two programs that each restore
+    /// their own would never end. The next [`update`](Registration::update) writes yours.
+    Overwritten {
+        /// Which incarnation this is.
+        generation: i64,
+        /// What the node holds now.
+        value: Option<Arc<Value>>,
+    },
+    /// Gone for good, and the client does not bring it back.
+    Lost {
+        /// Why.
+        reason: LostReason,
+    },
+    /// Taken down, as the program asked.
+    Closed,
+}
+
+impl RegistrationState {
+    /// Whether the path is registered, by all that is known.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        matches!(self, Self::Registered { .. } | Self::Overwritten { .. })
+    }
+
+    /// Whether nothing will change any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Closed)
+    }
+}
+
+impl Client {
+    /// Registers a path, for as long as the program lives and keeps the [`Registration`]. Missing parents are made.
+    ///
+    /// ```no_run
+    /// # use serde_json::json;
+    /// # async fn example(client: rollcall::Client) -> Result<(), rollcall::Error> {
+    /// let registration = client.register("/services/ssh/server1:22").data(json!({"foo": "bar"})).start().await?;
+    /// // … serve …
+    /// registration.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The client keeps it: when a replica stops or dies it goes on at another, by its generation, so that nobody who
+    /// watches misses the registration for a moment. Who registers a path that another holds takes it over, as a service
+    /// needs that restarts on the same host and port; the older one is [`Lost`](RegistrationState::Lost) and does not fight
+    /// back. See [`exclusive`](Register::exclusive) for the opposite.
+    pub fn register(&self, path: impl Into<String>) -> Register {
+        Register {
+            client: self.clone(),
+            path: path.into(),
+            value: Ok(Value::Data(serde_json::Map::new())),
+            ttl: Some(TTL),
+            exclusive: false,
+        }
+    }
+}
+
+impl Register {
+    /// What the node shall hold: anything that serializes to a JSON object. The server adds the keys `pid` and `created`.
+    pub fn data(mut self, data: impl Serialize) -> Self {
+        self.value = Value::from_data(data);
+        self
+    }
+
+    /// What the node shall hold: text, bytes or data.
+    pub fn value(mut self, value: impl Into<Value>) -> Self {
+        self.value = Ok(value.into());
+        self
+    }
+
+    /// How long the registration stands after the program has died or lost every replica, 1 second to 10 minutes. Default:
+    /// 15 seconds. Within that time a replica may be replaced without anybody's noticing.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Lets the registration go at once when the connection to the replica ends, for whatever reason.
+    pub fn without_ttl(mut self) -> Self {
+        self.ttl = None;
+        self
+    }
+
+    /// Does not take over a registration that stands: [`start`](Register::start) then fails, reason
+    /// [`NameTaken`](crate::Reason::NameTaken).
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    /// Registers, and waits until that is done.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the data or the ttl can't be. [`Error::Refused`] with the reasons `NameTaken`, `NotEphemeral`,
+    /// `ValueTooLarge`, `InvalidPath` and those of every call. [`Error::Unreachable`]: no replica or no ZooKeeper could be
+    /// reached within the client's time-out; nothing is left then. Use [`in_background`](Register::in_background) to go on
+    /// trying.
+    ///
+    /// # Cancellation
+    /// Dropping the future takes back what may have been registered.
+    pub async fn start(self) -> Result<Registration, Error> {
+        let (sender, answer) = oneshot::channel();
+        let registration = self.add(Some(sender))?;
+        registration.answered(answer).await?;
+        Ok(registration)
+    }
+
+    /// Registers without waiting: the [state](Registration::state) tells what comes of it, and the client tries until it is
+    /// registered or refused. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the data or the ttl can't be.
+    pub fn in_background(self) -> Result<Registration, Error> {
+        self.add(None)
+    }
+
+    fn add(self, waiter: Option<state::Waiter>) -> Result<Registration, Error> {
+        let Self { client, path, value, ttl, exclusive } = self;
+        if ttl.is_some_and(|ttl| !TTLS.contains(&ttl)) {
+            return Err(Error::invalid("ttl", "it must be from 1 second to 10 minutes"));
+        }
+        let terms = Terms { value: Compact::new(value?)?, exclusive };
+        let session = client.shared().sessions.of(ttl);
+        let (key, state) = session.add(&client, path.as_str().into(), terms, waiter)?;
+        Ok(Registration { client, session, key, state })
+    }
+}
+
+/// The sessions of a client, one for each ttl that is in use.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(Mutex<HashMap<Option<Duration>, Arc<Session>>>);
+
+impl Sessions {
+    fn of(&self, ttl: Option<Duration>) -> Arc<Session> {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.entry(ttl).or_insert_with(|| Session::new(ttl)).clone()
+    }
+}
+
+/// A path that is registered for as long as this is kept.
+///
+/// Dropping it takes the registration down in the background, as far as the program's end leaves time for that;
+/// [`close`](Registration::close) waits until it is done.
+pub struct Registration {
+    client: Client,
+    session: Arc<Session>,
+    key: Key,
+    state: watch::Receiver<RegistrationState>,
+}
+
+impl Registration {
+    /// The registered path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.key.path
+    }
+
+    /// How it stands now.
+    #[must_use]
+    pub fn state(&self) -> RegistrationState {
+        self.state.borrow().clone()
+    }
+
+    /// How it stands, as it changes: Tokio's watch channel. States that are over at once may be skipped.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<RegistrationState> {
+        self.state.clone()
+    }
+
+    /// Waits for another state than the last that this gave, and gives it.
+    ///
+    /// # Cancellation
+    /// Safe: no state is missed that still holds.
+    pub async fn changed(&mut self) -> RegistrationState {
+        if self.state.changed().await.is_err() {
+            // After the last state there is none.
+            return std::future::pending().await;
+        }
+        self.state.borrow_and_update().clone()
+    }
+
+    /// Waits until it is lost, and says why; for ever if it never is.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn lost(&self) -> LostReason {
+        let mut states = self.states();
+        let lost = states.wait_for(|state| matches!(state, RegistrationState::Lost { .. })).await;
+        let reason = match lost.as_deref() {
+            Ok(RegistrationState::Lost { reason }) => Some(reason.clone()),
+            _ => None,
+        };
+        drop(lost);
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Changes the data, and waits until that is done. Who watches sees one change.
+    ///
+    /// # Errors
+    /// As of [`Register::start`]. After [`Error::Refused`] the old data stands. After [`Error::Unreachable`] the client goes
+    /// on trying to write the new. [`Error::Lost`]: there is no registration any more.
+    ///
+    /// # Cancellation
+    /// The change is made all the same. Ordering: of several changes the last one stands.
+    pub async fn update(&self, data: impl Serialize) -> Result<(), Error> {
+        self.update_value(Value::from_data(data)?).await
+    }
+
+    /// The same, with text, bytes or data.
+    ///
+    /// # Errors
+    /// As of [`update`](Registration::update).
+    pub async fn update_value(&self, value: impl Into<Value>) -> Result<(), Error> {
+        let (sender, answer) = oneshot::channel();
+        self.session.update(&self.key, Compact::new(value.into())?, sender)?;
+        self.answered(answer).await
+    }
+
+    /// Takes the registration down, and waits until it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`]: no replica could be told; the registration goes with its ttl.
+    ///
+    /// # Cancellation
+    /// It is taken down all the same.
+    pub async fn close(self) -> Result<(), Error> {
+        let (sender, answer) = oneshot::channel();
+        self.session.remove(&self.key, Some(sender));
+        match self.answered(answer).await {
+            Err(Error::Lost { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn answered(&self, answer: oneshot::Receiver<Result<(), Error>>) -> Result<(), Error> {
+        match timeout(self.client.shared().patience, answer).await {
+            Ok(Ok(answer)) => answer,
+            // Nobody answers when another registration of this client has taken the path over.
+            Ok(Err(_)) => Err(Error::Lost { path: self.path().to_owned(), reason: LostReason::TakenOver }),
+            Err(_) => {
+                let replicas = self.client.replicas().names();
+                Err(Error::Unreachable { replicas, source: Some(self.session.trouble()) })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Registration")
+            .field("path", &self.path())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.session.remove(&self.key, None);
+    }
+}

@@ -1,0 +1,228 @@
+//! All registrations of a client with one ttl: one stream, over any number of replicas.
+
+use std::future::pending;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+
+use super::RegistrationState;
+use super::state::{Key, State, Terms, Waiter};
+use super::stream::{Event, Stream};
+use crate::client::Client;
+use crate::error::{Error, Failure, Reason};
+use crate::value::Compact;
+
+/// How long it takes until a replica that had no room is asked again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// The handle on a session. Its task runs while there is a registration.
+#[derive(Debug)]
+pub(super) struct Session {
+    inner: Mutex<Inner>,
+    /// There is something new to say.
+    wake: Notify,
+    ttl: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: State,
+    is_running: bool,
+    /// Why no replica is connected, for a message.
+    trouble: Option<Arc<Status>>,
+}
+
+impl Session {
+    pub(super) fn new(ttl: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), wake: Notify::new(), ttl })
+    }
+
+    pub(super) fn add(
+        self: &Arc<Self>,
+        client: &Client,
+        path: Arc<str>,
+        terms: Terms,
+        waiter: Option<Waiter>,
+    ) -> Result<(Key, watch::Receiver<RegistrationState>), Error> {
+        let mut inner = self.lock();
+        let added = inner.state.add(path, terms, waiter)?;
+        if !std::mem::replace(&mut inner.is_running, true) {
+            tokio::spawn(run(self.clone(), client.clone()));
+        }
+        drop(inner);
+        self.wake.notify_one();
+        Ok(added)
+    }
+
+    pub(super) fn update(&self, key: &Key, value: Compact, waiter: Waiter) -> Result<(), Error> {
+        let updated = self.lock().state.update(key, value, waiter);
+        self.wake.notify_one();
+        updated
+    }
+
+    pub(super) fn remove(&self, key: &Key, waiter: Option<Waiter>) {
+        self.lock().state.remove(key, waiter);
+        self.wake.notify_one();
+    }
+
+    /// Why there is no answer.
+    pub(super) fn trouble(&self) -> Arc<Status> {
+        let waits = || Arc::new(Status::unavailable("the replica waits for zookeeper"));
+        self.lock().trouble.clone().unwrap_or_else(waits)
+    }
+
+    fn state(&self) -> StateGuard<'_> {
+        StateGuard(self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing is left to do; the task then ends.
+    fn is_over(&self) -> bool {
+        let mut inner = self.lock();
+        inner.is_running = !inner.state.is_empty();
+        !inner.is_running
+    }
+}
+
+struct StateGuard<'a>(MutexGuard<'a, Inner>);
+
+impl std::ops::Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0.state
+    }
+}
+
+impl std::ops::DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0.state
+    }
+}
+
+/// Keeps a stream going for as long as there is a registration.
+async fn run(session: Arc<Session>, client: Client) {
+    // Until when what was registered certainly stands.
+    let mut sure_until = None;
+    while !session.is_over() {
+        let Some(stream) = connect(&session, &client, None, sure_until).await else { continue };
+        session.state().begin();
+        sure_until = hold(&session, &client, stream).await;
+        if sure_until.is_none() {
+            session.state().doubt();
+        }
+    }
+}
+
+/// Opens a stream at a replica other than `but`, if there is another. `None`: that has failed.
+async fn connect(
+    session: &Session,
+    client: &Client,
+    but: Option<usize>,
+    sure_until: Option<Instant>,
+) -> Option<Stream> {
+    let replicas = client.replicas();
+    let opening = async { Stream::open(client, replicas.pick_but(but).await, session.ttl).await };
+    let opened = {
+        let mut opening = pin!(opening);
+        let mut doubt_at = sure_until;
+        loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                () = until(doubt_at) => {
+                    session.state().doubt();
+                    doubt_at = None;
+                }
+            }
+        }
+    };
+    match opened {
+        Ok(stream) => {
+            replicas.succeeded(&stream.replica);
+            session.lock().trouble = None;
+            Some(stream)
+        }
+        Err((replica, failure)) => {
+            replicas.failed(&replica, &failure);
+            if let Failure::Refused(refusal) = &failure
+                && *refusal.reason() != Reason::ReadOnly
+                && !Error::Refused(refusal.clone()).is_retryable()
+            {
+                session.state().refuse(refusal);
+            }
+            session.lock().trouble = Some(failure.into_status());
+            None
+        }
+    }
+}
+
+type Opening<'a> = Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>>;
+
+/// Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends when that
+/// fails or when no registration is left; says until when what was registered certainly stands.
+async fn hold(session: &Session, client: &Client, mut stream: Stream) -> Option<Instant> {
+    // The stream that was left, kept until everything has been taken over from it.
+    let mut left: Option<Stream> = None;
+    let mut opening: Option<Opening<'_>> = None;
+    let mut try_again_at = Instant::now() + TRY_AGAIN;
+    loop {
+        stream.send_all(|| session.state().next_request());
+        if session.state().is_empty() {
+            return None;
+        }
+        if left.is_some() && session.state().is_settled() {
+            left = None;
+        }
+        let has_requests = session.state().has_requests();
+        tokio::select! {
+            event = stream.next(has_requests) => match event {
+                Ok(Event::Said(response)) => session.state().take(response),
+                Ok(Event::Draining) => {
+                    client.replicas().drains(&stream.replica);
+                    opening = Some(Box::pin(connect(session, client, Some(stream.replica.index()), None)));
+                }
+                Ok(Event::Ready) => {}
+                Err(failure) => {
+                    client.replicas().failed(&stream.replica, &failure);
+                    session.lock().trouble = Some(failure.into_status());
+                    return session.ttl.map(|ttl| stream.heard_at + ttl);
+                }
+            },
+            opened = async { match &mut opening { Some(opening) => opening.await, None => pending().await } } => {
+                opening = match opened {
+                    Some(new) => {
+                        left = Some(std::mem::replace(&mut stream, new));
+                        session.state().begin();
+                        None
+                    }
+                    None => Some(Box::pin(connect(session, client, Some(stream.replica.index()), None))),
+                };
+            }
+            // What it says does not count any more; it must only be kept alive.
+            ended = async { match &mut left { Some(left) => left.next(false).await.is_err(), None => pending().await } } => {
+                if ended {
+                    left = None;
+                }
+            }
+            () = session.wake.notified() => {}
+            () = sleep_until(try_again_at) => {
+                session.state().try_again();
+                try_again_at = Instant::now() + TRY_AGAIN;
+            }
+        }
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,401 @@
+//! What is wished, what was said, and what was answered, for each path of a session. Pure.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use rollcall_proto::v1;
+use rollcall_proto::v1::register_request::Request;
+use rollcall_proto::v1::register_response::Response;
+use tokio::sync::{oneshot, watch};
+use tonic::Code;
+
+use super::RegistrationState;
+use crate::error::{Error, LostReason, Reason, Refusal};
+use crate::value::{Compact, Value};
+
+/// Who waits for an answer.
+pub(super) type Waiter = oneshot::Sender<Result<(), Error>>;
+
+/// One registration: a path may have several, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) path: Arc<str>,
+    id: u64,
+}
+
+/// What is to be registered.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) value: Compact,
+    pub(super) exclusive: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    entries: HashMap<Arc<str>, Entry>,
+    /// The paths about which there may be something to say, each once.
+    queue: VecDeque<Arc<str>>,
+    /// The paths that a replica had no room for: they are said again later.
+    later: Vec<Arc<str>>,
+    next_id: u64,
+    /// How many paths have something said that was not answered.
+    unanswered: usize,
+}
+
+/// The version of something that an earlier registration of the path has said.
+const EARLIER: u32 = u32::MAX;
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    terms: Terms,
+    /// The value that was last answered, while another one is wished.
+    accepted: Option<Compact>,
+    wish: Wish,
+    /// Which value is wished: rises with each.
+    version: u32,
+    /// What was said and not answered, on the present stream.
+    said: Option<Said>,
+    /// What of the wish was answered on the present stream.
+    answered: Option<u32>,
+    /// The last one that we were given.
+    generation: Option<i64>,
+    is_queued: bool,
+    states: watch::Sender<RegistrationState>,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Hold,
+    Leave,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Set(u32),
+    Unset,
+}
+
+impl State {
+    /// Adds a registration. One that stands for the same path is over: the path was taken from it.
+    ///
+    /// # Errors
+    /// As a replica would answer, where the path is not to be taken from anybody.
+    pub(super) fn add(
+        &mut self,
+        path: Arc<str>,
+        terms: Terms,
+        waiter: Option<Waiter>,
+    ) -> Result<(Key, watch::Receiver<RegistrationState>), Error> {
+        if terms.exclusive && self.entries.get(&path).is_some_and(|entry| entry.wish == Wish::Hold) {
+            let message = format!("{path} is registered by this program");
+            let taken = Refusal::in_stream(Code::AlreadyExists.into(), Reason::NameTaken.as_str(), message);
+            return Err(Error::Refused(taken));
+        }
+        let (states, receiver) = watch::channel(RegistrationState::Pending);
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut entry = Entry {
+            id,
+            terms,
+            accepted: None,
+            wish: Wish::Hold,
+            version: 0,
+            said: None,
+            answered: None,
+            generation: None,
+            is_queued: false,
+            states,
+            waiters: waiter.into_iter().collect(),
+        };
+        if let Some(before) = self.entries.remove(&path) {
+            // What is under way is still answered, and answers come in order.
+            (entry.said, entry.is_queued) = (before.said.map(|_| Said::Set(EARLIER)), before.is_queued);
+            before.tell(match before.wish {
+                Wish::Hold => RegistrationState::Lost { reason: LostReason::TakenOver },
+                Wish::Leave => RegistrationState::Closed,
+            });
+        }
+        self.entries.insert(path.clone(), entry);
+        self.enqueue(&path);
+        Ok((Key { path, id }, receiver))
+    }
+
+    /// Wishes other data.
+    pub(super) fn update(&mut self, key: &Key, value: Compact, waiter: Waiter) -> Result<(), Error> {
+        let Some(entry) = self.entry(key).filter(|entry| entry.wish == Wish::Hold) else {
+            return Err(Error::Lost { path: key.path.to_string(), reason: LostReason::TakenOver });
+        };
+        let before = std::mem::replace(&mut entry.terms.value, value);
+        entry.accepted.get_or_insert(before);
+        entry.version += 1;
+        entry.answered = None;
+        entry.waiters.push(waiter);
+        self.enqueue(&key.path);
+        Ok(())
+    }
+
+    /// Wishes it gone. Dropped waiters tell that it is gone already.
+    pub(super) fn remove(&mut self, key: &Key, waiter: Option<Waiter>) {
+        let Some(entry) = self.entry(key) else {
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(Ok(()));
+            }
+            return;
+        };
+        // Whoever waits for an update waits in vain.
+        if entry.wish == Wish::Hold {
+            entry.waiters.clear();
+        }
+        entry.wish = Wish::Leave;
+        entry.waiters.extend(waiter);
+        self.enqueue(&key.path);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether there may be something to say.
+    pub(super) fn has_requests(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether everything that is wished was answered on the present stream.
+    pub(super) fn is_settled(&self) -> bool {
+        self.queue.is_empty() && self.unanswered == 0
+    }
+
+    /// A new stream: everything is said again on it.
+    pub(super) fn begin(&mut self) {
+        self.later.clear();
+        self.queue.clear();
+        self.unanswered = 0;
+        for (path, entry) in &mut self.entries {
+            (entry.said, entry.answered, entry.is_queued) = (None, None, true);
+            self.queue.push_back(path.clone());
+        }
+    }
+
+    /// The next thing to say on the present stream.
+    pub(super) fn next_request(&mut self) -> Option<v1::RegisterRequest> {
+        while let Some(path) = self.queue.pop_front() {
+            let Some(entry) = self.entries.get_mut(&path) else { continue };
+            entry.is_queued = false;
+            if entry.said.is_some() {
+                continue;
+            }
+            // What another replica may still hold is taken from it before it is taken down.
+            let is_held_elsewhere = entry.answered.is_none() && entry.generation.is_some();
+            let request = match entry.wish {
+                Wish::Hold if entry.answered == Some(entry.version) => continue,
+                Wish::Leave if !is_held_elsewhere => {
+                    entry.said = Some(Said::Unset);
+                    Request::Unset(v1::UnsetRegistration { path: path.to_string() })
+                }
+                Wish::Hold | Wish::Leave => {
+                    entry.said = Some(Said::Set(entry.version));
+                    Request::Set(v1::SetRegistration {
+                        path: path.to_string(),
+                        value: entry.terms.value.to_proto(),
+                        generation: entry.generation,
+                        exclusive: entry.terms.exclusive,
+                    })
+                }
+            };
+            self.unanswered += 1;
+            return Some(v1::RegisterRequest { request: Some(request) });
+        }
+        None
+    }
+
+    /// Says again what a replica had no room for.
+    pub(super) fn try_again(&mut self) {
+        for path in std::mem::take(&mut self.later) {
+            self.enqueue(&path);
+        }
+    }
+
+    /// What the present stream says about a path.
+    pub(super) fn take(&mut self, response: Response) {
+        match response {
+            Response::Registered(registered) => self.registered(&registered),
+            Response::Unregistered(unregistered) => self.unregistered(&unregistered.path),
+            Response::Pending(pending) => self.tell(&pending.path, RegistrationState::Pending),
+            Response::Overwritten(overwritten) => self.overwritten(overwritten),
+            Response::Lost(lost) => self.lost(&lost),
+            Response::Rejected(rejected) => self.rejected(rejected),
+            Response::Opened(_) | Response::KeptAlive(_) | Response::Draining(_) => {}
+        }
+    }
+
+    /// It is not certain any more that anything is registered.
+    pub(super) fn doubt(&mut self) {
+        for entry in self.entries.values().filter(|entry| entry.states.borrow().is_registered()) {
+            entry.tell(RegistrationState::Pending);
+        }
+    }
+
+    /// A replica refuses to open a stream: who has never been registered is told, the others are tried again.
+    pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        let new = self.entries.iter().filter(|(_, entry)| entry.generation.is_none());
+        for path in new.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            self.end(&path, &Error::Refused(refusal.clone()), refusal.clone().into_lost());
+        }
+    }
+
+    fn entry(&mut self, key: &Key) -> Option<&mut Entry> {
+        self.entries.get_mut(&key.path).filter(|entry| entry.id == key.id)
+    }
+
+    fn enqueue(&mut self, path: &Arc<str>) {
+        if let Some(entry) = self.entries.get_mut(path)
+            && !std::mem::replace(&mut entry.is_queued, true)
+        {
+            self.queue.push_back(path.clone());
+        }
+    }
+
+    fn tell(&self, path: &str, state: RegistrationState) {
+        if let Some(entry) = self.entries.get(path) {
+            entry.tell(state);
+        }
+    }
+
+    fn registered(&mut self, registered: &v1::Registered) {
+        let Some(entry) = self.entries.get_mut(registered.path.as_str()) else { return };
+        entry.generation = Some(registered.generation);
+        let mut is_earlier = false;
+        if !registered.restored
+            && let Some(Said::Set(version)) = entry.said
+        {
+            (entry.said, entry.answered, is_earlier) = (None, Some(version), version == EARLIER);
+            self.unanswered -= 1;
+            if version == entry.version {
+                entry.accepted = None;
+                if entry.wish == Wish::Hold {
+                    entry.answer(&Ok(()));
+                }
+            }
+        }
+        if entry.wish == Wish::Hold && !is_earlier {
+            entry.tell(RegistrationState::Registered { generation: registered.generation });
+        }
+        if entry.wish == Wish::Leave || entry.answered != Some(entry.version) {
+            self.enqueue(&registered.path.as_str().into());
+        }
+    }
+
+    fn unregistered(&mut self, path: &str) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let said = entry.said.take();
+        self.unanswered -= usize::from(said.is_some());
+        match (said, entry.wish) {
+            (Some(Said::Unset), Wish::Leave) => {
+                entry.tell(RegistrationState::Closed);
+                entry.answer(&Ok(()));
+                self.entries.remove(path);
+            }
+            // An earlier registration of the path is gone; this one is still to be said.
+            _ => {
+                entry.answered = None;
+                self.enqueue(&path.into());
+            }
+        }
+    }
+
+    fn overwritten(&mut self, overwritten: v1::Overwritten) {
+        let Some(entry) = self.entries.get(overwritten.path.as_str()) else { return };
+        if let (Some(generation), Wish::Hold) = (entry.generation, entry.wish) {
+            let value = Value::from_proto(overwritten.value).map(Arc::new);
+            entry.tell(RegistrationState::Overwritten { generation, value });
+        }
+    }
+
+    fn lost(&mut self, lost: &v1::Lost) {
+        let path = lost.path.as_str();
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let is_older = entry.generation.is_some_and(|generation| lost.generation < generation);
+        let reason = match lost.reason() {
+            // Nobody else has it: it is registered again.
+            v1::LostReason::Expired => {
+                self.unanswered -= usize::from(entry.said.take().is_some());
+                entry.answered = None;
+                entry.tell(RegistrationState::Pending);
+                return self.enqueue(&path.into());
+            }
+            // Of an earlier registration of this path, or of one that has been made again since.
+            _ if is_older => return,
+            v1::LostReason::Removed => LostReason::Removed,
+            v1::LostReason::SessionLost => LostReason::SessionLost,
+            v1::LostReason::TakenOver | v1::LostReason::Unspecified => LostReason::TakenOver,
+        };
+        let error = Error::Lost { path: path.to_owned(), reason: reason.clone() };
+        self.end(&path.into(), &error, reason);
+    }
+
+    fn rejected(&mut self, rejected: v1::Rejected) {
+        let path = rejected.path.as_str();
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let refusal = Refusal::in_stream(rejected.code, &rejected.reason, rejected.message);
+        let Some(Said::Set(version)) = entry.said else { return };
+        entry.said = None;
+        self.unanswered -= 1;
+        if version != entry.version {
+            return self.enqueue(&path.into());
+        }
+        if entry.wish == Wish::Leave {
+            // Nothing of ours is there; the answer to this makes it certain.
+            (entry.generation, entry.answered) = (None, None);
+            return self.enqueue(&path.into());
+        }
+        if entry.generation.is_some()
+            && let Some(accepted) = entry.accepted.take()
+        {
+            // The data that was accepted before stands.
+            (entry.terms.value, entry.answered) = (accepted, None);
+            entry.answer(&Err(Error::Refused(refusal)));
+            return self.enqueue(&path.into());
+        }
+        if entry.generation.is_some() && matches!(refusal.code(), Code::ResourceExhausted | Code::Unavailable) {
+            entry.tell(RegistrationState::Pending);
+            return self.later.push(path.into());
+        }
+        let error = Error::Refused(refusal.clone());
+        self.end(&path.into(), &error, refusal.into_lost());
+    }
+
+    /// It is over, and not because the program has asked for it; unless it has meanwhile.
+    fn end(&mut self, path: &Arc<str>, error: &Error, reason: LostReason) {
+        let Some(mut entry) = self.entries.remove(path) else { return };
+        self.unanswered -= usize::from(entry.said.is_some());
+        let (answer, state) = match entry.wish {
+            Wish::Hold => (Err(error.clone()), RegistrationState::Lost { reason }),
+            Wish::Leave => (Ok(()), RegistrationState::Closed),
+        };
+        entry.answer(&answer);
+        entry.tell(state);
+    }
+}
+
+impl Entry {
+    fn tell(&self, state: RegistrationState) {
+        self.states.send_if_modified(|before| {
+            let is_news = *before != state;
+            *before = state;
+            is_news
+        });
+    }
+
+    fn answer(&mut self, answer: &Result<(), Error>) {
+        for waiter in self.waiters.drain(..) {
+            // Nobody may wait any more.
+            let _ = waiter.send(answer.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

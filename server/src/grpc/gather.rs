@@ -1,0 +1,254 @@
+//! What many streams of a connection send at the same moment, written at once.
+//!
+//! A change wakes every stream that watches. Left alone, HTTP/2 writes to the socket as soon as the first of them has
+//! something to send, and again after the next: one system call an event, which is more than all else that an event
+//! costs. So a flush waits here until the connection's task has its next turn. Until then those that were woken with it
+//! have added theirs; if there is nobody else, the next turn is at once.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+/// No more than this waits, in bytes; what comes then waits for the socket.
+const MOST: usize = 64 * 1024;
+
+/// A connection that gathers what is written.
+#[derive(Debug)]
+pub(crate) struct Gathering<S> {
+    socket: S,
+    /// What waits. It takes no memory when nothing does.
+    waiting: Vec<u8>,
+    /// How much of that the socket has taken.
+    taken: usize,
+    turn: Turn,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Of those who have something to send.
+    Theirs,
+    /// The same, and the connection's task has been woken for its next.
+    Awaited,
+    /// Of the socket.
+    Ours,
+}
+
+impl<S> Gathering<S> {
+    pub(crate) fn new(socket: S) -> Self {
+        Self { socket, waiting: Vec::new(), taken: 0, turn: Turn::Theirs }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Gathering<S> {
+    /// Writes all that waits.
+    fn poll_empty(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.taken < self.waiting.len() {
+            let rest = &self.waiting[self.taken..];
+            match ready!(Pin::new(&mut self.socket).poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.taken += count,
+            }
+        }
+        (self.waiting, self.taken, self.turn) = (Vec::new(), 0, Turn::Theirs);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.waiting.len() >= MOST {
+            ready!(this.poll_empty(context))?;
+        }
+        let before = this.waiting.len();
+        for slice in slices {
+            let room = MOST.saturating_sub(this.waiting.len());
+            this.waiting.extend_from_slice(&slice[..slice.len().min(room)]);
+        }
+        Poll::Ready(Ok(this.waiting.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.turn {
+            _ if this.waiting.is_empty() => {}
+            Turn::Ours => ready!(this.poll_empty(context))?,
+            Turn::Awaited => return Poll::Ready(Ok(())),
+            Turn::Theirs => {
+                this.turn = Turn::Awaited;
+                context.waker().wake_by_ref();
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Pin::new(&mut this.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_empty(context))?;
+        Pin::new(&mut this.socket).poll_shutdown(context)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
+    /// HTTP/2 reads at the beginning of every turn of its task.
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.turn == Turn::Awaited {
+            this.turn = Turn::Ours;
+        }
+        Pin::new(&mut this.socket).poll_read(context, buffer)
+    }
+}
+
+impl<S: Connected> Connected for Gathering<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.socket.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    /// A socket that notes each write, and takes so many bytes at once.
+    #[derive(Debug, Default)]
+    struct Socket {
+        writes: Vec<Vec<u8>>,
+        takes: usize,
+        is_down: bool,
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let taken = bytes.len().min(self.takes);
+            if taken == 0 {
+                return Poll::Pending;
+            }
+            self.writes.push(bytes[..taken].to_vec());
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.is_down = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for Socket {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    struct Test {
+        gathering: Gathering<Socket>,
+        wakes: Arc<Wakes>,
+    }
+
+    impl Test {
+        fn new(takes: usize) -> Self {
+            Self { gathering: Gathering::new(Socket { takes, ..Socket::default() }), wakes: Arc::default() }
+        }
+
+        fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut Gathering<Socket>>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
+            let waker = Waker::from(self.wakes.clone());
+            poll(Pin::new(&mut self.gathering), &mut Context::from_waker(&waker))
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> Option<usize> {
+            match self.poll(|gathering, context| gathering.poll_write(context, bytes)) {
+                Poll::Ready(count) => Some(count.unwrap()),
+                Poll::Pending => None,
+            }
+        }
+
+        fn flush(&mut self) -> bool {
+            self.poll(|gathering, context| gathering.poll_flush(context)).is_ready()
+        }
+
+        /// What begins every turn of a connection's task.
+        fn turn(&mut self) {
+            let read = self.poll(|gathering, context| gathering.poll_read(context, &mut ReadBuf::new(&mut [0; 8])));
+            assert!(read.is_pending());
+        }
+
+        fn writes(&self) -> Vec<&[u8]> {
+            self.gathering.socket.writes.iter().map(Vec::as_slice).collect()
+        }
+    }
+
+    #[test]
+    fn what_comes_before_the_next_turn_is_written_at_once() {
+        let mut test = Test::new(1000);
+        for bytes in [b"one ", b"two ", b"six "] {
+            assert_eq!(test.write(bytes), Some(4));
+            assert!(test.flush() && test.writes().is_empty());
+        }
+        assert_eq!(test.wakes.0.load(Ordering::Relaxed), 1, "the task has its next turn without being asked");
+        test.turn();
+        assert_eq!(test.write(b"late"), Some(4));
+        assert!(test.flush());
+        assert_eq!(test.writes(), [b"one two six late"]);
+        test.turn();
+        assert!(test.flush() && test.writes().len() == 1);
+        assert_eq!(test.wakes.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_slow_socket_holds_up_who_writes_more_than_may_wait() {
+        let mut test = Test::new(0);
+        assert_eq!(test.write(&vec![b'x'; MOST + 5]), Some(MOST));
+        assert_eq!(test.write(b"y"), None);
+        assert!(test.flush());
+        test.turn();
+        assert!(!test.flush(), "there is no more than what the socket takes");
+        test.gathering.socket.takes = MOST - 1;
+        assert_eq!(test.write(b"y"), Some(1));
+        assert_eq!(test.writes().iter().map(|write| write.len()).collect::<Vec<_>>(), [MOST - 1, 1]);
+    }
+
+    #[test]
+    fn nothing_is_left_behind_at_the_end() {
+        let mut test = Test::new(1000);
+        test.write(b"goodbye");
+        assert!(test.flush());
+        assert!(test.poll(|gathering, context| gathering.poll_shutdown(context)).is_ready());
+        assert_eq!((test.writes(), test.gathering.socket.is_down), (vec![b"goodbye".as_slice()], true));
+    }
+}

@@ -1,0 +1,24 @@
+//! What it means to a caller that ZooKeeper refuses to do something to a node.
+
+use crate::error::Error;
+use crate::types::NodePath;
+use crate::zk::{self, ErrorCode};
+
+/// A refusal that the caller did not expect, and can't mend by looking again.
+pub(crate) fn refused(path: &NodePath, code: ErrorCode) -> Error {
+    let path = path.clone();
+    match code {
+        ErrorCode::NoAuth => Error::NoAuth { path },
+        ErrorCode::NoChildrenForEphemerals => {
+            let parent = path.parent().unwrap_or_else(|| path.clone());
+            Error::ParentEphemeral { path, parent }
+        }
+        ErrorCode::NotEmpty => Error::NotEmpty { path },
+        code => Error::Internal { path, cause: code.to_string() },
+    }
+}
+
+/// A request of so many bytes, which was not sent.
+pub(crate) fn too_large(path: &NodePath, bytes: usize) -> Error {
+    Error::ValueTooLarge { path: path.clone(), bytes, limit: zk::MAX_FRAME }
+}

@@ -1,0 +1,443 @@
+//! The command `rollcall`, as an operator uses it, and the examples of the Rust client.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use rollcall_tests::arm::{Arm, Setting};
+use rollcall_tests::client::{Registration, data, describe, release};
+use rollcall_tests::follow::Locking;
+use rollcall_tests::process::{Process, Signal, scratch};
+use rollcall_tests::proxy::{Proxy, Traffic};
+use rollcall_tests::server;
+use rollcall_tests::wait::{SOON, check, eventually};
+use rustix::process::{Pid, kill_process};
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+const NOT_ACQUIRED: i32 = 75;
+const LOCK_LOST: i32 = 76;
+const REGISTRATION_LOST: i32 = 77;
+
+/// A program that `cargo build -p rollcall --bins --examples` has put beside the server.
+fn built(name: &str) -> PathBuf {
+    let path = server::program().parent().expect("it lies in a directory").join(name);
+    assert!(path.is_file(), "no {}: run cargo build -p rollcall --bins --examples", path.display());
+    path
+}
+
+/// A shell with a server.
+struct Shell {
+    s: Setting,
+    directory: TempDir,
+}
+
+/// What a command that has ended said.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Shell {
+    async fn open() -> Shell {
+        Shell { s: Arm::Embedded.setting("cli").await, directory: scratch("cli") }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        self.command_at(&self.s.server.grpc().to_string(), arguments)
+    }
+
+    fn command_at(&self, server: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(built("rollcall"));
+        command.args(arguments).env("ROLLCALL_SERVER", server).current_dir(self.directory.path());
+        command
+    }
+
+    /// Starts a command; its name is for its output alone.
+    fn start(&self, name: &str, arguments: &[&str]) -> Process {
+        Process::spawn(name, self.directory.path(), &mut self.command(arguments))
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Done {
+        let directory = scratch("run");
+        let process = Process::spawn("rollcall", directory.path(), &mut self.command(arguments));
+        done(process).await
+    }
+
+    /// Runs a command that must succeed, and gives what it printed.
+    async fn ok(&self, arguments: &[&str]) -> String {
+        let done = self.run(arguments).await;
+        assert_eq!(done.code, Some(0), "{arguments:?}: {done:?}");
+        done.stdout
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+async fn done(mut process: Process) -> Done {
+    let status = process.wait(SOON).await;
+    Done { code: status.code(), stdout: process.stdout(), stderr: process.stderr() }
+}
+
+async fn says(process: &Process, what: &str) {
+    let said = || process.stdout() + &process.stderr();
+    eventually(what, SOON, async || check(said().contains(what), said)).await;
+}
+
+async fn written(file: &Path) -> String {
+    eventually("a file is written", SOON, async || match std::fs::read_to_string(file) {
+        Ok(text) if text.ends_with('\n') => Ok(text),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+}
+
+fn runs(pid: &str) -> bool {
+    // A zombie has no command line.
+    std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|bytes| !bytes.is_empty())
+}
+
+fn object(text: &str) -> Json {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test]
+async fn nodes_are_written_read_and_deleted() {
+    let shell = Shell::open().await;
+    assert_eq!(shell.ok(&["put", "/config/limits", "--data", "open=10", "--data", "name=x y"]).await, "version 0\n");
+    assert_eq!(shell.ok(&["put", "/config/motd", "--text", "hello"]).await, "version 0\n");
+    assert_eq!(
+        shell.ok(&["get", "/config"]).await,
+        "/config:\n  children:\n  - /config/limits: {}\n  - /config/motd: {}\n"
+    );
+    let shown = object(&shell.ok(&["get", "/config", "--data", "-o", "json"]).await);
+    let limits = &shown["/config"]["children"][0]["/config/limits"]["data"];
+    assert_eq!((&limits["open"], &limits["name"]), (&json!(10), &json!("x y")));
+    assert_eq!(shown["/config"]["children"][1]["/config/motd"]["data"], json!({"string_value": "hello"}));
+    assert_eq!(shell.ok(&["get", "-r", "/", "-o", "dir"]).await, "/\n/config\n/config/limits\n/config/motd\n");
+    let table = shell.ok(&["get", "/config", "-d", "-o", "table"]).await;
+    assert!(table.starts_with("NAME    KIND     VERSION  MODIFIED"), "{table}");
+    assert!(table.lines().nth(2).unwrap().ends_with("hello"), "{table}");
+    assert_eq!(shell.ok(&["tree", "/"]).await, "/\n└── config\n    ├── limits\n    └── motd\n");
+
+    let wrong = shell.run(&["put", "/config/motd", "--text", "x", "--version", "7"]).await;
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.stderr.starts_with("rollcall: /config/motd has version 0, not 7\n"), "{wrong:?}");
+    assert_eq!(shell.run(&["delete", "/config"]).await.code, Some(1));
+    shell.ok(&["delete", "/config", "-r"]).await;
+    let gone = shell.run(&["get", "/config"]).await;
+    assert_eq!((gone.code, gone.stderr.as_str()), (Some(3), "rollcall: no node at /config\n"));
+    assert_eq!(shell.run(&["delete", "/config"]).await.code, Some(3));
+}
+
+#[tokio::test]
+async fn errors_say_what_to_do() {
+    let shell = Shell::open().await;
+    let nobody = rollcall_tests::zookeeper::free_address().to_string();
+    let directory = scratch("run");
+    let mut command = shell.command_at(&nobody, &["get", "/", "--timeout", "200ms"]);
+    let lost = done(Process::spawn("rollcall", directory.path(), &mut command)).await;
+    assert_eq!(lost.code, Some(69));
+    assert!(lost.stderr.contains(&nobody) && lost.stderr.contains("--server"), "{lost:?}");
+    assert_eq!(shell.run(&["get", "--nonsense"]).await.code, Some(2));
+    assert_eq!(shell.run(&["put", "/a", "--data", "nonsense"]).await.code, Some(2));
+    assert_eq!(shell.run(&["lock", "/a", "--", "/does/not/exist"]).await.code, Some(127));
+    let help = shell.ok(&["lock", "--help"]).await;
+    assert!(help.contains("Examples:") && help.contains("ROLLCALL_FENCING_TOKEN"), "{help}");
+    assert!(shell.ok(&["completions", "bash"]).await.contains("_rollcall"));
+    assert!(shell.ok(&["--help"]).await.contains("Exit codes:"));
+}
+
+#[tokio::test]
+async fn the_status_tells_who_serves() {
+    let shell = Shell::open().await;
+    let port = shell.s.server.http().port().to_string();
+    let status = object(&shell.ok(&["status", "--json", "--http-port", &port]).await);
+    assert_eq!((&status[0]["state"], &status[0]["zookeeper"]), (&json!("serving"), &json!("connected")));
+    assert!(status[0]["streams"].is_u64(), "{status}");
+    let nobody = rollcall_tests::zookeeper::free_address();
+    let both = format!("{},{nobody}", shell.s.server.grpc());
+    let table = shell.ok(&["status", "--server", &both, "--timeout", "300ms"]).await;
+    assert!(table.contains("serving") && table.contains("unreachable"), "{table}");
+}
+
+#[tokio::test]
+async fn a_watch_prints_and_runs_what_it_is_told_to() {
+    let shell = Shell::open().await;
+    let bare = &shell.s.bare;
+    bare.create("/w", b"").await;
+    let text = shell.start("text", &["watch", "/w"]);
+    let lines = shell.start("json", &["watch", "/w", "-o", "json"]);
+    let exec = shell.start("exec", &["watch", "/w", "--exec", "cat >> seen; exit 3"]);
+    says(&text, "= 0 children").await;
+    says(&lines, "snapshot").await;
+    says(&exec, "--exec: exit status: 3").await;
+    bare.create("/w/a", b"{\"n\":1}").await;
+    says(&text, "+ a {\"n\":1}").await;
+    bare.set("/w/a", b"{\"n\":2}").await;
+    says(&text, "~ a {\"n\":2}").await;
+    bare.delete("/w/a").await;
+    says(&text, "- a").await;
+    says(&lines, "removed").await;
+    let events: Vec<Json> = lines.stdout().lines().map(object).collect();
+    assert_eq!(events[0]["children"], json!({}));
+    let change = events[1]["changes"][0].clone();
+    assert_eq!(change, json!({"kind": "added", "name": "a", "data": {"n": 1}}));
+    eventually("the last state was told", SOON, async || {
+        let seen = std::fs::read_to_string(shell.file("seen")).unwrap_or_default();
+        let last = seen.lines().last().map(object).unwrap_or_default();
+        let removed = last["changes"].as_array().is_some_and(|changes| changes.iter().any(|c| c["kind"] == "removed"));
+        check(removed && last["children"] == json!({}), || seen)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_registration_lasts_as_long_as_the_command() {
+    let shell = Shell::open().await;
+    let mut process = shell.start("register", &["register", "/services/a:1", "--data", "port=1"]);
+    says(&process, "registered /services/a:1").await;
+    assert_eq!(shell.s.bare.get("/services/a:1").await.unwrap().json()["port"], 1);
+    process.signal(Signal::INT);
+    assert_eq!(done(process).await.code, Some(0));
+    assert!(!shell.s.bare.exists("/services/a:1").await);
+
+    let process = shell.start("again", &["register", "/services/a:1"]);
+    says(&process, "registered /services/a:1").await;
+    let refused = shell.run(&["register", "/services/a:1", "--exclusive"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let mut other = Registration::open(&shell.s.client).await;
+    other.set("/services/a:1", data(json!({"other": 1}))).await;
+    let lost = done(process).await;
+    assert_eq!(lost.code, Some(REGISTRATION_LOST), "{lost:?}");
+}
+
+#[tokio::test]
+async fn a_service_is_registered_while_it_runs() {
+    let shell = Shell::open().await;
+    let script = "trap 'echo told to end; exit 7' TERM; trap 'echo user signal' USR1; echo up; \
+                  while :; do sleep 0.05; done";
+    let mut process = shell.start("service", &["register", "/services/a:1", "--", "sh", "-c", script]);
+    says(&process, "registered /services/a:1").await;
+    says(&process, "up").await;
+    process.signal(Signal::USR1);
+    says(&process, "user signal").await;
+    assert!(shell.s.bare.exists("/services/a:1").await);
+    process.signal(Signal::TERM);
+    let ended = done(process).await;
+    assert_eq!(ended.code, Some(7), "{ended:?}");
+    assert!(ended.stdout.contains("told to end"), "{ended:?}");
+    assert!(!shell.s.bare.exists("/services/a:1").await);
+    let by_itself = shell.run(&["register", "/services/b:1", "--", "sh", "-c", "exit 5"]).await;
+    assert_eq!(by_itself.code, Some(5));
+    let by_signal = shell.run(&["register", "/services/b:1", "--", "sh", "-c", "kill -9 $$"]).await;
+    assert_eq!(by_signal.code, Some(137));
+    assert!(!shell.s.bare.exists("/services/b:1").await);
+}
+
+#[tokio::test]
+async fn a_check_decides_who_is_registered() {
+    let shell = Shell::open().await;
+    let check = ["--check", "test -e well", "--every", "100ms", "--rise", "2", "--fall", "2"];
+    let mut process = shell.start("check", &[&["register", "/services/a:1"], &check[..]].concat());
+    std::fs::write(shell.file("well"), "").unwrap();
+    says(&process, "registered /services/a:1").await;
+    std::fs::remove_file(shell.file("well")).unwrap();
+    says(&process, "the check fails").await;
+    shell.s.bare.wait_gone("/services/a:1").await;
+    std::fs::write(shell.file("well"), "").unwrap();
+    shell.s.bare.wait_for("/services/a:1", "the registration", |_| true).await;
+    process.signal(Signal::TERM);
+    assert_eq!(done(process).await.code, Some(0));
+    assert!(!shell.s.bare.exists("/services/a:1").await);
+}
+
+#[tokio::test]
+async fn a_job_runs_while_it_holds_the_lock() {
+    let shell = Shell::open().await;
+    let ran = shell.run(&[
+        "lock",
+        "/jobs/a",
+        "--",
+        "sh",
+        "-c",
+        "echo token $ROLLCALL_FENCING_TOKEN on $ROLLCALL_LOCK; exit 4",
+    ]);
+    let ran = ran.await;
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert!(ran.stdout.starts_with("token ") && ran.stdout.ends_with("on /jobs/a\n"), "{ran:?}");
+    let (holder, held) = Locking::take(&shell.s.client, "/jobs/a", "somebody").await;
+    let busy = shell.run(&["lock", "/jobs/a", "--", "touch", "ran"]).await;
+    assert_eq!(busy.code, Some(NOT_ACQUIRED));
+    assert!(busy.stderr.contains("held by somebody"), "{busy:?}");
+    let late = shell.run(&["lock", "/jobs/a", "--wait=100ms", "--", "touch", "ran"]).await;
+    assert_eq!(late.code, Some(NOT_ACQUIRED));
+    let waiting = shell.start("waiting", &["lock", "/jobs/a", "--wait", "--name", "me", "--", "touch", "ran"]);
+    says(&waiting, "place 1 in the queue, held by somebody").await;
+    let locks = shell.ok(&["locks", "/jobs/a"]).await;
+    assert!(locks.contains("holds") && locks.contains("waits 1") && locks.contains("me"), "{locks}");
+    assert!(!shell.file("ran").exists());
+    release(&shell.s.client, &held.lock_id).await.unwrap();
+    drop(holder);
+    assert_eq!(done(waiting).await.code, Some(0));
+    assert!(shell.file("ran").exists());
+    assert_eq!(shell.ok(&["locks", "/jobs/a"]).await, "/jobs/a: nobody holds it, nobody waits\n");
+
+    let differs = shell.run(&["lock", "/jobs/a", "-n", "2", "--", "true"]).await;
+    assert_eq!(differs.code, Some(1));
+    assert!(differs.stderr.contains("-n"), "{differs:?}");
+    let id = shell.ok(&["lock", "/jobs/a", "--leave"]).await;
+    assert_eq!(shell.run(&["lock", "/jobs/a", "--", "true"]).await.code, Some(NOT_ACQUIRED));
+    shell.ok(&["unlock", id.trim()]).await;
+    assert_eq!(shell.run(&["unlock", id.trim()]).await.code, Some(1));
+    shell.ok(&["lock", "/jobs/a", "--", "true"]).await;
+
+    let mut holding = shell.start("holding", &["lock", "/jobs/a"]);
+    says(&holding, "held token=").await;
+    holding.signal(Signal::INT);
+    assert_eq!(done(holding).await.code, Some(0));
+    shell.ok(&["lock", "/jobs/a", "--", "true"]).await;
+}
+
+/// A job that ignores SIGTERM, and so does its child. It ends by itself, should a test fail to end it.
+const STUBBORN: &str = "trap '' TERM; echo $$ > leader; sh -c 'trap \"\" TERM; echo $$ > member; exec sleep 120' & \
+                        for i in $(seq 2400); do sleep 0.05; done";
+
+/// The group of a stubborn job. Dropping kills what is left of it.
+struct Group {
+    leader: String,
+    member: String,
+}
+
+impl Group {
+    fn is_alive(&self) -> bool {
+        runs(&self.leader) || runs(&self.member)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for pid in [&self.leader, &self.member] {
+            let pid = pid.trim().parse().ok().and_then(Pid::from_raw).filter(|_| runs(pid));
+            if let Some(pid) = pid {
+                drop(kill_process(pid, Signal::KILL));
+            }
+        }
+    }
+}
+
+/// Starts the stubborn job under a lock with a short ttl, at `server`.
+async fn stubborn(shell: &Shell, server: &str) -> (Process, Group) {
+    let arguments = ["lock", "/jobs/a", "--ttl", "3s", "--", "sh", "-c", STUBBORN];
+    let process = Process::spawn("stubborn", shell.directory.path(), &mut shell.command_at(server, &arguments));
+    let (leader, member) = (written(&shell.file("leader")).await, written(&shell.file("member")).await);
+    (process, Group { leader, member })
+}
+
+/// Whoever gets the lock next must not find any of them.
+async fn nobody_is_left(shell: &Shell, group: &Group) {
+    let (_lock, _) = Locking::queue(&shell.s.client, "/jobs/a", "next").await;
+    eventually("the next one has the lock", 3 * SOON, async || {
+        let is_alive = group.is_alive();
+        let description = describe(&shell.s.client, "/jobs/a").await;
+        let is_next = description.holders.iter().any(|holder| holder.name == "next");
+        assert!(!is_next || !group.is_alive(), "the next one holds the lock, and the job still runs");
+        check(is_next, || format!("alive: {is_alive}; {description:?}"))
+    })
+    .await;
+}
+
+fn is_lost(status: ExitStatus, process: &Process) {
+    assert_eq!(status.code(), Some(LOCK_LOST), "{}", process.stderr());
+    assert!(process.stderr().contains("COMMAND was ended"), "{}", process.stderr());
+}
+
+#[tokio::test]
+async fn a_job_is_killed_before_the_lock_of_a_stopped_replica_runs_out() {
+    let mut shell = Shell::open().await;
+    let other = shell.s.another_server().await;
+    shell.s.client = other.client().await;
+    let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
+    shell.s.server.pause();
+    is_lost(process.wait(SOON).await, &process);
+    assert!(!group.is_alive(), "killed, and all its group");
+    shell.s.server.resume();
+    nobody_is_left(&shell, &group).await;
+}
+
+#[tokio::test]
+async fn a_job_is_killed_before_the_lock_of_a_dead_connection_runs_out() {
+    let shell = Shell::open().await;
+    let proxy = Proxy::start(shell.s.server.grpc()).await;
+    let (mut process, group) = stubborn(&shell, &proxy.address().to_string()).await;
+    proxy.set_traffic(Traffic::Stall);
+    let watching = nobody_is_left(&shell, &group);
+    let (status, ()) = tokio::join!(process.wait(SOON), watching);
+    is_lost(status, &process);
+}
+
+#[tokio::test]
+async fn a_job_survives_cut_connections() {
+    let shell = Shell::open().await;
+    let proxy = Proxy::start(shell.s.server.grpc()).await;
+    let script = "touch begun; while ! test -e end; do sleep 0.05; done; exit 9";
+    let arguments = ["lock", "/jobs/a", "--ttl", "4s", "--", "sh", "-c", script];
+    let mut command = shell.command_at(&proxy.address().to_string(), &arguments);
+    let process = Process::spawn("job", shell.directory.path(), &mut command);
+    eventually("it runs", SOON, async || check(shell.file("begun").exists(), || "not yet".to_owned())).await;
+    for round in 1..4 {
+        proxy.cut();
+        eventually("it is back", SOON, async || check(proxy.accepted() > round, || proxy.accepted().to_string())).await;
+    }
+    std::fs::write(shell.file("end"), "").unwrap();
+    assert_eq!(done(process).await.code, Some(9));
+    shell.ok(&["lock", "/jobs/a", "--", "true"]).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_somebody_takes_away_ends_the_job() {
+    let shell = Shell::open().await;
+    let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
+    let lease = shell.s.bare.children("/jobs/a").await.unwrap().remove(0);
+    shell.s.bare.delete(&format!("/jobs/a/{lease}")).await;
+    is_lost(process.wait(SOON).await, &process);
+    assert!(!group.is_alive());
+}
+
+#[tokio::test]
+async fn a_job_does_not_outlive_the_command_that_holds_its_lock() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        let shell = Shell::open().await;
+        let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
+        process.signal(signal);
+        nobody_is_left(&shell, &group).await;
+        eventually("the job is gone", SOON, async || check(!group.is_alive(), || "it runs".to_owned())).await;
+    }
+}
+
+#[tokio::test]
+async fn the_examples_do_what_they_say() {
+    let shell = Shell::open().await;
+    let start = |name: &str| {
+        let mut command = Command::new(built(&format!("examples/{name}")));
+        command.env("ROLLCALL_SERVER", shell.s.server.grpc().to_string());
+        Process::spawn(name, shell.directory.path(), &mut command)
+    };
+    let watch = start("watch");
+    says(&watch, "[]").await;
+    let mut register = start("register");
+    says(&register, "registered /services/ssh/server1:22").await;
+    says(&watch, "[\"server1:22\"]").await;
+    register.signal(Signal::INT);
+    let register = done(register).await;
+    assert_eq!((register.code, register.stdout.lines().last()), (Some(0), Some("gone")));
+    eventually("the watcher sees it go", SOON, async || check(watch.stdout().ends_with("[]\n"), || watch.stdout()))
+        .await;
+    let lock = done(start("lock")).await;
+    assert!(lock.code == Some(0) && lock.stdout.contains("working with token"), "{lock:?}");
+    let balanced = done(start("balanced_channel")).await;
+    assert_eq!((balanced.code, balanced.stdout.as_str()), (Some(0), "both have answered\n"), "{balanced:?}");
+}

@@ -1,0 +1,246 @@
+//! Hundreds of clients and kazoo's own Semaphores contend for locks while replicas, ZooKeeper servers and connections are
+//! broken under them. Whether all went well is read from ZooKeeper's transaction logs: see [`rollcall_tests::lock_rules`].
+//!
+//! `ROLLCALL_CHAOS` says for how many seconds (30), `ROLLCALL_SEED` runs a seed again.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rollcall_tests::bare::Bare;
+use rollcall_tests::contender::{Contender, Lock};
+use rollcall_tests::fleet::{Fleet, Route};
+use rollcall_tests::lock_rules::{Findings, Stopped, check};
+use rollcall_tests::process::{Process, Signal, scratch};
+use rollcall_tests::proxy::Traffic;
+use rollcall_tests::wait::{SOON, eventually};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+const CLIENTS: usize = 150;
+/// How many more want one lock for longer, and are told when they have lost it.
+const TENACIOUS: usize = 8;
+const TENACIOUS_LOCK: &str = "/kept";
+/// The ZooKeeper sessions of the replicas.
+const SESSION: Duration = Duration::from_secs(3);
+/// How long what a lost client had may stand, when its replica is gone and ZooKeeper has no leader for a while.
+const BOUND: Duration = Duration::from_secs(30);
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+fn milliseconds(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(rng.random_range(range))
+}
+
+fn locks() -> Vec<Lock> {
+    let lock = |(path, limit): (&str, u32)| Lock { path: path.to_owned(), limit, guarded: Arc::default() };
+    [("/one", 1), ("/other", 1), ("/deep/down/one", 1), ("/three", 3), ("/ten", 10), (TENACIOUS_LOCK, 1)]
+        .map(lock)
+        .into()
+}
+
+/// A process of kazoo with several threads that contend. Dropping kills it, and its session expires.
+struct Kazoo {
+    process: Process,
+    _directory: TempDir,
+}
+
+impl Kazoo {
+    fn start(fleet: &Fleet, venv: &str, name: &str, locks: &[Lock]) -> Kazoo {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join("../.cache").join(venv).join("bin/python");
+        assert!(python.exists(), "no {}: run tests/setup.sh python", python.display());
+        let directory = scratch("kazoo");
+        let mut command = Command::new(python);
+        command.arg("-u").arg(root.join("python/contend.py")).args([&fleet.sandbox.hosts, name, "4"]);
+        command.args(locks.iter().map(|lock| format!("{}={}", lock.path, lock.limit)));
+        Kazoo { process: Process::spawn(name, directory.path(), &mut command), _directory: directory }
+    }
+
+    /// How often it has held a lock.
+    ///
+    /// # Panics
+    /// When it has ended by itself.
+    fn held(&mut self) -> usize {
+        let ended = self.process.exited();
+        assert!(ended.is_none(), "kazoo has ended, {ended:?}: {}", self.process.stderr());
+        self.process.stdout().lines().count()
+    }
+}
+
+/// What is broken.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    KillReplica,
+    RestartReplica,
+    StopReplica,
+    StopReplicaPastItsSessions,
+    KillLeader,
+    CutConnections,
+    CutOffPastSessions,
+    SilenceConnections,
+    LoseAnswers,
+    KillKazoo,
+}
+
+const BLOWS: [Blow; 10] = [
+    Blow::KillReplica,
+    Blow::RestartReplica,
+    Blow::StopReplica,
+    Blow::StopReplicaPastItsSessions,
+    Blow::KillLeader,
+    Blow::CutConnections,
+    Blow::CutOffPastSessions,
+    Blow::SilenceConnections,
+    Blow::LoseAnswers,
+    Blow::KillKazoo,
+];
+
+/// Breaks one thing after the other, and mends each. Gives the times in which a replica was stopped.
+async fn break_things(
+    fleet: &mut Fleet,
+    kazoo: &mut [Kazoo],
+    locks: &[Lock],
+    mut rng: StdRng,
+    end: Instant,
+) -> Vec<Stopped> {
+    let mut stopped = Vec::new();
+    // Each gets its turn; when, and which replica or connection it meets, is chance.
+    let mut blows = vec![Blow::CutOffPastSessions];
+    sleep(Duration::from_secs(2)).await;
+    while Instant::now() < end {
+        sleep(milliseconds(&mut rng, 500..2000)).await;
+        if blows.is_empty() {
+            blows = BLOWS.to_vec();
+        }
+        let (blow, began) = (blows.swap_remove(rng.random_range(0..blows.len())), Instant::now());
+        let replica = rng.random_range(0..fleet.replicas.len());
+        let pause = milliseconds(&mut rng, 200..1500);
+        match blow {
+            Blow::KillReplica => {
+                fleet.kill_replica(replica);
+                sleep(pause).await;
+                fleet.start_replica(replica).await;
+            }
+            Blow::RestartReplica => fleet.restart_replica(replica).await,
+            Blow::StopReplica => stopped.push(stop(fleet, replica, pause).await),
+            Blow::StopReplicaPastItsSessions => stopped.push(stop(fleet, replica, SESSION + pause).await),
+            Blow::KillLeader => {
+                let leader = fleet.zookeeper.leader().await;
+                fleet.zookeeper.kill(leader);
+                sleep(pause).await;
+                fleet.zookeeper.start(leader);
+                fleet.zookeeper.ready().await;
+            }
+            Blow::CutConnections => fleet.proxies.iter().for_each(|proxy| proxy.cut()),
+            // Only kazoo has ZooKeeper meanwhile, and takes what others lose.
+            Blow::CutOffPastSessions => {
+                fleet.cut_off().await;
+                sleep(SESSION + SESSION / 2 + pause).await;
+                fleet.let_in().await;
+            }
+            Blow::SilenceConnections => {
+                let proxy = &fleet.proxies[rng.random_range(0..fleet.proxies.len())];
+                proxy.half_open();
+                sleep(SESSION).await;
+                proxy.cut();
+            }
+            Blow::LoseAnswers => {
+                for proxy in &fleet.proxies {
+                    proxy.set_traffic(Traffic::StallAnswers);
+                }
+                sleep(milliseconds(&mut rng, 20..300)).await;
+                for proxy in &fleet.proxies {
+                    proxy.cut();
+                    proxy.set_traffic(Traffic::Pass);
+                }
+            }
+            Blow::KillKazoo => {
+                let index = rng.random_range(0..kazoo.len());
+                let name = format!("kazoo-{index}-{}", rng.random_range(0..1_000_000));
+                let venv = VERSIONS[index % VERSIONS.len()];
+                kazoo[index] = Kazoo::start(fleet, venv, &name, locks);
+            }
+        }
+        println!("  {blow:?}, replica {replica}, {:?}", began.elapsed());
+    }
+    stopped
+}
+
+/// The environments with kazoo 2.11 and 2.6.
+const VERSIONS: [&str; 2] = ["venv", "judges/kazoo-2.6"];
+
+async fn stop(fleet: &mut Fleet, replica: usize, pause: Duration) -> Stopped {
+    let from = SystemTime::now();
+    fleet.replicas[replica].server().pause();
+    sleep(pause).await;
+    fleet.replicas[replica].server().process().signal(Signal::CONT);
+    // What it has to say then takes a moment.
+    Stopped { replica, from, until: SystemTime::now() + Duration::from_secs(1) }
+}
+
+async fn all_is_given_back(bare: &Bare, locks: &[Lock]) {
+    eventually("all locks are free", 4 * SOON, async || {
+        let mut left = bare.children("/.rollcall/leases").await.unwrap_or_default();
+        for lock in locks {
+            for parent in [lock.path.clone(), format!("{}-__lock__", lock.path)] {
+                let children = bare.children(&parent).await.unwrap_or_default();
+                left.extend(children.into_iter().map(|child| format!("{parent}/{child}")));
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
+    let seed = from_environment("ROLLCALL_SEED").unwrap_or_else(rand::random);
+    let length = Duration::from_secs(from_environment("ROLLCALL_CHAOS").unwrap_or(30));
+    println!("ROLLCALL_SEED={seed}, {length:?} of it");
+    let session = format!("{}s", SESSION.as_secs());
+    let mut fleet = Fleet::start(3, Route::Proxied, &["--session-timeout", &session, "--drain", "1s"]).await;
+    let locks = locks();
+    let mut kazoo: Vec<_> = (0..2)
+        .map(|index| Kazoo::start(&fleet, VERSIONS[index % VERSIONS.len()], &format!("kazoo-{index}"), &locks))
+        .collect();
+    let end = Instant::now() + length;
+    let mut clients = JoinSet::new();
+    let (kept, wanted): (Vec<_>, Vec<_>) = locks.iter().cloned().partition(|lock| lock.path == TENACIOUS_LOCK);
+    for number in 0..CLIENTS + TENACIOUS {
+        let rng = StdRng::seed_from_u64(seed.wrapping_add(number as u64 + 1));
+        let (locks, holding) = if number < CLIENTS { (wanted.clone(), 0..100) } else { (kept.clone(), 6000..12_000) };
+        let contender = Contender::new(number, holding, &fleet.addresses(), rng);
+        clients.spawn(async move { contender.contend(&locks, end).await });
+    }
+    let stopped = break_things(&mut fleet, &mut kazoo, &locks, StdRng::seed_from_u64(seed), end).await;
+    let attempts: Vec<_> = clients.join_all().await.into_iter().flatten().collect();
+    let held_by_kazoo: usize = kazoo.iter_mut().map(Kazoo::held).sum();
+    drop(kazoo);
+    all_is_given_back(&fleet.sandbox.bare().await, &locks).await;
+    let journal = fleet.journal();
+    let findings: Vec<Findings> = locks.iter().map(|lock| check(lock, &journal, &attempts, &stopped, BOUND)).collect();
+    println!("{} attempts; kazoo held {held_by_kazoo}; {} stops", attempts.len(), stopped.len());
+    for (lock, found) in locks.iter().zip(&findings) {
+        let Findings { grants, foreign, beliefs, told, excused, refused, .. } = found;
+        println!(
+            "  {}: {grants} grants, {foreign} contenders of kazoo, {beliefs} times held, {told} losses told, {excused} that \
+             a stopped replica could not tell, {refused} late writes refused",
+            lock.path
+        );
+        // Enough to have been tried.
+        assert!(*grants > 2 && *beliefs > 1 && *foreign > 0, "{}: {found:?}", lock.path);
+    }
+    for line in findings.iter().flat_map(|found| &found.story) {
+        println!("{line}");
+    }
+    let broken: Vec<_> = findings.into_iter().flat_map(|found| found.broken).collect();
+    let some = broken.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
+    assert!(broken.is_empty(), "ROLLCALL_SEED={seed}: {} rules were broken, such as\n{some}", broken.len());
+}
