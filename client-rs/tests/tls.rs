@@ -1,6 +1,6 @@
 //! Encrypted connections and the token, against a server that has no Rollcall in it: what it answers is beside the point.
 #![cfg(feature = "tls")]
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise, in its helpers too")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -323,7 +323,8 @@ impl Drop for Group {
         for pid in [&self.leader, &self.member] {
             let pid = pid.trim().parse().ok().and_then(Pid::from_raw).filter(|_| runs(pid));
             if let Some(pid) = pid {
-                drop(kill_process(pid, Signal::KILL));
+                // It may have ended since.
+                let _ = kill_process(pid, Signal::KILL);
             }
         }
     }

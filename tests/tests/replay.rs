@@ -12,13 +12,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{self, ChangeKind, WatchRequest};
+use rollcall_tests::arm::Arm;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, Registration, delete, put, shown, text};
 use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::proxy::Proxy;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
-use rollcall_tests::zookeeper::{Sandbox, sandbox};
+use rollcall_tests::zookeeper::Sandbox;
 use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -479,7 +480,7 @@ async fn every_state_that_any_reader_has_had_was_zookeepers_at_that_revision() {
     let seed: u64 = rand::random_range(0..u64::MAX / 2);
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let sandbox = sandbox("replay").await;
+    let sandbox = Arm::ZooKeeper.sandbox("replay").await;
     let (clients, values) = (Mutex::default(), Mutex::default());
     let world = Arc::new(World {
         sandbox,

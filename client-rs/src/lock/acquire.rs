@@ -84,7 +84,14 @@ pub(super) async fn acquire(lock: Lock) -> Result<LockGuard, Error> {
         };
         let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ended = match terms.open(replica, seat.lock_id.as_deref(), wait).await {
-            Ok(stream) => queue(&lock, &terms, &mut seat, stream, &mut give_up_at).await,
+            Ok(stream) => {
+                let mut heard = false;
+                let ended = queue(&lock, &terms, &mut seat, stream, &mut heard).await;
+                if heard {
+                    give_up_at = Instant::now() + client.shared().patience;
+                }
+                ended
+            }
             Err(failed) => Err(failed),
         };
         match ended {
@@ -120,7 +127,7 @@ async fn queue(
     terms: &Terms,
     seat: &mut Seat,
     mut stream: Stream,
-    give_up_at: &mut Instant,
+    heard: &mut bool,
 ) -> Result<Ended, (crate::replicas::Replica, Failure)> {
     let replicas = terms.client.replicas();
     loop {
@@ -130,7 +137,7 @@ async fn queue(
             Err(failure) => return Err((stream.replica, failure)),
         };
         replicas.succeeded(&stream.replica);
-        *give_up_at = Instant::now() + terms.client.shared().patience;
+        *heard = true;
         match event {
             Event::Queued(queued) => {
                 seat.take(queued.lock_id);

@@ -1,0 +1,151 @@
+//! What the client costs beside the generated stubs that it stands on: lookups, registrations, memory.
+//!
+//! `cargo bench -p rollcall --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. Each pair is
+//! measured in turns, several times, and the medians are shown: a machine that does something else meanwhile shows in
+//! both.
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a measurement stops at the first surprise and shows what it saw"
+)]
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rollcall::proto::v1;
+use rollcall::proto::v1::registry_client::RegistryClient;
+use rollcall::{Client, Registration};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+const ROUNDS: usize = 7;
+const LOOKUPS: usize = 4_000;
+const REGISTRATIONS: usize = 2_000;
+const MANY: usize = 10_000;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let server = std::env::var("ROLLCALL_SERVER").unwrap_or("localhost:7700".to_owned());
+    let stub = RegistryClient::connect(format!("http://{server}")).await.unwrap();
+    let client = Client::connect(server.as_str()).await.unwrap();
+
+    let before = resident();
+    let held = register_with_client(&client, "memory", MANY).await;
+    let after = resident();
+    let each = (after - before) * 1024 / MANY;
+    println!("{MANY} registrations: {} MiB resident, {each} bytes each", (after - before) / 1024);
+    take_down(held).await;
+
+    let small = register_with_client(&client, "small", 10).await;
+    for at_once in [1, 16, 128] {
+        let (mut stubs, mut clients) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            stubs.push(lookups_with_stub(&stub, at_once).await);
+            clients.push(lookups_with_client(&client, at_once).await);
+        }
+        show(&format!("get 10 children, {at_once} at once"), LOOKUPS, stubs, clients);
+    }
+    take_down(small).await;
+
+    let (mut stubs, mut clients) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        stubs.push(register_with_stub(&stub, &format!("stub{round}")).await);
+        let begun = Instant::now();
+        let held = register_with_client(&client, &format!("client{round}"), REGISTRATIONS).await;
+        clients.push(begun.elapsed());
+        take_down(held).await;
+    }
+    show("register, all at once", REGISTRATIONS, stubs, clients);
+}
+
+fn show(what: &str, count: usize, stubs: Vec<Duration>, clients: Vec<Duration>) {
+    let rate = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        let median = times[times.len() / 2];
+        (f64::from(u32::try_from(count).unwrap()) / median.as_secs_f64(), median / u32::try_from(count).unwrap())
+    };
+    let ((stub, stub_each), (client, client_each)) = (rate(stubs), rate(clients));
+    println!("{what}: stub {stub:.0}/s ({stub_each:?} each), client {client:.0}/s ({client_each:?} each)");
+}
+
+/// What of this process is in memory, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+async fn lookups_with_stub(stub: &RegistryClient<Channel>, at_once: usize) -> Duration {
+    let begun = Instant::now();
+    join_all((0..at_once).map(|_| async {
+        let mut stub = stub.clone();
+        for _ in 0..LOOKUPS / at_once {
+            let request = v1::GetRequest { path: "/bench/small".to_owned(), ..Default::default() };
+            let answer = stub.get(request).await.unwrap().into_inner();
+            assert_eq!(answer.node.unwrap().children.len(), 10);
+        }
+    }))
+    .await;
+    begun.elapsed()
+}
+
+async fn lookups_with_client(client: &Client, at_once: usize) -> Duration {
+    let begun = Instant::now();
+    join_all((0..at_once).map(|_| async {
+        for _ in 0..LOOKUPS / at_once {
+            assert_eq!(client.get("/bench/small").await.unwrap().node.children.len(), 10);
+        }
+    }))
+    .await;
+    begun.elapsed()
+}
+
+async fn register_with_client(client: &Client, name: &str, count: usize) -> Vec<Registration> {
+    let starting = (0..count).map(|number| {
+        let data = json!({"port": number, "zone": "a", "version": "1.2.3"});
+        client.register(format!("/bench/{name}/server{number}:80")).data(data).start()
+    });
+    join_all(starting).await.into_iter().map(Result::unwrap).collect()
+}
+
+async fn take_down(held: Vec<Registration>) {
+    for closed in join_all(held.into_iter().map(Registration::close)).await {
+        closed.unwrap();
+    }
+}
+
+/// On one stream, as the client does it.
+async fn register_with_stub(stub: &RegistryClient<Channel>, name: &str) -> Duration {
+    use v1::register_request::Request;
+    use v1::register_response::Response;
+    let begun = Instant::now();
+    let (sender, receiver) = mpsc::channel(REGISTRATIONS + 2);
+    let send = |request| sender.try_send(v1::RegisterRequest { request: Some(request) }).unwrap();
+    send(Request::Open(v1::OpenSession::default()));
+    for number in 0..REGISTRATIONS {
+        let number_value = |number| prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(number)) };
+        let text =
+            |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.to_owned())) };
+        let port = number_value(f64::from(u32::try_from(number).unwrap()));
+        let fields = [("port", port), ("zone", text("a")), ("version", text("1.2.3"))];
+        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let value = v1::Value { kind: Some(v1::value::Kind::Data(prost_types::Struct { fields })) };
+        let path = format!("/bench/{name}/server{number}:80");
+        send(Request::Set(v1::SetRegistration { path, value: Some(value), ..Default::default() }));
+    }
+    let mut answers = stub.clone().register(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut count = 0;
+    while count < REGISTRATIONS {
+        if let Some(Response::Registered(_)) = answers.message().await.unwrap().unwrap().response {
+            count += 1;
+        }
+    }
+    let time = begun.elapsed();
+    send(Request::Close(v1::CloseSession {}));
+    while answers.message().await.unwrap().is_some() {}
+    time
+}
