@@ -105,7 +105,7 @@ const BLOWS: [Blow; 10] = [
 /// Breaks one thing after the other, and mends each. Gives the times in which a replica was stopped.
 async fn break_things(
     fleet: &mut Fleet,
-    kazoo: &mut Vec<Kazoo>,
+    kazoo: &mut [Kazoo],
     locks: &[Lock],
     mut rng: StdRng,
     end: Instant,
