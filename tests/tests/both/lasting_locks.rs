@@ -240,6 +240,8 @@ async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
     for number in 0..30 {
         drop(Locking::start(&s.client, lasting("/hasty", &number.to_string(), SHORT)).await.unwrap());
     }
+    // What was hung up before this has been dealt with, or stands.
+    wait_until_heard(&s.client, &s.bare).await;
     eventually("no record is left", SOON, async || {
         let records = s.bare.children("/.rollcall/leases").await.unwrap_or_default();
         check(records.is_empty(), || format!("{records:?}"))
