@@ -25,6 +25,9 @@ from kazoo.testing import harness  # noqa: E402
 
 SOON = 20
 
+# Ends the server when its input does: a worker that hangs is ended by force, and leaves nothing behind.
+KEEPER = '"$@" & exec >&-; read -r _; kill $!; wait $!'
+
 
 class Server:
     """One server, under the names by which kazoo's tests know a ZooKeeper."""
@@ -41,10 +44,10 @@ class Server:
     def run(self):
         if self.running:
             return
-        backend = ["--embedded", "--embedded-listen", self.address]
+        server = [os.environ["ROLLCALL_SERVER"], "--embedded", "--embedded-listen", self.address]
         self._process = subprocess.Popen(
-            [os.environ["ROLLCALL_SERVER"], *backend, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"],
-            stdin=subprocess.DEVNULL,
+            ["sh", "-c", KEEPER, "sh", *server, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -55,7 +58,7 @@ class Server:
     def stop(self):
         if not self.running:
             return
-        self._process.terminate()
+        self._process.stdin.close()
         self._process.wait(SOON)
         self._process.stdout.close()
         self._process = None

@@ -68,8 +68,8 @@ pub struct Attempt {
     pub ended: SystemTime,
     /// When it took the lock for its own.
     pub beliefs: Vec<Belief>,
-    /// Tokens that it was told.
-    pub tokens: Vec<i64>,
+    /// Whether it was told that it has lost the lock.
+    pub was_told_of_a_loss: bool,
 }
 
 /// A time in which a client took a lock for its own.
@@ -89,6 +89,8 @@ pub struct Belief {
 #[derive(Debug)]
 pub struct Contender {
     number: usize,
+    /// For how many milliseconds it holds a lock.
+    holding: std::ops::Range<u64>,
     replicas: Vec<Channel>,
     rng: StdRng,
     attempts: Vec<Attempt>,
@@ -103,11 +105,11 @@ enum Outcome {
 }
 
 impl Contender {
-    /// A contender among many, with a random generator of its own.
-    pub fn new(number: usize, replicas: &[SocketAddr], rng: StdRng) -> Contender {
+    /// A contender among many, with a random generator of its own. It holds a lock for so many milliseconds.
+    pub fn new(number: usize, holding: std::ops::Range<u64>, replicas: &[SocketAddr], rng: StdRng) -> Contender {
         let channel = |address| Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
         let channel = |address| channel(address).connect_timeout(PATIENCE).connect_lazy();
-        Contender { number, replicas: replicas.iter().map(channel).collect(), rng, attempts: Vec::new() }
+        Contender { number, holding, replicas: replicas.iter().map(channel).collect(), rng, attempts: Vec::new() }
     }
 
     /// Takes one lock after the other until it is time to end.
@@ -125,7 +127,8 @@ impl Contender {
     }
 
     async fn attempt(&mut self, lock: &Lock, end: Instant) {
-        let lasting = self.rng.random_bool(0.25);
+        // Who holds a lock for long is to know when it is lost.
+        let lasting = self.holding.end < 1000 && self.rng.random_bool(0.25);
         let wait = match self.rng.random_range(0..10) {
             0 => Some(Duration::ZERO),
             1..4 => Some(self.milliseconds(1..3000)),
@@ -143,7 +146,8 @@ impl Contender {
         };
         let now = SystemTime::now();
         let path = lock.path.clone();
-        self.attempts.push(Attempt { name, path, lasting, ended: now, beliefs: Vec::new(), tokens: Vec::new() });
+        let beliefs = Vec::new();
+        self.attempts.push(Attempt { name, path, lasting, ended: now, beliefs, was_told_of_a_loss: false });
         // Some give up before they are served.
         let patience = if self.rng.random_bool(0.1) { self.milliseconds(1..500) } else { Duration::from_secs(3600) };
         let deadline = end.min(Instant::now() + patience);
@@ -190,22 +194,28 @@ impl Contender {
                 Ok(Ok(Some(AcquireLockResponse { event: Some(event) }))) => match event {
                     Event::Held(now_held) => {
                         let token = now_held.fencing_token;
-                        self.note().tokens.push(token);
                         let from = SystemTime::now();
                         let until = from + Duration::from_secs(3600);
                         self.note().beliefs.push(Belief { token, replica, from, until });
                         if held.replace((token, now_held.lock_id)).is_none() {
-                            deadline = Instant::now() + self.milliseconds(0..100);
+                            deadline = Instant::now() + self.milliseconds(self.holding.clone());
                         }
                     }
                     Event::Suspended(suspended) => {
-                        let remaining = suspended.remaining.and_then(|remaining| remaining.try_into().ok());
-                        self.doubt(SystemTime::now() + remaining.unwrap_or(Duration::ZERO));
+                        self.doubt(SystemTime::now() + span_of(suspended.remaining));
                         // It is worth to wait for what comes of it.
                         deadline += PATIENCE;
                     }
-                    Event::Lost(_) => self.doubt(SystemTime::now()),
-                    Event::Queued(_) | Event::Heartbeat(_) | Event::Draining(_) => {}
+                    Event::Lost(_) => {
+                        self.note().was_told_of_a_loss = true;
+                        self.doubt(SystemTime::now());
+                    }
+                    Event::Draining(draining) => {
+                        // Then a lock without a ttl is given back, at the moment in which the stream ends.
+                        let remaining = span_of(draining.remaining);
+                        deadline = deadline.min(Instant::now() + remaining / 2);
+                    }
+                    Event::Queued(_) | Event::Heartbeat(_) => {}
                 },
                 Ok(Ok(Some(AcquireLockResponse { event: None }))) => panic!("an empty message"),
                 Ok(Ok(None)) | Ok(Err(_)) => {
@@ -260,6 +270,10 @@ impl Contender {
             }
         }
     }
+}
+
+fn span_of(span: Option<prost_types::Duration>) -> Duration {
+    span.and_then(|span| span.try_into().ok()).unwrap_or_default()
 }
 
 /// Attempts by their names.

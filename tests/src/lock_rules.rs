@@ -38,9 +38,9 @@ pub struct Findings {
     pub foreign: usize,
     /// Times in which a client took a lock for its own.
     pub beliefs: usize,
-    /// Of these: that ended with the lease, and not before.
-    pub losses: usize,
-    /// Of these: for which a replica was responsible that was stopped.
+    /// Losses that a client was told of.
+    pub told: usize,
+    /// Times in which a client took for its own what was not its own any more, because its replica was stopped.
     pub excused: usize,
     /// Writes that a guarded resource refused.
     pub refused: usize,
@@ -149,6 +149,7 @@ fn losses_are_told_in_time(history: &History, attempts: &[Attempt], stopped: &[S
     const CLOCK: Duration = Duration::from_millis(1);
     let leases: BTreeMap<i64, &Life> = history.leases.iter().map(|life| (life.created, life)).collect();
     for attempt in attempts {
+        findings.told += usize::from(attempt.was_told_of_a_loss);
         for belief in &attempt.beliefs {
             findings.beliefs += 1;
             let Some(lease) = leases.get(&belief.token).filter(|lease| name(lease) == attempt.name) else {
@@ -156,7 +157,6 @@ fn losses_are_told_in_time(history: &History, attempts: &[Attempt], stopped: &[S
                 continue;
             };
             let Some((_, ended)) = lease.ended.filter(|(_, at)| *at + CLOCK < belief.until) else { continue };
-            findings.losses += 1;
             if is_excused(belief, stopped) {
                 findings.excused += 1;
             } else {

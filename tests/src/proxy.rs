@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::wait::soon;
 use crate::zookeeper::free_address;
 
 /// What becomes of the bytes on the connections that stand, and on new ones.
@@ -95,6 +96,16 @@ impl Proxy {
     /// [`Traffic::StallAnswers`].
     pub fn stall_answers_after(&self, bytes: &[u8]) {
         *self.shared.trap.lock().unwrap() = Some(bytes.to_vec());
+    }
+
+    /// Waits until answers do not pass.
+    ///
+    /// # Panics
+    /// When they go on passing.
+    pub async fn stalled(&self) {
+        let mut traffic = self.shared.traffic.subscribe();
+        let stalled = traffic.wait_for(|traffic| *traffic != Traffic::Pass);
+        soon("the traffic stalls", stalled).await.expect("the proxy runs as long as its handle");
     }
 
     /// Closes every connection that stands; new ones are welcome.
@@ -273,7 +284,7 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::wait::{SOON, check, eventually, soon};
+    use crate::wait::{SOON, check, eventually};
 
     /// A server that says back what it hears.
     async fn echo() -> (SocketAddr, JoinSet<()>) {

@@ -353,7 +353,14 @@ impl Life {
                     }
                     room.send(v1::RegisterRequest { request });
                 }
-                _ = tick.tick() => unsent.push_back(Request::KeepAlive(v1::KeepAlive {})),
+                _ = tick.tick() => {
+                    let keep_alive = Request::KeepAlive(v1::KeepAlive {});
+                    if let Some(draining) = draining {
+                        // What has not moved yet is held there. A stream that is full, or over, needs no sign of life.
+                        let _ = draining.requests.try_send(v1::RegisterRequest { request: Some(keep_alive.clone()) });
+                    }
+                    unsent.push_back(keep_alive);
+                }
                 Some(Order::Close) = orders.recv() => {
                     is_closing = true;
                     unsent.push_back(Request::Close(v1::CloseSession {}));

@@ -37,8 +37,7 @@ fn milliseconds(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
 #[derive(Debug)]
 struct Life {
     path: String,
-    /// When its name had to be there. With a ttl: from when it was told that it is registered until it went. Without one:
-    /// while the stream stood on which it was told.
+    /// When its name had to be there: see [`held`].
     held: Vec<(SystemTime, SystemTime)>,
     history: Vec<Told>,
 }
@@ -48,18 +47,7 @@ impl Life {
     fn of(path: &str, ttl: Option<Duration>, registrant: &Registrant) -> Life {
         let until = SystemTime::now();
         let history = registrant.history();
-        let mut held = Vec::new();
-        let mut since = None;
-        for told in &history {
-            match told.news {
-                News::Registered { .. } => since = since.or(Some(told.at)),
-                News::Broken(_) | News::Draining if ttl.is_none() => {
-                    held.extend(since.take().map(|since| (since, told.at)));
-                }
-                _ => {}
-            }
-        }
-        held.extend(since.map(|since| (since, until)));
+        let held = held(&history, ttl, until);
         Life { path: path.to_owned(), held, history }
     }
 
@@ -80,6 +68,45 @@ impl Life {
         });
         overlaps.max().filter(|overlap| !overlap.is_zero())
     }
+}
+
+/// When a name had to be there, from what its client was told. Without a ttl: while the stream stood on which it was told
+/// that it is registered. With one: from when it was told so until the ttl had gone by since it was last heard for certain,
+/// by a replica that had registered it, or it died.
+fn held(history: &[Told], ttl: Option<Duration>, until: SystemTime) -> Vec<(SystemTime, SystemTime)> {
+    let mut spans = Vec::new();
+    // The span that is not over yet: since when, and up to when it is promised so far.
+    let mut span: Option<(SystemTime, SystemTime)> = None;
+    let mut opened = SystemTime::UNIX_EPOCH;
+    let mut is_registered_here = false;
+    for told in history {
+        let heard = match told.news {
+            News::Opened(_) => {
+                opened = told.at;
+                is_registered_here = false;
+                continue;
+            }
+            News::Registered { .. } => {
+                is_registered_here = true;
+                // A set goes out when the stream is open.
+                opened
+            }
+            News::KeptAlive { asked_at } if is_registered_here => asked_at,
+            News::Broken(_) | News::Draining if ttl.is_none() => {
+                spans.extend(span.take().map(|(since, _)| (since, told.at)));
+                continue;
+            }
+            _ => continue,
+        };
+        let promised = ttl.map_or(until, |ttl| heard + ttl);
+        let is_over = |(_, promised): &mut (SystemTime, SystemTime)| told.at > *promised;
+        spans.extend(span.take_if(is_over));
+        let is_registered = matches!(told.news, News::Registered { .. });
+        let since = span.map(|(since, _)| since).or(is_registered.then_some(told.at));
+        span = since.map(|since| (since, promised.min(until)));
+    }
+    spans.extend(span);
+    spans
 }
 
 /// A client that lives, with its ttl.

@@ -22,6 +22,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 const CLIENTS: usize = 150;
+/// How many more want one lock for longer, and are told when they have lost it.
+const TENACIOUS: usize = 8;
+const TENACIOUS_LOCK: &str = "/kept";
 /// The ZooKeeper sessions of the replicas.
 const SESSION: Duration = Duration::from_secs(3);
 /// How long what a lost client had may stand, when its replica is gone and ZooKeeper has no leader for a while.
@@ -37,7 +40,9 @@ fn milliseconds(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
 
 fn locks() -> Vec<Lock> {
     let lock = |(path, limit): (&str, u32)| Lock { path: path.to_owned(), limit, guarded: Arc::default() };
-    [("/one", 1), ("/other", 1), ("/deep/down/one", 1), ("/three", 3), ("/ten", 10)].map(lock).into()
+    [("/one", 1), ("/other", 1), ("/deep/down/one", 1), ("/three", 3), ("/ten", 10), (TENACIOUS_LOCK, 1)]
+        .map(lock)
+        .into()
 }
 
 /// A process of kazoo with several threads that contend. Dropping kills it, and its session expires.
@@ -78,18 +83,20 @@ enum Blow {
     StopReplicaPastItsSessions,
     KillLeader,
     CutConnections,
+    CutOffPastSessions,
     SilenceConnections,
     LoseAnswers,
     KillKazoo,
 }
 
-const BLOWS: [Blow; 9] = [
+const BLOWS: [Blow; 10] = [
     Blow::KillReplica,
     Blow::RestartReplica,
     Blow::StopReplica,
     Blow::StopReplicaPastItsSessions,
     Blow::KillLeader,
     Blow::CutConnections,
+    Blow::CutOffPastSessions,
     Blow::SilenceConnections,
     Blow::LoseAnswers,
     Blow::KillKazoo,
@@ -105,7 +112,8 @@ async fn break_things(
 ) -> Vec<Stopped> {
     let mut stopped = Vec::new();
     // Each gets its turn; when, and which replica or connection it meets, is chance.
-    let mut blows = Vec::new();
+    let mut blows = vec![Blow::CutOffPastSessions];
+    sleep(Duration::from_secs(2)).await;
     while Instant::now() < end {
         sleep(milliseconds(&mut rng, 500..2000)).await;
         if blows.is_empty() {
@@ -131,6 +139,12 @@ async fn break_things(
                 fleet.zookeeper.ready().await;
             }
             Blow::CutConnections => fleet.proxies.iter().for_each(|proxy| proxy.cut()),
+            // Only kazoo has ZooKeeper meanwhile, and takes what others lose.
+            Blow::CutOffPastSessions => {
+                fleet.cut_off().await;
+                sleep(SESSION + SESSION / 2 + pause).await;
+                fleet.let_in().await;
+            }
             Blow::SilenceConnections => {
                 let proxy = &fleet.proxies[rng.random_range(0..fleet.proxies.len())];
                 proxy.half_open();
@@ -150,7 +164,7 @@ async fn break_things(
             Blow::KillKazoo => {
                 let index = rng.random_range(0..kazoo.len());
                 let name = format!("kazoo-{index}-{}", rng.random_range(0..1_000_000));
-                let (venv, _) = VERSIONS[index % VERSIONS.len()];
+                let venv = VERSIONS[index % VERSIONS.len()];
                 kazoo[index] = Kazoo::start(fleet, venv, &name, locks);
             }
         }
@@ -159,8 +173,8 @@ async fn break_things(
     stopped
 }
 
-/// The environments with kazoo, and its version there.
-const VERSIONS: [(&str, &str); 1] = [("venv", "2.11.0")];
+/// The environments with kazoo 2.11 and 2.6.
+const VERSIONS: [&str; 2] = ["venv", "judges/kazoo-2.6"];
 
 async fn stop(fleet: &mut Fleet, replica: usize, pause: Duration) -> Stopped {
     let from = SystemTime::now();
@@ -194,13 +208,15 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
     let mut fleet = Fleet::start(3, Route::Proxied, &["--session-timeout", &session, "--drain", "1s"]).await;
     let locks = locks();
     let mut kazoo: Vec<_> = (0..2)
-        .map(|index| Kazoo::start(&fleet, VERSIONS[index % VERSIONS.len()].0, &format!("kazoo-{index}"), &locks))
+        .map(|index| Kazoo::start(&fleet, VERSIONS[index % VERSIONS.len()], &format!("kazoo-{index}"), &locks))
         .collect();
     let end = Instant::now() + length;
     let mut clients = JoinSet::new();
-    for number in 0..CLIENTS {
+    let (kept, wanted): (Vec<_>, Vec<_>) = locks.iter().cloned().partition(|lock| lock.path == TENACIOUS_LOCK);
+    for number in 0..CLIENTS + TENACIOUS {
         let rng = StdRng::seed_from_u64(seed.wrapping_add(number as u64 + 1));
-        let (contender, locks) = (Contender::new(number, &fleet.addresses(), rng), locks.clone());
+        let (locks, holding) = if number < CLIENTS { (wanted.clone(), 0..100) } else { (kept.clone(), 6000..12_000) };
+        let contender = Contender::new(number, holding, &fleet.addresses(), rng);
         clients.spawn(async move { contender.contend(&locks, end).await });
     }
     let stopped = break_things(&mut fleet, &mut kazoo, &locks, StdRng::seed_from_u64(seed), end).await;
@@ -212,14 +228,14 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
     let findings: Vec<Findings> = locks.iter().map(|lock| check(lock, &journal, &attempts, &stopped, BOUND)).collect();
     println!("{} attempts; kazoo held {held_by_kazoo}; {} stops", attempts.len(), stopped.len());
     for (lock, found) in locks.iter().zip(&findings) {
-        let Findings { grants, foreign, beliefs, losses, excused, refused, .. } = found;
+        let Findings { grants, foreign, beliefs, told, excused, refused, .. } = found;
         println!(
-            "  {}: {grants} grants, {foreign} contenders of kazoo, {beliefs} times held, {losses} losses of which {excused} \
-             in a stopped replica, {refused} late writes refused",
+            "  {}: {grants} grants, {foreign} contenders of kazoo, {beliefs} times held, {told} losses told, {excused} that \
+             a stopped replica could not tell, {refused} late writes refused",
             lock.path
         );
         // Enough to have been tried.
-        assert!(*grants > 10 && *beliefs > 5 && *foreign > 0, "{}: {found:?}", lock.path);
+        assert!(*grants > 2 && *beliefs > 1 && *foreign > 0, "{}: {found:?}", lock.path);
     }
     for line in findings.iter().flat_map(|found| &found.story) {
         println!("{line}");

@@ -20,9 +20,11 @@ mod contention;
 mod differential;
 mod faults;
 mod judges;
+mod lock_neighbours;
 mod one_binary;
 mod outages;
 mod polyglot;
+mod replay;
 mod replicas;
 mod rust_client;
 

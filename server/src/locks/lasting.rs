@@ -134,7 +134,8 @@ impl Lasting {
         let mut stopping = self.shared.stopping.subscribe();
         let mut unwatched = Some(Instant::now());
         let mut watches: Option<[OneShot; 2]> = None;
-        let mut written = false;
+        // Whether the record's end would be told from a release: by a write that is seen before it.
+        let (mut watched, mut written) = (false, false);
         // The stream for which the lease was last found to be ours.
         let mut verified = self.slot.stream();
         loop {
@@ -182,13 +183,15 @@ impl Lasting {
                 }
                 Woken::Seen(Seen::Ours(set)) => {
                     watches = Some(set);
+                    watched = true;
                     unwatched = None;
                     verified = stream;
                 }
                 // The latest to come back counts: a stream that came here since was not meant by who took it.
                 Woken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
                 Woken::Seen(Seen::Taken) => return Stop::Superseded,
-                Woken::Seen(Seen::Gone) if written => return Stop::Released,
+                // Before it was watched, a release is all that is likely.
+                Woken::Seen(Seen::Gone) if written || !watched => return Stop::Released,
                 Woken::Seen(Seen::Gone | Seen::Deleted) => return Stop::Removed,
             }
         }

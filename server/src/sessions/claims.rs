@@ -405,8 +405,8 @@ impl Claims {
     /// Whether the client that asks has gone: most likely on to another replica, while this one was stopped or cut off, and
     /// what stands is what it holds there.
     async fn is_forgone(claim: &Claim, read: &Read, asker: &Asker) -> bool {
-        if claim.attempted.is_some() {
-            // What stands may be ours, and must not be left standing.
+        if claim.attempted == Some(SessionId(read.stat.ephemeral_owner)) {
+            // What stands is ours, and must not be left standing.
             return false;
         }
         if claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Content, Held, Observed, Policy};
 use super::outbox::{LostReason, Notice};
-use super::state::{Effect, State, StreamId};
+use super::state::{Effect, State, Stream, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
 use crate::value::{Stamp, Value};
@@ -145,18 +145,18 @@ impl State {
         loop {
             let Some(entry) = self.entries.get_mut(path) else { return };
             if let Some(Operation::Waiting { by: Some(by), claim }) = &entry.operation
-                && claim.attempted.is_none()
-                && let Some(gone) = entry.commands.iter().find(|command| command.is_goodbye_of(*by))
+                && claim.attempted.is_none_or(|session| !self.standing.contains(&session))
             {
-                // Nothing was sent, and nobody wants it any more: it must not appear for a moment when ZooKeeper is back.
-                let told = matches!(gone, Command::Unset { .. }).then_some(*by);
-                entry.operation = None;
-                self.waiting.remove(path);
-                if let Some(stream) = told {
+                let by = *by;
+                let goodbye = entry.commands.iter().any(|command| command.is_goodbye_of(by));
+                if goodbye || !self.streams.get(&by).is_some_and(Stream::is_attached) {
+                    // Nothing stands of it, and nobody waits for it any more: it must not appear when ZooKeeper is back.
+                    entry.operation = None;
+                    self.waiting.remove(path);
                     let (path, error) = (path.as_str().to_owned(), Error::BackendUnavailable);
-                    self.tell(stream, Notice::Rejected { path, error });
+                    self.tell(by, Notice::Rejected { path, error });
+                    continue;
                 }
-                continue;
             }
             if entry.operation.is_some() {
                 return;
@@ -223,7 +223,8 @@ impl State {
         exclusive: bool,
     ) {
         let Some(entry) = self.entries.get_mut(path) else { return };
-        if !self.streams.contains_key(&by) {
+        // A client that is no more here, ttl or not, may have registered elsewhere meanwhile; if not, it will ask again.
+        if !self.streams.get(&by).is_some_and(Stream::is_attached) {
             return;
         }
         let standing = entry.generation();

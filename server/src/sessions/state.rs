@@ -111,6 +111,11 @@ pub(super) enum Effect {
 }
 
 impl Stream {
+    /// Whether its RPC stands: with a ttl it may be over, and what was registered on it stand.
+    pub(super) fn is_attached(&self) -> bool {
+        self.attached
+    }
+
     /// Notes that it holds, or asks for, a path.
     pub(super) fn add(&mut self, path: &NodePath, bytes: usize) {
         let before = self.paths.insert(path.clone(), bytes).unwrap_or_default();
@@ -379,6 +384,11 @@ impl State {
         let Some(state) = self.streams.get_mut(&stream) else { return };
         if state.ttl.is_some() && !state.is_closing {
             state.attached = false;
+            // What was asked and has not begun is not done any more.
+            let undone: Vec<_> = state.paths.keys().filter(|path| self.waiting.contains(*path)).cloned().collect();
+            for path in undone {
+                self.advance(&path, now);
+            }
         } else {
             self.drop_stream(stream, now);
         }

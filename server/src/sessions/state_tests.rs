@@ -414,6 +414,24 @@ fn a_set_that_crosses_its_own_restoration_is_no_resume_of_something_lost() {
     assert_eq!(claims(&replica.set_with(ONE, Some(generation), false))[0].policy, Policy::Resume(restored));
 }
 
+/// It may have registered elsewhere meanwhile, and have said goodbye there.
+#[test]
+fn what_waits_for_zookeeper_is_not_done_for_a_client_that_has_gone_ttl_or_not() {
+    for ttl in [None, Some(TTL)] {
+        let mut replica = Replica::new();
+        replica.open(ONE, ttl);
+        replica.set(ONE);
+        replica.set(ONE);
+        replica.claimed(Claimed::Unavailable { attempted: None });
+        let effects = replica.step(Input::Gone { stream: ONE });
+        assert!(claims(&effects).is_empty(), "{effects:?}");
+        assert!(claims(&replica.step(Input::BackendUp)).is_empty());
+        replica.after(2 * TTL);
+        replica.after(TTL);
+        assert!(replica.is_empty(), "{:?}", replica.state);
+    }
+}
+
 #[test]
 fn a_set_with_a_generation_takes_nothing_over_that_is_later_even_from_the_one_that_held_it() {
     let mut replica = Replica::new();

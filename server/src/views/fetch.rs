@@ -89,7 +89,7 @@ impl<'a> Line<'a> {
         let node = node(&mut found, |found| drop(found.parts.pop_front()))?;
         let Some(entry) = node else {
             let ancestor = ancestor_pzxid(&found);
-            state.apply(NodeRead::Absent(ancestor), Reads::new(), found.zxid);
+            state.take_in(NodeRead::Absent(ancestor), Reads::new());
             return Ok(Loaded { state, named });
         };
         let mut reads = Reads::new();
@@ -97,7 +97,7 @@ impl<'a> Line<'a> {
         while !level.is_empty() {
             level = self.load_level(level, &mut reads, &mut named).await?;
         }
-        state.apply(NodeRead::Present(entry), reads, found.zxid);
+        state.take_in(NodeRead::Present(entry), reads);
         Ok(Loaded { state, named })
     }
 

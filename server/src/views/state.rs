@@ -83,7 +83,7 @@ impl State {
     pub(super) fn restored(scope: Scope, revision: Revision, node: Option<Arc<Entry>>, reads: Reads) -> Self {
         let mut state = Self::empty(scope.path, scope.recursive);
         if let Some(node) = node {
-            state.apply(NodeRead::Present(node), reads, Zxid::default());
+            state.take_in(NodeRead::Present(node), reads);
         }
         Self { revision, ..state }
     }
@@ -114,6 +114,14 @@ impl State {
     /// The revision never falls: what goes away leaves its mark in a parent's pzxid, which is larger than all it had.
     pub(super) fn apply(&mut self, node: NodeRead, reads: Reads, moment: Zxid) -> Difference {
         let before = self.revision;
+        let difference = self.take_in(node, reads);
+        self.date_edits(&difference, before, moment);
+        difference
+    }
+
+    /// Adds what was read to a state that is not whole yet. Nobody is told the steps, so they need no revisions: what is
+    /// added may be older than what is there.
+    pub(super) fn take_in(&mut self, node: NodeRead, reads: Reads) -> Difference {
         self.ready = Ready::default();
         let mut difference = Difference { edits: Vec::new(), is_pure: true };
         match node {
@@ -133,7 +141,6 @@ impl State {
             }
         }
         difference.edits.sort_by(|one, other| one.name.cmp(&other.name));
-        self.date_edits(&difference, before, moment);
         difference
     }
 
@@ -390,6 +397,15 @@ mod tests {
         let difference = state.apply(present("", stat(1, 1, 3, 2)), reads([("a", hidden)]), Zxid(20));
         assert_eq!(names(&difference), ["a"]);
         assert_eq!(state.revision, Revision(20));
+    }
+
+    #[test]
+    fn what_is_added_to_a_load_leaves_the_revision_as_it_is() {
+        // It was loaded while it changed: «b» was seen, and «c», which is older, came to be after the list was read.
+        let mut state = State::empty(NodePath::trusted("/p"), false);
+        state.take_in(present("", stat(1, 1, 3, 2)), reads([("b", node("2", stat(3, 9, 3, 0)))]));
+        state.take_in(present("", stat(1, 1, 7, 3)), reads([("c", node("", stat(7, 7, 7, 0)))]));
+        assert_eq!(state.revision, Revision(9), "10 would promise what the tenth transaction did");
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Task {
             is_undated = round.node.is_none();
             if let Some(moment) = rounds.finish(round) {
                 match &mut fresh {
-                    Some(state) if barrier.is_behind => drop(state.apply(moment.node, moment.reads, moment.zxid)),
+                    Some(state) if barrier.is_behind => drop(state.take_in(moment.node, moment.reads)),
                     _ => self.show(moment, fresh.take())?,
                 }
             }
@@ -192,7 +192,7 @@ impl Task {
             return if self.view.show(moment) { Ok(()) } else { Err(Failure::Disagrees) };
         };
         let Moment { node, reads, zxid, barrier } = moment;
-        state.apply(node, reads, zxid);
+        state.take_in(node, reads);
         if !state.agrees() && self.disagreements < DISAGREEMENTS {
             return Err(Failure::Disagrees);
         }

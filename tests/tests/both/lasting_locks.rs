@@ -9,6 +9,8 @@ use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, describe, refused, release, retry_delay, span, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::process::Signal;
+use rollcall_tests::proxy::Traffic;
+use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -233,12 +235,34 @@ async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
     refused(answer(&s.client, back("/hasty", &queued.lock_id)).await, Code::NotFound, "LOCK_LOST");
     drop(holder);
     assert!(release(&s.client, &held.lock_id).await.unwrap());
-    // Whenever a call is cancelled, and nothing was told: nothing is held.
+    // Whenever a call is cancelled, and nothing was told: nothing is held. One that was told, unheard by its client, stands
+    // for its ttl.
     for number in 0..30 {
-        drop(Locking::start(&s.client, lasting("/hasty", &number.to_string(), LONG)).await.unwrap());
+        drop(Locking::start(&s.client, lasting("/hasty", &number.to_string(), SHORT)).await.unwrap());
     }
+    eventually("no record is left", SOON, async || {
+        let records = s.bare.children("/.rollcall/leases").await.unwrap_or_default();
+        check(records.is_empty(), || format!("{records:?}"))
+    })
+    .await;
     wait_free(&s.bare, "/hasty").await;
-    assert_eq!(s.bare.children("/.rollcall/leases").await.unwrap_or_default(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_stream_that_came_back_just_before_its_lock_is_released_ends_ok() {
+    let s = ARM.behind_a_proxy("lasting", &[]).await;
+    let other = Server::start(&s.sandbox.hosts).await;
+    let other_client = other.client().await;
+    let (stream, held) = take(&other_client, lasting("/just", "me", LONG)).await;
+    drop(stream);
+    let (_, record) = nodes(&s.bare, "/just").await;
+    // The read of the record that sets a watch on it: it is answered after the release.
+    s.proxy.stall_answers_after(&[record.as_bytes(), &[1]].concat());
+    let (mut again, _) = take(&s.client, back("/just", &held.lock_id)).await;
+    s.proxy.stalled().await;
+    assert!(release(&other_client, &held.lock_id).await.unwrap());
+    s.proxy.set_traffic(Traffic::Pass);
+    again.end().await.unwrap();
 }
 
 #[tokio::test]
@@ -453,4 +477,23 @@ async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_tt
     assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, hung_up.fencing_token);
     assert!(release(&other_client, &hung_up.lock_id).await.unwrap());
     assert!(!s.bare.exists(&lease).await && !s.bare.exists(&record).await);
+}
+
+#[tokio::test]
+async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
+    // Given up as dead after 2/3 of that: later than any test waits.
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "60s"]).await;
+    let other = Server::start(&s.sandbox.hosts).await;
+    let other_client = other.client().await;
+    let (mut stream, held) = take(&other_client, lasting("/hangs", "me", LONG)).await;
+    s.proxy.set_traffic(Traffic::Stall);
+    for wait in [None, Some(span(Duration::from_millis(300)))] {
+        let request = AcquireLockRequest { wait, ..back("/hangs", &held.lock_id) };
+        refused(answer(&s.client, request).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
+    }
+    s.proxy.set_traffic(Traffic::Pass);
+    // Who was told that it is not to be had has not taken it from anybody.
+    drop(take(&s.client, lasting("/witness", "witness", LONG)).await);
+    assert!(release(&other_client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
 }

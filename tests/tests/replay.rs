@@ -1,0 +1,561 @@
+//! A replay oracle for Watch: several writers at random, connections cut and replicas killed under the readers, which go on
+//! from their revision on any replica. An onlooker, whose connection nobody touches, records every transaction. In the
+//! end each state that any reader has had is compared with what ZooKeeper had at that revision.
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rollcall_proto::v1::watch_response::Event;
+use rollcall_proto::v1::{self, ChangeKind, WatchRequest};
+use rollcall_tests::arm::Arm;
+use rollcall_tests::bare::Bare;
+use rollcall_tests::client::{Client, Registration, delete, put, shown, text};
+use rollcall_tests::process::{Process, scratch};
+use rollcall_tests::proxy::Proxy;
+use rollcall_tests::server::Server;
+use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper::Sandbox;
+use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use zookeeper_client::{AddWatchMode, CreateMode, EventType, PersistentWatcher, WatchedEvent};
+
+const ROOT: &str = "/replay/root";
+/// The last that is written.
+const END: &str = "end";
+const READERS: u64 = 8;
+/// How many times something is broken at least, and how many transactions there are.
+const FAULTS: usize = 24;
+const TRANSACTIONS: usize = 600;
+/// That many times at most, however slow the machine is.
+const MOST_FAULTS: usize = 200;
+
+/// A node as a reader has it, or as a writer wrote it.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    value: Json,
+    mzxid: i64,
+}
+
+/// What a reader knows: by relative path, empty for the path itself.
+type Copy = BTreeMap<String, Seen>;
+
+/// What a reader knew after a message.
+struct State {
+    revision: i64,
+    known: Copy,
+    /// The message and where it came from, to find out with.
+    how: String,
+}
+
+/// What was written where by which transaction, as writers and readers know it.
+type Values = HashMap<(String, i64), Json>;
+
+/// What all tasks share.
+struct World {
+    sandbox: Sandbox,
+    /// Of the replicas that stand.
+    clients: Mutex<Vec<Client>>,
+    values: Mutex<Values>,
+    transactions: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl World {
+    fn client(&self, random: &mut StdRng) -> Client {
+        let clients = self.clients.lock().unwrap();
+        clients[random.random_range(0..clients.len())].clone()
+    }
+
+    fn wrote(&self, path: &str, mzxid: i64, value: &str) {
+        let name = path.strip_prefix(ROOT).unwrap().trim_start_matches('/').to_owned();
+        self.values.lock().unwrap().insert((name, mzxid), json!({ "text": value }));
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+/// Lets others run for a moment that is never the same.
+async fn pause(random: &mut StdRng, most: u64) {
+    tokio::time::sleep(Duration::from_millis(random.random_range(1..=most))).await;
+}
+
+// --- writers
+
+/// Durable nodes by Put and Delete, through any replica.
+async fn write_durable(world: Arc<World>, mut random: StdRng) {
+    for step in 0.. {
+        if world.is_over() {
+            return;
+        }
+        let client = world.client(&mut random);
+        let path = match random.random_range(0..8) {
+            0 => ROOT.to_owned(),
+            1 => format!("{ROOT}/deep/d{}", random.random_range(0..3)),
+            _ => format!("{ROOT}/shared{}", random.random_range(0..6)),
+        };
+        let value = format!("put {step}");
+        // What fails has an unknown outcome at worst: readers tell the value, if they see it.
+        if path != ROOT && random.random_bool(0.3) {
+            drop(delete(&client, &path).await);
+        } else if let Ok(stat) = put(&client, &path, text(&value)).await {
+            world.wrote(&path, stat.mzxid, &value);
+        }
+        pause(&mut random, 20).await;
+    }
+}
+
+/// Registrations that come, are taken over with the same and with other data, and go.
+async fn write_registrations(world: Arc<World>, mut random: StdRng) {
+    let mut streams: Vec<Registration> = Vec::new();
+    for step in 0.. {
+        if world.is_over() {
+            return;
+        }
+        if streams.len() > 4 || random.random_bool(0.2) {
+            streams.drain(..streams.len() / 2);
+        }
+        let client = world.client(&mut random);
+        let path = format!("{ROOT}/service{}", random.random_range(0..4));
+        // Half of them are takeovers with what stands there.
+        let value = if random.random_bool(0.5) { "same".to_owned() } else { format!("registered {step}") };
+        let set = rollcall_tests::client::set(&path, text(&value));
+        let opened = timeout(SOON, Registration::open_with(&client, [set])).await;
+        if let Ok(Ok(mut stream)) = opened {
+            if let Ok(Ok(Some(v1::register_response::Response::Registered(registered)))) =
+                timeout(Duration::from_millis(500), stream.next()).await
+            {
+                world.wrote(&path, registered.generation, &value);
+            }
+            streams.push(stream);
+        }
+        pause(&mut random, 60).await;
+    }
+}
+
+/// A bare ZooKeeper client, which also takes the whole path away now and then.
+async fn write_bare(world: Arc<World>, mut random: StdRng) {
+    let bare = world.sandbox.bare().await;
+    let client = bare.client();
+    let open = CreateMode::Persistent.with_acls(zookeeper_client::Acls::anyone_all());
+    for step in 0.. {
+        if world.is_over() {
+            return;
+        }
+        let value = format!("bare {step}");
+        let path = format!("{ROOT}/shared{}", random.random_range(0..6));
+        match random.random_range(0..40) {
+            0 => remove_all(&bare).await,
+            1..10 => drop(client.delete(&path, None).await),
+            10..25 => {
+                if let Ok(stat) = client.set_data(&path, value.as_bytes(), None).await {
+                    world.wrote(&path, stat.mzxid, &value);
+                }
+            }
+            _ => {
+                drop(client.mkdir(ROOT, &open).await);
+                if let Ok((stat, _)) = client.create(&path, value.as_bytes(), &open).await {
+                    world.wrote(&path, stat.mzxid, &value);
+                }
+            }
+        }
+        pause(&mut random, 15).await;
+    }
+}
+
+/// Others write meanwhile: what does not succeed is left.
+async fn remove_all(bare: &Bare) {
+    let client = bare.client();
+    for name in bare.children(ROOT).await.unwrap_or_default() {
+        for below in bare.children(&format!("{ROOT}/{name}")).await.unwrap_or_default() {
+            drop(client.delete(&format!("{ROOT}/{name}/{below}"), None).await);
+        }
+        drop(client.delete(&format!("{ROOT}/{name}"), None).await);
+    }
+    drop(client.delete(ROOT, None).await);
+}
+
+// --- readers
+
+struct Reader {
+    world: Arc<World>,
+    random: StdRng,
+    request: WatchRequest,
+    known: Copy,
+    revision: i64,
+    /// Parts that are not complete yet.
+    is_partial: bool,
+    /// Each state it has had, by its revision.
+    history: Vec<State>,
+    streams: usize,
+    /// How often it went on with a delta, and how often nothing had changed.
+    resumed: [usize; 2],
+}
+
+impl Reader {
+    fn new(world: Arc<World>, number: u64, seed: u64) -> Reader {
+        let request = WatchRequest {
+            path: ROOT.to_owned(),
+            recursive: number % 2 == 1,
+            full: number % 4 == 2,
+            heartbeat: Some(rollcall_tests::client::span(Duration::from_secs(1))),
+            ..Default::default()
+        };
+        Reader {
+            world,
+            random: StdRng::seed_from_u64(seed + 100 + number),
+            request,
+            known: Copy::new(),
+            revision: 0,
+            is_partial: false,
+            history: Vec::new(),
+            streams: 0,
+            resumed: [0; 2],
+        }
+    }
+
+    /// Reads, hangs up, goes on elsewhere, until everything is over and it has seen the end.
+    async fn run(mut self) -> Reader {
+        while !(self.world.is_over() && self.known.contains_key(END)) {
+            let client = self.world.client(&mut self.random);
+            self.streams += 1;
+            let request = WatchRequest { since_revision: self.revision, ..self.request.clone() };
+            if let Ok(Ok(stream)) = timeout(SOON, client.clone().watch(request)).await {
+                self.read(stream.into_inner()).await;
+            }
+            // What was not complete is as good as never heard.
+            if std::mem::take(&mut self.is_partial) {
+                self.known = self.history.last().map(|state| state.known.clone()).unwrap_or_default();
+            }
+            pause(&mut self.random, 30).await;
+        }
+        self
+    }
+
+    async fn read(&mut self, mut stream: tonic::Streaming<v1::WatchResponse>) {
+        let is_resuming = self.revision > 0;
+        for number in 0..self.random.random_range(1..40) {
+            // A stream that says nothing is left as well, like one that breaks.
+            let Ok(Ok(Some(message))) = timeout(Duration::from_secs(3), stream.message()).await else { return };
+            if is_resuming && number == 0 {
+                match &message.event {
+                    Some(Event::Delta(_)) => self.resumed[0] += 1,
+                    Some(Event::Current(_)) => self.resumed[1] += 1,
+                    _ => {}
+                }
+            }
+            self.hear(message);
+        }
+    }
+
+    fn hear(&mut self, message: v1::WatchResponse) {
+        let before = self.revision;
+        let how = match &message.event {
+            Some(Event::Snapshot(_)) => "snapshot".to_owned(),
+            Some(Event::Delta(delta)) => {
+                let changes = delta.changes.iter().map(|change| format!("{:?} {}", change.kind(), change.name));
+                changes.collect::<Vec<_>>().join(", ")
+            }
+            _ => String::new(),
+        };
+        let more = match message.event.expect("a message has an event") {
+            Event::Snapshot(snapshot) => {
+                assert!(!snapshot.reset, "zookeeper never went back");
+                if !self.is_partial {
+                    self.known.clear();
+                }
+                self.take_in(snapshot.node.unwrap());
+                snapshot.more
+            }
+            Event::Delta(delta) => {
+                assert!(!self.request.full && before > 0 && !delta.changes.is_empty());
+                delta.changes.into_iter().for_each(|change| self.apply(change));
+                delta.more
+            }
+            Event::Current(_) => {
+                assert!(!self.is_partial && message.revision >= before, "{} after {before}", message.revision);
+                self.revision = message.revision;
+                if before > 0 {
+                    self.note("current");
+                }
+                return;
+            }
+            Event::Backend(_) => {
+                assert!(!self.is_partial && message.revision >= before, "{} after {before}", message.revision);
+                return;
+            }
+            Event::Draining(_) => return,
+        };
+        self.is_partial = more;
+        if !more {
+            assert!(message.revision > before, "a new state's revision rises: {} after {before}", message.revision);
+            self.revision = message.revision;
+            self.note(&how);
+        }
+    }
+
+    fn note(&mut self, how: &str) {
+        let how = format!("{how} on stream {}", self.streams);
+        self.history.push(State { revision: self.revision, known: self.known.clone(), how });
+    }
+
+    fn take_in(&mut self, node: v1::Node) {
+        if node.exists {
+            let stat = node.stat.unwrap();
+            let own = Seen { value: shown(node.value.as_ref()), mzxid: stat.mzxid };
+            // Only the first part has the value.
+            self.known.entry(String::new()).or_insert(own);
+        }
+        for (name, child) in node.children {
+            assert!(self.known.insert(name.clone(), Seen::new(&child)).is_none(), "{name} comes twice");
+        }
+    }
+
+    fn apply(&mut self, change: v1::Change) {
+        let (kind, name) = (change.kind(), change.name);
+        let Some(child) = change.child else {
+            let gone = self.known.remove(&name);
+            assert!(gone.is_some(), "{kind:?} {name:?}, which was not there");
+            if kind == ChangeKind::Deleted {
+                self.known.clear();
+            }
+            return;
+        };
+        let now = Seen::new(&child);
+        let before = self.known.insert(name.clone(), now.clone());
+        match kind {
+            ChangeKind::Added | ChangeKind::Created => assert!(before.is_none(), "{name:?} comes twice"),
+            ChangeKind::Updated | ChangeKind::DataChanged => {
+                assert!(before.is_some_and(|before| before.value != now.value), "{name:?} is as it was");
+            }
+            other => panic!("{other:?} with a child"),
+        }
+    }
+}
+
+impl Seen {
+    fn new(child: &v1::Child) -> Seen {
+        Seen { value: shown(child.value.as_ref()), mzxid: child.stat.unwrap().mzxid }
+    }
+}
+
+// --- the oracle
+
+/// Records every event until the end is written.
+async fn record(world: Arc<World>, mut watcher: PersistentWatcher) -> Vec<WatchedEvent> {
+    let mut events = Vec::new();
+    loop {
+        let event = watcher.changed().await;
+        assert_ne!(event.event_type, EventType::Session, "nobody touches this connection");
+        let is_end = event.path == format!("{ROOT}/{END}");
+        events.push(event);
+        world.transactions.store(events.len(), Ordering::Relaxed);
+        if is_end {
+            return events;
+        }
+    }
+}
+
+/// Compares each state of a reader with what ZooKeeper had at its revision. Gives how many were compared.
+fn compare(reader: &Reader, events: &[WatchedEvent], values: &Values) -> usize {
+    let mut truth: BTreeMap<String, i64> = BTreeMap::new();
+    let mut next = 0;
+    for (number, State { revision, known, .. }) in reader.history.iter().enumerate() {
+        while let Some(event) = events.get(next).filter(|event| event.zxid <= *revision) {
+            next += 1;
+            let Some(name) = event.path.strip_prefix(ROOT) else { continue };
+            let name = name.trim_start_matches('/').to_owned();
+            if name.contains('/') && !reader.request.recursive {
+                continue;
+            }
+            match event.event_type {
+                EventType::NodeDeleted => drop(truth.remove(&name)),
+                _ => drop(truth.insert(name, event.zxid)),
+            }
+        }
+        // Its record may be from before a takeover: then the data were the same.
+        let is_right = |(name, seen): (&String, &Seen)| {
+            let Some(zxid) = truth.get(name) else { return false };
+            let written = values.get(&(name.clone(), *zxid));
+            seen.mzxid <= *zxid && written.is_none_or(|value| *value == seen.value)
+        };
+        if known.len() != truth.len() || !known.iter().all(is_right) {
+            let states = reader.history[number.saturating_sub(8)..=number].iter();
+            let states: Vec<_> = states.map(|state| format!("{} {}", state.revision, state.how)).collect();
+            let around = &events[next.saturating_sub(12)..events.len().min(next + 6)];
+            let around: Vec<_> =
+                around.iter().map(|event| format!("{} {:?} {}", event.zxid, event.event_type, event.path)).collect();
+            panic!(
+                "at {revision}, recursive {}, full {}:\n{known:?}\nis not\n{truth:?}\nthe reader's last states:\n{}\n\
+                 what happened:\n{}",
+                reader.request.recursive,
+                reader.request.full,
+                states.join("\n"),
+                around.join("\n")
+            );
+        }
+    }
+    reader.history.len()
+}
+
+/// What readers have seen, along with what writers know.
+fn learn(values: &mut Values, readers: &[Reader]) {
+    let histories = readers.iter().flat_map(|reader| &reader.history);
+    for (name, seen) in histories.flat_map(|state| &state.known) {
+        let known = values.entry((name.clone(), seen.mzxid)).or_insert_with(|| seen.value.clone());
+        assert_eq!(*known, seen.value, "{name:?} as {} wrote it", seen.mzxid);
+    }
+}
+
+/// What ZooKeeper has in the end.
+async fn read_all(bare: &Bare) -> Copy {
+    let mut copy = Copy::new();
+    let mut names = vec![String::new()];
+    while let Some(name) = names.pop() {
+        let path = format!("{ROOT}/{name}");
+        let path = path.trim_end_matches('/');
+        let node = bare.get(path).await.unwrap();
+        let value = if node.data.is_empty() { Json::Null } else { json!({ "text": node.text() }) };
+        let below = bare.children(path).await.unwrap();
+        names.extend(below.iter().map(|child| format!("{name}/{child}").trim_start_matches('/').to_owned()));
+        copy.insert(name, Seen { value, mzxid: node.stat.mzxid });
+    }
+    copy
+}
+
+/// Two replicas, each with a proxy to ZooKeeper.
+struct Replicas {
+    world: Arc<World>,
+    proxies: [Proxy; 2],
+    servers: [Server; 2],
+}
+
+impl Replicas {
+    async fn start(world: &Arc<World>) -> Replicas {
+        let proxy = async || Proxy::start(world.sandbox.servers.parse().unwrap()).await;
+        let proxies = [proxy().await, proxy().await];
+        let hosts = proxies.each_ref().map(|proxy| format!("{}{}", proxy.address(), world.sandbox.chroot));
+        let servers = [Server::start(&hosts[0]).await, Server::start(&hosts[1]).await];
+        let replicas = Replicas { world: world.clone(), proxies, servers };
+        replicas.tell().await;
+        replicas
+    }
+
+    /// Has everybody use the replicas that stand.
+    async fn tell(&self) {
+        let clients = vec![self.servers[0].client().await, self.servers[1].client().await];
+        *self.world.clients.lock().unwrap() = clients;
+    }
+
+    async fn break_something(&mut self, random: &mut StdRng) {
+        let which = random.random_range(0..2);
+        let proxy = &self.proxies[which];
+        match random.random_range(0..6) {
+            0 => {
+                self.servers[which].process().kill();
+                let hosts = format!("{}{}", proxy.address(), self.world.sandbox.chroot);
+                self.servers[which] = Server::start(&hosts).await;
+                self.tell().await;
+            }
+            1 => {
+                proxy.refuse().await;
+                proxy.cut();
+                pause(random, 1500).await;
+                proxy.accept().await;
+            }
+            _ => proxy.cut(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_state_that_any_reader_has_had_was_zookeepers_at_that_revision() {
+    let seed: u64 = rand::random_range(0..u64::MAX / 2);
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let sandbox = Arm::ZooKeeper.sandbox("replay").await;
+    let (clients, values) = (Mutex::default(), Mutex::default());
+    let world = Arc::new(World {
+        sandbox,
+        clients,
+        values,
+        transactions: AtomicUsize::new(0),
+        is_over: AtomicBool::new(false),
+    });
+    let bare = world.sandbox.bare().await;
+    bare.create(ROOT.rsplit_once('/').unwrap().0, b"").await;
+    let watcher = bare.client().watch(ROOT, AddWatchMode::PersistentRecursive).await.unwrap();
+    let recording = tokio::spawn(record(world.clone(), watcher));
+    let mut replicas = Replicas::start(&world).await;
+
+    let mut writers = JoinSet::new();
+    writers.spawn(write_durable(world.clone(), StdRng::seed_from_u64(seed + 1)));
+    writers.spawn(write_registrations(world.clone(), StdRng::seed_from_u64(seed + 2)));
+    let directory = scratch("kazoo");
+    let mut python = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/venv/bin/python"));
+    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/churn.py"));
+    python.args([&world.sandbox.hosts, ROOT, &seed.to_string()]);
+    let (mut kazoo, input) = Process::spawn_with_input("kazoo", directory.path(), &mut python);
+    let mut readers = JoinSet::new();
+    for number in 0..READERS {
+        readers.spawn(Reader::new(world.clone(), number, seed).run());
+    }
+    let faults = async {
+        let is_enough = |faults| faults >= FAULTS && world.transactions.load(Ordering::Relaxed) >= TRANSACTIONS;
+        for _ in (0..MOST_FAULTS).take_while(|faults| !is_enough(*faults)) {
+            replicas.break_something(&mut random).await;
+            pause(&mut random, 800).await;
+        }
+        world.is_over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(faults, write_bare(world.clone(), StdRng::seed_from_u64(seed + 3)));
+    while let Some(ended) = writers.join_next().await {
+        ended.unwrap();
+    }
+    drop(input);
+    assert!(kazoo.wait(SOON).await.success(), "{}", kazoo.stderr());
+    for line in kazoo.stdout().lines() {
+        let mut parts = line.split('\t');
+        let [path, mzxid, value] = [(); 3].map(|()| parts.next().unwrap());
+        world.wrote(path, mzxid.parse().unwrap(), value);
+    }
+    eventually("registrations are gone", SOON, async || {
+        let names = bare.children(ROOT).await.unwrap_or_default();
+        check(!names.iter().any(|name| name.starts_with("service")), || format!("{names:?}"))
+    })
+    .await;
+    bare.create(&format!("{ROOT}/{END}"), b"").await;
+    let events = recording.await.unwrap();
+    let mut done = Vec::new();
+    while let Some(reader) = readers.join_next().await {
+        done.push(reader.unwrap());
+    }
+
+    let truth = read_all(&bare).await;
+    let mut values = std::mem::take(&mut *world.values.lock().unwrap());
+    learn(&mut values, &done);
+    let (mut states, mut resumed) = (0, [0, 0]);
+    for reader in &done {
+        let expected = truth.iter().filter(|(name, _)| reader.request.recursive || !name.contains('/'));
+        assert!(
+            reader
+                .known
+                .iter()
+                .map(|(name, seen)| (name, &seen.value))
+                .eq(expected.map(|(name, seen)| (name, &seen.value))),
+            "{:?} is not {truth:?}",
+            reader.known
+        );
+        states += compare(reader, &events, &values);
+        resumed = [resumed[0] + reader.resumed[0], resumed[1] + reader.resumed[1]];
+    }
+    println!("{} transactions, {states} states compared, resumed with {resumed:?} deltas and currents", events.len());
+    assert!(resumed.iter().all(|count| *count > 0), "nobody went on from where it was");
+}
