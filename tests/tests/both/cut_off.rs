@@ -139,17 +139,19 @@ async fn registrations_and_locks_find_out_what_became_of_a_lost_answer() {
         check(leases.is_empty(), || format!("{leases:?}"))
     })
     .await;
-    s.proxy.set_traffic(Traffic::StallAnswers);
+    // A lock that is free is taken in one transaction, which names who takes it.
+    s.proxy.stall_answers_after(b"second");
+    let client = s.client.clone();
+    let lock = tokio::spawn(async move { Locking::take(&client, "/lost-lock", "second").await });
+    s.proxy.stalled().await;
+    eventually("the lock is taken", SOON, async || {
+        let leases = s.bare.children("/lost-lock").await.unwrap();
+        check(leases.len() == 1, || format!("{leases:?}"))
+    })
+    .await;
     stream.send(set("/lost/second", text("x"))).await;
     s.bare.wait_for("/lost/second", "created", |_| true).await;
     let made = s.bare.get("/lost/second").await.unwrap();
-    let client = s.client.clone();
-    let lock = tokio::spawn(async move { Locking::take(&client, "/lost-lock", "second").await });
-    eventually("the lock's first write is done", SOON, async || {
-        let contenders = s.bare.children("/lost-lock-__lock__").await.unwrap_or_default();
-        check(!contenders.is_empty(), || "nobody waits".to_owned())
-    })
-    .await;
     s.proxy.cut();
     s.proxy.set_traffic(Traffic::Pass);
     let answer = stream.registered().await;
