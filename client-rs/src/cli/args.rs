@@ -301,7 +301,8 @@ pub(crate) struct LockArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UnlockArgs {
-    /// What «lock --leave» printed
+    /// What «lock --leave» printed; it may begin with a hyphen
+    #[arg(allow_hyphen_values = true)]
     pub(crate) id: String,
 }
 
@@ -396,6 +397,13 @@ mod tests {
         assert_eq!(wait(&[]), (None, vec![]));
         assert_eq!(wait(&["--wait", "--", "ls", "-l"]), (Some(None), vec!["ls".to_owned(), "-l".to_owned()]));
         assert_eq!(wait(&["--wait=2m"]).0, Some(Some(Duration::from_secs(120))));
+    }
+
+    #[test]
+    fn the_id_of_a_lock_may_begin_with_a_hyphen() {
+        let parsed = Cli::try_parse_from(["rollcall", "unlock", "-Z5we8zRh", "--server", "a:1"]).unwrap();
+        let Command::Unlock(args) = parsed.command else { panic!("{parsed:?}") };
+        assert_eq!(args.id, "-Z5we8zRh");
     }
 
     #[test]
