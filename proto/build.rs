@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // The same message always has the same bytes, so that an encoding can be shared and compared.
         .btree_map(".")
         .bytes(".")
+        .codec_path("crate::codec::SmallBuffers")
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;
     Ok(())

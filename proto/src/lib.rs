@@ -1,8 +1,10 @@
-//! Rollcall's API in Rust: what is generated from the .proto files, and nothing else.
+//! Rollcall's API in Rust: what is generated from the .proto files, and how it is encoded.
 //!
 //! The promises of each call stand in `rollcall/v1/registry.proto`, and from there as comments on
 //! the methods of [`v1::registry_client::RegistryClient`] and [`v1::registry_server::Registry`].
 #![forbid(unsafe_code)]
+
+pub mod codec;
 
 /// Package `rollcall.v1`: messages, [client](v1::registry_client) and
 /// [server](v1::registry_server) of the service `Registry`.
