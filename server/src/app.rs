@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use futures_util::TryStreamExt as _;
 use rollcall_embedded::Embedded;
 use rollcall_proto::v1::registry_server::RegistryServer;
 use tokio::net::TcpListener;
@@ -19,7 +20,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, MAX_MESSAGE_BYTES, Service, StreamLimits};
+use crate::grpc::{self, Admission, Corked, MAX_MESSAGE_BYTES, Service, StreamLimits};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
@@ -136,7 +137,7 @@ impl App {
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true)).map_ok(Corked::new);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };

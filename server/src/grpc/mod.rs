@@ -2,6 +2,7 @@
 
 mod admission;
 mod convert;
+mod cork;
 mod deadline;
 mod delete;
 mod get;
@@ -22,6 +23,7 @@ use rollcall_proto::v1::registry_server::Registry;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::{Admission, StreamLimits};
+pub(crate) use cork::Corked;
 
 use crate::durable::Durable;
 use crate::error::Error;
@@ -29,7 +31,6 @@ use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
 use crate::types::NodePath;
-use crate::value::Value;
 use crate::views::Views;
 
 /// The largest message that is accepted or sent, in bytes.
@@ -58,6 +59,16 @@ pub(crate) struct Service {
     pub(crate) settings: Arc<Settings>,
     /// Whether the replica goes down.
     pub(crate) going_down: Arc<tokio::sync::watch::Sender<bool>>,
+}
+
+impl Settings {
+    fn check_size(&self, path: &NodePath, bytes: &Bytes) -> Result<(), Error> {
+        let limit = self.max_value_bytes;
+        if bytes.len() <= limit {
+            return Ok(());
+        }
+        Err(Error::ValueTooLarge { path: path.clone(), bytes: bytes.len(), limit })
+    }
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -96,18 +107,6 @@ impl Service {
 
     fn check_writable(&self) -> Result<(), Error> {
         if self.settings.read_only { Err(Error::ReadOnly) } else { Ok(()) }
-    }
-
-    fn check_size(&self, path: &NodePath, bytes: &Bytes) -> Result<(), Error> {
-        let limit = self.settings.max_value_bytes;
-        if bytes.len() <= limit {
-            return Ok(());
-        }
-        Err(Error::ValueTooLarge { path: path.clone(), bytes: bytes.len(), limit })
-    }
-
-    fn check_value(&self, path: &NodePath, value: &Value) -> Result<(), Error> {
-        self.check_size(path, &value.to_bytes())
     }
 }
 
