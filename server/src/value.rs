@@ -108,18 +108,21 @@ impl Value {
 /// Writes compact JSON: the server's keys first, then the caller's, which win over both.
 fn write_object(pid: Option<Json>, created: Option<Json>, object: &Map<String, Json>) -> Bytes {
     let added = [("pid", pid), ("created", created)];
-    let mut text = String::from("{");
+    let mut text = Vec::with_capacity(256);
+    text.push(b'{');
     let added = added.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?)));
     let added = added.filter(|(key, _)| !object.contains_key(*key));
     for (key, value) in added.chain(object.iter().map(|(key, value)| (key.as_str(), value))) {
         if text.len() > 1 {
-            text.push(',');
+            text.push(b',');
         }
-        text.push_str(&Json::from(key).to_string());
-        text.push(':');
-        text.push_str(&value.to_string());
+        // Neither a text nor a value fails to be written into memory.
+        drop(serde_json::to_writer(&mut text, key));
+        text.push(b':');
+        drop(serde_json::to_writer(&mut text, value));
     }
-    text.push('}');
+    text.push(b'}');
+    text.shrink_to_fit();
     Bytes::from(text)
 }
 

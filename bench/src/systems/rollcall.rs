@@ -48,7 +48,8 @@ impl Rollcall {
         let rollcall = Rollcall::start(program, &["--zookeeper", hosts]).await?;
         let client = rollcall.client().await?;
         eventually("rollcall-server has ZooKeeper", START, async || {
-            client.clone().get(latest("/")).await.map(|_| ()).map_err(|status| status.to_string())
+            // Of a path that stays absent: a view of the root would be told for a minute of all that is done below.
+            client.clone().get(latest("/ready")).await.map(|_| ()).map_err(|status| status.to_string())
         })
         .await;
         Ok(rollcall)

@@ -34,7 +34,6 @@ use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
 use crate::types::NodePath;
-use crate::value::Value;
 use crate::views::Views;
 
 /// The largest message that is accepted or sent, in bytes.
@@ -67,6 +66,16 @@ pub(crate) struct Service {
 /// The service, ready to be served.
 pub(crate) fn serve(service: Service) -> Front<RegistryServer<Service>> {
     Front(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+impl Settings {
+    fn check_size(&self, path: &NodePath, bytes: &Bytes) -> Result<(), Error> {
+        let limit = self.max_value_bytes;
+        if bytes.len() <= limit {
+            return Ok(());
+        }
+        Err(Error::ValueTooLarge { path: path.clone(), bytes: bytes.len(), limit })
+    }
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -105,18 +114,6 @@ impl Service {
 
     fn check_writable(&self) -> Result<(), Error> {
         if self.settings.read_only { Err(Error::ReadOnly) } else { Ok(()) }
-    }
-
-    fn check_size(&self, path: &NodePath, bytes: &Bytes) -> Result<(), Error> {
-        let limit = self.settings.max_value_bytes;
-        if bytes.len() <= limit {
-            return Ok(());
-        }
-        Err(Error::ValueTooLarge { path: path.clone(), bytes: bytes.len(), limit })
-    }
-
-    fn check_value(&self, path: &NodePath, value: &Value) -> Result<(), Error> {
-        self.check_size(path, &value.to_bytes())
     }
 }
 

@@ -13,7 +13,7 @@ use rollcall_proto::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
 use super::admission::{Place, Reader};
-use super::{Responses, Service, convert, status};
+use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
 use crate::error::Error;
 use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
@@ -38,7 +38,7 @@ impl Service {
         self.check_writable()?;
         let place = self.admit(&request)?;
         let (requests, rpc) = self.sessions.stream();
-        let reading = read(self.clone(), request.into_inner(), requests, rpc.outbox().clone());
+        let reading = read(self.settings.clone(), request.into_inner(), requests, rpc.outbox().clone());
         let open = Open {
             rpc,
             has_begun: false,
@@ -66,14 +66,19 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     Some((response, open))
 }
 
-async fn read(service: Service, mut messages: Streaming<v1::RegisterRequest>, requests: Requests, outbox: Arc<Outbox>) {
+async fn read(
+    settings: Arc<Settings>,
+    mut messages: Streaming<v1::RegisterRequest>,
+    requests: Requests,
+    outbox: Arc<Outbox>,
+) {
     let mut is_open = false;
     loop {
         let kind = match messages.message().await {
             Ok(Some(message)) => Ok(message.request),
             Ok(None) => {
-                if !is_open {
-                    requests.open(outbox, None, None).await;
+                if !is_open && let Some(turn) = requests.turn().await {
+                    turn.open(outbox, None, None);
                 }
                 return;
             }
@@ -88,21 +93,26 @@ async fn read(service: Service, mut messages: Streaming<v1::RegisterRequest>, re
                 _ => Ok((None, None)),
             };
             match open {
-                Ok((ttl, pid)) => drop(requests.open(outbox.clone(), ttl, pid).await),
+                Ok((ttl, pid)) => {
+                    let Some(turn) = requests.turn().await else { return };
+                    turn.open(outbox.clone(), ttl, pid);
+                }
                 Err(error) => return Requests::refuse(&outbox, error),
             }
         }
         let request = match kind {
             Ok(Some(Kind::Open(_))) if !is_open => None,
             Ok(Some(Kind::Open(_))) => Some(fail("open", "it must be the first message, and come once")),
-            Ok(Some(other)) => Some(service.registration_request(other)),
+            Ok(Some(other)) => Some(settings.registration_request(other)),
             Ok(None) => Some(fail("request", "it is empty, or of a later version of the API")),
             Err(error) => Some(sessions::Request::Fail { error }),
         };
         is_open = true;
         if let Some(request) = request {
             let is_last = matches!(request, sessions::Request::Fail { .. });
-            if !requests.request(request).await || is_last {
+            let Some(turn) = requests.turn().await else { return };
+            turn.request(request);
+            if is_last {
                 return;
             }
         }
@@ -125,7 +135,7 @@ fn bounded(mut path: String) -> String {
     path
 }
 
-impl Service {
+impl Settings {
     fn registration_request(&self, request: Kind) -> sessions::Request {
         let (path, converted) = match request {
             Kind::Set(set) => (set.path.clone(), self.set_request(set)),
@@ -144,10 +154,12 @@ impl Service {
     fn set_request(&self, set: v1::SetRegistration) -> Result<sessions::Request, Error> {
         let path: NodePath = convert::path_below_root(&set.path)?;
         let value = convert::value(set.value)?.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-        self.check_value(&path, &value)?;
+        let bytes = value.to_bytes();
+        self.check_size(&path, &bytes)?;
         Ok(sessions::Request::Set {
             path,
             value,
+            bytes: bytes.len(),
             generation: set.generation.map(Generation),
             exclusive: set.exclusive,
             created: clock::created_now(),

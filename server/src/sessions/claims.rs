@@ -23,16 +23,23 @@ const SETTLING: Duration = Duration::from_millis(200);
 /// What a registration is to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {
-    /// What a client has just set.
-    Fresh { value: Value, stamp: Stamp },
+    /// What a client has just set: shared, since a claim is kept until it is known what became of it.
+    Fresh(Arc<Fresh>),
     /// The bytes that stood.
     Exact(Bytes),
+}
+
+/// A value, and what the server adds to it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Fresh {
+    pub(super) value: Value,
+    pub(super) stamp: Stamp,
 }
 
 impl Content {
     fn bytes(&self) -> Bytes {
         match self {
-            Self::Fresh { value, stamp } => value.to_stamped_bytes(stamp),
+            Self::Fresh(fresh) => fresh.value.to_stamped_bytes(&fresh.stamp),
             Self::Exact(bytes) => bytes.clone(),
         }
     }
@@ -40,14 +47,14 @@ impl Content {
     /// The bytes for the same holder as before: the server's keys keep their first value.
     fn bytes_keeping(&self, first: &Bytes) -> Bytes {
         match self {
-            Self::Fresh { value, stamp } => value.to_bytes_keeping(first, stamp),
+            Self::Fresh(fresh) => fresh.value.to_bytes_keeping(first, &fresh.stamp),
             Self::Exact(bytes) => bytes.clone(),
         }
     }
 
     fn is_same(&self, bytes: &Bytes) -> bool {
         match self {
-            Self::Fresh { value, .. } => value.is_same_data(bytes),
+            Self::Fresh(fresh) => fresh.value.is_same_data(bytes),
             Self::Exact(exact) => exact == bytes,
         }
     }
@@ -55,7 +62,7 @@ impl Content {
     /// Whether these bytes are this very value, `created` included: then a later incarnation is ours as well.
     fn is_identical(&self, bytes: &Bytes) -> bool {
         match self {
-            Self::Fresh { value, .. } => value.is_identical(bytes),
+            Self::Fresh(fresh) => fresh.value.is_identical(bytes),
             Self::Exact(exact) => exact == bytes,
         }
     }
@@ -264,7 +271,8 @@ impl Claims {
             let tried = if std::mem::take(&mut create_first) {
                 self.create(path, &mut claim).await
             } else {
-                self.look_and_act(path, &mut claim, asker, &mut look).await
+                // Boxed, as all that is rarely needed: the usual claim is small.
+                Box::pin(self.look_and_act(path, &mut claim, asker, &mut look)).await
             };
             match tried {
                 Ok(Attempt::Done(claimed, room)) => return (claimed, room),
@@ -323,10 +331,10 @@ impl Claims {
                 };
                 Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
             }
-            Err(CommitError::FenceMoved) => self.doubt(path, owner, claim).await,
+            Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
             Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => Ok(Attempt::Look),
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
-                owner.session().ensure_parents(path).await?;
+                Box::pin(owner.session().ensure_parents(path)).await?;
                 Ok(Attempt::Look)
             }
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
@@ -473,7 +481,13 @@ impl Claims {
         bytes: Bytes,
         adopted: bool,
     ) -> Result<Attempt, zk::Error> {
-        let room = self.room(path, claim)?;
+        let room = match ours {
+            Some(_) => self.room(path, claim)?,
+            None => {
+                let from = SessionId(read.stat.ephemeral_owner);
+                self.zk.pool.room_for_taken(path.as_str().len(), from).ok_or(zk::Error::NotSent)?
+            }
+        };
         let owner = room.owner();
         let moves = owner.writer().moves();
         let guard = match ours {
@@ -525,8 +539,8 @@ impl Claims {
         }))
     }
 
-    /// The stat of a node that has just been created. A multi's answer has none to rely on, so it is read back; if
-    /// another has replaced the node by then, what we know is put together.
+    /// The stat of a node that has just been created. Where the answer has none, it is read; if another has replaced the
+    /// node by then, what we know is put together.
     async fn stat_after(&self, owner: &Owner, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
         let zxid = committed.zxid.0;
         if let Some(zk::Response::Created { stat, .. }) = committed.parts.last()
@@ -534,7 +548,7 @@ impl Claims {
         {
             return *stat;
         }
-        match owner.session().exists(path).await {
+        match Box::pin(owner.session().exists(path)).await {
             Ok(Some(stat)) if stat.czxid == zxid => stat,
             _ => Stat {
                 czxid: zxid,

@@ -1,12 +1,13 @@
 //! The life of one path: who holds it, what stands in ZooKeeper for it, and what is to do next.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-use super::claims::{Claim, Claimed, Content, Held, Observed, Policy};
+use super::claims::{Claim, Claimed, Content, Fresh, Held, Observed, Policy};
 use super::outbox::{LostReason, Notice};
 use super::state::{Effect, State, Stream, StreamId};
 use crate::error::Error;
@@ -161,7 +162,11 @@ impl State {
             if entry.operation.is_some() {
                 return;
             }
-            let Some(command) = entry.commands.pop_front() else { break };
+            let Some(command) = entry.commands.pop_front() else {
+                // A path is idle for most of its life: it keeps no memory for what may come.
+                entry.commands = VecDeque::new();
+                break;
+            };
             match command {
                 Command::Set { by, value, bytes, stamp, generation, exclusive } => {
                     if let Some(stream) = self.streams.get_mut(&by) {
@@ -238,7 +243,7 @@ impl State {
             (None, _) if exclusive => Policy::Exclusive,
             (None, _) => Policy::TakeOver,
         };
-        self.begin_claim(path, Some(by), Claim::new(Content::Fresh { value, stamp }, policy));
+        self.begin_claim(path, Some(by), Claim::new(Content::Fresh(Arc::new(Fresh { value, stamp })), policy));
     }
 
     /// `by` no longer wants the path.

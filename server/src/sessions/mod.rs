@@ -64,7 +64,15 @@ struct Departures {
 #[derive(Debug)]
 pub(crate) enum Request {
     /// See [`Input::Set`].
-    Set { path: NodePath, value: Value, generation: Option<Generation>, exclusive: bool, created: String },
+    Set {
+        path: NodePath,
+        value: Value,
+        /// How long the value is in a znode.
+        bytes: usize,
+        generation: Option<Generation>,
+        exclusive: bool,
+        created: String,
+    },
     /// See [`Input::Unset`].
     Unset { path: NodePath },
     /// See [`Input::KeepAlive`].
@@ -82,6 +90,13 @@ pub(crate) enum Request {
 pub(crate) struct Requests {
     stream: StreamId,
     inputs: mpsc::Sender<Message>,
+}
+
+/// A place in the queue, for one message of a stream.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    stream: StreamId,
+    permit: mpsc::Permit<'a, Message>,
 }
 
 /// The RPC of one Register stream: when this is dropped, the RPC is over.
@@ -115,36 +130,40 @@ impl Sessions {
 }
 
 impl Requests {
-    /// Opens the session: before everything else, and once. `false` when the replica is going down.
-    pub(crate) async fn open(&self, outbox: Arc<Outbox>, ttl: Option<Duration>, pid: Option<u32>) -> bool {
-        let stream = self.stream;
-        let session_id = format!("{:016x}", rand::random::<u64>());
-        self.send(Message::Open { input: Input::Open { stream, session_id, ttl, pid }, stream, outbox }).await
-    }
-
-    /// Hands a request over, waiting for a place. `false` when the replica is going down.
-    pub(crate) async fn request(&self, request: Request) -> bool {
-        let stream = self.stream;
-        self.send(Message::Input(match request {
-            Request::Set { path, value, generation, exclusive, created } => {
-                Input::Set { stream, path, value, generation, exclusive, created }
-            }
-            Request::Unset { path } => Input::Unset { stream, path },
-            Request::KeepAlive => Input::KeepAlive { stream },
-            Request::Close => Input::Close { stream },
-            Request::Fail { error } => Input::Fail { stream, error },
-            Request::Reject { path, error } => Input::Reject { stream, path, error },
-        }))
-        .await
+    /// Waits for a place in the queue. `None` when the replica is going down.
+    pub(crate) async fn turn(&self) -> Option<Turn<'_>> {
+        // Not the message itself is handed over here, which every stream would then keep room for.
+        let permit = self.inputs.reserve().await.ok()?;
+        Some(Turn { stream: self.stream, permit })
     }
 
     /// Ends a stream that was never opened.
     pub(crate) fn refuse(outbox: &Outbox, error: Error) {
         outbox.close(Err(error));
     }
+}
 
-    async fn send(&self, message: Message) -> bool {
-        self.inputs.send(message).await.is_ok()
+impl Turn<'_> {
+    /// Opens the session: before everything else, and once.
+    pub(crate) fn open(self, outbox: Arc<Outbox>, ttl: Option<Duration>, pid: Option<u32>) {
+        let stream = self.stream;
+        let session_id = format!("{:016x}", rand::random::<u64>());
+        self.permit.send(Message::Open { input: Input::Open { stream, session_id, ttl, pid }, stream, outbox });
+    }
+
+    /// Hands a request over.
+    pub(crate) fn request(self, request: Request) {
+        let stream = self.stream;
+        self.permit.send(Message::Input(match request {
+            Request::Set { path, value, bytes, generation, exclusive, created } => {
+                Input::Set { stream, path, value, bytes, generation, exclusive, created }
+            }
+            Request::Unset { path } => Input::Unset { stream, path },
+            Request::KeepAlive => Input::KeepAlive { stream },
+            Request::Close => Input::Close { stream },
+            Request::Fail { error } => Input::Fail { stream, error },
+            Request::Reject { path, error } => Input::Reject { stream, path, error },
+        }));
     }
 }
 

@@ -171,6 +171,10 @@ impl Outbox {
             {
                 let mut inner = self.lock();
                 if let Some(notice) = inner.queue.pop_front() {
+                    if inner.queue.is_empty() {
+                        // Most streams are silent for most of their life: their queue keeps no memory meanwhile.
+                        inner.queue = VecDeque::new();
+                    }
                     if let Some((path, Some(news))) = notice.subject() {
                         let key = (path.clone(), news);
                         if inner.latest.get(&key) == Some(&inner.read) {

@@ -48,6 +48,8 @@ pub(super) enum Input {
         stream: StreamId,
         path: NodePath,
         value: Value,
+        /// How long the value is in a znode.
+        bytes: usize,
         generation: Option<Generation>,
         exclusive: bool,
         created: String,
@@ -187,10 +189,9 @@ impl State {
     pub(super) fn step(&mut self, input: Input, now: Instant) -> Vec<Effect> {
         match input {
             Input::Open { stream, session_id, ttl, pid } => self.open(stream, session_id, ttl, pid, now),
-            Input::Set { stream, path, value, generation, exclusive, created } => {
+            Input::Set { stream, path, value, bytes, generation, exclusive, created } => {
                 if let Some(pid) = self.heard(stream, now).map(|stream| stream.pid) {
                     let stamp = Stamp { pid, created };
-                    let bytes = value.to_bytes().len();
                     let command = Command::Set { by: stream, value, bytes, stamp, generation, exclusive };
                     self.set(command, stream, &path, now);
                 }

@@ -52,7 +52,8 @@ impl Replica {
 
     fn set_with(&mut self, stream: StreamId, generation: Option<Generation>, exclusive: bool) -> Vec<Effect> {
         let value = Value::Text("data".to_owned());
-        self.step(Input::Set { stream, path: path(), value, generation, exclusive, created: "now".to_owned() })
+        let (bytes, created) = (value.to_bytes().len(), "now".to_owned());
+        self.step(Input::Set { stream, path: path(), value, bytes, generation, exclusive, created })
     }
 
     fn set(&mut self, stream: StreamId) -> Vec<Effect> {
@@ -396,8 +397,8 @@ fn a_stream_over_its_limit_is_rejected_and_goes_on() {
     for index in 0..4 {
         let path = NodePath::trusted(format!("/{index}"));
         let (value, created) = (Value::Text(String::new()), String::new());
-        let effects =
-            replica.step(Input::Set { stream: ONE, path, value, generation: None, exclusive: false, created });
+        let set = Input::Set { stream: ONE, path, value, bytes: 0, generation: None, exclusive: false, created };
+        let effects = replica.step(set);
         let rejected = matches!(notices(&effects)[..], [(ONE, Notice::Rejected { .. })]);
         assert_eq!(rejected, index == 3);
     }

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::claims::{Asker, Claimed, Claims, Observed};
@@ -19,6 +20,8 @@ use crate::zk::{Batch, Mailbox, Moves, Owners, Room, Subscription, Zk};
 const VERIFY_BATCH: usize = 48;
 /// How often it is looked whether ZooKeeper is back, while something waits for it, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
+/// How many inputs of one kind are taken before the others are looked at.
+const BURST: usize = 64;
 
 /// What became of an operation.
 enum Finished {
@@ -40,8 +43,9 @@ struct Task {
     /// What was last known of each session's fence.
     moves: HashMap<SessionId, Moves>,
     owners: watch::Receiver<Owners>,
-    /// At most one for each path, and one for each batch of paths that is verified.
-    operations: JoinSet<Finished>,
+    /// At most one for each path, and one for each batch of paths that is verified. They are run by this task itself:
+    /// there are many of them, and each does little but wait.
+    operations: FuturesUnordered<BoxFuture<'static, Finished>>,
 }
 
 /// Runs until all handles are gone.
@@ -57,7 +61,7 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
         mailbox: Arc::default(),
         moves: HashMap::new(),
         owners,
-        operations: JoinSet::new(),
+        operations: FuturesUnordered::new(),
     };
     let mailbox = task.mailbox.clone();
     let mut poll = tokio::time::interval(POLL);
@@ -72,15 +76,11 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
         };
         tokio::select! {
             message = inputs.recv() => match message {
-                Some(message) => task.message(message),
+                Some(message) => task.messages(message, &mut inputs),
                 None => return,
             },
             gone = departures.next() => task.depart(gone),
-            Some(finished) = task.operations.join_next() => match finished {
-                Ok(finished) => task.finished(finished),
-                // A panic in an operation is a defect: its path would hang for ever. The process ends instead.
-                Err(_) => return,
-            },
+            Some(finished) = task.operations.next() => task.all_finished(finished),
             batch = mailbox.next() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
             () = tick => task.step(Input::Tick),
@@ -100,6 +100,24 @@ impl Task {
             if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
                 self.step(Input::FenceMoved { session: owner.id() });
             }
+        }
+    }
+
+    /// Takes a message, and what else has arrived.
+    fn messages(&mut self, first: Message, inputs: &mut mpsc::Receiver<Message>) {
+        self.message(first);
+        for _ in 0..BURST {
+            let Ok(message) = inputs.try_recv() else { return };
+            self.message(message);
+        }
+    }
+
+    /// Takes what an operation has come to, and what others have.
+    fn all_finished(&mut self, first: Finished) {
+        self.finished(first);
+        for _ in 0..BURST {
+            let Some(Some(finished)) = self.operations.next().now_or_never() else { return };
+            self.finished(finished);
         }
     }
 
@@ -190,35 +208,35 @@ impl Task {
                     Some(Some(outbox)) => Asker::Client(outbox.clone()),
                     Some(None) => Asker::Gone,
                 };
-                self.operations.spawn(async move {
+                self.operations.push(Box::pin(async move {
                     let (claimed, room) = claims.claim(&path, claim, &asker).await;
                     Finished::Claimed(path, claimed, room)
-                });
+                }));
             }
             Effect::Remove { path, generation, session } => {
                 let claims = self.claims.clone();
-                self.operations.spawn(async move {
+                self.operations.push(Box::pin(async move {
                     claims.remove(&path, generation, session).await;
                     Finished::Removed(path)
-                });
+                }));
             }
             Effect::Verify { parent, paths } => {
                 for paths in paths.chunks(VERIFY_BATCH) {
                     let (claims, parent, paths) = (self.claims.clone(), parent.clone(), paths.to_vec());
-                    self.operations.spawn(async move {
+                    self.operations.push(Box::pin(async move {
                         let seen = claims.observe(&parent, &paths).await;
                         let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
                         Finished::Verified(paths.into_iter().zip(seen).collect())
-                    });
+                    }));
                 }
             }
             Effect::Confirm { session, paths } => {
                 for paths in paths.chunks(VERIFY_BATCH) {
                     let (claims, paths) = (self.claims.clone(), paths.to_vec());
-                    self.operations.spawn(async move {
+                    self.operations.push(Box::pin(async move {
                         let (moves, standing) = claims.confirm(session, &paths).await.unwrap_or_default();
                         Finished::Confirmed(moves, standing)
-                    });
+                    }));
                 }
             }
             Effect::Release { path } => drop(self.rooms.remove(&path)),

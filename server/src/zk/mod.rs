@@ -9,6 +9,7 @@
 mod calls;
 mod config;
 mod connection;
+mod created;
 mod error;
 mod hub;
 pub(crate) mod layout;

@@ -4,6 +4,7 @@
 //! answer is the evidence that the session lives. Closing one is left to ZooKeeper's time-out, always: an ephemeral that
 //! was acknowledged must not go because a replica does.
 
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -161,6 +162,18 @@ impl Pool {
             self.grow.notify_one();
         }
         room
+    }
+
+    /// Room for the path of an ephemeral that is taken over from another session: for all of one session in the same of
+    /// ours, as far as it has room. Its fence is written with each multi, and who shares a writer does not get in each
+    /// other's way.
+    pub(crate) fn room_for_taken(&self, path_bytes: usize, from: SessionId) -> Option<Room> {
+        let owners = self.owners.borrow().clone();
+        let connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).collect();
+        let count = u64::try_from(connected.len()).unwrap_or(1).max(1);
+        let index = usize::try_from(BuildHasherDefault::<DefaultHasher>::default().hash_one(from) % count);
+        let usual = connected.get(index.unwrap_or_default())?;
+        usual.try_room(path_bytes).or_else(|| self.room(path_bytes))
     }
 
     /// A connected session, for requests that leave no ephemeral.

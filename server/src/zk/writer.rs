@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::calls::set_data;
-use super::session::Session;
+use super::created::Created;
+use super::session::{Answer, Session};
 use crate::types::{NodePath, Zxid};
 
 /// How many multis may be under way at once.
@@ -32,6 +33,8 @@ const BATCH_UNITS: usize = 128;
 const BATCH_BYTES: usize = 512 * 1024;
 /// How long a fence that can't be read is left alone.
 const FENCE_PAUSE: Duration = Duration::from_millis(100);
+/// Of how many foreign fences it is known what we did to them, before that is forgotten: they are of sessions that end.
+const MAX_CHAINS: usize = 1024;
 /// How many units may wait; one more is [`Error::NotSent`].
 const QUEUE: usize = 65_536;
 
@@ -80,7 +83,7 @@ impl Moves {
 pub(crate) struct Committed {
     /// The transaction: the czxid of all that it created.
     pub(crate) zxid: Zxid,
-    /// The answers to the unit's operations. The stat of a create is only valid outside of a multi.
+    /// The answers to the unit's operations. The stat of a create may be empty, if the node was replaced at once.
     pub(crate) parts: Vec<Response>,
     /// When it was handed to the connection.
     pub(crate) sent_at: Instant,
@@ -134,6 +137,7 @@ impl Writer {
             waiting: VecDeque::new(),
             under_way: FuturesUnordered::new(),
             fences_under_way: HashSet::new(),
+            chains: HashMap::new(),
         };
         (Self { queue, moves }, task.run())
     }
@@ -211,6 +215,37 @@ struct Task {
     under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
     /// Fences that a multi under way writes: no other multi may guess their version.
     fences_under_way: HashSet<String>,
+    /// Versions of foreign fences between which there is nothing but multis of ours.
+    chains: HashMap<String, Chain>,
+}
+
+/// So many versions of a foreign fence, from the first on, each made from the one before by a multi of ours, which was
+/// conditional on that. Who has read any of them has missed nothing up to the last.
+#[derive(Debug, Clone, Copy)]
+struct Chain {
+    first: i32,
+    steps: u32,
+}
+
+impl Chain {
+    fn last(self) -> i32 {
+        self.first.wrapping_add_unsigned(self.steps)
+    }
+
+    /// The last version, for one who has read `version`.
+    fn now(self, version: i32) -> i32 {
+        let is_in = version.wrapping_sub(self.first).cast_unsigned() <= self.steps;
+        if is_in { self.last() } else { version }
+    }
+
+    /// With one more step, made from `version`.
+    fn grown(self, version: i32) -> Self {
+        if version == self.last() && self.steps < u32::MAX / 4 {
+            Self { steps: self.steps + 1, ..self }
+        } else {
+            Self { first: version, steps: 1 }
+        }
+    }
 }
 
 impl Task {
@@ -268,7 +303,10 @@ impl Task {
                     continue;
                 }
                 Guard::Own(_) => self.own.version().map(|version| (self.fence.clone(), version)),
-                Guard::Foreign { path, version } => Some((path.clone(), *version)),
+                Guard::Foreign { path, version } => {
+                    let chain = self.chains.get(path);
+                    Some((path.clone(), chain.map_or(*version, |chain| chain.now(*version))))
+                }
             };
             let fits = match (&next.unit.guard, &fence) {
                 (Guard::None, _) => true,
@@ -295,6 +333,7 @@ impl Task {
             Finished::Batch(done) => self.finish_batch(done),
             Finished::Singles { fences, own } => {
                 self.release(&fences);
+                self.forget(&fences);
                 if self.is_own_among(&fences) {
                     self.own = own;
                     if own.version().is_none() {
@@ -319,7 +358,7 @@ impl Task {
         match result {
             Ok(committed) => {
                 self.release(&fences);
-                self.rebase(&fences);
+                self.remember(&fences);
                 if self.is_own_among(&fences) {
                     self.own = FenceVersion::Version(self.own.last().wrapping_add(1));
                 }
@@ -333,6 +372,7 @@ impl Task {
             }
             Err(error) => {
                 self.release(&fences);
+                self.forget(&fences);
                 let error = match error {
                     CommitError::Part { index, .. } if index < guards => CommitError::FenceMoved,
                     CommitError::Part { index, code } => CommitError::Part { index: index - guards, code },
@@ -359,15 +399,21 @@ impl Task {
         }
     }
 
-    /// Units that wait under a version that a batch of ours has just moved go on from the next: the batch was conditional
-    /// on that version, so nothing else lies between.
-    fn rebase(&mut self, fences: &[(String, i32)]) {
-        for waiting in &mut self.waiting {
-            if let Guard::Foreign { path, version } = &mut waiting.unit.guard
-                && fences.iter().any(|(fence, before)| fence == path && before == version)
-            {
-                *version = version.wrapping_add(1);
-            }
+    /// A multi of ours has moved these fences from these versions.
+    fn remember(&mut self, fences: &[(String, i32)]) {
+        if self.chains.len() > MAX_CHAINS {
+            self.chains.clear();
+        }
+        for (fence, version) in fences.iter().filter(|(fence, _)| *fence != self.fence) {
+            let chain = self.chains.get(fence).map(|chain| chain.grown(*version));
+            self.chains.insert(fence.clone(), chain.unwrap_or(Chain { first: *version, steps: 1 }));
+        }
+    }
+
+    /// What became of these fences is not known, or not ours alone.
+    fn forget(&mut self, fences: &[(String, i32)]) {
+        for (fence, _) in fences {
+            self.chains.remove(fence);
         }
     }
 
@@ -498,13 +544,17 @@ fn send(
     all.extend(units.iter().copied().flatten().cloned());
     let lengths: Vec<_> = units.iter().map(|ops| ops.len()).collect();
     let single = all.len() == 1;
+    let created = if single { None } else { Created::of(&all) };
     let sent = session.submit(if single { all.remove(0) } else { Request::Multi(all) });
+    // Right behind it, so that it costs no time: a session's requests are carried out in order.
+    let looked = created.map(|created| (session.submit(created.look()), created));
+    let owner = session.id().0;
     async move {
         let answer = sent.await.map_err(|error| match error {
             Error::Refused(code) if single => CommitError::Part { index: 0, code },
             error => CommitError::Zk(error),
         })?;
-        let results = match answer.response {
+        let mut results = match answer.response {
             Response::Parts(parts) => parts,
             response => vec![Ok(response)],
         };
@@ -513,6 +563,11 @@ fn send(
         if let Some(index) = results.iter().position(failed) {
             let code = results[index].as_ref().err().copied().unwrap_or(ErrorCode::SystemError);
             return Err(CommitError::Part { index, code });
+        }
+        if let Some((looked, created)) = looked
+            && let Ok(Answer { response: Response::Stat(stat), .. }) = looked.await
+        {
+            created.complete(&mut results, stat, answer.zxid, owner);
         }
         let mut parts = results.into_iter().flatten().skip(guard_count);
         Ok(lengths

@@ -1,25 +1,23 @@
 //! Registrations per second.
 
+mod drivers;
 mod hold;
 mod resume;
 mod stream;
 
 use futures_util::future::try_join_all;
 use rollcall_tests::bare::Bare;
-use rollcall_tests::client::{Client, data, set};
-use serde_json::{Value as Json, json};
-use tokio::sync::Mutex;
+use rollcall_tests::client::Client;
 use tonic::transport::Channel;
-use zookeeper_client::{Acls, CreateMode};
 
 use super::Workload;
-use crate::drive::pipelined;
 use crate::report::{Case, ETCD, ROLLCALL, Round, System, Unit, ZOOKEEPER};
-use crate::systems::{Etcd, Setup, etcd};
-use crate::usage::{Meter, Taken};
+use crate::systems::{Etcd, Setup};
+use crate::usage::Taken;
+use drivers::{creates, leases, many_streams, new_streams, one_stream, value};
 pub(super) use hold::Hold;
 pub(super) use resume::Resume;
-use stream::{Stream, close_all, open_all};
+use stream::Stream;
 
 const PATH: &str = "/register";
 /// How many stand at once: in one ZooKeeper session at most about 150 KB of paths. ZooKeeper's log does not survive the
@@ -31,6 +29,7 @@ const CONNECTIONS: usize = 10;
 
 const ONE: &str = "one stream";
 const MANY: &str = "1,000 streams of one";
+const NEW: &str = "1,000 new streams of one";
 
 /// ZooKeeper with as many creates in flight as there are streams.
 const WIDE: System = System("zookeeper, 1,000 at once");
@@ -39,17 +38,35 @@ const WIDE: System = System("zookeeper, 1,000 at once");
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     OneStream,
+    /// Streams that stand.
     ManyStreams,
+    /// Streams that are opened for it.
+    NewStreams,
     Creates,
     WideCreates,
     Leases,
     WideLeases,
 }
 
+impl Way {
+    /// In an order in which no two that load the same follow each other.
+    const ALL: [Way; 7] = [
+        Way::OneStream,
+        Way::Creates,
+        Way::Leases,
+        Way::ManyStreams,
+        Way::WideCreates,
+        Way::NewStreams,
+        Way::WideLeases,
+    ];
+}
+
 /// The workload, prepared.
 #[derive(Debug)]
 pub(crate) struct Register {
     clients: Vec<Client>,
+    /// Streams that stand.
+    streams: Vec<Stream>,
     bare: Bare,
     channels: Vec<Channel>,
     etcd: Etcd,
@@ -70,8 +87,10 @@ impl Workload for Register {
         let bare = setup.bare().await;
         bare.create(PATH, b"").await;
         let etcd = Etcd::start().await?;
+        let clients = try_join_all((0..CONNECTIONS).map(|_| setup.client())).await?;
         Ok(Register {
-            clients: try_join_all((0..CONNECTIONS).map(|_| setup.client())).await?,
+            streams: drivers::standing(&clients).await?,
+            clients,
             bare,
             channels: try_join_all((0..CONNECTIONS).map(|_| etcd.channel())).await?,
             etcd,
@@ -81,20 +100,21 @@ impl Workload for Register {
 
     async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
         let [server, zookeeper] = setup.pids();
-        let ways = [Way::OneStream, Way::Creates, Way::Leases, Way::ManyStreams, Way::WideCreates, Way::WideLeases];
-        for way in round.turn(ways) {
-            let (cases, system, pids) = match way {
-                Way::OneStream => (&[ONE] as &[_], ROLLCALL, vec![server, zookeeper]),
-                Way::ManyStreams => (&[MANY] as &[_], ROLLCALL, vec![server, zookeeper]),
-                Way::Creates => (&[ONE, MANY] as &[_], ZOOKEEPER, vec![zookeeper]),
-                Way::WideCreates => (&[MANY] as &[_], WIDE, vec![zookeeper]),
-                Way::Leases => (&[ONE] as &[_], ETCD, vec![self.etcd.pid()]),
-                Way::WideLeases => (&[MANY] as &[_], ETCD, vec![self.etcd.pid()]),
+        let (ours, zookeepers, etcds) = (vec![server, zookeeper], vec![zookeeper], vec![self.etcd.pid()]);
+        for way in round.turn(Way::ALL) {
+            let (cases, system, pids): (&[&str], _, _) = match way {
+                Way::OneStream => (&[ONE], ROLLCALL, &ours),
+                Way::ManyStreams => (&[MANY], ROLLCALL, &ours),
+                Way::NewStreams => (&[NEW], ROLLCALL, &ours),
+                Way::Creates => (&[ONE, MANY, NEW], ZOOKEEPER, &zookeepers),
+                Way::WideCreates => (&[MANY, NEW], WIDE, &zookeepers),
+                Way::Leases => (&[ONE], ETCD, &etcds),
+                Way::WideLeases => (&[MANY, NEW], ETCD, &etcds),
             };
             let mut all = Taken::default();
             while all.time < round.time {
                 self.batches += 1;
-                all += self.batch(way, &pids).await?;
+                all += self.batch(way, pids).await?;
             }
             for streams in cases {
                 let case = |what: &str, unit| Case { workload: Register::NAME, name: format!("{streams}{what}"), unit };
@@ -108,81 +128,17 @@ impl Workload for Register {
 
 impl Register {
     /// Registers many, which is what is measured, and takes them down again.
-    async fn batch(&self, way: Way, pids: &[u32]) -> anyhow::Result<Taken> {
-        let name = |number: usize| format!("{PATH}/b{}-{number}:8080", self.batches);
+    async fn batch(&mut self, way: Way, pids: &[u32]) -> anyhow::Result<Taken> {
+        let batch = self.batches;
+        let name = |number: usize| format!("{PATH}/b{batch}-{number}:8080");
         match way {
             Way::OneStream => one_stream(&self.clients[0], name, pids).await,
-            Way::ManyStreams => many_streams(&self.clients, name, pids).await,
+            Way::ManyStreams => many_streams(&mut self.streams, name, pids).await,
+            Way::NewStreams => new_streams(&self.clients, name, pids).await,
             Way::Creates => creates(&self.bare, WINDOW, name, pids).await,
             Way::WideCreates => creates(&self.bare, STREAMS, name, pids).await,
             Way::Leases => leases(&self.channels[..1], WINDOW, name, pids).await,
             Way::WideLeases => leases(&self.channels, STREAMS, name, pids).await,
         }
     }
-}
-
-/// What a service says of itself; in ZooKeeper 67 bytes.
-fn value() -> Json {
-    json!({"host": "server17.example", "port": 8080, "weight": 100, "zone": "north"})
-}
-
-async fn one_stream(client: &Client, name: impl Fn(usize) -> String, pids: &[u32]) -> anyhow::Result<Taken> {
-    let value = data(value());
-    let request = |number| set(&name(number), value.clone());
-    let meter = Meter::start(pids)?;
-    let mut stream = Stream::open(&mut client.clone(), (0..WINDOW).map(request)).await?;
-    for number in WINDOW..BATCH {
-        stream.registered().await?;
-        stream.send(request(number)).await?;
-    }
-    for _ in 0..WINDOW {
-        stream.registered().await?;
-    }
-    let taken = meter.stop(BATCH)?;
-    stream.close(BATCH).await?;
-    Ok(taken)
-}
-
-async fn many_streams(clients: &[Client], name: impl Fn(usize) -> String, pids: &[u32]) -> anyhow::Result<Taken> {
-    let value = data(value());
-    let meter = Meter::start(pids)?;
-    let streams = open_all(clients, (0..STREAMS).map(|number| [set(&name(number), value.clone())])).await?;
-    let taken = meter.stop(STREAMS)?;
-    close_all(streams.into_iter().map(|(stream, _)| stream)).await?;
-    Ok(taken)
-}
-
-async fn creates(bare: &Bare, window: usize, name: impl Fn(usize) -> String, pids: &[u32]) -> anyhow::Result<Taken> {
-    let (client, value) = (bare.client(), value().to_string());
-    let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
-    let meter = Meter::start(pids)?;
-    pipelined(BATCH, window, async |number| {
-        client.create(&name(number), value.as_bytes(), &ephemeral).await?;
-        anyhow::Ok(())
-    })
-    .await?;
-    let taken = meter.stop(BATCH)?;
-    pipelined(BATCH, window, async |number| Ok(client.delete(&name(number), None).await?)).await?;
-    Ok(taken)
-}
-
-async fn leases(
-    channels: &[Channel],
-    window: usize,
-    name: impl Fn(usize) -> String,
-    pids: &[u32],
-) -> anyhow::Result<Taken> {
-    let (value, leases) = (value().to_string(), Mutex::new(Vec::with_capacity(STREAMS)));
-    let channel = |number: usize| &channels[number % channels.len()];
-    let meter = Meter::start(pids)?;
-    pipelined(STREAMS, window, async |number| {
-        let lease = etcd::register(channel(number), name(number), value.clone()).await?;
-        leases.lock().await.push(lease);
-        Ok(())
-    })
-    .await?;
-    let taken = meter.stop(STREAMS)?;
-    let leases = leases.into_inner();
-    pipelined(leases.len(), window, async |number| etcd::revoke(channel(number), leases[number]).await).await?;
-    Ok(taken)
 }

@@ -6,9 +6,8 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
 use rollcall_proto::v1::Registered;
 use rollcall_tests::client::{Client, data, resume, set};
-use tokio::task::JoinSet;
 
-use super::stream::{Stream, close_all, open_all, open_with_ttl};
+use super::stream::{Stream, close_all, open_all, open_with_ttl, together};
 use super::{Workload, value};
 use crate::report::{Case, ROLLCALL, Round, Unit};
 use crate::stats::Latencies;
@@ -45,19 +44,19 @@ impl Workload for Resume {
         drop(clients);
 
         let others = try_join_all((0..CONNECTIONS).map(|_| other.client())).await?;
-        let mut coming = JoinSet::new();
-        for ((stream, registered), client) in streams.into_iter().zip(others.iter().cycle()) {
-            coming.spawn(come_back(stream, registered, client.clone(), value.clone()));
-        }
-        let begin = Instant::now();
-        dying.process().kill();
-        let (mut times, mut streams) = (Latencies::default(), Vec::with_capacity(STREAMS));
-        while let Some(back) = coming.join_next().await {
-            let (stream, at) = back.context("a client panicked")??;
-            times.push(at - begin);
-            streams.push(stream);
-        }
-        close_all(streams).await?;
+        let coming = streams.into_iter().zip(others.iter().cycle().cloned());
+        let coming =
+            together(coming, |((stream, registered), client)| come_back(stream, registered, client, value.clone()));
+        let kill = async {
+            let begin = Instant::now();
+            dying.process().kill();
+            begin
+        };
+        let (back, begin) = tokio::join!(coming, kill);
+        let back = back?;
+        let mut times = Latencies::default();
+        back.iter().for_each(|(_, at)| times.push(*at - begin));
+        close_all(back.into_iter().map(|(stream, _)| stream)).await?;
         for (name, percent) in [("half of 10,000 resumed", 50), ("all 10,000 resumed", 100)] {
             let case = Case { workload: Resume::NAME, name: name.to_owned(), unit: Unit::Milliseconds };
             let time = times.percentile(percent).context("nobody came back")?;

@@ -49,6 +49,14 @@ impl Stream {
         }
     }
 
+    /// Waits until one is taken down.
+    pub(crate) async fn unregistered(&mut self) -> anyhow::Result<()> {
+        match self.responses.message().await?.context("the stream ended")?.response {
+            Some(Response::Unregistered(_)) => Ok(()),
+            other => bail!("not unregistered: {other:?}"),
+        }
+    }
+
     /// Takes everything down, and waits until it is.
     pub(crate) async fn close(mut self, registrations: usize) -> anyhow::Result<()> {
         self.send(Request::Close(CloseSession {})).await?;
@@ -80,6 +88,23 @@ pub(crate) fn keep_alive() -> RegisterRequest {
     message(Request::KeepAlive(KeepAlive {}))
 }
 
+/// Does something for each, all at once, and waits until all is done; answers in no order.
+pub(crate) async fn together<T, Output, Work>(
+    all: impl IntoIterator<Item = T>,
+    work: impl Fn(T) -> Work,
+) -> anyhow::Result<Vec<Output>>
+where
+    Output: Send + 'static,
+    Work: Future<Output = anyhow::Result<Output>> + Send + 'static,
+{
+    let mut working: JoinSet<_> = all.into_iter().map(work).collect();
+    let mut done = Vec::with_capacity(working.len());
+    while let Some(one) = working.join_next().await {
+        done.push(one.context("a client panicked")??);
+    }
+    Ok(done)
+}
+
 /// Opens a stream for each of `requests`, all at once, over the connections in turn, and waits until each has its one
 /// registration; answers in no order.
 pub(crate) async fn open_all<Requests>(
@@ -89,27 +114,15 @@ pub(crate) async fn open_all<Requests>(
 where
     Requests: IntoIterator<Item = Request, IntoIter: Send> + Send + 'static,
 {
-    let mut opening = JoinSet::new();
-    for (requests, client) in requests.into_iter().zip(clients.iter().cycle()) {
-        let mut client = client.clone();
-        opening.spawn(async move {
-            let mut stream = Stream::open(&mut client, requests).await?;
-            let registered = stream.registered().await?;
-            anyhow::Ok((stream, registered))
-        });
-    }
-    let mut streams = Vec::with_capacity(opening.len());
-    while let Some(opened) = opening.join_next().await {
-        streams.push(opened.context("a client panicked")??);
-    }
-    Ok(streams)
+    together(requests.into_iter().zip(clients.iter().cycle().cloned()), |(requests, mut client)| async move {
+        let mut stream = Stream::open(&mut client, requests).await?;
+        let registered = stream.registered().await?;
+        Ok((stream, registered))
+    })
+    .await
 }
 
 /// Closes streams with one registration each, all at once, and waits until nothing is left of them.
 pub(crate) async fn close_all(streams: impl IntoIterator<Item = Stream>) -> anyhow::Result<()> {
-    let mut closing: JoinSet<_> = streams.into_iter().map(|stream| stream.close(1)).collect();
-    while let Some(closed) = closing.join_next().await {
-        closed.context("a client panicked")??;
-    }
-    Ok(())
+    together(streams, |stream| stream.close(1)).await.map(|_| ())
 }
