@@ -1,8 +1,11 @@
 //! Durable nodes: dynamic configuration. Registrations and locks are never touched.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::Error;
 use crate::refusal;
@@ -10,8 +13,10 @@ use crate::types::{NodePath, Stat};
 use crate::zk::layout::{is_lock_queue, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Request, Session, Zk};
 
-/// How often a write without an expected version looks again, when others write at the same time.
+/// How often a write without an expected version looks again, when other replicas or programs write at the same time.
 const TRIES: usize = 32;
+/// Of how many groups of paths one write is made at a time each.
+const TURNS: usize = 1024;
 /// How many nodes one transaction deletes at most. With the longest paths it stays below ZooKeeper's frame.
 const DELETE_BATCH: usize = 128;
 /// How many nodes are read at once: with the largest data the answer stays below what a connection takes.
@@ -32,11 +37,29 @@ pub(crate) enum Expect {
 #[derive(Debug, Clone)]
 pub(crate) struct Durable {
     zk: Zk,
+    turns: Arc<Turns>,
+}
+
+/// Writes of one path wait for each other here, first come first served: each looks before it writes, and many at once
+/// would only fail each other.
+#[derive(Debug)]
+struct Turns {
+    hasher: RandomState,
+    groups: Vec<Semaphore>,
+}
+
+impl Turns {
+    async fn of(&self, path: &NodePath) -> Result<SemaphorePermit<'_>, Error> {
+        let hash = usize::try_from(self.hasher.hash_one(path) % TURNS as u64).unwrap_or_default();
+        // They are never closed.
+        self.groups[hash].acquire().await.map_err(|_| Error::BackendUnavailable)
+    }
 }
 
 impl Durable {
     pub(crate) fn new(zk: Zk) -> Self {
-        Self { zk }
+        let groups = (0..TURNS).map(|_| Semaphore::new(1)).collect();
+        Self { zk, turns: Arc::new(Turns { hasher: RandomState::new(), groups }) }
     }
 
     /// Writes a node, its parents included, and gives its stat.
@@ -45,6 +68,7 @@ impl Durable {
     /// `NodeExists`, `NoNode`, `VersionMismatch` by `expect`; `HasRegistrations` for an ephemeral or a lock's node; `NoAuth`;
     /// `BackendUnavailable` when nothing was written, `OutcomeUnknown` when that is not known.
     pub(crate) async fn put(&self, path: &NodePath, data: Bytes, expect: Expect) -> Result<Stat, Error> {
+        let _turn = self.turns.of(path).await?;
         let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
         let session = owner.session();
         let mut is_synced = false;
@@ -73,6 +97,7 @@ impl Durable {
     /// node is met, below it too; `NoAuth`; `BackendUnavailable` when nothing was deleted, `OutcomeUnknown` when that is not
     /// known. A subtree of more than [`DELETE_BATCH`] nodes goes in several transactions, the deepest nodes first.
     pub(crate) async fn delete(&self, path: &NodePath, version: Option<i32>, recursive: bool) -> Result<(), Error> {
+        let _turn = self.turns.of(path).await?;
         let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
         let session = owner.session();
         // Others may have written on another server since: `NO_NODE` and the version must not be an old answer.

@@ -101,6 +101,21 @@ async fn of_many_that_write_one_version_one_wins() {
 }
 
 #[tokio::test]
+async fn many_that_write_one_node_at_once_all_do() {
+    let s = ARM.setting("durable").await;
+    let writes = (0..300).map(|number| {
+        let client = s.client.clone();
+        tokio::spawn(async move { try_put(&client, put_text("/popular", &number.to_string())).await })
+    });
+    let mut versions = Vec::new();
+    for write in writes.collect::<Vec<_>>() {
+        versions.push(write.await.unwrap().unwrap());
+    }
+    versions.sort_unstable();
+    assert_eq!(versions, (0..300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn create_only_leaves_what_exists() {
     let s = ARM.setting("durable").await;
     let request = |value| PutRequest { create_only: true, ..put_text("/once", value) };
