@@ -11,13 +11,15 @@ use crate::embedded::Embedded;
 use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::wait::{SOON, check, eventually};
-use crate::zookeeper::{Options, Sandbox, ZooKeeper};
+use crate::zookeeper::{Line, Options, Sandbox, ZooKeeper};
 
 /// The backend that a test runs on. Each is started once a program, and nobody stops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arm {
     /// Real ZooKeeper, standalone.
     ZooKeeper,
+    /// The oldest ZooKeeper that is supported, standalone.
+    Oldest,
     /// The embedded server, in this process.
     Embedded,
 }
@@ -26,9 +28,11 @@ impl Arm {
     /// A chroot of its own in the backend that all tests of this program share.
     pub async fn sandbox(self, name: &str) -> Sandbox {
         static ZOOKEEPER: OnceCell<Own> = OnceCell::const_new();
+        static OLDEST: OnceCell<Own> = OnceCell::const_new();
         static EMBEDDED: OnceCell<Own> = OnceCell::const_new();
         let shared = match self {
             Arm::ZooKeeper => &ZOOKEEPER,
+            Arm::Oldest => &OLDEST,
             Arm::Embedded => &EMBEDDED,
         };
         let shared = shared.get_or_init(|| self.own(Options::default())).await;
@@ -39,6 +43,7 @@ impl Arm {
     pub async fn own(self, options: Options) -> Own {
         match self {
             Arm::ZooKeeper => Own::ZooKeeper(ZooKeeper::standalone(options).await),
+            Arm::Oldest => Own::ZooKeeper(ZooKeeper::standalone(Options { line: Line::Oldest, ..options }).await),
             Arm::Embedded => Own::Embedded(Embedded::start(options).await),
         }
     }
