@@ -203,7 +203,7 @@ impl App {
         }
         tracing::info!(streams = going.admission.streams(), "stopping");
         if tokio::time::timeout(GOING_DOWN, going.go_down()).await.is_err() {
-            tracing::warn!("stopped at the deadline: some locks were left");
+            tracing::warn!("stopped at the deadline: some locks or registrations were left");
         }
         // Answers that are under way; connections may be kept open by streams that are not ours to end.
         drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
@@ -234,6 +234,8 @@ async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::S
         while service.admission.streams() > 0 {
             tokio::time::sleep(REFRESH).await;
         }
+        // What they did not take along is taken down.
+        service.sessions.settled().await;
     };
     if tokio::time::timeout_at(deadline, moved).await.is_err() {
         tracing::info!(streams = service.admission.streams(), "the time for moving is over");

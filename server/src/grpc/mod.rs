@@ -81,12 +81,12 @@ impl Settings {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    /// Ends all streams. Registrations stand, for clients that come back elsewhere to take over; locks without a ttl are
-    /// given back, which this waits for.
+    /// Ends all streams. Registrations stand, for clients that come back elsewhere to take over. Locks without a ttl are
+    /// given back, and what clients have given back before is taken down, which this waits for.
     pub(crate) async fn go_down(&self) {
         self.sessions.leave_standing();
         self.drain.go_to(Phase::Over);
-        tokio::join!(self.views.save(), self.locks.drained());
+        tokio::join!(self.views.save(), self.locks.drained(), self.sessions.settled());
     }
 
     fn answer<T>(&self, method: &'static str, result: Result<T, Error>) -> Result<Response<T>, Status> {

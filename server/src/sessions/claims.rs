@@ -87,8 +87,8 @@ pub(super) enum Policy {
         generation: Generation,
         /// The session that held it, and is to hold it again.
         session: SessionId,
-        /// What was known of its fence when it was made.
-        moves: Moves,
+        /// What was known of its fence when it was made; `None` when the watch has shown that nobody took it over.
+        moves: Option<Moves>,
     },
 }
 
@@ -314,7 +314,7 @@ impl Claims {
         let owner = room.owner();
         let moves = owner.writer().moves();
         let guard = match claim.policy {
-            Policy::PutBack { session, moves, .. } if session == owner.id() => Guard::Own(moves),
+            Policy::PutBack { session, moves: Some(moves), .. } if session == owner.id() => Guard::Own(moves),
             _ => Guard::None,
         };
         let bytes = claim.content.bytes();
@@ -572,7 +572,10 @@ impl Claims {
                     tracing::warn!(%path, %code, "a registration can't be removed; it goes with its session");
                     return;
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => {
+                    owner.session().connected().await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
             }
         }
     }
@@ -644,7 +647,7 @@ mod tests {
 
     #[test]
     fn a_replica_that_registers_again_takes_nothing_over_that_is_later() {
-        let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), moves: Moves::default() };
+        let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), moves: None };
         for policy in [Policy::Restore(Generation(5)), put_back] {
             assert_eq!(decided(policy.clone(), None, 6, 1), Step::TakenOver, "the client has resumed elsewhere");
             assert_eq!(decided(policy.clone(), Some(SessionId(2)), 6, 1), Step::TakenOver);

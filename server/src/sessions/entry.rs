@@ -1,5 +1,6 @@
 //! The life of one path: who holds it, what stands in ZooKeeper for it, and what is to do next.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::state::{Effect, State, Stream, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
 use crate::value::{Stamp, Value};
+use crate::zk::{Read, Seen};
 
 /// The pause before the second put-back of a registration that is deleted again and again; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -20,6 +22,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a node is left alone that could not be read.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long the ends of streams that have arrived may take to be read, before what a lost ZooKeeper session held is registered
+/// again: a replica that was itself stopped finds them in its sockets.
+const SETTLING: Duration = Duration::from_millis(200);
 /// A registration that stood this long after it was put back is put back at once the next time.
 const SETTLED: Duration = Duration::from_secs(120);
 
@@ -75,6 +80,33 @@ enum Operation {
     Verifying,
 }
 
+/// What tells a foreign hand's delete from a takeover, whose delete and create come together.
+#[derive(Debug, Default)]
+struct Witness {
+    /// The last create that the watch told of; `Some(None)` where ZooKeeper does not tell its transaction.
+    created: Option<Option<Zxid>>,
+    /// Whether the watch may have missed something since the node was last read.
+    has_gap: bool,
+}
+
+impl Witness {
+    fn note(&mut self, seen: Seen) {
+        if seen.created {
+            self.created = Some(match (self.created, seen.created_by) {
+                (None, by) => by,
+                (Some(Some(earlier)), Some(by)) => Some(earlier.max(by)),
+                (Some(_), _) => None,
+            });
+        }
+    }
+
+    /// Whether this incarnation, which is gone, may have been taken over.
+    fn allows_takeover(&self, generation: Generation) -> bool {
+        let is_later = |by: Option<Zxid>| by.is_none_or(|by| by.0 > generation.0);
+        self.has_gap || self.created.is_some_and(is_later)
+    }
+}
+
 /// One path.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
@@ -97,6 +129,9 @@ pub(super) struct Entry {
     paused_until: Option<Instant>,
     /// Not to be looked at before.
     look_again_at: Option<Instant>,
+    /// Not to be registered again before, since its ZooKeeper session was lost.
+    restore_at: Option<Instant>,
+    witness: Witness,
 }
 
 impl Entry {
@@ -112,12 +147,19 @@ impl Entry {
         self.commands.len() >= Self::COMMANDS
     }
 
+    /// Whether it is being taken down, or is to be.
+    pub(super) fn is_leaving(&self) -> bool {
+        let is_goodbye = |command: &Command| !matches!(command, Command::Set { .. });
+        matches!(self.operation, Some(Operation::Removing { .. })) || self.commands.iter().any(is_goodbye)
+    }
+
     pub(super) fn generation(&self) -> Option<Generation> {
         self.held.as_ref().map(|held| held.generation)
     }
 
     /// Marks the node to be looked at; `true` when the caller is to do it now.
     pub(super) fn begin_verify(&mut self) -> bool {
+        self.witness.has_gap = true;
         let idle = self.operation.is_none() && self.held.is_some() && self.holder.is_some();
         if idle {
             self.unseen = None;
@@ -190,6 +232,12 @@ impl State {
         };
         let (content, generation) = (Content::Exact(held.bytes.clone()), held.generation);
         if !self.standing.contains(&held.session) {
+            let at = *entry.restore_at.get_or_insert(now + SETTLING);
+            if at > now {
+                self.pauses.insert((at, path.clone()));
+                return;
+            }
+            entry.restore_at = None;
             self.begin_claim(path, None, Claim::new(content, Policy::Restore(generation)));
         } else if entry.absent {
             if entry.paused_until.is_some_and(|until| until > now) {
@@ -197,7 +245,8 @@ impl State {
             }
             entry.absent = false;
             entry.last_put_back = Some(now);
-            let policy = Policy::PutBack { generation, session: held.session, moves: held.moves };
+            let moves = entry.witness.allows_takeover(generation).then_some(held.moves);
+            let policy = Policy::PutBack { generation, session: held.session, moves };
             self.begin_claim(path, None, Claim::new(content, policy));
         } else if entry.look_again_at.is_none_or(|at| at <= now)
             && let Some(zxid) = entry.unseen.take()
@@ -284,7 +333,10 @@ impl State {
                 let before = entry.held.replace(held.clone());
                 entry.first = match claim.policy {
                     Policy::TakeOver | Policy::Exclusive => Some(held.generation),
-                    Policy::Resume(asked) => Some(entry.first.filter(|_| before.is_some()).unwrap_or(asked).min(asked)),
+                    Policy::Resume(asked) => {
+                        let is_known = before.as_ref().is_some_and(|before| asked <= before.generation);
+                        Some(entry.first.filter(|_| is_known).unwrap_or(asked).min(asked))
+                    }
                     Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => entry.first,
                 };
                 entry.absent = false;
@@ -392,15 +444,38 @@ impl State {
         self.advance(path, now);
     }
 
-    /// Something happened to a node: looked at, unless it was our own doing.
-    pub(super) fn changed(&mut self, path: &NodePath, zxid: Option<Zxid>, now: Instant) {
+    /// Something happened to a node: looked at, unless it was our own doing. One that appears is, mostly; where ZooKeeper
+    /// does not tell the transaction, before 3.9, only a look tells.
+    pub(super) fn changed(&mut self, path: &NodePath, seen: Seen, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
+        entry.witness.note(seen);
+        let is_foreign = seen.deleted || seen.data_changed;
+        let zxid = if is_foreign { seen.zxid } else { seen.created_by };
+        if !is_foreign && zxid.is_some() {
+            return;
+        }
         entry.unseen = Some(match entry.unseen {
             Some(None) => None,
             Some(earlier) if zxid.is_some() => earlier.max(zxid),
             _ => zxid,
         });
         self.advance(path, now);
+    }
+
+    /// The incarnation that is held stands.
+    fn seen_standing(&mut self, path: &NodePath, read: Read, held: &Held, holder: StreamId) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if entry.unseen.is_none() {
+            entry.witness = Witness::default();
+        }
+        if read.stat.mzxid <= held.written.0 {
+            return;
+        }
+        let overwritten = read.data != held.bytes;
+        entry.held = Some(Held { bytes: read.data.clone(), written: Zxid(read.stat.mzxid), ..held.clone() });
+        if overwritten {
+            self.tell(holder, Notice::Overwritten { path: path.clone(), data: read.data, stat: read.stat });
+        }
     }
 
     pub(super) fn verified(&mut self, path: &NodePath, seen: Option<Observed>, now: Instant) {
@@ -431,20 +506,16 @@ impl State {
             }
             Some(Observed::Standing { read }) => {
                 entry.absent = false;
-                let generation = Generation(read.stat.czxid);
-                if generation > held.generation {
-                    entry.held = None;
-                    entry.holder = None;
-                    self.lose(path, holder, held.generation, LostReason::TakenOver);
-                } else if generation == held.generation && read.stat.mzxid > held.written.0 {
-                    let overwritten = read.data != held.bytes;
-                    entry.held = Some(Held { bytes: read.data.clone(), written: Zxid(read.stat.mzxid), ..held });
-                    if overwritten {
-                        let notice = Notice::Overwritten { path: path.clone(), data: read.data, stat: read.stat };
-                        self.tell(holder, notice);
+                match Generation(read.stat.czxid).cmp(&held.generation) {
+                    Ordering::Greater => {
+                        entry.held = None;
+                        entry.holder = None;
+                        self.lose(path, holder, held.generation, LostReason::TakenOver);
                     }
+                    Ordering::Equal => self.seen_standing(path, read, &held, holder),
+                    // The server that was read has not seen our own write yet.
+                    Ordering::Less => {}
                 }
-                // An earlier generation: the server that was read has not seen our own write yet.
             }
         }
         self.advance(path, now);

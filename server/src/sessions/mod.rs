@@ -21,7 +21,7 @@ use std::time::Duration;
 pub(crate) use outbox::{LostReason, Notice, Outbox};
 use state::Input;
 pub(crate) use state::{Limits, StreamId};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::error::Error;
@@ -49,6 +49,8 @@ enum Message {
         outbox: Arc<Outbox>,
     },
     Input(Input),
+    /// To be dropped when nothing is to be taken down any more.
+    Settle(oneshot::Sender<()>),
 }
 
 /// Streams that are over: told without waiting, so that it can be done on drop. Bounded by the number of streams.
@@ -119,6 +121,14 @@ impl Sessions {
     /// From now on the end of a stream takes nothing down: the replica goes, and its clients come back elsewhere.
     pub(crate) fn leave_standing(&self) {
         self.departures.ignored.store(true, Ordering::Release);
+    }
+
+    /// Waits until all that is to be taken down is gone: what clients gave back, and what streams held that are over.
+    pub(crate) async fn settled(&self) {
+        let (settle, settled) = oneshot::channel();
+        if self.inputs.send(Message::Settle(settle)).await.is_ok() {
+            drop(settled.await);
+        }
     }
 
     /// A new stream.
@@ -199,5 +209,10 @@ impl Departures {
             }
             self.news.notified().await;
         }
+    }
+
+    /// Whether nobody is gone who was not taken yet.
+    fn is_empty(&self) -> bool {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }

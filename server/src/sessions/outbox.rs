@@ -101,6 +101,9 @@ impl Outbox {
     /// How many notices may wait.
     pub(crate) const LIMIT: usize = 65_536;
 
+    /// With so many that wait, one more `kept_alive` behind another is none.
+    const KEPT_ALIVE: usize = 64;
+
     /// How many bytes they may keep.
     const LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
@@ -111,7 +114,10 @@ impl Outbox {
     /// Adds a notice, in the place of the unread one that it supersedes. At the limit the stream ends instead.
     pub(super) fn push(&self, notice: Notice) {
         let mut inner = self.lock();
-        if inner.end.is_some() {
+        let is_no_news = notice == Notice::KeptAlive
+            && inner.queue.len() >= Self::KEPT_ALIVE
+            && inner.queue.back() == Some(&Notice::KeptAlive);
+        if inner.end.is_some() || is_no_news {
             return;
         }
         let limit = u64::try_from(Self::LIMIT).unwrap_or(u64::MAX);
@@ -227,13 +233,28 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_sends_and_never_reads_is_cut_off_at_the_limit() {
         let outbox = Outbox::default();
+        let answer = || Notice::Pending { path: NodePath::trusted("/a") };
         for _ in 0..=Outbox::LIMIT {
-            outbox.push(Notice::KeptAlive);
+            outbox.push(answer());
         }
         for _ in 0..Outbox::LIMIT {
-            assert_eq!(outbox.next().await, Some(Ok(Notice::KeptAlive)));
+            assert_eq!(outbox.next().await, Some(Ok(answer())));
         }
         assert!(matches!(outbox.next().await, Some(Err(Error::LimitExceeded { .. }))));
         assert_eq!(outbox.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn keep_alives_that_nobody_reads_the_answers_of_are_answered_sixty_four_times() {
+        let outbox = Outbox::default();
+        for _ in 0..1000 {
+            outbox.push(Notice::KeptAlive);
+        }
+        outbox.close(Ok(()));
+        let mut told = 0;
+        while outbox.next().await.is_some() {
+            told += 1;
+        }
+        assert_eq!(told, Outbox::KEPT_ALIVE);
     }
 }

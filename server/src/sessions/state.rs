@@ -15,13 +15,17 @@ use super::claims::{Claim, Claimed, Observed};
 use super::entry::{Command, Entry};
 use super::outbox::{LostReason, Notice};
 use crate::error::Error;
-use crate::types::{Generation, NodePath, SessionId, Zxid};
+use crate::types::{Generation, NodePath, SessionId};
 use crate::value::{Stamp, Value};
-use crate::zk::Moves;
+use crate::zk::{Moves, Seen};
 
 /// After a ttl has gone by, how long what has already arrived may take to be read: a replica that was itself stopped
 /// finds the messages of living clients in its sockets.
 const EXPIRY_GRACE: Duration = Duration::from_millis(500);
+
+/// What is told about a path for which [`Entry::COMMANDS`] requests wait.
+const TOO_MANY_REQUESTS: (&str, &str, usize) =
+    ("TOO_MANY_REQUESTS", "the number of requests that wait for one path", Entry::COMMANDS);
 
 /// One Register stream of this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,8 +71,8 @@ pub(super) enum Input {
     Fail { stream: StreamId, error: Error },
     /// The RPC is over, without a goodbye.
     Gone { stream: StreamId },
-    /// Time went by.
-    Tick,
+    /// Time went by. `has_unread`: messages have arrived that this state has not been given yet.
+    Tick { has_unread: bool },
     /// An [`Effect::Claim`] is over.
     Claimed { path: NodePath, outcome: Claimed },
     /// An [`Effect::Remove`] is over: what the session held of the path is gone.
@@ -83,8 +87,8 @@ pub(super) enum Input {
     FenceMoved { session: SessionId },
     /// An [`Effect::Confirm`] is over: these incarnations stand in the session.
     Confirmed { moves: Moves, standing: Vec<(NodePath, Generation)> },
-    /// A watched node was deleted or written, by this transaction at the latest (where ZooKeeper tells).
-    Changed { path: NodePath, zxid: Option<Zxid> },
+    /// Something happened to a watched node.
+    Changed { path: NodePath, seen: Seen },
     /// Everything below this parent has to be looked at.
     Resync { parent: NodePath },
 }
@@ -137,6 +141,8 @@ pub(super) struct Stream {
     /// Whether the RPC still stands.
     attached: bool,
     last_heard: Instant,
+    /// When its ttl is looked at next.
+    check_at: Option<Instant>,
     /// Since when the ttl is over, while what has arrived may still have to be read.
     doubtful_since: Option<Instant>,
     /// The paths that it holds or has asked for, each with the length of the last value.
@@ -210,13 +216,15 @@ impl State {
             Input::Close { stream } => self.close(stream, now),
             Input::Fail { stream, error } => self.effects.push(Effect::Close { stream, end: Err(error) }),
             Input::Gone { stream } => self.gone(stream, now),
-            Input::Tick => self.tick(now),
+            Input::Tick { has_unread } => self.tick(now, has_unread),
             Input::Claimed { path, outcome } => self.claimed(&path, outcome, now),
             Input::Removed { path } => self.removed(&path, now),
             Input::Verified { path, seen } => self.verified(&path, seen, now),
             Input::Sessions { standing } => self.sessions(standing, now),
             Input::BackendUp => {
                 for path in std::mem::take(&mut self.waiting) {
+                    // Not what nobody waits for any more.
+                    self.advance(&path, now);
                     self.retry(&path);
                 }
             }
@@ -229,7 +237,7 @@ impl State {
                     }
                 }
             }
-            Input::Changed { path, zxid } => self.changed(&path, zxid, now),
+            Input::Changed { path, seen } => self.changed(&path, seen, now),
             Input::Resync { parent } => self.resync(&parent),
         }
         std::mem::take(&mut self.effects)
@@ -240,6 +248,11 @@ impl State {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let pause = self.pauses.first().map(|(at, _)| *at);
         [deadline, pause].into_iter().flatten().min()
+    }
+
+    /// Whether something is still to be taken down.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.entries.values().any(Entry::is_leaving)
     }
 
     /// Whether something waits for ZooKeeper.
@@ -261,7 +274,7 @@ impl State {
     fn end_if_closed(&mut self, stream: StreamId) {
         let is_closed = |state: &Stream| state.is_closing && state.farewells == 0;
         if self.streams.get(&stream).is_some_and(is_closed) {
-            self.streams.remove(&stream);
+            self.take_stream(stream);
             self.effects.push(Effect::Close { stream, end: Ok(()) });
         }
     }
@@ -272,6 +285,7 @@ impl State {
             ttl,
             attached: true,
             last_heard: now,
+            check_at: None,
             doubtful_since: None,
             paths: HashMap::new(),
             value_bytes: 0,
@@ -281,7 +295,7 @@ impl State {
         };
         self.streams.insert(stream, state);
         if let Some(ttl) = ttl {
-            self.deadlines.insert((now + ttl, stream));
+            self.check_at(stream, now + ttl);
         }
         self.tell(stream, Notice::Opened { session_id, ttl });
     }
@@ -309,19 +323,14 @@ impl State {
                 state.value_bytes + state.queued_bytes + bytes > bytes_per_stream + held.copied().unwrap_or_default(),
                 ("TOO_MANY_BYTES", "the size of all registrations of a stream, in bytes,", bytes_per_stream),
             ),
-            (
-                entry.is_some_and(Entry::is_full),
-                ("TOO_MANY_REQUESTS", "the number of requests that wait for one path", Entry::COMMANDS),
-            ),
+            (entry.is_some_and(Entry::is_full), TOO_MANY_REQUESTS),
             (
                 entry.is_none() && self.entries.len() >= registrations,
                 ("REPLICA_FULL", "the number of registrations of this replica", registrations),
             ),
         ];
         if let Some((_, (reason, what, limit))) = limits.into_iter().find(|(is_over, _)| *is_over) {
-            let limit = u64::try_from(limit).unwrap_or(u64::MAX);
-            let (path, error) = (path.as_str().to_owned(), Error::LimitExceeded { reason, what, limit });
-            self.tell(stream, Notice::Rejected { path, error });
+            self.reject(stream, path, reason, what, limit);
             return;
         }
         if let Some(state) = self.streams.get_mut(&stream) {
@@ -329,6 +338,12 @@ impl State {
             state.queued_bytes += bytes;
         }
         self.command(path, command, now);
+    }
+
+    fn reject(&mut self, stream: StreamId, path: &NodePath, reason: &'static str, what: &'static str, limit: usize) {
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+        let (path, error) = (path.as_str().to_owned(), Error::LimitExceeded { reason, what, limit });
+        self.tell(stream, Notice::Rejected { path, error });
     }
 
     /// Queues a command for a path, and carries it out when the path is idle.
@@ -365,7 +380,15 @@ impl State {
     }
 
     fn unset(&mut self, stream: StreamId, path: &NodePath, now: Instant) {
-        let Some(state) = self.heard(stream, now) else { return };
+        if self.heard(stream, now).is_none() {
+            return;
+        }
+        if self.entries.get(path).is_some_and(Entry::is_full) {
+            let (reason, what, limit) = TOO_MANY_REQUESTS;
+            self.reject(stream, path, reason, what, limit);
+            return;
+        }
+        let Some(state) = self.streams.get_mut(&stream) else { return };
         state.farewells += 1;
         self.command(path, Command::Unset { by: stream }, now);
     }
@@ -390,22 +413,42 @@ impl State {
             for path in undone {
                 self.advance(&path, now);
             }
+            // Nothing is kept for one who has nothing to come back for.
+            if self.streams.get(&stream).is_some_and(|state| state.paths.is_empty()) {
+                self.take_stream(stream);
+            }
         } else {
             self.drop_stream(stream, now);
         }
     }
 
+    fn check_at(&mut self, stream: StreamId, at: Instant) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        if let Some(before) = state.check_at.replace(at) {
+            self.deadlines.remove(&(before, stream));
+        }
+        self.deadlines.insert((at, stream));
+    }
+
+    fn take_stream(&mut self, stream: StreamId) -> Option<Stream> {
+        let state = self.streams.remove(&stream)?;
+        if let Some(at) = state.check_at {
+            self.deadlines.remove(&(at, stream));
+        }
+        Some(state)
+    }
+
     fn drop_stream(&mut self, stream: StreamId, now: Instant) {
-        let Some(state) = self.streams.remove(&stream) else { return };
+        let Some(state) = self.take_stream(stream) else { return };
         for path in state.paths.into_keys() {
             self.command(&path, Command::Drop { by: stream }, now);
         }
     }
 
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant, has_unread: bool) {
         while let Some((at, stream)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, stream));
-            self.check_ttl(stream, now);
+            self.check_ttl(stream, now, has_unread);
         }
         while let Some((at, path)) = self.pauses.first().cloned().filter(|(at, _)| *at <= now) {
             self.pauses.remove(&(at, path.clone()));
@@ -413,17 +456,17 @@ impl State {
         }
     }
 
-    fn check_ttl(&mut self, stream: StreamId, now: Instant) {
+    fn check_ttl(&mut self, stream: StreamId, now: Instant, has_unread: bool) {
         let Some(state) = self.streams.get_mut(&stream) else { return };
-        let Some(ttl) = state.ttl else { return };
+        let Some(ttl) = state.ttl.filter(|_| !state.is_closing) else { return };
         let over_at = state.last_heard + ttl;
         if over_at > now {
-            self.deadlines.insert((over_at, stream));
+            self.check_at(stream, over_at);
             return;
         }
         let since = *state.doubtful_since.get_or_insert(now);
-        if now < since + EXPIRY_GRACE {
-            self.deadlines.insert((since + EXPIRY_GRACE, stream));
+        if now < since + EXPIRY_GRACE || has_unread {
+            self.check_at(stream, (since + EXPIRY_GRACE).max(now + EXPIRY_GRACE / 10));
             return;
         }
         if state.attached {

@@ -14,7 +14,7 @@ use super::state::{Effect, Input, Limits, State, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::Value;
-use crate::zk::{Moves, Read};
+use crate::zk::{Moves, Read, Seen};
 
 const SESSION: SessionId = SessionId(7);
 const ONE: StreamId = StreamId(1);
@@ -42,7 +42,7 @@ impl Replica {
 
     fn after(&mut self, duration: Duration) -> Vec<Effect> {
         self.now += duration;
-        self.step(Input::Tick)
+        self.step(Input::Tick { has_unread: false })
     }
 
     fn open(&mut self, stream: StreamId, ttl: Option<Duration>) {
@@ -83,7 +83,7 @@ impl Replica {
 
     fn deleted(&mut self) -> Vec<Effect> {
         self.zxid += 1;
-        let effects = self.step(Input::Changed { path: path(), zxid: Some(Zxid(self.zxid)) });
+        let effects = self.step(Input::Changed { path: path(), seen: deleted(Some(Zxid(self.zxid))) });
         assert!(matches!(effects[..], [Effect::Verify { .. }]), "{effects:?}");
         self.step(Input::Verified { path: path(), seen: Some(Observed::Absent) })
     }
@@ -91,6 +91,10 @@ impl Replica {
     fn is_empty(&self) -> bool {
         self.state.entries.is_empty() && self.state.streams.is_empty() && self.state.waiting.is_empty()
     }
+}
+
+fn deleted(zxid: Option<Zxid>) -> Seen {
+    Seen { deleted: true, zxid, ..Seen::default() }
 }
 
 fn path() -> NodePath {
@@ -251,7 +255,7 @@ fn a_resume_of_what_was_taken_over_is_lost() {
 fn what_another_takes_over_is_lost_and_not_fought_for() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
-    replica.step(Input::Changed { path: path(), zxid: Some(Zxid(generation.0 + 5)) });
+    replica.step(Input::Changed { path: path(), seen: deleted(Some(Zxid(generation.0 + 5))) });
     let seen = standing(generation.0 + 5, generation.0 + 5, b"theirs");
     let effects = replica.step(Input::Verified { path: path(), seen });
     assert!(is_lost(&effects, ONE, LostReason::TakenOver));
@@ -264,7 +268,7 @@ fn what_another_takes_over_is_lost_and_not_fought_for() {
 fn our_own_writes_are_no_news() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
-    assert!(replica.step(Input::Changed { path: path(), zxid: Some(Zxid(generation.0)) }).is_empty());
+    assert!(replica.step(Input::Changed { path: path(), seen: deleted(Some(Zxid(generation.0))) }).is_empty());
 }
 
 #[test]
@@ -272,7 +276,7 @@ fn a_foreign_delete_is_undone_at_once_and_then_with_growing_pauses() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
     let effects = replica.deleted();
-    let expected = Policy::PutBack { generation, session: SESSION, moves: Moves::default() };
+    let expected = Policy::PutBack { generation, session: SESSION, moves: None };
     assert_eq!(claims(&effects)[0].policy, expected);
     let mut pauses = Vec::new();
     for _ in 0..6 {
@@ -286,6 +290,55 @@ fn a_foreign_delete_is_undone_at_once_and_then_with_growing_pauses() {
     }
     assert!(pauses.windows(2).all(|pair| pair[1] > pair[0].mul_f64(0.9)), "{pauses:?}");
     assert!(pauses[5] > 8 * pauses[0], "{pauses:?}");
+}
+
+/// What is thought of the fence when a node is put back that is gone after these inputs.
+fn doubted(inputs: impl IntoIterator<Item = Input>) -> bool {
+    let mut replica = Replica::new();
+    replica.register(ONE, None);
+    for input in inputs {
+        replica.step(input);
+    }
+    let effects = replica.deleted();
+    match &claims(&effects)[0].policy {
+        Policy::PutBack { moves, .. } => moves.is_some(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_watch_has_shown_tells_a_foreign_delete_from_a_takeover() {
+    let generation = Replica::new().register(ONE, None).0;
+    let created = |zxid: Option<i64>| {
+        let created_by = zxid.map(Zxid);
+        Input::Changed { path: path(), seen: Seen { created: true, created_by, zxid: created_by, ..Seen::default() } }
+    };
+    let resync = || Input::Resync { parent: path().parent().unwrap() };
+    let verified = |generation| Input::Verified { path: path(), seen: standing(generation, generation, b"data") };
+    assert!(!doubted([]));
+    assert!(!doubted([created(Some(generation))]), "that was our own create");
+    assert!(doubted([created(Some(generation + 3))]), "a takeover, and the end of who took it");
+    assert!(doubted([created(Some(generation + 3)), created(Some(generation))]));
+    assert!(!doubted([created(None), verified(generation)]), "before ZooKeeper 3.9 a look tells whose create that was");
+    assert!(!doubted([resync(), verified(generation)]), "it was seen after the gap");
+    assert!(doubted([resync(), verified(generation - 1)]), "that was an old one");
+}
+
+#[test]
+fn what_is_gone_before_it_was_seen_after_a_gap_may_have_been_taken_over() {
+    for gaps in [1, 2] {
+        let mut replica = Replica::new();
+        let generation = replica.register(ONE, None).0;
+        for _ in 0..gaps {
+            replica.step(Input::Resync { parent: path().parent().unwrap() });
+        }
+        for _ in 1..gaps {
+            // What was read before the second gap says nothing about it.
+            replica.step(Input::Verified { path: path(), seen: standing(generation, generation, b"data") });
+        }
+        let effects = replica.step(Input::Verified { path: path(), seen: Some(Observed::Absent) });
+        assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { moves: Some(_), .. }));
+    }
 }
 
 #[test]
@@ -320,13 +373,23 @@ fn a_lagging_server_is_not_believed() {
 }
 
 #[test]
+fn what_a_stream_held_that_ended_is_not_registered_again_after_a_lost_zookeeper_session() {
+    let mut replica = Replica::new();
+    replica.register(ONE, None);
+    replica.step(Input::Sessions { standing: [SessionId(8)].into() });
+    assert!(claims(&replica.step(Input::Gone { stream: ONE })).is_empty());
+    replica.step(Input::Removed { path: path() });
+    assert!(claims(&replica.after(Duration::from_secs(1))).is_empty() && replica.is_empty());
+}
+
+#[test]
 fn after_a_lost_zookeeper_session_everything_is_registered_again_with_the_same_bytes() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
     let other = SessionId(8);
-    let effects = replica.step(Input::Sessions { standing: [other].into() });
-    let restored = claims(&effects)[0];
-    assert_eq!(restored.policy, Policy::Restore(generation));
+    assert!(replica.step(Input::Sessions { standing: [other].into() }).is_empty(), "ends of streams may be unread");
+    let effects = replica.after(Duration::from_millis(200));
+    assert_eq!(claims(&effects)[0].policy, Policy::Restore(generation));
     let Claimed::Held { held, stat, adopted } = replica.held() else { panic!("held") };
     let effects = replica.claimed(Claimed::Held { held: Held { session: other, ..held }, stat, adopted });
     assert!(matches!(notices(&effects)[..], [(ONE, Notice::Registered { restored: true, .. })]));
@@ -499,7 +562,10 @@ fn a_session_whose_fence_moved_has_the_rest_of_its_paths_looked_at() {
     assert_eq!(effects, [Effect::Confirm { session: SESSION, paths: vec![path()] }]);
     let moves = Moves::later();
     replica.step(Input::Confirmed { moves, standing: vec![(path(), generation)] });
-    assert_eq!(claims(&replica.deleted())[0].policy, Policy::PutBack { generation, session: SESSION, moves });
+    let created_by = Some(Zxid(generation.0 + 1));
+    replica.step(Input::Changed { path: path(), seen: Seen { created: true, created_by, ..Seen::default() } });
+    let expected = Policy::PutBack { generation, session: SESSION, moves: Some(moves) };
+    assert_eq!(claims(&replica.deleted())[0].policy, expected);
 }
 
 /// Random clients, random outcomes: each `set` gets one final answer while its stream stands, and when all streams are
@@ -538,7 +604,7 @@ fn run_random_clients(rng: &mut StdRng) {
             3 if owed.contains_key(&stream) => replica.step(Input::Unset { stream, path: path() }),
             4 => {
                 replica.zxid += 1;
-                replica.step(Input::Changed { path: path(), zxid: Some(Zxid(replica.zxid)) })
+                replica.step(Input::Changed { path: path(), seen: deleted(Some(Zxid(replica.zxid))) })
             }
             5 if last_rounds || rng.random_bool(0.2) => {
                 owed.remove(&stream);
@@ -626,4 +692,61 @@ fn finish_randomly(replica: &mut Replica, effect: Effect, rng: &mut StdRng, kind
         }
         other => panic!("no operation: {other:?}"),
     }
+}
+
+#[test]
+fn unsets_that_wait_are_bounded() {
+    let mut replica = Replica::new();
+    replica.register(ONE, None);
+    let answers: Vec<_> = (0..1100).flat_map(|_| replica.step(Input::Unset { stream: ONE, path: path() })).collect();
+    let told = notices(&answers);
+    assert!(told.iter().all(|(_, notice)| matches!(notice, Notice::Rejected { .. })));
+    assert_eq!(told.len(), 1100 - 1 - 1024, "one is under way");
+}
+
+#[test]
+fn a_goodbye_is_answered_after_the_ttl_too() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, Some(TTL));
+    assert!(is_removal(&replica.step(Input::Close { stream: ONE }), generation));
+    assert!(replica.after(2 * TTL).is_empty() && replica.after(TTL).is_empty());
+    let effects = replica.step(Input::Removed { path: path() });
+    assert!(matches!(notices(&effects)[..], [(ONE, Notice::Unregistered { .. })]));
+    assert!(effects.contains(&Effect::Close { stream: ONE, end: Ok(()) }));
+}
+
+#[test]
+fn a_stream_that_ends_with_nothing_is_forgotten_at_once() {
+    let mut replica = Replica::new();
+    replica.open(ONE, Some(TTL));
+    replica.step(Input::Gone { stream: ONE });
+    assert!(replica.state.streams.is_empty() && replica.state.next_tick().is_none());
+}
+
+#[test]
+fn no_ttl_ends_while_messages_are_unread() {
+    let mut replica = Replica::new();
+    replica.register(ONE, Some(TTL));
+    replica.after(TTL);
+    for _ in 0..5 {
+        replica.now += Duration::from_secs(1);
+        assert!(replica.step(Input::Tick { has_unread: true }).is_empty());
+    }
+    assert!(is_lost(&replica.after(Duration::from_secs(1)), ONE, LostReason::Expired));
+}
+
+#[test]
+fn one_whose_registration_was_taken_over_by_a_stranger_who_moved_here_does_not_get_it_back() {
+    let mut replica = Replica::new();
+    let first = replica.register(ONE, None);
+    replica.open(TWO, None);
+    // A stranger took it over elsewhere, and comes back here before this replica has noticed.
+    replica.zxid += 10;
+    let theirs = Generation(replica.zxid);
+    replica.set_with(TWO, Some(theirs), false);
+    let outcome = replica.held();
+    replica.claimed(outcome);
+    replica.open(StreamId(3), None);
+    let effects = replica.set_with(StreamId(3), Some(first), false);
+    assert_eq!(claims(&effects)[0].policy, Policy::Resume(first), "and not that of the stranger");
 }

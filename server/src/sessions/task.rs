@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::claims::{Asker, Claimed, Claims, Observed};
@@ -20,6 +20,8 @@ use crate::zk::{Batch, Mailbox, Moves, Owners, Room, Subscription, Zk};
 const VERIFY_BATCH: usize = 48;
 /// How often it is looked whether ZooKeeper is back, while something waits for it, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
+/// How long after one reading of what stands in a session the next may begin.
+const BETWEEN_CONFIRMATIONS: Duration = Duration::from_secs(1);
 /// How many inputs of one kind are taken before the others are looked at.
 const BURST: usize = 64;
 
@@ -28,7 +30,23 @@ enum Finished {
     Claimed(NodePath, Claimed, Option<Room>),
     Removed(NodePath),
     Verified(Vec<(NodePath, Option<Observed>)>),
-    Confirmed(Moves, Vec<(NodePath, Generation)>),
+    /// `None`: it could not be read.
+    Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
+}
+
+/// The reading anew of which paths stand in a session.
+#[derive(Debug)]
+struct Confirmation {
+    is_due: bool,
+    /// How many reads are under way.
+    under_way: usize,
+    not_before: Instant,
+}
+
+impl Confirmation {
+    fn new() -> Self {
+        Self { is_due: false, under_way: 0, not_before: Instant::now() }
+    }
 }
 
 struct Task {
@@ -42,6 +60,9 @@ struct Task {
     mailbox: Arc<Mailbox>,
     /// What was last known of each session's fence.
     moves: HashMap<SessionId, Moves>,
+    confirmations: HashMap<SessionId, Confirmation>,
+    /// Who waits until nothing is to be taken down any more.
+    settling: Option<oneshot::Sender<()>>,
     owners: watch::Receiver<Owners>,
     /// At most one for each path, and one for each batch of paths that is verified. They are run by this task itself:
     /// there are many of them, and each does little but wait.
@@ -60,6 +81,8 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
         subscriptions: HashMap::new(),
         mailbox: Arc::default(),
         moves: HashMap::new(),
+        confirmations: HashMap::new(),
+        settling: None,
         owners,
         operations: FuturesUnordered::new(),
     };
@@ -83,8 +106,16 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
             Some(finished) = task.operations.next() => task.all_finished(finished),
             batch = mailbox.next() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
-            () = tick => task.step(Input::Tick),
-            _ = poll.tick() => task.poll(),
+            () = tick => {
+                let has_unread = !inputs.is_empty();
+                task.step(Input::Tick { has_unread });
+            }
+            _ = poll.tick() => {
+                task.poll();
+                if inputs.is_empty() && departures.is_empty() && !task.state.is_leaving() {
+                    drop(task.settling.take());
+                }
+            }
         }
     }
 }
@@ -98,9 +129,24 @@ impl Task {
         for owner in owners.iter() {
             let moves = owner.writer().moves();
             if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
-                self.step(Input::FenceMoved { session: owner.id() });
+                self.confirm_soon(owner.id());
             }
         }
+        let now = Instant::now();
+        let is_next = |confirmation: &Confirmation| {
+            confirmation.is_due && confirmation.under_way == 0 && confirmation.not_before <= now
+        };
+        let next: Vec<_> =
+            self.confirmations.iter().filter(|(_, one)| is_next(one)).map(|(session, _)| *session).collect();
+        for session in next {
+            let under_way = Confirmation { not_before: now + BETWEEN_CONFIRMATIONS, ..Confirmation::new() };
+            self.confirmations.insert(session, under_way);
+            self.step(Input::FenceMoved { session });
+        }
+    }
+
+    fn confirm_soon(&mut self, session: SessionId) {
+        self.confirmations.entry(session).or_insert_with(Confirmation::new).is_due = true;
     }
 
     /// Takes a message, and what else has arrived.
@@ -130,6 +176,7 @@ impl Task {
                 self.step(input);
             }
             Message::Input(input) => self.step(input),
+            Message::Settle(settled) => self.settling = Some(settled),
         }
     }
 
@@ -143,6 +190,7 @@ impl Task {
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.moves.retain(|session, _| standing.contains(session));
+        self.confirmations.retain(|session, _| standing.contains(session));
         self.step(Input::Sessions { standing });
     }
 
@@ -156,14 +204,31 @@ impl Task {
                 if let Some(room) = room {
                     self.rooms.insert(path.clone(), room);
                 }
+                if let Claimed::Held { held, .. } = &outcome
+                    && self.moves.get(&held.session).is_some_and(|moves| *moves != held.moves)
+                {
+                    // The fence moved while the claim was under way.
+                    self.confirm_soon(held.session);
+                }
                 self.step(Input::Claimed { path, outcome });
             }
             Finished::Removed(path) => {
                 self.rooms.remove(&path);
                 self.step(Input::Removed { path });
             }
-            Finished::Confirmed(moves, standing) => self.step(Input::Confirmed { moves, standing }),
+            Finished::Confirmed(session, read) => {
+                if let Some(confirmation) = self.confirmations.get_mut(&session) {
+                    confirmation.under_way = confirmation.under_way.saturating_sub(1);
+                    confirmation.is_due |= read.is_none();
+                }
+                if let Some((moves, standing)) = read {
+                    self.step(Input::Confirmed { moves, standing });
+                }
+            }
             Finished::Verified(seen) => {
+                // The events that came before what was read are known first.
+                let before = self.mailbox.take();
+                self.news(before);
                 for (path, seen) in seen {
                     self.step(Input::Verified { path, seen });
                 }
@@ -176,10 +241,7 @@ impl Task {
             self.step(Input::Resync { parent });
         }
         for (path, seen) in batch.events {
-            // A registration that is lost is deleted, or written; one that appears is somebody's doing, mostly ours.
-            if seen.deleted || seen.data_changed {
-                self.step(Input::Changed { path: NodePath::trusted(path), zxid: seen.zxid });
-            }
+            self.step(Input::Changed { path: NodePath::trusted(path), seen });
         }
     }
 
@@ -231,11 +293,12 @@ impl Task {
                 }
             }
             Effect::Confirm { session, paths } => {
+                let confirmation = self.confirmations.entry(session).or_insert_with(Confirmation::new);
                 for paths in paths.chunks(VERIFY_BATCH) {
+                    confirmation.under_way += 1;
                     let (claims, paths) = (self.claims.clone(), paths.to_vec());
                     self.operations.push(Box::pin(async move {
-                        let (moves, standing) = claims.confirm(session, &paths).await.unwrap_or_default();
-                        Finished::Confirmed(moves, standing)
+                        Finished::Confirmed(session, claims.confirm(session, &paths).await)
                     }));
                 }
             }

@@ -72,8 +72,8 @@ pub(super) fn parent_of(name: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    const WRITTEN: Seen = Seen { created: false, deleted: false, data_changed: true, zxid: None };
-    const CREATED: Seen = Seen { created: true, deleted: false, data_changed: false, zxid: None };
+    const WRITTEN: Seen = Seen { created: false, deleted: false, data_changed: true, created_by: None, zxid: None };
+    const CREATED: Seen = Seen { created: true, deleted: false, data_changed: false, created_by: None, zxid: None };
 
     fn named(path: &str, recursive: bool, events: &[(&str, Seen)]) -> Vec<String> {
         let mut batch = Batch::default();

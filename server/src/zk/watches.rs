@@ -43,6 +43,8 @@ pub(crate) struct Batch {
 pub(crate) struct Seen {
     /// It was created.
     pub(crate) created: bool,
+    /// The largest transaction that created it, if ZooKeeper tells.
+    pub(crate) created_by: Option<Zxid>,
     /// It was deleted.
     pub(crate) deleted: bool,
     /// Its data was written.
@@ -94,6 +96,7 @@ impl Mailbox {
         for (path, seen) in batch.events {
             let merged = unread.events.entry(path).or_default();
             merged.created |= seen.created;
+            merged.created_by = merged.created_by.max(seen.created_by);
             merged.deleted |= seen.deleted;
             merged.data_changed |= seen.data_changed;
             merged.zxid = merged.zxid.max(seen.zxid);
@@ -118,7 +121,10 @@ impl Mailbox {
         } else {
             let seen = unread.events.entry(event.path.clone()).or_default();
             match event.kind {
-                EventKind::Created => seen.created = true,
+                EventKind::Created => {
+                    seen.created = true;
+                    seen.created_by = seen.created_by.max(event.zxid);
+                }
                 EventKind::Deleted => seen.deleted = true,
                 EventKind::DataChanged => seen.data_changed = true,
                 EventKind::ChildrenChanged | EventKind::Other(_) => {}

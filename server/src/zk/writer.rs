@@ -290,7 +290,7 @@ impl Task {
         let mut fences: HashMap<String, i32> = HashMap::new();
         let mut bytes = 0;
         let mut left = VecDeque::new();
-        while let Some(next) = self.waiting.pop_front() {
+        while let Some(mut next) = self.waiting.pop_front() {
             let size: usize = next.unit.ops.iter().map(Request::encoded_len).sum();
             if batch.len() >= BATCH_UNITS || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
                 left.push_back(next);
@@ -318,6 +318,10 @@ impl Task {
             if !fits {
                 left.push_back(next);
                 continue;
+            }
+            if let (Guard::Foreign { version, .. }, Some((_, now))) = (&mut next.unit.guard, &fence) {
+                // Should the multi fail, the unit goes out by itself, from here.
+                *version = *now;
             }
             fences.extend(fence);
             bytes += size;

@@ -207,3 +207,23 @@ async fn a_replica_that_stops_leaves_registrations_standing() {
     watching.until("what came later", |known| known.names() == ["later", "with", "without"]).await;
     assert_eq!(watching.changes, [(ChangeKind::Added, "later".to_owned())]);
 }
+
+#[tokio::test]
+async fn what_a_client_gave_up_during_the_drain_is_gone_when_the_replica_is() {
+    const PATHS: usize = 5_000;
+    let mut s = ARM.setting_with("drain", &["--drain", "500s"]).await;
+    let mut stream = Registration::open(&s.client).await;
+    for index in 0..PATHS {
+        stream.send(set(&format!("/left/{index}"), value())).await;
+    }
+    for _ in 0..PATHS {
+        stream.registered().await;
+    }
+    s.server.process().signal(Signal::TERM);
+    let draining = stream.next().await.unwrap();
+    assert!(matches!(draining, Some(Response::Draining(_))), "{draining:?}");
+    drop(stream);
+    ends_well(&mut s.server).await;
+    s.bare.sync("/left").await;
+    assert_eq!(s.bare.children("/left").await.unwrap().len(), 0);
+}

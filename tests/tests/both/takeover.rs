@@ -233,26 +233,34 @@ async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
 
 /// A fence that moved for one path says nothing of the others of its session: they are put back as ever.
 #[tokio::test]
-async fn what_was_not_taken_over_is_still_put_back_after_others_were() {
+async fn what_was_not_taken_over_is_put_back_though_its_session_has_just_lost_others() {
     const PATHS: usize = 16;
     let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let mut stream = Registration::open(&s.client).await;
+    let mut sessions: HashMap<i64, Vec<String>> = HashMap::new();
     for index in 0..PATHS {
-        stream.set(&format!("/some/{index}"), text("x")).await;
-    }
-    // Each session of the first replica loses some, and is seen to have its fence moved.
-    let mut taker = Registration::open(&other.client().await).await;
-    for index in (0..PATHS).step_by(2) {
-        taker.set(&format!("/some/{index}"), text("y")).await;
-        stream.lost().await;
-    }
-    for index in (1..PATHS).step_by(2) {
         let path = format!("/some/{index}");
-        let before = s.bare.get(&path).await.unwrap().stat.czxid;
-        s.bare.delete(&path).await;
-        let back = stream.registered().await;
-        assert!(back.restored && back.path == path && back.generation > before, "{back:?}");
+        stream.set(&path, text("x")).await;
+        sessions.entry(s.bare.get(&path).await.unwrap().stat.ephemeral_owner).or_default().push(path);
+    }
+    let mut taker = Registration::open(&other.client().await).await;
+    for paths in sessions.values() {
+        let [taken, deleted, ..] = paths.as_slice() else { panic!("one session has hardly anything: {sessions:?}") };
+        taker.set(taken, text("y")).await;
+        let before = s.bare.get(deleted).await.unwrap().stat.czxid;
+        s.bare.delete(deleted).await;
+        // In either order: both are told of by one watch, and looked at one by one.
+        for _ in 0..2 {
+            match stream.next().await.unwrap().expect("the stream stands") {
+                Response::Lost(lost) => assert_eq!(&lost.path, taken),
+                Response::Registered(back) => {
+                    assert!(back.restored && &back.path == deleted && back.generation > before, "{back:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(s.bare.get(taken).await.unwrap().text(), "y");
     }
 }
 
