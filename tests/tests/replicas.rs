@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use rollcall_tests::client::{Registration, text};
-use rollcall_tests::crowd::{Crowd, PLACE, older_sessions_are_over};
+use rollcall_tests::crowd::{Crowd, PLACE, Whose, older_sessions_are_over};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
 use rollcall_tests::registrant::{News, Told};
 
@@ -16,14 +16,17 @@ async fn a_rolling_restart_of_all_replicas_is_seen_by_nobody() {
     let mut fleet = Fleet::start(3, Route::Direct, SESSION).await;
     let crowd = Crowd::start(&fleet, 20, 50, Duration::from_secs(12)).await;
     let onlookers = Onlookers::begin(&fleet, PLACE).await;
+    let first = crowd.generations();
     for index in 0..3 {
         fleet.restart_replica(index).await;
     }
     older_sessions_are_over(&fleet, 3).await;
-    crowd.stands_undisturbed(&fleet).await;
+    crowd.stands_undisturbed(&fleet, Whose::All).await;
     onlookers.sights(&fleet).await.are_empty();
     assert!(onlookers.rollcall.streams() > 1, "the watcher's replica was restarted as well");
-    assert!(crowd.streams() > 22, "clients had to move: {} streams", crowd.streams());
+    let last = crowd.generations();
+    let stayed: Vec<_> = first.iter().filter(|(path, generation)| last[*path] <= **generation).collect();
+    assert!(stayed.is_empty() && last.len() == 1100, "all of {} had to move: {stayed:?}", last.len());
 }
 
 #[tokio::test]
@@ -34,9 +37,9 @@ async fn what_a_killed_replica_held_is_back_before_its_zookeeper_sessions_end() 
     let killed = SystemTime::now();
     fleet.kill_replica(0);
     older_sessions_are_over(&fleet, 1).await;
-    crowd.stands_undisturbed(&fleet).await;
+    crowd.stands_undisturbed(&fleet, Whose::WithTtl).await;
     onlookers.sights(&fleet).await.are_empty();
-    let is_back = |told: &Told| told.at > killed && matches!(told.news, News::Registered { .. });
+    let is_back = |told: &Told| told.at > killed && matches!(told.news, News::Registered(_));
     let back: Vec<_> = crowd.history().into_iter().filter(is_back).collect();
     let last = back.iter().map(|told| told.at).max().expect("some were on the killed replica");
     let took = last.duration_since(killed).unwrap_or_default();
@@ -66,6 +69,6 @@ async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody
     witness.set("/witness", text("x")).await;
     fleet.bare.wait_gone("/witness").await;
     fleet.replicas[0].server().wait_for_streams(1).await;
-    crowd.stands_undisturbed(&fleet).await;
+    crowd.stands_undisturbed(&fleet, Whose::WithTtl).await;
     onlookers.sights(&fleet).await.are_empty();
 }
