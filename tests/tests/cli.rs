@@ -158,6 +158,7 @@ async fn the_status_tells_who_serves() {
     let status = object(&shell.ok(&["status", "--json", "--http-port", &port]).await);
     assert_eq!((&status[0]["state"], &status[0]["zookeeper"]), (&json!("serving"), &json!("connected")));
     assert!(status[0]["streams"].is_u64(), "{status}");
+    assert_eq!(status[0]["version"], env!("CARGO_PKG_VERSION"), "the server is of this workspace");
     let nobody = rollcall_tests::zookeeper::free_address();
     let both = format!("{},{nobody}", shell.s.server.grpc());
     let table = shell.ok(&["status", "--server", &both, "--timeout", "300ms"]).await;
@@ -373,10 +374,24 @@ async fn a_job_is_killed_before_the_lock_of_a_stopped_replica_runs_out() {
 async fn a_job_is_killed_before_the_lock_of_a_dead_connection_runs_out() {
     let shell = Shell::open().await;
     let proxy = Proxy::start(shell.s.server.grpc()).await;
-    let (mut process, group) = stubborn(&shell, &proxy.address().to_string()).await;
+    let (process, group) = stubborn(&shell, &proxy.address().to_string()).await;
     proxy.set_traffic(Traffic::Stall);
-    let watching = nobody_is_left(&shell, &group);
-    let (status, ()) = tokio::join!(process.wait(SOON), watching);
+    the_lock_outlasts(&shell, process, &group).await;
+}
+
+#[tokio::test]
+async fn a_job_is_killed_before_the_lock_runs_out_whose_connection_is_cut_for_good() {
+    let shell = Shell::open().await;
+    let proxy = Proxy::start(shell.s.server.grpc()).await;
+    let (process, group) = stubborn(&shell, &proxy.address().to_string()).await;
+    proxy.refuse().await;
+    proxy.cut();
+    the_lock_outlasts(&shell, process, &group).await;
+}
+
+/// The job ends because the lock is lost, and nobody else has that before.
+async fn the_lock_outlasts(shell: &Shell, mut process: Process, group: &Group) {
+    let (status, ()) = tokio::join!(process.wait(SOON), nobody_is_left(shell, group));
     is_lost(status, &process);
 }
 
