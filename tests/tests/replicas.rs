@@ -116,16 +116,19 @@ async fn a_program_with_no_code_for_it_rides_over_a_rolling_restart() {
     let client = Client::connect(addresses).await.unwrap();
     let (rounds, mut done) = watch::channel(0);
     let (end, ending) = watch::channel(false);
-    let program = tokio::spawn(serve(client, rounds, ending));
-    for index in 0..3 {
+    let mut program = tokio::spawn(serve(client, rounds, ending));
+    for index in 0..=3 {
         let before = *done.borrow();
-        soon("it works", done.wait_for(|rounds| *rounds > before)).await.expect("no call of the program failed");
-        fleet.restart_replica(index).await;
+        tokio::select! {
+            Ok(_) = soon("it works", done.wait_for(|rounds| *rounds > before)) => {}
+            ended = &mut program => panic!("a call of the program failed: {ended:?}"),
+        }
+        if index < 3 {
+            fleet.restart_replica(index).await;
+        }
     }
-    let before = *done.borrow();
-    soon("it works", done.wait_for(|rounds| *rounds > before)).await.expect("no call of the program failed");
     end.send_replace(true);
-    soon("the program ends", program).await.unwrap().expect("no call of the program failed");
+    soon("the program ends", program).await.unwrap().expect("no call fails");
     println!("{} rounds", *done.borrow());
     assert_eq!(fleet.bare.children("/program").await, Some(Vec::new()));
     assert_eq!(fleet.bare.children("/locks/whole").await, Some(Vec::new()));
