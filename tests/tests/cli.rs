@@ -145,6 +145,8 @@ async fn errors_say_what_to_do() {
     assert_eq!(shell.run(&["get", "--nonsense"]).await.code, Some(2));
     assert_eq!(shell.run(&["put", "/a", "--data", "nonsense"]).await.code, Some(2));
     assert_eq!(shell.run(&["lock", "/a", "--", "/does/not/exist"]).await.code, Some(127));
+    std::fs::write(shell.file("data"), "").unwrap();
+    assert_eq!(shell.run(&["lock", "/a", "--", "./data"]).await.code, Some(126), "and it was given back before");
     let help = shell.ok(&["lock", "--help"]).await;
     assert!(help.contains("Examples:") && help.contains("ROLLCALL_FENCING_TOKEN"), "{help}");
     assert!(shell.ok(&["completions", "bash"]).await.contains("_rollcall"));
@@ -331,9 +333,16 @@ impl Drop for Group {
     }
 }
 
+/// A job that ends at SIGTERM, and leaves behind a child that does not.
+const CARELESS: &str = "sh -c 'trap \"\" TERM; echo $$ > member; exec sleep 120' & echo $$ > leader; wait";
+
 /// Starts the stubborn job under a lock with a short ttl, at `server`.
 async fn stubborn(shell: &Shell, server: &str) -> (Process, Group) {
-    let arguments = ["lock", "/jobs/a", "--ttl", "3s", "--", "sh", "-c", STUBBORN];
+    job(shell, server, STUBBORN).await
+}
+
+async fn job(shell: &Shell, server: &str, script: &str) -> (Process, Group) {
+    let arguments = ["lock", "/jobs/a", "--ttl", "3s", "--", "sh", "-c", script];
     let process = Process::spawn("stubborn", shell.directory.path(), &mut shell.command_at(server, &arguments));
     let (leader, member) = (written(&shell.file("leader")).await, written(&shell.file("member")).await);
     (process, Group { leader, member })
@@ -414,13 +423,16 @@ async fn a_job_survives_cut_connections() {
 }
 
 #[tokio::test]
-async fn a_lock_that_somebody_takes_away_ends_the_job() {
-    let shell = Shell::open().await;
-    let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
-    let lease = shell.s.bare.children("/jobs/a").await.unwrap().remove(0);
-    shell.s.bare.delete(&format!("/jobs/a/{lease}")).await;
-    is_lost(process.wait(SOON).await, &process);
-    assert!(!group.is_alive());
+async fn a_lock_that_somebody_takes_away_ends_the_job_and_all_of_its_group() {
+    for script in [STUBBORN, CARELESS] {
+        let shell = Shell::open().await;
+        let (mut process, group) = job(&shell, &shell.s.server.grpc().to_string(), script).await;
+        let lease = shell.s.bare.children("/jobs/a").await.unwrap().remove(0);
+        shell.s.bare.delete(&format!("/jobs/a/{lease}")).await;
+        is_lost(process.wait(SOON).await, &process);
+        // The kernel may take a moment.
+        eventually("all of it is gone", SOON, async || check(!group.is_alive(), || script.to_owned())).await;
+    }
 }
 
 #[tokio::test]
