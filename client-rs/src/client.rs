@@ -171,6 +171,9 @@ impl IntoFuture for Connect {
     /// # Errors
     /// [`Error::Invalid`] as of [`Connect::lazy`]; [`Error::Unreachable`] when none answers in time; [`Error::Refused`] when
     /// the credentials are wrong.
+    ///
+    /// # Cancellation
+    /// Safe.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let client = self.lazy()?;

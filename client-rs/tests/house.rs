@@ -1,5 +1,6 @@
 //! Rules of this crate that the compiler does not know: its files import in one direction, and what is generated from the
 //! proto files stays under `rollcall::proto`.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -133,6 +133,9 @@ impl LockGuard {
     ///
     /// # Cancellation
     /// It is given back all the same.
+    ///
+    /// # Connection loss
+    /// Another replica is told.
     pub async fn release(mut self) -> Result<(), Error> {
         let state = self.state();
         keep::show(&self.state, LockState::Released);

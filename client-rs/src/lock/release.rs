@@ -10,7 +10,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`], reason [`LockLost`](Reason::LockLost): it is not held under this id any more.
-    /// [`Error::Unreachable`].
+    /// [`Error::Unreachable`]: it may have been given back, and else goes with its ttl.
+    ///
+    /// # Cancellation
+    /// It may have been given back or not.
+    ///
+    /// # Connection loss
+    /// Another replica is told.
     pub async fn release_lock(&self, lock_id: impl Into<String>) -> Result<(), Error> {
         let request = v1::ReleaseLockRequest { lock_id: lock_id.into() };
         let mut attempts = 0_u32;

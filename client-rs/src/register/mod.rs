@@ -113,6 +113,12 @@ impl Register {
     ///
     /// # Cancellation
     /// Dropping the future takes back what may have been registered.
+    ///
+    /// # Connection loss
+    /// It goes on at another replica, now and for as long as the registration is kept.
+    ///
+    /// # Ordering
+    /// A `latest` lookup after it sees the registration; other readers do a moment later.
     pub async fn start(self) -> Result<Registration, Error> {
         let (sender, answer) = oneshot::channel();
         let registration = self.add(Some(sender))?;
@@ -222,7 +228,13 @@ impl Registration {
     /// on trying to write the new. [`Error::Lost`]: there is no registration any more.
     ///
     /// # Cancellation
-    /// The change is made all the same. Ordering: of several changes the last one stands.
+    /// The change is made all the same.
+    ///
+    /// # Connection loss
+    /// It is made at another replica.
+    ///
+    /// # Ordering
+    /// Of several changes the last one stands.
     pub async fn update(&self, data: impl Serialize) -> Result<(), Error> {
         self.update_value(Value::from_data(data)?).await
     }
@@ -245,6 +257,9 @@ impl Registration {
     ///
     /// # Cancellation
     /// It is taken down all the same.
+    ///
+    /// # Connection loss
+    /// Another replica is told.
     pub async fn close(self) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
         self.session.remove(&self.key, Some(sender));
