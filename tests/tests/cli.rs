@@ -212,6 +212,10 @@ async fn a_registration_lasts_as_long_as_the_command() {
     says(&process, "registered /services/a:1").await;
     let refused = shell.run(&["register", "/services/a:1", "--exclusive"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.starts_with("rollcall: /services/a:1 is registered by another\n  without --exclusive"),
+        "{refused:?}"
+    );
     let mut other = Registration::open(&shell.s.client).await;
     other.set("/services/a:1", data(json!({"other": 1}))).await;
     let lost = done(process).await;
