@@ -109,6 +109,11 @@ impl Session {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Until when what a stream carries stands without it.
+    fn sure_until(&self, stream: &Stream) -> Option<Instant> {
+        self.ttl.map(|ttl| stream.certain_at + ttl)
+    }
+
     /// Whether nothing is left to do; the task then ends.
     fn is_over(&self) -> bool {
         let mut inner = self.lock();
@@ -140,7 +145,7 @@ async fn run(session: Arc<Session>) {
     while !session.is_over() {
         let Some(stream) = connect(&session, None, sure_until).await else { continue };
         session.state().begin();
-        sure_until = hold(&session, stream).await;
+        sure_until = hold(&session, stream, sure_until).await;
         if sure_until.is_none() {
             session.state().doubt();
         }
@@ -187,11 +192,13 @@ async fn connect(session: &Session, but: Option<usize>, sure_until: Option<Insta
 type Opening<'a> = Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>>;
 
 /// Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends when that
-/// fails or when no registration is left; says until when what was registered certainly stands.
-async fn hold(session: &Session, mut stream: Stream) -> Option<Instant> {
+/// fails or when no registration is left; says until when what was registered certainly stands. Up to when everything was
+/// taken over by the stream, that is as long as it was before.
+async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Instant>) -> Option<Instant> {
     let replicas = &session.peer.replicas;
     // The stream that was left, kept until everything has been taken over from it.
     let mut left: Option<Stream> = None;
+    let mut has_all = false;
     let mut opening: Option<Opening<'_>> = None;
     let mut try_again_at = Instant::now() + TRY_AGAIN;
     loop {
@@ -199,8 +206,8 @@ async fn hold(session: &Session, mut stream: Stream) -> Option<Instant> {
         if session.state().is_empty() {
             return None;
         }
-        if left.is_some() && session.state().is_settled() {
-            left = None;
+        if session.state().is_settled() {
+            (left, has_all) = (None, true);
         }
         let has_requests = session.state().has_requests();
         tokio::select! {
@@ -214,13 +221,16 @@ async fn hold(session: &Session, mut stream: Stream) -> Option<Instant> {
                 Err(failure) => {
                     replicas.failed(&stream.replica, &failure);
                     session.lock().trouble = Some(failure.into_status());
-                    return session.ttl.map(|ttl| stream.certain_at + ttl);
+                    return if has_all { session.sure_until(&stream) } else { sure_until };
                 }
             },
             opened = async { match &mut opening { Some(opening) => opening.await, None => pending().await } } => {
                 opening = match opened {
                     Some(new) => {
-                        left = Some(std::mem::replace(&mut stream, new));
+                        if has_all {
+                            sure_until = session.sure_until(&stream);
+                        }
+                        (left, has_all) = (Some(std::mem::replace(&mut stream, new)), false);
                         session.state().begin();
                         None
                     }
