@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p rollcall --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. Each pair is
 //! measured in turns, several times, and the medians are shown: a machine that does something else meanwhile shows in
-//! both.
+//! both. The time on the processor is this program's own, which has one thread; what the server takes is not in it.
 #![allow(
     missing_docs,
     clippy::print_stdout,
@@ -43,35 +43,65 @@ async fn main() {
     let small = register_with_client(&client, "small", 10).await;
     // The replica's memory is a moment behind: from here on it is not.
     client.get("/bench/small").latest().await.unwrap();
-    for at_once in [1, 16, 128] {
-        let (mut stubs, mut clients) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            stubs.push(lookups_with_stub(&stub, at_once).await);
-            clients.push(lookups_with_client(&client, at_once).await);
+    for (name, children) in [("small", 10), ("small/server0:80", 0)] {
+        for at_once in [1, 16, 128] {
+            let (mut stubs, mut clients) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                stubs.push(lookups_with_stub(&stub, name, children, at_once).await);
+                clients.push(lookups_with_client(&client, name, children, at_once).await);
+            }
+            show(&format!("get {children} children, {at_once} at once"), LOOKUPS, &stubs, &clients);
         }
-        show(&format!("get 10 children, {at_once} at once"), LOOKUPS, stubs, clients);
     }
     take_down(small).await;
 
     let (mut stubs, mut clients) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         stubs.push(register_with_stub(&stub, &format!("stub{round}")).await);
-        let begun = Instant::now();
+        let begun = Begun::now();
         let held = register_with_client(&client, &format!("client{round}"), REGISTRATIONS).await;
-        clients.push(begun.elapsed());
+        clients.push(begun.cost());
         take_down(held).await;
     }
-    show("register, all at once", REGISTRATIONS, stubs, clients);
+    show("register, all at once", REGISTRATIONS, &stubs, &clients);
 }
 
-fn show(what: &str, count: usize, stubs: Vec<Duration>, clients: Vec<Duration>) {
-    let rate = |mut times: Vec<Duration>| {
+/// What some operations took, by the clock and on the processor.
+#[derive(Clone, Copy)]
+struct Cost {
+    time: Duration,
+    processor: Duration,
+}
+
+/// Since when.
+struct Begun(Instant, Duration);
+
+impl Begun {
+    fn now() -> Begun {
+        Begun(Instant::now(), processor_time())
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { time: self.0.elapsed(), processor: processor_time() - self.1 }
+    }
+}
+
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+fn show(what: &str, count: usize, stubs: &[Cost], clients: &[Cost]) {
+    let each = |costs: &[Cost], part: fn(&Cost) -> Duration| {
+        let mut times: Vec<_> = costs.iter().map(part).collect();
         times.sort_unstable();
-        let median = times[times.len() / 2];
-        (f64::from(u32::try_from(count).unwrap()) / median.as_secs_f64(), median / u32::try_from(count).unwrap())
+        times[times.len() / 2].as_secs_f64() * 1e6 / f64::from(u32::try_from(count).unwrap())
     };
-    let ((stub, stub_each), (client, client_each)) = (rate(stubs), rate(clients));
-    println!("{what}: stub {stub:.0}/s ({stub_each:?} each), client {client:.0}/s ({client_each:?} each)");
+    let compare = |part: fn(&Cost) -> Duration| {
+        let (stub, client) = (each(stubs, part), each(clients, part));
+        format!("stub {stub:.1} µs, client {client:.1} µs ({:+.0} %)", (client / stub - 1.0) * 100.0)
+    };
+    println!("{what}, each: {}; on the processor {}", compare(|cost| cost.time), compare(|cost| cost.processor));
 }
 
 /// What of this process is in memory, in KiB.
@@ -81,29 +111,29 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-async fn lookups_with_stub(stub: &RegistryClient<Channel>, at_once: usize) -> Duration {
-    let begun = Instant::now();
+async fn lookups_with_stub(stub: &RegistryClient<Channel>, name: &str, children: usize, at_once: usize) -> Cost {
+    let begun = Begun::now();
     join_all((0..at_once).map(|_| async {
         let mut stub = stub.clone();
         for _ in 0..LOOKUPS / at_once {
-            let request = v1::GetRequest { path: "/bench/small".to_owned(), ..Default::default() };
+            let request = v1::GetRequest { path: format!("/bench/{name}"), ..Default::default() };
             let answer = stub.get(request).await.unwrap().into_inner();
-            assert_eq!(answer.node.unwrap().children.len(), 10);
+            assert_eq!(answer.node.unwrap().children.len(), children);
         }
     }))
     .await;
-    begun.elapsed()
+    begun.cost()
 }
 
-async fn lookups_with_client(client: &Client, at_once: usize) -> Duration {
-    let begun = Instant::now();
+async fn lookups_with_client(client: &Client, name: &str, children: usize, at_once: usize) -> Cost {
+    let begun = Begun::now();
     join_all((0..at_once).map(|_| async {
         for _ in 0..LOOKUPS / at_once {
-            assert_eq!(client.get("/bench/small").await.unwrap().node.children.len(), 10);
+            assert_eq!(client.get(format!("/bench/{name}")).await.unwrap().node.children.len(), children);
         }
     }))
     .await;
-    begun.elapsed()
+    begun.cost()
 }
 
 async fn register_with_client(client: &Client, name: &str, count: usize) -> Vec<Registration> {
@@ -121,10 +151,10 @@ async fn take_down(held: Vec<Registration>) {
 }
 
 /// On one stream, as the client does it.
-async fn register_with_stub(stub: &RegistryClient<Channel>, name: &str) -> Duration {
+async fn register_with_stub(stub: &RegistryClient<Channel>, name: &str) -> Cost {
     use v1::register_request::Request;
     use v1::register_response::Response;
-    let begun = Instant::now();
+    let begun = Begun::now();
     let (sender, receiver) = mpsc::channel(REGISTRATIONS + 2);
     let send = |request| sender.try_send(v1::RegisterRequest { request: Some(request) }).unwrap();
     send(Request::Open(v1::OpenSession::default()));
@@ -146,8 +176,8 @@ async fn register_with_stub(stub: &RegistryClient<Channel>, name: &str) -> Durat
             count += 1;
         }
     }
-    let time = begun.elapsed();
+    let cost = begun.cost();
     send(Request::Close(v1::CloseSession {}));
     while answers.message().await.unwrap().is_some() {}
-    time
+    cost
 }

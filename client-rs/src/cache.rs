@@ -10,9 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::client::Client;
-use crate::node::{Child, Node, Stat};
-use crate::read::Lookup;
+use crate::node::{Child, Lookup, Node, Stat};
 use crate::value::{Value, from_hex, to_hex};
 
 /// What the file says that it is.
@@ -42,22 +40,6 @@ type Question = (String, bool);
 /// The answers, and when each was current.
 type Answers = BTreeMap<Question, (Arc<Lookup>, SystemTime)>;
 
-impl Client {
-    /// What the cache file knows, stale; `None` where there is no file, or nothing about the path.
-    pub(crate) fn cached(&self, path: &str, recursive: bool) -> Option<Lookup> {
-        self.shared().cache.as_ref()?.get(path, recursive)
-    }
-
-    /// Keeps an answer, if there is a cache file and it is news to it.
-    pub(crate) async fn remember(&self, recursive: bool, lookup: Arc<Lookup>) {
-        if let Some(cache) = &self.shared().cache
-            && cache.put(recursive, lookup)
-        {
-            cache.clone().save().await;
-        }
-    }
-}
-
 impl Cache {
     /// Reads the file; one that is missing or can't be understood counts as empty.
     pub(crate) fn open(file: PathBuf) -> Self {
@@ -77,10 +59,18 @@ impl Cache {
         Self(Arc::new(Inner { file, known, writing: Mutex::default() }))
     }
 
-    fn get(&self, path: &str, recursive: bool) -> Option<Lookup> {
+    /// What is known of a path, stale.
+    pub(crate) fn get(&self, path: &str, recursive: bool) -> Option<Lookup> {
         let known = self.known();
         let (lookup, as_of) = known.answers.get(&(path.to_owned(), recursive))?;
         Some(Lookup { stale: true, as_of: Some(*as_of), ..Lookup::clone(lookup) })
+    }
+
+    /// Keeps an answer, if it is news.
+    pub(crate) async fn remember(&self, recursive: bool, lookup: Arc<Lookup>) {
+        if self.put(recursive, lookup) {
+            self.clone().save().await;
+        }
     }
 
     /// Whether that is news. A stale answer is not kept, and an empty list never takes the place of one that has names:

@@ -13,8 +13,9 @@ use tonic::Status;
 
 use crate::cache::Cache;
 use crate::endpoints::{Credentials, Endpoints, Tls, addresses};
-use crate::error::{Error, Failure};
-use crate::register::Sessions;
+use crate::error::{Error, Failure, Reason};
+use crate::node::Lookup;
+use crate::register::session::Sessions;
 use crate::replicas::{Replica, Replicas, Stub};
 
 /// How long a call may take before it is given up, unless the client is told otherwise.
@@ -84,6 +85,18 @@ impl Client {
     pub(crate) fn replicas(&self) -> &Replicas {
         &self.0.replicas
     }
+
+    /// What the cache file knows, stale; `None` where there is no file, or nothing about the path.
+    pub(crate) fn cached(&self, path: &str, recursive: bool) -> Option<Lookup> {
+        self.0.cache.as_ref()?.get(path, recursive)
+    }
+
+    /// Keeps an answer, if there is a cache file.
+    pub(crate) async fn remember(&self, recursive: bool, lookup: Arc<Lookup>) {
+        if let Some(cache) = &self.0.cache {
+            cache.remember(recursive, lookup).await;
+        }
+    }
 }
 
 impl Connect {
@@ -132,7 +145,8 @@ impl Connect {
         let name = self.name.unwrap_or_else(default_name);
         let replicas = Replicas::new(addresses, credentials);
         let cache = self.cache_file.map(Cache::open);
-        Ok(Client(Arc::new(Shared { replicas, patience: self.patience, name, cache, sessions: Sessions::default() })))
+        let sessions = Sessions::new(replicas.clone(), name.clone());
+        Ok(Client(Arc::new(Shared { replicas, patience: self.patience, name, cache, sessions })))
     }
 }
 
@@ -157,6 +171,9 @@ impl IntoFuture for Connect {
     /// # Errors
     /// [`Error::Invalid`] as of [`Connect::lazy`]; [`Error::Unreachable`] when none answers in time; [`Error::Refused`] when
     /// the credentials are wrong.
+    ///
+    /// # Cancellation
+    /// Safe.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let client = self.lazy()?;
@@ -167,7 +184,7 @@ impl IntoFuture for Connect {
             };
             match client.call(Call::read("/"), probe).await {
                 // It has answered: what it says of ZooKeeper is for the calls that need it.
-                Err(Error::Refused(refusal)) if refusal.reason() == &crate::Reason::BackendUnavailable => Ok(client),
+                Err(Error::Refused(refusal)) if refusal.reason() == &Reason::BackendUnavailable => Ok(client),
                 answer => answer.map(|_| client),
             }
         })
@@ -260,7 +277,7 @@ impl Client {
                 Err(failure) => failure,
             };
             match &failure {
-                Failure::Refused(refusal) if *refusal.reason() == crate::Reason::PageExpired => {}
+                Failure::Refused(refusal) if *refusal.reason() == Reason::PageExpired => {}
                 Failure::Refused(_) => {
                     replicas.succeeded(&replica);
                     return Err(Error::Refused(failure.into_refusal()));

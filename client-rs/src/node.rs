@@ -58,6 +58,19 @@ pub struct Stat {
     pub num_children: i32,
 }
 
+/// A path as a replica showed it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Lookup {
+    /// The node with all its children.
+    pub node: Node,
+    /// What dates this state.
+    pub revision: i64,
+    /// ZooKeeper, or every replica, could not be reached, so that it may be out of date.
+    pub stale: bool,
+    /// When it was last known to be current; set when it is stale.
+    pub as_of: Option<SystemTime>,
+}
+
 impl Stat {
     /// Whether the node is ephemeral: a registration, or a part of a lock.
     #[must_use]
@@ -130,6 +143,17 @@ impl Node {
             value: Value::from_proto(node.value),
             stat: node.stat.map(Stat::from_proto),
             children: node.children.into_iter().map(|(name, child)| (name, Child::from_proto(child))).collect(),
+        }
+    }
+}
+
+impl Lookup {
+    pub(crate) fn from_proto(answer: v1::GetResponse) -> Self {
+        Self {
+            node: answer.node.map(Node::from_proto).unwrap_or_default(),
+            revision: answer.revision,
+            stale: answer.stale,
+            as_of: answer.as_of.and_then(time_from_proto),
         }
     }
 }

@@ -3,27 +3,14 @@
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rollcall_proto::v1;
 use tokio::time::Instant;
 
 use crate::client::{Attempt, Call, Client};
 use crate::error::{Error, Failure};
-use crate::node::{Node, duration_to_proto, time_from_proto};
-
-/// A path as a replica showed it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Lookup {
-    /// The node with all its children.
-    pub node: Node,
-    /// What dates this state.
-    pub revision: i64,
-    /// ZooKeeper, or every replica, could not be reached, so that it may be out of date.
-    pub stale: bool,
-    /// When it was last known to be current; set when it is stale.
-    pub as_of: Option<SystemTime>,
-}
+use crate::node::{Lookup, Node, duration_to_proto};
 
 /// A lookup to be made: from [`Client::get`].
 #[derive(Debug, Clone)]
@@ -122,17 +109,6 @@ async fn gather(attempt: Attempt, mut request: v1::GetRequest) -> Result<Lookup,
         match lookup {
             Some(lookup) if token.is_empty() => return Ok(lookup),
             _ => (request.page_token, request.wait) = (token, None),
-        }
-    }
-}
-
-impl Lookup {
-    fn from_proto(answer: v1::GetResponse) -> Self {
-        Self {
-            node: answer.node.map(Node::from_proto).unwrap_or_default(),
-            revision: answer.revision,
-            stale: answer.stale,
-            as_of: answer.as_of.and_then(time_from_proto),
         }
     }
 }

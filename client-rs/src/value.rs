@@ -196,11 +196,16 @@ fn from_proto(value: prost_types::Value) -> Json {
 /// Whole numbers stay whole: 10733, never 10733.0.
 fn from_double(double: f64) -> Option<Number> {
     const WRITTEN_OUT: f64 = 1e21;
-    if double.fract() == 0.0 && double.abs() < WRITTEN_OUT {
-        // `{:.0}` writes the exact value of a whole double; zero loses its sign.
-        return serde_json::from_str(&format!("{:.0}", if double == 0.0 { 0.0 } else { double })).ok();
+    const LARGEST_INTEGER: f64 = 9_007_199_254_740_992.0;
+    if double.fract() != 0.0 || double.abs() >= WRITTEN_OUT {
+        return Number::from_f64(double);
     }
-    Number::from_f64(double)
+    if double.abs() <= LARGEST_INTEGER {
+        #[allow(clippy::cast_possible_truncation, reason = "it is whole and in range")]
+        return Some(Number::from(double as i64));
+    }
+    // `{:.0}` writes the exact value.
+    serde_json::from_str(&format!("{double:.0}")).ok()
 }
 
 pub(crate) fn to_hex(bytes: &[u8]) -> String {

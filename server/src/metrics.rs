@@ -5,6 +5,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,6 +39,8 @@ impl Metrics {
     /// Everything as text.
     pub(crate) fn render(&self) -> String {
         let mut registry = Registry::with_prefix("rollcall");
+        // As `rollcall_build_info`.
+        registry.register("build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("calls", "Calls answered and streams opened, by the reason of the error", self.calls.clone());
         registry.register("serving", "Whether the health service says SERVING", self.serving.clone());
         registry.register("streams", "Streams that stand", self.streams.clone());

@@ -10,6 +10,18 @@ use crate::wait::{SOON, check, eventually};
 /// Where they all register.
 pub const PLACE: &str = "/fleet";
 
+/// What the paths begin with of those that have a ttl.
+const WITH_TTL: &str = "/fleet/with-ttl-";
+
+/// Which clients of a crowd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// All.
+    All,
+    /// Those with a ttl: the others go with their connection, and say so at once.
+    WithTtl,
+}
+
 /// Clients in two processes, one with a ttl and one without. Dropping kills them.
 #[derive(Debug)]
 pub struct Crowd([RegistrantProcess; 2]);
@@ -18,8 +30,7 @@ impl Crowd {
     /// So many clients with a ttl, and a tenth as many without, each with so many registrations below [`PLACE`]; all of
     /// them registered.
     pub async fn start(fleet: &Fleet, clients: usize, each: usize, ttl: Duration) -> Crowd {
-        let with =
-            Many { clients, each, ttl: Some(ttl), replicas: fleet.addresses(), prefix: format!("{PLACE}/with-ttl-") };
+        let with = Many { clients, each, ttl: Some(ttl), replicas: fleet.addresses(), prefix: WITH_TTL.to_owned() };
         let without = Many { clients: clients / 10, ttl: None, prefix: format!("{PLACE}/without-"), ..with.clone() };
         let processes = [with, without].map(|many| RegistrantProcess::spawn(&many));
         for process in &processes {
@@ -33,9 +44,25 @@ impl Crowd {
         self.0.iter().flat_map(RegistrantProcess::history).collect()
     }
 
-    /// How many streams they have had.
-    pub fn streams(&self) -> usize {
-        self.history().iter().filter(|told| matches!(told.news, News::Opened(_))).count()
+    /// The generation that each path has, by what the clients were told.
+    ///
+    /// # Panics
+    /// When a generation falls, or anything was lost, overwritten or closed.
+    pub fn generations(&self) -> BTreeMap<String, i64> {
+        let history = self.history();
+        let mut generations = BTreeMap::new();
+        for Told { at, path, news } in &history {
+            match news {
+                News::Pending => {}
+                News::Registered(generation) => {
+                    let before = generations.insert(path.clone(), *generation);
+                    let rises = before.is_none_or(|before| before <= *generation);
+                    assert!(rises, "{path} fell from {before:?}: {:#?}", of(&history, path));
+                }
+                News::Over(what) => panic!("{what} at {at:?}; all of it: {:#?}", of(&history, path)),
+            }
+        }
+        generations
     }
 
     /// Waits until ZooKeeper has exactly what they were told that they hold, in these incarnations.
@@ -45,8 +72,7 @@ impl Crowd {
     pub async fn stands(&self, fleet: &Fleet) {
         let bare = fleet.sandbox.bare().await;
         eventually("ZooKeeper has what the clients were told", 2 * SOON, async || {
-            let generations = self.0.iter().flat_map(|process| generations(&process.history()));
-            let generations: BTreeMap<_, _> = generations.collect();
+            let generations = self.generations();
             let names: BTreeSet<_> = generations.keys().map(|path| name_of(path)).collect();
             let found = bare.children(PLACE).await.unwrap_or_default().into_iter();
             let standing: BTreeSet<_> = found.filter(|name| !name.starts_with(MARKER)).collect();
@@ -62,51 +88,31 @@ impl Crowd {
         .await;
     }
 
-    /// The same, and nothing had to be made again.
+    /// The same, and these clients were never in doubt.
     ///
     /// # Panics
-    /// When something was.
-    pub async fn stands_undisturbed(&self, fleet: &Fleet) {
+    /// When one was told that it may not be registered any more.
+    pub async fn stands_undisturbed(&self, fleet: &Fleet, whose: Whose) {
         self.stands(fleet).await;
-        let is_restored = |told: &Told| matches!(told.news, News::Registered { restored: true, .. });
-        let restored: Vec<_> = self.history().into_iter().filter(is_restored).collect();
-        assert!(restored.is_empty(), "{} were made again, such as {:?}", restored.len(), restored.first());
-    }
-}
-
-/// The generation that each path has, by what the clients of one process were told.
-///
-/// # Panics
-/// When a generation falls, or anything was lost, refused or overwritten.
-fn generations(history: &[Told]) -> BTreeMap<String, i64> {
-    let mut generations = BTreeMap::new();
-    for Told { client, at, news } in history {
-        match news {
-            News::Registered { path, generation, .. } => {
-                let before = generations.insert(path.clone(), *generation);
-                let rises = before.is_none_or(|before| before <= *generation);
-                assert!(rises, "{path} fell from {before:?}: {:#?}", of(history, *client, path));
+        let concerns = |path: &str| whose == Whose::All || path.starts_with(WITH_TTL);
+        let history = self.history();
+        let mut known = BTreeSet::new();
+        let mut in_doubt = BTreeSet::new();
+        for Told { path, news, .. } in history.iter().filter(|told| concerns(&told.path)) {
+            match news {
+                News::Pending if known.contains(path) => drop(in_doubt.insert(path)),
+                News::Pending => {}
+                News::Registered(_) | News::Over(_) => drop(known.insert(path)),
             }
-            News::Lost { path, .. } | News::Rejected { path, .. } | News::Overwritten(path) => {
-                panic!("{news:?} at {at:?}; all of it: {:#?}", of(history, *client, path));
-            }
-            _ => {}
         }
+        let first = in_doubt.first().map(|path| of(&history, path));
+        assert!(first.is_none(), "{} were in doubt, such as {first:#?}", in_doubt.len());
     }
-    generations
 }
 
-/// What a client was told of a path, and of its streams.
-fn of<'a>(history: &'a [Told], wanted: usize, path: &str) -> Vec<&'a Told> {
-    let concerns = |news: &News| match news {
-        News::Registered { path: other, .. }
-        | News::Lost { path: other, .. }
-        | News::Rejected { path: other, .. }
-        | News::Overwritten(other) => other == path,
-        News::KeptAlive { .. } => false,
-        News::Opened(_) | News::Draining | News::Broken(_) | News::Closed => true,
-    };
-    history.iter().filter(|told| told.client == wanted && concerns(&told.news)).collect()
+/// What was told of a path.
+fn of<'a>(history: &'a [Told], path: &str) -> Vec<&'a Told> {
+    history.iter().filter(|told| told.path == path).collect()
 }
 
 /// Waits until only the ZooKeeper sessions of so many replicas are left.

@@ -26,5 +26,6 @@ pub mod proxy;
 pub mod raw;
 pub mod registrant;
 pub mod server;
+pub mod victim;
 pub mod wait;
 pub mod zookeeper;

@@ -67,6 +67,16 @@ pub fn scratch(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&PROGRAM.scratch).expect("a scratch directory")
 }
 
+/// A program that `cargo` has put beside this test program.
+///
+/// # Panics
+/// When the test program lies nowhere.
+pub fn beside(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a program knows where it is");
+    // target/PROFILE/deps/TEST
+    test.ancestors().nth(2).expect("a test program lies in target").join(name)
+}
+
 /// A child process of the test program, and the process group that it leads. Its output goes to files; the end of its
 /// standard error is shown when the test that owns it fails. Dropping kills it and its group.
 #[derive(Debug)]

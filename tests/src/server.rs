@@ -13,7 +13,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::process::{Process, Signal, scratch};
+use crate::process::{Process, Signal, beside, scratch};
 use crate::proxy::Proxy;
 use crate::wait::{SOON, check, eventually, soon};
 
@@ -222,11 +222,7 @@ fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 pub fn program() -> PathBuf {
     let path = match std::env::var_os("ROLLCALL_SERVER_BIN") {
         Some(path) => PathBuf::from(path),
-        None => {
-            let test = std::env::current_exe().expect("a program knows where it is");
-            // target/PROFILE/deps/TEST
-            test.ancestors().nth(2).expect("a test program lies in target").join("rollcall-server")
-        }
+        None => beside("rollcall-server"),
     };
     assert!(
         path.is_file(),

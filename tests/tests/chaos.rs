@@ -8,12 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use rollcall_tests::client::data;
 use rollcall_tests::crowd::PLACE;
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, name_of};
 use rollcall_tests::journal::{Absence, Journal};
 use rollcall_tests::process::Signal;
-use rollcall_tests::registrant::{News, Registrant, Terms, Told, Wish};
+use rollcall_tests::registrant::{News, Registrant, Terms, Told};
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -44,15 +43,10 @@ struct Life {
 
 impl Life {
     /// What became of a registrant that ends now.
-    fn of(path: &str, ttl: Option<Duration>, registrant: &Registrant) -> Life {
+    fn of(path: &str, registrant: &Registrant) -> Life {
         let until = SystemTime::now();
         let history = registrant.history();
-        let held = held(&history, ttl, until);
-        Life { path: path.to_owned(), held, history }
-    }
-
-    fn without_keep_alives(&self) -> Vec<&Told> {
-        self.history.iter().filter(|told| !matches!(told.news, News::KeptAlive { .. })).collect()
+        Life { path: path.to_owned(), held: held(&history, until), history }
     }
 
     /// How long the name was absent while it had to be there.
@@ -70,47 +64,20 @@ impl Life {
     }
 }
 
-/// When a name had to be there, from what its client was told. Without a ttl: while the stream stood on which it was told
-/// that it is registered. With one: from when it was told so until the ttl had gone by since it was last heard for certain,
-/// by a replica that had registered it, or it died.
-fn held(history: &[Told], ttl: Option<Duration>, until: SystemTime) -> Vec<(SystemTime, SystemTime)> {
+/// When a name had to be there: while its program, which ends at `until`, was told that it is registered. Without a ttl it
+/// is told otherwise as soon as its connection breaks; with one, when no replica has answered for that long.
+fn held(history: &[Told], until: SystemTime) -> Vec<(SystemTime, SystemTime)> {
     let mut spans = Vec::new();
-    // The span that is not over yet: since when, and up to when it is promised so far.
-    let mut span: Option<(SystemTime, SystemTime)> = None;
-    let mut opened = SystemTime::UNIX_EPOCH;
-    let mut is_registered_here = false;
+    let mut since = None;
     for told in history {
-        let heard = match told.news {
-            News::Opened(_) => {
-                opened = told.at;
-                is_registered_here = false;
-                continue;
-            }
-            News::Registered { .. } => {
-                is_registered_here = true;
-                // A set goes out when the stream is open.
-                opened
-            }
-            News::KeptAlive { asked_at } if is_registered_here => asked_at,
-            News::Broken(_) | News::Draining if ttl.is_none() => {
-                spans.extend(span.take().map(|(since, _)| (since, told.at)));
-                continue;
-            }
-            _ => continue,
-        };
-        let promised = ttl.map_or(until, |ttl| heard + ttl);
-        let is_over = |(_, promised): &mut (SystemTime, SystemTime)| told.at > *promised;
-        spans.extend(span.take_if(is_over));
-        let is_registered = matches!(told.news, News::Registered { .. });
-        let since = span.map(|(since, _)| since).or(is_registered.then_some(told.at));
-        span = since.map(|since| (since, promised.min(until)));
+        match told.news {
+            News::Registered(_) => since = since.or(Some(told.at)),
+            News::Pending | News::Over(_) => spans.extend(since.take().map(|since| (since, told.at))),
+        }
     }
-    spans.extend(span);
+    spans.extend(since.map(|since| (since, until)));
     spans
 }
-
-/// A client that lives, with its ttl.
-type Living = (Option<Duration>, Registrant);
 
 /// The lives of one client, one after the other, up to `end`; and the client, if it lives then.
 async fn come_and_go(
@@ -118,38 +85,31 @@ async fn come_and_go(
     replicas: Vec<SocketAddr>,
     mut rng: StdRng,
     end: Instant,
-) -> (Vec<Life>, Option<(String, Living)>) {
+) -> (Vec<Life>, Option<(String, Registrant)>) {
     let path = format!("{PLACE}/client-{index}");
     let mut lives = Vec::new();
-    let mut generation = None;
-    let mut number = 0;
     sleep(milliseconds(&mut rng, 0..5000)).await;
-    loop {
-        if generation.is_none() {
-            number += 1;
-        }
-        let value = data(json!({ "client": index, "created": number.to_string() }));
-        let wishes = vec![Wish { path: path.clone(), value, generation }];
+    for number in 1.. {
         let ttl = rng.random_bool(0.6).then(|| milliseconds(&mut rng, 3000..6000));
-        let registrant = Registrant::start(Terms { replicas: replicas.clone(), ttl, wishes });
+        let data = json!({ "client": index, "life": number });
+        let registrant = Registrant::start(Terms { replicas: replicas.clone(), ttl, paths: vec![path.clone()], data });
         sleep_until(end.min(Instant::now() + milliseconds(&mut rng, 500..15_000))).await;
         if Instant::now() >= end {
-            return (lives, Some((path, (ttl, registrant))));
+            return (lives, Some((path, registrant)));
         }
-        lives.push(Life::of(&path, ttl, &registrant));
-        // It comes back as the same, or as one that has forgotten.
-        generation = registrant.generation(&path).filter(|_| rng.random_bool(0.5));
+        lives.push(Life::of(&path, &registrant));
         if rng.random_bool(0.3) {
+            // Where no replica can be told in time, it dies.
             registrant.close(Duration::from_secs(2)).await;
-            generation = None;
         } else {
             drop(registrant);
         }
         sleep_until(end.min(Instant::now() + milliseconds(&mut rng, 0..5000))).await;
         if Instant::now() >= end {
-            return (lives, None);
+            break;
         }
     }
+    (lives, None)
 }
 
 /// When something was broken.
@@ -234,11 +194,11 @@ async fn clients_come_and_go_while_everything_breaks() {
         lives.extend(past);
         living.extend(present);
     }
-    for (_, registrant) in living.values() {
+    for registrant in living.values() {
         registrant.registered().await;
     }
     exactly_the_living_are_there(&fleet, &onlookers, &living).await;
-    lives.extend(living.iter().map(|(path, (ttl, registrant))| Life::of(path, *ttl, registrant)));
+    lives.extend(living.iter().map(|(path, registrant)| Life::of(path, registrant)));
     let journal = fleet.journal();
     let absences = journal.absences(|path| path.starts_with(PLACE));
     println!(
@@ -255,7 +215,7 @@ async fn clients_come_and_go_while_everything_breaks() {
 }
 
 /// In the end ZooKeeper holds what living clients hold, in the incarnations that they were told, and all who watch agree.
-async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, living: &BTreeMap<String, Living>) {
+async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, living: &BTreeMap<String, Registrant>) {
     let names: BTreeSet<_> = living.keys().map(|path| name_of(path)).collect();
     let bare = fleet.sandbox.bare().await;
     eventually("ZooKeeper holds exactly what living clients hold", 3 * SOON, async || {
@@ -264,9 +224,9 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
             let too_many: Vec<_> = standing.difference(&names).collect();
             format!("too many: {too_many:?}, missing: {:?}", names.difference(&standing).collect::<Vec<_>>())
         })?;
-        for (path, (_, registrant)) in living {
+        for (path, registrant) in living {
             let node = bare.get(path).await.map(|node| node.stat.czxid);
-            let told = registrant.generation(path);
+            let told = registrant.generations().remove(path);
             check(node == told, || format!("{path} is {node:?}, the client was told {told:?}"))?;
         }
         Ok(())
@@ -281,15 +241,12 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
 fn no_living_client_lost_its_name(lives: &[Life], absences: &[Absence], faults: &[Fault], journal: &Journal) {
     // For whoever has to find out.
     let all = |path: &str| {
-        let lives: Vec<_> = lives.iter().filter(|life| life.path == path).map(Life::without_keep_alives).collect();
+        let lives: Vec<_> = lives.iter().filter(|life| life.path == path).map(|life| &life.history).collect();
         format!("{path}: {lives:#?}\n{:#?}\n{faults:#?}", journal.story(path))
     };
     let mut explained = Duration::ZERO;
     for life in lives {
-        let losses = life
-            .history
-            .iter()
-            .find(|told| matches!(told.news, News::Lost { .. } | News::Rejected { .. } | News::Overwritten(_)));
+        let losses = life.history.iter().find(|told| matches!(told.news, News::Over(_)));
         assert!(losses.is_none(), "{losses:?}; {}", all(&life.path));
         for absence in absences {
             let Some(overlap) = life.overlap(absence) else { continue };

@@ -145,6 +145,8 @@ async fn errors_say_what_to_do() {
     assert_eq!(shell.run(&["get", "--nonsense"]).await.code, Some(2));
     assert_eq!(shell.run(&["put", "/a", "--data", "nonsense"]).await.code, Some(2));
     assert_eq!(shell.run(&["lock", "/a", "--", "/does/not/exist"]).await.code, Some(127));
+    std::fs::write(shell.file("data"), "").unwrap();
+    assert_eq!(shell.run(&["lock", "/a", "--", "./data"]).await.code, Some(126), "and it was given back before");
     let help = shell.ok(&["lock", "--help"]).await;
     assert!(help.contains("Examples:") && help.contains("ROLLCALL_FENCING_TOKEN"), "{help}");
     assert!(shell.ok(&["completions", "bash"]).await.contains("_rollcall"));
@@ -158,6 +160,7 @@ async fn the_status_tells_who_serves() {
     let status = object(&shell.ok(&["status", "--json", "--http-port", &port]).await);
     assert_eq!((&status[0]["state"], &status[0]["zookeeper"]), (&json!("serving"), &json!("connected")));
     assert!(status[0]["streams"].is_u64(), "{status}");
+    assert_eq!(status[0]["version"], env!("CARGO_PKG_VERSION"), "the server is of this workspace");
     let nobody = rollcall_tests::zookeeper::free_address();
     let both = format!("{},{nobody}", shell.s.server.grpc());
     let table = shell.ok(&["status", "--server", &both, "--timeout", "300ms"]).await;
@@ -209,6 +212,10 @@ async fn a_registration_lasts_as_long_as_the_command() {
     says(&process, "registered /services/a:1").await;
     let refused = shell.run(&["register", "/services/a:1", "--exclusive"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.starts_with("rollcall: /services/a:1 is registered by another\n  without --exclusive"),
+        "{refused:?}"
+    );
     let mut other = Registration::open(&shell.s.client).await;
     other.set("/services/a:1", data(json!({"other": 1}))).await;
     let lost = done(process).await;
@@ -330,9 +337,16 @@ impl Drop for Group {
     }
 }
 
+/// A job that ends at SIGTERM, and leaves behind a child that does not.
+const CARELESS: &str = "sh -c 'trap \"\" TERM; echo $$ > member; exec sleep 120' & echo $$ > leader; wait";
+
 /// Starts the stubborn job under a lock with a short ttl, at `server`.
 async fn stubborn(shell: &Shell, server: &str) -> (Process, Group) {
-    let arguments = ["lock", "/jobs/a", "--ttl", "3s", "--", "sh", "-c", STUBBORN];
+    job(shell, server, STUBBORN).await
+}
+
+async fn job(shell: &Shell, server: &str, script: &str) -> (Process, Group) {
+    let arguments = ["lock", "/jobs/a", "--ttl", "3s", "--", "sh", "-c", script];
     let process = Process::spawn("stubborn", shell.directory.path(), &mut shell.command_at(server, &arguments));
     let (leader, member) = (written(&shell.file("leader")).await, written(&shell.file("member")).await);
     (process, Group { leader, member })
@@ -373,10 +387,24 @@ async fn a_job_is_killed_before_the_lock_of_a_stopped_replica_runs_out() {
 async fn a_job_is_killed_before_the_lock_of_a_dead_connection_runs_out() {
     let shell = Shell::open().await;
     let proxy = Proxy::start(shell.s.server.grpc()).await;
-    let (mut process, group) = stubborn(&shell, &proxy.address().to_string()).await;
+    let (process, group) = stubborn(&shell, &proxy.address().to_string()).await;
     proxy.set_traffic(Traffic::Stall);
-    let watching = nobody_is_left(&shell, &group);
-    let (status, ()) = tokio::join!(process.wait(SOON), watching);
+    the_lock_outlasts(&shell, process, &group).await;
+}
+
+#[tokio::test]
+async fn a_job_is_killed_before_the_lock_runs_out_whose_connection_is_cut_for_good() {
+    let shell = Shell::open().await;
+    let proxy = Proxy::start(shell.s.server.grpc()).await;
+    let (process, group) = stubborn(&shell, &proxy.address().to_string()).await;
+    proxy.refuse().await;
+    proxy.cut();
+    the_lock_outlasts(&shell, process, &group).await;
+}
+
+/// The job ends because the lock is lost, and nobody else has that before.
+async fn the_lock_outlasts(shell: &Shell, mut process: Process, group: &Group) {
+    let (status, ()) = tokio::join!(process.wait(SOON), nobody_is_left(shell, group));
     is_lost(status, &process);
 }
 
@@ -399,13 +427,16 @@ async fn a_job_survives_cut_connections() {
 }
 
 #[tokio::test]
-async fn a_lock_that_somebody_takes_away_ends_the_job() {
-    let shell = Shell::open().await;
-    let (mut process, group) = stubborn(&shell, &shell.s.server.grpc().to_string()).await;
-    let lease = shell.s.bare.children("/jobs/a").await.unwrap().remove(0);
-    shell.s.bare.delete(&format!("/jobs/a/{lease}")).await;
-    is_lost(process.wait(SOON).await, &process);
-    assert!(!group.is_alive());
+async fn a_lock_that_somebody_takes_away_ends_the_job_and_all_of_its_group() {
+    for script in [STUBBORN, CARELESS] {
+        let shell = Shell::open().await;
+        let (mut process, group) = job(&shell, &shell.s.server.grpc().to_string(), script).await;
+        let lease = shell.s.bare.children("/jobs/a").await.unwrap().remove(0);
+        shell.s.bare.delete(&format!("/jobs/a/{lease}")).await;
+        is_lost(process.wait(SOON).await, &process);
+        // The kernel may take a moment.
+        eventually("all of it is gone", SOON, async || check(!group.is_alive(), || script.to_owned())).await;
+    }
 }
 
 #[tokio::test]

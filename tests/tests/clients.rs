@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::crowd::{Crowd, PLACE};
+use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Proxy;
 use rollcall_tests::registrant::{Many, News, RegistrantProcess};
+use rollcall_tests::victim::VictimProcess;
 use rollcall_tests::wait::{SOON, check, eventually};
 
 const TTL: Duration = Duration::from_secs(3);
@@ -34,7 +35,7 @@ struct Victim {
     fault: Fault,
     ttl: Option<Duration>,
     prefix: String,
-    process: RegistrantProcess,
+    process: VictimProcess,
     proxy: Proxy,
 }
 
@@ -43,16 +44,12 @@ impl Victim {
         let proxy = Proxy::start(fleet.replicas[0].address()).await;
         let prefix = format!("{PLACE}/{fault:?}-{}-", ttl.map_or("without", |_| "with-ttl"));
         let many = Many { replicas: vec![proxy.address()], ttl, clients: 1, each: EACH, prefix: prefix.clone() };
-        let process = RegistrantProcess::spawn(&many);
-        process.registered().await;
+        let process = VictimProcess::start(&many).await;
         Victim { fault, ttl, prefix, process, proxy }
     }
 
     /// What stood for it at `struck` is gone between these moments, as ZooKeeper's clock has it.
     async fn strike(&mut self) -> (SystemTime, SystemTime) {
-        // The replica has heard from it after a keep-alive was on its way that was then answered.
-        eventually("a keep-alive is answered", SOON, async || self.heard_after().map(|_| ()).ok_or("none".into()))
-            .await;
         match self.fault {
             Fault::Killed => self.process.process().kill(),
             Fault::Stopped => self.process.process().pause(),
@@ -62,20 +59,12 @@ impl Victim {
             }
         }
         let struck = SystemTime::now();
-        let heard = self.heard_after().expect("one was answered");
+        let heard = self.process.heard_after().expect("one was answered");
         match (self.ttl, self.fault) {
             (Some(ttl), _) => (heard + ttl, struck + ttl + LATE),
             (None, Fault::Killed) => (heard, struck),
             (None, Fault::Stopped | Fault::HalfOpen) => (heard + KEEPALIVE, struck + 2 * KEEPALIVE),
         }
-    }
-
-    fn heard_after(&self) -> Option<SystemTime> {
-        let history = self.process.history();
-        history.iter().rev().find_map(|told| match told.news {
-            News::KeptAlive { asked_at } => Some(asked_at),
-            _ => None,
-        })
     }
 
     fn has(&self, path: &str) -> bool {
@@ -126,25 +115,34 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
         assert!(seen.iter().all(|seen| seen.kind == ChangeKind::Removed), "{seen:?}");
         assert_eq!(seen.len(), EACH * victims.len(), "{seen:?}");
     }
-    wake(&fleet, &mut victims).await;
     drop(victims);
-    crowd.stands_undisturbed(&fleet).await;
+    crowd.stands_undisturbed(&fleet, Whose::All).await;
 }
 
-/// Those that were only stopped come back by themselves, with later generations.
-async fn wake(fleet: &Fleet, victims: &mut [Victim]) {
-    for victim in victims.iter_mut().filter(|victim| victim.fault == Fault::Stopped) {
-        let held = |victim: &Victim| -> BTreeMap<String, i64> {
-            let registered = |news| match news {
-                News::Registered { path, generation, .. } => Some((path, generation)),
-                _ => None,
-            };
-            victim.process.history().into_iter().filter_map(|told| registered(told.news)).collect()
-        };
-        let before = held(victim);
-        victim.process.process().signal(Signal::CONT);
-        eventually("it is back", SOON, async || {
-            for (path, generation) in held(victim) {
+/// A laptop that slept, a process in a debugger: what it held has gone, and is back when it is.
+#[tokio::test]
+async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves() {
+    let fleet = Fleet::start(2, Route::Direct, &["--keepalive", "2s"]).await;
+    let with =
+        Many { replicas: fleet.addresses(), ttl: Some(TTL), clients: 4, each: EACH, prefix: format!("{PLACE}/with-") };
+    let without = Many { ttl: None, prefix: format!("{PLACE}/without-"), ..with.clone() };
+    let mut programs = [with, without].map(|many| RegistrantProcess::spawn(&many));
+    for program in &programs {
+        program.registered().await;
+    }
+    let before = programs.each_ref().map(registered);
+    for program in &mut programs {
+        program.process().pause();
+    }
+    eventually("what they held is gone", 3 * SOON, async || {
+        let left = fleet.bare.children(PLACE).await.unwrap_or_default();
+        check(left.is_empty(), || format!("{left:?}"))
+    })
+    .await;
+    for (program, before) in programs.iter_mut().zip(before) {
+        program.process().signal(Signal::CONT);
+        eventually("it is back", 2 * SOON, async || {
+            for (path, generation) in registered(program) {
                 check(generation > before[&path], || format!("{path} is still {generation}"))?;
                 let standing = fleet.bare.get(&path).await.map(|node| node.stat.czxid);
                 check(standing == Some(generation), || format!("{path} is {standing:?}"))?;
@@ -153,4 +151,13 @@ async fn wake(fleet: &Fleet, victims: &mut [Victim]) {
         })
         .await;
     }
+}
+
+/// The last generation of each path that a program was told.
+fn registered(program: &RegistrantProcess) -> BTreeMap<String, i64> {
+    let registered = |news| match news {
+        News::Registered(generation) => Some(generation),
+        News::Pending | News::Over(_) => None,
+    };
+    program.history().into_iter().filter_map(|told| Some((told.path, registered(told.news)?))).collect()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
 use rollcall_tests::client::{Registration, text};
-use rollcall_tests::crowd::{Crowd, PLACE};
+use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
 use rollcall_tests::observe::Seen;
 
@@ -25,6 +25,7 @@ async fn register_anew(fleet: &mut Fleet, name: &str) {
 async fn the_loss_of_the_leader_is_seen_by_nobody() {
     let mut fleet = Fleet::start(2, Route::Direct, OPTIONS).await;
     let crowd = Crowd::start(&fleet, 10, 30, TTL).await;
+    let first = crowd.generations();
     let onlookers = Onlookers::begin(&fleet, PLACE).await;
     for round in 0..2 {
         let leader = fleet.zookeeper.leader().await;
@@ -35,7 +36,8 @@ async fn the_loss_of_the_leader_is_seen_by_nobody() {
         fleet.zookeeper.start(leader);
         fleet.zookeeper.ready().await;
     }
-    crowd.stands_undisturbed(&fleet).await;
+    crowd.stands_undisturbed(&fleet, Whose::All).await;
+    assert_eq!(crowd.generations(), first, "nothing had to be made again");
     onlookers.sights(&fleet).await.are_empty();
 }
 
@@ -44,6 +46,7 @@ async fn the_loss_of_the_leader_is_seen_by_nobody() {
 async fn an_ensemble_that_was_down_finds_everything_as_it_was() {
     let mut fleet = Fleet::start(2, Route::Direct, OPTIONS).await;
     let crowd = Crowd::start(&fleet, 10, 30, TTL).await;
+    let first = crowd.generations();
     let onlookers = Onlookers::begin(&fleet, PLACE).await;
     for outage in [SESSION / 2, SESSION * 3] {
         fleet.zookeeper.kill_all();
@@ -53,7 +56,8 @@ async fn an_ensemble_that_was_down_finds_everything_as_it_was() {
         let is_back = SystemTime::now();
         register_anew(&mut fleet, &format!("after-{}", outage.as_secs())).await;
         println!("down for {outage:?}: both replicas register again after {:?}", is_back.elapsed().unwrap_or_default());
-        crowd.stands_undisturbed(&fleet).await;
+        crowd.stands_undisturbed(&fleet, Whose::All).await;
+        assert_eq!(crowd.generations(), first, "nothing had to be made again");
     }
     onlookers.sights(&fleet).await.are_empty();
 }
@@ -62,12 +66,14 @@ async fn an_ensemble_that_was_down_finds_everything_as_it_was() {
 async fn replicas_out_of_zookeepers_reach_for_half_a_session_lose_nothing_and_for_three_get_all_of_it_back() {
     let mut fleet = Fleet::start(2, Route::Proxied, OPTIONS).await;
     let crowd = Crowd::start(&fleet, 10, 30, TTL).await;
+    let first = crowd.generations();
     let onlookers = Onlookers::begin(&fleet, PLACE).await;
     fleet.cut_off().await;
     tokio::time::sleep(SESSION / 2).await;
     fleet.let_in().await;
     register_anew(&mut fleet, "half").await;
-    crowd.stands_undisturbed(&fleet).await;
+    crowd.stands_undisturbed(&fleet, Whose::All).await;
+    assert_eq!(crowd.generations(), first, "nothing had to be made again");
     onlookers.sights(&fleet).await.are_empty();
 
     fleet.cut_off().await;

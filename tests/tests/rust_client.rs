@@ -196,6 +196,36 @@ async fn a_killed_replica_costs_a_registration_nothing() {
     pair.setting.bare.wait_gone("/services/a").await;
 }
 
+/// It goes on elsewhere, what it is answered there never arrives, and when it is back a later generation stands than it knows
+/// of.
+#[tokio::test]
+async fn an_answer_that_is_lost_on_the_way_costs_a_registration_nothing() {
+    let s = Arm::Embedded.setting_with("client", SESSION).await;
+    let other = Server::start_with(&s.sandbox.hosts, SESSION).await;
+    let proxies = [Proxy::start(s.server.grpc()).await, Proxy::start(other.grpc()).await];
+    let client = Client::connect(proxies.each_ref().map(|proxy| proxy.address().to_string())).await.unwrap();
+    let registration = client.register("/services/a").data(json!({"a": 1})).start().await.unwrap();
+    registration.update(json!({"a": 2})).await.unwrap();
+    let first = generation(&registration, 0).await;
+    let [used, next] = if proxies[0].open() > 0 { [&proxies[0], &proxies[1]] } else { [&proxies[1], &proxies[0]] };
+    next.stall_answers_after(b"/services/a");
+    used.refuse().await;
+    used.cut();
+    next.stalled().await;
+    let standing = async || s.bare.get("/services/a").await.unwrap().stat.czxid;
+    eventually("it is taken over", SOON, async || {
+        let standing = standing().await;
+        check(standing > first, || format!("{standing} still stands"))
+    })
+    .await;
+    used.accept().await;
+    next.refuse().await;
+    next.cut();
+    let second = generation(&registration, first).await;
+    assert_eq!(second, standing().await);
+    assert_eq!(plain(s.bare.get("/services/a").await.unwrap().json()), json!({"a": 2}));
+}
+
 #[tokio::test]
 async fn a_replica_that_drains_is_left_before_it_goes() {
     let mut pair = pair("client").await;

@@ -112,6 +112,12 @@ impl Child {
             let _ = kill_process_group(self.group, signal);
         }
     }
+
+    /// Kills what is left of its group after its own end.
+    pub(crate) fn kill_the_rest(&self) {
+        // Mostly nobody is left.
+        let _ = kill_process_group(self.group, Signal::KILL);
+    }
 }
 
 /// COMMAND's code, as a shell gives it.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use rollcall::{Error, Reason};
+use rollcall::{Error, LostReason, Reason};
 
 /// It was refused, or failed.
 pub(crate) const FAILED: u8 = 1;
@@ -52,6 +52,21 @@ impl Failure {
         ExitCode::from(self.code)
     }
 
+    fn with_hint(code: u8, message: impl fmt::Display, hint: &str) -> Self {
+        Self { code, message: if hint.is_empty() { message.to_string() } else { format!("{message}\n  {hint}") } }
+    }
+
+    /// The loss of a registration.
+    pub(crate) fn of_loss(path: &str, reason: &LostReason) -> Self {
+        match reason {
+            LostReason::Refused(refused, _) => {
+                let (code, hint) = advice(refused);
+                Self::with_hint(code, reason, hint)
+            }
+            other => Self::new(REGISTRATION_LOST, format!("{path}: {other}")),
+        }
+    }
+
     /// The same as an answer of the lock subcommand.
     pub(crate) fn of_lock(error: &Error) -> Self {
         match error {
@@ -69,27 +84,29 @@ impl From<Error> for Failure {
                 (UNREACHABLE, "is rollcall-server running there? name it with --server, or in ROLLCALL_SERVER")
             }
             Error::OutcomeUnknown { .. } => (FAILED, "look with «rollcall get --latest» before you try again"),
-            Error::Refused(refusal) => match refusal.reason() {
-                Reason::NoNode => (NO_NODE, ""),
-                Reason::BackendUnavailable => {
-                    (UNREACHABLE, "the replica runs, but without zookeeper; see «rollcall status»")
-                }
-                Reason::LockLimitDiffers => (FAILED, "all who use a lock must give the same -n"),
-                Reason::VersionMismatch => {
-                    (FAILED, "read it again with «rollcall get --latest -o json» and give the new --version")
-                }
-                Reason::NotEmpty => (FAILED, "delete what is below too with -r"),
-                Reason::NameTaken => (FAILED, "without --exclusive the registration is taken over"),
-                Reason::HasRegistrations => (FAILED, "registrations and locks go with those who hold them"),
-                Reason::LockLost => (FAILED, "it was given back, or has run out"),
-                Reason::ReadOnly => (FAILED, "name a replica that takes writes with --server"),
-                Reason::Other(name) if name == "Unauthenticated" => (FAILED, "give a token in ROLLCALL_TOKEN"),
-                _ => (FAILED, ""),
-            },
+            Error::Refused(refusal) => advice(refusal.reason()),
             _ => (FAILED, ""),
         };
-        let message = if hint.is_empty() { error.to_string() } else { format!("{error}\n  {hint}") };
-        Self { code, message }
+        Self::with_hint(code, error, hint)
+    }
+}
+
+/// The code of a refusal, and what to do.
+fn advice(reason: &Reason) -> (u8, &'static str) {
+    match reason {
+        Reason::NoNode => (NO_NODE, ""),
+        Reason::BackendUnavailable => (UNREACHABLE, "the replica runs, but without zookeeper; see «rollcall status»"),
+        Reason::LockLimitDiffers => (FAILED, "all who use a lock must give the same -n"),
+        Reason::VersionMismatch => {
+            (FAILED, "read it again with «rollcall get --latest -o json» and give the new --version")
+        }
+        Reason::NotEmpty => (FAILED, "delete what is below too with -r"),
+        Reason::NameTaken => (FAILED, "without --exclusive the registration is taken over"),
+        Reason::HasRegistrations => (FAILED, "registrations and locks go with those who hold them"),
+        Reason::LockLost => (FAILED, "it was given back, or has run out"),
+        Reason::ReadOnly => (FAILED, "name a replica that takes writes with --server"),
+        Reason::Other(name) if name == "Unauthenticated" => (FAILED, "give a token in ROLLCALL_TOKEN"),
+        _ => (FAILED, ""),
     }
 }
 

@@ -43,12 +43,14 @@ pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
         return hold(&args.path, guard, &mut signals, args.quiet).await;
     }
     let token = guard.fencing_token().to_string();
-    let child =
-        Child::start(&args.command, [("ROLLCALL_FENCING_TOKEN", token.as_str()), ("ROLLCALL_LOCK", &args.path)])?;
-    let ended = supervise(&guard, child, notice, &mut signals).await?;
+    let environment = [("ROLLCALL_FENCING_TOKEN", token.as_str()), ("ROLLCALL_LOCK", &args.path)];
+    let ended = match Child::start(&args.command, environment) {
+        Ok(child) => supervise(&guard, child, notice, &mut signals).await,
+        Err(failure) => Err(failure),
+    };
     // That it was lost is told by its loss; what could not be given back goes with its ttl.
     let released = guard.release().await;
-    match ended {
+    match ended? {
         Ended::ByItself(status) => {
             if let Err(error) = released {
                 say(&format!("COMMAND has ended, but the lock could not be given back: {error}"));
@@ -62,9 +64,10 @@ pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
 }
 
 fn tell_place(place: &Place) {
-    let holders =
-        if place.holders.is_empty() { String::new() } else { format!(", held by {}", place.holders.join(", ")) };
-    say(&format!("place {} in the queue{holders}", place.position));
+    // Where nobody holds it the turn comes at once.
+    if !place.holders.is_empty() {
+        say(&format!("place {} in the queue, held by {}", place.position, place.holders.join(", ")));
+    }
 }
 
 async fn next_ending(signals: &mut Signals) -> Signal {
@@ -175,11 +178,15 @@ async fn supervise(
             signal = signals.next() => child.signal(signal),
         }
     };
-    leash.release();
-    Ok(match phase {
+    let ended = match phase {
         Phase::Running => Ended::ByItself(status),
-        Phase::Ending { why, .. } | Phase::Killed { why } => Ended::Lost(why),
-    })
+        Phase::Ending { why, .. } | Phase::Killed { why } => {
+            child.kill_the_rest();
+            Ended::Lost(why)
+        }
+    };
+    leash.release();
+    Ok(ended)
 }
 
 fn until_of(state: &LockState) -> Option<Instant> {

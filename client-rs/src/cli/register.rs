@@ -3,13 +3,13 @@
 use std::future::pending;
 use std::process::ExitCode;
 
-use rollcall::{Client, LostReason, Registration, RegistrationState};
+use rollcall::{Client, Registration, RegistrationState};
 use rustix::process::Signal;
 
 use super::args::{Global, RegisterArgs};
 use super::check::{Check, Counter, Health};
 use super::child::{Child, Signals, code, is_ending};
-use super::exit::{FAILED, Failure, Outcome, REGISTRATION_LOST};
+use super::exit::{Failure, Outcome};
 use super::term::{parse_data, say};
 
 pub(crate) async fn run(global: &Global, mut args: RegisterArgs) -> Outcome {
@@ -162,8 +162,7 @@ impl Presence {
             }
             RegistrationState::Lost { reason } => {
                 self.registration = None;
-                let code = if matches!(reason, LostReason::Refused(..)) { FAILED } else { REGISTRATION_LOST };
-                return Err(Failure::new(code, format!("{path}: {reason}")));
+                return Err(Failure::of_loss(path, reason));
             }
             _ => {}
         }

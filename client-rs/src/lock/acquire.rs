@@ -1,5 +1,6 @@
 //! From the first request to the lock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_proto::v1::acquire_lock_response::Event;
@@ -7,10 +8,24 @@ use tokio::time::{Instant, timeout_at};
 
 use super::guard::LockGuard;
 use super::keep::{self, Grant};
-use super::stream::{Stream, Terms};
-use super::{Lock, Place};
+use super::release::release_later;
+use super::stream::{Stream, Terms, lost_reason};
 use crate::client::{Client, FOREVER};
-use crate::error::{Error, Failure, Reason};
+use crate::error::{Error, Failure, Reason, Refusal};
+use crate::replicas::Replica;
+
+/// A place in the queue for a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// Counted from 1.
+    pub position: u32,
+    /// The names of those who hold the lock.
+    pub holders: Vec<String>,
+}
+
+/// Whom to tell of it.
+pub(super) type Tell = Arc<dyn Fn(&Place) + Send + Sync>;
 
 /// A place in the queue. Its drop leaves the queue; also where the replica has granted a lock with a ttl that nobody has
 /// heard of yet.
@@ -51,17 +66,6 @@ impl Drop for Seat {
     }
 }
 
-/// Gives a lock back, as far as the program's end leaves time for it.
-pub(super) fn release_later(client: &Client, lock_id: String) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        let client = client.clone();
-        runtime.spawn(async move {
-            // That it is gone already is as good.
-            let _ = client.release_lock(lock_id).await;
-        });
-    }
-}
-
 /// How reading a stream has ended.
 enum Ended {
     Granted(Box<Stream>, Grant),
@@ -69,10 +73,14 @@ enum Ended {
     Left,
 }
 
-pub(super) async fn acquire(lock: Lock) -> Result<LockGuard, Error> {
-    let terms = Terms::of(&lock);
+pub(super) async fn acquire(
+    terms: Terms,
+    ttl: Option<Duration>,
+    wait: Option<Duration>,
+    tell: Option<Tell>,
+) -> Result<LockGuard, Error> {
     let (client, replicas) = (&terms.client, terms.client.replicas());
-    let deadline = lock.wait.map(|wait| Instant::now() + wait.min(FOREVER));
+    let deadline = wait.map(|wait| Instant::now() + wait.min(FOREVER));
     let mut seat = Seat { client: client.clone(), lock_id: None, left: None };
     let mut last: Option<Failure> = None;
     let mut give_up_at = Instant::now() + client.shared().patience;
@@ -86,7 +94,7 @@ pub(super) async fn acquire(lock: Lock) -> Result<LockGuard, Error> {
         let ended = match terms.open(replica, seat.lock_id.as_deref(), wait).await {
             Ok(stream) => {
                 let mut heard = false;
-                let ended = queue(&lock, &terms, &mut seat, stream, &mut heard).await;
+                let ended = queue(&terms, ttl, tell.as_ref(), &mut seat, stream, &mut heard).await;
                 if heard {
                     give_up_at = Instant::now() + client.shared().patience;
                 }
@@ -97,7 +105,7 @@ pub(super) async fn acquire(lock: Lock) -> Result<LockGuard, Error> {
         match ended {
             Ok(Ended::Granted(stream, grant)) => {
                 seat.lock_id = None;
-                return Ok(LockGuard::new(terms, lock.ttl, *stream, grant));
+                return Ok(LockGuard::new(terms, ttl, *stream, grant));
             }
             Ok(Ended::Left) => {}
             Err((replica, failure)) => {
@@ -123,12 +131,13 @@ pub(super) async fn acquire(lock: Lock) -> Result<LockGuard, Error> {
 
 /// Follows a place in the queue.
 async fn queue(
-    lock: &Lock,
     terms: &Terms,
+    ttl: Option<Duration>,
+    tell: Option<&Tell>,
     seat: &mut Seat,
     mut stream: Stream,
     heard: &mut bool,
-) -> Result<Ended, (crate::replicas::Replica, Failure)> {
+) -> Result<Ended, (Replica, Failure)> {
     let replicas = terms.client.replicas();
     loop {
         let event = match stream.next().await {
@@ -141,7 +150,7 @@ async fn queue(
         match event {
             Event::Queued(queued) => {
                 seat.take(queued.lock_id);
-                if let Some(tell) = &lock.on_queued {
+                if let Some(tell) = tell {
                     tell(&Place { position: queued.position, holders: queued.holders });
                 }
             }
@@ -150,13 +159,13 @@ async fn queue(
                 let grant = Grant { lock_id: held.lock_id, token: held.fencing_token, sent_at };
                 // For how long it is certain counts from when it was asked for, which is long ago after a long wait.
                 let is_old = |ttl: &Duration| sent_at.elapsed() > *ttl / 3;
-                let Some(ttl) = lock.ttl.filter(is_old) else { return Ok(Ended::Granted(Box::new(stream), grant)) };
+                let Some(ttl) = ttl.filter(is_old) else { return Ok(Ended::Granted(Box::new(stream), grant)) };
                 let renewed = keep::renew(terms, ttl, &grant, &stream.replica).await;
                 let (stream, grant) = renewed.map_err(|failure| (stream.replica, failure))?;
                 return Ok(Ended::Granted(Box::new(stream), grant));
             }
             Event::Lost(lost) => {
-                let reason = super::stream::lost_reason(lost);
+                let reason = lost_reason(lost);
                 tracing::info!(path = terms.path(), %reason, "a lock was lost before it was used");
                 return Ok(Ended::Left);
             }
@@ -176,7 +185,7 @@ async fn queue(
 /// Somebody gave our place back by its id.
 fn released(seat: &mut Seat) -> Failure {
     seat.lock_id = None;
-    let refusal = crate::error::Refusal::in_stream(
+    let refusal = Refusal::in_stream(
         tonic::Code::Aborted.into(),
         Reason::LockLost.as_str(),
         "the place in the queue was given back by its id".to_owned(),

@@ -44,6 +44,12 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`], reason [`NotALock`](crate::Reason::NotALock), and those of every call; [`Error::Unreachable`].
+    ///
+    /// # Cancellation
+    /// Safe.
+    ///
+    /// # Connection loss
+    /// Another replica is asked.
     pub async fn describe_lock(&self, path: impl Into<String>) -> Result<LockDescription, Error> {
         let request = v1::DescribeLockRequest { path: path.into() };
         let describe = |attempt: Attempt| {

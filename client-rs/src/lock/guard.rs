@@ -9,39 +9,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-use super::acquire::release_later;
-use super::keep::{self, Grant};
+use super::keep::{self, Grant, LockState};
+use super::release::release_later;
 use super::stream::{SILENCE, Stream, Terms};
 use crate::error::{Error, LostReason, Reason};
-
-/// How a lock stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LockState {
-    /// It is held.
-    Held {
-        /// Until when that is certain; renewals move it on.
-        until: Instant,
-    },
-    /// It is still held, but may soon be lost: ZooKeeper does not answer, or the replica is about to stop.
-    Suspended {
-        /// Until when it is certain.
-        until: Instant,
-    },
-    /// It is not held any more.
-    Lost {
-        /// Why.
-        reason: LostReason,
-    },
-    /// It was given back, by this guard.
-    Released,
-}
-
-impl LockState {
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Released)
-    }
-}
 
 /// A lock that is held: from [`Lock::acquire`](super::Lock::acquire).
 ///
@@ -162,6 +133,9 @@ impl LockGuard {
     ///
     /// # Cancellation
     /// It is given back all the same.
+    ///
+    /// # Connection loss
+    /// Another replica is told.
     pub async fn release(mut self) -> Result<(), Error> {
         let state = self.state();
         keep::show(&self.state, LockState::Released);

@@ -6,11 +6,39 @@ use rollcall_proto::v1::acquire_lock_response::Event;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::guard::LockState;
 use super::stream::{SILENCE, Stream, Terms, lost_reason};
 use crate::error::{Failure, LostReason, Reason};
 use crate::node::duration_from_proto;
 use crate::replicas::Replica;
+
+/// How a lock stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockState {
+    /// It is held.
+    Held {
+        /// Until when that is certain; renewals move it on.
+        until: std::time::Instant,
+    },
+    /// It is still held, but may soon be lost: ZooKeeper does not answer, or the replica is about to stop.
+    Suspended {
+        /// Until when it is certain.
+        until: std::time::Instant,
+    },
+    /// It is not held any more.
+    Lost {
+        /// Why.
+        reason: LostReason,
+    },
+    /// It was given back, by this guard.
+    Released,
+}
+
+impl LockState {
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Released)
+    }
+}
 
 /// A lock that was granted.
 #[derive(Debug, Clone)]

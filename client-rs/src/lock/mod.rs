@@ -4,19 +4,22 @@ mod acquire;
 mod describe;
 mod guard;
 mod keep;
+mod release;
 mod stream;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollcall_proto::v1;
-
+pub use self::acquire::Place;
 pub use self::describe::{LockDescription, LockParty};
-pub use self::guard::{LockGuard, LockState};
+pub use self::guard::LockGuard;
+pub use self::keep::LockState;
 
-use crate::client::{Attempt, Call, Client};
-use crate::error::{Error, Reason};
+use self::acquire::Tell;
+use self::stream::Terms;
+use crate::client::Client;
+use crate::error::Error;
 
 /// How long a lock outlives its client, unless it is told otherwise.
 const TTL: Duration = Duration::from_secs(30);
@@ -34,18 +37,6 @@ pub struct Lock {
     name: Option<String>,
     wait: Option<Duration>,
     on_queued: Option<Tell>,
-}
-
-type Tell = Arc<dyn Fn(&Place) + Send + Sync>;
-
-/// A place in the queue for a lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Place {
-    /// Counted from 1.
-    pub position: u32,
-    /// The names of those who hold the lock.
-    pub holders: Vec<String>,
 }
 
 impl Client {
@@ -72,27 +63,6 @@ impl Client {
             name: None,
             wait: None,
             on_queued: None,
-        }
-    }
-
-    /// Gives back a lock, or a place in its queue, by the id that [`LockGuard::leave`] gave; from any program.
-    ///
-    /// # Errors
-    /// [`Error::Refused`], reason [`LockLost`](Reason::LockLost): it is not held under this id any more.
-    /// [`Error::Unreachable`].
-    pub async fn release_lock(&self, lock_id: impl Into<String>) -> Result<(), Error> {
-        let request = v1::ReleaseLockRequest { lock_id: lock_id.into() };
-        let mut attempts = 0_u32;
-        let release = |attempt: Attempt| {
-            attempts += 1;
-            let request = request.clone();
-            async move { attempt.bounded(attempt.stub().release_lock(request)).await }
-        };
-        // Released twice is the same as once.
-        match self.call(Call::read(""), release).await {
-            // An earlier attempt was carried out, and its answer lost.
-            Err(error) if attempts > 1 && error.reason() == Some(&Reason::LockLost) => Ok(()),
-            answer => answer.map(|_| ()),
         }
     }
 }
@@ -140,8 +110,8 @@ impl Lock {
     /// Queues for the lock, and waits until it is held.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the reasons [`LockBusy`](Reason::LockBusy) (the time is over; the detail `holders` says who
-    /// holds it), [`LockLimitDiffers`](Reason::LockLimitDiffers), [`NotALock`](Reason::NotALock) and those of every call.
+    /// [`Error::Refused`] with the reasons [`LockBusy`](crate::Reason::LockBusy) (the time is over; the detail `holders` says who
+    /// holds it), [`LockLimitDiffers`](crate::Reason::LockLimitDiffers), [`NotALock`](crate::Reason::NotALock) and those of every call.
     /// [`Error::Unreachable`]: no replica answered for the client's time-out. [`Error::Invalid`]: the ttl can't be.
     ///
     /// # Cancellation
@@ -153,7 +123,8 @@ impl Lock {
         if self.ttl.is_some_and(|ttl| !TTLS.contains(&ttl)) {
             return Err(Error::invalid("ttl", "it must be from 1 second to 10 minutes"));
         }
-        acquire::acquire(self).await
+        let terms = Terms::new(self.client, self.path, self.simultaneous, self.ttl, self.name);
+        acquire::acquire(terms, self.ttl, self.wait, self.on_queued).await
     }
 }
 

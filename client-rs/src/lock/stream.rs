@@ -7,7 +7,6 @@ use rollcall_proto::v1::acquire_lock_response::Event;
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 
-use super::Lock;
 use crate::client::Client;
 use crate::error::{Failure, LostReason};
 use crate::node::duration_to_proto;
@@ -28,14 +27,19 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn of(lock: &Lock) -> Self {
-        let client = lock.client.clone();
+    pub(super) fn new(
+        client: Client,
+        path: String,
+        simultaneous: u32,
+        ttl: Option<Duration>,
+        name: Option<String>,
+    ) -> Self {
         let request = v1::AcquireLockRequest {
-            path: lock.path.clone(),
-            simultaneous: lock.simultaneous,
+            path,
+            simultaneous,
             wait: None,
-            ttl: lock.ttl.map(duration_to_proto),
-            name: lock.name.clone().unwrap_or_else(|| client.shared().name.clone()),
+            ttl: ttl.map(duration_to_proto),
+            name: name.unwrap_or_else(|| client.shared().name.clone()),
             lock_id: String::new(),
             heartbeat: Some(duration_to_proto(HEARTBEAT)),
         };

@@ -4,18 +4,20 @@
 //! keep-alive. `state.rs` is pure: what is wished, what was said, what was answered. `stream.rs` is one Register call;
 //! `session.rs` keeps one going, over any number of replicas.
 
-mod session;
+pub(crate) mod session;
+mod standing;
 mod state;
 mod stream;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
+
+pub use self::standing::RegistrationState;
 
 use self::session::Session;
 use self::state::{Key, Terms};
@@ -37,48 +39,6 @@ pub struct Register {
     value: Result<Value, Error>,
     ttl: Option<Duration>,
     exclusive: bool,
-}
-
-/// How a registration stands.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum RegistrationState {
-    /// Not registered yet, or perhaps no more: no replica, or no ZooKeeper, can be reached. The client goes on trying.
-    Pending,
-    /// Registered.
-    Registered {
-        /// Which incarnation this is; later ones are larger.
-        generation: i64,
-    },
-    /// Registered, but somebody else has written other data into the node. It is left so: two programs that each restore
-    /// their own would never end. The next [`update`](Registration::update) writes yours.
-    Overwritten {
-        /// Which incarnation this is.
-        generation: i64,
-        /// What the node holds now.
-        value: Option<Arc<Value>>,
-    },
-    /// Gone for good, and the client does not bring it back.
-    Lost {
-        /// Why.
-        reason: LostReason,
-    },
-    /// Taken down, as the program asked.
-    Closed,
-}
-
-impl RegistrationState {
-    /// Whether the path is registered, by all that is known.
-    #[must_use]
-    pub fn is_registered(&self) -> bool {
-        matches!(self, Self::Registered { .. } | Self::Overwritten { .. })
-    }
-
-    /// Whether nothing will change any more.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Closed)
-    }
 }
 
 impl Client {
@@ -110,7 +70,8 @@ impl Client {
 }
 
 impl Register {
-    /// What the node shall hold: anything that serializes to a JSON object. The server adds the keys `pid` and `created`.
+    /// What the node shall hold: anything that serializes to a JSON object. It gains the keys `pid` and `created` (when it was
+    /// first registered, UTC) where it has none.
     pub fn data(mut self, data: impl Serialize) -> Self {
         self.value = Value::from_data(data);
         self
@@ -152,6 +113,12 @@ impl Register {
     ///
     /// # Cancellation
     /// Dropping the future takes back what may have been registered.
+    ///
+    /// # Connection loss
+    /// It goes on at another replica, now and for as long as the registration is kept.
+    ///
+    /// # Ordering
+    /// A `latest` lookup after it sees the registration; other readers do a moment later.
     pub async fn start(self) -> Result<Registration, Error> {
         let (sender, answer) = oneshot::channel();
         let registration = self.add(Some(sender))?;
@@ -173,22 +140,24 @@ impl Register {
         if ttl.is_some_and(|ttl| !TTLS.contains(&ttl)) {
             return Err(Error::invalid("ttl", "it must be from 1 second to 10 minutes"));
         }
-        let terms = Terms { value: Compact::new(value?)?, exclusive };
+        let created = SystemTime::now();
+        let terms = Terms { value: Compact::new(stamped(value?, created))?, exclusive };
         let session = client.shared().sessions.of(ttl);
-        let (key, state) = session.add(&client, path.as_str().into(), terms, waiter)?;
-        Ok(Registration { client, session, key, state })
+        let (key, state) = session.add(path.as_str().into(), terms, waiter)?;
+        Ok(Registration { client, session, key, created, state })
     }
 }
 
-/// The sessions of a client, one for each ttl that is in use.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions(Mutex<HashMap<Option<Duration>, Arc<Session>>>);
-
-impl Sessions {
-    fn of(&self, ttl: Option<Duration>) -> Arc<Session> {
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.entry(ttl).or_insert_with(|| Session::new(ttl)).clone()
-    }
+/// Adds the keys that a replica would add, so that they are the same each time that they are sent: by them a registration
+/// knows itself again when an answer was lost.
+fn stamped(value: Value, created: SystemTime) -> Value {
+    let Value::Data(mut fields) = value else { return value };
+    fields.entry("pid").or_insert_with(|| std::process::id().into());
+    // As nd_service_registry writes it: to the second, without `T` and `Z`.
+    let text = prost_types::Timestamp::from(created).to_string();
+    let second = text.split(['.', 'Z']).next().unwrap_or(&text).replace('T', " ");
+    fields.entry("created").or_insert_with(|| second.into());
+    Value::Data(fields)
 }
 
 /// A path that is registered for as long as this is kept.
@@ -199,6 +168,7 @@ pub struct Registration {
     client: Client,
     session: Arc<Session>,
     key: Key,
+    created: SystemTime,
     state: watch::Receiver<RegistrationState>,
 }
 
@@ -258,7 +228,13 @@ impl Registration {
     /// on trying to write the new. [`Error::Lost`]: there is no registration any more.
     ///
     /// # Cancellation
-    /// The change is made all the same. Ordering: of several changes the last one stands.
+    /// The change is made all the same.
+    ///
+    /// # Connection loss
+    /// It is made at another replica.
+    ///
+    /// # Ordering
+    /// Of several changes the last one stands.
     pub async fn update(&self, data: impl Serialize) -> Result<(), Error> {
         self.update_value(Value::from_data(data)?).await
     }
@@ -269,7 +245,8 @@ impl Registration {
     /// As of [`update`](Registration::update).
     pub async fn update_value(&self, value: impl Into<Value>) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
-        self.session.update(&self.key, Compact::new(value.into())?, sender)?;
+        let value = Compact::new(stamped(value.into(), self.created))?;
+        self.session.update(&self.key, value, sender)?;
         self.answered(answer).await
     }
 
@@ -280,6 +257,9 @@ impl Registration {
     ///
     /// # Cancellation
     /// It is taken down all the same.
+    ///
+    /// # Connection loss
+    /// Another replica is told.
     pub async fn close(self) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
         self.session.remove(&self.key, Some(sender));
@@ -315,5 +295,23 @@ impl fmt::Debug for Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.session.remove(&self.key, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn data_is_stamped_as_a_replica_would_and_the_same_each_time() {
+        let created = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_340_318_250);
+        let stamp = |data| stamped(Value::from_data(data).unwrap(), created).to_json();
+        let pid = std::process::id();
+        let expected = json!({"port": 22, "pid": pid, "created": "2026-11-22 09:38:38"});
+        assert_eq!(stamp(json!({"port": 22})), expected);
+        assert_eq!(stamp(json!({"pid": 1, "created": "then"})), json!({"pid": 1, "created": "then"}));
+        assert_eq!(stamped("text".into(), created), "text".into());
     }
 }

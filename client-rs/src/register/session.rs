@@ -1,5 +1,6 @@
 //! All registrations of a client with one ttl: one stream, over any number of replicas.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,15 +10,40 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::RegistrationState;
+use super::standing::RegistrationState;
 use super::state::{Key, State, Terms, Waiter};
 use super::stream::{Event, Stream};
-use crate::client::Client;
 use crate::error::{Error, Failure, Reason};
+use crate::replicas::Replicas;
 use crate::value::Compact;
 
 /// How long it takes until a replica that had no room is asked again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// The sessions of a client, one for each ttl that is in use.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    peer: Peer,
+    sessions: Mutex<HashMap<Option<Duration>, Arc<Session>>>,
+}
+
+/// Whom sessions talk to, and as whom.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) replicas: Replicas,
+    pub(super) name: Arc<str>,
+}
+
+impl Sessions {
+    pub(crate) fn new(replicas: Replicas, name: String) -> Self {
+        Self { peer: Peer { replicas, name: name.into() }, sessions: Mutex::default() }
+    }
+
+    pub(super) fn of(&self, ttl: Option<Duration>) -> Arc<Session> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.entry(ttl).or_insert_with(|| Session::new(self.peer.clone(), ttl)).clone()
+    }
+}
 
 /// The handle on a session. Its task runs while there is a registration.
 #[derive(Debug)]
@@ -25,6 +51,7 @@ pub(super) struct Session {
     inner: Mutex<Inner>,
     /// There is something new to say.
     wake: Notify,
+    peer: Peer,
     ttl: Option<Duration>,
 }
 
@@ -37,13 +64,12 @@ struct Inner {
 }
 
 impl Session {
-    pub(super) fn new(ttl: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), wake: Notify::new(), ttl })
+    fn new(peer: Peer, ttl: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), wake: Notify::new(), peer, ttl })
     }
 
     pub(super) fn add(
         self: &Arc<Self>,
-        client: &Client,
         path: Arc<str>,
         terms: Terms,
         waiter: Option<Waiter>,
@@ -51,7 +77,7 @@ impl Session {
         let mut inner = self.lock();
         let added = inner.state.add(path, terms, waiter)?;
         if !std::mem::replace(&mut inner.is_running, true) {
-            tokio::spawn(run(self.clone(), client.clone()));
+            tokio::spawn(run(self.clone()));
         }
         drop(inner);
         self.wake.notify_one();
@@ -83,6 +109,11 @@ impl Session {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Until when what a stream carries stands without it.
+    fn sure_until(&self, stream: &Stream) -> Option<Instant> {
+        self.ttl.map(|ttl| stream.certain_at + ttl)
+    }
+
     /// Whether nothing is left to do; the task then ends.
     fn is_over(&self) -> bool {
         let mut inner = self.lock();
@@ -108,13 +139,13 @@ impl std::ops::DerefMut for StateGuard<'_> {
 }
 
 /// Keeps a stream going for as long as there is a registration.
-async fn run(session: Arc<Session>, client: Client) {
+async fn run(session: Arc<Session>) {
     // Until when what was registered certainly stands.
     let mut sure_until = None;
     while !session.is_over() {
-        let Some(stream) = connect(&session, &client, None, sure_until).await else { continue };
+        let Some(stream) = connect(&session, None, sure_until).await else { continue };
         session.state().begin();
-        sure_until = hold(&session, &client, stream).await;
+        sure_until = hold(&session, stream, sure_until).await;
         if sure_until.is_none() {
             session.state().doubt();
         }
@@ -122,14 +153,9 @@ async fn run(session: Arc<Session>, client: Client) {
 }
 
 /// Opens a stream at a replica other than `but`, if there is another. `None`: that has failed.
-async fn connect(
-    session: &Session,
-    client: &Client,
-    but: Option<usize>,
-    sure_until: Option<Instant>,
-) -> Option<Stream> {
-    let replicas = client.replicas();
-    let opening = async { Stream::open(client, replicas.pick_but(but).await, session.ttl).await };
+async fn connect(session: &Session, but: Option<usize>, sure_until: Option<Instant>) -> Option<Stream> {
+    let Peer { replicas, name } = &session.peer;
+    let opening = async { Stream::open(replicas.pick_but(but).await, name, session.ttl).await };
     let opened = {
         let mut opening = pin!(opening);
         let mut doubt_at = sure_until;
@@ -166,10 +192,13 @@ async fn connect(
 type Opening<'a> = Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>>;
 
 /// Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends when that
-/// fails or when no registration is left; says until when what was registered certainly stands.
-async fn hold(session: &Session, client: &Client, mut stream: Stream) -> Option<Instant> {
+/// fails or when no registration is left; says until when what was registered certainly stands. Up to when everything was
+/// taken over by the stream, that is as long as it was before.
+async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Instant>) -> Option<Instant> {
+    let replicas = &session.peer.replicas;
     // The stream that was left, kept until everything has been taken over from it.
     let mut left: Option<Stream> = None;
+    let mut has_all = false;
     let mut opening: Option<Opening<'_>> = None;
     let mut try_again_at = Instant::now() + TRY_AGAIN;
     loop {
@@ -177,32 +206,35 @@ async fn hold(session: &Session, client: &Client, mut stream: Stream) -> Option<
         if session.state().is_empty() {
             return None;
         }
-        if left.is_some() && session.state().is_settled() {
-            left = None;
+        if session.state().is_settled() {
+            (left, has_all) = (None, true);
         }
         let has_requests = session.state().has_requests();
         tokio::select! {
             event = stream.next(has_requests) => match event {
                 Ok(Event::Said(response)) => session.state().take(response),
                 Ok(Event::Draining) => {
-                    client.replicas().drains(&stream.replica);
-                    opening = Some(Box::pin(connect(session, client, Some(stream.replica.index()), None)));
+                    replicas.drains(&stream.replica);
+                    opening = Some(Box::pin(connect(session, Some(stream.replica.index()), None)));
                 }
                 Ok(Event::Ready) => {}
                 Err(failure) => {
-                    client.replicas().failed(&stream.replica, &failure);
+                    replicas.failed(&stream.replica, &failure);
                     session.lock().trouble = Some(failure.into_status());
-                    return session.ttl.map(|ttl| stream.heard_at + ttl);
+                    return if has_all { session.sure_until(&stream) } else { sure_until };
                 }
             },
             opened = async { match &mut opening { Some(opening) => opening.await, None => pending().await } } => {
                 opening = match opened {
                     Some(new) => {
-                        left = Some(std::mem::replace(&mut stream, new));
+                        if has_all {
+                            sure_until = session.sure_until(&stream);
+                        }
+                        (left, has_all) = (Some(std::mem::replace(&mut stream, new)), false);
                         session.state().begin();
                         None
                     }
-                    None => Some(Box::pin(connect(session, client, Some(stream.replica.index()), None))),
+                    None => Some(Box::pin(connect(session, Some(stream.replica.index()), None))),
                 };
             }
             // What it says does not count any more; it must only be kept alive.

@@ -9,7 +9,7 @@ use rollcall_proto::v1::register_response::Response;
 use tokio::sync::{oneshot, watch};
 use tonic::Code;
 
-use super::RegistrationState;
+use super::standing::RegistrationState;
 use crate::error::{Error, LostReason, Reason, Refusal};
 use crate::value::{Compact, Value};
 

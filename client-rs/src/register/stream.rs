@@ -10,17 +10,17 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::client::Client;
 use crate::error::Failure;
 use crate::node::{duration_from_proto, duration_to_proto};
 use crate::replicas::Replica;
 
 /// How long a replica may take to open a stream.
 const OPENING: Duration = Duration::from_secs(4);
-/// How long a replica may be silent at least before it is given up. One without keep-alives sends a heartbeat every 20
-/// seconds, and its connection is pinged.
+/// How often a client without a ttl says that it is alive. No replica counts that, but one that was stopped is noticed
+/// before its ZooKeeper sessions, of 20 seconds by default, can have ended.
+const WITHOUT_TTL: Duration = Duration::from_secs(5);
+/// How long a replica may be silent at least before it is given up: two keep-alives, or this.
 const SILENCE: Duration = Duration::from_secs(1);
-const SILENCE_WITHOUT_TTL: Duration = Duration::from_secs(50);
 /// How many requests may wait to be sent.
 const REQUESTS: usize = 256;
 
@@ -30,10 +30,15 @@ pub(super) struct Stream {
     pub(super) replica: Replica,
     requests: mpsc::Sender<v1::RegisterRequest>,
     responses: Streaming<v1::RegisterResponse>,
-    keep_alive: Option<Duration>,
+    keep_alive: Duration,
     silence: Duration,
-    sent_at: Instant,
-    pub(super) heard_at: Instant,
+    /// When a keep-alive was sent last, or could not be.
+    kept_at: Instant,
+    /// When the first was sent that was not answered.
+    asked_at: Option<Instant>,
+    heard_at: Instant,
+    /// The replica has heard from us after this moment.
+    pub(super) certain_at: Instant,
 }
 
 /// What a stream comes to next.
@@ -48,24 +53,21 @@ pub(super) enum Event {
 impl Stream {
     /// Opens a stream and awaits `opened`.
     pub(super) async fn open(
-        client: &Client,
         mut replica: Replica,
+        name: &str,
         ttl: Option<Duration>,
     ) -> Result<Self, (Replica, Failure)> {
-        match timeout(OPENING, Self::try_open(client, &mut replica, ttl)).await {
+        match timeout(OPENING, Self::try_open(&mut replica, name, ttl)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(failure)) => Err((replica, failure)),
             Err(_) => Err((replica, Failure::silent())),
         }
     }
 
-    async fn try_open(client: &Client, replica: &mut Replica, ttl: Option<Duration>) -> Result<Self, Failure> {
+    async fn try_open(replica: &mut Replica, name: &str, ttl: Option<Duration>) -> Result<Self, Failure> {
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let open = v1::OpenSession {
-            ttl: ttl.map(duration_to_proto),
-            client_name: client.shared().name.clone(),
-            pid: std::process::id(),
-        };
+        let open =
+            v1::OpenSession { ttl: ttl.map(duration_to_proto), client_name: name.to_owned(), pid: std::process::id() };
         let sent_at = Instant::now();
         // There is room: nothing was sent before.
         let _ = requests.try_send(v1::RegisterRequest { request: Some(Request::Open(open)) });
@@ -76,9 +78,18 @@ impl Stream {
             return Err(Failure::Broken(tonic::Status::internal("the replica did not say opened first")));
         };
         let keep_alive = opened.keep_alive_interval.map(duration_from_proto).filter(|interval| !interval.is_zero());
-        let silence = keep_alive.map_or(SILENCE_WITHOUT_TTL, |interval| (interval * 2).max(SILENCE));
-        let (replica, heard_at) = (replica.clone(), Instant::now());
-        Ok(Self { replica, requests, responses, keep_alive, silence, sent_at, heard_at })
+        let keep_alive = keep_alive.unwrap_or(WITHOUT_TTL);
+        Ok(Self {
+            replica: replica.clone(),
+            requests,
+            responses,
+            keep_alive,
+            silence: (keep_alive * 2).max(SILENCE),
+            kept_at: sent_at,
+            asked_at: None,
+            heard_at: Instant::now(),
+            certain_at: sent_at,
+        })
     }
 
     /// Waits for an answer; with `ready` also for room for requests. Says that the client is alive when it is time to.
@@ -88,29 +99,33 @@ impl Stream {
     pub(super) async fn next(&mut self, ready: bool) -> Result<Event, Failure> {
         loop {
             let silent_at = self.heard_at + self.silence;
-            let keep_alive_at = self.keep_alive.map(|interval| self.sent_at + interval);
+            let keep_alive_at = self.kept_at + self.keep_alive;
             let Self { requests, responses, .. } = &mut *self;
             let message = tokio::select! {
                 message = responses.message() => Some(message),
                 permit = requests.reserve(), if ready => {
                     return permit.map(|_| Event::Ready).map_err(|_| Failure::ended());
                 }
-                () = tokio::time::sleep_until(keep_alive_at.unwrap_or(silent_at).min(silent_at)) => None,
+                () = tokio::time::sleep_until(keep_alive_at.min(silent_at)) => None,
             };
             let now = Instant::now();
             let Some(message) = message else {
                 if now >= silent_at {
                     return Err(Failure::silent());
                 }
-                self.send(v1::RegisterRequest { request: Some(Request::KeepAlive(v1::KeepAlive {})) });
+                let keep_alive = Request::KeepAlive(v1::KeepAlive {});
+                if self.requests.try_send(v1::RegisterRequest { request: Some(keep_alive) }).is_ok() {
+                    self.asked_at = self.asked_at.or(Some(now));
+                }
                 // For a while nothing is due, whether or not there was room: what fills it is a sign of life too.
-                self.sent_at = now;
+                self.kept_at = now;
                 continue;
             };
             let message = message.map_err(Failure::of)?.ok_or_else(Failure::ended)?;
             self.heard_at = now;
             match message.response {
                 Some(Response::Draining(_)) => return Ok(Event::Draining),
+                Some(Response::KeptAlive(_)) => self.certain_at = self.asked_at.take().unwrap_or(self.certain_at),
                 Some(response) => return Ok(Event::Said(response)),
                 None => {}
             }
@@ -122,13 +137,8 @@ impl Stream {
         while self.requests.capacity() > 0
             && let Some(request) = next()
         {
-            self.send(request);
-        }
-    }
-
-    fn send(&mut self, request: v1::RegisterRequest) {
-        if self.requests.try_send(request).is_ok() {
-            self.sent_at = Instant::now();
+            // There is room; a stream that has ended says so when it is read.
+            let _ = self.requests.try_send(request);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use rollcall_proto::v1;
 use rollcall_proto::v1::watch_response::Event;
 
-use super::Update;
+use super::update::Update;
 use crate::node::{Change, Node, time_from_proto};
 
 /// What the messages of one watch, over any number of streams, have come to.

@@ -7,8 +7,8 @@ use rollcall_proto::v1;
 use tokio::time::timeout;
 use tonic::Streaming;
 
-use super::Update;
 use super::assemble::{Assembler, Said};
+use super::update::Update;
 use crate::client::Client;
 use crate::error::{Error, Failure};
 use crate::node::duration_to_proto;

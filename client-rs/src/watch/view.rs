@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Update, Watch};
+use super::follow::Following;
+use super::update::Update;
 use crate::client::Client;
 use crate::error::Error;
-use crate::node::Node;
-use crate::read::Lookup;
+use crate::node::{Lookup, Node};
 
 /// The present state of a watched path: from [`Watch::view`](super::Watch::view). Clones share one watch, which ends with
 /// the last of them; each clone sees changes for itself.
@@ -102,7 +102,7 @@ const GATHER: Duration = Duration::from_millis(500);
 
 async fn keep(client: Client, request: v1::WatchRequest, state: watch::Sender<State>) {
     let recursive = request.recursive;
-    let mut updates = Watch { client: client.clone(), request }.stream();
+    let mut updates = Following::new(client.clone(), request);
     let mut save_at: Option<Instant> = None;
     loop {
         let saving = async {

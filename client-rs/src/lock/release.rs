@@ -1,0 +1,46 @@
+//! Giving a lock back by its id.
+
+use rollcall_proto::v1;
+
+use crate::client::{Attempt, Call, Client};
+use crate::error::{Error, Reason};
+
+impl Client {
+    /// Gives back a lock, or a place in its queue, by the id that [`LockGuard::leave`](crate::LockGuard::leave) gave; from any program.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], reason [`LockLost`](Reason::LockLost): it is not held under this id any more.
+    /// [`Error::Unreachable`]: it may have been given back, and else goes with its ttl.
+    ///
+    /// # Cancellation
+    /// It may have been given back or not.
+    ///
+    /// # Connection loss
+    /// Another replica is told.
+    pub async fn release_lock(&self, lock_id: impl Into<String>) -> Result<(), Error> {
+        let request = v1::ReleaseLockRequest { lock_id: lock_id.into() };
+        let mut attempts = 0_u32;
+        let release = |attempt: Attempt| {
+            attempts += 1;
+            let request = request.clone();
+            async move { attempt.bounded(attempt.stub().release_lock(request)).await }
+        };
+        // Released twice is the same as once.
+        match self.call(Call::read(""), release).await {
+            // An earlier attempt was carried out, and its answer lost.
+            Err(error) if attempts > 1 && error.reason() == Some(&Reason::LockLost) => Ok(()),
+            answer => answer.map(|_| ()),
+        }
+    }
+}
+
+/// Gives a lock back, as far as the program's end leaves time for it.
+pub(super) fn release_later(client: &Client, lock_id: String) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let client = client.clone();
+        runtime.spawn(async move {
+            // That it is gone already is as good.
+            let _ = client.release_lock(lock_id).await;
+        });
+    }
+}

@@ -1,0 +1,11 @@
+//! A client made by hand, as a process of its own: `victim REPLICA TTL-IN-MS 1 EACH PREFIX`. See
+//! [`rollcall_tests::victim`].
+
+use rollcall_tests::registrant::Many;
+use rollcall_tests::victim::run_process;
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    run_process(&Many::parse(&arguments)).await;
+}
