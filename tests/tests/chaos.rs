@@ -1,6 +1,6 @@
 //! Clients that come and go at random while replicas and ZooKeeper servers are killed, stopped and restarted under them.
 //!
-//! `ROLLCALL_CHAOS` says for how many seconds (30; a release is tested with 120), `ROLLCALL_SEED` runs a seed again.
+//! `ROLLCALL_CHAOS` says for how many seconds (120), `ROLLCALL_SEED` runs a seed again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -176,7 +176,7 @@ async fn break_things(fleet: &mut Fleet, mut rng: StdRng, end: Instant) -> Vec<F
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_come_and_go_while_everything_breaks() {
     let seed = from_environment("ROLLCALL_SEED").unwrap_or_else(rand::random);
-    let length = Duration::from_secs(from_environment("ROLLCALL_CHAOS").unwrap_or(30));
+    let length = Duration::from_secs(from_environment("ROLLCALL_CHAOS").unwrap_or(120));
     println!("ROLLCALL_SEED={seed}, {length:?} of it");
     let session = format!("{}s", SESSION.as_secs());
     let mut fleet = Fleet::start(3, Route::Direct, &["--session-timeout", &session, "--keepalive", "2s"]).await;

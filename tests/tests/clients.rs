@@ -119,6 +119,19 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
     crowd.stands_undisturbed(&fleet, Whose::All).await;
 }
 
+/// Nothing else would tell: no ttl, and no ping for ten minutes.
+#[tokio::test]
+async fn the_end_of_its_connection_alone_tells_that_a_client_is_dead() {
+    let fleet = Fleet::start(1, Route::Direct, &["--keepalive", "600s"]).await;
+    let mut victim = Victim::start(&fleet, Fault::Killed, None).await;
+    victim.strike().await;
+    eventually("what it held is gone", SOON, async || {
+        let names = fleet.bare.children(PLACE).await.unwrap_or_default();
+        check(names.is_empty(), || format!("{names:?}"))
+    })
+    .await;
+}
+
 /// A laptop that slept, a process in a debugger: what it held has gone, and is back when it is.
 #[tokio::test]
 async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves() {
