@@ -1,6 +1,6 @@
 //! What is to be reached. Which side of an aim is the good one is the unit's to say.
 
-use crate::report::{Case, ETCD, System, Unit, ZOOKEEPER};
+use crate::case::{Case, ETCD, System, Unit, ZOOKEEPER};
 
 /// A figure of Rollcall's that is to be reached, or a ratio of its figure to a peer's.
 struct Aim {

@@ -6,7 +6,9 @@
 //! the ratios may be.
 
 mod aims;
+mod case;
 mod drive;
+mod http2;
 mod report;
 mod stats;
 mod systems;

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::aims::aim;
-use crate::report::{ROLLCALL, Report, Unit};
+use crate::case::{ROLLCALL, Unit};
+use crate::report::Report;
 use crate::stats::Spread;
 
 impl fmt::Display for Report {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+use prost::Message as _;
 use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::wait::eventually;
 use rollcall_tests::zookeeper::free_address;
@@ -34,7 +35,8 @@ pub(crate) mod api {
 
 use api::kv_client::KvClient;
 use api::lease_client::LeaseClient;
-use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
+use api::watch_request::RequestUnion;
+use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest};
 
 /// How long a lease lives that nobody keeps alive, in seconds: longer than anything that is measured.
 const TTL: i64 = 600;
@@ -88,6 +90,11 @@ impl Etcd {
         self.process.pid()
     }
 
+    /// Where clients connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A connection of its own.
     pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
         endpoint(self.address)?.connect().await.context("can't connect to etcd")
@@ -104,9 +111,18 @@ fn program() -> PathBuf {
 /// What etcd answers.
 pub(crate) async fn register(channel: &Channel, key: String, value: String) -> anyhow::Result<i64> {
     let lease = grant(channel).await?;
+    put(channel, key, value, lease).await?;
+    Ok(lease)
+}
+
+/// Puts a value, with a lease unless that is 0.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn put(channel: &Channel, key: String, value: String, lease: i64) -> anyhow::Result<()> {
     let put = PutRequest { key: key.into(), value: value.into(), lease };
     KvClient::new(channel.clone()).put(put).await?;
-    Ok(lease)
+    Ok(())
 }
 
 /// A new lease.
@@ -125,4 +141,10 @@ pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
 pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> {
     LeaseClient::new(channel.clone()).lease_revoke(LeaseRevokeRequest { id: lease }).await?;
     Ok(())
+}
+
+/// A request to watch the keys from the one to before the other.
+pub(crate) fn watch(from: &'static str, to: &'static str) -> Vec<u8> {
+    let create = WatchCreateRequest { key: from.into(), range_end: to.into() };
+    WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }.encode_to_vec()
 }
