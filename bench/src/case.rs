@@ -13,6 +13,12 @@ pub(crate) const ZOOKEEPER: System = System("zookeeper");
 /// etcd, through its gRPC API.
 pub(crate) const ETCD: System = System("etcd");
 
+/// etcd, each watch on a stream of its own, as Rollcall has them.
+pub(crate) const ETCD_STREAMS: System = System("etcd, a stream each");
+
+/// kazoo, one request after the other.
+pub(crate) const KAZOO: System = System("kazoo");
+
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -46,12 +52,14 @@ impl Unit {
         }
     }
 
+    /// Whether more of it is better.
+    pub(crate) fn more_is_better(self) -> bool {
+        self == Unit::PerSecond
+    }
+
     /// Whether a figure, or a ratio of two, reaches what is aimed at.
     pub(crate) fn reaches(self, figure: f64, aim: f64) -> bool {
-        match self {
-            Unit::PerSecond => figure >= aim,
-            _ => figure <= aim,
-        }
+        if self.more_is_better() { figure >= aim } else { figure <= aim }
     }
 }
 

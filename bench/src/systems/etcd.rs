@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use prost::Message as _;
+use bytes::Bytes;
 use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::wait::eventually;
 use rollcall_tests::zookeeper::free_address;
@@ -143,8 +143,28 @@ pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// A request to watch the keys from the one to before the other.
-pub(crate) fn watch(from: &'static str, to: &'static str) -> Vec<u8> {
-    let create = WatchCreateRequest { key: from.into(), range_end: to.into() };
-    WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }.encode_to_vec()
+/// A request to watch all keys that begin so.
+pub(crate) fn watch_request(prefix: &str) -> WatchRequest {
+    let RangeRequest { key, range_end, .. } = range_request(prefix);
+    let create = WatchCreateRequest { key, range_end };
+    WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
+}
+
+/// A request for all keys that begin so, of what this member has.
+pub(crate) fn range_request(prefix: &str) -> RangeRequest {
+    // Every key here is ASCII, and ends before its prefix with the next character in the last place.
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    RangeRequest { key: prefix.to_owned().into(), range_end: end.into(), serializable: true }
+}
+
+/// The values of all keys that begin so.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn range(channel: &Channel, prefix: &str) -> anyhow::Result<Vec<Bytes>> {
+    let found = KvClient::new(channel.clone()).range(range_request(prefix)).await?.into_inner();
+    Ok(found.kvs.into_iter().map(|kv| kv.value).collect())
 }

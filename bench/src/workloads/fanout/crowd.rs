@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -16,6 +17,8 @@ use crate::http2::{Connection, Side};
 /// How many watches are begun before the first of them are answered: all that is asked for must find room in the
 /// window that a server opens at first.
 const AT_ONCE: usize = 500;
+/// How many connections are opened together: fewer than a server keeps waiting for it.
+const CONNECTING: usize = 64;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -49,15 +52,17 @@ impl Crowd {
         let (sender, reached) = mpsc::channel(1);
         let (heard, expected) = (AtomicUsize::new(0), AtomicUsize::new(watchers));
         let shared = Arc::new(Shared { heard, expected, over: Notify::new(), reached: sender });
+        let (method, request) = target.watch();
+        let opening = stream::iter(0..connections).map(|_| async {
+            let mut connection = Connection::open(target.address()).await?;
+            begin(&mut connection, way, method, &request, watchers / connections, &shared).await?;
+            anyhow::Ok(connection)
+        });
+        let opened: Vec<Connection> = opening.buffer_unordered(CONNECTING).try_collect().await?;
         let mut tasks = JoinSet::new();
-        for _ in 0..connections {
-            let (shared, address, (method, request)) = (shared.clone(), target.address(), target.watch());
-            let each = watchers / connections;
-            tasks.spawn(async move {
-                let mut connection = Connection::open(address).await?;
-                begin(&mut connection, way, method, &request, each, &shared).await?;
-                stay(connection, &shared).await
-            });
+        for connection in opened {
+            let shared = shared.clone();
+            tasks.spawn(async move { stay(connection, &shared).await });
         }
         let mut crowd = Crowd { tasks, shared, reached, way, watchers, connections };
         crowd.all_have_heard().await.context("not everyone was told what there is")?;

@@ -1,5 +1,6 @@
 //! Who is watched: a server that has just started.
 
+use prost::Message as _;
 use rollcall_proto::v1::{PutRequest, WatchRequest};
 use rollcall_tests::client::{Client, data, latest, put_eventually};
 use serde_json::{Value as Json, json};
@@ -11,8 +12,8 @@ use crate::systems::{Etcd, Rollcall, Setup};
 
 const CHILDREN: usize = 10;
 const OURS: &str = "/fanout";
-/// The keys of etcd that begin so, up to those that begin with the next character.
-const THEIRS: [&str; 2] = ["/fanout/", "/fanout0"];
+/// How the keys of etcd begin.
+const THEIRS: &str = "/fanout/";
 
 /// A server with a path that can be watched, and a client that writes.
 pub(super) struct Target {
@@ -64,7 +65,7 @@ impl Target {
                 client.clone().put(PutRequest { path, value: Some(data(value)), ..Default::default() }).await?;
                 Ok(())
             }
-            System::Etcd(_, channel) => etcd::put(channel, format!("{}{child}", THEIRS[0]), value.to_string(), 0).await,
+            System::Etcd(_, channel) => etcd::put(channel, format!("{}{child}", THEIRS), value.to_string(), 0).await,
         }
     }
 
@@ -78,14 +79,12 @@ impl Target {
 
     /// The method that watches, and what it is asked.
     pub(super) fn watch(&self) -> (&'static str, Vec<u8>) {
-        use prost::Message as _;
-
         match self.system {
             System::Rollcall(..) => {
                 let request = WatchRequest { path: OURS.to_owned(), ..Default::default() };
                 ("/rollcall.v1.Registry/Watch", request.encode_to_vec())
             }
-            System::Etcd(..) => ("/etcdserverpb.Watch/Watch", etcd::watch(THEIRS[0], THEIRS[1])),
+            System::Etcd(..) => ("/etcdserverpb.Watch/Watch", etcd::watch_request(THEIRS).encode_to_vec()),
         }
     }
 
