@@ -113,7 +113,7 @@ async fn run<W: Workload>(setup: &Setup, rounds: u32, report: &mut Report) -> an
             _ => progress(&format!("{}: round {number} of {}", W::NAME, numbers.end())),
         }
         let mut round = report.round(number);
-        let limit = Duration::from_secs(90) + 100 * round.time;
+        let limit = Duration::from_secs(300) + 600 * round.time;
         let measured = timeout(limit, workload.round(setup, &mut round)).await;
         measured.with_context(|| format!("no end within {} s", limit.as_secs()))??;
     }

@@ -21,11 +21,12 @@ use target::Target;
 /// How many watch, over how many connections.
 const SHAPES: [(usize, usize); 8] =
     [(100, 1), (1_000, 10), (1_000, 100), (1_000, 1_000), (10_000, 1), (10_000, 10), (10_000, 100), (10_000, 1_000)];
-/// How many events are counted of a shape, and in how many changes at the least and at the most.
-const EVENTS: usize = 500_000;
-const CHANGES: RangeInclusive<usize> = 50..=200;
-/// How many of them are not counted: what the first use makes is no matter of the rest.
+/// How many changes are counted of a shape, at the least and at the most: as many as there is time for.
+const CHANGES: RangeInclusive<usize> = 20..=200;
+/// How many come before these: what the first use makes is no matter of the rest.
 const WARM_UP: usize = 5;
+/// How long that is, in times of a round.
+const TIMES: u32 = 4;
 /// How long after the last event memory is looked at.
 const SETTLED: Duration = Duration::from_millis(300);
 
@@ -53,8 +54,9 @@ pub(crate) struct Fanout;
 impl Workload for Fanout {
     const NAME: &str = "fanout";
     const NOTE: &str = "watchers over connections. Each case has a server and an etcd of its own, which have just started. A path \
-         has 10 children; one of them is set (Put; etcd: Put), 200 times, or 50 times where 10,000 watch, each when the last watcher has \
-         heard of the one before: times are from just before the write to the last watcher. The p99 of 50 is the slowest. Of Rollcall each watcher is a stream. etcd: \
+         has 10 children; one of them is set (Put; etcd: Put), 20 to 200 times, as there is time for, each when the last watcher has heard of \
+         the one before: times are from just before the write to the last watcher, and of fewer than 100 the p99 is the \
+         slowest. Of Rollcall each watcher is a stream. etcd: \
          the keys below a prefix are watched, as clientv3 does it, on one stream a connection; `a stream each`: each \
          watch on a stream of its own. Processor: of an event delivered, all that the system is, which with Rollcall is \
          the server and ZooKeeper. Memory: what VmRSS of the server has grown by from before the first connection to \
@@ -70,9 +72,9 @@ impl Workload for Fanout {
     async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
         let mut found = Vec::new();
         for shape in SHAPES {
-            progress(&format!("fanout: {}", name(shape)));
             for way in round.turn([Way::Rollcall, Way::Etcd, Way::EtcdStreams]) {
-                let measured = measure(setup, way, shape).await;
+                progress(&format!("{}: {}, {}", Fanout::NAME, way.system().0, name(shape)));
+                let measured = measure(setup, way, shape, TIMES * round.time).await;
                 found.push((shape, way, measured.with_context(|| format!("{way:?}, {}", name(shape)))?));
             }
         }
@@ -149,10 +151,14 @@ fn name((watchers, connections): (usize, usize)) -> String {
     format!("{} over {}", grouped(watchers), grouped(connections))
 }
 
-async fn measure(setup: &Setup, way: Way, (watchers, connections): (usize, usize)) -> anyhow::Result<Figures> {
+async fn measure(
+    setup: &Setup,
+    way: Way,
+    (watchers, connections): (usize, usize),
+    time: Duration,
+) -> anyhow::Result<Figures> {
     let mut target = Target::start(setup, way).await?;
     let before = usage::memory(target.server())?.resident;
-    let changes = (EVENTS / watchers).clamp(*CHANGES.start(), *CHANGES.end());
     let mut crowd = Crowd::gather(&target, way, watchers, connections).await?;
     let mut latencies = Latencies::default();
     for _ in 0..WARM_UP {
@@ -160,8 +166,10 @@ async fn measure(setup: &Setup, way: Way, (watchers, connections): (usize, usize
     }
     let pids = target.pids().to_vec();
     let meter = Meter::start(&pids)?;
-    for _ in 0..changes {
+    let (mut changes, end) = (0, Instant::now() + time);
+    while changes < *CHANGES.start() || changes < *CHANGES.end() && Instant::now() < end {
         latencies.push(one_change(&mut target, &mut crowd).await?);
+        changes += 1;
     }
     let taken = meter.stop(changes * watchers)?;
     sleep(SETTLED).await;
