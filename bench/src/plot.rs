@@ -11,7 +11,7 @@ use crate::report::Report;
 use crate::stats::Spread;
 
 /// Where things stand, in pixels.
-const WIDTH: f64 = 1180.0;
+const WIDTH: f64 = 1250.0;
 const CASE_X: f64 = 16.0;
 const PEER_X: f64 = 330.0;
 const BARS: [f64; 2] = [520.0, 960.0];
@@ -43,7 +43,6 @@ struct Group {
 /// The picture, as an SVG document.
 pub(crate) fn svg(report: &Report) -> String {
     let groups = groups(report);
-    let scale = Scale::of(&groups);
     let mut picture = Picture { body: String::new(), y: 24.0 };
     picture.text(CASE_X, "Rollcall beside its peers", TEXT, "font-size=\"17\" font-weight=\"bold\"");
     picture.y += LINE;
@@ -55,12 +54,12 @@ pub(crate) fn svg(report: &Report) -> String {
         picture.text(CASE_X, &format!("{name}: {fact}"), "#777", "font-size=\"11\"");
     }
     for group in &groups {
-        picture.group(group, &scale);
+        picture.group(group);
     }
     let height = picture.y + LINE;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height:.0}\" viewBox=\"0 0 {WIDTH} \
-         {height:.0}\" font-family=\"Helvetica, Arial, sans-serif\" font-size=\"13\">\n<rect width=\"100%\" \
+         {height:.0}\" font-family=\"Helvetica, Arial, DejaVu Sans, sans-serif\" font-size=\"13\">\n<rect width=\"100%\" \
          height=\"100%\" fill=\"white\"/>\n{}</svg>\n",
         picture.body
     )
@@ -104,9 +103,9 @@ struct Scale {
 
 impl Scale {
     /// Whole powers of ten around all that is shown.
-    fn of(groups: &[Group]) -> Scale {
+    fn of(group: &Group) -> Scale {
         let mut scale = Scale { least: -1.0, most: 1.0 };
-        for bar in groups.iter().flat_map(|group| &group.bars) {
+        for bar in &group.bars {
             for ratio in [bar.favour.min, bar.favour.max, bar.aim.unwrap_or(1.0)] {
                 if ratio.is_normal() {
                     scale.least = scale.least.min(ratio.log10().floor());
@@ -139,7 +138,8 @@ struct Picture {
 }
 
 impl Picture {
-    fn group(&mut self, group: &Group, scale: &Scale) {
+    fn group(&mut self, group: &Group) {
+        let scale = Scale::of(group);
         self.y += 2.0 * LINE;
         self.text(CASE_X, group.workload, TEXT, "font-size=\"15\" font-weight=\"bold\"");
         for tick in scale.ticks() {
@@ -151,7 +151,7 @@ impl Picture {
         }
         for bar in &group.bars {
             self.y += LINE;
-            self.bar(bar, scale);
+            self.bar(bar, &scale);
         }
     }
 
@@ -228,7 +228,7 @@ mod tests {
     fn a_bar_reaches_from_one_to_its_ratio() {
         let groups = groups(&report());
         assert_eq!((groups.len(), groups[0].bars.len(), groups[0].bars[0].favour.median), (1, 1, 2.0));
-        let scale = Scale::of(&groups);
+        let scale = Scale::of(&groups[0]);
         assert_eq!((scale.x(0.1), scale.x(1.0), scale.x(10.0)), (BARS[0], (BARS[0] + BARS[1]) / 2.0, BARS[1]));
         assert_eq!((scale.x(0.0), scale.x(f64::INFINITY)), (BARS[0], BARS[1]));
         let bar = format!("<rect x=\"{:.1}\"", scale.x(1.0));

@@ -99,6 +99,14 @@ impl fmt::Display for Name {
     }
 }
 
+/// A number below a million, for who reads it.
+fn grouped(number: usize) -> String {
+    match number {
+        1_000.. => format!("{},{:03}", number / 1_000, number % 1_000),
+        _ => number.to_string(),
+    }
+}
+
 async fn run<W: Workload>(setup: &Setup, rounds: u32, report: &mut Report) -> anyhow::Result<()> {
     report.notes.push((W::NAME, W::NOTE));
     progress(&format!("{}: preparing", W::NAME));

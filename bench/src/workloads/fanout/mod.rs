@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::time::sleep;
 
-use super::{Rounds, Workload};
+use super::{Rounds, Workload, grouped};
 use crate::progress;
 use crate::report::{Case, ETCD, ETCD_STREAMS, ROLLCALL, Round, System, Unit};
 use crate::stats::Latencies;
@@ -144,10 +144,6 @@ impl Figure {
 }
 
 fn name((watchers, connections): (usize, usize)) -> String {
-    let grouped = |number: usize| match number {
-        1_000.. => format!("{},{:03}", number / 1_000, number % 1_000),
-        _ => number.to_string(),
-    };
     format!("{} over {}", grouped(watchers), grouped(connections))
 }
 

@@ -9,7 +9,7 @@ use rollcall_tests::client::shown;
 use serde_json::json;
 use zookeeper_client::Client as ZooKeeper;
 
-use super::Workload;
+use super::{Workload, grouped};
 use crate::report::{Case, ETCD, KAZOO, ROLLCALL, Round, System, Unit, ZOOKEEPER};
 use crate::systems::{Etcd, Kazoo, Setup, etcd};
 use drivers::{Unary, bare};
@@ -71,7 +71,8 @@ impl Workload for Get {
 
     async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
         for (children, at_once) in CASES {
-            let name = format!("{children} {}, {at_once} at once", if children == 1 { "child" } else { "children" });
+            let noun = if children == 1 { "child" } else { "children" };
+            let name = format!("{} {noun}, {at_once} at once", grouped(children));
             let case = Case { workload: Get::NAME, name, unit: Unit::PerSecond };
             for way in round.turn([Way::Get, Way::Range, Way::Reads, Way::Multi, Way::Kazoo]) {
                 let (system, rate) = match way {
