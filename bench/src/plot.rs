@@ -204,7 +204,13 @@ fn times(ratio: f64) -> String {
 
 /// With two digits that count, and none behind the point from 10.
 fn number(ratio: f64) -> String {
-    let digits = if ratio >= 9.95 { 0 } else { (1.0 - ratio.max(1e-3).log10().floor()).clamp(0.0, 4.0) as usize };
+    let digits = match ratio {
+        9.95.. => 0,
+        0.995.. => 1,
+        0.0995.. => 2,
+        0.00995.. => 3,
+        _ => 4,
+    };
     let text = format!("{ratio:.digits$}");
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
