@@ -1,6 +1,6 @@
 //! What is to be reached. Which side of an aim is the good one is the unit's to say.
 
-use crate::report::{Case, ETCD, System, Unit, ZOOKEEPER};
+use crate::case::{Case, ETCD, ETCD_STREAMS, KAZOO, System, Unit, ZOOKEEPER};
 
 /// A figure of Rollcall's that is to be reached, or a ratio of its figure to a peer's.
 struct Aim {
@@ -28,6 +28,37 @@ const AIMS: &[Aim] = &[
     Aim { workload: "register", unit: Unit::PerSecond, cases: "", peer: Some(ETCD), value: 6.0 },
     Aim { workload: "hold", unit: Unit::Kilobytes, cases: "memory of a stream", peer: None, value: 12.0 },
     Aim { workload: "hold", unit: Unit::PercentOfCore, cases: "processor, idle", peer: None, value: 15.0 },
+    Aim { workload: "get", unit: Unit::PerSecond, cases: "100 children", peer: Some(ETCD), value: 4.0 },
+    Aim { workload: "get", unit: Unit::PerSecond, cases: "100 children", peer: Some(KAZOO), value: 50.0 },
+    Aim { workload: "watch", unit: Unit::Microseconds, cases: "data set, p50", peer: Some(ZOOKEEPER), value: 1.3 },
+    Aim { workload: "watch", unit: Unit::Microseconds, cases: "child created, p50", peer: Some(ZOOKEEPER), value: 1.3 },
+    Aim { workload: "fanout", unit: Unit::PerSecond, cases: "events: 10,000", peer: Some(ETCD), value: 2.5 },
+    Aim { workload: "fanout", unit: Unit::Milliseconds, cases: "p99: 10,000", peer: Some(ETCD), value: 0.333 },
+    Aim { workload: "fanout", unit: Unit::Microseconds, cases: "processor: 1,000", peer: Some(ETCD), value: 0.333 },
+    Aim { workload: "fanout", unit: Unit::Microseconds, cases: "processor: 10,000", peer: Some(ETCD), value: 0.333 },
+    Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 1,000", peer: Some(ETCD), value: 0.25 },
+    Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 10,000", peer: Some(ETCD), value: 0.25 },
+    Aim { workload: "fanout", unit: Unit::PerSecond, cases: "events: 10,000", peer: Some(ETCD_STREAMS), value: 2.5 },
+    Aim { workload: "fanout", unit: Unit::Milliseconds, cases: "p99: 10,000", peer: Some(ETCD_STREAMS), value: 0.333 },
+    Aim {
+        workload: "fanout",
+        unit: Unit::Microseconds,
+        cases: "processor: 1,000",
+        peer: Some(ETCD_STREAMS),
+        value: 0.333,
+    },
+    Aim {
+        workload: "fanout",
+        unit: Unit::Microseconds,
+        cases: "processor: 10,000",
+        peer: Some(ETCD_STREAMS),
+        value: 0.333,
+    },
+    Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 1,000", peer: Some(ETCD_STREAMS), value: 0.25 },
+    Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 10,000", peer: Some(ETCD_STREAMS), value: 0.25 },
+    // On connections that they share.
+    Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 1,000 over 10", peer: None, value: 6.0 },
+    Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 10,000", peer: None, value: 6.0 },
 ];
 
 /// What is to be reached in a case: by the figure itself where there is no peer, else by the ratio to the peer's.

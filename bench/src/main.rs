@@ -6,7 +6,10 @@
 //! the ratios may be.
 
 mod aims;
+mod case;
 mod drive;
+mod http2;
+mod plot;
 mod report;
 mod stats;
 mod systems;
@@ -15,7 +18,7 @@ mod usage;
 mod workloads;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
@@ -44,6 +47,10 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// Draws the ratios of the report as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+
     /// The server to measure; without it, the one that was built beside this program
     #[arg(long, value_name = "FILE", env = "ROLLCALL_SERVER_BIN")]
     server: Option<PathBuf>,
@@ -66,10 +73,16 @@ async fn main() -> anyhow::Result<()> {
         name.run(&setup, args.rounds, &mut report).await?;
     }
     if let Some(file) = args.json {
-        std::fs::write(&file, format!("{:#}\n", report.json()))
-            .with_context(|| format!("can't write {}", file.display()))?;
+        write_file(&file, &format!("{:#}\n", report.json()))?;
+    }
+    if let Some(file) = args.plot {
+        write_file(&file, &plot::svg(&report))?;
     }
     write!(std::io::stdout(), "{report}").context("can't write to stdout")
+}
+
+fn write_file(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
 }
 
 /// Says on stderr how far the run is.

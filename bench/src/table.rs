@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::aims::aim;
-use crate::report::{ROLLCALL, Report, Unit};
+use crate::case::{ROLLCALL, Unit};
+use crate::report::Report;
 use crate::stats::Spread;
 
 impl fmt::Display for Report {
@@ -73,7 +74,7 @@ fn table(report: &Report) -> Vec<Vec<String>> {
 
 /// The aim, and whether it is reached.
 fn verdict(unit: Unit, figure: f64, aim: f64) -> String {
-    let side = if unit.reaches(f64::INFINITY, aim) { '≥' } else { '≤' };
+    let side = if unit.more_is_better() { '≥' } else { '≤' };
     format!("{side} {aim}{}", if unit.reaches(figure, aim) { "" } else { ": MISSED" })
 }
 

@@ -21,6 +21,7 @@ mod differential;
 mod faults;
 mod judges;
 mod lock_neighbours;
+mod many_watchers;
 mod one_binary;
 mod outages;
 mod polyglot;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
 use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::wait::eventually;
 use rollcall_tests::zookeeper::free_address;
@@ -34,7 +35,8 @@ pub(crate) mod api {
 
 use api::kv_client::KvClient;
 use api::lease_client::LeaseClient;
-use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
+use api::watch_request::RequestUnion;
+use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest};
 
 /// How long a lease lives that nobody keeps alive, in seconds: longer than anything that is measured.
 const TTL: i64 = 600;
@@ -88,6 +90,11 @@ impl Etcd {
         self.process.pid()
     }
 
+    /// Where clients connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A connection of its own.
     pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
         endpoint(self.address)?.connect().await.context("can't connect to etcd")
@@ -104,9 +111,18 @@ fn program() -> PathBuf {
 /// What etcd answers.
 pub(crate) async fn register(channel: &Channel, key: String, value: String) -> anyhow::Result<i64> {
     let lease = grant(channel).await?;
+    put(channel, key, value, lease).await?;
+    Ok(lease)
+}
+
+/// Puts a value, with a lease unless that is 0.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn put(channel: &Channel, key: String, value: String, lease: i64) -> anyhow::Result<()> {
     let put = PutRequest { key: key.into(), value: value.into(), lease };
     KvClient::new(channel.clone()).put(put).await?;
-    Ok(lease)
+    Ok(())
 }
 
 /// A new lease.
@@ -125,4 +141,30 @@ pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
 pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> {
     LeaseClient::new(channel.clone()).lease_revoke(LeaseRevokeRequest { id: lease }).await?;
     Ok(())
+}
+
+/// A request to watch all keys that begin so.
+pub(crate) fn watch_request(prefix: &str) -> WatchRequest {
+    let RangeRequest { key, range_end, .. } = range_request(prefix);
+    let create = WatchCreateRequest { key, range_end };
+    WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
+}
+
+/// A request for all keys that begin so, of what this member has.
+pub(crate) fn range_request(prefix: &str) -> RangeRequest {
+    // Every key here is ASCII, and ends before its prefix with the next character in the last place.
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    RangeRequest { key: prefix.to_owned().into(), range_end: end.into(), serializable: true }
+}
+
+/// The values of all keys that begin so.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn range(channel: &Channel, prefix: &str) -> anyhow::Result<Vec<Bytes>> {
+    let found = KvClient::new(channel.clone()).range(range_request(prefix)).await?.into_inner();
+    Ok(found.kvs.into_iter().map(|kv| kv.value).collect())
 }

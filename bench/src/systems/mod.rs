@@ -2,10 +2,12 @@
 
 pub(crate) mod etcd;
 mod facts;
+mod kazoo;
 mod rollcall;
 mod zookeeper;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
 
 pub(crate) use etcd::Etcd;
+pub(crate) use kazoo::Kazoo;
 pub(crate) use rollcall::Rollcall;
 pub(crate) use zookeeper::{Fsync, ZooKeeper};
 
@@ -73,6 +76,16 @@ impl Setup {
     /// A ZooKeeper session of its own.
     pub(crate) async fn bare(&self) -> Bare {
         Bare::connect(&chroot(&self.zookeeper)).await
+    }
+
+    /// A program on the same ZooKeeper that reads with kazoo.
+    pub(crate) fn kazoo(&self) -> anyhow::Result<Kazoo> {
+        Kazoo::start(&chroot(&self.zookeeper))
+    }
+
+    /// Where the server speaks gRPC.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.rollcall.address()
     }
 
     /// A client of the server on a connection of its own.

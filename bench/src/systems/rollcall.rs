@@ -65,6 +65,11 @@ impl Rollcall {
         endpoint(self.grpc)?.connect().await.context("can't connect to rollcall-server")
     }
 
+    /// Where it speaks gRPC.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.grpc
+    }
+
     /// The process.
     pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process

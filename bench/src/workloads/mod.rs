@@ -2,6 +2,7 @@
 //! in every round.
 
 mod embedded;
+mod fanout;
 mod get;
 mod lock;
 mod register;
@@ -60,18 +61,20 @@ pub(crate) enum Name {
     Hold,
     /// The time until 10,000 registrations of a replica that was killed are resumed on another.
     Resume,
-    /// Reads of a path with 100 children and their values, per second.
+    /// Reads of a path with 1, 100 or 1,000 children and their values, per second.
     Get,
     /// The time from a write to the event at one who watches.
     Watch,
+    /// One change, told to up to 10,000 who watch.
+    Fanout,
     /// A lock, acquired and released, per second.
     Lock,
 }
 
 impl Name {
     /// All, in the order of the report.
-    pub(crate) const ALL: [Name; 7] =
-        [Name::Embedded, Name::Register, Name::Hold, Name::Resume, Name::Get, Name::Watch, Name::Lock];
+    pub(crate) const ALL: [Name; 8] =
+        [Name::Embedded, Name::Register, Name::Hold, Name::Resume, Name::Get, Name::Watch, Name::Fanout, Name::Lock];
 
     /// Prepares the workload, measures it in all its rounds, and lets go of what it needed.
     pub(crate) async fn run(self, setup: &Setup, rounds: u32, report: &mut Report) -> anyhow::Result<()> {
@@ -82,6 +85,7 @@ impl Name {
             Name::Resume => run::<register::Resume>(setup, rounds, report).await,
             Name::Get => run::<get::Get>(setup, rounds, report).await,
             Name::Watch => run::<watch::Watch>(setup, rounds, report).await,
+            Name::Fanout => run::<fanout::Fanout>(setup, rounds, report).await,
             Name::Lock => run::<lock::Lock>(setup, rounds, report).await,
         }
         .with_context(|| format!("{self} failed"))
@@ -92,6 +96,14 @@ impl fmt::Display for Name {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.to_possible_value();
         formatter.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// A number below a million, for who reads it.
+fn grouped(number: usize) -> String {
+    match number {
+        1_000.. => format!("{},{:03}", number / 1_000, number % 1_000),
+        _ => number.to_string(),
     }
 }
 
@@ -109,7 +121,7 @@ async fn run<W: Workload>(setup: &Setup, rounds: u32, report: &mut Report) -> an
             _ => progress(&format!("{}: round {number} of {}", W::NAME, numbers.end())),
         }
         let mut round = report.round(number);
-        let limit = Duration::from_secs(90) + 100 * round.time;
+        let limit = Duration::from_secs(300) + 600 * round.time;
         let measured = timeout(limit, workload.round(setup, &mut round)).await;
         measured.with_context(|| format!("no end within {} s", limit.as_secs()))??;
     }

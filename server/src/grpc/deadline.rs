@@ -1,17 +1,19 @@
 //! What comes to a stream from outside: its deadline, which counts as a broken stream whether or not the client keeps time
 //! itself, and the replica's way down.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use rollcall_proto::v1;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use super::frames::Frame;
-use super::{Responses, convert, status};
+use super::{convert, status};
 use crate::drain::Phase;
 use crate::error::Error;
 
@@ -59,31 +61,41 @@ enum Signal {
     End(Error),
 }
 
-/// The deadline of the call, and the phases of the replica's way down. Ends after [`Signal::End`].
-fn signals(deadline: Option<Instant>, phases: watch::Receiver<Phase>) -> impl Stream<Item = Signal> + Send {
-    stream::unfold(Some((phases, Phase::Serving)), move |open| async move {
-        let (mut phases, known) = open?;
-        let over = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let phase = tokio::select! {
-            () = over => return Some((Signal::End(Error::DeadlineExceeded), None)),
-            phase = phases.wait_for(|phase| *phase != known) => phase.map_or(Phase::Over, |phase| *phase),
-        };
-        Some(match phase {
-            Phase::Draining { deadline } => (Signal::Draining { deadline }, Some((phases, phase))),
-            Phase::Serving | Phase::Over => (Signal::End(Error::Draining), None),
-        })
+/// The deadline of the call, and the phases of the replica's way down.
+struct Signals {
+    deadline: Option<Pin<Box<Sleep>>>,
+    phase: NextPhase,
+}
+
+/// A phase other than the one before, and where the next one comes from.
+type NextPhase = Pin<Box<dyn Future<Output = (Phase, watch::Receiver<Phase>)> + Send>>;
+
+fn next_phase(mut phases: watch::Receiver<Phase>, known: Phase) -> NextPhase {
+    Box::pin(async move {
+        let phase = phases.wait_for(|phase| *phase != known).await.map_or(Phase::Over, |phase| *phase);
+        (phase, phases)
     })
 }
 
-/// A stream with what comes from outside.
-struct Bounded<T, S> {
-    responses: Responses<T>,
-    signals: S,
+impl Signals {
+    /// Not to be polled after [`Signal::End`].
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Signal> {
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(Signal::End(Error::DeadlineExceeded));
+        }
+        let (phase, phases) = ready!(self.phase.as_mut().poll(context));
+        let Phase::Draining { deadline } = phase else { return Poll::Ready(Signal::End(Error::Draining)) };
+        self.phase = next_phase(phases, phase);
+        Poll::Ready(Signal::Draining { deadline })
+    }
+}
+
+/// A stream with what comes from outside. Every event of every watcher comes through here, and every watcher keeps one: so
+/// it is written by hand, and nothing in it is moved or boxed from one item to the next.
+pub(crate) struct Bounded<S> {
+    /// `None` once it is over.
+    responses: Option<S>,
+    signals: Signals,
     /// The end of a drain that the client has not been told of.
     untold: Option<Instant>,
     /// Whether something may be told now: not before the first response, nor in the middle of one.
@@ -92,35 +104,37 @@ struct Bounded<T, S> {
 
 /// Tells a stream of the drain, and ends it at its deadline or when the replica goes down; everything that it holds is
 /// dropped then.
-pub(super) fn bound<T: Response>(
-    responses: Responses<T>,
-    deadline: Option<Instant>,
-    phases: watch::Receiver<Phase>,
-) -> Responses<T> {
-    let signals = Box::pin(signals(deadline, phases));
-    let bounded = Bounded { responses, signals, untold: None, is_between: false };
-    Box::pin(stream::unfold(Some(bounded), async |open| open?.next().await))
+pub(super) fn bound<S>(responses: S, deadline: Option<Instant>, phases: watch::Receiver<Phase>) -> Bounded<S> {
+    let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+    let signals = Signals { deadline, phase: next_phase(phases, Phase::Serving) };
+    Bounded { responses: Some(responses), signals, untold: None, is_between: false }
 }
 
-impl<T: Response, S: Stream<Item = Signal> + Unpin> Bounded<T, S> {
-    async fn next(mut self) -> Option<(Result<T, Status>, Option<Self>)> {
+impl<T: Response, S: Stream<Item = Result<T, Status>> + Unpin> Stream for Bounded<S> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let Some(responses) = &mut this.responses else { return Poll::Ready(None) };
         loop {
-            if let Some(deadline) = self.untold.take_if(|_| self.is_between) {
-                return Some((Ok(T::draining(deadline.saturating_duration_since(Instant::now()))), Some(self)));
+            if let Some(deadline) = this.untold.take_if(|_| this.is_between) {
+                return Poll::Ready(Some(Ok(T::draining(deadline.saturating_duration_since(Instant::now())))));
             }
-            tokio::select! {
-                biased;
-                Some(signal) = self.signals.next() => match signal {
-                    Signal::Draining { deadline } => self.untold = Some(deadline),
-                    Signal::End(error) => return Some((Err(status::status(&error)), None)),
-                },
-                response = self.responses.next() => {
-                    let response = response?;
-                    self.is_between = response.as_ref().is_ok_and(|response| !response.is_unfinished());
-                    return Some((response, Some(self)));
+            match this.signals.poll(context) {
+                Poll::Pending => break,
+                Poll::Ready(Signal::Draining { deadline }) => this.untold = Some(deadline),
+                Poll::Ready(Signal::End(error)) => {
+                    this.responses = None;
+                    return Poll::Ready(Some(Err(status::status(&error))));
                 }
             }
         }
+        let response = ready!(responses.poll_next_unpin(context));
+        match &response {
+            Some(response) => this.is_between = response.as_ref().is_ok_and(|response| !response.is_unfinished()),
+            None => this.responses = None,
+        }
+        Poll::Ready(response)
     }
 }
 

@@ -80,6 +80,8 @@ impl Settings {
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+type Bounded<T> = deadline::Bounded<Responses<T>>;
+
 impl Service {
     /// Ends all streams. Registrations stand, for clients that come back elsewhere to take over. Locks without a ttl are
     /// given back, and what clients have given back before is taken down, which this waits for.
@@ -119,7 +121,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Registry for Service {
-    type RegisterStream = Responses<v1::RegisterResponse>;
+    type RegisterStream = Bounded<v1::RegisterResponse>;
 
     async fn register(
         &self,
@@ -140,7 +142,7 @@ impl Registry for Service {
         self.answer("Delete", self.do_delete(request.into_inner()).await)
     }
 
-    type AcquireLockStream = Responses<v1::AcquireLockResponse>;
+    type AcquireLockStream = Bounded<v1::AcquireLockResponse>;
 
     async fn acquire_lock(
         &self,

@@ -1,0 +1,104 @@
+//! Who is watched: a server that has just started.
+
+use prost::Message as _;
+use rollcall_proto::v1::{PutRequest, WatchRequest};
+use rollcall_tests::client::{Client, data, latest, put_eventually};
+use serde_json::{Value as Json, json};
+use tonic::transport::Channel;
+
+use super::Way;
+use crate::systems::etcd;
+use crate::systems::{Etcd, Rollcall, Setup};
+
+const CHILDREN: usize = 10;
+const OURS: &str = "/fanout";
+/// How the keys of etcd begin.
+const THEIRS: &str = "/fanout/";
+
+/// A server with a path that can be watched, and a client that writes.
+pub(super) struct Target {
+    system: System,
+    pids: Vec<u32>,
+    /// How many writes there were.
+    writes: usize,
+}
+
+enum System {
+    Rollcall(Rollcall, Client),
+    Etcd(Etcd, Channel),
+}
+
+impl Target {
+    /// Starts the server, makes the path, and has the server know it.
+    pub(super) async fn start(setup: &Setup, way: Way) -> anyhow::Result<Target> {
+        let mut target = match way {
+            Way::Rollcall => {
+                let server = setup.another().await?;
+                let client = server.client().await?;
+                // It reads before it writes: the sessions that write are others.
+                put_eventually(&client, OURS, "").await;
+                let [_, zookeeper] = setup.pids();
+                Target { pids: vec![server.pid(), zookeeper], system: System::Rollcall(server, client), writes: 0 }
+            }
+            Way::Etcd | Way::EtcdStreams => {
+                let etcd = Etcd::start().await?;
+                let channel = etcd.channel().await?;
+                Target { pids: vec![etcd.pid()], system: System::Etcd(etcd, channel), writes: 0 }
+            }
+        };
+        for _ in 0..CHILDREN {
+            target.write().await?;
+        }
+        if let System::Rollcall(_, client) = &target.system {
+            client.clone().get(latest(OURS)).await?;
+        }
+        Ok(target)
+    }
+
+    /// Sets the next of the children; no two writes are the same.
+    pub(super) async fn write(&mut self) -> anyhow::Result<()> {
+        self.writes += 1;
+        let (child, value) = (format!("server{}:8080", self.writes % CHILDREN), value(self.writes));
+        match &self.system {
+            System::Rollcall(_, client) => {
+                let path = format!("{OURS}/{child}");
+                client.clone().put(PutRequest { path, value: Some(data(value)), ..Default::default() }).await?;
+                Ok(())
+            }
+            System::Etcd(_, channel) => etcd::put(channel, format!("{}{child}", THEIRS), value.to_string(), 0).await,
+        }
+    }
+
+    /// Where watchers connect.
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        match &self.system {
+            System::Rollcall(server, _) => server.address(),
+            System::Etcd(etcd, _) => etcd.address(),
+        }
+    }
+
+    /// The method that watches, and what it is asked.
+    pub(super) fn watch(&self) -> (&'static str, Vec<u8>) {
+        match self.system {
+            System::Rollcall(..) => {
+                let request = WatchRequest { path: OURS.to_owned(), ..Default::default() };
+                ("/rollcall.v1.Registry/Watch", request.encode_to_vec())
+            }
+            System::Etcd(..) => ("/etcdserverpb.Watch/Watch", etcd::watch_request(THEIRS).encode_to_vec()),
+        }
+    }
+
+    /// The process that keeps the watchers.
+    pub(super) fn server(&self) -> u32 {
+        self.pids[0]
+    }
+
+    /// The processes that the system consists of.
+    pub(super) fn pids(&self) -> &[u32] {
+        &self.pids
+    }
+}
+
+fn value(write: usize) -> Json {
+    json!({"host": "server17.example", "port": 8080, "weight": write, "zone": "north"})
+}

@@ -1,0 +1,120 @@
+//! What ZooKeeper is asked for each change, by its own count: the same whether one watches or ten thousand do.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rollcall_proto::v1;
+use rollcall_proto::v1::watch_response::Event;
+use rollcall_tests::bare::Bare;
+use rollcall_tests::client::{Client, next};
+use rollcall_tests::server::Server;
+use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
+use tokio::task::JoinSet;
+use tonic::Streaming;
+
+const CONNECTIONS: usize = 10;
+const WATCHERS: usize = 10_000;
+const CHANGES: usize = 5;
+/// So long that no ping, and no write to a fence, comes in between.
+const SESSION: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn zookeeper_is_asked_the_same_for_each_change_whether_one_watches_or_ten_thousand() {
+    let zookeeper = ZooKeeper::standalone(Options::default()).await;
+    let sandbox = zookeeper.sandbox("many-watchers").await;
+    let server = Server::start_with(&sandbox.hosts, &["--session-timeout", "600s"]).await;
+    let bare = Bare::connect_with(&sandbox.hosts, SESSION, None).await;
+    bare.create("/many/child", b"0").await;
+    let counter = Counter(zookeeper.address(0));
+
+    let mut watchers = Watchers::default();
+    watchers.open(&server.client().await, 1).await;
+    watchers.hear_of_one_change(&bare).await;
+    let of_one = counter.requests_of(async || watchers.hear_of_changes(&bare).await).await;
+    assert!(of_one >= 2 * CHANGES, "{CHANGES} changes cost {of_one} requests: a write and a read each, at the least");
+
+    let more = counter.requests_of(async || {
+        for _ in 0..CONNECTIONS {
+            watchers.open(&server.client().await, WATCHERS / CONNECTIONS).await;
+        }
+    });
+    assert_eq!(more.await, 0, "who comes later is told from memory");
+
+    let of_many = counter.requests_of(async || watchers.hear_of_changes(&bare).await).await;
+    assert_eq!(of_many, of_one, "requests for {CHANGES} changes");
+}
+
+/// ZooKeeper's count of what it is sent.
+struct Counter(SocketAddr);
+
+impl Counter {
+    /// How many requests come meanwhile.
+    async fn requests_of(&self, work: impl AsyncFnOnce()) -> usize {
+        let before = self.received().await;
+        work().await;
+        // The question after it is counted too.
+        self.received().await - before - 1
+    }
+
+    async fn received(&self) -> usize {
+        let said = four_letter_word(self.0, "srvr").await.expect("ZooKeeper answers");
+        let count = said.lines().find_map(|line| line.strip_prefix("Received: "));
+        count.and_then(|count| count.parse().ok()).expect("ZooKeeper counts what it receives")
+    }
+}
+
+/// Streams, in groups that are read at the same time.
+#[derive(Default)]
+struct Watchers {
+    groups: Vec<Vec<Streaming<v1::WatchResponse>>>,
+    changes: usize,
+}
+
+impl Watchers {
+    /// So many more, each of which has heard what there is.
+    async fn open(&mut self, client: &Client, count: usize) {
+        let mut group = Vec::with_capacity(count);
+        for _ in 0..count {
+            let request = v1::WatchRequest { path: "/many".to_owned(), ..Default::default() };
+            let mut stream = client.clone().watch(request).await.expect("Watch begins").into_inner();
+            let first = heard(&mut stream).await;
+            assert!(matches!(first, Event::Snapshot(_)), "{first:?}");
+            group.push(stream);
+        }
+        self.groups.push(group);
+    }
+
+    async fn hear_of_changes(&mut self, bare: &Bare) {
+        for _ in 0..CHANGES {
+            self.hear_of_one_change(bare).await;
+        }
+    }
+
+    /// Makes one change; over when everyone has heard of it.
+    async fn hear_of_one_change(&mut self, bare: &Bare) {
+        self.changes += 1;
+        bare.set("/many/child", self.changes.to_string().as_bytes()).await;
+        let mut readers = JoinSet::new();
+        for mut group in self.groups.drain(..) {
+            readers.spawn(async move {
+                for stream in &mut group {
+                    let event = heard(stream).await;
+                    assert!(matches!(event, Event::Delta(_)), "{event:?}");
+                }
+                group
+            });
+        }
+        self.groups = readers.join_all().await;
+    }
+}
+
+/// The next that a stream is told, heartbeats left out.
+async fn heard(stream: &mut Streaming<v1::WatchResponse>) -> Event {
+    loop {
+        let message = next("an event", stream).await.expect("the stream stands").expect("the stream goes on");
+        match message.event.expect("a message is not empty") {
+            Event::Current(_) => {}
+            event => return event,
+        }
+    }
+}
