@@ -4,6 +4,8 @@
 //! made once for all. The parts of a state are made one by one, as clients read them: a client that does not read costs
 //! no more than one.
 
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use super::frames::{Frame, frame};
 use super::{Responses, Service, convert, status};
 use crate::error::Error;
 use crate::types::Revision;
-use crate::views::{Delta, Form, Made, State, Step, Told, Watcher};
+use crate::views::{Delta, Form, Made, Neighbourhood, State, Step, Told, Watcher};
 
 /// A larger step is told in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
@@ -54,6 +56,7 @@ enum Unfinished {
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
         let place = self.admit(&request)?;
+        let neighbourhood = neighbourhood(request.remote_addr());
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -64,10 +67,15 @@ impl Service {
                 return Err(Error::Protocol { field: "since_revision", cause: "it can't be negative".to_owned() });
             }
         };
-        let watcher = self.views.open(&path, request.recursive)?.watch(since, request.full);
+        let watcher = self.views.open(&path, request.recursive)?.watch(since, request.full, neighbourhood);
         let open = Open { watcher, heartbeat, unfinished: None, has_ended: false, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
+}
+
+/// The watches of one connection.
+fn neighbourhood(client: Option<SocketAddr>) -> Neighbourhood {
+    Neighbourhood(BuildHasherDefault::<DefaultHasher>::default().hash_one(client))
 }
 
 async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, Open)> {

@@ -19,9 +19,10 @@
 //!
 //! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
 //! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all;
-//! `view` is what it shares with readers. `store` keeps views over a restart: `directory` are its files, `stored` is what
+//! `view` is what it shares with readers, `bell` wakes them. `store` keeps views over a restart: `directory` are its files, `stored` is what
 //! is in one.
 
+mod bell;
 mod by_name;
 mod cursor;
 mod directory;
@@ -40,6 +41,7 @@ mod task;
 mod view;
 mod watcher;
 
+pub(crate) use bell::Neighbourhood;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
 pub(crate) use reader::{Reader, Reading};

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::bell::Neighbourhood;
 use super::state::State;
 use super::view::{BackendState, Known, View};
 use super::watcher::Watcher;
@@ -81,17 +82,17 @@ impl Reader {
     /// # Cancellation
     /// Safe.
     pub(crate) async fn with_children(&self, deadline: Instant) -> Result<Reading, Error> {
-        let mut news = self.view().news();
+        let mut news = self.view().news(Neighbourhood::default());
         loop {
-            news.borrow_and_update();
+            news.catch_up();
             let reading = self.cached().await?;
             if !reading.state.children.is_empty() {
                 return Ok(reading);
             }
             drop(reading);
             match tokio::time::timeout_at(deadline, news.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return self.cached().await,
+                Ok(()) => {}
+                Err(_) => return self.cached().await,
             }
         }
     }
@@ -120,9 +121,9 @@ impl Reader {
     }
 
     /// Watches: everything from now on or, with a revision that a state had, what has changed since. With `full`, each
-    /// change is told as the whole state.
-    pub(crate) fn watch(self, since: Option<Revision>, full: bool) -> Watcher {
-        Watcher::new(self, since, full)
+    /// change is told as the whole state. Who watches over the same connection is of one `neighbourhood`.
+    pub(crate) fn watch(self, since: Option<Revision>, full: bool, neighbourhood: Neighbourhood) -> Watcher {
+        Watcher::new(self, since, full, neighbourhood)
     }
 
     pub(super) fn view(&self) -> &Arc<View> {

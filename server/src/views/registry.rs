@@ -280,6 +280,7 @@ async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::views::Neighbourhood;
     use crate::zk::Config;
 
     /// Views of a ZooKeeper that can't be reached.
@@ -335,7 +336,7 @@ mod tests {
         let reader = views.open(&path("a"), false).unwrap();
         assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
         assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
-        let mut watcher = reader.watch(None, false);
+        let mut watcher = reader.watch(None, false, Neighbourhood::default());
         let step = watcher.next().await.unwrap().step;
         let suspended = super::super::BackendState::Suspended;
         assert!(matches!(step, super::super::Step::Backend { state, as_of: None } if state == suspended));

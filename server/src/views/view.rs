@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 
+use super::bell::{Bell, Listener, Neighbourhood};
 use super::ring::{Limits, Ring};
 use super::rounds::Moment;
 use super::scope::Scope;
@@ -28,7 +29,7 @@ pub(super) struct View {
     pub(super) scope: Scope,
     known: Mutex<Known>,
     /// Moves when watchers may have something to hear.
-    news: watch::Sender<()>,
+    news: Arc<Bell>,
     /// Moves when a load, a barrier or a refusal is done.
     progress: watch::Sender<()>,
     /// Tells the task that a barrier is asked for.
@@ -85,7 +86,7 @@ impl View {
         Self {
             scope,
             known: Mutex::new(known),
-            news: watch::Sender::default(),
+            news: Arc::default(),
             progress: watch::Sender::default(),
             asked: Notify::new(),
             stop: Notify::new(),
@@ -97,8 +98,8 @@ impl View {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn news(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
+    pub(super) fn news(&self, neighbourhood: Neighbourhood) -> Listener {
+        self.news.listen(neighbourhood)
     }
 
     pub(super) fn progress(&self) -> watch::Receiver<()> {
@@ -262,7 +263,7 @@ impl View {
 
     fn tell(&self, is_news: bool) {
         if is_news {
-            self.news.send_replace(());
+            self.news.ring();
         }
         self.progress.send_replace(());
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::bell::{Listener, Neighbourhood};
 use super::cursor::{Cursor, Next, Step};
 use super::reader::Reader;
 use super::view::BackendState;
@@ -29,7 +29,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Watcher {
     reader: Reader,
-    news: watch::Receiver<()>,
+    news: Listener,
     cursor: Cursor,
     /// When it is looked again whether ZooKeeper can be reached, while something is missing that only ZooKeeper knows.
     /// Kept here, since a heartbeat may end each call of `next` sooner than that.
@@ -41,8 +41,8 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn new(reader: Reader, since: Option<Revision>, full: bool) -> Self {
-        let news = reader.view().news();
+    pub(super) fn new(reader: Reader, since: Option<Revision>, full: bool, neighbourhood: Neighbourhood) -> Self {
+        let news = reader.view().news(neighbourhood);
         let patience_ends = Instant::now() + reader.settings().patience;
         let cursor = Cursor::new(since, full);
         Self { reader, news, cursor, patience_ends, is_checked: false, is_behind_since: None }
@@ -63,7 +63,7 @@ impl Watcher {
         }
         self.is_checked = true;
         loop {
-            self.news.borrow_and_update();
+            self.news.catch_up();
             let next = self.look()?;
             let step = match next {
                 Next::Tell(step) => Some(step),
@@ -100,8 +100,7 @@ impl Watcher {
     /// Waits for news; gives a step when there can't be any.
     async fn wait(&mut self) -> Option<Step> {
         if self.reader.view().known().state.is_some() || self.cursor.backend() != BackendState::Connected {
-            // The view can't go while it has a reader, so the channel stays open.
-            let _ = self.news.changed().await;
+            self.news.changed().await;
             return None;
         }
         let is_news = tokio::time::timeout_at(self.patience_ends, self.news.changed()).await.is_ok();

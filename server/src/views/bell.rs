@@ -1,0 +1,134 @@
+//! Wakes all who wait for news of a view.
+//!
+//! Those of one connection are woken one after the other: their connection's task runs behind the first of them, and what
+//! all of them have to say then goes to the socket together. In any other order that is a system call for every few.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures_util::task::AtomicWaker;
+
+/// Who listens on the same connection has the same number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Neighbourhood(pub(crate) u64);
+
+type Seat = (Neighbourhood, u64);
+
+/// One bell, many listeners.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    /// How often it was rung.
+    rung: AtomicU64,
+    next: AtomicU64,
+    listeners: Mutex<BTreeMap<Seat, Arc<AtomicWaker>>>,
+}
+
+/// One who listens. Dropping it gives up its seat.
+#[derive(Debug)]
+pub(super) struct Listener {
+    bell: Arc<Bell>,
+    seat: Seat,
+    waker: Arc<AtomicWaker>,
+    /// How many rings it has heard.
+    heard: u64,
+}
+
+impl Bell {
+    /// Wakes all.
+    pub(super) fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::Release);
+        for waker in self.lock().values() {
+            waker.wake();
+        }
+    }
+
+    /// Listens from now on.
+    pub(super) fn listen(self: &Arc<Self>, where_: Neighbourhood) -> Listener {
+        let seat = (where_, self.next.fetch_add(1, Ordering::Relaxed));
+        let waker = Arc::new(AtomicWaker::new());
+        self.lock().insert(seat, waker.clone());
+        Listener { bell: self.clone(), seat, waker, heard: self.rung.load(Ordering::Acquire) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Seat, Arc<AtomicWaker>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener {
+    /// What was rung before is no news any more.
+    pub(super) fn catch_up(&mut self) {
+        self.heard = self.bell.rung.load(Ordering::Acquire);
+    }
+
+    /// Waits until the bell rings, or has rung since the last time.
+    ///
+    /// # Cancellation
+    /// Safe: a ring that was not returned is heard by the next call.
+    pub(super) async fn changed(&mut self) {
+        poll_fn(|context| {
+            self.waker.register(context.waker());
+            let rung = self.bell.rung.load(Ordering::Acquire);
+            if rung == self.heard {
+                return Poll::Pending;
+            }
+            self.heard = rung;
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.bell.lock().remove(&self.seat);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Wake, Waker};
+
+    use super::*;
+
+    /// Notes who is woken.
+    struct Named(u64, Arc<Mutex<Vec<u64>>>);
+
+    impl Wake for Named {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().unwrap().push(self.0);
+        }
+    }
+
+    #[test]
+    fn neighbours_are_woken_one_after_the_other_and_nobody_who_has_left() {
+        let (bell, woken) = (Arc::new(Bell::default()), Arc::<Mutex<Vec<u64>>>::default());
+        let mut listeners: Vec<_> =
+            [1, 2, 3, 1, 2, 3].map(|number| (number, bell.listen(Neighbourhood(number)))).into();
+        for (number, listener) in &mut listeners {
+            let waker = Waker::from(Arc::new(Named(*number, woken.clone())));
+            let mut changed = pin!(listener.changed());
+            assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        listeners.retain(|(number, _)| *number != 2);
+        bell.ring();
+        assert_eq!(*woken.lock().unwrap(), [1, 1, 3, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_ring_before_the_wait_is_heard_once() {
+        let bell = Arc::new(Bell::default());
+        let mut listener = bell.listen(Neighbourhood::default());
+        bell.ring();
+        bell.ring();
+        listener.changed().await;
+        assert!(pin!(listener.changed()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        bell.ring();
+        listener.catch_up();
+        assert!(pin!(listener.changed()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+}
