@@ -53,7 +53,7 @@ type Lock struct {
 	path   string
 	id     string
 	token  int64
-	// ctx ends with the lock, keeping with that or when nobody is to keep it.
+	// ctx ends with the lock; keeping ends when nobody is to keep it any more, which is after it was given back.
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	keeping context.Context
@@ -112,7 +112,7 @@ func (c *Client) hold(ctx context.Context, terms *lockTerms, granted grant) (*Lo
 	l := &Lock{client: c, path: terms.request.GetPath(), id: granted.id, token: granted.token}
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	l.ctx, l.cancel = lockContext{inner, l}, cancel
-	l.keeping, l.unkeep = context.WithCancel(inner)
+	l.keeping, l.unkeep = context.WithCancel(context.WithoutCancel(ctx))
 	l.state = LockState{Kind: LockHeld, Until: terms.until(granted)}
 	c.mu.Lock()
 	c.locks[l.id] = l
@@ -127,6 +127,7 @@ func (c *Client) hold(ctx context.Context, terms *lockTerms, granted grant) (*Lo
 	}
 	if !c.spawn(keep) {
 		granted.stream.end()
+		l.unkeep()
 		l.over(LockState{Kind: LockUnlocked}, closed("the client"))
 		return nil, closed("the client")
 	}
