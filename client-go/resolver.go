@@ -3,6 +3,7 @@ package rollcall
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"sync"
@@ -56,11 +57,11 @@ func (b builder) Build(target resolver.Target, conn resolver.ClientConn, _ resol
 	resolver.Resolver, error,
 ) {
 	if host := target.URL.Host; host != "" {
-		return nil, invalid("target %s: write rollcall:///PATH, and name the replicas in %s", target.URL.String(), ServerVariable)
+		return nil, plain(invalid("target %s: write rollcall:///PATH, and name the replicas in %s", &target.URL, ServerVariable))
 	}
 	client, done, err := b.use()
 	if err != nil {
-		return nil, err
+		return nil, plain(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &following{client: client, conn: conn, path: target.URL.Path, cancel: cancel, again: make(chan struct{}, 1)}
@@ -70,6 +71,9 @@ func (b builder) Build(target resolver.Target, conn resolver.ClientConn, _ resol
 	})
 	return r, nil
 }
+
+// plain takes the status off an error: calls fail as UNAVAILABLE, whatever their resolver does.
+func plain(err error) error { return errors.New(err.Error()) }
 
 // following is a resolver: it follows one path for one connection.
 type following struct {
@@ -104,7 +108,7 @@ func (r *following) run(ctx context.Context) {
 				return
 			}
 			if err != nil {
-				r.conn.ReportError(err)
+				r.conn.ReportError(plain(err))
 				break
 			}
 			if names := addresses(update.Children); len(names) > 0 && !slices.Equal(names, known) {
