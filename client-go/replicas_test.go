@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,7 +142,7 @@ func TestADrainIsSeenByNobodyAndLosesNothing(t *testing.T) {
 	}()
 	<-queued
 	before := generations(registrations)
-	other = replica(t, other.address, longSession...)
+	replica(t, other.address, longSession...)
 	home.drain(t)
 	ended := make(chan error, 1)
 	go func() { ended <- home.command.Wait() }()
@@ -163,4 +164,39 @@ func TestADrainIsSeenByNobodyAndLosesNothing(t *testing.T) {
 	for _, registration := range registrations {
 		must(t, registration.Close(ctx))
 	}
+}
+
+func TestAReplicaThatHangsIsLeftAndHarmsNothingWhenItWakesUp(t *testing.T) {
+	ctx := begin(t)
+	home := replica(t, "", longSession...)
+	other := &server{address: freeAddress(t)}
+	moving, watcher := connect(t, nil, home, other), connect(t, nil, home, other)
+	registrations := held(t, ctx, moving, "/go/hang")
+	stop := unseen(t, ctx, watcher, "/go/hang", many)
+	lock, err := moving.Lock(ctx, "/go/hang-lock")
+	must(t, err)
+	before := generations(registrations)
+	replica(t, other.address, longSession...)
+	home.signal(t, syscall.SIGSTOP)
+	resumed(t, ctx, registrations, before)
+	view, err := moving.Get(ctx, "/go/hang", rollcall.Latest())
+	must(t, err)
+	if len(view.Children) != many {
+		t.Fatalf("%d names", len(view.Children))
+	}
+	after := generations(registrations)
+	home.signal(t, syscall.SIGCONT)
+	// What the replica thought of its streams is over when it serves a new one.
+	awake := connect(t, nil, home)
+	_, err = awake.Register(ctx, "/go/hang-other", nil)
+	must(t, err)
+	for _, registration := range registrations {
+		state := registration.State()
+		if state.Kind != rollcall.Registered || state.Generation != after[registration.Path()] {
+			t.Fatalf("%+v", state)
+		}
+	}
+	must(t, lock.Context().Err())
+	must(t, lock.Unlock(ctx))
+	stop()
 }

@@ -22,6 +22,21 @@ import (
 // soon is how long anything may take on a busy machine.
 const soon = 60 * time.Second
 
+// TestMain starts a server for the examples, which have no test to start one.
+func TestMain(m *testing.M) {
+	examples, err := start("--embedded", "--listen", "127.0.0.1:0")
+	if err == nil {
+		err = os.Setenv(rollcall.ServerVariable, examples.address)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	examples.kill()
+	os.Exit(code)
+}
+
 // begin bounds a test in time, and fails it when it leaves goroutines behind.
 func begin(t *testing.T) context.Context {
 	t.Helper()
@@ -45,28 +60,38 @@ var listening = regexp.MustCompile(`^listening grpc=(\S+)`)
 // serve starts rollcall-server, and waits until it listens. It is killed with the test.
 func serve(t *testing.T, arguments ...string) *server {
 	t.Helper()
+	s, err := start(arguments...)
+	must(t, err)
+	t.Cleanup(s.kill)
+	return s
+}
+
+func start(arguments ...string) (*server, error) {
 	program := os.Getenv("ROLLCALL_SERVER_BIN")
 	if program == "" {
 		program = filepath.Join("..", "target", "debug", "rollcall-server")
 	}
 	if _, err := os.Stat(program); err != nil {
-		t.Fatalf("no %s: run cargo build -p rollcall-server, or say in ROLLCALL_SERVER_BIN where it is", program)
+		return nil, fmt.Errorf("no %s: run cargo build -p rollcall-server, or say in ROLLCALL_SERVER_BIN where it is", program)
 	}
 	s := &server{said: new(strings.Builder)}
 	s.command = exec.Command(program, append(arguments, "--http-listen", "127.0.0.1:0")...)
 	s.command.Stderr = s.said
 	output, err := s.command.StdoutPipe()
-	must(t, err)
-	must(t, s.command.Start())
-	t.Cleanup(s.kill)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.command.Start(); err != nil {
+		return nil, err
+	}
 	line, err := bufio.NewReader(output).ReadString('\n')
 	match := listening.FindStringSubmatch(line)
 	if err != nil || match == nil {
 		s.kill()
-		t.Fatalf("%s does not listen: %q %v\n%s", program, line, err, s.said)
+		return nil, fmt.Errorf("%s does not listen: %q %w\n%s", program, line, err, s.said)
 	}
 	s.address = match[1]
-	return s
+	return s, nil
 }
 
 // embedded starts a server that keeps everything in memory.
@@ -81,7 +106,7 @@ func replica(t *testing.T, address string, arguments ...string) *server {
 	hosts := os.Getenv("ROLLCALL_TEST_ZOOKEEPER")
 	if hosts == "" {
 		t.Fatal("ROLLCALL_TEST_ZOOKEEPER is not set: it is HOST:PORT/CHROOT of a ZooKeeper for this test alone; " +
-			"cargo test -p rollcall-tests go:: sets it")
+			"cargo test -p rollcall-tests go_client:: sets it")
 	}
 	if address == "" {
 		address = "127.0.0.1:0"

@@ -71,6 +71,18 @@ func valueToProto(value any) (*v1.Value, error) {
 		return &v1.Value{Kind: &v1.Value_Raw{Raw: value}}, nil
 	case []byte:
 		return &v1.Value{Kind: &v1.Value_Raw{Raw: value}}, nil
+	case Data:
+		return dataToProto(map[string]any(value), value == nil)
+	case map[string]any:
+		return dataToProto(value, value == nil)
+	}
+	return dataToProto(value, false)
+}
+
+// dataToProto sends what encoding/json makes an object of; a map that is nil has no fields.
+func dataToProto(value any, isEmpty bool) (*v1.Value, error) {
+	if isEmpty {
+		value = map[string]any{}
 	}
 	text, err := json.Marshal(value)
 	if err != nil {
