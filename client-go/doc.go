@@ -19,5 +19,3 @@
 //
 // The generated stubs are in the package rollcallv1, for programs that want only them.
 package rollcall
-
-//go:generate buf generate ../proto --template buf.gen.yaml
