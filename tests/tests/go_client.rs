@@ -120,7 +120,10 @@ async fn the_node_program_of_the_page_prints_what_the_page_shows() {
     let locked: serde_json::Value = serde_json::from_str(&locked).unwrap();
     let packages = locked["dependencies"].as_object().unwrap().iter();
     let packages: Vec<_> = packages.map(|(name, version)| format!("{name}@{}", version.as_str().unwrap())).collect();
-    assert!(text.contains(&format!("npm install {}\n", packages.join(" "))), "the page installs other than {packages:?}");
+    assert!(
+        text.contains(&format!("npm install {}\n", packages.join(" "))),
+        "the page installs other than {packages:?}"
+    );
     let directory = scratch("page-node");
     std::os::unix::fs::symlink(modules, directory.path().join("node_modules")).unwrap();
     std::os::unix::fs::symlink(root().join("proto"), directory.path().join("proto")).unwrap();
