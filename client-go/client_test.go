@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -222,6 +223,34 @@ func TestALookupWaitsForAChild(t *testing.T) {
 	if view := <-found; view == nil || len(view.Children) != 1 {
 		t.Fatalf("%+v", view)
 	}
+}
+
+func TestNothingRunsOnForWhatIsOver(t *testing.T) {
+	ctx := begin(t)
+	client := connect(t, nil, embedded(t))
+	_, err := client.Get(ctx, "/")
+	must(t, err)
+	// The connection stands; what comes now has to go while it does.
+	before := goleak.IgnoreCurrent()
+	for _, ttl := range []rollcall.TTLOption{rollcall.TTL(0), rollcall.TTL(time.Minute)} {
+		registration, err := client.Register(ctx, "/a/b", nil, ttl)
+		must(t, err)
+		for _, err := range client.Watch(ctx, "/a") {
+			must(t, err)
+			break
+		}
+		lock, err := client.Lock(ctx, "/lock", ttl)
+		must(t, err)
+		if _, err := client.Lock(ctx, "/lock", rollcall.Wait(0)); !errors.Is(err, rollcall.LockBusy) {
+			t.Fatal(err)
+		}
+		must(t, lock.Unlock(ctx))
+		left, err := client.Lock(ctx, "/lock", ttl)
+		must(t, err)
+		_ = client.ReleaseLock(ctx, left.Leave())
+		must(t, registration.Close(ctx))
+	}
+	must(t, goleak.Find(before))
 }
 
 func TestWithoutAReplicaCallsEndInTimeAndSayWhy(t *testing.T) {

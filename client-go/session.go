@@ -24,6 +24,8 @@ type session struct {
 	mu        sync.Mutex
 	state     *regState
 	isRunning bool
+	// isBroken: no stream stands.
+	isBroken bool
 	// trouble is why no replica is connected, for a message.
 	trouble *failure
 }
@@ -129,7 +131,13 @@ func (s *session) isOver() bool {
 
 // run keeps a stream going for as long as there is a registration.
 func (s *session) run() {
-	doubt := func() { s.with((*regState).doubt) }
+	doubt := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.isBroken {
+			s.state.doubt()
+		}
+	}
 	// When a stream breaks, what was registered certainly stands for a while.
 	doubting := time.AfterFunc(time.Hour, doubt)
 	doubting.Stop()
@@ -140,7 +148,10 @@ func (s *session) run() {
 			continue
 		}
 		doubting.Stop()
-		s.with((*regState).begin)
+		s.with(func(state *regState) {
+			s.isBroken = false
+			state.begin()
+		})
 		h := holding{session: s, stream: stream}
 		if h.run(s.client.ctx) {
 			doubting.Reset(time.Until(h.stream.in.heardAt().Add(s.ttl)))
@@ -288,7 +299,7 @@ func (h *holding) broke(why *failure) {
 	h.stream.at.failed(why)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.trouble = why
+	h.isBroken, h.trouble = true, why
 }
 
 // end ends all streams.
