@@ -52,7 +52,7 @@ type Client struct {
 
 // New makes a client of one or more replicas, HOST:PORT[,HOST:PORT…]. Nothing is connected before the first call.
 //
-// The error is of reason [Invalid]: an endpoint can't be.
+// The error is of reason [Invalid]: an endpoint or an option can't be.
 func New(endpoints string, opts ...Option) (*Client, error) {
 	settings := options{patience: defaultPatience, name: defaultName()}
 	for _, option := range opts {
@@ -62,8 +62,15 @@ func New(endpoints string, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	dial := dialer(&settings)
+	// Options that contradict each other are found now, not with the first call.
+	probe, err := dial(names[0])
+	if err != nil {
+		return nil, invalid("%s: %v", names[0], err)
+	}
+	_ = probe.Close()
 	client := &Client{
-		replicas: newReplicas(names, dialer(&settings)),
+		replicas: newReplicas(names, dial),
 		patience: settings.patience,
 		name:     settings.name,
 		sessions: make(map[time.Duration]*session),
@@ -232,7 +239,7 @@ func try[A any](
 	}
 	why := failureOf(err, mark.Load())
 	switch {
-	case why.kind == refused && why.err.Reason != PageExpired:
+	case why.kind == refused:
 		at.succeeded()
 	case ctx.Err() != nil && time.Since(begun) < bound:
 		// The caller has given up, and not because of the replica.

@@ -42,7 +42,7 @@ func (c *Client) Get(ctx context.Context, path string, opts ...GetOption) (*View
 	hold := settings.wait
 	if deadline, ok := ctx.Deadline(); ok && hold > 0 {
 		// The answer has to come before the caller's time is over.
-		hold = min(hold, time.Until(deadline)*3/4)
+		hold = min(hold, max(time.Until(deadline)*3/4, 0))
 	}
 	until := time.Now().Add(hold)
 	look := func(ctx context.Context, stub v1.RegistryClient) (*View, error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -105,6 +106,9 @@ func TestEndpointsAreAddresses(t *testing.T) {
 		if _, err := parseEndpoints(text); !errors.Is(err, Invalid) {
 			t.Errorf("%q: %v", text, err)
 		}
+	}
+	if _, err := New("a:1", WithDialOptions(grpc.WithTransportCredentials(nil))); !errors.Is(err, Invalid) {
+		t.Error(err)
 	}
 	names, err := parseEndpoints(" a:1,[::1]:7700 ,")
 	if err != nil || !slices.Equal(names, []string{"a:1", "[::1]:7700"}) {

@@ -86,6 +86,9 @@ async fn the_go_client_is_formatted_and_passes_vet_and_staticcheck() {
 /// The unit tests, the examples, and the client beside replicas that die, drain and hang.
 #[tokio::test]
 async fn the_go_client_passes_its_tests_under_the_race_detector() {
+    let compiler = go("client-go").args(["env", "CC"]).output().expect("Go tells its settings");
+    let compiler = Command::new(String::from_utf8_lossy(&compiler.stdout).trim()).arg("--version").output();
+    assert!(compiler.is_ok(), "no C compiler, which Go's race detector needs: install gcc");
     let sandbox = Arm::ZooKeeper.sandbox("go-client").await;
     let mut test = go("client-go");
     test.args(["test", "-race", "-count=1", "-timeout=600s", "./..."])
