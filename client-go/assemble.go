@@ -11,8 +11,8 @@ import (
 type Update struct {
 	// View is the state, whole. It is a value of its own, which later updates leave alone.
 	View
-	// Changes are what has changed since the update before, in order. Empty when the state was told as a whole, first and
-	// when no replica knows any more what has changed since; and when only Stale has changed.
+	// Changes are what has changed since the update before, in order. Empty when the state was told as a whole, first
+	// and when no replica knows any more what has changed since; and when only Stale has changed.
 	Changes []Change
 	// Reset tells that ZooKeeper itself went back in time, as after a restored backup.
 	Reset bool

@@ -106,7 +106,8 @@ func TestStalenessIsToldOnceEachWay(t *testing.T) {
 	if update := takes(t, a, "xy", ofAdded(8, "y", false)); update.Stale || !update.AsOf.IsZero() {
 		t.Fatalf("%+v", update)
 	}
-	if update := a.unreachable(now); update == nil || !update.Stale || !update.AsOf.Equal(now) || update.Changes != nil {
+	update := a.unreachable(now)
+	if update == nil || !update.Stale || !update.AsOf.Equal(now) || update.Changes != nil {
 		t.Fatalf("%+v", update)
 	}
 	takes(t, a, "xy", ofCurrent(8))

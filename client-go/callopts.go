@@ -80,8 +80,9 @@ type WaitOption interface {
 
 type wait time.Duration
 
-// Wait makes a lookup wait until the node has a child, for at most this time; then the answer is what there is. Default:
-// not at all. It makes a lock wait for at most this time; 0 tries, and takes no place in the queue. Default: for ever.
+// Wait makes a lookup wait until the node has a child, for at most this time; then the answer is what there is.
+// Default: not at all. It makes a lock wait for at most this time; 0 tries, and takes no place in the queue. Default:
+// for ever.
 func Wait(atMost time.Duration) WaitOption { return wait(max(atMost, 0)) }
 
 func (w wait) applyGet(s *getSettings)   { s.wait = time.Duration(w) }
@@ -142,7 +143,8 @@ func (n name) applyLock(s *lockSettings) { s.name = string(n) }
 
 type onQueued func(Place)
 
-// OnQueued calls this with the place in the queue for a lock, and with each that follows, from the goroutine that waits.
+// OnQueued calls this with the place in the queue for a lock, and with each that follows, from the goroutine that
+// waits.
 func OnQueued(tell func(Place)) LockOption { return onQueued(tell) }
 
 func (tell onQueued) applyLock(s *lockSettings) { s.onQueued = tell }

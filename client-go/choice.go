@@ -6,7 +6,8 @@ import (
 )
 
 const (
-	// The shortest and the longest pause before a replica that has failed is tried again. Each is jittered down to half.
+	// The shortest and the longest pause before a replica that has failed is tried again. Each is jittered down to
+	// half.
 	shortestPause = 100 * time.Millisecond
 	longestPause  = 5 * time.Second
 	// The longest pause that a replica may ask for.

@@ -26,7 +26,8 @@ const (
 	goodbye = 3 * time.Second
 )
 
-// Client is a client of any number of replicas. It is safe for use by any number of goroutines; one a program is enough.
+// Client is a client of any number of replicas. It is safe for use by any number of goroutines; one a program is
+// enough.
 type Client struct {
 	replicas *replicas
 	patience time.Duration
@@ -41,8 +42,8 @@ type Client struct {
 	tasks    sync.WaitGroup
 	isClosed bool
 	sessions map[time.Duration]*session
-	// locks are those that are held, by id. releasing counts those that are being given back in the background; idle, if
-	// it is set, is closed when that comes to none.
+	// locks are those that are held, by id. releasing counts those that are being given back in the background; idle,
+	// if it is set, is closed when that comes to none.
 	locks     map[string]*Lock
 	releasing int
 	idle      chan struct{}

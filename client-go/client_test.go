@@ -156,7 +156,8 @@ func TestDurableNodesAreWrittenAndDeletedUnderConditions(t *testing.T) {
 	must(t, err)
 	_, err = client.Put(ctx, "/config/limits", "12", rollcall.IfVersion(stat.Version+1))
 	var refusal *rollcall.Error
-	if !errors.As(err, &refusal) || refusal.Reason != rollcall.VersionMismatch || refusal.Metadata["path"] != "/config/limits" {
+	if !errors.As(err, &refusal) || refusal.Reason != rollcall.VersionMismatch ||
+		refusal.Metadata["path"] != "/config/limits" {
 		t.Fatalf("%+v", err)
 	}
 	view, err := client.Get(ctx, "/config/limits", rollcall.Latest())
@@ -269,7 +270,8 @@ func TestWithoutAReplicaCallsEndInTimeAndSayWhy(t *testing.T) {
 	_, err4 := client.Get(short, "/a")
 	_, err5 := client.Lock(unbounded, "/a")
 	for _, err := range []error{err, err2, err3, err4, err5} {
-		if !errors.Is(err, rollcall.Unreachable) || !rollcall.Retryable(err) || !strings.Contains(err.Error(), address) {
+		if !errors.Is(err, rollcall.Unreachable) || !rollcall.Retryable(err) ||
+			!strings.Contains(err.Error(), address) {
 			t.Fatal(err)
 		}
 	}

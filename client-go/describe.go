@@ -15,8 +15,8 @@ type LockDescription struct {
 	Simultaneous int
 	// Holders are those who hold it, the earliest grant first.
 	Holders []LockParty
-	// Waiters are those who wait, in the order in which they will be served; the first of them, where all would be more than
-	// fit in a message.
+	// Waiters are those who wait, in the order in which they will be served; the first of them, where all would be more
+	// than fit in a message.
 	Waiters []LockParty
 }
 
@@ -34,8 +34,8 @@ type LockParty struct {
 	TTL time.Duration
 }
 
-// DescribeLock tells who holds a lock and who waits for it, in order. It is a view of a moment: by the time you read it,
-// others may hold the lock.
+// DescribeLock tells who holds a lock and who waits for it, in order. It is a view of a moment: by the time you read
+// it, others may hold the lock.
 //
 // Errors are of the reasons [NotALock] and those of every call.
 func (c *Client) DescribeLock(ctx context.Context, path string) (*LockDescription, error) {

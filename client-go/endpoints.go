@@ -100,12 +100,12 @@ type options struct {
 // WithTLS encrypts the connections.
 func WithTLS(config *tls.Config) Option { return func(o *options) { o.tls = config } }
 
-// WithToken shows this token with every call, as «authorization: Bearer …». Use it with TLS only: everybody on the way can
-// read it otherwise.
+// WithToken shows this token with every call, as «authorization: Bearer …». Use it with TLS only: everybody on the way
+// can read it otherwise.
 func WithToken(token string) Option { return func(o *options) { o.token = token } }
 
-// WithName is what the program calls itself in the replicas' logs and, unless a lock is given another [Name], as the holder
-// of locks. Default: host name and process id.
+// WithName is what the program calls itself in the replicas' logs and, unless a lock is given another [Name], as the
+// holder of locks. Default: host name and process id.
 func WithName(name string) Option { return func(o *options) { o.name = name } }
 
 // WithTimeout is how long a call may take, with all replicas that it tries, when its context has no deadline. Default:

@@ -61,8 +61,8 @@ const (
 	BackendUnavailable Reason = "BACKEND_UNAVAILABLE"
 	// Draining says that the replica is about to stop.
 	Draining Reason = "DRAINING"
-	// OutcomeUnknown says that a write may or may not have been made: read before you try again. The client gives it too,
-	// when the connection broke after the write was sent.
+	// OutcomeUnknown says that a write may or may not have been made: read before you try again. The client gives it
+	// too, when the connection broke after the write was sent.
 	OutcomeUnknown Reason = "OUTCOME_UNKNOWN"
 )
 
@@ -81,7 +81,8 @@ func (r Reason) Error() string { return string(r) }
 
 // Error is why a call failed.
 type Error struct {
-	// Reason is what to decide by. From something else than a replica, such as a proxy, it is the name of the status code.
+	// Reason is what to decide by. From something else than a replica, such as a proxy, it is the name of the status
+	// code.
 	Reason Reason
 	// Code is the gRPC status code.
 	Code codes.Code
@@ -117,7 +118,8 @@ func (e *Error) Unwrap() []error {
 // GRPCStatus gives the error as a gRPC status, so that status.Code(err) works.
 func (e *Error) GRPCStatus() *status.Status { return status.New(e.Code, e.Message) }
 
-// Retryable tells whether the same call may well succeed later. It is never so where it is not known if a write was made.
+// Retryable tells whether the same call may well succeed later. It is never so where it is not known if a write was
+// made.
 func (e *Error) Retryable() bool {
 	switch e.Reason {
 	case LockBusy, PageExpired, Unreachable:

@@ -24,9 +24,9 @@ type View struct {
 // Get reads a node and its children with their data. That a path does not exist is an answer too: Exists is false. Long
 // lists are gathered page by page, and show one revision.
 //
-// The answer is as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. One replica never
-// shows an older state than before; another may lag, so ask for [Latest] to see what was just written. When a replica
-// does not answer another is asked, for as long as the context allows.
+// The answer is as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. One replica
+// never shows an older state than before; another may lag, so ask for [Latest] to see what was just written. When a
+// replica does not answer another is asked, for as long as the context allows.
 //
 // Errors are of the reasons [Unreachable], [InvalidPath], [NoAuth], [Rule], and [BackendUnavailable]: ZooKeeper is away
 // and no replica remembers the path.

@@ -100,8 +100,8 @@ func (k *keeper) renew() time.Duration {
 	return 0
 }
 
-// isEnd tells whether a failure is the end of the lock, which it then is, or worth another try. With renewing the stream
-// may have been superseded by a renewal of our own.
+// isEnd tells whether a failure is the end of the lock, which it then is, or worth another try. With renewing the
+// stream may have been superseded by a renewal of our own.
 func (k *keeper) isEnd(why *failure, renewing bool) bool {
 	switch {
 	case why.isEnd:

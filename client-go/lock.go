@@ -27,7 +27,8 @@ type LockStateKind int
 const (
 	// LockHeld: it is held.
 	LockHeld LockStateKind = iota
-	// LockSuspended: it is still held, but may soon be lost: ZooKeeper does not answer, or the replica is about to stop.
+	// LockSuspended: it is still held, but may soon be lost: ZooKeeper does not answer, or the replica is about to
+	// stop.
 	LockSuspended
 	// LockIsLost: it is not held any more.
 	LockIsLost
@@ -66,17 +67,18 @@ type Lock struct {
 }
 
 // Lock takes a lock, and waits until it is held: first come, first served, across all replicas and programs that use
-// kazoo's Semaphore. When the context ends before, the place in the queue is given up. A place is kept if the replica still
-// knows it after a broken connection, and otherwise a new one is taken at the end.
+// kazoo's Semaphore. When the context ends before, the place in the queue is given up. A place is kept if the replica
+// still knows it after a broken connection, and otherwise a new one is taken at the end.
 //
 // The lock is held until it is unlocked or lost, or the client is closed; the context bounds the waiting alone.
 //
 // A lock alone does not keep out a program that was paused while its lock ran out: between its last look and its write,
-// another may have been given the lock. Where that matters, hand the [Lock.FencingToken] to what is guarded, and have it
-// refuse a smaller one than it has seen.
+// another may have been given the lock. Where that matters, hand the [Lock.FencingToken] to what is guarded, and have
+// it refuse a smaller one than it has seen.
 //
-// Errors are of the reasons [LockBusy] (the time is over; the metadata holders may say who holds it), [LockLimitDiffers],
-// [NotALock], [Invalid], those of every call, and [Unreachable]: no replica answered for the client's time-out.
+// Errors are of the reasons [LockBusy] (the time is over; the metadata holders may say who holds it),
+// [LockLimitDiffers], [NotALock], [Invalid], those of every call, and [Unreachable]: no replica answered for the
+// client's time-out.
 func (c *Client) Lock(ctx context.Context, path string, opts ...LockOption) (*Lock, error) {
 	settings := lockSettings{ttl: lockTTL, simultaneous: 1, name: c.name}
 	for _, option := range opts {
@@ -141,9 +143,10 @@ func (l *Lock) Path() string { return l.path }
 // than it has seen.
 func (l *Lock) FencingToken() int64 { return l.token }
 
-// Context ends when the lock does: when it is lost, by a replica's word or by this program's own clock, before anybody else
-// can be given it as long as this program runs; and when it is unlocked. context.Cause then gives a *[LostError], or an
-// error of reason [Closed]. It has the values of the context that [Client.Lock] was given, but does not end with that.
+// Context ends when the lock does: when it is lost, by a replica's word or by this program's own clock, before anybody
+// else can be given it as long as this program runs; and when it is unlocked. context.Cause then gives a *[LostError],
+// or an error of reason [Closed]. It has the values of the context that [Client.Lock] was given, but does not end with
+// that.
 func (l *Lock) Context() context.Context { return l.ctx }
 
 // State is how the lock stands now, by this program's clock.
@@ -156,8 +159,8 @@ func (l *Lock) State() LockState {
 
 // Unlock gives the lock back, and waits until that is done. It may be called more than once.
 //
-// An error is a *[LostError]: the lock was lost before; or of reason [Unreachable], or the context's: no replica could be
-// told in time. The client goes on trying; at the latest the lock goes with its ttl.
+// An error is a *[LostError]: the lock was lost before; or of reason [Unreachable], or the context's: no replica could
+// be told in time. The client goes on trying; at the latest the lock goes with its ttl.
 func (l *Lock) Unlock(ctx context.Context) error {
 	l.check()
 	if !l.over(LockState{Kind: LockUnlocked}, closed(l.path)) {
@@ -174,9 +177,9 @@ func (l *Lock) Unlock(ctx context.Context) error {
 	return err
 }
 
-// Leave leaves the lock held for its ttl, without renewing it, and gives the id by which any program may give it back with
-// [Client.ReleaseLock]. The id is a secret: who has it can release the lock. A lock without a ttl is given back. The
-// lock's Context ends.
+// Leave leaves the lock held for its ttl, without renewing it, and gives the id by which any program may give it back
+// with [Client.ReleaseLock]. The id is a secret: who has it can release the lock. A lock without a ttl is given back.
+// The lock's Context ends.
 func (l *Lock) Leave() string {
 	l.over(LockState{Kind: LockUnlocked}, closed(l.path))
 	l.unkeep()

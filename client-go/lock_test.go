@@ -20,7 +20,8 @@ func TestALockIsHeldByOneAndGoesInTurn(t *testing.T) {
 		must(t, err)
 		_, err = second.Lock(ctx, path, rollcall.Wait(0))
 		var busy *rollcall.Error
-		if !errors.As(err, &busy) || busy.Reason != rollcall.LockBusy || busy.Metadata["holders"] != "first" || !busy.Retryable() {
+		if !errors.As(err, &busy) || busy.Reason != rollcall.LockBusy || !busy.Retryable() ||
+			busy.Metadata["holders"] != "first" {
 			t.Fatalf("%+v", err)
 		}
 		places := make(chan rollcall.Place, 8)
@@ -38,8 +39,9 @@ func TestALockIsHeldByOneAndGoesInTurn(t *testing.T) {
 		}
 		description, err := first.DescribeLock(ctx, path)
 		must(t, err)
-		if description.Simultaneous != 1 || description.Holders[0].Name != "first" || description.Holders[0].TTL != ttl ||
-			description.Holders[0].FencingToken != one.FencingToken() || description.Waiters[0].Name != "second" {
+		holder := description.Holders[0]
+		if description.Simultaneous != 1 || holder.Name != "first" || holder.TTL != ttl ||
+			holder.FencingToken != one.FencingToken() || description.Waiters[0].Name != "second" {
 			t.Fatalf("%+v", description)
 		}
 		if one.Context().Err() != nil || one.State().Kind != rollcall.LockHeld {
@@ -47,7 +49,8 @@ func TestALockIsHeldByOneAndGoesInTurn(t *testing.T) {
 		}
 		must(t, one.Unlock(ctx))
 		must(t, one.Unlock(ctx))
-		if cause := context.Cause(one.Context()); !errors.Is(cause, rollcall.Closed) || one.State().Kind != rollcall.LockUnlocked {
+		cause := context.Cause(one.Context())
+		if !errors.Is(cause, rollcall.Closed) || one.State().Kind != rollcall.LockUnlocked {
 			t.Fatal(cause)
 		}
 		two := <-granted

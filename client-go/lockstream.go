@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// lockHeartbeat is how long a lock's stream may be quiet before the replica says something, and lockSilence after what
-	// time without a word it is given up: before a replica that was stopped can have lost its ZooKeeper session.
+	// lockHeartbeat is how long a lock's stream may be quiet before the replica says something, and lockSilence after
+	// what time without a word it is given up: before a replica that was stopped can have lost its ZooKeeper session.
 	lockHeartbeat = 3 * time.Second
 	lockSilence   = 10 * time.Second
 )
@@ -88,7 +88,8 @@ func (t *lockTerms) open(ctx context.Context, at *replica, id string, wait *time
 	return &lockStream{at: at, in: in, vigil: v, sentAt: sentAt}, nil
 }
 
-// renew comes back to a lock at a replica, and waits until that says that it is held, but no longer than a part of the ttl.
+// renew comes back to a lock at a replica, and waits until that says that it is held, but no longer than a part of the
+// ttl.
 func (t *lockTerms) renew(ctx context.Context, at *replica, id string) (grant, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, max(t.ttl/6, 300*time.Millisecond))
 	defer cancel()

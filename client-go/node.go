@@ -30,13 +30,13 @@ type Child struct {
 
 // Stat is ZooKeeper's own record of a node.
 type Stat struct {
-	// Czxid, Mzxid and Pzxid are the transactions that created the node, last changed its data, and last added or removed
-	// a child. Czxid is the generation of a registration.
+	// Czxid, Mzxid and Pzxid are the transactions that created the node, last changed its data, and last added or
+	// removed a child. Czxid is the generation of a registration.
 	Czxid, Mzxid, Pzxid int64
 	// Ctime and Mtime are when the node was created and when its data last changed, by ZooKeeper's clock.
 	Ctime, Mtime time.Time
-	// Version counts the changes of the data; it is what [IfVersion] is compared with. Cversion counts those of the list
-	// of children, Aversion those of the access control list.
+	// Version counts the changes of the data; it is what [IfVersion] is compared with. Cversion counts those of the
+	// list of children, Aversion those of the access control list.
 	Version, Cversion, Aversion int32
 	// EphemeralOwner is the ZooKeeper session of a registration; 0 for a durable node.
 	EphemeralOwner int64

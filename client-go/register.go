@@ -66,18 +66,18 @@ type Registration struct {
 	states chan State
 }
 
-// Register registers a path, and waits until that is done. data is [Data] or anything that encoding/json makes an object
-// of; or a string or [Text], bytes or [Raw]; nil is an empty object. The keys pid and created are added to an object that
-// does not have them. Missing parents are made.
+// Register registers a path, and waits until that is done. data is [Data] or anything that encoding/json makes an
+// object of; or a string or [Text], bytes or [Raw]; nil is an empty object. The keys pid and created are added to an
+// object that does not have them. Missing parents are made.
 //
 // The registration stands until it is closed, the client is closed, or the program ends; the context bounds the waiting
 // alone. The client keeps it: when a replica stops or dies it goes on at another, by its generation, so that nobody who
-// watches misses it for a moment. Who registers a path that another holds takes it over, as a service needs that restarts
-// on the same host and port; the older one is Lost and does not fight back. See [Exclusive] for the opposite.
+// watches misses it for a moment. Who registers a path that another holds takes it over, as a service needs that
+// restarts on the same host and port; the older one is Lost and does not fight back. See [Exclusive] for the opposite.
 //
-// Errors are of the reasons [Invalid], [NameTaken], [NotEphemeral], [ValueTooLarge], [InvalidPath], those of every call,
-// and [Unreachable]: no replica or no ZooKeeper could be reached in time. Nothing is left then; use [InBackground] to go
-// on trying. A *[LostError] says that another registration has taken the path meanwhile.
+// Errors are of the reasons [Invalid], [NameTaken], [NotEphemeral], [ValueTooLarge], [InvalidPath], those of every
+// call, and [Unreachable]: no replica or no ZooKeeper could be reached in time. Nothing is left then; use
+// [InBackground] to go on trying. A *[LostError] says that another registration has taken the path meanwhile.
 func (c *Client) Register(ctx context.Context, path string, data any, opts ...RegisterOption) (*Registration, error) {
 	settings := registerSettings{ttl: registrationTTL}
 	for _, option := range opts {
@@ -124,15 +124,15 @@ func (r *Registration) State() State {
 	return r.state
 }
 
-// States tells how it stands, as it changes. There is one channel a registration: of several receivers each state comes to
-// one. A state that was not received before the next is skipped. The channel is closed after Lost or Unregistered.
+// States tells how it stands, as it changes. There is one channel a registration: of several receivers each state comes
+// to one. A state that was not received before the next is skipped. The channel is closed after Lost or Unregistered.
 func (r *Registration) States() <-chan State { return r.states }
 
 // Update changes the data, and waits until that is done. Who watches sees one change; of several updates the last one
 // stands. data is as of [Client.Register]; the key created keeps its first value.
 //
-// Errors are as of Register. After a refusal the old data stands. After [Unreachable], or when the context ends, the client
-// goes on trying to write the new. A *[LostError] or reason [Closed]: there is no registration any more.
+// Errors are as of Register. After a refusal the old data stands. After [Unreachable], or when the context ends, the
+// client goes on trying to write the new. A *[LostError] or reason [Closed]: there is no registration any more.
 func (r *Registration) Update(ctx context.Context, data any) error {
 	value, err := valueToProto(data)
 	if err != nil {
@@ -150,8 +150,8 @@ func (r *Registration) Update(ctx context.Context, data any) error {
 
 // Close takes the registration down, and waits until it is gone. It may be called more than once.
 //
-// An error is of reason [Unreachable], or the context's: no replica could be told in time. The client goes on trying; at
-// the latest the registration goes with its ttl.
+// An error is of reason [Unreachable], or the context's: no replica could be told in time. The client goes on trying;
+// at the latest the registration goes with its ttl.
 func (r *Registration) Close(ctx context.Context) error {
 	waiter := make(chan error, 1)
 	r.session.remove(r, waiter)

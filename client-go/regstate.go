@@ -6,7 +6,8 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// regState is what is wished, what was said, and what was answered, for each path of a session. Pure: its owner locks it.
+// regState is what is wished, what was said, and what was answered, for each path of a session. Pure: its owner locks
+// it.
 type regState struct {
 	entries map[string]*entry
 	// queue are the paths about which there may be something to say, each once.

@@ -20,8 +20,8 @@ const (
 	unsent = 256
 )
 
-// regStream is a Register call that stands. A goroutine of its own sends what is put into requests, and keep-alives when
-// there is nothing else to say.
+// regStream is a Register call that stands. A goroutine of its own sends what is put into requests, and keep-alives
+// when there is nothing else to say.
 type regStream struct {
 	at       *replica
 	requests chan *v1.RegisterRequest

@@ -35,7 +35,7 @@ func unseen(t *testing.T, ctx context.Context, client *rollcall.Client, path str
 				return
 			}
 			if len(update.Children) != count || update.Revision < last {
-				t.Errorf("%d names instead of %d, revision %d after %d", len(update.Children), count, update.Revision, last)
+				t.Errorf("%d names, not %d; revision %d after %d", len(update.Children), count, update.Revision, last)
 			}
 			last = update.Revision
 			if isFirst {
@@ -67,7 +67,8 @@ func resumed(t *testing.T, ctx context.Context, registrations []*rollcall.Regist
 	for _, registration := range registrations {
 		eventually(t, ctx, "it is resumed elsewhere", func() error {
 			state := registration.State()
-			return wrongUnless(state.Kind == rollcall.Registered && state.Generation > after[registration.Path()], "%+v", state)
+			isLater := state.Generation > after[registration.Path()]
+			return wrongUnless(state.Kind == rollcall.Registered && isLater, "%+v", state)
 		})
 	}
 }

@@ -33,8 +33,8 @@ const (
 // Names that are no HOST:PORT are left out.
 //
 //   - While nobody has ever been registered, calls wait; give them a deadline.
-//   - An empty list is more often a fault than a wish: when the last one goes, or no replica can be reached, calls still go
-//     to those that were last known.
+//   - An empty list is more often a fault than a wish: when the last one goes, or no replica can be reached, calls
+//     still go to those that were last known.
 //   - With TLS, a server has to show a certificate for the host that it is registered under.
 //
 // A connection without this option finds the replicas in the environment, [ServerVariable], and shares one client with
@@ -57,7 +57,7 @@ func (b builder) Build(target resolver.Target, conn resolver.ClientConn, _ resol
 	resolver.Resolver, error,
 ) {
 	if host := target.URL.Host; host != "" {
-		return nil, plain(invalid("target %s: write rollcall:///PATH, and name the replicas in %s", &target.URL, ServerVariable))
+		return nil, plain(invalid("target %s: write rollcall:///PATH; %s names the replicas", &target.URL, ServerVariable))
 	}
 	client, done, err := b.use()
 	if err != nil {

@@ -72,7 +72,7 @@ func start(arguments ...string) (*server, error) {
 		program = filepath.Join("..", "target", "debug", "rollcall-server")
 	}
 	if _, err := os.Stat(program); err != nil {
-		return nil, fmt.Errorf("no %s: run cargo build -p rollcall-server, or say in ROLLCALL_SERVER_BIN where it is", program)
+		return nil, fmt.Errorf("no %s: run cargo build -p rollcall-server, or set ROLLCALL_SERVER_BIN", program)
 	}
 	s := &server{said: new(strings.Builder)}
 	s.command = exec.Command(program, append(arguments, "--http-listen", "127.0.0.1:0")...)
@@ -178,7 +178,9 @@ func eventually(t *testing.T, ctx context.Context, what string, wrong func() err
 }
 
 // reaches waits for a state of this kind.
-func reaches(t *testing.T, ctx context.Context, registration *rollcall.Registration, kind rollcall.StateKind) rollcall.State {
+func reaches(
+	t *testing.T, ctx context.Context, registration *rollcall.Registration, kind rollcall.StateKind,
+) rollcall.State {
 	t.Helper()
 	for {
 		select {

@@ -13,8 +13,8 @@ import (
 // tryAgain is how long it takes until a replica that had no room is asked again.
 const tryAgain = 2 * time.Second
 
-// session is all registrations of a client with one ttl: one stream, over any number of replicas, so that 10,000 of them
-// cost one call and one keep-alive. Its goroutine runs while there is a registration.
+// session is all registrations of a client with one ttl: one stream, over any number of replicas, so that 10,000 of
+// them cost one call and one keep-alive. Its goroutine runs while there is a registration.
 type session struct {
 	client *Client
 	ttl    time.Duration

@@ -56,8 +56,8 @@ type inbox[T any] struct {
 // unread is how many messages may lie in an inbox.
 const unread = 64
 
-// receive reads a stream whose sender is never silent for longer than silence. done is called at the end. It answers nil
-// when the client is closed.
+// receive reads a stream whose sender is never silent for longer than silence. done is called at the end. It answers
+// nil when the client is closed.
 func receive[T any](
 	c *Client, v *vigil, stream interface{ Recv() (*T, error) }, silence time.Duration, done func(),
 ) *inbox[T] {

@@ -25,12 +25,13 @@ const (
 //		fmt.Println(slices.Collect(maps.Keys(update.Children)))
 //	}
 //
-// It goes on until the loop is left or the context ends: when a replica stops or dies it goes on at another, from the last
-// revision, so that nothing is missed or told twice. The state never goes back, and is never half a list. While ZooKeeper,
-// or every replica, can't be reached, it is told to be Stale. A loop that is slow gets fewer updates with more in each.
+// It goes on until the loop is left or the context ends: when a replica stops or dies it goes on at another, from the
+// last revision, so that nothing is missed or told twice. The state never goes back, and is never half a list. While
+// ZooKeeper, or every replica, can't be reached, it is told to be Stale. A loop that is slow gets fewer updates with
+// more in each.
 //
-// An error is the last that it gives: the context's own, or what can't be mended by going on, such as a path that is none
-// or may not be read.
+// An error is the last that it gives: the context's own, or what can't be mended by going on, such as a path that is
+// none or may not be read.
 func (c *Client) Watch(ctx context.Context, path string, opts ...WatchOption) iter.Seq2[*Update, error] {
 	var settings watchSettings
 	for _, option := range opts {
@@ -87,6 +88,7 @@ func (w *watching) goOn(ctx context.Context) bool {
 	defer w.assembler.broken()
 	stream, err := w.open(v, at)
 	if err != nil {
+		v.rest()
 		if ctx.Err() == nil {
 			w.tell(w.assembler.unreachable(time.Now()))
 		}

@@ -59,7 +59,8 @@ func TestAWatchTellsWhatThereIsAndThenEveryChange(t *testing.T) {
 	if n(added) != 1.0 || n(updated) != 2.0 || len(removed.Children) != 0 || len(first.Children) != 0 {
 		t.Fatalf("%+v %+v %+v", added, updated, removed)
 	}
-	for _, pair := range [][2]*rollcall.Update{{first, added}, {added, updated}, {updated, removed}, {removed, deleted}} {
+	inOrder := [][2]*rollcall.Update{{first, added}, {added, updated}, {updated, removed}, {removed, deleted}}
+	for _, pair := range inOrder {
 		if pair[0].Revision >= pair[1].Revision {
 			t.Fatalf("revisions rise: %d %d", pair[0].Revision, pair[1].Revision)
 		}

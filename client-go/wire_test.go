@@ -54,7 +54,8 @@ func TestARefusalTellsReasonDetailsAndWhenToComeBack(t *testing.T) {
 	if !errors.As(err, &refusal) || refusal.Metadata["path"] != "/a" || refusal.RetryAfter != time.Second {
 		t.Fatalf("%+v", err)
 	}
-	if !errors.Is(err, BackendUnavailable) || errors.Is(err, Draining) || !Retryable(err) || status.Code(err) != codes.Unavailable {
+	if !errors.Is(err, BackendUnavailable) || errors.Is(err, Draining) || !Retryable(err) ||
+		status.Code(err) != codes.Unavailable {
 		t.Fatalf("%+v", err)
 	}
 	if err.Error() != "rollcall: what happened" {

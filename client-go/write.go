@@ -6,9 +6,10 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// Put writes a durable node, such as a service's configuration, and makes it and its parents where they are missing. value
-// is [Data] or anything that encoding/json makes an object of, to which the server adds the key created; or a string or
-// [Text], bytes or [Raw]; nil leaves the node empty. The answer's Version is what a later [IfVersion] expects.
+// Put writes a durable node, such as a service's configuration, and makes it and its parents where they are missing.
+// value is [Data] or anything that encoding/json makes an object of, to which the server adds the key created; or a
+// string or [Text], bytes or [Raw]; nil leaves the node empty. The answer's Version is what a later [IfVersion]
+// expects.
 //
 // ZooKeeper has acknowledged the write before the answer; a [Latest] lookup after it sees it. What was certainly not
 // written is tried at another replica.

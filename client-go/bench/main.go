@@ -1,12 +1,12 @@
-// Command bench measures registrations per second of the Go client, with Rollcall in front of ZooKeeper, beside those of
-// etcd's Go client, in one run on one machine. All of them sync to disk before they answer, as they do by default.
+// Command bench measures registrations per second of the Go client, with Rollcall in front of ZooKeeper, beside those
+// of etcd's Go client, in one run on one machine. All of them sync to disk before they answer, as they do by default.
 //
 //	tests/setup.sh zookeeper etcd && cargo build --release -p rollcall-server
 //	cd client-go/bench && go run .
 //
 // Each round measures all systems, in an order that turns with the round; the first warms up and is not counted. A
-// registration is a new path with an object of two keys: Client.Register; or a lease of its own and a put under it; or a
-// put under one lease that all share. What was registered is taken down before the next measurement.
+// registration is a new path with an object of two keys: Client.Register; or a lease of its own and a put under it; or
+// a put under one lease that all share. What was registered is taken down before the next measurement.
 package main
 
 import (

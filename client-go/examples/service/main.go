@@ -2,8 +2,8 @@
 //
 //	ROLLCALL_SERVER=localhost:7700 service NAME PEERS ROUNDS FILE
 //
-// It registers NAME, waits until PEERS of its kind are there, itself included, and then adds one to the number in FILE, ROUNDS
-// times, under a lock. Nothing here minds that a replica is killed meanwhile.
+// It registers NAME, waits until PEERS of its kind are there, itself included, and then adds one to the number in FILE,
+// ROUNDS times, under a lock. Nothing here minds that a replica is killed meanwhile.
 package main
 
 import (
