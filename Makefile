@@ -4,7 +4,7 @@ CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-zookeeper test bench setup build lint deny clean
+.PHONY: help run run-zookeeper test bench bench-go setup build lint deny clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ bench: ## Measure Rollcall beside ZooKeeper, kazoo and etcd (ten minutes, on a q
 	tests/setup.sh zookeeper etcd python
 	$(CARGO) build --locked --release -p rollcall-server -p rollcall-bench
 	target/release/rollcall-bench $(BENCH)
+
+bench-go: ## Measure the Go client beside etcd's (three minutes, on a quiet machine)
+	tests/setup.sh zookeeper etcd
+	$(CARGO) build --locked --release -p rollcall-server
+	cd client-go/bench && go run . $(BENCH)
 
 setup: ## Fetch what the tests run on into .cache
 	tests/setup.sh

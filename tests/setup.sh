@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Fetches what the tests, `make run-zookeeper` and `make bench` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
-# generators of protobuf, buf, etcd, and the clients that judge the embedded server. A part whose inputs have not changed since is
+# generators of protobuf, staticcheck, buf, packages of Node, etcd, and the clients that judge the embedded server. A part whose inputs have not changed since is
 # skipped.
 #
 #   tests/setup.sh              all parts but cargo-deny and etcd, which take minutes to build: only make deny and make bench need them
-#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins buf cargo-deny etcd
+#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins staticcheck buf node cargo-deny etcd
 set -euo pipefail
 
 GRPCURL_VERSION=v1.9.3
 PROTOC_GEN_GO_VERSION=v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION=v1.6.2
+STATICCHECK_VERSION=v0.8.2
 BUF_VERSION=1.75.0
 CARGO_DENY_VERSION=0.20.2
 ETCD_VERSION=v3.7.3
@@ -157,7 +158,20 @@ part_go-plugins() {
     part go-plugins "$PROTOC_GEN_GO_VERSION $PROTOC_GEN_GO_GRPC_VERSION" "$cache/bin/protoc-gen-go-grpc" install_go_plugins
 }
 
-# --- buf: lint, and code generation for Go
+# --- staticcheck: what the Go client is held to
+
+install_staticcheck() {
+    say "staticcheck: building $STATICCHECK_VERSION"
+    install_go "honnef.co/go/tools/cmd/staticcheck@$STATICCHECK_VERSION"
+}
+
+part_staticcheck() {
+    need_go
+    # It must be built by the Go whose code it is to read.
+    part staticcheck "$STATICCHECK_VERSION $(go version)" "$cache/bin/staticcheck" install_staticcheck
+}
+
+# --- buf: lint, and code generation
 
 install_buf() {
     need npm "install Node.js 18 or newer with npm" nodejs npm
@@ -170,6 +184,22 @@ install_buf() {
 part_buf() {
     need node "install Node.js 18 or newer with npm" nodejs npm
     part buf "$BUF_VERSION" "$cache/npm/node_modules/.bin/buf" install_buf
+}
+
+# --- Node: what the program of docs/stubs.md needs
+
+install_node() {
+    say "node: installing tests/node/package-lock.json"
+    rm -rf "$cache/node"
+    mkdir -p "$cache/node"
+    cp "$root"/tests/node/package*.json "$cache/node"
+    # Nothing that is installed runs code of its own.
+    run npm-node npm ci --prefix "$cache/node" --ignore-scripts --no-audit --no-fund
+}
+
+part_node() {
+    need npm "install Node.js 18 or newer with npm" nodejs npm
+    part node "$(hash_of "$root"/tests/node/package*.json)" "$cache/node/node_modules/@grpc/grpc-js" install_node
 }
 
 # --- cargo-deny: what may come in as a dependency
@@ -231,11 +261,11 @@ install_etcd() {
 part_etcd() { part etcd "$ETCD_VERSION" "$cache/bin/etcd" install_etcd; }
 
 if [[ $# -eq 0 ]]; then
-    set -- zookeeper python judges go-plugins buf grpcurl
+    set -- zookeeper python judges go-plugins staticcheck buf node grpcurl
 fi
 for name in "$@"; do
     case $name in
-        zookeeper | python | judges | grpcurl | go-plugins | buf | cargo-deny | etcd) "part_$name" ;;
-        *) die "no such part: $name (there are: zookeeper python judges grpcurl go-plugins buf cargo-deny etcd)" ;;
+        zookeeper | python | judges | grpcurl | go-plugins | staticcheck | buf | node | cargo-deny | etcd) "part_$name" ;;
+        *) die "no such part: $name (there are: zookeeper python judges grpcurl go-plugins staticcheck buf node cargo-deny etcd)" ;;
     esac
 done

@@ -21,6 +21,7 @@ pub mod follow;
 pub mod journal;
 pub mod lock_rules;
 pub mod observe;
+pub mod page;
 pub mod process;
 pub mod proxy;
 pub mod raw;

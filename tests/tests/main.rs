@@ -19,6 +19,7 @@ mod clients;
 mod contention;
 mod differential;
 mod faults;
+mod go_client;
 mod judges;
 mod lock_neighbours;
 mod many_watchers;

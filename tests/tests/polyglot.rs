@@ -25,7 +25,7 @@ pub(crate) fn installed(program: &str, part: &str) -> PathBuf {
 }
 
 /// The PATH with `directory` in front.
-fn path_with(directory: &Path) -> String {
+pub(crate) fn path_with(directory: &Path) -> String {
     format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default())
 }
 

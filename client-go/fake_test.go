@@ -1,0 +1,101 @@
+package rollcall_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+
+	rollcall "github.com/rollcall/rollcall/client-go"
+	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
+)
+
+// fake is a replica that does what a real one can't be made to do.
+type fake struct {
+	v1.UnimplementedRegistryServer
+	server *grpc.Server
+	tokens chan []string
+}
+
+// Get tells the test which token was shown.
+func (f *fake) Get(ctx context.Context, _ *v1.GetRequest) (*v1.GetResponse, error) {
+	headers, _ := metadata.FromIncomingContext(ctx)
+	f.tokens <- headers.Get("authorization")
+	return &v1.GetResponse{Node: &v1.Node{Path: "/", Exists: true}}, nil
+}
+
+// Put breaks the connection.
+func (f *fake) Put(ctx context.Context, _ *v1.PutRequest) (*v1.PutResponse, error) {
+	go f.server.Stop()
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// pretend starts a fake, and gives its address.
+func pretend(t *testing.T, options ...grpc.ServerOption) (*fake, string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	f := &fake{server: grpc.NewServer(options...), tokens: make(chan []string, 1)}
+	v1.RegisterRegistryServer(f.server, f)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = f.server.Serve(listener)
+	}()
+	t.Cleanup(func() {
+		f.server.Stop()
+		<-ended
+	})
+	return f, listener.Addr().String()
+}
+
+func TestATokenIsShownWithEveryCallAndConnectionsCanBeEncrypted(t *testing.T) {
+	ctx := begin(t)
+	// For its certificate, which is good for 127.0.0.1.
+	web := httptest.NewTLSServer(nil)
+	certificate, trusted := web.TLS.Certificates[0], x509.NewCertPool()
+	trusted.AddCert(web.Certificate())
+	web.Close()
+	replica, address := pretend(t, grpc.Creds(credentials.NewServerTLSFromCert(&certificate)))
+	client, err := rollcall.New(address, rollcall.WithTLS(&tls.Config{RootCAs: trusted}), rollcall.WithToken("hush"))
+	must(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	_, err = client.Get(ctx, "/")
+	must(t, err)
+	if tokens := <-replica.tokens; !slices.Equal(tokens, []string{"Bearer hush"}) {
+		t.Fatal(tokens)
+	}
+	plain, err := rollcall.New(address, rollcall.WithTimeout(200*time.Millisecond))
+	must(t, err)
+	t.Cleanup(func() { _ = plain.Close() })
+	if _, err := plain.Get(context.WithoutCancel(ctx), "/"); !errors.Is(err, rollcall.Unreachable) {
+		t.Fatal(err)
+	}
+}
+
+func TestAWriteWhoseAnswerIsLostIsNotMadeTwice(t *testing.T) {
+	ctx := begin(t)
+	_, address := pretend(t)
+	client, err := rollcall.New(address)
+	must(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	if _, err := client.Put(ctx, "/a", nil); !errors.Is(err, rollcall.OutcomeUnknown) || rollcall.Retryable(err) {
+		t.Fatal(err)
+	}
+	// Nobody is there any more: this one was certainly not carried out.
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	if _, err := client.Put(short, "/a", nil); !errors.Is(err, rollcall.Unreachable) {
+		t.Fatal(err)
+	}
+}

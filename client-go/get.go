@@ -1,0 +1,81 @@
+package rollcall
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
+)
+
+// View is a path as a replica showed it. It is a value of its own, which later changes leave alone.
+type View struct {
+	// Node is the node with all its children.
+	Node
+	// Revision is what dates this state.
+	Revision int64
+	// Stale tells that ZooKeeper, or every replica, could not be reached, so that it may be out of date.
+	Stale bool
+	// AsOf is when the state was last known to be current; set when it is stale.
+	AsOf time.Time
+}
+
+// Get reads a node and its children with their data. That a path does not exist is an answer too: Exists is false. Long
+// lists are gathered page by page, and show one revision.
+//
+// The answer is as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. One replica
+// never shows an older state than before; another may lag, so ask for [Latest] to see what was just written. When a
+// replica does not answer another is asked, for as long as the context allows.
+//
+// Errors are of the reasons [Unreachable], [InvalidPath], [NoAuth], [Rule], and [BackendUnavailable]: ZooKeeper is away
+// and no replica remembers the path.
+func (c *Client) Get(ctx context.Context, path string, opts ...GetOption) (*View, error) {
+	var settings getSettings
+	for _, option := range opts {
+		option.applyGet(&settings)
+	}
+	request := &v1.GetRequest{Path: path, Recursive: settings.recursive}
+	if settings.latest {
+		request.Consistency = v1.Consistency_CONSISTENCY_LATEST
+	}
+	hold := settings.wait
+	if deadline, ok := ctx.Deadline(); ok && hold > 0 {
+		// The answer has to come before the caller's time is over.
+		hold = min(hold, max(time.Until(deadline)*3/4, 0))
+	}
+	until := time.Now().Add(hold)
+	look := func(ctx context.Context, stub v1.RegistryClient) (*View, error) {
+		return gather(ctx, stub, request, time.Until(until))
+	}
+	return call(ctx, c, path, reads, hold, look)
+}
+
+// gather reads all pages, from one replica: they belong to one of its states.
+func gather(ctx context.Context, stub v1.RegistryClient, first *v1.GetRequest, hold time.Duration) (*View, error) {
+	request := &v1.GetRequest{Path: first.Path, Recursive: first.Recursive, Consistency: first.Consistency}
+	if hold > 0 {
+		request.Wait = durationpb.New(hold)
+	}
+	var view *View
+	for {
+		answer, err := stub.Get(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		if view == nil {
+			view = &View{Node: nodeFromProto(answer.GetNode()), Revision: answer.GetRevision()}
+		} else {
+			for name, child := range answer.GetNode().GetChildren() {
+				view.Children[name] = childFromProto(child)
+			}
+		}
+		if answer.GetStale() {
+			view.Stale, view.AsOf = true, answer.GetAsOf().AsTime()
+		}
+		if answer.GetNextPageToken() == "" {
+			return view, nil
+		}
+		request.PageToken, request.Wait = answer.GetNextPageToken(), nil
+	}
+}

@@ -1,0 +1,185 @@
+package rollcall
+
+import (
+	"time"
+
+	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
+)
+
+// keeper holds a lock: renewals, doubts, the end.
+type keeper struct {
+	lock   *Lock
+	terms  *lockTerms
+	stream *lockStream
+	grant  grant
+	// but is the replica that is about to stop.
+	but int
+	// renewing: a renewal was begun since the stream was opened, and may have superseded that.
+	renewing bool
+}
+
+// keepByRenewal keeps a lock with a ttl: it renews it every third of that, at whichever replica answers. The lock's own
+// clock ends it when none does.
+func (k *keeper) keepByRenewal() {
+	defer func() { k.stream.end() }()
+	renew := time.NewTimer(time.Until(k.renewAt()))
+	defer renew.Stop()
+	for {
+		select {
+		case <-k.lock.keeping.Done():
+			return
+		case <-renew.C:
+			renew.Reset(k.renew())
+		case message, ok := <-k.stream.messages():
+			if !ok {
+				k.broke(k.stream.in.ended)
+				renew.Reset(0)
+			} else if k.heard(message) {
+				renew.Reset(0)
+			}
+		}
+	}
+}
+
+func (k *keeper) renewAt() time.Time { return k.grant.sentAt.Add(k.terms.ttl / 3) }
+
+// heard tells whether it is time for a renewal.
+func (k *keeper) heard(message *v1.AcquireLockResponse) bool {
+	until := k.terms.until(k.grant)
+	switch event := message.GetEvent().(type) {
+	case *v1.AcquireLockResponse_Held:
+		k.lock.show(LockHeld, until)
+	case *v1.AcquireLockResponse_Suspended:
+		doubt := time.Now().Add(event.Suspended.GetRemaining().AsDuration())
+		if doubt.Before(until) {
+			until = doubt
+		}
+		k.lock.show(LockSuspended, until)
+	case *v1.AcquireLockResponse_Lost:
+		k.lock.lose(lostReason(event.Lost), nil)
+	case *v1.AcquireLockResponse_Draining:
+		k.stream.at.drains()
+		k.but = k.stream.at.index
+		return true
+	}
+	return false
+}
+
+// broke: the stream did, which is the end of the lock only where the replica says so.
+func (k *keeper) broke(why *failure) {
+	at := k.stream.at
+	k.stream = nil
+	if k.isEnd(why, k.renewing) {
+		return
+	}
+	at.failed(why)
+}
+
+// renew tries once, and tells after what pause to do so again.
+func (k *keeper) renew() time.Duration {
+	at, err := k.lock.client.replicas.pick(k.lock.keeping, k.but)
+	if err != nil {
+		// The lock is over.
+		return k.terms.ttl
+	}
+	k.renewing = true
+	renewed, why := k.terms.renew(k.lock.keeping, at, k.grant.id)
+	switch {
+	case k.lock.keeping.Err() != nil:
+		renewed.stream.end()
+		return k.terms.ttl
+	case why == nil:
+		at.succeeded()
+		k.stream.end()
+		k.stream, k.grant, k.but, k.renewing = renewed.stream, renewed, none, false
+		k.lock.show(LockHeld, k.terms.until(renewed))
+		return time.Until(k.renewAt())
+	case !k.isEnd(why, true):
+		at.failed(why)
+	}
+	return 0
+}
+
+// isEnd tells whether a failure is the end of the lock, which it then is, or worth another try. With renewing the
+// stream may have been superseded by a renewal of our own.
+func (k *keeper) isEnd(why *failure, renewing bool) bool {
+	switch {
+	case why.isEnd:
+		k.lock.lose(LostReleased, nil)
+	case why.refusedFor(LockLost):
+		k.lock.lose(LostSession, why.err)
+	case why.refusedFor(Superseded) && !renewing:
+		k.lock.lose(LostSuperseded, why.err)
+	default:
+		// Whoever refuses may be one replica of several, or only for a moment: the ttl decides.
+		return false
+	}
+	return true
+}
+
+// keepByStream keeps a lock without a ttl: it lives as long as the stream.
+func (k *keeper) keepByStream() {
+	defer k.stream.end()
+	// doubt is until when it is certain, where the replica has told.
+	var doubt time.Time
+	for {
+		select {
+		case <-k.lock.keeping.Done():
+			return
+		case message, ok := <-k.stream.in.messages:
+			if !ok {
+				k.disconnected(k.stream.in.ended)
+				return
+			}
+			doubt = k.doubt(message, doubt)
+		}
+		if doubt.IsZero() {
+			k.lock.show(LockHeld, time.Now().Add(lockSilence))
+		} else {
+			k.lock.show(LockSuspended, doubt)
+		}
+	}
+}
+
+// doubt is what a message makes of the doubt there was.
+func (k *keeper) doubt(message *v1.AcquireLockResponse, doubt time.Time) time.Time {
+	switch event := message.GetEvent().(type) {
+	case *v1.AcquireLockResponse_Held:
+		return time.Time{}
+	case *v1.AcquireLockResponse_Suspended:
+		return time.Now().Add(event.Suspended.GetRemaining().AsDuration())
+	case *v1.AcquireLockResponse_Lost:
+		k.lock.lose(lostReason(event.Lost), nil)
+	case *v1.AcquireLockResponse_Draining:
+		k.stream.at.drains()
+		if doubt.IsZero() {
+			return time.Now().Add(event.Draining.GetRemaining().AsDuration())
+		}
+	}
+	return doubt
+}
+
+// disconnected: the stream ended, and the lock with it.
+func (k *keeper) disconnected(why *failure) {
+	if k.isEnd(why, false) {
+		return
+	}
+	if why.kind == refused {
+		k.lock.lose(LostRefused, why.err)
+		return
+	}
+	k.stream.at.failed(why)
+	k.lock.lose(LostConnection, why.err)
+}
+
+func lostReason(lost *v1.LockLost) LostReason {
+	switch lost.GetReason() {
+	case v1.LostReason_LOST_REASON_TAKEN_OVER:
+		return LostTakenOver
+	case v1.LostReason_LOST_REASON_EXPIRED:
+		return LostExpired
+	case v1.LostReason_LOST_REASON_REMOVED:
+		return LostRemoved
+	}
+	return LostSession
+}

@@ -1,0 +1,133 @@
+package rollcall
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
+)
+
+const (
+	// lockHeartbeat is how long a lock's stream may be quiet before the replica says something, and lockSilence after
+	// what time without a word it is given up: before a replica that was stopped can have lost its ZooKeeper session.
+	lockHeartbeat = 3 * time.Second
+	lockSilence   = 10 * time.Second
+)
+
+// lockTerms are what to ask for.
+type lockTerms struct {
+	client  *Client
+	ttl     time.Duration
+	request *v1.AcquireLockRequest
+	// base gives the streams their values; it has no end.
+	base context.Context
+}
+
+// grant is a lock that was granted.
+type grant struct {
+	id    string
+	token int64
+	// sentAt is when the last request was sent that a replica has answered with it.
+	sentAt time.Time
+	stream *lockStream
+}
+
+// until is for how long a grant is certain.
+func (t *lockTerms) until(g grant) time.Time {
+	if t.ttl > 0 {
+		return g.sentAt.Add(t.ttl)
+	}
+	return time.Now().Add(lockSilence)
+}
+
+// lockStream is an AcquireLock call that stands.
+type lockStream struct {
+	at     *replica
+	in     *inbox[v1.AcquireLockResponse]
+	vigil  *vigil
+	sentAt time.Time
+}
+
+// open queues anew, or comes back to what has an id. The stream outlives ctx, which bounds the opening. The use of the
+// replica ends with the stream, or with the failure.
+func (t *lockTerms) open(ctx context.Context, at *replica, id string, wait *time.Duration) (*lockStream, *failure) {
+	request := proto.Clone(t.request).(*v1.AcquireLockRequest)
+	request.LockId = id
+	if wait != nil {
+		request.Wait = durationpb.New(max(*wait, 0))
+	}
+	base, cancel := t.client.join(t.base)
+	v := keepVigil(base)
+	context.AfterFunc(v.ctx, cancel)
+	stop := context.AfterFunc(ctx, v.end)
+	sentAt := time.Now()
+	stream, err := at.stub.AcquireLock(v.ctx, request)
+	if err == nil {
+		// A replica sends headers at once; without them the stream does not stand.
+		header, problem := stream.Header()
+		if err = problem; err == nil && header == nil {
+			_, err = stream.Recv()
+		}
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		why := v.why(err)
+		v.end()
+		at.release()
+		return nil, why
+	}
+	in := receive(t.client, v, stream, lockSilence, at.release)
+	if in == nil {
+		return nil, failureOf(context.Canceled, false)
+	}
+	return &lockStream{at: at, in: in, vigil: v, sentAt: sentAt}, nil
+}
+
+// renew comes back to a lock at a replica, and waits until that says that it is held, but no longer than a part of the
+// ttl.
+func (t *lockTerms) renew(ctx context.Context, at *replica, id string) (grant, *failure) {
+	ctx, cancel := context.WithTimeout(ctx, max(t.ttl/6, 300*time.Millisecond))
+	defer cancel()
+	stream, why := t.open(ctx, at, id, nil)
+	if why != nil {
+		return grant{}, why
+	}
+	for {
+		select {
+		case message, ok := <-stream.in.messages:
+			if !ok {
+				return grant{}, stream.in.ended
+			}
+			if held := message.GetHeld(); held != nil {
+				return stream.granted(held), nil
+			}
+		case <-ctx.Done():
+			stream.end()
+			return grant{}, failureOf(errSilent, true)
+		}
+	}
+}
+
+func (s *lockStream) granted(held *v1.Held) grant {
+	return grant{id: held.GetLockId(), token: held.GetFencingToken(), sentAt: s.sentAt, stream: s}
+}
+
+// messages are what it says; nothing where there is no stream.
+func (s *lockStream) messages() <-chan *v1.AcquireLockResponse {
+	if s == nil {
+		return nil
+	}
+	return s.in.messages
+}
+
+// end ends the call, and with it its goroutine.
+func (s *lockStream) end() {
+	if s != nil {
+		s.vigil.end()
+	}
+}

@@ -1,0 +1,117 @@
+package rollcall
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
+)
+
+const (
+	// shortestSilence is how long a replica may be silent at least before it is given up. silenceWithoutTTL is that for
+	// one that expects no keep-alives: it sends a heartbeat every 20 seconds, and its connection is pinged.
+	shortestSilence   = time.Second
+	silenceWithoutTTL = 50 * time.Second
+	// unsent is how many requests may wait to be sent.
+	unsent = 256
+)
+
+// regStream is a Register call that stands. A goroutine of its own sends what is put into requests, and keep-alives
+// when there is nothing else to say.
+type regStream struct {
+	at       *replica
+	requests chan *v1.RegisterRequest
+	in       *inbox[v1.RegisterResponse]
+	vigil    *vigil
+}
+
+// openRegister opens a stream and awaits opened. The use of the replica ends with the stream, or with the failure.
+func openRegister(ctx context.Context, c *Client, at *replica, ttl time.Duration) (*regStream, *failure) {
+	v := keepVigil(ctx)
+	stream, err := at.stub.Register(v.ctx)
+	var opened *v1.Opened
+	if err == nil {
+		opened, err = sayOpen(stream, c.name, ttl)
+	}
+	if err != nil {
+		why := v.why(err)
+		v.end()
+		at.release()
+		return nil, why
+	}
+	silence := silenceWithoutTTL
+	keepAlive := opened.GetKeepAliveInterval().AsDuration()
+	if keepAlive > 0 {
+		silence = max(2*keepAlive, shortestSilence)
+	}
+	r := &regStream{at: at, requests: make(chan *v1.RegisterRequest, unsent), vigil: v}
+	if r.in = receive(c, v, stream, silence, at.release); r.in == nil {
+		return nil, failureOf(context.Canceled, false)
+	}
+	c.spawn(func() { r.send(stream, keepAlive) })
+	return r, nil
+}
+
+func sayOpen(stream grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResponse], name string, ttl time.Duration) (
+	*v1.Opened, error,
+) {
+	open := &v1.OpenSession{ClientName: name, Pid: uint32(os.Getpid())}
+	if ttl > 0 {
+		open.Ttl = durationpb.New(ttl)
+	}
+	request := &v1.RegisterRequest{Request: &v1.RegisterRequest_Open{Open: open}}
+	// Why it could not be sent is what Recv tells.
+	_ = stream.Send(request)
+	first, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	if first.GetOpened() == nil {
+		return nil, errNotOpened
+	}
+	return first.GetOpened(), nil
+}
+
+// send ends with the stream: Recv tells why that ended.
+func (r *regStream) send(stream interface {
+	Send(*v1.RegisterRequest) error
+}, keepAlive time.Duration) {
+	var due <-chan time.Time
+	var timer *time.Timer
+	if keepAlive > 0 {
+		timer = time.NewTimer(keepAlive)
+		defer timer.Stop()
+		due = timer.C
+	}
+	for {
+		var request *v1.RegisterRequest
+		select {
+		case request = <-r.requests:
+		case <-due:
+			request = &v1.RegisterRequest{Request: &v1.RegisterRequest_KeepAlive{KeepAlive: &v1.KeepAlive{}}}
+		case <-r.vigil.ctx.Done():
+			return
+		}
+		if stream.Send(request) != nil {
+			return
+		}
+		if timer != nil {
+			timer.Reset(keepAlive)
+		}
+	}
+}
+
+// messages are what it says; nothing where there is no stream.
+func (r *regStream) messages() <-chan *v1.RegisterResponse {
+	if r == nil {
+		return nil
+	}
+	return r.in.messages
+}
+
+// end ends the call, and with it its goroutines.
+func (r *regStream) end() { r.vigil.end() }

@@ -1,0 +1,320 @@
+package rollcall
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
+)
+
+// tryAgain is how long it takes until a replica that had no room is asked again.
+const tryAgain = 2 * time.Second
+
+// session is all registrations of a client with one ttl: one stream, over any number of replicas, so that 10,000 of
+// them cost one call and one keep-alive. Its goroutine runs while there is a registration.
+type session struct {
+	client *Client
+	ttl    time.Duration
+	// wake tells that there is something new to say.
+	wake chan struct{}
+
+	mu        sync.Mutex
+	state     *regState
+	isRunning bool
+	// isBroken: no stream stands.
+	isBroken bool
+	// trouble is why no replica is connected, for a message.
+	trouble *failure
+}
+
+// sessionOf gives the session for a ttl.
+func (c *Client) sessionOf(ttl time.Duration) *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sessions[ttl] == nil {
+		c.sessions[ttl] = &session{client: c, ttl: ttl, wake: make(chan struct{}, 1), state: newRegState()}
+	}
+	return c.sessions[ttl]
+}
+
+func (s *session) add(of *Registration, value *v1.Value, exclusive bool, waiter chan<- error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isRunning && !s.client.spawn(s.run) {
+		return closed("the client")
+	}
+	s.isRunning = true
+	defer s.nudge()
+	return s.state.add(of, value, exclusive, waiter)
+}
+
+func (s *session) update(of *Registration, value *v1.Value, waiter chan<- error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.nudge()
+	return s.state.update(of, value, waiter)
+}
+
+func (s *session) remove(of *Registration, waiter chan<- error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.nudge()
+	s.state.remove(of, waiter)
+}
+
+// leave takes everything down, and waits for that.
+func (s *session) leave(ctx context.Context) {
+	s.mu.Lock()
+	gone := make(chan error, len(s.state.entries))
+	left := len(s.state.entries)
+	for _, entry := range s.state.entries {
+		s.state.remove(entry.of, gone)
+	}
+	s.mu.Unlock()
+	s.nudge()
+	for ; left > 0; left-- {
+		select {
+		case <-gone:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// await waits for an answer.
+func (s *session) await(ctx context.Context, answer <-chan error) error {
+	bounded, cancel := s.client.bound(ctx, 0)
+	defer cancel()
+	select {
+	case err := <-answer:
+		return err
+	case <-bounded.Done():
+	}
+	select {
+	case err := <-answer:
+		return err
+	default:
+	}
+	s.mu.Lock()
+	trouble := s.trouble
+	s.mu.Unlock()
+	if trouble == nil {
+		trouble = &failure{err: &Error{Message: "the replica waits for zookeeper"}}
+	}
+	return s.client.ended(ctx, trouble)
+}
+
+func (s *session) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// with does something with the state.
+func (s *session) with(do func(*regState)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	do(s.state)
+}
+
+// isOver tells whether nothing is left to do; the goroutine then ends.
+func (s *session) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.isRunning = !s.state.isEmpty() && s.client.ctx.Err() == nil
+	return !s.isRunning
+}
+
+// run keeps a stream going for as long as there is a registration.
+func (s *session) run() {
+	doubt := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.isBroken {
+			s.state.doubt()
+		}
+	}
+	// When a stream breaks, what was registered certainly stands for a while.
+	doubting := time.AfterFunc(time.Hour, doubt)
+	doubting.Stop()
+	defer doubting.Stop()
+	for !s.isOver() {
+		stream := s.connect(s.client.ctx, none)
+		if stream == nil {
+			continue
+		}
+		doubting.Stop()
+		s.with(func(state *regState) {
+			s.isBroken = false
+			state.begin()
+		})
+		h := holding{session: s, stream: stream}
+		if h.run(s.client.ctx) {
+			doubting.Reset(time.Until(h.stream.in.heardAt().Add(s.ttl)))
+		}
+		h.end()
+	}
+}
+
+// connect opens a stream, at another replica than but if there is one; nil: that has failed.
+func (s *session) connect(ctx context.Context, but int) *regStream {
+	at, err := s.client.replicas.pick(ctx, but)
+	if err != nil {
+		return nil
+	}
+	stream, why := openRegister(ctx, s.client, at, s.ttl)
+	if ctx.Err() != nil {
+		if stream != nil {
+			stream.end()
+		}
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = why
+	if why == nil {
+		at.succeeded()
+		return stream
+	}
+	at.failed(why)
+	if why.kind == refused && why.err.Reason != ReadOnly && !why.err.Retryable() {
+		s.state.refuse(why.err)
+	}
+	return nil
+}
+
+// holding carries the registrations on a stream, and moves them to the next when its replica is about to stop.
+type holding struct {
+	*session
+	stream *regStream
+	// left is the stream that was left, kept alive until everything has been taken over from it.
+	left *regStream
+	// opening gives the next stream, or nil; it is nil itself while none is being opened.
+	opening    chan *regStream
+	endOpening context.CancelFunc
+}
+
+// run ends when the stream breaks, which is true, or when no registration is left.
+func (h *holding) run(ctx context.Context) (broke bool) {
+	again := time.NewTicker(tryAgain)
+	defer again.Stop()
+	var request *v1.RegisterRequest
+	for {
+		h.mu.Lock()
+		if request == nil {
+			request = h.state.next()
+		}
+		isEmpty, isSettled := h.state.isEmpty(), request == nil && h.state.isSettled()
+		h.mu.Unlock()
+		if isEmpty {
+			return false
+		}
+		if isSettled && h.left != nil {
+			h.left.end()
+			h.left = nil
+		}
+		var room chan<- *v1.RegisterRequest
+		if request != nil {
+			room = h.stream.requests
+		}
+		select {
+		case room <- request:
+			request = nil
+		case message, ok := <-h.stream.in.messages:
+			if !ok {
+				h.broke(h.stream.in.ended)
+				return true
+			}
+			h.take(ctx, message)
+		case stream := <-h.opening:
+			if h.moved(ctx, stream) {
+				request = nil
+			}
+		case _, ok := <-h.left.messages():
+			// What it says does not count any more; it must only be kept alive.
+			if !ok {
+				h.left.end()
+				h.left = nil
+			}
+		case <-h.wake:
+		case <-again.C:
+			h.with((*regState).tryAgain)
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (h *holding) take(ctx context.Context, message *v1.RegisterResponse) {
+	if message.GetDraining() == nil {
+		h.with(func(state *regState) { state.take(message) })
+		return
+	}
+	h.stream.at.drains()
+	if h.opening == nil {
+		h.open(ctx)
+	}
+}
+
+// open begins to open the next stream.
+func (h *holding) open(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	opening, but := make(chan *regStream, 1), h.stream.at.index
+	spawned := h.client.spawn(func() {
+		stream := h.connect(ctx, but)
+		if stream == nil {
+			cancel()
+		} else {
+			context.AfterFunc(stream.vigil.ctx, cancel)
+		}
+		opening <- stream
+	})
+	if spawned {
+		h.opening, h.endOpening = opening, cancel
+	} else {
+		cancel()
+	}
+}
+
+// moved: a stream was opened, or could not be. It tells whether it has become the present one.
+func (h *holding) moved(ctx context.Context, stream *regStream) bool {
+	h.opening = nil
+	if stream == nil {
+		h.open(ctx)
+		return false
+	}
+	if h.left != nil {
+		h.left.end()
+	}
+	h.left, h.stream = h.stream, stream
+	h.with((*regState).begin)
+	return true
+}
+
+func (h *holding) broke(why *failure) {
+	h.stream.at.failed(why)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.isBroken, h.trouble = true, why
+}
+
+// end ends all streams.
+func (h *holding) end() {
+	if h.opening != nil {
+		h.endOpening()
+		if stream := <-h.opening; stream != nil {
+			stream.end()
+		}
+	}
+	if h.left != nil {
+		h.left.end()
+	}
+	h.stream.end()
+}
+
+// errNotOpened: it speaks another protocol.
+var errNotOpened = &Error{Reason: Protocol, Code: codes.Internal, Message: "the replica did not say opened first"}

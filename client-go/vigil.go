@@ -1,0 +1,95 @@
+package rollcall
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// vigil is the context of one stream, which ends when nothing is heard for too long.
+type vigil struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	sent   *sent
+}
+
+// keepVigil begins with a bound on the opening of the stream.
+func keepVigil(ctx context.Context) *vigil {
+	marked, sent := markSent(ctx)
+	marked, cancel := context.WithCancelCause(marked)
+	timer := time.AfterFunc(openBound, func() { cancel(errSilent) })
+	return &vigil{marked, cancel, timer, sent}
+}
+
+// expect gives the replica so long to say something.
+func (v *vigil) expect(within time.Duration) { v.timer.Reset(within) }
+
+// rest expects nothing for now.
+func (v *vigil) rest() { v.timer.Stop() }
+
+// why reads how the stream ended.
+func (v *vigil) why(err error) *failure {
+	if context.Cause(v.ctx) == errSilent {
+		err = errSilent
+	}
+	return failureOf(err, v.sent.Load())
+}
+
+// end ends the stream.
+func (v *vigil) end() {
+	v.timer.Stop()
+	v.cancel(nil)
+}
+
+// inbox reads a stream in a goroutine of its own, which ends with the vigil, and ends that.
+type inbox[T any] struct {
+	// messages is closed at the end of the stream.
+	messages chan *T
+	// ended is why; to be read once messages is closed.
+	ended *failure
+	// heard is when a message last came, in nanoseconds since the inbox began.
+	heard atomic.Int64
+	begun time.Time
+}
+
+// unread is how many messages may lie in an inbox.
+const unread = 64
+
+// receive reads a stream whose sender is never silent for longer than silence. done is called at the end. It answers
+// nil when the client is closed.
+func receive[T any](
+	c *Client, v *vigil, stream interface{ Recv() (*T, error) }, silence time.Duration, done func(),
+) *inbox[T] {
+	in := &inbox[T]{messages: make(chan *T, unread), begun: time.Now()}
+	read := func() {
+		defer done()
+		defer v.end()
+		defer close(in.messages)
+		for {
+			v.expect(silence)
+			message, err := stream.Recv()
+			if err != nil {
+				in.ended = v.why(err)
+				return
+			}
+			v.rest()
+			in.heard.Store(int64(time.Since(in.begun)))
+			select {
+			case in.messages <- message:
+			case <-v.ctx.Done():
+				in.ended = v.why(v.ctx.Err())
+				return
+			}
+		}
+	}
+	if !c.spawn(read) {
+		done()
+		v.end()
+		return nil
+	}
+	return in
+}
+
+// heardAt is when a message last came.
+func (in *inbox[T]) heardAt() time.Time { return in.begun.Add(time.Duration(in.heard.Load())) }

@@ -1,0 +1,60 @@
+package rollcall
+
+import (
+	"context"
+
+	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
+)
+
+// Put writes a durable node, such as a service's configuration, and makes it and its parents where they are missing.
+// value is [Data] or anything that encoding/json makes an object of, to which the server adds the key created; or a
+// string or [Text], bytes or [Raw]; nil leaves the node empty. The answer's Version is what a later [IfVersion]
+// expects.
+//
+// ZooKeeper has acknowledged the write before the answer; a [Latest] lookup after it sees it. What was certainly not
+// written is tried at another replica.
+//
+// Errors are of the reasons [Invalid] (data that can't be), [ValueTooLarge], [NoNode], [VersionMismatch], [NodeExists],
+// [HasRegistrations], [Unreachable] (nothing was written), those of every call, and [OutcomeUnknown]: it may or may not
+// have been written, look before you write again. If the context is cancelled meanwhile, that is not known either.
+func (c *Client) Put(ctx context.Context, path string, value any, opts ...PutOption) (*Stat, error) {
+	var settings putSettings
+	for _, option := range opts {
+		option.applyPut(&settings)
+	}
+	sent, err := valueToProto(value)
+	if err != nil {
+		return nil, err
+	}
+	request := &v1.PutRequest{
+		Path:            path,
+		Value:           sent,
+		ExpectedVersion: settings.version,
+		CreateOnly:      settings.createOnly,
+	}
+	put := func(ctx context.Context, stub v1.RegistryClient) (*v1.PutResponse, error) {
+		return stub.Put(ctx, request)
+	}
+	answer, err := call(ctx, c, path, writes, 0, put)
+	if err != nil {
+		return nil, err
+	}
+	return statFromProto(answer.GetStat()), nil
+}
+
+// Delete deletes a durable node, with [Recursive] everything below it too.
+//
+// Errors are of the reasons [NoNode], [VersionMismatch], [NotEmpty], [HasRegistrations], [Unreachable] (nothing was
+// deleted), those of every call, and [OutcomeUnknown]: all, part or nothing may be gone.
+func (c *Client) Delete(ctx context.Context, path string, opts ...DeleteOption) error {
+	var settings deleteSettings
+	for _, option := range opts {
+		option.applyDelete(&settings)
+	}
+	request := &v1.DeleteRequest{Path: path, ExpectedVersion: settings.version, Recursive: settings.recursive}
+	remove := func(ctx context.Context, stub v1.RegistryClient) (*v1.DeleteResponse, error) {
+		return stub.Delete(ctx, request)
+	}
+	_, err := call(ctx, c, path, writes, 0, remove)
+	return err
+}
