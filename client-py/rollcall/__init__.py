@@ -20,8 +20,9 @@ from rollcall.lock import Lock
 from rollcall.registry import DataNode, EphemeralNode, ServiceRegistry
 from rollcall.singleton import KazooServiceRegistry
 from rollcall.values import ZnodeStat
+from rollcall.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "DataNode",

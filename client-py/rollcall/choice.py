@@ -15,7 +15,7 @@ LONGEST_ASKED = 30.0
 class Chosen(NamedTuple):
     """A replica at one moment. The era rises with each failure, so that many streams that break at once count as one."""
 
-    index: int
+    position: int
     era: int
 
 
@@ -54,13 +54,13 @@ class Choice:
         return Chosen(self._current, self._replicas[self._current].era)
 
     def succeeded(self, chosen: Chosen) -> None:
-        health = self._replicas[chosen.index]
+        health = self._replicas[chosen.position]
         if health.era == chosen.era:
             health.failures, health.avoid_until = 0, 0.0
 
     def failed(self, chosen: Chosen, asked: float, now: float) -> bool:
         """It does not answer, or not now; `asked` is the pause that it has asked for. Says whether that is news."""
-        health = self._replicas[chosen.index]
+        health = self._replicas[chosen.position]
         if health.era != chosen.era:
             return False
         grown = min(PAUSES[0] * 2.0 ** min(health.failures, 16), PAUSES[1])

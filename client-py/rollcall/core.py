@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from dataclasses import dataclass, field
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Coroutine, Dict, List, Optional
 
 import grpc
 
@@ -21,7 +21,7 @@ from rollcall.locks import Keeper, Locks, Terms
 from rollcall.registrations import Lost
 from rollcall.replicas import Connect, Replicas
 from rollcall.session import Session
-from rollcall.transport import Connection
+from rollcall.transport import Connection, Metadata
 from rollcall.values import Data, State, now, to_dict, to_value
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Settings:
     lazy: bool = False
     cachefile: Optional[str] = None
     credentials: Optional[grpc.ChannelCredentials] = field(default=None, repr=False)
-    metadata: Optional[Sequence[Tuple[str, str]]] = field(default=None, repr=False)
+    metadata: Metadata = field(default=None, repr=False)
     name: str = field(default_factory=_default_name)
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class Core:
                 self._from_cache(watched)
                 break
             # A replica that fails is news to nobody here, so look again from time to time.
-            await _soon(watched.changed(), min(0.05, deadline - loop.time()))
+            await watched.news.wait(min(0.05, deadline - loop.time()))
         if watched.state is None and watched.refusal is not None:
             raise watched.refusal
         return watched
@@ -153,7 +153,7 @@ class Core:
         while not (watched.state and watched.state.children) and loop.time() < deadline:
             if watched.refusal is not None:
                 raise watched.refusal
-            await _soon(watched.changed(), deadline - loop.time())
+            await watched.news.wait(deadline - loop.time())
         return watched
 
     # --- writing
@@ -260,13 +260,6 @@ class _Answer:
         if error is not None:
             raise error
         return True
-
-
-async def _soon(work: Coroutine[Any, Any, Any], seconds: float) -> None:
-    try:
-        await asyncio.wait_for(work, max(0.0, seconds))
-    except asyncio.TimeoutError:
-        pass
 
 
 def node(path: str, state: Optional[State], names_only: bool) -> Any:

@@ -1,6 +1,5 @@
 """A watch over any number of streams."""
 
-import asyncio
 import logging
 from typing import Callable, List, Optional
 
@@ -11,6 +10,7 @@ from rollcall.assemble import Assembler
 from rollcall.errors import Failure, ServiceRegistryException
 from rollcall.replicas import OPENING, Replica, Replicas
 from rollcall.values import State
+from rollcall.waiting import News
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ class Watched:
         # What is known; None: nothing yet.
         self.state: Optional[State] = known.state if known else None
         # Rises with each state that a program can tell from the one before.
-        self.version = known.version if known else 0
+        self.version: int = known.version if known else 0
         # Whether a replica has told the state, and not the cache file or the process that we were forked from.
         self.is_live = False
         # Why it can't be watched, if a replica has refused it.
         self.refusal: Optional[ServiceRegistryException] = None
         self._assembler = Assembler()
         self._listeners: List[Listener] = []
-        self._news = asyncio.Event()
+        self.news = News()
 
     def listen(self, listener: Listener) -> None:
         """Calls it, on the loop, with each new state."""
@@ -52,15 +52,7 @@ class Watched:
             self.version += 1
             for listener in self._listeners:
                 listener(self)
-        self._tell()
-
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
-    async def changed(self) -> None:
-        """Waits for anything new to be known. Cancellation: safe."""
-        await self._news.wait()
+        self.news.tell()
 
     async def run(self, replicas: Replicas) -> None:
         """Follows it for good, or until a replica refuses."""
@@ -76,11 +68,11 @@ class Watched:
                 if not failure.is_retryable():
                     replicas.succeeded(replica)
                     self.refusal = failure.to_exception()
-                    self._tell()
+                    self.news.tell()
                     log.warning("%s can't be watched: %s", self.path, failure.message)
                     return
                 replicas.failed(replica, failure)
-                self._tell()
+                self.news.tell()
             finally:
                 self._assembler.broken()
 

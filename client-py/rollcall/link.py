@@ -5,6 +5,7 @@ from typing import Callable, Optional
 
 from rollcall.errors import Failure, Kind
 from rollcall.replicas import OPENING, SERVICE, Replicas
+from rollcall.waiting import News
 
 _METHOD = "grpc.health.v1.Health/Watch"
 # Longer than any program runs; what hangs is found by the pings of the connection.
@@ -40,7 +41,7 @@ class Link:
         self.down_since = asyncio.get_running_loop().time()
         self._replicas = replicas
         self._tell = tell
-        self._news = asyncio.Event()
+        self._news = News()
 
     async def run(self) -> None:
         leaves: Optional[int] = None
@@ -71,8 +72,7 @@ class Link:
             return
         self.is_up = is_up
         self.down_since = asyncio.get_running_loop().time()
-        self._news.set()
-        self._news = asyncio.Event()
+        self._news.tell()
         self._tell(is_up)
 
     async def wait_up(self, patience: float) -> bool:
@@ -80,8 +80,5 @@ class Link:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         while not self.is_up and loop.time() < deadline:
-            try:
-                await asyncio.wait_for(self._news.wait(), deadline - loop.time())
-            except asyncio.TimeoutError:
-                break
+            await self._news.wait(deadline - loop.time())
         return self.is_up

@@ -168,12 +168,9 @@ class _Seat:
         drains: Optional[int] = None
         self._patient()
         while True:
-            try:
-                replica = await asyncio.wait_for(
-                    self._replicas.pick(drains), max(0.0, self._give_up_at - loop.time())
-                )
-            except asyncio.TimeoutError:
-                raise self._replicas.unreachable() from None
+            replica = await self._replicas.pick_until(self._give_up_at, drains)
+            if replica is None:
+                raise self._replicas.unreachable()
             left = None if deadline is None else max(0.0, deadline - loop.time())
             try:
                 grant = await self._queue(replica, left)
@@ -314,10 +311,9 @@ class Keeper:
                 continue
             if loop.time() >= self.until:
                 raise Failure(Kind.REFUSED, "", "EXPIRED")
-            try:
-                replica = await asyncio.wait_for(replicas.pick(drains), self.until - loop.time())
-            except asyncio.TimeoutError:
-                raise Failure(Kind.REFUSED, "", "EXPIRED") from None
+            replica = await replicas.pick_until(self.until, drains)
+            if replica is None:
+                raise Failure(Kind.REFUSED, "", "EXPIRED")
             try:
                 grant = await self._locks.renew(terms, self.lock_id, replica)
             except Failure as failure:

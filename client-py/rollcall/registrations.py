@@ -150,17 +150,18 @@ class Registrations:
         kind = response.WhichOneof("response")
         if kind not in ("registered", "unregistered", "lost", "rejected"):
             return None
-        said = getattr(response, kind)
-        entry = self.entries.get(said.path)
+        entry = self.entries.get(getattr(response, kind).path)
         if entry is None:
             return None
         if kind == "registered":
-            return self._registered(entry, said)
-        if kind == "unregistered":
-            return self._unregistered(entry)
-        if kind == "lost":
-            return self._lost(entry, said)
-        return self._rejected(entry, said)
+            self._registered(entry, response.registered)
+        elif kind == "unregistered":
+            self._unregistered(entry)
+        elif kind == "lost":
+            return self._lost(entry, response.lost)
+        elif kind == "rejected":
+            return self._rejected(entry, response.rejected)
+        return None
 
     def refuse(self, error: ServiceRegistryException) -> None:
         """A replica refuses to open a stream: who has never been registered is told, the others are tried again."""

@@ -1,6 +1,7 @@
 """ServiceRegistry: nd_service_registry's verbs, for programs with threads."""
 
 import atexit
+import functools
 import logging
 import os
 import threading
@@ -111,7 +112,7 @@ class ServiceRegistry:
             "lazy": lazy,
             "cachefile": cachefile,
             "credentials": tls,
-            "metadata": [("authorization", f"Bearer {token}")] if token else None,
+            "metadata": (("authorization", f"Bearer {token}"),) if token else None,
             **({"name": name} if name else {}),
         }
         Settings(**self._arguments)
@@ -156,8 +157,6 @@ class ServiceRegistry:
         with self._mutex:
             if self._engine is None:
                 self._engine = Engine(self._make)
-                for path, data in self._registered.items():
-                    self._engine.do(lambda core, path=path, data=data: core.wish(path, data))
             return self._engine
 
     def _make(self) -> Core:
@@ -165,6 +164,8 @@ class ServiceRegistry:
         core = Core(Settings(**self._arguments), self._turned, self._lost)
         for path, followed in self._paths.items():
             self._follow(core, path, followed)
+        for path, data in self._registered.items():
+            core.wish(path, data)
         return core
 
     def _ready(self) -> Engine:
@@ -198,7 +199,7 @@ class ServiceRegistry:
         for lock in held:
             keeper, lock._keeper = lock._keeper, None
             if keeper is not None:
-                engine.call(lambda core, keeper=keeper: keeper.release())
+                engine.call(functools.partial(_release, keeper))
         engine.close()
         self._tell_state(False)
 
@@ -222,7 +223,7 @@ class ServiceRegistry:
 
     def _tell_state(self, is_up: bool) -> None:
         for callback in list(self._state_callbacks):
-            self._dispatcher.post(lambda callback=callback: callback(is_up))
+            self._dispatcher.post(functools.partial(callback, is_up))
 
     # --- credentials
 
@@ -404,7 +405,7 @@ class ServiceRegistry:
     def _release(self, lock: Lock, keeper: Keeper) -> bool:
         with self._mutex:
             self._held.discard(lock)
-        return self._call(lambda core: keeper.release())
+        return self._call(functools.partial(_release, keeper))
 
     # --- forks: see forking.py
 
@@ -445,6 +446,10 @@ class ServiceRegistry:
     def _connect_in_child(self, pid: int) -> None:
         if os.getpid() == pid and not self._is_stopped:
             self._start()
+
+
+async def _release(keeper: Keeper, _: Core) -> bool:
+    return await keeper.release()
 
 
 # What a fork has left of its parent's engines.

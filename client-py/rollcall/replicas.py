@@ -8,8 +8,9 @@ import grpc
 
 from rollcall import v1
 from rollcall.choice import Choice, Chosen
-from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown, ServiceRegistryException
+from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown
 from rollcall.transport import Connection, Metadata, Stream
+from rollcall.waiting import News
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Replica:
 
     @property
     def index(self) -> int:
-        return self.chosen.index
+        return self.chosen.position
 
     def watch(self, request: v1.WatchRequest) -> Stream:
         return self.connection.stream(f"{SERVICE}/Watch", request, v1.WatchResponse)
@@ -71,8 +72,8 @@ class Replicas:
         self._connections: Dict[int, Connection] = {}
         # Those that get no new calls; they go when their calls have ended.
         self._left: Set[Connection] = set()
-        self._going = asyncio.Event()
-        self._going.set()
+        self._is_paused = False
+        self._resumed = News()
         # What the last one that failed has said.
         self.trouble = ""
 
@@ -81,14 +82,23 @@ class Replicas:
 
         Cancellation: safe.
         """
+        while True:
+            replica = await self.pick_until(asyncio.get_running_loop().time() + 3600, but)
+            if replica is not None:
+                return replica
+
+    async def pick_until(self, deadline: float, but: Optional[int] = None) -> Optional[Replica]:
+        """The same, until a time on the loop's clock; None: it is over."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._going.wait()
             self._sweep()
             verdict = self._choice.choose(loop.time(), but)
-            if isinstance(verdict, Chosen):
-                return Replica(verdict, self._connection(verdict.index))
-            await asyncio.sleep(max(0.0, verdict - loop.time()))
+            if isinstance(verdict, Chosen) and not self._is_paused:
+                return Replica(verdict, self._connection(verdict.position))
+            if loop.time() >= deadline:
+                return None
+            until = deadline if isinstance(verdict, Chosen) else min(verdict, deadline)
+            await self._resumed.wait(until - loop.time())
 
     def _connection(self, index: int) -> Connection:
         if index not in self._connections:
@@ -107,7 +117,7 @@ class Replicas:
         self._choice.succeeded(replica.chosen)
 
     def failed(self, replica: Replica, failure: Failure) -> None:
-        if not self._going.is_set() or failure.kind is Kind.PAUSED:
+        if self._is_paused or failure.kind is Kind.PAUSED:
             return  # We have broken it ourselves.
         self.trouble = failure.message
         if self._choice.failed(replica.chosen, failure.asked, asyncio.get_running_loop().time()):
@@ -134,10 +144,9 @@ class Replicas:
         deadline = loop.time() + patience
         last: Optional[Failure] = None
         while True:
-            try:
-                replica = await asyncio.wait_for(self.pick(), max(0.0, deadline - loop.time()))
-            except asyncio.TimeoutError:
-                raise self._unreachable(last) from None
+            replica = await self.pick_until(deadline)
+            if replica is None:
+                raise self.unreachable(last.message if last else "")
             left = max(0.001, deadline - loop.time())
             # A write that hangs must not be sent twice: it has all the time there is.
             bound = left if is_write else min(left, OPENING)
@@ -155,20 +164,18 @@ class Replicas:
                 self.succeeded(replica)
                 return found
 
-    def _unreachable(self, last: Optional[Failure]) -> ServiceRegistryException:
-        return self.unreachable(last.message if last else self.trouble)
-
     def unreachable(self, cause: str = "") -> NoConnection:
         cause = cause or self.trouble
         return NoConnection(f"no replica answered ({self.names})" + (f": {cause}" if cause else ""))
 
     async def pause(self) -> None:
         """Ends every connection, and makes none until `resume`."""
-        self._going.clear()
+        self._is_paused = True
         await self._close()
 
     def resume(self) -> None:
-        self._going.set()
+        self._is_paused = False
+        self._resumed.tell()
 
     async def close(self) -> None:
         await self.pause()

@@ -12,6 +12,7 @@ from rollcall.errors import Failure
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import OPENING, Replica, Replicas
 from rollcall.transport import Stream
+from rollcall.waiting import Bell, News
 
 log = logging.getLogger(__name__)
 
@@ -61,21 +62,22 @@ class Session:
         self._ttl = ttl
         self._name = name
         self._on_lost = on_lost
-        self._wake = asyncio.Event()
+        self._bell = Bell()
+        self._is_closing = False
+        self._closed = News()
         self._held: Optional[_Held] = None
         # The stream that was left, kept alive until everything has been taken over from it.
         self._left: Optional[_Held] = None
 
     def wake(self) -> None:
         """There is something new to say, or to read."""
-        self._wake.set()
+        self._bell.ring()
 
     async def run(self) -> None:
         """Keeps a stream going while there is a registration."""
-        while True:
+        while not self._is_closing:
             while self.registrations.is_empty():
-                await self._wake.wait()
-                self._wake.clear()
+                await self._bell.wait()
             opened = await self._open(None)
             if opened is None:
                 continue
@@ -89,19 +91,16 @@ class Session:
                 self._drop(self._held)
                 self._drop(self._left)
                 self._held = self._left = None
+                self._closed.tell()
 
     async def close(self) -> None:
         """Takes everything down at once, as far as a replica can be told."""
-        now = asyncio.get_running_loop().time()
+        self._is_closing = True
         for held in (self._left, self._held):
             if held is not None:
-                held.say(v1.RegisterRequest(close=v1.CloseSession()), now)
-                deadline = now + _GOODBYE
-                try:
-                    while await held.stream.next(max(0.0, deadline - asyncio.get_running_loop().time())) is not None:
-                        pass
-                except Failure as failure:
-                    log.debug("goodbye: %s", failure.message)
+                held.say(v1.RegisterRequest(close=v1.CloseSession()), asyncio.get_running_loop().time())
+        if self._held is not None and not await self._closed.wait(_GOODBYE):
+            log.debug("no replica has heard the goodbye")
 
     async def _open(self, but: Optional[int]) -> Optional[_Held]:
         """Opens a stream at a replica other than `but`, if there is another. None: that has failed."""
@@ -142,7 +141,6 @@ class Session:
         try_again_at = loop.time() + _TRY_AGAIN
         try:
             while True:
-                self._wake.clear()
                 held = self._held
                 assert held is not None
                 self._read(held)
@@ -170,7 +168,7 @@ class Session:
                     return
                 held.keep_up(now)
                 due_at = min(each.due_at for each in (held, self._left) if each is not None)
-                await _wait(self._wake, min(due_at, try_again_at) - now)
+                await self._bell.wait(min(due_at, try_again_at) - now)
         finally:
             if moving is not None:
                 moving.cancel()
@@ -217,12 +215,4 @@ class Session:
         if held is not None:
             held.stream.on_news = lambda: None
             held.stream.cancel()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), max(0.0, seconds))
-    except asyncio.TimeoutError:
-        pass
-
 

@@ -6,6 +6,7 @@ So each stream is read by a thread, which hands over what it reads, and everythi
 
 import asyncio
 import collections
+import functools
 import queue
 import threading
 from typing import Any, Callable, Deque, Optional, Sequence, Set, Tuple
@@ -13,6 +14,7 @@ from typing import Any, Callable, Deque, Optional, Sequence, Set, Tuple
 import grpc
 
 from rollcall.errors import Failure, Kind
+from rollcall.waiting import News
 
 # How many messages of a stream may wait to be taken; the stream is not read meanwhile.
 _WAITING = 64
@@ -32,7 +34,7 @@ _OPTIONS: Sequence[Tuple[str, Any]] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-Metadata = Optional[Sequence[Tuple[str, str]]]
+Metadata = Optional[Tuple[Tuple[str, str], ...]]
 
 
 class Connection:
@@ -41,21 +43,28 @@ class Connection:
     def __init__(self, target: str, credentials: Optional[grpc.ChannelCredentials], metadata: Metadata) -> None:
         self._metadata = metadata
         self._calls: Set[Any] = set()
+        self._is_closed = False
         if credentials is None:
             self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         else:
             self._channel = grpc.secure_channel(target, credentials, options=_OPTIONS)
 
     def stream(self, method: str, request: Any, answer: Any) -> "Stream":
-        """Begins a call with one request and many answers."""
+        """Begins a call with one request and many answers. Raises Failure."""
+        self._check()
         call = self._channel.unary_stream(f"/{method}", request.SerializeToString, _parser(answer))
         return self._begin(Stream(lambda: call(request, metadata=self._metadata)))
 
     def duplex(self, method: str, request_type: Any, answer: Any) -> "Stream":
-        """Begins a call with many requests, which `send` sends, and many answers."""
+        """Begins a call with many requests, which `send` sends, and many answers. Raises Failure."""
+        self._check()
         call = self._channel.stream_stream(f"/{method}", request_type.SerializeToString, _parser(answer))
         requests: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
         return self._begin(Stream(lambda: call(iter(requests.get, None), metadata=self._metadata), requests))
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise Failure(Kind.PAUSED, "the connection was closed")
 
     def _begin(self, stream: "Stream") -> "Stream":
         self._calls.add(stream)
@@ -67,14 +76,16 @@ class Connection:
 
         Raises Failure.
         """
+        self._check()
         loop = asyncio.get_running_loop()
-        done: "asyncio.Future[None]" = loop.create_future()
+        news = News()
         call = self._channel.unary_unary(f"/{method}", request.SerializeToString, _parser(answer))
-        future = call.future(request, timeout=bound, metadata=self._metadata)
+        future: Any = call.future(request, timeout=bound, metadata=self._metadata)
         self._calls.add(future)
-        future.add_done_callback(lambda _: _tell(loop, lambda: done.done() or done.set_result(None)))
+        future.add_done_callback(lambda _: _tell(loop, news.tell))
         try:
-            await done
+            while not future.done():
+                await news.wait()
         except asyncio.CancelledError:
             future.cancel()
             raise
@@ -89,6 +100,7 @@ class Connection:
 
     async def close(self) -> None:
         """Breaks every call, and waits until no thread of them is left."""
+        self._is_closed = True
         for call in list(self._calls):
             if isinstance(call, Stream):
                 await call.gone()
@@ -134,7 +146,7 @@ class Stream:
         self._is_ours = False
         # Called on the loop whenever there is something to `poll`.
         self.on_news: Callable[[], Any] = lambda: None
-        self._news: "Optional[asyncio.Future[None]]" = None
+        self._news = News()
         self._call = begin()
         self._thread = threading.Thread(target=self._read, name="rollcall-stream", daemon=True)
         self._thread.start()
@@ -149,7 +161,7 @@ class Stream:
                 self._room.acquire()
                 if self._is_cancelled:
                     break
-                _tell(self._loop, lambda message=message: self._take(message))
+                _tell(self._loop, functools.partial(self._take, message))
         except grpc.RpcError as error:
             end = Failure.of(error)
         _tell(self._loop, lambda: self._over(end))
@@ -171,16 +183,8 @@ class Stream:
         self._wake()
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-        self._news = None
+        self._news.tell()
         self.on_news()
-
-    async def _event(self, bound: Optional[float]) -> None:
-        """Waits until anything happens, or for so many seconds. Any number of tasks may."""
-        if self._news is None:
-            self._news = self._loop.create_future()
-        await asyncio.wait({self._news}, timeout=bound)
 
     async def opened(self, bound: float) -> None:
         """Waits until the replica has taken the call. Raises Failure."""
@@ -218,7 +222,7 @@ class Stream:
             left = deadline - self._loop.time()
             if left <= 0:
                 raise Failure.silent()
-            await self._event(left)
+            await self._news.wait(left)
 
     def send(self, message: Any) -> None:
         if self._requests is not None:
@@ -237,7 +241,7 @@ class Stream:
         self._is_ours = True
         self.cancel()
         while not self._has_ended:
-            await self._event(None)
+            await self._news.wait()
         self._thread.join()
 
 
