@@ -68,7 +68,9 @@ class Locks:
         request.heartbeat.CopyFrom(_duration(_HEARTBEAT))
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
-        return replica.acquire_lock(request)
+        stream = replica.acquire_lock(request)
+        stream.is_delicate = True
+        return stream
 
     async def release(self, lock_id: str, patience: float) -> bool:
         """Gives a lock, or a place in its queue, back. False: it was not held any more. Raises NoConnection."""

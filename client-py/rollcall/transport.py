@@ -9,7 +9,7 @@ import collections
 import functools
 import queue
 import threading
-from typing import Any, Callable, Deque, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, NamedTuple, Optional, Sequence, Set, Tuple
 
 import grpc
 
@@ -18,6 +18,8 @@ from rollcall.waiting import News
 
 # How many messages of a stream may wait to be taken; the stream is not read meanwhile.
 _WAITING = 64
+# How long, in seconds, a connection that is closed waits at most for what should not break in the dark.
+_GRACE = 1.0
 _OPTIONS: Sequence[Tuple[str, Any]] = (
     # A replica welcomes no more pings than this. Together with the time-out it stays under what a replica allows itself,
     # so that a client knows of a broken connection before a lock that it carried is given to another.
@@ -81,7 +83,8 @@ class Connection:
         news = News()
         call = self._channel.unary_unary(f"/{method}", request.SerializeToString, _parser(answer))
         future: Any = call.future(request, timeout=bound, metadata=self._metadata)
-        self._calls.add(future)
+        one = _Unary(future, news)
+        self._calls.add(one)
         future.add_done_callback(lambda _: _tell(loop, news.tell))
         try:
             while not future.done():
@@ -90,7 +93,7 @@ class Connection:
             future.cancel()
             raise
         finally:
-            self._calls.discard(future)
+            self._calls.discard(one)
         if future.cancelled():
             raise Failure(Kind.PAUSED, "the connection was closed")
         error = future.exception()
@@ -99,13 +102,14 @@ class Connection:
         raise Failure.of(error) from None
 
     async def close(self) -> None:
-        """Breaks every call, and waits until no thread of them is left."""
+        """Breaks every call, and waits until no thread of them is left. What should not break in the dark has a moment to
+        come to light."""
         self._is_closed = True
+        deadline = asyncio.get_running_loop().time() + _GRACE
         for call in list(self._calls):
-            if isinstance(call, Stream):
-                await call.gone()
-            else:
-                call.cancel()
+            await call.settled(deadline)
+        for call in list(self._calls):
+            await call.gone()
         self._channel.close()
 
     def close_when_idle(self) -> bool:
@@ -128,6 +132,22 @@ def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], Any]) -> None:
         pass  # The loop has ended, and nobody listens.
 
 
+class _Unary(NamedTuple):
+    """A call with one answer, under way."""
+
+    future: Any
+    news: News
+
+    async def settled(self, deadline: float) -> None:
+        """Waits for the answer: that of a write tells whether it was made."""
+        loop = asyncio.get_running_loop()
+        while not self.future.done() and loop.time() < deadline:
+            await self.news.wait(deadline - loop.time())
+
+    async def gone(self) -> None:
+        self.future.cancel()
+
+
 class Stream:
     """A call with many answers."""
 
@@ -144,6 +164,9 @@ class Stream:
         self._is_cancelled = False
         # Whether we have broken it, so that it says nothing about the replica.
         self._is_ours = False
+        # Whether something would be amiss if it were broken before the first answer, which has the id of a lock.
+        self.is_delicate = False
+        self._has_heard = False
         # Called on the loop whenever there is something to `poll`.
         self.on_news: Callable[[], Any] = lambda: None
         self._news = News()
@@ -172,6 +195,7 @@ class Stream:
 
     def _take(self, message: Any) -> None:
         self._messages.append(message)
+        self._has_heard = True
         self._wake()
 
     def _over(self, end: Optional[Failure]) -> None:
@@ -235,6 +259,11 @@ class Stream:
         if self._requests is not None:
             self._requests.put(None)
         self._call.cancel()
+
+    async def settled(self, deadline: float) -> None:
+        """Waits for the first answer, where that matters."""
+        while self.is_delicate and not (self._has_heard or self._has_ended) and self._loop.time() < deadline:
+            await self._news.wait(deadline - self._loop.time())
 
     async def gone(self) -> None:
         """Breaks it, and waits until its thread has ended."""
