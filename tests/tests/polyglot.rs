@@ -79,7 +79,7 @@ async fn pytest_of_the_client(files: &[&str]) {
 
 #[tokio::test]
 async fn the_python_client_has_the_verbs_and_its_stubs_are_current() {
-    pytest_of_the_client(&["test_stubs.py", "test_pure.py", "test_registry.py", "test_aio.py", "test_django.py"]).await;
+    pytest_of_the_client(&["test_stubs.py", "test_pure.py", "test_documents.py", "test_registry.py", "test_aio.py", "test_django.py"]).await;
 }
 
 #[tokio::test]
