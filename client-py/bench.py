@@ -3,8 +3,8 @@
 
     bench.py --rollcall localhost:7700 --zookeeper localhost:2181 [--children 100] [--seconds 3] [--writes 300]
 
-Lookups: how often a second one thread gets a path with its children. `get` of Rollcall and of nd_service_registry answer
-from memory, which a watch keeps up to date; kazoo reads the list, and each child, from ZooKeeper.
+Lookups: how often a second one thread gets a path with its children. `get` of Rollcall and of nd_service_registry
+answer from memory, which a watch keeps up to date; kazoo reads the list, and each child, from ZooKeeper.
 
 Callbacks: from just before a child is created, through kazoo, to the callback that names it; one subscriber at a time.
 kazoo's own is a ChildrenWatch. Only Rollcall's has the children's data as well.
@@ -84,7 +84,9 @@ def main() -> None:
     paths = {who: f"{ROOT}/{who}" for who in ("lookups", "rollcall", "nd", "kazoo")}
     for path in paths.values():
         for number in range(options.children):
-            zk.create(f"{path}/host{number:04}:80", b'{"pid":4711,"created":"2026-01-31 23:59:59","zone":"a"}', makepath=True)
+            zk.create(
+                f"{path}/host{number:04}:80", b'{"pid":4711,"created":"2026-01-31 23:59:59","zone":"a"}', makepath=True
+            )
 
     path = paths["lookups"]
     rows = [

@@ -40,7 +40,9 @@ def main(out: pathlib.Path) -> int:
             service.unlink()
         found = names_of(package / f"{proto.stem}_pb2.pyi")
         if found:
-            lines.append(f"from rollcall.v1.{proto.stem}_pb2 import (\n" + "".join(f"    {n},\n" for n in found) + ")\n")
+            lines.append(
+                f"from rollcall.v1.{proto.stem}_pb2 import (\n" + "".join(f"    {n},\n" for n in found) + ")\n"
+            )
         names += found
         if service.exists():
             found = ["RegistryServicer", "RegistryStub", "add_RegistryServicer_to_server"]

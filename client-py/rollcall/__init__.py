@@ -10,7 +10,7 @@
     ...     print(held)
     True
 
-`rollcall.aio` is the same for asyncio, `rollcall.contrib.django` a helper for Django, `rollcall.v1` the generated stubs.
+`rollcall.aio` is the same for asyncio, `rollcall.contrib.django` is for Django, `rollcall.v1` has the generated stubs.
 """
 
 import logging

@@ -33,8 +33,8 @@ Callback = Callable[..., Any]
 
 
 class ServiceRegistry:
-    """As `rollcall.ServiceRegistry`, with the same arguments. It connects with `start`, or `async with`; callbacks run on
-    the loop, and may be coroutine functions.
+    """As `rollcall.ServiceRegistry`, with the same arguments. It connects with `start`, or `async with`; callbacks run
+    on the loop, and may be coroutine functions.
 
     Cancellation: what is cancelled is not waited for any more; what was written may be written all the same. A place in
     a lock's queue is given up.

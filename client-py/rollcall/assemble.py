@@ -79,5 +79,3 @@ def apply(state: State, changes: List[v1.Change]) -> State:
         elif change.kind == v1.CHANGE_KIND_DELETED:
             data, stat, children = ABSENT.data, ABSENT.stat, {}
     return State(data, stat, children)
-
-

@@ -13,7 +13,7 @@ LONGEST_ASKED = 30.0
 
 
 class Chosen(NamedTuple):
-    """A replica at one moment. The era rises with each failure, so that many streams that break at once count as one."""
+    """A replica at one moment. The era rises with each failure, so that streams that break together count as one."""
 
     position: int
     era: int

@@ -190,7 +190,7 @@ class Core:
         self.session.wake()
 
     async def unregister(self, path: str) -> bool:
-        """Takes a registration down; False if there is none. Raises NoConnection: it goes as soon as a replica is told."""
+        """Takes a registration down; False if there is none. Raises NoConnection: it goes when a replica is told."""
         if path not in self.session.registrations.entries:
             return False
         answer = _Answer()
@@ -268,5 +268,3 @@ def node(path: str, state: Optional[State], names_only: bool) -> Any:
         return False
     children: Any = list(state.children) if names_only else dict(state.children)
     return {"path": path, "data": state.data, "children": children, "stat": state.stat}
-
-

@@ -81,8 +81,8 @@ class Engine:
     # --- forks
 
     def park(self) -> None:
-        """Closes every connection, and stops the loop at a point where it holds nothing. Registrations and locks outlive
-        that by their ttl."""
+        """Closes every connection, and stops the loop at a point where it holds nothing. Registrations and locks
+        outlive that by their ttl."""
         self._go_on.clear()
         self._is_parked.clear()
 
@@ -107,8 +107,8 @@ class Engine:
 
 
 def settle() -> None:
-    """Waits until grpcio's own threads, which end some time after the last channel, are gone. What a child has of them is
-    a copy of memory that nobody will ever finish writing."""
+    """Waits until grpcio's own threads, which end some time after the last channel, are gone. What a child has of them
+    is a copy of memory that nobody will ever finish writing."""
     tasks = "/proc/self/task"
     if not os.path.isdir(tasks):
         return
@@ -123,5 +123,3 @@ def _is_grpc(file: str) -> bool:
             return comm.read().startswith(_GRPC_THREADS)
     except OSError:
         return False  # It has ended.
-
-

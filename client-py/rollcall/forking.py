@@ -1,8 +1,8 @@
 """Forks: gunicorn, celery, multiprocessing, os.fork.
 
-grpcio does not survive a fork while it has connections: its threads are missing in the child, and what they were writing
-stays half written. So, just before, every registry closes its connections and stops its thread at a point where it holds
-nothing. The parent connects again right after, and resumes by generation and lock id, so that nobody sees a
+grpcio does not survive a fork while it has connections: its threads are missing in the child, and what they were
+writing stays half written. So, just before, every registry closes its connections and stops its thread at a point where
+it holds nothing. The parent connects again right after, and resumes by generation and lock id, so that nobody sees a
 registration or a lock go. The child has the lists and the callbacks, but no registration and no lock; it connects for
 itself, a moment later or when it is used.
 """

@@ -21,9 +21,9 @@ class Lock:
             if held:
                 ...
 
-    Who must not work beside another for even a moment passes `fencing_token` to what the lock guards, and has that refuse
-    a smaller one than it has seen: a lock alone does not keep out a process that was paused while its lock ran out.
-    """
+    Who must not work beside another for even a moment passes `fencing_token` to what the lock guards, and has that
+    refuse a smaller one than it has seen: a lock alone does not keep out a process that was paused while its lock ran
+    out."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class Lock:
         self._taking = threading.Lock()
 
     def acquire(self) -> bool:
-        """Waits until the lock is ours, for `wait` seconds at most (None: for ever; 0: not at all). Returns whether it is;
-        at once, where it is already.
+        """Waits until the lock is ours, for `wait` seconds at most (None: for ever; 0: not at all). Returns whether it
+        is; at once, where it is already.
 
         Raises NoConnection when no replica can be reached; Refused when the path can't be locked like this.
         """
@@ -67,7 +67,7 @@ class Lock:
             self._taking.release()
 
     def release(self) -> bool:
-        """Gives the lock back. False: it was not ours any more, or no replica could be told; it goes with its ttl then."""
+        """Gives the lock back. False: it was not ours any more, or no replica could be told: it goes with its ttl."""
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return False

@@ -16,8 +16,8 @@ from rollcall.transport import Stream
 
 log = logging.getLogger(__name__)
 
-# How long, in seconds, a quiet stream may be silent before the replica says something, and after what time without a word
-# it is given up.
+# How long, in seconds, a quiet stream may be silent before the replica says something, and after what time without a
+# word it is given up.
 _HEARTBEAT = 3
 _SILENCE = 10.0
 

@@ -51,6 +51,8 @@ class Entry:
         self.answered: Optional[int] = None
         # The last one that we were given.
         self.generation: Optional[int] = None
+        # The last one that was lost while the program wished it anew; what is said of it again is no news.
+        self.past = 0
         self.is_queued = False
         self.waiters: List[Waiter] = []
 
@@ -214,8 +216,14 @@ class Registrations:
             entry.answered = None
             self._enqueue(entry)
             return None
-        if entry.generation is not None and lost.generation < entry.generation:
+        if lost.generation <= entry.past or (entry.generation is not None and lost.generation < entry.generation):
             return None  # One that has been made again since.
+        if entry.waiters and entry.wish is Wish.HOLD and lost.reason == v1.LOST_REASON_TAKEN_OVER:
+            # The program has asked for the path just now: it takes it back, as it would have a moment later.
+            self._answered(entry)
+            entry.past, entry.generation, entry.answered, entry.accepted = lost.generation, None, None, None
+            self._enqueue(entry)
+            return None
         reason = v1.LostReason.Name(lost.reason).replace("LOST_REASON_", "")
         return self._end(entry, refusal(f"{entry.path} was lost: {reason}", reason))
 

@@ -29,8 +29,8 @@ T = TypeVar("T")
 SERVER = "localhost:7700"
 TIMEOUT = 5  # seconds
 LOCK_WAIT = 300  # seconds
-# How long, in seconds, a forked child waits before it connects for its callbacks' sake: one that runs another program, or
-# ends, at once never does.
+# How long, in seconds, a forked child waits before it connects for its callbacks' sake: one that runs another program,
+# or ends, at once never does.
 _CHILD_CONNECTS = 0.2
 
 Callback = Callable[[Any], Any]
@@ -248,8 +248,8 @@ class ServiceRegistry:
     def set(self, node: str, data: Data = None, state: bool = True, type: NodeType = EphemeralNode) -> bool:
         """Registers a path, or takes it down with `state=False`. Returns True.
 
-        The node holds `data`, and the keys `pid` and `created`; a string stands under `string_value`. A registration that
-        is made again without data keeps those that it has.
+        The node holds `data`, and the keys `pid` and `created`; a string stands under `string_value`. A registration
+        that is made again without data keeps those that it has.
 
         Raises:
             ReadOnly: this registry, or the server, takes no writes.
@@ -295,7 +295,7 @@ class ServiceRegistry:
         same dict once now and once for each change. `wait` holds the answer, and the callback, back until there is a
         child, for so many seconds at most.
 
-        Returns False when no replica can be reached and no cache file knows the path; the callback is called later then.
+        Returns False when no replica can be reached and no cache file knows the path; the callback is called later.
 
         Raises Refused when the path can't be read.
         """
@@ -314,8 +314,8 @@ class ServiceRegistry:
         return node(path, watched.state if watched else None, self._names_only)
 
     def add_callback(self, path: str, callback: Callback) -> None:
-        """Has it called with the node as `get` returns it, once now and once for each change. The same callback is added
-        once."""
+        """Has it called with the node as `get` returns it, once now and once for each change. The same callback is
+        added once."""
         self.get(path, callback)
 
     def _open(self, path: str) -> _Path:

@@ -135,8 +135,8 @@ class Replicas:
         return self._choice.have_all_failed()
 
     async def call(self, method: str, request: Any, answer: Any, patience: float, is_write: bool = False) -> Any:
-        """Makes a call, at one replica after the other, until one answers or `patience` seconds are over. A write is tried
-        again only if it was certainly not carried out.
+        """Makes a call, at one replica after the other, until one answers or `patience` seconds are over. A write is
+        tried again only if it was certainly not carried out.
 
         Raises ServiceRegistryException.
         """
@@ -158,7 +158,9 @@ class Replicas:
                     raise failure.to_exception() from None
                 self.failed(replica, failure)
                 if is_write and failure.kind in (Kind.BROKEN, Kind.PAUSED) and not failure.never_sent():
-                    raise OutcomeUnknown(f"{request.path} may or may not have been written: {failure.message}") from None
+                    raise OutcomeUnknown(
+                        f"{request.path} may or may not have been written: {failure.message}"
+                    ) from None
                 last = failure
             else:
                 self.succeeded(replica)

@@ -134,8 +134,8 @@ class Session:
         return held
 
     async def _hold(self) -> None:
-        """Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends when
-        no registration is left. Raises Failure."""
+        """Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends
+        when no registration is left. Raises Failure."""
         loop = asyncio.get_running_loop()
         moving: "Optional[asyncio.Task[Optional[_Held]]]" = None
         try_again_at = loop.time() + _TRY_AGAIN
@@ -215,4 +215,3 @@ class Session:
         if held is not None:
             held.stream.on_news = lambda: None
             held.stream.cancel()
-

@@ -21,8 +21,8 @@ _WAITING = 64
 # How long, in seconds, a connection that is closed waits at most for what should not break in the dark.
 _GRACE = 1.0
 _OPTIONS: Sequence[Tuple[str, Any]] = (
-    # A replica welcomes no more pings than this. Together with the time-out it stays under what a replica allows itself,
-    # so that a client knows of a broken connection before a lock that it carried is given to another.
+    # A replica welcomes no more pings than this. Together with the time-out it stays under what a replica allows
+    # itself, so that a client knows of a broken connection before a lock that it carried is given to another.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -102,8 +102,8 @@ class Connection:
         raise Failure.of(error) from None
 
     async def close(self) -> None:
-        """Breaks every call, and waits until no thread of them is left. What should not break in the dark has a moment to
-        come to light."""
+        """Breaks every call, and waits until no thread of them is left. What should not break in the dark has a moment
+        to come to light."""
         self._is_closed = True
         deadline = asyncio.get_running_loop().time() + _GRACE
         for call in list(self._calls):
@@ -272,5 +272,3 @@ class Stream:
         while not self._has_ended:
             await self._news.wait()
         self._thread.join()
-
-

@@ -71,7 +71,7 @@ def _fits(value: Any, depth: int) -> bool:
 
 
 def from_value(value: v1.Value) -> Any:
-    """What a node holds: a dict; `{"string_value": …}` for other text; bytes that are no text; None for an empty node."""
+    """What a node holds: a dict; `{"string_value": …}` for other text; bytes that are none; None for an empty node."""
     kind = value.WhichOneof("kind")
     if kind == "data":
         return {name: _plain(field) for name, field in value.data.fields.items()}

@@ -23,7 +23,9 @@ def test_each_sees_what_the_other_registers(registry, run, hosts, path):
 
     nd.do("unset", f"{path}/nd:1")
     ours.unset(f"{path}/ours:1")
-    eventually("both saw both go", lambda: ours.get(path)["children"].keys() == {"data"} and nd.do("seen")[-1] == ["data"])
+    eventually(
+        "both saw both go", lambda: ours.get(path)["children"].keys() == {"data"} and nd.do("seen")[-1] == ["data"]
+    )
     assert ["nd:1", "ours:1"] in seen.lists
 
 

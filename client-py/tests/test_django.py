@@ -6,6 +6,7 @@ import types
 
 import pytest
 from conftest import SOON, Seen, eventually
+
 from rollcall.contrib import django
 from rollcall.contrib.django import utils
 
@@ -41,7 +42,8 @@ def test_by_the_settings_of_django(helper, fleet, registry, monkeypatch, path):
 
 
 def test_the_import_needs_no_django_and_connects_to_nobody():
-    program = "import sys, threading; import rollcall.contrib.django; print('django' in sys.modules, threading.active_count())"
+    program = "import sys, threading; import rollcall.contrib.django; "
+    program += "print('django' in sys.modules, threading.active_count())"
     environment = {"PYTHONPATH": sys.path[0], "PATH": ""}
     said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, timeout=60, check=True)
     assert said.stdout.split() == [b"False", b"1"]

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 from conftest import HERE, Replica
+
 from rollcall import registry as module
 
 ROOT = HERE.parents[1]
@@ -53,7 +54,16 @@ def test_every_public_call_has_a_line_in_the_page_on_migrating():
 def test_the_wheel_has_types_and_stubs(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(HERE.parent, source, ignore=shutil.ignore_patterns("tests", "__pycache__", "build", "*.egg-info"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+    ]
     subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=120)
     (wheel,) = tmp_path.glob("rollcall-*.whl")
     names = zipfile.ZipFile(wheel).namelist()

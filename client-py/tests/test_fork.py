@@ -65,7 +65,10 @@ def test_a_child_connects_for_itself_and_the_parent_keeps_what_it_has(registry, 
     assert in_child(child) == [["parent"], False]
     assert missing == [], "nobody found the parent's registration missing"
     assert lock.status() and lock.fencing_token == token and lost.all == []
-    eventually("the parent saw the child come and go", lambda: ["child", "parent"] in seen.lists and seen.lists[-1] == ["parent"])
+    eventually(
+        "the parent saw the child come and go",
+        lambda: ["child", "parent"] in seen.lists and seen.lists[-1] == ["parent"],
+    )
     assert ours.set_node(f"{path}/parent", {"n": 3})
     assert zk.exists(f"{path}/parent").czxid == czxid
     assert lock.release()
@@ -126,9 +129,7 @@ def test_multiprocessing(registry, zk, path):
     ours.set_node(f"{path}/parent")
     ours.get(path)
     context = multiprocessing.get_context("fork")
-    children = [
-        context.Process(target=child_of_multiprocessing, args=(ours, path, number)) for number in range(4)
-    ]
+    children = [context.Process(target=child_of_multiprocessing, args=(ours, path, number)) for number in range(4)]
     for child in children:
         child.start()
     for child in children:

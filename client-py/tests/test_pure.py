@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from rollcall import v1
 from rollcall.assemble import Assembler
 from rollcall.choice import PAUSES, Choice, Chosen
@@ -180,6 +181,21 @@ def test_lost_and_expired():
     lost.generation = 7
     assert registrations.take(v1.RegisterResponse(lost=lost)) == Lost("/a", "TAKEN_OVER")
     assert registrations.is_empty() and registrations.is_settled()
+
+
+def test_who_asks_for_a_path_while_it_is_lost_takes_it_back():
+    registrations, answers = Registrations(), Answers()
+    wish(registrations, {"n": 1})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    wish(registrations, {"n": 2}, answers)
+    assert asked(registrations).generation == 5
+    lost = v1.Lost(path="/a", generation=5, reason=v1.LOST_REASON_TAKEN_OVER)
+    assert registrations.take(v1.RegisterResponse(lost=lost)) is None
+    assert not asked(registrations).HasField("generation")
+    assert registrations.take(v1.RegisterResponse(lost=lost)) is None, "the answer to the first try"
+    registrations.take(registered("/a", 9))
+    assert answers == [None] and registrations.is_settled()
 
 
 def test_data_that_are_refused_leave_those_that_stand():

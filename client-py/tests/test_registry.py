@@ -6,9 +6,10 @@ import re
 import threading
 
 import pytest
-import rollcall
 from conftest import Seen, eventually
 from kazoo.client import KazooClient
+
+import rollcall
 
 
 @pytest.fixture
@@ -84,7 +85,10 @@ def test_callbacks_come_once_for_each_change(registry, path):
     ours.unset(f"{path}/one")
     eventually("one is gone", lambda: seen.lists[-1] == ["two"])
     # The parent came before its first child.
-    assert seen.lists in ([[], [], ["one"], ["one"], ["one", "two"], ["two"]], [[], ["one"], ["one"], ["one", "two"], ["two"]])
+    assert seen.lists in (
+        [[], [], ["one"], ["one"], ["one", "two"], ["two"]],
+        [[], ["one"], ["one"], ["one", "two"], ["two"]],
+    )
     ours.add_callback(path, more)
     assert more.lists == [["two"]]
 

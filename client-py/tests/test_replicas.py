@@ -7,9 +7,10 @@ import socket
 import time
 
 import pytest
-import rollcall
 from conftest import SOON, Fleet, Seen, eventually
 from kazoo.client import KazooClient
+
+import rollcall
 
 
 @pytest.fixture
@@ -49,7 +50,9 @@ def test_a_killed_replica_is_not_missed(two, registry, nodes, path):
     other = next(replica for replica in two.replicas if replica is not dead)
 
     # All of it goes on at the other one.
-    eventually("moved", lambda: (held := ours._engine.core.session._held) and held.replica.index == two.replicas.index(other))
+    eventually(
+        "moved", lambda: (held := ours._engine.core.session._held) and held.replica.index == two.replicas.index(other)
+    )
     eventually("taken over", lambda: ours._engine.core.session.registrations.is_settled())
     ours.set_node(f"{path}/0", {"n": 100})
     eventually("seen", lambda: watcher.get(path)["children"]["0"]["n"] == 100)
@@ -84,8 +87,14 @@ def test_a_replica_that_hangs_is_left(two, registry, nodes, path):
     hung = holder_of(two, ours)
     hung.process.send_signal(signal.SIGSTOP)
     try:
-        eventually("moved", lambda: two.replicas[ours._engine.core.session._held.replica.index] is not hung if
-                   ours._engine.core.session._held else False)
+        eventually(
+            "moved",
+            lambda: (
+                two.replicas[ours._engine.core.session._held.replica.index] is not hung
+                if ours._engine.core.session._held
+                else False
+            ),
+        )
         assert ours.set_node(f"{path}/two")
         assert sorted(nodes.get_children(path)) == ["one", "two"]
     finally:

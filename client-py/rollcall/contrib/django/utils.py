@@ -31,7 +31,9 @@ PORT = "7700"
 # Seconds.
 TIMEOUT = 15
 # Of one user: in a directory for all, another could leave a file of that name.
-CACHEFILE = os.path.join(tempfile.gettempdir(), f"rollcall.{os.getuid()}.json" if hasattr(os, "getuid") else "rollcall.json")
+CACHEFILE = os.path.join(
+    tempfile.gettempdir(), f"rollcall.{os.getuid()}.json" if hasattr(os, "getuid") else "rollcall.json"
+)
 
 _service_registry: Optional[ServiceRegistry] = None
 _making = threading.Lock()
