@@ -12,6 +12,7 @@ first, as asyncio asks anyway.
 import asyncio
 import inspect
 import logging
+import os
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Type, Union
 
@@ -23,7 +24,7 @@ from rollcall.follow import Watched
 from rollcall.locks import Keeper
 from rollcall.registrations import Lost
 from rollcall.registry import LOCK_WAIT, SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
-from rollcall.replicas import addresses
+from rollcall.replicas import addresses, clean
 from rollcall.values import Data
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class ServiceRegistry:
         self._names_only = names_only
         self._on_lost = on_lost
         self._core: Optional[Core] = None
+        self._pid = 0
         self._subscriptions: Dict[str, "List[_Subscription]"] = {}
         self._registered: Dict[str, Data] = {}
         self._held: "Set[Lock]" = set()
@@ -94,6 +96,7 @@ class ServiceRegistry:
         """Connects; what was registered and watched before `stop` is again. Raises NoConnection, unless lazy."""
         if self._core is not None:
             return
+        self._pid = os.getpid()
         core = self._core = Core(self._settings, self._turned, self._lost)
         for path in self._subscriptions:
             core.watch(path).listen(self._changed)
@@ -133,6 +136,8 @@ class ServiceRegistry:
     def _ready(self) -> Core:
         if self._core is None:
             raise NoConnection("the registry is stopped")
+        if self._pid != os.getpid():
+            raise NoConnection("the registry was started before the process forked")
         return self._core
 
     def _turned(self, is_up: bool) -> None:
@@ -153,6 +158,7 @@ class ServiceRegistry:
         """As `rollcall.ServiceRegistry.set`."""
         if self._readonly:
             raise ReadOnly("In read-only mode, no writes allowed")
+        node = clean(node)
         if not state:
             self._registered.pop(node, None)
         is_durable = type is DataNode
@@ -182,7 +188,7 @@ class ServiceRegistry:
 
     async def get(self, path: str, callback: Optional[Callback] = None, wait: Optional[float] = None) -> Any:
         """As `rollcall.ServiceRegistry.get`; the first call of a callback has ended when it returns."""
-        core = self._ready()
+        core, path = self._ready(), clean(path)
         if path not in self._subscriptions:
             self._subscriptions[path] = []
             core.watch(path).listen(self._changed)
@@ -215,19 +221,19 @@ class ServiceRegistry:
         on_lost: Optional[Callback] = None,
     ) -> "Lock":
         """A lock to be taken, with `async with` or `acquire`. Each call makes another."""
-        return Lock(self, path, name, simultaneous, wait, on_lost)
+        return Lock(self, clean(path), name, simultaneous, wait, on_lost)
 
     async def acquire_lock(
         self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
     ) -> bool:
         """Takes a lock and keeps it until `release_lock`. Returns whether it is ours."""
-        if any(lock.path == path and lock.status() for lock in self._held):
+        if any(lock.path == clean(path) and lock.status() for lock in self._held):
             return True
         return await self.get_lock(path, name, simultaneous, wait).acquire()
 
     async def release_lock(self, path: str) -> bool:
         """Gives back what is held on the path. Returns True when nothing is held any more."""
-        for lock in [lock for lock in self._held if lock.path == path]:
+        for lock in [lock for lock in self._held if lock.path == clean(path)]:
             await lock.release()
         return True
 

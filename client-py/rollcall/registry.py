@@ -19,7 +19,7 @@ from rollcall.follow import Watched
 from rollcall.lock import Lock, OnLost
 from rollcall.locks import Keeper
 from rollcall.registrations import Lost
-from rollcall.replicas import addresses
+from rollcall.replicas import addresses, clean
 from rollcall.values import Data, to_dict
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ class ServiceRegistry:
         # What is registered, for `start` and `rebuild`.
         self._registered: Dict[str, Data] = {}
         self._own_locks = threading.local()
+        self._locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
         self._held: Set[Lock] = set()
         self._state_callbacks: List[Callback] = []
         forking.protect(self)
@@ -260,6 +261,7 @@ class ServiceRegistry:
         if self._readonly:
             raise ReadOnly("In read-only mode, no writes allowed")
         is_durable = type is DataNode
+        node = clean(node)
         to_dict(data)
         if not state:
             self._registered.pop(node, None)
@@ -299,6 +301,7 @@ class ServiceRegistry:
 
         Raises Refused when the path can't be read.
         """
+        path = clean(path)
         followed = self._paths.get(path)
         if followed is None or followed.watched is None or (self._engine is None and not self._is_stopped):
             followed = self._open(path)
@@ -369,10 +372,12 @@ class ServiceRegistry:
             wait: seconds that `acquire` waits; 0: not at all; None: for ever.
             on_lost: called with the reason if the lock is lost while it is held.
         """
+        path = clean(path)
         own: Dict[str, Lock] = self._own_locks.__dict__
         lock = own.get(path)
         if lock is None or (lock.terms != (name, simultaneous, wait, on_lost) and not lock.status()):
             lock = own[path] = Lock(self, path, name, simultaneous, wait, on_lost)
+            self._locks.add(lock)
         return lock
 
     def acquire_lock(
@@ -384,6 +389,7 @@ class ServiceRegistry:
     def release_lock(self, path: str) -> bool:
         """Gives a lock back that this process holds on the path: this thread's, or else any. Returns True when it holds
         none."""
+        path = clean(path)
         own: Dict[str, Lock] = self._own_locks.__dict__
         with self._mutex:
             held = [lock for lock in self._held if lock.path == path]
@@ -433,8 +439,8 @@ class ServiceRegistry:
         self._dispatcher = Dispatcher()
         self._registered = {}
         self._own_locks = threading.local()
-        held, self._held = self._held, set()
-        for lock in held:
+        self._held = set()
+        for lock in self._locks:
             lock._forget()
         for followed in self._paths.values():
             followed.subscriptions = [known.copy() for known in followed.subscriptions]

@@ -57,6 +57,12 @@ def addresses(server: Union[str, Sequence[str]]) -> List[str]:
     return found
 
 
+def clean(path: str) -> str:
+    """A path without slashes that say nothing, which kazoo forgives and a replica does not."""
+    parts = [part for part in path.split("/") if part]
+    return "/" * path.startswith("/") + "/".join(parts)
+
+
 class Replicas:
     """Belongs to one event loop."""
 

@@ -116,6 +116,41 @@ def test_many_forks_while_threads_work(registry, zk, path):
     assert not faults and "parent" in zk.get_children(path)
 
 
+def test_forked_workers_find_and_exclude_each_other_while_a_replica_is_killed(two, registry, tmp_path, path):
+    """What gunicorn does: the program is loaded, looks things up, and forks workers."""
+    ours, seen = registry(), Seen()
+    ours.get(f"{path}/workers", callback=seen)
+    inside = str(tmp_path / "inside")
+
+    def worker(number):
+        ours.set_node(f"{path}/workers/{number}")
+        eventually("all are there", lambda: len(ours.get(f"{path}/workers")["children"]) == 3, 2 * SOON)
+        for _ in range(20):
+            with ours.get_lock(f"{path}/lock", wait=60) as held:
+                assert held
+                # Fails if another is inside.
+                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+                time.sleep(0.005)
+                os.unlink(inside)
+        return number
+
+    answers = []
+    threads = [
+        threading.Thread(target=lambda number=number: answers.append(in_child(lambda: worker(number))))
+        for number in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    eventually("all are there", lambda: len(seen.last["children"]) == 3, 2 * SOON)
+    first = next(index for index, names in enumerate(seen.lists) if len(names) == 3)
+    two.replicas[0].kill()
+    for thread in threads:
+        thread.join(4 * SOON)
+    assert sorted(answers) == [0, 1, 2]
+    # They ended without a goodbye, and stand for their ttl.
+    assert all(len(names) == 3 for names in seen.lists[first:]), seen.lists
+
+
 def child_of_multiprocessing(ours, path, number):
     ours.set_node(f"{path}/{number}", {"pid": os.getpid()})
     assert "parent" in ours.get(path)["children"]

@@ -8,7 +8,7 @@ from rollcall import v1
 from rollcall.assemble import Assembler
 from rollcall.choice import PAUSES, Choice, Chosen
 from rollcall.registrations import Lost, Registrations
-from rollcall.replicas import addresses
+from rollcall.replicas import addresses, clean
 from rollcall.values import from_value, to_value
 
 # --- choosing
@@ -44,6 +44,10 @@ def test_addresses():
     for wrong in ("", "localhost", ":7700", "http://a:1", "a:ssh"):
         with pytest.raises(ValueError):
             addresses(wrong)
+
+
+def test_paths_are_forgiven_what_kazoo_forgives():
+    assert clean("/a//b/") == "/a/b" and clean("/") == "/" and clean("a/b") == "a/b"
 
 
 # --- watches
