@@ -17,7 +17,7 @@ T = TypeVar("T")
 _PAUSE = 3.0
 # How long it waits at most until grpcio's own threads have ended; they do unless others in this program use grpcio too.
 _SETTLE = 0.5
-_GRPC_THREADS = ("grpc_", "event_engine", "lifeguard", "resolver-exec", "default-exec")
+GRPC_THREADS = ("grpc_", "event_engine", "lifeguard", "resolver-exec", "default-exec")
 
 
 class Engine:
@@ -120,6 +120,6 @@ def settle() -> None:
 def _is_grpc(file: str) -> bool:
     try:
         with open(file, encoding="ascii", errors="replace") as comm:
-            return comm.read().startswith(_GRPC_THREADS)
+            return comm.read().startswith(GRPC_THREADS)
     except OSError:
         return False  # It has ended.

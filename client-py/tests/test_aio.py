@@ -3,9 +3,8 @@
 import asyncio
 
 import pytest
-from conftest import SOON, Seen
-
 import rollcall
+from conftest import SOON, Seen
 from rollcall import aio
 
 

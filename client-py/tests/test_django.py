@@ -6,7 +6,6 @@ import types
 
 import pytest
 from conftest import HERE, SOON, Seen, eventually
-
 from rollcall.contrib import django
 from rollcall.contrib.django import utils
 

@@ -9,7 +9,6 @@ import zipfile
 
 import pytest
 from conftest import HERE, Replica
-
 from rollcall import registry as module
 
 ROOT = HERE.parents[1]

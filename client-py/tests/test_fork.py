@@ -1,5 +1,6 @@
 """Forks: os.fork, multiprocessing, and what the child must not have."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import time
 import pytest
 from conftest import SOON, Seen, eventually
 from kazoo.client import KazooClient
+from rollcall import engine
 
 
 @pytest.fixture
@@ -72,6 +74,31 @@ def test_a_child_connects_for_itself_and_the_parent_keeps_what_it_has(registry, 
     assert ours.set_node(f"{path}/parent", {"n": 3})
     assert zk.exists(f"{path}/parent").czxid == czxid
     assert lock.release()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux tells the names of threads")
+def test_nothing_of_grpcio_is_left_at_the_moment_of_a_fork(two, registry, path):
+    ours = registry()
+    ours.set_node(f"{path}/one")
+    ours.get(path)
+    assert ours.acquire_lock(f"{path}-lock")
+
+    def threads():
+        names = []
+        for each in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{each}/comm") as comm:
+                names.append(comm.read().strip())
+        return names
+
+    assert any(name.startswith("event_engine") for name in threads()), "grpcio's threads are known by their names"
+    assert ours._park()
+    try:
+        engine.settle()
+        assert not [name for name in threads() if name.startswith(engine.GRPC_THREADS)]
+        assert {thread.name for thread in threading.enumerate()}.isdisjoint({"rollcall-stream"})
+    finally:
+        ours._go_on()
+    assert ours.set_node(f"{path}/two")
 
 
 def test_callbacks_run_in_a_child_that_never_calls(registry, path):

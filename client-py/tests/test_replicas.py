@@ -7,10 +7,9 @@ import socket
 import time
 
 import pytest
+import rollcall
 from conftest import SOON, Fleet, Seen, eventually
 from kazoo.client import KazooClient
-
-import rollcall
 
 
 @pytest.fixture
@@ -97,6 +96,21 @@ def test_a_replica_that_hangs_is_left(two, registry, nodes, path):
         )
         assert ours.set_node(f"{path}/two")
         assert sorted(nodes.get_children(path)) == ["one", "two"]
+    finally:
+        hung.process.send_signal(signal.SIGCONT)
+
+
+def test_who_comes_back_does_not_take_what_is_newer(two, registry, nodes, path):
+    lost = Seen()
+    ours = registry(ttl=3, on_lost=lost)
+    ours.set_node(f"{path}/one", {"n": 1})
+    hung = holder_of(two, ours)
+    hung.process.send_signal(signal.SIGSTOP)
+    try:
+        other = registry(next(replica for replica in two.replicas if replica is not hung).address)
+        other.set_node(f"{path}/one", {"n": 2})
+        eventually("told", lambda: lost.all == [(f"{path}/one", "TAKEN_OVER")])
+        assert json.loads(nodes.get(f"{path}/one")[0])["n"] == 2
     finally:
         hung.process.send_signal(signal.SIGCONT)
 
