@@ -18,9 +18,10 @@ import time
 from typing import Any, Callable, List
 
 import grpc
-import rollcall
 from kazoo.client import KazooClient
 from nd_service_registry import KazooServiceRegistry
+
+import rollcall
 from rollcall import v1
 
 ROOT = "/bench-python"

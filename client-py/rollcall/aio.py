@@ -25,6 +25,7 @@ from rollcall.locks import Keeper
 from rollcall.registrations import Lost
 from rollcall.registry import LOCK_WAIT, SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
 from rollcall.replicas import addresses, clean
+from rollcall.transport_aio import AioConnection
 from rollcall.values import Data
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class ServiceRegistry:
         if self._core is not None:
             return
         self._pid = os.getpid()
-        core = self._core = Core(self._settings, self._turned, self._lost)
+        core = self._core = Core(self._settings, self._turned, self._lost, AioConnection)
         for path in self._subscriptions:
             core.watch(path).listen(self._changed)
         for path, data in self._registered.items():

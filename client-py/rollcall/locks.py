@@ -12,7 +12,7 @@ from google.protobuf import duration_pb2
 from rollcall import v1
 from rollcall.errors import Failure, Kind, NoConnection, Refused, ServiceRegistryException
 from rollcall.replicas import OPENING, Replica, Replicas
-from rollcall.transport import Stream
+from rollcall.stream import Stream
 
 log = logging.getLogger(__name__)
 

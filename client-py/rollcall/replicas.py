@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 import grpc
 
 from rollcall import v1
 from rollcall.choice import Choice, Chosen
 from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown
-from rollcall.transport import Connection, Metadata, Stream
+from rollcall.stream import Stream
+from rollcall.transport import Metadata
 from rollcall.waiting import News
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,21 @@ SERVICE = "rollcall.v1.Registry"
 OPENING = 4.0
 # How long a replica that drains is left alone.
 _DRAINING = 0.5
+
+
+class Connection(Protocol):
+    """A channel to one replica, of whichever transport."""
+
+    def stream(self, method: str, request: Any, answer: Any) -> Stream: ...
+
+    def duplex(self, method: str, request_type: Any, answer: Any) -> Stream: ...
+
+    async def unary(self, method: str, request: Any, answer: Any, bound: float) -> Any: ...
+
+    async def close(self) -> None: ...
+
+    def close_when_idle(self) -> bool: ...
+
 
 Connect = Callable[[str, Optional[grpc.ChannelCredentials], Metadata], Connection]
 

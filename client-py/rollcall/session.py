@@ -11,7 +11,7 @@ from rollcall import v1
 from rollcall.errors import Failure
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import OPENING, Replica, Replicas
-from rollcall.transport import Stream
+from rollcall.stream import Stream
 from rollcall.waiting import Bell, News
 
 log = logging.getLogger(__name__)

@@ -1,26 +1,25 @@
-"""gRPC calls for an event loop, made with grpcio's threads.
+"""gRPC calls for the loop of a registry with threads.
 
-grpcio's own asyncio API can't be taken down so that nothing of it is left, and that is what a fork needs (forking.py).
-So each stream is read by a thread, which hands over what it reads, and everything else happens on the loop.
+grpcio's own asyncio API (transport_aio.py) can't be taken down so that nothing of it is left, and that is what a fork
+needs (forking.py). So each stream is read by a thread, which hands over what it reads, and everything else happens on
+the loop.
 """
 
 import asyncio
-import collections
 import functools
 import queue
 import threading
-from typing import Any, Callable, Deque, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Set, Tuple
 
 import grpc
 
 from rollcall.errors import Failure, Kind
+from rollcall.stream import WAITING, Stream
 from rollcall.waiting import News
 
-# How many messages of a stream may wait to be taken; the stream is not read meanwhile.
-_WAITING = 64
 # How long, in seconds, a connection that is closed waits at most for what should not break in the dark.
-_GRACE = 1.0
-_OPTIONS: Sequence[Tuple[str, Any]] = (
+GRACE = 1.0
+OPTIONS: Sequence[Tuple[str, Any]] = (
     # A replica welcomes no more pings than this. Together with the time-out it stays under what a replica allows
     # itself, so that a client knows of a broken connection before a lock that it carried is given to another.
     ("grpc.keepalive_time_ms", 10_000),
@@ -47,28 +46,28 @@ class Connection:
         self._calls: Set[Any] = set()
         self._is_closed = False
         if credentials is None:
-            self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+            self._channel = grpc.insecure_channel(target, options=OPTIONS)
         else:
-            self._channel = grpc.secure_channel(target, credentials, options=_OPTIONS)
+            self._channel = grpc.secure_channel(target, credentials, options=OPTIONS)
 
-    def stream(self, method: str, request: Any, answer: Any) -> "Stream":
+    def stream(self, method: str, request: Any, answer: Any) -> Stream:
         """Begins a call with one request and many answers. Raises Failure."""
         self._check()
-        call = self._channel.unary_stream(f"/{method}", request.SerializeToString, _parser(answer))
-        return self._begin(Stream(lambda: call(request, metadata=self._metadata)))
+        call = self._channel.unary_stream(f"/{method}", request.SerializeToString, parser(answer))
+        return self._begin(ThreadStream(lambda: call(request, metadata=self._metadata)))
 
-    def duplex(self, method: str, request_type: Any, answer: Any) -> "Stream":
+    def duplex(self, method: str, request_type: Any, answer: Any) -> Stream:
         """Begins a call with many requests, which `send` sends, and many answers. Raises Failure."""
         self._check()
-        call = self._channel.stream_stream(f"/{method}", request_type.SerializeToString, _parser(answer))
+        call = self._channel.stream_stream(f"/{method}", request_type.SerializeToString, parser(answer))
         requests: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
-        return self._begin(Stream(lambda: call(iter(requests.get, None), metadata=self._metadata), requests))
+        return self._begin(ThreadStream(lambda: call(iter(requests.get, None), metadata=self._metadata), requests))
 
     def _check(self) -> None:
         if self._is_closed:
             raise Failure(Kind.PAUSED, "the connection was closed")
 
-    def _begin(self, stream: "Stream") -> "Stream":
+    def _begin(self, stream: Stream) -> Stream:
         self._calls.add(stream)
         stream.on_end = lambda: self._calls.discard(stream)
         return stream
@@ -81,7 +80,7 @@ class Connection:
         self._check()
         loop = asyncio.get_running_loop()
         news = News()
-        call = self._channel.unary_unary(f"/{method}", request.SerializeToString, _parser(answer))
+        call = self._channel.unary_unary(f"/{method}", request.SerializeToString, parser(answer))
         future: Any = call.future(request, timeout=bound, metadata=self._metadata)
         one = _Unary(future, news)
         self._calls.add(one)
@@ -105,7 +104,7 @@ class Connection:
         """Breaks every call, and waits until no thread of them is left. What should not break in the dark has a moment
         to come to light."""
         self._is_closed = True
-        deadline = asyncio.get_running_loop().time() + _GRACE
+        deadline = asyncio.get_running_loop().time() + GRACE
         for call in list(self._calls):
             await call.settled(deadline)
         for call in list(self._calls):
@@ -120,7 +119,7 @@ class Connection:
         return True
 
 
-def _parser(answer: Any) -> Callable[[bytes], Any]:
+def parser(answer: Any) -> Callable[[bytes], Any]:
     parse: Callable[[bytes], Any] = answer.FromString
     return parse
 
@@ -148,28 +147,14 @@ class _Unary(NamedTuple):
         self.future.cancel()
 
 
-class Stream:
-    """A call with many answers."""
+class ThreadStream(Stream):
+    """One that a thread reads."""
 
     def __init__(self, begin: Callable[[], Any], requests: "Optional[queue.SimpleQueue[Any]]" = None) -> None:
-        self.on_end: Callable[[], Any] = lambda: None
-        self._loop = asyncio.get_running_loop()
+        super().__init__()
         self._requests = requests
-        self._messages: Deque[Any] = collections.deque()
-        self._room = threading.Semaphore(_WAITING)
-        self._is_open = False
-        # How it ended: None is OK.
-        self._end: Optional[Failure] = None
-        self._has_ended = False
+        self._room = threading.Semaphore(WAITING)
         self._is_cancelled = False
-        # Whether we have broken it, so that it says nothing about the replica.
-        self._is_ours = False
-        # Whether something would be amiss if it were broken before the first answer, which has the id of a lock.
-        self.is_delicate = False
-        self._has_heard = False
-        # Called on the loop whenever there is something to `poll`.
-        self.on_news: Callable[[], Any] = lambda: None
-        self._news = News()
         self._call = begin()
         self._thread = threading.Thread(target=self._read, name="rollcall-stream", daemon=True)
         self._thread.start()
@@ -187,88 +172,24 @@ class Stream:
                 _tell(self._loop, functools.partial(self._take, message))
         except grpc.RpcError as error:
             end = Failure.of(error)
-        _tell(self._loop, lambda: self._over(end))
-
-    def _opened(self) -> None:
-        self._is_open = True
-        self._wake()
-
-    def _take(self, message: Any) -> None:
-        self._messages.append(message)
-        self._has_heard = True
-        self._wake()
-
-    def _over(self, end: Optional[Failure]) -> None:
-        self._end = Failure(Kind.PAUSED, "the connection was closed") if self._is_ours else end
-        self._has_ended = True
         if self._requests is not None:
+            # The thread that sends ends too.
             self._requests.put(None)
-        self.on_end()
-        self._wake()
-
-    def _wake(self) -> None:
-        self._news.tell()
-        self.on_news()
-
-    async def opened(self, bound: float) -> None:
-        """Waits until the replica has taken the call. Raises Failure."""
-        await self._until(lambda: self._is_open, bound)
-        if not self._is_open:
-            raise self._end or Failure.ended()
-
-    async def next(self, bound: float) -> Any:
-        """The next answer; None when the call has ended with OK. Raises Failure, also after `bound` seconds of silence.
-
-        Cancellation: safe, no answer is lost.
-        """
-        await self._until(lambda: bool(self._messages), bound)
-        message = self.poll()
-        if message is None and self._end is not None:
-            raise self._end
-        return message
-
-    def poll(self) -> Any:
-        """The next answer if there is one already."""
-        if not self._messages:
-            return None
-        self._room.release()
-        return self._messages.popleft()
-
-    def ended(self) -> Optional[Failure]:
-        """How the call ended, once it has and every answer was taken."""
-        if not self._has_ended or self._messages:
-            return None
-        return self._end or Failure.ended()
-
-    async def _until(self, reached: Callable[[], bool], bound: float) -> None:
-        deadline = self._loop.time() + bound
-        while not reached() and not self._has_ended:
-            left = deadline - self._loop.time()
-            if left <= 0:
-                raise Failure.silent()
-            await self._news.wait(left)
+        _tell(self._loop, lambda: self._over(end))
 
     def send(self, message: Any) -> None:
         if self._requests is not None:
             self._requests.put(message)
 
     def cancel(self) -> None:
-        """Ends the call; what it still says is not heard."""
         self._is_cancelled = True
         self._room.release()
         if self._requests is not None:
             self._requests.put(None)
         self._call.cancel()
 
-    async def settled(self, deadline: float) -> None:
-        """Waits for the first answer, where that matters."""
-        while self.is_delicate and not (self._has_heard or self._has_ended) and self._loop.time() < deadline:
-            await self._news.wait(deadline - self._loop.time())
+    def _taken(self) -> None:
+        self._room.release()
 
-    async def gone(self) -> None:
-        """Breaks it, and waits until its thread has ended."""
-        self._is_ours = True
-        self.cancel()
-        while not self._has_ended:
-            await self._news.wait()
+    async def _join(self) -> None:
         self._thread.join()

@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-import rollcall
 from conftest import SOON, Seen
+
+import rollcall
 from rollcall import aio
 
 

@@ -6,6 +6,7 @@ import types
 
 import pytest
 from conftest import HERE, SOON, Seen, eventually
+
 from rollcall.contrib import django
 from rollcall.contrib.django import utils
 

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 from conftest import HERE, Replica
+
 from rollcall import registry as module
 
 ROOT = HERE.parents[1]

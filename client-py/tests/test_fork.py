@@ -10,6 +10,7 @@ import time
 import pytest
 from conftest import SOON, Seen, eventually
 from kazoo.client import KazooClient
+
 from rollcall import engine
 
 

@@ -4,9 +4,10 @@ import threading
 import time
 
 import pytest
-import rollcall
 from conftest import SOON, Seen, eventually
 from kazoo.client import KazooClient
+
+import rollcall
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from rollcall import v1
 from rollcall.assemble import Assembler
 from rollcall.choice import PAUSES, Choice, Chosen

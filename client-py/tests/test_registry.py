@@ -6,9 +6,10 @@ import re
 import threading
 
 import pytest
-import rollcall
 from conftest import Seen, eventually
 from kazoo.client import KazooClient
+
+import rollcall
 
 
 @pytest.fixture

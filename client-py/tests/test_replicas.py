@@ -7,9 +7,10 @@ import socket
 import time
 
 import pytest
-import rollcall
 from conftest import SOON, Fleet, Seen, eventually
 from kazoo.client import KazooClient
+
+import rollcall
 
 
 @pytest.fixture

@@ -38,6 +38,12 @@ def test_the_syntax_is_that_of_python_3_9(file):
     ast.parse(pathlib.Path(file).read_text(), feature_version=(3, 9))
 
 
+def test_the_types_are_right(tmp_path):
+    command = [str(GENERATOR), "-m", "mypy", "--cache-dir", str(tmp_path), "--no-error-summary"]
+    checked = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=240)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_everything_is_exported():
     from rollcall import v1
 
