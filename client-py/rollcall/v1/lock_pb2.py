@@ -9,7 +9,6 @@ from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
     _runtime_version.Domain.PUBLIC,
     6,
@@ -25,8 +24,8 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-
 from rollcall.v1 import stream_pb2 as rollcall_dot_v1_dot_stream__pb2
+
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rollcall/v1/lock.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rollcall/v1/stream.proto\"\xf7\x01\n\x12\x41\x63quireLockRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0csimultaneous\x18\x02 \x01(\r\x12,\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07lock_id\x18\x06 \x01(\t\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x42\x07\n\x05_waitB\x0c\n\n_heartbeat\"\x94\x02\n\x13\x41\x63quireLockResponse\x12%\n\x06queued\x18\x01 \x01(\x0b\x32\x13.rollcall.v1.QueuedH\x00\x12!\n\x04held\x18\x02 \x01(\x0b\x32\x11.rollcall.v1.HeldH\x00\x12+\n\tsuspended\x18\x03 \x01(\x0b\x32\x16.rollcall.v1.SuspendedH\x00\x12%\n\x04lost\x18\x04 \x01(\x0b\x32\x15.rollcall.v1.LockLostH\x00\x12+\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.rollcall.v1.HeartbeatH\x00\x12)\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x15.rollcall.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"<\n\x06Queued\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0f\n\x07holders\x18\x03 \x03(\t\"V\n\x04Held\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\tSuspended\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"3\n\x08LockLost\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.rollcall.v1.LostReason\"\x0b\n\tHeartbeat\"%\n\x12ReleaseLockRequest\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\"\'\n\x13ReleaseLockResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"#\n\x13\x44\x65scribeLockRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x8c\x01\n\x14\x44\x65scribeLockResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0csimultaneous\x18\x02 \x01(\r\x12\'\n\x07holders\x18\x03 \x03(\x0b\x32\x16.rollcall.v1.LockParty\x12\'\n\x07waiters\x18\x04 \x03(\x0b\x32\x16.rollcall.v1.LockParty\"\x99\x01\n\tLockParty\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x66oreign\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 

@@ -9,7 +9,6 @@ from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
     _runtime_version.Domain.PUBLIC,
     6,
@@ -27,6 +26,7 @@ from rollcall.v1 import lock_pb2 as rollcall_dot_v1_dot_lock__pb2
 from rollcall.v1 import read_pb2 as rollcall_dot_v1_dot_read__pb2
 from rollcall.v1 import register_pb2 as rollcall_dot_v1_dot_register__pb2
 from rollcall.v1 import write_pb2 as rollcall_dot_v1_dot_write__pb2
+
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arollcall/v1/registry.proto\x12\x0brollcall.v1\x1a\x16rollcall/v1/lock.proto\x1a\x16rollcall/v1/read.proto\x1a\x1arollcall/v1/register.proto\x1a\x17rollcall/v1/write.proto2\xcb\x04\n\x08Registry\x12K\n\x08Register\x12\x1c.rollcall.v1.RegisterRequest\x1a\x1d.rollcall.v1.RegisterResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.rollcall.v1.GetRequest\x1a\x18.rollcall.v1.GetResponse\x12@\n\x05Watch\x12\x19.rollcall.v1.WatchRequest\x1a\x1a.rollcall.v1.WatchResponse0\x01\x12R\n\x0b\x41\x63quireLock\x12\x1f.rollcall.v1.AcquireLockRequest\x1a .rollcall.v1.AcquireLockResponse0\x01\x12P\n\x0bReleaseLock\x12\x1f.rollcall.v1.ReleaseLockRequest\x1a .rollcall.v1.ReleaseLockResponse\x12S\n\x0c\x44\x65scribeLock\x12 .rollcall.v1.DescribeLockRequest\x1a!.rollcall.v1.DescribeLockResponse\x12\x38\n\x03Put\x12\x17.rollcall.v1.PutRequest\x1a\x18.rollcall.v1.PutResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.rollcall.v1.DeleteRequest\x1a\x1b.rollcall.v1.DeleteResponseBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 

@@ -9,7 +9,6 @@ from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
     _runtime_version.Domain.PUBLIC,
     6,
@@ -24,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rollcall/v1/stream.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\"8\n\x08\x44raining\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration*\x95\x01\n\nLostReason\x12\x1b\n\x17LOST_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16LOST_REASON_TAKEN_OVER\x10\x01\x12\x17\n\x13LOST_REASON_EXPIRED\x10\x02\x12\x1c\n\x18LOST_REASON_SESSION_LOST\x10\x03\x12\x17\n\x13LOST_REASON_REMOVED\x10\x04\x42W\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 

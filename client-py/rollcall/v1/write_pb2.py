@@ -9,7 +9,6 @@ from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
     _runtime_version.Domain.PUBLIC,
     6,
@@ -24,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from rollcall.v1 import data_pb2 as rollcall_dot_v1_dot_data__pb2
+
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rollcall/v1/write.proto\x12\x0brollcall.v1\x1a\x16rollcall/v1/data.proto\"\x86\x01\n\nPutRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.rollcall.v1.Value\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x0b\x63reate_only\x18\x04 \x01(\x08\x42\x13\n\x11_expected_version\".\n\x0bPutResponse\x12\x1f\n\x04stat\x18\x01 \x01(\x0b\x32\x11.rollcall.v1.Stat\"d\n\rDeleteRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\trecursive\x18\x03 \x01(\x08\x42\x13\n\x11_expected_version\"\x10\n\x0e\x44\x65leteResponseBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 

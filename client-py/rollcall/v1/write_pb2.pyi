@@ -1,12 +1,8 @@
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar
-from typing import Optional as _Optional
-from typing import Union as _Union
-
+from rollcall.v1 import data_pb2 as _data_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-
-from rollcall.v1 import data_pb2 as _data_pb2
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
