@@ -18,7 +18,7 @@ from rollcall.errors import Refused, ServiceRegistryException
 from rollcall.follow import Watched
 from rollcall.link import Link
 from rollcall.locks import Keeper, Locks, Terms
-from rollcall.registrations import Lost
+from rollcall.registrations import Lost, Wish
 from rollcall.replicas import Connect, Replicas
 from rollcall.session import Session
 from rollcall.transport import Connection, Metadata
@@ -165,6 +165,8 @@ class Core:
         """
         registrations = self.session.registrations
         entry = registrations.entries.get(path)
+        if entry is not None and entry.wish is Wish.LEAVE:
+            entry = None
         fields = to_dict(data)
         if entry is not None and entry.is_registered and (not fields or fields == entry.data):
             return

@@ -1,5 +1,6 @@
 """ServiceRegistry: nd_service_registry's verbs, for programs with threads."""
 
+import asyncio
 import atexit
 import functools
 import logging
@@ -197,10 +198,8 @@ class ServiceRegistry:
             held, self._held = list(self._held), set()
         if engine is None:
             return
-        for lock in held:
-            keeper, lock._keeper = lock._keeper, None
-            if keeper is not None:
-                engine.call(functools.partial(_release, keeper))
+        keepers = [lock._keeper for lock in held if lock._keeper is not None]
+        engine.call(lambda _: _release_all(keepers))
         engine.close()
         self._tell_state(False)
 
@@ -297,13 +296,17 @@ class ServiceRegistry:
         same dict once now and once for each change. `wait` holds the answer, and the callback, back until there is a
         child, for so many seconds at most.
 
-        Returns False when no replica can be reached and no cache file knows the path; the callback is called later.
+        Returns False when nothing is known: no replica can be reached, and no cache file knows the path; the callback
+        is called later then.
 
         Raises Refused when the path can't be read.
         """
         path = clean(path)
         followed = self._paths.get(path)
-        if followed is None or followed.watched is None or (self._engine is None and not self._is_stopped):
+        if self._is_stopped:
+            with self._mutex:
+                followed = self._paths.setdefault(path, _Path())
+        elif followed is None or followed.watched is None or self._engine is None:
             followed = self._open(path)
         watched = followed.watched
         if watched is not None and not self._is_stopped:
@@ -456,6 +459,10 @@ class ServiceRegistry:
 
 async def _release(keeper: Keeper, _: Core) -> bool:
     return await keeper.release()
+
+
+async def _release_all(keepers: List[Keeper]) -> None:
+    await asyncio.gather(*(keeper.release() for keeper in keepers))
 
 
 # What a fork has left of its parent's engines.

@@ -160,7 +160,8 @@ class Session:
                 if now >= try_again_at:
                     self.registrations.try_again()
                     try_again_at = now + _TRY_AGAIN
-                request = self.registrations.next_request()
+                # After the goodbye nothing more is said.
+                request = None if self._is_closing else self.registrations.next_request()
                 while request is not None:
                     held.say(request, now)
                     request = self.registrations.next_request()

@@ -136,6 +136,7 @@ def test_state_and_start_and_stop(registry, path):
     eventually("taken down", lambda: "one" not in other.get(path)["children"])
     with pytest.raises(rollcall.NoConnection):
         ours.set_node(f"{path}/two")
+    assert ours.get(f"{path}/never-seen") is False
     with other.get_lock(f"{path}/lock", wait=20) as held:
         assert held
     ours.start()
