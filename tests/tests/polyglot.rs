@@ -74,12 +74,20 @@ async fn pytest_of_the_client(files: &[&str]) {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("ROLLCALL_SERVER_BIN", program())
         .env("ZOOKEEPER_ADDR", &sandbox.hosts);
-    succeed("pytest", &mut command, Duration::from_secs(300)).await;
+    succeed("pytest", &mut command, Duration::from_secs(600)).await;
 }
 
 #[tokio::test]
 async fn the_python_client_has_the_verbs_and_its_stubs_are_current() {
-    pytest_of_the_client(&["test_stubs.py", "test_pure.py", "test_documents.py", "test_registry.py", "test_aio.py", "test_django.py"]).await;
+    pytest_of_the_client(&[
+        "test_stubs.py",
+        "test_pure.py",
+        "test_documents.py",
+        "test_registry.py",
+        "test_aio.py",
+        "test_django.py",
+    ])
+    .await;
 }
 
 #[tokio::test]
