@@ -15,8 +15,10 @@ T = TypeVar("T")
 
 # How long, in seconds, a fork waits at most until connections are closed.
 _PAUSE = 3.0
-# How long it waits at most until grpcio's own threads have ended; they do unless others in this program use grpcio too.
+# How long it waits at most until grpcio's own threads have ended; they do unless others in this program use grpcio too,
+# which shows the first time.
 _SETTLE = 0.5
+_SETTLE_IN_VAIN = 0.02
 GRPC_THREADS = ("grpc_", "event_engine", "lifeguard", "resolver-exec", "default-exec")
 
 
@@ -106,15 +108,24 @@ class Engine:
         self._loop.call_soon_threadsafe(self.core.replicas.resume)
 
 
+# Whether it was waited for in vain the last time.
+_is_vain = False
+
+
 def settle() -> None:
     """Waits until grpcio's own threads, which end some time after the last channel, are gone. What a child has of them
     is a copy of memory that nobody will ever finish writing."""
+    global _is_vain
     tasks = "/proc/self/task"
     if not os.path.isdir(tasks):
         return
-    deadline = time.monotonic() + _SETTLE
-    while time.monotonic() < deadline and any(_is_grpc(f"{tasks}/{each}/comm") for each in os.listdir(tasks)):
+    deadline = time.monotonic() + (_SETTLE_IN_VAIN if _is_vain else _SETTLE)
+    while any(_is_grpc(f"{tasks}/{each}/comm") for each in os.listdir(tasks)):
+        if time.monotonic() >= deadline:
+            _is_vain = True
+            return
         time.sleep(0.0005)
+    _is_vain = False
 
 
 def _is_grpc(file: str) -> bool:
