@@ -42,7 +42,7 @@ class Lock:
         self._name = name
         self._simultaneous = simultaneous
         self._wait = wait
-        self._on_lost = on_lost
+        self.on_lost = on_lost
         self._keeper: Optional[Keeper] = None
         # Held while one thread takes the lock.
         self._taking = threading.Lock()
@@ -83,11 +83,6 @@ class Lock:
         """Rises with every grant of this path's lock; None while it is not ours."""
         keeper = self._keeper
         return keeper.token if keeper is not None and self.status() else None
-
-    def _lose(self, reason: str) -> None:
-        self.lost.set()
-        if self._on_lost is not None:
-            self._on_lost(reason)
 
     def _forget(self) -> None:
         """After a fork: it is our parent's."""

@@ -403,7 +403,9 @@ class ServiceRegistry:
 
     def _acquire(self, lock: Lock, name: Optional[str], simultaneous: int, wait: Optional[float]) -> Optional[Keeper]:
         def lose(reason: str) -> None:
-            self._dispatcher.post(lambda: lock._lose(reason))
+            lock.lost.set()
+            if lock.on_lost is not None:
+                self._dispatcher.post(functools.partial(lock.on_lost, reason))
 
         keeper = self._call(lambda core: core.acquire(lock.path, name, simultaneous, wait, lose))
         if keeper is not None:

@@ -182,6 +182,12 @@ class Program:
         assert line, pathlib.Path(self._errors.name).read_text()
         return json.loads(line)
 
+    def end(self):
+        """Lets it come to its end; returns what it said on standard error."""
+        self.process.stdin.close()
+        assert self.process.wait(SOON) == 0
+        return pathlib.Path(self._errors.name).read_text()
+
     def kill(self):
         self.process.kill()
         self.process.wait(SOON)

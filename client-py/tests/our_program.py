@@ -5,7 +5,9 @@ import sys
 
 import rollcall
 
-registry = rollcall.ServiceRegistry(sys.argv[1], timeout=20, **json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})
+registry = rollcall.ServiceRegistry(
+    sys.argv[1], **{"timeout": 20, **(json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})}
+)
 for line in sys.stdin:
     verb, *arguments = json.loads(line)
     print(json.dumps(getattr(registry, verb)(*arguments)), flush=True)

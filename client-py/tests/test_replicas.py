@@ -157,6 +157,22 @@ def test_no_server_at_the_start(tmp_path, hosts, registry, path):
         fleet.replicas[0].kill()
 
 
+def test_a_program_that_ends_says_goodbye_and_nothing_else(fleet, run, nodes, path):
+    program = run("our_program.py", fleet.server)
+    assert program.do("set_node", f"{path}/one") is True
+    assert program.do("acquire_lock", f"{path}-lock") is True
+    assert nodes.get_children(path) == ["one"] and nodes.get_children(f"{path}-lock")
+    assert program.end() == ""
+    assert nodes.get_children(path) == [] and nodes.get_children(f"{path}-lock") == []
+
+
+def test_without_a_server_a_program_is_quiet_and_ends(run, path):
+    program = run("our_program.py", "127.0.0.1:1", json.dumps({"lazy": True, "timeout": 0.5}))
+    assert program.do("set_node", f"{path}/one") is True
+    assert program.do("get", path) is False
+    assert program.end() == ""
+
+
 def test_the_cache_file_tells_what_nobody_else_can(fleet, registry, tmp_path, path):
     file = tmp_path / "cache.json"
     ours = registry(cachefile=str(file), timeout=2)
