@@ -64,6 +64,9 @@ class CacheFile:
         """One that is missing or can't be understood counts as empty."""
         try:
             with open(self._file, encoding="utf-8") as file:
+                # In a directory for all, another may have left a file of that name, to send us where they like.
+                if os.fstat(file.fileno()).st_uid not in (os.getuid(), 0):
+                    raise ValueError("it belongs to somebody else")
                 content = json.load(file)
             if content["version"] != _VERSION:
                 raise ValueError(f"it has version {content['version']!r}")

@@ -1,15 +1,18 @@
 """What needs no server: choosing replicas, putting watches together, keeping registrations."""
 
+import os
 import random
+import types
 
 import pytest
 
 from rollcall import v1
 from rollcall.assemble import Assembler
+from rollcall.cache import CacheFile
 from rollcall.choice import PAUSES, Choice, Chosen
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import addresses, clean
-from rollcall.values import from_value, to_value
+from rollcall.values import State, ZnodeStat, from_value, to_value
 
 # --- choosing
 
@@ -231,3 +234,32 @@ def test_numbers_that_doubles_change_are_written_as_text():
     assert to_value({"n": 2**53}, 1).WhichOneof("kind") == "data"
     assert from_value(to_value({"n": 2**53 + 1}, 7)) == {"pid": 7, "n": 2**53 + 1}
     assert from_value(v1.Value()) is None
+
+
+# --- the cache file
+
+
+def test_a_cache_file_is_kept_whole_and_told_from_what_is_none(tmp_path, monkeypatch):
+    file = tmp_path / "cache.json"
+    one, other = CacheFile(str(file)), CacheFile(str(file))
+    stat = ZnodeStat(*range(11))
+    state = State(b"\xff", stat, {"a": {"n": 1}, "b": None})
+    one._news["/a"] = state
+    one.flush()
+    # Two programs share it.
+    other._news["/b"] = State({"n": 2}, stat, {})
+    other.flush()
+    assert CacheFile(str(file)).load("/a") == state and CacheFile(str(file)).load("/b").data == {"n": 2}
+    one._news["/a"] = State(None, stat, {})
+    one.flush()
+    assert CacheFile(str(file)).load("/a") == state, "an empty list never takes the place of a known one"
+    assert file.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [file]
+
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    real = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda number: types.SimpleNamespace(st_uid=4712, st_mode=real(number).st_mode))
+    assert CacheFile(str(file)).load("/a") is None, "it belongs to somebody else"
+    monkeypatch.undo()
+    for text in ("", "[]", "{}", '{"version": 2, "paths": {}}', '{"version": 1, "paths": {"/a": 1}}'):
+        file.write_text(text)
+        assert CacheFile(str(file)).load("/a") is None, text

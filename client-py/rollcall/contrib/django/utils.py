@@ -30,10 +30,8 @@ SERVER = "127.0.0.1"
 PORT = "7700"
 # Seconds.
 TIMEOUT = 15
-# Of one user: in a directory for all, another could leave a file of that name.
-CACHEFILE = os.path.join(
-    tempfile.gettempdir(), f"rollcall.{os.getuid()}.json" if hasattr(os, "getuid") else "rollcall.json"
-)
+# One for each user: what belongs to somebody else is not read.
+CACHEFILE = os.path.join(tempfile.gettempdir(), f"rollcall.{os.getuid()}.json")
 
 _service_registry: Optional[ServiceRegistry] = None
 _making = threading.Lock()
