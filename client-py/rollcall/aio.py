@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Type, Uni
 import grpc
 
 from rollcall.core import Core, Settings, node
-from rollcall.errors import NoConnection, ReadOnly
+from rollcall.errors import NoConnection, ReadOnly, Refused
 from rollcall.follow import Watched
 from rollcall.locks import Keeper
 from rollcall.registrations import Lost
@@ -75,6 +75,8 @@ class ServiceRegistry:
         self._on_lost = on_lost
         self._core: Optional[Core] = None
         self._pid = 0
+        # What is followed, and by the present core.
+        self._watched: Dict[str, Watched] = {}
         self._subscriptions: Dict[str, "List[_Subscription]"] = {}
         self._registered: Dict[str, Data] = {}
         self._held: "Set[Lock]" = set()
@@ -99,8 +101,8 @@ class ServiceRegistry:
             return
         self._pid = os.getpid()
         core = self._core = Core(self._settings, self._turned, self._lost, AioConnection)
-        for path in self._subscriptions:
-            core.watch(path).listen(self._changed)
+        for path in list(self._watched):
+            self._follow(core, path)
         for path, data in self._registered.items():
             core.wish(path, data)
         if not self._settings.lazy:
@@ -190,12 +192,15 @@ class ServiceRegistry:
     async def get(self, path: str, callback: Optional[Callback] = None, wait: Optional[float] = None) -> Any:
         """As `rollcall.ServiceRegistry.get`; the first call of a callback has ended when it returns."""
         core, path = self._ready(), clean(path)
-        if path not in self._subscriptions:
-            self._subscriptions[path] = []
-            core.watch(path).listen(self._changed)
-        watched = await (core.until_children(path, wait) if wait else core.first(path))
+        if path not in self._watched:
+            self._follow(core, path)
+        try:
+            watched = await (core.until_children(path, wait) if wait else core.first(path))
+        except Refused:
+            self._watched.pop(path, None)
+            raise
         found = node(path, watched.state, self._names_only)
-        subscriptions = self._subscriptions[path]
+        subscriptions = self._subscriptions.setdefault(path, [])
         if callback is not None and all(known.callback != callback for known in subscriptions):
             subscription = _Subscription(callback)
             subscriptions.append(subscription)
@@ -206,6 +211,10 @@ class ServiceRegistry:
     async def add_callback(self, path: str, callback: Callback) -> None:
         """Has it called with the node as `get` returns it, once now and once for each change."""
         await self.get(path, callback)
+
+    def _follow(self, core: Core, path: str) -> None:
+        watched = self._watched[path] = core.watch(path, self._watched.get(path))
+        watched.listen(self._changed)
 
     def _changed(self, watched: Watched) -> None:
         for subscription in self._subscriptions.get(watched.path, ()):

@@ -134,6 +134,8 @@ class Core:
             # A replica that fails is news to nobody here, so look again from time to time.
             await watched.news.wait(min(0.05, deadline - loop.time()))
         if watched.state is None and watched.refusal is not None:
+            # Who asks again is answered anew.
+            self._watched.pop(path, None)
             raise watched.refusal
         return watched
 

@@ -15,7 +15,7 @@ from rollcall import forking
 from rollcall.core import Core, Settings, node
 from rollcall.dispatch import Dispatcher, Subscription, guarded
 from rollcall.engine import Engine
-from rollcall.errors import NoConnection, ReadOnly
+from rollcall.errors import NoConnection, ReadOnly, Refused
 from rollcall.follow import Watched
 from rollcall.lock import Lock, OnLost
 from rollcall.locks import Keeper
@@ -310,11 +310,14 @@ class ServiceRegistry:
             followed = self._open(path)
         watched = followed.watched
         if watched is not None and not self._is_stopped:
-            if wait and not (watched.state and watched.state.children):
-                self._call(lambda core: core.until_children(path, wait))
-            elif watched.state is None:
-                self._call(lambda core: core.first(path))
-            watched = followed.watched
+            try:
+                if wait and not (watched.state and watched.state.children):
+                    self._call(lambda core: core.until_children(path, wait))
+                elif watched.state is None:
+                    self._call(lambda core: core.first(path))
+            except Refused:
+                followed.watched = None
+                raise
         if callback is not None:
             self._subscribe(path, followed, callback)
         return node(path, watched.state if watched else None, self._names_only)

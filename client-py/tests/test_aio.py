@@ -57,6 +57,30 @@ def test_the_verbs(two, path):
     asyncio.run(asyncio.wait_for(main(), 3 * SOON))
 
 
+def test_start_and_stop(fleet, path):
+    async def main():
+        seen, states = Seen(), Seen()
+        ours = aio.ServiceRegistry(fleet.server, timeout=SOON)
+        ours.get_state(states)
+        await ours.start()
+        await ours.get(path, callback=seen)
+        await ours.set_node(f"{path}/one")
+        await until("told", lambda: seen.last["children"])
+        await ours.stop()
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON) as other:
+            node = await other.get(path)
+            assert node["children"] == {}
+            await other.set_node(f"{path}/two")
+            await ours.rebuild()
+            await until("told", lambda: sorted(seen.last["children"]) == ["one", "two"])
+            await other.unset(f"{path}/two")
+            await until("told", lambda: sorted(seen.last["children"]) == ["one"])
+        await until("told", lambda: states.all[:4] == [False, True, False, True])
+        await ours.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
 def test_a_killed_replica_is_not_missed(two, path):
     async def main():
         seen = Seen()

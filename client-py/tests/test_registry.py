@@ -155,9 +155,10 @@ def test_refusals_are_exceptions_with_a_reason(registry, path):
     with pytest.raises(rollcall.Refused) as refused:
         ours.set_node("no path")
     assert refused.value.reason == "INVALID_PATH"
-    with pytest.raises(rollcall.Refused) as refused:
-        ours.get("no path")
-    assert refused.value.reason == "INVALID_PATH"
+    for _ in range(2):
+        with pytest.raises(rollcall.Refused) as refused:
+            ours.get("no path")
+        assert refused.value.reason == "INVALID_PATH"
     with pytest.raises(rollcall.Refused) as refused:
         ours.get_lock(path).acquire()
     assert refused.value.reason == "NOT_A_LOCK"
