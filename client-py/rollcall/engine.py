@@ -1,6 +1,7 @@
 """The thread that a registry's event loop runs on, and how it stands still while the process forks."""
 
 import asyncio
+import concurrent.futures
 import logging
 import os
 import threading
@@ -8,6 +9,7 @@ import time
 from typing import Any, Callable, Coroutine, TypeVar
 
 from rollcall.core import Core
+from rollcall.errors import NoConnection
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +51,17 @@ class Engine:
         self._loop.close()
 
     def call(self, work: "Callable[[Core], Coroutine[Any, Any, T]]") -> T:
-        """Runs a coroutine on the loop, and waits for its end."""
-        future = asyncio.run_coroutine_threadsafe(work(self.core), self._loop)
+        """Runs a coroutine on the loop, and waits for its end. Raises NoConnection when the engine ends before that."""
+        running = work(self.core)
+        try:
+            future = asyncio.run_coroutine_threadsafe(running, self._loop)
+        except RuntimeError:
+            running.close()
+            raise NoConnection("the registry is stopped") from None
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise NoConnection("the registry is stopped") from None
         except BaseException:
             future.cancel()
             raise
@@ -75,10 +84,19 @@ class Engine:
             return
         self._is_over = True
         try:
-            self.call(lambda core: core.close())
+            self.call(self._end)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+
+    @staticmethod
+    async def _end(core: Core) -> None:
+        await core.close()
+        # Whoever still waits for something waits in vain.
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     # --- forks
 

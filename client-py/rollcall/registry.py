@@ -193,14 +193,17 @@ class ServiceRegistry:
     def stop(self) -> None:
         """Disconnects: registrations go at once, locks are given back. `get` goes on telling what was known last."""
         self._is_stopped = True
+        # A fork waits for the end of this.
         with self._mutex:
             engine, self._engine = self._engine, None
             held, self._held = list(self._held), set()
-        if engine is None:
-            return
-        keepers = [lock._keeper for lock in held if lock._keeper is not None]
-        engine.call(lambda _: _release_all(keepers))
-        engine.close()
+            if engine is None:
+                return
+            keepers = [lock._keeper for lock in held if lock._keeper is not None]
+            try:
+                engine.call(lambda _: _release_all(keepers))
+            finally:
+                engine.close()
         self._tell_state(False)
 
     def rebuild(self) -> None:

@@ -67,6 +67,25 @@ def test_threads_of_one_registry_exclude_each_other(registry, path):
     assert len(worst) == 20 and max(worst) == 1
 
 
+def test_who_waits_is_told_that_the_registry_stops(registry, zk, path):
+    assert registry().acquire_lock(path)
+    ours, told = registry(), []
+
+    def wait():
+        try:
+            ours.acquire_lock(path)
+        except rollcall.NoConnection as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually("in the queue", lambda: waiters(zk, path))
+    ours.stop()
+    thread.join(SOON)
+    assert told == ["the registry is stopped"]
+    eventually("it left the queue", lambda: not waiters(zk, path))
+
+
 def test_so_many_at_once(registry, path):
     one, two, three = (registry().get_lock(path, simultaneous=2, wait=0) for _ in range(3))
     assert one.acquire() and two.acquire() and not three.acquire()
