@@ -12,6 +12,8 @@ import threading
 import weakref
 from typing import Any, List
 
+import grpc
+
 from rollcall import engine
 
 _registries: "weakref.WeakSet[Any]" = weakref.WeakSet()
@@ -26,6 +28,9 @@ def protect(registry: Any) -> None:
     global _is_installed
     if not _is_installed and hasattr(os, "register_at_fork"):
         _is_installed = True
+        # With GRPC_ENABLE_FORK_SUPPORT grpcio stops its threads before a fork, once it was used; who registers later is
+        # called earlier, and ours need those threads to close connections.
+        grpc.insecure_channel("localhost:1").close()
         os.register_at_fork(before=_before, after_in_parent=_parent, after_in_child=_child)
     _registries.add(registry)
 

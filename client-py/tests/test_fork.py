@@ -201,6 +201,14 @@ def test_multiprocessing(registry, zk, path):
     eventually("only the parent is left", lambda: zk.get_children(path) == ["parent"])
 
 
+@pytest.mark.parametrize("support", ["0", "1"])
+def test_grpcio_s_own_support_of_forks_does_not_matter(support, fleet, run, monkeypatch, path):
+    monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", support)
+    program = run("fork_program.py", fleet.server, path)
+    assert program.do(10) == [["parent"]] * 10
+    program.end()
+
+
 def test_a_child_of_a_child(registry, path):
     ours = registry()
     ours.set_node(f"{path}/parent")
