@@ -1,10 +1,13 @@
 """Forks as often as it is told, and answers with what the children have seen."""
 
 import json
+import logging
 import os
 import sys
 
 import rollcall
+
+logging.basicConfig(level=logging.WARNING)
 
 registry = rollcall.ServiceRegistry(sys.argv[1], timeout=20)
 path = sys.argv[2]
