@@ -109,12 +109,14 @@ class Engine:
         async def pause() -> None:
             try:
                 await asyncio.wait_for(self.core.replicas.pause(), _PAUSE)
+            except asyncio.TimeoutError:
+                log.warning("the connection to rollcall could not be closed before a fork")
             finally:
                 self._loop.call_soon(self._stand)
 
         asyncio.run_coroutine_threadsafe(pause(), self._loop)
         if not self._is_parked.wait(_PAUSE + 1):
-            log.warning("the connection to rollcall could not be closed before a fork")
+            log.warning("the thread of rollcall does not stand still for a fork")
 
     def _stand(self) -> None:
         self._is_parked.set()
