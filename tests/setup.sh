@@ -123,11 +123,15 @@ make_python() {
     say "python: installing tests/python/requirements.txt"
     make_venv "$cache/venv"
     pip_in "$cache/venv" pip install --requirement "$root/tests/python/requirements.txt"
+    # What generates the stubs of client-py is older.
+    make_venv "$cache/stubs"
+    pip_in "$cache/stubs" pip-stubs install --requirement "$root/client-py/requirements-stubs.txt"
 }
 
 part_python() {
     need python3 "install Python 3.10 or newer" python3 python3-venv
-    part python "$(python3 --version) $(hash_of "$root/tests/python/requirements.txt")" "$cache/venv/bin/pytest" make_python
+    part python "$(python3 --version) $(hash_of "$root/tests/python/requirements.txt" "$root/client-py/requirements-stubs.txt")" \
+        "$cache/stubs/bin/python" make_python
 }
 
 # --- Go: grpcurl, and the generators that buf runs

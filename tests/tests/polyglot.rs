@@ -10,7 +10,7 @@ use std::time::Duration;
 use rollcall_tests::arm::Arm;
 use rollcall_tests::console;
 use rollcall_tests::process::{Process, scratch};
-use rollcall_tests::server::Server;
+use rollcall_tests::server::{Server, program};
 use rollcall_tests::zookeeper::Sandbox;
 
 pub(crate) fn root() -> PathBuf {
@@ -61,6 +61,43 @@ async fn python_makes_all_eight_calls_with_generated_stubs() {
 #[tokio::test]
 async fn kazoo_and_nd_service_registry_live_beside_us() {
     pytest("test_interop.py").await;
+}
+
+/// Runs files of the Python client's own tests, which start their replicas themselves.
+async fn pytest_of_the_client(files: &[&str]) {
+    let sandbox = Arm::ZooKeeper.sandbox("client-py").await;
+    let mut command = Command::new(installed("venv/bin/pytest", "python"));
+    command
+        .args(["--quiet", "--no-header", "-p", "no:cacheprovider"])
+        .args(files)
+        .current_dir(root().join("client-py/tests"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("ROLLCALL_SERVER_BIN", program())
+        .env("ZOOKEEPER_ADDR", &sandbox.hosts);
+    succeed("pytest", &mut command, Duration::from_secs(600)).await;
+}
+
+#[tokio::test]
+async fn the_python_client_has_the_verbs_and_its_stubs_are_current() {
+    pytest_of_the_client(&[
+        "test_stubs.py",
+        "test_pure.py",
+        "test_documents.py",
+        "test_registry.py",
+        "test_aio.py",
+        "test_django.py",
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn the_python_client_survives_replicas_and_forks() {
+    pytest_of_the_client(&["test_replicas.py", "test_fork.py"]).await;
+}
+
+#[tokio::test]
+async fn the_python_client_locks_and_lives_beside_nd_service_registry() {
+    pytest_of_the_client(&["test_locks.py", "test_beside_nd.py"]).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,332 @@
+"""The same for asyncio: nd_service_registry's verbs as coroutines.
+
+    async with rollcall.aio.ServiceRegistry("localhost:7700") as registry:
+        await registry.set_node("/services/ssh/server1:22", data={"foo": "bar"})
+        async with registry.get_lock("/jobs/nightly") as held:
+            ...
+
+A registry belongs to the event loop in which it was started. It is not for a process that forks while it stands: fork
+first, as asyncio asks anyway.
+"""
+
+import asyncio
+import inspect
+import logging
+import os
+from types import TracebackType
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Type, Union
+
+import grpc
+
+from rollcall.core import Core, Settings, node
+from rollcall.errors import NoConnection, ReadOnly, Refused
+from rollcall.follow import Watched
+from rollcall.locks import Keeper
+from rollcall.registrations import Lost
+from rollcall.registry import LOCK_WAIT, SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
+from rollcall.replicas import addresses, clean
+from rollcall.transport_aio import AioConnection
+from rollcall.values import Data
+
+log = logging.getLogger(__name__)
+
+# A function or a coroutine function.
+Callback = Callable[..., Any]
+
+
+class ServiceRegistry:
+    """As `rollcall.ServiceRegistry`, with the same arguments. It connects with `start`, or `async with`; callbacks run
+    on the loop, and may be coroutine functions.
+
+    Cancellation: what is cancelled is not waited for any more; what was written may be written all the same. A place in
+    a lock's queue is given up.
+    """
+
+    def __init__(
+        self,
+        server: Union[str, Sequence[str]] = SERVER,
+        readonly: bool = False,
+        timeout: float = TIMEOUT,
+        cachefile: Optional[str] = None,
+        lazy: bool = False,
+        *,
+        token: Optional[str] = None,
+        tls: Optional[grpc.ChannelCredentials] = None,
+        ttl: float = 15,
+        lock_ttl: float = 30,
+        names_only: bool = False,
+        on_lost: Optional[Callback] = None,
+        name: Optional[str] = None,
+    ) -> None:
+        options: Dict[str, Any] = {"name": name} if name else {}
+        self._settings = Settings(
+            addresses=addresses(server),
+            timeout=timeout,
+            ttl=ttl,
+            lock_ttl=lock_ttl,
+            lazy=lazy,
+            cachefile=cachefile,
+            credentials=tls,
+            metadata=(("authorization", f"Bearer {token}"),) if token else None,
+            **options,
+        )
+        self._readonly = readonly
+        self._names_only = names_only
+        self._on_lost = on_lost
+        self._core: Optional[Core] = None
+        self._pid = 0
+        # What is followed, and by the present core.
+        self._watched: Dict[str, Watched] = {}
+        self._subscriptions: Dict[str, "List[_Subscription]"] = {}
+        self._registered: Dict[str, Data] = {}
+        self._held: "Set[Lock]" = set()
+        self._state_callbacks: List[Callback] = []
+        self._running: "Set[asyncio.Task[Any]]" = set()
+
+    async def __aenter__(self) -> "ServiceRegistry":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Connects; what was registered and watched before `stop` is again. Raises NoConnection, unless lazy."""
+        if self._core is not None:
+            return
+        self._pid = os.getpid()
+        core = self._core = Core(self._settings, self._turned, self._lost, AioConnection)
+        for path in list(self._watched):
+            self._follow(core, path)
+        for path, data in self._registered.items():
+            core.wish(path, data)
+        if not self._settings.lazy:
+            try:
+                await core.connected()
+            except NoConnection:
+                self._core = None
+                await core.close()
+                raise
+
+    async def stop(self) -> None:
+        """Disconnects: registrations go at once, locks are given back."""
+        core, self._core = self._core, None
+        if core is None:
+            return
+        for lock in list(self._held):
+            await lock.release()
+        await core.close()
+        self._tell(self._state_callbacks, False)
+
+    async def rebuild(self) -> None:
+        """Makes everything anew."""
+        await self.stop()
+        await self.start()
+
+    def get_state(self, callback: Optional[Callback] = None) -> bool:
+        """Whether a replica can be reached. The callback is called with that now, and whenever it changes."""
+        is_up = self._core is not None and self._core.link.is_up
+        if callback is not None and callback not in self._state_callbacks:
+            self._state_callbacks.append(callback)
+            self._tell([callback], is_up)
+        return is_up
+
+    def _ready(self) -> Core:
+        if self._core is None:
+            raise NoConnection("the registry is stopped")
+        if self._pid != os.getpid():
+            raise NoConnection("the registry was started before the process forked")
+        return self._core
+
+    def _turned(self, is_up: bool) -> None:
+        self._tell(self._state_callbacks, is_up)
+
+    def _tell(self, callbacks: List[Callback], *arguments: Any) -> None:
+        for callback in callbacks:
+            self._spawn(_run(callback, *arguments))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    # --- writing
+
+    async def set(self, node: str, data: Data = None, state: bool = True, type: NodeType = EphemeralNode) -> bool:
+        """As `rollcall.ServiceRegistry.set`."""
+        if self._readonly:
+            raise ReadOnly("In read-only mode, no writes allowed")
+        node = clean(node)
+        if not state:
+            self._registered.pop(node, None)
+        is_durable = type is DataNode
+        await self._ready().set(node, data, state, is_durable)
+        if state and not is_durable and (data or node not in self._registered):
+            self._registered[node] = data
+        return True
+
+    async def set_node(self, node: str, data: Data = None, state: bool = True) -> bool:
+        """Registers a path for as long as this registry stands."""
+        return await self.set(node, data, state, EphemeralNode)
+
+    async def set_data(self, node: str, data: Data = None, state: bool = True) -> bool:
+        """Writes a durable node."""
+        return await self.set(node, data, state, DataNode)
+
+    async def unset(self, node: str, type: NodeType = DataNode) -> bool:
+        """Takes a registration of ours down, or deletes a durable node."""
+        return await self.set(node, None, False, type)
+
+    def _lost(self, lost: Lost) -> None:
+        self._registered.pop(lost.path, None)
+        if self._on_lost is not None:
+            self._tell([self._on_lost], lost.path, lost.reason)
+
+    # --- reading
+
+    async def get(self, path: str, callback: Optional[Callback] = None, wait: Optional[float] = None) -> Any:
+        """As `rollcall.ServiceRegistry.get`; the first call of a callback has ended when it returns."""
+        core, path = self._ready(), clean(path)
+        if path not in self._watched:
+            self._follow(core, path)
+        try:
+            watched = await (core.until_children(path, wait) if wait else core.first(path))
+        except Refused:
+            self._watched.pop(path, None)
+            raise
+        found = node(path, watched.state, self._names_only)
+        subscriptions = self._subscriptions.setdefault(path, [])
+        if callback is not None and all(known.callback != callback for known in subscriptions):
+            subscription = _Subscription(callback)
+            subscriptions.append(subscription)
+            if watched.state is not None:
+                await subscription.run(watched.version, found)
+        return found
+
+    async def add_callback(self, path: str, callback: Callback) -> None:
+        """Has it called with the node as `get` returns it, once now and once for each change."""
+        await self.get(path, callback)
+
+    def _follow(self, core: Core, path: str) -> None:
+        watched = self._watched[path] = core.watch(path, self._watched.get(path))
+        watched.listen(self._changed)
+
+    def _changed(self, watched: Watched) -> None:
+        for subscription in self._subscriptions.get(watched.path, ()):
+            self._spawn(subscription.run(watched.version, node(watched.path, watched.state, self._names_only)))
+
+    # --- locks
+
+    def get_lock(
+        self,
+        path: str,
+        name: Optional[str] = None,
+        simultaneous: int = 1,
+        wait: Optional[float] = LOCK_WAIT,
+        on_lost: Optional[Callback] = None,
+    ) -> "Lock":
+        """A lock to be taken, with `async with` or `acquire`. Each call makes another."""
+        return Lock(self, clean(path), name, simultaneous, wait, on_lost)
+
+    async def acquire_lock(
+        self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
+    ) -> bool:
+        """Takes a lock and keeps it until `release_lock`. Returns whether it is ours."""
+        if any(lock.path == clean(path) and lock.status() for lock in self._held):
+            return True
+        return await self.get_lock(path, name, simultaneous, wait).acquire()
+
+    async def release_lock(self, path: str) -> bool:
+        """Gives back what is held on the path. Returns True when nothing is held any more."""
+        for lock in [lock for lock in self._held if lock.path == clean(path)]:
+            await lock.release()
+        return True
+
+
+class Lock:
+    """A lock on a path, made by `ServiceRegistry.get_lock`."""
+
+    def __init__(
+        self,
+        registry: ServiceRegistry,
+        path: str,
+        name: Optional[str],
+        simultaneous: int,
+        wait: Optional[float],
+        on_lost: Optional[Callback],
+    ) -> None:
+        self.path = path
+        self._registry = registry
+        self._terms = (name, simultaneous, wait)
+        self._on_lost = on_lost
+        self._keeper: Optional[Keeper] = None
+
+    async def acquire(self) -> bool:
+        """Waits until the lock is ours, for `wait` seconds at most. Raises NoConnection, Refused."""
+        if not self.status():
+            name, simultaneous, wait = self._terms
+            core = self._registry._ready()
+            self._keeper = await core.acquire(self.path, name, simultaneous, wait, self._lose)
+            if self._keeper is not None:
+                self._registry._held.add(self)
+        return self.status()
+
+    async def release(self) -> bool:
+        """Gives the lock back. False: it was not ours any more, or no replica could be told."""
+        keeper, self._keeper = self._keeper, None
+        self._registry._held.discard(self)
+        return keeper is not None and await keeper.release()
+
+    def status(self) -> bool:
+        """Whether the lock is ours, by all that is known now."""
+        keeper = self._keeper
+        return keeper is not None and keeper.lost is None and asyncio.get_running_loop().time() < keeper.until
+
+    @property
+    def fencing_token(self) -> Optional[int]:
+        """Rises with every grant of this path's lock; None while it is not ours."""
+        return self._keeper.token if self._keeper is not None and self.status() else None
+
+    def _lose(self, reason: str) -> None:
+        if self._on_lost is not None:
+            self._registry._tell([self._on_lost], reason)
+
+    async def __aenter__(self) -> bool:
+        return await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        await self.release()
+
+
+class _Subscription:
+    """A callback that wants each version once, in order, one at a time."""
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
+        self._seen = 0
+        self._running = asyncio.Lock()
+
+    async def run(self, version: int, what: Any) -> None:
+        async with self._running:
+            if version > self._seen:
+                self._seen = version
+                await _run(self.callback, what)
+
+
+async def _run(callback: Callback, *arguments: Any) -> None:
+    try:
+        outcome = callback(*arguments)
+        if inspect.isawaitable(outcome):
+            await outcome
+    except Exception:
+        log.exception("a callback raised")

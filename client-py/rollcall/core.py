@@ -1,0 +1,274 @@
+"""A client: its watches, its registrations, its locks. What the threaded registry and that of asyncio have in common.
+
+Belongs to one event loop, from the first line to the last.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any, Callable, Coroutine, Dict, List, Optional
+
+import grpc
+
+from rollcall import v1
+from rollcall.cache import CacheFile
+from rollcall.errors import Refused, ServiceRegistryException
+from rollcall.follow import Watched
+from rollcall.link import Link
+from rollcall.locks import Keeper, Locks, Terms
+from rollcall.registrations import Lost, Wish
+from rollcall.replicas import Connect, Replicas
+from rollcall.session import Session
+from rollcall.transport import Connection, Metadata
+from rollcall.values import Data, State, now, to_dict, to_value
+
+log = logging.getLogger(__name__)
+
+# How long, in seconds, to wait at the end for what is under way.
+_GOODBYE = 2.0
+
+
+def _default_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    addresses: List[str]
+    # Seconds: how long a call may take before NoConnection, and how long registrations and locks outlive their client.
+    timeout: float
+    ttl: float
+    lock_ttl: float
+    lazy: bool = False
+    cachefile: Optional[str] = None
+    credentials: Optional[grpc.ChannelCredentials] = field(default=None, repr=False)
+    metadata: Metadata = field(default=None, repr=False)
+    name: str = field(default_factory=_default_name)
+
+    def __post_init__(self) -> None:
+        for what in ("ttl", "lock_ttl"):
+            if not 1 <= getattr(self, what) <= 600:
+                raise ValueError(f"{what} must be from 1 to 600 seconds")
+
+
+class Core:
+    """`on_state` is called with True and False as the connection comes and goes, `on_lost` with what was lost."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_state: Callable[[bool], None],
+        on_lost: Callable[[Lost], None],
+        connect: Connect = Connection,
+    ) -> None:
+        self.settings = settings
+        self.replicas = Replicas(settings.addresses, settings.credentials, settings.metadata, connect)
+        self.link = Link(self.replicas, on_state)
+        self.locks = Locks(self.replicas, settings.timeout)
+        self.session = Session(self.replicas, settings.ttl, settings.name, on_lost)
+        self._cache = CacheFile(settings.cachefile) if settings.cachefile else None
+        self._watched: Dict[str, Watched] = {}
+        self._tasks: "List[asyncio.Task[Any]]" = []
+        self._spawn(self.link.run(), "link")
+        self._spawn(self.session.run(), "session")
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda task: self._ended(task, name))
+        self._tasks.append(task)
+
+    @staticmethod
+    def _ended(task: "asyncio.Task[Any]", name: str) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s ended by a fault of this package", name, exc_info=task.exception())
+
+    async def connected(self) -> None:
+        """Waits for the first contact. Raises NoConnection."""
+        if not await self.link.wait_up(self.settings.timeout):
+            raise self.replicas.unreachable()
+
+    async def close(self) -> None:
+        """Says goodbye: registrations and places in queues go at once, as far as a replica can be told."""
+        await self.session.close()
+        await self.locks.settle(_GOODBYE)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.replicas.close()
+        if self._cache:
+            self._cache.flush()
+
+    # --- reading
+
+    def watch(self, path: str, known: Optional[Watched] = None) -> Watched:
+        """Follows a path from now on. `known` is what another client of this program knew of it."""
+        watched = self._watched.get(path)
+        if watched is None:
+            watched = self._watched[path] = Watched(path, known)
+            watched.listen(self._remember)
+            self._spawn(watched.run(self.replicas), f"watch of {path}")
+        return watched
+
+    def _remember(self, watched: Watched) -> None:
+        if self._cache and watched.state is not None and watched.is_live:
+            self._cache.keep(watched.path, watched.state)
+
+    async def first(self, path: str) -> Watched:
+        """Waits until a path is known; where no replica can be reached, the cache file has to do. The state is None if
+        that does not know it either; it will be shown as soon as a replica tells.
+
+        Raises Refused.
+        """
+        watched = self.watch(path)
+        loop = asyncio.get_running_loop()
+        # Who has waited for a connection before does not wait for it again with each path.
+        deadline = (loop.time() if self.link.is_up else self.link.down_since) + self.settings.timeout
+        while watched.state is None and watched.refusal is None:
+            if not self.link.is_up and self.replicas.have_all_failed() and self._from_cache(watched):
+                break
+            if loop.time() >= deadline:
+                self._from_cache(watched)
+                break
+            # A replica that fails is news to nobody here, so look again from time to time.
+            await watched.news.wait(min(0.05, deadline - loop.time()))
+        if watched.state is None and watched.refusal is not None:
+            # Who asks again is answered anew.
+            self._watched.pop(path, None)
+            raise watched.refusal
+        return watched
+
+    def _from_cache(self, watched: Watched) -> bool:
+        state = self._cache.load(watched.path) if self._cache else None
+        if state is None:
+            return False
+        log.info("%s is told from the cache file", watched.path)
+        watched.show(state, is_live=False)
+        return True
+
+    async def until_children(self, path: str, patience: float) -> Watched:
+        """Waits until a path has a child, for so many seconds at most."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        watched = await self.first(path)
+        while not (watched.state and watched.state.children) and loop.time() < deadline:
+            if watched.refusal is not None:
+                raise watched.refusal
+            await watched.news.wait(deadline - loop.time())
+        return watched
+
+    # --- writing
+
+    async def register(self, path: str, data: Data) -> None:
+        """Registers a path, or gives a registration other data. Without data it keeps those that it has.
+
+        Raises NoConnection, Refused; a lazy client goes on in the background instead of NoConnection.
+        """
+        registrations = self.session.registrations
+        entry = registrations.entries.get(path)
+        if entry is not None and entry.wish is Wish.LEAVE:
+            entry = None
+        fields = to_dict(data)
+        if entry is not None and entry.is_registered and (not fields or fields == entry.data):
+            return
+        if entry is not None and not fields:
+            fields = entry.data
+        is_new = entry is None or entry.generation is None
+        answer = _Answer()
+        # `created` is set here, once, so that what is resumed is the same as what stands.
+        registrations.set(path, fields, to_value({"created": now(), **fields}, os.getpid()), answer.give)
+        self.session.wake()
+        if await answer.within(self.settings.timeout) or self.settings.lazy:
+            return
+        if is_new:
+            registrations.forget(path)
+            self.session.wake()
+        raise self.replicas.unreachable("" if not self.link.is_up else "the replica waits for zookeeper")
+
+    def wish(self, path: str, data: Data) -> None:
+        """Registers a path as soon as that is possible; nobody waits for it."""
+        fields = to_dict(data)
+        value = to_value({"created": now(), **fields}, os.getpid())
+        self.session.registrations.set(path, fields, value, lambda error: None)
+        self.session.wake()
+
+    async def unregister(self, path: str) -> bool:
+        """Takes a registration down; False if there is none. Raises NoConnection: it goes when a replica is told."""
+        if path not in self.session.registrations.entries:
+            return False
+        answer = _Answer()
+        self.session.registrations.unset(path, answer.give)
+        self.session.wake()
+        if not await answer.within(self.settings.timeout) and not self.settings.lazy:
+            raise self.replicas.unreachable()
+        return True
+
+    async def put(self, path: str, data: Data) -> None:
+        """Writes a durable node. Raises NoConnection, OutcomeUnknown, Refused."""
+        fields = {"pid": os.getpid(), "created": now(), **to_dict(data)}
+        request = v1.PutRequest(path=path, value=to_value(fields, os.getpid()))
+        await self.replicas.call("Put", request, v1.PutResponse, self.settings.timeout, is_write=True)
+
+    async def delete(self, path: str) -> None:
+        """Deletes a durable node, if there is one. Raises NoConnection, OutcomeUnknown, Refused."""
+        try:
+            request = v1.DeleteRequest(path=path)
+            await self.replicas.call("Delete", request, v1.DeleteResponse, self.settings.timeout, is_write=True)
+        except Refused as refused:
+            if refused.reason != "NO_NODE":
+                raise
+
+    async def set(self, path: str, data: Data, state: bool, is_durable: bool) -> None:
+        """What the verbs `set`, `set_node`, `set_data` and `unset` come to."""
+        if not state:
+            if not await self.unregister(path):
+                await self.delete(path)
+        elif is_durable:
+            await self.put(path, data)
+        else:
+            await self.register(path, data)
+
+    # --- locks
+
+    async def acquire(
+        self,
+        path: str,
+        name: Optional[str],
+        simultaneous: int,
+        wait: Optional[float],
+        on_lost: Callable[[str], None],
+    ) -> Optional[Keeper]:
+        """Takes a lock; None: it is held by others. Raises NoConnection, Refused."""
+        terms = Terms(path, name or self.settings.name, simultaneous, self.settings.lock_ttl)
+        grant = await self.locks.acquire(terms, wait)
+        return grant and Keeper(self.locks, terms, grant, on_lost)
+
+
+class _Answer:
+    """The answer to something that was said on a stream."""
+
+    def __init__(self) -> None:
+        self._future: "asyncio.Future[Optional[ServiceRegistryException]]" = asyncio.get_running_loop().create_future()
+
+    def give(self, error: Optional[ServiceRegistryException]) -> None:
+        if not self._future.done():
+            self._future.set_result(error)
+
+    async def within(self, seconds: float) -> bool:
+        """Waits for it. Raises what went wrong."""
+        done, _ = await asyncio.wait({self._future}, timeout=seconds)
+        if not done:
+            return False
+        error = self._future.result()
+        if error is not None:
+            raise error
+        return True
+
+
+def node(path: str, state: Optional[State], names_only: bool) -> Any:
+    """A node as nd_service_registry's `get` returns it; False when nothing is known."""
+    if state is None:
+        return False
+    children: Any = list(state.children) if names_only else dict(state.children)
+    return {"path": path, "data": state.data, "children": children, "stat": state.stat}

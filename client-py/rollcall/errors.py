@@ -1,0 +1,143 @@
+"""What can go wrong: the exceptions that programs see, and what calls to replicas come to."""
+
+import enum
+from typing import Any, Mapping, Optional
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+_DOMAIN = "rollcall"
+_DETAILS = "grpc-status-details-bin"
+# What a proxy or a check of credentials on the way may refuse with, as good as a replica.
+_REFUSED_BY_ANYBODY = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+)
+
+
+class ServiceRegistryException(Exception):
+    """Everything that this package raises on purpose."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+class NoConnection(ServiceRegistryException):
+    """No replica gave an answer in time, or none that ZooKeeper stands behind."""
+
+
+class ReadOnly(ServiceRegistryException):
+    """A write was asked of a registry that was made with `readonly=True`, or of a server that takes no writes."""
+
+
+class OutcomeUnknown(NoConnection):
+    """The connection broke after a write was sent: it may or may not have been made. Read before you try again."""
+
+
+class Refused(ServiceRegistryException):
+    """A replica has answered with a refusal. `reason` is stable, such as `NOT_A_LOCK`; the message is for people."""
+
+    def __init__(self, value: str, reason: str, details: Optional[Mapping[str, str]] = None) -> None:
+        super().__init__(value)
+        self.reason = reason
+        self.details = dict(details or {})
+
+
+class Kind(enum.Enum):
+    """What a failed call means for the next try."""
+
+    REFUSED = enum.auto()  # The replica has decided.
+    NOT_NOW = enum.auto()  # The replica can't serve now: another may.
+    BROKEN = enum.auto()  # The connection broke, or the replica is silent.
+    PAUSED = enum.auto()  # We have broken the connection ourselves, since the process forks.
+
+
+class Failure(Exception):
+    """How a call to one replica failed. Never leaves the package."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        reason: str = "",
+        details: Optional[Mapping[str, str]] = None,
+        asked: float = 0.0,
+        code: Optional[grpc.StatusCode] = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.reason = reason
+        self.details = details
+        # Seconds until it makes sense to come back, as the replica says.
+        self.asked = asked
+        self.code = code
+
+    @staticmethod
+    def silent() -> "Failure":
+        return Failure(Kind.BROKEN, "the replica does not answer")
+
+    @staticmethod
+    def ended() -> "Failure":
+        return Failure(Kind.BROKEN, "the replica ended the stream")
+
+    @staticmethod
+    def of(error: Any) -> "Failure":
+        """What a grpc.RpcError that is also a call says."""
+        code, message = error.code(), error.details() or ""
+        info, asked = _details(error.trailing_metadata() or ())
+        if info is None or info.domain != _DOMAIN:
+            kind = Kind.REFUSED if code in _REFUSED_BY_ANYBODY else Kind.BROKEN
+            return Failure(kind, message or code.name.lower(), reason=code.name, code=code)
+        kind = Kind.REFUSED
+        if code is grpc.StatusCode.UNAVAILABLE:
+            kind = Kind.NOT_NOW
+        elif info.reason == "OUTCOME_UNKNOWN":
+            kind = Kind.BROKEN
+        return Failure(kind, message, info.reason, dict(info.metadata), asked, code)
+
+    def never_sent(self) -> bool:
+        """Whether there was no connection to send it on: gRPC says so only in words."""
+        return self.code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in self.message
+
+    def is_retryable(self) -> bool:
+        return (
+            self.kind is not Kind.REFUSED
+            or self.asked > 0
+            or self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            or self.reason == "PAGE_EXPIRED"
+        )
+
+    def to_exception(self) -> ServiceRegistryException:
+        if self.kind is not Kind.REFUSED:
+            return NoConnection(self.message)
+        return refusal(self.message, self.reason, self.details)
+
+
+def refusal(message: str, reason: str, details: Optional[Mapping[str, str]] = None) -> ServiceRegistryException:
+    """A refusal as programs see it."""
+    if reason == "READ_ONLY":
+        return ReadOnly(message)
+    return Refused(message or reason, reason, details)
+
+
+def _details(metadata: Any) -> Any:
+    """The ErrorInfo of an error, or None, and the seconds that its RetryInfo asks for."""
+    info, asked = None, 0.0
+    for key, value in metadata:
+        if key != _DETAILS:
+            continue
+        try:
+            details = status_pb2.Status.FromString(value).details
+            for detail in details:
+                if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+                    info = error_details_pb2.ErrorInfo.FromString(detail.value)
+                elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                    delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
+                    asked = delay.seconds + delay.nanos / 1e9
+        except Exception:  # What is no status, from whatever lies between, says nothing.
+            continue
+    return info, asked

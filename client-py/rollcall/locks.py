@@ -1,0 +1,365 @@
+"""Locks: queueing for one, holding it, giving it back.
+
+All locks have a ttl: they outlive a replica, and the moment in which a process forks.
+"""
+
+import asyncio
+import logging
+from typing import Callable, List, NamedTuple, Optional
+
+from google.protobuf import duration_pb2
+
+from rollcall import v1
+from rollcall.errors import Failure, Kind, NoConnection, Refused, ServiceRegistryException
+from rollcall.replicas import OPENING, Replica, Replicas
+from rollcall.stream import Stream
+
+log = logging.getLogger(__name__)
+
+# How long, in seconds, a quiet stream may be silent before the replica says something, and after what time without a
+# word it is given up.
+_HEARTBEAT = 3
+_SILENCE = 10.0
+
+
+class Terms(NamedTuple):
+    path: str
+    name: str
+    simultaneous: int
+    # Seconds.
+    ttl: float
+
+
+class Grant(NamedTuple):
+    """A lock that was granted."""
+
+    replica: Replica
+    stream: Stream
+    lock_id: str
+    token: int
+    # When the request was sent that was answered with it; the ttl counts from then.
+    sent_at: float
+
+
+class _Left(NamedTuple):
+    """A place in a queue that is left for another one, once that is certain."""
+
+    stream: Stream
+    lock_id: str
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    return duration_pb2.Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+class Locks:
+    """Takes locks for a client, and gives them back. Belongs to the loop."""
+
+    def __init__(self, replicas: Replicas, patience: float) -> None:
+        self.replicas = replicas
+        self.patience = patience
+        self._background: "List[asyncio.Task[None]]" = []
+
+    def ask(self, replica: Replica, terms: Terms, wait: Optional[float], lock_id: str = "") -> Stream:
+        request = v1.AcquireLockRequest(
+            path=terms.path, simultaneous=terms.simultaneous, name=terms.name, lock_id=lock_id
+        )
+        request.ttl.CopyFrom(_duration(terms.ttl))
+        request.heartbeat.CopyFrom(_duration(_HEARTBEAT))
+        if wait is not None:
+            request.wait.CopyFrom(_duration(wait))
+        stream = replica.acquire_lock(request)
+        stream.is_delicate = True
+        return stream
+
+    async def release(self, lock_id: str, patience: float) -> bool:
+        """Gives a lock, or a place in its queue, back. False: it was not held any more. Raises NoConnection."""
+        request = v1.ReleaseLockRequest(lock_id=lock_id)
+        try:
+            answer = await self.replicas.call("ReleaseLock", request, v1.ReleaseLockResponse, patience)
+        except Refused as refused:
+            if refused.reason == "LOCK_LOST":
+                return False
+            raise
+        return bool(answer.released)
+
+    def release_later(self, lock_id: str, patience: Optional[float] = None) -> None:
+        """The same, in the background."""
+
+        async def run() -> None:
+            try:
+                await self.release(lock_id, patience or self.patience)
+            except ServiceRegistryException as error:
+                log.warning("a lock could not be given back, and goes with its ttl: %s", error)
+
+        self._background = [task for task in self._background if not task.done()]
+        self._background.append(asyncio.ensure_future(run()))
+
+    async def settle(self, bound: float) -> None:
+        """Waits until what is given back in the background is."""
+        pending = {task for task in self._background if not task.done()}
+        if pending:
+            await asyncio.wait(pending, timeout=bound)
+
+    async def renew(self, terms: Terms, lock_id: str, replica: Replica) -> Grant:
+        """Comes back to a lock at a replica, and waits until that says that it is held. Raises Failure."""
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        bound = max(terms.ttl / 6, 0.3)
+        stream = self.ask(replica, terms, None, lock_id)
+        try:
+            while True:
+                message = await stream.next(max(0.0, sent_at + bound - loop.time()))
+                if message is None:
+                    raise Failure.ended()
+                if message.WhichOneof("event") == "held":
+                    return Grant(replica, stream, message.held.lock_id, message.held.fencing_token, sent_at)
+        except BaseException:
+            stream.cancel()
+            raise
+
+    async def acquire(self, terms: Terms, wait: Optional[float]) -> Optional[Grant]:
+        """Queues for `wait` seconds at most, or for ever. None: it is held by others.
+
+        Raises NoConnection, Refused. Cancellation: the place in the queue is given up.
+        """
+        seat = _Seat(self, terms)
+        try:
+            return await seat.take(wait)
+        except Refused as refused:
+            if refused.reason == "LOCK_BUSY":
+                return None
+            raise
+        finally:
+            seat.give_up()
+
+
+class _Seat:
+    """A place in the queue for a lock."""
+
+    def __init__(self, locks: Locks, terms: Terms) -> None:
+        self._locks = locks
+        self._replicas = locks.replicas
+        self._terms = terms
+        self._lock_id = ""
+        self._left: Optional[_Left] = None
+        self._give_up_at = 0.0
+
+    def give_up(self) -> None:
+        """Whatever a replica still knows of us must not be in anybody's way."""
+        self._leave_place()
+        self._leave_left()
+
+    def _leave_place(self) -> None:
+        lock_id, self._lock_id = self._lock_id, ""
+        if lock_id:
+            self._locks.release_later(lock_id)
+
+    def _leave_left(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left.stream.cancel()
+            self._locks.release_later(left.lock_id)
+
+    def _patient(self) -> None:
+        self._give_up_at = asyncio.get_running_loop().time() + self._locks.patience
+
+    async def take(self, wait: Optional[float]) -> Grant:
+        loop = asyncio.get_running_loop()
+        deadline = None if wait is None else loop.time() + wait
+        drains: Optional[int] = None
+        self._patient()
+        while True:
+            replica = await self._replicas.pick_until(self._give_up_at, drains)
+            if replica is None:
+                raise self._replicas.unreachable()
+            left = None if deadline is None else max(0.0, deadline - loop.time())
+            try:
+                grant = await self._queue(replica, left)
+            except Failure as failure:
+                self._failed(replica, failure)
+                continue
+            if grant is not None:
+                self._lock_id = ""
+                return grant
+            drains = replica.index if self._left is not None else None
+
+    def _failed(self, replica: Replica, failure: Failure) -> None:
+        """Queues again, or raises what can't be helped."""
+        if failure.kind is not Kind.REFUSED:
+            self._leave_place()
+            self._replicas.failed(replica, failure)
+            return
+        # The replica has ended the place itself.
+        had_place, self._lock_id = bool(self._lock_id), ""
+        if failure.reason == "LOCK_LOST" and had_place:
+            return
+        self._replicas.succeeded(replica)
+        raise failure.to_exception()
+
+    async def _queue(self, replica: Replica, wait: Optional[float]) -> Optional[Grant]:
+        """Follows a place in the queue. None: queue again, elsewhere. Raises Failure."""
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        stream = self._locks.ask(replica, self._terms, wait)
+        keeps = False
+        try:
+            await stream.opened(OPENING)
+            while True:
+                message = await stream.next(_SILENCE)
+                if message is None:
+                    self._lock_id = ""
+                    raise Failure(Kind.REFUSED, "the place in the queue was given back by its id", "LOCK_LOST")
+                self._replicas.succeeded(replica)
+                self._patient()
+                event = message.WhichOneof("event")
+                if event == "queued":
+                    self._lock_id = message.queued.lock_id
+                    self._leave_left()
+                elif event == "held":
+                    grant = Grant(replica, stream, message.held.lock_id, message.held.fencing_token, sent_at)
+                    # For how long it is certain counts from when it was asked for, which is long ago after a long wait.
+                    if loop.time() - sent_at > self._terms.ttl / 3:
+                        grant = await self._locks.renew(self._terms, grant.lock_id, replica)
+                    keeps = grant.stream is stream
+                    return grant
+                elif event == "lost":
+                    self._lock_id = ""
+                    return None
+                elif event == "draining":
+                    self._replicas.drains(replica)
+                    if self._lock_id:
+                        # The place is kept until there is another: it can't be moved.
+                        self._left, self._lock_id, keeps = _Left(stream, self._lock_id), "", True
+                    return None
+        finally:
+            if not keeps:
+                stream.cancel()
+
+
+class Keeper:
+    """Keeps a lock: renews it every third of its ttl, at whichever replica answers, until it is lost or given back."""
+
+    def __init__(self, locks: Locks, terms: Terms, grant: Grant, on_lost: Callable[[str], None]) -> None:
+        self._locks = locks
+        self._terms = terms
+        self._grant = grant
+        self._on_lost = on_lost
+        self.lock_id = grant.lock_id
+        self.token = grant.token
+        # Until when, on the loop's clock, it is certain. May be read by any thread.
+        self.until = grant.sent_at + terms.ttl
+        # Why it is not held any more; "RELEASED" when it was given back.
+        self.lost: Optional[str] = None
+        self._task = asyncio.ensure_future(self._run())
+
+    async def release(self) -> bool:
+        """Gives it back. False: it was lost before, or no replica could be told, and it goes with its ttl."""
+        was_held = self._end("RELEASED")
+        self._task.cancel()
+        try:
+            released = await self._locks.release(self.lock_id, self._locks.patience)
+        except NoConnection as error:
+            log.warning("lock %s could not be given back yet: %s", self._terms.path, error)
+            self._locks.release_later(self.lock_id, self._terms.ttl)
+            return False
+        return released and was_held
+
+    def _end(self, reason: str) -> bool:
+        if self.lost is not None:
+            return False
+        self.lost = reason
+        return True
+
+    def _lose(self, reason: str) -> None:
+        if self._end(reason):
+            log.warning("lock %s is lost: %s", self._terms.path, reason)
+            self._on_lost(reason)
+
+    async def _run(self) -> None:
+        try:
+            await self._keep()
+        except Failure as failure:
+            self._lose(failure.reason)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("keeping the lock %s", self._terms.path)
+            self._lose("EXPIRED")
+        finally:
+            self._grant.stream.cancel()
+
+    async def _keep(self) -> None:
+        """Raises Failure, with why it is lost."""
+        stream: Optional[Stream] = self._grant.stream
+        loop = asyncio.get_running_loop()
+        replicas, terms = self._locks.replicas, self._terms
+        renew_at = self._grant.sent_at + terms.ttl / 3
+        drains: Optional[int] = None
+        while True:
+            if stream is not None and loop.time() < renew_at:
+                left = renew_at - loop.time()
+                try:
+                    renew_now = await self._heard(stream, min(left, _SILENCE), left <= _SILENCE)
+                    if renew_now:
+                        replicas.drains(self._grant.replica)
+                        drains = self._grant.replica.index
+                except Failure as failure:
+                    self._judge(failure, renewing=False)
+                    replicas.failed(self._grant.replica, failure)
+                    renew_now = True
+                if renew_now:
+                    stream, renew_at = None, 0.0
+                continue
+            if loop.time() >= self.until:
+                raise Failure(Kind.REFUSED, "", "EXPIRED")
+            replica = await replicas.pick_until(self.until, drains)
+            if replica is None:
+                raise Failure(Kind.REFUSED, "", "EXPIRED")
+            try:
+                grant = await self._locks.renew(terms, self.lock_id, replica)
+            except Failure as failure:
+                self._judge(failure, renewing=True)
+                replicas.failed(replica, failure)
+                continue
+            replicas.succeeded(replica)
+            self._grant.stream.cancel()
+            self._grant, stream, drains = grant, grant.stream, None
+            self.until = grant.sent_at + terms.ttl
+            renew_at = grant.sent_at + terms.ttl / 3
+
+    async def _heard(self, stream: Stream, bound: float, may_be_silent: bool) -> bool:
+        """Reads one message; says whether it is time to move. Raises Failure."""
+        try:
+            message = await stream.next(bound)
+        except Failure as failure:
+            if may_be_silent and failure.kind is Kind.BROKEN and stream.ended() is None:
+                return False  # It is time to renew: that is what silence comes to.
+            raise
+        if message is None:
+            raise Failure(Kind.REFUSED, "", "RELEASED_ELSEWHERE")
+        event = message.WhichOneof("event")
+        if event == "lost":
+            reason = v1.LostReason.Name(message.lost.reason).replace("LOST_REASON_", "")
+            raise Failure(Kind.REFUSED, "", reason)
+        if event == "suspended":
+            remaining = message.suspended.remaining
+            left = remaining.seconds + remaining.nanos / 1e9
+            self.until = min(self.until, asyncio.get_running_loop().time() + left)
+        elif event == "held":
+            self.until = self._grant.sent_at + self._terms.ttl
+        return bool(event == "draining")
+
+    @staticmethod
+    def _judge(failure: Failure, renewing: bool) -> None:
+        """Raises the end of the lock; returns where another try is worth it. While renewing, the stream may have been
+        superseded by ourselves."""
+        if failure.kind is not Kind.REFUSED:
+            return
+        if failure.reason == "LOCK_LOST":
+            raise Failure(Kind.REFUSED, failure.message, "SESSION_LOST")
+        if failure.reason == "SUPERSEDED" and renewing:
+            return
+        if failure.reason in ("SUPERSEDED", "RELEASED_ELSEWHERE", "TAKEN_OVER", "EXPIRED", "SESSION_LOST", "REMOVED"):
+            raise failure
+        # Whoever refuses may be one replica of several, or only for a moment: the ttl decides.

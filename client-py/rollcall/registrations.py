@@ -1,0 +1,259 @@
+"""What is wished to be registered, what was said, and what was answered, for each path. Pure."""
+
+import collections
+import enum
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Union
+
+from rollcall import v1
+from rollcall.errors import ServiceRegistryException, refusal
+
+# How many requests may be without an answer.
+_WINDOW = 256
+# Numbers of google.rpc.Code.
+_RESOURCE_EXHAUSTED = 8
+_UNAVAILABLE = 14
+
+# Told once: None, or why not.
+Waiter = Callable[[Optional[ServiceRegistryException]], None]
+
+
+class Lost(NamedTuple):
+    """A registration that is gone for good, and the client does not bring it back."""
+
+    path: str
+    # TAKEN_OVER, SESSION_LOST or REMOVED; or the reason with which a replica refused to have it again.
+    reason: str
+
+
+class Wish(enum.Enum):
+    HOLD = enum.auto()
+    LEAVE = enum.auto()
+
+
+class _Unset(enum.Enum):
+    SAID = enum.auto()
+
+
+class Entry:
+    def __init__(self, path: str, data: Dict[str, Any], value: v1.Value) -> None:
+        self.path = path
+        # As the program gave it, and as it is said.
+        self.data = data
+        self.value = value
+        self.wish = Wish.HOLD
+        # Which value is wished: rises with each.
+        self.version = 0
+        # The value that was last answered, while another one is wished.
+        self.accepted: Optional[v1.Value] = None
+        # What was said and not answered on the present stream: a version, or an unset.
+        self.said: Union[int, _Unset, None] = None
+        # Which version was answered on the present stream.
+        self.answered: Optional[int] = None
+        # The last one that we were given.
+        self.generation: Optional[int] = None
+        # The last one that was lost while the program wished it anew; what is said of it again is no news.
+        self.past = 0
+        self.is_queued = False
+        self.waiters: List[Waiter] = []
+
+    @property
+    def is_registered(self) -> bool:
+        return self.wish is Wish.HOLD and self.answered == self.version
+
+    def answer(self, outcome: Optional[ServiceRegistryException]) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter(outcome)
+
+
+class Registrations:
+    """One stream says all of it, and after it another."""
+
+    def __init__(self) -> None:
+        self.entries: Dict[str, Entry] = {}
+        # The paths about which there may be something to say, each once.
+        self._queue: Deque[str] = collections.deque()
+        # The paths that a replica had no room for: they are said again later.
+        self._later: List[str] = []
+        self._unanswered = 0
+
+    def set(self, path: str, data: Dict[str, Any], value: v1.Value, waiter: Waiter) -> None:
+        """Wishes a path to be registered with this data."""
+        entry = self.entries.get(path)
+        if entry is None:
+            entry = self.entries[path] = Entry(path, data, value)
+        else:
+            if entry.wish is Wish.HOLD and entry.generation is not None and entry.accepted is None:
+                entry.accepted = entry.value
+            entry.data, entry.value, entry.wish = data, value, Wish.HOLD
+            entry.version += 1
+            entry.answered = None
+        entry.waiters.append(waiter)
+        self._enqueue(entry)
+
+    def unset(self, path: str, waiter: Waiter) -> None:
+        """Wishes it gone."""
+        entry = self.entries.get(path)
+        if entry is None:
+            return waiter(None)
+        if entry.wish is Wish.HOLD:
+            entry.answer(refusal(f"{path} was taken down meanwhile", "UNSET"))
+        entry.wish = Wish.LEAVE
+        entry.waiters.append(waiter)
+        self._enqueue(entry)
+
+    def is_empty(self) -> bool:
+        return not self.entries
+
+    def is_settled(self) -> bool:
+        """Whether everything that is wished was answered on the present stream."""
+        return not self._queue and self._unanswered == 0
+
+    def begin(self) -> None:
+        """A new stream: everything is said again on it."""
+        self._later.clear()
+        self._queue.clear()
+        self._unanswered = 0
+        for entry in self.entries.values():
+            entry.said, entry.answered, entry.is_queued = None, None, False
+            self._enqueue(entry)
+
+    def try_again(self) -> None:
+        """Says again what a replica had no room for."""
+        later, self._later = self._later, []
+        for path in later:
+            if path in self.entries:
+                self._enqueue(self.entries[path])
+
+    def next_request(self) -> Optional[v1.RegisterRequest]:
+        """The next thing to say on the present stream, if there is room."""
+        while self._queue and self._unanswered < _WINDOW:
+            entry = self.entries.get(self._queue.popleft())
+            if entry is None:
+                continue
+            entry.is_queued = False
+            if entry.said is not None or entry.is_registered:
+                continue
+            # What another replica may still hold is taken from it before it is taken down.
+            is_held_elsewhere = entry.answered is None and entry.generation is not None
+            self._unanswered += 1
+            if entry.wish is Wish.LEAVE and not is_held_elsewhere:
+                entry.said = _Unset.SAID
+                return v1.RegisterRequest(unset=v1.UnsetRegistration(path=entry.path))
+            entry.said = entry.version
+            wanted = v1.SetRegistration(path=entry.path, value=entry.value)
+            if entry.generation is not None:
+                wanted.generation = entry.generation
+            return v1.RegisterRequest(set=wanted)
+        return None
+
+    def take(self, response: v1.RegisterResponse) -> Optional[Lost]:
+        """What the present stream says about a path."""
+        kind = response.WhichOneof("response")
+        if kind not in ("registered", "unregistered", "lost", "rejected"):
+            return None
+        entry = self.entries.get(getattr(response, kind).path)
+        if entry is None:
+            return None
+        if kind == "registered":
+            self._registered(entry, response.registered)
+        elif kind == "unregistered":
+            self._unregistered(entry)
+        elif kind == "lost":
+            return self._lost(entry, response.lost)
+        elif kind == "rejected":
+            return self._rejected(entry, response.rejected)
+        return None
+
+    def refuse(self, error: ServiceRegistryException) -> None:
+        """A replica refuses to open a stream: who has never been registered is told, the others are tried again."""
+        for entry in [entry for entry in self.entries.values() if entry.generation is None]:
+            self._end(entry, error)
+
+    def forget(self, path: str) -> None:
+        """Gives a path up that was never registered, as far as is known."""
+        entry = self.entries.get(path)
+        if entry is not None:
+            entry.wish = Wish.LEAVE
+            self._enqueue(entry)
+
+    def _enqueue(self, entry: Entry) -> None:
+        if not entry.is_queued:
+            entry.is_queued = True
+            self._queue.append(entry.path)
+
+    def _answered(self, entry: Entry) -> Union[int, _Unset, None]:
+        said, entry.said = entry.said, None
+        self._unanswered -= said is not None
+        return said
+
+    def _registered(self, entry: Entry, registered: v1.Registered) -> None:
+        entry.generation = registered.generation
+        if not registered.restored and isinstance(entry.said, int):
+            entry.answered = entry.said
+            self._answered(entry)
+            if entry.answered == entry.version:
+                entry.accepted = None
+                if entry.wish is Wish.HOLD:
+                    entry.answer(None)
+        if not entry.is_registered:
+            self._enqueue(entry)
+
+    def _unregistered(self, entry: Entry) -> None:
+        said = self._answered(entry)
+        if said is _Unset.SAID and entry.wish is Wish.LEAVE:
+            entry.answer(None)
+            del self.entries[entry.path]
+            return
+        # It was taken down before it was wished again.
+        entry.answered, entry.generation = None, None
+        self._enqueue(entry)
+
+    def _lost(self, entry: Entry, lost: v1.Lost) -> Optional[Lost]:
+        if lost.reason == v1.LOST_REASON_EXPIRED:
+            # Nobody else has it: it is registered again.
+            self._answered(entry)
+            entry.answered = None
+            self._enqueue(entry)
+            return None
+        if lost.generation <= entry.past or (entry.generation is not None and lost.generation < entry.generation):
+            return None  # One that has been made again since.
+        if entry.waiters and entry.wish is Wish.HOLD and lost.reason == v1.LOST_REASON_TAKEN_OVER:
+            # The program has asked for the path just now: it takes it back, as it would have a moment later.
+            self._answered(entry)
+            entry.past, entry.generation, entry.answered, entry.accepted = lost.generation, None, None, None
+            self._enqueue(entry)
+            return None
+        reason = v1.LostReason.Name(lost.reason).replace("LOST_REASON_", "")
+        return self._end(entry, refusal(f"{entry.path} was lost: {reason}", reason))
+
+    def _rejected(self, entry: Entry, rejected: v1.Rejected) -> Optional[Lost]:
+        version = self._answered(entry)
+        if version != entry.version:
+            self._enqueue(entry)
+            return None
+        if entry.wish is Wish.LEAVE:
+            # Nothing of ours is there; the answer to the unset makes it certain.
+            entry.generation, entry.answered = None, None
+            self._enqueue(entry)
+            return None
+        error = refusal(rejected.message, rejected.reason, {"path": entry.path})
+        if entry.generation is not None and entry.accepted is not None:
+            # The data that was accepted before stands.
+            entry.value, entry.accepted, entry.answered = entry.accepted, None, None
+            entry.answer(error)
+            self._enqueue(entry)
+            return None
+        if entry.generation is not None and rejected.code in (_RESOURCE_EXHAUSTED, _UNAVAILABLE):
+            self._later.append(entry.path)
+            return None
+        return self._end(entry, error)
+
+    def _end(self, entry: Entry, error: ServiceRegistryException) -> Optional[Lost]:
+        """It is over, and not because the program has asked for it; unless it has meanwhile."""
+        self._answered(entry)
+        del self.entries[entry.path]
+        entry.answer(None if entry.wish is Wish.LEAVE else error)
+        if entry.wish is Wish.LEAVE or entry.generation is None:
+            return None
+        return Lost(entry.path, getattr(error, "reason", "READ_ONLY"))

@@ -1,0 +1,212 @@
+"""The replicas that a client may talk to, and the calls that it makes there."""
+
+import asyncio
+import logging
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
+
+import grpc
+
+from rollcall import v1
+from rollcall.choice import Choice, Chosen
+from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown
+from rollcall.stream import Stream
+from rollcall.transport import Metadata
+from rollcall.waiting import News
+
+log = logging.getLogger(__name__)
+
+SERVICE = "rollcall.v1.Registry"
+# How long, in seconds, a replica may take to open a stream, or to answer what is only read.
+OPENING = 4.0
+# How long a replica that drains is left alone.
+_DRAINING = 0.5
+
+
+class Connection(Protocol):
+    """A channel to one replica, of whichever transport."""
+
+    def stream(self, method: str, request: Any, answer: Any) -> Stream: ...
+
+    def duplex(self, method: str, request_type: Any, answer: Any) -> Stream: ...
+
+    async def unary(self, method: str, request: Any, answer: Any, bound: float) -> Any: ...
+
+    async def close(self) -> None: ...
+
+    def close_when_idle(self) -> bool: ...
+
+
+Connect = Callable[[str, Optional[grpc.ChannelCredentials], Metadata], Connection]
+
+
+class Replica:
+    """One that was chosen, and the connection to it."""
+
+    def __init__(self, chosen: Chosen, connection: Connection) -> None:
+        self.chosen = chosen
+        self.connection = connection
+
+    @property
+    def index(self) -> int:
+        return self.chosen.position
+
+    def watch(self, request: v1.WatchRequest) -> Stream:
+        return self.connection.stream(f"{SERVICE}/Watch", request, v1.WatchResponse)
+
+    def acquire_lock(self, request: v1.AcquireLockRequest) -> Stream:
+        return self.connection.stream(f"{SERVICE}/AcquireLock", request, v1.AcquireLockResponse)
+
+    def register(self) -> Stream:
+        return self.connection.duplex(f"{SERVICE}/Register", v1.RegisterRequest, v1.RegisterResponse)
+
+
+def addresses(server: Union[str, Sequence[str]]) -> List[str]:
+    """`HOST:PORT`, several of them separated by commas, or a list of them."""
+    texts = [server] if isinstance(server, str) else list(server)
+    found = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    for name in found:
+        host, colon, port = name.rpartition(":")
+        if not (host and colon and port.isdigit()) or "/" in name:
+            raise ValueError(f"{name!r} is not HOST:PORT")
+    if not found:
+        raise ValueError("no server is named: HOST:PORT")
+    return found
+
+
+def clean(path: str) -> str:
+    """A path without slashes that say nothing, which kazoo forgives and a replica does not."""
+    parts = [part for part in path.split("/") if part]
+    return "/" * path.startswith("/") + "/".join(parts)
+
+
+class Replicas:
+    """Belongs to one event loop."""
+
+    def __init__(
+        self, names: List[str], credentials: Optional[grpc.ChannelCredentials], metadata: Metadata, connect: Connect
+    ) -> None:
+        self.names = ", ".join(names)
+        self._names = names
+        self._credentials = credentials
+        self._metadata = metadata
+        self._connect = connect
+        self._choice = Choice(len(names))
+        self._connections: Dict[int, Connection] = {}
+        # Those that get no new calls; they go when their calls have ended.
+        self._left: Set[Connection] = set()
+        self._is_paused = False
+        self._resumed = News()
+        # What the last one that failed has said.
+        self.trouble = ""
+
+    async def pick(self, but: Optional[int] = None) -> Replica:
+        """The one that answers, or the next to try, not `but` if there is another. Waits while all have failed lately.
+
+        Cancellation: safe.
+        """
+        while True:
+            replica = await self.pick_until(asyncio.get_running_loop().time() + 3600, but)
+            if replica is not None:
+                return replica
+
+    async def pick_until(self, deadline: float, but: Optional[int] = None) -> Optional[Replica]:
+        """The same, until a time on the loop's clock; None: it is over."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._sweep()
+            verdict = self._choice.choose(loop.time(), but)
+            if isinstance(verdict, Chosen) and not self._is_paused:
+                return Replica(verdict, self._connection(verdict.position))
+            if loop.time() >= deadline:
+                return None
+            until = deadline if isinstance(verdict, Chosen) else min(verdict, deadline)
+            await self._resumed.wait(until - loop.time())
+
+    def _connection(self, index: int) -> Connection:
+        if index not in self._connections:
+            self._connections[index] = self._connect(self._names[index], self._credentials, self._metadata)
+        return self._connections[index]
+
+    def _leave(self, index: int) -> None:
+        connection = self._connections.pop(index, None)
+        if connection is not None:
+            self._left.add(connection)
+
+    def _sweep(self) -> None:
+        self._left = {connection for connection in self._left if not connection.close_when_idle()}
+
+    def succeeded(self, replica: Replica) -> None:
+        self._choice.succeeded(replica.chosen)
+
+    def failed(self, replica: Replica, failure: Failure) -> None:
+        if self._is_paused or failure.kind is Kind.PAUSED:
+            return  # We have broken it ourselves.
+        self.trouble = failure.message
+        if self._choice.failed(replica.chosen, failure.asked, asyncio.get_running_loop().time()):
+            # A connection that hangs is no use to new calls; streams that stand keep it.
+            self._leave(replica.index)
+            log.debug("replica %s failed: %s", self._names[replica.index], failure.message)
+
+    def drains(self, replica: Replica) -> None:
+        """It is about to stop: whatever comes next goes elsewhere, or, behind a balancer, over a new connection."""
+        if self._choice.failed(replica.chosen, _DRAINING, asyncio.get_running_loop().time()):
+            self._leave(replica.index)
+            log.info("replica %s drains", self._names[replica.index])
+
+    def have_all_failed(self) -> bool:
+        return self._choice.have_all_failed()
+
+    async def call(self, method: str, request: Any, answer: Any, patience: float, is_write: bool = False) -> Any:
+        """Makes a call, at one replica after the other, until one answers or `patience` seconds are over. A write is
+        tried again only if it was certainly not carried out.
+
+        Raises ServiceRegistryException.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        last: Optional[Failure] = None
+        while True:
+            replica = await self.pick_until(deadline)
+            if replica is None:
+                raise self.unreachable(last.message if last else "")
+            left = max(0.001, deadline - loop.time())
+            # A write that hangs must not be sent twice: it has all the time there is.
+            bound = left if is_write else min(left, OPENING)
+            try:
+                found = await replica.connection.unary(f"{SERVICE}/{method}", request, answer, bound)
+            except Failure as failure:
+                if not failure.is_retryable():
+                    self.succeeded(replica)
+                    raise failure.to_exception() from None
+                self.failed(replica, failure)
+                if is_write and failure.kind in (Kind.BROKEN, Kind.PAUSED) and not failure.never_sent():
+                    raise OutcomeUnknown(
+                        f"{request.path} may or may not have been written: {failure.message}"
+                    ) from None
+                last = failure
+            else:
+                self.succeeded(replica)
+                return found
+
+    def unreachable(self, cause: str = "") -> NoConnection:
+        cause = cause or self.trouble
+        return NoConnection(f"no replica answered ({self.names})" + (f": {cause}" if cause else ""))
+
+    async def pause(self) -> None:
+        """Ends every connection, and makes none until `resume`."""
+        self._is_paused = True
+        await self._close()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._resumed.tell()
+
+    async def close(self) -> None:
+        await self.pause()
+
+    async def _close(self) -> None:
+        everything: Tuple[Connection, ...] = (*self._connections.values(), *self._left)
+        self._connections.clear()
+        self._left.clear()
+        for connection in everything:
+            await connection.close()

@@ -1,0 +1,218 @@
+"""All registrations of a client: one Register stream, over any number of replicas."""
+
+import asyncio
+import logging
+import os
+from typing import Callable, Optional
+
+from google.protobuf import duration_pb2
+
+from rollcall import v1
+from rollcall.errors import Failure
+from rollcall.registrations import Lost, Registrations
+from rollcall.replicas import OPENING, Replica, Replicas
+from rollcall.stream import Stream
+from rollcall.waiting import Bell, News
+
+log = logging.getLogger(__name__)
+
+# How often, in seconds, a replica that had no room is asked again.
+_TRY_AGAIN = 2.0
+# How long a goodbye may take.
+_GOODBYE = 2.0
+
+
+class _Held:
+    """A Register stream that stands."""
+
+    def __init__(self, replica: Replica, stream: Stream, keep_alive: float, now: float) -> None:
+        self.replica = replica
+        self.stream = stream
+        self.keep_alive = keep_alive
+        self.sent_at = now
+        self.heard_at = now
+        self.drains = False
+
+    @property
+    def silent_at(self) -> float:
+        return self.heard_at + max(2 * self.keep_alive, 1.0)
+
+    @property
+    def due_at(self) -> float:
+        return min(self.sent_at + self.keep_alive, self.silent_at)
+
+    def say(self, request: v1.RegisterRequest, now: float) -> None:
+        self.stream.send(request)
+        self.sent_at = now
+
+    def keep_up(self, now: float) -> None:
+        """Says that we are alive when it is time to. Raises Failure when the replica seems not to be."""
+        if now >= self.silent_at:
+            raise Failure.silent()
+        if now >= self.sent_at + self.keep_alive:
+            self.say(v1.RegisterRequest(keep_alive=v1.KeepAlive()), now)
+
+
+class Session:
+    """Belongs to the loop."""
+
+    def __init__(self, replicas: Replicas, ttl: float, name: str, on_lost: Callable[[Lost], None]) -> None:
+        self.registrations = Registrations()
+        self._replicas = replicas
+        self._ttl = ttl
+        self._name = name
+        self._on_lost = on_lost
+        self._bell = Bell()
+        self._is_closing = False
+        self._closed = News()
+        self._held: Optional[_Held] = None
+        # The stream that was left, kept alive until everything has been taken over from it.
+        self._left: Optional[_Held] = None
+
+    def wake(self) -> None:
+        """There is something new to say, or to read."""
+        self._bell.ring()
+
+    async def run(self) -> None:
+        """Keeps a stream going while there is a registration."""
+        while not self._is_closing:
+            while self.registrations.is_empty():
+                await self._bell.wait()
+            opened = await self._open(None)
+            if opened is None:
+                continue
+            self._held = opened
+            self.registrations.begin()
+            try:
+                await self._hold()
+            except Failure as failure:
+                self._replicas.failed(self._held.replica, failure)
+            finally:
+                self._drop(self._held)
+                self._drop(self._left)
+                self._held = self._left = None
+                self._closed.tell()
+
+    async def close(self) -> None:
+        """Takes everything down at once, as far as a replica can be told."""
+        self._is_closing = True
+        for held in (self._left, self._held):
+            if held is not None:
+                held.say(v1.RegisterRequest(close=v1.CloseSession()), asyncio.get_running_loop().time())
+        if self._held is not None and not await self._closed.wait(_GOODBYE):
+            log.debug("no replica has heard the goodbye")
+
+    async def _open(self, but: Optional[int]) -> Optional[_Held]:
+        """Opens a stream at a replica other than `but`, if there is another. None: that has failed."""
+        replica = await self._replicas.pick(but)
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        stream = replica.register()
+        try:
+            terms = v1.OpenSession(client_name=self._name, pid=os.getpid())
+            terms.ttl.CopyFrom(duration_pb2.Duration(nanos=int(self._ttl % 1 * 1e9), seconds=int(self._ttl)))
+            stream.send(v1.RegisterRequest(open=terms))
+            await stream.opened(OPENING)
+            first = await stream.next(OPENING)
+            if first is None or first.WhichOneof("response") != "opened":
+                raise Failure.ended()
+        except Failure as failure:
+            stream.cancel()
+            refusal = None if failure.is_retryable() else failure.to_exception()
+            if refusal is not None:
+                self.registrations.refuse(refusal)
+            self._replicas.failed(replica, failure)
+            return None
+        except asyncio.CancelledError:
+            stream.cancel()
+            raise
+        self._replicas.succeeded(replica)
+        interval = first.opened.keep_alive_interval
+        held = _Held(replica, stream, interval.seconds + interval.nanos / 1e9 or self._ttl / 3, sent_at)
+        held.heard_at = loop.time()
+        stream.on_news = self.wake
+        return held
+
+    async def _hold(self) -> None:
+        """Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends
+        when no registration is left. Raises Failure."""
+        loop = asyncio.get_running_loop()
+        moving: "Optional[asyncio.Task[Optional[_Held]]]" = None
+        try_again_at = loop.time() + _TRY_AGAIN
+        try:
+            while True:
+                held = self._held
+                assert held is not None
+                self._read(held)
+                if held.drains and moving is None:
+                    moving = asyncio.ensure_future(self._open(held.replica.index))
+                    moving.add_done_callback(lambda _: self.wake())
+                if moving is not None and moving.done():
+                    opened, moving = moving.result(), None
+                    if opened is None:
+                        continue
+                    self._drop(self._left)
+                    self._left, self._held = held, opened
+                    self.registrations.begin()
+                    continue
+                self._tend_left()
+                now = loop.time()
+                if now >= try_again_at:
+                    self.registrations.try_again()
+                    try_again_at = now + _TRY_AGAIN
+                # After the goodbye nothing more is said.
+                request = None if self._is_closing else self.registrations.next_request()
+                while request is not None:
+                    held.say(request, now)
+                    request = self.registrations.next_request()
+                if self.registrations.is_empty():
+                    return
+                held.keep_up(now)
+                due_at = min(each.due_at for each in (held, self._left) if each is not None)
+                await self._bell.wait(min(due_at, try_again_at) - now)
+        finally:
+            if moving is not None:
+                moving.cancel()
+
+    def _read(self, held: _Held) -> None:
+        """Takes what a stream has said. Raises Failure when it has ended."""
+        message = held.stream.poll()
+        while message is not None:
+            held.heard_at = asyncio.get_running_loop().time()
+            if message.WhichOneof("response") == "draining":
+                if not held.drains:
+                    self._replicas.drains(held.replica)
+                held.drains = True
+            else:
+                lost = self.registrations.take(message)
+                if lost is not None:
+                    log.warning("registration of %s is lost: %s", lost.path, lost.reason)
+                    self._on_lost(lost)
+            message = held.stream.poll()
+        end = held.stream.ended()
+        if end is not None:
+            raise end
+
+    def _tend_left(self) -> None:
+        """What the stream that was left says does not count any more; it must only be kept alive."""
+        left = self._left
+        if left is None:
+            return
+        while left.stream.poll() is not None:
+            left.heard_at = asyncio.get_running_loop().time()
+        try:
+            left.keep_up(asyncio.get_running_loop().time())
+        except Failure:
+            self._let_go()
+        if left.stream.ended() is not None or self.registrations.is_settled():
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._drop(self._left)
+        self._left = None
+
+    @staticmethod
+    def _drop(held: Optional[_Held]) -> None:
+        if held is not None:
+            held.stream.on_news = lambda: None
+            held.stream.cancel()

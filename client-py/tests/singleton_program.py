@@ -1,0 +1,9 @@
+"""KazooServiceRegistry gives the first one to everybody."""
+
+import json
+import sys
+
+from rollcall import KazooServiceRegistry
+
+first = KazooServiceRegistry(server=sys.argv[1], timeout=20)
+print(json.dumps([KazooServiceRegistry() is first, first.get("/nothing")["children"]]), flush=True)

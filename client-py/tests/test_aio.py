@@ -1,0 +1,126 @@
+"""The verbs for asyncio."""
+
+import asyncio
+
+import pytest
+from conftest import SOON, Seen
+
+import rollcall
+from rollcall import aio
+
+
+async def until(what, probe):
+    async def look():
+        while not probe():
+            await asyncio.sleep(0.02)
+
+    try:
+        await asyncio.wait_for(look(), SOON)
+    except asyncio.TimeoutError:
+        raise AssertionError(f"not within {SOON} s: {what}") from None
+
+
+def test_the_verbs(two, path):
+    async def main():
+        seen, lost, awaited = Seen(), Seen(), Seen()
+
+        async def callback(node):
+            await asyncio.sleep(0)
+            awaited(node)
+
+        async with aio.ServiceRegistry(two.server, timeout=SOON, on_lost=lost) as ours:
+            assert ours.get_state() is True
+            async with aio.ServiceRegistry(two.server, timeout=SOON) as other:
+                assert (await ours.get(path, callback=seen))["children"] == {} and len(seen.all) == 1
+                await ours.add_callback(path, callback)
+                assert await other.set_node(f"{path}/one", {"n": 1}) is True
+                node = await ours.get(path, wait=SOON)
+                assert node["children"]["one"]["n"] == 1
+                await until("told", lambda: awaited.all and seen.last == node == awaited.last)
+                assert await ours.set_node(f"{path}/one", {"n": 2}) is True
+                await other.set_node(f"{path}/one", {"n": 3})
+                await until("told", lambda: lost.all == [(f"{path}/one", "TAKEN_OVER")])
+                assert await ours.set_data(f"{path}/data", "text") and await ours.unset(f"{path}/data")
+                with pytest.raises(rollcall.Refused):
+                    await ours.set_node("no path")
+
+                async with ours.get_lock(f"{path}-lock") as held:
+                    assert held
+                    assert await other.acquire_lock(f"{path}-lock", wait=0) is False
+                    waiting = asyncio.ensure_future(other.acquire_lock(f"{path}-lock", wait=60))
+                assert await waiting is True
+                assert await other.release_lock(f"{path}-lock") is True
+            await until("gone", lambda: seen.last["children"] == {})
+            lists = [node["children"] for node in awaited.all]
+            assert lists[0] == {} and all(one != two for one, two in zip(lists[1:], lists[2:])), "once for each change"
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_start_and_stop(fleet, path):
+    async def main():
+        seen, states = Seen(), Seen()
+        ours = aio.ServiceRegistry(fleet.server, timeout=SOON)
+        ours.get_state(states)
+        await ours.start()
+        await ours.get(path, callback=seen)
+        await ours.set_node(f"{path}/one")
+        await until("told", lambda: seen.last["children"])
+        await ours.stop()
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON) as other:
+            node = await other.get(path)
+            assert node["children"] == {}
+            await other.set_node(f"{path}/two")
+            await ours.rebuild()
+            await until("told", lambda: sorted(seen.last["children"]) == ["one", "two"])
+            await other.unset(f"{path}/two")
+            await until("told", lambda: sorted(seen.last["children"]) == ["one"])
+        await until("told", lambda: states.all[:4] == [False, True, False, True])
+        await ours.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_a_killed_replica_is_not_missed(two, path):
+    async def main():
+        seen = Seen()
+        async with aio.ServiceRegistry(two.server, timeout=SOON) as ours:
+            await ours.set_node(f"{path}/one", {"n": 1})
+            await ours.get(path, callback=seen)
+            lock = ours.get_lock(f"{path}-lock")
+            assert await lock.acquire()
+            token = lock.fencing_token
+            two.replicas[ours._core.session._held.replica.index].kill()
+            await ours.set_node(f"{path}/two")
+            await until("told", lambda: len(seen.last["children"]) == 2)
+            assert all("one" in node["children"] for node in seen.all)
+            assert lock.status() and lock.fencing_token == token
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_a_cancelled_wait_leaves_nothing(fleet, path):
+    async def main():
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON) as ours:
+            first, second, third = (ours.get_lock(path) for _ in range(3))
+            assert await first.acquire()
+            waiting = asyncio.ensure_future(second.acquire())
+            await asyncio.sleep(0.3)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await first.release()
+            assert await third.acquire()
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_no_server(path):
+    async def main():
+        with pytest.raises(rollcall.NoConnection):
+            await aio.ServiceRegistry("127.0.0.1:1", timeout=0.5).start()
+        ours = aio.ServiceRegistry("127.0.0.1:1", timeout=0.5)
+        with pytest.raises(rollcall.NoConnection):
+            await ours.set_node(path)
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))

@@ -1,0 +1,265 @@
+"""What needs no server: choosing replicas, putting watches together, keeping registrations."""
+
+import os
+import random
+import types
+
+import pytest
+
+from rollcall import v1
+from rollcall.assemble import Assembler
+from rollcall.cache import CacheFile
+from rollcall.choice import PAUSES, Choice, Chosen
+from rollcall.registrations import Lost, Registrations
+from rollcall.replicas import addresses, clean
+from rollcall.values import State, ZnodeStat, from_value, to_value
+
+# --- choosing
+
+
+def test_another_replica_is_tried_at_once_and_the_same_after_a_growing_pause():
+    choice = Choice(2, random.Random(1))
+    first = choice.choose(0)
+    assert choice.choose(0) == first
+    assert choice.failed(first, 0, 0) and not choice.failed(first, 0, 0), "streams that break together count once"
+    second = choice.choose(0)
+    assert second.position != first.position and not choice.have_all_failed()
+    choice.failed(second, 0, 0)
+    assert choice.have_all_failed()
+    now, longest = 0.0, 0.0
+    for _ in range(40):
+        until = choice.choose(now)
+        assert not isinstance(until, Chosen)
+        longest, now = max(longest, until - now), until
+        choice.failed(choice.choose(now), 0, now)
+    assert PAUSES[1] / 2 < longest <= PAUSES[1]
+
+
+def test_one_that_drains_is_left_for_any_other_and_kept_without_one():
+    two, one = Choice(2, random.Random(1)), Choice(1)
+    first = two.choose(0)
+    assert two.choose(0, first.position).position != first.position
+    assert isinstance(one.choose(0, 0), Chosen)
+
+
+def test_addresses():
+    assert addresses("a:1, b:2,") == addresses(["a:1", "b:2"]) == ["a:1", "b:2"]
+    for wrong in ("", "localhost", ":7700", "http://a:1", "a:ssh"):
+        with pytest.raises(ValueError):
+            addresses(wrong)
+
+
+def test_paths_are_forgiven_what_kazoo_forgives():
+    assert clean("/a//b/") == "/a/b" and clean("/") == "/" and clean("a/b") == "a/b"
+
+
+# --- watches
+
+
+def snapshot(names, revision=0, more=False, reset=False):
+    message = v1.WatchResponse(revision=revision)
+    message.snapshot.more, message.snapshot.reset = more, reset
+    message.snapshot.node.exists = True
+    for name in names:
+        message.snapshot.node.children[name].SetInParent()
+    return message
+
+
+def delta(name, kind, revision=0, more=False):
+    changes = [v1.Change(kind=kind, name=name)]
+    return v1.WatchResponse(revision=revision, delta=v1.Delta(changes=changes, more=more))
+
+
+def test_parts_are_put_together_and_never_shown_before():
+    watch = Assembler()
+    assert watch.take(snapshot(["x"], more=True)) is None
+    assert list(watch.take(snapshot(["y"], 7)).children) == ["x", "y"]
+    assert watch.take(delta("p", v1.CHANGE_KIND_ADDED, more=True)) is None
+    assert list(watch.take(delta("x", v1.CHANGE_KIND_REMOVED, 8)).children) == ["p", "y"]
+    assert watch.revision == 8
+    gone = watch.take(delta("", v1.CHANGE_KIND_DELETED, 9))
+    assert gone.children == {} and gone.stat is None
+
+
+def test_what_was_begun_on_a_stream_that_broke_is_forgotten():
+    watch = Assembler()
+    watch.take(snapshot(["old"], more=True))
+    watch.broken()
+    assert list(watch.take(snapshot(["new"], 9)).children) == ["new"]
+
+
+def test_nothing_goes_back_but_by_a_reset():
+    watch = Assembler()
+    watch.take(snapshot([], 10))
+    assert watch.take(delta("x", v1.CHANGE_KIND_ADDED, 10)) is None
+    assert watch.take(snapshot(["x"], 9)) is None
+    assert watch.take(v1.WatchResponse(revision=9, current=v1.Current())) is None and watch.revision == 10
+    assert list(watch.take(snapshot(["x"], 3, reset=True)).children) == ["x"] and watch.revision == 3
+
+
+# --- registrations
+
+
+class Answers(list):
+    def __call__(self, error):
+        self.append(error)
+
+
+def asked(registrations):
+    request = registrations.next_request()
+    return request and getattr(request, request.WhichOneof("request"))
+
+
+def registered(path, generation, **fields):
+    return v1.RegisterResponse(registered=v1.Registered(path=path, generation=generation, **fields))
+
+
+def wish(registrations, data, answers=None):
+    registrations.set("/a", data, to_value(data, 1), Answers() if answers is None else answers)
+
+
+def test_a_registration_is_resumed_with_its_generation():
+    registrations, answers = Registrations(), Answers()
+    wish(registrations, {"n": 1}, answers)
+    assert not asked(registrations).HasField("generation") and asked(registrations) is None
+    registrations.take(registered("/a", 5))
+    assert answers == [None] and registrations.is_settled()
+    registrations.begin()
+    said = asked(registrations)
+    assert said.generation == 5 and from_value(said.value) == {"n": 1}
+    registrations.take(registered("/a", 6, adopted=True))
+    registrations.take(registered("/a", 8, restored=True))
+    registrations.begin()
+    assert asked(registrations).generation == 8
+
+
+def test_of_several_wishes_the_last_is_said():
+    registrations, first, last = Registrations(), Answers(), Answers()
+    wish(registrations, {"n": 1}, first)
+    asked(registrations)
+    wish(registrations, {"n": 2}, last)
+    assert asked(registrations) is None, "one at a time for a path"
+    registrations.take(registered("/a", 5))
+    assert last == []
+    assert from_value(asked(registrations).value) == {"n": 2}
+    registrations.take(registered("/a", 5))
+    assert first == last == [None]
+
+
+def test_what_another_replica_may_hold_is_taken_before_it_is_taken_down():
+    registrations, answers = Registrations(), Answers()
+    wish(registrations, {})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    registrations.begin()
+    registrations.unset("/a", answers)
+    assert asked(registrations).generation == 5
+    registrations.take(registered("/a", 5))
+    assert isinstance(asked(registrations), v1.UnsetRegistration)
+    registrations.take(v1.RegisterResponse(unregistered=v1.Unregistered(path="/a")))
+    assert answers == [None] and registrations.is_empty()
+
+
+def test_a_wish_after_an_unset_is_said_anew():
+    registrations, answers = Registrations(), Answers()
+    wish(registrations, {})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    registrations.unset("/a", Answers())
+    assert isinstance(asked(registrations), v1.UnsetRegistration)
+    wish(registrations, {"n": 2}, answers)
+    registrations.take(v1.RegisterResponse(unregistered=v1.Unregistered(path="/a")))
+    assert not asked(registrations).HasField("generation")
+    registrations.take(registered("/a", 9))
+    assert answers == [None]
+
+
+def test_lost_and_expired():
+    registrations = Registrations()
+    wish(registrations, {})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    lost = v1.Lost(path="/a", generation=5, reason=v1.LOST_REASON_EXPIRED)
+    assert registrations.take(v1.RegisterResponse(lost=lost)) is None
+    assert asked(registrations).generation == 5
+    registrations.take(registered("/a", 7))
+    lost.reason = v1.LOST_REASON_TAKEN_OVER
+    assert registrations.take(v1.RegisterResponse(lost=lost)) is None, "of an earlier one"
+    lost.generation = 7
+    assert registrations.take(v1.RegisterResponse(lost=lost)) == Lost("/a", "TAKEN_OVER")
+    assert registrations.is_empty() and registrations.is_settled()
+
+
+def test_who_asks_for_a_path_while_it_is_lost_takes_it_back():
+    registrations, answers = Registrations(), Answers()
+    wish(registrations, {"n": 1})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    wish(registrations, {"n": 2}, answers)
+    assert asked(registrations).generation == 5
+    lost = v1.Lost(path="/a", generation=5, reason=v1.LOST_REASON_TAKEN_OVER)
+    assert registrations.take(v1.RegisterResponse(lost=lost)) is None
+    assert not asked(registrations).HasField("generation")
+    assert registrations.take(v1.RegisterResponse(lost=lost)) is None, "the answer to the first try"
+    registrations.take(registered("/a", 9))
+    assert answers == [None] and registrations.is_settled()
+
+
+def test_data_that_are_refused_leave_those_that_stand():
+    registrations, answers = Registrations(), Answers()
+    wish(registrations, {"n": 1})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    wish(registrations, {"n": 2}, answers)
+    asked(registrations)
+    rejected = v1.Rejected(path="/a", code=3, reason="VALUE_TOO_LARGE", message="too large")
+    assert registrations.take(v1.RegisterResponse(rejected=rejected)) is None
+    assert answers[0].reason == "VALUE_TOO_LARGE"
+    assert from_value(asked(registrations).value) == {"n": 1}
+
+
+def test_a_set_that_is_refused_at_first_is_over():
+    registrations, answers = Registrations(), Answers()
+    wish(registrations, {}, answers)
+    asked(registrations)
+    rejected = v1.Rejected(path="/a", code=9, reason="NOT_EPHEMERAL", message="durable")
+    registrations.take(v1.RegisterResponse(rejected=rejected))
+    assert answers[0].reason == "NOT_EPHEMERAL" and registrations.is_empty()
+
+
+# --- values
+
+
+def test_numbers_that_doubles_change_are_written_as_text():
+    assert to_value({"n": 2**53}, 1).WhichOneof("kind") == "data"
+    assert from_value(to_value({"n": 2**53 + 1}, 7)) == {"pid": 7, "n": 2**53 + 1}
+    assert from_value(v1.Value()) is None
+
+
+# --- the cache file
+
+
+def test_a_cache_file_is_kept_whole_and_told_from_what_is_none(tmp_path, monkeypatch):
+    file = tmp_path / "cache.json"
+    one, other = CacheFile(str(file)), CacheFile(str(file))
+    stat = ZnodeStat(*range(11))
+    state = State(b"\xff", stat, {"a": {"n": 1}, "b": None})
+    one._news["/a"] = state
+    one.flush()
+    # Two programs share it.
+    other._news["/b"] = State({"n": 2}, stat, {})
+    other.flush()
+    assert CacheFile(str(file)).load("/a") == state and CacheFile(str(file)).load("/b").data == {"n": 2}
+    one._news["/a"] = State(None, stat, {})
+    one.flush()
+    assert CacheFile(str(file)).load("/a") == state, "an empty list never takes the place of a known one"
+    assert file.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [file]
+
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    real = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda number: types.SimpleNamespace(st_uid=4712, st_mode=real(number).st_mode))
+    assert CacheFile(str(file)).load("/a") is None, "it belongs to somebody else"
+    monkeypatch.undo()
+    for text in ("", "[]", "{}", '{"version": 2, "paths": {}}', '{"version": 1, "paths": {"/a": 1}}'):
+        file.write_text(text)
+        assert CacheFile(str(file)).load("/a") is None, text

@@ -1,0 +1,204 @@
+"""Replicas that die, drain, hang, or are not there."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import pytest
+from conftest import SOON, Fleet, Seen, eventually
+from kazoo.client import KazooClient
+
+import rollcall
+
+
+@pytest.fixture
+def nodes(hosts):
+    """What ZooKeeper itself has, and every moment in which a node was missing."""
+    client = KazooClient(hosts=hosts, timeout=20)
+    client.start(timeout=20)
+    yield client
+    client.stop()
+    client.close()
+
+
+def free_address():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return "127.0.0.1:%d" % found.getsockname()[1]
+
+
+def holder_of(fleet, ours):
+    """The replica that a registry talks to."""
+    engine = ours._engine
+    held = eventually("it is registered", lambda: engine.core.session._held)
+    return fleet.replicas[held.replica.index]
+
+
+def test_a_killed_replica_is_not_missed(two, registry, nodes, path):
+    ours, watcher, seen, lost = registry(), registry(), Seen(), Seen()
+    for number in range(20):
+        ours.set_node(f"{path}/{number}", {"n": number})
+    watcher.get(path, callback=seen)
+    lock = ours.get_lock(f"{path}-lock", on_lost=lost)
+    assert lock.acquire()
+    token = lock.fencing_token
+    dead = holder_of(two, ours)
+    told = len(seen.all)
+    dead.kill()
+    other = next(replica for replica in two.replicas if replica is not dead)
+
+    # All of it goes on at the other one.
+    eventually(
+        "moved", lambda: (held := ours._engine.core.session._held) and held.replica.index == two.replicas.index(other)
+    )
+    eventually("taken over", lambda: ours._engine.core.session.registrations.is_settled())
+    ours.set_node(f"{path}/0", {"n": 100})
+    eventually("seen", lambda: watcher.get(path)["children"]["0"]["n"] == 100)
+    # Neither session's end takes anything down.
+    time.sleep(8)
+    assert sorted(nodes.get_children(path), key=int) == [str(number) for number in range(20)]
+    assert [len(node["children"]) for node in seen.all[told:]] == [20], "told of the one change, and of nothing else"
+    assert lock.status() and lock.fencing_token == token and lost.all == []
+    lock.release()
+    assert watcher.get_state() is True
+
+
+def test_a_replica_that_drains_hands_over(two, registry, nodes, path):
+    ours, seen = registry(), Seen()
+    for number in range(5):
+        ours.set_node(f"{path}/{number}")
+    registry().get(path, callback=seen)
+    told = len(seen.all)
+    with ours.get_lock(f"{path}-lock") as held:
+        assert held
+        holder_of(two, ours).stop()
+        assert ours.get_lock(f"{path}-lock").status()
+    assert sorted(nodes.get_children(path)) == ["0", "1", "2", "3", "4"]
+    assert ours.set_node(f"{path}/5")
+    eventually("seen", lambda: len(seen.last["children"]) == 6)
+    assert len(seen.all) == told + 1
+
+
+def test_a_replica_that_hangs_is_left(two, registry, nodes, path):
+    ours = registry(ttl=3)
+    ours.set_node(f"{path}/one")
+    hung = holder_of(two, ours)
+    hung.process.send_signal(signal.SIGSTOP)
+    try:
+        eventually(
+            "moved",
+            lambda: (
+                two.replicas[ours._engine.core.session._held.replica.index] is not hung
+                if ours._engine.core.session._held
+                else False
+            ),
+        )
+        assert ours.set_node(f"{path}/two")
+        assert sorted(nodes.get_children(path)) == ["one", "two"]
+    finally:
+        hung.process.send_signal(signal.SIGCONT)
+
+
+def test_who_comes_back_does_not_take_what_is_newer(two, registry, nodes, path):
+    lost = Seen()
+    ours = registry(ttl=3, on_lost=lost)
+    ours.set_node(f"{path}/one", {"n": 1})
+    hung = holder_of(two, ours)
+    hung.process.send_signal(signal.SIGSTOP)
+    try:
+        other = registry(next(replica for replica in two.replicas if replica is not hung).address)
+        other.set_node(f"{path}/one", {"n": 2})
+        eventually("told", lambda: lost.all == [(f"{path}/one", "TAKEN_OVER")])
+        assert json.loads(nodes.get(f"{path}/one")[0])["n"] == 2
+    finally:
+        hung.process.send_signal(signal.SIGCONT)
+
+
+def test_the_only_replica_restarts(fleet, registry, path):
+    states, seen = Seen(), Seen()
+    ours = registry()
+    ours.get_state(states)
+    ours.set_node(f"{path}/one", {"n": 1})
+    ours.get(path, callback=seen)
+    address = fleet.replicas[0].address
+    fleet.replicas[0].kill()
+    eventually("told", lambda: states.all == [True, False])
+    assert list(ours.get(path)["children"]) == ["one"], "what is known is told"
+    fleet.start(listen=address)
+    eventually("told", lambda: states.all == [True, False, True])
+    assert ours.set_node(f"{path}/two")
+    eventually("seen", lambda: seen.lists[-1] == ["one", "two"])
+    assert all("one" in names for names in seen.lists), seen.lists
+
+
+def test_no_server_at_the_start(tmp_path, hosts, registry, path):
+    address = free_address()
+    begun = time.monotonic()
+    with pytest.raises(rollcall.NoConnection):
+        registry(address, timeout=1)
+    ours, seen, states = registry(address, timeout=1, lazy=True), Seen(), Seen()
+    assert ours.get_state(states) is False
+    assert ours.get(path, callback=seen) is False and seen.all == []
+    assert ours.set_node(f"{path}/one", {"n": 1}) is True, "as soon as there is one"
+    with pytest.raises(rollcall.NoConnection):
+        ours.acquire_lock(f"{path}-lock")
+    with pytest.raises(rollcall.NoConnection):
+        ours.set_data(f"{path}/data")
+    assert time.monotonic() - begun < SOON, "nobody waits for ever"
+    fleet = Fleet(tmp_path, hosts)
+    fleet.start(listen=address)
+    try:
+        eventually("registered", lambda: seen.all and list(seen.last["children"]) == ["one"])
+        eventually("told", lambda: states.all == [False, True])
+        assert ours.get(path)["children"]["one"]["n"] == 1
+    finally:
+        fleet.replicas[0].kill()
+
+
+def test_a_program_that_ends_says_goodbye_and_nothing_else(fleet, run, nodes, path):
+    program = run("our_program.py", fleet.server)
+    assert program.do("set_node", f"{path}/one") is True
+    assert program.do("acquire_lock", f"{path}-lock") is True
+    assert nodes.get_children(path) == ["one"] and nodes.get_children(f"{path}-lock")
+    assert program.end() == ""
+    assert nodes.get_children(path) == [] and nodes.get_children(f"{path}-lock") == []
+
+
+def test_without_a_server_a_program_is_quiet_and_ends(run, path):
+    program = run("our_program.py", "127.0.0.1:1", json.dumps({"lazy": True, "timeout": 0.5}))
+    assert program.do("set_node", f"{path}/one") is True
+    assert program.do("get", path) is False
+    assert program.end() == ""
+
+
+def test_the_cache_file_tells_what_nobody_else_can(fleet, registry, tmp_path, path):
+    file = tmp_path / "cache.json"
+    ours = registry(cachefile=str(file), timeout=2)
+    ours.set_node(f"{path}/one", {"n": 1})
+    eventually("known", lambda: ours.get(path)["children"])
+    ours.set_data(path, "text")
+    eventually("kept", lambda: file.exists() and "text" in file.read_text())
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text())["version"] == 1
+    assert os.listdir(tmp_path).count("cache.json") == 1
+
+    # An empty list never takes the place of a known one.
+    ours.unset(f"{path}/one")
+    eventually("empty", lambda: not ours.get(path)["children"])
+    ours.stop()
+    assert "text" in file.read_text()
+
+    address = fleet.replicas[0].address
+    fleet.replicas[0].kill()
+    seen = Seen()
+    again = registry(address, cachefile=str(file), timeout=2, lazy=True)
+    node = again.get(path, callback=seen)
+    assert node["children"]["one"]["n"] == 1 and node["data"]["string_value"] == "text"
+    assert seen.all == [node] and isinstance(node["stat"], rollcall.ZnodeStat)
+    assert again.get(f"{path}/unknown") is False
+    fleet.start(listen=address)
+    eventually("the truth", lambda: seen.lists[-1] == [])
+    file.write_text("no cache")
+    assert registry(cachefile=str(file)).get(path)["children"] == {}
