@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use rollcall_tests::arm::Arm;
 use rollcall_tests::page;
-use rollcall_tests::process::{Process, scratch};
+use rollcall_tests::process::scratch;
 use rollcall_tests::server::{Server, program};
-use rollcall_tests::wait::{SOON, check, eventually};
-use rollcall_tests::zookeeper::free_address;
 
 use crate::polyglot::{installed, path_with, root, succeed};
 
 /// The first run compiles gRPC, with the race detector once more.
-const COMPILING: Duration = Duration::from_secs(900);
+pub(crate) const COMPILING: Duration = Duration::from_secs(900);
 
 /// Go, in one of our modules.
-fn go(module: &str) -> Command {
+pub(crate) fn go(module: &str) -> Command {
     let found = Command::new("go").arg("version").output();
     assert!(found.is_ok_and(|go| go.status.success()), "no go: install Go 1.26 or newer and put it on the PATH");
     let mut command = Command::new("go");
@@ -98,46 +96,6 @@ async fn the_go_client_passes_its_tests_under_the_race_detector() {
         .env("ROLLCALL_SERVER_BIN", program())
         .env("ROLLCALL_TEST_ZOOKEEPER", &sandbox.hosts);
     succeed("go-test", &mut test, COMPILING).await;
-}
-
-/// How many Go services there are, and how often each takes its turn.
-const PEERS: usize = 3;
-const ROUNDS: usize = 60;
-
-#[tokio::test]
-async fn go_services_find_each_other_and_take_turns_while_a_replica_is_killed() {
-    let sandbox = Arm::ZooKeeper.sandbox("go-services").await;
-    // The place in the queue that a killed replica held is free when its session is over.
-    let session = ["--session-timeout", "4s"];
-    let doomed = Server::start_with(&sandbox.hosts, &session).await;
-    let address = free_address();
-    let directory = scratch("go-services");
-    let (binary, file) = (directory.path().join("service"), directory.path().join("number"));
-    let mut build = go("client-go");
-    succeed("go-build", build.arg("build").arg("-o").arg(&binary).arg("./examples/service"), COMPILING).await;
-    let services = (0..PEERS).map(|number| {
-        let name = format!("go{number}");
-        let mut command = Command::new(&binary);
-        command.arg(&name).args([PEERS.to_string(), ROUNDS.to_string()]).arg(&file);
-        command.env("ROLLCALL_SERVER", format!("{},{address}", doomed.grpc()));
-        Process::spawn(&name, directory.path(), &mut command)
-    });
-    let mut services: Vec<_> = services.collect();
-    let number = || fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    eventually("they take turns", SOON, async || {
-        let number: usize = number();
-        check(number >= PEERS, || format!("it is at {number}"))
-    })
-    .await;
-    // Up to now all of them were at the one that is killed.
-    let _stays = Server::start_at(address, &sandbox.hosts, &session).await;
-    drop(doomed);
-    for service in &mut services {
-        let status = service.wait(4 * SOON).await;
-        assert!(status.success(), "{status}: {}", service.stderr());
-        assert_eq!(service.stdout(), "found [go0 go1 go2]\ndone\n");
-    }
-    assert_eq!(number(), PEERS * ROUNDS, "two had their turn at once");
 }
 
 #[tokio::test]

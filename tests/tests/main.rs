@@ -29,6 +29,7 @@ mod polyglot;
 mod replay;
 mod replicas;
 mod rust_client;
+mod services;
 
 #[path = "both"]
 mod zookeeper {
