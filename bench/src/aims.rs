@@ -1,6 +1,6 @@
 //! What is to be reached. Which side of an aim is the good one is the unit's to say.
 
-use crate::report::{Case, ETCD, System, Unit, ZOOKEEPER};
+use crate::report::{Case, ETCD, KAZOO, System, Unit, ZOOKEEPER};
 
 /// A figure of Rollcall's that is to be reached, or a ratio of its figure to a peer's.
 struct Aim {
@@ -28,6 +28,9 @@ const AIMS: &[Aim] = &[
     Aim { workload: "register", unit: Unit::PerSecond, cases: "", peer: Some(ETCD), value: 6.0 },
     Aim { workload: "hold", unit: Unit::Kilobytes, cases: "memory of a stream", peer: None, value: 12.0 },
     Aim { workload: "hold", unit: Unit::PercentOfCore, cases: "processor, idle", peer: None, value: 15.0 },
+    Aim { workload: "lock", unit: Unit::PerSecond, cases: "", peer: Some(KAZOO), value: 3.0 },
+    Aim { workload: "lock", unit: Unit::PerSecond, cases: "one client", peer: Some(ETCD), value: 2.5 },
+    Aim { workload: "lock", unit: Unit::PerSecond, cases: "16 on one lock", peer: Some(ETCD), value: 8.0 },
 ];
 
 /// What is to be reached in a case: by the figure itself where there is no peer, else by the ratio to the peer's.

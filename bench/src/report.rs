@@ -17,6 +17,9 @@ pub(crate) const ROLLCALL: System = System("rollcall");
 /// ZooKeeper, through the crate zookeeper-client on one session.
 pub(crate) const ZOOKEEPER: System = System("zookeeper");
 
+/// kazoo, a Python client of ZooKeeper.
+pub(crate) const KAZOO: System = System("kazoo");
+
 /// etcd, through its gRPC API.
 pub(crate) const ETCD: System = System("etcd");
 

@@ -34,6 +34,8 @@ pub(crate) mod api {
 
 use api::kv_client::KvClient;
 use api::lease_client::LeaseClient;
+use api::lock::lock_client::LockClient;
+use api::lock::{LockRequest, UnlockRequest};
 use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
 
 /// How long a lease lives that nobody keeps alive, in seconds: longer than anything that is measured.
@@ -124,5 +126,24 @@ pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
 /// What etcd answers.
 pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> {
     LeaseClient::new(channel.clone()).lease_revoke(LeaseRevokeRequest { id: lease }).await?;
+    Ok(())
+}
+
+/// Takes a lock of etcd's lock service, for as long as the lease lives at the most. Answers what [`unlock`] is to be called with.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn lock(channel: &Channel, name: String, lease: i64) -> anyhow::Result<UnlockRequest> {
+    let lock = LockRequest { name: name.into(), lease };
+    let key = LockClient::new(channel.clone()).lock(lock).await?.into_inner().key;
+    Ok(UnlockRequest { key })
+}
+
+/// Gives it back.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn unlock(channel: &Channel, unlock: UnlockRequest) -> anyhow::Result<()> {
+    LockClient::new(channel.clone()).unlock(unlock).await?;
     Ok(())
 }

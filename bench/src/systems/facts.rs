@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rollcall_tests::process::scratch;
 
-use super::{Etcd, ZooKeeper};
+use super::{Etcd, Kazoo, ZooKeeper};
 use crate::stats::Latencies;
 
 /// A fact with its name.
@@ -35,6 +35,7 @@ pub(super) async fn of_the_systems(program: &Path, zookeeper: &ZooKeeper) -> any
         ("zookeeper", zookeeper.says("Zookeeper version").await?),
         ("zookeeper-client", locked_version("zookeeper-client", include_str!("../../../Cargo.lock")).to_owned()),
         ("etcd", Etcd::version()),
+        ("kazoo", Kazoo::version()),
         ("java", first_line(Command::new("java").arg("-version"))),
     ])
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod etcd;
 mod facts;
+mod kazoo;
 mod rollcall;
 mod zookeeper;
 
@@ -13,6 +14,7 @@ use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
 
 pub(crate) use etcd::Etcd;
+pub(crate) use kazoo::Kazoo;
 pub(crate) use rollcall::Rollcall;
 pub(crate) use zookeeper::{Fsync, ZooKeeper};
 
@@ -68,6 +70,11 @@ impl Setup {
     /// One more server in front of the same ZooKeeper.
     pub(crate) async fn another(&self) -> anyhow::Result<Rollcall> {
         Rollcall::serving(&self.program, &chroot(&self.zookeeper)).await
+    }
+
+    /// Where kazoo connects.
+    pub(crate) fn hosts(&self) -> String {
+        chroot(&self.zookeeper)
     }
 
     /// A ZooKeeper session of its own.
