@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::board::{Board, Snapshot};
+use super::board::Board;
 use super::heir::{Bequest, Heir};
 use super::hold::Sight;
 use super::line::{Room, Turn};
@@ -34,10 +34,8 @@ pub(super) struct Attempt {
     pub(super) board: Option<Board>,
     /// The transaction that wrote the lock node's number when it was checked.
     pub(super) checked: Option<Zxid>,
-    /// A reading in which the contender stood.
-    pub(super) reading: Option<Arc<Snapshot>>,
-    /// Fires when the contender is deleted. Set before the client is told of the place: nobody can release it earlier.
-    pub(super) place: Option<OneShot>,
+    /// The transaction that had last written the queue's node when the contender was last seen to stand.
+    pub(super) queue_written: Option<Zxid>,
     /// The contender is the first, and stays it as long as it stands.
     pub(super) first: bool,
     /// Of the first: leases that are released here may pass to it.
@@ -92,8 +90,7 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         approach: Approach::AtOnce,
         board: None,
         checked: None,
-        reading: None,
-        place: None,
+        queue_written: None,
         first: false,
         heir: None,
         begun: Instant::now(),
@@ -104,7 +101,7 @@ impl Attempt {
     /// Queues, takes the lease, and makes sure that it may be told. With it, a watch on it.
     pub(super) async fn take(&mut self) -> Result<(Grant, OneShot), Stop> {
         let (grant, seen) = self.grant().await?;
-        self.heir = None;
+        (self.heir, self.board) = (None, None);
         let watch = hold::confirm(self, grant, seen).await?;
         Ok((grant, watch))
     }
@@ -125,8 +122,6 @@ impl Attempt {
 
     /// Waits until it makes sense to go on.
     pub(super) async fn recover(&mut self, error: zk::Error) -> Result<(), Stop> {
-        // What watches there were may be gone. An old reading still tells all that can be ahead.
-        self.place = None;
         match error {
             zk::Error::SessionExpired => return Err(Stop::Again),
             zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
@@ -190,13 +185,12 @@ impl Attempt {
                 Turn::First => self.first = true,
                 Turn::Behind(ahead) => {
                     self.heir = None;
-                    self.watch_place(&contender).await?;
                     self.announce();
                     self.wait_behind(&ahead).await?;
                     return Ok(None);
                 }
                 Turn::Gone => {
-                    self.place_gone(&contender).await?;
+                    self.look_for(&contender).await?;
                     seat::pause().await;
                     return Ok(None);
                 }
@@ -205,7 +199,7 @@ impl Attempt {
         self.expect_a_bequest();
         let room = match self.heir.as_mut().and_then(Heir::take_bequest) {
             Some(bequest) => Room::Left(bequest),
-            None => self.wait_for_room(&contender).await?,
+            None => self.wait_for_room().await?,
         };
         match room {
             Room::Unclear => Ok(None),
@@ -335,12 +329,11 @@ impl Attempt {
                 if let Some(bequest) = bequest {
                     bequest.accept();
                 }
-                self.session().watches().forget_closed(contender.as_str());
                 Ok(Some(granted))
             }
             // Somebody else has deleted it.
             Made::Refused(index, ErrorCode::NoNode) if index < left => Ok(None),
-            Made::Refused(index, ErrorCode::NoNode) if index == left => self.place_gone(contender).await.map(|()| None),
+            Made::Refused(index, ErrorCode::NoNode) if index == left => self.look_for(contender).await.map(|()| None),
             Made::Refused(index, ErrorCode::NoNode) if index == left + 1 => {
                 self.checked = None;
                 Ok(None)
@@ -360,7 +353,6 @@ impl Attempt {
             Ok(committed) => {
                 self.seat.contender = Trace::None;
                 self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
-                self.place = None;
                 let grant = Grant { token: FencingToken(committed.zxid.0), sent_at: Some(committed.sent_at) };
                 Ok(Made::Lease((grant, seen.ok())))
             }
@@ -391,15 +383,9 @@ impl Attempt {
         }
     }
 
-    /// Gives up the watches, and hands over what may be left in ZooKeeper.
+    /// Hands over what may be left in ZooKeeper.
     pub(super) fn leave(self) -> Seat {
-        let Self { seat, place, .. } = self;
-        let contender = seat.contender_path().filter(|_| place.is_some());
-        drop(place);
-        if let Some(contender) = contender {
-            seat.owner().session().watches().forget_closed(contender.as_str());
-        }
-        seat
+        self.seat
     }
 
     /// What holding needs to know too.
