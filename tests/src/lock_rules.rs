@@ -112,7 +112,8 @@ fn only_the_first_is_served(history: &History, findings: &mut Findings) {
             |life: &&Life| life.created <= lease.created && life.ended.is_none_or(|(ended, _)| ended >= lease.created);
         let waiting = history.contenders.iter().filter(waits);
         let first = waiting.filter(|life| number(life).is_some()).min_by_key(|life| number(life));
-        if first.is_none_or(|first| first.session != lease.session) {
+        let is_it = |first: &Life| first.session == lease.session && name(first) == name(lease);
+        if !first.is_some_and(is_it) {
             let holder = String::from_utf8_lossy(&lease.data);
             findings.broken.push(format!("{holder} was served at {:#x} before {first:?}", lease.created));
         }

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-const CLIENTS: usize = 150;
+const CLIENTS: usize = 200;
 /// How many more want one lock for longer, and are told when they have lost it.
 const TENACIOUS: usize = 8;
 const TENACIOUS_LOCK: &str = "/kept";

@@ -20,6 +20,7 @@ mod contention;
 mod differential;
 mod faults;
 mod judges;
+mod lock_costs;
 mod lock_neighbours;
 mod one_binary;
 mod outages;
@@ -41,6 +42,7 @@ mod zookeeper {
     mod get;
     mod lasting_locks;
     mod lifetimes;
+    mod lock_queue;
     mod locks;
     mod register;
     mod snapshots;
@@ -63,6 +65,7 @@ mod embedded {
     mod get;
     mod lasting_locks;
     mod lifetimes;
+    mod lock_queue;
     mod locks;
     mod register;
     mod snapshots;
