@@ -24,8 +24,8 @@ test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall --bins --examples
 	$(CARGO) test --locked --workspace
 
-bench: ## Measure Rollcall beside ZooKeeper and etcd (ten minutes, on a quiet machine)
-	tests/setup.sh zookeeper etcd
+bench: ## Measure Rollcall beside ZooKeeper, kazoo and etcd (ten minutes, on a quiet machine)
+	tests/setup.sh zookeeper python etcd
 	$(CARGO) build --locked --release -p rollcall-server -p rollcall-bench
 	target/release/rollcall-bench $(BENCH)
 

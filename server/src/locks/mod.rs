@@ -18,7 +18,8 @@
 //!   replica. When its replica dies, others end it: later by ZooKeeper's session time-out, and by as long as it takes
 //!   until a replica runs.
 //! - A place in the queue is told when it is taken, when it becomes the first, and otherwise merged and about a second
-//!   late; later still when the queue is very long.
+//!   late; later still when the queue is very long. So late a waiter learns, too, that its place was released through
+//!   another replica or deleted by a stranger.
 //!
 //! What may be lost: a place in the queue, when the ZooKeeper session that carried it ends; a new one is taken at the
 //! end. And the meaning of `simultaneous`, when a kazoo of 2.1 or older takes part: it takes leases without being the

@@ -3,6 +3,7 @@
 mod queue;
 mod taker;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -78,10 +79,9 @@ impl Workload for Lock {
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Lock> {
         let bare = join_all((0..CLIENTS).map(|_| setup.bare())).await;
-        for scene in Scene::ALL {
-            for client in 0..scene.clients() {
-                bare[0].create(&scene.path("zookeeper", client), b"").await;
-            }
+        let mutexes = Scene::ALL.map(|scene| (0..scene.clients()).map(move |client| scene.path("zookeeper", client)));
+        for path in mutexes.into_iter().flatten().collect::<BTreeSet<_>>() {
+            bare[0].create(&path, b"").await;
         }
         let member = Etcd::start().await?;
         let session = async || {
