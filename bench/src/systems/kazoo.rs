@@ -31,7 +31,7 @@ impl Kazoo {
         for _ in 0..count {
             let directory = scratch("kazoo");
             let mut command = Command::new(&python);
-            command.arg(root.join("kazoo.py")).arg(hosts).env("PYTHONDONTWRITEBYTECODE", "1");
+            command.arg(root.join("semaphore.py")).arg(hosts).env("PYTHONDONTWRITEBYTECODE", "1");
             let (process, input) = Process::spawn_with_input("kazoo", directory.path(), &mut command);
             all.push(Kazoo { process, input, read: 0, _directory: Box::new(directory) });
         }

@@ -36,6 +36,8 @@ pub(super) struct Attempt {
     pub(super) checked: Option<Zxid>,
     /// The transaction that had last written the queue's node when the contender was last seen to stand.
     pub(super) queue_written: Option<Zxid>,
+    /// One that was ahead, and whose end was seen.
+    pub(super) gone: Option<String>,
     /// The contender is the first, and stays it as long as it stands.
     pub(super) first: bool,
     /// Of the first: leases that are released here may pass to it.
@@ -91,6 +93,7 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         board: None,
         checked: None,
         queue_written: None,
+        gone: None,
         first: false,
         heir: None,
         begun: Instant::now(),

@@ -11,7 +11,7 @@ use super::slot::Slot;
 use super::terms::{Wait, until};
 use super::{Interrupt, Stop, node};
 use crate::types::{NodePath, Zxid};
-use crate::zk::{self, Fired, OneShot};
+use crate::zk::{self, EventKind, Fired, OneShot};
 
 /// Where the contender stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +28,17 @@ pub(super) enum Room {
     /// One more lease fits.
     Free,
     /// A lease may be replaced.
+    Left(Bequest),
+    /// Look again.
+    Unclear,
+}
+
+/// What ended a wait.
+#[derive(Debug)]
+enum Waited {
+    /// The watch, by this event.
+    Fired(EventKind),
+    /// A lease that may be replaced.
     Left(Bequest),
     /// Look again.
     Unclear,
@@ -70,6 +81,11 @@ impl Attempt {
     }
 
     async fn look_ahead(&self, ahead: &[Contender]) -> Result<Turn, Interrupt> {
+        // The one whose end has woken us is the last of them, and often the only one.
+        let ahead = match ahead {
+            [others @ .., last] if self.gone.as_ref() == Some(&last.name) => others,
+            all => all,
+        };
         if ahead.is_empty() {
             return Ok(Turn::First);
         }
@@ -116,17 +132,20 @@ impl Attempt {
     }
 
     /// Waits until the one that is next ahead is gone.
-    pub(super) async fn wait_behind(&mut self, ahead: &str) -> Result<(), Interrupt> {
-        let ahead = self.seat.queue().join(ahead);
+    pub(super) async fn wait_behind(&mut self, name: &str) -> Result<(), Interrupt> {
+        let ahead = self.seat.queue().join(name);
         let (stat, watch) = self.session().watch_exists(&ahead).await?;
         if stat.is_none() {
+            self.gone = Some(name.to_owned());
             return Ok(());
         }
         let waited = self.wait(watch).await;
         if waited.is_err() {
             self.session().watches().forget_closed(ahead.as_str());
         }
-        waited?;
+        if let Waited::Fired(EventKind::Deleted) = waited? {
+            self.gone = Some(name.to_owned());
+        }
         // Most likely we are the first now. To find out takes a while, in which the lock may be released already.
         self.expect_a_bequest();
         Ok(())
@@ -158,11 +177,14 @@ impl Attempt {
         }
         let waited = self.wait(watch).await;
         self.session().watches().forget_closed(path.as_str());
-        Ok(waited?.map_or(Room::Unclear, Room::Left))
+        Ok(match waited? {
+            Waited::Left(bequest) => Room::Left(bequest),
+            Waited::Fired(_) | Waited::Unclear => Room::Unclear,
+        })
     }
 
     /// Waits for a watch, or, as the first, for a lease that is left to us; tells the client what changes meanwhile.
-    async fn wait(&mut self, mut watch: OneShot) -> Result<Option<Bequest>, Interrupt> {
+    async fn wait(&mut self, mut watch: OneShot) -> Result<Waited, Interrupt> {
         enum Woken {
             Watch(Fired),
             Shown(Arc<Snapshot>),
@@ -171,7 +193,7 @@ impl Attempt {
         self.board();
         loop {
             let woken = {
-                let Some(board) = &mut self.board else { return Ok(None) };
+                let Some(board) = &mut self.board else { return Ok(Waited::Unclear) };
                 let heir = &mut self.heir;
                 let left = async {
                     match heir {
@@ -195,11 +217,11 @@ impl Attempt {
                 }
             };
             match woken {
-                Woken::Watch(Fired::Event(_)) => return Ok(None),
-                Woken::Left(bequest) => return Ok(Some(bequest)),
+                Woken::Watch(Fired::Event(kind)) => return Ok(Waited::Fired(kind)),
+                Woken::Left(bequest) => return Ok(Waited::Left(bequest)),
                 Woken::Watch(Fired::ConnectionLost) => return Err(zk::Error::NotSent.into()),
                 Woken::Shown(shown) => {
-                    let Some(contender) = self.seat.contender_path() else { return Ok(None) };
+                    let Some(contender) = self.seat.contender_path() else { return Ok(Waited::Unclear) };
                     if shown.queue.ahead_of(contender.name()).is_some() {
                         self.queue_written = shown.queue_written;
                         self.announce();

@@ -20,7 +20,9 @@ use taker::Taker;
 
 /// How many contend.
 const CLIENTS: usize = 16;
-const SYSTEMS: [System; 4] = [ROLLCALL, KAZOO, ZOOKEEPER, ETCD];
+/// etcd with leases that stand, one a client, as long as all the locks that are taken with them.
+const ETCD_LEASE_KEPT: System = System("etcd, lease kept");
+const SYSTEMS: [System; 5] = [ROLLCALL, KAZOO, ZOOKEEPER, ETCD, ETCD_LEASE_KEPT];
 
 /// Who takes which lock.
 #[derive(Clone, Copy)]
@@ -75,7 +77,9 @@ impl Workload for Lock {
     const NOTE: &str = "acquire and release, both acknowledged, again and again; each client has a connection of its own. rollcall: \
          AcquireLock until held, ReleaseLock. kazoo: its Semaphore, which is the same recipe, each client in a Python \
          process of its own. zookeeper: zookeeper-client's mutex with the names of kazoo's Lock, which has no lease \
-         beside the contender. etcd: Lock and Unlock of its lock service, with a lease each that was granted beforehand.";
+         beside the contender. etcd: a lease is granted for each lock, as a lock needs one that ends with its holder, Lock of \
+         its lock service, and the lease is revoked, which gives the lock back; with the lease kept: Lock and Unlock, with \
+         one lease a client that was granted beforehand.";
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Lock> {
         let bare = join_all((0..CLIENTS).map(|_| setup.bare())).await;
@@ -129,10 +133,14 @@ impl Lock {
     }
 
     fn taker(&self, system: System, scene: Scene, client: usize) -> Taker {
-        let path = scene.path(system.0, client);
+        let path = scene.path(if system == ETCD_LEASE_KEPT { "kept" } else { system.0 }, client);
         match system {
             ZOOKEEPER => Taker::mutex(self.bare[client].client(), &path),
-            ETCD => Taker::Etcd { channel: self.etcd[client].0.clone(), lease: self.etcd[client].1, name: path },
+            ETCD => Taker::Etcd { channel: self.etcd[client].0.clone(), lease: None, name: path },
+            ETCD_LEASE_KEPT => {
+                let (channel, lease) = self.etcd[client].clone();
+                Taker::Etcd { channel, lease: Some(lease), name: path }
+            }
             _ => Taker::Rollcall { client: self.rollcall[client].clone(), path },
         }
     }

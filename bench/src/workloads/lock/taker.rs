@@ -69,7 +69,8 @@ pub(super) enum Taker {
     /// The lock lives no longer than the lease.
     Etcd {
         channel: Channel,
-        lease: i64,
+        /// `None`: one is granted for each lock.
+        lease: Option<i64>,
         name: String,
     },
 }
@@ -97,9 +98,14 @@ impl Taker {
                 std::mem::forget(lock);
                 Ok(())
             }
-            Taker::Etcd { channel, lease, name } => {
+            Taker::Etcd { channel, lease: Some(lease), name } => {
                 let key = etcd::lock(&channel, name, lease).await?;
                 etcd::unlock(&channel, key).await
+            }
+            Taker::Etcd { channel, lease: None, name } => {
+                let lease = etcd::grant(&channel).await?;
+                etcd::lock(&channel, name, lease).await?;
+                etcd::revoke(&channel, lease).await
             }
         }
     }

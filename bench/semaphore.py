@@ -1,6 +1,6 @@
 """One kazoo client that takes a Semaphore and gives it back as often as it can.
 
-    kazoo.py HOSTS[/CHROOT]
+    semaphore.py HOSTS[/CHROOT]
 
 Says `ready` once it is connected. Each line that it reads, `PATH SECONDS`, it answers with `COUNT SECONDS`: how often it held
 the lock, and in what time.
