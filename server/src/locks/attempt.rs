@@ -270,7 +270,7 @@ impl Attempt {
         self.tell_place();
         self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
         self.seat.contender = Trace::None;
-        Ok(Some(Grant { token: FencingToken(stat.czxid), sent_at: None }))
+        Ok(Some(Grant { token: FencingToken(stat.czxid) }))
     }
 
     /// Checks the lock node and takes a place in the queue, both at once.
@@ -347,7 +347,7 @@ impl Attempt {
 
     /// Sends a transaction that makes the lease, and looks at that.
     async fn make_lease(&mut self, ops: &[Request]) -> Result<Made, Interrupt> {
-        self.certain(None).await?;
+        self.certain().await?;
         let (session, lease) = (self.session(), self.seat.lease_path());
         // Sent already, before the look.
         let made = self.seat.owner().commit_now(ops);
@@ -356,7 +356,7 @@ impl Attempt {
             Ok(committed) => {
                 self.seat.contender = Trace::None;
                 self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
-                let grant = Grant { token: FencingToken(committed.zxid.0), sent_at: Some(committed.sent_at) };
+                let grant = Grant { token: FencingToken(committed.zxid.0) };
                 Ok(Made::Lease((grant, seen.ok())))
             }
             Err(CommitError::Part { index, code }) => Ok(Made::Refused(index, code)),
@@ -370,13 +370,12 @@ impl Attempt {
         }
     }
 
-    /// Waits until the session has just answered a write: this one, or a heartbeat.
-    pub(super) async fn certain(&self, sent_at: Option<Instant>) -> Result<(), Interrupt> {
+    /// Waits until the session has just answered a write.
+    pub(super) async fn certain(&self) -> Result<(), Interrupt> {
         let owner = self.seat.owner();
         let mut evidence = owner.evidence();
         loop {
             let last = *evidence.borrow_and_update();
-            let last = sent_at.map_or(last, |sent_at| sent_at.max(last));
             if Instant::now() < owner.certain_until(last) {
                 return Ok(());
             }

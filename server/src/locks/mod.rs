@@ -282,7 +282,10 @@ impl Locks {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let described = match self.0.pool.any() {
-                Ok(owner) => describe::describe(owner.session(), path).await,
+                Ok(owner) => {
+                    let described = tokio::time::timeout_at(deadline, describe::describe(owner.session(), path)).await;
+                    described.map_err(|_| Error::BackendUnavailable)?
+                }
                 Err(error) => Err(error.into()),
             };
             match described {

@@ -33,7 +33,10 @@ pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
     let mut sent = false;
     while Instant::now() < deadline {
         let look = match pool.any() {
-            Ok(owner) => look(&owner, id, &mut sent).await,
+            Ok(owner) => {
+                let looked = tokio::time::timeout_at(deadline, look(&owner, id, &mut sent)).await;
+                looked.map_err(|_| Error::BackendUnavailable)?
+            }
             Err(error) => Err(error.into()),
         };
         match look {

@@ -483,8 +483,8 @@ async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_tt
 
 #[tokio::test]
 async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
-    // Given up as dead after 2/3 of that: later than any test waits.
-    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "60s"]).await;
+    // Given up as dead after a third of that: later than any test waits.
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3m"]).await;
     let other = Server::start(&s.sandbox.hosts).await;
     let other_client = other.client().await;
     let (mut stream, held) = take(&other_client, lasting("/hangs", "me", LONG)).await;

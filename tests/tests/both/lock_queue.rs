@@ -4,7 +4,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use rollcall_proto::v1::acquire_lock_response::Event;
-use rollcall_proto::v1::{AcquireLockRequest, LostReason, Queued};
+use rollcall_proto::v1::{AcquireLockRequest, DescribeLockRequest, LostReason, Queued};
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{describe, put, refused, release, span, text};
 use rollcall_tests::follow::{Locking, lock};
@@ -268,4 +268,37 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
         both.push(stream);
     }
     assert_eq!(s.bare.get("/number").await.unwrap().text(), "2");
+}
+
+#[tokio::test]
+async fn a_zookeeper_server_that_falls_silent_costs_no_lock() {
+    let s = ARM.behind_a_proxy("queue", &["--session-timeout", "12s"]).await;
+    let mut holders = Vec::new();
+    for number in 0..8 {
+        holders.push(Locking::take(&s.client, &format!("/silent-{number}"), "holder").await);
+    }
+    // What a session has heard last is then no answer to a heartbeat.
+    for _ in 0..20 {
+        describe(&s.client, "/silent-0").await;
+    }
+    s.proxy.half_open();
+    for (stream, held) in &mut holders {
+        let Some(Event::Suspended(_)) = stream.next().await.unwrap() else { panic!("suspended comes next") };
+        assert_eq!(stream.held().await.unwrap(), *held, "the same lock with the same token");
+    }
+}
+
+#[tokio::test]
+async fn what_meets_a_zookeeper_connection_that_hangs_is_answered_in_time() {
+    // It is given up after a third of that: later than any test waits.
+    let s = ARM.behind_a_proxy("queue", &["--session-timeout", "3m"]).await;
+    let server = Server::start(&s.sandbox.hosts).await;
+    let (_holder, held) = Locking::take(&server.client().await, "/hangs", "holder").await;
+    s.proxy.set_traffic(Traffic::Stall);
+    refused(release(&s.client, &held.lock_id).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
+    let question = DescribeLockRequest { path: "/hangs".to_owned() };
+    let answer = soon("an answer to DescribeLock", s.client.clone().describe_lock(question)).await;
+    refused(answer, Code::Unavailable, "BACKEND_UNAVAILABLE");
+    s.proxy.set_traffic(Traffic::Pass);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
 }
