@@ -213,6 +213,7 @@ impl Locks {
         if path.is_root() {
             return Err(Error::InvalidPath { path: path.as_str().to_owned(), error: PathError::Root });
         }
+        node::check_name(&path)?;
         let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "rollcall".to_owned());
         if name.len() > MAX_NAME {
             return Err(Error::Protocol { field: "name", cause: format!("is over the limit of {MAX_NAME} bytes") });
