@@ -499,3 +499,21 @@ async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
     assert!(release(&other_client, &held.lock_id).await.unwrap());
     stream.end().await.unwrap();
 }
+
+#[tokio::test]
+async fn coming_back_to_the_keeper_itself_is_answered_in_time_while_its_connection_hangs() {
+    // Given up as dead after a third of that: later than any test waits.
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3m"]).await;
+    let (stream, held) = take(&s.client, lasting("/hangs", "me", LONG)).await;
+    drop(stream);
+    s.proxy.set_traffic(Traffic::Stall);
+    for wait in [None, Some(span(Duration::from_millis(300)))] {
+        let request = AcquireLockRequest { wait, ..back("/hangs", &held.lock_id) };
+        refused(answer(&s.client, request).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
+    }
+    s.proxy.set_traffic(Traffic::Pass);
+    let (mut stream, found) = take(&s.client, back("/hangs", &held.lock_id)).await;
+    assert_eq!(found, held);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+}
