@@ -1,5 +1,7 @@
 //! Release by id, of what another replica holds or waits for.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::id::LockId;
@@ -11,6 +13,10 @@ use crate::refusal;
 use crate::types::NodePath;
 use crate::zk::layout::lock_queue;
 use crate::zk::{self, CommitError, ErrorCode, Owner, Pool};
+
+/// For how long, about, one who waits has no place whose session is over, until it has another. Who is cut off from
+/// ZooKeeper meanwhile has none for longer; then its id is as good as unknown.
+const BETWEEN_PLACES: Duration = Duration::from_secs(1);
 
 /// What came of one look.
 enum Look {
@@ -30,7 +36,7 @@ enum Look {
 /// holds: so its owner can tell this from the act of a stranger.
 pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
     let deadline = Instant::now() + PATIENCE;
-    let mut sent = false;
+    let (mut sent, mut found_nothing) = (false, false);
     while Instant::now() < deadline {
         let look = match pool.any() {
             Ok(owner) => {
@@ -43,7 +49,12 @@ pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
             Ok(Look::Released) => return Ok(true),
             Ok(Look::Ended) => return Ok(false),
             // An earlier try, whose answer was lost, may have done it.
-            Ok(Look::Nothing) => return if sent { Ok(true) } else { Err(Error::UnknownLock) },
+            Ok(Look::Nothing) if sent => return Ok(true),
+            Ok(Look::Nothing) if found_nothing => return Err(Error::UnknownLock),
+            Ok(Look::Nothing) => {
+                found_nothing = true;
+                tokio::time::sleep(BETWEEN_PLACES).await;
+            }
             Ok(Look::Again) => {}
             Err(Interrupt::Stop(Stop::Failed(error))) => return Err(error),
             Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(id.path(), code)),

@@ -302,3 +302,22 @@ async fn what_meets_a_zookeeper_connection_that_hangs_is_answered_in_time() {
     s.proxy.set_traffic(Traffic::Pass);
     assert!(release(&s.client, &held.lock_id).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_place_whose_session_has_just_ended_is_released_when_it_is_taken_again() {
+    let mut s = ARM.setting("queue").await;
+    let server = s.another_server().await;
+    let other = server.client().await;
+    let (_holder, _) = Locking::take(&other, "/again", "holder").await;
+    let (_waiter, queued) = Locking::queue(&s.client, "/again", "waiter").await;
+    // As when the session is over, and the waiter is on its way back.
+    s.server.pause();
+    let place = format!("/again-__lock__/{}", s.bare.children("/again-__lock__").await.unwrap().remove(0));
+    s.bare.delete(&place).await;
+    let mut releasing = std::pin::pin!(release(&other, &queued.lock_id));
+    // That it is not answered yet can only be seen by waiting a little.
+    tokio::time::timeout(Duration::from_millis(300), &mut releasing).await.unwrap_err();
+    s.bare.create_ephemeral(&place, b"waiter").await;
+    assert!(releasing.await.unwrap());
+    s.bare.wait_gone(&place).await;
+}
