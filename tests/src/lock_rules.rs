@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::contender::{Attempt, Belief, Lock, TTL, by_name};
 use crate::journal::{Journal, Life};
 
-/// A time in which a replica was stopped: it can't tell anything then.
+/// A time in which a replica was stopped for so long that a lock may be lost meanwhile: it can't tell that then.
 #[derive(Clone, Debug)]
 pub struct Stopped {
     /// Which.
@@ -44,6 +44,8 @@ pub struct Findings {
     pub excused: usize,
     /// Writes that a guarded resource refused.
     pub refused: usize,
+    /// For how long a node has outlived its client at most.
+    pub outlived: Duration,
 }
 
 /// Checks a lock. `bound`: how long its nodes may outlive their clients, when everything has failed them.
@@ -134,6 +136,7 @@ fn nothing_outlives_its_client(history: &History, attempts: &[Attempt], bound: D
         };
         let bound = if attempt.lasting { bound + TTL } else { bound };
         let outlived = life.ended.map(|(_, at)| at.duration_since(attempt.ended).unwrap_or_default());
+        findings.outlived = findings.outlived.max(outlived.unwrap_or_default());
         if outlived.is_none_or(|outlived| outlived > bound) {
             findings.broken.push(format!("{} stood for {outlived:?} after its client left: {attempt:?}", life.path));
         }

@@ -191,6 +191,11 @@ async fn old_kazoo_and_we_agree_on_how_many_may_hold_a_lock() {
 }
 
 #[tokio::test]
+async fn nd_service_registry_and_we_agree_on_how_many_may_hold_a_lock() {
+    is_told_that_the_limit_differs(NdServiceRegistry).await;
+}
+
+#[tokio::test]
 async fn kazoo_that_has_waited_in_vain_is_in_nobodys_way() {
     gives_up_in_time(Kazoo).await;
 }

@@ -388,6 +388,27 @@ async fn a_killed_replicas_lock_stands_for_its_ttl_and_is_then_freed_by_another(
 }
 
 #[tokio::test]
+async fn a_lock_whose_keeper_died_alone_is_freed_by_a_later_replica_that_counts_its_whole_ttl() {
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
+    let (_stream, _) = take(&s.client, lasting("/alone", "me", SHORT)).await;
+    let (lease, record) = nodes(&s.bare, "/alone").await;
+    s.server.process().kill();
+    eventually("all fences are gone", SOON, async || {
+        let fences = s.bare.children("/.rollcall/fences").await.unwrap();
+        check(fences.is_empty(), || format!("{fences:?}"))
+    })
+    .await;
+    let ending = s.bare.ending(&lease).await;
+    let started = Instant::now();
+    let later = s.another_server().await;
+    let (mut waiter, _) = Locking::queue(&later.client().await, "/alone", "waiter").await;
+    let stood = ending.at().await - started;
+    assert!(stood >= SHORT, "it stood for {stood:?}");
+    waiter.held().await.unwrap();
+    assert!(!s.bare.exists(&record).await);
+}
+
+#[tokio::test]
 async fn the_holder_of_a_killed_replicas_lock_comes_back_on_another() {
     let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
     let other = s.another_server().await;
