@@ -7,11 +7,11 @@ use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
 
-const WAITERS: u64 = 120;
+const WAITERS: usize = 120;
 /// Watches of the two replicas that have nothing to do with how many wait.
-const SOME: u64 = 40;
+const SOME: usize = 40;
 
-async fn count(address: SocketAddr, name: &str) -> u64 {
+async fn count(address: SocketAddr, name: &str) -> usize {
     let said = four_letter_word(address, "mntr").await.unwrap();
     let figure = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
     figure.unwrap_or_else(|| panic!("no {name} in {said}")).trim().parse().unwrap()
@@ -26,7 +26,7 @@ async fn who_waits_has_one_watch_and_a_release_wakes_one_of_them() {
     let (mut holder, mut held) = Locking::take(&clients[0], "/cost", "holder").await;
     let before = count(address, "zk_watch_count").await;
     let mut waiters = Vec::new();
-    for number in 0..WAITERS as usize {
+    for number in 0..WAITERS {
         waiters.push(Locking::queue(&clients[number % 2], "/cost", &number.to_string()).await.0);
     }
     eventually("each waiter watches the one ahead, and nothing more", SOON, async || {
@@ -37,8 +37,8 @@ async fn who_waits_has_one_watch_and_a_release_wakes_one_of_them() {
 
     let fired = async || count(address, "zk_sum_node_deleted_watch_count").await;
     let before = fired().await;
-    const RELEASES: u64 = 20;
-    for mut next in waiters.drain(..RELEASES as usize) {
+    const RELEASES: usize = 20;
+    for mut next in waiters.drain(..RELEASES) {
         assert!(rollcall_tests::client::release(&clients[0], &held.lock_id).await.unwrap());
         held = next.held().await.unwrap();
         holder = next;

@@ -129,7 +129,8 @@ pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Takes a lock of etcd's lock service, for as long as the lease lives at the most. Answers what [`unlock`] is to be called with.
+/// Takes a lock of etcd's lock service, for as long as the lease lives at the most. Answers what [`unlock`] is to be
+/// called with.
 ///
 /// # Errors
 /// What etcd answers.

@@ -3,8 +3,9 @@
 //! - [`Board::look`] gives a reading that began after the call. Calls that come while one is under way share the next:
 //!   ten thousand that queue up at once cost a few lists, not ten thousand.
 //! - [`Board::recent`] is the last reading, at no cost.
-//! - [`Board::changed`] is for telling clients their place, and for finding that it was taken from them. When something has changed it is read again, but only after a
-//!   pause of a second, and twenty times what reading took: so much late, and merged, is what clients are told.
+//! - [`Board::changed`] is for telling clients their place, and for finding that it was taken from them. When a thing has
+//!   changed it is read again, but only after a pause of a second, and twenty times what reading took: so much late, and
+//!   merged, is what clients are told.
 //!
 //! One session reads it and owns the contenders. That is what makes a reading usable for the recipe: a session never
 //! sees less than it saw before, and a lease is listed after the queue in which one was found to be the first.

@@ -32,8 +32,8 @@ enum Look {
 
 /// Deletes the contender or the lease of an id, wherever it came from. `false`: it ended in another way meanwhile.
 ///
-/// In the same transaction a lease is written before it is deleted, and for a contender the queue's node is, with what it
-/// holds: so its owner can tell this from the act of a stranger.
+/// In the same transaction a lease is written before it is deleted, and for a contender the queue's node is, with what
+/// it holds: so its owner can tell this from the act of a stranger.
 pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
     let deadline = Instant::now() + PATIENCE;
     let (mut sent, mut found_nothing) = (false, false);

@@ -1,5 +1,5 @@
-//! The queue for a lock: what who waits is told as it moves, who leaves it and who is taken out of it, what is found of it
-//! after a lost answer, and whose number it has.
+//! The queue for a lock: what who waits is told as it moves, who leaves it and who is taken out of it, what is found of
+//! it after a lost answer, and whose number it has.
 
 use std::time::{Duration, UNIX_EPOCH};
 
