@@ -1,8 +1,8 @@
 //! The sessions that hold ephemerals: registrations, contenders and leases.
 //!
 //! Each has a fence, made before anything else, and a heartbeat: a write to the fence every eighth of its time-out, so
-//! that there is always an answer that is evidence that the session lives. Closing one is left to ZooKeeper's time-out, always: an ephemeral that
-//! was acknowledged must not go because a replica does.
+//! that there is always an answer that is evidence that the session lives. Closing one is left to ZooKeeper's time-out,
+//! always: an ephemeral that was acknowledged must not go because a replica does.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;

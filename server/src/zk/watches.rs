@@ -182,6 +182,7 @@ impl Watches {
         if waiting.len() == waiting.capacity() {
             // Of a node that does not change, no event would ever take them away.
             waiting.retain(|waiter| !waiter.is_closed());
+            waiting.reserve(waiting.len());
         }
         waiting.push(fire);
         watch
