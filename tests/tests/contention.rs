@@ -245,7 +245,9 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
         // Somebody held that one when all replicas were cut off past their sessions, which is the first blow.
         assert!(*told > 0 || lock.path != TENACIOUS_LOCK, "no loss was told of {}: {found:?}", lock.path);
     }
-    assert!(2 * struck.len() > BLOWS.len() || length < Duration::from_secs(30), "only {struck:?} were struck");
+    // In two minutes each has had its turn, more than once.
+    let expected = BLOWS.len().min(usize::try_from(length.as_secs() / 10).unwrap());
+    assert!(struck.len() >= expected, "only {struck:?} were struck");
     for line in findings.iter().flat_map(|found| &found.story) {
         println!("{line}");
     }
