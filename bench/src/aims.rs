@@ -59,6 +59,9 @@ const AIMS: &[Aim] = &[
     // On connections that they share.
     Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 1,000 over 10", peer: None, value: 6.0 },
     Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 10,000", peer: None, value: 6.0 },
+    Aim { workload: "lock", unit: Unit::PerSecond, cases: "", peer: Some(KAZOO), value: 3.0 },
+    Aim { workload: "lock", unit: Unit::PerSecond, cases: "one client", peer: Some(ETCD), value: 2.5 },
+    Aim { workload: "lock", unit: Unit::PerSecond, cases: "16 on one lock", peer: Some(ETCD), value: 8.0 },
 ];
 
 /// What is to be reached in a case: by the figure itself where there is no peer, else by the ratio to the peer's.

@@ -46,12 +46,6 @@ impl Latencies {
         let rank = (sorted.len() * percent.min(100)).div_ceil(100).max(1);
         sorted.get(rank - 1).copied()
     }
-
-    /// How many operations a second, one after the other, these times amount to. None where nothing was measured.
-    pub(crate) fn per_second(&self) -> Option<f64> {
-        let total: Duration = self.times.iter().sum();
-        (!total.is_zero()).then(|| self.times.len() as f64 / total.as_secs_f64())
-    }
 }
 
 #[cfg(test)]
@@ -77,7 +71,6 @@ mod tests {
     fn nothing_has_no_statistics() {
         assert_eq!(Spread::of(&[]), None);
         assert_eq!(Latencies::default().percentile(50), None);
-        assert_eq!(Latencies::default().per_second(), None);
     }
 
     #[test]
@@ -91,10 +84,5 @@ mod tests {
     fn of_few_times_the_99th_percentile_is_the_longest() {
         assert_eq!(latencies([7, 5, 6]).percentile(99), Some(Duration::from_millis(7)));
         assert_eq!(latencies([7]).percentile(50), Some(Duration::from_millis(7)));
-    }
-
-    #[test]
-    fn operations_a_second_come_from_the_sum_of_the_times() {
-        assert_eq!(latencies([100, 300]).per_second(), Some(5.0));
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{NodePath, Stat};
-use crate::zk::layout::{is_lock_queue, lock_queue};
+use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Request, Session, Zk};
 
 /// How often a write without an expected version looks again, when other replicas or programs write at the same time.
@@ -128,10 +128,10 @@ impl Durable {
     /// The node's stat; `None` when it does not exist.
     async fn look(&self, session: &Session, path: &NodePath) -> Result<Option<Stat>, Error> {
         let in_the_way = || Error::HasRegistrations { path: path.clone() };
-        let parent = path.parent().filter(|parent| !parent.is_root());
-        if is_lock_queue(path) || parent.as_ref().is_some_and(is_lock_queue) {
+        if is_in_lock_queue(path) {
             return Err(in_the_way());
         }
+        let parent = path.parent().filter(|parent| !parent.is_root());
         // A lock is known by the queue beside it.
         let queues = [Some(path), parent.as_ref()].into_iter().flatten();
         let paths: Vec<_> = std::iter::once(path.clone()).chain(queues.map(lock_queue)).collect();

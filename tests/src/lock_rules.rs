@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::contender::{Attempt, Belief, Lock, TTL, by_name};
 use crate::journal::{Journal, Life};
 
-/// A time in which a replica was stopped: it can't tell anything then.
+/// A time in which a replica was stopped for so long that a lock may be lost meanwhile: it can't tell that then.
 #[derive(Clone, Debug)]
 pub struct Stopped {
     /// Which.
@@ -44,6 +44,8 @@ pub struct Findings {
     pub excused: usize,
     /// Writes that a guarded resource refused.
     pub refused: usize,
+    /// For how long a node has outlived its client at most.
+    pub outlived: Duration,
 }
 
 /// Checks a lock. `bound`: how long its nodes may outlive their clients, when everything has failed them.
@@ -112,7 +114,8 @@ fn only_the_first_is_served(history: &History, findings: &mut Findings) {
             |life: &&Life| life.created <= lease.created && life.ended.is_none_or(|(ended, _)| ended >= lease.created);
         let waiting = history.contenders.iter().filter(waits);
         let first = waiting.filter(|life| number(life).is_some()).min_by_key(|life| number(life));
-        if first.is_none_or(|first| first.session != lease.session) {
+        let is_it = |first: &Life| first.session == lease.session && name(first) == name(lease);
+        if !first.is_some_and(is_it) {
             let holder = String::from_utf8_lossy(&lease.data);
             findings.broken.push(format!("{holder} was served at {:#x} before {first:?}", lease.created));
         }
@@ -133,6 +136,7 @@ fn nothing_outlives_its_client(history: &History, attempts: &[Attempt], bound: D
         };
         let bound = if attempt.lasting { bound + TTL } else { bound };
         let outlived = life.ended.map(|(_, at)| at.duration_since(attempt.ended).unwrap_or_default());
+        findings.outlived = findings.outlived.max(outlived.unwrap_or_default());
         if outlived.is_none_or(|outlived| outlived > bound) {
             findings.broken.push(format!("{} stood for {outlived:?} after its client left: {attempt:?}", life.path));
         }

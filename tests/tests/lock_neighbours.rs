@@ -5,10 +5,11 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{ChildStdin, Command};
+use std::time::Duration;
 
 use rollcall_proto::v1::AcquireLockRequest;
 use rollcall_tests::arm::{Arm, Setting};
-use rollcall_tests::client::{describe, refused, zero};
+use rollcall_tests::client::{describe, refused, span, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::wait::{SOON, check, eventually};
@@ -190,6 +191,11 @@ async fn old_kazoo_and_we_agree_on_how_many_may_hold_a_lock() {
 }
 
 #[tokio::test]
+async fn nd_service_registry_and_we_agree_on_how_many_may_hold_a_lock() {
+    is_told_that_the_limit_differs(NdServiceRegistry).await;
+}
+
+#[tokio::test]
 async fn kazoo_that_has_waited_in_vain_is_in_nobodys_way() {
     gives_up_in_time(Kazoo).await;
 }
@@ -233,4 +239,21 @@ async fn nd_service_registry_that_is_killed_leaves_the_lock_to_the_next() {
     drop(theirs);
     third.held().await.unwrap();
     assert_eq!(describe(&s.client, "/nd").await.holders.len(), 2);
+}
+
+#[tokio::test]
+async fn a_dead_replicas_lock_with_a_ttl_is_freed_for_kazoo_though_nobody_else_waits() {
+    let mut s = Arm::ZooKeeper.setting_with("neighbours", &["--session-timeout", "3s"]).await;
+    // Nobody asks it for anything.
+    let _other = s.another_server().await;
+    let lasting = AcquireLockRequest { ttl: Some(span(Duration::from_secs(2))), ..lock("/kept", "ours") };
+    let mut ours = Locking::start(&s.client, lasting).await.unwrap();
+    ours.held().await.unwrap();
+    let mut theirs = waiter(&s, Kazoo, "/kept", "theirs", 1).await;
+    // Hung up first: nobody is connected when it dies.
+    drop(ours);
+    s.server.process().kill();
+    theirs.says("held").await;
+    assert_eq!(s.bare.children("/.rollcall/leases").await.unwrap(), Vec::<String>::new());
+    theirs.release().await;
 }

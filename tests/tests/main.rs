@@ -21,6 +21,7 @@ mod differential;
 mod faults;
 mod go_client;
 mod judges;
+mod lock_costs;
 mod lock_neighbours;
 mod many_watchers;
 mod one_binary;
@@ -44,6 +45,7 @@ mod zookeeper {
     mod get;
     mod lasting_locks;
     mod lifetimes;
+    mod lock_queue;
     mod locks;
     mod register;
     mod snapshots;
@@ -66,6 +68,7 @@ mod embedded {
     mod get;
     mod lasting_locks;
     mod lifetimes;
+    mod lock_queue;
     mod locks;
     mod register;
     mod snapshots;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::client::{Registration, text};
+use rollcall_tests::client::{Registration, release, text};
 use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
+use rollcall_tests::follow::Locking;
 use rollcall_tests::observe::Seen;
+use rollcall_tests::wait::{SOON, check, eventually};
 
 const SESSION: Duration = Duration::from_secs(4);
 const OPTIONS: &[&str] = &["--session-timeout", "4s"];
@@ -39,6 +41,43 @@ async fn the_loss_of_the_leader_is_seen_by_nobody() {
     crowd.stands_undisturbed(&fleet, Whose::All).await;
     assert_eq!(crowd.generations(), first, "nothing had to be made again");
     onlookers.sights(&fleet).await.are_empty();
+}
+
+#[tokio::test]
+async fn a_zookeeper_server_that_hangs_costs_no_lock() {
+    /// Four sessions own, two watch.
+    const SESSIONS: usize = 6;
+    let mut fleet = Fleet::start(1, Route::Proxied, &["--session-timeout", "12s"]).await;
+    let client = fleet.replicas[0].server().client().await;
+    let mut holders = Vec::new();
+    for number in 0..8 {
+        holders.push(Locking::take(&client, &format!("/hangs-{number}"), "holder").await);
+    }
+    let hanging = (fleet.zookeeper.leader().await + 1) % fleet.zookeeper.size();
+    let others: Vec<_> = (0..fleet.zookeeper.size()).filter(|node| *node != hanging).collect();
+    for node in &others {
+        fleet.proxies[*node].refuse().await;
+        fleet.proxies[*node].cut();
+    }
+    eventually("all sessions are served by one server", SOON, async || {
+        let open = fleet.proxies[hanging].open();
+        check(open == SESSIONS, || format!("{open} are"))
+    })
+    .await;
+    for node in &others {
+        fleet.proxies[*node].accept().await;
+    }
+    // It takes connections still, and says nothing.
+    fleet.zookeeper.pause(hanging);
+    eventually("all sessions are served by the others", 2 * SOON, async || {
+        let open: usize = others.iter().map(|node| fleet.proxies[*node].open()).sum();
+        check(open == SESSIONS, || format!("{open} are"))
+    })
+    .await;
+    for (stream, held) in &mut holders {
+        assert!(release(&client, &held.lock_id).await.unwrap());
+        stream.end().await.unwrap();
+    }
 }
 
 /// Servers that are down keep no time: their sessions have all of it again when they are back.

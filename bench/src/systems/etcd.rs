@@ -35,6 +35,8 @@ pub(crate) mod api {
 
 use api::kv_client::KvClient;
 use api::lease_client::LeaseClient;
+use api::lock::lock_client::LockClient;
+use api::lock::{LockRequest, UnlockRequest};
 use api::watch_request::RequestUnion;
 use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest};
 
@@ -167,4 +169,24 @@ pub(crate) fn range_request(prefix: &str) -> RangeRequest {
 pub(crate) async fn range(channel: &Channel, prefix: &str) -> anyhow::Result<Vec<Bytes>> {
     let found = KvClient::new(channel.clone()).range(range_request(prefix)).await?.into_inner();
     Ok(found.kvs.into_iter().map(|kv| kv.value).collect())
+}
+
+/// Takes a lock of etcd's lock service, for as long as the lease lives at the most. Answers what [`unlock`] is to be
+/// called with.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn lock(channel: &Channel, name: String, lease: i64) -> anyhow::Result<UnlockRequest> {
+    let lock = LockRequest { name: name.into(), lease };
+    let key = LockClient::new(channel.clone()).lock(lock).await?.into_inner().key;
+    Ok(UnlockRequest { key })
+}
+
+/// Gives it back.
+///
+/// # Errors
+/// What etcd answers.
+pub(crate) async fn unlock(channel: &Channel, unlock: UnlockRequest) -> anyhow::Result<()> {
+    LockClient::new(channel.clone()).unlock(unlock).await?;
+    Ok(())
 }

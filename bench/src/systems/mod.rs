@@ -73,6 +73,11 @@ impl Setup {
         Rollcall::serving(&self.program, &chroot(&self.zookeeper)).await
     }
 
+    /// Where kazoo connects.
+    pub(crate) fn hosts(&self) -> String {
+        chroot(&self.zookeeper)
+    }
+
     /// A ZooKeeper session of its own.
     pub(crate) async fn bare(&self) -> Bare {
         Bare::connect(&chroot(&self.zookeeper)).await
@@ -80,7 +85,7 @@ impl Setup {
 
     /// A program on the same ZooKeeper that reads with kazoo.
     pub(crate) fn kazoo(&self) -> anyhow::Result<Kazoo> {
-        Kazoo::start(&chroot(&self.zookeeper))
+        Kazoo::reader(&chroot(&self.zookeeper))
     }
 
     /// Where the server speaks gRPC.

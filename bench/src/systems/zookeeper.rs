@@ -37,10 +37,11 @@ impl ZooKeeper {
         let jars = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/zookeeper/3.9");
         ensure!(jars.is_dir(), "no ZooKeeper in {}: run tests/setup.sh zookeeper", jars.display());
         let (directory, address) = (scratch("zookeeper"), free_address());
-        // zoo_sample.cfg, but for the address, and without the HTTP console, whose port may be taken.
+        // zoo_sample.cfg, but for the address, and without the HTTP console, whose port may be taken; and it tells more
+        // of itself.
         let configuration = format!(
             "tickTime=2000\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPort={}\nclientPortAddress={}\n\
-             admin.enableServer=false\n",
+             admin.enableServer=false\n4lw.commands.whitelist=srvr,mntr\n",
             directory.path().join("data").display(),
             address.port(),
             Ipv4Addr::LOCALHOST,
@@ -80,8 +81,17 @@ impl ZooKeeper {
 
     /// What it says of itself under this word in `srvr`.
     pub(crate) async fn says(&self, word: &str) -> anyhow::Result<String> {
-        let said = four_letter_word(self.address, "srvr").await.map_err(anyhow::Error::msg)?;
-        let line = said.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(": "));
-        Ok(line.with_context(|| format!("no {word:?} in srvr: {said:?}"))?.to_owned())
+        self.answers("srvr", &format!("{word}: ")).await
+    }
+
+    /// The figure with this name in `mntr`.
+    pub(crate) async fn counts(&self, name: &str) -> anyhow::Result<u64> {
+        Ok(self.answers("mntr", &format!("{name}\t")).await?.trim().parse()?)
+    }
+
+    async fn answers(&self, question: &str, prefix: &str) -> anyhow::Result<String> {
+        let said = four_letter_word(self.address, question).await.map_err(anyhow::Error::msg)?;
+        let line = said.lines().find_map(|line| line.strip_prefix(prefix));
+        Ok(line.with_context(|| format!("no {prefix:?} in {question}: {said:?}"))?.to_owned())
     }
 }

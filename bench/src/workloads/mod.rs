@@ -67,14 +67,25 @@ pub(crate) enum Name {
     Watch,
     /// One change, told to up to 10,000 who watch.
     Fanout,
-    /// A lock, acquired and released, per second.
+    /// Locks acquired and released, per second.
     Lock,
+    /// The time from a release to the next holder; what 10,000 waiters cost.
+    Queue,
 }
 
 impl Name {
     /// All, in the order of the report.
-    pub(crate) const ALL: [Name; 8] =
-        [Name::Embedded, Name::Register, Name::Hold, Name::Resume, Name::Get, Name::Watch, Name::Fanout, Name::Lock];
+    pub(crate) const ALL: [Name; 9] = [
+        Name::Embedded,
+        Name::Register,
+        Name::Hold,
+        Name::Resume,
+        Name::Get,
+        Name::Watch,
+        Name::Fanout,
+        Name::Lock,
+        Name::Queue,
+    ];
 
     /// Prepares the workload, measures it in all its rounds, and lets go of what it needed.
     pub(crate) async fn run(self, setup: &Setup, rounds: u32, report: &mut Report) -> anyhow::Result<()> {
@@ -87,6 +98,7 @@ impl Name {
             Name::Watch => run::<watch::Watch>(setup, rounds, report).await,
             Name::Fanout => run::<fanout::Fanout>(setup, rounds, report).await,
             Name::Lock => run::<lock::Lock>(setup, rounds, report).await,
+            Name::Queue => run::<lock::Queue>(setup, rounds, report).await,
         }
         .with_context(|| format!("{self} failed"))
     }

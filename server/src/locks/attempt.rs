@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::board::{Board, Snapshot};
+use super::board::Board;
 use super::heir::{Bequest, Heir};
 use super::hold::Sight;
 use super::line::{Room, Turn};
@@ -34,10 +34,10 @@ pub(super) struct Attempt {
     pub(super) board: Option<Board>,
     /// The transaction that wrote the lock node's number when it was checked.
     pub(super) checked: Option<Zxid>,
-    /// A reading in which the contender stood.
-    pub(super) reading: Option<Arc<Snapshot>>,
-    /// Fires when the contender is deleted. Set before the client is told of the place: nobody can release it earlier.
-    pub(super) place: Option<OneShot>,
+    /// The transaction that had last written the queue's node when the contender was last seen to stand.
+    pub(super) queue_written: Option<Zxid>,
+    /// One that was ahead, and whose end was seen.
+    pub(super) gone: Option<String>,
     /// The contender is the first, and stays it as long as it stands.
     pub(super) first: bool,
     /// Of the first: leases that are released here may pass to it.
@@ -92,8 +92,8 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         approach: Approach::AtOnce,
         board: None,
         checked: None,
-        reading: None,
-        place: None,
+        queue_written: None,
+        gone: None,
         first: false,
         heir: None,
         begun: Instant::now(),
@@ -104,7 +104,7 @@ impl Attempt {
     /// Queues, takes the lease, and makes sure that it may be told. With it, a watch on it.
     pub(super) async fn take(&mut self) -> Result<(Grant, OneShot), Stop> {
         let (grant, seen) = self.grant().await?;
-        self.heir = None;
+        (self.heir, self.board) = (None, None);
         let watch = hold::confirm(self, grant, seen).await?;
         Ok((grant, watch))
     }
@@ -125,8 +125,6 @@ impl Attempt {
 
     /// Waits until it makes sense to go on.
     pub(super) async fn recover(&mut self, error: zk::Error) -> Result<(), Stop> {
-        // What watches there were may be gone. An old reading still tells all that can be ahead.
-        self.place = None;
         match error {
             zk::Error::SessionExpired => return Err(Stop::Again),
             zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
@@ -190,13 +188,12 @@ impl Attempt {
                 Turn::First => self.first = true,
                 Turn::Behind(ahead) => {
                     self.heir = None;
-                    self.watch_place(&contender).await?;
                     self.announce();
                     self.wait_behind(&ahead).await?;
                     return Ok(None);
                 }
                 Turn::Gone => {
-                    self.place_gone(&contender).await?;
+                    self.look_for(&contender).await?;
                     seat::pause().await;
                     return Ok(None);
                 }
@@ -205,7 +202,7 @@ impl Attempt {
         self.expect_a_bequest();
         let room = match self.heir.as_mut().and_then(Heir::take_bequest) {
             Some(bequest) => Room::Left(bequest),
-            None => self.wait_for_room(&contender).await?,
+            None => self.wait_for_room().await?,
         };
         match room {
             Room::Unclear => Ok(None),
@@ -273,7 +270,7 @@ impl Attempt {
         self.tell_place();
         self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
         self.seat.contender = Trace::None;
-        Ok(Some(Grant { token: FencingToken(stat.czxid), sent_at: None }))
+        Ok(Some(Grant { token: FencingToken(stat.czxid) }))
     }
 
     /// Checks the lock node and takes a place in the queue, both at once.
@@ -335,12 +332,11 @@ impl Attempt {
                 if let Some(bequest) = bequest {
                     bequest.accept();
                 }
-                self.session().watches().forget_closed(contender.as_str());
                 Ok(Some(granted))
             }
             // Somebody else has deleted it.
             Made::Refused(index, ErrorCode::NoNode) if index < left => Ok(None),
-            Made::Refused(index, ErrorCode::NoNode) if index == left => self.place_gone(contender).await.map(|()| None),
+            Made::Refused(index, ErrorCode::NoNode) if index == left => self.look_for(contender).await.map(|()| None),
             Made::Refused(index, ErrorCode::NoNode) if index == left + 1 => {
                 self.checked = None;
                 Ok(None)
@@ -351,7 +347,7 @@ impl Attempt {
 
     /// Sends a transaction that makes the lease, and looks at that.
     async fn make_lease(&mut self, ops: &[Request]) -> Result<Made, Interrupt> {
-        self.certain(None).await?;
+        self.certain().await?;
         let (session, lease) = (self.session(), self.seat.lease_path());
         // Sent already, before the look.
         let made = self.seat.owner().commit_now(ops);
@@ -360,8 +356,7 @@ impl Attempt {
             Ok(committed) => {
                 self.seat.contender = Trace::None;
                 self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
-                self.place = None;
-                let grant = Grant { token: FencingToken(committed.zxid.0), sent_at: Some(committed.sent_at) };
+                let grant = Grant { token: FencingToken(committed.zxid.0) };
                 Ok(Made::Lease((grant, seen.ok())))
             }
             Err(CommitError::Part { index, code }) => Ok(Made::Refused(index, code)),
@@ -375,13 +370,12 @@ impl Attempt {
         }
     }
 
-    /// Waits until the session has just answered a write: this one, or a heartbeat.
-    pub(super) async fn certain(&self, sent_at: Option<Instant>) -> Result<(), Interrupt> {
+    /// Waits until the session has just answered a write.
+    pub(super) async fn certain(&self) -> Result<(), Interrupt> {
         let owner = self.seat.owner();
         let mut evidence = owner.evidence();
         loop {
             let last = *evidence.borrow_and_update();
-            let last = sent_at.map_or(last, |sent_at| sent_at.max(last));
             if Instant::now() < owner.certain_until(last) {
                 return Ok(());
             }
@@ -391,15 +385,9 @@ impl Attempt {
         }
     }
 
-    /// Gives up the watches, and hands over what may be left in ZooKeeper.
+    /// Hands over what may be left in ZooKeeper.
     pub(super) fn leave(self) -> Seat {
-        let Self { seat, place, .. } = self;
-        let contender = seat.contender_path().filter(|_| place.is_some());
-        drop(place);
-        if let Some(contender) = contender {
-            seat.owner().session().watches().forget_closed(contender.as_str());
-        }
-        seat
+        self.seat
     }
 
     /// What holding needs to know too.

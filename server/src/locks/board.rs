@@ -3,8 +3,9 @@
 //! - [`Board::look`] gives a reading that began after the call. Calls that come while one is under way share the next:
 //!   ten thousand that queue up at once cost a few lists, not ten thousand.
 //! - [`Board::recent`] is the last reading, at no cost.
-//! - [`Board::changed`] is for telling clients their place. When something has changed it is read again, but only after a
-//!   pause of a second, and twenty times what reading took: so much late, and merged, is what clients are told.
+//! - [`Board::changed`] is for telling clients their place, and for finding that it was taken from them. When a thing has
+//!   changed it is read again, but only after a pause of a second, and twenty times what reading took: so much late, and
+//!   merged, is what clients are told.
 //!
 //! One session reads it and owns the contenders. That is what makes a reading usable for the recipe: a session never
 //! sees less than it saw before, and a lease is listed after the queue in which one was found to be the first.
@@ -35,6 +36,8 @@ const HOLDERS: usize = 100;
 pub(super) struct Snapshot {
     /// Those who wait.
     pub(super) queue: Queue,
+    /// The transaction that last wrote the node whose children they are; `None` when there is none.
+    pub(super) queue_written: Option<Zxid>,
     /// The transaction that last wrote the lock node; `None` when there is none.
     pub(super) lock: Option<Zxid>,
     /// How many children the lock node has: all of them count as leases.
@@ -187,6 +190,7 @@ impl Task {
         let leases = self.session.watch_children(&self.path);
         let (contenders, leases) = futures_util::future::join(contenders, leases).await;
         let ((contenders, queue_watch), (leases, lock_watch)) = (contenders?, leases?);
+        let queue_written = contenders.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
         let queue = Queue::of(contenders.map(|(names, _)| names).unwrap_or_default());
         let lock = leases.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
         let names = leases.map(|(names, _)| names).unwrap_or_default();
@@ -201,7 +205,7 @@ impl Task {
             // Shared by all who were told them.
             holders = before.holders.clone();
         }
-        let snapshot = Arc::new(Snapshot { queue, lock, leases: count, holders, strays });
+        let snapshot = Arc::new(Snapshot { queue, queue_written, lock, leases: count, holders, strays });
         self.show.send_if_modified(|last| {
             *last = snapshot.clone();
             false

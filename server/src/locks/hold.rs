@@ -17,7 +17,7 @@ const BLINK: Duration = Duration::from_millis(300);
 /// What speaks for a lease, at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Signs {
-    /// When the last write was sent that ZooKeeper answered.
+    /// When the last write was sent that ZooKeeper has carried out.
     pub(super) evidence: Instant,
     /// How old it may grow.
     pub(super) overdue: Duration,
@@ -97,7 +97,7 @@ async fn try_confirm(attempt: &Attempt, grant: Grant, seen: Option<Sight>) -> Re
             return Err(Stop::Again.into());
         }
     }
-    attempt.certain(grant.sent_at).await?;
+    attempt.certain().await?;
     Ok(watch)
 }
 
@@ -127,10 +127,9 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
             return Stop::SessionLost;
         }
         let last = *evidence.borrow_and_update();
-        let last = grant.sent_at.map_or(last, |sent_at| sent_at.max(last));
         let signs = Signs {
             evidence: last,
-            overdue: owner.heartbeat_interval() * 2,
+            overdue: owner.overdue(),
             certain_until: owner.certain_until(last),
             unwatched: watched.unwatched,
         };

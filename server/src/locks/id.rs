@@ -18,7 +18,7 @@ pub(super) struct LockId {
     secret: [u8; SECRET_BYTES],
 }
 
-/// The half of a node's name that stays the same for one [`LockId`]: 16 hex digits of the secret's hash.
+/// The half of a node's name that stays the same for one [`LockId`]: 16 hex digits of its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Mark(String);
 
@@ -53,7 +53,8 @@ impl LockId {
 
     /// What the names of this id's nodes begin with.
     pub(super) fn mark(&self) -> Mark {
-        Mark(hex(&Sha256::digest(self.secret)[..MARK_DIGITS / 2]))
+        let hash = Sha256::new().chain_update(self.secret).chain_update(self.path.as_str()).finalize();
+        Mark(hex(&hash[..MARK_DIGITS / 2]))
     }
 }
 
@@ -148,6 +149,8 @@ mod tests {
         assert!(!LockId::fresh(&NodePath::trusted("/a")).mark().names(&first));
         assert_eq!(Mark::of(&first), Some(id.mark()));
         assert_eq!((Mark::of(&first[..15]), Mark::of("0123456789abcdeé")), (None, None));
+        let elsewhere = LockId { path: NodePath::trusted("/b"), ..id.clone() };
+        assert_ne!(elsewhere.mark(), id.mark(), "an id that somebody makes up belongs to no other lock");
         assert!(!first.contains(&hex(&id.secret)[..16]));
         assert!(!format!("{id:?}").contains(&hex(&id.secret)));
     }

@@ -30,8 +30,6 @@ pub(super) struct Lasting {
     token: FencingToken,
     /// Its fence is the one that the record names.
     owner: Owner,
-    /// When the last write was sent that made or took the record.
-    claimed_at: Option<Instant>,
     /// The sessions of ours that the record was ever meant to name.
     claims: Vec<SessionId>,
 }
@@ -75,7 +73,6 @@ impl Lasting {
             version: 0,
             token,
             owner: owner.clone(),
-            claimed_at: None,
             claims: vec![owner.id()],
         }
     }
@@ -102,7 +99,7 @@ impl Lasting {
                 return Err(Stop::Left.into());
             }
             match owner.commit(vec![record.write(&name, read.stat.version)]).await {
-                Ok(committed) => {
+                Ok(_) => {
                     slot.picked_up(record.ttl);
                     slot.queued(1, [String::from_utf8_lossy(&lease.data).into_owned()].into());
                     return Ok(Self {
@@ -113,7 +110,6 @@ impl Lasting {
                         version: read.stat.version.wrapping_add(1),
                         token: FencingToken(lease.stat.czxid),
                         owner: owner.clone(),
-                        claimed_at: Some(committed.sent_at),
                         claims: vec![owner.id()],
                     });
                 }
@@ -199,10 +195,9 @@ impl Lasting {
 
     fn signs(&self, unwatched: Option<Instant>) -> Signs {
         let evidence = *self.owner.evidence().borrow();
-        let evidence = self.claimed_at.map_or(evidence, |claimed_at| claimed_at.max(evidence));
         Signs {
             evidence,
-            overdue: self.owner.heartbeat_interval() * 2,
+            overdue: self.owner.overdue(),
             certain_until: self.owner.certain_until(evidence) + self.record.ttl,
             unwatched,
         }
@@ -253,8 +248,7 @@ impl Lasting {
     async fn claim(&mut self, owner: Owner) -> Result<(), zk::Error> {
         let record = Record { owner: owner.id(), ..self.record.clone() };
         self.claims.push(owner.id());
-        let committed = owner.commit(vec![record.write(&self.name, self.version)]).await.map_err(as_zk)?;
-        self.claimed_at = Some(committed.sent_at);
+        owner.commit(vec![record.write(&self.name, self.version)]).await.map_err(as_zk)?;
         self.version = self.version.wrapping_add(1);
         self.record = record;
         self.owner = owner;
@@ -277,7 +271,6 @@ impl Lasting {
             self.version = read.stat.version;
             if let Some(owner) = self.shared.pool.owner(found.owner) {
                 self.owner = owner;
-                self.claimed_at = None;
             }
             self.record = found;
         }

@@ -111,7 +111,7 @@ impl Life {
         loop {
             let mut stop = lasting.keep().await;
             if matches!(stop, Stop::Again) {
-                stop = match self.find(Some(PATIENCE)).await {
+                stop = match self.find(Instant::now().checked_add(PATIENCE)).await {
                     Ok(found) => {
                         lasting = found;
                         continue;
@@ -130,15 +130,14 @@ impl Life {
     }
 
     /// Comes back to a lock with a ttl that another replica keeps, or has kept.
-    pub(super) async fn pick_up(self, wait: Option<Duration>) {
-        match self.find(wait).await {
+    pub(super) async fn pick_up(self, deadline: Option<Instant>) {
+        match self.find(deadline).await {
             Ok(lasting) => self.keep(lasting).await,
             Err(stop) => self.tell(stop, Vec::new()),
         }
     }
 
-    async fn find(&self, wait: Option<Duration>) -> Result<Lasting, Stop> {
-        let deadline = Instant::now().checked_add(wait.unwrap_or(PATIENCE));
+    async fn find(&self, deadline: Option<Instant>) -> Result<Lasting, Stop> {
         let mut orders = self.slot.orders();
         loop {
             let tried = match self.shared.pool.any() {
@@ -157,8 +156,8 @@ impl Life {
             tokio::select! {
                 () = gone => {
                     if *self.slot.orders().borrow() != Order::Release {
-                        // The stream has ended; nothing of the lock is here.
-                        return Err(Stop::Left);
+                        // The stream has ended. A try whose answer was lost may have picked the lock up.
+                        return Err(Stop::Failed(Error::BackendUnavailable));
                     }
                     let released = release::release(&self.shared.pool, self.slot.id()).await;
                     return Err(released.map_or_else(Stop::Failed, |_| Stop::Released));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attempt::Attempt;
-use super::board::Snapshot;
+use super::board::{Board, Snapshot};
 use super::heir::Bequest;
 use super::queue::{self, Contender, NEAR, contender_name};
 use super::seat::Trace;
@@ -33,72 +33,59 @@ pub(super) enum Room {
     Unclear,
 }
 
+/// What ended a wait.
+#[derive(Debug)]
+enum Waited {
+    /// The watch, by this event.
+    Fired(EventKind),
+    /// A lease that may be replaced.
+    Left(Bequest),
+    /// Look again.
+    Unclear,
+}
+
 impl Attempt {
-    /// Has us told when the contender is deleted by others.
-    pub(super) async fn watch_place(&mut self, contender: &NodePath) -> Result<(), Interrupt> {
-        if self.place.is_none() {
-            let (stat, watch) = self.session().watch_exists(contender).await?;
-            if stat.is_none() {
-                self.seat.contender = Trace::None;
-                return Err(Stop::Removed.into());
-            }
-            self.place = Some(watch);
+    /// The contender was not found: unless it stands after all, says who has deleted it.
+    pub(super) async fn look_for(&mut self, contender: &NodePath) -> Result<(), Interrupt> {
+        let session = self.session();
+        // A session that is over has lost its contenders to nobody. Its leader knows, and does not answer this.
+        session.sync(self.seat.queue()).await?;
+        let (stat, queue) =
+            futures_util::future::join(session.exists(contender), session.exists(self.seat.queue())).await;
+        if stat?.is_some() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// The contender was found gone; a watch on it says by whom.
-    pub(super) async fn place_gone(&mut self, contender: &NodePath) -> Result<(), Interrupt> {
-        match self.place.take().map(|mut watch| watch.try_recv()) {
-            Some(Ok(fired)) => self.place_fired(fired).await,
-            _ => self.watch_place(contender).await,
-        }
-    }
-
-    /// What the watch on the contender means when it has fired.
-    async fn place_fired(&mut self, fired: Fired) -> Result<(), Interrupt> {
-        self.place = None;
-        let Some(contender) = self.seat.contender_path() else { return Ok(()) };
-        match fired {
-            Fired::ConnectionLost => Err(zk::Error::NotSent.into()),
-            Fired::Event(kind) => {
-                // Whoever releases through Rollcall writes it before deleting it.
-                let (stat, watch) = self.session().watch_exists(&contender).await?;
-                if stat.is_some() {
-                    self.place = Some(watch);
-                    return Ok(());
-                }
-                self.seat.contender = Trace::None;
-                Err(if kind == EventKind::DataChanged { Stop::Released } else { Stop::Removed }.into())
-            }
-        }
+        self.seat.contender = Trace::None;
+        // Whoever releases through Rollcall writes the queue's node in the same transaction.
+        let written = queue?.map(|stat| Zxid(stat.mzxid));
+        let released = self.queue_written.is_some() && written != self.queue_written;
+        Err(if released { Stop::Released } else { Stop::Removed }.into())
     }
 
     /// Who is the next ahead. Nobody ever comes in ahead of one who waits, so those that an older reading of the same
     /// session has ahead are all that can be.
     pub(super) async fn turn(&mut self, contender: &str) -> Result<Turn, Interrupt> {
         let recent = self.board().recent();
-        let known = if recent.queue.ahead_of(contender).is_some() { Some(recent) } else { self.reading.clone() };
-        if let Some(known) = known
-            && let Some(ahead) = known.queue.ahead_of(contender)
+        if let Some(ahead) = recent.queue.ahead_of(contender)
             && ahead.len() <= NEAR
         {
-            self.check_reading(&known).await?;
-            self.reading = Some(known.clone());
+            self.queue_written = recent.queue_written;
+            self.check_reading(&recent).await?;
             return self.look_ahead(ahead).await;
         }
         let reading = self.board().look().await?;
+        let Some(ahead) = reading.queue.ahead_of(contender) else { return Ok(Turn::Gone) };
+        self.queue_written = reading.queue_written;
         self.check_reading(&reading).await?;
-        let turn = match reading.queue.ahead_of(contender) {
-            None => Turn::Gone,
-            Some([]) => Turn::First,
-            Some([.., ahead]) => Turn::Behind(ahead.name.clone()),
-        };
-        self.reading = Some(reading);
-        Ok(turn)
+        Ok(ahead.last().map_or(Turn::First, |ahead| Turn::Behind(ahead.name.clone())))
     }
 
     async fn look_ahead(&self, ahead: &[Contender]) -> Result<Turn, Interrupt> {
+        // The one whose end has woken us is the last of them, and often the only one.
+        let ahead = match ahead {
+            [others @ .., last] if self.gone.as_ref() == Some(&last.name) => others,
+            all => all,
+        };
         if ahead.is_empty() {
             return Ok(Turn::First);
         }
@@ -123,6 +110,13 @@ impl Attempt {
         Ok(())
     }
 
+    /// The last reading, if the contender stood in it.
+    fn reading(&self) -> Option<(Arc<Snapshot>, usize)> {
+        let reading = self.board.as_ref()?.recent();
+        let ahead = reading.queue.ahead_of(self.seat.contender_path()?.name())?.len();
+        Some((reading, ahead))
+    }
+
     /// Tells the client its place, as the last reading has it. Who only tries is told one place: that before the lock.
     pub(super) fn announce(&self) {
         if self.terms.wait != Wait::Try {
@@ -131,44 +125,43 @@ impl Attempt {
     }
 
     pub(super) fn tell_place(&self) {
-        let (Some(contender), Some(reading)) = (self.seat.contender_path(), &self.reading) else { return };
-        if let Some(ahead) = reading.queue.ahead_of(contender.name()) {
-            let ahead = if self.first { 0 } else { ahead.len() };
-            let position = u32::try_from(ahead.saturating_add(1)).unwrap_or(u32::MAX);
-            self.slot.queued(position, reading.holders.clone());
-        }
+        let Some((reading, ahead)) = self.reading() else { return };
+        let ahead = if self.first { 0 } else { ahead };
+        let position = u32::try_from(ahead.saturating_add(1)).unwrap_or(u32::MAX);
+        self.slot.queued(position, reading.holders.clone());
     }
 
     /// Waits until the one that is next ahead is gone.
-    pub(super) async fn wait_behind(&mut self, ahead: &str) -> Result<(), Interrupt> {
-        let ahead = self.seat.queue().join(ahead);
+    pub(super) async fn wait_behind(&mut self, name: &str) -> Result<(), Interrupt> {
+        let ahead = self.seat.queue().join(name);
         let (stat, watch) = self.session().watch_exists(&ahead).await?;
         if stat.is_none() {
+            self.gone = Some(name.to_owned());
             return Ok(());
         }
         let waited = self.wait(watch).await;
         if waited.is_err() {
             self.session().watches().forget_closed(ahead.as_str());
         }
-        waited?;
+        if let Waited::Fired(EventKind::Deleted) = waited? {
+            self.gone = Some(name.to_owned());
+        }
         // Most likely we are the first now. To find out takes a while, in which the lock may be released already.
         self.expect_a_bequest();
         Ok(())
     }
 
     /// Waits, as the first of the queue, until a lease is free or left to us.
-    pub(super) async fn wait_for_room(&mut self, contender: &NodePath) -> Result<Room, Interrupt> {
+    pub(super) async fn wait_for_room(&mut self) -> Result<Room, Interrupt> {
         let path = self.terms.path.clone();
-        if let Some(reading) = &self.reading
+        if let Some((reading, 0)) = self.reading()
             && reading.lock.is_some()
             && reading.lock == self.checked
-            && reading.queue.names().next() == Some(contender.name())
             && queue::may_take(self.terms.limit, reading.leases)
         {
             // While we were the first there was room, and only the first takes any.
             return Ok(Room::Free);
         }
-        self.watch_place(contender).await?;
         self.announce();
         let (children, watch) = self.session().watch_children(&path).await?;
         let Some((names, stat)) = children else {
@@ -184,21 +177,23 @@ impl Attempt {
         }
         let waited = self.wait(watch).await;
         self.session().watches().forget_closed(path.as_str());
-        Ok(waited?.map_or(Room::Unclear, Room::Left))
+        Ok(match waited? {
+            Waited::Left(bequest) => Room::Left(bequest),
+            Waited::Fired(_) | Waited::Unclear => Room::Unclear,
+        })
     }
 
     /// Waits for a watch, or, as the first, for a lease that is left to us; tells the client what changes meanwhile.
-    async fn wait(&mut self, mut watch: OneShot) -> Result<Option<Bequest>, Interrupt> {
+    async fn wait(&mut self, mut watch: OneShot) -> Result<Waited, Interrupt> {
         enum Woken {
             Watch(Fired),
-            Place(Fired),
             Shown(Arc<Snapshot>),
             Left(Bequest),
         }
         self.board();
         loop {
             let woken = {
-                let (Some(place), Some(board)) = (&mut self.place, &mut self.board) else { return Ok(None) };
+                let Some(board) = &mut self.board else { return Ok(Waited::Unclear) };
                 let heir = &mut self.heir;
                 let left = async {
                     match heir {
@@ -210,7 +205,6 @@ impl Attempt {
                     tokio::select! {
                         biased;
                         fired = &mut watch => Woken::Watch(fired.unwrap_or(Fired::ConnectionLost)),
-                        fired = place => Woken::Place(fired.unwrap_or(Fired::ConnectionLost)),
                         bequest = left => Woken::Left(bequest),
                         shown = board.changed() => Woken::Shown(shown),
                     }
@@ -223,15 +217,16 @@ impl Attempt {
                 }
             };
             match woken {
-                Woken::Watch(Fired::Event(_)) => return Ok(None),
-                Woken::Left(bequest) => return Ok(Some(bequest)),
+                Woken::Watch(Fired::Event(kind)) => return Ok(Waited::Fired(kind)),
+                Woken::Left(bequest) => return Ok(Waited::Left(bequest)),
                 Woken::Watch(Fired::ConnectionLost) => return Err(zk::Error::NotSent.into()),
-                Woken::Place(fired) => self.place_fired(fired).await?,
                 Woken::Shown(shown) => {
-                    let here = |contender: NodePath| shown.queue.ahead_of(contender.name()).is_some();
-                    if self.seat.contender_path().is_some_and(here) {
-                        self.reading = Some(shown);
+                    let Some(contender) = self.seat.contender_path() else { return Ok(Waited::Unclear) };
+                    if shown.queue.ahead_of(contender.name()).is_some() {
+                        self.queue_written = shown.queue_written;
                         self.announce();
+                    } else {
+                        self.look_for(&contender).await?;
                     }
                 }
             }
@@ -240,7 +235,7 @@ impl Attempt {
 
     /// Who keeps the lock from us: the holders last told, or else the first of the queue, who is about to take it.
     pub(super) async fn in_the_way(&self) -> Vec<String> {
-        let Some(reading) = &self.reading else { return self.slot.holders() };
+        let Some(reading) = self.board.as_ref().map(Board::recent) else { return self.slot.holders() };
         let holders = reading.holders.to_vec();
         let Some(first) = reading.queue.names().next().filter(|_| holders.is_empty()) else { return holders };
         let first = self.seat.queue().join(first);

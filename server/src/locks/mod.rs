@@ -18,7 +18,8 @@
 //!   replica. When its replica dies, others end it: later by ZooKeeper's session time-out, and by as long as it takes
 //!   until a replica runs.
 //! - A place in the queue is told when it is taken, when it becomes the first, and otherwise merged and about a second
-//!   late; later still when the queue is very long.
+//!   late; later still when the queue is very long. So late a waiter learns, too, that its place was released through
+//!   another replica or deleted by a stranger.
 //!
 //! What may be lost: a place in the queue, when the ZooKeeper session that carried it ends; a new one is taken at the
 //! end. And the meaning of `simultaneous`, when a kazoo of 2.1 or older takes part: it takes leases without being the
@@ -175,7 +176,8 @@ impl From<Interrupt> for Error {
 }
 
 impl Locks {
-    /// Starts the task that runs all others as one of `tasks`; it never ends. At most `limit` locks are held and waited
+    /// Starts the task that runs all others, and that which ends locks without a keeper, as two of `tasks`; neither ever
+    /// ends. At most `limit` locks are held and waited
     /// for at once; one more is refused with [`Error::LimitExceeded`].
     pub(crate) fn start(pool: Pool, limit: usize, tasks: &mut JoinSet<()>) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS / 2);
@@ -192,7 +194,8 @@ impl Locks {
             orphaned: Notify::new(),
             stopping: watch::Sender::new(false),
         });
-        tasks.spawn(run(arriving, shared.clone()));
+        tasks.spawn(run(arriving));
+        tasks.spawn(reaper::run(shared.clone()));
         Self(shared)
     }
 
@@ -212,6 +215,7 @@ impl Locks {
         if path.is_root() {
             return Err(Error::InvalidPath { path: path.as_str().to_owned(), error: PathError::Root });
         }
+        node::check_name(&path)?;
         let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "rollcall".to_owned());
         if name.len() > MAX_NAME {
             return Err(Error::Protocol { field: "name", cause: format!("is over the limit of {MAX_NAME} bytes") });
@@ -219,7 +223,7 @@ impl Locks {
         let slot = Slot::new(LockId::fresh(&path), ttl);
         let (mark, wait) = (slot.id().mark(), Wait::of(wait));
         let terms = Terms { path, limit: simultaneous.max(1), wait, ttl, name: name.into(), mark };
-        self.run(slot, |life| Box::pin(life.queue_up(terms)))
+        self.run(slot, None, |life| Box::pin(life.queue_up(terms)))
     }
 
     /// Comes back to a lock: here, if this replica has it, or from whichever replica keeps it.
@@ -228,21 +232,23 @@ impl Locks {
         if *id.path() != request.path {
             return Err(Error::Protocol { field: "lock_id", cause: format!("was not given for {}", request.path) });
         }
-        let wait = request.wait;
-        self.run(Slot::to_pick_up(id), |life| Box::pin(life.pick_up(wait)))
+        let wait = request.wait.unwrap_or(PATIENCE);
+        let deadline = Instant::now().checked_add(wait);
+        self.run(Slot::to_pick_up(id), deadline, |life| Box::pin(life.pick_up(deadline)))
     }
 
-    /// Starts the task of a lock, unless it has one already, and gives a stream.
-    fn run(&self, slot: Arc<Slot>, start: impl FnOnce(Life) -> Job) -> Result<Acquisition, Error> {
-        let place = self.0.places.clone().try_acquire_owned().map_err(|_| Error::LimitExceeded {
-            reason: "TOO_MANY_LOCKS",
-            what: "the number of locks that this replica holds and waits for",
-            limit: u64::try_from(self.0.limit).unwrap_or(u64::MAX),
-        })?;
+    /// Starts the task of a lock, unless it has one already, and gives a stream. `deadline`: until when a lock that is
+    /// kept here has to be found to stand.
+    fn run(
+        &self,
+        slot: Arc<Slot>,
+        deadline: Option<Instant>,
+        start: impl FnOnce(Life) -> Job,
+    ) -> Result<Acquisition, Error> {
         let mark = slot.id().mark();
         let mut running = lock(&self.0.running);
         if let Some(other) = running.get(&mark).filter(|other| other.id() == slot.id()) {
-            match Acquisition::attach(other.clone()) {
+            match Acquisition::attach(other.clone(), deadline) {
                 Some(acquisition) => return Ok(acquisition),
                 // It is being released.
                 None if !other.is_over() => return Err(Error::UnknownLock),
@@ -250,9 +256,14 @@ impl Locks {
                 None => {}
             }
         }
+        let place = self.0.places.clone().try_acquire_owned().map_err(|_| Error::LimitExceeded {
+            reason: "TOO_MANY_LOCKS",
+            what: "the number of locks that this replica holds and waits for",
+            limit: u64::try_from(self.0.limit).unwrap_or(u64::MAX),
+        })?;
         running.insert(mark.clone(), slot.clone());
         drop(running);
-        let acquisition = Acquisition::attach(slot.clone()).ok_or(Error::UnknownLock)?;
+        let acquisition = Acquisition::attach(slot.clone(), None).ok_or(Error::UnknownLock)?;
         self.0.spawn(start(Life { shared: self.0.clone(), slot, mark, _place: place }));
         Ok(acquisition)
     }
@@ -281,7 +292,10 @@ impl Locks {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let described = match self.0.pool.any() {
-                Ok(owner) => describe::describe(owner.session(), path).await,
+                Ok(owner) => {
+                    let described = tokio::time::timeout_at(deadline, describe::describe(owner.session(), path)).await;
+                    described.map_err(|_| Error::BackendUnavailable)?
+                }
                 Err(error) => Err(error.into()),
             };
             match described {
@@ -365,9 +379,8 @@ impl Shared {
 }
 
 /// Runs the tasks of all locks.
-async fn run(mut arriving: mpsc::Receiver<Job>, shared: Arc<Shared>) {
+async fn run(mut arriving: mpsc::Receiver<Job>) {
     let mut jobs = JoinSet::new();
-    jobs.spawn(reaper::run(shared));
     loop {
         tokio::select! {
             job = arriving.recv() => match job {
@@ -383,4 +396,45 @@ async fn run(mut arriving: mpsc::Receiver<Job>, shared: Arc<Shared>) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rollcall_embedded::Embedded;
+
+    use super::*;
+
+    async fn held(acquisition: &mut Acquisition) -> Result<String, Error> {
+        loop {
+            match acquisition.next().await {
+                Some(Ok(LockEvent::Held { lock_id, .. })) => return Ok(lock_id),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+                None => panic!("it ends before the lock is held"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_is_full_of_locks_lets_their_clients_come_back() {
+        let mut tasks = JoinSet::new();
+        let embedded = Embedded::bind("127.0.0.1:0".parse().unwrap(), rollcall_embedded::Config::default());
+        let embedded = embedded.await.unwrap();
+        let hosts = vec![embedded.local_addr().to_string()];
+        let session_timeout = Duration::from_secs(20);
+        let config = zk::Config { hosts, chroot: String::new(), session_timeout, sessions: 1 };
+        tasks.spawn(async move { embedded.run(std::future::pending()).await });
+        let zk = zk::Zk::start(config, &mut tasks);
+        let locks = Locks::start(zk.pool, 1, &mut tasks);
+        let take = |path: &'static str, lock_id| {
+            let (path, ttl) = (NodePath::trusted(path), Some(Duration::from_secs(600)));
+            locks.acquire(AcquireRequest { path, simultaneous: 1, wait: None, ttl, name: None, lock_id })
+        };
+        let mut first = take("/full", None);
+        let id = held(&mut first).await.unwrap();
+        drop(first);
+        let refused = held(&mut take("/other", None)).await;
+        assert!(matches!(refused, Err(Error::LimitExceeded { .. })), "{refused:?}");
+        assert_eq!(held(&mut take("/full", Some(id.clone()))).await, Ok(id));
+    }
 }

@@ -7,7 +7,7 @@ use super::queue::{Limit, looks_like_a_lease};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{NodePath, Stat, Zxid};
-use crate::zk::layout::lock_queue;
+use crate::zk::layout::{is_in_lock_queue, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Session};
 
 /// How often a node that changes under one's hands is looked at again.
@@ -56,8 +56,34 @@ async fn fill_in(session: &Session, path: &NodePath, limit: u32, version: i32) -
     }
 }
 
+/// Refuses a path whose node would be taken for a lock's contender, or be in their way.
+///
+/// # Errors
+/// [`Error::NotALock`].
+pub(super) fn check_name(path: &NodePath) -> Result<(), Error> {
+    let cause = "its name is that of a lock's queue, or it lies below one";
+    if is_in_lock_queue(path) { Err(Error::NotALock { path: path.clone(), cause }) } else { Ok(()) }
+}
+
+/// Refuses to make a node below another lock's: it would be no lease of that, and make it none for good. The parents that
+/// are missing would be made with it, so the first one counts that stands.
+async fn check_parents(session: &Session, path: &NodePath) -> Result<(), Interrupt> {
+    session.sync(path).await?;
+    let mut next = path.parent();
+    while let Some(parent) = next.filter(|parent| !parent.is_root()) {
+        let reads = session.get_many([parent.as_str(), lock_queue(&parent).as_str()]).await?;
+        let [node, queue] = reads.as_slice() else { return Err(zk::Error::OutcomeUnknown.into()) };
+        if !matches!(queue, Ok(None)) {
+            return Err(not_a_lock(path, "it lies below another lock"));
+        }
+        next = if matches!(node, Ok(None)) { parent.parent() } else { None };
+    }
+    Ok(())
+}
+
 /// `None`: somebody else created it; look again.
 async fn create(session: &Session, path: &NodePath, limit: u32) -> Result<Option<Zxid>, Interrupt> {
+    check_parents(session, path).await?;
     match session.create(path.as_str(), number(limit), CreateMode::Persistent).await {
         Ok((zxid, _, _)) => Ok(Some(zxid)),
         Err(zk::Error::Refused(ErrorCode::NodeExists)) => Ok(None),

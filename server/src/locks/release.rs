@@ -1,5 +1,7 @@
 //! Release by id, of what another replica holds or waits for.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::id::LockId;
@@ -11,6 +13,10 @@ use crate::refusal;
 use crate::types::NodePath;
 use crate::zk::layout::lock_queue;
 use crate::zk::{self, CommitError, ErrorCode, Owner, Pool};
+
+/// For how long, about, one who waits has no place whose session is over, until it has another. Who is cut off from
+/// ZooKeeper meanwhile has none for longer; then its id is as good as unknown.
+const BETWEEN_PLACES: Duration = Duration::from_secs(1);
 
 /// What came of one look.
 enum Look {
@@ -26,21 +32,29 @@ enum Look {
 
 /// Deletes the contender or the lease of an id, wherever it came from. `false`: it ended in another way meanwhile.
 ///
-/// The node is written before it is deleted, in one transaction: so whoever watches it can tell this from the act of a
-/// stranger.
+/// In the same transaction a lease is written before it is deleted, and for a contender the queue's node is, with what
+/// it holds: so its owner can tell this from the act of a stranger.
 pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
     let deadline = Instant::now() + PATIENCE;
-    let mut sent = false;
+    let (mut sent, mut found_nothing) = (false, false);
     while Instant::now() < deadline {
         let look = match pool.any() {
-            Ok(owner) => look(&owner, id, &mut sent).await,
+            Ok(owner) => {
+                let looked = tokio::time::timeout_at(deadline, look(&owner, id, &mut sent)).await;
+                looked.map_err(|_| Error::BackendUnavailable)?
+            }
             Err(error) => Err(error.into()),
         };
         match look {
             Ok(Look::Released) => return Ok(true),
             Ok(Look::Ended) => return Ok(false),
             // An earlier try, whose answer was lost, may have done it.
-            Ok(Look::Nothing) => return if sent { Ok(true) } else { Err(Error::UnknownLock) },
+            Ok(Look::Nothing) if sent => return Ok(true),
+            Ok(Look::Nothing) if found_nothing => return Err(Error::UnknownLock),
+            Ok(Look::Nothing) => {
+                found_nothing = true;
+                tokio::time::sleep(BETWEEN_PLACES).await;
+            }
             Ok(Look::Again) => {}
             Err(Interrupt::Stop(Stop::Failed(error))) => return Err(error),
             Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(id.path(), code)),
@@ -58,32 +72,34 @@ async fn look(owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Inter
     for parent in [lock_queue(id.path()), id.path().clone()] {
         let names = session.children(&parent).await?.map(|(names, _)| names).unwrap_or_default();
         if let Some(name) = names.iter().find(|name| mark.names(name)) {
-            return delete(owner, &parent.join(name), id, sent).await;
+            return delete(owner, &parent, name, id, sent).await;
         }
     }
     Ok(Look::Nothing)
 }
 
-async fn delete(owner: &Owner, node: &NodePath, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
-    let record = record_path(node.name());
-    let reads = owner.session().get_many([node.as_str(), record.as_str()]).await?;
+async fn delete(owner: &Owner, parent: &NodePath, name: &str, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
+    let (node, record) = (parent.join(name), record_path(name));
+    let is_lease = parent == id.path();
+    let written = if is_lease { [&record, &node] } else { [&record, parent] };
+    let reads = owner.session().get_many(written.map(NodePath::as_str)).await?;
     let mut ops = Vec::new();
-    for (path, read) in [&record, node].into_iter().zip(reads.into_iter().rev()) {
+    for (path, read) in written.into_iter().zip(reads) {
         match read {
             Ok(Some(read)) => {
-                ops.push(zk::set_data(path.as_str(), read.data, read.stat.version));
-                ops.push(zk::delete(path.as_str(), -1));
+                // Of the queue's node many releases at once may be ahead, and nobody else ever writes it.
+                let (version, gone) = if path == parent { (-1, &node) } else { (read.stat.version, path) };
+                ops.push(zk::set_data(path.as_str(), read.data, version));
+                ops.push(zk::delete(gone.as_str(), -1));
             }
-            Ok(None) if path == node => return Ok(Look::Again),
-            Ok(None) => {}
+            Ok(None) if *path == record => {}
+            Ok(None) => return Ok(Look::Again),
             Err(code) => return Err(refusal::refused(id.path(), code).into()),
         }
     }
     match owner.commit(ops).await {
         Ok(_) => Ok(Look::Released),
-        Err(CommitError::Part { code: ErrorCode::NoNode, .. }) if node.parent().as_ref() == Some(id.path()) => {
-            Ok(Look::Ended)
-        }
+        Err(CommitError::Part { code: ErrorCode::NoNode, .. }) if is_lease => Ok(Look::Ended),
         Err(CommitError::Part { code: ErrorCode::NoNode | ErrorCode::BadVersion, .. }) => Ok(Look::Again),
         Err(CommitError::Part { code, .. }) => Err(refusal::refused(id.path(), code).into()),
         Err(CommitError::FenceMoved) => Ok(Look::Again),

@@ -298,6 +298,12 @@ impl Slot {
         matches!(self.state().end, None | Some(Err(Error::BackendUnavailable)))
     }
 
+    /// Whether this stream still counts, and has not been told how its lock stands because that was not found out.
+    pub(super) fn is_unverified(&self, stream: u64) -> bool {
+        let state = self.state();
+        state.stream == stream && matches!(state.phase, Phase::Unverified(_))
+    }
+
     /// Waits for a final order.
     pub(super) async fn ordered(&self) -> Order {
         let mut orders = self.order.subscribe();

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::id::LockId;
 use super::slot::Slot;
+use super::terms::until;
 use crate::error::Error;
 use crate::types::FencingToken;
 
@@ -60,21 +61,24 @@ pub(crate) struct Acquisition {
     slot: Arc<Slot>,
     stream: u64,
     news: watch::Receiver<()>,
-    superseded: bool,
+    /// Until when the lock that it came back to has to be found to stand.
+    deadline: Option<Instant>,
+    is_over: bool,
 }
 
 impl Acquisition {
-    /// A new stream for a lock, which takes over from the one before; `None` when the lock is over.
-    pub(super) fn attach(slot: Arc<Slot>) -> Option<Self> {
+    /// A new stream for a lock, which takes over from the one before; `None` when the lock is over. If it was held, and
+    /// is not found to stand still before the deadline, the stream ends, and the lock is kept.
+    pub(super) fn attach(slot: Arc<Slot>, deadline: Option<Instant>) -> Option<Self> {
         let stream = slot.attach()?;
-        Some(Self { stream, news: slot.news(), slot, superseded: false })
+        Some(Self { stream, news: slot.news(), slot, deadline, is_over: false })
     }
 
     /// A stream that only tells an error.
     pub(super) fn failed(id: LockId, error: Error) -> Self {
         let slot = Slot::new(id, None);
         slot.end(Err(error));
-        Self { stream: 0, news: slot.news(), slot, superseded: false }
+        Self { stream: 0, news: slot.news(), slot, deadline: None, is_over: false }
     }
 
     /// The next thing to tell. An error is the last item; `None` is the end, and without an error before it says that
@@ -84,16 +88,24 @@ impl Acquisition {
     /// Safe: nothing is taken before the future is ready. What it gives counts as told.
     pub(crate) async fn next(&mut self) -> Option<Result<LockEvent, Error>> {
         loop {
-            if self.superseded {
+            if self.is_over {
                 return None;
             }
             self.news.mark_unchanged();
             if let Some(item) = self.slot.take(self.stream, Instant::now()) {
-                self.superseded = matches!(item, Some(Err(Error::Superseded { .. })));
+                self.is_over = matches!(item, Some(Err(Error::Superseded { .. })));
                 return item;
             }
-            if self.news.changed().await.is_err() {
-                return None;
+            tokio::select! {
+                biased;
+                changed = self.news.changed() => changed.ok()?,
+                () = until(self.deadline) => {
+                    self.deadline = None;
+                    if self.slot.is_unverified(self.stream) {
+                        self.is_over = true;
+                        return Some(Err(Error::BackendUnavailable));
+                    }
+                }
             }
         }
     }
@@ -119,7 +131,7 @@ mod tests {
 
     fn lasting_stream(ttl: Option<Duration>) -> (Arc<Slot>, Acquisition) {
         let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), ttl);
-        let acquisition = Acquisition::attach(slot.clone()).unwrap();
+        let acquisition = Acquisition::attach(slot.clone(), None).unwrap();
         (slot, acquisition)
     }
 
@@ -213,7 +225,7 @@ mod tests {
         assert_eq!(all(&mut acquisition), ["queued", "held"]);
         drop(acquisition);
         assert!(matches!(*slot.orders().borrow(), Order::Keep(_)));
-        let mut acquisition = Acquisition::attach(slot.clone()).unwrap();
+        let mut acquisition = Acquisition::attach(slot.clone(), None).unwrap();
         assert_eq!(all(&mut acquisition), ["queued"], "told before it was verified");
         assert!(slot.held(FencingToken(7)));
         assert_eq!(all(&mut acquisition), ["held"]);
@@ -221,7 +233,7 @@ mod tests {
         assert!(slot.held(FencingToken(7)));
         drop(acquisition);
         assert_eq!(slot.ordered().await, Order::Drop);
-        assert!(Acquisition::attach(slot).is_none());
+        assert!(Acquisition::attach(slot, None).is_none());
     }
 
     #[tokio::test]
@@ -231,7 +243,7 @@ mod tests {
         assert_eq!(all(&mut first), ["queued", "held"]);
         let looked_at_for = slot.stream();
         drop(first);
-        let mut second = Acquisition::attach(slot.clone()).unwrap();
+        let mut second = Acquisition::attach(slot.clone(), None).unwrap();
         slot.still_held(looked_at_for, FencingToken(7));
         slot.still_suspended(looked_at_for, Instant::now());
         assert_eq!(all(&mut second), ["queued"]);
@@ -247,7 +259,7 @@ mod tests {
         slot.queued(1, Arc::default());
         assert!(slot.held(FencingToken(7)));
         assert_eq!(all(&mut first), ["queued", "held"]);
-        let mut second = Acquisition::attach(slot.clone()).unwrap();
+        let mut second = Acquisition::attach(slot.clone(), None).unwrap();
         assert_eq!(all(&mut first), ["error", "end"]);
         drop(first);
         assert_eq!(*slot.orders().borrow(), Order::Go);

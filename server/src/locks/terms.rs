@@ -39,8 +39,6 @@ pub(super) struct Terms {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grant {
     pub(super) token: FencingToken,
-    /// When the write was sent that made it: evidence of the session, as a heartbeat's is.
-    pub(super) sent_at: Option<Instant>,
 }
 
 impl Wait {

@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::types::{Generation, NodePath};
 use crate::value::Value;
 use crate::zk::Zk;
+use crate::zk::layout::is_in_lock_queue;
 
 /// How many inputs may wait for the task; a stream whose input finds no place is not read meanwhile.
 const QUEUE: usize = 4096;
@@ -165,6 +166,10 @@ impl Turn<'_> {
     pub(crate) fn request(self, request: Request) {
         let stream = self.stream;
         self.permit.send(Message::Input(match request {
+            // It would count as a contender.
+            Request::Set { path, .. } if is_in_lock_queue(&path) => {
+                Input::Reject { stream, path: path.as_str().to_owned(), error: Error::HasRegistrations { path } }
+            }
             Request::Set { path, value, bytes, generation, exclusive, created } => {
                 Input::Set { stream, path, value, bytes, generation, exclusive, created }
             }

@@ -74,6 +74,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { reader, buffer: BytesMut::new() }
     }
 
+    /// Whether a frame has come in part.
+    pub(super) fn is_amid_frame(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// The next frame's body.
     ///
     /// # Cancellation

@@ -20,6 +20,12 @@ pub(crate) fn lock_queue(path: &NodePath) -> NodePath {
     NodePath::trusted(format!("{path}-{LOCK_MARK}"))
 }
 
+/// Whether a path, or one above it, is named as a [`lock_queue`] is: what stands there is, or would be in the way of, a
+/// lock's contenders.
+pub(crate) fn is_in_lock_queue(path: &NodePath) -> bool {
+    std::iter::successors(Some(path.clone()), NodePath::parent).any(|path| is_lock_queue(&path))
+}
+
 /// Whether a path is named as a [`lock_queue`] is.
 pub(crate) fn is_lock_queue(path: &NodePath) -> bool {
     path.name().strip_suffix(LOCK_MARK).is_some_and(|name| name.ends_with('-'))
@@ -34,6 +40,8 @@ mod tests {
         let queue = lock_queue(&NodePath::trusted("/a/foo"));
         assert_eq!(queue.as_str(), "/a/foo-__lock__");
         assert!(is_lock_queue(&queue) && !is_lock_queue(&NodePath::trusted("/a/foo__lock__")));
-        assert!(!is_lock_queue(&NodePath::trusted("/a-__lock__/foo")));
+        let contender = NodePath::trusted("/a-__lock__/foo");
+        assert!(is_in_lock_queue(&queue) && is_in_lock_queue(&contender) && is_in_lock_queue(&contender.join("x")));
+        assert!(!is_lock_queue(&contender) && !is_in_lock_queue(&NodePath::trusted("/a/foo__lock__")));
     }
 }

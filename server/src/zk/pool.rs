@@ -1,8 +1,8 @@
 //! The sessions that hold ephemerals: registrations, contenders and leases.
 //!
-//! Each has a fence, made before anything else, and a heartbeat: a write to the fence every eighth of its time-out, whose
-//! answer is the evidence that the session lives. Closing one is left to ZooKeeper's time-out, always: an ephemeral that
-//! was acknowledged must not go because a replica does.
+//! Each has a fence, made before anything else, and a heartbeat: a write to the fence every eighth of its time-out, so
+//! that there is always an answer that is evidence that the session lives. Closing one is left to ZooKeeper's time-out,
+//! always: an ephemeral that was acknowledged must not go because a replica does.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -35,7 +35,6 @@ struct Inner {
     id: SessionId,
     session: Session,
     writer: Writer,
-    evidence: watch::Receiver<Instant>,
     path_bytes: AtomicUsize,
 }
 
@@ -76,9 +75,14 @@ impl Owner {
         writer::send_one(self.session(), Vec::new(), ops)
     }
 
-    /// When the last write that ZooKeeper answered was sent; moves with every heartbeat.
+    /// The session's evidence; moves with every heartbeat at least. See [`Session::evidence`].
     pub(crate) fn evidence(&self) -> watch::Receiver<Instant> {
-        self.0.evidence.clone()
+        self.session().evidence()
+    }
+
+    /// How old the evidence of a session may grow before it is in doubt.
+    pub(crate) fn overdue(&self) -> Duration {
+        self.heartbeat_interval() * 2
     }
 
     /// Until when the session certainly stands, by this evidence: nothing of it can have been given to another before.
@@ -154,9 +158,8 @@ impl Pool {
     /// Room for an ephemeral's path in the connected session that holds least. `None`: none is connected, or all are
     /// full and another is being opened; [`Pool::owners`] changes when it is there.
     pub(crate) fn room(&self, path_bytes: usize) -> Option<Room> {
-        let owners = self.owners.borrow().clone();
-        let connected = || owners.iter().filter(|owner| owner.session().is_up());
-        let least = connected().min_by_key(|owner| owner.0.path_bytes.load(Ordering::Acquire))?;
+        let connected = self.connected();
+        let least = connected.iter().min_by_key(|owner| owner.0.path_bytes.load(Ordering::Acquire))?;
         let room = least.try_room(path_bytes);
         if room.is_none() {
             self.grow.notify_one();
@@ -168,8 +171,7 @@ impl Pool {
     /// ours, as far as it has room. Its fence is written with each multi, and who shares a writer does not get in each
     /// other's way.
     pub(crate) fn room_for_taken(&self, path_bytes: usize, from: SessionId) -> Option<Room> {
-        let owners = self.owners.borrow().clone();
-        let connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).collect();
+        let connected = self.connected();
         let count = u64::try_from(connected.len()).unwrap_or(1).max(1);
         let index = usize::try_from(BuildHasherDefault::<DefaultHasher>::default().hash_one(from) % count);
         let usual = connected.get(index.unwrap_or_default())?;
@@ -178,10 +180,23 @@ impl Pool {
 
     /// A connected session, for requests that leave no ephemeral.
     pub(crate) fn any(&self) -> Result<Owner, Error> {
+        let mut connected = self.connected();
+        if connected.is_empty() {
+            return Err(Error::NotSent);
+        }
+        Ok(connected.swap_remove(rand::random_range(0..connected.len())))
+    }
+
+    /// The connected sessions; without those whose evidence is overdue, if there are others: their server may hang.
+    fn connected(&self) -> Vec<Owner> {
+        let now = Instant::now();
+        let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
         let owners = self.owners.borrow().clone();
-        let connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).collect();
-        let index = rand::random_range(0..connected.len().max(1));
-        connected.get(index).map(|owner| (*owner).clone()).ok_or(Error::NotSent)
+        let mut connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).cloned().collect();
+        if connected.iter().any(is_fresh) {
+            connected.retain(is_fresh);
+        }
+        connected
     }
 }
 
@@ -283,29 +298,25 @@ fn exists_is_fine(result: Result<(), Error>) -> Result<(), Error> {
 /// Puts the session into the list, and keeps its writer and its heartbeat going.
 async fn own(session: Session, id: SessionId, owners: &watch::Sender<Owners>) {
     let (writer, writing) = Writer::start(session.clone(), layout::fence(id));
-    let (evidence_tx, evidence) = watch::channel(Instant::now());
-    let owner = Owner(Arc::new(Inner { id, session, writer, evidence, path_bytes: AtomicUsize::new(0) }));
+    let owner = Owner(Arc::new(Inner { id, session, writer, path_bytes: AtomicUsize::new(0) }));
     owners.send_modify(|owners| Arc::make_mut(owners).push(owner.clone()));
     tokio::select! {
         () = writing => {}
-        () = heartbeat(&owner, &evidence_tx) => {}
+        () = heartbeat(&owner) => {}
     }
 }
 
 /// Writes to the fence, an interval after the last answer; at once after every connect.
-async fn heartbeat(owner: &Owner, evidence: &watch::Sender<Instant>) {
+async fn heartbeat(owner: &Owner) {
     let mut link = owner.session().link();
     while owner.session().connected().await {
         link.mark_unchanged();
         let moves = owner.writer().moves();
         match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: Vec::new() }).await {
-            Ok(committed) => {
-                evidence.send_modify(|last| *last = committed.sent_at.max(*last));
-                tokio::select! {
-                    () = tokio::time::sleep(owner.heartbeat_interval()) => {}
-                    _ = link.changed() => {}
-                }
-            }
+            Ok(_) => tokio::select! {
+                () = tokio::time::sleep(owner.heartbeat_interval()) => {}
+                _ = link.changed() => {}
+            },
             Err(CommitError::Zk(Error::SessionExpired)) => return,
             // The fence moved, or the connection did: again, once the writer knows more.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,

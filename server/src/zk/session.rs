@@ -8,6 +8,8 @@
 //! - A server that is behind what this session has seen is refused (by its own check of our last zxid). When that is
 //!   all of them, for longer than the session can have lived, they are asked whether it is over: ZooKeeper was restored
 //!   from a backup, or lost its data.
+//! - A server that leaves a request without an answer for a third of the session time-out, and gives none to any other
+//!   meanwhile, is left for another one: well before what rests on the session's evidence is in doubt for too long.
 //! - Watch events reach [`Watches`] before the answer of any later read of the session does.
 //!
 //! This speaks the protocol itself: the crate `zookeeper-client` can't cap its reconnection or stop a client that is
@@ -65,8 +67,6 @@ pub(crate) struct Answer {
     pub(crate) zxid: Zxid,
     /// The body.
     pub(crate) response: Response,
-    /// When the request was handed to the connection.
-    pub(crate) sent_at: Instant,
     /// With [`Session::submit_on`] and a mailbox: the events that came before this answer. Empty otherwise.
     pub(crate) events: Batch,
 }
@@ -76,6 +76,7 @@ pub(crate) struct Answer {
 pub(crate) struct Session {
     commands: mpsc::Sender<Command>,
     link: watch::Receiver<Link>,
+    evidence: watch::Receiver<Instant>,
     watches: Arc<Watches>,
     identity: Arc<Mutex<Identity>>,
     config: Arc<Config>,
@@ -118,6 +119,7 @@ impl Session {
     ) -> (Self, impl Future<Output = ()> + Send + use<> + 'static) {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (link_tx, link) = watch::channel(Link::Down);
+        let (evidence_tx, evidence) = watch::channel(Instant::now());
         let identity = Arc::new(Mutex::new(Identity {
             id: 0,
             password: Bytes::new(),
@@ -125,9 +127,16 @@ impl Session {
             last_zxid: 0,
             last_heard: None,
         }));
-        let session =
-            Self { commands, link, watches: watches.clone(), identity: identity.clone(), config: config.clone() };
-        let task = Task { config, queue, link: link_tx, watches, identity, epoch: 0, next_xid: 1 };
+        let session = Self {
+            commands,
+            link,
+            evidence,
+            watches: watches.clone(),
+            identity: identity.clone(),
+            config: config.clone(),
+        };
+        let task =
+            Task { config, queue, link: link_tx, evidence: evidence_tx, watches, identity, epoch: 0, next_xid: 1 };
         (session, task.run())
     }
 
@@ -219,6 +228,13 @@ impl Session {
         lock(&self.identity).timeout
     }
 
+    /// When the last write was sent that ZooKeeper has carried out; before the first, when the session was started. A
+    /// ping or a read is no evidence of a session: a server that is cut off from the others answers them. Closed when
+    /// the session is over.
+    pub(crate) fn evidence(&self) -> watch::Receiver<Instant> {
+        self.evidence.clone()
+    }
+
     /// The last transaction that this session knows of.
     pub(super) fn last_zxid(&self) -> Zxid {
         Zxid(lock(&self.identity).last_zxid)
@@ -243,6 +259,7 @@ struct Task {
     config: Arc<Config>,
     queue: mpsc::Receiver<Command>,
     link: watch::Sender<Link>,
+    evidence: watch::Sender<Instant>,
     watches: Arc<Watches>,
     identity: Arc<Mutex<Identity>>,
     epoch: u64,
@@ -354,9 +371,9 @@ impl Task {
         let timeout = lock(&self.identity).timeout;
         let pending = Mutex::new(VecDeque::new());
         let end = {
-            let mut reading = pin!(read_frames(reader, &pending, &self.watches, &self.identity, &self.config, timeout));
-            let mut writing =
-                pin!(write_requests(writer, &pending, &mut self.queue, &mut self.next_xid, self.epoch, timeout));
+            let Self { watches, identity, evidence, config, queue, next_xid, epoch, .. } = self;
+            let mut reading = pin!(read_frames(reader, &pending, watches, identity, evidence, config, timeout));
+            let mut writing = pin!(write_requests(writer, &pending, queue, next_xid, *epoch, timeout));
             tokio::select! {
                 cause = &mut reading => End::Broken(cause),
                 end = &mut writing => end,
@@ -427,23 +444,37 @@ fn write_request(
     lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), mailbox, reply });
 }
 
-/// Reads until the connection breaks, and says why it did. A server that is silent for two thirds of the time-out,
-/// though it is pinged every third, counts as gone.
+/// Reads until the connection breaks, and says why it did. A server that leaves requests without an answer for a third
+/// of the time-out counts as gone; so does one that is silent for two thirds, though it is pinged every third.
 async fn read_frames(
     mut reader: FrameReader<OwnedReadHalf>,
     pending: &Mutex<VecDeque<Pending>>,
     watches: &Watches,
     identity: &Mutex<Identity>,
+    evidence: &watch::Sender<Instant>,
     config: &Config,
     timeout: Duration,
 ) -> String {
+    let mut heard = Instant::now();
+    let mut answered = heard;
     loop {
-        let frame = match tokio::time::timeout(timeout * 2 / 3, reader.next()).await {
-            Ok(Ok(frame)) => frame,
-            Ok(Err(error)) => return error.to_string(),
-            Err(_) => return format!("nothing heard for {} ms", (timeout * 2 / 3).as_millis()),
+        let frame = tokio::select! {
+            biased;
+            read = tokio::time::timeout_at(heard + timeout * 2 / 3, reader.next()) => match read {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return format!("nothing heard for {} ms", (timeout * 2 / 3).as_millis()),
+            },
+            // A long answer that is on its way may take its time.
+            () = unanswered(pending, answered, timeout / 3), if !reader.is_amid_frame() => {
+                if reader.is_amid_frame() {
+                    continue;
+                }
+                return format!("no answer for {} ms", (timeout / 3).as_millis());
+            }
         };
-        lock(identity).last_heard = Some(Instant::now());
+        heard = Instant::now();
+        lock(identity).last_heard = Some(heard);
         let mut decoder = Decoder::new(frame);
         let header = match ReplyHeader::decode(&mut decoder) {
             Ok(header) => header,
@@ -464,11 +495,25 @@ async fn read_frames(
                     let mut identity = lock(identity);
                     identity.last_zxid = identity.last_zxid.max(header.zxid);
                 }
-                if let Err(cause) = answer(header, &mut decoder, pending, config) {
+                answered = heard;
+                if let Err(cause) = answer(header, &mut decoder, pending, evidence, config) {
                     return cause;
                 }
             }
         }
+    }
+}
+
+/// Waits until the oldest request has had no answer for so long, and none other has since `answered`. However much is
+/// under way: who answers one after the other is alive.
+async fn unanswered(pending: &Mutex<VecDeque<Pending>>, answered: Instant, patience: Duration) {
+    loop {
+        let (now, oldest) = (Instant::now(), lock(pending).front().map(|request| request.sent_at));
+        let overdue_at = oldest.map_or(now, |sent_at| sent_at.max(answered)) + patience;
+        if now >= overdue_at {
+            return;
+        }
+        tokio::time::sleep_until(overdue_at).await;
     }
 }
 
@@ -477,6 +522,7 @@ fn answer(
     header: ReplyHeader,
     decoder: &mut Decoder,
     pending: &Mutex<VecDeque<Pending>>,
+    evidence: &watch::Sender<Instant>,
     config: &Config,
 ) -> Result<(), String> {
     let Some(request) = lock(pending).pop_front().filter(|request| request.xid == header.xid) else {
@@ -491,11 +537,14 @@ fn answer(
     }
     match Response::decode(op_code, decoder) {
         Ok(mut response) => {
+            if is_carried_out_write(op_code, &response) {
+                evidence.send_replace(sent_at);
+            }
             if !config.chroot.is_empty() {
                 response.map_paths(&|path| config.inner(path));
             }
             let events = mailbox.as_ref().map(|mailbox| mailbox.take()).unwrap_or_default();
-            let answer = Answer { zxid: Zxid(header.zxid), response, sent_at, events };
+            let answer = Answer { zxid: Zxid(header.zxid), response, events };
             if let (Err(Ok(answer)), Some(mailbox)) = (reply.send(Ok(answer)), mailbox) {
                 mailbox.put_back(answer.events);
             }
@@ -505,5 +554,69 @@ fn answer(
             drop(reply.send(Err(Error::OutcomeUnknown)));
             Err(error.to_string())
         }
+    }
+}
+
+/// Whether an answer shows that the leader knew the session when it was asked.
+fn is_carried_out_write(op_code: OpCode, response: &Response) -> bool {
+    match (op_code, response) {
+        (OpCode::Multi, Response::Parts(parts)) => parts.iter().all(Result::is_ok),
+        (OpCode::Create | OpCode::Create2 | OpCode::Delete | OpCode::SetData, _) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use rollcall_embedded::Embedded;
+    use rollcall_wire::CreateMode;
+
+    use super::super::calls::{create, delete};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_that_is_carried_out_is_evidence_and_no_read_or_refusal_is() {
+        let embedded = Embedded::bind("127.0.0.1:0".parse().unwrap(), rollcall_embedded::Config::default());
+        let embedded = embedded.await.unwrap();
+        let hosts = vec![embedded.local_addr().to_string()];
+        let config = Config { hosts, chroot: String::new(), session_timeout: Duration::from_secs(20), sessions: 1 };
+        let (session, life) = Session::start(Arc::new(config), Arc::default());
+        let evidence = session.evidence();
+        let steps = async {
+            assert!(session.connected().await);
+            let make = |path: &str| create(path, Bytes::new(), CreateMode::Persistent);
+            let moves = |before: Instant| *evidence.borrow() > before;
+            for write in [make("/a"), Request::Multi(vec![make("/b"), make("/c")]), delete("/c", -1)] {
+                let before = *evidence.borrow();
+                session.submit(write).await.unwrap();
+                assert!(moves(before));
+            }
+            let before = *evidence.borrow();
+            session.submit(Request::Exists { path: "/a".to_owned(), watch: false }).await.unwrap();
+            session.submit(Request::Sync { path: "/a".to_owned() }).await.unwrap();
+            session.submit(make("/a")).await.unwrap_err();
+            session.submit(Request::Multi(vec![make("/d"), make("/a")])).await.unwrap();
+            assert!(!moves(before));
+        };
+        tokio::select! {
+            () = steps => {}
+            () = life => panic!("the session stands"),
+            () = embedded.run(std::future::pending()) => panic!("the server runs"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_given_up_when_it_answers_nothing_and_not_when_it_is_slow() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let pending = Mutex::new(VecDeque::new());
+        let is_given_up = |answered, patience| unanswered(&pending, answered, patience).now_or_never().is_some();
+        let now = Instant::now();
+        assert!(!is_given_up(now, HOUR), "nothing was asked");
+        let reply = oneshot::channel().0;
+        lock(&pending).push_back(Pending { xid: 1, op_code: OpCode::Exists, sent_at: now, mailbox: None, reply });
+        assert!(!is_given_up(now, HOUR), "it has just been asked");
+        assert!(is_given_up(now, Duration::ZERO));
+        assert!(!is_given_up(now + HOUR, Duration::ZERO), "it has answered another request since");
     }
 }

@@ -184,7 +184,13 @@ impl Watches {
             });
             inner.sweep_above = 2 * inner.once.len() + SWEEP_SLACK;
         }
-        inner.once.entry(path.into()).or_default().push(fire);
+        let waiting = inner.once.entry(path.into()).or_default();
+        if waiting.len() == waiting.capacity() {
+            // Of a node that does not change, no event would ever take them away.
+            waiting.retain(|waiter| !waiter.is_closed());
+            waiting.reserve(waiting.len());
+        }
+        waiting.push(fire);
         watch
     }
 
@@ -370,6 +376,20 @@ mod tests {
         assert!(lock(&watches.inner).once.len() <= SWEEP_SLACK + 4);
         assert!(lock(&watches.inner).once.contains_key("/kept"));
         drop(kept);
+    }
+
+    #[test]
+    fn watches_of_one_node_that_nobody_waits_for_are_dropped() {
+        let watches = Watches::default();
+        let kept: Vec<_> = (0..10).map(|_| watches.once("/same")).collect();
+        for _ in 0..100_000 {
+            drop(watches.once("/same"));
+        }
+        assert!(lock(&watches.inner).once["/same"].capacity() <= 64);
+        watches.dispatch(&event("/same", EventKind::Deleted));
+        for mut watch in kept {
+            assert_eq!(watch.try_recv().unwrap(), Fired::Event(EventKind::Deleted));
+        }
     }
 
     #[tokio::test]

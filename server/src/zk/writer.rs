@@ -17,7 +17,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use rollcall_wire::{CreateMode, ErrorCode, Request, Response};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::Error;
 use super::calls::set_data;
@@ -85,8 +84,6 @@ pub(crate) struct Committed {
     pub(crate) zxid: Zxid,
     /// The answers to the unit's operations. The stat of a create may be empty, if the node was replaced at once.
     pub(crate) parts: Vec<Response>,
-    /// When it was handed to the connection.
-    pub(crate) sent_at: Instant,
 }
 
 /// Why a unit was not carried out, or is not known to have been.
@@ -576,11 +573,7 @@ fn send(
         let mut parts = results.into_iter().flatten().skip(guard_count);
         Ok(lengths
             .into_iter()
-            .map(|length| Committed {
-                zxid: answer.zxid,
-                parts: parts.by_ref().take(length).collect(),
-                sent_at: answer.sent_at,
-            })
+            .map(|length| Committed { zxid: answer.zxid, parts: parts.by_ref().take(length).collect() })
             .collect())
     }
 }

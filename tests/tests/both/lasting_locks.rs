@@ -388,6 +388,27 @@ async fn a_killed_replicas_lock_stands_for_its_ttl_and_is_then_freed_by_another(
 }
 
 #[tokio::test]
+async fn a_lock_whose_keeper_died_alone_is_freed_by_a_later_replica_that_counts_its_whole_ttl() {
+    let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
+    let (_stream, _) = take(&s.client, lasting("/alone", "me", SHORT)).await;
+    let (lease, record) = nodes(&s.bare, "/alone").await;
+    s.server.process().kill();
+    eventually("all fences are gone", SOON, async || {
+        let fences = s.bare.children("/.rollcall/fences").await.unwrap();
+        check(fences.is_empty(), || format!("{fences:?}"))
+    })
+    .await;
+    let ending = s.bare.ending(&lease).await;
+    let started = Instant::now();
+    let later = s.another_server().await;
+    let (mut waiter, _) = Locking::queue(&later.client().await, "/alone", "waiter").await;
+    let stood = ending.at().await - started;
+    assert!(stood >= SHORT, "it stood for {stood:?}");
+    waiter.held().await.unwrap();
+    assert!(!s.bare.exists(&record).await);
+}
+
+#[tokio::test]
 async fn the_holder_of_a_killed_replicas_lock_comes_back_on_another() {
     let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
     let other = s.another_server().await;
@@ -483,8 +504,8 @@ async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_tt
 
 #[tokio::test]
 async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
-    // Given up as dead after 2/3 of that: later than any test waits.
-    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "60s"]).await;
+    // Given up as dead after a third of that: later than any test waits.
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3m"]).await;
     let other = Server::start(&s.sandbox.hosts).await;
     let other_client = other.client().await;
     let (mut stream, held) = take(&other_client, lasting("/hangs", "me", LONG)).await;
@@ -497,5 +518,23 @@ async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
     // Who was told that it is not to be had has not taken it from anybody.
     drop(take(&s.client, lasting("/witness", "witness", LONG)).await);
     assert!(release(&other_client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn coming_back_to_the_keeper_itself_is_answered_in_time_while_its_connection_hangs() {
+    // Given up as dead after a third of that: later than any test waits.
+    let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3m"]).await;
+    let (stream, held) = take(&s.client, lasting("/hangs", "me", LONG)).await;
+    drop(stream);
+    s.proxy.set_traffic(Traffic::Stall);
+    for wait in [None, Some(span(Duration::from_millis(300)))] {
+        let request = AcquireLockRequest { wait, ..back("/hangs", &held.lock_id) };
+        refused(answer(&s.client, request).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
+    }
+    s.proxy.set_traffic(Traffic::Pass);
+    let (mut stream, found) = take(&s.client, back("/hangs", &held.lock_id)).await;
+    assert_eq!(found, held);
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
     stream.end().await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollcall_proto::v1::AcquireLockRequest;
 use rollcall_tests::bare::Bare;
-use rollcall_tests::client::{describe, refused, release, span, zero};
+use rollcall_tests::client::{Registration, describe, put, refused, release, set, span, text, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::wait::{SOON, check, eventually};
 use tonic::Code;
@@ -215,6 +215,48 @@ async fn a_path_that_is_no_lock_is_refused_and_left_alone() {
         };
         refused(answer, Code::FailedPrecondition, "NOT_A_LOCK");
         assert_eq!(s.bare.get(path).await.unwrap().data, before.data);
+    }
+}
+
+/// A durable node among the leases or the contenders of a lock would jam it for good.
+#[tokio::test]
+async fn no_call_makes_a_node_among_a_locks_own() {
+    let s = ARM.setting("locks").await;
+    let (holder, _) = Locking::take(&s.client, "/jobs", "holder").await;
+    s.bare.create("/gone-__lock__", b"").await;
+    let among = [
+        "/jobs/nightly",
+        "/jobs/deep/nightly",
+        "/jobs-__lock__",
+        "/jobs-__lock__/x__lock__0000000000",
+        "/jobs-__lock__/deep/nightly",
+        "/never-__lock__/x__lock__0000000000",
+        "/gone/nightly",
+    ];
+    for path in among {
+        let answer = match Locking::start(&s.client, lock(path, "me")).await {
+            Ok(mut stream) => stream.held().await,
+            Err(status) => Err(status),
+        };
+        refused(answer, Code::FailedPrecondition, "NOT_A_LOCK");
+        assert_eq!(
+            s.bare.get(path).await.map(|node| node.text().to_owned()),
+            (path == "/jobs-__lock__").then(String::new)
+        );
+    }
+    let mut stream = Registration::open(&s.client).await;
+    for path in among.into_iter().filter(|path| path.contains("__lock__")) {
+        stream.send(set(path, text("x"))).await;
+        let rejected = stream.rejected().await;
+        assert_eq!(rejected.path, path);
+        assert_eq!(rejected.reason, "HAS_REGISTRATIONS");
+        if path.matches('/').count() > 1 {
+            refused(put(&s.client, path, text("x")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
+        }
+    }
+    drop(holder);
+    for path in ["/jobs", "/never"] {
+        Locking::take(&s.client, path, "next").await;
     }
 }
 
