@@ -109,6 +109,15 @@ impl State {
         self.node.is_some()
     }
 
+    /// Whether this was read of the path's own node before, and nothing else.
+    pub(super) fn is_as_read(&self, node: &NodeRead) -> bool {
+        match (node, &self.node) {
+            (NodeRead::Present(read), Some(known)) => read == known,
+            (NodeRead::Absent(ancestor), None) => Revision(*ancestor) <= self.revision,
+            _ => false,
+        }
+    }
+
     /// Moves on to a later moment, of which everything that differs was read.
     ///
     /// The revision never falls: what goes away leaves its mark in a parent's pzxid, which is larger than all it had.
