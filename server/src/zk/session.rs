@@ -32,7 +32,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::connection::{self, FrameReader};
+use super::connection::{self, Frame, FrameReader};
 use super::watches::{Batch, Event, Mailbox, Watches};
 use super::{Config, Error};
 use crate::types::{SessionId, Zxid};
@@ -444,7 +444,11 @@ async fn read_frames(
             Err(_) => return format!("nothing heard for {} ms", (timeout * 2 / 3).as_millis()),
         };
         lock(identity).last_heard = Some(Instant::now());
-        let mut decoder = Decoder::new(frame);
+        let too_large = match &frame {
+            Frame::Whole(_) => None,
+            Frame::TooLarge(_, length) => Some(Error::AnswerTooLarge(*length)),
+        };
+        let mut decoder = Decoder::new(frame.into_bytes());
         let header = match ReplyHeader::decode(&mut decoder) {
             Ok(header) => header,
             Err(error) => return error.to_string(),
@@ -464,7 +468,7 @@ async fn read_frames(
                     let mut identity = lock(identity);
                     identity.last_zxid = identity.last_zxid.max(header.zxid);
                 }
-                if let Err(cause) = answer(header, &mut decoder, pending, config) {
+                if let Err(cause) = answer(header, too_large, &mut decoder, pending, config) {
                     return cause;
                 }
             }
@@ -475,6 +479,7 @@ async fn read_frames(
 /// Hands a reply to whoever waits for it; an error ends the connection.
 fn answer(
     header: ReplyHeader,
+    too_large: Option<Error>,
     decoder: &mut Decoder,
     pending: &Mutex<VecDeque<Pending>>,
     config: &Config,
@@ -483,6 +488,10 @@ fn answer(
         return Err("a reply out of order".to_owned());
     };
     let Pending { op_code, sent_at, mailbox, reply, .. } = request;
+    if let Some(error) = too_large {
+        drop(reply.send(Err(error)));
+        return Ok(());
+    }
     if let Some(code) = ErrorCode::from_wire(header.error) {
         let error = Error::from_reply(code);
         drop(reply.send(Err(error)));
