@@ -282,7 +282,7 @@ impl Task {
     /// Tries all servers in turn until one takes the session; `None` when it is over.
     async fn connect(&mut self) -> Option<(FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
         let mut pause = RECONNECT_FIRST;
-        let mut is_probe = false;
+        let (mut is_probe, mut no_probe_until) = (false, Instant::now());
         loop {
             let mut is_refused = false;
             // All are called, a little after each other: one that swallows packets must not hold up the others.
@@ -303,8 +303,11 @@ impl Task {
                     Err(error) => Err(error),
                 };
                 match opened {
-                    // The session stands; but this server may be behind, and is not read from.
-                    Ok((response, ..)) if response.timeout_ms > 0 && is_probe => {}
+                    // The session stands; but this server may be behind, and is not read from. It is left alone for as
+                    // long as the session can live now, which would never end otherwise.
+                    Ok((response, ..)) if response.timeout_ms > 0 && is_probe => {
+                        no_probe_until = Instant::now() + 2 * lock(&self.identity).timeout;
+                    }
                     Ok((response, reader, writer)) if response.timeout_ms > 0 => {
                         let mut identity = lock(&self.identity);
                         identity.id = response.session_id;
@@ -325,7 +328,7 @@ impl Task {
             }
             let identity = lock(&self.identity).clone();
             let is_overdue = identity.last_heard.is_some_and(|heard| heard.elapsed() > identity.timeout);
-            is_probe = is_refused && is_overdue && !is_probe;
+            is_probe = is_refused && is_overdue && !is_probe && Instant::now() >= no_probe_until;
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(RECONNECT_CAP);
