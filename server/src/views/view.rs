@@ -141,6 +141,12 @@ impl View {
         known.state.is_none() && !known.is_forbidden
     }
 
+    /// What it occupies in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let known = self.known();
+        known.ring.bytes() + known.state.as_ref().map_or(0, |state| state.bytes())
+    }
+
     /// Whether what is shown is up to date.
     pub(super) fn is_connected(&self) -> bool {
         self.known().backend == BackendState::Connected
