@@ -140,7 +140,7 @@ impl<'a> Line<'a> {
             }
             let Some((mut names, answer)) = under_way.pop_front() else { return Ok(()) };
             match take(answer).await {
-                Err(Failure::Zk(zk::Error::AnswerTooLarge(_))) if names.len() > 1 => {
+                Err(failure) if is_too_large(failure) && names.len() > 1 => {
                     batches.push_front(names.split_off(names.len() / 2));
                     batches.push_front(names);
                 }
@@ -181,7 +181,7 @@ impl<'a> Line<'a> {
                 sync.await?;
             }
             match take(answer).await {
-                Err(Failure::Zk(zk::Error::AnswerTooLarge(_))) if !last.is_empty() => {
+                Err(failure) if is_too_large(failure) && !last.is_empty() => {
                     ahead = vec![last.split_off(last.len() / 2)];
                 }
                 found => break (found?, last),
@@ -259,6 +259,12 @@ async fn take(answer: Pending) -> Result<Found, Failure> {
         Response::Parts(parts) => Ok(Found { parts: parts.into(), events: answer.events, zxid: answer.zxid }),
         _ => Err(Failure::Zk(zk::Error::OutcomeUnknown)),
     }
+}
+
+/// Whether less should be asked for. The embedded server refuses to answer more than it keeps for a reader.
+fn is_too_large(failure: Failure) -> bool {
+    use zk::Error::{AnswerTooLarge, Refused};
+    matches!(failure, Failure::Zk(AnswerTooLarge(_) | Refused(ErrorCode::MarshallingError)))
 }
 
 /// A node below, as one part of an answer has it.
