@@ -164,11 +164,11 @@ impl Task {
     async fn read_rounds(&self, line: &Line<'_>, mut rounds: Rounds, mut fresh: Option<State>) -> Result<(), Failure> {
         // Nor is a first look older than what this process has seen.
         let at_least = if fresh.is_some() { self.zk.last_zxid() } else { Zxid::default() };
-        let mut barrier = Barrier::new(at_least, Instant::now());
+        let mut barrier = Barrier::new(at_least);
         let mut is_undated = false;
         loop {
             // Whoever asks while a server is behind gets the next barrier: this one is not put off.
-            let asked = if barrier.is_behind { None } else { self.view.begin_barrier() };
+            let asked = if barrier.behind_since.is_some() { None } else { self.view.begin_barrier() };
             let is_new = barrier.renew(asked, || self.zk.last_zxid());
             let is_absent = fresh.as_ref().map_or_else(|| self.view.is_absent(), |state| !state.exists());
             let mut round = line.round(rounds.wanted(), is_absent || is_undated, is_new).await?;
@@ -184,8 +184,8 @@ impl Task {
             if fresh.is_none() && !rounds.are_due() && !self.view.owes_barrier() {
                 return Ok(());
             }
-            if barrier.is_behind {
-                tokio::time::sleep(LAG.max(barrier.begun.elapsed() / 4)).await;
+            if let Some(since) = barrier.behind_since {
+                tokio::time::sleep(LAG.max(since.elapsed() / 4)).await;
             }
         }
     }
@@ -240,33 +240,37 @@ impl Task {
 struct Barrier {
     number: u64,
     at_least: Zxid,
-    begun: Instant,
-    /// That the last read was.
-    is_behind: bool,
+    /// Since when the server has been found to be behind.
+    behind_since: Option<Instant>,
 }
 
 impl Barrier {
-    fn new(at_least: Zxid, now: Instant) -> Self {
-        Self { number: 0, at_least, begun: now, is_behind: false }
+    fn new(at_least: Zxid) -> Self {
+        Self { number: 0, at_least, behind_since: None }
     }
 
     /// Takes up a barrier that is asked for; whether there has to be a sync.
     fn renew(&mut self, asked: Option<u64>, at_least: impl FnOnce() -> Zxid) -> bool {
         if let Some(number) = asked.filter(|number| *number > self.number) {
-            *self = Self { number, ..Self::new(at_least(), Instant::now()) };
+            *self = Self { number, ..Self::new(at_least()) };
             return true;
         }
-        self.is_behind
+        self.behind_since.is_some()
     }
 
     /// The barrier, if any, that a read at this transaction is behind. A server that stays behind has lost its past, and is
     /// taken as it is.
     fn passed(&mut self, zxid: Zxid, now: Instant) -> u64 {
-        if now.duration_since(self.begun) >= FALLEN_BACK_AFTER {
-            self.at_least = self.at_least.min(zxid);
+        let since = self.behind_since.take().unwrap_or(now);
+        if !self.is_ahead_of(zxid) {
+            return self.number;
         }
-        self.is_behind = self.is_ahead_of(zxid);
-        if self.is_behind { 0 } else { self.number }
+        if now.duration_since(since) >= FALLEN_BACK_AFTER {
+            self.at_least = zxid;
+            return self.number;
+        }
+        self.behind_since = Some(since);
+        0
     }
 
     /// Whether what was read at this transaction is too old.
@@ -293,27 +297,31 @@ mod tests {
 
     #[test]
     fn a_barrier_waits_for_a_server_that_is_behind_but_not_for_ever() {
-        let mut barrier = Barrier::new(Zxid(0), Instant::now());
+        let mut barrier = Barrier::new(Zxid(0));
+        let now = Instant::now();
         assert!(!barrier.renew(None, || panic!("nobody asks")));
-        assert_eq!(barrier.passed(Zxid(3), Instant::now()), 0);
+        assert_eq!(barrier.passed(Zxid(3), now), 0);
         assert!(barrier.renew(Some(1), || Zxid(10)));
-        assert_eq!(barrier.passed(Zxid(9), barrier.begun), 0);
-        assert!(barrier.is_behind && barrier.renew(None, || panic!("it is the same barrier")));
-        assert_eq!(barrier.passed(Zxid(10), barrier.begun), 1);
+        assert_eq!(barrier.passed(Zxid(9), now), 0);
+        assert!(barrier.behind_since.is_some() && barrier.renew(None, || panic!("it is the same barrier")));
+        assert_eq!(barrier.passed(Zxid(10), now), 1);
         assert!(!barrier.renew(Some(1), || panic!("it is the same barrier")));
         assert!(barrier.renew(Some(2), || Zxid(20)));
-        let almost = barrier.begun + FALLEN_BACK_AFTER.mul_f64(0.9);
+        // However late it is: it has not been behind before.
+        let late = now + 10 * FALLEN_BACK_AFTER;
+        assert_eq!(barrier.passed(Zxid(9), late), 0);
+        let almost = late + FALLEN_BACK_AFTER.mul_f64(0.9);
         assert!((0..1000).all(|_| barrier.passed(Zxid(9), almost) == 0));
-        assert_eq!(barrier.passed(Zxid(9), barrier.begun + FALLEN_BACK_AFTER), 2);
-        assert!(!barrier.is_behind && !barrier.is_ahead_of(Zxid(9)));
+        assert_eq!(barrier.passed(Zxid(9), late + FALLEN_BACK_AFTER), 2);
+        assert!(barrier.behind_since.is_none() && !barrier.is_ahead_of(Zxid(9)));
     }
 
     #[test]
     fn a_moment_of_an_earlier_round_is_not_taken_for_what_the_last_one_reached() {
-        let mut barrier = Barrier::new(Zxid(10), Instant::now());
-        barrier.passed(Zxid(9), barrier.begun);
-        barrier.passed(Zxid(10), barrier.begun);
-        assert!(!barrier.is_behind);
+        let mut barrier = Barrier::new(Zxid(10));
+        barrier.passed(Zxid(9), Instant::now());
+        barrier.passed(Zxid(10), Instant::now());
+        assert!(barrier.behind_since.is_none());
         assert!(barrier.is_ahead_of(Zxid(9)) && !barrier.is_ahead_of(Zxid(10)));
     }
 
