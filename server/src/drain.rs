@@ -40,6 +40,12 @@ impl Drain {
         *self.0.borrow() == Phase::Serving
     }
 
+    /// Resolves when no new streams are taken any more.
+    pub(crate) async fn begun(&self) {
+        // The channel stands as long as this handle.
+        let _ = self.phases().wait_for(|phase| *phase != Phase::Serving).await;
+    }
+
     /// Tells of every step.
     pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
         self.0.subscribe()

@@ -256,5 +256,6 @@ fn translate(path: &NodePath, error: zk::Error) -> Error {
         zk::Error::NotSent => Error::BackendUnavailable,
         zk::Error::OutcomeUnknown | zk::Error::SessionExpired => Error::OutcomeUnknown { path: path.clone() },
         zk::Error::TooLarge(bytes) => refusal::too_large(path, bytes),
+        zk::Error::AnswerTooLarge(_) => Error::Internal { path: path.clone(), cause: error.to_string() },
     }
 }

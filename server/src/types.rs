@@ -180,6 +180,13 @@ number! {
     /// A ZooKeeper transaction id.
     Zxid
 }
+impl Zxid {
+    /// Of which leader it is a transaction: they count up.
+    pub(crate) fn epoch(self) -> i64 {
+        self.0 >> 32
+    }
+}
+
 number! {
     /// Which incarnation of a registration: the znode's czxid. A later one is always larger.
     Generation

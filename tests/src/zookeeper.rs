@@ -4,6 +4,7 @@
 //! Most tests share one standalone server a program, each in a chroot of its own: [`Arm`](crate::arm::Arm). Tests that
 //! kill or stop servers start their own.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use crate::bare::Bare;
 use crate::journal::Journal;
 use crate::process::{Process, Signal, scratch};
+use crate::proxy::Proxy;
 use crate::wait::{SOON, eventually};
 
 /// Which of the releases pinned in `tests/zookeeper/pom.xml`.
@@ -67,6 +69,8 @@ pub struct ZooKeeper {
     options: Options,
     nodes: Vec<Node>,
     directory: TempDir,
+    /// On the way from one server to the port where another one leads; none if they are connected directly.
+    links: HashMap<(usize, usize), Proxy>,
 }
 
 #[derive(Debug)]
@@ -99,17 +103,32 @@ impl ZooKeeper {
         zookeeper
     }
 
-    fn configured(options: Options, size: usize) -> ZooKeeper {
-        let directory = scratch("zookeeper");
-        let nodes: Vec<Node> = (0..size).map(|_| Node { address: free_address(), process: None }).collect();
-        let mut members = String::new();
-        if size > 1 {
-            for node in 1..=size {
-                let (peer, election) = (free_address().port(), free_address().port());
-                writeln!(members, "server.{node}=127.0.0.1:{peer}:{election}").unwrap();
-            }
+    /// Three servers with a leader, behind proxies from each other: see [`link`](Self::link).
+    pub async fn linked_ensemble(options: Options) -> ZooKeeper {
+        let mut links = HashMap::new();
+        let ports = ports(3);
+        for (from, to) in (0..3).flat_map(|from| (0..3).map(move |to| (from, to))).filter(|(from, to)| from != to) {
+            links.insert((from, to), Proxy::start((Ipv4Addr::LOCALHOST, ports[to].0).into()).await);
         }
+        let mut zookeeper = ZooKeeper::with_ports(options, &ports, links);
+        zookeeper.start_all();
+        zookeeper.ready().await;
+        zookeeper
+    }
+
+    fn configured(options: Options, size: usize) -> ZooKeeper {
+        ZooKeeper::with_ports(options, &ports(size), HashMap::new())
+    }
+
+    fn with_ports(options: Options, ports: &[(u16, u16)], links: HashMap<(usize, usize), Proxy>) -> ZooKeeper {
+        let directory = scratch("zookeeper");
+        let nodes: Vec<Node> = ports.iter().map(|_| Node { address: free_address(), process: None }).collect();
         for (index, node) in nodes.iter().enumerate() {
+            let mut members = String::new();
+            for (other, (peer, election)) in ports.iter().enumerate().filter(|_| ports.len() > 1) {
+                let peer = links.get(&(index, other)).map_or(*peer, |link| link.address().port());
+                writeln!(members, "server.{}=127.0.0.1:{peer}:{election}", other + 1).unwrap();
+            }
             let data = directory.path().join(format!("data-{index}"));
             fs::create_dir(&data).unwrap();
             fs::write(data.join("myid"), format!("{}\n", index + 1)).unwrap();
@@ -123,7 +142,7 @@ impl ZooKeeper {
             );
             fs::write(directory.path().join(format!("zoo-{index}.cfg")), configuration).unwrap();
         }
-        ZooKeeper { options, nodes, directory }
+        ZooKeeper { options, nodes, directory, links }
     }
 
     /// Where clients connect: `host:port,…`, without a chroot.
@@ -183,6 +202,37 @@ impl ZooKeeper {
         for node in 0..self.size() {
             if self.nodes[node].process.is_none() {
                 self.start(node);
+            }
+        }
+    }
+
+    /// The way of a server to another one that leads, in a [`linked_ensemble`](Self::linked_ensemble). A follower on a way
+    /// that stalls goes on answering what it knows, until five ticks are over.
+    pub fn link(&self, follower: usize, leader: usize) -> &Proxy {
+        &self.links[&(follower, leader)]
+    }
+
+    /// Kills every server, and keeps a copy of what is on their disks.
+    pub fn back_up(&mut self) {
+        self.kill_all();
+        self.copy_all("data", "backup");
+    }
+
+    /// Kills every server, and gives each what was on its disk when it was [backed up](Self::back_up).
+    pub fn restore(&mut self) {
+        for node in 0..self.size() {
+            self.forget(node);
+        }
+        self.copy_all("backup", "data");
+    }
+
+    fn copy_all(&self, from: &str, to: &str) {
+        for node in 0..self.size() {
+            let folder = |name| self.directory.path().join(format!("{name}-{node}/version-2"));
+            fs::create_dir_all(folder(to)).unwrap();
+            for file in fs::read_dir(folder(from)).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), folder(to).join(file.file_name())).unwrap();
             }
         }
     }
@@ -251,6 +301,11 @@ impl ZooKeeper {
     pub async fn sandbox(&self, name: &str) -> Sandbox {
         Sandbox::on(&self.hosts(), name).await
     }
+}
+
+/// Free ports for so many servers: to lead on, and to elect.
+fn ports(servers: usize) -> Vec<(u16, u16)> {
+    (0..servers).map(|_| (free_address().port(), free_address().port())).collect()
 }
 
 /// A chroot that no other test uses.

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use rollcall_proto::v1::GetRequest;
 use rollcall_proto::v1::register_response::Response;
+use rollcall_proto::v1::watch_response::Event;
+use rollcall_tests::arm::Arm;
+use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{
     Registration, cached, data, delete, get, latest, put, put_eventually, refused, retry_delay, set, shown, text,
 };
@@ -108,4 +111,35 @@ async fn the_loss_of_the_leader_costs_nothing_that_stands() {
     })
     .await;
     assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
+}
+
+/// What one read asks for at once comes to more than the embedded server answers. (A ZooKeeper of a test has not the memory
+/// for an answer that Rollcall does not read.)
+#[tokio::test]
+async fn what_is_too_large_for_one_answer_is_read_in_several() {
+    let own = Arm::Embedded.own(Options::default()).await;
+    let address = own.address().to_string();
+    let (server, bare) = (Server::start(&address).await, Bare::connect(&address).await);
+    let client = server.client().await;
+    let (data, long) = (vec![b'x'; 1_000_000], "y".repeat(240));
+    for number in 0..60 {
+        let path = format!("/large/{number}");
+        bare.create(&path, &data).await;
+        bare.create_many((0..600).map(|child| format!("{path}/{child}{long}")), b"").await;
+    }
+    let mut others = Vec::new();
+    for number in 0..4 {
+        others.push(Watching::start(&client, &format!("/other/{number}")).await);
+    }
+    let request = GetRequest { path: "/large".into(), recursive: true, page_size: 1, ..Default::default() };
+    let page = eventually("the subtree is read", 3 * SOON, async || {
+        client.clone().get(request.clone()).await.map_err(|status| format!("{status:?}"))
+    })
+    .await;
+    assert_eq!(page.into_inner().node.unwrap().children.keys().collect::<Vec<_>>(), ["0"]);
+    for (number, other) in others.iter_mut().enumerate() {
+        bare.create(&format!("/other/{number}"), b"x").await;
+        let next = other.step().await.event.unwrap();
+        assert!(matches!(next, Event::Delta(_)), "no word of the backend: {next:?}");
+    }
 }

@@ -13,6 +13,7 @@
 )]
 #![allow(clippy::duplicate_mod, reason = "one body, several arms")]
 
+mod behind;
 mod chaos;
 mod cli;
 mod clients;

@@ -35,6 +35,55 @@ const TRANSACTIONS: usize = 600;
 /// That many times at most, however slow the machine is.
 const MOST_FAULTS: usize = 200;
 
+/// What becomes of the replicas, and what readers and writers do meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// Short outages, in which no session ends; readers that are hardly ever far behind.
+    Gentle,
+    /// Outages that ZooKeeper sessions do not survive; readers that stay away until the ring has forgotten them.
+    Rough,
+}
+
+impl Course {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Course::Gentle => &[],
+            Course::Rough => &["--session-timeout", "3s"],
+        }
+    }
+
+    fn faults(self) -> usize {
+        match self {
+            Course::Gentle => FAULTS,
+            Course::Rough => FAULTS / 4,
+        }
+    }
+
+    /// For how long readers are away between two streams at most, in milliseconds.
+    fn absence(self) -> u64 {
+        match self {
+            Course::Gentle => 30,
+            Course::Rough => 1500,
+        }
+    }
+
+    /// What is behind the first line of some values: a few of them fill a ring.
+    fn padding(self) -> String {
+        match self {
+            Course::Gentle => String::new(),
+            Course::Rough => "x".repeat(32 * 1024),
+        }
+    }
+}
+
+/// What tells a value from others: its first line.
+fn first_line(mut value: Json) -> Json {
+    if let Some(Json::String(text)) = value.get_mut("text") {
+        text.truncate(text.find('\n').unwrap_or(text.len()));
+    }
+    value
+}
+
 /// A node as a reader has it, or as a writer wrote it.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
@@ -58,6 +107,7 @@ type Values = HashMap<(String, i64), Json>;
 
 /// What all tasks share.
 struct World {
+    course: Course,
     sandbox: Sandbox,
     /// Of the replicas that stand.
     clients: Mutex<Vec<Client>>,
@@ -150,18 +200,19 @@ async fn write_bare(world: Arc<World>, mut random: StdRng) {
             return;
         }
         let value = format!("bare {step}");
+        let data = format!("{value}\n{}", world.course.padding());
         let path = format!("{ROOT}/shared{}", random.random_range(0..6));
         match random.random_range(0..40) {
             0 => remove_all(&bare).await,
             1..10 => drop(client.delete(&path, None).await),
             10..25 => {
-                if let Ok(stat) = client.set_data(&path, value.as_bytes(), None).await {
+                if let Ok(stat) = client.set_data(&path, data.as_bytes(), None).await {
                     world.wrote(&path, stat.mzxid, &value);
                 }
             }
             _ => {
                 drop(client.mkdir(ROOT, &open).await);
-                if let Ok((stat, _)) = client.create(&path, value.as_bytes(), &open).await {
+                if let Ok((stat, _)) = client.create(&path, data.as_bytes(), &open).await {
                     world.wrote(&path, stat.mzxid, &value);
                 }
             }
@@ -195,8 +246,8 @@ struct Reader {
     /// Each state it has had, by its revision.
     history: Vec<State>,
     streams: usize,
-    /// How often it went on with a delta, and how often nothing had changed.
-    resumed: [usize; 2],
+    /// How often it went on with a delta, how often nothing had changed, and how often it began anew.
+    resumed: [usize; 3],
 }
 
 impl Reader {
@@ -217,7 +268,7 @@ impl Reader {
             is_partial: false,
             history: Vec::new(),
             streams: 0,
-            resumed: [0; 2],
+            resumed: [0; 3],
         }
     }
 
@@ -234,7 +285,7 @@ impl Reader {
             if std::mem::take(&mut self.is_partial) {
                 self.known = self.history.last().map(|state| state.known.clone()).unwrap_or_default();
             }
-            pause(&mut self.random, 30).await;
+            pause(&mut self.random, self.world.course.absence()).await;
         }
         self
     }
@@ -248,6 +299,7 @@ impl Reader {
                 match &message.event {
                     Some(Event::Delta(_)) => self.resumed[0] += 1,
                     Some(Event::Current(_)) => self.resumed[1] += 1,
+                    Some(Event::Snapshot(_)) => self.resumed[2] += 1,
                     _ => {}
                 }
             }
@@ -309,7 +361,7 @@ impl Reader {
     fn take_in(&mut self, node: v1::Node) {
         if node.exists {
             let stat = node.stat.unwrap();
-            let own = Seen { value: shown(node.value.as_ref()), mzxid: stat.mzxid };
+            let own = Seen { value: first_line(shown(node.value.as_ref())), mzxid: stat.mzxid };
             // Only the first part has the value.
             self.known.entry(String::new()).or_insert(own);
         }
@@ -342,7 +394,7 @@ impl Reader {
 
 impl Seen {
     fn new(child: &v1::Child) -> Seen {
-        Seen { value: shown(child.value.as_ref()), mzxid: child.stat.unwrap().mzxid }
+        Seen { value: first_line(shown(child.value.as_ref())), mzxid: child.stat.unwrap().mzxid }
     }
 }
 
@@ -422,7 +474,7 @@ async fn read_all(bare: &Bare) -> Copy {
         let path = format!("{ROOT}/{name}");
         let path = path.trim_end_matches('/');
         let node = bare.get(path).await.unwrap();
-        let value = if node.data.is_empty() { Json::Null } else { json!({ "text": node.text() }) };
+        let value = if node.data.is_empty() { Json::Null } else { first_line(json!({ "text": node.text() })) };
         let below = bare.children(path).await.unwrap();
         names.extend(below.iter().map(|child| format!("{name}/{child}").trim_start_matches('/').to_owned()));
         copy.insert(name, Seen { value, mzxid: node.stat.mzxid });
@@ -442,7 +494,8 @@ impl Replicas {
         let proxy = async || Proxy::start(world.sandbox.servers.parse().unwrap()).await;
         let proxies = [proxy().await, proxy().await];
         let hosts = proxies.each_ref().map(|proxy| format!("{}{}", proxy.address(), world.sandbox.chroot));
-        let servers = [Server::start(&hosts[0]).await, Server::start(&hosts[1]).await];
+        let start = async |hosts| Server::start_with(hosts, world.course.options()).await;
+        let servers = [start(&hosts[0]).await, start(&hosts[1]).await];
         let replicas = Replicas { world: world.clone(), proxies, servers };
         replicas.tell().await;
         replicas
@@ -457,17 +510,25 @@ impl Replicas {
     async fn break_something(&mut self, random: &mut StdRng) {
         let which = random.random_range(0..2);
         let proxy = &self.proxies[which];
-        match random.random_range(0..6) {
-            0 => {
+        let course = self.world.course;
+        match (random.random_range(0..6), course) {
+            (0, _) => {
                 self.servers[which].process().kill();
                 let hosts = format!("{}{}", proxy.address(), self.world.sandbox.chroot);
-                self.servers[which] = Server::start(&hosts).await;
+                self.servers[which] = Server::start_with(&hosts, course.options()).await;
                 self.tell().await;
             }
-            1 => {
+            (1, Course::Gentle) => {
                 proxy.refuse().await;
                 proxy.cut();
                 pause(random, 1500).await;
+                proxy.accept().await;
+            }
+            (_, Course::Rough) => {
+                proxy.refuse().await;
+                proxy.cut();
+                // ZooKeeper ends sessions on the boundaries of its ticks, which are a second.
+                tokio::time::sleep(Duration::from_millis(4500)).await;
                 proxy.accept().await;
             }
             _ => proxy.cut(),
@@ -477,12 +538,25 @@ impl Replicas {
 
 #[tokio::test]
 async fn every_state_that_any_reader_has_had_was_zookeepers_at_that_revision() {
+    let [deltas, currents, _] = replay(Course::Gentle).await;
+    assert!(deltas > 0 && currents > 0, "nobody went on from where it was");
+}
+
+#[tokio::test]
+async fn so_it_was_when_sessions_ended_and_the_past_was_forgotten() {
+    let [_, _, snapshots] = replay(Course::Rough).await;
+    assert!(snapshots > 0, "nobody was forgotten");
+}
+
+/// Gives how often readers went on with a delta, with nothing, and with a snapshot.
+async fn replay(course: Course) -> [usize; 3] {
     let seed: u64 = rand::random_range(0..u64::MAX / 2);
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let sandbox = Arm::ZooKeeper.sandbox("replay").await;
     let (clients, values) = (Mutex::default(), Mutex::default());
     let world = Arc::new(World {
+        course,
         sandbox,
         clients,
         values,
@@ -508,7 +582,8 @@ async fn every_state_that_any_reader_has_had_was_zookeepers_at_that_revision() {
         readers.spawn(Reader::new(world.clone(), number, seed).run());
     }
     let faults = async {
-        let is_enough = |faults| faults >= FAULTS && world.transactions.load(Ordering::Relaxed) >= TRANSACTIONS;
+        let is_enough =
+            |faults| faults >= course.faults() && world.transactions.load(Ordering::Relaxed) >= TRANSACTIONS;
         for _ in (0..MOST_FAULTS).take_while(|faults| !is_enough(*faults)) {
             replicas.break_something(&mut random).await;
             pause(&mut random, 800).await;
@@ -541,7 +616,7 @@ async fn every_state_that_any_reader_has_had_was_zookeepers_at_that_revision() {
     let truth = read_all(&bare).await;
     let mut values = std::mem::take(&mut *world.values.lock().unwrap());
     learn(&mut values, &done);
-    let (mut states, mut resumed) = (0, [0, 0]);
+    let (mut states, mut resumed) = (0, [0; 3]);
     for reader in &done {
         let expected = truth.iter().filter(|(name, _)| reader.request.recursive || !name.contains('/'));
         assert!(
@@ -554,8 +629,9 @@ async fn every_state_that_any_reader_has_had_was_zookeepers_at_that_revision() {
             reader.known
         );
         states += compare(reader, &events, &values);
-        resumed = [resumed[0] + reader.resumed[0], resumed[1] + reader.resumed[1]];
+        resumed = std::array::from_fn(|kind| resumed[kind] + reader.resumed[kind]);
     }
-    println!("{} transactions, {states} states compared, resumed with {resumed:?} deltas and currents", events.len());
-    assert!(resumed.iter().all(|count| *count > 0), "nobody went on from where it was");
+    println!("{} transactions, {states} states compared", events.len());
+    println!("resumed with {resumed:?} deltas, currents and snapshots");
+    resumed
 }

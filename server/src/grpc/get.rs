@@ -34,7 +34,12 @@ impl Service {
         let reader = self.views.open(&path, request.recursive)?;
         let reading = match &token {
             Some(token) => reader.pinned(token.revision).await?,
-            None => read(&reader, &request).await?,
+            None if request.wait.is_none() => read(&reader, &request).await?,
+            // A call that waits would hold up the way down, and there is no telling it to move but its end.
+            None => tokio::select! {
+                reading = read(&reader, &request) => reading?,
+                () = self.drain.begun() => return Err(Error::Draining),
+            },
         };
         let after = token.map(|token| token.after);
         let make = || page(&reading.state, after.as_ref(), page_size);

@@ -129,8 +129,8 @@ impl Attempt {
             zk::Error::SessionExpired => return Err(Stop::Again),
             zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
             zk::Error::Refused(code) => return Err(Stop::Failed(refusal::refused(&self.terms.path, code))),
-            zk::Error::TooLarge(bytes) => {
-                let cause = format!("a request of {bytes} bytes is over zookeeper's limit");
+            zk::Error::TooLarge(_) | zk::Error::AnswerTooLarge(_) => {
+                let cause = error.to_string();
                 return Err(Stop::Failed(Error::Internal { path: self.terms.path.clone(), cause }));
             }
         }

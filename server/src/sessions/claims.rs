@@ -292,9 +292,10 @@ impl Claims {
         match error {
             zk::Error::Refused(code) => Claimed::Refused(refusal::refused(path, code)),
             zk::Error::TooLarge(bytes) => Claimed::Refused(refusal::too_large(path, bytes)),
-            zk::Error::NotSent | zk::Error::OutcomeUnknown | zk::Error::SessionExpired => {
-                Claimed::Unavailable { attempted: claim.attempted }
-            }
+            zk::Error::NotSent
+            | zk::Error::OutcomeUnknown
+            | zk::Error::SessionExpired
+            | zk::Error::AnswerTooLarge(_) => Claimed::Unavailable { attempted: claim.attempted },
         }
     }
 

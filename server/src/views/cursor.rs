@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::ring::{Delta, Since};
 use super::state::State;
 use super::view::{BackendState, Known};
-use crate::types::Revision;
+use crate::types::{Revision, Zxid};
 
 /// What a watcher is told.
 #[derive(Debug, Clone)]
@@ -80,6 +80,7 @@ impl Cursor {
         }
         let step = match self.position {
             Position::Start(None) => Some(self.snapshot(known, state, false)),
+            Position::Start(Some(since)) if known.may_have_lost(since) => Some(self.snapshot(known, state, true)),
             Position::Start(Some(since)) => match known.ring.since(since) {
                 Since::Nothing => Some(self.current(known, state.revision)),
                 Since::Changes(delta) => Some(self.delta(known, state, delta)),
@@ -117,13 +118,18 @@ impl Cursor {
     }
 
     /// ZooKeeper has been asked and does not know of more than `known`, though the client has a later revision.
+    ///
+    /// A path's revision never falls in one history. So ZooKeeper has lost what the client was told of, if it is known to
+    /// have fallen back, or to have elected a leader since; a backup that is restored is often seen in nothing else. What
+    /// is left is a revision that dates something that is not seen here, such as a change further down.
     pub(super) fn settle(&mut self, known: &mut Known) -> Next {
         match (&known.state, self.position) {
             (Some(state), Position::Start(Some(since))) if state.revision < since => {
-                if known.zxid.0 < since.0 {
+                let since_zxid = Zxid(since.0);
+                let is_lost = known.zxid < since_zxid || known.zxid.epoch() > since_zxid.epoch();
+                if is_lost || known.fell_from.is_some() {
                     return Next::Tell(self.snapshot(known, state, true));
                 }
-                // The revision dates something that is not seen here, such as a change further down.
                 self.place(known, state.revision);
                 Next::Tell(Step::Current { revision: since })
             }
@@ -194,7 +200,7 @@ mod tests {
     use super::super::state::{Entry, NodeRead, Reads};
     use super::super::view::View;
     use super::*;
-    use crate::types::{NodePath, Stat, Zxid};
+    use crate::types::{NodePath, Stat};
 
     type Map = BTreeMap<String, Vec<u8>>;
 
@@ -371,6 +377,63 @@ mod tests {
         assert!(matches!(settled, Next::Tell(Step::Current { revision }) if revision.0 == zxid + 3));
         assert!(matches!(cursor.advance(&mut world.view.known()), Next::Wait));
         assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
+    }
+
+    /// A view of a path of this revision, as it was read at that transaction.
+    fn known_at(world: &World, revision: i64, zxid: i64) {
+        let mut state = State::empty(NodePath::trusted("/p"), false);
+        state.apply(NodeRead::Absent(revision), Reads::new(), Zxid(zxid));
+        world.view.show_whole(state, Zxid(zxid), 0);
+    }
+
+    fn is_reset(next: &Next) -> bool {
+        matches!(next, Next::Tell(Step::Snapshot { is_reset: true, .. }))
+    }
+
+    #[test]
+    fn who_was_told_more_than_there_is_under_a_later_leader_was_told_of_a_lost_past() {
+        let (first, second) = (5 << 32, 6 << 32);
+        for (zxid, expected) in [(first + 0x200, false), (second + 1, true)] {
+            let world = World::new(1, 30);
+            known_at(&world, first + 0x50, zxid);
+            let mut cursor = Cursor::new(Some(Revision(first + 0x100)), false);
+            assert!(matches!(cursor.advance(&mut world.view.known()), Next::CatchUp(_)));
+            let next = cursor.settle(&mut world.view.known());
+            assert_eq!(is_reset(&next), expected, "{next:?}");
+        }
+    }
+
+    #[test]
+    fn who_comes_back_after_a_fall_is_told_so_however_far_zookeeper_has_come_since() {
+        let world = World::new(1, 30);
+        known_at(&world, 200, 220);
+        // It was restored as it was at 100; the path did not change between 50 and 100.
+        known_at(&world, 50, 110);
+        known_at(&world, 50, 300);
+        for since in [150, 200, 250] {
+            let mut cursor = Cursor::new(Some(Revision(since)), false);
+            let mut next = cursor.advance(&mut world.view.known());
+            if let Next::CatchUp(_) = next {
+                next = cursor.settle(&mut world.view.known());
+            }
+            assert!(is_reset(&next), "{since}: {next:?}");
+        }
+        // Nor are those trusted that this new past has come to.
+        known_at(&world, 215, 400);
+        known_at(&world, 230, 400);
+        assert!(is_reset(&Cursor::new(Some(Revision(215)), false).advance(&mut world.view.known())));
+        let next = Cursor::new(Some(Revision(230)), false).advance(&mut world.view.known());
+        assert!(matches!(next, Next::Tell(Step::Current { .. })), "{next:?}");
+    }
+
+    #[test]
+    fn a_fall_is_seen_though_the_path_is_older_than_it() {
+        let world = World::new(1, 30);
+        known_at(&world, 50, 220);
+        let mut cursor = Cursor::new(None, false);
+        cursor.advance(&mut world.view.known());
+        known_at(&world, 50, 110);
+        assert!(is_reset(&cursor.advance(&mut world.view.known())));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::rounds::{Names, Round};
 use super::scope::{Scope, child_of};
 use super::state::{Entry, NodeRead, Reads, State};
-use crate::types::{NodePath, Zxid};
+use crate::types::Zxid;
 use crate::zk::{self, Answer, Batch, ErrorCode, Mailbox, Request, Response, Session, Subscription};
 
 /// How many nodes one multi read asks for: 60 of a mebibyte each stay below the gateway's 64 MiB.
@@ -82,16 +82,12 @@ impl<'a> Line<'a> {
         let mut state = State::empty(self.scope.path.clone(), self.scope.recursive);
         let sync = self.sync();
         let path = self.scope.path.as_str();
-        let head = self.submit([get_data(path), get_children(path)].into_iter().chain(self.ancestors()));
+        let head = self.submit([get_data(path), get_children(path)].into_iter());
         sync.await?;
         let mut found = take(head).await?;
         let mut named = self.scope.named(&found.events);
-        let node = node(&mut found, |found| drop(found.parts.pop_front()))?;
-        let Some(entry) = node else {
-            let ancestor = ancestor_pzxid(&found);
-            state.take_in(NodeRead::Absent(ancestor), Reads::new());
-            return Ok(Loaded { state, named });
-        };
+        // If it is absent, the round that follows dates that.
+        let Some(entry) = node(&mut found)? else { return Ok(Loaded { state, named }) };
         let mut reads = Reads::new();
         let mut level = self.listed("", &mut found);
         while !level.is_empty() {
@@ -109,21 +105,9 @@ impl<'a> Line<'a> {
         named: &mut Names,
     ) -> Result<Vec<Arc<str>>, Failure> {
         let recursive = self.scope.recursive;
-        let mut batches = batches(names).into_iter();
-        let mut under_way = VecDeque::new();
         let mut next_level = Vec::new();
-        loop {
-            while under_way.len() < PIPELINE {
-                let Some(names) = batches.next() else { break };
-                let requests = names.iter().flat_map(|name| {
-                    let path = self.scope.absolute(name);
-                    [Some(get_data(&path)), recursive.then(|| get_children(&path))].into_iter().flatten()
-                });
-                let answer = self.submit(requests);
-                under_way.push_back((names, answer));
-            }
-            let Some((names, answer)) = under_way.pop_front() else { return Ok(next_level) };
-            let mut found = take(answer).await?;
+        let requests = |path: &str| [Some(get_data(path)), recursive.then(|| get_children(path))];
+        let take_in = |names: Vec<Arc<str>>, mut found: Found| {
             named.extend(self.scope.named(&found.events));
             for name in names {
                 let read = entry(found.parts.pop_front())?;
@@ -131,6 +115,36 @@ impl<'a> Line<'a> {
                     next_level.extend(self.listed(&name, &mut found));
                 }
                 reads.insert(name, read);
+            }
+            Ok(())
+        };
+        self.read_batches(batches(names), requests, take_in).await?;
+        Ok(next_level)
+    }
+
+    /// Reads what `requests` asks for of each node, some batches at a time. One whose answer is too large is halved.
+    async fn read_batches<const N: usize>(
+        &self,
+        batches: Vec<Vec<Arc<str>>>,
+        requests: impl Fn(&str) -> [Option<Request>; N],
+        mut take_in: impl FnMut(Vec<Arc<str>>, Found) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut batches = VecDeque::from(batches);
+        let mut under_way = VecDeque::new();
+        loop {
+            while under_way.len() < PIPELINE {
+                let Some(names) = batches.pop_front() else { break };
+                let parts = names.iter().flat_map(|name| requests(&self.scope.absolute(name)).into_iter().flatten());
+                let answer = self.submit(parts);
+                under_way.push_back((names, answer));
+            }
+            let Some((mut names, answer)) = under_way.pop_front() else { return Ok(()) };
+            match take(answer).await {
+                Err(failure) if is_too_large(failure) && names.len() > 1 => {
+                    batches.push_front(names.split_off(names.len() / 2));
+                    batches.push_front(names);
+                }
+                found => take_in(names, found?)?,
             }
         }
     }
@@ -149,48 +163,71 @@ impl<'a> Line<'a> {
     /// read, if asked for. While the path is absent its ancestors have to be read too, to date that.
     pub(super) async fn round(&self, names: &Names, is_absent: bool, with_sync: bool) -> Result<Round, Failure> {
         let mut round = Round::default();
-        let mut batches = batches(names.iter().cloned().collect());
-        let last = batches.pop().unwrap_or_default();
-        let mut batches = batches.into_iter();
-        let mut under_way = VecDeque::new();
-        loop {
-            while under_way.len() < PIPELINE {
-                let Some(names) = batches.next() else { break };
-                let answer = self.submit(names.iter().map(|name| get_data(&self.scope.absolute(name))));
-                under_way.push_back((names, answer));
+        let mut ahead = batches(names.iter().cloned().collect());
+        let mut last = ahead.pop().unwrap_or_default();
+        let ancestors = if is_absent {
+            batches(self.scope.ancestors().map(|path| path.as_str().into()).collect())
+        } else {
+            Vec::new()
+        };
+        let (mut found, answered) = loop {
+            let take_in = |names, mut found| self.take_in(&mut round, names, &mut found);
+            self.read_batches(ahead, |path| [Some(get_data(path))], take_in).await?;
+            let sync = with_sync.then(|| self.sync());
+            let below = last.iter().map(|name| get_data(&self.scope.absolute(name)));
+            let above = ancestors.first().into_iter().flatten().map(|path| get_data(path));
+            let answer = self.submit([get_data(self.scope.path.as_str())].into_iter().chain(below).chain(above));
+            if let Some(sync) = sync {
+                sync.await?;
             }
-            let Some((names, answer)) = under_way.pop_front() else { break };
-            self.take_in(&mut round, names, take(answer).await?)?;
-        }
-        let sync = with_sync.then(|| self.sync());
-        let below = last.iter().map(|name| get_data(&self.scope.absolute(name)));
-        let ancestors = is_absent.then(|| self.ancestors()).into_iter().flatten();
-        let answer = self.submit([get_data(self.scope.path.as_str())].into_iter().chain(below).chain(ancestors));
-        if let Some(sync) = sync {
-            sync.await?;
-        }
-        let mut found = take(answer).await?;
-        let node = node(&mut found, |_| {})?;
+            match take(answer).await {
+                Err(failure) if is_too_large(failure) && !last.is_empty() => {
+                    ahead = vec![last.split_off(last.len() / 2)];
+                }
+                found => break (found?, last),
+            }
+        };
+        let node = node(&mut found)?;
         round.zxid = found.zxid;
-        let found = self.take_in(&mut round, last, found)?;
+        self.take_in(&mut round, answered, &mut found)?;
         round.node = match node {
             Some(entry) => Some(NodeRead::Present(entry)),
-            None => is_absent.then(|| NodeRead::Absent(ancestor_pzxid(&found))),
+            None if is_absent => self.date_absence(&mut round, found, ancestors).await?.map(NodeRead::Absent),
+            None => None,
         };
         Ok(round)
     }
 
-    fn take_in(&self, round: &mut Round, names: Vec<Arc<str>>, mut found: Found) -> Result<Found, Failure> {
+    fn take_in(&self, round: &mut Round, names: Vec<Arc<str>>, found: &mut Found) -> Result<(), Failure> {
         let mut reads = Vec::with_capacity(names.len());
         for name in names {
             reads.push((name, entry(found.parts.pop_front())?));
         }
         round.answer(self.scope.named(&found.events), reads);
-        Ok(found)
+        Ok(())
     }
 
-    fn ancestors(&self) -> impl Iterator<Item = Request> + use<> {
-        self.scope.ancestors().map(|path: NodePath| get_data(path.as_str()))
+    /// The pzxid of the nearest ancestor that exists. `found` has what there is of the first batch of ancestors; the
+    /// others are read one after the other. `None` when the path may have come to be meanwhile.
+    async fn date_absence(
+        &self,
+        round: &mut Round,
+        mut found: Found,
+        ancestors: Vec<Vec<Arc<str>>>,
+    ) -> Result<Option<i64>, Failure> {
+        for batch in ancestors.iter().skip(1) {
+            if ancestor_pzxid(&found).is_some() {
+                break;
+            }
+            found = take(self.submit(batch.iter().map(|path| get_data(path)))).await?;
+            round.zxid = found.zxid;
+            self.take_in(round, Vec::new(), &mut found)?;
+            if found.events.events.contains_key(self.scope.path.as_str()) {
+                return Ok(None);
+            }
+        }
+        // Not even the root can be read: the moment itself dates the absence. It rises, if often in vain.
+        Ok(Some(ancestor_pzxid(&found).unwrap_or(found.zxid.0)))
     }
 
     fn sync(&self) -> impl Future<Output = Result<Answer, zk::Error>> + Send + use<> {
@@ -224,6 +261,12 @@ async fn take(answer: Pending) -> Result<Found, Failure> {
     }
 }
 
+/// Whether less should be asked for. The embedded server refuses to answer more than it keeps for a reader.
+fn is_too_large(failure: Failure) -> bool {
+    use zk::Error::{AnswerTooLarge, Refused};
+    matches!(failure, Failure::Zk(AnswerTooLarge(_) | Refused(ErrorCode::MarshallingError)))
+}
+
 /// A node below, as one part of an answer has it.
 fn entry(part: Option<Result<Response, ErrorCode>>) -> Result<Option<Arc<Entry>>, Failure> {
     match part {
@@ -235,25 +278,22 @@ fn entry(part: Option<Result<Response, ErrorCode>>) -> Result<Option<Arc<Entry>>
     }
 }
 
-/// The path's own node, which is the first part; when it is absent, `skip` what was asked along with it.
-fn node(found: &mut Found, skip: impl FnOnce(&mut Found)) -> Result<Option<Arc<Entry>>, Failure> {
-    let node = entry(found.parts.pop_front())?;
-    match &node {
-        Some(entry) if !entry.is_readable => return Err(Failure::Forbidden),
-        Some(_) => {}
-        None => skip(found),
+/// The path's own node, which is the first part.
+fn node(found: &mut Found) -> Result<Option<Arc<Entry>>, Failure> {
+    match entry(found.parts.pop_front())? {
+        Some(entry) if !entry.is_readable => Err(Failure::Forbidden),
+        node => Ok(node),
     }
-    Ok(node)
 }
 
-/// The pzxid of the nearest ancestor that exists and can be read; the parts that are left are the ancestors.
-fn ancestor_pzxid(found: &Found) -> i64 {
-    let pzxid = found.parts.iter().find_map(|part| match part {
-        Ok(Response::Data { stat, .. }) => Some(stat.pzxid),
-        _ => None,
-    });
-    // Not even the root can be read: the moment itself dates the absence. It rises, if often in vain.
-    pzxid.unwrap_or(found.zxid.0)
+/// The pzxid of the nearest ancestor that exists, if one does; the parts that are left are the ancestors. If it is hidden,
+/// the moment itself dates the absence: what is above it may be older. That rises, if often in vain.
+fn ancestor_pzxid(found: &Found) -> Option<i64> {
+    let nearest = found.parts.iter().find(|part| !matches!(part, Err(ErrorCode::NoNode)))?;
+    Some(match nearest {
+        Ok(Response::Data { stat, .. }) => stat.pzxid,
+        _ => found.zxid.0,
+    })
 }
 
 fn batches(names: Vec<Arc<str>>) -> Vec<Vec<Arc<str>>> {
@@ -274,7 +314,10 @@ fn batches(names: Vec<Arc<str>>) -> Vec<Vec<Arc<str>>> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::types::Stat;
 
     #[test]
     fn batches_are_bounded_by_count_and_bytes() {
@@ -285,5 +328,17 @@ mod tests {
         assert_eq!(sizes(50 * 1024, 5), [2, 2, 1]);
         assert_eq!(sizes(500 * 1024, 2), [1, 1]);
         assert!(sizes(1, 0).is_empty());
+    }
+
+    #[test]
+    fn an_absence_is_dated_by_the_nearest_ancestor_and_by_the_moment_when_that_is_hidden() {
+        let absent = Err(ErrorCode::NoNode);
+        let hidden = Err(ErrorCode::NoAuth);
+        let present = || Ok(Response::Data { data: Bytes::new(), stat: Stat { pzxid: 5, ..Stat::default() } });
+        let dated =
+            |parts: Vec<_>| ancestor_pzxid(&Found { parts: parts.into(), events: Batch::default(), zxid: Zxid(120) });
+        assert_eq!(dated(vec![absent.clone(), present(), hidden.clone()]), Some(5));
+        assert_eq!(dated(vec![absent.clone(), hidden.clone(), present()]), Some(120));
+        assert_eq!(dated(vec![absent]), None);
     }
 }

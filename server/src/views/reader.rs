@@ -109,9 +109,7 @@ impl Reader {
     pub(crate) async fn pinned(&self, revision: Revision) -> Result<Reading, Error> {
         let pin = self.lease.views().pins().get(&self.view().scope, revision, Instant::now());
         if let Some(state) = pin {
-            let known = self.view().known();
-            let is_stale = known.backend != BackendState::Connected;
-            return Ok(Reading { state, is_stale, as_of: known.as_of });
+            return Ok(Reading { state, ..self.cached().await? });
         }
         let reading = self.cached().await?;
         if reading.state.revision == revision {

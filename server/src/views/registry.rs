@@ -22,6 +22,8 @@ use crate::zk::Zk;
 
 /// How many views may wait for their task to start; one more is refused.
 const BIRTHS: usize = 4096;
+/// How often it is looked how much memory the views take.
+const WEIGH: Duration = Duration::from_secs(1);
 
 /// The settings of the views.
 #[derive(Debug, Clone)]
@@ -29,6 +31,9 @@ pub(crate) struct Settings {
     /// How many views there may be. When there are, the one that has been idle longest makes room; if all are in use, a
     /// further one is refused.
     pub(crate) max_views: usize,
+    /// How many bytes the views may occupy, roughly. When it is more, those go that have been idle longest; what is in use
+    /// stays.
+    pub(crate) max_bytes: usize,
     /// How long a view that nobody uses is kept.
     pub(crate) idle: Duration,
     /// How long a reader waits for a ZooKeeper that can't be reached.
@@ -49,6 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_views: 10_000,
+            max_bytes: 1024 * 1024 * 1024,
             idle: Duration::from_secs(60),
             patience: Duration::from_secs(2),
             away: Duration::from_secs(1),
@@ -98,6 +104,7 @@ impl Views {
         let (started, registry) = (Instant::now(), Mutex::default());
         let inner = Arc::new(Inner { zk, settings, store, started, registry, births, pins });
         tasks.spawn(supervise(inner.clone(), born));
+        tasks.spawn(weigh(inner.clone()));
         if let Some(store) = inner.store.clone() {
             tasks.spawn(keep(inner.clone(), store));
         }
@@ -175,6 +182,28 @@ impl Inner {
         true
     }
 
+    /// Drops idle views while all together occupy too much.
+    fn drop_surplus(&self) {
+        let mut registry = self.registry();
+        let bytes: usize = registry.values().map(|slot| slot.view.bytes()).sum();
+        let mut surplus = bytes.saturating_sub(self.settings.max_bytes);
+        if surplus == 0 {
+            return;
+        }
+        let idle = registry.iter().filter(|(_, slot)| slot.users == 0);
+        let mut idle: Vec<_> = idle.map(|(scope, slot)| (slot.idle_since, scope.clone())).collect();
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        for (_, scope) in idle {
+            if surplus == 0 {
+                return;
+            }
+            if let Some(view) = self.drop_view(&mut registry, &scope) {
+                surplus = surplus.saturating_sub(view.bytes());
+                view.stop();
+            }
+        }
+    }
+
     fn drop_view(&self, registry: &mut HashMap<Scope, Slot>, scope: &Scope) -> Option<Arc<View>> {
         let view = registry.remove(scope)?.view;
         if let Some(store) = &self.store {
@@ -249,6 +278,16 @@ async fn keep(inner: Arc<Inner>, store: Store) {
     }
 }
 
+/// Bounds the memory that the views take. Never ends.
+async fn weigh(inner: Arc<Inner>) {
+    let mut interval = tokio::time::interval(WEIGH);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        inner.drop_surplus();
+    }
+}
+
 /// Runs the views' tasks. A panic in one of them ends this.
 async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
     let mut tasks = JoinSet::new();
@@ -280,7 +319,9 @@ async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{Stat, Zxid};
     use crate::views::Neighbourhood;
+    use crate::views::state::{Entry, NodeRead, Reads, State};
     use crate::zk::Config;
 
     /// Views of a ZooKeeper that can't be reached.
@@ -312,6 +353,29 @@ mod tests {
         let other = views.open(&path("b"), false).unwrap();
         assert_eq!(views.count(), 2);
         drop((first, other));
+    }
+
+    #[tokio::test]
+    async fn views_that_take_too_much_go_when_they_are_idle() {
+        let mut tasks = JoinSet::new();
+        let views = views(Settings { max_bytes: 2000, ..Settings::default() }, &mut tasks);
+        let open = |name| {
+            let reader = views.open(&path(name), false).unwrap();
+            let mut state = State::empty(path(name), false);
+            let node = NodeRead::Present(Arc::new(Entry::new(&[0; 500], Stat::default())));
+            state.apply(node, Reads::new(), Zxid(1));
+            reader.view().show_whole(state, Zxid(1), 0);
+            reader
+        };
+        let (used, idlest, idle) = (open("used"), open("idlest"), open("idle"));
+        drop(idlest);
+        drop(idle);
+        views.0.drop_surplus();
+        let names: std::collections::HashSet<_> = views.0.registry().keys().map(|scope| scope.path.clone()).collect();
+        assert_eq!(names, [path("used"), path("idle")].into());
+        views.0.drop_surplus();
+        assert_eq!(views.count(), 2, "it is enough");
+        drop(used);
     }
 
     #[tokio::test]

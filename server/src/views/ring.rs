@@ -188,6 +188,11 @@ impl Ring {
         }
     }
 
+    /// What it occupies in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.cost
+    }
+
     /// What has changed since a revision.
     pub(super) fn since(&mut self, revision: Revision) -> Since {
         // The first moment that ends at or after it; they are in the order of revisions.

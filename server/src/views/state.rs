@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) children: ByName<Arc<Entry>>,
     /// How many direct children each inner node has, to compare with its stat. Kept for recursive states alone.
     counts: ByName<usize>,
+    /// What it occupies in memory, roughly.
+    bytes: usize,
     ready: Ready,
 }
 
@@ -76,7 +78,7 @@ impl State {
     /// A path of which nothing is known yet.
     pub(super) fn empty(path: NodePath, recursive: bool) -> Self {
         let (children, counts, ready) = (ByName::default(), ByName::default(), Ready::default());
-        Self { path, recursive, revision: Revision(0), node: None, children, counts, ready }
+        Self { path, recursive, revision: Revision(0), node: None, children, counts, bytes: 0, ready }
     }
 
     /// A state as it was kept.
@@ -104,9 +106,23 @@ impl State {
         self.ready.close();
     }
 
+    /// What it occupies in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether the path exists.
     pub(crate) fn exists(&self) -> bool {
         self.node.is_some()
+    }
+
+    /// Whether this was read of the path's own node before, and nothing else.
+    pub(super) fn is_as_read(&self, node: &NodeRead) -> bool {
+        match (node, &self.node) {
+            (NodeRead::Present(read), Some(known)) => read == known,
+            (NodeRead::Absent(ancestor), None) => Revision(*ancestor) <= self.revision,
+            _ => false,
+        }
     }
 
     /// Moves on to a later moment, of which everything that differs was read.
@@ -173,6 +189,7 @@ impl State {
     fn apply_node(&mut self, entry: &Arc<Entry>, difference: &mut Difference) {
         self.raise(entry.zxid());
         let before = self.node.replace(entry.clone());
+        self.weigh("", before.as_ref(), Some(entry));
         difference.edits.extend(Edit::of("".into(), before.as_ref(), Some(entry)));
         difference.is_pure &= before.is_some_and(|before| is_same_record(&before.stat, &entry.stat, true));
     }
@@ -191,6 +208,7 @@ impl State {
         };
         self.raise(entry.zxid());
         let before = self.children.insert(name.clone(), entry.clone());
+        self.weigh(&name, before.as_ref(), Some(&entry));
         if before.is_none() {
             self.count(&name, 1);
         }
@@ -202,6 +220,7 @@ impl State {
     fn remove(&mut self, name: &Arc<str>, difference: &mut Difference) {
         if let Some(before) = self.children.remove(name) {
             self.count(name, -1);
+            self.weigh(name, Some(&before), None);
             difference.edits.extend(Edit::of(name.clone(), Some(&before), None));
         }
     }
@@ -226,11 +245,17 @@ impl State {
         difference.edits.extend(Edit::of("".into(), self.node.take().as_ref(), None));
         let children = std::mem::take(&mut self.children);
         difference.edits.extend(children.iter().filter_map(|(name, entry)| Edit::of(name.clone(), Some(entry), None)));
-        self.counts = ByName::default();
+        (self.counts, self.bytes) = (ByName::default(), 0);
     }
 
     fn raise(&mut self, zxid: i64) {
         self.revision = self.revision.max(Revision(zxid));
+    }
+
+    fn weigh(&mut self, name: &str, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>) {
+        const RECORD: usize = 256;
+        let weight = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| RECORD + name.len() + entry.data.len());
+        self.bytes = self.bytes + weight(after) - weight(before);
     }
 
     fn count(&mut self, name: &str, change: isize) {
@@ -344,6 +369,21 @@ mod tests {
             state.apply(present("", stat(1, 1, 7, 2)), reads([("a", node("1", stat(7, 7, 7, 0)))]), Zxid(7));
         assert!(difference.edits.is_empty() && !difference.is_pure);
         assert_eq!((state.revision, state.children.get("a").unwrap().stat.czxid), (Revision(7), 7));
+    }
+
+    #[test]
+    fn a_state_weighs_what_is_in_it() {
+        let mut state = state(false);
+        let before = state.bytes();
+        let large = node(&"x".repeat(1000), stat(4, 4, 4, 0));
+        state.apply(present("", stat(1, 1, 4, 3)), reads([("c", large.clone())]), Zxid(4));
+        assert!(state.bytes() > before + 1000);
+        state.apply(present("", stat(1, 1, 4, 3)), reads([("c", node("1", stat(4, 5, 4, 0)))]), Zxid(5));
+        assert!(state.bytes() < before + 1000);
+        state.apply(present("", stat(1, 1, 6, 2)), reads([("c", None)]), Zxid(6));
+        assert_eq!(state.bytes(), before);
+        state.apply(NodeRead::Absent(8), Reads::new(), Zxid(8));
+        assert_eq!(state.bytes(), 0);
     }
 
     #[test]

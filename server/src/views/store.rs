@@ -163,12 +163,12 @@ impl Store {
         let saved = tokio::task::spawn_blocking(move || {
             let left: Vec<_> = shared.index().left.iter().map(|(scope, last)| (scope.clone(), last.clone())).collect();
             for (scope, last) in left {
-                let job = match last {
-                    Last::Shown(stored) => Job::Write(stored),
+                let job = match &last {
+                    Last::Shown(stored) => Job::Write(stored.clone()),
                     Last::Hidden => Job::Remove,
                 };
                 shared.carry_out(&scope, &job);
-                shared.index().left.remove(&scope);
+                shared.index().is_done(&scope, &last);
             }
             for view in views {
                 if let Some(job) = shared.due(&view, now) {
@@ -252,6 +252,18 @@ impl Index {
         self.bytes += kept.bytes;
         self.bytes -= self.kept.insert(scope.clone(), kept).map_or(0, |before| before.bytes);
         self.make_room(scope)
+    }
+
+    /// What was left of a view is on disk, unless a later one was left meanwhile.
+    fn is_done(&mut self, scope: &Scope, last: &Last) {
+        let is_same = |other: &Last| match (last, other) {
+            (Last::Shown(one), Last::Shown(other)) => Arc::ptr_eq(&one.state, &other.state),
+            (Last::Hidden, Last::Hidden) => true,
+            _ => false,
+        };
+        if self.left.get(scope).is_some_and(is_same) {
+            self.left.remove(scope);
+        }
     }
 
     /// What was shown meanwhile is not what is on disk.
@@ -427,6 +439,21 @@ mod tests {
         store.save(vec![view("/broken", 6, &["y"])]).await;
         drop(store);
         assert_eq!(names(&open(&directory), "/broken").await.unwrap(), ["y"]);
+    }
+
+    #[test]
+    fn what_a_view_leaves_while_an_older_state_is_written_stays_to_be_written() {
+        let last =
+            |revision| Last::Shown(Stored { state: Arc::new(state("/a", revision, &[])), as_of: SystemTime::now() });
+        let (older, newer, scope) = (last(5), last(6), scope("/a"));
+        let mut index = Index::default();
+        for later in [newer, Last::Hidden] {
+            index.left.insert(scope.clone(), later.clone());
+            index.is_done(&scope, &older);
+            assert!(index.left.contains_key(&scope));
+            index.is_done(&scope, &later);
+            assert!(index.left.is_empty());
+        }
     }
 
     #[tokio::test]

@@ -16,10 +16,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(2);
 /// How often in a row a load whose numbers of children disagree is thrown away, before it is shown all the same.
 const DISAGREEMENTS: u32 = 5;
-/// How long a server that has answered a sync may be behind what was shown before.
+/// How long a server that has answered a sync may be behind what was shown before, or what this process knows of.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
-/// How often a server is asked that is behind what this process knows of, and the pause between.
-const BARRIER_ATTEMPTS: u32 = 50;
+/// How soon a server is asked again that is behind what this process knows of.
 const LAG: Duration = Duration::from_millis(2);
 
 pub(super) struct Task {
@@ -122,7 +121,8 @@ impl Task {
             Work::Demanded if is_due => self.work = Work::Everything,
             Work::Changes(_) | Work::Demanded | Work::Everything => {}
         }
-        if is_resync {
+        // It may be this view's own reads that end the connection, again and again.
+        if is_resync && self.failures < 2 {
             self.retry_at = None;
         }
     }
@@ -142,7 +142,7 @@ impl Task {
         let batch = self.mailbox.take();
         self.note(&batch);
         // Without a watch there is nothing to do: it is being set, and a resync will tell.
-        let Some(line) = Line::new(&self.subscription, &self.mailbox, &self.view.scope) else { return Ok(()) };
+        let line = Line::new(&self.subscription, &self.mailbox, &self.view.scope).ok_or(Failure::Resync)?;
         match std::mem::replace(&mut self.work, Work::Everything) {
             Work::Changes(rounds) => self.read_rounds(&line, *rounds, None).await?,
             Work::Everything | Work::Demanded => {
@@ -164,25 +164,28 @@ impl Task {
     async fn read_rounds(&self, line: &Line<'_>, mut rounds: Rounds, mut fresh: Option<State>) -> Result<(), Failure> {
         // Nor is a first look older than what this process has seen.
         let at_least = if fresh.is_some() { self.zk.last_zxid() } else { Zxid::default() };
-        let mut barrier = Barrier { at_least, ..Barrier::default() };
+        let mut barrier = Barrier::new(at_least);
         let mut is_undated = false;
         loop {
-            let is_new = barrier.renew(self.view.begin_barrier(), || self.zk.last_zxid());
+            // Whoever asks while a server is behind gets the next barrier: this one is not put off.
+            let asked = if barrier.behind_since.is_some() { None } else { self.view.begin_barrier() };
+            let is_new = barrier.renew(asked, || self.zk.last_zxid());
             let is_absent = fresh.as_ref().map_or_else(|| self.view.is_absent(), |state| !state.exists());
             let mut round = line.round(rounds.wanted(), is_absent || is_undated, is_new).await?;
-            round.barrier = barrier.passed(round.zxid);
+            round.barrier = barrier.passed(round.zxid, Instant::now());
             is_undated = round.node.is_none();
             if let Some(moment) = rounds.finish(round) {
                 match &mut fresh {
-                    Some(state) if barrier.is_behind => drop(state.take_in(moment.node, moment.reads)),
+                    // The moment may be that of an earlier round.
+                    Some(state) if barrier.is_ahead_of(moment.zxid) => drop(state.take_in(moment.node, moment.reads)),
                     _ => self.show(moment, fresh.take())?,
                 }
             }
             if fresh.is_none() && !rounds.are_due() && !self.view.owes_barrier() {
                 return Ok(());
             }
-            if barrier.is_behind {
-                tokio::time::sleep(LAG).await;
+            if let Some(since) = barrier.behind_since {
+                tokio::time::sleep(LAG.max(since.elapsed() / 4)).await;
             }
         }
     }
@@ -234,31 +237,45 @@ impl Task {
 ///
 /// The latter is for sessions that are connected to the leader: it answers a sync at once, though it may show a write a
 /// moment later than the follower that has acknowledged it.
-#[derive(Default)]
 struct Barrier {
     number: u64,
     at_least: Zxid,
-    is_behind: bool,
-    attempts: u32,
+    /// Since when the server has been found to be behind.
+    behind_since: Option<Instant>,
 }
 
 impl Barrier {
+    fn new(at_least: Zxid) -> Self {
+        Self { number: 0, at_least, behind_since: None }
+    }
+
     /// Takes up a barrier that is asked for; whether there has to be a sync.
     fn renew(&mut self, asked: Option<u64>, at_least: impl FnOnce() -> Zxid) -> bool {
-        let Some(number) = asked else { return false };
-        let is_new = number > self.number;
-        if is_new {
-            *self = Self { number, at_least: at_least(), is_behind: false, attempts: 0 };
+        if let Some(number) = asked.filter(|number| *number > self.number) {
+            *self = Self { number, ..Self::new(at_least()) };
+            return true;
         }
-        is_new || self.is_behind
+        self.behind_since.is_some()
     }
 
     /// The barrier, if any, that a read at this transaction is behind. A server that stays behind has lost its past, and is
     /// taken as it is.
-    fn passed(&mut self, zxid: Zxid) -> u64 {
-        self.attempts += 1;
-        self.is_behind = zxid < self.at_least && self.attempts < BARRIER_ATTEMPTS;
-        if self.is_behind { 0 } else { self.number }
+    fn passed(&mut self, zxid: Zxid, now: Instant) -> u64 {
+        let since = self.behind_since.take().unwrap_or(now);
+        if !self.is_ahead_of(zxid) {
+            return self.number;
+        }
+        if now.duration_since(since) >= FALLEN_BACK_AFTER {
+            self.at_least = zxid;
+            return self.number;
+        }
+        self.behind_since = Some(since);
+        0
+    }
+
+    /// Whether what was read at this transaction is too old.
+    fn is_ahead_of(&self, zxid: Zxid) -> bool {
+        zxid < self.at_least
     }
 }
 
@@ -280,17 +297,32 @@ mod tests {
 
     #[test]
     fn a_barrier_waits_for_a_server_that_is_behind_but_not_for_ever() {
-        let mut barrier = Barrier::default();
+        let mut barrier = Barrier::new(Zxid(0));
+        let now = Instant::now();
         assert!(!barrier.renew(None, || panic!("nobody asks")));
-        assert_eq!(barrier.passed(Zxid(3)), 0);
+        assert_eq!(barrier.passed(Zxid(3), now), 0);
         assert!(barrier.renew(Some(1), || Zxid(10)));
-        assert_eq!(barrier.passed(Zxid(9)), 0);
-        assert!(barrier.is_behind && barrier.renew(Some(1), || panic!("it is the same barrier")));
-        assert_eq!(barrier.passed(Zxid(10)), 1);
+        assert_eq!(barrier.passed(Zxid(9), now), 0);
+        assert!(barrier.behind_since.is_some() && barrier.renew(None, || panic!("it is the same barrier")));
+        assert_eq!(barrier.passed(Zxid(10), now), 1);
         assert!(!barrier.renew(Some(1), || panic!("it is the same barrier")));
         assert!(barrier.renew(Some(2), || Zxid(20)));
-        let passed = (0..BARRIER_ATTEMPTS).find(|_| barrier.passed(Zxid(9)) == 2);
-        assert_eq!(passed, Some(BARRIER_ATTEMPTS - 1));
+        // However late it is: it has not been behind before.
+        let late = now + 10 * FALLEN_BACK_AFTER;
+        assert_eq!(barrier.passed(Zxid(9), late), 0);
+        let almost = late + FALLEN_BACK_AFTER.mul_f64(0.9);
+        assert!((0..1000).all(|_| barrier.passed(Zxid(9), almost) == 0));
+        assert_eq!(barrier.passed(Zxid(9), late + FALLEN_BACK_AFTER), 2);
+        assert!(barrier.behind_since.is_none() && !barrier.is_ahead_of(Zxid(9)));
+    }
+
+    #[test]
+    fn a_moment_of_an_earlier_round_is_not_taken_for_what_the_last_one_reached() {
+        let mut barrier = Barrier::new(Zxid(10));
+        barrier.passed(Zxid(9), Instant::now());
+        barrier.passed(Zxid(10), Instant::now());
+        assert!(barrier.behind_since.is_none());
+        assert!(barrier.is_ahead_of(Zxid(9)) && !barrier.is_ahead_of(Zxid(10)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::ring::{Limits, Ring};
 use super::rounds::Moment;
 use super::scope::Scope;
 use super::state::{Difference, State};
-use crate::types::Zxid;
+use crate::types::{Revision, Zxid};
 
 /// How a replica stands with ZooKeeper, as far as one view is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +46,8 @@ pub(super) struct Known {
     pub(super) ring: Ring,
     /// Counts how often ZooKeeper fell back: revisions of different eras have nothing to do with each other.
     pub(super) era: u64,
+    /// The last transaction that was known before it last fell back. Revisions up to it may be of either past.
+    pub(super) fell_from: Option<Zxid>,
     /// That ZooKeeper's access control list hides the path, when it was last looked at.
     pub(super) is_forbidden: bool,
     pub(super) backend: BackendState,
@@ -75,6 +77,7 @@ impl View {
             state: None,
             ring: Ring::new(limits),
             era: 0,
+            fell_from: None,
             is_forbidden: false,
             backend: BackendState::Connected,
             as_of: None,
@@ -139,14 +142,20 @@ impl View {
         known.state.is_none() && !known.is_forbidden
     }
 
+    /// What it occupies in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let known = self.known();
+        known.ring.bytes() + known.state.as_ref().map_or(0, |state| state.bytes())
+    }
+
     /// Whether what is shown is up to date.
     pub(super) fn is_connected(&self) -> bool {
         self.known().backend == BackendState::Connected
     }
 
-    /// Whether what is shown is later than this transaction; if it is known.
+    /// Whether what is shown was read later than at this transaction; if it is known.
     pub(super) fn is_ahead_of(&self, zxid: Zxid) -> bool {
-        zxid.0 > 0 && self.known().state.as_ref().is_some_and(|state| state.revision.0 > zxid.0)
+        zxid.0 > 0 && self.known().latest() > zxid
     }
 
     /// Whether a barrier is asked for that is not done.
@@ -162,6 +171,12 @@ impl View {
         let Some(state) = &mut known.state else { return false };
         if !state.would_agree(&moment.node, &moment.reads) {
             return false;
+        }
+        if moment.reads.is_empty() && state.is_as_read(&moment.node) {
+            // Nothing is new, as after most barriers: what was made of the state stays.
+            let is_news = known.settle(moment.zxid, moment.barrier);
+            self.tell(is_news);
+            return true;
         }
         let before = state.revision;
         state.retire();
@@ -182,9 +197,10 @@ impl View {
     pub(super) fn show_whole(&self, next: State, zxid: Zxid, barrier: u64) {
         let mut known = self.known();
         let known = &mut *known;
+        let latest = known.latest();
         let mut is_news = known.settle(zxid, barrier);
         match &mut known.state {
-            Some(state) if zxid.0 <= 0 || zxid.0 >= state.revision.0 => {
+            Some(state) if zxid.0 <= 0 || zxid >= latest => {
                 let before = state.revision;
                 state.retire();
                 let difference = Arc::make_mut(state).replace(next, zxid);
@@ -200,6 +216,7 @@ impl View {
                     let (before, after) = (state.revision.0, next.revision.0);
                     tracing::warn!(path = %self.scope.path, before, after, "zookeeper went back in time");
                     known.era += 1;
+                    known.fell_from = known.fell_from.max(Some(latest));
                 }
                 known.ring.restart(next.revision);
                 *state = Some(Arc::new(next));
@@ -270,6 +287,16 @@ impl View {
 }
 
 impl Known {
+    /// The latest transaction of which there is a trace.
+    fn latest(&self) -> Zxid {
+        self.state.as_ref().map_or(self.zxid, |state| self.zxid.max(Zxid(state.revision.0)))
+    }
+
+    /// Whether a revision that a client was told may be of a past that ZooKeeper has lost, by what was seen here.
+    pub(super) fn may_have_lost(&self, revision: Revision) -> bool {
+        self.fell_from.is_some_and(|from| revision.0 <= from.0)
+    }
+
     /// Notes that the state is right, and says whether that is news.
     fn settle(&mut self, zxid: Zxid, barrier: u64) -> bool {
         let is_news = self.is_forbidden || self.backend != BackendState::Connected;
@@ -293,5 +320,73 @@ impl Known {
     /// Whether this barrier is done.
     pub(super) fn is_done(&self, barrier: u64) -> bool {
         self.barriers.done >= barrier
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use bytes::Bytes;
+
+    use super::super::ready::{Form, Made};
+    use super::super::state::{Entry, NodeRead, Reads};
+    use super::*;
+    use crate::types::{NodePath, Stat};
+
+    fn node(zxid: i64, num_children: i32) -> NodeRead {
+        let stat = Stat { czxid: 1, mzxid: 1, pzxid: zxid, num_children, ..Stat::default() };
+        NodeRead::Present(Arc::new(Entry::new(b"", stat)))
+    }
+
+    fn moment(node: NodeRead, reads: Reads, zxid: i64, barrier: u64) -> Moment {
+        Moment { node, reads, zxid: Zxid(zxid), barrier }
+    }
+
+    #[test]
+    fn what_was_made_of_a_state_outlives_barriers_that_find_nothing_new() {
+        let scope = Scope { path: NodePath::trusted("/p"), recursive: false };
+        let view = View::new(scope.clone(), Limits { moments: 10, bytes: 10_000 });
+        let mut state = State::empty(scope.path, false);
+        state.take_in(node(1, 0), Reads::new());
+        view.show_whole(state, Zxid(1), 0);
+        let mut made = 0;
+        let mut read = || {
+            let state = view.known().state.clone().unwrap();
+            state.part(Form::Page, None, || {
+                made += 1;
+                Made { bytes: Bytes::new(), next: None }
+            });
+            state
+        };
+        let first = read();
+        for number in 1..10 {
+            let barrier = view.ask();
+            view.begin_barrier();
+            assert!(view.show(moment(node(1, 0), Reads::new(), number, barrier)));
+            assert!(view.known().is_done(barrier));
+            assert!(Arc::ptr_eq(&first, &read()));
+        }
+        assert_eq!(view.known().zxid, Zxid(9));
+        // It has a child that the view does not know of.
+        assert!(!view.show(moment(node(10, 1), Reads::new(), 10, 0)));
+        let child = Some(Arc::new(Entry::new(b"", Stat::default())));
+        assert!(view.show(moment(node(10, 1), HashMap::from([("a".into(), child)]), 10, 0)));
+        read();
+        assert_eq!(made, 2);
+    }
+
+    #[test]
+    fn an_absence_that_is_read_again_is_the_same_until_its_date_moves() {
+        let scope = Scope { path: NodePath::trusted("/p"), recursive: false };
+        let view = View::new(scope.clone(), Limits { moments: 10, bytes: 10_000 });
+        view.show_whole(State::empty(scope.path, false), Zxid(3), 0);
+        let mut known = Vec::new();
+        for ancestor in [3, 3, 5] {
+            assert!(view.show(moment(NodeRead::Absent(ancestor), Reads::new(), 6, 0)));
+            known.push(view.known().state.clone().unwrap());
+        }
+        assert!(Arc::ptr_eq(&known[0], &known[1]));
+        assert_eq!(known[2].revision, Revision(5));
     }
 }

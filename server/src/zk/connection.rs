@@ -13,9 +13,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The bounds of a handshake. A new session is a write of the whole ensemble; a server that is just starting may never
 /// answer, and must not hold up the next one for long.
 const HANDSHAKE_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
-/// The largest frame that is read, in bytes. ZooKeeper bounds what it takes, not what it sends: a list of children can
-/// exceed its own limit.
+/// The largest frame that is read whole, in bytes. ZooKeeper bounds what it takes, not what it sends: a list of children
+/// can exceed its own limit.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
+/// How much of a larger one is read: the header of a reply, in bytes.
+const HEAD: usize = 16;
 const READ_CHUNK: usize = 64 * 1024;
 
 /// Connects to a server, on the first of its addresses that answers.
@@ -57,9 +59,26 @@ pub(super) async fn open(
         writer.write_all(&encoder.take()).await?;
         reader.next().await
     };
-    let frame = tokio::time::timeout(timeout, answer).await??;
+    let frame = tokio::time::timeout(timeout, answer).await??.into_bytes();
     let response = ConnectResponse::decode(&mut Decoder::new(frame)).map_err(io::Error::other)?;
     Ok((response, reader, writer))
+}
+
+/// One frame's body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    Whole(Bytes),
+    /// It is larger than what is read: the beginning, and the length. The rest is thrown away.
+    TooLarge(Bytes, usize),
+}
+
+impl Frame {
+    /// What there is of it.
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Frame::Whole(bytes) | Frame::TooLarge(bytes, _) => bytes,
+        }
+    }
 }
 
 /// Cuts a byte stream into frames.
@@ -67,34 +86,40 @@ pub(super) async fn open(
 pub(super) struct FrameReader<R> {
     reader: R,
     buffer: BytesMut,
+    /// How many bytes are still to be thrown away.
+    surplus: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, buffer: BytesMut::new() }
+        Self { reader, buffer: BytesMut::new(), surplus: 0 }
     }
 
     /// Whether a frame has come in part.
     pub(super) fn is_amid_frame(&self) -> bool {
-        !self.buffer.is_empty()
+        !self.buffer.is_empty() || self.surplus > 0
     }
 
     /// The next frame's body.
     ///
     /// # Cancellation
     /// Safe: what has been read stays for the next call.
-    pub(super) async fn next(&mut self) -> io::Result<Bytes> {
+    pub(super) async fn next(&mut self) -> io::Result<Frame> {
         loop {
+            let thrown_away = self.surplus.min(self.buffer.len());
+            self.buffer.advance(thrown_away);
+            self.surplus -= thrown_away;
             if let Some(header) = self.buffer.first_chunk::<4>() {
                 let length = usize::try_from(i32::from_be_bytes(*header))
-                    .ok()
-                    .filter(|&length| length <= MAX_REPLY)
-                    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "frame with an impossible length"))?;
-                if self.buffer.len() >= 4 + length {
+                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "frame with an impossible length"))?;
+                let read = if length <= MAX_REPLY { length } else { HEAD };
+                if self.buffer.len() >= 4 + read {
                     self.buffer.advance(4);
-                    return Ok(self.buffer.split_to(length).freeze());
+                    self.surplus = length - read;
+                    let bytes = self.buffer.split_to(read).freeze();
+                    return Ok(if read == length { Frame::Whole(bytes) } else { Frame::TooLarge(bytes, length) });
                 }
-                self.buffer.reserve(4 + length - self.buffer.len());
+                self.buffer.reserve(4 + read - self.buffer.len());
             } else {
                 self.buffer.reserve(READ_CHUNK);
             }
@@ -102,5 +127,34 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed by zookeeper"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frame_that_is_too_large_is_thrown_away_and_the_next_one_is_read() {
+        let (mut server, client) = tokio::io::duplex(1024 * 1024);
+        let write = async move {
+            for (length, filling) in [(3, 1), (MAX_REPLY + 5, 2), (0, 0), (20, 3)] {
+                server.write_all(&i32::try_from(length).unwrap().to_be_bytes()).await.unwrap();
+                server.write_all(&vec![filling; length]).await.unwrap();
+            }
+        };
+        let mut reader = FrameReader::new(client);
+        let read = async move {
+            let mut frames = Vec::new();
+            for _ in 0..4 {
+                frames.push(reader.next().await.unwrap());
+            }
+            assert_eq!(reader.next().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+            frames
+        };
+        let (frames, ()) = tokio::join!(read, write);
+        let whole = |bytes: &'static [u8]| Frame::Whole(bytes.into());
+        let too_large = Frame::TooLarge([2; HEAD].as_slice().into(), MAX_REPLY + 5);
+        assert_eq!(frames, [whole(&[1; 3]), too_large, whole(&[]), whole(&[3; 20])]);
     }
 }

@@ -21,6 +21,9 @@ pub(crate) enum Error {
     /// The request is over ZooKeeper's frame limit and was not sent.
     #[error("a request of {0} bytes is over zookeeper's frame limit")]
     TooLarge(usize),
+    /// The answer is too large to be read; a request for less may do. The connection stands.
+    #[error("an answer of {0} bytes is more than is read")]
+    AnswerTooLarge(usize),
 }
 
 impl Error {

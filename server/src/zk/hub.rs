@@ -10,7 +10,7 @@ use rollcall_wire::{Request, WatchMode};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::session::{Link, Session};
+use super::session::{Answer, Link, Session};
 use super::watches::{Mailbox, Watches};
 use super::{Config, Error};
 use crate::types::{NodePath, Zxid};
@@ -99,6 +99,8 @@ impl Drop for Subscription {
     }
 }
 
+/// How many watches are set at once, and how many removed.
+const AT_ONCE: usize = 1024;
 /// How long to leave a full queue alone.
 const FULL_QUEUE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
@@ -135,19 +137,13 @@ async fn keep_watches(session: &Session, watches: &Watches) {
     }
 }
 
-/// Sets what is missing and removes what nobody wants, some at a time, until nothing is left or the connection is gone.
+/// Sets what is missing and removes some of what nobody wants: the rest is found again, so that what comes to be missing
+/// meanwhile does not wait for it.
 async fn apply_differences(session: &Session, watches: &Watches, connection: u64) {
-    const AT_ONCE: usize = 1024;
-    let (missing, surplus) = watches.differences();
+    let (missing, surplus) = watches.differences(AT_ONCE);
     for paths in missing.chunks(AT_ONCE) {
-        let requests: Vec<_> = paths
-            .iter()
-            .map(|path| {
-                let mode = WatchMode::PersistentRecursive;
-                session.submit_on(connection, Request::AddWatch { path: path.as_str().to_owned(), mode }, None)
-            })
-            .collect();
-        for (path, answer) in paths.iter().zip(requests) {
+        let add = |path| Request::AddWatch { path, mode: WatchMode::PersistentRecursive };
+        for (path, answer) in pipeline(session, connection, paths, add) {
             match answer.await {
                 Ok(_) => watches.established(path, connection),
                 Err(Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
@@ -160,11 +156,20 @@ async fn apply_differences(session: &Session, watches: &Watches, connection: u64
             }
         }
     }
-    for path in surplus {
+    for (path, answer) in pipeline(session, connection, &surplus, |path| Request::RemoveWatches { path }) {
         // A watch that lingers costs events, and goes with the connection.
-        let removal = Request::RemoveWatches { path: path.as_str().to_owned() };
-        if let Err(error) = session.submit_on(connection, removal, None).await {
+        if let Err(error) = answer.await {
             tracing::debug!(%path, %error, "a watch was not removed");
         }
     }
+}
+
+/// Sends a request for each path, now.
+fn pipeline<'a, F: Fn(String) -> Request>(
+    session: &Session,
+    connection: u64,
+    paths: &'a [NodePath],
+    request: F,
+) -> Vec<(&'a NodePath, impl Future<Output = Result<Answer, Error>> + use<F>)> {
+    paths.iter().map(|path| (path, session.submit_on(connection, request(path.as_str().to_owned()), None))).collect()
 }

@@ -34,7 +34,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::connection::{self, FrameReader};
+use super::connection::{self, Frame, FrameReader};
 use super::watches::{Batch, Event, Mailbox, Watches};
 use super::{Config, Error};
 use crate::types::{SessionId, Zxid};
@@ -299,7 +299,7 @@ impl Task {
     /// Tries all servers in turn until one takes the session; `None` when it is over.
     async fn connect(&mut self) -> Option<(FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
         let mut pause = RECONNECT_FIRST;
-        let mut is_probe = false;
+        let (mut is_probe, mut no_probe_until) = (false, Instant::now());
         loop {
             let mut is_refused = false;
             // All are called, a little after each other: one that swallows packets must not hold up the others.
@@ -320,8 +320,11 @@ impl Task {
                     Err(error) => Err(error),
                 };
                 match opened {
-                    // The session stands; but this server may be behind, and is not read from.
-                    Ok((response, ..)) if response.timeout_ms > 0 && is_probe => {}
+                    // The session stands; but this server may be behind, and is not read from. It is left alone for as
+                    // long as the session can live now, which would never end otherwise.
+                    Ok((response, ..)) if response.timeout_ms > 0 && is_probe => {
+                        no_probe_until = Instant::now() + 2 * lock(&self.identity).timeout;
+                    }
                     Ok((response, reader, writer)) if response.timeout_ms > 0 => {
                         let mut identity = lock(&self.identity);
                         identity.id = response.session_id;
@@ -342,7 +345,7 @@ impl Task {
             }
             let identity = lock(&self.identity).clone();
             let is_overdue = identity.last_heard.is_some_and(|heard| heard.elapsed() > identity.timeout);
-            is_probe = is_refused && is_overdue && !is_probe;
+            is_probe = is_refused && is_overdue && !is_probe && Instant::now() >= no_probe_until;
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(RECONNECT_CAP);
@@ -475,7 +478,11 @@ async fn read_frames(
         };
         heard = Instant::now();
         lock(identity).last_heard = Some(heard);
-        let mut decoder = Decoder::new(frame);
+        let too_large = match &frame {
+            Frame::Whole(_) => None,
+            Frame::TooLarge(_, length) => Some(Error::AnswerTooLarge(*length)),
+        };
+        let mut decoder = Decoder::new(frame.into_bytes());
         let header = match ReplyHeader::decode(&mut decoder) {
             Ok(header) => header,
             Err(error) => return error.to_string(),
@@ -496,7 +503,7 @@ async fn read_frames(
                     identity.last_zxid = identity.last_zxid.max(header.zxid);
                 }
                 answered = heard;
-                if let Err(cause) = answer(header, &mut decoder, pending, evidence, config) {
+                if let Err(cause) = answer(header, too_large, &mut decoder, pending, evidence, config) {
                     return cause;
                 }
             }
@@ -520,6 +527,7 @@ async fn unanswered(pending: &Mutex<VecDeque<Pending>>, answered: Instant, patie
 /// Hands a reply to whoever waits for it; an error ends the connection.
 fn answer(
     header: ReplyHeader,
+    too_large: Option<Error>,
     decoder: &mut Decoder,
     pending: &Mutex<VecDeque<Pending>>,
     evidence: &watch::Sender<Instant>,
@@ -529,6 +537,10 @@ fn answer(
         return Err("a reply out of order".to_owned());
     };
     let Pending { op_code, sent_at, mailbox, reply, .. } = request;
+    if let Some(error) = too_large {
+        drop(reply.send(Err(error)));
+        return Ok(());
+    }
     if let Some(code) = ErrorCode::from_wire(header.error) {
         let error = Error::from_reply(code);
         drop(reply.send(Err(error)));

@@ -241,12 +241,16 @@ impl Watches {
         self.changed.notify_one();
     }
 
-    /// The recursive watches to set and those to remove. The latter count as removed from now on.
-    pub(super) fn differences(&self) -> (Vec<NodePath>, Vec<NodePath>) {
+    /// The recursive watches to set, and some of those to remove: this many at most, and [`Watches::changed`] tells that
+    /// there are more. They count as removed from now on.
+    pub(super) fn differences(&self, most: usize) -> (Vec<NodePath>, Vec<NodePath>) {
         let mut inner = lock(&self.inner);
         let Inner { recursive, established, .. } = &mut *inner;
         let missing = recursive.keys().filter(|path| !established.contains(*path)).cloned().collect();
-        let surplus: Vec<_> = established.extract_if(|path| !recursive.contains_key(path)).collect();
+        let surplus: Vec<_> = established.extract_if(|path| !recursive.contains_key(path)).take(most).collect();
+        if surplus.len() == most {
+            self.changed.notify_one();
+        }
         (missing, surplus)
     }
 
@@ -359,11 +363,34 @@ mod tests {
         watches.connection_lost();
         // The answer to the first connection's request is looked at late.
         watches.established(&path, first);
-        assert_eq!(watches.differences().0, std::slice::from_ref(&path));
+        assert_eq!(watches.differences(9).0, std::slice::from_ref(&path));
         let second = watches.connection_made();
         watches.established(&path, second);
         assert_eq!(watches.established_on(&path), Some(second));
-        assert!(watches.differences().0.is_empty());
+        assert!(watches.differences(9).0.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_goes_some_at_a_time_and_what_is_missing_is_told_with_each() {
+        let watches = Watches::default();
+        let connection = watches.connection_made();
+        let paths: Vec<_> = (0..10).map(|number| NodePath::trusted(format!("/{number}"))).collect();
+        for path in &paths {
+            let id = watches.subscribe(path, &Arc::default());
+            watches.established(path, connection);
+            watches.unsubscribe(path, id);
+        }
+        let mut removed = Vec::new();
+        for (round, most) in [4, 4, 2].into_iter().enumerate() {
+            let late = NodePath::trusted(format!("/late/{round}"));
+            watches.subscribe(&late, &Arc::default());
+            watches.changed().await;
+            let (missing, surplus) = watches.differences(4);
+            assert_eq!((missing.contains(&late), surplus.len()), (true, most));
+            removed.extend(surplus);
+        }
+        removed.sort_unstable();
+        assert_eq!(removed, paths);
     }
 
     #[test]

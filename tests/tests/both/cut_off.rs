@@ -50,6 +50,27 @@ async fn cut_connections_cost_nothing_that_stands() {
     assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
 }
 
+/// ZooKeeper's own client sends more than 128 KB of watched paths in several requests, which its server mixes up.
+#[tokio::test]
+async fn many_long_paths_are_watched_again_after_a_cut() {
+    let s = ARM.behind_a_proxy("long", &[]).await;
+    let folder = format!("/{}", vec!["x".repeat(240); 4].join("/"));
+    let paths: Vec<_> = (0..320).map(|number| format!("{folder}/{number}")).collect();
+    assert!(paths.iter().map(String::len).sum::<usize>() > 2 * 128 * 1024, "on each of two sessions");
+    let mut watching = Vec::new();
+    for path in &paths {
+        s.bare.create(path, b"").await;
+        watching.push(Watching::start(&s.client, path).await);
+    }
+    for round in 1..=2 {
+        s.proxy.cut();
+        s.bare.create_many(paths.iter().map(|path| format!("{path}/{round}")), b"x").await;
+        for watching in &mut watching {
+            watching.until("the child that came", |known| known.children.len() == round).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn while_zookeeper_is_away_what_is_known_is_still_told() {
     let s = ARM.behind_a_proxy("faults", &[]).await;

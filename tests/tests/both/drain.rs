@@ -9,7 +9,7 @@ use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{ChangeKind, Draining, LostReason};
 use rollcall_tests::arm::Setting;
-use rollcall_tests::client::{Client, Registration, data, get, next, refused, retry_delay, set};
+use rollcall_tests::client::{Client, Registration, data, get, next, refused, retry_delay, set, span};
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::process::Signal;
 use rollcall_tests::server::Server;
@@ -109,6 +109,19 @@ async fn at_the_deadline_what_is_left_ends_with_a_delay() {
     streams.told().await;
     let delays = streams.refused().await;
     assert!(delays[0] != delays[1] || delays[1] != delays[2], "the return of many is spread: {delays:?}");
+    ends_well(&mut s.server).await;
+}
+
+#[tokio::test]
+async fn a_get_that_waits_ends_with_a_delay_and_holds_nothing_up() {
+    let mut s = ARM.setting_with("drain", &["--drain", "500s"]).await;
+    let request = v1::GetRequest { path: "/nobody".to_owned(), wait: Some(span(LONG)), ..Default::default() };
+    let mut client = s.client.clone();
+    let waiting = tokio::spawn(async move { client.get(request).await });
+    s.server.wait_for_streams(1).await;
+    s.server.process().signal(Signal::TERM);
+    let answer = soon("the end of the wait", waiting).await.unwrap();
+    assert!(retry_delay(&refused(answer, Code::Unavailable, "DRAINING")) <= LONG);
     ends_well(&mut s.server).await;
 }
 

@@ -31,6 +31,19 @@ async fn an_absent_path_is_an_answer() {
 }
 
 #[tokio::test]
+async fn a_path_of_very_many_segments_is_one_like_any_other() {
+    let s = ARM.setting("get").await;
+    let path = "/a".repeat(1500);
+    assert!(!get(&s.client, &path).await.exists);
+    s.bare.create("/a", b"").await;
+    assert!(!get(&s.client, &path).await.exists);
+    let path = &path[..200];
+    assert!(!get(&s.client, path).await.exists);
+    put(&s.client, path, text("deep")).await.unwrap();
+    assert_eq!(shown(get(&s.client, path).await.value.as_ref()), json!({"text": "deep"}));
+}
+
+#[tokio::test]
 async fn a_node_comes_with_its_children_and_their_data() {
     let s = ARM.setting("get").await;
     s.bare.create("/parent", br#"{"limit":5}"#).await;
