@@ -121,7 +121,8 @@ type RegistryClient interface {
 	// Errors of the stream: INVALID_ARGUMENT, reason PROTOCOL (an empty request, or `open` that is not
 	// the first) or INVALID_TTL; ABORTED, reason SESSION_EXPIRED. In `rejected`: INVALID_ARGUMENT with
 	// INVALID_PATH or VALUE_TOO_LARGE, ALREADY_EXISTS with NAME_TAKEN, FAILED_PRECONDITION with
-	// NOT_EPHEMERAL, PERMISSION_DENIED, and RESOURCE_EXHAUSTED.
+	// NOT_EPHEMERAL or, where a lock has its queue, HAS_REGISTRATIONS, PERMISSION_DENIED, and
+	// RESOURCE_EXHAUSTED.
 	Register(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RegisterRequest, RegisterResponse], error)
 	// Reads one node and its children with their data. A path that does not exist is an answer with
 	// `exists` false.
@@ -175,8 +176,8 @@ type RegistryClient interface {
 	//     to 2.1 jumps its own queue, and can hold a lock beside others.) Curator's locks are laid out
 	//     differently and do not mix with these.
 	//  5. All who use a path must agree on `simultaneous`: FAILED_PRECONDITION, reason
-	//     LOCK_LIMIT_DIFFERS. A path that holds anything but a lock: FAILED_PRECONDITION, reason
-	//     NOT_A_LOCK.
+	//     LOCK_LIMIT_DIFFERS. A path that holds anything but a lock, or lies below another lock:
+	//     FAILED_PRECONDITION, reason NOT_A_LOCK.
 	//  6. Doubt. When ZooKeeper does not answer in time you get `suspended` with the time that is left.
 	//     Then either `held` comes again, with the same token, or, at the end of that time and before
 	//     anybody else can be given the lock, `lost` and the end: ABORTED, reason LOCK_LOST. A replica
@@ -424,7 +425,8 @@ type RegistryServer interface {
 	// Errors of the stream: INVALID_ARGUMENT, reason PROTOCOL (an empty request, or `open` that is not
 	// the first) or INVALID_TTL; ABORTED, reason SESSION_EXPIRED. In `rejected`: INVALID_ARGUMENT with
 	// INVALID_PATH or VALUE_TOO_LARGE, ALREADY_EXISTS with NAME_TAKEN, FAILED_PRECONDITION with
-	// NOT_EPHEMERAL, PERMISSION_DENIED, and RESOURCE_EXHAUSTED.
+	// NOT_EPHEMERAL or, where a lock has its queue, HAS_REGISTRATIONS, PERMISSION_DENIED, and
+	// RESOURCE_EXHAUSTED.
 	Register(grpc.BidiStreamingServer[RegisterRequest, RegisterResponse]) error
 	// Reads one node and its children with their data. A path that does not exist is an answer with
 	// `exists` false.
@@ -478,8 +480,8 @@ type RegistryServer interface {
 	//     to 2.1 jumps its own queue, and can hold a lock beside others.) Curator's locks are laid out
 	//     differently and do not mix with these.
 	//  5. All who use a path must agree on `simultaneous`: FAILED_PRECONDITION, reason
-	//     LOCK_LIMIT_DIFFERS. A path that holds anything but a lock: FAILED_PRECONDITION, reason
-	//     NOT_A_LOCK.
+	//     LOCK_LIMIT_DIFFERS. A path that holds anything but a lock, or lies below another lock:
+	//     FAILED_PRECONDITION, reason NOT_A_LOCK.
 	//  6. Doubt. When ZooKeeper does not answer in time you get `suspended` with the time that is left.
 	//     Then either `held` comes again, with the same token, or, at the end of that time and before
 	//     anybody else can be given the lock, `lost` and the end: ABORTED, reason LOCK_LOST. A replica
