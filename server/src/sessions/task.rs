@@ -112,7 +112,11 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
             }
             _ = poll.tick() => {
                 task.poll();
-                if inputs.is_empty() && departures.is_empty() && !task.state.is_leaving() {
+                if task.settling.is_some()
+                    && inputs.is_empty()
+                    && departures.is_empty()
+                    && !task.state.is_leaving()
+                {
                     drop(task.settling.take());
                 }
             }
