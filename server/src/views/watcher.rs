@@ -40,6 +40,13 @@ pub(crate) struct Watcher {
     is_behind_since: Option<Instant>,
 }
 
+/// What there is, at one moment.
+struct Look {
+    next: Next,
+    is_stale: bool,
+    has_state: bool,
+}
+
 impl Watcher {
     pub(super) fn new(reader: Reader, since: Option<Revision>, full: bool, neighbourhood: Neighbourhood) -> Self {
         let news = reader.view().news(neighbourhood);
@@ -64,10 +71,10 @@ impl Watcher {
         self.is_checked = true;
         loop {
             self.news.catch_up();
-            let next = self.look()?;
+            let Look { next, is_stale, has_state } = self.look()?;
             let step = match next {
-                Next::Tell(step) => Some(step),
-                Next::Wait => self.wait().await,
+                Next::Tell(step) => return Ok(Told { step, is_stale }),
+                Next::Wait => self.wait(has_state).await,
                 Next::CatchUp(revision) => self.catch_up(revision).await?,
             };
             if let Some(step) = step {
@@ -76,12 +83,15 @@ impl Watcher {
         }
     }
 
-    fn look(&mut self) -> Result<Next, Error> {
+    /// All at once: what is known is one lock, and a change has all who watch look at it.
+    fn look(&mut self) -> Result<Look, Error> {
         let mut known = self.reader.view().known();
         if known.is_forbidden {
             return Err(Error::NoAuth { path: self.reader.view().scope.path.clone() });
         }
-        Ok(self.cursor.advance(&mut known))
+        let next = self.cursor.advance(&mut known);
+        let is_stale = self.is_stale_beside(known.backend);
+        Ok(Look { next, is_stale, has_state: known.state.is_some() })
     }
 
     /// For a heartbeat: the revision of the state that was told, or a later one if it is still the state. While nothing
@@ -92,14 +102,16 @@ impl Watcher {
 
     /// Whether what was told may be out of date, since ZooKeeper can't be reached.
     pub(crate) fn is_stale(&self) -> bool {
-        [self.cursor.backend(), self.reader.view().known().backend]
-            .iter()
-            .any(|state| *state != BackendState::Connected)
+        self.is_stale_beside(self.reader.view().known().backend)
+    }
+
+    fn is_stale_beside(&self, backend: BackendState) -> bool {
+        [self.cursor.backend(), backend].iter().any(|state| *state != BackendState::Connected)
     }
 
     /// Waits for news; gives a step when there can't be any.
-    async fn wait(&mut self) -> Option<Step> {
-        if self.reader.view().known().state.is_some() || self.cursor.backend() != BackendState::Connected {
+    async fn wait(&mut self, has_state: bool) -> Option<Step> {
+        if has_state || self.cursor.backend() != BackendState::Connected {
             self.news.changed().await;
             return None;
         }
