@@ -94,6 +94,8 @@ pub struct Contender {
     /// For how many milliseconds it holds a lock.
     holding: std::ops::Range<u64>,
     replicas: Vec<Channel>,
+    /// The replica at which it takes locks; each time another without one.
+    home: Option<usize>,
     rng: StdRng,
     attempts: Vec<Attempt>,
 }
@@ -107,11 +109,19 @@ enum Outcome {
 }
 
 impl Contender {
-    /// A contender among many, with a random generator of its own. It holds a lock for so many milliseconds.
-    pub fn new(number: usize, holding: std::ops::Range<u64>, replicas: &[SocketAddr], rng: StdRng) -> Contender {
+    /// A contender among many, with a random generator of its own. It holds a lock for so many milliseconds, and takes it
+    /// at the replica `home`, or at any.
+    pub fn new(
+        number: usize,
+        holding: std::ops::Range<u64>,
+        replicas: &[SocketAddr],
+        home: Option<usize>,
+        rng: StdRng,
+    ) -> Contender {
         let channel = |address| Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
         let channel = |address| channel(address).connect_timeout(PATIENCE).connect_lazy();
-        Contender { number, holding, replicas: replicas.iter().map(channel).collect(), rng, attempts: Vec::new() }
+        let replicas = replicas.iter().map(channel).collect();
+        Contender { number, holding, replicas, home, rng, attempts: Vec::new() }
     }
 
     /// Takes one lock after the other until it is time to end.
@@ -189,7 +199,7 @@ impl Contender {
     }
 
     async fn stream(&mut self, lock: &Lock, request: AcquireLockRequest, deadline: Instant) -> Outcome {
-        let replica = self.rng.random_range(0..self.replicas.len());
+        let replica = self.home.unwrap_or_else(|| self.rng.random_range(0..self.replicas.len()));
         let mut client = RegistryClient::new(self.replicas[replica].clone());
         let Ok(Ok(answer)) = timeout(PATIENCE, client.acquire_lock(request)).await else { return Outcome::Over };
         let mut stream = answer.into_inner();

@@ -6,6 +6,7 @@ use std::process::{Command, ExitStatus};
 use rollcall_tests::arm::{Arm, Setting};
 use rollcall_tests::client::{Registration, data, describe, release};
 use rollcall_tests::follow::Locking;
+use rollcall_tests::page;
 use rollcall_tests::process::{Process, Signal, scratch};
 use rollcall_tests::proxy::{Proxy, Traffic};
 use rollcall_tests::server;
@@ -448,6 +449,18 @@ async fn a_job_does_not_outlive_the_command_that_holds_its_lock() {
         nobody_is_left(&shell, &group).await;
         eventually("the job is gone", SOON, async || check(!group.is_alive(), || "it runs".to_owned())).await;
     }
+}
+
+#[tokio::test]
+async fn the_rust_program_of_the_readme_prints_what_the_readme_shows() {
+    let shell = Shell::open().await;
+    let shown = page::blocks(include_str!("../../README.md"), "In Rust");
+    let program = include_str!("../../client-rs/examples/readme.rs");
+    assert!(program.ends_with(&format!("\n\n{}", page::only(&shown, "rust"))), "examples/readme.rs is another");
+    let mut command = Command::new(built("examples/readme"));
+    command.env("ROLLCALL_SERVER", shell.s.server.grpc().to_string());
+    let said = done(Process::spawn("readme", shell.directory.path(), &mut command)).await;
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), page::only(&shown, "text")), "{said:?}");
 }
 
 #[tokio::test]
