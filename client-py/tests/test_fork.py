@@ -77,8 +77,8 @@ def test_a_child_connects_for_itself_and_the_parent_keeps_what_it_has(registry, 
     assert lock.release()
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux tells the names of threads")
 def test_nothing_of_grpcio_is_left_at_the_moment_of_a_fork(two, registry, path):
+    assert os.path.isdir("/proc/self/task"), "this test needs Linux, which tells the names of threads"
     ours = registry()
     ours.set_node(f"{path}/one")
     ours.get(path)
