@@ -32,19 +32,19 @@ func (s *regState) registered(told *v1.Registered) {
 		return
 	}
 	entry.generation = told.GetGeneration()
-	isEarlier := false
+	isEarlier, isWished := false, false
 	if !told.GetRestored() && entry.said.what == saidSet {
 		version := s.heard(entry).version
-		entry.answered, isEarlier = version, version == earlier
-		if version == entry.version {
-			entry.accepted = nil
-			if !entry.leaving {
-				entry.answer(nil)
-			}
-		}
+		entry.answered, isEarlier, isWished = version, version == earlier, version == entry.version
 	}
 	if !entry.leaving && !isEarlier {
 		entry.of.tell(State{Kind: Registered, Generation: told.GetGeneration()})
+	}
+	if isWished {
+		entry.accepted = nil
+		if !entry.leaving {
+			entry.answer(nil)
+		}
 	}
 	if entry.leaving || entry.answered != entry.version {
 		s.enqueue(told.GetPath(), entry)

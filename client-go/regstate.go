@@ -80,11 +80,11 @@ func (s *regState) add(of *Registration, value *v1.Value, exclusive bool, waiter
 		added.isQueued = before.isQueued
 		lost := &LostError{Path: of.path, Reason: LostTakenOver}
 		if before.leaving {
-			before.answer(nil)
 			before.of.tell(State{Kind: Unregistered})
+			before.answer(nil)
 		} else {
-			before.answer(lost)
 			before.of.tell(State{Kind: Lost, Err: lost})
+			before.answer(lost)
 		}
 	}
 	s.entries[of.path] = added
@@ -229,15 +229,16 @@ func (s *regState) end(path string, answer error, lost *LostError) {
 	delete(s.entries, path)
 	s.heard(entry)
 	if entry.leaving {
-		entry.answer(nil)
 		entry.of.tell(State{Kind: Unregistered})
+		entry.answer(nil)
 		return
 	}
-	entry.answer(answer)
 	entry.of.tell(State{Kind: Lost, Err: lost})
+	entry.answer(answer)
 }
 
-// answer tells all who wait. There is room for one answer in each channel, and nobody gets two.
+// answer tells all who wait. There is room for one answer in each channel, and nobody gets two. The state is told before:
+// whoever has an answer finds the state that goes with it.
 func (e *entry) answer(answer error) {
 	for _, waiter := range e.waiters {
 		waiter <- answer

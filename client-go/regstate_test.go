@@ -331,3 +331,41 @@ func TestStateAReplicaThatRefusesTheStreamEndsOnlyWhatNeverStood(t *testing.T) {
 	s.stands(of, Lost, 0)
 	s.stands(held, Registered, 5)
 }
+
+// answersAfter checks that this makes a state known before anybody has an answer.
+func (s scene) answersAfter(of *Registration, kind StateKind, waiter <-chan error, does func()) {
+	s.Helper()
+	done := make(chan struct{})
+	go func() { does(); close(done) }()
+	select {
+	case state := <-of.States():
+		if state.Kind != kind {
+			s.Errorf("it is %v and not %v", state.Kind, kind)
+		}
+		<-waiter
+	case <-waiter: // It has no room: who answers stands still until this.
+		s.Errorf("answered before it is %v", kind)
+	}
+	<-done
+}
+
+func TestWhoHasAnAnswerFindsTheStateThatGoesWithIt(t *testing.T) {
+	s := newScene(t)
+	registers := func() (*Registration, chan error) {
+		of, waiter := &Registration{path: "/a", states: make(chan State, 1)}, make(chan error)
+		if err := s.add(of, number(1), false, waiter); err != nil {
+			t.Fatal(err)
+		}
+		s.next()
+		return of, waiter
+	}
+	for _, expected := range []StateKind{Registered, Lost} {
+		of, waiter := registers()
+		says := func() { s.isRegistered("/a", 7) }
+		if expected == Lost {
+			rejected := &v1.Rejected{Path: "/a", Reason: string(NameTaken)}
+			says = func() { s.take(&v1.RegisterResponse{Response: &v1.RegisterResponse_Rejected{Rejected: rejected}}) }
+		}
+		s.answersAfter(of, expected, waiter, says)
+	}
+}
