@@ -266,21 +266,22 @@ impl State {
     fn registered(&mut self, registered: &v1::Registered) {
         let Some(entry) = self.entries.get_mut(registered.path.as_str()) else { return };
         entry.generation = Some(registered.generation);
-        let mut is_earlier = false;
+        let (mut is_earlier, mut is_wished) = (false, false);
         if !registered.restored
             && let Some(Said::Set(version)) = entry.said
         {
-            (entry.said, entry.answered, is_earlier) = (None, Some(version), version == EARLIER);
+            (entry.said, entry.answered) = (None, Some(version));
+            (is_earlier, is_wished) = (version == EARLIER, version == entry.version);
             self.unanswered -= 1;
-            if version == entry.version {
-                entry.accepted = None;
-                if entry.wish == Wish::Hold {
-                    entry.answer(&Ok(()));
-                }
-            }
         }
         if entry.wish == Wish::Hold && !is_earlier {
             entry.tell(RegistrationState::Registered { generation: registered.generation });
+        }
+        if is_wished {
+            entry.accepted = None;
+            if entry.wish == Wish::Hold {
+                entry.answer(&Ok(()));
+            }
         }
         if entry.wish == Wish::Leave || entry.answered != Some(entry.version) {
             self.enqueue(&registered.path.as_str().into());
@@ -374,8 +375,8 @@ impl State {
             Wish::Hold => (Err(error.clone()), RegistrationState::Lost { reason }),
             Wish::Leave => (Ok(()), RegistrationState::Closed),
         };
-        entry.answer(&answer);
         entry.tell(state);
+        entry.answer(&answer);
     }
 }
 
@@ -388,6 +389,7 @@ impl Entry {
         });
     }
 
+    /// After the state is told: whoever has an answer finds the state that goes with it.
     fn answer(&mut self, answer: &Result<(), Error>) {
         for waiter in self.waiters.drain(..) {
             // Nobody may wait any more.

@@ -1,3 +1,6 @@
+use std::pin::Pin;
+use std::task::Context;
+
 use serde_json::json;
 
 use super::*;
@@ -299,4 +302,36 @@ fn a_replica_that_refuses_the_stream_ends_only_what_never_stood() {
     scene.state.refuse(&Refusal::of(tonic::Status::unauthenticated("no token")));
     assert!(matches!(refused.try_recv().unwrap(), Err(Error::Refused(_))));
     assert!(new.borrow().is_over() && !held.state().is_over());
+}
+
+/// Takes down how a registration stands in the moment when somebody is woken.
+struct AtWake {
+    states: watch::Receiver<RegistrationState>,
+    seen: std::sync::OnceLock<RegistrationState>,
+}
+
+impl std::task::Wake for AtWake {
+    fn wake(self: Arc<Self>) {
+        let _ = self.seen.set(self.states.borrow().clone());
+    }
+}
+
+/// The state that whoever waits for an answer finds, at the earliest.
+fn state_at_answer(answers: impl FnOnce(&mut Scene)) -> RegistrationState {
+    let mut scene = Scene::default();
+    let (waiter, mut answer) = answer();
+    let (_key, states) = scene.state.add("/a".into(), terms(1), Some(waiter)).unwrap();
+    assert_eq!(scene.said(), ["set /a n=1"]);
+    let wake = Arc::new(AtWake { states, seen: std::sync::OnceLock::new() });
+    let waker = wake.clone().into();
+    assert!(Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)).is_pending());
+    answers(&mut scene);
+    wake.seen.get().expect("nobody was woken").clone()
+}
+
+#[test]
+fn whoever_has_an_answer_finds_the_state_that_goes_with_it() {
+    assert_eq!(state_at_answer(|scene| scene.registered("/a", 5)), registered(5));
+    let state = state_at_answer(|scene| scene.rejected("/a", Code::AlreadyExists, "NAME_TAKEN"));
+    assert!(matches!(state, RegistrationState::Lost { .. }), "{state:?}");
 }
