@@ -218,7 +218,7 @@ part_node() {
 resolve_java() {
     say "java: resolving tests/java/pom.xml with Maven"
     local project=$cache/java exe
-    rm -rf "$project"
+    rm -rf "$project" "$cache/maven"
     mkdir -p "$project/src/main/java"
     cp "$root/tests/java/pom.xml" "$project"
     ln -s "$root/proto" "$project/proto"
@@ -247,9 +247,10 @@ compile_grpc_plugin() {
 }
 
 build_grpc_plugins() {
-    local source=$cache/grpc-source
-    if command -v grpc_csharp_plugin >/dev/null && command -v grpc_python_plugin >/dev/null; then
-        ln -sf "$(command -v grpc_csharp_plugin)" "$(command -v grpc_python_plugin)" "$cache/bin"
+    local source=$cache/grpc-source csharp python
+    rm -f "$cache/bin/grpc_csharp_plugin" "$cache/bin/grpc_python_plugin"
+    if csharp=$(command -v grpc_csharp_plugin) && python=$(command -v grpc_python_plugin); then
+        ln -s "$csharp" "$python" "$cache/bin"
         return
     fi
     need c++ "install a C++ compiler" g++
