@@ -4,7 +4,7 @@ CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-zookeeper test bench bench-go setup build lint deny clean
+.PHONY: help run run-zookeeper test stubs bench bench-go setup build lint deny clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server
 	$(CARGO) build --locked -p rollcall --bins --examples
 	$(CARGO) test --locked --workspace
+
+stubs: ## Generate the stubs of every language (buf.gen.yaml), into gen/ and client-go/
+	tests/setup.sh go-plugins buf node java grpc-plugins
+	PATH="$(CURDIR)/.cache/bin:$(CURDIR)/.cache/node/node_modules/.bin:$$PATH" $(BUF) generate
 
 bench: ## Measure Rollcall beside ZooKeeper, kazoo and etcd (ten minutes, on a quiet machine)
 	tests/setup.sh zookeeper etcd python
@@ -51,4 +55,4 @@ deny: ## Licences, sources and bans of the dependencies (builds cargo-deny first
 	.cache/bin/cargo-deny --locked check bans licenses sources
 
 clean: ## Remove what was built and fetched
-	rm -rf target .cache tests/go/gen
+	rm -rf target .cache gen tests/go/gen

@@ -212,11 +212,12 @@ func (l *Lock) over(state LockState, cause error) bool {
 	}
 	l.state = state
 	l.expiry.Stop()
+	// Before anybody can see that it is over: who asks the context must not be told that it is not.
+	l.cancel(cause)
 	l.mu.Unlock()
 	l.client.mu.Lock()
 	delete(l.client.locks, l.id)
 	l.client.mu.Unlock()
-	l.cancel(cause)
 	return true
 }
 

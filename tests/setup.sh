@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Fetches what the tests, `make run-zookeeper` and `make bench` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
-# generators of protobuf, staticcheck, buf, packages of Node, etcd, and the clients that judge the embedded server. A part whose inputs have not changed since is
-# skipped.
+# generators of protobuf, staticcheck, buf, packages of Node and Java, the other generators of buf.gen.yaml, etcd, and the clients
+# that judge the embedded server. A part whose inputs have not changed since is skipped.
 #
 #   tests/setup.sh              all parts but cargo-deny and etcd, which take minutes to build: only make deny and make bench need them
-#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins staticcheck buf node cargo-deny etcd
+#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins staticcheck buf node java
+#                               grpc-plugins cargo-deny etcd
 set -euo pipefail
 
 GRPCURL_VERSION=v1.9.3
@@ -51,6 +52,15 @@ part() {
 
 hash_of() { sha256sum -- "$@" | sha256sum | cut -d ' ' -f 1; }
 
+# apt_install WHAT PACKAGE…: installs Debian's packages, since WHAT is missing.
+apt_install() {
+    local what=$1
+    shift
+    say "$what is missing: installing $* with apt-get (a minute or two)"
+    run apt-update apt-get update
+    run "apt-$what" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
 # need TOOL HINT PACKAGE…: installs Debian's packages when TOOL is missing and we may; HINT is for other systems.
 need() {
     local tool=$1 hint=$2
@@ -59,9 +69,7 @@ need() {
         return
     fi
     if [[ $# -gt 0 && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-        say "$tool is missing: installing $* with apt-get (a minute or two)"
-        run apt-update apt-get update
-        run "apt-$tool" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+        apt_install "$tool" "$@"
         command -v "$tool" >/dev/null || die "$tool is still missing after apt-get install $*"
         return
     fi
@@ -105,8 +113,7 @@ make_venv() {
         # Debian keeps venv in a package of its own.
         [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
             die "python3 -m venv failed: install venv (on Debian or Ubuntu: sudo apt-get install -y python3-venv)"
-        run apt-update apt-get update
-        run apt-venv env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv
+        apt_install venv python3-venv
         rm -rf "$1"
         run venv python3 -m venv "$1"
     fi
@@ -190,7 +197,7 @@ part_buf() {
     part buf "$BUF_VERSION" "$cache/npm/node_modules/.bin/buf" install_buf
 }
 
-# --- Node: what the program of docs/stubs.md needs
+# --- Node: what the programs of docs/stubs.md need, and buf's generator for TypeScript
 
 install_node() {
     say "node: installing tests/node/package-lock.json"
@@ -203,7 +210,71 @@ install_node() {
 
 part_node() {
     need npm "install Node.js 18 or newer with npm" nodejs npm
-    part node "$(hash_of "$root"/tests/node/package*.json)" "$cache/node/node_modules/@grpc/grpc-js" install_node
+    part node "$(hash_of "$root"/tests/node/package*.json)" "$cache/node/node_modules/.bin/protoc-gen-ts_proto" install_node
+}
+
+# --- Java: all that Maven needs for the program of docs/stubs.md. protoc itself and its generator for gRPC in Java are among it.
+
+resolve_java() {
+    say "java: resolving tests/java/pom.xml with Maven"
+    local project=$cache/java exe
+    rm -rf "$project" "$cache/maven"
+    mkdir -p "$project/src/main/java"
+    cp "$root/tests/java/pom.xml" "$project"
+    ln -s "$root/proto" "$project/proto"
+    printf 'class Nothing { public static void main(String[] arguments) {} }\n' >"$project/src/main/java/Nothing.java"
+    run mvn-java mvn -B -ntp -f "$project/pom.xml" -Dmaven.repo.local="$cache/maven" compile exec:java -Dexec.mainClass=Nothing
+    for exe in com/google/protobuf/protoc io/grpc/protoc-gen-grpc-java; do
+        install -m 755 "$cache/maven/$exe"/*/*.exe "$cache/bin/${exe##*/}"
+    done
+}
+
+part_java() {
+    need javac "install a JDK, 17 or newer" default-jdk-headless
+    need mvn "install Maven 3.6 or newer" maven
+    part java "$(hash_of "$root/tests/java/pom.xml")" "$cache/bin/protoc-gen-grpc-java" resolve_java
+}
+
+# --- grpc-plugins: gRPC's generators for C# and Python, compiled from its own sources: they are packaged for few systems
+
+compile_grpc_plugin() {
+    (
+        cd "$cache/grpc-source/grpc_root"
+        # Linked as a whole, since .cache may outlive Debian's packages.
+        run "c++-$1" c++ -std=c++17 -I. -Iinclude "src/compiler/$1_plugin.cc" "src/compiler/$1_generator.cc" \
+            -Wl,-Bstatic -lprotoc -lprotobuf -Wl,-Bdynamic -lpthread -o "$cache/bin/grpc_$1_plugin"
+    )
+}
+
+build_grpc_plugins() {
+    local source=$cache/grpc-source csharp python
+    rm -f "$cache/bin/grpc_csharp_plugin" "$cache/bin/grpc_python_plugin"
+    if csharp=$(command -v grpc_csharp_plugin) && python=$(command -v grpc_python_plugin); then
+        ln -s "$csharp" "$python" "$cache/bin"
+        return
+    fi
+    need c++ "install a C++ compiler" g++
+    if ! c++ -E -x c++ - <<<'#include <google/protobuf/compiler/plugin.h>' >/dev/null 2>&1; then
+        [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
+            die "grpc_csharp_plugin is missing: install gRPC (on macOS: brew install grpc), or on Debian: sudo apt-get install -y libprotoc-dev"
+        apt_install libprotoc libprotoc-dev
+    fi
+    say "grpc-plugins: compiling gRPC's generators for C# and Python"
+    rm -rf "$source"
+    mkdir -p "$source"
+    # Built only as far as its metadata, with the setuptools that is pinned.
+    make_venv "$source/venv"
+    pip_in "$source/venv" pip-grpc-build install --require-hashes --requirement "$root/tests/stubs/grpc-build.txt"
+    pip_in "$source/venv" pip-grpc-source download --no-deps --no-binary grpcio-tools --no-build-isolation --require-hashes \
+        --requirement "$root/tests/stubs/grpc-source.txt" --dest "$source"
+    run tar-grpc tar -xzf "$source"/grpcio-tools-*.tar.gz -C "$source" --strip-components 1
+    compile_grpc_plugin csharp
+    compile_grpc_plugin python
+}
+
+part_grpc-plugins() {
+    need python3 "install Python 3.10 or newer" python3 python3-venv
+    part grpc-plugins "$(hash_of "$root"/tests/stubs/grpc-*.txt)" "$cache/bin/grpc_python_plugin" build_grpc_plugins
 }
 
 # --- cargo-deny: what may come in as a dependency
@@ -265,11 +336,11 @@ install_etcd() {
 part_etcd() { part etcd "$ETCD_VERSION" "$cache/bin/etcd" install_etcd; }
 
 if [[ $# -eq 0 ]]; then
-    set -- zookeeper python judges go-plugins staticcheck buf node grpcurl
+    set -- zookeeper python judges go-plugins staticcheck buf node java grpc-plugins grpcurl
 fi
 for name in "$@"; do
     case $name in
-        zookeeper | python | judges | grpcurl | go-plugins | staticcheck | buf | node | cargo-deny | etcd) "part_$name" ;;
-        *) die "no such part: $name (there are: zookeeper python judges grpcurl go-plugins staticcheck buf node cargo-deny etcd)" ;;
+        zookeeper | python | judges | grpcurl | go-plugins | staticcheck | buf | node | java | grpc-plugins | cargo-deny | etcd) "part_$name" ;;
+        *) die "no such part: $name (the head of this file names them)" ;;
     esac
 done

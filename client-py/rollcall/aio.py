@@ -165,8 +165,7 @@ class ServiceRegistry:
         if not state:
             self._registered.pop(node, None)
         is_durable = type is DataNode
-        await self._ready().set(node, data, state, is_durable)
-        if state and not is_durable and (data or node not in self._registered):
+        if await self._ready().set(node, data, state, is_durable) and (data or node not in self._registered):
             self._registered[node] = data
         return True
 

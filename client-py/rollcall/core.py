@@ -219,8 +219,9 @@ class Core:
             if refused.reason != "NO_NODE":
                 raise
 
-    async def set(self, path: str, data: Data, state: bool, is_durable: bool) -> None:
-        """What the verbs `set`, `set_node`, `set_data` and `unset` come to."""
+    async def set(self, path: str, data: Data, state: bool, is_durable: bool) -> bool:
+        """What the verbs `set`, `set_node`, `set_data` and `unset` come to. Returns whether the path is a registration
+        of ours now: the news that it is lost may have come with the answer."""
         if not state:
             if not await self.unregister(path):
                 await self.delete(path)
@@ -228,6 +229,7 @@ class Core:
             await self.put(path, data)
         else:
             await self.register(path, data)
+        return not is_durable and state and path in self.session.registrations.entries
 
     # --- locks
 

@@ -267,9 +267,13 @@ class ServiceRegistry:
         to_dict(data)
         if not state:
             self._registered.pop(node, None)
-        self._call(lambda core: core.set(node, data, state, is_durable))
-        if state and not is_durable and (data or node not in self._registered):
-            self._registered[node] = data
+
+        async def work(core: Core) -> None:
+            # On the loop, where a loss that comes later takes it out again.
+            if await core.set(node, data, state, is_durable) and (data or node not in self._registered):
+                self._registered[node] = data
+
+        self._call(work)
         return True
 
     def set_node(self, node: str, data: Data = None, state: bool = True) -> bool:

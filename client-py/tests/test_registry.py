@@ -10,6 +10,7 @@ from conftest import Seen, eventually
 from kazoo.client import KazooClient
 
 import rollcall
+from rollcall import v1
 
 
 @pytest.fixture
@@ -185,6 +186,23 @@ def test_who_registers_takes_over_and_the_other_is_told(registry, path):
     # It can be taken back.
     first.set_node(f"{path}/one", {"n": 3})
     eventually("seen", lambda: second.get(path)["children"]["one"]["n"] == 3)
+
+
+def test_what_is_lost_with_the_answer_is_not_registered_again(registry, path):
+    mine = registry()
+    core = mine._ready().core
+    register = core.register
+
+    async def and_lost(node, data):
+        await register(node, data)
+        registrations = core.session.registrations
+        lost = v1.Lost(path=node, generation=registrations.entries[node].generation, reason=v1.LOST_REASON_TAKEN_OVER)
+        mine._lost(registrations.take(v1.RegisterResponse(lost=lost)))
+
+    core.register = and_lost
+    mine.set_node(f"{path}/one")
+    # This is what a new start would register.
+    assert mine._registered == {}
 
 
 def test_credentials_are_kept(registry):

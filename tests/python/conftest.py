@@ -2,6 +2,7 @@
 
 ROLLCALL_ADDR   HOST:PORT, the server's gRPC address
 ZOOKEEPER_ADDR  HOST:PORT/CHROOT, the ZooKeeper and the chroot that this server uses
+ROLLCALL_STUBS  a folder with stubs, where others than those of grpcio-tools are to be tested
 
 Every wait has a deadline; `cargo test -p rollcall-tests polyglot` starts all of it.
 """
@@ -36,12 +37,14 @@ def needed(variable):
 
 @pytest.fixture(scope="session")
 def stubs(tmp_path_factory):
-    """The stubs that grpcio-tools makes of our protos: one namespace with all messages and the service."""
-    out = tmp_path_factory.mktemp("stubs")
+    """The stubs of our protos: one namespace with all messages and the service."""
     protos = sorted(str(path) for path in (ROOT / "proto" / "rollcall" / "v1").glob("*.proto"))
-    included = pathlib.Path(protoc.__file__).parent / "_proto"
-    arguments = [f"-I{ROOT / 'proto'}", f"-I{included}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    assert protoc.main(["protoc", *arguments, *protos]) == 0
+    out = os.environ.get("ROLLCALL_STUBS")
+    if out is None:
+        out = tmp_path_factory.mktemp("stubs")
+        included = pathlib.Path(protoc.__file__).parent / "_proto"
+        arguments = [f"-I{ROOT / 'proto'}", f"-I{included}", f"--python_out={out}", f"--grpc_python_out={out}"]
+        assert protoc.main(["protoc", *arguments, *protos]) == 0
     sys.path.insert(0, str(out))
     names = types.SimpleNamespace()
     for proto in protos:

@@ -32,6 +32,7 @@ mod replay;
 mod replicas;
 mod rust_client;
 mod services;
+mod stubs;
 
 #[path = "both"]
 mod zookeeper {

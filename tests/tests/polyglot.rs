@@ -40,7 +40,8 @@ pub(crate) async fn succeed(name: &str, command: &mut Command, deadline: Duratio
     said
 }
 
-async fn pytest(file: &str) {
+/// Runs a file of `tests/python`. Without `stubs`, a folder, it generates its own, with grpcio-tools.
+pub(crate) async fn pytest(file: &str, stubs: Option<&Path>) {
     let sandbox = Arm::ZooKeeper.sandbox("python").await;
     let server = Server::start(&sandbox.hosts).await;
     let mut command = Command::new(installed("venv/bin/pytest", "python"));
@@ -49,18 +50,19 @@ async fn pytest(file: &str) {
         .current_dir(root().join("tests/python"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("ROLLCALL_ADDR", server.grpc().to_string())
-        .env("ZOOKEEPER_ADDR", &sandbox.hosts);
+        .env("ZOOKEEPER_ADDR", &sandbox.hosts)
+        .envs(stubs.map(|folder| ("ROLLCALL_STUBS", folder)));
     succeed("pytest", &mut command, Duration::from_secs(300)).await;
 }
 
 #[tokio::test]
 async fn python_makes_all_eight_calls_with_generated_stubs() {
-    pytest("test_stubs.py").await;
+    pytest("test_stubs.py", None).await;
 }
 
 #[tokio::test]
 async fn kazoo_and_nd_service_registry_live_beside_us() {
-    pytest("test_interop.py").await;
+    pytest("test_interop.py", None).await;
 }
 
 /// Runs files of the Python client's own tests, which start their replicas themselves.
