@@ -49,6 +49,7 @@ mod zookeeper {
     mod lock_queue;
     mod locks;
     mod register;
+    mod slow_readers;
     mod snapshots;
     mod streams;
     mod takeover;
@@ -72,6 +73,7 @@ mod embedded {
     mod lock_queue;
     mod locks;
     mod register;
+    mod slow_readers;
     mod snapshots;
     mod streams;
     mod takeover;
@@ -94,6 +96,7 @@ mod oldest {
     mod lifetimes;
     mod locks;
     mod register;
+    mod slow_readers;
     mod snapshots;
     mod streams;
     mod takeover;
