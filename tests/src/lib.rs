@@ -27,6 +27,7 @@ pub mod proxy;
 pub mod raw;
 pub mod registrant;
 pub mod server;
+pub mod swallow;
 pub mod unread;
 pub mod victim;
 pub mod wait;
