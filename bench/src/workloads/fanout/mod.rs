@@ -156,7 +156,7 @@ async fn measure(
     (watchers, connections): (usize, usize),
     time: Duration,
 ) -> anyhow::Result<Figures> {
-    let mut target = Target::start(setup, way).await?;
+    let mut target = Target::start(setup, way, "/fanout").await?;
     let before = usage::memory(target.server())?.resident;
     let mut crowd = Crowd::gather(&target, way, watchers, connections, WINDOW).await?;
     let mut latencies = Latencies::default();

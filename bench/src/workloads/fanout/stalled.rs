@@ -79,7 +79,8 @@ impl Workload for Stalled {
 
 impl Side {
     async fn start(setup: &Setup, connections: usize, has_stalled: bool) -> anyhow::Result<Side> {
-        let target = Target::start(setup, Way::Rollcall).await?;
+        let path = if has_stalled { "/fanout-beside" } else { "/fanout-alone" };
+        let target = Target::start(setup, Way::Rollcall, path).await?;
         let stalled = if has_stalled {
             Some(Crowd::gather(&target, Way::Rollcall, WATCHERS, connections, NARROW).await?)
         } else {
