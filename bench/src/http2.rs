@@ -2,7 +2,7 @@
 //! them. What is measured shares its cores with this, and a client library costs as much for a message as a good server.
 //!
 //! Only what the workloads need: headers that are sent are never compressed, those that come are not read; the windows
-//! for what comes never close; what is sent is so little at a time that no window of a server closes. Whatever a stream
+//! for what comes never close, unless one is asked for that does; what is sent is so little at a time that no window of a server closes. Whatever a stream
 //! ends with, other than after a message, is found out by whoever counts.
 
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest window that there is.
-const WINDOW: u32 = 0x7fff_ffff;
+pub(crate) const WINDOW: u32 = 0x7fff_ffff;
 /// The window that a connection begins with.
 const FIRST_WINDOW: u32 = 65_535;
 /// A connection's window is opened again after so many bytes.
@@ -98,6 +98,14 @@ impl Connection {
     /// # Errors
     /// When nobody listens.
     pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<Connection> {
+        Connection::open_with(address, WINDOW).await
+    }
+
+    /// The same, with a window for each stream, which is never opened again.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub(crate) async fn open_with(address: SocketAddr, window: u32) -> anyhow::Result<Connection> {
         let socket = TcpStream::connect(address).await.with_context(|| format!("can't connect to {address}"))?;
         socket.set_nodelay(true)?;
         let mut connection = Connection {
@@ -109,8 +117,8 @@ impl Connection {
             calls: Vec::new(),
             unacknowledged: 0,
         };
-        // ENABLE_PUSH is 0, INITIAL_WINDOW_SIZE the largest.
-        let settings = [&[0, 2, 0, 0, 0, 0, 0, 4][..], &WINDOW.to_be_bytes()].concat();
+        // ENABLE_PUSH is 0, INITIAL_WINDOW_SIZE the window.
+        let settings = [&[0, 2, 0, 0, 0, 0, 0, 4][..], &window.to_be_bytes()].concat();
         frame(&mut connection.output, kind::SETTINGS, 0, 0, &settings);
         connection.widen(WINDOW - FIRST_WINDOW);
         connection.flush().await?;

@@ -2,7 +2,7 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+pub(crate) use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) serving: Gauge,
     /// Streams that stand.
     pub(crate) streams: Gauge,
+    /// Messages that were made for those who watch. Who does not read gets none.
+    pub(crate) watch_messages: Counter,
     /// Whether ZooKeeper can be reached: 1 or 0.
     pub(crate) zookeeper_up: Gauge,
     /// ZooKeeper sessions that hold ephemerals.
@@ -44,6 +46,8 @@ impl Metrics {
         registry.register("calls", "Calls answered and streams opened, by the reason of the error", self.calls.clone());
         registry.register("serving", "Whether the health service says SERVING", self.serving.clone());
         registry.register("streams", "Streams that stand", self.streams.clone());
+        // As `rollcall_watch_messages_total`.
+        registry.register("watch_messages", "Messages to those who watch", self.watch_messages.clone());
         registry.register("zookeeper_up", "Whether ZooKeeper can be reached", self.zookeeper_up.clone());
         registry.register(
             "zookeeper_sessions",

@@ -27,6 +27,8 @@ pub mod proxy;
 pub mod raw;
 pub mod registrant;
 pub mod server;
+pub mod swallow;
+pub mod unread;
 pub mod victim;
 pub mod wait;
 pub mod zookeeper;

@@ -134,14 +134,16 @@ impl Server {
         client_of(self.channel().await)
     }
 
-    /// A client to whose streams the server can't send a byte: their windows stay closed.
+    /// A connection on which the server can send no more than so many bytes of a stream before they are read; with 0
+    /// it can't send anything. No stream takes the window of another.
     ///
     /// # Panics
     /// When there is no connection to be had.
-    pub async fn stalled_client(&self) -> RegistryClient<Channel> {
+    pub async fn narrow_channel(&self, window: u32) -> Channel {
+        const ALL_STREAMS: u32 = 1 << 30;
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
-        let endpoint = endpoint.initial_stream_window_size(0);
-        client_of(soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens"))
+        let endpoint = endpoint.initial_stream_window_size(window).initial_connection_window_size(ALL_STREAMS);
+        soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens")
     }
 
     /// A client whose connection can be broken from outside: it goes through the proxy.
@@ -163,6 +165,16 @@ impl Server {
             check(metrics.lines().any(|found| found == line), || metrics)
         })
         .await;
+    }
+
+    /// The number that its metrics have under this name.
+    ///
+    /// # Panics
+    /// When they have none.
+    pub async fn metric(&self, name: &str) -> usize {
+        let metrics = soon("the metrics", self.http_get("/metrics")).await.expect("they are served");
+        let number = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        number.unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
     }
 
     /// What a page of its HTTP side answers, with the headers.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rollcall_proto::v1::GetRequest;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::watch_response::Event;
+use rollcall_proto::v1::{GetRequest, WatchRequest};
 use rollcall_tests::arm::Arm;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{
@@ -12,6 +12,7 @@ use rollcall_tests::client::{
 };
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::server::{SERVICE, Server};
+use rollcall_tests::swallow::Swallower;
 use rollcall_tests::wait::{SOON, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper};
 use serde_json::json;
@@ -142,4 +143,47 @@ async fn what_is_too_large_for_one_answer_is_read_in_several() {
         let next = other.step().await.event.unwrap();
         assert!(matches!(next, Event::Delta(_)), "no word of the backend: {next:?}");
     }
+}
+
+#[tokio::test]
+async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
+    let sandbox = Arm::ZooKeeper.sandbox("missed").await;
+    let bare = sandbox.bare().await;
+    let swallower = Swallower::start(sandbox.servers.parse().unwrap()).await;
+    let server = Server::start(&format!("{}{}", swallower.address(), sandbox.chroot)).await;
+    let client = server.client().await;
+    let swallow = |path: &str| swallower.swallow(format!("{}{path}", sandbox.chroot));
+    for path in ["/missed/one", "/missed/two/a", "/missed/three"] {
+        bare.create(path, b"1").await;
+    }
+    let mut watching = Watching::start(&client, "/missed").await;
+    let recursive = WatchRequest { path: "/missed".into(), recursive: true, ..Default::default() };
+    let mut deep = Watching::start_with(&client, recursive).await;
+
+    // The next event brings to light what was not told.
+    swallow("/missed/new");
+    bare.create("/missed/new", b"1").await;
+    swallower.has_swallowed().await;
+    let known = cached(&client, "/missed").await.unwrap().node.unwrap();
+    assert_eq!(known.children.len(), 3, "nothing has told of it");
+    bare.set("/missed/three", b"2").await;
+    watching.until("what was missed", |known| known.names() == ["new", "one", "three", "two"]).await;
+    deep.until("what was missed", |known| known.names() == ["new", "one", "three", "two", "two/a"]).await;
+
+    // So does a read that has to be up to date.
+    swallow("/missed/one");
+    bare.delete("/missed/one").await;
+    swallower.has_swallowed().await;
+    let answer = client.clone().get(latest("/missed")).await.unwrap().into_inner();
+    assert_eq!(answer.node.unwrap().children.len(), 3);
+    watching.until("what was missed", |known| known.names() == ["new", "three", "two"]).await;
+
+    // And further down.
+    swallow("/missed/two/b");
+    bare.create("/missed/two/b", b"1").await;
+    swallower.has_swallowed().await;
+    bare.set("/missed/two/a", b"2").await;
+    deep.until("what was missed", |known| known.names() == ["new", "three", "two", "two/a", "two/b"]).await;
+    // Nobody had to begin anew.
+    assert_eq!((watching.snapshots, deep.snapshots), (1, 1));
 }

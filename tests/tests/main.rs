@@ -50,6 +50,7 @@ mod zookeeper {
     mod lock_queue;
     mod locks;
     mod register;
+    mod slow_readers;
     mod snapshots;
     mod streams;
     mod takeover;
@@ -73,6 +74,7 @@ mod embedded {
     mod lock_queue;
     mod locks;
     mod register;
+    mod slow_readers;
     mod snapshots;
     mod streams;
     mod takeover;
@@ -95,6 +97,7 @@ mod oldest {
     mod lifetimes;
     mod locks;
     mod register;
+    mod slow_readers;
     mod snapshots;
     mod streams;
     mod takeover;

@@ -8,12 +8,15 @@ use rollcall_proto::v1::watch_response::Event;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, next};
 use rollcall_tests::server::Server;
+use rollcall_tests::unread::Unread;
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
 use tokio::task::JoinSet;
 use tonic::Streaming;
 
 const CONNECTIONS: usize = 10;
 const WATCHERS: usize = 10_000;
+/// How many come besides, and never read.
+const STALLED: usize = 1_000;
 const CHANGES: usize = 5;
 /// So long that no ping, and no write to a fence, comes in between.
 const SESSION: Duration = Duration::from_secs(600);
@@ -42,6 +45,17 @@ async fn zookeeper_is_asked_the_same_for_each_change_whether_one_watches_or_ten_
 
     let of_many = counter.requests_of(async || watchers.hear_of_changes(&bare).await).await;
     assert_eq!(of_many, of_one, "requests for {CHANGES} changes");
+
+    let (mut stalled, channel) = (Vec::new(), server.narrow_channel(0).await);
+    for _ in 0..STALLED {
+        stalled.push(Unread::watch(&channel, watch()).await);
+    }
+    let beside_stalled = counter.requests_of(async || watchers.hear_of_changes(&bare).await).await;
+    assert_eq!(beside_stalled, of_one, "requests for {CHANGES} changes, beside {STALLED} who do not read");
+}
+
+fn watch() -> v1::WatchRequest {
+    v1::WatchRequest { path: "/many".to_owned(), ..Default::default() }
 }
 
 /// ZooKeeper's count of what it is sent.
@@ -75,8 +89,7 @@ impl Watchers {
     async fn open(&mut self, client: &Client, count: usize) {
         let mut group = Vec::with_capacity(count);
         for _ in 0..count {
-            let request = v1::WatchRequest { path: "/many".to_owned(), ..Default::default() };
-            let mut stream = client.clone().watch(request).await.expect("Watch begins").into_inner();
+            let mut stream = client.clone().watch(watch()).await.expect("Watch begins").into_inner();
             let first = heard(&mut stream).await;
             assert!(matches!(first, Event::Snapshot(_)), "{first:?}");
             group.push(stream);

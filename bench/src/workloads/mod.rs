@@ -67,6 +67,8 @@ pub(crate) enum Name {
     Watch,
     /// One change, told to up to 10,000 who watch.
     Fanout,
+    /// The same, beside as many who have stopped reading.
+    Stalled,
     /// Locks acquired and released, per second.
     Lock,
     /// The time from a release to the next holder; what 10,000 waiters cost.
@@ -75,7 +77,7 @@ pub(crate) enum Name {
 
 impl Name {
     /// All, in the order of the report.
-    pub(crate) const ALL: [Name; 9] = [
+    pub(crate) const ALL: [Name; 10] = [
         Name::Embedded,
         Name::Register,
         Name::Hold,
@@ -83,6 +85,7 @@ impl Name {
         Name::Get,
         Name::Watch,
         Name::Fanout,
+        Name::Stalled,
         Name::Lock,
         Name::Queue,
     ];
@@ -97,6 +100,7 @@ impl Name {
             Name::Get => run::<get::Get>(setup, rounds, report).await,
             Name::Watch => run::<watch::Watch>(setup, rounds, report).await,
             Name::Fanout => run::<fanout::Fanout>(setup, rounds, report).await,
+            Name::Stalled => run::<fanout::Stalled>(setup, rounds, report).await,
             Name::Lock => run::<lock::Lock>(setup, rounds, report).await,
             Name::Queue => run::<lock::Queue>(setup, rounds, report).await,
         }

@@ -2,7 +2,7 @@
 //!
 //! A step of the view becomes one response, or several when it is large. The bytes of a delta, and of the present state, are
 //! made once for all. The parts of a state are made one by one, as clients read them: a client that does not read costs
-//! no more than one.
+//! no more than two (HTTP/2 asks for one ahead), which it shares with all who have the same.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
@@ -22,6 +22,7 @@ use super::admission::Place;
 use super::frames::{Frame, frame};
 use super::{Responses, Service, convert, status};
 use crate::error::Error;
+use crate::metrics::Counter;
 use crate::types::Revision;
 use crate::views::{Delta, Form, Made, Neighbourhood, State, Step, Told, Watcher};
 
@@ -35,6 +36,8 @@ struct Open {
     /// A step that is told in parts, and is not over.
     unfinished: Option<Unfinished>,
     has_ended: bool,
+    /// Counts the messages of all.
+    messages: Counter,
     _place: Place,
 }
 
@@ -68,7 +71,8 @@ impl Service {
             }
         };
         let watcher = self.views.open(&path, request.recursive)?.watch(since, request.full, neighbourhood);
-        let open = Open { watcher, heartbeat, unfinished: None, has_ended: false, _place: place };
+        let messages = self.metrics.watch_messages.clone();
+        let open = Open { watcher, heartbeat, unfinished: None, has_ended: false, messages, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 }
@@ -85,6 +89,7 @@ async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, 
     let frame = match open.next().await {
         Ok(mut frame) => {
             frame.is_part = open.unfinished.is_some();
+            open.messages.inc();
             Ok(frame)
         }
         Err(error) => {

@@ -1,7 +1,7 @@
 //! Bytes that somebody has made of a state, for all others that want the same of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 
@@ -26,39 +26,86 @@ pub(crate) struct Made {
 }
 
 /// The parts that were made of one state, by form and by the name that they begin after. They are kept for as long as it
-/// is the present state of its view: whoever is behind makes its own, so that no reader keeps them in memory.
+/// is the present state of its view, and after that for as long as a reader has them: those who are behind share what
+/// they are told, too.
 ///
 /// Only a part that another one leads to is kept. Clients name the place where a part begins, and could name any.
 #[derive(Debug)]
-pub(super) struct Ready(Mutex<Option<Parts>>);
+pub(super) struct Ready(Mutex<Parts>);
 
-type Parts = HashMap<(Form, Option<Arc<str>>), Made>;
+#[derive(Debug)]
+struct Parts {
+    parts: HashMap<(Form, Option<Arc<str>>), Part>,
+    is_present: bool,
+}
+
+/// A part that was made once.
+#[derive(Debug)]
+struct Part {
+    /// While the state is the present one.
+    kept: Option<Bytes>,
+    /// While anybody has it.
+    whole: Weak<Bytes>,
+    next: Option<Arc<str>>,
+}
+
+/// Bytes that tell whether anybody still has them.
+struct Whole(Arc<Bytes>);
 
 impl Ready {
     /// The part, which is made by the first that wants it; others that want one wait meanwhile.
     pub(super) fn part(&self, form: Form, after: Option<&Arc<str>>, make: impl FnOnce() -> Made) -> Made {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(parts) = kept.as_mut().filter(|parts| leads_to(parts, form, after)) {
-            return parts.entry((form, after.cloned())).or_insert_with(make).clone();
+        let mut parts = self.lock();
+        if !parts.lead_to(form, after) {
+            drop(parts);
+            return make();
         }
-        drop(kept);
-        make()
+        let key = (form, after.cloned());
+        if let Some(bytes) = parts.parts.get(&key).and_then(Part::bytes) {
+            return Made { bytes, next: parts.parts[&key].next.clone() };
+        }
+        let Made { bytes, next } = make();
+        let whole = Arc::new(bytes);
+        let bytes = Bytes::from_owner(Whole(whole.clone()));
+        let kept = parts.is_present.then(|| bytes.clone());
+        parts.parts.insert(key, Part { kept, whole: Arc::downgrade(&whole), next: next.clone() });
+        Made { bytes, next }
     }
 
     /// The state is not the present one any more.
     pub(super) fn close(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut parts = self.lock();
+        parts.is_present = false;
+        parts.parts.values_mut().for_each(|part| part.kept = None);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a part begins where another ends, or is the first.
-fn leads_to(parts: &Parts, form: Form, after: Option<&Arc<str>>) -> bool {
-    after.is_none() || parts.iter().any(|((other, _), made)| *other == form && made.next.as_ref() == after)
+impl Parts {
+    /// Whether a part begins where another ends, or is the first.
+    fn lead_to(&self, form: Form, after: Option<&Arc<str>>) -> bool {
+        after.is_none() || self.parts.iter().any(|((other, _), part)| *other == form && part.next.as_ref() == after)
+    }
+}
+
+impl Part {
+    fn bytes(&self) -> Option<Bytes> {
+        self.kept.clone().or_else(|| Some(Bytes::from_owner(Whole(self.whole.upgrade()?))))
+    }
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Default for Ready {
     fn default() -> Self {
-        Self(Mutex::new(Some(Parts::new())))
+        Self(Mutex::new(Parts { parts: HashMap::new(), is_present: true }))
     }
 }
 
@@ -102,7 +149,24 @@ mod tests {
         let copy = ready.clone();
         assert_eq!((part(&copy, Form::Page, None), part(&copy, Form::Page, None)), ("4".into(), "4".into()));
         ready.close();
-        assert_ne!(part(&ready, Form::Page, None), part(&ready, Form::Page, None));
+        assert_eq!(part(&ready, Form::Page, None), "5");
+        assert_eq!(part(&ready, Form::Page, None), "6");
+    }
+
+    #[test]
+    fn what_was_made_of_a_past_state_is_shared_for_as_long_as_anybody_has_it() {
+        let (ready, mut count) = (Ready::default(), 0);
+        let mut part = |after| part(&ready, &mut count, Form::Snapshot, after);
+        let slow = part(None);
+        ready.close();
+        assert_eq!((slow.as_ptr(), part(Some("a"))), (part(None).as_ptr(), "2".into()));
+        let slice = part(Some("a")).slice(..1);
+        assert_eq!((slice.clone(), part(Some("a"))), ("3".into(), "3".into()));
+        drop(slice);
+        assert_eq!(part(Some("a")), "4");
+        drop(slow);
+        assert_eq!(part(None), "5");
+        assert!(ready.lock().parts.values().all(|part| part.bytes().is_none()));
     }
 
     #[test]
@@ -114,6 +178,6 @@ mod tests {
             // It is where a page begins, but no part of a snapshot.
             part(&ready, &mut count, Form::Snapshot, Some("a"));
         }
-        assert_eq!((count, ready.0.lock().unwrap().as_ref().unwrap().len()), (201, 1));
+        assert_eq!((count, ready.lock().parts.len()), (201, 1));
     }
 }

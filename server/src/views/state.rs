@@ -101,7 +101,7 @@ impl State {
         self.ready.part(form, after, make)
     }
 
-    /// There is a later state: what was made of this one is dropped.
+    /// There is a later state: what was made of this one is kept for those alone who have it.
     pub(super) fn retire(&self) {
         self.ready.close();
     }

@@ -42,19 +42,20 @@ struct Shared {
 }
 
 impl Crowd {
-    /// So many watchers who have heard what there is.
+    /// So many watchers who have heard what there is. A stream is sent no more than the window, in all.
     pub(super) async fn gather(
         target: &Target,
         way: Way,
         watchers: usize,
         connections: usize,
+        window: u32,
     ) -> anyhow::Result<Crowd> {
         let (sender, reached) = mpsc::channel(1);
         let (heard, expected) = (AtomicUsize::new(0), AtomicUsize::new(watchers));
         let shared = Arc::new(Shared { heard, expected, over: Notify::new(), reached: sender });
         let (method, request) = target.watch();
         let opening = stream::iter(0..connections).map(|_| async {
-            let mut connection = Connection::open(target.address()).await?;
+            let mut connection = Connection::open_with(target.address(), window).await?;
             begin(&mut connection, way, method, &request, watchers / connections, &shared).await?;
             anyhow::Ok(connection)
         });

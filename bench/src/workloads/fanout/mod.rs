@@ -1,6 +1,7 @@
 //! One change, told to many who watch.
 
 mod crowd;
+mod stalled;
 mod target;
 
 use std::ops::RangeInclusive;
@@ -10,12 +11,14 @@ use anyhow::Context as _;
 use tokio::time::sleep;
 
 use super::{Rounds, Workload, grouped};
+use crate::http2::WINDOW;
 use crate::progress;
 use crate::report::{Case, ETCD, ETCD_STREAMS, ROLLCALL, Round, System, Unit};
 use crate::stats::Latencies;
 use crate::systems::Setup;
 use crate::usage::{self, Meter, Taken};
 use crowd::Crowd;
+pub(crate) use stalled::Stalled;
 use target::Target;
 
 /// How many watch, over how many connections.
@@ -153,9 +156,9 @@ async fn measure(
     (watchers, connections): (usize, usize),
     time: Duration,
 ) -> anyhow::Result<Figures> {
-    let mut target = Target::start(setup, way).await?;
+    let mut target = Target::start(setup, way, "/fanout").await?;
     let before = usage::memory(target.server())?.resident;
-    let mut crowd = Crowd::gather(&target, way, watchers, connections).await?;
+    let mut crowd = Crowd::gather(&target, way, watchers, connections, WINDOW).await?;
     let mut latencies = Latencies::default();
     for _ in 0..WARM_UP {
         one_change(&mut target, &mut crowd).await?;

@@ -11,7 +11,6 @@ use crate::systems::etcd;
 use crate::systems::{Etcd, Rollcall, Setup};
 
 const CHILDREN: usize = 10;
-const OURS: &str = "/fanout";
 /// How the keys of etcd begin.
 const THEIRS: &str = "/fanout/";
 
@@ -19,6 +18,8 @@ const THEIRS: &str = "/fanout/";
 pub(super) struct Target {
     system: System,
     pids: Vec<u32>,
+    /// What is watched of Rollcall.
+    path: &'static str,
     /// How many writes there were.
     writes: usize,
 }
@@ -29,28 +30,29 @@ enum System {
 }
 
 impl Target {
-    /// Starts the server, makes the path, and has the server know it.
-    pub(super) async fn start(setup: &Setup, way: Way) -> anyhow::Result<Target> {
+    /// Starts the server, makes the path, and has the server know it. All of Rollcall's share a ZooKeeper.
+    pub(super) async fn start(setup: &Setup, way: Way, path: &'static str) -> anyhow::Result<Target> {
         let mut target = match way {
             Way::Rollcall => {
                 let server = setup.another().await?;
                 let client = server.client().await?;
                 // It reads before it writes: the sessions that write are others.
-                put_eventually(&client, OURS, "").await;
+                put_eventually(&client, path, "").await;
                 let [_, zookeeper] = setup.pids();
-                Target { pids: vec![server.pid(), zookeeper], system: System::Rollcall(server, client), writes: 0 }
+                let pids = vec![server.pid(), zookeeper];
+                Target { pids, path, system: System::Rollcall(server, client), writes: 0 }
             }
             Way::Etcd | Way::EtcdStreams => {
                 let etcd = Etcd::start().await?;
                 let channel = etcd.channel().await?;
-                Target { pids: vec![etcd.pid()], system: System::Etcd(etcd, channel), writes: 0 }
+                Target { pids: vec![etcd.pid()], path, system: System::Etcd(etcd, channel), writes: 0 }
             }
         };
         for _ in 0..CHILDREN {
             target.write().await?;
         }
         if let System::Rollcall(_, client) = &target.system {
-            client.clone().get(latest(OURS)).await?;
+            client.clone().get(latest(path)).await?;
         }
         Ok(target)
     }
@@ -61,7 +63,7 @@ impl Target {
         let (child, value) = (format!("server{}:8080", self.writes % CHILDREN), value(self.writes));
         match &self.system {
             System::Rollcall(_, client) => {
-                let path = format!("{OURS}/{child}");
+                let path = format!("{}/{child}", self.path);
                 client.clone().put(PutRequest { path, value: Some(data(value)), ..Default::default() }).await?;
                 Ok(())
             }
@@ -81,7 +83,7 @@ impl Target {
     pub(super) fn watch(&self) -> (&'static str, Vec<u8>) {
         match self.system {
             System::Rollcall(..) => {
-                let request = WatchRequest { path: OURS.to_owned(), ..Default::default() };
+                let request = WatchRequest { path: self.path.to_owned(), ..Default::default() };
                 ("/rollcall.v1.Registry/Watch", request.encode_to_vec())
             }
             System::Etcd(..) => ("/etcdserverpb.Watch/Watch", etcd::watch_request(THEIRS).encode_to_vec()),
