@@ -171,7 +171,8 @@ fn no_living_client_lost_its_name(world: &World<'_>, lives: &[Life], journal: &J
         present.entry(node.path).or_default().push((node.from, ended));
     }
     let mut findings = Vec::new();
-    let (mut overlaps, mut longest, mut without) = (0, Duration::ZERO, Duration::ZERO);
+    // What went by itself, and what went with its session.
+    let (mut overlaps, mut longest, mut without) = ([0, 0], Duration::ZERO, Duration::ZERO);
     for life in lives {
         let mut note = |found: Result<Duration, String>| {
             let error = found.as_ref().err().map(|error| (error.clone(), life));
@@ -183,15 +184,18 @@ fn no_living_client_lost_its_name(world: &World<'_>, lives: &[Life], journal: &J
         }
         for absence in absences.iter().filter(|absence| absence.path == life.path) {
             let overlap = note(world.explain(life, absence));
-            (overlaps, longest) = (overlaps + u32::from(!overlap.is_zero()), longest.max(overlap));
+            overlaps[usize::from(absence.with_session)] += u32::from(!overlap.is_zero());
+            longest = longest.max(overlap);
         }
         let none = Vec::new();
         without = without.max(note(world.without_name(life, present.get(&life.path).unwrap_or(&none))));
     }
     println!(
-        "names came and went {} times, {overlaps} times while their clients were sure of them, for {longest:?} at most; \
-         the longest time without a name that nothing hindered: {without:?}",
-        absences.len()
+        "names came and went {} times, {overlaps:?} times, by themselves and with their session, while their clients were \
+         sure of them, for {longest:?} at most; the longest time without a name that nothing hindered: {without:?}; the \
+         machine was {:?} late at most",
+        absences.len(),
+        (world.late)(SystemTime::UNIX_EPOCH, SystemTime::now()),
     );
     for (finding, life) in findings.iter().take(SHOWN) {
         let harms = life.troubles.len();
