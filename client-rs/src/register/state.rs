@@ -232,7 +232,16 @@ impl State {
 
     /// It is not certain any more that anything is registered.
     pub(super) fn doubt(&mut self) {
-        for entry in self.entries.values().filter(|entry| entry.states.borrow().is_registered()) {
+        self.doubt_those(|_| true);
+    }
+
+    /// The same of what was not answered on the present stream.
+    pub(super) fn doubt_the_rest(&mut self) {
+        self.doubt_those(|entry| entry.answered.is_none());
+    }
+
+    fn doubt_those(&self, concerns: impl Fn(&Entry) -> bool) {
+        for entry in self.entries.values().filter(|entry| concerns(entry) && entry.states.borrow().is_registered()) {
             entry.tell(RegistrationState::Pending);
         }
     }

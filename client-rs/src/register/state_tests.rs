@@ -83,6 +83,23 @@ fn registered(generation: i64) -> RegistrationState {
 }
 
 #[test]
+fn what_a_new_stream_has_not_taken_over_is_in_doubt_and_the_rest_is_not() {
+    let mut scene = Scene::default();
+    let (taken, left) = (scene.standing("/a", 1), scene.standing("/b", 2));
+    scene.state.begin();
+    let mut said = scene.said();
+    said.sort();
+    assert_eq!(said, ["set /a n=1 @1", "set /b n=1 @2"]);
+    scene.registered("/a", 1);
+    scene.state.doubt_the_rest();
+    assert_eq!((taken.state(), left.state()), (registered(1), RegistrationState::Pending));
+    scene.registered("/b", 2);
+    assert_eq!(left.state(), registered(2));
+    scene.state.doubt();
+    assert_eq!((taken.state(), left.state()), (RegistrationState::Pending, RegistrationState::Pending));
+}
+
+#[test]
 fn a_registration_is_said_once_and_stands_when_it_is_answered() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);

@@ -87,6 +87,16 @@ pub(super) struct Life {
     pub(super) troubles: Vec<Trouble<Harm>>,
 }
 
+/// When what is due then can be done, if nothing is as long as one of these lasts.
+fn over<'a, What: 'a>(
+    troubles: impl Iterator<Item = &'a Trouble<What>>,
+    due: SystemTime,
+    late: Duration,
+) -> SystemTime {
+    let is_on = |trouble: &&Trouble<What>| trouble.touches(due, due + late + PROMPT);
+    troubles.filter(is_on).map(|trouble| trouble.until).fold(due, SystemTime::max)
+}
+
 /// How long a replica may be silent before a client leaves it.
 fn silence(ttl: Option<Duration>) -> Duration {
     ttl.map_or(SILENCE, |ttl| ttl * 2 / 3)
@@ -108,22 +118,28 @@ impl Life {
         spans
     }
 
-    /// Until when it may have believed in a registration that was deleted because of this trouble, if that can be.
-    fn believed_until(&self, trouble: &Trouble<Harm>, gone: SystemTime, late: Duration) -> Option<SystemTime> {
+    /// From when, and until when, a registration may be deleted because of this trouble, and until when it may then have
+    /// believed in it.
+    fn deletion(&self, trouble: &Trouble<Harm>, gone: SystemTime) -> Option<[SystemTime; 3]> {
         let Trouble { what, from, until } = trouble;
-        let slack = late + PROMPT;
-        let (earliest, latest, believed) = match (what, self.ttl) {
+        Some(match (what, self.ttl) {
             (Harm::Slow, _) => return None,
             // The replica has last heard from it a third of the ttl before, at the earliest.
-            (Harm::Stop, Some(ttl)) => (*from + ttl * 2 / 3, *until + ttl, gone.max(*until)),
-            (_, Some(ttl)) => (*from + ttl * 2 / 3, *until + ttl, gone),
-            (Harm::Stop, None) => (*from + KEEPALIVE, *until, gone.max(*until)),
-            (Harm::Cut | Harm::Refuse, None) => (*from, *until, gone),
+            (Harm::Stop, Some(ttl)) => [*from + ttl * 2 / 3, *until + ttl, gone.max(*until)],
+            (_, Some(ttl)) => [*from + ttl * 2 / 3, *until + ttl, gone],
+            (Harm::Stop, None) => [*from + KEEPALIVE, *until, gone.max(*until)],
+            (Harm::Cut | Harm::Refuse, None) => [*from, *until, gone],
             (Harm::Stall | Harm::StallAnswers | Harm::HalfOpen, None) => {
-                (*from + KEEPALIVE, (*from + 2 * KEEPALIVE).max(*until), gone.max(*from + SILENCE))
+                [*from + KEEPALIVE, (*from + 2 * KEEPALIVE).max(*until), gone.max(*from + SILENCE)]
             }
-        };
-        (gone + late >= earliest && gone <= latest + slack).then_some(believed)
+        })
+    }
+
+    /// When it can act on what it has to know then: not while it is stopped.
+    fn awake(&self, then: SystemTime, late: Duration) -> SystemTime {
+        let is_on =
+            |trouble: &&Trouble<Harm>| trouble.what == Harm::Stop && trouble.touches(then, then + late + PROMPT);
+        self.troubles.iter().filter(is_on).map(|trouble| trouble.until).fold(then, SystemTime::max)
     }
 
     /// Until when this trouble keeps it from noticing anything.
@@ -167,7 +183,7 @@ impl World<'_> {
                 false => self.deleted(life, absence.session, gone, late),
             };
             let described = || format!("{} was gone for {overlap:?}, the machine was {late:?} late", absence.path);
-            let believed = explained.map_err(|error| format!("{}: {error}", described()))?;
+            let believed = life.awake(explained.map_err(|error| format!("{}: {error}", described()))?, late);
             if end > believed + late + PROMPT {
                 let longer = end.duration_since(believed).unwrap_or_default();
                 return Err(format!("{}: {longer:?} longer than is explained", described()));
@@ -179,13 +195,18 @@ impl World<'_> {
 
     /// Until when a client may have believed in what its replica took down, or a foreign hand.
     fn deleted(&self, life: &Life, session: i64, gone: SystemTime, late: Duration) -> Result<SystemTime, String> {
-        let own = life.troubles.iter().filter_map(|trouble| life.believed_until(trouble, gone, late));
+        let own = life.troubles.iter().filter_map(|trouble| life.deletion(trouble, gone));
         // One that was stopped, and whose client could not go elsewhere, ends the ttl when it goes on.
-        let of_replica = self.of_server(session).filter_map(|trouble| {
-            let earliest = trouble.from + life.ttl? * 2 / 3;
-            (gone + late >= earliest && gone <= trouble.until + life.ttl? + late + PROMPT).then_some(gone)
+        let of_replica = self
+            .of_server(session)
+            .filter_map(|trouble| Some([trouble.from + life.ttl? * 2 / 3, trouble.until + life.ttl?, gone]));
+        let explained = own.chain(of_replica).filter(|[earliest, latest, _]| {
+            // A replica that is stopped deletes nothing, nor does one without ZooKeeper.
+            let latest = over(self.of_server(session), *latest, late).max(over(self.zookeeper.iter(), *latest, late));
+            gone + late >= *earliest && gone <= latest + late + PROMPT
         });
-        own.chain(of_replica).max().ok_or_else(|| "deleted, and nothing had silenced its client".to_owned())
+        let believed = explained.map(|[.., believed]| believed).max();
+        believed.ok_or_else(|| "deleted, and nothing had silenced its client".to_owned())
     }
 
     /// Until when a client may have believed in what went with a replica's ZooKeeper session.
@@ -302,10 +323,16 @@ mod tests {
         with(Some(TTL), 24.0, vec![trouble(Harm::Stop, 20.0, 24.0)], 23.0, 25.0).unwrap();
         with(Some(TTL), 90.0, vec![trouble(Harm::Stop, 20.0, 24.0)], 23.0, 25.0).unwrap_err();
         with(Some(TTL), 90.0, vec![trouble(Harm::Stop, 20.0, 21.0)], 21.0, 21.1).unwrap_err();
+        let twice = vec![trouble(Harm::Stop, 20.0, 21.0), trouble(Harm::Stop, 22.0, 24.0)];
+        with(Some(TTL), 24.0, twice, 23.0, 25.0).unwrap();
         with(None, 20.1, vec![trouble(Harm::Cut, 20.0, 20.0)], 20.0, 20.4).unwrap();
         with(None, 90.0, vec![trouble(Harm::Cut, 20.0, 20.0)], 20.0, 22.0).unwrap_err();
         with(None, 30.0, vec![trouble(Harm::HalfOpen, 20.0, 20.0)], 24.0, 31.0).unwrap();
         with(None, 30.0, vec![trouble(Harm::HalfOpen, 20.0, 20.0)], 21.0, 31.0).unwrap_err();
+        with(None, 30.0, vec![trouble(Harm::HalfOpen, 20.0, 20.0)], 26.0, 31.0).unwrap_err();
+        let stopped = world(vec![trouble((FIRST, Blow::Stop), 22.0, 26.0)], vec![]);
+        let half_open = life(None, 30.0, vec![trouble(Harm::HalfOpen, 20.0, 20.0)]);
+        stopped.explain(&half_open, &absence(26.0, 31.0, false)).unwrap();
         // Known to the client before it went.
         assert_eq!(with(Some(TTL), 20.0, vec![], 20.5, 30.0), Ok(Duration::ZERO));
     }
