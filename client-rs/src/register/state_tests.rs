@@ -191,6 +191,25 @@ fn a_resume_that_a_replica_has_no_room_for_is_tried_again() {
 }
 
 #[test]
+fn what_an_earlier_stream_may_have_taken_over_late_is_asked_for_once() {
+    let mut scene = Scene::default();
+    let held = scene.standing("/a", 5);
+    scene.state.begin();
+    assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    // That stream breaks before it is answered; the next one is answered at a replica where the first still stands.
+    scene.state.begin();
+    assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    scene.registered("/a", 5);
+    scene.lost("/a", 5, v1::LostReason::TakenOver);
+    assert_eq!(held.state(), RegistrationState::Pending);
+    assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    scene.registered("/a", 7);
+    assert_eq!(held.state(), registered(7));
+    scene.lost("/a", 7, v1::LostReason::TakenOver);
+    assert_eq!(held.state(), RegistrationState::Lost { reason: LostReason::TakenOver });
+}
+
+#[test]
 fn what_was_taken_over_is_lost_and_not_fought_for() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);

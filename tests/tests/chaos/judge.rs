@@ -201,8 +201,10 @@ impl World<'_> {
             .of_server(session)
             .filter_map(|trouble| Some([trouble.from + life.ttl? * 2 / 3, trouble.until + life.ttl?, gone]));
         let explained = own.chain(of_replica).filter(|[earliest, latest, _]| {
-            // A replica that is stopped deletes nothing, nor does one without ZooKeeper.
-            let latest = over(self.of_server(session), *latest, late).max(over(self.zookeeper.iter(), *latest, late));
+            // A replica that is stopped deletes nothing, and then listens once more; nor does one without ZooKeeper.
+            let stopped = self.of_server(session).filter(|trouble| trouble.touches(*earliest, *latest));
+            let listened = stopped.map(|trouble| trouble.until + 2 * KEEPALIVE).fold(*latest, SystemTime::max);
+            let latest = over(self.zookeeper.iter(), listened, late);
             gone + late >= *earliest && gone <= latest + late + PROMPT
         });
         let believed = explained.map(|[.., believed]| believed).max();
