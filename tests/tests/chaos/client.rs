@@ -30,7 +30,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Of 20 clients 14 go directly, 4 through proxies, and 2 are processes.
+    /// Of ten clients one is a process, and two go through proxies.
     fn of(index: usize) -> Kind {
         match index % 10 {
             0 => Kind::Process,
@@ -52,12 +52,21 @@ pub(super) struct Client {
     end: Instant,
 }
 
+/// What a client has come to in the end.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// Its lives that are over.
+    pub(super) lives: Vec<Life>,
+    pub(super) living: Option<Living>,
+    /// Kept: of who has died behind them nobody may have heard yet.
+    pub(super) proxies: Vec<Proxy>,
+}
+
 /// A client that lives.
 #[derive(Debug)]
 pub(super) struct Living {
     body: Body,
     life: Life,
-    _proxies: Vec<Proxy>,
 }
 
 #[derive(Debug)]
@@ -104,20 +113,20 @@ impl Client {
         Client { index, kind, replicas, proxies, rng, end }
     }
 
-    /// Its lives, one after the other, up to the end; and the last, if it lives then.
-    pub(super) async fn come_and_go(mut self) -> (Vec<Life>, Option<Living>) {
+    /// Lives, one life after the other, up to the end.
+    pub(super) async fn come_and_go(mut self) -> Outcome {
         let mut lives = Vec::new();
         let mut pause = milliseconds(&mut self.rng, 0..5000);
         loop {
             sleep_until(self.end.min(Instant::now() + pause)).await;
             if Instant::now() >= self.end {
-                return (lives, None);
+                return Outcome { lives, living: None, proxies: self.proxies };
             }
             let (mut body, mut life) = self.begin(lives.len()).await;
             let death = self.end.min(Instant::now() + milliseconds(&mut self.rng, 500..20_000));
             self.suffer(&mut body, &mut life, death).await;
             if Instant::now() >= self.end {
-                return (lives, Some(Living { body, life, _proxies: self.proxies }));
+                return Outcome { lives, living: Some(Living { body, life }), proxies: self.proxies };
             }
             lives.push(self.die(body, life).await);
             pause = milliseconds(&mut self.rng, 0..5000);

@@ -111,10 +111,11 @@ async fn clients_come_and_go_while_everything_breaks() {
         clients.spawn(client.come_and_go());
     }
     let broken = break_things(&mut fleet, StdRng::seed_from_u64(seed), end).await;
-    let (mut lives, mut living) = (Vec::new(), Vec::new());
-    for (past, present) in clients.join_all().await {
-        lives.extend(past);
-        living.extend(present);
+    let (mut lives, mut living, mut ways) = (Vec::new(), Vec::new(), Vec::new());
+    for outcome in clients.join_all().await {
+        lives.extend(outcome.lives);
+        living.extend(outcome.living);
+        ways.extend(outcome.proxies);
     }
     exactly_the_living_are_there(&fleet, &onlookers, &living).await;
     let count = living.len();
