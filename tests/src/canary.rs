@@ -115,6 +115,18 @@ mod tests {
     use crate::wait::{SOON, check, eventually};
     use crate::zookeeper::{Options, ZooKeeper};
 
+    #[test]
+    fn the_past_is_as_late_as_the_rounds_that_reach_into_it() {
+        let second = |number| SystemTime::UNIX_EPOCH + Duration::from_secs(number);
+        let round = |ended, late| Round { ended: second(ended), late: Duration::from_secs(late) };
+        let rounds = Rounds { began: second(40), past: vec![round(10, 1), round(20, 5), round(30, 2)] };
+        let (thread, end) = (thread::spawn(|| {}), oneshot::channel().0);
+        let canary = Canary { rounds: Arc::new(Mutex::new(rounds)), thread, _end: end };
+        let worst = |from, until| canary.worst_between(second(from), second(until)).as_secs();
+        assert_eq!((worst(0, 8), worst(9, 10), worst(11, 14), worst(9, 16)), (0, 1, 0, 5));
+        assert_eq!((worst(21, 29), worst(31, 39), worst(0, 99)), (2, 0, 5));
+    }
+
     #[tokio::test]
     async fn a_canary_is_as_late_as_the_zookeeper_that_it_writes_to() {
         let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
