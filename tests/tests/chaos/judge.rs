@@ -22,6 +22,9 @@ const OPENING: Duration = Duration::from_secs(4);
 /// How long a client that nothing hinders may be without its name: it has tried two replicas in vain, of which one was
 /// stopped after the other, and has paused.
 const BACK: Duration = Duration::from_secs(10);
+/// How long a replica may take to register again what went with its ZooKeeper sessions: it leaves a connection that is
+/// silent for a third of the time-out, connects within a second, and reads for a moment what has arrived.
+const RESTORE: Duration = Duration::from_millis(2000 + 1000 + 200);
 /// What some messages to and fro may take, beside what the machine is late.
 const PROMPT: Duration = Duration::from_millis(500);
 
@@ -243,7 +246,11 @@ impl World<'_> {
         if !is_hindered && gone > noticed + late + PROMPT {
             return Err(format!("{session:#x} ended after {cause:?}, and nothing had kept its client from leaving"));
         }
-        let believed = life.ttl.map_or(noticed, |ttl| asked_last + ttl);
+        let mut believed = life.ttl.map_or(noticed, |ttl| asked_last + ttl);
+        if matches!(blow, Blow::Stop | Blow::StopPastItsSessions) && cause.until <= noticed + late {
+            // It is back before it is left.
+            believed = believed.max(cause.until + RESTORE);
+        }
         Ok(own().map(|trouble| life.deaf_until(trouble)).fold(believed, SystemTime::max))
     }
 
@@ -351,6 +358,11 @@ mod tests {
         explained(vec![stop(FIRST, 10.0, 17.0)], vec![], None, 20.0).unwrap();
         explained(vec![stop(FIRST, 10.0, 17.0)], vec![], None, 21.0).unwrap();
         explained(vec![stop(FIRST, 13.0, 17.0)], vec![], None, 20.0).unwrap_err();
+        let restored = |at| {
+            world(vec![stop(FIRST, 10.0, 19.0)], vec![]).explain(&life(None, 90.0, vec![]), &absence(16.0, at, true))
+        };
+        restored(22.0).unwrap();
+        restored(23.0).unwrap_err();
         explained(vec![trouble((Server { nth: 1, ..FIRST }, Blow::Kill), 10.0, 12.0)], vec![], None, 20.0).unwrap_err();
     }
 
