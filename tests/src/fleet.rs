@@ -55,6 +55,8 @@ pub struct Fleet {
 pub struct Replica {
     address: SocketAddr,
     server: Option<Server>,
+    /// The ZooKeeper sessions of each server that has run here and is gone.
+    past: Vec<BTreeSet<i64>>,
 }
 
 impl Replica {
@@ -66,6 +68,21 @@ impl Replica {
     /// The replica, which must run.
     pub fn server(&mut self) -> &mut Server {
         self.server.as_mut().expect("the replica runs")
+    }
+
+    /// The ZooKeeper sessions of each server that has run here so far, the present one's last.
+    pub fn sessions(&self) -> Vec<BTreeSet<i64>> {
+        self.past.iter().cloned().chain(self.server.as_ref().map(Server::sessions)).collect()
+    }
+
+    /// How many servers have run here before.
+    pub fn predecessors(&self) -> usize {
+        self.past.len()
+    }
+
+    fn take_down(&mut self) {
+        self.past.extend(self.server.as_ref().map(Server::sessions));
+        self.server = None;
     }
 }
 
@@ -93,7 +110,7 @@ impl Fleet {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let mut fleet = Fleet { replicas: Vec::new(), proxies, zookeeper, sandbox, bare, hosts, options, _turn: turn };
         for index in 0..replicas {
-            fleet.replicas.push(Replica { address: free_address(), server: None });
+            fleet.replicas.push(Replica { address: free_address(), server: None, past: Vec::new() });
             fleet.start_replica(index).await;
         }
         fleet
@@ -108,12 +125,13 @@ impl Fleet {
     pub async fn start_replica(&mut self, index: usize) {
         let options: Vec<_> = self.options.iter().map(String::as_str).collect();
         let replica = &mut self.replicas[index];
+        replica.take_down();
         replica.server = Some(Server::start_at(replica.address, &self.hosts, &options).await);
     }
 
     /// Kills a replica, as a crash would.
     pub fn kill_replica(&mut self, index: usize) {
-        self.replicas[index].server = None;
+        self.replicas[index].take_down();
     }
 
     /// Ends a replica as a roll-out does, waits until it is gone, and starts it anew.

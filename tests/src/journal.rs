@@ -34,6 +34,13 @@ enum Change {
     SessionClosed { session: i64 },
 }
 
+/// An ephemeral that a transaction has removed.
+struct Removed {
+    path: String,
+    session: i64,
+    with_session: bool,
+}
+
 /// One incarnation of a node, ephemeral or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
@@ -60,7 +67,9 @@ pub struct Absence {
     pub from: SystemTime,
     /// When it was created again, if it was.
     pub until: Option<SystemTime>,
-    /// Whether it went with its ZooKeeper session.
+    /// The ZooKeeper session that had it.
+    pub session: i64,
+    /// Whether it went with that session.
     pub with_session: bool,
 }
 
@@ -94,11 +103,11 @@ impl Journal {
         // Which of the found ones is the present one of a path.
         let mut absent: HashMap<String, usize> = HashMap::new();
         self.replay(|at, before, after| {
-            for (path, with_session) in before {
+            for Removed { path, session, with_session } in before {
                 if !after.contains_key(path.as_str()) && concerns(path) {
                     absent.insert(path.clone(), found.len());
-                    let (path, with_session) = (path.clone(), *with_session);
-                    found.push(Absence { path, from: at, until: None, with_session });
+                    let (path, session, with_session) = (path.clone(), *session, *with_session);
+                    found.push(Absence { path, from: at, until: None, session, with_session });
                 }
             }
             for path in after.keys() {
@@ -197,17 +206,17 @@ impl Journal {
     pub fn standing(&self) -> BTreeSet<String> {
         let mut standing = BTreeSet::new();
         self.replay(|_, before, after| {
-            for (path, _) in before {
-                standing.remove(path);
+            for removed in before {
+                standing.remove(&removed.path);
             }
             standing.extend(after.keys().cloned());
         });
         standing
     }
 
-    /// Goes through the transactions: `step` is handed the time, which ephemerals a transaction has removed (and whether
-    /// with their session), and which of all that it touched stand afterwards, with their owners.
-    fn replay(&self, mut step: impl FnMut(SystemTime, &[(String, bool)], &HashMap<String, i64>)) {
+    /// Goes through the transactions: `step` is handed the time, which ephemerals a transaction has removed, and which of
+    /// all that it touched stand afterwards, with their owners.
+    fn replay(&self, mut step: impl FnMut(SystemTime, &[Removed], &HashMap<String, i64>)) {
         let mut owners: HashMap<String, i64> = HashMap::new();
         for transaction in self.transactions.values() {
             let mut removed = Vec::new();
@@ -221,13 +230,14 @@ impl Journal {
                     }
                     Change::Deleted { path } => {
                         created.remove(path);
-                        if owners.remove(path).is_some() {
-                            removed.push((path.clone(), false));
+                        if let Some(session) = owners.remove(path) {
+                            removed.push(Removed { path: path.clone(), session, with_session: false });
                         }
                     }
                     Change::SessionClosed { session } => {
                         let ended: Vec<_> = owners.extract_if(|_, owner| owner == session).collect();
-                        removed.extend(ended.into_iter().map(|(path, _)| (path, true)));
+                        let with = |(path, session)| Removed { path, session, with_session: true };
+                        removed.extend(ended.into_iter().map(with));
                     }
                 }
             }
@@ -369,6 +379,7 @@ mod tests {
             .map(|absence| (absence.path.as_str(), absence.with_session, absence.until.is_some()))
             .collect();
         assert_eq!(shown, [("/parent/deleted", false, false), ("/parent/expired", true, true)]);
+        assert_eq!(absences.iter().map(|absence| absence.session).collect::<Vec<_>>(), [first, first]);
         assert!(absences[1].length().unwrap() < Duration::from_secs(20));
         assert_eq!(journal.incarnations("/parent/kept").len(), 2);
         let lives = journal.lives(|path| path == "/parent/kept" || path == "/parent/deleted");

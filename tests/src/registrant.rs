@@ -121,14 +121,7 @@ impl Registrant {
 
     /// The generations of what it holds, as far as it knows.
     pub fn generations(&self) -> BTreeMap<String, i64> {
-        let mut generations = BTreeMap::new();
-        for told in self.history() {
-            match told.news {
-                News::Registered(generation) => drop(generations.insert(told.path, generation)),
-                News::Pending | News::Over(_) => drop(generations.remove(&told.path)),
-            }
-        }
-        generations
+        generations(self.history())
     }
 
     /// Waits until everything is registered, by whatever replica.
@@ -149,6 +142,18 @@ impl Registrant {
         self.close.send(closed).expect("it runs");
         timeout(patience, done).await.is_ok()
     }
+}
+
+/// The generations of what a program holds, by what it was told.
+pub fn generations(history: Vec<Told>) -> BTreeMap<String, i64> {
+    let mut generations = BTreeMap::new();
+    for told in history {
+        match told.news {
+            News::Registered(generation) => drop(generations.insert(told.path, generation)),
+            News::Pending | News::Over(_) => drop(generations.remove(&told.path)),
+        }
+    }
+    generations
 }
 
 /// What the program does.

@@ -1,5 +1,6 @@
 //! The program under test, `rollcall-server`, as a child process on free ports.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -104,6 +105,20 @@ impl Server {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
         let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
         1024 * kilobytes.and_then(|number| number.parse::<usize>().ok()).expect("the kernel tells")
+    }
+
+    /// The ZooKeeper sessions that it has had so far, as its log tells.
+    ///
+    /// # Panics
+    /// When that is not understood.
+    pub fn sessions(&self) -> BTreeSet<i64> {
+        let log = self.process.stderr();
+        let connects = log.lines().filter(|line| line.contains("connected to zookeeper"));
+        let session = |line: &str| {
+            let id = line.split_once("session=0x")?.1.split_whitespace().next()?;
+            u64::from_str_radix(id, 16).ok().map(u64::cast_signed)
+        };
+        connects.map(|line| session(line).unwrap_or_else(|| panic!("no session in {line:?}"))).collect()
     }
 
     /// Its process: to signal, to wait for, to read what it has said.

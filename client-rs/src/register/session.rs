@@ -243,6 +243,11 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                     left = None;
                 }
             }
+            // What it has not taken over by then is in doubt, unless the stream that was left keeps it.
+            () = until(sure_until), if !has_all && left.is_none() => {
+                session.state().doubt_the_rest();
+                sure_until = None;
+            }
             () = session.wake.notified() => {}
             () = sleep_until(try_again_at) => {
                 session.state().try_again();

@@ -61,6 +61,9 @@ struct Entry {
     /// The last one that we were given.
     generation: Option<i64>,
     is_queued: bool,
+    /// Whether what was said on an earlier stream, and not answered, may still be carried out: another replica then takes
+    /// the path over, for us.
+    may_follow: bool,
     states: watch::Sender<RegistrationState>,
     waiters: Vec<Waiter>,
 }
@@ -106,6 +109,7 @@ impl State {
             answered: None,
             generation: None,
             is_queued: false,
+            may_follow: false,
             states,
             waiters: waiter.into_iter().collect(),
         };
@@ -173,6 +177,7 @@ impl State {
         self.queue.clear();
         self.unanswered = 0;
         for (path, entry) in &mut self.entries {
+            entry.may_follow |= matches!(entry.said, Some(Said::Set(_)));
             (entry.said, entry.answered, entry.is_queued) = (None, None, true);
             self.queue.push_back(path.clone());
         }
@@ -232,7 +237,16 @@ impl State {
 
     /// It is not certain any more that anything is registered.
     pub(super) fn doubt(&mut self) {
-        for entry in self.entries.values().filter(|entry| entry.states.borrow().is_registered()) {
+        self.doubt_those(|_| true);
+    }
+
+    /// The same of what was not answered on the present stream.
+    pub(super) fn doubt_the_rest(&mut self) {
+        self.doubt_those(|entry| entry.answered.is_none());
+    }
+
+    fn doubt_those(&self, concerns: impl Fn(&Entry) -> bool) {
+        for entry in self.entries.values().filter(|entry| concerns(entry) && entry.states.borrow().is_registered()) {
             entry.tell(RegistrationState::Pending);
         }
     }
@@ -320,20 +334,26 @@ impl State {
         let is_older = entry.generation.is_some_and(|generation| lost.generation < generation);
         let reason = match lost.reason() {
             // Nobody else has it: it is registered again.
-            v1::LostReason::Expired => {
-                self.unanswered -= usize::from(entry.said.take().is_some());
-                entry.answered = None;
-                entry.tell(RegistrationState::Pending);
-                return self.enqueue(&path.into());
-            }
+            v1::LostReason::Expired => return self.say_again(path),
             // Of an earlier registration of this path, or of one that has been made again since.
             _ if is_older => return,
+            // Perhaps by ourselves: a replica that is asked once more tells by what stands there.
+            v1::LostReason::TakenOver if std::mem::take(&mut entry.may_follow) => return self.say_again(path),
             v1::LostReason::Removed => LostReason::Removed,
             v1::LostReason::SessionLost => LostReason::SessionLost,
             v1::LostReason::TakenOver | v1::LostReason::Unspecified => LostReason::TakenOver,
         };
         let error = Error::Lost { path: path.to_owned(), reason: reason.clone() };
         self.end(&path.into(), &error, reason);
+    }
+
+    /// What the present stream has answered about a path does not hold any more.
+    fn say_again(&mut self, path: &str) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        self.unanswered -= usize::from(entry.said.take().is_some());
+        entry.answered = None;
+        entry.tell(RegistrationState::Pending);
+        self.enqueue(&path.into());
     }
 
     fn rejected(&mut self, rejected: v1::Rejected) {

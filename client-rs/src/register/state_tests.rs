@@ -86,6 +86,23 @@ fn registered(generation: i64) -> RegistrationState {
 }
 
 #[test]
+fn what_a_new_stream_has_not_taken_over_is_in_doubt_and_the_rest_is_not() {
+    let mut scene = Scene::default();
+    let (taken, left) = (scene.standing("/a", 1), scene.standing("/b", 2));
+    scene.state.begin();
+    let mut said = scene.said();
+    said.sort();
+    assert_eq!(said, ["set /a n=1 @1", "set /b n=1 @2"]);
+    scene.registered("/a", 1);
+    scene.state.doubt_the_rest();
+    assert_eq!((taken.state(), left.state()), (registered(1), RegistrationState::Pending));
+    scene.registered("/b", 2);
+    assert_eq!(left.state(), registered(2));
+    scene.state.doubt();
+    assert_eq!((taken.state(), left.state()), (RegistrationState::Pending, RegistrationState::Pending));
+}
+
+#[test]
 fn a_registration_is_said_once_and_stands_when_it_is_answered() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
@@ -174,6 +191,25 @@ fn a_resume_that_a_replica_has_no_room_for_is_tried_again() {
     assert_eq!(scene.said(), ["set /a n=1 @5"]);
     scene.registered("/a", 5);
     assert_eq!(held.state(), registered(5));
+}
+
+#[test]
+fn what_an_earlier_stream_may_have_taken_over_late_is_asked_for_once() {
+    let mut scene = Scene::default();
+    let held = scene.standing("/a", 5);
+    scene.state.begin();
+    assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    // That stream breaks before it is answered; the next one is answered at a replica where the first still stands.
+    scene.state.begin();
+    assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    scene.registered("/a", 5);
+    scene.lost("/a", 5, v1::LostReason::TakenOver);
+    assert_eq!(held.state(), RegistrationState::Pending);
+    assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    scene.registered("/a", 7);
+    assert_eq!(held.state(), registered(7));
+    scene.lost("/a", 7, v1::LostReason::TakenOver);
+    assert_eq!(held.state(), RegistrationState::Lost { reason: LostReason::TakenOver });
 }
 
 #[test]

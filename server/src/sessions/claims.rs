@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::attempted::Attempted;
 use super::outbox::Outbox;
 use crate::error::Error;
 use crate::refusal;
@@ -131,15 +132,15 @@ impl Asker {
 pub(super) struct Claim {
     pub(super) content: Content,
     pub(super) policy: Policy,
-    /// The session in which a create was sent whose outcome is not known.
-    pub(super) attempted: Option<SessionId>,
+    /// The sessions in which a create was sent whose outcome is not known.
+    pub(super) attempted: Attempted,
     /// Whether the client knows that it takes longer.
     pub(super) told_pending: bool,
 }
 
 impl Claim {
     pub(super) fn new(content: Content, policy: Policy) -> Self {
-        Self { content, policy, attempted: None, told_pending: false }
+        Self { content, policy, attempted: Attempted::default(), told_pending: false }
     }
 }
 
@@ -164,7 +165,7 @@ pub(super) enum Claimed {
     TakenOver,
     /// It can't be had.
     Refused(Error),
-    /// ZooKeeper can't be reached; a create may have been sent in this session.
+    /// ZooKeeper can't be reached; a create was sent in this session, by this try or an earlier one.
     Unavailable { attempted: Option<SessionId> },
 }
 
@@ -205,7 +206,7 @@ fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: b
     }
     let standing = Generation(read.stat.czxid);
     let owner = SessionId(read.stat.ephemeral_owner);
-    let was_our_create = on_our_session && claim.attempted == Some(owner) && claim.content.is_same(&read.data);
+    let was_our_create = on_our_session && claim.attempted.has(owner) && claim.content.is_same(&read.data);
     let resumed = match (claim.policy.known(), &claim.policy) {
         _ if was_our_create => return Step::Keep,
         (_, Policy::Exclusive) => return Step::Refuse(Error::NameTaken { path: path.clone() }),
@@ -218,7 +219,7 @@ fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: b
             claim.content.is_identical(&read.data)
         }
         // Nobody asks: the client may have gone to another replica, and have resumed there with the very same bytes.
-        Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted == Some(owner),
+        Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.has(owner),
     };
     match standing.cmp(&resumed) {
         std::cmp::Ordering::Less if !is_current => Step::Behind,
@@ -262,7 +263,7 @@ impl Claims {
         // In these cases most likely nothing stands: the create is the look.
         let mut create_first = match claim.policy {
             Policy::TakeOver | Policy::Exclusive | Policy::Restore(_) | Policy::PutBack { .. } => {
-                claim.attempted.is_none()
+                claim.attempted.is_empty()
             }
             Policy::Resume(_) | Policy::Update(_) => false,
         };
@@ -285,7 +286,7 @@ impl Claims {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
-        (Claimed::Unavailable { attempted: claim.attempted }, None)
+        (Claimed::Unavailable { attempted: claim.attempted.last() }, None)
     }
 
     fn failed(&self, path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
@@ -295,7 +296,7 @@ impl Claims {
             zk::Error::NotSent
             | zk::Error::OutcomeUnknown
             | zk::Error::SessionExpired
-            | zk::Error::AnswerTooLarge(_) => Claimed::Unavailable { attempted: claim.attempted },
+            | zk::Error::AnswerTooLarge(_) => Claimed::Unavailable { attempted: claim.attempted.last() },
         }
     }
 
@@ -341,7 +342,7 @@ impl Claims {
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
             Err(CommitError::Zk(error)) => {
                 if error.is_unknown() {
-                    claim.attempted = Some(owner.id());
+                    claim.attempted.add(owner.id());
                 }
                 Err(error)
             }
@@ -369,7 +370,7 @@ impl Claims {
         look: &mut Look,
     ) -> Result<Attempt, zk::Error> {
         // An earlier create may be in the session that it was sent in: only that session is sure to see it.
-        let attempted = claim.attempted.and_then(|session| self.zk.pool.owner(session));
+        let attempted = claim.attempted.latest_first().find_map(|session| self.zk.pool.owner(session));
         let reader = match attempted.or(look.reader.take()) {
             Some(owner) => owner,
             None => self.zk.pool.any()?,
@@ -414,7 +415,7 @@ impl Claims {
     /// Whether the client that asks has gone: most likely on to another replica, while this one was stopped or cut off, and
     /// what stands is what it holds there.
     async fn is_forgone(claim: &Claim, read: &Read, asker: &Asker) -> bool {
-        if claim.attempted == Some(SessionId(read.stat.ephemeral_owner)) {
+        if claim.attempted.has(SessionId(read.stat.ephemeral_owner)) {
             // What stands is ours, and must not be left standing.
             return false;
         }
@@ -516,7 +517,7 @@ impl Claims {
             },
             Err(CommitError::Zk(error)) => {
                 if error.is_unknown() {
-                    claim.attempted = Some(owner.id());
+                    claim.attempted.add(owner.id());
                 }
                 Err(error)
             }
@@ -630,10 +631,11 @@ mod tests {
 
     const BYTES: Bytes = Bytes::from_static(b"x");
 
-    fn decided(policy: Policy, attempted: Option<SessionId>, czxid: i64, owner: i64) -> Step {
+    fn decided(policy: Policy, sessions: &[i64], czxid: i64, owner: i64) -> Step {
         let path = NodePath::parse("/a/b").unwrap();
         let stat = Stat { czxid, mzxid: czxid, ephemeral_owner: owner, ..Stat::default() };
-        let claim = Claim { attempted, ..Claim::new(Content::Exact(BYTES), policy) };
+        let mut claim = Claim::new(Content::Exact(BYTES), policy);
+        sessions.iter().for_each(|session| claim.attempted.add(SessionId(*session)));
         decide(&claim, &path, Some(&Read { data: BYTES, stat }), false, true)
     }
 
@@ -643,17 +645,18 @@ mod tests {
 
     #[test]
     fn the_client_that_comes_back_owns_a_later_incarnation_with_the_same_bytes() {
-        assert_eq!(decided(Policy::Resume(Generation(5)), None, 6, 1), replaced());
+        assert_eq!(decided(Policy::Resume(Generation(5)), &[], 6, 1), replaced());
     }
 
     #[test]
     fn a_replica_that_registers_again_takes_nothing_over_that_is_later() {
         let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), moves: None };
         for policy in [Policy::Restore(Generation(5)), put_back] {
-            assert_eq!(decided(policy.clone(), None, 6, 1), Step::TakenOver, "the client has resumed elsewhere");
-            assert_eq!(decided(policy.clone(), Some(SessionId(2)), 6, 1), Step::TakenOver);
-            assert_eq!(decided(policy.clone(), Some(SessionId(1)), 6, 1), replaced(), "an answer was lost");
-            assert_eq!(decided(policy, None, 5, 1), replaced(), "seen where its session's end has not arrived");
+            assert_eq!(decided(policy.clone(), &[], 6, 1), Step::TakenOver, "the client has resumed elsewhere");
+            assert_eq!(decided(policy.clone(), &[2], 6, 1), Step::TakenOver);
+            assert_eq!(decided(policy.clone(), &[1], 6, 1), replaced(), "an answer was lost");
+            assert_eq!(decided(policy.clone(), &[1, 2], 6, 1), replaced(), "and another, in another session");
+            assert_eq!(decided(policy, &[], 5, 1), replaced(), "seen where its session's end has not arrived");
         }
     }
 }

@@ -188,7 +188,7 @@ impl State {
         loop {
             let Some(entry) = self.entries.get_mut(path) else { return };
             if let Some(Operation::Waiting { by: Some(by), claim }) = &entry.operation
-                && claim.attempted.is_none_or(|session| !self.standing.contains(&session))
+                && !claim.attempted.latest_first().any(|session| self.standing.contains(&session))
             {
                 let by = *by;
                 let goodbye = entry.commands.iter().any(|command| command.is_goodbye_of(by));
@@ -368,7 +368,10 @@ impl State {
             Claimed::Refused(error) => self.claim_refused(path, by, error),
             Claimed::Unavailable { attempted } => {
                 let is_first = !claim.told_pending;
-                let claim = Claim { attempted: attempted.or(claim.attempted), told_pending: true, ..claim };
+                let mut claim = Claim { told_pending: true, ..claim };
+                if let Some(session) = attempted {
+                    claim.attempted.add(session);
+                }
                 entry.operation = Some(Operation::Waiting { by, claim });
                 self.waiting.insert(path.clone());
                 if let Some(stream) = by.filter(|_| is_first) {

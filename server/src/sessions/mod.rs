@@ -6,6 +6,7 @@
 //!
 //! What may be lost: a registration of a replica that dies stands until its ZooKeeper session times out, no longer.
 
+mod attempted;
 mod claims;
 mod entry;
 mod outbox;

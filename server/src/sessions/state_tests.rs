@@ -428,7 +428,30 @@ fn a_create_whose_answer_was_lost_is_looked_for_even_when_its_client_is_gone() {
     replica.claimed(Claimed::Unavailable { attempted: Some(SESSION) });
     replica.step(Input::Gone { stream: ONE });
     let effects = replica.step(Input::BackendUp);
-    assert_eq!(claims(&effects)[0].attempted, Some(SESSION));
+    assert!(claims(&effects)[0].attempted.has(SESSION));
+    let outcome = replica.held();
+    assert!(is_removal(&replica.claimed(outcome), Generation(replica.zxid)));
+}
+
+#[test]
+fn creates_whose_answers_were_lost_in_two_sessions_in_turn_are_both_looked_for() {
+    let other = SessionId(8);
+    let mut replica = Replica::new();
+    replica.step(Input::Sessions { standing: [SESSION, other].into() });
+    replica.open(ONE, None);
+    replica.set(ONE);
+    for session in [SESSION, other] {
+        replica.claimed(Claimed::Unavailable { attempted: Some(session) });
+        let effects = replica.step(Input::BackendUp);
+        assert!(claims(&effects)[0].attempted.has(session));
+        assert!(claims(&effects)[0].attempted.has(SESSION));
+    }
+    replica.claimed(Claimed::Unavailable { attempted: None });
+    // What the second has made goes with it; what the first has made must not be left.
+    replica.step(Input::Sessions { standing: [SESSION].into() });
+    replica.step(Input::Gone { stream: ONE });
+    let effects = replica.step(Input::BackendUp);
+    assert!(claims(&effects)[0].attempted.has(SESSION));
     let outcome = replica.held();
     assert!(is_removal(&replica.claimed(outcome), Generation(replica.zxid)));
 }
