@@ -11,6 +11,7 @@
 
 pub mod arm;
 pub mod bare;
+pub mod canary;
 pub mod client;
 pub mod console;
 pub mod contender;

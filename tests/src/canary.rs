@@ -1,0 +1,133 @@
+//! How late the machine itself is: what a promise with a time in it has to be forgiven when it is held on a machine that
+//! is busy with other tests.
+
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::bare::Bare;
+
+/// How long each round waits.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Does again and again what a replica does when a ttl ends, and notes how much longer than it should that takes: it waits
+/// for a timer, and, when it is told of a ZooKeeper, writes there. It has a thread of its own, so that what the test does
+/// meanwhile is no excuse.
+#[derive(Debug)]
+pub struct Canary {
+    rounds: Arc<Mutex<Rounds>>,
+    thread: JoinHandle<()>,
+    _end: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Rounds {
+    /// When the present one began.
+    began: SystemTime,
+    past: Vec<Round>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    ended: SystemTime,
+    late: Duration,
+}
+
+impl Canary {
+    /// Begins, with the timer alone.
+    pub fn start() -> Canary {
+        Canary::spawn(None)
+    }
+
+    /// Begins, with a write to a node of its own in ZooKeeper, at `host:port,…/chroot`.
+    pub fn start_writing(hosts: &str) -> Canary {
+        Canary::spawn(Some(hosts.to_owned()))
+    }
+
+    fn spawn(hosts: Option<String>) -> Canary {
+        let rounds = Arc::new(Mutex::new(Rounds { began: SystemTime::now(), past: Vec::new() }));
+        let (end, ending) = oneshot::channel();
+        let noted = Arc::clone(&rounds);
+        let thread = thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                tokio::select! {
+                    () = sing(hosts, &noted) => {}
+                    _ = ending => {}
+                }
+            });
+        });
+        Canary { rounds, thread, _end: end }
+    }
+
+    /// How late the machine was at worst since then: in any round of which a part was.
+    ///
+    /// # Panics
+    /// When ZooKeeper has failed it.
+    pub fn worst_since(&self, since: SystemTime) -> Duration {
+        assert!(!self.thread.is_finished(), "the canary lives");
+        let rounds = self.rounds.lock().unwrap();
+        let present = rounds.began.elapsed().unwrap_or_default().saturating_sub(PAUSE);
+        let past = rounds.past.iter().filter(|round| round.ended >= since).map(|round| round.late);
+        past.max().unwrap_or_default().max(present)
+    }
+}
+
+async fn sing(hosts: Option<String>, rounds: &Mutex<Rounds>) {
+    const NODE: &str = "/canary";
+    let zookeeper = match hosts {
+        Some(hosts) => {
+            let bare = Bare::connect(&hosts).await;
+            bare.create(NODE, b"").await;
+            Some(bare)
+        }
+        None => None,
+    };
+    loop {
+        rounds.lock().unwrap().began = SystemTime::now();
+        let began = Instant::now();
+        sleep(PAUSE).await;
+        if let Some(bare) = &zookeeper {
+            bare.set(NODE, b"").await;
+        }
+        let round = Round { ended: SystemTime::now(), late: began.elapsed().saturating_sub(PAUSE) };
+        rounds.lock().unwrap().past.push(round);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wait::{SOON, check, eventually};
+    use crate::zookeeper::{Options, ZooKeeper};
+
+    #[tokio::test]
+    async fn a_canary_is_as_late_as_the_zookeeper_that_it_writes_to() {
+        let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
+        let (timer, writer) = (Canary::start(), Canary::start_writing(&zookeeper.hosts()));
+        eventually("both have begun", SOON, async || {
+            let counts = [&timer, &writer].map(|canary| canary.rounds.lock().unwrap().past.len());
+            check(counts.iter().all(|count| *count > 0), || format!("{counts:?} rounds"))
+        })
+        .await;
+        let since = SystemTime::now();
+        zookeeper.pause(0);
+        eventually("the one that writes is late", SOON, async || {
+            let late = writer.worst_since(since);
+            check(late > Duration::from_secs(1), || format!("{late:?}"))
+        })
+        .await;
+        zookeeper.resume(0);
+        let resumed = SystemTime::now();
+        eventually("it is in time again", SOON, async || {
+            let (late, ever) = (writer.worst_since(SystemTime::now()), writer.worst_since(since));
+            check(late < Duration::from_secs(1) && ever > late, || format!("{late:?} since {resumed:?}, {ever:?} ever"))
+        })
+        .await;
+        assert!(timer.worst_since(since) < writer.worst_since(since));
+    }
+}
