@@ -360,11 +360,11 @@ impl Aim {
 }
 
 /// Rule 7 as a race of the clock: a ttl ends on one replica in the instant in which another takes the path over. Either comes
-/// first in a tenth of all races at least.
+/// first in a twentieth of all races at least.
 #[tokio::test]
 async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
     const RACES: u32 = 1000;
-    const PACE: Duration = Duration::from_millis(4);
+    const PACE: Duration = Duration::from_millis(6);
     let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let after = life_of_a_silent_one(&s).await;
@@ -403,7 +403,7 @@ async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
     for came_first in [LostReason::Expired, LostReason::TakenOver] {
         let count = reasons.iter().filter(|reason| **reason == Some(came_first)).count();
         println!("{count} of {RACES} older ones were told {came_first:?}; expected after {after:?}, at last {aim:?}");
-        assert!(count >= RACES as usize / 10, "it is no race: {count} of {RACES} older ones were told {came_first:?}");
+        assert!(count >= RACES as usize / 20, "it is no race: {count} of {RACES} older ones were told {came_first:?}");
     }
     s.server.wait_for_streams(0).await;
     for _ in 0..RACES {
