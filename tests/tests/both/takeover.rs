@@ -360,32 +360,28 @@ impl Aim {
 }
 
 /// Rule 7 as a race of the clock: a ttl ends on one replica in the instant in which another takes the path over. Either comes
-/// first in a twentieth of all races at least.
+/// first in a tenth of all races at least.
 #[tokio::test]
 async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
-    const RACES: u32 = 1000;
-    const PACE: Duration = Duration::from_millis(6);
+    /// So many at once, each so often: a machine that is busy has no more of them under way than others.
+    const AT_ONCE: u32 = 250;
+    const EACH: u32 = 4;
+    const RACES: usize = (AT_ONCE * EACH) as usize;
     let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
     let after = life_of_a_silent_one(&s).await;
-    let (takeovers, mut due) = mpsc::channel(RACES as usize);
+    let (takeovers, mut due) = mpsc::channel(RACES);
     let mut older = JoinSet::new();
     let (begun, aim) = (Instant::now(), Aim::new(after));
-    for race in 0..RACES {
+    for number in 0..AT_ONCE {
         let (client, takeovers, aim) = (s.client.clone(), takeovers.clone(), Arc::clone(&aim));
         older.spawn(async move {
-            sleep_until(begun + race * PACE).await;
-            let path = format!("/race/{race}");
-            let mut old = Registration::open_with_ttl(&client, RACED).await;
-            let last_message = Instant::now();
-            old.send(set(&path, text("old"))).await;
-            // On a machine that stands still for a while the ttl may be over before the path is registered: that is no race.
-            let Ok(Some(Response::Registered(first))) = old.next().await else { return None };
-            aim.wait(last_message).await;
-            takeovers.send((path, first.generation)).await.unwrap();
-            let lost = old.lost().await.reason();
-            aim.learn(lost);
-            Some(lost)
+            sleep_until(begun + RACED * number / AT_ONCE).await;
+            let mut reasons = Vec::new();
+            for race in 0..EACH {
+                reasons.extend(lose(&client, &format!("/race/{number}-{race}"), &aim, &takeovers).await);
+            }
+            reasons
         });
     }
     drop(takeovers);
@@ -395,11 +391,11 @@ async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
         new.send(set(&path, text("new"))).await;
         older_generations.insert(path, generation);
     }
-    let reasons = older.join_all().await;
+    let reasons = older.join_all().await.concat();
     for came_first in [LostReason::Expired, LostReason::TakenOver] {
-        let count = reasons.iter().filter(|reason| **reason == Some(came_first)).count();
+        let count = reasons.iter().filter(|reason| **reason == came_first).count();
         println!("{count} of {RACES} older ones were told {came_first:?}; expected after {after:?}, at last {aim:?}");
-        assert!(count >= RACES as usize / 20, "it is no race: {count} of {RACES} older ones were told {came_first:?}");
+        assert!(count >= RACES / 10, "it is no race: {count} of {RACES} older ones were told {came_first:?}");
     }
     s.server.wait_for_streams(0).await;
     for _ in 0..older_generations.len() {
@@ -409,6 +405,20 @@ async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
         let standing = s.bare.get(&registered.path).await.map(|node| node.stat.czxid);
         assert_eq!(standing, Some(registered.generation), "{}", registered.path);
     }
+}
+
+/// The older one of a race: registers, falls silent, has its path taken over when it is time, and is told what came first.
+/// On a machine that stands still for a while the ttl may be over before the path is registered: that is no race.
+async fn lose(client: &Client, path: &str, aim: &Aim, takeovers: &mpsc::Sender<(String, i64)>) -> Option<LostReason> {
+    let mut old = Registration::open_with_ttl(client, RACED).await;
+    let last_message = Instant::now();
+    old.send(set(path, text("old"))).await;
+    let Ok(Some(Response::Registered(first))) = old.next().await else { return None };
+    aim.wait(last_message).await;
+    takeovers.send((path.to_owned(), first.generation)).await.unwrap();
+    let came_first = old.lost().await.reason();
+    aim.learn(came_first);
+    Some(came_first)
 }
 
 /// How long after its last message what a client with a ttl of [`RACED`] holds is gone.
