@@ -75,6 +75,16 @@ impl Canary {
         let past = rounds.past.iter().filter(|round| round.ended >= since).map(|round| round.late);
         past.max().unwrap_or_default().max(present)
     }
+
+    /// How late the machine was at worst between these moments: in any round of which a part was. For what lies in the
+    /// past.
+    pub fn worst_between(&self, since: SystemTime, until: SystemTime) -> Duration {
+        let rounds = self.rounds.lock().unwrap();
+        let first = rounds.past.partition_point(|round| round.ended < since);
+        let begins = |round: &Round| round.ended.checked_sub(PAUSE + round.late).unwrap_or(SystemTime::UNIX_EPOCH);
+        let those = rounds.past[first..].iter().take_while(|round| begins(round) <= until);
+        those.map(|round| round.late).max().unwrap_or_default()
+    }
 }
 
 async fn sing(hosts: Option<String>, rounds: &Mutex<Rounds>) {
@@ -104,6 +114,18 @@ mod tests {
     use super::*;
     use crate::wait::{SOON, check, eventually};
     use crate::zookeeper::{Options, ZooKeeper};
+
+    #[test]
+    fn the_past_is_as_late_as_the_rounds_that_reach_into_it() {
+        let second = |number| SystemTime::UNIX_EPOCH + Duration::from_secs(number);
+        let round = |ended, late| Round { ended: second(ended), late: Duration::from_secs(late) };
+        let rounds = Rounds { began: second(40), past: vec![round(10, 1), round(20, 5), round(30, 2)] };
+        let (thread, end) = (thread::spawn(|| {}), oneshot::channel().0);
+        let canary = Canary { rounds: Arc::new(Mutex::new(rounds)), thread, _end: end };
+        let worst = |from, until| canary.worst_between(second(from), second(until)).as_secs();
+        assert_eq!((worst(0, 8), worst(9, 10), worst(11, 14), worst(9, 16)), (0, 1, 0, 5));
+        assert_eq!((worst(21, 29), worst(31, 39), worst(0, 99)), (2, 0, 5));
+    }
 
     #[tokio::test]
     async fn a_canary_is_as_late_as_the_zookeeper_that_it_writes_to() {
