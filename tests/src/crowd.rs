@@ -22,9 +22,9 @@ pub enum Whose {
     WithTtl,
 }
 
-/// Clients in two processes, one with a ttl and one without. Dropping kills them.
+/// Clients in processes of their own. Dropping kills them.
 #[derive(Debug)]
-pub struct Crowd([RegistrantProcess; 2]);
+pub struct Crowd(Vec<RegistrantProcess>);
 
 impl Crowd {
     /// So many clients with a ttl, and a tenth as many without, each with so many registrations below [`PLACE`]; all of
@@ -32,7 +32,12 @@ impl Crowd {
     pub async fn start(fleet: &Fleet, clients: usize, each: usize, ttl: Duration) -> Crowd {
         let with = Many { clients, each, ttl: Some(ttl), replicas: fleet.addresses(), prefix: WITH_TTL.to_owned() };
         let without = Many { clients: clients / 10, ttl: None, prefix: format!("{PLACE}/without-"), ..with.clone() };
-        let processes = [with, without].map(|many| RegistrantProcess::spawn(&many));
+        Crowd::of(&[with, without]).await
+    }
+
+    /// These clients, each kind in a process of its own; all of them registered.
+    pub async fn of(kinds: &[Many]) -> Crowd {
+        let processes: Vec<_> = kinds.iter().map(RegistrantProcess::spawn).collect();
         for process in &processes {
             process.registered().await;
         }
@@ -94,7 +99,15 @@ impl Crowd {
     /// When one was told that it may not be registered any more.
     pub async fn stands_undisturbed(&self, fleet: &Fleet, whose: Whose) {
         self.stands(fleet).await;
-        let concerns = |path: &str| whose == Whose::All || path.starts_with(WITH_TTL);
+        self.was_undisturbed(|path| whose == Whose::All || path.starts_with(WITH_TTL));
+    }
+
+    /// Those who hold the paths that `concerns` takes were never in doubt.
+    ///
+    /// # Panics
+    /// When one was told that it may not be registered any more.
+    #[track_caller]
+    pub fn was_undisturbed(&self, concerns: impl Fn(&str) -> bool) {
         let history = self.history();
         let mut known = BTreeSet::new();
         let mut in_doubt = BTreeSet::new();

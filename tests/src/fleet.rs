@@ -1,14 +1,16 @@
 //! What the heavy fault tests begin with: three ZooKeeper servers, several replicas on ports that they keep, and those who
 //! look on. One such test runs at a time, however many the harness starts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
+use rollcall_proto::v1::ChangeKind;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::bare::Bare;
+use crate::client::{Registration, text};
 use crate::crowd::PLACE;
 use crate::journal::{Absence, Journal};
 use crate::observe::{Kazoo, Seen, Watcher};
@@ -28,7 +30,7 @@ static TURN: Semaphore = Semaphore::const_new(1);
 pub enum Route {
     /// Where it is.
     Direct,
-    /// Behind proxies, one a ZooKeeper server.
+    /// Behind proxies, for each replica one a ZooKeeper server.
     Proxied,
 }
 
@@ -37,7 +39,7 @@ pub enum Route {
 pub struct Fleet {
     /// The replicas by number; a killed one is missing.
     pub replicas: Vec<Replica>,
-    /// Between the replicas and ZooKeeper, one a server of it; none with [`Route::Direct`].
+    /// Between the replicas and ZooKeeper, for each replica one a server; none with [`Route::Direct`].
     pub proxies: Vec<Proxy>,
     /// The ensemble.
     pub zookeeper: ZooKeeper,
@@ -45,7 +47,6 @@ pub struct Fleet {
     pub sandbox: Sandbox,
     /// A ZooKeeper session inside the chroot, past the proxies.
     pub bare: Bare,
-    hosts: String,
     options: Vec<String>,
     _turn: SemaphorePermit<'static>,
 }
@@ -94,21 +95,16 @@ impl Fleet {
         let sandbox = zookeeper.sandbox("fleet").await;
         let mut proxies = Vec::new();
         if route == Route::Proxied {
-            for node in 0..zookeeper.size() {
-                proxies.push(Proxy::start(zookeeper.address(node)).await);
+            for _ in 0..replicas {
+                for node in 0..zookeeper.size() {
+                    proxies.push(Proxy::start(zookeeper.address(node)).await);
+                }
             }
         }
-        let hosts = match route {
-            Route::Direct => sandbox.hosts.clone(),
-            Route::Proxied => {
-                let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.address().to_string()).collect();
-                format!("{}{}", addresses.join(","), sandbox.chroot)
-            }
-        };
         let bare = sandbox.bare().await;
         bare.create(PLACE, b"").await;
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut fleet = Fleet { replicas: Vec::new(), proxies, zookeeper, sandbox, bare, hosts, options, _turn: turn };
+        let mut fleet = Fleet { replicas: Vec::new(), proxies, zookeeper, sandbox, bare, options, _turn: turn };
         for index in 0..replicas {
             fleet.replicas.push(Replica { address: free_address(), server: None, past: Vec::new() });
             fleet.start_replica(index).await;
@@ -124,9 +120,30 @@ impl Fleet {
     /// Starts a replica where it was, and waits until it serves.
     pub async fn start_replica(&mut self, index: usize) {
         let options: Vec<_> = self.options.iter().map(String::as_str).collect();
+        let addresses: Vec<_> = self.ways_of(index).iter().map(|proxy| proxy.address().to_string()).collect();
+        let hosts = match addresses.as_slice() {
+            [] => self.sandbox.hosts.clone(),
+            addresses => format!("{}{}", addresses.join(","), self.sandbox.chroot),
+        };
         let replica = &mut self.replicas[index];
         replica.take_down();
-        replica.server = Some(Server::start_at(replica.address, &self.hosts, &options).await);
+        replica.server = Some(Server::start_at(replica.address, &hosts, &options).await);
+    }
+
+    /// The proxies between a replica and ZooKeeper, one a server; none with [`Route::Direct`].
+    pub fn ways_of(&self, replica: usize) -> &[Proxy] {
+        self.proxies.chunks(self.zookeeper.size()).nth(replica).unwrap_or_default()
+    }
+
+    /// The proxies between the replicas and one ZooKeeper server.
+    pub fn ways_to(&self, server: usize) -> impl Iterator<Item = &Proxy> {
+        self.proxies.iter().skip(server).step_by(self.zookeeper.size())
+    }
+
+    /// Registers something new through a replica, which takes a ZooKeeper that works.
+    pub async fn register_anew(&mut self, replica: usize, name: &str) {
+        let mut stream = Registration::open(&self.replicas[replica].server().client().await).await;
+        stream.set(&format!("/anew/{name}-{replica}"), text("x")).await;
     }
 
     /// Kills a replica, as a crash would.
@@ -192,7 +209,12 @@ pub struct Sights {
 impl Onlookers {
     /// Begins to look at a path, which exists, of a fleet.
     pub async fn begin(fleet: &Fleet, path: &str) -> Onlookers {
-        let rollcall = Watcher::start(&fleet.addresses(), path).await;
+        Onlookers::begin_through(fleet, &fleet.addresses(), path).await
+    }
+
+    /// The same; the Rollcall watcher goes to these replicas alone.
+    pub async fn begin_through(fleet: &Fleet, replicas: &[SocketAddr], path: &str) -> Onlookers {
+        let rollcall = Watcher::start(replicas, path).await;
         let kazoo = Kazoo::start(&fleet.sandbox.hosts, path).await;
         Onlookers { path: path.to_owned(), since: SystemTime::now(), rollcall, kazoo }
     }
@@ -223,6 +245,14 @@ impl Onlookers {
 }
 
 impl Sights {
+    /// What was seen of the names that begin with `prefix`, a path.
+    pub fn of(&self, prefix: &str) -> Sights {
+        let start = name_of(prefix);
+        let seen = |seen: &[Seen]| seen.iter().filter(|seen| seen.name.starts_with(&start)).cloned().collect();
+        let absences = self.absences.iter().filter(|absence| absence.path.starts_with(prefix)).cloned().collect();
+        Sights { absences, rollcall: seen(&self.rollcall), kazoo: seen(&self.kazoo) }
+    }
+
     /// Checks that nobody has seen anything.
     ///
     /// # Panics
@@ -241,6 +271,21 @@ impl Sights {
             kazoo.first(),
         );
     }
+}
+
+/// So many names went, once, and came back, once.
+///
+/// # Panics
+/// When they did not.
+#[track_caller]
+pub fn once_each(seen: &[Seen], names: usize) {
+    let mut changes: BTreeMap<&str, Vec<ChangeKind>> = BTreeMap::new();
+    for seen in seen {
+        changes.entry(&seen.name).or_default().push(seen.kind);
+    }
+    let other = changes.iter().find(|(_, kinds)| **kinds != [ChangeKind::Removed, ChangeKind::Added]);
+    assert_eq!(other, None, "each name went and came back");
+    assert_eq!(changes.len(), names);
 }
 
 /// The name of a path's last part.

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::wait::soon;
+use crate::wait::{SOON, check, eventually, soon};
 use crate::zookeeper::free_address;
 
 /// What becomes of the bytes on the connections that stand, and on new ones.
@@ -143,6 +143,26 @@ impl Proxy {
     /// How many stand now.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
+    }
+}
+
+/// Has so many connections, which may go through any of several proxies, all go through one of them.
+///
+/// # Panics
+/// When they don't.
+pub async fn gather(ways: &[Proxy], onto: usize, connections: usize) {
+    let others = || ways.iter().enumerate().filter(|(index, _)| *index != onto).map(|(_, way)| way);
+    for way in others() {
+        way.refuse().await;
+        way.cut();
+    }
+    eventually("all connections go one way", 2 * SOON, async || {
+        let open = ways[onto].open();
+        check(open == connections, || format!("{open} of {connections} do"))
+    })
+    .await;
+    for way in others() {
+        way.accept().await;
     }
 }
 
@@ -284,7 +304,6 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::wait::{SOON, check, eventually};
 
     /// A server that says back what it hears.
     async fn echo() -> (SocketAddr, JoinSet<()>) {

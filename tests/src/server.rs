@@ -173,6 +173,16 @@ impl Server {
         self.wait_for_metric(&format!("rollcall_streams {count}")).await;
     }
 
+    /// How many streams stand, as its metrics say.
+    ///
+    /// # Errors
+    /// When they can't be had.
+    pub async fn streams(&self) -> Result<usize, String> {
+        let metrics = self.http_get("/metrics").await.map_err(|error| error.to_string())?;
+        let count = metrics.lines().find_map(|line| line.strip_prefix("rollcall_streams ")?.parse().ok());
+        count.ok_or(metrics)
+    }
+
     /// Waits until its metrics have this line.
     pub async fn wait_for_metric(&self, line: &str) {
         eventually(line, SOON, async || {

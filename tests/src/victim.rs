@@ -12,7 +12,7 @@ use tonic::transport::Endpoint;
 use crate::client::{Client, Registration, text};
 use crate::process::{Process, beside, scratch};
 use crate::registrant::Many;
-use crate::wait::{SOON, eventually};
+use crate::wait::{SOON, check, eventually};
 
 /// How often a client without a ttl says that it lives.
 const WITHOUT_TTL: Duration = Duration::from_secs(1);
@@ -77,5 +77,15 @@ impl VictimProcess {
         let said = self.process.stdout();
         let whole = &said[..said.rfind('\n')?];
         whole.lines().last().map(|line| serde_json::from_str(line).expect("a line of a victim"))
+    }
+
+    /// Waits until it was heard once more. For as long as the next keep-alive is not due, [`heard_after`](Self::heard_after)
+    /// is then when the last of all was sent.
+    pub async fn next_heard(&self) {
+        let before = self.heard_after();
+        eventually("another keep-alive is answered", SOON, async || {
+            check(self.heard_after() > before, || format!("{before:?} was the last"))
+        })
+        .await;
     }
 }

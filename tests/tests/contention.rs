@@ -154,10 +154,10 @@ async fn break_things(
                 fleet.let_in().await;
             }
             Blow::SilenceConnections => {
-                let proxy = &fleet.proxies[rng.random_range(0..fleet.proxies.len())];
-                proxy.half_open();
+                let server = rng.random_range(0..fleet.zookeeper.size());
+                fleet.ways_to(server).for_each(|proxy| proxy.half_open());
                 sleep(SESSION).await;
-                proxy.cut();
+                fleet.ways_to(server).for_each(|proxy| proxy.cut());
             }
             Blow::LoseAnswers => {
                 for proxy in &fleet.proxies {

@@ -25,6 +25,7 @@ mod judges;
 mod lock_costs;
 mod lock_neighbours;
 mod many_watchers;
+mod networks;
 mod one_binary;
 mod outages;
 mod polyglot;

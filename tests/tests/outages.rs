@@ -1,26 +1,34 @@
 //! ZooKeeper without its leader, down, out of reach, under many registrations.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::client::{Registration, release, text};
+use rollcall_tests::canary::Canary;
+use rollcall_tests::client::release;
 use rollcall_tests::crowd::{Crowd, PLACE, Whose};
-use rollcall_tests::fleet::{Fleet, Onlookers, Route};
+use rollcall_tests::fleet::{Fleet, Onlookers, Route, once_each};
 use rollcall_tests::follow::Locking;
-use rollcall_tests::observe::Seen;
+use rollcall_tests::proxy::{Proxy, gather};
 use rollcall_tests::wait::{SOON, check, eventually};
 
 const SESSION: Duration = Duration::from_secs(4);
 const OPTIONS: &[&str] = &["--session-timeout", "4s"];
 const TTL: Duration = Duration::from_secs(6);
+/// How long after ZooKeeper's return everything is as it should be, on a machine that is never late.
+const BACK: Duration = Duration::from_secs(3);
 
-/// Registers something new through each replica, which takes a ZooKeeper that works.
+/// Registers something new through each replica.
 async fn register_anew(fleet: &mut Fleet, name: &str) {
-    for (index, replica) in fleet.replicas.iter_mut().enumerate() {
-        let mut stream = Registration::open(&replica.server().client().await).await;
-        stream.set(&format!("/anew/{name}-{index}"), text("x")).await;
+    for replica in 0..fleet.replicas.len() {
+        fleet.register_anew(replica, name).await;
     }
+}
+
+/// Holds how long it took after ZooKeeper's return against [`BACK`], and what the machine was late by meanwhile.
+#[track_caller]
+fn in_time(what: &str, took: Duration, machine: Duration) {
+    println!("{what} after {took:?}; the machine was {machine:?} late");
+    assert!(took <= BACK + machine, "{what} after {took:?}, longer than {BACK:?} and {machine:?}");
 }
 
 #[tokio::test]
@@ -54,24 +62,13 @@ async fn a_zookeeper_server_that_hangs_costs_no_lock() {
         holders.push(Locking::take(&client, &format!("/hangs-{number}"), "holder").await);
     }
     let hanging = (fleet.zookeeper.leader().await + 1) % fleet.zookeeper.size();
-    let others: Vec<_> = (0..fleet.zookeeper.size()).filter(|node| *node != hanging).collect();
-    for node in &others {
-        fleet.proxies[*node].refuse().await;
-        fleet.proxies[*node].cut();
-    }
-    eventually("all sessions are served by one server", SOON, async || {
-        let open = fleet.proxies[hanging].open();
-        check(open == SESSIONS, || format!("{open} are"))
-    })
-    .await;
-    for node in &others {
-        fleet.proxies[*node].accept().await;
-    }
+    gather(fleet.ways_of(0), hanging, SESSIONS).await;
     // It takes connections still, and says nothing.
     fleet.zookeeper.pause(hanging);
     eventually("all sessions are served by the others", 2 * SOON, async || {
-        let open: usize = others.iter().map(|node| fleet.proxies[*node].open()).sum();
-        check(open == SESSIONS, || format!("{open} are"))
+        let open = fleet.ways_of(0).iter().map(Proxy::open);
+        let elsewhere = open.enumerate().filter(|(node, _)| *node != hanging).map(|(_, open)| open).sum::<usize>();
+        check(elsewhere == SESSIONS, || format!("{elsewhere} are"))
     })
     .await;
     for (stream, held) in &mut holders {
@@ -80,9 +77,10 @@ async fn a_zookeeper_server_that_hangs_costs_no_lock() {
     }
 }
 
-/// Servers that are down keep no time: their sessions have all of it again when they are back.
+/// Servers that are down keep no time: their sessions have all of it again when they are back. Held: 3 s after that the
+/// replicas register again.
 #[tokio::test]
-async fn an_ensemble_that_was_down_finds_everything_as_it_was() {
+async fn an_ensemble_that_was_down_finds_everything_as_it_was_and_serves_within_3_s() {
     let mut fleet = Fleet::start(2, Route::Direct, OPTIONS).await;
     let crowd = Crowd::start(&fleet, 10, 30, TTL).await;
     let first = crowd.generations();
@@ -92,17 +90,19 @@ async fn an_ensemble_that_was_down_finds_everything_as_it_was() {
         tokio::time::sleep(outage).await;
         fleet.zookeeper.start_all();
         fleet.zookeeper.ready().await;
-        let is_back = SystemTime::now();
+        let (canary, is_back) = (Canary::start(), SystemTime::now());
         register_anew(&mut fleet, &format!("after-{}", outage.as_secs())).await;
-        println!("down for {outage:?}: both replicas register again after {:?}", is_back.elapsed().unwrap_or_default());
+        in_time("both replicas register again", is_back.elapsed().unwrap_or_default(), canary.worst_since(is_back));
         crowd.stands_undisturbed(&fleet, Whose::All).await;
         assert_eq!(crowd.generations(), first, "nothing had to be made again");
     }
     onlookers.sights(&fleet).await.are_empty();
 }
 
+/// Held: 3 s after ZooKeeper's return everything is back.
 #[tokio::test]
-async fn replicas_out_of_zookeepers_reach_for_half_a_session_lose_nothing_and_for_three_get_all_of_it_back() {
+async fn replicas_out_of_zookeepers_reach_for_half_a_session_lose_nothing_and_for_three_get_all_of_it_back_within_3_s()
+{
     let mut fleet = Fleet::start(2, Route::Proxied, OPTIONS).await;
     let crowd = Crowd::start(&fleet, 10, 30, TTL).await;
     let first = crowd.generations();
@@ -119,12 +119,13 @@ async fn replicas_out_of_zookeepers_reach_for_half_a_session_lose_nothing_and_fo
     tokio::time::sleep(SESSION * 3).await;
     let held = onlookers.rollcall.names();
     assert_eq!(held.iter().filter(|name| name.starts_with("with")).count(), 330, "what was known is still told");
-    let let_in = SystemTime::now();
+    let (canary, let_in) = (Canary::start(), SystemTime::now());
     fleet.let_in().await;
     crowd.stands(&fleet).await;
+    let machine = canary.worst_since(let_in);
     let sights = onlookers.sights(&fleet).await;
     let last = sights.absences.iter().filter_map(|absence| absence.until).max().expect("all were absent");
-    println!("330 registrations were back {:?} after ZooKeeper", last.duration_since(let_in).unwrap_or_default());
+    in_time("330 registrations are back", last.duration_since(let_in).unwrap_or_default(), machine);
     assert_eq!(sights.absences.len(), 330, "each was absent once");
     let elsewhere = sights.absences.iter().find(|absence| !absence.with_session || absence.until.is_none());
     assert_eq!(elsewhere, None, "each went with its session, and came back");
@@ -132,16 +133,4 @@ async fn replicas_out_of_zookeepers_reach_for_half_a_session_lose_nothing_and_fo
     let gone = sights.rollcall.iter().filter(|seen| seen.kind == ChangeKind::Removed).count();
     once_each(&sights.rollcall, gone);
     println!("the Rollcall watcher saw {gone} of them gone, and come back");
-}
-
-/// So many names went, once, and came back, once.
-#[track_caller]
-fn once_each(seen: &[Seen], names: usize) {
-    let mut changes: BTreeMap<&str, Vec<ChangeKind>> = BTreeMap::new();
-    for seen in seen {
-        changes.entry(&seen.name).or_default().push(seen.kind);
-    }
-    let other = changes.iter().find(|(_, kinds)| **kinds != [ChangeKind::Removed, ChangeKind::Added]);
-    assert_eq!(other, None, "each name went and came back");
-    assert_eq!(changes.len(), names);
 }
