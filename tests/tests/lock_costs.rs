@@ -53,7 +53,8 @@ async fn who_waits_has_one_watch_and_a_release_wakes_one_of_them() {
 /// What ZooKeeper was asked so far, and how many transactions it has made of that.
 async fn requests_and_writes(address: SocketAddr) -> (usize, usize) {
     let said = four_letter_word(address, "srvr").await.unwrap();
-    let zxid = said.lines().find_map(|line| line.strip_prefix("Zxid: 0x")).unwrap_or_else(|| panic!("no zxid in {said}"));
+    let zxid =
+        said.lines().find_map(|line| line.strip_prefix("Zxid: 0x")).unwrap_or_else(|| panic!("no zxid in {said}"));
     (count(address, "zk_packets_received").await, usize::from_str_radix(zxid.trim(), 16).unwrap())
 }
 

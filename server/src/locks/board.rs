@@ -297,3 +297,24 @@ impl Task {
 async fn first_of(watches: &mut [OneShot]) {
     let (_fired, ..) = futures_util::future::select_all(watches).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 2] = ["a__lock__0000000003", "b__lock__0000000004"];
+
+    #[test]
+    fn a_reading_goes_on_with_who_comes_next_and_knows_no_more_of_room_after_a_grant() {
+        let queue = Queue::of(vec![NAMES[0].to_owned()]);
+        let read = Snapshot { queue, next: Some(4), leases: Some(0), ..Snapshot::default() };
+        let joined = read.joined(NAMES[1]).unwrap();
+        assert_eq!(joined.queue.names().collect::<Vec<_>>(), NAMES);
+        assert_eq!((joined.next, joined.leases), (Some(5), Some(0)));
+        let granted = joined.granted(NAMES[0]).unwrap();
+        assert_eq!(granted.queue.names().collect::<Vec<_>>(), NAMES[1..]);
+        assert_eq!((granted.next, granted.leases), (Some(5), None), "the next would take a lease beyond the limit");
+        let unread = Snapshot { next: None, ..read };
+        assert!(unread.joined(NAMES[1]).is_none() && unread.granted(NAMES[1]).is_none());
+    }
+}

@@ -303,6 +303,22 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
 }
 
 #[tokio::test]
+async fn another_number_is_noticed_by_who_has_taken_the_lock_again_and_again() {
+    let s = ARM.setting("queue").await;
+    for _ in 0..4 {
+        let (mut stream, held) = Locking::take(&s.client, "/renumbered", "me").await;
+        assert!(release(&s.client, &held.lock_id).await.unwrap());
+        stream.end().await.unwrap();
+    }
+    s.bare.set("/renumbered", b"2").await;
+    let mut stream = Locking::start(&s.client, lock("/renumbered", "me")).await.unwrap();
+    refused(stream.held().await, Code::FailedPrecondition, "LOCK_LIMIT_DIFFERS");
+    wait_until_they_are(&s.bare, "/renumbered", 0, 0).await;
+    let mut stream = Locking::start(&s.client, limited("/renumbered", "me", 2)).await.unwrap();
+    stream.held().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_zookeeper_server_that_falls_silent_costs_no_lock() {
     let s = ARM.behind_a_proxy("queue", &["--session-timeout", "12s"]).await;
     let mut holders = Vec::new();
