@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rollcall_tests::client::{Client, release};
 use rollcall_tests::follow::Locking;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
@@ -39,7 +40,7 @@ async fn who_waits_has_one_watch_and_a_release_wakes_one_of_them() {
     let before = fired().await;
     const RELEASES: usize = 20;
     for mut next in waiters.drain(..RELEASES) {
-        assert!(rollcall_tests::client::release(&clients[0], &held.lock_id).await.unwrap());
+        assert!(release(&clients[0], &held.lock_id).await.unwrap());
         held = next.held().await.unwrap();
         holder = next;
     }
@@ -47,4 +48,67 @@ async fn who_waits_has_one_watch_and_a_release_wakes_one_of_them() {
     let fired = fired().await - before;
     assert!((RELEASES..=4 * RELEASES).contains(&fired), "{fired} watches fired for {RELEASES} releases");
     drop(holder);
+}
+
+/// What ZooKeeper was asked so far, and how many transactions it has made of that.
+async fn requests_and_writes(address: SocketAddr) -> (usize, usize) {
+    let said = four_letter_word(address, "srvr").await.unwrap();
+    let zxid =
+        said.lines().find_map(|line| line.strip_prefix("Zxid: 0x")).unwrap_or_else(|| panic!("no zxid in {said}"));
+    (count(address, "zk_packets_received").await, usize::from_str_radix(zxid.trim(), 16).unwrap())
+}
+
+async fn take_and_release(client: &Client, path: &str, name: &str) {
+    let (mut stream, held) = Locking::take(client, path, name).await;
+    assert!(release(client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+}
+
+/// What is asked meanwhile that has nothing to do with it: heartbeats, readings once a second, these questions.
+const BESIDES: usize = 60;
+
+#[tokio::test]
+async fn a_lock_that_is_taken_here_again_and_again_costs_two_writes_and_two_reads() {
+    const TIMES: usize = 100;
+    let zookeeper = ZooKeeper::standalone(Options::default()).await;
+    let (address, server) = (zookeeper.address(0), Server::start(&zookeeper.hosts()).await);
+    let client = server.client().await;
+    for _ in 0..3 {
+        take_and_release(&client, "/again", "me").await;
+    }
+    let before = requests_and_writes(address).await;
+    for _ in 0..TIMES {
+        take_and_release(&client, "/again", "me").await;
+    }
+    let after = requests_and_writes(address).await;
+    let (requests, writes) = (after.0 - before.0, after.1 - before.1);
+    assert!((4 * TIMES..=4 * TIMES + BESIDES).contains(&requests), "{requests} requests for {TIMES} locks");
+    assert!((2 * TIMES..=2 * TIMES + BESIDES).contains(&writes), "{writes} transactions for {TIMES} locks");
+}
+
+#[tokio::test]
+async fn a_lock_that_changes_hands_on_one_replica_costs_two_writes_and_few_reads() {
+    const CLIENTS: usize = 8;
+    const TIMES: usize = 25;
+    let zookeeper = ZooKeeper::standalone(Options::default()).await;
+    let (address, server) = (zookeeper.address(0), Server::start(&zookeeper.hosts()).await);
+    let before = requests_and_writes(address).await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let client = server.client().await;
+        clients.push(tokio::spawn(async move {
+            for _ in 0..TIMES {
+                take_and_release(&client, "/hands", &number.to_string()).await;
+            }
+        }));
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    let after = requests_and_writes(address).await;
+    let (requests, writes) = (after.0 - before.0, after.1 - before.1);
+    let times = CLIENTS * TIMES;
+    assert!((2 * times - CLIENTS..=9 * times).contains(&requests), "{requests} requests for {times} locks");
+    assert!(writes <= 2 * times + times / 2, "{writes} transactions for {times} locks");
+    println!("{requests} requests, {writes} transactions for {times} locks");
 }

@@ -3,7 +3,7 @@
 //! Each step looks at what stands and does the next thing, so that after any trouble one simply goes on with the next
 //! step. Requests are awaited to their end; what a stop cuts short is only ever waiting.
 //!
-//! A lock with which nobody has to do is taken in one transaction: see [`Attempt::take_at_once`].
+//! A lock with which nobody has to do is taken in one transaction: see [`Attempt::take_vacant`].
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use super::board::Board;
 use super::heir::{Bequest, Heir};
 use super::hold::Sight;
 use super::line::{Room, Turn};
+use super::memory::{Company, Vacancy};
 use super::seat::{self, Seat, Trace};
 use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
@@ -25,7 +26,7 @@ use crate::zk::{self, CommitError, ErrorCode, OneShot, Request, Response, Sessio
 /// What is known of one place in the queue. A new place, in another session for one, starts a new one of these.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) terms: Terms,
     pub(super) slot: Arc<Slot>,
     pub(super) seat: Seat,
@@ -42,6 +43,8 @@ pub(super) struct Attempt {
     pub(super) first: bool,
     /// Of the first: leases that are released here may pass to it.
     pub(super) heir: Option<Heir>,
+    /// Of who took the lock at once: how it is when it is given back, unless somebody comes.
+    vacancy: Option<Vacancy>,
     begun: Instant,
 }
 
@@ -65,7 +68,6 @@ enum Made {
 
 /// Finds a place in a session for an attempt.
 pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>) -> Result<Attempt, Stop> {
-    let bytes = seat::path_bytes(&terms.path);
     let patience = match terms.wait {
         Wait::Forever if slot.was_queued() => None,
         Wait::Forever => Instant::now().checked_add(PATIENCE),
@@ -73,7 +75,7 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         Wait::Try => Some(Instant::now()),
     };
     let room = loop {
-        if let Some(room) = shared.pool.room(bytes) {
+        if let Some(room) = shared.room(&terms.path) {
             break room;
         }
         tokio::select! {
@@ -96,6 +98,7 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         gone: None,
         first: false,
         heir: None,
+        vacancy: None,
         begun: Instant::now(),
     })
 }
@@ -228,30 +231,62 @@ impl Attempt {
         self.board.get_or_insert_with(|| shared.board(seat.owner(), path))
     }
 
-    /// Takes a lock with which nobody has to do, in one transaction: [create(contender), delete(contender),
-    /// create(lease)]. `None`: it has to be waited for.
-    ///
-    /// The contender's digits, of which the delete has to know beforehand, count the contenders that there ever were. So
-    /// it succeeds only if none has come since the queue was read, which was empty: the contender is the first, and no
-    /// lease can have been taken since by another, for which a contender is needed.
+    /// Takes a lock with which nobody has to do. `None`: it has to be waited for.
     async fn take_at_once(&mut self) -> Result<Option<Granted>, Interrupt> {
-        let (session, path, limit) = (self.session(), self.terms.path.clone(), self.terms.limit);
-        let checked = node::check(&session, &path, limit);
+        let left = self.shared.vacancies.take(&self.terms.path);
+        if let Some(vacancy) = left.filter(|left| left.company == Company::None)
+            && let Some(written) = self.number()
+        {
+            self.checked = Some(written);
+            if let Some(granted) = self.take_vacant(vacancy).await? {
+                return Ok(Some(granted));
+            }
+        }
+        match self.find_vacant(left).await? {
+            Some(vacancy) => self.take_vacant(vacancy).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The transaction that wrote the lock node's number, if that was ours when it was last looked at. Whether that has
+    /// changed is seen before the lock is told as held, if not before.
+    fn number(&self) -> Option<Zxid> {
+        let number = self.shared.numbers.get(&self.terms.path)?;
+        (number.limit == self.terms.limit).then_some(number.written)
+    }
+
+    /// Looks whether nobody has to do with the lock. `left`: how it was when it was last given back here.
+    async fn find_vacant(&mut self, left: Option<Vacancy>) -> Result<Option<Vacancy>, Interrupt> {
+        let (session, path, queue) = (self.session(), self.terms.path.clone(), self.seat.queue().clone());
         // Polled in this order, sent in this order: the queue is never read later than the leases.
-        let (contenders, leases) = (session.children(self.seat.queue()), session.children(&path));
-        let (checked, contenders, leases) = futures_util::future::join3(checked, contenders, leases).await;
-        let checked = *self.checked.insert(checked?);
+        let looks = futures_util::future::join(session.children(&queue), session.children(&path));
+        let (checked, (contenders, leases)) = futures_util::future::join(self.check_node(), looks).await;
+        let checked = checked?;
         let (Some((contenders, queue)), Some((leases, lock))) = (contenders?, leases?) else { return Ok(None) };
         if !contenders.is_empty() || !leases.is_empty() || Zxid(lock.mzxid) != checked {
             return Ok(None);
         }
-        let Some(contender) = self.seat.next_contender(&queue) else { return Ok(None) };
+        let Some(next) = seat::next_digits(&queue) else { return Ok(None) };
+        let company = if left.is_some_and(|left| left.next == next) { Company::None } else { Company::Perhaps };
+        Ok(Some(Vacancy { next, company }))
+    }
+
+    /// Takes the lock in one transaction: [create(contender), delete(contender), create(lease)]. `None`: somebody has come.
+    ///
+    /// The contender's digits, of which the delete has to know beforehand, count the contenders that there ever were. So
+    /// it succeeds only if none has come since there was none: the contender is the first, and no lease can have been
+    /// taken since by another, for which a contender is needed.
+    async fn take_vacant(&mut self, vacancy: Vacancy) -> Result<Option<Granted>, Interrupt> {
+        let contender = self.seat.contender_with(vacancy.next);
         let mut ops = vec![self.seat.enter(self.terms.name.clone())];
         ops.extend(self.seat.grant(&contender, self.terms.name.clone()));
         match self.make_lease(&ops).await? {
-            Made::Lease(granted) => Ok(Some(granted)),
+            Made::Lease(granted) => {
+                self.vacancy = vacancy.after();
+                Ok(Some(granted))
+            }
             Made::Refused(_, ErrorCode::NoNode) => Ok(None),
-            Made::Refused(_, code) => Err(refusal::refused(&path, code).into()),
+            Made::Refused(_, code) => Err(refusal::refused(&self.terms.path, code).into()),
         }
     }
 
@@ -275,19 +310,21 @@ impl Attempt {
 
     /// Checks the lock node and takes a place in the queue, both at once.
     async fn enter(&mut self) -> Result<(), Interrupt> {
-        let (session, path, limit) = (self.session(), self.terms.path.clone(), self.terms.limit);
-        let checked = async {
-            match self.checked {
-                Some(zxid) => Ok(zxid),
-                None => node::check(&session, &path, limit).await,
-            }
-        };
+        let (session, path) = (self.session(), self.terms.path.clone());
+        self.checked = self.checked.or_else(|| self.number());
         if self.seat.contender != Trace::None {
-            self.checked = Some(checked.await?);
+            if self.checked.is_none() {
+                self.check_node().await?;
+            }
             return Ok(());
         }
         let create = self.seat.enter(self.terms.name.clone());
-        let (checked, created) = futures_util::future::join(checked, self.seat.owner().commit(vec![create])).await;
+        let entering = self.seat.owner().clone();
+        let entering = entering.commit(vec![create]);
+        let (checked, created) = match self.checked {
+            Some(written) => (Ok(written), entering.await),
+            None => futures_util::future::join(self.check_node(), entering).await,
+        };
         // First what stands now, then what is wrong.
         let entered = match created {
             Ok(committed) => match committed.parts.into_iter().next() {
@@ -310,7 +347,7 @@ impl Attempt {
                 Err(error.into())
             }
         };
-        self.checked = Some(checked?);
+        checked?;
         if self.seat.contender == Trace::None && entered.is_ok() {
             node::ensure_queue(&session, &path).await?;
         }
@@ -354,6 +391,9 @@ impl Attempt {
         let (made, seen) = futures_util::future::join(made, hold::look(&session, &self.terms.path, &lease)).await;
         match made {
             Ok(committed) => {
+                if let (Some(board), Trace::Stands(contender)) = (&self.board, &self.seat.contender) {
+                    board.granted(contender);
+                }
                 self.seat.contender = Trace::None;
                 self.seat.lease = Trace::Stands(self.seat.lease_name().to_owned());
                 let grant = Grant { token: FencingToken(committed.zxid.0) };
@@ -385,9 +425,9 @@ impl Attempt {
         }
     }
 
-    /// Hands over what may be left in ZooKeeper.
-    pub(super) fn leave(self) -> Seat {
-        self.seat
+    /// Hands over what may be left in ZooKeeper, and how the lock is when that is gone.
+    pub(super) fn leave(self) -> (Seat, Option<Vacancy>) {
+        (self.seat, self.vacancy)
     }
 
     /// What holding needs to know too.

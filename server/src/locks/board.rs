@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use super::READ_CHUNK;
 use super::node::is_durable;
-use super::queue::Queue;
+use super::queue::{NEAR, Queue};
+use super::seat::next_digits;
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LEASES, lock_queue};
 use crate::zk::{self, OneShot, Session};
@@ -40,12 +41,29 @@ pub(super) struct Snapshot {
     pub(super) queue_written: Option<Zxid>,
     /// The transaction that last wrote the lock node; `None` when there is none.
     pub(super) lock: Option<Zxid>,
-    /// How many children the lock node has: all of them count as leases.
-    pub(super) leases: usize,
+    /// The digits of who comes next, if nobody has come since; `None`: not known.
+    next: Option<i32>,
+    /// How many children the lock node has: all of them count as leases. `None`: not known any more.
+    pub(super) leases: Option<usize>,
     /// The first holders' names, the earliest grant first.
     pub(super) holders: Arc<[String]>,
     /// Whether a durable child stands that is no lease of ours.
     pub(super) strays: bool,
+}
+
+impl Snapshot {
+    /// How things stand once this contender has come. `None`: they have to be read.
+    fn joined(&self, contender: &str) -> Option<Self> {
+        let next = self.next.filter(|_| self.queue.len() < NEAR)?;
+        let queue = self.queue.joined(contender, next)?;
+        Some(Self { queue, next: next.checked_add(1), holders: self.holders.clone(), ..*self })
+    }
+
+    /// How things stand once this contender has taken a lease. `None`: they have to be read.
+    fn granted(&self, contender: &str) -> Option<Self> {
+        let queue = if self.queue.len() <= NEAR { self.queue.left(contender)? } else { return None };
+        Some(Self { queue, leases: None, holders: self.holders.clone(), ..*self })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -61,6 +79,7 @@ type Reading = Result<Arc<Snapshot>, zk::Error>;
 #[derive(Debug, Clone)]
 pub(super) struct Board {
     callers: mpsc::Sender<oneshot::Sender<Reading>>,
+    show: watch::Sender<Arc<Snapshot>>,
     shown: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -68,13 +87,13 @@ pub(super) struct Board {
 #[derive(Debug, Clone)]
 pub(super) struct WeakBoard {
     callers: mpsc::WeakSender<oneshot::Sender<Reading>>,
-    shown: watch::Receiver<Arc<Snapshot>>,
+    show: watch::Sender<Arc<Snapshot>>,
 }
 
 impl WeakBoard {
     /// The board, if anybody uses it.
     pub(super) fn upgrade(&self) -> Option<Board> {
-        Some(Board { callers: self.callers.upgrade()?, shown: self.shown.clone() })
+        Some(Board { callers: self.callers.upgrade()?, shown: self.show.subscribe(), show: self.show.clone() })
     }
 }
 
@@ -83,13 +102,14 @@ impl Board {
     pub(super) fn start(session: Session, path: NodePath) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (callers, calls) = mpsc::channel(CALLERS);
         let (show, shown) = watch::channel(Arc::default());
-        let task = Task { session, queue: lock_queue(&path), path, show, known: HashMap::new(), watches: Vec::new() };
-        (Self { callers, shown }, task.run(calls))
+        let queue = lock_queue(&path);
+        let task = Task { session, queue, path, show: show.clone(), known: HashMap::new(), watches: Vec::new() };
+        (Self { callers, show, shown }, task.run(calls))
     }
 
     /// For the table of boards.
     pub(super) fn downgrade(&self) -> WeakBoard {
-        WeakBoard { callers: self.callers.downgrade(), shown: self.shown.clone() }
+        WeakBoard { callers: self.callers.downgrade(), show: self.show.clone() }
     }
 
     /// A reading that begins after this call.
@@ -105,6 +125,30 @@ impl Board {
     /// The last reading; empty before the first.
     pub(super) fn recent(&self) -> Arc<Snapshot> {
         self.shown.borrow().clone()
+    }
+
+    /// How things stand once this contender has come, at no cost, if nobody else has come since the last reading. Those
+    /// ahead may have left.
+    pub(super) fn join(&self, contender: &str) -> Option<Arc<Snapshot>> {
+        self.change(|last| last.joined(contender))
+    }
+
+    /// Takes a contender that was granted a lease out of the last reading.
+    pub(super) fn granted(&self, contender: &str) {
+        self.change(|last| last.granted(contender));
+    }
+
+    fn change(&self, change: impl FnOnce(&Snapshot) -> Option<Snapshot>) -> Option<Arc<Snapshot>> {
+        let mut changed = None;
+        self.show.send_if_modified(|last| {
+            if let Some(snapshot) = change(last) {
+                *last = Arc::new(snapshot);
+                changed = Some(last.clone());
+            }
+            // Not worth waking anybody.
+            false
+        });
+        changed
     }
 
     /// Waits until there is something new to tell that this handle has not told yet, and gives it.
@@ -191,6 +235,7 @@ impl Task {
         let (contenders, leases) = futures_util::future::join(contenders, leases).await;
         let ((contenders, queue_watch), (leases, lock_watch)) = (contenders?, leases?);
         let queue_written = contenders.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
+        let next = contenders.as_ref().and_then(|(_, stat)| next_digits(stat));
         let queue = Queue::of(contenders.map(|(names, _)| names).unwrap_or_default());
         let lock = leases.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
         let names = leases.map(|(names, _)| names).unwrap_or_default();
@@ -205,7 +250,7 @@ impl Task {
             // Shared by all who were told them.
             holders = before.holders.clone();
         }
-        let snapshot = Arc::new(Snapshot { queue, queue_written, lock, leases: count, holders, strays });
+        let snapshot = Arc::new(Snapshot { queue, queue_written, next, lock, leases: Some(count), holders, strays });
         self.show.send_if_modified(|last| {
             *last = snapshot.clone();
             false
@@ -251,4 +296,25 @@ impl Task {
 /// Waits until one of the watches fires.
 async fn first_of(watches: &mut [OneShot]) {
     let (_fired, ..) = futures_util::future::select_all(watches).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 2] = ["a__lock__0000000003", "b__lock__0000000004"];
+
+    #[test]
+    fn a_reading_goes_on_with_who_comes_next_and_knows_no_more_of_room_after_a_grant() {
+        let queue = Queue::of(vec![NAMES[0].to_owned()]);
+        let read = Snapshot { queue, next: Some(4), leases: Some(0), ..Snapshot::default() };
+        let joined = read.joined(NAMES[1]).unwrap();
+        assert_eq!(joined.queue.names().collect::<Vec<_>>(), NAMES);
+        assert_eq!((joined.next, joined.leases), (Some(5), Some(0)));
+        let granted = joined.granted(NAMES[0]).unwrap();
+        assert_eq!(granted.queue.names().collect::<Vec<_>>(), NAMES[1..]);
+        assert_eq!((granted.next, granted.leases), (Some(5), None), "the next would take a lease beyond the limit");
+        let unread = Snapshot { next: None, ..read };
+        assert!(unread.joined(NAMES[1]).is_none() && unread.granted(NAMES[1]).is_none());
+    }
 }

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::queue::{may_take, must_give_up};
 use super::terms::Grant;
-use super::{Interrupt, READ_CHUNK, Stop, seat};
-use crate::types::NodePath;
+use super::{Interrupt, READ_CHUNK, Stop, release, seat};
+use crate::types::{NodePath, Zxid};
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
 
 /// A connection that is back sooner raises no doubt.
@@ -57,14 +57,16 @@ pub(super) struct Sight {
     watch: Option<OneShot>,
     /// All leases of the lock.
     names: Vec<String>,
+    /// The transaction that last wrote the lock node.
+    lock: Option<Zxid>,
 }
 
 /// Looks at a lease. Its requests are sent when it is first polled.
 pub(super) async fn look(session: &Session, path: &NodePath, lease: &NodePath) -> Result<Sight, zk::Error> {
     let (watched, listed) = futures_util::future::join(session.watch_exists(lease), session.children(path)).await;
     let (stat, watch) = watched?;
-    let names = listed?.map(|(names, _)| names).unwrap_or_default();
-    Ok(Sight { watch: stat.map(|_| watch), names })
+    let (names, lock) = listed?.map(|(names, lock)| (names, Zxid(lock.mzxid))).unzip();
+    Ok(Sight { watch: stat.map(|_| watch), names: names.unwrap_or_default(), lock })
 }
 
 /// Before a lock is told as held: the lease stands and is watched, there are not too many, and the session is alive.
@@ -82,12 +84,17 @@ pub(super) async fn confirm(attempt: &mut Attempt, grant: Grant, mut seen: Optio
 async fn try_confirm(attempt: &Attempt, grant: Grant, seen: Option<Sight>) -> Result<OneShot, Interrupt> {
     let session = attempt.session();
     let (terms, _) = attempt.parts();
-    let Sight { watch, names } = match seen {
+    let Sight { watch, names, lock } = match seen {
         Some(sight) => sight,
         None => look(&session, &terms.path, &attempt.seat.lease_path()).await?,
     };
     // Hardly anybody but one who was told the id while it waited can have found it before its holder was told.
     let watch = watch.ok_or(Stop::Released)?;
+    // The number was checked before, and may be another by now.
+    if lock.is_none() || lock != attempt.checked {
+        attempt.shared.numbers.take(&terms.path);
+        return Err(Stop::Again.into());
+    }
     // Below the limit there was room for one; more than that can only be a kazoo of 2.1 or older, which takes a lease
     // without being the first of the queue.
     if names.len() > 1 && !may_take(terms.limit, names.len() - 1) {
@@ -121,7 +128,8 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
     }
     let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
     let (mut link, mut evidence) = (session.link(), owner.evidence());
-    let mut watched = Watched { watch: Some(watch), unwatched: None, written: false };
+    let path = attempt.parts().0.path.clone();
+    let mut watched = Watched { path, grant, watch: Some(watch), unwatched: None, written: false, missed: false };
     loop {
         if *link.borrow_and_update() == Link::Expired {
             return Stop::SessionLost;
@@ -158,11 +166,15 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
 
 /// The watch on a lease.
 struct Watched {
+    path: NodePath,
+    grant: Grant,
     watch: Option<OneShot>,
     /// Since when there is none.
     unwatched: Option<Instant>,
     /// The lease's data was written: somebody is releasing it through Rollcall.
     written: bool,
+    /// There was no connection for a while: such a write may have been missed.
+    missed: bool,
 }
 
 impl Watched {
@@ -176,6 +188,7 @@ impl Watched {
             self.watch = None;
             self.unwatched = Some(Instant::now());
             self.written |= fired == Fired::Event(EventKind::DataChanged);
+            self.missed |= fired == Fired::ConnectionLost;
             return None;
         }
         if !session.connected().await {
@@ -188,8 +201,26 @@ impl Watched {
                 self.unwatched = None;
                 None
             }
-            Ok((None, _)) => Some(if self.written { Stop::Released } else { Stop::Removed }),
+            Ok((None, _)) => self.end(session).await,
             Err(zk::Error::SessionExpired) => Some(Stop::SessionLost),
+            Err(_) => {
+                seat::pause().await;
+                None
+            }
+        }
+    }
+
+    /// How a lease ended that does not stand any more.
+    async fn end(&self, session: &Session) -> Option<Stop> {
+        if self.written {
+            return Some(Stop::Released);
+        }
+        if !self.missed {
+            return Some(Stop::Removed);
+        }
+        match release::may_be_released(session, &self.path, self.grant.token).await {
+            Ok(true) => Some(Stop::Released),
+            Ok(false) => Some(Stop::Removed),
             Err(_) => {
                 seat::pause().await;
                 None

@@ -12,7 +12,7 @@ use super::hold::{Certainty, Signs, judge};
 use super::record::{self, Record, Removal, as_zk, record_path};
 use super::seat;
 use super::slot::{Order, Slot};
-use super::{Interrupt, Shared, Stop, lock};
+use super::{Interrupt, Shared, Stop, lock, release};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
@@ -41,8 +41,17 @@ enum Seen {
     /// Another replica keeps it now.
     Taken,
     /// Its record is gone.
-    Gone,
+    Gone(Missing),
     /// Its record stands, the lease does not.
+    Deleted,
+}
+
+/// How a record may have gone, for who has not watched it.
+#[derive(PartialEq, Eq)]
+enum Missing {
+    /// Released through another replica.
+    PerhapsReleased,
+    /// Deleted by a stranger.
     Deleted,
 }
 
@@ -132,6 +141,8 @@ impl Lasting {
         let mut watches: Option<[OneShot; 2]> = None;
         // Whether the record's end would be told from a release: by a write that is seen before it.
         let (mut watched, mut written) = (false, false);
+        // There was no connection for a while: that write may have been missed.
+        let mut missed = false;
         // The stream for which the lease was last found to be ours.
         let mut verified = self.slot.stream();
         loop {
@@ -174,6 +185,7 @@ impl Lasting {
                 Woken::Again => {}
                 Woken::Fired(fired) => {
                     written |= fired == Fired::Event(EventKind::DataChanged);
+                    missed |= fired == Fired::ConnectionLost;
                     watches = None;
                     unwatched = Some(Instant::now());
                 }
@@ -187,8 +199,9 @@ impl Lasting {
                 Woken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
                 Woken::Seen(Seen::Taken) => return Stop::Superseded,
                 // Before it was watched, a release is all that is likely.
-                Woken::Seen(Seen::Gone) if written || !watched => return Stop::Released,
-                Woken::Seen(Seen::Gone | Seen::Deleted) => return Stop::Removed,
+                Woken::Seen(Seen::Gone(_)) if written || !watched => return Stop::Released,
+                Woken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Stop::Released,
+                Woken::Seen(Seen::Gone(_) | Seen::Deleted) => return Stop::Removed,
             }
         }
     }
@@ -261,7 +274,10 @@ impl Lasting {
         session.sync(&record).await?;
         let watched = futures_util::future::join(session.watch_exists(&record), session.watch_exists(&lease)).await;
         let (record_watch, (lease_stat, lease_watch)) = (watched.0?.1, watched.1?);
-        let Some(read) = session.get(&record).await? else { return Ok(Seen::Gone) };
+        let Some(read) = session.get(&record).await? else {
+            let released = release::may_be_released(session, &self.record.path, self.token).await?;
+            return Ok(Seen::Gone(if released { Missing::PerhapsReleased } else { Missing::Deleted }));
+        };
         let Some(found) = Record::parse(&read.data) else { return Ok(Seen::Taken) };
         if read.stat.version != self.version {
             // A write of our own whose answer was lost, or somebody else's.

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use super::attempt::{self, Attempt};
 use super::id::Mark;
 use super::lasting::Lasting;
+use super::memory::Vacancy;
 use super::record::Record;
-use super::seat::{Seat, Trace};
+use super::seat::{Cleared, Seat, Trace};
 use super::slot::{Order, Slot};
 use super::terms::{Grant, PATIENCE, Terms, Wait, until};
 use super::{Interrupt, LostReason, Shared, Stop, hold, lock, release, seat};
@@ -67,7 +68,7 @@ impl Life {
                 Err(stop) => stop,
             };
             let holders = if matches!(stop, Stop::Busy) { attempt.in_the_way().await } else { Vec::new() };
-            let mut seat = attempt.leave();
+            let (mut seat, vacancy) = attempt.leave();
             match stop {
                 Stop::Again => {
                     seat.clear().await;
@@ -76,11 +77,12 @@ impl Life {
                 // What is lost must be told at once, and without ZooKeeper there is nothing to wait for.
                 Stop::Removed | Stop::SessionLost | Stop::Failed(Error::BackendUnavailable) => {
                     self.tell(stop, holders);
-                    return seat.clear().await;
+                    seat.clear().await;
+                    return;
                 }
                 _ => {}
             }
-            let mut clearing = pin!(self.give_back(&mut seat));
+            let mut clearing = pin!(self.give_back(&mut seat, vacancy));
             let cleared = tokio::time::timeout(TIDY, &mut clearing).await.is_ok();
             self.tell(stop, holders);
             if !cleared {
@@ -91,17 +93,23 @@ impl Life {
     }
 
     /// Removes what an attempt may have left. Its lease passes to the next in line at once, if that waits here.
-    async fn give_back(&self, seat: &mut Seat) {
+    async fn give_back(&self, seat: &mut Seat, vacancy: Option<Vacancy>) {
+        let path = self.slot.id().path();
         if let Some(lease) = seat.stream_lease()
-            && self.shared.heirs.pass_on(self.slot.id().path(), lease).await
+            && self.shared.heirs.pass_on(path, lease).await
         {
             seat.lease = Trace::None;
         }
-        seat.clear().await;
+        if seat.clear().await == Cleared::Gone
+            && let Some(vacancy) = vacancy
+            && !self.shared.is_waited_for(path)
+        {
+            self.shared.vacancies.set(path, vacancy);
+        }
     }
 
     fn granted(&self, attempt: Attempt, grant: Grant, ttl: Duration) -> Lasting {
-        let seat = attempt.leave();
+        let (seat, _) = attempt.leave();
         let record = Record { path: self.slot.id().path().clone(), ttl, owner: seat.owner().id() };
         Lasting::granted(&self.shared, &self.slot, seat.lease_name(), record, grant.token, seat.owner())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::attempt::Attempt;
 use super::board::{Board, Snapshot};
 use super::heir::Bequest;
+use super::memory::Number;
 use super::queue::{self, Contender, NEAR, contender_name};
 use super::seat::Trace;
 use super::slot::Slot;
@@ -73,7 +74,12 @@ impl Attempt {
             self.check_reading(&recent).await?;
             return self.look_ahead(ahead).await;
         }
-        let reading = self.board().look().await?;
+        // Who only tries is told who holds the lock now.
+        let joined = if self.terms.wait == Wait::Try { None } else { self.board().join(contender) };
+        let reading = match joined {
+            Some(joined) => joined,
+            None => self.board().look().await?,
+        };
         let Some(ahead) = reading.queue.ahead_of(contender) else { return Ok(Turn::Gone) };
         self.queue_written = reading.queue_written;
         self.check_reading(&reading).await?;
@@ -105,9 +111,18 @@ impl Attempt {
 
     async fn check_number(&mut self, written: Option<Zxid>) -> Result<(), Interrupt> {
         if written.is_none() || written != self.checked {
-            self.checked = Some(node::check(&self.session(), &self.terms.path, self.terms.limit).await?);
+            self.check_node().await?;
         }
         Ok(())
+    }
+
+    /// Makes sure that the lock node stands and has our number.
+    pub(super) async fn check_node(&mut self) -> Result<Zxid, Interrupt> {
+        let (path, limit) = (&self.terms.path, self.terms.limit);
+        let checked = node::check(&self.session(), path, limit).await?;
+        self.shared.numbers.set(path, Number { limit, written: checked });
+        self.checked = Some(checked);
+        Ok(checked)
     }
 
     /// The last reading, if the contender stood in it.
@@ -157,7 +172,7 @@ impl Attempt {
         if let Some((reading, 0)) = self.reading()
             && reading.lock.is_some()
             && reading.lock == self.checked
-            && queue::may_take(self.terms.limit, reading.leases)
+            && reading.leases.is_some_and(|leases| queue::may_take(self.terms.limit, leases))
         {
             // While we were the first there was room, and only the first takes any.
             return Ok(Room::Free);

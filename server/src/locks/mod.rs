@@ -35,6 +35,7 @@ mod id;
 mod lasting;
 mod life;
 mod line;
+mod memory;
 mod node;
 mod queue;
 mod reaper;
@@ -59,13 +60,14 @@ pub(crate) use self::describe::{Description, Party};
 use self::heir::Heirs;
 use self::id::{LockId, Mark};
 use self::life::Life;
+use self::memory::{Memory, Number, Vacancy};
 use self::slot::{Order, Slot};
 pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{NodePath, PathError, SessionId};
-use crate::zk::{self, Owner, Pool};
+use crate::zk::{self, Owner, Pool, Room};
 
 /// How many locks a replica may hold and wait for at once, unless it is told otherwise.
 pub(crate) const DEFAULT_LIMIT: usize = 100_000;
@@ -110,6 +112,8 @@ struct Shared {
     /// The locks that have a task, to be found by their id.
     running: Mutex<HashMap<Mark, Arc<Slot>>>,
     heirs: Heirs,
+    vacancies: Memory<Vacancy>,
+    numbers: Memory<Number>,
     /// A lease with a ttl may have lost its task.
     orphaned: Notify,
     /// The replica is about to stop: locks whose stream has ended are left to other replicas.
@@ -191,6 +195,8 @@ impl Locks {
             boards: Mutex::default(),
             running: Mutex::default(),
             heirs: Heirs::default(),
+            vacancies: Memory::default(),
+            numbers: Memory::default(),
             orphaned: Notify::new(),
             stopping: watch::Sender::new(false),
         });
@@ -327,10 +333,21 @@ impl Shared {
 
     /// Whether somebody here waits for a lock, as far as is known.
     fn is_waited_for(&self, path: &NodePath) -> bool {
+        self.session_of_those_who_wait(path).is_some()
+    }
+
+    fn session_of_those_who_wait(&self, path: &NodePath) -> Option<SessionId> {
         let owners = self.pool.owners();
         let boards = lock(&self.boards);
         let waited_for = |id| boards.get(&(path.clone(), id)).is_some_and(|board| board.upgrade().is_some());
-        owners.borrow().iter().any(|owner| waited_for(owner.id()))
+        owners.borrow().iter().map(Owner::id).find(|id| waited_for(*id))
+    }
+
+    /// A session for one who wants a lock: that of the others who wait for it here, so that they share what they read.
+    fn room(&self, path: &NodePath) -> Option<Room> {
+        let bytes = seat::path_bytes(path);
+        let among_others = self.session_of_those_who_wait(path).and_then(|id| self.pool.room_in(id, bytes));
+        among_others.or_else(|| self.pool.room(bytes))
     }
 
     /// The board for a lock on an owner's session, started if there is none.

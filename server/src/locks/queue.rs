@@ -51,6 +51,23 @@ impl Queue {
         self.0.iter().map(|contender| contender.name.as_str())
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// This queue with one more, who has just come. `None`: others may have come before, whose digits begin with `next`.
+    pub(super) fn joined(&self, name: &str, next: i32) -> Option<Self> {
+        let contender = Contender::parse(name.to_owned())?;
+        (contender.number == i64::from(next)).then(|| Self(self.0.iter().cloned().chain([contender]).collect()))
+    }
+
+    /// This queue without one of those who wait. `None`: it is not among them.
+    pub(super) fn left(&self, name: &str) -> Option<Self> {
+        let others: Vec<_> = self.0.iter().filter(|contender| contender.name != name).cloned().collect();
+        (others.len() < self.0.len()).then_some(Self(others))
+    }
+
     /// The whole name of the contender whose node was created with this prefix.
     pub(super) fn find(&self, prefix: &str) -> Option<&str> {
         self.names().find(|name| name.starts_with(prefix))
@@ -132,6 +149,20 @@ mod tests {
         assert_eq!(queue.ahead_of("d__lock__0000000003"), None);
         assert_eq!(queue.find("b__lock__"), Some("b__lock__0000000010"));
         assert_eq!(queue.find("x"), None);
+    }
+
+    #[test]
+    fn a_queue_is_joined_by_the_next_and_nobody_else() {
+        let two = queue(&["a__lock__0000000003", "b__lock__0000000007"]);
+        let three = two.joined("c__lock__0000000009", 9).unwrap();
+        assert_eq!(
+            three.names().collect::<Vec<_>>(),
+            ["a__lock__0000000003", "b__lock__0000000007", "c__lock__0000000009"]
+        );
+        assert_eq!(two.joined("c__lock__0000000009", 8), None, "somebody else has come, who may be ahead");
+        assert_eq!(two.joined("c", 8), None);
+        assert_eq!(three.left("c__lock__0000000009"), Some(two.clone()));
+        assert_eq!(two.left("c__lock__0000000009"), None);
     }
 
     #[test]

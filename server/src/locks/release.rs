@@ -10,9 +10,9 @@ use super::terms::PATIENCE;
 use super::{Interrupt, Stop, seat};
 use crate::error::Error;
 use crate::refusal;
-use crate::types::NodePath;
+use crate::types::{FencingToken, NodePath};
 use crate::zk::layout::lock_queue;
-use crate::zk::{self, CommitError, ErrorCode, Owner, Pool};
+use crate::zk::{self, CommitError, ErrorCode, Owner, Pool, Session};
 
 /// For how long, about, one who waits has no place whose session is over, until it has another. Who is cut off from
 /// ZooKeeper meanwhile has none for longer; then its id is as good as unknown.
@@ -32,8 +32,8 @@ enum Look {
 
 /// Deletes the contender or the lease of an id, wherever it came from. `false`: it ended in another way meanwhile.
 ///
-/// In the same transaction a lease is written before it is deleted, and for a contender the queue's node is, with what
-/// it holds: so its owner can tell this from the act of a stranger.
+/// In the same transaction the queue's node is written, with what it holds, and a lease before it is deleted: so the
+/// owner can tell this from the act of a stranger, also when it was away meanwhile. See [`may_be_released`].
 pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
     let deadline = Instant::now() + PATIENCE;
     let (mut sent, mut found_nothing) = (false, false);
@@ -64,6 +64,13 @@ pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
     Err(Error::BackendUnavailable)
 }
 
+/// Whether a lease that was made then, and does not stand any more, may have been released through another replica; for
+/// who has not watched its end. Another release, of the same lock and since then, looks the same.
+pub(super) async fn may_be_released(session: &Session, path: &NodePath, made: FencingToken) -> Result<bool, zk::Error> {
+    let queue = session.exists(&lock_queue(path)).await?;
+    Ok(queue.is_some_and(|queue| queue.mzxid > made.0))
+}
+
 async fn look(owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
     let (session, mark) = (owner.session(), id.mark());
     // The id may have been given by another replica an instant ago, and this one's server may be behind.
@@ -79,24 +86,24 @@ async fn look(owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Inter
 }
 
 async fn delete(owner: &Owner, parent: &NodePath, name: &str, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
-    let (node, record) = (parent.join(name), record_path(name));
+    let (node, record, queue) = (parent.join(name), record_path(name), lock_queue(id.path()));
     let is_lease = parent == id.path();
-    let written = if is_lease { [&record, &node] } else { [&record, parent] };
-    let reads = owner.session().get_many(written.map(NodePath::as_str)).await?;
-    let mut ops = Vec::new();
-    for (path, read) in written.into_iter().zip(reads) {
-        match read {
-            Ok(Some(read)) => {
-                // Of the queue's node many releases at once may be ahead, and nobody else ever writes it.
-                let (version, gone) = if path == parent { (-1, &node) } else { (read.stat.version, path) };
-                ops.push(zk::set_data(path.as_str(), read.data, version));
-                ops.push(zk::delete(gone.as_str(), -1));
-            }
-            Ok(None) if *path == record => {}
-            Ok(None) => return Ok(Look::Again),
-            Err(code) => return Err(refusal::refused(id.path(), code).into()),
-        }
+    let mut reads = Vec::new();
+    for read in owner.session().get_many([&record, &node, &queue].map(NodePath::as_str)).await? {
+        reads.push(read.map_err(|code| Interrupt::from(refusal::refused(id.path(), code)))?);
     }
+    let Ok([record_read, Some(read), queue_read]) = <[_; 3]>::try_from(reads) else { return Ok(Look::Again) };
+    let written_and_deleted = |path: &NodePath, read: zk::Read| {
+        [zk::set_data(path.as_str(), read.data, read.stat.version), zk::delete(path.as_str(), -1)]
+    };
+    let mut ops: Vec<_> = record_read.into_iter().flat_map(|read| written_and_deleted(&record, read)).collect();
+    if is_lease {
+        ops.extend(written_and_deleted(&node, read));
+    } else {
+        ops.push(zk::delete(node.as_str(), -1));
+    }
+    // Of the queue's node many releases at once may be ahead, and nobody else ever writes it.
+    ops.extend(queue_read.map(|read| zk::set_data(queue.as_str(), read.data, -1)));
     match owner.commit(ops).await {
         Ok(_) => Ok(Look::Released),
         Err(CommitError::Part { code: ErrorCode::NoNode, .. }) if is_lease => Ok(Look::Ended),

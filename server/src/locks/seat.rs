@@ -23,6 +23,23 @@ pub(super) enum Trace {
     Stands(String),
 }
 
+/// The digits of the next contender, where this is the queue's stat. `None`: they can't be told.
+///
+/// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well.
+pub(super) fn next_digits(queue: &Stat) -> Option<i32> {
+    let changes = queue.cversion.checked_add(queue.num_children).filter(|changes| *changes >= 0)?;
+    Some(changes / 2)
+}
+
+/// What [`Seat::clear`] knows at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cleared {
+    /// ZooKeeper has said that nothing of the seat stands.
+    Gone,
+    /// What may stand goes with its session.
+    Left,
+}
+
 /// A place in one session for a contender, and then a lease: never for both.
 ///
 /// All requests of an attempt are awaited to their end; only waiting is ever cut short. So this always tells the truth,
@@ -80,12 +97,9 @@ impl Seat {
         zk::create(self.queue.join(&self.prefix).as_str(), holder, CreateMode::EphemeralSequential)
     }
 
-    /// The path that the contender gets if it is the next, where this is the queue's stat. `None`: that can't be told.
-    ///
-    /// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well.
-    pub(super) fn next_contender(&self, queue: &Stat) -> Option<NodePath> {
-        let created = queue.cversion.checked_add(queue.num_children).filter(|changes| *changes >= 0)? / 2;
-        Some(self.queue.join(&format!("{}{created:010}", self.prefix)))
+    /// The path that the contender gets if its digits are these.
+    pub(super) fn contender_with(&self, digits: i32) -> NodePath {
+        self.queue.join(&format!("{}{digits:010}", self.prefix))
     }
 
     /// The contender's path, if it is known to stand.
@@ -145,21 +159,23 @@ impl Seat {
     /// sessions is deleted through any of them.
     ///
     /// No fence is needed: the names are used once, so that nothing else can be met.
-    pub(super) async fn clear(&mut self) {
+    pub(super) async fn clear(&mut self) -> Cleared {
         let session = self.owner().session().clone();
+        let mut cleared = Cleared::Gone;
         loop {
             if !session.connected().await {
+                cleared = Cleared::Left;
                 self.contender = Trace::None;
                 if self.ttl.is_none() {
                     self.lease = Trace::None;
                 }
             }
             match self.try_clear().await {
-                Ok(()) => return,
+                Ok(()) => return cleared,
                 Err(zk::Error::Refused(code)) => {
                     // Nothing can be done from here: the session's end will take them, or the end of their ttl.
                     tracing::error!(path = %self.path, %code, "zookeeper refuses to delete a lock's nodes");
-                    return;
+                    return Cleared::Left;
                 }
                 Err(_) => pause().await,
             }

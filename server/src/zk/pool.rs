@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::layout::{self, FENCES, LEASES};
 use super::session::Session;
 use super::watches::Watches;
-use super::writer::{CommitError, Committed, Guard, Unit, Writer};
+use super::writer::{CommitError, Committed, Guard, Stats, Unit, Writer};
 use super::{Config, Error, writer};
 use crate::types::SessionId;
 
@@ -67,12 +67,12 @@ impl Owner {
     }
 
     /// Commits operations by themselves, without a guard. They are sent when this is called: what is asked of the session
-    /// after the call is carried out after them.
+    /// after the call is carried out after them. The stats of what they create are not asked for.
     pub(crate) fn commit_now(
         &self,
         ops: &[Request],
     ) -> impl Future<Output = Result<Committed, CommitError>> + Send + use<> {
-        writer::send_one(self.session(), Vec::new(), ops)
+        writer::send_one(self.session(), Vec::new(), ops, Stats::Unwanted)
     }
 
     /// The session's evidence; moves with every heartbeat at least. See [`Session::evidence`].
@@ -165,6 +165,11 @@ impl Pool {
             self.grow.notify_one();
         }
         room
+    }
+
+    /// Room for an ephemeral's path in this session, if it is connected and has any.
+    pub(crate) fn room_in(&self, id: SessionId, path_bytes: usize) -> Option<Room> {
+        self.connected().iter().find(|owner| owner.id() == id)?.try_room(path_bytes)
     }
 
     /// Room for the path of an ephemeral that is taken over from another session: for all of one session in the same of

@@ -37,6 +37,13 @@ const MAX_CHAINS: usize = 1024;
 /// How many units may wait; one more is [`Error::NotSent`].
 const QUEUE: usize = 65_536;
 
+/// Whether the stats of what a transaction creates are wanted. They cost a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stats {
+    Wanted,
+    Unwanted,
+}
+
 /// Operations that are carried out together or not at all.
 #[derive(Debug)]
 pub(crate) struct Unit {
@@ -465,7 +472,7 @@ async fn send_batch(
 ) -> Finished {
     let guard_count = guards.len();
     let units: Vec<_> = batch.iter().map(|waiting| waiting.unit.ops.as_slice()).collect();
-    let result = send(&session, guards, &units).await;
+    let result = send(&session, guards, &units, Stats::Wanted).await;
     Finished::Batch(Done { batch, fences, result, guards: guard_count })
 }
 
@@ -483,7 +490,7 @@ async fn send_singles(
     for waiting in batch {
         match waiting.unit.guard {
             Guard::None => {
-                let answer = send_one(&session, Vec::new(), &waiting.unit.ops);
+                let answer = send_one(&session, Vec::new(), &waiting.unit.ops, Stats::Wanted);
                 pipelined.push(async move { drop(waiting.reply.send(answer.await)) });
             }
             _ => guarded.push(waiting),
@@ -502,7 +509,7 @@ async fn send_singles(
                 continue;
             };
             let guards = vec![guard(&own_fence, &path, version)];
-            let outcome = send_one(&session, guards, &waiting.unit.ops).await;
+            let outcome = send_one(&session, guards, &waiting.unit.ops, Stats::Wanted).await;
             match &outcome {
                 Ok(_) => *known = FenceVersion::Version(version.wrapping_add(1)),
                 Err(CommitError::Part { .. }) => {}
@@ -521,9 +528,10 @@ pub(super) fn send_one(
     session: &Session,
     guards: Vec<Request>,
     ops: &[Request],
+    stats: Stats,
 ) -> impl Future<Output = Outcome> + Send + use<> {
     let guard_count = guards.len();
-    let sent = send(session, guards, &[ops]);
+    let sent = send(session, guards, &[ops], stats);
     async move {
         match sent.await {
             Ok(mut committed) => committed.pop().ok_or(CommitError::Zk(Error::OutcomeUnknown)),
@@ -539,13 +547,14 @@ fn send(
     session: &Session,
     guards: Vec<Request>,
     units: &[&[Request]],
+    stats: Stats,
 ) -> impl Future<Output = Result<Vec<Committed>, CommitError>> + Send + use<> {
     let guard_count = guards.len();
     let mut all = guards;
     all.extend(units.iter().copied().flatten().cloned());
     let lengths: Vec<_> = units.iter().map(|ops| ops.len()).collect();
     let single = all.len() == 1;
-    let created = if single { None } else { Created::of(&all) };
+    let created = if single || stats == Stats::Unwanted { None } else { Created::of(&all) };
     let sent = session.submit(if single { all.remove(0) } else { Request::Multi(all) });
     // Right behind it, so that it costs no time: a session's requests are carried out in order.
     let looked = created.map(|created| (session.submit(created.look()), created));

@@ -196,6 +196,38 @@ async fn a_lock_in_doubt_is_held_again_when_zookeeper_is_back_in_time() {
 }
 
 #[tokio::test]
+async fn what_is_released_elsewhere_while_its_holder_is_cut_off_ends_ok_and_what_a_stranger_deletes_is_lost() {
+    let s = ARM.behind_a_proxy("queue", &["--session-timeout", "60s"]).await;
+    let server = Server::start(&s.sandbox.hosts).await;
+    let elsewhere = server.client().await;
+    let with_ttl = AcquireLockRequest { ttl: Some(span(Duration::from_secs(600))), ..lock("/away-with-ttl", "holder") };
+    let mut lasting = Locking::start(&s.client, with_ttl).await.unwrap();
+    let lasting_held = lasting.held().await.unwrap();
+    let (stream, held) = Locking::take(&s.client, "/away", "holder").await;
+    let (mut deleted, _) = Locking::take(&s.client, "/away-deleted", "holder").await;
+    s.cut_off().await;
+    for held in [&held, &lasting_held] {
+        assert!(release(&elsewhere, &held.lock_id).await.unwrap());
+    }
+    let lease = s.bare.children("/away-deleted").await.unwrap().remove(0);
+    s.bare.delete(&format!("/away-deleted/{lease}")).await;
+    s.proxy.accept().await;
+    for mut stream in [stream, lasting] {
+        while let Some(event) = stream.next().await.unwrap() {
+            assert!(matches!(event, Event::Suspended(_)), "{event:?}");
+        }
+    }
+    let lost = loop {
+        match deleted.next().await.unwrap() {
+            Some(Event::Suspended(_)) => {}
+            Some(Event::Lost(lost)) => break lost,
+            other => panic!("neither suspended nor lost: {other:?}"),
+        }
+    };
+    assert_eq!(lost.reason(), LostReason::Removed);
+}
+
+#[tokio::test]
 async fn a_description_says_who_since_when_and_whose() {
     let s = ARM.setting("queue").await;
     let mut ours = Locking::start(&s.client, limited("/who", "ours", 3)).await.unwrap();
@@ -268,6 +300,22 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
         both.push(stream);
     }
     assert_eq!(s.bare.get("/number").await.unwrap().text(), "2");
+}
+
+#[tokio::test]
+async fn another_number_is_noticed_by_who_has_taken_the_lock_again_and_again() {
+    let s = ARM.setting("queue").await;
+    for _ in 0..4 {
+        let (mut stream, held) = Locking::take(&s.client, "/renumbered", "me").await;
+        assert!(release(&s.client, &held.lock_id).await.unwrap());
+        stream.end().await.unwrap();
+    }
+    s.bare.set("/renumbered", b"2").await;
+    let mut stream = Locking::start(&s.client, lock("/renumbered", "me")).await.unwrap();
+    refused(stream.held().await, Code::FailedPrecondition, "LOCK_LIMIT_DIFFERS");
+    wait_until_they_are(&s.bare, "/renumbered", 0, 0).await;
+    let mut stream = Locking::start(&s.client, limited("/renumbered", "me", 2)).await.unwrap();
+    stream.held().await.unwrap();
 }
 
 #[tokio::test]
