@@ -16,6 +16,7 @@ use rollcall_tests::canary::Canary;
 use rollcall_tests::crowd::PLACE;
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, name_of};
 use rollcall_tests::journal::Journal;
+use rollcall_tests::observe::Kazoo;
 use rollcall_tests::process::Signal;
 use rollcall_tests::registrant::News;
 use rollcall_tests::wait::{SOON, check, eventually};
@@ -159,7 +160,9 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
         Ok(())
     })
     .await;
-    onlookers.know_exactly(&names).await;
+    onlookers.rollcall.knows_exactly(&names).await;
+    // Kazoo's own watch, seen once, does not always come back from so many lost connections: one that comes now must agree.
+    Kazoo::start(&fleet.sandbox.hosts, PLACE).await.knows_exactly(&names).await;
 }
 
 /// No living client was told of a loss; where its name was absent, that has a cause in its own story, and was soon over.
