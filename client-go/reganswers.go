@@ -88,10 +88,7 @@ func (s *regState) lost(told *v1.Lost) {
 	switch told.GetReason() {
 	case v1.LostReason_LOST_REASON_EXPIRED:
 		// Nobody else has it: it is registered again.
-		s.heard(entry)
-		entry.answered = unknown
-		entry.of.tell(State{Kind: Pending})
-		s.enqueue(path, entry)
+		s.sayAgain(path, entry)
 		return
 	case v1.LostReason_LOST_REASON_REMOVED:
 		reason = LostRemoved
@@ -100,6 +97,12 @@ func (s *regState) lost(told *v1.Lost) {
 	}
 	if entry.generation != 0 && told.GetGeneration() < entry.generation {
 		// Of an earlier registration of this path, or of one that has been made again since.
+		return
+	}
+	if reason == LostTakenOver && entry.mayFollow {
+		// Perhaps by ourselves: a replica that is asked once more tells by what stands there.
+		entry.mayFollow = false
+		s.sayAgain(path, entry)
 		return
 	}
 	lost := &LostError{Path: path, Reason: reason}

@@ -35,7 +35,10 @@ type entry struct {
 	// generation is the last one that we were given; 0 before.
 	generation int64
 	isQueued   bool
-	waiters    []chan<- error
+	// mayFollow: what was said on an earlier stream, and not answered, may still be carried out: another replica then
+	// takes the path over, for us.
+	mayFollow bool
+	waiters   []chan<- error
 }
 
 // said is nothing, an unset, or a set of some version.
@@ -134,6 +137,7 @@ func (s *regState) isSettled() bool { return len(s.queue) == 0 && s.unanswered =
 func (s *regState) begin() {
 	s.later, s.queue, s.unanswered = nil, s.queue[:0], 0
 	for path, entry := range s.entries {
+		entry.mayFollow = entry.mayFollow || entry.said.what == saidSet
 		entry.said, entry.answered, entry.isQueued = said{}, unknown, true
 		s.queue = append(s.queue, path)
 	}
@@ -211,6 +215,14 @@ func (s *regState) enqueue(path string, entry *entry) {
 		entry.isQueued = true
 		s.queue = append(s.queue, path)
 	}
+}
+
+// sayAgain: what the present stream has answered about a path does not hold any more.
+func (s *regState) sayAgain(path string, entry *entry) {
+	s.heard(entry)
+	entry.answered = unknown
+	entry.of.tell(State{Kind: Pending})
+	s.enqueue(path, entry)
 }
 
 // heard: what was said is answered. It gives what that was.

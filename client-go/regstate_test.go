@@ -200,6 +200,24 @@ func TestStateAResumeThatAReplicaHasNoRoomForIsTriedAgain(t *testing.T) {
 	s.stands(held, Registered, 5)
 }
 
+func TestStateWhatAnEarlierStreamMayHaveTakenOverLateIsAskedForOnce(t *testing.T) {
+	s := newScene(t)
+	held := s.standing("/a", 5)
+	s.begin()
+	s.says("set /a 1 @5")
+	// That stream breaks before it is answered; the next one is answered at a replica where the first still stands.
+	s.begin()
+	s.says("set /a 1 @5")
+	s.isRegistered("/a", 5)
+	s.isLost("/a", 5, v1.LostReason_LOST_REASON_TAKEN_OVER)
+	s.stands(held, Pending, 0)
+	s.says("set /a 1 @5")
+	s.isRegistered("/a", 7)
+	s.stands(held, Registered, 7)
+	s.isLost("/a", 7, v1.LostReason_LOST_REASON_TAKEN_OVER)
+	s.stands(held, Lost, 0)
+}
+
 func TestStateWhatWasTakenOverIsLostAndNotFoughtFor(t *testing.T) {
 	s := newScene(t)
 	held := s.standing("/a", 5)

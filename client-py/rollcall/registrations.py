@@ -53,6 +53,9 @@ class Entry:
         self.generation: Optional[int] = None
         # The last one that was lost while the program wished it anew; what is said of it again is no news.
         self.past = 0
+        # Whether what was said on an earlier stream, and not answered, may still be carried out: another replica then takes
+        # the path over, for us.
+        self.may_follow = False
         self.is_queued = False
         self.waiters: List[Waiter] = []
 
@@ -115,6 +118,7 @@ class Registrations:
         self._queue.clear()
         self._unanswered = 0
         for entry in self.entries.values():
+            entry.may_follow = entry.may_follow or isinstance(entry.said, int)
             entry.said, entry.answered, entry.is_queued = None, None, False
             self._enqueue(entry)
 
@@ -212,10 +216,7 @@ class Registrations:
     def _lost(self, entry: Entry, lost: v1.Lost) -> Optional[Lost]:
         if lost.reason == v1.LOST_REASON_EXPIRED:
             # Nobody else has it: it is registered again.
-            self._answered(entry)
-            entry.answered = None
-            self._enqueue(entry)
-            return None
+            return self._say_again(entry)
         if lost.generation <= entry.past or (entry.generation is not None and lost.generation < entry.generation):
             return None  # One that has been made again since.
         if entry.waiters and entry.wish is Wish.HOLD and lost.reason == v1.LOST_REASON_TAKEN_OVER:
@@ -224,8 +225,18 @@ class Registrations:
             entry.past, entry.generation, entry.answered, entry.accepted = lost.generation, None, None, None
             self._enqueue(entry)
             return None
+        if entry.may_follow and lost.reason == v1.LOST_REASON_TAKEN_OVER:
+            # Perhaps by ourselves: a replica that is asked once more tells by what stands there.
+            entry.may_follow = False
+            return self._say_again(entry)
         reason = v1.LostReason.Name(lost.reason).replace("LOST_REASON_", "")
         return self._end(entry, refusal(f"{entry.path} was lost: {reason}", reason))
+
+    def _say_again(self, entry: Entry) -> None:
+        """What the present stream has answered about a path does not hold any more."""
+        self._answered(entry)
+        entry.answered = None
+        self._enqueue(entry)
 
     def _rejected(self, entry: Entry, rejected: v1.Rejected) -> Optional[Lost]:
         version = self._answered(entry)
