@@ -425,7 +425,10 @@ impl Side {
                 assert!(before.next().await.is_none(), "the connection that had it is closed");
             }
             Act::Reconnect { missed, paths } => {
+                // ZooKeeper forgets a connection by its session's id, as late as it closes it: the next one's too, if that is
+                // there by then. Such a connection is not closed when its session moves.
                 self.clients[client].hang_up().await;
+                while self.clients[client].next().await.is_some() {}
                 self.clients[client] = self.open(&resumption(&self.clients[client].session)).await;
                 self.set_watches(client, *missed, paths, &mut heard).await;
             }

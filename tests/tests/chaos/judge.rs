@@ -236,7 +236,11 @@ impl World<'_> {
             Blow::Restart => (cause.until, cause.until),
             Blow::Stop | Blow::StopPastItsSessions => (cause.from + silence(life.ttl), cause.from),
         };
-        let own = || life.troubles.iter().filter(|trouble| trouble.touches(cause.from, gone));
+        // A half-open connection stays so when the trouble is over.
+        let hinders = |trouble: &&Trouble<Harm>| {
+            trouble.from <= gone && cause.from <= trouble.until.max(life.deaf_until(trouble))
+        };
+        let own = || life.troubles.iter().filter(hinders);
         let is_hindered = own().next().is_some()
             || self.zookeeper.iter().any(|trouble| trouble.touches(cause.from, gone))
             || self.replicas.iter().any(|other| {
@@ -378,6 +382,9 @@ mod tests {
         world(both(), vec![]).explain(&sure(), &gone).unwrap();
         let stalled = vec![trouble(Harm::Stall, 9.0, 15.0)];
         world(killed(), vec![]).explain(&life(ttl, 16.4, stalled), &gone).unwrap();
+        // What its replica's end would have told it, it can't be told.
+        let half_open = vec![trouble(Harm::HalfOpen, 8.0, 8.0)];
+        world(killed(), vec![]).explain(&life(None, 18.0, half_open), &gone).unwrap();
         // Nothing was answered after the kill: it has not been sure for longer than the ttl.
         world(both(), vec![]).explain(&life(ttl, 18.0, vec![]), &gone).unwrap_err();
     }

@@ -150,7 +150,8 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
         let standing: BTreeSet<_> = bare.children(PLACE).await.unwrap_or_default().into_iter().collect();
         check(standing == names, || {
             let too_many: Vec<_> = standing.difference(&names).collect();
-            format!("too many: {too_many:?}, missing: {:?}", names.difference(&standing).collect::<Vec<_>>())
+            let missing = living.iter().filter(|one| !standing.contains(&name_of(one.path())));
+            format!("too many: {too_many:?}, missing: {:#?}", missing.collect::<Vec<_>>())
         })?;
         for one in living {
             let path = one.path();
