@@ -216,7 +216,8 @@ class Registrations:
     def _lost(self, entry: Entry, lost: v1.Lost) -> Optional[Lost]:
         if lost.reason == v1.LOST_REASON_EXPIRED:
             # Nobody else has it: it is registered again.
-            return self._say_again(entry)
+            self._say_again(entry)
+            return None
         if lost.generation <= entry.past or (entry.generation is not None and lost.generation < entry.generation):
             return None  # One that has been made again since.
         if entry.waiters and entry.wish is Wish.HOLD and lost.reason == v1.LOST_REASON_TAKEN_OVER:
@@ -228,7 +229,8 @@ class Registrations:
         if entry.may_follow and lost.reason == v1.LOST_REASON_TAKEN_OVER:
             # Perhaps by ourselves: a replica that is asked once more tells by what stands there.
             entry.may_follow = False
-            return self._say_again(entry)
+            self._say_again(entry)
+            return None
         reason = v1.LostReason.Name(lost.reason).replace("LOST_REASON_", "")
         return self._end(entry, refusal(f"{entry.path} was lost: {reason}", reason))
 
