@@ -157,7 +157,8 @@ func (l *Lock) State() LockState {
 	return l.state
 }
 
-// Unlock gives the lock back, and waits until that is done. It may be called more than once.
+// Unlock gives the lock back, and waits until that is done. It may be called more than once: a call after the first one,
+// or beside it, returns at once.
 //
 // An error is a *[LostError]: the lock was lost before; or of reason [Unreachable], or the context's: no replica could
 // be told in time. The client goes on trying; at the latest the lock goes with its ttl.
