@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::board::Board;
+use super::group::{Entered, Entrant};
 use super::heir::{Bequest, Heir};
 use super::hold::Sight;
 use super::line::{Room, Turn};
@@ -280,7 +281,7 @@ impl Attempt {
         let contender = self.seat.contender_with(vacancy.next);
         let mut ops = vec![self.seat.enter(self.terms.name.clone())];
         ops.extend(self.seat.grant(&contender, self.terms.name.clone()));
-        match self.make_lease(&ops).await? {
+        match self.make_lease(ops, false).await? {
             Made::Lease(granted) => {
                 self.vacancy = vacancy.after();
                 Ok(Some(granted))
@@ -319,6 +320,9 @@ impl Attempt {
             return Ok(());
         }
         let create = self.seat.enter(self.terms.name.clone());
+        if self.checked.is_some() && self.enter_with_a_change(&create).await? {
+            return Ok(());
+        }
         let entering = self.seat.owner().clone();
         let entering = entering.commit(vec![create]);
         let (checked, created) = match self.checked {
@@ -327,16 +331,7 @@ impl Attempt {
         };
         // First what stands now, then what is wrong.
         let entered = match created {
-            Ok(committed) => match committed.parts.into_iter().next() {
-                Some(Response::Created { path, .. }) => {
-                    self.seat.contender = Trace::Stands(NodePath::trusted(path).name().to_owned());
-                    Ok(())
-                }
-                _ => {
-                    self.seat.contender = Trace::Maybe;
-                    Err(zk::Error::OutcomeUnknown.into())
-                }
-            },
+            Ok(committed) => self.has_entered(committed.parts.into_iter().next()),
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => Ok(()),
             Err(CommitError::Part { code, .. }) => Err(refusal::refused(&path, code).into()),
             Err(CommitError::FenceMoved) => Err(zk::Error::NotSent.into()),
@@ -354,6 +349,27 @@ impl Attempt {
         entered
     }
 
+    /// Takes a place in the queue together with the lock's next change of hands, if that is near. `false`: it was not.
+    async fn enter_with_a_change(&mut self, create: &Request) -> Result<bool, Interrupt> {
+        let session = self.seat.owner().id();
+        let response = match self.shared.groups.enter(&self.terms.path, session, create).await {
+            Entered::Done(response) => Some(response),
+            Entered::Unknown => None,
+            Entered::No => return Ok(false),
+        };
+        self.has_entered(response).map(|()| true)
+    }
+
+    /// Reads the answer to the creation of the contender.
+    fn has_entered(&mut self, response: Option<Response>) -> Result<(), Interrupt> {
+        let Some(Response::Created { path, .. }) = response else {
+            self.seat.contender = Trace::Maybe;
+            return Err(zk::Error::OutcomeUnknown.into());
+        };
+        self.seat.contender = Trace::Stands(NodePath::trusted(path).name().to_owned());
+        Ok(())
+    }
+
     /// Takes the lease, in the place of one that is left to us if there is one. `None`: look again.
     async fn take_lease(
         &mut self,
@@ -364,13 +380,16 @@ impl Attempt {
         let left = ops.len();
         ops.extend(self.seat.grant(contender, self.terms.name.clone()));
         self.tell_place();
-        match self.make_lease(&ops).await? {
+        let all = ops.len();
+        match self.make_lease(ops, bequest.is_some()).await? {
             Made::Lease(granted) => {
                 if let Some(bequest) = bequest {
                     bequest.accept();
                 }
                 Ok(Some(granted))
             }
+            // One that would have entered with it: now by itself, and so do we.
+            Made::Refused(index, _) if index >= all => Ok(None),
             // Somebody else has deleted it.
             Made::Refused(index, ErrorCode::NoNode) if index < left => Ok(None),
             Made::Refused(index, ErrorCode::NoNode) if index == left => self.look_for(contender).await.map(|()| None),
@@ -382,15 +401,24 @@ impl Attempt {
         }
     }
 
-    /// Sends a transaction that makes the lease, and looks at that.
-    async fn make_lease(&mut self, ops: &[Request]) -> Result<Made, Interrupt> {
+    /// Sends a transaction that makes the lease, and looks at that. `changes_hands`: others may enter with it.
+    async fn make_lease(&mut self, mut ops: Vec<Request>, changes_hands: bool) -> Result<Made, Interrupt> {
         self.certain().await?;
-        let (session, lease) = (self.session(), self.seat.lease_path());
+        let (session, lease, path) = (self.session(), self.seat.lease_path(), self.terms.path.clone());
+        let own = ops.len();
+        let entrants = if changes_hands { self.shared.groups.take(&path, session.id()) } else { Vec::new() };
+        ops.extend(entrants.iter().map(Entrant::request));
         // Sent already, before the look.
-        let made = self.seat.owner().commit_now(ops);
-        let (made, seen) = futures_util::future::join(made, hold::look(&session, &self.terms.path, &lease)).await;
+        let made = self.seat.owner().commit_now(&ops);
+        let (made, seen) = futures_util::future::join(made, hold::look(&session, &path, &lease)).await;
         match made {
             Ok(committed) => {
+                for (entrant, response) in entrants.into_iter().zip(committed.parts.into_iter().skip(own)) {
+                    entrant.tell(Entered::Done(response));
+                }
+                if changes_hands {
+                    self.shared.groups.changed(&path, session.id());
+                }
                 if let (Some(board), Trace::Stands(contender)) = (&self.board, &self.seat.contender) {
                     board.granted(contender);
                 }
@@ -399,13 +427,18 @@ impl Attempt {
                 let grant = Grant { token: FencingToken(committed.zxid.0) };
                 Ok(Made::Lease((grant, seen.ok())))
             }
-            Err(CommitError::Part { index, code }) => Ok(Made::Refused(index, code)),
-            Err(CommitError::FenceMoved) => Err(zk::Error::NotSent.into()),
-            Err(CommitError::Zk(error)) => {
-                if error.is_unknown() {
+            Err(error) => {
+                let is_unknown = matches!(error, CommitError::Zk(error) if error.is_unknown());
+                if is_unknown {
                     self.seat.lease = Trace::Maybe;
+                } else {
+                    entrants.into_iter().for_each(|entrant| entrant.tell(Entered::No));
                 }
-                Err(error.into())
+                match error {
+                    CommitError::Part { index, code } => Ok(Made::Refused(index, code)),
+                    CommitError::FenceMoved => Err(zk::Error::NotSent.into()),
+                    CommitError::Zk(error) => Err(error.into()),
+                }
             }
         }
     }

@@ -95,10 +95,12 @@ impl Life {
     /// Removes what an attempt may have left. Its lease passes to the next in line at once, if that waits here.
     async fn give_back(&self, seat: &mut Seat, vacancy: Option<Vacancy>) {
         let path = self.slot.id().path();
-        if let Some(lease) = seat.stream_lease()
-            && self.shared.heirs.pass_on(path, lease).await
-        {
-            seat.lease = Trace::None;
+        if let Some(lease) = seat.stream_lease() {
+            if self.shared.heirs.pass_on(path, lease).await {
+                seat.lease = Trace::None;
+            } else {
+                self.shared.groups.paused(path);
+            }
         }
         if seat.clear().await == Cleared::Gone
             && let Some(vacancy) = vacancy

@@ -178,6 +178,9 @@ impl Attempt {
             return Ok(Room::Free);
         }
         self.announce();
+        if let Some(bequest) = self.bequest_soon().await? {
+            return Ok(Room::Left(bequest));
+        }
         let (children, watch) = self.session().watch_children(&path).await?;
         let Some((names, stat)) = children else {
             self.checked = None;
@@ -196,6 +199,22 @@ impl Attempt {
             Waited::Left(bequest) => Room::Left(bequest),
             Waited::Fired(_) | Waited::Unclear => Room::Unclear,
         })
+    }
+
+    /// A lease that is left to us very soon, where the lock changes hands fast: that needs no watch. Where several may
+    /// hold the lock there may be room as well, and who only tries does not wait.
+    async fn bequest_soon(&mut self) -> Result<Option<Bequest>, Interrupt> {
+        if self.terms.limit > 1 || self.terms.wait == Wait::Try {
+            return Ok(None);
+        }
+        let next_until = self.shared.groups.next_until(&self.terms.path, self.session().id());
+        let (Some(until), Some(heir)) = (next_until, &mut self.heir) else { return Ok(None) };
+        let stopped = stopping(&self.slot, self.terms.wait);
+        tokio::select! {
+            biased;
+            stop = stopped => Err(stop.into()),
+            bequest = tokio::time::timeout_at(until, heir.bequest()) => Ok(bequest.ok()),
+        }
     }
 
     /// Waits for a watch, or, as the first, for a lease that is left to us; tells the client what changes meanwhile.

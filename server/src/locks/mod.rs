@@ -29,6 +29,7 @@
 mod attempt;
 mod board;
 mod describe;
+mod group;
 mod heir;
 mod hold;
 mod id;
@@ -57,6 +58,7 @@ use tokio::time::Instant;
 
 use self::board::{Board, WeakBoard};
 pub(crate) use self::describe::{Description, Party};
+use self::group::Groups;
 use self::heir::Heirs;
 use self::id::{LockId, Mark};
 use self::life::Life;
@@ -112,6 +114,7 @@ struct Shared {
     /// The locks that have a task, to be found by their id.
     running: Mutex<HashMap<Mark, Arc<Slot>>>,
     heirs: Heirs,
+    groups: Groups,
     vacancies: Memory<Vacancy>,
     numbers: Memory<Number>,
     /// A lease with a ttl may have lost its task.
@@ -195,6 +198,7 @@ impl Locks {
             boards: Mutex::default(),
             running: Mutex::default(),
             heirs: Heirs::default(),
+            groups: Groups::default(),
             vacancies: Memory::default(),
             numbers: Memory::default(),
             orphaned: Notify::new(),
