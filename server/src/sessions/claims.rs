@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::attempted::Attempted;
 use super::outbox::Outbox;
+use super::pulse::Pulse;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
@@ -244,6 +245,7 @@ struct Look {
 #[derive(Debug, Clone)]
 pub(super) struct Claims {
     zk: Zk,
+    pulse: Arc<Pulse>,
 }
 
 /// How an attempt ended.
@@ -254,8 +256,8 @@ enum Attempt {
 }
 
 impl Claims {
-    pub(super) fn new(zk: Zk) -> Self {
-        Self { zk }
+    pub(super) fn new(zk: Zk, pulse: Arc<Pulse>) -> Self {
+        Self { zk, pulse }
     }
 
     /// Makes a path ours. The room belongs to the node that was made, if one was.
@@ -395,7 +397,7 @@ impl Claims {
             (Step::Write(bytes), Some(read), Some((owner, moves))) => {
                 Self::write(path, claim, read, &owner, moves, bytes).await
             }
-            (Step::Replace { .. }, Some(read), _) if Self::is_forgone(claim, &read, asker).await => {
+            (Step::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, asker).await => {
                 Ok(Attempt::Done(Claimed::TakenOver, None))
             }
             (Step::Replace { bytes, adopted }, Some(read), ours) => {
@@ -414,12 +416,13 @@ impl Claims {
 
     /// Whether the client that asks has gone: most likely on to another replica, while this one was stopped or cut off, and
     /// what stands is what it holds there.
-    async fn is_forgone(claim: &Claim, read: &Read, asker: &Asker) -> bool {
+    async fn is_forgone(&self, claim: &Claim, read: &Read, asker: &Asker) -> bool {
         if claim.attempted.has(SessionId(read.stat.ephemeral_owner)) {
             // What stands is ours, and must not be left standing.
             return false;
         }
-        if claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid) {
+        let is_later = claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid);
+        if is_later || self.pulse.was_stopped() {
             // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
             tokio::time::sleep(SETTLING).await;
         }

@@ -226,13 +226,16 @@ impl State {
     /// What an idle path without commands needs.
     fn advance_unasked(&mut self, path: &NodePath, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
-        let (Some(held), Some(_)) = (&entry.held, entry.holder) else {
+        let (Some(held), Some(holder)) = (&entry.held, &entry.holder) else {
             self.forget(path);
             return;
         };
+        // It is about to go, unless something of its client's is still to be read: not to be seen again before that.
+        let is_overdue = self.streams.get(holder).is_some_and(|stream| stream.is_overdue(now));
+        let decided_at = if is_overdue { now + SETTLING } else { now };
         let (content, generation) = (Content::Exact(held.bytes.clone()), held.generation);
         if !self.standing.contains(&held.session) {
-            let at = *entry.restore_at.get_or_insert(now + SETTLING);
+            let at = decided_at.max(*entry.restore_at.get_or_insert(now + SETTLING));
             if at > now {
                 self.pauses.insert((at, path.clone()));
                 return;
@@ -241,6 +244,10 @@ impl State {
             self.begin_claim(path, None, Claim::new(content, Policy::Restore(generation)));
         } else if entry.absent {
             if entry.paused_until.is_some_and(|until| until > now) {
+                return;
+            }
+            if is_overdue {
+                self.pauses.insert((decided_at, path.clone()));
                 return;
             }
             entry.absent = false;

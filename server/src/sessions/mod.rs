@@ -10,6 +10,7 @@ mod attempted;
 mod claims;
 mod entry;
 mod outbox;
+mod pulse;
 mod state;
 #[cfg(test)]
 mod state_tests;

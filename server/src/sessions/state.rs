@@ -122,6 +122,11 @@ impl Stream {
         self.attached
     }
 
+    /// Whether its ttl has gone by since its client was heard last.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        !self.is_closing && self.ttl.is_some_and(|ttl| self.last_heard + ttl <= now)
+    }
+
     /// Notes that it holds, or asks for, a path.
     pub(super) fn add(&mut self, path: &NodePath, bytes: usize) {
         let before = self.paths.insert(path.clone(), bytes).unwrap_or_default();

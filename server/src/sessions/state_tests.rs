@@ -17,6 +17,7 @@ use crate::value::Value;
 use crate::zk::{Moves, Read, Seen};
 
 const SESSION: SessionId = SessionId(7);
+const OTHER_SESSION: SessionId = SessionId(8);
 const ONE: StreamId = StreamId(1);
 const TWO: StreamId = StreamId(2);
 const TTL: Duration = Duration::from_secs(10);
@@ -380,6 +381,44 @@ fn what_a_stream_held_that_ended_is_not_registered_again_after_a_lost_zookeeper_
     assert!(claims(&replica.step(Input::Gone { stream: ONE })).is_empty());
     replica.step(Input::Removed { path: path() });
     assert!(claims(&replica.after(Duration::from_secs(1))).is_empty() && replica.is_empty());
+}
+
+#[test]
+fn what_a_lost_zookeeper_session_held_for_a_ttl_that_is_over_is_not_seen_again() {
+    // A replica that was itself stopped finds out about both at once.
+    for attached in [false, true] {
+        let mut replica = Replica::new();
+        let generation = replica.register(ONE, Some(TTL));
+        if !attached {
+            replica.step(Input::Gone { stream: ONE });
+        }
+        replica.now += TTL;
+        let mut effects = replica.step(Input::Sessions { standing: [OTHER_SESSION].into() });
+        let mut steps = 0;
+        while !is_removal(&effects, generation) {
+            assert!(claims(&effects).is_empty(), "{effects:?}");
+            effects = replica.after(Duration::from_millis(50));
+            steps += 1;
+            assert!(steps < 100, "it never goes");
+        }
+    }
+    let mut heard = Replica::new();
+    let generation = heard.register(ONE, Some(TTL));
+    heard.now += TTL;
+    heard.step(Input::Sessions { standing: [OTHER_SESSION].into() });
+    heard.step(Input::KeepAlive { stream: ONE });
+    let effects = heard.after(Duration::from_millis(300));
+    assert!(matches!(claims(&effects)[..], [Claim { policy: Policy::Restore(before), .. }] if *before == generation));
+}
+
+#[test]
+fn what_is_deleted_when_its_ttl_is_over_is_not_put_back() {
+    let mut replica = Replica::new();
+    replica.register(ONE, Some(TTL));
+    replica.now += TTL;
+    assert!(claims(&replica.deleted()).is_empty());
+    replica.step(Input::KeepAlive { stream: ONE });
+    assert_eq!(claims(&replica.after(Duration::from_millis(300))).len(), 1);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::claims::{Asker, Claimed, Claims, Observed};
 use super::outbox::Outbox;
+use super::pulse::Pulse;
 use super::state::{Effect, Input, Limits, State, StreamId};
 use super::{Departures, Message};
 use crate::types::{Generation, NodePath, SessionId};
@@ -72,8 +73,9 @@ struct Task {
 /// Runs until all handles are gone.
 pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
     let owners = zk.pool.owners();
+    let pulse = Arc::new(Pulse::new());
     let mut task = Task {
-        claims: Claims::new(zk.clone()),
+        claims: Claims::new(zk.clone(), pulse.clone()),
         zk,
         state: State::new(limits, rand::random()),
         outboxes: HashMap::new(),
@@ -111,6 +113,7 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
                 task.step(Input::Tick { has_unread });
             }
             _ = poll.tick() => {
+                pulse.beat();
                 task.poll();
                 if task.settling.is_some()
                     && inputs.is_empty()

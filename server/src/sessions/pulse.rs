@@ -1,0 +1,79 @@
+//! Whether this process was stopped, or the machine too busy for it: what came meanwhile lies in its sockets, and in which
+//! order it is read is chance.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The longest pause between two beats that is no stop.
+const STOP: Duration = Duration::from_millis(500);
+/// For how long after a stop some of what came meanwhile may be unread.
+const WAKING: Duration = Duration::from_secs(2);
+
+/// Beats regularly while the process runs.
+#[derive(Debug)]
+pub(super) struct Pulse(Mutex<Beats>);
+
+#[derive(Debug, Clone, Copy)]
+struct Beats {
+    last: Instant,
+    /// When the last stop was noticed.
+    woke: Option<Instant>,
+}
+
+impl Beats {
+    fn beat(self, now: Instant) -> Self {
+        let was_stopped = now > self.last + STOP;
+        Self { last: now, woke: if was_stopped { Some(now) } else { self.woke } }
+    }
+
+    fn was_stopped(self, now: Instant) -> bool {
+        self.beat(now).woke.is_some_and(|woke| now < woke + WAKING)
+    }
+}
+
+impl Pulse {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Beats { last: Instant::now(), woke: None }))
+    }
+
+    /// One beat: much more often than twice a second.
+    pub(super) fn beat(&self) {
+        let mut beats = self.lock();
+        *beats = beats.beat(Instant::now());
+    }
+
+    /// Whether the process was stopped just now, though no beat may have told yet.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.lock().was_stopped(Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Beats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_known_at_once_and_for_a_while() {
+        let start = Instant::now();
+        let mut beats = Beats { last: start, woke: None };
+        for count in 1..10 {
+            assert!(!beats.was_stopped(start + STOP * count));
+            beats = beats.beat(start + STOP * count);
+        }
+        let woke = beats.last + STOP * 2;
+        assert!(beats.was_stopped(woke), "before the first beat");
+        let mut now = woke;
+        while now < woke + WAKING {
+            beats = beats.beat(now);
+            assert!(beats.was_stopped(now));
+            now += STOP / 2;
+        }
+        assert!(!beats.beat(now).was_stopped(now));
+    }
+}
