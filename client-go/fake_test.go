@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	rollcall "github.com/rollcall/rollcall/client-go"
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
@@ -24,6 +25,63 @@ type fake struct {
 	v1.UnimplementedRegistryServer
 	server *grpc.Server
 	tokens chan []string
+	// streams are what it does with each Register stream, one after the other.
+	streams chan func(registering) error
+}
+
+// registering is a Register stream of a fake.
+type registering struct {
+	grpc.BidiStreamingServer[v1.RegisterRequest, v1.RegisterResponse]
+}
+
+// Register does what the test has said of the next stream.
+func (f *fake) Register(stream grpc.BidiStreamingServer[v1.RegisterRequest, v1.RegisterResponse]) error {
+	select {
+	case does := <-f.streams:
+		return does(registering{stream})
+	case <-stream.Context().Done():
+		return stream.Context().Err()
+	}
+}
+
+// opens wants to hear from the client in this interval.
+func (r registering) opens(interval time.Duration) error {
+	if _, err := r.Recv(); err != nil {
+		return err
+	}
+	opened := &v1.Opened{KeepAliveInterval: durationpb.New(interval)}
+	return r.Send(&v1.RegisterResponse{Response: &v1.RegisterResponse_Opened{Opened: opened}})
+}
+
+// serves answers everything, until told has an error: it is told of each keep-alive that was answered.
+func (r registering) serves(told func() error) error {
+	for generation := int64(1); ; generation++ {
+		request, err := r.Recv()
+		if err != nil {
+			return err
+		}
+		response, isKeepAlive := &v1.RegisterResponse{}, false
+		switch said := request.GetRequest().(type) {
+		case *v1.RegisterRequest_KeepAlive:
+			isKeepAlive = true
+			response.Response = &v1.RegisterResponse_KeptAlive{KeptAlive: &v1.KeptAlive{}}
+		case *v1.RegisterRequest_Set:
+			registered := &v1.Registered{Path: said.Set.GetPath(), Generation: generation}
+			response.Response = &v1.RegisterResponse_Registered{Registered: registered}
+		case *v1.RegisterRequest_Unset:
+			unregistered := &v1.Unregistered{Path: said.Unset.GetPath()}
+			response.Response = &v1.RegisterResponse_Unregistered{Unregistered: unregistered}
+		}
+		if err := r.Send(response); err != nil {
+			return err
+		}
+		if !isKeepAlive {
+			continue
+		}
+		if err := told(); err != nil {
+			return err
+		}
+	}
 }
 
 // Get tells the test which token was shown.
@@ -45,7 +103,11 @@ func pretend(t *testing.T, options ...grpc.ServerOption) (*fake, string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	f := &fake{server: grpc.NewServer(options...), tokens: make(chan []string, 1)}
+	f := &fake{
+		server:  grpc.NewServer(options...),
+		tokens:  make(chan []string, 1),
+		streams: make(chan func(registering) error, 64),
+	}
 	v1.RegisterRegistryServer(f.server, f)
 	ended := make(chan struct{})
 	go func() {

@@ -99,9 +99,9 @@ func (s *regState) lost(told *v1.Lost) {
 		// Of an earlier registration of this path, or of one that has been made again since.
 		return
 	}
-	if reason == LostTakenOver && entry.mayFollow {
+	if reason == LostTakenOver && entry.late > 0 {
 		// Perhaps by ourselves: a replica that is asked once more tells by what stands there.
-		entry.mayFollow = false
+		entry.late--
 		s.sayAgain(path, entry)
 		return
 	}

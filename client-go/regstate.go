@@ -35,10 +35,10 @@ type entry struct {
 	// generation is the last one that we were given; 0 before.
 	generation int64
 	isQueued   bool
-	// mayFollow: what was said on an earlier stream, and not answered, may still be carried out: another replica then
-	// takes the path over, for us.
-	mayFollow bool
-	waiters   []chan<- error
+	// late is how many sets, said on earlier streams and not answered, may still be carried out, each once: another
+	// replica then takes the path over, for us.
+	late    int
+	waiters []chan<- error
 }
 
 // said is nothing, an unset, or a set of some version.
@@ -137,7 +137,9 @@ func (s *regState) isSettled() bool { return len(s.queue) == 0 && s.unanswered =
 func (s *regState) begin() {
 	s.later, s.queue, s.unanswered = nil, s.queue[:0], 0
 	for path, entry := range s.entries {
-		entry.mayFollow = entry.mayFollow || entry.said.what == saidSet
+		if entry.said.what == saidSet {
+			entry.late++
+		}
 		entry.said, entry.answered, entry.isQueued = said{}, unknown, true
 		s.queue = append(s.queue, path)
 	}
@@ -186,9 +188,16 @@ func (s *regState) tryAgain() {
 }
 
 // doubt: it is not certain any more that anything is registered.
-func (s *regState) doubt() {
+func (s *regState) doubt() { s.doubtThose(func(*entry) bool { return true }) }
+
+// doubtTheRest is the same of what was not answered on the present stream.
+func (s *regState) doubtTheRest() {
+	s.doubtThose(func(entry *entry) bool { return entry.answered == unknown })
+}
+
+func (s *regState) doubtThose(concerns func(*entry) bool) {
 	for _, entry := range s.entries {
-		if kind := entry.of.State().Kind; kind == Registered || kind == Overwritten {
+		if concerns(entry) && entry.of.State().IsRegistered() {
 			entry.of.tell(State{Kind: Pending})
 		}
 	}

@@ -218,6 +218,43 @@ func TestStateWhatAnEarlierStreamMayHaveTakenOverLateIsAskedForOnce(t *testing.T
 	s.stands(held, Lost, 0)
 }
 
+func TestStateEachEarlierStreamMayHaveTakenOverLateOnce(t *testing.T) {
+	s := newScene(t)
+	held := s.standing("/a", 5)
+	for range 2 {
+		s.begin()
+		s.says("set /a 1 @5")
+	}
+	s.begin()
+	s.says("set /a 1 @5")
+	s.isRegistered("/a", 5)
+	for generation := int64(5); generation < 7; generation++ {
+		s.isLost("/a", generation, v1.LostReason_LOST_REASON_TAKEN_OVER)
+		s.stands(held, Pending, 0)
+		s.says(fmt.Sprintf("set /a 1 @%d", generation))
+		s.isRegistered("/a", generation+1)
+		s.stands(held, Registered, generation+1)
+	}
+	s.isLost("/a", 7, v1.LostReason_LOST_REASON_TAKEN_OVER)
+	s.stands(held, Lost, 0)
+}
+
+func TestStateWhatANewStreamHasNotTakenOverIsInDoubtAndTheRestIsNot(t *testing.T) {
+	s := newScene(t)
+	taken, left := s.standing("/a", 5), s.standing("/b", 6)
+	s.begin()
+	s.says("set /a 1 @5", "set /b 1 @6")
+	s.isRegistered("/a", 5)
+	s.doubtTheRest()
+	s.stands(taken, Registered, 5)
+	s.stands(left, Pending, 0)
+	s.isRegistered("/b", 6)
+	s.stands(left, Registered, 6)
+	s.doubt()
+	s.stands(taken, Pending, 0)
+	s.stands(left, Pending, 0)
+}
+
 func TestStateWhatWasTakenOverIsLostAndNotFoughtFor(t *testing.T) {
 	s := newScene(t)
 	held := s.standing("/a", 5)

@@ -20,13 +20,13 @@ const (
 	unsent = 256
 )
 
-// regStream is a Register call that stands. A goroutine of its own sends what is put into requests, and keep-alives
-// when there is nothing else to say.
+// regStream is a Register call that stands. A goroutine of its own sends what is put into requests, and keep-alives.
 type regStream struct {
 	at       *replica
 	requests chan *v1.RegisterRequest
 	in       *inbox[v1.RegisterResponse]
 	vigil    *vigil
+	pulse    *pulse
 }
 
 // openRegister opens a stream and awaits opened. The use of the replica ends with the stream, or with the failure.
@@ -34,6 +34,7 @@ func openRegister(ctx context.Context, c *Client, at *replica, ttl time.Duration
 	v := keepVigil(ctx)
 	stream, err := at.stub.Register(v.ctx)
 	var opened *v1.Opened
+	sentAt := time.Now()
 	if err == nil {
 		opened, err = sayOpen(stream, c.name, ttl)
 	}
@@ -48,7 +49,7 @@ func openRegister(ctx context.Context, c *Client, at *replica, ttl time.Duration
 	if keepAlive > 0 {
 		silence = max(2*keepAlive, shortestSilence)
 	}
-	r := &regStream{at: at, requests: make(chan *v1.RegisterRequest, unsent), vigil: v}
+	r := &regStream{at: at, requests: make(chan *v1.RegisterRequest, unsent), vigil: v, pulse: newPulse(sentAt)}
 	if r.in = receive(c, v, stream, silence, at.release); r.in == nil {
 		return nil, failureOf(context.Canceled, false)
 	}
@@ -81,11 +82,11 @@ func (r *regStream) send(stream interface {
 	Send(*v1.RegisterRequest) error
 }, keepAlive time.Duration) {
 	var due <-chan time.Time
-	var timer *time.Timer
 	if keepAlive > 0 {
-		timer = time.NewTimer(keepAlive)
-		defer timer.Stop()
-		due = timer.C
+		// Also beside other requests: it is the answer that tells since when the replica has heard from us.
+		ticker := time.NewTicker(keepAlive)
+		defer ticker.Stop()
+		due = ticker.C
 	}
 	for {
 		var request *v1.RegisterRequest
@@ -93,14 +94,12 @@ func (r *regStream) send(stream interface {
 		case request = <-r.requests:
 		case <-due:
 			request = &v1.RegisterRequest{Request: &v1.RegisterRequest_KeepAlive{KeepAlive: &v1.KeepAlive{}}}
+			r.pulse.asks(time.Now())
 		case <-r.vigil.ctx.Done():
 			return
 		}
 		if stream.Send(request) != nil {
 			return
-		}
-		if timer != nil {
-			timer.Reset(keepAlive)
 		}
 	}
 }

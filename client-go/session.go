@@ -142,6 +142,8 @@ func (s *session) run() {
 	doubting := time.AfterFunc(time.Hour, doubt)
 	doubting.Stop()
 	defer doubting.Stop()
+	// sureUntil is until when it does; zero: it is in doubt already, or there is nothing.
+	var sureUntil time.Time
 	for !s.isOver() {
 		stream := s.connect(s.client.ctx, none)
 		if stream == nil {
@@ -152,9 +154,11 @@ func (s *session) run() {
 			s.isBroken = false
 			state.begin()
 		})
-		h := holding{session: s, stream: stream}
+		h := holding{session: s, stream: stream, sureUntil: sureUntil}
+		sureUntil = time.Time{}
 		if h.run(s.client.ctx) {
-			doubting.Reset(time.Until(h.stream.in.heardAt().Add(s.ttl)))
+			sureUntil = h.sureUntil
+			doubting.Reset(time.Until(sureUntil))
 		}
 		h.end()
 	}
@@ -191,8 +195,15 @@ func (s *session) connect(ctx context.Context, but int) *regStream {
 type holding struct {
 	*session
 	stream *regStream
-	// left is the stream that was left, kept alive until everything has been taken over from it.
-	left *regStream
+	// hasAll: it has answered everything once.
+	hasAll bool
+	// sureUntil is until when what was registered before certainly stands, for as long as not everything was taken over;
+	// zero: it is in doubt already.
+	sureUntil time.Time
+	// left is the stream that was left, kept alive until everything has been taken over from it; leftHadAll tells
+	// whether everything stands by it.
+	left       *regStream
+	leftHadAll bool
 	// opening gives the next stream, or nil; it is nil itself while none is being opened.
 	opening    chan *regStream
 	endOpening context.CancelFunc
@@ -202,6 +213,8 @@ type holding struct {
 func (h *holding) run(ctx context.Context) (broke bool) {
 	again := time.NewTicker(tryAgain)
 	defer again.Stop()
+	doubting := time.NewTimer(time.Until(h.sureUntil))
+	defer doubting.Stop()
 	var request *v1.RegisterRequest
 	for {
 		h.mu.Lock()
@@ -213,9 +226,13 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 		if isEmpty {
 			return false
 		}
-		if isSettled && h.left != nil {
-			h.left.end()
-			h.left = nil
+		if isSettled {
+			h.hasAll = true
+			h.letGo()
+		}
+		var inDoubt <-chan time.Time
+		if h.mayDoubt() {
+			inDoubt = doubting.C
 		}
 		var room chan<- *v1.RegisterRequest
 		if request != nil {
@@ -233,13 +250,16 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 		case stream := <-h.opening:
 			if h.moved(ctx, stream) {
 				request = nil
+				doubting.Reset(time.Until(h.sureUntil))
 			}
 		case _, ok := <-h.left.messages():
 			// What it says does not count any more; it must only be kept alive.
 			if !ok {
-				h.left.end()
-				h.left = nil
+				h.letGo()
 			}
+		case <-inDoubt:
+			h.with((*regState).doubtTheRest)
+			h.sureUntil = time.Time{}
 		case <-h.wake:
 		case <-again.C:
 			h.with((*regState).tryAgain)
@@ -250,14 +270,36 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 }
 
 func (h *holding) take(ctx context.Context, message *v1.RegisterResponse) {
-	if message.GetDraining() == nil {
+	switch {
+	case message.GetDraining() != nil:
+		h.stream.at.drains()
+		if h.opening == nil {
+			h.open(ctx)
+		}
+	case message.GetKeptAlive() != nil:
+		h.stream.pulse.answered()
+	default:
 		h.with(func(state *regState) { state.take(message) })
-		return
 	}
-	h.stream.at.drains()
-	if h.opening == nil {
-		h.open(ctx)
+}
+
+// mayDoubt tells whether something stands only by what was certain before: it was not taken over, and the stream that
+// was left does not keep it.
+func (h *holding) mayDoubt() bool {
+	isKept := h.left != nil && h.leftHadAll
+	return !h.hasAll && !isKept && !h.sureUntil.IsZero()
+}
+
+// certainty is until when what was registered certainly stands without the present stream; zero: it does not.
+func (h *holding) certainty() time.Time {
+	switch {
+	case !h.hasAll:
+		// Whether this replica has taken anything over says nothing about the rest.
+		return h.sureUntil
+	case h.ttl == 0:
+		return time.Time{}
 	}
+	return h.stream.pulse.certain().Add(h.ttl)
 }
 
 // open begins to open the next stream.
@@ -287,19 +329,31 @@ func (h *holding) moved(ctx context.Context, stream *regStream) bool {
 		h.open(ctx)
 		return false
 	}
-	if h.left != nil {
-		h.left.end()
-	}
-	h.left, h.stream = h.stream, stream
+	h.letGo()
+	h.sureUntil = h.certainty()
+	h.left, h.leftHadAll = h.stream, h.hasAll
+	h.stream, h.hasAll = stream, false
 	h.with((*regState).begin)
 	return true
 }
 
 func (h *holding) broke(why *failure) {
 	h.stream.at.failed(why)
+	h.sureUntil = h.certainty()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.isBroken, h.trouble = true, why
+	if h.sureUntil.IsZero() {
+		h.state.doubt()
+	}
+}
+
+// letGo ends the stream that was left, if there is one.
+func (h *holding) letGo() {
+	if h.left != nil {
+		h.left.end()
+		h.left = nil
+	}
 }
 
 // end ends all streams.
@@ -310,9 +364,7 @@ func (h *holding) end() {
 			stream.end()
 		}
 	}
-	if h.left != nil {
-		h.left.end()
-	}
+	h.letGo()
 	h.stream.end()
 }
 

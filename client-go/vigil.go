@@ -2,7 +2,6 @@ package rollcall
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 )
 
@@ -48,9 +47,6 @@ type inbox[T any] struct {
 	messages chan *T
 	// ended is why; to be read once messages is closed.
 	ended *failure
-	// heard is when a message last came, in nanoseconds since the inbox began.
-	heard atomic.Int64
-	begun time.Time
 }
 
 // unread is how many messages may lie in an inbox.
@@ -61,7 +57,7 @@ const unread = 64
 func receive[T any](
 	c *Client, v *vigil, stream interface{ Recv() (*T, error) }, silence time.Duration, done func(),
 ) *inbox[T] {
-	in := &inbox[T]{messages: make(chan *T, unread), begun: time.Now()}
+	in := &inbox[T]{messages: make(chan *T, unread)}
 	read := func() {
 		defer done()
 		defer v.end()
@@ -74,7 +70,6 @@ func receive[T any](
 				return
 			}
 			v.rest()
-			in.heard.Store(int64(time.Since(in.begun)))
 			select {
 			case in.messages <- message:
 			case <-v.ctx.Done():
@@ -90,6 +85,3 @@ func receive[T any](
 	}
 	return in
 }
-
-// heardAt is when a message last came.
-func (in *inbox[T]) heardAt() time.Time { return in.begun.Add(time.Duration(in.heard.Load())) }

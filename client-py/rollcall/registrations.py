@@ -53,9 +53,9 @@ class Entry:
         self.generation: Optional[int] = None
         # The last one that was lost while the program wished it anew; what is said of it again is no news.
         self.past = 0
-        # Whether what was said on an earlier stream, and not answered, may still be carried out: another replica then takes
-        # the path over, for us.
-        self.may_follow = False
+        # How many sets, said on earlier streams and not answered, may still be carried out, each once: another replica then
+        # takes the path over, for us.
+        self.late = 0
         self.is_queued = False
         self.waiters: List[Waiter] = []
 
@@ -118,7 +118,7 @@ class Registrations:
         self._queue.clear()
         self._unanswered = 0
         for entry in self.entries.values():
-            entry.may_follow = entry.may_follow or isinstance(entry.said, int)
+            entry.late += isinstance(entry.said, int)
             entry.said, entry.answered, entry.is_queued = None, None, False
             self._enqueue(entry)
 
@@ -226,9 +226,9 @@ class Registrations:
             entry.past, entry.generation, entry.answered, entry.accepted = lost.generation, None, None, None
             self._enqueue(entry)
             return None
-        if entry.may_follow and lost.reason == v1.LOST_REASON_TAKEN_OVER:
+        if entry.late > 0 and lost.reason == v1.LOST_REASON_TAKEN_OVER:
             # Perhaps by ourselves: a replica that is asked once more tells by what stands there.
-            entry.may_follow = False
+            entry.late -= 1
             self._say_again(entry)
             return None
         reason = v1.LostReason.Name(lost.reason).replace("LOST_REASON_", "")

@@ -208,6 +208,24 @@ def test_what_an_earlier_stream_may_have_taken_over_late_is_asked_for_once():
     assert registrations.take(v1.RegisterResponse(lost=lost)) == Lost("/a", "TAKEN_OVER")
 
 
+def test_each_earlier_stream_may_have_taken_over_late_once():
+    registrations = Registrations()
+    wish(registrations, {})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    for _ in range(3):
+        registrations.begin()
+        assert asked(registrations).generation == 5
+    registrations.take(registered("/a", 5))
+    lost = v1.Lost(path="/a", generation=5, reason=v1.LOST_REASON_TAKEN_OVER)
+    for _ in range(2):
+        assert registrations.take(v1.RegisterResponse(lost=lost)) is None
+        assert asked(registrations).generation == lost.generation
+        lost.generation += 1
+        registrations.take(registered("/a", lost.generation))
+    assert registrations.take(v1.RegisterResponse(lost=lost)) == Lost("/a", "TAKEN_OVER")
+
+
 def test_who_asks_for_a_path_while_it_is_lost_takes_it_back():
     registrations, answers = Registrations(), Answers()
     wish(registrations, {"n": 1})

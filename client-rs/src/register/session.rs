@@ -196,8 +196,8 @@ type Opening<'a> = Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>>;
 /// taken over by the stream, that is as long as it was before.
 async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Instant>) -> Option<Instant> {
     let replicas = &session.peer.replicas;
-    // The stream that was left, kept until everything has been taken over from it.
-    let mut left: Option<Stream> = None;
+    // The stream that was left, kept until everything has been taken over from it; and whether everything stands by it.
+    let (mut left, mut left_has_all): (Option<Stream>, bool) = (None, false);
     let mut has_all = false;
     let mut opening: Option<Opening<'_>> = None;
     let mut try_again_at = Instant::now() + TRY_AGAIN;
@@ -230,7 +230,8 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                         if has_all {
                             sure_until = session.sure_until(&stream);
                         }
-                        (left, has_all) = (Some(std::mem::replace(&mut stream, new)), false);
+                        (left, left_has_all) = (Some(std::mem::replace(&mut stream, new)), has_all);
+                        has_all = false;
                         session.state().begin();
                         None
                     }
@@ -244,7 +245,7 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                 }
             }
             // What it has not taken over by then is in doubt, unless the stream that was left keeps it.
-            () = until(sure_until), if !has_all && left.is_none() => {
+            () = until(sure_until), if !(has_all || left.is_some() && left_has_all) => {
                 session.state().doubt_the_rest();
                 sure_until = None;
             }

@@ -61,9 +61,9 @@ struct Entry {
     /// The last one that we were given.
     generation: Option<i64>,
     is_queued: bool,
-    /// Whether what was said on an earlier stream, and not answered, may still be carried out: another replica then takes
-    /// the path over, for us.
-    may_follow: bool,
+    /// On how many earlier streams something was said that was not answered: each may still be carried out, once. Another
+    /// replica then takes the path over, for us.
+    may_follow: u32,
     states: watch::Sender<RegistrationState>,
     waiters: Vec<Waiter>,
 }
@@ -109,7 +109,7 @@ impl State {
             answered: None,
             generation: None,
             is_queued: false,
-            may_follow: false,
+            may_follow: 0,
             states,
             waiters: waiter.into_iter().collect(),
         };
@@ -177,7 +177,7 @@ impl State {
         self.queue.clear();
         self.unanswered = 0;
         for (path, entry) in &mut self.entries {
-            entry.may_follow |= matches!(entry.said, Some(Said::Set(_)));
+            entry.may_follow = entry.may_follow.saturating_add(matches!(entry.said, Some(Said::Set(_))).into());
             (entry.said, entry.answered, entry.is_queued) = (None, None, true);
             self.queue.push_back(path.clone());
         }
@@ -338,7 +338,10 @@ impl State {
             // Of an earlier registration of this path, or of one that has been made again since.
             _ if is_older => return,
             // Perhaps by ourselves: a replica that is asked once more tells by what stands there.
-            v1::LostReason::TakenOver if std::mem::take(&mut entry.may_follow) => return self.say_again(path),
+            v1::LostReason::TakenOver if entry.may_follow > 0 => {
+                entry.may_follow -= 1;
+                return self.say_again(path);
+            }
             v1::LostReason::Removed => LostReason::Removed,
             v1::LostReason::SessionLost => LostReason::SessionLost,
             v1::LostReason::TakenOver | v1::LostReason::Unspecified => LostReason::TakenOver,

@@ -194,21 +194,25 @@ fn a_resume_that_a_replica_has_no_room_for_is_tried_again() {
 }
 
 #[test]
-fn what_an_earlier_stream_may_have_taken_over_late_is_asked_for_once() {
+fn what_each_earlier_stream_may_have_taken_over_late_is_asked_for_once() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
-    scene.state.begin();
-    assert_eq!(scene.said(), ["set /a n=1 @5"]);
-    // That stream breaks before it is answered; the next one is answered at a replica where the first still stands.
-    scene.state.begin();
-    assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    // Two streams break before they have answered; the next answers at a replica where the first still stands.
+    for _ in 0..3 {
+        scene.state.begin();
+        assert_eq!(scene.said(), ["set /a n=1 @5"]);
+    }
     scene.registered("/a", 5);
-    scene.lost("/a", 5, v1::LostReason::TakenOver);
-    assert_eq!(held.state(), RegistrationState::Pending);
-    assert_eq!(scene.said(), ["set /a n=1 @5"]);
-    scene.registered("/a", 7);
-    assert_eq!(held.state(), registered(7));
-    scene.lost("/a", 7, v1::LostReason::TakenOver);
+    let mut standing = 5;
+    for later in [7, 9] {
+        scene.lost("/a", standing, v1::LostReason::TakenOver);
+        assert_eq!(held.state(), RegistrationState::Pending);
+        assert_eq!(scene.said(), [format!("set /a n=1 @{standing}")]);
+        scene.registered("/a", later);
+        assert_eq!(held.state(), registered(later));
+        standing = later;
+    }
+    scene.lost("/a", standing, v1::LostReason::TakenOver);
     assert_eq!(held.state(), RegistrationState::Lost { reason: LostReason::TakenOver });
 }
 

@@ -1,5 +1,6 @@
 //! One Register call.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use rollcall_proto::v1;
@@ -34,8 +35,8 @@ pub(super) struct Stream {
     silence: Duration,
     /// When a keep-alive was sent last, or could not be.
     kept_at: Instant,
-    /// When the first was sent that was not answered.
-    asked_at: Option<Instant>,
+    /// When those were sent that are not answered yet.
+    asked_at: VecDeque<Instant>,
     heard_at: Instant,
     /// The replica has heard from us after this moment.
     pub(super) certain_at: Instant,
@@ -86,7 +87,7 @@ impl Stream {
             keep_alive,
             silence: (keep_alive * 2).max(SILENCE),
             kept_at: sent_at,
-            asked_at: None,
+            asked_at: VecDeque::new(),
             heard_at: Instant::now(),
             certain_at: sent_at,
         })
@@ -115,7 +116,7 @@ impl Stream {
                 }
                 let keep_alive = Request::KeepAlive(v1::KeepAlive {});
                 if self.requests.try_send(v1::RegisterRequest { request: Some(keep_alive) }).is_ok() {
-                    self.asked_at = self.asked_at.or(Some(now));
+                    self.asked_at.push_back(now);
                 }
                 // For a while nothing is due, whether or not there was room: what fills it is a sign of life too.
                 self.kept_at = now;
@@ -125,7 +126,7 @@ impl Stream {
             self.heard_at = now;
             match message.response {
                 Some(Response::Draining(_)) => return Ok(Event::Draining),
-                Some(Response::KeptAlive(_)) => self.certain_at = self.asked_at.take().unwrap_or(self.certain_at),
+                Some(Response::KeptAlive(_)) => self.certain_at = self.asked_at.pop_front().unwrap_or(self.certain_at),
                 Some(response) => return Ok(Event::Said(response)),
                 None => {}
             }
