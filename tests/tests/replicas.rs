@@ -77,6 +77,30 @@ async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody
     onlookers.sights(&fleet).await.are_empty();
 }
 
+#[tokio::test]
+async fn a_replica_that_wakes_up_shows_nothing_again_whose_ttl_is_over() {
+    let mut fleet = Fleet::start(2, Route::Direct, SESSION).await;
+    let client = fleet.replicas[0].server().client().await;
+    let mut dies = Registration::open_with_ttl(&client, SHORTEST).await;
+    let paths: Vec<_> = (0..50).map(|number| format!("{PLACE}/{number}")).collect();
+    for path in &paths {
+        dies.set(path, text("x")).await;
+    }
+    fleet.replicas[0].server().pause();
+    drop((dies, client));
+    older_sessions_are_over(&fleet, 1).await;
+
+    fleet.replicas[0].server().resume();
+    let mut witness = Registration::open_with_ttl(&fleet.replicas[0].server().client().await, SHORTEST).await;
+    witness.set("/witness", text("x")).await;
+    // The older streams are over, too, when one that began later is.
+    fleet.bare.wait_gone("/witness").await;
+    fleet.replicas[0].server().wait_for_streams(0).await;
+    let journal = fleet.journal();
+    let again: Vec<_> = paths.iter().filter(|path| journal.incarnations(path).len() != 1).collect();
+    assert!(again.is_empty(), "{again:?} came up again");
+}
+
 /// What a program does that has a registration, a view and a lock, and no code for what happens to replicas: each call's
 /// error is its end. `rounds` counts how often it has done everything.
 async fn serve(client: Client, rounds: watch::Sender<usize>, mut end: watch::Receiver<bool>) -> Result<(), Error> {
