@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use rollcall::{Client, Error, Lookup, Value};
-use rollcall_tests::client::{Registration, text};
+use rollcall_tests::client::{Registration, text, unset};
 use rollcall_tests::crowd::{Crowd, PLACE, Whose, older_sessions_are_over};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
 use rollcall_tests::registrant::{News, Told};
@@ -78,7 +78,7 @@ async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody
 }
 
 #[tokio::test]
-async fn a_replica_that_wakes_up_shows_nothing_again_whose_ttl_is_over() {
+async fn a_replica_that_wakes_up_shows_nothing_again_that_has_ended_meanwhile() {
     let mut fleet = Fleet::start(2, Route::Direct, SESSION).await;
     let client = fleet.replicas[0].server().client().await;
     let mut dies = Registration::open_with_ttl(&client, SHORTEST).await;
@@ -86,8 +86,14 @@ async fn a_replica_that_wakes_up_shows_nothing_again_whose_ttl_is_over() {
     for path in &paths {
         dies.set(path, text("x")).await;
     }
+    let mut moves = Registration::open_with_ttl(&client, Duration::from_secs(600)).await;
+    let first = moves.set("/moves", text("x")).await;
     fleet.replicas[0].server().pause();
-    drop((dies, client));
+    let mut moved = Registration::open(&fleet.replicas[1].server().client().await).await;
+    moved.resume("/moves", text("x"), first.generation).await;
+    moved.send(unset("/moves")).await;
+    moved.unregistered().await;
+    drop((dies, moves, client));
     older_sessions_are_over(&fleet, 1).await;
 
     fleet.replicas[0].server().resume();
@@ -99,6 +105,7 @@ async fn a_replica_that_wakes_up_shows_nothing_again_whose_ttl_is_over() {
     let journal = fleet.journal();
     let again: Vec<_> = paths.iter().filter(|path| journal.incarnations(path).len() != 1).collect();
     assert!(again.is_empty(), "{again:?} came up again");
+    assert_eq!(journal.incarnations("/moves").len(), 2, "it came up again");
 }
 
 /// What a program does that has a registration, a view and a lock, and no code for what happens to replicas: each call's

@@ -131,6 +131,8 @@ pub(super) struct Entry {
     look_again_at: Option<Instant>,
     /// Not to be registered again before, since its ZooKeeper session was lost.
     restore_at: Option<Instant>,
+    /// That session ended while this replica was stopped.
+    pub(super) overslept: bool,
     witness: Witness,
 }
 
@@ -226,12 +228,12 @@ impl State {
     /// What an idle path without commands needs.
     fn advance_unasked(&mut self, path: &NodePath, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
-        let (Some(held), Some(holder)) = (&entry.held, &entry.holder) else {
+        let (Some(held), Some(holder)) = (&entry.held, entry.holder) else {
             self.forget(path);
             return;
         };
         // It is about to go, unless something of its client's is still to be read: not to be seen again before that.
-        let is_overdue = self.streams.get(holder).is_some_and(|stream| stream.is_overdue(now));
+        let is_overdue = self.streams.get(&holder).is_some_and(|stream| stream.is_overdue(now));
         let decided_at = if is_overdue { now + SETTLING } else { now };
         let (content, generation) = (Content::Exact(held.bytes.clone()), held.generation);
         if !self.standing.contains(&held.session) {
@@ -241,6 +243,11 @@ impl State {
                 return;
             }
             entry.restore_at = None;
+            let is_here = self.streams.get(&holder).is_some_and(Stream::is_attached);
+            if std::mem::take(&mut entry.overslept) && !is_here {
+                self.let_go(path, holder);
+                return;
+            }
             self.begin_claim(path, None, Claim::new(content, Policy::Restore(generation)));
         } else if entry.absent {
             if entry.paused_until.is_some_and(|until| until > now) {
@@ -266,6 +273,16 @@ impl State {
                 self.effects.push(Effect::Verify { parent, paths: vec![path.clone()] });
             }
         }
+    }
+
+    /// A replica that was stopped for as long as that is as good as one that died: its client, which is not here any more,
+    /// has come back elsewhere, and may have ended there, or comes back yet.
+    fn let_go(&mut self, path: &NodePath, holder: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&holder) {
+            stream.remove(path);
+        }
+        self.forget(path);
+        self.forget_if_gone(holder);
     }
 
     fn begin_claim(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim) {
@@ -348,6 +365,8 @@ impl State {
                 };
                 entry.absent = false;
                 entry.paused_until = None;
+                entry.restore_at = None;
+                entry.overslept = false;
                 if adopted {
                     // It was read on one server; its watch may be on another, and have begun before.
                     entry.unseen = Some(None);

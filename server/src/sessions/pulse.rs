@@ -18,18 +18,22 @@ pub(super) struct Pulse(Mutex<Beats>);
 #[derive(Debug, Clone, Copy)]
 struct Beats {
     last: Instant,
-    /// When the last stop was noticed.
-    woke: Option<Instant>,
+    /// When the last stop was noticed, and how long it was.
+    woke: Option<(Instant, Duration)>,
 }
 
 impl Beats {
     fn beat(self, now: Instant) -> Self {
-        let was_stopped = now > self.last + STOP;
-        Self { last: now, woke: if was_stopped { Some(now) } else { self.woke } }
+        let pause = now - self.last;
+        Self { last: now, woke: if pause > STOP { Some((now, pause)) } else { self.woke } }
     }
 
     fn was_stopped(self, now: Instant) -> bool {
-        self.beat(now).woke.is_some_and(|woke| now < woke + WAKING)
+        self.beat(now).woke.is_some_and(|(woke, _)| now < woke + WAKING)
+    }
+
+    fn slept_through(self, timeout: Duration, now: Instant) -> bool {
+        self.beat(now).woke.is_some_and(|(woke, pause)| now < woke + timeout && pause >= timeout / 2)
     }
 }
 
@@ -47,6 +51,11 @@ impl Pulse {
     /// Whether the process was stopped just now, though no beat may have told yet.
     pub(super) fn was_stopped(&self) -> bool {
         self.lock().was_stopped(Instant::now())
+    }
+
+    /// Whether a ZooKeeper session with this time-out that is found to be over has ended because the process was stopped.
+    pub(super) fn slept_through(&self, timeout: Duration) -> bool {
+        self.lock().slept_through(timeout, Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Beats> {
@@ -75,5 +84,21 @@ mod tests {
             now += STOP / 2;
         }
         assert!(!beats.beat(now).was_stopped(now));
+    }
+
+    #[test]
+    fn a_session_ends_by_a_stop_that_is_long_enough_for_it() {
+        let start = Instant::now();
+        let timeout = STOP * 8;
+        let slept = |pause| {
+            let woke = start + pause;
+            (Beats { last: start, woke: None }.beat(woke), woke)
+        };
+        let (short, woke) = slept(timeout / 2 - Duration::from_millis(1));
+        assert!(!short.slept_through(timeout, woke));
+        let (long, woke) = slept(timeout / 2);
+        assert!(long.slept_through(timeout, woke));
+        let later = woke + timeout;
+        assert!(!Beats { last: later, ..long }.slept_through(timeout, later));
     }
 }

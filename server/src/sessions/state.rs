@@ -79,8 +79,9 @@ pub(super) enum Input {
     Removed { path: NodePath },
     /// A path of an [`Effect::Verify`] was read; `None` if that failed.
     Verified { path: NodePath, seen: Option<Observed> },
-    /// These ZooKeeper sessions stand; the ephemerals of all others are gone.
-    Sessions { standing: HashSet<SessionId> },
+    /// These ZooKeeper sessions stand; the ephemerals of all others are gone. `overslept`: what is over now is because this
+    /// replica was stopped.
+    Sessions { standing: HashSet<SessionId>, overslept: bool },
     /// ZooKeeper can be reached: what waits for it is tried again.
     BackendUp,
     /// Another replica has written this session's fence: what is known of it is old.
@@ -225,7 +226,7 @@ impl State {
             Input::Claimed { path, outcome } => self.claimed(&path, outcome, now),
             Input::Removed { path } => self.removed(&path, now),
             Input::Verified { path, seen } => self.verified(&path, seen, now),
-            Input::Sessions { standing } => self.sessions(standing, now),
+            Input::Sessions { standing, overslept } => self.sessions(standing, overslept, now),
             Input::BackendUp => {
                 for path in std::mem::take(&mut self.waiting) {
                     // Not what nobody waits for any more.
@@ -418,12 +419,16 @@ impl State {
             for path in undone {
                 self.advance(&path, now);
             }
-            // Nothing is kept for one who has nothing to come back for.
-            if self.streams.get(&stream).is_some_and(|state| state.paths.is_empty()) {
-                self.take_stream(stream);
-            }
+            self.forget_if_gone(stream);
         } else {
             self.drop_stream(stream, now);
+        }
+    }
+
+    /// Nothing is kept for one who has gone and has nothing to come back for.
+    pub(super) fn forget_if_gone(&mut self, stream: StreamId) {
+        if self.streams.get(&stream).is_some_and(|state| !state.attached && state.paths.is_empty()) {
+            self.take_stream(stream);
         }
     }
 
@@ -487,7 +492,7 @@ impl State {
         self.drop_stream(stream, now);
     }
 
-    fn sessions(&mut self, standing: HashSet<SessionId>, now: Instant) {
+    fn sessions(&mut self, standing: HashSet<SessionId>, overslept: bool, now: Instant) {
         let lost: HashSet<_> = self.standing.difference(&standing).copied().collect();
         self.standing = standing;
         if lost.is_empty() {
@@ -497,6 +502,9 @@ impl State {
         let paths: Vec<_> =
             self.entries.iter().filter(|(_, entry)| concerned(entry)).map(|(path, _)| path.clone()).collect();
         for path in paths {
+            if let Some(entry) = self.entries.get_mut(&path) {
+                entry.overslept |= overslept;
+            }
             self.advance(&path, now);
         }
     }

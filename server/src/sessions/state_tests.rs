@@ -33,7 +33,7 @@ impl Replica {
     fn new() -> Self {
         let limits = Limits { registrations_per_stream: 3, bytes_per_stream: 1000, registrations: 100 };
         let mut replica = Self { state: State::new(limits, 1), now: Instant::now(), zxid: 100 };
-        replica.step(Input::Sessions { standing: [SESSION].into() });
+        replica.step(sessions([SESSION]));
         replica
     }
 
@@ -92,6 +92,10 @@ impl Replica {
     fn is_empty(&self) -> bool {
         self.state.entries.is_empty() && self.state.streams.is_empty() && self.state.waiting.is_empty()
     }
+}
+
+fn sessions<const N: usize>(standing: [SessionId; N]) -> Input {
+    Input::Sessions { standing: standing.into(), overslept: false }
 }
 
 fn deleted(zxid: Option<Zxid>) -> Seen {
@@ -377,7 +381,7 @@ fn a_lagging_server_is_not_believed() {
 fn what_a_stream_held_that_ended_is_not_registered_again_after_a_lost_zookeeper_session() {
     let mut replica = Replica::new();
     replica.register(ONE, None);
-    replica.step(Input::Sessions { standing: [SessionId(8)].into() });
+    replica.step(sessions([SessionId(8)]));
     assert!(claims(&replica.step(Input::Gone { stream: ONE })).is_empty());
     replica.step(Input::Removed { path: path() });
     assert!(claims(&replica.after(Duration::from_secs(1))).is_empty() && replica.is_empty());
@@ -393,7 +397,7 @@ fn what_a_lost_zookeeper_session_held_for_a_ttl_that_is_over_is_not_seen_again()
             replica.step(Input::Gone { stream: ONE });
         }
         replica.now += TTL;
-        let mut effects = replica.step(Input::Sessions { standing: [OTHER_SESSION].into() });
+        let mut effects = replica.step(sessions([OTHER_SESSION]));
         let mut steps = 0;
         while !is_removal(&effects, generation) {
             assert!(claims(&effects).is_empty(), "{effects:?}");
@@ -405,10 +409,25 @@ fn what_a_lost_zookeeper_session_held_for_a_ttl_that_is_over_is_not_seen_again()
     let mut heard = Replica::new();
     let generation = heard.register(ONE, Some(TTL));
     heard.now += TTL;
-    heard.step(Input::Sessions { standing: [OTHER_SESSION].into() });
+    heard.step(sessions([OTHER_SESSION]));
     heard.step(Input::KeepAlive { stream: ONE });
     let effects = heard.after(Duration::from_millis(300));
     assert!(matches!(claims(&effects)[..], [Claim { policy: Policy::Restore(before), .. }] if *before == generation));
+}
+
+#[test]
+fn a_replica_that_slept_past_its_sessions_registers_again_for_those_alone_who_are_here() {
+    for attached in [false, true] {
+        let mut replica = Replica::new();
+        replica.register(ONE, Some(TTL));
+        replica.step(Input::Sessions { standing: [OTHER_SESSION].into(), overslept: true });
+        if !attached {
+            // Read after the loss was noticed.
+            replica.step(Input::Gone { stream: ONE });
+        }
+        assert_eq!(claims(&replica.after(Duration::from_millis(300))).len(), usize::from(attached));
+        assert_eq!(replica.is_empty(), !attached);
+    }
 }
 
 #[test]
@@ -426,7 +445,7 @@ fn after_a_lost_zookeeper_session_everything_is_registered_again_with_the_same_b
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
     let other = SessionId(8);
-    assert!(replica.step(Input::Sessions { standing: [other].into() }).is_empty(), "ends of streams may be unread");
+    assert!(replica.step(sessions([other])).is_empty(), "ends of streams may be unread");
     let effects = replica.after(Duration::from_millis(200));
     assert_eq!(claims(&effects)[0].policy, Policy::Restore(generation));
     let Claimed::Held { held, stat, adopted } = replica.held() else { panic!("held") };
@@ -476,7 +495,7 @@ fn a_create_whose_answer_was_lost_is_looked_for_even_when_its_client_is_gone() {
 fn creates_whose_answers_were_lost_in_two_sessions_in_turn_are_both_looked_for() {
     let other = SessionId(8);
     let mut replica = Replica::new();
-    replica.step(Input::Sessions { standing: [SESSION, other].into() });
+    replica.step(sessions([SESSION, other]));
     replica.open(ONE, None);
     replica.set(ONE);
     for session in [SESSION, other] {
@@ -487,7 +506,7 @@ fn creates_whose_answers_were_lost_in_two_sessions_in_turn_are_both_looked_for()
     }
     replica.claimed(Claimed::Unavailable { attempted: None });
     // What the second has made goes with it; what the first has made must not be left.
-    replica.step(Input::Sessions { standing: [SESSION].into() });
+    replica.step(sessions([SESSION]));
     replica.step(Input::Gone { stream: ONE });
     let effects = replica.step(Input::BackendUp);
     assert!(claims(&effects)[0].attempted.has(SESSION));

@@ -52,6 +52,9 @@ impl Confirmation {
 
 struct Task {
     zk: Zk,
+    pulse: Arc<Pulse>,
+    /// The time-out of the ZooKeeper sessions, once there was one.
+    session_timeout: Option<Duration>,
     claims: Claims,
     state: State,
     outboxes: HashMap<StreamId, Arc<Outbox>>,
@@ -77,6 +80,8 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
     let mut task = Task {
         claims: Claims::new(zk.clone(), pulse.clone()),
         zk,
+        pulse,
+        session_timeout: None,
         state: State::new(limits, rand::random()),
         outboxes: HashMap::new(),
         rooms: HashMap::new(),
@@ -113,7 +118,7 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
                 task.step(Input::Tick { has_unread });
             }
             _ = poll.tick() => {
-                pulse.beat();
+                task.pulse.beat();
                 task.poll();
                 if task.settling.is_some()
                     && inputs.is_empty()
@@ -198,7 +203,10 @@ impl Task {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.moves.retain(|session, _| standing.contains(session));
         self.confirmations.retain(|session, _| standing.contains(session));
-        self.step(Input::Sessions { standing });
+        let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
+        self.session_timeout =
+            self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
+        self.step(Input::Sessions { standing, overslept });
     }
 
     fn finished(&mut self, finished: Finished) {
