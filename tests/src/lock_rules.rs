@@ -1,7 +1,7 @@
 //! What must be true of a lock, by ZooKeeper's own order: read from its transaction logs, and compared with what clients
 //! were told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use crate::contender::{Attempt, Belief, Lock, TTL, by_name};
@@ -42,6 +42,8 @@ pub struct Findings {
     pub told: usize,
     /// Times in which a client took for its own what was not its own any more, because its replica was stopped.
     pub excused: usize,
+    /// Contenders that were entered by the transaction in which the lock changed hands.
+    pub entered_with_a_change: usize,
     /// Writes that a guarded resource refused.
     pub refused: usize,
     /// For how long a node has outlived its client at most.
@@ -55,7 +57,12 @@ pub fn check(lock: &Lock, journal: &Journal, attempts: &[Attempt], stopped: &[St
         leases: journal.lives(|path| path.starts_with(&leases)),
         contenders: journal.lives(|path| path.starts_with(&queue)),
     };
-    let mut findings = Findings { grants: history.leases.len(), ..Findings::default() };
+    let grants: BTreeSet<_> = history.leases.iter().map(|lease| lease.created).collect();
+    // Who takes a free lock at once is gone from the queue as soon as it has come.
+    let entered_with_a_change =
+        |life: &&Life| grants.contains(&life.created) && life.ended.is_none_or(|(ended, _)| ended != life.created);
+    let entered_with_a_change = history.contenders.iter().filter(entered_with_a_change).count();
+    let mut findings = Findings { grants: history.leases.len(), entered_with_a_change, ..Findings::default() };
     never_too_many(lock, &history, &mut findings);
     only_the_first_is_served(&history, &mut findings);
     let of_this_lock: Vec<_> = attempts.iter().filter(|attempt| attempt.path == lock.path).cloned().collect();

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use rollcall_proto::v1;
 use rollcall_tests::bare::Bare;
-use rollcall_tests::client::describe;
 use rollcall_tests::contender::{Contender, Lock};
 use rollcall_tests::fleet::{Fleet, Route};
 use rollcall_tests::lock_rules::{Findings, Stopped, check};
@@ -24,7 +24,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 const CLIENTS: usize = 200;
-/// How many more want one lock for longer, and are told when they have lost it.
+/// How many want one lock on one replica, and give it back as soon as they have it, so that it changes hands fast.
+const FAST: usize = 20;
+const FAST_LOCK: &str = "/fast";
+/// How many want one lock for longer, and are told when they have lost it.
 const TENACIOUS: usize = 8;
 const TENACIOUS_LOCK: &str = "/kept";
 /// The replica that none of these is at.
@@ -45,9 +48,17 @@ fn milliseconds(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
 
 fn locks() -> Vec<Lock> {
     let lock = |(path, limit): (&str, u32)| Lock { path: path.to_owned(), limit, guarded: Arc::default() };
-    [("/one", 1), ("/other", 1), ("/deep/down/one", 1), ("/three", 3), ("/ten", 10), (TENACIOUS_LOCK, 1)]
-        .map(lock)
-        .into()
+    [
+        ("/one", 1),
+        ("/other", 1),
+        ("/deep/down/one", 1),
+        ("/three", 3),
+        ("/ten", 10),
+        (FAST_LOCK, 1),
+        (TENACIOUS_LOCK, 1),
+    ]
+    .map(lock)
+    .into()
 }
 
 /// A process of kazoo with several threads that contend. Dropping kills it, and its session expires.
@@ -120,6 +131,8 @@ async fn break_things(
     // Its client goes on writing, and only the token keeps it from what the lock guards.
     let keeper = keeper(fleet).await;
     stopped.extend(stop(fleet, keeper, SESSION + SESSION / 2).await);
+    // Somebody is to hold it when all are cut off, which is the first blow.
+    self::keeper(fleet).await;
     // Each gets its turn; when, and which replica or connection it meets, is chance.
     let mut blows = vec![Blow::CutOffPastSessions];
     while Instant::now() < end {
@@ -189,13 +202,16 @@ const VERSIONS: [&str; 2] = ["venv", "judges/kazoo-2.6"];
 async fn keeper(fleet: &mut Fleet) -> usize {
     let client = fleet.replicas[SPARE].server().client().await;
     let holder = async || {
-        let holders = describe(&client, TENACIOUS_LOCK).await.holders;
-        holders.into_iter().map(|holder| holder.name).find(|name| name.starts_with('c'))
+        let request = v1::DescribeLockRequest { path: TENACIOUS_LOCK.to_owned() };
+        // It may have lost ZooKeeper for a moment.
+        let described = client.clone().describe_lock(request).await.map_err(|status| status.to_string())?;
+        let names = described.into_inner().holders.into_iter().map(|holder| holder.name);
+        Ok(names.into_iter().find(|name| name.starts_with('c')))
     };
-    let before = holder().await;
+    let before = eventually("DescribeLock answers", SOON, holder).await;
     let mut number = 0;
     eventually("somebody else takes the lock", 2 * SOON, async || {
-        let now = holder().await.filter(|now| Some(now) != before.as_ref()).ok_or("nobody else")?;
+        let now = holder().await?.filter(|now| Some(now) != before.as_ref()).ok_or("nobody else")?;
         let digits = now[1..].split('-').next().and_then(|digits| digits.parse().ok());
         number = digits.ok_or_else(|| format!("{now} is none of ours"))?;
         Ok(())
@@ -248,11 +264,17 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
         .collect();
     let end = Instant::now() + length;
     let mut clients = JoinSet::new();
-    let (kept, wanted): (Vec<_>, Vec<_>) = locks.iter().cloned().partition(|lock| lock.path == TENACIOUS_LOCK);
-    for number in 0..CLIENTS + TENACIOUS {
+    let of = |path: &str| locks.iter().filter(|lock| lock.path == path).cloned().collect::<Vec<_>>();
+    let (kept, fast, others) = (of(TENACIOUS_LOCK), of(FAST_LOCK), locks[..locks.len() - 2].to_vec());
+    for number in 0..CLIENTS + TENACIOUS + FAST {
         let rng = StdRng::seed_from_u64(seed.wrapping_add(number as u64 + 1));
-        let (locks, holding) = if number < CLIENTS { (wanted.clone(), 0..100) } else { (kept.clone(), 6000..12_000) };
-        let home = (number >= CLIENTS).then(|| home(number));
+        let (locks, holding, home) = if number < CLIENTS {
+            (others.clone(), 0..100, None)
+        } else if number < CLIENTS + TENACIOUS {
+            (kept.clone(), 6000..12_000, Some(home(number)))
+        } else {
+            (fast.clone(), 0..1, Some(SPARE))
+        };
         let contender = Contender::new(number, holding, &fleet.addresses(), home, rng);
         clients.spawn(async move { contender.contend(&locks, end).await });
     }
@@ -265,9 +287,9 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
     let findings: Vec<Findings> = locks.iter().map(|lock| check(lock, &journal, &attempts, &stopped, BOUND)).collect();
     println!("{} attempts; kazoo held {held_by_kazoo}; {} stops", attempts.len(), stopped.len());
     for (lock, found) in locks.iter().zip(&findings) {
-        let Findings { grants, foreign, beliefs, told, excused, refused, outlived, .. } = found;
+        let Findings { grants, entered_with_a_change, foreign, beliefs, told, excused, refused, outlived, .. } = found;
         println!(
-            "  {}: {grants} grants, {foreign} contenders of kazoo, {beliefs} times held, {told} losses told, {excused} that \
+            "  {}: {grants} grants, {entered_with_a_change} entered with one, {foreign} contenders of kazoo, {beliefs} times held, {told} losses told, {excused} that \
              a stopped replica could not tell, {refused} late writes refused, nodes stood for up to {outlived:?}",
             lock.path
         );
@@ -276,6 +298,7 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
         // Somebody held that one when all replicas were cut off past their sessions, and when its replica was stopped as
         // long, which are the first blows.
         let is_tried = *told > 0 && *refused > 0;
+        assert!(lock.path != FAST_LOCK || *entered_with_a_change > 0, "{found:?}");
         assert!(is_tried || lock.path != TENACIOUS_LOCK, "no loss was told of, or nothing refused: {found:?}");
     }
     // In two minutes each has had its turn. The first seconds go by with what is broken before.

@@ -14,7 +14,7 @@ use crate::types::{NodePath, SessionId};
 use crate::zk::{Request, Response};
 
 /// A lock changes hands fast when its last two changes are no further apart.
-const FAST: Duration = Duration::from_millis(5);
+const FAST: Duration = Duration::from_millis(20);
 /// How many take their places in one transaction.
 const MOST: usize = 16;
 
