@@ -11,6 +11,8 @@ use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::ARM;
@@ -181,6 +183,33 @@ async fn a_place_and_a_grant_whose_answers_were_lost_are_found() {
     wait_until_they_are(&s.bare, "/lost", 0, 1).await;
     drop(waiter);
     wait_until_they_are(&s.bare, "/lost", 0, 0).await;
+}
+
+#[tokio::test]
+async fn who_enters_with_a_change_of_hands_whose_answer_was_lost_is_found() {
+    let s = ARM.behind_a_proxy("queue", &[]).await;
+    let (end, ending) = watch::channel(false);
+    let mut turns = JoinSet::new();
+    for number in 0..6 {
+        let (client, ending) = (s.client.clone(), ending.clone());
+        turns.spawn(async move {
+            while !*ending.borrow() {
+                drop(Locking::take(&client, "/turns", &number.to_string()).await);
+            }
+        });
+    }
+    for number in 0..10 {
+        let (client, name) = (s.client.clone(), format!("newcomer {number}"));
+        s.proxy.stall_answers_after(name.as_bytes());
+        let newcomer = tokio::spawn(async move { Locking::take(&client, "/turns", &name).await });
+        s.proxy.stalled().await;
+        s.proxy.cut();
+        s.proxy.set_traffic(Traffic::Pass);
+        drop(soon("its turn", newcomer).await.unwrap());
+    }
+    end.send_replace(true);
+    soon("the others' turns", turns.join_all()).await;
+    wait_until_they_are(&s.bare, "/turns", 0, 0).await;
 }
 
 #[tokio::test]
