@@ -18,6 +18,9 @@ const FAST: Duration = Duration::from_millis(20);
 /// How many take their places in one transaction.
 const MOST: usize = 16;
 
+/// How often in a row waiting for a change in vain makes the waits rarer.
+const MISSES: u32 = 10;
+
 /// When a lock changed hands here.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
@@ -25,6 +28,10 @@ struct Pace {
     changed_at: Instant,
     /// The time between the last two changes, if that is short.
     interval: Option<Duration>,
+    /// How often in a row one who came has waited in vain: perhaps nobody gives the lock back before it is in the queue.
+    misses: u32,
+    /// How many who come do not wait, therefore.
+    skipped: u32,
 }
 
 /// Those who wait for the next change of each lock.
@@ -56,16 +63,24 @@ pub(super) enum Entered {
 impl Pace {
     /// After another change.
     fn after(before: Option<Pace>, session: SessionId, now: Instant) -> Pace {
-        let before = before.filter(|before| before.session == session);
-        let interval = before.map(|before| now - before.changed_at).filter(|interval| *interval <= FAST);
-        Pace { session, changed_at: now, interval }
+        let Some(before) = before.filter(|before| before.session == session) else {
+            return Pace { session, changed_at: now, interval: None, misses: 0, skipped: 0 };
+        };
+        let interval = Some(now - before.changed_at).filter(|interval| *interval <= FAST);
+        Pace { changed_at: now, interval, ..before }
     }
 
     /// Until when the next change in this session is worth waiting for: half as long again as the last one took. `None`:
     /// it is not.
     fn next_until(self, session: SessionId, now: Instant) -> Option<Instant> {
         let until = self.changed_at + self.interval.filter(|_| self.session == session)? * 3 / 2;
-        (now <= until).then_some(until)
+        (now <= until && self.skipped == 0).then_some(until)
+    }
+
+    /// After one who came has entered with a change, or has waited for it in vain.
+    fn tried(self, is_miss: bool) -> Pace {
+        let misses = if is_miss { (self.misses + 1).min(MISSES) } else { 0 };
+        Pace { misses, skipped: if is_miss { 1 << misses } else { 0 }, ..self }
     }
 }
 
@@ -77,7 +92,7 @@ impl Groups {
 
     /// The lock was given back, and passed to nobody.
     pub(super) fn paused(&self, path: &NodePath) {
-        self.paces.take(path);
+        self.note(path, |pace| Pace { interval: None, ..pace });
     }
 
     /// Until when the next change of hands in this session is worth waiting for; `None`: it is not.
@@ -87,15 +102,28 @@ impl Groups {
 
     /// Enters the queue in the transaction of the next change of hands, if one is likely to be near.
     pub(super) async fn enter(&self, path: &NodePath, session: SessionId, enter: &Request) -> Entered {
-        let Some(until) = self.next_until(path, session) else { return Entered::No };
+        let Some(until) = self.next_until(path, session) else {
+            self.note(path, |pace| Pace { skipped: pace.skipped.saturating_sub(1), ..pace });
+            return Entered::No;
+        };
         let (entered, mut outcome) = oneshot::channel();
         let entrant = Entrant { session, enter: enter.clone(), entered };
         lock(&self.waiting).entry(path.clone()).or_default().push(entrant);
-        if let Ok(outcome) = tokio::time::timeout_at(until, &mut outcome).await {
-            return outcome.unwrap_or(Entered::Unknown);
+        let answered = tokio::time::timeout_at(until, &mut outcome).await.ok();
+        let is_miss = answered.is_none() && self.withdraw(path, enter);
+        self.note(path, |pace| pace.tried(is_miss));
+        match answered {
+            Some(outcome) => outcome.unwrap_or(Entered::Unknown),
+            None if is_miss => Entered::No,
+            // It was taken before, and is answered yet.
+            None => outcome.await.unwrap_or(Entered::Unknown),
         }
-        // One that was taken before that is still answered.
-        if self.withdraw(path, enter) { Entered::No } else { outcome.await.unwrap_or(Entered::Unknown) }
+    }
+
+    fn note(&self, path: &NodePath, change: impl FnOnce(Pace) -> Pace) {
+        if let Some(pace) = self.paces.get(path) {
+            self.paces.set(path, change(pace));
+        }
     }
 
     /// Whether it was still waiting.
@@ -170,11 +198,23 @@ mod tests {
         assert_eq!(twice.next_until(there, soon), None);
     }
 
+    #[test]
+    fn who_waits_in_vain_makes_others_wait_ever_more_rarely_until_one_does_not() {
+        let now = Instant::now();
+        let pace = Pace { session: HERE, changed_at: now, interval: Some(FAST), misses: 0, skipped: 0 };
+        let missed = pace.tried(true);
+        assert_eq!((missed.skipped, missed.next_until(HERE, now)), (2, None));
+        assert_eq!(Pace::after(Some(missed), HERE, now).skipped, 2);
+        assert_eq!(missed.tried(true).skipped, 4);
+        assert_eq!((0..40).fold(pace, |pace, _| pace.tried(true)).skipped, 1 << MISSES);
+        assert!(missed.tried(true).tried(false).next_until(HERE, now).is_some());
+    }
+
     /// A lock that changes hands fast, and has just done so, however slow the test is.
     fn fast() -> Groups {
         let groups = Groups::default();
         let changed_at = Instant::now() + Duration::from_millis(100);
-        groups.paces.set(&PATH, Pace { session: HERE, changed_at, interval: Some(FAST) });
+        groups.paces.set(&PATH, Pace { session: HERE, changed_at, interval: Some(FAST), misses: 0, skipped: 0 });
         groups
     }
 
@@ -213,6 +253,10 @@ mod tests {
         assert_eq!(groups.enter(&PATH, HERE, &enter("a")).await, Entered::No);
         assert!(groups.take(&PATH, HERE).is_empty());
         assert!(lock(&groups.waiting).is_empty());
+        for _ in 0..2 {
+            assert_eq!(groups.enter(&PATH, HERE, &enter("b")).now_or_never(), Some(Entered::No));
+        }
+        assert_eq!(groups.paces.get(&PATH).unwrap().skipped, 0);
     }
 
     #[tokio::test]
