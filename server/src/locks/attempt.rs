@@ -320,7 +320,9 @@ impl Attempt {
             return Ok(());
         }
         let create = self.seat.enter(self.terms.name.clone());
-        if self.checked.is_some() && self.enter_with_a_change(&create).await? {
+        // Who only tries is not kept waiting.
+        let may_wait = self.terms.wait != Wait::Try && self.checked.is_some();
+        if may_wait && self.enter_with_a_change(&create).await? {
             return Ok(());
         }
         let entering = self.seat.owner().clone();

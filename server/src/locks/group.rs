@@ -17,7 +17,6 @@ use crate::zk::{Request, Response};
 const FAST: Duration = Duration::from_millis(20);
 /// How many take their places in one transaction.
 const MOST: usize = 16;
-
 /// How often in a row waiting for a change in vain makes the waits rarer.
 const MISSES: u32 = 10;
 
