@@ -55,6 +55,9 @@ const (
 	saidUnset
 )
 
+// mostLate is how many late requests of its own a registration survives: more than there are replicas, mostly.
+const mostLate = 8
+
 const (
 	// unknown is the version of no value.
 	unknown = -1
@@ -138,7 +141,7 @@ func (s *regState) begin() {
 	s.later, s.queue, s.unanswered = nil, s.queue[:0], 0
 	for path, entry := range s.entries {
 		if entry.said.what == saidSet {
-			entry.late++
+			entry.late = min(entry.late+1, mostLate)
 		}
 		entry.said, entry.answered, entry.isQueued = said{}, unknown, true
 		s.queue = append(s.queue, path)

@@ -17,6 +17,10 @@ _UNAVAILABLE = 14
 Waiter = Callable[[Optional[ServiceRegistryException]], None]
 
 
+#: How many late requests of its own a registration survives: more than there are replicas, mostly.
+MOST_LATE = 8
+
+
 class Lost(NamedTuple):
     """A registration that is gone for good, and the client does not bring it back."""
 
@@ -118,7 +122,7 @@ class Registrations:
         self._queue.clear()
         self._unanswered = 0
         for entry in self.entries.values():
-            entry.late += isinstance(entry.said, int)
+            entry.late = min(entry.late + isinstance(entry.said, int), MOST_LATE)
             entry.said, entry.answered, entry.is_queued = None, None, False
             self._enqueue(entry)
 

@@ -241,6 +241,9 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
             // What it says does not count any more; it must only be kept alive.
             ended = async { match &mut left { Some(left) => left.next(false).await.is_err(), None => pending().await } } => {
                 if ended {
+                    if let Some(left) = left.take_if(|_| left_has_all) {
+                        sure_until = session.sure_until(&left);
+                    }
                     left = None;
                 }
             }

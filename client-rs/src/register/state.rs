@@ -42,6 +42,8 @@ pub(super) struct State {
     unanswered: usize,
 }
 
+/// How many late requests of its own a registration survives: more than there are replicas, mostly.
+const MOST_LATE: u32 = 8;
 /// The version of something that an earlier registration of the path has said.
 const EARLIER: u32 = u32::MAX;
 
@@ -177,7 +179,8 @@ impl State {
         self.queue.clear();
         self.unanswered = 0;
         for (path, entry) in &mut self.entries {
-            entry.may_follow = entry.may_follow.saturating_add(matches!(entry.said, Some(Said::Set(_))).into());
+            let is_open = matches!(entry.said, Some(Said::Set(_)));
+            entry.may_follow = MOST_LATE.min(entry.may_follow + u32::from(is_open));
             (entry.said, entry.answered, entry.is_queued) = (None, None, true);
             self.queue.push_back(path.clone());
         }

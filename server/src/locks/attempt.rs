@@ -320,9 +320,7 @@ impl Attempt {
             return Ok(());
         }
         let create = self.seat.enter(self.terms.name.clone());
-        // Who only tries is not kept waiting.
-        let may_wait = self.terms.wait != Wait::Try && self.checked.is_some();
-        if may_wait && self.enter_with_a_change(&create).await? {
+        if self.checked.is_some() && self.enter_with_a_change(&create).await? {
             return Ok(());
         }
         let entering = self.seat.owner().clone();
@@ -353,8 +351,14 @@ impl Attempt {
 
     /// Takes a place in the queue together with the lock's next change of hands, if that is near. `false`: it was not.
     async fn enter_with_a_change(&mut self, create: &Request) -> Result<bool, Interrupt> {
+        let deadline = match self.terms.wait {
+            Wait::Forever => None,
+            Wait::Until(deadline) => Some(deadline),
+            // Not kept waiting.
+            Wait::Try => return Ok(false),
+        };
         let session = self.seat.owner().id();
-        let response = match self.shared.groups.enter(&self.terms.path, session, create).await {
+        let response = match self.shared.groups.enter(&self.terms.path, session, create, deadline).await {
             Entered::Done(response) => Some(response),
             Entered::Unknown => None,
             Entered::No => return Ok(false),

@@ -99,21 +99,30 @@ impl Groups {
         self.paces.get(path)?.next_until(session, Instant::now())
     }
 
-    /// Enters the queue in the transaction of the next change of hands, if one is likely to be near.
-    pub(super) async fn enter(&self, path: &NodePath, session: SessionId, enter: &Request) -> Entered {
-        let Some(until) = self.next_until(path, session) else {
+    /// Enters the queue in the transaction of the next change of hands, if one is likely to be near, and before `deadline`.
+    pub(super) async fn enter(
+        &self,
+        path: &NodePath,
+        session: SessionId,
+        enter: &Request,
+        deadline: Option<Instant>,
+    ) -> Entered {
+        let is_soon = |until: &Instant| deadline.is_none_or(|deadline| *until < deadline);
+        let Some(until) = self.next_until(path, session).filter(is_soon) else {
             self.note(path, |pace| Pace { skipped: pace.skipped.saturating_sub(1), ..pace });
             return Entered::No;
         };
+        let changed_at = self.paces.get(path).map(|pace| pace.changed_at);
         let (entered, mut outcome) = oneshot::channel();
         let entrant = Entrant { session, enter: enter.clone(), entered };
         lock(&self.waiting).entry(path.clone()).or_default().push(entrant);
         let answered = tokio::time::timeout_at(until, &mut outcome).await.ok();
-        let is_miss = answered.is_none() && self.withdraw(path, enter);
-        self.note(path, |pace| pace.tried(is_miss));
+        let is_left = answered.is_none() && self.withdraw(path, enter);
+        // Others were taken along where the lock has changed hands.
+        self.note(path, |pace| pace.tried(is_left && Some(pace.changed_at) == changed_at));
         match answered {
             Some(outcome) => outcome.unwrap_or(Entered::Unknown),
-            None if is_miss => Entered::No,
+            None if is_left => Entered::No,
             // It was taken before, and is answered yet.
             None => outcome.await.unwrap_or(Entered::Unknown),
         }
@@ -220,11 +229,13 @@ mod tests {
     #[tokio::test]
     async fn nobody_waits_for_a_change_that_is_not_near() {
         let groups = Groups::default();
-        assert_eq!(groups.enter(&PATH, HERE, &enter("a")).now_or_never(), Some(Entered::No));
+        assert_eq!(groups.enter(&PATH, HERE, &enter("a"), None).now_or_never(), Some(Entered::No));
         groups.changed(&PATH, HERE);
-        assert_eq!(groups.enter(&PATH, HERE, &enter("a")).now_or_never(), Some(Entered::No));
+        assert_eq!(groups.enter(&PATH, HERE, &enter("a"), None).now_or_never(), Some(Entered::No));
         let fast = fast();
-        assert_eq!(fast.enter(&PATH, HERE, &enter("a")).now_or_never(), None);
+        assert_eq!(fast.enter(&PATH, HERE, &enter("a"), None).now_or_never(), None);
+        let soon = Some(Instant::now());
+        assert_eq!(fast.enter(&PATH, HERE, &enter("b"), soon).now_or_never(), Some(Entered::No));
     }
 
     #[tokio::test]
@@ -241,7 +252,7 @@ mod tests {
             taken.remove(0).tell(Entered::Done(Response::Done));
         };
         let (a, b) = (enter("a"), enter("b"));
-        let (a, b, ()) = tokio::join!(groups.enter(&PATH, HERE, &a), groups.enter(&PATH, HERE, &b), change);
+        let (a, b, ()) = tokio::join!(groups.enter(&PATH, HERE, &a, None), groups.enter(&PATH, HERE, &b, None), change);
         assert_eq!((a, b), (Entered::Done(Response::Done), Entered::Unknown));
         assert!(lock(&groups.waiting).is_empty());
     }
@@ -249,11 +260,11 @@ mod tests {
     #[tokio::test]
     async fn who_has_waited_in_vain_enters_by_itself_alone() {
         let groups = fast();
-        assert_eq!(groups.enter(&PATH, HERE, &enter("a")).await, Entered::No);
+        assert_eq!(groups.enter(&PATH, HERE, &enter("a"), None).await, Entered::No);
         assert!(groups.take(&PATH, HERE).is_empty());
         assert!(lock(&groups.waiting).is_empty());
         for _ in 0..2 {
-            assert_eq!(groups.enter(&PATH, HERE, &enter("b")).now_or_never(), Some(Entered::No));
+            assert_eq!(groups.enter(&PATH, HERE, &enter("b"), None).now_or_never(), Some(Entered::No));
         }
         assert_eq!(groups.paces.get(&PATH).unwrap().skipped, 0);
     }
@@ -262,7 +273,7 @@ mod tests {
     async fn a_change_takes_a_bounded_number_along() {
         let groups = fast();
         let requests: Vec<_> = (0..MOST + 1).map(|number| enter(&number.to_string())).collect();
-        let entering = requests.iter().map(|request| groups.enter(&PATH, HERE, request));
+        let entering = requests.iter().map(|request| groups.enter(&PATH, HERE, request, None));
         let change = async {
             tokio::task::yield_now().await;
             let taken = groups.take(&PATH, HERE);

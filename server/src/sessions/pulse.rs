@@ -25,7 +25,12 @@ struct Beats {
 impl Beats {
     fn beat(self, now: Instant) -> Self {
         let pause = now - self.last;
-        Self { last: now, woke: if pause > STOP { Some((now, pause)) } else { self.woke } }
+        if pause <= STOP {
+            return Self { last: now, ..self };
+        }
+        // A short one right after a long one does not make that short.
+        let before = self.woke.filter(|(woke, before)| now < *woke + *before).map(|(_, before)| before);
+        Self { last: now, woke: Some((now, pause.max(before.unwrap_or_default()))) }
     }
 
     fn was_stopped(self, now: Instant) -> bool {
@@ -98,6 +103,8 @@ mod tests {
         assert!(!short.slept_through(timeout, woke));
         let (long, woke) = slept(timeout / 2);
         assert!(long.slept_through(timeout, woke));
+        let again = woke + STOP * 2;
+        assert!(long.beat(again).slept_through(timeout, again), "a hiccup does not make it short");
         let later = woke + timeout;
         assert!(!Beats { last: later, ..long }.slept_through(timeout, later));
     }
