@@ -20,9 +20,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::budget::{self, Budget};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, Gathering, Service, StreamLimits};
+use crate::grpc::{self, Admission, Gathering, Service};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
@@ -58,7 +59,10 @@ pub struct Settings {
     pub(crate) keepalive: Duration,
     /// How long clients may take to move when the replica is to stop.
     pub(crate) drain: Duration,
-    pub(crate) streams: StreamLimits,
+    /// What one connection may make the replica hold.
+    pub(crate) per_connection: budget::Limits,
+    /// What all connections together may.
+    pub(crate) in_all: budget::Limits,
     pub(crate) api: grpc::Settings,
     /// How long a view that nobody uses is kept.
     pub(crate) view_idle: Duration,
@@ -134,12 +138,13 @@ impl App {
         let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
         let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
+        let budget = Budget::new(self.settings.per_connection, self.settings.in_all);
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
-            admission: Admission::new(self.settings.streams),
+            admission: Admission::new(budget.clone()),
             metrics: metrics.clone(),
             settings: Arc::new(self.settings.api.clone()),
             drain: Drain::default(),
@@ -160,7 +165,8 @@ impl App {
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true)).map_ok(Gathering::new);
+        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        let incoming = incoming.map_ok(move |socket| Gathering::new(socket, budget.account()));
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };

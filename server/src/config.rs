@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::app::Settings;
+use crate::budget::Limits;
 use crate::{grpc, zk};
 
 /// What the server is to do, unchecked.
@@ -136,10 +137,11 @@ impl Options {
             http_listen: self.http_listen,
             keepalive: within("keepalive", self.keepalive, SECOND..=TEN_MINUTES)?,
             drain: within("drain", self.drain, Duration::ZERO..=TEN_MINUTES)?,
-            streams: grpc::StreamLimits {
-                per_connection: within("max-streams-per-connection", self.max_streams_per_connection, 1..=1_000_000)?,
-                total: within("max-streams", self.max_streams, 1..=10_000_000)?,
+            per_connection: Limits {
+                streams: within("max-streams-per-connection", self.max_streams_per_connection, 1..=1_000_000)?,
+                ..Limits::CONNECTION
             },
+            in_all: Limits { streams: within("max-streams", self.max_streams, 1..=10_000_000)?, ..Limits::REPLICA },
             api: grpc::Settings {
                 max_value_bytes: within("max-value-bytes", self.max_value_bytes, 1..=1_000_000)?,
                 read_only: self.read_only,

@@ -1,95 +1,53 @@
-//! How many streams there may be, on one connection and in all. What is over is refused at once, and never waits.
+//! Which calls are taken: each is counted for its connection, and in all. What is over is refused at once, and never waits.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::{AbortHandle, JoinSet};
+use tonic::Request;
 
+use crate::budget::{Account, Budget, Resource, Share};
 use crate::error::Error;
 
-/// The bounds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StreamLimits {
-    /// Streams of one connection.
-    pub(crate) per_connection: usize,
-    /// Streams of this replica.
-    pub(crate) total: usize,
-}
-
-/// Counts the streams that stand, and keeps the tasks that read them. Cheap to clone.
+/// Counts the calls under way, and keeps the tasks that read their requests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
-    limits: StreamLimits,
-    inner: Arc<Mutex<Inner>>,
+    budget: Budget,
+    readers: Arc<Mutex<JoinSet<()>>>,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    by_connection: HashMap<Option<SocketAddr>, usize>,
-    total: usize,
-    readers: JoinSet<()>,
-}
-
-/// The place of one stream, given back on drop.
-#[derive(Debug)]
-pub(crate) struct Place {
-    connection: Option<SocketAddr>,
-    inner: Arc<Mutex<Inner>>,
-}
+/// The place of one call, given back on drop.
+pub(crate) type Place = Share;
 
 /// The task that reads one stream's requests, ended on drop.
 #[derive(Debug)]
 pub(super) struct Reader(AbortHandle);
 
+/// The account of the connection that a request came over.
+pub(super) fn account<T>(request: &Request<T>) -> Account {
+    // Every connection that is accepted has one; see `Gathering`.
+    request.extensions().get::<Account>().cloned().unwrap_or_else(Account::unlimited)
+}
+
 impl Admission {
-    pub(crate) fn new(limits: StreamLimits) -> Self {
-        Self { limits, inner: Arc::default() }
+    pub(crate) fn new(budget: Budget) -> Self {
+        Self { budget, readers: Arc::default() }
     }
 
-    /// A place for a stream of this connection.
-    pub(super) fn admit(&self, connection: Option<SocketAddr>) -> Result<Place, Error> {
-        let mut inner = lock(&self.inner);
-        let over = |limit: usize, what| Error::LimitExceeded {
-            reason: "TOO_MANY_STREAMS",
-            what,
-            limit: u64::try_from(limit).unwrap_or(u64::MAX),
-        };
-        if inner.total >= self.limits.total {
-            return Err(over(self.limits.total, "the number of streams of this replica"));
-        }
-        let on_connection = inner.by_connection.entry(connection).or_default();
-        if *on_connection >= self.limits.per_connection {
-            return Err(over(self.limits.per_connection, "the number of streams of this connection"));
-        }
-        *on_connection += 1;
-        inner.total += 1;
-        Ok(Place { connection, inner: self.inner.clone() })
+    /// A place for a call of this connection.
+    pub(super) fn admit(&self, account: &Account) -> Result<Place, Error> {
+        account.take(Resource::Streams, 1)
     }
 
-    /// How many streams stand.
+    /// Number of calls under way.
     pub(crate) fn streams(&self) -> usize {
-        lock(&self.inner).total
+        self.budget.used(Resource::Streams)
     }
 
     /// Starts the task that reads a stream's requests.
     pub(super) fn read(&self, task: impl Future<Output = ()> + Send + 'static) -> Reader {
-        let mut inner = lock(&self.inner);
-        while inner.readers.try_join_next().is_some() {}
-        Reader(inner.readers.spawn(task))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut inner = lock(&self.inner);
-        inner.total -= 1;
-        if let Some(count) = inner.by_connection.get_mut(&self.connection) {
-            *count -= 1;
-            if *count == 0 {
-                inner.by_connection.remove(&self.connection);
-            }
-        }
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        while readers.try_join_next().is_some() {}
+        Reader(readers.spawn(task))
     }
 }
 
@@ -97,8 +55,4 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-fn lock(mutex: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

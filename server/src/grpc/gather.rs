@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
+use crate::budget::Account;
+
 /// No more than this waits, in bytes; what comes then waits for the socket.
 const MOST: usize = 64 * 1024;
 
@@ -19,6 +21,7 @@ const MOST: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Gathering<S> {
     socket: S,
+    account: Account,
     /// What waits. It takes no memory when nothing does.
     waiting: Vec<u8>,
     /// How much of that the socket has taken.
@@ -38,8 +41,9 @@ enum Turn {
 }
 
 impl<S> Gathering<S> {
-    pub(crate) fn new(socket: S) -> Self {
-        Self { socket, waiting: Vec::new(), taken: 0, turn: Turn::Theirs }
+    /// `account`: what the connection may hold. Every request that comes over it carries the account as an extension.
+    pub(crate) fn new(socket: S, account: Account) -> Self {
+        Self { socket, account, waiting: Vec::new(), taken: 0, turn: Turn::Theirs }
     }
 }
 
@@ -117,11 +121,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     }
 }
 
-impl<S: Connected> Connected for Gathering<S> {
-    type ConnectInfo = S::ConnectInfo;
+impl<S> Connected for Gathering<S> {
+    type ConnectInfo = Account;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.socket.connect_info()
+    fn connect_info(&self) -> Account {
+        self.account.clone()
     }
 }
 
@@ -183,7 +187,10 @@ mod tests {
 
     impl Test {
         fn new(takes: usize) -> Self {
-            Self { gathering: Gathering::new(Socket { takes, ..Socket::default() }), wakes: Arc::default() }
+            Self {
+                gathering: Gathering::new(Socket { takes, ..Socket::default() }, Account::unlimited()),
+                wakes: Arc::default(),
+            }
         }
 
         fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut Gathering<Socket>>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {

@@ -23,7 +23,8 @@ use rollcall_proto::v1;
 use rollcall_proto::v1::registry_server::{Registry, RegistryServer};
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) use admission::{Admission, StreamLimits};
+pub(crate) use admission::Admission;
+use admission::account;
 use frames::Front;
 pub(crate) use gather::Gathering;
 
@@ -111,7 +112,7 @@ impl Service {
         if !self.drain.is_serving() {
             return Err(Error::Draining);
         }
-        self.admission.admit(request.remote_addr())
+        self.admission.admit(&account(request))
     }
 
     fn check_writable(&self) -> Result<(), Error> {

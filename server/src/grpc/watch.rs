@@ -4,8 +4,6 @@
 //! made once for all. The parts of a state are made one by one, as clients read them: a client that does not read costs
 //! no more than two (HTTP/2 asks for one ahead), which it shares with all who have the same.
 
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +16,7 @@ use rollcall_proto::v1::watch_response::Event;
 use tokio::time::{Instant, Sleep};
 use tonic::Request;
 
-use super::admission::Place;
+use super::admission::{Place, account};
 use super::frames::{Frame, frame};
 use super::{Responses, Service, convert, status};
 use crate::error::Error;
@@ -59,7 +57,7 @@ enum Unfinished {
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
         let place = self.admit(&request)?;
-        let neighbourhood = neighbourhood(request.remote_addr());
+        let neighbourhood = Neighbourhood(account(&request).id());
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -75,11 +73,6 @@ impl Service {
         let open = Open { watcher, heartbeat, unfinished: None, has_ended: false, messages, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
-}
-
-/// The watches of one connection.
-fn neighbourhood(client: Option<SocketAddr>) -> Neighbourhood {
-    Neighbourhood(BuildHasherDefault::<DefaultHasher>::default().hash_one(client))
 }
 
 async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, Open)> {

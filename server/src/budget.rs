@@ -1,0 +1,318 @@
+//! What one connection may make this replica hold, and what all connections may together.
+//!
+//! Everything that a client can make grow is taken from the [`Account`] of its connection before it grows, and is given
+//! back when the [`Share`] is dropped. A share outlives its connection where what it stands for does: a registration with
+//! a ttl counts until it is gone. Nothing here waits: what is over a limit is refused at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::error::Error;
+
+/// What is counted. The doc of each says what one unit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resource {
+    /// A call under way, unary or a stream, of any service.
+    Streams,
+    /// A registration that is held or asked for.
+    Registrations,
+    /// A byte of memory for what a client sent or has not read: values, requests that wait, unread answers.
+    Bytes,
+    /// A byte of the path of an ephemeral node.
+    PathBytes,
+    /// A path that is read or watched, and that nobody else reads.
+    Paths,
+    /// A lock that is held or waited for.
+    Locks,
+}
+
+/// Number of [`Resource`]s.
+const RESOURCES: usize = 6;
+
+impl Resource {
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The reason of the error at a limit; then what is at its limit: a connection's, and the replica's.
+    fn names(self) -> (&'static str, [&'static str; 2]) {
+        match self {
+            Self::Streams => (
+                "TOO_MANY_STREAMS",
+                ["the number of calls under way of this connection", "the number of calls under way of this replica"],
+            ),
+            Self::Registrations => (
+                "TOO_MANY_REGISTRATIONS",
+                ["the number of registrations of this connection", "the number of registrations of this replica"],
+            ),
+            Self::Bytes => (
+                "TOO_MANY_BYTES",
+                ["the memory for this connection, in bytes,", "the memory for all connections, in bytes,"],
+            ),
+            Self::PathBytes => (
+                "TOO_MANY_PATH_BYTES",
+                [
+                    "the size of all registered paths and locks of this connection, in bytes,",
+                    "the size of all registered paths and locks of this replica, in bytes,",
+                ],
+            ),
+            Self::Paths => (
+                "TOO_MANY_PATHS",
+                [
+                    "the number of paths that this connection reads and watches",
+                    "the number of paths that this replica reads and watches",
+                ],
+            ),
+            Self::Locks => (
+                "TOO_MANY_LOCKS",
+                [
+                    "the number of locks that this connection holds and waits for",
+                    "the number of locks that this replica holds and waits for",
+                ],
+            ),
+        }
+    }
+}
+
+/// The most of each resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// See [`Resource::Streams`].
+    pub(crate) streams: usize,
+    /// See [`Resource::Registrations`].
+    pub(crate) registrations: usize,
+    /// See [`Resource::Bytes`].
+    pub(crate) bytes: usize,
+    /// See [`Resource::PathBytes`].
+    pub(crate) path_bytes: usize,
+    /// See [`Resource::Paths`].
+    pub(crate) paths: usize,
+    /// See [`Resource::Locks`].
+    pub(crate) locks: usize,
+}
+
+impl Limits {
+    /// What one connection may hold, unless the operator says otherwise.
+    pub(crate) const CONNECTION: Self = Self {
+        streams: 50_000,
+        registrations: 100_000,
+        bytes: 256 * 1024 * 1024,
+        path_bytes: 5 * 1024 * 1024,
+        paths: 5_000,
+        locks: 10_000,
+    };
+
+    /// What all connections may hold together, unless the operator says otherwise.
+    pub(crate) const REPLICA: Self = Self {
+        streams: 500_000,
+        registrations: 2_000_000,
+        bytes: 4 * 1024 * 1024 * 1024,
+        path_bytes: 20 * 1024 * 1024,
+        paths: 50_000,
+        locks: 100_000,
+    };
+
+    /// No limits: for what the replica does by itself, and for tests.
+    pub(crate) const NONE: Self = Self {
+        streams: usize::MAX,
+        registrations: usize::MAX,
+        bytes: usize::MAX,
+        path_bytes: usize::MAX,
+        paths: usize::MAX,
+        locks: usize::MAX,
+    };
+
+    fn of(&self, resource: Resource) -> usize {
+        match resource {
+            Resource::Streams => self.streams,
+            Resource::Registrations => self.registrations,
+            Resource::Bytes => self.bytes,
+            Resource::PathBytes => self.path_bytes,
+            Resource::Paths => self.paths,
+            Resource::Locks => self.locks,
+        }
+    }
+}
+
+/// Amounts in use, each below its limit.
+#[derive(Debug)]
+struct Ledger {
+    limits: Limits,
+    used: [AtomicUsize; RESOURCES],
+}
+
+impl Ledger {
+    fn new(limits: Limits) -> Self {
+        Self { limits, used: Default::default() }
+    }
+
+    fn used(&self, resource: Resource) -> usize {
+        self.used[resource.index()].load(Ordering::Relaxed)
+    }
+
+    /// Adds an amount; the limit when it does not fit.
+    fn add(&self, resource: Resource, amount: usize) -> Result<(), usize> {
+        let limit = self.limits.of(resource);
+        let fits = |used: usize| used.checked_add(amount).filter(|sum| *sum <= limit);
+        let added = self.used[resource.index()].fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        added.map(drop).map_err(|_| limit)
+    }
+
+    fn subtract(&self, resource: Resource, amount: usize) {
+        self.used[resource.index()].fetch_sub(amount, Ordering::Relaxed);
+    }
+}
+
+/// What this replica may hold. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    replica: Arc<Ledger>,
+    connection: Limits,
+    next_id: Arc<AtomicU64>,
+}
+
+/// What one connection may hold, and does. Clones are the same account.
+#[derive(Debug, Clone)]
+pub(crate) struct Account(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: u64,
+    own: Ledger,
+    replica: Arc<Ledger>,
+}
+
+/// An amount that was taken from an account, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Share {
+    account: Account,
+    resource: Resource,
+    amount: usize,
+}
+
+impl Budget {
+    /// `connection`: what each connection may hold. `replica`: what all may hold together.
+    pub(crate) fn new(connection: Limits, replica: Limits) -> Self {
+        Self { replica: Arc::new(Ledger::new(replica)), connection, next_id: Arc::default() }
+    }
+
+    /// An account for a new connection.
+    pub(crate) fn account(&self) -> Account {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        Account(Arc::new(Inner { id, own: Ledger::new(self.connection), replica: self.replica.clone() }))
+    }
+
+    /// How much of a resource all connections hold together.
+    pub(crate) fn used(&self, resource: Resource) -> usize {
+        self.replica.used(resource)
+    }
+}
+
+impl Account {
+    /// An account without limits.
+    pub(crate) fn unlimited() -> Self {
+        Budget::new(Limits::NONE, Limits::NONE).account()
+    }
+
+    /// Takes an amount.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when this connection, or the replica, would be over its limit. Nothing is taken then.
+    pub(crate) fn take(&self, resource: Resource, amount: usize) -> Result<Share, Error> {
+        self.add(resource, amount)?;
+        Ok(Share { account: self.clone(), resource, amount })
+    }
+
+    /// The number of the connection: unique in this process.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// How much of a resource this connection holds.
+    pub(crate) fn used(&self, resource: Resource) -> usize {
+        self.0.own.used(resource)
+    }
+
+    fn add(&self, resource: Resource, amount: usize) -> Result<(), Error> {
+        let (reason, [connection, replica]) = resource.names();
+        let refused =
+            |what, limit| Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(u64::MAX) };
+        self.0.own.add(resource, amount).map_err(|limit| refused(connection, limit))?;
+        self.0.replica.add(resource, amount).map_err(|limit| {
+            self.0.own.subtract(resource, amount);
+            refused(replica, limit)
+        })
+    }
+
+    fn subtract(&self, resource: Resource, amount: usize) {
+        self.0.own.subtract(resource, amount);
+        self.0.replica.subtract(resource, amount);
+    }
+}
+
+impl Share {
+    /// Changes how much is held.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when that is more and does not fit; the amount is then as before.
+    pub(crate) fn resize(&mut self, amount: usize) -> Result<(), Error> {
+        if amount > self.amount {
+            self.account.add(self.resource, amount - self.amount)?;
+        } else {
+            self.account.subtract(self.resource, self.amount - amount);
+        }
+        self.amount = amount;
+        Ok(())
+    }
+
+    /// How much is held.
+    pub(crate) fn amount(&self) -> usize {
+        self.amount
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.account.subtract(self.resource, self.amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget() -> Budget {
+        Budget::new(Limits { streams: 2, bytes: 10, ..Limits::NONE }, Limits { streams: 3, ..Limits::NONE })
+    }
+
+    #[test]
+    fn a_connection_and_the_replica_have_limits_of_their_own() {
+        let budget = budget();
+        let (one, other) = (budget.account(), budget.account());
+        let shares = [one.take(Resource::Streams, 1).unwrap(), one.take(Resource::Streams, 1).unwrap()];
+        let refused = one.take(Resource::Streams, 1).unwrap_err();
+        assert_eq!(refused.reason(), "TOO_MANY_STREAMS");
+        assert_eq!(refused.to_string(), "the number of calls under way of this connection is at its limit of 2");
+        let third = other.take(Resource::Streams, 1).unwrap();
+        let refused = other.take(Resource::Streams, 1).unwrap_err();
+        assert_eq!(refused.to_string(), "the number of calls under way of this replica is at its limit of 3");
+        drop(shares);
+        assert!(other.take(Resource::Streams, 1).is_ok(), "what was refused left nothing behind");
+        drop(third);
+        assert_eq!((budget.used(Resource::Streams), one.used(Resource::Streams)), (0, 0));
+    }
+
+    #[test]
+    fn a_share_grows_only_as_far_as_it_fits_and_gives_everything_back() {
+        let account = budget().account();
+        let mut share = account.take(Resource::Bytes, 4).unwrap();
+        share.resize(10).unwrap();
+        assert!(share.resize(11).is_err());
+        assert!(share.resize(usize::MAX).is_err());
+        assert_eq!((share.amount(), account.used(Resource::Bytes)), (10, 10));
+        share.resize(1).unwrap();
+        assert_eq!(account.used(Resource::Bytes), 1);
+        drop(share);
+        assert_eq!(account.used(Resource::Bytes), 0);
+    }
+}
