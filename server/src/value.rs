@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 16;
 /// What the JSON parser takes for a number when it is the key of an object.
 const NUMBER_MARK: &str = "$serde_json::private::Number";
 
-/// A value as a client gives or gets it.
+/// What a znode holds, as a client gets it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     /// A JSON object whose numbers are all doubles without loss.
@@ -22,6 +22,23 @@ pub(crate) enum Value {
     Text(String),
     /// Any bytes.
     Raw(Bytes),
+}
+
+/// A value that a client sent, as the bytes for the znode but without the server's keys. It takes these bytes and no more,
+/// however long it waits for ZooKeeper, and is parsed only to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EncodedValue {
+    bytes: Bytes,
+    kind: Kind,
+}
+
+/// What an [`EncodedValue`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A JSON object, compact, and whether the caller has set the server's keys in it.
+    Object { has_pid: bool, has_created: bool },
+    /// Text, or any bytes.
+    Plain,
 }
 
 /// The keys that the server adds to an object.
@@ -60,70 +77,100 @@ impl Value {
             Err(_) => Self::Text(text.to_owned()),
         })
     }
+}
 
-    /// The bytes for the znode; an object without the keys that the server adds.
-    pub(crate) fn to_bytes(&self) -> Bytes {
-        match self {
-            Self::Object(object) => write_object(None, None, object),
-            Self::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
-            Self::Raw(bytes) => bytes.clone(),
-        }
+impl EncodedValue {
+    /// An object.
+    pub(crate) fn object(object: &Map<String, Json>) -> Self {
+        let (has_pid, has_created) = (object.contains_key("pid"), object.contains_key("created"));
+        // Neither a text nor a value fails to be written into memory.
+        let json = serde_json::to_vec(object).unwrap_or_default();
+        Self { bytes: own(&json), kind: Kind::Object { has_pid, has_created } }
+    }
+
+    /// The object without members.
+    pub(crate) fn empty_object() -> Self {
+        Self::object(&Map::new())
+    }
+
+    /// Text, or any bytes. They are copied: what they are a part of is not kept for them.
+    pub(crate) fn plain(bytes: &[u8]) -> Self {
+        Self { bytes: own(bytes), kind: Kind::Plain }
+    }
+
+    /// How many bytes it has, without the server's keys.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The bytes for the znode, stamped.
     pub(crate) fn to_stamped_bytes(&self, stamp: &Stamp) -> Bytes {
-        let Self::Object(object) = self else { return self.to_bytes() };
-        write_object(stamp.pid.map(Json::from), Some(Json::from(stamp.created.clone())), object)
+        self.with_keys(stamp.pid.map(Json::from), || Json::from(stamp.created.clone()))
     }
 
     /// The bytes for the znode, with the server's keys as they stand in `first`: the bytes of an earlier write for the
     /// same holder. Where `first` has none, `stamp` gives them.
     pub(crate) fn to_bytes_keeping(&self, first: &Bytes, stamp: &Stamp) -> Bytes {
-        let Self::Object(object) = self else { return self.to_bytes() };
-        let Some(Self::Object(mut kept)) = Self::from_bytes(first) else { return self.to_stamped_bytes(stamp) };
-        let created = kept.remove("created").unwrap_or_else(|| Json::from(stamp.created.clone()));
+        if self.kind == Kind::Plain {
+            return self.bytes.clone();
+        }
+        let Some(Value::Object(mut kept)) = Value::from_bytes(first) else { return self.to_stamped_bytes(stamp) };
         let pid = kept.remove("pid").or(stamp.pid.map(Json::from));
-        write_object(pid, Some(created), object)
+        self.with_keys(pid, || kept.remove("created").unwrap_or_else(|| Json::from(stamp.created.clone())))
+    }
+
+    /// Compact JSON: the server's keys first, then the caller's, which win over both.
+    fn with_keys(&self, pid: Option<Json>, created: impl FnOnce() -> Json) -> Bytes {
+        let Kind::Object { has_pid, has_created } = self.kind else { return self.bytes.clone() };
+        let pid = pid.filter(|_| !has_pid).map(|pid| format!("\"pid\":{pid}"));
+        let created = (!has_created).then(|| format!("\"created\":{}", created()));
+        // What follows the opening brace.
+        let own_members = self.bytes.get(1..).unwrap_or_default();
+        let mut text = Vec::with_capacity(self.bytes.len() + 64);
+        text.push(b'{');
+        for member in [pid, created].into_iter().flatten() {
+            text.extend_from_slice(member.as_bytes());
+            text.push(b',');
+        }
+        if own_members == b"}" && text.len() > 1 {
+            text.pop();
+        }
+        text.extend_from_slice(own_members);
+        own(&text)
+    }
+
+    /// The object that it is; `None` if it is none.
+    fn parsed(&self) -> Option<Map<String, Json>> {
+        (self.kind != Kind::Plain).then(|| serde_json::from_slice(&self.bytes).ok())?
     }
 
     /// Whether a znode with these bytes holds this very value, the keys that the server may have added included.
     pub(crate) fn is_identical(&self, bytes: &Bytes) -> bool {
-        let Self::Object(object) = self else { return self.to_bytes() == *bytes };
-        matches!(Self::from_bytes(bytes), Some(Self::Object(other)) if objects_equal(object, &other))
+        match self.parsed() {
+            None => self.bytes == *bytes,
+            Some(object) => {
+                matches!(Value::from_bytes(bytes), Some(Value::Object(other)) if objects_equal(&object, &other))
+            }
+        }
     }
 
     /// Whether a znode with these bytes holds the same data: equal as JSON, without the keys that the server added.
     pub(crate) fn is_same_data(&self, bytes: &Bytes) -> bool {
-        let Self::Object(object) = self else { return self.to_bytes() == *bytes };
-        let Some(Self::Object(mut other)) = Self::from_bytes(bytes) else { return false };
+        let Some(object) = self.parsed() else { return self.bytes == *bytes };
+        let Some(Value::Object(mut other)) = Value::from_bytes(bytes) else { return false };
         for added in ["pid", "created"] {
             if !object.contains_key(added) {
                 other.remove(added);
             }
         }
-        objects_equal(object, &other)
+        objects_equal(&object, &other)
     }
 }
 
-/// Writes compact JSON: the server's keys first, then the caller's, which win over both.
-fn write_object(pid: Option<Json>, created: Option<Json>, object: &Map<String, Json>) -> Bytes {
-    let added = [("pid", pid), ("created", created)];
-    let mut text = Vec::with_capacity(256);
-    text.push(b'{');
-    let added = added.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?)));
-    let added = added.filter(|(key, _)| !object.contains_key(*key));
-    for (key, value) in added.chain(object.iter().map(|(key, value)| (key.as_str(), value))) {
-        if text.len() > 1 {
-            text.push(b',');
-        }
-        // Neither a text nor a value fails to be written into memory.
-        drop(serde_json::to_writer(&mut text, key));
-        text.push(b':');
-        drop(serde_json::to_writer(&mut text, value));
-    }
-    text.push(b'}');
-    text.shrink_to_fit();
-    Bytes::from(text)
+/// The same bytes in an allocation of their own, of just their size: a part of what was read from a socket keeps all that
+/// was read with it.
+pub(crate) fn own(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
 }
 
 /// A JSON number for a double: whole ones without a fraction, as long as they are written out by everybody. `None` for
@@ -183,8 +230,8 @@ mod tests {
         Value::from_bytes(&Bytes::copy_from_slice(text.as_bytes()))
     }
 
-    fn object(text: &str) -> Value {
-        Value::Object(serde_json::from_str(text).unwrap())
+    fn object(text: &str) -> EncodedValue {
+        EncodedValue::object(&serde_json::from_str(text).unwrap())
     }
 
     fn stamp(pid: Option<u32>) -> Stamp {
@@ -250,6 +297,26 @@ mod tests {
         }
         assert_eq!(number(1e300).unwrap().to_string().parse::<f64>().unwrap(), 1e300);
         assert_eq!(number(f64::NAN), None);
+    }
+
+    #[test]
+    fn the_servers_keys_alone_are_an_object_too() {
+        let (empty, none) = (EncodedValue::empty_object(), stamp(None));
+        assert_eq!(empty.to_stamped_bytes(&none), r#"{"created":"2026-11-22 09:38:38"}"#);
+        assert_eq!(object(r#"{"pid":1,"created":2}"#).to_stamped_bytes(&none), r#"{"created":2,"pid":1}"#);
+        assert_eq!(EncodedValue::plain(b"{}").to_stamped_bytes(&none), "{}");
+        assert!(
+            empty.is_same_data(&empty.to_stamped_bytes(&none)) && !empty.is_identical(&empty.to_stamped_bytes(&none))
+        );
+    }
+
+    #[test]
+    fn a_value_keeps_its_own_bytes_and_not_the_buffer_that_it_came_in() {
+        let buffer = Bytes::from(vec![b'x'; 64 * 1024]);
+        let value = EncodedValue::plain(&buffer[100..200]);
+        assert_eq!(value.len(), 100);
+        assert!(!buffer.as_ptr_range().contains(&value.bytes.as_ptr()));
+        assert!(buffer.is_unique());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::locks::{self, LockEvent};
 use crate::sessions::{LostReason, Notice};
 use crate::types::{NodePath, PathError, Stat};
-use crate::value::{Value, exact_double, number};
+use crate::value::{EncodedValue, Value, exact_double, number};
 use crate::views::{BackendState, Change, ChangeKind, Entry};
 
 /// An object that takes more than this as a `Struct` is shown raw, in bytes.
@@ -36,12 +36,12 @@ fn invalid_path(text: &str, error: PathError) -> Error {
 }
 
 /// A value of a request; `None` when none was given, or an empty one.
-pub(super) fn value(value: Option<v1::Value>) -> Result<Option<Value>, Error> {
+pub(super) fn value(value: Option<v1::Value>) -> Result<Option<EncodedValue>, Error> {
     Ok(match value.and_then(|value| value.kind) {
         None => None,
-        Some(v1::value::Kind::Data(object)) => Some(Value::Object(object_from_proto(object)?)),
-        Some(v1::value::Kind::Text(text)) => Some(Value::Text(text)),
-        Some(v1::value::Kind::Raw(bytes)) => Some(Value::Raw(bytes)),
+        Some(v1::value::Kind::Data(object)) => Some(EncodedValue::object(&object_from_proto(object)?)),
+        Some(v1::value::Kind::Text(text)) => Some(EncodedValue::plain(text.as_bytes())),
+        Some(v1::value::Kind::Raw(bytes)) => Some(EncodedValue::plain(&bytes)),
     })
 }
 

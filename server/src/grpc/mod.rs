@@ -17,7 +17,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{Stream, stream};
 use rollcall_proto::v1;
 use rollcall_proto::v1::registry_server::{Registry, RegistryServer};
@@ -70,12 +69,12 @@ pub(crate) fn serve(service: Service) -> Front<RegistryServer<Service>> {
 }
 
 impl Settings {
-    fn check_size(&self, path: &NodePath, bytes: &Bytes) -> Result<(), Error> {
+    fn check_size(&self, path: &NodePath, bytes: usize) -> Result<(), Error> {
         let limit = self.max_value_bytes;
-        if bytes.len() <= limit {
+        if bytes <= limit {
             return Ok(());
         }
-        Err(Error::ValueTooLarge { path: path.clone(), bytes: bytes.len(), limit })
+        Err(Error::ValueTooLarge { path: path.clone(), bytes, limit })
     }
 }
 

@@ -16,7 +16,7 @@ impl Service {
         let stamp = Stamp { pid: None, created: clock::created_now() };
         let value = convert::value(request.value)?;
         let bytes = value.map_or_else(Bytes::new, |value| value.to_stamped_bytes(&stamp));
-        self.settings.check_size(&path, &bytes)?;
+        self.settings.check_size(&path, bytes.len())?;
         let expect = match (request.expected_version, request.create_only) {
             (Some(_), true) => {
                 let cause = "it can't go with create_only".to_owned();

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
-use crate::value::Value;
+use crate::value::EncodedValue;
 
 /// What lives as long as the RPC.
 struct Open {
@@ -153,13 +153,13 @@ impl Settings {
 
     fn set_request(&self, set: v1::SetRegistration) -> Result<sessions::Request, Error> {
         let path: NodePath = convert::path_below_root(&set.path)?;
-        let value = convert::value(set.value)?.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-        let bytes = value.to_bytes();
-        self.check_size(&path, &bytes)?;
+        let value = convert::value(set.value)?.unwrap_or_else(EncodedValue::empty_object);
+        let bytes = value.len();
+        self.check_size(&path, bytes)?;
         Ok(sessions::Request::Set {
             path,
             value,
-            bytes: bytes.len(),
+            bytes,
             generation: set.generation.map(Generation),
             exclusive: set.exclusive,
             created: clock::created_now(),

@@ -14,7 +14,7 @@ use super::pulse::Pulse;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::value::{Stamp, Value};
+use crate::value::{EncodedValue, Stamp, own};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, Owner, Read, Room, Unit, Zk, layout};
 
 /// How often a claim looks again before it is left to a later try.
@@ -34,7 +34,7 @@ pub(super) enum Content {
 /// A value, and what the server adds to it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Fresh {
-    pub(super) value: Value,
+    pub(super) value: EncodedValue,
     pub(super) stamp: Stamp,
 }
 
@@ -228,7 +228,7 @@ fn decide(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: b
         // An older incarnation than ours stands only when ZooKeeper has lost what came after.
         _ if on_our_session && is_same => Step::Keep,
         _ if on_our_session => Step::Write(claim.content.bytes_keeping(&read.data)),
-        _ if is_same => Step::Replace { bytes: read.data.clone(), adopted: true },
+        _ if is_same => Step::Replace { bytes: own(&read.data), adopted: true },
         _ => Step::Replace { bytes: claim.content.bytes_keeping(&read.data), adopted: true },
     }
 }
@@ -393,7 +393,7 @@ impl Claims {
         }
         match (decide(claim, path, read.as_ref(), ours.is_some(), look.is_synced), read, ours) {
             (Step::Create, _, _) => self.create(path, claim).await,
-            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, read, &owner, moves, claim)),
+            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, &read, &owner, moves, claim)),
             (Step::Write(bytes), Some(read), Some((owner, moves))) => {
                 Self::write(path, claim, read, &owner, moves, bytes).await
             }
@@ -429,11 +429,11 @@ impl Claims {
         asker.is_gone()
     }
 
-    fn keep(path: &NodePath, read: Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
+    fn keep(path: &NodePath, read: &Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
         let held = Held {
             generation: Generation(read.stat.czxid),
             session: owner.id(),
-            bytes: read.data,
+            bytes: own(&read.data),
             written: Zxid(read.stat.mzxid),
             moves,
         };

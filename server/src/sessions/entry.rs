@@ -13,7 +13,7 @@ use super::outbox::{LostReason, Notice};
 use super::state::{Effect, State, Stream, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
-use crate::value::{Stamp, Value};
+use crate::value::{EncodedValue, Stamp, own};
 use crate::zk::{Read, Seen};
 
 /// The pause before the second put-back of a registration that is deleted again and again; it doubles from there.
@@ -34,7 +34,7 @@ pub(super) enum Command {
     /// To hold it.
     Set {
         by: StreamId,
-        value: Value,
+        value: EncodedValue,
         /// How long the value is.
         bytes: usize,
         stamp: Stamp,
@@ -295,7 +295,7 @@ impl State {
         &mut self,
         path: &NodePath,
         by: StreamId,
-        value: Value,
+        value: EncodedValue,
         stamp: Stamp,
         generation: Option<Generation>,
         exclusive: bool,
@@ -492,7 +492,7 @@ impl State {
     }
 
     /// The incarnation that is held stands.
-    fn seen_standing(&mut self, path: &NodePath, read: Read, held: &Held, holder: StreamId) {
+    fn seen_standing(&mut self, path: &NodePath, read: &Read, held: &Held, holder: StreamId) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         if entry.unseen.is_none() {
             entry.witness = Witness::default();
@@ -501,9 +501,10 @@ impl State {
             return;
         }
         let overwritten = read.data != held.bytes;
-        entry.held = Some(Held { bytes: read.data.clone(), written: Zxid(read.stat.mzxid), ..held.clone() });
+        let data = own(&read.data);
+        entry.held = Some(Held { bytes: data.clone(), written: Zxid(read.stat.mzxid), ..held.clone() });
         if overwritten {
-            self.tell(holder, Notice::Overwritten { path: path.clone(), data: read.data, stat: read.stat });
+            self.tell(holder, Notice::Overwritten { path: path.clone(), data, stat: read.stat });
         }
     }
 
@@ -541,7 +542,7 @@ impl State {
                         entry.holder = None;
                         self.lose(path, holder, held.generation, LostReason::TakenOver);
                     }
-                    Ordering::Equal => self.seen_standing(path, read, &held, holder),
+                    Ordering::Equal => self.seen_standing(path, &read, &held, holder),
                     // The server that was read has not seen our own write yet.
                     Ordering::Less => {}
                 }

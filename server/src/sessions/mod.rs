@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::error::Error;
 use crate::types::{Generation, NodePath};
-use crate::value::Value;
+use crate::value::EncodedValue;
 use crate::zk::Zk;
 use crate::zk::layout::is_in_lock_queue;
 
@@ -71,7 +71,7 @@ pub(crate) enum Request {
     /// See [`Input::Set`].
     Set {
         path: NodePath,
-        value: Value,
+        value: EncodedValue,
         /// How long the value is in a znode.
         bytes: usize,
         generation: Option<Generation>,

@@ -16,7 +16,7 @@ use super::entry::{Command, Entry};
 use super::outbox::{LostReason, Notice};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId};
-use crate::value::{Stamp, Value};
+use crate::value::{EncodedValue, Stamp};
 use crate::zk::{Moves, Seen};
 
 /// After a ttl has gone by, how long what has already arrived may take to be read: a replica that was itself stopped
@@ -51,7 +51,7 @@ pub(super) enum Input {
     Set {
         stream: StreamId,
         path: NodePath,
-        value: Value,
+        value: EncodedValue,
         /// How long the value is in a znode.
         bytes: usize,
         generation: Option<Generation>,

@@ -13,7 +13,7 @@ use super::outbox::{LostReason, Notice};
 use super::state::{Effect, Input, Limits, State, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::value::Value;
+use crate::value::EncodedValue;
 use crate::zk::{Moves, Read, Seen};
 
 const SESSION: SessionId = SessionId(7);
@@ -52,8 +52,8 @@ impl Replica {
     }
 
     fn set_with(&mut self, stream: StreamId, generation: Option<Generation>, exclusive: bool) -> Vec<Effect> {
-        let value = Value::Text("data".to_owned());
-        let (bytes, created) = (value.to_bytes().len(), "now".to_owned());
+        let value = EncodedValue::plain(b"data");
+        let (bytes, created) = (value.len(), "now".to_owned());
         self.step(Input::Set { stream, path: path(), value, bytes, generation, exclusive, created })
     }
 
@@ -540,7 +540,7 @@ fn a_stream_over_its_limit_is_rejected_and_goes_on() {
     replica.open(ONE, None);
     for index in 0..4 {
         let path = NodePath::trusted(format!("/{index}"));
-        let (value, created) = (Value::Text(String::new()), String::new());
+        let (value, created) = (EncodedValue::plain(b""), String::new());
         let set = Input::Set { stream: ONE, path, value, bytes: 0, generation: None, exclusive: false, created };
         let effects = replica.step(set);
         let rejected = matches!(notices(&effects)[..], [(ONE, Notice::Rejected { .. })]);
