@@ -352,3 +352,6 @@ fn place(connected: &[Owner], cost: usize) -> Option<Room> {
         tried.push(best.id());
     }
 }
+
+#[cfg(test)]
+mod tests;

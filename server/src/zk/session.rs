@@ -290,7 +290,12 @@ impl Task {
     async fn run(mut self) {
         loop {
             let Some((reader, writer)) = self.connect().await else {
-                tracing::warn!(session = format_args!("{:#x}", lock(&self.identity).id), "zookeeper session expired");
+                if !self.queue.is_closed() {
+                    tracing::warn!(
+                        session = format_args!("{:#x}", lock(&self.identity).id),
+                        "zookeeper session expired"
+                    );
+                }
                 self.link.send_replace(Link::Expired);
                 self.refuse_queued(Error::SessionExpired);
                 self.watches.connection_lost();
@@ -526,55 +531,4 @@ fn is_carried_out_write(op_code: OpCode, response: &Response) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-    use rollcall_embedded::Embedded;
-    use rollcall_wire::CreateMode;
-
-    use super::super::calls::{create, delete};
-    use super::*;
-
-    #[tokio::test]
-    async fn a_write_that_is_carried_out_is_evidence_and_no_read_or_refusal_is() {
-        let embedded = Embedded::bind("127.0.0.1:0".parse().unwrap(), rollcall_embedded::Config::default());
-        let embedded = embedded.await.unwrap();
-        let config = Config::of(embedded.local_addr());
-        let (session, life) = Session::start(Arc::new(config), Arc::default());
-        let evidence = session.evidence();
-        let steps = async {
-            assert!(session.connected().await);
-            let make = |path: &str| create(path, Bytes::new(), CreateMode::Persistent);
-            let moves = |before: Instant| *evidence.borrow() > before;
-            for write in [make("/a"), Request::Multi(vec![make("/b"), make("/c")]), delete("/c", -1)] {
-                let before = *evidence.borrow();
-                session.submit(write).await.unwrap();
-                assert!(moves(before));
-            }
-            let before = *evidence.borrow();
-            session.submit(Request::Exists { path: "/a".to_owned(), watch: false }).await.unwrap();
-            session.submit(Request::Sync { path: "/a".to_owned() }).await.unwrap();
-            session.submit(make("/a")).await.unwrap_err();
-            session.submit(Request::Multi(vec![make("/d"), make("/a")])).await.unwrap();
-            assert!(!moves(before));
-        };
-        tokio::select! {
-            () = steps => {}
-            () = life => panic!("the session stands"),
-            () = embedded.run(std::future::pending()) => panic!("the server runs"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_is_given_up_when_it_answers_nothing_and_not_when_it_is_slow() {
-        const HOUR: Duration = Duration::from_secs(3600);
-        let pending = Mutex::new(VecDeque::new());
-        let is_given_up = |answered, patience| unanswered(&pending, answered, patience).now_or_never().is_some();
-        let now = Instant::now();
-        assert!(!is_given_up(now, HOUR), "nothing was asked");
-        let reply = oneshot::channel().0;
-        lock(&pending).push_back(Pending { xid: 1, op_code: OpCode::Exists, sent_at: now, mailbox: None, reply });
-        assert!(!is_given_up(now, HOUR), "it has just been asked");
-        assert!(is_given_up(now, Duration::ZERO));
-        assert!(!is_given_up(now + HOUR, Duration::ZERO), "it has answered another request since");
-    }
-}
+mod tests;

@@ -38,11 +38,11 @@ enum Round {
 }
 
 impl Task {
-    /// Tries all servers in turn until one takes the session; `None` when it is over.
+    /// Tries all servers in turn until one takes the session; `None` when it is over, or all handles are gone.
     pub(super) async fn connect(&mut self) -> Option<Connection> {
         let mut pause = RECONNECT_FIRST;
         let (mut is_probe, mut no_probe_until) = (false, Instant::now());
-        loop {
+        while !self.queue.is_closed() {
             match self.round(is_probe).await {
                 Round::Connected(connection) => return Some(connection),
                 Round::Expired => return None,
@@ -61,6 +61,7 @@ impl Task {
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(RECONNECT_CAP);
         }
+        None
     }
 
     /// Tries each address once. It takes a third of the session time-out, or half a second an address where that is more,
