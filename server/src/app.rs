@@ -138,7 +138,8 @@ impl App {
         let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
         let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
         let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
-        let budget = Budget::new(self.settings.per_connection, self.settings.in_all);
+        let path_overhead = self.settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
+        let budget = Budget::new(self.settings.per_connection, self.settings.in_all).with_path_overhead(path_overhead);
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &mut tasks),

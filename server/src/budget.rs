@@ -18,7 +18,8 @@ pub(crate) enum Resource {
     Registrations,
     /// A byte of memory for what a client sent or has not read: values, requests that wait, unread answers.
     Bytes,
-    /// A byte of the path of an ephemeral node.
+    /// A byte of the path of an ephemeral node, as ZooKeeper writes it. Each share is of one path: what is asked for is the
+    /// path's length, and [`Budget::with_path_overhead`] is added to it.
     PathBytes,
     /// A path that is read or watched, and that nobody else reads.
     Paths,
@@ -32,6 +33,12 @@ const RESOURCES: usize = 6;
 impl Resource {
     fn index(self) -> usize {
         self as usize
+    }
+
+    /// The error when all connections together are at this limit.
+    pub(crate) fn exceeded(self, limit: usize) -> Error {
+        let (reason, [_, what]) = self.names();
+        Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(u64::MAX) }
     }
 
     /// The reason of the error at a limit; then what is at its limit: a connection's, and the replica's.
@@ -168,6 +175,7 @@ impl Ledger {
 pub(crate) struct Budget {
     replica: Arc<Ledger>,
     connection: Limits,
+    path_overhead: usize,
     next_id: Arc<AtomicU64>,
 }
 
@@ -180,6 +188,7 @@ struct Inner {
     id: u64,
     own: Ledger,
     replica: Arc<Ledger>,
+    path_overhead: usize,
 }
 
 /// An amount that was taken from an account, given back on drop.
@@ -193,13 +202,19 @@ pub(crate) struct Share {
 impl Budget {
     /// `connection`: what each connection may hold. `replica`: what all may hold together.
     pub(crate) fn new(connection: Limits, replica: Limits) -> Self {
-        Self { replica: Arc::new(Ledger::new(replica)), connection, next_id: Arc::default() }
+        Self { replica: Arc::new(Ledger::new(replica)), connection, path_overhead: 0, next_id: Arc::default() }
+    }
+
+    /// Counts so many bytes more for each path of [`Resource::PathBytes`]: the chroot, and the length before it.
+    pub(crate) fn with_path_overhead(self, bytes: usize) -> Self {
+        Self { path_overhead: bytes, ..self }
     }
 
     /// An account for a new connection.
     pub(crate) fn account(&self) -> Account {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        Account(Arc::new(Inner { id, own: Ledger::new(self.connection), replica: self.replica.clone() }))
+        let (own, replica) = (Ledger::new(self.connection), self.replica.clone());
+        Account(Arc::new(Inner { id, own, replica, path_overhead: self.path_overhead }))
     }
 
     /// How much of a resource all connections hold together.
@@ -219,6 +234,7 @@ impl Account {
     /// # Errors
     /// [`Error::LimitExceeded`] when this connection, or the replica, would be over its limit. Nothing is taken then.
     pub(crate) fn take(&self, resource: Resource, amount: usize) -> Result<Share, Error> {
+        let amount = self.charged(resource, amount);
         self.add(resource, amount)?;
         Ok(Share { account: self.clone(), resource, amount })
     }
@@ -231,6 +247,11 @@ impl Account {
     /// How much of a resource this connection holds.
     pub(crate) fn used(&self, resource: Resource) -> usize {
         self.0.own.used(resource)
+    }
+
+    fn charged(&self, resource: Resource, amount: usize) -> usize {
+        let overhead = if resource == Resource::PathBytes { self.0.path_overhead } else { 0 };
+        amount.saturating_add(overhead)
     }
 
     fn add(&self, resource: Resource, amount: usize) -> Result<(), Error> {
@@ -256,6 +277,7 @@ impl Share {
     /// # Errors
     /// [`Error::LimitExceeded`] when that is more and does not fit; the amount is then as before.
     pub(crate) fn resize(&mut self, amount: usize) -> Result<(), Error> {
+        let amount = self.account.charged(self.resource, amount);
         if amount > self.amount {
             self.account.add(self.resource, amount - self.amount)?;
         } else {
@@ -300,6 +322,19 @@ mod tests {
         assert!(other.take(Resource::Streams, 1).is_ok(), "what was refused left nothing behind");
         drop(third);
         assert_eq!((budget.used(Resource::Streams), one.used(Resource::Streams)), (0, 0));
+    }
+
+    #[test]
+    fn a_path_counts_as_zookeeper_writes_it() {
+        let budget = Budget::new(Limits { path_bytes: 100, ..Limits::NONE }, Limits::NONE).with_path_overhead(40);
+        let account = budget.account();
+        let mut share = account.take(Resource::PathBytes, 10).unwrap();
+        assert_eq!((share.amount(), account.used(Resource::PathBytes)), (50, 50));
+        assert!(account.take(Resource::PathBytes, 11).is_err());
+        share.resize(60).unwrap();
+        assert_eq!(account.used(Resource::PathBytes), 100);
+        drop(share);
+        assert_eq!(account.used(Resource::PathBytes), 0);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::app::Settings;
 use crate::budget::Limits;
 use crate::{grpc, zk};
 
+/// Time for which a `ZooKeeper` session above `--sessions` must have held nothing before it is given up.
+const SURPLUS_IDLE: Duration = Duration::from_secs(180);
+
 /// What the server is to do, unchecked.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -39,9 +42,15 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub session_timeout: Duration,
 
-    /// How many `ZooKeeper` sessions hold ephemerals at first; more are opened when registrations need them
+    /// Number of `ZooKeeper` sessions that hold ephemerals; more are opened when registrations need them
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub sessions: usize,
+
+    /// Maximum number of such sessions. This and two more, times the replicas behind one address, must stay below
+    /// `ZooKeeper`'s maxClientCnxns, 60 by default. Each has room for 512 KiB of paths; what needs more is refused with
+    /// RESOURCE_EXHAUSTED
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub max_sessions: usize,
 
     /// The largest value that is accepted, in bytes, up to 1000000
     #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024)]
@@ -125,6 +134,9 @@ impl Options {
             Some(zookeeper) => zk::parse_connect_string(zookeeper)?,
             None => (Vec::new(), String::new()),
         };
+        let max_sessions = within("max-sessions", self.max_sessions, self.sessions..=1000)?;
+        // Some is held back: for fences, for what a session can't fill up with long paths, for what is registered again.
+        let path_bytes = max_sessions * zk::SESSION_PATH_BYTES / 8 * 7;
         Ok(Settings {
             embedded: self.embedded.then_some(self.embedded_listen),
             zookeeper: zk::Config {
@@ -132,6 +144,9 @@ impl Options {
                 chroot,
                 session_timeout: within("session-timeout", self.session_timeout, 2 * SECOND..=TEN_MINUTES)?,
                 sessions: within("sessions", self.sessions, 1..=64)?,
+                max_sessions,
+                surplus_idle: SURPLUS_IDLE,
+                resolver: zk::Resolver::default(),
             },
             listen: self.listen,
             http_listen: self.http_listen,
@@ -139,9 +154,14 @@ impl Options {
             drain: within("drain", self.drain, Duration::ZERO..=TEN_MINUTES)?,
             per_connection: Limits {
                 streams: within("max-streams-per-connection", self.max_streams_per_connection, 1..=1_000_000)?,
+                path_bytes: path_bytes / 4,
                 ..Limits::CONNECTION
             },
-            in_all: Limits { streams: within("max-streams", self.max_streams, 1..=10_000_000)?, ..Limits::REPLICA },
+            in_all: Limits {
+                streams: within("max-streams", self.max_streams, 1..=10_000_000)?,
+                path_bytes,
+                ..Limits::REPLICA
+            },
             api: grpc::Settings {
                 max_value_bytes: within("max-value-bytes", self.max_value_bytes, 1..=1_000_000)?,
                 read_only: self.read_only,
@@ -189,6 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn zookeepers_default_has_room_for_all_sessions_and_these_have_room_for_all_paths() {
+        const MAX_CLIENT_CNXNS: usize = 60;
+        let defaults = settings(&[]).unwrap();
+        let sessions = defaults.zookeeper.max_sessions;
+        assert!(sessions + zk::WATCHING_SESSIONS < MAX_CLIENT_CNXNS * 3 / 4);
+        for sessions in ["4", "40", "1000"] {
+            let settings = settings(&["--max-sessions", sessions]).unwrap();
+            let room = settings.zookeeper.max_sessions * zk::SESSION_PATH_BYTES;
+            assert!(settings.in_all.path_bytes < room * 9 / 10);
+            assert_eq!(settings.per_connection.path_bytes, settings.in_all.path_bytes / 4);
+        }
+    }
+
+    #[test]
     fn the_backend_is_named_once() {
         let parse = |line: &[&str]| Line::try_parse_from([&["rollcall-server"], line].concat());
         assert!(parse(&["--embedded"]).is_ok());
@@ -203,5 +237,7 @@ mod tests {
     fn what_is_out_of_bounds_is_named() {
         let error = settings(&["--session-timeout", "500ms"]).unwrap_err();
         assert_eq!(error.to_string(), "--session-timeout must be between 2s and 600s");
+        let error = settings(&["--sessions", "41"]).unwrap_err();
+        assert_eq!(error.to_string(), "--max-sessions must be between 41 and 1000");
     }
 }

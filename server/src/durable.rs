@@ -17,7 +17,7 @@ use crate::zk::{self, CreateMode, ErrorCode, Request, Session, Zk};
 const TRIES: usize = 32;
 /// Of how many groups of paths one write is made at a time each.
 const TURNS: usize = 1024;
-/// How many nodes one transaction deletes at most. With the longest paths it stays below ZooKeeper's frame.
+/// How many nodes one transaction deletes at most; with long paths and a long chroot fewer.
 const DELETE_BATCH: usize = 128;
 /// How many nodes are read at once: with the largest data the answer stays below what a connection takes.
 const READ_BATCH: usize = 48;
@@ -228,8 +228,8 @@ async fn read_subtree(session: &Session, root: &NodePath) -> Result<Vec<(NodePat
 
 /// Deletes in order, transaction by transaction; `false` when something changed meanwhile and has to be read again.
 async fn delete_all(session: &Session, path: &NodePath, deletes: Vec<Request>) -> Result<bool, Error> {
-    for batch in deletes.chunks(DELETE_BATCH) {
-        let answer = session.submit(Request::Multi(batch.to_vec())).await.map_err(|error| translate(path, error))?;
+    for batch in session.batches(deletes, DELETE_BATCH) {
+        let answer = session.submit(Request::Multi(batch)).await.map_err(|error| translate(path, error))?;
         let zk::Response::Parts(parts) = answer.response else {
             return Err(Error::OutcomeUnknown { path: path.clone() });
         };

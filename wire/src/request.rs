@@ -216,6 +216,16 @@ impl Request {
         }
     }
 
+    /// Number of the paths that the request names, the parts of a multi included.
+    #[must_use]
+    pub fn path_count(&self) -> usize {
+        match self {
+            Self::Multi(parts) | Self::MultiRead(parts) => parts.iter().map(Self::path_count).sum(),
+            Self::Auth { .. } | Self::Ping | Self::CloseSession => 0,
+            _ => 1,
+        }
+    }
+
     /// Rewrites every path that the request names, the parts of a multi included: what a chroot needs.
     pub fn map_paths(&mut self, rewrite: &impl Fn(&str) -> String) {
         match self {

@@ -19,10 +19,11 @@ use super::seat::{self, Seat, Trace};
 use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
 use super::{Interrupt, Shared, Stop, hold, node};
+use crate::budget::Resource;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, Zxid};
-use crate::zk::{self, CommitError, ErrorCode, OneShot, Request, Response, Session};
+use crate::zk::{self, CommitError, ErrorCode, NoRoom, OneShot, Request, Response, Session};
 
 /// What is known of one place in the queue. A new place, in another session for one, starts a new one of these.
 #[derive(Debug)]
@@ -76,8 +77,13 @@ pub(super) async fn start(shared: &Arc<Shared>, terms: &Terms, slot: &Arc<Slot>)
         Wait::Try => Some(Instant::now()),
     };
     let room = loop {
-        if let Some(room) = shared.room(&terms.path) {
-            break room;
+        match shared.room(&terms.path) {
+            Ok(room) => break room,
+            // Those who had a place before wait for another.
+            Err(NoRoom::Full) if !slot.was_queued() => {
+                return Err(Stop::Failed(Resource::PathBytes.exceeded(shared.pool.capacity())));
+            }
+            Err(_) => {}
         }
         tokio::select! {
             biased;

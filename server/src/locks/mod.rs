@@ -69,7 +69,7 @@ use self::terms::{PATIENCE, Terms, Wait};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{NodePath, PathError, SessionId};
-use crate::zk::{self, Owner, Pool, Room};
+use crate::zk::{self, NoRoom, Owner, Pool, Room};
 
 /// How many locks a replica may hold and wait for at once, unless it is told otherwise.
 pub(crate) const DEFAULT_LIMIT: usize = 100_000;
@@ -348,10 +348,10 @@ impl Shared {
     }
 
     /// A session for one who wants a lock: that of the others who wait for it here, so that they share what they read.
-    fn room(&self, path: &NodePath) -> Option<Room> {
+    fn room(&self, path: &NodePath) -> Result<Room, NoRoom> {
         let bytes = seat::path_bytes(path);
         let among_others = self.session_of_those_who_wait(path).and_then(|id| self.pool.room_in(id, bytes));
-        among_others.or_else(|| self.pool.room(bytes))
+        among_others.map_or_else(|| self.pool.room(bytes), Ok)
     }
 
     /// The board for a lock on an owner's session, started if there is none.
@@ -378,7 +378,7 @@ impl Shared {
 
     /// Waits until asking the pool for room again may help.
     async fn room_may_be_free(&self) {
-        let mut owners = self.pool.owners();
+        let (mut owners, mut room_news) = (self.pool.owners(), self.pool.room_news());
         let now = owners.borrow_and_update().clone();
         let any_connected = async {
             let waiting: Vec<_> = now.iter().map(|owner| Box::pin(owner.session().connected())).collect();
@@ -394,6 +394,7 @@ impl Shared {
         };
         tokio::select! {
             _ = owners.changed() => {}
+            _ = room_news.changed() => {}
             () = any_connected => {}
         }
     }
@@ -441,9 +442,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         let embedded = Embedded::bind("127.0.0.1:0".parse().unwrap(), rollcall_embedded::Config::default());
         let embedded = embedded.await.unwrap();
-        let hosts = vec![embedded.local_addr().to_string()];
-        let session_timeout = Duration::from_secs(20);
-        let config = zk::Config { hosts, chroot: String::new(), session_timeout, sessions: 1 };
+        let config = zk::Config::of(embedded.local_addr());
         tasks.spawn(async move { embedded.run(std::future::pending()).await });
         let zk = zk::Zk::start(config, &mut tasks);
         let locks = Locks::start(zk.pool, 1, &mut tasks);

@@ -62,9 +62,10 @@ pub(super) struct Seat {
     pub(super) lease: Trace,
 }
 
-/// How many bytes of paths a seat needs in its session: those of the contender, the longer of the two.
+/// How many bytes of paths a seat needs in its session: those of the contender, the longer of the two. Old queues of
+/// ZooKeeper before 3.9 have a sign before their ten digits.
 pub(super) fn path_bytes(path: &NodePath) -> usize {
-    lock_queue(path).as_str().len() + 1 + 32 + LOCK_MARK.len() + 10
+    lock_queue(path).as_str().len() + 1 + 32 + LOCK_MARK.len() + 11
 }
 
 impl Seat {
@@ -175,6 +176,7 @@ impl Seat {
                 Err(zk::Error::Refused(code)) => {
                     // Nothing can be done from here: the session's end will take them, or the end of their ttl.
                     tracing::error!(path = %self.path, %code, "zookeeper refuses to delete a lock's nodes");
+                    self.room.forfeit();
                     return Cleared::Left;
                 }
                 Err(_) => pause().await,

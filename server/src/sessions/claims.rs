@@ -11,11 +11,12 @@ use bytes::Bytes;
 use super::attempted::Attempted;
 use super::outbox::Outbox;
 use super::pulse::Pulse;
+use crate::budget::Resource;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::{EncodedValue, Stamp, own};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, Owner, Read, Room, Unit, Zk, layout};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, NoRoom, Owner, Read, Room, Unit, Zk, layout};
 
 /// How often a claim looks again before it is left to a later try.
 const TRIES: u32 = 64;
@@ -255,6 +256,21 @@ enum Attempt {
     Look,
 }
 
+/// Why a claim has no room for its node.
+enum NotNow {
+    Zk(zk::Error),
+    Refused(Error),
+}
+
+impl NotNow {
+    fn into_attempt(self) -> Result<Attempt, zk::Error> {
+        match self {
+            Self::Zk(error) => Err(error),
+            Self::Refused(error) => Ok(Attempt::Done(Claimed::Refused(error), None)),
+        }
+    }
+}
+
 impl Claims {
     pub(super) fn new(zk: Zk, pulse: Arc<Pulse>) -> Self {
         Self { zk, pulse }
@@ -302,7 +318,8 @@ impl Claims {
         }
     }
 
-    fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, zk::Error> {
+    /// Room in a session for the node. When there is no more to be had, what stood before goes on waiting for some.
+    fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, NotNow> {
         let bytes = path.as_str().len();
         if let Policy::PutBack { session, .. } = claim.policy
             && let Some(owner) = self.zk.pool.owner(session)
@@ -310,11 +327,23 @@ impl Claims {
             // It was there before.
             return Ok(owner.room_for_its_own(bytes));
         }
-        self.zk.pool.room(bytes).ok_or(zk::Error::NotSent)
+        self.zk.pool.room(bytes).map_err(|why| self.no_room(why, claim))
+    }
+
+    fn no_room(&self, why: NoRoom, claim: &Claim) -> NotNow {
+        match (why, &claim.policy) {
+            (NoRoom::Full, Policy::TakeOver | Policy::Exclusive | Policy::Resume(_)) => {
+                NotNow::Refused(Resource::PathBytes.exceeded(self.zk.pool.capacity()))
+            }
+            _ => NotNow::Zk(zk::Error::NotSent),
+        }
     }
 
     async fn create(&self, path: &NodePath, claim: &mut Claim) -> Result<Attempt, zk::Error> {
-        let room = self.room(path, claim)?;
+        let room = match self.room(path, claim) {
+            Ok(room) => room,
+            Err(why) => return why.into_attempt(),
+        };
         let owner = room.owner();
         let moves = owner.writer().moves();
         let guard = match claim.policy {
@@ -466,7 +495,8 @@ impl Claims {
                     moves,
                 };
                 let adopted = matches!(claim.policy, Policy::Resume(_));
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, None))
+                let room = owner.room_for_its_own(path.as_str().len());
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
             }
             Err(
                 CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. },
@@ -487,11 +517,16 @@ impl Claims {
         adopted: bool,
     ) -> Result<Attempt, zk::Error> {
         let room = match ours {
-            Some(_) => self.room(path, claim)?,
+            Some(_) => self.room(path, claim),
             None => {
                 let from = SessionId(read.stat.ephemeral_owner);
-                self.zk.pool.room_for_taken(path.as_str().len(), from).ok_or(zk::Error::NotSent)?
+                let room = self.zk.pool.room_for_taken(path.as_str().len(), from);
+                room.map_err(|why| self.no_room(why, claim))
             }
+        };
+        let room = match room {
+            Ok(room) => room,
+            Err(why) => return why.into_attempt(),
         };
         let owner = room.owner();
         let moves = owner.writer().moves();
@@ -567,15 +602,16 @@ impl Claims {
     }
 
     /// Takes an incarnation down, and is not over before it is gone: by our delete, another's, or its session's end.
-    pub(super) async fn remove(&self, path: &NodePath, generation: Generation, session: SessionId) {
+    /// `false`: ZooKeeper refuses to, and it stands until its session ends.
+    pub(super) async fn remove(&self, path: &NodePath, generation: Generation, session: SessionId) -> bool {
         while let Some(owner) = self.zk.pool.owner(session) {
             match Self::try_remove(path, generation, &owner).await {
-                Ok(true) => return,
+                Ok(true) => return true,
                 // Looked at too early: what changed has not reached this session's server.
                 Ok(false) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(zk::Error::Refused(code)) => {
                     tracing::warn!(%path, %code, "a registration can't be removed; it goes with its session");
-                    return;
+                    return false;
                 }
                 Err(_) => {
                     owner.session().connected().await;
@@ -583,6 +619,7 @@ impl Claims {
                 }
             }
         }
+        true
     }
 
     async fn try_remove(path: &NodePath, generation: Generation, owner: &Owner) -> Result<bool, zk::Error> {

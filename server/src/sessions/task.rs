@@ -29,7 +29,8 @@ const BURST: usize = 64;
 /// What became of an operation.
 enum Finished {
     Claimed(NodePath, Claimed, Option<Room>),
-    Removed(NodePath),
+    /// Whether it is gone; what ZooKeeper refuses to delete keeps its room.
+    Removed(NodePath, bool),
     Verified(Vec<(NodePath, Option<Observed>)>),
     /// `None`: it could not be read.
     Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
@@ -202,6 +203,7 @@ impl Task {
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.moves.retain(|session, _| standing.contains(session));
+        self.rooms.retain(|_, room| standing.contains(&room.owner().id()));
         self.confirmations.retain(|session, _| standing.contains(session));
         let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
         self.session_timeout =
@@ -227,8 +229,10 @@ impl Task {
                 }
                 self.step(Input::Claimed { path, outcome });
             }
-            Finished::Removed(path) => {
-                self.rooms.remove(&path);
+            Finished::Removed(path, is_gone) => {
+                if is_gone {
+                    self.rooms.remove(&path);
+                }
                 self.step(Input::Removed { path });
             }
             Finished::Confirmed(session, read) => {
@@ -293,8 +297,8 @@ impl Task {
             Effect::Remove { path, generation, session } => {
                 let claims = self.claims.clone();
                 self.operations.push(Box::pin(async move {
-                    claims.remove(&path, generation, session).await;
-                    Finished::Removed(path)
+                    let is_gone = claims.remove(&path, generation, session).await;
+                    Finished::Removed(path, is_gone)
                 }));
             }
             Effect::Verify { parent, paths } => {

@@ -326,12 +326,7 @@ mod tests {
 
     /// Views of a ZooKeeper that can't be reached.
     fn views(settings: Settings, tasks: &mut JoinSet<()>) -> Views {
-        let config = Config {
-            hosts: vec!["127.0.0.1:1".to_owned()],
-            chroot: String::new(),
-            session_timeout: Duration::from_secs(10),
-            sessions: 1,
-        };
+        let config = Config::of(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
         Views::start(Zk::start(config, tasks), settings, None, tasks)
     }
 

@@ -8,6 +8,9 @@ use super::session::{Answer, Session};
 use super::watches::OneShot;
 use crate::types::{NodePath, Stat, Zxid};
 
+/// Maximum size of a multi, in bytes; ZooKeeper's frame is twice that. A larger operation goes alone.
+pub(super) const BATCH_BYTES: usize = 512 * 1024;
+
 /// A node as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Read {
@@ -111,6 +114,26 @@ impl Session {
                 Err(code) => Err(code),
             })
             .collect())
+    }
+
+    /// Cuts operations into multis of at most so many, none of which is over ZooKeeper's frame limit with the chroot.
+    pub(crate) fn batches(&self, ops: Vec<Request>, most: usize) -> Vec<Vec<Request>> {
+        let mut batches: Vec<Vec<Request>> = Vec::new();
+        let mut bytes = 0;
+        for op in ops {
+            let size = self.wire_len(&op);
+            match batches.last_mut() {
+                Some(batch) if batch.len() < most && bytes + size <= BATCH_BYTES => {
+                    bytes += size;
+                    batch.push(op);
+                }
+                _ => {
+                    bytes = size;
+                    batches.push(vec![op]);
+                }
+            }
+        }
+        batches
     }
 
     /// Waits until this session's server has applied what the leader had committed.

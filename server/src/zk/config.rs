@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use rand::seq::SliceRandom as _;
+use super::names::Resolver;
+
+/// Bytes of the length that goes before a path on the wire.
+pub(crate) const PATH_LENGTH: usize = 4;
 
 /// The settings of the gateway.
 #[derive(Debug, Clone)]
@@ -13,8 +16,14 @@ pub(crate) struct Config {
     pub chroot: String,
     /// The session time-out to ask for. ZooKeeper may grant another.
     pub session_timeout: Duration,
-    /// How many sessions hold ephemerals at first; more are opened when registrations need them.
+    /// Number of sessions that hold ephemerals, always.
     pub sessions: usize,
+    /// Maximum number of sessions that hold ephemerals: those above `sessions` are opened when registrations need them.
+    pub max_sessions: usize,
+    /// Time for which a session above `sessions` must have held nothing before it is given up.
+    pub surplus_idle: Duration,
+    /// Finds the addresses of the hosts.
+    pub resolver: Resolver,
 }
 
 /// Why a text names no ensemble.
@@ -57,11 +66,24 @@ pub(crate) fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), 
 }
 
 impl Config {
-    /// The hosts in a random order, so that replicas and sessions spread over the ensemble.
-    pub(super) fn shuffled_hosts(&self) -> Vec<String> {
-        let mut hosts = self.hosts.clone();
-        hosts.shuffle(&mut rand::rng());
-        hosts
+    /// One session, to a server that stands at this address.
+    #[cfg(test)]
+    pub(crate) fn of(server: std::net::SocketAddr) -> Self {
+        Self {
+            hosts: vec![server.to_string()],
+            chroot: String::new(),
+            session_timeout: Duration::from_secs(20),
+            sessions: 1,
+            max_sessions: 1,
+            surplus_idle: Duration::from_secs(60),
+            resolver: Resolver::default(),
+        }
+    }
+
+    /// What an ephemeral's path takes in the record that ZooKeeper writes when its session ends: the chroot, which is no
+    /// part of `path_bytes`, and the length before it.
+    pub(super) fn path_cost(&self, path_bytes: usize) -> usize {
+        self.chroot.len() + path_bytes + PATH_LENGTH
     }
 
     /// The path as the servers know it.

@@ -1,6 +1,7 @@
 //! One TCP connection to a ZooKeeper server: the handshake, frames in, bytes out.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -20,29 +21,18 @@ const MAX_REPLY: usize = 64 * 1024 * 1024;
 const HEAD: usize = 16;
 const READ_CHUNK: usize = 64 * 1024;
 
-/// Connects to a server, on the first of its addresses that answers.
-pub(super) async fn dial(host: &str) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::lookup_host(host)).await??.collect();
-    let each = CONNECT_TIMEOUT / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match tokio::time::timeout(each, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Two requests that follow each other must not wait for the first one's acknowledgement.
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => failure = error,
-            Err(error) => failure = error.into(),
-        }
-    }
-    Err(failure)
+/// Connects to a server.
+pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    // Two requests that follow each other must not wait for the first one's acknowledgement.
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
-/// How long a handshake may take, where a session with this time-out tries this many servers in turn.
-pub(super) fn handshake_timeout(session_timeout: Duration, hosts: usize) -> Duration {
+/// How long a handshake may take, where a session with this time-out tries this many addresses in turn.
+pub(super) fn handshake_timeout(session_timeout: Duration, addresses: usize) -> Duration {
     let (least, most) = HANDSHAKE_TIMEOUTS;
-    (session_timeout / 3 / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX)).clamp(least, most)
+    (session_timeout / 3 / u32::try_from(addresses.max(1)).unwrap_or(u32::MAX)).clamp(least, most)
 }
 
 /// Asks for a session.

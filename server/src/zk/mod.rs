@@ -13,6 +13,7 @@ mod created;
 mod error;
 mod hub;
 pub(crate) mod layout;
+mod names;
 mod pool;
 mod session;
 mod watches;
@@ -21,10 +22,11 @@ mod writer;
 use std::sync::Arc;
 
 pub(crate) use calls::{Read, create, delete, set_data};
-pub(crate) use config::{Config, ConnectStringError, parse_connect_string};
+pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_string};
 pub(crate) use error::{Error, ErrorCode};
 pub(crate) use hub::{Hub, Subscription};
-pub(crate) use pool::{Owner, Owners, Pool, Room};
+pub(crate) use names::Resolver;
+pub(crate) use pool::{NoRoom, Owner, Owners, Pool, Room, SESSION_PATH_BYTES};
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
 pub(crate) use session::{Answer, Link, Session};
 use tokio::task::JoinSet;
@@ -33,8 +35,8 @@ pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};
 
 use crate::types::Zxid;
 
-/// How many sessions watch.
-const WATCHING_SESSIONS: usize = 2;
+/// Number of sessions that watch, beside the pool.
+pub(crate) const WATCHING_SESSIONS: usize = 2;
 
 /// The gateway's handle. Cheap to clone.
 #[derive(Debug, Clone)]

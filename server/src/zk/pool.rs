@@ -3,28 +3,33 @@
 //! Each has a fence, made before anything else, and a heartbeat: a write to the fence every eighth of its time-out, so
 //! that there is always an answer that is evidence that the session lives. Closing one is left to ZooKeeper's time-out,
 //! always: an ephemeral that was acknowledged must not go because a replica does.
+//!
+//! There are [`Config::sessions`] of them, and more when what they hold needs it, up to [`Config::max_sessions`]: the
+//! surplus. New paths go into the surplus only when the others are full, and into few of it, so that it empties again.
+
+mod slots;
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use rollcall_wire::{CreateMode, ErrorCode, Request, WatchMode};
+use rollcall_wire::Request;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::layout::{self, FENCES, LEASES};
 use super::session::Session;
-use super::watches::Watches;
 use super::writer::{CommitError, Committed, Guard, Stats, Unit, Writer};
 use super::{Config, Error, writer};
 use crate::types::SessionId;
 
-/// How many bytes of ephemeral paths one session holds at most. ZooKeeper writes them into one log record when the
-/// session ends, and does not start again when that is over its frame limit (ZOOKEEPER-4306).
+/// Maximum size of the ephemeral paths of one session, in bytes, as ZooKeeper writes them into one log record when the
+/// session ends: with the chroot and the length of each. When such a record is over ZooKeeper's frame limit, the servers
+/// that have to read it never start again (ZOOKEEPER-4306).
 pub(crate) const SESSION_PATH_BYTES: usize = 512 * 1024;
+/// What [`Inner::path_bytes`] is of a session that is given up: no path fits, and adding some does not overflow.
+const GIVEN_UP: usize = usize::MAX / 2;
 
 /// A session that holds ephemerals. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,7 +40,13 @@ struct Inner {
     id: SessionId,
     session: Session,
     writer: Writer,
+    /// The slot that the session is in; from [`Config::sessions`] on they are surplus.
+    slot: usize,
+    /// What its ephemeral paths come to, the fence's included, by [`Config::path_cost`].
     path_bytes: AtomicUsize,
+    /// The fence's part of it.
+    fence_bytes: usize,
+    shared: Arc<Shared>,
 }
 
 /// Room for an ephemeral's path in a session's budget, given back on drop.
@@ -43,6 +54,17 @@ struct Inner {
 pub(crate) struct Room {
     owner: Owner,
     bytes: usize,
+}
+
+/// Why there is no room for an ephemeral's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// No session that has room is connected.
+    NotConnected,
+    /// All are full, and another is being opened.
+    Opening,
+    /// All are full, and there are as many as there may be, or ZooKeeper takes no more.
+    Full,
 }
 
 impl Owner {
@@ -100,16 +122,38 @@ impl Owner {
         self.session().timeout() / 10
     }
 
-    /// Room for the path of an ephemeral that is in this session already, or is put back into it.
-    pub(crate) fn room_for_its_own(&self, bytes: usize) -> Room {
+    /// Room for the path of an ephemeral that is in this session already, or is put back into it; the path has so many
+    /// bytes without the chroot.
+    pub(crate) fn room_for_its_own(&self, path_bytes: usize) -> Room {
+        let bytes = self.0.shared.config.path_cost(path_bytes);
         self.0.path_bytes.fetch_add(bytes, Ordering::AcqRel);
         Room { owner: self.clone(), bytes }
     }
 
+    /// Room for a path that costs so many bytes.
     fn try_room(&self, bytes: usize) -> Option<Room> {
-        let fits = |held: usize| (held + bytes <= SESSION_PATH_BYTES || held == 0).then_some(held + bytes);
+        let fits = |held: usize| (held + bytes <= SESSION_PATH_BYTES).then_some(held + bytes);
         let reserved = self.0.path_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
         reserved.is_ok().then(|| Room { owner: self.clone(), bytes })
+    }
+
+    fn path_bytes(&self) -> usize {
+        self.0.path_bytes.load(Ordering::Acquire)
+    }
+
+    fn is_surplus(&self) -> bool {
+        self.0.slot >= self.0.shared.config.sessions
+    }
+
+    /// Whether it holds nothing but its fence.
+    fn is_empty(&self) -> bool {
+        self.path_bytes() == self.0.fence_bytes
+    }
+
+    /// Has nothing placed in it any more, if it holds nothing but its fence.
+    fn give_up_if_empty(&self) -> bool {
+        let (empty, given_up) = (self.0.fence_bytes, GIVEN_UP);
+        self.0.path_bytes.compare_exchange(empty, given_up, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -118,69 +162,157 @@ impl Room {
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
     }
+
+    /// Leaves the room taken for as long as the session stands: its node could not be deleted.
+    pub(crate) fn forfeit(&mut self) {
+        self.bytes = 0;
+    }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
         self.owner.0.path_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.owner.0.shared.room_is_free();
     }
 }
 
-/// The sessions that stand now, by slot.
+/// The sessions that stand now.
 pub(crate) type Owners = Arc<Vec<Owner>>;
 
-/// A handle on the pool.
+/// A handle on the pool. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Pool {
-    owners: watch::Receiver<Owners>,
-    grow: Arc<Notify>,
+pub(crate) struct Pool(Arc<Shared>);
+
+/// What the handles and the sessions' tasks share.
+#[derive(Debug)]
+struct Shared {
+    config: Arc<Config>,
+    owners: watch::Sender<Owners>,
+    growth: Mutex<Growth>,
+    /// Has another session opened.
+    wanted: Notify,
+    /// Somebody was refused room since the last news of it.
+    is_short: AtomicBool,
+    /// Changes when there may be room again.
+    news: watch::Sender<()>,
+}
+
+/// How far the pool has grown.
+#[derive(Debug)]
+struct Growth {
+    /// Number of slots, with those whose session is being opened.
+    slots: usize,
+    /// No more are opened before: ZooKeeper did not take the last.
+    not_before: Instant,
+    /// The pause after the next that ZooKeeper does not take.
+    pause: Duration,
+}
+
+impl Shared {
+    fn new(config: &Arc<Config>) -> Self {
+        let growth = Growth { slots: config.sessions, not_before: Instant::now(), pause: slots::FIRST_PAUSE };
+        Self {
+            config: config.clone(),
+            owners: watch::Sender::new(Owners::default()),
+            growth: Mutex::new(growth),
+            wanted: Notify::new(),
+            is_short: AtomicBool::new(false),
+            news: watch::Sender::new(()),
+        }
+    }
+
+    fn growth(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another session may be opened now: there may be more, none is on its way, and ZooKeeper took the last.
+    fn may_grow(&self) -> bool {
+        let growth = self.growth();
+        growth.slots < self.config.max_sessions && self.is_complete(&growth) && Instant::now() >= growth.not_before
+    }
+
+    fn is_complete(&self, growth: &Growth) -> bool {
+        self.owners.borrow().len() >= growth.slots
+    }
+
+    fn room_is_free(&self) {
+        if self.is_short.swap(false, Ordering::AcqRel) {
+            self.news.send_replace(());
+        }
+    }
+
+    /// Why nothing that costs so many bytes has room; asks for another session if that may help.
+    fn why_no_room(&self, cost: usize) -> NoRoom {
+        if self.owners.borrow().iter().any(|owner| owner.path_bytes() + cost <= SESSION_PATH_BYTES) {
+            return NoRoom::NotConnected;
+        }
+        if self.may_grow() {
+            self.wanted.notify_one();
+            return NoRoom::Opening;
+        }
+        if self.is_complete(&self.growth()) { NoRoom::Full } else { NoRoom::Opening }
+    }
 }
 
 impl Pool {
     /// Starts the pool as a task of `tasks`.
     pub(super) fn start(config: &Arc<Config>, tasks: &mut JoinSet<()>) -> Self {
-        let (sender, owners) = watch::channel(Owners::default());
-        let grow = Arc::new(Notify::new());
-        tasks.spawn(run(config.clone(), Arc::new(sender), grow.clone()));
-        Self { owners, grow }
+        let shared = Arc::new(Shared::new(config));
+        tasks.spawn(slots::run(shared.clone()));
+        Self(shared)
     }
 
     /// The sessions that stand now; one that expires leaves the list, and its ephemerals are gone.
     pub(crate) fn owners(&self) -> watch::Receiver<Owners> {
-        self.owners.clone()
+        self.0.owners.subscribe()
+    }
+
+    /// Changes when somebody who found no room may find some: a session has connected or was opened, or something that
+    /// was held has gone. At most once for each time that room was refused.
+    pub(crate) fn room_news(&self) -> watch::Receiver<()> {
+        self.0.news.subscribe()
+    }
+
+    /// What the paths of all ephemerals may come to, in bytes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.config.max_sessions * SESSION_PATH_BYTES
     }
 
     /// The session with this id, if it is one of ours and stands.
     pub(crate) fn owner(&self, id: SessionId) -> Option<Owner> {
-        self.owners.borrow().iter().find(|owner| owner.id() == id).cloned()
+        self.0.owners.borrow().iter().find(|owner| owner.id() == id).cloned()
     }
 
-    /// Room for an ephemeral's path in the connected session that holds least. `None`: none is connected, or all are
-    /// full and another is being opened; [`Pool::owners`] changes when it is there.
-    pub(crate) fn room(&self, path_bytes: usize) -> Option<Room> {
-        let connected = self.connected();
-        let least = connected.iter().min_by_key(|owner| owner.0.path_bytes.load(Ordering::Acquire))?;
-        let room = least.try_room(path_bytes);
-        if room.is_none() {
-            self.grow.notify_one();
+    /// Room for an ephemeral's path, which has so many bytes without the chroot: in the connected session that holds
+    /// least of those that are always there, or else in the surplus. When there is none, [`Pool::room_news`] tells when
+    /// to ask again.
+    pub(crate) fn room(&self, path_bytes: usize) -> Result<Room, NoRoom> {
+        let cost = self.0.config.path_cost(path_bytes);
+        if let Some(room) = place(&self.connected(), cost) {
+            return Ok(room);
         }
-        room
+        // What is given back from now on is told; what was before that is seen.
+        self.0.is_short.swap(true, Ordering::AcqRel);
+        place(&self.connected(), cost).ok_or_else(|| self.0.why_no_room(cost))
     }
 
     /// Room for an ephemeral's path in this session, if it is connected and has any.
     pub(crate) fn room_in(&self, id: SessionId, path_bytes: usize) -> Option<Room> {
-        self.connected().iter().find(|owner| owner.id() == id)?.try_room(path_bytes)
+        let cost = self.0.config.path_cost(path_bytes);
+        self.connected().iter().find(|owner| owner.id() == id)?.try_room(cost)
     }
 
     /// Room for the path of an ephemeral that is taken over from another session: for all of one session in the same of
     /// ours, as far as it has room. Its fence is written with each multi, and who shares a writer does not get in each
     /// other's way.
-    pub(crate) fn room_for_taken(&self, path_bytes: usize, from: SessionId) -> Option<Room> {
-        let connected = self.connected();
-        let count = u64::try_from(connected.len()).unwrap_or(1).max(1);
+    pub(crate) fn room_for_taken(&self, path_bytes: usize, from: SessionId) -> Result<Room, NoRoom> {
+        let mut usual = self.connected();
+        usual.retain(|owner| !owner.is_surplus());
+        let count = u64::try_from(usual.len()).unwrap_or(1).max(1);
         let index = usize::try_from(BuildHasherDefault::<DefaultHasher>::default().hash_one(from) % count);
-        let usual = connected.get(index.unwrap_or_default())?;
-        usual.try_room(path_bytes).or_else(|| self.room(path_bytes))
+        let usual = usual.get(index.unwrap_or_default());
+        let room = usual.and_then(|owner| owner.try_room(self.0.config.path_cost(path_bytes)));
+        room.map_or_else(|| self.room(path_bytes), Ok)
     }
 
     /// A connected session, for requests that leave no ephemeral.
@@ -196,7 +328,7 @@ impl Pool {
     fn connected(&self) -> Vec<Owner> {
         let now = Instant::now();
         let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
-        let owners = self.owners.borrow().clone();
+        let owners = self.0.owners.borrow().clone();
         let mut connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).cloned().collect();
         if connected.iter().any(is_fresh) {
             connected.retain(is_fresh);
@@ -205,126 +337,21 @@ impl Pool {
     }
 }
 
-async fn run(config: Arc<Config>, owners: Arc<watch::Sender<Owners>>, grow: Arc<Notify>) {
-    let mut slots = JoinSet::new();
-    for _ in 0..config.sessions.max(1) {
-        slots.spawn(keep_slot(config.clone(), owners.clone()));
-    }
+/// Room for a path that costs so many bytes: in the emptiest of the sessions that are always there, or in the first of the
+/// surplus.
+fn place(connected: &[Owner], cost: usize) -> Option<Room> {
+    let mut tried = Vec::new();
     loop {
-        tokio::select! {
-            () = grow.notified() => {
-                // Calls that come while the new session is on its way ask for one, not for one each.
-                let before = owners.borrow().len();
-                if before == slots.len() {
-                    tracing::info!(sessions = before + 1, "opening another zookeeper session");
-                    slots.spawn(keep_slot(config.clone(), owners.clone()));
-                }
-            }
-            // A slot never ends but by a panic, which is the process's end.
-            Some(_) = slots.join_next() => return,
+        let fits = |owner: &&Owner| owner.path_bytes() + cost <= SESSION_PATH_BYTES && !tried.contains(&owner.id());
+        let order = |owner: &&Owner| if owner.is_surplus() { (owner.0.slot, 0) } else { (0, owner.path_bytes()) };
+        let best = connected.iter().filter(fits).min_by_key(order)?;
+        if let Some(room) = best.try_room(cost) {
+            return Some(room);
         }
+        // Others were faster.
+        tried.push(best.id());
     }
 }
 
-/// Keeps one session after the other in the list.
-async fn keep_slot(config: Arc<Config>, owners: Arc<watch::Sender<Owners>>) {
-    loop {
-        let (session, life) = Session::start(config.clone(), Arc::new(Watches::default()));
-        let serve = async {
-            if let Some(owner_id) = prepare(&session, &config).await {
-                own(session.clone(), owner_id, &owners).await;
-            }
-            // The session is over; so will be its life.
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = life => {}
-            () = serve => {}
-        }
-        let id = session.id();
-        owners.send_modify(|owners| Arc::make_mut(owners).retain(|owner| owner.id() != id));
-    }
-}
-
-/// Makes the znodes that are ours, and the session's fence; `None` when the session expired meanwhile.
-async fn prepare(session: &Session, config: &Config) -> Option<SessionId> {
-    loop {
-        if !session.connected().await {
-            return None;
-        }
-        match try_prepare(session, config).await {
-            Ok(()) => return Some(session.id()),
-            Err(Error::SessionExpired) => return None,
-            Err(error) => {
-                tracing::warn!(%error, "can't prepare a zookeeper session");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    }
-}
-
-async fn try_prepare(session: &Session, config: &Config) -> Result<(), Error> {
-    let mut chroot = String::new();
-    for segment in config.chroot.split('/').skip(1) {
-        chroot = format!("{chroot}/{segment}");
-        // Looked at first: who may use what stands need not be allowed to create it.
-        let look = Request::Exists { path: chroot.clone(), watch: false };
-        if session.submit_outer(look).await.is_ok() {
-            continue;
-        }
-        let create = super::calls::create(&chroot, Bytes::new(), CreateMode::Persistent);
-        exists_is_fine(session.submit_outer(create).await.map(drop))?;
-    }
-    for path in [crate::types::RESERVED_ROOT, FENCES, LEASES] {
-        exists_is_fine(session.create(path, Bytes::new(), CreateMode::Persistent).await.map(drop))?;
-    }
-    // The version check: without persistent watches (before 3.6) nothing that Rollcall promises can be kept.
-    let probe = Request::AddWatch { path: LEASES.to_owned(), mode: WatchMode::Persistent };
-    match session.submit(probe).await {
-        Err(Error::Refused(ErrorCode::Unimplemented)) => {
-            tracing::error!("this zookeeper has no persistent watches: rollcall needs zookeeper 3.6 or newer");
-            return Err(Error::Refused(ErrorCode::Unimplemented));
-        }
-        answer => drop(answer?),
-    }
-    session.submit(Request::RemoveWatches { path: LEASES.to_owned() }).await?;
-    let fence = layout::fence(session.id());
-    // It stands already when the answer to an earlier try was lost.
-    exists_is_fine(session.create(&fence, Bytes::new(), CreateMode::Ephemeral).await.map(drop))
-}
-
-fn exists_is_fine(result: Result<(), Error>) -> Result<(), Error> {
-    match result {
-        Err(Error::Refused(ErrorCode::NodeExists)) => Ok(()),
-        result => result,
-    }
-}
-
-/// Puts the session into the list, and keeps its writer and its heartbeat going.
-async fn own(session: Session, id: SessionId, owners: &watch::Sender<Owners>) {
-    let (writer, writing) = Writer::start(session.clone(), layout::fence(id));
-    let owner = Owner(Arc::new(Inner { id, session, writer, path_bytes: AtomicUsize::new(0) }));
-    owners.send_modify(|owners| Arc::make_mut(owners).push(owner.clone()));
-    tokio::select! {
-        () = writing => {}
-        () = heartbeat(&owner) => {}
-    }
-}
-
-/// Writes to the fence, an interval after the last answer; at once after every connect.
-async fn heartbeat(owner: &Owner) {
-    let mut link = owner.session().link();
-    while owner.session().connected().await {
-        link.mark_unchanged();
-        let moves = owner.writer().moves();
-        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: Vec::new() }).await {
-            Ok(_) => tokio::select! {
-                () = tokio::time::sleep(owner.heartbeat_interval()) => {}
-                _ = link.changed() => {}
-            },
-            Err(CommitError::Zk(Error::SessionExpired)) => return,
-            // The fence moved, or the connection did: again, once the writer knows more.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! - Requests are sent in the order of the calls, pipelined. Nothing is sent, or kept for later, while there is no
 //!   connection: such a request is [`Error::NotSent`] at once.
 //! - The session is over only when ZooKeeper says so; no clock of ours ends it. Reconnection is tried at least every
-//!   [`RECONNECT_CAP`], on all servers in turn.
+//!   0.4 s, on all addresses of all servers in turn: see `connect`.
 //! - A server that is behind what this session has seen is refused (by its own check of our last zxid). When that is
 //!   all of them, for longer than the session can have lived, they are asked whether it is over: ZooKeeper was restored
 //!   from a backup, or lost its data.
@@ -15,37 +15,31 @@
 //! This speaks the protocol itself: the crate `zookeeper-client` can't cap its reconnection or stop a client that is
 //! cut off, carries out requests whose caller has gone, and hides the zxid of a write (ARCHITECTURE.md, "ZooKeeper").
 
+mod connect;
+
 use std::collections::VecDeque;
-use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use rand::RngExt as _;
 use rollcall_wire::{
-    ConnectRequest, Decoder, Encoder, ErrorCode, MAX_FRAME, OpCode, ReplyHeader, Request, RequestHeader, Response,
-    WatcherEvent, xid,
+    Decoder, Encoder, ErrorCode, MAX_FRAME, OpCode, ReplyHeader, Request, RequestHeader, Response, WatcherEvent, xid,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::connection::{self, Frame, FrameReader};
+use super::connection::{Frame, FrameReader};
+use super::names::Names;
 use super::watches::{Batch, Event, Mailbox, Watches};
 use super::{Config, Error};
 use crate::types::{SessionId, Zxid};
 
 /// How many requests may wait to be written; one more is [`Error::NotSent`].
 const QUEUE: usize = 16_384;
-/// The longest pause between two rounds of connection attempts.
-const RECONNECT_CAP: Duration = Duration::from_millis(400);
-const RECONNECT_FIRST: Duration = Duration::from_millis(20);
-/// How long after one server the next is called.
-const STAGGER: Duration = Duration::from_millis(50);
 /// How many bytes of requests are gathered for one write.
 const WRITE_CHUNK: usize = 128 * 1024;
 
@@ -135,8 +129,18 @@ impl Session {
             identity: identity.clone(),
             config: config.clone(),
         };
-        let task =
-            Task { config, queue, link: link_tx, evidence: evidence_tx, watches, identity, epoch: 0, next_xid: 1 };
+        let task = Task {
+            names: Names::new(config.resolver.clone()),
+            server: None,
+            config,
+            queue,
+            link: link_tx,
+            evidence: evidence_tx,
+            watches,
+            identity,
+            epoch: 0,
+            next_xid: 1,
+        };
         (session, task.run())
     }
 
@@ -190,6 +194,7 @@ impl Session {
             Link::Up(_) | Link::Down => return Err(Error::NotSent),
             Link::Expired => return Err(Error::SessionExpired),
         };
+        // The chroot is in front of its paths by now.
         let size = request.encoded_len();
         if size > MAX_FRAME {
             return Err(Error::TooLarge(size));
@@ -199,6 +204,12 @@ impl Session {
             Ok(()) => Ok(answer),
             Err(_) => Err(Error::NotSent),
         }
+    }
+
+    /// An upper bound of what a request takes on the wire, in bytes: with the chroot, which is put in front of its paths
+    /// when it is submitted. What bounds the bytes of a multi counts by this.
+    pub(crate) fn wire_len(&self, request: &Request) -> usize {
+        request.encoded_len() + self.config.chroot.len() * request.path_count()
     }
 
     /// The connection's state, to read or to wait on.
@@ -257,6 +268,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 struct Task {
     config: Arc<Config>,
+    names: Names,
+    /// The server of the last connection.
+    server: Option<SocketAddr>,
     queue: mpsc::Receiver<Command>,
     link: watch::Sender<Link>,
     evidence: watch::Sender<Instant>,
@@ -276,7 +290,12 @@ impl Task {
     async fn run(mut self) {
         loop {
             let Some((reader, writer)) = self.connect().await else {
-                tracing::warn!(session = format_args!("{:#x}", lock(&self.identity).id), "zookeeper session expired");
+                if !self.queue.is_closed() {
+                    tracing::warn!(
+                        session = format_args!("{:#x}", lock(&self.identity).id),
+                        "zookeeper session expired"
+                    );
+                }
                 self.link.send_replace(Link::Expired);
                 self.refuse_queued(Error::SessionExpired);
                 self.watches.connection_lost();
@@ -293,73 +312,6 @@ impl Task {
                     tracing::info!(session = format_args!("{:#x}", lock(&self.identity).id), cause, "connection lost");
                 }
             }
-        }
-    }
-
-    /// Tries all servers in turn until one takes the session; `None` when it is over.
-    async fn connect(&mut self) -> Option<(FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
-        let mut pause = RECONNECT_FIRST;
-        let (mut is_probe, mut no_probe_until) = (false, Instant::now());
-        loop {
-            let mut is_refused = false;
-            // All are called, a little after each other: one that swallows packets must not hold up the others.
-            let hosts = self.config.shuffled_hosts();
-            let patience = connection::handshake_timeout(self.config.session_timeout, hosts.len());
-            let mut calls: FuturesUnordered<_> = (0..)
-                .zip(hosts)
-                .map(|(nth, host)| async move {
-                    tokio::time::sleep(STAGGER * nth).await;
-                    (connection::dial(&host).await, host)
-                })
-                .collect();
-            while let Some((called, host)) = calls.next().await {
-                self.refuse_queued(Error::NotSent);
-                let request = self.connect_request(is_probe);
-                let opened = match called {
-                    Ok(stream) => connection::open(stream, &request, patience).await,
-                    Err(error) => Err(error),
-                };
-                match opened {
-                    // The session stands; but this server may be behind, and is not read from. It is left alone for as
-                    // long as the session can live now, which would never end otherwise.
-                    Ok((response, ..)) if response.timeout_ms > 0 && is_probe => {
-                        no_probe_until = Instant::now() + 2 * lock(&self.identity).timeout;
-                    }
-                    Ok((response, reader, writer)) if response.timeout_ms > 0 => {
-                        let mut identity = lock(&self.identity);
-                        identity.id = response.session_id;
-                        identity.password = response.password;
-                        identity.last_heard = Some(Instant::now());
-                        identity.timeout =
-                            Duration::from_millis(u64::try_from(response.timeout_ms).unwrap_or_default());
-                        tracing::info!(session = format_args!("{:#x}", identity.id), host, "connected to zookeeper");
-                        return Some((reader, writer));
-                    }
-                    Ok(_) => return None,
-                    Err(error) => {
-                        // What a server does that is behind, and also one that is just starting.
-                        is_refused |= error.kind() == io::ErrorKind::UnexpectedEof;
-                        tracing::debug!(host, error = %error, "zookeeper can't be reached");
-                    }
-                }
-            }
-            let identity = lock(&self.identity).clone();
-            let is_overdue = identity.last_heard.is_some_and(|heard| heard.elapsed() > identity.timeout);
-            is_probe = is_refused && is_overdue && !is_probe && Instant::now() >= no_probe_until;
-            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-            tokio::time::sleep(jittered).await;
-            pause = (pause * 2).min(RECONNECT_CAP);
-        }
-    }
-
-    /// What to ask a server with; a probe asks as one who has seen nothing.
-    fn connect_request(&self, is_probe: bool) -> ConnectRequest {
-        let identity = lock(&self.identity);
-        ConnectRequest {
-            last_zxid_seen: if is_probe { 0 } else { identity.last_zxid },
-            timeout_ms: i32::try_from(self.config.session_timeout.as_millis()).unwrap_or(i32::MAX),
-            session_id: identity.id,
-            password: identity.password.clone(),
         }
     }
 
@@ -579,56 +531,4 @@ fn is_carried_out_write(op_code: OpCode, response: &Response) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-    use rollcall_embedded::Embedded;
-    use rollcall_wire::CreateMode;
-
-    use super::super::calls::{create, delete};
-    use super::*;
-
-    #[tokio::test]
-    async fn a_write_that_is_carried_out_is_evidence_and_no_read_or_refusal_is() {
-        let embedded = Embedded::bind("127.0.0.1:0".parse().unwrap(), rollcall_embedded::Config::default());
-        let embedded = embedded.await.unwrap();
-        let hosts = vec![embedded.local_addr().to_string()];
-        let config = Config { hosts, chroot: String::new(), session_timeout: Duration::from_secs(20), sessions: 1 };
-        let (session, life) = Session::start(Arc::new(config), Arc::default());
-        let evidence = session.evidence();
-        let steps = async {
-            assert!(session.connected().await);
-            let make = |path: &str| create(path, Bytes::new(), CreateMode::Persistent);
-            let moves = |before: Instant| *evidence.borrow() > before;
-            for write in [make("/a"), Request::Multi(vec![make("/b"), make("/c")]), delete("/c", -1)] {
-                let before = *evidence.borrow();
-                session.submit(write).await.unwrap();
-                assert!(moves(before));
-            }
-            let before = *evidence.borrow();
-            session.submit(Request::Exists { path: "/a".to_owned(), watch: false }).await.unwrap();
-            session.submit(Request::Sync { path: "/a".to_owned() }).await.unwrap();
-            session.submit(make("/a")).await.unwrap_err();
-            session.submit(Request::Multi(vec![make("/d"), make("/a")])).await.unwrap();
-            assert!(!moves(before));
-        };
-        tokio::select! {
-            () = steps => {}
-            () = life => panic!("the session stands"),
-            () = embedded.run(std::future::pending()) => panic!("the server runs"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_is_given_up_when_it_answers_nothing_and_not_when_it_is_slow() {
-        const HOUR: Duration = Duration::from_secs(3600);
-        let pending = Mutex::new(VecDeque::new());
-        let is_given_up = |answered, patience| unanswered(&pending, answered, patience).now_or_never().is_some();
-        let now = Instant::now();
-        assert!(!is_given_up(now, HOUR), "nothing was asked");
-        let reply = oneshot::channel().0;
-        lock(&pending).push_back(Pending { xid: 1, op_code: OpCode::Exists, sent_at: now, mailbox: None, reply });
-        assert!(!is_given_up(now, HOUR), "it has just been asked");
-        assert!(is_given_up(now, Duration::ZERO));
-        assert!(!is_given_up(now + HOUR, Duration::ZERO), "it has answered another request since");
-    }
-}
+mod tests;

@@ -19,7 +19,7 @@ use rollcall_wire::{CreateMode, ErrorCode, Request, Response};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Error;
-use super::calls::set_data;
+use super::calls::{BATCH_BYTES, set_data};
 use super::created::Created;
 use super::session::{Answer, Session};
 use crate::types::{NodePath, Zxid};
@@ -28,8 +28,6 @@ use crate::types::{NodePath, Zxid};
 const IN_FLIGHT: usize = 4;
 /// How many units go into one multi at most.
 const BATCH_UNITS: usize = 128;
-/// How many bytes go into one multi at most; ZooKeeper's frame is twice that. A larger unit goes alone.
-const BATCH_BYTES: usize = 512 * 1024;
 /// How long a fence that can't be read is left alone.
 const FENCE_PAUSE: Duration = Duration::from_millis(100);
 /// Of how many foreign fences it is known what we did to them, before that is forgotten: they are of sessions that end.
@@ -133,6 +131,7 @@ impl Writer {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let moves = Arc::new(AtomicU64::new(0));
         let task = Task {
+            guard_len: session.wire_len(&guard(&fence, "", 0)) + fence.len(),
             session,
             fence,
             own: FenceVersion::Version(0),
@@ -212,6 +211,8 @@ impl FenceVersion {
 struct Task {
     session: Session,
     fence: String,
+    /// Size of the write of a fence on the wire, in bytes.
+    guard_len: usize,
     own: FenceVersion,
     moves: Arc<AtomicU64>,
     arriving: mpsc::Receiver<Waiting>,
@@ -295,7 +296,8 @@ impl Task {
         let mut bytes = 0;
         let mut left = VecDeque::new();
         while let Some(mut next) = self.waiting.pop_front() {
-            let size: usize = next.unit.ops.iter().map(Request::encoded_len).sum();
+            // With the write of a fence, which is in the unit's multi or in another unit's.
+            let size: usize = next.unit.ops.iter().map(|op| self.session.wire_len(op)).sum::<usize>() + self.guard_len;
             if batch.len() >= BATCH_UNITS || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
                 left.push_back(next);
                 break;
@@ -374,7 +376,7 @@ impl Task {
                     drop(waiting.reply.send(Ok(committed)));
                 }
             }
-            Err(CommitError::Part { .. }) if batch.len() > 1 => {
+            Err(CommitError::Part { .. } | CommitError::Zk(Error::TooLarge(_))) if batch.len() > 1 => {
                 let singles = send_singles(self.session.clone(), self.fence.clone(), self.own, batch, fences);
                 self.under_way.push(Box::pin(singles));
             }

@@ -1,0 +1,245 @@
+//! The tasks that keep the pool's sessions: opening, the fence, the heartbeat, and giving up what is too many.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rollcall_wire::{CreateMode, ErrorCode, Request, WatchMode};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::super::calls::create;
+use super::super::layout::{self, FENCES, LEASES};
+use super::super::session::Session;
+use super::super::watches::Watches;
+use super::super::writer::{CommitError, Guard, Unit, Writer};
+use super::super::{Config, Error};
+use super::{Inner, Owner, Shared};
+use crate::types::SessionId;
+
+/// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile those who
+/// need room wait, afterwards they are refused.
+const OPENING: Duration = Duration::from_secs(5);
+/// The pause after the first surplus session that ZooKeeper did not take; each further one doubles it.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Runs for ever, unless the task of a session panics.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut tasks = JoinSet::new();
+    let always = shared.config.sessions;
+    for slot in 0..always {
+        tasks.spawn(keep(shared.clone(), slot));
+    }
+    let mut surplus = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = shared.wanted.notified() => {
+                // Calls that come while the new session is on its way ask for one, not for one each.
+                if shared.may_grow() && let Some(slot) = (always..).find(|slot| !surplus.contains(slot)) {
+                    tracing::info!(sessions = tasks.len() + 1, "opening another zookeeper session");
+                    surplus.insert(slot);
+                    shared.growth().slots += 1;
+                    tasks.spawn(keep_surplus(shared.clone(), slot));
+                }
+            }
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(slot) => {
+                    surplus.remove(&slot);
+                    shared.growth().slots -= 1;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Keeps one session after the other in the list, for ever.
+async fn keep(shared: Arc<Shared>, slot: usize) -> usize {
+    loop {
+        let (session, life) = Session::start(shared.config.clone(), Arc::new(Watches::default()));
+        let serve = async {
+            if let Some(id) = prepare(&session, &shared.config).await {
+                own(session.clone(), id, slot, &shared).await;
+            }
+            // The session is over; so will be its life.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = life => {}
+            () = serve => {}
+        }
+        leave(&shared, session.id());
+    }
+}
+
+/// Keeps one session in the list, until it expires, or has been empty for long, or is not to be had.
+async fn keep_surplus(shared: Arc<Shared>, slot: usize) -> usize {
+    let (session, life) = Session::start(shared.config.clone(), Arc::new(Watches::default()));
+    let mut life = pin!(life);
+    let serve = async {
+        match tokio::time::timeout(OPENING, prepare(&session, &shared.config)).await {
+            Ok(Some(id)) => {
+                shared.growth().pause = FIRST_PAUSE;
+                own(session.clone(), id, slot, &shared).await;
+                tracing::info!("a zookeeper session that held nothing is left to its time-out");
+            }
+            Ok(None) => {}
+            Err(_) => refused(&shared),
+        }
+    };
+    tokio::select! {
+        () = &mut life => leave(&shared, session.id()),
+        // Nothing is placed in it any more, and its end is not told: without a connection it times out.
+        () = serve => {
+            drop(session);
+            // There may be requests under way that leave nothing; the connection ends with the last of them.
+            life.await;
+        }
+    }
+    shared.room_is_free();
+    slot
+}
+
+/// ZooKeeper did not take another session in time.
+fn refused(shared: &Shared) {
+    if !shared.owners.borrow().iter().any(|owner| owner.session().is_up()) {
+        // It takes nobody now.
+        return;
+    }
+    let mut growth = shared.growth();
+    let pause = growth.pause;
+    growth.not_before = Instant::now() + pause;
+    growth.pause = (pause * 2).min(LONGEST_PAUSE);
+    drop(growth);
+    tracing::warn!(?pause, "zookeeper takes no more sessions (its maxClientCnxns?): trying again after a pause");
+}
+
+/// Takes a session off the list.
+fn leave(shared: &Shared, id: SessionId) {
+    shared.owners.send_modify(|owners| Arc::make_mut(owners).retain(|owner| owner.id() != id));
+}
+
+/// Makes the znodes that are ours, and the session's fence; `None` when the session expired meanwhile.
+async fn prepare(session: &Session, config: &Config) -> Option<SessionId> {
+    loop {
+        if !session.connected().await {
+            return None;
+        }
+        match try_prepare(session, config).await {
+            Ok(()) => return Some(session.id()),
+            Err(Error::SessionExpired) => return None,
+            Err(error) => {
+                tracing::warn!(%error, "can't prepare a zookeeper session");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn try_prepare(session: &Session, config: &Config) -> Result<(), Error> {
+    let mut chroot = String::new();
+    for segment in config.chroot.split('/').skip(1) {
+        chroot = format!("{chroot}/{segment}");
+        // Looked at first: who may use what stands need not be allowed to create it.
+        let look = Request::Exists { path: chroot.clone(), watch: false };
+        if session.submit_outer(look).await.is_ok() {
+            continue;
+        }
+        let create = create(&chroot, Bytes::new(), CreateMode::Persistent);
+        exists_is_fine(session.submit_outer(create).await.map(drop))?;
+    }
+    for path in [crate::types::RESERVED_ROOT, FENCES, LEASES] {
+        exists_is_fine(session.create(path, Bytes::new(), CreateMode::Persistent).await.map(drop))?;
+    }
+    // The version check: without persistent watches (before 3.6) nothing that Rollcall promises can be kept.
+    let probe = Request::AddWatch { path: LEASES.to_owned(), mode: WatchMode::Persistent };
+    match session.submit(probe).await {
+        Err(Error::Refused(ErrorCode::Unimplemented)) => {
+            tracing::error!("this zookeeper has no persistent watches: rollcall needs zookeeper 3.6 or newer");
+            return Err(Error::Refused(ErrorCode::Unimplemented));
+        }
+        answer => drop(answer?),
+    }
+    session.submit(Request::RemoveWatches { path: LEASES.to_owned() }).await?;
+    let fence = layout::fence(session.id());
+    // It stands already when the answer to an earlier try was lost.
+    exists_is_fine(session.create(&fence, Bytes::new(), CreateMode::Ephemeral).await.map(drop))
+}
+
+fn exists_is_fine(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::Refused(ErrorCode::NodeExists)) => Ok(()),
+        result => result,
+    }
+}
+
+/// Puts the session into the list, and keeps its writer and its heartbeat going until the session is over; a surplus one
+/// also until it is given up, and what is under way in it has ended.
+async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>) {
+    let fence = layout::fence(id);
+    let fence_bytes = shared.config.path_cost(fence.len());
+    let (writer, writing) = Writer::start(session.clone(), fence);
+    let path_bytes = AtomicUsize::new(fence_bytes);
+    let owner = Owner(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
+    let mut writing = pin!(writing);
+    shared.owners.send_modify(|owners| Arc::make_mut(owners).push(owner.clone()));
+    tokio::select! {
+        () = &mut writing => return,
+        () = heartbeat(&owner) => return,
+        () = tell_of_connections(&owner) => return,
+        () = given_up(&owner) => leave(shared, id),
+    }
+    drop(owner);
+    writing.await;
+}
+
+/// Writes to the fence, an interval after the last answer; at once after every connect.
+async fn heartbeat(owner: &Owner) {
+    let mut link = owner.session().link();
+    while owner.session().connected().await {
+        link.mark_unchanged();
+        let moves = owner.writer().moves();
+        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: Vec::new() }).await {
+            Ok(_) => tokio::select! {
+                () = tokio::time::sleep(owner.heartbeat_interval()) => {}
+                _ = link.changed() => {}
+            },
+            Err(CommitError::Zk(Error::SessionExpired)) => return,
+            // The fence moved, or the connection did: again, once the writer knows more.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Has those who wait for room ask again when the session is there, and whenever it is connected again.
+async fn tell_of_connections(owner: &Owner) {
+    let mut link = owner.session().link();
+    loop {
+        owner.0.shared.room_is_free();
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until a surplus session has held nothing for long, and nothing will be placed in it any more.
+async fn given_up(owner: &Owner) {
+    if !owner.is_surplus() {
+        std::future::pending::<()>().await;
+    }
+    let idle = owner.0.shared.config.surplus_idle;
+    let mut interval = tokio::time::interval(idle / 8);
+    let mut empty_since = None;
+    loop {
+        interval.tick().await;
+        empty_since = owner.is_empty().then(|| empty_since.unwrap_or_else(Instant::now));
+        if empty_since.is_some_and(|since| since.elapsed() >= idle) && owner.give_up_if_empty() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,142 @@
+use std::net::SocketAddr;
+
+use rollcall_embedded::Embedded;
+use rollcall_wire::CreateMode;
+
+use super::super::calls::create;
+use super::super::config::PATH_LENGTH;
+use super::super::layout;
+use super::*;
+
+/// A pool on a server of its own, which takes so many connections.
+async fn pool(max_connections: usize, change: impl FnOnce(&mut Config)) -> (Pool, JoinSet<()>) {
+    let mut tasks = JoinSet::new();
+    let settings = rollcall_embedded::Config { max_connections, ..rollcall_embedded::Config::default() };
+    let embedded = Embedded::bind(SocketAddr::from(([127, 0, 0, 1], 0)), settings).await.unwrap();
+    let mut config = Config::of(embedded.local_addr());
+    change(&mut config);
+    tasks.spawn(async move { embedded.run(std::future::pending()).await });
+    let pool = Pool::start(&Arc::new(config), &mut tasks);
+    (pool, tasks)
+}
+
+/// Room, once there is some; and how often another session was on its way, or none was connected.
+async fn wait_for_room(pool: &Pool, path_bytes: usize) -> Result<Room, NoRoom> {
+    loop {
+        let mut news = pool.room_news();
+        match pool.room(path_bytes) {
+            Err(NoRoom::NotConnected | NoRoom::Opening) => {
+                // The news tell of room; that there is none to come is found out by asking.
+                drop(tokio::time::timeout(Duration::from_millis(500), news.changed()).await);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Takes all the room that there is.
+async fn fill(pool: &Pool, path_bytes: usize) -> Vec<Room> {
+    let mut rooms = Vec::new();
+    while let Ok(room) = wait_for_room(pool, path_bytes).await {
+        rooms.push(room);
+    }
+    rooms
+}
+
+async fn wait_for_sessions(pool: &Pool, count: usize) {
+    let mut owners = pool.owners();
+    owners.wait_for(|owners| owners.len() == count).await.unwrap();
+}
+
+#[tokio::test]
+async fn paths_count_as_zookeeper_writes_them_when_their_session_ends() {
+    let chroot = format!("/{}", "c".repeat(300));
+    let (pool, _tasks) = pool(10, |config| config.chroot.clone_from(&chroot)).await;
+    let rooms = fill(&pool, 6).await;
+    let fence = layout::fence(rooms[0].owner().id());
+    let each = |path_bytes: usize| chroot.len() + path_bytes + PATH_LENGTH;
+    let record = each(fence.len()) + rooms.len() * each(6);
+    assert!((SESSION_PATH_BYTES - each(6)..=SESSION_PATH_BYTES).contains(&record), "{record} bytes");
+}
+
+#[tokio::test]
+async fn the_pool_grows_to_its_cap_says_when_it_is_full_and_shrinks_again() {
+    let idle = Duration::from_millis(200);
+    let change = |config: &mut Config| (config.max_sessions, config.surplus_idle) = (4, idle);
+    let (pool, _tasks) = pool(10, change).await;
+    let mut rooms = fill(&pool, 4000).await;
+    assert_eq!(pool.room(4000).unwrap_err(), NoRoom::Full);
+    assert_eq!((pool.owners().borrow().len(), rooms.len()), (4, 4 * (SESSION_PATH_BYTES / 4004)));
+    assert!(pool.room(100).is_ok(), "there is room for a short one still");
+    // What goes is news for those who wait.
+    pool.room(4000).unwrap_err();
+    let news = pool.room_news();
+    assert!(!news.has_changed().unwrap());
+    let last = rooms.pop().unwrap();
+    let kept = last.owner().id();
+    drop(last);
+    assert!(news.has_changed().unwrap());
+    rooms.retain(|room| room.owner().id() == kept);
+    // One that holds something stays, and the one that is always there.
+    wait_for_sessions(&pool, 2).await;
+    let new = pool.room(4000).unwrap();
+    assert!(!new.owner().is_surplus(), "what comes anew does not go into the surplus");
+    assert!(rooms.iter().all(|room| room.owner().session().is_up()));
+    rooms.clear();
+    wait_for_sessions(&pool, 1).await;
+    assert_eq!(fill(&pool, 4000).await.len() + 1, 4 * (SESSION_PATH_BYTES / 4004), "it grows again");
+}
+
+#[tokio::test]
+async fn nothing_is_placed_in_a_session_that_is_given_up() {
+    let (pool, _tasks) = pool(10, |_| {}).await;
+    let room = wait_for_room(&pool, 10).await.unwrap();
+    let owner = room.owner().clone();
+    assert!(!owner.give_up_if_empty());
+    drop(room);
+    assert!(owner.give_up_if_empty());
+    assert!(pool.room_in(owner.id(), 10).is_none());
+    assert!(pool.room(10).is_err() && pool.room_for_taken(10, owner.id()).is_err());
+    // One that finds its node there all the same.
+    drop(owner.room_for_its_own(10));
+    assert!(pool.room(10).is_err());
+}
+
+#[tokio::test]
+async fn what_could_not_be_deleted_keeps_its_room() {
+    let (pool, _tasks) = pool(10, |_| {}).await;
+    let mut room = wait_for_room(&pool, 10).await.unwrap();
+    let owner = room.owner().clone();
+    room.forfeit();
+    drop(room);
+    assert!(!owner.is_empty());
+}
+
+#[tokio::test]
+async fn a_zookeeper_that_takes_no_more_sessions_is_asked_again_after_a_pause() {
+    let (pool, _tasks) = pool(1, |config| config.max_sessions = 4).await;
+    let rooms = fill(&pool, 4000).await;
+    assert_eq!(rooms.len(), SESSION_PATH_BYTES / 4004);
+    // It has been tried for as long as that may take, and is not tried again at once.
+    assert_eq!(pool.room(4000).unwrap_err(), NoRoom::Full);
+    assert!(pool.0.growth().not_before > Instant::now());
+    assert_eq!(pool.0.growth().pause, 2 * slots::FIRST_PAUSE);
+    assert_eq!(pool.0.growth().slots, 1);
+    assert!(rooms[0].owner().session().is_up());
+}
+
+#[tokio::test]
+async fn a_batch_of_long_paths_below_a_long_chroot_is_no_larger_than_zookeeper_takes() {
+    const UNITS: usize = 512;
+    let segment = |length| format!("/{}", "s".repeat(length));
+    let chroot = segment(4000);
+    let (pool, _tasks) = pool(10, |config| config.chroot = chroot).await;
+    let owner = wait_for_room(&pool, 10).await.unwrap().owner().clone();
+    let unit = |number| {
+        let path = format!("{}-{number}", segment(4000));
+        owner.commit(vec![create(&path, bytes::Bytes::new(), CreateMode::Persistent)])
+    };
+    for outcome in futures_util::future::join_all((0..UNITS).map(unit)).await {
+        outcome.unwrap();
+    }
+}

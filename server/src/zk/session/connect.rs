@@ -1,0 +1,130 @@
+//! How a session gets a connection: all addresses of all servers in turn, each with its handshake.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use rand::RngExt as _;
+use rollcall_wire::{ConnectRequest, ConnectResponse};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
+
+use super::super::Error;
+use super::super::connection::{self, FrameReader};
+use super::{Task, lock};
+
+/// The longest pause between two rounds of connection attempts.
+const RECONNECT_CAP: Duration = Duration::from_millis(400);
+const RECONNECT_FIRST: Duration = Duration::from_millis(20);
+/// Time after which the next address is called, while the ones before it have not answered.
+const STAGGER: Duration = Duration::from_millis(50);
+
+type Connection = (FrameReader<OwnedReadHalf>, OwnedWriteHalf);
+
+/// What one round over all addresses has come to.
+enum Round {
+    Connected(Connection),
+    /// ZooKeeper says that the session is over.
+    Expired,
+    /// None has taken the session.
+    Failed {
+        /// One has closed the connection without an answer.
+        is_refused: bool,
+        /// A probe has found that the session stands.
+        is_standing: bool,
+    },
+}
+
+impl Task {
+    /// Tries all servers in turn until one takes the session; `None` when it is over, or all handles are gone.
+    pub(super) async fn connect(&mut self) -> Option<Connection> {
+        let mut pause = RECONNECT_FIRST;
+        let (mut is_probe, mut no_probe_until) = (false, Instant::now());
+        while !self.queue.is_closed() {
+            match self.round(is_probe).await {
+                Round::Connected(connection) => return Some(connection),
+                Round::Expired => return None,
+                Round::Failed { is_refused, is_standing } => {
+                    let identity = lock(&self.identity).clone();
+                    if is_standing {
+                        // But the servers may be behind, and are not read from. The session is left alone for as long as
+                        // it can live now, which would never end otherwise.
+                        no_probe_until = Instant::now() + 2 * identity.timeout;
+                    }
+                    let is_overdue = identity.last_heard.is_some_and(|heard| heard.elapsed() > identity.timeout);
+                    is_probe = is_refused && is_overdue && !is_probe && Instant::now() >= no_probe_until;
+                }
+            }
+            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+            tokio::time::sleep(jittered).await;
+            pause = (pause * 2).min(RECONNECT_CAP);
+        }
+        None
+    }
+
+    /// Tries each address once. It takes a third of the session time-out, or half a second an address where that is more,
+    /// if all of them take connections and say nothing.
+    async fn round(&mut self, is_probe: bool) -> Round {
+        self.refuse_queued(Error::NotSent);
+        let mut addresses = self.names.addresses(&self.config.hosts).await;
+        // The server of the last connection may hang: the others first.
+        addresses.sort_by_key(|address| Some(*address) == self.server);
+        let patience = connection::handshake_timeout(self.config.session_timeout, addresses.len());
+        let request = self.connect_request(is_probe);
+        // All are called, a little after each other: one that swallows packets must not hold up the others.
+        let mut calls: FuturesUnordered<_> = (0..)
+            .zip(addresses)
+            .map(|(nth, address)| async move {
+                tokio::time::sleep(STAGGER * nth).await;
+                (connection::dial(address).await, address)
+            })
+            .collect();
+        let (mut is_refused, mut is_standing) = (false, false);
+        while let Some((called, address)) = calls.next().await {
+            self.refuse_queued(Error::NotSent);
+            let opened = match called {
+                Ok(stream) => connection::open(stream, &request, patience).await,
+                Err(error) => Err(error),
+            };
+            match opened {
+                Ok((response, ..)) if response.timeout_ms > 0 && is_probe => is_standing = true,
+                Ok((response, reader, writer)) if response.timeout_ms > 0 => {
+                    self.connected(response, address);
+                    return Round::Connected((reader, writer));
+                }
+                Ok(_) => return Round::Expired,
+                Err(error) => {
+                    // What a server does that is behind, and also one that is just starting, or has enough connections.
+                    is_refused |= error.kind() == io::ErrorKind::UnexpectedEof;
+                    tracing::debug!(%address, %error, "zookeeper can't be reached");
+                }
+            }
+        }
+        Round::Failed { is_refused, is_standing }
+    }
+
+    /// A server has taken the session.
+    fn connected(&mut self, response: ConnectResponse, address: SocketAddr) {
+        self.server = Some(address);
+        self.names.connected();
+        let mut identity = lock(&self.identity);
+        identity.id = response.session_id;
+        identity.password = response.password;
+        identity.last_heard = Some(Instant::now());
+        identity.timeout = Duration::from_millis(u64::try_from(response.timeout_ms).unwrap_or_default());
+        tracing::info!(session = format_args!("{:#x}", identity.id), host = %address, "connected to zookeeper");
+    }
+
+    /// What to ask a server with; a probe asks as one who has seen nothing.
+    fn connect_request(&self, is_probe: bool) -> ConnectRequest {
+        let identity = lock(&self.identity);
+        ConnectRequest {
+            last_zxid_seen: if is_probe { 0 } else { identity.last_zxid },
+            timeout_ms: i32::try_from(self.config.session_timeout.as_millis()).unwrap_or(i32::MAX),
+            session_id: identity.id,
+            password: identity.password.clone(),
+        }
+    }
+}
