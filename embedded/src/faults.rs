@@ -87,6 +87,12 @@ mod handle {
             self.hub.switches.refusing.store(refuse, Ordering::Relaxed);
         }
 
+        /// Has a node count its children as if so many had been created below it. False when there is no such node.
+        #[must_use]
+        pub fn make_old(&self, path: &str, children_created: i32) -> bool {
+            self.hub.step(|state, _, _| state.tree.make_old(path, children_created))
+        }
+
         /// Carries the next `count` writes out, and instead of answering each cuts its connection.
         pub fn lose_replies(&self, count: u64) {
             self.hub.switches.lost_replies.store(count, Ordering::Relaxed);

@@ -335,6 +335,9 @@ impl State {
 
     fn publish(&mut self, change: Option<Change>, zxid: Zxid, effects: &mut Effects) {
         let Some(change) = change else { return };
+        if let Change::Created { path, .. } = &change {
+            self.tree.settle(path);
+        }
         let (kind, path, acl, parent_acl) = match change {
             Change::Created { path, acl, parent_acl } => (EventKind::Created, path, acl, Some(parent_acl)),
             Change::Deleted { path, acl, parent_acl } => (EventKind::Deleted, path, acl, Some(parent_acl)),

@@ -179,6 +179,22 @@ fn sequential_nodes_count_creates() {
     assert_eq!(server.stat(me, "/q").unwrap().cversion, 3);
 }
 
+#[cfg(feature = "faults")]
+#[test]
+fn sequential_nodes_count_to_the_largest_number_and_no_further() {
+    let mut server = Server::new();
+    let me = server.client();
+    server.create(me, "/q", PERSISTENT).unwrap();
+    assert!(server.state.tree.make_old("/q", i32::MAX - 1) && !server.state.tree.make_old("/none", 1));
+    assert_eq!(server.create(me, "/q/n-", SEQUENTIAL).unwrap(), "/q/n-2147483646");
+    let before = server.stat(me, "/q").unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(server.create(me, &format!("/q/{name}"), SEQUENTIAL).unwrap(), format!("/q/{name}2147483647"));
+    }
+    let after = server.stat(me, "/q").unwrap();
+    assert_eq!((after.pzxid, after.cversion), (before.pzxid, before.cversion - 2));
+}
+
 #[test]
 fn ephemerals_go_with_their_session_in_one_transaction() {
     let mut server = Server::new();

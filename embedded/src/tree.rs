@@ -35,7 +35,9 @@ pub(crate) struct Node {
     written: Stamp,
     children_changed: Zxid,
     pub(crate) version: i32,
-    /// How many children were ever created: what sequential nodes count by. Clients are shown changes instead.
+    /// Number of children that were ever created: what sequential nodes count by. Clients are shown changes instead. It
+    /// stays at its largest value, as ZooKeeper's does; within one transaction alone it goes on below zero, until
+    /// [`Tree::settle`].
     pub(crate) children_created: i32,
     pub(crate) acl_version: i32,
 }
@@ -73,7 +75,7 @@ impl Node {
             mtime: self.written.wall_ms,
             version: self.version,
             // Each child that is gone was created and deleted: two changes.
-            cversion: self.children_created.wrapping_mul(2).wrapping_sub(children),
+            cversion: self.settled_count().wrapping_mul(2).wrapping_sub(children),
             aversion: self.acl_version,
             ephemeral_owner: match self.lifetime {
                 Lifetime::Ephemeral(session) => session.0,
@@ -83,6 +85,10 @@ impl Node {
             num_children: children,
             pzxid: self.children_changed.0,
         }
+    }
+
+    fn settled_count(&self) -> i32 {
+        if self.children_created < 0 { i32::MAX } else { self.children_created }
     }
 
     /// The transaction that last wrote the data.
@@ -212,11 +218,29 @@ impl Tree {
         let parent = self.get_mut(parent)?;
         let (parent_created, parent_changed) = (parent.children_created, parent.children_changed);
         parent.children_created = parent_created.wrapping_add(1);
-        parent.children_changed = zxid;
+        // ZooKeeper takes what does not raise the count for a transaction that it has seen before.
+        if (0..i32::MAX).contains(&parent_created) {
+            parent.children_changed = zxid;
+        }
         parent.children.insert(name.into());
         let path: Arc<str> = path.into();
         self.insert(&path, node);
         Some(Undo::Create { path, parent_created, parent_changed })
+    }
+
+    /// The end of a transaction that created a node: a count of its parent's children that has run over is the largest.
+    pub(crate) fn settle(&mut self, path: &str) {
+        if let Some((parent, _)) = path::split(path)
+            && let Some(parent) = self.get_mut(parent)
+        {
+            parent.children_created = parent.settled_count();
+        }
+    }
+
+    /// Has a node count its children as if so many had been created. False when there is no node.
+    #[cfg(feature = "faults")]
+    pub(crate) fn make_old(&mut self, path: &str, children_created: i32) -> bool {
+        self.get_mut(path).map(|node| node.children_created = children_created).is_some()
     }
 
     /// Removes a node. `None` when there is none.

@@ -48,6 +48,22 @@ impl Arm {
         }
     }
 
+    /// A backend for one test alone, with durable nodes, parents first, below which so many children were created.
+    pub async fn own_with_old_nodes(self, paths: &[&str], children_created: i32) -> Own {
+        let line = if self == Arm::Oldest { Line::Oldest } else { Line::Newest };
+        let options = Options { line, ..Options::default() };
+        if self == Arm::Embedded {
+            let embedded = Embedded::start(options).await;
+            embedded.make_old(paths, children_created).await;
+            return Own::Embedded(embedded);
+        }
+        let mut zookeeper = ZooKeeper::prepared(options);
+        zookeeper.make_old(0, paths, children_created);
+        zookeeper.start(0);
+        zookeeper.ready().await;
+        Own::ZooKeeper(zookeeper)
+    }
+
     /// Starts a server on a chroot of its own.
     pub async fn setting(self, name: &str) -> Setting {
         self.setting_with(name, &[]).await

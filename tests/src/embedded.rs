@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rollcall_embedded::Config;
+use rollcall_embedded::{Config, Faults};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use crate::bare::Bare;
 use crate::zookeeper::{Options, free_address};
 
 /// An embedded server, as much like a [`ZooKeeper`](crate::zookeeper::ZooKeeper) with the same options as its settings
@@ -18,12 +19,13 @@ pub struct Embedded {
     address: SocketAddr,
     options: Options,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    faults: Option<Faults>,
 }
 
 impl Embedded {
     /// A server that answers.
     pub async fn start(options: Options) -> Embedded {
-        let mut embedded = Embedded { address: free_address(), options, running: None };
+        let mut embedded = Embedded { address: free_address(), options, running: None, faults: None };
         embedded.run().await;
         embedded
     }
@@ -31,6 +33,19 @@ impl Embedded {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Makes durable nodes, parents first, below which so many children were created.
+    ///
+    /// # Panics
+    /// When one of them exists.
+    pub async fn make_old(&self, paths: &[&str], children_created: i32) {
+        let bare = Bare::connect(&self.address.to_string()).await;
+        for path in paths {
+            bare.create(path, b"").await;
+            let faults = self.faults.as_ref().expect("it runs");
+            assert!(faults.make_old(path, children_created), "{path} exists");
+        }
     }
 
     /// Stops it, and starts it again on the same address. It has forgotten everything.
@@ -45,7 +60,7 @@ impl Embedded {
         let (tell, listening) = oneshot::channel();
         let serve = async move {
             let embedded = rollcall_embedded::Embedded::bind(address, config).await.expect("the address is free");
-            tell.send(()).expect("the test waits for it");
+            tell.send(embedded.faults()).expect("the test waits for it");
             // Whoever drops the sender means the same.
             embedded.run(async { drop(stopped.await) }).await;
         };
@@ -53,7 +68,7 @@ impl Embedded {
             .name("embedded".to_owned())
             .spawn(|| runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(serve))
             .expect("a thread");
-        listening.await.expect("the embedded server starts");
+        self.faults = Some(listening.await.expect("the embedded server starts"));
         self.running = Some((stop, thread));
     }
 

@@ -20,6 +20,7 @@ pub mod embedded;
 pub mod fleet;
 pub mod follow;
 pub mod journal;
+pub mod kazoo;
 pub mod lock_rules;
 pub mod observe;
 pub mod page;

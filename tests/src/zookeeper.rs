@@ -185,6 +185,20 @@ impl ZooKeeper {
         self.nodes[node].process = Some(Process::spawn(&name, self.directory.path(), &mut java));
     }
 
+    /// Gives a server that was never started durable nodes, parents first, below which so many children were created.
+    ///
+    /// # Panics
+    /// When the jars are missing, or the server has data.
+    pub fn make_old(&mut self, node: usize, paths: &[&str], children_created: i32) {
+        let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("zookeeper/OldNodes.java");
+        let mut java = Command::new("java");
+        java.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-cp").arg(self.options.line.jars().join("*"));
+        java.arg(program).arg(self.directory.path().join(format!("data-{node}")));
+        java.arg(children_created.to_string()).args(paths);
+        let output = java.output().expect("java runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Kills a server as a power cut would. Its data stays.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].process = None;

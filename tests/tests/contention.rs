@@ -4,8 +4,6 @@
 //! `ROLLCALL_CHAOS` says for how many seconds (45), `ROLLCALL_SEED` runs a seed again.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,15 +13,17 @@ use rollcall_proto::v1;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::contender::{Contender, Lock};
 use rollcall_tests::fleet::{Fleet, Route};
+use rollcall_tests::kazoo::{Kazoo, VERSIONS};
 use rollcall_tests::lock_rules::{Findings, Stopped, check};
-use rollcall_tests::process::{Process, Signal, scratch};
+use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::wait::{SOON, eventually};
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 const CLIENTS: usize = 200;
+/// Number of threads of each kazoo.
+const THREADS: usize = 4;
 /// How many want one lock on one replica, and give it back as soon as they have it, so that it changes hands fast.
 const FAST: usize = 20;
 const FAST_LOCK: &str = "/fast";
@@ -59,35 +59,6 @@ fn locks() -> Vec<Lock> {
     ]
     .map(lock)
     .into()
-}
-
-/// A process of kazoo with several threads that contend. Dropping kills it, and its session expires.
-struct Kazoo {
-    process: Process,
-    _directory: TempDir,
-}
-
-impl Kazoo {
-    fn start(fleet: &Fleet, venv: &str, name: &str, locks: &[Lock]) -> Kazoo {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = root.join("../.cache").join(venv).join("bin/python");
-        assert!(python.exists(), "no {}: run tests/setup.sh python", python.display());
-        let directory = scratch("kazoo");
-        let mut command = Command::new(python);
-        command.arg("-u").arg(root.join("python/contend.py")).args([&fleet.sandbox.hosts, name, "4"]);
-        command.args(locks.iter().map(|lock| format!("{}={}", lock.path, lock.limit)));
-        Kazoo { process: Process::spawn(name, directory.path(), &mut command), _directory: directory }
-    }
-
-    /// How often it has held a lock.
-    ///
-    /// # Panics
-    /// When it has ended by itself.
-    fn held(&mut self) -> usize {
-        let ended = self.process.exited();
-        assert!(ended.is_none(), "kazoo has ended, {ended:?}: {}", self.process.stderr());
-        self.process.stdout().lines().count()
-    }
 }
 
 /// What is broken.
@@ -186,7 +157,7 @@ async fn break_things(
                 let index = rng.random_range(0..kazoo.len());
                 let name = format!("kazoo-{index}-{}", rng.random_range(0..1_000_000));
                 let venv = VERSIONS[index % VERSIONS.len()];
-                kazoo[index] = Kazoo::start(fleet, venv, &name, locks);
+                kazoo[index] = Kazoo::start(&fleet.sandbox.hosts, venv, &name, THREADS, locks);
             }
         }
         println!("  {blow:?}, replica {replica}, {:?}", began.elapsed());
@@ -194,9 +165,6 @@ async fn break_things(
     }
     (stopped, struck)
 }
-
-/// The environments with kazoo 2.11 and 2.6.
-const VERSIONS: [&str; 2] = ["venv", "judges/kazoo-2.6"];
 
 /// Waits until another of our clients takes the lock that is held for long, and tells by which replica.
 async fn keeper(fleet: &mut Fleet) -> usize {
@@ -260,7 +228,10 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
     let mut fleet = Fleet::start(3, Route::Proxied, &["--session-timeout", &session, "--drain", "1s"]).await;
     let locks = locks();
     let mut kazoo: Vec<_> = (0..2)
-        .map(|index| Kazoo::start(&fleet, VERSIONS[index % VERSIONS.len()], &format!("kazoo-{index}"), &locks))
+        .map(|index| {
+            let (hosts, version) = (&fleet.sandbox.hosts, VERSIONS[index % VERSIONS.len()]);
+            Kazoo::start(hosts, version, &format!("kazoo-{index}"), THREADS, &locks)
+        })
         .collect();
     let end = Instant::now() + length;
     let mut clients = JoinSet::new();

@@ -56,6 +56,7 @@ mod zookeeper {
     mod streams;
     mod takeover;
     mod watch;
+    mod worn_queues;
     mod zookeeper_clients;
 }
 
@@ -80,6 +81,7 @@ mod embedded {
     mod streams;
     mod takeover;
     mod watch;
+    mod worn_queues;
     mod zookeeper_clients;
 }
 
@@ -103,6 +105,7 @@ mod oldest {
     mod streams;
     mod takeover;
     mod watch;
+    mod worn_queues;
 }
 
 /// A file that no module names would never be compiled, and its tests never run.

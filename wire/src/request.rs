@@ -152,6 +152,11 @@ pub enum Request {
         /// Whether to set a one-shot watch.
         watch: bool,
     },
+    /// Reads a node's access control list and stat.
+    GetAcl {
+        /// The node.
+        path: String,
+    },
     /// Waits until the server has applied what its leader had committed when it got this.
     Sync {
         /// Any path.
@@ -204,6 +209,7 @@ impl Request {
             Self::GetData { .. } => OpCode::GetData,
             Self::SetData { .. } => OpCode::SetData,
             Self::GetChildren { .. } => OpCode::GetChildren2,
+            Self::GetAcl { .. } => OpCode::GetAcl,
             Self::Sync { .. } => OpCode::Sync,
             Self::Check { .. } => OpCode::Check,
             Self::Multi(_) => OpCode::Multi,
@@ -236,6 +242,7 @@ impl Request {
             | Self::Exists { path, .. }
             | Self::GetData { path, .. }
             | Self::GetChildren { path, .. }
+            | Self::GetAcl { path }
             | Self::Sync { path }
             | Self::AddWatch { path, .. }
             | Self::RemoveWatches { path } => *path = rewrite(path),
@@ -273,7 +280,7 @@ impl Request {
                 encoder.bytes(data);
                 encoder.int(*version);
             }
-            Self::Sync { path } => encoder.string(path),
+            Self::GetAcl { path } | Self::Sync { path } => encoder.string(path),
             Self::Multi(parts) | Self::MultiRead(parts) => encode_parts(parts, encoder),
             Self::AddWatch { path, mode } => {
                 encoder.string(path);
@@ -315,6 +322,7 @@ impl Request {
             | Self::Exists { path, .. }
             | Self::GetData { path, .. }
             | Self::GetChildren { path, .. }
+            | Self::GetAcl { path }
             | Self::Sync { path }
             | Self::AddWatch { path, .. }
             | Self::RemoveWatches { path } => FIXED + path.len(),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Decoder, ErrorCode, Malformed, OpCode, Stat};
+use crate::{Acl, Decoder, ErrorCode, Malformed, OpCode, Stat};
 
 /// The body of a reply that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,13 @@ pub enum Response {
         /// The parent's stat.
         stat: Stat,
     },
+    /// Of a read of an access control list.
+    Acl {
+        /// The list.
+        acl: Vec<Acl>,
+        /// The stat.
+        stat: Stat,
+    },
     /// Of a multi or multi read, part by part.
     Parts(Vec<Result<Response, ErrorCode>>),
     /// Of everything that answers with a header alone.
@@ -42,7 +49,7 @@ impl Response {
         match self {
             Self::Created { path, .. } => *path = rewrite(path),
             Self::Parts(parts) => parts.iter_mut().flatten().for_each(|part| part.map_paths(rewrite)),
-            Self::Stat(_) | Self::Data { .. } | Self::Children { .. } | Self::Done => {}
+            Self::Stat(_) | Self::Data { .. } | Self::Children { .. } | Self::Acl { .. } | Self::Done => {}
         }
     }
 
@@ -57,6 +64,7 @@ impl Response {
             OpCode::GetChildren2 => {
                 Self::Children { names: decoder.vector(Decoder::string)?, stat: Stat::decode(decoder)? }
             }
+            OpCode::GetAcl => Self::Acl { acl: decoder.vector(Acl::decode)?, stat: Stat::decode(decoder)? },
             OpCode::Multi | OpCode::MultiRead => Self::Parts(decode_parts(decoder)?),
             OpCode::Delete
             | OpCode::Sync
@@ -72,7 +80,6 @@ impl Response {
             // The client half does not send these.
             OpCode::Create
             | OpCode::CreateTtl
-            | OpCode::GetAcl
             | OpCode::SetAcl
             | OpCode::GetChildren
             | OpCode::Reconfig

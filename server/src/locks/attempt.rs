@@ -15,6 +15,7 @@ use super::heir::{Bequest, Heir};
 use super::hold::Sight;
 use super::line::{Room, Turn};
 use super::memory::{Company, Vacancy};
+use super::queue::{self, Digits};
 use super::seat::{self, Seat, Trace};
 use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
@@ -41,7 +42,8 @@ pub(super) struct Attempt {
     pub(super) queue_written: Option<Zxid>,
     /// One that was ahead, and whose end was seen.
     pub(super) gone: Option<String>,
-    /// The contender is the first, and stays it as long as it stands.
+    /// The contender is the first, and stays it as long as it stands; one whose digits come [late](Digits::Late), until it
+    /// looks again.
     pub(super) first: bool,
     /// Of the first: leases that are released here may pass to it.
     pub(super) heir: Option<Heir>,
@@ -193,11 +195,15 @@ impl Attempt {
         }
         self.enter().await?;
         let Some(contender) = self.seat.contender_path() else { return Ok(None) };
-        if !self.first {
-            match self.turn(contender.name()).await? {
+        let digits = Digits::of(contender.name());
+        if digits == Digits::RunOut {
+            return self.wait_for_new_digits().await.map(|()| None);
+        }
+        if !self.first || digits != Digits::Sure {
+            match self.turn(contender.name(), digits).await? {
                 Turn::First => self.first = true,
                 Turn::Behind(ahead) => {
-                    self.heir = None;
+                    (self.first, self.heir) = (false, None);
                     self.announce();
                     self.wait_behind(&ahead).await?;
                     return Ok(None);
@@ -269,11 +275,15 @@ impl Attempt {
         let looks = futures_util::future::join(session.children(&queue), session.children(&path));
         let (checked, (contenders, leases)) = futures_util::future::join(self.check_node(), looks).await;
         let checked = checked?;
-        let (Some((contenders, queue)), Some((leases, lock))) = (contenders?, leases?) else { return Ok(None) };
+        let (Some((contenders, stat)), Some((leases, lock))) = (contenders?, leases?) else { return Ok(None) };
+        if contenders.is_empty() && queue::is_worn_out(&stat) {
+            self.renew_queue().await?;
+            return Ok(None);
+        }
         if !contenders.is_empty() || !leases.is_empty() || Zxid(lock.mzxid) != checked {
             return Ok(None);
         }
-        let Some(next) = seat::next_digits(&queue) else { return Ok(None) };
+        let Some(next) = queue::next_digits(&stat) else { return Ok(None) };
         let company = if left.is_some_and(|left| left.next == next) { Company::None } else { Company::Perhaps };
         Ok(Some(Vacancy { next, company }))
     }

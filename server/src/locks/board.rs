@@ -19,8 +19,7 @@ use tokio::time::Instant;
 
 use super::READ_CHUNK;
 use super::node::is_durable;
-use super::queue::{NEAR, Queue};
-use super::seat::next_digits;
+use super::queue::{NEAR, Queue, digits_after, is_worn_out, next_digits};
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LEASES, lock_queue};
 use crate::zk::{self, OneShot, Session};
@@ -43,6 +42,10 @@ pub(super) struct Snapshot {
     pub(super) lock: Option<Zxid>,
     /// The digits of who comes next, if nobody has come since; `None`: not known.
     next: Option<i32>,
+    /// Whether the queue's node is to be replaced: its sequence numbers run out.
+    pub(super) worn_out: bool,
+    /// Whether the queue's node has children that are no contenders.
+    pub(super) queue_strays: bool,
     /// How many children the lock node has: all of them count as leases. `None`: not known any more.
     pub(super) leases: Option<usize>,
     /// The first holders' names, the earliest grant first.
@@ -56,7 +59,7 @@ impl Snapshot {
     fn joined(&self, contender: &str) -> Option<Self> {
         let next = self.next.filter(|_| self.queue.len() < NEAR)?;
         let queue = self.queue.joined(contender, next)?;
-        Some(Self { queue, next: next.checked_add(1), holders: self.holders.clone(), ..*self })
+        Some(Self { queue, next: digits_after(next), holders: self.holders.clone(), ..*self })
     }
 
     /// How things stand once this contender has taken a lease. `None`: they have to be read.
@@ -236,7 +239,11 @@ impl Task {
         let ((contenders, queue_watch), (leases, lock_watch)) = (contenders?, leases?);
         let queue_written = contenders.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
         let next = contenders.as_ref().and_then(|(_, stat)| next_digits(stat));
-        let queue = Queue::of(contenders.map(|(names, _)| names).unwrap_or_default());
+        let worn_out = contenders.as_ref().is_some_and(|(_, stat)| is_worn_out(stat));
+        let names = contenders.map(|(names, _)| names).unwrap_or_default();
+        let children = names.len();
+        let queue = Queue::of(names);
+        let queue_strays = queue.len() < children;
         let lock = leases.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
         let names = leases.map(|(names, _)| names).unwrap_or_default();
         let count = names.len();
@@ -250,7 +257,9 @@ impl Task {
             // Shared by all who were told them.
             holders = before.holders.clone();
         }
-        let snapshot = Arc::new(Snapshot { queue, queue_written, next, lock, leases: Some(count), holders, strays });
+        let leases = Some(count);
+        let snapshot = Snapshot { queue, queue_written, next, worn_out, queue_strays, lock, leases, holders, strays };
+        let snapshot = Arc::new(snapshot);
         self.show.send_if_modified(|last| {
             *last = snapshot.clone();
             false

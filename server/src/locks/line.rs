@@ -6,8 +6,9 @@ use super::attempt::Attempt;
 use super::board::{Board, Snapshot};
 use super::heir::Bequest;
 use super::memory::Number;
-use super::queue::{self, Contender, NEAR, contender_name};
-use super::seat::Trace;
+use super::node::Renewal;
+use super::queue::{self, Contender, Digits, NEAR, contender_name};
+use super::seat::{self, Trace};
 use super::slot::Slot;
 use super::terms::{Wait, until};
 use super::{Interrupt, Stop, node};
@@ -65,9 +66,13 @@ impl Attempt {
 
     /// Who is the next ahead. Nobody ever comes in ahead of one who waits, so those that an older reading of the same
     /// session has ahead are all that can be.
-    pub(super) async fn turn(&mut self, contender: &str) -> Result<Turn, Interrupt> {
+    ///
+    /// Of late digits that is not true: whoever comes when the numbers have run out may come in ahead, if it does not know
+    /// that they are no place. So each look is a new one.
+    pub(super) async fn turn(&mut self, contender: &str, digits: Digits) -> Result<Turn, Interrupt> {
         let recent = self.board().recent();
-        if let Some(ahead) = recent.queue.ahead_of(contender)
+        if digits == Digits::Sure
+            && let Some(ahead) = recent.queue.ahead_of(contender)
             && ahead.len() <= NEAR
         {
             self.queue_written = recent.queue_written;
@@ -84,6 +89,49 @@ impl Attempt {
         self.queue_written = reading.queue_written;
         self.check_reading(&reading).await?;
         Ok(ahead.last().map_or(Turn::First, |ahead| Turn::Behind(ahead.name.clone())))
+    }
+
+    /// The sequence numbers of the queue have run out: what ZooKeeper has given is no place. Gives it back, and waits until
+    /// the places that there are have been served, or left, and the queue counts from zero again.
+    pub(super) async fn wait_for_new_digits(&mut self) -> Result<(), Interrupt> {
+        self.seat.leave_queue().await?;
+        loop {
+            let reading = self.board().look().await?;
+            if !reading.worn_out {
+                return Ok(());
+            }
+            if reading.queue.len() == 0 {
+                match self.renew_queue().await? {
+                    Renewal::Done => return Ok(()),
+                    Renewal::Busy if !reading.queue_strays => {}
+                    Renewal::Busy | Renewal::Protected => {
+                        let cause = "the sequence numbers of its queue have run out, and the queue can't be replaced";
+                        return Err(node::not_a_lock(&self.terms.path, cause));
+                    }
+                }
+            }
+            if self.terms.wait != Wait::Try {
+                let position = u32::try_from(reading.queue.len().saturating_add(1)).unwrap_or(u32::MAX);
+                self.slot.queued(position, reading.holders.clone());
+            }
+            let stopped = stopping(&self.slot, self.terms.wait);
+            tokio::select! {
+                biased;
+                stop = stopped => return Err(stop.into()),
+                () = seat::pause() => {}
+            }
+        }
+    }
+
+    /// Has the queue count from zero again, if nobody is in it. Whoever may not do that goes on as if somebody were.
+    pub(super) async fn renew_queue(&self) -> Result<Renewal, Interrupt> {
+        match node::renew_queue(self.seat.owner(), &self.terms.path).await {
+            Err(zk::Error::Refused(code)) => {
+                tracing::warn!(path = %self.terms.path, %code, "zookeeper refuses to replace a lock's queue");
+                Ok(Renewal::Protected)
+            }
+            renewal => Ok(renewal?),
+        }
     }
 
     async fn look_ahead(&self, ahead: &[Contender]) -> Result<Turn, Interrupt> {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::lock;
+use super::queue::digits_after;
 use crate::types::{NodePath, Zxid};
 
 /// Of how many locks something is known, before all is forgotten.
@@ -36,9 +37,9 @@ pub(super) enum Company {
 }
 
 impl Vacancy {
-    /// What who takes the lock leaves behind.
+    /// What who takes the lock leaves behind. `None`: the digits that come are not sure to be unique.
     pub(super) fn after(self) -> Option<Self> {
-        Some(Self { next: self.next.checked_add(1)?, ..self })
+        Some(Self { next: digits_after(self.next)?, ..self })
     }
 }
 
@@ -96,6 +97,6 @@ mod tests {
     fn there_are_no_digits_after_the_last() {
         let vacancy = Vacancy { next: 7, company: Company::None };
         assert_eq!(vacancy.after(), Some(Vacancy { next: 8, ..vacancy }));
-        assert_eq!(Vacancy { next: i32::MAX, ..vacancy }.after(), None);
+        assert_eq!(Vacancy { next: i32::MAX - 1, ..vacancy }.after(), None);
     }
 }

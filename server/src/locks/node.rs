@@ -3,12 +3,13 @@
 use bytes::Bytes;
 
 use super::Interrupt;
-use super::queue::{Limit, looks_like_a_lease};
+use super::queue::{Limit, is_worn_out, looks_like_a_lease};
+use super::record::as_zk;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{NodePath, Stat, Zxid};
 use crate::zk::layout::{is_in_lock_queue, lock_queue};
-use crate::zk::{self, CreateMode, ErrorCode, Session};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Session};
 
 /// How often a node that changes under one's hands is looked at again.
 const TRIES: usize = 16;
@@ -108,6 +109,45 @@ pub(super) async fn ensure_queue(session: &Session, path: &NodePath) -> Result<(
         }
     }
     Err(Error::Internal { path: path.clone(), cause: "its parents keep vanishing".to_owned() }.into())
+}
+
+/// What came of the replacement of a queue's node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// It counts from zero again.
+    Done,
+    /// It is not as it was, or somebody is in it.
+    Busy,
+    /// Not everybody may do everything with it; and who may do what can't always be read.
+    Protected,
+}
+
+/// Replaces the node whose children are the contenders by one that counts them from zero, if there are none. That is one
+/// transaction: nobody ever finds the node missing.
+pub(super) async fn renew_queue(owner: &Owner, path: &NodePath) -> Result<Renewal, zk::Error> {
+    let (session, queue) = (owner.session(), lock_queue(path));
+    let (open, read) = futures_util::future::join(session.is_open(&queue), session.get(&queue)).await;
+    let (Some(open), Some(read)) = (open?, read?) else { return Ok(Renewal::Busy) };
+    if read.stat.num_children > 0 || !is_worn_out(&read.stat) {
+        return Ok(Renewal::Busy);
+    }
+    if !open {
+        return Ok(Renewal::Protected);
+    }
+    let renewal = vec![
+        zk::delete(queue.as_str(), read.stat.version),
+        zk::create(queue.as_str(), read.data, CreateMode::Persistent),
+    ];
+    match owner.commit(renewal).await {
+        Ok(_) => {
+            tracing::info!(%path, "the sequence numbers of a lock's queue begin anew");
+            Ok(Renewal::Done)
+        }
+        Err(CommitError::Part { code: ErrorCode::NotEmpty | ErrorCode::BadVersion | ErrorCode::NoNode, .. }) => {
+            Ok(Renewal::Busy)
+        }
+        Err(error) => Err(as_zk(error)),
+    }
 }
 
 /// Whether a node outlives sessions. Containers and TTL nodes do, and have marks instead of an owner.

@@ -1,6 +1,13 @@
 //! What a list of contenders and of leases implies. Pure.
 
+use crate::types::Stat;
 use crate::zk::layout::LOCK_MARK;
+
+/// Sequence numbers from here on are near the last one, after which ZooKeeper gives none that is unique and rises. A queue
+/// that has come so far is replaced when nobody is in it. A larger value leaves less time to find it empty.
+const WORN_OUT: i32 = 2_000_000_000;
+/// ZooKeeper gives the number after this one again and again.
+const LAST_UNIQUE: i32 = i32::MAX - 1;
 
 /// More contenders ahead than this are looked up with a new list rather than one by one.
 pub(super) const NEAR: usize = 32;
@@ -8,8 +15,8 @@ pub(super) const NEAR: usize = 32;
 /// One that waits, as the name of its node tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Contender {
-    /// Its place among all that ever came.
-    number: i64,
+    /// Its place among all that ever came, in the order in which kazoo compares the digits: as text.
+    order: i64,
     /// The node's whole name.
     pub(super) name: String,
 }
@@ -22,12 +29,66 @@ impl Contender {
     /// Reads a name as kazoo does: ten digits, perhaps negative, right after the last `__lock__`. Other nodes are no
     /// contenders, and keep nobody waiting.
     fn parse(name: String) -> Option<Self> {
+        /// Text that begins with a minus comes before all digits, and the smaller amount first.
+        const NEGATIVE: i64 = -10_000_000_000;
         let digits = &name[name.rfind(LOCK_MARK)? + LOCK_MARK.len()..];
         let unsigned = digits.strip_prefix('-').unwrap_or(digits);
         if unsigned.len() != 10 || !unsigned.bytes().all(|digit| digit.is_ascii_digit()) {
             return None;
         }
-        Some(Self { number: digits.parse().ok()?, name })
+        let amount: i64 = unsigned.parse().ok()?;
+        Some(Self { order: if unsigned == digits { amount } else { NEGATIVE + amount }, name })
+    }
+
+    /// By the digits, and equal ones by the name.
+    fn key(&self) -> (i64, &str) {
+        (self.order, &self.name)
+    }
+}
+
+/// Number of contenders that were ever created in the queue with this stat. ZooKeeper counts no further than the largest
+/// number that there is.
+///
+/// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well, and runs over.
+fn created(queue: &Stat) -> i32 {
+    let twice = queue.cversion.wrapping_add(queue.num_children).cast_unsigned();
+    i32::try_from(twice / 2).unwrap_or(i32::MAX)
+}
+
+/// The digits of the next contender, where this is the queue's stat. `None`: they are not sure to be unique.
+pub(super) fn next_digits(queue: &Stat) -> Option<i32> {
+    Some(created(queue)).filter(|next| *next < WORN_OUT)
+}
+
+/// The digits after these; `None`: they are not sure to be unique.
+pub(super) fn digits_after(digits: i32) -> Option<i32> {
+    digits.checked_add(1).filter(|next| *next < WORN_OUT)
+}
+
+/// Whether the queue with this stat is to be replaced.
+pub(super) fn is_worn_out(queue: &Stat) -> bool {
+    next_digits(queue).is_none()
+}
+
+/// What a contender's digits are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Digits {
+    /// Nobody else has them, and nobody comes in ahead of them.
+    Sure,
+    /// Nobody else has them. Once the numbers have run out, others may come in ahead of them.
+    Late,
+    /// Others may have the same, and whoever comes next may come in ahead of them: they are no place in the queue.
+    RunOut,
+}
+
+impl Digits {
+    /// Those of the contender with this name.
+    pub(super) fn of(name: &str) -> Self {
+        match Contender::parse(name.to_owned()).and_then(|contender| i32::try_from(contender.order).ok()) {
+            Some(0..WORN_OUT) => Self::Sure,
+            Some(WORN_OUT..=LAST_UNIQUE) => Self::Late,
+            Some(_) | None => Self::RunOut,
+        }
     }
 }
 
@@ -35,15 +96,15 @@ impl Queue {
     /// The queue that these children of a `…-__lock__` node make.
     pub(super) fn of(names: Vec<String>) -> Self {
         let mut contenders: Vec<_> = names.into_iter().filter_map(Contender::parse).collect();
-        contenders.sort_unstable_by(|one, other| (one.number, &one.name).cmp(&(other.number, &other.name)));
+        contenders.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
         Self(contenders)
     }
 
     /// Those ahead of the contender with this name; none for the first. `None`: it is not in the queue.
     pub(super) fn ahead_of(&self, name: &str) -> Option<&[Contender]> {
         let me = Contender::parse(name.to_owned())?;
-        let index = self.0.binary_search_by_key(&me.number, |contender| contender.number).ok()?;
-        (self.0[index].name == name).then(|| &self.0[..index])
+        let index = self.0.binary_search_by(|contender| contender.key().cmp(&me.key())).ok()?;
+        Some(&self.0[..index])
     }
 
     /// The names, in order.
@@ -59,7 +120,7 @@ impl Queue {
     /// This queue with one more, who has just come. `None`: others may have come before, whose digits begin with `next`.
     pub(super) fn joined(&self, name: &str, next: i32) -> Option<Self> {
         let contender = Contender::parse(name.to_owned())?;
-        (contender.number == i64::from(next)).then(|| Self(self.0.iter().cloned().chain([contender]).collect()))
+        (contender.order == i64::from(next)).then(|| Self(self.0.iter().cloned().chain([contender]).collect()))
     }
 
     /// This queue without one of those who wait. `None`: it is not among them.
@@ -175,9 +236,67 @@ mod tests {
     }
 
     #[test]
-    fn digits_that_have_overflowed_come_first_as_in_kazoo() {
-        let queue = queue(&["a__lock__0000000001", "b__lock__-2147483648"]);
-        assert_eq!(queue.ahead_of("a__lock__0000000001").unwrap().len(), 1);
+    fn digits_that_have_run_over_are_ordered_as_kazoo_orders_them() {
+        let in_order = ["b__lock__-2147483600", "a__lock__-2147483648", "x__lock__0000000001", "c__lock__2147483647"];
+        for names in [in_order, {
+            let mut names = in_order;
+            names.reverse();
+            names
+        }] {
+            let queue = queue(&names);
+            assert_eq!(queue.names().collect::<Vec<_>>(), in_order);
+            for (index, name) in in_order.iter().enumerate() {
+                assert_eq!(queue.ahead_of(name).unwrap().len(), index);
+            }
+        }
+    }
+
+    #[test]
+    fn contenders_with_equal_digits_are_found_by_their_names() {
+        let names: Vec<_> = ('a'..='j').map(|letter| format!("{letter}__lock__2147483647")).collect();
+        let queue = Queue::of(names.iter().rev().cloned().collect());
+        for (index, name) in names.iter().enumerate() {
+            assert_eq!(queue.ahead_of(name).map(<[_]>::len), Some(index), "{name}");
+        }
+        assert_eq!(queue.ahead_of("k__lock__2147483647"), None);
+    }
+
+    #[test]
+    fn only_digits_that_nobody_else_has_are_a_place() {
+        for (digits, worth) in [
+            ("0000000000", Digits::Sure),
+            ("1999999999", Digits::Sure),
+            ("2000000000", Digits::Late),
+            ("2147483646", Digits::Late),
+            ("2147483647", Digits::RunOut),
+            ("-2147483648", Digits::RunOut),
+            ("-0000000001", Digits::RunOut),
+        ] {
+            assert_eq!(Digits::of(&format!("a__lock__{digits}")), worth, "{digits}");
+        }
+    }
+
+    #[test]
+    fn the_next_digits_are_told_from_a_queues_stat_however_far_it_has_counted() {
+        let stat = |created: i32, children: i32| Stat {
+            cversion: created.wrapping_mul(2).wrapping_sub(children),
+            num_children: children,
+            ..Stat::default()
+        };
+        for (created, next) in [
+            (0, Some(0)),
+            (7, Some(7)),
+            (1 << 30, Some(1 << 30)),
+            (WORN_OUT - 1, Some(WORN_OUT - 1)),
+            (WORN_OUT, None),
+            (i32::MAX, None),
+        ] {
+            for children in [0, 1, 5] {
+                let stat = stat(created, created.min(children));
+                assert_eq!((next_digits(&stat), is_worn_out(&stat)), (next, next.is_none()), "{created} {children}");
+            }
+        }
+        assert_eq!((digits_after(7), digits_after(WORN_OUT - 1), digits_after(i32::MAX)), (Some(8), None, None));
     }
 
     #[test]

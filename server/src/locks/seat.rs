@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use super::id::Mark;
 use super::queue::Queue;
 use super::record::{self, Record};
-use crate::types::{NodePath, Stat};
+use crate::types::NodePath;
 use crate::zk::layout::{LOCK_MARK, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Pool, Request, Room};
 
@@ -21,14 +21,6 @@ pub(super) enum Trace {
     Maybe,
     /// It was created, and we have not deleted it. For a contender: its name with the digits.
     Stands(String),
-}
-
-/// The digits of the next contender, where this is the queue's stat. `None`: they can't be told.
-///
-/// ZooKeeper's digits count the children that were ever created; `cversion` counts the deleted ones as well.
-pub(super) fn next_digits(queue: &Stat) -> Option<i32> {
-    let changes = queue.cversion.checked_add(queue.num_children).filter(|changes| *changes >= 0)?;
-    Some(changes / 2)
 }
 
 /// What [`Seat::clear`] knows at its end.
@@ -184,12 +176,18 @@ impl Seat {
         }
     }
 
-    async fn try_clear(&mut self) -> Result<(), zk::Error> {
+    /// Deletes the contender.
+    pub(super) async fn leave_queue(&mut self) -> Result<(), zk::Error> {
         self.find_contender().await?;
         if let Some(contender) = self.contender_path() {
             delete(self.owner(), &contender).await?;
             self.contender = Trace::None;
         }
+        Ok(())
+    }
+
+    async fn try_clear(&mut self) -> Result<(), zk::Error> {
+        self.leave_queue().await?;
         if self.lease != Trace::None {
             match self.ttl {
                 None => delete(self.owner(), &self.lease_path()).await?,

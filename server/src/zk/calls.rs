@@ -136,6 +136,16 @@ impl Session {
         batches
     }
 
+    /// Whether everybody may do everything with a node and its children; `None` when it does not exist.
+    pub(crate) async fn is_open(&self, path: &NodePath) -> Result<Option<bool>, Error> {
+        let request = Request::GetAcl { path: path.as_str().to_owned() };
+        match absent_is_none(self.submit(request).await)?.map(|answer| answer.response) {
+            Some(Response::Acl { acl, .. }) => Ok(Some(acl == [Acl::open()])),
+            Some(_) => Err(Error::OutcomeUnknown),
+            None => Ok(None),
+        }
+    }
+
     /// Waits until this session's server has applied what the leader had committed.
     pub(crate) async fn sync(&self, path: &NodePath) -> Result<(), Error> {
         self.submit(Request::Sync { path: path.as_str().to_owned() }).await.map(drop)

@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rollcall_tests::arm::Own;
 use rollcall_tests::raw::{Answer, Event, Raw, newcomer};
 use rollcall_wire::{
     Acl, ConnectRequest, ConnectResponse, CreateMode, ErrorCode, EventKind, OpCode, Request, Response, Stat,
@@ -39,6 +40,13 @@ const LIFETIME: Duration = Duration::from_secs(30);
 struct Ground {
     address: SocketAddr,
     root: String,
+}
+
+/// A backend with durable nodes, parents first, below which so many children were created; and all of it as the ground.
+async fn old_ground(paths: &[&str], children_created: i32) -> (Own, Ground) {
+    let own = ARM.own_with_old_nodes(paths, children_created).await;
+    let ground = Ground { address: own.address(), root: String::new() };
+    (own, ground)
 }
 
 async fn ground() -> Ground {
@@ -214,6 +222,7 @@ fn stat_of(response: &Response) -> Stat {
         Response::Created { stat, .. }
         | Response::Stat(stat)
         | Response::Data { stat, .. }
+        | Response::Acl { stat, .. }
         | Response::Children { stat, .. } => *stat,
         Response::Parts(_) | Response::Done => panic!("no stat in {response:?}"),
     }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use rollcall_wire::{Acl, CreateMode, ErrorCode, MAX_FRAME, Request, Response, permission};
 
 use super::{
-    Client, create, create_with, delete, exists, get, ground, list, names_of, path_of, private, proof, set, stat_of,
+    Client, create, create_with, delete, exists, get, ground, list, names_of, old_ground, path_of, private, proof, set,
+    stat_of,
 };
 
 #[tokio::test]
@@ -143,6 +144,45 @@ async fn sequential_names_count_all_children_that_ever_were() {
     client.done(delete("/q", -1)).await;
     client.plant(&["/q"]).await;
     assert_eq!(next(&mut client, "/q/a").await, "/q/a0000000000", "another parent counts anew");
+}
+
+#[tokio::test]
+async fn sequential_names_end_at_the_largest_number_and_a_new_parent_counts_anew() {
+    let (_own, ground) = old_ground(&["/q"], i32::MAX - 2).await;
+    let mut client = ground.client().await;
+    let mut pzxid = 0;
+    for (prefix, name, moves) in [
+        ("/q/a", "/q/a2147483645", true),
+        ("/q/a", "/q/a2147483646", true),
+        ("/q/a", "/q/a2147483647", false),
+        ("/q/b", "/q/b2147483647", false),
+    ] {
+        let (zxid, response) = client.done(create(prefix, CreateMode::EphemeralSequential)).await;
+        assert_eq!(path_of(&response), name);
+        pzxid = if moves { zxid } else { pzxid };
+        assert_eq!(client.stat("/q").await.unwrap().pzxid, pzxid, "the parent's stat is not written any more");
+    }
+    assert_eq!(client.refused(create("/q/a", CreateMode::EphemeralSequential)).await, ErrorCode::NodeExists);
+    let stat = client.stat("/q").await.unwrap();
+    assert_eq!((stat.cversion, stat.num_children), (i32::MAX.wrapping_mul(2) - 4, 4));
+    let next = |name: &str| create(&format!("/q/{name}"), CreateMode::EphemeralSequential);
+    let (_, parts) = client.multi(vec![next("x"), next("y"), next("z")]).await;
+    let names: Vec<_> = parts.iter().map(|part| path_of(part.as_ref().unwrap())).collect();
+    assert_eq!(names, ["/q/x2147483647", "/q/y-2147483648", "/q/z-2147483647"], "within one transaction they run over");
+    let (_, response) = client.done(next("c")).await;
+    assert_eq!(path_of(&response), "/q/c2147483647", "and are the last again after it");
+    let (deleted, _) = client.done(delete("/q/c2147483647", -1)).await;
+    assert_eq!(client.stat("/q").await.unwrap().pzxid, deleted);
+    let renewal = || vec![delete("/q", 0), create("/q", CreateMode::Persistent)];
+    let (_, parts) = client.multi(renewal()).await;
+    assert_eq!(parts[0], Err(ErrorCode::NotEmpty));
+    let (_, names) = client.done(list("/q")).await;
+    for name in names_of(&names) {
+        client.done(delete(&format!("/q/{name}"), -1)).await;
+    }
+    client.multi(renewal()).await;
+    let (_, response) = client.done(next("d")).await;
+    assert_eq!(path_of(&response), "/q/d0000000000");
 }
 
 #[tokio::test]

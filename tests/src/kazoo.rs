@@ -1,0 +1,46 @@
+//! Processes of kazoo that contend for locks.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::contender::Lock;
+use crate::process::{Process, scratch};
+
+/// The environments with kazoo 2.11 and 2.6.
+pub const VERSIONS: [&str; 2] = ["venv", "judges/kazoo-2.6"];
+
+/// A process of kazoo with several threads that contend. Dropping kills it, and its session expires.
+#[derive(Debug)]
+pub struct Kazoo {
+    process: Process,
+    _directory: TempDir,
+}
+
+impl Kazoo {
+    /// Starts a process of one of the [`VERSIONS`]; each of its threads takes the locks by turns, at random.
+    ///
+    /// # Panics
+    /// When there is no such environment.
+    pub fn start(hosts: &str, version: &str, name: &str, threads: usize, locks: &[Lock]) -> Kazoo {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join("../.cache").join(version).join("bin/python");
+        assert!(python.exists(), "no {}: run tests/setup.sh python judges", python.display());
+        let directory = scratch("kazoo");
+        let mut command = Command::new(python);
+        command.arg("-u").arg(root.join("python/contend.py")).args([hosts, name, &threads.to_string()]);
+        command.args(locks.iter().map(|lock| format!("{}={}", lock.path, lock.limit)));
+        Kazoo { process: Process::spawn(name, directory.path(), &mut command), _directory: directory }
+    }
+
+    /// How often it has held a lock.
+    ///
+    /// # Panics
+    /// When it has ended by itself.
+    pub fn held(&mut self) -> usize {
+        let ended = self.process.exited();
+        assert!(ended.is_none(), "kazoo has ended, {ended:?}: {}", self.process.stderr());
+        self.process.stdout().lines().count()
+    }
+}
