@@ -97,7 +97,7 @@ func (q *queueing) pick(ctx context.Context) (*replica, error) {
 	if q.left != nil {
 		but = q.left.at.index
 	}
-	at, err := q.client.replicas.pick(bounded, but)
+	at, err := q.client.replicas.pick(bounded, but, q.client.patience/6)
 	switch {
 	case err == nil, errors.Is(err, Invalid), errors.Is(err, Closed):
 		return at, err

@@ -2,6 +2,7 @@ package rollcall
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -12,6 +13,8 @@ const (
 	longestPause  = 5 * time.Second
 	// The longest pause that a replica may ask for.
 	longestAsked = 30 * time.Second
+	// The longest pause of a caller that has no time-out of its own: each pause counts in full.
+	anyPause = longestAsked * 2
 )
 
 // none is the index of no replica.
@@ -27,9 +30,18 @@ type choice struct {
 
 type health struct {
 	// era rises with each failure, so that many streams that break at once count as one.
-	era        uint64
-	failures   int
-	avoidUntil time.Time
+	era      uint64
+	failures int
+	// since is when it failed, and pause how long it is left alone then; no pause: it may be tried.
+	since time.Time
+	pause time.Duration
+	// jitter, from a half to one, spreads clients that failed at the same moment.
+	jitter float64
+}
+
+// freeAt is the time from which it may be tried again, where its pause is cut to longest.
+func (h *health) freeAt(longest time.Duration) time.Time {
+	return h.since.Add(min(h.pause, time.Duration(float64(longest)*h.jitter)))
 }
 
 // chosen is a replica that was chosen, at one moment.
@@ -43,28 +55,28 @@ func newChoice(count int, chance *rand.Rand) *choice {
 	return &choice{replicas: make([]health, count), current: chance.IntN(count), chance: chance}
 }
 
-// choose gives a replica, or, where ok is false, the time at which to choose again. It gives but only when there is no
-// other.
-func (c *choice) choose(now time.Time, but int) (use chosen, again time.Time, ok bool) {
-	isWanted := func(index int) bool { return index != but || len(c.replicas) == 1 }
-	isFree := func(index int) bool { return !c.replicas[index].avoidUntil.After(now) }
-	if !isWanted(c.current) || !isFree(c.current) {
-		var candidates []int
+// choose gives a replica, or, where ok is false, the time at which to choose again. It gives but only while no other may
+// be tried. A pause counts for no more than longest: a caller whose lock or registration runs out cannot wait for
+// longer.
+func (c *choice) choose(now time.Time, but int, longest time.Duration) (use chosen, again time.Time, ok bool) {
+	isFree := func(index int) bool { return !c.replicas[index].freeAt(longest).After(now) }
+	if c.current == but || !isFree(c.current) {
+		var free []int
 		for index := range c.replicas {
-			if !isWanted(index) {
-				continue
-			}
 			if isFree(index) {
-				candidates = append(candidates, index)
-			} else if until := c.replicas[index].avoidUntil; again.IsZero() || until.Before(again) {
-				again = until
+				free = append(free, index)
+			} else if at := c.replicas[index].freeAt(longest); again.IsZero() || at.Before(again) {
+				again = at
 			}
 		}
-		if len(candidates) == 0 {
+		if len(free) > 1 {
+			free = slices.DeleteFunc(free, func(index int) bool { return index == but })
+		}
+		if len(free) == 0 {
 			return chosen{}, again, false
 		}
 		// Not simply the next: the clients of a replica that died spread over all others.
-		c.current = candidates[c.chance.IntN(len(candidates))]
+		c.current = free[c.chance.IntN(len(free))]
 	}
 	return chosen{c.current, c.replicas[c.current].era}, time.Time{}, true
 }
@@ -72,7 +84,7 @@ func (c *choice) choose(now time.Time, but int) (use chosen, again time.Time, ok
 // succeeded: it answers.
 func (c *choice) succeeded(replica chosen) {
 	if health := &c.replicas[replica.index]; health.era == replica.era {
-		health.failures, health.avoidUntil = 0, time.Time{}
+		health.failures, health.pause = 0, 0
 	}
 }
 
@@ -83,9 +95,10 @@ func (c *choice) failed(replica chosen, asked time.Duration, now time.Time) bool
 		return false
 	}
 	grown := min(shortestPause<<min(health.failures, 16), longestPause)
-	jittered := time.Duration(float64(grown) * (0.5 + c.chance.Float64()/2))
+	health.jitter = 0.5 + c.chance.Float64()/2
+	jittered := time.Duration(float64(grown) * health.jitter)
 	health.era++
 	health.failures++
-	health.avoidUntil = now.Add(max(jittered, min(asked, longestAsked)))
+	health.since, health.pause = now, max(jittered, min(asked, longestAsked))
 	return true
 }

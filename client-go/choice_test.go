@@ -2,6 +2,7 @@ package rollcall
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -10,7 +11,7 @@ func seeded(count int, seed uint64) *choice { return newChoice(count, rand.New(r
 
 func mustChoose(t *testing.T, c *choice, now time.Time) chosen {
 	t.Helper()
-	use, _, ok := c.choose(now, none)
+	use, _, ok := c.choose(now, none, anyPause)
 	if !ok {
 		t.Fatal("all are avoided")
 	}
@@ -41,7 +42,7 @@ func TestAnotherIsTriedAtOnceAndTheSameAfterAGrowingPause(t *testing.T) {
 	c.failed(second, 0, now)
 	var longest time.Duration
 	for range 40 {
-		_, again, ok := c.choose(now, none)
+		_, again, ok := c.choose(now, none, anyPause)
 		pause := again.Sub(now)
 		if ok || pause > longestPause {
 			t.Fatalf("%v %v", ok, pause)
@@ -52,10 +53,10 @@ func TestAnotherIsTriedAtOnceAndTheSameAfterAGrowingPause(t *testing.T) {
 	if longest <= longestPause/2 {
 		t.Fatalf("it has not grown: %v", longest)
 	}
-	_, again, _ := c.choose(now, none)
+	_, again, _ := c.choose(now, none, anyPause)
 	c.succeeded(mustChoose(t, c, again))
 	c.failed(mustChoose(t, c, again), 0, again)
-	if until := c.replicas[c.current].avoidUntil.Sub(again); until > shortestPause {
+	if until := c.replicas[c.current].pause; until > shortestPause {
 		t.Fatalf("an answer ends the growth: %v", until)
 	}
 }
@@ -64,7 +65,7 @@ func TestAPauseThatWasAskedForIsKeptWithinReason(t *testing.T) {
 	for _, pause := range [][2]time.Duration{{7 * time.Second, 7 * time.Second}, {time.Hour, longestAsked}} {
 		c, now := seeded(1, 1), time.Now()
 		c.failed(mustChoose(t, c, now), pause[0], now)
-		if _, again, ok := c.choose(now, none); ok || again.Sub(now) != pause[1] {
+		if _, again, ok := c.choose(now, none, anyPause); ok || again.Sub(now) != pause[1] {
 			t.Fatalf("asked for %v, got %v", pause[0], again.Sub(now))
 		}
 	}
@@ -74,11 +75,60 @@ func TestOneThatDrainsIsLeftForAnyOtherAndKeptWithoutOne(t *testing.T) {
 	now := time.Now()
 	two := seeded(2, 1)
 	first := mustChoose(t, two, now)
-	if other, _, ok := two.choose(now, first.index); !ok || other.index == first.index {
+	if other, _, ok := two.choose(now, first.index, anyPause); !ok || other.index == first.index {
 		t.Fatal("there is another")
 	}
-	if _, _, ok := seeded(1, 1).choose(now, 0); !ok {
+	if _, _, ok := seeded(1, 1).choose(now, 0, anyPause); !ok {
 		t.Fatal("there is no other")
+	}
+}
+
+// tried is the replica that is chosen once the pauses are over, and when that is.
+func tried(c *choice, now time.Time, but int, longest time.Duration) (chosen, time.Time) {
+	for {
+		use, again, ok := c.choose(now, but, longest)
+		if ok {
+			return use, now
+		}
+		now = again
+	}
+}
+
+func TestOneThatDrainsIsTriedAgainWhileTheOthersFail(t *testing.T) {
+	for seed := range uint64(50) {
+		c, now := seeded(3, seed), time.Now()
+		end := now.Add(20 * time.Second)
+		drained := mustChoose(t, c, now)
+		c.failed(drained, drainPause, now)
+		var tries [3]int
+		for now.Before(end) {
+			var use chosen
+			use, now = tried(c, now, drained.index, anyPause)
+			tries[use.index]++
+			c.failed(use, 0, now)
+		}
+		if slices.Min(tries[:]) < 4 || slices.Max(tries[:]) > 15 {
+			t.Fatalf("%v", tries)
+		}
+	}
+}
+
+func TestWhoCannotWaitForLongTriesEachInTime(t *testing.T) {
+	c, now := seeded(2, 1), time.Now()
+	for range 20 {
+		var use chosen
+		use, now = tried(c, now, none, anyPause)
+		c.failed(use, 20*time.Second, now)
+	}
+	last := [2]time.Time{now, now}
+	for range 40 {
+		var use chosen
+		use, now = tried(c, now, 0, time.Second)
+		if pause := now.Sub(last[use.index]); pause > time.Second {
+			t.Fatalf("it was left alone for %v", pause)
+		}
+		last[use.index] = now
+		c.failed(use, 20*time.Second, now)
 	}
 }
 

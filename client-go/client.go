@@ -186,20 +186,20 @@ func call[A any](
 	ctx context.Context, c *Client, path string, does effect, hold time.Duration,
 	attempt func(context.Context, v1.RegistryClient) (A, error),
 ) (A, error) {
-	var none A
+	var nothing A
 	bounded, cancel := c.bound(ctx, hold)
 	defer cancel()
 	var last *failure
 	for {
-		replica, err := c.replicas.pick(bounded, -1)
+		replica, err := c.replicas.pick(bounded, none, anyPause)
 		if err != nil {
 			if last != nil && (last.kind == notNow || last.kind == refused) && !errors.Is(err, context.Canceled) {
-				return none, last.err
+				return nothing, last.err
 			}
 			if errors.Is(err, Invalid) {
-				return none, err
+				return nothing, err
 			}
-			return none, c.ended(ctx, last)
+			return nothing, c.ended(ctx, last)
 		}
 		answer, why := try(bounded, replica, does, hold, attempt)
 		if why == nil {
@@ -208,10 +208,10 @@ func call[A any](
 		switch {
 		case why.refusedFor(PageExpired):
 		case why.kind == refused:
-			return none, why.err
+			return nothing, why.err
 		case why.kind == broken && does == writes:
 			message := fmt.Sprintf("%s may or may not have been written: %s", path, why.err.Message)
-			return none, &Error{Reason: OutcomeUnknown, Code: why.err.Code, Message: message, cause: ctx.Err()}
+			return nothing, &Error{Reason: OutcomeUnknown, Code: why.err.Code, Message: message, cause: ctx.Err()}
 		}
 		last = why
 	}

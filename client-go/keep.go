@@ -77,7 +77,7 @@ func (k *keeper) broke(why *failure) {
 
 // renew tries once, and tells after what pause to do so again.
 func (k *keeper) renew() time.Duration {
-	at, err := k.lock.client.replicas.pick(k.lock.keeping, k.but)
+	at, err := k.lock.client.replicas.pick(k.lock.keeping, k.but, k.terms.ttl/6)
 	if err != nil {
 		// The lock is over.
 		return k.terms.ttl

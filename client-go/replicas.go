@@ -51,15 +51,15 @@ func newReplicas(names []string, dial func(string) (*grpc.ClientConn, error)) *r
 // String names the replicas, for a message.
 func (r *replicas) String() string { return strings.Join(r.names, ", ") }
 
-// pick gives the one that answers, or the next to try, and but only when there is no other. It waits while all have
-// failed lately. Errors are those of the context, and Closed.
-func (r *replicas) pick(ctx context.Context, but int) (*replica, error) {
+// pick gives the one that answers, or the next to try, and but only while no other may be tried. It waits while all have
+// failed lately; each may be tried again after longest. Errors are those of the context, and Closed.
+func (r *replicas) pick(ctx context.Context, but int, longest time.Duration) (*replica, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		r.mu.Lock()
-		use, again, ok := r.choice.choose(time.Now(), but)
+		use, again, ok := r.choice.choose(time.Now(), but, longest)
 		if ok {
 			defer r.mu.Unlock()
 			return r.connect(use)

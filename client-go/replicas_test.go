@@ -167,6 +167,48 @@ func TestADrainIsSeenByNobodyAndLosesNothing(t *testing.T) {
 	}
 }
 
+func TestAReplicaThatDrainedIsTriedAgainWhileTheOthersAreDown(t *testing.T) {
+	ctx := begin(t)
+	options := []string{"--session-timeout", "4s", "--drain", "1s"}
+	home := replica(t, "", options...)
+	moving := connect(t, nil, &server{address: freeAddress(t)}, home)
+	ttl := rollcall.TTL(12 * time.Second)
+	lock, err := moving.Lock(ctx, "/go/return-lock", ttl)
+	must(t, err)
+	registration, err := moving.Register(ctx, "/go/return/one", nil, ttl)
+	must(t, err)
+	queued, granted := make(chan struct{}, 8), make(chan *rollcall.Lock, 1)
+	go func() {
+		tell := rollcall.OnQueued(func(rollcall.Place) { queued <- struct{}{} })
+		lock, err := moving.Lock(ctx, "/go/return-lock", ttl, tell)
+		if err != nil {
+			t.Error(err)
+		}
+		granted <- lock
+	}()
+	<-queued
+	registrations := []*rollcall.Registration{registration}
+	before := generations(registrations)
+	home.drain(t)
+	must(t, home.command.Wait())
+	replica(t, home.address, options...)
+	select {
+	case <-queued:
+	case <-granted:
+		t.Fatal("it was not granted yet")
+	case <-ctx.Done():
+		t.Fatal("the place is not taken anew")
+	}
+	resumed(t, ctx, registrations, before)
+	must(t, lock.Context().Err())
+	must(t, lock.Unlock(ctx))
+	next := <-granted
+	if next == nil || next.FencingToken() <= lock.FencingToken() {
+		t.Fatal("it goes in turn")
+	}
+	must(t, next.Unlock(ctx))
+}
+
 func TestAReplicaThatHangsIsLeftAndHarmsNothingWhenItWakesUp(t *testing.T) {
 	ctx := begin(t)
 	home := replica(t, "", longSession...)

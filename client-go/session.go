@@ -166,7 +166,11 @@ func (s *session) run() {
 
 // connect opens a stream, at another replica than but if there is one; nil: that has failed.
 func (s *session) connect(ctx context.Context, but int) *regStream {
-	at, err := s.client.replicas.pick(ctx, but)
+	longest := anyPause
+	if s.ttl > 0 {
+		longest = s.ttl / 6
+	}
+	at, err := s.client.replicas.pick(ctx, but, longest)
 	if err != nil {
 		return nil
 	}

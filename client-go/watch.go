@@ -74,7 +74,7 @@ type watching struct {
 
 // goOn follows one stream to its end, and tells whether there is to be another.
 func (w *watching) goOn(ctx context.Context) bool {
-	at, err := w.client.replicas.pick(ctx, w.but)
+	at, err := w.client.replicas.pick(ctx, w.but, anyPause)
 	if err != nil {
 		if errors.Is(err, Invalid) {
 			w.refused = err

@@ -1,6 +1,7 @@
 """Which replica to talk to: sticky while it answers, another at once when it does not, with a growing pause before the
 same is tried again. Pure: the time is given."""
 
+import math
 import random
 from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Union
@@ -23,7 +24,15 @@ class Chosen(NamedTuple):
 class _Health:
     era: int = 0
     failures: int = 0
-    avoid_until: float = 0.0
+    # When it failed, and how long it is left alone then.
+    since: float = 0.0
+    pause: float = 0.0
+    # From a half to one: spreads clients that failed at the same moment.
+    jitter: float = 1.0
+
+    def free_at(self, longest: float) -> float:
+        """The time from which it may be tried again, where its pause is cut to `longest`."""
+        return self.since + min(self.pause, longest * self.jitter)
 
 
 class Choice:
@@ -35,20 +44,19 @@ class Choice:
         # Clients that start together do not all begin with the first.
         self._current = self._rng.randrange(count)
 
-    def choose(self, now: float, but: Optional[int] = None) -> Union[Chosen, float]:
-        """A replica, not `but` if there is another; or the time at which to choose again."""
-
-        def wanted(index: int) -> bool:
-            return index != but or len(self._replicas) == 1
+    def choose(self, now: float, but: Optional[int] = None, longest: float = math.inf) -> Union[Chosen, float]:
+        """A replica, `but` only while no other may be tried; or the time at which to choose again. A pause counts for
+        no more than `longest`: a caller whose lock or registration runs out cannot wait for longer."""
 
         def free(index: int) -> bool:
-            return self._replicas[index].avoid_until <= now
+            return self._replicas[index].free_at(longest) <= now
 
-        if not (wanted(self._current) and free(self._current)):
-            others = [index for index in range(len(self._replicas)) if wanted(index)]
-            candidates = [index for index in others if free(index)]
+        if self._current == but or not free(self._current):
+            candidates = [index for index in range(len(self._replicas)) if free(index)]
+            if len(candidates) > 1:
+                candidates = [index for index in candidates if index != but]
             if not candidates:
-                return min(self._replicas[index].avoid_until for index in others)
+                return min(replica.free_at(longest) for replica in self._replicas)
             # Not simply the next: the clients of a replica that died spread over all others.
             self._current = self._rng.choice(candidates)
         return Chosen(self._current, self._replicas[self._current].era)
@@ -56,7 +64,7 @@ class Choice:
     def succeeded(self, chosen: Chosen) -> None:
         health = self._replicas[chosen.position]
         if health.era == chosen.era:
-            health.failures, health.avoid_until = 0, 0.0
+            health.failures, health.pause = 0, 0.0
 
     def failed(self, chosen: Chosen, asked: float, now: float) -> bool:
         """It does not answer, or not now; `asked` is the pause that it has asked for. Says whether that is news."""
@@ -64,10 +72,10 @@ class Choice:
         if health.era != chosen.era:
             return False
         grown = min(PAUSES[0] * 2.0 ** min(health.failures, 16), PAUSES[1])
-        pause = max(grown * self._rng.uniform(0.5, 1.0), min(asked, LONGEST_ASKED))
+        health.jitter = self._rng.uniform(0.5, 1.0)
+        health.since, health.pause = now, max(grown * health.jitter, min(asked, LONGEST_ASKED))
         health.era += 1
         health.failures += 1
-        health.avoid_until = now + pause
         return True
 
     def have_all_failed(self) -> bool:

@@ -170,7 +170,7 @@ class _Seat:
         drains: Optional[int] = None
         self._patient()
         while True:
-            replica = await self._replicas.pick_until(self._give_up_at, drains)
+            replica = await self._replicas.pick_until(self._give_up_at, drains, self._locks.patience / 6)
             if replica is None:
                 raise self._replicas.unreachable()
             left = None if deadline is None else max(0.0, deadline - loop.time())
@@ -313,7 +313,7 @@ class Keeper:
                 continue
             if loop.time() >= self.until:
                 raise Failure(Kind.REFUSED, "", "EXPIRED")
-            replica = await replicas.pick_until(self.until, drains)
+            replica = await replicas.pick_until(self.until, drains, terms.ttl / 6)
             if replica is None:
                 raise Failure(Kind.REFUSED, "", "EXPIRED")
             try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 import grpc
@@ -99,22 +100,25 @@ class Replicas:
         # What the last one that failed has said.
         self.trouble = ""
 
-    async def pick(self, but: Optional[int] = None) -> Replica:
-        """The one that answers, or the next to try, not `but` if there is another. Waits while all have failed lately.
+    async def pick(self, but: Optional[int] = None, longest: float = math.inf) -> Replica:
+        """The one that answers, or the next to try; `but` only while no other may be tried, and each that failed again
+        after `longest`. Waits while all have failed lately.
 
         Cancellation: safe.
         """
         while True:
-            replica = await self.pick_until(asyncio.get_running_loop().time() + 3600, but)
+            replica = await self.pick_until(asyncio.get_running_loop().time() + 3600, but, longest)
             if replica is not None:
                 return replica
 
-    async def pick_until(self, deadline: float, but: Optional[int] = None) -> Optional[Replica]:
+    async def pick_until(
+        self, deadline: float, but: Optional[int] = None, longest: float = math.inf
+    ) -> Optional[Replica]:
         """The same, until a time on the loop's clock; None: it is over."""
         loop = asyncio.get_running_loop()
         while True:
             self._sweep()
-            verdict = self._choice.choose(loop.time(), but)
+            verdict = self._choice.choose(loop.time(), but, longest)
             if isinstance(verdict, Chosen) and not self._is_paused:
                 return Replica(verdict, self._connection(verdict.position))
             if loop.time() >= deadline:

@@ -104,7 +104,7 @@ class Session:
 
     async def _open(self, but: Optional[int]) -> Optional[_Held]:
         """Opens a stream at a replica other than `but`, if there is another. None: that has failed."""
-        replica = await self._replicas.pick(but)
+        replica = await self._replicas.pick(but, self._ttl / 6)
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
         stream = replica.register()

@@ -1,5 +1,6 @@
 """What needs no server: choosing replicas, putting watches together, keeping registrations."""
 
+import math
 import os
 import random
 import types
@@ -40,6 +41,40 @@ def test_one_that_drains_is_left_for_any_other_and_kept_without_one():
     first = two.choose(0)
     assert two.choose(0, first.position).position != first.position
     assert isinstance(one.choose(0, 0), Chosen)
+
+
+def tried(choice, now, but=None, longest=math.inf):
+    """The replica that is chosen once the pauses are over, and when that is."""
+    while True:
+        chosen = choice.choose(now, but, longest)
+        if isinstance(chosen, Chosen):
+            return chosen, now
+        now = chosen
+
+
+def test_one_that_drains_is_tried_again_while_the_others_fail():
+    for seed in range(50):
+        choice, now, tries = Choice(3, random.Random(seed)), 0.0, [0, 0, 0]
+        drained = choice.choose(now)
+        choice.failed(drained, 0.5, now)
+        while now < 20:
+            chosen, now = tried(choice, now, drained.position)
+            tries[chosen.position] += 1
+            choice.failed(chosen, 0, now)
+        assert min(tries) >= 4 and max(tries) <= 15, tries
+
+
+def test_who_cannot_wait_for_long_tries_each_in_time():
+    choice, now = Choice(2, random.Random(1)), 0.0
+    for _ in range(20):
+        chosen, now = tried(choice, now)
+        choice.failed(chosen, 20, now)
+    last = [now, now]
+    for _ in range(40):
+        chosen, now = tried(choice, now, 0, 1.0)
+        assert now - last[chosen.position] <= 1.0
+        last[chosen.position] = now
+        choice.failed(chosen, 20, now)
 
 
 def test_addresses():

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -114,6 +115,31 @@ def test_who_comes_back_does_not_take_what_is_newer(two, registry, nodes, path):
         assert json.loads(nodes.get(f"{path}/one")[0])["n"] == 2
     finally:
         hung.process.send_signal(signal.SIGCONT)
+
+
+def test_a_replica_that_drained_is_tried_again_while_the_others_are_down(fleet, registry, nodes, path):
+    home, lost, granted = fleet.replicas[0], Seen(), Seen()
+    server = f"{free_address()},{home.address}"
+    ours = registry(server, ttl=12, lock_ttl=12, on_lost=lost)
+    ours.set_node(f"{path}/one")
+    lock = ours.get_lock(f"{path}-lock", on_lost=lost)
+    assert lock.acquire()
+    token = lock.fencing_token
+    waiter = registry(server, lock_ttl=12).get_lock(f"{path}-lock")
+    waiting = threading.Thread(target=lambda: granted(waiter.acquire()))
+    waiting.start()
+    queue = f"{path}-lock-__lock__"
+    eventually("it waits", lambda: nodes.exists(queue) and len(nodes.get_children(queue)) == 1)
+    home.stop()
+    fleet.start(listen=home.address)
+    eventually("it waits again", lambda: len(nodes.get_children(queue)) == 1)
+    ours.set_node(f"{path}/two")
+    assert lock.status() and lock.fencing_token == token and lost.all == granted.all == []
+    assert sorted(nodes.get_children(path)) == ["one", "two"]
+    assert lock.release()
+    waiting.join(SOON)
+    assert granted.all == [True] and waiter.fencing_token > token
+    waiter.release()
 
 
 def test_the_only_replica_restarts(fleet, registry, path):

@@ -25,7 +25,24 @@ struct Health {
     /// Rises with each failure, so that many streams that break at once count as one.
     era: u64,
     failures: u32,
-    avoid_until: Option<Instant>,
+    pause: Option<Pause>,
+}
+
+/// The pause after a failure.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    since: Instant,
+    length: Duration,
+    /// From a half to one: spreads clients that failed at the same moment.
+    jitter: f64,
+}
+
+impl Health {
+    /// The time from which the replica may be tried again, where its pause is cut to `longest`.
+    fn free_at(&self, longest: Duration) -> Option<Instant> {
+        let Pause { since, length, jitter } = self.pause?;
+        Some(since + length.min(longest.mul_f64(jitter)))
+    }
 }
 
 /// A replica that was chosen, at one moment.
@@ -51,22 +68,22 @@ impl Choice {
         Self { replicas: vec![Health::default(); count], current, rng }
     }
 
-    /// Chooses; `but` only when there is no other.
-    pub(crate) fn choose(&mut self, now: Instant, but: Option<usize>) -> Verdict {
-        let is_free = |health: &Health| health.avoid_until.is_none_or(|until| until <= now);
-        let is_wanted = |index: usize| Some(index) != but || self.replicas.len() == 1;
-        if !(is_wanted(self.current) && is_free(&self.replicas[self.current])) {
-            let candidates: Vec<usize> =
-                (0..self.replicas.len()).filter(|index| is_wanted(*index) && is_free(&self.replicas[*index])).collect();
-            if candidates.is_empty() {
-                let soonest = (0..self.replicas.len())
-                    .filter(|index| is_wanted(*index))
-                    .filter_map(|index| self.replicas[index].avoid_until)
-                    .min();
+    /// Chooses; `but` only while no other may be tried. A pause counts for no more than `longest`: a caller whose lock or
+    /// registration runs out cannot wait for longer.
+    pub(crate) fn choose(&mut self, now: Instant, but: Option<usize>, longest: Duration) -> Verdict {
+        let is_free = |health: &Health| health.free_at(longest).is_none_or(|at| at <= now);
+        if Some(self.current) == but || !is_free(&self.replicas[self.current]) {
+            let mut free: Vec<usize> =
+                (0..self.replicas.len()).filter(|&index| is_free(&self.replicas[index])).collect();
+            if free.len() > 1 {
+                free.retain(|index| Some(*index) != but);
+            }
+            if free.is_empty() {
+                let soonest = self.replicas.iter().filter_map(|health| health.free_at(longest)).min();
                 return Verdict::Wait(soonest.unwrap_or(now));
             }
             // Not simply the next: the clients of a replica that died spread over all others.
-            self.current = candidates[self.rng.random_range(0..candidates.len())];
+            self.current = free[self.rng.random_range(0..free.len())];
         }
         Verdict::Use(Chosen { index: self.current, era: self.replicas[self.current].era })
     }
@@ -75,7 +92,7 @@ impl Choice {
     pub(crate) fn succeeded(&mut self, chosen: Chosen) {
         let health = &mut self.replicas[chosen.index];
         if health.era == chosen.era {
-            (health.failures, health.avoid_until) = (0, None);
+            (health.failures, health.pause) = (0, None);
         }
     }
 
@@ -86,10 +103,11 @@ impl Choice {
             return false;
         }
         let grown = PAUSES[0].saturating_mul(1 << health.failures.min(16)).min(PAUSES[1]);
-        let pause = grown.mul_f64(self.rng.random_range(0.5..=1.0)).max(asked.unwrap_or_default().min(LONGEST_ASKED));
+        let jitter = self.rng.random_range(0.5..=1.0);
+        let length = grown.mul_f64(jitter).max(asked.unwrap_or_default().min(LONGEST_ASKED));
         health.era += 1;
         health.failures = health.failures.saturating_add(1);
-        health.avoid_until = Some(now + pause);
+        health.pause = Some(Pause { since: now, length, jitter });
         true
     }
 }
@@ -97,9 +115,10 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::FOREVER;
 
     fn chosen(choice: &mut Choice, now: Instant) -> Chosen {
-        match choice.choose(now, None) {
+        match choice.choose(now, None, FOREVER) {
             Verdict::Use(chosen) => chosen,
             Verdict::Wait(_) => panic!("all are avoided"),
         }
@@ -118,7 +137,7 @@ mod tests {
     fn another_is_tried_at_once_and_the_same_after_a_growing_pause() {
         let mut choice = Choice::new(2, 1);
         let mut now = Instant::now();
-        let (first, _) = (chosen(&mut choice, now), choice.choose(now, None));
+        let (first, _) = (chosen(&mut choice, now), choice.choose(now, None, FOREVER));
         assert!(choice.failed(first, None, now));
         assert!(!choice.failed(first, None, now), "streams that break together count once");
         let second = chosen(&mut choice, now);
@@ -126,7 +145,7 @@ mod tests {
         let mut longest = Duration::ZERO;
         choice.failed(second, None, now);
         for _ in 0..40 {
-            let Verdict::Wait(until) = choice.choose(now, None) else { panic!("no pause") };
+            let Verdict::Wait(until) = choice.choose(now, None, FOREVER) else { panic!("no pause") };
             longest = longest.max(until - now);
             assert!(until - now <= PAUSES[1]);
             now = until;
@@ -134,12 +153,12 @@ mod tests {
             choice.failed(again, None, now);
         }
         assert!(longest > PAUSES[1] / 2, "{longest:?}");
-        let Verdict::Wait(until) = choice.choose(now, None) else { panic!("no pause") };
+        let Verdict::Wait(until) = choice.choose(now, None, FOREVER) else { panic!("no pause") };
         let again = chosen(&mut choice, until);
         choice.succeeded(again);
         let again = chosen(&mut choice, until);
         choice.failed(again, None, until);
-        let Verdict::Wait(next) = choice.choose(until, None) else { panic!("no pause") };
+        let Verdict::Wait(next) = choice.choose(until, None, FOREVER) else { panic!("no pause") };
         assert!(next - until <= PAUSES[1]);
     }
 
@@ -149,10 +168,10 @@ mod tests {
         let now = Instant::now();
         let first = chosen(&mut choice, now);
         choice.failed(first, Some(Duration::from_secs(7)), now);
-        assert_eq!(choice.choose(now, None), Verdict::Wait(now + Duration::from_secs(7)));
+        assert_eq!(choice.choose(now, None, FOREVER), Verdict::Wait(now + Duration::from_secs(7)));
         let again = chosen(&mut choice, now + Duration::from_secs(7));
         choice.failed(again, Some(Duration::from_secs(3600)), now);
-        assert_eq!(choice.choose(now, None), Verdict::Wait(now + LONGEST_ASKED));
+        assert_eq!(choice.choose(now, None, FOREVER), Verdict::Wait(now + LONGEST_ASKED));
     }
 
     #[test]
@@ -160,10 +179,56 @@ mod tests {
         let now = Instant::now();
         let mut two = Choice::new(2, 1);
         let first = chosen(&mut two, now);
-        let Verdict::Use(other) = two.choose(now, Some(first.index)) else { panic!("there is another") };
+        let Verdict::Use(other) = two.choose(now, Some(first.index), FOREVER) else { panic!("there is another") };
         assert_ne!(other.index, first.index);
         let mut one = Choice::new(1, 1);
-        assert!(matches!(one.choose(now, Some(0)), Verdict::Use(_)));
+        assert!(matches!(one.choose(now, Some(0), FOREVER), Verdict::Use(_)));
+    }
+
+    /// The index that is chosen, once the pauses are over; moves the clock there.
+    fn next(choice: &mut Choice, now: &mut Instant, but: Option<usize>, longest: Duration) -> Chosen {
+        loop {
+            match choice.choose(*now, but, longest) {
+                Verdict::Use(chosen) => return chosen,
+                Verdict::Wait(until) => *now = until,
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_drains_is_tried_again_while_the_others_fail() {
+        for seed in 0..50 {
+            let mut choice = Choice::new(3, seed);
+            let start = Instant::now();
+            let mut now = start;
+            let drained = chosen(&mut choice, now);
+            choice.failed(drained, Some(Duration::from_millis(500)), now);
+            let mut tries = [0; 3];
+            while now < start + Duration::from_secs(20) {
+                let next = next(&mut choice, &mut now, Some(drained.index), FOREVER);
+                tries[next.index] += 1;
+                choice.failed(next, None, now);
+            }
+            assert!(tries.iter().all(|count| (4..15).contains(count)), "{tries:?}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_wait_for_long_tries_each_in_time() {
+        const LONGEST: Duration = Duration::from_secs(1);
+        let mut choice = Choice::new(2, 1);
+        let mut now = Instant::now();
+        for _ in 0..20 {
+            let next = next(&mut choice, &mut now, None, FOREVER);
+            choice.failed(next, Some(Duration::from_secs(20)), now);
+        }
+        let mut last = [now; 2];
+        for _ in 0..40 {
+            let next = next(&mut choice, &mut now, Some(0), LONGEST);
+            assert!(now - last[next.index] <= LONGEST);
+            last[next.index] = now;
+            choice.failed(next, Some(Duration::from_secs(20)), now);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use crate::choice::{Choice, Chosen, Verdict};
+use crate::client::FOREVER;
 use crate::endpoints::{Address, Credentials};
 use crate::error::Failure;
 
@@ -62,13 +63,13 @@ impl Replicas {
     /// # Cancellation
     /// Safe.
     pub(crate) async fn pick(&self) -> Replica {
-        self.pick_but(None).await
+        self.pick_but(None, FOREVER).await
     }
 
-    /// The same; `but` only when there is no other.
-    pub(crate) async fn pick_but(&self, but: Option<usize>) -> Replica {
+    /// The same; `but` only while no other may be tried, and each replica that failed again after `longest`.
+    pub(crate) async fn pick_but(&self, but: Option<usize>, longest: Duration) -> Replica {
         loop {
-            let verdict = self.state().choice.choose(Instant::now(), but);
+            let verdict = self.state().choice.choose(Instant::now(), but, longest);
             match verdict {
                 Verdict::Use(chosen) => return self.connect(chosen),
                 Verdict::Wait(until) => sleep_until(until).await,

@@ -387,6 +387,40 @@ async fn a_lock_with_a_ttl_survives_its_replica() {
 }
 
 #[tokio::test]
+async fn a_replica_that_drained_is_tried_again_while_the_others_are_down() {
+    const OPTIONS: &[&str] = &["--session-timeout", "4s", "--drain", "1s"];
+    const TTL: Duration = Duration::from_secs(12);
+    let mut s = Arm::Embedded.setting_with("client", OPTIONS).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let address = s.server.grpc();
+    let client = Client::connect([nobody.to_string(), address.to_string()]).await.unwrap();
+    let guard = client.lock("/lock").ttl(TTL).acquire().await.unwrap();
+    let waiting = tokio::spawn(client.lock("/lock").name("waits").ttl(TTL).acquire());
+    let registration = client.register("/services/a").ttl(TTL).start().await.unwrap();
+    let mut view = client.watch("/services").view().await.unwrap();
+    let first = generation(&registration, 0).await;
+    let parties = async || {
+        let described = client.describe_lock("/lock").await.map_err(|error| error.to_string())?;
+        check((described.holders.len(), described.waiters.len()) == (1, 1), || format!("{described:?}"))?;
+        Ok(described.holders[0].fencing_token)
+    };
+    eventually("one holds it, one waits", SOON, parties).await;
+    s.server.process().signal(Signal::TERM);
+    s.server.process().wait(SOON).await;
+    s.server = Server::start_at(address, &s.sandbox.hosts, OPTIONS).await;
+    // The lock and the registration have both come back, the place in the queue was taken anew.
+    s.server.wait_for_streams(4).await;
+    let token = eventually("one holds it, one waits", SOON, parties).await;
+    assert_eq!(token, Some(guard.fencing_token()));
+    assert!(matches!(guard.state(), LockState::Held { .. }), "{:?}", guard.state());
+    generation(&registration, first - 1).await;
+    s.bare.create("/services/b", b"x").await;
+    soon("the view goes on", view.wait_for(|lookup| lookup.node.children.len() == 2)).await.unwrap();
+    guard.release().await.unwrap();
+    soon("the next one's turn", waiting).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_stopped_replica_loses_the_lock_and_the_work_ends() {
     let (mut s, client) = alone("client").await;
     let guard = client.lock("/lock").ttl(Duration::from_secs(2)).acquire().await.unwrap();

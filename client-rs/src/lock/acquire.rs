@@ -86,7 +86,7 @@ pub(super) async fn acquire(
     let mut give_up_at = Instant::now() + client.shared().patience;
     loop {
         let but = seat.left.as_ref().map(|(stream, _)| stream.replica.index());
-        let Ok(replica) = timeout_at(give_up_at, replicas.pick_but(but)).await else {
+        let Ok(replica) = timeout_at(give_up_at, replicas.pick_but(but, client.shared().patience / 6)).await else {
             let source = last.map(Failure::into_status);
             return Err(Error::Unreachable { replicas: replicas.names(), source });
         };

@@ -122,7 +122,7 @@ pub(super) async fn lasting(
                 }
             }
             None => {
-                let picked = timeout_at(until, replicas.pick_but(drains)).await;
+                let picked = timeout_at(until, replicas.pick_but(drains, ttl / 6)).await;
                 let Ok(next) = picked else { return end(&state, LostReason::Expired) };
                 renewing = true;
                 let renewed = timeout_at(until, renew(&terms, ttl, &grant, &next)).await;

@@ -13,6 +13,7 @@ use tonic::Status;
 use super::standing::RegistrationState;
 use super::state::{Key, State, Terms, Waiter};
 use super::stream::{Event, Stream};
+use crate::client::FOREVER;
 use crate::error::{Error, Failure, Reason};
 use crate::replicas::Replicas;
 use crate::value::Compact;
@@ -155,7 +156,8 @@ async fn run(session: Arc<Session>) {
 /// Opens a stream at a replica other than `but`, if there is another. `None`: that has failed.
 async fn connect(session: &Session, but: Option<usize>, sure_until: Option<Instant>) -> Option<Stream> {
     let Peer { replicas, name } = &session.peer;
-    let opening = async { Stream::open(replicas.pick_but(but).await, name, session.ttl).await };
+    let longest = session.ttl.map_or(FOREVER, |ttl| ttl / 6);
+    let opening = async { Stream::open(replicas.pick_but(but, longest).await, name, session.ttl).await };
     let opened = {
         let mut opening = pin!(opening);
         let mut doubt_at = sure_until;

@@ -9,7 +9,7 @@ use tonic::Streaming;
 
 use super::assemble::{Assembler, Said};
 use super::update::Update;
-use crate::client::Client;
+use crate::client::{Client, FOREVER};
 use crate::error::{Error, Failure};
 use crate::node::duration_to_proto;
 use crate::replicas::Replica;
@@ -83,7 +83,7 @@ impl Following {
     }
 
     async fn open(&mut self) -> Result<(), Error> {
-        let mut replica = self.client.replicas().pick_but(self.drains.take()).await;
+        let mut replica = self.client.replicas().pick_but(self.drains.take(), FOREVER).await;
         let request = v1::WatchRequest { since_revision: self.assembler.revision(), ..self.request.clone() };
         let failure = match timeout(OPENING, replica.stub.watch(request)).await {
             Ok(Ok(answer)) => {
