@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::Type;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
@@ -21,14 +23,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("rollcall.bin"), descriptors.encode_to_vec())?;
 
-    tonic_prost_build::configure()
-        // The same message always has the same bytes, so that an encoding can be shared and compared.
-        .btree_map(".")
-        .bytes(".")
-        .codec_path("crate::codec::SmallBuffers")
-        .emit_rerun_if_changed(false)
-        .compile_fds(descriptors)?;
+    let configured = || {
+        tonic_prost_build::configure()
+            // The same message always has the same bytes, so that an encoding can be shared and compared.
+            .btree_map(".")
+            .bytes(".")
+            .codec_path("crate::codec::SmallBuffers")
+            .emit_rerun_if_changed(false)
+    };
+    configured().build_server(false).compile_fds(descriptors.clone())?;
+    let server = out.join("server");
+    fs::create_dir_all(&server)?;
+    configured().build_client(false).out_dir(server).compile_fds(with_encoded_data(descriptors)?)?;
     Ok(())
+}
+
+/// The same, but that `Value.data` is bytes. On the wire a message and its bytes are the same.
+fn with_encoded_data(mut descriptors: FileDescriptorSet) -> Result<FileDescriptorSet, &'static str> {
+    let files = descriptors.file.iter_mut().filter(|file| file.package() == "rollcall.v1");
+    let value = files.flat_map(|file| &mut file.message_type).find(|message| message.name() == "Value");
+    let data = value.and_then(|value| value.field.iter_mut().find(|field| field.name() == "data"));
+    let data = data.ok_or("the API has no Value.data")?;
+    data.set_type(Type::Bytes);
+    data.type_name = None;
+    Ok(descriptors)
 }
 
 /// The .proto files of a directory, by name, so that the output does not depend on the file system.

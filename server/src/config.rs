@@ -141,7 +141,7 @@ impl Options {
             embedded: self.embedded.then_some(self.embedded_listen),
             zookeeper: zk::Config {
                 hosts,
-                chroot,
+                chroot: chroot.clone(),
                 session_timeout: within("session-timeout", self.session_timeout, 2 * SECOND..=TEN_MINUTES)?,
                 sessions: within("sessions", self.sessions, 1..=64)?,
                 max_sessions,
@@ -165,6 +165,7 @@ impl Options {
             api: grpc::Settings {
                 max_value_bytes: within("max-value-bytes", self.max_value_bytes, 1..=1_000_000)?,
                 read_only: self.read_only,
+                has_chroot: !chroot.is_empty(),
                 heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
             },
             view_idle: within("view-idle", self.view_idle, SECOND..=3600 * SECOND)?,

@@ -12,9 +12,12 @@ pub(crate) enum Error {
     /// A path is none, or can't be used for this.
     #[error("{error}: {:?}", short(path))]
     InvalidPath { path: String, error: PathError },
-    /// A value is over the limit.
-    #[error("value of {} has {bytes} bytes, over the limit of {limit}", short(path.as_str()))]
+    /// A value is over the limit: it has so many bytes, or more.
+    #[error("value of {} has {bytes} bytes or more, over the limit of {limit}", short(path.as_str()))]
     ValueTooLarge { path: NodePath, bytes: usize, limit: usize },
+    /// A message is over the limit.
+    #[error("a message is over the limit of {limit} bytes")]
+    MessageTooLarge { limit: usize },
     /// A ttl is out of bounds.
     #[error("ttl of {ttl} is not between {min:?} and {max:?}")]
     InvalidTtl { ttl: String, min: Duration, max: Duration },
@@ -100,7 +103,7 @@ impl Error {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::InvalidPath { .. } => "INVALID_PATH",
-            Self::ValueTooLarge { .. } => "VALUE_TOO_LARGE",
+            Self::ValueTooLarge { .. } | Self::MessageTooLarge { .. } => "VALUE_TOO_LARGE",
             Self::InvalidTtl { .. } => "INVALID_TTL",
             Self::Protocol { .. } => "PROTOCOL",
             Self::NoNode { .. } => "NO_NODE",

@@ -1,5 +1,6 @@
 //! The words of the domain: paths, and numbers that must not be mixed up.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,6 +8,13 @@ pub(crate) use rollcall_wire::Stat;
 
 /// The longest path that is accepted, in bytes.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
+
+/// The deepest path that is accepted, in levels. Making or ending a node costs the replica and ZooKeeper one step a level, so
+/// that this bounds what one request can ask for; ZooKeeper keeps what clients made for good.
+pub(crate) const MAX_PATH_LEVELS: usize = 128;
+
+/// The subtree that ZooKeeper keeps for itself: its configuration, and the quotas of other paths.
+const ZOOKEEPER_ROOT: &str = "/zookeeper";
 
 /// The subtree that Rollcall keeps for itself: hidden from lists, refused to clients.
 pub(crate) const RESERVED_ROOT: &str = "/.rollcall";
@@ -39,9 +47,15 @@ pub(crate) enum PathError {
     /// It is over [`MAX_PATH_BYTES`].
     #[error("path has {0} bytes, over the limit of {MAX_PATH_BYTES}")]
     TooLong(usize),
+    /// It has more levels than [`MAX_PATH_LEVELS`].
+    #[error("path has {0} levels, over the limit of {MAX_PATH_LEVELS}")]
+    TooDeep(usize),
     /// It lies in [`RESERVED_ROOT`].
     #[error("{RESERVED_ROOT} is reserved")]
     Reserved,
+    /// It lies in [`ZOOKEEPER_ROOT`], which can only be read.
+    #[error("{ZOOKEEPER_ROOT} is zookeeper's own")]
+    ZooKeepers,
     /// It is the root, which can't be used for this.
     #[error("the root can't be used for this")]
     Root,
@@ -92,6 +106,10 @@ impl NodePath {
                 _ => {}
             }
         }
+        let levels = text.bytes().filter(|byte| *byte == b'/').count();
+        if levels > MAX_PATH_LEVELS {
+            return Err(PathError::TooDeep(levels));
+        }
         Ok(Self(text.into()))
     }
 
@@ -116,7 +134,17 @@ impl NodePath {
     /// Whether it lies in the subtree that Rollcall keeps for itself.
     #[must_use]
     pub(crate) fn is_reserved(&self) -> bool {
-        self.0.strip_prefix(RESERVED_ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.is_within(RESERVED_ROOT)
+    }
+
+    /// Whether it lies in the subtree that ZooKeeper keeps for itself, where the path is not below a chroot.
+    #[must_use]
+    pub(crate) fn is_zookeepers(&self) -> bool {
+        self.is_within(ZOOKEEPER_ROOT)
+    }
+
+    fn is_within(&self, root: &str) -> bool {
+        self.0.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// The parent; the root has none.
@@ -150,10 +178,24 @@ impl NodePath {
     }
 }
 
+/// The paths at and above this one that a client can have named, the root first: none is deeper than [`MAX_PATH_LEVELS`], though
+/// what other programs have made may be.
+pub(crate) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    let below_root = path.match_indices('/').skip(1).map(|(slash, _)| &path[..slash]);
+    let itself = (path != "/").then_some(path);
+    std::iter::once("/").chain(below_root).chain(itself).take(MAX_PATH_LEVELS + 1)
+}
+
 /// ZooKeeper's own rule (`PathUtils.validatePath`): no control characters, no private use below U+F8FF, no specials; and,
 /// since it looks at UTF-16, nothing beyond U+FFFF.
 fn is_refused(character: char) -> bool {
     matches!(character, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
+}
+
+impl Borrow<str> for NodePath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for NodePath {
@@ -206,7 +248,7 @@ number! {
 
 #[cfg(test)]
 mod tests {
-    use super::{NodePath, PathError};
+    use super::{MAX_PATH_LEVELS, NodePath, PathError, ancestors};
 
     #[test]
     fn bad_paths_are_named() {
@@ -226,6 +268,30 @@ mod tests {
         }
         assert_eq!(NodePath::parse(&format!("/{}", "x".repeat(10_240))), Err(PathError::TooLong(10_241)));
         assert_eq!(NodePath::parse_below_root("/"), Err(PathError::Root));
+    }
+
+    #[test]
+    fn the_depth_is_bounded() {
+        let deep = |levels| "/x".repeat(levels);
+        assert!(NodePath::parse(&deep(MAX_PATH_LEVELS)).is_ok());
+        let refused = NodePath::parse(&deep(MAX_PATH_LEVELS + 1)).unwrap_err();
+        assert_eq!(refused.to_string(), "path has 129 levels, over the limit of 128");
+    }
+
+    #[test]
+    fn ancestors_are_those_that_can_be_named() {
+        assert_eq!(ancestors("/").collect::<Vec<_>>(), ["/"]);
+        assert_eq!(ancestors("/a/b").collect::<Vec<_>>(), ["/", "/a", "/a/b"]);
+        let deep = "/x".repeat(100_000);
+        assert!(NodePath::parse(ancestors(&deep).last().unwrap()).is_ok());
+        assert_eq!(ancestors(&deep).count(), MAX_PATH_LEVELS + 1);
+    }
+
+    #[test]
+    fn zookeepers_own_subtree_is_known() {
+        let is_own = |path| NodePath::parse(path).unwrap().is_zookeepers();
+        assert!(is_own("/zookeeper") && is_own("/zookeeper/quota/a"));
+        assert!(!is_own("/zookeeper2") && !is_own("/a/zookeeper") && !is_own("/"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! An object is compact JSON, text its UTF-8 bytes, raw is raw; an empty node has no value. Objects get the keys `pid`
 //! and `created` as nd_service_registry writes them, in front, where the caller has not set them.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Number, Value as Json};
@@ -80,17 +82,14 @@ impl Value {
 }
 
 impl EncodedValue {
-    /// An object.
-    pub(crate) fn object(object: &Map<String, Json>) -> Self {
-        let (has_pid, has_created) = (object.contains_key("pid"), object.contains_key("created"));
-        // Neither a text nor a value fails to be written into memory.
-        let json = serde_json::to_vec(object).unwrap_or_default();
-        Self { bytes: own(&json), kind: Kind::Object { has_pid, has_created } }
+    /// An object, as compact JSON, and whether the server's keys are among its own.
+    pub(crate) fn object(json: &[u8], has_pid: bool, has_created: bool) -> Self {
+        Self { bytes: own(json), kind: Kind::Object { has_pid, has_created } }
     }
 
     /// The object without members.
     pub(crate) fn empty_object() -> Self {
-        Self::object(&Map::new())
+        Self::object(b"{}", false, false)
     }
 
     /// Text, or any bytes. They are copied: what they are a part of is not kept for them.
@@ -173,15 +172,22 @@ pub(crate) fn own(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
 
-/// A JSON number for a double: whole ones without a fraction, as long as they are written out by everybody. `None` for
-/// what is no number in JSON.
-pub(crate) fn number(double: f64) -> Option<Number> {
+/// Writes a double as JSON: whole ones without a fraction, as long as they are written out by everybody. `false` for what is
+/// no number in JSON.
+pub(crate) fn write_number(json: &mut Vec<u8>, double: f64) -> bool {
     const WRITTEN_OUT: f64 = 1e21;
-    if double.fract() == 0.0 && double.abs() < WRITTEN_OUT {
-        // `{:.0}` writes the exact value of a whole double; zero loses its sign.
-        return serde_json::from_str(&format!("{:.0}", if double == 0.0 { 0.0 } else { double })).ok();
-    }
-    Number::from_f64(double)
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    // Nothing that is written into memory fails.
+    let written = if double.fract() != 0.0 || double.abs() >= WRITTEN_OUT {
+        serde_json::to_writer(json, &double).is_ok()
+    } else if double.abs() <= EXACT {
+        // Zero loses its sign.
+        #[allow(clippy::cast_possible_truncation, reason = "it is whole and in range")]
+        serde_json::to_writer(json, &(double as i64)).is_ok()
+    } else {
+        write!(json, "{double:.0}").is_ok()
+    };
+    written && double.is_finite()
 }
 
 /// The double that a JSON number is, unless it is an integer that a double changes, or out of range.
@@ -189,10 +195,9 @@ pub(crate) fn exact_double(number: &Number) -> Option<f64> {
     let text = number.as_str();
     let double: f64 = text.parse().ok().filter(|double: &f64| double.is_finite())?;
     let is_integer = !text.contains(['.', 'e', 'E']);
-    let unchanged = || {
-        let digits = text.trim_start_matches('-');
-        format!("{:.0}", double.abs()) == digits
-    };
+    let digits = text.trim_start_matches('-');
+    // A double holds every integer of so many digits.
+    let unchanged = || digits.len() <= 15 || format!("{:.0}", double.abs()) == digits;
     (!is_integer || unchanged()).then_some(double)
 }
 
@@ -231,7 +236,14 @@ mod tests {
     }
 
     fn object(text: &str) -> EncodedValue {
-        EncodedValue::object(&serde_json::from_str(text).unwrap())
+        let object: Map<String, Json> = serde_json::from_str(text).unwrap();
+        let json = serde_json::to_vec(&object).unwrap();
+        EncodedValue::object(&json, object.contains_key("pid"), object.contains_key("created"))
+    }
+
+    fn number(double: f64) -> Option<String> {
+        let mut json = Vec::new();
+        write_number(&mut json, double).then(|| String::from_utf8(json).unwrap())
     }
 
     fn stamp(pid: Option<u32>) -> Stamp {
@@ -293,10 +305,12 @@ mod tests {
             (0.5, "0.5"),
             (9_007_199_254_740_992.0, "9007199254740992"),
         ] {
-            assert_eq!(number(double).unwrap().to_string(), text);
+            assert_eq!(number(double).unwrap(), text);
         }
-        assert_eq!(number(1e300).unwrap().to_string().parse::<f64>().unwrap(), 1e300);
-        assert_eq!(number(f64::NAN), None);
+        assert_eq!(number(1e300).unwrap().parse::<f64>().unwrap(), 1e300);
+        for double in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(number(double), None);
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Between the messages of the API and the types of the domain: the only file that does it.
+//! Between the messages of the API and the types of the domain: the only place that does it.
+
+mod structs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,16 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use prost::Message as _;
-use prost_types::value::Kind as ProtoKind;
-use rollcall_proto::v1;
-use serde_json::{Map, Value as Json};
+use rollcall_proto::server::v1;
 
 use super::status;
 use crate::error::Error;
 use crate::locks::{self, LockEvent};
 use crate::sessions::{LostReason, Notice};
 use crate::types::{NodePath, PathError, Stat};
-use crate::value::{EncodedValue, Value, exact_double, number};
+use crate::value::{EncodedValue, Value};
 use crate::views::{BackendState, Change, ChangeKind, Entry};
 
 /// An object that takes more than this as a `Struct` is shown raw, in bytes.
@@ -31,73 +31,42 @@ pub(super) fn path_below_root(text: &str) -> Result<NodePath, Error> {
     NodePath::parse_below_root(text).map_err(|error| invalid_path(text, error))
 }
 
-fn invalid_path(text: &str, error: PathError) -> Error {
+/// What is wrong with a path of a request.
+pub(super) fn invalid_path(text: &str, error: PathError) -> Error {
     Error::InvalidPath { path: crate::error::short(text).into_owned(), error }
 }
 
-/// A value of a request; `None` when none was given, or an empty one.
-pub(super) fn value(value: Option<v1::Value>) -> Result<Option<EncodedValue>, Error> {
-    Ok(match value.and_then(|value| value.kind) {
-        None => None,
-        Some(v1::value::Kind::Data(object)) => Some(EncodedValue::object(&object_from_proto(object)?)),
-        Some(v1::value::Kind::Text(text)) => Some(EncodedValue::plain(text.as_bytes())),
-        Some(v1::value::Kind::Raw(bytes)) => Some(EncodedValue::plain(&bytes)),
-    })
-}
-
-fn object_from_proto(object: prost_types::Struct) -> Result<Map<String, Json>, Error> {
-    object.fields.into_iter().map(|(key, value)| Ok((key, json_from_proto(value)?))).collect()
-}
-
-fn json_from_proto(value: prost_types::Value) -> Result<Json, Error> {
-    Ok(match value.kind {
-        None | Some(ProtoKind::NullValue(_)) => Json::Null,
-        Some(ProtoKind::BoolValue(boolean)) => Json::Bool(boolean),
-        Some(ProtoKind::StringValue(text)) => Json::String(text),
-        Some(ProtoKind::NumberValue(double)) => Json::Number(
-            number(double)
-                .ok_or_else(|| Error::Protocol { field: "value", cause: format!("{double} is no number in JSON") })?,
-        ),
-        Some(ProtoKind::ListValue(list)) => {
-            Json::Array(list.values.into_iter().map(json_from_proto).collect::<Result<_, _>>()?)
-        }
-        Some(ProtoKind::StructValue(object)) => Json::Object(object_from_proto(object)?),
-    })
+/// A value of a request, of at most `limit` bytes; `None` when none was given, or an empty one. `path`: whose it is.
+pub(super) fn value(path: &NodePath, value: Option<v1::Value>, limit: usize) -> Result<Option<EncodedValue>, Error> {
+    let too_large = |bytes| Error::ValueTooLarge { path: path.clone(), bytes, limit };
+    let plain = |bytes: &[u8]| match bytes.len() {
+        length if length > limit => Err(too_large(length)),
+        _ => Ok(EncodedValue::plain(bytes)),
+    };
+    value
+        .and_then(|value| value.kind)
+        .map(|kind| match kind {
+            v1::value::Kind::Data(object) => structs::to_json(&object, limit).map_err(|fault| match fault {
+                structs::Fault::TooLarge(bytes) => too_large(bytes),
+                fault => Error::Protocol { field: "value", cause: fault.to_string() },
+            }),
+            v1::value::Kind::Text(text) => plain(text.as_bytes()),
+            v1::value::Kind::Raw(bytes) => plain(&bytes),
+        })
+        .transpose()
 }
 
 /// What a znode holds, for a response; nothing for an empty one.
 pub(super) fn value_to_proto(bytes: &Bytes) -> Option<v1::Value> {
     let kind = match Value::from_bytes(bytes)? {
-        Value::Object(object) => {
-            let object = object_to_proto(&object);
-            if object.encoded_len() > MAX_STRUCT {
-                v1::value::Kind::Raw(bytes.clone())
-            } else {
-                v1::value::Kind::Data(object)
-            }
-        }
+        Value::Object(object) => match structs::from_json(&object, MAX_STRUCT) {
+            Some(encoded) => v1::value::Kind::Data(encoded.into()),
+            None => v1::value::Kind::Raw(bytes.clone()),
+        },
         Value::Text(text) => v1::value::Kind::Text(text),
         Value::Raw(bytes) => v1::value::Kind::Raw(bytes),
     };
     Some(v1::Value { kind: Some(kind) })
-}
-
-fn object_to_proto(object: &Map<String, Json>) -> prost_types::Struct {
-    prost_types::Struct { fields: object.iter().map(|(key, value)| (key.clone(), json_to_proto(value))).collect() }
-}
-
-fn json_to_proto(value: &Json) -> prost_types::Value {
-    let kind = match value {
-        Json::Null => ProtoKind::NullValue(0),
-        Json::Bool(boolean) => ProtoKind::BoolValue(*boolean),
-        Json::String(text) => ProtoKind::StringValue(text.clone()),
-        Json::Number(number) => ProtoKind::NumberValue(exact_double(number).unwrap_or_default()),
-        Json::Array(items) => {
-            ProtoKind::ListValue(prost_types::ListValue { values: items.iter().map(json_to_proto).collect() })
-        }
-        Json::Object(object) => ProtoKind::StructValue(object_to_proto(object)),
-    };
-    prost_types::Value { kind: Some(kind) }
 }
 
 /// A node's stat.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use rollcall_proto::v1;
+use rollcall_proto::server::v1;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tonic::metadata::MetadataMap;

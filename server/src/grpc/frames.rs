@@ -158,7 +158,7 @@ fn take_over(mut response: http::Response<Body>) -> http::Response<Body> {
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
-    use rollcall_proto::v1;
+    use rollcall_proto::server::v1;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rollcall_proto::v1;
+use rollcall_proto::server::v1;
 use tokio::time::Instant;
 use tonic::Request;
 

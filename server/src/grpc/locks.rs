@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::stream;
 use prost::Message as _;
-use rollcall_proto::v1;
+use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::admission::Place;
@@ -31,7 +31,7 @@ impl Service {
         self.check_writable()?;
         let place = self.admit(&request)?;
         let request = request.into_inner();
-        let path = convert::path_below_root(&request.path)?;
+        let path = self.settings.path_to_write(&request.path)?;
         let heartbeat = self.heartbeat(request.heartbeat)?;
         let acquisition = self.locks.acquire(AcquireRequest {
             path,

@@ -4,6 +4,7 @@ mod admission;
 mod convert;
 mod deadline;
 mod delete;
+mod faults;
 mod frames;
 mod gather;
 mod get;
@@ -18,12 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use rollcall_proto::v1;
-use rollcall_proto::v1::registry_server::{Registry, RegistryServer};
+use rollcall_proto::server::v1;
+use rollcall_proto::server::v1::registry_server::{Registry, RegistryServer};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::Admission;
 use admission::account;
+use faults::Explained;
 use frames::Front;
 pub(crate) use gather::Gathering;
 
@@ -33,7 +35,7 @@ use crate::error::Error;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
-use crate::types::NodePath;
+use crate::types::{NodePath, PathError};
 use crate::views::Views;
 
 /// The largest message that is accepted or sent, in bytes.
@@ -46,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) max_value_bytes: usize,
     /// Whether every write, lock and registration is refused.
     pub(crate) read_only: bool,
+    /// Whether all paths lie below a chroot.
+    pub(crate) has_chroot: bool,
     /// After what time without a message a stream gets one.
     pub(crate) heartbeat: Duration,
 }
@@ -64,11 +68,20 @@ pub(crate) struct Service {
 }
 
 /// The service, ready to be served.
-pub(crate) fn serve(service: Service) -> Front<RegistryServer<Service>> {
-    Front(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES))
+pub(crate) fn serve(service: Service) -> Front<Explained<RegistryServer<Service>>> {
+    Front(Explained(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES)))
 }
 
 impl Settings {
+    /// A path that a request wants to write, register or lock.
+    fn path_to_write(&self, text: &str) -> Result<NodePath, Error> {
+        let path = convert::path_below_root(text)?;
+        if path.is_zookeepers() && !self.has_chroot {
+            return Err(convert::invalid_path(text, PathError::ZooKeepers));
+        }
+        Ok(path)
+    }
+
     fn check_size(&self, path: &NodePath, bytes: usize) -> Result<(), Error> {
         let limit = self.max_value_bytes;
         if bytes <= limit {

@@ -1,7 +1,7 @@
 //! Put.
 
 use bytes::Bytes;
-use rollcall_proto::v1;
+use rollcall_proto::server::v1;
 
 use super::{Service, convert};
 use crate::clock;
@@ -12,9 +12,9 @@ use crate::value::Stamp;
 impl Service {
     pub(super) async fn do_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error> {
         self.check_writable()?;
-        let path = convert::path_below_root(&request.path)?;
+        let path = self.settings.path_to_write(&request.path)?;
         let stamp = Stamp { pid: None, created: clock::created_now() };
-        let value = convert::value(request.value)?;
+        let value = convert::value(&path, request.value, self.settings.max_value_bytes)?;
         let bytes = value.map_or_else(Bytes::new, |value| value.to_stamped_bytes(&stamp));
         self.settings.check_size(&path, bytes.len())?;
         let expect = match (request.expected_version, request.create_only) {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
-use rollcall_proto::v1;
-use rollcall_proto::v1::register_request::Request as Kind;
+use rollcall_proto::server::v1;
+use rollcall_proto::server::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
 use super::admission::{Place, Reader};
@@ -83,7 +83,7 @@ async fn read(
                 return;
             }
             // A message that can't be read. When the connection broke nobody is told.
-            Err(error) => Err(protocol("request", error.message())),
+            Err(error) => Err(status::fault(&error).unwrap_or_else(|| protocol("request", error.message()))),
         };
         if !is_open {
             let open = match &kind {
@@ -140,7 +140,7 @@ impl Settings {
         let (path, converted) = match request {
             Kind::Set(set) => (set.path.clone(), self.set_request(set)),
             Kind::Unset(unset) => {
-                let path = convert::path_below_root(&unset.path);
+                let path = self.path_to_write(&unset.path);
                 (unset.path, path.map(|path| sessions::Request::Unset { path }))
             }
             Kind::KeepAlive(_) => return sessions::Request::KeepAlive,
@@ -152,14 +152,13 @@ impl Settings {
     }
 
     fn set_request(&self, set: v1::SetRegistration) -> Result<sessions::Request, Error> {
-        let path: NodePath = convert::path_below_root(&set.path)?;
-        let value = convert::value(set.value)?.unwrap_or_else(EncodedValue::empty_object);
-        let bytes = value.len();
-        self.check_size(&path, bytes)?;
+        let path: NodePath = self.path_to_write(&set.path)?;
+        let value = convert::value(&path, set.value, self.max_value_bytes)?;
+        let value = value.unwrap_or_else(EncodedValue::empty_object);
         Ok(sessions::Request::Set {
             path,
+            bytes: value.len(),
             value,
-            bytes,
             generation: set.generation.map(Generation),
             exclusive: set.exclusive,
             created: clock::created_now(),

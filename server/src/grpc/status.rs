@@ -10,6 +10,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::MAX_MESSAGE_BYTES;
 use crate::error::{Error, list, short};
 
 /// The domain of every `ErrorInfo`.
@@ -25,9 +26,11 @@ const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 /// The code of an error, as the table in the design has it.
 pub(super) fn code(error: &Error) -> Code {
     match error {
-        Error::InvalidPath { .. } | Error::ValueTooLarge { .. } | Error::InvalidTtl { .. } | Error::Protocol { .. } => {
-            Code::InvalidArgument
-        }
+        Error::InvalidPath { .. }
+        | Error::ValueTooLarge { .. }
+        | Error::MessageTooLarge { .. }
+        | Error::InvalidTtl { .. }
+        | Error::Protocol { .. } => Code::InvalidArgument,
         Error::NoNode { .. } | Error::UnknownLock => Code::NotFound,
         Error::VersionMismatch { .. }
         | Error::LockBusy { .. }
@@ -48,6 +51,18 @@ pub(super) fn code(error: &Error) -> Code {
         Error::OutcomeUnknown { .. } => Code::Unknown,
         Error::LimitExceeded { .. } => Code::ResourceExhausted,
         Error::Internal { .. } => Code::Internal,
+    }
+}
+
+/// What is wrong with a request that tonic could not read. `None`: it is for tonic to say, as that there is no such method.
+pub(super) fn fault(status: &Status) -> Option<Error> {
+    match status.code() {
+        Code::Ok | Code::Unimplemented => None,
+        Code::OutOfRange => Some(Error::MessageTooLarge { limit: MAX_MESSAGE_BYTES }),
+        _ => {
+            let cause = if status.message().is_empty() { "it can't be read" } else { status.message() };
+            Some(Error::Protocol { field: "request", cause: short(cause).into_owned() })
+        }
     }
 }
 
@@ -81,6 +96,7 @@ fn field(error: &Error) -> Option<&'static str> {
     match error {
         Error::InvalidPath { .. } => Some("path"),
         Error::ValueTooLarge { .. } => Some("value"),
+        Error::MessageTooLarge { .. } => Some("request"),
         Error::InvalidTtl { .. } => Some("ttl"),
         Error::Protocol { field, .. } => Some(field),
         _ => None,
@@ -112,6 +128,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             add("actual", actual.to_string());
         }
         Error::LimitExceeded { limit, .. } => add("limit", limit.to_string()),
+        Error::MessageTooLarge { limit } => add("limit", limit.to_string()),
         Error::NoNode { path }
         | Error::LockLost { path, .. }
         | Error::Superseded { path }

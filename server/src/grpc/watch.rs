@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use prost::Message as _;
-use rollcall_proto::v1;
-use rollcall_proto::v1::watch_response::Event;
+use rollcall_proto::server::v1;
+use rollcall_proto::server::v1::watch_response::Event;
 use tokio::time::{Instant, Sleep};
 use tonic::Request;
 

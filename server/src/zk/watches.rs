@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) use rollcall_wire::EventKind;
 use tokio::sync::{Notify, oneshot};
 
-use crate::types::{NodePath, Zxid};
+use crate::types::{NodePath, Zxid, ancestors};
 
 /// More unread paths than this in one mailbox are replaced by «read all again».
 const MAILBOX_PATHS: usize = 65_536;
@@ -293,12 +293,10 @@ impl Watches {
         if event.kind == EventKind::ChildrenChanged || inner.recursive.is_empty() {
             return;
         }
-        let mut watched = Some(NodePath::trusted(event.path.clone()));
-        while let Some(path) = watched {
-            for (_, mailbox) in inner.recursive.get(&path).into_iter().flatten() {
-                mailbox.push(&path, event);
+        for path in ancestors(&event.path) {
+            if let Some((watched, subscribed)) = inner.recursive.get_key_value(path) {
+                subscribed.iter().for_each(|(_, mailbox)| mailbox.push(watched, event));
             }
-            watched = path.parent();
         }
     }
 

@@ -1,0 +1,472 @@
+//! `google.protobuf.Struct`, as its bytes, from and to JSON.
+//!
+//! The bytes come from clients. Nothing is built of them but the JSON itself, which stops at its limit: neither the time nor
+//! the memory that it takes is more than in proportion to what was sent.
+
+use prost::bytes::Buf as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use serde_json::{Map, Value as Json};
+
+use crate::value::{EncodedValue, exact_double, write_number};
+
+/// How deep a value may nest, itself included.
+const MAX_DEPTH: usize = 32;
+
+// Field numbers of struct.proto.
+const STRUCT_FIELDS: u32 = 1;
+const ENTRY_KEY: u32 = 1;
+const ENTRY_VALUE: u32 = 2;
+const VALUE_NULL: u32 = 1;
+const VALUE_NUMBER: u32 = 2;
+const VALUE_STRING: u32 = 3;
+const VALUE_BOOL: u32 = 4;
+const VALUE_STRUCT: u32 = 5;
+const VALUE_LIST: u32 = 6;
+const LIST_VALUES: u32 = 1;
+
+/// Why a `Struct` is refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(super) enum Fault {
+    /// As JSON it has so many bytes, or more.
+    #[error("it has {0} bytes or more")]
+    TooLarge(usize),
+    #[error("it nests deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    #[error("it is no google.protobuf.Struct")]
+    Malformed,
+    #[error("it has a text that is not UTF-8")]
+    NotUtf8,
+    #[error("{0} is no number in JSON")]
+    NotANumber(f64),
+}
+
+/// Compact JSON of at most `limit` bytes, keys in order; of fields that come twice the last counts.
+pub(super) fn to_json(encoded: &[u8], limit: usize) -> Result<EncodedValue, Fault> {
+    let mut writer = Writer::new(encoded.len(), limit);
+    let members = writer.object(encoded, MAX_DEPTH)?;
+    let has = |name: &str| members.iter().any(|(key, _)| *key == name);
+    Ok(EncodedValue::object(&writer.json, has("pid"), has("created")))
+}
+
+struct Writer {
+    json: Vec<u8>,
+    limit: usize,
+    values_left: usize,
+}
+
+/// A key and its encoded value.
+type Member<'a> = (&'a str, &'a [u8]);
+
+impl Writer {
+    fn new(encoded_len: usize, limit: usize) -> Self {
+        // With the comma or bracket beside it, each value takes two bytes at least.
+        Self { json: Vec::with_capacity(encoded_len.min(limit)), limit, values_left: limit / 2 + 1 }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.json.extend_from_slice(bytes);
+        self.check(0)
+    }
+
+    /// Whether so many bytes more are still within the limit.
+    fn check(&self, more: usize) -> Result<(), Fault> {
+        let length = self.json.len() + more;
+        if length > self.limit { Err(Fault::TooLarge(length)) } else { Ok(()) }
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), Fault> {
+        self.check(text.len() + 2)?;
+        // Writing a text into memory does not fail.
+        drop(serde_json::to_writer(&mut self.json, text));
+        self.check(0)
+    }
+
+    /// Counts one value, before anything is kept of it.
+    fn count(&mut self) -> Result<(), Fault> {
+        self.values_left = self.values_left.checked_sub(1).ok_or(Fault::TooLarge(self.limit + 1))?;
+        Ok(())
+    }
+
+    /// Writes an object, and gives its members.
+    fn object<'a>(&mut self, encoded: &'a [u8], depth_left: usize) -> Result<Vec<Member<'a>>, Fault> {
+        let depth_left = depth_left.checked_sub(1).ok_or(Fault::TooDeep)?;
+        let mut members: Vec<Member<'a>> = Vec::new();
+        for field in Fields(encoded) {
+            if let (STRUCT_FIELDS, field) = field? {
+                self.count()?;
+                members.push(member(field.bytes()?)?);
+            }
+        }
+        // Stable: of those with the same key the last stays the last.
+        members.sort_by_key(|(key, _)| *key);
+        self.write(b"{")?;
+        let mut is_first = true;
+        for (index, (key, value)) in members.iter().enumerate() {
+            if members.get(index + 1).is_some_and(|(next, _)| next == key) {
+                continue;
+            }
+            if !std::mem::take(&mut is_first) {
+                self.write(b",")?;
+            }
+            self.text(key)?;
+            self.write(b":")?;
+            self.value(value, depth_left)?;
+        }
+        self.write(b"}")?;
+        Ok(members)
+    }
+
+    fn list(&mut self, encoded: &[u8], depth_left: usize) -> Result<(), Fault> {
+        let depth_left = depth_left.checked_sub(1).ok_or(Fault::TooDeep)?;
+        self.write(b"[")?;
+        let mut is_first = true;
+        for field in Fields(encoded) {
+            if let (LIST_VALUES, field) = field? {
+                self.count()?;
+                if !std::mem::take(&mut is_first) {
+                    self.write(b",")?;
+                }
+                self.value(field.bytes()?, depth_left)?;
+            }
+        }
+        self.write(b"]")
+    }
+
+    fn value(&mut self, encoded: &[u8], depth_left: usize) -> Result<(), Fault> {
+        let mut last = None;
+        for field in Fields(encoded) {
+            let field = field?;
+            if (VALUE_NULL..=VALUE_LIST).contains(&field.0) {
+                last = Some(field);
+            }
+        }
+        match last {
+            None => self.write(b"null"),
+            Some((VALUE_NULL, field)) => {
+                field.varint()?;
+                self.write(b"null")
+            }
+            Some((VALUE_NUMBER, field)) => {
+                let double = field.double()?;
+                if !write_number(&mut self.json, double) {
+                    return Err(Fault::NotANumber(double));
+                }
+                self.check(0)
+            }
+            Some((VALUE_STRING, field)) => self.text(text(field.bytes()?)?),
+            Some((VALUE_BOOL, field)) => self.write(if field.varint()? == 0 { b"false" } else { b"true" }),
+            Some((VALUE_STRUCT, field)) => self.object(field.bytes()?, depth_left).map(drop),
+            Some((_, field)) => self.list(field.bytes()?, depth_left),
+        }
+    }
+}
+
+fn member(encoded: &[u8]) -> Result<Member<'_>, Fault> {
+    let (mut key, mut value) = ("", &[][..]);
+    for field in Fields(encoded) {
+        match field? {
+            (ENTRY_KEY, field) => key = text(field.bytes()?)?,
+            (ENTRY_VALUE, field) => value = field.bytes()?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(bytes).map_err(|_| Fault::NotUtf8)
+}
+
+/// The fields of an encoded message, by number, in the order in which they come.
+struct Fields<'a>(&'a [u8]);
+
+/// A field's content, as far as a `Struct` has such fields.
+#[derive(Debug, Clone, Copy)]
+enum Field<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Other,
+}
+
+impl<'a> Fields<'a> {
+    fn field(&mut self) -> Option<(u32, Field<'a>)> {
+        let (tag, wire_type) = decode_key(&mut self.0).ok()?;
+        let field = match wire_type {
+            WireType::Varint => Field::Varint(decode_varint(&mut self.0).ok()?),
+            WireType::SixtyFourBit => Field::Fixed64(self.0.try_get_u64_le().ok()?),
+            WireType::LengthDelimited => {
+                let length = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
+                let (bytes, rest) = self.0.split_at_checked(length)?;
+                self.0 = rest;
+                Field::Bytes(bytes)
+            }
+            other => {
+                skip_field(other, tag, &mut self.0, DecodeContext::default()).ok()?;
+                Field::Other
+            }
+        };
+        Some((tag, field))
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u32, Field<'a>), Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.field().ok_or(Fault::Malformed);
+        if field.is_err() {
+            self.0 = &[];
+        }
+        Some(field)
+    }
+}
+
+impl<'a> Field<'a> {
+    fn bytes(self) -> Result<&'a [u8], Fault> {
+        if let Self::Bytes(bytes) = self { Ok(bytes) } else { Err(Fault::Malformed) }
+    }
+
+    fn varint(self) -> Result<u64, Fault> {
+        if let Self::Varint(number) = self { Ok(number) } else { Err(Fault::Malformed) }
+    }
+
+    fn double(self) -> Result<f64, Fault> {
+        if let Self::Fixed64(bits) = self { Ok(f64::from_bits(bits)) } else { Err(Fault::Malformed) }
+    }
+}
+
+/// An object as an encoded `Struct`, if that has at most `limit` bytes.
+pub(super) fn from_json(object: &Map<String, Json>, limit: usize) -> Option<Vec<u8>> {
+    let mut encoder = Encoder { reversed: Vec::with_capacity(256), limit };
+    encoder.object(object)?;
+    let mut encoded = encoder.reversed;
+    encoded.reverse();
+    encoded.shrink_to_fit();
+    Some(encoded)
+}
+
+/// Writes a message from its end to its beginning: what a length counts is there when it is written.
+struct Encoder {
+    reversed: Vec<u8>,
+    limit: usize,
+}
+
+impl Encoder {
+    fn bytes(&mut self, bytes: &[u8]) -> Option<()> {
+        self.reversed.extend(bytes.iter().rev());
+        (self.reversed.len() <= self.limit).then_some(())
+    }
+
+    fn key(&mut self, tag: u32, wire_type: WireType) -> Option<()> {
+        // All field numbers of struct.proto are below 16: one byte.
+        self.bytes(&[u8::try_from(tag << 3 | wire_type as u32).ok()?])
+    }
+
+    /// Closes a field that has been written since there were `before` bytes.
+    fn close(&mut self, tag: u32, before: usize) -> Option<()> {
+        let mut length = Vec::with_capacity(5);
+        prost::encoding::encode_varint(u64::try_from(self.reversed.len() - before).ok()?, &mut length);
+        self.bytes(&length)?;
+        self.key(tag, WireType::LengthDelimited)
+    }
+
+    fn object(&mut self, object: &Map<String, Json>) -> Option<()> {
+        for (key, value) in object.iter().rev() {
+            let entry = self.reversed.len();
+            self.value(ENTRY_VALUE, value)?;
+            let start = self.reversed.len();
+            self.bytes(key.as_bytes())?;
+            self.close(ENTRY_KEY, start)?;
+            self.close(STRUCT_FIELDS, entry)?;
+        }
+        Some(())
+    }
+
+    /// A field that is a `Value`.
+    fn value(&mut self, tag: u32, value: &Json) -> Option<()> {
+        let before = self.reversed.len();
+        match value {
+            Json::Null => {
+                self.bytes(&[0])?;
+                self.key(VALUE_NULL, WireType::Varint)?;
+            }
+            Json::Bool(value) => {
+                self.bytes(&[u8::from(*value)])?;
+                self.key(VALUE_BOOL, WireType::Varint)?;
+            }
+            Json::Number(number) => {
+                self.bytes(&exact_double(number)?.to_le_bytes())?;
+                self.key(VALUE_NUMBER, WireType::SixtyFourBit)?;
+            }
+            Json::String(text) => {
+                self.bytes(text.as_bytes())?;
+                self.close(VALUE_STRING, before)?;
+            }
+            Json::Array(items) => {
+                for item in items.iter().rev() {
+                    self.value(LIST_VALUES, item)?;
+                }
+                self.close(VALUE_LIST, before)?;
+            }
+            Json::Object(object) => {
+                self.object(object)?;
+                self.close(VALUE_STRUCT, before)?;
+            }
+        }
+        self.close(tag, before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use prost_types::value::Kind;
+    use prost_types::{ListValue, Struct, Value as ProtoValue};
+    use rand::rngs::StdRng;
+    use rand::{Rng as _, RngExt as _, SeedableRng as _};
+
+    use super::*;
+
+    const LIMIT: usize = 256 * 1024;
+
+    fn value(kind: Kind) -> ProtoValue {
+        ProtoValue { kind: Some(kind) }
+    }
+
+    fn list(values: Vec<ProtoValue>) -> ProtoValue {
+        value(Kind::ListValue(ListValue { values }))
+    }
+
+    fn object(fields: impl IntoIterator<Item = (String, ProtoValue)>) -> Struct {
+        Struct { fields: fields.into_iter().collect() }
+    }
+
+    fn json(encoded: &[u8]) -> Result<String, Fault> {
+        let mut writer = Writer::new(encoded.len(), LIMIT);
+        writer.object(encoded, MAX_DEPTH)?;
+        Ok(String::from_utf8(writer.json).unwrap())
+    }
+
+    /// What prost makes of the same bytes.
+    fn as_prost_has_it(value: &ProtoValue) -> Json {
+        match value.kind.as_ref() {
+            None | Some(Kind::NullValue(_)) => Json::Null,
+            Some(Kind::BoolValue(value)) => Json::Bool(*value),
+            Some(Kind::NumberValue(double)) => {
+                let mut text = Vec::new();
+                assert!(write_number(&mut text, *double));
+                serde_json::from_slice(&text).unwrap()
+            }
+            Some(Kind::StringValue(text)) => Json::String(text.clone()),
+            Some(Kind::ListValue(list)) => list.values.iter().map(as_prost_has_it).collect(),
+            Some(Kind::StructValue(object)) => {
+                object.fields.iter().map(|(key, value)| (key.clone(), as_prost_has_it(value))).collect()
+            }
+        }
+    }
+
+    fn random(rng: &mut StdRng, depth: u32) -> ProtoValue {
+        let text = |rng: &mut StdRng| -> String { (0..rng.random_range(0..4)).map(|_| rng.random::<char>()).collect() };
+        let kind = match rng.random_range(0..if depth == 0 { 5 } else { 7 }) {
+            0 => return ProtoValue { kind: None },
+            1 => Kind::NullValue(0),
+            2 => Kind::BoolValue(rng.random()),
+            3 => Kind::NumberValue(f64::from(rng.random::<i32>()) / f64::from(rng.random_range(1..4))),
+            4 => Kind::StringValue(text(rng)),
+            5 => Kind::ListValue(ListValue {
+                values: (0..rng.random_range(0..4)).map(|_| random(rng, depth - 1)).collect(),
+            }),
+            _ => Kind::StructValue(object((0..rng.random_range(0..4)).map(|_| (text(rng), random(rng, depth - 1))))),
+        };
+        value(kind)
+    }
+
+    #[test]
+    fn it_is_read_and_written_as_prost_does() {
+        let seed = rand::rng().next_u64();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        for _ in 0..2000 {
+            let created = ("created".to_owned(), random(&mut rng, 4));
+            let original = object([created, ("x".to_owned(), random(&mut rng, 4))]);
+            let expected = as_prost_has_it(&value(Kind::StructValue(original.clone())));
+            let read = json(&original.encode_to_vec()).unwrap();
+            assert_eq!(read, expected.to_string());
+            let Json::Object(expected) = expected else { panic!("an object") };
+            let written = Struct::decode(&from_json(&expected, LIMIT).unwrap()[..]).unwrap();
+            assert_eq!(as_prost_has_it(&value(Kind::StructValue(written))), Json::Object(expected));
+        }
+    }
+
+    #[test]
+    fn of_a_key_that_comes_twice_the_last_counts() {
+        let one = |number| object([("a".to_owned(), value(Kind::NumberValue(number)))]).encode_to_vec();
+        assert_eq!(json(&[one(1.0), one(2.0)].concat()).unwrap(), r#"{"a":2}"#);
+    }
+
+    fn nested(levels: usize) -> Struct {
+        (1..levels).fold(Struct::default(), |inner, _| object([(String::new(), value(Kind::StructValue(inner)))]))
+    }
+
+    #[test]
+    fn the_depth_is_bounded() {
+        assert!(json(&nested(MAX_DEPTH).encode_to_vec()).is_ok());
+        for levels in [MAX_DEPTH + 1, 1000] {
+            assert_eq!(json(&nested(levels).encode_to_vec()), Err(Fault::TooDeep));
+        }
+        let lists = (0..1000).fold(list(Vec::new()), |inner, _| list(vec![inner]));
+        assert_eq!(json(&object([(String::new(), lists)]).encode_to_vec()), Err(Fault::TooDeep));
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_before_it_is_kept() {
+        // Empty entries, all with the same key; empty values; values that get longer as JSON; one long text.
+        let entries = b"\x0a\x00".repeat(1 << 20);
+        let values = list(vec![ProtoValue::default(); 1 << 20]);
+        let numbers = list(vec![value(Kind::NumberValue(-1.234_567_890_123_456e-300)); 100_000]);
+        let escaped = value(Kind::StringValue("\0".repeat(LIMIT - 10)));
+        let long = value(Kind::StringValue("x".repeat(2 << 20)));
+        let of_one = |value| object([(String::new(), value)]).encode_to_vec();
+        for encoded in [entries, of_one(values), of_one(numbers), of_one(escaped), of_one(long)] {
+            assert!(matches!(json(&encoded), Err(Fault::TooLarge(bytes)) if bytes > LIMIT));
+        }
+        assert_eq!(from_json(&(0..100).map(|n| (n.to_string(), Json::Null)).collect(), 500), None);
+    }
+
+    #[test]
+    fn what_is_no_struct_is_refused() {
+        for (encoded, fault) in [
+            (&b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..], Fault::Malformed),
+            (b"\x0a\x02\x0a", Fault::Malformed),
+            (b"\x08\x01", Fault::Malformed),
+            (b"\x0a\x03\x0a\x01\xff", Fault::NotUtf8),
+            (b"\x0a\x05\x12\x03\x1a\x01\xff", Fault::NotUtf8),
+            // A group that never ends, deep within others.
+            (&[0x13; 5000], Fault::Malformed),
+        ] {
+            assert_eq!(json(encoded), Err(fault), "{encoded:?}");
+        }
+        let nan = object([("n".to_owned(), value(Kind::NumberValue(f64::INFINITY)))]);
+        assert_eq!(json(&nan.encode_to_vec()), Err(Fault::NotANumber(f64::INFINITY)));
+        assert_eq!(json(b"\x78\x01\x0a\x00").unwrap(), r#"{"":null}"#, "fields of a later version are skipped");
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic() {
+        let seed = rand::rng().next_u64();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        for _ in 0..20_000 {
+            let mut bytes = object([("x".to_owned(), random(&mut rng, 4))]).encode_to_vec();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+            drop(json(&bytes));
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Requests that never reach a method: too large, no protobuf, not UTF-8. tonic answers them with a code of its own and
+//! nothing else; here the answer becomes one of this API's, with its `ErrorInfo`.
+
+use std::task::{Context, Poll};
+
+use futures_util::future::{MapOk, TryFutureExt as _};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower_service::Service;
+
+use super::status;
+
+/// Where the details of a status are, with the `ErrorInfo` among them.
+const DETAILS: &str = "grpc-status-details-bin";
+
+/// A service as tonic makes it, each of whose errors says why.
+#[derive(Debug, Clone)]
+pub(crate) struct Explained<S>(pub(super) S);
+
+impl<S: NamedService> NamedService for Explained<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, R> Service<R> for Explained<S>
+where
+    S: Service<R, Response = http::Response<Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        self.0.call(request).map_ok(explained)
+    }
+}
+
+/// The same answer, unless it is an error that does not say why: all of the service's own do.
+fn explained(response: http::Response<Body>) -> http::Response<Body> {
+    let headers = response.headers();
+    let bare = (!headers.contains_key(DETAILS)).then(|| Status::from_header_map(headers)).flatten();
+    match bare.and_then(|bare| status::fault(&bare)) {
+        Some(error) => status::status(&error).into_http(),
+        None => response,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+    use crate::error::Error;
+
+    fn told(status: Status) -> Status {
+        Status::from_header_map(explained(status.into_http()).headers()).unwrap()
+    }
+
+    #[test]
+    fn what_tonic_says_of_a_request_becomes_an_error_of_the_api() {
+        for (status, reason) in [
+            (Status::out_of_range("decoded message length too large"), "VALUE_TOO_LARGE"),
+            (Status::internal("failed to decode Protobuf message: ".repeat(100)), "PROTOCOL"),
+            (Status::internal(""), "PROTOCOL"),
+        ] {
+            let told = told(status);
+            assert_eq!(told.code(), status::code(&Error::MessageTooLarge { limit: 0 }));
+            assert!(told.message().len() <= 512, "{}", told.message());
+            assert_eq!(told.get_details_error_info().unwrap().reason, reason);
+        }
+    }
+
+    #[test]
+    fn what_says_why_stays_as_it_is() {
+        let own = status::status(&Error::ReadOnly);
+        assert_eq!((told(own.clone()).code(), told(own.clone()).details()), (own.code(), own.details()));
+        assert_eq!(told(Status::unimplemented("no such method")).message(), "no such method");
+        assert!(explained(http::Response::new(Body::empty())).headers().is_empty());
+    }
+}
