@@ -26,15 +26,12 @@ use crate::durable::Durable;
 use crate::grpc::{self, Admission, Gathering, Service};
 use crate::locks::{self, Locks};
 use crate::metrics::Metrics;
-use crate::sessions::{Limits, Sessions};
+use crate::sessions::Sessions;
 use crate::views::{self, Owner, Store, Views};
 use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
 const SERVICE: &str = "rollcall.v1.Registry";
-/// What the registrations of one stream, and of this replica, may come to.
-const REGISTRATIONS: Limits =
-    Limits { registrations_per_stream: 65_536, bytes_per_stream: 64 * 1024 * 1024, registrations: 2_000_000 };
 /// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
 /// and ended.
 const CANCELLED_STREAMS: usize = 100_000;
@@ -141,7 +138,7 @@ impl App {
         let path_overhead = self.settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
         let budget = Budget::new(self.settings.per_connection, self.settings.in_all).with_path_overhead(path_overhead);
         let service = Service {
-            sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
+            sessions: Sessions::start(zk.clone(), &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),

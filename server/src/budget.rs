@@ -239,6 +239,11 @@ impl Account {
         Ok(Share { account: self.clone(), resource, amount })
     }
 
+    /// Nothing yet, to be resized.
+    pub(crate) fn share(&self, resource: Resource) -> Share {
+        Share { account: self.clone(), resource, amount: 0 }
+    }
+
     /// The number of the connection: unique in this process.
     pub(crate) fn id(&self) -> u64 {
         self.0.id

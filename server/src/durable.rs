@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -14,7 +15,7 @@ use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Request, Session, Zk};
 
 /// How often a write without an expected version looks again, when other replicas or programs write at the same time.
-const TRIES: usize = 32;
+const TRIES: u64 = 32;
 /// Of how many groups of paths one write is made at a time each.
 const TURNS: usize = 1024;
 /// How many nodes one transaction deletes at most; with long paths and a long chroot fewer.
@@ -72,7 +73,11 @@ impl Durable {
         let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
         let session = owner.session();
         let mut is_synced = false;
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
+            if attempt > 1 {
+                // Out of step with those who write or delete the same, one is done sooner.
+                tokio::time::sleep(Duration::from_millis(rand::random_range(0..=attempt))).await;
+            }
             let standing = self.look(session, path).await;
             let tried = match standing.and_then(|standing| refusal(path, standing, expect).map(|()| standing)) {
                 Ok(None) => create(session, path, data.clone()).await?,
@@ -166,15 +171,16 @@ fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<()
     }
 }
 
-/// `None`: it exists by now.
+/// `None`: it exists by now, or others delete its parents at the same time.
 async fn create(session: &Session, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
     for _ in 0..2 {
         match session.create(path.as_str(), data.clone(), CreateMode::Persistent).await {
             Ok((_, _, stat)) => return Ok(Some(stat)),
             Err(zk::Error::Refused(ErrorCode::NodeExists)) => return Ok(None),
-            Err(zk::Error::Refused(ErrorCode::NoNode)) => {
-                session.ensure_parents(path).await.map_err(|error| read_failed(path, error))?;
-            }
+            Err(zk::Error::Refused(ErrorCode::NoNode)) => match session.ensure_parents(path).await {
+                Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => {}
+                Err(error) => return Err(read_failed(path, error)),
+            },
             Err(error) => return Err(translate(path, error)),
         }
     }

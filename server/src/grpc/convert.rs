@@ -260,6 +260,5 @@ fn lost_reason(reason: LostReason) -> v1::LostReason {
     match reason {
         LostReason::TakenOver => v1::LostReason::TakenOver,
         LostReason::Expired => v1::LostReason::Expired,
-        LostReason::Removed => v1::LostReason::Removed,
     }
 }

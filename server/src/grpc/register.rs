@@ -12,7 +12,7 @@ use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
-use super::admission::{Place, Reader};
+use super::admission::{Place, Reader, account};
 use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
 use crate::error::Error;
@@ -37,7 +37,7 @@ impl Service {
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
         let place = self.admit(&request)?;
-        let (requests, rpc) = self.sessions.stream();
+        let (requests, rpc) = self.sessions.stream(account(&request));
         let reading = read(self.settings.clone(), request.into_inner(), requests, rpc.outbox().clone());
         let open = Open {
             rpc,
@@ -77,8 +77,8 @@ async fn read(
         let kind = match messages.message().await {
             Ok(Some(message)) => Ok(message.request),
             Ok(None) => {
-                if !is_open && let Some(turn) = requests.turn().await {
-                    turn.open(outbox, None, None);
+                if !is_open {
+                    requests.open(outbox, None, None).await;
                 }
                 return;
             }
@@ -94,8 +94,9 @@ async fn read(
             };
             match open {
                 Ok((ttl, pid)) => {
-                    let Some(turn) = requests.turn().await else { return };
-                    turn.open(outbox.clone(), ttl, pid);
+                    if requests.open(outbox.clone(), ttl, pid).await.is_none() {
+                        return;
+                    }
                 }
                 Err(error) => return Requests::refuse(&outbox, error),
             }
@@ -110,9 +111,7 @@ async fn read(
         is_open = true;
         if let Some(request) = request {
             let is_last = matches!(request, sessions::Request::Fail { .. });
-            let Some(turn) = requests.turn().await else { return };
-            turn.request(request);
-            if is_last {
+            if requests.send(request).await.is_none() || is_last {
                 return;
             }
         }

@@ -1,27 +1,27 @@
-//! The life of one path: who holds it, what stands in ZooKeeper for it, and what is to do next.
+//! The life of one path: who holds it, what exists in ZooKeeper for it, and what is to do next.
 
-use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio::time::Instant;
 
-use super::claims::{Claim, Claimed, Content, Fresh, Held, Observed, Policy};
-use super::outbox::{LostReason, Notice};
-use super::state::{Effect, State, Stream, StreamId};
+use super::claims::{Claim, Content, Fresh, Held, Policy};
+use super::footprint::Footprint;
+use super::outbox::Notice;
+use super::state::{Effect, State, StreamId};
+use super::streams::Stream;
+use super::upkeep::Removal;
+use crate::budget::Share;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
-use crate::value::{EncodedValue, Stamp, own};
-use crate::zk::{Read, Seen};
+use crate::value::{EncodedValue, Stamp};
+use crate::zk::Seen;
 
 /// The pause before the second put-back of a registration that is deleted again and again; it doubles from there.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a node is left alone that could not be read.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long the ends of streams that have arrived may take to be read, before what a lost ZooKeeper session held is registered
 /// again: a replica that was itself stopped finds them in its sockets.
 const SETTLING: Duration = Duration::from_millis(200);
@@ -35,54 +35,62 @@ pub(super) enum Command {
     Set {
         by: StreamId,
         value: EncodedValue,
-        /// How long the value is.
-        bytes: usize,
         stamp: Stamp,
         generation: Option<Generation>,
         exclusive: bool,
+        /// What it takes of the account.
+        memory: Share,
     },
     /// To give it back, and be told.
-    Unset { by: StreamId },
+    Unset {
+        by: StreamId,
+        /// What the path takes of the account, where the stream does not know of it any more.
+        footprint: Option<Footprint>,
+        /// What this takes of the account, while it waits.
+        _memory: Option<Share>,
+    },
     /// The stream is no more.
-    Drop { by: StreamId },
+    Drop {
+        by: StreamId,
+        /// As in [`Command::Unset`].
+        footprint: Option<Footprint>,
+    },
 }
 
 impl Command {
     fn is_goodbye_of(&self, stream: StreamId) -> bool {
-        matches!(self, Self::Unset { by } | Self::Drop { by } if *by == stream)
-    }
-
-    /// How many bytes of data it keeps.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Set { bytes, .. } => *bytes,
-            Self::Unset { .. } | Self::Drop { .. } => 0,
-        }
+        matches!(self, Self::Unset { by, .. } | Self::Drop { by, .. } if *by == stream)
     }
 }
 
 /// The one operation that is under way for a path.
 #[derive(Debug)]
-enum Operation {
+pub(super) enum Operation {
     /// `by` asked; nobody did when a registration is restored.
-    Claiming {
-        by: Option<StreamId>,
-        claim: Claim,
-    },
+    Claiming(Asked),
     /// A claim that waits for ZooKeeper.
-    Waiting {
-        by: Option<StreamId>,
-        claim: Claim,
-    },
+    Waiting(Asked),
     Removing {
         told: Option<StreamId>,
+        /// What the path takes of the account until it is gone.
+        _footprint: Option<Footprint>,
     },
     Verifying,
 }
 
+/// A claim, and on whose behalf it is made.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The stream that asked; nobody did when a registration is restored.
+    pub(super) by: Option<StreamId>,
+    pub(super) claim: Claim,
+    /// What the request takes of the account.
+    pub(super) memory: Option<Share>,
+}
+
 /// What tells a foreign hand's delete from a takeover, whose delete and create come together.
 #[derive(Debug, Default)]
-struct Witness {
+pub(super) struct Witness {
     /// The last create that the watch told of; `Some(None)` where ZooKeeper does not tell its transaction.
     created: Option<Option<Zxid>>,
     /// Whether the watch may have missed something since the node was last read.
@@ -90,7 +98,7 @@ struct Witness {
 }
 
 impl Witness {
-    fn note(&mut self, seen: Seen) {
+    pub(super) fn note(&mut self, seen: Seen) {
         if seen.created {
             self.created = Some(match (self.created, seen.created_by) {
                 (None, by) => by,
@@ -116,24 +124,24 @@ pub(super) struct Entry {
     pub(super) held: Option<Held>,
     /// The first incarnation of which the one that stands is the continuation: resumed, restored or put back. A client
     /// may not have heard of the later ones yet.
-    first: Option<Generation>,
-    operation: Option<Operation>,
+    pub(super) first: Option<Generation>,
+    pub(super) operation: Option<Operation>,
     commands: VecDeque<Command>,
     /// Whether something happened to the node that has not been looked at; by this transaction, where that is known.
-    unseen: Option<Option<Zxid>>,
+    pub(super) unseen: Option<Option<Zxid>>,
     /// Whether the node is to be put back.
-    absent: bool,
+    pub(super) absent: bool,
     put_backs: u32,
-    last_put_back: Option<Instant>,
+    pub(super) last_put_back: Option<Instant>,
     /// Not to be put back before.
-    paused_until: Option<Instant>,
+    pub(super) paused_until: Option<Instant>,
     /// Not to be looked at before.
-    look_again_at: Option<Instant>,
+    pub(super) look_again_at: Option<Instant>,
     /// Not to be registered again before, since its ZooKeeper session was lost.
-    restore_at: Option<Instant>,
-    /// That session ended while this replica was stopped.
-    pub(super) overslept: bool,
-    witness: Witness,
+    pub(super) restore_at: Option<Instant>,
+    /// The connection of the stream that last asked for it, whose turn its operations are.
+    connection: u64,
+    pub(super) witness: Witness,
 }
 
 impl Entry {
@@ -147,6 +155,21 @@ impl Entry {
     /// Whether no further request finds a place. The end of a stream always does.
     pub(super) fn is_full(&self) -> bool {
         self.commands.len() >= Self::COMMANDS
+    }
+
+    /// Whether a request has to wait for what is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.operation.is_some()
+    }
+
+    /// Whether requests wait.
+    pub(super) fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Whether a request of this stream for the path waits.
+    pub(super) fn is_asked_for_by(&self, stream: StreamId) -> bool {
+        self.commands.iter().any(|command| matches!(command, Command::Set { by, .. } if *by == stream))
     }
 
     /// Whether it is being taken down, or is to be.
@@ -173,7 +196,7 @@ impl Entry {
     }
 
     /// How long to wait before the node is put back now.
-    fn pause(&mut self, now: Instant, jitter: f64) -> Duration {
+    pub(super) fn pause(&mut self, now: Instant, jitter: f64) -> Duration {
         if self.last_put_back.is_some_and(|last| now > last + SETTLED) {
             self.put_backs = 0;
         }
@@ -189,7 +212,7 @@ impl State {
     pub(super) fn advance(&mut self, path: &NodePath, now: Instant) {
         loop {
             let Some(entry) = self.entries.get_mut(path) else { return };
-            if let Some(Operation::Waiting { by: Some(by), claim }) = &entry.operation
+            if let Some(Operation::Waiting(Asked { by: Some(by), claim, .. })) = &entry.operation
                 && !claim.attempted.latest_first().any(|session| self.standing.contains(&session))
             {
                 let by = *by;
@@ -198,8 +221,7 @@ impl State {
                     // Nothing stands of it, and nobody waits for it any more: it must not appear when ZooKeeper is back.
                     entry.operation = None;
                     self.waiting.remove(path);
-                    let (path, error) = (path.as_str().to_owned(), Error::BackendUnavailable);
-                    self.tell(by, Notice::Rejected { path, error });
+                    self.reject(by, path, Error::BackendUnavailable);
                     continue;
                 }
             }
@@ -212,14 +234,12 @@ impl State {
                 break;
             };
             match command {
-                Command::Set { by, value, bytes, stamp, generation, exclusive } => {
-                    if let Some(stream) = self.streams.get_mut(&by) {
-                        stream.queued_bytes = stream.queued_bytes.saturating_sub(bytes);
-                    }
-                    self.begin_set(path, by, value, stamp, generation, exclusive);
+                Command::Set { by, value, stamp, generation, exclusive, memory } => {
+                    let content = Content::Fresh(Arc::new(Fresh { value, stamp }));
+                    self.begin_set(path, by, content, generation, exclusive, memory);
                 }
-                Command::Unset { by } => self.give_back(path, by, true),
-                Command::Drop { by } => self.give_back(path, by, false),
+                Command::Unset { by, footprint, .. } => self.give_back(path, by, true, footprint),
+                Command::Drop { by, footprint } => self.give_back(path, by, false, footprint),
             }
         }
         self.advance_unasked(path, now);
@@ -232,8 +252,11 @@ impl State {
             self.forget(path);
             return;
         };
+        // A stream that is over, or has said goodbye, gives back path by path: this one's turn is still to come.
+        let Some(stream) = self.streams.get(&holder).filter(|stream| !stream.is_closing()) else { return };
+        let is_here = stream.is_attached();
         // It is about to go, unless something of its client's is still to be read: not to be seen again before that.
-        let is_overdue = self.streams.get(&holder).is_some_and(|stream| stream.is_overdue(now));
+        let is_overdue = stream.is_overdue(now);
         let decided_at = if is_overdue { now + SETTLING } else { now };
         let (content, generation) = (Content::Exact(held.bytes.clone()), held.generation);
         if !self.standing.contains(&held.session) {
@@ -243,12 +266,11 @@ impl State {
                 return;
             }
             entry.restore_at = None;
-            let is_here = self.streams.get(&holder).is_some_and(Stream::is_attached);
-            if std::mem::take(&mut entry.overslept) && !is_here {
+            if !is_here && self.nodes.get(&held.session).is_some_and(|nodes| nodes.overslept) {
                 self.let_go(path, holder);
                 return;
             }
-            self.begin_claim(path, None, Claim::new(content, Policy::Restore(generation)));
+            self.begin_claim(path, None, Claim::new(content, Policy::Restore(generation)), None);
         } else if entry.absent {
             if entry.paused_until.is_some_and(|until| until > now) {
                 return;
@@ -261,7 +283,7 @@ impl State {
             entry.last_put_back = Some(now);
             let moves = entry.witness.allows_takeover(generation).then_some(held.moves);
             let policy = Policy::PutBack { generation, session: held.session, moves };
-            self.begin_claim(path, None, Claim::new(content, policy));
+            self.begin_claim(path, None, Claim::new(content, policy), None);
         } else if entry.look_again_at.is_none_or(|at| at <= now)
             && let Some(zxid) = entry.unseen.take()
         {
@@ -278,33 +300,43 @@ impl State {
     /// A replica that was stopped for as long as that is as good as one that died: its client, which is not here any more,
     /// has come back elsewhere, and may have ended there, or comes back yet.
     fn let_go(&mut self, path: &NodePath, holder: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&holder) {
-            stream.remove(path);
-        }
+        self.drop_path(path, holder);
         self.forget(path);
         self.forget_if_gone(holder);
     }
 
-    fn begin_claim(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim) {
+    pub(super) fn begin_claim(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim, memory: Option<Share>) {
         let Some(entry) = self.entries.get_mut(path) else { return };
-        entry.operation = Some(Operation::Claiming { by, claim: claim.clone() });
-        self.effects.push(Effect::Claim { path: path.clone(), by, claim });
+        let connection = entry.connection;
+        entry.operation = Some(Operation::Claiming(Asked { by, claim: claim.clone(), memory }));
+        self.effects.push(Effect::Claim { path: path.clone(), by, claim, connection });
     }
 
     fn begin_set(
         &mut self,
         path: &NodePath,
         by: StreamId,
-        value: EncodedValue,
-        stamp: Stamp,
+        content: Content,
         generation: Option<Generation>,
         exclusive: bool,
+        memory: Share,
     ) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
         // A client that is no more here, ttl or not, may have registered elsewhere meanwhile; if not, it will ask again.
-        if !self.streams.get(&by).is_some_and(Stream::is_attached) {
-            return;
+        let Some(stream) = self.streams.get_mut(&by).filter(|stream| stream.is_attached()) else { return };
+        let account = stream.account.clone();
+        let footprint = stream.footprint(path);
+        if footprint.is_none() {
+            match Footprint::take(&account, path) {
+                Ok(taken) => *footprint = Some(taken),
+                Err(error) => {
+                    self.drop_path(path, by);
+                    self.reject(by, path, error);
+                    return;
+                }
+            }
         }
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        entry.connection = account.id();
         let standing = entry.generation();
         let is_of_our_line = |asked| entry.first.is_some_and(|first| first <= asked) && Some(asked) <= standing;
         let policy = match (generation, standing) {
@@ -316,22 +348,21 @@ impl State {
             (None, _) if exclusive => Policy::Exclusive,
             (None, _) => Policy::TakeOver,
         };
-        self.begin_claim(path, Some(by), Claim::new(Content::Fresh(Arc::new(Fresh { value, stamp })), policy));
+        self.begin_claim(path, Some(by), Claim::new(content, policy), Some(memory));
     }
 
-    /// `by` no longer wants the path.
-    fn give_back(&mut self, path: &NodePath, by: StreamId, tell: bool) {
+    /// `by` no longer wants the path. `footprint`: what the path takes, where the stream does not know it.
+    fn give_back(&mut self, path: &NodePath, by: StreamId, tell: bool, footprint: Option<Footprint>) {
         let told = tell.then_some(by);
+        let footprint = self.drop_path(path, by).or(footprint);
         let Some(entry) = self.entries.get_mut(path) else { return };
-        if let Some(stream) = self.streams.get_mut(&by) {
-            stream.remove(path);
-        }
         if entry.holder == Some(by) {
             entry.holder = None;
             if let Some(held) = &entry.held {
-                entry.operation = Some(Operation::Removing { told });
-                let (generation, session) = (held.generation, held.session);
-                self.effects.push(Effect::Remove { path: path.clone(), generation, session });
+                entry.operation = Some(Operation::Removing { told, _footprint: footprint });
+                let (session, connection) = (held.session, entry.connection);
+                let removal = Removal { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
+                self.effects.push(Effect::Remove { session, removal, connection });
                 return;
             }
         }
@@ -344,210 +375,11 @@ impl State {
     pub(super) fn retry(&mut self, path: &NodePath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         match entry.operation.take() {
-            Some(Operation::Waiting { by, claim }) => self.begin_claim(path, by, claim),
+            Some(Operation::Waiting(Asked { by, claim, memory })) => {
+                self.waiting.begun();
+                self.begin_claim(path, by, claim, memory);
+            }
             other => entry.operation = other,
         }
-    }
-
-    pub(super) fn claimed(&mut self, path: &NodePath, outcome: Claimed, now: Instant) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        let Some(Operation::Claiming { by, claim }) = entry.operation.take() else { return };
-        match outcome {
-            Claimed::Held { held, stat, adopted } => {
-                let before = entry.held.replace(held.clone());
-                entry.first = match claim.policy {
-                    Policy::TakeOver | Policy::Exclusive => Some(held.generation),
-                    Policy::Resume(asked) => {
-                        let is_known = before.as_ref().is_some_and(|before| asked <= before.generation);
-                        Some(entry.first.filter(|_| is_known).unwrap_or(asked).min(asked))
-                    }
-                    Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => entry.first,
-                };
-                entry.absent = false;
-                entry.paused_until = None;
-                entry.restore_at = None;
-                entry.overslept = false;
-                if adopted {
-                    // It was read on one server; its watch may be on another, and have begun before.
-                    entry.unseen = Some(None);
-                }
-                let is_new = before.as_ref().map(|before| before.generation) != Some(held.generation);
-                let generation = held.generation;
-                let registered =
-                    |restored| Notice::Registered { path: path.clone(), generation, stat, restored, adopted };
-                if let Some(by) = by {
-                    let earlier = entry.holder.replace(by).filter(|holder| *holder != by);
-                    if let Some(stream) = self.streams.get_mut(&by) {
-                        stream.add(path, held.bytes.len());
-                    } else {
-                        entry.push(Command::Drop { by });
-                    }
-                    if let Some((holder, before)) = earlier.zip(before) {
-                        self.lose(path, holder, before.generation, LostReason::TakenOver);
-                    }
-                    self.tell(by, registered(false));
-                } else if let Some(holder) = entry.holder.filter(|_| is_new) {
-                    self.tell(holder, registered(true));
-                }
-            }
-            Claimed::TakenOver => self.claim_lost(path, by, claim),
-            Claimed::Refused(error) => self.claim_refused(path, by, error),
-            Claimed::Unavailable { attempted } => {
-                let is_first = !claim.told_pending;
-                let mut claim = Claim { told_pending: true, ..claim };
-                if let Some(session) = attempted {
-                    claim.attempted.add(session);
-                }
-                entry.operation = Some(Operation::Waiting { by, claim });
-                self.waiting.insert(path.clone());
-                if let Some(stream) = by.filter(|_| is_first) {
-                    self.tell(stream, Notice::Pending { path: path.clone() });
-                }
-            }
-        }
-        self.advance(path, now);
-    }
-
-    /// A later incarnation stands, which the claim may not displace.
-    fn claim_lost(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        let known = entry.generation();
-        let holder_concerned = by.is_none() || by == entry.holder;
-        if holder_concerned {
-            entry.held = None;
-            if let Some((holder, generation)) = entry.holder.take().zip(known) {
-                self.lose(path, holder, generation, LostReason::TakenOver);
-            }
-        } else {
-            // Whatever is later than the claim's generation may be later than what we hold as well.
-            entry.unseen = Some(None);
-        }
-        match (by, claim.policy) {
-            // New data for what is no longer ours: a `set` without generation takes over, as it would have in the first place.
-            (Some(by), Policy::Update(_)) => {
-                let policy = Policy::TakeOver;
-                self.begin_claim(path, Some(by), Claim::new(claim.content, policy));
-            }
-            (Some(by), Policy::Resume(generation)) if !(holder_concerned && known.is_some()) => {
-                self.lose(path, by, generation, LostReason::TakenOver);
-            }
-            _ => {}
-        }
-    }
-
-    fn claim_refused(&mut self, path: &NodePath, by: Option<StreamId>, error: Error) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        match by {
-            Some(by) => {
-                if entry.holder != Some(by)
-                    && let Some(stream) = self.streams.get_mut(&by)
-                {
-                    stream.remove(path);
-                }
-                self.tell(by, Notice::Rejected { path: path.as_str().to_owned(), error });
-            }
-            None => {
-                tracing::warn!(%path, %error, "a registration can't be restored");
-                let known = entry.held.take().map(|held| held.generation);
-                if let Some((holder, generation)) = entry.holder.take().zip(known) {
-                    self.lose(path, holder, generation, LostReason::Removed);
-                }
-            }
-        }
-    }
-
-    fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation, reason: LostReason) {
-        if let Some(state) = self.streams.get_mut(&stream) {
-            state.remove(path);
-        }
-        self.tell(stream, Notice::Lost { path: path.clone(), generation, reason });
-    }
-
-    pub(super) fn removed(&mut self, path: &NodePath, now: Instant) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        let Some(Operation::Removing { told }) = entry.operation.take() else { return };
-        entry.held = None;
-        if let Some(stream) = told {
-            self.tell(stream, Notice::Unregistered { path: path.clone() });
-        }
-        self.advance(path, now);
-    }
-
-    /// Something happened to a node: looked at, unless it was our own doing. One that appears is, mostly; where ZooKeeper
-    /// does not tell the transaction, before 3.9, only a look tells.
-    pub(super) fn changed(&mut self, path: &NodePath, seen: Seen, now: Instant) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        entry.witness.note(seen);
-        let is_foreign = seen.deleted || seen.data_changed;
-        let zxid = if is_foreign { seen.zxid } else { seen.created_by };
-        if !is_foreign && zxid.is_some() {
-            return;
-        }
-        entry.unseen = Some(match entry.unseen {
-            Some(None) => None,
-            Some(earlier) if zxid.is_some() => earlier.max(zxid),
-            _ => zxid,
-        });
-        self.advance(path, now);
-    }
-
-    /// The incarnation that is held stands.
-    fn seen_standing(&mut self, path: &NodePath, read: &Read, held: &Held, holder: StreamId) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        if entry.unseen.is_none() {
-            entry.witness = Witness::default();
-        }
-        if read.stat.mzxid <= held.written.0 {
-            return;
-        }
-        let overwritten = read.data != held.bytes;
-        let data = own(&read.data);
-        entry.held = Some(Held { bytes: data.clone(), written: Zxid(read.stat.mzxid), ..held.clone() });
-        if overwritten {
-            self.tell(holder, Notice::Overwritten { path: path.clone(), data, stat: read.stat });
-        }
-    }
-
-    pub(super) fn verified(&mut self, path: &NodePath, seen: Option<Observed>, now: Instant) {
-        let jitter = self.rng.random_range(0.5..1.0);
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        if !matches!(entry.operation, Some(Operation::Verifying)) {
-            return;
-        }
-        entry.operation = None;
-        let (Some(held), Some(holder)) = (entry.held.clone(), entry.holder) else {
-            self.advance(path, now);
-            return;
-        };
-        match seen {
-            // Mostly the connection was lost, and a resync follows with the next; it may also have been a passing refusal.
-            None => {
-                entry.unseen = Some(None);
-                entry.look_again_at = Some(now + LOOK_AGAIN);
-                self.pauses.insert((now + LOOK_AGAIN, path.clone()));
-            }
-            Some(Observed::Absent) => {
-                let pause = entry.pause(now, jitter);
-                entry.absent = true;
-                if !pause.is_zero() {
-                    entry.paused_until = Some(now + pause);
-                    self.pauses.insert((now + pause, path.clone()));
-                }
-            }
-            Some(Observed::Standing { read }) => {
-                entry.absent = false;
-                match Generation(read.stat.czxid).cmp(&held.generation) {
-                    Ordering::Greater => {
-                        entry.held = None;
-                        entry.holder = None;
-                        self.lose(path, holder, held.generation, LostReason::TakenOver);
-                    }
-                    Ordering::Equal => self.seen_standing(path, &read, &held, holder),
-                    // The server that was read has not seen our own write yet.
-                    Ordering::Less => {}
-                }
-            }
-        }
-        self.advance(path, now);
     }
 }

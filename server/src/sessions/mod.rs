@@ -1,39 +1,60 @@
 //! Registrations and their lifetimes.
 //!
-//! - [`Sessions`]: the handle. One task (`task`) owns all registrations of the replica as pure state (`state`, `entry`);
-//!   what has to be done in ZooKeeper (`claims`) runs beside it, one operation a path at a time.
+//! - [`Sessions`]: the handle. One task (`task`) owns all registrations of the replica as pure state (`state` and the
+//!   files that it names); what has to be done in ZooKeeper (`claiming`, `upkeep`) runs beside it, one operation a path at
+//!   a time, and a bounded number in all (`lanes`).
 //! - [`Outbox`]: what a stream's client is still to be told.
+//!
+//! What a client makes this replica hold is taken from its connection's account before it is accepted (`footprint`,
+//! `outbox`), and given back when it is gone.
 //!
 //! What may be lost: a registration of a replica that dies stands until its ZooKeeper session times out, no longer.
 
 mod attempted;
+mod claiming;
 mod claims;
 mod entry;
+mod footprint;
+mod heard;
+mod lanes;
+#[cfg(test)]
+mod load_tests;
+mod operations;
 mod outbox;
+mod outcomes;
 mod pulse;
+#[cfg(test)]
+mod random_tests;
+mod retries;
 mod state;
 #[cfg(test)]
 mod state_tests;
+mod streams;
 mod task;
+mod upkeep;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use heard::Heard;
 pub(crate) use outbox::{LostReason, Notice, Outbox};
 use state::Input;
-pub(crate) use state::{Limits, StreamId};
+pub(crate) use state::StreamId;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::budget::Account;
 use crate::error::Error;
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
 use crate::zk::Zk;
 use crate::zk::layout::is_in_lock_queue;
 
-/// How many inputs may wait for the task; a stream whose input finds no place is not read meanwhile.
-const QUEUE: usize = 4096;
+/// Maximum number of inputs that wait for the task; a stream whose input finds no place is not read meanwhile. It bounds
+/// how long others' messages may delay one: the streams that wait for a place get it in turn.
+const QUEUE: usize = 1024;
 
 /// A handle on all registrations of this replica. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -90,18 +111,13 @@ pub(crate) enum Request {
     Reject { path: String, error: Error },
 }
 
-/// The writing side of one Register stream. Clones are the same stream.
-#[derive(Debug, Clone)]
+/// The writing side of one Register stream, for the task that reads its messages.
+#[derive(Debug)]
 pub(crate) struct Requests {
     stream: StreamId,
     inputs: mpsc::Sender<Message>,
-}
-
-/// A place in the queue, for one message of a stream.
-#[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    stream: StreamId,
-    permit: mpsc::Permit<'a, Message>,
+    heard: Heard,
+    account: Account,
 }
 
 /// The RPC of one Register stream: when this is dropped, the RPC is over.
@@ -114,10 +130,10 @@ pub(crate) struct Rpc {
 
 impl Sessions {
     /// Starts the task that owns the registrations, in `tasks`.
-    pub(crate) fn start(zk: Zk, limits: Limits, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(zk: Zk, tasks: &mut JoinSet<()>) -> Self {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let departures = Arc::new(Departures::default());
-        tasks.spawn(task::run(zk, limits, queue, departures.clone()));
+        tasks.spawn(task::run(zk, queue, departures.clone()));
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)) }
     }
 
@@ -134,53 +150,66 @@ impl Sessions {
         }
     }
 
-    /// A new stream.
-    pub(crate) fn stream(&self) -> (Requests, Rpc) {
+    /// A new stream, of a connection with this account.
+    pub(crate) fn stream(&self, account: Account) -> (Requests, Rpc) {
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
-        let rpc = Rpc { stream, departures: self.departures.clone(), outbox: Arc::default() };
-        (Requests { stream, inputs: self.inputs.clone() }, rpc)
+        let outbox = Arc::new(Outbox::new(&account));
+        let rpc = Rpc { stream, departures: self.departures.clone(), outbox };
+        (Requests { stream, inputs: self.inputs.clone(), heard: Heard::new(Instant::now()), account }, rpc)
     }
 }
 
 impl Requests {
-    /// Waits for a place in the queue. `None` when the replica is going down.
-    pub(crate) async fn turn(&self) -> Option<Turn<'_>> {
-        // Not the message itself is handed over here, which every stream would then keep room for.
-        let permit = self.inputs.reserve().await.ok()?;
-        Some(Turn { stream: self.stream, permit })
-    }
-
-    /// Ends a stream that was never opened.
-    pub(crate) fn refuse(outbox: &Outbox, error: Error) {
-        outbox.close(Err(error));
-    }
-}
-
-impl Turn<'_> {
-    /// Opens the session: before everything else, and once.
-    pub(crate) fn open(self, outbox: Arc<Outbox>, ttl: Option<Duration>, pid: Option<u32>) {
+    /// Opens the session: before everything else, and once. `None` when the replica is going down.
+    pub(crate) async fn open(&self, outbox: Arc<Outbox>, ttl: Option<Duration>, pid: Option<u32>) -> Option<()> {
         let stream = self.stream;
         let session_id = format!("{:016x}", rand::random::<u64>());
-        self.permit.send(Message::Open { input: Input::Open { stream, session_id, ttl, pid }, stream, outbox });
+        let (account, heard) = (self.account.clone(), self.heard.clone());
+        let input = Input::Open { stream, session_id, ttl, pid, account, heard };
+        self.send_message(Message::Open { input, stream, outbox }).await
     }
 
-    /// Hands a request over.
-    pub(crate) fn request(self, request: Request) {
+    /// Hands a request over, once there is a place in the queue. `None` when the replica is going down.
+    ///
+    /// # Cancellation
+    /// The request is dropped.
+    pub(crate) async fn send(&self, request: Request) -> Option<()> {
+        self.send_message(Message::Input(self.input(request))).await
+    }
+
+    async fn send_message(&self, message: Message) -> Option<()> {
+        let arriving = self.heard.arriving();
+        let place = self.inputs.reserve().await.ok()?;
+        drop(arriving);
+        place.send(message);
+        Some(())
+    }
+
+    /// A request as the task takes it: what it keeps is taken from the account, or it is refused.
+    fn input(&self, request: Request) -> Input {
         let stream = self.stream;
-        self.permit.send(Message::Input(match request {
+        match request {
             // It would count as a contender.
             Request::Set { path, .. } if is_in_lock_queue(&path) => {
                 Input::Reject { stream, path: path.as_str().to_owned(), error: Error::HasRegistrations { path } }
             }
             Request::Set { path, value, bytes, generation, exclusive, created } => {
-                Input::Set { stream, path, value, bytes, generation, exclusive, created }
+                match footprint::request(&self.account, &path, bytes) {
+                    Ok(memory) => Input::Set { stream, path, value, generation, exclusive, created, memory },
+                    Err(error) => Input::Reject { stream, path: path.as_str().to_owned(), error },
+                }
             }
             Request::Unset { path } => Input::Unset { stream, path },
             Request::KeepAlive => Input::KeepAlive { stream },
             Request::Close => Input::Close { stream },
             Request::Fail { error } => Input::Fail { stream, error },
             Request::Reject { path, error } => Input::Reject { stream, path, error },
-        }));
+        }
+    }
+
+    /// Ends a stream that was never opened.
+    pub(crate) fn refuse(outbox: &Outbox, error: Error) {
+        outbox.close(Err(error));
     }
 }
 

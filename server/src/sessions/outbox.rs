@@ -1,7 +1,8 @@
 //! What a Register stream still has to tell its client, while the client does not read.
 //!
 //! Final answers are kept in order; of unasked news of one path only the latest is kept. So a client that reads nothing
-//! costs one answer for each request that it sent; one that also goes on sending is cut off at [`Outbox::LIMIT`].
+//! costs one answer for each request that it sent. These are taken from the account of its connection; one that also goes
+//! on sending is cut off at the account's limit, or at [`Outbox::LIMIT`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Stat};
 
@@ -42,8 +44,6 @@ pub(crate) enum LostReason {
     TakenOver,
     /// The ttl went by without a message.
     Expired,
-    /// It was removed, and can't be put back.
-    Removed,
 }
 
 impl Notice {
@@ -64,9 +64,14 @@ impl Notice {
     fn bytes(&self) -> usize {
         const SELF: usize = 256;
         SELF + match self {
-            Self::Overwritten { data, .. } => data.len(),
-            Self::Rejected { path, .. } => path.len(),
-            _ => 0,
+            Self::Overwritten { path, data, .. } => path.as_str().len() + data.len(),
+            // The error names the path as well.
+            Self::Rejected { path, .. } => 2 * path.len(),
+            Self::Registered { path, .. }
+            | Self::Unregistered { path }
+            | Self::Pending { path }
+            | Self::Lost { path, .. } => path.as_str().len(),
+            Self::Opened { .. } | Self::KeptAlive => 0,
         }
     }
 }
@@ -78,7 +83,7 @@ enum News {
     Overwritten,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     queue: VecDeque<Notice>,
     /// How many notices have been read: the number of the queue's first.
@@ -86,11 +91,20 @@ struct Inner {
     /// The number of the last notice of a path, while that is unread and only its latest state counts.
     latest: HashMap<(NodePath, News), u64>,
     bytes: usize,
+    /// What of them is taken from the account.
+    share: Share,
     end: Option<Result<(), Error>>,
 }
 
+impl Inner {
+    /// Brings the share up to date.
+    fn charge(&mut self) -> Result<(), Error> {
+        self.share.resize(self.bytes.saturating_sub(Outbox::FREE_BYTES))
+    }
+}
+
 /// The queue of one stream: many writers, one reader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
     news: Notify,
@@ -98,14 +112,28 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// How many notices may wait.
-    pub(crate) const LIMIT: usize = 65_536;
+    /// Maximum number of notices that wait. A stream with all the registrations that a connection may have, which are
+    /// given back at once, stays below it.
+    pub(crate) const LIMIT: usize = 262_144;
 
     /// With so many that wait, one more `kept_alive` behind another is none.
     const KEPT_ALIVE: usize = 64;
 
-    /// How many bytes they may keep.
-    const LIMIT_BYTES: usize = 64 * 1024 * 1024;
+    /// Unread notices that are not taken from the account, in bytes: a stream that reads its answers does not feel what
+    /// others of its connection have not read.
+    const FREE_BYTES: usize = 2 * 1024;
+
+    pub(super) fn new(account: &Account) -> Self {
+        let inner = Inner {
+            queue: VecDeque::new(),
+            read: 0,
+            latest: HashMap::new(),
+            bytes: 0,
+            share: account.share(Resource::Bytes),
+            end: None,
+        };
+        Self { inner: Mutex::new(inner), news: Notify::new(), abandoned: AtomicBool::new(false) }
+    }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -130,6 +158,9 @@ impl Outbox {
                     let (before, after) = (unread.bytes(), notice.bytes());
                     *unread = notice;
                     inner.bytes = (inner.bytes + after).saturating_sub(before);
+                    if let Err(error) = inner.charge() {
+                        inner.end = Some(Err(error));
+                    }
                     return;
                 }
                 inner.latest.insert(key, next);
@@ -142,10 +173,15 @@ impl Outbox {
             }
             None => {}
         }
-        inner.bytes += notice.bytes();
-        if next - inner.read >= limit || inner.bytes > Self::LIMIT_BYTES {
+        let bytes = notice.bytes();
+        inner.bytes += bytes;
+        if next - inner.read >= limit {
             let what = "the number of unread answers of a stream";
             inner.end = Some(Err(Error::LimitExceeded { reason: "TOO_MANY_UNREAD_ANSWERS", what, limit }));
+            inner.bytes -= bytes;
+        } else if let Err(error) = inner.charge() {
+            inner.end = Some(Err(error));
+            inner.bytes -= bytes;
         } else {
             inner.queue.push_back(notice);
         }
@@ -188,6 +224,8 @@ impl Outbox {
                         }
                     }
                     inner.bytes = inner.bytes.saturating_sub(notice.bytes());
+                    // It is less: that always fits.
+                    drop(inner.charge());
                     inner.read += 1;
                     return Some(Ok(notice));
                 }
@@ -208,6 +246,11 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::{Budget, Limits};
+
+    fn outbox() -> Outbox {
+        Outbox::new(&Account::unlimited())
+    }
 
     fn overwritten(path: &str, data: &'static str) -> Notice {
         Notice::Overwritten { path: NodePath::trusted(path), data: data.into(), stat: Stat::default() }
@@ -215,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_unasked_news_the_latest_is_kept() {
-        let outbox = Outbox::default();
+        let outbox = outbox();
         for data in ["1", "2", "3"] {
             outbox.push(overwritten("/a", data));
             outbox.push(overwritten("/b", data));
@@ -232,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_sends_and_never_reads_is_cut_off_at_the_limit() {
-        let outbox = Outbox::default();
+        let outbox = outbox();
         let answer = || Notice::Pending { path: NodePath::trusted("/a") };
         for _ in 0..=Outbox::LIMIT {
             outbox.push(answer());
@@ -246,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn keep_alives_that_nobody_reads_the_answers_of_are_answered_sixty_four_times() {
-        let outbox = Outbox::default();
+        let outbox = outbox();
         for _ in 0..1000 {
             outbox.push(Notice::KeptAlive);
         }
@@ -256,5 +299,28 @@ mod tests {
             told += 1;
         }
         assert_eq!(told, Outbox::KEPT_ALIVE);
+    }
+
+    #[tokio::test]
+    async fn what_is_unread_is_taken_from_the_account_of_the_connection_and_given_back() {
+        let budget = Budget::new(Limits { bytes: 100_000, ..Limits::NONE }, Limits::NONE);
+        let account = budget.account();
+        let (lazy, other, diligent) = (Outbox::new(&account), Outbox::new(&account), Outbox::new(&account));
+        let answer = || Notice::Pending { path: NodePath::trusted("/a") };
+        for outbox in [&lazy, &other] {
+            (0..1000).for_each(|_| outbox.push(answer()));
+        }
+        assert!(account.used(Resource::Bytes) <= 100_000);
+        diligent.push(answer());
+        assert_eq!(diligent.next().await, Some(Ok(answer())), "who reads does not feel it");
+        for outbox in [lazy, other] {
+            let mut last = None;
+            while let Some(next) = outbox.next().await {
+                last = Some(next);
+            }
+            let error = last.and_then(Result::err).expect("both got too many");
+            assert_eq!(error.reason(), "TOO_MANY_BYTES");
+        }
+        assert_eq!(account.used(Resource::Bytes), 0);
     }
 }

@@ -1,40 +1,30 @@
 //! The task that owns all registrations: it feeds the pure state, and carries its effects out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::future::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::claims::{Asker, Claimed, Claims, Observed};
+use super::claims::{Asker, Claimed};
+use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
-use super::state::{Effect, Input, Limits, State, StreamId};
+use super::state::{Effect, Input, State, StreamId};
 use super::{Departures, Message};
-use crate::types::{Generation, NodePath, SessionId};
-use crate::zk::{Batch, Mailbox, Moves, Owners, Room, Subscription, Zk};
+use crate::types::{NodePath, SessionId};
+use crate::zk::{Batch, Mailbox, Moves, Owners, Room, Seen, Subscription, Zk};
 
-/// How many nodes are read at once to see whether they still stand.
-const VERIFY_BATCH: usize = 48;
-/// How often it is looked whether ZooKeeper is back, while something waits for it, and whether a fence has moved.
+/// How often it is looked which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
-/// How long after one reading of what stands in a session the next may begin.
+/// How long after one reading of what exists in a session the next may begin.
 const BETWEEN_CONFIRMATIONS: Duration = Duration::from_secs(1);
-/// How many inputs of one kind are taken before the others are looked at.
-const BURST: usize = 64;
-
-/// What became of an operation.
-enum Finished {
-    Claimed(NodePath, Claimed, Option<Room>),
-    /// Whether it is gone; what ZooKeeper refuses to delete keeps its room.
-    Removed(NodePath, bool),
-    Verified(Vec<(NodePath, Option<Observed>)>),
-    /// `None`: it could not be read.
-    Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
-}
+/// Time for which inputs of one kind are taken before the others are looked at.
+const TURN: Duration = Duration::from_millis(1);
+/// Time after which the task lets others run on its thread.
+const SLICE: Duration = Duration::from_millis(4);
 
 /// The reading anew of which paths stand in a session.
 #[derive(Debug)]
@@ -56,47 +46,54 @@ struct Task {
     pulse: Arc<Pulse>,
     /// The time-out of the ZooKeeper sessions, once there was one.
     session_timeout: Option<Duration>,
-    claims: Claims,
     state: State,
     outboxes: HashMap<StreamId, Arc<Outbox>>,
     /// The place of each path that is held, in the budget of its ZooKeeper session.
     rooms: HashMap<NodePath, Room>,
     subscriptions: HashMap<NodePath, Subscription>,
     mailbox: Arc<Mailbox>,
+    /// Inputs that came many at once, in their order. While there are some, the mailbox is not read, which merges what
+    /// comes meanwhile; of streams that are over each is here once.
+    due: VecDeque<Input>,
     /// What was last known of each session's fence.
     moves: HashMap<SessionId, Moves>,
+    /// The sessions that were connected when last looked at.
+    connected: HashSet<SessionId>,
     confirmations: HashMap<SessionId, Confirmation>,
     /// Who waits until nothing is to be taken down any more.
     settling: Option<oneshot::Sender<()>>,
     owners: watch::Receiver<Owners>,
-    /// At most one for each path, and one for each batch of paths that is verified. They are run by this task itself:
-    /// there are many of them, and each does little but wait.
-    operations: FuturesUnordered<BoxFuture<'static, Finished>>,
+    /// Changes when a claim that found no room in a session may find some.
+    room_news: watch::Receiver<()>,
+    operations: Operations,
 }
 
 /// Runs until all handles are gone.
-pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
-    let owners = zk.pool.owners();
+pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
+    let (owners, room_news) = (zk.pool.owners(), zk.pool.room_news());
     let pulse = Arc::new(Pulse::new());
     let mut task = Task {
-        claims: Claims::new(zk.clone(), pulse.clone()),
+        operations: Operations::new(&zk, &pulse),
         zk,
         pulse,
         session_timeout: None,
-        state: State::new(limits, rand::random()),
+        state: State::new(rand::random(), Instant::now()),
         outboxes: HashMap::new(),
         rooms: HashMap::new(),
         subscriptions: HashMap::new(),
         mailbox: Arc::default(),
+        due: VecDeque::new(),
         moves: HashMap::new(),
+        connected: HashSet::new(),
         confirmations: HashMap::new(),
         settling: None,
         owners,
-        operations: FuturesUnordered::new(),
+        room_news,
     };
     let mailbox = task.mailbox.clone();
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut running_since = Instant::now();
     loop {
         let tick_at = task.state.next_tick();
         let tick = async {
@@ -105,40 +102,50 @@ pub(super) async fn run(zk: Zk, limits: Limits, mut inputs: mpsc::Receiver<Messa
                 None => std::future::pending().await,
             }
         };
+        let has_more = !task.due.is_empty() || task.state.has_chores() || task.operations.can_begin();
         tokio::select! {
             message = inputs.recv() => match message {
                 Some(message) => task.messages(message, &mut inputs),
                 None => return,
             },
             gone = departures.next() => task.depart(gone),
-            Some(finished) = task.operations.next() => task.all_finished(finished),
-            batch = mailbox.next() => task.news(batch),
+            finished = task.operations.next() => task.all_finished(finished),
+            batch = mailbox.next(), if task.due.is_empty() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
-            () = tick => {
-                let has_unread = !inputs.is_empty();
-                task.step(Input::Tick { has_unread });
-            }
+            () = tick => task.step(Input::Tick),
+            () = std::future::ready(()), if has_more => task.go_on(),
             _ = poll.tick() => {
                 task.pulse.beat();
                 task.poll();
                 if task.settling.is_some()
                     && inputs.is_empty()
                     && departures.is_empty()
+                    && task.due.is_empty()
                     && !task.state.is_leaving()
                 {
                     drop(task.settling.take());
                 }
             }
         }
+        if running_since.elapsed() >= SLICE {
+            tokio::task::yield_now().await;
+            running_since = Instant::now();
+        }
     }
 }
 
 impl Task {
     fn poll(&mut self) {
-        if self.state.is_waiting() && self.zk.pool.any().is_ok() {
+        let owners = self.owners.borrow().clone();
+        let connected: HashSet<_> =
+            owners.iter().filter(|owner| owner.session().is_up()).map(|owner| owner.id()).collect();
+        let has_room = self.room_news.has_changed().unwrap_or(false);
+        self.room_news.mark_unchanged();
+        let is_news = has_room || !connected.is_subset(&self.connected);
+        self.connected = connected;
+        if is_news && self.state.is_waiting() {
             self.step(Input::BackendUp);
         }
-        let owners = self.owners.borrow().clone();
         for owner in owners.iter() {
             let moves = owner.writer().moves();
             if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
@@ -164,20 +171,38 @@ impl Task {
 
     /// Takes a message, and what else has arrived.
     fn messages(&mut self, first: Message, inputs: &mut mpsc::Receiver<Message>) {
+        let begun = Instant::now();
         self.message(first);
-        for _ in 0..BURST {
-            let Ok(message) = inputs.try_recv() else { return };
+        while begun.elapsed() < TURN
+            && let Ok(message) = inputs.try_recv()
+        {
             self.message(message);
         }
     }
 
     /// Takes what an operation has come to, and what others have.
     fn all_finished(&mut self, first: Finished) {
+        let begun = Instant::now();
         self.finished(first);
-        for _ in 0..BURST {
-            let Some(Some(finished)) = self.operations.next().now_or_never() else { return };
+        while begun.elapsed() < TURN
+            && let Some(finished) = self.operations.next().now_or_never()
+        {
             self.finished(finished);
         }
+    }
+
+    /// Goes on with what is done in slices.
+    fn go_on(&mut self) {
+        let begun = Instant::now();
+        while begun.elapsed() < TURN
+            && let Some(input) = self.due.pop_front()
+        {
+            self.step(input);
+        }
+        if self.state.has_chores() {
+            self.step(Input::GoOn);
+        }
+        self.operations.begin();
     }
 
     fn message(&mut self, message: Message) {
@@ -196,15 +221,15 @@ impl Task {
     fn depart(&mut self, gone: Vec<StreamId>) {
         for stream in gone {
             self.outboxes.remove(&stream);
-            self.step(Input::Gone { stream });
+            self.due.push_back(Input::Gone { stream });
         }
     }
 
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.moves.retain(|session, _| standing.contains(session));
-        self.rooms.retain(|_, room| standing.contains(&room.owner().id()));
         self.confirmations.retain(|session, _| standing.contains(session));
+        self.rooms.retain(|_, room| standing.contains(&room.owner().id()));
         let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
         self.session_timeout =
             self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
@@ -229,11 +254,14 @@ impl Task {
                 }
                 self.step(Input::Claimed { path, outcome });
             }
-            Finished::Removed(path, is_gone) => {
-                if is_gone {
-                    self.rooms.remove(&path);
+            Finished::Removed(removals, refused) => {
+                for removal in removals {
+                    // What ZooKeeper refuses to delete keeps its room until its session ends.
+                    if !refused.contains(&removal.path) {
+                        self.rooms.remove(&removal.path);
+                    }
+                    self.step(Input::Removed { path: removal.path });
                 }
-                self.step(Input::Removed { path });
             }
             Finished::Confirmed(session, read) => {
                 if let Some(confirmation) = self.confirmations.get_mut(&session) {
@@ -248,20 +276,15 @@ impl Task {
                 // The events that came before what was read are known first.
                 let before = self.mailbox.take();
                 self.news(before);
-                for (path, seen) in seen {
-                    self.step(Input::Verified { path, seen });
-                }
+                self.due.extend(seen.into_iter().map(|(path, seen)| Input::Verified { path, seen }));
             }
         }
     }
 
     fn news(&mut self, batch: Batch) {
-        for parent in batch.resync {
-            self.step(Input::Resync { parent });
-        }
-        for (path, seen) in batch.events {
-            self.step(Input::Changed { path: NodePath::trusted(path), seen });
-        }
+        self.due.extend(batch.resync.into_iter().map(|parent| Input::Resync { parent }));
+        let changed = |(path, seen): (Arc<str>, Seen)| Input::Changed { path: NodePath::trusted(path), seen };
+        self.due.extend(batch.events.into_iter().map(changed));
     }
 
     fn step(&mut self, input: Input) {
@@ -282,44 +305,19 @@ impl Task {
                     outbox.close(end);
                 }
             }
-            Effect::Claim { path, by, claim } => {
-                let claims = self.claims.clone();
+            Effect::Claim { path, by, claim, connection } => {
                 let asker = match by.map(|by| self.outboxes.get(&by)) {
                     None => Asker::Replica,
                     Some(Some(outbox)) => Asker::Client(outbox.clone()),
                     Some(None) => Asker::Gone,
                 };
-                self.operations.push(Box::pin(async move {
-                    let (claimed, room) = claims.claim(&path, claim, &asker).await;
-                    Finished::Claimed(path, claimed, room)
-                }));
+                self.operations.claim(connection, path, claim, asker);
             }
-            Effect::Remove { path, generation, session } => {
-                let claims = self.claims.clone();
-                self.operations.push(Box::pin(async move {
-                    let is_gone = claims.remove(&path, generation, session).await;
-                    Finished::Removed(path, is_gone)
-                }));
-            }
-            Effect::Verify { parent, paths } => {
-                for paths in paths.chunks(VERIFY_BATCH) {
-                    let (claims, parent, paths) = (self.claims.clone(), parent.clone(), paths.to_vec());
-                    self.operations.push(Box::pin(async move {
-                        let seen = claims.observe(&parent, &paths).await;
-                        let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
-                        Finished::Verified(paths.into_iter().zip(seen).collect())
-                    }));
-                }
-            }
+            Effect::Remove { session, removal, connection } => self.operations.remove(connection, session, removal),
+            Effect::Verify { parent, paths } => self.operations.verify(&parent, &paths),
             Effect::Confirm { session, paths } => {
-                let confirmation = self.confirmations.entry(session).or_insert_with(Confirmation::new);
-                for paths in paths.chunks(VERIFY_BATCH) {
-                    confirmation.under_way += 1;
-                    let (claims, paths) = (self.claims.clone(), paths.to_vec());
-                    self.operations.push(Box::pin(async move {
-                        Finished::Confirmed(session, claims.confirm(session, &paths).await)
-                    }));
-                }
+                let reads = self.operations.confirm(session, &paths);
+                self.confirmations.entry(session).or_insert_with(Confirmation::new).under_way += reads;
             }
             Effect::Release { path } => drop(self.rooms.remove(&path)),
             Effect::Watch { parent } => {

@@ -1,6 +1,7 @@
 //! The requests that callers make, with answers of the type they have.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use rollcall_wire::{Acl, CreateMode, ErrorCode, Request, Response};
 
 use super::Error;
@@ -10,6 +11,8 @@ use crate::types::{NodePath, Stat, Zxid};
 
 /// Maximum size of a multi, in bytes; ZooKeeper's frame is twice that. A larger operation goes alone.
 pub(super) const BATCH_BYTES: usize = 512 * 1024;
+/// Maximum number of ancestors that are looked for at once, from the nearest on. Of more, most would be found to exist.
+const ANCESTORS_AT_ONCE: usize = 8;
 
 /// A node as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,24 +168,34 @@ impl Session {
         }
     }
 
-    /// Makes sure that the parents of `path` stand: durable, empty nodes, which stay.
+    /// Makes sure that the parents of `path` exist: durable, empty nodes, which stay.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `NoNode` when somebody deletes them again meanwhile, among others.
     pub(crate) async fn ensure_parents(&self, path: &NodePath) -> Result<(), Error> {
-        let mut ancestors = Vec::new();
-        let mut next = path.parent().filter(|parent| !parent.is_root());
-        while let Some(ancestor) = next {
-            next = ancestor.parent().filter(|parent| !parent.is_root());
-            ancestors.push(ancestor);
-        }
+        let path = path.as_str();
+        let ancestors =
+            || path.rmatch_indices('/').map(|(end, _)| &path[..end]).filter(|ancestor| !ancestor.is_empty());
         // Mostly the direct parent, or one of the next, is there: from it downwards only what is missing is created.
-        let mut missing = Vec::new();
-        for ancestor in ancestors {
-            if self.exists(&ancestor).await?.is_some() {
+        let mut missing = 0;
+        loop {
+            let asked: Vec<_> = ancestors().skip(missing).take(ANCESTORS_AT_ONCE).collect();
+            let looks = asked.iter().map(|path| {
+                let sent = self.submit(Request::Exists { path: (*path).to_owned(), watch: false });
+                async move { absent_is_none(sent.await).map(|answer| answer.is_some()) }
+            });
+            let found = join_all(looks).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+            missing += found.iter().take_while(|exists| !**exists).count();
+            if found.len() < ANCESTORS_AT_ONCE || found.contains(&true) {
                 break;
             }
-            missing.push(ancestor);
         }
-        for ancestor in missing.iter().rev() {
-            match self.create(ancestor.as_str(), Bytes::new(), CreateMode::Persistent).await {
+        let absent: Vec<_> = ancestors().take(missing).collect();
+        // A session's requests are carried out in order.
+        let creates =
+            absent.into_iter().rev().map(|path| self.submit(create(path, Bytes::new(), CreateMode::Persistent)));
+        for created in join_all(creates).await {
+            match created {
                 Ok(_) | Err(Error::Refused(ErrorCode::NodeExists)) => {}
                 Err(error) => return Err(error),
             }

@@ -1,0 +1,403 @@
+//! Making a path ours, in ZooKeeper.
+//!
+//! Everything here is written to be right whatever other replicas, kazoo programs and lost answers do meanwhile: each
+//! write is conditional on what was read, and a write that fails is followed by another look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::claims::{Asker, Claim, Claimed, Held, Policy, Step, decide};
+use super::pulse::Pulse;
+use crate::budget::Resource;
+use crate::error::Error;
+use crate::refusal;
+use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
+use crate::value::own;
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, NoRoom, Owner, Read, Room, Unit, Zk, layout};
+
+/// Maximum number of looks of one claim, before it is left to a later try.
+const TRIES: u32 = 64;
+/// Time for what has arrived to be read, before a client's word is taken for a node that is later than it knows of.
+const SETTLING: Duration = Duration::from_millis(200);
+
+/// Where a claim looks.
+#[derive(Debug, Default)]
+struct Look {
+    /// The same session each time, so that a sync of it counts.
+    reader: Option<Owner>,
+    is_synced: bool,
+}
+
+/// Carries claims out.
+#[derive(Debug, Clone)]
+pub(super) struct Claims {
+    zk: Zk,
+    pulse: Arc<Pulse>,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Done(Claimed, Option<Room>),
+    /// Look (again) at what stands.
+    Look,
+}
+
+/// Why a claim has no room for its node.
+enum NotNow {
+    Zk(zk::Error),
+    Refused(Error),
+}
+
+impl NotNow {
+    fn into_attempt(self) -> Result<Attempt, zk::Error> {
+        match self {
+            Self::Zk(error) => Err(error),
+            Self::Refused(error) => Ok(Attempt::Done(Claimed::Refused(error), None)),
+        }
+    }
+}
+
+impl Claims {
+    pub(super) fn new(zk: Zk, pulse: Arc<Pulse>) -> Self {
+        Self { zk, pulse }
+    }
+
+    /// Makes a path ours. The room belongs to the node that was made, if one was.
+    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<Room>) {
+        if matches!(claim.policy, Policy::TakeOver | Policy::Exclusive) && claim.attempted.is_empty() && asker.is_gone()
+        {
+            // It waited for its turn for longer than its client did.
+            return (Claimed::Unavailable { attempted: None }, None);
+        }
+        // In these cases most likely nothing stands: the create is the look.
+        let mut create_first = match claim.policy {
+            Policy::TakeOver | Policy::Exclusive | Policy::Restore(_) | Policy::PutBack { .. } => {
+                claim.attempted.is_empty()
+            }
+            Policy::Resume(_) | Policy::Update(_) => false,
+        };
+        let mut look = Look::default();
+        for attempt in 0..TRIES {
+            let tried = if std::mem::take(&mut create_first) {
+                self.create(path, &mut claim).await
+            } else {
+                // Boxed, as all that is rarely needed: the usual claim is small.
+                Box::pin(self.look_and_act(path, &mut claim, asker, &mut look)).await
+            };
+            match tried {
+                Ok(Attempt::Done(claimed, room)) => return (claimed, room),
+                Ok(Attempt::Look) => {}
+                Err(error) => return (Self::failed(path, &claim, error), None),
+            }
+            if attempt >= 2 {
+                // Somebody else works on the same path, or on the same fence: out of step with them one is done sooner.
+                let pause = rand::random_range(0..=u64::from(attempt.min(20)));
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+        (Claimed::Unavailable { attempted: claim.attempted.last() }, None)
+    }
+
+    fn failed(path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
+        let unavailable = Claimed::Unavailable { attempted: claim.attempted.last() };
+        match error {
+            // The parents were made, and are gone again: others delete them all the time.
+            zk::Error::Refused(ErrorCode::NoNode) => unavailable,
+            zk::Error::Refused(code) if refusal::is_passing(code) => unavailable,
+            zk::Error::Refused(code) => Claimed::Refused(refusal::refused(path, code)),
+            zk::Error::TooLarge(bytes) => Claimed::Refused(refusal::too_large(path, bytes)),
+            zk::Error::NotSent
+            | zk::Error::OutcomeUnknown
+            | zk::Error::SessionExpired
+            | zk::Error::AnswerTooLarge(_) => unavailable,
+        }
+    }
+
+    /// Room in a session for the node. When there is no more to be had, what stood before goes on waiting for some.
+    fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, NotNow> {
+        let bytes = path.as_str().len();
+        if let Policy::PutBack { session, .. } = claim.policy
+            && let Some(owner) = self.zk.pool.owner(session)
+        {
+            // It was there before.
+            return Ok(owner.room_for_its_own(bytes));
+        }
+        self.zk.pool.room(bytes).map_err(|why| self.no_room(why, claim))
+    }
+
+    fn no_room(&self, why: NoRoom, claim: &Claim) -> NotNow {
+        match (why, &claim.policy) {
+            (NoRoom::Full, Policy::TakeOver | Policy::Exclusive | Policy::Resume(_)) => {
+                NotNow::Refused(Resource::PathBytes.exceeded(self.zk.pool.capacity()))
+            }
+            _ => NotNow::Zk(zk::Error::NotSent),
+        }
+    }
+
+    async fn create(&self, path: &NodePath, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+        let room = match self.room(path, claim) {
+            Ok(room) => room,
+            Err(why) => return why.into_attempt(),
+        };
+        let owner = room.owner();
+        let moves = owner.writer().moves();
+        let guard = match claim.policy {
+            Policy::PutBack { session, moves: Some(moves), .. } if session == owner.id() => Guard::Own(moves),
+            _ => Guard::None,
+        };
+        let bytes = claim.content.bytes();
+        let unit = Unit { guard, ops: vec![zk::create(path.as_str(), bytes.clone(), CreateMode::Ephemeral)] };
+        match owner.writer().commit(unit).await {
+            Ok(committed) => {
+                let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
+                let held = Held {
+                    generation: Generation(committed.zxid.0),
+                    session: owner.id(),
+                    bytes,
+                    written: committed.zxid,
+                    moves,
+                };
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
+            }
+            Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
+            Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => Ok(Attempt::Look),
+            Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
+                match Box::pin(owner.session().ensure_parents(path)).await {
+                    // Deleted again meanwhile: from the start.
+                    Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => Ok(Attempt::Look),
+                    Err(error) => Err(error),
+                }
+            }
+            Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
+            Err(CommitError::Zk(error)) => {
+                if error.is_unknown() {
+                    claim.attempted.add(owner.id());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
+    /// the node stands after all, what stands decides. If it does not, it counts as taken over, and given up there.
+    async fn doubt(&self, path: &NodePath, owner: &Owner, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+        owner.session().sync(path).await?;
+        if owner.session().exists(path).await?.is_none() {
+            return Ok(Attempt::Done(Claimed::TakenOver, None));
+        }
+        if let Policy::PutBack { generation, .. } = claim.policy {
+            claim.policy = Policy::Restore(generation);
+        }
+        Ok(Attempt::Look)
+    }
+
+    async fn look_and_act(
+        &self,
+        path: &NodePath,
+        claim: &mut Claim,
+        asker: &Asker,
+        look: &mut Look,
+    ) -> Result<Attempt, zk::Error> {
+        // An earlier create may be in the session that it was sent in: only that session is sure to see it.
+        let attempted = claim.attempted.latest_first().find_map(|session| self.zk.pool.owner(session));
+        let reader = match attempted.or(look.reader.take()) {
+            Some(owner) => owner,
+            None => self.zk.pool.any()?,
+        };
+        look.reader = Some(reader.clone());
+        let moves = reader.writer().moves();
+        let read = reader.session().get(path).await?;
+        let owner_id = read.as_ref().map(|read| SessionId(read.stat.ephemeral_owner));
+        let mut ours = (owner_id == Some(reader.id())).then_some((reader.clone(), moves));
+        if let Some(owner) = owner_id.filter(|_| ours.is_none()).and_then(|id| self.zk.pool.owner(id)) {
+            // What is known of a session's fence only goes with what that session reads.
+            let moves = owner.writer().moves();
+            if owner.session().get(path).await? != read {
+                look.reader = Some(owner);
+                return Ok(Attempt::Look);
+            }
+            ours = Some((owner, moves));
+        }
+        match (decide(claim, path, read.as_ref(), ours.is_some(), look.is_synced), read, ours) {
+            (Step::Create, _, _) => self.create(path, claim).await,
+            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, &read, &owner, moves, claim)),
+            (Step::Write(bytes), Some(read), Some((owner, moves))) => {
+                Self::write(path, claim, read, &owner, moves, bytes).await
+            }
+            (Step::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, asker).await => {
+                Ok(Attempt::Done(Claimed::TakenOver, None))
+            }
+            (Step::Replace { bytes, adopted }, Some(read), ours) => {
+                self.replace(path, claim, &read, ours, bytes, adopted).await
+            }
+            (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
+            (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
+            (Step::Behind, _, _) => {
+                reader.session().sync(path).await?;
+                look.is_synced = true;
+                Ok(Attempt::Look)
+            }
+            (Step::Keep | Step::Write(_) | Step::Replace { .. }, _, _) => Ok(Attempt::Look),
+        }
+    }
+
+    /// Whether the client that asks has gone: most likely on to another replica, while this one was stopped or cut off, and
+    /// what stands is what it holds there.
+    async fn is_forgone(&self, claim: &Claim, read: &Read, asker: &Asker) -> bool {
+        if claim.attempted.has(SessionId(read.stat.ephemeral_owner)) {
+            // What stands is ours, and must not be left standing.
+            return false;
+        }
+        let is_later = claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid);
+        if is_later || self.pulse.was_stopped() {
+            // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
+            tokio::time::sleep(SETTLING).await;
+        }
+        asker.is_gone()
+    }
+
+    fn keep(path: &NodePath, read: &Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
+        let held = Held {
+            generation: Generation(read.stat.czxid),
+            session: owner.id(),
+            bytes: own(&read.data),
+            written: Zxid(read.stat.mzxid),
+            moves,
+        };
+        let adopted = matches!(claim.policy, Policy::Resume(_));
+        let room = owner.room_for_its_own(path.as_str().len());
+        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(room))
+    }
+
+    /// Writes new data into a node of ours.
+    async fn write(
+        path: &NodePath,
+        claim: &Claim,
+        read: Read,
+        owner: &Owner,
+        moves: Moves,
+        bytes: Bytes,
+    ) -> Result<Attempt, zk::Error> {
+        let op = zk::set_data(path.as_str(), bytes.clone(), read.stat.version);
+        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: vec![op] }).await {
+            Ok(committed) => {
+                let stat = match committed.parts.first() {
+                    Some(zk::Response::Stat(stat)) => *stat,
+                    _ => read.stat,
+                };
+                let held = Held {
+                    generation: Generation(read.stat.czxid),
+                    session: owner.id(),
+                    bytes,
+                    written: committed.zxid,
+                    moves,
+                };
+                let adopted = matches!(claim.policy, Policy::Resume(_));
+                let room = owner.room_for_its_own(path.as_str().len());
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
+            }
+            Err(
+                CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. },
+            ) => Ok(Attempt::Look),
+            Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
+            Err(CommitError::Zk(error)) => Err(error),
+        }
+    }
+
+    /// Replaces the node that stands by one of ours: one transaction, so that nobody sees a moment without it.
+    async fn replace(
+        &self,
+        path: &NodePath,
+        claim: &mut Claim,
+        read: &Read,
+        ours: Option<(Owner, Moves)>,
+        bytes: Bytes,
+        adopted: bool,
+    ) -> Result<Attempt, zk::Error> {
+        let room = match ours {
+            Some(_) => self.room(path, claim),
+            None => {
+                let from = SessionId(read.stat.ephemeral_owner);
+                let room = self.zk.pool.room_for_taken(path.as_str().len(), from);
+                room.map_err(|why| self.no_room(why, claim))
+            }
+        };
+        let room = match room {
+            Ok(room) => room,
+            Err(why) => return why.into_attempt(),
+        };
+        let owner = room.owner();
+        let moves = owner.writer().moves();
+        let guard = match ours {
+            Some((standing, moves)) if standing.id() == owner.id() => Guard::Own(moves),
+            _ => match self.foreign_guard(owner, path, read).await? {
+                Some(guard) => guard,
+                None => return Ok(Attempt::Look),
+            },
+        };
+        let ops = vec![
+            zk::delete(path.as_str(), read.stat.version),
+            zk::create(path.as_str(), bytes.clone(), CreateMode::Ephemeral),
+        ];
+        match owner.writer().commit(Unit { guard, ops }).await {
+            Ok(committed) => {
+                let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
+                let generation = Generation(committed.zxid.0);
+                let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, moves };
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
+            }
+            Err(CommitError::FenceMoved) => Ok(Attempt::Look),
+            Err(CommitError::Part { code, .. }) => match code {
+                ErrorCode::BadVersion | ErrorCode::NoNode | ErrorCode::NodeExists => Ok(Attempt::Look),
+                code => Err(zk::Error::Refused(code)),
+            },
+            Err(CommitError::Zk(error)) => {
+                if error.is_unknown() {
+                    claim.attempted.add(owner.id());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The fence of the session that owns the node, in one state with the node. `None`: the node is another by now.
+    async fn foreign_guard(&self, owner: &Owner, path: &NodePath, read: &Read) -> Result<Option<Guard>, zk::Error> {
+        let fence = layout::fence(SessionId(read.stat.ephemeral_owner));
+        let both = owner.session().get_many([fence.as_str(), path.as_str()]).await?;
+        let [fence_read, node] = both.as_slice() else { return Ok(None) };
+        let is_same = |other: &Read| other.stat.czxid == read.stat.czxid && other.stat.version == read.stat.version;
+        if !matches!(node, Ok(Some(node)) if is_same(node)) {
+            owner.session().sync(path).await?;
+            return Ok(None);
+        }
+        Ok(Some(match fence_read {
+            Ok(Some(fence_read)) => Guard::Foreign { path: fence, version: fence_read.stat.version },
+            // A foreign program's session, or one that is just ending: there is nothing to guard by.
+            _ => Guard::None,
+        }))
+    }
+
+    /// The stat of a node that has just been created. Where the answer has none, it is read; if another has replaced the
+    /// node by then, what we know is put together.
+    async fn stat_after(&self, owner: &Owner, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
+        let zxid = committed.zxid.0;
+        if let Some(zk::Response::Created { stat, .. }) = committed.parts.last()
+            && stat.czxid == zxid
+        {
+            return *stat;
+        }
+        match Box::pin(owner.session().exists(path)).await {
+            Ok(Some(stat)) if stat.czxid == zxid => stat,
+            _ => Stat {
+                czxid: zxid,
+                mzxid: zxid,
+                pzxid: zxid,
+                ephemeral_owner: owner.id().0,
+                data_length: i32::try_from(length).unwrap_or(i32::MAX),
+                ..Stat::default()
+            },
+        }
+    }
+}

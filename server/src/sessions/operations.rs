@@ -1,0 +1,191 @@
+//! What is under way in ZooKeeper for registrations: a bounded number of operations, the rest waits in lanes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
+use super::claiming::Claims;
+use super::claims::{Asker, Claim, Claimed, Observed, Policy};
+use super::lanes::Lane;
+use super::pulse::Pulse;
+use super::upkeep::{BATCH, Removal, Upkeep};
+use crate::types::{Generation, NodePath, SessionId};
+use crate::zk::{Moves, Room, Zk};
+
+/// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions, which have 2,048
+/// units in multis under way with the usual four.
+const CLAIMS: usize = 2048;
+/// Maximum number of batches of removals under way in one ZooKeeper session. Its writer sends one guarded multi after the
+/// other; more than it takes along each time would only wait there.
+const REMOVALS: usize = 8;
+/// Maximum number of reads under way that look whether nodes still exist. Each may bring [`BATCH`] values.
+const READS: usize = 8;
+/// Maximum number of operations that are begun in one turn.
+const BEGUN_AT_ONCE: usize = 128;
+
+/// What became of an operation.
+pub(super) enum Finished {
+    Claimed(NodePath, Claimed, Option<Room>),
+    /// These are gone, but for those paths that ZooKeeper refuses to delete.
+    Removed(Vec<Removal>, Vec<NodePath>),
+    Verified(Vec<(NodePath, Option<Observed>)>),
+    /// `None`: it could not be read.
+    Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
+}
+
+/// Where an operation waited.
+#[derive(Debug, Clone, Copy)]
+enum From {
+    Kept,
+    Fresh,
+    Removals(SessionId),
+    Reads,
+}
+
+struct Claiming {
+    path: NodePath,
+    claim: Claim,
+    asker: Asker,
+}
+
+enum Reading {
+    Verify(NodePath, Vec<NodePath>),
+    Confirm(SessionId, Vec<NodePath>),
+}
+
+/// The operations under way, and those that wait.
+pub(super) struct Operations {
+    claims: Claims,
+    upkeep: Upkeep,
+    /// Claims of what is known already: resumed, updated, registered again. New ones, however many, do not delay them.
+    kept: Lane<Claiming>,
+    /// Claims of what is new.
+    fresh: Lane<Claiming>,
+    /// By ZooKeeper session: one that can't be reached does not delay the others.
+    removals: HashMap<SessionId, Lane<Removal>>,
+    /// In the order of their requests; of a path at most one.
+    reads: VecDeque<Reading>,
+    reads_under_way: usize,
+    /// Run by the task that owns this: there are many, and each does little but wait.
+    under_way: FuturesUnordered<BoxFuture<'static, (From, Finished)>>,
+}
+
+impl Operations {
+    pub(super) fn new(zk: &Zk, pulse: &Arc<Pulse>) -> Self {
+        Self {
+            claims: Claims::new(zk.clone(), pulse.clone()),
+            upkeep: Upkeep::new(zk.clone()),
+            kept: Lane::new(CLAIMS),
+            fresh: Lane::new(CLAIMS),
+            removals: HashMap::new(),
+            reads: VecDeque::new(),
+            reads_under_way: 0,
+            under_way: FuturesUnordered::new(),
+        }
+    }
+
+    pub(super) fn claim(&mut self, connection: u64, path: NodePath, claim: Claim, asker: Asker) {
+        let lane = match claim.policy {
+            Policy::TakeOver | Policy::Exclusive => &mut self.fresh,
+            Policy::Resume(_) | Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => &mut self.kept,
+        };
+        lane.push(connection, Claiming { path, claim, asker });
+    }
+
+    pub(super) fn remove(&mut self, connection: u64, session: SessionId, removal: Removal) {
+        self.removals.entry(session).or_insert_with(|| Lane::new(REMOVALS)).push(connection, removal);
+    }
+
+    pub(super) fn verify(&mut self, parent: &NodePath, paths: &[NodePath]) {
+        self.reads.extend(paths.chunks(BATCH).map(|paths| Reading::Verify(parent.clone(), paths.to_vec())));
+    }
+
+    /// Returns how many reads that takes.
+    pub(super) fn confirm(&mut self, session: SessionId, paths: &[NodePath]) -> usize {
+        self.reads.extend(paths.chunks(BATCH).map(|paths| Reading::Confirm(session, paths.to_vec())));
+        paths.len().div_ceil(BATCH)
+    }
+
+    /// Whether [`Operations::begin`] has something to begin.
+    pub(super) fn can_begin(&self) -> bool {
+        self.kept.has_next()
+            || self.fresh.has_next()
+            || self.removals.values().any(Lane::has_next)
+            || (self.reads_under_way < READS && !self.reads.is_empty())
+    }
+
+    /// Begins some of what waits.
+    pub(super) fn begin(&mut self) {
+        for _ in 0..BEGUN_AT_ONCE {
+            let mut has_begun = false;
+            for from in [From::Kept, From::Fresh] {
+                let lane = if matches!(from, From::Kept) { &mut self.kept } else { &mut self.fresh };
+                if let Some(Claiming { path, claim, asker }) = lane.next(1).pop() {
+                    has_begun = true;
+                    let claims = self.claims.clone();
+                    self.under_way.push(Box::pin(async move {
+                        let (claimed, room) = claims.claim(&path, claim, &asker).await;
+                        (from, Finished::Claimed(path, claimed, room))
+                    }));
+                }
+            }
+            for (session, lane) in &mut self.removals {
+                let (session, removals) = (*session, lane.next(BATCH));
+                if !removals.is_empty() {
+                    has_begun = true;
+                    let upkeep = self.upkeep.clone();
+                    self.under_way.push(Box::pin(async move {
+                        let refused = upkeep.remove(session, &removals).await;
+                        (From::Removals(session), Finished::Removed(removals, refused))
+                    }));
+                }
+            }
+            if self.reads_under_way < READS
+                && let Some(reading) = self.reads.pop_front()
+            {
+                has_begun = true;
+                self.reads_under_way += 1;
+                let upkeep = self.upkeep.clone();
+                self.under_way.push(Box::pin(async move { (From::Reads, read(&upkeep, reading).await) }));
+            }
+            if !has_begun {
+                break;
+            }
+        }
+    }
+
+    /// The next operation that is over.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is taken before the future is ready.
+    pub(super) async fn next(&mut self) -> Finished {
+        let Some((from, finished)) = self.under_way.next().await else { return std::future::pending().await };
+        match from {
+            From::Kept => self.kept.done(),
+            From::Fresh => self.fresh.done(),
+            From::Removals(session) => {
+                if let Some(lane) = self.removals.get_mut(&session) {
+                    lane.done();
+                    if lane.is_idle() {
+                        self.removals.remove(&session);
+                    }
+                }
+            }
+            From::Reads => self.reads_under_way -= 1,
+        }
+        finished
+    }
+}
+
+async fn read(upkeep: &Upkeep, reading: Reading) -> Finished {
+    match reading {
+        Reading::Verify(parent, paths) => {
+            let seen = upkeep.observe(&parent, &paths).await;
+            let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
+            Finished::Verified(paths.into_iter().zip(seen).collect())
+        }
+        Reading::Confirm(session, paths) => Finished::Confirmed(session, upkeep.confirm(session, &paths).await),
+    }
+}

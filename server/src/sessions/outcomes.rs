@@ -1,0 +1,240 @@
+//! What operations in ZooKeeper, and changes there, mean for a path.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::time::Instant;
+
+use super::claims::{Claim, Claimed, Held, Observed, Policy};
+use super::entry::{Asked, Command, FIRST_PAUSE, Operation, Witness};
+use super::outbox::{LostReason, Notice};
+use super::state::{State, StreamId};
+use crate::error::Error;
+use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
+use crate::value::own;
+use crate::zk::{Read, Seen};
+
+/// How long a node is left alone that could not be read.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+impl State {
+    pub(super) fn claimed(&mut self, path: &NodePath, outcome: Claimed, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(Operation::Claiming(asked)) = entry.operation.take() else { return };
+        let has_waited = asked.claim.told_pending;
+        let is_answered = !matches!(outcome, Claimed::Unavailable { .. });
+        match outcome {
+            Claimed::Held { held, stat, adopted } => self.claim_held(path, asked, held, stat, adopted),
+            Claimed::TakenOver => self.claim_lost(path, asked),
+            Claimed::Refused(error) => self.claim_refused(path, asked.by, error, now),
+            Claimed::Unavailable { attempted } => self.claim_waits(path, asked, attempted, now),
+        }
+        if has_waited {
+            self.retried(is_answered, now);
+        }
+        self.advance(path, now);
+    }
+
+    fn claim_held(&mut self, path: &NodePath, asked: Asked, held: Held, stat: Stat, adopted: bool) {
+        let Asked { by, claim, memory } = asked;
+        let (generation, bytes) = (held.generation, held.bytes.len());
+        let before = self.hold(path, Some(held));
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        entry.first = match claim.policy {
+            Policy::TakeOver | Policy::Exclusive => Some(generation),
+            Policy::Resume(asked) => {
+                let is_known = before.as_ref().is_some_and(|before| asked <= before.generation);
+                Some(entry.first.filter(|_| is_known).unwrap_or(asked).min(asked))
+            }
+            Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => entry.first,
+        };
+        entry.absent = false;
+        entry.paused_until = None;
+        entry.restore_at = None;
+        if adopted {
+            // It was read on one server; its watch may be on another, and have begun before.
+            entry.unseen = Some(None);
+        }
+        let is_new = before.as_ref().map(|before| before.generation) != Some(generation);
+        let registered = |restored| Notice::Registered { path: path.clone(), generation, stat, restored, adopted };
+        let Some(by) = by else {
+            if let Some(holder) = entry.holder.filter(|_| is_new) {
+                self.tell(holder, registered(true));
+            }
+            return;
+        };
+        let earlier = entry.holder.replace(by).filter(|holder| *holder != by);
+        if let Some(stream) = self.streams.get_mut(&by) {
+            if let Some((footprint, memory)) = stream.footprint(path).as_mut().zip(memory) {
+                footprint.keep(memory, path, bytes);
+            }
+        } else {
+            entry.push(Command::Drop { by, footprint: None });
+        }
+        if let Some((holder, before)) = earlier.zip(before) {
+            self.lose(path, holder, before.generation);
+        }
+        self.tell(by, registered(false));
+    }
+
+    /// ZooKeeper could not be asked, or there was no room.
+    fn claim_waits(&mut self, path: &NodePath, asked: Asked, attempted: Option<SessionId>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Asked { by, mut claim, memory } = asked;
+        let is_first = !std::mem::replace(&mut claim.told_pending, true);
+        if let Some(session) = attempted {
+            claim.attempted.add(session);
+        }
+        entry.operation = Some(Operation::Waiting(Asked { by, claim, memory }));
+        self.waiting.add(path, now);
+        if let Some(stream) = by.filter(|_| is_first) {
+            self.tell(stream, Notice::Pending { path: path.clone() });
+        }
+    }
+
+    /// A later incarnation exists, which the claim may not displace.
+    fn claim_lost(&mut self, path: &NodePath, asked: Asked) {
+        let Asked { by, claim, memory } = asked;
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let known = entry.generation();
+        let holder_concerned = by.is_none() || by == entry.holder;
+        if holder_concerned {
+            let holder = entry.holder.take();
+            self.hold(path, None);
+            if let Some((holder, generation)) = holder.zip(known) {
+                self.lose(path, holder, generation);
+            }
+        } else {
+            // Whatever is later than the claim's generation may be later than what we hold as well.
+            entry.unseen = Some(None);
+        }
+        match (by, claim.policy) {
+            // New data for what is no longer ours: a `set` without generation takes over, as it would have in the first place.
+            (Some(by), Policy::Update(_)) => {
+                let command = Claim::new(claim.content, Policy::TakeOver);
+                self.begin_claim(path, Some(by), command, memory);
+            }
+            (Some(by), Policy::Resume(generation)) if !(holder_concerned && known.is_some()) => {
+                self.lose(path, by, generation);
+            }
+            _ => {}
+        }
+    }
+
+    fn claim_refused(&mut self, path: &NodePath, by: Option<StreamId>, error: Error, now: Instant) {
+        let jitter = self.rng.random_range(0.5..1.0);
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if let Some(by) = by {
+            if entry.holder != Some(by) {
+                self.drop_path(path, by);
+            }
+            self.reject(by, path, error);
+            return;
+        }
+        // Nobody has asked for it just now: its client relies on it, and the refusal may pass.
+        let pause = entry.pause(now, jitter).max(FIRST_PAUSE);
+        if pause == FIRST_PAUSE {
+            tracing::warn!(%path, %error, "a registration can't be restored; it is tried again");
+        }
+        entry.absent = true;
+        entry.last_put_back = Some(now);
+        entry.paused_until = Some(now + pause);
+        entry.restore_at = Some(now + pause);
+        self.pauses.insert((now + pause, path.clone()));
+    }
+
+    /// A later incarnation has taken the place of what a stream held.
+    fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
+        self.drop_path(path, stream);
+        self.tell(stream, Notice::Lost { path: path.clone(), generation, reason: LostReason::TakenOver });
+    }
+
+    pub(super) fn removed(&mut self, path: &NodePath, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(Operation::Removing { told, .. }) = entry.operation.take() else { return };
+        self.hold(path, None);
+        if let Some(stream) = told {
+            self.tell(stream, Notice::Unregistered { path: path.clone() });
+        }
+        self.advance(path, now);
+    }
+
+    /// Something happened to a node: looked at, unless it was our own doing. One that appears is, mostly; where ZooKeeper
+    /// does not tell the transaction, before 3.9, only a look tells.
+    pub(super) fn changed(&mut self, path: &NodePath, seen: Seen, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        entry.witness.note(seen);
+        let is_foreign = seen.deleted || seen.data_changed;
+        let zxid = if is_foreign { seen.zxid } else { seen.created_by };
+        if !is_foreign && zxid.is_some() {
+            return;
+        }
+        entry.unseen = Some(match entry.unseen {
+            Some(None) => None,
+            Some(earlier) if zxid.is_some() => earlier.max(zxid),
+            _ => zxid,
+        });
+        self.advance(path, now);
+    }
+
+    /// The incarnation that is held stands.
+    fn seen_standing(&mut self, path: &NodePath, read: &Read, held: &Held, holder: StreamId) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if entry.unseen.is_none() {
+            entry.witness = Witness::default();
+        }
+        if read.stat.mzxid <= held.written.0 {
+            return;
+        }
+        let overwritten = read.data != held.bytes;
+        let data = own(&read.data);
+        entry.held = Some(Held { bytes: data.clone(), written: Zxid(read.stat.mzxid), ..held.clone() });
+        if overwritten {
+            self.tell(holder, Notice::Overwritten { path: path.clone(), data, stat: read.stat });
+        }
+    }
+
+    pub(super) fn verified(&mut self, path: &NodePath, seen: Option<Observed>, now: Instant) {
+        let jitter = self.rng.random_range(0.5..1.0);
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if !matches!(entry.operation, Some(Operation::Verifying)) {
+            return;
+        }
+        entry.operation = None;
+        let (Some(held), Some(holder)) = (entry.held.clone(), entry.holder) else {
+            self.advance(path, now);
+            return;
+        };
+        match seen {
+            // Mostly the connection was lost, and a resync follows with the next; it may also have been a passing refusal.
+            None => {
+                entry.unseen = Some(None);
+                entry.look_again_at = Some(now + LOOK_AGAIN);
+                self.pauses.insert((now + LOOK_AGAIN, path.clone()));
+            }
+            Some(Observed::Absent) => {
+                let pause = entry.pause(now, jitter);
+                entry.absent = true;
+                if !pause.is_zero() {
+                    entry.paused_until = Some(now + pause);
+                    self.pauses.insert((now + pause, path.clone()));
+                }
+            }
+            Some(Observed::Standing { read }) => {
+                entry.absent = false;
+                match Generation(read.stat.czxid).cmp(&held.generation) {
+                    Ordering::Greater => {
+                        entry.holder = None;
+                        self.hold(path, None);
+                        self.lose(path, holder, held.generation);
+                    }
+                    Ordering::Equal => self.seen_standing(path, &read, &held, holder),
+                    // The server that was read has not seen our own write yet.
+                    Ordering::Less => {}
+                }
+            }
+        }
+        self.advance(path, now);
+    }
+}

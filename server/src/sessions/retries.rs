@@ -1,0 +1,199 @@
+//! Claims that ZooKeeper could not be asked for, or that found no room: tried again in rounds, each of a bounded number.
+//! A round begins at once when something has changed or the last one got somewhere, and after a growing pause otherwise:
+//! thousands that wait in vain cost next to nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::types::NodePath;
+
+/// Maximum number of claims that are tried again at once.
+const ROUND: usize = 1024;
+/// The pause after a round without any success; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause. A longer one would leave what no change announces waiting for too long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The paths whose claims wait, in the order in which they came.
+#[derive(Debug)]
+pub(super) struct Retries {
+    by_number: BTreeMap<u64, NodePath>,
+    numbers: HashMap<NodePath, u64>,
+    next_number: u64,
+    /// Claims of the round that are under way.
+    under_way: usize,
+    has_succeeded: bool,
+    pause: Duration,
+    /// Not before.
+    due: Instant,
+}
+
+impl Retries {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            by_number: BTreeMap::new(),
+            numbers: HashMap::new(),
+            next_number: 0,
+            under_way: 0,
+            has_succeeded: false,
+            pause: FIRST_PAUSE,
+            due: now,
+        }
+    }
+
+    /// The path's claim waits.
+    pub(super) fn add(&mut self, path: &NodePath, now: Instant) {
+        if self.numbers.is_empty() && self.under_way == 0 {
+            self.pause = FIRST_PAUSE;
+            self.due = self.due.max(now + self.pause);
+        }
+        if !self.numbers.contains_key(path) {
+            self.by_number.insert(self.next_number, path.clone());
+            self.numbers.insert(path.clone(), self.next_number);
+            self.next_number += 1;
+        }
+    }
+
+    /// It does not wait any more.
+    pub(super) fn remove(&mut self, path: &NodePath) {
+        if let Some(number) = self.numbers.remove(path) {
+            self.by_number.remove(&number);
+        }
+    }
+
+    pub(super) fn contains(&self, path: &NodePath) -> bool {
+        self.numbers.contains_key(path)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// When the next round is due, as far as is known.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.under_way == 0 && !self.is_empty()).then_some(self.due)
+    }
+
+    /// Something has changed, so that what failed may succeed.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.pause = FIRST_PAUSE;
+        self.due = now;
+        // Also when the round that is under way fails: it began before.
+        self.has_succeeded |= self.under_way > 0;
+    }
+
+    /// Takes the paths of the next round, if it is due. [`Retries::begun`] follows for each that is tried.
+    pub(super) fn round(&mut self, now: Instant) -> Vec<NodePath> {
+        if self.due().is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        self.has_succeeded = false;
+        let paths: Vec<_> = self.by_number.values().take(ROUND).cloned().collect();
+        paths.iter().for_each(|path| self.remove(path));
+        paths
+    }
+
+    /// A claim of the round is under way.
+    pub(super) fn begun(&mut self) {
+        self.under_way += 1;
+    }
+
+    /// A claim of the round is over. `jitter`: by how much the pause is shortened.
+    pub(super) fn finished(&mut self, is_success: bool, now: Instant, jitter: f64) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.has_succeeded |= is_success;
+        if self.under_way > 0 {
+            return;
+        }
+        if self.has_succeeded {
+            self.pause = FIRST_PAUSE;
+            self.due = now;
+        } else {
+            self.due = now + self.pause.mul_f64(jitter);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(index: usize) -> NodePath {
+        NodePath::trusted(format!("/{index}"))
+    }
+
+    /// One round, all of whose claims come to the same; how many there were.
+    fn round(retries: &mut Retries, now: Instant, is_success: bool) -> usize {
+        let paths = retries.round(now);
+        paths.iter().for_each(|_| retries.begun());
+        assert!(retries.round(now).is_empty(), "one round at a time");
+        for path in &paths {
+            if !is_success {
+                retries.add(path, now);
+            }
+            retries.finished(is_success, now, 1.0);
+        }
+        paths.len()
+    }
+
+    #[test]
+    fn thousands_that_wait_in_vain_are_tried_ever_less_often() {
+        let mut now = Instant::now();
+        let mut retries = Retries::new(now);
+        (0..10_000).for_each(|index| retries.add(&path(index), now));
+        assert!(retries.round(now).is_empty(), "it has only just failed");
+        let (mut tried, end) = (0, now + Duration::from_secs(60));
+        while let Some(due) = retries.due().filter(|due| *due < end) {
+            now = due;
+            tried += round(&mut retries, now, false);
+        }
+        assert!(tried < 20 * ROUND, "{tried}");
+        assert!(tried > 10_000, "each was tried");
+    }
+
+    #[test]
+    fn once_something_has_changed_they_go_round_by_round_without_a_pause() {
+        let now = Instant::now();
+        let mut retries = Retries::new(now);
+        (0..10_000).for_each(|index| retries.add(&path(index), now));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(round(&mut retries, later, false), ROUND);
+        assert!(retries.round(later).is_empty());
+        retries.hurry(later);
+        let mut tried = 0;
+        while !retries.is_empty() {
+            let count = round(&mut retries, later, true);
+            assert!(count <= ROUND && count > 0);
+            tried += count;
+        }
+        assert_eq!(tried, 10_000);
+    }
+
+    #[test]
+    fn a_change_while_a_round_is_under_way_is_not_forgotten() {
+        let now = Instant::now();
+        let mut retries = Retries::new(now);
+        retries.add(&path(1), now);
+        let later = now + FIRST_PAUSE;
+        assert_eq!(retries.round(later).len(), 1);
+        retries.begun();
+        retries.hurry(later);
+        retries.add(&path(1), later);
+        retries.finished(false, later, 1.0);
+        assert_eq!(retries.round(later).len(), 1);
+    }
+
+    #[test]
+    fn what_no_longer_waits_is_kept_nowhere() {
+        let now = Instant::now();
+        let mut retries = Retries::new(now);
+        for _ in 0..1000 {
+            retries.add(&path(1), now);
+            retries.remove(&path(1));
+        }
+        assert!(retries.by_number.is_empty() && retries.numbers.is_empty() && retries.due().is_none());
+    }
+}

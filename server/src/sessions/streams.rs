@@ -1,0 +1,315 @@
+//! Register streams: what each has asked for, until when it lives, and what its end leaves to do.
+
+use std::collections::{HashMap, hash_map};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::entry::{Command, Entry};
+use super::footprint::{self, Footprint};
+use super::heard::Heard;
+use super::outbox::{LostReason, Notice};
+use super::state::{Chore, Effect, State, StreamId};
+use crate::budget::Account;
+use crate::error::Error;
+use crate::types::{Generation, NodePath};
+
+/// After a ttl has gone by, how long what has already arrived may take to be read: a replica that was itself stopped
+/// finds the messages of living clients in its sockets. What was read counts, however long it waits after that.
+const EXPIRY_GRACE: Duration = Duration::from_millis(500);
+/// How often a ttl that is in doubt is looked at.
+const DOUBT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// One Register stream: its RPC, and with a ttl what may follow it.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) pid: Option<u32>,
+    pub(super) account: Account,
+    ttl: Option<Duration>,
+    /// Whether the RPC is open.
+    attached: bool,
+    /// When its last message was taken. See [`Stream::last_heard`].
+    last_taken: Instant,
+    heard: Heard,
+    /// When its ttl is looked at next.
+    check_at: Option<Instant>,
+    doubt: Option<Doubt>,
+    /// The paths that it holds or has asked for, with what each takes once its turn has come.
+    paths: HashMap<NodePath, Option<Footprint>>,
+    /// How many `unregistered` it is still to be told.
+    farewells: usize,
+    /// Whether it has said goodbye.
+    is_closing: bool,
+}
+
+/// The ttl is over, while what has arrived may still have to be read.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    since: Instant,
+    /// When it was last looked at: a long time ago, when this replica was stopped meanwhile.
+    looked_at: Instant,
+}
+
+/// What the end of a stream leaves to do, path by path.
+#[derive(Debug)]
+pub(super) struct Departure {
+    stream: StreamId,
+    paths: hash_map::IntoIter<NodePath, Option<Footprint>>,
+    ending: Ending,
+}
+
+/// How a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It has said goodbye, and is told of each path.
+    Closed,
+    /// Nobody is told.
+    Dropped,
+    /// It stands and was silent for its ttl: it is told what it has lost, and ended.
+    Expired { ttl: Duration },
+}
+
+impl Stream {
+    pub(super) fn new(ttl: Option<Duration>, pid: Option<u32>, account: Account, heard: Heard, now: Instant) -> Self {
+        Self {
+            pid,
+            account,
+            ttl,
+            attached: true,
+            last_taken: now,
+            heard,
+            check_at: None,
+            doubt: None,
+            paths: HashMap::new(),
+            farewells: 0,
+            is_closing: false,
+        }
+    }
+
+    /// Whether its RPC is open: with a ttl it may be over while its registrations are kept.
+    pub(super) fn is_attached(&self) -> bool {
+        self.attached
+    }
+
+    /// Whether it has said goodbye.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// When its client was last heard: a message counts from when it was read.
+    fn last_heard(&self, now: Instant) -> Instant {
+        self.last_taken.max(self.heard.last(now))
+    }
+
+    /// Whether its ttl has gone by since its client was last heard.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        !self.is_closing && self.ttl.is_some_and(|ttl| self.last_heard(now) + ttl <= now)
+    }
+
+    /// What a path takes of the account, if it is held or its claim is under way.
+    pub(super) fn footprint(&mut self, path: &NodePath) -> &mut Option<Footprint> {
+        self.paths.entry(path.clone()).or_default()
+    }
+}
+
+impl State {
+    pub(super) fn tell(&mut self, stream: StreamId, notice: Notice) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let is_farewell = matches!(notice, Notice::Unregistered { .. });
+        self.effects.push(Effect::Tell { stream, notice });
+        if is_farewell {
+            state.farewells = state.farewells.saturating_sub(1);
+            self.end_if_closed(stream);
+        }
+    }
+
+    /// Ends a stream that has said goodbye, once all is told.
+    fn end_if_closed(&mut self, stream: StreamId) {
+        let is_closed = |state: &Stream| state.is_closing && state.farewells == 0;
+        if self.streams.get(&stream).is_some_and(is_closed) {
+            self.take_stream(stream);
+            self.effects.push(Effect::Close { stream, end: Ok(()) });
+        }
+    }
+
+    pub(super) fn open(&mut self, stream: StreamId, state: Stream, session_id: String, now: Instant) {
+        let ttl = state.ttl;
+        self.streams.insert(stream, state);
+        if let Some(ttl) = ttl {
+            self.check_at(stream, now + ttl);
+        }
+        self.tell(stream, Notice::Opened { session_id, ttl });
+    }
+
+    /// Notes that a stream's client lives; `None` if the stream is no more, or has said goodbye.
+    pub(super) fn heard(&mut self, stream: StreamId, now: Instant) -> Option<&mut Stream> {
+        let state = self.streams.get_mut(&stream)?;
+        state.last_taken = now;
+        state.doubt = None;
+        (!state.is_closing).then_some(state)
+    }
+
+    pub(super) fn set(&mut self, command: Command, stream: StreamId, path: &NodePath, now: Instant) {
+        if self.entries.get(path).is_some_and(Entry::is_full) {
+            self.reject(stream, path, too_many_requests());
+            return;
+        }
+        if let Some(state) = self.streams.get_mut(&stream) {
+            state.footprint(path);
+        }
+        self.command(path, command, now);
+    }
+
+    pub(super) fn reject(&mut self, stream: StreamId, path: &NodePath, error: Error) {
+        self.tell(stream, Notice::Rejected { path: path.as_str().to_owned(), error });
+    }
+
+    pub(super) fn unset(&mut self, stream: StreamId, path: &NodePath, now: Instant) {
+        if self.heard(stream, now).is_none() {
+            return;
+        }
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let entry = self.entries.get(path);
+        let memory = if entry.is_some_and(Entry::is_full) {
+            Err(too_many_requests())
+        } else if entry.is_some_and(Entry::is_busy) {
+            let memory = footprint::request(&state.account, path, 0).map(Some);
+            // At the limit too a registration can be given back.
+            if entry.is_some_and(Entry::has_commands) { memory } else { Ok(memory.unwrap_or_default()) }
+        } else {
+            Ok(None)
+        };
+        match memory {
+            Ok(memory) => {
+                state.farewells += 1;
+                self.command(path, Command::Unset { by: stream, footprint: None, _memory: memory }, now);
+            }
+            Err(error) => self.reject(stream, path, error),
+        }
+    }
+
+    pub(super) fn close(&mut self, stream: StreamId, now: Instant) {
+        let Some(state) = self.heard(stream, now) else { return };
+        let paths = std::mem::take(&mut state.paths);
+        state.farewells += paths.len();
+        state.is_closing = true;
+        self.begin_departure(stream, paths, Ending::Closed, now);
+        self.end_if_closed(stream);
+    }
+
+    pub(super) fn gone(&mut self, stream: StreamId, now: Instant) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        if state.ttl.is_some() && !state.is_closing {
+            state.attached = false;
+            if !self.waiting.is_empty() {
+                // What was asked and has not begun is not done any more.
+                let undone: Vec<_> = state.paths.keys().filter(|path| self.waiting.contains(path)).cloned().collect();
+                self.begin(Chore::Look(undone.into_iter()), now);
+            }
+            self.forget_if_gone(stream);
+        } else {
+            self.drop_stream(stream, Ending::Dropped, now);
+        }
+    }
+
+    /// Nothing is kept for a stream that is over and has nothing to come back for.
+    pub(super) fn forget_if_gone(&mut self, stream: StreamId) {
+        if self.streams.get(&stream).is_some_and(|state| !state.attached && state.paths.is_empty()) {
+            self.take_stream(stream);
+        }
+    }
+
+    /// A stream neither holds a path any more nor has a claim for it under way. What the path took of its account.
+    pub(super) fn drop_path(&mut self, path: &NodePath, stream: StreamId) -> Option<Footprint> {
+        // It is to be told, or taken down, when the stream ends.
+        let is_asked_for = self.entries.get(path).is_some_and(|entry| entry.is_asked_for_by(stream));
+        let paths = &mut self.streams.get_mut(&stream)?.paths;
+        if is_asked_for { paths.get_mut(path)?.take() } else { paths.remove(path)? }
+    }
+
+    fn check_at(&mut self, stream: StreamId, at: Instant) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        if let Some(before) = state.check_at.replace(at) {
+            self.deadlines.remove(&(before, stream));
+        }
+        self.deadlines.insert((at, stream));
+    }
+
+    fn take_stream(&mut self, stream: StreamId) -> Option<Stream> {
+        let state = self.streams.remove(&stream)?;
+        if let Some(at) = state.check_at {
+            self.deadlines.remove(&(at, stream));
+        }
+        Some(state)
+    }
+
+    fn drop_stream(&mut self, stream: StreamId, ending: Ending, now: Instant) {
+        if let Some(state) = self.take_stream(stream) {
+            self.begin_departure(stream, state.paths, ending, now);
+        }
+    }
+
+    fn begin_departure(
+        &mut self,
+        stream: StreamId,
+        paths: HashMap<NodePath, Option<Footprint>>,
+        ending: Ending,
+        now: Instant,
+    ) {
+        self.begin(Chore::Departure(Departure { stream, paths: paths.into_iter(), ending }), now);
+    }
+
+    /// Deals with the next path of a stream that ends; `false` when that was all.
+    pub(super) fn depart(&mut self, departure: &mut Departure, now: Instant) -> bool {
+        let stream = departure.stream;
+        let Some((path, footprint)) = departure.paths.next() else {
+            if let Ending::Expired { ttl } = departure.ending {
+                self.effects.push(Effect::Close { stream, end: Err(Error::SessionExpired { ttl }) });
+            }
+            return false;
+        };
+        if departure.ending == Ending::Closed {
+            self.command(&path, Command::Unset { by: stream, footprint, _memory: None }, now);
+            return true;
+        }
+        if let Ending::Expired { .. } = departure.ending {
+            let entry = self.entries.get(&path).filter(|entry| entry.holder == Some(stream));
+            if let Some(generation) = entry.and_then(Entry::generation) {
+                self.tell_of_loss(path.clone(), stream, generation);
+            }
+        }
+        self.command(&path, Command::Drop { by: stream, footprint }, now);
+        true
+    }
+
+    /// The stream is no longer among those that live, and is ended right after.
+    fn tell_of_loss(&mut self, path: NodePath, stream: StreamId, generation: Generation) {
+        let notice = Notice::Lost { path, generation, reason: LostReason::Expired };
+        self.effects.push(Effect::Tell { stream, notice });
+    }
+
+    pub(super) fn check_ttl(&mut self, stream: StreamId, now: Instant) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(ttl) = state.ttl.filter(|_| !state.is_closing) else { return };
+        let over_at = state.last_heard(now) + ttl;
+        if over_at > now {
+            state.doubt = None;
+            self.check_at(stream, over_at);
+            return;
+        }
+        let earlier = state.doubt.filter(|doubt| now <= doubt.looked_at + EXPIRY_GRACE);
+        let since = earlier.map_or(now, |doubt| doubt.since);
+        state.doubt = Some(Doubt { since, looked_at: now });
+        if now < since + EXPIRY_GRACE {
+            self.check_at(stream, now + DOUBT_INTERVAL);
+            return;
+        }
+        let ending = if state.attached { Ending::Expired { ttl } } else { Ending::Dropped };
+        self.drop_stream(stream, ending, now);
+    }
+}
+
+fn too_many_requests() -> Error {
+    let limit = u64::try_from(Entry::COMMANDS).unwrap_or(u64::MAX);
+    Error::LimitExceeded { reason: "TOO_MANY_REQUESTS", what: "the number of requests that wait for one path", limit }
+}

@@ -1,0 +1,157 @@
+//! What is done in ZooKeeper for nodes that are registered: taking them down, and looking whether they still exist.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::claims::Observed;
+use crate::refusal;
+use crate::types::{Generation, NodePath, SessionId, Stat};
+use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Unit, Zk};
+
+/// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
+pub(super) const BATCH: usize = 48;
+/// Maximum data of the nodes that are read together only for their stats, in bytes. With more each stat is asked for.
+const READ_BYTES: usize = 128 * 1024;
+/// Time after which a node is looked at again whose state this session's server does not know yet.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// A node of ours that is to go.
+#[derive(Debug, PartialEq)]
+pub(super) struct Removal {
+    pub(super) path: NodePath,
+    /// The incarnation: no other is removed.
+    pub(super) generation: Generation,
+    /// The length of its data.
+    pub(super) bytes: usize,
+}
+
+/// Carries out removals, and looks at nodes.
+#[derive(Debug, Clone)]
+pub(super) struct Upkeep {
+    zk: Zk,
+}
+
+impl Upkeep {
+    pub(super) fn new(zk: Zk) -> Self {
+        Self { zk }
+    }
+
+    /// Takes incarnations down, at most [`BATCH`], and is not over before all are gone: by our delete, by another's, or with
+    /// their session. Gives those that ZooKeeper refuses to delete, which go with their session.
+    pub(super) async fn remove(&self, session: SessionId, removals: &[Removal]) -> Vec<NodePath> {
+        let mut refused = Vec::new();
+        let mut left: Vec<_> = removals.iter().collect();
+        let mut is_whole = true;
+        while !left.is_empty()
+            && let Some(owner) = self.zk.pool.owner(session)
+        {
+            match Self::try_remove(&owner, &mut left, &mut refused, is_whole).await {
+                // Looked at too early: what changed has not reached this session's server. Or one spoils it for all.
+                Ok(()) => {
+                    if !std::mem::take(&mut is_whole) && !left.is_empty() {
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+                Err(_) => {
+                    owner.session().connected().await;
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+        refused
+    }
+
+    /// One try; leaves in `left` what may still exist. `is_whole`: all in one transaction, or each by itself.
+    async fn try_remove(
+        owner: &Owner,
+        left: &mut Vec<&Removal>,
+        refused: &mut Vec<NodePath>,
+        is_whole: bool,
+    ) -> Result<(), zk::Error> {
+        let moves = owner.writer().moves();
+        let stats = stats(owner, left).await?;
+        let found = left.iter().copied().zip(stats).filter_map(|(removal, stat)| Some((removal, stat?)));
+        let standing: Vec<_> = found.filter(|(removal, stat)| stat.czxid == removal.generation.0).collect();
+        *left = standing.iter().map(|(removal, _)| *removal).collect();
+        let deletes = standing.iter().map(|(removal, stat)| zk::delete(removal.path.as_str(), stat.version));
+        let unit = |ops| Unit { guard: Guard::Own(moves), ops };
+        if is_whole && standing.len() > 1 {
+            match owner.writer().commit(unit(deletes.collect())).await {
+                Ok(_) => left.clear(),
+                Err(CommitError::FenceMoved | CommitError::Part { .. }) => {}
+                Err(CommitError::Zk(error)) => return Err(error),
+            }
+            return Ok(());
+        }
+        let outcomes = join_all(deletes.map(|delete| owner.writer().commit(unit(vec![delete])))).await;
+        let mut failed = None;
+        left.clear();
+        for ((removal, _), outcome) in standing.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(_) | Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {}
+                Err(CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion, .. }) => {
+                    left.push(removal);
+                }
+                Err(CommitError::Part { code, .. }) if refusal::is_passing(code) => left.push(removal),
+                Err(CommitError::Part { code, .. } | CommitError::Zk(zk::Error::Refused(code))) => {
+                    let path = &removal.path;
+                    tracing::warn!(%path, %code, "a registration can't be removed; it goes with its session");
+                    refused.push(path.clone());
+                }
+                Err(CommitError::Zk(error)) => {
+                    left.push(removal);
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Which of these paths exist in this session, with what was known of its fence before they were read.
+    pub(super) async fn confirm(
+        &self,
+        session: SessionId,
+        paths: &[NodePath],
+    ) -> Option<(Moves, Vec<(NodePath, Generation)>)> {
+        let owner = self.zk.pool.owner(session)?;
+        let moves = owner.writer().moves();
+        let reads = owner.session().get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
+        let standing = paths.iter().zip(reads).filter_map(|(path, read)| {
+            let stat = read.ok()??.stat;
+            (stat.ephemeral_owner == session.0).then(|| (path.clone(), Generation(stat.czxid)))
+        });
+        Some((moves, standing.collect()))
+    }
+
+    /// What exists at these paths, all of one parent, read where the parent's watch is.
+    pub(super) async fn observe(&self, parent: &NodePath, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
+        let reads = self.zk.hub.session(parent).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
+        let observed = reads.into_iter().map(|read| match read {
+            Ok(Some(read)) => Some(Observed::Standing { read }),
+            Ok(None) => Some(Observed::Absent),
+            Err(_) => None,
+        });
+        Some(observed.collect())
+    }
+}
+
+/// The stats of these nodes, in their order; `None` of one that does not exist.
+async fn stats(owner: &Owner, removals: &[&Removal]) -> Result<Vec<Option<Stat>>, zk::Error> {
+    let session = owner.session();
+    let bytes: usize = removals.iter().map(|removal| removal.bytes).sum();
+    if removals.len() == 1 || bytes > READ_BYTES {
+        let asked = join_all(removals.iter().map(|removal| session.exists(&removal.path)));
+        return asked.await.into_iter().collect();
+    }
+    let reads = session.get_many(removals.iter().map(|removal| removal.path.as_str())).await?;
+    let mut stats = Vec::with_capacity(reads.len());
+    for (read, removal) in reads.into_iter().zip(removals) {
+        stats.push(match read {
+            Ok(read) => read.map(|read| read.stat),
+            // Who may not read a node may still ask whether it exists.
+            Err(_) => session.exists(&removal.path).await?,
+        });
+    }
+    Ok(stats)
+}
