@@ -12,7 +12,8 @@ use rollcall_proto::v1;
 use rollcall_proto::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
-use super::admission::{Place, Reader};
+use super::admission::{Place, Reader, account};
+use super::backlog::Backlog;
 use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
 use crate::error::Error;
@@ -36,9 +37,11 @@ impl Service {
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit(&request)?;
+        let place = self.admit()?;
         let (requests, rpc) = self.sessions.stream();
-        let reading = read(self.settings.clone(), request.into_inner(), requests, rpc.outbox().clone());
+        let account = account(&request);
+        let messages = Backlog::new(request.into_inner(), account);
+        let reading = read(self.settings.clone(), messages, requests, rpc.outbox().clone());
         let open = Open {
             rpc,
             has_begun: false,
@@ -66,24 +69,19 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     Some((response, open))
 }
 
-async fn read(
-    settings: Arc<Settings>,
-    mut messages: Streaming<v1::RegisterRequest>,
-    requests: Requests,
-    outbox: Arc<Outbox>,
-) {
+async fn read(settings: Arc<Settings>, mut messages: Backlog, requests: Requests, outbox: Arc<Outbox>) {
     let mut is_open = false;
     loop {
-        let kind = match messages.message().await {
+        let kind = match messages.next().await {
             Ok(Some(message)) => Ok(message.request),
             Ok(None) => {
-                if !is_open && let Some(turn) = requests.turn().await {
+                if !is_open && let Some(turn) = messages.meanwhile(requests.turn()).await {
                     turn.open(outbox, None, None);
                 }
                 return;
             }
-            // A message that can't be read. When the connection broke nobody is told.
-            Err(error) => Err(protocol("request", error.message())),
+            // When the connection broke nobody is told.
+            Err(error) => Err(error),
         };
         if !is_open {
             let open = match &kind {
@@ -94,7 +92,7 @@ async fn read(
             };
             match open {
                 Ok((ttl, pid)) => {
-                    let Some(turn) = requests.turn().await else { return };
+                    let Some(turn) = messages.meanwhile(requests.turn()).await else { return };
                     turn.open(outbox.clone(), ttl, pid);
                 }
                 Err(error) => return Requests::refuse(&outbox, error),
@@ -110,7 +108,7 @@ async fn read(
         is_open = true;
         if let Some(request) = request {
             let is_last = matches!(request, sessions::Request::Fail { .. });
-            let Some(turn) = requests.turn().await else { return };
+            let Some(turn) = messages.meanwhile(requests.turn()).await else { return };
             turn.request(request);
             if is_last {
                 return;
