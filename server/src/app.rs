@@ -16,22 +16,37 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::budget::{self, Budget};
+use crate::budget::{self, Budget, Resource};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, Gathering, Service};
+use crate::grpc::{self, Admission, Gate, Gathering, Service};
+use crate::listen::{self, Bounds, Listener};
 use crate::locks::{self, Locks};
-use crate::metrics::Metrics;
+use crate::metrics::{ByResource, Metrics, Port};
 use crate::sessions::Sessions;
 use crate::views::{self, Owner, Store, Views};
 use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
 const SERVICE: &str = "rollcall.v1.Registry";
+/// What h2 takes from its budget for a DATA frame of one byte that no stream has read yet; larger frames cost less, up to
+/// this size. The budget is half of the connection's window, and a connection that is over it is ended with
+/// ENHANCE_YOUR_CALM, "too_many_data_frames". An honest client with 20,000 streams sends as many keep-alives at once, and a
+/// replica that was stopped finds several of each. So the window follows from the number of streams: 51 MB for 50,000, of
+/// which 100,000 small frames may be unread. That is what a connection can make h2 hold, in frames or in bytes; it is a
+/// fraction of `--max-bytes-per-connection`, of which it is no part. It is used only while our own tasks have not read
+/// what has come, for every request is read, and counted, whether or not it can be carried out.
+const SMALL_FRAME: usize = 256;
+/// The least window of a connection, in bytes; a message has at most 2 MiB.
+const LEAST_WINDOW: usize = 8 * 1024 * 1024;
+/// The most, in bytes.
+const MOST_WINDOW: usize = 256 * 1024 * 1024;
+/// The most that the headers of a call may have, in bytes, each with 32 besides: a token of 8 KiB fits.
+const MAX_HEADERS: u32 = 16 * 1024;
 /// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
 /// and ended.
 const CANCELLED_STREAMS: usize = 100_000;
@@ -56,6 +71,8 @@ pub struct Settings {
     pub(crate) keepalive: Duration,
     /// How long clients may take to move when the replica is to stop.
     pub(crate) drain: Duration,
+    /// Connections of clients, on each port.
+    pub(crate) connections: Bounds,
     /// What one connection may make the replica hold.
     pub(crate) per_connection: budget::Limits,
     /// What all connections together may.
@@ -142,41 +159,33 @@ impl App {
             views: Views::start(zk.clone(), views, self.store, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
-            admission: Admission::new(budget.clone()),
+            admission: Admission::default(),
             metrics: metrics.clone(),
             settings: Arc::new(self.settings.api.clone()),
             drain: Drain::default(),
         };
         let going = service.clone();
         let (reporter, health) = tonic_health::server::health_reporter();
-        tasks.spawn(keep_current(zk, service.clone(), reporter, has_kept_views));
+        tasks.spawn(keep_current(zk, service.clone(), budget.clone(), reporter, has_kept_views));
+        let [grpc_bounds, http_bounds] = self.settings.connections.within(listen::descriptors());
+        let silence = 2 * self.settings.keepalive;
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        let router = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(self.settings.keepalive))
-            .http2_keepalive_timeout(Some(self.settings.keepalive))
-            // Our own limit answers; this one would make clients wait.
-            .max_concurrent_streams(u32::MAX)
-            .http2_max_pending_accept_reset_streams(Some(CANCELLED_STREAMS))
-            .http2_max_local_error_reset_streams(Some(CANCELLED_STREAMS))
-            .initial_connection_window_size(8 * 1024 * 1024)
-            .add_service(grpc::serve(service))
+        let routes = Routes::new(grpc::serve(service))
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
-        let incoming = incoming.map_ok(move |socket| Gathering::new(socket, budget.account()));
+        let gate = Gate::new(routes.prepare(), metrics.clone());
+        let server = http2(self.settings.keepalive, self.settings.per_connection.streams);
+        let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
+        let incoming = listener.into_stream().map_ok(move |socket| Gathering::new(socket, budget.account()));
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };
         servers.spawn(async move {
-            router.serve_with_incoming_shutdown(incoming, going_away).await.context("the grpc server failed")
+            server.serve_with_incoming_shutdown(gate, incoming, going_away).await.context("the grpc server failed")
         });
-        let (http, routes) = (self.http, http_router(metrics, going.drain.clone()));
-        tasks.spawn(async move {
-            if let Err(error) = axum::serve(http, routes).await {
-                tracing::error!(%error, "the http server failed");
-            }
-        });
+        let listener = Listener::new(self.http, Port::Http, http_bounds, silence, metrics.clone());
+        tasks.spawn(listen::serve_http1(listener, http_router(metrics, going.drain.clone())));
         let stopped = async {
             tokio::pin!(stop);
             // In this order: whoever counts signals to tell the two apart has then seen the one that begins the drain.
@@ -215,6 +224,23 @@ impl App {
     }
 }
 
+/// HTTP/2 as it is spoken to clients. `streams`: the calls that the gate lets one connection have under way.
+fn http2(keepalive: Duration, streams: usize) -> tonic::transport::Server {
+    // Our own limit answers; this one makes clients wait, and is out of their way. It also counts calls whose answers
+    // the client has not read, refusals included, which our own does not: without it they would have no bound.
+    let most = streams + (streams / 4).max(1024);
+    // Small frames: `streams` that each have one, twice over. The rest is room for what is larger.
+    let window = (2 * 2 * SMALL_FRAME * streams).clamp(LEAST_WINDOW, MOST_WINDOW);
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(keepalive))
+        .max_concurrent_streams(u32::try_from(most).unwrap_or(u32::MAX))
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(CANCELLED_STREAMS))
+        .http2_max_local_error_reset_streams(Some(CANCELLED_STREAMS))
+        .initial_connection_window_size(u32::try_from(window).unwrap_or(u32::MAX))
+}
+
 fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(rollcall_proto::FILE_DESCRIPTOR_SET)
@@ -248,7 +274,7 @@ async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::S
 
 /// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, or at once when there are
 /// views from before, until the drain, whatever becomes of ZooKeeper later: known paths are still answered then.
-async fn keep_current(zk: Zk, service: Service, reporter: HealthReporter, has_kept_views: bool) {
+async fn keep_current(zk: Zk, service: Service, budget: Budget, reporter: HealthReporter, has_kept_views: bool) {
     let Service { admission, views, metrics, drain, .. } = service;
     let (mut met, mut shown) = (has_kept_views, None);
     let mut interval = tokio::time::interval(REFRESH);
@@ -258,6 +284,10 @@ async fn keep_current(zk: Zk, service: Service, reporter: HealthReporter, has_ke
         metrics.zookeeper_up.set(i64::from(is_up));
         metrics.zookeeper_sessions.set(i64::try_from(zk.pool.owners().borrow().len()).unwrap_or(i64::MAX));
         metrics.streams.set(i64::try_from(admission.streams()).unwrap_or(i64::MAX));
+        for (of, resource) in Resource::ALL {
+            let used = i64::try_from(budget.used(of)).unwrap_or(i64::MAX);
+            metrics.in_use.get_or_create(&ByResource { resource }).set(used);
+        }
         metrics.views.set(i64::try_from(views.count()).unwrap_or(i64::MAX));
         met |= is_up;
         let status = if met && drain.is_serving() { ServingStatus::Serving } else { ServingStatus::NotServing };

@@ -31,6 +31,16 @@ pub(crate) enum Resource {
 const RESOURCES: usize = 6;
 
 impl Resource {
+    /// All of them, with the names under which metrics show them.
+    pub(crate) const ALL: [(Self, &'static str); RESOURCES] = [
+        (Self::Streams, "streams"),
+        (Self::Registrations, "registrations"),
+        (Self::Bytes, "bytes"),
+        (Self::PathBytes, "path_bytes"),
+        (Self::Paths, "paths"),
+        (Self::Locks, "locks"),
+    ];
+
     fn index(self) -> usize {
         self as usize
     }

@@ -9,10 +9,13 @@ use clap::Args;
 
 use crate::app::Settings;
 use crate::budget::Limits;
+use crate::listen::Bounds;
 use crate::{grpc, zk};
 
 /// Time for which a `ZooKeeper` session above `--sessions` must have held nothing before it is given up.
 const SURPLUS_IDLE: Duration = Duration::from_secs(180);
+/// The least memory that may be allowed, in bytes: a few calls with messages of the largest size.
+const LEAST_BYTES: usize = 8 * 1024 * 1024;
 
 /// What the server is to do, unchecked.
 #[derive(Debug, Clone, Args)]
@@ -69,13 +72,31 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain: Duration,
 
-    /// How many streams one connection may have; one more is refused with RESOURCE_EXHAUSTED
+    /// How many connections clients may have, on each of both ports; one more is closed at once. Fewer where the system
+    /// allows the process fewer descriptors
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub max_connections: usize,
+
+    /// How many of them from one address; of IPv6, from one network of 64 bits
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    pub max_connections_per_address: usize,
+
+    /// How many calls one connection may have under way; one more is refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     pub max_streams_per_connection: usize,
 
-    /// How many streams this replica may have; one more is refused with RESOURCE_EXHAUSTED
+    /// How many calls this replica may have under way; one more is refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     pub max_streams: usize,
+
+    /// The memory, in bytes, that one connection may make this replica hold; what needs more is refused with
+    /// RESOURCE_EXHAUSTED
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::CONNECTION.bytes)]
+    pub max_bytes_per_connection: usize,
+
+    /// The same, for all connections together
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::REPLICA.bytes)]
+    pub max_bytes: usize,
 
     /// How long what is known of a path is kept up to date after its last reader has gone, 1 s to 1 h
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
@@ -152,14 +173,20 @@ impl Options {
             http_listen: self.http_listen,
             keepalive: within("keepalive", self.keepalive, SECOND..=TEN_MINUTES)?,
             drain: within("drain", self.drain, Duration::ZERO..=TEN_MINUTES)?,
+            connections: Bounds {
+                in_all: within("max-connections", self.max_connections, 1..=1_000_000)?,
+                per_address: within("max-connections-per-address", self.max_connections_per_address, 1..=1_000_000)?,
+            },
             per_connection: Limits {
                 streams: within("max-streams-per-connection", self.max_streams_per_connection, 1..=1_000_000)?,
                 path_bytes: path_bytes / 4,
+                bytes: within("max-bytes-per-connection", self.max_bytes_per_connection, LEAST_BYTES..=usize::MAX)?,
                 ..Limits::CONNECTION
             },
             in_all: Limits {
                 streams: within("max-streams", self.max_streams, 1..=10_000_000)?,
                 path_bytes,
+                bytes: within("max-bytes", self.max_bytes, LEAST_BYTES..=usize::MAX)?,
                 ..Limits::REPLICA
             },
             api: grpc::Settings {

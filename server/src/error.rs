@@ -87,6 +87,9 @@ pub(crate) enum Error {
     /// The client's own deadline for a stream.
     #[error("the deadline of the stream is over")]
     DeadlineExceeded,
+    /// A request was not complete in time.
+    #[error("the request was not complete {after:?} after its begin")]
+    RequestUnfinished { after: Duration },
     /// Whether a write was carried out is not known.
     #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]
     OutcomeUnknown { path: NodePath },
@@ -125,6 +128,7 @@ impl Error {
             Self::BackendUnavailable => "BACKEND_UNAVAILABLE",
             Self::Draining => "DRAINING",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::RequestUnfinished { .. } => "REQUEST_UNFINISHED",
             Self::OutcomeUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::LimitExceeded { reason, .. } => reason,
             Self::Internal { .. } => "INTERNAL",

@@ -12,6 +12,7 @@ mod drain;
 mod durable;
 mod error;
 mod grpc;
+mod listen;
 mod locks;
 mod metrics;
 mod refusal;

@@ -1,10 +1,10 @@
 //! What the replica counts, in Prometheus' text format.
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 pub(crate) use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+pub(crate) use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -12,6 +12,25 @@ use prometheus_client::registry::Registry;
 struct Call {
     method: &'static str,
     reason: &'static str,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Port {
+    Grpc,
+    Http,
+}
+
+/// The label of what is counted for each port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByPort {
+    port: Port,
+}
+
+/// The label of what is counted for each resource that is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByResource {
+    pub(crate) resource: &'static str,
 }
 
 /// The counters and gauges of this process. Cheap to clone.
@@ -22,6 +41,12 @@ pub(crate) struct Metrics {
     pub(crate) serving: Gauge,
     /// Streams that stand.
     pub(crate) streams: Gauge,
+    /// Connections of clients.
+    pub(crate) connections: Family<ByPort, Gauge>,
+    /// Connections that were closed at once, since there were too many.
+    pub(crate) connections_refused: Family<ByPort, Counter>,
+    /// Amounts that count towards limits, of all connections.
+    pub(crate) in_use: Family<ByResource, Gauge>,
     /// Messages that were made for those who watch. Who does not read gets none.
     pub(crate) watch_messages: Counter,
     /// Whether ZooKeeper can be reached: 1 or 0.
@@ -30,6 +55,12 @@ pub(crate) struct Metrics {
     pub(crate) zookeeper_sessions: Gauge,
     /// Paths that are read or watched, or were lately.
     pub(crate) views: Gauge,
+}
+
+impl From<Port> for ByPort {
+    fn from(port: Port) -> Self {
+        Self { port }
+    }
 }
 
 impl Metrics {
@@ -46,6 +77,14 @@ impl Metrics {
         registry.register("calls", "Calls answered and streams opened, by the reason of the error", self.calls.clone());
         registry.register("serving", "Whether the health service says SERVING", self.serving.clone());
         registry.register("streams", "Streams that stand", self.streams.clone());
+        registry.register("connections", "Connections of clients", self.connections.clone());
+        // As `rollcall_connections_refused_total`.
+        registry.register(
+            "connections_refused",
+            "Connections closed at once, since there were too many",
+            self.connections_refused.clone(),
+        );
+        registry.register("in_use", "What counts towards the limits of this replica", self.in_use.clone());
         // As `rollcall_watch_messages_total`.
         registry.register("watch_messages", "Messages to those who watch", self.watch_messages.clone());
         registry.register("zookeeper_up", "Whether ZooKeeper can be reached", self.zookeeper_up.clone());

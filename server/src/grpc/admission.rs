@@ -1,22 +1,24 @@
-//! Which calls are taken: each is counted for its connection, and in all. What is over is refused at once, and never waits.
+//! The streams that a drain waits for, and the tasks that read their requests. What a connection may have of them is
+//! decided before, at the [`Gate`](super::Gate).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
-use crate::budget::{Account, Budget, Resource, Share};
-use crate::error::Error;
+use crate::budget::Account;
 
-/// Counts the calls under way, and keeps the tasks that read their requests. Cheap to clone.
-#[derive(Debug, Clone)]
+/// Counts the streams that stand and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Admission {
-    budget: Budget,
+    streams: Arc<AtomicUsize>,
     readers: Arc<Mutex<JoinSet<()>>>,
 }
 
-/// The place of one call, given back on drop.
-pub(crate) type Place = Share;
+/// The place of one stream, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 /// The task that reads one stream's requests, ended on drop.
 #[derive(Debug)]
@@ -29,18 +31,15 @@ pub(super) fn account<T>(request: &Request<T>) -> Account {
 }
 
 impl Admission {
-    pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, readers: Arc::default() }
+    /// Counts a stream.
+    pub(super) fn admit(&self) -> Place {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        Place(self.streams.clone())
     }
 
-    /// A place for a call of this connection.
-    pub(super) fn admit(&self, account: &Account) -> Result<Place, Error> {
-        account.take(Resource::Streams, 1)
-    }
-
-    /// Number of calls under way.
+    /// Number of streams that stand, and of calls that wait.
     pub(crate) fn streams(&self) -> usize {
-        self.budget.used(Resource::Streams)
+        self.streams.load(Ordering::Relaxed)
     }
 
     /// Starts the task that reads a stream's requests.
@@ -48,6 +47,12 @@ impl Admission {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         while readers.try_join_next().is_some() {}
         Reader(readers.spawn(task))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

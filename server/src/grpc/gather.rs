@@ -5,17 +5,24 @@
 //! costs. So a flush waits here until the connection's task has its next turn. Until then those that were woken with it
 //! have added theirs; if there is nobody else, the next turn is at once.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 use tonic::transport::server::Connected;
 
 use crate::budget::Account;
 
 /// No more than this waits, in bytes; what comes then waits for the socket.
 const MOST: usize = 64 * 1024;
+/// What a read takes of the connection's turn on its thread, in the units of tokio's cooperative scheduling, of which a
+/// turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it handles any of it, and
+/// 1 MiB of small frames are 65,000: too long a step, and too many that nobody has read yet (see `app::HTTP2_WINDOW`).
+/// So a turn reads at most 16 KiB, and those that were woken by it come before the next.
+const READ: usize = 64;
 
 /// A connection that gathers what is written.
 #[derive(Debug)]
@@ -52,7 +59,9 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
     fn poll_empty(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.taken < self.waiting.len() {
             let rest = &self.waiting[self.taken..];
-            match ready!(Pin::new(&mut self.socket).poll_write(context, rest))? {
+            // Reading may have used the turn up, and would again in the next.
+            let writing = coop::unconstrained(poll_fn(|context| Pin::new(&mut self.socket).poll_write(context, rest)));
+            match ready!(pin!(writing).poll(context))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.taken += count,
             }
@@ -117,7 +126,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         if this.turn == Turn::Awaited {
             this.turn = Turn::Ours;
         }
-        Pin::new(&mut this.socket).poll_read(context, buffer)
+        // The socket takes one unit more by itself.
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.socket).poll_read(context, buffer);
+        if read.is_ready() && buffer.filled().len() > before {
+            for _ in 1..READ {
+                match coop::poll_proceed(context) {
+                    Poll::Ready(unit) => unit.made_progress(),
+                    Poll::Pending => break,
+                }
+            }
+        }
+        read
     }
 }
 

@@ -25,7 +25,7 @@ struct PageToken {
 
 impl Service {
     pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
-        let _place = request.get_ref().wait.map(|_| self.admit(&request)).transpose()?;
+        let _place = request.get_ref().wait.map(|_| self.admit()).transpose()?;
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)

@@ -29,7 +29,7 @@ impl Service {
         request: Request<v1::AcquireLockRequest>,
     ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit(&request)?;
+        let place = self.admit()?;
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let heartbeat = self.heartbeat(request.heartbeat)?;

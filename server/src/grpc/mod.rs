@@ -1,14 +1,18 @@
 //! The API: one file an RPC. Each checks the request, calls a handle, and converts the answer; none keeps state.
 
 mod admission;
+mod backlog;
+mod call;
 mod convert;
 mod deadline;
 mod delete;
 mod faults;
 mod frames;
+mod gate;
 mod gather;
 mod get;
 mod locks;
+mod message;
 mod put;
 mod register;
 mod status;
@@ -24,9 +28,9 @@ use rollcall_proto::server::v1::registry_server::{Registry, RegistryServer};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::Admission;
-use admission::account;
 use faults::Explained;
 use frames::Front;
+pub(crate) use gate::Gate;
 pub(crate) use gather::Gathering;
 
 use crate::drain::{Drain, Phase};
@@ -120,11 +124,8 @@ impl Service {
     }
 
     /// A place for a stream, or for a call that waits.
-    fn admit<T>(&self, request: &Request<T>) -> Result<admission::Place, Error> {
-        if !self.drain.is_serving() {
-            return Err(Error::Draining);
-        }
-        self.admission.admit(&account(request))
+    fn admit(&self) -> Result<admission::Place, Error> {
+        if self.drain.is_serving() { Ok(self.admission.admit()) } else { Err(Error::Draining) }
     }
 
     fn check_writable(&self) -> Result<(), Error> {

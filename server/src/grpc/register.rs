@@ -13,6 +13,7 @@ use rollcall_proto::server::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
 use super::admission::{Place, Reader, account};
+use super::backlog::Backlog;
 use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
 use crate::error::Error;
@@ -36,9 +37,11 @@ impl Service {
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit(&request)?;
-        let (requests, rpc) = self.sessions.stream(account(&request));
-        let reading = read(self.settings.clone(), request.into_inner(), requests, rpc.outbox().clone());
+        let place = self.admit()?;
+        let account = account(&request);
+        let (requests, rpc) = self.sessions.stream(account.clone());
+        let messages = Backlog::new(request.into_inner(), account);
+        let reading = read(self.settings.clone(), messages, requests, rpc.outbox().clone());
         let open = Open {
             rpc,
             has_begun: false,
@@ -66,24 +69,19 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     Some((response, open))
 }
 
-async fn read(
-    settings: Arc<Settings>,
-    mut messages: Streaming<v1::RegisterRequest>,
-    requests: Requests,
-    outbox: Arc<Outbox>,
-) {
+async fn read(settings: Arc<Settings>, mut messages: Backlog, requests: Requests, outbox: Arc<Outbox>) {
     let mut is_open = false;
     loop {
-        let kind = match messages.message().await {
+        let kind = match messages.next().await {
             Ok(Some(message)) => Ok(message.request),
             Ok(None) => {
                 if !is_open {
-                    requests.open(outbox, None, None).await;
+                    messages.meanwhile(requests.open(outbox, None, None)).await;
                 }
                 return;
             }
-            // A message that can't be read. When the connection broke nobody is told.
-            Err(error) => Err(status::fault(&error).unwrap_or_else(|| protocol("request", error.message()))),
+            // When the connection broke nobody is told.
+            Err(error) => Err(error),
         };
         if !is_open {
             let open = match &kind {
@@ -94,7 +92,7 @@ async fn read(
             };
             match open {
                 Ok((ttl, pid)) => {
-                    if requests.open(outbox.clone(), ttl, pid).await.is_none() {
+                    if messages.meanwhile(requests.open(outbox.clone(), ttl, pid)).await.is_none() {
                         return;
                     }
                 }
@@ -111,7 +109,7 @@ async fn read(
         is_open = true;
         if let Some(request) = request {
             let is_last = matches!(request, sessions::Request::Fail { .. });
-            if requests.send(request).await.is_none() || is_last {
+            if messages.meanwhile(requests.send(request)).await.is_none() || is_last {
                 return;
             }
         }

@@ -47,7 +47,7 @@ pub(super) fn code(error: &Error) -> Code {
         | Error::HasRegistrations { .. } => Code::FailedPrecondition,
         Error::NoAuth { .. } | Error::ReadOnly => Code::PermissionDenied,
         Error::BackendUnavailable | Error::Draining => Code::Unavailable,
-        Error::DeadlineExceeded => Code::DeadlineExceeded,
+        Error::DeadlineExceeded | Error::RequestUnfinished { .. } => Code::DeadlineExceeded,
         Error::OutcomeUnknown { .. } => Code::Unknown,
         Error::LimitExceeded { .. } => Code::ResourceExhausted,
         Error::Internal { .. } => Code::Internal,
@@ -150,7 +150,8 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::ReadOnly
         | Error::BackendUnavailable
         | Error::Draining
-        | Error::DeadlineExceeded => {}
+        | Error::DeadlineExceeded
+        | Error::RequestUnfinished { .. } => {}
     }
     metadata
 }

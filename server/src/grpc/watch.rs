@@ -56,7 +56,7 @@ enum Unfinished {
 
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
-        let place = self.admit(&request)?;
+        let place = self.admit()?;
         let neighbourhood = Neighbourhood(account(&request).id());
         let request = request.into_inner();
         let path = convert::path(&request.path)?;

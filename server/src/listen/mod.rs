@@ -1,0 +1,134 @@
+//! Connections of clients, from both ports: accepted, counted, and given time.
+//!
+//! A connection over the limit is closed at once. One that does not say what it wants in time, or stops reading, is ended by
+//! its [`Socket`].
+
+mod http1;
+mod places;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+pub(crate) use http1::serve as serve_http1;
+use places::Places;
+pub(crate) use places::{Bounds, descriptors};
+pub(crate) use socket::Socket;
+
+use crate::metrics::{Metrics, Port};
+
+/// Pause after the kernel has refused a connection for want of descriptors or memory. Shorter: the loop takes a core while
+/// the shortage lasts. Longer: clients wait after it is over.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Number of bytes that open an HTTP/2 connection: the preface, and the header of the first frame, which is SETTINGS.
+const HTTP2_OPENING: usize = 24 + 9;
+/// Time between two log lines about the same trouble.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// The accept loop of one port.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    listener: TcpListener,
+    places: Places,
+    port: Port,
+    patience: socket::Patience,
+    metrics: Metrics,
+    refused: Seldom,
+    failed: Seldom,
+}
+
+impl Listener {
+    /// `silence`: time after which a peer that is not heard of loses its connection, if what it is sent can't be
+    /// delivered either.
+    pub(crate) fn new(listener: TcpListener, port: Port, bounds: Bounds, silence: Duration, metrics: Metrics) -> Self {
+        let opening = match port {
+            Port::Grpc => HTTP2_OPENING,
+            // Its server gives each head its time.
+            Port::Http => 0,
+        };
+        let patience = socket::Patience { silence, opening };
+        let places = Places::new(bounds, metrics.connections.get_or_create(&port.into()).clone());
+        Self { listener, places, port, patience, metrics, refused: Seldom::default(), failed: Seldom::default() }
+    }
+
+    /// The next connection that is within the limits.
+    pub(crate) async fn accept(&mut self) -> Socket {
+        loop {
+            let (stream, address) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.pause_after(&error).await;
+                    continue;
+                }
+            };
+            match self.places.take(address.ip()) {
+                // Without it answers wait for acknowledgements; that it can't be set means that the peer has gone.
+                Ok(place) if stream.set_nodelay(true).is_ok() => return Socket::new(stream, self.patience, place),
+                Ok(_) => {}
+                Err(limit) => self.refuse(address, limit),
+            }
+        }
+    }
+
+    /// All connections, for who takes a stream of them.
+    pub(crate) fn into_stream(self) -> impl Stream<Item = io::Result<Socket>> {
+        stream::unfold(self, async |mut listener| Some((Ok(listener.accept().await), listener)))
+    }
+
+    fn refuse(&mut self, address: SocketAddr, limit: places::Full) {
+        self.metrics.connections_refused.get_or_create(&self.port.into()).inc();
+        if let Some(times) = self.refused.is_due() {
+            tracing::warn!(port = ?self.port, %address, times, "connection refused: {limit}");
+        }
+    }
+
+    async fn pause_after(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        // The peer has gone again before it was accepted.
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            return;
+        }
+        if let Some(times) = self.failed.is_due() {
+            tracing::error!(port = ?self.port, %error, times, "can't accept connections");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Decides which of many equal log lines is written.
+#[derive(Debug, Default)]
+struct Seldom {
+    last: Option<Instant>,
+    times: usize,
+}
+
+impl Seldom {
+    /// Counts one more event. Gives the number of events since the last line, when a line is due.
+    fn is_due(&mut self) -> Option<usize> {
+        self.times += 1;
+        if self.last.is_some_and(|last| last.elapsed() < BETWEEN_LINES) {
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_is_written_at_first_and_then_seldom() {
+        let mut seldom = Seldom::default();
+        assert_eq!(seldom.is_due(), Some(1));
+        assert_eq!((seldom.is_due(), seldom.is_due()), (None, None));
+        tokio::time::advance(BETWEEN_LINES).await;
+        assert_eq!(seldom.is_due(), Some(3));
+    }
+}
