@@ -135,6 +135,43 @@ async fn nodes_are_written_read_and_deleted() {
 }
 
 #[tokio::test]
+async fn what_others_write_is_not_obeyed_by_the_terminal() {
+    const HOSTILE: &str = "\x1b[2J\x07\u{9b}31m\u{202e}\nroot";
+    const HARMLESS: &str = r"\u001b[2J\u0007\u009b31m\u202e\nroot";
+    let shell = Shell::open().await;
+    let name = ["lock", "/deploy", "--name", HOSTILE];
+    let holder = shell.start("holder", &name);
+    says(&holder, "held token=").await;
+    let waiter = shell.start("waiter", &[&name[..], &["--wait"]].concat());
+    says(&waiter, &format!("place 1 in the queue, held by {HARMLESS}\n")).await;
+    shell.ok(&["put", "/config/motd", "--text", HOSTILE]).await;
+    shell.ok(&["put", "/config/data", "--data", &format!("a={HOSTILE}")]).await;
+    let busy = shell.run(&["lock", "/deploy"]).await;
+    let mut printed = vec![busy.stdout + &busy.stderr];
+    for shown in [
+        &["locks", "/deploy"][..],
+        &["locks", "/deploy", "--json"],
+        &["get", "/config", "--data"],
+        &["get", "/config", "--data", "-o", "json"],
+        &["get", "/config", "--data", "-o", "table"],
+        &["tree", "/config", "--data"],
+    ] {
+        printed.push(shell.ok(shown).await);
+    }
+    for watch in [&["watch", "/config"][..], &["watch", "/config", "-o", "json"]] {
+        let watching = shell.start("watch", watch);
+        says(&watching, "root").await;
+        printed.push(watching.stdout());
+    }
+    for text in &printed {
+        let is_obeyed = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(text.contains(HARMLESS) && !text.contains(is_obeyed), "{text:?}");
+    }
+    let locks = object(&printed[2]);
+    assert_eq!(locks["holders"][0]["name"], HOSTILE, "JSON still says the same");
+}
+
+#[tokio::test]
 async fn errors_say_what_to_do() {
     let shell = Shell::open().await;
     let nobody = rollcall_tests::zookeeper::free_address().to_string();

@@ -58,7 +58,8 @@ func serve(name string, peers, rounds int, file string) error {
 			return err
 		}
 		if len(update.Children) >= peers {
-			fmt.Println("found", slices.Sorted(maps.Keys(update.Children)))
+			// With %q no name is obeyed by a terminal.
+			fmt.Printf("found %q\n", slices.Sorted(maps.Keys(update.Children)))
 			break
 		}
 	}

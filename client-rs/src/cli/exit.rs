@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use rollcall::{Error, LostReason, Reason};
 
+use super::term::escaped;
+
 /// It was refused, or failed.
 pub(crate) const FAILED: u8 = 1;
 /// There is no such node.
@@ -26,7 +28,7 @@ pub(crate) const NOT_FOUND: u8 = 127;
 /// How a subcommand ends.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
 
-/// A code, and what to say on standard error.
+/// A code, and what to say on standard error; what comes from others is escaped.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
@@ -35,7 +37,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string() }
+        Self { code, message: escaped(&message.to_string()).into_owned() }
     }
 
     /// Wrong arguments, found after they were parsed.
@@ -53,7 +55,11 @@ impl Failure {
     }
 
     fn with_hint(code: u8, message: impl fmt::Display, hint: &str) -> Self {
-        Self { code, message: if hint.is_empty() { message.to_string() } else { format!("{message}\n  {hint}") } }
+        let mut failure = Self::new(code, message);
+        if !hint.is_empty() {
+            failure.message.push_str(&format!("\n  {hint}"));
+        }
+        failure
     }
 
     /// The loss of a registration.
@@ -117,6 +123,6 @@ impl From<std::io::Error> for Failure {
             std::io::ErrorKind::BrokenPipe => String::new(),
             _ => error.to_string(),
         };
-        Self { code: FAILED, message }
+        Self::new(FAILED, message)
     }
 }

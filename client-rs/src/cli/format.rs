@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rollcall::{Child, Node, Stat, Value};
 use serde_json::{Map, Value as Json, json};
 
-use super::term::{shown, table, time};
+use super::term::{escaped, json_line, shown, table, time};
 
 /// A node of a tree.
 #[derive(Debug, Default)]
@@ -54,10 +54,10 @@ impl Branch {
         json!({ path: fields })
     }
 
-    /// One path a line, the node itself first.
+    /// One path a line, [`escaped`], the node itself first.
     pub(crate) fn to_dir(&self, path: &str) -> String {
         let below = self.below.iter().map(|(name, below)| below.to_dir(&join(path, name)));
-        std::iter::once(format!("{path}\n")).chain(below).collect()
+        std::iter::once(format!("{}\n", escaped(path))).chain(below).collect()
     }
 }
 
@@ -128,7 +128,7 @@ fn write_below(text: &mut String, value: &Json, depth: usize) {
 fn leaf(json: &Json) -> String {
     match json {
         Json::String(string) => scalar(string),
-        other => other.to_string(),
+        other => json_line(other),
     }
 }
 
@@ -140,7 +140,7 @@ fn scalar(string: &str) -> String {
         string.to_ascii_lowercase().as_str(),
         "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
     );
-    if begins && plain && !word { string.to_owned() } else { Json::from(string).to_string() }
+    if begins && plain && !word { string.to_owned() } else { json_line(&string.into()) }
 }
 
 #[cfg(test)]
@@ -183,6 +183,22 @@ mod tests {
   data: null
 ";
         assert_eq!(to_yaml(&json), expected);
+    }
+
+    #[test]
+    fn names_and_data_of_others_are_escaped() {
+        let child = Child { value: Some("\u{9b}31m".into()), stat: None };
+        let children = [("a\x1b\n/evil\u{202e}".to_owned(), child)].into();
+        let node = Node { path: "/s".to_owned(), exists: true, value: None, stat: None, children };
+        let table = to_table(&node, Show::Data);
+        assert!(table.contains(r"a\u001b\n/evil\u202e  ") && table.contains(r#""\u009b31m""#), "{table}");
+        let branch = Branch::of(node);
+        assert_eq!(branch.to_dir("/s"), "/s\n/s/a\\u001b\\n\n/s/a\\u001b\\n/evil\\u202e\n");
+        let yaml = to_yaml(&branch.to_json("/s", Show::Data));
+        assert!(
+            yaml.contains(r#""/s/a\u001b\n/evil\u202e":"#) && yaml.contains(r#"string_value: "\u009b31m""#),
+            "{yaml}"
+        );
     }
 
     #[test]

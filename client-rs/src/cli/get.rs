@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::args::{Format, GetArgs, Global};
 use super::exit::{Failure, NO_NODE, Outcome};
 use super::format::{Branch, Show, to_table, to_yaml};
-use super::term::{print, say, time};
+use super::term::{json_page, print, say, time};
 
 pub(crate) async fn run(global: &Global, args: GetArgs) -> Outcome {
     let mut get = global.client()?.get(&args.path);
@@ -31,7 +31,7 @@ pub(crate) async fn run(global: &Global, args: GetArgs) -> Outcome {
         Format::Table => to_table(&lookup.node, show),
         Format::Dir => Branch::of(lookup.node).to_dir(&args.path),
         Format::Yaml => to_yaml(&Branch::of(lookup.node).to_json(&args.path, show)),
-        Format::Json => format!("{:#}", Branch::of(lookup.node).to_json(&args.path, show)),
+        Format::Json => json_page(&Branch::of(lookup.node).to_json(&args.path, show)),
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use super::child::{Child, Signals, code};
 use super::deadline::Notice;
 use super::exit::{Failure, LOCK_LOST, Outcome};
 use super::leash::Leash;
-use super::term::{print, say};
+use super::term::{escaped, print, say};
 
 pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
     let notice = Notice::new(args.ttl, args.grace).map_err(Failure::usage)?;
@@ -36,7 +36,7 @@ pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
         signal = next_ending(&mut signals) => return Ok(ExitCode::from(exit_code(signal))),
     };
     if args.leave {
-        print(&guard.leave())?;
+        print(&escaped(&guard.leave()))?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.command.is_empty() {

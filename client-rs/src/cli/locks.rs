@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::args::{Global, LocksArgs};
 use super::exit::Outcome;
-use super::term::{print, table, time};
+use super::term::{escaped, json_page, print, table, time};
 
 pub(crate) async fn run(global: &Global, args: LocksArgs) -> Outcome {
     let lock = global.client()?.describe_lock(args.path).await?;
@@ -17,11 +17,11 @@ pub(crate) async fn run(global: &Global, args: LocksArgs) -> Outcome {
         let lock = json!({
             "path": lock.path, "simultaneous": lock.simultaneous, "holders": holders, "waiters": waiters,
         });
-        print(&format!("{lock:#}"))?;
+        print(&json_page(&lock))?;
         return Ok(ExitCode::SUCCESS);
     }
     if lock.holders.is_empty() && lock.waiters.is_empty() {
-        print(&format!("{}: nobody holds it, nobody waits", lock.path))?;
+        print(&format!("{}: nobody holds it, nobody waits", escaped(&lock.path)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let row = |state: String, party: &LockParty| {

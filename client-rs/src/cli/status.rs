@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::args::{Global, StatusArgs};
 use super::exit::{Failure, Outcome, UNREACHABLE};
-use super::term::{Style, Tone, print, table};
+use super::term::{Style, Tone, json_page, print, table};
 
 /// How long a replica's metrics may take.
 const METRICS: Duration = Duration::from_secs(1);
@@ -135,7 +135,7 @@ fn to_json(replicas: &[Replica]) -> String {
             })
         })
         .collect();
-    format!("{:#}", json!(replicas))
+    json_page(&json!(replicas))
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! What is printed: standard output, colours on a terminal, the words for times and data.
+//!
+//! Names, values and messages come from others. [`escaped`], [`json_line`] and [`json_page`] keep what a terminal would
+//! obey, or a reader would take for another line, out of the output.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::SystemTime;
 
@@ -37,9 +42,11 @@ impl Style {
         if colored { Self::Colored } else { Self::Plain }
     }
 
+    /// The text, [`escaped`], in a colour.
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
+        let text = escaped(text);
         let code = match (self, tone) {
-            (Self::Plain, _) => return text.to_owned(),
+            (Self::Plain, _) => return text.into_owned(),
             (Self::Colored, Tone::Good) => 32,
             (Self::Colored, Tone::Bad) => 31,
             (Self::Colored, Tone::Changed) => 33,
@@ -62,7 +69,49 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Says something that is no result.
 pub(crate) fn say(text: &str) {
     // Where standard error is closed nobody wants to know.
-    let _ = writeln!(io::stderr(), "rollcall: {text}");
+    let _ = writeln!(io::stderr(), "rollcall: {}", escaped(text));
+}
+
+/// Whether a terminal obeys the character, or shows what follows in another order or on another line: control characters
+/// (C0, DEL, C1), line and paragraph separators, and the marks that override the direction of writing.
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text of others for one line: characters that a terminal would obey are written as in JSON.
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    escaped_but(text, &[])
+}
+
+/// As [`escaped`], with some characters left as they are.
+fn escaped_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
+    let is_escaped = |c: char| is_obeyed(c) && !kept.contains(&c);
+    if !text.contains(is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' if is_escaped(c) => safe.push_str("\\n"),
+            '\t' => safe.push_str("\\t"),
+            '\r' => safe.push_str("\\r"),
+            // All of them have four digits; writing to a string does not fail.
+            c if is_escaped(c) => drop(write!(safe, "\\u{:04x}", u32::from(c))),
+            c => safe.push(c),
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// JSON on one line. It escapes what JSON itself lets through: DEL, C1 and the marks of direction.
+pub(crate) fn json_line(json: &Json) -> String {
+    escaped(&json.to_string()).into_owned()
+}
+
+/// JSON over several lines.
+pub(crate) fn json_page(json: &Json) -> String {
+    // Line breaks within strings are escaped already.
+    escaped_but(&format!("{json:#}"), &['\n']).into_owned()
 }
 
 /// UTC, to the second.
@@ -71,12 +120,12 @@ pub(crate) fn time(time: SystemTime) -> String {
     text.unwrap_or_else(|_| "-".to_owned())
 }
 
-/// What a node holds, for a line: control characters stay what they look like.
+/// What a node holds, for a line: text as it is, unless a character has to be escaped; then, and else, JSON.
 pub(crate) fn shown(value: Option<&Value>) -> String {
     match value {
         None => String::new(),
-        Some(Value::Text(text)) if !text.contains(|c: char| c.is_control()) => text.clone(),
-        Some(value) => value.to_json().to_string(),
+        Some(Value::Text(text)) if !text.contains(is_obeyed) => text.clone(),
+        Some(value) => json_line(&value.to_json()),
     }
 }
 
@@ -108,8 +157,9 @@ pub(crate) fn parse_data(words: &[String]) -> Result<Map<String, Json>, Failure>
     Ok(fields)
 }
 
-/// Columns that line up.
+/// Columns that line up. Cells are [`escaped`].
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or_default()
@@ -120,8 +170,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
     let mut text = line(&mut head.iter().copied());
-    for row in rows {
-        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    for row in &rows {
+        text.push_str(&line(&mut row.iter().map(AsRef::as_ref)));
     }
     text
 }
@@ -140,6 +190,30 @@ mod tests {
         assert!(parse_data(&["nothing".to_owned()]).is_err());
         assert!(parse_data(&["=x".to_owned()]).is_err());
         assert!(parse_data(&["@/does/not/exist".to_owned()]).is_err());
+    }
+
+    /// ESC, BEL, a line break, DEL, CSI of C1, and marks that turn the direction of writing and isolate from it.
+    const HOSTILE: &str = "a\x1b[2J\x07\n\t\x7f\u{9b}31m\u{202e}\u{2066}\u{2028}ü";
+    const HARMLESS: &str = r"a\u001b[2J\u0007\n\t\u007f\u009b31m\u202e\u2066\u2028ü";
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(escaped(HOSTILE), HARMLESS);
+        assert!(matches!(escaped("grün 日本 \\ \""), Cow::Borrowed(_)));
+        assert_eq!(table(&["NAME"], &[vec![HOSTILE.to_owned()]]), format!("NAME\n{HARMLESS}\n"));
+        assert_eq!(Style::Colored.paint(Tone::Good, HOSTILE), format!("\x1b[32m{HARMLESS}\x1b[0m"));
+        assert_eq!(Style::Plain.paint(Tone::Good, HOSTILE), HARMLESS);
+        assert_eq!(shown(Some(&HOSTILE.into())), format!(r#"{{"string_value":"{HARMLESS}"}}"#));
+    }
+
+    #[test]
+    fn json_is_escaped_and_stays_the_same() {
+        let json = json!({HOSTILE: [HOSTILE, {"a": HOSTILE}]});
+        for text in [json_line(&json), json_page(&json)] {
+            assert!(!text.replace('\n', "").contains(is_obeyed), "{text}");
+            assert_eq!(serde_json::from_str::<Json>(&text).unwrap(), json);
+        }
+        assert_eq!(json_line(&json).lines().count(), 1);
     }
 
     #[test]

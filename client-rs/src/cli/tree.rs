@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::args::{Global, TreeArgs};
 use super::exit::{Failure, NO_NODE, Outcome};
 use super::format::{Branch, Show};
-use super::term::{Style, Tone, print, shown};
+use super::term::{Style, Tone, escaped, print, shown};
 
 pub(crate) async fn run(global: &Global, args: TreeArgs) -> Outcome {
     let lookup = global.client()?.get(&args.path).recursive().await?;
@@ -21,7 +21,7 @@ pub(crate) async fn run(global: &Global, args: TreeArgs) -> Outcome {
 
 fn draw(text: &mut String, name: &str, margin: &str, branch: &Branch, style: Style, show: Show) {
     let is_registration = branch.stat.is_some_and(|stat| stat.is_ephemeral());
-    text.push_str(&if is_registration { style.paint(Tone::Good, name) } else { name.to_owned() });
+    text.push_str(&if is_registration { style.paint(Tone::Good, name) } else { escaped(name).into_owned() });
     let data = shown(branch.value.as_ref());
     if show == Show::Data && !data.is_empty() {
         text.push_str("  ");

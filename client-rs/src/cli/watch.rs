@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use super::args::{Global, WatchArgs, WatchFormat};
 use super::exit::Outcome;
-use super::term::{Style, Tone, print, say, shown, time};
+use super::term::{Style, Tone, json_line, print, say, shown, time};
 
 pub(crate) async fn run(global: &Global, args: WatchArgs) -> Outcome {
     let mut watch = global.client()?.watch(&args.path);
@@ -24,7 +24,7 @@ pub(crate) async fn run(global: &Global, args: WatchArgs) -> Outcome {
     while let Some(update) = updates.next().await {
         let update = update?;
         match (&args.exec, args.output) {
-            (None, WatchFormat::Json) => print(&line(&args.path, &update).to_string())?,
+            (None, WatchFormat::Json) => print(&json_line(&line(&args.path, &update)))?,
             (None, WatchFormat::Text) => print(&text(&update, style))?,
             (Some(command), _) => {
                 let event = line(&args.path, &update);
@@ -128,7 +128,7 @@ async fn exec(command: &str, input: &Json) {
         let mut child = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // One that does not read it has no need of it.
-            let _ = stdin.write_all(format!("{input}\n").as_bytes()).await;
+            let _ = stdin.write_all(format!("{}\n", json_line(input)).as_bytes()).await;
         }
         child.wait().await
     };
