@@ -156,7 +156,7 @@ impl App {
         let budget = Budget::new(self.settings.per_connection, self.settings.in_all).with_path_overhead(path_overhead);
         let service = Service {
             sessions: Sessions::start(zk.clone(), &mut tasks),
-            views: Views::start(zk.clone(), views, self.store, &mut tasks),
+            views: Views::start(zk.clone(), views, self.store, &budget, &mut tasks),
             locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::default(),

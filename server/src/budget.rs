@@ -25,10 +25,13 @@ pub(crate) enum Resource {
     Paths,
     /// A lock that is held or waited for.
     Locks,
+    /// A byte of what a path that is read or watched, and what is below it, takes in memory. Each such path has an account
+    /// of its own.
+    ViewBytes,
 }
 
 /// Number of [`Resource`]s.
-const RESOURCES: usize = 6;
+const RESOURCES: usize = 7;
 
 impl Resource {
     /// All of them, with the names under which metrics show them.
@@ -39,6 +42,7 @@ impl Resource {
         (Self::PathBytes, "path_bytes"),
         (Self::Paths, "paths"),
         (Self::Locks, "locks"),
+        (Self::ViewBytes, "view_bytes"),
     ];
 
     fn index(self) -> usize {
@@ -87,6 +91,13 @@ impl Resource {
                     "the number of locks that this replica holds and waits for",
                 ],
             ),
+            Self::ViewBytes => (
+                "TOO_MANY_VIEW_BYTES",
+                [
+                    "the size of one path with all that is read of it, in bytes,",
+                    "the size of all paths that this replica reads and watches, in bytes,",
+                ],
+            ),
         }
     }
 }
@@ -106,6 +117,8 @@ pub(crate) struct Limits {
     pub(crate) paths: usize,
     /// See [`Resource::Locks`].
     pub(crate) locks: usize,
+    /// See [`Resource::ViewBytes`].
+    pub(crate) view_bytes: usize,
 }
 
 impl Limits {
@@ -117,6 +130,7 @@ impl Limits {
         path_bytes: 5 * 1024 * 1024,
         paths: 5_000,
         locks: 10_000,
+        view_bytes: 256 * 1024 * 1024,
     };
 
     /// What all connections may hold together, unless the operator says otherwise.
@@ -127,6 +141,7 @@ impl Limits {
         path_bytes: 20 * 1024 * 1024,
         paths: 50_000,
         locks: 100_000,
+        view_bytes: 1024 * 1024 * 1024,
     };
 
     /// No limits: for what the replica does by itself, and for tests.
@@ -137,6 +152,7 @@ impl Limits {
         path_bytes: usize::MAX,
         paths: usize::MAX,
         locks: usize::MAX,
+        view_bytes: usize::MAX,
     };
 
     fn of(&self, resource: Resource) -> usize {
@@ -147,6 +163,7 @@ impl Limits {
             Resource::PathBytes => self.path_bytes,
             Resource::Paths => self.paths,
             Resource::Locks => self.locks,
+            Resource::ViewBytes => self.view_bytes,
         }
     }
 }
@@ -196,7 +213,7 @@ pub(crate) struct Account(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     id: u64,
-    own: Ledger,
+    own: Arc<Ledger>,
     replica: Arc<Ledger>,
     path_overhead: usize,
 }
@@ -222,8 +239,17 @@ impl Budget {
 
     /// An account for a new connection.
     pub(crate) fn account(&self) -> Account {
+        self.account_within(self.connection)
+    }
+
+    /// An account for what connections share: only the replica's limits hold.
+    pub(crate) fn common_account(&self) -> Account {
+        self.account_within(Limits::NONE)
+    }
+
+    fn account_within(&self, limits: Limits) -> Account {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (own, replica) = (Ledger::new(self.connection), self.replica.clone());
+        let (own, replica) = (Arc::new(Ledger::new(limits)), self.replica.clone());
         Account(Arc::new(Inner { id, own, replica, path_overhead: self.path_overhead }))
     }
 
@@ -257,6 +283,14 @@ impl Account {
     /// The number of the connection: unique in this process.
     pub(crate) fn id(&self) -> u64 {
         self.0.id
+    }
+
+    /// The same connection's account, for what a [`Budget::common_account`] has taken from the replica already: only the
+    /// connection's limits hold.
+    pub(crate) fn of_connection(&self) -> Self {
+        let Inner { id, own, path_overhead, .. } = &*self.0;
+        let replica = Arc::new(Ledger::new(Limits::NONE));
+        Self(Arc::new(Inner { id: *id, own: own.clone(), replica, path_overhead: *path_overhead }))
     }
 
     /// How much of a resource this connection holds.
@@ -350,6 +384,19 @@ mod tests {
         assert_eq!(account.used(Resource::PathBytes), 100);
         drop(share);
         assert_eq!(account.used(Resource::PathBytes), 0);
+    }
+
+    #[test]
+    fn what_connections_share_counts_once_for_the_replica_and_for_each_of_them() {
+        let budget = budget();
+        let (one, other) = (budget.account(), budget.account());
+        let _shared = budget.common_account().take(Resource::Streams, 2).unwrap();
+        let ones = one.of_connection().take(Resource::Streams, 2).unwrap();
+        let _others = other.of_connection().take(Resource::Streams, 2).unwrap();
+        assert_eq!((budget.used(Resource::Streams), one.used(Resource::Streams)), (2, 2));
+        assert!(one.take(Resource::Streams, 1).is_err(), "the connection is at its limit");
+        drop(ones);
+        assert!(one.take(Resource::Streams, 1).is_ok());
     }
 
     #[test]

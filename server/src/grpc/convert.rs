@@ -16,7 +16,7 @@ use crate::locks::{self, LockEvent};
 use crate::sessions::{LostReason, Notice};
 use crate::types::{NodePath, PathError, Stat};
 use crate::value::{EncodedValue, Value};
-use crate::views::{BackendState, Change, ChangeKind, Entry};
+use crate::views::{BackendState, Begin, Change, ChangeKind, Entry, State};
 
 /// An object that takes more than this as a `Struct` is shown raw, in bytes.
 const MAX_STRUCT: usize = 1024 * 1024;
@@ -86,41 +86,33 @@ pub(super) fn stat_to_proto(stat: &Stat) -> v1::Stat {
     }
 }
 
-/// A node, its children apart; its value only in the first of several messages.
-pub(super) fn node_to_proto(path: &NodePath, own: Option<&Entry>, is_first: bool) -> v1::Node {
-    v1::Node {
-        path: path.as_str().to_owned(),
+/// A node with the children that a part of its state has: no more than `most`, nor more than fit into `room` bytes, though at
+/// least one after the first part. The value comes with the first part alone. Gives the name after which the next part begins.
+pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) -> (v1::Node, Option<Arc<str>>) {
+    /// What a child in a map takes beside its name and itself: tags and lengths.
+    const FRAME: usize = 16;
+    let (own, is_first) = (state.node.as_deref(), *begin == Begin::First);
+    let mut node = v1::Node {
+        path: state.path.as_str().to_owned(),
         exists: own.is_some(),
         value: own.filter(|_| is_first).and_then(|own| value_to_proto(&own.data)),
         stat: own.map(|own| stat_to_proto(&own.stat)),
         children: BTreeMap::new(),
-    }
-}
-
-/// Adds children to a node until there are `most`, or the node is over `room` bytes; with `at_least_one` one in any case, if
-/// there is one. Gives the name of the last.
-pub(super) fn fill_children<'a>(
-    node: &mut v1::Node,
-    children: &mut std::iter::Peekable<impl Iterator<Item = (&'a Arc<str>, &'a Arc<Entry>)>>,
-    most: usize,
-    room: usize,
-    at_least_one: bool,
-) -> Option<Arc<str>> {
-    /// What a child in a map takes beside its name and itself: tags and lengths.
-    const FRAME: usize = 16;
+    };
+    let after = if let Begin::After(name) = begin { name } else { "" };
     let mut bytes = node.encoded_len();
     let mut last = None;
-    while let Some((name, entry)) = children.peek() {
+    for (name, entry) in state.children.after(after) {
         let child = entry_to_proto(entry);
         bytes += name.len() + child.encoded_len() + FRAME;
-        if node.children.len() >= most || (bytes > room && (last.is_some() || !at_least_one)) {
-            break;
+        if node.children.len() >= most || (bytes > room && (last.is_some() || is_first)) {
+            // Where the node alone fills the first part, the next begins with the first child: after the empty name.
+            return (node, Some(last.unwrap_or_default()));
         }
         node.children.insert(name.to_string(), child);
-        last = Some((*name).clone());
-        children.next();
+        last = Some(name.clone());
     }
-    last
+    (node, None)
 }
 
 fn entry_to_proto(entry: &Entry) -> v1::Child {

@@ -6,11 +6,12 @@ use rollcall_proto::server::v1;
 use tokio::time::Instant;
 use tonic::Request;
 
+use super::admission::account;
 use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
 use crate::types::Revision;
-use crate::views::{Form, Made, Reader, Reading, State};
+use crate::views::{Begin, Form, Key, Made, Reader, Reading, State};
 
 /// What of a response is kept free for everything but the children, in bytes.
 const MARGIN: usize = 4 * 1024;
@@ -26,12 +27,13 @@ struct PageToken {
 impl Service {
     pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
         let _place = request.get_ref().wait.map(|_| self.admit()).transpose()?;
+        let account = account(&request);
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)
             .map_err(|_| Error::Protocol { field: "page_size", cause: "it can't be negative".to_owned() })?;
         let token = PageToken::parse(&request.page_token)?;
-        let reader = self.views.open(&path, request.recursive)?;
+        let reader = self.views.open(&path, request.recursive, &account)?;
         let reading = match &token {
             Some(token) => reader.pinned(token.revision).await?,
             None if request.wait.is_none() => read(&reader, &request).await?,
@@ -41,9 +43,11 @@ impl Service {
                 () = self.drain.begun() => return Err(Error::Draining),
             },
         };
-        let after = token.map(|token| token.after);
-        let make = || page(&reading.state, after.as_ref(), page_size);
-        let page = if page_size == 0 { reading.state.part(Form::Page, after.as_ref(), make) } else { make() };
+        let begin = token.map_or(Begin::First, |token| Begin::After(token.after));
+        // A page that has room for all is the same for all.
+        let size = if page_size >= reading.state.children.len() { 0 } else { page_size };
+        let key = Key { form: Form::Page, begin, size };
+        let page = self.views.state_part(&account, &reading.state, key, page).await?;
         if page.next.is_some() {
             reader.pin(&reading.state);
         }
@@ -66,14 +70,9 @@ async fn read(reader: &Reader, request: &v1::GetRequest) -> Result<Reading, Erro
 }
 
 /// What of an answer is the same for all.
-fn page(state: &State, after: Option<&Arc<str>>, page_size: usize) -> Made {
-    let mut node = convert::node_to_proto(&state.path, state.node.as_deref(), after.is_none());
-    let most = if page_size == 0 { usize::MAX } else { page_size };
-    let room = MAX_MESSAGE_BYTES - MARGIN;
-    let mut rest = state.children.after(after.map_or("", |after| after)).peekable();
-    let last = convert::fill_children(&mut node, &mut rest, most, room, after.is_some());
-    // Where the node alone fills the first page, the next begins with the first child: after the empty name.
-    let next = rest.next().is_some().then(|| last.unwrap_or_default());
+fn page(state: &State, key: &Key) -> Made {
+    let most = if key.size == 0 { usize::MAX } else { key.size };
+    let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - MARGIN);
     let token = next.clone().map(|after| PageToken { revision: state.revision, after }.to_string());
     let response = v1::GetResponse {
         node: Some(node),
@@ -81,7 +80,7 @@ fn page(state: &State, after: Option<&Arc<str>>, page_size: usize) -> Made {
         next_page_token: token.unwrap_or_default(),
         ..Default::default()
     };
-    Made { bytes: frame(&response), next }
+    Made { bytes: frame(&response), next: next.map(Begin::After) }
 }
 
 impl PageToken {

@@ -1,14 +1,13 @@
 //! Watch.
 //!
-//! A step of the view becomes one response, or several when it is large. The bytes of a delta, and of the present state, are
-//! made once for all. The parts of a state are made one by one, as clients read them: a client that does not read costs
-//! no more than two (HTTP/2 asks for one ahead), which it shares with all who have the same.
+//! A step of the view becomes one response, or several when it is large. Its bytes are made once for all. The parts of a
+//! large one are made one by one, as clients read them: a client that does not read costs no more than two (HTTP/2 asks for
+//! one ahead), which it shares with all who have the same, and which count for its connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::stream;
 use prost::Message as _;
 use rollcall_proto::server::v1;
@@ -19,16 +18,19 @@ use tonic::Request;
 use super::admission::{Place, account};
 use super::frames::{Frame, frame};
 use super::{Responses, Service, convert, status};
+use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
 use crate::types::Revision;
-use crate::views::{Delta, Form, Made, Neighbourhood, State, Step, Told, Watcher};
+use crate::views::{Begin, Delta, Form, Key, Made, Neighbourhood, State, Step, Told, Views, Watcher};
 
 /// A larger step is told in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
 
 /// What lives as long as the RPC.
 struct Open {
+    views: Views,
+    account: Account,
     watcher: Watcher,
     heartbeat: Option<Heartbeat>,
     /// A step that is told in parts, and is not over.
@@ -50,14 +52,14 @@ struct Heartbeat {
 
 /// A step and how far it has been told.
 enum Unfinished {
-    Snapshot { state: Arc<State>, form: Form, after: Arc<str> },
-    Delta { delta: Arc<Delta>, told: usize },
+    Snapshot { state: Arc<State>, form: Form, begin: Begin },
+    Delta { delta: Arc<Delta>, first: usize },
 }
 
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
         let place = self.admit()?;
-        let neighbourhood = Neighbourhood(account(&request).id());
+        let account = account(&request);
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -68,9 +70,11 @@ impl Service {
                 return Err(Error::Protocol { field: "since_revision", cause: "it can't be negative".to_owned() });
             }
         };
-        let watcher = self.views.open(&path, request.recursive)?.watch(since, request.full, neighbourhood);
-        let messages = self.metrics.watch_messages.clone();
-        let open = Open { watcher, heartbeat, unfinished: None, has_ended: false, messages, _place: place };
+        let reader = self.views.open(&path, request.recursive, &account)?;
+        let watcher = reader.watch(since, request.full, Neighbourhood(account.id()));
+        let (views, messages) = (self.views.clone(), self.metrics.watch_messages.clone());
+        let open =
+            Open { views, account, watcher, heartbeat, unfinished: None, has_ended: false, messages, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 }
@@ -97,11 +101,7 @@ impl Open {
     async fn next(&mut self) -> Result<Frame, Error> {
         if let Some(unfinished) = self.unfinished.take() {
             let is_stale = self.watcher.is_stale();
-            let ready = match unfinished {
-                Unfinished::Snapshot { state, form, after } => self.snapshot(state, form, Some(&after)),
-                Unfinished::Delta { delta, told } => self.delta(delta, told),
-            };
-            return Ok(told(&ready, is_stale));
+            return self.part(unfinished, is_stale).await;
         }
         let next = match &mut self.heartbeat {
             None => Some(self.watcher.next().await?),
@@ -123,9 +123,9 @@ impl Open {
         let (revision, event) = match step {
             Step::Snapshot { state, is_reset } => {
                 let form = if is_reset { Form::Reset } else { Form::Snapshot };
-                return Ok(told(&self.snapshot(state, form, None), is_stale));
+                return self.part(Unfinished::Snapshot { state, form, begin: Begin::First }, is_stale).await;
             }
-            Step::Delta(delta) => return Ok(told(&self.delta(delta, 0), is_stale)),
+            Step::Delta(delta) => return self.part(Unfinished::Delta { delta, first: 0 }, is_stale).await,
             Step::Current { revision } => (revision.0, Event::Current(v1::Current {})),
             Step::Backend { state, as_of } => {
                 (self.watcher.current().0, Event::Backend(convert::backend_to_proto(state, as_of)))
@@ -134,60 +134,55 @@ impl Open {
         Ok(Frame::of(&v1::WatchResponse { revision, stale: is_stale, event: Some(event) }))
     }
 
-    /// The next part of a state.
-    fn snapshot(&mut self, state: Arc<State>, form: Form, after: Option<&Arc<str>>) -> Bytes {
-        let made = state.part(form, after, || snapshot_part(&state, form, after));
-        self.unfinished = made.next.map(|after| Unfinished::Snapshot { state, form, after });
-        made.bytes
+    /// The next part of a step.
+    async fn part(&mut self, step: Unfinished, stale: bool) -> Result<Frame, Error> {
+        let made = match &step {
+            Unfinished::Snapshot { state, form, begin } => {
+                let key = Key { form: *form, begin: begin.clone(), size: 0 };
+                self.views.state_part(&self.account, state, key, snapshot_part).await?
+            }
+            Unfinished::Delta { delta, first } => {
+                self.views.delta_part(&self.account, delta, *first, delta_part).await?
+            }
+        };
+        self.unfinished = match (step, made.next) {
+            (Unfinished::Snapshot { state, form, .. }, Some(begin)) => {
+                Some(Unfinished::Snapshot { state, form, begin })
+            }
+            (Unfinished::Delta { delta, .. }, Some(Begin::At(first))) => Some(Unfinished::Delta { delta, first }),
+            _ => None,
+        };
+        // What is the same for all, and what is not.
+        Ok(Frame::with(&made.bytes, &v1::WatchResponse { stale, ..Default::default() }))
     }
-
-    /// The next part of a delta.
-    fn delta(&mut self, delta: Arc<Delta>, told: usize) -> Bytes {
-        let parts = delta.parts(delta_parts);
-        let part = parts[told].clone();
-        let has_more = told + 1 < parts.len();
-        self.unfinished = has_more.then_some(Unfinished::Delta { delta, told: told + 1 });
-        part
-    }
-}
-
-/// What is the same for all, and what is not.
-fn told(ready: &Bytes, stale: bool) -> Frame {
-    Frame::with(ready, &v1::WatchResponse { stale, ..Default::default() })
 }
 
 /// Only the last part carries the revision.
-fn watch_response(revision: Revision, is_last: bool, event: Event) -> Bytes {
+fn watch_response(revision: Revision, is_last: bool, event: Event) -> bytes::Bytes {
     let revision = if is_last { revision.0 } else { 0 };
     frame(&v1::WatchResponse { revision, stale: false, event: Some(event) })
 }
 
-fn snapshot_part(state: &State, form: Form, after: Option<&Arc<str>>) -> Made {
-    let mut node = convert::node_to_proto(&state.path, state.node.as_deref(), after.is_none());
-    let mut rest = state.children.after(after.map_or("", |after| after)).peekable();
-    let last = convert::fill_children(&mut node, &mut rest, usize::MAX, PART_BYTES, after.is_some());
-    let more = rest.next().is_some();
-    let event = Event::Snapshot(v1::Snapshot { node: Some(node), more, reset: form == Form::Reset });
-    // Where the node alone fills the first part, the next begins with the first child: after the empty name.
-    Made { bytes: watch_response(state.revision, !more, event), next: more.then(|| last.unwrap_or_default()) }
+fn snapshot_part(state: &State, key: &Key) -> Made {
+    let (node, next) = convert::node_part(state, &key.begin, usize::MAX, PART_BYTES);
+    let (more, reset) = (next.is_some(), key.form == Form::Reset);
+    let event = Event::Snapshot(v1::Snapshot { node: Some(node), more, reset });
+    Made { bytes: watch_response(state.revision, !more, event), next: next.map(Begin::After) }
 }
 
-fn delta_parts(delta: &Delta) -> Box<[Bytes]> {
-    let mut parts = Vec::new();
+fn delta_part(delta: &Delta, first: usize) -> Made {
     let (mut changes, mut bytes) = (Vec::new(), 0);
-    for change in &delta.changes {
+    for change in delta.changes.iter().skip(first) {
         let change = convert::change_to_proto(change);
-        let length = change.encoded_len();
-        if bytes + length > PART_BYTES && !changes.is_empty() {
-            let event = Event::Delta(v1::Delta { changes: std::mem::take(&mut changes), more: true });
-            parts.push(watch_response(delta.revision, false, event));
-            bytes = 0;
+        bytes += change.encoded_len();
+        if bytes > PART_BYTES && !changes.is_empty() {
+            break;
         }
-        bytes += length;
         changes.push(change);
     }
-    parts.push(watch_response(delta.revision, true, Event::Delta(v1::Delta { changes, more: false })));
-    parts.into()
+    let next = Some(first + changes.len()).filter(|next| *next < delta.changes.len());
+    let event = Event::Delta(v1::Delta { changes, more: next.is_some() });
+    Made { bytes: watch_response(delta.revision, next.is_none(), event), next: next.map(Begin::At) }
 }
 
 impl Heartbeat {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 const MOST: usize = 128;
 /// Neighbours that come to no more than this together become one.
 const FEW: usize = 48;
+/// The size of chunks that are made at once: there is room for more.
+const FILLED: usize = 96;
 
 type Entry<V> = (Arc<str>, V);
 
@@ -28,6 +30,16 @@ impl<V> Default for ByName<V> {
 }
 
 impl<V: Clone> ByName<V> {
+    /// Of entries that are in the order of their names, each of which comes once.
+    pub(super) fn from_sorted(entries: Vec<Entry<V>>) -> Self {
+        let (len, mut chunks) = (entries.len(), Vec::with_capacity(entries.len().div_ceil(FILLED)));
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            chunks.push(Arc::new(entries.by_ref().take(FILLED).collect()));
+        }
+        Self { chunks, len }
+    }
+
     /// How many names there are.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -162,6 +174,18 @@ mod tests {
         copies.push((map, truth));
         for (map, truth) in &copies {
             check(map, truth);
+        }
+    }
+
+    #[test]
+    fn what_is_made_at_once_is_the_same_map() {
+        for count in [0, 1, FILLED, FILLED + 1, 1000] {
+            let names = (0..u32::try_from(count).unwrap()).map(|number| (format!("{number:05}").into(), number));
+            let truth: BTreeMap<Arc<str>, u32> = names.collect();
+            let mut map = ByName::from_sorted(truth.clone().into_iter().collect());
+            check(&map, &truth);
+            map.insert("x".into(), 7);
+            assert_eq!((map.len(), map.get("x")), (count + 1, Some(&7)));
         }
     }
 

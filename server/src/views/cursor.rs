@@ -217,8 +217,8 @@ mod tests {
         fn new(seed: u64, moments: usize) -> Self {
             println!("seed {seed}");
             let scope = Scope { path: NodePath::trusted("/p"), recursive: false };
-            let view = View::new(scope.clone(), Limits { moments, bytes: 1 << 20 });
-            view.show_whole(State::empty(scope.path, false), Zxid(0), 0);
+            let view = View::unbounded(scope.clone(), Limits { moments, bytes: 1 << 20 });
+            view.show_whole_now(State::empty(scope.path, false), Zxid(0), 0);
             Self { view, node: None, children: BTreeMap::new(), zxid: 0, rng: StdRng::seed_from_u64(seed) }
         }
 
@@ -268,7 +268,7 @@ mod tests {
                 Some(stat) => NodeRead::Present(Arc::new(Entry::new(b"", Stat { num_children: count, ..stat }))),
                 None => NodeRead::Absent(self.zxid),
             };
-            assert!(self.view.show(Moment { node, reads, zxid: Zxid(self.zxid), barrier: 0 }));
+            assert!(self.view.show_now(Moment { node, reads, zxid: Zxid(self.zxid), barrier: 0 }));
         }
 
         fn content(&self) -> Map {
@@ -383,7 +383,7 @@ mod tests {
     fn known_at(world: &World, revision: i64, zxid: i64) {
         let mut state = State::empty(NodePath::trusted("/p"), false);
         state.apply(NodeRead::Absent(revision), Reads::new(), Zxid(zxid));
-        world.view.show_whole(state, Zxid(zxid), 0);
+        world.view.show_whole_now(state, Zxid(zxid), 0);
     }
 
     fn is_reset(next: &Next) -> bool {
@@ -484,7 +484,7 @@ mod tests {
         cursor.advance(&mut world.view.known());
         let mut fresh = State::empty(NodePath::trusted("/p"), false);
         fresh.apply(NodeRead::Absent(2), Reads::new(), Zxid(2));
-        world.view.show_whole(fresh, Zxid(2), 0);
+        world.view.show_whole_now(fresh, Zxid(2), 0);
         let Next::Tell(Step::Snapshot { state, is_reset: true }) = cursor.advance(&mut world.view.known()) else {
             panic!("a reset is told")
         };

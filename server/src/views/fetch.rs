@@ -7,9 +7,12 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::apart::{Bulk, apart, discard};
 use super::rounds::{Names, Round};
 use super::scope::{Scope, child_of};
-use super::state::{Entry, NodeRead, Reads, State};
+use super::state::{Entry, NodeRead, State, weight};
+use super::turns::{Turn, Turns};
+use crate::error::Error;
 use crate::types::Zxid;
 use crate::zk::{self, Answer, Batch, ErrorCode, Mailbox, Request, Response, Session, Subscription};
 
@@ -19,9 +22,11 @@ const BATCH_NODES: usize = 60;
 const BATCH_BYTES: usize = 128 * 1024;
 /// How many multi reads of one view are under way at once.
 const PIPELINE: usize = 8;
+/// How many bytes of data are copied before others have a turn.
+const COPIED_AT_ONCE: usize = 1024 * 1024;
 
 /// Why a view could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Failure {
     /// Everything has to be read again: the watch was set anew meanwhile, or too much happened to tell.
     Resync,
@@ -31,6 +36,8 @@ pub(super) enum Failure {
     Disagrees,
     /// ZooKeeper seems to have gone back in time.
     Behind,
+    /// There is more than the view may hold.
+    TooLarge(Error),
     /// ZooKeeper did not answer, or not as it should.
     Zk(zk::Error),
 }
@@ -69,6 +76,131 @@ struct Found {
     zxid: Zxid,
 }
 
+/// Names that are still to be read. A list of children becomes names as they are drawn, for it may be long.
+#[derive(Debug, Default)]
+struct Todo {
+    /// Batches that were drawn and put back.
+    returned: Vec<Vec<Arc<str>>>,
+    /// One that did not fit into the batch before.
+    next: Option<Arc<str>>,
+    lists: VecDeque<List>,
+}
+
+#[derive(Debug)]
+enum List {
+    Names(std::vec::IntoIter<Arc<str>>),
+    Children { parent: Arc<str>, names: std::vec::IntoIter<String> },
+}
+
+impl Todo {
+    fn of(names: Vec<Arc<str>>) -> Self {
+        let lists = VecDeque::from([List::Names(names.into_iter())]);
+        Self { returned: Vec::new(), next: None, lists }
+    }
+
+    /// Takes a list of children; none when the node is gone or can't be listed.
+    fn add_children(&mut self, parent: &Arc<str>, found: &mut Found) {
+        if let Some(Ok(Response::Children { names, .. })) = found.parts.pop_front() {
+            self.lists.push_back(List::Children { parent: parent.clone(), names: names.into_iter() });
+        }
+    }
+
+    /// The names of one multi read; `None` when nothing is left.
+    fn batch(&mut self, scope: &Scope) -> Option<Vec<Arc<str>>> {
+        if let Some(batch) = self.returned.pop() {
+            return Some(batch);
+        }
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_NODES
+            && let Some(name) = self.next.take().or_else(|| self.draw(scope))
+        {
+            bytes += name.len();
+            if bytes > BATCH_BYTES && !batch.is_empty() {
+                self.next = Some(name);
+                break;
+            }
+            batch.push(name);
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    fn draw(&mut self, scope: &Scope) -> Option<Arc<str>> {
+        while let Some(list) = self.lists.front_mut() {
+            let name = match list {
+                List::Names(names) => names.next(),
+                List::Children { parent, names } => {
+                    names.map(|name| child_of(parent, &name)).find(|name| !scope.hides(name))
+                }
+            };
+            if name.is_some() {
+                return name;
+            }
+            self.lists.pop_front();
+        }
+        None
+    }
+}
+
+impl Drop for Todo {
+    /// Of a load that was given up much may be left.
+    fn drop(&mut self) {
+        if !self.lists.is_empty() {
+            discard(usize::MAX, std::mem::take(&mut self.lists));
+        }
+    }
+}
+
+/// Multi reads of many nodes, some at a time.
+struct Reading<'l> {
+    line: &'l Line<'l>,
+    todo: Todo,
+    /// What is asked of each node.
+    requests: fn(&str) -> [Option<Request>; 2],
+    /// Whose turns are waited for; `None`: nobody's.
+    turns: Option<&'l (Turns, u64)>,
+    under_way: VecDeque<(Vec<Arc<str>>, Pending, Option<Turn>)>,
+}
+
+impl Reading<'_> {
+    /// The next nodes, and what was found of them. A multi read whose answer is too large is halved.
+    async fn next(&mut self) -> Result<Option<(Vec<Arc<str>>, Found)>, Failure> {
+        loop {
+            self.ask().await;
+            let Some((mut names, answer, turn)) = self.under_way.pop_front() else { return Ok(None) };
+            let found = take(answer).await;
+            drop(turn);
+            match found {
+                Err(failure) if is_too_large(&failure) && names.len() > 1 => {
+                    self.todo.returned.push(names.split_off(names.len() / 2));
+                    self.todo.returned.push(names);
+                }
+                found => return Ok(Some((names, found?))),
+            }
+        }
+    }
+
+    /// Asks for as much as may be under way. Waits for a turn only while nothing is.
+    async fn ask(&mut self) {
+        while self.under_way.len() < PIPELINE {
+            let Some(names) = self.todo.batch(self.line.scope) else { return };
+            let turn = match self.turns {
+                None => None,
+                Some((turns, connection)) => match turns.try_turn() {
+                    None if self.under_way.is_empty() => Some(turns.turn(*connection).await),
+                    None => {
+                        self.todo.returned.push(names);
+                        return;
+                    }
+                    turn => turn,
+                },
+            };
+            let paths = names.iter().map(|name| self.line.scope.absolute(name));
+            let answer = self.line.submit(paths.flat_map(|path| (self.requests)(&path).into_iter().flatten()));
+            self.under_way.push_back((names, answer, turn));
+        }
+    }
+}
+
 impl<'a> Line<'a> {
     /// The line, if the watch stands.
     pub(super) fn new(subscription: &Subscription, mailbox: &'a Arc<Mailbox>, scope: &'a Scope) -> Option<Self> {
@@ -77,102 +209,63 @@ impl<'a> Line<'a> {
     }
 
     /// Reads everything, behind a sync: a session that has just begun may be on a server that is behind what was shown
-    /// before.
-    pub(super) async fn load(&self) -> Result<Loaded, Failure> {
-        let mut state = State::empty(self.scope.path.clone(), self.scope.recursive);
+    /// before. `hold` takes the memory, and ends the load when there is none. `turn` is that of the first read; with
+    /// `turns` each later one waits for a turn of a connection, too.
+    pub(super) async fn load(
+        &self,
+        turn: Option<Turn>,
+        turns: Option<&(Turns, u64)>,
+        hold: impl Fn(usize) -> Result<(), Error>,
+    ) -> Result<Loaded, Failure> {
         let sync = self.sync();
         let path = self.scope.path.as_str();
         let head = self.submit([get_data(path), get_children(path)].into_iter());
         sync.await?;
         let mut found = take(head).await?;
-        let mut named = self.scope.named(&found.events);
-        // If it is absent, the round that follows dates that.
-        let Some(entry) = node(&mut found)? else { return Ok(Loaded { state, named }) };
-        let mut reads = Reads::new();
-        let mut level = self.listed("", &mut found);
-        while !level.is_empty() {
-            level = self.load_level(level, &mut reads, &mut named).await?;
-        }
-        state.take_in(NodeRead::Present(entry), reads);
-        Ok(Loaded { state, named })
-    }
-
-    /// Reads these nodes and, if recursive, lists them; gives the next level.
-    async fn load_level(
-        &self,
-        names: Vec<Arc<str>>,
-        reads: &mut Reads,
-        named: &mut Names,
-    ) -> Result<Vec<Arc<str>>, Failure> {
+        drop(turn);
+        let mut named = self.named(&mut found).await;
+        let Some(own) = node(&mut found)? else {
+            // The round that follows dates the absence.
+            return Ok(Loaded { state: State::empty(self.scope.path.clone(), self.scope.recursive), named });
+        };
         let recursive = self.scope.recursive;
-        let mut next_level = Vec::new();
-        let requests = |path: &str| [Some(get_data(path)), recursive.then(|| get_children(path))];
-        let take_in = |names: Vec<Arc<str>>, mut found: Found| {
-            named.extend(self.scope.named(&found.events));
+        let requests = if recursive { data_and_children } else { data_alone };
+        let mut reading = Reading { line: self, todo: Todo::default(), requests, turns, under_way: VecDeque::new() };
+        reading.todo.add_children(&"".into(), &mut found);
+        let (mut reads, mut bytes, mut copied) = (Bulk::default(), weight("", &own), 0);
+        while let Some((names, mut found)) = reading.next().await? {
+            named.extend(self.named(&mut found).await);
             for name in names {
                 let read = entry(found.parts.pop_front())?;
                 if recursive {
-                    next_level.extend(self.listed(&name, &mut found));
+                    reading.todo.add_children(&name, &mut found);
                 }
-                reads.insert(name, read);
-            }
-            Ok(())
-        };
-        self.read_batches(batches(names), requests, take_in).await?;
-        Ok(next_level)
-    }
-
-    /// Reads what `requests` asks for of each node, some batches at a time. One whose answer is too large is halved.
-    async fn read_batches<const N: usize>(
-        &self,
-        batches: Vec<Vec<Arc<str>>>,
-        requests: impl Fn(&str) -> [Option<Request>; N],
-        mut take_in: impl FnMut(Vec<Arc<str>>, Found) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let mut batches = VecDeque::from(batches);
-        let mut under_way = VecDeque::new();
-        loop {
-            while under_way.len() < PIPELINE {
-                let Some(names) = batches.pop_front() else { break };
-                let parts = names.iter().flat_map(|name| requests(&self.scope.absolute(name)).into_iter().flatten());
-                let answer = self.submit(parts);
-                under_way.push_back((names, answer));
-            }
-            let Some((mut names, answer)) = under_way.pop_front() else { return Ok(()) };
-            match take(answer).await {
-                Err(failure) if is_too_large(failure) && names.len() > 1 => {
-                    batches.push_front(names.split_off(names.len() / 2));
-                    batches.push_front(names);
+                if let Some(entry) = read {
+                    bytes += weight(&name, &entry);
+                    breathe(&mut copied, &entry).await;
+                    reads.0.push((name, entry));
                 }
-                found => take_in(names, found?)?,
             }
+            hold(bytes).map_err(Failure::TooLarge)?;
         }
-    }
-
-    /// Takes a list of children; none when the node is gone or can't be listed.
-    fn listed(&self, parent: &str, found: &mut Found) -> Vec<Arc<str>> {
-        match found.parts.pop_front() {
-            Some(Ok(Response::Children { names, .. })) => {
-                names.iter().map(|name| child_of(parent, name)).filter(|name| !self.scope.hides(name)).collect()
-            }
-            _ => Vec::new(),
-        }
+        let scope = self.scope.clone();
+        let state = apart(reads.0.len(), move || State::loaded(scope, own, std::mem::take(&mut reads.0))).await;
+        Ok(Loaded { state, named })
     }
 
     /// Reads these nodes and, in one multi read with the last of them, the path's own. With a sync in front of that last
     /// read, if asked for. While the path is absent its ancestors have to be read too, to date that.
     pub(super) async fn round(&self, names: &Names, is_absent: bool, with_sync: bool) -> Result<Round, Failure> {
         let mut round = Round::default();
-        let mut ahead = batches(names.iter().cloned().collect());
-        let mut last = ahead.pop().unwrap_or_default();
-        let ancestors = if is_absent {
-            batches(self.scope.ancestors().map(|path| path.as_str().into()).collect())
-        } else {
-            Vec::new()
-        };
+        let mut ahead = Todo::of(names.iter().cloned().collect());
+        let mut last = ahead.batch(self.scope).unwrap_or_default();
+        let ancestors = if is_absent { self.ancestors() } else { Vec::new() };
         let (mut found, answered) = loop {
-            let take_in = |names, mut found| self.take_in(&mut round, names, &mut found);
-            self.read_batches(ahead, |path| [Some(get_data(path))], take_in).await?;
+            let (requests, under_way) = (data_alone as fn(&str) -> _, VecDeque::new());
+            let mut reading = Reading { line: self, todo: ahead, requests, turns: None, under_way };
+            while let Some((names, mut found)) = reading.next().await? {
+                self.take_in(&mut round, names, &mut found).await?;
+            }
             let sync = with_sync.then(|| self.sync());
             let below = last.iter().map(|name| get_data(&self.scope.absolute(name)));
             let above = ancestors.first().into_iter().flatten().map(|path| get_data(path));
@@ -181,15 +274,15 @@ impl<'a> Line<'a> {
                 sync.await?;
             }
             match take(answer).await {
-                Err(failure) if is_too_large(failure) && !last.is_empty() => {
-                    ahead = vec![last.split_off(last.len() / 2)];
+                Err(failure) if is_too_large(&failure) && !last.is_empty() => {
+                    ahead = Todo::of(last.split_off(last.len() / 2));
                 }
                 found => break (found?, last),
             }
         };
         let node = node(&mut found)?;
         round.zxid = found.zxid;
-        self.take_in(&mut round, answered, &mut found)?;
+        self.take_in(&mut round, answered, &mut found).await?;
         round.node = match node {
             Some(entry) => Some(NodeRead::Present(entry)),
             None if is_absent => self.date_absence(&mut round, found, ancestors).await?.map(NodeRead::Absent),
@@ -198,13 +291,35 @@ impl<'a> Line<'a> {
         Ok(round)
     }
 
-    fn take_in(&self, round: &mut Round, names: Vec<Arc<str>>, found: &mut Found) -> Result<(), Failure> {
-        let mut reads = Vec::with_capacity(names.len());
+    /// The paths of the ancestors, in batches of one multi read each.
+    fn ancestors(&self) -> Vec<Vec<Arc<str>>> {
+        let mut todo = Todo::of(self.scope.ancestors().map(|path| path.as_str().into()).collect());
+        std::iter::from_fn(|| todo.batch(self.scope)).collect()
+    }
+
+    async fn take_in(&self, round: &mut Round, names: Vec<Arc<str>>, found: &mut Found) -> Result<(), Failure> {
+        let (mut reads, mut copied) = (Vec::with_capacity(names.len()), 0);
         for name in names {
-            reads.push((name, entry(found.parts.pop_front())?));
+            let read = entry(found.parts.pop_front())?;
+            if let Some(entry) = &read {
+                breathe(&mut copied, entry).await;
+            }
+            reads.push((name, read));
         }
-        round.answer(self.scope.named(&found.events), reads);
+        round.answer(self.named(found).await, reads);
         Ok(())
+    }
+
+    /// What the events named that came before an answer.
+    async fn named(&self, found: &mut Found) -> Names {
+        let (scope, events) = (self.scope.clone(), std::mem::take(&mut found.events));
+        let (events, names) = apart(events.events.len(), move || {
+            let names = scope.named(&events);
+            (events, names)
+        })
+        .await;
+        found.events = events;
+        names
     }
 
     /// The pzxid of the nearest ancestor that exists. `found` has what there is of the first batch of ancestors; the
@@ -221,7 +336,7 @@ impl<'a> Line<'a> {
             }
             found = take(self.submit(batch.iter().map(|path| get_data(path)))).await?;
             round.zxid = found.zxid;
-            self.take_in(round, Vec::new(), &mut found)?;
+            self.take_in(round, Vec::new(), &mut found).await?;
             if found.events.events.contains_key(self.scope.path.as_str()) {
                 return Ok(None);
             }
@@ -250,6 +365,23 @@ fn get_children(path: &str) -> Request {
     Request::GetChildren { path: path.to_owned(), watch: false }
 }
 
+fn data_alone(path: &str) -> [Option<Request>; 2] {
+    [Some(get_data(path)), None]
+}
+
+fn data_and_children(path: &str) -> [Option<Request>; 2] {
+    [Some(get_data(path)), Some(get_children(path))]
+}
+
+/// Lets others have a turn when much was copied since the last time.
+async fn breathe(copied: &mut usize, entry: &Entry) {
+    *copied += entry.data.len();
+    if *copied >= COPIED_AT_ONCE {
+        *copied = 0;
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn take(answer: Pending) -> Result<Found, Failure> {
     let answer = answer.await?;
     if !answer.events.resync.is_empty() {
@@ -262,7 +394,7 @@ async fn take(answer: Pending) -> Result<Found, Failure> {
 }
 
 /// Whether less should be asked for. The embedded server refuses to answer more than it keeps for a reader.
-fn is_too_large(failure: Failure) -> bool {
+fn is_too_large(failure: &Failure) -> bool {
     use zk::Error::{AnswerTooLarge, Refused};
     matches!(failure, Failure::Zk(AnswerTooLarge(_) | Refused(ErrorCode::MarshallingError)))
 }
@@ -296,22 +428,6 @@ fn ancestor_pzxid(found: &Found) -> Option<i64> {
     })
 }
 
-fn batches(names: Vec<Arc<str>>) -> Vec<Vec<Arc<str>>> {
-    let mut batches: Vec<Vec<Arc<str>>> = Vec::new();
-    let mut bytes = 0;
-    for name in names {
-        bytes += name.len();
-        match batches.last_mut().filter(|batch| batch.len() < BATCH_NODES && bytes <= BATCH_BYTES) {
-            Some(batch) => batch.push(name),
-            None => {
-                bytes = name.len();
-                batches.push(vec![name]);
-            }
-        }
-    }
-    batches
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -321,13 +437,35 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_by_count_and_bytes() {
+        let scope = Scope { path: crate::types::NodePath::trusted("/"), recursive: true };
         let sizes = |length: usize, count: usize| -> Vec<usize> {
-            batches(vec!["x".repeat(length).into(); count]).iter().map(Vec::len).collect()
+            let mut todo = Todo::of(vec!["x".repeat(length).into(); count]);
+            std::iter::from_fn(|| todo.batch(&scope)).map(|batch| batch.len()).collect()
         };
         assert_eq!(sizes(10, 150), [60, 60, 30]);
         assert_eq!(sizes(50 * 1024, 5), [2, 2, 1]);
         assert_eq!(sizes(500 * 1024, 2), [1, 1]);
         assert!(sizes(1, 0).is_empty());
+    }
+
+    #[test]
+    fn lists_become_names_as_they_are_drawn_and_what_is_returned_comes_first() {
+        let scope = Scope { path: crate::types::NodePath::trusted("/"), recursive: true };
+        let list = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let parts = VecDeque::from([Ok(Response::Children { names, stat: Stat::default() })]);
+            Found { parts, events: Batch::default(), zxid: Zxid(1) }
+        };
+        let mut todo = Todo::default();
+        todo.add_children(&"".into(), &mut list(&["a", ".rollcall", "b"]));
+        todo.add_children(&"a".into(), &mut list(&["x"]));
+        let mut batch = todo.batch(&scope).unwrap();
+        assert_eq!(batch, ["a", "b", "a/x"].map(Arc::from));
+        todo.add_children(&"b".into(), &mut list(&["y"]));
+        todo.returned.push(batch.split_off(1));
+        todo.returned.push(batch);
+        let rest: Vec<_> = std::iter::from_fn(|| todo.batch(&scope)).map(|batch| batch.join(" ")).collect();
+        assert_eq!(rest, ["a", "b a/x", "b/y"]);
     }
 
     #[test]

@@ -15,37 +15,46 @@
 //!
 //! What may be lost: changes that undo each other between two reads are never seen. Nodes that the access control list
 //! hides are listed without data; ZooKeeper tells no changes of them, so they come and go with the next change of
-//! another. A view that nobody uses is dropped after a while, and its history with it.
+//! another. A view that nobody uses is dropped after a while, and its history with it; one that was not loaded yet, at once.
+//!
+//! What one client can cost others: a path counts for a connection that alone reads it; first loads, and bytes that take
+//! long to make, come in turns of connections; a view has a bound in bytes, and all have; and what takes long because a tree
+//! is large is done on blocking threads, under no lock.
 //!
 //! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
 //! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all;
-//! `view` is what it shares with readers, `bell` wakes them. `store` keeps views over a restart: `directory` are its files, `stored` is what
+//! `view` is what it shares with readers, `bell` wakes them. `slots` is the table of views, `registry` what fills it. `parts`
+//! are bytes that were made of a state or a delta, `maker` makes them, in `turns`. `apart` is for what takes long. `store` keeps views over a restart: `directory` are its files, `stored` is what
 //! is in one.
 
+mod apart;
 mod bell;
 mod by_name;
 mod cursor;
 mod directory;
 mod fetch;
+mod maker;
+mod parts;
 mod pins;
 mod reader;
-mod ready;
 mod registry;
 mod ring;
 mod rounds;
 mod scope;
+mod slots;
 mod state;
 mod store;
 mod stored;
 mod task;
+mod turns;
 mod view;
 mod watcher;
 
 pub(crate) use bell::Neighbourhood;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
+pub(crate) use parts::{Begin, Form, Key, Made};
 pub(crate) use reader::{Reader, Reading};
-pub(crate) use ready::{Form, Made};
 use registry::Lease;
 pub(crate) use registry::{Settings, Views};
 pub(crate) use ring::{Change, ChangeKind, Delta};

@@ -14,6 +14,7 @@ use crate::types::Revision;
 pub(super) struct Pins {
     pins: Vec<Pin>,
     most: usize,
+    most_bytes: usize,
     life: Duration,
 }
 
@@ -24,15 +25,17 @@ struct Pin {
 }
 
 impl Pins {
-    pub(super) fn new(most: usize, life: Duration) -> Self {
-        Self { pins: Vec::new(), most, life }
+    /// No more than so many states, and so many bytes.
+    pub(super) fn new((most, most_bytes): (usize, usize), life: Duration) -> Self {
+        Self { pins: Vec::new(), most, most_bytes, life }
     }
 
     /// Keeps a state.
     pub(super) fn put(&mut self, state: &Arc<State>, now: Instant) {
         self.forget(now);
         self.pins.retain(|pin| !is(&pin.state, &state.path, state.recursive, state.revision));
-        if self.pins.len() >= self.most
+        let others = |pins: &[Pin]| pins.iter().map(|pin| pin.state.bytes()).sum::<usize>();
+        while (self.pins.len() >= self.most || others(&self.pins) + state.bytes() > self.most_bytes)
             && let Some(oldest) = (0..self.pins.len()).min_by_key(|index| self.pins[*index].used)
         {
             self.pins.swap_remove(oldest);
@@ -72,7 +75,7 @@ mod tests {
             state.revision = Revision(revision);
             Arc::new(state)
         };
-        let mut pins = Pins::new(2, Duration::from_secs(60));
+        let mut pins = Pins::new((2, 1000), Duration::from_secs(60));
         pins.put(&state(1), second(0));
         pins.put(&state(2), second(1));
         assert!(pins.get(&scope, Revision(1), second(2)).is_some());
@@ -83,5 +86,24 @@ mod tests {
         assert!(pins.get(&scope, Revision(1), second(64)).is_some());
         let tree = Scope { recursive: true, ..scope };
         assert!(pins.get(&tree, Revision(1), second(65)).is_none());
+    }
+
+    #[test]
+    fn pins_are_bounded_by_what_they_occupy() {
+        let now = Instant::now();
+        let scope = Scope { path: NodePath::trusted("/a"), recursive: false };
+        let state = |revision, bytes| {
+            let node = Arc::new(super::super::state::Entry::new(&vec![0; bytes], crate::types::Stat::default()));
+            Arc::new(State::restored(scope.clone(), Revision(revision), Some(node), Vec::new()))
+        };
+        let mut pins = Pins::new((10, 10_000), Duration::from_secs(60));
+        for revision in 1..=3 {
+            pins.put(&state(revision, 4000), now);
+        }
+        let mut is_there = |revision| pins.get(&scope, Revision(revision), now).is_some();
+        assert_eq!([is_there(1), is_there(2), is_there(3)], [false, true, true]);
+        // Its pages are read while it is the present state.
+        pins.put(&state(4, 20_000), now);
+        assert_eq!(pins.pins.len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::bell::Neighbourhood;
 use super::state::State;
-use super::view::{BackendState, Known, View};
+use super::view::{BackendState, Known, Refusal, View};
 use super::watcher::Watcher;
 use super::{Lease, Settings};
 use crate::error::Error;
@@ -42,20 +42,22 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::BackendUnavailable`] when nothing is known and ZooKeeper can't be reached, [`Error::NoAuth`] when it
-    /// hides the path; that is looked at again with every call.
+    /// hides the path; that is looked at again with every call. [`Error::LimitExceeded`] when it is too large; that is
+    /// looked at again once in a while.
     ///
     /// # Cancellation
     /// Safe.
     pub(crate) async fn cached(&self) -> Result<Reading, Error> {
-        let (is_known, is_forbidden) = {
+        let (is_known, is_refused) = {
             let known = self.view().known();
-            (known.state.is_some(), known.is_forbidden)
+            (known.state.is_some(), known.refusal.is_some())
         };
-        match (is_known, is_forbidden) {
+        match (is_known, is_refused) {
             (_, true) => self.latest().await,
             (true, false) => self.reading(&self.view().known()),
             (false, false) => {
-                let done = |known: &Known| (known.state.is_some() || known.is_forbidden).then(|| self.reading(known));
+                let done =
+                    |known: &Known| (known.state.is_some() || known.refusal.is_some()).then(|| self.reading(known));
                 self.wait_until(done).await?
             }
         }
@@ -65,11 +67,17 @@ impl Reader {
     /// Calls that come while a sync is under way share the next one.
     ///
     /// # Errors
-    /// [`Error::BackendUnavailable`] when ZooKeeper can't be reached, [`Error::NoAuth`] when it hides the path.
+    /// [`Error::BackendUnavailable`] when ZooKeeper can't be reached, [`Error::NoAuth`] when it hides the path,
+    /// [`Error::LimitExceeded`] when it is too large.
     ///
     /// # Cancellation
     /// Safe; the sync is carried out all the same.
     pub(crate) async fn latest(&self) -> Result<Reading, Error> {
+        if let Some(Refusal { error, until }) = self.view().known().refusal.clone()
+            && until.is_some_and(|until| Instant::now() < until)
+        {
+            return Err(error);
+        }
         let barrier = self.view().ask();
         self.wait_until(|known| known.is_done(barrier).then(|| self.reading(known))).await?
     }
@@ -134,8 +142,8 @@ impl Reader {
 
     /// What is known; an error when it may not be shown, or nothing is.
     fn reading(&self, known: &Known) -> Result<Reading, Error> {
-        if known.is_forbidden {
-            return Err(Error::NoAuth { path: self.view().scope.path.clone() });
+        if let Some(refusal) = &known.refusal {
+            return Err(refusal.error.clone());
         }
         let state = known.state.clone().ok_or(Error::BackendUnavailable)?;
         Ok(Reading { state, is_stale: known.backend != BackendState::Connected, as_of: known.as_of })

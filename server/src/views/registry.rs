@@ -1,39 +1,42 @@
 //! Which views there are: opened on first need, shared, dropped when idle.
 
-use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::maker::Maker;
 use super::pins::Pins;
 use super::reader::Reader;
-use super::ring::Limits;
+use super::ring;
 use super::scope::Scope;
+use super::slots::Slots;
 use super::store::{self, Store};
 use super::stored::Stored;
 use super::task::Task;
+use super::turns::Turns;
 use super::view::View;
+use crate::budget::{Account, Budget, Limits, Resource};
 use crate::error::Error;
 use crate::types::NodePath;
 use crate::zk::Zk;
 
-/// How many views may wait for their task to start; one more is refused.
-const BIRTHS: usize = 4096;
-/// How often it is looked how much memory the views take.
-const WEIGH: Duration = Duration::from_secs(1);
+/// Number of multi reads with which views are loaded at once. ZooKeeper answers them faster than they can be asked.
+const LOADS: usize = 64;
+/// How often it is looked for views that have been idle for long enough, or take too much memory.
+const LOOK: Duration = Duration::from_secs(1);
+/// Maximum number of views that are dropped under one lock.
+const DROPPED_AT_ONCE: usize = 64;
 
 /// The settings of the views.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// How many views there may be. When there are, the one that has been idle longest makes room; if all are in use, a
-    /// further one is refused.
-    pub(crate) max_views: usize,
-    /// How many bytes the views may occupy, roughly. When it is more, those go that have been idle longest; what is in use
-    /// stays.
-    pub(crate) max_bytes: usize,
+    /// Maximum number of views that nobody uses. With one more, the one that has been idle longest goes.
+    pub(crate) max_idle: usize,
+    /// How many bytes one view, and all views, may occupy, roughly. A read that needs more is refused.
+    pub(crate) max_bytes: (usize, usize),
     /// How long a view that nobody uses is kept.
     pub(crate) idle: Duration,
     /// How long a reader waits for a ZooKeeper that can't be reached.
@@ -44,8 +47,8 @@ pub(crate) struct Settings {
     pub(crate) ring_moments: usize,
     /// How many bytes of changes a view remembers, roughly.
     pub(crate) ring_bytes: usize,
-    /// How many states are kept for pages.
-    pub(crate) pins: usize,
+    /// How many states are kept for pages, and how many bytes they may occupy in all.
+    pub(crate) pins: (usize, usize),
     /// How long a state is kept for its next page.
     pub(crate) pin_life: Duration,
 }
@@ -53,14 +56,14 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            max_views: 10_000,
-            max_bytes: 1024 * 1024 * 1024,
+            max_idle: 10_000,
+            max_bytes: (Limits::CONNECTION.view_bytes, Limits::REPLICA.view_bytes),
             idle: Duration::from_secs(60),
             patience: Duration::from_secs(2),
             away: Duration::from_secs(1),
             ring_moments: 1024,
             ring_bytes: 1024 * 1024,
-            pins: 64,
+            pins: (64, Limits::CONNECTION.view_bytes),
             pin_life: Duration::from_secs(60),
         }
     }
@@ -74,37 +77,53 @@ pub(crate) struct Views(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) zk: Zk,
     pub(super) settings: Settings,
+    /// Whose turn it is to load a view for the first time.
+    pub(super) loads: Turns,
+    /// The memory for views, where each is an account.
+    memory: Budget,
+    maker: Maker,
     store: Option<Store>,
     started: Instant,
-    registry: Mutex<HashMap<Scope, Slot>>,
-    births: mpsc::Sender<Arc<View>>,
+    slots: Mutex<Slots>,
+    /// A task a view.
+    tasks: Mutex<JoinSet<()>>,
+    has_failed: AtomicBool,
     pins: Mutex<Pins>,
-}
-
-/// A view and its users. Both change under the registry's lock alone, so that no view goes that somebody is given.
-#[derive(Debug)]
-struct Slot {
-    view: Arc<View>,
-    users: usize,
-    idle_since: Instant,
 }
 
 /// A use of a view, which stays for as long.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) view: Arc<View>,
+    account: Account,
     inner: Arc<Inner>,
 }
 
 impl Views {
     /// Starts the views as tasks of `tasks`, which never end. What is known is kept in `store`, if there is one.
-    pub(crate) fn start(zk: Zk, settings: Settings, store: Option<Store>, tasks: &mut JoinSet<()>) -> Self {
-        let (births, born) = mpsc::channel(BIRTHS);
-        let pins = Mutex::new(Pins::new(settings.pins, settings.pin_life));
-        let (started, registry) = (Instant::now(), Mutex::default());
-        let inner = Arc::new(Inner { zk, settings, store, started, registry, births, pins });
-        tasks.spawn(supervise(inner.clone(), born));
-        tasks.spawn(weigh(inner.clone()));
+    pub(crate) fn start(
+        zk: Zk,
+        settings: Settings,
+        store: Option<Store>,
+        budget: &Budget,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let (one, all) = settings.max_bytes;
+        let of_bytes = |view_bytes| Limits { view_bytes, ..Limits::NONE };
+        let inner = Arc::new(Inner {
+            zk,
+            loads: Turns::new(LOADS),
+            memory: Budget::new(of_bytes(one), of_bytes(all)),
+            maker: Maker::new(budget),
+            store,
+            started: Instant::now(),
+            slots: Mutex::new(Slots::new(settings.max_idle)),
+            tasks: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+            pins: Mutex::new(Pins::new(settings.pins, settings.pin_life)),
+            settings,
+        });
+        tasks.spawn(tidy(inner.clone()));
         if let Some(store) = inner.store.clone() {
             tasks.spawn(keep(inner.clone(), store));
         }
@@ -118,42 +137,32 @@ impl Views {
         }
     }
 
-    /// A reader of a path and its children or, if `recursive`, of its subtree. The view starts to load at once, if it is
-    /// not there already.
+    /// A reader of a path and its children or, if `recursive`, of its subtree, for a connection. The view begins to load,
+    /// if it is not there already, and goes on for as long as there is a reader that waits for it.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when there are too many views in use.
-    pub(crate) fn open(&self, path: &NodePath, recursive: bool) -> Result<Reader, Error> {
+    /// [`Error::LimitExceeded`] when this connection, or the replica, uses too many paths that nobody else uses.
+    pub(crate) fn open(&self, path: &NodePath, recursive: bool, account: &Account) -> Result<Reader, Error> {
         let scope = Scope { path: path.clone(), recursive };
-        let settings = &self.0.settings;
-        let too_many = || Error::LimitExceeded {
-            reason: "TOO_MANY_VIEWS",
-            what: "the number of paths that are read and watched",
-            limit: u64::try_from(settings.max_views).unwrap_or(u64::MAX),
+        let Settings { ring_moments, ring_bytes, .. } = self.0.settings;
+        let limits = ring::Limits { moments: ring_moments, bytes: ring_bytes };
+        let make = || {
+            let share = self.0.memory.account().take(Resource::ViewBytes, 0)?;
+            let view = Arc::new(View::new(scope.clone(), limits, share));
+            self.0.spawn(live(self.0.clone(), view.clone(), account.id()));
+            Ok(view)
         };
-        let mut registry = self.0.registry();
-        if let Some(slot) = registry.get_mut(&scope) {
-            slot.users += 1;
-            return Ok(self.reader(slot.view.clone()));
-        }
-        if registry.len() >= settings.max_views && !self.0.drop_idlest(&mut registry) {
-            return Err(too_many());
-        }
-        let limits = Limits { moments: settings.ring_moments, bytes: settings.ring_bytes };
-        let view = Arc::new(View::new(scope.clone(), limits));
-        self.0.births.try_send(view.clone()).map_err(|_| too_many())?;
-        registry.insert(scope, Slot { view: view.clone(), users: 1, idle_since: Instant::now() });
-        drop(registry);
-        Ok(self.reader(view))
+        let view = self.0.slots().open(&scope, account, make)?;
+        Ok(Reader::new(Lease { view, account: account.clone(), inner: self.0.clone() }))
     }
 
     /// How many views there are.
     pub(crate) fn count(&self) -> usize {
-        self.0.registry().len()
+        self.0.slots().len()
     }
 
-    fn reader(&self, view: Arc<View>) -> Reader {
-        Reader::new(Lease { view, inner: self.0.clone() })
+    pub(super) fn maker(&self) -> &Maker {
+        &self.0.maker
     }
 }
 
@@ -162,54 +171,59 @@ impl Inner {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn registry(&self) -> MutexGuard<'_, HashMap<Scope, Slot>> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn views(&self) -> Vec<Arc<View>> {
-        self.registry().values().map(|slot| slot.view.clone()).collect()
+        self.slots().views()
     }
 
-    /// Drops the view that has been idle longest; `false` when all are in use.
-    fn drop_idlest(&self, registry: &mut HashMap<Scope, Slot>) -> bool {
-        let idle = registry.iter().filter(|(_, slot)| slot.users == 0);
-        let Some(scope) = idle.min_by_key(|(_, slot)| slot.idle_since).map(|(scope, _)| scope.clone()) else {
-            return false;
-        };
-        if let Some(view) = self.drop_view(registry, &scope) {
-            view.stop();
-        }
-        true
-    }
-
-    /// Drops idle views while all together occupy too much.
-    fn drop_surplus(&self) {
-        let mut registry = self.registry();
-        let bytes: usize = registry.values().map(|slot| slot.view.bytes()).sum();
-        let mut surplus = bytes.saturating_sub(self.settings.max_bytes);
-        if surplus == 0 {
-            return;
-        }
-        let idle = registry.iter().filter(|(_, slot)| slot.users == 0);
-        let mut idle: Vec<_> = idle.map(|(scope, slot)| (slot.idle_since, scope.clone())).collect();
-        idle.sort_unstable_by_key(|(since, _)| *since);
-        for (_, scope) in idle {
-            if surplus == 0 {
-                return;
-            }
-            if let Some(view) = self.drop_view(&mut registry, &scope) {
-                surplus = surplus.saturating_sub(view.bytes());
-                view.stop();
+    /// Starts the task of a view. Those that have ended go: two for each that begins, so that there are never many.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for ended in std::iter::from_fn(|| tasks.try_join_next()).take(2) {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a view's task failed");
+                self.has_failed.store(true, Ordering::Relaxed);
             }
         }
+        tasks.spawn(task);
     }
 
-    fn drop_view(&self, registry: &mut HashMap<Scope, Slot>, scope: &Scope) -> Option<Arc<View>> {
-        let view = registry.remove(scope)?.view;
+    /// A view is dropped: while the table is locked, so that whoever opens it again finds what was kept of it.
+    fn note_dropped(&self, view: &Arc<View>) {
+        view.stop();
+        view.give_back();
         if let Some(store) = &self.store {
-            store.note_dropped(&view);
+            store.note_dropped(view);
         }
-        Some(view)
+    }
+
+    /// Drops idle views while all together occupy more than three quarters of what they may: what is left is for those in
+    /// use. Some at a time; gives whether there was none to drop.
+    pub(super) fn make_room(&self) -> bool {
+        let most = self.settings.max_bytes.1 / 4 * 3;
+        self.drop_idle(
+            |slots| {
+                if self.memory.used(Resource::ViewBytes) > most { slots.drop_idlest(None) } else { None }
+            },
+        )
+    }
+
+    /// Drops views that have been idle for long enough, some at a time; gives whether there was none.
+    fn drop_old(&self) -> bool {
+        let before = Instant::now().checked_sub(self.settings.idle);
+        self.drop_idle(|slots| slots.drop_idlest(Some(before?)))
+    }
+
+    fn drop_idle(&self, next: impl Fn(&mut Slots) -> Option<Arc<View>>) -> bool {
+        for _ in 0..DROPPED_AT_ONCE {
+            let mut slots = self.slots();
+            let Some(view) = next(&mut slots) else { return true };
+            self.note_dropped(&view);
+        }
+        false
     }
 
     /// Shows what was kept of a view from before, once ZooKeeper has been away for a while. Never ends.
@@ -222,9 +236,10 @@ impl Inner {
                 continue;
             }
             let Some(Stored { state, as_of }) = store.load(&view.scope).await else { break };
-            if view.restore(state, as_of) {
-                tracing::info!(path = %view.scope.path, "zookeeper is away: what was kept on disk is shown");
+            if !view.restore(state, as_of) {
+                break;
             }
+            tracing::info!(path = %view.scope.path, "zookeeper is away: what was kept on disk is shown");
         }
         std::future::pending::<()>().await;
     }
@@ -234,22 +249,6 @@ impl Inner {
         let session = self.zk.hub.session(path);
         let heard = session.last_heard();
         if session.is_up() { heard.map_or(begun, |heard| heard.max(begun)) } else { heard.unwrap_or(self.started) }
-    }
-
-    /// Resolves when the view has been idle for long enough, and is dropped.
-    async fn retire(&self, scope: &Scope) {
-        let mut look_at = Instant::now() + self.settings.idle;
-        loop {
-            tokio::time::sleep_until(look_at).await;
-            let mut registry = self.registry();
-            let Some(slot) = registry.get(scope) else { return };
-            let idle_until = slot.idle_since + self.settings.idle;
-            if slot.users == 0 && idle_until <= Instant::now() {
-                self.drop_view(&mut registry, scope);
-                return;
-            }
-            look_at = if slot.users == 0 { idle_until } else { Instant::now() + self.settings.idle };
-        }
     }
 }
 
@@ -261,10 +260,19 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(slot) = self.inner.registry().get_mut(&self.view.scope) {
-            slot.users -= 1;
-            slot.idle_since = Instant::now();
+        let mut slots = self.inner.slots();
+        if let Some(dropped) = slots.close(&self.view.scope, &self.account, Instant::now()) {
+            self.inner.note_dropped(&dropped);
         }
+    }
+}
+
+/// The task of a view, until it is dropped.
+async fn live(inner: Arc<Inner>, view: Arc<View>, connection: u64) {
+    tokio::select! {
+        () = view.stopped() => {}
+        () = inner.restore(&view) => {}
+        () = Task::run(view.clone(), inner.clone(), connection) => {}
     }
 }
 
@@ -278,40 +286,18 @@ async fn keep(inner: Arc<Inner>, store: Store) {
     }
 }
 
-/// Bounds the memory that the views take. Never ends.
-async fn weigh(inner: Arc<Inner>) {
-    let mut interval = tokio::time::interval(WEIGH);
+/// Drops what is idle. A panic in the task of a view ends this.
+async fn tidy(inner: Arc<Inner>) {
+    let mut interval = tokio::time::interval(LOOK);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        inner.drop_surplus();
-    }
-}
-
-/// Runs the views' tasks. A panic in one of them ends this.
-async fn supervise(inner: Arc<Inner>, mut born: mpsc::Receiver<Arc<View>>) {
-    let mut tasks = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(view) = born.recv() => {
-                let inner = inner.clone();
-                tasks.spawn(async move {
-                    let task = Task::new(view.clone(), inner.zk.clone());
-                    let retire = async {
-                        tokio::select! {
-                            () = inner.retire(&view.scope) => {}
-                            () = inner.restore(&view) => {}
-                        }
-                    };
-                    task.run(retire).await;
-                });
-            }
-            Some(result) = tasks.join_next() => {
-                if let Err(error) = result {
-                    tracing::error!(%error, "a view's task failed");
-                    return;
-                }
-            }
+        while !(inner.drop_old() && inner.make_room()) {
+            tokio::task::yield_now().await;
+        }
+        inner.spawn(std::future::ready(()));
+        if inner.has_failed.load(Ordering::Relaxed) {
+            return;
         }
     }
 }
@@ -327,49 +313,42 @@ mod tests {
     /// Views of a ZooKeeper that can't be reached.
     fn views(settings: Settings, tasks: &mut JoinSet<()>) -> Views {
         let config = Config::of(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
-        Views::start(Zk::start(config, tasks), settings, None, tasks)
+        Views::start(Zk::start(config, tasks), settings, None, &Budget::new(Limits::NONE, Limits::NONE), tasks)
     }
 
     fn path(name: &str) -> NodePath {
         NodePath::trusted(format!("/{name}"))
     }
 
-    #[tokio::test]
-    async fn too_many_views_in_use_are_refused_and_idle_ones_make_room() {
-        let mut tasks = JoinSet::new();
-        let views = views(Settings { max_views: 2, ..Settings::default() }, &mut tasks);
-        let first = views.open(&path("a"), false).unwrap();
-        let second = views.open(&path("a"), true).unwrap();
-        let again = views.open(&path("a"), true).unwrap();
-        assert_eq!(views.open(&path("b"), false).unwrap_err().reason(), "TOO_MANY_VIEWS");
-        drop(second);
-        assert!(views.open(&path("b"), false).is_err());
-        drop(again);
-        let other = views.open(&path("b"), false).unwrap();
-        assert_eq!(views.count(), 2);
-        drop((first, other));
+    /// Opens a view, and has it loaded.
+    fn open(views: &Views, name: &str, bytes: usize) -> Reader {
+        let reader = views.open(&path(name), false, &Account::unlimited()).unwrap();
+        let mut state = State::empty(path(name), false);
+        state.take_in(NodeRead::Present(Arc::new(Entry::new(&vec![0; bytes], Stat::default()))), Reads::new());
+        reader.view().show_whole_now(state, Zxid(1), 0);
+        reader
+    }
+
+    async fn wait_for(views: &Views, count: usize) {
+        let dropped = async {
+            while views.count() != count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), dropped).await.unwrap();
     }
 
     #[tokio::test]
     async fn views_that_take_too_much_go_when_they_are_idle() {
         let mut tasks = JoinSet::new();
-        let views = views(Settings { max_bytes: 2000, ..Settings::default() }, &mut tasks);
-        let open = |name| {
-            let reader = views.open(&path(name), false).unwrap();
-            let mut state = State::empty(path(name), false);
-            let node = NodeRead::Present(Arc::new(Entry::new(&[0; 500], Stat::default())));
-            state.apply(node, Reads::new(), Zxid(1));
-            reader.view().show_whole(state, Zxid(1), 0);
-            reader
-        };
-        let (used, idlest, idle) = (open("used"), open("idlest"), open("idle"));
+        let views = views(Settings { max_bytes: (100_000, 200_000), ..Settings::default() }, &mut tasks);
+        let (used, idlest, idle) = (open(&views, "a", 90_000), open(&views, "b", 90_000), open(&views, "c", 40_000));
         drop(idlest);
         drop(idle);
-        views.0.drop_surplus();
-        let names: std::collections::HashSet<_> = views.0.registry().keys().map(|scope| scope.path.clone()).collect();
-        assert_eq!(names, [path("used"), path("idle")].into());
-        views.0.drop_surplus();
-        assert_eq!(views.count(), 2, "it is enough");
+        wait_for(&views, 2).await;
+        assert!(views.0.memory.used(Resource::ViewBytes) > 90_000);
+        assert!(views.0.make_room(), "it is enough");
+        assert_eq!(views.count(), 2);
         drop(used);
     }
 
@@ -377,22 +356,32 @@ mod tests {
     async fn an_idle_view_is_dropped_and_one_in_use_is_not() {
         let mut tasks = JoinSet::new();
         let views = views(Settings { idle: Duration::from_millis(10), ..Settings::default() }, &mut tasks);
-        let kept = views.open(&path("a"), false).unwrap();
-        drop(views.open(&path("b"), false).unwrap());
-        let dropped = async {
-            while views.count() > 1 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), dropped).await.unwrap();
+        let kept = open(&views, "a", 1);
+        drop(open(&views, "b", 1));
+        wait_for(&views, 1).await;
         drop(kept);
+        wait_for(&views, 0).await;
+    }
+
+    #[tokio::test]
+    async fn views_that_nobody_waits_for_leave_nothing_behind() {
+        let mut tasks = JoinSet::new();
+        let views = views(Settings::default(), &mut tasks);
+        for round in 0..10_000 {
+            let reader = views.open(&path(&round.to_string()), false, &Account::unlimited()).unwrap();
+            drop(reader);
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(views.count(), 0);
+        let left = views.0.tasks.lock().unwrap().len();
+        assert!(left < 100, "{left}");
     }
 
     #[tokio::test]
     async fn a_path_never_seen_is_unavailable_while_zookeeper_is_away() {
         let mut tasks = JoinSet::new();
         let views = views(Settings { patience: Duration::from_millis(10), ..Settings::default() }, &mut tasks);
-        let reader = views.open(&path("a"), false).unwrap();
+        let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
         assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
         assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
         let mut watcher = reader.watch(None, false, Neighbourhood::default());

@@ -5,10 +5,10 @@
 //! slow, and nobody waits for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::apart::{SHORT, discard};
+use super::parts::Parts;
 use super::state::Entry;
 use crate::types::Revision;
 
@@ -56,8 +56,18 @@ pub(crate) struct Delta {
     pub(crate) revision: Revision,
     /// To be applied in this order: the watched path first, then by name. Never empty.
     pub(crate) changes: Vec<Change>,
-    parts: OnceLock<Box<[Bytes]>>,
+    parts: Parts,
 }
+
+/// Edits, in the order of names once they are complete. Many of them are freed elsewhere.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Edits {
+    list: Vec<Edit>,
+    cost: usize,
+}
+
+/// Maximum number of edits between two moments. After more the ring begins anew: a watcher is told the whole state.
+const MAX_EDITS: usize = 250_000;
 
 impl Edit {
     /// The step from one to the other, if names or data differ.
@@ -97,12 +107,78 @@ impl Delta {
             }
             changes.push(Change { kind, name: edit.name.clone(), entry: edit.after.clone() });
         }
-        Self { revision, changes, parts: OnceLock::new() }
+        Self { revision, changes, parts: Parts::default() }
     }
 
-    /// The bytes of the messages that tell it, which the first that wants them makes.
-    pub(crate) fn parts(&self, make: impl FnOnce(&Self) -> Box<[Bytes]>) -> &[Bytes] {
-        self.parts.get_or_init(|| make(self))
+    /// The bytes of the messages that tell it.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// How much there is to convert for a part that begins with this change, in bytes; not counted further than `most`.
+    pub(super) fn work(&self, first: usize, most: usize) -> usize {
+        let mut sum = 0;
+        for change in self.changes.iter().skip(first) {
+            if sum > most {
+                break;
+            }
+            sum += super::state::weight(&change.name, change.entry.as_deref().unwrap_or(&Entry::default()));
+        }
+        sum
+    }
+}
+
+impl Drop for Delta {
+    fn drop(&mut self) {
+        discard_list(&mut self.changes);
+    }
+}
+
+impl Edits {
+    /// What watchers are told of edits that are so many that it takes long to make it.
+    pub(super) fn prepared(&self, revision: Revision) -> Option<Arc<Delta>> {
+        (SHORT..MAX_EDITS).contains(&self.list.len()).then(|| Arc::new(Delta::new(revision, &self.list)))
+    }
+
+    pub(super) fn sort(&mut self) {
+        self.list.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+}
+
+impl std::ops::Deref for Edits {
+    type Target = [Edit];
+
+    fn deref(&self) -> &[Edit] {
+        &self.list
+    }
+}
+
+impl Extend<Edit> for Edits {
+    fn extend<T: IntoIterator<Item = Edit>>(&mut self, edits: T) {
+        for edit in edits {
+            self.cost += edit.cost();
+            self.list.push(edit);
+        }
+    }
+}
+
+impl FromIterator<Edit> for Edits {
+    fn from_iter<T: IntoIterator<Item = Edit>>(edits: T) -> Self {
+        let mut list = Self::default();
+        list.extend(edits);
+        list
+    }
+}
+
+impl Drop for Edits {
+    fn drop(&mut self) {
+        discard_list(&mut self.list);
+    }
+}
+
+fn discard_list<T: Send + 'static>(list: &mut Vec<T>) {
+    if list.len() > SHORT {
+        discard(list.len(), std::mem::take(list));
     }
 }
 
@@ -114,7 +190,7 @@ struct Moment {
     /// The last revision that is known to have had it, and nothing else between.
     until: Revision,
     /// What led here from the moment before.
-    edits: Vec<Edit>,
+    edits: Edits,
     cost: usize,
 }
 
@@ -157,23 +233,30 @@ impl Ring {
         self.moments.clear();
         self.deltas.clear();
         self.cost = 0;
-        self.push(revision, Vec::new());
+        self.push(revision, Edits::default(), None);
     }
 
-    /// Goes on to a revision that these edits lead to; without any, contents between may have differed.
-    pub(super) fn push(&mut self, revision: Revision, edits: Vec<Edit>) {
+    /// Goes on to a revision that these edits lead to; without any, contents between may have differed. `prepared`: what
+    /// those are told who have the newest moment, where that takes long to make.
+    pub(super) fn push(&mut self, revision: Revision, edits: Edits, prepared: Option<Arc<Delta>>) {
         const MOMENT: usize = 128;
-        let cost = MOMENT + edits.iter().map(Edit::cost).sum::<usize>();
+        if edits.len() > MAX_EDITS {
+            self.restart(revision);
+            return;
+        }
         self.deltas.clear();
+        let newest = self.moments.back().map(|moment| moment.from);
+        self.deltas.extend(newest.zip(prepared));
+        let cost = MOMENT + edits.cost;
         self.moments.push_back(Moment { from: revision, until: revision, edits, cost });
         self.cost += cost;
         while self.moments.len() > 2 && (self.moments.len() > self.limits.moments || self.cost > self.limits.bytes) {
-            self.moments.pop_front();
+            self.cost -= self.moments.pop_front().map_or(0, |oldest| oldest.cost);
             // Nobody asks how what is now the oldest moment came to be.
             if let Some(oldest) = self.moments.front_mut() {
-                (oldest.edits, oldest.cost) = (Vec::new(), MOMENT);
+                self.cost -= oldest.cost - MOMENT;
+                (oldest.edits, oldest.cost) = (Edits::default(), MOMENT);
             }
-            self.cost = self.moments.iter().map(|moment| moment.cost).sum();
         }
     }
 
@@ -184,13 +267,8 @@ impl Ring {
                 last.until = revision;
                 self.deltas.clear();
             }
-            None => self.push(revision, Vec::new()),
+            None => self.push(revision, Edits::default(), None),
         }
-    }
-
-    /// What it occupies in memory, roughly.
-    pub(super) fn bytes(&self) -> usize {
-        self.cost
     }
 
     /// What has changed since a revision.
@@ -215,7 +293,7 @@ impl Ring {
     fn make_delta(&mut self, index: usize, from: Revision) -> Arc<Delta> {
         const MOST: usize = 16;
         let later = self.moments.range(index + 1..);
-        let delta = Arc::new(merge(self.revision(), later.flat_map(|moment| &moment.edits)));
+        let delta = Arc::new(merge(self.revision(), later.flat_map(|moment| moment.edits.iter())));
         if self.deltas.len() >= MOST {
             self.deltas.pop_front();
         }
@@ -260,6 +338,12 @@ mod tests {
         Edit { name: name.into(), before, after }
     }
 
+    fn push(ring: &mut Ring, revision: Revision, edits: Vec<Edit>) {
+        let edits: Edits = edits.into_iter().collect();
+        let prepared = edits.prepared(revision);
+        ring.push(revision, edits, prepared);
+    }
+
     fn told(ring: &mut Ring, since: i64) -> String {
         match ring.since(Revision(since)) {
             Since::Nothing => "nothing".into(),
@@ -274,20 +358,20 @@ mod tests {
     fn ring() -> Ring {
         let mut ring = Ring::new(LIMITS);
         ring.restart(Revision(10));
-        ring.push(Revision(20), vec![edit("a", None, Some("1"))]);
-        ring.push(Revision(30), vec![edit("b", None, Some("1"))]);
+        push(&mut ring, Revision(20), vec![edit("a", None, Some("1"))]);
+        push(&mut ring, Revision(30), vec![edit("b", None, Some("1"))]);
         ring
     }
 
     #[test]
     fn changes_that_undo_each_other_are_not_told() {
         let mut ring = ring();
-        ring.push(Revision(40), vec![edit("a", Some("1"), None), edit("b", Some("1"), Some("2"))]);
+        push(&mut ring, Revision(40), vec![edit("a", Some("1"), None), edit("b", Some("1"), Some("2"))]);
         assert_eq!(told(&mut ring, 10), "40: Added b");
         assert_eq!(told(&mut ring, 20), "40: Removed a, Added b");
         assert_eq!(told(&mut ring, 30), "40: Removed a, Updated b");
         assert_eq!(told(&mut ring, 40), "nothing");
-        ring.push(Revision(50), vec![edit("b", Some("2"), None)]);
+        push(&mut ring, Revision(50), vec![edit("b", Some("2"), None)]);
         assert_eq!(told(&mut ring, 10), "nothing");
     }
 
@@ -297,7 +381,7 @@ mod tests {
         assert_eq!(told(&mut ring, 25), "forgotten");
         ring.extend(Revision(35));
         assert_eq!(told(&mut ring, 33), "nothing");
-        ring.push(Revision(40), Vec::new());
+        push(&mut ring, Revision(40), Vec::new());
         assert_eq!(told(&mut ring, 33), "nothing");
         assert_eq!(told(&mut ring, 38), "forgotten");
         assert_eq!(told(&mut ring, 41), "forgotten");
@@ -307,11 +391,11 @@ mod tests {
     fn a_path_that_goes_takes_its_children_along_and_comes_back_with_what_differs() {
         let mut ring = ring();
         let gone = vec![edit("", Some(""), None), edit("a", Some("1"), None), edit("b", Some("1"), None)];
-        ring.push(Revision(40), gone);
+        push(&mut ring, Revision(40), gone);
         assert_eq!(told(&mut ring, 30), "40: Deleted ");
         assert_eq!(told(&mut ring, 20), "40: Deleted ");
         let back = vec![edit("", None, Some("new")), edit("b", None, Some("1"))];
-        ring.push(Revision(50), back);
+        push(&mut ring, Revision(50), back);
         assert_eq!(told(&mut ring, 40), "50: Created , Added b");
         assert_eq!(told(&mut ring, 30), "50: DataChanged , Removed a");
     }
@@ -330,7 +414,7 @@ mod tests {
         ring.extend(Revision(35));
         assert_eq!((before.revision, delta(&mut ring, 20).revision), (Revision(30), Revision(35)));
         for moment in 4..50 {
-            ring.push(Revision(10 * moment), vec![edit("a", None, Some("1"))]);
+            push(&mut ring, Revision(10 * moment), vec![edit("a", None, Some("1"))]);
         }
         for since in 1..49 {
             delta(&mut ring, 10 * since);
@@ -343,13 +427,28 @@ mod tests {
         let mut ring = Ring::new(Limits { moments: 3, bytes: 100_000 });
         ring.restart(Revision(1));
         for revision in 2..=10 {
-            ring.push(Revision(revision), vec![edit("a", Some("x"), Some(&revision.to_string()))]);
+            push(&mut ring, Revision(revision), vec![edit("a", Some("x"), Some(&revision.to_string()))]);
         }
         assert_eq!(told(&mut ring, 7), "forgotten");
         assert_eq!(told(&mut ring, 8), "10: Updated a");
         let large = "x".repeat(200_000);
-        ring.push(Revision(11), vec![edit("a", Some("10"), Some(&large))]);
+        push(&mut ring, Revision(11), vec![edit("a", Some("10"), Some(&large))]);
         assert_eq!(told(&mut ring, 9), "forgotten");
         assert_eq!(told(&mut ring, 10), "11: Updated a");
+    }
+
+    #[test]
+    fn what_many_edits_come_to_is_made_beforehand_and_after_too_many_the_whole_is_told() {
+        let mut ring = Ring::new(Limits { moments: 3, bytes: 100_000 });
+        ring.restart(Revision(1));
+        let added = |count: usize| (0..count).map(|name| edit(&format!("{name:06}"), None, Some("1"))).collect();
+        push(&mut ring, Revision(2), added(SHORT + 1));
+        assert_eq!(ring.deltas.len(), 1);
+        let Since::Changes(delta) = ring.since(Revision(1)) else { panic!("it is known") };
+        assert_eq!((delta.changes.len(), delta.revision, ring.deltas.len()), (SHORT + 1, Revision(2), 1));
+        push(&mut ring, Revision(3), vec![edit("a", None, Some("1"))]);
+        assert_eq!((told(&mut ring, 1), told(&mut ring, 2)), ("forgotten".into(), "3: Added a".into()));
+        push(&mut ring, Revision(4), added(MAX_EDITS + 1));
+        assert_eq!((told(&mut ring, 3), told(&mut ring, 4)), ("forgotten".into(), "nothing".into()));
     }
 }

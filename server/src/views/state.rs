@@ -1,13 +1,15 @@
 //! What a view knows: one consistent moment of a path and what is below it. Pure.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::apart::{SHORT, discard};
 use super::by_name::ByName;
-use super::ready::{Form, Made, Ready};
-use super::ring::Edit;
+use super::parts::{Begin, Key, Parts};
+use super::ring::{Edit, Edits};
 use super::scope::{Scope, parent_of};
 use crate::types::{NodePath, Revision, Stat, Zxid};
 
@@ -50,7 +52,7 @@ pub(crate) struct State {
     counts: ByName<usize>,
     /// What it occupies in memory, roughly.
     bytes: usize,
-    ready: Ready,
+    parts: Parts,
 }
 
 /// What was read of the path's own node.
@@ -65,11 +67,19 @@ pub(super) enum NodeRead {
 /// What was read of nodes below; `None` for those that do not exist.
 pub(super) type Reads = HashMap<Arc<str>, Option<Arc<Entry>>>;
 
+/// What a node takes in memory beside its name and its data, roughly.
+const RECORD: usize = 192;
+
+/// What a node takes in memory, roughly.
+pub(super) fn weight(name: &str, entry: &Entry) -> usize {
+    RECORD + name.len() + entry.data.len()
+}
+
 /// How a moment differs from the one before.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
     /// Names and data that changed: the path itself first (its name is empty), then by name.
-    pub(super) edits: Vec<Edit>,
+    pub(super) edits: Edits,
     /// That nothing but records of nodes further down moved: between the two revisions there was no other content.
     pub(super) is_pure: bool,
 }
@@ -77,17 +87,61 @@ pub(super) struct Difference {
 impl State {
     /// A path of which nothing is known yet.
     pub(super) fn empty(path: NodePath, recursive: bool) -> Self {
-        let (children, counts, ready) = (ByName::default(), ByName::default(), Ready::default());
-        Self { path, recursive, revision: Revision(0), node: None, children, counts, bytes: 0, ready }
+        let (children, counts, parts) = (ByName::default(), ByName::default(), Parts::default());
+        Self { path, recursive, revision: Revision(0), node: None, children, counts, bytes: 0, parts }
+    }
+
+    /// A state that was read as a whole, though not in one moment. Takes long when it is large.
+    pub(super) fn loaded(scope: Scope, node: Arc<Entry>, mut reads: Vec<(Arc<str>, Arc<Entry>)>) -> Self {
+        let mut state = Self::empty(scope.path, scope.recursive);
+        // Parents come before their children.
+        reads.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        reads.dedup_by(|(one, _), (other, _)| one == other);
+        state.raise(node.zxid());
+        state.weigh("", None, Some(&node));
+        state.node = Some(node);
+        let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut children: Vec<(Arc<str>, Arc<Entry>)> = Vec::with_capacity(reads.len());
+        for (name, entry) in reads {
+            let parent = parent_of(&name);
+            let known = parent.and_then(|parent| {
+                let index = children.binary_search_by(|(other, _)| (**other).cmp(parent)).ok()?;
+                children.get(index)
+            });
+            // What lies below a node that can't be listed is not shown.
+            if known.is_some_and(|(_, parent)| !parent.is_readable) {
+                continue;
+            }
+            if state.recursive {
+                match (counts.get_mut(parent.unwrap_or_default()), known) {
+                    (Some(count), _) => *count += 1,
+                    (None, Some((parent, _))) => drop(counts.insert(parent.clone(), 1)),
+                    (None, None) => drop(counts.insert(parent.unwrap_or_default().into(), 1)),
+                }
+            }
+            state.raise(entry.zxid());
+            state.weigh(&name, None, Some(&entry));
+            children.push((name, entry));
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        (state.children, state.counts) = (ByName::from_sorted(children), ByName::from_sorted(counts));
+        state
     }
 
     /// A state as it was kept.
-    pub(super) fn restored(scope: Scope, revision: Revision, node: Option<Arc<Entry>>, reads: Reads) -> Self {
-        let mut state = Self::empty(scope.path, scope.recursive);
-        if let Some(node) = node {
-            state.take_in(NodeRead::Present(node), reads);
-        }
-        Self { revision, ..state }
+    pub(super) fn restored(
+        scope: Scope,
+        revision: Revision,
+        node: Option<Arc<Entry>>,
+        reads: Vec<(Arc<str>, Arc<Entry>)>,
+    ) -> Self {
+        let mut state = match node {
+            Some(node) => Self::loaded(scope, node, reads),
+            None => Self::empty(scope.path, scope.recursive),
+        };
+        state.revision = revision;
+        state
     }
 
     /// What it is a state of.
@@ -95,15 +149,32 @@ impl State {
         Scope { path: self.path.clone(), recursive: self.recursive }
     }
 
-    /// Bytes made of this state: the part of that form that begins after a name. Made once for all, for as long as it is
-    /// the present state of its view.
-    pub(crate) fn part(&self, form: Form, after: Option<&Arc<str>>, make: impl FnOnce() -> Made) -> Made {
-        self.ready.part(form, after, make)
+    /// Bytes made of this state.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// How much there is to convert for a part, in bytes; not counted further than `most`.
+    pub(super) fn work(&self, key: &Key, most: usize) -> usize {
+        let (own, after) = match &key.begin {
+            Begin::First => (self.node.as_ref().map_or(0, |node| node.data.len()), ""),
+            Begin::After(name) => (0, &**name),
+            Begin::At(_) => (0, ""),
+        };
+        let count = if key.size == 0 { usize::MAX } else { key.size };
+        let mut sum = own;
+        for (name, entry) in self.children.after(after).take(count) {
+            if sum > most {
+                break;
+            }
+            sum += RECORD + name.len() + entry.data.len();
+        }
+        sum
     }
 
     /// There is a later state: what was made of this one is kept for those alone who have it.
     pub(super) fn retire(&self) {
-        self.ready.close();
+        self.parts.close();
     }
 
     /// What it occupies in memory, roughly.
@@ -138,8 +209,8 @@ impl State {
     /// Adds what was read to a state that is not whole yet. Nobody is told the steps, so they need no revisions: what is
     /// added may be older than what is there.
     pub(super) fn take_in(&mut self, node: NodeRead, reads: Reads) -> Difference {
-        self.ready = Ready::default();
-        let mut difference = Difference { edits: Vec::new(), is_pure: true };
+        self.parts = Parts::default();
+        let mut difference = Difference { edits: Edits::default(), is_pure: true };
         match node {
             NodeRead::Present(entry) => {
                 self.apply_node(&entry, &mut difference);
@@ -156,26 +227,36 @@ impl State {
                 difference.is_pure = false;
             }
         }
-        difference.edits.sort_by(|one, other| one.name.cmp(&other.name));
+        difference.edits.sort();
         difference
     }
 
-    /// Moves on to a state that was read as a whole.
-    pub(super) fn replace(&mut self, next: Self, moment: Zxid) -> Difference {
-        let before = self.revision;
-        let mut edits = Vec::new();
+    /// The later state, which was read as a whole, and how it differs from this one. Takes long when either is large.
+    pub(super) fn moved_to(&self, mut next: Self, moment: Zxid) -> (Self, Difference) {
+        let difference = Difference { edits: self.edits_to(&next), is_pure: false };
+        next.revision = next.revision.max(self.revision);
+        next.date_edits(&difference, self.revision, moment);
+        (next, difference)
+    }
+
+    fn edits_to(&self, next: &Self) -> Edits {
+        let mut edits = Edits::default();
         edits.extend(Edit::of("".into(), self.node.as_ref(), next.node.as_ref()));
-        for (name, entry) in self.children.iter() {
-            edits.extend(Edit::of(name.clone(), Some(entry), next.children.get(name)));
+        let (mut old, mut new) = (self.children.iter().peekable(), next.children.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return edits,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((before, _)), Some((after, _))) => before.cmp(after),
+            };
+            let before = old.next_if(|_| order.is_le());
+            let after = new.next_if(|_| order.is_ge());
+            if let Some((name, _)) = before.or(after) {
+                let entry = |found: Option<(_, _)>| found.map(|(_, entry)| entry);
+                edits.extend(Edit::of(name.clone(), entry(before), entry(after)));
+            }
         }
-        let added = next.children.iter().filter(|(name, _)| !self.children.contains(name));
-        edits.extend(added.filter_map(|(name, entry)| Edit::of(name.clone(), None, Some(entry))));
-        edits.sort_by(|one, other| one.name.cmp(&other.name));
-        *self = next;
-        self.revision = self.revision.max(before);
-        let difference = Difference { edits, is_pure: false };
-        self.date_edits(&difference, before, moment);
-        difference
     }
 
     /// Edits need a revision of their own. Only a changed access control list makes some without a trace in what is
@@ -253,8 +334,7 @@ impl State {
     }
 
     fn weigh(&mut self, name: &str, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>) {
-        const RECORD: usize = 256;
-        let weight = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| RECORD + name.len() + entry.data.len());
+        let weight = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| weight(name, entry));
         self.bytes = self.bytes + weight(after) - weight(before);
     }
 
@@ -302,14 +382,24 @@ impl State {
         reads.keys().all(|name| inner_agrees(name) && parent_of(name).is_none_or(inner_agrees))
     }
 
-    /// Whether the whole state has as many children everywhere as ZooKeeper says.
+    /// Whether the whole state has as many children everywhere as ZooKeeper says. Takes long when it is large.
     pub(super) fn agrees(&self) -> bool {
         let Some(node) = &self.node else { return self.children.is_empty() };
-        let mut reads = Reads::new();
-        if self.recursive {
-            reads.extend(self.children.iter().map(|(name, entry)| (name.clone(), Some(entry.clone()))));
+        let has_count = |(name, entry): (&Arc<str>, &Arc<Entry>)| {
+            let count = self.counts.get(name).copied().unwrap_or_default();
+            !entry.is_readable || usize::try_from(entry.stat.num_children) == Ok(count)
+        };
+        let below = !self.recursive || self.children.iter().all(has_count);
+        below && self.would_agree(&NodeRead::Present(node.clone()), &Reads::new())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let count = self.children.len();
+        if count > SHORT {
+            discard(count, (std::mem::take(&mut self.children), std::mem::take(&mut self.counts)));
         }
-        self.would_agree(&NodeRead::Present(node.clone()), &reads)
     }
 }
 
@@ -449,12 +539,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_loaded_at_once_is_what_is_taken_in_step_by_step() {
+        let hidden = Some(Arc::new(Entry::default()));
+        let all = reads([
+            ("a", node("1", stat(2, 2, 5, 1))),
+            ("a/x", node("", stat(5, 5, 6, 1))),
+            ("a/x/y", node("", stat(6, 6, 6, 0))),
+            ("a-b", node("", stat(7, 7, 7, 0))),
+            ("h", hidden),
+            ("h/below", node("", stat(8, 8, 8, 0))),
+        ]);
+        for recursive in [false, true] {
+            let own = present("own", stat(1, 1, 7, 3));
+            let NodeRead::Present(entry) = own.clone() else { panic!("it is there") };
+            let mut steps = State::empty(NodePath::trusted("/p"), recursive);
+            steps.take_in(own, all.clone());
+            let list = all.iter().map(|(name, read)| (name.clone(), read.clone().unwrap())).collect();
+            let loaded = State::loaded(steps.scope(), entry, list);
+            assert_eq!(loaded, steps);
+            assert_eq!(loaded.agrees(), recursive);
+        }
+    }
+
+    #[test]
     fn what_was_read_as_a_whole_is_compared() {
-        let mut state = state(false);
+        let state = state(false);
         let mut next = State::empty(NodePath::trusted("/p"), false);
         let children = reads([("b", node("2", stat(3, 6, 3, 0))), ("c", node("", stat(8, 8, 8, 0)))]);
         next.apply(present("", stat(1, 1, 8, 2)), children, Zxid(8));
-        let difference = state.replace(next, Zxid(8));
+        let (state, difference) = state.moved_to(next, Zxid(8));
         assert_eq!(names(&difference), ["a", "b", "c"]);
         assert_eq!(state.revision, Revision(8));
     }

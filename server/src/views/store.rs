@@ -184,7 +184,7 @@ impl Store {
 
 fn last_known(view: &View) -> Option<Last> {
     let known = view.known();
-    if known.is_forbidden {
+    if known.is_hidden() {
         return Some(Last::Hidden);
     }
     let state = known.state.clone()?;
@@ -350,11 +350,11 @@ mod tests {
     }
 
     fn show(view: &View, revision: i64, children: &[&str]) {
-        view.show_whole(state(view.scope.path.as_str(), revision, children), Zxid(revision), 0);
+        view.show_whole_now(state(view.scope.path.as_str(), revision, children), Zxid(revision), 0);
     }
 
     fn view(path: &str, revision: i64, children: &[&str]) -> Arc<View> {
-        let view = View::new(scope(path), Limits { moments: 10, bytes: 10_000 });
+        let view = View::unbounded(scope(path), Limits { moments: 10, bytes: 10_000 });
         show(&view, revision, children);
         Arc::new(view)
     }
@@ -514,8 +514,9 @@ mod tests {
         let store = open(&directory);
         let view = view("/a", 5, &["x"]);
         store.save(vec![view.clone()]).await;
-        // A directory in the place of the file that is written beside the first.
-        let blocker = view_files(&directory).remove(0).with_extension("view.new");
+        // A directory in the place of the file.
+        let blocker = view_files(&directory).remove(0);
+        fs::remove_file(&blocker).unwrap();
         fs::create_dir(&blocker).unwrap();
         show(&view, 6, &["y"]);
         store.save_all(vec![view.clone()]).await;

@@ -157,7 +157,7 @@ pub(super) fn decode(file: &Bytes, modified: SystemTime) -> Result<Stored, Broke
     }
     let body = Body::decode(body).map_err(|error| Broken::Content(error.to_string()))?;
     let path = NodePath::parse(&body.path).map_err(|error| Broken::Content(error.to_string()))?;
-    let children = body.children.into_iter().map(|node| (node.name.as_str().into(), Some(node.into_entry()))).collect();
+    let children = body.children.into_iter().map(|node| (node.name.as_str().into(), node.into_entry())).collect();
     let scope = Scope { path, recursive: body.recursive };
     let state = State::restored(scope, Revision(body.revision), body.node.map(Node::into_entry), children);
     Ok(Stored { state: Arc::new(state), as_of })

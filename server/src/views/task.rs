@@ -5,12 +5,16 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::apart::apart;
 use super::fetch::{Failure, Line, Loaded};
-use super::rounds::{Moment, Rounds};
+use super::registry::Inner;
+use super::rounds::{Moment, Round, Rounds};
 use super::state::State;
-use super::view::{BackendState, View};
+use super::turns::{Turn, Turns};
+use super::view::{BackendState, Refusal, View};
+use crate::error::Error;
 use crate::types::Zxid;
-use crate::zk::{Batch, Link, Mailbox, Session, Subscription, Zk};
+use crate::zk::{Batch, Link, Mailbox, Session, Subscription};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(2);
@@ -20,10 +24,18 @@ const DISAGREEMENTS: u32 = 5;
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
 /// How soon a server is asked again that is behind what this process knows of.
 const LAG: Duration = Duration::from_millis(2);
+/// How long the turn of a load lasts before others begin as well: ZooKeeper may be out of reach of this one alone.
+const TURN: Duration = Duration::from_secs(1);
+/// How long a path that is too large is refused without another look at it.
+const REFUSED: Duration = Duration::from_secs(10);
 
 pub(super) struct Task {
     view: Arc<View>,
-    zk: Zk,
+    views: Arc<Inner>,
+    /// Until the view was loaded for the first time: whose turns its loads wait for.
+    turns: Option<(Turns, u64)>,
+    /// The turn of the first load, and when it ends if ZooKeeper says nothing.
+    turn: Option<(Turn, Instant)>,
     mailbox: Arc<Mailbox>,
     subscription: Subscription,
     /// What has to be read.
@@ -47,24 +59,30 @@ enum Work {
 }
 
 impl Task {
-    pub(super) fn new(view: Arc<View>, zk: Zk) -> Self {
+    /// Keeps the view up to date, and never ends. The first load waits for a turn of this connection; until then ZooKeeper
+    /// is asked for nothing.
+    pub(super) async fn run(view: Arc<View>, views: Arc<Inner>, connection: u64) {
+        let turns = views.loads.clone();
+        let turn = turns.turn(connection).await;
         let mailbox = Arc::new(Mailbox::default());
-        let subscription = zk.hub.subscribe(&view.scope.path, &mailbox);
-        let (work, retry_at) = (Work::Everything, None);
-        Self { view, zk, mailbox, subscription, work, retry_at, failures: 0, disagreements: 0, is_behind: false }
+        let subscription = views.zk.hub.subscribe(&view.scope.path, &mailbox);
+        let task = Self {
+            view,
+            views,
+            turns: Some((turns, connection)),
+            turn: Some((turn, Instant::now() + TURN)),
+            mailbox,
+            subscription,
+            work: Work::Everything,
+            retry_at: None,
+            failures: 0,
+            disagreements: 0,
+            is_behind: false,
+        };
+        task.serve().await;
     }
 
-    /// Keeps the view up to date until `retire` resolves or somebody else ends the view.
-    pub(super) async fn run(mut self, retire: impl Future<Output = ()>) {
-        let view = self.view.clone();
-        tokio::select! {
-            () = view.stopped() => {}
-            () = retire => {}
-            () = self.serve() => {}
-        }
-    }
-
-    async fn serve(&mut self) {
+    async fn serve(mut self) {
         loop {
             if self.has_work() {
                 let result = self.work().await;
@@ -94,14 +112,18 @@ impl Task {
         let mut link = session.link();
         let state = *link.borrow_and_update();
         self.note_link(state, &session);
-        let mut changed = None;
-        let retry_at = self.retry_at;
+        let (mut changed, mut noticed) = (None, None);
+        let (retry_at, turn_ends) = (self.retry_at, self.turn.as_ref().map(|(_, ends)| *ends));
         tokio::select! {
-            batch = self.mailbox.next() => self.note(&batch),
+            batch = self.mailbox.next() => noticed = Some(batch),
             () = self.view.asked() => {}
             // A session that has expired says no more; the mailbox tells when the next one watches.
             _ = link.changed(), if state != Link::Expired => changed = Some(*link.borrow()),
             () = sleep_until(retry_at) => self.retry_at = None,
+            () = sleep_until(turn_ends) => self.turn = None,
+        }
+        if let Some(batch) = noticed {
+            self.note(batch).await;
         }
         if let Some(state) = changed {
             // By the next round another session may have taken this one's place.
@@ -109,12 +131,15 @@ impl Task {
         }
     }
 
-    fn note(&mut self, batch: &Batch) {
-        let scope = &self.view.scope;
-        let named = scope.named(batch);
-        // What happened to the path itself names nothing below it.
-        let is_due = !named.is_empty() || batch.events.contains_key(scope.path.as_str());
-        let is_resync = !batch.resync.is_empty();
+    async fn note(&mut self, batch: Batch) {
+        let (scope, is_resync) = (self.view.scope.clone(), !batch.resync.is_empty());
+        let (named, is_due) = apart(batch.events.len(), move || {
+            let named = scope.named(&batch);
+            // What happened to the path itself names nothing below it.
+            let is_due = !named.is_empty() || batch.events.contains_key(scope.path.as_str());
+            (named, is_due)
+        })
+        .await;
         match &mut self.work {
             Work::Changes(rounds) if is_due && !is_resync => rounds.want(named),
             Work::Changes(_) | Work::Demanded if is_resync => self.work = Work::Everything,
@@ -140,7 +165,7 @@ impl Task {
     /// Reads until all that is known of is shown. When it fails, everything has to be read again.
     async fn work(&mut self) -> Result<(), Failure> {
         let batch = self.mailbox.take();
-        self.note(&batch);
+        self.note(batch).await;
         // Without a watch there is nothing to do: it is being set, and a resync will tell.
         let line = Line::new(&self.subscription, &self.mailbox, &self.view.scope).ok_or(Failure::Resync)?;
         match std::mem::replace(&mut self.work, Work::Everything) {
@@ -148,12 +173,14 @@ impl Task {
             Work::Everything | Work::Demanded => {
                 // A refusal answers those who have asked by now.
                 self.view.begin_barrier();
-                let Loaded { state, named } = line.load().await?;
+                let turn = self.turn.take().map(|(turn, _)| turn);
+                let Loaded { state, named } = line.load(turn, self.turns.as_ref(), |bytes| self.hold(bytes)).await?;
                 let mut rounds = Rounds::default();
                 rounds.want(named);
                 self.read_rounds(&line, rounds, Some(state)).await?;
                 self.disagreements = 0;
                 self.is_behind = false;
+                self.turns = None;
             }
         }
         self.work = Work::Changes(Box::default());
@@ -163,22 +190,25 @@ impl Task {
     /// Reads rounds until nothing is open, and shows every moment.
     async fn read_rounds(&self, line: &Line<'_>, mut rounds: Rounds, mut fresh: Option<State>) -> Result<(), Failure> {
         // Nor is a first look older than what this process has seen.
-        let at_least = if fresh.is_some() { self.zk.last_zxid() } else { Zxid::default() };
+        let at_least = if fresh.is_some() { self.views.zk.last_zxid() } else { Zxid::default() };
         let mut barrier = Barrier::new(at_least);
         let mut is_undated = false;
         loop {
             // Whoever asks while a server is behind gets the next barrier: this one is not put off.
             let asked = if barrier.behind_since.is_some() { None } else { self.view.begin_barrier() };
-            let is_new = barrier.renew(asked, || self.zk.last_zxid());
+            let is_new = barrier.renew(asked, || self.views.zk.last_zxid());
             let is_absent = fresh.as_ref().map_or_else(|| self.view.is_absent(), |state| !state.exists());
             let mut round = line.round(rounds.wanted(), is_absent || is_undated, is_new).await?;
             round.barrier = barrier.passed(round.zxid, Instant::now());
             is_undated = round.node.is_none();
-            if let Some(moment) = rounds.finish(round) {
-                match &mut fresh {
-                    // The moment may be that of an earlier round.
-                    Some(state) if barrier.is_ahead_of(moment.zxid) => drop(state.take_in(moment.node, moment.reads)),
-                    _ => self.show(moment, fresh.take())?,
+            let moment;
+            (rounds, moment) = finish(rounds, round).await;
+            if let Some(moment) = moment {
+                // The moment may be that of an earlier round.
+                let is_old = barrier.is_ahead_of(moment.zxid);
+                match fresh.take() {
+                    Some(state) if is_old => fresh = Some(take_in(state, moment).await),
+                    state => self.show(moment, state).await?,
                 }
             }
             if fresh.is_none() && !rounds.are_due() && !self.view.owes_barrier() {
@@ -190,20 +220,33 @@ impl Task {
         }
     }
 
-    fn show(&self, moment: Moment, fresh: Option<State>) -> Result<(), Failure> {
-        let Some(mut state) = fresh else {
-            return if self.view.show(moment) { Ok(()) } else { Err(Failure::Disagrees) };
+    async fn show(&self, moment: Moment, fresh: Option<State>) -> Result<(), Failure> {
+        let Some(state) = fresh else {
+            let is_right = self.view.show(moment).await.map_err(Failure::TooLarge)?;
+            return if is_right { Ok(()) } else { Err(Failure::Disagrees) };
         };
-        let Moment { node, reads, zxid, barrier } = moment;
-        state.take_in(node, reads);
-        if !state.agrees() && self.disagreements < DISAGREEMENTS {
+        let (zxid, barrier) = (moment.zxid, moment.barrier);
+        let state = take_in(state, moment).await;
+        let (state, agrees) = apart(state.children.len(), move || {
+            let agrees = state.agrees();
+            (state, agrees)
+        })
+        .await;
+        if !agrees && self.disagreements < DISAGREEMENTS {
             return Err(Failure::Disagrees);
         }
         if self.view.is_ahead_of(zxid) && !self.is_behind {
             return Err(Failure::Behind);
         }
-        self.view.show_whole(state, zxid, barrier);
-        Ok(())
+        self.view.show_whole(state, zxid, barrier).await.map_err(Failure::TooLarge)
+    }
+
+    /// Takes memory for what was read so far; idle views make room.
+    fn hold(&self, bytes: usize) -> Result<(), Error> {
+        self.view.hold_at_least(bytes).or_else(|_| {
+            self.views.make_room();
+            self.view.hold_at_least(bytes)
+        })
     }
 
     fn after(&mut self, result: Result<(), Failure>) {
@@ -214,6 +257,12 @@ impl Task {
             Err(Failure::Forbidden) => {
                 self.work = Work::Demanded;
                 self.view.forbid();
+            }
+            Err(Failure::TooLarge(error)) => {
+                tracing::warn!(%path, %error, "a path is too large to be shown");
+                let until = Instant::now() + REFUSED;
+                self.work = Work::Demanded;
+                self.view.refuse(Refusal { error, until: Some(until) });
             }
             Err(Failure::Disagrees) => {
                 self.disagreements += 1;
@@ -231,6 +280,26 @@ impl Task {
             }
         }
     }
+}
+
+/// [`Rounds::finish`], which takes long after many events.
+async fn finish(mut rounds: Rounds, round: Round) -> (Rounds, Option<Moment>) {
+    let names = rounds.wanted().len() + round.reads.len();
+    apart(names, move || {
+        let moment = rounds.finish(round);
+        (rounds, moment)
+    })
+    .await
+}
+
+/// Adds a moment to a state that is not whole yet.
+async fn take_in(mut state: State, moment: Moment) -> State {
+    let Moment { node, reads, .. } = moment;
+    apart(reads.len(), move || {
+        drop(state.take_in(node, reads));
+        state
+    })
+    .await
 }
 
 /// What a barrier and a load need: a sync, and a server that has come as far as this process knows ZooKeeper has.

@@ -4,13 +4,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use super::apart::apart;
 use super::bell::{Bell, Listener, Neighbourhood};
-use super::ring::{Limits, Ring};
+use super::ring::{Delta, Limits, Ring};
 use super::rounds::Moment;
 use super::scope::Scope;
-use super::state::{Difference, State};
+use super::state::{Difference, NodeRead, State};
+use crate::budget::Share;
+use crate::error::Error;
 use crate::types::{Revision, Zxid};
+
+/// What a view may hold without its being counted, in bytes: small paths are read whatever large ones there are.
+pub(super) const UNCOUNTED: usize = 16 * 1024;
 
 /// How a replica stands with ZooKeeper, as far as one view is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +35,8 @@ pub(crate) enum BackendState {
 pub(super) struct View {
     pub(super) scope: Scope,
     known: Mutex<Known>,
+    /// What it holds of the memory for views.
+    share: Mutex<Share>,
     /// Moves when watchers may have something to hear.
     news: Arc<Bell>,
     /// Moves when a load, a barrier or a refusal is done.
@@ -48,8 +57,8 @@ pub(super) struct Known {
     pub(super) era: u64,
     /// The last transaction that was known before it last fell back. Revisions up to it may be of either past.
     pub(super) fell_from: Option<Zxid>,
-    /// That ZooKeeper's access control list hides the path, when it was last looked at.
-    pub(super) is_forbidden: bool,
+    /// Why nothing can be shown, as of the last look.
+    pub(super) refusal: Option<Refusal>,
     pub(super) backend: BackendState,
     /// When the state was last known to be right; set while not connected.
     pub(super) as_of: Option<SystemTime>,
@@ -62,6 +71,30 @@ pub(super) struct Known {
     barriers: Barriers,
 }
 
+/// Why a path can't be shown.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Refusal {
+    /// What a reader is told: [`Error::NoAuth`] when ZooKeeper's access control list hides the path, or
+    /// [`Error::LimitExceeded`] when it is too large.
+    pub(super) error: Error,
+    /// Until then it is told without another look; `None`: each reader has a look taken.
+    pub(super) until: Option<Instant>,
+}
+
+/// The next state and what leads to it, made while nobody waits for it.
+struct Next {
+    state: Arc<State>,
+    difference: Difference,
+    prepared: Option<Arc<Delta>>,
+}
+
+impl Next {
+    fn new((state, difference): (State, Difference)) -> Self {
+        let prepared = difference.edits.prepared(state.revision);
+        Self { state: Arc::new(state), difference, prepared }
+    }
+}
+
 /// Barriers are numbers. Whoever asks shares the one that has not begun yet: there is at most one under way and one that
 /// waits, however many ask.
 #[derive(Debug, Default)]
@@ -72,13 +105,14 @@ struct Barriers {
 }
 
 impl View {
-    pub(super) fn new(scope: Scope, limits: Limits) -> Self {
+    /// A view that knows nothing yet. `share`: its memory, which grows and shrinks with it.
+    pub(super) fn new(scope: Scope, limits: Limits, share: Share) -> Self {
         let known = Known {
             state: None,
             ring: Ring::new(limits),
             era: 0,
             fell_from: None,
-            is_forbidden: false,
+            refusal: None,
             backend: BackendState::Connected,
             as_of: None,
             losses: 0,
@@ -89,6 +123,7 @@ impl View {
         Self {
             scope,
             known: Mutex::new(known),
+            share: Mutex::new(share),
             news: Arc::default(),
             progress: watch::Sender::default(),
             asked: Notify::new(),
@@ -139,13 +174,35 @@ impl View {
     /// Whether nothing can be shown yet, nor refused.
     pub(super) fn is_unknown(&self) -> bool {
         let known = self.known();
-        known.state.is_none() && !known.is_forbidden
+        known.state.is_none() && known.refusal.is_none()
     }
 
-    /// What it occupies in memory, roughly.
-    pub(super) fn bytes(&self) -> usize {
-        let known = self.known();
-        known.ring.bytes() + known.state.as_ref().map_or(0, |state| state.bytes())
+    /// Takes memory for a state of so many bytes.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when there is no room for it.
+    pub(super) fn hold(&self, bytes: usize) -> Result<(), Error> {
+        self.share().resize(bytes.saturating_sub(UNCOUNTED))
+    }
+
+    /// The same, beside what is held already: for a state that is still being read.
+    ///
+    /// # Errors
+    /// Those of [`View::hold`].
+    pub(super) fn hold_at_least(&self, bytes: usize) -> Result<(), Error> {
+        let mut share = self.share();
+        let bytes = bytes.saturating_sub(UNCOUNTED).max(share.amount());
+        share.resize(bytes)
+    }
+
+    /// Gives all memory back: the view is dropped, and ends soon.
+    pub(super) fn give_back(&self) {
+        // To shrink is never refused.
+        let _ = self.hold(0);
+    }
+
+    fn share(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether what is shown is up to date.
@@ -165,71 +222,118 @@ impl View {
     }
 
     /// Shows the next moment, unless it can't be right: then it is left out, and everything has to be read again.
-    pub(super) fn show(&self, moment: Moment) -> bool {
-        let mut known = self.known();
-        let known = &mut *known;
-        let Some(state) = &mut known.state else { return false };
-        if !state.would_agree(&moment.node, &moment.reads) {
-            return false;
-        }
-        if moment.reads.is_empty() && state.is_as_read(&moment.node) {
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when the view grows beyond what it may hold.
+    pub(super) async fn show(&self, moment: Moment) -> Result<bool, Error> {
+        let Moment { node, reads, zxid, barrier } = moment;
+        let Some(before) = self.known().state.clone() else { return Ok(false) };
+        let gone = if matches!(node, NodeRead::Absent(_)) { before.children.len() } else { 0 };
+        let steps = reads.len() + gone;
+        let make = move || {
+            if !before.would_agree(&node, &reads) {
+                return None;
+            }
+            if reads.is_empty() && before.is_as_read(&node) {
+                return Some(None);
+            }
+            let mut next = State::clone(&before);
+            let difference = next.apply(node, reads, zxid);
+            Some(Some(Next::new((next, difference))))
+        };
+        match apart(steps, make).await {
+            None => return Ok(false),
             // Nothing is new, as after most barriers: what was made of the state stays.
-            let is_news = known.settle(moment.zxid, moment.barrier);
-            self.tell(is_news);
-            return true;
+            Some(None) => {
+                let is_news = self.known().settle(zxid, barrier);
+                self.tell(is_news);
+            }
+            Some(Some(next)) => {
+                self.hold(next.state.bytes())?;
+                self.move_on(next, zxid, barrier);
+            }
         }
-        let before = state.revision;
-        state.retire();
-        let difference = Arc::make_mut(state).apply(moment.node, moment.reads, moment.zxid);
-        let revision = state.revision;
-        let mut is_news = known.settle(moment.zxid, moment.barrier);
-        if !difference.edits.is_empty() {
-            known.ring.push(revision, difference.edits);
-            is_news = true;
-        } else if revision > before {
-            known.move_on(&difference);
-        }
-        self.tell(is_news);
-        true
+        Ok(true)
     }
 
     /// Shows a state that was read as a whole.
-    pub(super) fn show_whole(&self, next: State, zxid: Zxid, barrier: u64) {
-        let mut known = self.known();
-        let known = &mut *known;
-        let latest = known.latest();
-        let mut is_news = known.settle(zxid, barrier);
-        match &mut known.state {
-            Some(state) if zxid.0 <= 0 || zxid >= latest => {
-                let before = state.revision;
-                state.retire();
-                let difference = Arc::make_mut(state).replace(next, zxid);
-                let revision = state.revision;
-                if revision > before {
-                    is_news |= !difference.edits.is_empty();
-                    known.ring.push(revision, difference.edits);
-                }
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when it is more than the view may hold.
+    pub(super) async fn show_whole(&self, mut next: State, zxid: Zxid, barrier: u64) -> Result<(), Error> {
+        self.hold(next.bytes())?;
+        loop {
+            let (before, latest) = {
+                let known = self.known();
+                (known.state.clone(), known.latest())
+            };
+            if let Some(before) = before.clone().filter(|_| zxid.0 <= 0 || zxid >= latest) {
+                let nodes = before.children.len() + next.children.len();
+                let next = apart(nodes, move || Next::new(before.moved_to(next, zxid))).await;
+                self.move_on(next, zxid, barrier);
+                return Ok(());
             }
-            state => {
-                if let Some(state) = state {
-                    state.retire();
-                    let (before, after) = (state.revision.0, next.revision.0);
-                    tracing::warn!(path = %self.scope.path, before, after, "zookeeper went back in time");
-                    known.era += 1;
-                    known.fell_from = known.fell_from.max(Some(latest));
-                }
-                known.ring.restart(next.revision);
-                *state = Some(Arc::new(next));
-                is_news = true;
+            match self.begin_anew(before.as_ref(), next, zxid, barrier) {
+                None => return Ok(()),
+                // What was kept on disk is shown meanwhile.
+                Some(again) => next = again,
             }
         }
+    }
+
+    /// Shows a state to which nothing leads from `before`. Gives it back when that is not what is shown any more.
+    fn begin_anew(&self, before: Option<&Arc<State>>, next: State, zxid: Zxid, barrier: u64) -> Option<State> {
+        let mut known = self.known();
+        let known = &mut *known;
+        match (&known.state, before) {
+            (None, None) => {}
+            (Some(state), Some(before)) if Arc::ptr_eq(state, before) => {
+                state.retire();
+                let (before, after, latest) = (state.revision.0, next.revision.0, known.latest());
+                tracing::warn!(path = %self.scope.path, before, after, "zookeeper went back in time");
+                known.era += 1;
+                known.fell_from = known.fell_from.max(Some(latest));
+            }
+            _ => return Some(next),
+        }
+        known.settle(zxid, barrier);
+        known.ring.restart(next.revision);
+        known.state = Some(Arc::new(next));
+        self.tell(true);
+        None
+    }
+
+    /// Shows the state that follows the present one.
+    fn move_on(&self, next: Next, zxid: Zxid, barrier: u64) {
+        let Next { state, difference, prepared } = next;
+        let mut known = self.known();
+        let mut is_news = known.settle(zxid, barrier);
+        let revision = state.revision;
+        let before = known.state.replace(state);
+        if let Some(before) = &before {
+            before.retire();
+        }
+        let is_later = before.as_ref().is_none_or(|before| revision > before.revision);
+        if !difference.edits.is_empty() {
+            known.ring.push(revision, difference.edits, prepared);
+            is_news = true;
+        } else if is_later && difference.is_pure {
+            known.ring.extend(revision);
+        } else if is_later {
+            known.ring.push(revision, difference.edits, None);
+        }
+        drop(known);
         self.tell(is_news);
     }
 
-    /// Shows what was kept from before, while ZooKeeper is away; unless something newer is known by now.
+    /// Shows what was kept from before, while ZooKeeper is away; unless something newer is known by now, or there is no
+    /// room for it.
     pub(super) fn restore(&self, state: Arc<State>, as_of: SystemTime) -> bool {
+        if self.hold_at_least(state.bytes()).is_err() {
+            return false;
+        }
         let mut known = self.known();
-        if known.state.is_some() || known.is_forbidden {
+        if known.state.is_some() || known.refusal.is_some() {
             return false;
         }
         known.ring.restart(state.revision);
@@ -243,10 +347,23 @@ impl View {
 
     /// ZooKeeper's access control list hides the path.
     pub(super) fn forbid(&self) {
+        self.refuse(Refusal { error: Error::NoAuth { path: self.scope.path.clone() }, until: None });
+    }
+
+    /// The path can't be shown. One that is too large is not kept either.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        let is_too_large = refusal.until.is_some();
         let mut known = self.known();
         known.barriers.done = known.barriers.begun;
-        known.is_forbidden = true;
+        known.refusal = Some(refusal);
+        let dropped = if is_too_large { known.state.take() } else { None };
         drop(known);
+        if is_too_large {
+            self.give_back();
+        }
+        if let Some(state) = dropped {
+            state.retire();
+        }
         self.tell(true);
     }
 
@@ -292,6 +409,11 @@ impl Known {
         self.state.as_ref().map_or(self.zxid, |state| self.zxid.max(Zxid(state.revision.0)))
     }
 
+    /// Whether ZooKeeper's access control list hides the path.
+    pub(super) fn is_hidden(&self) -> bool {
+        matches!(&self.refusal, Some(Refusal { error: Error::NoAuth { .. }, .. }))
+    }
+
     /// Whether a revision that a client was told may be of a past that ZooKeeper has lost, by what was seen here.
     pub(super) fn may_have_lost(&self, revision: Revision) -> bool {
         self.fell_from.is_some_and(|from| revision.0 <= from.0)
@@ -299,22 +421,13 @@ impl Known {
 
     /// Notes that the state is right, and says whether that is news.
     fn settle(&mut self, zxid: Zxid, barrier: u64) -> bool {
-        let is_news = self.is_forbidden || self.backend != BackendState::Connected;
-        self.is_forbidden = false;
+        let is_news = self.refusal.is_some() || self.backend != BackendState::Connected;
+        self.refusal = None;
         self.backend = BackendState::Connected;
         self.as_of = None;
         self.zxid = zxid;
         self.barriers.done = self.barriers.done.max(barrier);
         is_news
-    }
-
-    fn move_on(&mut self, difference: &Difference) {
-        let Some(state) = &self.state else { return };
-        if difference.is_pure {
-            self.ring.extend(state.revision);
-        } else {
-            self.ring.push(state.revision, Vec::new());
-        }
     }
 
     /// Whether this barrier is done.
@@ -324,15 +437,40 @@ impl Known {
 }
 
 #[cfg(test)]
+impl View {
+    /// A view without limits.
+    pub(super) fn unbounded(scope: Scope, limits: Limits) -> Self {
+        use crate::budget::{Account, Resource};
+        Self::new(scope, limits, Account::unlimited().take(Resource::ViewBytes, 0).unwrap())
+    }
+
+    /// [`View::show`], of a small moment.
+    pub(super) fn show_now(&self, moment: Moment) -> bool {
+        use futures_util::FutureExt as _;
+        self.show(moment).now_or_never().expect("it is done at once").unwrap()
+    }
+
+    /// [`View::show_whole`], of a small state.
+    pub(super) fn show_whole_now(&self, next: State, zxid: Zxid, barrier: u64) {
+        use futures_util::FutureExt as _;
+        self.show_whole(next, zxid, barrier).now_or_never().expect("it is done at once").unwrap();
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
-    use bytes::Bytes;
-
-    use super::super::ready::{Form, Made};
     use super::super::state::{Entry, NodeRead, Reads};
     use super::*;
+    use crate::budget::{Budget, Limits as Most, Resource};
     use crate::types::{NodePath, Stat};
+
+    const LIMITS: Limits = Limits { moments: 10, bytes: 10_000 };
+
+    fn scope() -> Scope {
+        Scope { path: NodePath::trusted("/p"), recursive: false }
+    }
 
     fn node(zxid: i64, num_children: i32) -> NodeRead {
         let stat = Stat { czxid: 1, mzxid: 1, pzxid: zxid, num_children, ..Stat::default() };
@@ -343,50 +481,91 @@ mod tests {
         Moment { node, reads, zxid: Zxid(zxid), barrier }
     }
 
+    fn children(count: usize, data: &[u8]) -> Reads {
+        let entry = || Some(Arc::new(Entry::new(data, Stat { mzxid: 5, ..Stat::default() })));
+        (0..count).map(|name| (format!("{name:06}").into(), entry())).collect()
+    }
+
     #[test]
     fn what_was_made_of_a_state_outlives_barriers_that_find_nothing_new() {
-        let scope = Scope { path: NodePath::trusted("/p"), recursive: false };
-        let view = View::new(scope.clone(), Limits { moments: 10, bytes: 10_000 });
-        let mut state = State::empty(scope.path, false);
+        let view = View::unbounded(scope(), LIMITS);
+        let mut state = State::empty(scope().path, false);
         state.take_in(node(1, 0), Reads::new());
-        view.show_whole(state, Zxid(1), 0);
-        let mut made = 0;
-        let mut read = || {
-            let state = view.known().state.clone().unwrap();
-            state.part(Form::Page, None, || {
-                made += 1;
-                Made { bytes: Bytes::new(), next: None }
-            });
-            state
-        };
+        view.show_whole_now(state, Zxid(1), 0);
+        let read = || view.known().state.clone().unwrap();
         let first = read();
         for number in 1..10 {
             let barrier = view.ask();
             view.begin_barrier();
-            assert!(view.show(moment(node(1, 0), Reads::new(), number, barrier)));
+            assert!(view.show_now(moment(node(1, 0), Reads::new(), number, barrier)));
             assert!(view.known().is_done(barrier));
             assert!(Arc::ptr_eq(&first, &read()));
         }
         assert_eq!(view.known().zxid, Zxid(9));
         // It has a child that the view does not know of.
-        assert!(!view.show(moment(node(10, 1), Reads::new(), 10, 0)));
+        assert!(!view.show_now(moment(node(10, 1), Reads::new(), 10, 0)));
         let child = Some(Arc::new(Entry::new(b"", Stat::default())));
-        assert!(view.show(moment(node(10, 1), HashMap::from([("a".into(), child)]), 10, 0)));
-        read();
-        assert_eq!(made, 2);
+        assert!(view.show_now(moment(node(10, 1), HashMap::from([("a".into(), child)]), 10, 0)));
+        assert!(!Arc::ptr_eq(&first, &read()));
     }
 
     #[test]
     fn an_absence_that_is_read_again_is_the_same_until_its_date_moves() {
-        let scope = Scope { path: NodePath::trusted("/p"), recursive: false };
-        let view = View::new(scope.clone(), Limits { moments: 10, bytes: 10_000 });
-        view.show_whole(State::empty(scope.path, false), Zxid(3), 0);
+        let view = View::unbounded(scope(), LIMITS);
+        view.show_whole_now(State::empty(scope().path, false), Zxid(3), 0);
         let mut known = Vec::new();
         for ancestor in [3, 3, 5] {
-            assert!(view.show(moment(NodeRead::Absent(ancestor), Reads::new(), 6, 0)));
+            assert!(view.show_now(moment(NodeRead::Absent(ancestor), Reads::new(), 6, 0)));
             known.push(view.known().state.clone().unwrap());
         }
         assert!(Arc::ptr_eq(&known[0], &known[1]));
         assert_eq!(known[2].revision, Revision(5));
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_leaves_the_thread_to_others() {
+        use futures_util::FutureExt as _;
+        let view = View::unbounded(scope(), LIMITS);
+        let mut state = State::empty(scope().path, false);
+        state.take_in(node(1, 0), Reads::new());
+        view.show_whole_now(state.clone(), Zxid(1), 0);
+        // Each is work for a blocking thread, and is not done when it is polled for the first time.
+        let mut many = Box::pin(view.show(moment(node(5, 5000), children(5000, b"1"), 5, 0)));
+        assert!((&mut many).now_or_never().is_none());
+        assert_eq!(view.known().state.as_ref().unwrap().children.len(), 0, "nothing is held meanwhile");
+        assert!(many.await.unwrap());
+        assert_eq!(view.known().state.as_ref().unwrap().children.len(), 5000);
+        let mut whole = Box::pin(view.show_whole(state, Zxid(6), 0));
+        assert!((&mut whole).now_or_never().is_none());
+        whole.await.unwrap();
+        let many = moment(node(7, 5000), children(5000, b"2"), 7, 0);
+        assert!(view.show(many).await.unwrap());
+        let mut gone = Box::pin(view.show(moment(NodeRead::Absent(8), Reads::new(), 8, 0)));
+        assert!((&mut gone).now_or_never().is_none());
+        assert!(gone.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back() {
+        let budget = Budget::new(Most { view_bytes: 100_000, ..Most::NONE }, Most::NONE);
+        let view = View::new(scope(), LIMITS, budget.account().take(Resource::ViewBytes, 0).unwrap());
+        let state = |count| {
+            let mut state = State::empty(scope().path, false);
+            state.take_in(node(1, count), children(usize::try_from(count).unwrap(), &[0; 800]));
+            state
+        };
+        view.show_whole(state(10), Zxid(5), 0).await.unwrap();
+        assert_eq!(budget.used(Resource::ViewBytes), 0, "small paths do not count");
+        view.show_whole(state(100), Zxid(5), 0).await.unwrap();
+        let held = budget.used(Resource::ViewBytes);
+        assert!(held > 80_000, "{held}");
+        let error = view.show(moment(node(5, 200), children(200, &[0; 800]), 6, 0)).await.unwrap_err();
+        assert_eq!(error.reason(), "TOO_MANY_VIEW_BYTES");
+        assert_eq!(budget.used(Resource::ViewBytes), held);
+        view.refuse(Refusal { error, until: Some(Instant::now()) });
+        assert!(view.known().state.is_none());
+        assert_eq!(budget.used(Resource::ViewBytes), 0);
+        view.show_whole(state(10), Zxid(7), 0).await.unwrap();
+        assert!(view.known().refusal.is_none());
     }
 }

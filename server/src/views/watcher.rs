@@ -34,7 +34,7 @@ pub(crate) struct Watcher {
     /// When it is looked again whether ZooKeeper can be reached, while something is missing that only ZooKeeper knows.
     /// Kept here, since a heartbeat may end each call of `next` sooner than that.
     patience_ends: Instant,
-    /// That it was looked again whether ZooKeeper hides the path: that may have been long ago.
+    /// That it was looked again whether the path can be shown: that it can't may have been long ago.
     is_checked: bool,
     /// Since when the server has been known to be behind the client.
     is_behind_since: Option<Instant>,
@@ -60,12 +60,13 @@ impl Watcher {
     /// each new state's is larger, but for a snapshot that says `is_reset`.
     ///
     /// # Errors
-    /// [`Error::NoAuth`] when ZooKeeper hides the path. While ZooKeeper is away this waits.
+    /// [`Error::NoAuth`] when ZooKeeper hides the path, [`Error::LimitExceeded`] when it has become too large. While
+    /// ZooKeeper is away this waits.
     ///
     /// # Cancellation
     /// Safe: what was not returned is told by the next call.
     pub(crate) async fn next(&mut self) -> Result<Told, Error> {
-        if !self.is_checked && self.reader.view().known().is_forbidden {
+        if !self.is_checked && self.reader.view().known().refusal.is_some() {
             self.reader.cached().await?;
         }
         self.is_checked = true;
@@ -86,8 +87,8 @@ impl Watcher {
     /// All at once: what is known is one lock, and a change has all who watch look at it.
     fn look(&mut self) -> Result<Look, Error> {
         let mut known = self.reader.view().known();
-        if known.is_forbidden {
-            return Err(Error::NoAuth { path: self.reader.view().scope.path.clone() });
+        if let Some(refusal) = &known.refusal {
+            return Err(refusal.error.clone());
         }
         let next = self.cursor.advance(&mut known);
         let is_stale = self.is_stale_beside(known.backend);

@@ -25,7 +25,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rollcall_wire::{
-    Decoder, Encoder, ErrorCode, MAX_FRAME, OpCode, ReplyHeader, Request, RequestHeader, Response, WatcherEvent, xid,
+    Decoder, Encoder, ErrorCode, MAX_FRAME, Malformed, OpCode, ReplyHeader, Request, RequestHeader, Response,
+    WatcherEvent, xid,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -42,6 +43,8 @@ use crate::types::{SessionId, Zxid};
 const QUEUE: usize = 16_384;
 /// How many bytes of requests are gathered for one write.
 const WRITE_CHUNK: usize = 128 * 1024;
+/// A longer answer is decoded on a blocking thread, in bytes: one of 64 MiB may name millions of children.
+const DECODED_AT_ONCE: usize = 128 * 1024;
 
 /// The state of a session's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -407,7 +410,7 @@ async fn read_frames(
     watches: &Watches,
     identity: &Mutex<Identity>,
     evidence: &watch::Sender<Instant>,
-    config: &Config,
+    config: &Arc<Config>,
     timeout: Duration,
 ) -> String {
     let mut heard = Instant::now();
@@ -434,7 +437,9 @@ async fn read_frames(
             Frame::Whole(_) => None,
             Frame::TooLarge(_, length) => Some(Error::AnswerTooLarge(*length)),
         };
-        let mut decoder = Decoder::new(frame.into_bytes());
+        let bytes = frame.into_bytes();
+        let length = bytes.len();
+        let mut decoder = Decoder::new(bytes);
         let header = match ReplyHeader::decode(&mut decoder) {
             Ok(header) => header,
             Err(error) => return error.to_string(),
@@ -455,7 +460,8 @@ async fn read_frames(
                     identity.last_zxid = identity.last_zxid.max(header.zxid);
                 }
                 answered = heard;
-                if let Err(cause) = answer(header, too_large, &mut decoder, pending, evidence, config) {
+                let is_long = length > DECODED_AT_ONCE;
+                if let Err(cause) = answer(header, too_large, decoder, is_long, pending, evidence, config).await {
                     return cause;
                 }
             }
@@ -477,13 +483,14 @@ async fn unanswered(pending: &Mutex<VecDeque<Pending>>, answered: Instant, patie
 }
 
 /// Hands a reply to whoever waits for it; an error ends the connection.
-fn answer(
+async fn answer(
     header: ReplyHeader,
     too_large: Option<Error>,
-    decoder: &mut Decoder,
+    decoder: Decoder,
+    is_long: bool,
     pending: &Mutex<VecDeque<Pending>>,
     evidence: &watch::Sender<Instant>,
-    config: &Config,
+    config: &Arc<Config>,
 ) -> Result<(), String> {
     let Some(request) = lock(pending).pop_front().filter(|request| request.xid == header.xid) else {
         return Err("a reply out of order".to_owned());
@@ -499,13 +506,10 @@ fn answer(
         let gone = matches!(code, ErrorCode::SessionExpired | ErrorCode::SessionMoved);
         return if gone { Err(code.to_string()) } else { Ok(()) };
     }
-    match Response::decode(op_code, decoder) {
-        Ok(mut response) => {
+    match decode(op_code, decoder, is_long, config).await {
+        Ok(response) => {
             if is_carried_out_write(op_code, &response) {
                 evidence.send_replace(sent_at);
-            }
-            if !config.chroot.is_empty() {
-                response.map_paths(&|path| config.inner(path));
             }
             let events = mailbox.as_ref().map(|mailbox| mailbox.take()).unwrap_or_default();
             let answer = Answer { zxid: Zxid(header.zxid), response, events };
@@ -519,6 +523,27 @@ fn answer(
             Err(error.to_string())
         }
     }
+}
+
+/// Reads an answer, with paths below the chroot.
+async fn decode(
+    op_code: OpCode,
+    mut decoder: Decoder,
+    is_long: bool,
+    config: &Arc<Config>,
+) -> Result<Response, Malformed> {
+    let config = config.clone();
+    let mut read = move || {
+        let mut response = Response::decode(op_code, &mut decoder)?;
+        if !config.chroot.is_empty() {
+            response.map_paths(&|path| config.inner(path));
+        }
+        Ok(response)
+    };
+    if !is_long {
+        return read();
+    }
+    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Malformed("its reader failed")))
 }
 
 /// Whether an answer shows that the leader knew the session when it was asked.

@@ -1,0 +1,53 @@
+//! Work that takes long, done where it holds nobody up: no step on a thread of the runtime may take longer than 10 ms,
+//! however large a tree is.
+
+use tokio::runtime::Handle;
+
+/// Number of nodes that are worked on at once; with more, a debug build comes near 10 ms.
+pub(super) const SHORT: usize = 1000;
+
+/// Does work of so many steps: at once when they are few, on a blocking thread otherwise.
+pub(super) async fn apart<T: Send + 'static>(steps: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if steps <= SHORT {
+        return work();
+    }
+    on_a_blocking_thread(work).await
+}
+
+/// Does work on a blocking thread. It is done to its end, also when nobody waits any more.
+pub(super) async fn on_a_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Frees what has so many parts: at once when they are few, on a blocking thread otherwise.
+pub(super) fn discard<T: Send + 'static>(parts: usize, what: T) {
+    match Handle::try_current() {
+        Ok(runtime) if parts > SHORT => drop(runtime.spawn_blocking(move || drop(what))),
+        _ => drop(what),
+    }
+}
+
+/// A list that is freed elsewhere when it is long.
+#[derive(Debug)]
+pub(super) struct Bulk<T: Send + 'static>(pub(super) Vec<T>);
+
+impl<T: Send> Default for Bulk<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Send> Drop for Bulk<T> {
+    fn drop(&mut self) {
+        if self.0.len() > SHORT {
+            discard(self.0.len(), std::mem::take(&mut self.0));
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Bytes that were made of a state or of a delta, for all others that want the same.
+//!
+//! Their memory counts once for the replica, and once for each connection that has them: a client that asks for many
+//! different parts and reads none of them is refused at the limit of its own account.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+
+use crate::budget::{Account, Resource, Share};
+use crate::error::Error;
+
+/// Maximum number of parts of a client's own choice that are kept of one state while nobody has them.
+const MAX_CHOSEN: usize = 16;
+/// Parts up to this size count for no connection, in bytes: the stream that sends one costs more.
+const SMALL: usize = 4 * 1024;
+/// Parts of a client's own choice that are not swept out, at least.
+const SWEEP_SLACK: usize = 64;
+
+/// What is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// An answer to Get.
+    Page,
+    /// A snapshot for a Watch.
+    Snapshot,
+    /// The same, for a client that has to forget all revisions.
+    Reset,
+    /// The changes of a delta.
+    Changes,
+}
+
+/// Where a part begins.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Begin {
+    /// With the path's own node, or the first change.
+    First,
+    /// With the child after this name.
+    After(Arc<str>),
+    /// With the change of this index.
+    At(usize),
+}
+
+/// Which part.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) form: Form,
+    pub(crate) begin: Begin,
+    /// Maximum number of children, where the client has chosen one; zero otherwise.
+    pub(crate) size: usize,
+}
+
+/// One part.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    /// Its bytes.
+    pub(crate) bytes: Bytes,
+    /// Where the next part begins; `None` for the last.
+    pub(crate) next: Option<Begin>,
+}
+
+/// Who pays for parts: all connections together, and the store of what is kept while nobody has it.
+#[derive(Debug)]
+pub(super) struct Payers {
+    pub(super) common: Account,
+    pub(super) kept: Account,
+}
+
+/// The parts of one state or delta. While it is the present one of its view they are kept, as far as there is room; after
+/// that for as long as a reader has them: readers that are behind share what they are told, too.
+///
+/// Only a part that another one leads to is kept. Clients name the place where a part begins, and could name any.
+#[derive(Debug)]
+pub(crate) struct Parts(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: HashMap<Key, Part>,
+    /// The kept parts of a client's own choice, the oldest first.
+    chosen: VecDeque<Key>,
+    is_present: bool,
+    sweep_above: usize,
+}
+
+/// A part that was made once.
+#[derive(Debug)]
+struct Part {
+    kept: Option<(Arc<Whole>, Share)>,
+    /// While anybody has it.
+    whole: Weak<Whole>,
+    /// What connections pay for it, by number.
+    holders: HashMap<u64, Weak<Share>>,
+    next: Option<Begin>,
+}
+
+/// The bytes, and what all connections pay for them.
+#[derive(Debug)]
+struct Whole {
+    bytes: Bytes,
+    _share: Share,
+}
+
+/// Bytes that one connection has, and what it pays for them.
+struct Held {
+    whole: Arc<Whole>,
+    _share: Option<Arc<Share>>,
+}
+
+impl Parts {
+    /// A part, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when the connection has no room for it.
+    pub(super) fn get(&self, key: &Key, account: &Account) -> Result<Option<Made>, Error> {
+        self.lock().get(key, account)
+    }
+
+    /// Adds a part that was just made, unless somebody else was faster.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when the connection, or the replica, has no room for it.
+    pub(super) fn put(&self, key: Key, made: Made, account: &Account, payers: &Payers) -> Result<Made, Error> {
+        let mut inner = self.lock();
+        if let Some(made) = inner.get(&key, account)? {
+            return Ok(made);
+        }
+        let Made { bytes, next } = made;
+        let share = payers.common.take(Resource::Bytes, bytes.len())?;
+        let whole = Arc::new(Whole { bytes, _share: share });
+        let mut part = Part { kept: None, whole: Arc::downgrade(&whole), holders: HashMap::new(), next };
+        let made = part.hold(&whole, account)?;
+        if inner.lead_to(&key) {
+            if inner.is_present {
+                let room = payers.kept.take(Resource::Bytes, whole.bytes.len()).ok();
+                part.kept = room.map(|room| (whole, room));
+            }
+            inner.insert(key, part);
+        }
+        Ok(made)
+    }
+
+    /// What they were made of is not the present one any more.
+    pub(super) fn close(&self) {
+        let mut inner = self.lock();
+        inner.is_present = false;
+        inner.parts.values_mut().for_each(|part| part.kept = None);
+        inner.chosen.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn get(&mut self, key: &Key, account: &Account) -> Result<Option<Made>, Error> {
+        let Some(part) = self.parts.get_mut(key) else { return Ok(None) };
+        match part.whole.upgrade() {
+            Some(whole) => part.hold(&whole, account).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a part begins where another ends, or is the first.
+    fn lead_to(&self, key: &Key) -> bool {
+        let leads = |(other, part): (&Key, &Part)| other.form == key.form && part.next.as_ref() == Some(&key.begin);
+        key.begin == Begin::First || self.parts.iter().any(leads)
+    }
+
+    fn insert(&mut self, key: Key, part: Part) {
+        if key.size > 0 && part.kept.is_some() {
+            self.chosen.push_back(key.clone());
+            if self.chosen.len() > MAX_CHOSEN
+                && let Some(oldest) = self.chosen.pop_front()
+                && let Some(part) = self.parts.get_mut(&oldest)
+            {
+                part.kept = None;
+            }
+        }
+        self.parts.insert(key, part);
+        if self.parts.len() > self.sweep_above {
+            self.parts.retain(|key, part| key.size == 0 || part.whole.strong_count() > 0);
+            self.sweep_above = 2 * self.parts.len() + SWEEP_SLACK;
+        }
+    }
+}
+
+impl Part {
+    /// The part for one connection, which pays for it as long as it has it.
+    fn hold(&mut self, whole: &Arc<Whole>, account: &Account) -> Result<Made, Error> {
+        let share = if whole.bytes.len() > SMALL { Some(self.share(whole.bytes.len(), account)?) } else { None };
+        let bytes = Bytes::from_owner(Held { whole: whole.clone(), _share: share });
+        Ok(Made { bytes, next: self.next.clone() })
+    }
+
+    fn share(&mut self, amount: usize, account: &Account) -> Result<Arc<Share>, Error> {
+        if let Some(share) = self.holders.get(&account.id()).and_then(Weak::upgrade) {
+            return Ok(share);
+        }
+        let share = Arc::new(account.of_connection().take(Resource::Bytes, amount)?);
+        if self.holders.len() == self.holders.capacity() {
+            self.holders.retain(|_, share| share.strong_count() > 0);
+        }
+        self.holders.insert(account.id(), Arc::downgrade(&share));
+        Ok(share)
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.whole.bytes
+    }
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        let inner =
+            Inner { parts: HashMap::new(), chosen: VecDeque::new(), is_present: true, sweep_above: SWEEP_SLACK };
+        Self(Mutex::new(inner))
+    }
+}
+
+/// A copy of a state becomes another one.
+impl Clone for Parts {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// They add nothing to what a state is.
+impl PartialEq for Parts {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Parts {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Budget, Limits};
+
+    const LARGE: usize = 10_000;
+
+    struct Test {
+        parts: Parts,
+        account: Account,
+        payers: Payers,
+        made: u8,
+    }
+
+    impl Test {
+        fn new() -> Self {
+            let payers = Payers { common: Account::unlimited(), kept: Account::unlimited() };
+            Self { parts: Parts::default(), account: Account::unlimited(), payers, made: 0 }
+        }
+
+        /// A part, which a part after «a» follows if it is the first, and which holds how many were made before it.
+        fn part(&mut self, form: Form, after: Option<&str>, size: usize) -> Result<Bytes, Error> {
+            let begin = after.map_or(Begin::First, |name| Begin::After(name.into()));
+            let key = Key { form, begin, size };
+            if let Some(made) = self.parts.get(&key, &self.account)? {
+                return Ok(made.bytes);
+            }
+            self.made += 1;
+            let next = after.is_none().then(|| Begin::After("a".into()));
+            let made = Made { bytes: Bytes::from(vec![self.made; LARGE]), next };
+            Ok(self.parts.put(key, made, &self.account, &self.payers)?.bytes)
+        }
+
+        fn number(&mut self, form: Form, after: Option<&str>, size: usize) -> u8 {
+            self.part(form, after, size).unwrap()[0]
+        }
+    }
+
+    #[test]
+    fn a_part_is_made_once_until_the_state_is_over() {
+        let mut test = Test::new();
+        assert_eq!([test.number(Form::Page, None, 0), test.number(Form::Page, None, 0)], [1, 1]);
+        assert_eq!(test.number(Form::Page, Some("a"), 0), 2);
+        assert_eq!(test.number(Form::Snapshot, None, 0), 3);
+        assert_eq!(test.number(Form::Page, Some("a"), 0), 2);
+        test.parts.close();
+        assert_eq!([test.number(Form::Page, None, 0), test.number(Form::Page, None, 0)], [4, 5]);
+    }
+
+    #[test]
+    fn what_was_made_of_a_past_state_is_shared_for_as_long_as_anybody_has_it() {
+        let mut test = Test::new();
+        let slow = test.part(Form::Snapshot, None, 0).unwrap();
+        test.parts.close();
+        assert_eq!(slow.as_ptr(), test.part(Form::Snapshot, None, 0).unwrap().as_ptr());
+        let slice = test.part(Form::Snapshot, Some("a"), 0).unwrap().slice(..1);
+        assert_eq!((slice[0], test.number(Form::Snapshot, Some("a"), 0)), (2, 2));
+        drop(slice);
+        assert_eq!(test.number(Form::Snapshot, Some("a"), 0), 3);
+        drop(slow);
+        assert_eq!(test.number(Form::Snapshot, None, 0), 4);
+    }
+
+    #[test]
+    fn parts_that_begin_where_none_ends_are_not_kept() {
+        let mut test = Test::new();
+        test.number(Form::Page, None, 0);
+        for name in 0..100 {
+            test.number(Form::Page, Some(&name.to_string()), 0);
+            // It is where a page begins, but no part of a snapshot.
+            test.number(Form::Snapshot, Some("a"), 0);
+        }
+        assert_eq!((test.made, test.parts.lock().parts.len()), (201, 1));
+    }
+
+    #[test]
+    fn pages_of_any_size_are_shared_and_few_are_kept() {
+        let mut test = Test::new();
+        for size in 1..=200 {
+            let page = test.part(Form::Page, None, size).unwrap();
+            assert_eq!(page.as_ptr(), test.part(Form::Page, None, size).unwrap().as_ptr());
+        }
+        assert_eq!(test.payers.kept.used(Resource::Bytes), MAX_CHOSEN * LARGE);
+        assert_eq!(test.payers.common.used(Resource::Bytes), MAX_CHOSEN * LARGE);
+        assert!(test.parts.lock().parts.len() <= 2 * MAX_CHOSEN + SWEEP_SLACK);
+        test.parts.close();
+        assert_eq!(test.payers.common.used(Resource::Bytes), 0);
+    }
+
+    #[test]
+    fn a_connection_pays_once_for_what_it_has_and_is_refused_at_its_limit() {
+        let mut test = Test::new();
+        let budget = Budget::new(Limits { bytes: 2 * LARGE, ..Limits::NONE }, Limits::NONE);
+        (test.account, test.payers.common) = (budget.account(), budget.common_account());
+        let one: Vec<_> = (0..10).map(|_| test.part(Form::Page, None, 1).unwrap()).collect();
+        let other = test.part(Form::Page, None, 2).unwrap();
+        assert_eq!(test.account.used(Resource::Bytes), 2 * LARGE);
+        assert_eq!(test.part(Form::Page, None, 3).unwrap_err().reason(), "TOO_MANY_BYTES");
+        let first = std::mem::replace(&mut test.account, budget.account());
+        let others = test.part(Form::Page, None, 1).unwrap();
+        assert_eq!((others.as_ptr(), budget.used(Resource::Bytes)), (one[0].as_ptr(), 2 * LARGE));
+        drop((one, other));
+        assert_eq!((first.used(Resource::Bytes), test.account.used(Resource::Bytes)), (0, LARGE));
+    }
+}
