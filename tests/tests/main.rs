@@ -50,6 +50,7 @@ mod zookeeper {
     mod lifetimes;
     mod lock_queue;
     mod locks;
+    mod malformed;
     mod register;
     mod slow_readers;
     mod snapshots;
@@ -74,6 +75,7 @@ mod embedded {
     mod lifetimes;
     mod lock_queue;
     mod locks;
+    mod malformed;
     mod register;
     mod slow_readers;
     mod snapshots;
@@ -97,6 +99,7 @@ mod oldest {
     mod lasting_locks;
     mod lifetimes;
     mod locks;
+    mod malformed;
     mod register;
     mod slow_readers;
     mod snapshots;
