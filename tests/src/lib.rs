@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise, and says why on standard error"
 )]
 
+pub mod any_bytes;
 pub mod arm;
 pub mod bare;
 pub mod canary;

@@ -50,6 +50,7 @@ mod zookeeper {
     mod lifetimes;
     mod lock_queue;
     mod locks;
+    mod malformed;
     mod register;
     mod slow_readers;
     mod snapshots;
@@ -75,6 +76,7 @@ mod embedded {
     mod lifetimes;
     mod lock_queue;
     mod locks;
+    mod malformed;
     mod register;
     mod slow_readers;
     mod snapshots;
@@ -99,6 +101,7 @@ mod oldest {
     mod lasting_locks;
     mod lifetimes;
     mod locks;
+    mod malformed;
     mod register;
     mod slow_readers;
     mod snapshots;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rollcall_proto::v1;
-use rollcall_proto::v1::{Consistency, GetRequest};
+use rollcall_proto::v1::{Consistency, GetRequest, WatchRequest};
 use rollcall_tests::client::{Client, Registration, data, get, latest, put, shown, span, text};
+use rollcall_tests::follow::Watching;
 use rollcall_tests::wait::{eventually, soon};
 use serde_json::{Value as Json, json};
 
@@ -31,16 +32,31 @@ async fn an_absent_path_is_an_answer() {
 }
 
 #[tokio::test]
-async fn a_path_of_very_many_segments_is_one_like_any_other() {
+async fn a_path_of_many_segments_is_one_like_any_other() {
     let s = ARM.setting("get").await;
-    let path = "/a".repeat(1500);
+    let path = "/a".repeat(128);
     assert!(!get(&s.client, &path).await.exists);
     s.bare.create("/a", b"").await;
     assert!(!get(&s.client, &path).await.exists);
-    let path = &path[..200];
-    assert!(!get(&s.client, path).await.exists);
-    put(&s.client, path, text("deep")).await.unwrap();
-    assert_eq!(shown(get(&s.client, path).await.value.as_ref()), json!({"text": "deep"}));
+    put(&s.client, &path, text("deep")).await.unwrap();
+    assert_eq!(shown(get(&s.client, &path).await.value.as_ref()), json!({"text": "deep"}));
+}
+
+#[tokio::test]
+async fn what_others_have_made_deeper_than_a_path_may_be_is_read_from_above() {
+    let s = ARM.setting("get").await;
+    let path = "/a".repeat(600);
+    s.bare.create(&path, b"deep").await;
+    let answer = read(&s.client, GetRequest { recursive: true, ..latest("/a/a") }).await;
+    let children = answer.node.unwrap().children;
+    assert_eq!(children.len(), 598);
+    let deepest = &path[5..];
+    assert_eq!(shown(children[deepest].value.as_ref()), json!({"text": "deep"}));
+    // What happens there is seen, too.
+    let watched = WatchRequest { path: "/a/a".to_owned(), recursive: true, ..Default::default() };
+    let mut watching = Watching::start_with(&s.client, watched).await;
+    s.bare.set(&path, b"deeper").await;
+    watching.until("the change far below", |known| known.child(deepest) == json!({"text": "deeper"})).await;
 }
 
 #[tokio::test]
