@@ -24,7 +24,7 @@ use crate::budget::{self, Budget};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::grpc::{self, Admission, Gathering, Service};
-use crate::locks::{self, Locks};
+use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::sessions::{Limits, Sessions};
 use crate::views::{self, Owner, Store, Views};
@@ -142,7 +142,7 @@ impl App {
         let service = Service {
             sessions: Sessions::start(zk.clone(), REGISTRATIONS, &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &mut tasks),
-            locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
+            locks: Locks::start(zk.pool.clone(), self.settings.in_all.locks, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::new(budget.clone()),
             metrics: metrics.clone(),
