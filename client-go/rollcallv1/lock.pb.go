@@ -692,10 +692,10 @@ type DescribeLockResponse struct {
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// How many may hold the lock at once; 0 when nobody has ever taken it.
 	Simultaneous uint32 `protobuf:"varint,2,opt,name=simultaneous,proto3" json:"simultaneous,omitempty"`
-	// Those who hold it, the earliest grant first.
+	// Those who hold it, the earliest grant first; of more than 10,000, not all.
 	Holders []*LockParty `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
-	// Those who wait, in the order in which they will be served; the first of them, where all would be
-	// more than fit in a message of 2 MiB.
+	// Those who wait, in the order in which they will be served; the first of them, where they are more than
+	// 10,000 or all would be more than fit in a message of 2 MiB.
 	Waiters       []*LockParty `protobuf:"bytes,4,rep,name=waiters,proto3" json:"waiters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -31,9 +31,14 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: IpAddr) {
         tracing::debug!(%error, "connection gone before it was served");
         return;
     }
-    let Some((id, outbox)) = hub.accept(peer) else {
-        tracing::warn!("too many connections");
-        return;
+    let (id, outbox) = match hub.accept(peer) {
+        Ok(accepted) => accepted,
+        Err(untold) => {
+            if let Some(connections) = untold {
+                tracing::warn!(connections, limit = hub.config.max_connections, "too many connections: refused");
+            }
+            return;
+        }
     };
     // Its place is given back however this task ends.
     let _place = Place { hub: hub.clone(), id };

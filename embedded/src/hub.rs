@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::Config;
 use crate::faults::Switches;
+use crate::occasional::Occasional;
 use crate::outbox::Outbox;
 use crate::state::{Effect, Effects, State};
 use crate::types::{ConnectionId, Now};
@@ -39,6 +40,8 @@ struct Core {
     state: State,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
     effects: Effects,
+    /// Connections that were too many.
+    refusals: Occasional,
 }
 
 /// Frames counted, for `srvr` and `mntr`.
@@ -53,7 +56,12 @@ impl Hub {
         let started = Instant::now();
         let state = State::new(config.clone(), now(started), rand::random());
         Self {
-            core: Mutex::new(Core { state, outboxes: HashMap::new(), effects: Vec::new() }),
+            core: Mutex::new(Core {
+                state,
+                outboxes: HashMap::new(),
+                effects: Vec::new(),
+                refusals: Occasional::default(),
+            }),
             started,
             config,
             traffic: Traffic::default(),
@@ -70,16 +78,16 @@ impl Hub {
         look(&self.lock().state)
     }
 
-    /// Registers a connection; `None` when there are too many.
-    pub(crate) fn accept(&self, peer: IpAddr) -> Option<(ConnectionId, Arc<Outbox>)> {
+    /// Registers a connection. One too many is refused, now and then with the number of those that were, for the log.
+    pub(crate) fn accept(&self, peer: IpAddr) -> Result<(ConnectionId, Arc<Outbox>), Option<u64>> {
         let mut core = self.lock();
         if core.outboxes.len() >= self.config.max_connections {
-            return None;
+            return Err(core.refusals.note(now(self.started).elapsed_ms));
         }
         let id = core.state.accept(peer);
         let outbox = Arc::new(Outbox::new(self.config.max_unread));
         core.outboxes.insert(id, outbox.clone());
-        Some((id, outbox))
+        Ok((id, outbox))
     }
 
     /// Forgets a connection.
@@ -119,7 +127,7 @@ impl Hub {
     /// Carries a step out, and hands its effects over.
     pub(crate) fn step<T>(&self, step: impl FnOnce(&mut State, Now, &mut Effects) -> T) -> T {
         let mut core = self.lock();
-        let Core { state, outboxes, effects } = &mut *core;
+        let Core { state, outboxes, effects, .. } = &mut *core;
         let result = step(state, now(self.started), effects);
         self.traffic.sent.fetch_add(effects.len() as u64, Ordering::Relaxed);
         for (id, effect) in effects.drain(..) {
@@ -148,10 +156,29 @@ fn is_write(request: &Request) -> bool {
     )
 }
 
-fn now(started: Instant) -> Now {
+/// The time, as the state counts it.
+pub(crate) fn now(started: Instant) -> Now {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     Now {
         elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         wall_ms: i64::try_from(wall).unwrap_or(i64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn connections_that_are_too_many_are_told_in_one_line() {
+        let hub = Hub::new(Config { max_connections: 1, ..Config::default() });
+        let accept = || hub.accept(Ipv4Addr::LOCALHOST.into());
+        let (id, _) = accept().unwrap();
+        let lines: Vec<_> = (0..1000).filter_map(|_| accept().unwrap_err()).collect();
+        assert_eq!(lines, [1]);
+        hub.disconnect(id);
+        assert!(accept().is_ok());
     }
 }

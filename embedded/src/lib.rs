@@ -25,6 +25,7 @@ mod config;
 mod connection;
 mod faults;
 mod hub;
+mod occasional;
 mod outbox;
 mod path;
 mod reads;

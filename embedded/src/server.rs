@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::Config;
 use crate::connection;
-use crate::hub::Hub;
+use crate::hub::{Hub, now};
+use crate::occasional::Occasional;
 
 /// Why the server can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,7 @@ impl Embedded {
         let mut connections = JoinSet::new();
         let mut clock = JoinSet::new();
         clock.spawn(keep_time(self.hub.clone()));
+        let mut failures = Occasional::default();
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -95,7 +97,9 @@ impl Embedded {
                     Err(error) => {
                         // Most likely out of file descriptors: what helps is that others close.
                         const PAUSE: Duration = Duration::from_millis(50);
-                        tracing::warn!(%error, "can't accept a connection");
+                        if let Some(times) = failures.note(now(self.hub.started).elapsed_ms) {
+                            tracing::warn!(%error, times, "can't accept a connection");
+                        }
                         tokio::time::sleep(PAUSE).await;
                     }
                 },

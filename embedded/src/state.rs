@@ -13,6 +13,7 @@ use rollcall_wire::{
 
 use crate::Config;
 use crate::acl::{self, Identity};
+use crate::occasional::Occasional;
 use crate::path;
 use crate::sessions::{Over, Sessions};
 use crate::transaction::{self, Author, Change};
@@ -52,6 +53,8 @@ pub(crate) struct State {
     pub(super) connections: HashMap<ConnectionId, Connection>,
     next_connection: u64,
     last_zxid: Zxid,
+    /// Clients that had seen a later server.
+    ahead: Occasional,
     config: Config,
 }
 
@@ -67,6 +70,7 @@ impl State {
             connections: HashMap::new(),
             next_connection: 0,
             last_zxid: Zxid(now.wall_ms.max(0).saturating_mul(PER_MILLISECOND)),
+            ahead: Occasional::default(),
             config,
         }
     }
@@ -108,7 +112,10 @@ impl State {
     /// before it cuts off whoever has the session.
     pub(crate) fn connect(&mut self, id: ConnectionId, request: &ConnectRequest, now: Now, effects: &mut Effects) {
         if request.last_zxid_seen > self.last_zxid.0 {
-            tracing::info!(seen = request.last_zxid_seen, last = self.last_zxid.0, "client has seen a later server");
+            if let Some(times) = self.ahead.note(now.elapsed_ms) {
+                let (seen, last) = (request.last_zxid_seen, self.last_zxid.0);
+                tracing::info!(seen, last, times, "client has seen a later server");
+            }
             effects.push((id, Effect::Close));
             return;
         }

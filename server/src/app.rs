@@ -25,7 +25,7 @@ use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::grpc::{self, Admission, Gate, Gathering, Service};
 use crate::listen::{self, Bounds, Listener};
-use crate::locks::{self, Locks};
+use crate::locks::Locks;
 use crate::metrics::{ByResource, Metrics, Port};
 use crate::sessions::Sessions;
 use crate::views::{self, Owner, Store, Views};
@@ -157,7 +157,7 @@ impl App {
         let service = Service {
             sessions: Sessions::start(zk.clone(), &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &budget, &mut tasks),
-            locks: Locks::start(zk.pool.clone(), locks::DEFAULT_LIMIT, &mut tasks),
+            locks: Locks::start(zk.pool.clone(), self.settings.in_all.locks, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::default(),
             metrics: metrics.clone(),

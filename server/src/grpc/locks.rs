@@ -7,7 +7,7 @@ use prost::Message as _;
 use rollcall_proto::server::v1;
 use tonic::Request;
 
-use super::admission::Place;
+use super::admission::{Place, account};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
 use crate::error::Error;
 use crate::locks::{AcquireRequest, Acquisition, Party};
@@ -30,17 +30,19 @@ impl Service {
     ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
         self.check_writable()?;
         let place = self.admit()?;
+        let account = account(&request);
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let heartbeat = self.heartbeat(request.heartbeat)?;
-        let acquisition = self.locks.acquire(AcquireRequest {
+        let request = AcquireRequest {
             path,
             simultaneous: request.simultaneous,
             wait: convert::duration_or_zero("wait", request.wait)?,
             ttl: convert::ttl(request.ttl)?,
             name: (!request.name.is_empty()).then_some(request.name),
             lock_id: (!request.lock_id.is_empty()).then_some(request.lock_id),
-        });
+        };
+        let acquisition = self.locks.acquire(request, &account);
         let open = Open { acquisition, heartbeat, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
@@ -64,8 +66,8 @@ impl Service {
         Ok(v1::DescribeLockResponse {
             path: path.as_str().to_owned(),
             simultaneous: description.simultaneous,
-            holders: parties_to_proto(description.holders, &mut room),
-            waiters: parties_to_proto(description.waiters, &mut room),
+            holders: parties_to_proto(&description.holders, &mut room),
+            waiters: parties_to_proto(&description.waiters, &mut room),
         })
     }
 }
@@ -88,10 +90,10 @@ fn response(event: v1::acquire_lock_response::Event) -> v1::AcquireLockResponse 
 }
 
 /// The first parties, as many as there is room for.
-fn parties_to_proto(parties: Vec<Party>, room: &mut usize) -> Vec<v1::LockParty> {
+fn parties_to_proto(parties: &[Party], room: &mut usize) -> Vec<v1::LockParty> {
     /// What a party takes beside itself: a tag and a length.
     const FRAME: usize = 8;
-    let fitting = parties.into_iter().map(party_to_proto).take_while(|party| {
+    let fitting = parties.iter().map(party_to_proto).take_while(|party| {
         let left = room.checked_sub(party.encoded_len() + FRAME);
         *room = left.unwrap_or_default();
         left.is_some()
@@ -99,10 +101,10 @@ fn parties_to_proto(parties: Vec<Party>, room: &mut usize) -> Vec<v1::LockParty>
     fitting.collect()
 }
 
-fn party_to_proto(party: Party) -> v1::LockParty {
+fn party_to_proto(party: &Party) -> v1::LockParty {
     let since = Duration::from_millis(u64::try_from(party.since_ms).unwrap_or_default());
     v1::LockParty {
-        name: party.name,
+        name: party.name.clone(),
         fencing_token: party.fencing_token.map_or(0, |token| token.0),
         since_time: Some(convert::timestamp_to_proto(UNIX_EPOCH + since)),
         foreign: party.foreign,

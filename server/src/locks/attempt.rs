@@ -181,6 +181,10 @@ impl Attempt {
     }
 
     async fn step(&mut self) -> Result<Option<Granted>, Interrupt> {
+        // Of very many that are cancelled at once most have not begun.
+        if !self.slot.is_wanted() {
+            return Err(Stop::Ordered.into());
+        }
         if let Some(grant) = self.find_lease().await? {
             return Ok(Some((grant, None)));
         }

@@ -17,9 +17,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::READ_CHUNK;
 use super::node::is_durable;
-use super::queue::{NEAR, Queue, digits_after, is_worn_out, next_digits};
+use super::queue::{NEAR, Queue, digits_after, is_worn_out, lease_name, next_digits};
+use super::{READ_CHUNK, go_through};
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LEASES, lock_queue};
 use crate::zk::{self, OneShot, Session};
@@ -242,16 +242,14 @@ impl Task {
         let worn_out = contenders.as_ref().is_some_and(|(_, stat)| is_worn_out(stat));
         let names = contenders.map(|(names, _)| names).unwrap_or_default();
         let children = names.len();
-        let queue = Queue::of(names);
+        let queue = go_through(children, move || Queue::of(names)).await?;
         let queue_strays = queue.len() < children;
         let lock = leases.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
         let names = leases.map(|(names, _)| names).unwrap_or_default();
         let count = names.len();
         self.learn(names).await?;
-        let mut leases: Vec<_> = self.known.values().collect();
-        leases.sort_unstable_by_key(|lease| lease.czxid);
-        let strays = leases.iter().any(|lease| lease.stray);
-        let mut holders: Arc<[String]> = leases.iter().take(HOLDERS).map(|lease| lease.holder.clone()).collect();
+        let strays = self.known.values().any(|lease| lease.stray);
+        let mut holders = first_holders(self.known.values());
         let before = self.show.borrow().clone();
         if holders == before.holders {
             // Shared by all who were told them.
@@ -271,14 +269,8 @@ impl Task {
 
     /// Reads the leases that are new, and forgets those that are gone.
     async fn learn(&mut self, names: Vec<String>) -> Result<(), zk::Error> {
-        let mut known = HashMap::with_capacity(names.len());
-        let mut new = Vec::new();
-        for name in names {
-            match self.known.remove(&name) {
-                Some(lease) => drop(known.insert(name, lease)),
-                None => new.push(name),
-            }
-        }
+        let before = std::mem::take(&mut self.known);
+        let (known, new) = go_through(before.len() + names.len(), move || still_known(before, names)).await?;
         self.known = known;
         for chunk in new.chunks(READ_CHUNK) {
             let paths: Vec<_> = chunk.iter().map(|name| self.path.join(name)).collect();
@@ -287,7 +279,7 @@ impl Task {
                 // One that is gone already, or that may not be read.
                 let Ok(Some(read)) = read else { continue };
                 let stray = is_durable(&read.stat) && self.is_stray(name).await?;
-                let holder = String::from_utf8_lossy(&read.data).into_owned();
+                let holder = lease_name(&read.data);
                 self.known.insert(name.clone(), Lease { holder, czxid: read.stat.czxid, stray });
             }
         }
@@ -302,6 +294,30 @@ impl Task {
     }
 }
 
+/// Of the leases that were known those that are listed, and the names that are new.
+fn still_known(mut before: HashMap<String, Lease>, names: Vec<String>) -> (HashMap<String, Lease>, Vec<String>) {
+    let mut known = HashMap::with_capacity(names.len());
+    let mut new = Vec::new();
+    for name in names {
+        match before.remove(&name) {
+            Some(lease) => drop(known.insert(name, lease)),
+            None => new.push(name),
+        }
+    }
+    (known, new)
+}
+
+/// The names of the first holders, the earliest grant first.
+fn first_holders<'a>(leases: impl Iterator<Item = &'a Lease>) -> Arc<[String]> {
+    let mut leases: Vec<_> = leases.collect();
+    if leases.len() > HOLDERS {
+        leases.select_nth_unstable_by_key(HOLDERS, |lease| lease.czxid);
+        leases.truncate(HOLDERS);
+    }
+    leases.sort_unstable_by_key(|lease| lease.czxid);
+    leases.into_iter().map(|lease| lease.holder.clone()).collect()
+}
+
 /// Waits until one of the watches fires.
 async fn first_of(watches: &mut [OneShot]) {
     let (_fired, ..) = futures_util::future::select_all(watches).await;
@@ -312,6 +328,16 @@ mod tests {
     use super::*;
 
     const NAMES: [&str; 2] = ["a__lock__0000000003", "b__lock__0000000004"];
+
+    #[test]
+    fn the_first_holders_are_those_of_the_earliest_grants() {
+        let lease = |czxid: i64| Lease { holder: czxid.to_string(), czxid, stray: false };
+        for count in [0, 3, HOLDERS, HOLDERS + 1, 5 * HOLDERS] {
+            let leases: Vec<_> = (0..i64::try_from(count).unwrap()).rev().map(lease).collect();
+            let expected: Vec<_> = (0..count.min(HOLDERS)).map(|number| number.to_string()).collect();
+            assert_eq!(first_holders(leases.iter())[..], expected);
+        }
+    }
 
     #[test]
     fn a_reading_goes_on_with_who_comes_next_and_knows_no_more_of_room_after_a_grant() {

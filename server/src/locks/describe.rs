@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::queue::{Limit, Queue, contender_name, looks_like_a_lease};
+use bytes::Bytes;
+
+use super::queue::{Limit, Queue, contender_name, lease_name, looks_like_a_lease};
 use super::record::{Record, record_path};
-use super::{Interrupt, READ_CHUNK, node};
+use super::{Interrupt, READ_CHUNK, go_through, node};
 use crate::refusal;
 use crate::types::{FencingToken, NodePath};
 use crate::zk::layout::{FENCES, LEASES, lock_queue};
@@ -13,6 +15,10 @@ use crate::zk::{ErrorCode, Read, Request, Response, Session};
 
 /// How often what changes meanwhile is read again, to give one consistent state. After that, what was read is given.
 const TRIES: usize = 4;
+/// Number of holders, and of waiters, that are described; of more, not all.
+const PARTIES: usize = 10_000;
+/// Number of bytes that are kept of a node: more than any name or record of ours has.
+const KEPT: usize = 16 * 1024;
 
 /// Who holds a lock and who waits for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,10 @@ pub(crate) struct Party {
 /// whether it is a lock at all, before anything of what it has as children is read.
 pub(super) async fn describe(session: &Session, path: &NodePath) -> Result<Description, Interrupt> {
     session.sync(path).await?;
+    // What is no lock may have any number of children.
+    if session.get(path).await?.is_some_and(|read| Limit::of(&read.data) == Limit::Foreign) {
+        return Err(not_a_number(path));
+    }
     let queue = lock_queue(path);
     let mut nodes: Vec<NodePath> = Vec::new();
     let mut tries = 0;
@@ -65,7 +75,7 @@ pub(super) async fn describe(session: &Session, path: &NodePath) -> Result<Descr
 struct State {
     lock: Option<Read>,
     leases: Vec<String>,
-    contenders: Vec<String>,
+    contenders: Queue,
     fences: HashSet<String>,
     /// Each node that was read; one that is gone as `None`.
     nodes: HashMap<NodePath, Option<Read>>,
@@ -89,8 +99,12 @@ impl State {
             };
             let heads = answers.len().saturating_sub(chunk.len());
             let mut answers = answers.into_iter();
+            let mut contenders = Vec::new();
             for (index, head) in answers.by_ref().take(heads).enumerate() {
-                state.take_head(index, head, path)?;
+                state.take_head(index, head, path, &mut contenders)?;
+            }
+            if heads > 0 {
+                state.contenders = go_through(contenders.len(), move || Queue::of(contenders)).await?;
             }
             for (node, answer) in chunk.into_iter().zip(answers) {
                 state.nodes.insert(node.clone(), as_read(answer));
@@ -103,26 +117,27 @@ impl State {
         index: usize,
         answer: Result<Response, ErrorCode>,
         path: &NodePath,
+        contenders: &mut Vec<String>,
     ) -> Result<(), Interrupt> {
         match (index, answer) {
             (_, Err(code)) if code != ErrorCode::NoNode => return Err(refusal::refused(path, code).into()),
             (0, answer) => self.lock = as_read(answer),
             (1, Ok(Response::Children { names, .. })) => self.leases = names,
-            (2, Ok(Response::Children { names, .. })) => self.contenders = names,
+            (2, Ok(Response::Children { names, .. })) => *contenders = names,
             (3, Ok(Response::Children { names, .. })) => self.fences = names.into_iter().collect(),
             _ => {}
         }
         Ok(())
     }
 
-    /// The nodes that a description is made of.
+    /// The nodes that a description is made of: of very many, the first.
     fn needed(&self, path: &NodePath, queue: &NodePath) -> Vec<NodePath> {
-        let mut nodes: Vec<_> = self.leases.iter().map(|name| path.join(name)).collect();
+        let mut nodes: Vec<_> = self.leases.iter().take(PARTIES).map(|name| path.join(name)).collect();
         // What makes a durable child a lease, once it is known to be durable.
         let records = nodes.iter().filter(|lease| self.get(lease).is_some_and(|lease| node::is_durable(&lease.stat)));
         let records: Vec<_> = records.map(|lease| record_path(lease.name())).collect();
         nodes.extend(records);
-        nodes.extend(Queue::of(self.contenders.clone()).names().map(|name| queue.join(name)));
+        nodes.extend(self.contenders.names().take(PARTIES).map(|name| queue.join(name)));
         nodes
     }
 
@@ -140,7 +155,7 @@ impl State {
     /// The lock's number; an error if it is no lock.
     fn simultaneous(&self, path: &NodePath) -> Result<u32, Interrupt> {
         match self.lock.as_ref().map(|lock| Limit::of(&lock.data)) {
-            Some(Limit::Foreign) => Err(node::not_a_lock(path, "its data is no number")),
+            Some(Limit::Foreign) => Err(not_a_number(path)),
             Some(Limit::Empty) if !self.leases.iter().all(|name| looks_like_a_lease(name)) => {
                 Err(node::not_a_lock(path, "it has children that are no leases"))
             }
@@ -159,12 +174,11 @@ impl State {
                 return Err(node::not_a_lock(path, "it has durable children that are no leases"));
             }
             let record = self.get(&record_path).and_then(|record| Record::parse(&record.data));
-            let name = String::from_utf8_lossy(&lease.data).into_owned();
+            let name = lease_name(&lease.data);
             holders.push(Party { ttl: record.map(|record| record.ttl), ..self.party(lease, name) });
         }
         holders.sort_unstable_by_key(|holder| holder.fencing_token);
-        let contenders = Queue::of(self.contenders.clone());
-        let waiters = contenders.names().filter_map(|name| self.get(&queue.join(name)));
+        let waiters = self.contenders.names().take(PARTIES).filter_map(|name| self.get(&queue.join(name)));
         let waiters =
             waiters.map(|waiter| Party { fencing_token: None, ..self.party(waiter, contender_name(&waiter.data)) });
         Ok(Description { path: path.clone(), simultaneous, holders, waiters: waiters.collect() })
@@ -182,13 +196,20 @@ impl State {
     }
 }
 
+fn not_a_number(path: &NodePath) -> Interrupt {
+    node::not_a_lock(path, "its data is no number")
+}
+
 fn get(path: &str) -> Request {
     Request::GetData { path: path.to_owned(), watch: false }
 }
 
+/// What was read, without the rest of the answer, and without the most of what a stranger has written.
 fn as_read(answer: Result<Response, ErrorCode>) -> Option<Read> {
     match answer {
-        Ok(Response::Data { data, stat }) => Some(Read { data, stat }),
+        Ok(Response::Data { data, stat }) => {
+            Some(Read { data: Bytes::copy_from_slice(&data[..data.len().min(KEPT)]), stat })
+        }
         _ => None,
     }
 }

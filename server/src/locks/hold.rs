@@ -55,18 +55,19 @@ pub(super) fn judge(signs: Signs, now: Instant) -> Certainty {
 pub(super) struct Sight {
     /// Fires when the lease goes; `None`: it does not stand.
     watch: Option<OneShot>,
-    /// All leases of the lock.
-    names: Vec<String>,
+    /// Number of leases of the lock.
+    leases: usize,
     /// The transaction that last wrote the lock node.
     lock: Option<Zxid>,
 }
 
 /// Looks at a lease. Its requests are sent when it is first polled.
 pub(super) async fn look(session: &Session, path: &NodePath, lease: &NodePath) -> Result<Sight, zk::Error> {
-    let (watched, listed) = futures_util::future::join(session.watch_exists(lease), session.children(path)).await;
+    let (watched, lock) = futures_util::future::join(session.watch_exists(lease), session.exists(path)).await;
     let (stat, watch) = watched?;
-    let (names, lock) = listed?.map(|(names, lock)| (names, Zxid(lock.mzxid))).unzip();
-    Ok(Sight { watch: stat.map(|_| watch), names: names.unwrap_or_default(), lock })
+    let lock = lock?;
+    let leases = lock.map_or(0, |lock| usize::try_from(lock.num_children).unwrap_or_default());
+    Ok(Sight { watch: stat.map(|_| watch), leases, lock: lock.map(|lock| Zxid(lock.mzxid)) })
 }
 
 /// Before a lock is told as held: the lease stands and is watched, there are not too many, and the session is alive.
@@ -84,7 +85,7 @@ pub(super) async fn confirm(attempt: &mut Attempt, grant: Grant, mut seen: Optio
 async fn try_confirm(attempt: &Attempt, grant: Grant, seen: Option<Sight>) -> Result<OneShot, Interrupt> {
     let session = attempt.session();
     let (terms, _) = attempt.parts();
-    let Sight { watch, names, lock } = match seen {
+    let Sight { watch, leases, lock } = match seen {
         Some(sight) => sight,
         None => look(&session, &terms.path, &attempt.seat.lease_path()).await?,
     };
@@ -97,8 +98,8 @@ async fn try_confirm(attempt: &Attempt, grant: Grant, seen: Option<Sight>) -> Re
     }
     // Below the limit there was room for one; more than that can only be a kazoo of 2.1 or older, which takes a lease
     // without being the first of the queue.
-    if names.len() > 1 && !may_take(terms.limit, names.len() - 1) {
-        let granted = grants(&session, &terms.path, &names).await?;
+    if leases > 1 && !may_take(terms.limit, leases - 1) {
+        let granted = grants(&session, &terms.path).await?;
         if must_give_up(terms.limit, &granted, grant.token.0) {
             tracing::warn!(path = %terms.path, "more leases than the lock allows: giving up the latest");
             return Err(Stop::Again.into());
@@ -109,7 +110,8 @@ async fn try_confirm(attempt: &Attempt, grant: Grant, seen: Option<Sight>) -> Re
 }
 
 /// When the leases were granted.
-async fn grants(session: &Session, path: &NodePath, names: &[String]) -> Result<Vec<i64>, zk::Error> {
+async fn grants(session: &Session, path: &NodePath) -> Result<Vec<i64>, zk::Error> {
+    let names = session.children(path).await?.map(|(names, _)| names).unwrap_or_default();
     let mut grants = Vec::with_capacity(names.len());
     for chunk in names.chunks(READ_CHUNK) {
         let paths: Vec<_> = chunk.iter().map(|name| path.join(name)).collect();

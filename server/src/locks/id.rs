@@ -76,6 +76,11 @@ impl Mark {
         Some(Self(mark.to_owned()))
     }
 
+    /// Whether the names with this mark come after this one.
+    pub(super) fn is_after(&self, name: &str) -> bool {
+        name < self.0.as_str()
+    }
+
     /// Whether a contender or a lease of this name belongs to the id.
     pub(super) fn names(&self, name: &str) -> bool {
         name.starts_with(&self.0)

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::attempt::{self, Attempt};
@@ -15,7 +14,7 @@ use super::record::Record;
 use super::seat::{Cleared, Seat, Trace};
 use super::slot::{Order, Slot};
 use super::terms::{Grant, PATIENCE, Terms, Wait, until};
-use super::{Interrupt, LostReason, Shared, Stop, hold, lock, release, seat};
+use super::{Interrupt, LostReason, Place, Shared, Stop, hold, lock, release, seat};
 use crate::error::Error;
 use crate::refusal;
 use crate::zk::{self, Owner};
@@ -29,7 +28,7 @@ pub(super) struct Life {
     pub(super) slot: Arc<Slot>,
     pub(super) mark: Mark,
     /// Its share of the limit.
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Place,
 }
 
 impl Life {
@@ -169,7 +168,7 @@ impl Life {
                         // The stream has ended. A try whose answer was lost may have picked the lock up.
                         return Err(Stop::Failed(Error::BackendUnavailable));
                     }
-                    let released = release::release(&self.shared.pool, self.slot.id()).await;
+                    let released = release::release(&self.shared, self.slot.id()).await;
                     return Err(released.map_or_else(Stop::Failed, |_| Stop::Released));
                 }
                 () = until(deadline) => return Err(Stop::Failed(Error::BackendUnavailable)),

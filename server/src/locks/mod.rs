@@ -39,6 +39,7 @@ mod line;
 mod memory;
 mod node;
 mod queue;
+mod readings;
 mod reaper;
 mod record;
 mod release;
@@ -52,7 +53,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -63,21 +64,24 @@ use self::heir::Heirs;
 use self::id::{LockId, Mark};
 use self::life::Life;
 use self::memory::{Memory, Number, Vacancy};
+use self::readings::Readings;
+use self::release::Names;
 use self::slot::{Order, Slot};
 pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
+use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{NodePath, PathError, SessionId};
 use crate::zk::{self, NoRoom, Owner, Pool, Room};
 
-/// How many locks a replica may hold and wait for at once, unless it is told otherwise.
-pub(crate) const DEFAULT_LIMIT: usize = 100_000;
 /// How many nodes are read at once that others may have filled: an answer is read whole, up to 64 MiB, and a node holds
 /// up to 1 MiB.
 const READ_CHUNK: usize = 48;
-/// How long a name may be, in bytes.
+/// How long a name may be, in bytes; of longer ones, which others have written, as much is read.
 const MAX_NAME: usize = 1024;
+/// Longer lists of names are gone through on threads of their own: that of a hundred thousand takes some 30 ms.
+const LONG: usize = 2_000;
 
 /// Which lock to take, and on what terms.
 #[derive(Debug, Clone)]
@@ -108,6 +112,7 @@ struct Shared {
     /// To the task that runs the others. Has room for all that [`Shared::places`] admits, so that it is never full.
     jobs: mpsc::Sender<Job>,
     limit: usize,
+    /// As many as [`Shared::limit`]; a task of a lock has one. That they are all free says that there is none.
     places: Arc<Semaphore>,
     /// No other lock is taken while this or the next is held, but a slot's.
     boards: Mutex<HashMap<(NodePath, SessionId), WeakBoard>>,
@@ -117,10 +122,21 @@ struct Shared {
     groups: Groups,
     vacancies: Memory<Vacancy>,
     numbers: Memory<Number>,
+    descriptions: Readings<Description>,
+    /// For those who release what is not kept here.
+    names: Readings<Names>,
     /// A lease with a ttl may have lost its task.
     orphaned: Notify,
     /// The replica is about to stop: locks whose stream has ended are left to other replicas.
     stopping: watch::Sender<bool>,
+}
+
+/// What a lock's task takes of the limits, until its end.
+#[derive(Debug)]
+struct Place {
+    _lock: Share,
+    _path: Share,
+    _task: OwnedSemaphorePermit,
 }
 
 /// Why an attempt does not go on.
@@ -184,8 +200,7 @@ impl From<Interrupt> for Error {
 
 impl Locks {
     /// Starts the task that runs all others, and that which ends locks without a keeper, as two of `tasks`; neither ever
-    /// ends. At most `limit` locks are held and waited
-    /// for at once; one more is refused with [`Error::LimitExceeded`].
+    /// ends. `limit`: the most locks that all accounts together allow to be held and waited for at once.
     pub(crate) fn start(pool: Pool, limit: usize, tasks: &mut JoinSet<()>) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS / 2);
         // Each lock has a task, and at most one board at a time that nobody else uses, while an older one may be ending.
@@ -201,6 +216,8 @@ impl Locks {
             groups: Groups::default(),
             vacancies: Memory::default(),
             numbers: Memory::default(),
+            descriptions: Readings::default(),
+            names: Readings::default(),
             orphaned: Notify::new(),
             stopping: watch::Sender::new(false),
         });
@@ -211,16 +228,19 @@ impl Locks {
 
     /// Queues for a lock and holds it, or comes back to one by its id. Everything that can go wrong is told by the
     /// [`Acquisition`], whose drop gives the lock back, or starts its ttl.
-    pub(crate) fn acquire(&self, request: AcquireRequest) -> Acquisition {
+    ///
+    /// A lock counts for `account` until nothing is left of it, also when its stream has ended long before. One too many is
+    /// told as [`Error::LimitExceeded`]; to come back to a lock that this replica has takes nothing more.
+    pub(crate) fn acquire(&self, request: AcquireRequest, account: &Account) -> Acquisition {
         let path = request.path.clone();
         let acquired = match request.lock_id.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => self.come_back(text, &request),
-            None => self.queue_up(request),
+            Some(text) => self.come_back(text, &request, account),
+            None => self.queue_up(request, account),
         };
         acquired.unwrap_or_else(|error| Acquisition::failed(LockId::fresh(&path), error))
     }
 
-    fn queue_up(&self, request: AcquireRequest) -> Result<Acquisition, Error> {
+    fn queue_up(&self, request: AcquireRequest, account: &Account) -> Result<Acquisition, Error> {
         let AcquireRequest { path, simultaneous, wait, ttl, name, lock_id: _ } = request;
         if path.is_root() {
             return Err(Error::InvalidPath { path: path.as_str().to_owned(), error: PathError::Root });
@@ -233,18 +253,18 @@ impl Locks {
         let slot = Slot::new(LockId::fresh(&path), ttl);
         let (mark, wait) = (slot.id().mark(), Wait::of(wait));
         let terms = Terms { path, limit: simultaneous.max(1), wait, ttl, name: name.into(), mark };
-        self.run(slot, None, |life| Box::pin(life.queue_up(terms)))
+        self.run(slot, account, None, |life| Box::pin(life.queue_up(terms)))
     }
 
     /// Comes back to a lock: here, if this replica has it, or from whichever replica keeps it.
-    fn come_back(&self, text: &str, request: &AcquireRequest) -> Result<Acquisition, Error> {
+    fn come_back(&self, text: &str, request: &AcquireRequest, account: &Account) -> Result<Acquisition, Error> {
         let id = LockId::parse(text).ok_or(Error::UnknownLock)?;
         if *id.path() != request.path {
             return Err(Error::Protocol { field: "lock_id", cause: format!("was not given for {}", request.path) });
         }
         let wait = request.wait.unwrap_or(PATIENCE);
         let deadline = Instant::now().checked_add(wait);
-        self.run(Slot::to_pick_up(id), deadline, |life| Box::pin(life.pick_up(deadline)))
+        self.run(Slot::to_pick_up(id), account, deadline, |life| Box::pin(life.pick_up(deadline)))
     }
 
     /// Starts the task of a lock, unless it has one already, and gives a stream. `deadline`: until when a lock that is
@@ -252,6 +272,7 @@ impl Locks {
     fn run(
         &self,
         slot: Arc<Slot>,
+        account: &Account,
         deadline: Option<Instant>,
         start: impl FnOnce(Life) -> Job,
     ) -> Result<Acquisition, Error> {
@@ -266,11 +287,12 @@ impl Locks {
                 None => {}
             }
         }
-        let place = self.0.places.clone().try_acquire_owned().map_err(|_| Error::LimitExceeded {
-            reason: "TOO_MANY_LOCKS",
-            what: "the number of locks that this replica holds and waits for",
-            limit: u64::try_from(self.0.limit).unwrap_or(u64::MAX),
-        })?;
+        let place = Place {
+            _lock: account.take(Resource::Locks, 1)?,
+            _path: account.take(Resource::PathBytes, seat::path_bytes(slot.id().path()))?,
+            // The accounts allow no more than there are; so the replica is going down.
+            _task: self.0.places.clone().try_acquire_owned().map_err(|_| Error::Draining)?,
+        };
         running.insert(mark.clone(), slot.clone());
         drop(running);
         let acquisition = Acquisition::attach(slot.clone(), None).ok_or(Error::UnknownLock)?;
@@ -284,11 +306,11 @@ impl Locks {
         let id = LockId::parse(lock_id).ok_or(Error::UnknownLock)?;
         let slot = lock(&self.0.running).get(&id.mark()).filter(|slot| *slot.id() == id && !slot.is_over()).cloned();
         // One that is over here may go on elsewhere.
-        let Some(slot) = slot else { return release::release(&self.0.pool, &id).await };
+        let Some(slot) = slot else { return release::release(&self.0, &id).await };
         let ours = slot.give(Order::Release);
         match tokio::time::timeout(PATIENCE, slot.ended()).await {
             // It has gone to another replica.
-            Ok(Err(Error::Superseded { .. })) => release::release(&self.0.pool, &id).await,
+            Ok(Err(Error::Superseded { .. })) => release::release(&self.0, &id).await,
             Ok(Err(Error::BackendUnavailable)) => Err(Error::BackendUnavailable),
             Ok(Err(_)) => Ok(false),
             Ok(Ok(())) => Ok(ours),
@@ -297,13 +319,14 @@ impl Locks {
         }
     }
 
-    /// Who holds a lock and who waits for it.
-    pub(crate) async fn describe(&self, path: &NodePath) -> Result<Description, Error> {
+    /// Who holds a lock and who waits for it. Calls for one lock that come at once share what is read.
+    pub(crate) async fn describe(&self, path: &NodePath) -> Result<Arc<Description>, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let described = match self.0.pool.any() {
                 Ok(owner) => {
-                    let described = tokio::time::timeout_at(deadline, describe::describe(owner.session(), path)).await;
+                    let describe = self.0.descriptions.read(path, describe::describe(owner.session(), path));
+                    let described = tokio::time::timeout_at(deadline, describe).await;
                     described.map_err(|_| Error::BackendUnavailable)?
                 }
                 Err(error) => Err(error.into()),
@@ -416,6 +439,20 @@ async fn run(mut arriving: mpsc::Receiver<Job>) {
     }
 }
 
+/// Goes through a list of so many names, on another thread if that takes long.
+///
+/// # Errors
+/// [`zk::Error::NotSent`] when that thread fails, or the process is about to end.
+async fn go_through<T: Send + 'static>(
+    names: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, zk::Error> {
+    if names <= LONG {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_| zk::Error::NotSent)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -425,6 +462,7 @@ mod tests {
     use rollcall_embedded::Embedded;
 
     use super::*;
+    use crate::budget::{Budget, Limits};
 
     async fn held(acquisition: &mut Acquisition) -> Result<String, Error> {
         loop {
@@ -437,24 +475,74 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_replica_that_is_full_of_locks_lets_their_clients_come_back() {
-        let mut tasks = JoinSet::new();
+    /// The sessions of a replica with an embedded server.
+    async fn zookeeper(tasks: &mut JoinSet<()>) -> Pool {
         let embedded = Embedded::bind("127.0.0.1:0".parse().unwrap(), rollcall_embedded::Config::default());
         let embedded = embedded.await.unwrap();
         let config = zk::Config::of(embedded.local_addr());
         tasks.spawn(async move { embedded.run(std::future::pending()).await });
-        let zk = zk::Zk::start(config, &mut tasks);
-        let locks = Locks::start(zk.pool, 1, &mut tasks);
-        let take = |path: &'static str, lock_id| {
-            let (path, ttl) = (NodePath::trusted(path), Some(Duration::from_secs(600)));
-            locks.acquire(AcquireRequest { path, simultaneous: 1, wait: None, ttl, name: None, lock_id })
+        zk::Zk::start(config, tasks).pool
+    }
+
+    fn request(path: &'static str) -> AcquireRequest {
+        let path = NodePath::trusted(path);
+        AcquireRequest { path, simultaneous: 1, wait: None, ttl: None, name: None, lock_id: None }
+    }
+
+    #[tokio::test]
+    async fn acquisitions_that_are_cancelled_before_they_begin_write_nothing() {
+        let mut tasks = JoinSet::new();
+        let pool = zookeeper(&mut tasks).await;
+        let budget = Budget::new(Limits::NONE, Limits::NONE);
+        let (locks, account) = (Locks::start(pool.clone(), 10_000, &mut tasks), budget.account());
+        held(&mut locks.acquire(request("/first"), &account)).await.unwrap();
+        for _ in 0..1000 {
+            drop(locks.acquire(request("/cancelled"), &account));
+        }
+        while budget.used(Resource::Locks) > 0 {
+            tokio::task::yield_now().await;
+        }
+        let session = pool.any().unwrap().session().clone();
+        for path in ["/cancelled", "/cancelled-__lock__"] {
+            assert_eq!(session.exists(&NodePath::trusted(path)).await, Ok(None), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_is_full_of_locks_lets_their_clients_come_back() {
+        let mut tasks = JoinSet::new();
+        let pool = zookeeper(&mut tasks).await;
+        let replica = Limits { locks: 2, ..Limits::NONE };
+        let budget = Budget::new(Limits { locks: 1, ..Limits::NONE }, replica);
+        let locks = Locks::start(pool, replica.locks, &mut tasks);
+        let account = budget.account();
+        let take_for = |account: &Account, path: &'static str, lock_id| {
+            let ttl = Some(Duration::from_secs(600));
+            locks.acquire(AcquireRequest { ttl, lock_id, ..request(path) }, account)
         };
+        let take = |path, lock_id| take_for(&account, path, lock_id);
         let mut first = take("/full", None);
         let id = held(&mut first).await.unwrap();
         drop(first);
         let refused = held(&mut take("/other", None)).await;
         assert!(matches!(refused, Err(Error::LimitExceeded { .. })), "{refused:?}");
-        assert_eq!(held(&mut take("/full", Some(id.clone()))).await, Ok(id));
+        assert_eq!(held(&mut take("/full", Some(id.clone()))).await, Ok(id.clone()));
+        // The client comes back over another connection, which has a lock as well.
+        let other = budget.account();
+        let mut second = take_for(&other, "/second", None);
+        held(&mut second).await.unwrap();
+        assert_eq!(held(&mut take_for(&other, "/full", Some(id.clone()))).await, Ok(id.clone()));
+        let third = budget.account();
+        let refused = held(&mut take_for(&third, "/third", None)).await.unwrap_err();
+        assert!(refused.to_string().contains("this replica"), "{refused}");
+        // The connection that took it has ended long since: it counts as long as it lives.
+        drop(account);
+        assert_eq!(budget.used(Resource::Locks), 2);
+        assert!(budget.used(Resource::PathBytes) > "/full".len() + "/second".len());
+        assert!(locks.release(&id).await.unwrap());
+        while budget.used(Resource::Locks) > 1 {
+            tokio::task::yield_now().await;
+        }
+        held(&mut take_for(&third, "/third", None)).await.unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! What a list of contenders and of leases implies. Pure.
 
+use super::MAX_NAME;
 use crate::types::Stat;
 use crate::zk::layout::LOCK_MARK;
 
@@ -128,11 +129,6 @@ impl Queue {
         let others: Vec<_> = self.0.iter().filter(|contender| contender.name != name).cloned().collect();
         (others.len() < self.0.len()).then_some(Self(others))
     }
-
-    /// The whole name of the contender whose node was created with this prefix.
-    pub(super) fn find(&self, prefix: &str) -> Option<&str> {
-        self.names().find(|name| name.starts_with(prefix))
-    }
 }
 
 /// Whether one more lease fits. Only for the first of the queue: nobody else may take one.
@@ -183,11 +179,16 @@ pub(super) fn looks_like_a_lease(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
 }
 
+/// The name in a lease's data. Others may have written any amount.
+pub(super) fn lease_name(data: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&data[..data.len().min(MAX_NAME)]);
+    text.into_owned()
+}
+
 /// The name in a contender's data. Kazoo's Semaphore writes its own as Python shows bytes: `b'name'`.
 pub(super) fn contender_name(data: &[u8]) -> String {
-    let text = String::from_utf8_lossy(data);
-    let inner = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''));
-    inner.unwrap_or(&text).to_owned()
+    let inner = data.strip_prefix(b"b'").and_then(|rest| rest.strip_suffix(b"'"));
+    lease_name(inner.unwrap_or(data))
 }
 
 #[cfg(test)]
@@ -208,8 +209,6 @@ mod tests {
         assert_eq!(queue.ahead_of("c__lock__0000000002").unwrap().len(), 0);
         assert_eq!(queue.ahead_of("d__lock__0000000002"), None);
         assert_eq!(queue.ahead_of("d__lock__0000000003"), None);
-        assert_eq!(queue.find("b__lock__"), Some("b__lock__0000000010"));
-        assert_eq!(queue.find("x"), None);
     }
 
     #[test]
@@ -337,6 +336,10 @@ mod tests {
     fn the_names_of_kazoos_contenders_are_read_without_pythons_marks() {
         for (data, name) in [("b'host-1'", "host-1"), ("host-1", "host-1"), ("b'", "b'"), ("", "")] {
             assert_eq!(contender_name(data.as_bytes()), name);
+        }
+        let long = "x".repeat(MAX_NAME + 1);
+        for name in [lease_name(long.as_bytes()), contender_name(format!("b'{long}'").as_bytes())] {
+            assert_eq!(name, long[1..], "what a stranger has written may have a megabyte");
         }
     }
 }

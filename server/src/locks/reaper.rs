@@ -11,17 +11,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::id::Mark;
 use super::record::{self, Record, record_path};
-use super::{Shared, lock, seat};
+use super::{Shared, go_through, lock, seat};
 use crate::types::NodePath;
 use crate::zk::layout::{FENCES, LEASES, fence};
 use crate::zk::{self, OneShot, Owner};
 
 /// How many records are read at once.
 const READ_CHUNK: usize = 256;
+/// Number of leases whose removal is under way at once.
+const REMOVED_AT_ONCE: usize = 64;
 /// Looked at once more after that, whatever the watch says.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 
@@ -83,11 +86,22 @@ async fn look(shared: &Shared, owner: &Owner, orphans: &mut HashMap<String, Orph
     let (children, changed) = session.watch_children(&fences).await?;
     let standing: HashSet<_> = children.into_iter().flat_map(|(names, _)| names).collect();
     // After the records: a task is found from before its first write of one until it has no more to do with it.
-    records.retain(|(name, record, _)| {
-        !standing.contains(NodePath::trusted(fence(record.owner)).name())
-            || (shared.pool.owner(record.owner).is_some() && !has_task(shared, name))
-    });
-    *orphans = known_or_due(orphans, records, Instant::now());
+    let mut without_keeper = Vec::new();
+    for (index, (name, record, version)) in records.into_iter().enumerate() {
+        if index % READ_CHUNK == 0 {
+            // There may be very many.
+            tokio::task::yield_now().await;
+        }
+        if !standing.contains(NodePath::trusted(fence(record.owner)).name())
+            || (shared.pool.owner(record.owner).is_some() && !has_task(shared, &name))
+        {
+            without_keeper.push((name, record, version));
+        }
+    }
+    let known = std::mem::take(orphans);
+    let now = Instant::now();
+    *orphans =
+        go_through(known.len() + without_keeper.len(), move || known_or_due(&known, without_keeper, now)).await?;
     Ok(changed)
 }
 
@@ -118,21 +132,27 @@ async fn reap(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> bool {
         // It was the other time-out.
         return false;
     }
-    for name in due {
-        let Some(orphan) = orphans.get(&name) else { continue };
-        match record::remove(owner, &orphan.path, &name, orphan.version).await {
-            Ok(removal) => {
-                tracing::info!(path = %orphan.path, ?removal, "the ttl of a lock is over whose keeper is gone");
-                orphans.remove(&name);
+    let mut all_gone = true;
+    let removals = due.into_iter().filter_map(|name| Some((orphans.get(&name)?.clone(), name)));
+    let removals = removals.map(|(orphan, name)| async move {
+        let removed = record::remove(owner, &orphan.path, &name, orphan.version).await;
+        (orphan.path, name, removed)
+    });
+    // A replica that died may have kept thousands.
+    let removals: Vec<_> = removals.collect();
+    let mut removals = stream::iter(removals).buffer_unordered(REMOVED_AT_ONCE);
+    while let Some((path, name, removed)) = removals.next().await {
+        match removed {
+            Ok(removal) => tracing::info!(%path, ?removal, "the ttl of a lock is over whose keeper is gone"),
+            Err(zk::Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses to delete a lease"),
+            Err(_) => {
+                all_gone = false;
+                continue;
             }
-            Err(zk::Error::Refused(code)) => {
-                tracing::error!(path = %orphan.path, %code, "zookeeper refuses to delete a lease");
-                orphans.remove(&name);
-            }
-            Err(_) => return false,
         }
+        orphans.remove(&name);
     }
-    true
+    all_gone
 }
 
 #[cfg(test)]

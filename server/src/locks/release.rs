@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::id::LockId;
+use super::id::{LockId, Mark};
 use super::record::record_path;
 use super::terms::PATIENCE;
-use super::{Interrupt, Stop, seat};
+use super::{Interrupt, Shared, Stop, go_through, seat};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath};
 use crate::zk::layout::lock_queue;
-use crate::zk::{self, CommitError, ErrorCode, Owner, Pool, Session};
+use crate::zk::{self, CommitError, ErrorCode, Owner, Session};
 
 /// For how long, about, one who waits has no place whose session is over, until it has another. Who is cut off from
 /// ZooKeeper meanwhile has none for longer; then its id is as good as unknown.
@@ -34,13 +34,13 @@ enum Look {
 ///
 /// In the same transaction the queue's node is written, with what it holds, and a lease before it is deleted: so the
 /// owner can tell this from the act of a stranger, also when it was away meanwhile. See [`may_be_released`].
-pub(super) async fn release(pool: &Pool, id: &LockId) -> Result<bool, Error> {
+pub(super) async fn release(shared: &Shared, id: &LockId) -> Result<bool, Error> {
     let deadline = Instant::now() + PATIENCE;
     let (mut sent, mut found_nothing) = (false, false);
     while Instant::now() < deadline {
-        let look = match pool.any() {
+        let look = match shared.pool.any() {
             Ok(owner) => {
-                let looked = tokio::time::timeout_at(deadline, look(&owner, id, &mut sent)).await;
+                let looked = tokio::time::timeout_at(deadline, look(shared, &owner, id, &mut sent)).await;
                 looked.map_err(|_| Error::BackendUnavailable)?
             }
             Err(error) => Err(error.into()),
@@ -71,18 +71,42 @@ pub(super) async fn may_be_released(session: &Session, path: &NodePath, made: Fe
     Ok(queue.is_some_and(|queue| queue.mzxid > made.0))
 }
 
-async fn look(owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
-    let (session, mark) = (owner.session(), id.mark());
-    // The id may have been given by another replica an instant ago, and this one's server may be behind.
-    session.sync(id.path()).await?;
-    // The queue first: a contender becomes a lease in one transaction, so that it can't be missed in both.
-    for parent in [lock_queue(id.path()), id.path().clone()] {
-        let names = session.children(&parent).await?.map(|(names, _)| names).unwrap_or_default();
-        if let Some(name) = names.iter().find(|name| mark.names(name)) {
-            return delete(owner, &parent, name, id, sent).await;
-        }
+/// The names of a lock's contenders and of its leases, each list in order.
+#[derive(Debug)]
+pub(super) struct Names([Vec<String>; 2]);
+
+impl Names {
+    async fn read(session: &Session, path: &NodePath) -> Result<Self, zk::Error> {
+        // The id may have been given by another replica an instant ago, and this one's server may be behind.
+        session.sync(path).await?;
+        // The queue first: a contender becomes a lease in one transaction, so that it can't be missed in both.
+        let contenders = session.children(&lock_queue(path)).await?.map(|(names, _)| names).unwrap_or_default();
+        let leases = session.children(path).await?.map(|(names, _)| names).unwrap_or_default();
+        let sort = |mut names: [Vec<String>; 2]| {
+            names.iter_mut().for_each(|names| names.sort_unstable());
+            Self(names)
+        };
+        go_through(contenders.len() + leases.len(), move || sort([contenders, leases])).await
     }
-    Ok(Look::Nothing)
+
+    /// The name with this mark among contenders or leases.
+    fn find(names: &[String], mark: &Mark) -> Option<String> {
+        let first = names.partition_point(|name| mark.is_after(name));
+        names.get(first).filter(|name| mark.names(name)).cloned()
+    }
+}
+
+async fn look(shared: &Shared, owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
+    let (path, mark) = (id.path(), id.mark());
+    let names = shared.names.read(path, Names::read(owner.session(), path)).await?;
+    let Names([contenders, leases]) = &*names;
+    let found = [(lock_queue(path), contenders), (path.clone(), leases)].into_iter();
+    let found = found.filter_map(|(parent, names)| Some((parent, Names::find(names, &mark)?))).next();
+    drop(names);
+    match found {
+        Some((parent, name)) => delete(owner, &parent, &name, id, sent).await,
+        None => Ok(Look::Nothing),
+    }
 }
 
 async fn delete(owner: &Owner, parent: &NodePath, name: &str, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use rand::RngExt as _;
 
 use super::id::Mark;
-use super::queue::Queue;
 use super::record::{self, Record};
 use crate::types::NodePath;
 use crate::zk::layout::{LOCK_MARK, lock_queue};
@@ -140,10 +139,8 @@ impl Seat {
             // A server may be behind what the one before it had sent off; it must have caught up with its leader.
             session.sync(&self.queue).await?;
             let names = session.children(&self.queue).await?.map(|(names, _)| names).unwrap_or_default();
-            self.contender = match Queue::of(names).find(&self.prefix) {
-                Some(name) => Trace::Stands(name.to_owned()),
-                None => Trace::None,
-            };
+            let ours = names.into_iter().find(|name| name.starts_with(&self.prefix));
+            self.contender = ours.map_or(Trace::None, Trace::Stands);
         }
         Ok(())
     }

@@ -304,6 +304,11 @@ impl Slot {
         state.stream == stream && matches!(state.phase, Phase::Unverified(_))
     }
 
+    /// Whether anybody wants the lock, or its place, still.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.order.borrow().is_final()
+    }
+
     /// Waits for a final order.
     pub(super) async fn ordered(&self) -> Order {
         let mut orders = self.order.subscribe();
