@@ -7,8 +7,7 @@ use rollcall_proto::v1::registry_client::RegistryClient;
 use tokio::time::{Instant, sleep_until};
 use tonic::service::interceptor::InterceptedService;
 
-use crate::choice::{Choice, Chosen, Verdict};
-use crate::client::FOREVER;
+use crate::choice::{Choice, Chosen, FOREVER, Verdict};
 use crate::endpoints::{Address, Credentials};
 use crate::error::Failure;
 use crate::link::Link;
