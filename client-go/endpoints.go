@@ -25,6 +25,9 @@ const (
 	pingTimeout = 5 * time.Second
 )
 
+// anyAddress is for a name with several addresses: each is tried, and the clients spread over them.
+const anyAddress = `{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}`
+
 // parseEndpoints reads HOST:PORT[,HOST:PORT…].
 func parseEndpoints(endpoints string) ([]string, error) {
 	var names []string
@@ -66,6 +69,7 @@ func dialer(options *options) func(name string) (*grpc.ClientConn, error) {
 		// Pauses are the client's own: a connection that failed is not tried again but replaced.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultServiceConfig(anyAddress),
 		// It would try again what may have been carried out, and keep old replicas in use.
 		grpc.WithDisableRetry(),
 	}

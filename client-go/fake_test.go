@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	rollcall "github.com/rollcall/rollcall/client-go"
@@ -142,6 +144,62 @@ func TestATokenIsShownWithEveryCallAndConnectionsCanBeEncrypted(t *testing.T) {
 	t.Cleanup(func() { _ = plain.Close() })
 	if _, err := plain.Get(context.WithoutCancel(ctx), "/"); !errors.Is(err, rollcall.Unreachable) {
 		t.Fatal(err)
+	}
+}
+
+// badAddress is one where each connection is closed at once or, if it hangs, never answered.
+func badAddress(t *testing.T, hangs bool) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if hangs {
+				defer func() { _ = conn.Close() }()
+			} else {
+				_ = conn.Close()
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-ended
+	})
+	return listener.Addr().String()
+}
+
+func TestEachAddressOfANameIsTriedAndTheClientsSpread(t *testing.T) {
+	ctx := begin(t)
+	one, first := pretend(t)
+	other, second := pretend(t)
+	var state resolver.State
+	for _, address := range []string{badAddress(t, true), badAddress(t, false), freeAddress(t), first, second} {
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: address})
+	}
+	served := make(map[*fake]int)
+	for range 20 {
+		names := manual.NewBuilderWithScheme("dns")
+		names.InitialState(state)
+		client, err := rollcall.New("name:1", rollcall.WithDialOptions(grpc.WithResolvers(names)))
+		must(t, err)
+		_, err = client.Get(ctx, "/")
+		must(t, err)
+		select {
+		case <-one.tokens:
+			served[one]++
+		case <-other.tokens:
+			served[other]++
+		}
+		must(t, client.Close())
+	}
+	if len(served) != 2 {
+		t.Fatal("all clients sit on one server")
 	}
 }
 

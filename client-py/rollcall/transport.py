@@ -31,6 +31,8 @@ OPTIONS: Sequence[Tuple[str, Any]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A name may have several addresses: each is tried, and the clients spread over them.
+    ("grpc.service_config", '{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}'),
     # A connection ends with its channel, and is nobody else's.
     ("grpc.use_local_subchannel_pool", 1),
 )

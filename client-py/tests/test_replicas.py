@@ -1,5 +1,6 @@
 """Replicas that die, drain, hang, or are not there."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from conftest import SOON, Fleet, Seen, eventually
 from kazoo.client import KazooClient
 
 import rollcall
+from rollcall import transport, transport_aio, v1
+from rollcall.errors import Failure
 
 
 @pytest.fixture
@@ -140,6 +143,66 @@ def test_a_replica_that_drained_is_tried_again_while_the_others_are_down(fleet, 
     waiting.join(SOON)
     assert granted.all == [True] and waiter.fencing_token > token
     waiter.release()
+
+
+class Bad:
+    """An address where each connection is closed at once or, if it hangs, never answered."""
+
+    def __init__(self, hangs=False, tell=lambda address: None):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._hangs, self._tell, self._held = hangs, tell, []
+        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._tell(self.address)
+            if self._hangs:
+                self._held.append(connection)
+            else:
+                connection.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+        for connection in self._held:
+            connection.close()
+
+
+@pytest.mark.parametrize("connect", [transport.Connection, transport_aio.AioConnection])
+def test_each_address_of_a_name_is_tried_in_a_random_order(fleet, monkeypatch, connect):
+    # A list of addresses has no name of its own to show to the server.
+    for module in (transport, transport_aio):
+        monkeypatch.setattr(module, "OPTIONS", (*transport.OPTIONS, ("grpc.default_authority", "name")))
+
+    async def ask(addresses, bound):
+        connection = connect("ipv4:" + ",".join(addresses), None, None)
+        try:
+            request = v1.GetRequest(path="/")
+            return await connection.unary("rollcall.v1.Registry/Get", request, v1.GetResponse, bound)
+        finally:
+            await connection.close()
+
+    with Bad(hangs=True) as hangs, Bad() as closes:
+        addresses = [hangs.address, closes.address, free_address(), fleet.replicas[0].address]
+        for _ in range(5):
+            assert asyncio.run(ask(addresses, SOON)).node.exists
+    firsts = set()
+    for _ in range(30):
+        tried = Seen()
+        with Bad(tell=tried) as one, Bad(tell=tried) as other:
+            with pytest.raises(Failure):
+                asyncio.run(ask([one.address, other.address], 1))
+            firsts.add(tried.all[0] == one.address)
+        if len(firsts) == 2:
+            return
+    pytest.fail("the first address is always tried first")
 
 
 def test_the_only_replica_restarts(fleet, registry, path):

@@ -12,6 +12,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5
 /// The longest pause that a replica may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(30);
 
+/// Longer than any program runs, and no more than clocks can add.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Which of several replicas to use. One owner; everybody's failures and successes come together here.
 #[derive(Debug)]
 pub(crate) struct Choice {
@@ -115,7 +118,6 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::FOREVER;
 
     fn chosen(choice: &mut Choice, now: Instant) -> Chosen {
         match choice.choose(now, None, FOREVER) {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
 use crate::cache::Cache;
+use crate::choice::FOREVER;
 use crate::endpoints::{Credentials, Endpoints, Tls, addresses};
 use crate::error::{Error, Failure, Reason};
 use crate::node::Lookup;
@@ -296,6 +297,3 @@ impl Client {
         })
     }
 }
-
-/// Longer than any program runs, and no more than clocks can add.
-pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -10,8 +10,6 @@ use tonic::{Request, Status};
 
 use crate::error::Error;
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(3);
 /// How long a connection may be silent before it is pinged. A replica welcomes no more than this.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the answer to a ping may take. Together with the interval it stays under what a replica allows itself, so
@@ -141,7 +139,6 @@ fn address(text: &str, tls: Option<&Tls>) -> Result<Address, Error> {
     };
     let endpoint = Endpoint::from_shared(format!("{scheme}://{name}"))
         .map_err(|error| wrong(&format!("is no address: {error}")))?
-        .connect_timeout(CONNECT)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .tcp_nodelay(true);

@@ -64,6 +64,8 @@ mod choice;
 mod client;
 mod endpoints;
 mod error;
+mod greeting;
+mod link;
 mod lock;
 mod node;
 mod read;

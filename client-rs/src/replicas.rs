@@ -1,4 +1,4 @@
-//! The connections of a client: one channel a replica, made when it is first used, given up when it fails.
+//! The connections of a client: one link a replica, made when it is first used, given up when it fails.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,15 +6,14 @@ use std::time::Duration;
 use rollcall_proto::v1::registry_client::RegistryClient;
 use tokio::time::{Instant, sleep_until};
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 
-use crate::choice::{Choice, Chosen, Verdict};
-use crate::client::FOREVER;
+use crate::choice::{Choice, Chosen, FOREVER, Verdict};
 use crate::endpoints::{Address, Credentials};
 use crate::error::Failure;
+use crate::link::Link;
 
 /// The generated client, with the token.
-pub(crate) type Stub = RegistryClient<InterceptedService<Channel, Credentials>>;
+pub(crate) type Stub = RegistryClient<InterceptedService<Link, Credentials>>;
 
 /// All replicas of a client. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -30,7 +29,7 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     choice: Choice,
-    channels: Vec<Option<Channel>>,
+    links: Vec<Option<Link>>,
 }
 
 /// A replica to talk to, and the connection to it.
@@ -48,9 +47,9 @@ impl Replica {
 
 impl Replicas {
     pub(crate) fn new(addresses: Vec<Address>, credentials: Credentials) -> Self {
-        let channels = addresses.iter().map(|_| None).collect();
+        let links = addresses.iter().map(|_| None).collect();
         let choice = Choice::new(addresses.len(), rand::random());
-        Self(Arc::new(Inner { addresses, credentials, state: Mutex::new(State { choice, channels }) }))
+        Self(Arc::new(Inner { addresses, credentials, state: Mutex::new(State { choice, links }) }))
     }
 
     /// The addresses, for a message.
@@ -77,12 +76,10 @@ impl Replicas {
         }
     }
 
-    /// Must be called within a Tokio runtime, as the connection lives in a task of it.
     fn connect(&self, chosen: Chosen) -> Replica {
         let address = &self.0.addresses[chosen.index];
-        let channel =
-            self.state().channels[chosen.index].get_or_insert_with(|| address.endpoint.connect_lazy()).clone();
-        Replica { chosen, stub: RegistryClient::with_interceptor(channel, self.0.credentials.clone()) }
+        let link = self.state().links[chosen.index].get_or_insert_with(|| Link::new(address.endpoint.clone())).clone();
+        Replica { chosen, stub: RegistryClient::with_interceptor(link, self.0.credentials.clone()) }
     }
 
     /// It has answered.
@@ -96,7 +93,7 @@ impl Replicas {
         let is_news = state.choice.failed(replica.chosen, failure.retry_after(), Instant::now());
         // A connection that hangs, or that the replica wants to end, is no use to new calls; streams that stand keep it.
         if is_news {
-            state.channels[replica.chosen.index] = None;
+            state.links[replica.chosen.index] = None;
             tracing::debug!(replica = self.0.addresses[replica.chosen.index].name, ?failure, "replica failed");
         }
     }
@@ -105,7 +102,7 @@ impl Replicas {
     pub(crate) fn drains(&self, replica: &Replica) {
         let mut state = self.state();
         if state.choice.failed(replica.chosen, Some(DRAINING), Instant::now()) {
-            state.channels[replica.chosen.index] = None;
+            state.links[replica.chosen.index] = None;
             tracing::info!(replica = self.0.addresses[replica.chosen.index].name, "replica drains");
         }
     }

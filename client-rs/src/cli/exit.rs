@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use rollcall::{Error, LostReason, Reason};
 
-use super::term::escaped;
+use super::escape::escaped;
 
 /// It was refused, or failed.
 pub(crate) const FAILED: u8 = 1;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use rollcall::{Child, Node, Stat, Value};
 use serde_json::{Map, Value as Json, json};
 
-use super::term::{escaped, json_line, shown, table, time};
+use super::escape::{escaped, json_line};
+use super::term::{shown, table, time};
 
 /// A node of a tree.
 #[derive(Debug, Default)]

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use super::args::{Format, GetArgs, Global};
+use super::escape::json_page;
 use super::exit::{Failure, NO_NODE, Outcome};
 use super::format::{Branch, Show, to_table, to_yaml};
-use super::term::{json_page, print, say, time};
+use super::term::{print, say, time};
 
 pub(crate) async fn run(global: &Global, args: GetArgs) -> Outcome {
     let mut get = global.client()?.get(&args.path);

@@ -11,9 +11,10 @@ use tokio::time::sleep_until;
 use super::args::{Global, LockArgs};
 use super::child::{Child, Signals, code};
 use super::deadline::Notice;
+use super::escape::escaped;
 use super::exit::{Failure, LOCK_LOST, Outcome};
 use super::leash::Leash;
-use super::term::{escaped, print, say};
+use super::term::{print, say};
 
 pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
     let notice = Notice::new(args.ttl, args.grace).map_err(Failure::usage)?;

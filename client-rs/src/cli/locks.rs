@@ -6,8 +6,9 @@ use rollcall::LockParty;
 use serde_json::{Value as Json, json};
 
 use super::args::{Global, LocksArgs};
+use super::escape::{escaped, json_page};
 use super::exit::Outcome;
-use super::term::{escaped, json_page, print, table, time};
+use super::term::{print, table, time};
 
 pub(crate) async fn run(global: &Global, args: LocksArgs) -> Outcome {
     let lock = global.client()?.describe_lock(args.path).await?;

@@ -6,6 +6,7 @@ mod child;
 mod completions;
 mod deadline;
 mod delete;
+mod escape;
 mod exit;
 mod format;
 mod get;

@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::args::{Global, StatusArgs};
+use super::escape::json_page;
 use super::exit::{Failure, Outcome, UNREACHABLE};
-use super::term::{Style, Tone, json_page, print, table};
+use super::term::{Style, Tone, print, table};
 
 /// How long a replica's metrics may take.
 const METRICS: Duration = Duration::from_secs(1);

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use super::args::{Global, TreeArgs};
+use super::escape::escaped;
 use super::exit::{Failure, NO_NODE, Outcome};
 use super::format::{Branch, Show};
-use super::term::{Style, Tone, escaped, print, shown};
+use super::term::{Style, Tone, print, shown};
 
 pub(crate) async fn run(global: &Global, args: TreeArgs) -> Outcome {
     let lookup = global.client()?.get(&args.path).recursive().await?;

@@ -9,8 +9,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::args::{Global, WatchArgs, WatchFormat};
+use super::escape::json_line;
 use super::exit::Outcome;
-use super::term::{Style, Tone, json_line, print, say, shown, time};
+use super::term::{Style, Tone, print, say, shown, time};
 
 pub(crate) async fn run(global: &Global, args: WatchArgs) -> Outcome {
     let mut watch = global.client()?.watch(&args.path);

@@ -10,7 +10,8 @@ use super::guard::LockGuard;
 use super::keep::{self, Grant};
 use super::release::release_later;
 use super::stream::{Stream, Terms, lost_reason};
-use crate::client::{Client, FOREVER};
+use crate::choice::FOREVER;
+use crate::client::Client;
 use crate::error::{Error, Failure, Reason, Refusal};
 use crate::replicas::Replica;
 

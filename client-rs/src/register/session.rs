@@ -13,7 +13,7 @@ use tonic::Status;
 use super::standing::RegistrationState;
 use super::state::{Key, State, Terms, Waiter};
 use super::stream::{Event, Stream};
-use crate::client::FOREVER;
+use crate::choice::FOREVER;
 use crate::error::{Error, Failure, Reason};
 use crate::replicas::Replicas;
 use crate::value::Compact;

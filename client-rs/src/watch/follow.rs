@@ -9,7 +9,8 @@ use tonic::Streaming;
 
 use super::assemble::{Assembler, Said};
 use super::update::Update;
-use crate::client::{Client, FOREVER};
+use crate::choice::FOREVER;
+use crate::client::Client;
 use crate::error::{Error, Failure};
 use crate::node::duration_to_proto;
 use crate::replicas::Replica;

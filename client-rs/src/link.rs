@@ -1,0 +1,352 @@
+//! A connection to a host name: made when it is first used, and made anew once it has ended.
+//!
+//! A name may have several addresses, which change, and any of them may be a server that hangs: a headless service of
+//! Kubernetes, `localhost` with an IPv6 and an IPv4 address. So each connection resolves the name anew and tries all
+//! addresses in a random order. An address counts as connected only when its server has spoken HTTP/2 (or has finished the
+//! TLS handshake); until then no request is sent to it, so that a write is never left with a server that never answers.
+
+use std::fmt;
+use std::future::{Ready, poll_fn, ready};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use http::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use rand::seq::SliceRandom as _;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tonic::ConnectError;
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tower_service::Service;
+
+use crate::greeting::Watched;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Time that resolving a name may take, and then each address until its server has greeted.
+const ANSWER: Duration = Duration::from_secs(3);
+/// Time after which the next address is tried beside those that have not answered yet. With a shorter one a server that is
+/// merely far away gets several connections; a longer one adds to each call that comes upon a hanging server.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// A connection to the host of an endpoint. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<Inner>);
+
+struct Inner {
+    endpoint: Endpoint,
+    resolve: Resolve,
+    current: Mutex<Option<Dialling>>,
+}
+
+type Resolve = Box<dyn Fn() -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+type Dialling = Shared<BoxFuture<'static, Result<Open, DialError>>>;
+
+/// A connection that was made.
+#[derive(Clone)]
+struct Open {
+    channel: Channel,
+    /// Gone when the connection has ended.
+    is_open: Weak<()>,
+}
+
+/// Why no address could be connected to.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+struct DialError(Arc<str>);
+
+impl Link {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        let uri = endpoint.uri();
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if is_encrypted(&endpoint) { 443 } else { 80 });
+        let resolve = move || {
+            let name = (host.clone(), port);
+            async move { Ok(lookup_host(name).await?.collect()) }.boxed()
+        };
+        Self::resolved_by(endpoint, Box::new(resolve))
+    }
+
+    fn resolved_by(endpoint: Endpoint, resolve: Resolve) -> Self {
+        Self(Arc::new(Inner { endpoint, resolve, current: Mutex::default() }))
+    }
+
+    /// The connection that stands or is being made; a new one when that has ended or failed.
+    fn dialling(&self) -> Dialling {
+        let Inner { endpoint, resolve, current } = &*self.0;
+        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dialling) = &*current {
+            match dialling.peek() {
+                None => return dialling.clone(),
+                Some(Ok(open)) if open.is_open.strong_count() > 0 => return dialling.clone(),
+                Some(_) => {}
+            }
+        }
+        let dialling = dial(endpoint.clone(), resolve()).boxed().shared();
+        *current = Some(dialling.clone());
+        dialling
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Link").field("uri", self.0.endpoint.uri()).finish_non_exhaustive()
+    }
+}
+
+impl Service<Request<Body>> for Link {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let dialling = self.dialling();
+        async move {
+            let Open { mut channel, .. } = dialling.await.map_err(|error| ConnectError(Box::new(error)))?;
+            poll_fn(|context| channel.poll_ready(context)).await?;
+            Ok(channel.call(request).await?)
+        }
+        .boxed()
+    }
+}
+
+fn is_encrypted(endpoint: &Endpoint) -> bool {
+    endpoint.uri().scheme_str() == Some("https")
+}
+
+/// Connects to whichever address answers first. The next one is tried when one has failed, or has not answered for a while.
+async fn dial(
+    endpoint: Endpoint,
+    resolving: BoxFuture<'static, io::Result<Vec<SocketAddr>>>,
+) -> Result<Open, DialError> {
+    let failed = |cause: &dyn fmt::Display| DialError(cause.to_string().into());
+    let mut addresses = match timeout(ANSWER, resolving).await {
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(error)) => return Err(failed(&error)),
+        Err(_) => return Err(failed(&"the host name is not resolved in time")),
+    };
+    addresses.shuffle(&mut rand::rng());
+    let mut last = failed(&"the host name has no address");
+    let mut trying = FuturesUnordered::new();
+    let mut waiting = addresses.into_iter();
+    loop {
+        match waiting.next() {
+            Some(address) => trying.push(open(&endpoint, address)),
+            None if trying.is_empty() => return Err(last),
+            None => {}
+        }
+        tokio::select! {
+            Some(tried) = trying.next() => match tried {
+                Ok(open) => return Ok(open),
+                Err(error) => last = error,
+            },
+            () = sleep(STAGGER), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+/// Connects to one address, and waits until its server has greeted.
+async fn open(endpoint: &Endpoint, address: SocketAddr) -> Result<Open, DialError> {
+    let opening = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(endpoint.get_tcp_nodelay())?;
+        let (alive, (greet, greeted)) = (Arc::new(()), oneshot::channel());
+        let is_open = Arc::downgrade(&alive);
+        let connector = Connector(Some(TokioIo::new(Watched::new(stream, greet, alive))));
+        let channel = endpoint.connect_with_connector(connector).await?;
+        // Within TLS the bytes say nothing, but its handshake has been answered.
+        match is_encrypted(endpoint) || greeted.await? {
+            true => Ok::<_, BoxError>(Open { channel, is_open }),
+            false => Err("the server does not speak HTTP/2".into()),
+        }
+    };
+    let cause = match timeout(ANSWER, opening).await {
+        Ok(Ok(open)) => return Ok(open),
+        Ok(Err(error)) => innermost(&*error).to_string(),
+        Err(_) => "the server does not answer".to_owned(),
+    };
+    Err(DialError(format!("{address}: {cause}").into()))
+}
+
+/// The outer causes are «transport error» and the like.
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
+}
+
+/// Hands out a connection that stands already, once: after its end the link makes a new one.
+struct Connector(Option<TokioIo<Watched>>);
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Watched>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<TokioIo<Watched>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(self.0.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection has ended")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Server;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// What listens at an address that is no good.
+    #[derive(Clone, Copy)]
+    enum Bad {
+        Hangs,
+        Closes,
+        SpeaksHttp1,
+        Refuses,
+    }
+
+    async fn bad(how: Bad) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let (false, Ok((mut stream, _))) = (matches!(how, Bad::Refuses), listener.accept().await) {
+                match how {
+                    Bad::Hangs => held.push(stream),
+                    Bad::SpeaksHttp1 => {
+                        // The other side may have closed it.
+                        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                        held.push(stream);
+                    }
+                    Bad::Closes | Bad::Refuses => drop(stream),
+                }
+            }
+        });
+        address
+    }
+
+    /// A server that answers.
+    struct Good {
+        address: SocketAddr,
+        accepted: Arc<AtomicUsize>,
+        stop: oneshot::Sender<()>,
+        task: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    }
+
+    async fn good() -> Good {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepted, (stop, stopped)) = (Arc::new(AtomicUsize::new(0)), oneshot::channel());
+        let count = accepted.clone();
+        let incoming = TcpListenerStream::new(listener).inspect(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let (_, health) = tonic_health::server::health_reporter();
+        let server = Server::builder().add_service(health);
+        let task = tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped.map(drop)));
+        Good { address, accepted, stop, task }
+    }
+
+    /// A link to a name that has the addresses that are in the list whenever it is resolved.
+    fn link(addresses: &Arc<Mutex<Vec<SocketAddr>>>) -> Link {
+        let addresses = addresses.clone();
+        let resolve = move || ready(Ok(addresses.lock().unwrap().clone())).boxed();
+        Link::resolved_by(Endpoint::from_static("http://name:1"), Box::new(resolve))
+    }
+
+    async fn check(link: &Link) -> Result<(), tonic::Status> {
+        let mut health = HealthClient::new(link.clone());
+        timeout(SOON, health.check(HealthCheckRequest::default())).await.expect("it is answered in time").map(drop)
+    }
+
+    async fn each_bad() -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for how in [Bad::Hangs, Bad::Closes, Bad::SpeaksHttp1, Bad::Refuses] {
+            addresses.push(bad(how).await);
+        }
+        addresses
+    }
+
+    #[tokio::test]
+    async fn whatever_listens_at_the_other_addresses_the_good_one_is_found() {
+        let mut addresses = each_bad().await;
+        let good = good().await;
+        addresses.push(good.address);
+        let addresses = Arc::new(Mutex::new(addresses));
+        // The order is by chance: a client that takes the first that accepts would be right four times of five in vain.
+        for _ in 0..10 {
+            let link = link(&addresses);
+            for _ in 0..3 {
+                check(&link).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_without_a_good_address_is_told_and_nothing_was_sent() {
+        for addresses in [each_bad().await, Vec::new()] {
+            let status = check(&link(&Arc::new(Mutex::new(addresses)))).await.unwrap_err();
+            assert!(matches!(crate::error::Failure::of(status), crate::error::Failure::NotSent(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_ended_is_made_anew_to_where_the_name_leads_now() {
+        let (first, second) = (good().await, good().await);
+        let addresses = Arc::new(Mutex::new(vec![first.address]));
+        let link = link(&addresses);
+        check(&link).await.unwrap();
+        *addresses.lock().unwrap() = vec![bad(Bad::Closes).await, second.address];
+        first.stop.send(()).unwrap();
+        timeout(SOON, first.task).await.expect("it has closed its connections").unwrap().unwrap();
+        // The client may not have noticed yet.
+        let found = async {
+            while check(&link).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, found).await.expect("the new address is found");
+        assert_eq!(second.accepted.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn callers_share_one_connection() {
+        let good = good().await;
+        let link = link(&Arc::new(Mutex::new(vec![good.address])));
+        futures_util::future::try_join_all((0..50).map(|_| check(&link))).await.unwrap();
+        assert_eq!(good.accepted.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn servers_of_one_name_share_its_clients() {
+        let (one, other) = (good().await, good().await);
+        let addresses = Arc::new(Mutex::new(vec![one.address, other.address]));
+        for _ in 0..40 {
+            check(&link(&addresses)).await.unwrap();
+        }
+        for server in [one, other] {
+            let accepted = server.accepted.load(Ordering::Relaxed);
+            assert!((5..=35).contains(&accepted), "{accepted} of 40");
+        }
+    }
+}
