@@ -53,7 +53,6 @@ dataDir=$data/data
 clientPort=$zookeeper_port
 clientPortAddress=127.0.0.1
 tickTime=2000
-maxClientCnxns=0
 4lw.commands.whitelist=*
 admin.enableServer=false
 CONFIGURATION

@@ -2,6 +2,7 @@
 //! inside.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::OnceCell;
 
@@ -13,7 +14,49 @@ use crate::server::Server;
 use crate::wait::{SOON, check, eventually};
 use crate::zookeeper::{Line, Options, Sandbox, ZooKeeper};
 
-/// The backend that a test runs on. Each is started once a program, and nobody stops it.
+/// Maximum number of servers of one arm. Each is started when it is needed, and nobody stops it.
+const SERVERS: usize = 8;
+/// Number of chroots in use on one server before the next server is taken. All tests connect from one address, from which
+/// ZooKeeper takes 60 connections: a test has three replicas of six sessions at most, and some sessions of its own.
+const TESTS: usize = 2;
+
+/// The servers of one arm that all tests of this program share.
+#[derive(Debug)]
+struct Shared {
+    servers: [OnceCell<Own>; SERVERS],
+    /// Number of chroots in use on each.
+    tests: Mutex<[usize; SERVERS]>,
+}
+
+/// A place on a shared server, given back on drop.
+#[derive(Debug)]
+pub struct Place {
+    shared: &'static Shared,
+    server: usize,
+}
+
+impl Shared {
+    const fn new() -> Shared {
+        Shared { servers: [const { OnceCell::const_new() }; SERVERS], tests: Mutex::new([0; SERVERS]) }
+    }
+
+    fn place(&'static self) -> Place {
+        let mut tests = self.tests.lock().expect("nobody panics with it");
+        let server = (0..SERVERS).min_by_key(|server| tests[*server] / TESTS).expect("there are some");
+        tests[server] += 1;
+        Place { shared: self, server }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Ok(mut tests) = self.shared.tests.lock() {
+            tests[self.server] -= 1;
+        }
+    }
+}
+
+/// The backend that a test runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arm {
     /// Real ZooKeeper, standalone.
@@ -25,18 +68,19 @@ pub enum Arm {
 }
 
 impl Arm {
-    /// A chroot of its own in the backend that all tests of this program share.
+    /// A chroot of its own in a backend that tests of this program share.
     pub async fn sandbox(self, name: &str) -> Sandbox {
-        static ZOOKEEPER: OnceCell<Own> = OnceCell::const_new();
-        static OLDEST: OnceCell<Own> = OnceCell::const_new();
-        static EMBEDDED: OnceCell<Own> = OnceCell::const_new();
+        static ZOOKEEPER: Shared = Shared::new();
+        static OLDEST: Shared = Shared::new();
+        static EMBEDDED: Shared = Shared::new();
         let shared = match self {
             Arm::ZooKeeper => &ZOOKEEPER,
             Arm::Oldest => &OLDEST,
             Arm::Embedded => &EMBEDDED,
         };
-        let shared = shared.get_or_init(|| self.own(Options::default())).await;
-        Sandbox::on(&shared.address().to_string(), name).await
+        let place = shared.place();
+        let own = shared.servers[place.server].get_or_init(|| self.own(Options::default())).await;
+        Sandbox { place: Some(Arc::new(place)), ..Sandbox::on(&own.address().to_string(), name).await }
     }
 
     /// A backend for one test alone, told something special or to be taken down.

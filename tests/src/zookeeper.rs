@@ -1,7 +1,8 @@
 //! Real ZooKeeper servers, alone or three together, as child processes on free loopback ports.
 //!
 //! The jars come from `tests/setup.sh`. Data is in scratch directories and is fsynced as ZooKeeper does it by default.
-//! Most tests share one standalone server a program, each in a chroot of its own: [`Arm`](crate::arm::Arm). Tests that
+//! Its limits are ZooKeeper's defaults: 60 connections from one address, and all tests have the same.
+//! Most tests share a few standalone servers a program, each in a chroot of its own: [`Arm`](crate::arm::Arm). Tests that
 //! kill or stop servers start their own.
 
 use std::collections::HashMap;
@@ -10,8 +11,8 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,6 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::arm::Place;
 use crate::bare::Bare;
 use crate::journal::Journal;
 use crate::process::{Process, Signal, scratch};
@@ -134,7 +136,7 @@ impl ZooKeeper {
             fs::write(data.join("myid"), format!("{}\n", index + 1)).unwrap();
             let configuration = format!(
                 "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\ntickTime={}\ninitLimit=10\nsyncLimit=5\n\
-                 minSessionTimeout=100\nmaxSessionTimeout=600000\nmaxClientCnxns=0\n\
+                 minSessionTimeout=100\nmaxSessionTimeout=600000\n\
                  4lw.commands.whitelist=*\nadmin.enableServer=false\n{members}",
                 data.display(),
                 node.address.port(),
@@ -331,6 +333,8 @@ pub struct Sandbox {
     pub servers: String,
     /// The chroot alone, beginning with a slash.
     pub chroot: String,
+    /// Its place on a server that is shared.
+    pub place: Option<Arc<Place>>,
 }
 
 impl Sandbox {
@@ -339,7 +343,7 @@ impl Sandbox {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let chroot = format!("/{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         Bare::connect(servers).await.create(&chroot, b"").await;
-        Sandbox { hosts: format!("{servers}{chroot}"), servers: servers.to_owned(), chroot }
+        Sandbox { hosts: format!("{servers}{chroot}"), servers: servers.to_owned(), chroot, place: None }
     }
 
     /// A second pair of eyes, inside the chroot.

@@ -34,6 +34,7 @@ mod replicas;
 mod rust_client;
 mod services;
 mod stubs;
+mod zookeeper_limits;
 
 #[path = "both"]
 mod zookeeper {
