@@ -34,6 +34,8 @@ pub(crate) enum Unit {
     Megabytes,
     /// Hundredths of one core: less is better.
     PercentOfCore,
+    /// Seconds: less is better.
+    Seconds,
     /// A number of things: less is better.
     Count,
 }
@@ -48,6 +50,7 @@ impl Unit {
             Unit::Kilobytes => "KB",
             Unit::Megabytes => "MB",
             Unit::PercentOfCore => "% core",
+            Unit::Seconds => "s",
             Unit::Count => "",
         }
     }
