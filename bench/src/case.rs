@@ -19,6 +19,9 @@ pub(crate) const ETCD_STREAMS: System = System("etcd, a stream each");
 /// kazoo, one request after the other.
 pub(crate) const KAZOO: System = System("kazoo");
 
+/// Rollcall without a flood beside the client that is measured, just before it.
+pub(crate) const ALONE: System = System("rollcall, alone");
+
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {

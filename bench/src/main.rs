@@ -25,7 +25,7 @@ use clap::Parser;
 use rollcall_tests::hostile::{Flood, child};
 
 use crate::report::Report;
-use crate::systems::Setup;
+use crate::systems::{Floods, Setup};
 use crate::workloads::Name;
 
 /// What this program is called with to be a flood: see [`child`].
@@ -50,6 +50,10 @@ struct Args {
     /// Of the workload `citizen`: only this flood; may be repeated
     #[arg(long, value_name = "NAME", value_parser = flood)]
     flood: Vec<Flood>,
+
+    /// Of the workload `citizen`: at which priority the floods run; 19 is the lowest
+    #[arg(long, value_name = "N", default_value_t = 19, value_parser = clap::value_parser!(u8).range(0..=19))]
+    nice: u8,
 
     /// Writes the report with every sample as JSON
     #[arg(long, value_name = "FILE")]
@@ -81,7 +85,8 @@ async fn measure(args: Args) -> anyhow::Result<()> {
     }
 
     progress("starting ZooKeeper and rollcall-server");
-    let floods = if args.flood.is_empty() { Flood::ALL.to_vec() } else { args.flood };
+    let kinds = if args.flood.is_empty() { Flood::ALL.to_vec() } else { args.flood };
+    let floods = Floods { kinds, nice: args.nice };
     let setup = Setup::start(args.server, floods).await?;
     let mut report = Report::new(setup.facts(), args.rounds, args.seconds);
     report.notes.push(("all", workloads::NOTE));

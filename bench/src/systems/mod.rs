@@ -34,12 +34,21 @@ pub(crate) struct Setup {
     rollcall: Rollcall,
     zookeeper: ZooKeeper,
     facts: Vec<(&'static str, String)>,
-    floods: Vec<Flood>,
+    floods: Floods,
+}
+
+/// What the workload `citizen` measures.
+#[derive(Clone, Debug)]
+pub(crate) struct Floods {
+    /// Which floods.
+    pub(crate) kinds: Vec<Flood>,
+    /// At which priority they run; 19 is the lowest.
+    pub(crate) nice: u8,
 }
 
 impl Setup {
     /// Starts ZooKeeper and the server, and waits until both answer.
-    pub(crate) async fn start(server: Option<PathBuf>, floods: Vec<Flood>) -> anyhow::Result<Setup> {
+    pub(crate) async fn start(server: Option<PathBuf>, floods: Floods) -> anyhow::Result<Setup> {
         let program = rollcall::program(server)?;
         let mut facts = facts::of_the_machine()?;
         let zookeeper = ZooKeeper::start(Fsync::On).await?;
@@ -56,7 +65,7 @@ impl Setup {
     }
 
     /// The floods that are measured.
-    pub(crate) fn floods(&self) -> &[Flood] {
+    pub(crate) fn floods(&self) -> &Floods {
         &self.floods
     }
 

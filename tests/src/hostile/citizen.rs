@@ -4,7 +4,7 @@
 //! nobody has read, registers a new name, takes and gives back a lock. Now and then a client with a ttl of 1 s dies. What
 //! there is in ZooKeeper it compares with what it was told.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,8 +33,15 @@ const STEADY: &str = "/citizen/steady";
 const TTL: Duration = Duration::from_secs(5);
 /// The ttl of the clients that die.
 const SHORT_TTL: Duration = Duration::from_secs(1);
-/// How long it is waited for the end of what they held.
-const LONGEST_TTL: Duration = Duration::from_secs(60);
+
+/// How long the citizen waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the answer to a call.
+    pub call: Duration,
+    /// For the end of what a dead client held.
+    pub expiry: Duration,
+}
 
 /// What the citizen does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +66,11 @@ impl Act {
     /// All.
     pub const ALL: [Act; 7] =
         [Act::Get, Act::FreshGet, Act::KeepAlive, Act::Register, Act::Watch, Act::Lock, Act::Expire];
+
+    /// How much of its time does not count.
+    fn granted(self) -> Duration {
+        if self == Act::Expire { SHORT_TTL } else { Duration::ZERO }
+    }
 }
 
 /// One act, once it is over.
@@ -74,6 +86,9 @@ struct Sample {
 #[derive(Debug, Default)]
 struct Record {
     samples: Vec<Sample>,
+    /// The acts under way, by a number each.
+    under_way: BTreeMap<u64, (Act, Instant)>,
+    begun: u64,
     /// What was registered, by what the citizen was told, and was not there.
     missed: Vec<(Instant, String)>,
     /// The keep-alives that are not answered.
@@ -94,15 +109,14 @@ pub struct Citizen {
 struct Shared {
     address: SocketAddr,
     bare: Bare,
-    /// How long a call may take.
-    patience: Duration,
+    patience: Patience,
     record: Arc<Mutex<Record>>,
 }
 
 impl Citizen {
-    /// Begins; over when it is registered and watches. `bare` is a session in the server's chroot. A call that takes longer
-    /// than `patience` has failed.
-    pub async fn start(address: SocketAddr, bare: Bare, patience: Duration) -> Citizen {
+    /// Begins; over when it is registered and watches. `bare` is a session in the server's chroot. What takes longer than
+    /// `patience` has failed.
+    pub async fn start(address: SocketAddr, bare: Bare, patience: Patience) -> Citizen {
         let shared = Shared { address, bare, patience, record: Arc::default() };
         let mut tasks = JoinSet::new();
         tasks.spawn(shared.clone().keep_registered());
@@ -124,11 +138,36 @@ impl Citizen {
         self.shared.read(|record| {
             let done = record.samples.iter().filter(|sample| sample.act == act && (from..to).contains(&sample.begun));
             let mut times: Vec<_> = done.map(|sample| sample.took).collect();
+            let granted = act.granted();
+            let under_way =
+                record.under_way.values().filter(|(other, begun)| *other == act && (from..to).contains(begun));
+            times.extend(under_way.map(|(_, begun)| begun.elapsed().saturating_sub(granted)));
             if act == Act::KeepAlive {
                 times.extend(record.waiting.iter().filter(|sent| (from..to).contains(sent)).map(Instant::elapsed));
             }
             times
         })
+    }
+
+    /// Waits until everything that began before this moment is over, and since then something of each kind has begun and
+    /// succeeded.
+    pub async fn answered(&self, before: Instant) {
+        let longest = self.shared.patience.call.max(self.shared.patience.expiry) + 2 * SOON;
+        eventually("the citizen's calls are over, and new ones are answered", longest, async || {
+            let begun = |record: &Record| record.under_way.values().filter(|(_, begun)| *begun < before).count();
+            let left = self.shared.read(begun);
+            check(left == 0, || format!("{left} are not"))?;
+            let succeeded = |act| {
+                let is_it = |sample: &Sample| sample.act == act && sample.begun > before && sample.failure.is_none();
+                self.shared.read(|record| record.samples.iter().any(is_it))
+            };
+            let missing: Vec<_> = Act::ALL.into_iter().filter(|act| !succeeded(*act)).collect();
+            check(missing.is_empty(), || {
+                let failures = |record: &Record| record.samples.iter().rev().find_map(|sample| sample.failure.clone());
+                format!("no {missing:?} since; the last failure: {:?}", self.shared.read(failures))
+            })
+        })
+        .await;
     }
 
     /// Why acts failed that began in this time.
@@ -169,18 +208,32 @@ impl Shared {
 
     /// Does something and records how long it took. `None` when it failed.
     async fn timed<T>(&self, act: Act, call: impl Future<Output = Result<T, Status>>) -> Option<T> {
-        let begun = Instant::now();
-        let done = timeout(self.patience, call).await;
-        let took = begun.elapsed();
+        let number = self.begin(act);
+        let done = timeout(self.patience.call, call).await;
         let (done, failure) = match done {
             Ok(Ok(done)) => (Some(done), None),
             Ok(Err(status)) => (None, Some(format!("{:?}: {}", status.code(), status.message()))),
             Err(_) => (None, Some("no answer".to_owned())),
         };
-        // A call that is refused at once would look fast.
-        let took = if failure.is_some() { self.patience } else { took };
-        self.record.lock().unwrap().samples.push(Sample { act, begun, took, failure });
+        self.end(number, failure);
         done
+    }
+
+    fn begin(&self, act: Act) -> u64 {
+        let mut record = self.record.lock().unwrap();
+        let number = record.begun;
+        record.begun += 1;
+        record.under_way.insert(number, (act, Instant::now()));
+        number
+    }
+
+    fn end(&self, number: u64, failure: Option<String>) {
+        let mut record = self.record.lock().unwrap();
+        let Some((act, begun)) = record.under_way.remove(&number) else { return };
+        // A call that is refused at once would look fast.
+        let least = if failure.is_some() { self.patience.call } else { Duration::ZERO };
+        let took = begun.elapsed().saturating_sub(act.granted()).max(least);
+        record.samples.push(Sample { act, begun, took, failure });
     }
 
     async fn keep_registered(self) {
@@ -199,7 +252,7 @@ impl Shared {
                 record.samples.push(Sample {
                     act: Act::KeepAlive,
                     begun: Instant::now(),
-                    took: self.patience,
+                    took: self.patience.call,
                     failure,
                 });
             }
@@ -277,16 +330,19 @@ impl Shared {
     }
 
     async fn look_into_zookeeper(self) {
-        let mut ticks = regularly(Duration::from_millis(250));
+        let (mut ticks, mut was_there) = (regularly(Duration::from_millis(250)), true);
         loop {
             ticks.tick().await;
             let generation = self.read(|record| record.generation);
             // A ZooKeeper that does not answer says nothing.
-            if let Ok(Ok(stat)) = timeout(self.patience, self.bare.client().check_stat(STEADY)).await
-                && stat.map(|stat| stat.czxid) != generation
+            if let Ok(Ok(stat)) = timeout(self.patience.call, self.bare.client().check_stat(STEADY)).await
                 && self.read(|record| record.generation) == generation
             {
-                self.missed(format!("{STEADY} is not in ZooKeeper"));
+                let is_there = stat.map(|stat| stat.czxid) == generation;
+                if was_there && !is_there {
+                    self.missed(format!("{STEADY} is not in ZooKeeper"));
+                }
+                was_there = is_there;
             }
         }
     }
@@ -327,21 +383,23 @@ impl Shared {
 
     /// Registers a new name, looks for it in ZooKeeper, and waits until the watcher knows it.
     async fn register_something(&self, client: &Client, number: u64) {
-        let (name, begun) = (format!("fresh-{number}"), Instant::now());
+        let name = format!("fresh-{number}");
         let path = format!("{HOME}/{name}");
-        let Some(held) = self.timed(Act::Register, register(client, &path, None, None)).await else { return };
-        if let Ok(Ok(stat)) = timeout(self.patience, self.bare.client().check_stat(&path)).await
+        let (watched, begun) = (self.begin(Act::Watch), Instant::now());
+        let Some(held) = self.timed(Act::Register, register(client, &path, None, None)).await else {
+            self.record.lock().unwrap().under_way.remove(&watched);
+            return;
+        };
+        if let Ok(Ok(stat)) = timeout(self.patience.call, self.bare.client().check_stat(&path)).await
             && stat.map(|stat| stat.czxid) != Some(held.generation)
         {
             self.missed(format!("{path} was acknowledged and is not in ZooKeeper"));
         }
         let is_known = || self.read(|record| record.known.as_ref().is_some_and(|known| known.contains(&name)));
-        while !is_known() && begun.elapsed() < self.patience {
+        while !is_known() && begun.elapsed() < 2 * self.patience.call {
             sleep(Duration::from_millis(2)).await;
         }
-        let took = begun.elapsed();
-        let failure = (!is_known()).then(|| "the watcher is not told".to_owned());
-        self.record.lock().unwrap().samples.push(Sample { act: Act::Watch, begun, took, failure });
+        self.end(watched, (!is_known()).then(|| "the watcher is not told".to_owned()));
     }
 
     async fn die_now_and_then(self) {
@@ -354,18 +412,14 @@ impl Shared {
                 continue;
             };
             drop((held, client));
-            let begun = Instant::now();
-            let mut took = Duration::ZERO;
-            while took < LONGEST_TTL {
+            let (number, begun) = (self.begin(Act::Expire), Instant::now());
+            let mut is_gone = false;
+            while !is_gone && begun.elapsed() < self.patience.expiry {
                 sleep(Duration::from_millis(20)).await;
-                took = begun.elapsed();
-                if let Ok(Ok(None)) = timeout(self.patience, self.bare.client().check_stat(&path)).await {
-                    break;
-                }
+                let stat = timeout(self.patience.call, self.bare.client().check_stat(&path)).await;
+                is_gone = matches!(stat, Ok(Ok(None)));
             }
-            let failure = (took >= LONGEST_TTL).then(|| format!("{path} outlives its ttl"));
-            let took = took.saturating_sub(SHORT_TTL);
-            self.record.lock().unwrap().samples.push(Sample { act: Act::Expire, begun, took, failure });
+            self.end(number, (!is_gone).then(|| format!("{path} outlives its ttl by {:?}", begun.elapsed())));
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) async fn small_frames(target: Target, load: Load, tally: &Tally) {
                 }
                 if batch.len() >= FRAME {
                     tally.sent(batch.len() / 10);
-                    peer.send(&mut batch).await?;
+                    peer.send_on(stream, &mut batch).await?;
                 }
             }
             Ok(())
@@ -73,19 +73,19 @@ fn with_field(mut headers: Vec<u8>, bytes: usize) -> Vec<u8> {
 }
 
 pub(super) async fn large_headers(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
+    let (count, counted) = (load.count(2_000, 20_000), tally.clone());
     over_connections(2, target, load, tally, move |peer: Arc<Peer>, _| {
         let tally = counted.clone();
         async move {
             // The server says at most 16 KiB, as they are counted; a frame has no more anyway.
             let headers = with_field(peer.headers(GET), FRAME - 512);
             let mut batch = Batch::default();
-            while load.goes_on() {
+            for _ in 0..count {
                 batch.headers(peer.stream(), &headers);
                 peer.send(&mut batch).await?;
                 tally.sent(1);
             }
-            Ok(())
+            peer.hold(load).await
         }
     })
     .await;

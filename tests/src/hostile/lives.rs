@@ -179,11 +179,10 @@ async fn keep_alives(peer: &Peer, streams: usize, load: Load, tally: &Tally) -> 
 
 /// Sends many requests on one stream, each in a frame of its own, and reads the answers.
 async fn pipeline(peer: &Peer, sets: usize, load: Load, tally: &Tally) -> Result<()> {
-    let (stream, mut batch) = (opened(peer, None).await?, Batch::default());
+    let stream = opened(peer, None).await?;
     for number in 0..sets {
-        batch.data(stream, &set(format!("{PLACE}/pipelined-{number}")), 0);
+        peer.send_body(stream, &set(format!("{PLACE}/pipelined-{number}")), false).await?;
+        tally.sent(1);
     }
-    peer.send(&mut batch).await?;
-    tally.sent(sets);
     peer.hold(load).await
 }

@@ -147,7 +147,16 @@ impl Peer {
 
     /// Sends what has been put together, as soon as the window of the connection allows it.
     pub(super) async fn send(&self, batch: &mut Batch) -> Result<()> {
-        self.allowed(None, batch.data).await?;
+        self.send_as(None, batch).await
+    }
+
+    /// The same, where all the data is of one stream and may fill its window too.
+    pub(super) async fn send_on(&self, stream: u32, batch: &mut Batch) -> Result<()> {
+        self.send_as(Some(stream), batch).await
+    }
+
+    async fn send_as(&self, stream: Option<u32>, batch: &mut Batch) -> Result<()> {
+        self.allowed(stream, batch.data).await?;
         self.write(&batch.bytes).await?;
         batch.bytes.clear();
         batch.data = 0;

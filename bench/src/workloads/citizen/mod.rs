@@ -9,11 +9,8 @@ use rollcall_tests::hostile::Flood;
 use self::trial::Trial;
 use super::{Rounds, Workload, grouped};
 use crate::progress;
-use crate::report::{Case, ROLLCALL, Round, System, Unit};
+use crate::report::{ALONE, Case, ROLLCALL, Round, Unit};
 use crate::systems::Setup;
-
-/// The citizen without a flood beside it, just before it.
-const ALONE: System = System("rollcall, alone");
 
 /// The workload: all of it is in its rounds.
 #[derive(Debug)]
@@ -24,8 +21,8 @@ impl Workload for Citizen {
     const NOTE: &str = "a client that asks for little, beside one that floods the server; a ZooKeeper and a server of its own for each flood. \
          The citizen holds a registration with a ttl of 5 s and keeps it alive each second, watches, reads every 50 ms, and \
          each second reads a path that nobody has read, registers a new name, takes a lock and gives it back; every two \
-         seconds a client with a ttl of 1 s dies. The flood is a process at the lowest priority (nice 19): client, server \
-         and flood share the processors. `spin` is such a process that spins and asks nothing of the server, for \
+         seconds a client with a ttl of 1 s dies. The flood is a process at the lowest priority (nice 19), unless --nice says otherwise: client, \
+         server and flood share the processors. `spin` is such a process that spins and asks nothing of the server, for \
          comparison: what it costs the citizen is the machine's. A call that fails counts as 10 s, the longest that the \
          citizen waits. Keep-alive: the latest answer. Expiry: how late the registration of a dead client is removed. \
          Missed: registrations that the citizen was told of, and that are not there. After: memory as soon as it is back \
@@ -39,7 +36,7 @@ impl Workload for Citizen {
     }
 
     async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
-        for flood in setup.floods() {
+        for flood in &setup.floods().kinds {
             progress(&format!("{}: {flood}", Citizen::NAME));
             let trial = Trial::run(setup, *flood, 16 * round.time).await?;
             progress(&format!("{}: {flood}: {}", Citizen::NAME, trial.log));
@@ -71,7 +68,7 @@ fn report(round: &mut Round<'_>, flood: Flood, trial: &Trial) {
     add("memory, after", Unit::Megabytes, ROLLCALL, megabytes(trial.memory_after));
     add("memory, after", Unit::Megabytes, ALONE, megabytes(trial.memory_before));
     add("processor", Unit::PercentOfCore, ROLLCALL, trial.processor * 1e2);
-    add("seconds to end", Unit::Seconds, ROLLCALL, trial.end.as_secs_f64());
+    add("end", Unit::Seconds, ROLLCALL, trial.end.as_secs_f64());
 }
 
 /// For a log line.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rollcall_tests::bare::Bare;
 use rollcall_tests::hostile::child::{FloodProcess, Order};
-use rollcall_tests::hostile::citizen::{Act, Citizen};
+use rollcall_tests::hostile::citizen::{Act, Citizen, Patience};
 use rollcall_tests::hostile::{Flood, Load, Size, Target, prepare};
 use rollcall_tests::process::Signal;
 use tokio::time::{Instant, sleep};
@@ -15,10 +15,10 @@ use crate::stats::Latencies;
 use crate::systems::{Fsync, Rollcall, Setup, ZooKeeper};
 use crate::usage::{Meter, memory};
 
-/// How long the citizen waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the citizen waits.
+const PATIENCE: Patience = Patience { call: Duration::from_secs(10), expiry: Duration::from_secs(60) };
 /// How long it is measured alone.
-const ALONE: Duration = Duration::from_secs(8);
+const ALONE: Duration = Duration::from_secs(10);
 /// What a flood leaves behind is a part of it: the citizen is measured for so long after its end too.
 const AFTERMATH: Duration = Duration::from_secs(4);
 /// How long memory has to come back.
@@ -84,12 +84,12 @@ impl Trial {
         let begin = Instant::now();
         let target = Target { grpc: rollcall.address(), http: rollcall.http() };
         let order = Order { flood, target, size: Size::Full, time };
-        let flooded = flooded(&rollcall, order).await?;
+        let flooded = flooded(&rollcall, order, setup.floods().nice).await?;
         sleep(AFTERMATH).await;
         let end = Instant::now();
         let after = settled(&rollcall, before).await?;
         // What was under way at the end of the flood is over by then.
-        while end.elapsed() < PATIENCE {
+        while end.elapsed() < PATIENCE.call {
             sleep(Duration::from_millis(100)).await;
         }
         let left = self::sessions(&bare).await;
@@ -126,13 +126,11 @@ struct Flooded {
     processor: f64,
 }
 
-async fn flooded(rollcall: &Rollcall, order: Order) -> anyhow::Result<Flooded> {
-    /// The lowest priority.
-    const NICE: u8 = 19;
+async fn flooded(rollcall: &Rollcall, order: Order, nice: u8) -> anyhow::Result<Flooded> {
     let pids = [rollcall.pid()];
     let meter = Meter::start(&pids)?;
     let program = std::env::current_exe()?;
-    let flood = FloodProcess::spawn(&program, &[crate::FLOOD], order, NICE);
+    let flood = FloodProcess::spawn(&program, &[crate::FLOOD], order, nice);
     let mut flood = std::pin::pin!(flood.finish());
     let mut peak = 0;
     let done = loop {
