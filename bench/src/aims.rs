@@ -1,6 +1,6 @@
 //! What is to be reached. Which side of an aim is the good one is the unit's to say.
 
-use crate::case::{Case, ETCD, ETCD_STREAMS, KAZOO, System, Unit, ZOOKEEPER};
+use crate::case::{ALONE, Case, ETCD, ETCD_STREAMS, KAZOO, System, Unit, ZOOKEEPER};
 
 /// A figure of Rollcall's that is to be reached, or a ratio of its figure to a peer's.
 struct Aim {
@@ -62,6 +62,15 @@ const AIMS: &[Aim] = &[
     Aim { workload: "lock", unit: Unit::PerSecond, cases: "", peer: Some(KAZOO), value: 3.0 },
     Aim { workload: "lock", unit: Unit::PerSecond, cases: "one client", peer: Some(ETCD), value: 2.5 },
     Aim { workload: "lock", unit: Unit::PerSecond, cases: "16 on one lock", peer: Some(ETCD), value: 8.0 },
+    Aim { workload: "citizen", unit: Unit::Milliseconds, cases: "Get p99", peer: Some(ALONE), value: 3.0 },
+    Aim { workload: "citizen", unit: Unit::Milliseconds, cases: "keep-alive", peer: None, value: 1_000.0 },
+    Aim { workload: "citizen", unit: Unit::Milliseconds, cases: "expiry", peer: None, value: 2_000.0 },
+    Aim { workload: "citizen", unit: Unit::Count, cases: "failed", peer: None, value: 0.0 },
+    Aim { workload: "citizen", unit: Unit::Count, cases: "missed", peer: None, value: 0.0 },
+    Aim { workload: "citizen", unit: Unit::Count, cases: "sessions lost", peer: None, value: 0.0 },
+    Aim { workload: "citizen", unit: Unit::Megabytes, cases: "memory, after", peer: Some(ALONE), value: 1.1 },
+    // The drain takes up to 10 s.
+    Aim { workload: "citizen", unit: Unit::Seconds, cases: "end", peer: None, value: 11.0 },
 ];
 
 /// What is to be reached in a case: by the figure itself where there is no peer, else by the ratio to the peer's.

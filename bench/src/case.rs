@@ -19,6 +19,9 @@ pub(crate) const ETCD_STREAMS: System = System("etcd, a stream each");
 /// kazoo, one request after the other.
 pub(crate) const KAZOO: System = System("kazoo");
 
+/// Rollcall without a flood beside the client that is measured, just before it.
+pub(crate) const ALONE: System = System("rollcall, alone");
+
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -34,6 +37,8 @@ pub(crate) enum Unit {
     Megabytes,
     /// Hundredths of one core: less is better.
     PercentOfCore,
+    /// Seconds: less is better.
+    Seconds,
     /// A number of things: less is better.
     Count,
 }
@@ -48,6 +53,7 @@ impl Unit {
             Unit::Kilobytes => "KB",
             Unit::Megabytes => "MB",
             Unit::PercentOfCore => "% core",
+            Unit::Seconds => "s",
             Unit::Count => "",
         }
     }

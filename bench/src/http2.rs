@@ -8,40 +8,18 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail, ensure};
+use rollcall_tests::hostile::wire::{
+    FIRST_WINDOW, Header, PREFACE, PREFIX, call_headers, flag, frame, kind, prefixed, split,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The largest window that there is.
-pub(crate) const WINDOW: u32 = 0x7fff_ffff;
-/// The window that a connection begins with.
-const FIRST_WINDOW: u32 = 65_535;
+pub(crate) use rollcall_tests::hostile::wire::WINDOW;
+
 /// A connection's window is opened again after so many bytes.
 const ACKNOWLEDGED: u32 = 1 << 24;
-/// The length, type, flags and stream of a frame.
-const HEADER: usize = 9;
-/// Whether a message is compressed, and its length.
-const PREFIX: usize = 5;
 /// Frames are of 16 KiB at most, since nothing else is allowed to the server.
 const INPUT: usize = 256 * 1024;
-
-/// The types of frames that are sent, or looked at.
-mod kind {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const HEADERS: u8 = 1;
-    pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const SETTINGS: u8 = 4;
-    pub(super) const PING: u8 = 6;
-    pub(super) const GOAWAY: u8 = 7;
-    pub(super) const WINDOW_UPDATE: u8 = 8;
-}
-
-mod flag {
-    pub(super) const END_STREAM: u8 = 1;
-    pub(super) const ACK: u8 = 1;
-    pub(super) const END_HEADERS: u8 = 4;
-    pub(super) const PADDED: u8 = 8;
-}
 
 /// Whether the client has said all that it will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,12 +107,7 @@ impl Connection {
     pub(crate) fn call(&mut self, method: &str, message: &[u8], side: Side) -> Call {
         let call = Call(self.calls.len());
         self.calls.push(Messages::default());
-        // POST and http stand in HPACK's table; what follows is never to be put into it.
-        let mut headers = vec![0x83, 0x86];
-        text(&mut headers, &[0x04], method);
-        text(&mut headers, &[0x01], &self.authority);
-        text(&mut headers, &[0x0f, 0x10], "application/grpc");
-        text(&mut headers, b"\x00\x02te", "trailers");
+        let headers = call_headers(method, &self.authority);
         frame(&mut self.output, kind::HEADERS, flag::END_HEADERS, call.stream(), &headers);
         self.data(call, message, side);
         call
@@ -146,10 +119,8 @@ impl Connection {
     }
 
     fn data(&mut self, call: Call, message: &[u8], side: Side) {
-        let length = u32::try_from(message.len()).expect("a request is small");
-        let data = [&[0][..], &length.to_be_bytes(), message].concat();
         let flags = if side == Side::Closed { flag::END_STREAM } else { 0 };
-        frame(&mut self.output, kind::DATA, flags, call.stream(), &data);
+        frame(&mut self.output, kind::DATA, flags, call.stream(), &prefixed(message));
     }
 
     fn widen(&mut self, by: u32) {
@@ -262,39 +233,6 @@ impl Messages {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Header {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-}
-
-/// The first frame, once it is complete, and what follows.
-fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
-    let (header, rest) = bytes.split_at_checked(HEADER)?;
-    let [high, middle, low, kind, flags, stream @ ..] = header else { return None };
-    let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
-    let (payload, after) = rest.split_at_checked(length)?;
-    let stream = u32::from_be_bytes(stream.try_into().ok()?);
-    Some((Header { kind: *kind, flags: *flags, stream: stream & WINDOW }, payload, after))
-}
-
-fn frame(output: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).expect("what is sent is small").to_be_bytes();
-    output.extend_from_slice(&length[1..]);
-    output.extend_from_slice(&[kind, flags]);
-    output.extend_from_slice(&stream.to_be_bytes());
-    output.extend_from_slice(payload);
-}
-
-/// A header field, by what says its name.
-fn text(headers: &mut Vec<u8>, name: &[u8], value: &str) {
-    headers.extend_from_slice(name);
-    // Up to 126 bytes, which all are.
-    headers.push(u8::try_from(value.len()).expect("a value is short"));
-    headers.extend_from_slice(value.as_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,16 +251,5 @@ mod tests {
             let counted: usize = bytes.chunks(size).map(|chunk| messages.take(chunk)).sum();
             assert_eq!((counted, messages.complete), (4, 4), "in pieces of {size}");
         }
-    }
-
-    #[test]
-    fn a_frame_is_taken_once_it_is_complete() {
-        let mut bytes = Vec::new();
-        frame(&mut bytes, kind::PING, flag::ACK, 5, b"12345678");
-        let whole = bytes.len();
-        bytes.push(1);
-        assert_eq!(split(&bytes[..whole - 1]), None);
-        let header = Header { kind: kind::PING, flags: flag::ACK, stream: 5 };
-        assert_eq!(split(&bytes), Some((header, &b"12345678"[..], &[1][..])));
     }
 }

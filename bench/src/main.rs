@@ -22,10 +22,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
+use rollcall_tests::hostile::{Flood, child};
 
 use crate::report::Report;
-use crate::systems::Setup;
+use crate::systems::{Floods, Setup};
 use crate::workloads::Name;
+
+/// What this program is called with to be a flood: see [`child`].
+const FLOOD: &str = "flood";
 
 /// Measures Rollcall and its peers over loopback in one run: a table on stdout, progress on stderr.
 #[derive(Debug, Parser)]
@@ -43,6 +47,14 @@ struct Args {
     #[arg(long, value_name = "NAME")]
     only: Vec<Name>,
 
+    /// Of the workload `citizen`: only this flood; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = flood)]
+    flood: Vec<Flood>,
+
+    /// Of the workload `citizen`: at which priority the floods run; 19 is the lowest
+    #[arg(long, value_name = "N", default_value_t = 19, value_parser = clap::value_parser!(u8).range(0..=19))]
+    nice: u8,
+
     /// Writes the report with every sample as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -56,16 +68,26 @@ struct Args {
     server: Option<PathBuf>,
 }
 
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((FLOOD, order)) = arguments.split_first().map(|(first, order)| (first.as_str(), order)) {
+        child::run_process(order);
+        return Ok(());
+    }
+    measure(Args::parse())
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+async fn measure(args: Args) -> anyhow::Result<()> {
     ensure!((0.05..=60.0).contains(&args.seconds), "--seconds must be between 0.05 and 60");
     if cfg!(debug_assertions) {
         progress("this is a debug build: its figures say nothing");
     }
 
     progress("starting ZooKeeper and rollcall-server");
-    let setup = Setup::start(args.server).await?;
+    let kinds = if args.flood.is_empty() { Flood::ALL.to_vec() } else { args.flood };
+    let floods = Floods { kinds, nice: args.nice };
+    let setup = Setup::start(args.server, floods).await?;
     let mut report = Report::new(setup.facts(), args.rounds, args.seconds);
     report.notes.push(("all", workloads::NOTE));
     let names = if args.only.is_empty() { Name::ALL.to_vec() } else { args.only };
@@ -79,6 +101,11 @@ async fn main() -> anyhow::Result<()> {
         write_file(&file, &plot::svg(&report))?;
     }
     write!(std::io::stdout(), "{report}").context("can't write to stdout")
+}
+
+fn flood(name: &str) -> Result<Flood, String> {
+    let names = || Flood::ALL.iter().map(|flood| flood.name()).collect::<Vec<_>>().join(", ");
+    Flood::named(name).ok_or_else(|| format!("not one of {}", names()))
 }
 
 fn write_file(file: &Path, text: &str) -> anyhow::Result<()> {

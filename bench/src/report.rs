@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::aims::aim;
-pub(crate) use crate::case::{Case, ETCD, ETCD_STREAMS, KAZOO, ROLLCALL, System, Unit, ZOOKEEPER};
+pub(crate) use crate::case::{ALONE, Case, ETCD, ETCD_STREAMS, KAZOO, ROLLCALL, System, Unit, ZOOKEEPER};
 use crate::stats::Spread;
 
 /// A case with what was measured of it.

@@ -3,9 +3,13 @@
 use std::fmt;
 
 use crate::aims::aim;
-use crate::case::{ROLLCALL, Unit};
-use crate::report::Report;
+use crate::case::{ALONE, ROLLCALL, Unit};
+use crate::report::{Report, Row};
 use crate::stats::Spread;
+
+/// The workloads that have many figures of many subjects, and a table of their own.
+const PIVOTED: [&str; 1] = ["citizen"];
+const LEGEND: &str = "In brackets: without a flood. !: the aim is missed.";
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,19 +19,15 @@ impl fmt::Display for Report {
         }
         writeln!(formatter)?;
         let table = table(self);
-        let columns = table.first().map_or(0, Vec::len);
-        let width = |column: usize| table.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for line in &table {
-            let mut text = String::new();
-            for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
-                // Words to the left, figures to the right.
-                let padded =
-                    if matches!(column, 0..=2 | 5 | 9) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
-                text.push_str(&padded);
-                text.push_str("  ");
+        // The one table has words in its first columns; the other has none elsewhere.
+        write_table(formatter, &table, |column| matches!(column, 0..=2 | 5 | 9))?;
+        for workload in PIVOTED {
+            let table = pivoted(self, workload);
+            if !table.is_empty() {
+                writeln!(formatter)?;
+                write_table(formatter, &table, |column| column == 0)?;
+                writeln!(formatter, "\n{LEGEND}")?;
             }
-            writeln!(formatter, "{}", text.trim_end())?;
         }
         writeln!(formatter)?;
         writeln!(
@@ -42,10 +42,68 @@ impl fmt::Display for Report {
     }
 }
 
+/// Columns under each other: words to the left, figures to the right.
+fn write_table(
+    formatter: &mut fmt::Formatter<'_>,
+    table: &[Vec<String>],
+    is_word: impl Fn(usize) -> bool,
+) -> fmt::Result {
+    let columns = table.first().map_or(0, Vec::len);
+    let width = |column: usize| table.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for line in table {
+        let mut text = String::new();
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let padded = if is_word(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+            text.push_str(&padded);
+            text.push_str("  ");
+        }
+        writeln!(formatter, "{}", text.trim_end())?;
+    }
+    Ok(())
+}
+
+/// A line for each of a workload's subjects, whose cases are named `FIGURE: SUBJECT`, and a column for each figure.
+fn pivoted(report: &Report, workload: &str) -> Vec<Vec<String>> {
+    let rows = || report.rows.iter().filter(|row| row.case.workload == workload);
+    let mut figures: Vec<(&str, Unit)> = Vec::new();
+    let mut lines: Vec<(&str, Vec<String>)> = Vec::new();
+    for row in rows() {
+        let Some((figure, subject)) = row.case.name.split_once(": ") else { continue };
+        if !figures.contains(&(figure, row.case.unit)) {
+            figures.push((figure, row.case.unit));
+        }
+        match lines.iter_mut().find(|(known, _)| *known == subject) {
+            Some((_, cells)) => cells.push(cell(row)),
+            None => lines.push((subject, vec![cell(row)])),
+        }
+    }
+    if lines.is_empty() {
+        return Vec::new();
+    }
+    let heading = |(figure, unit): &(&str, Unit)| match unit.label() {
+        "" => (*figure).to_owned(),
+        label => format!("{figure}, {label}"),
+    };
+    let head = std::iter::once(workload.to_owned()).chain(figures.iter().map(heading)).collect();
+    let lines = lines.into_iter().map(|(subject, cells)| std::iter::once(subject.to_owned()).chain(cells).collect());
+    std::iter::once(head).chain(lines).collect()
+}
+
+/// A figure, with what it is alone, and with a mark where it misses its aim.
+fn cell(row: &Row) -> String {
+    let median = |samples| Spread::of(samples).map_or(0.0, |spread| spread.median);
+    let (ours, alone) = (median(row.samples(ROLLCALL)), row.samples(ALONE));
+    let is_missed = |value, peer| aim(&row.case, peer).is_some_and(|aim| !row.case.unit.reaches(value, aim));
+    let is_missed = is_missed(ours, None) || !alone.is_empty() && is_missed(ours / median(alone), Some(ALONE));
+    let beside = if alone.is_empty() { String::new() } else { format!(" ({})", number(median(alone))) };
+    format!("{}{beside}{}", number(ours), if is_missed { " !" } else { "" })
+}
+
 fn table(report: &Report) -> Vec<Vec<String>> {
     let head = ["workload", "case", "unit", "rollcall", "min – max", "peer", "peer's", "min – max", "ratio", "aim"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
-    for row in &report.rows {
+    for row in report.rows.iter().filter(|row| !PIVOTED.contains(&row.case.workload)) {
         let (case, Some(ours)) = (&row.case, Spread::of(row.samples(ROLLCALL))) else { continue };
         let figure = [
             case.workload.to_owned(),

@@ -153,7 +153,7 @@ impl Process {
     }
 
     /// Whether all threads are stopped: a thread that runs goes on for a moment after the signal was sent.
-    fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
         let states = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
         // The state is the first word after the name, which stands in parentheses.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
+use rollcall_tests::hostile::Flood;
 
 pub(crate) use etcd::Etcd;
 pub(crate) use kazoo::Kazoo;
@@ -33,11 +34,21 @@ pub(crate) struct Setup {
     rollcall: Rollcall,
     zookeeper: ZooKeeper,
     facts: Vec<(&'static str, String)>,
+    floods: Floods,
+}
+
+/// What the workload `citizen` measures.
+#[derive(Clone, Debug)]
+pub(crate) struct Floods {
+    /// Which floods.
+    pub(crate) kinds: Vec<Flood>,
+    /// At which priority they run; 19 is the lowest.
+    pub(crate) nice: u8,
 }
 
 impl Setup {
     /// Starts ZooKeeper and the server, and waits until both answer.
-    pub(crate) async fn start(server: Option<PathBuf>) -> anyhow::Result<Setup> {
+    pub(crate) async fn start(server: Option<PathBuf>, floods: Floods) -> anyhow::Result<Setup> {
         let program = rollcall::program(server)?;
         let mut facts = facts::of_the_machine()?;
         let zookeeper = ZooKeeper::start(Fsync::On).await?;
@@ -45,12 +56,17 @@ impl Setup {
         let hosts = chroot(&zookeeper);
         Bare::connect(&zookeeper.address().to_string()).await.create("/bench", b"").await;
         let rollcall = Rollcall::serving(&program, &hosts).await?;
-        Ok(Setup { program, rollcall, zookeeper, facts })
+        Ok(Setup { program, rollcall, zookeeper, facts, floods })
     }
 
     /// What was measured on what.
     pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
         self.facts.clone()
+    }
+
+    /// The floods that are measured.
+    pub(crate) fn floods(&self) -> &Floods {
+        &self.floods
     }
 
     /// The program `rollcall-server`.

@@ -18,6 +18,7 @@ use super::{Directory, START};
 pub(crate) struct Rollcall {
     process: Process,
     grpc: SocketAddr,
+    http: SocketAddr,
     _directory: Directory,
 }
 
@@ -28,17 +29,17 @@ impl Rollcall {
         let mut command = Command::new(program);
         command.args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log", "warn"]).args(options);
         let mut process = Process::spawn("rollcall-server", directory.path(), &mut command);
-        let grpc = eventually("rollcall-server says where it listens", START, async || {
+        let addresses = eventually("rollcall-server says where it listens", START, async || {
             let said = process.stdout();
             match (listening(&said), process.exited()) {
-                (Some(grpc), None) => Ok(Ok(grpc)),
+                (Some(addresses), None) => Ok(Ok(addresses)),
                 (_, Some(status)) => Ok(Err(status)),
                 (None, None) => Err(said),
             }
         })
         .await;
-        match grpc {
-            Ok(grpc) => Ok(Rollcall { process, grpc, _directory: Box::new(directory) }),
+        match addresses {
+            Ok((grpc, http)) => Ok(Rollcall { process, grpc, http, _directory: Box::new(directory) }),
             Err(status) => bail!("rollcall-server ended at its start, {status}:\n{}", process.stderr()),
         }
     }
@@ -68,6 +69,11 @@ impl Rollcall {
     /// Where it speaks gRPC.
     pub(crate) fn address(&self) -> SocketAddr {
         self.grpc
+    }
+
+    /// Where it serves metrics and health.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http
     }
 
     /// The process.
@@ -101,10 +107,10 @@ pub(super) fn program(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 }
 
 /// Reads `listening grpc=ADDR http=ADDR`, once the line is complete.
-fn listening(said: &str) -> Option<SocketAddr> {
+fn listening(said: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (line, _) = said.split_once('\n')?;
-    let (grpc, _) = line.strip_prefix("listening grpc=")?.split_once(' ')?;
-    grpc.parse().ok()
+    let (grpc, http) = line.strip_prefix("listening grpc=")?.split_once(" http=")?;
+    Some((grpc.parse().ok()?, http.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -114,6 +120,7 @@ mod tests {
     #[test]
     fn half_a_line_says_nothing_yet() {
         assert_eq!(listening("listening grpc=127.0.0.1:7700 http=127.0"), None);
-        assert_eq!(listening("listening grpc=127.0.0.1:7700 http=127.0.0.1:7701\n").unwrap().port(), 7700);
+        let (grpc, http) = listening("listening grpc=127.0.0.1:7700 http=127.0.0.1:7701\n").unwrap();
+        assert_eq!((grpc.port(), http.port()), (7700, 7701));
     }
 }

@@ -1,6 +1,7 @@
 //! The workloads: one file or folder each. Each prepares its nodes and connections once, and then measures all systems
 //! in every round.
 
+mod citizen;
 mod embedded;
 mod fanout;
 mod get;
@@ -33,6 +34,8 @@ trait Workload: Sized {
     const NOTE: &str;
     /// How often it is done.
     const ROUNDS: Rounds = Rounds::AsAsked;
+    /// How long a round may take, beside its measurements.
+    const LIMIT: Duration = Duration::from_secs(300);
 
     /// Makes the nodes and connections that it needs.
     async fn prepare(setup: &Setup) -> anyhow::Result<Self>;
@@ -73,11 +76,13 @@ pub(crate) enum Name {
     Lock,
     /// The time from a release to the next holder; what 10,000 waiters cost.
     Queue,
+    /// What a good citizen notices of clients that mean harm.
+    Citizen,
 }
 
 impl Name {
     /// All, in the order of the report.
-    pub(crate) const ALL: [Name; 10] = [
+    pub(crate) const ALL: [Name; 11] = [
         Name::Embedded,
         Name::Register,
         Name::Hold,
@@ -88,6 +93,7 @@ impl Name {
         Name::Stalled,
         Name::Lock,
         Name::Queue,
+        Name::Citizen,
     ];
 
     /// Prepares the workload, measures it in all its rounds, and lets go of what it needed.
@@ -103,6 +109,7 @@ impl Name {
             Name::Stalled => run::<fanout::Stalled>(setup, rounds, report).await,
             Name::Lock => run::<lock::Lock>(setup, rounds, report).await,
             Name::Queue => run::<lock::Queue>(setup, rounds, report).await,
+            Name::Citizen => run::<citizen::Citizen>(setup, rounds, report).await,
         }
         .with_context(|| format!("{self} failed"))
     }
@@ -137,7 +144,7 @@ async fn run<W: Workload>(setup: &Setup, rounds: u32, report: &mut Report) -> an
             _ => progress(&format!("{}: round {number} of {}", W::NAME, numbers.end())),
         }
         let mut round = report.round(number);
-        let limit = Duration::from_secs(300) + 600 * round.time;
+        let limit = W::LIMIT + 600 * round.time;
         let measured = timeout(limit, workload.round(setup, &mut round)).await;
         measured.with_context(|| format!("no end within {} s", limit.as_secs()))??;
     }

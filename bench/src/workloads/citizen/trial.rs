@@ -1,0 +1,206 @@
+//! One flood: the citizen alone, beside it, and after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rollcall_tests::bare::Bare;
+use rollcall_tests::hostile::child::{FloodProcess, Order};
+use rollcall_tests::hostile::citizen::{Act, Citizen, Patience};
+use rollcall_tests::hostile::{Flood, Load, Size, Target, prepare};
+use rollcall_tests::process::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::shown;
+use crate::stats::Latencies;
+use crate::systems::{Fsync, Rollcall, Setup, ZooKeeper};
+use crate::usage::{Meter, memory};
+
+/// How long the citizen waits.
+const PATIENCE: Patience = Patience { call: Duration::from_secs(10), expiry: Duration::from_secs(60) };
+/// How long it is measured alone.
+const ALONE: Duration = Duration::from_secs(10);
+/// What a flood leaves behind is a part of it: the citizen is measured for so long after its end too.
+const AFTERMATH: Duration = Duration::from_secs(4);
+/// How long memory has to come back.
+const SETTLING: Duration = Duration::from_secs(60);
+/// How long a server may take to end: its drain takes 10 s at most.
+const LONGEST_END: Duration = Duration::from_secs(40);
+/// Where each replica says which sessions it has.
+const FENCES: &str = "/.rollcall/fences";
+
+/// What the citizen has noticed in some time.
+#[derive(Debug)]
+pub(super) struct Noticed {
+    pub(super) get_p50: Duration,
+    pub(super) get_p99: Duration,
+    /// The others' 99th percentiles: of so few it is the longest.
+    pub(super) new_path: Duration,
+    pub(super) register: Duration,
+    pub(super) lock: Duration,
+    pub(super) keep_alive: Duration,
+    pub(super) expiry: Duration,
+    pub(super) failed: usize,
+    pub(super) missed: usize,
+}
+
+/// What was measured beside one flood.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) alone: Noticed,
+    pub(super) beside: Noticed,
+    pub(super) memory_before: u64,
+    pub(super) memory_peak: u64,
+    pub(super) memory_after: u64,
+    /// Of the server, in cores, while the flood went on.
+    pub(super) processor: f64,
+    pub(super) sessions_lost: usize,
+    /// From SIGTERM to the server's end; it is killed when that takes too long.
+    pub(super) end: Duration,
+    /// In words.
+    pub(super) log: String,
+}
+
+impl Trial {
+    /// Runs one flood for this time, or for as long as that kind needs.
+    pub(super) async fn run(setup: &Setup, flood: Flood, time: Duration) -> anyhow::Result<Trial> {
+        let time = match flood {
+            Flood::MassRegistrations => 4 * time,
+            Flood::StoppedWatcher | Flood::ManyStreams => 2 * time,
+            _ => time,
+        };
+        let zookeeper = ZooKeeper::start(Fsync::On).await?;
+        let servers = zookeeper.address().to_string();
+        Bare::connect(&servers).await.create("/citizens", b"").await;
+        let hosts = format!("{servers}/citizens");
+        let bare = Bare::connect(&hosts).await;
+        prepare(flood, Load::new(Size::Full, time), &bare).await;
+        let mut rollcall = Rollcall::serving(setup.program(), &hosts).await?;
+        let citizen = Citizen::start(rollcall.address(), bare.clone(), PATIENCE).await;
+        sleep(Duration::from_secs(1)).await;
+
+        let alone = Instant::now();
+        sleep(ALONE).await;
+        let (sessions, before) = (sessions(&bare).await, memory(rollcall.pid())?.resident);
+        let begin = Instant::now();
+        let target = Target { grpc: rollcall.address(), http: rollcall.http() };
+        let order = Order { flood, target, size: Size::Full, time };
+        let flooded = flooded(&rollcall, order, setup.floods().nice).await?;
+        sleep(AFTERMATH).await;
+        let end = Instant::now();
+        let after = settled(&rollcall, before).await?;
+        // What was under way at the end of the flood is over by then.
+        while end.elapsed() < PATIENCE.call {
+            sleep(Duration::from_millis(100)).await;
+        }
+        let left = self::sessions(&bare).await;
+        let (alone, beside) = (noticed(&citizen, alone, begin), noticed(&citizen, begin, end));
+        let quiet = noticed(&citizen, end, Instant::now());
+        let details = details(&citizen, begin, end);
+        drop(citizen);
+        let ended = ended(&mut rollcall).await;
+        let log = format!(
+            "{}; Get p99 {} alone, {} beside, {} after; {details}",
+            flooded.done,
+            shown(alone.get_p99),
+            shown(beside.get_p99),
+            shown(quiet.get_p99)
+        );
+        Ok(Trial {
+            alone,
+            beside,
+            memory_before: before,
+            memory_peak: flooded.peak,
+            memory_after: after,
+            processor: flooded.processor,
+            sessions_lost: sessions.difference(&left).count(),
+            end: ended,
+            log,
+        })
+    }
+}
+
+/// What was seen of the server during a flood.
+struct Flooded {
+    done: String,
+    peak: u64,
+    processor: f64,
+}
+
+async fn flooded(rollcall: &Rollcall, order: Order, nice: u8) -> anyhow::Result<Flooded> {
+    let pids = [rollcall.pid()];
+    let meter = Meter::start(&pids)?;
+    let program = std::env::current_exe()?;
+    let flood = FloodProcess::spawn(&program, &[crate::FLOOD], order, nice);
+    let mut flood = std::pin::pin!(flood.finish());
+    let mut peak = 0;
+    let done = loop {
+        tokio::select! {
+            done = &mut flood => break done,
+            () = sleep(Duration::from_millis(50)) => peak = peak.max(memory(rollcall.pid())?.resident),
+        }
+    };
+    let taken = meter.stop(1)?;
+    Ok(Flooded { done, peak, processor: taken.processor.as_secs_f64() / taken.time.as_secs_f64() })
+}
+
+/// The server's memory once it is back within a tenth of what it was, or when the time for that is over.
+async fn settled(rollcall: &Rollcall, before: u64) -> anyhow::Result<u64> {
+    let begin = Instant::now();
+    loop {
+        let resident = memory(rollcall.pid())?.resident;
+        if resident * 10 <= before * 11 || begin.elapsed() > SETTLING {
+            return Ok(resident);
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// The ZooKeeper sessions that hold the server's fences; none when ZooKeeper does not answer.
+async fn sessions(bare: &Bare) -> BTreeSet<String> {
+    bare.client().list_children(FENCES).await.into_iter().flatten().collect()
+}
+
+fn noticed(citizen: &Citizen, from: Instant, to: Instant) -> Noticed {
+    let percentile = |act, percent| {
+        let mut latencies = Latencies::default();
+        citizen.times(act, from, to).into_iter().for_each(|time| latencies.push(time));
+        latencies.percentile(percent).unwrap_or_default()
+    };
+    Noticed {
+        get_p50: percentile(Act::Get, 50),
+        get_p99: percentile(Act::Get, 99),
+        new_path: percentile(Act::FreshGet, 99),
+        register: percentile(Act::Register, 99).max(percentile(Act::Watch, 99)),
+        lock: percentile(Act::Lock, 99),
+        keep_alive: percentile(Act::KeepAlive, 100),
+        expiry: percentile(Act::Expire, 100),
+        failed: citizen.failures(from, to).len(),
+        missed: citizen.missed(from, to).len(),
+    }
+}
+
+/// What failed, in words: how often, and an example of each.
+fn details(citizen: &Citizen, from: Instant, to: Instant) -> String {
+    let mut failures: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    for (act, why) in citizen.failures(from, to) {
+        failures.entry(format!("{act:?}")).or_insert((0, why)).0 += 1;
+    }
+    let mut details: Vec<String> =
+        failures.into_iter().map(|(act, (count, why))| format!("{count} {act} failed ({why})")).collect();
+    if let Some(first) = citizen.missed(from, to).first() {
+        details.push(format!("missed: {first}"));
+    }
+    if details.is_empty() { "nothing failed".to_owned() } else { details.join("; ") }
+}
+
+/// Tells the server to end, and answers how long that takes.
+async fn ended(rollcall: &mut Rollcall) -> Duration {
+    let begin = Instant::now();
+    rollcall.process().signal(Signal::TERM);
+    while rollcall.process().exited().is_none() && begin.elapsed() < LONGEST_END {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let took = begin.elapsed();
+    rollcall.process().kill();
+    took
+}

@@ -1,0 +1,472 @@
+//! The good citizen: a client that asks for little, and notices what others do to the replica.
+//!
+//! It holds a registration with a ttl and keeps it alive, watches, reads every 50 ms; and each second reads a path that
+//! nobody has read, registers a new name, takes and gives back a lock. Now and then a client with a ttl of 1 s dies. What
+//! there is in ZooKeeper it compares with what it was told.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rollcall_proto::v1::acquire_lock_response::Event as LockEvent;
+use rollcall_proto::v1::register_request::Request;
+use rollcall_proto::v1::register_response::Response;
+use rollcall_proto::v1::watch_response::Event;
+use rollcall_proto::v1::{self, ChangeKind};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+
+use crate::bare::Bare;
+use crate::client::{Client, span, text};
+use crate::wait::{SOON, check, eventually};
+
+/// Where the citizen registers, and what it reads and watches.
+pub const HOME: &str = "/citizen";
+/// The registration that stays.
+const STEADY: &str = "/citizen/steady";
+/// Its ttl.
+const TTL: Duration = Duration::from_secs(5);
+/// The ttl of the clients that die.
+const SHORT_TTL: Duration = Duration::from_secs(1);
+
+/// How long the citizen waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the answer to a call.
+    pub call: Duration,
+    /// For the end of what a dead client held.
+    pub expiry: Duration,
+}
+
+/// What the citizen does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Reads its home: 20 a second.
+    Get,
+    /// Reads a path that nobody has read before.
+    FreshGet,
+    /// Keeps its registration alive.
+    KeepAlive,
+    /// Registers a new name.
+    Register,
+    /// Waits until the watcher is told of the new name, from its begin.
+    Watch,
+    /// Takes a lock and gives it back.
+    Lock,
+    /// Waits for the end of what a client held that is dead: how late it is.
+    Expire,
+}
+
+impl Act {
+    /// All.
+    pub const ALL: [Act; 7] =
+        [Act::Get, Act::FreshGet, Act::KeepAlive, Act::Register, Act::Watch, Act::Lock, Act::Expire];
+
+    /// How much of its time does not count.
+    fn granted(self) -> Duration {
+        if self == Act::Expire { SHORT_TTL } else { Duration::ZERO }
+    }
+}
+
+/// One act, once it is over.
+#[derive(Clone, Debug)]
+struct Sample {
+    act: Act,
+    begun: Instant,
+    took: Duration,
+    failure: Option<String>,
+}
+
+/// What is on record.
+#[derive(Debug, Default)]
+struct Record {
+    samples: Vec<Sample>,
+    /// The acts under way, by a number each.
+    under_way: BTreeMap<u64, (Act, Instant)>,
+    begun: u64,
+    /// What was registered, by what the citizen was told, and was not there.
+    missed: Vec<(Instant, String)>,
+    /// The keep-alives that are not answered.
+    waiting: VecDeque<Instant>,
+    generation: Option<i64>,
+    /// The names that the watcher knows; none before its first state.
+    known: Option<BTreeSet<String>>,
+}
+
+/// A citizen at work. Dropping ends it.
+#[derive(Debug)]
+pub struct Citizen {
+    shared: Shared,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    address: SocketAddr,
+    bare: Bare,
+    patience: Patience,
+    record: Arc<Mutex<Record>>,
+}
+
+impl Citizen {
+    /// Begins; over when it is registered and watches. `bare` is a session in the server's chroot. What takes longer than
+    /// `patience` has failed.
+    pub async fn start(address: SocketAddr, bare: Bare, patience: Patience) -> Citizen {
+        let shared = Shared { address, bare, patience, record: Arc::default() };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(shared.clone().keep_registered());
+        tasks.spawn(shared.clone().watch());
+        eventually("the citizen is registered, and watches", 2 * SOON, async || {
+            let known = shared.read(|record| record.known.clone());
+            check(known.is_some_and(|known| known.contains("steady")), || format!("{:?}", shared.record))
+        })
+        .await;
+        tasks.spawn(shared.clone().look_into_zookeeper());
+        tasks.spawn(shared.clone().read_often());
+        tasks.spawn(shared.clone().do_something_new());
+        tasks.spawn(shared.clone().die_now_and_then());
+        Citizen { shared, _tasks: tasks }
+    }
+
+    /// How long each act took that began in this time; those that failed count as long as they were waited for.
+    pub fn times(&self, act: Act, from: Instant, to: Instant) -> Vec<Duration> {
+        self.shared.read(|record| {
+            let done = record.samples.iter().filter(|sample| sample.act == act && (from..to).contains(&sample.begun));
+            let mut times: Vec<_> = done.map(|sample| sample.took).collect();
+            let granted = act.granted();
+            let under_way =
+                record.under_way.values().filter(|(other, begun)| *other == act && (from..to).contains(begun));
+            times.extend(under_way.map(|(_, begun)| begun.elapsed().saturating_sub(granted)));
+            if act == Act::KeepAlive {
+                times.extend(record.waiting.iter().filter(|sent| (from..to).contains(sent)).map(Instant::elapsed));
+            }
+            times
+        })
+    }
+
+    /// Waits until everything that began before this moment is over, and since then something of each kind has begun and
+    /// succeeded.
+    pub async fn answered(&self, before: Instant) {
+        let longest = self.shared.patience.call.max(self.shared.patience.expiry) + 2 * SOON;
+        eventually("the citizen's calls are over, and new ones are answered", longest, async || {
+            let begun = |record: &Record| record.under_way.values().filter(|(_, begun)| *begun < before).count();
+            let left = self.shared.read(begun);
+            check(left == 0, || format!("{left} are not"))?;
+            let succeeded = |act| {
+                let is_it = |sample: &Sample| sample.act == act && sample.begun > before && sample.failure.is_none();
+                self.shared.read(|record| record.samples.iter().any(is_it))
+            };
+            let missing: Vec<_> = Act::ALL.into_iter().filter(|act| !succeeded(*act)).collect();
+            check(missing.is_empty(), || {
+                let failures = |record: &Record| record.samples.iter().rev().find_map(|sample| sample.failure.clone());
+                format!("no {missing:?} since; the last failure: {:?}", self.shared.read(failures))
+            })
+        })
+        .await;
+    }
+
+    /// Why acts failed that began in this time.
+    pub fn failures(&self, from: Instant, to: Instant) -> Vec<(Act, String)> {
+        let failure = |sample: &Sample| Some((sample.act, sample.failure.clone()?));
+        let in_time = |sample: &&Sample| (from..to).contains(&sample.begun);
+        self.shared.read(|record| record.samples.iter().filter(in_time).filter_map(failure).collect())
+    }
+
+    /// What should have been registered in this time, and was not.
+    pub fn missed(&self, from: Instant, to: Instant) -> Vec<String> {
+        let in_time = |missed: &&(Instant, String)| (from..to).contains(&missed.0);
+        self.shared.read(|record| record.missed.iter().filter(in_time).map(|(_, what)| what.clone()).collect())
+    }
+}
+
+/// A Register stream with one registration.
+struct Held {
+    requests: mpsc::Sender<v1::RegisterRequest>,
+    answers: Streaming<v1::RegisterResponse>,
+    generation: i64,
+}
+
+impl Shared {
+    fn read<T>(&self, read: impl FnOnce(&Record) -> T) -> T {
+        read(&self.record.lock().unwrap())
+    }
+
+    fn missed(&self, what: String) {
+        self.record.lock().unwrap().missed.push((Instant::now(), what));
+    }
+
+    /// A connection of its own, which is made again when it breaks.
+    fn client(&self) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
+        Client::new(endpoint.tcp_nodelay(true).connect_lazy())
+    }
+
+    /// Does something and records how long it took. `None` when it failed.
+    async fn timed<T>(&self, act: Act, call: impl Future<Output = Result<T, Status>>) -> Option<T> {
+        let number = self.begin(act);
+        let done = timeout(self.patience.call, call).await;
+        let (done, failure) = match done {
+            Ok(Ok(done)) => (Some(done), None),
+            Ok(Err(status)) => (None, Some(format!("{:?}: {}", status.code(), status.message()))),
+            Err(_) => (None, Some("no answer".to_owned())),
+        };
+        self.end(number, failure);
+        done
+    }
+
+    fn begin(&self, act: Act) -> u64 {
+        let mut record = self.record.lock().unwrap();
+        let number = record.begun;
+        record.begun += 1;
+        record.under_way.insert(number, (act, Instant::now()));
+        number
+    }
+
+    fn end(&self, number: u64, failure: Option<String>) {
+        let mut record = self.record.lock().unwrap();
+        let Some((act, begun)) = record.under_way.remove(&number) else { return };
+        // A call that is refused at once would look fast.
+        let least = if failure.is_some() { self.patience.call } else { Duration::ZERO };
+        let took = begun.elapsed().saturating_sub(act.granted()).max(least);
+        record.samples.push(Sample { act, begun, took, failure });
+    }
+
+    async fn keep_registered(self) {
+        loop {
+            let client = self.client();
+            let generation = self.read(|record| record.generation);
+            if let Some(held) = self.timed(Act::Register, register(&client, STEADY, Some(TTL), generation)).await {
+                if generation.is_some_and(|generation| generation != held.generation) {
+                    self.missed(format!("{STEADY} was registered anew"));
+                }
+                self.record.lock().unwrap().generation = Some(held.generation);
+                let why = self.keep_alive(held).await;
+                let mut record = self.record.lock().unwrap();
+                record.waiting.clear();
+                let failure = Some(format!("the stream is over: {why}"));
+                record.samples.push(Sample {
+                    act: Act::KeepAlive,
+                    begun: Instant::now(),
+                    took: self.patience.call,
+                    failure,
+                });
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Keeps the registration alive until the stream ends; answers how it did.
+    async fn keep_alive(&self, mut held: Held) -> String {
+        let mut ticks = regularly(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let keep_alive = Some(Request::KeepAlive(v1::KeepAlive {}));
+                    if held.requests.try_send(v1::RegisterRequest { request: keep_alive }).is_ok() {
+                        self.record.lock().unwrap().waiting.push_back(Instant::now());
+                    }
+                }
+                answer = held.answers.message() => match answer {
+                    Ok(Some(v1::RegisterResponse { response: Some(Response::KeptAlive(_)) })) => {
+                        let mut record = self.record.lock().unwrap();
+                        if let Some(begun) = record.waiting.pop_front() {
+                            let took = begun.elapsed();
+                            record.samples.push(Sample { act: Act::KeepAlive, begun, took, failure: None });
+                        }
+                    }
+                    Ok(Some(v1::RegisterResponse { response: Some(Response::Pending(_)) })) => {}
+                    Ok(Some(other)) => self.missed(format!("{STEADY}: {:?}", other.response)),
+                    Ok(None) => return "OK".to_owned(),
+                    Err(status) => return format!("{:?}: {}", status.code(), status.message()),
+                },
+            }
+        }
+    }
+
+    async fn watch(self) {
+        loop {
+            let request = v1::WatchRequest { path: HOME.to_owned(), ..Default::default() };
+            let mut client = self.client();
+            match client.watch(request).await {
+                Ok(answer) => self.read_events(answer.into_inner()).await,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn read_events(&self, mut events: Streaming<v1::WatchResponse>) {
+        let mut parts = BTreeSet::new();
+        while let Ok(Some(message)) = events.message().await {
+            match message.event {
+                Some(Event::Snapshot(snapshot)) => {
+                    parts.extend(snapshot.node.unwrap_or_default().children.into_keys());
+                    if !snapshot.more {
+                        self.record.lock().unwrap().known = Some(std::mem::take(&mut parts));
+                    }
+                }
+                Some(Event::Delta(delta)) => delta.changes.into_iter().for_each(|change| self.changed(change)),
+                _ => {}
+            }
+        }
+    }
+
+    fn changed(&self, change: v1::Change) {
+        if change.kind() == ChangeKind::Removed && STEADY.ends_with(&format!("/{}", change.name)) {
+            self.missed(format!("the watcher is told that {STEADY} is gone"));
+        }
+        let mut record = self.record.lock().unwrap();
+        let known = record.known.get_or_insert_default();
+        match change.kind() {
+            ChangeKind::Removed => drop(known.remove(&change.name)),
+            ChangeKind::Added => drop(known.insert(change.name)),
+            ChangeKind::Deleted => known.clear(),
+            _ => {}
+        }
+    }
+
+    async fn look_into_zookeeper(self) {
+        let (mut ticks, mut was_there) = (regularly(Duration::from_millis(250)), true);
+        loop {
+            ticks.tick().await;
+            let generation = self.read(|record| record.generation);
+            // A ZooKeeper that does not answer says nothing.
+            if let Ok(Ok(stat)) = timeout(self.patience.call, self.bare.client().check_stat(STEADY)).await
+                && self.read(|record| record.generation) == generation
+            {
+                let is_there = stat.map(|stat| stat.czxid) == generation;
+                if was_there && !is_there {
+                    self.missed(format!("{STEADY} is not in ZooKeeper"));
+                }
+                was_there = is_there;
+            }
+        }
+    }
+
+    async fn read_often(self) {
+        let (mut ticks, mut calls) = (regularly(Duration::from_millis(50)), JoinSet::new());
+        let client = self.client();
+        loop {
+            ticks.tick().await;
+            let (shared, client) = (self.clone(), client.clone());
+            calls.spawn(async move {
+                let node = shared.timed(Act::Get, get(&client, HOME)).await;
+                if node.is_some_and(|node| !node.children.contains_key("steady")) {
+                    shared.missed(format!("a Get has no {STEADY}"));
+                }
+            });
+            while calls.try_join_next().is_some() {}
+        }
+    }
+
+    async fn do_something_new(self) {
+        let (mut ticks, mut calls, client) = (regularly(Duration::from_secs(1)), JoinSet::new(), self.client());
+        for number in 0_u64.. {
+            ticks.tick().await;
+            let (shared, call) = (self.clone(), client.clone());
+            calls
+                .spawn(async move { drop(shared.timed(Act::FreshGet, get(&call, &format!("/fresh-{number}"))).await) });
+            let (shared, call) = (self.clone(), client.clone());
+            calls.spawn(async move { shared.register_something(&call, number).await });
+            let (shared, call) = (self.clone(), client.clone());
+            let path = format!("/citizen-lock-{}", number % 3);
+            calls.spawn(async move {
+                shared.timed(Act::Lock, lock(&call, &path)).await;
+            });
+            while calls.try_join_next().is_some() {}
+        }
+    }
+
+    /// Registers a new name, looks for it in ZooKeeper, and waits until the watcher knows it.
+    async fn register_something(&self, client: &Client, number: u64) {
+        let name = format!("fresh-{number}");
+        let path = format!("{HOME}/{name}");
+        let (watched, begun) = (self.begin(Act::Watch), Instant::now());
+        let Some(held) = self.timed(Act::Register, register(client, &path, None, None)).await else {
+            self.record.lock().unwrap().under_way.remove(&watched);
+            return;
+        };
+        if let Ok(Ok(stat)) = timeout(self.patience.call, self.bare.client().check_stat(&path)).await
+            && stat.map(|stat| stat.czxid) != Some(held.generation)
+        {
+            self.missed(format!("{path} was acknowledged and is not in ZooKeeper"));
+        }
+        let is_known = || self.read(|record| record.known.as_ref().is_some_and(|known| known.contains(&name)));
+        while !is_known() && begun.elapsed() < 2 * self.patience.call {
+            sleep(Duration::from_millis(2)).await;
+        }
+        self.end(watched, (!is_known()).then(|| "the watcher is not told".to_owned()));
+    }
+
+    async fn die_now_and_then(self) {
+        let mut ticks = regularly(Duration::from_secs(2));
+        for number in 0_u64.. {
+            ticks.tick().await;
+            let path = format!("/citizen-dead/{number}");
+            let client = self.client();
+            let Some(held) = self.timed(Act::Register, register(&client, &path, Some(SHORT_TTL), None)).await else {
+                continue;
+            };
+            drop((held, client));
+            let (number, begun) = (self.begin(Act::Expire), Instant::now());
+            let mut is_gone = false;
+            while !is_gone && begun.elapsed() < self.patience.expiry {
+                sleep(Duration::from_millis(20)).await;
+                let stat = timeout(self.patience.call, self.bare.client().check_stat(&path)).await;
+                is_gone = matches!(stat, Ok(Ok(None)));
+            }
+            self.end(number, (!is_gone).then(|| format!("{path} outlives its ttl by {:?}", begun.elapsed())));
+        }
+    }
+}
+
+fn regularly(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
+async fn get(client: &Client, path: &str) -> Result<v1::Node, Status> {
+    let request = v1::GetRequest { path: path.to_owned(), ..Default::default() };
+    Ok(client.clone().get(request).await?.into_inner().node.unwrap_or_default())
+}
+
+/// Opens a Register stream and registers one path, or takes up the registration of this generation.
+async fn register(client: &Client, path: &str, ttl: Option<Duration>, generation: Option<i64>) -> Result<Held, Status> {
+    let (requests, receiver) = mpsc::channel(64);
+    let open = v1::OpenSession { ttl: ttl.map(span), ..Default::default() };
+    let set = v1::SetRegistration { path: path.to_owned(), value: Some(text("x")), generation, ..Default::default() };
+    for request in [Request::Open(open), Request::Set(set)] {
+        requests.try_send(v1::RegisterRequest { request: Some(request) }).expect("there is room");
+    }
+    let mut answers = client.clone().register(ReceiverStream::new(receiver)).await?.into_inner();
+    loop {
+        match answers.message().await?.and_then(|message| message.response) {
+            Some(Response::Registered(registered)) => {
+                return Ok(Held { requests, answers, generation: registered.generation });
+            }
+            Some(Response::Opened(_) | Response::Pending(_) | Response::KeptAlive(_)) => {}
+            other => return Err(Status::internal(format!("not registered: {other:?}"))),
+        }
+    }
+}
+
+/// Takes a lock and gives it back.
+async fn lock(client: &Client, path: &str) -> Result<(), Status> {
+    let request = v1::AcquireLockRequest { path: path.to_owned(), ..Default::default() };
+    let mut events = client.clone().acquire_lock(request).await?.into_inner();
+    loop {
+        match events.message().await?.and_then(|message| message.event) {
+            Some(LockEvent::Held(held)) => {
+                client.clone().release_lock(v1::ReleaseLockRequest { lock_id: held.lock_id }).await?;
+                return Ok(());
+            }
+            Some(LockEvent::Queued(_) | LockEvent::Heartbeat(_)) => {}
+            other => return Err(Status::internal(format!("not held: {other:?}"))),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Floods of Get and Watch on paths that hold much.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::time::sleep;
+
+use super::citizen::HOME;
+use super::peer::{Batch, Peer};
+use super::requests::{GET, Read, WATCH, get, watch};
+use super::setup::{NESTED, TREE, WIDE};
+use super::{Load, Tally, Target, over_connections, over_windows};
+
+/// The largest page that there is.
+const PAGE: i32 = 100_000;
+/// How long after its begin a page is cancelled: the server is at work on it.
+const CANCELLED_AFTER: Duration = Duration::from_millis(3);
+
+pub(super) async fn pages(target: Target, load: Load, tally: &Tally) {
+    let counted = tally.clone();
+    over_connections(8, target, load, tally, move |peer: Arc<Peer>, _| {
+        let tally = counted.clone();
+        async move {
+            let (headers, message) = (peer.headers(GET), get(WIDE.to_owned(), Read::Pages(PAGE)));
+            while load.goes_on() {
+                let (stream, mut batch) = (peer.stream(), Batch::default());
+                batch.call(stream, &headers, &message);
+                peer.send(&mut batch).await?;
+                sleep(CANCELLED_AFTER).await;
+                batch.cancel(stream);
+                peer.send(&mut batch).await?;
+                tally.sent(1);
+            }
+            Ok(())
+        }
+    })
+    .await;
+}
+
+pub(super) async fn nested_pages(target: Target, load: Load, tally: &Tally) {
+    let (count, counted) = (load.count(300, 2_000), tally.clone());
+    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
+        let tally = counted.clone();
+        async move {
+            let (headers, message) = (peer.headers(GET), get(NESTED.to_owned(), Read::Pages(PAGE)));
+            let (mut batch, streams) = (Batch::default(), (0..count).map(|_| peer.stream()).collect::<Vec<_>>());
+            for stream in &streams {
+                batch.call(*stream, &headers, &message);
+            }
+            peer.send(&mut batch).await?;
+            sleep(CANCELLED_AFTER).await;
+            for stream in &streams {
+                batch.cancel(*stream);
+            }
+            peer.send(&mut batch).await?;
+            tally.sent(count);
+            peer.hold(load).await
+        }
+    })
+    .await;
+}
+
+pub(super) async fn closed_window(target: Target, load: Load, tally: &Tally) {
+    let (count, counted) = (load.count(100, 1_000), tally.clone());
+    over_windows(1, 0, target, load, tally, move |peer: Arc<Peer>, _| {
+        let tally = counted.clone();
+        async move {
+            let (headers, message) = (peer.headers(GET), get(WIDE.to_owned(), Read::Pages(PAGE)));
+            let mut batch = Batch::default();
+            for _ in 0..count {
+                batch.call(peer.stream(), &headers, &message);
+            }
+            peer.send(&mut batch).await?;
+            tally.sent(count);
+            peer.hold(load).await
+        }
+    })
+    .await;
+}
+
+pub(super) async fn latest_gets(target: Target, load: Load, tally: &Tally) {
+    let (count, counted) = (load.count(1_000, 5_000), tally.clone());
+    over_connections(2, target, load, tally, move |peer: Arc<Peer>, _| {
+        let tally = counted.clone();
+        async move {
+            let (headers, mut batch, mut sent) = (peer.headers(GET), Batch::default(), 0);
+            while load.goes_on() {
+                for number in 0..count {
+                    let message = get(format!("/flood/latest-{}", number % 100), Read::Latest);
+                    batch.call(peer.stream(), &headers, &message);
+                }
+                peer.send(&mut batch).await?;
+                tally.sent(count);
+                sent += count;
+                peer.ended(sent).await?;
+            }
+            Ok(())
+        }
+    })
+    .await;
+}
+
+pub(super) async fn watch_churn(target: Target, load: Load, tally: &Tally) {
+    let counted = tally.clone();
+    over_connections(2, target, load, tally, move |peer: Arc<Peer>, _| {
+        let tally = counted.clone();
+        async move {
+            let (headers, message) = (peer.headers(WATCH), watch(WIDE.to_owned(), false, 1));
+            let mut batch = Batch::default();
+            while load.goes_on() {
+                let streams: Vec<_> = (0..50).map(|_| peer.stream()).collect();
+                for stream in &streams {
+                    batch.call(*stream, &headers, &message);
+                }
+                peer.send(&mut batch).await?;
+                sleep(CANCELLED_AFTER).await;
+                for stream in &streams {
+                    batch.cancel(*stream);
+                }
+                peer.send(&mut batch).await?;
+                tally.sent(streams.len());
+            }
+            Ok(())
+        }
+    })
+    .await;
+}
+
+pub(super) async fn large_view(target: Target, load: Load, tally: &Tally) {
+    let counted = tally.clone();
+    // A tree so large is in no answer to Get: it refuses. It is watched, and read no further than its first part.
+    over_windows(4, 64 * 1024, target, load, tally, move |peer: Arc<Peer>, connection| {
+        let tally = counted.clone();
+        async move {
+            let mut batch = Batch::default();
+            let message = watch(TREE.to_owned(), true, 0);
+            batch.call(peer.stream(), &peer.headers(WATCH), &message);
+            if connection > 0 {
+                batch.call(peer.stream(), &peer.headers(GET), &get(TREE.to_owned(), Read::Recursive));
+            }
+            peer.send(&mut batch).await?;
+            tally.sent(1);
+            peer.hold(load).await
+        }
+    })
+    .await;
+}
+
+pub(super) async fn stopped_watcher(target: Target, load: Load, tally: &Tally) {
+    let counted = tally.clone();
+    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
+        let tally = counted.clone();
+        async move {
+            let (headers, mut batch) = (peer.headers(WATCH), Batch::default());
+            for path in [WIDE, HOME].into_iter().cycle().take(200) {
+                batch.call(peer.stream(), &headers, &watch(path.to_owned(), false, 0));
+            }
+            peer.send(&mut batch).await?;
+            tally.sent(200);
+            // The first states are on their way.
+            peer.told(1).await?;
+            // This whole process: whoever started it kills it.
+            kill_process(getpid(), Signal::STOP)?;
+            peer.hold(load).await
+        }
+    })
+    .await;
+}

@@ -1,0 +1,48 @@
+//! What has to be in ZooKeeper before a flood begins.
+
+use super::{Flood, Load};
+use crate::bare::Bare;
+
+/// A path whose children fill a message of 2 MiB.
+pub(super) const WIDE: &str = "/flood-wide";
+/// A path with one nested value of 180 KB.
+pub(super) const NESTED: &str = "/flood-nested";
+/// A tree of many nodes.
+pub(super) const TREE: &str = "/flood-tree";
+/// How many children [`WIDE`] has.
+const CHILDREN: usize = 10_000;
+/// How many nodes are made in one transaction.
+const AT_ONCE: usize = 1_000;
+/// How many children a node of [`TREE`] has.
+const BRANCH: usize = 1_000;
+
+/// Makes it.
+pub async fn prepare(flood: Flood, load: Load, bare: &Bare) {
+    match flood {
+        Flood::Pages | Flood::ClosedWindow | Flood::WatchChurn | Flood::StoppedWatcher => {
+            bare.create(WIDE, b"").await;
+            let value = format!(r#"{{"host":"{}"}}"#, "x".repeat(100));
+            children(bare, WIDE, CHILDREN, value.as_bytes()).await;
+        }
+        Flood::NestedPages => {
+            let lists = "[[[]]],".repeat(25_000);
+            bare.create(NESTED, format!(r#"{{"lists":[{}0]}}"#, lists).as_bytes()).await;
+        }
+        Flood::LargeView => {
+            bare.create(TREE, b"").await;
+            let branches = load.count(30, 1_000);
+            children(bare, TREE, branches, b"").await;
+            for branch in 0..branches {
+                children(bare, &format!("{TREE}/{branch}"), BRANCH, b"{}").await;
+            }
+        }
+        _ => {}
+    }
+}
+
+async fn children(bare: &Bare, parent: &str, count: usize, value: &[u8]) {
+    for first in (0..count).step_by(AT_ONCE) {
+        let paths = (first..count.min(first + AT_ONCE)).map(|number| format!("{parent}/{number}"));
+        bare.create_many(paths, value).await;
+    }
+}
