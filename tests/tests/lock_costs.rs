@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
-use rollcall_tests::client::{Client, release};
+use rollcall_tests::client::{Client, describe, refused, release};
 use rollcall_tests::follow::Locking;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
+use tokio::task::JoinSet;
+use tonic::Code;
 
 const WAITERS: usize = 120;
 /// Watches of the two replicas that have nothing to do with how many wait.
@@ -111,4 +113,35 @@ async fn a_lock_that_changes_hands_on_one_replica_costs_two_writes_and_few_reads
     assert!((2 * times - CLIENTS..=9 * times).contains(&requests), "{requests} requests for {times} locks");
     assert!(writes <= 2 * times + times / 2, "{writes} transactions for {times} locks");
     println!("{requests} requests, {writes} transactions for {times} locks");
+}
+
+#[tokio::test]
+async fn what_many_ask_of_one_lock_at_once_is_read_a_few_times() {
+    const CALLS: usize = 500;
+    let zookeeper = ZooKeeper::standalone(Options::default()).await;
+    let (address, server) = (zookeeper.address(0), Server::start(&zookeeper.hosts()).await);
+    let client = server.client().await;
+    let (mut over, held) = Locking::take(&client, "/asked", "over").await;
+    assert!(release(&client, &held.lock_id).await.unwrap());
+    over.end().await.unwrap();
+    let (_holder, _) = Locking::take(&client, "/asked", "holder").await;
+    let mut waiters = Vec::new();
+    for number in 0..WAITERS {
+        waiters.push(Locking::queue(&client, "/asked", &number.to_string()).await.0);
+    }
+    let (before, _) = requests_and_writes(address).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLS {
+        let (describing, releasing, lock_id) = (client.clone(), client.clone(), held.lock_id.clone());
+        calls.spawn(async move { assert_eq!(describe(&describing, "/asked").await.waiters.len(), WAITERS) });
+        calls.spawn(async move {
+            refused(release(&releasing, &lock_id).await, Code::NotFound, "LOCK_LOST");
+        });
+    }
+    while let Some(called) = calls.join_next().await {
+        called.unwrap();
+    }
+    let requests = requests_and_writes(address).await.0 - before;
+    println!("{requests} requests for {} calls", 2 * CALLS);
+    assert!(requests < CALLS, "{requests} requests for {} calls", 2 * CALLS);
 }
