@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -14,6 +15,9 @@ use futures_util::task::AtomicWaker;
 /// Who listens on the same connection has the same number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Neighbourhood(pub(crate) u64);
+
+/// Number of listeners that are woken at once.
+const AT_ONCE: usize = 1024;
 
 type Seat = (Neighbourhood, u64);
 
@@ -37,12 +41,28 @@ pub(super) struct Listener {
 }
 
 impl Bell {
-    /// Wakes all.
-    pub(super) fn ring(&self) {
+    /// Wakes all, some at a time: very many would keep a thread of the runtime, and the lock, for long.
+    pub(super) async fn ring(&self) {
         self.rung.fetch_add(1, Ordering::Release);
-        for waker in self.lock().values() {
-            waker.wake();
+        let mut from = Bound::Unbounded;
+        while let Some(last) = self.wake_some(from) {
+            from = Bound::Excluded(last);
+            tokio::task::yield_now().await;
         }
+    }
+
+    /// Gives the last that was woken, if there may be more.
+    fn wake_some(&self, from: Bound<Seat>) -> Option<Seat> {
+        let listeners = self.lock();
+        let mut woken = 0;
+        for (seat, waker) in listeners.range((from, Bound::Unbounded)) {
+            waker.wake();
+            woken += 1;
+            if woken == AT_ONCE {
+                return Some(*seat);
+            }
+        }
+        None
     }
 
     /// Listens from now on.
@@ -93,6 +113,8 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Wake, Waker};
 
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     /// Notes who is woken.
@@ -104,8 +126,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn neighbours_are_woken_one_after_the_other_and_nobody_who_has_left() {
+    #[tokio::test]
+    async fn neighbours_are_woken_one_after_the_other_and_nobody_who_has_left() {
         let (bell, woken) = (Arc::new(Bell::default()), Arc::<Mutex<Vec<u64>>>::default());
         let mut listeners: Vec<_> =
             [1, 2, 3, 1, 2, 3].map(|number| (number, bell.listen(Neighbourhood(number)))).into();
@@ -115,7 +137,7 @@ mod tests {
             assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
         listeners.retain(|(number, _)| *number != 2);
-        bell.ring();
+        bell.ring().await;
         assert_eq!(*woken.lock().unwrap(), [1, 1, 3, 3]);
     }
 
@@ -123,12 +145,28 @@ mod tests {
     async fn a_ring_before_the_wait_is_heard_once() {
         let bell = Arc::new(Bell::default());
         let mut listener = bell.listen(Neighbourhood::default());
-        bell.ring();
-        bell.ring();
+        bell.ring().await;
+        bell.ring().await;
         listener.changed().await;
         assert!(pin!(listener.changed()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        bell.ring();
+        bell.ring().await;
         listener.catch_up();
         assert!(pin!(listener.changed()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+
+    #[tokio::test]
+    async fn very_many_are_woken_some_at_a_time_and_each_of_them_once() {
+        let (bell, woken) = (Arc::new(Bell::default()), Arc::<Mutex<Vec<u64>>>::default());
+        let count = 3 * AT_ONCE + 7;
+        let mut listeners: Vec<_> = (0..count).map(|_| bell.listen(Neighbourhood(1))).collect();
+        for listener in &mut listeners {
+            let waker = Waker::from(Arc::new(Named(1, woken.clone())));
+            assert!(pin!(listener.changed()).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        let mut ring = Box::pin(bell.ring());
+        assert!((&mut ring).now_or_never().is_none());
+        assert_eq!(woken.lock().unwrap().len(), AT_ONCE);
+        ring.await;
+        assert_eq!(woken.lock().unwrap().len(), count);
     }
 }

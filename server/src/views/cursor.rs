@@ -441,8 +441,8 @@ mod tests {
         let mut world = World::new(1, 30);
         let mut cursor = Cursor::new(None, true);
         cursor.advance(&mut world.view.known());
-        world.view.suspend(BackendState::Suspended, None);
-        world.view.suspend(BackendState::Lost, None);
+        world.view.suspend_now(BackendState::Suspended, None);
+        world.view.suspend_now(BackendState::Lost, None);
         let lost = cursor.advance(&mut world.view.known());
         assert!(matches!(lost, Next::Tell(Step::Backend { state: BackendState::Lost, .. })));
         world.go_on();
@@ -458,8 +458,8 @@ mod tests {
         let mut cursor = Cursor::new(None, false);
         cursor.advance(&mut world.view.known());
         let as_of = Some(SystemTime::UNIX_EPOCH);
-        world.view.suspend(BackendState::Suspended, as_of);
-        world.view.suspend(BackendState::Lost, None);
+        world.view.suspend_now(BackendState::Suspended, as_of);
+        world.view.suspend_now(BackendState::Lost, None);
         world.go_on();
         let mut told = Vec::new();
         while let Next::Tell(step) = cursor.advance(&mut world.view.known()) {

@@ -155,7 +155,7 @@ impl Reader {
         let mut progress = self.view().progress();
         let mut look_at = begun + self.settings().patience;
         loop {
-            progress.borrow_and_update();
+            progress.catch_up();
             if let Some(result) = done(&self.view().known()) {
                 return Ok(result);
             }

@@ -236,7 +236,7 @@ impl Inner {
                 continue;
             }
             let Some(Stored { state, as_of }) = store.load(&view.scope).await else { break };
-            if !view.restore(state, as_of) {
+            if !view.restore(state, as_of).await {
                 break;
             }
             tracing::info!(path = %view.scope.path, "zookeeper is away: what was kept on disk is shown");

@@ -498,9 +498,9 @@ mod tests {
         let store = open(&directory);
         let (stays, goes) = (view("/stays", 5, &["x"]), view("/goes", 5, &["x"]));
         store.save(vec![stays.clone(), goes.clone()]).await;
-        stays.forbid();
+        stays.forbid().await;
         store.save(vec![stays]).await;
-        goes.forbid();
+        goes.forbid().await;
         store.note_dropped(&goes);
         assert!(!store.has(&scope("/goes")));
         store.save(Vec::new()).await;

@@ -86,7 +86,7 @@ impl Task {
         loop {
             if self.has_work() {
                 let result = self.work().await;
-                self.after(result);
+                self.after(result).await;
             }
             self.wait().await;
         }
@@ -111,7 +111,7 @@ impl Task {
         let session = self.subscription.session();
         let mut link = session.link();
         let state = *link.borrow_and_update();
-        self.note_link(state, &session);
+        self.note_link(state, &session).await;
         let (mut changed, mut noticed) = (None, None);
         let (retry_at, turn_ends) = (self.retry_at, self.turn.as_ref().map(|(_, ends)| *ends));
         tokio::select! {
@@ -127,7 +127,7 @@ impl Task {
         }
         if let Some(state) = changed {
             // By the next round another session may have taken this one's place.
-            self.note_link(state, &session);
+            self.note_link(state, &session).await;
         }
     }
 
@@ -152,14 +152,14 @@ impl Task {
         }
     }
 
-    fn note_link(&self, link: Link, session: &Session) {
+    async fn note_link(&self, link: Link, session: &Session) {
         let backend = match link {
             Link::Up(_) => return,
             Link::Down => BackendState::Suspended,
             Link::Expired => BackendState::Lost,
         };
         let heard = session.last_heard().map(|heard| SystemTime::now() - heard.elapsed());
-        self.view.suspend(backend, heard);
+        self.view.suspend(backend, heard).await;
     }
 
     /// Reads until all that is known of is shown. When it fails, everything has to be read again.
@@ -249,20 +249,20 @@ impl Task {
         })
     }
 
-    fn after(&mut self, result: Result<(), Failure>) {
+    async fn after(&mut self, result: Result<(), Failure>) {
         let path = &self.view.scope.path;
         match result {
             Ok(()) => self.failures = 0,
             Err(Failure::Resync) => {}
             Err(Failure::Forbidden) => {
                 self.work = Work::Demanded;
-                self.view.forbid();
+                self.view.forbid().await;
             }
             Err(Failure::TooLarge(error)) => {
                 tracing::warn!(%path, %error, "a path is too large to be shown");
                 let until = Instant::now() + REFUSED;
                 self.work = Work::Demanded;
-                self.view.refuse(Refusal { error, until: Some(until) });
+                self.view.refuse(Refusal { error, until: Some(until) }).await;
             }
             Err(Failure::Disagrees) => {
                 self.disagreements += 1;

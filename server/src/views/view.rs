@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::apart::apart;
@@ -40,7 +40,7 @@ pub(super) struct View {
     /// Moves when watchers may have something to hear.
     news: Arc<Bell>,
     /// Moves when a load, a barrier or a refusal is done.
-    progress: watch::Sender<()>,
+    progress: Arc<Bell>,
     /// Tells the task that a barrier is asked for.
     asked: Notify,
     /// Tells the task to end.
@@ -125,7 +125,7 @@ impl View {
             known: Mutex::new(known),
             share: Mutex::new(share),
             news: Arc::default(),
-            progress: watch::Sender::default(),
+            progress: Arc::default(),
             asked: Notify::new(),
             stop: Notify::new(),
         }
@@ -140,8 +140,8 @@ impl View {
         self.news.listen(neighbourhood)
     }
 
-    pub(super) fn progress(&self) -> watch::Receiver<()> {
-        self.progress.subscribe()
+    pub(super) fn progress(&self) -> Listener {
+        self.progress.listen(Neighbourhood::default())
     }
 
     /// Asks for a barrier: what is shown once it is done was read after this call began.
@@ -246,11 +246,12 @@ impl View {
             // Nothing is new, as after most barriers: what was made of the state stays.
             Some(None) => {
                 let is_news = self.known().settle(zxid, barrier);
-                self.tell(is_news);
+                self.tell(is_news).await;
             }
             Some(Some(next)) => {
                 self.hold(next.state.bytes())?;
-                self.move_on(next, zxid, barrier);
+                let is_news = self.move_on(next, zxid, barrier);
+                self.tell(is_news).await;
             }
         }
         Ok(true)
@@ -270,11 +271,15 @@ impl View {
             if let Some(before) = before.clone().filter(|_| zxid.0 <= 0 || zxid >= latest) {
                 let nodes = before.children.len() + next.children.len();
                 let next = apart(nodes, move || Next::new(before.moved_to(next, zxid))).await;
-                self.move_on(next, zxid, barrier);
+                let is_news = self.move_on(next, zxid, barrier);
+                self.tell(is_news).await;
                 return Ok(());
             }
             match self.begin_anew(before.as_ref(), next, zxid, barrier) {
-                None => return Ok(()),
+                None => {
+                    self.tell(true).await;
+                    return Ok(());
+                }
                 // What was kept on disk is shown meanwhile.
                 Some(again) => next = again,
             }
@@ -299,12 +304,11 @@ impl View {
         known.settle(zxid, barrier);
         known.ring.restart(next.revision);
         known.state = Some(Arc::new(next));
-        self.tell(true);
         None
     }
 
-    /// Shows the state that follows the present one.
-    fn move_on(&self, next: Next, zxid: Zxid, barrier: u64) {
+    /// Shows the state that follows the present one; gives whether that is news.
+    fn move_on(&self, next: Next, zxid: Zxid, barrier: u64) -> bool {
         let Next { state, difference, prepared } = next;
         let mut known = self.known();
         let mut is_news = known.settle(zxid, barrier);
@@ -322,16 +326,20 @@ impl View {
         } else if is_later {
             known.ring.push(revision, difference.edits, None);
         }
-        drop(known);
-        self.tell(is_news);
+        is_news
     }
 
     /// Shows what was kept from before, while ZooKeeper is away; unless something newer is known by now, or there is no
     /// room for it.
-    pub(super) fn restore(&self, state: Arc<State>, as_of: SystemTime) -> bool {
-        if self.hold_at_least(state.bytes()).is_err() {
+    pub(super) async fn restore(&self, state: Arc<State>, as_of: SystemTime) -> bool {
+        if self.hold_at_least(state.bytes()).is_err() || !self.take_over(state, as_of) {
             return false;
         }
+        self.tell(true).await;
+        true
+    }
+
+    fn take_over(&self, state: Arc<State>, as_of: SystemTime) -> bool {
         let mut known = self.known();
         if known.state.is_some() || known.refusal.is_some() {
             return false;
@@ -340,50 +348,39 @@ impl View {
         known.state = Some(state);
         known.backend = BackendState::Suspended;
         known.as_of = Some(as_of);
-        drop(known);
-        self.tell(true);
         true
     }
 
     /// ZooKeeper's access control list hides the path.
-    pub(super) fn forbid(&self) {
-        self.refuse(Refusal { error: Error::NoAuth { path: self.scope.path.clone() }, until: None });
+    pub(super) async fn forbid(&self) {
+        self.refuse(Refusal { error: Error::NoAuth { path: self.scope.path.clone() }, until: None }).await;
     }
 
     /// The path can't be shown. One that is too large is not kept either.
-    pub(super) fn refuse(&self, refusal: Refusal) {
+    pub(super) async fn refuse(&self, refusal: Refusal) {
         let is_too_large = refusal.until.is_some();
-        let mut known = self.known();
-        known.barriers.done = known.barriers.begun;
-        known.refusal = Some(refusal);
-        let dropped = if is_too_large { known.state.take() } else { None };
-        drop(known);
+        let dropped = {
+            let mut known = self.known();
+            known.barriers.done = known.barriers.begun;
+            known.refusal = Some(refusal);
+            if is_too_large { known.state.take() } else { None }
+        };
         if is_too_large {
             self.give_back();
         }
         if let Some(state) = dropped {
             state.retire();
         }
-        self.tell(true);
+        self.tell(true).await;
     }
 
     /// The view's connection or session is gone. Not told as long as nothing is known: there is nothing that could be
     /// out of date.
-    pub(super) fn suspend(&self, backend: BackendState, as_of: Option<SystemTime>) {
-        let mut known = self.known();
-        if known.state.is_none() || known.backend == backend || known.backend == BackendState::Lost {
-            return;
+    pub(super) async fn suspend(&self, backend: BackendState, as_of: Option<SystemTime>) {
+        let is_news = self.known().suspend(backend, as_of);
+        if is_news {
+            self.tell(true).await;
         }
-        if known.backend == BackendState::Connected {
-            known.as_of = as_of;
-        }
-        known.backend = backend;
-        if backend == BackendState::Lost {
-            known.losses += 1;
-            known.lost_as_of = known.as_of;
-        }
-        drop(known);
-        self.tell(true);
     }
 
     /// Has the task end; nobody may hold the view any more.
@@ -395,15 +392,31 @@ impl View {
         self.stop.notified().await;
     }
 
-    fn tell(&self, is_news: bool) {
+    async fn tell(&self, is_news: bool) {
         if is_news {
-            self.news.ring();
+            self.news.ring().await;
         }
-        self.progress.send_replace(());
+        self.progress.ring().await;
     }
 }
 
 impl Known {
+    /// Notes that the connection or session is gone, and says whether that is news.
+    fn suspend(&mut self, backend: BackendState, as_of: Option<SystemTime>) -> bool {
+        if self.state.is_none() || self.backend == backend || self.backend == BackendState::Lost {
+            return false;
+        }
+        if self.backend == BackendState::Connected {
+            self.as_of = as_of;
+        }
+        self.backend = backend;
+        if backend == BackendState::Lost {
+            self.losses += 1;
+            self.lost_as_of = self.as_of;
+        }
+        true
+    }
+
     /// The latest transaction of which there is a trace.
     fn latest(&self) -> Zxid {
         self.state.as_ref().map_or(self.zxid, |state| self.zxid.max(Zxid(state.revision.0)))
@@ -448,6 +461,12 @@ impl View {
     pub(super) fn show_now(&self, moment: Moment) -> bool {
         use futures_util::FutureExt as _;
         self.show(moment).now_or_never().expect("it is done at once").unwrap()
+    }
+
+    /// [`View::suspend`], with few that listen.
+    pub(super) fn suspend_now(&self, backend: BackendState, as_of: Option<SystemTime>) {
+        use futures_util::FutureExt as _;
+        self.suspend(backend, as_of).now_or_never().expect("it is done at once");
     }
 
     /// [`View::show_whole`], of a small state.
@@ -522,27 +541,40 @@ mod tests {
         assert_eq!(known[2].revision, Revision(5));
     }
 
-    #[tokio::test]
-    async fn what_takes_long_leaves_the_thread_to_others() {
+    /// Polls a future once while no blocking thread is free, and then to its end. It must not have ended, nor have changed
+    /// what is known, before.
+    async fn is_done_apart<T>(view: &View, work: impl Future<Output = T>) -> T {
         use futures_util::FutureExt as _;
-        let view = View::unbounded(scope(), LIMITS);
-        let mut state = State::empty(scope().path, false);
-        state.take_in(node(1, 0), Reads::new());
-        view.show_whole_now(state.clone(), Zxid(1), 0);
-        // Each is work for a blocking thread, and is not done when it is polled for the first time.
-        let mut many = Box::pin(view.show(moment(node(5, 5000), children(5000, b"1"), 5, 0)));
-        assert!((&mut many).now_or_never().is_none());
-        assert_eq!(view.known().state.as_ref().unwrap().children.len(), 0, "nothing is held meanwhile");
-        assert!(many.await.unwrap());
-        assert_eq!(view.known().state.as_ref().unwrap().children.len(), 5000);
-        let mut whole = Box::pin(view.show_whole(state, Zxid(6), 0));
-        assert!((&mut whole).now_or_never().is_none());
-        whole.await.unwrap();
-        let many = moment(node(7, 5000), children(5000, b"2"), 7, 0);
-        assert!(view.show(many).await.unwrap());
-        let mut gone = Box::pin(view.show(moment(NodeRead::Absent(8), Reads::new(), 8, 0)));
-        assert!((&mut gone).now_or_never().is_none());
-        assert!(gone.await.unwrap());
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let occupied = tokio::task::spawn_blocking(move || released.recv());
+        let (mut work, before) = (Box::pin(work), view.known().state.clone().unwrap());
+        assert!((&mut work).now_or_never().is_none());
+        assert!(
+            Arc::ptr_eq(&before, view.known().state.as_ref().unwrap()),
+            "no lock is held meanwhile, nothing is shown"
+        );
+        drop(release);
+        drop(occupied.await);
+        work.await
+    }
+
+    #[test]
+    fn what_takes_long_leaves_the_thread_to_others() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let view = View::unbounded(scope(), LIMITS);
+            let mut state = State::empty(scope().path, false);
+            state.take_in(node(1, 0), Reads::new());
+            view.show_whole_now(state.clone(), Zxid(1), 0);
+            let count = || view.known().state.as_ref().unwrap().children.len();
+            assert!(is_done_apart(&view, view.show(moment(node(5, 5000), children(5000, b"1"), 5, 0))).await.unwrap());
+            assert_eq!(count(), 5000);
+            is_done_apart(&view, view.show_whole(state, Zxid(6), 0)).await.unwrap();
+            assert_eq!(count(), 0);
+            assert!(view.show(moment(node(7, 5000), children(5000, b"2"), 7, 0)).await.unwrap());
+            assert!(is_done_apart(&view, view.show(moment(NodeRead::Absent(8), Reads::new(), 8, 0))).await.unwrap());
+            assert_eq!(count(), 0);
+        });
     }
 
     #[tokio::test]
@@ -562,7 +594,7 @@ mod tests {
         let error = view.show(moment(node(5, 200), children(200, &[0; 800]), 6, 0)).await.unwrap_err();
         assert_eq!(error.reason(), "TOO_MANY_VIEW_BYTES");
         assert_eq!(budget.used(Resource::ViewBytes), held);
-        view.refuse(Refusal { error, until: Some(Instant::now()) });
+        view.refuse(Refusal { error, until: Some(Instant::now()) }).await;
         assert!(view.known().state.is_none());
         assert_eq!(budget.used(Resource::ViewBytes), 0);
         view.show_whole(state(10), Zxid(7), 0).await.unwrap();

@@ -1,0 +1,218 @@
+//! Clients that read so as to harm: pages that nobody waits for, answers that nobody takes, paths without number. Beside each
+//! of them a good client is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rollcall_proto::v1::{GetRequest, WatchRequest};
+use rollcall_tests::arm::{Arm, Setting};
+use rollcall_tests::client::{Client, Registration, latest, put, reason, text};
+use rollcall_tests::unread::Unread;
+use rollcall_tests::wait::{SOON, check, eventually, soon};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::Code;
+
+/// Connections that mean harm.
+const CONNECTIONS: usize = 8;
+/// What the good client asks for meanwhile, each time.
+const ASKED: usize = 30;
+
+/// A client that behaves: it has registered, and reads.
+struct Citizen {
+    client: Client,
+    registration: Registration,
+}
+
+impl Citizen {
+    async fn of(s: &Setting) -> Citizen {
+        let client = s.server.client().await;
+        let mut registration = Registration::open_with_ttl(&client, Duration::from_secs(20)).await;
+        registration.set("/citizen/one", text("x")).await;
+        Citizen { client, registration }
+    }
+
+    /// Reads what it knows and what is new to the replica, and keeps its registration, for as long as the others do harm.
+    async fn lives(&mut self, round: &str) {
+        for number in 0..ASKED {
+            let known = GetRequest { path: "/citizen".to_owned(), ..Default::default() };
+            let answer = soon("what is known", self.client.get(known)).await.unwrap().into_inner();
+            assert_eq!(answer.node.unwrap().children.len(), 1);
+            let fresh = latest(&format!("/fresh/{round}/{number}"));
+            soon("a fresh path", self.client.get(fresh)).await.unwrap();
+            self.registration.keep_alive().await;
+        }
+    }
+}
+
+/// Harm that goes on until it is told to stop; gives how often it was done.
+struct Harm {
+    goes_on: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    tasks: JoinSet<()>,
+}
+
+impl Harm {
+    /// `act` is called again and again, on each of some connections, with a number that is never the same.
+    async fn start<F: Future<Output = ()> + Send + 'static>(s: &Setting, act: fn(Client, usize) -> F) -> Harm {
+        let (goes_on, done) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let (client, goes_on, done) = (s.server.client().await, goes_on.clone(), done.clone());
+            tasks.spawn(async move {
+                while goes_on.load(Ordering::Relaxed) {
+                    act(client.clone(), done.fetch_add(1, Ordering::Relaxed)).await;
+                }
+            });
+        }
+        Harm { goes_on, done, tasks }
+    }
+
+    /// Waits until it was done so often.
+    async fn has_been_done(&self, times: usize) {
+        eventually("much harm", 3 * SOON, async || {
+            let done = self.done.load(Ordering::Relaxed);
+            check(done >= times, || format!("{done} times"))
+        })
+        .await;
+    }
+
+    async fn stop(self) {
+        self.goes_on.store(false, Ordering::Relaxed);
+        soon("the end of the harm", self.tasks.join_all()).await;
+    }
+}
+
+async fn large_path(s: &Setting, name: &str, children: usize, bytes: usize) {
+    s.bare.create(name, b"").await;
+    let value = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes));
+    let names: Vec<_> = (0..children).map(|number| format!("{name}/{number}")).collect();
+    for batch in names.chunks(500) {
+        s.bare.create_many(batch.iter().cloned(), value.as_bytes()).await;
+    }
+}
+
+fn page(path: &str, page_size: usize) -> GetRequest {
+    GetRequest { path: path.to_owned(), page_size: i32::try_from(page_size).unwrap(), ..Default::default() }
+}
+
+/// Asks, and is gone before there can be an answer.
+async fn ask_and_go(mut client: Client, request: GetRequest) {
+    drop(timeout(Duration::from_millis(3), client.get(request)).await);
+}
+
+/// Watches a path that nobody has ever watched, and is gone.
+async fn watch_and_go(mut client: Client, number: usize) {
+    let request = WatchRequest { path: format!("/never/{number}"), ..Default::default() };
+    drop(timeout(Duration::from_micros(100), client.watch(request)).await);
+}
+
+#[tokio::test]
+async fn pages_that_nobody_waits_for_hold_up_nobody() {
+    let s = Arm::Embedded.setting("pages").await;
+    large_path(&s, "/large", 2000, 1000).await;
+    let mut citizen = Citizen::of(&s).await;
+    let harm = Harm::start(&s, |client, number| ask_and_go(client, page("/large", 1 + number % 1999))).await;
+    harm.has_been_done(500).await;
+    citizen.lives("pages").await;
+    harm.stop().await;
+}
+
+#[tokio::test]
+async fn a_value_that_takes_long_to_convert_holds_up_nobody() {
+    let s = Arm::Embedded.setting("nested").await;
+    large_path(&s, "/nested", 2000, 1).await;
+    // 180 KB of lists in lists.
+    let value = format!("{{\"a\":[{}[]]}}", "[[[]]],".repeat(25_000));
+    s.bare.set("/nested", value.as_bytes()).await;
+    let mut citizen = Citizen::of(&s).await;
+    let harm = Harm::start(&s, |client, number| ask_and_go(client, page("/nested", 1 + number % 1999))).await;
+    harm.has_been_done(2000).await;
+    citizen.lives("nested").await;
+    harm.stop().await;
+}
+
+#[tokio::test]
+async fn pages_that_nobody_takes_count_for_their_connection_and_end_at_its_limit() {
+    const CALLS: usize = 400;
+    let s = Arm::Embedded.setting("unread-pages").await;
+    large_path(&s, "/large", 1200, 1000).await;
+    let mut citizen = Citizen::of(&s).await;
+    citizen.client.get(page("/large", 1)).await.unwrap();
+    let before = s.server.resident_bytes();
+    // Each answer has more than 1 MB, and is like no other. Headers alone reach the client.
+    let channel = s.server.narrow_channel(0).await;
+    let mut calls = JoinSet::new();
+    for number in 0..CALLS {
+        let mut client = Client::new(channel.clone());
+        calls.spawn(async move { client.get(page("/large", 1199 - number % 100)).await.map(drop) });
+    }
+    // Shared, they are 120 MB, and fit.
+    citizen.lives("shared").await;
+    let mut others = JoinSet::new();
+    for number in 0..CALLS {
+        let mut client = Client::new(channel.clone());
+        others.spawn(async move { client.get(page("/large", 900 - number)).await.map(drop) });
+    }
+    let refused = soon("a refusal", others.join_next()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_BYTES"));
+    citizen.lives("refused").await;
+    let grown = s.server.resident_bytes().saturating_sub(before) >> 20;
+    println!("{grown} MiB more");
+    assert!(grown < 450, "{grown} MiB for what one connection does not take");
+    calls.shutdown().await;
+    others.shutdown().await;
+    let mut again = Client::new(channel);
+    assert!(timeout(Duration::from_secs(1), again.get(page("/large", 500))).await.is_err(), "it is not refused");
+}
+
+#[tokio::test]
+async fn a_connection_has_a_share_of_paths_and_others_have_theirs() {
+    const SHARE: usize = 5000;
+    let s = Arm::Embedded.setting("paths").await;
+    let mut citizen = Citizen::of(&s).await;
+    let channel = s.server.channel().await;
+    let watch = |number: usize| WatchRequest { path: format!("/absent/{number}"), ..Default::default() };
+    let mut watches = Vec::with_capacity(SHARE);
+    for number in 0..SHARE {
+        watches.push(Unread::watch(&channel, watch(number)).await);
+    }
+    let mut client = Client::new(channel.clone());
+    let refused = soon("a refusal", client.watch(watch(SHARE))).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_PATHS"));
+    let refused = soon("a refusal", client.get(latest("/another"))).await.unwrap_err();
+    assert_eq!(reason(&refused), "TOO_MANY_PATHS");
+    // What another reads is free.
+    soon("what another reads", client.get(latest("/citizen"))).await.unwrap_err();
+    let mut others =
+        s.server.client().await.watch(WatchRequest { path: "/citizen".into(), ..Default::default() }).await.unwrap();
+    soon("a snapshot", others.get_mut().message()).await.unwrap().unwrap();
+    soon("what another reads", client.get(latest("/citizen"))).await.unwrap();
+    citizen.lives("paths").await;
+    watches.clear();
+    eventually("its share is free again", SOON, async || {
+        client.get(latest("/another")).await.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn watches_that_were_cancelled_leave_nothing_behind_and_hold_up_nobody() {
+    const TIMES: usize = 30_000;
+    let s = Arm::Embedded.setting("cancelled").await;
+    let mut citizen = Citizen::of(&s).await;
+    let before = s.server.resident_bytes();
+    let harm = Harm::start(&s, watch_and_go).await;
+    harm.has_been_done(TIMES / 2).await;
+    citizen.lives("cancelled").await;
+    harm.has_been_done(TIMES).await;
+    harm.stop().await;
+    eventually("what nobody waits for is gone", SOON, async || {
+        let views = s.server.metric("rollcall_views ").await;
+        check(views <= 1 + ASKED + 1, || format!("{views} views"))
+    })
+    .await;
+    let grown = s.server.resident_bytes().saturating_sub(before) >> 20;
+    assert!(grown < 200, "{grown} MiB more");
+}
