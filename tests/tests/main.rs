@@ -45,6 +45,7 @@ mod zookeeper {
     mod durable;
     mod errors;
     mod fell_back;
+    mod floods;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -53,6 +54,7 @@ mod zookeeper {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod strangers;
     mod streams;
     mod takeover;
     mod watch;
@@ -69,6 +71,7 @@ mod embedded {
     mod durable;
     mod errors;
     mod fell_back;
+    mod floods;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -77,6 +80,7 @@ mod embedded {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod strangers;
     mod streams;
     mod takeover;
     mod watch;
@@ -93,6 +97,7 @@ mod oldest {
     mod durable;
     mod errors;
     mod fell_back;
+    mod floods;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -100,6 +105,7 @@ mod oldest {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod strangers;
     mod streams;
     mod takeover;
     mod watch;
