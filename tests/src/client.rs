@@ -277,6 +277,14 @@ impl Registration {
         soon("the server reads requests", requests.send(message)).await.expect("the stream stands");
     }
 
+    /// The request side, for a task of its own.
+    ///
+    /// # Panics
+    /// When it is ended.
+    pub fn sender(&self) -> mpsc::Sender<v1::RegisterRequest> {
+        self.requests.clone().expect("the stream is not half-closed")
+    }
+
     /// Ends the request side.
     pub fn half_close(&mut self) {
         self.requests = None;

@@ -48,6 +48,7 @@ mod zookeeper {
     mod durable;
     mod errors;
     mod fell_back;
+    mod floods;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -57,6 +58,7 @@ mod zookeeper {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod strangers;
     mod streams;
     mod takeover;
     mod watch;
@@ -74,6 +76,7 @@ mod embedded {
     mod durable;
     mod errors;
     mod fell_back;
+    mod floods;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -83,6 +86,7 @@ mod embedded {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod strangers;
     mod streams;
     mod takeover;
     mod watch;
@@ -100,6 +104,7 @@ mod oldest {
     mod durable;
     mod errors;
     mod fell_back;
+    mod floods;
     mod get;
     mod lasting_locks;
     mod lifetimes;
@@ -108,6 +113,7 @@ mod oldest {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod strangers;
     mod streams;
     mod takeover;
     mod watch;

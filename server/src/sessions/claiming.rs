@@ -28,6 +28,8 @@ struct Look {
     /// The same session each time, so that a sync of it counts.
     reader: Option<Owner>,
     is_synced: bool,
+    /// Whether the parents were made, and were gone again.
+    is_bereft: bool,
 }
 
 /// Carries claims out.
@@ -81,7 +83,7 @@ impl Claims {
         let mut look = Look::default();
         for attempt in 0..TRIES {
             let tried = if std::mem::take(&mut create_first) {
-                self.create(path, &mut claim).await
+                self.create(path, &mut claim, &mut look).await
             } else {
                 // Boxed, as all that is rarely needed: the usual claim is small.
                 Box::pin(self.look_and_act(path, &mut claim, asker, &mut look)).await
@@ -136,7 +138,7 @@ impl Claims {
         }
     }
 
-    async fn create(&self, path: &NodePath, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+    async fn create(&self, path: &NodePath, claim: &mut Claim, look: &mut Look) -> Result<Attempt, zk::Error> {
         let room = match self.room(path, claim) {
             Ok(room) => room,
             Err(why) => return why.into_attempt(),
@@ -148,7 +150,11 @@ impl Claims {
             _ => Guard::None,
         };
         let bytes = claim.content.bytes();
-        let unit = Unit { guard, ops: vec![zk::create(path.as_str(), bytes.clone(), CreateMode::Ephemeral)] };
+        // Somebody deletes the parents all the time: they come in the same transaction.
+        let mut ops =
+            if look.is_bereft { Box::pin(owner.session().creates_of_parents(path)).await? } else { Vec::new() };
+        ops.push(zk::create(path.as_str(), bytes.clone(), CreateMode::Ephemeral));
+        let unit = Unit { guard, ops };
         match owner.writer().commit(unit).await {
             Ok(committed) => {
                 let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
@@ -164,6 +170,9 @@ impl Claims {
             Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
             Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => Ok(Attempt::Look),
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
+                if std::mem::replace(&mut look.is_bereft, true) {
+                    return Ok(Attempt::Look);
+                }
                 match Box::pin(owner.session().ensure_parents(path)).await {
                     // Deleted again meanwhile: from the start.
                     Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => Ok(Attempt::Look),
@@ -221,7 +230,7 @@ impl Claims {
             ours = Some((owner, moves));
         }
         match (decide(claim, path, read.as_ref(), ours.is_some(), look.is_synced), read, ours) {
-            (Step::Create, _, _) => self.create(path, claim).await,
+            (Step::Create, _, _) => self.create(path, claim, look).await,
             (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, &read, &owner, moves, claim)),
             (Step::Write(bytes), Some(read), Some((owner, moves))) => {
                 Self::write(path, claim, read, &owner, moves, bytes).await

@@ -75,7 +75,8 @@ pub(super) enum Operation {
         /// What the path takes of the account until it is gone.
         _footprint: Option<Footprint>,
     },
-    Verifying,
+    /// `gaps`: how many gaps there were before the node is read; see [`Witness`].
+    Verifying { gaps: u64 },
 }
 
 /// A claim, and on whose behalf it is made.
@@ -93,8 +94,9 @@ pub(super) struct Asked {
 pub(super) struct Witness {
     /// The last create that the watch told of; `Some(None)` where ZooKeeper does not tell its transaction.
     created: Option<Option<Zxid>>,
-    /// Whether the watch may have missed something since the node was last read.
-    has_gap: bool,
+    /// How many gaps the parent's watch had when the node was last seen to exist: what happened in a later one may have
+    /// been missed.
+    gaps: u64,
 }
 
 impl Witness {
@@ -108,10 +110,15 @@ impl Witness {
         }
     }
 
-    /// Whether this incarnation, which is gone, may have been taken over.
-    fn allows_takeover(&self, generation: Generation) -> bool {
+    /// The node was seen to exist, after so many gaps.
+    pub(super) fn seen(gaps: u64) -> Self {
+        Self { created: None, gaps }
+    }
+
+    /// Whether this incarnation, which is gone, may have been taken over; `gaps`: how many there were by now.
+    fn allows_takeover(&self, generation: Generation, gaps: u64) -> bool {
         let is_later = |by: Option<Zxid>| by.is_none_or(|by| by.0 > generation.0);
-        self.has_gap || self.created.is_some_and(is_later)
+        self.gaps != gaps || self.created.is_some_and(is_later)
     }
 }
 
@@ -182,13 +189,12 @@ impl Entry {
         self.held.as_ref().map(|held| held.generation)
     }
 
-    /// Marks the node to be looked at; `true` when the caller is to do it now.
-    pub(super) fn begin_verify(&mut self) -> bool {
-        self.witness.has_gap = true;
+    /// Marks the node to be looked at, after so many gaps; `true` when the caller is to do it now.
+    pub(super) fn begin_verify(&mut self, gaps: u64) -> bool {
         let idle = self.operation.is_none() && self.held.is_some() && self.holder.is_some();
         if idle {
             self.unseen = None;
-            self.operation = Some(Operation::Verifying);
+            self.operation = Some(Operation::Verifying { gaps });
         } else {
             self.unseen = Some(None);
         }
@@ -247,6 +253,7 @@ impl State {
 
     /// What an idle path without commands needs.
     fn advance_unasked(&mut self, path: &NodePath, now: Instant) {
+        let gaps = self.gaps(path);
         let Some(entry) = self.entries.get_mut(path) else { return };
         let (Some(held), Some(holder)) = (&entry.held, entry.holder) else {
             self.forget(path);
@@ -281,7 +288,7 @@ impl State {
             }
             entry.absent = false;
             entry.last_put_back = Some(now);
-            let moves = entry.witness.allows_takeover(generation).then_some(held.moves);
+            let moves = entry.witness.allows_takeover(generation, gaps).then_some(held.moves);
             let policy = Policy::PutBack { generation, session: held.session, moves };
             self.begin_claim(path, None, Claim::new(content, policy), None);
         } else if entry.look_again_at.is_none_or(|at| at <= now)
@@ -290,7 +297,7 @@ impl State {
             if zxid.is_some_and(|zxid| zxid <= held.written) {
                 return;
             }
-            entry.operation = Some(Operation::Verifying);
+            entry.operation = Some(Operation::Verifying { gaps });
             if let Some(parent) = path.parent() {
                 self.effects.push(Effect::Verify { parent, paths: vec![path.clone()] });
             }

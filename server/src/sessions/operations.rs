@@ -50,11 +50,6 @@ struct Claiming {
     asker: Asker,
 }
 
-enum Reading {
-    Verify(NodePath, Vec<NodePath>),
-    Confirm(SessionId, Vec<NodePath>),
-}
-
 /// The operations under way, and those that wait.
 pub(super) struct Operations {
     claims: Claims,
@@ -65,8 +60,10 @@ pub(super) struct Operations {
     fresh: Lane<Claiming>,
     /// By ZooKeeper session: one that can't be reached does not delay the others.
     removals: HashMap<SessionId, Lane<Removal>>,
-    /// In the order of their requests; of a path at most one.
-    reads: VecDeque<Reading>,
+    /// Reads of nodes to which something happened; of a path at most one.
+    verifications: VecDeque<(NodePath, Vec<NodePath>)>,
+    /// Reads of nodes to which most likely nothing happened: once there is nothing else to read.
+    confirmations: VecDeque<(SessionId, Vec<NodePath>)>,
     reads_under_way: usize,
     /// Run by the task that owns this: there are many, and each does little but wait.
     under_way: FuturesUnordered<BoxFuture<'static, (From, Finished)>>,
@@ -80,7 +77,8 @@ impl Operations {
             kept: Lane::new(CLAIMS),
             fresh: Lane::new(CLAIMS),
             removals: HashMap::new(),
-            reads: VecDeque::new(),
+            verifications: VecDeque::new(),
+            confirmations: VecDeque::new(),
             reads_under_way: 0,
             under_way: FuturesUnordered::new(),
         }
@@ -99,12 +97,12 @@ impl Operations {
     }
 
     pub(super) fn verify(&mut self, parent: &NodePath, paths: &[NodePath]) {
-        self.reads.extend(paths.chunks(BATCH).map(|paths| Reading::Verify(parent.clone(), paths.to_vec())));
+        self.verifications.extend(paths.chunks(BATCH).map(|paths| (parent.clone(), paths.to_vec())));
     }
 
     /// Returns how many reads that takes.
     pub(super) fn confirm(&mut self, session: SessionId, paths: &[NodePath]) -> usize {
-        self.reads.extend(paths.chunks(BATCH).map(|paths| Reading::Confirm(session, paths.to_vec())));
+        self.confirmations.extend(paths.chunks(BATCH).map(|paths| (session, paths.to_vec())));
         paths.len().div_ceil(BATCH)
     }
 
@@ -113,7 +111,7 @@ impl Operations {
         self.kept.has_next()
             || self.fresh.has_next()
             || self.removals.values().any(Lane::has_next)
-            || (self.reads_under_way < READS && !self.reads.is_empty())
+            || (self.reads_under_way < READS && !(self.verifications.is_empty() && self.confirmations.is_empty()))
     }
 
     /// Begins some of what waits.
@@ -143,12 +141,11 @@ impl Operations {
                 }
             }
             if self.reads_under_way < READS
-                && let Some(reading) = self.reads.pop_front()
+                && let Some(read) = self.next_read()
             {
                 has_begun = true;
                 self.reads_under_way += 1;
-                let upkeep = self.upkeep.clone();
-                self.under_way.push(Box::pin(async move { (From::Reads, read(&upkeep, reading).await) }));
+                self.under_way.push(read);
             }
             if !has_begun {
                 break;
@@ -177,15 +174,19 @@ impl Operations {
         }
         finished
     }
-}
 
-async fn read(upkeep: &Upkeep, reading: Reading) -> Finished {
-    match reading {
-        Reading::Verify(parent, paths) => {
-            let seen = upkeep.observe(&parent, &paths).await;
-            let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
-            Finished::Verified(paths.into_iter().zip(seen).collect())
+    fn next_read(&mut self) -> Option<BoxFuture<'static, (From, Finished)>> {
+        let upkeep = self.upkeep.clone();
+        if let Some((parent, paths)) = self.verifications.pop_front() {
+            return Some(Box::pin(async move {
+                let seen = upkeep.observe(&parent, &paths).await;
+                let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
+                (From::Reads, Finished::Verified(paths.into_iter().zip(seen).collect()))
+            }));
         }
-        Reading::Confirm(session, paths) => Finished::Confirmed(session, upkeep.confirm(session, &paths).await),
+        let (session, paths) = self.confirmations.pop_front()?;
+        Some(Box::pin(
+            async move { (From::Reads, Finished::Confirmed(session, upkeep.confirm(session, &paths).await)) },
+        ))
     }
 }

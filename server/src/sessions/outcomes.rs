@@ -179,10 +179,10 @@ impl State {
     }
 
     /// The incarnation that is held stands.
-    fn seen_standing(&mut self, path: &NodePath, read: &Read, held: &Held, holder: StreamId) {
+    fn seen_standing(&mut self, path: &NodePath, read: &Read, held: &Held, holder: StreamId, gaps: u64) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         if entry.unseen.is_none() {
-            entry.witness = Witness::default();
+            entry.witness = Witness::seen(gaps);
         }
         if read.stat.mzxid <= held.written.0 {
             return;
@@ -198,9 +198,7 @@ impl State {
     pub(super) fn verified(&mut self, path: &NodePath, seen: Option<Observed>, now: Instant) {
         let jitter = self.rng.random_range(0.5..1.0);
         let Some(entry) = self.entries.get_mut(path) else { return };
-        if !matches!(entry.operation, Some(Operation::Verifying)) {
-            return;
-        }
+        let Some(Operation::Verifying { gaps }) = entry.operation else { return };
         entry.operation = None;
         let (Some(held), Some(holder)) = (entry.held.clone(), entry.holder) else {
             self.advance(path, now);
@@ -229,7 +227,7 @@ impl State {
                         self.hold(path, None);
                         self.lose(path, holder, held.generation);
                     }
-                    Ordering::Equal => self.seen_standing(path, &read, &held, holder),
+                    Ordering::Equal => self.seen_standing(path, &read, &held, holder, gaps),
                     // The server that was read has not seen our own write yet.
                     Ordering::Less => {}
                 }

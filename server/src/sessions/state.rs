@@ -6,6 +6,7 @@
 //! that no input takes long.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -13,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
-use super::entry::{Command, Entry};
+use super::entry::{Command, Entry, Witness};
 use super::heard::Heard;
 use super::outbox::Notice;
 use super::retries::Retries;
@@ -125,6 +126,18 @@ pub(super) enum Chore {
     Departure(Departure),
     /// These paths may need something.
     Look(std::vec::IntoIter<NodePath>),
+    /// What exists below this parent is read again.
+    Verify(NodePath),
+}
+
+/// The paths with an entry below one parent.
+#[derive(Debug, Default)]
+struct Siblings {
+    paths: BTreeSet<NodePath>,
+    /// How often the parent's watch may have missed something.
+    gaps: u64,
+    /// Up to where they are read again, while that is under way; empty at the start.
+    verified: Option<Option<NodePath>>,
 }
 
 /// The nodes that are held in one ZooKeeper session.
@@ -141,7 +154,7 @@ pub(super) struct State {
     pub(super) streams: HashMap<StreamId, Stream>,
     pub(super) entries: HashMap<NodePath, Entry>,
     /// The paths with an entry, by parent.
-    siblings: HashMap<NodePath, HashSet<NodePath>>,
+    siblings: HashMap<NodePath, Siblings>,
     /// What is held, by ZooKeeper session: of each entry that holds anything, the path. See [`State::hold`].
     pub(super) nodes: HashMap<SessionId, Nodes>,
     /// When to look at a session's ttl; what it finds may be that there is time left.
@@ -220,7 +233,7 @@ impl State {
                 }
             }
             Input::Changed { path, seen } => self.changed(&path, seen, now),
-            Input::Resync { parent } => self.resync(&parent),
+            Input::Resync { parent } => self.resync(parent, now),
         }
         std::mem::take(&mut self.effects)
     }
@@ -250,14 +263,16 @@ impl State {
     /// Queues a command for a path, and carries it out when the path is idle.
     pub(super) fn command(&mut self, path: &NodePath, command: Command, now: Instant) {
         if !self.entries.contains_key(path) {
-            self.entries.insert(path.clone(), Entry::default());
+            let mut entry = Entry::default();
             if let Some(parent) = path.parent() {
                 let siblings = self.siblings.entry(parent.clone()).or_default();
-                siblings.insert(path.clone());
-                if siblings.len() == 1 {
+                siblings.paths.insert(path.clone());
+                entry.witness = Witness::seen(siblings.gaps);
+                if siblings.paths.len() == 1 {
                     self.effects.push(Effect::Watch { parent });
                 }
             }
+            self.entries.insert(path.clone(), entry);
         }
         if let Some(entry) = self.entries.get_mut(path) {
             entry.push(command);
@@ -295,8 +310,8 @@ impl State {
         self.effects.push(Effect::Release { path: path.clone() });
         let Some(parent) = path.parent() else { return };
         if let Some(siblings) = self.siblings.get_mut(&parent) {
-            siblings.remove(path);
-            if siblings.is_empty() {
+            siblings.paths.remove(path);
+            if siblings.paths.is_empty() {
                 self.siblings.remove(&parent);
                 self.effects.push(Effect::Unwatch { parent });
             }
@@ -341,6 +356,12 @@ impl State {
     /// So many paths of the first chore; then it is the turn of the next.
     fn go_on(&mut self, count: usize, now: Instant) {
         let Some(mut chore) = self.chores.pop_front() else { return };
+        if let Chore::Verify(parent) = &chore {
+            if self.verify_some(parent, count) {
+                self.chores.push_back(chore);
+            }
+            return;
+        }
         for _ in 0..count {
             let is_over = match &mut chore {
                 Chore::Departure(departure) => !self.depart(departure, now),
@@ -348,6 +369,7 @@ impl State {
                     self.advance(&path, now);
                     false
                 }),
+                Chore::Verify(_) => true,
             };
             if is_over {
                 return;
@@ -376,17 +398,33 @@ impl State {
         }
     }
 
-    fn resync(&mut self, parent: &NodePath) {
-        let mut paths = Vec::new();
-        for path in self.siblings.get(parent).into_iter().flatten() {
-            if let Some(entry) = self.entries.get_mut(path)
-                && entry.begin_verify()
-            {
-                paths.push(path.clone());
-            }
+    /// How often the watch that covers a path may have missed something.
+    pub(super) fn gaps(&self, path: &NodePath) -> u64 {
+        path.parent().and_then(|parent| self.siblings.get(&parent)).map_or(0, |siblings| siblings.gaps)
+    }
+
+    fn resync(&mut self, parent: NodePath, now: Instant) {
+        let Some(siblings) = self.siblings.get_mut(&parent) else { return };
+        siblings.gaps += 1;
+        if siblings.verified.replace(None).is_none() {
+            self.begin(Chore::Verify(parent), now);
         }
+    }
+
+    /// Reads the next paths below a parent again; `false` when those were all.
+    fn verify_some(&mut self, parent: &NodePath, count: usize) -> bool {
+        let Some(siblings) = self.siblings.get_mut(parent) else { return false };
+        let Some(verified) = siblings.verified.take() else { return false };
+        let from = verified.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut paths: Vec<_> =
+            siblings.paths.range::<NodePath, _>((from, Bound::Unbounded)).take(count).cloned().collect();
+        let has_more = paths.len() == count;
+        siblings.verified = has_more.then(|| paths.last().cloned());
+        let gaps = siblings.gaps;
+        paths.retain(|path| self.entries.get_mut(path).is_some_and(|entry| entry.begin_verify(gaps)));
         if !paths.is_empty() {
             self.effects.push(Effect::Verify { parent: parent.clone(), paths });
         }
+        has_more
     }
 }

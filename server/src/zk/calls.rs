@@ -173,6 +173,19 @@ impl Session {
     /// # Errors
     /// [`Error::Refused`] with `NoNode` when somebody deletes them again meanwhile, among others.
     pub(crate) async fn ensure_parents(&self, path: &NodePath) -> Result<(), Error> {
+        // A session's requests are carried out in order.
+        let creates = self.creates_of_parents(path).await?.into_iter().map(|create| self.submit(create));
+        for created in join_all(creates).await {
+            match created {
+                Ok(_) | Err(Error::Refused(ErrorCode::NodeExists)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What has to be created so that the parents of `path` exist, in that order.
+    pub(crate) async fn creates_of_parents(&self, path: &NodePath) -> Result<Vec<Request>, Error> {
         let path = path.as_str();
         let ancestors =
             || path.rmatch_indices('/').map(|(end, _)| &path[..end]).filter(|ancestor| !ancestor.is_empty());
@@ -191,16 +204,7 @@ impl Session {
             }
         }
         let absent: Vec<_> = ancestors().take(missing).collect();
-        // A session's requests are carried out in order.
-        let creates =
-            absent.into_iter().rev().map(|path| self.submit(create(path, Bytes::new(), CreateMode::Persistent)));
-        for created in join_all(creates).await {
-            match created {
-                Ok(_) | Err(Error::Refused(ErrorCode::NodeExists)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        Ok(absent.into_iter().rev().map(|path| create(path, Bytes::new(), CreateMode::Persistent)).collect())
     }
 }
 
