@@ -80,7 +80,7 @@ use crate::zk::{self, NoRoom, Owner, Pool, Room};
 const READ_CHUNK: usize = 48;
 /// How long a name may be, in bytes; of longer ones, which others have written, as much is read.
 const MAX_NAME: usize = 1024;
-/// Longer lists of names are gone through on threads of their own: that of a hundred thousand takes some 30 ms.
+/// Longer lists of names are gone through on threads of their own: that of a hundred thousand takes some 100 ms.
 const LONG: usize = 2_000;
 
 /// Which lock to take, and on what terms.
