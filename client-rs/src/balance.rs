@@ -1,30 +1,37 @@
 //! A channel to a service: calls are spread over those who are registered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use tokio::sync::mpsc::Sender;
-use tonic::transport::channel::Change;
-use tonic::transport::{Channel, Endpoint};
+use futures_util::future::{BoxFuture, FutureExt as _};
+use http::{Request, Response};
+use rand::seq::SliceRandom as _;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::transport::Endpoint;
+use tower_service::Service;
 
 use crate::client::Client;
+use crate::endpoints::{Tls, with_tls};
 use crate::error::Error;
+use crate::link::{BoxError, Link};
 use crate::watch::View;
-
-/// How many changes may wait for the channel.
-const CHANGES: usize = 64;
 
 /// A channel to be made: from [`Client::channel`].
 #[must_use = "nothing is connected before it is awaited"]
 pub struct BalancedChannel {
     client: Client,
     path: String,
+    tls: Option<Tls>,
     configure: Configure,
 }
 
 type Configure = Box<dyn Fn(Endpoint) -> Endpoint + Send + Sync>;
+type Connect = Arc<dyn Fn(&str) -> Result<Option<Endpoint>, Error> + Send + Sync>;
 
 impl Client {
     /// A gRPC channel to a service of yours: calls are spread over the `host:port`s that are registered under the path, as
@@ -40,98 +47,186 @@ impl Client {
     ///
     /// - While nobody has ever been registered, calls wait. When the last one goes, calls still go to where it was, and fail
     ///   at once if nobody is there: give a call a deadline if that is no answer to you.
-    /// - A call to one that has just died fails; tonic does not try another by itself.
+    /// - A host that has several addresses is resolved anew for each connection, and each address is tried. Where none of
+    ///   them can be connected to, the call goes to another registered name.
+    /// - A call whose connection breaks fails; it is not tried again elsewhere, as it may have been carried out.
     /// - Names that are no `host:port` are left out.
     pub fn channel(&self, path: impl Into<String>) -> BalancedChannel {
-        BalancedChannel { client: self.clone(), path: path.into(), configure: Box::new(|endpoint| endpoint) }
+        let configure = Box::new(|endpoint| endpoint);
+        BalancedChannel { client: self.clone(), path: path.into(), tls: None, configure }
     }
 }
 
 impl BalancedChannel {
-    /// Settings for each connection: time-outs, TLS, and what else tonic's [`Endpoint`] has.
+    /// Settings for each connection: time-outs, windows, pings, and what else tonic's [`Endpoint`] has, except for its
+    /// address and what concerns TCP alone. For TLS see [`tls`](BalancedChannel::tls).
     pub fn configure(mut self, configure: impl Fn(Endpoint) -> Endpoint + Send + Sync + 'static) -> Self {
         self.configure = Box::new(configure);
         self
     }
 
-    async fn open(self) -> Result<Channel, Error> {
-        let view = self.client.watch(self.path).view().await?;
-        let (channel, changes) = Channel::balance_channel(CHANGES);
-        tokio::spawn(follow(view, changes, self.configure));
-        Ok(channel)
+    /// Encrypts each connection. A server has to show a certificate for the host that it is registered under. Needs the
+    /// feature `tls`.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    async fn open(self) -> Result<ServiceChannel, Error> {
+        let Self { client, path, tls, configure } = self;
+        let connect: Connect = Arc::new(move |name| Ok(endpoint(name, tls.as_ref())?.map(&configure)));
+        // What is wrong with the settings is told now.
+        connect("localhost:1")?;
+        let view = client.watch(path).view().await?;
+        let (links, receiver) = watch::channel(Vec::new());
+        tokio::spawn(follow(view, links, connect));
+        Ok(ServiceChannel(receiver))
     }
 }
 
 impl IntoFuture for BalancedChannel {
-    type Output = Result<Channel, Error>;
+    type Output = Result<ServiceChannel, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     /// # Errors
-    /// As of [`Watch::view`](crate::Watch::view).
+    /// As of [`Watch::view`](crate::Watch::view), and [`Error::Invalid`] when TLS can't be had like this.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.open())
     }
 }
 
-impl std::fmt::Debug for BalancedChannel {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for BalancedChannel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("BalancedChannel").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-/// Tells the channel who comes and goes, until its last clone is gone.
-async fn follow(mut view: View, changes: Sender<Change<Arc<str>, Endpoint>>, configure: Configure) {
-    let mut known: BTreeSet<Arc<str>> = BTreeSet::new();
-    loop {
-        let now: BTreeMap<Arc<str>, Endpoint> = view
-            .current()
-            .node
-            .children
-            .keys()
-            .filter_map(|name| Some((name.as_str().into(), configure(endpoint(name)?))))
-            .collect();
-        // An empty list is more often a fault than a wish, and calls would hang: the last known are kept.
-        if !now.is_empty() {
-            let gone = known.iter().filter(|name| !now.contains_key(*name)).cloned().map(Change::Remove);
-            let come = now.iter().filter(|(name, _)| !known.contains(*name));
-            let come = come.map(|(name, endpoint)| Change::Insert(name.clone(), endpoint.clone()));
-            for change in come.chain(gone).collect::<Vec<_>>() {
-                if changes.send(change).await.is_err() {
-                    return;
+/// A channel to all who are registered under a path: from [`Client::channel`]. Generated clients take it in place of tonic's
+/// channel. Clones share its connections.
+#[derive(Clone)]
+pub struct ServiceChannel(watch::Receiver<Vec<Link>>);
+
+impl fmt::Debug for ServiceChannel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ServiceChannel").field("links", &self.0.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+impl Service<Request<Body>> for ServiceChannel {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut links = self.0.clone();
+        async move {
+            let mut links = links.wait_for(|links| !links.is_empty()).await?.clone();
+            links.shuffle(&mut rand::rng());
+            links.sort_by_key(Link::has_just_failed);
+            let mut last = None;
+            for link in links {
+                match link.channel().await {
+                    Ok(mut channel) => return Ok(channel.call(request).await?),
+                    Err(error) => last = Some(error),
                 }
             }
-            known = now.into_keys().collect();
+            Err(last.unwrap_or_else(|| "nobody is registered".into()))
+        }
+        .boxed()
+    }
+}
+
+/// Keeps the list of connections, until the last clone of the channel is gone.
+async fn follow(mut view: View, links: watch::Sender<Vec<Link>>, connect: Connect) {
+    let mut known: BTreeMap<Arc<str>, Link> = BTreeMap::new();
+    loop {
+        let names: Vec<Arc<str>> = view.current().node.children.keys().map(|name| name.as_str().into()).collect();
+        let (before, connect) = (known.clone(), connect.clone());
+        let renew = move || names.into_iter().filter_map(|name| renewed(name, &before, &connect)).collect();
+        // With TLS each new name reads the certificates of the system.
+        let Ok(now) = tokio::task::spawn_blocking(renew).await else { return };
+        let now: BTreeMap<Arc<str>, Link> = now;
+        // An empty list is more often a fault than a wish, and calls would hang: the last known are kept.
+        if !now.is_empty() {
+            links.send_replace(now.values().cloned().collect());
+            known = now;
         }
         tokio::select! {
             changed = view.changed() => if let Err(error) = changed {
                 tracing::warn!(%error, "a balanced channel does not follow its service any more");
-                return changes.closed().await;
+                return links.closed().await;
             },
-            () = changes.closed() => return,
+            () = links.closed() => return,
         }
     }
 }
 
-/// The address that a name stands for.
-fn endpoint(name: &str) -> Option<Endpoint> {
-    let (host, port) = name.rsplit_once(':')?;
-    if host.is_empty() || port.parse::<u16>().is_err() {
-        return None;
+/// The connection for a name: the one that there is, or a new one.
+fn renewed(name: Arc<str>, before: &BTreeMap<Arc<str>, Link>, connect: &Connect) -> Option<(Arc<str>, Link)> {
+    let link = match before.get(&name) {
+        Some(link) => link.clone(),
+        None => Link::new(connect(&name).ok()??),
+    };
+    Some((name, link))
+}
+
+/// The address that a name stands for; `None`: for none.
+fn endpoint(name: &str, tls: Option<&Tls>) -> Result<Option<Endpoint>, Error> {
+    let is_address = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+    if !name.rsplit_once(':').is_some_and(is_address) {
+        return Ok(None);
     }
-    Endpoint::from_shared(format!("http://{name}")).ok().map(|endpoint| endpoint.tcp_nodelay(true))
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let Ok(endpoint) = Endpoint::from_shared(format!("{scheme}://{name}")) else { return Ok(None) };
+    match tls {
+        Some(tls) => with_tls(endpoint, Some(tls)).map(Some),
+        None => Ok(Some(endpoint)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
     use super::*;
+    use crate::link::tests::{each_bad, good, link};
 
     #[test]
     fn names_that_are_no_addresses_are_left_out() {
         for name in ["server1:22", "10.0.0.1:80", "[::1]:80"] {
-            assert!(endpoint(name).is_some(), "{name}");
+            assert!(endpoint(name, None).unwrap().is_some(), "{name}");
         }
         for name in ["server1", "server1:ssh", ":22", "a b:22"] {
-            assert!(endpoint(name).is_none(), "{name}");
+            assert!(endpoint(name, None).unwrap().is_none(), "{name}");
         }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn with_tls_connections_are_encrypted() {
+        let endpoint = endpoint("server1:22", Some(&Tls::system())).unwrap().unwrap();
+        assert_eq!(endpoint.uri().scheme_str(), Some("https"));
+    }
+
+    #[tokio::test]
+    async fn calls_go_to_a_name_that_can_be_connected_to() {
+        let server = good().await;
+        let bad = each_bad().await;
+        let names = [link(bad.clone()), link([bad, vec![server.address]].concat()), link(Vec::new())];
+        let (links, receiver) = watch::channel(names.to_vec());
+        let mut health = HealthClient::new(ServiceChannel(receiver));
+        for _ in 0..20 {
+            let answer = timeout(Duration::from_secs(20), health.check(HealthCheckRequest::default())).await;
+            answer.expect("it is answered in time").unwrap();
+        }
+        drop(links);
     }
 }

@@ -147,7 +147,7 @@ fn address(text: &str, tls: Option<&Tls>) -> Result<Address, Error> {
 }
 
 #[cfg(feature = "tls")]
-fn with_tls(endpoint: Endpoint, tls: Option<&Tls>) -> Result<Endpoint, Error> {
+pub(crate) fn with_tls(endpoint: Endpoint, tls: Option<&Tls>) -> Result<Endpoint, Error> {
     use tonic::transport::{Certificate, ClientTlsConfig, Identity};
     let mut config = ClientTlsConfig::new();
     let tls = tls.cloned().unwrap_or_default();
@@ -168,7 +168,7 @@ fn with_tls(endpoint: Endpoint, tls: Option<&Tls>) -> Result<Endpoint, Error> {
 }
 
 #[cfg(not(feature = "tls"))]
-fn with_tls(_: Endpoint, _: Option<&Tls>) -> Result<Endpoint, Error> {
+pub(crate) fn with_tls(_: Endpoint, _: Option<&Tls>) -> Result<Endpoint, Error> {
     Err(Error::invalid("tls", "this program was built without the feature `tls` of the crate rollcall"))
 }
 

@@ -21,7 +21,7 @@
 //!
 //! # Calling whoever is there
 //!
-//! [`Client::channel`] makes a tonic channel that spreads calls over those who are registered, as they come and go:
+//! [`Client::channel`] makes a channel that spreads calls over those who are registered, as they come and go:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/balanced_channel.rs")]
@@ -75,7 +75,7 @@ mod value;
 mod watch;
 mod write;
 
-pub use balance::BalancedChannel;
+pub use balance::{BalancedChannel, ServiceChannel};
 pub use client::{Client, Connect};
 pub use endpoints::{Endpoints, Tls};
 pub use error::{Error, LostReason, Reason, Refusal};

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use rand::seq::SliceRandom as _;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::ConnectError;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
@@ -28,13 +28,16 @@ use tower_service::Service;
 
 use crate::greeting::Watched;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Time that resolving a name may take, and then each address until its server has greeted.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Time after which the next address is tried beside those that have not answered yet. With a shorter one a server that is
 /// merely far away gets several connections; a longer one adds to each call that comes upon a hanging server.
 const STAGGER: Duration = Duration::from_millis(250);
+
+/// Time for which a host that could not be connected to is chosen only when there is no other.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// A connection to the host of an endpoint. Clones share it.
 #[derive(Clone)]
@@ -59,8 +62,17 @@ struct Open {
 
 /// Why no address could be connected to.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-struct DialError(Arc<str>);
+#[error("{cause}")]
+struct DialError {
+    cause: Arc<str>,
+    at: Instant,
+}
+
+impl DialError {
+    fn new(cause: impl fmt::Display) -> Self {
+        Self { cause: cause.to_string().into(), at: Instant::now() }
+    }
+}
 
 impl Link {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
@@ -76,6 +88,20 @@ impl Link {
 
     fn resolved_by(endpoint: Endpoint, resolve: Resolve) -> Self {
         Self(Arc::new(Inner { endpoint, resolve, current: Mutex::default() }))
+    }
+
+    /// The connection, ready for a call. An error tells that nothing was sent.
+    pub(crate) async fn channel(&self) -> Result<Channel, BoxError> {
+        let Open { mut channel, .. } = self.dialling().await.map_err(|error| ConnectError(Box::new(error)))?;
+        poll_fn(|context| channel.poll_ready(context)).await?;
+        Ok(channel)
+    }
+
+    /// Whether the last try to connect has failed, a moment ago.
+    pub(crate) fn has_just_failed(&self) -> bool {
+        let current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let tried = current.as_ref().and_then(Shared::peek);
+        matches!(tried, Some(Err(error)) if error.at.elapsed() < LEFT_ALONE)
     }
 
     /// The connection that stands or is being made; a new one when that has ended or failed.
@@ -111,13 +137,8 @@ impl Service<Request<Body>> for Link {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let dialling = self.dialling();
-        async move {
-            let Open { mut channel, .. } = dialling.await.map_err(|error| ConnectError(Box::new(error)))?;
-            poll_fn(|context| channel.poll_ready(context)).await?;
-            Ok(channel.call(request).await?)
-        }
-        .boxed()
+        let link = self.clone();
+        async move { Ok(link.channel().await?.call(request).await?) }.boxed()
     }
 }
 
@@ -130,14 +151,13 @@ async fn dial(
     endpoint: Endpoint,
     resolving: BoxFuture<'static, io::Result<Vec<SocketAddr>>>,
 ) -> Result<Open, DialError> {
-    let failed = |cause: &dyn fmt::Display| DialError(cause.to_string().into());
     let mut addresses = match timeout(ANSWER, resolving).await {
         Ok(Ok(addresses)) => addresses,
-        Ok(Err(error)) => return Err(failed(&error)),
-        Err(_) => return Err(failed(&"the host name is not resolved in time")),
+        Ok(Err(error)) => return Err(DialError::new(error)),
+        Err(_) => return Err(DialError::new("the host name is not resolved in time")),
     };
     addresses.shuffle(&mut rand::rng());
-    let mut last = failed(&"the host name has no address");
+    let mut last = DialError::new("the host name has no address");
     let mut trying = FuturesUnordered::new();
     let mut waiting = addresses.into_iter();
     loop {
@@ -176,7 +196,7 @@ async fn open(endpoint: &Endpoint, address: SocketAddr) -> Result<Open, DialErro
         Ok(Err(error)) => innermost(&*error).to_string(),
         Err(_) => "the server does not answer".to_owned(),
     };
-    Err(DialError(format!("{address}: {cause}").into()))
+    Err(DialError::new(format_args!("{address}: {cause}")))
 }
 
 /// The outer causes are «transport error» and the like.
@@ -202,7 +222,7 @@ impl Service<Uri> for Connector {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::AsyncWriteExt as _;
@@ -246,14 +266,14 @@ mod tests {
     }
 
     /// A server that answers.
-    struct Good {
-        address: SocketAddr,
+    pub(crate) struct Good {
+        pub(crate) address: SocketAddr,
         accepted: Arc<AtomicUsize>,
         stop: oneshot::Sender<()>,
         task: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     }
 
-    async fn good() -> Good {
+    pub(crate) async fn good() -> Good {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (accepted, (stop, stopped)) = (Arc::new(AtomicUsize::new(0)), oneshot::channel());
@@ -267,8 +287,13 @@ mod tests {
         Good { address, accepted, stop, task }
     }
 
+    /// A link to a name that has these addresses.
+    pub(crate) fn link(addresses: Vec<SocketAddr>) -> Link {
+        link_to(&Arc::new(Mutex::new(addresses)))
+    }
+
     /// A link to a name that has the addresses that are in the list whenever it is resolved.
-    fn link(addresses: &Arc<Mutex<Vec<SocketAddr>>>) -> Link {
+    fn link_to(addresses: &Arc<Mutex<Vec<SocketAddr>>>) -> Link {
         let addresses = addresses.clone();
         let resolve = move || ready(Ok(addresses.lock().unwrap().clone())).boxed();
         Link::resolved_by(Endpoint::from_static("http://name:1"), Box::new(resolve))
@@ -279,7 +304,7 @@ mod tests {
         timeout(SOON, health.check(HealthCheckRequest::default())).await.expect("it is answered in time").map(drop)
     }
 
-    async fn each_bad() -> Vec<SocketAddr> {
+    pub(crate) async fn each_bad() -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for how in [Bad::Hangs, Bad::Closes, Bad::SpeaksHttp1, Bad::Refuses] {
             addresses.push(bad(how).await);
@@ -292,10 +317,9 @@ mod tests {
         let mut addresses = each_bad().await;
         let good = good().await;
         addresses.push(good.address);
-        let addresses = Arc::new(Mutex::new(addresses));
         // The order is by chance: a client that takes the first that accepts would be right four times of five in vain.
         for _ in 0..10 {
-            let link = link(&addresses);
+            let link = link(addresses.clone());
             for _ in 0..3 {
                 check(&link).await.unwrap();
             }
@@ -305,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_without_a_good_address_is_told_and_nothing_was_sent() {
         for addresses in [each_bad().await, Vec::new()] {
-            let status = check(&link(&Arc::new(Mutex::new(addresses)))).await.unwrap_err();
+            let status = check(&link(addresses)).await.unwrap_err();
             assert!(matches!(crate::error::Failure::of(status), crate::error::Failure::NotSent(_)));
         }
     }
@@ -314,7 +338,7 @@ mod tests {
     async fn a_connection_that_has_ended_is_made_anew_to_where_the_name_leads_now() {
         let (first, second) = (good().await, good().await);
         let addresses = Arc::new(Mutex::new(vec![first.address]));
-        let link = link(&addresses);
+        let link = link_to(&addresses);
         check(&link).await.unwrap();
         *addresses.lock().unwrap() = vec![bad(Bad::Closes).await, second.address];
         first.stop.send(()).unwrap();
@@ -332,7 +356,7 @@ mod tests {
     #[tokio::test]
     async fn callers_share_one_connection() {
         let good = good().await;
-        let link = link(&Arc::new(Mutex::new(vec![good.address])));
+        let link = link(vec![good.address]);
         futures_util::future::try_join_all((0..50).map(|_| check(&link))).await.unwrap();
         assert_eq!(good.accepted.load(Ordering::Relaxed), 1);
     }
@@ -340,9 +364,8 @@ mod tests {
     #[tokio::test]
     async fn servers_of_one_name_share_its_clients() {
         let (one, other) = (good().await, good().await);
-        let addresses = Arc::new(Mutex::new(vec![one.address, other.address]));
         for _ in 0..40 {
-            check(&link(&addresses)).await.unwrap();
+            check(&link(vec![one.address, other.address])).await.unwrap();
         }
         for server in [one, other] {
             let accepted = server.accepted.load(Ordering::Relaxed);
