@@ -19,6 +19,7 @@ pub mod crowd;
 pub mod embedded;
 pub mod fleet;
 pub mod follow;
+pub mod hand;
 pub mod journal;
 pub mod lock_rules;
 pub mod observe;

@@ -21,6 +21,7 @@ mod contention;
 mod differential;
 mod faults;
 mod go_client;
+mod hostile_edge;
 mod judges;
 mod lock_costs;
 mod lock_neighbours;

@@ -12,7 +12,7 @@ use rollcall_proto::v1;
 use rollcall_proto::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
-use super::admission::{Place, Reader, account};
+use super::admission::{Place, Reader};
 use super::backlog::Backlog;
 use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
@@ -39,9 +39,7 @@ impl Service {
         self.check_writable()?;
         let place = self.admit()?;
         let (requests, rpc) = self.sessions.stream();
-        let account = account(&request);
-        let messages = Backlog::new(request.into_inner(), account);
-        let reading = read(self.settings.clone(), messages, requests, rpc.outbox().clone());
+        let reading = read(self.settings.clone(), Backlog::new(request), requests, rpc.outbox().clone());
         let open = Open {
             rpc,
             has_begun: false,
