@@ -20,6 +20,7 @@ pub mod crowd;
 pub mod embedded;
 pub mod fleet;
 pub mod follow;
+pub mod hand;
 pub mod hostile;
 pub mod journal;
 pub mod kazoo;

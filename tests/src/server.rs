@@ -98,12 +98,18 @@ impl Server {
     }
 
     /// The memory that it occupies, in bytes.
-    ///
-    /// # Panics
-    /// When the kernel does not tell.
     pub fn resident_bytes(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that it has occupied so far, in bytes.
+    pub fn peak_bytes(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).expect("it runs");
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
         1024 * kilobytes.and_then(|number| number.parse::<usize>().ok()).expect("the kernel tells")
     }
 

@@ -22,6 +22,7 @@ mod differential;
 mod faults;
 mod go_client;
 mod hostile;
+mod hostile_edge;
 mod hostile_reads;
 mod judges;
 mod lock_costs;

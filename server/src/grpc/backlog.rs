@@ -5,12 +5,14 @@
 //! is taken from the account; over its limit this stream ends alone.
 
 use std::collections::VecDeque;
-use std::error::Error as _;
+use std::sync::Arc;
 
 use prost::Message as _;
 use rollcall_proto::server::v1::RegisterRequest;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
+use super::admission::account;
+use super::call::Call;
 use crate::budget::{Account, Resource, Share};
 use crate::error::{Error, short};
 
@@ -21,6 +23,8 @@ const MESSAGE: usize = 256;
 pub(super) struct Backlog {
     messages: Streaming<RegisterRequest>,
     account: Account,
+    /// Whose body the messages are.
+    call: Option<Arc<Call>>,
     waiting: VecDeque<Waiting>,
     /// Nothing is read after an error, or after the end.
     is_over: bool,
@@ -32,8 +36,9 @@ struct Waiting {
 }
 
 impl Backlog {
-    pub(super) fn new(messages: Streaming<RegisterRequest>, account: Account) -> Self {
-        Self { messages, account, waiting: VecDeque::new(), is_over: false }
+    pub(super) fn new(request: Request<Streaming<RegisterRequest>>) -> Self {
+        let (account, call) = (account(&request), request.extensions().get().cloned());
+        Self { messages: request.into_inner(), account, call, waiting: VecDeque::new(), is_over: false }
     }
 
     /// The next request; `None` at the end.
@@ -44,7 +49,7 @@ impl Backlog {
         match self.waiting.pop_front() {
             Some(waiting) => waiting.next,
             None if self.is_over => Ok(None),
-            None => self.messages.message().await.map_err(|status| read_error(&status)),
+            None => self.messages.message().await.map_err(|status| self.read_error(&status)),
         }
     }
 
@@ -56,7 +61,7 @@ impl Backlog {
                 biased;
                 result = &mut other => return result,
                 message = self.messages.message(), if !self.is_over => {
-                    let waiting = self.keep(message.map_err(|status| read_error(&status)));
+                    let waiting = self.keep(message.map_err(|status| self.read_error(&status)));
                     self.is_over = !matches!(waiting.next, Ok(Some(_)));
                     self.waiting.push_back(waiting);
                 }
@@ -71,11 +76,11 @@ impl Backlog {
             Err(error) => Waiting { next: Err(error), _share: None },
         }
     }
-}
 
-/// Why a message could not be read: a limit of ours, as its body was told, or a fault of the client's.
-fn read_error(status: &Status) -> Error {
-    let ours = status.source().and_then(|source| source.downcast_ref::<Error>());
-    let other = || Error::Protocol { field: "request", cause: short(status.message()).into_owned() };
-    ours.cloned().or_else(|| super::status::fault(status)).unwrap_or_else(other)
+    /// Why a message could not be read: a limit of ours, or a fault of the client's.
+    fn read_error(&self, status: &Status) -> Error {
+        let refusal = self.call.as_ref().and_then(|call| call.refusal());
+        let other = || Error::Protocol { field: "request", cause: short(status.message()).into_owned() };
+        refusal.or_else(|| super::status::fault(status)).unwrap_or_else(other)
+    }
 }

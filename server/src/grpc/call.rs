@@ -3,7 +3,7 @@
 //! Both bodies of a call hold on to its [`Call`]; when the last of them is gone, everything is given back.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -34,10 +34,17 @@ const REFLECTION: usize = 64 * 1024;
 /// A call under way.
 #[derive(Debug)]
 pub(super) struct Call {
-    bytes: Mutex<Share>,
-    /// The amount of `bytes` before there is a body.
+    memory: Mutex<Memory>,
+    /// What is taken before there is a body.
     base: usize,
     _stream: Share,
+}
+
+#[derive(Debug)]
+struct Memory {
+    share: Share,
+    /// Why the request was cut off. Tonic hands on the status of a body's error, and not the error.
+    refusal: Option<Box<Error>>,
 }
 
 /// How a call uses its request.
@@ -60,15 +67,31 @@ impl Call {
         let stream = account.take(Resource::Streams, 1)?;
         let headers = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         let base = CALL + headers.sum::<usize>().saturating_sub(SMALL);
-        let bytes = Mutex::new(account.take(Resource::Bytes, base)?);
-        Ok(Arc::new(Self { bytes, base, _stream: stream }))
+        let share = account.take(Resource::Bytes, base)?;
+        Ok(Arc::new(Self { memory: Mutex::new(Memory { share, refusal: None }), base, _stream: stream }))
+    }
+
+    /// Why its request was cut off, if it was.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        self.memory().refusal.as_deref().cloned()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets how much of its body the call keeps.
     fn keep(&self, body: usize) -> Result<(), Error> {
         let amount = self.base + body.saturating_sub(SMALL);
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if amount == bytes.amount() { Ok(()) } else { bytes.resize(amount) }
+        let share = &mut self.memory().share;
+        if amount == share.amount() { Ok(()) } else { share.resize(amount) }
+    }
+
+    /// Cuts its request off.
+    fn refuse(&self, error: Error) -> Status {
+        let status = status::status(&error);
+        self.memory().refusal = Some(Box::new(error));
+        status
     }
 }
 
@@ -127,7 +150,7 @@ impl http_body::Body for Upload {
         }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
             if matches!(this.form, Form::Single) && this.is_late(context) {
-                return Poll::Ready(Some(Err(refused(Error::RequestUnfinished { after: REQUEST_TIME }))));
+                return Poll::Ready(Some(Err(this.call.refuse(Error::RequestUnfinished { after: REQUEST_TIME }))));
             }
             return Poll::Pending;
         };
@@ -135,7 +158,7 @@ impl http_body::Body for Upload {
             && let Some(data) = frame.data_ref()
             && let Err(error) = this.count(data)
         {
-            return Poll::Ready(Some(Err(refused(error))));
+            return Poll::Ready(Some(Err(this.call.refuse(error))));
         }
         Poll::Ready(frame)
     }
@@ -147,13 +170,6 @@ impl http_body::Body for Upload {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// The status of an error, which can be found in it again by those who read the body.
-fn refused(error: Error) -> Status {
-    let mut status = status::status(&error);
-    status.set_source(Arc::new(error));
-    status
 }
 
 /// The body of an answer: the call is under way until its end.

@@ -49,12 +49,15 @@ impl Gate {
     }
 
     fn admit(&self, request: Request<Body>) -> Result<(Request<Body>, Arc<Call>), Error> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         // Every connection that is accepted has one; see `Gathering`.
         let account = head.extensions.get::<Account>().cloned().unwrap_or_else(Account::unlimited);
         let call = Call::begin(&account, &head)?;
         let form = match head.uri.path() {
-            REGISTER => Form::Many,
+            REGISTER => {
+                head.extensions.insert(call.clone());
+                Form::Many
+            }
             path if path.starts_with(REFLECTION) => {
                 let place = self.reflections.clone().try_acquire_owned();
                 Form::Reflection { _place: place.map_err(|_| too_many_reflections())? }

@@ -38,10 +38,8 @@ impl Service {
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
         let place = self.admit()?;
-        let account = account(&request);
-        let (requests, rpc) = self.sessions.stream(account.clone());
-        let messages = Backlog::new(request.into_inner(), account);
-        let reading = read(self.settings.clone(), messages, requests, rpc.outbox().clone());
+        let (requests, rpc) = self.sessions.stream(account(&request));
+        let reading = read(self.settings.clone(), Backlog::new(request), requests, rpc.outbox().clone());
         let open = Open {
             rpc,
             has_begun: false,

@@ -1,0 +1,436 @@
+//! Clients that mean harm, or are unlucky, at the edge: connections that are never opened, calls that are never finished,
+//! requests without end, answers that nobody reads. Each costs a bounded amount, and nobody else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use rollcall_proto::v1;
+use rollcall_proto::v1::register_request::Request as Ask;
+use rollcall_tests::arm::{Arm, Setting};
+use rollcall_tests::client::{Registration, get, put, reason, set, span, text};
+use rollcall_tests::hand::{Hand, PREFACE};
+use rollcall_tests::server::Server;
+use rollcall_tests::wait::{SOON, check, eventually, soon};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
+const REGISTER: &str = "/rollcall.v1.Registry/Register";
+const GET: &str = "/rollcall.v1.Registry/Get";
+const PUT: &str = "/rollcall.v1.Registry/Put";
+/// A method of each kind that there is: ours, others', and none.
+const METHODS: [&str; 6] = [
+    GET,
+    REGISTER,
+    "/rollcall.v1.Registry/Watch",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/no.such.Service/Call",
+];
+const WIDE: u32 = 1 << 30;
+
+/// A connection on which calls are begun and not finished.
+struct Caller {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+struct Call {
+    answer: ResponseFuture,
+    request: SendStream<Bytes>,
+}
+
+impl Caller {
+    async fn connect(address: SocketAddr) -> Caller {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(WIDE).initial_connection_window_size(WIDE).initial_max_send_streams(1_000_000);
+        let (requests, connection) = soon("HTTP/2", builder.handshake(socket)).await.unwrap();
+        Caller { requests, connection: tokio::spawn(connection) }
+    }
+
+    /// Begins a call, of which nothing but headers is sent.
+    async fn begin(&mut self, method: &str) -> Call {
+        let request = http::Request::post(format!("http://edge{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let mut requests = soon("a stream", self.requests.clone().ready()).await.unwrap();
+        let (answer, request) = requests.send_request(request, false).unwrap();
+        Call { answer, request }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Call {
+    /// Says that a message of this length comes, and sends so much of it.
+    fn partly(&mut self, length: usize, sent: usize) {
+        let prefix = u32::try_from(length).unwrap().to_be_bytes();
+        let data = [&[0][..], &prefix, &vec![0; sent]].concat();
+        self.request.send_data(data.into(), false).unwrap();
+    }
+
+    /// How it ends.
+    async fn status(self) -> Status {
+        let response = soon("an answer", self.answer).await.unwrap();
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            return status;
+        }
+        let mut body: RecvStream = response.into_body();
+        while let Some(data) = soon("the rest", body.data()).await {
+            body.flow_control().release_capacity(data.unwrap().len()).unwrap();
+        }
+        let trailers = soon("trailers", body.trailers()).await.unwrap().expect("every call ends with them");
+        Status::from_header_map(&trailers).unwrap()
+    }
+
+    async fn is_refused(self, with: &str) {
+        let status = self.status().await;
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, with), "{status:?}");
+    }
+}
+
+async fn embedded(options: &[&str]) -> Setting {
+    Arm::Embedded.setting_with("edge", options).await
+}
+
+/// For what takes long in a debug build on a busy machine.
+async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(6 * SOON, future).await.unwrap_or_else(|_| panic!("not within {:?}: {what}", 6 * SOON))
+}
+
+/// That somebody else is served as if nothing was.
+async fn is_served(server: &Server) {
+    let client = server.client().await;
+    assert!(!get(&client, "/nobody").await.exists);
+}
+
+/// Waits until nothing is held for clients any more; the connection of the setting's client stays.
+async fn is_free_again(server: &Server) {
+    for resource in ["streams", "bytes"] {
+        server.wait_for_metric(&format!("rollcall_in_use{{resource=\"{resource}\"}} 0")).await;
+    }
+    server.wait_for_metric("rollcall_connections{port=\"Grpc\"} 1").await;
+}
+
+#[tokio::test]
+async fn calls_of_every_service_are_counted_and_what_is_over_is_answered_at_once() {
+    const MOST: usize = 600;
+    let s = embedded(&["--max-streams-per-connection", &MOST.to_string()]).await;
+    let mut caller = Caller::connect(s.server.grpc()).await;
+    let mut under_way = Vec::new();
+    for method in &METHODS[..METHODS.len() - 1] {
+        for _ in 0..10 {
+            under_way.push(caller.begin(method).await);
+        }
+        s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", under_way.len())).await;
+    }
+    under_way.clear();
+    // One that has no end by itself.
+    for _ in 0..MOST {
+        under_way.push(caller.begin(REGISTER).await);
+    }
+    s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {MOST}")).await;
+    for method in METHODS {
+        caller.begin(method).await.is_refused("TOO_MANY_STREAMS").await;
+    }
+    is_served(&s.server).await;
+    drop(under_way.pop());
+    s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", MOST - 1)).await;
+    under_way.push(caller.begin(REGISTER).await);
+    caller.begin(GET).await.is_refused("TOO_MANY_STREAMS").await;
+    drop((under_way, caller));
+    is_free_again(&s.server).await;
+}
+
+#[tokio::test]
+async fn the_replica_has_a_limit_of_calls_too() {
+    let s = embedded(&["--max-streams", "100"]).await;
+    let mut callers = Vec::new();
+    for _ in 0..2 {
+        let mut caller = Caller::connect(s.server.grpc()).await;
+        let mut under_way = Vec::new();
+        for _ in 0..50 {
+            under_way.push(caller.begin(REGISTER).await);
+        }
+        callers.push((caller, under_way));
+    }
+    s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 100").await;
+    Caller::connect(s.server.grpc()).await.begin(GET).await.is_refused("TOO_MANY_STREAMS").await;
+}
+
+#[tokio::test]
+async fn reflection_streams_are_few_and_ask_little() {
+    const METHOD: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let s = embedded(&[]).await;
+    let mut caller = Caller::connect(s.server.grpc()).await;
+    let mut under_way = Vec::new();
+    for _ in 0..64 {
+        under_way.push(caller.begin(METHOD).await);
+    }
+    s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 64").await;
+    caller.begin(METHOD).await.is_refused("TOO_MANY_STREAMS").await;
+    let mut large = under_way.pop().unwrap();
+    large.partly(1_000_000, 100_000);
+    drop((large, under_way));
+    s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 0").await;
+    drop(caller.begin(METHOD).await);
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_finished_ends_in_time() {
+    let s = embedded(&[]).await;
+    let mut caller = Caller::connect(s.server.grpc()).await;
+    let (headers, mut half) = (caller.begin(GET).await, caller.begin(PUT).await);
+    half.partly(1000, 10);
+    // Register may be silent.
+    let stream = caller.begin(REGISTER).await;
+    for call in [headers, half] {
+        let status = call.status().await;
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "REQUEST_UNFINISHED"));
+    }
+    s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 1").await;
+    drop(stream);
+}
+
+#[tokio::test]
+async fn the_bytes_of_requests_are_bounded_whether_they_are_finished_or_not() {
+    const MOST: usize = 16 << 20;
+    const BODY: usize = 900_000;
+    let s = embedded(&["--max-bytes-per-connection", &MOST.to_string()]).await;
+    for method in [PUT, REGISTER] {
+        let mut caller = Caller::connect(s.server.grpc()).await;
+        let mut calls = Vec::new();
+        for _ in 0..2 * MOST / BODY {
+            let mut call = caller.begin(method).await;
+            call.partly(BODY + 1, BODY);
+            calls.push(call);
+        }
+        let mut ends: JoinSet<_> = calls.into_iter().map(Call::status).collect();
+        // What is within the limit stays for a while, or for ever.
+        let first = soon("a refusal", ends.join_next()).await.unwrap().unwrap();
+        assert_eq!(
+            (first.code(), reason(&first).as_str()),
+            (Code::ResourceExhausted, "TOO_MANY_BYTES"),
+            "{method} {first:?}"
+        );
+        let used = s.server.metric("rollcall_in_use{resource=\"bytes\"}").await;
+        assert!((MOST / 2..=MOST).contains(&used), "{used}");
+        is_served(&s.server).await;
+        drop(ends);
+        drop(caller);
+        is_free_again(&s.server).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_without_a_body_take_no_more_than_they_are_counted_with() {
+    const CALLS: usize = 10_000;
+    let s = embedded(&[]).await;
+    is_served(&s.server).await;
+    let before = s.server.resident_bytes();
+    let mut hand = Hand::open(s.server.grpc(), WIDE).await;
+    for number in 0..CALLS {
+        hand.call(stream(number), GET);
+    }
+    // All end, since none is finished.
+    let heard = in_time("their end", hand.converse(|heard| heard.ended.len() == CALLS)).await;
+    assert_eq!(heard.goodbye, None);
+    let taken = (s.server.peak_bytes() - before) / CALLS;
+    // 4 KiB in the account, and what one connection, and the tests' looks at it, take besides.
+    assert!(taken < 8 * 1024, "{taken} bytes a call");
+    drop(hand);
+    is_free_again(&s.server).await;
+}
+
+#[tokio::test]
+async fn answers_to_calls_without_end_that_nobody_reads_are_bounded() {
+    // Far more than the calls that may be under way: the rest is refused, and nobody reads the refusals.
+    const CALLS: usize = 200_000;
+    let s = embedded(&["--max-streams-per-connection", "1000"]).await;
+    is_served(&s.server).await;
+    let before = s.server.resident_bytes();
+    let mut hand = Hand::open(s.server.grpc(), WIDE).await;
+    let flood = tokio::spawn(async move {
+        for number in 0..CALLS {
+            hand.call(stream(number), "/no.such.Service/Call");
+            if number % 1000 == 0 && hand.flush().await.is_err() {
+                break;
+            }
+        }
+        hand
+    });
+    // The server stops reading, or closes the connection; either way it takes no more.
+    let _ = tokio::time::timeout(Duration::from_secs(5), flood).await;
+    let taken = s.server.resident_bytes().saturating_sub(before);
+    assert!(taken < 64 << 20, "{taken} bytes");
+    is_served(&s.server).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_opened_is_closed() {
+    let s = embedded(&[]).await;
+    let half = &PREFACE[..PREFACE.len() / 2];
+    let mut closed = Vec::new();
+    for sent in [&[][..], half, PREFACE] {
+        let mut socket = TcpStream::connect(s.server.grpc()).await.unwrap();
+        socket.write_all(sent).await.unwrap();
+        closed
+            .push(tokio::spawn(async move { while socket.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {} }));
+    }
+    for end in closed {
+        soon("its end", end).await.unwrap();
+    }
+    s.server.wait_for_metric("rollcall_connections{port=\"Grpc\"} 1").await;
+    is_served(&s.server).await;
+}
+
+#[tokio::test]
+async fn a_head_of_http_that_comes_slowly_is_not_waited_for() {
+    let s = embedded(&[]).await;
+    let mut slow = Vec::new();
+    for sent in ["", "GET /metrics HTTP/1.1\r\nhost: x\r\n"] {
+        let mut socket = TcpStream::connect(s.server.http()).await.unwrap();
+        socket.write_all(sent.as_bytes()).await.unwrap();
+        slow.push(tokio::spawn(async move {
+            let (mut reader, mut writer) = socket.split();
+            let drip = async {
+                while writer.write_all(b"x").await.is_ok() {
+                    sleep(Duration::from_millis(100)).await;
+                }
+            };
+            let read = async { while reader.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {} };
+            tokio::select! { () = drip => {}, () = read => {} }
+        }));
+    }
+    for end in slow {
+        soon("its end", end).await.unwrap();
+    }
+    // Ours is the one that asks.
+    s.server.wait_for_metric("rollcall_connections{port=\"Http\"} 1").await;
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_closed_at_once_and_others_have_their_place() {
+    const MOST: usize = 6;
+    let s = embedded(&["--max-connections-per-address", &MOST.to_string()]).await;
+    let mut open = Vec::new();
+    // One is the setting's.
+    for _ in 1..MOST {
+        open.push(Hand::open(s.server.grpc(), WIDE).await);
+    }
+    s.server.wait_for_metric(&format!("rollcall_connections{{port=\"Grpc\"}} {MOST}")).await;
+    let mut over = TcpStream::connect(s.server.grpc()).await.unwrap();
+    let read = soon("its end", over.read(&mut [0; 16])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    s.server.wait_for_metric("rollcall_connections_refused_total{port=\"Grpc\"} 1").await;
+    assert!(!get(&s.client, "/nobody").await.exists, "who is in stays");
+    open.pop();
+    s.server.wait_for_metric(&format!("rollcall_connections{{port=\"Grpc\"}} {}", MOST - 1)).await;
+    is_served(&s.server).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_frozen_while_it_watches_loses_its_connection_though_its_socket_is_full() {
+    let s = embedded(&["--keepalive", "1s"]).await;
+    let mut frozen = Hand::open(s.server.grpc(), WIDE).await;
+    frozen.call(1, "/rollcall.v1.Registry/Watch");
+    frozen.last_message(1, &v1::WatchRequest { path: "/frozen".to_owned(), ..Default::default() });
+    soon("the first state", frozen.converse(|heard| heard.data > 0)).await;
+    // From here on it does nothing, as a stopped process does. More is sent to it than sockets hold.
+    let large = "x".repeat(200_000);
+    for number in 0..100 {
+        put(&s.client, &format!("/frozen/{}", number % 10), text(&format!("{number}{large}"))).await.unwrap();
+        let connections = s.server.metric("rollcall_connections{port=\"Grpc\"}").await;
+        if connections == 1 {
+            break;
+        }
+    }
+    s.server.wait_for_metric("rollcall_connections{port=\"Grpc\"} 1").await;
+    s.server.wait_for_streams(0).await;
+    drop(frozen);
+}
+
+fn stream(number: usize) -> u32 {
+    u32::try_from(2 * number + 1).unwrap()
+}
+
+fn ask(request: Ask) -> v1::RegisterRequest {
+    v1::RegisterRequest { request: Some(request) }
+}
+
+fn keep_alive() -> v1::RegisterRequest {
+    ask(Ask::KeepAlive(v1::KeepAlive {}))
+}
+
+#[tokio::test]
+async fn thousands_of_streams_send_keep_alives_at_once_to_a_replica_that_was_stopped() {
+    const STREAMS: usize = 2_000;
+    const EACH: usize = 40;
+    let mut s = embedded(&[]).await;
+    let mut hand = Hand::open(s.server.grpc(), WIDE).await;
+    for number in 0..STREAMS {
+        hand.call(stream(number), REGISTER);
+        let open = v1::OpenSession { ttl: Some(span(Duration::from_secs(600))), ..Default::default() };
+        hand.message(stream(number), &ask(Ask::Open(open)));
+    }
+    let opened = in_time("all are opened", hand.converse(|heard| heard.data >= 30 * STREAMS)).await;
+    assert_eq!(opened.goodbye, None);
+    s.server.wait_for_streams(STREAMS).await;
+    s.server.pause();
+    for _ in 0..EACH {
+        for number in 0..STREAMS {
+            hand.message(stream(number), &keep_alive());
+        }
+    }
+    // As much of it as the sockets hold.
+    let early = tokio::time::timeout(Duration::from_secs(1), hand.converse(|_| false)).await;
+    assert!(early.is_err(), "{early:?}");
+    s.server.resume();
+    let heard = in_time("answers", hand.converse(|heard| heard.data >= STREAMS * 7)).await;
+    assert_eq!(heard.goodbye, None);
+    // Whatever else was said to it has been read as well when this is answered.
+    let path = "/edge/after".to_owned();
+    hand.message(1, &ask(Ask::Set(v1::SetRegistration { path, ..Default::default() })));
+    let heard = Arc::new(std::sync::Mutex::new(None));
+    let registered = eventually("the registration", 3 * SOON, async || {
+        let talk = hand.converse(|_| false);
+        if let Ok(over) = tokio::time::timeout(Duration::from_millis(200), talk).await {
+            heard.lock().unwrap().replace(over);
+        }
+        assert_eq!(*heard.lock().unwrap(), None, "the connection stands");
+        let exists = s.bare.exists("/edge/after").await;
+        check(exists, || "not there".to_owned())
+    });
+    registered.await;
+    s.server.wait_for_streams(STREAMS).await;
+}
+
+#[tokio::test]
+async fn one_stream_asks_tens_of_thousands_of_times_without_a_pause() {
+    const COUNT: usize = 30_000;
+    let s = embedded(&[]).await;
+    let mut hand = Hand::open(s.server.grpc(), WIDE).await;
+    hand.call(1, REGISTER);
+    for number in 0..COUNT {
+        hand.message(1, &ask(Ask::Unset(v1::UnsetRegistration { path: format!("/e/{number}") })));
+    }
+    let heard = in_time("all answers", hand.converse(|heard| heard.data >= 13 * COUNT)).await;
+    assert_eq!((heard.goodbye, heard.ended.len()), (None, 0));
+    // What follows is read as well.
+    let mut other = Registration::open(&s.client).await;
+    other.send(set("/e/other", text("x"))).await;
+    other.registered().await;
+}
