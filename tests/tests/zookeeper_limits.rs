@@ -93,11 +93,11 @@ async fn a_log_with_the_ends_of_full_sessions_below_a_long_chroot_is_read_again(
 async fn a_subtree_of_long_paths_below_a_long_chroot_is_deleted() {
     const NODES: usize = 140;
     let zookeeper = ZooKeeper::standalone(Options::default()).await;
-    let hosts = format!("{}/{}", zookeeper.hosts(), "c".repeat(4_000));
+    let hosts = format!("{}/{}", zookeeper.hosts(), "c".repeat(4_090));
     let server = Server::start(&hosts).await;
     let client = server.client().await;
     for number in 0..NODES {
-        put(&client, &format!("/d/{number}-{}", "x".repeat(4_000)), text("x")).await.unwrap();
+        put(&client, &format!("/d/{number}-{}", "x".repeat(4_080)), text("x")).await.unwrap();
     }
     let request = DeleteRequest { path: "/d".to_owned(), recursive: true, ..Default::default() };
     client.clone().delete(request).await.unwrap();
