@@ -95,6 +95,20 @@ async fn the_pool_grows_to_its_cap_says_when_it_is_full_and_shrinks_again() {
 }
 
 #[tokio::test]
+async fn a_surplus_session_that_ends_leaves_the_pool_and_another_takes_its_place() {
+    let (pool, _tasks) = pool(10, |config| config.max_sessions = 2).await;
+    let rooms = fill(&pool, 4000).await;
+    let surplus = rooms.iter().map(Room::owner).find(|owner| owner.is_surplus()).unwrap().clone();
+    drop(surplus.session().submit(Request::CloseSession).await);
+    let mut owners = pool.owners();
+    let gone = owners.wait_for(|owners| !owners.iter().any(|owner| owner.id() == surplus.id()));
+    drop(tokio::time::timeout(LONG, gone).await.expect("it leaves"));
+    drop(surplus);
+    let more = fill(&pool, 4000).await;
+    assert_eq!((pool.owners().borrow().len(), more.len()), (2, SESSION_PATH_BYTES / 4004));
+}
+
+#[tokio::test]
 async fn nothing_is_placed_in_a_session_that_is_given_up() {
     let (pool, _tasks) = pool(10, |_| {}).await;
     let room = wait_for_room(&pool, 10).await.unwrap();
