@@ -51,9 +51,12 @@ async fn next_answer(stream: &mut Registration, waiting: &mut usize) -> Option<S
 
 /// Number of connections that a ZooKeeper server has, without the one that asks.
 async fn connections(zookeeper: &ZooKeeper) -> usize {
-    let answer = four_letter_word(zookeeper.address(0), "mntr").await.unwrap();
-    let number = answer.lines().find_map(|line| line.strip_prefix("zk_num_alive_connections")?.trim().parse().ok());
-    number.unwrap_or_else(|| panic!("no connections in {answer:?}"))
+    eventually("ZooKeeper says how many connections it has", 3 * SOON, async || {
+        let answer = four_letter_word(zookeeper.address(0), "mntr").await?;
+        let number = answer.lines().find_map(|line| line.strip_prefix("zk_num_alive_connections")?.trim().parse().ok());
+        number.ok_or(answer)
+    })
+    .await
 }
 
 /// ZooKeeper writes all paths of a session that ends into one record, and reads none of more than 2 MiB.
