@@ -86,20 +86,21 @@ async fn keep_surplus(shared: Arc<Shared>, slot: usize) -> usize {
             Ok(Some(id)) => {
                 shared.growth().pause = FIRST_PAUSE;
                 own(session.clone(), id, slot, &shared).await;
-                tracing::info!("a zookeeper session that held nothing is left to its time-out");
             }
             Ok(None) => {}
             Err(_) => refused(&shared),
         }
     };
-    tokio::select! {
-        () = &mut life => leave(&shared, session.id()),
-        // Nothing is placed in it any more, and its end is not told: without a connection it times out.
-        () = serve => {
-            drop(session);
-            // There may be requests under way that leave nothing; the connection ends with the last of them.
-            life.await;
-        }
+    let is_over = tokio::select! {
+        () = &mut life => true,
+        () = serve => false,
+    };
+    leave(&shared, session.id());
+    drop(session);
+    if !is_over {
+        // Where it was given up there may be requests under way that leave nothing. The connection ends with the last of
+        // them, and without it the session times out.
+        life.await;
     }
     shared.room_is_free();
     slot
@@ -194,6 +195,10 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
         () = tell_of_connections(&owner) => return,
         () = given_up(&owner) => leave(shared, id),
     }
+    tracing::info!(
+        session = format_args!("{:#x}", id.0),
+        "a zookeeper session that held nothing is left to its time-out"
+    );
     drop(owner);
     writing.await;
 }

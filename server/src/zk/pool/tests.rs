@@ -3,10 +3,13 @@ use std::net::SocketAddr;
 use rollcall_embedded::Embedded;
 use rollcall_wire::CreateMode;
 
-use super::super::calls::create;
+use super::super::calls::{create, delete};
 use super::super::config::PATH_LENGTH;
 use super::super::layout;
 use super::*;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A pool on a server of its own, which takes so many connections.
 async fn pool(max_connections: usize, change: impl FnOnce(&mut Config)) -> (Pool, JoinSet<()>) {
@@ -37,15 +40,19 @@ async fn wait_for_room(pool: &Pool, path_bytes: usize) -> Result<Room, NoRoom> {
 /// Takes all the room that there is.
 async fn fill(pool: &Pool, path_bytes: usize) -> Vec<Room> {
     let mut rooms = Vec::new();
-    while let Ok(room) = wait_for_room(pool, path_bytes).await {
-        rooms.push(room);
-    }
+    let filling = async {
+        while let Ok(room) = wait_for_room(pool, path_bytes).await {
+            rooms.push(room);
+        }
+    };
+    tokio::time::timeout(LONG, filling).await.expect("a pool is full some day");
     rooms
 }
 
 async fn wait_for_sessions(pool: &Pool, count: usize) {
     let mut owners = pool.owners();
-    owners.wait_for(|owners| owners.len() == count).await.unwrap();
+    let there = owners.wait_for(|owners| owners.len() == count);
+    tokio::time::timeout(LONG, there).await.expect("so many sessions soon").unwrap();
 }
 
 #[tokio::test]
@@ -85,6 +92,20 @@ async fn the_pool_grows_to_its_cap_says_when_it_is_full_and_shrinks_again() {
     rooms.clear();
     wait_for_sessions(&pool, 1).await;
     assert_eq!(fill(&pool, 4000).await.len() + 1, 4 * (SESSION_PATH_BYTES / 4004), "it grows again");
+}
+
+#[tokio::test]
+async fn a_surplus_session_that_ends_leaves_the_pool_and_another_takes_its_place() {
+    let (pool, _tasks) = pool(10, |config| config.max_sessions = 2).await;
+    let rooms = fill(&pool, 4000).await;
+    let surplus = rooms.iter().map(Room::owner).find(|owner| owner.is_surplus()).unwrap().clone();
+    drop(surplus.session().submit(Request::CloseSession).await);
+    let mut owners = pool.owners();
+    let gone = owners.wait_for(|owners| !owners.iter().any(|owner| owner.id() == surplus.id()));
+    drop(tokio::time::timeout(LONG, gone).await.expect("it leaves"));
+    drop(surplus);
+    let more = fill(&pool, 4000).await;
+    assert_eq!((pool.owners().borrow().len(), more.len()), (2, SESSION_PATH_BYTES / 4004));
 }
 
 #[tokio::test]
@@ -133,8 +154,9 @@ async fn a_batch_of_long_paths_below_a_long_chroot_is_no_larger_than_zookeeper_t
     let (pool, _tasks) = pool(10, |config| config.chroot = chroot).await;
     let owner = wait_for_room(&pool, 10).await.unwrap().owner().clone();
     let unit = |number| {
-        let path = format!("{}-{number}", segment(4000));
-        owner.commit(vec![create(&path, bytes::Bytes::new(), CreateMode::Persistent)])
+        let path = format!("{}-{number}", segment(1800));
+        let create = create(&path, bytes::Bytes::new(), CreateMode::Persistent);
+        owner.commit(vec![create, delete(&path, -1)])
     };
     for outcome in futures_util::future::join_all((0..UNITS).map(unit)).await {
         outcome.unwrap();

@@ -14,6 +14,9 @@ use crate::types::NodePath;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
 async fn embedded(tasks: &mut JoinSet<()>) -> SocketAddr {
     let embedded = Embedded::bind(ANY_PORT, rollcall_embedded::Config::default()).await.unwrap();
     let address = embedded.local_addr();
@@ -60,7 +63,7 @@ async fn a_name_with_several_addresses_is_served_by_any_that_answers() {
     // Whichever comes first by chance.
     let sessions: Vec<_> = (0..16).map(|_| start(&servers, &mut tasks)).collect();
     for session in &sessions {
-        let connected = tokio::time::timeout(Duration::from_secs(60), session.connected()).await;
+        let connected = tokio::time::timeout(LONG, session.connected()).await;
         assert_eq!(connected, Ok(true));
     }
 }
@@ -91,7 +94,7 @@ async fn a_session_without_a_connection_ends_with_its_last_handle() {
     let session = start(&[gone], &mut tasks);
     assert!(tasks.try_join_next().is_none());
     drop(session);
-    tasks.join_next().await.unwrap().unwrap();
+    tokio::time::timeout(LONG, tasks.join_next()).await.expect("it ends").unwrap().unwrap();
 }
 
 #[tokio::test]
