@@ -28,13 +28,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             // The same message always has the same bytes, so that an encoding can be shared and compared.
             .btree_map(".")
             .bytes(".")
-            .codec_path("crate::codec::SmallBuffers")
             .emit_rerun_if_changed(false)
     };
-    configured().build_server(false).compile_fds(descriptors.clone())?;
+    configured().codec_path("crate::codec::SmallBuffers").build_server(false).compile_fds(descriptors.clone())?;
     let server = out.join("server");
     fs::create_dir_all(&server)?;
-    configured().build_client(false).out_dir(server).compile_fds(with_encoded_data(descriptors)?)?;
+    let configured = configured().codec_path("crate::codec::Guarded").build_client(false).out_dir(server);
+    configured.compile_fds(with_encoded_data(descriptors)?)?;
     Ok(())
 }
 

@@ -25,7 +25,8 @@ const (
 )
 
 // What a node holds, in one of three forms. A value that would be too large for a ZooKeeper node is
-// refused with INVALID_ARGUMENT, reason VALUE_TOO_LARGE.
+// refused with INVALID_ARGUMENT, reason VALUE_TOO_LARGE; `data` that nests deeper than 32 levels with
+// reason PROTOCOL.
 //
 // Writing: `data` becomes compact JSON, `text` its UTF-8 bytes, `raw` exactly its bytes. Where a
 // registration or a Put carries `data`, the server adds two keys unless you set them yourself: `pid`

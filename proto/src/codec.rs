@@ -3,14 +3,25 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{BufferSettings, Codec};
+use prost::bytes::Buf as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::server::v1;
 
 /// With how many bytes the buffers of a call begin, one for each direction; they grow with what is in them. A stream
 /// keeps its own for as long as it stands, and tonic would begin with 8 KiB.
 const BUFFER: usize = 256;
 /// At how many bytes a buffer is handed on, though more could follow; tonic's default.
 const YIELD_AT: usize = 32 * 1024;
+
+/// Maximum number of fields in a request, with those of its messages. It has a dozen; two bytes make one, and a million of them
+/// take longer to decode than a thread of the server may be kept.
+const MAX_FIELDS: usize = 1024;
+/// Smaller requests, in bytes, have no time to waste: their fields are not counted.
+const COUNTED_FROM: usize = 16 * 1024;
 
 /// tonic's codec for protobuf, with small buffers.
 #[derive(Debug)]
@@ -38,5 +49,197 @@ where
 
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, YIELD_AT))
+    }
+}
+
+/// The same on the server, which refuses requests with too many fields before they are decoded.
+#[derive(Debug)]
+pub struct Guarded<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Guarded<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for Guarded<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Nested + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = GuardedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        SmallBuffers::<T, U>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        GuardedDecoder(SmallBuffers::<T, U>::default().decoder())
+    }
+}
+
+/// The decoder of [`Guarded`].
+#[derive(Debug)]
+pub struct GuardedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Nested + Default> Decoder for GuardedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // tonic has a message in one piece.
+        let mut left = MAX_FIELDS;
+        if buffer.remaining() >= COUNTED_FROM && has_too_many(buffer.chunk(), &U::NESTED, &mut left) {
+            return Err(Status::internal(format!("it has more than {MAX_FIELDS} fields, or a group")));
+        }
+        self.0.decode(buffer)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
+    }
+}
+
+/// Which fields of a message are messages, each with those of its own.
+#[derive(Debug)]
+pub struct Shape(&'static [(u32, Shape)]);
+
+/// A request, whose fields can be counted before it is decoded.
+pub trait Nested {
+    /// Its shape.
+    const NESTED: Shape;
+}
+
+/// A message of scalars alone.
+const FLAT: Shape = Shape(&[]);
+
+impl Nested for v1::RegisterRequest {
+    const NESTED: Shape = Shape(&[(1, Shape(&[(1, FLAT)])), (2, Shape(&[(2, FLAT)])), (3, FLAT), (4, FLAT), (5, FLAT)]);
+}
+
+impl Nested for v1::PutRequest {
+    const NESTED: Shape = Shape(&[(2, FLAT)]);
+}
+
+impl Nested for v1::GetRequest {
+    const NESTED: Shape = Shape(&[(3, FLAT)]);
+}
+
+impl Nested for v1::WatchRequest {
+    const NESTED: Shape = Shape(&[(4, FLAT)]);
+}
+
+impl Nested for v1::AcquireLockRequest {
+    const NESTED: Shape = Shape(&[(3, FLAT), (4, FLAT), (7, FLAT)]);
+}
+
+impl Nested for v1::ReleaseLockRequest {
+    const NESTED: Shape = FLAT;
+}
+
+impl Nested for v1::DescribeLockRequest {
+    const NESTED: Shape = FLAT;
+}
+
+impl Nested for v1::DeleteRequest {
+    const NESTED: Shape = FLAT;
+}
+
+/// Whether a message, with those within, has more than `left` fields, or a group, which this API has none of. What is no protobuf
+/// has not: its decoder will say so.
+fn has_too_many(mut bytes: &[u8], shape: &Shape, left: &mut usize) -> bool {
+    while !bytes.is_empty() {
+        let Some(rest) = left.checked_sub(1) else { return true };
+        *left = rest;
+        let Ok((tag, wire_type)) = decode_key(&mut bytes) else { return false };
+        match wire_type {
+            WireType::StartGroup | WireType::EndGroup => return true,
+            WireType::LengthDelimited => {
+                let length = decode_varint(&mut bytes).ok().and_then(|length| usize::try_from(length).ok());
+                let Some((content, rest)) = length.and_then(|length| bytes.split_at_checked(length)) else {
+                    return false;
+                };
+                bytes = rest;
+                if shape.0.iter().any(|(nested, shape)| *nested == tag && has_too_many(content, shape, left)) {
+                    return true;
+                }
+            }
+            _ if skip_field(wire_type, tag, &mut bytes, DecodeContext::default()).is_err() => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost_types::field_descriptor_proto::Type;
+    use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
+
+    use super::*;
+
+    /// All messages, by full name.
+    fn messages() -> BTreeMap<String, DescriptorProto> {
+        let set = FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).expect("a descriptor set");
+        let named = |file: FileDescriptorProto| {
+            let package = file.package().to_owned();
+            file.message_type.into_iter().map(move |message| (format!(".{package}.{}", message.name()), message))
+        };
+        set.file.into_iter().flat_map(named).collect()
+    }
+
+    /// Whether a shape names all fields that are messages.
+    fn fits(shape: &Shape, name: &str, messages: &BTreeMap<String, DescriptorProto>) -> bool {
+        // The server leaves it encoded.
+        let nested = messages[name]
+            .field
+            .iter()
+            .filter(|field| field.r#type() == Type::Message && field.type_name() != ".google.protobuf.Struct");
+        let numbers: Vec<_> = nested.clone().map(|field| field.number().unsigned_abs()).collect();
+        numbers == shape.0.iter().map(|(number, _)| *number).collect::<Vec<_>>()
+            && nested.zip(shape.0).all(|(field, (_, shape))| fits(shape, field.type_name(), messages))
+    }
+
+    #[test]
+    fn the_shapes_are_those_of_the_api() {
+        let messages = messages();
+        for (shape, name) in [
+            (v1::RegisterRequest::NESTED, "RegisterRequest"),
+            (v1::PutRequest::NESTED, "PutRequest"),
+            (v1::GetRequest::NESTED, "GetRequest"),
+            (v1::WatchRequest::NESTED, "WatchRequest"),
+            (v1::AcquireLockRequest::NESTED, "AcquireLockRequest"),
+            (v1::ReleaseLockRequest::NESTED, "ReleaseLockRequest"),
+            (v1::DescribeLockRequest::NESTED, "DescribeLockRequest"),
+            (v1::DeleteRequest::NESTED, "DeleteRequest"),
+        ] {
+            assert!(fits(&shape, &format!(".rollcall.v1.{name}"), &messages), "{name}");
+        }
+    }
+
+    #[test]
+    fn fields_are_counted_wherever_they_are() {
+        let is_refused = |bytes: &[u8]| has_too_many(bytes, &v1::RegisterRequest::NESTED, &mut MAX_FIELDS.clone());
+        let within = |tag: u8, content: &[u8]| {
+            let mut bytes = vec![tag << 3 | 2];
+            prost::encoding::encode_varint(u64::try_from(content.len()).unwrap_or_default(), &mut bytes);
+            bytes.extend_from_slice(content);
+            bytes
+        };
+        for unit in [&b"\x12\x00"[..], b"\x12\x02\x0a\x00", b"\x78\x01", b"\x0a\x02\x0a\x00"] {
+            assert!(is_refused(&unit.repeat(MAX_FIELDS + 1)), "{unit:?}");
+            assert!(!is_refused(&unit.repeat(MAX_FIELDS / 2)), "{unit:?}");
+        }
+        let many = b"\x0a\x01x".repeat(MAX_FIELDS);
+        assert!(is_refused(&within(2, &many)) && is_refused(&within(2, &within(2, &many))));
+        // A value is no message, whatever is in it.
+        assert!(!is_refused(&within(2, &within(2, &within(1, &many)))));
+        assert!(is_refused(b"\x7b\x7c"));
+        assert!(!is_refused(b"\x0a\x7f"), "it is for the decoder to say what is wrong");
     }
 }

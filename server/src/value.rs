@@ -12,6 +12,9 @@ use serde_json::{Map, Number, Value as Json};
 /// How deep an object may nest, itself included, to be shown as one.
 const MAX_DEPTH: usize = 16;
 
+/// Whether a text is JSON is found out first where it is longer than this, in bytes.
+const LARGE: usize = 16 * 1024;
+
 /// What the JSON parser takes for a number when it is the key of an object.
 const NUMBER_MARK: &str = "$serde_json::private::Number";
 
@@ -67,6 +70,10 @@ impl Value {
             return Some(Self::Raw(bytes.clone()));
         }
         if !is_braced {
+            return Some(Self::Text(text.to_owned()));
+        }
+        if text.len() > LARGE && serde_json::from_str::<IgnoredAny>(text).is_err() {
+            // Before all of a large object is built, up to its last byte.
             return Some(Self::Text(text.to_owned()));
         }
         Some(match serde_json::from_str(text) {
@@ -143,6 +150,17 @@ impl EncodedValue {
         (self.kind != Kind::Plain).then(|| serde_json::from_slice(&self.bytes).ok())?
     }
 
+    /// Whether these bytes are the server's keys, and then this object just as it is here. It needs no parser for what may be large.
+    fn is_stamped(&self, bytes: &[u8]) -> bool {
+        let Kind::Object { has_pid, has_created } = self.kind else { return false };
+        let own_members = self.bytes.get(1..).unwrap_or_default();
+        let Some(keys) = bytes.strip_suffix(own_members) else { return false };
+        let keys = keys.strip_suffix(b",").unwrap_or(keys);
+        let keys: Option<Map<String, Json>> = serde_json::from_slice(&[keys, b"}"].concat()).ok();
+        let is_ours = |key: &str| (key == "pid" && !has_pid) || (key == "created" && !has_created);
+        own_members != b"}" && keys.is_some_and(|keys| keys.keys().all(|key| is_ours(key)))
+    }
+
     /// Whether a znode with these bytes holds this very value, the keys that the server may have added included.
     pub(crate) fn is_identical(&self, bytes: &Bytes) -> bool {
         match self.parsed() {
@@ -155,6 +173,10 @@ impl EncodedValue {
 
     /// Whether a znode with these bytes holds the same data: equal as JSON, without the keys that the server added.
     pub(crate) fn is_same_data(&self, bytes: &Bytes) -> bool {
+        // As every replica writes it.
+        if self.is_stamped(bytes) {
+            return true;
+        }
         let Some(object) = self.parsed() else { return self.bytes == *bytes };
         let Some(Value::Object(mut other)) = Value::from_bytes(bytes) else { return false };
         for added in ["pid", "created"] {
@@ -331,6 +353,26 @@ mod tests {
         assert_eq!(value.len(), 100);
         assert!(!buffer.as_ptr_range().contains(&value.bytes.as_ptr()));
         assert!(buffer.is_unique());
+    }
+
+    #[test]
+    fn what_a_replica_has_written_is_the_same_data_without_a_parser_and_nothing_else_is() {
+        let value = object(r#"{"a":{"b":1}}"#);
+        for same in [r#"{"pid":7,"created":"x","a":{"b":1}}"#, r#"{"created":"x","a":{"b":1}}"#, r#"{"a":{"b":1}}"#] {
+            assert!(value.is_stamped(same.as_bytes()), "{same}");
+        }
+        for other in [
+            r#"{"pid":7,"other":1,"a":{"b":1}}"#,
+            r#"{"created":{"a":{"b":1}}"#,
+            r#"{"created":"x","c":{"a":{"b":1}}}"#,
+            r#"["a":{"b":1}}"#,
+            r#""a":{"b":1}}"#,
+            "",
+        ] {
+            assert!(!value.is_stamped(other.as_bytes()), "{other}");
+        }
+        let stamped = br#"{"pid":7,"created":"x","pid":1}"#;
+        assert!(!object(r#"{"pid":1}"#).is_stamped(stamped), "the caller's keys win");
     }
 
     #[test]

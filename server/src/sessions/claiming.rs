@@ -39,6 +39,18 @@ pub(super) struct Claims {
     pulse: Arc<Pulse>,
 }
 
+/// As [`decide`], on another thread where values are so large that it takes long to compare them.
+async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> Step {
+    const LARGE: usize = 16 * 1024;
+    if read.is_none_or(|read| read.data.len() <= LARGE) {
+        return decide(claim, path, read, on_our_session, is_current);
+    }
+    let (claim, path, read) = (claim.clone(), path.clone(), read.cloned());
+    let decide = move || decide(&claim, &path, read.as_ref(), on_our_session, is_current);
+    // It fails only while the replica ends; what was not looked at is not acted upon.
+    tokio::task::spawn_blocking(decide).await.unwrap_or(Step::Behind)
+}
+
 /// How an attempt ended.
 enum Attempt {
     Done(Claimed, Option<Room>),
@@ -229,7 +241,8 @@ impl Claims {
             }
             ours = Some((owner, moves));
         }
-        match (decide(claim, path, read.as_ref(), ours.is_some(), look.is_synced), read, ours) {
+        let step = decided(claim, path, read.as_ref(), ours.is_some(), look.is_synced).await;
+        match (step, read, ours) {
             (Step::Create, _, _) => self.create(path, claim, look).await,
             (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, &read, &owner, moves, claim)),
             (Step::Write(bytes), Some(read), Some((owner, moves))) => {

@@ -108,6 +108,30 @@ async fn while_zookeeper_is_away_what_is_known_is_still_told() {
 }
 
 #[tokio::test]
+async fn values_that_wait_for_zookeeper_take_the_memory_of_their_bytes() {
+    const COUNT: usize = 10;
+    let s = ARM.behind_a_proxy("values", &[]).await;
+    let mut stream = Registration::open(&s.client).await;
+    stream.set("/values/first", text("x")).await;
+    s.cut_off().await;
+    // 240 KB as JSON; as a tree in memory seventy times as much.
+    let value = data(json!({ "list": vec![json!({ "a": 1 }); 30_000] }));
+    let before = s.server.resident_bytes();
+    for number in 0..COUNT {
+        stream.send(set(&format!("/values/{number}"), value.clone())).await;
+        let Ok(Some(Response::Pending(_))) = stream.next().await else { panic!("pending comes first") };
+    }
+    let grown = s.server.resident_bytes().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes for values of {} bytes", COUNT * 240_000);
+    s.proxy.accept().await;
+    for _ in 0..COUNT {
+        stream.registered().await;
+    }
+    let written = s.bare.get("/values/0").await.unwrap();
+    assert_eq!(written.json()["list"][29_999], json!({ "a": 1 }));
+}
+
+#[tokio::test]
 async fn a_watch_that_begins_while_zookeeper_is_away_gets_there() {
     let s = ARM.behind_a_proxy("faults", &[]).await;
     s.bare.create("/late", b"x").await;

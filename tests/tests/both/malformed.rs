@@ -121,6 +121,8 @@ async fn what_can_not_be_read_is_a_fault_of_the_caller_alone() {
             ("a number for a text", Bytes::from_static(b"\x08\x01"), "PROTOCOL"),
             ("a text that is not UTF-8", with_text(method, b"\xff"), "PROTOCOL"),
             ("groups that never end", vec![0x7b; 1000].into(), "PROTOCOL"),
+            ("a million fields", field(1, b"").repeat(1_000_000).into(), "PROTOCOL"),
+            ("a million fields that nobody knows", b"\x78\x01".repeat(1_000_000).into(), "PROTOCOL"),
             ("a message over the limit", with_text(method, &vec![b'x'; LIMIT]), "VALUE_TOO_LARGE"),
         ];
         for (what, message, reason) in cases {

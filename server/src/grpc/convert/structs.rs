@@ -4,7 +4,7 @@
 //! the memory that it takes is more than in proportion to what was sent.
 
 use prost::bytes::Buf as _;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::encoding::{WireType, decode_key, decode_varint};
 use serde_json::{Map, Value as Json};
 
 use crate::value::{EncodedValue, exact_double, write_number};
@@ -23,6 +23,14 @@ const VALUE_BOOL: u32 = 4;
 const VALUE_STRUCT: u32 = 5;
 const VALUE_LIST: u32 = 6;
 const LIST_VALUES: u32 = 1;
+
+// What is counted for what is met, in bytes: the least that it takes as JSON.
+/// `"":0,`, and the key.
+const MEMBER: usize = 5;
+/// `0,`
+const ITEM: usize = 2;
+/// Nothing, but it takes time.
+const UNKNOWN: usize = 2;
 
 /// Why a `Struct` is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -51,7 +59,9 @@ pub(super) fn to_json(encoded: &[u8], limit: usize) -> Result<EncodedValue, Faul
 struct Writer {
     json: Vec<u8>,
     limit: usize,
-    values_left: usize,
+    /// What all values that have been met can take at most, in bytes of JSON, written or not; those that are not written take
+    /// time, too.
+    left: usize,
 }
 
 /// A key and its encoded value.
@@ -59,8 +69,7 @@ type Member<'a> = (&'a str, &'a [u8]);
 
 impl Writer {
     fn new(encoded_len: usize, limit: usize) -> Self {
-        // With the comma or bracket beside it, each value takes two bytes at least.
-        Self { json: Vec::with_capacity(encoded_len.min(limit)), limit, values_left: limit / 2 + 1 }
+        Self { json: Vec::with_capacity(encoded_len.min(limit)), limit, left: limit }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
@@ -81,9 +90,9 @@ impl Writer {
         self.check(0)
     }
 
-    /// Counts one value, before anything is kept of it.
-    fn count(&mut self) -> Result<(), Fault> {
-        self.values_left = self.values_left.checked_sub(1).ok_or(Fault::TooLarge(self.limit + 1))?;
+    /// Counts what is met, before anything is kept of it, by how many bytes it takes as JSON at least.
+    fn count(&mut self, least: usize) -> Result<(), Fault> {
+        self.left = self.left.checked_sub(least).ok_or(Fault::TooLarge(self.limit + 1))?;
         Ok(())
     }
 
@@ -92,10 +101,13 @@ impl Writer {
         let depth_left = depth_left.checked_sub(1).ok_or(Fault::TooDeep)?;
         let mut members: Vec<Member<'a>> = Vec::new();
         for field in Fields(encoded) {
-            if let (STRUCT_FIELDS, field) = field? {
-                self.count()?;
-                members.push(member(field.bytes()?)?);
-            }
+            let (STRUCT_FIELDS, field) = field? else {
+                self.count(UNKNOWN)?;
+                continue;
+            };
+            let member = self.member(field.bytes()?)?;
+            self.count(MEMBER + member.0.len())?;
+            members.push(member);
         }
         // Stable: of those with the same key the last stays the last.
         members.sort_by_key(|(key, _)| *key);
@@ -116,18 +128,36 @@ impl Writer {
         Ok(members)
     }
 
+    /// A member of an object; of a key or a value that comes twice the last counts.
+    fn member<'a>(&mut self, encoded: &'a [u8]) -> Result<Member<'a>, Fault> {
+        let (mut key, mut value) = ("", &[][..]);
+        for (index, field) in Fields(encoded).enumerate() {
+            if index >= 2 {
+                self.count(UNKNOWN)?;
+            }
+            match field? {
+                (ENTRY_KEY, field) => key = text(field.bytes()?)?,
+                (ENTRY_VALUE, field) => value = field.bytes()?,
+                _ => {}
+            }
+        }
+        Ok((key, value))
+    }
+
     fn list(&mut self, encoded: &[u8], depth_left: usize) -> Result<(), Fault> {
         let depth_left = depth_left.checked_sub(1).ok_or(Fault::TooDeep)?;
         self.write(b"[")?;
         let mut is_first = true;
         for field in Fields(encoded) {
-            if let (LIST_VALUES, field) = field? {
-                self.count()?;
-                if !std::mem::take(&mut is_first) {
-                    self.write(b",")?;
-                }
-                self.value(field.bytes()?, depth_left)?;
+            let (LIST_VALUES, field) = field? else {
+                self.count(UNKNOWN)?;
+                continue;
+            };
+            self.count(ITEM)?;
+            if !std::mem::take(&mut is_first) {
+                self.write(b",")?;
             }
+            self.value(field.bytes()?, depth_left)?;
         }
         self.write(b"]")
     }
@@ -136,6 +166,9 @@ impl Writer {
         let mut last = None;
         for field in Fields(encoded) {
             let field = field?;
+            if last.is_some() || !(VALUE_NULL..=VALUE_LIST).contains(&field.0) {
+                self.count(UNKNOWN)?;
+            }
             if (VALUE_NULL..=VALUE_LIST).contains(&field.0) {
                 last = Some(field);
             }
@@ -159,18 +192,6 @@ impl Writer {
             Some((_, field)) => self.list(field.bytes()?, depth_left),
         }
     }
-}
-
-fn member(encoded: &[u8]) -> Result<Member<'_>, Fault> {
-    let (mut key, mut value) = ("", &[][..]);
-    for field in Fields(encoded) {
-        match field? {
-            (ENTRY_KEY, field) => key = text(field.bytes()?)?,
-            (ENTRY_VALUE, field) => value = field.bytes()?,
-            _ => {}
-        }
-    }
-    Ok((key, value))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, Fault> {
@@ -201,8 +222,10 @@ impl<'a> Fields<'a> {
                 self.0 = rest;
                 Field::Bytes(bytes)
             }
-            other => {
-                skip_field(other, tag, &mut self.0, DecodeContext::default()).ok()?;
+            // Nothing that goes into a `Struct` has groups, of any version.
+            WireType::StartGroup | WireType::EndGroup => return None,
+            WireType::ThirtyTwoBit => {
+                self.0.try_get_u32_le().ok()?;
                 Field::Other
             }
         };
@@ -337,6 +360,14 @@ mod tests {
         ProtoValue { kind: Some(kind) }
     }
 
+    /// A field of bytes, or of an encoded message.
+    fn field(tag: u32, content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![u8::try_from(tag << 3 | 2).unwrap()];
+        prost::encoding::encode_varint(u64::try_from(content.len()).unwrap(), &mut bytes);
+        bytes.extend_from_slice(content);
+        bytes
+    }
+
     fn list(values: Vec<ProtoValue>) -> ProtoValue {
         value(Kind::ListValue(ListValue { values }))
     }
@@ -431,7 +462,10 @@ mod tests {
         let escaped = value(Kind::StringValue("\0".repeat(LIMIT - 10)));
         let long = value(Kind::StringValue("x".repeat(2 << 20)));
         let of_one = |value| object([(String::new(), value)]).encode_to_vec();
-        for encoded in [entries, of_one(values), of_one(numbers), of_one(escaped), of_one(long)] {
+        // Fields that nobody knows, and a value whose kind comes again and again.
+        let unknown = b"\x78\x01".repeat(1 << 20);
+        let again = field(STRUCT_FIELDS, &field(ENTRY_VALUE, &b"\x08\x00".repeat(1 << 19)));
+        for encoded in [entries, of_one(values), of_one(numbers), of_one(escaped), of_one(long), unknown, again] {
             assert!(matches!(json(&encoded), Err(Fault::TooLarge(bytes)) if bytes > LIMIT));
         }
         assert_eq!(from_json(&(0..100).map(|n| (n.to_string(), Json::Null)).collect(), 500), None);
@@ -445,8 +479,9 @@ mod tests {
             (b"\x08\x01", Fault::Malformed),
             (b"\x0a\x03\x0a\x01\xff", Fault::NotUtf8),
             (b"\x0a\x05\x12\x03\x1a\x01\xff", Fault::NotUtf8),
-            // A group that never ends, deep within others.
+            // Groups, in and beside each other.
             (&[0x13; 5000], Fault::Malformed),
+            (b"\x7b\x7c", Fault::Malformed),
         ] {
             assert_eq!(json(encoded), Err(fault), "{encoded:?}");
         }
