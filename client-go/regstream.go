@@ -16,6 +16,9 @@ const (
 	// one that expects no keep-alives: it sends a heartbeat every 20 seconds, and its connection is pinged.
 	shortestSilence   = time.Second
 	silenceWithoutTTL = 50 * time.Second
+	// shortestKeepAlive is the shortest interval of keep-alives, whatever the replica asks for: a third of the shortest
+	// ttl is longer.
+	shortestKeepAlive = 100 * time.Millisecond
 	// unsent is how many requests may wait to be sent.
 	unsent = 256
 )
@@ -47,6 +50,7 @@ func openRegister(ctx context.Context, c *Client, at *replica, ttl time.Duration
 	silence := silenceWithoutTTL
 	keepAlive := opened.GetKeepAliveInterval().AsDuration()
 	if keepAlive > 0 {
+		keepAlive = max(keepAlive, shortestKeepAlive)
 		silence = max(2*keepAlive, shortestSilence)
 	}
 	r := &regStream{at: at, requests: make(chan *v1.RegisterRequest, unsent), vigil: v, pulse: newPulse(sentAt)}

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # How often, in seconds, a replica that had no room is asked again.
 _TRY_AGAIN = 2.0
+# The shortest interval of keep-alives, whatever the replica asks for: a third of the shortest ttl is longer.
+_SHORTEST = 0.1
 # How long a goodbye may take.
 _GOODBYE = 2.0
 
@@ -128,7 +130,7 @@ class Session:
             raise
         self._replicas.succeeded(replica)
         interval = first.opened.keep_alive_interval
-        held = _Held(replica, stream, interval.seconds + interval.nanos / 1e9 or self._ttl / 3, sent_at)
+        held = _Held(replica, stream, max(_SHORTEST, interval.seconds + interval.nanos / 1e9 or self._ttl / 3), sent_at)
         held.heard_at = loop.time()
         stream.on_news = self.wake
         return held

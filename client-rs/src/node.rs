@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rollcall_proto::v1;
 
+use crate::choice::FOREVER;
 use crate::value::Value;
 
 /// A node and what is below it. That a path does not exist is an answer, not an error.
@@ -210,14 +211,22 @@ pub(crate) fn duration_to_proto(duration: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(duration).unwrap_or(longest)
 }
 
-/// A duration of the API; a negative one is none.
+/// A duration of the API; a negative one is none, and no clock overflows by one that is too long.
 pub(crate) fn duration_from_proto(duration: prost_types::Duration) -> Duration {
-    Duration::try_from(duration).unwrap_or_default()
+    Duration::try_from(duration).unwrap_or_default().min(FOREVER)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_duration_of_a_replica_overflows_a_clock() {
+        let from_seconds = |seconds| duration_from_proto(prost_types::Duration { seconds, nanos: 0 });
+        let now = tokio::time::Instant::now();
+        assert!(now + from_seconds(i64::MAX) * 2 > now + from_seconds(3600));
+        assert_eq!(from_seconds(-1), Duration::ZERO);
+    }
 
     fn child(text: &str) -> Child {
         Child { value: Some(text.into()), stat: None }

@@ -18,6 +18,9 @@ use super::term::{Style, Tone, print, table};
 /// How long a replica's metrics may take.
 const METRICS: Duration = Duration::from_secs(1);
 
+/// The most bytes that are read of a page: whatever answers on the port may have no end.
+const LONGEST: u64 = 4 << 20;
+
 /// How a replica stands.
 struct Replica {
     name: String,
@@ -83,7 +86,7 @@ async fn http_get(address: String, page: &str) -> Option<String> {
     let request = format!("GET {page} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
+    stream.take(LONGEST).read_to_string(&mut answer).await.ok()?;
     Some(answer)
 }
 

@@ -22,6 +22,10 @@ const OPENING: Duration = Duration::from_secs(4);
 const WITHOUT_TTL: Duration = Duration::from_secs(5);
 /// How long a replica may be silent at least before it is given up: two keep-alives, or this.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Shortest interval of keep-alives, whatever the replica asks for: a third of the shortest ttl is longer.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Number of unanswered keep-alives after which a replica that still talks is given up all the same.
+const UNANSWERED: usize = 64;
 /// How many requests may wait to be sent.
 const REQUESTS: usize = 256;
 
@@ -79,7 +83,7 @@ impl Stream {
             return Err(Failure::Broken(tonic::Status::internal("the replica did not say opened first")));
         };
         let keep_alive = opened.keep_alive_interval.map(duration_from_proto).filter(|interval| !interval.is_zero());
-        let keep_alive = keep_alive.unwrap_or(WITHOUT_TTL);
+        let keep_alive = keep_alive.unwrap_or(WITHOUT_TTL).max(SHORTEST);
         Ok(Self {
             replica: replica.clone(),
             requests,
@@ -111,7 +115,7 @@ impl Stream {
             };
             let now = Instant::now();
             let Some(message) = message else {
-                if now >= silent_at {
+                if now >= silent_at || self.asked_at.len() >= UNANSWERED {
                     return Err(Failure::silent());
                 }
                 let keep_alive = Request::KeepAlive(v1::KeepAlive {});
