@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::refusal;
 use crate::types::{NodePath, Stat};
 use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
-use crate::zk::{self, CreateMode, ErrorCode, Request, Session, Zk};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Request, Session, Zk};
 
 /// How often a write without an expected version looks again, when other replicas or programs write at the same time.
 const TRIES: u64 = 32;
@@ -80,7 +80,7 @@ impl Durable {
             }
             let standing = self.look(session, path).await;
             let tried = match standing.and_then(|standing| refusal(path, standing, expect).map(|()| standing)) {
-                Ok(None) => create(session, path, data.clone()).await?,
+                Ok(None) => create(&owner, path, data.clone()).await?,
                 Ok(Some(stat)) => write(session, path, data.clone(), stat.version).await?,
                 // What this session's server says may be old news; a refusal must not rest on it.
                 Err(error) if is_synced => return Err(error),
@@ -172,19 +172,36 @@ fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<()
 }
 
 /// `None`: it exists by now, or others delete its parents at the same time.
-async fn create(session: &Session, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
-    for _ in 0..2 {
-        match session.create(path.as_str(), data.clone(), CreateMode::Persistent).await {
-            Ok((_, _, stat)) => return Ok(Some(stat)),
-            Err(zk::Error::Refused(ErrorCode::NodeExists)) => return Ok(None),
-            Err(zk::Error::Refused(ErrorCode::NoNode)) => match session.ensure_parents(path).await {
-                Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => {}
-                Err(error) => return Err(read_failed(path, error)),
-            },
-            Err(error) => return Err(translate(path, error)),
-        }
+async fn create(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
+    match owner.session().create(path.as_str(), data.clone(), CreateMode::Persistent).await {
+        Ok((_, _, stat)) => Ok(Some(stat)),
+        Err(zk::Error::Refused(ErrorCode::NodeExists)) => Ok(None),
+        Err(zk::Error::Refused(ErrorCode::NoNode)) => create_with_parents(owner, path, data).await,
+        Err(error) => Err(translate(path, error)),
     }
-    Ok(None)
+}
+
+/// As [`create`], with what is missing above it, in one transaction: so nobody can delete a parent in between.
+async fn create_with_parents(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
+    let parents = owner.session().creates_of_parents(path).await;
+    let mut ops = parents.map_err(|error| read_failed(path, error))?;
+    let data_length = i32::try_from(data.len()).unwrap_or(i32::MAX);
+    ops.push(zk::create(path.as_str(), data, CreateMode::Persistent));
+    match owner.commit(ops).await {
+        Ok(committed) => {
+            let zxid = committed.zxid.0;
+            Ok(Some(match committed.parts.last() {
+                Some(zk::Response::Created { stat, .. }) if stat.czxid == zxid => *stat,
+                // Somebody has replaced it already.
+                _ => Stat { czxid: zxid, mzxid: zxid, pzxid: zxid, data_length, ..Stat::default() },
+            }))
+        }
+        Err(CommitError::FenceMoved | CommitError::Part { code: ErrorCode::NodeExists | ErrorCode::NoNode, .. }) => {
+            Ok(None)
+        }
+        Err(CommitError::Part { code, .. }) => Err(translate(path, zk::Error::Refused(code))),
+        Err(CommitError::Zk(error)) => Err(translate(path, error)),
+    }
 }
 
 /// `None`: it has another version by now, or is gone.

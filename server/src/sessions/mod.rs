@@ -54,7 +54,7 @@ use crate::zk::layout::is_in_lock_queue;
 
 /// Maximum number of inputs that wait for the task; a stream whose input finds no place is not read meanwhile. It bounds
 /// how long others' messages may delay one: the streams that wait for a place get it in turn.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 256;
 
 /// A handle on all registrations of this replica. Cheap to clone.
 #[derive(Debug, Clone)]

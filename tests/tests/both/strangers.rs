@@ -1,7 +1,6 @@
 //! Programs that delete in ZooKeeper what they do not own, while clients register: nothing of these is lost or refused.
 
 use std::collections::{BTreeMap, HashSet};
-use std::process::Command;
 
 use rollcall_proto::v1::register_response::Response;
 use rollcall_tests::arm::Setting;
@@ -9,35 +8,40 @@ use rollcall_tests::client::{Registration, put, set, text, unset};
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 
 use super::ARM;
-use crate::polyglot::{installed, succeed};
 
 /// Number of registrations that are deleted.
 const MANY: usize = 600;
 /// How often they are.
 const ROUNDS: usize = 4;
+/// How often their parents are then, which put-backs have made again.
+const EMPTIED: usize = 100;
 
 fn name(index: usize) -> String {
-    format!("/r/N/{}/{index}", index % 20)
+    format!("/r/N/{}/{index}", index % 4)
 }
 
-/// kazoo's `delete(path, recursive=True)`, as often as there are rounds.
-async fn delete_with_kazoo(s: &Setting) {
-    const SCRIPT: &str = "
-import sys
-from kazoo.client import KazooClient
-from kazoo.exceptions import NoNodeError, NotEmptyError
-client = KazooClient(hosts=sys.argv[1])
-client.start()
-for _ in range(int(sys.argv[2])):
-    try:
-        client.delete('/r/N', recursive=True)
-    except (NoNodeError, NotEmptyError):
-        pass  # Some are back already.
-client.stop()
-";
-    let mut command = Command::new(installed("judges/kazoo-2.6/bin/python", "judges"));
-    command.args(["-c", SCRIPT, &s.sandbox.hosts, &ROUNDS.to_string()]);
-    succeed("kazoo", &mut command, 3 * SOON).await;
+/// Their parents.
+const PARENTS: [&str; 6] = ["/r/N/0", "/r/N/1", "/r/N/2", "/r/N/3", "/r/N", "/r"];
+
+/// Deletes all of them and their parents, one right after the other, and then whatever parents are empty for a while.
+async fn delete_recursively(s: &Setting) {
+    let names: Vec<_> = (0..MANY).map(name).collect();
+    for _ in 0..ROUNDS {
+        delete_all(s, names.iter().map(String::as_str).chain(PARENTS)).await;
+        for _ in 0..EMPTIED {
+            delete_all(s, PARENTS).await;
+        }
+    }
+}
+
+/// Deletes these in one go, as far as they have no children.
+async fn delete_all<'a>(s: &Setting, paths: impl IntoIterator<Item = &'a str>) {
+    let client = s.bare.client();
+    // They are sent here, in this order.
+    let deletes: Vec<_> = paths.into_iter().map(|path| client.delete(path, None)).collect();
+    for delete in deletes {
+        drop(soon("ZooKeeper answers", delete).await);
+    }
 }
 
 #[tokio::test]
@@ -50,9 +54,9 @@ async fn what_a_stranger_deletes_with_its_parents_is_put_back_and_never_lost() {
         let answer = stream.registered().await;
         generations.insert(answer.path, answer.generation);
     }
-    let (deleted, ()) = tokio::join!(
+    tokio::join!(
         async {
-            delete_with_kazoo(&s).await;
+            delete_recursively(&s).await;
             s.bare.create("/over", b"").await;
         },
         async {
@@ -64,7 +68,6 @@ async fn what_a_stranger_deletes_with_its_parents_is_put_back_and_never_lost() {
             }
         }
     );
-    let () = deleted;
     eventually("all are back, in the incarnations that were told", 2 * SOON, async || {
         while let Ok(next) = tokio::time::timeout(std::time::Duration::from_millis(100), stream.next()).await {
             note(&mut generations, next.expect("the stream goes on").expect("the stream goes on"));
@@ -92,10 +95,7 @@ fn note(generations: &mut BTreeMap<String, i64>, answer: Response) {
 /// Deletes empty parents as fast as it can, until it is dropped.
 async fn delete_parents(s: &Setting, parents: &[&str]) -> ! {
     loop {
-        for parent in parents {
-            // Mostly there is a child, or it is gone already.
-            drop(soon("ZooKeeper answers", s.bare.client().delete(parent, None)).await);
-        }
+        delete_all(s, parents.iter().copied()).await;
     }
 }
 
