@@ -168,6 +168,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     /// A socket that notes each write, and takes so many bytes at once.
@@ -281,6 +283,28 @@ mod tests {
         test.gathering.socket.takes = MOST - 1;
         assert_eq!(test.write(b"y"), Some(1));
         assert_eq!(test.writes().iter().map(|write| write.len()).collect::<Vec<_>>(), [MOST - 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_turn_reads_little_however_much_there_is_and_writes_all_the_same() {
+        let (ours, mut theirs) = tokio::io::duplex(1024 * 1024);
+        theirs.write_all(&vec![0; 512 * 1024]).await.unwrap();
+        let mut gathering = Gathering::new(ours, Account::unlimited());
+        tokio::task::yield_now().await;
+        poll_fn(|context| {
+            let (mut bytes, mut reads) = ([0; 8192], 0);
+            while Pin::new(&mut gathering).poll_read(context, &mut ReadBuf::new(&mut bytes)).is_ready() {
+                reads += 1;
+            }
+            assert_eq!(reads, 2);
+            assert!(Pin::new(&mut gathering).poll_write(context, b"said").is_ready());
+            Pin::new(&mut gathering).poll_shutdown(context)
+        })
+        .await
+        .unwrap();
+        let mut said = [0; 4];
+        theirs.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"said");
     }
 
     #[test]
