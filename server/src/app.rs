@@ -33,18 +33,10 @@ use crate::zk::{self, Zk};
 
 /// The service's name in the health protocol.
 const SERVICE: &str = "rollcall.v1.Registry";
-/// What h2 takes from its budget for a DATA frame of one byte that no stream has read yet; larger frames cost less, up to
-/// this size. The budget is half of the connection's window, and a connection that is over it is ended with
-/// ENHANCE_YOUR_CALM, "too_many_data_frames". An honest client with 20,000 streams sends as many keep-alives at once, and a
-/// replica that was stopped finds several of each. So the window follows from the number of streams: 51 MB for 50,000, of
-/// which 100,000 small frames may be unread. That is what a connection can make h2 hold, in frames or in bytes; it is a
-/// fraction of `--max-bytes-per-connection`, of which it is no part. It is used only while our own tasks have not read
-/// what has come, for every request is read, and counted, whether or not it can be carried out.
-const SMALL_FRAME: usize = 256;
-/// The least window of a connection, in bytes; a message has at most 2 MiB.
-const LEAST_WINDOW: usize = 8 * 1024 * 1024;
-/// The most, in bytes.
-const MOST_WINDOW: usize = 256 * 1024 * 1024;
+/// The window of a connection, in bytes: what a client may have sent that no call has read. It is also twice what h2 gives
+/// to small frames that are unread, of which `grpc/pace.rs` lets far fewer come. With a larger one a connection can hold
+/// more memory, of which its account knows nothing; with a smaller one requests of 2 MiB get in each other's way.
+const WINDOW: u32 = 8 * 1024 * 1024;
 /// The most that the headers of a call may have, in bytes, each with 32 besides: a token of 8 KiB fits.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// How many streams that were opened and cancelled may wait to be seen on one connection before it is taken for a flood
@@ -229,8 +221,6 @@ fn http2(keepalive: Duration, streams: usize) -> tonic::transport::Server {
     // Our own limit answers; this one makes clients wait, and is out of their way. It also counts calls whose answers
     // the client has not read, refusals included, which our own does not: without it they would have no bound.
     let most = streams + (streams / 4).max(1024);
-    // Small frames: `streams` that each have one, twice over. The rest is room for what is larger.
-    let window = (2 * 2 * SMALL_FRAME * streams).clamp(LEAST_WINDOW, MOST_WINDOW);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(keepalive))
@@ -238,7 +228,7 @@ fn http2(keepalive: Duration, streams: usize) -> tonic::transport::Server {
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_STREAMS))
         .http2_max_local_error_reset_streams(Some(CANCELLED_STREAMS))
-        .initial_connection_window_size(u32::try_from(window).unwrap_or(u32::MAX))
+        .initial_connection_window_size(WINDOW)
 }
 
 fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use prost::Message;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::wait::soon;
 
@@ -14,6 +14,8 @@ use crate::wait::soon;
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest window that there is.
 const WINDOW: u32 = 0x7fff_ffff;
+/// What the kernel may hold of a connection on this side, in bytes.
+const BUFFER: u32 = 64 * 1024;
 /// The length, type, flags and stream of a frame.
 const HEADER: usize = 9;
 
@@ -69,7 +71,11 @@ impl Hand {
     /// # Panics
     /// When nobody listens.
     pub async fn connect(address: SocketAddr) -> Hand {
-        let socket = soon("a connection", TcpStream::connect(address)).await.expect("the server listens");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // What nobody reads is to be held by the server, and not by the kernel.
+        socket.set_send_buffer_size(BUFFER).expect("a small buffer");
+        socket.set_recv_buffer_size(BUFFER).expect("a small buffer");
+        let socket = soon("a connection", socket.connect(address)).await.expect("the server listens");
         socket.set_nodelay(true).expect("it stands");
         Hand { socket, output: Vec::new(), input: Vec::new() }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
+use super::gather::Peer;
 use crate::budget::Account;
 
 /// Counts the streams that stand and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
@@ -27,7 +28,7 @@ pub(super) struct Reader(AbortHandle);
 /// The account of the connection that a request came over.
 pub(super) fn account<T>(request: &Request<T>) -> Account {
     // Every connection that is accepted has one; see `Gathering`.
-    request.extensions().get::<Account>().cloned().unwrap_or_else(Account::unlimited)
+    request.extensions().get::<Peer>().map_or_else(Account::unlimited, |peer| peer.account.clone())
 }
 
 impl Admission {

@@ -16,6 +16,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::message::Lengths;
+use super::pace::Unread;
 use super::status;
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
@@ -106,14 +107,18 @@ pub(super) struct Upload {
     kept: usize,
     lengths: Lengths,
     call: Arc<Call>,
+    unread: Arc<Unread>,
 }
 
 impl Upload {
-    pub(super) fn new(body: Body, form: Form, call: Arc<Call>) -> Self {
-        Self { body, form, began: Instant::now(), alarm: None, kept: 0, lengths: Lengths::default(), call }
+    pub(super) fn new(body: Body, form: Form, call: Arc<Call>, unread: Arc<Unread>) -> Self {
+        Self { body, form, began: Instant::now(), alarm: None, kept: 0, lengths: Lengths::default(), call, unread }
     }
 
     fn count(&mut self, data: &[u8]) -> Result<(), Error> {
+        if !data.is_empty() {
+            self.unread.is_read();
+        }
         self.kept += data.len();
         match self.form {
             Form::Single => {}

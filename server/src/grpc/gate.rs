@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use tower_service::Service;
 
 use super::call::{Call, Download, Form, Upload};
+use super::gather::Peer;
 use super::status;
 use crate::budget::Account;
 use crate::error::Error;
@@ -51,8 +52,9 @@ impl Gate {
     fn admit(&self, request: Request<Body>) -> Result<(Request<Body>, Arc<Call>), Error> {
         let (mut head, body) = request.into_parts();
         // Every connection that is accepted has one; see `Gathering`.
-        let account = head.extensions.get::<Account>().cloned().unwrap_or_else(Account::unlimited);
-        let call = Call::begin(&account, &head)?;
+        let peer = head.extensions.get::<Peer>().cloned();
+        let peer = peer.unwrap_or_else(|| Peer { account: Account::unlimited(), unread: Arc::default() });
+        let call = Call::begin(&peer.account, &head)?;
         let form = match head.uri.path() {
             REGISTER => {
                 head.extensions.insert(call.clone());
@@ -64,7 +66,7 @@ impl Gate {
             }
             _ => Form::Single,
         };
-        Ok((Request::from_parts(head, Body::new(Upload::new(body, form, call.clone()))), call))
+        Ok((Request::from_parts(head, Body::new(Upload::new(body, form, call.clone(), peer.unread))), call))
     }
 }
 

@@ -8,32 +8,42 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 use tonic::transport::server::Connected;
 
+use super::pace::{Pace, Unread};
 use crate::budget::Account;
 
 /// No more than this waits, in bytes; what comes then waits for the socket.
 const MOST: usize = 64 * 1024;
 /// What a read takes of the connection's turn on its thread, in the units of tokio's cooperative scheduling, of which a
-/// turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it handles any of it, and
-/// 1 MiB of small frames are 65,000: too long a step, and too many that nobody has read yet (see `app::HTTP2_WINDOW`).
-/// So a turn reads at most 16 KiB, and those that were woken by it come before the next.
+/// turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it begins any of the calls: of
+/// calls without a body, and of calls that are cancelled at once, 1 MiB has tens of thousands. So a turn reads at most
+/// 16 KiB.
 const READ: usize = 64;
 
 /// A connection that gathers what is written.
 #[derive(Debug)]
 pub(crate) struct Gathering<S> {
     socket: S,
-    account: Account,
+    peer: Peer,
+    pace: Pace,
     /// What waits. It takes no memory when nothing does.
     waiting: Vec<u8>,
     /// How much of that the socket has taken.
     taken: usize,
     turn: Turn,
+}
+
+/// What the calls of a connection share. Every request carries it as an extension.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(super) account: Account,
+    pub(super) unread: Arc<Unread>,
 }
 
 /// Whose turn it is.
@@ -48,9 +58,10 @@ enum Turn {
 }
 
 impl<S> Gathering<S> {
-    /// `account`: what the connection may hold. Every request that comes over it carries the account as an extension.
+    /// `account`: what the connection may hold.
     pub(crate) fn new(socket: S, account: Account) -> Self {
-        Self { socket, account, waiting: Vec::new(), taken: 0, turn: Turn::Theirs }
+        let peer = Peer { account, unread: Arc::default() };
+        Self { socket, peer, pace: Pace::default(), waiting: Vec::new(), taken: 0, turn: Turn::Theirs }
     }
 }
 
@@ -126,10 +137,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         if this.turn == Turn::Awaited {
             this.turn = Turn::Ours;
         }
-        // The socket takes one unit more by itself.
+        ready!(this.pace.poll(context, &this.peer.unread));
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.socket).poll_read(context, buffer);
-        if read.is_ready() && buffer.filled().len() > before {
+        let new = &buffer.filled()[before..];
+        if !new.is_empty() {
+            this.pace.has_read(new, &this.peer.unread);
+            // The socket has taken one itself.
             for _ in 1..READ {
                 match coop::poll_proceed(context) {
                     Poll::Ready(unit) => unit.made_progress(),
@@ -142,18 +156,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
 }
 
 impl<S> Connected for Gathering<S> {
-    type ConnectInfo = Account;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Account {
-        self.account.clone()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -268,6 +283,28 @@ mod tests {
         test.gathering.socket.takes = MOST - 1;
         assert_eq!(test.write(b"y"), Some(1));
         assert_eq!(test.writes().iter().map(|write| write.len()).collect::<Vec<_>>(), [MOST - 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_turn_reads_little_however_much_there_is_and_writes_all_the_same() {
+        let (ours, mut theirs) = tokio::io::duplex(1024 * 1024);
+        theirs.write_all(&vec![0; 512 * 1024]).await.unwrap();
+        let mut gathering = Gathering::new(ours, Account::unlimited());
+        tokio::task::yield_now().await;
+        poll_fn(|context| {
+            let (mut bytes, mut reads) = ([0; 8192], 0);
+            while Pin::new(&mut gathering).poll_read(context, &mut ReadBuf::new(&mut bytes)).is_ready() {
+                reads += 1;
+            }
+            assert_eq!(reads, 2);
+            assert!(Pin::new(&mut gathering).poll_write(context, b"said").is_ready());
+            Pin::new(&mut gathering).poll_shutdown(context)
+        })
+        .await
+        .unwrap();
+        let mut said = [0; 4];
+        theirs.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"said");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The API: one file an RPC. Each checks the request, calls a handle, and converts the answer; none keeps state.
 
 mod admission;
-mod backlog;
 mod call;
 mod convert;
 mod deadline;
@@ -13,6 +12,7 @@ mod gather;
 mod get;
 mod locks;
 mod message;
+mod pace;
 mod put;
 mod register;
 mod status;

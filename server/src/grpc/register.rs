@@ -13,7 +13,7 @@ use rollcall_proto::server::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
 use super::admission::{Place, Reader, account};
-use super::backlog::Backlog;
+use super::call::Call;
 use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
 use crate::error::Error;
@@ -39,7 +39,8 @@ impl Service {
         self.check_writable()?;
         let place = self.admit()?;
         let (requests, rpc) = self.sessions.stream(account(&request));
-        let reading = read(self.settings.clone(), Backlog::new(request), requests, rpc.outbox().clone());
+        let call = request.extensions().get().cloned();
+        let reading = read(self.settings.clone(), request.into_inner(), call, requests, rpc.outbox().clone());
         let open = Open {
             rpc,
             has_begun: false,
@@ -67,19 +68,29 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     Some((response, open))
 }
 
-async fn read(settings: Arc<Settings>, mut messages: Backlog, requests: Requests, outbox: Arc<Outbox>) {
+async fn read(
+    settings: Arc<Settings>,
+    mut messages: Streaming<v1::RegisterRequest>,
+    call: Option<Arc<Call>>,
+    requests: Requests,
+    outbox: Arc<Outbox>,
+) {
     let mut is_open = false;
     loop {
-        let kind = match messages.next().await {
+        let kind = match messages.message().await {
             Ok(Some(message)) => Ok(message.request),
             Ok(None) => {
                 if !is_open {
-                    messages.meanwhile(requests.open(outbox, None, None)).await;
+                    requests.open(outbox, None, None).await;
                 }
                 return;
             }
-            // When the connection broke nobody is told.
-            Err(error) => Err(error),
+            // A message that can't be read, or is over a limit. When the connection broke nobody is told.
+            Err(error) => {
+                let refusal = call.as_ref().and_then(|call| call.refusal());
+                let fault = || status::fault(&error).unwrap_or_else(|| protocol("request", error.message()));
+                Err(refusal.unwrap_or_else(fault))
+            }
         };
         if !is_open {
             let open = match &kind {
@@ -90,7 +101,7 @@ async fn read(settings: Arc<Settings>, mut messages: Backlog, requests: Requests
             };
             match open {
                 Ok((ttl, pid)) => {
-                    if messages.meanwhile(requests.open(outbox.clone(), ttl, pid)).await.is_none() {
+                    if requests.open(outbox.clone(), ttl, pid).await.is_none() {
                         return;
                     }
                 }
@@ -107,7 +118,7 @@ async fn read(settings: Arc<Settings>, mut messages: Backlog, requests: Requests
         is_open = true;
         if let Some(request) = request {
             let is_last = matches!(request, sessions::Request::Fail { .. });
-            if messages.meanwhile(requests.send(request)).await.is_none() || is_last {
+            if requests.send(request).await.is_none() || is_last {
                 return;
             }
         }

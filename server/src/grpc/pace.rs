@@ -1,0 +1,224 @@
+//! How far a connection may read ahead of its own calls.
+//!
+//! HTTP/2 bounds what is unread in bytes, and small messages take far more memory than their bytes. So h2 has a budget
+//! for DATA frames that no call has read yet: half of the connection's window, of which a small frame takes 256 bytes. A
+//! connection over it is ended (ENHANCE_YOUR_CALM, "too_many_data_frames"), however honest: a client with 20,000 streams
+//! sends as many keep-alives at once, and a replica that was stopped finds several of each. h2 never waits for the calls.
+//! This does: with [`MOST`] frames unread the connection is not read until its calls have caught up.
+//!
+//! It is a pace, and no account. Frames of calls that have ended meanwhile are never read, and nobody tells. So when all
+//! calls have stood still at [`LOOKS`] in a row, what they have not read counts no more: the connection never stops for good.
+//! Calls that do not read at all, as reflection's when its answers are not read, come up against h2's budget.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// The most frames that are read ahead; a quarter of what h2 allows with the window of this server.
+const MOST: isize = 4096;
+/// With so few unread, reading goes on.
+const FEW: isize = MOST / 2;
+/// Time between two looks at a connection that waits. Calls that read at all have read something by then, unless the
+/// process was not given the processor.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// Number of looks that must find the same.
+const LOOKS: usize = 5;
+
+/// The frames of a connection that have come and were not read by a call. Shared by the two sides.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    frames: AtomicIsize,
+    reader: AtomicWaker,
+}
+
+impl Unread {
+    /// A call has read a frame.
+    pub(super) fn is_read(&self) {
+        if self.frames.fetch_sub(1, Ordering::AcqRel) == FEW + 1 {
+            self.reader.wake();
+        }
+    }
+
+    fn count(&self) -> isize {
+        self.frames.load(Ordering::Acquire)
+    }
+}
+
+/// The connection's side: what has come, and whether more may be read.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    frames: Frames,
+    pause: Option<Pause>,
+}
+
+#[derive(Debug)]
+struct Pause {
+    alarm: Pin<Box<Sleep>>,
+    /// How many were unread at the last look, and how many looks have found the same.
+    unread: isize,
+    same: usize,
+}
+
+impl Pace {
+    /// Notes what was read from the socket.
+    pub(super) fn has_read(&mut self, bytes: &[u8], unread: &Unread) {
+        let count = self.frames.pass(bytes);
+        if count > 0 && unread.frames.fetch_add(count, Ordering::AcqRel) < 0 {
+            // Frames were read that counted no more.
+            unread.frames.store(count, Ordering::Release);
+        }
+    }
+
+    /// Waits while too much is unread.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, unread: &Unread) -> Poll<()> {
+        let limit = if self.pause.is_some() { FEW } else { MOST };
+        if unread.count() <= limit {
+            self.pause = None;
+            return Poll::Ready(());
+        }
+        unread.reader.register(context.waker());
+        let now = unread.count();
+        let pause = self.pause.get_or_insert_with(|| Pause { alarm: Box::pin(sleep(PATIENCE)), unread: now, same: 0 });
+        while unread.count() > FEW {
+            ready!(pause.alarm.as_mut().poll(context));
+            let now = unread.count();
+            pause.same = if now == pause.unread { pause.same + 1 } else { 0 };
+            pause.unread = now;
+            if pause.same == LOOKS {
+                unread.frames.store(0, Ordering::Release);
+                break;
+            }
+            pause.alarm.as_mut().reset(Instant::now() + PATIENCE);
+        }
+        self.pause = None;
+        Poll::Ready(())
+    }
+}
+
+/// Follows the frames of HTTP/2 as they come from a client. It looks at lengths and types alone.
+#[derive(Debug)]
+struct Frames {
+    /// What is to come of the preface, or of the present frame.
+    left: usize,
+    header: [u8; Self::HEADER],
+    known: usize,
+}
+
+impl Frames {
+    /// A length of three bytes, a type, flags and a stream.
+    const HEADER: usize = 9;
+    const PREFACE: usize = 24;
+    const DATA: u8 = 0;
+
+    /// Takes the next bytes. Gives the number of DATA frames among the frames that began in them; empty ones are not
+    /// handed on to calls.
+    fn pass(&mut self, mut bytes: &[u8]) -> isize {
+        let mut data = 0;
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let taken = bytes.len().min(self.left);
+                self.left -= taken;
+                bytes = &bytes[taken..];
+                continue;
+            }
+            let taken = bytes.len().min(Self::HEADER - self.known);
+            self.header[self.known..self.known + taken].copy_from_slice(&bytes[..taken]);
+            self.known += taken;
+            bytes = &bytes[taken..];
+            if self.known == Self::HEADER {
+                let [high, middle, low, kind, ..] = self.header;
+                self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                self.known = 0;
+                data += isize::from(kind == Self::DATA && self.left > 0);
+            }
+        }
+        data
+    }
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self { left: Self::PREFACE, header: [0; Self::HEADER], known: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn frame(kind: u8, length: u8) -> Vec<u8> {
+        [&[0, 0, length, kind, 0, 0, 0, 0, 1][..], &vec![0; usize::from(length)]].concat()
+    }
+
+    #[test]
+    fn data_frames_are_counted_however_they_come() {
+        let bytes = [vec![9; 24], frame(4, 12), frame(1, 70), frame(0, 7), frame(0, 0), frame(0, 200), frame(3, 4)];
+        let bytes = bytes.concat();
+        for piece in [1, 2, 9, 10, 64, 1000] {
+            let mut frames = Frames::default();
+            assert_eq!(bytes.chunks(piece).map(|piece| frames.pass(piece)).sum::<isize>(), 2, "by {piece}");
+        }
+    }
+
+    struct Test {
+        unread: Arc<Unread>,
+        pace: Pace,
+    }
+
+    impl Test {
+        fn after(frames: isize) -> Self {
+            let mut test = Self { unread: Arc::default(), pace: Pace::default() };
+            test.pace.frames.left = 0;
+            test.comes(frames);
+            test
+        }
+
+        fn comes(&mut self, frames: isize) {
+            for _ in 0..frames {
+                self.pace.has_read(&frame(0, 7), &self.unread);
+            }
+        }
+
+        async fn may_read(&mut self) {
+            poll_fn(|context| self.pace.poll(context, &self.unread)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_waits_for_its_calls_as_long_as_they_read() {
+        let mut test = Test::after(MOST);
+        timeout(Duration::ZERO, test.may_read()).await.expect("as much as that may be unread");
+        test.comes(1);
+        let unread = test.unread.clone();
+        let calls = tokio::spawn(async move {
+            for _ in 0..=MOST - FEW {
+                sleep(3 * PATIENCE).await;
+                unread.is_read();
+            }
+        });
+        test.may_read().await;
+        assert_eq!(test.unread.count(), FEW);
+        calls.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_does_not_wait_for_calls_that_have_ended() {
+        let mut test = Test::after(MOST + 1);
+        let began = Instant::now();
+        test.may_read().await;
+        assert_eq!(began.elapsed().as_millis(), 50);
+        // Nor does it read further ahead, should they be read after all.
+        test.unread.is_read();
+        test.comes(MOST);
+        assert_eq!(test.unread.count(), MOST);
+    }
+}
