@@ -309,6 +309,7 @@ mod tests {
         let answer = || Notice::Pending { path: NodePath::trusted("/a") };
         for outbox in [&lazy, &other] {
             (0..1000).for_each(|_| outbox.push(answer()));
+            outbox.close(Ok(()));
         }
         assert!(account.used(Resource::Bytes) <= 100_000);
         diligent.push(answer());
