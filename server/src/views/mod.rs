@@ -48,6 +48,8 @@ mod stored;
 mod task;
 mod turns;
 mod view;
+#[cfg(test)]
+mod view_tests;
 mod watcher;
 
 pub(crate) use bell::Neighbourhood;

@@ -31,8 +31,9 @@ const TOUCH: Duration = Duration::from_secs(60);
 /// How many views are kept, and how many bytes they may take; beyond that, those go that were written longest ago.
 const MAX_FILES: usize = 10_000;
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
-/// How many dropped views may wait to be written.
+/// How many dropped views may wait to be written, and how many bytes of them.
 const MAX_LEFT: usize = 1024;
+const MAX_LEFT_BYTES: usize = MAX_FILE_BYTES;
 
 /// A directory of views. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -52,6 +53,7 @@ struct Index {
     bytes: u64,
     /// The last of views that are dropped, and that is not on disk yet.
     left: HashMap<Scope, Last>,
+    left_bytes: usize,
     is_failing: bool,
 }
 
@@ -135,7 +137,7 @@ impl Store {
     pub(super) fn note_dropped(&self, view: &View) {
         let Some(last) = last_known(view) else { return };
         let mut index = self.0.index();
-        let is_full = index.left.len() >= MAX_LEFT;
+        let is_full = index.left.len() >= MAX_LEFT || index.left_bytes + last.bytes() > MAX_LEFT_BYTES;
         let kept = index.kept.get_mut(&view.scope);
         match (&last, kept) {
             (Last::Hidden, None) => {}
@@ -143,7 +145,7 @@ impl Store {
             (Last::Shown(stored), Some(kept)) if kept.would_be_emptied(&stored.state) => kept.is_outdated = true,
             (_, Some(kept)) if is_full => kept.is_outdated = true,
             (_, None) if is_full => {}
-            _ => drop(index.left.insert(view.scope.clone(), last)),
+            _ => index.leave(&view.scope, last),
         }
     }
 
@@ -254,6 +256,12 @@ impl Index {
         self.make_room(scope)
     }
 
+    /// The last of a view is to be written.
+    fn leave(&mut self, scope: &Scope, last: Last) {
+        self.left_bytes += last.bytes();
+        self.left_bytes -= self.left.insert(scope.clone(), last).map_or(0, |before| before.bytes());
+    }
+
     /// What was left of a view is on disk, unless a later one was left meanwhile.
     fn is_done(&mut self, scope: &Scope, last: &Last) {
         let is_same = |other: &Last| match (last, other) {
@@ -262,7 +270,7 @@ impl Index {
             _ => false,
         };
         if self.left.get(scope).is_some_and(is_same) {
-            self.left.remove(scope);
+            self.left_bytes -= self.left.remove(scope).map_or(0, |last| last.bytes());
         }
     }
 
@@ -299,6 +307,16 @@ impl Index {
 
     fn forget(&mut self, scope: &Scope) {
         self.bytes -= self.kept.remove(scope).map_or(0, |kept| kept.bytes);
+    }
+}
+
+impl Last {
+    /// What it keeps in memory, roughly.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Shown(stored) => stored.state.bytes(),
+            Self::Hidden => 0,
+        }
     }
 }
 
@@ -448,7 +466,7 @@ mod tests {
         let (older, newer, scope) = (last(5), last(6), scope("/a"));
         let mut index = Index::default();
         for later in [newer, Last::Hidden] {
-            index.left.insert(scope.clone(), later.clone());
+            index.leave(&scope, later.clone());
             index.is_done(&scope, &older);
             assert!(index.left.contains_key(&scope));
             index.is_done(&scope, &later);
