@@ -1,7 +1,7 @@
 //! What the replica counts, in Prometheus' text format.
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 pub(crate) use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
@@ -15,7 +15,7 @@ struct Call {
 }
 
 /// Where clients connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Port {
     Grpc,
     Http,
@@ -24,7 +24,7 @@ pub(crate) enum Port {
 /// The label of what is counted for each port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByPort {
-    port: Port,
+    port: &'static str,
 }
 
 /// The label of what is counted for each resource that is limited.
@@ -57,9 +57,18 @@ pub(crate) struct Metrics {
     pub(crate) views: Gauge,
 }
 
+impl Port {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+        }
+    }
+}
+
 impl From<Port> for ByPort {
     fn from(port: Port) -> Self {
-        Self { port }
+        Self { port: port.name() }
     }
 }
 

@@ -96,7 +96,7 @@ impl Call {
         Status::from_header_map(&trailers).unwrap()
     }
 
-    async fn is_refused(self, with: &str) {
+    async fn ends_refused(self, with: &str) {
         let status = self.status().await;
         assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, with), "{status:?}");
     }
@@ -122,7 +122,7 @@ async fn is_free_again(server: &Server) {
     for resource in ["streams", "bytes"] {
         server.wait_for_metric(&format!("rollcall_in_use{{resource=\"{resource}\"}} 0")).await;
     }
-    server.wait_for_metric("rollcall_connections{port=\"Grpc\"} 1").await;
+    server.wait_for_metric("rollcall_connections{port=\"grpc\"} 1").await;
 }
 
 #[tokio::test]
@@ -144,13 +144,13 @@ async fn calls_of_every_service_are_counted_and_what_is_over_is_answered_at_once
     }
     s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {MOST}")).await;
     for method in METHODS {
-        caller.begin(method).await.is_refused("TOO_MANY_STREAMS").await;
+        caller.begin(method).await.ends_refused("TOO_MANY_STREAMS").await;
     }
     is_served(&s.server).await;
     drop(under_way.pop());
     s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", MOST - 1)).await;
     under_way.push(caller.begin(REGISTER).await);
-    caller.begin(GET).await.is_refused("TOO_MANY_STREAMS").await;
+    caller.begin(GET).await.ends_refused("TOO_MANY_STREAMS").await;
     drop((under_way, caller));
     is_free_again(&s.server).await;
 }
@@ -168,7 +168,7 @@ async fn the_replica_has_a_limit_of_calls_too() {
         callers.push((caller, under_way));
     }
     s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 100").await;
-    Caller::connect(s.server.grpc()).await.begin(GET).await.is_refused("TOO_MANY_STREAMS").await;
+    Caller::connect(s.server.grpc()).await.begin(GET).await.ends_refused("TOO_MANY_STREAMS").await;
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn reflection_streams_are_few_and_ask_little() {
         under_way.push(caller.begin(METHOD).await);
     }
     s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 64").await;
-    caller.begin(METHOD).await.is_refused("TOO_MANY_STREAMS").await;
+    caller.begin(METHOD).await.ends_refused("TOO_MANY_STREAMS").await;
     let mut large = under_way.pop().unwrap();
     large.partly(1_000_000, 100_000);
     drop((large, under_way));
@@ -293,7 +293,7 @@ async fn a_connection_that_is_not_opened_is_closed() {
     for end in closed {
         soon("its end", end).await.unwrap();
     }
-    s.server.wait_for_metric("rollcall_connections{port=\"Grpc\"} 1").await;
+    s.server.wait_for_metric("rollcall_connections{port=\"grpc\"} 1").await;
     is_served(&s.server).await;
 }
 
@@ -319,7 +319,7 @@ async fn a_head_of_http_that_comes_slowly_is_not_waited_for() {
         soon("its end", end).await.unwrap();
     }
     // Ours is the one that asks.
-    s.server.wait_for_metric("rollcall_connections{port=\"Http\"} 1").await;
+    s.server.wait_for_metric("rollcall_connections{port=\"http\"} 1").await;
 }
 
 #[tokio::test]
@@ -331,14 +331,14 @@ async fn connections_over_the_limit_are_closed_at_once_and_others_have_their_pla
     for _ in 1..MOST {
         open.push(Hand::open(s.server.grpc(), WIDE).await);
     }
-    s.server.wait_for_metric(&format!("rollcall_connections{{port=\"Grpc\"}} {MOST}")).await;
+    s.server.wait_for_metric(&format!("rollcall_connections{{port=\"grpc\"}} {MOST}")).await;
     let mut over = TcpStream::connect(s.server.grpc()).await.unwrap();
     let read = soon("its end", over.read(&mut [0; 16])).await;
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-    s.server.wait_for_metric("rollcall_connections_refused_total{port=\"Grpc\"} 1").await;
+    s.server.wait_for_metric("rollcall_connections_refused_total{port=\"grpc\"} 1").await;
     assert!(!get(&s.client, "/nobody").await.exists, "who is in stays");
     open.pop();
-    s.server.wait_for_metric(&format!("rollcall_connections{{port=\"Grpc\"}} {}", MOST - 1)).await;
+    s.server.wait_for_metric(&format!("rollcall_connections{{port=\"grpc\"}} {}", MOST - 1)).await;
     is_served(&s.server).await;
 }
 
@@ -357,7 +357,7 @@ async fn a_client_that_is_frozen_while_it_watches_loses_its_connection_though_it
     s.server.wait_for_streams(1).await;
     // It does nothing from here on, as a stopped process does.
     s.server.wait_for_streams(0).await;
-    s.server.wait_for_metric("rollcall_connections{port=\"Grpc\"} 1").await;
+    s.server.wait_for_metric("rollcall_connections{port=\"grpc\"} 1").await;
     drop(frozen);
 }
 

@@ -83,7 +83,7 @@ impl Listener {
     fn refuse(&mut self, address: SocketAddr, limit: places::Full) {
         self.metrics.connections_refused.get_or_create(&self.port.into()).inc();
         if let Some(times) = self.refused.is_due() {
-            tracing::warn!(port = ?self.port, %address, times, "connection refused: {limit}");
+            tracing::warn!(port = self.port.name(), %address, times, "connection refused: {limit}");
         }
     }
 
@@ -94,7 +94,7 @@ impl Listener {
             return;
         }
         if let Some(times) = self.failed.is_due() {
-            tracing::error!(port = ?self.port, %error, times, "can't accept connections");
+            tracing::error!(port = self.port.name(), %error, times, "can't accept connections");
         }
         tokio::time::sleep(PAUSE).await;
     }
