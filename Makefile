@@ -28,7 +28,7 @@ stubs: ## Generate the stubs of every language (buf.gen.yaml), into gen/ and cli
 	tests/setup.sh go-plugins buf node java grpc-plugins
 	PATH="$(CURDIR)/.cache/bin:$(CURDIR)/.cache/node/node_modules/.bin:$$PATH" $(BUF) generate
 
-bench: ## Measure Rollcall beside ZooKeeper, kazoo and etcd (ten minutes, on a quiet machine)
+bench: ## Measure Rollcall beside ZooKeeper, kazoo and etcd (three quarters of an hour, on a quiet machine)
 	tests/setup.sh zookeeper etcd python
 	$(CARGO) build --locked --release -p rollcall-server -p rollcall-bench
 	target/release/rollcall-bench $(BENCH)

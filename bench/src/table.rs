@@ -65,28 +65,34 @@ fn write_table(
 
 /// A line for each of a workload's subjects, whose cases are named `FIGURE: SUBJECT`, and a column for each figure.
 fn pivoted(report: &Report, workload: &str) -> Vec<Vec<String>> {
-    let rows = || report.rows.iter().filter(|row| row.case.workload == workload);
-    let mut figures: Vec<(&str, Unit)> = Vec::new();
-    let mut lines: Vec<(&str, Vec<String>)> = Vec::new();
-    for row in rows() {
+    let (mut figures, mut subjects, mut cells) = (Vec::new(), Vec::new(), Vec::new());
+    for row in report.rows.iter().filter(|row| row.case.workload == workload) {
         let Some((figure, subject)) = row.case.name.split_once(": ") else { continue };
-        if !figures.contains(&(figure, row.case.unit)) {
-            figures.push((figure, row.case.unit));
+        let figure = match row.case.unit.label() {
+            "" => figure.to_owned(),
+            label => format!("{figure}, {label}"),
+        };
+        if !figures.contains(&figure) {
+            figures.push(figure.clone());
         }
-        match lines.iter_mut().find(|(known, _)| *known == subject) {
-            Some((_, cells)) => cells.push(cell(row)),
-            None => lines.push((subject, vec![cell(row)])),
+        if !subjects.contains(&subject) {
+            subjects.push(subject);
         }
+        cells.push((figure, subject, cell(row)));
     }
-    if lines.is_empty() {
-        return Vec::new();
-    }
-    let heading = |(figure, unit): &(&str, Unit)| match unit.label() {
-        "" => (*figure).to_owned(),
-        label => format!("{figure}, {label}"),
+    let found = |subject: &str, figure: &String| {
+        let cell = cells.iter().find(|(of, about, _)| (of, *about) == (figure, subject));
+        cell.map_or_else(|| "–".to_owned(), |(_, _, text)| text.clone())
     };
-    let head = std::iter::once(workload.to_owned()).chain(figures.iter().map(heading)).collect();
-    let lines = lines.into_iter().map(|(subject, cells)| std::iter::once(subject.to_owned()).chain(cells).collect());
+    let line = |subject: &&str| {
+        let found = figures.iter().map(|figure| found(subject, figure));
+        std::iter::once((*subject).to_owned()).chain(found).collect()
+    };
+    let lines: Vec<Vec<String>> = subjects.iter().map(line).collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    let head = std::iter::once(workload.to_owned()).chain(figures.iter().cloned()).collect();
     std::iter::once(head).chain(lines).collect()
 }
 
@@ -181,12 +187,29 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::Case;
     use crate::report::tests::report;
 
     #[test]
     fn the_table_has_medians_and_the_median_of_the_rounds_ratios() {
         let line = &table(&report())[1];
         assert_eq!(&line[3..9], ["3,000", "1,000 – 20,000", "zookeeper", "1,000", "500 – 10,000", "2.00"]);
+    }
+
+    #[test]
+    fn a_pivoted_workload_has_a_line_for_each_subject_and_a_mark_where_an_aim_is_missed() {
+        let mut report = Report::new(Vec::new(), 1, 0.5);
+        let mut round = report.round(1);
+        let mut add = |name: &str, unit, system, value| {
+            round.add(&Case { workload: "citizen", name: name.to_owned(), unit }, system, value);
+        };
+        add("Get p99: spin", Unit::Milliseconds, ROLLCALL, 7.0);
+        add("Get p99: spin", Unit::Milliseconds, ALONE, 2.0);
+        add("missed: puts", Unit::Count, ROLLCALL, 0.0);
+        let lines = [["citizen", "Get p99, ms", "missed"], ["spin", "7.00 (2.00) !", "–"], ["puts", "–", "0.00"]];
+        assert_eq!(pivoted(&report, "citizen"), lines);
+        assert!(pivoted(&report, "get").is_empty());
+        assert_eq!(table(&report).len(), 1, "it is in no other table");
     }
 
     #[test]

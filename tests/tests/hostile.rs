@@ -8,7 +8,7 @@ use std::time::Duration;
 use rollcall_tests::arm::Arm;
 use rollcall_tests::bare::Bare;
 use rollcall_tests::hostile::child::{FloodProcess, Order};
-use rollcall_tests::hostile::citizen::{Citizen, Patience};
+use rollcall_tests::hostile::citizen::{Act, Citizen, Patience};
 use rollcall_tests::hostile::{Flood, Load, Size, Target, prepare};
 use rollcall_tests::process::{Signal, beside};
 use rollcall_tests::server::Server;
@@ -16,12 +16,14 @@ use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, Sandbox};
 use tokio::time::{Instant, sleep};
 
-/// How long a flood goes on.
-const TIME: Duration = Duration::from_secs(3);
+/// How long a flood takes at most; a quarter of it where it repeats itself.
+const TIME: Duration = Duration::from_secs(8);
+/// The same, of one beside which a client dies and is to be seen to be dead.
+const LONG: Duration = Duration::from_secs(60);
 /// How long the citizen waits: for anything that is answered at all, on a machine that is busy.
 const PATIENCE: Patience = Patience { call: SOON, expiry: SOON };
 /// The most memory that the server may take, in bytes: what every flood is far below if it is bounded, and above if not.
-const MEMORY: usize = 600_000_000;
+const MEMORY: usize = 500_000_000;
 
 macro_rules! floods {
     ($($name:ident: $flood:ident on $arm:ident;)*) => {
@@ -99,7 +101,8 @@ async fn beside_a_flood(flood: Flood, arm: Arm) {
     let citizen = Citizen::start(server.grpc(), bare.clone(), PATIENCE).await;
     let sessions = fences(&bare).await;
     let begin = Instant::now();
-    let mut flooding = std::pin::pin!(start(flood, &server, TIME).finish());
+    let time = if flood == Flood::Unset { LONG } else { TIME };
+    let mut flooding = std::pin::pin!(start(flood, &server, time).finish());
     let mut peak = 0;
     let done = loop {
         tokio::select! {
@@ -118,6 +121,8 @@ async fn beside_a_flood(flood: Flood, arm: Arm) {
     let left = fences(&bare).await;
     assert!(sessions.is_subset(&left), "sessions were lost: {:?}", sessions.difference(&left));
     assert!(peak < MEMORY, "the server took {} MB", peak / 1_000_000);
+    let expired = citizen.succeeded(Act::Expire, begin, end);
+    assert!(flood != Flood::Unset || expired > 0, "no ttl has ended before the flood has");
     // An honest client, however many streams it has.
     assert!(flood != Flood::ManyStreams || done.ends_with(" 0 connections closed"), "{done}");
     drop(citizen);

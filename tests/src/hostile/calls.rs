@@ -11,7 +11,7 @@ use super::{Load, Tally, Target, over_connections};
 const BATCH: usize = 2 * FRAME;
 
 pub(super) async fn headers_only(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(30_000, 500_000), tally.clone());
+    let (count, counted) = (load.count(150_000, 500_000), tally.clone());
     over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
         let tally = counted.clone();
         async move {
@@ -31,7 +31,7 @@ pub(super) async fn headers_only(target: Target, load: Load, tally: &Tally) {
 }
 
 pub(super) async fn partial_bodies(target: Target, load: Load, tally: &Tally) {
-    let (connections, each, counted) = (load.count(4, 10), load.count(50, 100), tally.clone());
+    let (connections, each, counted) = (load.count(1, 10), load.count(800, 100), tally.clone());
     over_connections(connections, target, load, tally, move |peer: Arc<Peer>, _| {
         let tally = counted.clone();
         async move {

@@ -177,6 +177,15 @@ impl Citizen {
         self.shared.read(|record| record.samples.iter().filter(in_time).filter_map(failure).collect())
     }
 
+    /// How many acts began and succeeded within this time.
+    pub fn succeeded(&self, act: Act, from: Instant, to: Instant) -> usize {
+        let succeeded = |sample: &&Sample| {
+            let over = sample.begun + sample.took + act.granted();
+            sample.act == act && sample.failure.is_none() && sample.begun >= from && over <= to
+        };
+        self.shared.read(|record| record.samples.iter().filter(succeeded).count())
+    }
+
     /// What should have been registered in this time, and was not.
     pub fn missed(&self, from: Instant, to: Instant) -> Vec<String> {
         let in_time = |missed: &&(Instant, String)| (from..to).contains(&missed.0);
@@ -189,6 +198,8 @@ struct Held {
     requests: mpsc::Sender<v1::RegisterRequest>,
     answers: Streaming<v1::RegisterResponse>,
     generation: i64,
+    /// Keep-alives that are not answered yet.
+    unanswered: usize,
 }
 
 impl Shared {
@@ -272,6 +283,9 @@ impl Shared {
                     }
                 }
                 answer = held.answers.message() => match answer {
+                    Ok(Some(v1::RegisterResponse { response: Some(Response::KeptAlive(_)) })) if held.unanswered > 0 => {
+                        held.unanswered -= 1;
+                    }
                     Ok(Some(v1::RegisterResponse { response: Some(Response::KeptAlive(_)) })) => {
                         let mut record = self.record.lock().unwrap();
                         if let Some(begun) = record.waiting.pop_front() {
@@ -444,12 +458,24 @@ async fn register(client: &Client, path: &str, ttl: Option<Duration>, generation
         requests.try_send(v1::RegisterRequest { request: Some(request) }).expect("there is room");
     }
     let mut answers = client.clone().register(ReceiverStream::new(receiver)).await?.into_inner();
+    // The answer may take longer than the ttl.
+    let (mut ticks, mut unanswered) = (regularly(ttl.unwrap_or(TTL) / 4), 0);
     loop {
-        match answers.message().await?.and_then(|message| message.response) {
-            Some(Response::Registered(registered)) => {
-                return Ok(Held { requests, answers, generation: registered.generation });
+        let answer = tokio::select! {
+            answer = answers.message() => answer?,
+            _ = ticks.tick() => {
+                let keep_alive = Some(Request::KeepAlive(v1::KeepAlive {}));
+                // A full queue has signs of life enough.
+                unanswered += usize::from(requests.try_send(v1::RegisterRequest { request: keep_alive }).is_ok());
+                continue;
             }
-            Some(Response::Opened(_) | Response::Pending(_) | Response::KeptAlive(_)) => {}
+        };
+        match answer.and_then(|message| message.response) {
+            Some(Response::Registered(registered)) => {
+                return Ok(Held { requests, answers, generation: registered.generation, unanswered });
+            }
+            Some(Response::KeptAlive(_)) => unanswered = unanswered.saturating_sub(1),
+            Some(Response::Opened(_) | Response::Pending(_)) => {}
             other => return Err(Status::internal(format!("not registered: {other:?}"))),
         }
     }

@@ -85,7 +85,7 @@ pub(super) async fn long_paths(target: Target, load: Load, tally: &Tally) {
         let tally = counted.clone();
         async move {
             let stream = opened(&peer, None).await?;
-            let sets = (0..load.count(300, 1_000)).map(|number| set(format!("/flood/{}", long_name(number, 4_080))));
+            let sets = (0..load.count(2_000, 10_000)).map(|number| set(format!("/flood/{}", long_name(number, 4_080))));
             say(&peer, stream, sets, &tally).await?;
             peer.hold(load).await
         }
@@ -114,7 +114,7 @@ pub(super) async fn mass_registrations(target: Target, load: Load, tally: &Tally
 }
 
 pub(super) async fn unread_answers(target: Target, load: Load, tally: &Tally) {
-    let (streams, each, counted) = (load.count(40, 200), load.count(500, 2_500), tally.clone());
+    let (streams, each, counted) = (load.count(200, 200), load.count(1_000, 2_500), tally.clone());
     over_windows(1, 0, target, load, tally, move |peer: Arc<Peer>, _| {
         let tally = counted.clone();
         async move {

@@ -55,13 +55,18 @@ pub enum Size {
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     size: Size,
+    /// A flood that repeats itself does so until then.
+    repeats_until: Instant,
     end: Instant,
 }
 
 impl Load {
-    /// A flood that begins now.
+    /// A flood that begins now, and takes so long at most. A small one that repeats itself takes a quarter of it; one that
+    /// has a number to reach has all of it, however busy the machine is, and ends soon after.
     pub fn new(size: Size, time: Duration) -> Load {
-        Load { size, end: Instant::now() + time }
+        let begin = Instant::now();
+        let repeats = if size == Size::Small { time / 4 } else { time };
+        Load { size, repeats_until: begin + repeats, end: begin + time }
     }
 
     /// The one number in a test, the other in the benchmark.
@@ -73,12 +78,17 @@ impl Load {
     }
 
     fn goes_on(&self) -> bool {
-        Instant::now() < self.end
+        Instant::now() < self.repeats_until
     }
 
     /// Waits until the flood is to end: what it holds stays until then.
     async fn rest(&self) {
-        sleep_until(self.end).await;
+        /// How long a small flood holds what it has.
+        const BRIEFLY: Duration = Duration::from_secs(1);
+        match self.size {
+            Size::Small => sleep_until(self.repeats_until.max(Instant::now() + BRIEFLY)).await,
+            Size::Full => sleep_until(self.end).await,
+        }
     }
 }
 

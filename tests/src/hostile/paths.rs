@@ -56,7 +56,7 @@ async fn cancelled(
 }
 
 pub(super) async fn cancelled_watches(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(20_000, 400_000), tally.clone());
+    let (count, counted) = (load.count(100_000, 400_000), tally.clone());
     over_connections(4, target, load, tally, move |peer: Arc<Peer>, connection| {
         let tally = counted.clone();
         async move {
@@ -68,7 +68,7 @@ pub(super) async fn cancelled_watches(target: Target, load: Load, tally: &Tally)
 }
 
 pub(super) async fn cancelled_gets(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(12_000, 90_000), tally.clone());
+    let (count, counted) = (load.count(40_000, 90_000), tally.clone());
     over_connections(40, target, load, tally, move |peer: Arc<Peer>, connection| {
         let tally = counted.clone();
         async move {

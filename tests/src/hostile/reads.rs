@@ -62,7 +62,7 @@ pub(super) async fn nested_pages(target: Target, load: Load, tally: &Tally) {
 }
 
 pub(super) async fn closed_window(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(100, 1_000), tally.clone());
+    let (count, counted) = (load.count(700, 1_000), tally.clone());
     over_windows(1, 0, target, load, tally, move |peer: Arc<Peer>, _| {
         let tally = counted.clone();
         async move {

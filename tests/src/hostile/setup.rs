@@ -30,7 +30,7 @@ pub async fn prepare(flood: Flood, load: Load, bare: &Bare) {
         }
         Flood::LargeView => {
             bare.create(TREE, b"").await;
-            let branches = load.count(30, 1_000);
+            let branches = load.count(50, 1_000);
             children(bare, TREE, branches, b"").await;
             for branch in 0..branches {
                 children(bare, &format!("{TREE}/{branch}"), BRANCH, b"{}").await;

@@ -21,7 +21,7 @@ async fn large_call(peer: &Peer, method: &str, message: &[u8]) -> Result<()> {
 }
 
 pub(super) async fn puts(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(1_500, 8_000), tally.clone());
+    let (count, counted) = (load.count(5_000, 8_000), tally.clone());
     over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
         let tally = counted.clone();
         async move {

@@ -24,7 +24,7 @@ impl Workload for Citizen {
          seconds a client with a ttl of 1 s dies. The flood is a process at the lowest priority (nice 19), unless --nice says otherwise: client, \
          server and flood share the processors. `spin` is such a process that spins and asks nothing of the server, for \
          comparison: what it costs the citizen is the machine's. A call that fails counts as 10 s, the longest that the \
-         citizen waits. Keep-alive: the latest answer. Expiry: how late the registration of a dead client is removed. \
+         citizen waits. Keep-alive: the latest answer. Expiry: how late the registration of a dead client is removed; none where none could register. \
          Missed: registrations that the citizen was told of, and that are not there. After: memory as soon as it is back \
          within a tenth, or a minute after the flood.";
     const ROUNDS: Rounds = Rounds::Cold(1);
@@ -60,9 +60,11 @@ fn report(round: &mut Round<'_>, flood: Flood, trial: &Trial) {
     add("register, p99", Unit::Milliseconds, ROLLCALL, milliseconds(trial.beside.register));
     add("lock, p99", Unit::Milliseconds, ROLLCALL, milliseconds(trial.beside.lock));
     add("keep-alive", Unit::Milliseconds, ROLLCALL, milliseconds(trial.beside.keep_alive));
-    add("expiry", Unit::Milliseconds, ROLLCALL, milliseconds(trial.beside.expiry));
-    add("failed", Unit::Count, ROLLCALL, trial.beside.failed as f64);
-    add("missed", Unit::Count, ROLLCALL, trial.beside.missed as f64);
+    if let Some(expiry) = trial.beside.expiry {
+        add("expiry", Unit::Milliseconds, ROLLCALL, milliseconds(expiry));
+    }
+    add("failed", Unit::Count, ROLLCALL, trial.failed as f64);
+    add("missed", Unit::Count, ROLLCALL, trial.missed as f64);
     add("sessions lost", Unit::Count, ROLLCALL, trial.sessions_lost as f64);
     add("memory, peak", Unit::Megabytes, ROLLCALL, megabytes(trial.memory_peak));
     add("memory, after", Unit::Megabytes, ROLLCALL, megabytes(trial.memory_after));

@@ -38,9 +38,8 @@ pub(super) struct Noticed {
     pub(super) register: Duration,
     pub(super) lock: Duration,
     pub(super) keep_alive: Duration,
-    pub(super) expiry: Duration,
-    pub(super) failed: usize,
-    pub(super) missed: usize,
+    /// None where nobody could register.
+    pub(super) expiry: Option<Duration>,
 }
 
 /// What was measured beside one flood.
@@ -48,6 +47,9 @@ pub(super) struct Noticed {
 pub(super) struct Trial {
     pub(super) alone: Noticed,
     pub(super) beside: Noticed,
+    /// Calls that failed and registrations that were missed, until the end of the trial.
+    pub(super) failed: usize,
+    pub(super) missed: usize,
     pub(super) memory_before: u64,
     pub(super) memory_peak: u64,
     pub(super) memory_after: u64,
@@ -94,8 +96,10 @@ impl Trial {
         }
         let left = self::sessions(&bare).await;
         let (alone, beside) = (noticed(&citizen, alone, begin), noticed(&citizen, begin, end));
-        let quiet = noticed(&citizen, end, Instant::now());
-        let details = details(&citizen, begin, end);
+        let now = Instant::now();
+        let quiet = noticed(&citizen, end, now);
+        let (failed, missed) = (citizen.failures(begin, now).len(), citizen.missed(begin, now).len());
+        let details = details(&citizen, begin, now);
         drop(citizen);
         let ended = ended(&mut rollcall).await;
         let log = format!(
@@ -108,6 +112,8 @@ impl Trial {
         Ok(Trial {
             alone,
             beside,
+            failed,
+            missed,
             memory_before: before,
             memory_peak: flooded.peak,
             memory_after: after,
@@ -161,11 +167,12 @@ async fn sessions(bare: &Bare) -> BTreeSet<String> {
 }
 
 fn noticed(citizen: &Citizen, from: Instant, to: Instant) -> Noticed {
-    let percentile = |act, percent| {
+    let measured = |act, percent| {
         let mut latencies = Latencies::default();
         citizen.times(act, from, to).into_iter().for_each(|time| latencies.push(time));
-        latencies.percentile(percent).unwrap_or_default()
+        latencies.percentile(percent)
     };
+    let percentile = |act, percent| measured(act, percent).unwrap_or_default();
     Noticed {
         get_p50: percentile(Act::Get, 50),
         get_p99: percentile(Act::Get, 99),
@@ -173,9 +180,7 @@ fn noticed(citizen: &Citizen, from: Instant, to: Instant) -> Noticed {
         register: percentile(Act::Register, 99).max(percentile(Act::Watch, 99)),
         lock: percentile(Act::Lock, 99),
         keep_alive: percentile(Act::KeepAlive, 100),
-        expiry: percentile(Act::Expire, 100),
-        failed: citizen.failures(from, to).len(),
-        missed: citizen.missed(from, to).len(),
+        expiry: measured(Act::Expire, 100),
     }
 }
 
