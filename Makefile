@@ -22,7 +22,7 @@ run-zookeeper: ## Start ZooKeeper and rollcall-server in front of it here, until
 test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server
 	$(CARGO) build --locked -p rollcall --bins --examples
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 stubs: ## Generate the stubs of every language (buf.gen.yaml), into gen/ and client-go/
 	tests/setup.sh go-plugins buf node java grpc-plugins

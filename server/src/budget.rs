@@ -293,6 +293,7 @@ impl Account {
         Self(Arc::new(Inner { id: *id, own: own.clone(), replica, path_overhead: *path_overhead }))
     }
 
+    #[cfg(test)]
     /// How much of a resource this connection holds.
     pub(crate) fn used(&self, resource: Resource) -> usize {
         self.0.own.used(resource)

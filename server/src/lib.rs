@@ -3,7 +3,6 @@
 //! `ARCHITECTURE.md` says which module may import which, and why.
 
 mod app;
-#[allow(dead_code, reason = "its users follow in the next commits")]
 mod budget;
 mod cli;
 mod clock;

@@ -61,8 +61,10 @@ class RegistryStub(object):
     a google.rpc.RetryInfo says when. An error message is at most 512 bytes, all details together 4 KiB.
     The reasons that are named above an rpc are its own. Every call can also end with:
 
-    - INVALID_ARGUMENT, reason INVALID_PATH, or PROTOCOL for a request that breaks the rules, each with
-    the field in a google.rpc.BadRequest.
+    - INVALID_ARGUMENT, each with the field in a google.rpc.BadRequest: reason INVALID_PATH;
+    VALUE_TOO_LARGE, also for a message over 2 MiB; or PROTOCOL for a request that breaks the rules,
+    or is not this protobuf. A path has at most 4,096 bytes and 128 levels. `/.rollcall` is reserved;
+    `/zookeeper`, where it is ZooKeeper's own, can only be read.
     - UNAUTHENTICATED: credentials are missing or wrong.
     - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
     READ_ONLY (the server takes no writes, locks or registrations).
@@ -151,8 +153,10 @@ class RegistryServicer(object):
     a google.rpc.RetryInfo says when. An error message is at most 512 bytes, all details together 4 KiB.
     The reasons that are named above an rpc are its own. Every call can also end with:
 
-    - INVALID_ARGUMENT, reason INVALID_PATH, or PROTOCOL for a request that breaks the rules, each with
-    the field in a google.rpc.BadRequest.
+    - INVALID_ARGUMENT, each with the field in a google.rpc.BadRequest: reason INVALID_PATH;
+    VALUE_TOO_LARGE, also for a message over 2 MiB; or PROTOCOL for a request that breaks the rules,
+    or is not this protobuf. A path has at most 4,096 bytes and 128 levels. `/.rollcall` is reserved;
+    `/zookeeper`, where it is ZooKeeper's own, can only be read.
     - UNAUTHENTICATED: credentials are missing or wrong.
     - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
     READ_ONLY (the server takes no writes, locks or registrations).
@@ -433,8 +437,10 @@ class Registry(object):
     a google.rpc.RetryInfo says when. An error message is at most 512 bytes, all details together 4 KiB.
     The reasons that are named above an rpc are its own. Every call can also end with:
 
-    - INVALID_ARGUMENT, reason INVALID_PATH, or PROTOCOL for a request that breaks the rules, each with
-    the field in a google.rpc.BadRequest.
+    - INVALID_ARGUMENT, each with the field in a google.rpc.BadRequest: reason INVALID_PATH;
+    VALUE_TOO_LARGE, also for a message over 2 MiB; or PROTOCOL for a request that breaks the rules,
+    or is not this protobuf. A path has at most 4,096 bytes and 128 levels. `/.rollcall` is reserved;
+    `/zookeeper`, where it is ZooKeeper's own, can only be read.
     - UNAUTHENTICATED: credentials are missing or wrong.
     - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
     READ_ONLY (the server takes no writes, locks or registrations).

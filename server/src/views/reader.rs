@@ -169,10 +169,10 @@ impl Reader {
         }
     }
 
-    /// Whether ZooKeeper is connected and has said something lately. To be asked while the view waits for an answer:
-    /// otherwise silence means nothing.
+    /// Whether ZooKeeper is connected, and says something when it is asked. A view that waits for its turn to load has
+    /// asked nothing: then others' requests tell.
     pub(super) fn is_reachable(&self) -> bool {
         let session = self.lease.views().zk.hub.session(&self.view().scope.path);
-        session.is_up() && session.last_heard().is_some_and(|heard| heard.elapsed() < self.settings().patience)
+        session.is_up() && !session.is_silent(self.settings().patience)
     }
 }

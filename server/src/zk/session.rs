@@ -86,6 +86,8 @@ struct Identity {
     timeout: Duration,
     last_zxid: i64,
     last_heard: Option<Instant>,
+    /// Since when a request waits for its answer, and nothing was heard.
+    silent_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,7 @@ impl Session {
             timeout: config.session_timeout,
             last_zxid: 0,
             last_heard: None,
+            silent_since: None,
         }));
         let session = Self {
             commands,
@@ -259,6 +262,11 @@ impl Session {
         lock(&self.identity).last_heard
     }
 
+    /// Whether the server has said nothing for so long, though it was asked.
+    pub(crate) fn is_silent(&self, time: Duration) -> bool {
+        lock(&self.identity).silent_since.is_some_and(|since| since.elapsed() >= time)
+    }
+
     /// Where the session's watch events arrive.
     pub(crate) fn watches(&self) -> &Arc<Watches> {
         &self.watches
@@ -331,12 +339,13 @@ impl Task {
         let end = {
             let Self { watches, identity, evidence, config, queue, next_xid, epoch, .. } = self;
             let mut reading = pin!(read_frames(reader, &pending, watches, identity, evidence, config, timeout));
-            let mut writing = pin!(write_requests(writer, &pending, queue, next_xid, *epoch, timeout));
+            let mut writing = pin!(write_requests(writer, &pending, identity, queue, next_xid, *epoch, timeout));
             tokio::select! {
                 cause = &mut reading => End::Broken(cause),
                 end = &mut writing => end,
             }
         };
+        lock(&self.identity).silent_since = None;
         for request in lock(&pending).drain(..) {
             let Pending { reply, .. } = request;
             drop(reply.send(Err(Error::OutcomeUnknown)));
@@ -349,6 +358,7 @@ impl Task {
 async fn write_requests(
     mut writer: OwnedWriteHalf,
     pending: &Mutex<VecDeque<Pending>>,
+    identity: &Mutex<Identity>,
     queue: &mut mpsc::Receiver<Command>,
     next_xid: &mut i32,
     epoch: u64,
@@ -362,6 +372,10 @@ async fn write_requests(
                 while let Some(command) = next {
                     write_request(command, &mut encoder, pending, next_xid, epoch);
                     next = if encoder.len() < WRITE_CHUNK { queue.try_recv().ok() } else { None };
+                }
+                let pending = lock(pending);
+                if !pending.is_empty() {
+                    lock(identity).silent_since.get_or_insert_with(Instant::now);
                 }
             }
             Ok(None) => return End::HandlesGone,
@@ -432,7 +446,11 @@ async fn read_frames(
             }
         };
         heard = Instant::now();
-        lock(identity).last_heard = Some(heard);
+        {
+            let mut identity = lock(identity);
+            identity.last_heard = Some(heard);
+            identity.silent_since = identity.silent_since.map(|_| heard);
+        }
         let too_large = match &frame {
             Frame::Whole(_) => None,
             Frame::TooLarge(_, length) => Some(Error::AnswerTooLarge(*length)),
@@ -463,6 +481,10 @@ async fn read_frames(
                 let is_long = length > DECODED_AT_ONCE;
                 if let Err(cause) = answer(header, too_large, decoder, is_long, pending, evidence, config).await {
                     return cause;
+                }
+                let pending = lock(pending);
+                if pending.is_empty() {
+                    lock(identity).silent_since = None;
                 }
             }
         }

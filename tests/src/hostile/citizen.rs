@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::bare::Bare;
 use crate::client::{Client, span, text};
@@ -422,9 +422,14 @@ impl Shared {
             ticks.tick().await;
             let path = format!("/citizen-dead/{number}");
             let client = self.client();
-            let Some(held) = self.timed(Act::Register, register(&client, &path, Some(SHORT_TTL), None)).await else {
-                continue;
+            let registering = async {
+                match register(&client, &path, Some(SHORT_TTL), None).await {
+                    // This process was not given the processor for as long as the ttl.
+                    Err(status) if status.code() == Code::Aborted => Ok(None),
+                    registered => registered.map(Some),
+                }
             };
+            let Some(held) = self.timed(Act::Register, registering).await.flatten() else { continue };
             drop((held, client));
             let (number, begun) = (self.begin(Act::Expire), Instant::now());
             let mut is_gone = false;
