@@ -1,7 +1,7 @@
 //! What the replica counts, in Prometheus' text format.
 
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
 pub(crate) use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;

@@ -41,6 +41,8 @@ mod flag {
 pub struct Hand {
     socket: TcpStream,
     output: Vec<u8>,
+    /// How much of `output` was sent: kept here, since a test may stop waiting at any time.
+    sent: usize,
     input: Vec<u8>,
 }
 
@@ -77,7 +79,7 @@ impl Hand {
         socket.set_recv_buffer_size(BUFFER).expect("a small buffer");
         let socket = soon("a connection", socket.connect(address)).await.expect("the server listens");
         socket.set_nodelay(true).expect("it stands");
-        Hand { socket, output: Vec::new(), input: Vec::new() }
+        Hand { socket, output: Vec::new(), sent: 0, input: Vec::new() }
     }
 
     /// Connects, and opens the connection, with windows of this size for each stream.
@@ -133,16 +135,22 @@ impl Hand {
     /// # Errors
     /// When the connection is broken.
     pub async fn flush(&mut self) -> io::Result<()> {
-        self.socket.write_all(&self.output).await?;
-        self.output.clear();
+        while self.sent < self.output.len() {
+            self.sent += self.socket.write(&self.output[self.sent..]).await?;
+        }
+        self.forget_sent();
         Ok(())
+    }
+
+    fn forget_sent(&mut self) {
+        self.output.drain(..self.sent);
+        self.sent = 0;
     }
 
     /// Sends what waits while it reads, as an honest client does, and answers pings and settings, until `enough` holds or
     /// the server closes the connection.
     pub async fn converse(&mut self, mut enough: impl FnMut(&Heard) -> bool) -> Heard {
         let mut heard = Heard::default();
-        let mut sent = 0;
         while !enough(&heard) {
             let mut more = vec![0; 64 * 1024];
             let (mut reader, mut writer) = self.socket.split();
@@ -154,21 +162,20 @@ impl Hand {
                         return heard;
                     }
                 },
-                written = writer.write(&self.output[sent..]), if sent < self.output.len() => match written {
-                    Ok(count) => sent += count,
+                written = writer.write(&self.output[self.sent..]), if self.sent < self.output.len() => match written {
+                    Ok(count) => self.sent += count,
                     // What the server has said last may still be read.
-                    Err(_) => sent = self.output.len(),
+                    Err(_) => self.sent = self.output.len(),
                 },
             }
             while let Some(frame) = self.take() {
                 self.understand(&frame, &mut heard);
             }
-            if sent == self.output.len() || sent > 1 << 20 {
-                self.output.drain(..sent);
-                sent = 0;
+            if self.sent == self.output.len() || self.sent > 1 << 20 {
+                self.forget_sent();
             }
         }
-        self.output.drain(..sent);
+        self.forget_sent();
         heard
     }
 

@@ -206,10 +206,11 @@ async fn a_connection_has_a_share_of_paths_and_others_have_theirs() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_that_were_cancelled_leave_nothing_behind_and_hold_up_nobody() {
     const TIMES: usize = 10_000;
-    let s = Arm::Embedded.setting("cancelled").await;
+    // Some are told before they are cancelled; what they watched is kept for as long.
+    let s = Arm::Embedded.setting_with("cancelled", &["--view-idle", "1s"]).await;
     let mut citizen = Citizen::of(&s).await;
     let before = s.server.resident_bytes();
     let harm = Harm::start(&s, watch_and_go).await;

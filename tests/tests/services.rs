@@ -65,7 +65,7 @@ async fn go_and_forked_python_find_each_other_and_take_turns_while_a_replica_is_
     said.sort();
     assert_eq!(said, ["0 found ['go0', 'go1', 'py']", "1 found ['go0', 'go1', 'py']", "done"]);
     for service in &services[1..] {
-        assert_eq!(service.stdout(), "found [go0 go1 py]\ndone\n");
+        assert_eq!(service.stdout(), "found [\"go0\" \"go1\" \"py\"]\ndone\n");
     }
     assert_eq!(number(&file), (GO.len() + WORKERS) * ROUNDS, "two had their turn at once");
 }
