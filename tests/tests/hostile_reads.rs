@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rollcall_proto::v1::{GetRequest, WatchRequest};
 use rollcall_tests::arm::{Arm, Setting};
-use rollcall_tests::client::{Client, Registration, latest, put, reason, text};
+use rollcall_tests::client::{Client, Registration, latest, reason, text};
 use rollcall_tests::unread::Unread;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 use tokio::task::JoinSet;
