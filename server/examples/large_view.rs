@@ -2,8 +2,9 @@
 //! `large_view [NODES] [PER-PARENT]`.
 //!
 //! A replica runs on one runtime thread, beside a task that ticks every millisecond: a step of anybody else is a gap
-//! between two ticks. ZooKeeper's place is taken by the embedded server, on threads of its own. The gap of a phase in
-//! which nothing happens is what the machine itself adds.
+//! between two ticks. Told are the longest gap by the clock, to which a busy machine adds, and by the processor's time of that
+//! thread, to which only steps add that follow each other. ZooKeeper's place is taken by the embedded server, on threads of
+//! its own.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program to be looked at")]
 
 use std::net::SocketAddr;
@@ -118,26 +119,35 @@ async fn read(stream: &mut tonic::Streaming<rollcall_proto::v1::WatchResponse>) 
     }
 }
 
-struct Gaps(Arc<AtomicU64>);
+/// The longest gaps since the last report, in microseconds: by the clock, and of the thread's time.
+#[derive(Default)]
+struct Gaps([AtomicU64; 2]);
 
 impl Gaps {
     fn report(&self, phase: &str, begun: Instant, count: usize) {
-        let gap = Duration::from_micros(self.0.swap(0, Ordering::Relaxed));
+        let [clock, thread] =
+            [0, 1].map(|kind| Duration::from_micros(self.0[kind].swap(0, Ordering::Relaxed)).as_secs_f64() * 1e3);
+        let seconds = begun.elapsed().as_secs_f64();
         println!(
-            "{phase:<40} {:>8.2} s  {count:>8} nodes   longest gap {:>8.1} ms",
-            begun.elapsed().as_secs_f64(),
-            gap.as_secs_f64() * 1e3
+            "{phase:<24} {seconds:>7.2} s {count:>8} nodes, longest {clock:>8.1} ms, {thread:>8.1} ms of the thread"
         );
     }
 }
 
-async fn tick(longest: Arc<AtomicU64>) {
-    let mut last = Instant::now();
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap()
+}
+
+async fn tick(gaps: Arc<Gaps>) {
+    let (mut last, mut last_of_thread) = (Instant::now(), thread_time());
     loop {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let gap = u64::try_from(last.elapsed().as_micros()).unwrap();
-        longest.fetch_max(gap, Ordering::Relaxed);
-        last = Instant::now();
+        let gap = [last.elapsed(), thread_time() - last_of_thread];
+        for (longest, gap) in gaps.0.iter().zip(gap) {
+            longest.fetch_max(u64::try_from(gap.as_micros()).unwrap(), Ordering::Relaxed);
+        }
+        (last, last_of_thread) = (Instant::now(), thread_time());
     }
 }
 
@@ -154,8 +164,8 @@ fn main() {
     let app = replica.block_on(App::bind(options.check().unwrap())).unwrap();
     let grpc = app.addresses().unwrap().0;
     replica.spawn(app.run(std::future::pending(), std::future::pending()));
-    let gaps = Gaps(Arc::default());
-    replica.spawn(tick(gaps.0.clone()));
+    let gaps = Arc::new(Gaps::default());
+    replica.spawn(tick(gaps.clone()));
     clients.block_on(async {
         let mut writer = Writer::connect(address).await;
         let mut client =
@@ -165,7 +175,7 @@ fn main() {
         in_batches(&mut writer, paths(nodes, each).map(create)).await;
         println!("{nodes} nodes made in {:.1} s", begun.elapsed().as_secs_f64());
         let begun = Instant::now();
-        gaps.0.store(0, Ordering::Relaxed);
+        gaps.report("making them", begun, nodes);
         tokio::time::sleep(Duration::from_secs(2)).await;
         gaps.report("nothing", begun, 0);
         let begun = Instant::now();
@@ -180,6 +190,8 @@ fn main() {
         client.get(get).await.unwrap();
         gaps.report("a page of 5,000", begun, 5000);
         let begun = Instant::now();
+        // Its session has ended meanwhile.
+        let mut writer = Writer::connect(address).await;
         let write = |path| Request::SetData { path, data: Bytes::from_static(b"{\"a\":2}"), version: -1 };
         let writing = in_batches(&mut writer, paths(nodes, each).take(60_000).map(write));
         let mut count = 0;
