@@ -143,6 +143,8 @@ async fn calls_of_every_service_are_counted_and_what_is_over_is_answered_at_once
         s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", under_way.len())).await;
     }
     under_way.clear();
+    // Their places come back when the server has read that they were given up.
+    s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 0").await;
     // One that has no end by itself.
     for _ in 0..MOST {
         under_way.push(caller.begin(REGISTER).await);

@@ -149,6 +149,18 @@ impl Citizen {
         })
     }
 
+    /// The acts of one kind that began in this time and took longest, so many of them at most: when each began, counted from
+    /// `from`, and how long it took.
+    pub fn slowest(&self, act: Act, from: Instant, to: Instant, most: usize) -> Vec<(Duration, Duration)> {
+        self.shared.read(|record| {
+            let done = record.samples.iter().filter(|sample| sample.act == act && (from..to).contains(&sample.begun));
+            let mut slowest: Vec<_> = done.map(|sample| (sample.begun - from, sample.took)).collect();
+            slowest.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+            slowest.truncate(most);
+            slowest
+        })
+    }
+
     /// Waits until everything that began before this moment is over, and since then something of each kind has begun and
     /// succeeded.
     pub async fn answered(&self, before: Instant) {

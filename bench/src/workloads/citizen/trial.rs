@@ -100,15 +100,16 @@ impl Trial {
         let quiet = noticed(&citizen, end, now);
         let (failed, missed) = (citizen.failures(begin, now).len(), citizen.missed(begin, now).len());
         let details = details(&citizen, begin, now);
-        drop(citizen);
-        let ended = ended(&mut rollcall).await;
         let log = format!(
-            "{}; Get p99 {} alone, {} beside, {} after; {details}",
+            "{}; slowest Gets: {}; Get p99 {} alone, {} beside, {} after; {details}",
             flooded.done,
+            slowest(&citizen, begin, end),
             shown(alone.get_p99),
             shown(beside.get_p99),
             shown(quiet.get_p99)
         );
+        drop(citizen);
+        let ended = ended(&mut rollcall).await;
         Ok(Trial {
             alone,
             beside,
@@ -182,6 +183,13 @@ fn noticed(citizen: &Citizen, from: Instant, to: Instant) -> Noticed {
         keep_alive: percentile(Act::KeepAlive, 100),
         expiry: measured(Act::Expire, 100),
     }
+}
+
+/// When the slowest Gets began, since the begin of the flood, and what they took.
+fn slowest(citizen: &Citizen, from: Instant, to: Instant) -> String {
+    let slowest = citizen.slowest(Act::Get, from, to, 5);
+    let shown = slowest.into_iter().map(|(at, took)| format!("{} at {:.1} s", shown(took), at.as_secs_f64()));
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// What failed, in words: how often, and an example of each.
