@@ -2,14 +2,13 @@
 
 use std::io::Result;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::peer::{Batch, Peer};
+use super::peer::Batch;
 use super::requests::{GET, Read, get};
 use super::wire::PREFACE;
 use super::{Load, Tally, Target, over_connections};
@@ -53,17 +52,13 @@ async fn begin(address: SocketAddr, beginning: &[u8]) -> Result<TcpStream> {
 }
 
 pub(super) async fn reconnects(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
-    over_connections(4, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let mut batch = Batch::default();
-            batch.call(peer.stream(), &peer.headers(GET), &get("/flood/reconnect".to_owned(), Read::Cached));
-            peer.send(&mut batch).await?;
-            peer.ended(1).await?;
-            tally.sent(1);
-            Ok(())
-        }
+    over_connections(4, target, load, tally, move |peer, tally: Tally, _| async move {
+        let mut batch = Batch::default();
+        batch.call(peer.stream(), &peer.headers(GET), &get("/flood/reconnect".to_owned(), Read::Cached));
+        peer.send(&mut batch).await?;
+        peer.ended(1).await?;
+        tally.sent(1);
+        Ok(())
     })
     .await;
 }

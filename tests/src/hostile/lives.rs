@@ -1,7 +1,6 @@
 //! Floods of Register streams; and none at all, for comparison.
 
 use std::io::Result;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{interval, sleep};
@@ -60,17 +59,13 @@ async fn say(peer: &Peer, stream: u32, requests: impl Iterator<Item = Vec<u8>>, 
 }
 
 pub(super) async fn unsets(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
-    over_connections(4, target, load, tally, move |peer: Arc<Peer>, number| {
-        let tally = counted.clone();
-        async move {
-            let stream = opened(&peer, None).await?;
-            while load.goes_on() {
-                let unsets = (0..10_000).map(|unset| unset_of(number, unset));
-                say(&peer, stream, unsets, &tally).await?;
-            }
-            Ok(())
+    over_connections(4, target, load, tally, move |peer, tally: Tally, number| async move {
+        let stream = opened(&peer, None).await?;
+        while load.goes_on() {
+            let unsets = (0..10_000).map(|unset| unset_of(number, unset));
+            say(&peer, stream, unsets, &tally).await?;
         }
+        Ok(())
     })
     .await;
 }
@@ -80,71 +75,58 @@ fn unset_of(connection: usize, number: usize) -> Vec<u8> {
 }
 
 pub(super) async fn long_paths(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
-    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let stream = opened(&peer, None).await?;
-            let sets = (0..load.count(2_000, 10_000)).map(|number| set(format!("/flood/{}", long_name(number, 4_080))));
-            say(&peer, stream, sets, &tally).await?;
-            peer.hold(load).await
-        }
+    over_connections(1, target, load, tally, move |peer, tally: Tally, _| async move {
+        let stream = opened(&peer, None).await?;
+        let sets = (0..load.count(2_000, 10_000)).map(|number| set(format!("/flood/{}", long_name(number, 4_080))));
+        say(&peer, stream, sets, &tally).await?;
+        peer.hold(load).await
     })
     .await;
 }
 
 pub(super) async fn mass_registrations(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(20_000, 260_000), tally.clone());
-    over_connections(4, target, load, tally, move |peer: Arc<Peer>, connection| {
-        let tally = counted.clone();
-        async move {
-            let stream = opened(&peer, None).await?;
-            let before = peer.heard().bytes;
-            let sets = (0..count / 4).map(|number| set(format!("{PLACE}/{connection}-{number}")));
-            say(&peer, stream, sets, &tally).await?;
-            // Each answer has more bytes than this.
-            peer.told(before + count / 4 * 80).await?;
-            drop(peer);
-            // Dropped once: what follows is the removal.
-            load.rest().await;
-            Ok(())
-        }
+    let count = load.count(20_000, 260_000);
+    over_connections(4, target, load, tally, move |peer, tally: Tally, connection| async move {
+        let stream = opened(&peer, None).await?;
+        let before = peer.heard().bytes;
+        let sets = (0..count / 4).map(|number| set(format!("{PLACE}/{connection}-{number}")));
+        say(&peer, stream, sets, &tally).await?;
+        // Each answer has more bytes than this.
+        peer.told(before + count / 4 * 80).await?;
+        drop(peer);
+        // Dropped once: what follows is the removal.
+        load.rest().await;
+        Ok(())
     })
     .await;
 }
 
 pub(super) async fn unread_answers(target: Target, load: Load, tally: &Tally) {
-    let (streams, each, counted) = (load.count(200, 200), load.count(1_000, 2_500), tally.clone());
-    over_windows(1, 0, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let mut opened_streams = Vec::new();
-            for _ in 0..streams {
-                opened_streams.push(opened(&peer, None).await?);
-            }
-            for number in 0..each {
-                for stream in &opened_streams {
-                    let request = unset(format!("/flood/{}", long_name(number, 4_080)));
-                    peer.send_body(*stream, &request, false).await?;
-                    tally.sent(1);
-                }
-            }
-            peer.hold(load).await
+    let (streams, each) = (load.count(200, 200), load.count(1_000, 2_500));
+    over_windows(1, 0, target, load, tally, move |peer, tally: Tally, _| async move {
+        let mut opened_streams = Vec::new();
+        for _ in 0..streams {
+            opened_streams.push(opened(&peer, None).await?);
         }
+        for number in 0..each {
+            for stream in &opened_streams {
+                let request = unset(format!("/flood/{}", long_name(number, 4_080)));
+                peer.send_body(*stream, &request, false).await?;
+                tally.sent(1);
+            }
+        }
+        peer.hold(load).await
     })
     .await;
 }
 
 pub(super) async fn many_streams(target: Target, load: Load, tally: &Tally) {
-    let (streams, sets, counted) = (load.count(5_000, 20_000), load.count(10_000, 30_000), tally.clone());
-    over_windows(2, WINDOW, target, load, tally, move |peer: Arc<Peer>, connection| {
-        let tally = counted.clone();
-        async move {
-            if connection == 0 {
-                keep_alives(&peer, streams, load, &tally).await
-            } else {
-                pipeline(&peer, sets, load, &tally).await
-            }
+    let (streams, sets) = (load.count(5_000, 20_000), load.count(10_000, 30_000));
+    over_windows(2, WINDOW, target, load, tally, move |peer, tally: Tally, connection| async move {
+        if connection == 0 {
+            keep_alives(&peer, streams, load, &tally).await
+        } else {
+            pipeline(&peer, sets, load, &tally).await
         }
     })
     .await;

@@ -248,7 +248,7 @@ impl fmt::Display for Flood {
 /// Does the same on so many connections at once, each again and again on a new connection, until the time is over.
 async fn over_connections<Attack, Call>(connections: usize, target: Target, load: Load, tally: &Tally, attack: Attack)
 where
-    Attack: Fn(Arc<Peer>, usize) -> Call + Clone + Send + 'static,
+    Attack: Fn(Arc<Peer>, Tally, usize) -> Call + Clone + Send + 'static,
     Call: Future<Output = Result<()>> + Send,
 {
     over_windows(connections, WINDOW, target, load, tally, attack).await;
@@ -263,7 +263,7 @@ async fn over_windows<Attack, Call>(
     tally: &Tally,
     attack: Attack,
 ) where
-    Attack: Fn(Arc<Peer>, usize) -> Call + Clone + Send + 'static,
+    Attack: Fn(Arc<Peer>, Tally, usize) -> Call + Clone + Send + 'static,
     Call: Future<Output = Result<()>> + Send,
 {
     let mut tasks = JoinSet::new();
@@ -272,7 +272,7 @@ async fn over_windows<Attack, Call>(
         tasks.spawn(async move {
             while load.goes_on() {
                 let done = match Peer::open(target.grpc, window).await {
-                    Ok(peer) => attack(Arc::new(peer), number).await,
+                    Ok(peer) => attack(Arc::new(peer), tally.clone(), number).await,
                     Err(error) => Err(error),
                 };
                 if done.is_err() {

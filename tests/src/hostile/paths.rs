@@ -1,28 +1,23 @@
 //! Floods of paths that nobody else reads.
 
-use std::sync::Arc;
-
 use super::peer::{Batch, Peer};
 use super::requests::{GET, Read, WATCH, get, watch};
 use super::wire::FRAME;
 use super::{Load, Tally, Target, over_connections};
 
 pub(super) async fn watched_paths(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(10_000, 10_000), tally.clone());
-    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let (headers, mut batch) = (peer.headers(WATCH), Batch::default());
-            for number in 0..count {
-                batch.call(peer.stream(), &headers, &watch(format!("/flood/absent-{number}"), false, 0));
-                if batch.len() >= FRAME {
-                    peer.send(&mut batch).await?;
-                }
-                tally.sent(1);
+    let count = load.count(10_000, 10_000);
+    over_connections(1, target, load, tally, move |peer, tally: Tally, _| async move {
+        let (headers, mut batch) = (peer.headers(WATCH), Batch::default());
+        for number in 0..count {
+            batch.call(peer.stream(), &headers, &watch(format!("/flood/absent-{number}"), false, 0));
+            if batch.len() >= FRAME {
+                peer.send(&mut batch).await?;
             }
-            peer.send(&mut batch).await?;
-            peer.hold(load).await
+            tally.sent(1);
         }
+        peer.send(&mut batch).await?;
+        peer.hold(load).await
     })
     .await;
 }
@@ -56,25 +51,19 @@ async fn cancelled(
 }
 
 pub(super) async fn cancelled_watches(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(100_000, 400_000), tally.clone());
-    over_connections(4, target, load, tally, move |peer: Arc<Peer>, connection| {
-        let tally = counted.clone();
-        async move {
-            let message = |number| watch(format!("/flood/fresh-{connection}-{number}"), false, 0);
-            cancelled(&peer, count / 4, WATCH, message, load, &tally).await
-        }
+    let count = load.count(100_000, 400_000);
+    over_connections(4, target, load, tally, move |peer, tally: Tally, connection| async move {
+        let message = |number| watch(format!("/flood/fresh-{connection}-{number}"), false, 0);
+        cancelled(&peer, count / 4, WATCH, message, load, &tally).await
     })
     .await;
 }
 
 pub(super) async fn cancelled_gets(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(40_000, 90_000), tally.clone());
-    over_connections(40, target, load, tally, move |peer: Arc<Peer>, connection| {
-        let tally = counted.clone();
-        async move {
-            let message = |number| get(format!("/flood/read-{connection}-{number}"), Read::Cached);
-            cancelled(&peer, count / 40, GET, message, load, &tally).await
-        }
+    let count = load.count(40_000, 90_000);
+    over_connections(40, target, load, tally, move |peer, tally: Tally, connection| async move {
+        let message = |number| get(format!("/flood/read-{connection}-{number}"), Read::Cached);
+        cancelled(&peer, count / 40, GET, message, load, &tally).await
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! Floods of Get and Watch on paths that hold much.
 
-use std::sync::Arc;
+use std::io::Result;
 use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -17,153 +17,114 @@ const PAGE: i32 = 100_000;
 /// How long after its begin a page is cancelled: the server is at work on it.
 const CANCELLED_AFTER: Duration = Duration::from_millis(3);
 
+/// Asks the same so many times at once, and cancels all of it shortly after.
+async fn ask_and_cancel(peer: &Peer, times: usize, headers: &[u8], message: &[u8]) -> Result<()> {
+    let (mut batch, streams) = (Batch::default(), (0..times).map(|_| peer.stream()).collect::<Vec<_>>());
+    streams.iter().for_each(|stream| batch.call(*stream, headers, message));
+    peer.send(&mut batch).await?;
+    sleep(CANCELLED_AFTER).await;
+    streams.iter().for_each(|stream| batch.cancel(*stream));
+    peer.send(&mut batch).await
+}
+
 pub(super) async fn pages(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
-    over_connections(8, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let (headers, message) = (peer.headers(GET), get(WIDE.to_owned(), Read::Pages(PAGE)));
-            while load.goes_on() {
-                let (stream, mut batch) = (peer.stream(), Batch::default());
-                batch.call(stream, &headers, &message);
-                peer.send(&mut batch).await?;
-                sleep(CANCELLED_AFTER).await;
-                batch.cancel(stream);
-                peer.send(&mut batch).await?;
-                tally.sent(1);
-            }
-            Ok(())
+    over_connections(8, target, load, tally, move |peer, tally: Tally, _| async move {
+        let (headers, message) = (peer.headers(GET), get(WIDE.to_owned(), Read::Pages(PAGE)));
+        while load.goes_on() {
+            ask_and_cancel(&peer, 1, &headers, &message).await?;
+            tally.sent(1);
         }
+        Ok(())
     })
     .await;
 }
 
 pub(super) async fn nested_pages(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(300, 2_000), tally.clone());
-    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let (headers, message) = (peer.headers(GET), get(NESTED.to_owned(), Read::Pages(PAGE)));
-            let (mut batch, streams) = (Batch::default(), (0..count).map(|_| peer.stream()).collect::<Vec<_>>());
-            for stream in &streams {
-                batch.call(*stream, &headers, &message);
-            }
-            peer.send(&mut batch).await?;
-            sleep(CANCELLED_AFTER).await;
-            for stream in &streams {
-                batch.cancel(*stream);
-            }
-            peer.send(&mut batch).await?;
-            tally.sent(count);
-            peer.hold(load).await
-        }
+    let count = load.count(300, 2_000);
+    over_connections(1, target, load, tally, move |peer, tally: Tally, _| async move {
+        let (headers, message) = (peer.headers(GET), get(NESTED.to_owned(), Read::Pages(PAGE)));
+        ask_and_cancel(&peer, count, &headers, &message).await?;
+        tally.sent(count);
+        peer.hold(load).await
     })
     .await;
 }
 
 pub(super) async fn closed_window(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(700, 1_000), tally.clone());
-    over_windows(1, 0, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let (headers, message) = (peer.headers(GET), get(WIDE.to_owned(), Read::Pages(PAGE)));
-            let mut batch = Batch::default();
-            for _ in 0..count {
-                batch.call(peer.stream(), &headers, &message);
-            }
-            peer.send(&mut batch).await?;
-            tally.sent(count);
-            peer.hold(load).await
+    let count = load.count(700, 1_000);
+    over_windows(1, 0, target, load, tally, move |peer, tally: Tally, _| async move {
+        let (headers, message) = (peer.headers(GET), get(WIDE.to_owned(), Read::Pages(PAGE)));
+        let mut batch = Batch::default();
+        for _ in 0..count {
+            batch.call(peer.stream(), &headers, &message);
         }
+        peer.send(&mut batch).await?;
+        tally.sent(count);
+        peer.hold(load).await
     })
     .await;
 }
 
 pub(super) async fn latest_gets(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(1_000, 5_000), tally.clone());
-    over_connections(2, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let (headers, mut batch, mut sent) = (peer.headers(GET), Batch::default(), 0);
-            while load.goes_on() {
-                for number in 0..count {
-                    let message = get(format!("/flood/latest-{}", number % 100), Read::Latest);
-                    batch.call(peer.stream(), &headers, &message);
-                }
-                peer.send(&mut batch).await?;
-                tally.sent(count);
-                sent += count;
-                peer.ended(sent).await?;
+    let count = load.count(1_000, 5_000);
+    over_connections(2, target, load, tally, move |peer, tally: Tally, _| async move {
+        let (headers, mut batch, mut sent) = (peer.headers(GET), Batch::default(), 0);
+        while load.goes_on() {
+            for number in 0..count {
+                let message = get(format!("/flood/latest-{}", number % 100), Read::Latest);
+                batch.call(peer.stream(), &headers, &message);
             }
-            Ok(())
+            peer.send(&mut batch).await?;
+            tally.sent(count);
+            sent += count;
+            peer.ended(sent).await?;
         }
+        Ok(())
     })
     .await;
 }
 
 pub(super) async fn watch_churn(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
-    over_connections(2, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let (headers, message) = (peer.headers(WATCH), watch(WIDE.to_owned(), false, 1));
-            let mut batch = Batch::default();
-            while load.goes_on() {
-                let streams: Vec<_> = (0..50).map(|_| peer.stream()).collect();
-                for stream in &streams {
-                    batch.call(*stream, &headers, &message);
-                }
-                peer.send(&mut batch).await?;
-                sleep(CANCELLED_AFTER).await;
-                for stream in &streams {
-                    batch.cancel(*stream);
-                }
-                peer.send(&mut batch).await?;
-                tally.sent(streams.len());
-            }
-            Ok(())
+    over_connections(2, target, load, tally, move |peer, tally: Tally, _| async move {
+        let (headers, message) = (peer.headers(WATCH), watch(WIDE.to_owned(), false, 1));
+        while load.goes_on() {
+            ask_and_cancel(&peer, 50, &headers, &message).await?;
+            tally.sent(50);
         }
+        Ok(())
     })
     .await;
 }
 
 pub(super) async fn large_view(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
     // A tree so large is in no answer to Get: it refuses. It is watched, and read no further than its first part.
-    over_windows(4, 64 * 1024, target, load, tally, move |peer: Arc<Peer>, connection| {
-        let tally = counted.clone();
-        async move {
-            let mut batch = Batch::default();
-            let message = watch(TREE.to_owned(), true, 0);
-            batch.call(peer.stream(), &peer.headers(WATCH), &message);
-            if connection > 0 {
-                batch.call(peer.stream(), &peer.headers(GET), &get(TREE.to_owned(), Read::Recursive));
-            }
-            peer.send(&mut batch).await?;
-            tally.sent(1);
-            peer.hold(load).await
+    over_windows(4, 64 * 1024, target, load, tally, move |peer, tally: Tally, connection| async move {
+        let mut batch = Batch::default();
+        let message = watch(TREE.to_owned(), true, 0);
+        batch.call(peer.stream(), &peer.headers(WATCH), &message);
+        if connection > 0 {
+            batch.call(peer.stream(), &peer.headers(GET), &get(TREE.to_owned(), Read::Recursive));
         }
+        peer.send(&mut batch).await?;
+        tally.sent(1);
+        peer.hold(load).await
     })
     .await;
 }
 
 pub(super) async fn stopped_watcher(target: Target, load: Load, tally: &Tally) {
-    let counted = tally.clone();
-    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let (headers, mut batch) = (peer.headers(WATCH), Batch::default());
-            for path in [WIDE, HOME].into_iter().cycle().take(200) {
-                batch.call(peer.stream(), &headers, &watch(path.to_owned(), false, 0));
-            }
-            peer.send(&mut batch).await?;
-            tally.sent(200);
-            // The first states are on their way.
-            peer.told(1).await?;
-            // This whole process: whoever started it kills it.
-            kill_process(getpid(), Signal::STOP)?;
-            peer.hold(load).await
+    over_connections(1, target, load, tally, move |peer, tally: Tally, _| async move {
+        let (headers, mut batch) = (peer.headers(WATCH), Batch::default());
+        for path in [WIDE, HOME].into_iter().cycle().take(200) {
+            batch.call(peer.stream(), &headers, &watch(path.to_owned(), false, 0));
         }
+        peer.send(&mut batch).await?;
+        tally.sent(200);
+        // The first states are on their way.
+        peer.told(1).await?;
+        // This whole process: whoever started it kills it.
+        kill_process(getpid(), Signal::STOP)?;
+        peer.hold(load).await
     })
     .await;
 }

@@ -1,7 +1,6 @@
 //! Floods of Put and Delete.
 
 use std::io::Result;
-use std::sync::Arc;
 
 use rollcall_proto::v1;
 use rollcall_proto::v1::value::Kind;
@@ -21,34 +20,28 @@ async fn large_call(peer: &Peer, method: &str, message: &[u8]) -> Result<()> {
 }
 
 pub(super) async fn puts(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(5_000, 8_000), tally.clone());
-    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            let value = v1::Value { kind: Some(Kind::Raw(vec![7; 256 * 1024].into())) };
-            let request = put("/flood/put".to_owned(), value);
-            for _ in 0..count {
-                large_call(&peer, PUT, &request).await?;
-                tally.sent(1);
-            }
-            peer.hold(load).await
+    let count = load.count(5_000, 8_000);
+    over_connections(1, target, load, tally, move |peer, tally: Tally, _| async move {
+        let value = v1::Value { kind: Some(Kind::Raw(vec![7; 256 * 1024].into())) };
+        let request = put("/flood/put".to_owned(), value);
+        for _ in 0..count {
+            large_call(&peer, PUT, &request).await?;
+            tally.sent(1);
         }
+        peer.hold(load).await
     })
     .await;
 }
 
 pub(super) async fn deep_puts(target: Target, load: Load, tally: &Tally) {
-    let (count, counted) = (load.count(200, 3_000), tally.clone());
-    over_connections(1, target, load, tally, move |peer: Arc<Peer>, _| {
-        let tally = counted.clone();
-        async move {
-            for number in 0..count {
-                let request = put(format!("/flood-{number}{}", "/a".repeat(2_000)), text("x"));
-                large_call(&peer, PUT, &request).await?;
-                tally.sent(1);
-            }
-            peer.hold(load).await
+    let count = load.count(200, 3_000);
+    over_connections(1, target, load, tally, move |peer, tally: Tally, _| async move {
+        for number in 0..count {
+            let request = put(format!("/flood-{number}{}", "/a".repeat(2_000)), text("x"));
+            large_call(&peer, PUT, &request).await?;
+            tally.sent(1);
         }
+        peer.hold(load).await
     })
     .await;
 }
@@ -60,9 +53,9 @@ pub(super) async fn big_structs(target: Target, load: Load, tally: &Tally) {
     let request = put("/flood/struct".to_owned(), v1::Value::default());
     let value = [&[0x0a][..], &varint(entries.len()), &entries].concat();
     let request = [&request[..request.len() - 2], &[0x12], &varint(value.len()), &value].concat();
-    let (at_once, counted) = (load.count(2, 4), tally.clone());
-    over_connections(at_once, target, load, tally, move |peer: Arc<Peer>, _| {
-        let (tally, request) = (counted.clone(), request.clone());
+    let at_once = load.count(2, 4);
+    over_connections(at_once, target, load, tally, move |peer, tally: Tally, _| {
+        let request = request.clone();
         async move {
             let mut sent = 0;
             while load.goes_on() {
@@ -89,27 +82,24 @@ fn varint(mut number: usize) -> Vec<u8> {
 }
 
 pub(super) async fn recursive_deletes(target: Target, load: Load, tally: &Tally) {
-    let (nodes, counted) = (load.count(100, 500), tally.clone());
-    over_connections(4, target, load, tally, move |peer: Arc<Peer>, connection| {
-        let tally = counted.clone();
-        async move {
-            let (puts, deletes, mut sent) = (peer.headers(PUT), peer.headers(DELETE), 0);
-            while load.goes_on() {
-                let mut batch = Batch::default();
-                for node in 0..nodes {
-                    let path = format!("/flood-tree-{connection}/{}/{node}", node % 10);
-                    batch.call(peer.stream(), &puts, &put(path, text("x")));
-                }
-                peer.send(&mut batch).await?;
-                sent += nodes;
-                peer.ended(sent).await?;
-                batch.call(peer.stream(), &deletes, &delete(format!("/flood-tree-{connection}")));
-                peer.send(&mut batch).await?;
-                sent += 1;
-                tally.sent(nodes + 1);
+    let nodes = load.count(100, 500);
+    over_connections(4, target, load, tally, move |peer, tally: Tally, connection| async move {
+        let (puts, deletes, mut sent) = (peer.headers(PUT), peer.headers(DELETE), 0);
+        while load.goes_on() {
+            let mut batch = Batch::default();
+            for node in 0..nodes {
+                let path = format!("/flood-tree-{connection}/{}/{node}", node % 10);
+                batch.call(peer.stream(), &puts, &put(path, text("x")));
             }
-            Ok(())
+            peer.send(&mut batch).await?;
+            sent += nodes;
+            peer.ended(sent).await?;
+            batch.call(peer.stream(), &deletes, &delete(format!("/flood-tree-{connection}")));
+            peer.send(&mut batch).await?;
+            sent += 1;
+            tally.sent(nodes + 1);
         }
+        Ok(())
     })
     .await;
 }
