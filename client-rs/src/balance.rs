@@ -75,7 +75,7 @@ impl BalancedChannel {
     async fn open(self) -> Result<ServiceChannel, Error> {
         let Self { client, path, tls, configure } = self;
         let connect: Connect = Arc::new(move |name| Ok(endpoint(name, tls.as_ref())?.map(&configure)));
-        // What is wrong with the settings is told now.
+        // Settings that are wrong are an error of this call, not of a later one.
         connect("localhost:1")?;
         let view = client.watch(path).view().await?;
         let (links, receiver) = watch::channel(Vec::new());

@@ -205,7 +205,7 @@ fn a_stream_with_many_registrations_ends_in_slices() {
         let mut effects = replica.state.step(ending, replica.now);
         assert!(effects.len() < 3 * 256, "a step did too much");
         while replica.state.has_chores() {
-            // What others ask goes between.
+            // The request of another client is served between two slices.
             let asked = replica.state.step(Input::KeepAlive { stream: TWO }, replica.now);
             assert_eq!(notices(&asked), [(TWO, &Notice::KeptAlive)]);
             let step = replica.state.step(Input::GoOn, replica.now);
