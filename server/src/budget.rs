@@ -3,6 +3,9 @@
 //! Everything that a client can make grow is taken from the [`Account`] of its connection before it grows, and is given
 //! back when the [`Share`] is dropped. A share outlives its connection where what it stands for does: a registration with
 //! a ttl counts until it is gone. Nothing here waits: what is over a limit is refused at once.
+//!
+//! New calls, registrations and values stop at the limit. An open stream needs a little more to go on: its messages and its
+//! unread answers may use a reserve above the limit, so that a full account refuses new things and ends no stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -51,7 +54,15 @@ impl Resource {
 
     /// The error when all connections together are at this limit.
     pub(crate) fn exceeded(self, limit: usize) -> Error {
-        let (reason, [_, what]) = self.names();
+        self.refused(Whose::Replica, limit)
+    }
+
+    fn refused(self, whose: Whose, limit: usize) -> Error {
+        let (reason, [connection, replica]) = self.names();
+        let what = match whose {
+            Whose::Connection => connection,
+            Whose::Replica => replica,
+        };
         Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(u64::MAX) }
     }
 
@@ -101,6 +112,30 @@ impl Resource {
         }
     }
 }
+
+/// Whose limit it is.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    Connection,
+    Replica,
+}
+
+/// How far an amount may go.
+#[derive(Debug, Clone, Copy)]
+enum Ceiling {
+    /// Up to the limit.
+    Limit,
+    /// Above it by the reserve for open streams.
+    Reserve,
+    /// As far as it goes: it is in memory already.
+    None,
+}
+
+/// The reserve for open streams, as a part of a limit. A larger part lets clients hold that much more than the documented
+/// limit; with a smaller one, streams with large messages are held up more often while the account is full.
+const RESERVE: usize = 8;
+/// A connection that holds no more than this part of its limit is never exhausted, whatever all others hold.
+const MODEST: usize = 256;
 
 /// The most of each resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,11 +220,25 @@ impl Ledger {
     }
 
     /// Adds an amount; the limit when it does not fit.
-    fn add(&self, resource: Resource, amount: usize) -> Result<(), usize> {
-        let limit = self.limits.of(resource);
-        let fits = |used: usize| used.checked_add(amount).filter(|sum| *sum <= limit);
+    fn add(&self, resource: Resource, amount: usize, ceiling: Ceiling) -> Result<(), usize> {
+        let most = self.most(resource, ceiling);
+        let fits = |used: usize| used.checked_add(amount).filter(|sum| *sum <= most);
         let added = self.used[resource.index()].fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        added.map(drop).map_err(|_| limit)
+        added.map(drop).map_err(|_| self.limits.of(resource))
+    }
+
+    fn most(&self, resource: Resource, ceiling: Ceiling) -> usize {
+        let limit = self.limits.of(resource);
+        match ceiling {
+            Ceiling::Limit => limit,
+            Ceiling::Reserve => limit.saturating_add(limit / RESERVE),
+            Ceiling::None => usize::MAX,
+        }
+    }
+
+    /// Whether the reserve is used up too.
+    fn is_exhausted(&self, resource: Resource) -> bool {
+        self.used(resource) > self.most(resource, Ceiling::Reserve)
     }
 
     fn subtract(&self, resource: Resource, amount: usize) {
@@ -271,7 +320,7 @@ impl Account {
     /// [`Error::LimitExceeded`] when this connection, or the replica, would be over its limit. Nothing is taken then.
     pub(crate) fn take(&self, resource: Resource, amount: usize) -> Result<Share, Error> {
         let amount = self.charged(resource, amount);
-        self.add(resource, amount)?;
+        self.add(resource, amount, Ceiling::Limit)?;
         Ok(Share { account: self.clone(), resource, amount })
     }
 
@@ -293,6 +342,14 @@ impl Account {
         Self(Arc::new(Inner { id: *id, own: own.clone(), replica, path_overhead: *path_overhead }))
     }
 
+    /// Whether the limit and the reserve are used up: this connection's, or the replica's unless this connection holds next
+    /// to nothing. No open stream is read then.
+    pub(crate) fn is_exhausted(&self, resource: Resource) -> bool {
+        let Inner { own, replica, .. } = &*self.0;
+        let is_modest = || own.used(resource) <= own.limits.of(resource) / MODEST;
+        own.is_exhausted(resource) || replica.is_exhausted(resource) && !is_modest()
+    }
+
     #[cfg(test)]
     /// How much of a resource this connection holds.
     pub(crate) fn used(&self, resource: Resource) -> usize {
@@ -304,14 +361,12 @@ impl Account {
         amount.saturating_add(overhead)
     }
 
-    fn add(&self, resource: Resource, amount: usize) -> Result<(), Error> {
-        let (reason, [connection, replica]) = resource.names();
-        let refused =
-            |what, limit| Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(u64::MAX) };
-        self.0.own.add(resource, amount).map_err(|limit| refused(connection, limit))?;
-        self.0.replica.add(resource, amount).map_err(|limit| {
-            self.0.own.subtract(resource, amount);
-            refused(replica, limit)
+    fn add(&self, resource: Resource, amount: usize, ceiling: Ceiling) -> Result<(), Error> {
+        let Inner { own, replica, .. } = &*self.0;
+        own.add(resource, amount, ceiling).map_err(|limit| resource.refused(Whose::Connection, limit))?;
+        replica.add(resource, amount, ceiling).map_err(|limit| {
+            own.subtract(resource, amount);
+            resource.refused(Whose::Replica, limit)
         })
     }
 
@@ -327,9 +382,27 @@ impl Share {
     /// # Errors
     /// [`Error::LimitExceeded`] when that is more and does not fit; the amount is then as before.
     pub(crate) fn resize(&mut self, amount: usize) -> Result<(), Error> {
+        self.resize_within(amount, Ceiling::Limit)
+    }
+
+    /// The same for an open stream: it may use the reserve.
+    ///
+    /// # Errors
+    /// Those of [`resize`](Self::resize).
+    pub(crate) fn resize_open(&mut self, amount: usize) -> Result<(), Error> {
+        self.resize_within(amount, Ceiling::Reserve)
+    }
+
+    /// Changes how much is held to what is in memory already, whether or not it fits.
+    pub(crate) fn set(&mut self, amount: usize) {
+        // No amount of memory overflows.
+        drop(self.resize_within(amount, Ceiling::None));
+    }
+
+    fn resize_within(&mut self, amount: usize, ceiling: Ceiling) -> Result<(), Error> {
         let amount = self.account.charged(self.resource, amount);
         if amount > self.amount {
-            self.account.add(self.resource, amount - self.amount)?;
+            self.account.add(self.resource, amount - self.amount, ceiling)?;
         } else {
             self.account.subtract(self.resource, self.amount - amount);
         }
@@ -412,5 +485,28 @@ mod tests {
         assert_eq!(account.used(Resource::Bytes), 1);
         drop(share);
         assert_eq!(account.used(Resource::Bytes), 0);
+    }
+
+    #[test]
+    fn open_streams_have_a_reserve_and_what_is_in_memory_always_counts() {
+        let budget = Budget::new(Limits { bytes: 8_000, ..Limits::NONE }, Limits { bytes: 16_000, ..Limits::NONE });
+        let account = budget.account();
+        let _full = account.take(Resource::Bytes, 8_000).unwrap();
+        let mut share = account.share(Resource::Bytes);
+        assert!(share.resize(1).is_err() && share.resize_open(1_001).is_err());
+        share.resize_open(1_000).unwrap();
+        assert!(!account.is_exhausted(Resource::Bytes));
+        share.set(1_001);
+        assert!(account.is_exhausted(Resource::Bytes));
+        assert_eq!(budget.used(Resource::Bytes), 9_001);
+        // Others go on until the replica's reserve is used up, and after that if they hold next to nothing.
+        let (other, modest) = (budget.account(), budget.account());
+        let mut others = other.take(Resource::Bytes, 100).unwrap();
+        assert!(!other.is_exhausted(Resource::Bytes));
+        share.set(11_000);
+        assert!(other.is_exhausted(Resource::Bytes) && !modest.is_exhausted(Resource::Bytes));
+        assert!(others.resize_open(101).is_err());
+        drop(share);
+        assert!(!other.is_exhausted(Resource::Bytes));
     }
 }

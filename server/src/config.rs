@@ -77,7 +77,8 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub max_connections: usize,
 
-    /// How many of them from one address; of IPv6, from one network of 64 bits
+    /// How many of them from one address; of IPv6, from one network of 64 bits. At most a quarter of them where the
+    /// system allows fewer
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     pub max_connections_per_address: usize,
 
@@ -90,7 +91,7 @@ pub struct Options {
     pub max_streams: usize,
 
     /// The memory, in bytes, that one connection may make this replica hold; what needs more is refused with
-    /// RESOURCE_EXHAUSTED
+    /// RESOURCE_EXHAUSTED. The messages and unread answers of open streams may take an eighth of it more
     #[arg(long, value_name = "BYTES", default_value_t = Limits::CONNECTION.bytes)]
     pub max_bytes_per_connection: usize,
 

@@ -84,11 +84,11 @@ pub(crate) enum Error {
     /// This replica is going down.
     #[error("this replica is going down")]
     Draining,
-    /// The client's own deadline for a stream.
-    #[error("the deadline of the stream is over")]
+    /// The client's own deadline for a call.
+    #[error("the deadline of the call is over")]
     DeadlineExceeded,
     /// A request was not complete in time.
-    #[error("the request was not complete {after:?} after its begin")]
+    #[error("the request was not complete {:.1} s after its begin", after.as_secs_f64())]
     RequestUnfinished { after: Duration },
     /// Whether a write was carried out is not known.
     #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]

@@ -14,6 +14,7 @@ mod grpc;
 mod listen;
 mod locks;
 mod metrics;
+mod mutex;
 mod refusal;
 mod sessions;
 mod types;

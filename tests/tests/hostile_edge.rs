@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
+use prost::Message;
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_request::Request as Ask;
 use rollcall_tests::arm::{Arm, Setting};
@@ -24,15 +25,10 @@ use tonic::{Code, Status};
 const REGISTER: &str = "/rollcall.v1.Registry/Register";
 const GET: &str = "/rollcall.v1.Registry/Get";
 const PUT: &str = "/rollcall.v1.Registry/Put";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 /// A method of each kind that there is: ours, others', and none.
-const METHODS: [&str; 6] = [
-    GET,
-    REGISTER,
-    "/rollcall.v1.Registry/Watch",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/no.such.Service/Call",
-];
+const METHODS: [&str; 6] =
+    [GET, REGISTER, "/rollcall.v1.Registry/Watch", "/grpc.health.v1.Health/Watch", REFLECTION, "/no.such.Service/Call"];
 const WIDE: u32 = 1 << 30;
 
 /// A connection on which calls are begun and not finished.
@@ -57,11 +53,16 @@ impl Caller {
 
     /// Begins a call, of which nothing but headers is sent.
     async fn begin(&mut self, method: &str) -> Call {
+        self.begin_with(method, &[]).await
+    }
+
+    /// The same, with more headers.
+    async fn begin_with(&mut self, method: &str, headers: &[(&str, &str)]) -> Call {
         let request = http::Request::post(format!("http://edge{method}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .unwrap();
+            .header("te", "trailers");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(()).unwrap();
         let mut requests = soon("a stream", self.requests.clone().ready()).await.unwrap();
         let (answer, request) = requests.send_request(request, false).unwrap();
         Call { answer, request }
@@ -80,6 +81,13 @@ impl Call {
         let prefix = u32::try_from(length).unwrap().to_be_bytes();
         let data = [&[0][..], &prefix, &vec![0; sent]].concat();
         self.request.send_data(data.into(), false).unwrap();
+    }
+
+    /// Sends a message.
+    fn message(&mut self, message: &impl Message, is_last: bool) {
+        let message = message.encode_to_vec();
+        let prefix = u32::try_from(message.len()).unwrap().to_be_bytes();
+        self.request.send_data([&[0][..], &prefix, &message].concat().into(), is_last).unwrap();
     }
 
     /// How it ends.
@@ -137,7 +145,7 @@ async fn calls_of_every_service_are_counted_and_what_is_over_is_answered_at_once
     let mut caller = Caller::connect(s.server.grpc()).await;
     let mut under_way = Vec::new();
     for method in &METHODS[..METHODS.len() - 1] {
-        for _ in 0..10 {
+        for _ in 0..4 {
             under_way.push(caller.begin(method).await);
         }
         s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", under_way.len())).await;
@@ -157,6 +165,8 @@ async fn calls_of_every_service_are_counted_and_what_is_over_is_answered_at_once
     drop(under_way.pop());
     s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", MOST - 1)).await;
     under_way.push(caller.begin(REGISTER).await);
+    // Two calls of a connection come to the gate in any order.
+    s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {MOST}")).await;
     caller.begin(GET).await.ends_refused("TOO_MANY_STREAMS").await;
     drop((under_way, caller));
     is_free_again(&s.server).await;
@@ -179,21 +189,47 @@ async fn the_replica_has_a_limit_of_calls_too() {
 }
 
 #[tokio::test]
-async fn reflection_streams_are_few_and_ask_little() {
-    const METHOD: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+async fn reflection_streams_are_few_ask_little_and_leave_places_to_others() {
+    const EACH: usize = 4;
+    const ALL: usize = 64;
     let s = embedded(&[]).await;
-    let mut caller = Caller::connect(s.server.grpc()).await;
-    let mut under_way = Vec::new();
-    for _ in 0..64 {
-        under_way.push(caller.begin(METHOD).await);
+    let (mut callers, mut under_way) = (Vec::new(), Vec::new());
+    for number in 1..=ALL / EACH {
+        let mut caller = Caller::connect(s.server.grpc()).await;
+        for _ in 0..EACH {
+            under_way.push(caller.begin(REFLECTION).await);
+        }
+        s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", number * EACH)).await;
+        caller.begin(REFLECTION).await.ends_refused("TOO_MANY_STREAMS").await;
+        callers.push(caller);
     }
-    s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 64").await;
-    caller.begin(METHOD).await.ends_refused("TOO_MANY_STREAMS").await;
     let mut large = under_way.pop().unwrap();
     large.partly(1_000_000, 100_000);
-    drop((large, under_way));
+    let end = large.status().await;
+    assert_eq!(end.code(), Code::Ok, "its server says no more of what it can't read: {end:?}");
+    // Those that ask nothing end by themselves.
+    let end = under_way.swap_remove(0).status().await;
+    assert_eq!(end.code(), Code::Ok, "{end:?}");
     s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 0").await;
-    drop(caller.begin(METHOD).await);
+    drop(callers[0].begin(REFLECTION).await);
+}
+
+#[tokio::test]
+async fn a_call_whose_deadline_passes_says_so() {
+    let s = embedded(&[]).await;
+    let mut caller = Caller::connect(s.server.grpc()).await;
+    let soon = [("grpc-timeout", "300m")];
+    let mut waits = caller.begin_with(GET, &soon).await;
+    let wait = Some(span(Duration::from_secs(600)));
+    waits.message(&v1::GetRequest { path: "/never".to_owned(), wait, ..Default::default() }, true);
+    let mut half = caller.begin_with(PUT, &soon).await;
+    half.partly(1000, 10);
+    let silent = caller.begin_with("/grpc.health.v1.Health/Check", &soon).await;
+    for call in [waits, half, silent] {
+        let status = call.status().await;
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+    }
+    s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 0").await;
 }
 
 #[tokio::test]
@@ -226,23 +262,54 @@ async fn the_bytes_of_requests_are_bounded_whether_they_are_finished_or_not() {
             calls.push(call);
         }
         let mut ends: JoinSet<_> = calls.into_iter().map(Call::status).collect();
-        // What is within the limit stays for a while, or for ever.
-        let first = soon("a refusal", ends.join_next()).await.unwrap().unwrap();
-        assert_eq!(
-            (first.code(), reason(&first).as_str()),
-            (Code::ResourceExhausted, "TOO_MANY_BYTES"),
-            "{method} {first:?}"
-        );
+        // What is within the limit stays for a while, or for ever. Register is not refused: it is not read.
+        if method == PUT {
+            let first = soon("a refusal", ends.join_next()).await.unwrap().unwrap();
+            let is = (first.code(), reason(&first));
+            assert_eq!(is, (Code::ResourceExhausted, "TOO_MANY_BYTES".to_owned()), "{first:?}");
+        }
         eventually("what is within the limit counts", SOON, async || {
             let used = s.server.metric("rollcall_in_use{resource=\"bytes\"}").await;
-            check((MOST / 2..=MOST).contains(&used), || used.to_string())
+            // The limit, the reserve for what stands, and the last frame that was read.
+            check((MOST / 2..=MOST + MOST / 8 + (64 << 10)).contains(&used), || used.to_string())
         })
         .await;
         is_served(&s.server).await;
+        assert!(method == PUT || ends.try_join_next().is_none(), "no stream ends");
         drop(ends);
         drop(caller);
         is_free_again(&s.server).await;
     }
+}
+
+#[tokio::test]
+async fn a_register_stream_that_is_not_read_for_want_of_room_goes_on_when_there_is_some() {
+    const MOST: usize = 8 << 20;
+    let s = embedded(&["--max-bytes-per-connection", &MOST.to_string()]).await;
+    let mut caller = Caller::connect(s.server.grpc()).await;
+    // Messages that do not end: more than the limit with its reserve.
+    let mut large = Vec::new();
+    let mut late = caller.begin(REGISTER).await;
+    for _ in 0..12 {
+        let mut call = caller.begin(REGISTER).await;
+        call.partly(1_000_000, 900_000);
+        large.push(call);
+    }
+    eventually("all that may be read is read", SOON, async || {
+        let used = s.server.metric("rollcall_in_use{resource=\"bytes\"}").await;
+        check(used > MOST + MOST / 8, || used.to_string())
+    })
+    .await;
+    let path = "/edge/held-up".to_owned();
+    late.message(&ask(Ask::Set(v1::SetRegistration { path, ..Default::default() })), false);
+    for mut call in large {
+        // A stream that is dropped sends what it has before it is cancelled.
+        call.request.send_reset(h2::Reason::CANCEL);
+    }
+    eventually("the registration", SOON, async || {
+        check(get(&s.client, "/edge/held-up").await.exists, || "not there".to_owned())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod faults;
 mod go_client;
 mod hostile;
 mod hostile_edge;
+mod hostile_memory;
 mod hostile_reads;
 mod judges;
 mod lock_costs;

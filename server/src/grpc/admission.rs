@@ -2,13 +2,14 @@
 //! decided before, at the [`Gate`](super::Gate).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
 use super::gather::Peer;
 use crate::budget::Account;
+use crate::mutex::lock;
 
 /// Counts the streams that stand and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -43,10 +44,11 @@ impl Admission {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// Starts the task that reads a stream's requests.
+    /// Starts the task that reads a stream's requests. Those that have ended go: two for each that begins, so that there are
+    /// never many, and no call pays for all of them.
     pub(super) fn read(&self, task: impl Future<Output = ()> + Send + 'static) -> Reader {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        while readers.try_join_next().is_some() {}
+        let mut readers = lock(&self.readers);
+        for _ in std::iter::from_fn(|| readers.try_join_next()).take(2) {}
         Reader(readers.spawn(task))
     }
 }
@@ -60,5 +62,28 @@ impl Drop for Place {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_call_pays_for_all_readers_that_have_ended_and_there_are_never_many() {
+        let admission = Admission::default();
+        let known = || admission.readers.lock().unwrap().len();
+        let first: Vec<_> = (0..1000).map(|_| admission.read(std::future::pending())).collect();
+        drop(first);
+        tokio::task::yield_now().await;
+        drop(admission.read(ready(())));
+        assert_eq!(known(), 999);
+        for _ in 0..10_000 {
+            drop(admission.read(ready(())));
+            tokio::task::yield_now().await;
+        }
+        assert!(known() < 10, "{}", known());
     }
 }

@@ -1,41 +1,41 @@
 //! What a call takes from its connection's account: a place among the calls, and memory.
 //!
-//! Both bodies of a call hold on to its [`Call`]; when the last of them is gone, everything is given back.
+//! Both bodies of a call hold on to its [`Call`], and so does each part of its answer that HTTP/2 has not sent. When the
+//! last of them is gone, everything is given back.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http_body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
-use tonic::body::Body;
 
-use super::message::Lengths;
-use super::pace::Unread;
 use super::status;
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
+use crate::mutex::lock;
 
 /// Memory that a call takes whatever it asks: the tasks and states of HTTP/2, tonic and the handler. Measured: 4.3 KB for
 /// a Register stream of which only headers have come. A larger number leaves a connection with as many calls as it may
 /// have less for what they say; with a smaller one calls take more than they are counted with.
 const CALL: usize = 4 * 1024;
 /// Bytes of a request that are part of [`CALL`], so that small messages cost no arithmetic.
-const SMALL: usize = 512;
-/// Time in which a request of one message must be complete.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// The most that a reflection stream may ask, in bytes; its server answers with what it was asked, twice.
-const REFLECTION: usize = 64 * 1024;
+pub(super) const SMALL: usize = 512;
+/// Memory that a part of an answer takes in HTTP/2's queue beside its bytes. A larger number makes fast streams of small
+/// messages wait more often; a smaller one counts less than small messages take.
+pub(super) const QUEUED: usize = 512;
+/// Bytes of an answer that HTTP/2 may have for nothing, counted with [`QUEUED`]: a client that reads never has more unsent.
+/// A larger number lets each call hold that much more of which the account knows nothing.
+const FREE: usize = 4 * 1024;
+/// Number of unsent bytes above which no more of an answer is made. A larger number lets a client that does not read hold
+/// more; a smaller one makes a fast stream wait for its connection more often.
+const MOST_UNSENT: usize = 64 * 1024;
 
 /// A call under way.
 #[derive(Debug)]
 pub(super) struct Call {
     memory: Mutex<Memory>,
+    account: Account,
     /// What is taken before there is a body.
     base: usize,
     _stream: Share,
@@ -44,19 +44,21 @@ pub(super) struct Call {
 #[derive(Debug)]
 struct Memory {
     share: Share,
+    /// Bytes of the request that are kept.
+    request: usize,
+    /// Bytes of the answer that HTTP/2 has and has not sent.
+    unsent: usize,
+    /// The task that sends the answer, while it waits for HTTP/2 to send what it has.
+    sender: Option<Waker>,
     /// Why the request was cut off. Tonic hands on the status of a body's error, and not the error.
     refusal: Option<Box<Error>>,
 }
 
-/// How a call uses its request.
-#[derive(Debug)]
-pub(super) enum Form {
-    /// One message, which is kept as long as the call.
-    Single,
-    /// Register: any number of messages, at any time, of which each is handed on.
-    Many,
-    /// Reflection: any number of messages, for a while.
-    Reflection { _place: OwnedSemaphorePermit },
+/// A part of an answer, counted until HTTP/2 has sent it or the stream is over.
+struct Unsent {
+    bytes: Bytes,
+    amount: usize,
+    call: Arc<Call>,
 }
 
 impl Call {
@@ -69,7 +71,8 @@ impl Call {
         let headers = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         let base = CALL + headers.sum::<usize>().saturating_sub(SMALL);
         let share = account.take(Resource::Bytes, base)?;
-        Ok(Arc::new(Self { memory: Mutex::new(Memory { share, refusal: None }), base, _stream: stream }))
+        let memory = Memory { share, request: 0, unsent: 0, sender: None, refusal: None };
+        Ok(Arc::new(Self { memory: Mutex::new(memory), account: account.clone(), base, _stream: stream }))
     }
 
     /// Why its request was cut off, if it was.
@@ -78,136 +81,97 @@ impl Call {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.memory)
     }
 
-    /// Sets how much of its body the call keeps.
-    fn keep(&self, body: usize) -> Result<(), Error> {
-        let amount = self.base + body.saturating_sub(SMALL);
-        let share = &mut self.memory().share;
-        if amount == share.amount() { Ok(()) } else { share.resize(amount) }
+    fn amount(&self, memory: &Memory) -> usize {
+        self.base + memory.request.saturating_sub(SMALL) + memory.unsent.saturating_sub(FREE)
+    }
+
+    /// Sets how much of its request the call keeps.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub(super) fn keep(&self, request: usize) -> Result<(), Error> {
+        let memory = &mut *self.memory();
+        memory.request = request;
+        let amount = self.amount(memory);
+        if amount == memory.share.amount() { Ok(()) } else { memory.share.resize(amount) }
+    }
+
+    /// The same for an open stream: bytes that have come count, whether or not they fit.
+    pub(super) fn keep_open(&self, request: usize) {
+        let memory = &mut *self.memory();
+        memory.request = request;
+        memory.share.set(self.amount(memory));
+    }
+
+    /// Whether its connection, or the replica, has no memory left even for open streams.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.account.is_exhausted(Resource::Bytes)
     }
 
     /// Cuts its request off.
-    fn refuse(&self, error: Error) -> Status {
+    pub(super) fn refuse(&self, error: Error) -> Status {
         let status = status::status(&error);
         self.memory().refusal = Some(Box::new(error));
         status
     }
-}
 
-/// The body of a request: it is counted as it comes, and has to come in time.
-pub(super) struct Upload {
-    body: Body,
-    form: Form,
-    began: Instant,
-    /// When the time of a single message is over. Most are complete before anybody waits.
-    alarm: Option<Pin<Box<Sleep>>>,
-    /// Bytes that are kept.
-    kept: usize,
-    lengths: Lengths,
-    call: Arc<Call>,
-    unread: Arc<Unread>,
-}
-
-impl Upload {
-    pub(super) fn new(body: Body, form: Form, call: Arc<Call>, unread: Arc<Unread>) -> Self {
-        Self { body, form, began: Instant::now(), alarm: None, kept: 0, lengths: Lengths::default(), call, unread }
+    /// Whether HTTP/2 has so much of the answer that no more is to be made now. The task is woken when it has sent some.
+    pub(super) fn is_full(&self, context: &Context<'_>) -> bool {
+        let memory = &mut *self.memory();
+        let is_full = memory.unsent >= MOST_UNSENT || memory.unsent > 0 && self.is_exhausted();
+        memory.sender = is_full.then(|| context.waker().clone());
+        is_full
     }
 
-    fn count(&mut self, data: &[u8]) -> Result<(), Error> {
-        if !data.is_empty() {
-            self.unread.is_read();
-        }
-        self.kept += data.len();
-        match self.form {
-            Form::Single => {}
-            Form::Many => self.lengths.pass(data),
-            Form::Reflection { .. } if self.kept > REFLECTION => {
-                let limit = REFLECTION as u64;
-                let what = "what a reflection stream asks, in bytes,";
-                return Err(Error::LimitExceeded { reason: "TOO_MANY_BYTES", what, limit });
+    /// Counts a part of the answer that HTTP/2 gets, for as long as it has it; `bytes` of it are not counted elsewhere. A
+    /// part that was counted before, or is shared, counts whether or not it fits; so does a small one, so that no lock is
+    /// lost because of answers that other calls of the connection have not read.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub(super) fn hand_to_http2(self: &Arc<Self>, part: Bytes, bytes: usize, always: bool) -> Result<Bytes, Error> {
+        let amount = bytes + QUEUED;
+        let memory = &mut *self.memory();
+        memory.unsent += amount;
+        if memory.unsent > FREE {
+            let sum = self.amount(memory);
+            if always || amount <= FREE {
+                memory.share.set(sum);
+            } else if let Err(error) = memory.share.resize_open(sum) {
+                memory.unsent -= amount;
+                return Err(error);
             }
-            Form::Reflection { .. } => {}
         }
-        self.call.keep(self.kept)
+        Ok(Bytes::from_owner(Unsent { bytes: part, amount, call: self.clone() }))
     }
 
-    /// Whether the time of a single message is over.
-    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
-        let due = self.began + REQUEST_TIME;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        alarm.as_mut().poll(context).is_ready()
-    }
-}
-
-impl http_body::Body for Upload {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        if matches!(this.form, Form::Many) && this.kept > 0 {
-            // Asked for more, the reader has handed on every message that was complete.
-            this.kept = this.lengths.unfinished();
-            // Less always fits.
-            drop(this.call.keep(this.kept));
+    /// HTTP/2 calls this while it holds its own lock: nothing here may call it.
+    fn has_sent(&self, amount: usize) {
+        let memory = &mut *self.memory();
+        let was_charged = memory.unsent > FREE;
+        memory.unsent -= amount;
+        if was_charged {
+            memory.share.set(self.amount(memory));
         }
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
-            if matches!(this.form, Form::Single) && this.is_late(context) {
-                return Poll::Ready(Some(Err(this.call.refuse(Error::RequestUnfinished { after: REQUEST_TIME }))));
-            }
-            return Poll::Pending;
-        };
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-            && let Err(error) = this.count(data)
+        if memory.unsent <= MOST_UNSENT / 2
+            && let Some(sender) = memory.sender.take()
         {
-            return Poll::Ready(Some(Err(this.call.refuse(error))));
+            sender.wake();
         }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
-/// The body of an answer: the call is under way until its end.
-#[derive(Default)]
-pub(crate) struct Download {
-    body: Body,
-    call: Option<Arc<Call>>,
-}
-
-impl Download {
-    pub(super) fn new(body: Body, call: Arc<Call>) -> Self {
-        Self { body, call: Some(call) }
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
-impl http_body::Body for Download {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        if frame.as_ref().is_none_or(|frame| !frame.as_ref().is_ok_and(Frame::is_data)) {
-            this.call = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.call.has_sent(self.amount);
     }
 }

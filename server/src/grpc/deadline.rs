@@ -6,11 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use http::HeaderMap;
 use rollcall_proto::server::v1;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
-use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::Status;
 
 use super::frames::Frame;
 use super::{convert, status};
@@ -18,13 +18,9 @@ use crate::drain::Phase;
 use crate::error::Error;
 
 /// The deadline of a call.
-pub(super) fn of<T>(request: &Request<T>) -> Option<Instant> {
-    let header = timeout_header(request.metadata())?;
+pub(super) fn of(headers: &HeaderMap) -> Option<Instant> {
+    let header = headers.get("grpc-timeout")?.to_str().ok()?;
     Instant::now().checked_add(parse(header)?)
-}
-
-fn timeout_header(metadata: &MetadataMap) -> Option<&str> {
-    metadata.get("grpc-timeout")?.to_str().ok()
 }
 
 /// `grpc-timeout` is up to eight digits and a unit.

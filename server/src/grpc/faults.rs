@@ -1,46 +1,16 @@
 //! Requests that never reach a method: too large, no protobuf, not UTF-8. tonic answers them with a code of its own and
 //! nothing else; here the answer becomes one of this API's, with its `ErrorInfo`.
 
-use std::task::{Context, Poll};
-
-use futures_util::future::{MapOk, TryFutureExt as _};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tower_service::Service;
 
 use super::status;
 
 /// Where the details of a status are, with the `ErrorInfo` among them.
 const DETAILS: &str = "grpc-status-details-bin";
 
-/// A service as tonic makes it, each of whose errors says why.
-#[derive(Debug, Clone)]
-pub(crate) struct Explained<S>(pub(super) S);
-
-impl<S: NamedService> NamedService for Explained<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S, R> Service<R> for Explained<S>
-where
-    S: Service<R, Response = http::Response<Body>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: R) -> Self::Future {
-        self.0.call(request).map_ok(explained)
-    }
-}
-
 /// The same answer, unless it is an error that does not say why: all of the service's own do.
-fn explained(response: http::Response<Body>) -> http::Response<Body> {
+pub(super) fn explained(response: http::Response<Body>) -> http::Response<Body> {
     let headers = response.headers();
     let bare = (!headers.contains_key(DETAILS)).then(|| Status::from_header_map(headers)).flatten();
     match bare.and_then(|bare| status::fault(&bare)) {

@@ -1,21 +1,21 @@
 //! Messages as bytes: made once, sent to many.
 //!
-//! Tonic encodes each message for each call, into a buffer of the call's own. What many are told at once (a change to all
-//! that watch, a state to all that read it) is made once instead, and its bytes are shared up to the socket: the rpc hands
-//! a body of [`Frame`]s over beside its answer, and [`Front`] puts it in the place of the empty one that tonic made.
+//! Tonic encodes each message for each call, into a buffer of the call's own, which a stream keeps as large as its largest
+//! message. What many are told at once (a change to all that watch, a state to all that read it) is made once instead, and
+//! its bytes are shared up to the socket; other messages of streams have just the bytes that they need. The rpc hands a body
+//! of [`Frame`]s over beside its answer, and [`take_over`] puts it in the place of the empty one that tonic made.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures_util::future::{MapOk, TryFutureExt as _};
 use futures_util::{Stream, StreamExt as _};
 use prost::Message;
 use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::{Response, Status};
-use tower_service::Service;
+
+use crate::mutex::lock;
 
 /// What gRPC puts before a message: that it is not compressed, and its length.
 const PREFIX: usize = 5;
@@ -121,34 +121,10 @@ pub(super) fn hand_over<T>(
     response
 }
 
-/// The service as tonic makes it, with the bodies that were handed over.
-#[derive(Debug, Clone)]
-pub(crate) struct Front<S>(pub(super) S);
-
-impl<S: NamedService> NamedService for Front<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S, R> Service<R> for Front<S>
-where
-    S: Service<R, Response = http::Response<Body>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: R) -> Self::Future {
-        self.0.call(request).map_ok(take_over)
-    }
-}
-
-fn take_over(mut response: http::Response<Body>) -> http::Response<Body> {
+/// The answer with the body that was handed over, if one was.
+pub(super) fn take_over(mut response: http::Response<Body>) -> http::Response<Body> {
     if let Some(Handover(body)) = response.extensions_mut().remove()
-        && let Some(body) = body.lock().unwrap_or_else(PoisonError::into_inner).take()
+        && let Some(body) = lock(&body).take()
     {
         *response.body_mut() = body;
     }

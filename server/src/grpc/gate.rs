@@ -8,13 +8,16 @@ use std::task::{Context, Poll};
 use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::{Request, Response};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service;
 
-use super::call::{Call, Download, Form, Upload};
-use super::gather::Peer;
-use super::status;
+use super::call::Call;
+use super::download::{Answer, Download};
+use super::gather::{self, Peer};
+use super::upload::{Form, Upload};
+use super::{deadline, status};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -22,8 +25,8 @@ use crate::metrics::Metrics;
 /// The calls of ours, as metrics name them.
 const METHODS: [(&str, &str); 8] = [
     (REGISTER, "Register"),
-    ("/rollcall.v1.Registry/Get", "Get"),
-    ("/rollcall.v1.Registry/Watch", "Watch"),
+    (GET, "Get"),
+    (WATCH, "Watch"),
     ("/rollcall.v1.Registry/AcquireLock", "AcquireLock"),
     ("/rollcall.v1.Registry/ReleaseLock", "ReleaseLock"),
     ("/rollcall.v1.Registry/DescribeLock", "DescribeLock"),
@@ -31,6 +34,8 @@ const METHODS: [(&str, &str); 8] = [
     ("/rollcall.v1.Registry/Delete", "Delete"),
 ];
 const REGISTER: &str = "/rollcall.v1.Registry/Register";
+const GET: &str = "/rollcall.v1.Registry/Get";
+const WATCH: &str = "/rollcall.v1.Registry/Watch";
 const REFLECTION: &str = "/grpc.reflection.";
 /// The most reflection streams of this replica. They are for people with grpcurl. Their server stops reading when its
 /// answers are not read, so that each may keep as much unread as its connection's window allows.
@@ -44,35 +49,55 @@ pub(crate) struct Gate {
     metrics: Metrics,
 }
 
+/// A call that has its place.
+struct Admitted {
+    request: Request<Body>,
+    call: Arc<Call>,
+    answer: Answer,
+    deadline: Option<Instant>,
+}
+
 impl Gate {
     pub(crate) fn new(routes: Routes, metrics: Metrics) -> Self {
         Self { routes, reflections: Arc::new(Semaphore::new(REFLECTIONS)), metrics }
     }
 
-    fn admit(&self, request: Request<Body>) -> Result<(Request<Body>, Arc<Call>), Error> {
+    fn admit(&self, request: Request<Body>) -> Result<Admitted, Error> {
         let (mut head, body) = request.into_parts();
         // Every connection that is accepted has one; see `Gathering`.
         let peer = head.extensions.get::<Peer>().cloned();
-        let peer = peer.unwrap_or_else(|| Peer { account: Account::unlimited(), unread: Arc::default() });
+        let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited()));
         let call = Call::begin(&peer.account, &head)?;
-        let form = match head.uri.path() {
+        let deadline = deadline::of(&head.headers);
+        let (form, answer) = match head.uri.path() {
             REGISTER => {
                 head.extensions.insert(call.clone());
-                Form::Many
+                (Form::Many, Answer::Open)
             }
-            path if path.starts_with(REFLECTION) => {
-                let place = self.reflections.clone().try_acquire_owned();
-                Form::Reflection { _place: place.map_err(|_| too_many_reflections())? }
-            }
-            _ => Form::Single,
+            GET | WATCH => (Form::Single, Answer::Shared),
+            path if path.starts_with(REFLECTION) => (self.reflection(&peer)?, Answer::Own),
+            _ => (Form::Single, Answer::Own),
         };
-        Ok((Request::from_parts(head, Body::new(Upload::new(body, form, call.clone(), peer.unread))), call))
+        let upload = Upload::new(body, form, call.clone(), peer.unread);
+        Ok(Admitted { request: Request::from_parts(head, Body::new(upload)), call, answer, deadline })
+    }
+
+    fn reflection(&self, peer: &Peer) -> Result<Form, Error> {
+        let place = |places: &Arc<Semaphore>, what, most: usize| {
+            let limit = most as u64;
+            let full = |_| Error::LimitExceeded { reason: "TOO_MANY_STREAMS", what, limit };
+            places.clone().try_acquire_owned().map_err(full)
+        };
+        let own = place(&peer.reflections, "the number of reflection streams of this connection", gather::REFLECTIONS)?;
+        let common = place(&self.reflections, "the number of reflection streams of this replica", REFLECTIONS)?;
+        Ok(Form::Reflection { _places: [own, common] })
     }
 }
 
-fn too_many_reflections() -> Error {
-    let what = "the number of reflection streams of this replica";
-    Error::LimitExceeded { reason: "TOO_MANY_STREAMS", what, limit: REFLECTIONS as u64 }
+/// The error of a call that never came to its method, or was given up there.
+fn refused(metrics: &Metrics, method: &'static str, error: &Error) -> Response<Download> {
+    metrics.call(method, error.reason());
+    status::status(error).into_http()
 }
 
 impl Service<Request<Body>> for Gate {
@@ -85,17 +110,24 @@ impl Service<Request<Body>> for Gate {
         Service::<Request<Body>>::poll_ready(&mut self.routes, context)
     }
 
+    /// A call whose deadline passes before its answer begins ends here. tonic would end it a moment later, as cancelled.
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let ours = METHODS.iter().find(|(path, _)| *path == request.uri().path());
-        match self.admit(request) {
-            Ok((request, call)) => {
-                let answer = self.routes.call(request);
-                Either::Right(Box::pin(async move { Ok(answer.await?.map(|body| Download::new(body, call))) }))
-            }
-            Err(error) => {
-                self.metrics.call(ours.map_or("other", |(_, method)| method), error.reason());
-                Either::Left(ready(Ok(status::status(&error).into_http())))
-            }
-        }
+        let method = ours.map_or("other", |(_, method)| method);
+        let Admitted { request, call, answer, deadline } = match self.admit(request) {
+            Ok(admitted) => admitted,
+            Err(error) => return Either::Left(ready(Ok(refused(&self.metrics, method, &error)))),
+        };
+        let (response, metrics) = (self.routes.call(request), self.metrics.clone());
+        Either::Right(Box::pin(async move {
+            let response = match deadline {
+                None => response.await?,
+                Some(deadline) => match timeout_at(deadline, response).await {
+                    Ok(response) => response?,
+                    Err(_) => return Ok(refused(&metrics, method, &Error::DeadlineExceeded)),
+                },
+            };
+            Ok(response.map(|body| Download::new(body, call, answer)))
+        }))
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::task::coop;
 use tonic::transport::server::Connected;
 
@@ -25,6 +26,8 @@ const MOST: usize = 64 * 1024;
 /// calls without a body, and of calls that are cancelled at once, 1 MiB has tens of thousands. So a turn reads at most
 /// 16 KiB.
 const READ: usize = 64;
+/// The most reflection streams of a connection: grpcurl has one at a time, a user interface a few.
+pub(super) const REFLECTIONS: usize = 4;
 
 /// A connection that gathers what is written.
 #[derive(Debug)]
@@ -44,6 +47,14 @@ pub(crate) struct Gathering<S> {
 pub(crate) struct Peer {
     pub(super) account: Account,
     pub(super) unread: Arc<Unread>,
+    /// Places for its reflection streams.
+    pub(super) reflections: Arc<Semaphore>,
+}
+
+impl Peer {
+    pub(super) fn new(account: Account) -> Self {
+        Self { account, unread: Arc::default(), reflections: Arc::new(Semaphore::new(REFLECTIONS)) }
+    }
 }
 
 /// Whose turn it is.
@@ -60,8 +71,14 @@ enum Turn {
 impl<S> Gathering<S> {
     /// `account`: what the connection may hold.
     pub(crate) fn new(socket: S, account: Account) -> Self {
-        let peer = Peer { account, unread: Arc::default() };
-        Self { socket, peer, pace: Pace::default(), waiting: Vec::new(), taken: 0, turn: Turn::Theirs }
+        Self {
+            socket,
+            peer: Peer::new(account),
+            pace: Pace::default(),
+            waiting: Vec::new(),
+            taken: 0,
+            turn: Turn::Theirs,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::admission::{Place, account};
+use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
 use crate::error::Error;
 use crate::locks::{AcquireRequest, Acquisition, Party};
@@ -18,8 +19,7 @@ const MARGIN: usize = 8 * 1024;
 /// What lives as long as the RPC.
 struct Open {
     acquisition: Acquisition,
-    /// Zero: none.
-    heartbeat: Duration,
+    heartbeat: Option<Heartbeat>,
     _place: Place,
 }
 
@@ -33,7 +33,7 @@ impl Service {
         let account = account(&request);
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
-        let heartbeat = self.heartbeat(request.heartbeat)?;
+        let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
         let request = AcquireRequest {
             path,
             simultaneous: request.simultaneous,
@@ -73,15 +73,10 @@ impl Service {
 }
 
 async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {
-    let event = if open.heartbeat.is_zero() {
-        open.acquisition.next().await?
-    } else {
-        match tokio::time::timeout(open.heartbeat, open.acquisition.next()).await {
-            Ok(event) => event?,
-            Err(_) => return Some((Ok(response(v1::acquire_lock_response::Event::Heartbeat(v1::Heartbeat {}))), open)),
-        }
+    let answer = match heartbeat::or_due(&mut open.heartbeat, open.acquisition.next()).await {
+        Some(event) => event?.map(|event| response(convert::lock_event_to_proto(event))),
+        None => Ok(response(v1::acquire_lock_response::Event::Heartbeat(v1::Heartbeat {}))),
     };
-    let answer = event.map(|event| response(convert::lock_event_to_proto(event)));
     Some((answer.map_err(|error| status::status(&error)), open))
 }
 

@@ -13,6 +13,8 @@ pub(super) struct Lengths {
     length: usize,
     /// How much of the present message has come.
     come: usize,
+    /// How much has come of the message of which most has.
+    largest: usize,
 }
 
 impl Lengths {
@@ -33,8 +35,9 @@ impl Lengths {
                 self.come += taken;
                 bytes = &bytes[taken..];
             }
+            self.largest = self.largest.max(self.unfinished());
             if self.known == PREFIX && self.come == self.length {
-                *self = Self::default();
+                *self = Self { largest: self.largest, ..Self::default() };
             }
         }
     }
@@ -42,6 +45,11 @@ impl Lengths {
     /// How many bytes have come of a message that is not complete.
     pub(super) fn unfinished(&self) -> usize {
         self.known + self.come
+    }
+
+    /// How many bytes have come of the message of which most have.
+    pub(super) fn largest(&self) -> usize {
+        self.largest
     }
 }
 
@@ -62,6 +70,7 @@ mod tests {
                 let begun = ends.iter().rfind(|end| **end <= passed).unwrap();
                 assert_eq!(lengths.unfinished(), passed - begun, "{passed} of {} by {piece}", body.len());
             }
+            assert_eq!(lengths.largest(), 205);
         }
     }
 }

@@ -5,31 +5,37 @@ mod call;
 mod convert;
 mod deadline;
 mod delete;
+mod download;
 mod faults;
 mod frames;
+mod front;
 mod gate;
 mod gather;
 mod get;
+mod heartbeat;
 mod locks;
 mod message;
 mod pace;
 mod put;
 mod register;
 mod status;
+mod upload;
 mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt as _, stream};
+use prost::Message;
 use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::registry_server::{Registry, RegistryServer};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use admission::Admission;
-use faults::Explained;
-use frames::Front;
+use frames::Frame;
+use front::Front;
 pub(crate) use gate::Gate;
 pub(crate) use gather::Gathering;
 
@@ -72,8 +78,8 @@ pub(crate) struct Service {
 }
 
 /// The service, ready to be served.
-pub(crate) fn serve(service: Service) -> Front<Explained<RegistryServer<Service>>> {
-    Front(Explained(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES)))
+pub(crate) fn serve(service: Service) -> Front<RegistryServer<Service>> {
+    Front(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 impl Settings {
@@ -97,7 +103,8 @@ impl Settings {
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-type Bounded<T> = deadline::Bounded<Responses<T>>;
+/// What tonic is given of a stream whose messages are handed over as bytes.
+type HandedOver<T> = stream::Empty<Result<T, Status>>;
 
 impl Service {
     /// Ends all streams. Registrations stand, for clients that come back elsewhere to take over. Locks without a ttl are
@@ -111,6 +118,18 @@ impl Service {
     fn answer<T>(&self, method: &'static str, result: Result<T, Error>) -> Result<Response<T>, Status> {
         self.metrics.call(method, result.as_ref().err().map_or("", Error::reason));
         result.map(Response::new).map_err(|error| status::status(&error))
+    }
+
+    /// Answers with a stream, which ends at its deadline and hears of a drain.
+    fn stream<T: deadline::Response + Message>(
+        &self,
+        method: &'static str,
+        responses: Result<Responses<T>, Error>,
+        deadline: Option<Instant>,
+    ) -> Result<Response<HandedOver<T>>, Status> {
+        let responses = self.answer(method, responses)?.into_inner();
+        let bounded = deadline::bound(responses, deadline, self.drain.phases());
+        Ok(frames::hand_over(stream::empty(), bounded.map_ok(|response| Frame::of(&response))))
     }
 
     /// How often a quiet stream gets a heartbeat: by the request, or the server's default; zero: never.
@@ -135,17 +154,14 @@ impl Service {
 
 #[tonic::async_trait]
 impl Registry for Service {
-    type RegisterStream = Bounded<v1::RegisterResponse>;
+    type RegisterStream = HandedOver<v1::RegisterResponse>;
 
     async fn register(
         &self,
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
-        let deadline = deadline::of(&request);
-        self.answer(
-            "Register",
-            self.do_register(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
-        )
+        let deadline = deadline::of(request.metadata().as_ref());
+        self.stream("Register", self.do_register(request), deadline)
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
@@ -156,17 +172,14 @@ impl Registry for Service {
         self.answer("Delete", self.do_delete(request.into_inner()).await)
     }
 
-    type AcquireLockStream = Bounded<v1::AcquireLockResponse>;
+    type AcquireLockStream = HandedOver<v1::AcquireLockResponse>;
 
     async fn acquire_lock(
         &self,
         request: Request<v1::AcquireLockRequest>,
     ) -> Result<Response<Self::AcquireLockStream>, Status> {
-        let deadline = deadline::of(&request);
-        self.answer(
-            "AcquireLock",
-            self.do_acquire_lock(request).map(|responses| deadline::bound(responses, deadline, self.drain.phases())),
-        )
+        let deadline = deadline::of(request.metadata().as_ref());
+        self.stream("AcquireLock", self.do_acquire_lock(request), deadline)
     }
 
     async fn release_lock(
@@ -183,11 +196,10 @@ impl Registry for Service {
         self.answer("DescribeLock", self.do_describe_lock(request.into_inner()).await)
     }
 
-    /// What is sent is handed over as bytes.
-    type WatchStream = stream::Empty<Result<v1::WatchResponse, Status>>;
+    type WatchStream = HandedOver<v1::WatchResponse>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let deadline = deadline::of(&request);
+        let deadline = deadline::of(request.metadata().as_ref());
         let frames = self.do_watch(request).map(|frames| deadline::bound(frames, deadline, self.drain.phases()));
         let frames = self.answer("Watch", frames)?.into_inner();
         Ok(frames::hand_over(stream::empty(), frames))

@@ -11,7 +11,7 @@
 //! Calls that do not read at all, as reflection's when its answers are not read, come up against h2's budget.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,15 +32,23 @@ const LOOKS: usize = 5;
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
     frames: AtomicIsize,
+    /// How many bytes the calls have read in all; it wraps.
+    bytes: AtomicUsize,
     reader: AtomicWaker,
 }
 
 impl Unread {
-    /// A call has read a frame.
-    pub(super) fn is_read(&self) {
+    /// A call has read a frame of so many bytes.
+    pub(super) fn is_read(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.frames.fetch_sub(1, Ordering::AcqRel) == FEW + 1 {
             self.reader.wake();
         }
+    }
+
+    /// How many bytes the calls of the connection have read in all; it wraps.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     fn count(&self) -> isize {
@@ -202,7 +210,7 @@ mod tests {
         let calls = tokio::spawn(async move {
             for _ in 0..=MOST - FEW {
                 sleep(3 * PATIENCE).await;
-                unread.is_read();
+                unread.is_read(7);
             }
         });
         test.may_read().await;
@@ -217,7 +225,7 @@ mod tests {
         test.may_read().await;
         assert_eq!(began.elapsed().as_millis(), 50);
         // Nor does it read further ahead, should they be read after all.
-        test.unread.is_read();
+        test.unread.is_read(7);
         test.comes(MOST);
         assert_eq!(test.unread.count(), MOST);
     }

@@ -5,7 +5,6 @@
 //! the RPC is over.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::stream;
 use rollcall_proto::server::v1;
@@ -14,6 +13,7 @@ use tonic::{Request, Streaming};
 
 use super::admission::{Place, Reader, account};
 use super::call::Call;
+use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
 use crate::error::Error;
@@ -26,7 +26,7 @@ struct Open {
     rpc: Rpc,
     /// Whether anything was told: nothing comes before `opened`.
     has_begun: bool,
-    heartbeat: Duration,
+    heartbeat: Option<Heartbeat>,
     _reader: Reader,
     _place: Place,
 }
@@ -44,7 +44,7 @@ impl Service {
         let open = Open {
             rpc,
             has_begun: false,
-            heartbeat: self.settings.heartbeat,
+            heartbeat: Heartbeat::every(self.settings.heartbeat),
             _reader: self.admission.read(reading),
             _place: place,
         };
@@ -55,11 +55,7 @@ impl Service {
 async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, tonic::Status>, Open)> {
     let next = open.rpc.outbox().next();
     let notice = if open.has_begun {
-        match tokio::time::timeout(open.heartbeat, next).await {
-            Ok(notice) => notice?,
-            // Quiet streams die in proxies.
-            Err(_) => Ok(Notice::KeptAlive),
-        }
+        heartbeat::or_due(&mut open.heartbeat, next).await.unwrap_or(Some(Ok(Notice::KeptAlive)))?
     } else {
         next.await?
     };

@@ -4,7 +4,6 @@
 //! large one are made one by one, as clients read them: a client that does not read costs no more than two (HTTP/2 asks for
 //! one ahead), which it shares with all who have the same, and which count for its connection.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +11,11 @@ use futures_util::stream;
 use prost::Message as _;
 use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::watch_response::Event;
-use tokio::time::{Instant, Sleep};
 use tonic::Request;
 
 use super::admission::{Place, account};
 use super::frames::{Frame, frame};
+use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, convert, status};
 use crate::budget::Account;
 use crate::error::Error;
@@ -26,6 +25,10 @@ use crate::views::{Begin, Delta, Form, Key, Made, Neighbourhood, State, Step, To
 
 /// A larger step is told in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
+/// Pauses between two tries to find room for a part. With shorter ones, thousands of streams that wait cost the processor
+/// more; with longer ones they go on later than they could.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What lives as long as the RPC.
 struct Open {
@@ -39,15 +42,6 @@ struct Open {
     /// Counts the messages of all.
     messages: Counter,
     _place: Place,
-}
-
-/// When a message is due though nothing has happened.
-struct Heartbeat {
-    interval: Duration,
-    /// When the last message was made.
-    last: Instant,
-    /// It is set once an interval, and not with each message.
-    alarm: Pin<Box<Sleep>>,
 }
 
 /// A step and how far it has been told.
@@ -103,19 +97,7 @@ impl Open {
             let is_stale = self.watcher.is_stale();
             return self.part(unfinished, is_stale).await;
         }
-        let next = match &mut self.heartbeat {
-            None => Some(self.watcher.next().await?),
-            Some(heartbeat) => {
-                tokio::select! {
-                    biased;
-                    next = self.watcher.next() => Some(next?),
-                    () = heartbeat.is_due() => None,
-                }
-            }
-        };
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.last = Instant::now();
-        }
+        let next = heartbeat::or_due(&mut self.heartbeat, self.watcher.next()).await.transpose()?;
         let Some(Told { step, is_stale }) = next else {
             let (revision, stale) = (self.watcher.current().0, self.watcher.is_stale());
             return Ok(Frame::of(&v1::WatchResponse { revision, stale, event: Some(Event::Current(v1::Current {})) }));
@@ -136,15 +118,7 @@ impl Open {
 
     /// The next part of a step.
     async fn part(&mut self, step: Unfinished, stale: bool) -> Result<Frame, Error> {
-        let made = match &step {
-            Unfinished::Snapshot { state, form, begin } => {
-                let key = Key { form: *form, begin: begin.clone(), size: 0 };
-                self.views.state_part(&self.account, state, key, snapshot_part).await?
-            }
-            Unfinished::Delta { delta, first } => {
-                self.views.delta_part(&self.account, delta, *first, delta_part).await?
-            }
-        };
+        let made = self.made(&step).await?;
         self.unfinished = match (step, made.next) {
             (Unfinished::Snapshot { state, form, .. }, Some(begin)) => {
                 Some(Unfinished::Snapshot { state, form, begin })
@@ -154,6 +128,28 @@ impl Open {
         };
         // What is the same for all, and what is not.
         Ok(Frame::with(&made.bytes, &v1::WatchResponse { stale, ..Default::default() }))
+    }
+
+    /// The bytes of the next part, as soon as the account has room for them: no watcher is dropped because of answers that
+    /// other calls of the connection have not read.
+    async fn made(&self, step: &Unfinished) -> Result<Made, Error> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let made = match step {
+                Unfinished::Snapshot { state, form, begin } => {
+                    let key = Key { form: *form, begin: begin.clone(), size: 0 };
+                    self.views.state_part(&self.account, state, key, snapshot_part).await
+                }
+                Unfinished::Delta { delta, first } => {
+                    self.views.delta_part(&self.account, delta, *first, delta_part).await
+                }
+            };
+            if !matches!(made, Err(Error::LimitExceeded { .. })) {
+                return made;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
     }
 }
 
@@ -183,24 +179,4 @@ fn delta_part(delta: &Delta, first: usize) -> Made {
     let next = Some(first + changes.len()).filter(|next| *next < delta.changes.len());
     let event = Event::Delta(v1::Delta { changes, more: next.is_some() });
     Made { bytes: watch_response(delta.revision, next.is_none(), event), next: next.map(Begin::At) }
-}
-
-impl Heartbeat {
-    /// `None` for zero.
-    fn every(interval: Duration) -> Option<Self> {
-        let alarm = || Box::pin(tokio::time::sleep(interval));
-        (!interval.is_zero()).then(|| Self { interval, last: Instant::now(), alarm: alarm() })
-    }
-
-    /// Resolves when the last message is that long ago.
-    async fn is_due(&mut self) {
-        loop {
-            self.alarm.as_mut().await;
-            let due = self.last + self.interval;
-            if due <= Instant::now() {
-                return;
-            }
-            self.alarm.as_mut().reset(due);
-        }
-    }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::metrics::Gauge;
+use crate::mutex::lock;
 
 /// Number of descriptors that clients never get: ZooKeeper's connections, files, pipes.
 const RESERVE: usize = 256;
@@ -22,11 +23,13 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     /// Divides the descriptors of the process: gRPC gets three quarters of what may be used, HTTP the rest; neither more
-    /// than is asked for.
+    /// than is asked for. Where that is less than was asked for, one address gets a quarter of it at most.
     pub(crate) fn within(self, descriptors: usize) -> [Self; 2] {
         let free = descriptors.saturating_sub(RESERVE).max(8);
-        let http = (free / 4).min(self.in_all);
-        [Self { in_all: (free - free / 4).min(self.in_all), ..self }, Self { in_all: http, ..self }]
+        [free - free / 4, free / 4].map(|most| {
+            let share = if most < self.in_all { (most / 4).max(1) } else { self.per_address };
+            Self { in_all: most.min(self.in_all), per_address: self.per_address.min(share) }
+        })
     }
 }
 
@@ -78,7 +81,7 @@ impl Places {
     pub(super) fn take(&self, address: IpAddr) -> Result<Place, Full> {
         let address = network(address);
         let Bounds { in_all, per_address } = self.bounds;
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         if taken.in_all >= in_all {
             return Err(Full::InAll(in_all));
         }
@@ -95,7 +98,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.places.taken);
         taken.in_all -= 1;
         if let Some(here) = taken.by_address.get_mut(&self.address) {
             *here -= 1;
@@ -144,6 +147,8 @@ mod tests {
         let asked = Bounds { in_all: 20_000, per_address: 2_000 };
         let [grpc, http] = asked.within(1024);
         assert_eq!((grpc.in_all, http.in_all), (576, 192));
+        assert_eq!((grpc.per_address, http.per_address), (144, 48), "one address leaves places to others");
+        assert_eq!(asked.within(0).map(|bounds| (bounds.in_all, bounds.per_address)), [(6, 1), (2, 1)]);
         assert_eq!(asked.within(1_000_000), [asked, asked]);
     }
 }

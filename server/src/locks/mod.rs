@@ -50,7 +50,7 @@ mod terms;
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -71,6 +71,7 @@ pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
+use crate::mutex::lock;
 use crate::refusal;
 use crate::types::{NodePath, PathError, SessionId};
 use crate::zk::{self, NoRoom, Owner, Pool, Room};
@@ -451,10 +452,6 @@ async fn go_through<T: Send + 'static>(
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(|_| zk::Error::NotSent)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

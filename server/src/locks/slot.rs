@@ -3,7 +3,7 @@
 //! The task goes on whether or not the client reads, or else a client that does not read would keep everybody behind it
 //! waiting. What it has missed is merged: the latest place in the queue, then the lock, then the end.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::id::LockId;
 use super::stream::{LockEvent, LostReason};
 use crate::error::Error;
+use crate::mutex::lock;
 use crate::types::FencingToken;
 
 /// What the task has to do. The last two are final.
@@ -118,7 +119,7 @@ impl Slot {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {

@@ -34,7 +34,7 @@ mod task;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use heard::Heard;
@@ -47,6 +47,7 @@ use tokio::time::Instant;
 
 use crate::budget::Account;
 use crate::error::Error;
+use crate::mutex::lock;
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
 use crate::zk::Zk;
@@ -227,7 +228,7 @@ impl Drop for Rpc {
         }
         // In this order: a first message that the task reads later is then known to be of no use.
         self.outbox.abandon();
-        self.departures.gone.lock().unwrap_or_else(PoisonError::into_inner).push(self.stream);
+        lock(&self.departures.gone).push(self.stream);
         self.departures.news.notify_one();
     }
 }
@@ -239,7 +240,7 @@ impl Departures {
     /// Safe: nothing is taken before the future is ready.
     async fn next(&self) -> Vec<StreamId> {
         loop {
-            let gone = std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+            let gone = std::mem::take(&mut *lock(&self.gone));
             if !gone.is_empty() {
                 return gone;
             }
@@ -249,6 +250,6 @@ impl Departures {
 
     /// Whether nobody is gone who was not taken yet.
     fn is_empty(&self) -> bool {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        lock(&self.gone).is_empty()
     }
 }

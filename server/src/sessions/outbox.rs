@@ -2,11 +2,11 @@
 //!
 //! Final answers are kept in order; of unasked news of one path only the latest is kept. So a client that reads nothing
 //! costs one answer for each request that it sent. These are taken from the account of its connection; one that also goes
-//! on sending is cut off at the account's limit, or at [`Outbox::LIMIT`].
+//! on sending is cut off when the account's reserve for open streams is used up, or at [`Outbox::LIMIT`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
+use crate::mutex::lock;
 use crate::types::{Generation, NodePath, Stat};
 
 /// What a client is told on a Register stream.
@@ -99,7 +100,7 @@ struct Inner {
 impl Inner {
     /// Brings the share up to date.
     fn charge(&mut self) -> Result<(), Error> {
-        self.share.resize(self.bytes.saturating_sub(Outbox::FREE_BYTES))
+        self.share.resize_open(self.bytes.saturating_sub(Outbox::FREE_BYTES))
     }
 }
 
@@ -136,7 +137,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Adds a notice, in the place of the unread one that it supersedes. At the limit the stream ends instead.
@@ -311,7 +312,7 @@ mod tests {
             (0..1000).for_each(|_| outbox.push(answer()));
             outbox.close(Ok(()));
         }
-        assert!(account.used(Resource::Bytes) <= 100_000);
+        assert!(account.used(Resource::Bytes) <= 112_500);
         diligent.push(answer());
         assert_eq!(diligent.next().await, Some(Ok(answer())), "who reads does not feel it");
         for outbox in [lazy, other] {
@@ -323,5 +324,20 @@ mod tests {
             assert_eq!(error.reason(), "TOO_MANY_BYTES");
         }
         assert_eq!(account.used(Resource::Bytes), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_asks_much_at_once_goes_on_though_its_connection_is_at_its_limit() {
+        let budget = Budget::new(Limits { bytes: 1_000_000, ..Limits::NONE }, Limits::NONE);
+        let account = budget.account();
+        let _full = account.take(Resource::Bytes, 1_000_000).unwrap();
+        let outbox = Outbox::new(&account);
+        let answer = || Notice::Pending { path: NodePath::trusted("/a") };
+        (0..400).for_each(|_| outbox.push(answer()));
+        for _ in 0..400 {
+            assert_eq!(outbox.next().await, Some(Ok(answer())));
+        }
+        outbox.close(Ok(()));
+        assert_eq!(outbox.next().await, None);
     }
 }

@@ -1,10 +1,12 @@
 //! Whether this process was stopped, or the machine too busy for it: what came meanwhile lies in its sockets, and in which
 //! order it is read is chance.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::mutex::lock;
 
 /// The longest pause between two beats that is no stop.
 const STOP: Duration = Duration::from_millis(500);
@@ -64,7 +66,7 @@ impl Pulse {
     }
 
     fn lock(&self) -> MutexGuard<'_, Beats> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

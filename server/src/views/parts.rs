@@ -4,12 +4,13 @@
 //! different parts and reads none of them is refused at the limit of its own account.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
+use crate::mutex::lock;
 
 /// Maximum number of parts of a client's own choice that are kept of one state while nobody has them.
 const MAX_CHOSEN: usize = 16;
@@ -149,7 +150,7 @@ impl Parts {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which views there are: opened on first need, shared, dropped when idle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use super::turns::Turns;
 use super::view::View;
 use crate::budget::{Account, Budget, Limits, Resource};
 use crate::error::Error;
+use crate::mutex::lock;
 use crate::types::NodePath;
 use crate::zk::Zk;
 
@@ -168,11 +169,11 @@ impl Views {
 
 impl Inner {
     pub(super) fn pins(&self) -> MutexGuard<'_, Pins> {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pins)
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     fn views(&self) -> Vec<Arc<View>> {
@@ -181,7 +182,7 @@ impl Inner {
 
     /// Starts the task of a view. Those that have ended go: two for each that begins, so that there are never many.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = lock(&self.tasks);
         for ended in std::iter::from_fn(|| tasks.try_join_next()).take(2) {
             if let Err(error) = ended {
                 tracing::error!(%error, "a view's task failed");

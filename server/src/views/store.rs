@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use super::scope::Scope;
 use super::state::State;
 use super::stored::{self, Stored};
 use super::view::View;
+use crate::mutex::lock;
 use crate::types::Revision;
 
 /// How often it is looked for views that have changed.
@@ -196,7 +197,7 @@ fn last_known(view: &View) -> Option<Last> {
 
 impl Shared {
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 
     /// What there is to do for a view now.

@@ -1,9 +1,11 @@
 //! Turns: a bounded number of pieces of work under way at once, fair between connections.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
+
+use crate::mutex::lock;
 
 /// Gives turns to connections in rotation, however many one of them asks for. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -67,7 +69,7 @@ impl Turns {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

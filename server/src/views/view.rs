@@ -1,6 +1,6 @@
 //! One view, as its task writes it and all its readers share it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use super::scope::Scope;
 use super::state::{Difference, NodeRead, State};
 use crate::budget::Share;
 use crate::error::Error;
+use crate::mutex::lock;
 use crate::types::{Revision, Zxid};
 
 /// What a view may hold without its being counted, in bytes: small paths are read whatever large ones there are.
@@ -133,7 +134,7 @@ impl View {
 
     /// What is known now. Held for as long as it takes to look, and never across an await.
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     pub(super) fn news(&self, neighbourhood: Neighbourhood) -> Listener {
@@ -202,7 +203,7 @@ impl View {
     }
 
     fn share(&self) -> MutexGuard<'_, Share> {
-        self.share.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.share)
     }
 
     /// Whether what is shown is up to date.

@@ -11,7 +11,7 @@ mod slots;
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rollcall_wire::Request;
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::session::Session;
 use super::writer::{CommitError, Committed, Guard, Stats, Unit, Writer};
 use super::{Config, Error, writer};
+use crate::mutex::lock;
 use crate::types::SessionId;
 
 /// Maximum size of the ephemeral paths of one session, in bytes, as ZooKeeper writes them into one log record when the
@@ -222,7 +223,7 @@ impl Shared {
     }
 
     fn growth(&self) -> MutexGuard<'_, Growth> {
-        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.growth)
     }
 
     /// Whether another session may be opened now: there may be more, none is on its way, and ZooKeeper took the last.

@@ -20,7 +20,7 @@ mod connect;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +37,7 @@ use super::connection::{Frame, FrameReader};
 use super::names::Names;
 use super::watches::{Batch, Event, Mailbox, Watches};
 use super::{Config, Error};
+use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
 
 /// How many requests may wait to be written; one more is [`Error::NotSent`].
@@ -271,10 +272,6 @@ impl Session {
     pub(crate) fn watches(&self) -> &Arc<Watches> {
         &self.watches
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Task {

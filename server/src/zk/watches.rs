@@ -4,11 +4,12 @@
 //! One-shot watches: a [`OneShot`] that resolves once.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 pub(crate) use rollcall_wire::EventKind;
 use tokio::sync::{Notify, oneshot};
 
+use crate::mutex::lock;
 use crate::types::{NodePath, Zxid, ancestors};
 
 /// More unread paths than this in one mailbox are replaced by «read all again».
@@ -311,10 +312,6 @@ impl Watches {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

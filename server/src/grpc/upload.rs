@@ -1,0 +1,303 @@
+//! The bodies of requests: counted as they come, and what is to be complete has to come in time.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::call::Call;
+use super::message::Lengths;
+use super::pace::Unread;
+use crate::error::Error;
+
+/// Time in which a request must go on.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// Time in which a request of one message must be complete, however it goes on. A longer one lets a client that sends byte
+/// by byte keep its calls for longer; a shorter one fails large requests over slow connections.
+const LONGEST: Duration = Duration::from_secs(120);
+/// Bytes that a connection must have sent for its requests to be going on.
+const PROGRESS: usize = 4 * 1024;
+/// Time for a last look before a request is given up: a replica that was stopped reads what came meanwhile.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// Time between two looks whether there is memory again. A shorter one costs the processor more when all streams wait.
+const CROWDED: Duration = Duration::from_millis(500);
+/// The most that a reflection stream may ask, in bytes; its server answers with what it was asked, twice.
+const REFLECTION: usize = 64 * 1024;
+
+/// How a call uses its request.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// One message, which is kept as long as the call.
+    Single,
+    /// Register: any number of messages, at any time, of which each is handed on.
+    Many,
+    /// Reflection: any number of messages, for a while.
+    Reflection { _places: [OwnedSemaphorePermit; 2] },
+}
+
+/// The body of a request.
+pub(super) struct Upload {
+    body: Body,
+    form: Form,
+    patience: Patience,
+    /// When it is looked again whether there is memory for an open stream; most never wait.
+    look: Option<Pin<Box<Sleep>>>,
+    /// Bytes that are kept.
+    kept: usize,
+    lengths: Lengths,
+    call: Arc<Call>,
+    unread: Arc<Unread>,
+}
+
+/// How long a request is waited for.
+struct Patience {
+    began: Instant,
+    /// Most requests are complete before anybody waits.
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// What the connection's calls had read at the last look.
+    read: usize,
+    is_last_look: bool,
+}
+
+impl Upload {
+    pub(super) fn new(body: Body, form: Form, call: Arc<Call>, unread: Arc<Unread>) -> Self {
+        let patience = Patience::new(&unread);
+        Self { body, form, patience, look: None, kept: 0, lengths: Lengths::default(), call, unread }
+    }
+
+    fn count(&mut self, data: &[u8]) -> Result<(), Error> {
+        if !data.is_empty() {
+            self.unread.is_read(data.len());
+        }
+        self.kept += data.len();
+        match self.form {
+            Form::Single => self.call.keep(self.kept),
+            Form::Many => {
+                self.lengths.pass(data);
+                self.call.keep_open(self.kept);
+                Ok(())
+            }
+            Form::Reflection { .. } if self.kept > REFLECTION => {
+                let limit = REFLECTION as u64;
+                let what = "what a reflection stream asks, in bytes,";
+                Err(Error::LimitExceeded { reason: "TOO_MANY_BYTES", what, limit })
+            }
+            Form::Reflection { .. } => {
+                self.patience = Patience::new(&self.unread);
+                self.call.keep(self.kept)
+            }
+        }
+    }
+
+    /// A Register stream is asked for more: its reader has handed on every message that was complete.
+    ///
+    /// The reader keeps a buffer as large as the largest message, which counts as long as the stream. When no memory is left
+    /// even for open streams, the stream is not read.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let kept = self.lengths.unfinished().max(self.lengths.largest());
+        if kept != self.kept {
+            self.kept = kept;
+            self.call.keep_open(kept);
+        }
+        while self.call.is_exhausted() {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(CROWDED)));
+            ready!(look.as_mut().poll(context));
+            self.look = None;
+        }
+        self.look = None;
+        Poll::Ready(())
+    }
+}
+
+impl Patience {
+    fn new(unread: &Unread) -> Self {
+        Self { began: Instant::now(), alarm: None, read: unread.bytes(), is_last_look: false }
+    }
+
+    /// Whether it is over: nothing has come on the connection for a while, or the request takes too long.
+    fn is_over(&mut self, unread: &Unread, context: &mut Context<'_>) -> bool {
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(self.began + REQUEST_TIME)));
+        while alarm.as_mut().poll(context).is_ready() {
+            let (now, read) = (Instant::now(), unread.bytes());
+            // The requests of a slow connection take turns: each may stand still for long while others go on.
+            if read.wrapping_sub(self.read) >= PROGRESS && now < self.began + LONGEST {
+                (self.read, self.is_last_look) = (read, false);
+                alarm.as_mut().reset(self.began + LONGEST.min(now - self.began + REQUEST_TIME));
+            } else if self.is_last_look {
+                return true;
+            } else {
+                self.is_last_look = true;
+                alarm.as_mut().reset(now + LAST_LOOK);
+            }
+        }
+        false
+    }
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        if matches!(this.form, Form::Many) && this.poll_room(context).is_pending() {
+            return Poll::Pending;
+        }
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            return match this.form {
+                Form::Single if this.patience.is_over(&this.unread, context) => {
+                    let error = Error::RequestUnfinished { after: this.patience.began.elapsed() };
+                    Poll::Ready(Some(Err(this.call.refuse(error))))
+                }
+                // The same as a half-close by the client.
+                Form::Reflection { .. } if this.patience.is_over(&this.unread, context) => Poll::Ready(None),
+                _ => Poll::Pending,
+            };
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+            && let Err(error) = this.count(data)
+        {
+            return Poll::Ready(Some(Err(this.call.refuse(error))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body::Body as _;
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::budget::{Account, Budget, Limits, Resource};
+
+    /// A body that comes when a test says so.
+    struct Slow(mpsc::UnboundedReceiver<usize>);
+
+    impl http_body::Body for Slow {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.0.poll_recv(context).map(|next| next.map(|length| Ok(Frame::data(vec![1; length].into()))))
+        }
+    }
+
+    struct Test {
+        upload: Upload,
+        sender: mpsc::UnboundedSender<usize>,
+        unread: Arc<Unread>,
+    }
+
+    impl Test {
+        fn new(form: Form, account: &Account) -> Self {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let (head, ()) = http::Request::new(()).into_parts();
+            let (call, unread) = (Call::begin(account, &head).unwrap(), Arc::<Unread>::default());
+            Self { upload: Upload::new(Body::new(Slow(receiver)), form, call, unread.clone()), sender, unread }
+        }
+
+        async fn next(&mut self) -> Result<Frame<Bytes>, Status> {
+            poll_fn(|context| Pin::new(&mut self.upload).poll_frame(context)).await.expect("it goes on")
+        }
+
+        /// When the request is given up, in seconds, if so many bytes of it come each three seconds.
+        async fn ends_after(mut self, bytes: usize) -> u64 {
+            let began = Instant::now();
+            let sender = self.sender.clone();
+            let sending = async {
+                loop {
+                    sleep(Duration::from_secs(3)).await;
+                    sender.send(bytes).unwrap();
+                }
+            };
+            let reading = async { while self.next().await.is_ok() {} };
+            tokio::select! { () = sending => {}, () = reading => {} }
+            assert!(matches!(self.upload.call.refusal(), Some(Error::RequestUnfinished { .. })));
+            began.elapsed().as_secs()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_waited_for_as_long_as_it_goes_on_but_not_for_ever() {
+        let single = || Test::new(Form::Single, &Account::unlimited());
+        assert_eq!(single().ends_after(0).await, 11);
+        assert_eq!(single().ends_after(100).await, 11, "byte by byte is no progress");
+        assert_eq!(single().ends_after(4096).await, 121);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_its_turn_while_others_of_its_connection_go_on() {
+        let test = Test::new(Form::Single, &Account::unlimited());
+        let unread = test.unread.clone();
+        let others = async move {
+            for _ in 0..10 {
+                sleep(Duration::from_secs(5)).await;
+                unread.is_read(16 * 1024);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = others => {},
+            after = test.ends_after(0) => assert!((55..=75).contains(&after), "{after}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_was_stopped_looks_once_more() {
+        let mut test = Test::new(Form::Single, &Account::unlimited());
+        let sender = test.sender.clone();
+        tokio::select! {
+            frame = test.next() => panic!("{frame:?}"),
+            () = sleep(Duration::from_secs(1)) => {}
+        }
+        // Nothing is polled meanwhile; what has come is read a little later.
+        tokio::time::advance(Duration::from_secs(600)).await;
+        tokio::spawn(async move {
+            sleep(LAST_LOOK / 2).await;
+            sender.send(7).unwrap();
+        });
+        assert_eq!(test.next().await.unwrap().into_data().unwrap().len(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_register_stream_is_not_read_while_nothing_is_left_and_counts_its_largest_message() {
+        let budget = Budget::new(Limits { bytes: 80_000, ..Limits::NONE }, Limits::NONE);
+        let account = budget.account();
+        let mut test = Test::new(Form::Many, &account);
+        let full = account.take(Resource::Bytes, 70_000).unwrap();
+        // What has come counts, whether or not it fits.
+        test.sender.send(30_000).unwrap();
+        assert!(test.next().await.is_ok());
+        assert!(account.is_exhausted(Resource::Bytes));
+        test.sender.send(7).unwrap();
+        tokio::select! {
+            frame = test.next() => panic!("{frame:?}"),
+            () = sleep(Duration::from_secs(60)) => {}
+        }
+        drop(full);
+        assert!(test.next().await.is_ok());
+    }
+}
