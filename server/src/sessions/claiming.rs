@@ -32,6 +32,25 @@ struct Look {
     is_bereft: bool,
 }
 
+impl Look {
+    /// Has the server that is looked at catch up.
+    async fn sync(&self, path: &NodePath) -> Result<(), zk::Error> {
+        match &self.reader {
+            Some(reader) => reader.session().sync(path).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The replacement of a node by one of ours.
+struct Replacement {
+    read: Read,
+    /// The session that owns the node, if it is one of ours, with what was known of its fence before the node was read.
+    ours: Option<(Owner, Moves)>,
+    bytes: Bytes,
+    adopted: bool,
+}
+
 /// Carries claims out.
 #[derive(Debug, Clone)]
 pub(super) struct Claims {
@@ -78,18 +97,16 @@ impl Claims {
         Self { zk, pulse }
     }
 
-    /// Makes a path ours. The room belongs to the node that was made, if one was.
+    /// Makes a path ours. The room belongs to the node that was made, or that may have been, if one was.
     pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<Room>) {
-        if matches!(claim.policy, Policy::TakeOver | Policy::Exclusive) && claim.attempted.is_empty() && asker.is_gone()
-        {
-            // It waited for its turn for longer than its client did.
+        if claim.attempted.is_empty() && (asker.is_gone() || claim.is_abandoned()) {
+            // It waited for its turn for longer than anybody wanted it.
             return (Claimed::Unavailable { attempted: None }, None);
         }
         // In these cases most likely nothing stands: the create is the look.
         let mut create_first = match claim.policy {
-            Policy::TakeOver | Policy::Exclusive | Policy::Restore(_) | Policy::PutBack { .. } => {
-                claim.attempted.is_empty()
-            }
+            Policy::TakeOver | Policy::Exclusive => claim.attempted.is_empty() && claim.home.is_none(),
+            Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.is_empty(),
             Policy::Resume(_) | Policy::Update(_) => false,
         };
         let mut look = Look::default();
@@ -135,7 +152,12 @@ impl Claims {
         if let Policy::PutBack { session, .. } = claim.policy
             && let Some(owner) = self.zk.pool.owner(session)
         {
-            // It was there before.
+            return Ok(owner.room_for_its_own(bytes));
+        }
+        // Where its node may be, or was before, it has room already.
+        let sessions = claim.attempted.latest_first().chain(claim.home);
+        let mut owners = sessions.filter_map(|session| self.zk.pool.owner(session));
+        if let Some(owner) = owners.find(|owner| owner.session().is_up()) {
             return Ok(owner.room_for_its_own(bytes));
         }
         self.zk.pool.room(bytes).map_err(|why| self.no_room(why, claim))
@@ -180,7 +202,12 @@ impl Claims {
                 Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
             }
             Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
-            Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => Ok(Attempt::Look),
+            Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => {
+                // A look has seen nothing there: its server is behind. This session's knows of it now.
+                Box::pin(look.sync(path)).await?;
+                look.reader.get_or_insert_with(|| owner.clone());
+                Ok(Attempt::Look)
+            }
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
                 if std::mem::replace(&mut look.is_bereft, true) {
                     return Ok(Attempt::Look);
@@ -192,13 +219,17 @@ impl Claims {
                 }
             }
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
-            Err(CommitError::Zk(error)) => {
-                if error.is_unknown() {
-                    claim.attempted.add(owner.id());
-                }
-                Err(error)
-            }
+            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, room, error),
         }
+    }
+
+    /// ZooKeeper did not answer a create; if the node may exist all the same, its room goes on being taken.
+    fn not_committed(path: &NodePath, claim: &mut Claim, room: Room, error: zk::Error) -> Result<Attempt, zk::Error> {
+        if !error.is_unknown() {
+            return Err(error);
+        }
+        claim.attempted.add(room.owner().id());
+        Ok(Attempt::Done(Self::failed(path, claim, error), Some(room)))
     }
 
     /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
@@ -252,7 +283,8 @@ impl Claims {
                 Ok(Attempt::Done(Claimed::TakenOver, None))
             }
             (Step::Replace { bytes, adopted }, Some(read), ours) => {
-                self.replace(path, claim, &read, ours, bytes, adopted).await
+                let wanted = Replacement { read, ours, bytes, adopted };
+                self.replace(path, claim, wanted, look).await
             }
             (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
             (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
@@ -333,31 +365,32 @@ impl Claims {
         &self,
         path: &NodePath,
         claim: &mut Claim,
-        read: &Read,
-        ours: Option<(Owner, Moves)>,
-        bytes: Bytes,
-        adopted: bool,
+        Replacement { read, ours, bytes, adopted }: Replacement,
+        look: &Look,
     ) -> Result<Attempt, zk::Error> {
-        let room = match ours {
-            Some(_) => self.room(path, claim),
-            None => {
-                let from = SessionId(read.stat.ephemeral_owner);
-                let room = self.zk.pool.room_for_taken(path.as_str().len(), from);
-                room.map_err(|why| self.no_room(why, claim))
-            }
+        let length = path.as_str().len();
+        let room = match &ours {
+            // In place of itself: so that its session's fence is an own one, and no more room is taken.
+            Some((standing, _)) => Ok(standing.room_for_its_own(length)),
+            None => self.zk.pool.room_for_taken(length, SessionId(read.stat.ephemeral_owner)),
         };
         let room = match room {
             Ok(room) => room,
-            Err(why) => return why.into_attempt(),
+            Err(why) => return self.no_room(why, claim).into_attempt(),
         };
         let owner = room.owner();
-        let moves = owner.writer().moves();
-        let guard = match ours {
-            Some((standing, moves)) if standing.id() == owner.id() => Guard::Own(moves),
-            _ => match self.foreign_guard(owner, path, read).await? {
-                Some(guard) => guard,
-                None => return Ok(Attempt::Look),
-            },
+        let (guard, moves) = match ours {
+            Some((_, moves)) => (Guard::Own(moves), moves),
+            None => {
+                let moves = owner.writer().moves();
+                let Some(guard) = self.foreign_guard(owner, path, &read).await? else {
+                    // Either server may be behind.
+                    owner.session().sync(path).await?;
+                    look.sync(path).await?;
+                    return Ok(Attempt::Look);
+                };
+                (guard, moves)
+            }
         };
         let ops = vec![
             zk::delete(path.as_str(), read.stat.version),
@@ -372,15 +405,13 @@ impl Claims {
             }
             Err(CommitError::FenceMoved) => Ok(Attempt::Look),
             Err(CommitError::Part { code, .. }) => match code {
-                ErrorCode::BadVersion | ErrorCode::NoNode | ErrorCode::NodeExists => Ok(Attempt::Look),
+                ErrorCode::BadVersion | ErrorCode::NoNode | ErrorCode::NodeExists => {
+                    look.sync(path).await?;
+                    Ok(Attempt::Look)
+                }
                 code => Err(zk::Error::Refused(code)),
             },
-            Err(CommitError::Zk(error)) => {
-                if error.is_unknown() {
-                    claim.attempted.add(owner.id());
-                }
-                Err(error)
-            }
+            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, room, error),
         }
     }
 
@@ -391,7 +422,6 @@ impl Claims {
         let [fence_read, node] = both.as_slice() else { return Ok(None) };
         let is_same = |other: &Read| other.stat.czxid == read.stat.czxid && other.stat.version == read.stat.version;
         if !matches!(node, Ok(Some(node)) if is_same(node)) {
-            owner.session().sync(path).await?;
             return Ok(None);
         }
         Ok(Some(match fence_read {

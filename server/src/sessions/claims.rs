@@ -1,6 +1,9 @@
 //! What a registration is to be, and what is to be done about the node that exists. Pure; `claiming` carries it out.
 
+use std::cmp;
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -124,13 +127,47 @@ pub(super) struct Claim {
     pub(super) policy: Policy,
     /// The sessions in which a create was sent whose outcome is not known.
     pub(super) attempted: Attempted,
+    /// The session that stands and in which the path has its node, or had until it was deleted: there it has room.
+    pub(super) home: Option<SessionId>,
     /// Whether the client knows that it takes longer.
     pub(super) told_pending: bool,
+    abandoned: Abandoned,
+}
+
+/// Whether nobody wants a claim any more: shared by all copies of one claim.
+#[derive(Debug, Clone, Default)]
+struct Abandoned(Arc<AtomicBool>);
+
+impl PartialEq for Abandoned {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.load(Ordering::Relaxed) == other.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Claim {
     pub(super) fn new(content: Content, policy: Policy) -> Self {
-        Self { content, policy, attempted: Attempted::default(), told_pending: false }
+        Self {
+            content,
+            policy,
+            attempted: Attempted::default(),
+            home: None,
+            told_pending: false,
+            abandoned: Abandoned::default(),
+        }
+    }
+
+    /// Whether a node that it has made may exist, if these are the ZooKeeper sessions that stand.
+    pub(super) fn may_exist(&self, standing: &HashSet<SessionId>) -> bool {
+        self.attempted.latest_first().any(|session| standing.contains(&session))
+    }
+
+    /// Nobody wants it any more: if it has not begun yet, it is not carried out.
+    pub(super) fn abandon(&self) {
+        self.abandoned.0.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.0.load(Ordering::Acquire)
     }
 }
 
@@ -224,8 +261,8 @@ pub(super) fn decide(
         Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.has(owner),
     };
     match standing.cmp(&resumed) {
-        std::cmp::Ordering::Less if !is_current => Step::Behind,
-        std::cmp::Ordering::Greater if !is_later_ours => Step::TakenOver,
+        cmp::Ordering::Less if !is_current => Step::Behind,
+        cmp::Ordering::Greater if !is_later_ours => Step::TakenOver,
         // An older incarnation than ours stands only when ZooKeeper has lost what came after.
         _ if on_our_session && is_same => Step::Keep,
         _ if on_our_session => Step::Write(claim.content.bytes_keeping(&read.data)),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::claims::{Claim, Content, Fresh, Held, Policy};
@@ -16,7 +17,7 @@ use crate::budget::Share;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
 use crate::value::{EncodedValue, Stamp};
-use crate::zk::Seen;
+use crate::zk::{ErrorCode, Seen};
 
 /// The pause before the second put-back of a registration that is deleted again and again; it doubles from there.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -27,6 +28,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const SETTLING: Duration = Duration::from_millis(200);
 /// A registration that stood this long after it was put back is put back at once the next time.
 const SETTLED: Duration = Duration::from_secs(120);
+
+/// The pause before a node that ZooKeeper refused to delete is tried again; it doubles from there.
+const FIRST_LEFTOVER_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause. A shorter one would have ZooKeeper refuse thousands of them all the time.
+const LONGEST_LEFTOVER_PAUSE: Duration = Duration::from_secs(600);
 
 /// What a stream wants of a path.
 #[derive(Debug)]
@@ -48,13 +54,33 @@ pub(super) enum Command {
         footprint: Option<Footprint>,
         /// What this takes of the account, while it waits.
         _memory: Option<Share>,
+        goodbye: Goodbye,
     },
     /// The stream is no more.
     Drop {
         by: StreamId,
         /// As in [`Command::Unset`].
         footprint: Option<Footprint>,
+        goodbye: Goodbye,
     },
+}
+
+/// Something is to be taken down, or is being taken down, for as long as this exists.
+#[derive(Debug)]
+pub(super) struct Goodbye(#[expect(dead_code, reason = "it is counted by its clones")] Arc<()>);
+
+/// Counts what is still to be taken down.
+#[derive(Debug, Default)]
+pub(super) struct Goodbyes(Arc<()>);
+
+impl Goodbyes {
+    pub(super) fn another(&self) -> Goodbye {
+        Goodbye(self.0.clone())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
 }
 
 impl Command {
@@ -73,7 +99,8 @@ pub(super) enum Operation {
     Removing {
         told: Option<StreamId>,
         /// What the path takes of the account until it is gone.
-        _footprint: Option<Footprint>,
+        footprint: Option<Footprint>,
+        _goodbye: Goodbye,
     },
     /// `gaps`: how many gaps there were before the node is read; see [`Witness`].
     Verifying { gaps: u64 },
@@ -87,6 +114,16 @@ pub(super) struct Asked {
     pub(super) claim: Claim,
     /// What the request takes of the account.
     pub(super) memory: Option<Share>,
+}
+
+/// A node that nobody holds any more, and that ZooKeeper refuses to delete: it exists until its session ends, or until
+/// another try succeeds.
+#[derive(Debug)]
+pub(super) struct Leftover {
+    again_at: Instant,
+    pause: Duration,
+    /// What the path takes of the account until it is gone.
+    _footprint: Option<Footprint>,
 }
 
 /// What tells a foreign hand's delete from a takeover, whose delete and create come together.
@@ -146,8 +183,10 @@ pub(super) struct Entry {
     pub(super) look_again_at: Option<Instant>,
     /// Not to be registered again before, since its ZooKeeper session was lost.
     pub(super) restore_at: Option<Instant>,
+    /// Set while ZooKeeper refuses to delete the node, which nobody holds any more.
+    pub(super) leftover: Option<Box<Leftover>>,
     /// The connection of the stream that last asked for it, whose turn its operations are.
-    connection: u64,
+    pub(super) connection: u64,
     pub(super) witness: Witness,
 }
 
@@ -179,10 +218,9 @@ impl Entry {
         self.commands.iter().any(|command| matches!(command, Command::Set { by, .. } if *by == stream))
     }
 
-    /// Whether it is being taken down, or is to be.
-    pub(super) fn is_leaving(&self) -> bool {
-        let is_goodbye = |command: &Command| !matches!(command, Command::Set { .. });
-        matches!(self.operation, Some(Operation::Removing { .. })) || self.commands.iter().any(is_goodbye)
+    /// Whether this stream's goodbye to the path waits.
+    fn has_goodbye_of(&self, stream: StreamId) -> bool {
+        self.commands.iter().any(|command| command.is_goodbye_of(stream))
     }
 
     pub(super) fn generation(&self) -> Option<Generation> {
@@ -217,20 +255,8 @@ impl State {
     /// Begins what is next for a path, if nothing is under way.
     pub(super) fn advance(&mut self, path: &NodePath, now: Instant) {
         loop {
+            self.stop_unwanted(path);
             let Some(entry) = self.entries.get_mut(path) else { return };
-            if let Some(Operation::Waiting(Asked { by: Some(by), claim, .. })) = &entry.operation
-                && !claim.attempted.latest_first().any(|session| self.standing.contains(&session))
-            {
-                let by = *by;
-                let goodbye = entry.commands.iter().any(|command| command.is_goodbye_of(by));
-                if goodbye || !self.streams.get(&by).is_some_and(Stream::is_attached) {
-                    // Nothing stands of it, and nobody waits for it any more: it must not appear when ZooKeeper is back.
-                    entry.operation = None;
-                    self.waiting.remove(path);
-                    self.reject(by, path, Error::BackendUnavailable);
-                    continue;
-                }
-            }
             if entry.operation.is_some() {
                 return;
             }
@@ -244,11 +270,45 @@ impl State {
                     let content = Content::Fresh(Arc::new(Fresh { value, stamp }));
                     self.begin_set(path, by, content, generation, exclusive, memory);
                 }
-                Command::Unset { by, footprint, .. } => self.give_back(path, by, true, footprint),
-                Command::Drop { by, footprint } => self.give_back(path, by, false, footprint),
+                Command::Unset { by, footprint, goodbye, .. } => self.give_back(path, by, true, footprint, goodbye),
+                Command::Drop { by, footprint, goodbye } => self.give_back(path, by, false, footprint, goodbye),
             }
         }
         self.advance_unasked(path, now);
+    }
+
+    /// Stops what is under way for a path, if nobody wants it any more.
+    fn stop_unwanted(&mut self, path: &NodePath) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let is_kept_by = |stream: StreamId| {
+            !entry.has_goodbye_of(stream) && self.streams.get(&stream).is_some_and(|stream| !stream.is_closing())
+        };
+        let is_kept = || entry.holder.is_some_and(is_kept_by);
+        match &entry.operation {
+            // Whatever the read shows, the node is to go.
+            Some(Operation::Verifying { .. }) if entry.holder.is_some_and(|holder| entry.has_goodbye_of(holder)) => {
+                entry.operation = None;
+                entry.unseen = Some(None);
+            }
+            Some(Operation::Waiting(Asked { by, claim, .. })) if !claim.may_exist(&self.standing) => {
+                let is_wanted = match *by {
+                    Some(by) => is_kept_by(by) && self.streams.get(&by).is_some_and(Stream::is_attached),
+                    None => is_kept(),
+                };
+                if !is_wanted {
+                    // Nothing exists of it, and nobody waits for it: it must not appear when ZooKeeper is back.
+                    let by = *by;
+                    entry.operation = None;
+                    self.waiting.remove(path);
+                    if let Some(by) = by {
+                        self.reject(by, path, Error::BackendUnavailable);
+                    }
+                }
+            }
+            // It may still wait for its turn.
+            Some(Operation::Claiming(Asked { by: None, claim, .. })) if !is_kept() => claim.abandon(),
+            _ => {}
+        }
     }
 
     /// What an idle path without commands needs.
@@ -256,7 +316,7 @@ impl State {
         let gaps = self.gaps(path);
         let Some(entry) = self.entries.get_mut(path) else { return };
         let (Some(held), Some(holder)) = (&entry.held, entry.holder) else {
-            self.forget(path);
+            self.remove_leftover(path, now);
             return;
         };
         // A stream that is over, or has said goodbye, gives back path by path: this one's turn is still to come.
@@ -298,10 +358,45 @@ impl State {
                 return;
             }
             entry.operation = Some(Operation::Verifying { gaps });
-            if let Some(parent) = path.parent() {
-                self.effects.push(Effect::Verify { parent, paths: vec![path.clone()] });
-            }
+            let connection = entry.connection;
+            self.effects.push(Effect::Verify { path: path.clone(), connection });
         }
+    }
+
+    /// Forgets a path that nobody holds; a node that ZooKeeper refused to delete is removed first, if it is time for another
+    /// try, or something has happened to it.
+    fn remove_leftover(&mut self, path: &NodePath, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let stands = entry.held.as_ref().is_some_and(|held| self.standing.contains(&held.session));
+        let Some(leftover) = entry.leftover.as_ref().filter(|_| stands) else {
+            self.forget(path);
+            return;
+        };
+        if leftover.again_at <= now || entry.unseen.take().is_some() {
+            self.begin_removal(path, None, None, self.goodbyes.another());
+        }
+    }
+
+    /// ZooKeeper refuses to remove what was given back: its holder is told that it is, and the node is tried again.
+    pub(super) fn removal_refused(&mut self, path: &NodePath, code: ErrorCode, now: Instant) {
+        let jitter = self.rng.random_range(0.5..1.0);
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(Operation::Removing { told, footprint, .. }) = entry.operation.take() else { return };
+        if let Some(leftover) = &mut entry.leftover {
+            leftover.pause = (leftover.pause * 2).min(LONGEST_LEFTOVER_PAUSE);
+        } else {
+            tracing::warn!(%path, %code, "a registration can't be removed; it is tried again until its session ends");
+            entry.leftover =
+                Some(Box::new(Leftover { again_at: now, pause: FIRST_LEFTOVER_PAUSE, _footprint: footprint }));
+        }
+        if let Some(leftover) = &mut entry.leftover {
+            leftover.again_at = now + leftover.pause.mul_f64(jitter);
+            self.pauses.insert((leftover.again_at, path.clone()));
+        }
+        if let Some(stream) = told {
+            self.tell(stream, Notice::Unregistered { path: path.clone() });
+        }
+        self.advance(path, now);
     }
 
     /// A replica that was stopped for as long as that is as good as one that died: its client, which is not here any more,
@@ -312,9 +407,17 @@ impl State {
         self.forget_if_gone(holder);
     }
 
-    pub(super) fn begin_claim(&mut self, path: &NodePath, by: Option<StreamId>, claim: Claim, memory: Option<Share>) {
+    pub(super) fn begin_claim(
+        &mut self,
+        path: &NodePath,
+        by: Option<StreamId>,
+        mut claim: Claim,
+        memory: Option<Share>,
+    ) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let connection = entry.connection;
+        let session = entry.held.as_ref().map(|held| held.session);
+        claim.home = session.filter(|session| self.standing.contains(session));
         entry.operation = Some(Operation::Claiming(Asked { by, claim: claim.clone(), memory }));
         self.effects.push(Effect::Claim { path: path.clone(), by, claim, connection });
     }
@@ -359,23 +462,35 @@ impl State {
     }
 
     /// `by` no longer wants the path. `footprint`: what the path takes, where the stream does not know it.
-    fn give_back(&mut self, path: &NodePath, by: StreamId, tell: bool, footprint: Option<Footprint>) {
+    fn give_back(&mut self, path: &NodePath, by: StreamId, tell: bool, footprint: Option<Footprint>, goodbye: Goodbye) {
         let told = tell.then_some(by);
         let footprint = self.drop_path(path, by).or(footprint);
         let Some(entry) = self.entries.get_mut(path) else { return };
         if entry.holder == Some(by) {
             entry.holder = None;
-            if let Some(held) = &entry.held {
-                entry.operation = Some(Operation::Removing { told, _footprint: footprint });
-                let (session, connection) = (held.session, entry.connection);
-                let removal = Removal { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
-                self.effects.push(Effect::Remove { session, removal, connection });
+            if entry.held.is_some() {
+                self.begin_removal(path, told, footprint, goodbye);
                 return;
             }
         }
         if let Some(stream) = told {
             self.tell(stream, Notice::Unregistered { path: path.clone() });
         }
+    }
+
+    fn begin_removal(
+        &mut self,
+        path: &NodePath,
+        told: Option<StreamId>,
+        footprint: Option<Footprint>,
+        goodbye: Goodbye,
+    ) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(held) = &entry.held else { return };
+        entry.operation = Some(Operation::Removing { told, footprint, _goodbye: goodbye });
+        let (session, connection) = (held.session, entry.connection);
+        let removal = Removal { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
+        self.effects.push(Effect::Remove { session, removal, connection });
     }
 
     /// Tries again what waited for ZooKeeper.

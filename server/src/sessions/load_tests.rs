@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::claims::Claimed;
+use super::claims::{Claimed, Policy};
 use super::outbox::{LostReason, Notice};
-use super::state::{Effect, Input};
-use super::state_tests::*;
+use super::state::{Effect, Input, StreamId};
+use super::stepped::*;
 use crate::budget::{Account, Limits, Resource};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
@@ -75,6 +75,26 @@ fn what_is_refused_or_lost_takes_nothing_of_the_account() {
 }
 
 #[test]
+fn what_is_taken_over_while_it_gets_new_data_and_is_taken_back_counts_all_the_time() {
+    let mut replica = Replica::new();
+    let first = replica.register(ONE, None);
+    let registered = used(&replica.account);
+    replica.set(ONE);
+    let effects = replica.claimed(Claimed::TakenOver);
+    assert!(is_lost(&effects, ONE, LostReason::TakenOver));
+    assert_eq!(claims(&effects)[0].policy, Policy::TakeOver);
+    assert_eq!(used(&replica.account)[..2], registered[..2]);
+    let outcome = replica.held();
+    replica.claimed(outcome);
+    assert!(Generation(replica.zxid) > first);
+    assert_eq!(used(&replica.account), registered);
+    replica.set(ONE);
+    replica.claimed(Claimed::TakenOver);
+    replica.claimed(Claimed::Refused(Error::NoAuth { path: path() }));
+    assert_eq!(used(&replica.account), [0, 0, 0]);
+}
+
+#[test]
 fn at_the_limit_a_registration_can_be_given_back() {
     let mut replica = Replica::limited(Limits { bytes: 3000, ..Limits::NONE });
     replica.register(ONE, None);
@@ -123,6 +143,50 @@ fn a_ttl_ends_in_time_whatever_others_send() {
         effects.extend(replica.after(Duration::from_millis(1)));
     }
     assert!(is_lost(&effects, ONE, LostReason::Expired) && is_removal(&effects, generation));
+}
+
+/// So many that one look at each takes longer than a ttl may be in doubt.
+#[test]
+fn the_ttls_of_many_end_however_long_it_takes_to_look_at_each() {
+    const STREAMS: u64 = 20_000;
+    let mut replica = Replica::new();
+    for stream in 1..=STREAMS {
+        replica.open(StreamId(stream), Some(TTL));
+    }
+    replica.now += TTL;
+    let mut rounds = 0;
+    while !replica.state.streams.is_empty() {
+        // One step deals with 256 at most.
+        replica.now += Duration::from_millis(10);
+        replica.step(Input::Tick);
+        rounds += 1;
+        assert!(rounds < 1000, "{} streams never end", replica.state.streams.len());
+    }
+}
+
+#[test]
+fn the_ttls_of_many_streams_with_many_paths_end_in_slices() {
+    const STREAMS: u64 = 300;
+    const PATHS: usize = 20;
+    let mut replica = Replica::new();
+    for stream in 1..=STREAMS {
+        replica.open(StreamId(stream), Some(TTL));
+        for index in 0..PATHS {
+            let path = NodePath::trusted(format!("/many/{stream}-{index}"));
+            replica.set_path(StreamId(stream), path.clone(), None, false);
+            let outcome = replica.held();
+            replica.step(Input::Claimed { path, outcome });
+        }
+    }
+    replica.now += TTL;
+    let mut removals = 0;
+    while removals < usize::try_from(STREAMS).unwrap() * PATHS {
+        replica.now = replica.state.next_tick().unwrap_or(replica.now).max(replica.now);
+        let input = if replica.state.has_chores() { Input::GoOn } else { Input::Tick };
+        let effects = replica.state.step(input, replica.now);
+        assert!(effects.len() < 3 * 256, "a step did too much: {}", effects.len());
+        removals += effects.iter().filter(|effect| matches!(effect, Effect::Remove { .. })).count();
+    }
 }
 
 #[test]

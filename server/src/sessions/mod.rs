@@ -12,9 +12,13 @@
 
 mod attempted;
 mod claiming;
+#[cfg(test)]
+mod claiming_tests;
 mod claims;
 mod entry;
 mod footprint;
+#[cfg(test)]
+mod goodbye_tests;
 mod heard;
 mod lanes;
 #[cfg(test)]
@@ -25,10 +29,14 @@ mod outcomes;
 mod pulse;
 #[cfg(test)]
 mod random_tests;
+mod reads;
 mod retries;
+mod rooms;
 mod state;
 #[cfg(test)]
 mod state_tests;
+#[cfg(test)]
+mod stepped;
 mod streams;
 mod task;
 mod upkeep;

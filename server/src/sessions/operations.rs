@@ -1,6 +1,6 @@
 //! What is under way in ZooKeeper for registrations: a bounded number of operations, the rest waits in lanes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -10,9 +10,10 @@ use super::claiming::Claims;
 use super::claims::{Asker, Claim, Claimed, Observed, Policy};
 use super::lanes::Lane;
 use super::pulse::Pulse;
+use super::reads::{Read, Reads};
 use super::upkeep::{BATCH, Removal, Upkeep};
 use crate::types::{Generation, NodePath, SessionId};
-use crate::zk::{Moves, Room, Zk};
+use crate::zk::{ErrorCode, Moves, Room, Watcher, Zk};
 
 /// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions, which have 2,048
 /// units in multis under way with the usual four.
@@ -20,8 +21,6 @@ const CLAIMS: usize = 2048;
 /// Maximum number of batches of removals under way in one ZooKeeper session. Its writer sends one guarded multi after the
 /// other; more than it takes along each time would only wait there.
 const REMOVALS: usize = 8;
-/// Maximum number of reads under way that look whether nodes still exist. Each may bring [`BATCH`] values.
-const READS: usize = 8;
 /// Maximum number of operations that are begun in one turn.
 const BEGUN_AT_ONCE: usize = 128;
 
@@ -29,7 +28,7 @@ const BEGUN_AT_ONCE: usize = 128;
 pub(super) enum Finished {
     Claimed(NodePath, Claimed, Option<Room>),
     /// These are gone, but for those paths that ZooKeeper refuses to delete.
-    Removed(Vec<Removal>, Vec<NodePath>),
+    Removed(Vec<Removal>, Vec<(NodePath, ErrorCode)>),
     Verified(Vec<(NodePath, Option<Observed>)>),
     /// `None`: it could not be read.
     Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
@@ -41,7 +40,8 @@ enum From {
     Kept,
     Fresh,
     Removals(SessionId),
-    Reads,
+    Verifying(Watcher),
+    Confirming,
 }
 
 struct Claiming {
@@ -60,11 +60,7 @@ pub(super) struct Operations {
     fresh: Lane<Claiming>,
     /// By ZooKeeper session: one that can't be reached does not delay the others.
     removals: HashMap<SessionId, Lane<Removal>>,
-    /// Reads of nodes to which something happened; of a path at most one.
-    verifications: VecDeque<(NodePath, Vec<NodePath>)>,
-    /// Reads of nodes to which most likely nothing happened: once there is nothing else to read.
-    confirmations: VecDeque<(SessionId, Vec<NodePath>)>,
-    reads_under_way: usize,
+    reads: Reads,
     /// Run by the task that owns this: there are many, and each does little but wait.
     under_way: FuturesUnordered<BoxFuture<'static, (From, Finished)>>,
 }
@@ -77,9 +73,7 @@ impl Operations {
             kept: Lane::new(CLAIMS),
             fresh: Lane::new(CLAIMS),
             removals: HashMap::new(),
-            verifications: VecDeque::new(),
-            confirmations: VecDeque::new(),
-            reads_under_way: 0,
+            reads: Reads::new(),
             under_way: FuturesUnordered::new(),
         }
     }
@@ -96,14 +90,16 @@ impl Operations {
         self.removals.entry(session).or_insert_with(|| Lane::new(REMOVALS)).push(connection, removal);
     }
 
-    pub(super) fn verify(&mut self, parent: &NodePath, paths: &[NodePath]) {
-        self.verifications.extend(paths.chunks(BATCH).map(|paths| (parent.clone(), paths.to_vec())));
+    /// Of the reads of one path that are asked for, the last alone is answered.
+    pub(super) fn verify(&mut self, connection: u64, path: NodePath) {
+        if let Some(watcher) = self.upkeep.watcher_of(&path) {
+            self.reads.verify(connection, watcher, path);
+        }
     }
 
     /// Returns how many reads that takes.
     pub(super) fn confirm(&mut self, session: SessionId, paths: &[NodePath]) -> usize {
-        self.confirmations.extend(paths.chunks(BATCH).map(|paths| (session, paths.to_vec())));
-        paths.len().div_ceil(BATCH)
+        self.reads.confirm(session, paths)
     }
 
     /// Whether [`Operations::begin`] has something to begin.
@@ -111,7 +107,7 @@ impl Operations {
         self.kept.has_next()
             || self.fresh.has_next()
             || self.removals.values().any(Lane::has_next)
-            || (self.reads_under_way < READS && !(self.verifications.is_empty() && self.confirmations.is_empty()))
+            || self.reads.has_next()
     }
 
     /// Begins some of what waits.
@@ -140,12 +136,9 @@ impl Operations {
                     }));
                 }
             }
-            if self.reads_under_way < READS
-                && let Some(read) = self.next_read()
-            {
+            if let Some(read) = self.reads.next() {
                 has_begun = true;
-                self.reads_under_way += 1;
-                self.under_way.push(read);
+                self.begin_read(read);
             }
             if !has_begun {
                 break;
@@ -158,7 +151,7 @@ impl Operations {
     /// # Cancellation
     /// Safe: nothing is taken before the future is ready.
     pub(super) async fn next(&mut self) -> Finished {
-        let Some((from, finished)) = self.under_way.next().await else { return std::future::pending().await };
+        let Some((from, mut finished)) = self.under_way.next().await else { return std::future::pending().await };
         match from {
             From::Kept => self.kept.done(),
             From::Fresh => self.fresh.done(),
@@ -170,23 +163,27 @@ impl Operations {
                     }
                 }
             }
-            From::Reads => self.reads_under_way -= 1,
+            From::Verifying(watcher) => {
+                if let Finished::Verified(seen) = &mut finished {
+                    self.reads.verified(watcher, seen);
+                }
+            }
+            From::Confirming => self.reads.confirmed(),
         }
         finished
     }
 
-    fn next_read(&mut self) -> Option<BoxFuture<'static, (From, Finished)>> {
+    fn begin_read(&mut self, read: Read) {
         let upkeep = self.upkeep.clone();
-        if let Some((parent, paths)) = self.verifications.pop_front() {
-            return Some(Box::pin(async move {
-                let seen = upkeep.observe(&parent, &paths).await;
+        self.under_way.push(match read {
+            Read::Verify { watcher, paths } => Box::pin(async move {
+                let seen = upkeep.observe(watcher, &paths).await;
                 let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
-                (From::Reads, Finished::Verified(paths.into_iter().zip(seen).collect()))
-            }));
-        }
-        let (session, paths) = self.confirmations.pop_front()?;
-        Some(Box::pin(
-            async move { (From::Reads, Finished::Confirmed(session, upkeep.confirm(session, &paths).await)) },
-        ))
+                (From::Verifying(watcher), Finished::Verified(paths.into_iter().zip(seen).collect()))
+            }),
+            Read::Confirm { session, paths } => Box::pin(async move {
+                (From::Confirming, Finished::Confirmed(session, upkeep.confirm(session, &paths).await))
+            }),
+        });
     }
 }

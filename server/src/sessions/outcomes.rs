@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
 use super::entry::{Asked, Command, FIRST_PAUSE, Operation, Witness};
 use super::outbox::{LostReason, Notice};
-use super::state::{State, StreamId};
+use super::state::{Effect, State, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
@@ -50,6 +50,7 @@ impl State {
             Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => entry.first,
         };
         entry.absent = false;
+        entry.leftover = None;
         entry.paused_until = None;
         entry.restore_at = None;
         if adopted {
@@ -70,7 +71,7 @@ impl State {
                 footprint.keep(memory, path, bytes);
             }
         } else {
-            entry.push(Command::Drop { by, footprint: None });
+            entry.push(Command::Drop { by, footprint: None, goodbye: self.goodbyes.another() });
         }
         if let Some((holder, before)) = earlier.zip(before) {
             self.lose(path, holder, before.generation);
@@ -102,8 +103,11 @@ impl State {
         if holder_concerned {
             let holder = entry.holder.take();
             self.hold(path, None);
-            if let Some((holder, generation)) = holder.zip(known) {
-                self.lose(path, holder, generation);
+            match (holder.zip(known), &claim.policy) {
+                // It is asked for again right away, and goes on counting for its stream.
+                (Some((holder, generation)), Policy::Update(_)) => self.tell_of_takeover(path, holder, generation),
+                (Some((holder, generation)), _) => self.lose(path, holder, generation),
+                (None, _) => {}
             }
         } else {
             // Whatever is later than the claim's generation may be later than what we hold as well.
@@ -147,7 +151,13 @@ impl State {
     /// A later incarnation has taken the place of what a stream held.
     fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
         self.drop_path(path, stream);
-        self.tell(stream, Notice::Lost { path: path.clone(), generation, reason: LostReason::TakenOver });
+        self.tell_of_takeover(path, stream, generation);
+    }
+
+    fn tell_of_takeover(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
+        // Also a stream whose ttl is over, and which is taken down path by path: this one's turn is still to come.
+        let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::TakenOver };
+        self.effects.push(Effect::Tell { stream, notice });
     }
 
     pub(super) fn removed(&mut self, path: &NodePath, now: Instant) {

@@ -8,9 +8,10 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::claims::{Claimed, Observed, Policy};
 use super::outbox::Notice;
 use super::state::{Effect, Input, StreamId};
-use super::state_tests::*;
+use super::stepped::*;
 use crate::error::Error;
 use crate::types::{Generation, Zxid};
+use crate::zk::ErrorCode;
 
 /// Random clients, random outcomes: each `set` gets one final answer while its stream stands, and when all streams are
 /// gone nothing is left.
@@ -123,6 +124,9 @@ fn finish_randomly(replica: &mut Replica, effect: Effect, rng: &mut StdRng, kind
                 _ => replica.held(),
             };
             replica.claimed(outcome)
+        }
+        Effect::Remove { .. } if !kindly && rng.random_bool(0.2) => {
+            replica.step(Input::RemovalRefused { path: path(), code: ErrorCode::NoAuth })
         }
         Effect::Remove { .. } => replica.step(Input::Removed { path: path() }),
         Effect::Verify { .. } => {

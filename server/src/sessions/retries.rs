@@ -1,6 +1,7 @@
 //! Claims that ZooKeeper could not be asked for, or that found no room: tried again in rounds, each of a bounded number.
 //! A round begins at once when something has changed or the last one got somewhere, and after a growing pause otherwise:
-//! thousands that wait in vain cost next to nothing.
+//! thousands that wait in vain cost next to nothing. It is over when half of its claims are, or after a second: a few that
+//! hang hold up nobody else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -16,15 +17,27 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause. A longer one would leave what no change announces waiting for too long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Time after which the next round may begin though more than half of the last is still under way.
+const LONGEST_ROUND: Duration = Duration::from_secs(1);
+
+/// Claims that are tried at once.
+#[derive(Debug)]
+struct Round {
+    begun_at: Instant,
+    size: usize,
+    has_succeeded: bool,
+}
+
 /// The paths whose claims wait, in the order in which they came.
 #[derive(Debug)]
 pub(super) struct Retries {
     by_number: BTreeMap<u64, NodePath>,
     numbers: HashMap<NodePath, u64>,
     next_number: u64,
-    /// Claims of the round that are under way.
+    /// Claims of all rounds that are under way.
     under_way: usize,
-    has_succeeded: bool,
+    /// The last round, until it is over.
+    round: Option<Round>,
     pause: Duration,
     /// Not before.
     due: Instant,
@@ -37,7 +50,7 @@ impl Retries {
             numbers: HashMap::new(),
             next_number: 0,
             under_way: 0,
-            has_succeeded: false,
+            round: None,
             pause: FIRST_PAUSE,
             due: now,
         }
@@ -63,17 +76,28 @@ impl Retries {
         }
     }
 
-    pub(super) fn contains(&self, path: &NodePath) -> bool {
-        self.numbers.contains_key(path)
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.numbers.is_empty()
     }
 
+    /// Whether nothing waits, and nothing is being tried again.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.under_way == 0
+    }
+
     /// When the next round is due, as far as is known.
     pub(super) fn due(&self) -> Option<Instant> {
-        (self.under_way == 0 && !self.is_empty()).then_some(self.due)
+        if self.is_empty() {
+            return None;
+        }
+        match &self.round {
+            Some(round) if self.is_open(round) => Some(self.due.max(round.begun_at + LONGEST_ROUND)),
+            _ => Some(self.due),
+        }
+    }
+
+    fn is_open(&self, round: &Round) -> bool {
+        self.under_way * 2 > round.size
     }
 
     /// Something has changed, so that what failed may succeed.
@@ -81,7 +105,9 @@ impl Retries {
         self.pause = FIRST_PAUSE;
         self.due = now;
         // Also when the round that is under way fails: it began before.
-        self.has_succeeded |= self.under_way > 0;
+        if let Some(round) = &mut self.round {
+            round.has_succeeded = true;
+        }
     }
 
     /// Takes the paths of the next round, if it is due. [`Retries::begun`] follows for each that is tried.
@@ -89,7 +115,7 @@ impl Retries {
         if self.due().is_none_or(|due| due > now) {
             return Vec::new();
         }
-        self.has_succeeded = false;
+        self.round = Some(Round { begun_at: now, size: 0, has_succeeded: false });
         let paths: Vec<_> = self.by_number.values().take(ROUND).cloned().collect();
         paths.iter().for_each(|path| self.remove(path));
         paths
@@ -98,16 +124,25 @@ impl Retries {
     /// A claim of the round is under way.
     pub(super) fn begun(&mut self) {
         self.under_way += 1;
+        if let Some(round) = &mut self.round {
+            round.size += 1;
+        }
     }
 
-    /// A claim of the round is over. `jitter`: by how much the pause is shortened.
+    /// A claim of a round is over. `jitter`: by how much the pause is shortened.
     pub(super) fn finished(&mut self, is_success: bool, now: Instant, jitter: f64) {
         self.under_way = self.under_way.saturating_sub(1);
-        self.has_succeeded |= is_success;
-        if self.under_way > 0 {
+        let Some(mut round) = self.round.take() else {
+            if is_success {
+                self.pause = FIRST_PAUSE;
+                self.due = self.due.min(now);
+            }
             return;
-        }
-        if self.has_succeeded {
+        };
+        round.has_succeeded |= is_success;
+        if self.is_open(&round) {
+            self.round = Some(round);
+        } else if round.has_succeeded {
             self.pause = FIRST_PAUSE;
             self.due = now;
         } else {
@@ -184,6 +219,25 @@ mod tests {
         retries.add(&path(1), later);
         retries.finished(false, later, 1.0);
         assert_eq!(retries.round(later).len(), 1);
+    }
+
+    #[test]
+    fn claims_that_hang_hold_up_the_others_for_a_second_at_most() {
+        let now = Instant::now();
+        let mut retries = Retries::new(now);
+        (0..4 * ROUND).for_each(|index| retries.add(&path(index), now));
+        let later = now + FIRST_PAUSE;
+        let begin = |retries: &mut Retries, now| {
+            let paths = retries.round(now);
+            paths.iter().for_each(|_| retries.begun());
+            paths.len()
+        };
+        assert_eq!(begin(&mut retries, later), ROUND);
+        (0..ROUND / 2).for_each(|_| retries.finished(true, later, 1.0));
+        assert_eq!(begin(&mut retries, later), ROUND, "half of the first hang");
+        assert_eq!(begin(&mut retries, later), 0);
+        assert_eq!(begin(&mut retries, later + LONGEST_ROUND), ROUND, "all of the second hang");
+        assert!(!retries.is_idle());
     }
 
     #[test]

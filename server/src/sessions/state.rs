@@ -14,17 +14,17 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
-use super::entry::{Command, Entry, Witness};
+use super::entry::{Command, Entry, Goodbyes, Witness};
 use super::heard::Heard;
 use super::outbox::Notice;
 use super::retries::Retries;
-use super::streams::{Departure, Stream};
+use super::streams::{Departure, Stream, Ticks};
 use super::upkeep::Removal;
 use crate::budget::{Account, Share};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::value::{EncodedValue, Stamp};
-use crate::zk::{Moves, Seen};
+use crate::zk::{ErrorCode, Moves, Seen};
 
 /// Maximum number of paths, or of streams, that are dealt with in one step.
 const SLICE: usize = 256;
@@ -79,6 +79,8 @@ pub(super) enum Input {
     Claimed { path: NodePath, outcome: Claimed },
     /// An [`Effect::Remove`] is over: what the session held of the path is gone.
     Removed { path: NodePath },
+    /// ZooKeeper refuses an [`Effect::Remove`]: the node exists until its session ends, or another try succeeds.
+    RemovalRefused { path: NodePath, code: ErrorCode },
     /// A path of an [`Effect::Verify`] was read; `None` if that failed.
     Verified { path: NodePath, seen: Option<Observed> },
     /// These ZooKeeper sessions stand; the ephemerals of all others are gone. `overslept`: what is over now is because this
@@ -107,8 +109,9 @@ pub(super) enum Effect {
     Claim { path: NodePath, by: Option<StreamId>, claim: Claim, connection: u64 },
     /// Take a node down: [`Input::Removed`] follows.
     Remove { session: SessionId, removal: Removal, connection: u64 },
-    /// Read what stands at these paths, all of one parent: [`Input::Verified`] follows for each.
-    Verify { parent: NodePath, paths: Vec<NodePath> },
+    /// Read what stands at a path: [`Input::Verified`] follows. Of the reads of one path that are asked for, the last alone
+    /// is answered. `connection`: whose turn it is.
+    Verify { path: NodePath, connection: u64 },
     /// Read which of these paths stand in this session: [`Input::Confirmed`] follows.
     Confirm { session: SessionId, paths: Vec<NodePath> },
     /// Nothing is held of the path any more.
@@ -125,9 +128,24 @@ pub(super) enum Chore {
     /// The end of a stream.
     Departure(Departure),
     /// These paths may need something.
-    Look(std::vec::IntoIter<NodePath>),
+    Look(Look),
     /// What exists below this parent is read again.
     Verify(NodePath),
+}
+
+/// A walk along paths that may need something.
+#[derive(Debug)]
+pub(super) struct Look {
+    among: Among,
+    /// Up to where they were looked at.
+    after: Option<NodePath>,
+}
+
+/// Which paths.
+#[derive(Debug, Clone, Copy)]
+enum Among {
+    Stream(StreamId),
+    Session(SessionId),
 }
 
 /// The paths with an entry below one parent.
@@ -143,7 +161,7 @@ struct Siblings {
 /// The nodes that are held in one ZooKeeper session.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    paths: HashSet<NodePath>,
+    paths: BTreeSet<NodePath>,
     /// Whether the session ended while this replica was stopped.
     pub(super) overslept: bool,
 }
@@ -165,6 +183,9 @@ pub(super) struct State {
     pub(super) waiting: Retries,
     pub(super) chores: VecDeque<Chore>,
     pub(super) standing: HashSet<SessionId>,
+    /// What is still to be taken down.
+    pub(super) goodbyes: Goodbyes,
+    pub(super) ticks: Ticks,
     pub(super) effects: Vec<Effect>,
     pub(super) rng: StdRng,
 }
@@ -181,6 +202,8 @@ impl State {
             waiting: Retries::new(now),
             chores: VecDeque::new(),
             standing: HashSet::new(),
+            goodbyes: Goodbyes::default(),
+            ticks: Ticks::new(now),
             effects: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
         }
@@ -217,6 +240,7 @@ impl State {
             Input::GoOn => self.go_on(SLICE, now),
             Input::Claimed { path, outcome } => self.claimed(&path, outcome, now),
             Input::Removed { path } => self.removed(&path, now),
+            Input::RemovalRefused { path, code } => self.removal_refused(&path, code, now),
             Input::Verified { path, seen } => self.verified(&path, seen, now),
             Input::Sessions { standing, overslept } => self.sessions(standing, overslept, now),
             Input::BackendUp => {
@@ -242,12 +266,12 @@ impl State {
     pub(super) fn next_tick(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let pause = self.pauses.first().map(|(at, _)| *at);
-        [deadline, pause, self.waiting.due()].into_iter().flatten().min()
+        [deadline, pause, self.waiting.due(), self.ticks.next()].into_iter().flatten().min()
     }
 
     /// Whether something is still to be taken down.
     pub(super) fn is_leaving(&self) -> bool {
-        self.has_chores() || self.entries.values().any(Entry::is_leaving)
+        self.has_chores() || !self.goodbyes.is_empty()
     }
 
     /// Whether [`Input::GoOn`] has something to go on with.
@@ -255,9 +279,9 @@ impl State {
         !self.chores.is_empty()
     }
 
-    /// Whether something waits for ZooKeeper.
+    /// Whether something waits for ZooKeeper, or is being tried again.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_idle()
     }
 
     /// Queues a command for a path, and carries it out when the path is idle.
@@ -319,6 +343,7 @@ impl State {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.ticks.note(now);
         for _ in 0..SLICE {
             let Some((at, stream)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) else { break };
             self.deadlines.remove(&(at, stream));
@@ -353,29 +378,53 @@ impl State {
         self.go_on(FIRST_SLICE, now);
     }
 
-    /// So many paths of the first chore; then it is the turn of the next.
+    /// Begins what concerns many paths when it is its turn, after all that was begun before.
+    pub(super) fn begin_later(&mut self, chore: Chore) {
+        self.chores.push_back(chore);
+    }
+
+    /// Looks at the paths of a stream.
+    pub(super) fn look_at_paths_of(&mut self, stream: StreamId, now: Instant) {
+        self.begin(Chore::Look(Look { among: Among::Stream(stream), after: None }), now);
+    }
+
+    /// So many paths, of one chore after the other; one that is not over then goes to the end of the queue.
     fn go_on(&mut self, count: usize, now: Instant) {
-        let Some(mut chore) = self.chores.pop_front() else { return };
-        if let Chore::Verify(parent) = &chore {
-            if self.verify_some(parent, count) {
+        let mut left = count;
+        while left > 0
+            && let Some(mut chore) = self.chores.pop_front()
+        {
+            let done = match &mut chore {
+                Chore::Departure(departure) => (0..left).take_while(|_| self.depart(departure, now)).count(),
+                Chore::Look(look) => self.look(look, left, now),
+                Chore::Verify(parent) => self.verify_some(parent, left),
+            };
+            if done == left {
                 self.chores.push_back(chore);
             }
-            return;
+            // One that has come to its end took a little, too.
+            left = left.saturating_sub(done.max(1));
         }
-        for _ in 0..count {
-            let is_over = match &mut chore {
-                Chore::Departure(departure) => !self.depart(departure, now),
-                Chore::Look(paths) => paths.next().is_none_or(|path| {
-                    self.advance(&path, now);
-                    false
-                }),
-                Chore::Verify(_) => true,
-            };
-            if is_over {
-                return;
+    }
+
+    /// Looks at the next paths, and says at how many.
+    fn look(&mut self, look: &mut Look, count: usize, now: Instant) -> usize {
+        let range = (look.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let paths: Vec<_> = match look.among {
+            Among::Stream(stream) => {
+                let paths = self.streams.get(&stream).map(|stream| stream.paths_in(range));
+                paths.into_iter().flatten().take(count).cloned().collect()
             }
+            Among::Session(session) => {
+                let paths = self.nodes.get(&session).map(|nodes| nodes.paths.range::<NodePath, _>(range));
+                paths.into_iter().flatten().take(count).cloned().collect()
+            }
+        };
+        look.after = paths.last().cloned();
+        for path in &paths {
+            self.advance(path, now);
         }
-        self.chores.push_back(chore);
+        paths.len()
     }
 
     fn sessions(&mut self, standing: HashSet<SessionId>, overslept: bool, now: Instant) {
@@ -384,8 +433,7 @@ impl State {
         for session in lost {
             let Some(nodes) = self.nodes.get_mut(&session) else { continue };
             nodes.overslept |= overslept;
-            let paths: Vec<_> = nodes.paths.iter().cloned().collect();
-            self.begin(Chore::Look(paths.into_iter()), now);
+            self.begin(Chore::Look(Look { among: Among::Session(session), after: None }), now);
         }
     }
 
@@ -411,20 +459,24 @@ impl State {
         }
     }
 
-    /// Reads the next paths below a parent again; `false` when those were all.
-    fn verify_some(&mut self, parent: &NodePath, count: usize) -> bool {
-        let Some(siblings) = self.siblings.get_mut(parent) else { return false };
-        let Some(verified) = siblings.verified.take() else { return false };
+    /// Reads the next paths below a parent again, and says how many.
+    fn verify_some(&mut self, parent: &NodePath, count: usize) -> usize {
+        let Some(siblings) = self.siblings.get_mut(parent) else { return 0 };
+        let Some(verified) = siblings.verified.take() else { return 0 };
         let from = verified.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut paths: Vec<_> =
+        let paths: Vec<_> =
             siblings.paths.range::<NodePath, _>((from, Bound::Unbounded)).take(count).cloned().collect();
         let has_more = paths.len() == count;
         siblings.verified = has_more.then(|| paths.last().cloned());
-        let gaps = siblings.gaps;
-        paths.retain(|path| self.entries.get_mut(path).is_some_and(|entry| entry.begin_verify(gaps)));
-        if !paths.is_empty() {
-            self.effects.push(Effect::Verify { parent: parent.clone(), paths });
+        let (gaps, taken) = (siblings.gaps, paths.len());
+        for path in paths {
+            if let Some(entry) = self.entries.get_mut(&path)
+                && entry.begin_verify(gaps)
+            {
+                let connection = entry.connection;
+                self.effects.push(Effect::Verify { path, connection });
+            }
         }
-        has_more
+        taken
     }
 }

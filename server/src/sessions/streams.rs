@@ -1,6 +1,7 @@
 //! Register streams: what each has asked for, until when it lives, and what its end leaves to do.
 
-use std::collections::{HashMap, hash_map};
+use std::collections::{BTreeMap, btree_map};
+use std::ops::Bound;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::types::{Generation, NodePath};
 /// After a ttl has gone by, how long what has already arrived may take to be read: a replica that was itself stopped
 /// finds the messages of living clients in its sockets. What was read counts, however long it waits after that.
 const EXPIRY_GRACE: Duration = Duration::from_millis(500);
-/// How often a ttl that is in doubt is looked at.
+/// How often the state is told that time goes by while a ttl is in doubt.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One Register stream: its RPC, and with a ttl what may follow it.
@@ -33,28 +34,57 @@ pub(super) struct Stream {
     heard: Heard,
     /// When its ttl is looked at next.
     check_at: Option<Instant>,
-    doubt: Option<Doubt>,
+    /// Since when its ttl is over, while what has arrived may still have to be read.
+    doubted_since: Option<Instant>,
     /// The paths that it holds or has asked for, with what each takes once its turn has come.
-    paths: HashMap<NodePath, Option<Footprint>>,
+    paths: BTreeMap<NodePath, Option<Footprint>>,
     /// How many `unregistered` it is still to be told.
     farewells: usize,
     /// Whether it has said goodbye.
     is_closing: bool,
 }
 
-/// The ttl is over, while what has arrived may still have to be read.
-#[derive(Debug, Clone, Copy)]
-struct Doubt {
-    since: Instant,
-    /// When it was last looked at: a long time ago, when this replica was stopped meanwhile.
-    looked_at: Instant,
+/// When the state was told that time goes by. While any ttl is in doubt that is often, so that a longer pause means that
+/// this replica was stopped. It says so for all streams at once: how long it takes to look at each of many does not count.
+#[derive(Debug)]
+pub(super) struct Ticks {
+    last: Instant,
+    /// When the last pause ended that was longer than [`EXPIRY_GRACE`].
+    unbroken_since: Instant,
+    /// Until when a ttl is in doubt.
+    wanted_until: Instant,
+}
+
+impl Ticks {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last: now, unbroken_since: now, wanted_until: now }
+    }
+
+    pub(super) fn note(&mut self, now: Instant) {
+        if now > self.last + EXPIRY_GRACE {
+            self.unbroken_since = now;
+        }
+        self.last = now;
+    }
+
+    /// When the next is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        (self.last < self.wanted_until).then(|| self.last + DOUBT_INTERVAL)
+    }
+
+    /// Until when a ttl is in doubt that has been so since then.
+    fn doubt_ends(&mut self, since: Instant) -> Instant {
+        let end = since.max(self.unbroken_since) + EXPIRY_GRACE;
+        self.wanted_until = self.wanted_until.max(end);
+        end
+    }
 }
 
 /// What the end of a stream leaves to do, path by path.
 #[derive(Debug)]
 pub(super) struct Departure {
     stream: StreamId,
-    paths: hash_map::IntoIter<NodePath, Option<Footprint>>,
+    paths: btree_map::IntoIter<NodePath, Option<Footprint>>,
     ending: Ending,
 }
 
@@ -69,6 +99,12 @@ enum Ending {
     Expired { ttl: Duration },
 }
 
+impl Departure {
+    fn chore(stream: StreamId, paths: BTreeMap<NodePath, Option<Footprint>>, ending: Ending) -> Chore {
+        Chore::Departure(Self { stream, paths: paths.into_iter(), ending })
+    }
+}
+
 impl Stream {
     pub(super) fn new(ttl: Option<Duration>, pid: Option<u32>, account: Account, heard: Heard, now: Instant) -> Self {
         Self {
@@ -79,8 +115,8 @@ impl Stream {
             last_taken: now,
             heard,
             check_at: None,
-            doubt: None,
-            paths: HashMap::new(),
+            doubted_since: None,
+            paths: BTreeMap::new(),
             farewells: 0,
             is_closing: false,
         }
@@ -104,6 +140,11 @@ impl Stream {
     /// Whether its ttl has gone by since its client was last heard.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         !self.is_closing && self.ttl.is_some_and(|ttl| self.last_heard(now) + ttl <= now)
+    }
+
+    /// The paths that it holds or has asked for, in their order.
+    pub(super) fn paths_in(&self, range: (Bound<&NodePath>, Bound<&NodePath>)) -> impl Iterator<Item = &NodePath> {
+        self.paths.range::<NodePath, _>(range).map(|(path, _)| path)
     }
 
     /// What a path takes of the account, if it is held or its claim is under way.
@@ -145,7 +186,7 @@ impl State {
     pub(super) fn heard(&mut self, stream: StreamId, now: Instant) -> Option<&mut Stream> {
         let state = self.streams.get_mut(&stream)?;
         state.last_taken = now;
-        state.doubt = None;
+        state.doubted_since = None;
         (!state.is_closing).then_some(state)
     }
 
@@ -182,7 +223,8 @@ impl State {
         match memory {
             Ok(memory) => {
                 state.farewells += 1;
-                self.command(path, Command::Unset { by: stream, footprint: None, _memory: memory }, now);
+                let goodbye = self.goodbyes.another();
+                self.command(path, Command::Unset { by: stream, footprint: None, _memory: memory, goodbye }, now);
             }
             Err(error) => self.reject(stream, path, error),
         }
@@ -193,7 +235,7 @@ impl State {
         let paths = std::mem::take(&mut state.paths);
         state.farewells += paths.len();
         state.is_closing = true;
-        self.begin_departure(stream, paths, Ending::Closed, now);
+        self.begin(Departure::chore(stream, paths, Ending::Closed), now);
         self.end_if_closed(stream);
     }
 
@@ -203,12 +245,11 @@ impl State {
             state.attached = false;
             if !self.waiting.is_empty() {
                 // What was asked and has not begun is not done any more.
-                let undone: Vec<_> = state.paths.keys().filter(|path| self.waiting.contains(path)).cloned().collect();
-                self.begin(Chore::Look(undone.into_iter()), now);
+                self.look_at_paths_of(stream, now);
             }
             self.forget_if_gone(stream);
-        } else {
-            self.drop_stream(stream, Ending::Dropped, now);
+        } else if let Some(state) = self.take_stream(stream) {
+            self.begin(Departure::chore(stream, state.paths, Ending::Dropped), now);
         }
     }
 
@@ -243,22 +284,6 @@ impl State {
         Some(state)
     }
 
-    fn drop_stream(&mut self, stream: StreamId, ending: Ending, now: Instant) {
-        if let Some(state) = self.take_stream(stream) {
-            self.begin_departure(stream, state.paths, ending, now);
-        }
-    }
-
-    fn begin_departure(
-        &mut self,
-        stream: StreamId,
-        paths: HashMap<NodePath, Option<Footprint>>,
-        ending: Ending,
-        now: Instant,
-    ) {
-        self.begin(Chore::Departure(Departure { stream, paths: paths.into_iter(), ending }), now);
-    }
-
     /// Deals with the next path of a stream that ends; `false` when that was all.
     pub(super) fn depart(&mut self, departure: &mut Departure, now: Instant) -> bool {
         let stream = departure.stream;
@@ -268,8 +293,9 @@ impl State {
             }
             return false;
         };
+        let goodbye = self.goodbyes.another();
         if departure.ending == Ending::Closed {
-            self.command(&path, Command::Unset { by: stream, footprint, _memory: None }, now);
+            self.command(&path, Command::Unset { by: stream, footprint, _memory: None, goodbye }, now);
             return true;
         }
         if let Ending::Expired { .. } = departure.ending {
@@ -278,7 +304,7 @@ impl State {
                 self.tell_of_loss(path.clone(), stream, generation);
             }
         }
-        self.command(&path, Command::Drop { by: stream, footprint }, now);
+        self.command(&path, Command::Drop { by: stream, footprint, goodbye }, now);
         true
     }
 
@@ -293,19 +319,20 @@ impl State {
         let Some(ttl) = state.ttl.filter(|_| !state.is_closing) else { return };
         let over_at = state.last_heard(now) + ttl;
         if over_at > now {
-            state.doubt = None;
+            state.doubted_since = None;
             self.check_at(stream, over_at);
             return;
         }
-        let earlier = state.doubt.filter(|doubt| now <= doubt.looked_at + EXPIRY_GRACE);
-        let since = earlier.map_or(now, |doubt| doubt.since);
-        state.doubt = Some(Doubt { since, looked_at: now });
-        if now < since + EXPIRY_GRACE {
-            self.check_at(stream, now + DOUBT_INTERVAL);
+        let doubt_ends = self.ticks.doubt_ends(*state.doubted_since.get_or_insert(now));
+        if now < doubt_ends {
+            self.check_at(stream, doubt_ends);
             return;
         }
         let ending = if state.attached { Ending::Expired { ttl } } else { Ending::Dropped };
-        self.drop_stream(stream, ending, now);
+        if let Some(state) = self.take_stream(stream) {
+            // The ttls of many may end in one step.
+            self.begin_later(Departure::chore(stream, state.paths, ending));
+        }
     }
 }
 

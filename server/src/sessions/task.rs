@@ -12,10 +12,12 @@ use super::claims::{Asker, Claimed};
 use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
+use super::rooms::Rooms;
 use super::state::{Effect, Input, State, StreamId};
+use super::upkeep::Removal;
 use super::{Departures, Message};
 use crate::types::{NodePath, SessionId};
-use crate::zk::{Batch, Mailbox, Moves, Owners, Room, Seen, Subscription, Zk};
+use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
 
 /// How often it is looked which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
@@ -48,13 +50,15 @@ struct Task {
     session_timeout: Option<Duration>,
     state: State,
     outboxes: HashMap<StreamId, Arc<Outbox>>,
-    /// The place of each path that is held, in the budget of its ZooKeeper session.
-    rooms: HashMap<NodePath, Room>,
+    /// What is gone with its ZooKeeper session is in here until its path is claimed anew, or forgotten.
+    rooms: Rooms,
     subscriptions: HashMap<NodePath, Subscription>,
     mailbox: Arc<Mailbox>,
     /// Inputs that came many at once, in their order. While there are some, the mailbox is not read, which merges what
-    /// comes meanwhile; of streams that are over each is here once.
+    /// comes meanwhile.
     due: VecDeque<Input>,
+    /// Streams that are over, and that the state does not know of yet.
+    departed: VecDeque<StreamId>,
     /// What was last known of each session's fence.
     moves: HashMap<SessionId, Moves>,
     /// The sessions that were connected when last looked at.
@@ -79,10 +83,11 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
         session_timeout: None,
         state: State::new(rand::random(), Instant::now()),
         outboxes: HashMap::new(),
-        rooms: HashMap::new(),
+        rooms: Rooms::default(),
         subscriptions: HashMap::new(),
         mailbox: Arc::default(),
         due: VecDeque::new(),
+        departed: VecDeque::new(),
         moves: HashMap::new(),
         connected: HashSet::new(),
         confirmations: HashMap::new(),
@@ -102,13 +107,14 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
                 None => std::future::pending().await,
             }
         };
-        let has_more = !task.due.is_empty() || task.state.has_chores() || task.operations.can_begin();
+        let has_more =
+            !task.due.is_empty() || !task.departed.is_empty() || task.state.has_chores() || task.operations.can_begin();
         tokio::select! {
             message = inputs.recv() => match message {
                 Some(message) => task.messages(message, &mut inputs),
                 None => return,
             },
-            gone = departures.next() => task.depart(gone),
+            gone = departures.next() => task.departed.extend(gone),
             finished = task.operations.next() => task.all_finished(finished),
             batch = mailbox.next(), if task.due.is_empty() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
@@ -121,6 +127,7 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
                     && inputs.is_empty()
                     && departures.is_empty()
                     && task.due.is_empty()
+                    && task.departed.is_empty()
                     && !task.state.is_leaving()
                 {
                     drop(task.settling.take());
@@ -194,10 +201,14 @@ impl Task {
     /// Goes on with what is done in slices.
     fn go_on(&mut self) {
         let begun = Instant::now();
-        while begun.elapsed() < TURN
-            && let Some(input) = self.due.pop_front()
-        {
-            self.step(input);
+        while begun.elapsed() < TURN && !(self.due.is_empty() && self.departed.is_empty()) {
+            if let Some(input) = self.due.pop_front() {
+                self.step(input);
+            }
+            if let Some(stream) = self.departed.pop_front() {
+                self.outboxes.remove(&stream);
+                self.step(Input::Gone { stream });
+            }
         }
         if self.state.has_chores() {
             self.step(Input::GoOn);
@@ -218,18 +229,10 @@ impl Task {
         }
     }
 
-    fn depart(&mut self, gone: Vec<StreamId>) {
-        for stream in gone {
-            self.outboxes.remove(&stream);
-            self.due.push_back(Input::Gone { stream });
-        }
-    }
-
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.moves.retain(|session, _| standing.contains(session));
         self.confirmations.retain(|session, _| standing.contains(session));
-        self.rooms.retain(|_, room| standing.contains(&room.owner().id()));
         let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
         self.session_timeout =
             self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
@@ -243,9 +246,7 @@ impl Task {
         }
         match finished {
             Finished::Claimed(path, outcome, room) => {
-                if let Some(room) = room {
-                    self.rooms.insert(path.clone(), room);
-                }
+                self.rooms.claimed(&path, &outcome, room);
                 if let Claimed::Held { held, .. } = &outcome
                     && self.moves.get(&held.session).is_some_and(|moves| *moves != held.moves)
                 {
@@ -255,12 +256,14 @@ impl Task {
                 self.step(Input::Claimed { path, outcome });
             }
             Finished::Removed(removals, refused) => {
-                for removal in removals {
-                    // What ZooKeeper refuses to delete keeps its room until its session ends.
-                    if !refused.contains(&removal.path) {
-                        self.rooms.remove(&removal.path);
+                for Removal { path, .. } in removals {
+                    if let Some((_, code)) = refused.iter().find(|(refused, _)| *refused == path) {
+                        // It exists, and keeps its room.
+                        self.step(Input::RemovalRefused { path, code: *code });
+                    } else {
+                        self.rooms.removed(&path);
+                        self.step(Input::Removed { path });
                     }
-                    self.step(Input::Removed { path: removal.path });
                 }
             }
             Finished::Confirmed(session, read) => {
@@ -314,12 +317,12 @@ impl Task {
                 self.operations.claim(connection, path, claim, asker);
             }
             Effect::Remove { session, removal, connection } => self.operations.remove(connection, session, removal),
-            Effect::Verify { parent, paths } => self.operations.verify(&parent, &paths),
+            Effect::Verify { path, connection } => self.operations.verify(connection, path),
             Effect::Confirm { session, paths } => {
                 let reads = self.operations.confirm(session, &paths);
                 self.confirmations.entry(session).or_insert_with(Confirmation::new).under_way += reads;
             }
-            Effect::Release { path } => drop(self.rooms.remove(&path)),
+            Effect::Release { path } => self.rooms.release(&path),
             Effect::Watch { parent } => {
                 let subscription = self.zk.hub.subscribe(&parent, &self.mailbox);
                 self.subscriptions.insert(parent, subscription);

@@ -7,14 +7,17 @@ use futures_util::future::join_all;
 use super::claims::Observed;
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat};
-use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Unit, Zk};
+use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Pauses, Unit, Watcher, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
 pub(super) const BATCH: usize = 48;
 /// Maximum data of the nodes that are read together only for their stats, in bytes. With more each stat is asked for.
 const READ_BYTES: usize = 128 * 1024;
-/// Time after which a node is looked at again whose state this session's server does not know yet.
+/// Time after which a node is looked at again whose state this session's server does not know yet. It doubles each time
+/// that this brings nothing.
 const AGAIN: Duration = Duration::from_millis(5);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A node of ours that is to go.
 #[derive(Debug, PartialEq)]
@@ -38,25 +41,34 @@ impl Upkeep {
     }
 
     /// Takes incarnations down, at most [`BATCH`], and is not over before all are gone: by our delete, by another's, or with
-    /// their session. Gives those that ZooKeeper refuses to delete, which go with their session.
-    pub(super) async fn remove(&self, session: SessionId, removals: &[Removal]) -> Vec<NodePath> {
+    /// their session. Gives those that ZooKeeper refuses to delete.
+    pub(super) async fn remove(&self, session: SessionId, removals: &[Removal]) -> Vec<(NodePath, ErrorCode)> {
         let mut refused = Vec::new();
         let mut left: Vec<_> = removals.iter().collect();
         let mut is_whole = true;
+        let mut pauses = Pauses::new(AGAIN, LONGEST_PAUSE);
         while !left.is_empty()
             && let Some(owner) = self.zk.pool.owner(session)
         {
-            match Self::try_remove(&owner, &mut left, &mut refused, is_whole).await {
+            let before = left.len();
+            let tried = Self::try_remove(&owner, &mut left, &mut refused, is_whole).await;
+            if left.len() < before {
+                pauses.reset();
+            }
+            match tried {
                 // Looked at too early: what changed has not reached this session's server. Or one spoils it for all.
-                Ok(()) => {
-                    if !std::mem::take(&mut is_whole) && !left.is_empty() {
-                        tokio::time::sleep(AGAIN).await;
+                Ok(()) if std::mem::take(&mut is_whole) => continue,
+                Ok(()) => {}
+                Err(error) if error.is_connection_lost() => {
+                    if !owner.session().is_up() {
+                        owner.session().connected().await;
+                        pauses.reset();
                     }
                 }
-                Err(_) => {
-                    owner.session().connected().await;
-                    tokio::time::sleep(AGAIN).await;
-                }
+                Err(_) => is_whole = false,
+            }
+            if !left.is_empty() {
+                tokio::time::sleep(pauses.next()).await;
             }
         }
         refused
@@ -66,11 +78,11 @@ impl Upkeep {
     async fn try_remove(
         owner: &Owner,
         left: &mut Vec<&Removal>,
-        refused: &mut Vec<NodePath>,
+        refused: &mut Vec<(NodePath, ErrorCode)>,
         is_whole: bool,
     ) -> Result<(), zk::Error> {
         let moves = owner.writer().moves();
-        let stats = stats(owner, left).await?;
+        let stats = stats(owner, left, is_whole).await?;
         let found = left.iter().copied().zip(stats).filter_map(|(removal, stat)| Some((removal, stat?)));
         let standing: Vec<_> = found.filter(|(removal, stat)| stat.czxid == removal.generation.0).collect();
         *left = standing.iter().map(|(removal, _)| *removal).collect();
@@ -95,9 +107,7 @@ impl Upkeep {
                 }
                 Err(CommitError::Part { code, .. }) if refusal::is_passing(code) => left.push(removal),
                 Err(CommitError::Part { code, .. } | CommitError::Zk(zk::Error::Refused(code))) => {
-                    let path = &removal.path;
-                    tracing::warn!(%path, %code, "a registration can't be removed; it goes with its session");
-                    refused.push(path.clone());
+                    refused.push((removal.path.clone(), code));
                 }
                 Err(CommitError::Zk(error)) => {
                     left.push(removal);
@@ -124,9 +134,14 @@ impl Upkeep {
         Some((moves, standing.collect()))
     }
 
-    /// What exists at these paths, all of one parent, read where the parent's watch is.
-    pub(super) async fn observe(&self, parent: &NodePath, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
-        let reads = self.zk.hub.session(parent).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
+    /// Where the watch is that covers a path: its parent's.
+    pub(super) fn watcher_of(&self, path: &NodePath) -> Option<Watcher> {
+        path.parent().map(|parent| self.zk.hub.watcher_of(&parent))
+    }
+
+    /// What exists at these paths, read where their watches are.
+    pub(super) async fn observe(&self, watcher: Watcher, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
+        let reads = self.zk.hub.session_of(watcher).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
         let observed = reads.into_iter().map(|read| match read {
             Ok(Some(read)) => Some(Observed::Standing { read }),
             Ok(None) => Some(Observed::Absent),
@@ -136,11 +151,11 @@ impl Upkeep {
     }
 }
 
-/// The stats of these nodes, in their order; `None` of one that does not exist.
-async fn stats(owner: &Owner, removals: &[&Removal]) -> Result<Vec<Option<Stat>>, zk::Error> {
+/// The stats of these nodes, in their order; `None` of one that does not exist. `is_whole`: in one read, or each by itself.
+async fn stats(owner: &Owner, removals: &[&Removal], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
     let session = owner.session();
     let bytes: usize = removals.iter().map(|removal| removal.bytes).sum();
-    if removals.len() == 1 || bytes > READ_BYTES {
+    if !is_whole || removals.len() == 1 || bytes > READ_BYTES {
         let asked = join_all(removals.iter().map(|removal| session.exists(&removal.path)));
         return asked.await.into_iter().collect();
     }

@@ -32,6 +32,11 @@ impl Error {
         matches!(self, Self::OutcomeUnknown | Self::SessionExpired)
     }
 
+    /// Whether it says nothing of the request, but that there was no connection for it.
+    pub(crate) fn is_connection_lost(self) -> bool {
+        matches!(self, Self::NotSent | Self::OutcomeUnknown | Self::SessionExpired)
+    }
+
     /// The class of an error code in a reply's header.
     pub(super) fn from_reply(code: ErrorCode) -> Self {
         // -4 is CONNECTIONLOSS, which a server answers when it lost its own leader.

@@ -21,6 +21,10 @@ pub(crate) struct Hub {
     slots: Arc<[Slot]>,
 }
 
+/// Which of the sessions watches a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Watcher(pub(crate) usize);
+
 /// One place for a watching session; when a session has expired, the next one takes its place and its watches.
 #[derive(Debug, Clone)]
 struct Slot {
@@ -58,7 +62,7 @@ impl Hub {
 
     /// The session that watches `path`: what feeds a view is read on it, since another one may be behind its events.
     pub(crate) fn session(&self, path: &NodePath) -> Session {
-        self.slot(path).session.borrow().clone()
+        self.session_of(self.watcher_of(path))
     }
 
     /// The last transaction that any watching session knows of.
@@ -71,10 +75,20 @@ impl Hub {
         self.slots.iter().all(|slot| slot.session.borrow().is_up())
     }
 
-    fn slot(&self, path: &NodePath) -> &Slot {
+    /// Which session a watch of `path` is on.
+    pub(crate) fn watcher_of(&self, path: &NodePath) -> Watcher {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(path);
         let count = u64::try_from(self.slots.len()).unwrap_or(1);
-        &self.slots[usize::try_from(hash % count).unwrap_or_default()]
+        Watcher(usize::try_from(hash % count).unwrap_or_default())
+    }
+
+    /// The session that watches there now.
+    pub(crate) fn session_of(&self, watcher: Watcher) -> Session {
+        self.slots[watcher.0].session.borrow().clone()
+    }
+
+    fn slot(&self, path: &NodePath) -> &Slot {
+        &self.slots[self.watcher_of(path).0]
     }
 }
 
@@ -143,17 +157,19 @@ async fn apply_differences(session: &Session, watches: &Watches, connection: u64
     let (missing, surplus) = watches.differences(AT_ONCE);
     for paths in missing.chunks(AT_ONCE) {
         let add = |path| Request::AddWatch { path, mode: WatchMode::PersistentRecursive };
+        let mut was_full = false;
         for (path, answer) in pipeline(session, connection, paths, add) {
             match answer.await {
                 Ok(_) => watches.established(path, connection),
                 Err(Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
-                Err(Error::NotSent) if *session.link().borrow() == Link::Up(connection) => {
-                    // The queue is full of others' requests: what is missing is found again.
-                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
-                    watches.look_again();
-                }
+                Err(Error::NotSent) if *session.link().borrow() == Link::Up(connection) => was_full = true,
                 Err(_) => return,
             }
+        }
+        if was_full {
+            // Of others' requests: what is missing is found again.
+            tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+            watches.look_again();
         }
     }
     for (path, answer) in pipeline(session, connection, &surplus, |path| Request::RemoveWatches { path }) {
@@ -172,4 +188,27 @@ fn pipeline<'a, F: Fn(String) -> Request>(
     request: F,
 ) -> Vec<(&'a NodePath, impl Future<Output = Result<Answer, Error>> + use<F>)> {
     paths.iter().map(|path| (path, session.submit_on(connection, request(path.as_str().to_owned()), None))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// With a clock of the test's own: nothing here touches a socket.
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_is_left_alone_once_for_all_watches_that_it_refuses() {
+        let watches = Arc::new(Watches::default());
+        let mailbox = Arc::default();
+        for index in 0..AT_ONCE {
+            watches.subscribe(&NodePath::trusted(format!("/{index}")), &mailbox);
+        }
+        let connection = watches.connection_made();
+        let session = Session::full(connection, watches.clone());
+        let begun = Instant::now();
+        apply_differences(&session, &watches, connection).await;
+        assert_eq!(begun.elapsed(), FULL_QUEUE_PAUSE);
+        assert_eq!(watches.differences(AT_ONCE).0.len(), AT_ONCE, "they are still to be set");
+    }
 }

@@ -29,6 +29,9 @@ use crate::types::SessionId;
 /// session ends: with the chroot and the length of each. When such a record is over ZooKeeper's frame limit, the servers
 /// that have to read it never start again (ZOOKEEPER-4306).
 pub(crate) const SESSION_PATH_BYTES: usize = 512 * 1024;
+/// Time without any answer after which a session is asked only when there is no other. What is asked before that may wait
+/// until its connection is given up: with a longer time a busy replica has all that it may have under way wait there.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// What [`Inner::path_bytes`] is of a session that is given up: no path fits, and adding some does not overflow.
 const GIVEN_UP: usize = usize::MAX / 2;
 
@@ -325,14 +328,18 @@ impl Pool {
         Ok(connected.swap_remove(rand::random_range(0..connected.len())))
     }
 
-    /// The connected sessions; without those whose evidence is overdue, if there are others: their server may hang.
+    /// The connected sessions; without those whose server may hang, if there are others: their evidence is overdue, or an
+    /// answer is.
     fn connected(&self) -> Vec<Owner> {
         let now = Instant::now();
         let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
+        let answers = |owner: &Owner| !owner.session().is_silent(PATIENCE);
         let owners = self.0.owners.borrow().clone();
         let mut connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).cloned().collect();
-        if connected.iter().any(is_fresh) {
-            connected.retain(is_fresh);
+        for is_well in [&is_fresh as &dyn Fn(&Owner) -> bool, &answers] {
+            if connected.iter().any(is_well) {
+                connected.retain(is_well);
+            }
         }
         connected
     }

@@ -151,6 +151,15 @@ impl Session {
         (session, task.run())
     }
 
+    /// A session that counts as connected, and takes no request: its queue is full.
+    #[cfg(test)]
+    pub(super) fn full(connection: u64, watches: Arc<Watches>) -> Self {
+        let (session, _) = Self::start(Arc::new(Config::of(SocketAddr::from(([127, 0, 0, 1], 1)))), watches);
+        // Without its receiver a channel takes nothing.
+        let (commands, _) = mpsc::channel(1);
+        Self { commands, link: watch::channel(Link::Up(connection)).1, ..session }
+    }
+
     /// Sends a request, now; the future gives the answer.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use rollcall_proto::v1::register_response::Response;
 use rollcall_tests::arm::Setting;
 use rollcall_tests::client::{Registration, put, set, text, unset};
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use zookeeper_client::{Acl, AuthId, Permission};
 
 use super::ARM;
 
@@ -158,4 +159,28 @@ async fn the_parents_of_the_deepest_path_are_made_by_several_who_ask_at_once() {
     for index in 0..8 {
         put(&s.client, &format!("{deep}/put/{index}/{}", "e".repeat(20)), text("x")).await.unwrap();
     }
+}
+
+/// The parent's rules say that its children may be made and not deleted.
+#[tokio::test]
+async fn what_the_replica_may_not_delete_is_given_back_and_goes_once_it_may() {
+    let s = ARM.setting("strangers").await;
+    let rule = async |permission| {
+        let acl = [Acl::new(permission, AuthId::anyone())];
+        soon("ZooKeeper answers", s.bare.client().set_acl("/guarded", &acl, None)).await.unwrap();
+    };
+    let mut stream = Registration::open(&s.client).await;
+    stream.set("/guarded/node", text("x")).await;
+    rule(Permission::CREATE | Permission::READ | Permission::ADMIN).await;
+    stream.send(unset("/guarded/node")).await;
+    assert_eq!(stream.unregistered().await, "/guarded/node");
+    assert!(s.bare.exists("/guarded/node").await);
+    // It can be had again meanwhile, by its generation, and is held then.
+    let generation = s.bare.get("/guarded/node").await.unwrap().stat.czxid;
+    assert_eq!(stream.resume("/guarded/node", text("x"), generation).await.generation, generation);
+    stream.send(unset("/guarded/node")).await;
+    assert_eq!(stream.unregistered().await, "/guarded/node");
+    rule(Permission::ALL).await;
+    eventually("it is deleted", SOON, async || check(!s.bare.exists("/guarded/node").await, || "it exists".to_owned()))
+        .await;
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::super::calls::create;
 use super::super::layout::{self, FENCES, LEASES};
+use super::super::pauses::Pauses;
 use super::super::session::Session;
 use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
@@ -27,6 +28,10 @@ const OPENING: Duration = Duration::from_secs(5);
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after ZooKeeper has refused to make what a session needs; each further refusal doubles it.
+const FIRST_PREPARE_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause: the replica serves nobody before an operator has mended it.
+const LONGEST_PREPARE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs for ever, unless the task of a session panics.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -127,6 +132,7 @@ fn leave(shared: &Shared, id: SessionId) {
 
 /// Makes the znodes that are ours, and the session's fence; `None` when the session expired meanwhile.
 async fn prepare(session: &Session, config: &Config) -> Option<SessionId> {
+    let mut pauses = Pauses::new(FIRST_PREPARE_PAUSE, LONGEST_PREPARE_PAUSE);
     loop {
         if !session.connected().await {
             return None;
@@ -135,8 +141,12 @@ async fn prepare(session: &Session, config: &Config) -> Option<SessionId> {
             Ok(()) => return Some(session.id()),
             Err(Error::SessionExpired) => return None,
             Err(error) => {
-                tracing::warn!(%error, "can't prepare a zookeeper session");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                if error.is_connection_lost() {
+                    pauses.reset();
+                }
+                let pause = pauses.next();
+                tracing::warn!(%error, ?pause, "can't prepare a zookeeper session; it is tried again after a pause");
+                tokio::time::sleep(pause).await;
             }
         }
     }

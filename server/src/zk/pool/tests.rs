@@ -3,9 +3,10 @@ use std::net::SocketAddr;
 use rollcall_embedded::Embedded;
 use rollcall_wire::CreateMode;
 
-use super::super::calls::{create, delete};
+use super::super::calls::{create, delete, set_data};
 use super::super::config::PATH_LENGTH;
 use super::super::layout;
+use super::super::proxy::Proxy;
 use super::*;
 
 /// Longer than anything here takes.
@@ -161,4 +162,29 @@ async fn a_batch_of_long_paths_below_a_long_chroot_is_no_larger_than_zookeeper_t
     for outcome in futures_util::future::join_all((0..UNITS).map(unit)).await {
         outcome.unwrap();
     }
+}
+
+#[tokio::test]
+async fn nothing_new_is_placed_where_an_answer_is_overdue() {
+    let mut tasks = JoinSet::new();
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let embedded = Embedded::bind(any_port, rollcall_embedded::Config::default()).await.unwrap();
+    let proxy = Proxy::start(embedded.local_addr(), &mut tasks).await;
+    tasks.spawn(async move { embedded.run(std::future::pending()).await });
+    let config = Config { sessions: 2, max_sessions: 2, ..Config::of(proxy.address()) };
+    let pool = Pool::start(&Arc::new(config), &mut tasks);
+    wait_for_sessions(&pool, 2).await;
+    let hung = pool.owners().borrow()[0].clone();
+    proxy.faults().silent.insert(hung.id());
+    let asked = hung.commit_now(&[set_data(&layout::fence(hung.id()), bytes::Bytes::new(), -1)]);
+    tasks.spawn(async move { drop(asked.await) });
+    let is_hung = async {
+        while !hung.session().is_silent(PATIENCE) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, is_hung).await.expect("it does not answer");
+    let rooms: Vec<_> = (0..100).map(|_| pool.room(10).unwrap()).collect();
+    assert!(rooms.iter().all(|room| room.owner().id() != hung.id()));
+    assert!((0..100).all(|_| pool.any().unwrap().id() != hung.id()));
 }

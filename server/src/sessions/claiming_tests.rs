@@ -1,0 +1,252 @@
+//! Claims and removals on the embedded server, through a proxy that spoils its answers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rollcall_embedded::Embedded;
+use rollcall_wire::OpCode;
+use tokio::task::JoinSet;
+
+use super::claiming::Claims;
+use super::claims::{Asker, Claim, Claimed, Content, Held, Policy};
+use super::pulse::Pulse;
+use super::rooms::Rooms;
+use super::stepped::path;
+use super::upkeep::{Removal, Upkeep};
+use crate::budget::Resource;
+use crate::error::Error;
+use crate::types::{Generation, NodePath, SessionId};
+use crate::zk::proxy::Proxy;
+use crate::zk::{self, Config, NoRoom, Room, Zk};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A server, a proxy before it, and those who use them.
+struct Fixture {
+    tasks: JoinSet<()>,
+    proxy: Proxy,
+    /// Another replica's sessions, which see the server as it is.
+    stranger: Zk,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let mut tasks = JoinSet::new();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let embedded = Embedded::bind(any_port, rollcall_embedded::Config::default()).await.unwrap();
+        let server = embedded.local_addr();
+        tasks.spawn(async move { embedded.run(std::future::pending()).await });
+        let proxy = Proxy::start(server, &mut tasks).await;
+        let stranger = connect(server, 1, &mut tasks).await;
+        // So that the parents exist.
+        drop(hold(&stranger, &path(), None).await);
+        delete(&stranger, &path()).await;
+        Self { tasks, proxy, stranger }
+    }
+
+    /// A replica's sessions, behind the proxy.
+    async fn spoiled(&mut self, sessions: usize) -> Zk {
+        connect(self.proxy.address(), sessions, &mut self.tasks).await
+    }
+}
+
+async fn connect(address: SocketAddr, sessions: usize, tasks: &mut JoinSet<()>) -> Zk {
+    let config = Config { sessions, max_sessions: sessions, ..Config::of(address) };
+    let zk = Zk::start(config, tasks);
+    let mut owners = zk.pool.owners();
+    let there = owners.wait_for(|owners| owners.len() == sessions);
+    drop(tokio::time::timeout(LONG, there).await.expect("the sessions soon").unwrap());
+    zk
+}
+
+fn claim(policy: Policy) -> Claim {
+    Claim::new(Content::Exact(Bytes::from_static(b"data")), policy)
+}
+
+/// Of a path that has room in this session.
+fn claim_at(home: Option<SessionId>, policy: Policy) -> Claim {
+    let mut claim = claim(policy);
+    claim.home = home;
+    claim
+}
+
+async fn carry_out(zk: &Zk, path: &NodePath, claim: Claim) -> (Claimed, Option<Room>) {
+    let claims = Claims::new(zk.clone(), Arc::new(Pulse::new()));
+    let claimed = claims.claim(path, claim, &Asker::Replica);
+    tokio::time::timeout(LONG, claimed).await.expect("claimed, or not, soon")
+}
+
+async fn hold(zk: &Zk, path: &NodePath, home: Option<SessionId>) -> (Held, Room) {
+    match carry_out(zk, path, claim_at(home, Policy::TakeOver)).await {
+        (Claimed::Held { held, .. }, Some(room)) => (held, room),
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
+/// Waits until requests are answered again.
+async fn connected(zk: &Zk) {
+    let is_answered = async {
+        loop {
+            if let Ok(owner) = zk.pool.any()
+                && owner.session().sync(&path()).await.is_ok()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, is_answered).await.expect("it is connected soon");
+}
+
+async fn delete(zk: &Zk, path: &NodePath) {
+    let owner = zk.pool.any().unwrap();
+    owner.session().submit(zk::delete(path.as_str(), -1)).await.unwrap();
+}
+
+/// Takes all the room for paths of this length.
+async fn fill(zk: &Zk, path: &NodePath) -> Vec<Room> {
+    connected(zk).await;
+    let mut rooms = Vec::new();
+    loop {
+        match zk.pool.room(path.as_str().len()) {
+            Ok(room) => rooms.push(room),
+            Err(why) => {
+                assert_eq!(why, NoRoom::Full);
+                return rooms;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_may_have_been_made_keeps_its_room_until_that_is_known() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(1).await;
+    for creates in [true, false] {
+        // Made anew, or in place of another's.
+        fixture.proxy.faults().lost = if creates {
+            vec![OpCode::Create, OpCode::Create2]
+        } else {
+            drop(hold(&fixture.stranger, &path(), None).await);
+            vec![OpCode::Multi]
+        };
+        let (outcome, room) = carry_out(&zk, &path(), claim(Policy::TakeOver)).await;
+        assert!(matches!(outcome, Claimed::Unavailable { attempted: Some(_) }), "{outcome:?}");
+        let mut rooms = Rooms::default();
+        rooms.claimed(&path(), &outcome, Some(room.expect("the room of what was made")));
+        let count = fill(&zk, &path()).await.len();
+        // Once it is known that nothing was made.
+        rooms.claimed(&path(), &Claimed::TakenOver, None);
+        assert_eq!(fill(&zk, &path()).await.len(), count + 1);
+        delete(&fixture.stranger, &path()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_goes_on_in_its_session_though_all_is_full() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(1).await;
+    fixture.proxy.faults().lost = vec![OpCode::Create, OpCode::Create2, OpCode::Multi];
+    let mut unsure = claim(Policy::TakeOver);
+    let (outcome, _room) = carry_out(&zk, &path(), unsure.clone()).await;
+    let Claimed::Unavailable { attempted: Some(session) } = outcome else { panic!("{outcome:?}") };
+    unsure.attempted.add(session);
+    let _full = fill(&zk, &path()).await;
+    delete(&fixture.stranger, &path()).await;
+    assert!(matches!(carry_out(&zk, &path(), unsure).await.0, Claimed::Held { .. }));
+}
+
+#[tokio::test]
+async fn what_is_replaced_on_one_replica_stays_in_its_session() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(2).await;
+    let paths: Vec<_> = (0..16).map(|index| NodePath::trusted(format!("/services/{index}"))).collect();
+    let mut rooms = Vec::new();
+    for path in &paths {
+        let (first, first_room) = hold(&zk, path, None).await;
+        let (second, room) = hold(&zk, path, None).await;
+        assert!(second.generation > first.generation);
+        assert_eq!(second.session, first.session);
+        drop(first_room);
+        rooms.push((second.session, room));
+    }
+    let fences: Vec<_> = zk.pool.owners().borrow().iter().map(|owner| zk::layout::fence(owner.id())).collect();
+    for fence in fences {
+        let owner = zk.pool.any().unwrap();
+        let read = owner.session().get(&NodePath::trusted(fence)).await.unwrap().unwrap();
+        assert!(read.data.is_empty(), "another of our sessions has written it");
+    }
+    // The same when all is full: nothing more is taken.
+    let _full = fill(&zk, &paths[0]).await;
+    let (third, _room) = hold(&zk, &paths[0], Some(rooms[0].0)).await;
+    let exclusive = carry_out(&zk, &NodePath::trusted("/services/x"), claim(Policy::Exclusive)).await.0;
+    let is_full = |error: &Error| *error == Resource::PathBytes.exceeded(zk.pool.capacity());
+    assert!(matches!(&exclusive, Claimed::Refused(error) if is_full(error)), "{exclusive:?}");
+    // Deleted by a stranger before it gets new data, or is resumed.
+    for policy in [Policy::Update(third.generation), Policy::Resume(third.generation), Policy::TakeOver] {
+        delete(&fixture.stranger, &paths[0]).await;
+        let again = claim_at(Some(third.session), policy);
+        let outcome = carry_out(&zk, &paths[0], again).await.0;
+        assert!(matches!(&outcome, Claimed::Held { held, .. } if held.session == third.session), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_see_what_exists_is_brought_up_to_date() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(2).await;
+    let (_, _room) = hold(&fixture.stranger, &path(), None).await;
+    fixture.proxy.faults().unseen = Some(path());
+    let outcome = carry_out(&zk, &path(), claim(Policy::Exclusive)).await.0;
+    let expected = Error::NameTaken { path: path() };
+    assert!(matches!(&outcome, Claimed::Refused(error) if *error == expected), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(1).await;
+    let policies = [
+        (Policy::Restore(Generation(1)), Asker::Replica),
+        (Policy::Resume(Generation(1)), Asker::Gone),
+        (Policy::Update(Generation(1)), Asker::Gone),
+        (Policy::TakeOver, Asker::Gone),
+    ];
+    for (policy, asker) in policies {
+        let claim = claim(policy);
+        if matches!(asker, Asker::Replica) {
+            claim.abandon();
+        }
+        let claims = Claims::new(zk.clone(), Arc::new(Pulse::new()));
+        let (outcome, _) = claims.claim(&path(), claim, &asker).await;
+        assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
+    }
+    assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
+}
+
+/// Whatever is wrong with what concerns all of them: each is tried by itself then.
+#[tokio::test]
+async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(1).await;
+    let mut removals = Vec::new();
+    for index in 0..3 {
+        let path = NodePath::trusted(format!("/services/{index}"));
+        let (held, _room) = hold(&zk, &path, None).await;
+        removals.push((held.session, Removal { path, generation: held.generation, bytes: held.bytes.len() }));
+    }
+    const BAD_ARGUMENTS: i32 = -8;
+    fixture.proxy.faults().refused.insert(OpCode::MultiRead, BAD_ARGUMENTS);
+    let session = removals[0].0;
+    let removals: Vec<_> = removals.into_iter().map(|(_, removal)| removal).collect();
+    let upkeep = Upkeep::new(zk.clone());
+    let removed = upkeep.remove(session, &removals);
+    let refused = tokio::time::timeout(LONG, removed).await.expect("they go");
+    assert!(refused.is_empty());
+    for Removal { path, .. } in &removals {
+        assert!(zk.pool.any().unwrap().session().exists(path).await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,219 @@
+//! Reads of what exists at registered paths: many paths at once, in turns of connections, a bounded number under way.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::lanes::Lane;
+use super::upkeep::BATCH;
+use crate::types::{NodePath, SessionId};
+use crate::zk::Watcher;
+
+/// Maximum number of reads under way where one watcher is, and of those that confirm. Each may bring [`BATCH`] values. A
+/// server that hangs holds up no others.
+const READS: usize = 4;
+
+/// One read of at most [`BATCH`] paths.
+#[derive(Debug, PartialEq)]
+pub(super) enum Read {
+    /// Of nodes to which something may have happened, where their watches are.
+    Verify { watcher: Watcher, paths: Vec<NodePath> },
+    /// Of nodes to which most likely nothing happened, in the session that holds them.
+    Confirm { session: SessionId, paths: Vec<NodePath> },
+}
+
+/// Where the read of a path stands.
+#[derive(Debug)]
+enum Stage {
+    Waiting,
+    UnderWay,
+    /// It is under way, and was asked for again since: what it finds may be older than what was asked.
+    Outdated {
+        connection: u64,
+        watcher: Watcher,
+    },
+}
+
+/// The reads that wait, and the number that are under way.
+#[derive(Debug)]
+pub(super) struct Reads {
+    /// For each watcher the connections with paths that wait: each once.
+    turns: HashMap<Watcher, Lane<u64>>,
+    waiting: HashMap<(u64, Watcher), VecDeque<NodePath>>,
+    /// Of each path that is verified.
+    stages: HashMap<NodePath, Stage>,
+    /// Once there is nothing to verify.
+    confirmations: VecDeque<(SessionId, Vec<NodePath>)>,
+    confirming: usize,
+}
+
+impl Reads {
+    pub(super) fn new() -> Self {
+        Self {
+            turns: HashMap::new(),
+            waiting: HashMap::new(),
+            stages: HashMap::new(),
+            confirmations: VecDeque::new(),
+            confirming: 0,
+        }
+    }
+
+    /// Asks for a read of a path that begins after this.
+    pub(super) fn verify(&mut self, connection: u64, watcher: Watcher, path: NodePath) {
+        match self.stages.get_mut(&path) {
+            Some(Stage::Waiting | Stage::Outdated { .. }) => {}
+            Some(stage @ Stage::UnderWay) => *stage = Stage::Outdated { connection, watcher },
+            None => {
+                self.stages.insert(path.clone(), Stage::Waiting);
+                let waiting = self.waiting.entry((connection, watcher)).or_default();
+                if waiting.is_empty() {
+                    self.turns.entry(watcher).or_insert_with(|| Lane::new(READS)).push(connection, connection);
+                }
+                waiting.push_back(path);
+            }
+        }
+    }
+
+    /// Returns how many reads that takes.
+    pub(super) fn confirm(&mut self, session: SessionId, paths: &[NodePath]) -> usize {
+        self.confirmations.extend(paths.chunks(BATCH).map(|paths| (session, paths.to_vec())));
+        paths.len().div_ceil(BATCH)
+    }
+
+    /// Whether [`Reads::next`] has one.
+    pub(super) fn has_next(&self) -> bool {
+        self.turns.values().any(Lane::has_next) || (self.confirming < READS && !self.confirmations.is_empty())
+    }
+
+    /// The next read. It is under way until [`Reads::verified`] or [`Reads::confirmed`].
+    pub(super) fn next(&mut self) -> Option<Read> {
+        if let Some(read) = self.next_verification() {
+            return Some(read);
+        }
+        if self.confirming == READS {
+            return None;
+        }
+        let (session, paths) = self.confirmations.pop_front()?;
+        self.confirming += 1;
+        Some(Read::Confirm { session, paths })
+    }
+
+    fn next_verification(&mut self) -> Option<Read> {
+        let (watcher, lane) = self.turns.iter_mut().find(|(_, lane)| lane.has_next())?;
+        let (watcher, connection) = (*watcher, lane.next(1).pop()?);
+        let waiting = self.waiting.get_mut(&(connection, watcher))?;
+        let paths: Vec<_> = waiting.drain(..waiting.len().min(BATCH)).collect();
+        if waiting.is_empty() {
+            self.waiting.remove(&(connection, watcher));
+        } else {
+            lane.push(connection, connection);
+        }
+        for path in &paths {
+            self.stages.insert(path.clone(), Stage::UnderWay);
+        }
+        Some(Read::Verify { watcher, paths })
+    }
+
+    /// A read is over: removes from what it has found the paths that were asked for again since, which are read again.
+    pub(super) fn verified<T>(&mut self, watcher: Watcher, found: &mut Vec<(NodePath, T)>) {
+        if let Some(lane) = self.turns.get_mut(&watcher) {
+            lane.done();
+        }
+        found.retain(|(path, _)| match self.stages.remove(path) {
+            Some(Stage::Outdated { connection, watcher }) => {
+                self.verify(connection, watcher, path.clone());
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// A read that confirms is over.
+    pub(super) fn confirmed(&mut self) {
+        self.confirming = self.confirming.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: SessionId = SessionId(1);
+
+    fn path(name: impl std::fmt::Display) -> NodePath {
+        NodePath::trusted(format!("/{name}"))
+    }
+
+    fn paths(read: Option<Read>) -> Vec<NodePath> {
+        match read {
+            Some(Read::Verify { paths, .. } | Read::Confirm { paths, .. }) => paths,
+            None => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn paths_that_wait_are_read_together_and_connections_take_turns() {
+        let mut reads = Reads::new();
+        for index in 0..100_000 {
+            reads.verify(1, Watcher(0), path(index));
+        }
+        reads.verify(2, Watcher(0), path("other"));
+        let (mut count, mut turn_of_other) = (0, None);
+        while let Some(read) = reads.next() {
+            let mut found: Vec<_> = paths(Some(read)).into_iter().map(|path| (path, ())).collect();
+            if found.iter().any(|(found, ())| *found == path("other")) {
+                turn_of_other = Some(count);
+            }
+            reads.verified(Watcher(0), &mut found);
+            count += 1;
+        }
+        assert_eq!(count, 100_000_usize.div_ceil(BATCH) + 1);
+        assert_eq!(turn_of_other, Some(1));
+        assert!(reads.waiting.is_empty() && reads.stages.is_empty());
+    }
+
+    #[test]
+    fn paths_are_read_where_their_watches_are() {
+        let mut reads = Reads::new();
+        for index in 0..4 {
+            reads.verify(1, Watcher(index % 2), path(index));
+        }
+        let mut begun: Vec<_> = std::iter::from_fn(|| reads.next()).map(|read| paths(Some(read))).collect();
+        begun.sort();
+        assert_eq!(begun, [[path(0), path(2)], [path(1), path(3)]]);
+    }
+
+    #[test]
+    fn what_was_read_before_it_was_asked_for_is_no_answer() {
+        let mut reads = Reads::new();
+        for _ in 0..2 {
+            // Asked for twice before it is read: one read answers both.
+            reads.verify(1, Watcher(0), path("a"));
+        }
+        reads.verify(1, Watcher(0), path("b"));
+        let mut found: Vec<_> = paths(reads.next()).into_iter().map(|path| (path, ())).collect();
+        assert_eq!(found.len(), 2);
+        reads.verify(1, Watcher(0), path("a"));
+        assert_eq!(reads.next(), None, "of a path one read at a time");
+        reads.verified(Watcher(0), &mut found);
+        assert_eq!(found, [(path("b"), ())]);
+        assert_eq!(paths(reads.next()), [path("a")]);
+    }
+
+    #[test]
+    fn a_bounded_number_is_under_way_and_what_confirms_comes_last() {
+        let mut reads = Reads::new();
+        assert_eq!(reads.confirm(SESSION, &vec![path("held"); BATCH + 1]), 2);
+        for index in 0..=READS * BATCH {
+            reads.verify(1, Watcher(0), path(index));
+        }
+        let begun: Vec<_> = std::iter::from_fn(|| reads.next()).collect();
+        assert_eq!(begun.len(), READS + 2);
+        assert!(begun[..READS].iter().all(|read| matches!(read, Read::Verify { .. })));
+        assert!(begun[READS..].iter().all(|read| matches!(read, Read::Confirm { .. })));
+        reads.verify(2, Watcher(1), path("where another server is"));
+        assert_eq!(paths(reads.next()), [path("where another server is")], "none of its reads are under way");
+        assert!(!reads.has_next());
+        let first = begun.into_iter().next();
+        reads.verified(Watcher(0), &mut paths(first).into_iter().map(|path| (path, ())).collect());
+        assert_eq!(paths(reads.next()).len(), 1);
+    }
+}

@@ -1,0 +1,156 @@
+//! A way to a ZooKeeper server on which tests spoil answers.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rollcall_wire::OpCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::types::{NodePath, SessionId};
+
+/// What is spoiled.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// The connection is closed in place of the answer to one of these, once.
+    pub(crate) lost: Vec<OpCode>,
+    /// These are answered with an error code.
+    pub(crate) refused: HashMap<OpCode, i32>,
+    /// This node is not seen by those who get it, before a sync.
+    pub(crate) unseen: Option<NodePath>,
+    /// These sessions get no answers.
+    pub(crate) silent: HashSet<SessionId>,
+}
+
+/// A proxy that knows the frames of ZooKeeper's protocol.
+#[derive(Debug, Clone)]
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    faults: Arc<Mutex<Faults>>,
+}
+
+/// What becomes of an answer.
+enum Answer {
+    Passes,
+    IsLost,
+    HasCode(i32),
+}
+
+impl Proxy {
+    pub(crate) async fn start(server: SocketAddr, tasks: &mut JoinSet<()>) -> Self {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let proxy = Self { address: listener.local_addr().unwrap(), faults: Arc::default() };
+        let accepting = proxy.clone();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                connections.spawn(accepting.clone().serve(client, server));
+            }
+        });
+        proxy
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One connection, until it ends.
+    async fn serve(self, client: TcpStream, server: SocketAddr) {
+        let Ok(server) = TcpStream::connect(server).await else { return };
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let answers = Mutex::new(HashMap::new());
+        tokio::select! {
+            _ = self.requests(from_client, to_server, &answers) => {}
+            _ = self.replies(from_server, to_client, &answers) => {}
+        }
+    }
+
+    /// `answers`: what becomes of the answers that are not as the server gives them, by the request's number.
+    async fn requests(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        answers: &Mutex<HashMap<i32, Answer>>,
+    ) -> Option<()> {
+        let handshake = frame(&mut from).await?;
+        to.write_all(&handshake).await.ok()?;
+        loop {
+            let request = frame(&mut from).await?;
+            let answer = self.answer(number(&request, 8), &request);
+            if !matches!(answer, Answer::Passes) {
+                answers.lock().unwrap().insert(number(&request, 4), answer);
+            }
+            to.write_all(&request).await.ok()?;
+        }
+    }
+
+    fn answer(&self, op_code: i32, request: &[u8]) -> Answer {
+        const NO_NODE: i32 = -101;
+        let mut faults = self.faults();
+        let Some(op_code) = OpCode::from_wire(op_code) else { return Answer::Passes };
+        if faults.lost.contains(&op_code) {
+            faults.lost.clear();
+            return Answer::IsLost;
+        }
+        if op_code == OpCode::Sync {
+            faults.unseen = None;
+        }
+        let is_unseen =
+            |path: &NodePath| request.get(16..).is_some_and(|rest| rest.starts_with(path.as_str().as_bytes()));
+        if op_code == OpCode::GetData && faults.unseen.as_ref().is_some_and(is_unseen) {
+            return Answer::HasCode(NO_NODE);
+        }
+        faults.refused.get(&op_code).map_or(Answer::Passes, |code| Answer::HasCode(*code))
+    }
+
+    async fn replies(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        answers: &Mutex<HashMap<i32, Answer>>,
+    ) -> Option<()> {
+        let handshake = frame(&mut from).await?;
+        let session = SessionId(i64::from_be_bytes(handshake.get(12..20)?.try_into().ok()?));
+        to.write_all(&handshake).await.ok()?;
+        loop {
+            let mut reply = frame(&mut from).await?;
+            let answer = answers.lock().unwrap().remove(&number(&reply, 4));
+            match answer {
+                Some(Answer::IsLost) => return None,
+                Some(Answer::HasCode(code)) => {
+                    // The header alone: the request's number, the transaction, the code.
+                    reply.truncate(16);
+                    reply.extend(code.to_be_bytes());
+                    reply[..4].copy_from_slice(&16_u32.to_be_bytes());
+                }
+                Some(Answer::Passes) | None => {}
+            }
+            if !self.faults().silent.contains(&session) {
+                to.write_all(&reply).await.ok()?;
+            }
+        }
+    }
+}
+
+/// The next frame, with its length.
+async fn frame(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
+    let length = from.read_u32().await.ok()?;
+    let mut frame = length.to_be_bytes().to_vec();
+    frame.resize(4 + usize::try_from(length).ok()?, 0);
+    from.read_exact(&mut frame[4..]).await.ok()?;
+    Some(frame)
+}
+
+/// The number at this place of a frame.
+fn number(frame: &[u8], at: usize) -> i32 {
+    frame.get(at..at + 4).map_or(0, |bytes| i32::from_be_bytes(bytes.try_into().unwrap()))
+}
