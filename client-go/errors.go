@@ -64,6 +64,8 @@ const (
 	// OutcomeUnknown says that a write may or may not have been made: read before you try again. The client gives it
 	// too, when the connection broke after the write was sent.
 	OutcomeUnknown Reason = "OUTCOME_UNKNOWN"
+	// Quota says that a quota that is set in ZooKeeper forbids it.
+	Quota Reason = "QUOTA"
 )
 
 // The reasons that the client itself gives.

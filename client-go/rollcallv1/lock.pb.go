@@ -35,7 +35,8 @@ type AcquireLockRequest struct {
 	// means 1.
 	Simultaneous uint32 `protobuf:"varint,2,opt,name=simultaneous,proto3" json:"simultaneous,omitempty"`
 	// How long to wait for the lock. Zero: try, and take no place in the queue. Absent, the default:
-	// for ever.
+	// for ever. With `lock_id` there is no lock to wait for; whether it still stands is looked up for
+	// up to this long, and for 2 seconds at least.
 	Wait *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3,oneof" json:"wait,omitempty"`
 	// How long the lock outlives a stream that ends, from 1 second to 10 minutes; anything else is
 	// refused with INVALID_ARGUMENT, reason INVALID_TTL. Absent or zero, the default: not at all.
@@ -294,7 +295,7 @@ type Queued struct {
 	LockId string `protobuf:"bytes,1,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// The place in the queue, counted from 1.
 	Position uint32 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// The names of those who hold the lock now.
+	// The names of those who hold the lock now, the earliest grant first; of very many, the first 4 KiB.
 	Holders       []string `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

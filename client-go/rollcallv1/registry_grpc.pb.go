@@ -76,7 +76,7 @@ const (
 //   - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
 //     READ_ONLY (the server takes no writes, locks or registrations).
 //   - UNAVAILABLE: reason BACKEND_UNAVAILABLE (ZooKeeper cannot be reached) or DRAINING.
-//   - RESOURCE_EXHAUSTED: the reason names the limit.
+//   - RESOURCE_EXHAUSTED: the reason names the limit. QUOTA is one that is set in ZooKeeper.
 type RegistryClient interface {
 	// Holds ephemeral registrations, for as long as the stream lives, or its session when there is a
 	// ttl.
@@ -225,7 +225,9 @@ type RegistryClient interface {
 	// Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
 	// FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a
 	// registration or a lock's node is there or below; nothing has been deleted). UNKNOWN, reason
-	// OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone.
+	// OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone;
+	// or a part is gone, and the message says what the rest met. A large subtree is deleted in several
+	// transactions, the deepest nodes first. What has to be known of it counts for your connection.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 }
 
@@ -382,7 +384,7 @@ func (c *registryClient) Delete(ctx context.Context, in *DeleteRequest, opts ...
 //   - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
 //     READ_ONLY (the server takes no writes, locks or registrations).
 //   - UNAVAILABLE: reason BACKEND_UNAVAILABLE (ZooKeeper cannot be reached) or DRAINING.
-//   - RESOURCE_EXHAUSTED: the reason names the limit.
+//   - RESOURCE_EXHAUSTED: the reason names the limit. QUOTA is one that is set in ZooKeeper.
 type RegistryServer interface {
 	// Holds ephemeral registrations, for as long as the stream lives, or its session when there is a
 	// ttl.
@@ -531,7 +533,9 @@ type RegistryServer interface {
 	// Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
 	// FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a
 	// registration or a lock's node is there or below; nothing has been deleted). UNKNOWN, reason
-	// OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone.
+	// OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone;
+	// or a part is gone, and the message says what the rest met. A large subtree is deleted in several
+	// transactions, the deepest nodes first. What has to be known of it counts for your connection.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	mustEmbedUnimplementedRegistryServer()
 }

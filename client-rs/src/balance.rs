@@ -126,7 +126,7 @@ impl Service<Request<Body>> for ServiceChannel {
         async move {
             let mut links = links.wait_for(|links| !links.is_empty()).await?.clone();
             links.shuffle(&mut rand::rng());
-            links.sort_by_key(Link::has_just_failed);
+            links.sort_by_cached_key(Link::has_failed);
             let mut last = None;
             for link in links {
                 match link.channel().await {

@@ -180,6 +180,8 @@ reasons! {
     Draining = "DRAINING",
     /// Whether the write was made is not known.
     OutcomeUnknown = "OUTCOME_UNKNOWN",
+    /// A quota that is set in ZooKeeper forbids it.
+    Quota = "QUOTA",
 }
 
 impl fmt::Display for Reason {

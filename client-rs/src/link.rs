@@ -9,7 +9,7 @@ use std::fmt;
 use std::future::{Ready, poll_fn, ready};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// merely far away gets several connections; a longer one adds to each call that comes upon a hanging server.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Time for which a host that could not be connected to is chosen only when there is no other.
+/// Time after which a host that could not be connected to is tried again in the background. With a shorter one a host that
+/// is away gets more connections than it is worth; a longer one leaves a host that is back without calls.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// A connection to the host of an endpoint. Clones share it.
@@ -46,7 +47,14 @@ pub(crate) struct Link(Arc<Inner>);
 struct Inner {
     endpoint: Endpoint,
     resolve: Resolve,
-    current: Mutex<Option<Dialling>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<Dialling>,
+    /// Whether the try before the current one has failed.
+    has_failed: bool,
 }
 
 type Resolve = Box<dyn Fn() -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
@@ -87,7 +95,7 @@ impl Link {
     }
 
     fn resolved_by(endpoint: Endpoint, resolve: Resolve) -> Self {
-        Self(Arc::new(Inner { endpoint, resolve, current: Mutex::default() }))
+        Self(Arc::new(Inner { endpoint, resolve, state: Mutex::default() }))
     }
 
     /// The connection, ready for a call. An error tells that nothing was sent.
@@ -97,27 +105,46 @@ impl Link {
         Ok(channel)
     }
 
-    /// Whether the last try to connect has failed, a moment ago.
-    pub(crate) fn has_just_failed(&self) -> bool {
-        let current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let tried = current.as_ref().and_then(Shared::peek);
-        matches!(tried, Some(Err(error)) if error.at.elapsed() < LEFT_ALONE)
+    /// Whether calls had better go elsewhere: the last try to connect that has ended has failed. A while after that the
+    /// next one begins in the background, so that no call waits for a host that may still hang.
+    pub(crate) fn has_failed(&self) -> bool {
+        let mut state = self.state();
+        let failed_at = match state.current.as_ref().map(Shared::peek) {
+            None | Some(Some(Ok(_))) => return false,
+            Some(None) => return state.has_failed,
+            Some(Some(Err(error))) => error.at,
+        };
+        if failed_at.elapsed() >= LEFT_ALONE {
+            drop(self.dial_anew(&mut state));
+        }
+        true
     }
 
     /// The connection that stands or is being made; a new one when that has ended or failed.
     fn dialling(&self) -> Dialling {
-        let Inner { endpoint, resolve, current } = &*self.0;
-        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dialling) = &*current {
+        let mut state = self.state();
+        if let Some(dialling) = &state.current {
             match dialling.peek() {
                 None => return dialling.clone(),
                 Some(Ok(open)) if open.is_open.strong_count() > 0 => return dialling.clone(),
                 Some(_) => {}
             }
         }
-        let dialling = dial(endpoint.clone(), resolve()).boxed().shared();
-        *current = Some(dialling.clone());
+        self.dial_anew(&mut state)
+    }
+
+    /// Begins to connect. A task of its own does it: a caller that leaves must not stop it halfway, with its time running
+    /// out for the next caller.
+    fn dial_anew(&self, state: &mut State) -> Dialling {
+        let dialling = dial(self.0.endpoint.clone(), (self.0.resolve)()).boxed().shared();
+        state.has_failed = matches!(state.current.as_ref().and_then(Shared::peek), Some(Err(_)));
+        state.current = Some(dialling.clone());
+        tokio::spawn(dialling.clone().map(drop));
         dialling
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -358,6 +385,50 @@ pub(crate) mod tests {
         let good = good().await;
         let link = link(vec![good.address]);
         futures_util::future::try_join_all((0..50).map(|_| check(&link))).await.unwrap();
+        assert_eq!(good.accepted.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_made_to_its_end_though_its_caller_has_left() {
+        let good = good().await;
+        let link = link(vec![good.address]);
+        assert!(link.channel().now_or_never().is_none());
+        let made = async {
+            while link.state().current.as_ref().and_then(Shared::peek).is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, made).await.expect("the connection is made");
+        check(&link).await.unwrap();
+        assert_eq!(good.accepted.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn calls_avoid_a_host_that_has_failed_until_it_is_connected_to() {
+        let good = good().await;
+        let addresses = Arc::new(Mutex::new(vec![bad(Bad::Hangs).await]));
+        let link = link_to(&addresses);
+        assert!(!link.has_failed(), "it was never tried");
+        let fail = || {
+            let error = DialError { at: Instant::now().checked_sub(LEFT_ALONE).unwrap(), ..DialError::new("away") };
+            link.state().current = Some(ready(Err(error)).boxed().shared());
+            // Its outcome is known once somebody has asked.
+            assert!(link.state().current.clone().unwrap().now_or_never().is_some());
+        };
+        fail();
+        assert!(link.has_failed(), "it is tried in the background");
+        assert!(
+            link.has_failed() && link.state().current.as_ref().unwrap().peek().is_none(),
+            "and is avoided meanwhile"
+        );
+        *addresses.lock().unwrap() = vec![good.address];
+        fail();
+        let found = async {
+            while link.has_failed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, found).await.expect("the host is back");
         assert_eq!(good.accepted.load(Ordering::Relaxed), 1);
     }
 

@@ -149,7 +149,7 @@ impl App {
         let service = Service {
             sessions: Sessions::start(zk.clone(), &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &budget, &mut tasks),
-            locks: Locks::start(zk.pool.clone(), self.settings.in_all.locks, &mut tasks),
+            locks: Locks::start(zk.pool.clone(), self.settings.in_all.locks, &budget, &mut tasks),
             durable: Durable::new(zk.clone()),
             admission: Admission::default(),
             metrics: metrics.clone(),

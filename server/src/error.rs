@@ -93,6 +93,12 @@ pub(crate) enum Error {
     /// Whether a write was carried out is not known.
     #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]
     OutcomeUnknown { path: NodePath },
+    /// A Delete that took several transactions, of which some were carried out.
+    #[error("a part of what is at and below {} was deleted, and then: {cause}", short(path.as_str()))]
+    PartlyDeleted { path: NodePath, cause: Box<Error> },
+    /// A quota that is set in ZooKeeper.
+    #[error("zookeeper's quota forbids this on {}", short(path.as_str()))]
+    Quota { path: NodePath },
     /// A limit of this replica.
     #[error("{what} is at its limit of {limit}")]
     LimitExceeded { reason: &'static str, what: &'static str, limit: u64 },
@@ -129,7 +135,8 @@ impl Error {
             Self::Draining => "DRAINING",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::RequestUnfinished { .. } => "REQUEST_UNFINISHED",
-            Self::OutcomeUnknown { .. } => "OUTCOME_UNKNOWN",
+            Self::OutcomeUnknown { .. } | Self::PartlyDeleted { .. } => "OUTCOME_UNKNOWN",
+            Self::Quota { .. } => "QUOTA",
             Self::LimitExceeded { reason, .. } => reason,
             Self::Internal { .. } => "INTERNAL",
         }

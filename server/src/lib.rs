@@ -17,6 +17,7 @@ mod metrics;
 mod mutex;
 mod refusal;
 mod sessions;
+mod shared_bytes;
 mod types;
 mod value;
 mod views;

@@ -13,6 +13,7 @@ pub(crate) fn refused(path: &NodePath, code: ErrorCode) -> Error {
             let parent = path.parent().unwrap_or_else(|| path.clone());
             Error::ParentEphemeral { path, parent }
         }
+        ErrorCode::QuotaExceeded => Error::Quota { path },
         ErrorCode::NotEmpty => Error::NotEmpty { path },
         code if is_passing(code) => Error::BackendUnavailable,
         code => Error::Internal { path, cause: code.to_string() },
@@ -37,4 +38,24 @@ pub(crate) fn is_passing(code: ErrorCode) -> bool {
 /// A request of so many bytes, which was not sent.
 pub(crate) fn too_large(path: &NodePath, bytes: usize) -> Error {
     Error::ValueTooLarge { path: path.clone(), bytes, limit: zk::MAX_FRAME }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_by_what_the_caller_can_do_about_it() {
+        let path = NodePath::trusted("/a/b");
+        for (code, reason) in [
+            (ErrorCode::NoAuth, "NO_AUTH"),
+            (ErrorCode::QuotaExceeded, "QUOTA"),
+            (ErrorCode::NoChildrenForEphemerals, "HAS_REGISTRATIONS"),
+            (ErrorCode::NotEmpty, "NOT_EMPTY"),
+            (ErrorCode::Throttled, "BACKEND_UNAVAILABLE"),
+            (ErrorCode::Unimplemented, "INTERNAL"),
+        ] {
+            assert_eq!(refused(&path, code).reason(), reason, "{code:?}");
+        }
+    }
 }

@@ -125,6 +125,12 @@ impl Bare {
         self.create_with(path, data, &CreateMode::Persistent.with_acls(Acls::new(&acls))).await;
     }
 
+    /// Makes a node one that all may read and nobody may change.
+    pub async fn make_read_only(&self, path: &str) {
+        let acls = [Acl::new(Permission::READ, AuthId::anyone())];
+        bounded(path, self.client.set_acl(path, &acls, None)).await.unwrap();
+    }
+
     /// Creates a node, and its parents where they are missing.
     pub async fn create_with(&self, path: &str, data: &[u8], options: &CreateOptions<'_>) {
         if let Some((parent, _)) = path.rsplit_once('/')
@@ -189,6 +195,20 @@ impl Bare {
     /// Deletes an existing node without children, whatever its version.
     pub async fn delete(&self, path: &str) {
         bounded(path, self.client.delete(path, None)).await.unwrap();
+    }
+
+    /// Deletes a node and all below it, also what others make there meanwhile.
+    pub async fn delete_all(&self, path: &str) {
+        loop {
+            for child in self.children(path).await.unwrap_or_default() {
+                Box::pin(self.delete_all(&format!("{path}/{child}"))).await;
+            }
+            match bounded(path, self.client.delete(path, None)).await {
+                Ok(()) | Err(Error::NoNode) => return,
+                Err(Error::NotEmpty) => {}
+                Err(error) => panic!("{path}: {error}"),
+            }
+        }
     }
 
     /// Catches up with the leader: what follows sees every write that was acknowledged before.

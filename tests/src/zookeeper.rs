@@ -57,11 +57,13 @@ pub struct Options {
     /// How often containers and nodes with a time to live are looked through; with that, nodes may have a time to live.
     /// `None` leaves both as they are by default: once a minute, and they may not.
     pub sweep: Option<Duration>,
+    /// Whether it refuses what is over a quota, and does not only log it.
+    pub quotas: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { line: Line::Newest, tick: Duration::from_secs(1), sweep: None }
+        Options { line: Line::Newest, tick: Duration::from_secs(1), sweep: None, quotas: false }
     }
 }
 
@@ -178,6 +180,9 @@ impl ZooKeeper {
         if let Some(sweep) = self.options.sweep {
             java.arg("-Dzookeeper.extendedTypesEnabled=true");
             java.arg(format!("-Dznode.container.checkIntervalMs={}", sweep.as_millis()));
+        }
+        if self.options.quotas {
+            java.arg("-Dzookeeper.enforceQuota=true");
         }
         java.arg("-cp")
             .arg(jars.join("*"))

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rollcall_proto::v1::{GetRequest, GetResponse, WatchRequest};
+use rollcall_proto::v1::{DescribeLockRequest, GetRequest, GetResponse, WatchRequest};
 use rollcall_tests::arm::{Arm, Setting};
-use rollcall_tests::client::{Client, Registration, latest, reason, text};
+use rollcall_tests::client::{Client, Registration, describe, latest, reason, text};
+use rollcall_tests::follow::Locking;
 use rollcall_tests::unread::Unread;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 use tokio::task::JoinSet;
@@ -181,6 +182,34 @@ async fn pages_that_nobody_takes_count_for_their_connection_and_end_at_its_limit
         check(answer.is_err(), || format!("{answer:?}"))
     })
     .await;
+}
+
+#[tokio::test]
+async fn descriptions_of_a_lock_that_nobody_takes_are_shared() {
+    const WAITERS: usize = 300;
+    /// Each would have 300 KB of its own.
+    const CALLS: usize = 1500;
+    let s = Arm::Embedded.setting("unread-descriptions").await;
+    let name = "x".repeat(1000);
+    let mut locked = vec![Locking::take(&s.client, "/described", &name).await.0];
+    for _ in 0..WAITERS {
+        locked.push(Locking::queue(&s.client, "/described", &name).await.0);
+    }
+    let before = s.server.resident_bytes();
+    // Headers alone reach this client.
+    let channel = s.server.narrow_channel(0).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLS {
+        let mut client = Client::new(channel.clone());
+        let request = DescribeLockRequest { path: "/described".to_owned() };
+        calls.spawn(async move { client.describe_lock(request).await.map(drop) });
+    }
+    let answered = format!("rollcall_calls_total{{method=\"DescribeLock\",reason=\"\"}} {CALLS}");
+    s.server.wait_for_metric(&answered).await;
+    let grown = s.server.resident_bytes().saturating_sub(before) >> 20;
+    assert!(grown < 150, "{grown} MiB for answers that are all the same");
+    let described = describe(&s.client, "/described").await;
+    assert_eq!((described.holders.len(), described.waiters.len()), (1, WAITERS));
 }
 
 #[tokio::test]

@@ -170,3 +170,23 @@ async fn a_replica_that_is_full_says_so_and_takes_no_more_of_zookeepers_connecti
     .await;
     tokio::time::timeout(Duration::from_secs(60), Locking::take(&client, "/late-lock", "me")).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_over_a_quota_of_zookeepers_is_told_as_that() {
+    let zookeeper = ZooKeeper::standalone(Options { quotas: true, ..Options::default() }).await;
+    let bare = Bare::connect(&zookeeper.hosts()).await;
+    bare.create("/q", b"").await;
+    let limits = b"count=-1,bytes=-1=;byteHardLimit=-1;countHardLimit=2";
+    bare.create("/zookeeper/quota/q/zookeeper_limits", limits).await;
+    bare.create("/zookeeper/quota/q/zookeeper_stats", b"count=0,bytes=0").await;
+    let server = Server::start(&zookeeper.hosts()).await;
+    let client = server.client().await;
+    put(&client, "/q/one", text("x")).await.unwrap();
+    refused(put(&client, "/q/two", text("x")).await, Code::ResourceExhausted, "QUOTA");
+    let mut stream = Registration::open(&client).await;
+    stream.send(set("/q/two", text("x"))).await;
+    let rejected = stream.rejected().await;
+    assert_eq!((Code::from(rejected.code), rejected.reason.as_str()), (Code::ResourceExhausted, "QUOTA"));
+    let refusal = Locking::start(&client, lock("/q/lock", "me")).await.unwrap().held().await;
+    refused(refusal, Code::ResourceExhausted, "QUOTA");
+}

@@ -69,7 +69,7 @@ class RegistryStub(object):
     - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
     READ_ONLY (the server takes no writes, locks or registrations).
     - UNAVAILABLE: reason BACKEND_UNAVAILABLE (ZooKeeper cannot be reached) or DRAINING.
-    - RESOURCE_EXHAUSTED: the reason names the limit.
+    - RESOURCE_EXHAUSTED: the reason names the limit. QUOTA is one that is set in ZooKeeper.
     """
 
     def __init__(self, channel):
@@ -161,7 +161,7 @@ class RegistryServicer(object):
     - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
     READ_ONLY (the server takes no writes, locks or registrations).
     - UNAVAILABLE: reason BACKEND_UNAVAILABLE (ZooKeeper cannot be reached) or DRAINING.
-    - RESOURCE_EXHAUSTED: the reason names the limit.
+    - RESOURCE_EXHAUSTED: the reason names the limit. QUOTA is one that is set in ZooKeeper.
     """
 
     def Register(self, request_iterator, context):
@@ -347,7 +347,9 @@ class RegistryServicer(object):
         Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
         FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a
         registration or a lock's node is there or below; nothing has been deleted). UNKNOWN, reason
-        OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone.
+        OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone;
+        or a part is gone, and the message says what the rest met. A large subtree is deleted in several
+        transactions, the deepest nodes first. What has to be known of it counts for your connection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -445,7 +447,7 @@ class Registry(object):
     - PERMISSION_DENIED: reason NO_AUTH (ZooKeeper's access control), RULE (the server's own), or
     READ_ONLY (the server takes no writes, locks or registrations).
     - UNAVAILABLE: reason BACKEND_UNAVAILABLE (ZooKeeper cannot be reached) or DRAINING.
-    - RESOURCE_EXHAUSTED: the reason names the limit.
+    - RESOURCE_EXHAUSTED: the reason names the limit. QUOTA is one that is set in ZooKeeper.
     """
 
     @staticmethod

@@ -1,15 +1,19 @@
 //! Delete.
 
 use rollcall_proto::server::v1;
+use tonic::Request;
 
 use super::Service;
+use super::admission::account;
 use crate::error::Error;
 
 impl Service {
-    pub(super) async fn do_delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, Error> {
+    pub(super) async fn do_delete(&self, request: Request<v1::DeleteRequest>) -> Result<v1::DeleteResponse, Error> {
         self.check_writable()?;
+        let account = account(&request);
+        let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
-        self.durable.delete(&path, request.expected_version, request.recursive).await?;
+        self.durable.delete(&path, request.expected_version, request.recursive, &account).await?;
         Ok(v1::DeleteResponse {})
     }
 }

@@ -2,16 +2,18 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use futures_util::stream;
 use prost::Message as _;
 use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::admission::{Place, account};
+use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
 use crate::error::Error;
-use crate::locks::{AcquireRequest, Acquisition, Party};
+use crate::locks::{AcquireRequest, Acquisition, Description, Party};
 
 /// What of a response is kept free for everything but the parties, in bytes.
 const MARGIN: usize = 8 * 1024;
@@ -56,20 +58,21 @@ impl Service {
         Ok(v1::ReleaseLockResponse { released })
     }
 
-    pub(super) async fn do_describe_lock(
-        &self,
-        request: v1::DescribeLockRequest,
-    ) -> Result<v1::DescribeLockResponse, Error> {
-        let path = convert::path_below_root(&request.path)?;
-        let description = self.locks.describe(&path).await?;
-        let mut room = MAX_MESSAGE_BYTES - MARGIN;
-        Ok(v1::DescribeLockResponse {
-            path: path.as_str().to_owned(),
-            simultaneous: description.simultaneous,
-            holders: parties_to_proto(&description.holders, &mut room),
-            waiters: parties_to_proto(&description.waiters, &mut room),
-        })
+    pub(super) async fn do_describe_lock(&self, request: Request<v1::DescribeLockRequest>) -> Result<Frame, Error> {
+        let path = convert::path_below_root(&request.get_ref().path)?;
+        Ok(Frame::ready(self.locks.describe(&path, &account(&request), description_to_frame).await?))
     }
+}
+
+/// The answer that all get who ask for the same at the same time.
+fn description_to_frame(description: &Description) -> Bytes {
+    let mut room = MAX_MESSAGE_BYTES - MARGIN;
+    frame(&v1::DescribeLockResponse {
+        path: description.path.as_str().to_owned(),
+        simultaneous: description.simultaneous,
+        holders: parties_to_proto(&description.holders, &mut room),
+        waiters: parties_to_proto(&description.waiters, &mut room),
+    })
 }
 
 async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {

@@ -165,11 +165,11 @@ impl Registry for Service {
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        self.answer("Put", self.do_put(request.into_inner()).await)
+        self.answer("Put", self.do_put(request).await)
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
-        self.answer("Delete", self.do_delete(request.into_inner()).await)
+        self.answer("Delete", self.do_delete(request).await)
     }
 
     type AcquireLockStream = HandedOver<v1::AcquireLockResponse>;
@@ -193,7 +193,8 @@ impl Registry for Service {
         &self,
         request: Request<v1::DescribeLockRequest>,
     ) -> Result<Response<v1::DescribeLockResponse>, Status> {
-        self.answer("DescribeLock", self.do_describe_lock(request.into_inner()).await)
+        let frame = self.answer("DescribeLock", self.do_describe_lock(request).await)?.into_inner();
+        Ok(frames::hand_over(v1::DescribeLockResponse::default(), stream::iter([Ok(frame)])))
     }
 
     type WatchStream = HandedOver<v1::WatchResponse>;

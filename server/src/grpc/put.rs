@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use rollcall_proto::server::v1;
+use tonic::Request;
 
+use super::admission::account;
 use super::{Service, convert};
 use crate::clock;
 use crate::durable::Expect;
@@ -10,8 +12,10 @@ use crate::error::Error;
 use crate::value::Stamp;
 
 impl Service {
-    pub(super) async fn do_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error> {
+    pub(super) async fn do_put(&self, request: Request<v1::PutRequest>) -> Result<v1::PutResponse, Error> {
         self.check_writable()?;
+        let account = account(&request);
+        let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let stamp = Stamp { pid: None, created: clock::created_now() };
         let value = convert::value(&path, request.value, self.settings.max_value_bytes)?;
@@ -26,7 +30,7 @@ impl Service {
             (None, true) => Expect::Absent,
             (None, false) => Expect::Anything,
         };
-        let stat = self.durable.put(&path, bytes, expect).await?;
+        let stat = self.durable.put(&path, bytes, expect, &account).await?;
         Ok(v1::PutResponse { stat: Some(convert::stat_to_proto(&stat)) })
     }
 }

@@ -60,8 +60,25 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
         next.await?
     };
     open.has_begun = true;
-    let response = notice.map(convert::notice_to_proto).map_err(|error| status::status(&error));
-    Some((response, open))
+    let response = match notice {
+        Ok(notice) => to_response(notice).await,
+        Err(error) => Err(error),
+    };
+    Some((response.map_err(|error| status::status(&error)), open))
+}
+
+/// A notice as a message; on another thread where it has a value so large that it takes long to convert.
+async fn to_response(notice: Notice) -> Result<v1::RegisterResponse, Error> {
+    /// 1 ms of the worst JSON.
+    const SHORT: usize = 16 * 1024;
+    match &notice {
+        Notice::Overwritten { data, .. } if data.len() > SHORT => {
+            let converted = tokio::task::spawn_blocking(move || convert::notice_to_proto(notice)).await;
+            // It fails only while the replica ends.
+            converted.map_err(|_| Error::Draining)
+        }
+        _ => Ok(convert::notice_to_proto(notice)),
+    }
 }
 
 async fn read(

@@ -48,8 +48,8 @@ pub(super) fn code(error: &Error) -> Code {
         Error::NoAuth { .. } | Error::ReadOnly => Code::PermissionDenied,
         Error::BackendUnavailable | Error::Draining => Code::Unavailable,
         Error::DeadlineExceeded | Error::RequestUnfinished { .. } => Code::DeadlineExceeded,
-        Error::OutcomeUnknown { .. } => Code::Unknown,
-        Error::LimitExceeded { .. } => Code::ResourceExhausted,
+        Error::OutcomeUnknown { .. } | Error::PartlyDeleted { .. } => Code::Unknown,
+        Error::Quota { .. } | Error::LimitExceeded { .. } => Code::ResourceExhausted,
         Error::Internal { .. } => Code::Internal,
     }
 }
@@ -142,6 +142,8 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::HasRegistrations { path }
         | Error::NoAuth { path }
         | Error::OutcomeUnknown { path }
+        | Error::PartlyDeleted { path, .. }
+        | Error::Quota { path }
         | Error::Internal { path, .. } => add("path", short(path.as_str()).into_owned()),
         Error::InvalidTtl { .. }
         | Error::Protocol { .. }

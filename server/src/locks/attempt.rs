@@ -16,6 +16,7 @@ use super::hold::Sight;
 use super::line::{Room, Turn};
 use super::memory::{Company, Vacancy};
 use super::queue::{self, Digits};
+use super::record::record_path;
 use super::seat::{self, Seat, Trace};
 use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
@@ -421,6 +422,12 @@ impl Attempt {
             Made::Refused(index, ErrorCode::NoNode) if index == left => self.look_for(contender).await.map(|()| None),
             Made::Refused(index, ErrorCode::NoNode) if index == left + 1 => {
                 self.checked = None;
+                Ok(None)
+            }
+            // Somebody has deleted the node below which records are.
+            Made::Refused(_, ErrorCode::NoNode) => {
+                let record = record_path(self.seat.lease_name());
+                self.session().ensure_parents(&record).await.map_err(|error| node::refused(error, &self.terms.path))?;
                 Ok(None)
             }
             Made::Refused(_, code) => Err(refusal::refused(&self.terms.path, code).into()),

@@ -28,8 +28,11 @@ use crate::zk::{self, OneShot, Session};
 const CALLERS: usize = 1024;
 const SHOW_PAUSE: Duration = Duration::from_secs(1);
 const SHOW_PAUSE_FACTOR: u32 = 20;
-/// How many holders are told by name.
+/// Maximum number of holders that are told by name.
 const HOLDERS: usize = 100;
+/// Maximum size of the names of holders that are told, in bytes. Each stream that waits may have them unread: with more,
+/// ten thousand streams of one connection keep a gigabyte.
+const HOLDERS_BYTES: usize = 4 * 1024;
 
 /// One reading: contenders, then leases.
 #[derive(Debug, Default)]
@@ -315,7 +318,13 @@ fn first_holders<'a>(leases: impl Iterator<Item = &'a Lease>) -> Arc<[String]> {
         leases.truncate(HOLDERS);
     }
     leases.sort_unstable_by_key(|lease| lease.czxid);
-    leases.into_iter().map(|lease| lease.holder.clone()).collect()
+    let mut room = HOLDERS_BYTES;
+    let fits = |lease: &&Lease| {
+        let left = room.checked_sub(lease.holder.len());
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    leases.into_iter().take_while(fits).map(|lease| lease.holder.clone()).collect()
 }
 
 /// Waits until one of the watches fires.
@@ -337,6 +346,14 @@ mod tests {
             let expected: Vec<_> = (0..count.min(HOLDERS)).map(|number| number.to_string()).collect();
             assert_eq!(first_holders(leases.iter())[..], expected);
         }
+    }
+
+    #[test]
+    fn the_names_of_the_first_holders_are_few_bytes_however_long_they_are() {
+        let lease = |czxid: i64| Lease { holder: lease_name(&[0xff; 1024]), czxid, stray: false };
+        let leases: Vec<_> = (0..100).map(lease).collect();
+        let bytes: usize = first_holders(leases.iter()).iter().map(String::len).sum();
+        assert!((1..=HOLDERS_BYTES).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -4,14 +4,20 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 use super::queue::{Limit, Queue, contender_name, lease_name, looks_like_a_lease};
 use super::record::{Record, record_path};
-use super::{Interrupt, READ_CHUNK, go_through, node};
+use super::terms::PATIENCE;
+use super::{Interrupt, LONG, Locks, READ_CHUNK, Shared, go_through, node, seat};
+use crate::budget::Account;
+use crate::error::Error;
 use crate::refusal;
+use crate::shared_bytes::SharedBytes;
 use crate::types::{FencingToken, NodePath};
 use crate::zk::layout::{FENCES, LEASES, lock_queue};
-use crate::zk::{ErrorCode, Read, Request, Response, Session};
+use crate::zk::{self, ErrorCode, Read, Request, Response, Session};
 
 /// How often what changes meanwhile is read again, to give one consistent state. After that, what was read is given.
 const TRIES: usize = 4;
@@ -48,9 +54,61 @@ pub(crate) struct Party {
     pub(crate) ttl: Option<Duration>,
 }
 
+impl Locks {
+    /// Who holds a lock and who waits for it, as `make` tells it. Calls for one lock that come at once share what is read
+    /// and what is made of it; a connection pays once for bytes that several of its calls have.
+    ///
+    /// # Errors
+    /// Beside those of ZooKeeper, [`Error::LimitExceeded`] when the connection has too much that it has not read, or the
+    /// replica has.
+    ///
+    /// # Cancellation
+    /// Safe: what is being read is read to its end, for all others who wait for it.
+    pub(crate) async fn describe(
+        &self,
+        path: &NodePath,
+        account: &Account,
+        make: fn(&Description) -> Bytes,
+    ) -> Result<Bytes, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (shared, lock) = (self.0.clone(), path.clone());
+            let reading = self.0.descriptions.read(path, move || async move { shared.described(&lock, make).await });
+            let described = timeout_at(deadline, reading).await.map_err(|_| Error::BackendUnavailable)?;
+            match described {
+                Ok(described) => return described.held_by(account),
+                Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(path, code)),
+                Err(Interrupt::Zk(_)) if Instant::now() < deadline => seat::pause().await,
+                Err(interrupt) => return Err(interrupt.into()),
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn described(&self, path: &NodePath, make: fn(&Description) -> Bytes) -> Result<SharedBytes, Interrupt> {
+        let owner = self.pool.any()?;
+        let bytes = describe(owner.session(), path, &self.large_descriptions, make).await?;
+        Ok(SharedBytes::new(bytes, &self.common)?)
+    }
+}
+
+/// What comes after a look at what was read.
+enum Next {
+    /// These nodes are read as well.
+    Read(Vec<NodePath>),
+    Made(Bytes),
+}
+
 /// Reads all of it in one transaction, if it fits and holds still; otherwise in as few as possible. The first tells
-/// whether it is a lock at all, before anything of what it has as children is read.
-pub(super) async fn describe(session: &Session, path: &NodePath) -> Result<Description, Interrupt> {
+/// whether it is a lock at all, before anything of what it has as children is read. `large`: for the few locks with very
+/// many parties that may be read at a time.
+async fn describe(
+    session: &Session,
+    path: &NodePath,
+    large: &Semaphore,
+    make: fn(&Description) -> Bytes,
+) -> Result<Bytes, Interrupt> {
     session.sync(path).await?;
     // What is no lock may have any number of children.
     if session.get(path).await?.is_some_and(|read| Limit::of(&read.data) == Limit::Foreign) {
@@ -58,17 +116,21 @@ pub(super) async fn describe(session: &Session, path: &NodePath) -> Result<Descr
     }
     let queue = lock_queue(path);
     let mut nodes: Vec<NodePath> = Vec::new();
-    let mut tries = 0;
-    loop {
-        let state = State::read(session, path, &queue, &nodes).await?;
-        tries += 1;
-        state.simultaneous(path)?;
-        let needed: Vec<_> = state.needed(path, &queue);
-        if tries >= TRIES || needed.iter().all(|node| state.has_read(node)) {
-            return state.description(path, &queue);
+    let mut place = None;
+    for tries in 1.. {
+        if place.is_none() && nodes.len() > LONG {
+            // It is never closed.
+            place = large.acquire().await.ok();
         }
-        nodes = needed;
+        let state = State::read(session, path, &queue, &nodes).await?;
+        let (path, queue) = (path.clone(), queue.clone());
+        let next = go_through(state.parties(), move || state.next(&path, &queue, tries >= TRIES, make)).await??;
+        match next {
+            Next::Read(needed) => nodes = needed,
+            Next::Made(made) => return Ok(made),
+        }
     }
+    Err(zk::Error::NotSent.into())
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +157,7 @@ impl State {
             }
             let answer = session.submit(Request::MultiRead(std::mem::take(&mut parts))).await?;
             let Response::Parts(answers) = answer.response else {
-                return Err(crate::zk::Error::OutcomeUnknown.into());
+                return Err(zk::Error::OutcomeUnknown.into());
             };
             let heads = answers.len().saturating_sub(chunk.len());
             let mut answers = answers.into_iter();
@@ -128,6 +190,26 @@ impl State {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Number of names that were listed.
+    fn parties(&self) -> usize {
+        self.leases.len() + self.contenders.len()
+    }
+
+    fn next(
+        &self,
+        path: &NodePath,
+        queue: &NodePath,
+        is_last: bool,
+        make: fn(&Description) -> Bytes,
+    ) -> Result<Next, Interrupt> {
+        self.simultaneous(path)?;
+        let needed = self.needed(path, queue);
+        if !is_last && !needed.iter().all(|node| self.has_read(node)) {
+            return Ok(Next::Read(needed));
+        }
+        Ok(Next::Made(make(&self.description(path, queue)?)))
     }
 
     /// The nodes that a description is made of: of very many, the first.
@@ -217,7 +299,6 @@ fn as_read(answer: Result<Response, ErrorCode>) -> Option<Read> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::types::Stat;
 
     fn state(data: &'static str, children: &[&str]) -> State {

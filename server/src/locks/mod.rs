@@ -69,10 +69,11 @@ use self::release::Names;
 use self::slot::{Order, Slot};
 pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
-use crate::budget::{Account, Resource, Share};
+use crate::budget::{Account, Budget, Resource, Share};
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::refusal;
+use crate::shared_bytes::SharedBytes;
 use crate::types::{NodePath, PathError, SessionId};
 use crate::zk::{self, NoRoom, Owner, Pool, Room};
 
@@ -81,6 +82,8 @@ use crate::zk::{self, NoRoom, Owner, Pool, Room};
 const READ_CHUNK: usize = 48;
 /// How long a name may be, in bytes; of longer ones, which others have written, as much is read.
 const MAX_NAME: usize = 1024;
+/// Maximum number of descriptions of more than [`LONG`] parties that are read at a time: each takes some 30 MB meanwhile.
+const LARGE_DESCRIPTIONS: usize = 4;
 /// Longer lists of names are gone through on threads of their own: that of a hundred thousand takes some 100 ms.
 const LONG: usize = 2_000;
 
@@ -123,7 +126,11 @@ struct Shared {
     groups: Groups,
     vacancies: Memory<Vacancy>,
     numbers: Memory<Number>,
-    descriptions: Readings<Description>,
+    descriptions: Readings<SharedBytes>,
+    /// For the descriptions of locks that many hold and wait for.
+    large_descriptions: Semaphore,
+    /// Of all connections, for what they share.
+    common: Account,
     /// For those who release what is not kept here.
     names: Readings<Names>,
     /// A lease with a ttl may have lost its task.
@@ -202,7 +209,7 @@ impl From<Interrupt> for Error {
 impl Locks {
     /// Starts the task that runs all others, and that which ends locks without a keeper, as two of `tasks`; neither ever
     /// ends. `limit`: the most locks that all accounts together allow to be held and waited for at once.
-    pub(crate) fn start(pool: Pool, limit: usize, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(pool: Pool, limit: usize, budget: &Budget, tasks: &mut JoinSet<()>) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS / 2);
         // Each lock has a task, and at most one board at a time that nobody else uses, while an older one may be ending.
         let (jobs, arriving) = mpsc::channel(limit.saturating_mul(3).min(Semaphore::MAX_PERMITS));
@@ -218,6 +225,8 @@ impl Locks {
             vacancies: Memory::default(),
             numbers: Memory::default(),
             descriptions: Readings::default(),
+            large_descriptions: Semaphore::new(LARGE_DESCRIPTIONS),
+            common: budget.common_account(),
             names: Readings::default(),
             orphaned: Notify::new(),
             stopping: watch::Sender::new(false),
@@ -263,7 +272,8 @@ impl Locks {
         if *id.path() != request.path {
             return Err(Error::Protocol { field: "lock_id", cause: format!("was not given for {}", request.path) });
         }
-        let wait = request.wait.unwrap_or(PATIENCE);
+        // The wait is for a lock that others hold; whether this one stands is a question to ZooKeeper, which takes its time.
+        let wait = request.wait.unwrap_or_default().max(PATIENCE);
         let deadline = Instant::now().checked_add(wait);
         self.run(Slot::to_pick_up(id), account, deadline, |life| Box::pin(life.pick_up(deadline)))
     }
@@ -317,26 +327,6 @@ impl Locks {
             Ok(Ok(())) => Ok(ours),
             // It goes on being released.
             Err(_) => Err(Error::BackendUnavailable),
-        }
-    }
-
-    /// Who holds a lock and who waits for it. Calls for one lock that come at once share what is read.
-    pub(crate) async fn describe(&self, path: &NodePath) -> Result<Arc<Description>, Error> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let described = match self.0.pool.any() {
-                Ok(owner) => {
-                    let describe = self.0.descriptions.read(path, describe::describe(owner.session(), path));
-                    let described = tokio::time::timeout_at(deadline, describe).await;
-                    described.map_err(|_| Error::BackendUnavailable)?
-                }
-                Err(error) => Err(error.into()),
-            };
-            match described {
-                Err(Interrupt::Zk(zk::Error::Refused(code))) => return Err(refusal::refused(path, code)),
-                Err(Interrupt::Zk(_)) if Instant::now() < deadline => seat::pause().await,
-                described => return Ok(described?),
-            }
         }
     }
 
@@ -491,7 +481,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         let pool = zookeeper(&mut tasks).await;
         let budget = Budget::new(Limits::NONE, Limits::NONE);
-        let (locks, account) = (Locks::start(pool.clone(), 10_000, &mut tasks), budget.account());
+        let (locks, account) = (Locks::start(pool.clone(), 10_000, &budget, &mut tasks), budget.account());
         held(&mut locks.acquire(request("/first"), &account)).await.unwrap();
         for _ in 0..1000 {
             drop(locks.acquire(request("/cancelled"), &account));
@@ -506,12 +496,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_description_counts_for_a_connection_for_as_long_as_it_has_not_been_sent() {
+        const LARGE: usize = 10_000;
+        let mut tasks = JoinSet::new();
+        let pool = zookeeper(&mut tasks).await;
+        let budget = Budget::new(Limits { bytes: LARGE, ..Limits::NONE }, Limits::NONE);
+        let (locks, account) = (Locks::start(pool, 10, &budget, &mut tasks), budget.account());
+        held(&mut locks.acquire(request("/first"), &budget.account())).await.unwrap();
+        let describe = |path| {
+            let (locks, account) = (locks.clone(), account.clone());
+            let make = |_: &Description| vec![b'x'; LARGE].into();
+            async move { locks.describe(&NodePath::trusted(path), &account, make).await }
+        };
+        let unread = futures_util::future::join_all((0..100).map(|_| describe("/a"))).await;
+        let bytes = unread.iter().map(|bytes| bytes.as_ref().unwrap().as_ptr());
+        let made: std::collections::HashSet<_> = bytes.collect();
+        assert_eq!((made.len(), account.used(Resource::Bytes)), (1, LARGE), "all share one reading");
+        assert_eq!(describe("/b").await.unwrap_err().reason(), "TOO_MANY_BYTES");
+        drop(unread);
+        assert_eq!(describe("/b").await.unwrap().len(), LARGE);
+        while budget.used(Resource::Bytes) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
     async fn a_replica_that_is_full_of_locks_lets_their_clients_come_back() {
         let mut tasks = JoinSet::new();
         let pool = zookeeper(&mut tasks).await;
         let replica = Limits { locks: 2, ..Limits::NONE };
         let budget = Budget::new(Limits { locks: 1, ..Limits::NONE }, replica);
-        let locks = Locks::start(pool, replica.locks, &mut tasks);
+        let locks = Locks::start(pool, replica.locks, &budget, &mut tasks);
         let account = budget.account();
         let take_for = |account: &Account, path: &'static str, lock_id| {
             let ttl = Some(Duration::from_secs(600));

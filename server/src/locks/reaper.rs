@@ -84,7 +84,12 @@ async fn look(shared: &Shared, owner: &Owner, orphans: &mut HashMap<String, Orph
         }
     }
     let (children, changed) = session.watch_children(&fences).await?;
-    let standing: HashSet<_> = children.into_iter().flat_map(|(names, _)| names).collect();
+    let Some((children, _)) = children else {
+        // Somebody has deleted it: there is nothing to watch, and each session has still to make its fence again.
+        session.ensure_parents(&fences.join("any")).await?;
+        return Err(zk::Error::NotSent);
+    };
+    let standing: HashSet<_> = children.into_iter().collect();
     // After the records: a task is found from before its first write of one until it has no more to do with it.
     let mut without_keeper = Vec::new();
     for (index, (name, record, version)) in records.into_iter().enumerate() {

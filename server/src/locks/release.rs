@@ -98,7 +98,8 @@ impl Names {
 
 async fn look(shared: &Shared, owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
     let (path, mark) = (id.path(), id.mark());
-    let names = shared.names.read(path, Names::read(owner.session(), path)).await?;
+    let (session, lock) = (owner.session().clone(), path.clone());
+    let names = shared.names.read(path, move || async move { Names::read(&session, &lock).await }).await?;
     let Names([contenders, leases]) = &*names;
     let found = [(lock_queue(path), contenders), (path.clone(), leases)].into_iter();
     let found = found.filter_map(|(parent, names)| Some((parent, Names::find(names, &mark)?))).next();

@@ -58,10 +58,15 @@ pub(super) struct Claims {
     pulse: Arc<Pulse>,
 }
 
+/// Whether it takes long to compare what is wanted with what stands: either may be large.
+fn takes_long(claim: &Claim, read: Option<&Read>) -> bool {
+    const LARGE: usize = 16 * 1024;
+    read.is_some_and(|read| read.data.len().max(claim.content.len()) > LARGE)
+}
+
 /// As [`decide`], on another thread where values are so large that it takes long to compare them.
 async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> Step {
-    const LARGE: usize = 16 * 1024;
-    if read.is_none_or(|read| read.data.len() <= LARGE) {
+    if !takes_long(claim, read) {
         return decide(claim, path, read, on_our_session, is_current);
     }
     let (claim, path, read) = (claim.clone(), path.clone(), read.cloned());
@@ -451,5 +456,22 @@ impl Claims {
                 ..Stat::default()
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::claims::Content;
+    use super::*;
+
+    #[test]
+    fn a_large_value_is_compared_apart_whichever_side_it_is_on() {
+        let (small, large) = (Bytes::from_static(b"{}"), Bytes::from(vec![b' '; 256 * 1024]));
+        let claim = |bytes: &Bytes| Claim::new(Content::Exact(bytes.clone()), Policy::Update(Generation(1)));
+        let read = |bytes: &Bytes| Read { data: bytes.clone(), stat: Stat::default() };
+        assert!(!takes_long(&claim(&small), Some(&read(&small))));
+        assert!(takes_long(&claim(&large), Some(&read(&small))));
+        assert!(takes_long(&claim(&small), Some(&read(&large))));
+        assert!(!takes_long(&claim(&large), None), "nothing is compared");
     }
 }

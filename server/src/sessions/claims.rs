@@ -46,6 +46,14 @@ impl Content {
         }
     }
 
+    /// How many bytes it has, about.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Fresh(fresh) => fresh.value.len(),
+            Self::Exact(bytes) => bytes.len(),
+        }
+    }
+
     pub(super) fn is_same(&self, bytes: &Bytes) -> bool {
         match self {
             Self::Fresh(fresh) => fresh.value.is_same_data(bytes),
@@ -253,7 +261,7 @@ pub(super) fn decide(
         (Some(generation), _) => generation,
     };
     let is_same = claim.content.is_same(&read.data);
-    let is_later_ours = match claim.policy {
+    let is_later_ours = || match claim.policy {
         Policy::TakeOver | Policy::Exclusive | Policy::Resume(_) | Policy::Update(_) => {
             claim.content.is_identical(&read.data)
         }
@@ -262,7 +270,7 @@ pub(super) fn decide(
     };
     match standing.cmp(&resumed) {
         cmp::Ordering::Less if !is_current => Step::Behind,
-        cmp::Ordering::Greater if !is_later_ours => Step::TakenOver,
+        cmp::Ordering::Greater if !is_later_ours() => Step::TakenOver,
         // An older incarnation than ours stands only when ZooKeeper has lost what came after.
         _ if on_our_session && is_same => Step::Keep,
         _ if on_our_session => Step::Write(claim.content.bytes_keeping(&read.data)),

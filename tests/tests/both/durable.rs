@@ -226,3 +226,19 @@ async fn what_was_written_is_read_back_the_same() {
     assert_eq!(rollcall_tests::client::plain(shown(node.value.as_ref())), value);
     assert_eq!(rollcall_tests::client::plain(s.bare.get("/same").await.unwrap().json()), value);
 }
+
+#[tokio::test]
+async fn a_delete_that_stops_after_its_first_transaction_says_that_a_part_may_be_gone() {
+    let s = ARM.setting("durable").await;
+    for number in 0..200 {
+        s.bare.create(&format!("/part/deep/er/{number}"), b"").await;
+    }
+    s.bare.create("/part/kept/child", b"").await;
+    s.bare.make_read_only("/part/kept").await;
+    let status = refused(try_delete(&s.client, recursive("/part")).await, Code::Unknown, "OUTCOME_UNKNOWN");
+    assert!(status.message().contains("/part") && status.message().contains("access control"), "{}", status.message());
+    assert!(s.bare.exists("/part/kept/child").await);
+    assert!(s.bare.children("/part/deep/er").await.unwrap().len() < 200, "the deepest go first");
+    // Where nothing was deleted, that is told.
+    refused(try_delete(&s.client, recursive("/part/kept")).await, Code::PermissionDenied, "NO_AUTH");
+}

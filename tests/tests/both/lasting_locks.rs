@@ -538,3 +538,41 @@ async fn coming_back_to_the_keeper_itself_is_answered_in_time_while_its_connecti
     assert!(release(&s.client, &held.lock_id).await.unwrap());
     stream.end().await.unwrap();
 }
+
+#[tokio::test]
+async fn coming_back_waits_for_zookeeper_however_short_the_wait_for_the_lock_is() {
+    let s = ARM.setting("lasting").await;
+    let other = s.another_server().await;
+    let clients = [s.client.clone(), other.client().await];
+    let (mut stream, held) = take(&s.client, lasting("/impatient", "me", LONG)).await;
+    for wait in [zero(), Some(span(Duration::from_nanos(1)))] {
+        for client in &clients {
+            let request = AcquireLockRequest { wait, ..back("/impatient", &held.lock_id) };
+            let (again, found) = take(client, request).await;
+            assert_eq!(found, held);
+            stream = again;
+        }
+    }
+    assert!(release(&s.client, &held.lock_id).await.unwrap());
+    stream.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn locks_with_a_ttl_are_taken_though_somebody_has_wiped_the_tree() {
+    let s = ARM.setting("lasting").await;
+    for round in 0..2 {
+        let (_stream, held) = take(&s.client, lasting("/wiped", "me", LONG)).await;
+        let (_, record) = nodes(&s.bare, "/wiped").await;
+        assert!(s.bare.exists(&record).await, "round {round}");
+        assert!(release(&s.client, &held.lock_id).await.unwrap());
+        for path in ["/wiped", "/wiped-__lock__", "/.rollcall"] {
+            s.bare.delete_all(path).await;
+        }
+    }
+    // What other replicas go by is made again as well.
+    eventually("the fences are made again", SOON, async || {
+        let fences = s.bare.children("/.rollcall/fences").await.unwrap_or_default();
+        check(!fences.is_empty(), || "there is none".to_owned())
+    })
+    .await;
+}

@@ -1,0 +1,195 @@
+//! Turns: of the calls that want the same thing, a few at a time get it, and connections take turns, however many calls one
+//! of them makes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Gives turns, so many for each key at a time. Cheap to clone.
+#[derive(Debug)]
+pub(super) struct Turns<K: Key>(Arc<Shared<K>>);
+
+/// What calls wait for.
+pub(super) trait Key: Clone + Eq + Hash {}
+
+impl<K: Clone + Eq + Hash> Key for K {}
+
+#[derive(Debug)]
+struct Shared<K: Key> {
+    /// Number of turns of each key at a time.
+    count: usize,
+    /// Those of which a turn is taken.
+    keys: Mutex<HashMap<K, Queue<K>>>,
+}
+
+#[derive(Debug)]
+struct Queue<K: Key> {
+    /// Nobody waits while this is below [`Shared::count`].
+    taken: usize,
+    next_ticket: u64,
+    /// The connection that got the last turn.
+    last: u64,
+    /// By connection, and in the order in which they came.
+    waiting: BTreeMap<u64, BTreeMap<u64, oneshot::Sender<Turn<K>>>>,
+}
+
+/// The right to do one thing, given back on drop.
+#[derive(Debug)]
+pub(super) struct Turn<K: Key>(Option<(Turns<K>, K)>);
+
+/// A place among those that wait, given up on drop.
+struct Place<'a, K: Key> {
+    turns: &'a Turns<K>,
+    key: &'a K,
+    connection: u64,
+    ticket: u64,
+}
+
+impl<K: Key> Turns<K> {
+    pub(super) fn new(count: usize) -> Self {
+        Self(Arc::new(Shared { count, keys: Mutex::default() }))
+    }
+
+    /// Waits for a turn of this connection.
+    ///
+    /// # Cancellation
+    /// Safe: a call that no longer waits has no turn.
+    pub(super) async fn turn(&self, key: &K, connection: u64) -> Turn<K> {
+        let (place, turn) = {
+            let mut keys = self.lock();
+            let queue = keys.entry(key.clone()).or_default();
+            if queue.taken < self.0.count {
+                queue.taken += 1;
+                return Turn(Some((self.clone(), key.clone())));
+            }
+            let ticket = queue.next_ticket;
+            queue.next_ticket += 1;
+            let (sender, turn) = oneshot::channel();
+            queue.waiting.entry(connection).or_default().insert(ticket, sender);
+            (Place { turns: self, key, connection, ticket }, turn)
+        };
+        let turn = turn.await;
+        drop(place);
+        // The sender goes with the place, or sends.
+        turn.unwrap_or(Turn(None))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Queue<K>>> {
+        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a turn to the next that waits for it.
+    fn hand_on(&self, key: &K) {
+        let mut keys = self.lock();
+        let Some(queue) = keys.get_mut(key) else { return };
+        let mut turn = Turn(Some((self.clone(), key.clone())));
+        while let Some(next) = queue.next() {
+            match next.send(turn) {
+                Ok(()) => return,
+                Err(unwanted) => turn = unwanted,
+            }
+        }
+        turn.0 = None;
+        queue.taken -= 1;
+        if queue.taken == 0 {
+            keys.remove(key);
+        }
+    }
+}
+
+impl<K: Key> Clone for Turns<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Key> Queue<K> {
+    /// The one that has waited longest of the next connection.
+    fn next(&mut self) -> Option<oneshot::Sender<Turn<K>>> {
+        let after = self.waiting.range(self.last.saturating_add(1)..).next();
+        let connection = *after.or_else(|| self.waiting.iter().next())?.0;
+        self.last = connection;
+        let own = self.waiting.get_mut(&connection)?;
+        let (_, sender) = own.pop_first()?;
+        if own.is_empty() {
+            self.waiting.remove(&connection);
+        }
+        Some(sender)
+    }
+}
+
+impl<K: Key> Default for Queue<K> {
+    fn default() -> Self {
+        Self { taken: 0, next_ticket: 0, last: 0, waiting: BTreeMap::new() }
+    }
+}
+
+impl<K: Key> Drop for Turn<K> {
+    fn drop(&mut self) {
+        if let Some((turns, key)) = self.0.take() {
+            turns.hand_on(&key);
+        }
+    }
+}
+
+impl<K: Key> Drop for Place<'_, K> {
+    fn drop(&mut self) {
+        let mut keys = self.turns.lock();
+        if let Some(queue) = keys.get_mut(self.key)
+            && let Some(own) = queue.waiting.get_mut(&self.connection)
+        {
+            own.remove(&self.ticket);
+            if own.is_empty() {
+                queue.waiting.remove(&self.connection);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_take_turns_at_a_key_and_other_keys_wait_for_nobody() {
+        let turns = Turns::new(1);
+        let mut current = turns.turn(&"a", 1).await;
+        let mut waiting: Vec<_> =
+            [1, 1, 1, 1, 2, 3, 2].map(|connection| (connection, Box::pin(turns.turn(&"a", connection)))).into();
+        assert!(waiting.iter_mut().all(|(_, turn)| turn.now_or_never().is_none()));
+        assert!(turns.turn(&"b", 1).now_or_never().is_some());
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            drop(current);
+            let found =
+                waiting.iter_mut().enumerate().find_map(|(index, (_, turn))| Some((index, turn.now_or_never()?)));
+            let (index, turn) = found.expect("somebody has the turn");
+            order.push(waiting.remove(index).0);
+            current = turn;
+        }
+        assert_eq!(order, [1, 2, 3, 1, 2, 1, 1]);
+        drop(current);
+        assert!(turns.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_has_left_gets_no_turn_and_leaves_nothing_behind() {
+        let turns = Turns::new(2);
+        let (first, second) = (turns.turn(&(), 1).await, turns.turn(&(), 1).await);
+        for connection in 0..1000 {
+            assert!(turns.turn(&(), connection).now_or_never().is_none());
+        }
+        assert!(turns.lock()[&()].waiting.is_empty());
+        let mut given = Box::pin(turns.turn(&(), 2));
+        assert!((&mut given).now_or_never().is_none());
+        drop(first);
+        // It was given a turn, and leaves without having looked.
+        drop(given);
+        drop(second);
+        assert!(turns.lock().is_empty());
+    }
+}
