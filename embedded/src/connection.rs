@@ -97,6 +97,8 @@ async fn read_requests(hub: &Hub, reader: &mut FrameReader, id: ConnectionId, ou
                 outbox.relieved().await;
             }
         }
+        // A client that sends without end leaves the others their turns.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -28,8 +28,8 @@ pub(crate) enum Resource {
     Paths,
     /// A lock that is held or waited for.
     Locks,
-    /// A byte of what a path that is read or watched, and what is below it, takes in memory. Each such path has an account
-    /// of its own.
+    /// A byte of what a path that is read or watched, and what is below it, takes in memory. One of the connections that use
+    /// it pays.
     ViewBytes,
 }
 
@@ -105,7 +105,7 @@ impl Resource {
             Self::ViewBytes => (
                 "TOO_MANY_VIEW_BYTES",
                 [
-                    "the size of one path with all that is read of it, in bytes,",
+                    "the size of all paths that this connection alone reads and watches, in bytes,",
                     "the size of all paths that this replica reads and watches, in bytes,",
                 ],
             ),
@@ -324,6 +324,15 @@ impl Account {
         Ok(Share { account: self.clone(), resource, amount })
     }
 
+    /// Takes an amount that is in use already, whatever the limits are: what is asked for next is refused then.
+    pub(crate) fn take_anyway(&self, resource: Resource, amount: usize) -> Share {
+        let amount = self.charged(resource, amount);
+        for ledger in [&self.0.own, &self.0.replica] {
+            ledger.used[resource.index()].fetch_add(amount, Ordering::Relaxed);
+        }
+        Share { account: self.clone(), resource, amount }
+    }
+
     /// Nothing yet, to be resized.
     pub(crate) fn share(&self, resource: Resource) -> Share {
         Share { account: self.clone(), resource, amount: 0 }
@@ -356,18 +365,27 @@ impl Account {
         self.0.own.used(resource)
     }
 
+    /// Whether this connection may take so much more.
+    pub(crate) fn has_room(&self, resource: Resource, amount: usize) -> bool {
+        let own = &self.0.own;
+        own.used(resource).checked_add(amount).is_some_and(|sum| sum <= own.limits.of(resource))
+    }
+
     fn charged(&self, resource: Resource, amount: usize) -> usize {
         let overhead = if resource == Resource::PathBytes { self.0.path_overhead } else { 0 };
         amount.saturating_add(overhead)
     }
 
     fn add(&self, resource: Resource, amount: usize, ceiling: Ceiling) -> Result<(), Error> {
-        let Inner { own, replica, .. } = &*self.0;
-        own.add(resource, amount, ceiling).map_err(|limit| resource.refused(Whose::Connection, limit))?;
-        replica.add(resource, amount, ceiling).map_err(|limit| {
-            own.subtract(resource, amount);
+        self.add_to_own(resource, amount, ceiling)?;
+        self.0.replica.add(resource, amount, ceiling).map_err(|limit| {
+            self.0.own.subtract(resource, amount);
             resource.refused(Whose::Replica, limit)
         })
+    }
+
+    fn add_to_own(&self, resource: Resource, amount: usize, ceiling: Ceiling) -> Result<(), Error> {
+        self.0.own.add(resource, amount, ceiling).map_err(|limit| resource.refused(Whose::Connection, limit))
     }
 
     fn subtract(&self, resource: Resource, amount: usize) {
@@ -408,6 +426,44 @@ impl Share {
         }
         self.amount = amount;
         Ok(())
+    }
+
+    /// The same, though the replica may be over its limit then; the connection's limit holds.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when that is more and the connection has no room for it.
+    pub(crate) fn resize_beyond_replica(&mut self, amount: usize) -> Result<(), Error> {
+        let amount = self.account.charged(self.resource, amount);
+        if amount > self.amount {
+            let more = amount - self.amount;
+            self.account.add_to_own(self.resource, more, Ceiling::Limit)?;
+            self.account.0.replica.used[self.resource.index()].fetch_add(more, Ordering::Relaxed);
+        } else {
+            self.account.subtract(self.resource, self.amount - amount);
+        }
+        self.amount = amount;
+        Ok(())
+    }
+
+    /// Has another connection hold it.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when that one has no room; then this one goes on.
+    pub(crate) fn move_to(&mut self, account: &Account) -> Result<(), Error> {
+        if Arc::ptr_eq(&account.0.replica, &self.account.0.replica) {
+            account.add_to_own(self.resource, self.amount, Ceiling::Limit)?;
+            self.account.0.own.subtract(self.resource, self.amount);
+        } else {
+            account.add(self.resource, self.amount, Ceiling::Limit)?;
+            self.account.subtract(self.resource, self.amount);
+        }
+        self.account = account.clone();
+        Ok(())
+    }
+
+    /// The number of the connection that holds it.
+    pub(crate) fn account_id(&self) -> u64 {
+        self.account.id()
     }
 
     /// How much is held.

@@ -108,6 +108,21 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// A path is larger than any may be, whoever reads it.
+    pub(crate) fn path_too_large(limit: usize) -> Self {
+        Self::too_many_view_bytes("the size of one path with all that is read of it, in bytes,", limit)
+    }
+
+    /// The names of a node's children are more than can be read at once.
+    pub(crate) fn list_too_large(limit: usize) -> Self {
+        Self::too_many_view_bytes("the size of the names of one node's children, in bytes,", limit)
+    }
+
+    fn too_many_view_bytes(what: &'static str, limit: usize) -> Self {
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+        Self::LimitExceeded { reason: "TOO_MANY_VIEW_BYTES", what, limit }
+    }
+
     /// The stable reason, in upper snake case.
     pub(crate) fn reason(&self) -> &'static str {
         match self {

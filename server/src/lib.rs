@@ -6,6 +6,7 @@ mod app;
 mod budget;
 mod cli;
 mod clock;
+mod compute;
 mod config;
 mod drain;
 mod durable;

@@ -1,12 +1,13 @@
 //! Bytes that many calls send: their memory counts once for the replica, and once for each connection that has them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
+use crate::mutex::lock;
 
 /// Bytes up to this size count for no connection: the call that sends them costs more.
 const SMALL: usize = 4 * 1024;
@@ -52,7 +53,7 @@ impl SharedBytes {
     }
 
     fn share(&self, account: &Account) -> Result<Arc<Share>, Error> {
-        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holders = lock(&self.holders);
         if let Some(share) = holders.get(&account.id()).and_then(Weak::upgrade) {
             return Ok(share);
         }

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
+
+use crate::mutex::lock;
 
 /// Gives turns, so many for each key at a time. Cheap to clone.
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl<K: Key> Turns<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Queue<K>>> {
-        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.keys)
     }
 
     /// Hands a turn to the next that waits for it.

@@ -16,6 +16,7 @@ use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, Settings, convert, status};
 use crate::clock;
+use crate::compute;
 use crate::error::Error;
 use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
@@ -61,23 +62,21 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     };
     open.has_begun = true;
     let response = match notice {
-        Ok(notice) => to_response(notice).await,
+        Ok(notice) => Ok(to_response(notice).await),
         Err(error) => Err(error),
     };
     Some((response.map_err(|error| status::status(&error)), open))
 }
 
 /// A notice as a message; on another thread where it has a value so large that it takes long to convert.
-async fn to_response(notice: Notice) -> Result<v1::RegisterResponse, Error> {
+async fn to_response(notice: Notice) -> v1::RegisterResponse {
     /// 1 ms of the worst JSON.
     const SHORT: usize = 16 * 1024;
     match &notice {
         Notice::Overwritten { data, .. } if data.len() > SHORT => {
-            let converted = tokio::task::spawn_blocking(move || convert::notice_to_proto(notice)).await;
-            // It fails only while the replica ends.
-            converted.map_err(|_| Error::Draining)
+            compute::on_a_blocking_thread(move || convert::notice_to_proto(notice)).await
         }
-        _ => Ok(convert::notice_to_proto(notice)),
+        _ => convert::notice_to_proto(notice),
     }
 }
 

@@ -245,7 +245,7 @@ impl Task {
         let worn_out = contenders.as_ref().is_some_and(|(_, stat)| is_worn_out(stat));
         let names = contenders.map(|(names, _)| names).unwrap_or_default();
         let children = names.len();
-        let queue = go_through(children, move || Queue::of(names)).await?;
+        let queue = go_through(children, move || Queue::of(names)).await;
         let queue_strays = queue.len() < children;
         let lock = leases.as_ref().map(|(_, stat)| Zxid(stat.mzxid));
         let names = leases.map(|(names, _)| names).unwrap_or_default();
@@ -273,7 +273,7 @@ impl Task {
     /// Reads the leases that are new, and forgets those that are gone.
     async fn learn(&mut self, names: Vec<String>) -> Result<(), zk::Error> {
         let before = std::mem::take(&mut self.known);
-        let (known, new) = go_through(before.len() + names.len(), move || still_known(before, names)).await?;
+        let (known, new) = go_through(before.len() + names.len(), move || still_known(before, names)).await;
         self.known = known;
         for chunk in new.chunks(READ_CHUNK) {
             let paths: Vec<_> = chunk.iter().map(|name| self.path.join(name)).collect();

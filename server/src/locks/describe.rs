@@ -124,7 +124,7 @@ async fn describe(
         }
         let state = State::read(session, path, &queue, &nodes).await?;
         let (path, queue) = (path.clone(), queue.clone());
-        let next = go_through(state.parties(), move || state.next(&path, &queue, tries >= TRIES, make)).await??;
+        let next = go_through(state.parties(), move || state.next(&path, &queue, tries >= TRIES, make)).await?;
         match next {
             Next::Read(needed) => nodes = needed,
             Next::Made(made) => return Ok(made),
@@ -166,7 +166,7 @@ impl State {
                 state.take_head(index, head, path, &mut contenders)?;
             }
             if heads > 0 {
-                state.contenders = go_through(contenders.len(), move || Queue::of(contenders)).await?;
+                state.contenders = go_through(contenders.len(), move || Queue::of(contenders)).await;
             }
             for (node, answer) in chunk.into_iter().zip(answers) {
                 state.nodes.insert(node.clone(), as_read(answer));

@@ -70,9 +70,9 @@ use self::slot::{Order, Slot};
 pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::budget::{Account, Budget, Resource, Share};
+use crate::compute;
 use crate::error::Error;
 use crate::mutex::lock;
-use crate::refusal;
 use crate::shared_bytes::SharedBytes;
 use crate::types::{NodePath, PathError, SessionId};
 use crate::zk::{self, NoRoom, Owner, Pool, Room};
@@ -431,17 +431,8 @@ async fn run(mut arriving: mpsc::Receiver<Job>) {
 }
 
 /// Goes through a list of so many names, on another thread if that takes long.
-///
-/// # Errors
-/// [`zk::Error::NotSent`] when that thread fails, or the process is about to end.
-async fn go_through<T: Send + 'static>(
-    names: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, zk::Error> {
-    if names <= LONG {
-        return Ok(work());
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|_| zk::Error::NotSent)
+async fn go_through<T: Send + 'static>(names: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if names <= LONG { work() } else { compute::on_a_blocking_thread(work).await }
 }
 
 #[cfg(test)]

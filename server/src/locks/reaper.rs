@@ -105,8 +105,7 @@ async fn look(shared: &Shared, owner: &Owner, orphans: &mut HashMap<String, Orph
     }
     let known = std::mem::take(orphans);
     let now = Instant::now();
-    *orphans =
-        go_through(known.len() + without_keeper.len(), move || known_or_due(&known, without_keeper, now)).await?;
+    *orphans = go_through(known.len() + without_keeper.len(), move || known_or_due(&known, without_keeper, now)).await;
     Ok(changed)
 }
 

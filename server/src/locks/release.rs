@@ -86,7 +86,7 @@ impl Names {
             names.iter_mut().for_each(|names| names.sort_unstable());
             Self(names)
         };
-        go_through(contenders.len() + leases.len(), move || sort([contenders, leases])).await
+        Ok(go_through(contenders.len() + leases.len(), move || sort([contenders, leases])).await)
     }
 
     /// The name with this mark among contenders or leases.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::claims::{Asker, Claim, Claimed, Held, Policy, Step, decide};
 use super::pulse::Pulse;
 use crate::budget::Resource;
+use crate::compute;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
@@ -70,9 +71,7 @@ async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_ses
         return decide(claim, path, read, on_our_session, is_current);
     }
     let (claim, path, read) = (claim.clone(), path.clone(), read.cloned());
-    let decide = move || decide(&claim, &path, read.as_ref(), on_our_session, is_current);
-    // It fails only while the replica ends; what was not looked at is not acted upon.
-    tokio::task::spawn_blocking(decide).await.unwrap_or(Step::Behind)
+    compute::on_a_blocking_thread(move || decide(&claim, &path, read.as_ref(), on_our_session, is_current)).await
 }
 
 /// How an attempt ended.

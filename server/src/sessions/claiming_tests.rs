@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rollcall_embedded::Embedded;
-use rollcall_wire::OpCode;
 use tokio::task::JoinSet;
 
 use super::claiming::Claims;
@@ -18,7 +17,7 @@ use super::upkeep::{Removal, Upkeep};
 use crate::budget::Resource;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId};
-use crate::zk::proxy::Proxy;
+use crate::zk::proxy::{OpCode, Proxy};
 use crate::zk::{self, Config, NoRoom, Room, Zk};
 
 /// Longer than anything here takes.

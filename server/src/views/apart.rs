@@ -3,6 +3,8 @@
 
 use tokio::runtime::Handle;
 
+use crate::compute::on_a_blocking_thread;
+
 /// Number of nodes that are worked on at once; with more, a debug build comes near 10 ms.
 pub(super) const SHORT: usize = 1000;
 
@@ -12,18 +14,6 @@ pub(super) async fn apart<T: Send + 'static>(steps: usize, work: impl FnOnce() -
         return work();
     }
     on_a_blocking_thread(work).await
-}
-
-/// Does work on a blocking thread. It is done to its end, also when nobody waits any more.
-pub(super) async fn on_a_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends, and this with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 /// Frees what has so many parts: at once when they are few, on a blocking thread otherwise.

@@ -158,7 +158,7 @@ struct Reading<'l> {
     requests: fn(&str) -> [Option<Request>; 2],
     /// Whose turns are waited for; `None`: nobody's.
     turns: Option<&'l (Turns, u64)>,
-    under_way: VecDeque<(Vec<Arc<str>>, Pending, Option<Turn>)>,
+    under_way: VecDeque<(Vec<Arc<str>>, Pending)>,
 }
 
 impl Reading<'_> {
@@ -166,15 +166,13 @@ impl Reading<'_> {
     async fn next(&mut self) -> Result<Option<(Vec<Arc<str>>, Found)>, Failure> {
         loop {
             self.ask().await;
-            let Some((mut names, answer, turn)) = self.under_way.pop_front() else { return Ok(None) };
-            let found = take(answer).await;
-            drop(turn);
-            match found {
+            let Some((mut names, answer)) = self.under_way.pop_front() else { return Ok(None) };
+            match take(answer).await {
                 Err(failure) if is_too_large(&failure) && names.len() > 1 => {
                     self.todo.returned.push(names.split_off(names.len() / 2));
                     self.todo.returned.push(names);
                 }
-                found => return Ok(Some((names, found?))),
+                found => return Ok(Some((names, found.map_err(of_one_node)?))),
             }
         }
     }
@@ -195,8 +193,9 @@ impl Reading<'_> {
                 },
             };
             let paths = names.iter().map(|name| self.line.scope.absolute(name));
-            let answer = self.line.submit(paths.flat_map(|path| (self.requests)(&path).into_iter().flatten()));
-            self.under_way.push_back((names, answer, turn));
+            let requests = paths.flat_map(|path| (self.requests)(&path).into_iter().flatten());
+            let answer = self.line.submit_in(turn, requests);
+            self.under_way.push_back((names, answer));
         }
     }
 }
@@ -219,10 +218,9 @@ impl<'a> Line<'a> {
     ) -> Result<Loaded, Failure> {
         let sync = self.sync();
         let path = self.scope.path.as_str();
-        let head = self.submit([get_data(path), get_children(path)].into_iter());
+        let head = self.submit_in(turn, [get_data(path), get_children(path)].into_iter());
         sync.await?;
-        let mut found = take(head).await?;
-        drop(turn);
+        let mut found = take(head).await.map_err(of_one_node)?;
         let mut named = self.named(&mut found).await;
         let Some(own) = node(&mut found)? else {
             // The round that follows dates the absence.
@@ -347,13 +345,20 @@ impl<'a> Line<'a> {
 
     fn sync(&self) -> impl Future<Output = Result<Answer, zk::Error>> + Send + use<> {
         let path = self.scope.path.as_str().to_owned();
-        self.session.submit_on(self.connection, Request::Sync { path }, None)
+        self.session.submit_on(self.connection, Request::Sync { path }, None, None)
     }
 
     /// Sends a multi read, now.
     fn submit(&self, parts: impl Iterator<Item = Request>) -> Pending {
+        self.submit_in(None, parts)
+    }
+
+    /// The same, in a turn. It lasts until ZooKeeper has answered, also when the load is given up: what turns bound is
+    /// what ZooKeeper has to do.
+    fn submit_in(&self, turn: Option<Turn>, parts: impl Iterator<Item = Request>) -> Pending {
         let request = Request::MultiRead(parts.collect());
-        Box::pin(self.session.submit_on(self.connection, request, Some(self.mailbox)))
+        let held = turn.map(|turn| -> zk::Held { Box::new(turn) });
+        Box::pin(self.session.submit_on(self.connection, request, Some(self.mailbox), held))
     }
 }
 
@@ -397,6 +402,11 @@ async fn take(answer: Pending) -> Result<Found, Failure> {
 fn is_too_large(failure: &Failure) -> bool {
     use zk::Error::{AnswerTooLarge, Refused};
     matches!(failure, Failure::Zk(AnswerTooLarge(_) | Refused(ErrorCode::MarshallingError)))
+}
+
+/// What it means when there is no less to ask for: nothing will ever read it.
+fn of_one_node(failure: Failure) -> Failure {
+    if is_too_large(&failure) { Failure::TooLarge(Error::list_too_large(zk::MAX_REPLY)) } else { failure }
 }
 
 /// A node below, as one part of an answer has it.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::Views;
-use super::apart::on_a_blocking_thread;
-use super::parts::{Begin, Form, Key, Made, Parts, Payers};
+use super::parts::{Begin, Form, Kept, Key, Made, Parts, Payers};
 use super::ring::Delta;
 use super::state::State;
 use super::turns::Turns;
-use crate::budget::{Account, Budget, Limits};
+use crate::budget::{Account, Budget};
+use crate::compute::on_a_blocking_thread;
 use crate::error::Error;
 
 /// What is converted at once, in bytes: 1 ms of the worst JSON.
@@ -27,8 +27,7 @@ impl Maker {
     pub(super) fn new(budget: &Budget) -> Self {
         // One core is left for everything else.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let kept = Budget::new(Limits::NONE, Limits { bytes: MAX_KEPT, ..Limits::NONE });
-        let payers = Payers { common: budget.common_account(), kept: kept.account() };
+        let payers = Payers { common: budget.common_account(), kept: Kept::new(MAX_KEPT) };
         Self { payers, turns: Turns::new((cores / 2).clamp(1, 4)) }
     }
 

@@ -23,7 +23,7 @@
 //!
 //! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
 //! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all;
-//! `view` is what it shares with readers, `bell` wakes them. `slots` is the table of views, `registry` what fills it. `parts`
+//! `view` is what it shares with readers, `purse` who pays for it, `bell` wakes them. `slots` is the table of views, `registry` what fills it. `parts`
 //! are bytes that were made of a state or a delta, `maker` makes them, in `turns`. `apart` is for what takes long. `store` keeps views over a restart: `directory` are its files, `stored` is what
 //! is in one.
 
@@ -36,6 +36,7 @@ mod fetch;
 mod maker;
 mod parts;
 mod pins;
+mod purse;
 mod reader;
 mod registry;
 mod ring;
@@ -55,7 +56,7 @@ mod watcher;
 pub(crate) use bell::Neighbourhood;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
-pub(crate) use parts::{Begin, Form, Key, Made};
+pub(crate) use parts::{Begin, Form, Hold, Key, Made};
 pub(crate) use reader::{Reader, Reading};
 use registry::Lease;
 pub(crate) use registry::{Settings, Views};

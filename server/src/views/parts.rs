@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 
-use crate::budget::{Account, Resource, Share};
+use crate::budget::{Account, Budget, Limits, Resource, Share};
 use crate::error::Error;
 use crate::mutex::lock;
 
@@ -18,6 +18,11 @@ const MAX_CHOSEN: usize = 16;
 const SMALL: usize = 4 * 1024;
 /// Parts of a client's own choice that are not swept out, at least.
 const SWEEP_SLACK: usize = 64;
+/// Maximum number of parts of one state beyond which none of a client's own choice is shared. Each part that is made is
+/// looked for among them.
+const MAX_PARTS: usize = 1024;
+/// Maximum number of parts that are kept of all states.
+const MAX_KEPT_PARTS: usize = 4096;
 
 /// What is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,7 +70,50 @@ pub(crate) struct Made {
 #[derive(Debug)]
 pub(super) struct Payers {
     pub(super) common: Account,
-    pub(super) kept: Account,
+    pub(super) kept: Kept,
+}
+
+/// The room for parts that are kept while nobody has them. What was kept first makes room for what comes later.
+#[derive(Debug)]
+pub(super) struct Kept {
+    account: Account,
+    bytes: usize,
+    /// What is kept, the oldest first; among it some that is not any more.
+    order: Mutex<VecDeque<(Weak<Mutex<Inner>>, Key)>>,
+}
+
+impl Kept {
+    /// Room for so many bytes.
+    pub(super) fn new(bytes: usize) -> Self {
+        let limits = Limits { bytes, ..Limits::NONE };
+        Self { account: Budget::new(Limits::NONE, limits).account(), bytes, order: Mutex::default() }
+    }
+
+    /// Takes room for a part of a state, and makes it where there is none. No state may be locked.
+    fn take(&self, parts: &Parts, key: &Key, bytes: usize) -> Option<Share> {
+        if bytes > self.bytes {
+            return None;
+        }
+        loop {
+            let oldest = {
+                let mut order = lock(&self.order);
+                if order.len() < MAX_KEPT_PARTS
+                    && let Ok(share) = self.account.take(Resource::Bytes, bytes)
+                {
+                    order.push_back((Arc::downgrade(&parts.0), key.clone()));
+                    return Some(share);
+                }
+                order.pop_front()?
+            };
+            let (state, key) = oldest;
+            if let Some(state) = state.upgrade() {
+                let mut state = lock(&state);
+                let kept = state.parts.get_mut(&key).and_then(|part| part.kept.take());
+                drop(state);
+                drop(kept);
+            }
+        }
+    }
 }
 
 /// The parts of one state or delta. While it is the present one of its view they are kept, as far as there is room; after
@@ -73,7 +121,7 @@ pub(super) struct Payers {
 ///
 /// Only a part that another one leads to is kept. Clients name the place where a part begins, and could name any.
 #[derive(Debug)]
-pub(crate) struct Parts(Mutex<Inner>);
+pub(crate) struct Parts(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -82,6 +130,24 @@ struct Inner {
     chosen: VecDeque<Key>,
     is_present: bool,
     sweep_above: usize,
+    /// By the number of their connection, those that have not read all of the state.
+    holds: HashMap<u64, Weak<Hold>>,
+}
+
+/// A connection's hold on a state that it reads. Once the state is past it may be the last that keeps it in memory.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    account: Account,
+    bytes: usize,
+    share: Mutex<Option<Share>>,
+}
+
+impl Hold {
+    /// Takes what the state occupies from the account, also beyond its limit: what is asked for next is refused then.
+    fn pay(&self) {
+        let share = self.account.take_anyway(Resource::Bytes, self.bytes);
+        *lock(&self.share) = Some(share);
+    }
 }
 
 /// A part that was made once.
@@ -122,6 +188,7 @@ impl Parts {
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection, or the replica, has no room for it.
     pub(super) fn put(&self, key: Key, made: Made, account: &Account, payers: &Payers) -> Result<Made, Error> {
+        let room = self.lock().is_to_be_kept(&key).then(|| payers.kept.take(self, &key, made.bytes.len())).flatten();
         let mut inner = self.lock();
         if let Some(made) = inner.get(&key, account)? {
             return Ok(made);
@@ -132,8 +199,8 @@ impl Parts {
         let mut part = Part { kept: None, whole: Arc::downgrade(&whole), holders: HashMap::new(), next };
         let made = part.hold(&whole, account)?;
         if inner.lead_to(&key) {
+            // It may have ended to be the present one meanwhile.
             if inner.is_present {
-                let room = payers.kept.take(Resource::Bytes, whole.bytes.len()).ok();
                 part.kept = room.map(|room| (whole, room));
             }
             inner.insert(key, part);
@@ -141,9 +208,31 @@ impl Parts {
         Ok(made)
     }
 
-    /// What they were made of is not the present one any more.
+    /// What a connection holds that reads a state of so many bytes in parts: one for all of its readers. It pays for nothing
+    /// while the state is the present one.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when the state is past, and the connection has no room for it.
+    pub(super) fn hold(&self, bytes: usize, account: &Account) -> Result<Arc<Hold>, Error> {
+        let mut inner = self.lock();
+        if let Some(hold) = inner.holds.get(&account.id()).and_then(Weak::upgrade) {
+            return Ok(hold);
+        }
+        let share = if inner.is_present { None } else { Some(account.take(Resource::Bytes, bytes)?) };
+        let hold = Arc::new(Hold { account: account.clone(), bytes, share: Mutex::new(share) });
+        if inner.holds.len() == inner.holds.capacity() {
+            inner.holds.retain(|_, hold| hold.strong_count() > 0);
+        }
+        inner.holds.insert(account.id(), Arc::downgrade(&hold));
+        Ok(hold)
+    }
+
+    /// What they were made of is not the present one any more. Connections that still read it pay for it.
     pub(super) fn close(&self) {
         let mut inner = self.lock();
+        if inner.is_present {
+            inner.holds.values().filter_map(Weak::upgrade).for_each(|hold| hold.pay());
+        }
         inner.is_present = false;
         inner.parts.values_mut().for_each(|part| part.kept = None);
         inner.chosen.clear();
@@ -163,10 +252,20 @@ impl Inner {
         }
     }
 
-    /// Whether a part begins where another ends, or is the first.
+    /// Whether a part begins where another of the same size ends, or is the first; and there is room for it.
     fn lead_to(&self, key: &Key) -> bool {
-        let leads = |(other, part): (&Key, &Part)| other.form == key.form && part.next.as_ref() == Some(&key.begin);
+        if key.size > 0 && self.parts.len() >= MAX_PARTS {
+            return false;
+        }
+        let leads = |(other, part): (&Key, &Part)| {
+            (other.form, other.size) == (key.form, key.size) && part.next.as_ref() == Some(&key.begin)
+        };
         key.begin == Begin::First || self.parts.iter().any(leads)
+    }
+
+    /// Whether a part is kept also while nobody has it.
+    fn is_to_be_kept(&self, key: &Key) -> bool {
+        self.is_present && self.lead_to(key)
     }
 
     fn insert(&mut self, key: Key, part: Part) {
@@ -216,9 +315,14 @@ impl AsRef<[u8]> for Held {
 
 impl Default for Parts {
     fn default() -> Self {
-        let inner =
-            Inner { parts: HashMap::new(), chosen: VecDeque::new(), is_present: true, sweep_above: SWEEP_SLACK };
-        Self(Mutex::new(inner))
+        let inner = Inner {
+            parts: HashMap::new(),
+            chosen: VecDeque::new(),
+            is_present: true,
+            sweep_above: SWEEP_SLACK,
+            holds: HashMap::new(),
+        };
+        Self(Arc::new(Mutex::new(inner)))
     }
 }
 
@@ -241,7 +345,6 @@ impl Eq for Parts {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{Budget, Limits};
 
     const LARGE: usize = 10_000;
 
@@ -254,7 +357,7 @@ mod tests {
 
     impl Test {
         fn new() -> Self {
-            let payers = Payers { common: Account::unlimited(), kept: Account::unlimited() };
+            let payers = Payers { common: Account::unlimited(), kept: Kept::new(usize::MAX) };
             Self { parts: Parts::default(), account: Account::unlimited(), payers, made: 0 }
         }
 
@@ -265,7 +368,7 @@ mod tests {
             if let Some(made) = self.parts.get(&key, &self.account)? {
                 return Ok(made.bytes);
             }
-            self.made += 1;
+            self.made = self.made.wrapping_add(1);
             let next = after.is_none().then(|| Begin::After("a".into()));
             let made = Made { bytes: Bytes::from(vec![self.made; LARGE]), next };
             Ok(self.parts.put(key, made, &self.account, &self.payers)?.bytes)
@@ -314,13 +417,74 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_another_size_leads_to_none_of_this_one() {
+        let mut test = Test::new();
+        // The first page of each size ends with «a».
+        let first = test.part(Form::Page, None, 7).unwrap();
+        for size in [0, 8] {
+            test.number(Form::Page, Some("a"), size);
+        }
+        assert_eq!(test.parts.lock().parts.len(), 1);
+        test.number(Form::Page, Some("a"), 7);
+        assert_eq!(test.parts.lock().parts.len(), 2);
+        drop(first);
+    }
+
+    #[test]
+    fn what_is_kept_first_makes_room_for_what_comes_later_in_another_state_too() {
+        let mut test = Test::new();
+        test.payers.kept = Kept::new(3 * LARGE);
+        let others = std::mem::take(&mut test.parts);
+        for form in [Form::Page, Form::Snapshot, Form::Reset] {
+            assert!(test.number(form, None, 0) > 0);
+        }
+        let first = std::mem::replace(&mut test.parts, others);
+        let made = test.number(Form::Page, None, 0);
+        assert_eq!(test.number(Form::Page, None, 0), made, "it is kept");
+        assert_eq!(test.payers.kept.account.used(Resource::Bytes), 3 * LARGE);
+        test.parts = first;
+        assert_eq!(test.number(Form::Reset, None, 0), 3, "so is what was kept last");
+        assert!(test.number(Form::Page, None, 0) > made, "the oldest is not");
+    }
+
+    #[test]
+    fn parts_of_a_clients_own_choice_are_bounded_in_number_though_they_are_in_use() {
+        let mut test = Test::new();
+        let pages: Vec<_> = (1..=2 * MAX_PARTS).map(|size| test.part(Form::Page, None, size).unwrap()).collect();
+        assert_eq!((pages.len(), test.parts.lock().parts.len()), (2 * MAX_PARTS, MAX_PARTS));
+        test.number(Form::Page, None, 0);
+        assert_eq!(test.parts.lock().parts.len(), MAX_PARTS + 1, "what is the same for all is shared all the same");
+    }
+
+    #[test]
+    fn a_past_state_counts_once_for_each_connection_that_still_reads_it() {
+        let budget = Budget::new(Limits { bytes: 100, ..Limits::NONE }, Limits::NONE);
+        let (one, other) = (budget.account(), budget.account());
+        let parts = Parts::default();
+        let holds = [parts.hold(80, &one).unwrap(), parts.hold(80, &one).unwrap(), parts.hold(80, &other).unwrap()];
+        assert_eq!(budget.used(Resource::Bytes), 0, "it is the present one");
+        let _unread = other.take(Resource::Bytes, 60).unwrap();
+        parts.close();
+        parts.close();
+        assert_eq!((one.used(Resource::Bytes), other.used(Resource::Bytes)), (80, 140));
+        assert!(other.take(Resource::Bytes, 1).is_err());
+        assert!(Arc::ptr_eq(&parts.hold(80, &one).unwrap(), &holds[0]));
+        let [first, second, third] = holds;
+        drop(first);
+        assert_eq!(one.used(Resource::Bytes), 80);
+        drop((second, third));
+        assert_eq!((one.used(Resource::Bytes), other.used(Resource::Bytes)), (0, 60));
+        assert!(parts.hold(80, &other).is_err(), "one that comes late has to have room");
+    }
+
+    #[test]
     fn pages_of_any_size_are_shared_and_few_are_kept() {
         let mut test = Test::new();
         for size in 1..=200 {
             let page = test.part(Form::Page, None, size).unwrap();
             assert_eq!(page.as_ptr(), test.part(Form::Page, None, size).unwrap().as_ptr());
         }
-        assert_eq!(test.payers.kept.used(Resource::Bytes), MAX_CHOSEN * LARGE);
+        assert_eq!(test.payers.kept.account.used(Resource::Bytes), MAX_CHOSEN * LARGE);
         assert_eq!(test.payers.common.used(Resource::Bytes), MAX_CHOSEN * LARGE);
         assert!(test.parts.lock().parts.len() <= 2 * MAX_CHOSEN + SWEEP_SLACK);
         test.parts.close();

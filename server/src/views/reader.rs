@@ -15,6 +15,8 @@ use crate::types::Revision;
 
 /// How long a reader waits at most for a ZooKeeper that answers, but does not get done.
 const PATIENCE_WITH_THE_SLOW: Duration = Duration::from_secs(30);
+/// Part of its patience after which a reader looks again whether ZooKeeper says anything, once its patience is over.
+pub(super) const LOOKS: u32 = 8;
 
 /// A state, and how far it can be trusted.
 #[derive(Debug, Clone)]
@@ -165,7 +167,7 @@ impl Reader {
             if !self.is_reachable() || begun.elapsed() > PATIENCE_WITH_THE_SLOW {
                 return Err(Error::BackendUnavailable);
             }
-            look_at = Instant::now() + self.settings().patience;
+            look_at = Instant::now() + self.settings().patience / LOOKS;
         }
     }
 
@@ -173,6 +175,6 @@ impl Reader {
     /// asked nothing: then others' requests tell.
     pub(super) fn is_reachable(&self) -> bool {
         let session = self.lease.views().zk.hub.session(&self.view().scope.path);
-        session.is_up() && !session.is_silent(self.settings().patience)
+        session.is_up() && session.silence() < self.settings().patience
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::maker::Maker;
 use super::pins::Pins;
+use super::purse::Purse;
 use super::reader::Reader;
 use super::ring;
 use super::scope::Scope;
@@ -24,10 +25,15 @@ use crate::mutex::lock;
 use crate::types::NodePath;
 use crate::zk::Zk;
 
-/// Number of multi reads with which views are loaded at once. ZooKeeper answers them faster than they can be asked.
-const LOADS: usize = 64;
+/// Number of multi reads with which views are loaded at once over one session. ZooKeeper answers them faster than they can be
+/// asked.
+const LOADS: usize = 32;
 /// How often it is looked for views that have been idle for long enough, or take too much memory.
 const LOOK: Duration = Duration::from_secs(1);
+/// Shortest time after which it is looked again whether ZooKeeper is away.
+const LEAST_WAIT: Duration = Duration::from_millis(50);
+/// Maximum number of ended tasks that are taken away under one lock.
+const JOINED_AT_ONCE: usize = 1024;
 /// Maximum number of views that are dropped under one lock.
 const DROPPED_AT_ONCE: usize = 64;
 
@@ -36,7 +42,7 @@ const DROPPED_AT_ONCE: usize = 64;
 pub(crate) struct Settings {
     /// Maximum number of views that nobody uses. With one more, the one that has been idle longest goes.
     pub(crate) max_idle: usize,
-    /// How many bytes one view, and all views, may occupy, roughly. A read that needs more is refused.
+    /// How many bytes one view may occupy, roughly, and how many all may: a load that needs more is refused.
     pub(crate) max_bytes: (usize, usize),
     /// How long a view that nobody uses is kept.
     pub(crate) idle: Duration,
@@ -78,10 +84,12 @@ pub(crate) struct Views(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) zk: Zk,
     pub(super) settings: Settings,
-    /// Whose turn it is to load a view for the first time.
-    pub(super) loads: Turns,
-    /// The memory for views, where each is an account.
-    memory: Budget,
+    /// Whose turn it is to load a view for the first time, for each session that watches: one that hangs holds up no other.
+    loads: Vec<Turns>,
+    /// The memory for views, among others.
+    budget: Budget,
+    /// Who pays for idle views.
+    idle: Account,
     maker: Maker,
     store: Option<Store>,
     started: Instant,
@@ -109,12 +117,11 @@ impl Views {
         budget: &Budget,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let (one, all) = settings.max_bytes;
-        let of_bytes = |view_bytes| Limits { view_bytes, ..Limits::NONE };
         let inner = Arc::new(Inner {
+            loads: (0..zk.hub.sessions()).map(|_| Turns::new(LOADS)).collect(),
             zk,
-            loads: Turns::new(LOADS),
-            memory: Budget::new(of_bytes(one), of_bytes(all)),
+            budget: budget.clone(),
+            idle: budget.common_account(),
             maker: Maker::new(budget),
             store,
             started: Instant::now(),
@@ -148,10 +155,10 @@ impl Views {
         let Settings { ring_moments, ring_bytes, .. } = self.0.settings;
         let limits = ring::Limits { moments: ring_moments, bytes: ring_bytes };
         let make = || {
-            let share = self.0.memory.account().take(Resource::ViewBytes, 0)?;
-            let view = Arc::new(View::new(scope.clone(), limits, share));
-            self.0.spawn(live(self.0.clone(), view.clone(), account.id()));
-            Ok(view)
+            let purse = Purse::new(account, self.0.idle.clone(), self.0.settings.max_bytes.0);
+            let view = Arc::new(View::new(scope.clone(), limits, purse));
+            self.0.spawn(live(self.0.clone(), view.clone()));
+            view
         };
         let view = self.0.slots().open(&scope, account, make)?;
         Ok(Reader::new(Lease { view, account: account.clone(), inner: self.0.clone() }))
@@ -180,16 +187,34 @@ impl Inner {
         self.slots().views()
     }
 
+    /// Whose turn it is to load a view of this path for the first time.
+    pub(super) fn loads(&self, path: &NodePath) -> &Turns {
+        &self.loads[self.zk.hub.index(path)]
+    }
+
     /// Starts the task of a view. Those that have ended go: two for each that begins, so that there are never many.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = lock(&self.tasks);
-        for ended in std::iter::from_fn(|| tasks.try_join_next()).take(2) {
+        self.join_ended(&mut tasks, 2);
+        tasks.spawn(task);
+    }
+
+    /// Takes away some of the tasks that have ended; gives whether there are no more.
+    fn join_some(&self) -> bool {
+        let mut tasks = lock(&self.tasks);
+        self.join_ended(&mut tasks, JOINED_AT_ONCE) < JOINED_AT_ONCE
+    }
+
+    fn join_ended(&self, tasks: &mut JoinSet<()>, most: usize) -> usize {
+        let mut joined = 0;
+        for ended in std::iter::from_fn(|| tasks.try_join_next()).take(most) {
+            joined += 1;
             if let Err(error) = ended {
                 tracing::error!(%error, "a view's task failed");
                 self.has_failed.store(true, Ordering::Relaxed);
             }
         }
-        tasks.spawn(task);
+        joined
     }
 
     /// A view is dropped: while the table is locked, so that whoever opens it again finds what was kept of it.
@@ -205,11 +230,8 @@ impl Inner {
     /// use. Some at a time; gives whether there was none to drop.
     pub(super) fn make_room(&self) -> bool {
         let most = self.settings.max_bytes.1 / 4 * 3;
-        self.drop_idle(
-            |slots| {
-                if self.memory.used(Resource::ViewBytes) > most { slots.drop_idlest(None) } else { None }
-            },
-        )
+        let is_enough = || self.budget.used(Resource::ViewBytes) <= most;
+        is_enough() || self.drop_idle(|slots| if is_enough() { None } else { slots.drop_idlest(None) })
     }
 
     /// Drops views that have been idle for long enough, some at a time; gives whether there was none.
@@ -231,9 +253,9 @@ impl Inner {
     async fn restore(&self, view: &View) {
         let begun = Instant::now();
         while let Some(store) = self.store.as_ref().filter(|store| store.has(&view.scope) && view.is_unknown()) {
-            let since = self.away_since(&view.scope.path, begun);
-            if since.elapsed() < self.settings.away {
-                tokio::time::sleep_until(since + self.settings.away).await;
+            let away = self.away_for(&view.scope.path, begun);
+            if let Some(left) = self.settings.away.checked_sub(away).filter(|left| !left.is_zero()) {
+                tokio::time::sleep(left.max(LEAST_WAIT)).await;
                 continue;
             }
             let Some(Stored { state, as_of }) = store.load(&view.scope).await else { break };
@@ -245,11 +267,14 @@ impl Inner {
         std::future::pending::<()>().await;
     }
 
-    /// Since when ZooKeeper has said nothing, though there was something to say: a view that began to load.
-    fn away_since(&self, path: &NodePath, begun: Instant) -> Instant {
+    /// How long ZooKeeper has said nothing, though there was something to say: a view that began to load.
+    fn away_for(&self, path: &NodePath, begun: Instant) -> Duration {
         let session = self.zk.hub.session(path);
-        let heard = session.last_heard();
-        if session.is_up() { heard.map_or(begun, |heard| heard.max(begun)) } else { heard.unwrap_or(self.started) }
+        if session.is_up() {
+            session.silence().min(begun.elapsed())
+        } else {
+            session.last_heard().unwrap_or(self.started).elapsed()
+        }
     }
 }
 
@@ -269,11 +294,13 @@ impl Drop for Lease {
 }
 
 /// The task of a view, until it is dropped.
-async fn live(inner: Arc<Inner>, view: Arc<View>, connection: u64) {
+async fn live(inner: Arc<Inner>, view: Arc<View>) {
     tokio::select! {
+        // A view that is dropped before its task first runs asks ZooKeeper for nothing.
+        biased;
         () = view.stopped() => {}
         () = inner.restore(&view) => {}
-        () = Task::run(view.clone(), inner.clone(), connection) => {}
+        () = Task::run(view.clone(), inner.clone()) => {}
     }
 }
 
@@ -296,7 +323,9 @@ async fn tidy(inner: Arc<Inner>) {
         while !(inner.drop_old() && inner.make_room()) {
             tokio::task::yield_now().await;
         }
-        inner.spawn(std::future::ready(()));
+        while !inner.join_some() {
+            tokio::task::yield_now().await;
+        }
         if inner.has_failed.load(Ordering::Relaxed) {
             return;
         }
@@ -304,92 +333,4 @@ async fn tidy(inner: Arc<Inner>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Stat, Zxid};
-    use crate::views::Neighbourhood;
-    use crate::views::state::{Entry, NodeRead, Reads, State};
-    use crate::zk::Config;
-
-    /// Views of a ZooKeeper that can't be reached.
-    fn views(settings: Settings, tasks: &mut JoinSet<()>) -> Views {
-        let config = Config::of(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
-        Views::start(Zk::start(config, tasks), settings, None, &Budget::new(Limits::NONE, Limits::NONE), tasks)
-    }
-
-    fn path(name: &str) -> NodePath {
-        NodePath::trusted(format!("/{name}"))
-    }
-
-    /// Opens a view, and has it loaded.
-    fn open(views: &Views, name: &str, bytes: usize) -> Reader {
-        let reader = views.open(&path(name), false, &Account::unlimited()).unwrap();
-        let mut state = State::empty(path(name), false);
-        state.take_in(NodeRead::Present(Arc::new(Entry::new(&vec![0; bytes], Stat::default()))), Reads::new());
-        reader.view().show_whole_now(state, Zxid(1), 0);
-        reader
-    }
-
-    async fn wait_for(views: &Views, count: usize) {
-        let dropped = async {
-            while views.count() != count {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), dropped).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn views_that_take_too_much_go_when_they_are_idle() {
-        let mut tasks = JoinSet::new();
-        let views = views(Settings { max_bytes: (100_000, 200_000), ..Settings::default() }, &mut tasks);
-        let (used, idlest, idle) = (open(&views, "a", 90_000), open(&views, "b", 90_000), open(&views, "c", 40_000));
-        drop(idlest);
-        drop(idle);
-        wait_for(&views, 2).await;
-        assert!(views.0.memory.used(Resource::ViewBytes) > 90_000);
-        assert!(views.0.make_room(), "it is enough");
-        assert_eq!(views.count(), 2);
-        drop(used);
-    }
-
-    #[tokio::test]
-    async fn an_idle_view_is_dropped_and_one_in_use_is_not() {
-        let mut tasks = JoinSet::new();
-        let views = views(Settings { idle: Duration::from_millis(10), ..Settings::default() }, &mut tasks);
-        let kept = open(&views, "a", 1);
-        drop(open(&views, "b", 1));
-        wait_for(&views, 1).await;
-        drop(kept);
-        wait_for(&views, 0).await;
-    }
-
-    #[tokio::test]
-    async fn views_that_nobody_waits_for_leave_nothing_behind() {
-        let mut tasks = JoinSet::new();
-        let views = views(Settings::default(), &mut tasks);
-        for round in 0..10_000 {
-            let reader = views.open(&path(&round.to_string()), false, &Account::unlimited()).unwrap();
-            drop(reader);
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(views.count(), 0);
-        let left = views.0.tasks.lock().unwrap().len();
-        assert!(left < 100, "{left}");
-    }
-
-    #[tokio::test]
-    async fn a_path_never_seen_is_unavailable_while_zookeeper_is_away() {
-        let mut tasks = JoinSet::new();
-        let views = views(Settings { patience: Duration::from_millis(10), ..Settings::default() }, &mut tasks);
-        let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
-        assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
-        assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
-        let mut watcher = reader.watch(None, false, Neighbourhood::default());
-        let step = watcher.next().await.unwrap().step;
-        let suspended = super::super::BackendState::Suspended;
-        assert!(matches!(step, super::super::Step::Backend { state, as_of: None } if state == suspended));
-        assert_eq!(watcher.current().0, 0);
-        assert!(watcher.is_stale());
-    }
-}
+mod tests;

@@ -66,6 +66,9 @@ pub(super) struct Edits {
     cost: usize,
 }
 
+/// Maximum number of edits that are merged for a watcher that is behind. With more, a step on a thread of the runtime takes
+/// longer than 10 ms.
+const MERGED: usize = 4 * SHORT;
 /// Maximum number of edits between two moments. After more the ring begins anew: a watcher is told the whole state.
 const MAX_EDITS: usize = 250_000;
 
@@ -138,6 +141,11 @@ impl Edits {
     /// What watchers are told of edits that are so many that it takes long to make it.
     pub(super) fn prepared(&self, revision: Revision) -> Option<Arc<Delta>> {
         (SHORT..MAX_EDITS).contains(&self.list.len()).then(|| Arc::new(Delta::new(revision, &self.list)))
+    }
+
+    /// What they occupy, roughly.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
     }
 
     pub(super) fn sort(&mut self) {
@@ -228,11 +236,22 @@ impl Ring {
         Self { moments: VecDeque::new(), deltas: VecDeque::new(), cost: 0, limits }
     }
 
-    /// Forgets everything, and begins with this revision.
-    pub(super) fn restart(&mut self, revision: Revision) {
+    /// What it occupies beyond its limit, once it has so many bytes of edits more: two moments it keeps however large they
+    /// are.
+    pub(super) fn excess(&self, more: usize) -> usize {
+        (self.cost + more).saturating_sub(self.limits.bytes)
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
         self.moments.clear();
         self.deltas.clear();
         self.cost = 0;
+    }
+
+    /// Forgets everything, and begins with this revision.
+    pub(super) fn restart(&mut self, revision: Revision) {
+        self.clear();
         self.push(revision, Edits::default(), None);
     }
 
@@ -284,21 +303,28 @@ impl Ring {
         }
         let delta = match self.deltas.iter().find(|(known, _)| *known == from) {
             Some((_, delta)) => delta.clone(),
-            None => self.make_delta(index, from),
+            None => match self.make_delta(index, from) {
+                Some(delta) => delta,
+                None => return Since::Forgotten,
+            },
         };
         if delta.changes.is_empty() { Since::Nothing } else { Since::Changes(delta) }
     }
 
-    /// Those who are not far behind are at few different places: what leads them on is made once for all at each.
-    fn make_delta(&mut self, index: usize, from: Revision) -> Arc<Delta> {
+    /// Those who are not far behind are at few different places: what leads them on is made once for all at each. None where
+    /// that takes long: it would be made under the view's lock, and the whole state is told in parts that are made apart.
+    fn make_delta(&mut self, index: usize, from: Revision) -> Option<Arc<Delta>> {
         const MOST: usize = 16;
         let later = self.moments.range(index + 1..);
+        if later.clone().map(|moment| moment.edits.len()).sum::<usize>() > MERGED {
+            return None;
+        }
         let delta = Arc::new(merge(self.revision(), later.flat_map(|moment| moment.edits.iter())));
         if self.deltas.len() >= MOST {
             self.deltas.pop_front();
         }
         self.deltas.push_back((from, delta.clone()));
-        delta
+        Some(delta)
     }
 
     fn revision(&self) -> Revision {
@@ -435,6 +461,23 @@ mod tests {
         push(&mut ring, Revision(11), vec![edit("a", Some("10"), Some(&large))]);
         assert_eq!(told(&mut ring, 9), "forgotten");
         assert_eq!(told(&mut ring, 10), "11: Updated a");
+    }
+
+    #[test]
+    fn what_takes_long_to_merge_is_not_merged() {
+        let mut ring = Ring::new(Limits { moments: 100, bytes: usize::MAX });
+        ring.restart(Revision(1));
+        let added = |count: usize| (0..count).map(|name| edit(&format!("{name:06}"), None, Some("1"))).collect();
+        for revision in 2..10 {
+            push(&mut ring, Revision(revision), added(MERGED / 4));
+        }
+        assert!(matches!(ring.since(Revision(6)), Since::Changes(_)));
+        assert_eq!(told(&mut ring, 4), "forgotten");
+        // What was made beforehand ends with a revision of the same content.
+        push(&mut ring, Revision(10), added(MERGED + 1));
+        assert!(matches!(ring.since(Revision(9)), Since::Changes(_)));
+        ring.extend(Revision(11));
+        assert_eq!((told(&mut ring, 9), told(&mut ring, 10)), ("forgotten".to_owned(), "nothing".to_owned()));
     }
 
     #[test]

@@ -47,27 +47,32 @@ impl Slots {
         self.slots.values().map(|slot| slot.view.clone()).collect()
     }
 
-    /// A use of a view by a connection, which pays for it if it is the only one. `make` makes a view that is not there.
+    /// A use of a view by a connection, which pays for it if it is the only one. `make` makes a view that is not there, for
+    /// this connection.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when the connection, or the replica, has too many; or those of `make`.
+    /// [`Error::LimitExceeded`] when the connection, or the replica, has too many, or no room for it.
     pub(super) fn open(
         &mut self,
         scope: &Scope,
         account: &Account,
-        make: impl FnOnce() -> Result<Arc<View>, Error>,
+        make: impl FnOnce() -> Arc<View>,
     ) -> Result<Arc<View>, Error> {
         let pay = || account.take(Resource::Paths, 1).map(|share| Some((account.id(), share)));
         let Some(slot) = self.slots.get_mut(scope) else {
             let share = pay()?;
-            let view = make()?;
+            let view = make();
             let users = BTreeMap::from([(account.id(), (account.clone(), 1))]);
             let slot = Slot { view: view.clone(), users, share, idle_since: None };
             self.slots.insert(scope.clone(), slot);
             return Ok(view);
         };
-        if slot.share.is_none() {
-            slot.share = pay()?;
+        let share = if slot.share.is_none() { pay()? } else { None };
+        if !slot.users.contains_key(&account.id()) {
+            slot.view.join(account)?;
+        }
+        if share.is_some() {
+            slot.share = share;
         }
         if let Some(idle) = slot.idle_since.take() {
             self.idle.remove(&idle);
@@ -86,6 +91,7 @@ impl Slots {
             return None;
         }
         slot.users.remove(&account.id());
+        slot.view.leave(account);
         if slot.users.is_empty() {
             slot.share = None;
             if slot.view.is_unknown() {
@@ -162,7 +168,7 @@ mod tests {
 
         fn open_only(&mut self, name: &str, account: &Account) -> Result<Arc<View>, Error> {
             let limits = ring::Limits { moments: 1, bytes: 1 };
-            self.slots.open(&scope(name), account, || Ok(Arc::new(View::unbounded(scope(name), limits))))
+            self.slots.open(&scope(name), account, || Arc::new(View::unbounded(scope(name), limits)))
         }
 
         /// Gives the path of a view that is dropped.

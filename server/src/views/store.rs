@@ -56,10 +56,12 @@ struct Index {
     left: HashMap<Scope, Last>,
     left_bytes: usize,
     is_failing: bool,
+    /// Views that were never written, and could not be: not before then is it tried again.
+    resting: HashMap<Scope, Instant>,
 }
 
 /// What is known of a file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Kept {
     revision: Revision,
     has_children: bool,
@@ -139,13 +141,14 @@ impl Store {
         let Some(last) = last_known(view) else { return };
         let mut index = self.0.index();
         let is_full = index.left.len() >= MAX_LEFT || index.left_bytes + last.bytes() > MAX_LEFT_BYTES;
+        let has_room = !index.is_full();
         let kept = index.kept.get_mut(&view.scope);
         match (&last, kept) {
             (Last::Hidden, None) => {}
             (Last::Shown(stored), Some(kept)) if kept.revision == stored.state.revision => {}
             (Last::Shown(stored), Some(kept)) if kept.would_be_emptied(&stored.state) => kept.is_outdated = true,
             (_, Some(kept)) if is_full => kept.is_outdated = true,
-            (_, None) if is_full => {}
+            (_, None) if is_full || !has_room => {}
             _ => index.leave(&view.scope, last),
         }
     }
@@ -164,6 +167,7 @@ impl Store {
         let _turn = self.0.writing.lock().await;
         let shared = self.0.clone();
         let saved = tokio::task::spawn_blocking(move || {
+            let mut room = shared.index().begin_round(now);
             let left: Vec<_> = shared.index().left.iter().map(|(scope, last)| (scope.clone(), last.clone())).collect();
             for (scope, last) in left {
                 let job = match &last {
@@ -174,7 +178,7 @@ impl Store {
                 shared.index().is_done(&scope, &last);
             }
             for view in views {
-                if let Some(job) = shared.due(&view, now) {
+                if let Some(job) = shared.due(&view, now, &mut room) {
                     shared.carry_out(&view.scope, &job);
                 }
             }
@@ -200,13 +204,17 @@ impl Shared {
         lock(&self.index)
     }
 
-    /// What there is to do for a view now.
-    fn due(&self, view: &View, now: Instant) -> Option<Job> {
+    /// What there is to do for a view now. `room`: how many more views may be kept.
+    fn due(&self, view: &View, now: Instant, room: &mut usize) -> Option<Job> {
         let last = last_known(view)?;
         let index = self.index();
         match (last, index.kept.get(&view.scope)) {
             (Last::Hidden, kept) => kept.map(|_| Job::Remove),
-            (Last::Shown(stored), None) => Some(Job::Write(stored)),
+            (Last::Shown(_), None) if index.resting.contains_key(&view.scope) => None,
+            (Last::Shown(stored), None) => {
+                *room = room.checked_sub(1)?;
+                Some(Job::Write(stored))
+            }
             (Last::Shown(_), Some(kept)) if now < kept.rests_until => None,
             (Last::Shown(stored), Some(kept)) if kept.revision == stored.state.revision => {
                 let is_due = view.is_connected() && now.duration_since(kept.touched) >= TOUCH;
@@ -219,7 +227,13 @@ impl Shared {
     fn carry_out(&self, scope: &Scope, job: &Job) {
         let result = match job {
             Job::Write(stored) => self.write(scope, stored),
-            Job::Touch(as_of) => self.directory.touch(scope, *as_of),
+            Job::Touch(as_of) => {
+                let touched = self.directory.touch(scope, *as_of);
+                if touched.is_ok() {
+                    self.index().note_touched(scope, *as_of);
+                }
+                touched
+            }
             Job::Remove => {
                 self.index().forget(scope);
                 self.directory.remove(scope)
@@ -252,6 +266,7 @@ impl Shared {
 impl Index {
     /// Takes in what was written; gives the views that have made room for it.
     fn note_written(&mut self, scope: &Scope, kept: Kept) -> Vec<Scope> {
+        self.resting.remove(scope);
         self.bytes += kept.bytes;
         self.bytes -= self.kept.insert(scope.clone(), kept).map_or(0, |before| before.bytes);
         self.make_room(scope)
@@ -277,33 +292,49 @@ impl Index {
 
     /// What was shown meanwhile is not what is on disk.
     fn rest_after_failure(&mut self, scope: &Scope) {
-        let now = Instant::now();
-        let nothing = || Kept {
-            revision: Revision(-1),
-            has_children: false,
-            bytes: 0,
-            written: SystemTime::now(),
-            is_outdated: true,
-            rests_until: now,
-            touched: now,
-        };
-        let kept = self.kept.entry(scope.clone()).or_insert_with(nothing);
-        kept.is_outdated = true;
-        kept.revision = Revision(-1);
-        kept.rests_until = now + REST_AFTER_FAILURE;
+        let rests_until = Instant::now() + REST_AFTER_FAILURE;
+        match self.kept.get_mut(scope) {
+            Some(kept) => {
+                kept.is_outdated = true;
+                kept.revision = Revision(-1);
+                kept.rests_until = rests_until;
+            }
+            None if self.resting.len() < MAX_FILES => drop(self.resting.insert(scope.clone(), rests_until)),
+            None => {}
+        }
+    }
+
+    /// Forgets what has rested for long enough, and gives how many views may be kept that are not: there is room for them,
+    /// or in the place of files that belong to no view in use.
+    fn begin_round(&mut self, now: Instant) -> usize {
+        self.resting.retain(|_, until| now < *until);
+        let unused = |kept: &&Kept| now.duration_since(kept.touched) >= 2 * TOUCH;
+        let replaceable = || self.kept.values().filter(unused).count();
+        if self.is_full() { replaceable() } else { MAX_FILES - self.kept.len() }
+    }
+
+    /// Whether a view that is kept besides would have another one go.
+    fn is_full(&self) -> bool {
+        self.kept.len() >= MAX_FILES || self.bytes >= MAX_BYTES
+    }
+
+    /// The time of a file has been moved.
+    fn note_touched(&mut self, scope: &Scope, as_of: SystemTime) {
+        if let Some(kept) = self.kept.get_mut(scope) {
+            (kept.touched, kept.written) = (Instant::now(), as_of);
+        }
     }
 
     fn make_room(&mut self, newest: &Scope) -> Vec<Scope> {
-        let mut removed = Vec::new();
-        while self.kept.len() > MAX_FILES || self.bytes > MAX_BYTES {
-            let others = self.kept.iter().filter(|(scope, _)| *scope != newest);
-            let Some(oldest) = others.min_by_key(|(_, kept)| kept.written).map(|(scope, _)| scope.clone()) else {
-                break;
-            };
-            self.forget(&oldest);
-            removed.push(oldest);
+        let is_over = |index: &Self| index.kept.len() > MAX_FILES || index.bytes > MAX_BYTES;
+        if !is_over(self) {
+            return Vec::new();
         }
-        removed
+        let others = self.kept.iter().filter(|(scope, _)| *scope != newest);
+        let mut oldest: Vec<_> = others.map(|(scope, kept)| (kept.written, scope.clone())).collect();
+        oldest.sort_unstable_by_key(|(written, _)| *written);
+        let oldest = oldest.into_iter().map(|(_, scope)| scope);
+        oldest.take_while(|scope| is_over(self).then(|| self.forget(scope)).is_some()).collect()
     }
 
     fn forget(&mut self, scope: &Scope) {
@@ -334,232 +365,4 @@ impl Kept {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::types::{NodePath, Stat, Zxid};
-    use crate::views::ring::Limits;
-    use crate::views::state::{Entry, NodeRead, Reads};
-
-    fn owner(hosts: &[&str], chroot: &str) -> Owner {
-        Owner { hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), chroot: chroot.to_owned() }
-    }
-
-    fn open(directory: &TempDir) -> Store {
-        Store::open(directory.path(), &owner(&["zk1:2181", "zk2:2181"], "/prod")).unwrap()
-    }
-
-    fn scope(path: &str) -> Scope {
-        Scope { path: NodePath::trusted(path), recursive: false }
-    }
-
-    /// A state with these children, each of which holds its name.
-    fn state(path: &str, revision: i64, children: &[&str]) -> State {
-        let stat = Stat { num_children: i32::try_from(children.len()).unwrap(), ..Stat::default() };
-        let entry = |data: &str, stat| Arc::new(Entry::new(data.as_bytes(), stat));
-        let reads = children.iter().map(|name| ((*name).into(), Some(entry(name, Stat::default()))));
-        let mut state = State::empty(NodePath::trusted(path), false);
-        state.apply(NodeRead::Present(entry("", stat)), reads.collect::<Reads>(), Zxid(revision));
-        state.revision = Revision(revision);
-        state
-    }
-
-    fn show(view: &View, revision: i64, children: &[&str]) {
-        view.show_whole_now(state(view.scope.path.as_str(), revision, children), Zxid(revision), 0);
-    }
-
-    fn view(path: &str, revision: i64, children: &[&str]) -> Arc<View> {
-        let view = View::unbounded(scope(path), Limits { moments: 10, bytes: 10_000 });
-        show(&view, revision, children);
-        Arc::new(view)
-    }
-
-    async fn names(store: &Store, path: &str) -> Option<Vec<String>> {
-        let stored = store.load(&scope(path)).await?;
-        Some(stored.state.children.iter().map(|(name, _)| name.to_string()).collect())
-    }
-
-    fn view_files(directory: &TempDir) -> Vec<std::path::PathBuf> {
-        let files = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
-        files.filter(|path| path.extension().is_some_and(|extension| extension == "view")).collect()
-    }
-
-    #[tokio::test]
-    async fn what_was_kept_is_there_after_a_restart() {
-        let directory = TempDir::new().unwrap();
-        let store = open(&directory);
-        assert!(store.is_empty() && !store.has(&scope("/a")));
-        store.save(vec![view("/a", 5, &["x", "y"]), view("/b", 6, &[])]).await;
-        drop(store);
-        let store = open(&directory);
-        assert!(!store.is_empty());
-        assert_eq!(names(&store, "/a").await.unwrap(), ["x", "y"]);
-        assert_eq!(names(&store, "/b").await.unwrap(), Vec::<String>::new());
-        assert_eq!(store.load(&scope("/a")).await.unwrap().state.revision, Revision(5));
-        assert!(!store.has(&Scope { recursive: true, ..scope("/a") }));
-        for file in view_files(&directory) {
-            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_directory_is_one_replicas_and_one_trees() {
-        let directory = TempDir::new().unwrap();
-        let store = open(&directory);
-        let again = Store::open(directory.path(), &owner(&["zk1:2181"], "/prod"));
-        assert!(matches!(again, Err(OpenError::InUse(_))));
-        store.save(vec![view("/a", 5, &["x"])]).await;
-        drop(store);
-        for other in [owner(&["zk1:2181"], "/test"), owner(&["elsewhere:2181"], "/prod")] {
-            let error = Store::open(directory.path(), &other).unwrap_err();
-            assert!(error.to_string().contains("zk1:2181,zk2:2181/prod"), "{error}");
-        }
-        // Servers of an ensemble come and go.
-        for hosts in [["zk2:2181", "zk3:2181"], ["zk3:2181", "zk4:2181"]] {
-            let store = Store::open(directory.path(), &owner(&hosts, "/prod")).unwrap();
-            assert!(store.has(&scope("/a")));
-        }
-    }
-
-    #[tokio::test]
-    async fn views_of_nobody_knows_whom_are_removed() {
-        let directory = TempDir::new().unwrap();
-        open(&directory).save(vec![view("/a", 5, &["x"])]).await;
-        fs::write(directory.path().join("belongs-to"), "\u{0}").unwrap();
-        assert!(open(&directory).is_empty());
-        assert!(view_files(&directory).is_empty());
-    }
-
-    #[tokio::test]
-    async fn broken_and_foreign_files_are_passed_over() {
-        let directory = TempDir::new().unwrap();
-        let store = open(&directory);
-        store.save(vec![view("/whole", 5, &["x"])]).await;
-        let whole = view_files(&directory).remove(0);
-        store.save(vec![view("/broken", 5, &["x"])]).await;
-        let broken = view_files(&directory).into_iter().find(|file| *file != whole).unwrap();
-        drop(store);
-        let bytes = fs::read(&broken).unwrap();
-        fs::write(&broken, &bytes[..bytes.len() - 1]).unwrap();
-        // In another one's place, not finished, and not ours at all.
-        fs::copy(&whole, directory.path().join(format!("{}.view", "0".repeat(64)))).unwrap();
-        let unfinished = directory.path().join(format!("{}.view.new", "1".repeat(64)));
-        let notes = directory.path().join("notes.view");
-        fs::write(&unfinished, b"half").unwrap();
-        fs::write(&notes, b"mine").unwrap();
-        let store = open(&directory);
-        assert!(store.has(&scope("/whole")) && !store.has(&scope("/broken")));
-        assert!(!unfinished.exists() && notes.exists());
-        // It is written again, and whole then.
-        store.save(vec![view("/broken", 6, &["y"])]).await;
-        drop(store);
-        assert_eq!(names(&open(&directory), "/broken").await.unwrap(), ["y"]);
-    }
-
-    #[test]
-    fn what_a_view_leaves_while_an_older_state_is_written_stays_to_be_written() {
-        let last =
-            |revision| Last::Shown(Stored { state: Arc::new(state("/a", revision, &[])), as_of: SystemTime::now() });
-        let (older, newer, scope) = (last(5), last(6), scope("/a"));
-        let mut index = Index::default();
-        for later in [newer, Last::Hidden] {
-            index.leave(&scope, later.clone());
-            index.is_done(&scope, &older);
-            assert!(index.left.contains_key(&scope));
-            index.is_done(&scope, &later);
-            assert!(index.left.is_empty());
-        }
-    }
-
-    #[tokio::test]
-    async fn an_empty_list_never_takes_the_place_of_a_known_one() {
-        let directory = TempDir::new().unwrap();
-        let store = open(&directory);
-        let view = view("/a", 5, &["x"]);
-        store.save_all(vec![view.clone()]).await;
-        show(&view, 6, &[]);
-        store.save_all(vec![view.clone()]).await;
-        assert_eq!(names(&store, "/a").await.unwrap(), ["x"]);
-        // This process has shown the empty list: it shows nothing older any more. The next one may.
-        store.note_dropped(&view);
-        assert!(!store.has(&scope("/a")));
-        drop(store);
-        let store = open(&directory);
-        assert_eq!(names(&store, "/a").await.unwrap(), ["x"]);
-        show(&view, 7, &["y"]);
-        store.save_all(vec![view]).await;
-        assert_eq!(names(&store, "/a").await.unwrap(), ["y"]);
-    }
-
-    #[tokio::test]
-    async fn a_view_is_written_once_in_a_while_and_its_last_state_is_never_forgotten() {
-        let directory = TempDir::new().unwrap();
-        let store = open(&directory);
-        let view = view("/a", 5, &["x"]);
-        store.save(vec![view.clone()]).await;
-        show(&view, 6, &["y"]);
-        store.save(vec![view.clone()]).await;
-        assert_eq!(names(&store, "/a").await.unwrap(), ["x"], "it rests");
-        store.note_dropped(&view);
-        assert_eq!(names(&store, "/a").await.unwrap(), ["y"], "from memory");
-        store.save(Vec::new()).await;
-        drop(store);
-        assert_eq!(names(&open(&directory), "/a").await.unwrap(), ["y"], "from disk");
-    }
-
-    #[tokio::test]
-    async fn what_zookeeper_hides_now_is_removed() {
-        let directory = TempDir::new().unwrap();
-        let store = open(&directory);
-        let (stays, goes) = (view("/stays", 5, &["x"]), view("/goes", 5, &["x"]));
-        store.save(vec![stays.clone(), goes.clone()]).await;
-        stays.forbid().await;
-        store.save(vec![stays]).await;
-        goes.forbid().await;
-        store.note_dropped(&goes);
-        assert!(!store.has(&scope("/goes")));
-        store.save(Vec::new()).await;
-        drop(store);
-        assert!(open(&directory).is_empty() && view_files(&directory).is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_view_that_can_not_be_written_is_not_shown_as_it_was_before() {
-        let directory = TempDir::new().unwrap();
-        let store = open(&directory);
-        let view = view("/a", 5, &["x"]);
-        store.save(vec![view.clone()]).await;
-        // A directory in the place of the file.
-        let blocker = view_files(&directory).remove(0);
-        fs::remove_file(&blocker).unwrap();
-        fs::create_dir(&blocker).unwrap();
-        show(&view, 6, &["y"]);
-        store.save_all(vec![view.clone()]).await;
-        assert!(!store.has(&scope("/a")));
-        fs::remove_dir(&blocker).unwrap();
-        store.0.index().kept.get_mut(&scope("/a")).unwrap().rests_until = Instant::now();
-        store.save(vec![view]).await;
-        assert_eq!(names(&store, "/a").await.unwrap(), ["y"]);
-    }
-
-    #[test]
-    fn the_oldest_views_make_room() {
-        let mut index = Index::default();
-        let mut write = |path: &str, bytes: u64, second: u64| {
-            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-            let removed =
-                index.note_written(&scope(path), Kept::new(&state(path, 1, &[]), bytes, written, Instant::now()));
-            removed.iter().map(|scope| scope.path.as_str().to_owned()).collect::<Vec<_>>()
-        };
-        assert!(write("/a", MAX_BYTES / 2, 1).is_empty());
-        assert!(write("/b", MAX_BYTES / 2, 2).is_empty());
-        assert!(write("/a", MAX_BYTES / 2, 3).is_empty());
-        assert_eq!(write("/c", MAX_BYTES / 4, 4), ["/b"]);
-        assert!(write("/d", MAX_BYTES / 4, 5).is_empty());
-        assert_eq!(write("/e", MAX_BYTES, 6), ["/a", "/c", "/d"]);
-    }
-}
+mod tests;

@@ -1,8 +1,11 @@
 //! The task of one view: waits for something to do, reads, shows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
 use super::apart::apart;
@@ -26,6 +29,8 @@ const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
 const LAG: Duration = Duration::from_millis(2);
 /// How long the turn of a load lasts before others begin as well: ZooKeeper may be out of reach of this one alone.
 const TURN: Duration = Duration::from_secs(1);
+/// Maximum number of connections in whose lines one view waits.
+const LINES: usize = 64;
 /// How long a path that is too large is refused without another look at it.
 const REFUSED: Duration = Duration::from_secs(10);
 
@@ -54,16 +59,18 @@ enum Work {
     Changes(Box<Rounds>),
     /// Everything.
     Everything,
-    /// Everything, but only when somebody asks: the path was refused.
+    /// Everything, when somebody asks or something happens: the path is hidden.
     Demanded,
+    /// Everything, but only when somebody asks: the path is too large. What happens to it is no reason to read all of it.
+    Refused,
 }
 
 impl Task {
-    /// Keeps the view up to date, and never ends. The first load waits for a turn of this connection; until then ZooKeeper
-    /// is asked for nothing.
-    pub(super) async fn run(view: Arc<View>, views: Arc<Inner>, connection: u64) {
-        let turns = views.loads.clone();
-        let turn = turns.turn(connection).await;
+    /// Keeps the view up to date, and never ends. The first load waits for a turn of any connection that uses the view; until
+    /// then ZooKeeper is asked for nothing.
+    pub(super) async fn run(view: Arc<View>, views: Arc<Inner>) {
+        let turns = views.loads(&view.scope.path).clone();
+        let (turn, connection) = first_turn(&view, &turns).await;
         let mailbox = Arc::new(Mailbox::default());
         let subscription = views.zk.hub.subscribe(&view.scope.path, &mailbox);
         let task = Self {
@@ -98,7 +105,7 @@ impl Task {
         }
         match &self.work {
             Work::Everything => true,
-            Work::Demanded => self.view.owes_barrier(),
+            Work::Demanded | Work::Refused => self.view.owes_barrier(),
             Work::Changes(rounds) => rounds.are_due() || self.view.owes_barrier(),
         }
     }
@@ -144,7 +151,7 @@ impl Task {
             Work::Changes(rounds) if is_due && !is_resync => rounds.want(named),
             Work::Changes(_) | Work::Demanded if is_resync => self.work = Work::Everything,
             Work::Demanded if is_due => self.work = Work::Everything,
-            Work::Changes(_) | Work::Demanded | Work::Everything => {}
+            Work::Changes(_) | Work::Demanded | Work::Refused | Work::Everything => {}
         }
         // It may be this view's own reads that end the connection, again and again.
         if is_resync && self.failures < 2 {
@@ -170,7 +177,7 @@ impl Task {
         let line = Line::new(&self.subscription, &self.mailbox, &self.view.scope).ok_or(Failure::Resync)?;
         match std::mem::replace(&mut self.work, Work::Everything) {
             Work::Changes(rounds) => self.read_rounds(&line, *rounds, None).await?,
-            Work::Everything | Work::Demanded => {
+            Work::Everything | Work::Demanded | Work::Refused => {
                 // A refusal answers those who have asked by now.
                 self.view.begin_barrier();
                 let turn = self.turn.take().map(|(turn, _)| turn);
@@ -223,6 +230,7 @@ impl Task {
     async fn show(&self, moment: Moment, fresh: Option<State>) -> Result<(), Failure> {
         let Some(state) = fresh else {
             let is_right = self.view.show(moment).await.map_err(Failure::TooLarge)?;
+            self.views.make_room();
             return if is_right { Ok(()) } else { Err(Failure::Disagrees) };
         };
         let (zxid, barrier) = (moment.zxid, moment.barrier);
@@ -243,9 +251,9 @@ impl Task {
 
     /// Takes memory for what was read so far; idle views make room.
     fn hold(&self, bytes: usize) -> Result<(), Error> {
-        self.view.hold_at_least(bytes).or_else(|_| {
+        self.view.hold_for_load(bytes).or_else(|_| {
             self.views.make_room();
-            self.view.hold_at_least(bytes)
+            self.view.hold_for_load(bytes)
         })
     }
 
@@ -261,7 +269,7 @@ impl Task {
             Err(Failure::TooLarge(error)) => {
                 tracing::warn!(%path, %error, "a path is too large to be shown");
                 let until = Instant::now() + REFUSED;
-                self.work = Work::Demanded;
+                self.work = Work::Refused;
                 self.view.refuse(Refusal { error, until: Some(until) }).await;
             }
             Err(Failure::Disagrees) => {
@@ -278,6 +286,23 @@ impl Task {
                 tracing::debug!(%path, %error, "a view can't be read");
                 self.retry_at = Some(Instant::now() + pause(self.failures));
             }
+        }
+    }
+}
+
+/// A turn of any of the connections that use a view, and the number of that one: a connection that asks for much holds up no
+/// other that asks for the same.
+async fn first_turn(view: &View, turns: &Turns) -> (Turn, u64) {
+    let (mut waiting, mut lines) = (FuturesUnordered::new(), BTreeSet::new());
+    loop {
+        for connection in view.users(LINES) {
+            if lines.len() < LINES && lines.insert(connection) {
+                waiting.push(turns.turn(connection).map(move |turn| (turn, connection)));
+            }
+        }
+        tokio::select! {
+            Some(first) = waiting.next() => return first,
+            () = view.joined() => {}
         }
     }
 }
@@ -362,7 +387,12 @@ async fn sleep_until(at: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::purse::Purse;
+    use super::super::ring;
+    use super::super::scope::Scope;
     use super::*;
+    use crate::budget::{Budget, Limits};
+    use crate::types::NodePath;
 
     #[test]
     fn a_barrier_waits_for_a_server_that_is_behind_but_not_for_ever() {
@@ -383,6 +413,28 @@ mod tests {
         assert!((0..1000).all(|_| barrier.passed(Zxid(9), almost) == 0));
         assert_eq!(barrier.passed(Zxid(9), late + FALLEN_BACK_AFTER), 2);
         assert!(barrier.behind_since.is_none() && !barrier.is_ahead_of(Zxid(9)));
+    }
+
+    #[tokio::test]
+    async fn a_load_waits_in_the_lines_of_all_connections_that_want_it() {
+        let budget = Budget::new(Limits::NONE, Limits::NONE);
+        let (modest, greedy) = (budget.account(), budget.account());
+        let turns = Turns::new(1);
+        let current = turns.turn(99).await;
+        let mut others: Vec<_> = (0..100).map(|_| Box::pin(turns.turn(greedy.id()))).collect();
+        assert!(others.iter_mut().all(|other| other.now_or_never().is_none()));
+        let scope = Scope { path: NodePath::trusted("/a"), recursive: false };
+        let purse = Purse::new(&greedy, budget.common_account(), 1);
+        let view = View::new(scope, ring::Limits { moments: 1, bytes: 1 }, purse);
+        let mut first = Box::pin(first_turn(&view, &turns));
+        assert!((&mut first).now_or_never().is_none());
+        view.join(&modest).unwrap();
+        assert!((&mut first).now_or_never().is_none());
+        // Each connection has one.
+        drop(current);
+        drop(others.iter_mut().find_map(|other| other.now_or_never()).expect("one of the greedy has the turn"));
+        let (_turn, connection) = first.now_or_never().expect("it has a turn");
+        assert_eq!(connection, modest.id());
     }
 
     #[test]

@@ -8,17 +8,15 @@ use tokio::time::Instant;
 
 use super::apart::apart;
 use super::bell::{Bell, Listener, Neighbourhood};
+use super::purse::Purse;
 use super::ring::{Delta, Limits, Ring};
 use super::rounds::Moment;
 use super::scope::Scope;
 use super::state::{Difference, NodeRead, State};
-use crate::budget::Share;
+use crate::budget::Account;
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::types::{Revision, Zxid};
-
-/// What a view may hold without its being counted, in bytes: small paths are read whatever large ones there are.
-pub(super) const UNCOUNTED: usize = 16 * 1024;
 
 /// How a replica stands with ZooKeeper, as far as one view is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,14 +34,16 @@ pub(crate) enum BackendState {
 pub(super) struct View {
     pub(super) scope: Scope,
     known: Mutex<Known>,
-    /// What it holds of the memory for views.
-    share: Mutex<Share>,
+    /// What it holds of the memory for views. Locked after the table of views, and before nothing.
+    purse: Mutex<Purse>,
     /// Moves when watchers may have something to hear.
     news: Arc<Bell>,
     /// Moves when a load, a barrier or a refusal is done.
     progress: Arc<Bell>,
     /// Tells the task that a barrier is asked for.
     asked: Notify,
+    /// Tells the task that another connection uses the view.
+    joined: Notify,
     /// Tells the task to end.
     stop: Notify,
 }
@@ -82,6 +82,13 @@ pub(super) struct Refusal {
     pub(super) until: Option<Instant>,
 }
 
+impl Refusal {
+    /// Whether it is not the view that is too large, but its users, or the replica, that have too little room.
+    fn is_want_of_room(&self, too_large: &Error) -> bool {
+        self.until.is_some() && self.error.reason() == too_large.reason() && self.error != *too_large
+    }
+}
+
 /// The next state and what leads to it, made while nobody waits for it.
 struct Next {
     state: Arc<State>,
@@ -106,8 +113,8 @@ struct Barriers {
 }
 
 impl View {
-    /// A view that knows nothing yet. `share`: its memory, which grows and shrinks with it.
-    pub(super) fn new(scope: Scope, limits: Limits, share: Share) -> Self {
+    /// A view that knows nothing yet. `purse`: its memory, which grows and shrinks with it.
+    pub(super) fn new(scope: Scope, limits: Limits, purse: Purse) -> Self {
         let known = Known {
             state: None,
             ring: Ring::new(limits),
@@ -124,10 +131,11 @@ impl View {
         Self {
             scope,
             known: Mutex::new(known),
-            share: Mutex::new(share),
+            purse: Mutex::new(purse),
             news: Arc::default(),
             progress: Arc::default(),
             asked: Notify::new(),
+            joined: Notify::new(),
             stop: Notify::new(),
         }
     }
@@ -178,32 +186,75 @@ impl View {
         known.state.is_none() && known.refusal.is_none()
     }
 
-    /// Takes memory for a state of so many bytes.
+    /// Takes memory for a state of so many bytes that is read as a whole, beside the one that is shown.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when there is no room for it.
-    pub(super) fn hold(&self, bytes: usize) -> Result<(), Error> {
-        self.share().resize(bytes.saturating_sub(UNCOUNTED))
+    /// [`Error::LimitExceeded`] when the view is too large, or no connection that uses it has room, or the replica has none
+    /// for a view that is not loaded yet.
+    pub(super) fn hold_for_load(&self, bytes: usize) -> Result<(), Error> {
+        let shown = self.known().state.as_ref().map(|state| state.bytes());
+        match shown {
+            Some(shown) => self.purse().grow(bytes, shown),
+            None => self.purse().load(bytes),
+        }
     }
 
-    /// The same, beside what is held already: for a state that is still being read.
-    ///
-    /// # Errors
-    /// Those of [`View::hold`].
-    pub(super) fn hold_at_least(&self, bytes: usize) -> Result<(), Error> {
-        let mut share = self.share();
-        let bytes = bytes.saturating_sub(UNCOUNTED).max(share.amount());
-        share.resize(bytes)
+    /// Takes memory for the state that is shown next, and for what the ring keeps beyond its bounds.
+    fn hold(&self, bytes: usize, ring: usize) -> Result<(), Error> {
+        self.purse().grow(bytes, ring)
+    }
+
+    /// Gives back what is held for more than what is shown.
+    fn settle_memory(&self) {
+        let known = self.known();
+        let (bytes, ring) = (known.state.as_ref().map_or(0, |state| state.bytes()), known.ring.excess(0));
+        drop(known);
+        // To shrink is never refused.
+        let _ = self.hold(bytes, ring);
     }
 
     /// Gives all memory back: the view is dropped, and ends soon.
     pub(super) fn give_back(&self) {
         // To shrink is never refused.
-        let _ = self.hold(0);
+        let _ = self.hold(0, 0);
     }
 
-    fn share(&self) -> MutexGuard<'_, Share> {
-        lock(&self.share)
+    /// A connection begins to use the view.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when nobody else uses it, and the connection has no room for it.
+    pub(super) fn join(&self, user: &Account) -> Result<(), Error> {
+        self.purse().join(user)?;
+        self.joined.notify_one();
+        self.look_again();
+        Ok(())
+    }
+
+    /// A connection does not use the view any more.
+    pub(super) fn leave(&self, user: &Account) {
+        self.purse().leave(user);
+    }
+
+    /// Waits until another connection may have begun to use the view.
+    pub(super) async fn joined(&self) {
+        self.joined.notified().await;
+    }
+
+    /// The numbers of some of the connections that use the view.
+    pub(super) fn users(&self, most: usize) -> Vec<u64> {
+        self.purse().users().take(most).collect()
+    }
+
+    /// Has the next reader take another look, if the view was refused for want of room: another user may have some.
+    fn look_again(&self) {
+        let too_large = self.purse().too_large();
+        if let Some(refusal) = self.known().refusal.as_mut().filter(|refusal| refusal.is_want_of_room(&too_large)) {
+            refusal.until = Some(Instant::now());
+        }
+    }
+
+    fn purse(&self) -> MutexGuard<'_, Purse> {
+        lock(&self.purse)
     }
 
     /// Whether what is shown is up to date.
@@ -250,8 +301,10 @@ impl View {
                 self.tell(is_news).await;
             }
             Some(Some(next)) => {
-                self.hold(next.state.bytes())?;
+                let ring = self.known().ring.excess(next.difference.edits.cost());
+                self.hold(next.state.bytes(), ring)?;
                 let is_news = self.move_on(next, zxid, barrier);
+                self.settle_memory();
                 self.tell(is_news).await;
             }
         }
@@ -263,7 +316,7 @@ impl View {
     /// # Errors
     /// [`Error::LimitExceeded`] when it is more than the view may hold.
     pub(super) async fn show_whole(&self, mut next: State, zxid: Zxid, barrier: u64) -> Result<(), Error> {
-        self.hold(next.bytes())?;
+        self.hold_for_load(next.bytes())?;
         loop {
             let (before, latest) = {
                 let known = self.known();
@@ -273,11 +326,13 @@ impl View {
                 let nodes = before.children.len() + next.children.len();
                 let next = apart(nodes, move || Next::new(before.moved_to(next, zxid))).await;
                 let is_news = self.move_on(next, zxid, barrier);
+                self.settle_memory();
                 self.tell(is_news).await;
                 return Ok(());
             }
             match self.begin_anew(before.as_ref(), next, zxid, barrier) {
                 None => {
+                    self.settle_memory();
                     self.tell(true).await;
                     return Ok(());
                 }
@@ -333,7 +388,7 @@ impl View {
     /// Shows what was kept from before, while ZooKeeper is away; unless something newer is known by now, or there is no
     /// room for it.
     pub(super) async fn restore(&self, state: Arc<State>, as_of: SystemTime) -> bool {
-        if self.hold_at_least(state.bytes()).is_err() || !self.take_over(state, as_of) {
+        if self.hold_for_load(state.bytes()).is_err() || !self.take_over(state, as_of) {
             return false;
         }
         self.tell(true).await;
@@ -362,6 +417,11 @@ impl View {
         let is_too_large = refusal.until.is_some();
         let dropped = {
             let mut known = self.known();
+            if is_too_large {
+                // All who have asked are told, also those who asked meanwhile: there is no other look for a while.
+                known.barriers.begun = known.barriers.asked;
+                known.ring.clear();
+            }
             known.barriers.done = known.barriers.begun;
             known.refusal = Some(refusal);
             if is_too_large { known.state.take() } else { None }
@@ -454,8 +514,7 @@ impl Known {
 impl View {
     /// A view without limits.
     pub(super) fn unbounded(scope: Scope, limits: Limits) -> Self {
-        use crate::budget::{Account, Resource};
-        Self::new(scope, limits, Account::unlimited().take(Resource::ViewBytes, 0).unwrap())
+        Self::new(scope, limits, Purse::new(&Account::unlimited(), Account::unlimited(), usize::MAX))
     }
 
     /// [`View::show`], of a small moment.

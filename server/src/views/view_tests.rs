@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::purse::Purse;
 use super::ring::Limits;
 use super::rounds::Moment;
 use super::scope::Scope;
 use super::state::{Entry, NodeRead, Reads, State};
 use super::view::{Refusal, View};
 use crate::budget::{Budget, Limits as Most, Resource};
+use crate::error::Error;
 use crate::types::{NodePath, Revision, Stat, Zxid};
 
 const LIMITS: Limits = Limits { moments: 10, bytes: 10_000 };
@@ -105,7 +107,7 @@ fn what_takes_long_leaves_the_thread_to_others() {
 #[tokio::test]
 async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back() {
     let budget = Budget::new(Most { view_bytes: 100_000, ..Most::NONE }, Most::NONE);
-    let view = View::new(scope(), LIMITS, budget.account().take(Resource::ViewBytes, 0).unwrap());
+    let view = View::new(scope(), LIMITS, Purse::new(&budget.account(), budget.common_account(), usize::MAX));
     let state = |count| {
         let mut state = State::empty(scope().path, false);
         state.take_in(node(1, count), children(usize::try_from(count).unwrap(), &[0; 800]));
@@ -124,4 +126,47 @@ async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back
     assert_eq!(budget.used(Resource::ViewBytes), 0);
     view.show_whole(state(10), Zxid(7), 0).await.unwrap();
     assert!(view.known().refusal.is_none());
+}
+
+#[tokio::test]
+async fn a_reload_and_the_two_moments_of_the_ring_are_counted() {
+    let budget = Budget::new(Most::NONE, Most::NONE);
+    let view = View::new(scope(), LIMITS, Purse::new(&budget.account(), budget.common_account(), usize::MAX));
+    let state = || {
+        let mut state = State::empty(scope().path, false);
+        state.take_in(node(1, 1), children(1, &[0; 1_000_000]));
+        state
+    };
+    view.show_whole(state(), Zxid(1), 0).await.unwrap();
+    let held = || budget.used(Resource::ViewBytes);
+    let one = held();
+    view.hold_for_load(state().bytes()).unwrap();
+    assert!(held() > 2 * one, "both are there while one is loaded beside the other");
+    assert!(view.show(moment(node(2, 1), children(1, &[1; 1_000_000]), 2, 0)).await.unwrap());
+    assert!((2 * one..5 * one).contains(&held()), "{} for what was {one}: the ring keeps what was before", held());
+    for zxid in 3..6 {
+        assert!(
+            view.show(moment(node(zxid, 1), children(1, &[u8::try_from(zxid).unwrap(); 9]), zxid, 0)).await.unwrap()
+        );
+    }
+    assert_eq!(held(), 0);
+    // One that is refused keeps nothing.
+    assert!(view.show(moment(node(7, 1), children(1, &[7; 1_000_000]), 7, 0)).await.unwrap());
+    view.refuse(Refusal { error: Error::path_too_large(1), until: Some(Instant::now()) }).await;
+    assert_eq!((held(), view.known().ring.excess(LIMITS.bytes)), (0, 0));
+}
+
+#[tokio::test]
+async fn one_that_is_refused_for_want_of_room_is_looked_at_again_for_the_next_user() {
+    let budget = Budget::new(Most::NONE, Most::NONE);
+    let view = View::new(scope(), LIMITS, Purse::new(&budget.account(), budget.common_account(), 1000));
+    let until = Instant::now() + std::time::Duration::from_secs(60);
+    let is_refused = |view: &View| view.known().refusal.as_ref().unwrap().until.unwrap() > Instant::now();
+    for (error, stays) in [(Error::path_too_large(1000), true), (Resource::ViewBytes.exceeded(5), false)] {
+        let barrier = view.ask();
+        view.refuse(Refusal { error, until: Some(until) }).await;
+        assert!(view.known().is_done(barrier) && !view.owes_barrier(), "it is an answer to all who have asked");
+        view.join(&budget.account()).unwrap();
+        assert_eq!(is_refused(&view), stays);
+    }
 }

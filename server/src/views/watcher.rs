@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::bell::{Listener, Neighbourhood};
 use super::cursor::{Cursor, Next, Step};
-use super::reader::Reader;
+use super::reader::{LOOKS, Reader};
 use super::view::BackendState;
 use crate::error::Error;
 use crate::types::Revision;
@@ -122,7 +122,7 @@ impl Watcher {
 
     /// Tells, once, when ZooKeeper can't be reached.
     fn look_around(&mut self) -> Option<Step> {
-        self.patience_ends = Instant::now() + self.reader.settings().patience;
+        self.patience_ends = Instant::now() + self.reader.settings().patience / LOOKS;
         let is_new = self.cursor.backend() == BackendState::Connected && !self.reader.is_reachable();
         is_new.then(|| self.cursor.suspend())
     }
@@ -134,7 +134,12 @@ impl Watcher {
         match tokio::time::timeout_at(self.patience_ends, self.reader.latest()).await {
             Ok(Ok(_)) => {}
             // Nothing older than what the client has is told: it waits until ZooKeeper is back, and is told that.
-            Ok(Err(Error::BackendUnavailable)) | Err(_) => return Ok(self.look_around()),
+            Ok(Err(Error::BackendUnavailable)) | Err(_) => {
+                let step = self.look_around();
+                // The next sync has the whole time again.
+                self.patience_ends = Instant::now() + self.reader.settings().patience;
+                return Ok(step);
+            }
             Ok(Err(error)) => return Err(error),
         }
         let is_behind_since = *self.is_behind_since.get_or_insert_with(Instant::now);

@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
 /// The largest frame that is read whole, in bytes. ZooKeeper bounds what it takes, not what it sends: a list of children
 /// can exceed its own limit.
-const MAX_REPLY: usize = 64 * 1024 * 1024;
+pub(crate) const MAX_REPLY: usize = 64 * 1024 * 1024;
 /// How much of a larger one is read: the header of a reply, in bytes.
 const HEAD: usize = 16;
 const READ_CHUNK: usize = 64 * 1024;
@@ -78,11 +78,17 @@ pub(super) struct FrameReader<R> {
     buffer: BytesMut,
     /// How many bytes are still to be thrown away.
     surplus: usize,
+    received: u64,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, buffer: BytesMut::new(), surplus: 0 }
+        Self { reader, buffer: BytesMut::new(), surplus: 0, received: 0 }
+    }
+
+    /// Number of bytes that have been received.
+    pub(super) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Whether a frame has come in part.
@@ -113,8 +119,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             } else {
                 self.buffer.reserve(READ_CHUNK);
             }
-            if self.reader.read_buf(&mut self.buffer).await? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed by zookeeper"));
+            match self.reader.read_buf(&mut self.buffer).await? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed by zookeeper")),
+                read => self.received += u64::try_from(read).unwrap_or_default(),
             }
         }
     }

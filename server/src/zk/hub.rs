@@ -47,7 +47,7 @@ impl Hub {
             let watches = Arc::new(Watches::default());
             let (session, life) = Session::start(config.clone(), watches.clone());
             let (current, receiver) = watch::channel(session);
-            tasks.spawn(keep_session(config.clone(), watches.clone(), current, Box::pin(life)));
+            tasks.spawn(keep_session(config.clone(), watches.clone(), current, life));
             Slot { watches, session: receiver }
         });
         Self { slots: slots.collect() }
@@ -63,6 +63,16 @@ impl Hub {
     /// The session that watches `path`: what feeds a view is read on it, since another one may be behind its events.
     pub(crate) fn session(&self, path: &NodePath) -> Session {
         self.session_of(self.watcher_of(path))
+    }
+
+    /// Number of sessions that watch.
+    pub(crate) fn sessions(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Which of them watches `path`.
+    pub(crate) fn index(&self, path: &NodePath) -> usize {
+        self.watcher_of(path).0
     }
 
     /// The last transaction that any watching session knows of.
@@ -118,17 +128,29 @@ const AT_ONCE: usize = 1024;
 /// How long to leave a full queue alone.
 const FULL_QUEUE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
-type Life = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
-
-async fn keep_session(config: Arc<Config>, watches: Arc<Watches>, current: watch::Sender<Session>, mut life: Life) {
+/// Keeps a session and its watches; the next one follows when it has expired. The session is a task of its own: however
+/// much there is to do for watches, what arrives is read.
+async fn keep_session(
+    config: Arc<Config>,
+    watches: Arc<Watches>,
+    current: watch::Sender<Session>,
+    life: impl Future<Output = ()> + Send + 'static,
+) {
+    let mut lives = JoinSet::new();
+    lives.spawn(life);
     loop {
         let session = current.borrow().clone();
         tokio::select! {
-            () = life => {}
+            Some(ended) = lives.join_next() => if let Err(error) = ended
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            },
             () = keep_watches(&session, &watches) => {}
         }
-        let (session, next_life) = Session::start(config.clone(), watches.clone());
-        life = Box::pin(next_life);
+        let (session, life) = Session::start(config.clone(), watches.clone());
+        lives.abort_all();
+        lives.spawn(life);
         current.send_replace(session);
     }
 }
@@ -151,25 +173,25 @@ async fn keep_watches(session: &Session, watches: &Watches) {
     }
 }
 
-/// Sets what is missing and removes some of what nobody wants: the rest is found again, so that what comes to be missing
-/// meanwhile does not wait for it.
+/// Sets some of what is missing and removes some of what nobody wants: the rest is found again, so that what comes to be
+/// missing meanwhile does not wait for it.
 async fn apply_differences(session: &Session, watches: &Watches, connection: u64) {
     let (missing, surplus) = watches.differences(AT_ONCE);
-    for paths in missing.chunks(AT_ONCE) {
-        let add = |path| Request::AddWatch { path, mode: WatchMode::PersistentRecursive };
-        let mut was_full = false;
-        for (path, answer) in pipeline(session, connection, paths, add) {
-            match answer.await {
-                Ok(_) => watches.established(path, connection),
-                Err(Error::Refused(code)) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
-                Err(Error::NotSent) if *session.link().borrow() == Link::Up(connection) => was_full = true,
-                Err(_) => return,
+    let add = |path| Request::AddWatch { path, mode: WatchMode::PersistentRecursive };
+    let mut is_full = false;
+    for (path, answer) in pipeline(session, connection, &missing, add) {
+        match answer.await {
+            Ok(_) => watches.established(path, connection),
+            Err(error) => {
+                // With another connection it is missing anyway.
+                watches.still_missing(path);
+                match error {
+                    Error::Refused(code) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
+                    // The queue is full of others' requests.
+                    Error::NotSent => is_full = true,
+                    _ => {}
+                }
             }
-        }
-        if was_full {
-            // Of others' requests: what is missing is found again.
-            tokio::time::sleep(FULL_QUEUE_PAUSE).await;
-            watches.look_again();
         }
     }
     for (path, answer) in pipeline(session, connection, &surplus, |path| Request::RemoveWatches { path }) {
@@ -177,6 +199,11 @@ async fn apply_differences(session: &Session, watches: &Watches, connection: u64
         if let Err(error) = answer.await {
             tracing::debug!(%path, %error, "a watch was not removed");
         }
+    }
+    if is_full && *session.link().borrow() == Link::Up(connection) {
+        // One pause for all that found no place.
+        tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+        watches.look_again();
     }
 }
 
@@ -187,7 +214,10 @@ fn pipeline<'a, F: Fn(String) -> Request>(
     paths: &'a [NodePath],
     request: F,
 ) -> Vec<(&'a NodePath, impl Future<Output = Result<Answer, Error>> + use<F>)> {
-    paths.iter().map(|path| (path, session.submit_on(connection, request(path.as_str().to_owned()), None))).collect()
+    paths
+        .iter()
+        .map(|path| (path, session.submit_on(connection, request(path.as_str().to_owned()), None, None)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -26,13 +26,14 @@ use std::sync::Arc;
 
 pub(crate) use calls::{Read, create, delete, set_data};
 pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_string};
+pub(crate) use connection::MAX_REPLY;
 pub(crate) use error::{Error, ErrorCode};
 pub(crate) use hub::{Hub, Subscription, Watcher};
 pub(crate) use names::Resolver;
 pub(crate) use pauses::Pauses;
 pub(crate) use pool::{NoRoom, Owner, Owners, Pool, Room, SESSION_PATH_BYTES};
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
-pub(crate) use session::{Answer, Link, Session};
+pub(crate) use session::{Answer, Held, Link, Session};
 use tokio::task::JoinSet;
 pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, Seen};
 pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};

@@ -333,7 +333,7 @@ impl Pool {
     fn connected(&self) -> Vec<Owner> {
         let now = Instant::now();
         let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
-        let answers = |owner: &Owner| !owner.session().is_silent(PATIENCE);
+        let answers = |owner: &Owner| owner.session().silence() < PATIENCE;
         let owners = self.0.owners.borrow().clone();
         let mut connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).cloned().collect();
         for is_well in [&is_fresh as &dyn Fn(&Owner) -> bool, &answers] {

@@ -16,7 +16,9 @@
 //! cut off, carries out requests whose caller has gone, and hides the zxid of a write (ARCHITECTURE.md, "ZooKeeper").
 
 mod connect;
+mod reading;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -24,18 +26,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rollcall_wire::{
-    Decoder, Encoder, ErrorCode, MAX_FRAME, Malformed, OpCode, ReplyHeader, Request, RequestHeader, Response,
-    WatcherEvent, xid,
-};
+use rollcall_wire::{Encoder, MAX_FRAME, OpCode, Request, RequestHeader, Response, xid};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::connection::{Frame, FrameReader};
+use self::reading::Reading;
+use super::connection::FrameReader;
 use super::names::Names;
-use super::watches::{Batch, Event, Mailbox, Watches};
+use super::watches::{Batch, Mailbox, Watches};
 use super::{Config, Error};
 use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
@@ -44,8 +44,6 @@ use crate::types::{SessionId, Zxid};
 const QUEUE: usize = 16_384;
 /// How many bytes of requests are gathered for one write.
 const WRITE_CHUNK: usize = 128 * 1024;
-/// A longer answer is decoded on a blocking thread, in bytes: one of 64 MiB may name millions of children.
-const DECODED_AT_ONCE: usize = 128 * 1024;
 
 /// The state of a session's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +85,8 @@ struct Identity {
     timeout: Duration,
     last_zxid: i64,
     last_heard: Option<Instant>,
-    /// Since when a request waits for its answer, and nothing was heard.
-    silent_since: Option<Instant>,
+    /// How long a request has waited while nothing at all was received.
+    silence: Duration,
 }
 
 #[derive(Debug)]
@@ -98,6 +96,7 @@ struct Command {
     epoch: u64,
     /// Whose events to hand over with the answer.
     mailbox: Option<Arc<Mailbox>>,
+    held: Option<Held>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
 
@@ -107,8 +106,13 @@ struct Pending {
     op_code: OpCode,
     sent_at: Instant,
     mailbox: Option<Arc<Mailbox>>,
+    held: Option<Held>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
+
+/// Something that a request keeps for as long as ZooKeeper has it to answer: dropped with the answer, with the connection,
+/// or when the request is not sent.
+pub(crate) type Held = Box<dyn Any + Send + Sync>;
 
 impl Session {
     /// Starts a session; it connects in the background. The future is the session's life: it is over when the session
@@ -126,7 +130,7 @@ impl Session {
             timeout: config.session_timeout,
             last_zxid: 0,
             last_heard: None,
-            silent_since: None,
+            silence: Duration::ZERO,
         }));
         let session = Self {
             commands,
@@ -174,29 +178,30 @@ impl Session {
         if !self.config.chroot.is_empty() {
             request.map_paths(&|path| self.config.outer(path));
         }
-        let queued = self.enqueue(request, None, None);
+        let queued = self.enqueue(request, None, None, None);
         async move { queued?.await.unwrap_or(Err(Error::NotSent)) }
     }
 
     /// Like [`Session::submit`], on this connection or not at all: [`Error::NotSent`] when it is gone. With a mailbox,
     /// the answer carries the events that reached it before: exactly what happened before a read, and no more. If
-    /// nobody takes the answer, they go back.
+    /// nobody takes the answer, they go back. `held` is kept until ZooKeeper has answered, also when nobody waits for that.
     pub(crate) fn submit_on(
         &self,
         connection: u64,
         mut request: Request,
         mailbox: Option<&Arc<Mailbox>>,
+        held: Option<Held>,
     ) -> impl Future<Output = Result<Answer, Error>> + Send + use<> + 'static {
         if !self.config.chroot.is_empty() {
             request.map_paths(&|path| self.config.outer(path));
         }
-        let queued = self.enqueue(request, Some(connection), mailbox.cloned());
+        let queued = self.enqueue(request, Some(connection), mailbox.cloned(), held);
         async move { queued?.await.unwrap_or(Err(Error::NotSent)) }
     }
 
     /// Like [`Session::submit`], with paths as the servers know them: for what lies above the chroot.
     pub(super) async fn submit_outer(&self, request: Request) -> Result<Answer, Error> {
-        self.enqueue(request, None, None)?.await.unwrap_or(Err(Error::NotSent))
+        self.enqueue(request, None, None, None)?.await.unwrap_or(Err(Error::NotSent))
     }
 
     fn enqueue(
@@ -204,6 +209,7 @@ impl Session {
         request: Request,
         connection: Option<u64>,
         mailbox: Option<Arc<Mailbox>>,
+        held: Option<Held>,
     ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
         let epoch = match *self.link.borrow() {
             Link::Up(epoch) if connection.is_none_or(|connection| connection == epoch) => epoch,
@@ -216,7 +222,7 @@ impl Session {
             return Err(Error::TooLarge(size));
         }
         let (reply, answer) = oneshot::channel();
-        match self.commands.try_send(Command { request, epoch, mailbox, reply }) {
+        match self.commands.try_send(Command { request, epoch, mailbox, held, reply }) {
             Ok(()) => Ok(answer),
             Err(_) => Err(Error::NotSent),
         }
@@ -272,9 +278,10 @@ impl Session {
         lock(&self.identity).last_heard
     }
 
-    /// Whether the server has said nothing for so long, though it was asked.
-    pub(crate) fn is_silent(&self, time: Duration) -> bool {
-        lock(&self.identity).silent_since.is_some_and(|since| since.elapsed() >= time)
+    /// How long the server has said nothing, though it was asked. Only time in which this process looked for an answer
+    /// and found none is counted: a replica that was stopped, or that waits for a processor, blames nobody else.
+    pub(crate) fn silence(&self) -> Duration {
+        lock(&self.identity).silence
     }
 
     /// Where the session's watch events arrive.
@@ -344,14 +351,15 @@ impl Task {
         let pending = Mutex::new(VecDeque::new());
         let end = {
             let Self { watches, identity, evidence, config, queue, next_xid, epoch, .. } = self;
-            let mut reading = pin!(read_frames(reader, &pending, watches, identity, evidence, config, timeout));
-            let mut writing = pin!(write_requests(writer, &pending, identity, queue, next_xid, *epoch, timeout));
+            let reading = Reading { pending: &pending, watches, identity, evidence, config };
+            let mut reading = pin!(reading.run(reader, timeout));
+            let mut writing = pin!(write_requests(writer, &pending, queue, next_xid, *epoch, timeout));
             tokio::select! {
                 cause = &mut reading => End::Broken(cause),
                 end = &mut writing => end,
             }
         };
-        lock(&self.identity).silent_since = None;
+        lock(&self.identity).silence = Duration::ZERO;
         for request in lock(&pending).drain(..) {
             let Pending { reply, .. } = request;
             drop(reply.send(Err(Error::OutcomeUnknown)));
@@ -364,7 +372,6 @@ impl Task {
 async fn write_requests(
     mut writer: OwnedWriteHalf,
     pending: &Mutex<VecDeque<Pending>>,
-    identity: &Mutex<Identity>,
     queue: &mut mpsc::Receiver<Command>,
     next_xid: &mut i32,
     epoch: u64,
@@ -378,10 +385,6 @@ async fn write_requests(
                 while let Some(command) = next {
                     write_request(command, &mut encoder, pending, next_xid, epoch);
                     next = if encoder.len() < WRITE_CHUNK { queue.try_recv().ok() } else { None };
-                }
-                let pending = lock(pending);
-                if !pending.is_empty() {
-                    lock(identity).silent_since.get_or_insert_with(Instant::now);
                 }
             }
             Ok(None) => return End::HandlesGone,
@@ -404,7 +407,7 @@ fn write_request(
     next_xid: &mut i32,
     epoch: u64,
 ) {
-    let Command { request, epoch: meant_for, mailbox, reply } = command;
+    let Command { request, epoch: meant_for, mailbox, held, reply } = command;
     if reply.is_closed() {
         return;
     }
@@ -419,168 +422,7 @@ fn write_request(
         RequestHeader { xid, op_code: op_code as i32 }.encode(encoder);
         request.encode(encoder);
     });
-    lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), mailbox, reply });
-}
-
-/// Reads until the connection breaks, and says why it did. A server that leaves requests without an answer for a third
-/// of the time-out counts as gone; so does one that is silent for two thirds, though it is pinged every third.
-async fn read_frames(
-    mut reader: FrameReader<OwnedReadHalf>,
-    pending: &Mutex<VecDeque<Pending>>,
-    watches: &Watches,
-    identity: &Mutex<Identity>,
-    evidence: &watch::Sender<Instant>,
-    config: &Arc<Config>,
-    timeout: Duration,
-) -> String {
-    let mut heard = Instant::now();
-    let mut answered = heard;
-    loop {
-        let frame = tokio::select! {
-            biased;
-            read = tokio::time::timeout_at(heard + timeout * 2 / 3, reader.next()) => match read {
-                Ok(Ok(frame)) => frame,
-                Ok(Err(error)) => return error.to_string(),
-                Err(_) => return format!("nothing heard for {} ms", (timeout * 2 / 3).as_millis()),
-            },
-            // A long answer that is on its way may take its time.
-            () = unanswered(pending, answered, timeout / 3), if !reader.is_amid_frame() => {
-                if reader.is_amid_frame() {
-                    continue;
-                }
-                return format!("no answer for {} ms", (timeout / 3).as_millis());
-            }
-        };
-        heard = Instant::now();
-        {
-            let mut identity = lock(identity);
-            identity.last_heard = Some(heard);
-            identity.silent_since = identity.silent_since.map(|_| heard);
-        }
-        let too_large = match &frame {
-            Frame::Whole(_) => None,
-            Frame::TooLarge(_, length) => Some(Error::AnswerTooLarge(*length)),
-        };
-        let bytes = frame.into_bytes();
-        let length = bytes.len();
-        let mut decoder = Decoder::new(bytes);
-        let header = match ReplyHeader::decode(&mut decoder) {
-            Ok(header) => header,
-            Err(error) => return error.to_string(),
-        };
-        match header.xid {
-            xid::PING | xid::AUTH => {}
-            xid::NOTIFICATION => match WatcherEvent::decode(&mut decoder) {
-                Ok(event) => watches.dispatch(&Event {
-                    kind: event.kind,
-                    path: config.inner(&event.path).into(),
-                    zxid: (header.zxid > 0).then_some(Zxid(header.zxid)),
-                }),
-                Err(error) => return error.to_string(),
-            },
-            _ => {
-                if header.zxid > 0 {
-                    let mut identity = lock(identity);
-                    identity.last_zxid = identity.last_zxid.max(header.zxid);
-                }
-                answered = heard;
-                let is_long = length > DECODED_AT_ONCE;
-                if let Err(cause) = answer(header, too_large, decoder, is_long, pending, evidence, config).await {
-                    return cause;
-                }
-                let pending = lock(pending);
-                if pending.is_empty() {
-                    lock(identity).silent_since = None;
-                }
-            }
-        }
-    }
-}
-
-/// Waits until the oldest request has had no answer for so long, and none other has since `answered`. However much is
-/// under way: who answers one after the other is alive.
-async fn unanswered(pending: &Mutex<VecDeque<Pending>>, answered: Instant, patience: Duration) {
-    loop {
-        let (now, oldest) = (Instant::now(), lock(pending).front().map(|request| request.sent_at));
-        let overdue_at = oldest.map_or(now, |sent_at| sent_at.max(answered)) + patience;
-        if now >= overdue_at {
-            return;
-        }
-        tokio::time::sleep_until(overdue_at).await;
-    }
-}
-
-/// Hands a reply to whoever waits for it; an error ends the connection.
-async fn answer(
-    header: ReplyHeader,
-    too_large: Option<Error>,
-    decoder: Decoder,
-    is_long: bool,
-    pending: &Mutex<VecDeque<Pending>>,
-    evidence: &watch::Sender<Instant>,
-    config: &Arc<Config>,
-) -> Result<(), String> {
-    let Some(request) = lock(pending).pop_front().filter(|request| request.xid == header.xid) else {
-        return Err("a reply out of order".to_owned());
-    };
-    let Pending { op_code, sent_at, mailbox, reply, .. } = request;
-    if let Some(error) = too_large {
-        drop(reply.send(Err(error)));
-        return Ok(());
-    }
-    if let Some(code) = ErrorCode::from_wire(header.error) {
-        let error = Error::from_reply(code);
-        drop(reply.send(Err(error)));
-        let gone = matches!(code, ErrorCode::SessionExpired | ErrorCode::SessionMoved);
-        return if gone { Err(code.to_string()) } else { Ok(()) };
-    }
-    match decode(op_code, decoder, is_long, config).await {
-        Ok(response) => {
-            if is_carried_out_write(op_code, &response) {
-                evidence.send_replace(sent_at);
-            }
-            let events = mailbox.as_ref().map(|mailbox| mailbox.take()).unwrap_or_default();
-            let answer = Answer { zxid: Zxid(header.zxid), response, events };
-            if let (Err(Ok(answer)), Some(mailbox)) = (reply.send(Ok(answer)), mailbox) {
-                mailbox.put_back(answer.events);
-            }
-            Ok(())
-        }
-        Err(error) => {
-            drop(reply.send(Err(Error::OutcomeUnknown)));
-            Err(error.to_string())
-        }
-    }
-}
-
-/// Reads an answer, with paths below the chroot.
-async fn decode(
-    op_code: OpCode,
-    mut decoder: Decoder,
-    is_long: bool,
-    config: &Arc<Config>,
-) -> Result<Response, Malformed> {
-    let config = config.clone();
-    let mut read = move || {
-        let mut response = Response::decode(op_code, &mut decoder)?;
-        if !config.chroot.is_empty() {
-            response.map_paths(&|path| config.inner(path));
-        }
-        Ok(response)
-    };
-    if !is_long {
-        return read();
-    }
-    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Malformed("its reader failed")))
-}
-
-/// Whether an answer shows that the leader knew the session when it was asked.
-fn is_carried_out_write(op_code: OpCode, response: &Response) -> bool {
-    match (op_code, response) {
-        (OpCode::Multi, Response::Parts(parts)) => parts.iter().all(Result::is_ok),
-        (OpCode::Create | OpCode::Create2 | OpCode::Delete | OpCode::SetData, _) => true,
-        _ => false,
-    }
+    lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), mailbox, held, reply });
 }
 
 #[cfg(test)]

@@ -166,6 +166,10 @@ struct Inner {
     recursive: HashMap<NodePath, Vec<(u64, Arc<Mailbox>)>>,
     /// The recursive watches that this connection has set.
     established: HashSet<NodePath>,
+    /// Those that are wanted, and that this connection has neither set nor been asked to.
+    missing: HashSet<NodePath>,
+    /// Those that are set, and that nobody wants.
+    surplus: HashSet<NodePath>,
     /// The number of the connection that stands, if one does.
     connection: Option<u64>,
     last_connection: u64,
@@ -212,10 +216,14 @@ impl Watches {
         let mut inner = lock(&self.inner);
         let id = inner.next_id;
         inner.next_id += 1;
-        inner.recursive.entry(path.clone()).or_default().push((id, mailbox.clone()));
+        let subscribers = inner.recursive.entry(path.clone()).or_default();
+        subscribers.push((id, mailbox.clone()));
+        let is_first = subscribers.len() == 1;
         if inner.established.contains(path) {
+            inner.surplus.remove(path);
             mailbox.resync(path);
-        } else {
+        } else if is_first {
+            inner.missing.insert(path.clone());
             self.changed.notify_one();
         }
         id
@@ -228,7 +236,11 @@ impl Watches {
         subscribers.retain(|(other, _)| *other != id);
         if subscribers.is_empty() {
             inner.recursive.remove(path);
-            self.changed.notify_one();
+            inner.missing.remove(path);
+            if inner.established.contains(path) {
+                inner.surplus.insert(path.clone());
+                self.changed.notify_one();
+            }
         }
     }
 
@@ -242,17 +254,29 @@ impl Watches {
         self.changed.notify_one();
     }
 
-    /// The recursive watches to set, and some of those to remove: this many at most, and [`Watches::changed`] tells that
-    /// there are more. They count as removed from now on.
+    /// Some of the recursive watches to set, and some of those to remove: this many at most of each, and
+    /// [`Watches::changed`] tells that there are more. They count as asked for, and as removed, from now on. What it costs
+    /// does not depend on how many watches there are.
     pub(super) fn differences(&self, most: usize) -> (Vec<NodePath>, Vec<NodePath>) {
         let mut inner = lock(&self.inner);
-        let Inner { recursive, established, .. } = &mut *inner;
-        let missing = recursive.keys().filter(|path| !established.contains(*path)).cloned().collect();
-        let surplus: Vec<_> = established.extract_if(|path| !recursive.contains_key(path)).take(most).collect();
-        if surplus.len() == most {
+        let Inner { missing, surplus, established, .. } = &mut *inner;
+        let missing: Vec<_> = missing.extract_if(|_| true).take(most).collect();
+        let surplus: Vec<_> = surplus.extract_if(|_| true).take(most).collect();
+        for path in &surplus {
+            established.remove(path);
+        }
+        if missing.len() == most || surplus.len() == most {
             self.changed.notify_one();
         }
         (missing, surplus)
+    }
+
+    /// A watch that was to be set has not been: it is missing again.
+    pub(super) fn still_missing(&self, path: &NodePath) {
+        let mut inner = lock(&self.inner);
+        if inner.recursive.contains_key(path) && !inner.established.contains(path) {
+            inner.missing.insert(path.clone());
+        }
     }
 
     /// There is a connection; gives it a number, which is larger than that of any before, also of an earlier session.
@@ -277,6 +301,12 @@ impl Watches {
             return;
         }
         inner.established.insert(path.clone());
+        inner.missing.remove(path);
+        if !inner.recursive.contains_key(path) {
+            // The last that wanted it has gone meanwhile.
+            inner.surplus.insert(path.clone());
+            self.changed.notify_one();
+        }
         for (_, mailbox) in inner.recursive.get(path).into_iter().flatten() {
             mailbox.resync(path);
         }
@@ -306,6 +336,8 @@ impl Watches {
         let mut inner = lock(&self.inner);
         inner.connection = None;
         inner.established.clear();
+        inner.surplus.clear();
+        inner.missing = inner.recursive.keys().cloned().collect();
         for (_, waiting) in inner.once.drain() {
             for waiter in waiting {
                 let _ = waiter.send(Fired::ConnectionLost);
@@ -386,6 +418,38 @@ mod tests {
         }
         removed.sort_unstable();
         assert_eq!(removed, paths);
+    }
+
+    #[tokio::test]
+    async fn watches_to_set_are_told_once_each_and_some_at_a_time() {
+        let watches = Watches::default();
+        let connection = watches.connection_made();
+        let mut paths: Vec<_> = (0..10).map(|number| NodePath::trusted(format!("/{number}"))).collect();
+        let ids: Vec<_> = paths.iter().map(|path| watches.subscribe(path, &Arc::default())).collect();
+        let mut told = Vec::new();
+        for count in [4, 4, 2] {
+            watches.changed().await;
+            let (missing, _) = watches.differences(4);
+            assert_eq!(missing.len(), count);
+            told.extend(missing);
+        }
+        told.sort_unstable();
+        assert_eq!(told, paths);
+        assert!(watches.differences(4).0.is_empty());
+        // One could not be asked for, one was given up while it was being set.
+        watches.still_missing(&paths[0]);
+        assert_eq!(watches.differences(4).0, &paths[..1]);
+        watches.unsubscribe(&paths[1], ids[1]);
+        watches.still_missing(&paths[1]);
+        for path in &paths {
+            watches.established(path, connection);
+        }
+        assert_eq!(watches.differences(4), (Vec::new(), vec![paths.remove(1)]));
+        watches.connection_lost();
+        watches.connection_made();
+        let mut again = watches.differences(100).0;
+        again.sort_unstable();
+        assert_eq!(again, paths);
     }
 
     #[test]

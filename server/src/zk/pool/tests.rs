@@ -179,7 +179,7 @@ async fn nothing_new_is_placed_where_an_answer_is_overdue() {
     let asked = hung.commit_now(&[set_data(&layout::fence(hung.id()), bytes::Bytes::new(), -1)]);
     tasks.spawn(async move { drop(asked.await) });
     let is_hung = async {
-        while !hung.session().is_silent(PATIENCE) {
+        while hung.session().silence() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

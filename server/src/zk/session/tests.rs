@@ -1,6 +1,5 @@
 use std::net::SocketAddr;
 
-use futures_util::FutureExt as _;
 use rollcall_embedded::Embedded;
 use rollcall_wire::CreateMode;
 use tokio::io::AsyncReadExt as _;
@@ -117,18 +116,4 @@ async fn a_write_that_is_carried_out_is_evidence_and_no_read_or_refusal_is() {
     session.submit(make("/a")).await.unwrap_err();
     session.submit(Request::Multi(vec![make("/d"), make("/a")])).await.unwrap();
     assert!(!moves(before));
-}
-
-#[tokio::test]
-async fn a_server_is_given_up_when_it_answers_nothing_and_not_when_it_is_slow() {
-    const HOUR: Duration = Duration::from_secs(3600);
-    let pending = Mutex::new(VecDeque::new());
-    let is_given_up = |answered, patience| unanswered(&pending, answered, patience).now_or_never().is_some();
-    let now = Instant::now();
-    assert!(!is_given_up(now, HOUR), "nothing was asked");
-    let reply = oneshot::channel().0;
-    lock(&pending).push_back(Pending { xid: 1, op_code: OpCode::Exists, sent_at: now, mailbox: None, reply });
-    assert!(!is_given_up(now, HOUR), "it has just been asked");
-    assert!(is_given_up(now, Duration::ZERO));
-    assert!(!is_given_up(now + HOUR, Duration::ZERO), "it has answered another request since");
 }

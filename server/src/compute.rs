@@ -1,0 +1,64 @@
+//! Work for the processor that takes long, done on blocking threads: no step on a thread of the runtime may take longer
+//! than 10 ms. A bounded number of such threads work at once, whatever asks for them: the operating system would share the
+//! processors among hundreds as it likes, and the runtime's own threads would wait.
+
+use std::sync::{Arc, LazyLock};
+
+use tokio::sync::Semaphore;
+
+/// The right to compute, for as long as the work takes. A few more than there are processors, so that one that waits for
+/// memory or for a lock leaves none of them idle.
+static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(at_once())));
+
+/// Maximum number of pieces of work that are computed at once.
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 2
+}
+
+/// Does work on a blocking thread, when it is its turn. Work that has begun is done to its end, also when nobody waits any
+/// more; work that has not is not done then.
+///
+/// # Panics
+/// When the work does.
+pub(crate) async fn on_a_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let permit = PERMITS.clone().acquire_owned().await.expect("the semaphore is never closed");
+    let work = move || {
+        let done = work();
+        drop(permit);
+        done
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_threads_than_processors_and_a_few_work_at_once() {
+        let (at_work, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = JoinSet::new();
+        for _ in 0..10 * at_once() {
+            let (at_work, most) = (at_work.clone(), most.clone());
+            tasks.spawn(on_a_blocking_thread(move || {
+                most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                (0..1000).for_each(|_| std::thread::yield_now());
+                at_work.fetch_sub(1, Ordering::SeqCst);
+            }));
+        }
+        tasks.join_all().await;
+        let most = most.load(Ordering::SeqCst);
+        assert!((1..=at_once()).contains(&most), "{most} at once");
+    }
+}
