@@ -9,15 +9,18 @@ BUF := .cache/npm/node_modules/.bin/buf
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# RUN has options of rollcall-server: make run RUN='--listen 127.0.0.1:7800 --http-listen 127.0.0.1:7801'
 run: ## Start rollcall-server here until Ctrl-C, everything in memory: needs Rust alone
+	@tests/ports.sh $(RUN)
 	$(CARGO) build --locked --release -p rollcall-server
 	@exec target/release/rollcall-server --embedded $(RUN)
 
 run-zookeeper: ## Start ZooKeeper and rollcall-server in front of it here, until Ctrl-C
+	@tests/ports.sh $(RUN)
 	tests/setup.sh zookeeper
 	@command -v grpcurl >/dev/null || ! command -v go >/dev/null || tests/setup.sh grpcurl
 	$(CARGO) build --locked --release -p rollcall-server
-	@exec tests/run.sh
+	@exec tests/run.sh $(RUN)
 
 test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server

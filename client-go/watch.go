@@ -40,7 +40,7 @@ func (c *Client) Watch(ctx context.Context, path string, opts ...WatchOption) it
 	return func(yield func(*Update, error) bool) {
 		joined, cancel := c.join(ctx)
 		defer cancel()
-		w := watching{client: c, path: path, recursive: settings.recursive, yield: yield, but: none}
+		w := watching{client: c, path: path, recursive: settings.recursive, yield: yield, but: none, silent: map[int]struct{}{}}
 		if settings.after != nil {
 			w.assembler = assembler{view: *settings.after, known: true}
 		}
@@ -67,6 +67,8 @@ type watching struct {
 	yield     func(*Update, error) bool
 	// but is the replica that the last stream was left for.
 	but int
+	// silent are the replicas that have opened no stream since one has said something last.
+	silent map[int]struct{}
 	// left: whoever watched does not any more. refused: a replica does not let it go on.
 	left    bool
 	refused error
@@ -89,7 +91,9 @@ func (w *watching) goOn(ctx context.Context) bool {
 	stream, err := w.open(v, at)
 	if err != nil {
 		v.rest()
-		if ctx.Err() == nil {
+		w.silent[at.index] = struct{}{}
+		// Another one may still serve.
+		if ctx.Err() == nil && len(w.silent) == len(w.client.replicas.names) {
 			w.tell(w.assembler.unreachable(time.Now()))
 		}
 	} else {
@@ -143,6 +147,7 @@ func (w *watching) follow(v *vigil, at *replica, stream watchStream) error {
 		}
 		v.rest()
 		at.succeeded()
+		clear(w.silent)
 		if message.GetDraining() != nil {
 			at.drains()
 			w.but = at.index

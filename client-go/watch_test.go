@@ -128,3 +128,26 @@ func TestEverythingBelowIsWatched(t *testing.T) {
 		t.Fatalf("%+v", change)
 	}
 }
+
+func TestAWatchIsNotStaleWhileAnotherReplicaServes(t *testing.T) {
+	ctx := begin(t)
+	replica, nobody := embedded(t), &server{address: "127.0.0.1:1"}
+	writer := connect(t, nil, replica)
+	_, err := writer.Put(ctx, "/a", "1")
+	must(t, err)
+	known, err := writer.Get(ctx, "/a")
+	must(t, err)
+	_, err = writer.Put(ctx, "/a", "2")
+	must(t, err)
+	// Half of the clients begin with the replica that is not there.
+	for range 20 {
+		client := connect(t, nil, replica, nobody)
+		next, stop := iter.Pull2(client.Watch(ctx, "/a", rollcall.After(known)))
+		update, err, _ := next()
+		stop()
+		must(t, err)
+		if update.Stale {
+			t.Fatalf("%+v", update)
+		}
+	}
+}

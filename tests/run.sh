@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
 # What `make run-zookeeper` does: ZooKeeper with its data in a temporary directory, and rollcall-server in the foreground, until
-# Ctrl-C. ROLLCALL_PORT, ROLLCALL_HTTP_PORT and ZOOKEEPER_PORT say other ports than 7700, 7701 and 2181.
+# Ctrl-C. Its arguments are more options for rollcall-server. ZOOKEEPER_PORT says another port than 2181 for ZooKeeper.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 server=${ROLLCALL_SERVER_BIN:-$root/target/release/rollcall-server}
-grpc_port=${ROLLCALL_PORT:-7700}
-http_port=${ROLLCALL_HTTP_PORT:-7701}
 zookeeper_port=${ZOOKEEPER_PORT:-2181}
 
 say() { printf '%s\n' "$*" >&2; }
@@ -21,8 +19,7 @@ taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 [[ -x $server ]] || die "no $server: run make build"
 [[ -d $root/.cache/zookeeper/3.9 ]] || die "no ZooKeeper in .cache: run tests/setup.sh zookeeper"
-taken "$grpc_port" && die "somebody listens on port $grpc_port: say another one in ROLLCALL_PORT"
-taken "$http_port" && die "somebody listens on port $http_port: say another one in ROLLCALL_HTTP_PORT"
+"$root/tests/ports.sh" "$@"
 # A ZooKeeper that is there already keeps its port; ours takes the next that is free.
 while taken "$zookeeper_port"; do
     zookeeper_port=$((zookeeper_port + 1))
@@ -71,17 +68,19 @@ for ((attempt = 0; ; attempt++)); do
     sleep 0.1
 done
 
-"$server" --zookeeper "127.0.0.1:$zookeeper_port" --listen "127.0.0.1:$grpc_port" \
-    --http-listen "127.0.0.1:$http_port" </dev/null &
+: >"$data/listening"
+"$server" --zookeeper "127.0.0.1:$zookeeper_port" "$@" </dev/null >"$data/listening" &
 rollcall=$!
 for ((attempt = 0; ; attempt++)); do
-    taken "$grpc_port" && break
+    # listening grpc=ADDRESS http=ADDRESS
+    read -r _ grpc http <"$data/listening" && break
     if ! kill -0 "$rollcall" 2>/dev/null || ((attempt == 300)); then
         die "rollcall-server did not start: see what it says above"
     fi
     sleep 0.1
 done
 
+grpc=${grpc#grpc=} http=${http#http=}
 grpcurl=grpcurl
 if ! command -v grpcurl >/dev/null; then
     grpcurl=.cache/bin/grpcurl
@@ -89,16 +88,16 @@ if ! command -v grpcurl >/dev/null; then
 fi
 cat >&2 <<NEXT
 
-Rollcall listens on localhost:$grpc_port (gRPC) and localhost:$http_port (metrics, health), beside ZooKeeper on localhost:$zookeeper_port.
+Rollcall listens on $grpc (gRPC) and $http (metrics, health), beside ZooKeeper on localhost:$zookeeper_port.
 Try, in other terminals:
 
   # registered until Ctrl-C
-  $grpcurl -plaintext -d '{"set":{"path":"/services/ssh/server1:22","value":{"data":{"foo":"bar"}}}}' localhost:$grpc_port rollcall.v1.Registry/Register
+  $grpcurl -plaintext -d '{"set":{"path":"/services/ssh/server1:22","value":{"data":{"foo":"bar"}}}}' $grpc rollcall.v1.Registry/Register
   # who is there, and who comes and goes
-  $grpcurl -plaintext -d '{"path":"/services/ssh"}' localhost:$grpc_port rollcall.v1.Registry/Get
-  $grpcurl -plaintext -d '{"path":"/services/ssh"}' localhost:$grpc_port rollcall.v1.Registry/Watch
+  $grpcurl -plaintext -d '{"path":"/services/ssh"}' $grpc rollcall.v1.Registry/Get
+  $grpcurl -plaintext -d '{"path":"/services/ssh"}' $grpc rollcall.v1.Registry/Watch
   # a lock, held until Ctrl-C
-  $grpcurl -plaintext -d '{"path":"/jobs/nightly"}' localhost:$grpc_port rollcall.v1.Registry/AcquireLock
+  $grpcurl -plaintext -d '{"path":"/jobs/nightly"}' $grpc rollcall.v1.Registry/AcquireLock
   # the same with kazoo: KazooClient("localhost:$zookeeper_port")
 
 Ctrl-C here ends both; the data goes with them.

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_proto::v1;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
+use crate::background::Background;
 use crate::cache::Cache;
 use crate::choice::FOREVER;
+use crate::contact::Contact;
 use crate::endpoints::{Credentials, Endpoints, Tls, addresses};
 use crate::error::{Error, Failure, Reason};
 use crate::node::Lookup;
@@ -43,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) cache: Option<Cache>,
     pub(crate) sessions: Sessions,
+    pub(crate) background: Background,
 }
 
 /// How to connect: made by [`Client::connect`].
@@ -77,6 +81,31 @@ impl Client {
             patience: PATIENCE,
             cache_file: None,
         }
+    }
+
+    /// Waits until everything that was dropped has been given back: locks, places in queues, registrations. A program calls it
+    /// last, since a runtime that ends does not finish what goes on in the background.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`]: no replica could be told within the client's time-out; what is left goes with its ttl.
+    ///
+    /// # Cancellation
+    /// Safe.
+    ///
+    /// # Connection loss
+    /// Another replica is told.
+    pub async fn settled(&self) -> Result<(), Error> {
+        let Shared { replicas, patience, background, .. } = self.shared();
+        // Each goes on for as long as that, and some time has passed since it began.
+        let settled = timeout(*patience, background.settled()).await;
+        settled.map_err(|_| Error::Unreachable { replicas: replicas.names(), source: None })
+    }
+
+    /// How the replicas answer, as it changes: Tokio's watch channel. It is for messages: which replica a call goes to next
+    /// is decided elsewhere.
+    #[must_use]
+    pub fn contact(&self) -> watch::Receiver<Contact> {
+        self.replicas().contact()
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -146,8 +175,9 @@ impl Connect {
         let name = self.name.unwrap_or_else(default_name);
         let replicas = Replicas::new(addresses, credentials);
         let cache = self.cache_file.map(Cache::open);
-        let sessions = Sessions::new(replicas.clone(), name.clone());
-        Ok(Client(Arc::new(Shared { replicas, patience: self.patience, name, cache, sessions })))
+        let background = Background::default();
+        let sessions = Sessions::new(replicas.clone(), name.clone(), background.clone());
+        Ok(Client(Arc::new(Shared { replicas, patience: self.patience, name, cache, sessions, background })))
     }
 }
 
@@ -291,9 +321,6 @@ impl Client {
             }
             last = Some(failure);
         }
-        Err(match last {
-            Some(Failure::NotNow(refusal) | Failure::Refused(refusal)) => Error::Refused(refusal),
-            last => Error::Unreachable { replicas: replicas.names(), source: last.map(Failure::into_status) },
-        })
+        Err(replicas.given_up(last))
     }
 }

@@ -127,9 +127,16 @@ fn address(text: &str, tls: Option<&Tls>) -> Result<Address, Error> {
     let (scheme, name) = text.split_once("://").unwrap_or((if tls.is_some() { "https" } else { "http" }, text));
     let name = name.trim_end_matches('/');
     let wrong = |cause: &str| Error::invalid("endpoint", format!("{text:?} {cause}"));
-    let port = name.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
-    if port.is_none() || name.contains('/') {
-        return Err(wrong("is not HOST:PORT"));
+    let is_list = name.contains(|c: char| c.is_whitespace() || c == ';');
+    if is_list {
+        return Err(wrong("is not HOST:PORT; several are separated by commas"));
+    }
+    let port = name.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+    match port {
+        Some(("", Ok(port))) => return Err(wrong(&format!("has no host; on this machine it is localhost:{port}"))),
+        Some((_, Ok(port))) if port > 0 && !name.contains('/') => {}
+        None if !name.is_empty() => return Err(wrong(&format!("has no port; a replica's is 7700, as in {name}:7700"))),
+        _ => return Err(wrong("is not HOST:PORT")),
     }
     let encrypted = match scheme {
         "http" if tls.is_some() => return Err(wrong("is not encrypted, but TLS was asked for")),
@@ -169,7 +176,7 @@ pub(crate) fn with_tls(endpoint: Endpoint, tls: Option<&Tls>) -> Result<Endpoint
 
 #[cfg(not(feature = "tls"))]
 pub(crate) fn with_tls(_: Endpoint, _: Option<&Tls>) -> Result<Endpoint, Error> {
-    Err(Error::invalid("tls", "this program was built without the feature `tls` of the crate rollcall"))
+    Err(Error::invalid("tls", "this program was built without the feature tls of the crate rollcall"))
 }
 
 /// Adds the token to every call.
@@ -211,8 +218,12 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_named() {
-        for text in ["", "localhost", "localhost:ssh", ":7700", "ftp://a:1", "a:1/path"] {
+        for text in ["", "localhost:ssh", "ftp://a:1", "a:1/path", "a:0", "a:1 b:1", "a:1;b:1"] {
             assert!(addresses(&text.into(), None).is_err(), "{text:?}");
+        }
+        for (text, hint) in [(":7700", "localhost:7700"), ("db", "db:7700"), ("a:1 b:1", "commas")] {
+            let error = addresses(&text.into(), None).unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
         }
         for text in ["a:1", "[::1]:7700", "http://a:1/"] {
             assert!(addresses(&text.into(), None).is_ok(), "{text:?}");

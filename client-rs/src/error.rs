@@ -53,10 +53,11 @@ pub enum Error {
 }
 
 fn because(source: Option<&Status>) -> String {
-    source.map_or_else(String::new, |status| {
-        let message = if status.message().is_empty() { status.code().description() } else { status.message() };
-        format!(": {message}")
-    })
+    source.map_or_else(String::new, |status| format!(": {}", said(status)))
+}
+
+fn said(status: &Status) -> &str {
+    if status.message().is_empty() { status.code().description() } else { status.message() }
 }
 
 /// What a replica said when it refused.
@@ -354,6 +355,16 @@ impl Failure {
         match self {
             Self::NotNow(refusal) | Self::Refused(refusal) => refusal.retry_after,
             Self::NotSent(_) | Self::Broken(_) => None,
+        }
+    }
+
+    /// What the replica said, or why it said nothing, for a message.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Self::NotNow(refusal) | Self::Refused(refusal) => refusal.to_string(),
+            Self::NotSent(status) | Self::Broken(status) => {
+                causes(status).last().map_or_else(|| said(status).to_owned(), ToString::to_string)
+            }
         }
     }
 

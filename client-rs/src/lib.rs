@@ -58,10 +58,12 @@
 //! `tls` (default): [`Tls`], with rustls. `cli` (default): the command `rollcall`, which a service has no use for:
 //! `rollcall = { version = "…", default-features = false, features = ["tls"] }`.
 
+mod background;
 mod balance;
 mod cache;
 mod choice;
 mod client;
+mod contact;
 mod endpoints;
 mod error;
 mod greeting;
@@ -77,6 +79,7 @@ mod write;
 
 pub use balance::{BalancedChannel, ServiceChannel};
 pub use client::{Client, Connect};
+pub use contact::Contact;
 pub use endpoints::{Endpoints, Tls};
 pub use error::{Error, LostReason, Reason, Refusal};
 pub use lock::{Lock, LockDescription, LockGuard, LockParty, LockState, Place};

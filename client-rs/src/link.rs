@@ -213,9 +213,12 @@ async fn open(endpoint: &Endpoint, address: SocketAddr) -> Result<Open, DialErro
         let connector = Connector(Some(TokioIo::new(Watched::new(stream, greet, alive))));
         let channel = endpoint.connect_with_connector(connector).await?;
         // Within TLS the bytes say nothing, but its handshake has been answered.
-        match is_encrypted(endpoint) || greeted.await? {
+        match is_encrypted(endpoint) || greeted.await.unwrap_or(false) {
             true => Ok::<_, BoxError>(Open { channel, is_open }),
-            false => Err("the server does not speak HTTP/2".into()),
+            // What closes the connection instead of greeting may be a server of HTTP/1 too.
+            false => {
+                Err("it does not speak gRPC; a replica does at --listen (7700), not at --http-listen (7701)".into())
+            }
         }
     };
     let cause = match timeout(ANSWER, opening).await {

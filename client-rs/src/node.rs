@@ -79,6 +79,12 @@ impl Stat {
         self.ephemeral_owner != 0
     }
 
+    /// When the node was created, by ZooKeeper's clock.
+    #[must_use]
+    pub fn created(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(u64::try_from(self.ctime).unwrap_or_default())
+    }
+
     /// When the data last changed, by ZooKeeper's clock.
     #[must_use]
     pub fn modified(&self) -> SystemTime {

@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rollcall_proto::v1::registry_client::RegistryClient;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::service::interceptor::InterceptedService;
 
 use crate::choice::{Choice, Chosen, FOREVER, Verdict};
+use crate::contact::Contact;
 use crate::endpoints::{Address, Credentials};
-use crate::error::Failure;
+use crate::error::{Error, Failure};
 use crate::link::Link;
 
 /// The generated client, with the token.
@@ -24,6 +26,7 @@ struct Inner {
     addresses: Vec<Address>,
     credentials: Credentials,
     state: Mutex<State>,
+    contact: watch::Sender<Contact>,
 }
 
 #[derive(Debug)]
@@ -49,7 +52,18 @@ impl Replicas {
     pub(crate) fn new(addresses: Vec<Address>, credentials: Credentials) -> Self {
         let links = addresses.iter().map(|_| None).collect();
         let choice = Choice::new(addresses.len(), rand::random());
-        Self(Arc::new(Inner { addresses, credentials, state: Mutex::new(State { choice, links }) }))
+        let state = Mutex::new(State { choice, links });
+        Self(Arc::new(Inner { addresses, credentials, state, contact: watch::Sender::default() }))
+    }
+
+    /// How they answer, as it changes.
+    pub(crate) fn contact(&self) -> watch::Receiver<Contact> {
+        self.0.contact.subscribe()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.addresses.len()
     }
 
     /// The addresses, for a message.
@@ -78,23 +92,35 @@ impl Replicas {
 
     fn connect(&self, chosen: Chosen) -> Replica {
         let address = &self.0.addresses[chosen.index];
+        self.0.contact.send_if_modified(|contact| contact.asked(&address.name));
         let link = self.state().links[chosen.index].get_or_insert_with(|| Link::new(address.endpoint.clone())).clone();
         Replica { chosen, stub: RegistryClient::with_interceptor(link, self.0.credentials.clone()) }
+    }
+
+    /// The error of a call whose time is over: what a replica said of itself, or that none has answered.
+    pub(crate) fn given_up(&self, last: Option<Failure>) -> Error {
+        match last {
+            Some(Failure::NotNow(refusal) | Failure::Refused(refusal)) => Error::Refused(refusal),
+            last => Error::Unreachable { replicas: self.names(), source: last.map(Failure::into_status) },
+        }
     }
 
     /// It has answered.
     pub(crate) fn succeeded(&self, replica: &Replica) {
         self.state().choice.succeeded(replica.chosen);
+        self.0.contact.send_if_modified(Contact::answered);
     }
 
     /// It has not, or it can't serve now.
     pub(crate) fn failed(&self, replica: &Replica, failure: &Failure) {
+        let name = &self.0.addresses[replica.chosen.index].name;
+        self.0.contact.send_if_modified(|contact| contact.failed(name, failure));
         let mut state = self.state();
         let is_news = state.choice.failed(replica.chosen, failure.retry_after(), Instant::now());
         // A connection that hangs, or that the replica wants to end, is no use to new calls; streams that stand keep it.
         if is_news {
             state.links[replica.chosen.index] = None;
-            tracing::debug!(replica = self.0.addresses[replica.chosen.index].name, ?failure, "replica failed");
+            tracing::debug!(replica = name, ?failure, "replica failed");
         }
     }
 

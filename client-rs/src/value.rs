@@ -1,12 +1,18 @@
 //! What a node holds, as a program has it and as it is sent.
 
 use bytes::Bytes;
+use prost::Message as _;
 use rollcall_proto::v1;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value as Json, json};
 
-use crate::error::Error;
+use crate::error::{Error, Reason, Refusal};
+
+/// Maximum size of a request, in bytes. A replica refuses a larger one, and ends the stream that it comes on with it.
+const MAX_MESSAGE_BYTES: usize = 2 << 20;
+/// Bytes of a request beside its path and its value.
+const ENVELOPE_BYTES: usize = 256;
 
 /// What a node holds. An empty node has no value at all.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +134,20 @@ impl Compact {
         })
     }
 
+    /// # Errors
+    /// As of [`check_size`].
+    pub(crate) fn check_size(&self, path: &str) -> Result<(), Error> {
+        // What takes most on the wire beside its text is a list of digits, of eleven bytes each.
+        const MOST_GROWTH: usize = 8;
+        let bytes = match self {
+            Self::Data(text) => MOST_GROWTH * text.len(),
+            Self::Text(text) => text.len(),
+            Self::Raw(bytes) => bytes.len(),
+        };
+        let is_small = path.len() + bytes <= MAX_MESSAGE_BYTES - ENVELOPE_BYTES;
+        if is_small { Ok(()) } else { check_size(path, self.to_proto().as_ref()) }
+    }
+
     pub(crate) fn to_proto(&self) -> Option<v1::Value> {
         let value = match self {
             Self::Data(text) => Value::Data(serde_json::from_str(text).ok()?),
@@ -136,6 +156,23 @@ impl Compact {
         };
         value.into_proto().ok()
     }
+}
+
+/// # Errors
+/// [`Error::Refused`], reason [`ValueTooLarge`](Reason::ValueTooLarge), as a replica would answer, where a request would be too
+/// large to be read.
+pub(crate) fn check_size(path: &str, value: Option<&v1::Value>) -> Result<(), Error> {
+    let bytes = path.len() + value.map_or(0, v1::Value::encoded_len);
+    if bytes <= MAX_MESSAGE_BYTES - ENVELOPE_BYTES {
+        return Ok(());
+    }
+    let name: String = path.chars().take(100).collect();
+    let message = format!("{name} and its value take {bytes} bytes, and a message has at most {MAX_MESSAGE_BYTES}");
+    Err(Error::Refused(Refusal::in_stream(
+        tonic::Code::InvalidArgument.into(),
+        Reason::ValueTooLarge.as_str(),
+        message,
+    )))
 }
 
 fn check_numbers(json: &Json) -> Result<(), Error> {
@@ -247,6 +284,25 @@ mod tests {
         let error = Compact::new(Value::from_data(json!({ "id": [number] })).unwrap()).unwrap_err();
         assert!(error.to_string().contains("9007199254740993"), "{error}");
         assert!(Compact::new(Value::from_data(json!({"id": 9_007_199_254_740_992_u64})).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_no_message_can_carry_is_refused_and_what_just_fits_is_not() {
+        let fits = MAX_MESSAGE_BYTES - ENVELOPE_BYTES - "/a".len() - 16;
+        let digits = json!({ "list": vec![1; fits / 12] });
+        let more_digits = json!({ "list": vec![1; fits / 11 + 1] });
+        for (value, is_taken) in [
+            (Value::from("x".repeat(fits)), true),
+            (Value::from("x".repeat(fits + 100)), false),
+            (Value::from_data(digits).unwrap(), true),
+            (Value::from_data(more_digits).unwrap(), false),
+        ] {
+            let checked = Compact::new(value).unwrap().check_size("/a");
+            assert_eq!(checked.is_ok(), is_taken, "{checked:?}");
+        }
+        let long = Compact::new("".into()).unwrap().check_size(&"x".repeat(MAX_MESSAGE_BYTES)).unwrap_err();
+        assert_eq!(long.reason(), Some(&Reason::ValueTooLarge));
+        assert!(long.to_string().len() < 300, "{long}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::client::{Attempt, Call, Client};
 use crate::error::Error;
 use crate::node::Stat;
-use crate::value::Value;
+use crate::value::{Value, check_size};
 
 /// A write to be made: from [`Client::put`].
 #[derive(Debug, Clone)]
@@ -79,6 +79,7 @@ impl Put {
 
     async fn send(self) -> Result<Stat, Error> {
         let value = self.value?.map(Value::into_proto).transpose()?;
+        check_size(&self.path, value.as_ref())?;
         let request = v1::PutRequest {
             path: self.path,
             value,

@@ -1,6 +1,7 @@
 //! The composition root: binds the ports first, wires the handles, and supervises the tasks. The end of any task is the
 //! end of the process.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use futures_util::TryStreamExt as _;
-use rollcall_embedded::Embedded;
+use rollcall_embedded::{BindError, Embedded};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -93,12 +94,12 @@ impl App {
     /// When one can't be bound, or the directory can't be used; it is named.
     pub async fn bind(mut settings: Settings) -> anyhow::Result<Self> {
         let bind = async |option: &str, address: SocketAddr| {
-            TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({option})"))
+            TcpListener::bind(address).await.map_err(|error| cannot_listen(option, address, &error))
         };
         let grpc = bind("--listen", settings.listen).await?;
         let http = bind("--http-listen", settings.http_listen).await?;
         let embedded = match settings.embedded {
-            Some(address) => Some(Embedded::bind(address, rollcall_embedded::Config::default()).await?),
+            Some(address) => Some(bind_embedded(address).await?),
             None => None,
         };
         if let Some(embedded) = &embedded {
@@ -214,6 +215,25 @@ impl App {
         drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
         Ok(())
     }
+}
+
+async fn bind_embedded(address: SocketAddr) -> anyhow::Result<Embedded> {
+    const OPTION: &str = "--embedded-listen";
+    Embedded::bind(address, rollcall_embedded::Config::default()).await.map_err(|error| match error {
+        BindError::Listen { address, source } => cannot_listen(OPTION, address, &source),
+        error @ BindError::NotLoopback(_) => anyhow::Error::new(error).context(OPTION),
+    })
+}
+
+/// The error of an address that can't be listened on, with what to change.
+fn cannot_listen(option: &str, address: SocketAddr, error: &io::Error) -> anyhow::Error {
+    let change = match error.kind() {
+        io::ErrorKind::AddrInUse => "end the program that listens there, or name another port",
+        io::ErrorKind::AddrNotAvailable => "name an address of this machine, or 0.0.0.0 for all of them",
+        io::ErrorKind::PermissionDenied => "name a port from 1024 on",
+        _ => "name another address",
+    };
+    anyhow::anyhow!("{option} {address}: can't listen there: {error}: {change}")
 }
 
 /// HTTP/2 as it is spoken to clients. `streams`: the calls that the gate lets one connection have under way.

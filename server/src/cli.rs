@@ -4,9 +4,9 @@ use clap::Parser;
 
 use crate::config::Options;
 
-/// Rollcall: a service registry and lock service in front of `ZooKeeper`.
+/// Rollcall: a service registry and lock service in front of ZooKeeper.
 ///
-/// Programs speak gRPC to it (package rollcall.v1); what they say is kept in `ZooKeeper`, in the znodes and with the lock
+/// Programs speak gRPC to it (package rollcall.v1); what they say is kept in ZooKeeper, in the znodes and with the lock
 /// recipe that kazoo and nd_service_registry use.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rollcall-server", version, about, after_help = EXAMPLES)]

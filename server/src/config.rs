@@ -12,7 +12,7 @@ use crate::budget::Limits;
 use crate::listen::Bounds;
 use crate::{grpc, zk};
 
-/// Time for which a `ZooKeeper` session above `--sessions` must have held nothing before it is given up.
+/// Time for which a ZooKeeper session above `--sessions` must have held nothing before it is given up.
 const SURPLUS_IDLE: Duration = Duration::from_secs(180);
 /// The least memory that may be allowed, in bytes: a few calls with messages of the largest size.
 const LEAST_BYTES: usize = 8 * 1024 * 1024;
@@ -20,16 +20,16 @@ const LEAST_BYTES: usize = 8 * 1024 * 1024;
 /// What the server is to do, unchecked.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// `ZooKeeper`'s servers, and optionally the path below which everything lives: HOST:PORT[,HOST:PORT…][/chroot]
+    /// ZooKeeper's servers, and optionally the path below which everything lives: HOST:PORT[,HOST:PORT…][/chroot]
     #[arg(long, value_name = "HOSTS[/CHROOT]", env = "ROLLCALL_ZOOKEEPER")]
     #[arg(required_unless_present = "embedded", conflicts_with = "embedded")]
     pub zookeeper: Option<String>,
 
-    /// Instead of `ZooKeeper`: keep everything in the memory of this process, for one machine and for development
+    /// Instead of ZooKeeper: keep everything in the memory of this process, for one machine and for development
     #[arg(long)]
     pub embedded: bool,
 
-    /// Where the memory is served in `ZooKeeper`'s protocol, on a loopback address; port 0 takes a free one
+    /// Where the memory is served in ZooKeeper's protocol, on a loopback address; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", conflicts_with = "zookeeper")]
     pub embedded_listen: SocketAddr,
 
@@ -41,16 +41,16 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7701", env = "ROLLCALL_HTTP_LISTEN")]
     pub http_listen: SocketAddr,
 
-    /// The `ZooKeeper` session time-out to ask for, 2 s to 10 min. What a replica that dies held stands that long
+    /// The ZooKeeper session time-out to ask for, 2 s to 10 min. What a replica that dies held stands that long
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub session_timeout: Duration,
 
-    /// Number of `ZooKeeper` sessions that hold ephemerals; more are opened when registrations need them
+    /// Number of ZooKeeper sessions that hold ephemerals; more are opened when registrations need them
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub sessions: usize,
 
     /// Maximum number of such sessions. This and two more, times the replicas behind one address, must stay below
-    /// `ZooKeeper`'s maxClientCnxns, 60 by default. Each has room for 512 KiB of paths; what needs more is refused with
+    /// ZooKeeper's maxClientCnxns, 60 by default. Each has room for 512 KiB of paths; what needs more is refused with
     /// RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub max_sessions: usize,
@@ -104,7 +104,7 @@ pub struct Options {
     pub view_idle: Duration,
 
     /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
-    /// stale, after a restart without `ZooKeeper`. It holds values; only its owner may read it. One directory a replica
+    /// stale, after a restart without ZooKeeper. It holds values; only its owner may read it. One directory a replica
     #[arg(long, value_name = "DIR", env = "ROLLCALL_SNAPSHOT_DIR", conflicts_with = "embedded")]
     pub snapshot_dir: Option<PathBuf>,
 
@@ -169,6 +169,7 @@ impl Options {
                 max_sessions,
                 surplus_idle: SURPLUS_IDLE,
                 resolver: zk::Resolver::default(),
+                reports: zk::Reports::default(),
             },
             listen: self.listen,
             http_listen: self.http_listen,
@@ -260,6 +261,13 @@ mod tests {
         {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn help_has_no_markup() {
+        use clap::CommandFactory as _;
+        let help = crate::cli::Args::command().render_long_help().to_string();
+        assert!(help.contains("ZooKeeper") && !help.contains('`'), "{help}");
     }
 
     #[test]

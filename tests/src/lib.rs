@@ -32,6 +32,7 @@ pub mod proxy;
 pub mod raw;
 pub mod registrant;
 pub mod server;
+pub mod shell;
 pub mod swallow;
 pub mod unread;
 pub mod victim;

@@ -1,109 +1,20 @@
 //! The command `rollcall`, as an operator uses it, and the examples of the Rust client.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use rollcall_tests::arm::{Arm, Setting};
 use rollcall_tests::client::{Registration, data, describe, release};
 use rollcall_tests::follow::Locking;
 use rollcall_tests::page;
 use rollcall_tests::process::{Process, Signal, scratch};
 use rollcall_tests::proxy::{Proxy, Traffic};
-use rollcall_tests::server;
+use rollcall_tests::shell::{Shell, built, done, object, runs, says, written};
 use rollcall_tests::wait::{SOON, check, eventually};
 use rustix::process::{Pid, kill_process};
 use serde_json::{Value as Json, json};
-use tempfile::TempDir;
 
 const NOT_ACQUIRED: i32 = 75;
 const LOCK_LOST: i32 = 76;
 const REGISTRATION_LOST: i32 = 77;
-
-/// A program that `cargo build -p rollcall --bins --examples` has put beside the server.
-fn built(name: &str) -> PathBuf {
-    let path = server::program().parent().expect("it lies in a directory").join(name);
-    assert!(path.is_file(), "no {}: run cargo build -p rollcall --bins --examples", path.display());
-    path
-}
-
-/// A shell with a server.
-struct Shell {
-    s: Setting,
-    directory: TempDir,
-}
-
-/// What a command that has ended said.
-#[derive(Debug)]
-struct Done {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Shell {
-    async fn open() -> Shell {
-        Shell { s: Arm::Embedded.setting("cli").await, directory: scratch("cli") }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        self.command_at(&self.s.server.grpc().to_string(), arguments)
-    }
-
-    fn command_at(&self, server: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(built("rollcall"));
-        command.args(arguments).env("ROLLCALL_SERVER", server).current_dir(self.directory.path());
-        command
-    }
-
-    /// Starts a command; its name is for its output alone.
-    fn start(&self, name: &str, arguments: &[&str]) -> Process {
-        Process::spawn(name, self.directory.path(), &mut self.command(arguments))
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Done {
-        let directory = scratch("run");
-        let process = Process::spawn("rollcall", directory.path(), &mut self.command(arguments));
-        done(process).await
-    }
-
-    /// Runs a command that must succeed, and gives what it printed.
-    async fn ok(&self, arguments: &[&str]) -> String {
-        let done = self.run(arguments).await;
-        assert_eq!(done.code, Some(0), "{arguments:?}: {done:?}");
-        done.stdout
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-}
-
-async fn done(mut process: Process) -> Done {
-    let status = process.wait(SOON).await;
-    Done { code: status.code(), stdout: process.stdout(), stderr: process.stderr() }
-}
-
-async fn says(process: &Process, what: &str) {
-    let said = || process.stdout() + &process.stderr();
-    eventually(what, SOON, async || check(said().contains(what), said)).await;
-}
-
-async fn written(file: &Path) -> String {
-    eventually("a file is written", SOON, async || match std::fs::read_to_string(file) {
-        Ok(text) if text.ends_with('\n') => Ok(text),
-        other => Err(format!("{other:?}")),
-    })
-    .await
-}
-
-fn runs(pid: &str) -> bool {
-    // A zombie has no command line.
-    std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|bytes| !bytes.is_empty())
-}
-
-fn object(text: &str) -> Json {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
 
 #[tokio::test]
 async fn nodes_are_written_read_and_deleted() {
@@ -120,7 +31,7 @@ async fn nodes_are_written_read_and_deleted() {
     assert_eq!(shown["/config"]["children"][1]["/config/motd"]["data"], json!({"string_value": "hello"}));
     assert_eq!(shell.ok(&["get", "-r", "/", "-o", "dir"]).await, "/\n/config\n/config/limits\n/config/motd\n");
     let table = shell.ok(&["get", "/config", "-d", "-o", "table"]).await;
-    assert!(table.starts_with("NAME    KIND     VERSION  MODIFIED"), "{table}");
+    assert!(table.starts_with("NAME    KIND     VERSION  AGE"), "{table}");
     assert!(table.lines().nth(2).unwrap().ends_with("hello"), "{table}");
     assert_eq!(shell.ok(&["tree", "/"]).await, "/\n└── config\n    ├── limits\n    └── motd\n");
 
@@ -242,7 +153,7 @@ async fn a_registration_lasts_as_long_as_the_command() {
     let mut process = shell.start("register", &["register", "/services/a:1", "--data", "port=1"]);
     says(&process, "registered /services/a:1").await;
     assert_eq!(shell.s.bare.get("/services/a:1").await.unwrap().json()["port"], 1);
-    process.signal(Signal::INT);
+    process.signal(Signal::TERM);
     assert_eq!(done(process).await.code, Some(0));
     assert!(!shell.s.bare.exists("/services/a:1").await);
 
@@ -342,7 +253,7 @@ async fn a_job_runs_while_it_holds_the_lock() {
 
     let mut holding = shell.start("holding", &["lock", "/jobs/a"]);
     says(&holding, "held token=").await;
-    holding.signal(Signal::INT);
+    holding.signal(Signal::TERM);
     assert_eq!(done(holding).await.code, Some(0));
     shell.ok(&["lock", "/jobs/a", "--", "true"]).await;
 }

@@ -16,6 +16,8 @@
 mod behind;
 mod chaos;
 mod cli;
+mod cli_ends;
+mod cli_says;
 mod clients;
 mod contention;
 mod differential;

@@ -176,6 +176,53 @@ async fn no_replica_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
+async fn a_watch_is_not_stale_while_another_replica_serves() {
+    let (s, _client) = alone("client").await;
+    let nobody = rollcall_tests::zookeeper::free_address().to_string();
+    let addresses = [s.server.grpc().to_string(), nobody];
+    // Half of the clients begin with the replica that is not there.
+    for _ in 0..20 {
+        let client = Client::connect(&addresses[..]).lazy().unwrap();
+        let mut updates = client.watch("/").stream();
+        let first = soon("the first update", updates.next()).await;
+        assert!(matches!(first, Some(Ok(Update::Snapshot { .. }))), "{first:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_registration_that_no_message_can_carry_is_refused_and_holds_up_no_other() {
+    let (_s, client) = alone("client").await;
+    let large = Value::from("x".repeat(3 << 20));
+    let first = client.register("/services/a:1").start().await.unwrap();
+    for error in [
+        client.register("/services/b:1").value(large.clone()).start().await.map(drop).unwrap_err(),
+        client.register("/services/b:1").value(large.clone()).in_background().map(drop).unwrap_err(),
+        first.update_value(large.clone()).await.unwrap_err(),
+        client.put("/a").value(large).await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.reason(), Some(&Reason::ValueTooLarge), "{error}");
+    }
+    let second = client.register("/services/c:1").start().await.unwrap();
+    for registration in [&first, &second] {
+        assert!(matches!(registration.state(), RegistrationState::Registered { .. }), "{registration:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_dropped_at_the_end_of_a_program_is_given_back_when_it_is_waited_for() {
+    let (s, client) = alone("client").await;
+    let lock = client.lock("/jobs/a").acquire().await.unwrap();
+    let registration = client.register("/services/a:1").start().await.unwrap();
+    drop((lock, registration));
+    client.settled().await.unwrap();
+    assert!(client.describe_lock("/jobs/a").await.unwrap().holders.is_empty());
+    assert!(!s.bare.exists("/services/a:1").await);
+    // With nothing left to do it ends at once, whether or not there is a replica.
+    drop(s);
+    client.settled().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_killed_replica_costs_a_registration_nothing() {
     let mut pair = pair("client").await;
     let registration = pair.client.register("/services/a").data(json!({"a": 1})).start().await.unwrap();

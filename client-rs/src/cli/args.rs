@@ -32,6 +32,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// The replicas, separated by commas; with https:// in front by TLS
     #[arg(
@@ -68,7 +69,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "ROLLCALL_KEY", value_name = "FILE", requires = "cert")]
     pub(crate) key: Option<PathBuf>,
 
-    /// Colours
+    /// Whether to colour what is for people: yaml, dir, tables, trees, watches
     #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
     pub(crate) color: Color,
 }
@@ -137,7 +138,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  rollcall lock /jobs/nightly -- /usr/local/bin/nightly       # now, or not at all\n  \
         rollcall lock /deploy --wait -- ./deploy.sh                # wait for the turn\n  \
-        rollcall lock /jobs/import -n 3 --wait=10m -- ./import.sh  # three at once\n\n\
+        rollcall lock /jobs/import -n 3 --wait 10m -- ./import.sh  # three at once\n\n\
         COMMAND finds the fencing token in ROLLCALL_FENCING_TOKEN and the path in ROLLCALL_LOCK. It leads a process group of\n\
         its own; when the lock is about to run out, or is lost, the group gets SIGTERM, and SIGKILL before anybody else can\n\
         hold the lock."
@@ -148,13 +149,14 @@ pub(crate) enum Command {
         after_help = "Example:\n  id=$(rollcall lock /deploy --ttl 10m --leave) && ./step1 && ./step2; rollcall unlock \"$id\""
     )]
     Unlock(UnlockArgs),
-    /// Show who holds a lock and who waits for it
-    #[command(after_help = "Example:\n  rollcall locks /jobs/nightly")]
+    /// Show who holds locks and who waits for them
+    #[command(after_help = "Examples:\n  rollcall locks\n  rollcall locks /jobs/nightly")]
     Locks(LocksArgs),
     /// Write a durable node
     #[command(
         after_help = "Examples:\n  rollcall put /config/limits --data open=10\n  rollcall put /config/limits --data @limits.json --version 3\n  \
-        rollcall put /config/motd --text 'hello'"
+        rollcall put /config/motd --text 'hello'\n  rollcall put /config/limits < limits.json\n\n\
+        Without --data, --text and --empty, standard input is written: a JSON object as that, other text as text."
     )]
     Put(PutArgs),
     /// Delete a durable node
@@ -168,7 +170,7 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Ends a process group when the deadlines on standard input pass
     #[command(name = "__leash", hide = true)]
-    Leash { group: i32 },
+    Leash,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -200,9 +202,9 @@ pub(crate) struct GetArgs {
     /// See every write that was acknowledged before, instead of what the replica remembers
     #[arg(long)]
     pub(crate) latest: bool,
-    /// Wait for a child, for at most this time
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(crate) wait: Option<Duration>,
+    /// Wait for a child, for ever or for at most this time. Default: show what there is
+    #[arg(long, short, value_name = "DURATION", num_args = 0..=1, value_parser = wait)]
+    pub(crate) wait: Option<Option<Duration>>,
 }
 
 #[derive(Debug, Args)]
@@ -213,6 +215,34 @@ pub(crate) struct TreeArgs {
     /// Show what the nodes hold
     #[arg(long, short)]
     pub(crate) data: bool,
+    /// Show ZooKeeper's own nodes and the inner nodes of locks too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TableFormat {
+    /// One line for each
+    Table,
+    /// The same as JSON
+    Json,
+}
+
+/// How `locks` and `status` print.
+#[derive(Debug, Args)]
+pub(crate) struct TableOutput {
+    /// How to print it
+    #[arg(long, short, default_value = "table", value_name = "FORMAT")]
+    output: TableFormat,
+    /// As --output json
+    #[arg(long, hide = true, conflicts_with = "output")]
+    json: bool,
+}
+
+impl TableOutput {
+    pub(crate) fn is_json(&self) -> bool {
+        self.json || self.output == TableFormat::Json
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -243,8 +273,8 @@ pub(crate) struct WatchArgs {
 pub(crate) struct RegisterArgs {
     /// The path to register; the last part is usually HOST:PORT
     pub(crate) path: String,
-    /// What the node holds: KEY=VALUE, several times, or @FILE with a JSON object. Values that are JSON are taken as JSON
-    #[arg(long, short, value_name = "KEY=VALUE|@FILE")]
+    /// What the node holds: KEY=VALUE, several times, a JSON object, or @FILE with one. Values that are JSON are taken as JSON
+    #[arg(long, short, value_name = "KEY=VALUE|{…}|@FILE")]
     pub(crate) data: Vec<String>,
     /// How long the registration outlives this command if it is killed, or loses every replica; 0s: not at all
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
@@ -277,7 +307,7 @@ pub(crate) struct LockArgs {
     #[arg(short = 'n', long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) simultaneous: u32,
     /// Wait for the lock, for ever or for at most this time. Default: only try
-    #[arg(long, short, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration)]
+    #[arg(long, short, value_name = "DURATION", num_args = 0..=1, value_parser = wait)]
     pub(crate) wait: Option<Option<Duration>>,
     /// How long the lock outlives this command if it is killed, or loses every replica
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
@@ -308,23 +338,25 @@ pub(crate) struct UnlockArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LocksArgs {
-    /// The path of the lock
-    pub(crate) path: String,
-    /// As JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// The path of the lock. Default: all locks that are held or waited for
+    pub(crate) path: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: TableOutput,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {
     /// The node to write; it and its parents are made where they are missing
     pub(crate) path: String,
-    /// What it shall hold: KEY=VALUE, several times, or @FILE with a JSON object. Values that are JSON are taken as JSON
-    #[arg(long, short, value_name = "KEY=VALUE|@FILE", conflicts_with = "text")]
+    /// What it shall hold: KEY=VALUE, several times, a JSON object, or @FILE with one. Values that are JSON are taken as JSON
+    #[arg(long, short, value_name = "KEY=VALUE|{…}|@FILE", conflicts_with = "text")]
     pub(crate) data: Vec<String>,
     /// What it shall hold, as text
     #[arg(long, value_name = "TEXT")]
     pub(crate) text: Option<String>,
+    /// It shall hold nothing
+    #[arg(long, conflicts_with_all = ["data", "text"])]
+    pub(crate) empty: bool,
     /// Only if the node has this version
     #[arg(long, value_name = "N")]
     pub(crate) version: Option<i32>,
@@ -350,9 +382,8 @@ pub(crate) struct StatusArgs {
     /// Where the replicas serve metrics, beside gRPC: a port
     #[arg(long, default_value_t = 7701, value_name = "PORT")]
     pub(crate) http_port: u16,
-    /// As JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: TableOutput,
 }
 
 #[derive(Debug, Args)]
@@ -376,6 +407,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(number.saturating_mul(seconds)))
 }
 
+/// The value of `--wait`, which may have none.
+fn wait(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|error| format!("{error}; what is no time goes before --wait"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -396,7 +432,45 @@ mod tests {
             };
         assert_eq!(wait(&[]), (None, vec![]));
         assert_eq!(wait(&["--wait", "--", "ls", "-l"]), (Some(None), vec!["ls".to_owned(), "-l".to_owned()]));
-        assert_eq!(wait(&["--wait=2m"]).0, Some(Some(Duration::from_secs(120))));
+        for line in [&["--wait=2m"][..], &["--wait", "2m"], &["-w", "2m", "--", "ls"]] {
+            assert_eq!(wait(line).0, Some(Some(Duration::from_secs(120))), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn options_mean_the_same_in_all_subcommands() {
+        let command = Cli::command();
+        let subcommands: Vec<_> = command.get_subcommands().filter(|command| !command.is_hide_set()).collect();
+        let mut by_short = std::collections::BTreeMap::new();
+        for option in subcommands.iter().flat_map(|command| command.get_arguments()) {
+            let (long, values) = (option.get_long(), option.get_num_args().map(|range| range.min_values()));
+            if let Some(short) = option.get_short() {
+                assert_eq!(*by_short.entry(short).or_insert(long), long, "-{short}");
+            }
+            assert!(!option.is_require_equals_set(), "{long:?}");
+            if long == Some("wait") {
+                assert_eq!(values, Some(0));
+            }
+        }
+        for name in ["get", "watch", "locks", "status"] {
+            let command = command.find_subcommand(name).unwrap();
+            assert!(command.get_arguments().any(|option| option.get_short() == Some('o')), "{name}");
+        }
+    }
+
+    #[test]
+    fn help_keeps_global_options_apart_and_has_no_markup() {
+        let mut command = Cli::command();
+        command.build();
+        for command in command.get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(!help.contains('`'), "{help}");
+            if let Some((own, global)) = help.split_once("Global options:") {
+                assert!(global.contains("--server") && !own.contains("--server"), "{help}");
+            } else {
+                assert!(command.is_hide_set() || command.get_name() == "help", "{help}");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::group::Group;
+
 /// What a check has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Health {
@@ -61,7 +63,7 @@ impl Check {
     /// Checks until the health changes.
     ///
     /// # Cancellation
-    /// A check that runs is ended; its result does not count.
+    /// A check that runs is killed with all that it has started; its result does not count.
     pub(crate) async fn changed(&mut self) -> Health {
         loop {
             sleep_until(self.next_at).await;
@@ -72,11 +74,14 @@ impl Check {
         }
     }
 
-    /// One that takes longer than the interval has failed.
+    /// One that takes longer than the interval has failed. Nothing that it has started outlives it.
     async fn once(&self) -> Health {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(&self.command).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        match timeout(self.every, command.status()).await {
+        command.arg("-c").arg(&self.command).stdin(Stdio::null()).stdout(Stdio::null());
+        let Ok(mut check) = Group::spawn(&mut command) else { return Health::Down };
+        // The shell may have started others, which would hang on without it.
+        let _killed = check.killed_on_drop();
+        match timeout(self.every, check.wait()).await {
             Ok(Ok(status)) if status.success() => Health::Up,
             Ok(Ok(_) | Err(_)) | Err(_) => Health::Down,
         }

@@ -5,11 +5,12 @@ use std::io::IsTerminal as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal};
 use tokio::process::Command;
 use tokio::signal::unix::{self, SignalKind};
 
 use super::exit::{CANNOT_RUN, Failure, NOT_FOUND};
+use super::group::Group;
 
 /// The signals that ask to end, and those that mean something else.
 const ENDING: [(Signal, SignalKind); 4] = [
@@ -21,7 +22,8 @@ const ENDING: [(Signal, SignalKind); 4] = [
 const OTHER: [(Signal, SignalKind); 2] =
     [(Signal::USR1, SignalKind::user_defined1()), (Signal::USR2, SignalKind::user_defined2())];
 
-/// The signals that are sent to this command.
+/// The signals that are sent to this command. A signal that was ignored when it was started, as by `nohup`, stays ignored, by
+/// COMMAND too.
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
@@ -36,8 +38,10 @@ impl Signals {
     }
 
     fn listen(kinds: &[(Signal, SignalKind)]) -> Result<Self, Failure> {
+        let ignored = ignored();
+        let kinds = kinds.iter().filter(|(signal, _)| ignored & (1 << (signal.as_raw() - 1)) == 0);
         let listen = |(signal, kind): &(Signal, SignalKind)| Ok((*signal, unix::signal(*kind)?));
-        Ok(Self(kinds.iter().map(listen).collect::<Result<_, std::io::Error>>()?))
+        Ok(Self(kinds.map(listen).collect::<Result<_, std::io::Error>>()?))
     }
 
     /// The next one.
@@ -58,16 +62,20 @@ impl Signals {
     }
 }
 
+/// The signals that this process ignores, as a set of bits; none where the system does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or_default()
+}
+
 /// Whether a signal asks to end.
 pub(crate) fn is_ending(signal: Signal) -> bool {
     ENDING.iter().any(|(ending, _)| *ending == signal)
 }
 
 /// COMMAND, running.
-pub(crate) struct Child {
-    process: tokio::process::Child,
-    group: Pid,
-}
+pub(crate) struct Child(Group);
 
 impl Child {
     /// Starts it, with more in its environment.
@@ -79,22 +87,20 @@ impl Child {
             return Err(Failure::usage("there is no COMMAND"));
         };
         let mut command = Command::new(program);
-        command.args(arguments).envs(environment).process_group(0);
+        command.args(arguments).envs(environment);
         // A group that is not the terminal's would be stopped when it reads from there.
         if std::io::stdin().is_terminal() {
             command.stdin(Stdio::null());
         }
-        let process = command.spawn().map_err(|error| {
+        let group = Group::spawn(&mut command).map_err(|error| {
             let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
             Failure::new(code, format!("can't run {program}: {error}"))
         })?;
-        let group = process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let group = group.ok_or_else(|| Failure::new(CANNOT_RUN, format!("{program} has no process id")))?;
-        Ok(Self { process, group })
+        Ok(Self(group))
     }
 
     pub(crate) fn group(&self) -> Pid {
-        self.group
+        self.0.id()
     }
 
     /// Waits for its end.
@@ -102,21 +108,19 @@ impl Child {
     /// # Cancellation
     /// Safe.
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus, Failure> {
-        Ok(self.process.wait().await?)
+        Ok(self.0.wait().await?)
     }
 
     /// Sends a signal to it and all that it has started, as long as it was not waited for.
     pub(crate) fn signal(&self, signal: Signal) {
-        if self.process.id().is_some() {
-            // It may have ended by itself.
-            let _ = kill_process_group(self.group, signal);
+        if self.0.is_running() {
+            self.0.signal(signal);
         }
     }
 
     /// Kills what is left of its group after its own end.
     pub(crate) fn kill_the_rest(&self) {
-        // Mostly nobody is left.
-        let _ = kill_process_group(self.group, Signal::KILL);
+        self.0.signal(Signal::KILL);
     }
 }
 

@@ -1,18 +1,23 @@
 //! `rollcall delete`.
 
+use std::future::IntoFuture as _;
 use std::process::ExitCode;
 
-use super::args::{DeleteArgs, Global};
-use super::exit::Outcome;
+use rollcall::Client;
 
-pub(crate) async fn run(global: &Global, args: DeleteArgs) -> Outcome {
-    let mut delete = global.client()?.delete(args.path);
+use super::args::DeleteArgs;
+use super::exit::Outcome;
+use super::waiting::patiently;
+
+pub(crate) async fn run(client: &Client, args: DeleteArgs) -> Outcome {
+    let what = format!("the deletion of {}", args.path);
+    let mut delete = client.delete(args.path);
     if args.recursive {
         delete = delete.recursive();
     }
     if let Some(version) = args.version {
         delete = delete.if_version(version);
     }
-    delete.await?;
+    patiently(client, &what, delete.into_future()).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -103,9 +103,10 @@ fn advice(reason: &Reason) -> (u8, &'static str) {
         Reason::NoNode => (NO_NODE, ""),
         Reason::BackendUnavailable => (UNREACHABLE, "the replica runs, but without zookeeper; see «rollcall status»"),
         Reason::LockLimitDiffers => (FAILED, "all who use a lock must give the same -n"),
-        Reason::VersionMismatch => {
-            (FAILED, "read it again with «rollcall get --latest -o json» and give the new --version")
-        }
+        Reason::VersionMismatch => (
+            FAILED,
+            "the version is under stat in «rollcall get --latest --data -o json PATH»: read it again, and give the new one",
+        ),
         Reason::NotEmpty => (FAILED, "delete what is below too with -r"),
         Reason::NameTaken => (FAILED, "without --exclusive the registration is taken over"),
         Reason::HasRegistrations => (FAILED, "registrations and locks go with those who hold them"),

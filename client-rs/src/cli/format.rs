@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rollcall::{Child, Node, Stat, Value};
 use serde_json::{Map, Value as Json, json};
 
-use super::escape::{escaped, json_line};
-use super::term::{shown, table, time};
+use super::escape::json_line;
+use super::term::{Row, Style, Tone, age, shown, table, time};
 
 /// A node of a tree.
 #[derive(Debug, Default)]
@@ -16,18 +16,17 @@ pub(crate) struct Branch {
     pub(crate) below: BTreeMap<String, Branch>,
 }
 
-/// Whether what nodes hold is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Show {
-    Names,
-    Data,
+/// What is shown of nodes beside their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Show {
+    /// What they hold.
+    pub(crate) data: bool,
+    /// ZooKeeper's record of them.
+    pub(crate) stat: bool,
 }
 
-impl Show {
-    pub(crate) fn data(data: bool) -> Self {
-        if data { Self::Data } else { Self::Names }
-    }
-}
+/// The end of the name of the node beside a lock, below which those are that wait for it.
+pub(crate) const LOCK_QUEUE: &str = "-__lock__";
 
 impl Branch {
     pub(crate) fn of(node: Node) -> Self {
@@ -42,11 +41,32 @@ impl Branch {
         root
     }
 
-    /// As `ndsr` has it: `{PATH: {"data": …, "children": [{PATH: {…}}, …]}}`.
+    /// Leaves out what ZooKeeper and locks have for themselves: `/zookeeper`, and the nodes of those that hold a lock or wait
+    /// for it.
+    pub(crate) fn hide_inner(&mut self, path: &str) {
+        if path == "/" {
+            self.below.remove("zookeeper");
+        }
+        let is_queue = |name: &String, _: &mut Self| name.ends_with(LOCK_QUEUE);
+        for (queue, _) in self.below.extract_if(.., is_queue).collect::<Vec<_>>() {
+            if let Some(lock) = queue.strip_suffix(LOCK_QUEUE).and_then(|name| self.below.get_mut(name)) {
+                let is_lease = |name: &str| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+                lock.below.retain(|name, below| !is_lease(name) || !below.below.is_empty());
+            }
+        }
+        for (name, below) in &mut self.below {
+            below.hide_inner(&join(path, name));
+        }
+    }
+
+    /// As `ndsr` has it: `{PATH: {"data": …, "children": [{PATH: {…}}, …]}}`, and the stat where it is shown.
     pub(crate) fn to_json(&self, path: &str, show: Show) -> Json {
         let mut fields = Map::new();
-        if show == Show::Data {
+        if show.data {
             fields.insert("data".to_owned(), self.value.as_ref().map_or(Json::Null, Value::to_json));
+        }
+        if let Some(stat) = self.stat.filter(|_| show.stat) {
+            fields.insert("stat".to_owned(), stat_to_json(&stat));
         }
         if !self.below.is_empty() {
             let children = self.below.iter().map(|(name, below)| below.to_json(&join(path, name), show));
@@ -55,29 +75,66 @@ impl Branch {
         json!({ path: fields })
     }
 
-    /// One path a line, [`escaped`], the node itself first.
-    pub(crate) fn to_dir(&self, path: &str) -> String {
-        let below = self.below.iter().map(|(name, below)| below.to_dir(&join(path, name)));
-        std::iter::once(format!("{}\n", escaped(path))).chain(below).collect()
+    /// One path a line, the node itself first.
+    pub(crate) fn to_dir(&self, path: &str, style: Style) -> String {
+        let below = self.below.iter().map(|(name, below)| below.to_dir(&join(path, name), style));
+        std::iter::once(style.paint(self.tone(), path) + "\n").chain(below).collect()
+    }
+
+    /// Registrations are green.
+    pub(crate) fn tone(&self) -> Tone {
+        tone(self.stat.as_ref())
     }
 }
 
+fn tone(stat: Option<&Stat>) -> Tone {
+    if stat.is_some_and(Stat::is_ephemeral) { Tone::Good } else { Tone::Plain }
+}
+
+fn stat_to_json(stat: &Stat) -> Json {
+    json!({
+        "version": stat.version,
+        "created": time(stat.created()),
+        "modified": time(stat.modified()),
+        "czxid": stat.czxid,
+        "mzxid": stat.mzxid,
+        "ephemeral_owner": stat.is_ephemeral().then(|| session(stat)),
+        "data_length": stat.data_length,
+        "num_children": stat.num_children,
+    })
+}
+
+/// The ZooKeeper session of a registration, as ZooKeeper writes it.
+fn session(stat: &Stat) -> String {
+    format!("{:#x}", stat.ephemeral_owner)
+}
+
 /// One line a child.
-pub(crate) fn to_table(node: &Node, show: Show) -> String {
-    let rows: Vec<_> = node
-        .children
-        .iter()
-        .map(|(name, child)| {
-            let kind = child.stat.map_or("-", |stat| if stat.is_ephemeral() { "registration" } else { "durable" });
-            let modified = child.stat.map_or_else(|| "-".to_owned(), |stat| time(stat.modified()));
-            let version = child.stat.map_or_else(|| "-".to_owned(), |stat| stat.version.to_string());
-            let mut row = vec![name.clone(), kind.to_owned(), version, modified];
-            row.extend((show == Show::Data).then(|| shown(child.value.as_ref())));
-            row
-        })
-        .collect();
-    let head = ["NAME", "KIND", "VERSION", "MODIFIED", "DATA"];
-    table(if show == Show::Data { &head } else { &head[..4] }, &rows)
+pub(crate) fn to_table(node: &Node, show: Show, style: Style) -> String {
+    let row = |(name, child): (&String, &Child)| {
+        let of_stat = |text: fn(&Stat) -> String| child.stat.as_ref().map_or_else(|| "-".to_owned(), text);
+        let mut cells = vec![
+            name.clone(),
+            of_stat(|stat| if stat.is_ephemeral() { "registration" } else { "durable" }.to_owned()),
+            of_stat(|stat| stat.version.to_string()),
+            of_stat(|stat| age(stat.created())),
+            of_stat(|stat| time(stat.modified())),
+            holder(child),
+            of_stat(|stat| if stat.is_ephemeral() { session(stat) } else { "-".to_owned() }),
+        ];
+        cells.extend(show.data.then(|| shown(child.value.as_ref())));
+        Row { tone: tone(child.stat.as_ref()), cells }
+    };
+    let rows: Vec<_> = node.children.iter().map(row).collect();
+    let head = ["NAME", "KIND", "VERSION", "AGE", "MODIFIED", "HOLDER", "SESSION", "DATA"];
+    table(style, &head[..if show.data { 8 } else { 7 }], &rows)
+}
+
+/// The process that holds a registration, as it has written itself.
+fn holder(child: &Child) -> String {
+    let is_registration = child.stat.is_some_and(|stat| stat.is_ephemeral());
+    let pid = child.value.as_ref().filter(|_| is_registration).and_then(|value| value.as_data()?.get("pid"));
+    pid.map_or_else(|| "-".to_owned(), |pid| format!("pid {pid}"))
 }
 
 pub(crate) fn join(path: &str, name: &str) -> String {
@@ -85,25 +142,25 @@ pub(crate) fn join(path: &str, name: &str) -> String {
 }
 
 /// JSON as YAML: block style, strings quoted where they could be taken for something else.
-pub(crate) fn to_yaml(json: &Json) -> String {
+pub(crate) fn to_yaml(json: &Json, style: Style) -> String {
     let mut text = String::new();
-    write_yaml(&mut text, json, 0);
+    write_yaml(&mut text, json, 0, style);
     text
 }
 
-fn write_yaml(text: &mut String, json: &Json, depth: usize) {
+fn write_yaml(text: &mut String, json: &Json, depth: usize, style: Style) {
     let indent = "  ".repeat(depth);
     match json {
         Json::Object(fields) if !fields.is_empty() => {
             for (key, value) in fields {
-                text.push_str(&format!("{indent}{}:", scalar(key)));
-                write_below(text, value, depth + 1);
+                text.push_str(&format!("{indent}{}:", style.paint(Tone::Name, &scalar(key))));
+                write_below(text, value, depth + 1, style);
             }
         }
         Json::Array(items) if !items.is_empty() => {
             for item in items {
                 let mut below = String::new();
-                write_yaml(&mut below, item, depth + 1);
+                write_yaml(&mut below, item, depth + 1, style);
                 // The first line of an item stands beside its dash.
                 text.push_str(&format!("{indent}- {}", below.trim_start_matches(' ')));
             }
@@ -112,15 +169,15 @@ fn write_yaml(text: &mut String, json: &Json, depth: usize) {
     }
 }
 
-fn write_below(text: &mut String, value: &Json, depth: usize) {
+fn write_below(text: &mut String, value: &Json, depth: usize, style: Style) {
     match value {
         Json::Object(fields) if !fields.is_empty() => {
             text.push('\n');
-            write_yaml(text, value, depth);
+            write_yaml(text, value, depth, style);
         }
         Json::Array(items) if !items.is_empty() => {
             text.push('\n');
-            write_yaml(text, value, depth - 1);
+            write_yaml(text, value, depth - 1, style);
         }
         other => text.push_str(&format!(" {}\n", leaf(other))),
     }
@@ -146,7 +203,11 @@ fn scalar(string: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
+
+    const DATA: Show = Show { data: true, stat: false };
 
     fn node() -> Node {
         let child = |text: &str| Child { value: Some(text.into()), stat: None };
@@ -158,13 +219,53 @@ mod tests {
     #[test]
     fn a_flat_list_becomes_a_tree() {
         let branch = Branch::of(node());
-        assert_eq!(branch.to_dir("/s"), "/s\n/s/a\n/s/a/b\n/s/c\n");
+        assert_eq!(branch.to_dir("/s", Style::Plain), "/s\n/s/a\n/s/a/b\n/s/c\n");
         assert_eq!(
-            branch.to_json("/s", Show::Names),
+            branch.to_json("/s", Show::default()),
             json!({"/s": {"children": [{"/s/a": {"children": [{"/s/a/b": {}}]}}, {"/s/c": {}}]}})
         );
-        assert_eq!(Branch::of(Node::default()).to_dir("/"), "/\n");
+        assert_eq!(Branch::of(Node::default()).to_dir("/", Style::Plain), "/\n");
         assert_eq!(join("/", "a"), "/a");
+    }
+
+    #[test]
+    fn the_stat_has_the_version_and_a_table_the_holder() {
+        let stat = Stat { version: 3, ephemeral_owner: 0x10, ..Stat::default() };
+        let child = Child { value: Some(Value::from_data(json!({"pid": 7})).unwrap()), stat: Some(stat) };
+        let durable = Child { stat: Some(Stat { ephemeral_owner: 0, ..stat }), ..child.clone() };
+        let children = [("a".to_owned(), child), ("b".to_owned(), durable)].into();
+        let node = Node { path: "/s".to_owned(), exists: true, value: None, stat: None, children };
+        let table = to_table(&node, Show::default(), Style::Plain);
+        let cells =
+            |line: usize| table.lines().nth(line).unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+        assert!(
+            cells(1).eq(["a", "registration", "3", &age(UNIX_EPOCH), "1970-01-01T00:00:00Z", "pid 7", "0x10"]),
+            "{table}"
+        );
+        assert!(cells(2).skip(5).eq(["-", "-"]), "{table}");
+        let shown = Branch::of(node).to_json("/s", Show { data: false, stat: true });
+        let stat = &shown["/s"]["children"][0]["/s/a"]["stat"];
+        assert_eq!((&stat["version"], &stat["ephemeral_owner"]), (&json!(3), &json!("0x10")));
+    }
+
+    #[test]
+    fn inner_nodes_are_hidden_and_nothing_else() {
+        const LEASE: &str = "0123456789abcdef0123456789abcdef";
+        let kept = ["a", "jobs", "jobs/a", "jobs/a/x", "jobs/a/x/y", "plain", &format!("plain/{LEASE}"), "s/zookeeper"];
+        let hidden = [
+            "zookeeper",
+            "zookeeper/quota",
+            "jobs/a-__lock__",
+            "jobs/a-__lock__/x__lock__0000000001",
+            &format!("jobs/a/{LEASE}"),
+        ];
+        let tree = |names: &[&str]| {
+            let children = names.iter().map(|name| ((*name).to_owned(), Child::default())).collect();
+            Branch::of(Node { path: "/".to_owned(), exists: true, children, ..Node::default() })
+        };
+        let mut branch = tree(&[&kept[..], &hidden[..]].concat());
+        branch.hide_inner("/");
+        assert_eq!(branch.to_dir("/", Style::Plain), tree(&kept).to_dir("/", Style::Plain));
     }
 
     #[test]
@@ -183,7 +284,9 @@ mod tests {
   - /s/c: {}
   data: null
 ";
-        assert_eq!(to_yaml(&json), expected);
+        assert_eq!(to_yaml(&json, Style::Plain), expected);
+        let colored = to_yaml(&json!({"/s": {"data": "x"}}), Style::Colored);
+        assert_eq!(colored, "\x1b[36m/s\x1b[0m:\n  \x1b[36mdata\x1b[0m: x\n");
     }
 
     #[test]
@@ -191,11 +294,11 @@ mod tests {
         let child = Child { value: Some("\u{9b}31m".into()), stat: None };
         let children = [("a\x1b\n/evil\u{202e}".to_owned(), child)].into();
         let node = Node { path: "/s".to_owned(), exists: true, value: None, stat: None, children };
-        let table = to_table(&node, Show::Data);
+        let table = to_table(&node, DATA, Style::Plain);
         assert!(table.contains(r"a\u001b\n/evil\u202e  ") && table.contains(r#""\u009b31m""#), "{table}");
         let branch = Branch::of(node);
-        assert_eq!(branch.to_dir("/s"), "/s\n/s/a\\u001b\\n\n/s/a\\u001b\\n/evil\\u202e\n");
-        let yaml = to_yaml(&branch.to_json("/s", Show::Data));
+        assert_eq!(branch.to_dir("/s", Style::Plain), "/s\n/s/a\\u001b\\n\n/s/a\\u001b\\n/evil\\u202e\n");
+        let yaml = to_yaml(&branch.to_json("/s", DATA), Style::Plain);
         assert!(
             yaml.contains(r#""/s/a\u001b\n/evil\u202e":"#) && yaml.contains(r#"string_value: "\u009b31m""#),
             "{yaml}"

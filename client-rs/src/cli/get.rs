@@ -1,15 +1,24 @@
 //! `rollcall get`.
 
+use std::future::IntoFuture as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::args::{Format, GetArgs, Global};
+use rollcall::Client;
+
+use super::args::{Format, GetArgs};
 use super::escape::json_page;
 use super::exit::{Failure, NO_NODE, Outcome};
 use super::format::{Branch, Show, to_table, to_yaml};
-use super::term::{print, say, time};
+use super::term::{Style, print, say, time};
+use super::waiting::patiently;
 
-pub(crate) async fn run(global: &Global, args: GetArgs) -> Outcome {
-    let mut get = global.client()?.get(&args.path);
+/// What `--wait` without a time means.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+pub(crate) async fn run(client: &Client, style: Style, args: GetArgs) -> Outcome {
+    let what = format!("{}{}", if args.wait.is_some() { "a child of " } else { "" }, args.path);
+    let mut get = client.get(&args.path);
     if args.recursive {
         get = get.recursive();
     }
@@ -17,9 +26,9 @@ pub(crate) async fn run(global: &Global, args: GetArgs) -> Outcome {
         get = get.latest();
     }
     if let Some(wait) = args.wait {
-        get = get.wait(wait);
+        get = get.wait(wait.unwrap_or(FOREVER));
     }
-    let lookup = get.await?;
+    let lookup = patiently(client, &what, get.into_future()).await?;
     if lookup.stale {
         let as_of = lookup.as_of.map(|as_of| format!(", as of {}", time(as_of))).unwrap_or_default();
         say(&format!("zookeeper can't be reached: what follows may be out of date{as_of}"));
@@ -27,11 +36,11 @@ pub(crate) async fn run(global: &Global, args: GetArgs) -> Outcome {
     if !lookup.node.exists {
         return Err(Failure::new(NO_NODE, format!("no node at {}", args.path)));
     }
-    let show = Show::data(args.data);
+    let show = Show { data: args.data, stat: args.output == Format::Json };
     print(&match args.output {
-        Format::Table => to_table(&lookup.node, show),
-        Format::Dir => Branch::of(lookup.node).to_dir(&args.path),
-        Format::Yaml => to_yaml(&Branch::of(lookup.node).to_json(&args.path, show)),
+        Format::Table => to_table(&lookup.node, show, style),
+        Format::Dir => Branch::of(lookup.node).to_dir(&args.path, style),
+        Format::Yaml => to_yaml(&Branch::of(lookup.node).to_json(&args.path, show), style),
         Format::Json => json_page(&Branch::of(lookup.node).to_json(&args.path, show)),
     })?;
     Ok(ExitCode::SUCCESS)

@@ -1,11 +1,13 @@
 //! The leash: a process of its own that ends COMMAND's process group when the lock's holder can't, because it was killed,
 //! or stopped past the deadline.
 //!
-//! It reads deadlines from its standard input, as milliseconds of the monotonic clock, and `done` when nothing is left to
-//! guard. When a deadline passes, or its input ends without that word, it kills the group.
+//! It is started before COMMAND, so that COMMAND never runs without it. It reads its standard input: first the process group,
+//! then deadlines, as milliseconds of the monotonic clock, and `done` when nothing is left to guard. When a deadline passes,
+//! or its input ends without that word, it kills the group.
 
 use std::io::{BufRead as _, Write as _};
-use std::process::{ExitCode, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -14,21 +16,23 @@ use rustix::time::{ClockId, clock_gettime};
 use std::os::unix::process::CommandExt as _;
 
 use super::exit::{FAILED, Failure};
+use super::orphans::Ours;
 
 /// The word that lets go.
 const DONE: &str = "done";
 
 /// The other end: in the process that holds the lock.
 #[derive(Debug)]
-pub(crate) struct Leash(std::process::Child);
+pub(crate) struct Leash {
+    process: std::process::Child,
+    _ours: Ours,
+}
 
 impl Leash {
-    /// Starts one for a process group.
-    pub(crate) fn start(group: Pid, until: Instant) -> Result<Self, Failure> {
-        let program = std::env::current_exe()?;
-        let process = std::process::Command::new(program)
+    /// Starts one, which guards nothing yet.
+    pub(crate) fn start() -> Result<Self, Failure> {
+        let process = program()?
             .arg("__leash")
-            .arg(group.as_raw_nonzero().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -36,9 +40,14 @@ impl Leash {
             .process_group(0)
             .spawn()
             .map_err(|error| Failure::new(FAILED, format!("can't start the leash of COMMAND: {error}")))?;
-        let mut leash = Self(process);
-        leash.prolong(until);
-        Ok(leash)
+        let _ours = Ours::new(Pid::from_child(&process));
+        Ok(Self { process, _ours })
+    }
+
+    /// Begins to guard a process group.
+    pub(crate) fn guard(&mut self, group: Pid, until: Instant) {
+        self.say(&group.as_raw_nonzero().to_string());
+        self.prolong(until);
     }
 
     /// Moves the deadline.
@@ -53,15 +62,24 @@ impl Leash {
     pub(crate) fn release(mut self) {
         self.say(DONE);
         // It ends at once.
-        let _ = self.0.wait();
+        let _ = self.process.wait();
     }
 
     fn say(&mut self, line: &str) {
-        if let Some(input) = &mut self.0.stdin {
+        if let Some(input) = &mut self.process.stdin {
             // One that has gone has killed the group.
             let _ = writeln!(input, "{line}");
         }
     }
+}
+
+/// This program, also when its file was replaced or deleted since it was started.
+fn program() -> Result<Command, Failure> {
+    const SELF: &str = "/proc/self/exe";
+    let path = if Path::new(SELF).exists() { SELF.into() } else { std::env::current_exe()? };
+    let mut command = Command::new(path);
+    command.arg0("rollcall");
+    Ok(command)
 }
 
 fn monotonic() -> Duration {
@@ -71,7 +89,7 @@ fn monotonic() -> Duration {
 }
 
 /// What the leash does.
-pub(crate) fn watch(group: i32) -> ExitCode {
+pub(crate) fn watch() -> ExitCode {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -81,6 +99,10 @@ pub(crate) fn watch(group: i32) -> ExitCode {
             }
         }
     });
+    // Without a group nothing was started.
+    let Some(group) = lines.recv().ok().and_then(|line| Pid::from_raw(line.parse().ok()?)) else {
+        return ExitCode::SUCCESS;
+    };
     let mut deadline: Option<Duration> = None;
     loop {
         let left = deadline.map_or(Duration::from_secs(3600), |deadline| deadline.saturating_sub(monotonic()));
@@ -91,9 +113,7 @@ pub(crate) fn watch(group: i32) -> ExitCode {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
     }
-    if let Some(group) = Pid::from_raw(group) {
-        // It may have ended by itself.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
+    // It may have ended by itself.
+    let _ = kill_process_group(group, Signal::KILL);
     ExitCode::SUCCESS
 }

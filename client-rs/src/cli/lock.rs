@@ -4,22 +4,23 @@ use std::future::pending;
 use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rollcall::{LockGuard, LockState, Place};
+use rollcall::{Client, LockGuard, LockState, Place};
 use rustix::process::Signal;
 use tokio::time::sleep_until;
 
-use super::args::{Global, LockArgs};
+use super::args::LockArgs;
 use super::child::{Child, Signals, code};
 use super::deadline::Notice;
 use super::escape::escaped;
 use super::exit::{Failure, LOCK_LOST, Outcome};
 use super::leash::Leash;
 use super::term::{print, say};
+use super::waiting::patiently;
 
-pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
+pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
     let notice = Notice::new(args.ttl, args.grace).map_err(Failure::usage)?;
     let mut signals = Signals::all()?;
-    let mut lock = global.client()?.lock(&args.path).simultaneous(args.simultaneous).ttl(args.ttl);
+    let mut lock = client.lock(&args.path).simultaneous(args.simultaneous).ttl(args.ttl);
     if let Some(name) = &args.name {
         lock = lock.name(name);
     }
@@ -31,13 +32,19 @@ pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
     if !args.quiet && args.wait.is_some() {
         lock = lock.on_queued(tell_place);
     }
-    let acquiring = lock.acquire();
+    let what = format!("the lock {}", args.path);
+    let acquiring = patiently(client, &what, lock.acquire());
     let guard = tokio::select! {
         guard = acquiring => guard.map_err(|error| Failure::of_lock(&error))?,
         signal = next_ending(&mut signals) => return Ok(ExitCode::from(exit_code(signal))),
     };
     if args.leave {
-        print(&escaped(&guard.leave()))?;
+        let id = guard.leave();
+        if let Err(failure) = print(&escaped(&id)) {
+            // Nobody knows the id, so nobody else can give it back. That it is gone already is as good.
+            let _ = client.release_lock(id).await;
+            return Err(failure);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if args.command.is_empty() {
@@ -45,8 +52,8 @@ pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
     }
     let token = guard.fencing_token().to_string();
     let environment = [("ROLLCALL_FENCING_TOKEN", token.as_str()), ("ROLLCALL_LOCK", &args.path)];
-    let ended = match Child::start(&args.command, environment) {
-        Ok(child) => supervise(&guard, child, notice, &mut signals).await,
+    let ended = match start(&args.command, environment) {
+        Ok((child, leash)) => supervise(&guard, child, leash, notice, &mut signals).await,
         Err(failure) => Err(failure),
     };
     // That it was lost is told by its loss; what could not be given back goes with its ttl.
@@ -60,6 +67,18 @@ pub(crate) async fn run(global: &Global, args: LockArgs) -> Outcome {
         }
         Ended::Lost(why) => {
             Err(Failure::new(LOCK_LOST, format!("lock {} is lost, and COMMAND was ended: {why}", args.path)))
+        }
+    }
+}
+
+/// Starts COMMAND, and before it the leash: it never runs without.
+fn start(command: &[String], environment: [(&'static str, &str); 2]) -> Result<(Child, Leash), Failure> {
+    let leash = Leash::start()?;
+    match Child::start(command, environment) {
+        Ok(child) => Ok((child, leash)),
+        Err(failure) => {
+            leash.release();
+            Err(failure)
         }
     }
 }
@@ -121,6 +140,7 @@ enum Phase {
 async fn supervise(
     guard: &LockGuard,
     mut child: Child,
+    mut leash: Leash,
     notice: Notice,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
@@ -128,14 +148,7 @@ async fn supervise(
     let mut phase = Phase::Running;
     // Until when the lock was certain, by the last state that told.
     let mut until = until_of(&guard.state()).unwrap_or_else(Instant::now);
-    let mut leash = match Leash::start(child.group(), notice.kill_at(until)) {
-        Ok(leash) => leash,
-        Err(failure) => {
-            child.signal(Signal::KILL);
-            let _ = child.wait().await;
-            return Err(failure);
-        }
-    };
+    leash.guard(child.group(), notice.kill_at(until));
     let status = loop {
         let state = states.borrow_and_update().clone();
         let now = Instant::now();

@@ -10,15 +10,18 @@ mod escape;
 mod exit;
 mod format;
 mod get;
+mod group;
 mod leash;
 mod lock;
 mod locks;
+mod orphans;
 mod put;
 mod register;
 mod status;
 mod term;
 mod tree;
 mod unlock;
+mod waiting;
 mod watch;
 
 use std::process::ExitCode;
@@ -27,40 +30,56 @@ use clap::Parser as _;
 
 use self::args::{Cli, Command};
 use self::exit::Outcome;
+use self::term::{Style, say};
+use self::waiting::patiently;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // It has no use for a runtime, and must not depend on one.
-    if let Command::Leash { group } = cli.command {
-        return leash::watch(group);
+    // These have no use for a runtime, and the leash must not depend on one.
+    match &cli.command {
+        Command::Leash => return leash::watch(),
+        Command::Completions(args) => return finish(completions::run(args)),
+        _ => {}
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::Failure::new(exit::FAILED, format!("no runtime: {error}")).report(),
     };
-    let outcome = runtime.block_on(run(cli));
-    // Whatever is given back in the background has a moment for it.
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = run(cli) => outcome,
+            () = orphans::reap() => unreachable!("it goes on for ever"),
+        }
+    });
+    // A host name may still be being resolved.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
-    match outcome {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    }
+    finish(outcome)
+}
+
+fn finish(outcome: Outcome) -> ExitCode {
+    outcome.unwrap_or_else(|failure| failure.report())
 }
 
 async fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
-    match command {
-        Command::Get(args) => get::run(&global, args).await,
-        Command::Tree(args) => tree::run(&global, args).await,
-        Command::Watch(args) => watch::run(&global, args).await,
-        Command::Register(args) => register::run(&global, args).await,
-        Command::Lock(args) => lock::run(&global, args).await,
-        Command::Unlock(args) => unlock::run(&global, args).await,
-        Command::Locks(args) => locks::run(&global, args).await,
-        Command::Put(args) => put::run(&global, args).await,
-        Command::Delete(args) => delete::run(&global, args).await,
+    let (client, style) = (&global.client()?, Style::of(&global));
+    let outcome = match command {
+        Command::Get(args) => get::run(client, style, args).await,
+        Command::Tree(args) => tree::run(client, style, args).await,
+        Command::Watch(args) => watch::run(client, style, args).await,
+        Command::Register(args) => register::run(client, args).await,
+        Command::Lock(args) => lock::run(client, args).await,
+        Command::Unlock(args) => unlock::run(client, args).await,
+        Command::Locks(args) => locks::run(client, style, args).await,
+        Command::Put(args) => put::run(client, args).await,
+        Command::Delete(args) => delete::run(client, args).await,
         Command::Status(args) => status::run(&global, &args).await,
         Command::Completions(args) => completions::run(&args),
-        Command::Leash { group } => Ok(leash::watch(group)),
+        Command::Leash => Ok(leash::watch()),
+    };
+    // Whatever was dropped on the way is given back: a lock whose holder could not be told, a place in a queue.
+    if let Err(error) = patiently(client, "what is given back at the end", client.settled()).await {
+        say(&format!("what could not be given back goes with its ttl: {error}"));
     }
+    outcome
 }

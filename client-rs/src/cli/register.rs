@@ -6,26 +6,30 @@ use std::process::ExitCode;
 use rollcall::{Client, Registration, RegistrationState};
 use rustix::process::Signal;
 
-use super::args::{Global, RegisterArgs};
+use super::args::RegisterArgs;
 use super::check::{Check, Counter, Health};
 use super::child::{Child, Signals, code, is_ending};
-use super::exit::{Failure, Outcome};
+use super::exit::{Failure, Outcome, UNREACHABLE};
 use super::term::{parse_data, say};
+use super::waiting::Waiting;
 
-pub(crate) async fn run(global: &Global, mut args: RegisterArgs) -> Outcome {
+pub(crate) async fn run(client: &Client, mut args: RegisterArgs) -> Outcome {
     let data = parse_data(&args.data)?;
-    let client = global.client()?;
     let command = std::mem::take(&mut args.command);
     let check = args.check.take().map(|check| Check::new(check, args.every, Counter::new(args.rise, args.fall)));
-    let place = Place { client, path: args.path, data, ttl: args.ttl, exclusive: args.exclusive };
+    let place = Place { client: client.clone(), path: args.path, data, ttl: args.ttl, exclusive: args.exclusive };
     if command.is_empty() {
         let mut signals = Signals::ending()?;
         let mut presence = Presence::new(place, check);
         return tokio::select! {
             end = presence.keep() => Err(end),
             _ = signals.next() => {
+                let is_in_vain = presence.registration.is_some() && !presence.was_registered;
                 presence.leave().await;
-                Ok(ExitCode::SUCCESS)
+                match is_in_vain {
+                    true => Err(Failure::new(UNREACHABLE, format!("{} was never registered", presence.place.path))),
+                    false => Ok(ExitCode::SUCCESS),
+                }
             }
         };
     }
@@ -82,11 +86,13 @@ struct Presence {
     was_registered: bool,
     /// The last state that was told.
     told: Option<RegistrationState>,
+    waiting: Waiting,
 }
 
 impl Presence {
     fn new(place: Place, check: Option<Check>) -> Self {
-        Self { place, check, registration: None, was_registered: false, told: None }
+        let waiting = Waiting::new(&place.client, &format!("the registration of {}", place.path));
+        Self { place, check, registration: None, was_registered: false, told: None, waiting }
     }
 
     /// Registers, and takes it down, as the check says; returns only when it can't go on.
@@ -101,13 +107,14 @@ impl Presence {
             {
                 return failure;
             }
-            let Self { check, registration, .. } = self;
+            let Self { check, registration, waiting, .. } = self;
             let health = tokio::select! {
                 health = async { match check { Some(check) => check.changed().await, None => pending().await } } => Some(health),
                 state = next_state(registration) => match self.tell(state) {
                     Ok(()) => None,
                     Err(failure) => return failure,
                 },
+                never = waiting.tell(), if registration.is_some() => match never {},
             };
             match health {
                 Some(Health::Up) => {
@@ -133,6 +140,7 @@ impl Presence {
             register = register.exclusive();
         }
         self.registration = Some(register.in_background()?);
+        self.waiting.set_pending(true);
         Ok(())
     }
 
@@ -140,21 +148,28 @@ impl Presence {
         if let Some(registration) = self.registration.take()
             && let Err(error) = registration.close().await
         {
-            say(&format!("the registration could not be taken down, and goes with its ttl: {error}"));
+            let path = &self.place.path;
+            say(&match self.told.take() {
+                Some(_) => format!("{path} could not be taken down, and goes with its ttl: {error}"),
+                None => format!("{path} was not registered by now; if it comes to be, it goes with its ttl: {error}"),
+            });
         }
         self.told = None;
+        self.waiting.set_pending(false);
     }
 
     fn tell(&mut self, state: RegistrationState) -> Result<(), Failure> {
         let path = &self.place.path;
+        self.waiting.set_pending(matches!(state, RegistrationState::Pending));
         match &state {
+            RegistrationState::Pending if self.told.is_none() => return Ok(()),
             RegistrationState::Registered { .. } => {
                 if !matches!(self.told, Some(RegistrationState::Registered { .. })) {
                     say(&format!("registered {path}"));
                 }
                 self.was_registered = true;
             }
-            RegistrationState::Pending if self.told.is_some() => {
+            RegistrationState::Pending => {
                 say(&format!("{path} may not be registered any more; trying again"));
             }
             RegistrationState::Overwritten { .. } => {

@@ -1,5 +1,6 @@
 //! `rollcall status`.
 
+use std::future::IntoFuture as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use tokio::time::timeout;
 use super::args::{Global, StatusArgs};
 use super::escape::json_page;
 use super::exit::{Failure, Outcome, UNREACHABLE};
-use super::term::{Style, Tone, print, table};
+use super::term::{Row, Style, Tone, print, table};
+use super::waiting::patiently;
 
 /// How long a replica's metrics may take.
 const METRICS: Duration = Duration::from_secs(1);
@@ -52,7 +54,7 @@ pub(crate) async fn run(global: &Global, args: &StatusArgs) -> Outcome {
     let names = global.server.split(',').map(str::trim).filter(|name| !name.is_empty());
     let replicas = join_all(names.map(|name| look(global, name, args.http_port))).await;
     let replicas = replicas.into_iter().collect::<Result<Vec<_>, _>>()?;
-    print(&if args.json { to_json(&replicas) } else { to_table(&replicas, Style::of(global)) })?;
+    print(&if args.output.is_json() { to_json(&replicas) } else { to_table(&replicas, Style::of(global)) })?;
     match replicas.iter().any(|replica| replica.answered_in.is_some()) {
         true => Ok(ExitCode::SUCCESS),
         false => Err(Failure::new(UNREACHABLE, "no replica answers")),
@@ -62,7 +64,8 @@ pub(crate) async fn run(global: &Global, args: &StatusArgs) -> Outcome {
 async fn look(global: &Global, name: &str, http_port: u16) -> Result<Replica, Failure> {
     let client = global.client_of(name)?;
     let begun = Instant::now();
-    let answer = client.get("/").latest().await;
+    let what = format!("the status of {name}");
+    let answer = patiently(&client, &what, client.get("/").latest().into_future()).await;
     let answered_in = begun.elapsed();
     let (state, zookeeper, answered_in, trouble) = match answer {
         Ok(_) => ("serving", "connected", Some(answered_in), None),
@@ -98,7 +101,8 @@ fn to_table(replicas: &[Replica], style: Style) -> String {
             let shown = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
             let rtt = replica.answered_in.map_or_else(|| "-".to_owned(), |time| format!("{} ms", time.as_millis()));
             let version = replica.metrics.as_ref().and_then(Metrics::version).unwrap_or("-");
-            vec![
+            let tone = if replica.state == "serving" { Tone::Good } else { Tone::Bad };
+            let cells = vec![
                 replica.name.clone(),
                 replica.state.to_owned(),
                 replica.zookeeper.to_owned(),
@@ -107,11 +111,12 @@ fn to_table(replicas: &[Replica], style: Style) -> String {
                 shown(gauge("rollcall_streams")),
                 shown(gauge("rollcall_views")),
                 shown(gauge("rollcall_zookeeper_sessions")),
-            ]
+            ];
+            Row { tone, cells }
         })
         .collect();
     let head = ["SERVER", "STATE", "ZOOKEEPER", "ANSWER", "VERSION", "STREAMS", "VIEWS", "SESSIONS"];
-    let mut text = table(&head, &rows);
+    let mut text = table(style, &head, &rows);
     for replica in replicas {
         if let Some(trouble) = &replica.trouble {
             text.push_str(&style.paint(Tone::Bad, &format!("{}: {trouble}", replica.name)));

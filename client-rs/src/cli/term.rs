@@ -23,6 +23,9 @@ pub(crate) enum Tone {
     Good,
     Bad,
     Changed,
+    /// A key, or a name.
+    Name,
+    Plain,
     Faint,
 }
 
@@ -42,10 +45,11 @@ impl Style {
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         let text = escaped(text);
         let code = match (self, tone) {
-            (Self::Plain, _) => return text.into_owned(),
+            (Self::Plain, _) | (_, Tone::Plain) => return text.into_owned(),
             (Self::Colored, Tone::Good) => 32,
             (Self::Colored, Tone::Bad) => 31,
             (Self::Colored, Tone::Changed) => 33,
+            (Self::Colored, Tone::Name) => 36,
             (Self::Colored, Tone::Faint) => 2,
         };
         format!("\x1b[{code}m{text}\x1b[0m")
@@ -68,6 +72,17 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "rollcall: {}", escaped(text));
 }
 
+/// How long ago that was, in the largest unit that fits.
+pub(crate) fn age(since: SystemTime) -> String {
+    let seconds = since.elapsed().unwrap_or_default().as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// UTC, to the second.
 pub(crate) fn time(time: SystemTime) -> String {
     let text = jiff::Timestamp::try_from(time).map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
@@ -83,18 +98,19 @@ pub(crate) fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// `KEY=VALUE`s and `@FILE`s as one object; later ones win.
+/// `KEY=VALUE`s, JSON objects and `@FILE`s as one object; later ones win.
 pub(crate) fn parse_data(words: &[String]) -> Result<Map<String, Json>, Failure> {
     let mut fields = Map::new();
     for word in words {
-        if let Some(file) = word.strip_prefix('@') {
-            let wrong = |cause: String| Failure::usage(format!("--data {word}: {cause}"));
-            let text = match file {
-                "-" => io::read_to_string(io::stdin()),
-                file => std::fs::read_to_string(file),
-            };
-            let text = text.map_err(|error| wrong(error.to_string()))?;
-            match serde_json::from_str(&text) {
+        let wrong = |cause: String| Failure::usage(format!("--data {word}: {cause}"));
+        let text = match word.strip_prefix('@') {
+            Some("-") => Some(io::read_to_string(io::stdin())),
+            Some(file) => Some(std::fs::read_to_string(file)),
+            None if word.starts_with('{') => Some(Ok(word.clone())),
+            None => None,
+        };
+        if let Some(text) = text {
+            match serde_json::from_str(&text.map_err(|error| wrong(error.to_string()))?) {
                 Ok(Json::Object(object)) => fields.extend(object),
                 Ok(_) => return Err(wrong("it is not a JSON object".to_owned())),
                 Err(error) => return Err(wrong(error.to_string())),
@@ -102,7 +118,7 @@ pub(crate) fn parse_data(words: &[String]) -> Result<Map<String, Json>, Failure>
             continue;
         }
         let Some((key, value)) = word.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-            return Err(Failure::usage(format!("--data {word:?} is neither KEY=VALUE nor @FILE")));
+            return Err(Failure::usage(format!("--data {word:?} is neither KEY=VALUE, nor a JSON object, nor @FILE")));
         };
         // 22 is a number, true a boolean; what is no JSON is text.
         let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
@@ -111,21 +127,30 @@ pub(crate) fn parse_data(words: &[String]) -> Result<Map<String, Json>, Failure>
     Ok(fields)
 }
 
+/// A line of a table; its first cell is in the tone.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) tone: Tone,
+    pub(crate) cells: Vec<String>,
+}
+
 /// Columns that line up. Cells are [`escaped`].
-pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
+pub(crate) fn table(style: Style, head: &[&str], rows: &[Row]) -> String {
+    let tones = rows.iter().map(|row| row.tone);
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.cells.iter().map(|cell| escaped(cell)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or_default()
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
+    let line = |tone: Tone, cells: &mut dyn Iterator<Item = &str>| {
         let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let padded = padded.enumerate().map(|(column, cell)| if column == 0 { style.paint(tone, &cell) } else { cell });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
-    let mut text = line(&mut head.iter().copied());
-    for row in &rows {
-        text.push_str(&line(&mut row.iter().map(AsRef::as_ref)));
+    let mut text = line(Tone::Faint, &mut head.iter().copied());
+    for (row, tone) in rows.iter().zip(tones) {
+        text.push_str(&line(tone, &mut row.iter().map(AsRef::as_ref)));
     }
     text
 }
@@ -142,14 +167,19 @@ mod tests {
         let words = ["port=22", "up=true", "name=a=b", "quoted=\"22\"", "empty="].map(str::to_owned);
         let expected = json!({"port": 22, "up": true, "name": "a=b", "quoted": "22", "empty": ""});
         assert_eq!(Json::Object(parse_data(&words).unwrap()), expected);
-        assert!(parse_data(&["nothing".to_owned()]).is_err());
+        let both = [r#"{"port": 1, "tags": ["a=b"]}"#, "port=2"].map(str::to_owned);
+        assert_eq!(Json::Object(parse_data(&both).unwrap()), json!({"port": 2, "tags": ["a=b"]}));
+        for wrong in ["nothing", "{", "[1]"] {
+            assert!(parse_data(&[wrong.to_owned()]).is_err(), "{wrong}");
+        }
         assert!(parse_data(&["=x".to_owned()]).is_err());
         assert!(parse_data(&["@/does/not/exist".to_owned()]).is_err());
     }
 
     #[test]
     fn what_others_write_is_escaped() {
-        assert_eq!(table(&["NAME"], &[vec![HOSTILE.to_owned()]]), format!("NAME\n{HARMLESS}\n"));
+        let row = Row { tone: Tone::Good, cells: vec![HOSTILE.to_owned()] };
+        assert_eq!(table(Style::Plain, &["NAME"], &[row]), format!("NAME\n{HARMLESS}\n"));
         assert_eq!(Style::Colored.paint(Tone::Good, HOSTILE), format!("\x1b[32m{HARMLESS}\x1b[0m"));
         assert_eq!(Style::Plain.paint(Tone::Good, HOSTILE), HARMLESS);
         assert_eq!(shown(Some(&HOSTILE.into())), format!(r#"{{"string_value":"{HARMLESS}"}}"#));
@@ -157,8 +187,11 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["a".to_owned(), "x".to_owned()], vec!["böse".to_owned(), String::new()]];
-        assert_eq!(table(&["NAME", "DATA"], &rows), "NAME  DATA\na     x\nböse\n");
+        let row = |name: &str, data: &str| Row { tone: Tone::Good, cells: vec![name.to_owned(), data.to_owned()] };
+        let rows = [row("a", "x"), row("böse", "")];
+        assert_eq!(table(Style::Plain, &["NAME", "DATA"], &rows), "NAME  DATA\na     x\nböse\n");
+        let colored = table(Style::Colored, &["NAME", "DATA"], &rows[..1]);
+        assert_eq!(colored, "\x1b[2mNAME\x1b[0m  DATA\n\x1b[32ma   \x1b[0m  x\n");
     }
 
     #[test]

@@ -1,30 +1,36 @@
 //! `rollcall tree`.
 
+use std::future::IntoFuture as _;
 use std::process::ExitCode;
 
-use super::args::{Global, TreeArgs};
-use super::escape::escaped;
-use super::exit::{Failure, NO_NODE, Outcome};
-use super::format::{Branch, Show};
-use super::term::{Style, Tone, print, shown};
+use rollcall::Client;
 
-pub(crate) async fn run(global: &Global, args: TreeArgs) -> Outcome {
-    let lookup = global.client()?.get(&args.path).recursive().await?;
+use super::args::TreeArgs;
+use super::exit::{Failure, NO_NODE, Outcome};
+use super::format::Branch;
+use super::term::{Style, Tone, print, shown};
+use super::waiting::patiently;
+
+pub(crate) async fn run(client: &Client, style: Style, args: TreeArgs) -> Outcome {
+    let what = format!("what is below {}", args.path);
+    let lookup = patiently(client, &what, client.get(&args.path).recursive().into_future()).await?;
     if !lookup.node.exists {
         return Err(Failure::new(NO_NODE, format!("no node at {}", args.path)));
     }
-    let (style, show) = (Style::of(global), Show::data(args.data));
+    let mut branch = Branch::of(lookup.node);
+    if !args.all {
+        branch.hide_inner(&args.path);
+    }
     let mut text = String::new();
-    draw(&mut text, &args.path, "", &Branch::of(lookup.node), style, show);
+    draw(&mut text, &args.path, "", &branch, style, args.data);
     print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn draw(text: &mut String, name: &str, margin: &str, branch: &Branch, style: Style, show: Show) {
-    let is_registration = branch.stat.is_some_and(|stat| stat.is_ephemeral());
-    text.push_str(&if is_registration { style.paint(Tone::Good, name) } else { escaped(name).into_owned() });
+fn draw(text: &mut String, name: &str, margin: &str, branch: &Branch, style: Style, shows_data: bool) {
+    text.push_str(&style.paint(branch.tone(), name));
     let data = shown(branch.value.as_ref());
-    if show == Show::Data && !data.is_empty() {
+    if shows_data && !data.is_empty() {
         text.push_str("  ");
         text.push_str(&style.paint(Tone::Faint, &data));
     }
@@ -34,6 +40,6 @@ fn draw(text: &mut String, name: &str, margin: &str, branch: &Branch, style: Sty
         let (arm, gap) = if index == last { ("└── ", "    ") } else { ("├── ", "│   ") };
         text.push_str(margin);
         text.push_str(arm);
-        draw(text, name, &format!("{margin}{gap}"), below, style, show);
+        draw(text, name, &format!("{margin}{gap}"), below, style, shows_data);
     }
 }

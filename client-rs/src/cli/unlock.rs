@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use super::args::{Global, UnlockArgs};
-use super::exit::Outcome;
+use rollcall::Client;
 
-pub(crate) async fn run(global: &Global, args: UnlockArgs) -> Outcome {
-    global.client()?.release_lock(args.id).await?;
+use super::args::UnlockArgs;
+use super::exit::Outcome;
+use super::waiting::patiently;
+
+pub(crate) async fn run(client: &Client, args: UnlockArgs) -> Outcome {
+    patiently(client, "the lock's release", client.release_lock(args.id)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,27 +3,35 @@
 use std::process::{ExitCode, Stdio};
 use std::time::SystemTime;
 
-use rollcall::{Change, Node, Update, Value};
+use rollcall::{Change, Client, Node, Update, Value};
+use rustix::process::Pid;
 use serde_json::{Map, Value as Json, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::args::{Global, WatchArgs, WatchFormat};
+use super::args::{WatchArgs, WatchFormat};
 use super::escape::json_line;
 use super::exit::Outcome;
+use super::orphans;
 use super::term::{Style, Tone, print, say, shown, time};
+use super::waiting::Waiting;
 
-pub(crate) async fn run(global: &Global, args: WatchArgs) -> Outcome {
-    let mut watch = global.client()?.watch(&args.path);
+pub(crate) async fn run(client: &Client, style: Style, args: WatchArgs) -> Outcome {
+    let mut watch = client.watch(&args.path);
     if args.recursive {
         watch = watch.recursive();
     }
     let mut updates = watch.stream();
-    let style = Style::of(global);
+    let mut waiting = Waiting::new(client, &format!("news of {}", args.path));
     // What `--exec` is told beside the changes.
     let mut node = Node::default();
-    while let Some(update) = updates.next().await {
-        let update = update?;
+    loop {
+        let update = tokio::select! {
+            biased;
+            update = updates.next() => update,
+            never = waiting.tell() => match never {},
+        };
+        let Some(update) = update.transpose()? else { return Ok(ExitCode::SUCCESS) };
         match (&args.exec, args.output) {
             (None, WatchFormat::Json) => print(&json_line(&line(&args.path, &update)))?,
             (None, WatchFormat::Text) => print(&text(&update, style))?,
@@ -38,7 +46,6 @@ pub(crate) async fn run(global: &Global, args: WatchArgs) -> Outcome {
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// An update as a JSON object.
@@ -127,6 +134,8 @@ fn text(update: &Update, style: Style) -> String {
 async fn exec(command: &str, input: &Json) {
     let run = async {
         let mut child = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
+        let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let _ours = id.map(orphans::Ours::new);
         if let Some(mut stdin) = child.stdin.take() {
             // One that does not read it has no need of it.
             let _ = stdin.write_all(format!("{}\n", json_line(input)).as_bytes()).await;

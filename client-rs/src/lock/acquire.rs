@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _};
 use rollcall_proto::v1::acquire_lock_response::Event;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::guard::LockGuard;
 use super::keep::{self, Grant};
@@ -32,6 +33,8 @@ pub(super) type Tell = Arc<dyn Fn(&Place) + Send + Sync>;
 /// heard of yet.
 struct Seat {
     client: Client,
+    /// The request whose place is not known yet.
+    opening: Option<Opening>,
     lock_id: Option<String>,
     /// The place that was left for this one, until this one is certain.
     left: Option<(Stream, String)>,
@@ -60,12 +63,18 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if let Some(opening) = self.opening.take() {
+            give_up_unseen(&self.client, opening);
+        }
         self.give_up();
         if let Some((_, lock_id)) = self.left.take() {
             release_later(&self.client, lock_id);
         }
     }
 }
+
+/// A stream that is being opened, up to its first event.
+type Opening = BoxFuture<'static, Result<(Stream, Option<Event>), (Replica, Failure)>>;
 
 /// How reading a stream has ended.
 enum Ended {
@@ -82,23 +91,22 @@ pub(super) async fn acquire(
 ) -> Result<LockGuard, Error> {
     let (client, replicas) = (&terms.client, terms.client.replicas());
     let deadline = wait.map(|wait| Instant::now() + wait.min(FOREVER));
-    let mut seat = Seat { client: client.clone(), lock_id: None, left: None };
+    let mut seat = Seat { client: client.clone(), opening: None, lock_id: None, left: None };
     let mut last: Option<Failure> = None;
     let mut give_up_at = Instant::now() + client.shared().patience;
     loop {
         let but = seat.left.as_ref().map(|(stream, _)| stream.replica.index());
         let Ok(replica) = timeout_at(give_up_at, replicas.pick_but(but, client.shared().patience / 6)).await else {
-            let source = last.map(Failure::into_status);
-            return Err(Error::Unreachable { replicas: replicas.names(), source });
+            return Err(replicas.given_up(last));
         };
         let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let ended = match terms.open(replica, seat.lock_id.as_deref(), wait).await {
-            Ok(stream) => {
-                let mut heard = false;
-                let ended = queue(&terms, ttl, tell.as_ref(), &mut seat, stream, &mut heard).await;
-                if heard {
-                    give_up_at = Instant::now() + client.shared().patience;
-                }
+        let opening = open(terms.clone(), replica, seat.lock_id.clone(), wait);
+        let opened = seat.opening.insert(opening.boxed()).await;
+        seat.opening = None;
+        let ended = match opened {
+            Ok((stream, first)) => {
+                let ended = queue(&terms, ttl, tell.as_ref(), &mut seat, stream, first).await;
+                give_up_at = Instant::now() + client.shared().patience;
                 ended
             }
             Err(failed) => Err(failed),
@@ -130,6 +138,38 @@ pub(super) async fn acquire(
     }
 }
 
+/// Opens a stream and awaits its first event; `None`: it has ended without one.
+async fn open(
+    terms: Terms,
+    replica: Replica,
+    lock_id: Option<String>,
+    wait: Option<Duration>,
+) -> Result<(Stream, Option<Event>), (Replica, Failure)> {
+    let mut stream = terms.open(replica, lock_id.as_deref(), wait).await?;
+    match stream.next().await {
+        Ok(event) => Ok((stream, event)),
+        Err(failure) => Err((stream.replica, failure)),
+    }
+}
+
+/// Gives up a request of which nothing was heard yet, in the background: the lock may be granted before the replica knows
+/// that nobody wants it any more, and would be held for its ttl by nobody.
+fn give_up_unseen(client: &Client, opening: Opening) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let client = client.clone();
+        let under_way = client.shared().background.begin();
+        runtime.spawn(async move {
+            let opened = timeout(client.shared().patience, opening).await;
+            if let Ok(Ok((stream, Some(Event::Queued(queued))))) = opened {
+                drop(stream);
+                // That it is gone already is as good.
+                let _ = client.release_lock(queued.lock_id).await;
+            }
+            drop(under_way);
+        });
+    }
+}
+
 /// Follows a place in the queue.
 async fn queue(
     terms: &Terms,
@@ -137,17 +177,19 @@ async fn queue(
     tell: Option<&Tell>,
     seat: &mut Seat,
     mut stream: Stream,
-    heard: &mut bool,
+    mut first: Option<Event>,
 ) -> Result<Ended, (Replica, Failure)> {
     let replicas = terms.client.replicas();
     loop {
-        let event = match stream.next().await {
-            Ok(Some(event)) => event,
-            Ok(None) => return Err((stream.replica, released(seat))),
-            Err(failure) => return Err((stream.replica, failure)),
+        let event = match first.take() {
+            Some(first) => first,
+            None => match stream.next().await {
+                Ok(Some(event)) => event,
+                Ok(None) => return Err((stream.replica, released(seat))),
+                Err(failure) => return Err((stream.replica, failure)),
+            },
         };
         replicas.succeeded(&stream.replica);
-        *heard = true;
         match event {
             Event::Queued(queued) => {
                 seat.take(queued.lock_id);

@@ -17,7 +17,7 @@ use crate::error::{Error, LostReason, Reason};
 /// A lock that is held: from [`Lock::acquire`](super::Lock::acquire).
 ///
 /// The client renews it until it is [released](LockGuard::release) or lost. Dropping the guard gives the lock back in the
-/// background, as far as the program's end leaves time for that; else it goes with its ttl.
+/// background, for which [`Client::settled`](crate::Client::settled) waits; a program that ends before leaves it for its ttl.
 #[derive(Debug)]
 pub struct LockGuard {
     terms: Terms,

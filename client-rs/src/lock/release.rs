@@ -34,13 +34,15 @@ impl Client {
     }
 }
 
-/// Gives a lock back, as far as the program's end leaves time for it.
+/// Gives a lock back in the background; [`Client::settled`] waits for it.
 pub(super) fn release_later(client: &Client, lock_id: String) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         let client = client.clone();
+        let under_way = client.shared().background.begin();
         runtime.spawn(async move {
             // That it is gone already is as good.
             let _ = client.release_lock(lock_id).await;
+            drop(under_way);
         });
     }
 }

@@ -130,7 +130,7 @@ impl Register {
     /// registered or refused. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: the data or the ttl can't be.
+    /// [`Error::Invalid`]: the data or the ttl can't be. [`Error::Refused`], reason `ValueTooLarge`: no message can carry it.
     pub fn in_background(self) -> Result<Registration, Error> {
         self.add(None)
     }
@@ -141,10 +141,12 @@ impl Register {
             return Err(Error::invalid("ttl", "it must be from 1 second to 10 minutes"));
         }
         let created = SystemTime::now();
-        let terms = Terms { value: Compact::new(stamped(value?, created))?, exclusive };
+        let value = Compact::new(stamped(value?, created))?;
+        value.check_size(&path)?;
+        let terms = Terms { value, exclusive };
         let session = client.shared().sessions.of(ttl);
         let (key, state) = session.add(path.as_str().into(), terms, waiter)?;
-        Ok(Registration { client, session, key, created, state })
+        Ok(Registration { client, session, key, created, state, is_closed: false })
     }
 }
 
@@ -162,7 +164,7 @@ fn stamped(value: Value, created: SystemTime) -> Value {
 
 /// A path that is registered for as long as this is kept.
 ///
-/// Dropping it takes the registration down in the background, as far as the program's end leaves time for that;
+/// Dropping it takes the registration down in the background, for which [`Client::settled`] waits;
 /// [`close`](Registration::close) waits until it is done.
 pub struct Registration {
     client: Client,
@@ -170,6 +172,8 @@ pub struct Registration {
     key: Key,
     created: SystemTime,
     state: watch::Receiver<RegistrationState>,
+    /// Taken down already, or as good as.
+    is_closed: bool,
 }
 
 impl Registration {
@@ -246,6 +250,7 @@ impl Registration {
     pub async fn update_value(&self, value: impl Into<Value>) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
         let value = Compact::new(stamped(value.into(), self.created))?;
+        value.check_size(self.path())?;
         self.session.update(&self.key, value, sender)?;
         self.answered(answer).await
     }
@@ -260,9 +265,10 @@ impl Registration {
     ///
     /// # Connection loss
     /// Another replica is told.
-    pub async fn close(self) -> Result<(), Error> {
+    pub async fn close(mut self) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
-        self.session.remove(&self.key, Some(sender));
+        self.session.remove(&self.key, sender);
+        self.is_closed = true;
         match self.answered(answer).await {
             Err(Error::Lost { .. }) => Ok(()),
             other => other,
@@ -294,7 +300,9 @@ impl fmt::Debug for Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.session.remove(&self.key, None);
+        if !self.is_closed {
+            self.session.remove_later(&self.key);
+        }
     }
 }
 

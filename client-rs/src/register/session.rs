@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::standing::RegistrationState;
-use super::state::{Key, State, Terms, Waiter};
+use super::state::{Key, Leaving, State, Terms, Waiter};
 use super::stream::{Event, Stream};
+use crate::background::Background;
 use crate::choice::FOREVER;
 use crate::error::{Error, Failure, Reason};
 use crate::replicas::Replicas;
@@ -33,11 +34,13 @@ pub(crate) struct Sessions {
 pub(super) struct Peer {
     pub(super) replicas: Replicas,
     pub(super) name: Arc<str>,
+    /// Counts what is taken down in the background.
+    background: Background,
 }
 
 impl Sessions {
-    pub(crate) fn new(replicas: Replicas, name: String) -> Self {
-        Self { peer: Peer { replicas, name: name.into() }, sessions: Mutex::default() }
+    pub(crate) fn new(replicas: Replicas, name: String, background: Background) -> Self {
+        Self { peer: Peer { replicas, name: name.into(), background }, sessions: Mutex::default() }
     }
 
     pub(super) fn of(&self, ttl: Option<Duration>) -> Arc<Session> {
@@ -91,8 +94,15 @@ impl Session {
         updated
     }
 
-    pub(super) fn remove(&self, key: &Key, waiter: Option<Waiter>) {
-        self.lock().state.remove(key, waiter);
+    /// Takes a registration down, and answers when it is gone.
+    pub(super) fn remove(&self, key: &Key, waiter: Waiter) {
+        self.lock().state.remove(key, Leaving::Awaited(waiter));
+        self.wake.notify_one();
+    }
+
+    /// Takes a registration down in the background.
+    pub(super) fn remove_later(&self, key: &Key) {
+        self.lock().state.remove(key, Leaving::Later(self.peer.background.begin()));
         self.wake.notify_one();
     }
 
@@ -155,7 +165,7 @@ async fn run(session: Arc<Session>) {
 
 /// Opens a stream at a replica other than `but`, if there is another. `None`: that has failed.
 async fn connect(session: &Session, but: Option<usize>, sure_until: Option<Instant>) -> Option<Stream> {
-    let Peer { replicas, name } = &session.peer;
+    let Peer { replicas, name, .. } = &session.peer;
     let longest = session.ttl.map_or(FOREVER, |ttl| ttl / 6);
     let opening = async { Stream::open(replicas.pick_but(but, longest).await, name, session.ttl).await };
     let opened = {

@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::Code;
 
 use super::standing::RegistrationState;
+use crate::background::UnderWay;
 use crate::error::{Error, LostReason, Reason, Refusal};
 use crate::value::{Compact, Value};
 
@@ -62,12 +63,23 @@ struct Entry {
     answered: Option<u32>,
     /// The last one that we were given.
     generation: Option<i64>,
+    /// Whether a replica may know of it.
+    was_said: bool,
     is_queued: bool,
     /// On how many earlier streams something was said that was not answered: each may still be carried out, once. Another
     /// replica then takes the path over, for us.
     may_follow: u32,
     states: watch::Sender<RegistrationState>,
     waiters: Vec<Waiter>,
+    /// Dropped with the entry: the registration is gone.
+    leaving: Option<UnderWay>,
+}
+
+/// Who is to know that a registration is gone.
+#[derive(Debug)]
+pub(super) enum Leaving {
+    Awaited(Waiter),
+    Later(UnderWay),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,14 +122,17 @@ impl State {
             said: None,
             answered: None,
             generation: None,
+            was_said: false,
             is_queued: false,
             may_follow: 0,
             states,
             waiters: waiter.into_iter().collect(),
+            leaving: None,
         };
         if let Some(before) = self.entries.remove(&path) {
             // What is under way is still answered, and answers come in order.
             (entry.said, entry.is_queued) = (before.said.map(|_| Said::Set(EARLIER)), before.is_queued);
+            entry.was_said = before.was_said;
             before.tell(match before.wish {
                 Wish::Hold => RegistrationState::Lost { reason: LostReason::TakenOver },
                 Wish::Leave => RegistrationState::Closed,
@@ -143,9 +158,9 @@ impl State {
     }
 
     /// Wishes it gone. Dropped waiters tell that it is gone already.
-    pub(super) fn remove(&mut self, key: &Key, waiter: Option<Waiter>) {
+    pub(super) fn remove(&mut self, key: &Key, leaving: Leaving) {
         let Some(entry) = self.entry(key) else {
-            if let Some(waiter) = waiter {
+            if let Leaving::Awaited(waiter) = leaving {
                 let _ = waiter.send(Ok(()));
             }
             return;
@@ -155,7 +170,16 @@ impl State {
             entry.waiters.clear();
         }
         entry.wish = Wish::Leave;
-        entry.waiters.extend(waiter);
+        match leaving {
+            Leaving::Awaited(waiter) => entry.waiters.push(waiter),
+            Leaving::Later(under_way) => entry.leaving = Some(under_way),
+        }
+        if !entry.was_said {
+            entry.tell(RegistrationState::Closed);
+            entry.answer(&Ok(()));
+            self.entries.remove(&key.path);
+            return;
+        }
         self.enqueue(&key.path);
     }
 
@@ -212,6 +236,7 @@ impl State {
                     })
                 }
             };
+            entry.was_said = true;
             self.unanswered += 1;
             return Some(v1::RegisterRequest { request: Some(request) });
         }

@@ -4,6 +4,7 @@ use std::task::Context;
 use serde_json::json;
 
 use super::*;
+use crate::background::Background;
 
 /// A state and the replica at the other end, one step at a time.
 #[derive(Default)]
@@ -247,14 +248,14 @@ fn removal_is_said_and_done_when_it_is_answered() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
     let (waiter, mut gone) = answer();
-    scene.state.remove(&held.key, Some(waiter));
+    scene.state.remove(&held.key, Leaving::Awaited(waiter));
     assert_eq!(scene.said(), ["unset /a"]);
     assert!(gone.try_recv().is_err() && !scene.state.is_empty());
     scene.unregistered("/a");
     assert!(gone.try_recv().unwrap().is_ok() && scene.state.is_empty() && scene.state.is_settled());
     assert_eq!(held.state(), RegistrationState::Closed);
     let (waiter, mut gone) = answer();
-    scene.state.remove(&held.key, Some(waiter));
+    scene.state.remove(&held.key, Leaving::Awaited(waiter));
     assert!(gone.try_recv().unwrap().is_ok(), "twice is once");
 }
 
@@ -263,7 +264,7 @@ fn what_is_removed_while_it_is_set_is_unset_after_that() {
     let mut scene = Scene::default();
     let held = scene.add("/a", 1);
     assert_eq!(scene.said(), ["set /a n=1"]);
-    scene.state.remove(&held.key, None);
+    scene.state.remove(&held.key, Leaving::Later(Background::default().begin()));
     assert!(scene.said().is_empty());
     scene.registered("/a", 5);
     assert_eq!(scene.said(), ["unset /a"]);
@@ -276,7 +277,7 @@ fn what_is_removed_while_it_is_set_is_unset_after_that() {
 fn what_another_replica_still_holds_is_taken_from_it_before_it_is_removed() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
-    scene.state.remove(&held.key, None);
+    scene.state.remove(&held.key, Leaving::Later(Background::default().begin()));
     scene.state.begin();
     assert_eq!(scene.said(), ["set /a n=1 @5"]);
     scene.registered("/a", 6);
@@ -292,7 +293,7 @@ fn a_later_registration_of_the_path_takes_it_over() {
     let second = scene.add("/a", 2);
     assert_eq!(first.state(), RegistrationState::Lost { reason: LostReason::TakenOver });
     // The drop of the first is nothing to the second.
-    scene.state.remove(&first.key, None);
+    scene.state.remove(&first.key, Leaving::Later(Background::default().begin()));
     assert_eq!(scene.said(), ["set /a n=2"]);
     scene.registered("/a", 5);
     assert_eq!(second.state(), registered(5));
@@ -310,7 +311,7 @@ fn a_later_registration_waits_for_what_the_earlier_has_said() {
     assert_eq!(scene.said(), ["set /a n=2 @5"]);
     scene.registered("/a", 5);
     assert_eq!(second.state(), registered(5));
-    scene.state.remove(&second.key, None);
+    scene.state.remove(&second.key, Leaving::Later(Background::default().begin()));
     assert_eq!(scene.said(), ["unset /a"]);
     let third = scene.add("/a", 3);
     assert_eq!(second.state(), RegistrationState::Closed);

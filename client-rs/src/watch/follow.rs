@@ -1,6 +1,6 @@
 //! A watch over any number of streams.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rollcall_proto::v1;
@@ -31,6 +31,8 @@ pub(super) struct Following {
     /// Updates that have not been given yet.
     ready: VecDeque<Update>,
     has_ended: bool,
+    /// The replicas that have opened no stream since one has said something last.
+    silent: BTreeSet<usize>,
     /// The replica that the last stream was left for.
     drains: Option<usize>,
 }
@@ -39,7 +41,16 @@ impl Following {
     pub(super) fn new(client: Client, mut request: v1::WatchRequest) -> Self {
         request.heartbeat = Some(duration_to_proto(HEARTBEAT));
         let assembler = Assembler::since(request.since_revision);
-        Self { client, request, assembler, stream: None, ready: VecDeque::new(), has_ended: false, drains: None }
+        Self {
+            client,
+            request,
+            assembler,
+            stream: None,
+            ready: VecDeque::new(),
+            has_ended: false,
+            silent: BTreeSet::new(),
+            drains: None,
+        }
     }
 
     /// The next update; an error is the last item.
@@ -64,6 +75,7 @@ impl Following {
         let failure = match timeout(SILENCE, stream.message()).await {
             Ok(Ok(Some(message))) => {
                 self.client.replicas().succeeded(replica);
+                self.silent.clear();
                 match self.assembler.take(message) {
                     Said::Updates(updates) => self.ready.extend(updates),
                     Said::Draining => {
@@ -94,7 +106,11 @@ impl Following {
             Ok(Err(status)) => Failure::of(status),
             Err(_) => Failure::silent(),
         };
-        self.ready.extend(self.assembler.unreachable());
+        self.silent.insert(replica.index());
+        // Another one may still serve.
+        if self.silent.len() == self.client.replicas().count() {
+            self.ready.extend(self.assembler.unreachable());
+        }
         self.failed(&replica, failure)
     }
 

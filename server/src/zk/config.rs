@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::names::Resolver;
+use super::reports::Reports;
 
 /// Bytes of the length that goes before a path on the wire.
 pub(crate) const PATH_LENGTH: usize = 4;
@@ -24,6 +25,8 @@ pub(crate) struct Config {
     pub surplus_idle: Duration,
     /// Finds the addresses of the hosts.
     pub resolver: Resolver,
+    /// What the log has said of hosts that can't be reached.
+    pub reports: Reports,
 }
 
 /// Why a text names no ensemble.
@@ -40,16 +43,29 @@ pub struct ConnectStringError {
 /// When there is no host, a port is no number, or the chroot is no path.
 pub(crate) fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), ConnectStringError> {
     let fail = |why| ConnectStringError { text: text.to_owned(), why };
+    if text.contains("://") {
+        return Err(fail("servers are named without a scheme"));
+    }
+    if text.contains(|c: char| c == ';' || c.is_whitespace()) {
+        return Err(fail("servers are separated by commas alone"));
+    }
     let (hosts, chroot) = match text.find('/') {
         Some(slash) => (&text[..slash], &text[slash..]),
         None => (text, ""),
     };
     let chroot = if chroot == "/" { "" } else { chroot };
+    // A chroot may have both characters, but nobody means one: a server would be missing, and the registry empty.
+    if chroot.contains(',') {
+        return Err(fail("the chroot comes once, after the last server"));
+    }
+    if chroot.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        return Err(fail("the port comes before the chroot"));
+    }
     if !chroot.is_empty() && crate::types::NodePath::parse(chroot).is_err() {
         return Err(fail("the chroot is no valid path"));
     }
     let mut parsed = Vec::new();
-    for host in hosts.split(',').map(str::trim) {
+    for host in hosts.split(',') {
         let (name, port) = match host.rsplit_once(':') {
             Some((name, port)) if !port.contains(']') => (name, port),
             _ => (host, "2181"),
@@ -57,8 +73,8 @@ pub(crate) fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), 
         if name.is_empty() {
             return Err(fail("a host is empty"));
         }
-        if port.parse::<u16>().is_err() {
-            return Err(fail("a port is no number up to 65535"));
+        if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return Err(fail("a port is no number from 1 to 65535"));
         }
         parsed.push(format!("{name}:{port}"));
     }
@@ -77,6 +93,7 @@ impl Config {
             max_sessions: 1,
             surplus_idle: Duration::from_secs(60),
             resolver: Resolver::default(),
+            reports: Reports::default(),
         }
     }
 
@@ -115,8 +132,25 @@ mod tests {
         assert_eq!(hosts, ["zk1:2181", "zk2:2181", "[::1]:99"]);
         assert_eq!(chroot, "/prod/a");
         assert_eq!(parse_connect_string("zk/").unwrap().1, "");
-        for bad in ["", "zk:x", ",zk", "zk:70000", "zk/a//b"] {
+        for bad in ["", "zk:x", ",zk", "zk,", "zk:70000", "zk:0", "zk/a//b"] {
             assert!(parse_connect_string(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_meant_as_something_else_is_refused_with_what_to_change() {
+        for (bad, hint) in [
+            ("zk1:2181/prod,zk2:2181/prod", "the chroot comes once"),
+            ("zk1/prod,zk2", "the chroot comes once"),
+            ("zk1/prod:2181", "the port comes before the chroot"),
+            ("zk://zk1:2181/prod", "without a scheme"),
+            ("zk1:2181;zk2:2181", "separated by commas"),
+            ("zk1:2181, zk2:2181", "separated by commas"),
+            ("zk1:2181 zk2:2181/prod", "separated by commas"),
+        ] {
+            let error = parse_connect_string(bad).unwrap_err().to_string();
+            assert!(error.contains(hint) && error.contains(bad), "{error}");
+        }
+        assert_eq!(parse_connect_string("zk/a:b").unwrap().1, "/a:b");
     }
 }

@@ -18,6 +18,7 @@ mod pauses;
 mod pool;
 #[cfg(test)]
 pub(crate) mod proxy;
+mod reports;
 mod session;
 mod watches;
 mod writer;
@@ -32,6 +33,7 @@ pub(crate) use hub::{Hub, Subscription, Watcher};
 pub(crate) use names::Resolver;
 pub(crate) use pauses::Pauses;
 pub(crate) use pool::{NoRoom, Owner, Owners, Pool, Room, SESSION_PATH_BYTES};
+pub(crate) use reports::Reports;
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
 pub(crate) use session::{Answer, Held, Link, Session};
 use tokio::task::JoinSet;

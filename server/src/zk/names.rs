@@ -13,10 +13,15 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use rand::seq::SliceRandom as _;
 
+use super::reports::Reports;
+
 /// Time after which a connect goes on without the answer to a lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum number of addresses that are tried in one round; the next round tries others. It bounds the round's time.
 const MOST: usize = 16;
+
+/// What the log says was tried.
+const LOOK_UP: &str = "to look up its name";
 
 type Lookup = BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 
@@ -63,7 +68,7 @@ impl Names {
 
     /// The addresses of all hosts, looked up anew, in a random order; of more than [`MOST`] some. A name that can't be
     /// looked up in time counts with the addresses that it had before.
-    pub(super) async fn addresses(&mut self, hosts: &[String]) -> Vec<SocketAddr> {
+    pub(super) async fn addresses(&mut self, hosts: &[String], reports: &Reports) -> Vec<SocketAddr> {
         let lookups: Vec<_> = hosts
             .iter()
             .map(|host| {
@@ -77,9 +82,12 @@ impl Names {
         for (host, found, lookup) in join_all(lookups).await {
             match found {
                 Ok(Ok(addresses)) if !addresses.is_empty() => drop(self.known.insert(host.clone(), addresses)),
-                Ok(Ok(_)) => tracing::debug!(host, "the name has no address"),
-                Ok(Err(error)) => tracing::debug!(host, %error, "the name can't be looked up"),
-                Err(_) => drop(self.under_way.insert(host.clone(), lookup)),
+                Ok(Ok(_)) => reports.failed(host, LOOK_UP, &"the name has no address"),
+                Ok(Err(error)) => reports.failed(host, LOOK_UP, &error),
+                Err(_) => {
+                    reports.failed(host, LOOK_UP, &format_args!("no answer after {LOOKUP_TIMEOUT:?}"));
+                    self.under_way.insert(host.clone(), lookup);
+                }
             }
         }
         let mut addresses: Vec<_> = hosts.iter().filter_map(|host| self.known.get(host)).flatten().copied().collect();
@@ -88,6 +96,15 @@ impl Names {
         addresses.shuffle(&mut rand::rng());
         addresses.truncate(MOST);
         addresses
+    }
+
+    /// The name that an address was found under, and the address, for the log.
+    pub(super) fn named(&self, address: SocketAddr) -> String {
+        let name = self.known.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name.as_str());
+        match name {
+            Some(name) if name != address.to_string() => format!("{name} ({address})"),
+            _ => address.to_string(),
+        }
     }
 
     /// There is a connection: the next one begins with lookups of its own.
@@ -123,8 +140,8 @@ mod tests {
             Box::pin(async move { Ok(found) })
         }));
         let hosts = ["one".to_owned(), "two".to_owned()];
-        assert_eq!(sorted(names.addresses(&hosts).await), [1, 2, 11]);
-        assert_eq!(sorted(names.addresses(&hosts).await), [1, 2, 13]);
+        assert_eq!(sorted(names.addresses(&hosts, &Reports::default()).await), [1, 2, 11]);
+        assert_eq!(sorted(names.addresses(&hosts, &Reports::default()).await), [1, 2, 13]);
     }
 
     #[tokio::test]
@@ -136,7 +153,7 @@ mod tests {
         }));
         let mut seen = std::collections::HashSet::new();
         for _ in 0..1000 {
-            let some = names.addresses(&["many".to_owned()]).await;
+            let some = names.addresses(&["many".to_owned()], &Reports::default()).await;
             assert_eq!(some.len(), MOST);
             seen.extend(some);
         }
@@ -161,10 +178,10 @@ mod tests {
         }));
         let hosts = ["one".to_owned()];
         for _ in 0..4 {
-            assert_eq!(sorted(names.addresses(&hosts).await), [1]);
+            assert_eq!(sorted(names.addresses(&hosts, &Reports::default()).await), [1]);
         }
         answer.notify_one();
-        assert_eq!(sorted(names.addresses(&hosts).await), [2]);
+        assert_eq!(sorted(names.addresses(&hosts, &Reports::default()).await), [2]);
         assert_eq!(calls.load(Ordering::Relaxed), 3);
     }
 }

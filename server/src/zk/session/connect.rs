@@ -68,7 +68,7 @@ impl Task {
     /// if all of them take connections and say nothing.
     async fn round(&mut self, is_probe: bool) -> Round {
         self.refuse_queued(Error::NotSent);
-        let mut addresses = self.names.addresses(&self.config.hosts).await;
+        let mut addresses = self.names.addresses(&self.config.hosts, &self.config.reports).await;
         // The server of the last connection may hang: the others first.
         addresses.sort_by_key(|address| Some(*address) == self.server);
         let patience = connection::handshake_timeout(self.config.session_timeout, addresses.len());
@@ -84,9 +84,9 @@ impl Task {
         let (mut is_refused, mut is_standing) = (false, false);
         while let Some((called, address)) = calls.next().await {
             self.refuse_queued(Error::NotSent);
-            let opened = match called {
-                Ok(stream) => connection::open(stream, &request, patience).await,
-                Err(error) => Err(error),
+            let (tried, opened) = match called {
+                Ok(stream) => ("to open a session", connection::open(stream, &request, patience).await),
+                Err(error) => ("to connect", Err(error)),
             };
             match opened {
                 Ok((response, ..)) if response.timeout_ms > 0 && is_probe => is_standing = true,
@@ -98,7 +98,7 @@ impl Task {
                 Err(error) => {
                     // What a server does that is behind, and also one that is just starting, or has enough connections.
                     is_refused |= error.kind() == io::ErrorKind::UnexpectedEof;
-                    tracing::debug!(%address, %error, "zookeeper can't be reached");
+                    self.config.reports.failed(&self.names.named(address), tried, &error);
                 }
             }
         }
@@ -107,6 +107,7 @@ impl Task {
 
     /// A server has taken the session.
     fn connected(&mut self, response: ConnectResponse, address: SocketAddr) {
+        self.config.reports.reached(&self.names.named(address));
         self.server = Some(address);
         self.names.connected();
         let mut identity = lock(&self.identity);

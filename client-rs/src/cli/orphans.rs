@@ -1,0 +1,61 @@
+//! Orphans: processes whose parent has ended, and that the kernel has made children of this command, which is process 1 of a
+//! container, or has taken a shell's place that had started others. Nobody else can reap them.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The children that this command has started, each of which is waited for by its owner.
+static OURS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+fn ours() -> MutexGuard<'static, BTreeSet<i32>> {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A child that is left to its owner, for as long as this is kept. To be made before the runtime can run anything else.
+#[derive(Debug)]
+pub(crate) struct Ours(Pid);
+
+impl Ours {
+    pub(crate) fn new(id: Pid) -> Self {
+        ours().insert(id.as_raw_nonzero().get());
+        Self(id)
+    }
+
+    pub(crate) fn id(&self) -> Pid {
+        self.0
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        ours().remove(&self.0.as_raw_nonzero().get());
+    }
+}
+
+/// Reaps orphans as they end, for ever.
+///
+/// # Cancellation
+/// Safe.
+pub(crate) async fn reap() {
+    let Ok(mut ended) = signal(SignalKind::child()) else { return pending().await };
+    loop {
+        children().into_iter().filter(|id| !ours().contains(id)).filter_map(Pid::from_raw).for_each(|id| {
+            // One that runs is left alone.
+            let _ = waitpid(Some(id), WaitOptions::NOHANG);
+        });
+        if ended.recv().await.is_none() {
+            return pending().await;
+        }
+    }
+}
+
+/// All children of this process; none where the system does not list them.
+fn children() -> Vec<i32> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect()
+}

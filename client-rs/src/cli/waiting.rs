@@ -1,0 +1,101 @@
+//! What a command says while it waits: nothing for a second, then what it waits for and why, and again when that changes.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
+
+use rollcall::{Client, Contact};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::term::{say, time};
+
+/// Time that may pass without a word.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Awaits something, and says what for, and why it is not there, when it takes longer.
+pub(crate) async fn patiently<F: Future>(client: &Client, what: &str, future: F) -> F::Output {
+    let (mut waiting, mut future) = (Waiting::new(client, what), pin!(future));
+    tokio::select! {
+        biased;
+        output = &mut future => output,
+        never = waiting.tell() => match never {},
+    }
+}
+
+/// Something that is waited for.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    what: String,
+    contact: watch::Receiver<Contact>,
+    /// Since when a replica that answers has not done it.
+    pending_since: Option<SystemTime>,
+    /// What was said of each replica since there was an answer last.
+    told: BTreeMap<String, String>,
+}
+
+impl Waiting {
+    pub(crate) fn new(client: &Client, what: &str) -> Self {
+        Self { what: what.to_owned(), contact: client.contact(), pending_since: None, told: BTreeMap::new() }
+    }
+
+    /// Whether a replica that answers has still to do what is waited for.
+    pub(crate) fn set_pending(&mut self, is_pending: bool) {
+        self.pending_since = is_pending.then(|| self.pending_since.unwrap_or_else(SystemTime::now));
+        if !is_pending {
+            self.told.clear();
+        }
+    }
+
+    /// Says what is to be said, for ever.
+    ///
+    /// # Cancellation
+    /// Safe: goes on when it is called again.
+    pub(crate) async fn tell(&mut self) -> Infallible {
+        loop {
+            let contact = self.contact.borrow_and_update().clone();
+            let since = contact.silent_since.or(self.pending_since);
+            if since.is_none() {
+                self.told.clear();
+            }
+            let left = since.map(|since| SILENCE.saturating_sub(since.elapsed().unwrap_or_default()));
+            if let Some(since) = since.filter(|_| left == Some(Duration::ZERO)) {
+                self.tell_once(since, &contact);
+            }
+            let due = async {
+                match left {
+                    Some(left) if !left.is_zero() => sleep(left).await,
+                    _ => pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                changed = self.contact.changed() => if changed.is_err() {
+                    return pending().await;
+                },
+            }
+        }
+    }
+
+    fn tell_once(&mut self, since: SystemTime, contact: &Contact) {
+        let (replica, why) = why(contact);
+        if self.told.get(&replica) != Some(&why) {
+            say(&format!("waiting for {} since {}: {replica} {why}", self.what, time(since)));
+            self.told.insert(replica, why);
+        }
+    }
+}
+
+/// The replica that is at fault, and what it does.
+fn why(contact: &Contact) -> (String, String) {
+    match (&contact.trouble, contact.silent_since) {
+        (Some((replica, cause)), Some(_)) if contact.is_refused => {
+            (replica.clone(), format!("is there, but can't serve: {cause}"))
+        }
+        (Some((replica, cause)), Some(_)) => (replica.clone(), format!("can't be reached: {cause}")),
+        (None, Some(_)) => (contact.replica.clone(), "was asked, and has not answered yet".to_owned()),
+        (_, None) => (contact.replica.clone(), "is there, but has no room or no zookeeper for it".to_owned()),
+    }
+}

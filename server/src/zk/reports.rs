@@ -1,0 +1,76 @@
+//! What the log says of servers that can't be reached: at once, and then ever more rarely, however many sessions try.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Time after which the same server is reported again; each time it doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// Longest time between two reports of one server.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Maximum number of servers that are remembered. With one more all are forgotten, and reported anew.
+const MOST: usize = 1024;
+
+/// What was reported last. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reports(Arc<Mutex<HashMap<String, Report>>>);
+
+#[derive(Debug)]
+struct Report {
+    next_at: Instant,
+    pause: Duration,
+}
+
+impl Reports {
+    /// Logs that an attempt has failed, unless that was said lately. `server` is its name, with its address where it is known.
+    pub(super) fn failed(&self, server: &str, tried: &str, error: &dyn fmt::Display) {
+        if self.is_due(server, Instant::now()) {
+            tracing::warn!(server, tried, %error, "a zookeeper server can't be reached; trying again");
+        } else {
+            tracing::debug!(server, tried, %error, "a zookeeper server can't be reached");
+        }
+    }
+
+    /// The server has answered: the next failure is news.
+    pub(super) fn reached(&self, server: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
+    }
+
+    fn is_due(&self, server: &str, now: Instant) -> bool {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(report) = reports.get_mut(server) {
+            if now < report.next_at {
+                return false;
+            }
+            report.pause = (report.pause * 2).min(LONGEST_PAUSE);
+            report.next_at = now + report.pause;
+            return true;
+        }
+        if reports.len() >= MOST {
+            reports.clear();
+        }
+        reports.insert(server.to_owned(), Report { next_at: now + FIRST_PAUSE, pause: FIRST_PAUSE });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_reported_at_once_then_ever_more_rarely_and_anew_once_it_was_reached() {
+        let (reports, start) = (Reports::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let due: Vec<u64> = (0..4000).filter(|second| reports.clone().is_due("a", at(*second))).collect();
+        assert_eq!(due, [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030, 3630]);
+        assert!(reports.is_due("b", at(0)) && !reports.is_due("b", at(1)));
+        reports.reached("b");
+        assert!(reports.is_due("b", at(2)));
+        assert!((0..10 * MOST).all(|name| reports.is_due(&name.to_string(), at(0))));
+        assert!(reports.0.lock().unwrap().len() <= MOST);
+    }
+}
