@@ -1,13 +1,12 @@
 """ServiceRegistry: nd_service_registry's verbs, for programs with threads."""
 
-import asyncio
 import atexit
 import functools
 import logging
 import os
 import threading
 import weakref
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set, Type, TypeVar, Union
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set, Tuple, Type, TypeVar, Union
 
 import grpc
 
@@ -15,8 +14,9 @@ from rollcall import forking
 from rollcall.core import Core, Settings, node
 from rollcall.dispatch import Dispatcher, Subscription, guarded
 from rollcall.engine import Engine
-from rollcall.errors import NoConnection, ReadOnly, Refused
+from rollcall.errors import NoConnection, ReadOnly, Refused, ServiceRegistryException
 from rollcall.follow import Watched
+from rollcall.heir import Heir
 from rollcall.lock import Lock, OnLost
 from rollcall.locks import Keeper
 from rollcall.registrations import Lost
@@ -30,9 +30,6 @@ T = TypeVar("T")
 SERVER = "localhost:7700"
 TIMEOUT = 5  # seconds
 LOCK_WAIT = 300  # seconds
-# How long, in seconds, a forked child waits before it connects for its callbacks' sake: one that runs another program,
-# or ends, at once never does.
-_CHILD_CONNECTS = 0.2
 
 Callback = Callable[[Any], Any]
 
@@ -84,6 +81,9 @@ class ServiceRegistry:
         ValueError: an argument can't be.
     """
 
+    # Whether `get` returns False where it would raise NoConnection.
+    _answers_false = False
+
     def __init__(
         self,
         server: Union[str, Sequence[str]] = SERVER,
@@ -128,12 +128,19 @@ class ServiceRegistry:
         self._mutex = threading.RLock()
         self._engine: Optional[Engine] = None
         self._is_stopped = False
+        # The process that this belongs to.
+        self._pid = os.getpid()
         self._dispatcher = Dispatcher()
         self._paths: Dict[str, _Path] = {}
         # What is registered, for `start` and `rebuild`.
         self._registered: Dict[str, Data] = {}
-        self._own_locks = threading.local()
+        # What the process that forked this one has registered, for when it is gone: see heir.py.
+        self._inherited: Dict[str, Data] = {}
+        # Locks of `get_lock`, those of `acquire_lock`, and both. A lock that nobody has is forgotten, unless it is held.
+        self._own_locks = _OwnLocks()
+        self._process_locks: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
         self._locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+        # Changed on the loop alone.
         self._held: Set[Lock] = set()
         self._state_callbacks: List[Callback] = []
         forking.protect(self)
@@ -145,21 +152,26 @@ class ServiceRegistry:
     def _connect(self) -> Engine:
         """Starts the thread, and waits for a replica unless we are lazy. Raises NoConnection."""
         engine = self._start()
-        if not self._lazy:
-            try:
+        try:
+            if not self._lazy:
                 engine.call(lambda core: core.connected())
-            except NoConnection:
-                with self._mutex:
-                    self._engine = None
-                engine.close()
-                raise
+        except BaseException as error:
+            engine.end([])
+            if isinstance(error, NoConnection):
+                engine.join()
+            raise
         return engine
 
     def _start(self) -> Engine:
         with self._mutex:
-            if self._engine is None:
+            if self._engine is None or self._engine.is_ending:
                 self._engine = Engine(self._make)
             return self._engine
+
+    def _adopt(self) -> None:
+        """Where the process was forked and Python was not told of it, does now what is done after any fork."""
+        if self._pid != os.getpid():
+            forking.adopt()
 
     def _make(self) -> Core:
         """On the loop."""
@@ -171,6 +183,7 @@ class ServiceRegistry:
         return core
 
     def _ready(self) -> Engine:
+        self._adopt()
         engine = self._engine
         if engine is not None:
             return engine
@@ -187,23 +200,23 @@ class ServiceRegistry:
 
     def start(self) -> None:
         """Connects again after `stop`; what was registered and watched is again. Raises NoConnection."""
+        self._adopt()
         self._is_stopped = False
         self._connect()
 
     def stop(self) -> None:
         """Disconnects: registrations go at once, locks are given back. `get` goes on telling what was known last."""
+        self._adopt()
         self._is_stopped = True
         # A fork waits for the end of this.
         with self._mutex:
-            engine, self._engine = self._engine, None
-            held, self._held = list(self._held), set()
+            engine = self._engine
             if engine is None:
                 return
-            keepers = [lock._keeper for lock in held if lock._keeper is not None]
-            try:
-                engine.call(lambda _: _release_all(keepers))
-            finally:
-                engine.close()
+            engine.end([lock._keeper for lock in list(self._held) if lock._keeper is not None])
+            self._held = set()
+            engine.join()
+            self._engine = None
         self._tell_state(False)
 
     def rebuild(self) -> None:
@@ -212,7 +225,8 @@ class ServiceRegistry:
         self.start()
 
     def get_state(self, callback: Optional[Callback] = None) -> bool:
-        """Whether a replica can be reached. The callback is called with that now, and whenever it changes."""
+        """Whether a replica can be reached, and ZooKeeper through it. The callback is called with that now, and whenever
+        it changes."""
         engine = None if self._is_stopped else self._ready()
         is_up = engine is not None and engine.core.link.is_up
         if callback is not None and callback not in self._state_callbacks:
@@ -249,15 +263,18 @@ class ServiceRegistry:
     # --- writing
 
     def set(self, node: str, data: Data = None, state: bool = True, type: NodeType = EphemeralNode) -> bool:
-        """Registers a path, or takes it down with `state=False`. Returns True.
+        """Registers a path, or takes it down with `state=False`. Returns True when that is done.
 
         The node holds `data`, and the keys `pid` and `created`; a string stands under `string_value`. A registration
         that is made again without data keeps those that it has.
 
+        A lazy registry returns False, and logs a WARNING, where no replica can be reached, or none that has ZooKeeper: it
+        registers the path, or takes it down, as soon as that is possible.
+
         Raises:
             ReadOnly: this registry, or the server, takes no writes.
             NoConnection: no answer in time. A new registration is given up then; one that stands is changed as soon as
-                that is possible. A lazy registry returns, and registers as soon as that is possible.
+                that is possible.
             Refused: see `reason`: INVALID_PATH, NOT_EPHEMERAL, VALUE_TOO_LARGE, HAS_REGISTRATIONS.
         """
         if self._readonly:
@@ -265,27 +282,45 @@ class ServiceRegistry:
         is_durable = type is DataNode
         node = clean(node)
         to_dict(data)
+        self._adopt()
+        self._inherited.pop(node, None)
         if not state:
             self._registered.pop(node, None)
+        is_new: List[bool] = []
 
-        async def work(core: Core) -> None:
+        async def work(core: Core) -> bool:
+            is_new.append(state and not is_durable and not core.has(node))
+            is_done = await core.set(node, data, state, is_durable)
             # On the loop, where a loss that comes later takes it out again.
-            if await core.set(node, data, state, is_durable) and (data or node not in self._registered):
+            if state and not is_durable and core.has(node) and (data or node not in self._registered):
                 self._registered[node] = data
+            return is_done
 
-        self._call(work)
-        return True
+        def undo(core: Core) -> None:
+            if any(is_new):
+                self._registered.pop(node, None)
+                core.forget(node)
+
+        engine = self._ready()
+        try:
+            return engine.call(work)
+        except ServiceRegistryException:
+            raise
+        except BaseException:
+            engine.post(undo)
+            raise
 
     def set_node(self, node: str, data: Data = None, state: bool = True) -> bool:
         """Registers a path for as long as this program lives: `set` with `type=EphemeralNode`."""
         return self.set(node, data, state, EphemeralNode)
 
     def set_data(self, node: str, data: Data = None, state: bool = True) -> bool:
-        """Writes a durable node: `set` with `type=DataNode`."""
+        """Writes a durable node, unless it holds the same data: `set` with `type=DataNode`."""
         return self.set(node, data, state, DataNode)
 
     def unset(self, node: str, type: NodeType = DataNode) -> bool:
-        """Takes a registration of ours down, or deletes a durable node. That there is none is fine."""
+        """Takes a registration of ours down, or deletes a durable node. That there is none is fine. Returns as `set`
+        does."""
         return self.set(node, None, False, type)
 
     def _lost(self, lost: Lost) -> None:
@@ -303,12 +338,13 @@ class ServiceRegistry:
         same dict once now and once for each change. `wait` holds the answer, and the callback, back until there is a
         child, for so many seconds at most.
 
-        Returns False when nothing is known: no replica can be reached, and no cache file knows the path; the callback
-        is called later then.
-
-        Raises Refused when the path can't be read.
+        Raises:
+            NoConnection: nothing is known: no replica can be reached, and no cache file knows the path. The callback is
+                called as soon as something is. KazooServiceRegistry returns False instead.
+            Refused: the path can't be read.
         """
         path = clean(path)
+        self._adopt()
         followed = self._paths.get(path)
         if self._is_stopped:
             with self._mutex:
@@ -327,12 +363,24 @@ class ServiceRegistry:
                 raise
         if callback is not None:
             self._subscribe(path, followed, callback)
-        return node(path, watched.state if watched else None, self._names_only)
+        state = watched.state if watched else None
+        if state is None and not self._answers_false:
+            raise self._unknown(path)
+        return node(path, state, self._names_only)
+
+    def _unknown(self, path: str) -> NoConnection:
+        engine = self._engine
+        cause = engine.core.replicas.unreachable().value if engine is not None else "the registry is stopped"
+        return NoConnection(f"nothing is known of {path}: {cause}")
 
     def add_callback(self, path: str, callback: Callback) -> None:
-        """Has it called with the node as `get` returns it, once now and once for each change. The same callback is
-        added once."""
-        self.get(path, callback)
+        """Has it called with the node as `get` returns it, once now, or as soon as something is known, and once for each
+        change. The same callback is added once."""
+        try:
+            self.get(path, callback)
+        except NoConnection:
+            if self._is_stopped:
+                raise
 
     def _open(self, path: str) -> _Path:
         engine = self._ready()
@@ -350,8 +398,9 @@ class ServiceRegistry:
         watched.listen(lambda watched: self._changed(followed, watched))
 
     def _changed(self, followed: _Path, watched: Watched) -> None:
-        for subscription in followed.subscriptions:
-            what = node(watched.path, watched.state, self._names_only)
+        subscriptions = followed.subscriptions
+        what = node(watched.path, watched.state, self._names_only) if subscriptions else None
+        for subscription in subscriptions:
             subscription.later(self._dispatcher, watched.version, what)
 
     def _subscribe(self, path: str, followed: _Path, callback: Callback) -> None:
@@ -385,48 +434,94 @@ class ServiceRegistry:
             wait: seconds that `acquire` waits; 0: not at all; None: for ever.
             on_lost: called with the reason if the lock is lost while it is held.
         """
-        path = clean(path)
-        own: Dict[str, Lock] = self._own_locks.__dict__
-        lock = own.get(path)
-        if lock is None or (lock.terms != (name, simultaneous, wait, on_lost) and not lock.status()):
-            lock = own[path] = Lock(self, path, name, simultaneous, wait, on_lost)
-            self._locks.add(lock)
-        return lock
+        self._adopt()
+        return self._lock(self._own_locks.all, Lock(self, clean(path), name, simultaneous, wait, on_lost))
+
+    def _lock(self, known: "weakref.WeakValueDictionary[str, Lock]", wanted: Lock) -> Lock:
+        """The lock of this path that is known already, unless it is not held and its terms are others."""
+        with self._mutex:
+            lock = known.get(wanted.path)
+            if lock is None or (lock.terms != wanted.terms and not lock.status()):
+                lock = known[wanted.path] = wanted
+                self._locks.add(lock)
+            return lock
 
     def acquire_lock(
         self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
     ) -> bool:
-        """Takes a lock and keeps it until `release_lock`. Returns whether it is ours."""
-        return self.get_lock(path, name, simultaneous, wait).acquire()
+        """Takes a lock for this process, whichever thread asks, and keeps it until `release_lock`. Returns whether it is
+        ours."""
+        self._adopt()
+        path = clean(path)
+        if any(lock.status() for lock in self._held_by_process(path)):
+            return True
+        return self._lock(self._process_locks, Lock(self, path, name, simultaneous, wait, is_shared=True)).acquire()
 
     def release_lock(self, path: str) -> bool:
-        """Gives a lock back that this process holds on the path: this thread's, or else any. Returns True when it holds
-        none."""
+        """Gives back what `acquire_lock` has taken on the path, in whichever thread; if there is none, this thread's lock
+        of `get_lock`. Returns True when none of these is held."""
+        self._adopt()
         path = clean(path)
-        own: Dict[str, Lock] = self._own_locks.__dict__
-        with self._mutex:
-            held = [lock for lock in self._held if lock.path == path]
-        lock = own.get(path) if own.get(path) in held else next(iter(held), None)
-        if lock is not None:
+        own = self._own_locks.all.get(path)
+        locks = self._held_by_process(path) or ([own] if own is not None else [])
+        for lock in locks:
             lock.release()
-        return lock is None or not lock.status()
+        return not any(lock.status() for lock in locks)
 
-    def _acquire(self, lock: Lock, name: Optional[str], simultaneous: int, wait: Optional[float]) -> Optional[Keeper]:
+    def _held_by_process(self, path: str) -> List[Lock]:
+        return [lock for lock in list(self._held) if lock.is_shared and lock.path == path]
+
+    def _acquire(self, lock: Lock, terms: Tuple[Optional[str], int, Optional[float]]) -> bool:
         def lose(reason: str) -> None:
+            self._held.discard(lock)
             lock.lost.set()
             if lock.on_lost is not None:
                 self._dispatcher.post(functools.partial(lock.on_lost, reason))
 
-        keeper = self._call(lambda core: core.acquire(lock.path, name, simultaneous, wait, lose))
-        if keeper is not None:
-            with self._mutex:
+        name, simultaneous, wait = terms
+        granted: List[Keeper] = []
+
+        async def work(core: Core) -> None:
+            keeper = await lock._take(lambda left: core.acquire(lock.path, name, simultaneous, left, lose), wait)
+            if keeper is not None:
+                # It is the lock's from here on, and this call's to undo.
+                lock._keeper = keeper
                 self._held.add(lock)
-        return keeper
+                granted.append(keeper)
+
+        engine = self._ready()
+        try:
+            engine.call(work)
+            return lock.status()
+        except BaseException:
+
+            def undo(_: Core) -> None:
+                for keeper in granted:
+                    self._give_up(lock, keeper)
+
+            engine.post(undo)
+            raise
+
+    def _give_up(self, lock: Lock, keeper: Keeper) -> None:
+        """On the loop: the call that has taken or released a lock was left."""
+        if lock._keeper is keeper:
+            lock._keeper = None
+            self._held.discard(lock)
+        keeper.release_later()
 
     def _release(self, lock: Lock, keeper: Keeper) -> bool:
-        with self._mutex:
-            self._held.discard(lock)
-        return self._call(functools.partial(_release, keeper))
+        async def work(core: Core) -> bool:
+            if lock._keeper is keeper:
+                lock._keeper = None
+                self._held.discard(lock)
+            return await keeper.release()
+
+        engine = self._ready()
+        try:
+            return engine.call(work)
+        except BaseException:
+            engine.post(lambda core: self._give_up(lock, keeper))
+            raise
 
     # --- forks: see forking.py
 
@@ -447,38 +542,46 @@ class ServiceRegistry:
 
     def _forked(self) -> None:
         """In the child: the lists and callbacks stay, the rest is our parent's."""
+        parent, self._pid = self._pid, os.getpid()
         # Kept, so that nothing of it is ever taken down here.
-        _abandoned.append((self._engine, self._dispatcher))
+        forking.abandon((self._engine, self._dispatcher))
         self._mutex = threading.RLock()
         self._engine = None
         self._dispatcher = Dispatcher()
+        self._inherited.update(self._registered)
         self._registered = {}
-        self._own_locks = threading.local()
+        self._own_locks = _OwnLocks()
+        self._process_locks = weakref.WeakValueDictionary()
         self._held = set()
-        for lock in self._locks:
+        for lock in list(self._locks):
             lock._forget()
         for followed in self._paths.values():
             followed.subscriptions = [known.copy() for known in followed.subscriptions]
-        if not self._is_stopped and any(followed.subscriptions for followed in self._paths.values()):
-            timer = threading.Timer(_CHILD_CONNECTS, self._connect_in_child, [os.getpid()])
-            timer.daemon = True
-            timer.start()
+        if not self._is_stopped:
+            Heir(self, parent).begin()
 
-    def _connect_in_child(self, pid: int) -> None:
-        if os.getpid() == pid and not self._is_stopped:
-            self._start()
+    def _has_callbacks(self) -> bool:
+        return any(followed.subscriptions for followed in self._paths.values())
+
+    def _inherit(self) -> None:
+        """The process that forked this one is gone: registers what it had, once that stands no more."""
+
+        def wish(core: Core) -> None:
+            inherited, self._inherited = self._inherited, {}
+            for path, data in inherited.items():
+                self._registered[path] = data
+                core.wish(path, data, is_exclusive=True)
+
+        self._start().post(wish)
 
 
-async def _release(keeper: Keeper, _: Core) -> bool:
-    return await keeper.release()
+class _OwnLocks(threading.local):
+    """The locks of one thread."""
+
+    def __init__(self) -> None:
+        self.all: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
 
 
-async def _release_all(keepers: List[Keeper]) -> None:
-    await asyncio.gather(*(keeper.release() for keeper in keepers))
-
-
-# What a fork has left of its parent's engines.
-_abandoned: List[Any] = []
 _at_exit: "weakref.WeakSet[ServiceRegistry]" = weakref.WeakSet()
 
 

@@ -51,7 +51,7 @@ def test_durable_data_are_written_and_deleted(registry, zk, path):
     raw, stat = zk.get(path)
     assert json.loads(raw)["limit"] == 5 and json.loads(raw)["pid"] == os.getpid() and stat.ephemeralOwner == 0
     assert ours.set(path, "text", True, rollcall.DataNode) is True
-    eventually("the change is seen", lambda: ours.get(path)["data"]["string_value"] == "text")
+    eventually("the change is seen", lambda: ours.get(path)["data"].get("string_value") == "text")
     assert ours.unset(path) is True
     eventually("it is gone", lambda: ours.get(path)["stat"] is None)
 
@@ -137,7 +137,8 @@ def test_state_and_start_and_stop(registry, path):
     eventually("taken down", lambda: "one" not in other.get(path)["children"])
     with pytest.raises(rollcall.NoConnection):
         ours.set_node(f"{path}/two")
-    assert ours.get(f"{path}/never-seen") is False
+    with pytest.raises(rollcall.NoConnection):
+        ours.get(f"{path}/never-seen")
     with other.get_lock(f"{path}/lock", wait=20) as held:
         assert held
     ours.start()

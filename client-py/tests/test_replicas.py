@@ -222,15 +222,20 @@ def test_the_only_replica_restarts(fleet, registry, path):
     assert all("one" in names for names in seen.lists), seen.lists
 
 
-def test_no_server_at_the_start(tmp_path, hosts, registry, path):
+def test_no_server_at_the_start(tmp_path, hosts, registry, path, caplog):
     address = free_address()
     begun = time.monotonic()
     with pytest.raises(rollcall.NoConnection):
         registry(address, timeout=1)
     ours, seen, states = registry(address, timeout=1, lazy=True), Seen(), Seen()
     assert ours.get_state(states) is False
-    assert ours.get(path, callback=seen) is False and seen.all == []
-    assert ours.set_node(f"{path}/one", {"n": 1}) is True, "as soon as there is one"
+    with pytest.raises(rollcall.NoConnection):
+        ours.get(path)
+    ours.add_callback(path, seen)
+    assert seen.all == []
+    assert ours.set_node(f"{path}/one", {"n": 1}) is False, "as soon as there is one"
+    assert ours.set_node(f"{path}/two") is False and ours.unset(f"{path}/two") is False
+    assert sum("not registered yet" in line or "not taken down yet" in line for line in caplog.messages) == 3
     with pytest.raises(rollcall.NoConnection):
         ours.acquire_lock(f"{path}-lock")
     with pytest.raises(rollcall.NoConnection):
@@ -242,6 +247,7 @@ def test_no_server_at_the_start(tmp_path, hosts, registry, path):
         eventually("registered", lambda: seen.all and list(seen.last["children"]) == ["one"])
         eventually("told", lambda: states.all == [False, True])
         assert ours.get(path)["children"]["one"]["n"] == 1
+        eventually("both", lambda: ours.set_node(f"{path}/one", {"n": 2}) and "two" not in ours.get(path)["children"])
     finally:
         fleet.replicas[0].kill()
 
@@ -257,8 +263,7 @@ def test_a_program_that_ends_says_goodbye_and_nothing_else(fleet, run, nodes, pa
 
 def test_without_a_server_a_program_is_quiet_and_ends(run, path):
     program = run("our_program.py", "127.0.0.1:1", json.dumps({"lazy": True, "timeout": 0.5}))
-    assert program.do("set_node", f"{path}/one") is True
-    assert program.do("get", path) is False
+    assert program.do("set_node", f"{path}/one") is False
     assert program.end() == ""
 
 
@@ -286,7 +291,8 @@ def test_the_cache_file_tells_what_nobody_else_can(fleet, registry, tmp_path, pa
     node = again.get(path, callback=seen)
     assert node["children"]["one"]["n"] == 1 and node["data"]["string_value"] == "text"
     assert seen.all == [node] and isinstance(node["stat"], rollcall.ZnodeStat)
-    assert again.get(f"{path}/unknown") is False
+    with pytest.raises(rollcall.NoConnection):
+        again.get(f"{path}/unknown")
     fleet.start(listen=address)
     eventually("the truth", lambda: seen.lists[-1] == [])
     file.write_text("no cache")
