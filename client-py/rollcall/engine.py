@@ -1,7 +1,6 @@
 """The thread that a registry's event loop runs on, and how it stands still while the process forks."""
 
 import asyncio
-import concurrent.futures
 import logging
 import os
 import threading
@@ -12,6 +11,7 @@ from rollcall.core import Core
 from rollcall.errors import NoConnection
 from rollcall.greenlets import check_threads
 from rollcall.locks import Keeper
+from rollcall.waiting import Once
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +33,19 @@ class _Call:
     """A coroutine that a thread waits for."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        self.outcome: "concurrent.futures.Future[Any]" = concurrent.futures.Future()
+        self.ended = Once()
         self._work = work
         self._task: "Optional[asyncio.Task[Any]]" = None
 
     def begin(self) -> None:
         self._task = asyncio.ensure_future(self._work())
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(lambda _: self.ended.tell())
 
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        if task.cancelled():
-            self.outcome.cancel()
-            return
-        error = task.exception()
-        if error is None:
-            self.outcome.set_result(task.result())
-        else:
-            self.outcome.set_exception(error)
+    def outcome(self) -> Any:
+        """What the coroutine returned or raised. Raises NoConnection where it was not run to its end."""
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            raise NoConnection("the registry is stopped")
+        return self._task.result()
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -68,8 +64,8 @@ class Engine:
     def __init__(self, make: Callable[[], Core]) -> None:
         check_threads()
         self._loop = asyncio.new_event_loop()
-        self._go_on = threading.Event()
-        self._is_parked = threading.Event()
+        self._go_on = Once()
+        self._is_parked = Once()
         # Guards the two below. A signal handler may call while its thread holds it.
         self._mutex = threading.RLock()
         self._calls: Set[_Call] = set()
@@ -78,7 +74,7 @@ class Engine:
         self._fault: Optional[BaseException] = None
         # Whether the caller left before there was a core.
         self._is_unwanted = False
-        ready = threading.Event()
+        ready = Once()
         self._thread = threading.Thread(target=self._run, args=(make, ready), name="rollcall", daemon=True)
         try:
             self._thread.start()
@@ -93,7 +89,7 @@ class Engine:
         if self._fault is not None:
             raise self._fault
 
-    def _run(self, make: Callable[[], Core], ready: threading.Event) -> None:
+    def _run(self, make: Callable[[], Core], ready: Once) -> None:
         asyncio.set_event_loop(self._loop)
 
         async def begin() -> None:
@@ -103,7 +99,7 @@ class Engine:
 
         try:
             self._loop.run_until_complete(begin())
-            ready.set()
+            ready.tell()
             self._loop.run_forever()
         except BaseException as fault:
             self._fault = fault
@@ -111,8 +107,8 @@ class Engine:
             self._is_over = True
             calls, self._calls = self._calls, set()
         for call in calls:
-            call.outcome.cancel()
-        ready.set()
+            call.ended.tell()
+        ready.tell()
         self._loop.close()
 
     def call(self, work: "Callable[[Core], Coroutine[Any, Any, T]]") -> T:
@@ -132,8 +128,6 @@ class Engine:
                 self._calls.add(call)
                 self._loop.call_soon_threadsafe(call.begin)
             return cast(T, self._outcome(call))
-        except concurrent.futures.CancelledError:
-            raise NoConnection("the registry is stopped") from None
         except BaseException:
             self.post(lambda _: call.cancel())
             raise
@@ -142,17 +136,15 @@ class Engine:
                 self._calls.discard(call)
 
     def _outcome(self, call: _Call) -> Any:
-        while True:
-            concurrent.futures.wait({call.outcome}, _DEAD)
-            if call.outcome.done():
-                return call.outcome.result()
+        while not call.ended.wait(_DEAD):
             if not self._steps():
                 raise NoConnection("the thread of rollcall does not answer")
+        return call.outcome()
 
     def _steps(self) -> bool:
         """Whether the loop still takes steps."""
-        step = threading.Event()
-        self.post(lambda _: step.set())
+        step = Once()
+        self.post(lambda _: step.tell())
         return step.wait(_DEAD) or self._is_over
 
     def do(self, work: Callable[[Core], T]) -> T:
@@ -210,8 +202,7 @@ class Engine:
     def park(self) -> None:
         """Closes every connection, and stops the loop at a point where it holds nothing. Registrations and locks
         outlive that by their ttl."""
-        self._go_on.clear()
-        self._is_parked.clear()
+        self._go_on, self._is_parked = Once(), Once()
 
         async def pause() -> None:
             try:
@@ -226,12 +217,12 @@ class Engine:
             log.warning("the thread of rollcall does not stand still for a fork")
 
     def _stand(self) -> None:
-        self._is_parked.set()
+        self._is_parked.tell()
         self._go_on.wait()
 
     def go_on(self) -> None:
         """After `park`, in the process that has forked: connects again, and goes on with everything."""
-        self._go_on.set()
+        self._go_on.tell()
         self.post(lambda core: core.replicas.resume())
 
 

@@ -5,6 +5,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Coroutine, Optional, Type
 
+from rollcall.errors import ServiceRegistryException
 from rollcall.locks import Keeper
 
 if TYPE_CHECKING:
@@ -80,9 +81,15 @@ class Lock:
 
     def release(self) -> bool:
         """Gives the lock back. False: it was not ours any more, or no replica could be told: it goes with its ttl."""
-        self._registry._adopt()
         keeper = self._keeper
-        return keeper is not None and self._registry._release(self, keeper)
+        try:
+            self._registry._adopt()
+            return keeper is not None and self._registry._release(self, keeper)
+        except ServiceRegistryException:
+            raise
+        except BaseException:
+            self._registry._leave(self, keeper)
+            raise
 
     def status(self) -> bool:
         """Whether the lock is ours, by all that is known now."""

@@ -75,11 +75,14 @@ class Locks:
         stream.is_delicate = True
         return stream
 
-    async def release(self, lock_id: str, patience: float) -> bool:
-        """Gives a lock, or a place in its queue, back. False: it was not held any more. Raises NoConnection."""
+    async def release(self, lock_id: str, patience: float, settles: bool = False) -> bool:
+        """Gives a lock, or a place in its queue, back. False: it was not held any more. A fork waits a moment for the
+        answer if `settles`. Raises NoConnection."""
         request = v1.ReleaseLockRequest(lock_id=lock_id)
         try:
-            answer = await self.replicas.call("ReleaseLock", request, v1.ReleaseLockResponse, patience)
+            answer = await self.replicas.call(
+                "ReleaseLock", request, v1.ReleaseLockResponse, patience, settles=settles
+            )
         except Refused as refused:
             if refused.reason == "LOCK_LOST":
                 return False
@@ -94,6 +97,22 @@ class Locks:
                 await self.release(lock_id, patience or self.patience)
             except ServiceRegistryException as error:
                 log.warning("a lock could not be given back, and goes with its ttl: %s", error)
+
+        self.run_in_background(run())
+
+    def leave(self, stream: Stream) -> None:
+        """Ends a call in the background whose lock has no name yet. It is read until the name has come: the lock may be
+        granted before the replica hears that we have left."""
+
+        async def run() -> None:
+            try:
+                message = await stream.next(self.patience)
+                if message is not None and message.WhichOneof("event") == "queued":
+                    self.release_later(message.queued.lock_id)
+            except Failure as failure:
+                log.debug("a place in a queue was left: %s", failure.message)
+            finally:
+                stream.cancel()
 
         self.run_in_background(run())
 
@@ -214,8 +233,18 @@ class _Seat:
         keeps = False
         try:
             await stream.opened(OPENING)
+        except BaseException:
+            self._locks.leave(stream)
+            raise
+        try:
             while True:
-                message = await stream.next(_SILENCE)
+                try:
+                    message = await stream.next(_SILENCE)
+                except asyncio.CancelledError:
+                    if not self._lock_id:
+                        keeps = True
+                        self._locks.leave(stream)
+                    raise
                 if message is None:
                     self._lock_id = ""
                     raise Failure(Kind.REFUSED, "the place in the queue was given back by its id", "LOCK_LOST")
@@ -280,7 +309,7 @@ class Keeper:
         was_held = self._end("RELEASED")
         self._task.cancel()
         try:
-            released = await self._locks.release(self.lock_id, self._locks.patience)
+            released = await self._locks.release(self.lock_id, self._locks.patience, settles=True)
         except NoConnection as error:
             log.warning("lock %s could not be given back yet: %s", self._terms.path, error)
             self._locks.release_later(self.lock_id, self._terms.ttl)

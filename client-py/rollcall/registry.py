@@ -516,12 +516,13 @@ class ServiceRegistry:
                 self._held.discard(lock)
             return await keeper.release()
 
-        engine = self._ready()
-        try:
-            return engine.call(work)
-        except BaseException:
-            engine.post(lambda core: self._give_up(lock, keeper))
-            raise
+        return self._call(work)
+
+    def _leave(self, lock: Lock, keeper: Optional[Keeper]) -> None:
+        """The call that was to give a lock back was left: it is given back in the background."""
+        engine = self._engine
+        if engine is not None and keeper is not None:
+            engine.post(lambda _: self._give_up(lock, keeper))
 
     # --- forks: see forking.py
 

@@ -32,7 +32,7 @@ class Connection(Protocol):
 
     def duplex(self, method: str, request_type: Any, answer: Any) -> Stream: ...
 
-    async def unary(self, method: str, request: Any, answer: Any, bound: float) -> Any: ...
+    async def unary(self, method: str, request: Any, answer: Any, bound: float, settles: bool = False) -> Any: ...
 
     async def close(self) -> None: ...
 
@@ -176,11 +176,14 @@ class Replicas:
         request: Any,
         answer: Any,
         patience: float,
+        *,
         is_write: bool = False,
+        settles: bool = False,
         waits_for_room: bool = True,
     ) -> Any:
         """Makes a call, at one replica after the other, until one answers or `patience` seconds are over. A write is
-        tried again only if it was certainly not carried out; one that meets a limit of a replica if `waits_for_room`.
+        tried again only if it was certainly not carried out; a call that meets a limit of a replica, if `waits_for_room`.
+        A fork waits a moment for the answer of a write, or if `settles`.
 
         Raises ServiceRegistryException.
         """
@@ -195,7 +198,7 @@ class Replicas:
             # A write that hangs must not be sent twice: it has all the time there is.
             bound = left if is_write else min(left, OPENING)
             try:
-                found = await replica.connection.unary(f"{SERVICE}/{method}", request, answer, bound)
+                found = await replica.connection.unary(f"{SERVICE}/{method}", request, answer, bound, settles or is_write)
             except Failure as failure:
                 is_full = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not waits_for_room
                 if is_full or not failure.is_retryable():
