@@ -21,6 +21,7 @@ import grpc
 from rollcall.core import Core, Settings, node
 from rollcall.errors import NoConnection, ReadOnly, Refused
 from rollcall.follow import Watched
+from rollcall.greenlets import check_threads
 from rollcall.locks import Keeper
 from rollcall.registrations import Lost
 from rollcall.registry import LOCK_WAIT, SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
@@ -99,6 +100,7 @@ class ServiceRegistry:
         """Connects; what was registered and watched before `stop` is again. Raises NoConnection, unless lazy."""
         if self._core is not None:
             return
+        check_threads()
         self._pid = os.getpid()
         core = self._core = Core(self._settings, self._turned, self._lost, AioConnection)
         for path in list(self._watched):

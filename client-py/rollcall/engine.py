@@ -63,7 +63,6 @@ class Engine:
 
     def __init__(self, make: Callable[[], Core]) -> None:
         check_threads()
-        self._loop = asyncio.new_event_loop()
         self._go_on = Once()
         self._is_parked = Once()
         # Guards the two below. A signal handler may call while its thread holds it.
@@ -74,32 +73,37 @@ class Engine:
         self._fault: Optional[BaseException] = None
         # Whether the caller left before there was a core.
         self._is_unwanted = False
-        ready = Once()
-        self._thread = threading.Thread(target=self._run, args=(make, ready), name="rollcall", daemon=True)
-        try:
-            self._thread.start()
-            while not ready.wait(_DEAD):
-                if not self._thread.is_alive():
-                    raise NoConnection("the thread of rollcall has died")
-        except BaseException:
-            self._is_unwanted = True
-            if hasattr(self, "core"):
-                self.end([])
-            raise
+        self._make = make
+        self._ready = Once()
+        self._thread = threading.Thread(target=self._run, name="rollcall", daemon=True)
+
+    def start(self) -> None:
+        """Begins, and waits until there is a core."""
+        self._thread.start()
+        while not self._ready.wait(_DEAD):
+            if not self._thread.is_alive():
+                raise NoConnection("the thread of rollcall has died")
         if self._fault is not None:
             raise self._fault
 
-    def _run(self, make: Callable[[], Core], ready: Once) -> None:
+    def leave(self) -> None:
+        """Ends what nobody has, whether or not it has begun."""
+        self._is_unwanted = True
+        if hasattr(self, "core"):
+            self.end([])
+
+    def _run(self) -> None:
+        self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
 
         async def begin() -> None:
-            self.core = make()
+            self.core = self._make()
             if self._is_unwanted:
                 self.end([])
 
         try:
             self._loop.run_until_complete(begin())
-            ready.tell()
+            self._ready.tell()
             self._loop.run_forever()
         except BaseException as fault:
             self._fault = fault
@@ -108,7 +112,7 @@ class Engine:
             calls, self._calls = self._calls, set()
         for call in calls:
             call.ended.tell()
-        ready.tell()
+        self._ready.tell()
         self._loop.close()
 
     def call(self, work: "Callable[[Core], Coroutine[Any, Any, T]]") -> T:

@@ -7,17 +7,18 @@ program at the first call, for good.
 import sys
 
 _ADVICE = (
-    "rollcall needs real threads, and {name} has turned `threading` into greenlets: every call would hang. Run this "
-    "program with threads or processes (gunicorn -k gthread, celery --pool threads or prefork), or patch without "
-    "threads ({without}) before rollcall is imported"
+    "rollcall needs threads that are none of {name}'s: with {patch} every call would hang. Run the program with threads "
+    "or processes (gunicorn -k gthread, celery --pool threads or prefork), or call {without}"
 )
 
 
 def check_threads() -> None:
-    """Raises RuntimeError where `threading` was patched, and says what to call instead."""
+    """Raises RuntimeError where gevent or eventlet has patched what threads need, and says what to call instead."""
     gevent = sys.modules.get("gevent.monkey")
-    if gevent is not None and (gevent.is_module_patched("threading") or gevent.is_module_patched("_thread")):
-        raise RuntimeError(_ADVICE.format(name="gevent", without="gevent.monkey.patch_all(thread=False)"))
+    if gevent is not None and any(map(gevent.is_module_patched, ("threading", "_thread", "select", "queue"))):
+        without = "gevent.monkey.patch_all(thread=False, select=False, queue=False)"
+        raise RuntimeError(_ADVICE.format(name="gevent", patch="gevent.monkey.patch_all()", without=without))
     eventlet = sys.modules.get("eventlet.patcher")
-    if eventlet is not None and eventlet.is_monkey_patched("thread"):
-        raise RuntimeError(_ADVICE.format(name="eventlet", without="eventlet.monkey_patch(thread=False)"))
+    if eventlet is not None and any(map(eventlet.is_monkey_patched, ("thread", "select"))):
+        without = "eventlet.monkey_patch(thread=False, select=False)"
+        raise RuntimeError(_ADVICE.format(name="eventlet", patch="eventlet.monkey_patch()", without=without))

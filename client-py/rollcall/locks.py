@@ -80,9 +80,7 @@ class Locks:
         answer if `settles`. Raises NoConnection."""
         request = v1.ReleaseLockRequest(lock_id=lock_id)
         try:
-            answer = await self.replicas.call(
-                "ReleaseLock", request, v1.ReleaseLockResponse, patience, settles=settles
-            )
+            answer = await self.replicas.call("ReleaseLock", request, v1.ReleaseLockResponse, patience, settles=settles)
         except Refused as refused:
             if refused.reason == "LOCK_LOST":
                 return False

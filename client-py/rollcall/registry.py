@@ -151,21 +151,28 @@ class ServiceRegistry:
 
     def _connect(self) -> Engine:
         """Starts the thread, and waits for a replica unless we are lazy. Raises NoConnection."""
-        engine = self._start()
         try:
+            engine = self._start()
             if not self._lazy:
                 engine.call(lambda core: core.connected())
+            return engine
         except BaseException as error:
-            engine.end([])
-            if isinstance(error, NoConnection):
-                engine.join()
+            if self._engine is not None:
+                self._engine.end([])
+                if isinstance(error, NoConnection):
+                    self._engine.join()
             raise
-        return engine
 
     def _start(self) -> Engine:
         with self._mutex:
             if self._engine is None or self._engine.is_ending:
-                self._engine = Engine(self._make)
+                engine = Engine(self._make)
+                try:
+                    engine.start()
+                    self._engine = engine
+                except BaseException:
+                    engine.leave()
+                    raise
             return self._engine
 
     def _adopt(self) -> None:

@@ -198,7 +198,9 @@ class Replicas:
             # A write that hangs must not be sent twice: it has all the time there is.
             bound = left if is_write else min(left, OPENING)
             try:
-                found = await replica.connection.unary(f"{SERVICE}/{method}", request, answer, bound, settles or is_write)
+                found = await replica.connection.unary(
+                    f"{SERVICE}/{method}", request, answer, bound, settles or is_write
+                )
             except Failure as failure:
                 is_full = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not waits_for_room
                 if is_full or not failure.is_retryable():
