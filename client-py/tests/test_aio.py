@@ -122,5 +122,55 @@ def test_no_server(path):
         ours = aio.ServiceRegistry("127.0.0.1:1", timeout=0.5)
         with pytest.raises(rollcall.NoConnection):
             await ours.set_node(path)
+        seen = Seen()
+        async with aio.ServiceRegistry("127.0.0.1:1", timeout=0.5, lazy=True) as lazy:
+            assert await lazy.set_node(path) is False and await lazy.unset(path) is False
+            await lazy.add_callback(path, seen)
+            with pytest.raises(rollcall.NoConnection):
+                await lazy.get(path)
+            assert seen.all == []
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_what_a_cancelled_call_was_to_end_or_begin_is_ended(fleet, path):
+    async def cancelled(call):
+        task = asyncio.ensure_future(call)
+        # It has said what it has to say, and waits for the answer.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def main():
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON) as other:
+            ours = aio.ServiceRegistry(fleet.server, timeout=SOON, lock_ttl=600)
+            await ours.start()
+            lock = ours.get_lock(f"{path}-lock")
+            assert await lock.acquire()
+            await cancelled(lock.release())
+            assert await other.acquire_lock(f"{path}-lock", wait=SOON)
+            await cancelled(ours.set_node(f"{path}/one"))
+            await ours.set_node(f"{path}/two")
+            names = lambda node: sorted(node["children"])  # noqa: E731
+            seen = Seen()
+            await other.get(path, callback=seen)
+            await until("only the other is there", lambda: names(seen.last) == ["two"])
+            core = ours._core
+            await cancelled(ours.stop())
+            await until("it is gone", lambda: names(seen.last) == [] and all(task.done() for task in core._tasks))
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_acquire_lock_is_of_the_registry_whichever_task_asks(fleet, path):
+    async def main():
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON) as ours:
+            assert await asyncio.gather(*(ours.acquire_lock(path, wait=SOON) for _ in range(3))) == [True] * 3
+            assert len(ours._held) == 1 and await ours.get_lock(path, wait=0).acquire() is False
+            assert await ours.release_lock(path) is True
+            lock = ours.get_lock(path, wait=SOON)
+            assert await lock.acquire() and await ours.release_lock(path) and lock.status()
 
     asyncio.run(asyncio.wait_for(main(), 3 * SOON))

@@ -9,11 +9,11 @@ import threading
 import time
 
 import pytest
-from conftest import SOON, Fleet, Seen, eventually
+from conftest import SOON, Fleet, Replica, Seen, eventually
 from kazoo.client import KazooClient
 
 import rollcall
-from rollcall import transport, transport_aio, v1
+from rollcall import aio, transport, transport_aio, v1
 from rollcall.errors import Failure
 
 
@@ -220,6 +220,46 @@ def test_the_only_replica_restarts(fleet, registry, path):
     assert ours.set_node(f"{path}/two")
     eventually("seen", lambda: seen.lists[-1] == ["one", "two"])
     assert all("one" in names for names in seen.lists), seen.lists
+
+
+def test_the_state_is_that_of_zookeeper_behind_the_replica_too(tmp_path, path):
+    """An embedded server stands for ZooKeeper here: it is stopped, and killed."""
+    backend = Replica(tmp_path, "--embedded")
+    own = Fleet(tmp_path, backend.memory())
+    front = own.start()
+    states, others = Seen(), []
+    ours = rollcall.ServiceRegistry(front.address, timeout=SOON)
+    assert ours.get_state(states) is True
+    ours.get(path)
+
+    async def follow():
+        async with aio.ServiceRegistry(front.address, timeout=SOON) as registry:
+            registry.get_state(others.append)
+            while others[-1:] != [False]:
+                await asyncio.sleep(0.05)
+
+    for stopped, what in ((backend, "zookeeper hangs"), (front, "the replica hangs")):
+        stopped.process.send_signal(signal.SIGSTOP)
+        try:
+            eventually(f"{what}: told", lambda: states.last is False, 3 * SOON)
+            assert ours.get_state() is False
+        finally:
+            stopped.process.send_signal(signal.SIGCONT)
+        eventually("both are back", lambda: states.last is True and ours.get_state() is True, 3 * SOON)
+    following = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(follow(), 3 * SOON)))
+    following.start()
+    eventually("it follows", lambda: others == [True])
+    backend.kill()
+    eventually("told", lambda: states.last is False, SOON)
+    following.join(3 * SOON)
+    assert others[:2] == [True, False]
+    with pytest.raises(rollcall.NoConnection):
+        rollcall.ServiceRegistry(front.address, timeout=1)
+    lazy = rollcall.ServiceRegistry(front.address, timeout=1, lazy=True)
+    assert lazy.get_state() is False and lazy.set_node(f"{path}/one") is False
+    front.kill()
+    ours.stop()
+    lazy.stop()
 
 
 def test_no_server_at_the_start(tmp_path, hosts, registry, path, caplog):
