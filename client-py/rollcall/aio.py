@@ -164,7 +164,7 @@ class ServiceRegistry:
             self._spawn(_run(callback, *arguments))
 
     def _spawn(self, work: Any) -> "asyncio.Task[Any]":
-        task = asyncio.ensure_future(work)
+        task: "asyncio.Task[Any]" = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
