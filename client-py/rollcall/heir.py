@@ -32,7 +32,9 @@ class Heir:
         self._pid = os.getpid()
 
     def begin(self) -> None:
-        if self._registry._has_callbacks() or self._registry._inherited:
+        """Starts it, in a child that has something to do."""
+        registry = self._registry
+        if self._parent and (registry._has_callbacks() or registry._inherited):
             threading.Thread(target=lambda: guarded(self._run), name="rollcall-heir", daemon=True).start()
 
     def _run(self) -> None:

@@ -130,6 +130,8 @@ class ServiceRegistry:
         self._is_stopped = False
         # The process that this belongs to.
         self._pid = os.getpid()
+        # The process that has forked it.
+        self._parent = 0
         self._dispatcher = Dispatcher()
         self._paths: Dict[str, _Path] = {}
         # What is registered, for `start` and `rebuild`.
@@ -210,6 +212,7 @@ class ServiceRegistry:
         self._adopt()
         self._is_stopped = False
         self._connect()
+        Heir(self, self._parent).begin()
 
     def stop(self) -> None:
         """Disconnects: registrations go at once, locks are given back. `get` goes on telling what was known last."""
@@ -502,11 +505,11 @@ class ServiceRegistry:
             return lock.status()
         except BaseException:
 
-            def undo(_: Core) -> None:
+            def undo_grant(_: Core) -> None:
                 for keeper in granted:
                     self._give_up(lock, keeper)
 
-            engine.post(undo)
+            engine.post(undo_grant)
             raise
 
     def _give_up(self, lock: Lock, keeper: Keeper) -> None:
@@ -550,7 +553,7 @@ class ServiceRegistry:
 
     def _forked(self) -> None:
         """In the child: the lists and callbacks stay, the rest is our parent's."""
-        parent, self._pid = self._pid, os.getpid()
+        self._parent, self._pid = self._pid, os.getpid()
         # Kept, so that nothing of it is ever taken down here.
         forking.abandon((self._engine, self._dispatcher))
         self._mutex = threading.RLock()
@@ -566,7 +569,7 @@ class ServiceRegistry:
         for followed in self._paths.values():
             followed.subscriptions = [known.copy() for known in followed.subscriptions]
         if not self._is_stopped:
-            Heir(self, parent).begin()
+            Heir(self, self._parent).begin()
 
     def _has_callbacks(self) -> bool:
         return any(followed.subscriptions for followed in self._paths.values())

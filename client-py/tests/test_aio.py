@@ -6,7 +6,8 @@ import pytest
 from conftest import SOON, Seen
 
 import rollcall
-from rollcall import aio
+from rollcall import aio, v1
+from rollcall.stream import Stream
 
 
 async def until(what, probe):
@@ -172,5 +173,32 @@ def test_acquire_lock_is_of_the_registry_whichever_task_asks(fleet, path):
             assert await ours.release_lock(path) is True
             lock = ours.get_lock(path, wait=SOON)
             assert await lock.acquire() and await ours.release_lock(path) and lock.status()
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_a_lock_that_is_granted_while_its_call_is_cancelled_is_given_back(fleet, path, monkeypatch):
+    """The messages with its name are on the way when nobody waits for them any more."""
+    on_the_way, real = [], Stream._take
+
+    def hold_back(self, message):
+        if isinstance(message, v1.AcquireLockResponse):
+            on_the_way.append((self, message))
+        else:
+            real(self, message)
+
+    async def main():
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON, lock_ttl=600) as ours:
+            monkeypatch.setattr(Stream, "_take", hold_back)
+            taking = asyncio.ensure_future(ours.acquire_lock(path))
+            await until("granted", lambda: any(message.HasField("queued") for _, message in on_the_way))
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            monkeypatch.undo()
+            for stream, message in on_the_way:
+                real(stream, message)
+            async with aio.ServiceRegistry(fleet.server, timeout=SOON) as other:
+                assert await other.acquire_lock(path, wait=SOON) is True
 
     asyncio.run(asyncio.wait_for(main(), 3 * SOON))
