@@ -8,6 +8,7 @@ from conftest import SOON, Seen
 import rollcall
 from rollcall import aio, v1
 from rollcall.stream import Stream
+from rollcall.transport_aio import AioConnection
 
 
 async def until(what, probe):
@@ -134,7 +135,7 @@ def test_no_server(path):
     asyncio.run(asyncio.wait_for(main(), 3 * SOON))
 
 
-def test_what_a_cancelled_call_was_to_end_or_begin_is_ended(fleet, path):
+def test_what_a_cancelled_call_was_to_end_or_begin_is_ended(fleet, path, monkeypatch):
     async def cancelled(call):
         task = asyncio.ensure_future(call)
         # It has said what it has to say, and waits for the answer.
@@ -150,7 +151,15 @@ def test_what_a_cancelled_call_was_to_end_or_begin_is_ended(fleet, path):
             await ours.start()
             lock = ours.get_lock(f"{path}-lock")
             assert await lock.acquire()
+            gate, real = asyncio.Event(), AioConnection.unary
+
+            async def unary(*arguments):
+                await gate.wait()
+                return await real(*arguments)
+
+            monkeypatch.setattr(AioConnection, "unary", unary)
             await cancelled(lock.release())
+            gate.set()
             assert await other.acquire_lock(f"{path}-lock", wait=SOON)
             await cancelled(ours.set_node(f"{path}/one"))
             await ours.set_node(f"{path}/two")
