@@ -24,9 +24,10 @@ from rollcall.core import Core, Settings, node
 from rollcall.errors import NoConnection, ReadOnly, Refused
 from rollcall.follow import Watched
 from rollcall.greenlets import check_threads
+from rollcall.lock_verbs import LOCK_WAIT
 from rollcall.locks import Keeper
 from rollcall.registrations import Lost
-from rollcall.registry import LOCK_WAIT, SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
+from rollcall.registry import SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
 from rollcall.replicas import addresses, clean
 from rollcall.transport_aio import AioConnection
 from rollcall.values import Data

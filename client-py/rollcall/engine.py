@@ -206,6 +206,9 @@ class Engine:
     def park(self) -> None:
         """Closes every connection, and stops the loop at a point where it holds nothing. Registrations and locks
         outlive that by their ttl."""
+        if self.is_ending:
+            self.join(_PAUSE)
+            return
         self._go_on, self._is_parked = Once(), Once()
 
         async def pause() -> None:

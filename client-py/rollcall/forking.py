@@ -63,8 +63,12 @@ def abandon(what: Any) -> None:
 
 def _before() -> None:
     _forking.acquire()
-    _parked.extend(registry for registry in list(_registries) if registry._park())
-    if _parked:
+    is_connected = False
+    for registry in list(_registries):
+        # First: an exception from a signal handler may come before it is parked, and after.
+        _parked.append(registry)
+        is_connected = registry._park() or is_connected
+    if is_connected:
         engine.settle()
 
 

@@ -9,7 +9,7 @@ from rollcall.errors import ServiceRegistryException
 from rollcall.locks import Keeper
 
 if TYPE_CHECKING:
-    from rollcall.registry import ServiceRegistry
+    from rollcall.lock_verbs import LockVerbs
 
 # Called with the reason when a lock is lost.
 OnLost = Callable[[str], None]
@@ -28,7 +28,7 @@ class Lock:
 
     def __init__(
         self,
-        registry: "ServiceRegistry",
+        registry: "LockVerbs",
         path: str,
         name: Optional[str] = None,
         simultaneous: int = 1,

@@ -1,12 +1,13 @@
 """ServiceRegistry: nd_service_registry's verbs, for programs with threads."""
 
 import atexit
+import contextlib
 import functools
 import logging
 import os
 import threading
 import weakref
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Type, TypeVar, Union
 
 import grpc
 
@@ -17,8 +18,7 @@ from rollcall.engine import Engine
 from rollcall.errors import NoConnection, ReadOnly, Refused, ServiceRegistryException
 from rollcall.follow import Watched
 from rollcall.heir import Heir
-from rollcall.lock import Lock, OnLost
-from rollcall.locks import Keeper
+from rollcall.lock_verbs import LockVerbs
 from rollcall.registrations import Lost
 from rollcall.replicas import addresses, clean
 from rollcall.values import Data, to_dict
@@ -29,7 +29,6 @@ T = TypeVar("T")
 
 SERVER = "localhost:7700"
 TIMEOUT = 5  # seconds
-LOCK_WAIT = 300  # seconds
 
 Callback = Callable[[Any], Any]
 
@@ -53,7 +52,7 @@ class _Path:
         self.subscriptions: List[Subscription] = []
 
 
-class ServiceRegistry:
+class ServiceRegistry(LockVerbs):
     """A registry of services, a watch on them, and locks, through any of some Rollcall replicas.
 
     Every method may be called from any thread, and in a forked child. Nothing is lost when a replica dies or restarts:
@@ -125,6 +124,7 @@ class ServiceRegistry:
         self._on_lost = on_lost
         if username or password or acl is not None:
             log.warning("username, password and acl have no effect: nodes are open to everybody")
+        super().__init__()
         self._mutex = threading.RLock()
         self._engine: Optional[Engine] = None
         self._is_stopped = False
@@ -138,12 +138,6 @@ class ServiceRegistry:
         self._registered: Dict[str, Data] = {}
         # What the process that forked this one has registered, for when it is gone: see heir.py.
         self._inherited: Dict[str, Data] = {}
-        # Locks of `get_lock`, those of `acquire_lock`, and both. A lock that nobody has is forgotten, unless it is held.
-        self._own_locks = _OwnLocks()
-        self._process_locks: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
-        self._locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
-        # Changed on the loop alone.
-        self._held: Set[Lock] = set()
         self._state_callbacks: List[Callback] = []
         forking.protect(self)
         _at_exit.add(self)
@@ -163,6 +157,7 @@ class ServiceRegistry:
                 self._engine.end([])
                 if isinstance(error, NoConnection):
                     self._engine.join()
+                self._engine = None
             raise
 
     def _start(self) -> Engine:
@@ -194,7 +189,7 @@ class ServiceRegistry:
     def _ready(self) -> Engine:
         self._adopt()
         engine = self._engine
-        if engine is not None:
+        if engine is not None and not engine.is_ending:
             return engine
         if self._is_stopped:
             raise NoConnection("the registry is stopped")
@@ -202,10 +197,6 @@ class ServiceRegistry:
 
     def _call(self, work: Callable[[Core], Coroutine[Any, Any, T]]) -> T:
         return self._ready().call(work)
-
-    def _now(self) -> float:
-        engine = self._engine
-        return engine.now() if engine is not None else float("inf")
 
     def start(self) -> None:
         """Connects again after `stop`; what was registered and watched is again. Raises NoConnection."""
@@ -425,129 +416,20 @@ class ServiceRegistry:
             version = watched.version
             subscription.run(version, node(path, watched.state, self._names_only))
 
-    # --- locks
-
-    def get_lock(
-        self,
-        path: str,
-        name: Optional[str] = None,
-        simultaneous: int = 1,
-        wait: Optional[float] = LOCK_WAIT,
-        on_lost: Optional[OnLost] = None,
-    ) -> Lock:
-        """A lock to be taken, with `with` or `acquire`. A thread gets the same one for the same path.
-
-        Args:
-            path: where it is; all who use it must say the same `simultaneous`.
-            name: who we are, for others to see.
-            simultaneous: how many may hold it at once.
-            wait: seconds that `acquire` waits; 0: not at all; None: for ever.
-            on_lost: called with the reason if the lock is lost while it is held.
-        """
-        self._adopt()
-        return self._lock(self._own_locks.all, Lock(self, clean(path), name, simultaneous, wait, on_lost))
-
-    def _lock(self, known: "weakref.WeakValueDictionary[str, Lock]", wanted: Lock) -> Lock:
-        """The lock of this path that is known already, unless it is not held and its terms are others."""
-        with self._mutex:
-            lock = known.get(wanted.path)
-            if lock is None or (lock.terms != wanted.terms and not lock.status()):
-                lock = known[wanted.path] = wanted
-                self._locks.add(lock)
-            return lock
-
-    def acquire_lock(
-        self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
-    ) -> bool:
-        """Takes a lock for this process, whichever thread asks, and keeps it until `release_lock`. Returns whether it is
-        ours."""
-        self._adopt()
-        path = clean(path)
-        if any(lock.status() for lock in self._held_by_process(path)):
-            return True
-        return self._lock(self._process_locks, Lock(self, path, name, simultaneous, wait, is_shared=True)).acquire()
-
-    def release_lock(self, path: str) -> bool:
-        """Gives back what `acquire_lock` has taken on the path, in whichever thread; if there is none, this thread's lock
-        of `get_lock`. Returns True when none of these is held."""
-        self._adopt()
-        path = clean(path)
-        own = self._own_locks.all.get(path)
-        locks = self._held_by_process(path) or ([own] if own is not None else [])
-        for lock in locks:
-            lock.release()
-        return not any(lock.status() for lock in locks)
-
-    def _held_by_process(self, path: str) -> List[Lock]:
-        return [lock for lock in list(self._held) if lock.is_shared and lock.path == path]
-
-    def _acquire(self, lock: Lock, terms: Tuple[Optional[str], int, Optional[float]]) -> bool:
-        def lose(reason: str) -> None:
-            self._held.discard(lock)
-            lock.lost.set()
-            if lock.on_lost is not None:
-                self._dispatcher.post(functools.partial(lock.on_lost, reason))
-
-        name, simultaneous, wait = terms
-        granted: List[Keeper] = []
-
-        async def work(core: Core) -> None:
-            keeper = await lock._take(lambda left: core.acquire(lock.path, name, simultaneous, left, lose), wait)
-            if keeper is not None:
-                # It is the lock's from here on, and this call's to undo.
-                lock._keeper = keeper
-                self._held.add(lock)
-                granted.append(keeper)
-
-        engine = self._ready()
-        try:
-            engine.call(work)
-            return lock.status()
-        except BaseException:
-
-            def undo_grant(_: Core) -> None:
-                for keeper in granted:
-                    self._give_up(lock, keeper)
-
-            engine.post(undo_grant)
-            raise
-
-    def _give_up(self, lock: Lock, keeper: Keeper) -> None:
-        """On the loop: the call that has taken or released a lock was left."""
-        if lock._keeper is keeper:
-            lock._keeper = None
-            self._held.discard(lock)
-        keeper.release_later()
-
-    def _release(self, lock: Lock, keeper: Keeper) -> bool:
-        async def work(core: Core) -> bool:
-            if lock._keeper is keeper:
-                lock._keeper = None
-                self._held.discard(lock)
-            return await keeper.release()
-
-        return self._call(work)
-
-    def _leave(self, lock: Lock, keeper: Optional[Keeper]) -> None:
-        """The call that was to give a lock back was left: it is given back in the background."""
-        engine = self._engine
-        if engine is not None and keeper is not None:
-            engine.post(lambda _: self._give_up(lock, keeper))
-
     # --- forks: see forking.py
 
     def _park(self) -> bool:
-        """Just before a fork; says whether there is anything to go on with after it."""
+        """Just before a fork; `_go_on` follows in the parent. Says whether there was a connection."""
         self._mutex.acquire()
-        if self._engine is None:
-            self._mutex.release()
-            return False
-        self._engine.park()
-        return True
+        if self._engine is not None:
+            self._engine.park()
+        return self._engine is not None
 
     def _go_on(self) -> None:
         engine = self._engine
-        self._mutex.release()
+        # An exception from a signal handler may have come before it was taken.
+        with contextlib.suppress(RuntimeError):
+            self._mutex.release()
         if engine is not None:
             engine.go_on()
 
@@ -561,11 +443,7 @@ class ServiceRegistry:
         self._dispatcher = Dispatcher()
         self._inherited.update(self._registered)
         self._registered = {}
-        self._own_locks = _OwnLocks()
-        self._process_locks = weakref.WeakValueDictionary()
-        self._held = set()
-        for lock in list(self._locks):
-            lock._forget()
+        self._forget_locks()
         for followed in self._paths.values():
             followed.subscriptions = [known.copy() for known in followed.subscriptions]
         if not self._is_stopped:
@@ -584,13 +462,6 @@ class ServiceRegistry:
                 core.wish(path, data, is_exclusive=True)
 
         self._start().post(wish)
-
-
-class _OwnLocks(threading.local):
-    """The locks of one thread."""
-
-    def __init__(self) -> None:
-        self.all: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
 
 
 _at_exit: "weakref.WeakSet[ServiceRegistry]" = weakref.WeakSet()

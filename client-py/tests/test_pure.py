@@ -11,9 +11,9 @@ from rollcall import v1
 from rollcall.assemble import Assembler, apply
 from rollcall.cache import CacheFile
 from rollcall.choice import PAUSES, Choice, Chosen
+from rollcall.errors import Refused
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import addresses, clean
-from rollcall.errors import Refused
 from rollcall.values import State, ZnodeStat, from_value, is_same, to_value
 
 # --- choosing
