@@ -3,7 +3,7 @@
 import functools
 import threading
 import weakref
-from typing import TYPE_CHECKING, List, Optional, Set, Tuple, TypeVar
+from typing import TYPE_CHECKING, List, Optional, Set, Tuple
 
 from rollcall.core import Core
 from rollcall.lock import Lock, OnLost
@@ -13,8 +13,6 @@ from rollcall.replicas import clean
 if TYPE_CHECKING:
     from rollcall.dispatch import Dispatcher
     from rollcall.engine import Engine
-
-T = TypeVar("T")
 
 LOCK_WAIT = 300  # seconds
 

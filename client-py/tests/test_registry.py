@@ -222,6 +222,7 @@ def test_one_registry_for_a_whole_program(run, fleet, path):
 def test_what_is_too_large_is_refused_at_once_and_holds_up_nothing(registry, path):
     ours = registry(lazy=True, timeout=2)
     ours.set_node(f"{path}/one", {"n": 1})
+    stream = ours._engine.core.session._held
     large = {"text": "x" * (2 * 1024 * 1024)}
     for refuses in (
         lambda: ours.set_node(f"{path}/large", large),
@@ -232,6 +233,7 @@ def test_what_is_too_large_is_refused_at_once_and_holds_up_nothing(registry, pat
         with pytest.raises(rollcall.Refused) as refused:
             refuses()
         assert refused.value.reason == "VALUE_TOO_LARGE"
+    assert ours._engine.core.session._held is stream, "nothing of it was said"
     assert ours.set_node(f"{path}/two") is True
     eventually("both are there", lambda: sorted(ours.get(path)["children"]) == ["one", "two"])
     assert ours.get(path)["children"]["one"]["n"] == 1
