@@ -1,5 +1,6 @@
 """Forks: os.fork, multiprocessing, and what the child must not have."""
 
+import asyncio
 import contextlib
 import ctypes
 import json
@@ -8,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 from conftest import SOON, Seen, eventually
@@ -16,6 +18,7 @@ from kazoo.client import KazooClient
 import rollcall
 from rollcall import engine, transport
 from rollcall.errors import Failure, Kind
+from rollcall.waiting import News
 
 
 @pytest.fixture
@@ -336,6 +339,17 @@ def test_a_fork_waits_for_no_place_in_a_queue_that_is_left(registry, path, monke
     assert answered[0] == ("rollcall.v1.Registry/ReleaseLock", False)
     assert ("rollcall.v1.Registry/ReleaseLock", True) in answered, "the release of a lock that is held tells something"
     assert settles["rollcall.v1.Registry/Put"] is True
+
+    async def has_waited(settles):
+        began.clear()
+        asyncio.get_running_loop().call_soon(began.set)
+        call = transport._Unary(Future(), News(), settles)
+        await call.settled(asyncio.get_running_loop().time() + 0.1)
+        # A task that does not wait leaves no other its turn.
+        return began.is_set()
+
+    began = threading.Event()
+    assert asyncio.run(has_waited(True)) and not asyncio.run(has_waited(False))
 
 
 @pytest.mark.parametrize("was_made", [False, True])
