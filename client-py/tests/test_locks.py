@@ -158,7 +158,7 @@ def in_thread(work):
 
 def test_acquire_lock_is_of_the_process_and_get_lock_of_the_thread(registry, path):
     ours = registry()
-    assert in_thread(lambda: ours.acquire_lock(path)) is True
+    assert in_thread(lambda: ours.acquire_lock(path, wait=SOON)) is True
     assert ours.acquire_lock(path, wait=0) is True, "the process has it"
     assert ours.get_lock(path, wait=0).acquire() is False, "this thread has not"
     assert registry().acquire_lock(path, wait=0) is False
@@ -169,7 +169,7 @@ def test_acquire_lock_is_of_the_process_and_get_lock_of_the_thread(registry, pat
     assert ours.release_lock(path) is True and not lock.status()
     # Two threads that ask at once have one lock.
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: ours.acquire_lock(path), range(4))) == [True] * 4
+        assert list(pool.map(lambda _: ours.acquire_lock(path, wait=SOON), range(4))) == [True] * 4
     assert len(ours._held) == 1 and ours.release_lock(path) and registry().acquire_lock(path, wait=SOON)
 
 
