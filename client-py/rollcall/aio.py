@@ -10,20 +10,24 @@ first, as asyncio asks anyway.
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
+import weakref
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Type, Union
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set, Type, Union
 
 import grpc
 
 from rollcall.core import Core, Settings, node
 from rollcall.errors import NoConnection, ReadOnly, Refused
 from rollcall.follow import Watched
+from rollcall.greenlets import check_threads
+from rollcall.lock_verbs import LOCK_WAIT
 from rollcall.locks import Keeper
 from rollcall.registrations import Lost
-from rollcall.registry import LOCK_WAIT, SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
+from rollcall.registry import SERVER, TIMEOUT, DataNode, EphemeralNode, NodeType
 from rollcall.replicas import addresses, clean
 from rollcall.transport_aio import AioConnection
 from rollcall.values import Data
@@ -79,7 +83,9 @@ class ServiceRegistry:
         self._watched: Dict[str, Watched] = {}
         self._subscriptions: Dict[str, "List[_Subscription]"] = {}
         self._registered: Dict[str, Data] = {}
+        # Those that are held, and those of `acquire_lock`, which are forgotten unless they are held.
         self._held: "Set[Lock]" = set()
+        self._own_locks: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
         self._state_callbacks: List[Callback] = []
         self._running: "Set[asyncio.Task[Any]]" = set()
 
@@ -99,6 +105,7 @@ class ServiceRegistry:
         """Connects; what was registered and watched before `stop` is again. Raises NoConnection, unless lazy."""
         if self._core is not None:
             return
+        check_threads()
         self._pid = os.getpid()
         core = self._core = Core(self._settings, self._turned, self._lost, AioConnection)
         for path in list(self._watched):
@@ -108,20 +115,27 @@ class ServiceRegistry:
         if not self._settings.lazy:
             try:
                 await core.connected()
-            except NoConnection:
+            except BaseException:
                 self._core = None
-                await core.close()
+                await self._finish(core.close())
                 raise
 
     async def stop(self) -> None:
-        """Disconnects: registrations go at once, locks are given back."""
+        """Disconnects: registrations go at once, locks are given back. Cancellation: it goes on in the background."""
         core, self._core = self._core, None
         if core is None:
             return
+        await self._finish(self._close(core))
+
+    async def _close(self, core: Core) -> None:
         for lock in list(self._held):
             await lock.release()
         await core.close()
         self._tell(self._state_callbacks, False)
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has it run to its end, though its caller is cancelled."""
+        await asyncio.shield(self._spawn(work))
 
     async def rebuild(self) -> None:
         """Makes everything anew."""
@@ -129,7 +143,7 @@ class ServiceRegistry:
         await self.start()
 
     def get_state(self, callback: Optional[Callback] = None) -> bool:
-        """Whether a replica can be reached. The callback is called with that now, and whenever it changes."""
+        """Whether a replica can be reached, and ZooKeeper through it. The callback is called with that now, and whenever it changes."""
         is_up = self._core is not None and self._core.link.is_up
         if callback is not None and callback not in self._state_callbacks:
             self._state_callbacks.append(callback)
@@ -150,10 +164,11 @@ class ServiceRegistry:
         for callback in callbacks:
             self._spawn(_run(callback, *arguments))
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Any) -> "asyncio.Task[Any]":
+        task: "asyncio.Task[Any]" = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
     # --- writing
 
@@ -164,10 +179,11 @@ class ServiceRegistry:
         node = clean(node)
         if not state:
             self._registered.pop(node, None)
-        is_durable = type is DataNode
-        if await self._ready().set(node, data, state, is_durable) and (data or node not in self._registered):
+        core, is_durable = self._ready(), type is DataNode
+        is_done = await core.set(node, data, state, is_durable)
+        if state and not is_durable and core.has(node) and (data or node not in self._registered):
             self._registered[node] = data
-        return True
+        return is_done
 
     async def set_node(self, node: str, data: Data = None, state: bool = True) -> bool:
         """Registers a path for as long as this registry stands."""
@@ -189,7 +205,10 @@ class ServiceRegistry:
     # --- reading
 
     async def get(self, path: str, callback: Optional[Callback] = None, wait: Optional[float] = None) -> Any:
-        """As `rollcall.ServiceRegistry.get`; the first call of a callback has ended when it returns."""
+        """As `rollcall.ServiceRegistry.get`; the first call of a callback has ended when it returns.
+
+        Raises NoConnection, Refused.
+        """
         core, path = self._ready(), clean(path)
         if path not in self._watched:
             self._follow(core, path)
@@ -205,11 +224,16 @@ class ServiceRegistry:
             subscriptions.append(subscription)
             if watched.state is not None:
                 await subscription.run(watched.version, found)
+        if watched.state is None:
+            raise NoConnection(f"nothing is known of {path}: {core.replicas.unreachable()}")
         return found
 
     async def add_callback(self, path: str, callback: Callback) -> None:
-        """Has it called with the node as `get` returns it, once now and once for each change."""
-        await self.get(path, callback)
+        """Has it called with the node as `get` returns it, once now, or as soon as something is known, and once for each
+        change."""
+        self._ready()
+        with contextlib.suppress(NoConnection):
+            await self.get(path, callback)
 
     def _follow(self, core: Core, path: str) -> None:
         watched = self._watched[path] = core.watch(path, self._watched.get(path))
@@ -235,16 +259,21 @@ class ServiceRegistry:
     async def acquire_lock(
         self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
     ) -> bool:
-        """Takes a lock and keeps it until `release_lock`. Returns whether it is ours."""
-        if any(lock.path == clean(path) and lock.status() for lock in self._held):
-            return True
-        return await self.get_lock(path, name, simultaneous, wait).acquire()
+        """Takes a lock for this registry, whichever task asks, and keeps it until `release_lock`. Returns whether it is
+        ours."""
+        path = clean(path)
+        lock = self._own_locks.get(path)
+        if lock is None or (lock._terms != (name, simultaneous, wait) and not lock.status()):
+            lock = self._own_locks[path] = self.get_lock(path, name, simultaneous, wait)
+        async with lock._taking:
+            return await lock.acquire()
 
     async def release_lock(self, path: str) -> bool:
-        """Gives back what is held on the path. Returns True when nothing is held any more."""
-        for lock in [lock for lock in self._held if lock.path == clean(path)]:
+        """Gives back what `acquire_lock` has taken on the path. Returns True when that is not held any more."""
+        lock = self._own_locks.get(clean(path))
+        if lock is not None:
             await lock.release()
-        return True
+        return lock is None or not lock.status()
 
 
 class Lock:
@@ -264,6 +293,8 @@ class Lock:
         self._terms = (name, simultaneous, wait)
         self._on_lost = on_lost
         self._keeper: Optional[Keeper] = None
+        # Held by a call of `acquire_lock`.
+        self._taking = asyncio.Lock()
 
     async def acquire(self) -> bool:
         """Waits until the lock is ours, for `wait` seconds at most. Raises NoConnection, Refused."""
@@ -292,6 +323,7 @@ class Lock:
         return self._keeper.token if self._keeper is not None and self.status() else None
 
     def _lose(self, reason: str) -> None:
+        self._registry._held.discard(self)
         if self._on_lost is not None:
             self._registry._tell([self._on_lost], reason)
 

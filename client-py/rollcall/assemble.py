@@ -1,6 +1,7 @@
 """From the messages of a Watch to states: parts are put together, and nothing goes back. Pure."""
 
-from typing import List, Optional
+import bisect
+from typing import Any, Dict, List, Optional
 
 from rollcall import v1
 from rollcall.values import ABSENT, State, from_stat, from_value
@@ -45,6 +46,7 @@ class Assembler:
         if snapshot.more:
             return None
         state, reset = self._snapshot, self._reset
+        state = state._replace(children=dict(sorted(state.children.items())))
         self.broken()
         if revision < self.revision and not reset:
             return None
@@ -62,15 +64,19 @@ class Assembler:
 
     def _show(self, state: State, revision: int) -> State:
         self.revision = revision
-        self.state = state._replace(children=dict(sorted(state.children.items())))
-        return self.state
+        self.state = state
+        return state
 
 
 def apply(state: State, changes: List[v1.Change]) -> State:
-    """The state after the changes; between them there is none."""
+    """The state after the changes; between them there is none. The children of `state` are in order, and stay so."""
     data, stat, children = state.data, state.stat, dict(state.children)
+    # Names that came, and stand behind all others.
+    added = set()
     for change in changes:
         if change.kind in (v1.CHANGE_KIND_ADDED, v1.CHANGE_KIND_UPDATED):
+            if change.name not in children:
+                added.add(change.name)
             children[change.name] = from_value(change.child.value)
         elif change.kind == v1.CHANGE_KIND_REMOVED:
             children.pop(change.name, None)
@@ -78,4 +84,16 @@ def apply(state: State, changes: List[v1.Change]) -> State:
             data, stat = from_value(change.child.value), from_stat(change.child.stat)
         elif change.kind == v1.CHANGE_KIND_DELETED:
             data, stat, children = ABSENT.data, ABSENT.stat, {}
-    return State(data, stat, children)
+    return State(data, stat, _in_order(children, sorted(name for name in added if name in children)))
+
+
+def _in_order(children: Dict[str, Any], added: List[str]) -> Dict[str, Any]:
+    """Puts the names at the end where they belong. A long list is not sorted for one that comes."""
+    if not added:
+        return children
+    names = list(children)[: -len(added)]
+    first = bisect.bisect(names, added[0])
+    # What stands before the first of them stays where it is.
+    moved = sorted(names[first:] + added)
+    children.update(zip(moved, list(map(children.pop, moved))))
+    return children

@@ -40,7 +40,7 @@ class CacheFile:
             return
         with self._lock:
             is_first = not self._news
-            self._news[path] = state
+            self._news[path] = _over(self._news.get(path), state)
         if is_first:
             threading.Thread(target=self.flush, name="rollcall-cache", daemon=True).start()
 
@@ -54,8 +54,7 @@ class CacheFile:
             try:
                 known = self._read()
                 for path, state in news.items():
-                    if state.children or not (path in known and known[path].children):
-                        known[path] = state
+                    known[path] = _over(known.get(path), state)
                 self._replace(known)
             except OSError as error:
                 log.warning("the cache file %s can't be written: %s", self._file, error)
@@ -91,6 +90,13 @@ class CacheFile:
         except BaseException:
             os.unlink(new)
             raise
+
+
+def _over(known: Optional[State], new: State) -> State:
+    """What is kept of a path: the new state, but the known list where that has become empty."""
+    if known is None or new.children or not known.children:
+        return new
+    return new._replace(children=known.children) if new.data else known
 
 
 def _render(state: State) -> Dict[str, Any]:

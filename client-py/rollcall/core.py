@@ -14,12 +14,13 @@ import grpc
 
 from rollcall import v1
 from rollcall.cache import CacheFile
-from rollcall.errors import Refused, ServiceRegistryException
+from rollcall.durable import Durable
+from rollcall.errors import NoConnection, ServiceRegistryException
 from rollcall.follow import Watched
 from rollcall.link import Link
 from rollcall.locks import Keeper, Locks, Terms
 from rollcall.registrations import Lost, Wish
-from rollcall.replicas import Connect, Replicas
+from rollcall.replicas import Connect, Replicas, check_size
 from rollcall.session import Session
 from rollcall.transport import Connection, Metadata
 from rollcall.values import Data, State, now, to_dict, to_value
@@ -68,6 +69,7 @@ class Core:
         self.link = Link(self.replicas, on_state)
         self.locks = Locks(self.replicas, settings.timeout)
         self.session = Session(self.replicas, settings.ttl, settings.name, on_lost)
+        self._durable = Durable(self.replicas, settings.timeout)
         self._cache = CacheFile(settings.cachefile) if settings.cachefile else None
         self._watched: Dict[str, Watched] = {}
         self._tasks: "List[asyncio.Task[Any]]" = []
@@ -124,9 +126,9 @@ class Core:
         watched = self.watch(path)
         loop = asyncio.get_running_loop()
         # Who has waited for a connection before does not wait for it again with each path.
-        deadline = (loop.time() if self.link.is_up else self.link.down_since) + self.settings.timeout
+        deadline = (loop.time() if self.link.is_reachable else self.link.down_since) + self.settings.timeout
         while watched.state is None and watched.refusal is None:
-            if not self.link.is_up and self.replicas.have_all_failed() and self._from_cache(watched):
+            if not self.link.is_reachable and self.replicas.have_all_failed() and self._from_cache(watched):
                 break
             if loop.time() >= deadline:
                 self._from_cache(watched)
@@ -160,10 +162,13 @@ class Core:
 
     # --- writing
 
-    async def register(self, path: str, data: Data) -> None:
+    async def register(self, path: str, data: Data) -> bool:
         """Registers a path, or gives a registration other data. Without data it keeps those that it has.
 
-        Raises NoConnection, Refused; a lazy client goes on in the background instead of NoConnection.
+        Returns False where a lazy client goes on in the background. Raises NoConnection, Refused; a new registration is
+        given up then.
+
+        Cancellation: the same.
         """
         registrations = self.session.registrations
         entry = registrations.entries.get(path)
@@ -171,65 +176,78 @@ class Core:
             entry = None
         fields = to_dict(data)
         if entry is not None and entry.is_registered and (not fields or fields == entry.data):
-            return
+            return True
         if entry is not None and not fields:
             fields = entry.data
         is_new = entry is None or entry.generation is None
         answer = _Answer()
         # `created` is set here, once, so that what is resumed is the same as what stands.
-        registrations.set(path, fields, to_value({"created": now(), **fields}, os.getpid()), answer.give)
+        value = to_value({"created": now(), **fields}, os.getpid())
+        check_size(v1.SetRegistration(path=path, value=value))
+        registrations.set(path, fields, value, answer.give)
         self.session.wake()
-        if await answer.within(self.settings.timeout) or self.settings.lazy:
-            return
+        try:
+            if await answer.within(self.settings.timeout):
+                return True
+        except asyncio.CancelledError:
+            if is_new:
+                self.forget(path)
+            raise
+        if self.settings.lazy:
+            log.warning("%s is not registered yet: %s", path, self._trouble())
+            return False
         if is_new:
-            registrations.forget(path)
-            self.session.wake()
-        raise self.replicas.unreachable("" if not self.link.is_up else "the replica waits for zookeeper")
+            self.forget(path)
+        raise self._trouble()
 
-    def wish(self, path: str, data: Data) -> None:
-        """Registers a path as soon as that is possible; nobody waits for it."""
+    def _trouble(self) -> NoConnection:
+        return self.replicas.unreachable("the replica waits for zookeeper" if self.link.is_reachable else "")
+
+    def wish(self, path: str, data: Data, is_exclusive: bool = False) -> None:
+        """Registers a path as soon as that is possible, with `is_exclusive` only while no other has it; nobody waits for
+        it."""
         fields = to_dict(data)
         value = to_value({"created": now(), **fields}, os.getpid())
-        self.session.registrations.set(path, fields, value, lambda error: None)
+        self.session.registrations.set(path, fields, value, lambda error: None, is_exclusive)
+        self.session.wake()
+
+    def has(self, path: str) -> bool:
+        """Whether a path is registered, or about to be."""
+        entry = self.session.registrations.entries.get(path)
+        return entry is not None and entry.wish is Wish.HOLD
+
+    def forget(self, path: str) -> None:
+        """Takes down what nobody is told of."""
+        self.session.registrations.forget(path)
         self.session.wake()
 
     async def unregister(self, path: str) -> bool:
-        """Takes a registration down; False if there is none. Raises NoConnection: it goes when a replica is told."""
-        if path not in self.session.registrations.entries:
-            return False
+        """Takes a registration down. Returns False where it goes later, in the background of a lazy client.
+
+        Raises NoConnection: it goes when a replica is told.
+        """
         answer = _Answer()
         self.session.registrations.unset(path, answer.give)
         self.session.wake()
-        if not await answer.within(self.settings.timeout) and not self.settings.lazy:
-            raise self.replicas.unreachable()
-        return True
-
-    async def put(self, path: str, data: Data) -> None:
-        """Writes a durable node. Raises NoConnection, OutcomeUnknown, Refused."""
-        fields = {"pid": os.getpid(), "created": now(), **to_dict(data)}
-        request = v1.PutRequest(path=path, value=to_value(fields, os.getpid()))
-        await self.replicas.call("Put", request, v1.PutResponse, self.settings.timeout, is_write=True)
-
-    async def delete(self, path: str) -> None:
-        """Deletes a durable node, if there is one. Raises NoConnection, OutcomeUnknown, Refused."""
-        try:
-            request = v1.DeleteRequest(path=path)
-            await self.replicas.call("Delete", request, v1.DeleteResponse, self.settings.timeout, is_write=True)
-        except Refused as refused:
-            if refused.reason != "NO_NODE":
-                raise
+        if await answer.within(self.settings.timeout):
+            return True
+        if not self.settings.lazy:
+            raise self._trouble()
+        log.warning("%s is not taken down yet: %s", path, self._trouble())
+        return False
 
     async def set(self, path: str, data: Data, state: bool, is_durable: bool) -> bool:
-        """What the verbs `set`, `set_node`, `set_data` and `unset` come to. Returns whether the path is a registration
-        of ours now: the news that it is lost may have come with the answer."""
-        if not state:
-            if not await self.unregister(path):
-                await self.delete(path)
-        elif is_durable:
-            await self.put(path, data)
+        """What the verbs `set`, `set_node`, `set_data` and `unset` come to. Returns False where a lazy client goes on in
+        the background."""
+        if state and is_durable:
+            await self._durable.put(path, to_dict(data))
+        elif state:
+            return await self.register(path, data)
+        elif path in self.session.registrations.entries:
+            return await self.unregister(path)
         else:
-            await self.register(path, data)
-        return not is_durable and state and path in self.session.registrations.entries
+            await self._durable.delete(path)
+        return True
 
     # --- locks
 

@@ -1,15 +1,17 @@
 """The thread that a registry's event loop runs on, and how it stands still while the process forks."""
 
 import asyncio
-import concurrent.futures
 import logging
 import os
 import threading
 import time
-from typing import Any, Callable, Coroutine, TypeVar
+from typing import Any, Callable, Coroutine, List, Optional, Set, TypeVar, cast
 
 from rollcall.core import Core
 from rollcall.errors import NoConnection
+from rollcall.greenlets import check_threads
+from rollcall.locks import Keeper
+from rollcall.waiting import Once
 
 log = logging.getLogger(__name__)
 
@@ -21,50 +23,133 @@ _PAUSE = 3.0
 # which shows the first time.
 _SETTLE = 0.5
 _SETTLE_IN_VAIN = 0.02
+# Time without a step of the loop, in seconds, after which a caller gives its thread up. A shorter one would take a
+# machine under load for a thread that hangs.
+_DEAD = 15.0
 GRPC_THREADS = ("grpc_", "event_engine", "lifeguard", "resolver-exec", "default-exec")
 
 
+class _Call:
+    """A coroutine that a thread waits for."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self.ended = Once()
+        self._work = work
+        self._task: "Optional[asyncio.Task[Any]]" = None
+
+    def begin(self) -> None:
+        self._task = asyncio.ensure_future(self._work())
+        self._task.add_done_callback(lambda _: self.ended.tell())
+
+    def outcome(self) -> Any:
+        """What the coroutine returned or raised. Raises NoConnection where it was not run to its end."""
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            raise NoConnection("the registry is stopped")
+        return self._task.result()
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
 class Engine:
-    """A Core on a thread of its own."""
+    """A Core on a thread of its own.
+
+    An exception may hit the calling thread between any two instructions, as from a signal handler. So whatever a call
+    makes belongs to the loop from the first moment, and a call that is left is undone by the loop.
+
+    Raises RuntimeError where threads are greenlets.
+    """
 
     def __init__(self, make: Callable[[], Core]) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._go_on = threading.Event()
-        self._is_parked = threading.Event()
+        check_threads()
+        self._go_on = Once()
+        self._is_parked = Once()
+        # Guards the two below. A signal handler may call while its thread holds it.
+        self._mutex = threading.RLock()
+        self._calls: Set[_Call] = set()
         self._is_over = False
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(make, ready), name="rollcall", daemon=True)
-        self._thread.start()
-        ready.wait()
+        self._ending: "Optional[asyncio.Task[None]]" = None
+        self._fault: Optional[BaseException] = None
+        # Whether the caller left before there was a core.
+        self._is_unwanted = False
+        self._make = make
+        self._ready = Once()
+        self._thread = threading.Thread(target=self._run, name="rollcall", daemon=True)
 
-    def _run(self, make: Callable[[], Core], ready: threading.Event) -> None:
+    def start(self) -> None:
+        """Begins, and waits until there is a core."""
+        self._thread.start()
+        while not self._ready.wait(_DEAD):
+            if not self._thread.is_alive():
+                raise NoConnection("the thread of rollcall has died")
+        if self._fault is not None:
+            raise self._fault
+
+    def leave(self) -> None:
+        """Ends what nobody has, whether or not it has begun."""
+        self._is_unwanted = True
+        if hasattr(self, "core"):
+            self.end([])
+
+    def _run(self) -> None:
+        self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
 
         async def begin() -> None:
-            self.core = make()
+            self.core = self._make()
+            if self._is_unwanted:
+                self.end([])
 
         try:
             self._loop.run_until_complete(begin())
-        finally:
-            ready.set()
-        self._loop.run_forever()
+            self._ready.tell()
+            self._loop.run_forever()
+        except BaseException as fault:
+            self._fault = fault
+        with self._mutex:
+            self._is_over = True
+            calls, self._calls = self._calls, set()
+        for call in calls:
+            call.ended.tell()
+        self._ready.tell()
         self._loop.close()
 
     def call(self, work: "Callable[[Core], Coroutine[Any, Any, T]]") -> T:
-        """Runs a coroutine on the loop, and waits for its end. Raises NoConnection when the engine ends before that."""
-        running = work(self.core)
+        """Runs a coroutine on the loop, and waits for its end. An exception that hits the caller meanwhile cancels it.
+
+        Raises NoConnection when the engine ends before that.
+        """
+
+        async def run() -> T:
+            return await work(self.core)
+
+        call = _Call(run)
         try:
-            future = asyncio.run_coroutine_threadsafe(running, self._loop)
-        except RuntimeError:
-            running.close()
-            raise NoConnection("the registry is stopped") from None
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise NoConnection("the registry is stopped") from None
+            with self._mutex:
+                if self._is_over:
+                    raise NoConnection("the registry is stopped")
+                self._calls.add(call)
+                self._loop.call_soon_threadsafe(call.begin)
+            return cast(T, self._outcome(call))
         except BaseException:
-            future.cancel()
+            self.post(lambda _: call.cancel())
             raise
+        finally:
+            with self._mutex:
+                self._calls.discard(call)
+
+    def _outcome(self, call: _Call) -> Any:
+        while not call.ended.wait(_DEAD):
+            if not self._steps():
+                raise NoConnection("the thread of rollcall does not answer")
+        return call.outcome()
+
+    def _steps(self) -> bool:
+        """Whether the loop still takes steps."""
+        step = Once()
+        self.post(lambda _: step.tell())
+        return step.wait(_DEAD) or self._is_over
 
     def do(self, work: Callable[[Core], T]) -> T:
         """The same with a function."""
@@ -74,37 +159,57 @@ class Engine:
 
         return self.call(run)
 
+    def post(self, work: Callable[[Core], Any]) -> None:
+        """Has the loop run a function, and waits for nothing. Does nothing after the engine's end."""
+        with self._mutex:
+            if not self._is_over:
+                self._loop.call_soon_threadsafe(lambda: work(self.core))
+
     def now(self) -> float:
         """The loop's clock."""
         return self._loop.time()
 
-    def close(self) -> None:
-        """Says goodbye, and ends the thread."""
-        if self._is_over:
-            return
-        self._is_over = True
-        try:
-            self.call(self._end)
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+    @property
+    def is_ending(self) -> bool:
+        """Whether `end` was called."""
+        return self._ending is not None or self._is_over
 
-    @staticmethod
-    async def _end(core: Core) -> None:
-        await core.close()
-        # Whoever still waits for something waits in vain.
-        waiting = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+    def end(self, held: List[Keeper]) -> None:
+        """Has the loop give these locks back, say goodbye and end; `join` waits for it. Again: does nothing."""
+
+        def begin(core: Core) -> None:
+            if self._ending is None:
+                self._ending = asyncio.ensure_future(self._end(core, held))
+
+        self.post(begin)
+
+    def join(self, bound: Optional[float] = None) -> None:
+        """Waits for the end of the thread."""
+        self._thread.join(bound)
+
+    async def _end(self, core: Core, held: List[Keeper]) -> None:
+        try:
+            await asyncio.gather(*(keeper.release() for keeper in held), return_exceptions=True)
+            await core.close()
+            # A task that still waits for something waits in vain.
+            waiting = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        except Exception:
+            log.exception("ending a registry")
+        finally:
+            self._loop.stop()
 
     # --- forks
 
     def park(self) -> None:
         """Closes every connection, and stops the loop at a point where it holds nothing. Registrations and locks
         outlive that by their ttl."""
-        self._go_on.clear()
-        self._is_parked.clear()
+        if self.is_ending:
+            self.join(_PAUSE)
+            return
+        self._go_on, self._is_parked = Once(), Once()
 
         async def pause() -> None:
             try:
@@ -114,18 +219,18 @@ class Engine:
             finally:
                 self._loop.call_soon(self._stand)
 
-        asyncio.run_coroutine_threadsafe(pause(), self._loop)
+        self.post(lambda _: asyncio.ensure_future(pause()))
         if not self._is_parked.wait(_PAUSE + 1):
             log.warning("the thread of rollcall does not stand still for a fork")
 
     def _stand(self) -> None:
-        self._is_parked.set()
+        self._is_parked.tell()
         self._go_on.wait()
 
     def go_on(self) -> None:
         """After `park`, in the process that has forked: connects again, and goes on with everything."""
-        self._go_on.set()
-        self._loop.call_soon_threadsafe(self.core.replicas.resume)
+        self._go_on.tell()
+        self.post(lambda core: core.replicas.resume())
 
 
 # Whether it was waited for in vain the last time.

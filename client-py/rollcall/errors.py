@@ -45,6 +45,11 @@ class Refused(ServiceRegistryException):
         self.reason = reason
         self.details = dict(details or {})
 
+    @property
+    def is_lack_of_room(self) -> bool:
+        """Whether a limit of the replica was met, which another moment may allow."""
+        return self.reason.startswith("TOO_MANY_")
+
 
 class Kind(enum.Enum):
     """What a failed call means for the next try."""

@@ -1,77 +1,80 @@
-"""Whether a replica can be reached: one health watch that always stands."""
+"""Whether a replica can be reached, and ZooKeeper through it: one watch that always stands."""
 
 import asyncio
 from typing import Callable, Optional
 
-from rollcall.errors import Failure, Kind
-from rollcall.replicas import OPENING, SERVICE, Replicas
+import grpc
+from google.protobuf import duration_pb2
+
+from rollcall import v1
+from rollcall.errors import Failure
+from rollcall.follow import HEARTBEAT, SILENCE
+from rollcall.replicas import OPENING, Replica, Replicas
 from rollcall.waiting import News
 
-_METHOD = "grpc.health.v1.Health/Watch"
-# Longer than any program runs; what hangs is found by the pings of the connection.
-_FOREVER = 10.0 * 365 * 86400
-
-
-class _Request:
-    """grpc.health.v1.HealthCheckRequest, which is one string."""
-
-    @staticmethod
-    def SerializeToString(_: "_Request") -> bytes:
-        name = SERVICE.encode()
-        return b"\x0a" + bytes([len(name)]) + name
-
-
-class _Answer:
-    """grpc.health.v1.HealthCheckResponse, which is one number; 1 is SERVING."""
-
-    def __init__(self, is_serving: bool) -> None:
-        self.is_serving = is_serving
-
-    @staticmethod
-    def FromString(message: bytes) -> "_Answer":
-        return _Answer(message == b"\x08\x01")
+# ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
+_PATH = "/zookeeper"
+# Time in seconds after which a replica that does not let us read the path is asked again.
+_AGAIN = 10.0
 
 
 class Link:
     """Belongs to the loop; `is_up` may be read by any thread."""
 
     def __init__(self, replicas: Replicas, tell: Callable[[bool], None]) -> None:
+        # Whether a replica can be reached that has ZooKeeper.
         self.is_up = False
-        # Since when it has been down.
+        # Whether a replica can be reached at all, and since when none can.
+        self.is_reachable = False
         self.down_since = asyncio.get_running_loop().time()
         self._replicas = replicas
         self._tell = tell
         self._news = News()
 
     async def run(self) -> None:
+        """Keeps the watch, at one replica after the other."""
         leaves: Optional[int] = None
         while True:
             replica = await self._replicas.pick(leaves)
-            leaves = None
-            stream = replica.connection.stream(_METHOD, _Request, _Answer)
+            leaves = replica.index
             try:
-                await stream.opened(OPENING)
-                while True:
-                    answer = await stream.next(_FOREVER)
-                    if answer is None:
-                        raise Failure.ended()
-                    if not answer.is_serving:
-                        raise Failure(Kind.NOT_NOW, "the replica is not serving")
-                    self._replicas.succeeded(replica)
-                    self._turn(True)
+                await self._follow(replica)
+                self._replicas.drains(replica)
             except Failure as failure:
-                leaves = replica.index
+                if failure.code is grpc.StatusCode.PERMISSION_DENIED:
+                    # Both have answered.
+                    self._replicas.succeeded(replica)
+                    self._turn(is_reachable=True, is_up=True)
+                    await asyncio.sleep(_AGAIN)
+                    continue
                 self._replicas.failed(replica, failure)
-                if self._replicas.have_all_failed():
-                    self._turn(False)
-            finally:
-                stream.cancel()
+            if self._replicas.have_all_failed():
+                self._turn(is_reachable=False, is_up=False)
 
-    def _turn(self, is_up: bool) -> None:
+    async def _follow(self, replica: Replica) -> None:
+        """Reads one stream, until its replica is about to stop. Raises Failure."""
+        heartbeat = duration_pb2.Duration(seconds=HEARTBEAT)
+        stream = replica.watch(v1.WatchRequest(path=_PATH, heartbeat=heartbeat))
+        try:
+            await stream.opened(OPENING)
+            while True:
+                message = await stream.next(SILENCE)
+                if message is None:
+                    raise Failure.ended()
+                if message.WhichOneof("event") == "draining":
+                    return
+                self._replicas.succeeded(replica)
+                self._turn(is_reachable=True, is_up=not message.stale)
+        finally:
+            stream.cancel()
+
+    def _turn(self, is_reachable: bool, is_up: bool) -> None:
+        if self.is_reachable and not is_reachable:
+            self.down_since = asyncio.get_running_loop().time()
+        self.is_reachable = is_reachable
         if is_up == self.is_up:
             return
         self.is_up = is_up
-        self.down_since = asyncio.get_running_loop().time()
         self._news.tell()
         self._tell(is_up)
 

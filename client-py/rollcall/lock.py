@@ -1,14 +1,15 @@
 """The lock as a program has it, with nd_service_registry's methods."""
 
+import asyncio
 import threading
-import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Optional, Type
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Optional, Type
 
+from rollcall.errors import ServiceRegistryException
 from rollcall.locks import Keeper
 
 if TYPE_CHECKING:
-    from rollcall.registry import ServiceRegistry
+    from rollcall.lock_verbs import LockVerbs
 
 # Called with the reason when a lock is lost.
 OnLost = Callable[[str], None]
@@ -27,25 +28,26 @@ class Lock:
 
     def __init__(
         self,
-        registry: "ServiceRegistry",
+        registry: "LockVerbs",
         path: str,
         name: Optional[str] = None,
         simultaneous: int = 1,
         wait: Optional[float] = 300,
         on_lost: Optional[OnLost] = None,
+        is_shared: bool = False,
     ) -> None:
         self.path = path
         self.terms = (name, simultaneous, wait, on_lost)
         # Set when the lock was held and is lost.
         self.lost = threading.Event()
-        self._registry = registry
-        self._name = name
-        self._simultaneous = simultaneous
-        self._wait = wait
+        # Whether it belongs to the process, and not to one thread.
+        self.is_shared = is_shared
         self.on_lost = on_lost
+        self._registry = registry
+        # Changed on the loop alone.
         self._keeper: Optional[Keeper] = None
-        # Held while one thread takes the lock.
-        self._taking = threading.Lock()
+        # Of the call that takes the lock now, on the loop: done when that has ended.
+        self._taker: "Optional[asyncio.Future[None]]" = None
 
     def acquire(self) -> bool:
         """Waits until the lock is ours, for `wait` seconds at most (None: for ever; 0: not at all). Returns whether it
@@ -53,28 +55,45 @@ class Lock:
 
         Raises NoConnection when no replica can be reached; Refused when the path can't be locked like this.
         """
-        begun = time.monotonic()
-        if not self._taking.acquire(timeout=-1 if self._wait is None else self._wait):
-            return self.status()
+        name, simultaneous, wait, _ = self.terms
+        return self.status() or self._registry._acquire(self, (name, simultaneous, wait))
+
+    async def _take(
+        self, take: Callable[[Optional[float]], Coroutine[Any, Any, Optional[Keeper]]], wait: Optional[float]
+    ) -> Optional[Keeper]:
+        """On the loop: takes the lock, after any other call that does. None: it is not ours, or already was."""
+        loop = asyncio.get_running_loop()
+        deadline = None if wait is None else loop.time() + wait
+        while self._taker is not None:
+            left = None if deadline is None else deadline - loop.time()
+            if left is not None and left <= 0:
+                return None
+            await asyncio.wait({self._taker}, timeout=left)
+        if self.status():
+            return None
+        taker = self._taker = loop.create_future()
+        self.lost.clear()
         try:
-            if self.status():
-                return True
-            left = None if self._wait is None else max(0.0, self._wait - (time.monotonic() - begun))
-            self.lost.clear()
-            self._keeper = self._registry._acquire(self, self._name, self._simultaneous, left)
-            return self.status()
+            return await take(None if deadline is None else max(0.0, deadline - loop.time()))
         finally:
-            self._taking.release()
+            self._taker = None
+            taker.set_result(None)
 
     def release(self) -> bool:
         """Gives the lock back. False: it was not ours any more, or no replica could be told: it goes with its ttl."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is None:
-            return False
-        return self._registry._release(self, keeper)
+        keeper = self._keeper
+        try:
+            self._registry._adopt()
+            return keeper is not None and self._registry._release(self, keeper)
+        except ServiceRegistryException:
+            raise
+        except BaseException:
+            self._registry._leave(self, keeper)
+            raise
 
     def status(self) -> bool:
         """Whether the lock is ours, by all that is known now."""
+        self._registry._adopt()
         keeper = self._keeper
         return keeper is not None and keeper.lost is None and self._registry._now() < keeper.until
 
@@ -86,8 +105,7 @@ class Lock:
 
     def _forget(self) -> None:
         """After a fork: it is our parent's."""
-        self._keeper = None
-        self._taking = threading.Lock()
+        self._keeper = self._taker = None
         self.lost = threading.Event()
 
     def __enter__(self) -> bool:

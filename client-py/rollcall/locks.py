@@ -5,16 +5,18 @@ All locks have a ttl: they outlive a replica, and the moment in which a process 
 
 import asyncio
 import logging
-from typing import Callable, List, NamedTuple, Optional
+from typing import Any, Callable, Coroutine, List, NamedTuple, Optional, TypeVar
 
 from google.protobuf import duration_pb2
 
 from rollcall import v1
 from rollcall.errors import Failure, Kind, NoConnection, Refused, ServiceRegistryException
-from rollcall.replicas import OPENING, Replica, Replicas
+from rollcall.replicas import OPENING, Replica, Replicas, check_size
 from rollcall.stream import Stream
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How long, in seconds, a quiet stream may be silent before the replica says something, and after what time without a
 # word it is given up.
@@ -58,7 +60,7 @@ class Locks:
     def __init__(self, replicas: Replicas, patience: float) -> None:
         self.replicas = replicas
         self.patience = patience
-        self._background: "List[asyncio.Task[None]]" = []
+        self._background: "List[asyncio.Task[Any]]" = []
 
     def ask(self, replica: Replica, terms: Terms, wait: Optional[float], lock_id: str = "") -> Stream:
         request = v1.AcquireLockRequest(
@@ -68,15 +70,17 @@ class Locks:
         request.heartbeat.CopyFrom(_duration(_HEARTBEAT))
         if wait is not None:
             request.wait.CopyFrom(_duration(wait))
+        check_size(request)
         stream = replica.acquire_lock(request)
         stream.is_delicate = True
         return stream
 
-    async def release(self, lock_id: str, patience: float) -> bool:
-        """Gives a lock, or a place in its queue, back. False: it was not held any more. Raises NoConnection."""
+    async def release(self, lock_id: str, patience: float, settles: bool = False) -> bool:
+        """Gives a lock, or a place in its queue, back. False: it was not held any more. A fork waits a moment for the
+        answer if `settles`. Raises NoConnection."""
         request = v1.ReleaseLockRequest(lock_id=lock_id)
         try:
-            answer = await self.replicas.call("ReleaseLock", request, v1.ReleaseLockResponse, patience)
+            answer = await self.replicas.call("ReleaseLock", request, v1.ReleaseLockResponse, patience, settles=settles)
         except Refused as refused:
             if refused.reason == "LOCK_LOST":
                 return False
@@ -92,8 +96,30 @@ class Locks:
             except ServiceRegistryException as error:
                 log.warning("a lock could not be given back, and goes with its ttl: %s", error)
 
+        self.run_in_background(run())
+
+    def leave(self, stream: Stream) -> None:
+        """Ends a call in the background whose lock has no name yet. It is read until the name has come: the lock may be
+        granted before the replica hears that we have left."""
+
+        async def run() -> None:
+            try:
+                message = await stream.next(self.patience)
+                if message is not None and message.WhichOneof("event") == "queued":
+                    self.release_later(message.queued.lock_id)
+            except Failure as failure:
+                log.debug("a place in a queue was left: %s", failure.message)
+            finally:
+                stream.cancel()
+
+        self.run_in_background(run())
+
+    def run_in_background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Runs what `settle` waits for."""
+        task = asyncio.ensure_future(work)
         self._background = [task for task in self._background if not task.done()]
-        self._background.append(asyncio.ensure_future(run()))
+        self._background.append(task)
+        return task
 
     async def settle(self, bound: float) -> None:
         """Waits until what is given back in the background is."""
@@ -205,8 +231,18 @@ class _Seat:
         keeps = False
         try:
             await stream.opened(OPENING)
+        except BaseException:
+            self._locks.leave(stream)
+            raise
+        try:
             while True:
-                message = await stream.next(_SILENCE)
+                try:
+                    message = await stream.next(_SILENCE)
+                except asyncio.CancelledError:
+                    if not self._lock_id:
+                        keeps = True
+                        self._locks.leave(stream)
+                    raise
                 if message is None:
                     self._lock_id = ""
                     raise Failure(Kind.REFUSED, "the place in the queue was given back by its id", "LOCK_LOST")
@@ -252,16 +288,32 @@ class Keeper:
         # Why it is not held any more; "RELEASED" when it was given back.
         self.lost: Optional[str] = None
         self._task = asyncio.ensure_future(self._run())
+        self._releasing: "Optional[asyncio.Task[bool]]" = None
 
     async def release(self) -> bool:
-        """Gives it back. False: it was lost before, or no replica could be told, and it goes with its ttl."""
+        """Gives it back. False: it was lost before, or no replica could be told, and it goes with its ttl.
+
+        Cancellation: it is given back all the same.
+        """
+        return await asyncio.shield(self.release_later())
+
+    def release_later(self) -> "asyncio.Task[bool]":
+        """The same, in the background."""
+        if self._releasing is None:
+            self._releasing = self._locks.run_in_background(self._release())
+        return self._releasing
+
+    async def _release(self) -> bool:
         was_held = self._end("RELEASED")
         self._task.cancel()
         try:
-            released = await self._locks.release(self.lock_id, self._locks.patience)
+            released = await self._locks.release(self.lock_id, self._locks.patience, settles=True)
         except NoConnection as error:
             log.warning("lock %s could not be given back yet: %s", self._terms.path, error)
             self._locks.release_later(self.lock_id, self._terms.ttl)
+            return False
+        except ServiceRegistryException as error:
+            log.warning("lock %s was not given back, and goes with its ttl: %s", self._terms.path, error)
             return False
         return released and was_held
 

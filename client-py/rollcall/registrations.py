@@ -61,6 +61,10 @@ class Entry:
         # takes the path over, for us.
         self.late = 0
         self.is_queued = False
+        # Whether it waits while another has the path, and takes nothing over.
+        self.is_exclusive = False
+        # Whether a stream was refused while it had no answer: it is said alone, to find out whether that was why.
+        self.is_suspect = False
         self.waiters: List[Waiter] = []
 
     @property
@@ -83,9 +87,11 @@ class Registrations:
         # The paths that a replica had no room for: they are said again later.
         self._later: List[str] = []
         self._unanswered = 0
+        # The suspect that was said and has no answer.
+        self._trial: Optional[Entry] = None
 
-    def set(self, path: str, data: Dict[str, Any], value: v1.Value, waiter: Waiter) -> None:
-        """Wishes a path to be registered with this data."""
+    def set(self, path: str, data: Dict[str, Any], value: v1.Value, waiter: Waiter, is_exclusive: bool = False) -> None:
+        """Wishes a path to be registered with this data, with `is_exclusive` only while no other has it."""
         entry = self.entries.get(path)
         if entry is None:
             entry = self.entries[path] = Entry(path, data, value)
@@ -95,6 +101,7 @@ class Registrations:
             entry.data, entry.value, entry.wish = data, value, Wish.HOLD
             entry.version += 1
             entry.answered = None
+        entry.is_exclusive = is_exclusive
         entry.waiters.append(waiter)
         self._enqueue(entry)
 
@@ -120,8 +127,8 @@ class Registrations:
         """A new stream: everything is said again on it."""
         self._later.clear()
         self._queue.clear()
-        self._unanswered = 0
-        for entry in self.entries.values():
+        self._unanswered, self._trial = 0, None
+        for entry in sorted(self.entries.values(), key=lambda entry: entry.is_suspect):
             entry.late = min(entry.late + isinstance(entry.said, int), MOST_LATE)
             entry.said, entry.answered, entry.is_queued = None, None, False
             self._enqueue(entry)
@@ -136,7 +143,10 @@ class Registrations:
     def next_request(self) -> Optional[v1.RegisterRequest]:
         """The next thing to say on the present stream, if there is room."""
         while self._queue and self._unanswered < _WINDOW:
-            entry = self.entries.get(self._queue.popleft())
+            entry = self.entries.get(self._queue[0])
+            if entry is not None and (self._trial is not None or entry.is_suspect and self._unanswered):
+                return None
+            self._queue.popleft()
             if entry is None:
                 continue
             entry.is_queued = False
@@ -145,6 +155,7 @@ class Registrations:
             # What another replica may still hold is taken from it before it is taken down.
             is_held_elsewhere = entry.answered is None and entry.generation is not None
             self._unanswered += 1
+            self._trial = entry if entry.is_suspect else None
             if entry.wish is Wish.LEAVE and not is_held_elsewhere:
                 entry.said = _Unset.SAID
                 return v1.RegisterRequest(unset=v1.UnsetRegistration(path=entry.path))
@@ -152,6 +163,8 @@ class Registrations:
             wanted = v1.SetRegistration(path=entry.path, value=entry.value)
             if entry.generation is not None:
                 wanted.generation = entry.generation
+            else:
+                wanted.exclusive = entry.is_exclusive
             return v1.RegisterRequest(set=wanted)
         return None
 
@@ -178,8 +191,18 @@ class Registrations:
         for entry in [entry for entry in self.entries.values() if entry.generation is None]:
             self._end(entry, error)
 
+    def suspect(self, error: ServiceRegistryException) -> None:
+        """A replica has ended the stream because of something that was said on it: one registration that can't be is not
+        to hold up the others."""
+        said = [entry for entry in self.entries.values() if isinstance(entry.said, int)]
+        if len(said) == 1:
+            self._end(said[0], error)
+            return
+        for entry in said:
+            entry.is_suspect = True
+
     def forget(self, path: str) -> None:
-        """Gives a path up that was never registered, as far as is known."""
+        """Gives a path up that nobody is told of."""
         entry = self.entries.get(path)
         if entry is not None:
             entry.wish = Wish.LEAVE
@@ -193,6 +216,9 @@ class Registrations:
     def _answered(self, entry: Entry) -> Union[int, _Unset, None]:
         said, entry.said = entry.said, None
         self._unanswered -= said is not None
+        if said is not None:
+            entry.is_suspect = False
+            self._trial = None if self._trial is entry else self._trial
         return said
 
     def _registered(self, entry: Entry, registered: v1.Registered) -> None:
@@ -253,6 +279,9 @@ class Registrations:
             # Nothing of ours is there; the answer to the unset makes it certain.
             entry.generation, entry.answered = None, None
             self._enqueue(entry)
+            return None
+        if entry.is_exclusive and entry.generation is None and rejected.reason == "NAME_TAKEN":
+            self._later.append(entry.path)
             return None
         error = refusal(rejected.message, rejected.reason, {"path": entry.path})
         if entry.generation is not None and entry.accepted is not None:

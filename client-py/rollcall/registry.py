@@ -1,13 +1,13 @@
 """ServiceRegistry: nd_service_registry's verbs, for programs with threads."""
 
-import asyncio
 import atexit
+import contextlib
 import functools
 import logging
 import os
 import threading
 import weakref
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set, Type, TypeVar, Union
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Type, TypeVar, Union
 
 import grpc
 
@@ -15,10 +15,10 @@ from rollcall import forking
 from rollcall.core import Core, Settings, node
 from rollcall.dispatch import Dispatcher, Subscription, guarded
 from rollcall.engine import Engine
-from rollcall.errors import NoConnection, ReadOnly, Refused
+from rollcall.errors import NoConnection, ReadOnly, Refused, ServiceRegistryException
 from rollcall.follow import Watched
-from rollcall.lock import Lock, OnLost
-from rollcall.locks import Keeper
+from rollcall.heir import Heir
+from rollcall.lock_verbs import LockVerbs
 from rollcall.registrations import Lost
 from rollcall.replicas import addresses, clean
 from rollcall.values import Data, to_dict
@@ -29,10 +29,6 @@ T = TypeVar("T")
 
 SERVER = "localhost:7700"
 TIMEOUT = 5  # seconds
-LOCK_WAIT = 300  # seconds
-# How long, in seconds, a forked child waits before it connects for its callbacks' sake: one that runs another program,
-# or ends, at once never does.
-_CHILD_CONNECTS = 0.2
 
 Callback = Callable[[Any], Any]
 
@@ -56,7 +52,7 @@ class _Path:
         self.subscriptions: List[Subscription] = []
 
 
-class ServiceRegistry:
+class ServiceRegistry(LockVerbs):
     """A registry of services, a watch on them, and locks, through any of some Rollcall replicas.
 
     Every method may be called from any thread, and in a forked child. Nothing is lost when a replica dies or restarts:
@@ -83,6 +79,9 @@ class ServiceRegistry:
         NoConnection: no replica answered in time, and not `lazy`.
         ValueError: an argument can't be.
     """
+
+    # Whether `get` returns False where it would raise NoConnection.
+    _answers_false = False
 
     def __init__(
         self,
@@ -125,16 +124,20 @@ class ServiceRegistry:
         self._on_lost = on_lost
         if username or password or acl is not None:
             log.warning("username, password and acl have no effect: nodes are open to everybody")
+        super().__init__()
         self._mutex = threading.RLock()
         self._engine: Optional[Engine] = None
         self._is_stopped = False
+        # The process that this belongs to.
+        self._pid = os.getpid()
+        # The process that has forked it.
+        self._parent = 0
         self._dispatcher = Dispatcher()
         self._paths: Dict[str, _Path] = {}
         # What is registered, for `start` and `rebuild`.
         self._registered: Dict[str, Data] = {}
-        self._own_locks = threading.local()
-        self._locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
-        self._held: Set[Lock] = set()
+        # What the process that forked this one has registered, for when it is gone: see heir.py.
+        self._inherited: Dict[str, Data] = {}
         self._state_callbacks: List[Callback] = []
         forking.protect(self)
         _at_exit.add(self)
@@ -144,22 +147,35 @@ class ServiceRegistry:
 
     def _connect(self) -> Engine:
         """Starts the thread, and waits for a replica unless we are lazy. Raises NoConnection."""
-        engine = self._start()
-        if not self._lazy:
-            try:
+        try:
+            engine = self._start()
+            if not self._lazy:
                 engine.call(lambda core: core.connected())
-            except NoConnection:
-                with self._mutex:
-                    self._engine = None
-                engine.close()
-                raise
-        return engine
+            return engine
+        except BaseException as error:
+            if self._engine is not None:
+                self._engine.end([])
+                if isinstance(error, NoConnection):
+                    self._engine.join()
+                self._engine = None
+            raise
 
     def _start(self) -> Engine:
         with self._mutex:
-            if self._engine is None:
-                self._engine = Engine(self._make)
+            if self._engine is None or self._engine.is_ending:
+                engine = Engine(self._make)
+                try:
+                    engine.start()
+                    self._engine = engine
+                except BaseException:
+                    engine.leave()
+                    raise
             return self._engine
+
+    def _adopt(self) -> None:
+        """Where the process was forked and Python was not told of it, does now what is done after any fork."""
+        if self._pid != os.getpid():
+            forking.adopt()
 
     def _make(self) -> Core:
         """On the loop."""
@@ -171,8 +187,9 @@ class ServiceRegistry:
         return core
 
     def _ready(self) -> Engine:
+        self._adopt()
         engine = self._engine
-        if engine is not None:
+        if engine is not None and not engine.is_ending:
             return engine
         if self._is_stopped:
             raise NoConnection("the registry is stopped")
@@ -181,29 +198,26 @@ class ServiceRegistry:
     def _call(self, work: Callable[[Core], Coroutine[Any, Any, T]]) -> T:
         return self._ready().call(work)
 
-    def _now(self) -> float:
-        engine = self._engine
-        return engine.now() if engine is not None else float("inf")
-
     def start(self) -> None:
         """Connects again after `stop`; what was registered and watched is again. Raises NoConnection."""
+        self._adopt()
         self._is_stopped = False
         self._connect()
+        Heir(self, self._parent).begin()
 
     def stop(self) -> None:
         """Disconnects: registrations go at once, locks are given back. `get` goes on telling what was known last."""
+        self._adopt()
         self._is_stopped = True
         # A fork waits for the end of this.
         with self._mutex:
-            engine, self._engine = self._engine, None
-            held, self._held = list(self._held), set()
+            engine = self._engine
             if engine is None:
                 return
-            keepers = [lock._keeper for lock in held if lock._keeper is not None]
-            try:
-                engine.call(lambda _: _release_all(keepers))
-            finally:
-                engine.close()
+            engine.end([lock._keeper for lock in list(self._held) if lock._keeper is not None])
+            self._held = set()
+            engine.join()
+            self._engine = None
         self._tell_state(False)
 
     def rebuild(self) -> None:
@@ -212,7 +226,8 @@ class ServiceRegistry:
         self.start()
 
     def get_state(self, callback: Optional[Callback] = None) -> bool:
-        """Whether a replica can be reached. The callback is called with that now, and whenever it changes."""
+        """Whether a replica can be reached, and ZooKeeper through it. The callback is called with that now, and whenever
+        it changes."""
         engine = None if self._is_stopped else self._ready()
         is_up = engine is not None and engine.core.link.is_up
         if callback is not None and callback not in self._state_callbacks:
@@ -249,15 +264,18 @@ class ServiceRegistry:
     # --- writing
 
     def set(self, node: str, data: Data = None, state: bool = True, type: NodeType = EphemeralNode) -> bool:
-        """Registers a path, or takes it down with `state=False`. Returns True.
+        """Registers a path, or takes it down with `state=False`. Returns True when that is done.
 
         The node holds `data`, and the keys `pid` and `created`; a string stands under `string_value`. A registration
         that is made again without data keeps those that it has.
 
+        A lazy registry returns False, and logs a WARNING, where no replica can be reached, or none that has ZooKeeper: it
+        registers the path, or takes it down, as soon as that is possible.
+
         Raises:
             ReadOnly: this registry, or the server, takes no writes.
             NoConnection: no answer in time. A new registration is given up then; one that stands is changed as soon as
-                that is possible. A lazy registry returns, and registers as soon as that is possible.
+                that is possible.
             Refused: see `reason`: INVALID_PATH, NOT_EPHEMERAL, VALUE_TOO_LARGE, HAS_REGISTRATIONS.
         """
         if self._readonly:
@@ -265,27 +283,45 @@ class ServiceRegistry:
         is_durable = type is DataNode
         node = clean(node)
         to_dict(data)
+        self._adopt()
+        self._inherited.pop(node, None)
         if not state:
             self._registered.pop(node, None)
+        is_new: List[bool] = []
 
-        async def work(core: Core) -> None:
+        async def work(core: Core) -> bool:
+            is_new.append(state and not is_durable and not core.has(node))
+            is_done = await core.set(node, data, state, is_durable)
             # On the loop, where a loss that comes later takes it out again.
-            if await core.set(node, data, state, is_durable) and (data or node not in self._registered):
+            if state and not is_durable and core.has(node) and (data or node not in self._registered):
                 self._registered[node] = data
+            return is_done
 
-        self._call(work)
-        return True
+        def undo(core: Core) -> None:
+            if any(is_new):
+                self._registered.pop(node, None)
+                core.forget(node)
+
+        engine = self._ready()
+        try:
+            return engine.call(work)
+        except ServiceRegistryException:
+            raise
+        except BaseException:
+            engine.post(undo)
+            raise
 
     def set_node(self, node: str, data: Data = None, state: bool = True) -> bool:
         """Registers a path for as long as this program lives: `set` with `type=EphemeralNode`."""
         return self.set(node, data, state, EphemeralNode)
 
     def set_data(self, node: str, data: Data = None, state: bool = True) -> bool:
-        """Writes a durable node: `set` with `type=DataNode`."""
+        """Writes a durable node, unless it holds the same data: `set` with `type=DataNode`."""
         return self.set(node, data, state, DataNode)
 
     def unset(self, node: str, type: NodeType = DataNode) -> bool:
-        """Takes a registration of ours down, or deletes a durable node. That there is none is fine."""
+        """Takes a registration of ours down, or deletes a durable node. That there is none is fine. Returns as `set`
+        does."""
         return self.set(node, None, False, type)
 
     def _lost(self, lost: Lost) -> None:
@@ -303,12 +339,13 @@ class ServiceRegistry:
         same dict once now and once for each change. `wait` holds the answer, and the callback, back until there is a
         child, for so many seconds at most.
 
-        Returns False when nothing is known: no replica can be reached, and no cache file knows the path; the callback
-        is called later then.
-
-        Raises Refused when the path can't be read.
+        Raises:
+            NoConnection: nothing is known: no replica can be reached, and no cache file knows the path. The callback is
+                called as soon as something is. KazooServiceRegistry returns False instead.
+            Refused: the path can't be read.
         """
         path = clean(path)
+        self._adopt()
         followed = self._paths.get(path)
         if self._is_stopped:
             with self._mutex:
@@ -327,12 +364,24 @@ class ServiceRegistry:
                 raise
         if callback is not None:
             self._subscribe(path, followed, callback)
-        return node(path, watched.state if watched else None, self._names_only)
+        state = watched.state if watched else None
+        if state is None and not self._answers_false:
+            raise self._unknown(path)
+        return node(path, state, self._names_only)
+
+    def _unknown(self, path: str) -> NoConnection:
+        engine = self._engine
+        cause = engine.core.replicas.unreachable().value if engine is not None else "the registry is stopped"
+        return NoConnection(f"nothing is known of {path}: {cause}")
 
     def add_callback(self, path: str, callback: Callback) -> None:
-        """Has it called with the node as `get` returns it, once now and once for each change. The same callback is
-        added once."""
-        self.get(path, callback)
+        """Has it called with the node as `get` returns it, once now, or as soon as something is known, and once for each
+        change. The same callback is added once."""
+        try:
+            self.get(path, callback)
+        except NoConnection:
+            if self._is_stopped:
+                raise
 
     def _open(self, path: str) -> _Path:
         engine = self._ready()
@@ -350,8 +399,9 @@ class ServiceRegistry:
         watched.listen(lambda watched: self._changed(followed, watched))
 
     def _changed(self, followed: _Path, watched: Watched) -> None:
-        for subscription in followed.subscriptions:
-            what = node(watched.path, watched.state, self._names_only)
+        subscriptions = followed.subscriptions
+        what = node(watched.path, watched.state, self._names_only) if subscriptions else None
+        for subscription in subscriptions:
             subscription.later(self._dispatcher, watched.version, what)
 
     def _subscribe(self, path: str, followed: _Path, callback: Callback) -> None:
@@ -366,119 +416,54 @@ class ServiceRegistry:
             version = watched.version
             subscription.run(version, node(path, watched.state, self._names_only))
 
-    # --- locks
-
-    def get_lock(
-        self,
-        path: str,
-        name: Optional[str] = None,
-        simultaneous: int = 1,
-        wait: Optional[float] = LOCK_WAIT,
-        on_lost: Optional[OnLost] = None,
-    ) -> Lock:
-        """A lock to be taken, with `with` or `acquire`. A thread gets the same one for the same path.
-
-        Args:
-            path: where it is; all who use it must say the same `simultaneous`.
-            name: who we are, for others to see.
-            simultaneous: how many may hold it at once.
-            wait: seconds that `acquire` waits; 0: not at all; None: for ever.
-            on_lost: called with the reason if the lock is lost while it is held.
-        """
-        path = clean(path)
-        own: Dict[str, Lock] = self._own_locks.__dict__
-        lock = own.get(path)
-        if lock is None or (lock.terms != (name, simultaneous, wait, on_lost) and not lock.status()):
-            lock = own[path] = Lock(self, path, name, simultaneous, wait, on_lost)
-            self._locks.add(lock)
-        return lock
-
-    def acquire_lock(
-        self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
-    ) -> bool:
-        """Takes a lock and keeps it until `release_lock`. Returns whether it is ours."""
-        return self.get_lock(path, name, simultaneous, wait).acquire()
-
-    def release_lock(self, path: str) -> bool:
-        """Gives a lock back that this process holds on the path: this thread's, or else any. Returns True when it holds
-        none."""
-        path = clean(path)
-        own: Dict[str, Lock] = self._own_locks.__dict__
-        with self._mutex:
-            held = [lock for lock in self._held if lock.path == path]
-        lock = own.get(path) if own.get(path) in held else next(iter(held), None)
-        if lock is not None:
-            lock.release()
-        return lock is None or not lock.status()
-
-    def _acquire(self, lock: Lock, name: Optional[str], simultaneous: int, wait: Optional[float]) -> Optional[Keeper]:
-        def lose(reason: str) -> None:
-            lock.lost.set()
-            if lock.on_lost is not None:
-                self._dispatcher.post(functools.partial(lock.on_lost, reason))
-
-        keeper = self._call(lambda core: core.acquire(lock.path, name, simultaneous, wait, lose))
-        if keeper is not None:
-            with self._mutex:
-                self._held.add(lock)
-        return keeper
-
-    def _release(self, lock: Lock, keeper: Keeper) -> bool:
-        with self._mutex:
-            self._held.discard(lock)
-        return self._call(functools.partial(_release, keeper))
-
     # --- forks: see forking.py
 
     def _park(self) -> bool:
-        """Just before a fork; says whether there is anything to go on with after it."""
+        """Just before a fork; `_go_on` follows in the parent. Says whether there was a connection."""
         self._mutex.acquire()
-        if self._engine is None:
-            self._mutex.release()
-            return False
-        self._engine.park()
-        return True
+        if self._engine is not None:
+            self._engine.park()
+        return self._engine is not None
 
     def _go_on(self) -> None:
         engine = self._engine
-        self._mutex.release()
+        # An exception from a signal handler may have come before it was taken.
+        with contextlib.suppress(RuntimeError):
+            self._mutex.release()
         if engine is not None:
             engine.go_on()
 
     def _forked(self) -> None:
         """In the child: the lists and callbacks stay, the rest is our parent's."""
+        self._parent, self._pid = self._pid, os.getpid()
         # Kept, so that nothing of it is ever taken down here.
-        _abandoned.append((self._engine, self._dispatcher))
+        forking.abandon((self._engine, self._dispatcher))
         self._mutex = threading.RLock()
         self._engine = None
         self._dispatcher = Dispatcher()
+        self._inherited.update(self._registered)
         self._registered = {}
-        self._own_locks = threading.local()
-        self._held = set()
-        for lock in self._locks:
-            lock._forget()
+        self._forget_locks()
         for followed in self._paths.values():
             followed.subscriptions = [known.copy() for known in followed.subscriptions]
-        if not self._is_stopped and any(followed.subscriptions for followed in self._paths.values()):
-            timer = threading.Timer(_CHILD_CONNECTS, self._connect_in_child, [os.getpid()])
-            timer.daemon = True
-            timer.start()
+        if not self._is_stopped:
+            Heir(self, self._parent).begin()
 
-    def _connect_in_child(self, pid: int) -> None:
-        if os.getpid() == pid and not self._is_stopped:
-            self._start()
+    def _has_callbacks(self) -> bool:
+        return any(followed.subscriptions for followed in self._paths.values())
+
+    def _inherit(self) -> None:
+        """The process that forked this one is gone: registers what it had, once that stands no more."""
+
+        def wish(core: Core) -> None:
+            inherited, self._inherited = self._inherited, {}
+            for path, data in inherited.items():
+                self._registered[path] = data
+                core.wish(path, data, is_exclusive=True)
+
+        self._start().post(wish)
 
 
-async def _release(keeper: Keeper, _: Core) -> bool:
-    return await keeper.release()
-
-
-async def _release_all(keepers: List[Keeper]) -> None:
-    await asyncio.gather(*(keeper.release() for keeper in keepers))
-
-
-# What a fork has left of its parent's engines.
-_abandoned: List[Any] = []
 _at_exit: "weakref.WeakSet[ServiceRegistry]" = weakref.WeakSet()
 
 

@@ -9,7 +9,7 @@ import grpc
 
 from rollcall import v1
 from rollcall.choice import Choice, Chosen
-from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown
+from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown, Refused
 from rollcall.stream import Stream
 from rollcall.transport import Metadata
 from rollcall.waiting import News
@@ -21,6 +21,8 @@ SERVICE = "rollcall.v1.Registry"
 OPENING = 4.0
 # How long a replica that drains is left alone.
 _DRAINING = 0.5
+# The largest message, in bytes, that a replica reads.
+_LARGEST = 2 * 1024 * 1024
 
 
 class Connection(Protocol):
@@ -30,7 +32,7 @@ class Connection(Protocol):
 
     def duplex(self, method: str, request_type: Any, answer: Any) -> Stream: ...
 
-    async def unary(self, method: str, request: Any, answer: Any, bound: float) -> Any: ...
+    async def unary(self, method: str, request: Any, answer: Any, bound: float, settles: bool = False) -> Any: ...
 
     async def close(self) -> None: ...
 
@@ -78,6 +80,14 @@ def clean(path: str) -> str:
     """A path without slashes that say nothing, which kazoo forgives and a replica does not."""
     parts = [part for part in path.split("/") if part]
     return "/" * path.startswith("/") + "/".join(parts)
+
+
+def check_size(request: Any) -> None:
+    """Raises Refused where a request is larger than a replica reads: on a stream it would end that for all others."""
+    size = request.ByteSize()
+    if size > _LARGEST:
+        message = f"{request.path[:100]}: a message of {size} bytes is over the limit of {_LARGEST}"
+        raise Refused(message, "VALUE_TOO_LARGE", {"limit": str(_LARGEST)})
 
 
 class Replicas:
@@ -160,9 +170,20 @@ class Replicas:
     def have_all_failed(self) -> bool:
         return self._choice.have_all_failed()
 
-    async def call(self, method: str, request: Any, answer: Any, patience: float, is_write: bool = False) -> Any:
+    async def call(
+        self,
+        method: str,
+        request: Any,
+        answer: Any,
+        patience: float,
+        *,
+        is_write: bool = False,
+        settles: bool = False,
+        waits_for_room: bool = True,
+    ) -> Any:
         """Makes a call, at one replica after the other, until one answers or `patience` seconds are over. A write is
-        tried again only if it was certainly not carried out.
+        tried again only if it was certainly not carried out; a call that meets a limit of a replica, if `waits_for_room`.
+        A fork waits a moment for the answer of a write, or if `settles`.
 
         Raises ServiceRegistryException.
         """
@@ -177,9 +198,12 @@ class Replicas:
             # A write that hangs must not be sent twice: it has all the time there is.
             bound = left if is_write else min(left, OPENING)
             try:
-                found = await replica.connection.unary(f"{SERVICE}/{method}", request, answer, bound)
+                found = await replica.connection.unary(
+                    f"{SERVICE}/{method}", request, answer, bound, settles or is_write
+                )
             except Failure as failure:
-                if not failure.is_retryable():
+                is_full = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not waits_for_room
+                if is_full or not failure.is_retryable():
                     self.succeeded(replica)
                     raise failure.to_exception() from None
                 self.failed(replica, failure)

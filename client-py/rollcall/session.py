@@ -5,6 +5,7 @@ import logging
 import os
 from typing import Callable, Optional
 
+import grpc
 from google.protobuf import duration_pb2
 
 from rollcall import v1
@@ -88,6 +89,8 @@ class Session:
             try:
                 await self._hold()
             except Failure as failure:
+                if failure.code is grpc.StatusCode.INVALID_ARGUMENT:
+                    self.registrations.suspect(failure.to_exception())
                 self._replicas.failed(self._held.replica, failure)
             finally:
                 self._drop(self._held)

@@ -8,11 +8,13 @@ from rollcall.registry import ServiceRegistry
 class KazooServiceRegistry(ServiceRegistry):
     """A ServiceRegistry of which a program has one: who makes another gets the first, whatever the arguments.
 
-    As in nd_service_registry 1.x, `children` is a list of names, unless `names_only=False` is said.
+    As in nd_service_registry 1.x, `children` is a list of names, unless `names_only=False` is said, and `get` returns
+    False for a path of which nothing is known while no replica can be reached.
     """
 
     _instance: "Optional[KazooServiceRegistry]" = None
     _is_initialized = False
+    _answers_false = True
 
     def __new__(cls, *_arguments: Any, **_options: Any) -> "KazooServiceRegistry":
         if KazooServiceRegistry._instance is None:

@@ -74,8 +74,8 @@ class Connection:
         stream.on_end = lambda: self._calls.discard(stream)
         return stream
 
-    async def unary(self, method: str, request: Any, answer: Any, bound: float) -> Any:
-        """Makes a call with one answer.
+    async def unary(self, method: str, request: Any, answer: Any, bound: float, settles: bool = False) -> Any:
+        """Makes a call with one answer. `close` waits a moment for the answer if `settles`.
 
         Raises Failure.
         """
@@ -84,7 +84,7 @@ class Connection:
         news = News()
         call = self._channel.unary_unary(f"/{method}", request.SerializeToString, parser(answer))
         future: Any = call.future(request, timeout=bound, metadata=self._metadata)
-        one = _Unary(future, news)
+        one = _Unary(future, news, settles)
         self._calls.add(one)
         future.add_done_callback(lambda _: _tell(loop, news.tell))
         try:
@@ -138,11 +138,12 @@ class _Unary(NamedTuple):
 
     future: Any
     news: News
+    settles: bool
 
     async def settled(self, deadline: float) -> None:
-        """Waits for the answer: that of a write tells whether it was made."""
+        """Waits for an answer that tells whether something was done; anything else is simply asked again."""
         loop = asyncio.get_running_loop()
-        while not self.future.done() and loop.time() < deadline:
+        while self.settles and not self.future.done() and loop.time() < deadline:
             await self.news.wait(deadline - loop.time())
 
     async def gone(self) -> None:

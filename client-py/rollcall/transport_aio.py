@@ -54,7 +54,7 @@ class AioConnection:
         stream.on_end = lambda: self._calls.discard(stream)
         return stream
 
-    async def unary(self, method: str, request: Any, answer: Any, bound: float) -> Any:
+    async def unary(self, method: str, request: Any, answer: Any, bound: float, settles: bool = False) -> Any:
         """Makes a call with one answer. Raises Failure."""
         self._check()
         call = self._channel.unary_unary(f"/{method}", request.SerializeToString, parser(answer))

@@ -43,6 +43,20 @@ def to_dict(data: Data) -> Dict[str, Any]:
     return found
 
 
+def is_same(held: Any, value: v1.Value, given: Mapping[str, Any]) -> bool:
+    """Whether a node that holds `held` need not be written with `value`: they are equal but for the keys that are added
+    to what the program has given."""
+
+    def compared(data: Any) -> Any:
+        if not isinstance(data, dict):
+            return None
+        kept = {name: each for name, each in data.items() if name in given or name not in ("pid", "created")}
+        # As JSON: True is not 1 there.
+        return json.dumps(kept, sort_keys=True)
+
+    return isinstance(held, dict) and compared(held) == compared(from_value(value))
+
+
 def now() -> str:
     """The value of `created`: UTC, to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())

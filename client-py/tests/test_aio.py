@@ -6,7 +6,9 @@ import pytest
 from conftest import SOON, Seen
 
 import rollcall
-from rollcall import aio
+from rollcall import aio, v1
+from rollcall.stream import Stream
+from rollcall.transport_aio import AioConnection
 
 
 async def until(what, probe):
@@ -122,5 +124,90 @@ def test_no_server(path):
         ours = aio.ServiceRegistry("127.0.0.1:1", timeout=0.5)
         with pytest.raises(rollcall.NoConnection):
             await ours.set_node(path)
+        seen = Seen()
+        async with aio.ServiceRegistry("127.0.0.1:1", timeout=0.5, lazy=True) as lazy:
+            assert await lazy.set_node(path) is False and await lazy.unset(path) is False
+            await lazy.add_callback(path, seen)
+            with pytest.raises(rollcall.NoConnection):
+                await lazy.get(path)
+            assert seen.all == []
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_what_a_cancelled_call_was_to_end_or_begin_is_ended(fleet, path, monkeypatch):
+    async def cancelled(call):
+        task = asyncio.ensure_future(call)
+        # It has said what it has to say, and waits for the answer.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def main():
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON) as other:
+            ours = aio.ServiceRegistry(fleet.server, timeout=SOON, lock_ttl=600)
+            await ours.start()
+            lock = ours.get_lock(f"{path}-lock")
+            assert await lock.acquire()
+            gate, real = asyncio.Event(), AioConnection.unary
+
+            async def unary(*arguments):
+                await gate.wait()
+                return await real(*arguments)
+
+            monkeypatch.setattr(AioConnection, "unary", unary)
+            await cancelled(lock.release())
+            gate.set()
+            assert await other.acquire_lock(f"{path}-lock", wait=SOON)
+            await cancelled(ours.set_node(f"{path}/one"))
+            await ours.set_node(f"{path}/two")
+            names = lambda node: sorted(node["children"])  # noqa: E731
+            seen = Seen()
+            await other.get(path, callback=seen)
+            await until("only the other is there", lambda: names(seen.last) == ["two"])
+            core = ours._core
+            await cancelled(ours.stop())
+            await until("it is gone", lambda: names(seen.last) == [] and all(task.done() for task in core._tasks))
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_acquire_lock_is_of_the_registry_whichever_task_asks(fleet, path):
+    async def main():
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON) as ours:
+            assert await asyncio.gather(*(ours.acquire_lock(path, wait=SOON) for _ in range(3))) == [True] * 3
+            assert len(ours._held) == 1 and await ours.get_lock(path, wait=0).acquire() is False
+            assert await ours.release_lock(path) is True
+            lock = ours.get_lock(path, wait=SOON)
+            assert await lock.acquire() and await ours.release_lock(path) and lock.status()
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SOON))
+
+
+def test_a_lock_that_is_granted_while_its_call_is_cancelled_is_given_back(fleet, path, monkeypatch):
+    """The messages with its name are on the way when nobody waits for them any more."""
+    on_the_way, real = [], Stream._take
+
+    def hold_back(self, message):
+        if isinstance(message, v1.AcquireLockResponse):
+            on_the_way.append((self, message))
+        else:
+            real(self, message)
+
+    async def main():
+        async with aio.ServiceRegistry(fleet.server, timeout=SOON, lock_ttl=600) as ours:
+            monkeypatch.setattr(Stream, "_take", hold_back)
+            taking = asyncio.ensure_future(ours.acquire_lock(path))
+            await until("granted", lambda: any(message.HasField("queued") for _, message in on_the_way))
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            monkeypatch.undo()
+            for stream, message in on_the_way:
+                real(stream, message)
+            async with aio.ServiceRegistry(fleet.server, timeout=SOON) as other:
+                assert await other.acquire_lock(path, wait=SOON) is True
 
     asyncio.run(asyncio.wait_for(main(), 3 * SOON))

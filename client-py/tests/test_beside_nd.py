@@ -44,7 +44,7 @@ def test_one_lock_for_both(registry, run, hosts, path):
     assert nd.do("acquire_lock", path, "nd", 1, 5) is True
     assert ours.acquire_lock(path, wait=0) is False
     got = []
-    thread = threading.Thread(target=lambda: got.append(ours.get_lock(path, wait=60).acquire()))
+    thread = threading.Thread(target=lambda: got.append(ours.acquire_lock(path, wait=60)))
     thread.start()
     assert nd.do("release_lock", path) is True
     thread.join(SOON)

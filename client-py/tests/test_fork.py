@@ -1,17 +1,24 @@
 """Forks: os.fork, multiprocessing, and what the child must not have."""
 
+import asyncio
 import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 from conftest import SOON, Seen, eventually
 from kazoo.client import KazooClient
 
-from rollcall import engine
+import rollcall
+from rollcall import engine, transport
+from rollcall.errors import Failure, Kind
+from rollcall.waiting import News
 
 
 @pytest.fixture
@@ -23,10 +30,10 @@ def zk(hosts):
     client.close()
 
 
-def in_child(work):
+def in_child(work, fork=os.fork):
     """Runs it in a forked child; returns what it returns, as JSON."""
     reader, writer = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             os.write(writer, json.dumps(work()).encode())
@@ -217,3 +224,172 @@ def test_a_child_of_a_child(registry, path):
         return in_child(lambda: list(ours.get(path)["children"]))
 
     assert in_child(grandchild) == ["parent"]
+
+
+def untold_fork():
+    """A fork as uwsgi makes it: Python is not told."""
+    return ctypes.PyDLL(None).fork()
+
+
+def test_a_fork_that_python_is_not_told_of_is_found_out(registry, path, caplog):
+    ours, seen = registry(), Seen()
+    ours.set_node(f"{path}/parent")
+    eventually("seen", lambda: "parent" in ours.get(path, callback=seen)["children"])
+    lock = ours.get_lock(f"{path}-lock")
+    assert lock.acquire() and ours.acquire_lock(f"{path}-other")
+
+    def child():
+        # Whatever hangs is ended by this.
+        signal.alarm(2 * SOON)
+        assert not lock.status() and lock.release() is False
+        assert sorted(ours.get(path)["children"]) == ["parent"]
+        assert ours.set_node(f"{path}/child") and ours.get_state()
+        assert ours.acquire_lock(f"{path}-lock", wait=0) is False
+        assert ours.acquire_lock(f"{path}-other", wait=0) is False
+        eventually("the child sees itself", lambda: "child" in seen.lists[-1])
+        ours.stop()
+        return [message for message in caplog.messages if "uwsgi" in message] != []
+
+    assert in_child(child, untold_fork) is True
+    assert lock.status() and ours.set_node(f"{path}/parent", {"n": 1})
+    eventually("the parent saw the child come and go", lambda: seen.lists[-1] == ["parent"])
+
+
+def test_a_thread_that_does_not_answer_is_no_reason_to_hang(registry, path, monkeypatch):
+    """As a child has it whose parent's threads were at work in grpcio."""
+    monkeypatch.setattr(engine, "_DEAD", 0.2)
+    ours, stands = registry(), threading.Event()
+    ours._engine.post(lambda core: stands.wait(SOON))
+    with pytest.raises(rollcall.NoConnection, match="does not answer"):
+        ours.set_node(f"{path}/one")
+    stands.set()
+
+
+def daemon(ours, path, done):
+    """Turns into a daemon, which tells over a pipe that it has what its parent had."""
+    if os.fork() > 0:
+        # As daemons' parents end: without a goodbye. What was registered stands for its ttl.
+        os._exit(0)
+    eventually("it is ours", lambda: (ours.get(path)["children"].get("one") or {}).get("pid") == os.getpid(), 2 * SOON)
+    os.write(done, b"ours")
+    time.sleep(2 * SOON)
+
+
+def test_a_daemon_has_its_parents_registrations_when_that_is_gone(registry, zk, path):
+    ours, (reader, writer) = registry(ttl=2), os.pipe()
+
+    def program():
+        ours.set_node(f"{path}/one", {"n": 1})
+        daemon(ours, path, writer)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            program()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    with open(reader, "rb") as told:
+        assert told.read(4) == b"ours"
+    data = json.loads(zk.get(f"{path}/one")[0])
+    assert data["n"] == 1 and data["pid"] != pid
+    os.kill(data["pid"], signal.SIGKILL)
+
+
+def test_a_child_leaves_its_parents_names_alone_while_that_lives(registry, zk, path):
+    lost, ours = Seen(), None
+    ours = registry(ttl=2, on_lost=lost)
+    ours.set_node(f"{path}/one", {"n": 1})
+    ours.get(path)
+    czxid = zk.exists(f"{path}/one").czxid
+
+    def child():
+        time.sleep(0.5)
+        # It is its own to take, when the program says so; and what it waits for it never takes.
+        assert list(ours._inherited) == [f"{path}/one"] and ours._registered == {}
+        ours._inherit()
+        ours.set_node(f"{path}/two")
+        eventually("it was asked for", lambda: f"{path}/one" in ours._engine.core.session.registrations._later)
+        ours.stop()
+        return True
+
+    assert in_child(child)
+    assert zk.exists(f"{path}/one").czxid == czxid and lost.all == []
+
+
+def test_a_fork_waits_for_no_place_in_a_queue_that_is_left(registry, path, monkeypatch):
+    """A replica looks for a second for a place that is gone; what is only given back does not hold a fork up."""
+    ours, asked, answered = registry(), threading.Event(), []
+    real = transport.Connection.unary
+
+    async def unary(self, method, request, answer, bound, settles=False):
+        answered.append((method, settles))
+        asked.set()
+        return await real(self, method, request, answer, bound, settles)
+
+    monkeypatch.setattr(transport.Connection, "unary", unary)
+    ours._engine.post(lambda core: core.locks.release_later(f"{path}:" + "0" * 32))
+    assert asked.wait(SOON)
+    lock = ours.get_lock(path)
+    assert lock.acquire() and lock.release()
+    ours.set_data(path + "-data", {"n": 1})
+    settles = dict(reversed(answered))
+    assert answered[0] == ("rollcall.v1.Registry/ReleaseLock", False)
+    assert ("rollcall.v1.Registry/ReleaseLock", True) in answered, "the release of a lock that is held tells something"
+    assert settles["rollcall.v1.Registry/Put"] is True
+
+    async def has_waited(settles):
+        began.clear()
+        asyncio.get_running_loop().call_soon(began.set)
+        call = transport._Unary(Future(), News(), settles)
+        await call.settled(asyncio.get_running_loop().time() + 0.1)
+        # A task that does not wait leaves no other its turn.
+        return began.is_set()
+
+    began = threading.Event()
+    assert asyncio.run(has_waited(True)) and not asyncio.run(has_waited(False))
+
+
+@pytest.mark.parametrize("was_made", [False, True])
+def test_a_write_that_a_fork_breaks_is_made_again(registry, zk, path, monkeypatch, was_made):
+    ours, broken = registry(), []
+    ours.set_data(path, {"n": 1})
+    real = transport.Connection.unary
+
+    async def unary(self, method, request, answer, bound, settles=False):
+        is_write = method.endswith(("/Put", "/Delete"))
+        if is_write and not broken and not was_made:
+            broken.append(method)
+            raise Failure(Kind.PAUSED, "the connection was closed")
+        answered = await real(self, method, request, answer, bound, settles)
+        if is_write and not broken:
+            broken.append(method)
+            raise Failure(Kind.PAUSED, "the connection was closed")
+        return answered
+
+    monkeypatch.setattr(transport.Connection, "unary", unary)
+    assert ours.set_data(path, {"n": 2}) is True and broken
+    data, stat = zk.get(path)
+    assert json.loads(data)["n"] == 2 and stat.version == 1, "once"
+    broken.clear()
+    assert ours.unset(path) is True and broken and zk.exists(path) is None
+
+
+def test_a_write_that_may_have_been_made_is_not_made_over_another(registry, zk, path, monkeypatch):
+    ours, broken = registry(), []
+    ours.set_data(path, {"n": 1})
+    real = transport.Connection.unary
+
+    async def unary(self, method, request, answer, bound, settles=False):
+        if method.endswith("/Put") and not broken:
+            broken.append(method)
+            zk.set(path, b"of another")
+            raise Failure(Kind.BROKEN, "the replica died")
+        return await real(self, method, request, answer, bound, settles)
+
+    monkeypatch.setattr(transport.Connection, "unary", unary)
+    with pytest.raises(rollcall.OutcomeUnknown):
+        ours.set_data(path, {"n": 2})
+    assert zk.get(path)[0] == b"of another"

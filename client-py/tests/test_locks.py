@@ -1,6 +1,8 @@
 """Locks: in turn, lost and told."""
 
+import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import SOON, Seen, eventually
@@ -144,3 +146,40 @@ def test_a_place_in_the_queue_moves_when_its_replica_drains(two, registry, zk, p
     first.release_lock(path)
     thread.join(SOON)
     assert got == [True]
+
+
+def in_thread(work):
+    got = []
+    thread = threading.Thread(target=lambda: got.append(work()))
+    thread.start()
+    thread.join(2 * SOON)
+    return got[0]
+
+
+def test_acquire_lock_is_of_the_process_and_get_lock_of_the_thread(registry, path):
+    ours = registry()
+    assert in_thread(lambda: ours.acquire_lock(path, wait=SOON)) is True
+    assert ours.acquire_lock(path, wait=0) is True, "the process has it"
+    assert ours.get_lock(path, wait=0).acquire() is False, "this thread has not"
+    assert registry().acquire_lock(path, wait=0) is False
+    assert in_thread(lambda: ours.release_lock(path)) is True
+    lock = ours.get_lock(path, wait=SOON)
+    assert lock.acquire() and ours.get_lock(path, wait=SOON) is lock
+    assert in_thread(lambda: ours.release_lock(path)) is True and lock.status(), "it is another thread's"
+    assert ours.release_lock(path) is True and not lock.status()
+    # Two threads that ask at once have one lock.
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: ours.acquire_lock(path, wait=SOON), range(4))) == [True] * 4
+    assert len(ours._held) == 1 and ours.release_lock(path) and registry().acquire_lock(path, wait=SOON)
+
+
+def test_a_lock_that_nobody_has_is_forgotten_unless_it_is_held(registry, path):
+    ours = registry()
+    for number in range(20):
+        with ours.get_lock(f"{path}-{number}") as held:
+            assert held
+        assert ours.acquire_lock(f"{path}-{number}") and ours.release_lock(f"{path}-{number}")
+    ours.get_lock(path).acquire()
+    gc.collect()
+    assert [lock.path for lock in ours._locks] == [path] and ours.get_lock(path).status()
+    assert list(ours._own_locks.all) == [path] and not list(ours._process_locks)

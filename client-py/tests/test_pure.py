@@ -8,12 +8,13 @@ import types
 import pytest
 
 from rollcall import v1
-from rollcall.assemble import Assembler
+from rollcall.assemble import Assembler, apply
 from rollcall.cache import CacheFile
 from rollcall.choice import PAUSES, Choice, Chosen
+from rollcall.errors import Refused
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import addresses, clean
-from rollcall.values import State, ZnodeStat, from_value, to_value
+from rollcall.values import State, ZnodeStat, from_value, is_same, to_value
 
 # --- choosing
 
@@ -130,6 +131,38 @@ def test_nothing_goes_back_but_by_a_reset():
     assert watch.take(snapshot(["x"], 9)) is None
     assert watch.take(v1.WatchResponse(revision=9, current=v1.Current())) is None and watch.revision == 10
     assert list(watch.take(snapshot(["x"], 3, reset=True)).children) == ["x"] and watch.revision == 3
+
+
+class Name(str):
+    """A name that counts how often it is compared."""
+
+    compared = 0
+
+    def __lt__(self, other):
+        Name.compared += 1
+        return str(self) < str(other)
+
+    __hash__ = str.__hash__
+
+
+def test_a_change_of_one_child_does_not_sort_a_long_list():
+    names = [Name(f"{number:05}") for number in range(10_000)]
+    known = State(None, ZnodeStat(*range(11)), {name: {} for name in names})
+
+    def after(*changes):
+        Name.compared = 0
+        return apply(known, [v1.Change(kind=kind, name=name) for name, kind in changes]).children
+
+    assert list(after(("05000", v1.CHANGE_KIND_UPDATED))) == names and Name.compared == 0
+    assert list(after(("05000", v1.CHANGE_KIND_REMOVED))) == names[:5000] + names[5001:] and Name.compared == 0
+    some = [("09990x", v1.CHANGE_KIND_ADDED), ("05000", v1.CHANGE_KIND_REMOVED), ("09991x", v1.CHANGE_KIND_ADDED)]
+    found = list(after(*some))
+    assert Name.compared < 100, "only what stands behind it is looked at"
+    assert found == sorted([*names[:5000], *names[5001:], "09990x", "09991x"])
+    again = [("05000", v1.CHANGE_KIND_REMOVED), ("05000", v1.CHANGE_KIND_ADDED), ("x", v1.CHANGE_KIND_ADDED)]
+    assert list(after(*again)) == [*names, "x"]
+    gone = [("y", v1.CHANGE_KIND_ADDED), ("", v1.CHANGE_KIND_DELETED), ("x", v1.CHANGE_KIND_ADDED)]
+    assert list(after(*gone)) == ["x"]
 
 
 # --- registrations
@@ -298,7 +331,64 @@ def test_a_set_that_is_refused_at_first_is_over():
     assert answers[0].reason == "NOT_EPHEMERAL" and registrations.is_empty()
 
 
+def names_asked(registrations):
+    names = []
+    while (request := asked(registrations)) is not None:
+        names.append(request.path)
+    return names
+
+
+def test_one_that_can_not_be_is_found_and_holds_up_no_other():
+    registrations, answers = Registrations(), {}
+    for name in ("/a", "/bad", "/c"):
+        answers[name] = Answers()
+        registrations.set(name, {}, to_value({}, 1), answers[name])
+    assert names_asked(registrations) == ["/a", "/bad", "/c"]
+    registrations.take(registered("/a", 5))
+    # The replica ends the stream because of one of them, and does not say of which.
+    error = Refused("too large", "VALUE_TOO_LARGE")
+    registrations.suspect(error)
+    registrations.begin()
+    assert names_asked(registrations) == ["/a"], "those that are beyond suspicion come first, and the others alone"
+    registrations.take(registered("/a", 5, adopted=True))
+    assert names_asked(registrations) == ["/bad"]
+    registrations.suspect(error)
+    assert answers["/bad"] == [error] and answers["/a"] == [None]
+    registrations.begin()
+    registrations.set("/d", {}, to_value({}, 1), Answers())
+    assert names_asked(registrations) == ["/a"]
+    registrations.take(registered("/a", 5, adopted=True))
+    assert names_asked(registrations) == ["/c"]
+    registrations.take(registered("/c", 6))
+    assert answers["/c"] == [None] and names_asked(registrations) == ["/d"]
+
+
+def test_an_exclusive_one_waits_for_its_name_and_takes_it_once_it_is_free():
+    registrations = Registrations()
+    registrations.set("/a", {}, to_value({}, 1), Answers(), is_exclusive=True)
+    assert asked(registrations).exclusive
+    taken = v1.Rejected(path="/a", code=6, reason="NAME_TAKEN", message="taken")
+    assert registrations.take(v1.RegisterResponse(rejected=taken)) is None
+    assert asked(registrations) is None
+    registrations.try_again()
+    assert asked(registrations).exclusive
+    registrations.take(registered("/a", 5))
+    registrations.begin()
+    resumed = asked(registrations)
+    assert resumed.generation == 5 and not resumed.exclusive
+
+
 # --- values
+
+
+def test_the_same_data_are_told_by_what_the_program_has_given():
+    def same(held, given):
+        return is_same(held, to_value({"pid": 1, "created": "now", **given}, 1), given)
+
+    assert same({"pid": 2, "created": "then", "n": 1}, {"n": 1.0}) and same({"pid": 2}, {})
+    assert not same({"n": True}, {"n": 1}) and not same({"n": 1, "m": 2}, {"n": 1})
+    assert not same({"pid": 2, "n": 1}, {"pid": 3, "n": 1}) and same({"pid": 3, "n": 1}, {"pid": 3, "n": 1})
+    assert not same(None, {}) and not same(b"x", {}) and same({"n": 2**60 + 1}, {"n": 2**60 + 1})
 
 
 def test_numbers_that_doubles_change_are_written_as_text():
@@ -321,10 +411,21 @@ def test_a_cache_file_is_kept_whole_and_told_from_what_is_none(tmp_path, monkeyp
     other._news["/b"] = State({"n": 2}, stat, {})
     other.flush()
     assert CacheFile(str(file)).load("/a") == state and CacheFile(str(file)).load("/b").data == {"n": 2}
-    one._news["/a"] = State(None, stat, {})
+    one.keep("/a", State(None, stat, {}))
     one.flush()
     assert CacheFile(str(file)).load("/a") == state, "an empty list never takes the place of a known one"
     assert file.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [file]
+
+    # Nor one that has data, whether or not what came before it is written.
+    for name in ("/c", "/d"):
+        one._news[name] = State({"n": 1}, stat, {"a": {"n": 1}})
+    one.flush()
+    one._news["/d"] = State({"n": 1}, stat, {"b": {"n": 1}})
+    for name in ("/c", "/d"):
+        one.keep(name, State({"n": 2}, stat, {}))
+    one.flush()
+    assert CacheFile(str(file)).load("/c") == State({"n": 2}, stat, {"a": {"n": 1}})
+    assert CacheFile(str(file)).load("/d") == State({"n": 2}, stat, {"b": {"n": 1}})
 
     monkeypatch.setattr(os, "getuid", lambda: 4711)
     real = os.fstat

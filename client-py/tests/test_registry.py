@@ -10,7 +10,7 @@ from conftest import Seen, eventually
 from kazoo.client import KazooClient
 
 import rollcall
-from rollcall import v1
+from rollcall import core, v1
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_durable_data_are_written_and_deleted(registry, zk, path):
     raw, stat = zk.get(path)
     assert json.loads(raw)["limit"] == 5 and json.loads(raw)["pid"] == os.getpid() and stat.ephemeralOwner == 0
     assert ours.set(path, "text", True, rollcall.DataNode) is True
-    eventually("the change is seen", lambda: ours.get(path)["data"]["string_value"] == "text")
+    eventually("the change is seen", lambda: ours.get(path)["data"].get("string_value") == "text")
     assert ours.unset(path) is True
     eventually("it is gone", lambda: ours.get(path)["stat"] is None)
 
@@ -137,7 +137,8 @@ def test_state_and_start_and_stop(registry, path):
     eventually("taken down", lambda: "one" not in other.get(path)["children"])
     with pytest.raises(rollcall.NoConnection):
         ours.set_node(f"{path}/two")
-    assert ours.get(f"{path}/never-seen") is False
+    with pytest.raises(rollcall.NoConnection):
+        ours.get(f"{path}/never-seen")
     with other.get_lock(f"{path}/lock", wait=20) as held:
         assert held
     ours.start()
@@ -216,3 +217,58 @@ def test_credentials_are_kept(registry):
 def test_one_registry_for_a_whole_program(run, fleet, path):
     program = run("singleton_program.py", fleet.server)
     assert program.answer() == [True, []]
+
+
+def test_what_is_too_large_is_refused_at_once_and_holds_up_nothing(registry, path):
+    ours = registry(lazy=True, timeout=2)
+    ours.set_node(f"{path}/one", {"n": 1})
+    stream = ours._engine.core.session._held
+    large = {"text": "x" * (2 * 1024 * 1024)}
+    for refuses in (
+        lambda: ours.set_node(f"{path}/large", large),
+        lambda: ours.set_node(f"{path}/one", large),
+        lambda: ours.set_data(f"{path}/large", large),
+        lambda: ours.get_lock(path, name=large["text"]).acquire(),
+    ):
+        with pytest.raises(rollcall.Refused) as refused:
+            refuses()
+        assert refused.value.reason == "VALUE_TOO_LARGE"
+    assert ours._engine.core.session._held is stream, "nothing of it was said"
+    assert ours.set_node(f"{path}/two") is True
+    eventually("both are there", lambda: sorted(ours.get(path)["children"]) == ["one", "two"])
+    assert ours.get(path)["children"]["one"]["n"] == 1
+
+
+def test_what_no_replica_can_read_holds_up_nothing(registry, path, monkeypatch):
+    """A replica of another version may read less than we know of."""
+    monkeypatch.setattr(core, "check_size", lambda request: None)
+    ours = registry(timeout=10)
+    ours.set_node(f"{path}/one")
+    with pytest.raises(rollcall.Refused) as refused:
+        ours.set_node(f"{path}/large", {"text": "x" * (2 * 1024 * 1024)})
+    assert refused.value.reason == "VALUE_TOO_LARGE"
+    assert ours.set_node(f"{path}/two") is True
+
+
+def test_the_same_data_are_not_written_again(registry, zk, path):
+    ours = registry()
+    ours.set_data(path, {"n": 1, "list": [1, {"a": None}]})
+    version = zk.exists(path).version
+    assert ours.set_data(path, {"n": 1, "list": [1, {"a": None}]}) is True
+    assert registry().set_data(path, {"list": [1, {"a": None}], "n": 1}) is True, "whichever program has written them"
+    assert zk.exists(path).version == version
+    zk.set(path, b"of another")
+    assert ours.set_data(path, {"n": 1, "list": [1, {"a": None}]}) is True
+    assert json.loads(zk.get(path)[0])["n"] == 1
+
+
+def test_data_are_written_though_others_write_at_the_same_time(registry, zk, path):
+    threads = [
+        threading.Thread(target=lambda ours=registry(), number=number: ours.set_data(path, {"n": number}))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert zk.exists(path).version == 7, "each of them once"

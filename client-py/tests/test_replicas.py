@@ -9,11 +9,11 @@ import threading
 import time
 
 import pytest
-from conftest import SOON, Fleet, Seen, eventually
+from conftest import SOON, Fleet, Replica, Seen, eventually
 from kazoo.client import KazooClient
 
 import rollcall
-from rollcall import transport, transport_aio, v1
+from rollcall import aio, transport, transport_aio, v1
 from rollcall.errors import Failure
 
 
@@ -222,15 +222,60 @@ def test_the_only_replica_restarts(fleet, registry, path):
     assert all("one" in names for names in seen.lists), seen.lists
 
 
-def test_no_server_at_the_start(tmp_path, hosts, registry, path):
+def test_the_state_is_that_of_zookeeper_behind_the_replica_too(tmp_path, path):
+    """An embedded server stands for ZooKeeper here: it is stopped, and killed."""
+    backend = Replica(tmp_path, "--embedded")
+    own = Fleet(tmp_path, backend.memory())
+    front = own.start()
+    states, others = Seen(), []
+    ours = rollcall.ServiceRegistry(front.address, timeout=SOON)
+    assert ours.get_state(states) is True
+    ours.get(path)
+
+    async def follow():
+        async with aio.ServiceRegistry(front.address, timeout=SOON) as registry:
+            registry.get_state(others.append)
+            while others[-1:] != [False]:
+                await asyncio.sleep(0.05)
+
+    for stopped, what in ((backend, "zookeeper hangs"), (front, "the replica hangs")):
+        stopped.process.send_signal(signal.SIGSTOP)
+        try:
+            eventually(f"{what}: told", lambda: states.last is False, 3 * SOON)
+            assert ours.get_state() is False
+        finally:
+            stopped.process.send_signal(signal.SIGCONT)
+        eventually("both are back", lambda: states.last is True and ours.get_state() is True, 3 * SOON)
+    following = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(follow(), 3 * SOON)))
+    following.start()
+    eventually("it follows", lambda: others == [True])
+    backend.kill()
+    eventually("told", lambda: states.last is False, SOON)
+    following.join(3 * SOON)
+    assert others[:2] == [True, False]
+    with pytest.raises(rollcall.NoConnection):
+        rollcall.ServiceRegistry(front.address, timeout=1)
+    lazy = rollcall.ServiceRegistry(front.address, timeout=1, lazy=True)
+    assert lazy.get_state() is False and lazy.set_node(f"{path}/one") is False
+    front.kill()
+    ours.stop()
+    lazy.stop()
+
+
+def test_no_server_at_the_start(tmp_path, hosts, registry, path, caplog):
     address = free_address()
     begun = time.monotonic()
     with pytest.raises(rollcall.NoConnection):
         registry(address, timeout=1)
     ours, seen, states = registry(address, timeout=1, lazy=True), Seen(), Seen()
     assert ours.get_state(states) is False
-    assert ours.get(path, callback=seen) is False and seen.all == []
-    assert ours.set_node(f"{path}/one", {"n": 1}) is True, "as soon as there is one"
+    with pytest.raises(rollcall.NoConnection):
+        ours.get(path)
+    ours.add_callback(path, seen)
+    assert seen.all == []
+    assert ours.set_node(f"{path}/one", {"n": 1}) is False, "as soon as there is one"
+    assert ours.set_node(f"{path}/two") is False and ours.unset(f"{path}/two") is False
+    assert sum("not registered yet" in line or "not taken down yet" in line for line in caplog.messages) == 3
     with pytest.raises(rollcall.NoConnection):
         ours.acquire_lock(f"{path}-lock")
     with pytest.raises(rollcall.NoConnection):
@@ -242,6 +287,7 @@ def test_no_server_at_the_start(tmp_path, hosts, registry, path):
         eventually("registered", lambda: seen.all and list(seen.last["children"]) == ["one"])
         eventually("told", lambda: states.all == [False, True])
         assert ours.get(path)["children"]["one"]["n"] == 1
+        eventually("both", lambda: ours.set_node(f"{path}/one", {"n": 2}) and "two" not in ours.get(path)["children"])
     finally:
         fleet.replicas[0].kill()
 
@@ -257,8 +303,7 @@ def test_a_program_that_ends_says_goodbye_and_nothing_else(fleet, run, nodes, pa
 
 def test_without_a_server_a_program_is_quiet_and_ends(run, path):
     program = run("our_program.py", "127.0.0.1:1", json.dumps({"lazy": True, "timeout": 0.5}))
-    assert program.do("set_node", f"{path}/one") is True
-    assert program.do("get", path) is False
+    assert program.do("set_node", f"{path}/one") is False
     assert program.end() == ""
 
 
@@ -286,7 +331,8 @@ def test_the_cache_file_tells_what_nobody_else_can(fleet, registry, tmp_path, pa
     node = again.get(path, callback=seen)
     assert node["children"]["one"]["n"] == 1 and node["data"]["string_value"] == "text"
     assert seen.all == [node] and isinstance(node["stat"], rollcall.ZnodeStat)
-    assert again.get(f"{path}/unknown") is False
+    with pytest.raises(rollcall.NoConnection):
+        again.get(f"{path}/unknown")
     fleet.start(listen=address)
     eventually("the truth", lambda: seen.lists[-1] == [])
     file.write_text("no cache")

@@ -94,12 +94,12 @@ async fn the_python_client_has_the_verbs_and_its_stubs_are_current() {
 
 #[tokio::test]
 async fn the_python_client_survives_replicas_and_forks() {
-    pytest_of_the_client(&["test_replicas.py", "test_fork.py"]).await;
+    pytest_of_the_client(&["test_replicas.py", "test_fork.py", "test_greenlets.py"]).await;
 }
 
 #[tokio::test]
 async fn the_python_client_locks_and_lives_beside_nd_service_registry() {
-    pytest_of_the_client(&["test_locks.py", "test_beside_nd.py"]).await;
+    pytest_of_the_client(&["test_locks.py", "test_interrupted.py", "test_beside_nd.py"]).await;
 }
 
 #[tokio::test]

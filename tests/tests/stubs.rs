@@ -101,6 +101,18 @@ fn the_page_installs_the_packages_that_are_tested() {
     }
 }
 
+/// grpc-js does not cancel a call whose loop is left: the program would not end for ten seconds.
+#[test]
+fn the_programs_for_node_cancel_the_watch_that_they_leave() {
+    let page = page();
+    for (section, language) in [("Node", "js"), ("TypeScript", "ts")] {
+        let shown = page::blocks(&page, section);
+        let program = page::only(&shown, language);
+        let (_, after) = program.split_once("const watching = registry.watch(").expect("the program watches");
+        assert!(after.contains("\n}\nwatching.cancel();"), "the program in {language} leaves its watch");
+    }
+}
+
 #[tokio::test]
 async fn the_node_program_of_the_page_prints_what_the_page_shows() {
     let (server, _sandbox) = server("page-node").await;

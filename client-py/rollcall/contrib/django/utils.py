@@ -37,6 +37,12 @@ _service_registry: Optional[ServiceRegistry] = None
 _making = threading.Lock()
 
 
+class _Registry(ServiceRegistry):
+    """A program is not to fail at its start because nothing can be reached: `get` returns False then, as the original."""
+
+    _answers_false = True
+
+
 def _settings() -> Dict[str, Any]:
     """What stands under ROLLCALL in Django's settings, if there are any."""
     try:
@@ -58,7 +64,7 @@ def get_service_registry() -> ServiceRegistry:
         if _service_registry is None:
             settings = {"SERVER": SERVER, "PORT": PORT, "TIMEOUT": TIMEOUT, "CACHEFILE": CACHEFILE, **_settings()}
             server = str(settings["SERVER"])
-            _service_registry = ServiceRegistry(
+            _service_registry = _Registry(
                 server=server if ":" in server else f"{server}:{settings['PORT']}",
                 lazy=True,
                 readonly=True,

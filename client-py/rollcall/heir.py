@@ -1,0 +1,53 @@
+"""What a forked child does by itself: it connects for its callbacks' sake, and registers what its parent had registered
+once its parent is gone, as it is when a program turns into a daemon.
+
+While the parent lives the names are its own, and the child does not even ask for them.
+"""
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from rollcall.dispatch import guarded
+
+if TYPE_CHECKING:
+    from rollcall.registry import ServiceRegistry
+
+log = logging.getLogger(__name__)
+
+# Seconds before a child connects: one that runs another program, or ends, at once never does.
+_CONNECTS = 0.2
+# Seconds between two looks at whether the parent is gone.
+_LOOKS = 0.2
+
+
+class Heir:
+    """A thread of a child; it ends when there is nothing left to do."""
+
+    def __init__(self, registry: "ServiceRegistry", parent: int) -> None:
+        self._registry = registry
+        self._parent = parent
+        self._pid = os.getpid()
+
+    def begin(self) -> None:
+        """Starts it, in a child that has something to do."""
+        registry = self._registry
+        if self._parent and (registry._has_callbacks() or registry._inherited):
+            threading.Thread(target=lambda: guarded(self._run), name="rollcall-heir", daemon=True).start()
+
+    def _run(self) -> None:
+        time.sleep(_CONNECTS)
+        if self._registry._has_callbacks() and self._is_wanted():
+            self._registry._start()
+        while self._is_wanted() and self._registry._inherited:
+            if os.getppid() != self._parent:
+                log.info("process %d is gone: its registrations become ours", self._parent)
+                self._registry._inherit()
+                return
+            time.sleep(_LOOKS)
+
+    def _is_wanted(self) -> bool:
+        """Whether this is still the process that began it, and its registry is not stopped."""
+        return os.getpid() == self._pid and not self._registry._is_stopped
