@@ -24,7 +24,7 @@ use tonic_health::server::HealthReporter;
 use crate::budget::{self, Budget, Resource};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
-use crate::grpc::{self, Admission, Gate, Gathering, Service};
+use crate::grpc::{self, Admission, Gate, Gathering, Service, Turnstile};
 use crate::listen::{self, Bounds, Listener};
 use crate::locks::Locks;
 use crate::metrics::{ByResource, Metrics, Port};
@@ -170,7 +170,9 @@ impl App {
         let gate = Gate::new(routes.prepare(), metrics.clone());
         let server = http2(self.settings.keepalive, self.settings.per_connection.streams);
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
-        let incoming = listener.into_stream().map_ok(move |socket| Gathering::new(socket, budget.account()));
+        let turnstile = Turnstile::new();
+        let incoming =
+            listener.into_stream().map_ok(move |socket| Gathering::new(socket, budget.account(), &turnstile));
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };

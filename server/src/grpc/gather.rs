@@ -17,6 +17,7 @@ use tokio::task::coop;
 use tonic::transport::server::Connected;
 
 use super::pace::{Pace, Unread};
+use super::turnstile::{Turnstile, Visitor};
 use crate::budget::Account;
 
 /// No more than this waits, in bytes; what comes then waits for the socket.
@@ -35,6 +36,7 @@ pub(crate) struct Gathering<S> {
     socket: S,
     peer: Peer,
     pace: Pace,
+    visitor: Visitor,
     /// What waits. It takes no memory when nothing does.
     waiting: Vec<u8>,
     /// How much of that the socket has taken.
@@ -70,11 +72,12 @@ enum Turn {
 
 impl<S> Gathering<S> {
     /// `account`: what the connection may hold.
-    pub(crate) fn new(socket: S, account: Account) -> Self {
+    pub(crate) fn new(socket: S, account: Account, turnstile: &Turnstile) -> Self {
         Self {
             socket,
             peer: Peer::new(account),
             pace: Pace::default(),
+            visitor: turnstile.visitor(),
             waiting: Vec::new(),
             taken: 0,
             turn: Turn::Theirs,
@@ -155,11 +158,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
             this.turn = Turn::Ours;
         }
         ready!(this.pace.poll(context, &this.peer.unread));
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.socket).poll_read(context, buffer);
-        let new = &buffer.filled()[before..];
-        if !new.is_empty() {
-            this.pace.has_read(new, &this.peer.unread);
+        let most = ready!(this.visitor.poll(context)).min(buffer.remaining());
+        let mut new = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        let read = Pin::new(&mut this.socket).poll_read(context, &mut new);
+        let count = new.filled().len();
+        this.visitor.has_read(count);
+        if count > 0 {
+            this.pace.has_read(new.filled(), &this.peer.unread);
             // The socket has taken one itself.
             for _ in 1..READ {
                 match coop::poll_proceed(context) {
@@ -168,6 +173,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
                 }
             }
         }
+        buffer.advance(count);
         read
     }
 }
@@ -240,7 +246,11 @@ mod tests {
     impl Test {
         fn new(takes: usize) -> Self {
             Self {
-                gathering: Gathering::new(Socket { takes, ..Socket::default() }, Account::unlimited()),
+                gathering: Gathering::new(
+                    Socket { takes, ..Socket::default() },
+                    Account::unlimited(),
+                    &Turnstile::new(),
+                ),
                 wakes: Arc::default(),
             }
         }
@@ -306,7 +316,7 @@ mod tests {
     async fn a_turn_reads_little_however_much_there_is_and_writes_all_the_same() {
         let (ours, mut theirs) = tokio::io::duplex(1024 * 1024);
         theirs.write_all(&vec![0; 512 * 1024]).await.unwrap();
-        let mut gathering = Gathering::new(ours, Account::unlimited());
+        let mut gathering = Gathering::new(ours, Account::unlimited(), &Turnstile::new());
         tokio::task::yield_now().await;
         poll_fn(|context| {
             let (mut bytes, mut reads) = ([0; 8192], 0);

@@ -19,6 +19,7 @@ mod pace;
 mod put;
 mod register;
 mod status;
+mod turnstile;
 mod upload;
 mod watch;
 
@@ -38,6 +39,7 @@ use frames::Frame;
 use front::Front;
 pub(crate) use gate::Gate;
 pub(crate) use gather::Gathering;
+pub(crate) use turnstile::Turnstile;
 
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
