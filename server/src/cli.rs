@@ -28,3 +28,16 @@ Examples:
 
 Then, from anywhere:
   grpcurl -plaintext -d '{\"path\":\"/services\"}' localhost:7700 rollcall.v1.Registry/Get";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Args;
+
+    #[test]
+    fn help_has_no_markup() {
+        let help = Args::command().render_long_help().to_string();
+        assert!(help.contains("ZooKeeper") && !help.contains('`'), "{help}");
+    }
+}

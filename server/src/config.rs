@@ -264,13 +264,6 @@ mod tests {
     }
 
     #[test]
-    fn help_has_no_markup() {
-        use clap::CommandFactory as _;
-        let help = crate::cli::Args::command().render_long_help().to_string();
-        assert!(help.contains("ZooKeeper") && !help.contains('`'), "{help}");
-    }
-
-    #[test]
     fn what_is_out_of_bounds_is_named() {
         let error = settings(&["--session-timeout", "500ms"]).unwrap_err();
         assert_eq!(error.to_string(), "--session-timeout must be between 2s and 600s");

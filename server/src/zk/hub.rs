@@ -149,7 +149,8 @@ async fn keep_session(
             () = keep_watches(&session, &watches) => {}
         }
         let (session, life) = Session::start(config.clone(), watches.clone());
-        lives.abort_all();
+        // The task of the old one is aborted. It must not be found among those that have ended: another would be started for it.
+        lives = JoinSet::new();
         lives.spawn(life);
         current.send_replace(session);
     }
