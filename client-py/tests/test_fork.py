@@ -240,9 +240,12 @@ def test_a_fork_that_python_is_not_told_of_is_found_out(registry, path, caplog):
 
     def child():
         # Whatever hangs is ended by this.
-        signal.alarm(2 * SOON)
+        signal.alarm(4 * SOON)
         assert not lock.status() and lock.release() is False
-        assert sorted(ours.get(path)["children"]) == ["parent"]
+        try:
+            assert sorted(ours.get(path)["children"]) == ["parent"]
+        except rollcall.NoConnection:
+            return "no connection"
         assert ours.set_node(f"{path}/child") and ours.get_state()
         assert ours.acquire_lock(f"{path}-lock", wait=0) is False
         assert ours.acquire_lock(f"{path}-other", wait=0) is False
@@ -250,7 +253,15 @@ def test_a_fork_that_python_is_not_told_of_is_found_out(registry, path, caplog):
         ours.stop()
         return [message for message in caplog.messages if "uwsgi" in message] != []
 
-    assert in_child(child, untold_fork) is True
+    # Where another thread is at work in grpcio at that moment, grpcio is of no use in the child: it is told so, and does not
+    # hang. So there is another.
+    for _ in range(5):
+        answer = in_child(child, untold_fork)
+        if answer is True:
+            break
+        assert answer == "no connection"
+    else:
+        pytest.fail("no child has reached a replica")
     assert lock.status() and ours.set_node(f"{path}/parent", {"n": 1})
     eventually("the parent saw the child come and go", lambda: seen.lists[-1] == ["parent"])
 

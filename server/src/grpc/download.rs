@@ -19,7 +19,7 @@ use super::status;
 use crate::error::Error;
 
 /// Bytes of a shared part up to which it counts for each call that has it; a larger one counts for its connection; see
-/// `views/parts.rs`.
+/// `views/parts.rs` and `shared_bytes.rs`.
 const SHARED: usize = 4 * 1024;
 
 /// Whose memory an answer takes.
@@ -29,7 +29,7 @@ pub(super) enum Answer {
     Own,
     /// The same, of a Register stream: its answers were counted while they waited.
     Open,
-    /// Of Get and Watch: large parts are shared, and count elsewhere.
+    /// Of Get, Watch and DescribeLock: large parts are shared, and count elsewhere.
     Shared,
 }
 

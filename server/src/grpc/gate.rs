@@ -34,6 +34,7 @@ const METHODS: [(&str, &str); 8] = [
     ("/rollcall.v1.Registry/Delete", "Delete"),
 ];
 const REGISTER: &str = "/rollcall.v1.Registry/Register";
+const DESCRIBE_LOCK: &str = "/rollcall.v1.Registry/DescribeLock";
 const GET: &str = "/rollcall.v1.Registry/Get";
 const WATCH: &str = "/rollcall.v1.Registry/Watch";
 const REFLECTION: &str = "/grpc.reflection.";
@@ -74,7 +75,7 @@ impl Gate {
                 head.extensions.insert(call.clone());
                 (Form::Many, Answer::Open)
             }
-            GET | WATCH => (Form::Single, Answer::Shared),
+            DESCRIBE_LOCK | GET | WATCH => (Form::Single, Answer::Shared),
             path if path.starts_with(REFLECTION) => (self.reflection(&peer)?, Answer::Own),
             _ => (Form::Single, Answer::Own),
         };
