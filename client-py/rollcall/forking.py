@@ -7,7 +7,8 @@ registration or a lock go. The child has the lists and the callbacks, but no reg
 itself, a moment later or when it is used.
 
 A fork that Python is not told of is found by the process id when the registry is next used. The child leaves everything
-of its parent alone, and begins anew; that works as long as no thread was at work in grpcio at the moment of the fork.
+of its parent alone, and begins anew; that works as long as no thread was at work in grpcio at the moment of the fork. If one
+was, grpcio may hang in the child, or crash it, whatever is done here.
 """
 
 import ctypes
