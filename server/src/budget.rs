@@ -324,15 +324,6 @@ impl Account {
         Ok(Share { account: self.clone(), resource, amount })
     }
 
-    /// Takes an amount that is in use already, whatever the limits are: what is asked for next is refused then.
-    pub(crate) fn take_anyway(&self, resource: Resource, amount: usize) -> Share {
-        let amount = self.charged(resource, amount);
-        for ledger in [&self.0.own, &self.0.replica] {
-            ledger.used[resource.index()].fetch_add(amount, Ordering::Relaxed);
-        }
-        Share { account: self.clone(), resource, amount }
-    }
-
     /// Nothing yet, to be resized.
     pub(crate) fn share(&self, resource: Resource) -> Share {
         Share { account: self.clone(), resource, amount: 0 }

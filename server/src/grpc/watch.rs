@@ -21,7 +21,7 @@ use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
 use crate::types::Revision;
-use crate::views::{Begin, Delta, Form, Hold, Key, Made, Neighbourhood, State, Step, Told, Views, Watcher};
+use crate::views::{Begin, Delta, Form, Key, Made, Neighbourhood, State, Step, Told, Views, Watcher};
 
 /// A larger step is told in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
@@ -46,7 +46,7 @@ struct Open {
 
 /// A step and how far it has been told.
 enum Unfinished {
-    Snapshot { state: Arc<State>, form: Form, begin: Begin, hold: Option<Arc<Hold>> },
+    Snapshot { state: Arc<State>, form: Form, begin: Begin },
     Delta { delta: Arc<Delta>, first: usize },
 }
 
@@ -105,9 +105,7 @@ impl Open {
         let (revision, event) = match step {
             Step::Snapshot { state, is_reset } => {
                 let form = if is_reset { Form::Reset } else { Form::Snapshot };
-                return self
-                    .part(Unfinished::Snapshot { state, form, begin: Begin::First, hold: None }, is_stale)
-                    .await;
+                return self.part(Unfinished::Snapshot { state, form, begin: Begin::First }, is_stale).await;
             }
             Step::Delta(delta) => return self.part(Unfinished::Delta { delta, first: 0 }, is_stale).await,
             Step::Current { revision } => (revision.0, Event::Current(v1::Current {})),
@@ -120,10 +118,10 @@ impl Open {
 
     /// The next part of a step.
     async fn part(&mut self, step: Unfinished, stale: bool) -> Result<Frame, Error> {
-        let (made, hold) = self.made(&step).await?;
+        let made = self.made(&step).await?;
         self.unfinished = match (step, made.next) {
             (Unfinished::Snapshot { state, form, .. }, Some(begin)) => {
-                Some(Unfinished::Snapshot { state, form, begin, hold })
+                Some(Unfinished::Snapshot { state, form, begin })
             }
             (Unfinished::Delta { delta, .. }, Some(Begin::At(first))) => Some(Unfinished::Delta { delta, first }),
             _ => None,
@@ -134,34 +132,23 @@ impl Open {
 
     /// The next part, as soon as the account has room for it: no watcher is dropped because of answers that other calls of
     /// the connection have not read.
-    async fn made(&self, step: &Unfinished) -> Result<(Made, Option<Arc<Hold>>), Error> {
+    async fn made(&self, step: &Unfinished) -> Result<Made, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let made = self.try_to_make(step).await;
+            let made = match step {
+                Unfinished::Snapshot { state, form, begin } => {
+                    let key = Key { form: *form, begin: begin.clone(), size: 0 };
+                    self.views.state_part(&self.account, state, key, snapshot_part).await
+                }
+                Unfinished::Delta { delta, first } => {
+                    self.views.delta_part(&self.account, delta, *first, delta_part).await
+                }
+            };
             if !matches!(made, Err(Error::LimitExceeded { .. })) {
                 return made;
             }
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// The bytes of the next part. Until the client has read the rest, it may be the last that keeps a past state in memory:
-    /// that counts for its connection.
-    async fn try_to_make(&self, step: &Unfinished) -> Result<(Made, Option<Arc<Hold>>), Error> {
-        match step {
-            Unfinished::Snapshot { state, form, begin, hold } => {
-                let key = Key { form: *form, begin: begin.clone(), size: 0 };
-                let made = self.views.state_part(&self.account, state, key, snapshot_part).await?;
-                let hold = match hold {
-                    None if made.next.is_some() => Some(state.hold(&self.account)?),
-                    hold => hold.clone(),
-                };
-                Ok((made, hold))
-            }
-            Unfinished::Delta { delta, first } => {
-                Ok((self.views.delta_part(&self.account, delta, *first, delta_part).await?, None))
-            }
         }
     }
 }

@@ -56,7 +56,7 @@ mod watcher;
 pub(crate) use bell::Neighbourhood;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
-pub(crate) use parts::{Begin, Form, Hold, Key, Made};
+pub(crate) use parts::{Begin, Form, Key, Made};
 pub(crate) use reader::{Reader, Reading};
 use registry::Lease;
 pub(crate) use registry::{Settings, Views};

@@ -130,24 +130,6 @@ struct Inner {
     chosen: VecDeque<Key>,
     is_present: bool,
     sweep_above: usize,
-    /// By the number of their connection, those that have not read all of the state.
-    holds: HashMap<u64, Weak<Hold>>,
-}
-
-/// A connection's hold on a state that it reads. Once the state is past it may be the last that keeps it in memory.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    account: Account,
-    bytes: usize,
-    share: Mutex<Option<Share>>,
-}
-
-impl Hold {
-    /// Takes what the state occupies from the account, also beyond its limit: what is asked for next is refused then.
-    fn pay(&self) {
-        let share = self.account.take_anyway(Resource::Bytes, self.bytes);
-        *lock(&self.share) = Some(share);
-    }
 }
 
 /// A part that was made once.
@@ -188,7 +170,9 @@ impl Parts {
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection, or the replica, has no room for it.
     pub(super) fn put(&self, key: Key, made: Made, account: &Account, payers: &Payers) -> Result<Made, Error> {
-        let room = self.lock().is_to_be_kept(&key).then(|| payers.kept.take(self, &key, made.bytes.len())).flatten();
+        // In two statements: to make room locks the parts of states, of this one too.
+        let is_to_be_kept = self.lock().is_to_be_kept(&key);
+        let room = if is_to_be_kept { payers.kept.take(self, &key, made.bytes.len()) } else { None };
         let mut inner = self.lock();
         if let Some(made) = inner.get(&key, account)? {
             return Ok(made);
@@ -208,31 +192,9 @@ impl Parts {
         Ok(made)
     }
 
-    /// What a connection holds that reads a state of so many bytes in parts: one for all of its readers. It pays for nothing
-    /// while the state is the present one.
-    ///
-    /// # Errors
-    /// [`Error::LimitExceeded`] when the state is past, and the connection has no room for it.
-    pub(super) fn hold(&self, bytes: usize, account: &Account) -> Result<Arc<Hold>, Error> {
-        let mut inner = self.lock();
-        if let Some(hold) = inner.holds.get(&account.id()).and_then(Weak::upgrade) {
-            return Ok(hold);
-        }
-        let share = if inner.is_present { None } else { Some(account.take(Resource::Bytes, bytes)?) };
-        let hold = Arc::new(Hold { account: account.clone(), bytes, share: Mutex::new(share) });
-        if inner.holds.len() == inner.holds.capacity() {
-            inner.holds.retain(|_, hold| hold.strong_count() > 0);
-        }
-        inner.holds.insert(account.id(), Arc::downgrade(&hold));
-        Ok(hold)
-    }
-
-    /// What they were made of is not the present one any more. Connections that still read it pay for it.
+    /// What they were made of is not the present one any more: what is kept of it goes.
     pub(super) fn close(&self) {
         let mut inner = self.lock();
-        if inner.is_present {
-            inner.holds.values().filter_map(Weak::upgrade).for_each(|hold| hold.pay());
-        }
         inner.is_present = false;
         inner.parts.values_mut().for_each(|part| part.kept = None);
         inner.chosen.clear();
@@ -315,13 +277,8 @@ impl AsRef<[u8]> for Held {
 
 impl Default for Parts {
     fn default() -> Self {
-        let inner = Inner {
-            parts: HashMap::new(),
-            chosen: VecDeque::new(),
-            is_present: true,
-            sweep_above: SWEEP_SLACK,
-            holds: HashMap::new(),
-        };
+        let inner =
+            Inner { parts: HashMap::new(), chosen: VecDeque::new(), is_present: true, sweep_above: SWEEP_SLACK };
         Self(Arc::new(Mutex::new(inner)))
     }
 }
@@ -448,33 +405,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_first_makes_room_for_what_comes_later_in_the_same_state() {
+        let mut test = Test::new();
+        test.payers.kept = Kept::new(2 * LARGE);
+        for form in [Form::Page, Form::Snapshot, Form::Reset] {
+            assert!(test.number(form, None, 0) > 0);
+        }
+        assert_eq!(test.payers.kept.account.used(Resource::Bytes), 2 * LARGE);
+        assert_eq!(test.number(Form::Reset, None, 0), 3, "what was kept last is there");
+        assert_eq!(test.number(Form::Page, None, 0), 4, "the oldest is not");
+    }
+
+    #[test]
     fn parts_of_a_clients_own_choice_are_bounded_in_number_though_they_are_in_use() {
         let mut test = Test::new();
         let pages: Vec<_> = (1..=2 * MAX_PARTS).map(|size| test.part(Form::Page, None, size).unwrap()).collect();
         assert_eq!((pages.len(), test.parts.lock().parts.len()), (2 * MAX_PARTS, MAX_PARTS));
         test.number(Form::Page, None, 0);
         assert_eq!(test.parts.lock().parts.len(), MAX_PARTS + 1, "what is the same for all is shared all the same");
-    }
-
-    #[test]
-    fn a_past_state_counts_once_for_each_connection_that_still_reads_it() {
-        let budget = Budget::new(Limits { bytes: 100, ..Limits::NONE }, Limits::NONE);
-        let (one, other) = (budget.account(), budget.account());
-        let parts = Parts::default();
-        let holds = [parts.hold(80, &one).unwrap(), parts.hold(80, &one).unwrap(), parts.hold(80, &other).unwrap()];
-        assert_eq!(budget.used(Resource::Bytes), 0, "it is the present one");
-        let _unread = other.take(Resource::Bytes, 60).unwrap();
-        parts.close();
-        parts.close();
-        assert_eq!((one.used(Resource::Bytes), other.used(Resource::Bytes)), (80, 140));
-        assert!(other.take(Resource::Bytes, 1).is_err());
-        assert!(Arc::ptr_eq(&parts.hold(80, &one).unwrap(), &holds[0]));
-        let [first, second, third] = holds;
-        drop(first);
-        assert_eq!(one.used(Resource::Bytes), 80);
-        drop((second, third));
-        assert_eq!((one.used(Resource::Bytes), other.used(Resource::Bytes)), (0, 60));
-        assert!(parts.hold(80, &other).is_err(), "one that comes late has to have room");
     }
 
     #[test]

@@ -59,13 +59,10 @@ impl Purse {
     /// A connection does not use the view any more. What it pays another one pays from now on; if none has room, it goes on.
     pub(super) fn leave(&mut self, user: &Account) {
         self.users.remove(&user.id());
-        if self.share.account_id() != user.id() {
-            return;
-        }
         if self.users.is_empty() {
             // Nothing limits this account but the replica's limit, which counts these bytes already.
             let _ = self.share.move_to(&self.common);
-        } else {
+        } else if self.share.account_id() == user.id() {
             self.hand_over(self.amount());
         }
     }
@@ -165,7 +162,7 @@ mod tests {
         purse.leave(&one);
         let held = purse.amount();
         drop(rest);
-        assert_eq!((used(&one), budget.used(Resource::ViewBytes)), (0, held));
+        assert_eq!((used(&one), used(&other), budget.used(Resource::ViewBytes)), (0, 0, held));
         // One that has no room for it can't use it.
         let full = third.take(Resource::ViewBytes, 1 << 20).unwrap();
         assert!(purse.join(&third).is_err());

@@ -8,11 +8,9 @@ use bytes::Bytes;
 
 use super::apart::{SHORT, discard};
 use super::by_name::ByName;
-use super::parts::{Begin, Hold, Key, Parts};
+use super::parts::{Begin, Key, Parts};
 use super::ring::{Edit, Edits};
 use super::scope::{Scope, parent_of};
-use crate::budget::Account;
-use crate::error::Error;
 use crate::types::{NodePath, Revision, Stat, Zxid};
 
 /// A node: what it holds, and ZooKeeper's record of it.
@@ -172,14 +170,6 @@ impl State {
             sum += RECORD + name.len() + entry.data.len();
         }
         sum
-    }
-
-    /// A connection's hold on a state that it reads in parts.
-    ///
-    /// # Errors
-    /// [`Error::LimitExceeded`] when the state is past, and the connection has no room for it.
-    pub(crate) fn hold(&self, account: &Account) -> Result<Arc<Hold>, Error> {
-        self.parts.hold(self.bytes, account)
     }
 
     /// There is a later state: what was made of this one is kept for those alone who have it.
