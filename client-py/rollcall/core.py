@@ -217,14 +217,14 @@ class Core:
         return entry is not None and entry.wish is Wish.HOLD
 
     def forget(self, path: str) -> None:
-        """Takes down what nobody is told of."""
+        """Removes a registration of which no caller waits to hear."""
         self.session.registrations.forget(path)
         self.session.wake()
 
     async def unregister(self, path: str) -> bool:
         """Takes a registration down. Returns False where it goes later, in the background of a lazy client.
 
-        Raises NoConnection: it goes when a replica is told.
+        Raises NoConnection when no replica is reached. The registration is removed as soon as one is.
         """
         answer = _Answer()
         self.session.registrations.unset(path, answer.give)

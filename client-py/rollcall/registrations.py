@@ -202,7 +202,7 @@ class Registrations:
             entry.is_suspect = True
 
     def forget(self, path: str) -> None:
-        """Gives a path up that nobody is told of."""
+        """Gives a path up of which no caller waits to hear."""
         entry = self.entries.get(path)
         if entry is not None:
             entry.wish = Wish.LEAVE

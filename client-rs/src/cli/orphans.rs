@@ -2,6 +2,7 @@
 //! container, or has taken a shell's place that had started others. Nobody else can reap them.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -40,7 +41,7 @@ impl Drop for Ours {
 ///
 /// # Cancellation
 /// Safe.
-pub(crate) async fn reap() {
+pub(crate) async fn reap() -> Infallible {
     let Ok(mut ended) = signal(SignalKind::child()) else { return pending().await };
     loop {
         children().into_iter().filter(|id| !ours().contains(id)).filter_map(Pid::from_raw).for_each(|id| {
