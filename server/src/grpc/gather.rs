@@ -92,7 +92,12 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             let rest = &self.waiting[self.taken..];
             // Reading may have used the turn up, and would again in the next.
             let writing = coop::unconstrained(poll_fn(|context| Pin::new(&mut self.socket).poll_write(context, rest)));
-            match ready!(pin!(writing).poll(context))? {
+            let Poll::Ready(written) = pin!(writing).poll(context) else {
+                // HTTP/2 may not read before it has written.
+                self.visitor.pass(context);
+                return Poll::Pending;
+            };
+            match written? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.taken += count,
             }
@@ -157,7 +162,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         if this.turn == Turn::Awaited {
             this.turn = Turn::Ours;
         }
-        ready!(this.pace.poll(context, &this.peer.unread));
+        if this.pace.poll(context, &this.peer.unread).is_pending() {
+            this.visitor.pass(context);
+            return Poll::Pending;
+        }
         let most = ready!(this.visitor.poll(context)).min(buffer.remaining());
         let mut new = ReadBuf::new(buffer.initialize_unfilled_to(most));
         let read = Pin::new(&mut this.socket).poll_read(context, &mut new);
