@@ -74,7 +74,7 @@ async fn to_response(notice: Notice) -> v1::RegisterResponse {
     const SHORT: usize = 16 * 1024;
     match &notice {
         Notice::Overwritten { data, .. } if data.len() > SHORT => {
-            compute::on_a_blocking_thread(move || convert::notice_to_proto(notice)).await
+            compute::FOR_CLIENTS.run(move || convert::notice_to_proto(notice)).await
         }
         _ => convert::notice_to_proto(notice),
     }

@@ -432,7 +432,7 @@ async fn run(mut arriving: mpsc::Receiver<Job>) {
 
 /// Goes through a list of so many names, on another thread if that takes long.
 async fn go_through<T: Send + 'static>(names: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if names <= LONG { work() } else { compute::on_a_blocking_thread(work).await }
+    if names <= LONG { work() } else { compute::FOR_CLIENTS.run(work).await }
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_ses
         return decide(claim, path, read, on_our_session, is_current);
     }
     let (claim, path, read) = (claim.clone(), path.clone(), read.cloned());
-    compute::on_a_blocking_thread(move || decide(&claim, &path, read.as_ref(), on_our_session, is_current)).await
+    compute::FOR_CLIENTS.run(move || decide(&claim, &path, read.as_ref(), on_our_session, is_current)).await
 }
 
 /// How an attempt ended.

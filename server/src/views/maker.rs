@@ -7,7 +7,7 @@ use super::parts::{Begin, Form, Kept, Key, Made, Parts, Payers};
 use super::ring::Delta;
 use super::state::State;
 use crate::budget::{Account, Budget};
-use crate::compute::on_a_blocking_thread;
+use crate::compute::FOR_CLIENTS;
 use crate::error::Error;
 use crate::turns::Turns;
 
@@ -50,7 +50,7 @@ impl Maker {
             return Ok(made);
         }
         // The turn lasts as long as the work, also when nobody waits for it any more.
-        let (made, _turn) = on_a_blocking_thread(move || (make(), turn)).await;
+        let (made, _turn) = FOR_CLIENTS.run(move || (make(), turn)).await;
         parts.put(key, made, account, &self.payers)
     }
 }

@@ -218,7 +218,7 @@ impl Reading<'_> {
         if !is_long {
             return read();
         }
-        compute::on_a_blocking_thread(read).await
+        compute::FOR_ZOOKEEPER.run(read).await
     }
 }
 
