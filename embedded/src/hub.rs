@@ -105,7 +105,15 @@ impl Hub {
     /// A connection's next request.
     pub(crate) fn request(&self, id: ConnectionId, received: Received) {
         let Received { xid, request } = received;
-        let is_lost = request.as_ref().is_ok_and(is_write) && self.switches.take_lost_reply();
+        let is_write = request.as_ref().is_ok_and(is_write);
+        if let Ok(request) = &request
+            && is_write
+            && let Some(code) = self.switches.take_refusal()
+        {
+            self.step(|state, _, effects| state.refuse_write(id, xid, request, code, effects));
+            return;
+        }
+        let is_lost = is_write && self.switches.take_lost_reply();
         self.step(|state, now, effects| {
             state.request(id, xid, request, now, effects);
             if is_lost {

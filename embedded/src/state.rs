@@ -210,6 +210,22 @@ impl State {
         self.reply(id, xid, answer, effects);
     }
 
+    /// A write that is not carried out, as a fault: a transaction fails in its first part.
+    pub(crate) fn refuse_write(
+        &self,
+        id: ConnectionId,
+        xid: i32,
+        write: &Request,
+        code: ErrorCode,
+        effects: &mut Effects,
+    ) {
+        let answer = match write {
+            Request::Multi(parts) => Ok(failed_parts(parts.len(), 0, code)),
+            _ => Err(code),
+        };
+        self.reply(id, xid, answer, effects);
+    }
+
     /// Time has passed: sessions of which nothing was heard are over.
     pub(crate) fn expire(&mut self, now: Now, effects: &mut Effects) {
         for session in self.sessions.overdue(now.elapsed_ms) {
@@ -310,12 +326,7 @@ impl State {
                             self.tree.undo(undo);
                         }
                     }
-                    let result = |index: usize| match index.cmp(&failed) {
-                        std::cmp::Ordering::Less => None,
-                        std::cmp::Ordering::Equal => Some(code),
-                        std::cmp::Ordering::Greater => Some(ErrorCode::RuntimeInconsistency),
-                    };
-                    return Response::Parts((0..count).map(|index| Part::Failed(result(index))).collect());
+                    return failed_parts(count, failed, code);
                 }
             }
         }
@@ -413,6 +424,16 @@ impl State {
             self.watches.add(path, id, rollcall_wire::WatchMode::PersistentRecursive);
         }
     }
+}
+
+/// The answer to a transaction of so many parts of which this one failed.
+fn failed_parts(count: usize, failed: usize, code: ErrorCode) -> Response {
+    let result = |index: usize| match index.cmp(&failed) {
+        std::cmp::Ordering::Less => None,
+        std::cmp::Ordering::Equal => Some(code),
+        std::cmp::Ordering::Greater => Some(ErrorCode::RuntimeInconsistency),
+    };
+    Response::Parts((0..count).map(|index| Part::Failed(result(index))).collect())
 }
 
 /// Answers with an error, and closes the connection.

@@ -43,9 +43,16 @@ impl Embedded {
         let bare = Bare::connect(&self.address.to_string()).await;
         for path in paths {
             bare.create(path, b"").await;
-            let faults = self.faults.as_ref().expect("it runs");
-            assert!(faults.make_old(path, children_created), "{path} exists");
+            assert!(self.faults().make_old(path, children_created), "{path} exists");
         }
+    }
+
+    /// What makes it misbehave.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().expect("it runs")
     }
 
     /// Stops it, and starts it again on the same address. It has forgotten everything.
