@@ -24,6 +24,7 @@ mod acl;
 mod config;
 mod connection;
 mod faults;
+mod figures;
 mod hub;
 mod occasional;
 mod outbox;

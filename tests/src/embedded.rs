@@ -1,5 +1,5 @@
 //! The embedded server inside the test program: only there can it be told all that ZooKeeper is told in a test's
-//! configuration file; `rollcall-server --embedded` has no options for its tick and the bounds of its time-outs.
+//! configuration file; `rollcall-server --embedded` has no options for the bounds of its time-outs.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -100,6 +100,7 @@ fn config(options: Options) -> Config {
         min_session_timeout: Some(Duration::from_millis(100)),
         max_session_timeout: Some(Duration::from_secs(600)),
         ttl_nodes: options.sweep.is_some(),
+        super_digest: options.super_digest.map(str::to_owned),
         ..Config::default()
     };
     match options.sweep {

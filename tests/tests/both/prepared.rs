@@ -48,7 +48,8 @@ async fn what_exists_is_used_though_its_parent_may_not_be_written() {
     let (holder, _) = Locking::take(&client, "/locks/queued", "holder").await;
     drop(holder);
     let ttl = Some(prost_types::Duration { seconds: 60, nanos: 0 });
-    let mut lasting = Locking::start(&client, AcquireLockRequest { ttl, ..lock("/locks/queued", "lasting") }).await.unwrap();
+    let mut lasting =
+        Locking::start(&client, AcquireLockRequest { ttl, ..lock("/locks/queued", "lasting") }).await.unwrap();
     lasting.held().await.unwrap();
     assert!(get(&client, "/services/ssh").await.children.contains_key("host:22"));
 }

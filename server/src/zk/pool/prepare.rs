@@ -27,7 +27,9 @@ enum Trouble {
     Zk(#[from] Error),
     #[error("zookeeper's access control list of {node} must give rollcall the permission {permission}")]
     Needs { node: String, permission: &'static str },
-    #[error("create {path} by hand, or have zookeeper's access control list of {parent} give rollcall the permission CREATE")]
+    #[error(
+        "create {path} by hand, or have zookeeper's access control list of {parent} give rollcall the permission CREATE"
+    )]
     MayNotCreate { path: String, parent: String },
 }
 
