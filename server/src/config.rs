@@ -237,10 +237,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// A name, and a hash of 20 bytes in base64: anything else would be nobody's.
 fn super_digest(text: &str) -> Result<String, String> {
-    const HASH: usize = 28;
+    /// Digits of base64 for 20 bytes; one `=` follows.
+    const HASH: usize = 27;
     let is_base64 = |hash: &str| {
-        let digits = hash.strip_suffix('=').unwrap_or_default();
-        hash.len() == HASH && digits.chars().all(|digit| digit.is_ascii_alphanumeric() || "+/".contains(digit))
+        let is_digit = |digit: char| digit.is_ascii_alphanumeric() || "+/".contains(digit);
+        hash.strip_suffix('=').is_some_and(|digits| digits.len() == HASH && digits.chars().all(is_digit))
     };
     match text.split_once(':') {
         Some((user, hash)) if !user.is_empty() && is_base64(hash) => Ok(text.to_owned()),
