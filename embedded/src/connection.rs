@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const READ_CHUNK: usize = 16 * 1024;
 
 /// Serves a connection until its end. Whatever it sends, only its own connection ends for it.
-pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: IpAddr) {
+pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection gone before it was served");
         return;
@@ -46,6 +46,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: IpAddr) {
     let mut reader = FrameReader { reader, buffer: BytesMut::new(), max_frame: hub.config.max_frame };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, reader.opening()).await {
         Ok(Ok(Opening::Word(word))) => {
+            hub.step(|state, _, _| state.count_received(id));
             let answer = words::answer(word, &hub);
             drop(writer.write_all(answer.as_bytes()).await);
             drop(writer.shutdown().await);

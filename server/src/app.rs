@@ -56,7 +56,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where to serve the embedded backend, which then takes ZooKeeper's place.
-    pub(crate) embedded: Option<SocketAddr>,
+    pub(crate) embedded: Option<(SocketAddr, rollcall_embedded::Config)>,
     pub(crate) zookeeper: zk::Config,
     pub(crate) listen: SocketAddr,
     pub(crate) http_listen: SocketAddr,
@@ -98,8 +98,8 @@ impl App {
         };
         let grpc = bind("--listen", settings.listen).await?;
         let http = bind("--http-listen", settings.http_listen).await?;
-        let embedded = match settings.embedded {
-            Some(address) => Some(bind_embedded(address).await?),
+        let embedded = match settings.embedded.take() {
+            Some((address, config)) => Some(bind_embedded(address, config).await?),
             None => None,
         };
         if let Some(embedded) = &embedded {
@@ -219,9 +219,9 @@ impl App {
     }
 }
 
-async fn bind_embedded(address: SocketAddr) -> anyhow::Result<Embedded> {
+async fn bind_embedded(address: SocketAddr, config: rollcall_embedded::Config) -> anyhow::Result<Embedded> {
     const OPTION: &str = "--embedded-listen";
-    Embedded::bind(address, rollcall_embedded::Config::default()).await.map_err(|error| match error {
+    Embedded::bind(address, config).await.map_err(|error| match error {
         BindError::Listen { address, source } => cannot_listen(OPTION, address, &source),
         error @ BindError::NotLoopback(_) => anyhow::Error::new(error).context(OPTION),
     })

@@ -59,6 +59,7 @@ mod zookeeper {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod prepared;
     mod register;
     mod slow_readers;
     mod snapshots;
@@ -87,6 +88,7 @@ mod embedded {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod prepared;
     mod register;
     mod slow_readers;
     mod snapshots;
@@ -114,6 +116,7 @@ mod oldest {
     mod lifetimes;
     mod locks;
     mod malformed;
+    mod prepared;
     mod register;
     mod slow_readers;
     mod snapshots;

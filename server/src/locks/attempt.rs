@@ -140,7 +140,7 @@ impl Attempt {
     pub(super) async fn recover(&mut self, error: zk::Error) -> Result<(), Stop> {
         match error {
             zk::Error::SessionExpired => return Err(Stop::Again),
-            zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
+            zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
             zk::Error::Refused(code) => return Err(Stop::Failed(refusal::refused(&self.terms.path, code))),
             zk::Error::TooLarge(_) | zk::Error::AnswerTooLarge(_) => {
                 let cause = error.to_string();

@@ -140,7 +140,6 @@ impl Claims {
         match error {
             // The parents were made, and are gone again: others delete them all the time.
             zk::Error::Refused(ErrorCode::NoNode) => unavailable,
-            zk::Error::Refused(code) if refusal::is_passing(code) => unavailable,
             zk::Error::Refused(code) => Claimed::Refused(refusal::refused(path, code)),
             zk::Error::TooLarge(bytes) => Claimed::Refused(refusal::too_large(path, bytes)),
             zk::Error::NotSent

@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::claims::Observed;
-use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat};
 use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Pauses, Unit, Watcher, Zk};
 
@@ -105,7 +104,6 @@ impl Upkeep {
                 Err(CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion, .. }) => {
                     left.push(removal);
                 }
-                Err(CommitError::Part { code, .. }) if refusal::is_passing(code) => left.push(removal),
                 Err(CommitError::Part { code, .. } | CommitError::Zk(zk::Error::Refused(code))) => {
                     refused.push((removal.path.clone(), code));
                 }

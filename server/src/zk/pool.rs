@@ -7,6 +7,7 @@
 //! There are [`Config::sessions`] of them, and more when what they hold needs it, up to [`Config::max_sessions`]: the
 //! surplus. New paths go into the surplus only when the others are full, and into few of it, so that it empties again.
 
+mod prepare;
 mod slots;
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
