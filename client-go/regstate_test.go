@@ -370,6 +370,13 @@ func TestStateDoubtIsToldAndSoIsWhatOthersHaveWritten(t *testing.T) {
 	if held.State().Value != Text("7") || (<-held.States()).Kind != Overwritten {
 		t.Fatalf("%+v", held.State())
 	}
+	// The server has put it right: the same incarnation, and no answer to a set.
+	right := &v1.Registered{Path: "/a", Generation: 5, Restored: true}
+	s.take(&v1.RegisterResponse{Response: &v1.RegisterResponse_Registered{Registered: right}})
+	s.stands(held, Registered, 5)
+	if (<-held.States()).Kind != Registered {
+		t.Fatal("nobody was told")
+	}
 	s.doubt()
 	s.stands(held, Pending, 0)
 }

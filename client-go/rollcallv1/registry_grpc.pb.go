@@ -110,7 +110,10 @@ type RegistryClient interface {
 	//     made by other programs the server can only look just before it deletes.
 	//  8. If somebody else deletes a registered node, the server puts it back at once, and after a
 	//     growing pause when it happens time and again; you get `registered` with `restored`. If somebody
-	//     overwrites its data, that stays, and you get `overwritten`.
+	//     overwrites its data, you get `overwritten` at once. The server writes yours again after one
+	//     second, and after twice as long each further time, up to 10 minutes; 10 minutes without such a
+	//     write start over. You get `registered` with `restored` when that is done. Your next `set` does
+	//     not wait for it.
 	//  9. While ZooKeeper cannot be reached, a `set` is answered `pending` and carried out later; what
 	//     stands is left alone. If the ZooKeeper session is lost, the server registers everything again
 	//     with the same bytes, and never over something newer. A registration never ends with an
@@ -418,7 +421,10 @@ type RegistryServer interface {
 	//     made by other programs the server can only look just before it deletes.
 	//  8. If somebody else deletes a registered node, the server puts it back at once, and after a
 	//     growing pause when it happens time and again; you get `registered` with `restored`. If somebody
-	//     overwrites its data, that stays, and you get `overwritten`.
+	//     overwrites its data, you get `overwritten` at once. The server writes yours again after one
+	//     second, and after twice as long each further time, up to 10 minutes; 10 minutes without such a
+	//     write start over. You get `registered` with `restored` when that is done. Your next `set` does
+	//     not wait for it.
 	//  9. While ZooKeeper cannot be reached, a `set` is answered `pending` and carried out later; what
 	//     stands is left alone. If the ZooKeeper session is lost, the server registers everything again
 	//     with the same bytes, and never over something newer. A registration never ends with an

@@ -330,6 +330,10 @@ fn doubt_is_told_and_so_is_what_others_have_written() {
     scene.state.take(Response::Overwritten(overwritten));
     let RegistrationState::Overwritten { generation: 5, value: Some(value) } = held.state() else { panic!("untold") };
     assert_eq!(*value, Value::from("theirs"));
+    // The server has put it right: the same incarnation, and no answer to a set.
+    let right = v1::Registered { path: "/a".to_owned(), generation: 5, restored: true, ..Default::default() };
+    scene.state.take(Response::Registered(right));
+    assert_eq!(held.state(), RegistrationState::Registered { generation: 5 });
     scene.state.doubt();
     assert_eq!(held.state(), RegistrationState::Pending);
 }

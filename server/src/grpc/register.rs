@@ -40,7 +40,10 @@ impl Service {
         self.check_writable()?;
         let place = self.admit()?;
         let (requests, rpc) = self.sessions.stream(account(&request));
-        let call = request.extensions().get().cloned();
+        let call: Option<Arc<Call>> = request.extensions().get().cloned();
+        if let Some(call) = &call {
+            call.is_heard_by(requests.heard().clone());
+        }
         let reading = read(self.settings.clone(), request.into_inner(), call, requests, rpc.outbox().clone());
         let open = Open {
             rpc,

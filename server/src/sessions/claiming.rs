@@ -62,7 +62,8 @@ pub(super) struct Claims {
 /// Whether it takes long to compare what is wanted with what stands: either may be large.
 fn takes_long(claim: &Claim, read: Option<&Read>) -> bool {
     const LARGE: usize = 16 * 1024;
-    read.is_some_and(|read| read.data.len().max(claim.content.len()) > LARGE)
+    let first = claim.first.as_ref().map_or(0, Bytes::len);
+    read.is_some_and(|read| read.data.len().max(claim.content.len()).max(first) > LARGE)
 }
 
 /// As [`decide`], on another thread where values are so large that it takes long to compare them.
@@ -111,7 +112,7 @@ impl Claims {
         let mut create_first = match claim.policy {
             Policy::TakeOver | Policy::Exclusive => claim.attempted.is_empty() && claim.home.is_none(),
             Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.is_empty(),
-            Policy::Resume(_) | Policy::Update(_) => false,
+            Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
         };
         let mut look = Look::default();
         for attempt in 0..TRIES {
@@ -186,7 +187,7 @@ impl Claims {
             Policy::PutBack { session, moves: Some(moves), .. } if session == owner.id() => Guard::Own(moves),
             _ => Guard::None,
         };
-        let bytes = claim.content.bytes();
+        let bytes = claim.bytes();
         // Somebody deletes the parents all the time: they come in the same transaction.
         let mut ops =
             if look.is_bereft { Box::pin(owner.session().creates_of_parents(path)).await? } else { Vec::new() };
@@ -289,6 +290,7 @@ impl Claims {
                 let wanted = Replacement { read, ours, bytes, adopted };
                 self.replace(path, claim, wanted, look).await
             }
+            (Step::Leave, _, _) => Ok(Attempt::Done(Claimed::Unavailable { attempted: None }, None)),
             (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
             (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
             (Step::Behind, _, _) => {

@@ -226,6 +226,39 @@ async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
 }
 
+async fn overwrite(zk: &Zk, path: &NodePath) {
+    let op = zk::set_data(path.as_str(), Bytes::from_static(b"theirs"), -1);
+    zk.pool.any().unwrap().session().submit(op).await.unwrap();
+}
+
+#[tokio::test]
+async fn data_are_put_right_in_the_very_node_that_was_overwritten_and_in_no_other() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(1).await;
+    let (held, _room) = hold(&zk, &path(), None).await;
+    let put_right = || claim_at(Some(held.session), Policy::PutRight(held.generation));
+    let stands = async || fixture.stranger.pool.any().unwrap().session().get(&path()).await.unwrap().unwrap();
+    overwrite(&fixture.stranger, &path()).await;
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    let Claimed::Held { held: right, stat, adopted: false } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((right.generation, right.bytes, stat.version), (held.generation, Bytes::from_static(b"data"), 2));
+    assert_eq!(stands().await.data, b"data".as_slice());
+    // Nothing is written where they are right already.
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    assert!(matches!(outcome, Claimed::Held { .. }) && stands().await.stat.version == 2, "{outcome:?}");
+    // Another replica's now.
+    let (theirs, _theirs) = hold(&fixture.stranger, &path(), None).await;
+    overwrite(&fixture.stranger, &path()).await;
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    assert!(matches!(outcome, Claimed::TakenOver), "{outcome:?}");
+    let node = stands().await;
+    assert_eq!((node.stat.czxid, node.data), (theirs.generation.0, Bytes::from_static(b"theirs")));
+    delete(&fixture.stranger, &path()).await;
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
+    assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
+}
+
 /// Whatever is wrong with what concerns all of them: each is tried by itself then.
 #[tokio::test]
 async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one() {

@@ -1,41 +1,45 @@
 //! When a stream's client was last heard, as the task that reads its messages knows it.
 //!
 //! A message counts from the moment at which it was read, however long it then waits for a place in the queue of the task
-//! that owns the registrations. So a ttl does not depend on how busy that task is with others.
+//! that owns the registrations. So a ttl does not depend on how busy that task is with others. For as long as this replica
+//! does not read a stream, since no memory is left for what it may say, its client counts as heard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
-/// What is stored while a message waits for its place.
+use crate::clock;
+
+/// What is stored while a message waits for its place, or is not read.
 const WAITING: u64 = u64::MAX;
 
 /// The last sign of life of one stream. Clones are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     start: Instant,
     /// Milliseconds after `start`, or [`WAITING`].
     at: Arc<AtomicU64>,
 }
 
-/// A message that was read and waits for its place: for as long its client counts as heard.
+/// A message that was read and waits for its place, or that may have come and is not read: for as long its client counts
+/// as heard.
 #[derive(Debug)]
-pub(super) struct Arriving<'a>(&'a Heard);
+pub(crate) struct Arriving(Heard);
 
 impl Heard {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { start: now, at: Arc::default() }
     }
 
-    /// A message was read. For one reader at a time.
-    pub(super) fn arriving(&self) -> Arriving<'_> {
+    /// A message was read, or none is read from now on. One at a time.
+    pub(crate) fn arriving(&self) -> Arriving {
         self.at.store(WAITING, Ordering::Release);
-        Arriving(self)
+        Arriving(self.clone())
     }
 
     /// When the client was last heard.
-    pub(super) fn last(&self, now: Instant) -> Instant {
+    pub(crate) fn last(&self, now: Instant) -> Instant {
         match self.at.load(Ordering::Acquire) {
             WAITING => now,
             at => self.start + std::time::Duration::from_millis(at),
@@ -48,8 +52,8 @@ impl Heard {
     }
 }
 
-impl Drop for Arriving<'_> {
+impl Drop for Arriving {
     fn drop(&mut self) {
-        self.0.note(Instant::now());
+        self.0.note(clock::now());
     }
 }

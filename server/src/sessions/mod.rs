@@ -15,6 +15,8 @@ mod claiming;
 #[cfg(test)]
 mod claiming_tests;
 mod claims;
+mod confirmations;
+mod disputes;
 mod entry;
 mod footprint;
 #[cfg(test)]
@@ -45,15 +47,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use heard::Heard;
+pub(crate) use heard::{Arriving, Heard};
 pub(crate) use outbox::{LostReason, Notice, Outbox};
 use state::Input;
 pub(crate) use state::StreamId;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::budget::Account;
+use crate::clock;
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::types::{Generation, NodePath};
@@ -164,7 +166,7 @@ impl Sessions {
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::new(&account));
         let rpc = Rpc { stream, departures: self.departures.clone(), outbox };
-        (Requests { stream, inputs: self.inputs.clone(), heard: Heard::new(Instant::now()), account }, rpc)
+        (Requests { stream, inputs: self.inputs.clone(), heard: Heard::new(clock::now()), account }, rpc)
     }
 }
 
@@ -214,6 +216,11 @@ impl Requests {
             Request::Fail { error } => Input::Fail { stream, error },
             Request::Reject { path, error } => Input::Reject { stream, path, error },
         }
+    }
+
+    /// When its client was last heard.
+    pub(crate) fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     /// Ends a stream that was never opened.

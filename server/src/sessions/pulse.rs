@@ -1,11 +1,12 @@
-//! Whether this process was stopped, or the machine too busy for it: what came meanwhile lies in its sockets, and in which
-//! order it is read is chance.
+//! Whether this process was stopped, the machine suspended, or too busy for it: what came meanwhile lies in its sockets, and
+//! in which order it is read is chance.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::mutex::lock;
 
 /// The longest pause between two beats that is no stop.
@@ -46,23 +47,23 @@ impl Beats {
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Beats { last: Instant::now(), woke: None }))
+        Self(Mutex::new(Beats { last: clock::now(), woke: None }))
     }
 
     /// One beat: much more often than twice a second.
     pub(super) fn beat(&self) {
         let mut beats = self.lock();
-        *beats = beats.beat(Instant::now());
+        *beats = beats.beat(clock::now());
     }
 
     /// Whether the process was stopped just now, though no beat may have told yet.
     pub(super) fn was_stopped(&self) -> bool {
-        self.lock().was_stopped(Instant::now())
+        self.lock().was_stopped(clock::now())
     }
 
     /// Whether a ZooKeeper session with this time-out that is found to be over has ended because the process was stopped.
     pub(super) fn slept_through(&self, timeout: Duration) -> bool {
-        self.lock().slept_through(timeout, Instant::now())
+        self.lock().slept_through(timeout, clock::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Beats> {

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::claims::{Asker, Claimed};
+use super::confirmations::Confirmations;
 use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
@@ -16,32 +17,16 @@ use super::rooms::Rooms;
 use super::state::{Effect, Input, State, StreamId};
 use super::upkeep::Removal;
 use super::{Departures, Message};
+use crate::clock;
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
 
 /// How often it is looked which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
-/// How long after one reading of what exists in a session the next may begin.
-const BETWEEN_CONFIRMATIONS: Duration = Duration::from_secs(1);
 /// Time for which inputs of one kind are taken before the others are looked at.
 const TURN: Duration = Duration::from_millis(1);
 /// Time after which the task lets others run on its thread.
 const SLICE: Duration = Duration::from_millis(4);
-
-/// The reading anew of which paths stand in a session.
-#[derive(Debug)]
-struct Confirmation {
-    is_due: bool,
-    /// How many reads are under way.
-    under_way: usize,
-    not_before: Instant,
-}
-
-impl Confirmation {
-    fn new() -> Self {
-        Self { is_due: false, under_way: 0, not_before: Instant::now() }
-    }
-}
 
 struct Task {
     zk: Zk,
@@ -63,7 +48,7 @@ struct Task {
     moves: HashMap<SessionId, Moves>,
     /// The sessions that were connected when last looked at.
     connected: HashSet<SessionId>,
-    confirmations: HashMap<SessionId, Confirmation>,
+    confirmations: Confirmations,
     /// Who waits until nothing is to be taken down any more.
     settling: Option<oneshot::Sender<()>>,
     owners: watch::Receiver<Owners>,
@@ -81,7 +66,7 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
         zk,
         pulse,
         session_timeout: None,
-        state: State::new(rand::random(), Instant::now()),
+        state: State::new(rand::random(), clock::now()),
         outboxes: HashMap::new(),
         rooms: Rooms::default(),
         subscriptions: HashMap::new(),
@@ -90,7 +75,7 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
         departed: VecDeque::new(),
         moves: HashMap::new(),
         connected: HashSet::new(),
-        confirmations: HashMap::new(),
+        confirmations: Confirmations::default(),
         settling: None,
         owners,
         room_news,
@@ -103,7 +88,8 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
         let tick_at = task.state.next_tick();
         let tick = async {
             match tick_at {
-                Some(at) => tokio::time::sleep_until(at).await,
+                // The runtime's timers do not count a suspension; the next poll looks anew.
+                Some(at) => tokio::time::sleep(at.saturating_duration_since(clock::now())).await,
                 None => std::future::pending().await,
             }
         };
@@ -156,24 +142,12 @@ impl Task {
         for owner in owners.iter() {
             let moves = owner.writer().moves();
             if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
-                self.confirm_soon(owner.id());
+                self.confirmations.soon(owner.id(), clock::now());
             }
         }
-        let now = Instant::now();
-        let is_next = |confirmation: &Confirmation| {
-            confirmation.is_due && confirmation.under_way == 0 && confirmation.not_before <= now
-        };
-        let next: Vec<_> =
-            self.confirmations.iter().filter(|(_, one)| is_next(one)).map(|(session, _)| *session).collect();
-        for session in next {
-            let under_way = Confirmation { not_before: now + BETWEEN_CONFIRMATIONS, ..Confirmation::new() };
-            self.confirmations.insert(session, under_way);
+        for session in self.confirmations.next(clock::now()) {
             self.step(Input::FenceMoved { session });
         }
-    }
-
-    fn confirm_soon(&mut self, session: SessionId) {
-        self.confirmations.entry(session).or_insert_with(Confirmation::new).is_due = true;
     }
 
     /// Takes a message, and what else has arrived.
@@ -232,7 +206,7 @@ impl Task {
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.moves.retain(|session, _| standing.contains(session));
-        self.confirmations.retain(|session, _| standing.contains(session));
+        self.confirmations.retain(&standing);
         let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
         self.session_timeout =
             self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
@@ -251,7 +225,7 @@ impl Task {
                     && self.moves.get(&held.session).is_some_and(|moves| *moves != held.moves)
                 {
                     // The fence moved while the claim was under way.
-                    self.confirm_soon(held.session);
+                    self.confirmations.soon(held.session, clock::now());
                 }
                 self.step(Input::Claimed { path, outcome });
             }
@@ -267,10 +241,7 @@ impl Task {
                 }
             }
             Finished::Confirmed(session, read) => {
-                if let Some(confirmation) = self.confirmations.get_mut(&session) {
-                    confirmation.under_way = confirmation.under_way.saturating_sub(1);
-                    confirmation.is_due |= read.is_none();
-                }
+                self.confirmations.finished(session, read.is_some());
                 if let Some((moves, standing)) = read {
                     self.step(Input::Confirmed { moves, standing });
                 }
@@ -291,7 +262,7 @@ impl Task {
     }
 
     fn step(&mut self, input: Input) {
-        for effect in self.state.step(input, Instant::now()) {
+        for effect in self.state.step(input, clock::now()) {
             self.carry_out(effect);
         }
     }
@@ -318,9 +289,9 @@ impl Task {
             }
             Effect::Remove { session, removal, connection } => self.operations.remove(connection, session, removal),
             Effect::Verify { path, connection } => self.operations.verify(connection, path),
-            Effect::Confirm { session, paths } => {
-                let reads = self.operations.confirm(session, &paths);
-                self.confirmations.entry(session).or_insert_with(Confirmation::new).under_way += reads;
+            Effect::Confirm { session, nodes } => {
+                let reads = self.operations.confirm(session, &nodes);
+                self.confirmations.begun(session, reads, clock::now());
             }
             Effect::Release { path } => self.rooms.release(&path),
             Effect::Watch { parent } => {

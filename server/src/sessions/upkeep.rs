@@ -81,7 +81,8 @@ impl Upkeep {
         is_whole: bool,
     ) -> Result<(), zk::Error> {
         let moves = owner.writer().moves();
-        let stats = stats(owner, left, is_whole).await?;
+        let nodes: Vec<_> = left.iter().map(|removal| (&removal.path, removal.bytes)).collect();
+        let stats = stats(owner, &nodes, is_whole).await?;
         let found = left.iter().copied().zip(stats).filter_map(|(removal, stat)| Some((removal, stat?)));
         let standing: Vec<_> = found.filter(|(removal, stat)| stat.czxid == removal.generation.0).collect();
         *left = standing.iter().map(|(removal, _)| *removal).collect();
@@ -116,18 +117,20 @@ impl Upkeep {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Which of these paths exist in this session, with what was known of its fence before they were read.
+    /// Which of these nodes exist in this session, with what was known of its fence before they were read. They are given
+    /// with the lengths of their data.
     pub(super) async fn confirm(
         &self,
         session: SessionId,
-        paths: &[NodePath],
+        nodes: &[(NodePath, usize)],
     ) -> Option<(Moves, Vec<(NodePath, Generation)>)> {
         let owner = self.zk.pool.owner(session)?;
         let moves = owner.writer().moves();
-        let reads = owner.session().get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
-        let standing = paths.iter().zip(reads).filter_map(|(path, read)| {
-            let stat = read.ok()??.stat;
-            (stat.ephemeral_owner == session.0).then(|| (path.clone(), Generation(stat.czxid)))
+        let asked: Vec<_> = nodes.iter().map(|(path, bytes)| (path, *bytes)).collect();
+        let stats = stats(&owner, &asked, true).await.ok()?;
+        let standing = nodes.iter().zip(stats).filter_map(|((path, _), stat)| {
+            let stat = stat.filter(|stat| stat.ephemeral_owner == session.0)?;
+            Some((path.clone(), Generation(stat.czxid)))
         });
         Some((moves, standing.collect()))
     }
@@ -149,21 +152,22 @@ impl Upkeep {
     }
 }
 
-/// The stats of these nodes, in their order; `None` of one that does not exist. `is_whole`: in one read, or each by itself.
-async fn stats(owner: &Owner, removals: &[&Removal], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
+/// The stats of these nodes, in their order; `None` of one that does not exist. They are given with the lengths of their
+/// data. `is_whole`: in one read, or each by itself.
+async fn stats(owner: &Owner, nodes: &[(&NodePath, usize)], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
     let session = owner.session();
-    let bytes: usize = removals.iter().map(|removal| removal.bytes).sum();
-    if !is_whole || removals.len() == 1 || bytes > READ_BYTES {
-        let asked = join_all(removals.iter().map(|removal| session.exists(&removal.path)));
+    let bytes: usize = nodes.iter().map(|(_, bytes)| bytes).sum();
+    if !is_whole || nodes.len() == 1 || bytes > READ_BYTES {
+        let asked = join_all(nodes.iter().map(|(path, _)| session.exists(path)));
         return asked.await.into_iter().collect();
     }
-    let reads = session.get_many(removals.iter().map(|removal| removal.path.as_str())).await?;
+    let reads = session.get_many(nodes.iter().map(|(path, _)| path.as_str())).await?;
     let mut stats = Vec::with_capacity(reads.len());
-    for (read, removal) in reads.into_iter().zip(removals) {
+    for (read, (path, _)) in reads.into_iter().zip(nodes) {
         stats.push(match read {
             Ok(read) => read.map(|read| read.stat),
             // Who may not read a node may still ask whether it exists.
-            Err(_) => session.exists(&removal.path).await?,
+            Err(_) => session.exists(path).await?,
         });
     }
     Ok(stats)
