@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rollcall_wire::ConnectRequest;
 use rollcall_wire::server::{Refused, Request};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::Config;
@@ -35,6 +36,8 @@ pub(crate) struct Hub {
     pub(crate) config: Config,
     pub(crate) traffic: Traffic,
     pub(crate) switches: Switches,
+    /// For the answers to four-letter words, which may be long.
+    pub(crate) words: Semaphore,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,7 @@ impl Hub {
             config,
             traffic: Traffic::default(),
             switches: Switches::default(),
+            words: Semaphore::new(1),
         }
     }
 

@@ -199,8 +199,8 @@ impl Watches {
     }
 
     /// The watches of the table for data, by path.
-    pub(crate) fn by_path(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = ConnectionId>)> {
-        self.data.by_path.iter().map(|(path, watchers)| (&**path, watchers.keys().copied()))
+    pub(crate) fn by_path(&self) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = ConnectionId>)> {
+        self.data.by_path.iter().map(|(path, watchers)| (path, watchers.keys().copied()))
     }
 
     /// The same, by connection.

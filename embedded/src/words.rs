@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::hub::{Hub, now};
 use crate::state::{Connection, State};
-use crate::types::{Now, SessionId};
+use crate::types::{ConnectionId, Now, SessionId};
 
 /// What clients that look at versions see: the line that is spoken, and who speaks it.
 const VERSION: &str = concat!("3.9.5-rollcall-embedded-", env!("CARGO_PKG_VERSION"), ", built on 2026-01-01 00:00 UTC");
@@ -22,7 +23,8 @@ pub(crate) fn is_known(word: [u8; 4]) -> bool {
     KNOWN.contains(&&word)
 }
 
-/// The answer to a word.
+/// The answer to a word. It may be long, and take long: what it tells is copied while the server waits, and written after
+/// that.
 pub(crate) fn answer(word: [u8; 4], hub: &Hub) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
@@ -35,7 +37,7 @@ pub(crate) fn answer(word: [u8; 4], hub: &Hub) -> String {
         b"mntr" => monitor(&mut text, hub),
         b"conf" => configuration(&mut text, hub),
         b"cons" => hub.look(|state| connections(&mut text, state)),
-        b"dump" => hub.look(|state| dump(&mut text, state, now(hub.started))),
+        b"dump" => dump(&mut text, hub),
         // Nothing is on a disk.
         b"dirs" => text.write_str("datadir_size: 0\nlogdir_size: 0\n"),
         b"wchs" => {
@@ -46,8 +48,8 @@ pub(crate) fn answer(word: [u8; 4], hub: &Hub) -> String {
                 counts.connections, counts.paths, counts.watches
             )
         }
-        b"wchc" => hub.look(|state| watches_by_session(&mut text, state)),
-        b"wchp" => hub.look(|state| watches_by_path(&mut text, state)),
+        b"wchc" => watches_by_session(&mut text, hub),
+        b"wchp" => watches_by_path(&mut text, hub),
         b"crst" => {
             hub.step(|state, _, _| state.reset_figures());
             text.write_str("Connection stats reset.\n")
@@ -125,25 +127,32 @@ fn configuration(text: &mut String, hub: &Hub) -> std::fmt::Result {
     writeln!(text, "clientPortListenBacklog=-1\nserverId=0")
 }
 
-fn dump(text: &mut String, state: &State, now: Now) -> std::fmt::Result {
+fn dump(text: &mut String, hub: &Hub) -> std::fmt::Result {
+    let now = now(hub.started);
+    let (sessions, ephemerals, connections) = hub.look(|state| {
+        let sessions = state.sessions.by_end();
+        let sessions = sessions.map(|(end, sessions)| (end, sessions.iter().map(ToString::to_string).collect()));
+        let ephemerals = state.tree.all_ephemerals();
+        let ephemerals: Vec<_> =
+            ephemerals.map(|(session, paths)| (session, Vec::from_iter(paths.iter().cloned()))).collect();
+        let mut ends: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for connection in state.connections.values() {
+            let end = connection.session.and_then(|session| state.sessions.times(session)).map(|(_, end)| end);
+            let session = connection.session.map_or(0, |session| session.0);
+            let line = format!("ip: /{} sessionId: {session:#x}", connection.peer);
+            ends.entry(end.unwrap_or(now.elapsed_ms)).or_default().push(line);
+        }
+        (sessions.collect(), ephemerals, ends)
+    });
     text.write_str("SessionTracker dump:\n")?;
-    let ends = state.sessions.by_end().map(|(end, sessions)| (end, sessions.iter().map(ToString::to_string).collect()));
-    sets(text, "Session", ends.collect(), now)?;
-    let ephemerals = state.tree.all_ephemerals();
+    sets(text, "Session", sessions, now)?;
     writeln!(text, "ephemeral nodes dump:\nSessions with Ephemerals ({}):", ephemerals.len())?;
     for (session, paths) in ephemerals {
         writeln!(text, "{session}:")?;
         paths.iter().try_for_each(|path| writeln!(text, "\t{path}"))?;
     }
     text.write_str("Connections dump:\n")?;
-    let mut ends: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    for connection in state.connections.values() {
-        let end = connection.session.and_then(|session| state.sessions.times(session)).map(|(_, end)| end);
-        let session = connection.session.map_or(0, |session| session.0);
-        let line = format!("ip: /{} sessionId: {session:#x}", connection.peer);
-        ends.entry(end.unwrap_or(now.elapsed_ms)).or_default().push(line);
-    }
-    sets(text, "Connections", ends, now)
+    sets(text, "Connections", connections, now)
 }
 
 /// What ends at which time, unless it is heard of before.
@@ -157,55 +166,38 @@ fn sets(text: &mut String, what: &str, ends: BTreeMap<u64, Vec<String>>, now: No
     Ok(())
 }
 
-fn watches_by_session(text: &mut String, state: &State) -> std::fmt::Result {
-    for (connection, paths) in state.watches.by_connection() {
-        writeln!(text, "{}", session_of(state, connection))?;
+fn watches_by_session(text: &mut String, hub: &Hub) -> std::fmt::Result {
+    let watches: Vec<(SessionId, Vec<Arc<str>>)> = hub.look(|state| {
+        let watches = state.watches.by_connection();
+        watches.map(|(connection, paths)| (session_of(state, connection), paths.iter().cloned().collect())).collect()
+    });
+    for (session, paths) in watches {
+        writeln!(text, "{session}")?;
         paths.iter().try_for_each(|path| writeln!(text, "\t{path}"))?;
     }
     text.write_str("\n")
 }
 
-fn watches_by_path(text: &mut String, state: &State) -> std::fmt::Result {
-    for (path, watchers) in state.watches.by_path() {
+fn watches_by_path(text: &mut String, hub: &Hub) -> std::fmt::Result {
+    let watches: Vec<(Arc<str>, Vec<SessionId>)> = hub.look(|state| {
+        let session = |connection| session_of(state, connection);
+        state.watches.by_path().map(|(path, watchers)| (path.clone(), watchers.map(session).collect())).collect()
+    });
+    for (path, sessions) in watches {
         writeln!(text, "{path}")?;
-        for connection in watchers {
-            writeln!(text, "\t{}", session_of(state, connection))?;
-        }
+        sessions.iter().try_for_each(|session| writeln!(text, "\t{session}"))?;
     }
     text.write_str("\n")
 }
 
-fn session_of(state: &State, connection: crate::types::ConnectionId) -> SessionId {
+fn session_of(state: &State, connection: ConnectionId) -> SessionId {
     state.connections.get(&connection).and_then(|connection| connection.session).unwrap_or(SessionId(0))
 }
 
 /// A time, in milliseconds since the epoch, as Java writes it, in UTC: `Tue Dec 01 10:22:22 UTC 2026`.
 fn date(wall_ms: i64) -> String {
-    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let seconds = wall_ms.div_euclid(1000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let weekday = WEEKDAYS[usize::try_from(days.rem_euclid(7)).unwrap_or_default()];
-    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days_before = |year: i64| {
-        365 * (year - 1970) + (year - 1969).div_euclid(4) - (year - 1901).div_euclid(100)
-            + (year - 1601).div_euclid(400)
-    };
-    let mut year = 1970 + days.div_euclid(366);
-    while days >= days_before(year + 1) {
-        year += 1;
-    }
-    let mut day = days - days_before(year);
-    let mut month = 0;
-    for length in [31, 28 + i64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{weekday} {} {:02} {hour:02}:{minute:02}:{second:02} UTC {year}", MONTHS[month], day + 1)
+    let time = jiff::Timestamp::from_millisecond(wall_ms).unwrap_or_default();
+    time.strftime("%a %b %d %H:%M:%S UTC %Y").to_string()
 }
 
 fn monitor(text: &mut String, hub: &Hub) -> std::fmt::Result {
