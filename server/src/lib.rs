@@ -19,6 +19,7 @@ mod mutex;
 mod refusal;
 mod sessions;
 mod shared_bytes;
+mod standing;
 mod types;
 mod value;
 mod views;

@@ -62,6 +62,7 @@ mod zookeeper {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;
@@ -90,6 +91,7 @@ mod embedded {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;
@@ -117,6 +119,7 @@ mod oldest {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;

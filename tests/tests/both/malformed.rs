@@ -18,10 +18,22 @@ use rollcall_tests::server::Server;
 use serde_json::json;
 use tonic::Code;
 use tonic::transport::Channel;
+use tower_service::Service as _;
 
 use super::ARM;
 
-const METHODS: [&str; 8] = ["Register", "Get", "Watch", "AcquireLock", "ReleaseLock", "DescribeLock", "Put", "Delete"];
+const METHODS: [&str; 10] = [
+    "Register",
+    "Get",
+    "Watch",
+    "AcquireLock",
+    "ReleaseLock",
+    "DescribeLock",
+    "Put",
+    "Delete",
+    "Evict",
+    "Status",
+];
 /// The largest message that is taken, in bytes.
 const LIMIT: usize = 2 << 20;
 
@@ -268,6 +280,8 @@ fn sound(method: &str, rng: &mut StdRng) -> Vec<u8> {
         "ReleaseLock" => v1::ReleaseLockRequest { lock_id: "abcd".to_owned() }.encode_to_vec(),
         "DescribeLock" => v1::DescribeLockRequest { path }.encode_to_vec(),
         "Put" => v1::PutRequest { path, value, expected_version: Some(1), create_only: false }.encode_to_vec(),
+        "Evict" => v1::EvictRequest { path, duration: span }.encode_to_vec(),
+        "Status" => v1::StatusRequest {}.encode_to_vec(),
         _ => v1::DeleteRequest { path, expected_version: Some(1), recursive: false }.encode_to_vec(),
     }
 }
@@ -312,4 +326,26 @@ async fn whatever_the_bytes_are_the_answer_is_one_of_the_api() {
         }
     }
     citizen.goes_on().await;
+}
+
+#[tokio::test]
+async fn what_is_not_grpc_by_its_content_type_is_told_so_in_http() {
+    let s = ARM.setting("malformed").await;
+    let mut channel = s.server.channel().await;
+    for (content_type, expected) in [
+        (Some("application/json"), 415),
+        (Some("application/grpc-web+proto"), 415),
+        (None, 415),
+        (Some("application/grpc+proto"), 200),
+    ] {
+        for path in ["/rollcall.v1.Registry/Get", "/no/such"] {
+            let mut request = http::Request::post(format!("http://{}{path}", s.server.grpc()));
+            if let Some(content_type) = content_type {
+                request = request.header("content-type", content_type);
+            }
+            std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+            let answer = channel.call(request.body(tonic::body::Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(answer.status().as_u16(), expected, "{content_type:?} {path}");
+        }
+    }
 }

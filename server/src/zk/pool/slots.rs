@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::super::calls::create;
 use super::super::layout::{self, FENCES, LEASES};
 use super::super::pauses::Pauses;
+use super::super::roster;
 use super::super::session::Session;
 use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
@@ -179,7 +180,7 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Error> {
     session.submit(Request::RemoveWatches { path: LEASES.to_owned() }).await?;
     let fence = layout::fence(session.id());
     // It stands already when the answer to an earlier try was lost.
-    exists_is_fine(session.create(&fence, Bytes::new(), CreateMode::Ephemeral).await.map(drop))
+    exists_is_fine(session.create(&fence, roster::mark(&config.name), CreateMode::Ephemeral).await.map(drop))
 }
 
 fn exists_is_fine(result: Result<(), Error>) -> Result<(), Error> {
@@ -194,7 +195,7 @@ fn exists_is_fine(result: Result<(), Error>) -> Result<(), Error> {
 async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>) {
     let fence = layout::fence(id);
     let fence_bytes = shared.config.path_cost(fence.len());
-    let (writer, writing) = Writer::start(session.clone(), fence);
+    let (writer, writing) = Writer::start(session.clone(), fence, roster::mark(&shared.config.name));
     let path_bytes = AtomicUsize::new(fence_bytes);
     let owner = Owner(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
     let mut writing = pin!(writing);
