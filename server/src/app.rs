@@ -24,6 +24,7 @@ use tonic_health::server::HealthReporter;
 use crate::budget::{self, Budget, Resource};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
+use crate::evictions::Evictions;
 use crate::grpc::{self, Admission, Gate, Gathering, Service, Turnstile};
 use crate::listen::{self, Bounds, Listener, Socket};
 use crate::locks::Locks;
@@ -155,11 +156,13 @@ impl App {
         let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
         let path_overhead = self.settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
         let budget = Budget::new(self.settings.per_connection, self.settings.in_all).with_path_overhead(path_overhead);
+        let evictions = Evictions::start(zk.clone(), &mut tasks);
         let service = Service {
-            sessions: Sessions::start(zk.clone(), &mut tasks),
+            sessions: Sessions::start(zk.clone(), evictions.clone(), &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &budget, &mut tasks),
             locks: Locks::start(&zk, self.settings.in_all.locks, &budget, &mut tasks),
             durable: Durable::new(zk.clone()),
+            evictions,
             admission: Admission::default(),
             metrics: metrics.clone(),
             settings: Arc::new(self.settings.api.clone()),

@@ -11,6 +11,7 @@ mod config;
 mod drain;
 mod durable;
 mod error;
+mod evictions;
 mod grpc;
 mod listen;
 mod locks;

@@ -51,6 +51,7 @@ mod zookeeper {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -80,6 +81,7 @@ mod embedded {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -109,6 +111,7 @@ mod oldest {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;

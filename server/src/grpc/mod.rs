@@ -6,6 +6,7 @@ mod convert;
 mod deadline;
 mod delete;
 mod download;
+mod evict;
 mod faults;
 mod frames;
 mod front;
@@ -46,6 +47,7 @@ use crate::budget::Budget;
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::error::Error;
+use crate::evictions::Evictions;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
@@ -76,6 +78,7 @@ pub(crate) struct Service {
     pub(crate) views: Views,
     pub(crate) locks: Locks,
     pub(crate) durable: Durable,
+    pub(crate) evictions: Evictions,
     pub(crate) admission: Admission,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Arc<Settings>,
@@ -204,8 +207,8 @@ impl Registry for Service {
         Ok(frames::hand_over(v1::DescribeLockResponse::default(), stream::iter([Ok(frame)])))
     }
 
-    async fn evict(&self, _: Request<v1::EvictRequest>) -> Result<Response<v1::EvictResponse>, Status> {
-        self.answer("Evict", Err(Error::BackendUnavailable))
+    async fn evict(&self, request: Request<v1::EvictRequest>) -> Result<Response<v1::EvictResponse>, Status> {
+        self.answer("Evict", self.do_evict(request.into_inner()).await)
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {

@@ -208,6 +208,10 @@ pub(super) enum Claimed {
 #[derive(Debug)]
 pub(super) enum Observed {
     Absent,
+    /// Nothing, and there is a record of an eviction, written by this transaction.
+    Evicted {
+        written: Zxid,
+    },
     Standing { read: Read },
 }
 

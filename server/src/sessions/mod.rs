@@ -16,6 +16,8 @@ mod claiming;
 mod claiming_tests;
 mod claims;
 mod entry;
+#[cfg(test)]
+mod evict_tests;
 mod footprint;
 #[cfg(test)]
 mod goodbye_tests;
@@ -55,6 +57,7 @@ use tokio::time::Instant;
 
 use crate::budget::Account;
 use crate::error::Error;
+use crate::evictions::Evictions;
 use crate::mutex::lock;
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
@@ -139,10 +142,10 @@ pub(crate) struct Rpc {
 
 impl Sessions {
     /// Starts the task that owns the registrations, in `tasks`.
-    pub(crate) fn start(zk: Zk, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(zk: Zk, evictions: Evictions, tasks: &mut JoinSet<()>) -> Self {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let departures = Arc::new(Departures::default());
-        tasks.spawn(task::run(zk, queue, departures.clone()));
+        tasks.spawn(task::run(zk, evictions, queue, departures.clone()));
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)) }
     }
 

@@ -17,8 +17,9 @@ use rollcall_tests::follow::{Locking, Watching, lock};
 use rollcall_tests::server::Server;
 use serde_json::json;
 use tonic::Code;
+use tonic::client::GrpcService as _;
 use tonic::transport::Channel;
-use tower_service::Service as _;
+
 
 use super::ARM;
 
@@ -137,7 +138,9 @@ async fn what_can_not_be_read_is_a_fault_of_the_caller_alone() {
             ("a million fields that nobody knows", b"\x78\x01".repeat(1_000_000).into(), "PROTOCOL"),
             ("a message over the limit", with_text(method, &vec![b'x'; LIMIT]), "VALUE_TOO_LARGE"),
         ];
-        for (what, message, reason) in cases {
+        // A request without fields has no text that can be wrong.
+        let of_text = ["a number for a text", "a text that is not UTF-8"];
+        for (what, message, reason) in cases.into_iter().filter(|(what, ..)| method != "Status" || !of_text.contains(what)) {
             println!("{method}: {what}");
             let answer = call(&channel, method, vec![message], 2).await;
             refused(answer, Code::InvalidArgument, reason);
@@ -208,7 +211,7 @@ async fn the_deepest_value_and_the_deepest_path_are_taken_and_deeper_ones_are_no
     let message = "path has 129 levels, over the limit of 128";
     let deeper = format!("{path}/x");
     let channel = s.server.channel().await;
-    for method in METHODS.into_iter().filter(|method| !matches!(*method, "Register" | "ReleaseLock")) {
+    for method in METHODS.into_iter().filter(|method| !matches!(*method, "Register" | "ReleaseLock" | "Status")) {
         let answer = call(&channel, method, vec![with_text(method, deeper.as_bytes())], 1).await;
         let status = refused(answer, Code::InvalidArgument, "INVALID_PATH");
         assert!(status.message().starts_with(message), "{method}: {}", status.message());

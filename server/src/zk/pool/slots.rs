@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::calls::create;
-use super::super::layout::{self, FENCES, LEASES};
+use super::super::layout::{self, EVICTED, FENCES, LEASES};
 use super::super::pauses::Pauses;
 use super::super::roster;
 use super::super::session::Session;
@@ -165,7 +165,7 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Error> {
         let create = create(&chroot, Bytes::new(), CreateMode::Persistent);
         exists_is_fine(session.submit_outer(create).await.map(drop))?;
     }
-    for path in [crate::types::RESERVED_ROOT, FENCES, LEASES] {
+    for path in [crate::types::RESERVED_ROOT, FENCES, LEASES, EVICTED] {
         exists_is_fine(session.create(path, Bytes::new(), CreateMode::Persistent).await.map(drop))?;
     }
     // The version check: without persistent watches (before 3.6) nothing that Rollcall promises can be kept.
