@@ -250,7 +250,7 @@ async fn serve_while_draining(
         }
     }
     // The end of a task would be the end of the process.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The host's name and the port: what tells replicas apart for people.

@@ -164,12 +164,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  rollcall delete /config/old -r")]
     Delete(DeleteArgs),
     /// Take a registration out, and keep it out for a time
-    #[command(
-        after_help = "Examples:\n  rollcall evict /services/web/host7:80              # for 10 minutes\n  \
+    #[command(after_help = "Examples:\n  rollcall evict /services/web/host7:80              # for 10 minutes\n  \
         rollcall evict /services/web/host7:80 --for 2h\n  rollcall evict /services/web/host7:80 --lift\n\n\
         Its holder is told, and does not come back by itself. A program that uses kazoo or nd_service_registry registers\n\
-        past Rollcall: its node is deleted, and it may make it again."
-    )]
+        past Rollcall: its node is deleted, and it may make it again.")]
     Evict(EvictArgs),
     /// Show how each replica stands
     #[command(after_help = "Example:\n  rollcall status --server a:7700,b:7700,c:7700")]

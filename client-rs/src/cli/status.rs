@@ -83,8 +83,20 @@ async fn ask(global: &Global, server: &str) -> Result<Answer, Failure> {
 fn to_table(answers: &[Answer], style: Style) -> String {
     let rows: Vec<_> = answers.iter().map(row).collect();
     let head = [
-        "SERVER", "NAME", "STATE", "ZOOKEEPER", "ANSWER", "VERSION", "UP", "CLIENTS", "STREAMS", "REGISTRATIONS", "LOCKS",
-        "VIEWS", "MEMORY", "SESSIONS",
+        "SERVER",
+        "NAME",
+        "STATE",
+        "ZOOKEEPER",
+        "ANSWER",
+        "VERSION",
+        "UP",
+        "CLIENTS",
+        "STREAMS",
+        "REGISTRATIONS",
+        "LOCKS",
+        "VIEWS",
+        "MEMORY",
+        "SESSIONS",
     ];
     let mut text = table(style, &head, &rows);
     for answer in answers {
@@ -168,7 +180,7 @@ fn answer_to_json(answer: &Answer) -> Json {
         "server": answer.server,
         "state": answer.state(),
         "well": answer.is_well(),
-        "answer_seconds": answer.status.is_ok().then(|| answer.took.as_secs_f64()),
+        "answer_seconds": answer.status.is_ok().then_some(answer.took.as_secs_f64()),
         "trouble": answer.trouble(),
     });
     if let (Ok(status), Some(fields)) = (&answer.status, json.as_object_mut())

@@ -173,7 +173,8 @@ impl Evictions {
         let failed = |error| failed(path, error);
         let reader = self.0.zk.pool.any().map_err(failed)?;
         reader.session().sync(path).await.map_err(failed)?;
-        let held_by = reader.session().get(path).await.map_err(failed)?.map(|read| SessionId(read.stat.ephemeral_owner));
+        let held_by =
+            reader.session().get(path).await.map_err(failed)?.map(|read| SessionId(read.stat.ephemeral_owner));
         // What is known of a session's own fence only goes with what that session reads.
         let ours = held_by.and_then(|session| self.0.zk.pool.owner(session)).filter(|owner| owner.session().is_up());
         let is_ours = ours.is_some();
@@ -203,13 +204,7 @@ impl Evictions {
         self.commit(&owner, guard, &look, &Record { path: path.clone(), duration }).await
     }
 
-    async fn commit(
-        &self,
-        owner: &Owner,
-        guard: Guard,
-        look: &Look,
-        record: &Record,
-    ) -> Result<Option<bool>, Error> {
+    async fn commit(&self, owner: &Owner, guard: Guard, look: &Look, record: &Record) -> Result<Option<bool>, Error> {
         let path = &record.path;
         let (name, at) = (record::name(path), record_path(path));
         let mut ops: Vec<_> = look.node.iter().map(|node| zk::delete(path.as_str(), node.stat.version)).collect();

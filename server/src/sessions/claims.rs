@@ -212,7 +212,9 @@ pub(super) enum Observed {
     Evicted {
         written: Zxid,
     },
-    Standing { read: Read },
+    Standing {
+        read: Read,
+    },
 }
 
 /// What the next step of a claim is, after a look at what stands. Pure.

@@ -47,7 +47,10 @@ mod tests {
     fn a_fence_is_named_by_its_session() {
         for id in [1, i64::MAX, -2] {
             let fence = fence(SessionId(id));
-            assert_eq!(session_of_fence(fence.strip_prefix(FENCES).unwrap().trim_start_matches('/')), Some(SessionId(id)));
+            assert_eq!(
+                session_of_fence(fence.strip_prefix(FENCES).unwrap().trim_start_matches('/')),
+                Some(SessionId(id))
+            );
         }
         assert!(session_of_fence("1").is_none() && session_of_fence("000000000000000x").is_none());
     }

@@ -128,7 +128,11 @@ pub(crate) struct Writer {
 impl Writer {
     /// The writer of `session`, whose fence stands at `fence` with version 0; the future does the work. `mark`: what the
     /// owner writes into the fence.
-    pub(super) fn start(session: Session, fence: String, mark: Bytes) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn start(
+        session: Session,
+        fence: String,
+        mark: Bytes,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let moves = Arc::new(AtomicU64::new(0));
         let task = Task {

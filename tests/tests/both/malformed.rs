@@ -20,21 +20,10 @@ use tonic::Code;
 use tonic::client::GrpcService as _;
 use tonic::transport::Channel;
 
-
 use super::ARM;
 
-const METHODS: [&str; 10] = [
-    "Register",
-    "Get",
-    "Watch",
-    "AcquireLock",
-    "ReleaseLock",
-    "DescribeLock",
-    "Put",
-    "Delete",
-    "Evict",
-    "Status",
-];
+const METHODS: [&str; 10] =
+    ["Register", "Get", "Watch", "AcquireLock", "ReleaseLock", "DescribeLock", "Put", "Delete", "Evict", "Status"];
 /// The largest message that is taken, in bytes.
 const LIMIT: usize = 2 << 20;
 
@@ -140,7 +129,9 @@ async fn what_can_not_be_read_is_a_fault_of_the_caller_alone() {
         ];
         // A request without fields has no text that can be wrong.
         let of_text = ["a number for a text", "a text that is not UTF-8"];
-        for (what, message, reason) in cases.into_iter().filter(|(what, ..)| method != "Status" || !of_text.contains(what)) {
+        for (what, message, reason) in
+            cases.into_iter().filter(|(what, ..)| method != "Status" || !of_text.contains(what))
+        {
             println!("{method}: {what}");
             let answer = call(&channel, method, vec![message], 2).await;
             refused(answer, Code::InvalidArgument, reason);
