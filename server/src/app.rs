@@ -152,25 +152,8 @@ impl App {
             tasks.spawn(embedded.run(std::future::pending()));
         }
         let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
-        let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
-        let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
-        let path_overhead = self.settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
-        let budget = Budget::new(self.settings.per_connection, self.settings.in_all).with_path_overhead(path_overhead);
-        let evictions = Evictions::start(zk.clone(), &mut tasks);
-        let service = Service {
-            sessions: Sessions::start(zk.clone(), evictions.clone(), &mut tasks),
-            views: Views::start(zk.clone(), views, self.store, &budget, &mut tasks),
-            locks: Locks::start(&zk, self.settings.in_all.locks, &budget, &mut tasks),
-            durable: Durable::new(zk.clone()),
-            evictions,
-            admission: Admission::default(),
-            metrics: metrics.clone(),
-            settings: Arc::new(self.settings.api.clone()),
-            drain: Drain::default(),
-            budget: budget.clone(),
-            standing: Standing::new(self.settings.zookeeper.name.clone(), backend, zk),
-        };
-        let going = service.clone();
+        let service = start(&self.settings, self.store, backend, &metrics, &mut tasks);
+        let (going, budget) = (service.clone(), service.budget.clone());
         let (reporter, health) = tonic_health::server::health_reporter();
         tasks.spawn(keep_current(service.clone(), reporter, has_kept_views));
         let [grpc_bounds, http_bounds] = self.settings.connections.within(listen::descriptors());
@@ -231,6 +214,34 @@ impl App {
         // Answers that are under way; connections may be kept open by streams that are not ours to end.
         drop(tokio::time::timeout(LAST_ANSWERS, servers.join_next()).await);
         Ok(())
+    }
+}
+
+/// Starts everything that the API calls, as tasks of `tasks`.
+fn start(
+    settings: &Settings,
+    store: Option<Store>,
+    backend: Backend,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<()>,
+) -> Service {
+    let zk = Zk::start(settings.zookeeper.clone(), tasks);
+    let views = views::Settings { idle: settings.view_idle, ..views::Settings::default() };
+    let path_overhead = settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
+    let budget = Budget::new(settings.per_connection, settings.in_all).with_path_overhead(path_overhead);
+    let evictions = Evictions::start(zk.clone(), tasks);
+    Service {
+        sessions: Sessions::start(zk.clone(), evictions.clone(), tasks),
+        views: Views::start(zk.clone(), views, store, &budget, tasks),
+        locks: Locks::start(&zk, settings.in_all.locks, &budget, tasks),
+        durable: Durable::new(zk.clone()),
+        evictions,
+        admission: Admission::default(),
+        metrics: metrics.clone(),
+        settings: Arc::new(settings.api.clone()),
+        drain: Drain::default(),
+        standing: Standing::new(settings.zookeeper.name.clone(), backend, zk),
+        budget,
     }
 }
 

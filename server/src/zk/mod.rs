@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod created;
 mod error;
+mod fence;
 mod hub;
 pub(crate) mod layout;
 mod names;

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Error;
 use super::calls::{BATCH_BYTES, set_data};
 use super::created::Created;
+use super::fence::Fence;
 use super::session::{Answer, Session};
 use crate::types::{NodePath, Zxid};
 
@@ -210,22 +211,6 @@ impl FenceVersion {
         match self {
             Self::Version(version) | Self::Unsure { after: version } => version,
         }
-    }
-}
-
-/// The own fence.
-#[derive(Debug, Clone)]
-struct Fence {
-    path: String,
-    /// What its owner writes into it: no other replica writes the same.
-    mark: Bytes,
-}
-
-impl Fence {
-    /// The write of a fence that a multi begins with. It tells whose session has written it.
-    fn guard(&self, path: &str, version: i32) -> Request {
-        let data = if path == self.path { self.mark.clone() } else { Bytes::copy_from_slice(self.path.as_bytes()) };
-        set_data(path, data, version)
     }
 }
 
