@@ -54,6 +54,11 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7701", env = "ROLLCALL_HTTP_LISTEN")]
     pub http_listen: SocketAddr,
 
+    /// The name of this replica, which rollcall status shows, also of the other replicas. Default: the name of the host
+    /// and the port of --listen
+    #[arg(long, value_name = "NAME", env = "ROLLCALL_NAME", value_parser = name)]
+    pub name: Option<String>,
+
     /// The ZooKeeper session time-out to ask for, 2 s to 10 min. What a replica that dies held stands that long
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub session_timeout: Duration,
@@ -187,9 +192,12 @@ impl Options {
                 sessions: within("sessions", self.sessions, 1..=64)?,
                 max_sessions,
                 surplus_idle: SURPLUS_IDLE,
+                // It is known once the port is.
+                name: String::new(),
                 resolver: zk::Resolver::default(),
                 reports: zk::Reports::default(),
             },
+            name: self.name,
             listen: self.listen,
             http_listen: self.http_listen,
             keepalive: within("keepalive", self.keepalive, SECOND..=TEN_MINUTES)?,
@@ -219,6 +227,17 @@ impl Options {
             view_idle: within("view-idle", self.view_idle, SECOND..=3600 * SECOND)?,
             snapshot_dir: self.snapshot_dir,
         })
+    }
+}
+
+/// A name that can be shown anywhere.
+fn name(text: &str) -> Result<String, String> {
+    let longest = zk::LONGEST_NAME;
+    match text {
+        "" => Err("a name can't be empty".to_owned()),
+        _ if text.len() > longest => Err(format!("a name has at most {longest} bytes")),
+        _ if text.contains(char::is_control) => Err("a name has no control characters".to_owned()),
+        _ => Ok(text.to_owned()),
     }
 }
 
@@ -302,6 +321,15 @@ mod tests {
         }
         for wrong in ["super", "super:test", ":D/InIHSb7yEEbrWz8b9l71RjZJU=", "super:D/InIHSb7yEEbrWz8b9l71RjZJU-"] {
             assert!(parse(&["--embedded", "--embedded-super", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_shown_anywhere() {
+        let parse = |name: &str| Line::try_parse_from(["rollcall-server", "--embedded", "--name", name]);
+        assert_eq!(parse("web-1 (a)").unwrap().options.name.as_deref(), Some("web-1 (a)"));
+        for wrong in ["", "a\u{1b}[31m", &"x".repeat(zk::LONGEST_NAME + 1)] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -51,6 +51,7 @@ mod zookeeper {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -63,6 +64,7 @@ mod zookeeper {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;
@@ -80,6 +82,7 @@ mod embedded {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -92,6 +95,7 @@ mod embedded {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;
@@ -109,6 +113,7 @@ mod oldest {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -120,6 +125,7 @@ mod oldest {
     mod register;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;

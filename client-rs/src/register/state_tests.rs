@@ -232,6 +232,21 @@ fn what_was_taken_over_is_lost_and_not_fought_for() {
 }
 
 #[test]
+fn what_is_evicted_is_lost_and_does_not_come_back_by_itself() {
+    let mut scene = Scene::default();
+    let held = scene.standing("/a", 5);
+    scene.lost("/a", 5, v1::LostReason::Evicted);
+    assert_eq!(held.state(), RegistrationState::Lost { reason: LostReason::Evicted });
+    // Evicted while its stream was broken: what is resumed is refused.
+    let resumed = scene.standing("/b", 5);
+    scene.state.begin();
+    assert_eq!(scene.said(), ["set /b n=1 @5"]);
+    scene.rejected("/b", Code::FailedPrecondition, "EVICTED");
+    assert_eq!(resumed.state(), RegistrationState::Lost { reason: LostReason::Evicted });
+    assert!(scene.said().is_empty());
+}
+
+#[test]
 fn what_expired_is_registered_again() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);

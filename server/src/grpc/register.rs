@@ -11,7 +11,7 @@ use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
-use super::admission::{Place, Reader, account};
+use super::admission::{Kind as Admitted, Place, Reader, account};
 use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, Settings, convert, status};
@@ -38,7 +38,7 @@ impl Service {
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit()?;
+        let place = self.admit(Admitted::Register)?;
         let (requests, rpc) = self.sessions.stream(account(&request));
         let call: Option<Arc<Call>> = request.extensions().get().cloned();
         if let Some(call) = &call {

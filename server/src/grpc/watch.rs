@@ -13,7 +13,7 @@ use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::watch_response::Event;
 use tonic::Request;
 
-use super::admission::{Place, account};
+use super::admission::{Kind, Place, account};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, convert, status};
@@ -54,7 +54,7 @@ enum Unfinished {
 
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
-        let place = self.admit()?;
+        let place = self.admit(Kind::Watch)?;
         let account = account(&request);
         let request = request.into_inner();
         let path = convert::path(&request.path)?;

@@ -13,6 +13,7 @@ use super::pulse::Pulse;
 use crate::budget::Resource;
 use crate::compute;
 use crate::error::Error;
+use crate::evictions::{Evictions, Verdict, record_path};
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
@@ -56,6 +57,7 @@ struct Replacement {
 #[derive(Debug, Clone)]
 pub(super) struct Claims {
     zk: Zk,
+    evictions: Evictions,
     pulse: Arc<Pulse>,
 }
 
@@ -98,8 +100,8 @@ impl NotNow {
 }
 
 impl Claims {
-    pub(super) fn new(zk: Zk, pulse: Arc<Pulse>) -> Self {
-        Self { zk, pulse }
+    pub(super) fn new(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>) -> Self {
+        Self { zk, evictions, pulse }
     }
 
     /// Makes a path ours. The room belongs to the node that was made, or that may have been, if one was.
@@ -107,6 +109,10 @@ impl Claims {
         if claim.attempted.is_empty() && (asker.is_gone() || claim.is_abandoned()) {
             // It waited for its turn for longer than anybody wanted it.
             return (Claimed::Unavailable { attempted: None }, None);
+        }
+        self.evictions.read_once().await;
+        if let Some(kept_out) = self.kept_out(path, &claim) {
+            return (kept_out, None);
         }
         // In these cases most likely nothing stands: the create is the look.
         let mut create_first = match claim.policy {
@@ -134,6 +140,28 @@ impl Claims {
             }
         }
         (Claimed::Unavailable { attempted: claim.attempted.last() }, None)
+    }
+
+    /// What becomes of a claim of a path that is evicted, or of which that is not known yet. One of which a node may exist
+    /// goes on, and what it has made is taken out.
+    fn kept_out(&self, path: &NodePath, claim: &Claim) -> Option<Claimed> {
+        if !claim.attempted.is_empty() {
+            return None;
+        }
+        match self.evictions.verdict(path) {
+            Verdict::Free => None,
+            Verdict::Evicted(_) => Some(self.evicted(path)),
+            Verdict::Unknown => Some(Claimed::Unavailable { attempted: None }),
+        }
+    }
+
+    fn evicted(&self, path: &NodePath) -> Claimed {
+        let remaining = match self.evictions.verdict(path) {
+            Verdict::Evicted(remaining) => remaining,
+            // The table is behind.
+            Verdict::Free | Verdict::Unknown => Duration::ZERO,
+        };
+        Claimed::Refused(Error::Evicted { path: path.clone(), remaining })
     }
 
     fn failed(path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
@@ -241,6 +269,12 @@ impl Claims {
     async fn doubt(&self, path: &NodePath, owner: &Owner, claim: &mut Claim) -> Result<Attempt, zk::Error> {
         owner.session().sync(path).await?;
         if owner.session().exists(path).await?.is_none() {
+            let record = owner.session().get(&record_path(path)).await?;
+            let known = claim.policy.known().unwrap_or_default();
+            if let Some(record) = record.filter(|record| record.stat.mzxid > known.0) {
+                self.evictions.learn(path, &record);
+                return Ok(Attempt::Done(self.evicted(path), None));
+            }
             return Ok(Attempt::Done(Claimed::TakenOver, None));
         }
         if let Policy::PutBack { generation, .. } = claim.policy {

@@ -237,7 +237,13 @@ pub(super) enum Claimed {
 #[derive(Debug)]
 pub(super) enum Observed {
     Absent,
-    Standing { read: Read },
+    /// Nothing, and there is a record of an eviction, written by this transaction.
+    Evicted {
+        written: Zxid,
+    },
+    Standing {
+        read: Read,
+    },
 }
 
 /// What the next step of a claim is, after a look at what stands. Pure.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::claims::{Claim, Content, Fresh, Held, Policy};
 use super::disputes::Dispute;
 use super::footprint::Footprint;
-use super::outbox::Notice;
+use super::outbox::{LostReason, Notice};
 use super::state::{Effect, State, StreamId};
 use super::streams::Stream;
 use super::upkeep::Removal;
@@ -174,6 +174,8 @@ pub(super) struct Entry {
     commands: VecDeque<Command>,
     /// Whether something happened to the node that has not been looked at; by this transaction, where that is known.
     pub(super) unseen: Option<Option<Zxid>>,
+    /// Whether an operator has evicted the path, and its holder has still to be told.
+    pub(super) evicted: bool,
     /// Whether the node is to be put back.
     pub(super) absent: bool,
     put_backs: u32,
@@ -264,6 +266,10 @@ impl State {
             let Some(entry) = self.entries.get_mut(path) else { return };
             if entry.operation.is_some() {
                 return;
+            }
+            if std::mem::take(&mut entry.evicted) {
+                self.take_out(path);
+                continue;
             }
             let Some(command) = entry.commands.pop_front() else {
                 // A path is idle for most of its life: it keeps no memory for what may come.
@@ -520,6 +526,27 @@ impl State {
         let (session, connection) = (held.session, entry.connection);
         let removal = Removal { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
         self.effects.push(Effect::Remove { session, removal, connection });
+    }
+
+    /// An operator has evicted a path: its holder, if there is one, loses it.
+    pub(super) fn evicted(&mut self, path: &NodePath, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(path) {
+            entry.evicted = true;
+            self.advance(path, now);
+        }
+    }
+
+    /// Takes a path from its holder. The node is gone with the eviction, mostly; not if it was made again meanwhile.
+    fn take_out(&mut self, path: &NodePath) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let (Some(generation), Some(holder)) = (entry.generation(), entry.holder.take()) else { return };
+        entry.absent = false;
+        let footprint = self.drop_path(path, holder);
+        let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::Evicted };
+        // Also to a stream that is taken down path by path: this one's turn is still to come.
+        self.effects.push(Effect::Tell { stream: holder, notice });
+        self.begin_removal(path, None, footprint, self.goodbyes.another());
+        self.forget_if_gone(holder);
     }
 
     /// Tries again what waited for ZooKeeper.

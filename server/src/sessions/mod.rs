@@ -18,6 +18,8 @@ mod claims;
 mod confirmations;
 mod disputes;
 mod entry;
+#[cfg(test)]
+mod evict_tests;
 mod footprint;
 #[cfg(test)]
 mod goodbye_tests;
@@ -57,6 +59,7 @@ use tokio::task::JoinSet;
 use crate::budget::Account;
 use crate::clock;
 use crate::error::Error;
+use crate::evictions::Evictions;
 use crate::mutex::lock;
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
@@ -141,10 +144,10 @@ pub(crate) struct Rpc {
 
 impl Sessions {
     /// Starts the task that owns the registrations, in `tasks`.
-    pub(crate) fn start(zk: Zk, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(zk: Zk, evictions: Evictions, tasks: &mut JoinSet<()>) -> Self {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let departures = Arc::new(Departures::default());
-        tasks.spawn(task::run(zk, queue, departures.clone()));
+        tasks.spawn(task::run(zk, evictions, queue, departures.clone()));
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)) }
     }
 

@@ -12,6 +12,7 @@ use super::lanes::Lane;
 use super::pulse::Pulse;
 use super::reads::{Read, Reads};
 use super::upkeep::{BATCH, Removal, Upkeep};
+use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::zk::{ErrorCode, Moves, Room, Watcher, Zk};
 
@@ -66,10 +67,10 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    pub(super) fn new(zk: &Zk, pulse: &Arc<Pulse>) -> Self {
+    pub(super) fn new(zk: &Zk, evictions: &Evictions, pulse: &Arc<Pulse>) -> Self {
         Self {
-            claims: Claims::new(zk.clone(), pulse.clone()),
-            upkeep: Upkeep::new(zk.clone()),
+            claims: Claims::new(zk.clone(), evictions.clone(), pulse.clone()),
+            upkeep: Upkeep::new(zk.clone(), evictions.clone()),
             kept: Lane::new(CLAIMS),
             fresh: Lane::new(CLAIMS),
             removals: HashMap::new(),

@@ -45,6 +45,8 @@ pub(crate) enum LostReason {
     TakenOver,
     /// The ttl went by without a message.
     Expired,
+    /// An operator has evicted it.
+    Evicted,
 }
 
 impl Notice {

@@ -138,11 +138,16 @@ impl State {
     fn claim_refused(&mut self, path: &NodePath, by: Option<StreamId>, error: Error, now: Instant) {
         let jitter = self.rng.random_range(0.5..1.0);
         let Some(entry) = self.entries.get_mut(path) else { return };
+        // Whoever else holds it may not know yet.
+        entry.evicted |= matches!(error, Error::Evicted { .. });
         if let Some(by) = by {
             if entry.holder != Some(by) {
                 self.drop_path(path, by);
             }
             self.reject(by, path, error);
+            return;
+        }
+        if entry.evicted {
             return;
         }
         // Nobody has asked for it just now: its client relies on it, and the refusal may pass.
@@ -229,7 +234,9 @@ impl State {
                 entry.look_again = Some((now + pause, pause));
                 self.pauses.insert((now + pause, path.clone()));
             }
-            Some(Observed::Absent) => {
+            // What was registered after the eviction was over is not concerned: its record may not be removed yet.
+            Some(Observed::Evicted { written }) if written.0 > held.generation.0 => entry.evicted = true,
+            Some(Observed::Absent | Observed::Evicted { .. }) => {
                 let pause = entry.pause(now, jitter);
                 entry.absent = true;
                 if !pause.is_zero() {

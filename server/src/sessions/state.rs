@@ -92,6 +92,8 @@ pub(super) enum Input {
     FenceMoved { session: SessionId },
     /// An [`Effect::Confirm`] is over: these incarnations stand in the session.
     Confirmed { moves: Moves, standing: Vec<(NodePath, Generation)> },
+    /// An operator has evicted a path.
+    Evicted { path: NodePath },
     /// Something happened to a watched node.
     Changed { path: NodePath, seen: Seen },
     /// Everything below this parent has to be looked at.
@@ -256,6 +258,7 @@ impl State {
                     }
                 }
             }
+            Input::Evicted { path } => self.evicted(&path, now),
             Input::Changed { path, seen } => self.changed(&path, seen, now),
             Input::Resync { parent } => self.resync(parent, now),
         }

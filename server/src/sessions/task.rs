@@ -18,6 +18,7 @@ use super::state::{Effect, Input, State, StreamId};
 use super::upkeep::Removal;
 use super::{Departures, Message};
 use crate::clock;
+use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
 
@@ -54,15 +55,21 @@ struct Task {
     owners: watch::Receiver<Owners>,
     /// Changes when a claim that found no room in a session may find some.
     room_news: watch::Receiver<()>,
+    evictions: watch::Receiver<Option<Table>>,
     operations: Operations,
 }
 
 /// Runs until all handles are gone.
-pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
+pub(super) async fn run(
+    zk: Zk,
+    evictions: Evictions,
+    mut inputs: mpsc::Receiver<Message>,
+    departures: Arc<Departures>,
+) {
     let (owners, room_news) = (zk.pool.owners(), zk.pool.room_news());
     let pulse = Arc::new(Pulse::new());
     let mut task = Task {
-        operations: Operations::new(&zk, &pulse),
+        operations: Operations::new(&zk, &evictions, &pulse),
         zk,
         pulse,
         session_timeout: None,
@@ -79,6 +86,7 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
         settling: None,
         owners,
         room_news,
+        evictions: evictions.table(),
     };
     let mailbox = task.mailbox.clone();
     let mut poll = tokio::time::interval(POLL);
@@ -104,6 +112,8 @@ pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures:
             finished = task.operations.next() => task.all_finished(finished),
             batch = mailbox.next(), if task.due.is_empty() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
+            // Its sender is in the handle of each claim.
+            _ = task.evictions.changed() => task.evicted(),
             () = tick => task.step(Input::Tick),
             () = std::future::ready(()), if has_more => task.go_on(),
             _ = poll.tick() => {
@@ -213,6 +223,18 @@ impl Task {
         self.step(Input::Sessions { standing, overslept });
     }
 
+    /// Takes out what is held and evicted. There are few evictions.
+    fn evicted(&mut self) {
+        let table = self.evictions.borrow_and_update().clone();
+        for path in table.iter().flat_map(|table| table.keys()) {
+            self.step(Input::Evicted { path: path.clone() });
+        }
+        // What could not be claimed before the evictions were known.
+        if self.state.is_waiting() {
+            self.step(Input::BackendUp);
+        }
+    }
+
     fn finished(&mut self, finished: Finished) {
         // What a claim holds is in a session that the state must know before.
         if self.owners.has_changed().unwrap_or(false) {
@@ -227,7 +249,12 @@ impl Task {
                     // The fence moved while the claim was under way.
                     self.confirmations.soon(held.session, clock::now());
                 }
-                self.step(Input::Claimed { path, outcome });
+                let is_held = matches!(outcome, Claimed::Held { .. });
+                self.step(Input::Claimed { path: path.clone(), outcome });
+                // One that was evicted while its create was on its way.
+                if is_held && self.evictions.borrow().as_ref().is_some_and(|table| table.contains_key(&path)) {
+                    self.step(Input::Evicted { path });
+                }
             }
             Finished::Removed(removals, refused) => {
                 for Removal { path, .. } in removals {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::claims::Observed;
-use crate::types::{Generation, NodePath, SessionId, Stat};
+use crate::evictions::{Evictions, record_path};
+use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Pauses, Unit, Watcher, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
@@ -32,11 +33,12 @@ pub(super) struct Removal {
 #[derive(Debug, Clone)]
 pub(super) struct Upkeep {
     zk: Zk,
+    evictions: Evictions,
 }
 
 impl Upkeep {
-    pub(super) fn new(zk: Zk) -> Self {
-        Self { zk }
+    pub(super) fn new(zk: Zk, evictions: Evictions) -> Self {
+        Self { zk, evictions }
     }
 
     /// Takes incarnations down, at most [`BATCH`], and is not over before all are gone: by our delete, by another's, or with
@@ -148,7 +150,32 @@ impl Upkeep {
             Ok(None) => Some(Observed::Absent),
             Err(_) => None,
         });
-        Some(observed.collect())
+        let mut observed: Vec<_> = observed.collect();
+        self.find_evicted(watcher, paths, &mut observed).await;
+        Some(observed)
+    }
+
+    /// Marks what is absent and evicted. The record came in the transaction that deleted the node: a session that sees the
+    /// one sees the other, however far its server is behind.
+    async fn find_evicted(&self, watcher: Watcher, paths: &[NodePath], observed: &mut [Option<Observed>]) {
+        let absent = || observed.iter().enumerate().filter(|(_, seen)| matches!(seen, Some(Observed::Absent)));
+        let (indexes, records): (Vec<_>, Vec<_>) =
+            absent().filter_map(|(index, _)| Some((index, record_path(paths.get(index)?)))).unzip();
+        if records.is_empty() {
+            return;
+        }
+        let reads = self.zk.hub.session_of(watcher).get_many(records.iter().map(NodePath::as_str)).await;
+        for (slot, index) in indexes.into_iter().enumerate() {
+            observed[index] = match reads.as_ref().map(|reads| &reads[slot]) {
+                Ok(Ok(None)) => Some(Observed::Absent),
+                Ok(Ok(Some(record))) => {
+                    self.evictions.learn(&paths[index], record);
+                    Some(Observed::Evicted { written: Zxid(record.stat.mzxid) })
+                }
+                // It is looked at again.
+                Ok(Err(_)) | Err(_) => None,
+            };
+        }
     }
 }
 

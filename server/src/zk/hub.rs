@@ -65,6 +65,11 @@ impl Hub {
         self.session_of(self.watcher_of(path))
     }
 
+    /// The sessions that watch now.
+    pub(super) fn each_session(&self) -> impl Iterator<Item = Session> {
+        self.slots.iter().map(|slot| slot.session.borrow().clone())
+    }
+
     /// Number of sessions that watch.
     pub(crate) fn sessions(&self) -> usize {
         self.slots.len()

@@ -142,7 +142,8 @@ impl Owner {
         reserved.is_ok().then(|| Room { owner: self.clone(), bytes })
     }
 
-    fn path_bytes(&self) -> usize {
+    /// What its ephemeral paths come to, in bytes, as [`SESSION_PATH_BYTES`] counts them.
+    pub(super) fn path_bytes(&self) -> usize {
         self.0.path_bytes.load(Ordering::Acquire)
     }
 

@@ -85,6 +85,8 @@ struct Identity {
     timeout: Duration,
     last_zxid: i64,
     last_heard: Option<Instant>,
+    /// The server of the last connection.
+    server: Option<SocketAddr>,
     /// How long a request has waited while nothing at all was received.
     silence: Duration,
 }
@@ -130,6 +132,7 @@ impl Session {
             timeout: config.session_timeout,
             last_zxid: 0,
             last_heard: None,
+            server: None,
             silence: Duration::ZERO,
         }));
         let session = Self {
@@ -254,6 +257,11 @@ impl Session {
     /// The session's id; zero before the first connection.
     pub(crate) fn id(&self) -> SessionId {
         SessionId(lock(&self.identity).id)
+    }
+
+    /// The server of its last connection.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        lock(&self.identity).server
     }
 
     /// The session time-out that ZooKeeper granted; before the first connection, the one asked for.

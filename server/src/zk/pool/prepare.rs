@@ -9,8 +9,9 @@ use bytes::Bytes;
 use rollcall_wire::{CreateMode, ErrorCode, Request, Response, WatchMode};
 
 use super::super::calls::{create, delete};
-use super::super::layout::{self, FENCES, LEASES};
+use super::super::layout::{self, EVICTED, FENCES, LEASES};
 use super::super::pauses::Pauses;
+use super::super::roster;
 use super::super::session::{Answer, Session};
 use super::super::{Config, Error};
 use crate::types::{RESERVED_ROOT, SessionId};
@@ -61,7 +62,7 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Trouble> 
         chroot = format!("{chroot}/{segment}");
         ensure(session, &chroot).await?;
     }
-    for path in [RESERVED_ROOT, FENCES, LEASES] {
+    for path in [RESERVED_ROOT, FENCES, LEASES, EVICTED] {
         ensure(session, &config.outer(path)).await?;
     }
     check_usable(session, config).await?;
@@ -76,7 +77,7 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Trouble> 
     }
     session.submit(Request::RemoveWatches { path: LEASES.to_owned() }).await?;
     let fence = layout::fence(session.id());
-    match session.create(&fence, Bytes::new(), CreateMode::Ephemeral).await {
+    match session.create(&fence, roster::mark(&config.name), CreateMode::Ephemeral).await {
         // It stands already when the answer to an earlier try was lost.
         Ok(_) | Err(Error::Refused(ErrorCode::NodeExists)) => Ok(()),
         Err(error) => Err(error.into()),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::super::roster;
 use super::super::session::Session;
 use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
@@ -127,7 +128,7 @@ fn leave(shared: &Shared, id: SessionId) {
 async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>) {
     let fence = layout::fence(id);
     let fence_bytes = shared.config.path_cost(fence.len());
-    let (writer, writing) = Writer::start(session.clone(), fence);
+    let (writer, writing) = Writer::start(session.clone(), fence, roster::mark(&shared.config.name));
     let path_bytes = AtomicUsize::new(fence_bytes);
     let owner = Owner(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
     let mut writing = pin!(writing);

@@ -30,6 +30,7 @@ impl Test {
             timeout: TIMEOUT,
             last_zxid: 0,
             last_heard: None,
+            server: None,
             silence: Duration::ZERO,
         };
         Self {
