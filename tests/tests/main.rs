@@ -60,6 +60,7 @@ mod zookeeper {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod own_writes;
     mod prepared;
     mod register;
     mod slow_readers;
@@ -91,6 +92,7 @@ mod embedded {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod own_writes;
     mod prepared;
     mod register;
     mod slow_readers;
@@ -121,6 +123,7 @@ mod oldest {
     mod lifetimes;
     mod locks;
     mod malformed;
+    mod own_writes;
     mod prepared;
     mod register;
     mod slow_readers;

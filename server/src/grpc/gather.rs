@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::coop;
 use tonic::transport::server::Connected;
 
+use super::acknowledged::Acknowledged;
 use super::pace::{Pace, Unread};
 use super::turnstile::{Turnstile, Visitor};
 use crate::budget::Account;
@@ -48,6 +49,7 @@ pub(crate) struct Gathering<S> {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(super) account: Account,
+    pub(super) acknowledged: Acknowledged,
     pub(super) unread: Arc<Unread>,
     /// Places for its reflection streams.
     pub(super) reflections: Arc<Semaphore>,
@@ -55,7 +57,12 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(super) fn new(account: Account) -> Self {
-        Self { account, unread: Arc::default(), reflections: Arc::new(Semaphore::new(REFLECTIONS)) }
+        Self {
+            account,
+            acknowledged: Acknowledged::default(),
+            unread: Arc::default(),
+            reflections: Arc::new(Semaphore::new(REFLECTIONS)),
+        }
     }
 }
 

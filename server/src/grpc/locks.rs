@@ -8,12 +8,14 @@ use prost::Message as _;
 use rollcall_proto::server::v1;
 use tonic::Request;
 
+use super::acknowledged::Acknowledged;
 use super::admission::{Kind, Place, account};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
 use crate::error::Error;
 use crate::locks::{AcquireRequest, Acquisition, Description, Party};
+use crate::views::Views;
 
 /// What of a response is kept free for everything but the parties, in bytes.
 const MARGIN: usize = 8 * 1024;
@@ -21,6 +23,8 @@ const MARGIN: usize = 8 * 1024;
 /// What lives as long as the RPC.
 struct Open {
     acquisition: Acquisition,
+    acknowledged: Acknowledged,
+    views: Views,
     heartbeat: Option<Heartbeat>,
     _place: Place,
 }
@@ -32,7 +36,7 @@ impl Service {
     ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
         self.check_writable()?;
         let place = self.admit(Kind::AcquireLock)?;
-        let account = account(&request);
+        let (account, acknowledged, views) = (account(&request), Acknowledged::of(&request), self.views.clone());
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -45,16 +49,17 @@ impl Service {
             lock_id: (!request.lock_id.is_empty()).then_some(request.lock_id),
         };
         let acquisition = self.locks.acquire(request, &account);
-        let open = Open { acquisition, heartbeat, _place: place };
+        let open = Open { acquisition, acknowledged, views, heartbeat, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 
     pub(super) async fn do_release_lock(
         &self,
-        request: v1::ReleaseLockRequest,
+        request: Request<v1::ReleaseLockRequest>,
     ) -> Result<v1::ReleaseLockResponse, Error> {
         self.check_writable()?;
-        let released = self.locks.release(&request.lock_id).await?;
+        let released = self.locks.release(&request.get_ref().lock_id).await?;
+        Acknowledged::of(&request).note(self.views.last_zxid());
         Ok(v1::ReleaseLockResponse { released })
     }
 
@@ -77,7 +82,10 @@ fn description_to_frame(description: &Description) -> Bytes {
 
 async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {
     let answer = match heartbeat::or_due(&mut open.heartbeat, open.acquisition.next()).await {
-        Some(event) => event?.map(|event| response(convert::lock_event_to_proto(event))),
+        Some(event) => event?.map(|event| {
+            open.acknowledged.note_lock_event(&event, &open.views);
+            response(convert::lock_event_to_proto(event))
+        }),
         None => Ok(response(v1::acquire_lock_response::Event::Heartbeat(v1::Heartbeat {}))),
     };
     Some((answer.map_err(|error| status::status(&error)), open))

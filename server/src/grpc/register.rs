@@ -11,6 +11,7 @@ use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::register_request::Request as Kind;
 use tonic::{Request, Streaming};
 
+use super::acknowledged::Acknowledged;
 use super::admission::{Kind as Admitted, Place, Reader, account};
 use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
@@ -21,10 +22,13 @@ use crate::error::Error;
 use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
+use crate::views::Views;
 
 /// What lives as long as the RPC.
 struct Open {
     rpc: Rpc,
+    acknowledged: Acknowledged,
+    views: Views,
     /// Whether anything was told: nothing comes before `opened`.
     has_begun: bool,
     heartbeat: Option<Heartbeat>,
@@ -44,9 +48,12 @@ impl Service {
         if let Some(call) = &call {
             call.is_heard_by(requests.heard().clone());
         }
+        let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
         let reading = read(self.settings.clone(), request.into_inner(), call, requests, rpc.outbox().clone());
         let open = Open {
             rpc,
+            acknowledged,
+            views,
             has_begun: false,
             heartbeat: Heartbeat::every(self.settings.heartbeat),
             _reader: self.admission.read(reading),
@@ -65,7 +72,10 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     };
     open.has_begun = true;
     let response = match notice {
-        Ok(notice) => Ok(to_response(notice).await),
+        Ok(notice) => {
+            open.acknowledged.note_notice(&notice, &open.views);
+            Ok(to_response(notice).await)
+        }
         Err(error) => Err(error),
     };
     Some((response.map_err(|error| status::status(&error)), open))
