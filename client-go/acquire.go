@@ -150,6 +150,12 @@ func (q *queueing) queue(ctx context.Context, at *replica) (grant, *failure) {
 			q.take(event.Queued)
 		case *v1.AcquireLockResponse_Held:
 			return q.held(ctx, stream, event.Held)
+		case *v1.AcquireLockResponse_Heartbeat:
+			// Without ZooKeeper there is no place. The replica goes on waiting for both, though another may have it.
+			if q.id == "" && q.client.replicas.foundBetter(ctx, at.index) {
+				stream.end()
+				return grant{}, nil
+			}
 		case *v1.AcquireLockResponse_Lost:
 			// It was lost before it was used.
 			stream.end()

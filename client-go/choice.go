@@ -88,6 +88,12 @@ func (c *choice) succeeded(replica chosen) {
 	}
 }
 
+// prefer: it is known to serve what the present one does not, so it is the next to be used.
+func (c *choice) prefer(index int) {
+	c.current = index
+	c.replicas[index].failures, c.replicas[index].pause = 0, 0
+}
+
 // failed: it does not answer, or not now; asked is the pause that it has asked for. Says whether that was news.
 func (c *choice) failed(replica chosen, asked time.Duration, now time.Time) bool {
 	health := &c.replicas[replica.index]

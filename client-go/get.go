@@ -28,7 +28,8 @@ type View struct {
 // older than what this client was told before, by any call and any replica: what it has just written or registered is
 // there. What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not
 // get there within about 2 seconds says so with Stale. Ask for [Latest] to see what others were told. When a replica
-// does not answer another is asked, for as long as the context allows.
+// does not answer another is asked, for as long as the context allows. Without ZooKeeper a replica answers from memory, and
+// the view is Stale; another replica is asked first, in case it has ZooKeeper.
 //
 // Errors are of the reasons [Unreachable], [InvalidPath], [NoAuth], [Rule], and [BackendUnavailable]: ZooKeeper is away
 // and no replica remembers the path.
@@ -50,7 +51,14 @@ func (c *Client) Get(ctx context.Context, path string, opts ...GetOption) (*View
 	look := func(ctx context.Context, stub v1.RegistryClient) (*View, error) {
 		return c.gather(ctx, stub, request, time.Until(until))
 	}
-	return call(ctx, c, path, reads, hold, look)
+	view, err := call(ctx, c, path, reads, hold, look)
+	if err != nil || !view.Stale || !c.replicas.foundBetter(ctx, c.replicas.current()) {
+		return view, err
+	}
+	if current, err := call(ctx, c, path, reads, hold, look); err == nil {
+		return current, nil
+	}
+	return view, nil
 }
 
 // gather reads all pages, from one replica: they belong to one of its states.

@@ -14,9 +14,7 @@ func (s *regState) take(message *v1.RegisterResponse) {
 	case *v1.RegisterResponse_Unregistered:
 		s.unregistered(response.Unregistered.GetPath())
 	case *v1.RegisterResponse_Pending:
-		if entry := s.entries[response.Pending.GetPath()]; entry != nil {
-			entry.of.tell(State{Kind: Pending})
-		}
+		s.pending(response.Pending)
 	case *v1.RegisterResponse_Overwritten:
 		s.overwritten(response.Overwritten)
 	case *v1.RegisterResponse_Lost:
@@ -24,6 +22,17 @@ func (s *regState) take(message *v1.RegisterResponse) {
 	case *v1.RegisterResponse_Rejected:
 		s.rejected(response.Rejected)
 	}
+}
+
+func (s *regState) pending(told *v1.Pending) {
+	entry := s.entries[told.GetPath()]
+	if entry == nil {
+		return
+	}
+	if entry.said.what != nothing && Reason(told.GetReason()) == BackendUnavailable {
+		s.withoutZooKeeper[told.GetPath()] = struct{}{}
+	}
+	entry.of.tell(State{Kind: Pending})
 }
 
 func (s *regState) registered(told *v1.Registered) {

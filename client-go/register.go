@@ -95,6 +95,9 @@ func (c *Client) Register(ctx context.Context, path string, data any, opts ...Re
 	registration.session = c.sessionOf(settings.ttl)
 	waiter := make(chan error, 1)
 	value = withCreated(value, registration.began)
+	if err := checkSent(path, value); err != nil {
+		return nil, err
+	}
 	if err := registration.session.add(registration, value, settings.exclusive, waiter); err != nil {
 		return nil, err
 	}
@@ -139,8 +142,12 @@ func (r *Registration) Update(ctx context.Context, data any) error {
 	if err != nil {
 		return err
 	}
+	value = withCreated(value, r.began)
+	if err := checkSent(r.path, value); err != nil {
+		return err
+	}
 	waiter := make(chan error, 1)
-	if !r.session.update(r, withCreated(value, r.began), waiter) {
+	if !r.session.update(r, value, waiter) {
 		if state := r.State(); state.Kind == Lost {
 			return state.Err
 		}

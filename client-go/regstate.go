@@ -16,6 +16,8 @@ type regState struct {
 	later []string
 	// unanswered is how many paths have something said that was not answered.
 	unanswered int
+	// withoutZooKeeper are those of them that wait for ZooKeeper, as the present stream says.
+	withoutZooKeeper map[string]struct{}
 }
 
 // entry is one path, and the registration that has it now.
@@ -65,7 +67,9 @@ const (
 	earlier = -2
 )
 
-func newRegState() *regState { return &regState{entries: make(map[string]*entry)} }
+func newRegState() *regState {
+	return &regState{entries: make(map[string]*entry), withoutZooKeeper: make(map[string]struct{})}
+}
 
 // add adds a registration. One that stands for the same path is over: the path was taken from it.
 func (s *regState) add(of *Registration, value *v1.Value, exclusive bool, waiter chan<- error) error {
@@ -136,9 +140,13 @@ func (s *regState) isEmpty() bool { return len(s.entries) == 0 }
 // isSettled tells whether everything that is wished was answered on the present stream.
 func (s *regState) isSettled() bool { return len(s.queue) == 0 && s.unanswered == 0 }
 
+// isWithoutZooKeeper tells whether the present stream's replica keeps something waiting since it has no ZooKeeper.
+func (s *regState) isWithoutZooKeeper() bool { return len(s.withoutZooKeeper) > 0 }
+
 // begin: a new stream, on which everything is said again.
 func (s *regState) begin() {
 	s.later, s.queue, s.unanswered = nil, s.queue[:0], 0
+	clear(s.withoutZooKeeper)
 	for path, entry := range s.entries {
 		if entry.said.what == saidSet {
 			entry.late = min(entry.late+1, mostLate)
@@ -243,6 +251,7 @@ func (s *regState) heard(entry *entry) said {
 	if was.what != nothing {
 		entry.said = said{}
 		s.unanswered--
+		delete(s.withoutZooKeeper, entry.of.path)
 	}
 	return was
 }

@@ -26,6 +26,10 @@ type replicas struct {
 	choice *choice
 	links  []*link
 	closed bool
+	// round is the round of questions for another replica that is under way; rounds is what they have come to, for each
+	// replica that is to be left.
+	round  *round
+	rounds []rounds
 }
 
 // link is a connection and how many calls use it. One that was given up is closed with the last of them.
@@ -45,7 +49,13 @@ type replica struct {
 
 func newReplicas(names []string, dial func(string) (*grpc.ClientConn, error)) *replicas {
 	chance := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
-	return &replicas{names: names, dial: dial, choice: newChoice(len(names), chance), links: make([]*link, len(names))}
+	return &replicas{
+		names:  names,
+		dial:   dial,
+		choice: newChoice(len(names), chance),
+		links:  make([]*link, len(names)),
+		rounds: make([]rounds, len(names)),
+	}
 }
 
 // String names the replicas, for a message.
@@ -85,6 +95,13 @@ func (r *replicas) connect(use chosen) (*replica, error) {
 	link := r.links[use.index]
 	link.users++
 	return &replica{chosen: use, of: r, link: link, stub: v1.NewRegistryClient(link.conn)}, nil
+}
+
+// current is the one that is used until it fails.
+func (r *replicas) current() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.choice.current
 }
 
 // close gives up all connections; calls that stand keep theirs.

@@ -211,6 +211,10 @@ type holding struct {
 	// opening gives the next stream, or nil; it is nil itself while none is being opened.
 	opening    chan *regStream
 	endOpening context.CancelFunc
+	// isLeaving: the present stream is about to end, and there has to be another.
+	isLeaving bool
+	// unease is whether to look for another replica, since the present one has lost ZooKeeper.
+	unease unease
 }
 
 // run ends when the stream breaks, which is true, or when no registration is left.
@@ -219,6 +223,8 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 	defer again.Stop()
 	doubting := time.NewTimer(time.Until(h.sureUntil))
 	defer doubting.Stop()
+	looking := time.NewTimer(time.Hour)
+	defer looking.Stop()
 	var request *v1.RegisterRequest
 	for {
 		h.mu.Lock()
@@ -226,6 +232,7 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 			request = h.state.next()
 		}
 		isEmpty, isSettled := h.state.isEmpty(), request == nil && h.state.isSettled()
+		isWithout := h.state.isWithoutZooKeeper()
 		h.mu.Unlock()
 		if isEmpty {
 			return false
@@ -233,6 +240,14 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 		if isSettled {
 			h.hasAll = true
 			h.letGo()
+		}
+		if isSettled || isWithout {
+			h.unease.set(isWithout, time.Now())
+		}
+		var look <-chan time.Time
+		if h.opening == nil && !h.unease.lookAt.IsZero() {
+			looking.Reset(time.Until(h.unease.lookAt))
+			look = looking.C
 		}
 		var inDoubt <-chan time.Time
 		if h.mayDoubt() {
@@ -264,6 +279,9 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 		case <-inDoubt:
 			h.with((*regState).doubtTheRest)
 			h.sureUntil = time.Time{}
+		case <-look:
+			h.unease.looked(time.Now())
+			h.open(ctx)
 		case <-h.wake:
 		case <-again.C:
 			h.with((*regState).tryAgain)
@@ -277,6 +295,7 @@ func (h *holding) take(ctx context.Context, message *v1.RegisterResponse) {
 	switch {
 	case message.GetDraining() != nil:
 		h.stream.at.drains()
+		h.isLeaving = true
 		if h.opening == nil {
 			h.open(ctx)
 		}
@@ -307,12 +326,15 @@ func (h *holding) certainty() time.Time {
 	return h.stream.pulse.certain().Add(h.ttl)
 }
 
-// open begins to open the next stream.
+// open begins to open the next stream; where the present one may as well stay, only if another replica has ZooKeeper.
 func (h *holding) open(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
-	opening, but := make(chan *regStream, 1), h.stream.at.index
+	opening, but, isLeaving := make(chan *regStream, 1), h.stream.at.index, h.isLeaving
 	spawned := h.client.spawn(func() {
-		stream := h.connect(ctx, but)
+		var stream *regStream
+		if isLeaving || h.client.replicas.foundBetter(ctx, but) {
+			stream = h.connect(ctx, but)
+		}
 		if stream == nil {
 			cancel()
 		} else {
@@ -331,9 +353,13 @@ func (h *holding) open(ctx context.Context) {
 func (h *holding) moved(ctx context.Context, stream *regStream) bool {
 	h.opening = nil
 	if stream == nil {
-		h.open(ctx)
+		if h.isLeaving {
+			h.open(ctx)
+		}
 		return false
 	}
+	h.isLeaving = false
+	h.unease.moved()
 	h.letGo()
 	h.sureUntil = h.certainty()
 	h.left, h.leftHadAll = h.stream, h.hasAll

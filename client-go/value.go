@@ -3,10 +3,14 @@ package rollcall
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math/big"
 	"strings"
 	"time"
+	"unicode/utf8"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
@@ -161,6 +165,29 @@ func double(number json.Number) (float64, error) {
 		}
 	}
 	return value, nil
+}
+
+const (
+	// largestMessage is the maximum size of a request, in bytes. A replica refuses a larger one, and ends the stream that
+	// it comes on with it.
+	largestMessage = 2 << 20
+	// envelope is what a request takes beside its path and its value.
+	envelope = 256
+)
+
+// checkSent refuses, as a replica would, what no message can carry: on a stream it would end that for all others.
+func checkSent(path string, value *v1.Value) error {
+	if !utf8.ValidString(path) {
+		return &Error{Reason: InvalidPath, Code: codes.InvalidArgument, Message: fmt.Sprintf("%.100q is not UTF-8", path)}
+	}
+	size := len(path) + proto.Size(value)
+	if size <= largestMessage-envelope {
+		return nil
+	}
+	name := []rune(path)
+	message := fmt.Sprintf("%s and its value take %d bytes, and a message has at most %d",
+		string(name[:min(len(name), 100)]), size, largestMessage)
+	return &Error{Reason: ValueTooLarge, Code: codes.InvalidArgument, Message: message}
 }
 
 // withCreated adds the time at which a registration began, as the server would. Set here and once, it is the same

@@ -70,6 +70,8 @@ type watching struct {
 	but int
 	// silent are the replicas that have opened no stream since one has said something last.
 	silent map[int]struct{}
+	// unease is whether to look for another replica, since the present one has lost ZooKeeper.
+	unease unease
 	// left: whoever watched does not any more. refused: a replica does not let it go on.
 	left    bool
 	refused error
@@ -139,22 +141,36 @@ func (w *watching) open(v *vigil, at *replica) (watchStream, error) {
 	return stream, err
 }
 
-// follow reads a stream until it fails, drains or is left; only the first is an error.
+// follow reads a stream until it fails, drains, is left, or another replica has ZooKeeper and this one has not; only the
+// first is an error.
 func (w *watching) follow(v *vigil, at *replica, stream watchStream) error {
+	var looking *lookout
+	defer func() { looking.stop() }()
 	for {
 		v.expect(watchSilence)
 		message, err := stream.Recv()
 		if err != nil {
+			if looking.stop() {
+				w.but, w.unease = at.index, looking.unease
+				w.unease.moved()
+				return nil
+			}
 			return err
 		}
 		v.rest()
 		at.succeeded()
 		clear(w.silent)
 		w.client.seen.noteWatch(message)
-		if message.GetDraining() != nil {
+		switch {
+		case message.GetDraining() != nil:
 			at.drains()
 			w.but = at.index
 			return nil
+		case !message.GetStale():
+			looking.stop()
+			looking, w.unease = nil, unease{}
+		case looking == nil:
+			looking = w.client.replicas.lookOut(v.ctx, at.index, w.unease, v.end)
 		}
 		if !w.tell(w.assembler.take(message, time.Now())) {
 			return nil

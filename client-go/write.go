@@ -26,6 +26,9 @@ func (c *Client) Put(ctx context.Context, path string, value any, opts ...PutOpt
 	if err != nil {
 		return nil, err
 	}
+	if err := checkSent(path, sent); err != nil {
+		return nil, err
+	}
 	request := &v1.PutRequest{
 		Path:            path,
 		Value:           sent,

@@ -66,6 +66,16 @@ class Choice:
         if health.era == chosen.era:
             health.failures, health.pause = 0, 0.0
 
+    @property
+    def current(self) -> int:
+        """The one that is used until it fails."""
+        return self._current
+
+    def prefer(self, position: int) -> None:
+        """It is known to serve what the present one does not: it is the next to be used."""
+        self._current = position
+        self._replicas[position].failures, self._replicas[position].pause = 0, 0.0
+
     def failed(self, chosen: Chosen, asked: float, now: float) -> bool:
         """It does not answer, or not now; `asked` is the pause that it has asked for. Says whether that is news."""
         health = self._replicas[chosen.position]

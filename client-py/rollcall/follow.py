@@ -3,21 +3,15 @@
 import logging
 from typing import Callable, List, Optional
 
-from google.protobuf import duration_pb2
-
 from rollcall import v1
 from rollcall.assemble import Assembler
 from rollcall.errors import Failure, ServiceRegistryException
-from rollcall.replicas import OPENING, Replica, Replicas
+from rollcall.replicas import Replicas
 from rollcall.values import State
 from rollcall.waiting import News
+from rollcall.watch import Watch
 
 log = logging.getLogger(__name__)
-
-# How long, in seconds, a stream may be quiet before the replica says something, and after what time without a word the
-# replica is given up.
-HEARTBEAT = 10
-SILENCE = 25.0
 
 Listener = Callable[["Watched"], None]
 
@@ -61,43 +55,21 @@ class Watched:
 
     async def run(self, replicas: Replicas) -> None:
         """Follows it for good, or until a replica refuses."""
-        drains: Optional[int] = None
-        while True:
-            replica = await replicas.pick(drains)
-            drains = None
-            try:
-                if await self._follow(replicas, replica):
-                    replicas.drains(replica)
-                    drains = replica.index
-            except Failure as failure:
-                if not failure.is_retryable():
-                    replicas.succeeded(replica)
-                    self.refusal = failure.to_exception()
-                    self.news.tell()
-                    log.warning("%s can't be watched: %s", self.path, failure.message)
-                    return
-                replicas.failed(replica, failure)
-                self.news.tell()
-            finally:
-                self._assembler.broken()
-
-    async def _follow(self, replicas: Replicas, replica: Replica) -> bool:
-        """Reads one stream. Ends with True when its replica is about to stop. Raises Failure."""
-        request = v1.WatchRequest(path=self.path, since_revision=self.revision, min_revision=replicas.seen.latest)
-        request.heartbeat.CopyFrom(duration_pb2.Duration(seconds=HEARTBEAT))
-        stream = replica.watch(request)
+        watch = Watch(self.path, lambda: self._assembler.revision, self._hear, self._broke)
         try:
-            await stream.opened(OPENING)
-            while True:
-                message = await stream.next(SILENCE)
-                if message is None:
-                    raise Failure.ended()
-                replicas.succeeded(replica)
-                replicas.seen.note_watch(message)
-                if message.WhichOneof("event") == "draining":
-                    return True
-                state = self._assembler.take(message)
-                if state is not None:
-                    self.show(state, is_live=True)
-        finally:
-            stream.cancel()
+            await watch.run(replicas)
+        except Failure as failure:
+            assert watch.replica is not None
+            replicas.succeeded(watch.replica)
+            self.refusal = failure.to_exception()
+            self.news.tell()
+            log.warning("%s can't be watched: %s", self.path, failure.message)
+
+    def _hear(self, message: v1.WatchResponse) -> None:
+        state = self._assembler.take(message)
+        if state is not None:
+            self.show(state, is_live=True)
+
+    def _broke(self) -> None:
+        self._assembler.broken()
+        self.news.tell()

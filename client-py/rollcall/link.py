@@ -1,16 +1,15 @@
 """Whether a replica can be reached, and ZooKeeper through it: one watch that always stands."""
 
 import asyncio
-from typing import Callable, Optional
+from typing import Callable
 
 import grpc
-from google.protobuf import duration_pb2
 
 from rollcall import v1
 from rollcall.errors import Failure
-from rollcall.follow import HEARTBEAT, SILENCE
-from rollcall.replicas import OPENING, Replica, Replicas
+from rollcall.replicas import OPENING, Replicas
 from rollcall.waiting import News
+from rollcall.watch import Watch
 
 # ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
 _PATH = "/zookeeper"
@@ -30,43 +29,31 @@ class Link:
         self._replicas = replicas
         self._tell = tell
         self._news = News()
+        self._watch = Watch(_PATH, lambda: 0, self._hear, self._broke, is_impatient=True)
 
     async def run(self) -> None:
         """Keeps the watch, at one replica after the other."""
-        leaves: Optional[int] = None
         while True:
-            replica = await self._replicas.pick(leaves)
-            leaves = replica.index
             try:
-                await self._follow(replica)
-                self._replicas.drains(replica)
+                await self._watch.run(self._replicas)
             except Failure as failure:
+                replica = self._watch.replica
+                assert replica is not None
                 if failure.code is grpc.StatusCode.PERMISSION_DENIED:
                     # Both have answered.
                     self._replicas.succeeded(replica)
                     self._turn(is_reachable=True, is_up=True)
                     await asyncio.sleep(_AGAIN)
-                    continue
-                self._replicas.failed(replica, failure)
-            if self._replicas.have_all_failed():
-                self._turn(is_reachable=False, is_up=False)
+                else:
+                    self._replicas.failed(replica, failure)
+                    self._broke()
 
-    async def _follow(self, replica: Replica) -> None:
-        """Reads one stream, until its replica is about to stop. Raises Failure."""
-        heartbeat = duration_pb2.Duration(seconds=HEARTBEAT)
-        stream = replica.watch(v1.WatchRequest(path=_PATH, heartbeat=heartbeat))
-        try:
-            await stream.opened(OPENING)
-            while True:
-                message = await stream.next(SILENCE)
-                if message is None:
-                    raise Failure.ended()
-                if message.WhichOneof("event") == "draining":
-                    return
-                self._replicas.succeeded(replica)
-                self._turn(is_reachable=True, is_up=not message.stale)
-        finally:
-            stream.cancel()
+    def _hear(self, message: v1.WatchResponse) -> None:
+        self._turn(is_reachable=True, is_up=not message.stale)
+
+    def _broke(self) -> None:
+        if self._replicas.have_all_failed():
+            self._turn(is_reachable=False, is_up=False)
 
     def _turn(self, is_reachable: bool, is_up: bool) -> None:
         if self.is_reachable and not is_reachable:
@@ -79,9 +66,18 @@ class Link:
         self._tell(is_up)
 
     async def wait_up(self, patience: float) -> bool:
-        """Waits until it is up, for so many seconds."""
+        """Waits until it is up, for so many seconds; for longer only where another replica than the one that it waits at is
+        known to have ZooKeeper."""
+        if await self._is_up_within(patience):
+            return True
+        replica = self._watch.replica
+        if replica is not None and await self._replicas.found_better(replica.index):
+            return await self._is_up_within(2 * OPENING)
+        return self.is_up
+
+    async def _is_up_within(self, seconds: float) -> bool:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
+        deadline = loop.time() + seconds
         while not self.is_up and loop.time() < deadline:
             await self._news.wait(deadline - loop.time())
         return self.is_up

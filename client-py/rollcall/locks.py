@@ -101,10 +101,14 @@ class Locks:
     def leave(self, stream: Stream) -> None:
         """Ends a call in the background whose lock has no name yet. It is read until the name has come: the lock may be
         granted before the replica hears that we have left."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.patience
 
         async def run() -> None:
             try:
                 message = await stream.next(self.patience)
+                while message is not None and message.WhichOneof("event") == "heartbeat" and loop.time() < deadline:
+                    message = await stream.next(self.patience)
                 if message is not None and message.WhichOneof("event") == "queued":
                     self.release_later(message.queued.lock_id)
             except Failure as failure:
@@ -261,6 +265,12 @@ class _Seat:
                         grant = await self._locks.renew(self._terms, grant.lock_id, replica)
                     keeps = grant.stream is stream
                     return grant
+                elif event == "heartbeat" and not self._lock_id:
+                    # Without ZooKeeper there is no place. The replica goes on waiting for both, though another may have it.
+                    if await self._replicas.found_better(replica.index):
+                        keeps = True
+                        self._locks.leave(stream)
+                        return None
                 elif event == "lost":
                     self._lock_id = ""
                     return None

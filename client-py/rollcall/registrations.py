@@ -2,7 +2,7 @@
 
 import collections
 import enum
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Union
 
 from rollcall import v1
 from rollcall.errors import ServiceRegistryException, lost_reason, refusal
@@ -89,6 +89,8 @@ class Registrations:
         # The paths that a replica had no room for: they are said again later.
         self._later: List[str] = []
         self._unanswered = 0
+        # The paths of which the present stream says that what was said waits for ZooKeeper.
+        self._without_zookeeper: Set[str] = set()
         # The suspect that was said and has no answer.
         self._trial: Optional[Entry] = None
 
@@ -125,8 +127,13 @@ class Registrations:
         """Whether everything that is wished was answered on the present stream."""
         return not self._queue and self._unanswered == 0
 
+    def is_without_zookeeper(self) -> bool:
+        """Whether the present stream's replica keeps something waiting since it has no ZooKeeper."""
+        return bool(self._without_zookeeper)
+
     def begin(self) -> None:
         """A new stream: everything is said again on it."""
+        self._without_zookeeper.clear()
         self._later.clear()
         self._queue.clear()
         self._unanswered, self._trial = 0, None
@@ -173,12 +180,15 @@ class Registrations:
     def take(self, response: v1.RegisterResponse) -> Optional[Lost]:
         """What the present stream says about a path."""
         kind = response.WhichOneof("response")
-        if kind not in ("registered", "unregistered", "lost", "rejected"):
+        if kind not in ("registered", "unregistered", "pending", "lost", "rejected"):
             return None
         entry = self.entries.get(getattr(response, kind).path)
         if entry is None:
             return None
-        if kind == "registered":
+        if kind == "pending":
+            if response.pending.reason == "BACKEND_UNAVAILABLE" and entry.said is not None:
+                self._without_zookeeper.add(entry.path)
+        elif kind == "registered":
             self._registered(entry, response.registered)
         elif kind == "unregistered":
             self._unregistered(entry)
@@ -219,6 +229,7 @@ class Registrations:
         said, entry.said = entry.said, None
         self._unanswered -= said is not None
         if said is not None:
+            self._without_zookeeper.discard(entry.path)
             entry.is_suspect = False
             self._trial = None if self._trial is entry else self._trial
         return said

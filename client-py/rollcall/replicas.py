@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import random
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 import grpc
@@ -10,6 +11,7 @@ import grpc
 from rollcall import v1
 from rollcall.choice import Choice, Chosen
 from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown, Refused
+from rollcall.scout import Memory
 from rollcall.seen import Seen
 from rollcall.stream import Stream
 from rollcall.transport import Metadata
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 SERVICE = "rollcall.v1.Registry"
 # How long, in seconds, a replica may take to open a stream, or to answer what is only read.
 OPENING = 4.0
+# How long the others may take to say that they have ZooKeeper. One that has lost it answers later than that.
+_QUESTION = 1.0
 # How long a replica that drains is left alone.
 _DRAINING = 0.5
 # The largest message, in bytes, that a replica reads.
@@ -106,6 +110,10 @@ class Replicas:
         self._connections: Dict[int, Connection] = {}
         # Those that get no new calls; they go when their calls have ended.
         self._left: Set[Connection] = set()
+        # The round of questions for another replica that is under way, and the one that is to be left; and what the
+        # rounds have come to, for each such replica.
+        self._round: "Optional[Tuple[int, asyncio.Task[bool]]]" = None
+        self._rounds = [Memory() for _ in names]
         self._is_paused = False
         self._resumed = News()
         # What the last one that failed has said.
@@ -172,6 +180,52 @@ class Replicas:
 
     def have_all_failed(self) -> bool:
         return self._choice.have_all_failed()
+
+    async def found_better(self, than: int) -> bool:
+        """Asks the others whether they have ZooKeeper, which the one at `than` has lost. If one has, whatever comes next
+        goes there. All who want another one than this share one round of questions, and its answer for a while.
+
+        Cancellation: safe.
+        """
+        if len(self._names) == 1 or self._is_paused:
+            return False
+        known = self._rounds[than].get(asyncio.get_running_loop().time())
+        if known is not None:
+            return known and self._choice.current != than
+        if self._round is None or self._round[0] != than or self._round[1].done():
+            self._round = (than, asyncio.ensure_future(self._ask_others(than)))
+        return await asyncio.shield(self._round[1])
+
+    async def _ask_others(self, than: int) -> bool:
+        others = [index for index in range(len(self._names)) if index != than]
+        random.shuffle(others)
+        asked = {asyncio.ensure_future(self._with_zookeeper(index)) for index in others}
+        found: Optional[int] = None
+        try:
+            while asked and found is None:
+                done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                found = next((index for index in (each.result() for each in done) if index is not None), None)
+        finally:
+            for each in asked:
+                each.cancel()
+        self._rounds[than].put(found is not None, asyncio.get_running_loop().time())
+        if found is not None:
+            self._choice.prefer(found)
+            log.info("replica %s has lost zookeeper, and %s has it", self._names[than], self._names[found])
+        return found is not None
+
+    async def _with_zookeeper(self, index: int) -> Optional[int]:
+        """The same index, if a round trip to ZooKeeper can be made at that replica."""
+        # ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
+        request = v1.GetRequest(path="/zookeeper", page_size=1, consistency=v1.CONSISTENCY_LATEST)
+        if self._is_paused:
+            return None
+        try:
+            await self._connection(index).unary(f"{SERVICE}/Get", request, v1.GetResponse, _QUESTION)
+        except Failure as failure:
+            # It may not be read; that is an answer of ZooKeeper's, or of a replica that has no need to ask.
+            return index if failure.reason in ("NO_AUTH", "RULE") else None
+        return index
 
     async def call(
         self,

@@ -12,6 +12,7 @@ from rollcall import v1
 from rollcall.errors import Failure
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import OPENING, Replica, Replicas
+from rollcall.scout import Unease
 from rollcall.stream import Stream
 from rollcall.waiting import Bell, News
 
@@ -138,12 +139,17 @@ class Session:
         stream.on_news = self.wake
         return held
 
+    async def _open_if_better(self, than: int) -> Optional[_Held]:
+        """The same, if another replica has ZooKeeper."""
+        return await self._open(than) if await self._replicas.found_better(than) else None
+
     async def _hold(self) -> None:
-        """Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends
-        when no registration is left. Raises Failure."""
+        """Carries the registrations on a stream, and moves them to the next when its replica is about to stop, or has lost
+        ZooKeeper, which another one has. Ends when no registration is left. Raises Failure."""
         loop = asyncio.get_running_loop()
         moving: "Optional[asyncio.Task[Optional[_Held]]]" = None
         try_again_at = loop.time() + _TRY_AGAIN
+        unease = Unease()
         try:
             while True:
                 held = self._held
@@ -152,12 +158,19 @@ class Session:
                 if held.drains and moving is None:
                     moving = asyncio.ensure_future(self._open(held.replica.index))
                     moving.add_done_callback(lambda _: self.wake())
+                if self.registrations.is_settled() or self.registrations.is_without_zookeeper():
+                    unease.set(self.registrations.is_without_zookeeper(), loop.time())
+                if moving is None and unease.left(loop.time(), _TRY_AGAIN) == 0.0:
+                    unease.looks(loop.time())
+                    moving = asyncio.ensure_future(self._open_if_better(held.replica.index))
+                    moving.add_done_callback(lambda _: self.wake())
                 if moving is not None and moving.done():
                     opened, moving = moving.result(), None
                     if opened is None:
                         continue
                     self._drop(self._left)
                     self._left, self._held = held, opened
+                    unease.moved()
                     self.registrations.begin()
                     continue
                 self._tend_left()
@@ -174,7 +187,8 @@ class Session:
                     return
                 held.keep_up(now)
                 due_at = min(each.due_at for each in (held, self._left) if each is not None)
-                await self._bell.wait(min(due_at, try_again_at) - now)
+                pause = min(due_at, try_again_at) - now
+                await self._bell.wait(pause if moving is not None else unease.left(now, pause))
         finally:
             if moving is not None:
                 moving.cancel()

@@ -17,6 +17,7 @@ import sys
 import time
 
 import pytest
+from kazoo.client import KazooClient
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -102,6 +103,16 @@ def embedded(tmp_path_factory):
 @pytest.fixture(params=["embedded", "zookeeper"])
 def hosts(request, embedded):
     return embedded if request.param == "embedded" else needed("ZOOKEEPER_ADDR")
+
+
+@pytest.fixture
+def zk(hosts):
+    """What ZooKeeper itself has."""
+    client = KazooClient(hosts=hosts, timeout=20)
+    client.start(timeout=20)
+    yield client
+    client.stop()
+    client.close()
 
 
 @pytest.fixture

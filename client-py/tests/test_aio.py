@@ -101,13 +101,14 @@ def test_a_killed_replica_is_not_missed(two, path):
     asyncio.run(asyncio.wait_for(main(), 3 * SOON))
 
 
-def test_a_cancelled_wait_leaves_nothing(fleet, path):
+def test_a_cancelled_wait_leaves_nothing(fleet, zk, path):
     async def main():
         async with aio.ServiceRegistry(fleet.server, timeout=SOON) as ours:
             first, second, third = (ours.get_lock(path) for _ in range(3))
             assert await first.acquire()
             waiting = asyncio.ensure_future(second.acquire())
-            await asyncio.sleep(0.3)
+            queue = f"{path}-__lock__"
+            await until("it waits", lambda: zk.exists(queue) and zk.get_children(queue))
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting

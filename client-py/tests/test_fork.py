@@ -13,21 +13,11 @@ from concurrent.futures import Future
 
 import pytest
 from conftest import SOON, Seen, eventually
-from kazoo.client import KazooClient
 
 import rollcall
 from rollcall import engine, transport
 from rollcall.errors import Failure, Kind
 from rollcall.waiting import News
-
-
-@pytest.fixture
-def zk(hosts):
-    client = KazooClient(hosts=hosts, timeout=20)
-    client.start(timeout=20)
-    yield client
-    client.stop()
-    client.close()
 
 
 def from_child(work, fork=os.fork):
@@ -318,6 +308,7 @@ def test_a_child_leaves_its_parents_names_alone_while_that_lives(registry, zk, p
     czxid = zk.exists(f"{path}/one").czxid
 
     def child():
+        # Nothing is to happen meanwhile.
         time.sleep(0.5)
         # It is its own to take, when the program says so; and what it waits for it never takes.
         assert list(ours._inherited) == [f"{path}/one"] and ours._registered == {}

@@ -1,5 +1,6 @@
 """Calls that an exception from a signal handler ends, as Ctrl-C and celery's soft time limit do: at any line of them."""
 
+import gc
 import itertools
 import linecache
 import os
@@ -8,19 +9,9 @@ import threading
 
 import pytest
 from conftest import SOON, Seen, eventually
-from kazoo.client import KazooClient
 
 import rollcall
 from rollcall import engine
-
-
-@pytest.fixture
-def zk(hosts):
-    client = KazooClient(hosts=hosts, timeout=20)
-    client.start(timeout=20)
-    yield client
-    client.stop()
-    client.close()
 
 
 def line(function, number):
@@ -63,6 +54,8 @@ def interrupted_at(number, call):
             raise Interrupted
         return trace
 
+    # The garbage of other tests has a __del__, which would swallow the exception.
+    gc.disable()
     sys.settrace(trace)
     try:
         call()
@@ -70,6 +63,7 @@ def interrupted_at(number, call):
         pass
     finally:
         sys.settrace(None)
+        gc.enable()
     return where[0] if where else None
 
 

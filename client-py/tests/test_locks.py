@@ -6,18 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import SOON, Seen, eventually
-from kazoo.client import KazooClient
 
 import rollcall
-
-
-@pytest.fixture
-def zk(hosts):
-    client = KazooClient(hosts=hosts, timeout=20)
-    client.start(timeout=20)
-    yield client
-    client.stop()
-    client.close()
 
 
 def waiters(zk, path):

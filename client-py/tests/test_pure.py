@@ -7,13 +7,14 @@ import types
 
 import pytest
 
-from rollcall import v1
+from rollcall import scout, v1
 from rollcall.assemble import Assembler, apply
 from rollcall.cache import CacheFile
 from rollcall.choice import PAUSES, Choice, Chosen
 from rollcall.errors import Refused
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import addresses, clean
+from rollcall.scout import Memory, Unease
 from rollcall.seen import Seen
 from rollcall.values import State, ZnodeStat, from_value, is_same, to_value
 
@@ -482,3 +483,45 @@ def test_a_cache_file_is_kept_whole_and_told_from_what_is_none(tmp_path, monkeyp
     for text in ("", "[]", "{}", '{"version": 2, "paths": {}}', '{"version": 1, "paths": {"/a": 1}}'):
         file.write_text(text)
         assert CacheFile(str(file)).load("/a") is None, text
+
+
+def test_a_stream_looks_after_a_moment_and_then_less_and_less_often_wherever_it_is():
+    unease, now, pauses = Unease(), 100.0, []
+    for turn in range(8):
+        unease.set(True, now)
+        unease.set(True, now + scout.PAUSES[0] / 2)
+        pauses.append(unease.look_at - now)
+        now = unease.look_at
+        unease.looks(now)
+        if turn % 2 == 0:
+            unease.moved()
+    assert pauses == sorted(pauses) and (pauses[0], pauses[-1]) == scout.PAUSES
+    unease.set(False, now)
+    assert unease.look_at is None and unease.left(now, 3.0) == 3.0
+    unease.set(True, now)
+    assert unease.look_at == now + scout.PAUSES[0], "the next trouble begins anew"
+
+
+def test_a_round_of_questions_serves_all_for_a_while_and_longer_when_it_was_in_vain():
+    memory, now, kept = Memory(), 100.0, []
+    assert memory.get(now) is None
+    for _ in range(8):
+        memory.put(False, now)
+        begun = now
+        while memory.get(now) is False:
+            now += 0.1
+        kept.append(now - begun)
+    assert [round(each, 3) for each in kept] == sorted(round(each, 3) for each in kept) and kept[-1] <= scout.PAUSES[1]
+    memory.put(True, now)
+    assert memory.get(now) is True and memory.get(now + 1) is None
+    memory.put(False, now + 1)
+    assert memory.get(now + 2) is None, "the next trouble begins anew"
+
+
+def test_a_replica_that_is_known_to_serve_is_used_next_though_it_has_failed():
+    choice = Choice(3, random.Random(1))
+    first = choice.choose(0.0)
+    other = (first.position + 1) % 3
+    choice.failed(Chosen(other, 0), 30.0, 0.0)
+    choice.prefer(other)
+    assert choice.choose(0.0, but=first.position).position == other == choice.current

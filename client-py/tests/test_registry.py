@@ -7,19 +7,9 @@ import threading
 
 import pytest
 from conftest import Seen, eventually
-from kazoo.client import KazooClient
 
 import rollcall
 from rollcall import core, v1
-
-
-@pytest.fixture
-def zk(hosts):
-    client = KazooClient(hosts=hosts, timeout=20)
-    client.start(timeout=20)
-    yield client
-    client.stop()
-    client.close()
 
 
 def test_what_is_registered_is_what_nd_would_write(registry, zk, path):

@@ -10,21 +10,10 @@ import time
 
 import pytest
 from conftest import SOON, Fleet, Replica, Seen, eventually
-from kazoo.client import KazooClient
 
 import rollcall
 from rollcall import aio, transport, transport_aio, v1
 from rollcall.errors import Failure
-
-
-@pytest.fixture
-def nodes(hosts):
-    """What ZooKeeper itself has, and every moment in which a node was missing."""
-    client = KazooClient(hosts=hosts, timeout=20)
-    client.start(timeout=20)
-    yield client
-    client.stop()
-    client.close()
 
 
 def free_address():
@@ -40,7 +29,7 @@ def holder_of(fleet, ours):
     return fleet.replicas[held.replica.index]
 
 
-def test_a_killed_replica_is_not_missed(two, registry, nodes, path):
+def test_a_killed_replica_is_not_missed(two, registry, zk, path):
     ours, watcher, seen, lost = registry(), registry(), Seen(), Seen()
     for number in range(20):
         ours.set_node(f"{path}/{number}", {"n": number})
@@ -49,6 +38,7 @@ def test_a_killed_replica_is_not_missed(two, registry, nodes, path):
     assert lock.acquire()
     token = lock.fencing_token
     dead = holder_of(two, ours)
+    sessions = {zk.exists(f"{path}/{number}").ephemeralOwner for number in range(20)}
     told = len(seen.all)
     dead.kill()
     other = next(replica for replica in two.replicas if replica is not dead)
@@ -60,16 +50,22 @@ def test_a_killed_replica_is_not_missed(two, registry, nodes, path):
     eventually("taken over", lambda: ours._engine.core.session.registrations.is_settled())
     ours.set_node(f"{path}/0", {"n": 100})
     eventually("seen", lambda: watcher.get(path)["children"]["0"]["n"] == 100)
-    # Neither session's end takes anything down.
-    time.sleep(8)
-    assert sorted(nodes.get_children(path), key=int) == [str(number) for number in range(20)]
+    # The end of the dead replica's sessions takes nothing down.
+    fences = "/.rollcall/fences"
+
+    def owners():
+        stats = [zk.exists(f"{fences}/{name}") for name in zk.get_children(fences)]
+        return {stat.ephemeralOwner for stat in stats if stat is not None}
+
+    eventually("the sessions are over", lambda: not sessions & owners(), 2 * SOON)
+    assert sorted(zk.get_children(path), key=int) == [str(number) for number in range(20)]
     assert [len(node["children"]) for node in seen.all[told:]] == [20], "told of the one change, and of nothing else"
     assert lock.status() and lock.fencing_token == token and lost.all == []
     lock.release()
     assert watcher.get_state() is True
 
 
-def test_a_replica_that_drains_hands_over(two, registry, nodes, path):
+def test_a_replica_that_drains_hands_over(two, registry, zk, path):
     ours, seen = registry(), Seen()
     for number in range(5):
         ours.set_node(f"{path}/{number}")
@@ -79,13 +75,13 @@ def test_a_replica_that_drains_hands_over(two, registry, nodes, path):
         assert held
         holder_of(two, ours).stop()
         assert ours.get_lock(f"{path}-lock").status()
-    assert sorted(nodes.get_children(path)) == ["0", "1", "2", "3", "4"]
+    assert sorted(zk.get_children(path)) == ["0", "1", "2", "3", "4"]
     assert ours.set_node(f"{path}/5")
     eventually("seen", lambda: len(seen.last["children"]) == 6)
     assert len(seen.all) == told + 1
 
 
-def test_a_replica_that_hangs_is_left(two, registry, nodes, path):
+def test_a_replica_that_hangs_is_left(two, registry, zk, path):
     ours = registry(ttl=3)
     ours.set_node(f"{path}/one")
     hung = holder_of(two, ours)
@@ -100,12 +96,12 @@ def test_a_replica_that_hangs_is_left(two, registry, nodes, path):
             ),
         )
         assert ours.set_node(f"{path}/two")
-        assert sorted(nodes.get_children(path)) == ["one", "two"]
+        assert sorted(zk.get_children(path)) == ["one", "two"]
     finally:
         hung.process.send_signal(signal.SIGCONT)
 
 
-def test_who_comes_back_does_not_take_what_is_newer(two, registry, nodes, path):
+def test_who_comes_back_does_not_take_what_is_newer(two, registry, zk, path):
     lost = Seen()
     ours = registry(ttl=3, on_lost=lost)
     ours.set_node(f"{path}/one", {"n": 1})
@@ -115,12 +111,12 @@ def test_who_comes_back_does_not_take_what_is_newer(two, registry, nodes, path):
         other = registry(next(replica for replica in two.replicas if replica is not hung).address)
         other.set_node(f"{path}/one", {"n": 2})
         eventually("told", lambda: lost.all == [(f"{path}/one", "TAKEN_OVER")])
-        assert json.loads(nodes.get(f"{path}/one")[0])["n"] == 2
+        assert json.loads(zk.get(f"{path}/one")[0])["n"] == 2
     finally:
         hung.process.send_signal(signal.SIGCONT)
 
 
-def test_a_replica_that_drained_is_tried_again_while_the_others_are_down(fleet, registry, nodes, path):
+def test_a_replica_that_drained_is_tried_again_while_the_others_are_down(fleet, registry, zk, path):
     home, lost, granted = fleet.replicas[0], Seen(), Seen()
     server = f"{free_address()},{home.address}"
     ours = registry(server, ttl=12, lock_ttl=12, on_lost=lost)
@@ -132,13 +128,13 @@ def test_a_replica_that_drained_is_tried_again_while_the_others_are_down(fleet, 
     waiting = threading.Thread(target=lambda: granted(waiter.acquire()))
     waiting.start()
     queue = f"{path}-lock-__lock__"
-    eventually("it waits", lambda: nodes.exists(queue) and len(nodes.get_children(queue)) == 1)
+    eventually("it waits", lambda: zk.exists(queue) and len(zk.get_children(queue)) == 1)
     home.stop()
     fleet.start(listen=home.address)
-    eventually("it waits again", lambda: len(nodes.get_children(queue)) == 1)
+    eventually("it waits again", lambda: len(zk.get_children(queue)) == 1)
     ours.set_node(f"{path}/two")
     assert lock.status() and lock.fencing_token == token and lost.all == granted.all == []
-    assert sorted(nodes.get_children(path)) == ["one", "two"]
+    assert sorted(zk.get_children(path)) == ["one", "two"]
     assert lock.release()
     waiting.join(SOON)
     assert granted.all == [True] and waiter.fencing_token > token
@@ -262,6 +258,61 @@ def test_the_state_is_that_of_zookeeper_behind_the_replica_too(tmp_path, path):
     lazy.stop()
 
 
+@pytest.fixture
+def without(tmp_path):
+    """A replica that has no ZooKeeper."""
+    replica = Replica(tmp_path, "--zookeeper", free_address())
+    yield replica
+    replica.kill()
+
+
+def test_the_start_finds_the_one_replica_that_has_zookeeper(fleet, without, registry, path):
+    server = f"{without.address},{fleet.server}"
+    for timeout in (0.5, SOON):
+        for _ in range(4):
+            ours = registry(server, timeout=timeout)
+            assert ours.get_state() is True
+    assert ours.set_node(f"{path}/one") and list(ours.get(path)["children"]) == ["one"]
+
+    async def follow():
+        for _ in range(4):
+            async with aio.ServiceRegistry(server, timeout=0.5) as each:
+                assert each.get_state()
+
+    asyncio.run(follow())
+
+
+def test_everything_goes_to_a_replica_that_has_zookeeper(fleet, without, registry, path):
+    address, seen, granted = free_address(), Seen(), Seen()
+    ours = registry(f"{without.address},{address}", timeout=1, lazy=True)
+    lock = ours.get_lock(f"{path}-lock", wait=3 * SOON)
+    ours.add_callback(path, seen)
+    assert ours.set_node(f"{path}/one") is False
+    held = eventually("it waits where there is no zookeeper", lambda: ours._engine.core.session._held)
+    assert held.replica.index == 0
+    waiting = threading.Thread(target=lambda: granted(lock.acquire()))
+    waiting.start()
+    fleet.start(listen=address)
+    eventually("registered", lambda: seen.all and list(seen.last["children"]) == ["one"])
+    eventually("up", ours.get_state)
+    waiting.join(3 * SOON)
+    assert granted.all == [True] and lock.release()
+    assert ours._engine.core.session._held.replica.index == 1
+
+
+def test_a_registry_stays_while_no_replica_has_zookeeper(without, tmp_path, registry, path):
+    other = Replica(tmp_path, "--zookeeper", free_address())
+    try:
+        ours = registry(f"{without.address},{other.address}", timeout=1, lazy=True)
+        assert ours.set_node(f"{path}/one") is False
+        held = eventually("it waits", lambda: ours._engine.core.session._held)
+        # Nothing is to happen: long enough for a client that moves to have done so more than once.
+        time.sleep(4)
+        assert ours._engine.core.session._held is held
+    finally:
+        other.kill()
+
+
 def test_no_server_at_the_start(tmp_path, hosts, registry, path, caplog):
     address = free_address()
     begun = time.monotonic()
@@ -292,13 +343,13 @@ def test_no_server_at_the_start(tmp_path, hosts, registry, path, caplog):
         fleet.replicas[0].kill()
 
 
-def test_a_program_that_ends_says_goodbye_and_nothing_else(fleet, run, nodes, path):
+def test_a_program_that_ends_says_goodbye_and_nothing_else(fleet, run, zk, path):
     program = run("our_program.py", fleet.server)
     assert program.do("set_node", f"{path}/one") is True
     assert program.do("acquire_lock", f"{path}-lock") is True
-    assert nodes.get_children(path) == ["one"] and nodes.get_children(f"{path}-lock")
+    assert zk.get_children(path) == ["one"] and zk.get_children(f"{path}-lock")
     assert program.end() == ""
-    assert nodes.get_children(path) == [] and nodes.get_children(f"{path}-lock") == []
+    assert zk.get_children(path) == [] and zk.get_children(f"{path}-lock") == []
 
 
 def test_without_a_server_a_program_is_quiet_and_ends(run, path):

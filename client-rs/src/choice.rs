@@ -99,6 +99,18 @@ impl Choice {
         }
     }
 
+    /// The index of the one that is used until it fails.
+    pub(crate) fn current(&self) -> usize {
+        self.current
+    }
+
+    /// It is known to serve what the present one does not: it is the next to be used.
+    pub(crate) fn prefer(&mut self, index: usize) {
+        self.current = index;
+        let health = &mut self.replicas[index];
+        (health.failures, health.pause) = (0, None);
+    }
+
     /// It does not, or not now; `asked` is the pause that it has asked for. Says whether that was news.
     pub(crate) fn failed(&mut self, chosen: Chosen, asked: Option<Duration>, now: Instant) -> bool {
         let health = &mut self.replicas[chosen.index];
@@ -231,6 +243,22 @@ mod tests {
             last[next.index] = now;
             choice.failed(next, Some(Duration::from_secs(20)), now);
         }
+    }
+
+    #[test]
+    fn one_that_is_known_to_serve_is_used_next_though_it_has_failed() {
+        let now = Instant::now();
+        let mut choice = Choice::new(3, 1);
+        let first = chosen(&mut choice, now);
+        let other = (first.index + 1) % 3;
+        choice.current = other;
+        let failed = chosen(&mut choice, now);
+        choice.failed(failed, Some(LONGEST_ASKED), now);
+        choice.current = first.index;
+        choice.prefer(other);
+        assert_eq!(chosen(&mut choice, now).index, other);
+        let Verdict::Use(kept) = choice.choose(now, Some(first.index), FOREVER) else { panic!("it is free") };
+        assert_eq!(kept.index, other);
     }
 
     #[test]

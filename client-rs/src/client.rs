@@ -274,6 +274,11 @@ impl Attempt {
         self.replica.stub.clone()
     }
 
+    /// Which replica is asked.
+    pub(crate) fn index(&self) -> usize {
+        self.replica.index()
+    }
+
     /// Awaits one answer, for as long as it may take.
     pub(crate) async fn bounded<T>(
         &self,

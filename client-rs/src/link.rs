@@ -223,10 +223,22 @@ async fn open(endpoint: &Endpoint, address: SocketAddr) -> Result<Open, DialErro
     };
     let cause = match timeout(ANSWER, opening).await {
         Ok(Ok(open)) => return Ok(open),
-        Ok(Err(error)) => innermost(&*error).to_string(),
+        Ok(Err(error)) => with_hint(endpoint, innermost(&*error).to_string()),
         Err(_) => "the server does not answer".to_owned(),
     };
     Err(DialError::new(format_args!("{address}: {cause}")))
+}
+
+/// What may be meant where a TLS handshake was answered by something else.
+fn with_hint(endpoint: &Endpoint, cause: String) -> String {
+    // What is said of bytes that are no record, and of a connection that was closed in the middle.
+    let is_no_tls = ["corrupt message", "handshake eof", "reset by peer"].iter().any(|said| cause.contains(said));
+    match is_encrypted(endpoint) && is_no_tls {
+        true => format!(
+            "{cause}: perhaps it does not speak TLS; name it without https:// and --tls if it is a plain rollcall-server"
+        ),
+        false => cause,
+    }
 }
 
 /// The outer causes are «transport error» and the like.

@@ -42,6 +42,8 @@ impl Client {
     ///   than what this client was told before, by any call and any replica: what it has just written or registered is there.
     ///   What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not get
     ///   there within about 2 seconds says so with `stale`. Ask for [`latest`](Get::latest) to see what others were told.
+    /// - Without ZooKeeper a replica answers from memory, and the answer is `stale`. Another replica is asked first, in case it
+    ///   has ZooKeeper.
     /// - Connection loss: another replica is asked, for as long as the client's time-out allows.
     /// - Cancellation: dropping the future is safe.
     pub fn get(&self, path: impl Into<String>) -> Get {
@@ -78,10 +80,22 @@ impl Get {
             let wait = wait.min(left.saturating_sub(patience / 2));
             let wait = (!wait.is_zero()).then(|| duration_to_proto(wait));
             let seen = client.replicas().seen().clone();
-            gather(attempt, seen, v1::GetRequest { wait, ..request.clone() })
+            let (index, request) = (attempt.index(), v1::GetRequest { wait, ..request.clone() });
+            async move {
+                let (lookup, is_reset) = gather(attempt, seen, request).await?;
+                // Where ZooKeeper itself went back, no replica knows more.
+                Ok((lookup, (!is_reset).then_some(index)))
+            }
         };
-        match client.call(call, look).await {
-            Ok(lookup) => {
+        let mut answer = client.call(call.clone(), look).await;
+        if let Ok((Lookup { stale: true, .. }, Some(index))) = answer
+            && client.replicas().found_better(index).await
+            && let Ok(found) = client.call(call, look).await
+        {
+            answer = Ok(found);
+        }
+        match answer {
+            Ok((lookup, _)) => {
                 if client.shared().cache.is_some() {
                     client.remember(request.recursive, Arc::new(lookup.clone())).await;
                 }
@@ -96,15 +110,17 @@ impl Get {
     }
 }
 
-/// Reads all pages, from one replica: they belong to one of its states.
-async fn gather(attempt: Attempt, seen: Seen, mut request: v1::GetRequest) -> Result<Lookup, Failure> {
-    let mut lookup: Option<Lookup> = None;
+/// Reads all pages, from one replica: they belong to one of its states. The second is true where ZooKeeper has lost what was
+/// known before.
+async fn gather(attempt: Attempt, seen: Seen, mut request: v1::GetRequest) -> Result<(Lookup, bool), Failure> {
+    let (mut lookup, mut is_reset) = (None::<Lookup>, false);
     if request.consistency() != v1::Consistency::Latest {
         request.min_revision = seen.latest();
     }
     loop {
         let mut answer = attempt.bounded(attempt.stub().get(request.clone())).await?;
         seen.note_answer(request.min_revision, &answer);
+        is_reset |= answer.reset;
         let token = std::mem::take(&mut answer.next_page_token);
         match &mut lookup {
             None => lookup = Some(Lookup::from_proto(answer)),
@@ -115,7 +131,7 @@ async fn gather(attempt: Attempt, seen: Seen, mut request: v1::GetRequest) -> Re
             }
         }
         match lookup {
-            Some(lookup) if token.is_empty() => return Ok(lookup),
+            Some(lookup) if token.is_empty() => return Ok((lookup, is_reset)),
             _ => (request.page_token, request.wait) = (token, None),
         }
     }

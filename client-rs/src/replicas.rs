@@ -3,16 +3,21 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use rand::seq::SliceRandom as _;
+use rollcall_proto::v1;
 use rollcall_proto::v1::registry_client::RegistryClient;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::service::interceptor::InterceptedService;
 
 use crate::choice::{Choice, Chosen, FOREVER, Verdict};
 use crate::contact::Contact;
 use crate::endpoints::{Address, Credentials};
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, Reason};
 use crate::link::Link;
+use crate::scout::Memory;
 use crate::seen::Seen;
 
 /// The generated client, with the token.
@@ -35,7 +40,14 @@ struct Inner {
 struct State {
     choice: Choice,
     links: Vec<Option<Link>>,
+    /// The round of questions that is under way, and the replica for which another one is wanted.
+    round: Option<(usize, Round)>,
+    /// What the rounds have come to, for each such replica.
+    rounds: Vec<Memory>,
 }
+
+/// Tells whether one that has ZooKeeper was found.
+type Round = Shared<BoxFuture<'static, bool>>;
 
 /// A replica to talk to, and the connection to it.
 #[derive(Debug, Clone)]
@@ -54,7 +66,8 @@ impl Replicas {
     pub(crate) fn new(addresses: Vec<Address>, credentials: Credentials) -> Self {
         let links = addresses.iter().map(|_| None).collect();
         let choice = Choice::new(addresses.len(), rand::random());
-        let state = Mutex::new(State { choice, links });
+        let rounds = vec![Memory::default(); addresses.len()];
+        let state = Mutex::new(State { choice, links, round: None, rounds });
         Self(Arc::new(Inner {
             addresses,
             credentials,
@@ -106,8 +119,84 @@ impl Replicas {
     fn connect(&self, chosen: Chosen) -> Replica {
         let address = &self.0.addresses[chosen.index];
         self.0.contact.send_if_modified(|contact| contact.asked(&address.name));
-        let link = self.state().links[chosen.index].get_or_insert_with(|| Link::new(address.endpoint.clone())).clone();
-        Replica { chosen, stub: RegistryClient::with_interceptor(link, self.0.credentials.clone()) }
+        Replica { chosen, stub: self.stub(chosen.index) }
+    }
+
+    fn stub(&self, index: usize) -> Stub {
+        let endpoint = || Link::new(self.0.addresses[index].endpoint.clone());
+        let link = self.state().links[index].get_or_insert_with(endpoint).clone();
+        RegistryClient::with_interceptor(link, self.0.credentials.clone())
+    }
+
+    /// Asks the others whether they have ZooKeeper, which the one at `than` has lost. If one has, whatever comes next goes
+    /// there. All who want another one than this share one round of questions, and its answer for a while.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub(crate) async fn found_better(&self, than: usize) -> bool {
+        if self.count() == 1 {
+            return false;
+        }
+        let round = {
+            let mut state = self.state();
+            if let Some(found) = state.rounds[than].get(Instant::now()) {
+                return found && state.choice.current() != than;
+            }
+            match &state.round {
+                Some((of, round)) if *of == than && round.peek().is_none() => round.clone(),
+                _ => {
+                    let round = self.clone().ask_others(than).boxed().shared();
+                    state.round = Some((than, round.clone()));
+                    // It ends soon, and it must: an answer is for others too.
+                    tokio::spawn(round.clone());
+                    round
+                }
+            }
+        };
+        round.await
+    }
+
+    async fn ask_others(self, than: usize) -> bool {
+        let mut others: Vec<_> = (0..self.count()).filter(|index| *index != than).collect();
+        others.shuffle(&mut rand::rng());
+        let mut asked: FuturesUnordered<_> = others.into_iter().map(|index| self.with_zookeeper(index)).collect();
+        let first = async {
+            loop {
+                match asked.next().await {
+                    Some(None) => {}
+                    Some(found) => return found,
+                    None => return None,
+                }
+            }
+        };
+        let found = timeout(QUESTION, first).await.unwrap_or_default();
+        let mut state = self.state();
+        state.rounds[than].put(found.is_some(), Instant::now());
+        if let Some(index) = found {
+            state.choice.prefer(index);
+            let [lost, has] = [than, index].map(|index| &self.0.addresses[index].name);
+            tracing::info!(replica = lost, other = has, "replica has lost zookeeper, and another has it");
+        }
+        found.is_some()
+    }
+
+    /// The index of a replica, if a round trip to ZooKeeper can be made there.
+    async fn with_zookeeper(&self, index: usize) -> Option<usize> {
+        // ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
+        let request = v1::GetRequest {
+            path: "/zookeeper".to_owned(),
+            page_size: 1,
+            consistency: v1::Consistency::Latest.into(),
+            ..Default::default()
+        };
+        let answer = self.stub(index).get(request).await.map_err(Failure::of);
+        let serves = match answer {
+            Ok(_) => true,
+            // It may not be read; that is an answer of ZooKeeper's, or of a replica that has no need to ask.
+            Err(Failure::Refused(refusal)) => matches!(refusal.reason(), Reason::NoAuth | Reason::Rule),
+            Err(_) => false,
+        };
+        serves.then_some(index)
     }
 
     /// The error of a call whose time is over: what a replica said of itself, or that none has answered.
@@ -151,5 +240,7 @@ impl Replicas {
     }
 }
 
+/// How long the others may take to say that they have ZooKeeper. One that has lost it answers later than that.
+const QUESTION: Duration = Duration::from_secs(1);
 /// How long a replica that drains is left alone.
 const DRAINING: Duration = Duration::from_millis(500);

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use crate::app::Settings;
 use crate::budget::Limits;
@@ -19,10 +19,10 @@ const LEAST_BYTES: usize = 8 * 1024 * 1024;
 
 /// What the server is to do, unchecked.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("backend").args(["zookeeper", "embedded"]).required(true)))]
 pub struct Options {
     /// ZooKeeper's servers, and optionally the path below which everything lives: HOST:PORT[,HOST:PORT…][/chroot]
     #[arg(long, value_name = "HOSTS[/CHROOT]", env = "ROLLCALL_ZOOKEEPER")]
-    #[arg(required_unless_present = "embedded", conflicts_with = "embedded")]
     pub zookeeper: Option<String>,
 
     /// Instead of ZooKeeper: keep everything in the memory of this process, for one machine and for development
@@ -30,7 +30,7 @@ pub struct Options {
     pub embedded: bool,
 
     /// Where the memory is served in ZooKeeper's protocol, on a loopback address; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", conflicts_with = "zookeeper")]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0", conflicts_with = "zookeeper")]
     pub embedded_listen: SocketAddr,
 
     /// ZooKeeper's tickTime, 100ms to 1m: sessions are granted 2 to 20 ticks, and end on their boundaries
@@ -47,11 +47,11 @@ pub struct Options {
     pub embedded_super: Option<String>,
 
     /// Where to serve gRPC; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700", env = "ROLLCALL_LISTEN")]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:7700", env = "ROLLCALL_LISTEN")]
     pub listen: SocketAddr,
 
     /// Where to serve metrics and health over HTTP; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7701", env = "ROLLCALL_HTTP_LISTEN")]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:7701", env = "ROLLCALL_HTTP_LISTEN")]
     pub http_listen: SocketAddr,
 
     /// The name of this replica, which rollcall status shows, also of the other replicas. Default: the name of the host
@@ -159,6 +159,12 @@ fn within<T: PartialOrd + std::fmt::Debug + Copy>(
     }
     let (least, most) = (format!("{:?}", bounds.start()), format!("{:?}", bounds.end()));
     Err(ConfigError::OutOfBounds { name, least, most })
+}
+
+/// An address to listen on. A name may have several, and they may change.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "it is no host name but an address and a port, as in 127.0.0.1:7700 or 0.0.0.0:7700".to_owned())
 }
 
 impl Options {

@@ -1,5 +1,6 @@
 //! A TCP proxy that fails on command, byte for byte otherwise: what a broken network does between two programs.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::wait::{SOON, check, eventually, soon};
 use crate::zookeeper::free_address;
@@ -182,6 +184,20 @@ pub async fn gather(ways: &[Proxy], onto: usize, connections: usize) {
     }
 }
 
+/// A connection that somebody else has just made may have the port as its own for a while.
+async fn bound_again(address: SocketAddr) -> TcpListener {
+    let bound = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => sleep(Duration::from_millis(50)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    soon("the port is free again", bound).await
+}
+
 async fn accept(
     listener: TcpListener,
     address: SocketAddr,
@@ -203,7 +219,7 @@ async fn accept(
                 if door == Door::Closed {
                     listener = None;
                 } else if listener.is_none() {
-                    listener = Some(TcpListener::bind(address).await.expect("nobody else takes this port"));
+                    listener = Some(bound_again(address).await);
                 }
                 // Nobody waits for it when the test has given up.
                 let _ = done.send(());

@@ -68,7 +68,7 @@ pub enum News {
 impl From<&RegistrationState> for News {
     fn from(state: &RegistrationState) -> News {
         match state {
-            RegistrationState::Pending => News::Pending,
+            RegistrationState::Pending { .. } => News::Pending,
             RegistrationState::Registered { generation } => News::Registered(*generation),
             other => News::Over(format!("{other:?}")),
         }

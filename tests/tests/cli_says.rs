@@ -4,9 +4,11 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Command;
 
+use rollcall_tests::arm::Arm;
 use rollcall_tests::client::release;
 use rollcall_tests::follow::Locking;
 use rollcall_tests::process::{Process, Signal, scratch};
+use rollcall_tests::proxy::Proxy;
 use rollcall_tests::server::{self, Server};
 use rollcall_tests::shell::{Done, Shell, done, object, says};
 use rollcall_tests::zookeeper::free_address;
@@ -73,13 +75,88 @@ async fn a_replica_without_zookeeper_is_told_from_none_and_says_what_it_tried() 
         assert!(said.stderr.contains("the replica runs, but without zookeeper"), "{said:?}");
     }
     let mut register = start(&["register", "/services/a:1", "--timeout", "1s"]);
-    says(&register, &format!("{grpc} is there, but has no room or no zookeeper for it")).await;
+    says(&register, &format!("{grpc} is there, but has no zookeeper")).await;
     register.signal(Signal::TERM);
     let said = done(register).await;
     assert!(said.code == Some(69) && !said.stderr.contains("taken down"), "{said:?}");
     let log = server.process().stderr();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("a zookeeper server can't be reached")).collect();
     assert!(lines.iter().any(|line| line.contains(&zookeeper) && line.contains("to connect")), "{log}");
+}
+
+#[tokio::test]
+async fn a_watch_says_what_it_waits_for_and_nothing_of_what_it_never_showed() {
+    let shell = Shell::open().await;
+    let server = Server::launch(&free_address().to_string(), &[]).await;
+    let grpc = server.grpc().to_string();
+    for format in ["text", "json"] {
+        let mut command = shell.command_at(&grpc, &["watch", "/a", "-o", format]);
+        let mut watch = Process::spawn(format, shell.directory.path(), &mut command);
+        says(&watch, "waiting for news of /a since 20").await;
+        says(&watch, &format!("{grpc} is there, but has no zookeeper")).await;
+        watch.signal(Signal::TERM);
+        let said = done(watch).await;
+        assert_eq!(said.stdout, "", "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_registration_that_is_back_is_told_and_one_that_never_was_is_too() {
+    let cut = Arm::Embedded.behind_a_proxy("register-says", &["--session-timeout", "4s"]).await;
+    let shell = Shell::open().await;
+    let grpc = cut.server.grpc().to_string();
+    let start = |name: &str, arguments: &[&str]| {
+        Process::spawn(name, shell.directory.path(), &mut shell.command_at(&grpc, arguments))
+    };
+    let front = Proxy::start(cut.server.grpc()).await;
+    let through = front.address().to_string();
+    let options = ["register", "/services/a:1", "--ttl", "1s"];
+    let register = Process::spawn("register", shell.directory.path(), &mut shell.command_at(&through, &options));
+    says(&register, "registered /services/a:1").await;
+    front.refuse().await;
+    front.cut();
+    says(&register, "/services/a:1 may not be registered any more").await;
+    front.accept().await;
+    says(&register, "/services/a:1 is registered again").await;
+
+    cut.cut_off().await;
+    let in_vain =
+        start("in-vain", &["register", "/services/b:1", "--timeout", "500ms", "--", "sh", "-c", "sleep 2; exit 7"]);
+    let said = done(in_vain).await;
+    assert_eq!(said.code, Some(7), "{said:?}");
+    assert!(said.stderr.contains("COMMAND has ended, and /services/b:1 was never registered\n"), "{said:?}");
+    let arguments = ["register", "/services/c:1", "--check", "false", "--", "true"];
+    let said = done(start("check", &arguments)).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.stderr.contains("/services/c:1 was never registered: its check has never passed"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_lock_is_waited_for_as_long_as_was_asked_though_there_is_no_replica() {
+    let shell = Shell::open().await;
+    let front = Proxy::start(shell.s.server.grpc()).await;
+    front.refuse().await;
+    let address = front.address().to_string();
+    let mut waiting = Vec::new();
+    for (name, arguments) in [
+        ("bounded", &["lock", "/a", "--wait", "5m", "--timeout", "100ms", "--", "true"][..]),
+        ("for-ever", &["lock", "/b", "--wait", "--timeout", "100ms", "--", "true"]),
+    ] {
+        waiting.push(Process::spawn(name, shell.directory.path(), &mut shell.command_at(&address, arguments)));
+    }
+    for process in &waiting {
+        // It says so after a second, which is ten times what a call may take.
+        says(process, "waiting for the lock").await;
+    }
+    front.accept().await;
+    for process in waiting {
+        let said = done(process).await;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+    front.refuse().await;
+    let mut command = shell.command_at(&address, &["lock", "/a", "--wait", "2s", "--timeout", "100ms", "--", "true"]);
+    let said = done(Process::spawn("over", shell.directory.path(), &mut command)).await;
+    assert_eq!(said.code, Some(69), "{said:?}");
 }
 
 #[tokio::test]
@@ -136,9 +213,14 @@ async fn a_write_says_what_it_writes() {
 async fn addresses_that_can_not_be_meant_get_a_hint() {
     let shell = Shell::open().await;
     let http = shell.s.server.http().to_string();
-    for (server, code, hint) in
-        [(":7700", 2, "localhost:7700"), ("a:1 b:1", 2, "commas"), ("db", 2, "db:7700"), (&http, 69, "--http-listen")]
-    {
+    let encrypted = format!("https://{}", shell.s.server.grpc());
+    for (server, code, hint) in [
+        (":7700", 2, "localhost:7700"),
+        ("a:1 b:1", 2, "commas"),
+        ("db", 2, "db:7700"),
+        (&http, 69, "--http-listen"),
+        (&encrypted, 69, "does not speak TLS"),
+    ] {
         let directory = scratch("hint");
         let mut command = shell.command_at(server, &["get", "/", "--timeout", "500ms"]);
         let said = done(Process::spawn("hint", directory.path(), &mut command)).await;
@@ -167,6 +249,18 @@ async fn locks_are_listed_and_their_nodes_are_not() {
 
     assert_eq!(shell.ok(&["tree"]).await, "/\n├── b\n└── jobs\n    ├── a\n    ├── idle\n    └── plain\n");
     assert!(shell.ok(&["tree", "--all"]).await.contains("a-__lock__"));
+    for options in [&["-o", "yaml"][..], &["-o", "json"], &["-o", "dir"], &["-o", "table"]] {
+        let get = |more: &[&'static str]| [&["get", "-r", "/"], options, more].concat();
+        let (shown, all) = (shell.ok(&get(&[])).await, shell.ok(&get(&["--all"])).await);
+        assert!(shown.contains("plain") && !shown.contains("__lock__"), "{shown}");
+        assert!(all.contains("a-__lock__"), "{all}");
+        // The three that hold or wait have nodes of 32 digits.
+        let has_lease = |text: &str| {
+            let mut words = text.split(|c: char| !c.is_ascii_hexdigit());
+            words.any(|word| word.len() == 32)
+        };
+        assert!(!has_lease(&shown) && has_lease(&all), "{shown}\n{all}");
+    }
 
     for arguments in
         [&["get", "/jobs"][..], &["get", "/jobs", "-o", "table"], &["locks"], &["locks", "/b"], &["status"]]
@@ -230,6 +324,21 @@ async fn what_keeps_the_server_from_starting_is_one_line_with_what_to_change() {
     ] {
         let said = refused(options).await;
         assert!(said.contains(what), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_arguments_of_the_server_say_what_is_meant() {
+    for (options, hints) in [
+        (&[][..], ["--embedded", "--zookeeper"]),
+        (&["--embedded", "--zookeeper", "zk:2181"], ["--embedded", "--zookeeper"]),
+        (&["--embedded", "--listen", "localhost:7700"], ["--listen", "no host name"]),
+    ] {
+        let directory = scratch("wrong");
+        let mut command = Command::new(server::program());
+        let said = done(Process::spawn("server", directory.path(), command.args(options))).await;
+        assert_eq!(said.code, Some(2), "{said:?}");
+        assert!(hints.iter().all(|hint| said.stderr.contains(hint)), "{said:?}");
     }
 }
 

@@ -40,6 +40,7 @@ mod replicas;
 mod rust_client;
 mod services;
 mod stubs;
+mod without_zookeeper;
 mod zookeeper_limits;
 
 #[path = "both"]

@@ -203,6 +203,9 @@ pub(crate) struct GetArgs {
     /// Show what the nodes hold
     #[arg(long, short)]
     pub(crate) data: bool,
+    /// Show ZooKeeper's own nodes and the inner nodes of locks too
+    #[arg(long, short)]
+    pub(crate) all: bool,
     /// How to print it
     #[arg(long, short, default_value = "yaml", value_name = "FORMAT")]
     pub(crate) output: Format,

@@ -25,6 +25,29 @@ pub(crate) struct Show {
     pub(crate) stat: bool,
 }
 
+/// Leaves out what ZooKeeper and locks have for themselves: `/zookeeper`, and the nodes of those that hold a lock or wait for
+/// it.
+pub(crate) fn hide_inner(node: &mut Node, path: &str) {
+    let hidden: Vec<_> = node.children.keys().filter(|name| is_inner(node, path, name)).cloned().collect();
+    for name in hidden {
+        node.children.remove(&name);
+    }
+}
+
+fn is_inner(node: &Node, path: &str, name: &str) -> bool {
+    let is_zookeepers = path == "/" && name.split('/').next() == Some("zookeeper");
+    let is_queue = name.split('/').any(|part| part.ends_with(LOCK_QUEUE));
+    let is_lease = || {
+        let Some((lock, lease)) = name.rsplit_once('/') else { return false };
+        let below = format!("{name}/");
+        lease.len() == 32
+            && lease.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && node.children.contains_key(&format!("{lock}{LOCK_QUEUE}"))
+            && !node.children.range(below.clone()..).next().is_some_and(|(next, _)| next.starts_with(&below))
+    };
+    is_zookeepers || is_queue || is_lease()
+}
+
 /// The end of the name of the node beside a lock, below which those are that wait for it.
 pub(crate) const LOCK_QUEUE: &str = "-__lock__";
 
@@ -39,24 +62,6 @@ impl Branch {
             (branch.value, branch.stat) = (value, stat);
         }
         root
-    }
-
-    /// Leaves out what ZooKeeper and locks have for themselves: `/zookeeper`, and the nodes of those that hold a lock or wait
-    /// for it.
-    pub(crate) fn hide_inner(&mut self, path: &str) {
-        if path == "/" {
-            self.below.remove("zookeeper");
-        }
-        let is_queue = |name: &String, _: &mut Self| name.ends_with(LOCK_QUEUE);
-        for (queue, _) in self.below.extract_if(.., is_queue).collect::<Vec<_>>() {
-            if let Some(lock) = queue.strip_suffix(LOCK_QUEUE).and_then(|name| self.below.get_mut(name)) {
-                let is_lease = |name: &str| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-                lock.below.retain(|name, below| !is_lease(name) || !below.below.is_empty());
-            }
-        }
-        for (name, below) in &mut self.below {
-            below.hide_inner(&join(path, name));
-        }
     }
 
     /// As `ndsr` has it: `{PATH: {"data": …, "children": [{PATH: {…}}, …]}}`, and the stat where it is shown.
@@ -273,13 +278,10 @@ mod tests {
             "jobs/a-__lock__/x__lock__0000000001",
             &format!("jobs/a/{LEASE}"),
         ];
-        let tree = |names: &[&str]| {
-            let children = names.iter().map(|name| ((*name).to_owned(), Child::default())).collect();
-            Branch::of(Node { path: "/".to_owned(), exists: true, children, ..Node::default() })
-        };
-        let mut branch = tree(&[&kept[..], &hidden[..]].concat());
-        branch.hide_inner("/");
-        assert_eq!(branch.to_dir("/", Style::Plain), tree(&kept).to_dir("/", Style::Plain));
+        let children = kept.iter().chain(&hidden).map(|name| ((*name).to_owned(), Child::default())).collect();
+        let mut node = Node { path: "/".to_owned(), exists: true, children, ..Node::default() };
+        hide_inner(&mut node, "/");
+        assert!(node.children.keys().eq(kept), "{:?}", node.children.keys());
     }
 
     #[test]

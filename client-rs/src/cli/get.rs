@@ -9,7 +9,7 @@ use rollcall::{Client, Node};
 use super::args::{Format, GetArgs};
 use super::escape::json_page;
 use super::exit::{Failure, NO_NODE, Outcome};
-use super::format::{Branch, Replicas, Show, to_table, to_yaml};
+use super::format::{Branch, Replicas, Show, hide_inner, to_table, to_yaml};
 use super::term::{Style, print, say, time};
 use super::waiting::patiently;
 
@@ -28,13 +28,16 @@ pub(crate) async fn run(client: &Client, style: Style, args: GetArgs) -> Outcome
     if let Some(wait) = args.wait {
         get = get.wait(wait.unwrap_or(FOREVER));
     }
-    let lookup = patiently(client, &what, get.into_future()).await?;
+    let mut lookup = patiently(client, &what, get.into_future()).await?;
     if lookup.stale {
         let as_of = lookup.as_of.map(|as_of| format!(", as of {}", time(as_of))).unwrap_or_default();
         say(&format!("zookeeper can't be reached: what follows may be out of date{as_of}"));
     }
     if !lookup.node.exists {
         return Err(Failure::new(NO_NODE, format!("no node at {}", args.path)));
+    }
+    if !args.all {
+        hide_inner(&mut lookup.node, &args.path);
     }
     let show = Show { data: args.data, stat: args.output == Format::Json };
     print(&match args.output {

@@ -4,9 +4,9 @@ use std::future::pending;
 use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rollcall::{Client, LockGuard, LockState, Place};
+use rollcall::{Client, Error, Lock, LockGuard, LockState, Place, Reason};
 use rustix::process::Signal;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::args::LockArgs;
 use super::child::{Child, Signals, code};
@@ -17,6 +17,9 @@ use super::leash::Leash;
 use super::term::{print, say};
 use super::waiting::patiently;
 
+/// Pause before another try, after one that found no replica for the time of a call: that may be very short.
+const AGAIN: Duration = Duration::from_millis(100);
+
 pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
     let notice = Notice::new(args.ttl, args.grace).map_err(Failure::usage)?;
     let mut signals = Signals::all()?;
@@ -24,16 +27,11 @@ pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
     if let Some(name) = &args.name {
         lock = lock.name(name);
     }
-    match args.wait {
-        None => lock = lock.wait(Duration::ZERO),
-        Some(Some(wait)) => lock = lock.wait(wait),
-        Some(None) => {}
-    }
     if !args.quiet && args.wait.is_some() {
         lock = lock.on_queued(tell_place);
     }
     let what = format!("the lock {}", args.path);
-    let acquiring = patiently(client, &what, lock.acquire());
+    let acquiring = patiently(client, &what, acquire(lock, args.wait));
     let guard = tokio::select! {
         guard = acquiring => guard.map_err(|error| Failure::of_lock(&error))?,
         signal = next_ending(&mut signals) => return Ok(ExitCode::from(exit_code(signal))),
@@ -68,6 +66,31 @@ pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
         Ended::Lost(why) => {
             Err(Failure::new(LOCK_LOST, format!("lock {} is lost, and COMMAND was ended: {why}", args.path)))
         }
+    }
+}
+
+/// Acquires the lock, or waits for it as long as that is wanted, without a replica or ZooKeeper too. One that is only tried
+/// may take as long as any call.
+async fn acquire(lock: Lock, wait: Option<Option<Duration>>) -> Result<LockGuard, Error> {
+    let begun = Instant::now();
+    let left = || match wait {
+        None => Some(Duration::ZERO),
+        Some(wait) => wait.map(|wait| wait.saturating_sub(begun.elapsed())),
+    };
+    loop {
+        let acquired = match left() {
+            Some(wait) => lock.clone().wait(wait).acquire().await,
+            None => lock.clone().acquire().await,
+        };
+        let is_in_vain = match &acquired {
+            Err(Error::Unreachable { .. }) => true,
+            Err(error) => matches!(error.reason(), Some(Reason::BackendUnavailable | Reason::Draining)),
+            Ok(_) => false,
+        };
+        if !is_in_vain || left() == Some(Duration::ZERO) {
+            return acquired;
+        }
+        sleep(AGAIN).await;
     }
 }
 

@@ -42,6 +42,8 @@ async fn beside(mut child: Child, mut presence: Presence) -> Outcome {
     // Why the registration is over while COMMAND runs on.
     let mut is_over = false;
     let mut refused = None;
+    // Whether it was asked for when a signal took it down.
+    let mut was_pending = false;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
@@ -60,11 +62,17 @@ async fn beside(mut child: Child, mut presence: Presence) -> Outcome {
                 if is_ending(signal) && !is_over {
                     // Nobody is to come any more while it ends; it may take its time.
                     is_over = true;
+                    was_pending = presence.registration.is_some();
                     presence.leave().await;
                 }
             }
         }
     };
+    was_pending |= presence.registration.is_some();
+    if refused.is_none() && !presence.was_registered {
+        let why = if was_pending { "" } else { ": its check has never passed" };
+        say(&format!("COMMAND has ended, and {} was never registered{why}", presence.place.path));
+    }
     presence.leave().await;
     refused.map_or_else(|| Ok(code(status)), Err)
 }
@@ -140,7 +148,7 @@ impl Presence {
             register = register.exclusive();
         }
         self.registration = Some(register.in_background()?);
-        self.waiting.set_pending(true);
+        self.waiting.set_pending(None);
         Ok(())
     }
 
@@ -155,25 +163,29 @@ impl Presence {
             });
         }
         self.told = None;
-        self.waiting.set_pending(false);
+        self.waiting.set_done();
     }
 
     fn tell(&mut self, state: RegistrationState) -> Result<(), Failure> {
         let path = &self.place.path;
-        self.waiting.set_pending(matches!(state, RegistrationState::Pending));
         match &state {
-            RegistrationState::Pending if self.told.is_none() => return Ok(()),
+            RegistrationState::Pending { reason } => self.waiting.set_pending(reason.clone()),
+            _ => self.waiting.set_done(),
+        }
+        match &state {
             RegistrationState::Registered { .. } => {
                 match self.told {
                     Some(RegistrationState::Registered { .. }) => {}
                     Some(RegistrationState::Overwritten { .. }) => {
                         say(&format!("{path} has its own data again"));
                     }
+                    Some(RegistrationState::Pending { .. }) => say(&format!("{path} is registered again")),
                     _ => say(&format!("registered {path}")),
                 }
                 self.was_registered = true;
             }
-            RegistrationState::Pending => {
+            RegistrationState::Pending { .. } if self.told.is_none() => return Ok(()),
+            RegistrationState::Pending { .. } if !matches!(self.told, Some(RegistrationState::Pending { .. })) => {
                 say(&format!("{path} may not be registered any more; trying again"));
             }
             RegistrationState::Overwritten { .. } => {

@@ -7,22 +7,21 @@ use rollcall::Client;
 
 use super::args::TreeArgs;
 use super::exit::{Failure, NO_NODE, Outcome};
-use super::format::Branch;
+use super::format::{Branch, hide_inner};
 use super::term::{Style, Tone, print, shown};
 use super::waiting::patiently;
 
 pub(crate) async fn run(client: &Client, style: Style, args: TreeArgs) -> Outcome {
     let what = format!("what is below {}", args.path);
-    let lookup = patiently(client, &what, client.get(&args.path).recursive().into_future()).await?;
+    let mut lookup = patiently(client, &what, client.get(&args.path).recursive().into_future()).await?;
     if !lookup.node.exists {
         return Err(Failure::new(NO_NODE, format!("no node at {}", args.path)));
     }
-    let mut branch = Branch::of(lookup.node);
     if !args.all {
-        branch.hide_inner(&args.path);
+        hide_inner(&mut lookup.node, &args.path);
     }
     let mut text = String::new();
-    draw(&mut text, &args.path, "", &branch, style, args.data);
+    draw(&mut text, &args.path, "", &Branch::of(lookup.node), style, args.data);
     print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::future::pending;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
-use rollcall::{Client, Contact};
+use rollcall::{Client, Contact, Reason};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -30,23 +30,27 @@ pub(crate) async fn patiently<F: Future>(client: &Client, what: &str, future: F)
 pub(crate) struct Waiting {
     what: String,
     contact: watch::Receiver<Contact>,
-    /// Since when a replica that answers has not done it.
-    pending_since: Option<SystemTime>,
+    /// Since when a replica that answers has not done it, and why, as it says.
+    pending: Option<(SystemTime, Option<Reason>)>,
     /// What was said of each replica since there was an answer last.
     told: BTreeMap<String, String>,
 }
 
 impl Waiting {
     pub(crate) fn new(client: &Client, what: &str) -> Self {
-        Self { what: what.to_owned(), contact: client.contact(), pending_since: None, told: BTreeMap::new() }
+        Self { what: what.to_owned(), contact: client.contact(), pending: None, told: BTreeMap::new() }
     }
 
-    /// Whether a replica that answers has still to do what is waited for.
-    pub(crate) fn set_pending(&mut self, is_pending: bool) {
-        self.pending_since = is_pending.then(|| self.pending_since.unwrap_or_else(SystemTime::now));
-        if !is_pending {
-            self.told.clear();
-        }
+    /// A replica that answers has still to do what is waited for.
+    pub(crate) fn set_pending(&mut self, reason: Option<Reason>) {
+        let since = self.pending.take().map_or_else(SystemTime::now, |(since, _)| since);
+        self.pending = Some((since, reason));
+    }
+
+    /// It is done, or not wanted any more.
+    pub(crate) fn set_done(&mut self) {
+        self.pending = None;
+        self.told.clear();
     }
 
     /// Says what is to be said, for ever.
@@ -56,7 +60,7 @@ impl Waiting {
     pub(crate) async fn tell(&mut self) -> Infallible {
         loop {
             let contact = self.contact.borrow_and_update().clone();
-            let since = contact.silent_since.or(self.pending_since);
+            let since = contact.silent_since.or(self.pending.as_ref().map(|(since, _)| *since));
             if since.is_none() {
                 self.told.clear();
             }
@@ -80,7 +84,7 @@ impl Waiting {
     }
 
     fn tell_once(&mut self, since: SystemTime, contact: &Contact) {
-        let (replica, why) = why(contact);
+        let (replica, why) = why(contact, self.pending.as_ref().and_then(|(_, reason)| reason.as_ref()));
         if self.told.get(&replica) != Some(&why) {
             say(&format!("waiting for {} since {}: {replica} {why}", self.what, time(since)));
             self.told.insert(replica, why);
@@ -89,13 +93,24 @@ impl Waiting {
 }
 
 /// The replica that is at fault, and what it does.
-fn why(contact: &Contact) -> (String, String) {
+fn why(contact: &Contact, pending: Option<&Reason>) -> (String, String) {
     match (&contact.trouble, contact.silent_since) {
         (Some((replica, cause)), Some(_)) if contact.is_refused => {
             (replica.clone(), format!("is there, but can't serve: {cause}"))
         }
         (Some((replica, cause)), Some(_)) => (replica.clone(), format!("can't be reached: {cause}")),
         (None, Some(_)) => (contact.replica.clone(), "was asked, and has not answered yet".to_owned()),
-        (_, None) => (contact.replica.clone(), "is there, but has no room or no zookeeper for it".to_owned()),
+        (_, None) => {
+            let cause = match pending {
+                Some(Reason::BackendUnavailable) => "is there, but has no zookeeper".to_owned(),
+                // The limits are reasons of this form.
+                Some(reason) if reason.as_str().starts_with("TOO_MANY_") => {
+                    format!("is there, but has no room: {reason}")
+                }
+                Some(reason) => format!("is there, but can't do it now: {reason}"),
+                None => "is there, and has not done it yet".to_owned(),
+            };
+            (contact.replica.clone(), cause)
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::process::{ExitCode, Stdio};
 use std::time::SystemTime;
 
-use rollcall::{Change, Client, Node, Update, Value};
+use rollcall::{Change, Client, Node, Reason, Update, Value};
 use rustix::process::Pid;
 use serde_json::{Map, Value as Json, json};
 use tokio::io::AsyncWriteExt as _;
@@ -25,6 +25,9 @@ pub(crate) async fn run(client: &Client, style: Style, args: WatchArgs) -> Outco
     let mut waiting = Waiting::new(client, &format!("news of {}", args.path));
     // What `--exec` is told beside the changes.
     let mut node = Node::default();
+    let mut has_shown = false;
+    // That what is shown next is out of date.
+    let mut stale = None;
     loop {
         let update = tokio::select! {
             biased;
@@ -32,9 +35,27 @@ pub(crate) async fn run(client: &Client, style: Style, args: WatchArgs) -> Outco
             never = waiting.tell() => match never {},
         };
         let Some(update) = update.transpose()? else { return Ok(ExitCode::SUCCESS) };
+        if !has_shown && !matches!(update, Update::Snapshot { .. } | Update::Changes { .. }) {
+            // What was not shown can't be out of date; that there is nothing to show is said with the reason.
+            stale = Some(update).filter(|update| matches!(update, Update::Stale { .. }));
+            match stale {
+                Some(_) => waiting.set_pending(Some(Reason::BackendUnavailable)),
+                None => waiting.set_done(),
+            }
+            continue;
+        }
+        if !std::mem::replace(&mut has_shown, true) {
+            waiting.set_done();
+        }
         match (&args.exec, args.output) {
-            (None, WatchFormat::Json) => print(&json_line(&line(&args.path, &update)))?,
-            (None, WatchFormat::Text) => print(&text(&update, style))?,
+            (None, format) => {
+                for update in std::iter::once(update).chain(stale.take()) {
+                    print(&match format {
+                        WatchFormat::Json => json_line(&line(&args.path, &update)),
+                        WatchFormat::Text => text(&update, style),
+                    })?;
+                }
+            }
             (Some(command), _) => {
                 let event = line(&args.path, &update);
                 match update {

@@ -221,7 +221,25 @@ async fn queue(
                 }
                 return Ok(Ended::Left);
             }
+            // Without ZooKeeper there is no place. The replica goes on waiting for both, though another may have it.
+            Event::Heartbeat(_) if seat.lock_id.is_none() => {
+                if replicas.found_better(stream.replica.index()).await {
+                    give_up_unseen(&terms.client, placed(stream).boxed());
+                    return Ok(Ended::Left);
+                }
+            }
             Event::Suspended(_) | Event::Heartbeat(_) => {}
+        }
+    }
+}
+
+/// Reads a stream up to the event that names its place.
+async fn placed(mut stream: Stream) -> Result<(Stream, Option<Event>), (Replica, Failure)> {
+    loop {
+        match stream.next().await {
+            Ok(Some(Event::Heartbeat(_))) => {}
+            Ok(event) => return Ok((stream, event)),
+            Err(failure) => return Err((stream.replica, failure)),
         }
     }
 }

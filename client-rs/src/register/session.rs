@@ -17,6 +17,7 @@ use crate::background::Background;
 use crate::choice::FOREVER;
 use crate::error::{Error, Failure, Reason};
 use crate::replicas::Replicas;
+use crate::scout::Unease;
 use crate::value::Compact;
 
 /// How long it takes until a replica that had no room is asked again.
@@ -201,17 +202,50 @@ async fn connect(session: &Session, but: Option<usize>, sure_until: Option<Insta
     }
 }
 
-type Opening<'a> = Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>>;
+/// The way to the next stream.
+struct Opening<'a> {
+    opened: Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>>,
+    /// The present one is about to end, and there has to be another.
+    is_needed: bool,
+}
 
-/// Carries the registrations on a stream, and moves them to the next when its replica is about to stop. Ends when that
-/// fails or when no registration is left; says until when what was registered certainly stands. Up to when everything was
-/// taken over by the stream, that is as long as it was before.
+impl<'a> Opening<'a> {
+    /// At another replica than that of the present one, if there is another.
+    fn needed(session: &'a Session, stream: &Stream) -> Self {
+        let opened = Box::pin(connect(session, Some(stream.replica.index()), None));
+        Self { opened, is_needed: true }
+    }
+
+    /// At another replica, if one has ZooKeeper.
+    fn if_better(session: &'a Session, stream: &Stream) -> Self {
+        let than = stream.replica.index();
+        let opened = Box::pin(async move {
+            match session.peer.replicas.found_better(than).await {
+                true => connect(session, Some(than), None).await,
+                false => None,
+            }
+        });
+        Self { opened, is_needed: false }
+    }
+
+    async fn ended(opening: &mut Option<Self>) -> Option<Stream> {
+        match opening {
+            Some(opening) => opening.opened.as_mut().await,
+            None => pending().await,
+        }
+    }
+}
+
+/// Carries the registrations on a stream, and moves them to the next when its replica is about to stop, or has lost
+/// ZooKeeper, which another one has. Ends when that fails or when no registration is left; says until when what was
+/// registered certainly stands. Up to when everything was taken over by the stream, that is as long as it was before.
 async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Instant>) -> Option<Instant> {
     let replicas = &session.peer.replicas;
     // The stream that was left, kept until everything has been taken over from it; and whether everything stands by it.
     let (mut left, mut left_has_all): (Option<Stream>, bool) = (None, false);
     let mut has_all = false;
     let mut opening: Option<Opening<'_>> = None;
+    let mut unease = Unease::default();
     let mut try_again_at = Instant::now() + TRY_AGAIN;
     loop {
         stream.send_all(|| session.state().next_request());
@@ -220,6 +254,9 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
         }
         if session.state().is_settled() {
             (left, has_all) = (None, true);
+            unease.set(false, Instant::now());
+        } else if session.state().is_without_zookeeper() {
+            unease.set(true, Instant::now());
         }
         let has_requests = session.state().has_requests();
         tokio::select! {
@@ -230,7 +267,7 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                 }
                 Ok(Event::Draining) => {
                     replicas.drains(&stream.replica);
-                    opening = Some(Box::pin(connect(session, Some(stream.replica.index()), None)));
+                    opening = Some(Opening::needed(session, &stream));
                 }
                 Ok(Event::Ready) => {}
                 Err(failure) => {
@@ -239,19 +276,23 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                     return if has_all { session.sure_until(&stream) } else { sure_until };
                 }
             },
-            opened = async { match &mut opening { Some(opening) => opening.await, None => pending().await } } => {
-                opening = match opened {
-                    Some(new) => {
-                        if has_all {
-                            sure_until = session.sure_until(&stream);
-                        }
-                        (left, left_has_all) = (Some(std::mem::replace(&mut stream, new)), has_all);
-                        has_all = false;
-                        session.state().begin();
-                        None
+            opened = Opening::ended(&mut opening) => {
+                let is_needed = opening.take().is_some_and(|opening| opening.is_needed);
+                if let Some(new) = opened {
+                    if has_all {
+                        sure_until = session.sure_until(&stream);
                     }
-                    None => Some(Box::pin(connect(session, Some(stream.replica.index()), None))),
-                };
+                    (left, left_has_all) = (Some(std::mem::replace(&mut stream, new)), has_all);
+                    has_all = false;
+                    unease.moved();
+                    session.state().begin();
+                } else if is_needed {
+                    opening = Some(Opening::needed(session, &stream));
+                }
+            }
+            () = until(unease.look_at()), if opening.is_none() => {
+                unease.looks(Instant::now());
+                opening = Some(Opening::if_better(session, &stream));
             }
             // What it says does not count any more; it must only be kept alive.
             ended = async { match &mut left { Some(left) => left.next(false).await.is_err(), None => pending().await } } => {

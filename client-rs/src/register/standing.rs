@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::LostReason;
+use crate::error::{LostReason, Reason};
 use crate::value::Value;
 
 /// How a registration stands.
@@ -10,7 +10,11 @@ use crate::value::Value;
 #[non_exhaustive]
 pub enum RegistrationState {
     /// Not registered yet, or perhaps no more: no replica, or no ZooKeeper, can be reached. The client goes on trying.
-    Pending,
+    Pending {
+        /// What it waits for, as a replica says, such as [`BackendUnavailable`](Reason::BackendUnavailable); `None`: no
+        /// replica has said anything yet.
+        reason: Option<Reason>,
+    },
     /// Registered.
     Registered {
         /// Which incarnation this is; later ones are larger.
@@ -35,6 +39,9 @@ pub enum RegistrationState {
 }
 
 impl RegistrationState {
+    /// Pending, and nobody says why.
+    pub(super) const WAITING: Self = Self::Pending { reason: None };
+
     /// Whether the path is registered, by all that is known.
     #[must_use]
     pub fn is_registered(&self) -> bool {

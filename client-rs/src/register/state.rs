@@ -1,6 +1,6 @@
 //! What is wished, what was said, and what was answered, for each path of a session. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rollcall_proto::v1;
@@ -41,6 +41,8 @@ pub(super) struct State {
     next_id: u64,
     /// How many paths have something said that was not answered.
     unanswered: usize,
+    /// Those of them that wait for ZooKeeper, as the present stream says.
+    without_zookeeper: HashSet<Arc<str>>,
 }
 
 /// How many late requests of its own a registration survives: more than there are replicas, mostly.
@@ -110,7 +112,7 @@ impl State {
             let taken = Refusal::in_stream(Code::AlreadyExists.into(), Reason::NameTaken.as_str(), message);
             return Err(Error::Refused(taken));
         }
-        let (states, receiver) = watch::channel(RegistrationState::Pending);
+        let (states, receiver) = watch::channel(RegistrationState::WAITING);
         let id = self.next_id;
         self.next_id += 1;
         let mut entry = Entry {
@@ -197,10 +199,16 @@ impl State {
         self.queue.is_empty() && self.unanswered == 0
     }
 
+    /// Whether the present stream's replica keeps something waiting since it has no ZooKeeper.
+    pub(super) fn is_without_zookeeper(&self) -> bool {
+        !self.without_zookeeper.is_empty()
+    }
+
     /// A new stream: everything is said again on it.
     pub(super) fn begin(&mut self) {
         self.later.clear();
         self.queue.clear();
+        self.without_zookeeper.clear();
         self.unanswered = 0;
         for (path, entry) in &mut self.entries {
             let is_open = matches!(entry.said, Some(Said::Set(_)));
@@ -252,14 +260,20 @@ impl State {
 
     /// What the present stream says about a path.
     pub(super) fn take(&mut self, response: Response) {
+        let waits = (!self.without_zookeeper.is_empty()).then(|| path_of(&response).to_owned());
         match response {
             Response::Registered(registered) => self.registered(&registered),
             Response::Unregistered(unregistered) => self.unregistered(&unregistered.path),
-            Response::Pending(pending) => self.tell(&pending.path, RegistrationState::Pending),
+            Response::Pending(pending) => self.pending(&pending),
             Response::Overwritten(overwritten) => self.overwritten(overwritten),
             Response::Lost(lost) => self.lost(&lost),
             Response::Rejected(rejected) => self.rejected(rejected),
             Response::Opened(_) | Response::KeptAlive(_) | Response::Draining(_) => {}
+        }
+        if let Some(path) = waits
+            && self.entries.get(path.as_str()).is_none_or(|entry| entry.said.is_none())
+        {
+            self.without_zookeeper.remove(path.as_str());
         }
     }
 
@@ -275,7 +289,7 @@ impl State {
 
     fn doubt_those(&self, concerns: impl Fn(&Entry) -> bool) {
         for entry in self.entries.values().filter(|entry| concerns(entry) && entry.states.borrow().is_registered()) {
-            entry.tell(RegistrationState::Pending);
+            entry.tell(RegistrationState::WAITING);
         }
     }
 
@@ -299,10 +313,13 @@ impl State {
         }
     }
 
-    fn tell(&self, path: &str, state: RegistrationState) {
-        if let Some(entry) = self.entries.get(path) {
-            entry.tell(state);
+    fn pending(&mut self, pending: &v1::Pending) {
+        let Some((path, entry)) = self.entries.get_key_value(pending.path.as_str()) else { return };
+        let reason = Reason::from(pending.reason.as_str());
+        if reason == Reason::BackendUnavailable && entry.said.is_some() {
+            self.without_zookeeper.insert(path.clone());
         }
+        entry.tell(RegistrationState::Pending { reason: Some(reason) });
     }
 
     fn registered(&mut self, registered: &v1::Registered) {
@@ -384,7 +401,7 @@ impl State {
         let Some(entry) = self.entries.get_mut(path) else { return };
         self.unanswered -= usize::from(entry.said.take().is_some());
         entry.answered = None;
-        entry.tell(RegistrationState::Pending);
+        entry.tell(RegistrationState::WAITING);
         self.enqueue(&path.into());
     }
 
@@ -412,7 +429,7 @@ impl State {
             return self.enqueue(&path.into());
         }
         if entry.generation.is_some() && matches!(refusal.code(), Code::ResourceExhausted | Code::Unavailable) {
-            entry.tell(RegistrationState::Pending);
+            entry.tell(RegistrationState::Pending { reason: Some(refusal.reason().clone()) });
             return self.later.push(path.into());
         }
         let error = Error::Refused(refusal.clone());
@@ -429,6 +446,19 @@ impl State {
         };
         entry.tell(state);
         entry.answer(&answer);
+    }
+}
+
+/// The path that a response is about; empty: none.
+fn path_of(response: &Response) -> &str {
+    match response {
+        Response::Registered(registered) => &registered.path,
+        Response::Unregistered(unregistered) => &unregistered.path,
+        Response::Pending(pending) => &pending.path,
+        Response::Overwritten(overwritten) => &overwritten.path,
+        Response::Lost(lost) => &lost.path,
+        Response::Rejected(rejected) => &rejected.path,
+        Response::Opened(_) | Response::KeptAlive(_) | Response::Draining(_) => "",
     }
 }
 

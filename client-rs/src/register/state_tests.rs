@@ -96,11 +96,11 @@ fn what_a_new_stream_has_not_taken_over_is_in_doubt_and_the_rest_is_not() {
     assert_eq!(said, ["set /a n=1 @1", "set /b n=1 @2"]);
     scene.registered("/a", 1);
     scene.state.doubt_the_rest();
-    assert_eq!((taken.state(), left.state()), (registered(1), RegistrationState::Pending));
+    assert_eq!((taken.state(), left.state()), (registered(1), RegistrationState::WAITING));
     scene.registered("/b", 2);
     assert_eq!(left.state(), registered(2));
     scene.state.doubt();
-    assert_eq!((taken.state(), left.state()), (RegistrationState::Pending, RegistrationState::Pending));
+    assert_eq!((taken.state(), left.state()), (RegistrationState::WAITING, RegistrationState::WAITING));
 }
 
 #[test]
@@ -186,7 +186,8 @@ fn a_resume_that_a_replica_has_no_room_for_is_tried_again() {
     scene.state.begin();
     scene.said();
     scene.rejected("/a", Code::ResourceExhausted, "TOO_MANY_REGISTRATIONS");
-    assert_eq!(held.state(), RegistrationState::Pending);
+    let reason = Some(Reason::from("TOO_MANY_REGISTRATIONS"));
+    assert_eq!(held.state(), RegistrationState::Pending { reason });
     assert!(scene.said().is_empty());
     scene.state.try_again();
     assert_eq!(scene.said(), ["set /a n=1 @5"]);
@@ -207,7 +208,7 @@ fn what_each_earlier_stream_may_have_taken_over_late_is_asked_for_once() {
     let mut standing = 5;
     for later in [7, 9] {
         scene.lost("/a", standing, v1::LostReason::TakenOver);
-        assert_eq!(held.state(), RegistrationState::Pending);
+        assert_eq!(held.state(), RegistrationState::WAITING);
         assert_eq!(scene.said(), [format!("set /a n=1 @{standing}")]);
         scene.registered("/a", later);
         assert_eq!(held.state(), registered(later));
@@ -251,7 +252,7 @@ fn what_expired_is_registered_again() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
     scene.lost("/a", 5, v1::LostReason::Expired);
-    assert_eq!(held.state(), RegistrationState::Pending);
+    assert_eq!(held.state(), RegistrationState::WAITING);
     scene.state.begin();
     assert_eq!(scene.said(), ["set /a n=1 @5"]);
     scene.registered("/a", 8);
@@ -322,7 +323,7 @@ fn a_later_registration_waits_for_what_the_earlier_has_said() {
     let second = scene.add("/a", 2);
     assert!(scene.said().is_empty());
     scene.registered("/a", 5);
-    assert_eq!(second.state(), RegistrationState::Pending);
+    assert_eq!(second.state(), RegistrationState::WAITING);
     assert_eq!(scene.said(), ["set /a n=2 @5"]);
     scene.registered("/a", 5);
     assert_eq!(second.state(), registered(5));
@@ -334,6 +335,30 @@ fn a_later_registration_waits_for_what_the_earlier_has_said() {
     assert_eq!(scene.said(), ["set /a n=3"]);
     scene.registered("/a", 7);
     assert_eq!((third.state(), first.state().is_over()), (registered(7), true));
+}
+
+#[test]
+fn what_waits_for_zookeeper_is_known_until_it_is_answered_or_said_elsewhere() {
+    let mut scene = Scene::default();
+    let held = scene.standing("/a", 1);
+    let waits = scene.add("/b", 2);
+    assert_eq!(scene.said(), ["set /b n=2"]);
+    let pending = |scene: &mut Scene, path: &str, reason: &str| {
+        scene.state.take(Response::Pending(v1::Pending { path: path.to_owned(), reason: reason.to_owned() }));
+    };
+    pending(&mut scene, "/b", "OTHER");
+    assert!(!scene.state.is_without_zookeeper());
+    pending(&mut scene, "/b", "BACKEND_UNAVAILABLE");
+    assert!(scene.state.is_without_zookeeper() && held.state() == registered(1));
+    assert_eq!(waits.state(), RegistrationState::Pending { reason: Some(Reason::BackendUnavailable) });
+    scene.state.begin();
+    assert!(!scene.state.is_without_zookeeper(), "the next replica has not said so");
+    assert_eq!(scene.said().len(), 2);
+    pending(&mut scene, "/b", "BACKEND_UNAVAILABLE");
+    scene.registered("/a", 1);
+    assert!(scene.state.is_without_zookeeper());
+    scene.registered("/b", 2);
+    assert!(!scene.state.is_without_zookeeper() && waits.state() == registered(2));
 }
 
 #[test]
@@ -350,7 +375,7 @@ fn doubt_is_told_and_so_is_what_others_have_written() {
     scene.state.take(Response::Registered(right));
     assert_eq!(held.state(), RegistrationState::Registered { generation: 5 });
     scene.state.doubt();
-    assert_eq!(held.state(), RegistrationState::Pending);
+    assert_eq!(held.state(), RegistrationState::WAITING);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rollcall_proto::v1;
-use tokio::time::timeout;
-use tonic::Streaming;
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::{Status, Streaming};
 
 use super::assemble::{Assembler, Said};
 use super::update::Update;
@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::error::{Error, Failure};
 use crate::node::duration_to_proto;
 use crate::replicas::Replica;
+use crate::scout::Unease;
 
 /// How long a stream may be quiet before the replica says something.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -26,8 +27,7 @@ pub(super) struct Following {
     client: Client,
     request: v1::WatchRequest,
     assembler: Assembler,
-    /// The stream that stands, and whether it has said anything yet.
-    stream: Option<(Replica, Streaming<v1::WatchResponse>)>,
+    stream: Option<Stream>,
     /// Updates that have not been given yet.
     ready: VecDeque<Update>,
     has_ended: bool,
@@ -35,6 +35,44 @@ pub(super) struct Following {
     silent: BTreeSet<usize>,
     /// The replica that the last stream was left for.
     drains: Option<usize>,
+    /// Whether to look for another replica, since the present one has lost ZooKeeper.
+    unease: Unease,
+}
+
+/// The stream that stands.
+struct Stream {
+    replica: Replica,
+    responses: Streaming<v1::WatchResponse>,
+    heard_at: Instant,
+}
+
+/// What comes first.
+enum Next {
+    Message(Result<Option<v1::WatchResponse>, Status>),
+    Silence,
+    LookElsewhere,
+}
+
+impl Stream {
+    /// # Cancellation
+    /// Safe: no message is lost.
+    async fn next(&mut self, look_at: Option<Instant>) -> Next {
+        let look = async {
+            match look_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            message = self.responses.message() => {
+                self.heard_at = Instant::now();
+                Next::Message(message)
+            }
+            () = look => Next::LookElsewhere,
+            () = sleep_until(self.heard_at + SILENCE) => Next::Silence,
+        }
+    }
 }
 
 impl Following {
@@ -50,6 +88,7 @@ impl Following {
             has_ended: false,
             silent: BTreeSet::new(),
             drains: None,
+            unease: Unease::default(),
         }
     }
 
@@ -71,29 +110,45 @@ impl Following {
 
     /// Opens a stream, or reads one message.
     async fn step(&mut self) -> Result<(), Error> {
-        let Some((replica, stream)) = &mut self.stream else { return self.open().await };
-        let failure = match timeout(SILENCE, stream.message()).await {
-            Ok(Ok(Some(message))) => {
-                self.client.replicas().succeeded(replica);
+        let Some(stream) = &mut self.stream else { return self.open().await };
+        let failure = match stream.next(self.unease.look_at()).await {
+            Next::Message(Ok(Some(message))) => {
+                self.client.replicas().succeeded(&stream.replica);
                 self.silent.clear();
                 self.client.replicas().seen().note_watch(&message);
-                match self.assembler.take(message) {
-                    Said::Updates(updates) => self.ready.extend(updates),
-                    Said::Draining => {
-                        self.client.replicas().drains(replica);
-                        self.drains = Some(replica.index());
-                        self.leave();
-                    }
+                self.take(message);
+                return Ok(());
+            }
+            Next::LookElsewhere => {
+                let index = stream.replica.index();
+                self.unease.looks(Instant::now());
+                if self.client.replicas().found_better(index).await {
+                    self.drains = Some(index);
+                    self.leave();
                 }
                 return Ok(());
             }
-            Ok(Ok(None)) => Failure::ended(),
-            Ok(Err(status)) => Failure::of(status),
-            Err(_) => Failure::silent(),
+            Next::Message(Ok(None)) => Failure::ended(),
+            Next::Message(Err(status)) => Failure::of(status),
+            Next::Silence => Failure::silent(),
         };
-        let replica = replica.clone();
+        let replica = stream.replica.clone();
         self.leave();
         self.failed(&replica, failure)
+    }
+
+    fn take(&mut self, message: v1::WatchResponse) {
+        self.unease.set(message.stale, Instant::now());
+        match self.assembler.take(message) {
+            Said::Updates(updates) => self.ready.extend(updates),
+            Said::Draining => {
+                if let Some(stream) = &self.stream {
+                    self.client.replicas().drains(&stream.replica);
+                    self.drains = Some(stream.replica.index());
+                }
+                self.leave();
+            }
+        }
     }
 
     async fn open(&mut self) -> Result<(), Error> {
@@ -102,7 +157,7 @@ impl Following {
         let request = v1::WatchRequest { since_revision, min_revision, ..self.request.clone() };
         let failure = match timeout(OPENING, replica.stub.watch(request)).await {
             Ok(Ok(answer)) => {
-                self.stream = Some((replica, answer.into_inner()));
+                self.stream = Some(Stream { replica, responses: answer.into_inner(), heard_at: Instant::now() });
                 return Ok(());
             }
             Ok(Err(status)) => Failure::of(status),
@@ -119,6 +174,7 @@ impl Following {
     fn leave(&mut self) {
         self.stream = None;
         self.assembler.broken();
+        self.unease.moved();
     }
 
     /// Whether it is worth going on.

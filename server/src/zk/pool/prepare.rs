@@ -62,8 +62,13 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Trouble> 
         chroot = format!("{chroot}/{segment}");
         ensure(session, &chroot).await?;
     }
-    for path in [RESERVED_ROOT, FENCES, LEASES, EVICTED] {
+    for path in [RESERVED_ROOT, FENCES, LEASES] {
         ensure(session, &config.outer(path)).await?;
+    }
+    // Where an operator has prepared the others alone, nobody is evicted, and all else is as it should be.
+    match ensure(session, &config.outer(EVICTED)).await {
+        Err(trouble @ Trouble::MayNotCreate { .. }) => tracing::warn!(%trouble, "registrations can't be evicted"),
+        made => made?,
     }
     check_usable(session, config).await?;
     // The version check: without persistent watches (before 3.6) nothing that Rollcall promises can be kept.

@@ -1,0 +1,132 @@
+//! When to look for another replica that has ZooKeeper, and what comes of it. Pure: the time is given.
+//!
+//! A replica that has lost ZooKeeper keeps its streams: it goes on answering from memory, and keeps what waits. So a stream
+//! stays where it is until another replica is known to have ZooKeeper; where none has, nothing is gained by moving, and
+//! what the replica still holds for the stream would be put at risk.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The first and the longest pause before a stream whose replica has lost ZooKeeper looks for another replica. A shorter
+/// first one would move streams for a ZooKeeper server that is merely replaced; a longer last one leaves a stream without
+/// ZooKeeper for longer than it has to be.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+
+/// When one stream looks for another replica.
+#[derive(Debug, Default)]
+pub(crate) struct Unease {
+    /// While its replica has no ZooKeeper.
+    look_at: Option<Instant>,
+    /// How often it has looked, or moved, in this trouble.
+    looks: u32,
+}
+
+impl Unease {
+    /// Whether the stream's replica has lost ZooKeeper, or says so still.
+    pub(crate) fn set(&mut self, is_without: bool, now: Instant) {
+        match is_without {
+            true => self.look_at = self.look_at.or_else(|| Some(now + self.pause())),
+            false => *self = Self::default(),
+        }
+    }
+
+    /// When to look; `None`: there is no trouble.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// It looks: the next time, at the replica where it then is, comes after a longer pause. So a stream does not hop for
+    /// ever between replicas that promise more than they hold.
+    pub(crate) fn looks(&mut self, now: Instant) {
+        self.looks += 1;
+        self.look_at = Some(now + self.pause());
+    }
+
+    /// It has moved: whether the new replica has ZooKeeper is not known yet.
+    pub(crate) fn moved(&mut self) {
+        self.look_at = None;
+    }
+
+    fn pause(&self) -> Duration {
+        pause(self.looks)
+    }
+}
+
+fn pause(looks: u32) -> Duration {
+    PAUSES[0].saturating_mul(1 << looks.min(16)).min(PAUSES[1])
+}
+
+/// What the last round of questions came to. All streams of a client share it, so that a client with a thousand of them
+/// asks no more than one.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Memory {
+    last: Option<(Instant, bool)>,
+    in_vain: u32,
+}
+
+impl Memory {
+    /// What a round that was begun a moment ago has come to; `None`: it is time for another.
+    pub(crate) fn get(&self, now: Instant) -> Option<bool> {
+        let (at, found) = self.last?;
+        // A moment less than the streams wait, or each would come just too early.
+        let kept = if found { PAUSES[0] / 2 } else { pause(self.in_vain.saturating_sub(1)) / 2 };
+        (now < at + kept).then_some(found)
+    }
+
+    /// What another round has come to.
+    pub(crate) fn put(&mut self, found: bool, now: Instant) {
+        let is_old = self.last.is_none_or(|(at, _)| now > at + 4 * PAUSES[1]);
+        self.in_vain = if found || is_old { u32::from(!found) } else { self.in_vain + 1 };
+        self.last = Some((now, found));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_looks_after_a_moment_and_then_less_and_less_often_wherever_it_is() {
+        let (mut unease, mut now) = (Unease::default(), Instant::now());
+        assert_eq!(unease.look_at(), None);
+        let mut pauses = Vec::new();
+        for round in 0..8 {
+            unease.set(true, now);
+            unease.set(true, now + PAUSES[0] / 2);
+            let at = unease.look_at().unwrap();
+            pauses.push(at - now);
+            now = at;
+            unease.looks(now);
+            if round % 2 == 0 {
+                unease.moved();
+            }
+        }
+        assert!(pauses.is_sorted() && pauses[0] == PAUSES[0] && pauses[7] == PAUSES[1], "{pauses:?}");
+        unease.set(false, now);
+        assert_eq!(unease.look_at(), None);
+        unease.set(true, now);
+        assert_eq!(unease.look_at(), Some(now + PAUSES[0]), "the next trouble begins anew");
+    }
+
+    #[test]
+    fn a_round_serves_all_for_a_while_and_longer_when_it_was_in_vain() {
+        let (mut memory, mut now) = (Memory::default(), Instant::now());
+        assert_eq!(memory.get(now), None);
+        let mut kept = Vec::new();
+        for _ in 0..8 {
+            memory.put(false, now);
+            let begun = now;
+            while memory.get(now) == Some(false) {
+                now += PAUSES[0] / 10;
+            }
+            kept.push(now - begun);
+        }
+        assert!(kept.is_sorted() && kept[0] <= PAUSES[0] && kept[7] <= PAUSES[1], "{kept:?}");
+        memory.put(true, now);
+        assert_eq!(memory.get(now), Some(true));
+        assert_eq!(memory.get(now + PAUSES[0]), None);
+        memory.put(false, now + PAUSES[0]);
+        assert_eq!(memory.get(now + 2 * PAUSES[0]), None, "the next trouble begins anew");
+    }
+}
