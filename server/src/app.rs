@@ -22,6 +22,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::budget::{self, Budget, Resource};
+use crate::contact::{Contact, Pulse};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::grpc::{self, Admission, Gate, Gathering, Service, Turnstile};
@@ -71,6 +72,8 @@ pub struct Settings {
     /// What all connections together may.
     pub(crate) in_all: budget::Limits,
     pub(crate) api: grpc::Settings,
+    /// Time after which a lock that nobody uses is removed; zero: never.
+    pub(crate) lock_idle: Duration,
     /// How long a view that nobody uses is kept.
     pub(crate) view_idle: Duration,
     /// Where to keep what is known, for a restart without ZooKeeper.
@@ -147,10 +150,18 @@ impl App {
         let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
         let path_overhead = self.settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
         let budget = Budget::new(self.settings.per_connection, self.settings.in_all).with_path_overhead(path_overhead);
+        let pulse = Arc::new(Pulse::default());
         let service = Service {
-            sessions: Sessions::start(zk.clone(), &mut tasks),
+            sessions: Sessions::start(zk.clone(), pulse.clone(), &mut tasks),
             views: Views::start(zk.clone(), views, self.store, &budget, &mut tasks),
-            locks: Locks::start(zk.pool.clone(), self.settings.in_all.locks, &budget, &mut tasks),
+            locks: Locks::start(
+                zk.pool.clone(),
+                pulse,
+                self.settings.in_all.locks,
+                self.settings.lock_idle,
+                &budget,
+                &mut tasks,
+            ),
             durable: Durable::new(zk.clone()),
             admission: Admission::default(),
             metrics: metrics.clone(),
@@ -170,9 +181,10 @@ impl App {
         let gate = Gate::new(routes.prepare(), metrics.clone());
         let server = http2(self.settings.keepalive, self.settings.per_connection.streams);
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
-        let turnstile = Turnstile::new();
-        let incoming =
-            listener.into_stream().map_ok(move |socket| Gathering::new(socket, budget.account(), &turnstile));
+        let (turnstile, keepalive) = (Turnstile::new(), self.settings.keepalive);
+        let incoming = listener
+            .into_stream()
+            .map_ok(move |socket| Gathering::new(socket, budget.account(), Contact::new(keepalive), &turnstile));
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };

@@ -103,6 +103,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub view_idle: Duration,
 
+    /// Time after which the nodes of a lock that nobody holds or waits for are removed from ZooKeeper, 1 s to 10000 h; 0s:
+    /// never. It concerns locks that were made through Rollcall
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub lock_idle: Duration,
+
     /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
     /// stale, after a restart without ZooKeeper. It holds values; only its owner may read it. One directory a replica
     #[arg(long, value_name = "DIR", env = "ROLLCALL_SNAPSHOT_DIR", conflicts_with = "embedded")]
@@ -198,12 +203,18 @@ impl Options {
                 heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
             },
             view_idle: within("view-idle", self.view_idle, SECOND..=3600 * SECOND)?,
+            // A replica that writes nothing removes nothing.
+            lock_idle: if self.lock_idle.is_zero() || self.read_only {
+                Duration::ZERO
+            } else {
+                within("lock-idle", self.lock_idle, SECOND..=10_000 * 3600 * SECOND)?
+            },
             snapshot_dir: self.snapshot_dir,
         })
     }
 }
 
-/// `20s`, `500ms`, `2m`.
+/// `20s`, `500ms`, `2m`, `24h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -212,7 +223,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(format!("{text:?} needs a unit: ms, s or m")),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
+        _ => Err(format!("{text:?} needs a unit: ms, s, m or h")),
     }
 }
 

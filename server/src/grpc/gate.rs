@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::{Request, Response};
@@ -19,6 +20,7 @@ use super::gather::{self, Peer};
 use super::upload::{Form, Upload};
 use super::{deadline, status};
 use crate::budget::Account;
+use crate::contact::Contact;
 use crate::error::Error;
 use crate::metrics::Metrics;
 
@@ -67,7 +69,7 @@ impl Gate {
         let (mut head, body) = request.into_parts();
         // Every connection that is accepted has one; see `Gathering`.
         let peer = head.extensions.get::<Peer>().cloned();
-        let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited()));
+        let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited(), Contact::new(Duration::MAX)));
         let call = Call::begin(&peer.account, &head)?;
         let deadline = deadline::of(&head.headers);
         let (form, answer) = match head.uri.path() {

@@ -16,6 +16,7 @@ mod heartbeat;
 mod locks;
 mod message;
 mod pace;
+mod pings;
 mod put;
 mod register;
 mod status;

@@ -6,8 +6,10 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::queue::{may_take, must_give_up};
+use super::slot::Vouched;
 use super::terms::Grant;
 use super::{Interrupt, READ_CHUNK, Stop, release, seat};
+use crate::contact::Contact;
 use crate::types::{NodePath, Zxid};
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
 
@@ -124,12 +126,20 @@ async fn grants(session: &Session, path: &NodePath) -> Result<Vec<i64>, zk::Erro
 /// Tells the lock as held, and watches over it until it ends, and says how.
 pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Stop {
     let (_, slot) = attempt.parts();
+    let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
+    let (mut link, mut evidence) = (session.link(), owner.evidence());
+    // The connection of a stream lock stays the same.
+    let contact = slot.contact();
+    let vouch = |until: Instant| {
+        let heard_within = contact.as_ref().map_or(Duration::MAX, Contact::keepalive);
+        let horizon = contact.as_ref().map_or(Duration::MAX, Contact::horizon).min(owner.horizon());
+        slot.vouch(Vouched { until, heard_within, horizon });
+    };
+    vouch(*evidence.borrow() + owner.overdue());
     if !slot.held(grant.token) {
         let _ = slot.ordered().await;
         return Stop::Ordered;
     }
-    let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
-    let (mut link, mut evidence) = (session.link(), owner.evidence());
     let path = attempt.parts().0.path.clone();
     let mut watched = Watched { path, grant, watch: Some(watch), unwatched: None, written: false, missed: false };
     loop {
@@ -145,6 +155,7 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
         };
         let (ask_again, doubt) = match judge(signs, Instant::now()) {
             Certainty::Sure(until) => {
+                vouch(last + owner.overdue());
                 slot.held(grant.token);
                 (until, false)
             }

@@ -9,8 +9,12 @@ use tokio::time::Instant;
 use super::id::LockId;
 use super::slot::Slot;
 use super::terms::until;
+use crate::contact::Contact;
 use crate::error::Error;
 use crate::types::FencingToken;
+
+/// Time after which it is looked again whether something may be told that was held back.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a lock's stream tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub(crate) enum LockEvent {
         fencing_token: FencingToken,
         /// How long the lock outlives its stream.
         ttl: Option<Duration>,
+        /// How long the client may hear nothing from this replica before another may hold the lock.
+        horizon: Option<Duration>,
     },
     /// The lock is held, but there is no fresh evidence of it.
     Suspended {
@@ -52,6 +58,8 @@ pub(crate) enum LostReason {
     SessionLost,
     /// Somebody deleted it in ZooKeeper.
     Removed,
+    /// Its client was silent for its ttl.
+    Expired,
 }
 
 /// A lock's stream. Its drop is the end of the call: the place in the queue, or the lock, is given back in the
@@ -69,8 +77,9 @@ pub(crate) struct Acquisition {
 impl Acquisition {
     /// A new stream for a lock, which takes over from the one before; `None` when the lock is over. If it was held, and
     /// is not found to stand still before the deadline, the stream ends, and the lock is kept.
-    pub(super) fn attach(slot: Arc<Slot>, deadline: Option<Instant>) -> Option<Self> {
-        let stream = slot.attach()?;
+    /// `contact`: the connection over which it comes.
+    pub(super) fn attach(slot: Arc<Slot>, deadline: Option<Instant>, contact: Option<Contact>) -> Option<Self> {
+        let stream = slot.attach(contact)?;
         Some(Self { stream, news: slot.news(), slot, deadline, is_over: false })
     }
 
@@ -96,9 +105,11 @@ impl Acquisition {
                 self.is_over = matches!(item, Some(Err(Error::Superseded { .. })));
                 return item;
             }
+            let look_again = self.is_held_back().then(|| Instant::now() + LOOK_AGAIN);
             tokio::select! {
                 biased;
                 changed = self.news.changed() => changed.ok()?,
+                () = until(look_again) => {}
                 () = until(self.deadline) => {
                     self.deadline = None;
                     if self.slot.is_unverified(self.stream) {
@@ -108,6 +119,14 @@ impl Acquisition {
                 }
             }
         }
+    }
+}
+
+impl Acquisition {
+    /// Whether nothing may be said now: the client would take it for a sign that the lock is held, for which this replica
+    /// can't answer at the moment.
+    pub(crate) fn is_held_back(&self) -> bool {
+        !self.is_over && self.slot.is_held_back(self.stream, Instant::now())
     }
 }
 
@@ -131,7 +150,7 @@ mod tests {
 
     fn lasting_stream(ttl: Option<Duration>) -> (Arc<Slot>, Acquisition) {
         let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), ttl);
-        let acquisition = Acquisition::attach(slot.clone(), None).unwrap();
+        let acquisition = Acquisition::attach(slot.clone(), None, None).unwrap();
         (slot, acquisition)
     }
 
@@ -225,7 +244,7 @@ mod tests {
         assert_eq!(all(&mut acquisition), ["queued", "held"]);
         drop(acquisition);
         assert!(matches!(*slot.orders().borrow(), Order::Keep(_)));
-        let mut acquisition = Acquisition::attach(slot.clone(), None).unwrap();
+        let mut acquisition = Acquisition::attach(slot.clone(), None, None).unwrap();
         assert_eq!(all(&mut acquisition), ["queued"], "told before it was verified");
         assert!(slot.held(FencingToken(7)));
         assert_eq!(all(&mut acquisition), ["held"]);
@@ -233,7 +252,7 @@ mod tests {
         assert!(slot.held(FencingToken(7)));
         drop(acquisition);
         assert_eq!(slot.ordered().await, Order::Drop);
-        assert!(Acquisition::attach(slot, None).is_none());
+        assert!(Acquisition::attach(slot, None, None).is_none());
     }
 
     #[tokio::test]
@@ -243,7 +262,7 @@ mod tests {
         assert_eq!(all(&mut first), ["queued", "held"]);
         let looked_at_for = slot.stream();
         drop(first);
-        let mut second = Acquisition::attach(slot.clone(), None).unwrap();
+        let mut second = Acquisition::attach(slot.clone(), None, None).unwrap();
         slot.still_held(looked_at_for, FencingToken(7));
         slot.still_suspended(looked_at_for, Instant::now());
         assert_eq!(all(&mut second), ["queued"]);
@@ -259,7 +278,7 @@ mod tests {
         slot.queued(1, Arc::default());
         assert!(slot.held(FencingToken(7)));
         assert_eq!(all(&mut first), ["queued", "held"]);
-        let mut second = Acquisition::attach(slot.clone(), None).unwrap();
+        let mut second = Acquisition::attach(slot.clone(), None, None).unwrap();
         assert_eq!(all(&mut first), ["error", "end"]);
         drop(first);
         assert_eq!(*slot.orders().borrow(), Order::Go);

@@ -9,9 +9,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use super::claiming::Claims;
 use super::claims::{Asker, Claim, Claimed, Observed, Policy};
 use super::lanes::Lane;
-use super::pulse::Pulse;
 use super::reads::{Read, Reads};
 use super::upkeep::{BATCH, Removal, Upkeep};
+use crate::contact::Pulse;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::zk::{ErrorCode, Moves, Room, Watcher, Zk};
 

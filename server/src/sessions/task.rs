@@ -11,11 +11,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::claims::{Asker, Claimed};
 use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
-use super::pulse::Pulse;
 use super::rooms::Rooms;
 use super::state::{Effect, Input, State, StreamId};
 use super::upkeep::Removal;
 use super::{Departures, Message};
+use crate::contact::Pulse;
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
 
@@ -73,9 +73,8 @@ struct Task {
 }
 
 /// Runs until all handles are gone.
-pub(super) async fn run(zk: Zk, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
+pub(super) async fn run(zk: Zk, pulse: Arc<Pulse>, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
     let (owners, room_news) = (zk.pool.owners(), zk.pool.room_news());
-    let pulse = Arc::new(Pulse::new());
     let mut task = Task {
         operations: Operations::new(&zk, &pulse),
         zk,

@@ -6,6 +6,8 @@ use crate::types::{NodePath, SessionId};
 pub(crate) const FENCES: &str = "/.rollcall/fences";
 /// Where the records of locks with a ttl are.
 pub(crate) const LEASES: &str = "/.rollcall/leases";
+/// Where the records of locks that were made through Rollcall are.
+pub(crate) const LOCKS: &str = "/.rollcall/locks";
 
 /// The fence of a session: an ephemeral of that session. Its version moves with every takeover from the session.
 pub(crate) fn fence(session: SessionId) -> String {

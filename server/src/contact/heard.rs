@@ -1,7 +1,7 @@
-//! When a stream's client was last heard, as the task that reads its messages knows it.
+//! When a client was last heard, as the task that reads what it sends knows it.
 //!
-//! A message counts from the moment at which it was read, however long it then waits for a place in the queue of the task
-//! that owns the registrations. So a ttl does not depend on how busy that task is with others.
+//! Of a Register stream a message counts from the moment at which it was read, however long it then waits for a place in
+//! the queue of the task that owns the registrations. So a ttl does not depend on how busy that task is with others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +11,9 @@ use tokio::time::Instant;
 /// What is stored while a message waits for its place.
 const WAITING: u64 = u64::MAX;
 
-/// The last sign of life of one stream. Clones are the same.
+/// The last sign of life of one stream or connection. Clones are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     start: Instant,
     /// Milliseconds after `start`, or [`WAITING`].
     at: Arc<AtomicU64>,
@@ -21,28 +21,34 @@ pub(super) struct Heard {
 
 /// A message that was read and waits for its place: for as long its client counts as heard.
 #[derive(Debug)]
-pub(super) struct Arriving<'a>(&'a Heard);
+pub(crate) struct Arriving<'a>(&'a Heard);
 
 impl Heard {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { start: now, at: Arc::default() }
     }
 
     /// A message was read. For one reader at a time.
-    pub(super) fn arriving(&self) -> Arriving<'_> {
-        self.at.store(WAITING, Ordering::Release);
+    pub(crate) fn arriving(&self) -> Arriving<'_> {
+        self.wait();
         Arriving(self)
     }
 
+    /// From now until the next [`Heard::note`] the client counts as heard: what it sends is not read meanwhile.
+    pub(super) fn wait(&self) {
+        self.at.store(WAITING, Ordering::Release);
+    }
+
     /// When the client was last heard.
-    pub(super) fn last(&self, now: Instant) -> Instant {
+    pub(crate) fn last(&self, now: Instant) -> Instant {
         match self.at.load(Ordering::Acquire) {
             WAITING => now,
             at => self.start + std::time::Duration::from_millis(at),
         }
     }
 
-    pub(super) fn note(&self, now: Instant) {
+    /// The client was heard at this moment.
+    pub(crate) fn note(&self, now: Instant) {
         let at = now.saturating_duration_since(self.start).as_millis();
         self.at.store(u64::try_from(at).unwrap_or(WAITING - 1), Ordering::Release);
     }

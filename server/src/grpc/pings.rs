@@ -1,0 +1,83 @@
+//! Pings beside those of HTTP/2's keep-alive, for what needs a sign of life sooner than that asks for one.
+//!
+//! A client of any language answers a ping by itself, as long as its process runs. The frames are put between those of
+//! HTTP/2 as they go to the socket: h2 has no other way to send one at another time than its own. It ignores the answers,
+//! with a warning that the server does not log (`main.rs`); that bytes have come is all that matters.
+
+use std::pin::Pin;
+use std::task::Context;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::pace::Frames;
+use crate::contact::Contact;
+
+/// A PING frame. Its payload is none that HTTP/2's own pings have.
+const PING: [u8; 17] = *b"\x00\x00\x08\x06\x00\x00\x00\x00\x00rollcall";
+
+/// The pings of one connection.
+#[derive(Debug)]
+pub(super) struct Pings {
+    alarm: Option<Pin<Box<Sleep>>>,
+    last: Option<Instant>,
+    is_due: bool,
+    /// What has been written.
+    frames: Frames,
+    /// Whether anything was: the first frame of a connection must be HTTP/2's.
+    has_begun: bool,
+    /// Whether a block of headers is being written, which nothing may interrupt.
+    is_in_headers: bool,
+}
+
+impl Pings {
+    pub(super) fn new() -> Self {
+        let frames = Frames::without_preface();
+        Self { alarm: None, last: None, is_due: false, frames, has_begun: false, is_in_headers: false }
+    }
+
+    /// Looks whether a ping is due, and wakes the task when the next is.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, contact: &Contact) {
+        let Some(interval) = contact.asked_every(context.waker()) else {
+            (self.alarm, self.is_due) = (None, false);
+            return;
+        };
+        loop {
+            let now = Instant::now();
+            let heard = contact.last_heard(now);
+            let due = self.last.map_or(heard, |last| last.max(heard)) + interval;
+            if due <= now {
+                (self.is_due, self.last) = (true, Some(now));
+                continue;
+            }
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            // It is set once an interval, and not with each sign of life.
+            if alarm.is_elapsed() || alarm.deadline() > due {
+                alarm.as_mut().reset(due);
+            }
+            if alarm.as_mut().poll(context).is_pending() {
+                return;
+            }
+        }
+    }
+
+    /// Notes what HTTP/2 has written.
+    pub(super) fn has_written(&mut self, bytes: &[u8]) {
+        const HEADERS: u8 = 1;
+        const CONTINUATION: u8 = 9;
+        const END_HEADERS: u8 = 4;
+        let is_in_headers = &mut self.is_in_headers;
+        self.has_begun = true;
+        self.frames.pass(bytes, |kind, flags, _| {
+            if matches!(kind, HEADERS | CONTINUATION) {
+                *is_in_headers = flags & END_HEADERS == 0;
+            }
+        });
+    }
+
+    /// The ping that is due, if one may be written now.
+    pub(super) fn take(&mut self) -> Option<[u8; 17]> {
+        let may = self.is_due && self.has_begun && !self.is_in_headers && self.frames.is_between_two();
+        self.is_due &= !may;
+        may.then_some(PING)
+    }
+}
