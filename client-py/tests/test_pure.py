@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from rollcall import v1
+from rollcall import locks, session, v1
 from rollcall.assemble import Assembler, apply
 from rollcall.cache import CacheFile
 from rollcall.choice import PAUSES, Choice, Chosen
@@ -435,3 +435,26 @@ def test_a_cache_file_is_kept_whole_and_told_from_what_is_none(tmp_path, monkeyp
     for text in ("", "[]", "{}", '{"version": 2, "paths": {}}', '{"version": 1, "paths": {"/a": 1}}'):
         file.write_text(text)
         assert CacheFile(str(file)).load("/a") is None, text
+
+
+def test_a_replica_is_given_up_after_its_horizon_and_one_without_as_before():
+    def terms(ttl, horizon):
+        opened = v1.Opened()
+        opened.keep_alive_interval.FromMilliseconds(int(ttl * 1000 / 3))
+        if horizon is not None:
+            opened.horizon.FromMilliseconds(int(horizon * 1000))
+        return session._terms(opened, ttl)
+
+    assert terms(30, None) == (10, 20)
+    keep_alive, silence = terms(30, 6)
+    assert (keep_alive, silence) == (2, 6)
+    assert terms(6, 60) == (2, 60)
+    assert terms(1, 0.01) == (0.1, 1)
+
+    def silence_of_lock(horizon):
+        held = v1.Held(lock_id="id", fencing_token=7)
+        if horizon is not None:
+            held.horizon.FromMilliseconds(int(horizon * 1000))
+        return locks._grant(None, None, held, 0.0).silence
+
+    assert [silence_of_lock(horizon) for horizon in (None, 2.5, 400)] == [10, 2.5, 10]
