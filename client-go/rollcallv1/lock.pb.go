@@ -708,7 +708,7 @@ type DescribeLockResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path that was asked for.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// How many may hold the lock at once; 0 when nobody has ever taken it.
+	// How many may hold the lock at once; 0 when there is no such lock.
 	Simultaneous uint32 `protobuf:"varint,2,opt,name=simultaneous,proto3" json:"simultaneous,omitempty"`
 	// Those who hold it, the earliest grant first; of more than 10,000, not all.
 	Holders []*LockParty `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`

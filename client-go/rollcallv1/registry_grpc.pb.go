@@ -208,7 +208,7 @@ type RegistryClient interface {
 	// unclear end of the call, call again: NOT_FOUND then means that the lock is no longer held.
 	ReleaseLock(ctx context.Context, in *ReleaseLockRequest, opts ...grpc.CallOption) (*ReleaseLockResponse, error)
 	// Tells who holds a lock and who waits for it, in order, kazoo's processes included. A path that
-	// nobody has ever locked is described as empty. It is a view of a moment: by the time you read it,
+	// is no lock, or no longer, is described as empty. It is a view of a moment: by the time you read it,
 	// others may hold the lock.
 	//
 	// Errors: FAILED_PRECONDITION, reason NOT_A_LOCK.
@@ -524,7 +524,7 @@ type RegistryServer interface {
 	// unclear end of the call, call again: NOT_FOUND then means that the lock is no longer held.
 	ReleaseLock(context.Context, *ReleaseLockRequest) (*ReleaseLockResponse, error)
 	// Tells who holds a lock and who waits for it, in order, kazoo's processes included. A path that
-	// nobody has ever locked is described as empty. It is a view of a moment: by the time you read it,
+	// is no lock, or no longer, is described as empty. It is a view of a moment: by the time you read it,
 	// others may hold the lock.
 	//
 	// Errors: FAILED_PRECONDITION, reason NOT_A_LOCK.

@@ -265,6 +265,14 @@ mod tests {
     }
 
     #[test]
+    fn idle_locks_are_removed_after_a_day_or_never() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let idle = |options: &[&str]| settings(options).unwrap().lock_idle;
+        assert_eq!((idle(&[]), idle(&["--lock-idle", "48h"])), (DAY, 2 * DAY));
+        assert_eq!((idle(&["--lock-idle", "0s"]), idle(&["--read-only"])), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
     fn the_backend_is_named_once() {
         let parse = |line: &[&str]| Line::try_parse_from([&["rollcall-server"], line].concat());
         assert!(parse(&["--embedded"]).is_ok());
@@ -279,6 +287,8 @@ mod tests {
     fn what_is_out_of_bounds_is_named() {
         let error = settings(&["--session-timeout", "500ms"]).unwrap_err();
         assert_eq!(error.to_string(), "--session-timeout must be between 2s and 600s");
+        let error = settings(&["--lock-idle", "999ms"]).unwrap_err();
+        assert_eq!(error.to_string(), "--lock-idle must be between 1s and 36000000s");
         let error = settings(&["--sessions", "41"]).unwrap_err();
         assert_eq!(error.to_string(), "--max-sessions must be between 41 and 1000");
     }

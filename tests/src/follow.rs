@@ -298,15 +298,24 @@ impl Locking {
     /// # Errors
     /// What the stream ends with.
     pub async fn next(&mut self) -> Result<Option<LockEvent>, Status> {
-        loop {
-            match next("an event of AcquireLock", &mut self.stream).await? {
-                None => return Ok(None),
-                Some(message) => match message.event.expect("a message has an event") {
-                    LockEvent::Heartbeat(_) => {}
-                    event => return Ok(Some(event)),
-                },
+        soon("an event of AcquireLock", async {
+            loop {
+                match self.said().await? {
+                    Some(LockEvent::Heartbeat(_)) => {}
+                    event => return Ok(event),
+                }
             }
-        }
+        })
+        .await
+    }
+
+    /// The next event, heartbeats included; none at the end.
+    ///
+    /// # Errors
+    /// What the stream ends with.
+    pub async fn said(&mut self) -> Result<Option<LockEvent>, Status> {
+        let message = next("an event of AcquireLock", &mut self.stream).await?;
+        Ok(message.map(|message| message.event.expect("a message has an event")))
     }
 
     /// Waits until the lock is held.

@@ -12,7 +12,7 @@ use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, eventually, soon};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Shorter than the ten seconds of silence that clients waited for before there was a horizon.
 const SESSION: &[&str] = &["--session-timeout", "6s"];
@@ -119,12 +119,13 @@ async fn a_replica_tells_how_long_its_last_word_can_be_relied_on() {
 #[tokio::test]
 async fn a_holder_hears_something_well_within_the_horizon_unless_it_wants_nothing() {
     let s = Arm::Embedded.setting_with("horizon", SESSION).await;
-    let (mut stream, _, _) = held(&s.server, lock("/a", "me")).await;
-    // By default a quiet stream gets a heartbeat every 20 s, which is as long as a test waits.
+    let (mut stream, _, horizon) = held(&s.server, lock("/a", "me")).await;
+    // By default a quiet stream gets a heartbeat every 20 s.
     for _ in 0..4 {
-        assert!(matches!(stream.next().await.unwrap(), Some(Event::Heartbeat(_))));
+        let said = timeout(2 * horizon, stream.said()).await.expect("something is said in time");
+        assert!(matches!(said.unwrap(), Some(Event::Heartbeat(_))));
     }
     let none = AcquireLockRequest { heartbeat: zero(), ..lock("/b", "me") };
     let (mut stream, _, horizon) = held(&s.server, none).await;
-    assert!(tokio::time::timeout(2 * horizon, stream.next()).await.is_err());
+    assert!(timeout(2 * horizon, stream.said()).await.is_err());
 }

@@ -320,7 +320,7 @@ class RegistryServicer(object):
 
     def DescribeLock(self, request, context):
         """Tells who holds a lock and who waits for it, in order, kazoo's processes included. A path that
-        nobody has ever locked is described as empty. It is a view of a moment: by the time you read it,
+        is no lock, or no longer, is described as empty. It is a view of a moment: by the time you read it,
         others may hold the lock.
 
         Errors: FAILED_PRECONDITION, reason NOT_A_LOCK.

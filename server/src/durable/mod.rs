@@ -92,7 +92,8 @@ impl Durable {
         Err(Error::Internal { path: path.clone(), cause: "others write it all the time".to_owned() })
     }
 
-    /// Deletes a node, with all below it if asked; of a lock that nobody holds or waits for, both nodes. `account` pays for what has to be known of a subtree.
+    /// Deletes a node, with all below it if asked; of a lock that nobody holds or waits for, both nodes. `account` pays for
+    /// what has to be known of a subtree.
     ///
     /// # Errors
     /// `NoNode`, `VersionMismatch`, `NotEmpty`; `HasRegistrations`, and nothing is deleted, when an ephemeral or another

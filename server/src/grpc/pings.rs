@@ -81,3 +81,57 @@ impl Pings {
         may.then_some(PING)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn look(pings: &mut Pings, contact: &Contact) -> bool {
+        pings.poll(&mut Context::from_waker(Waker::noop()), contact);
+        pings.take().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_asked_as_often_as_somebody_wants_and_no_other() {
+        let (mut pings, contact) = (Pings::new(), Contact::new(10 * SECOND));
+        pings.has_written(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        advance(60 * SECOND).await;
+        assert!(!look(&mut pings, &contact), "nobody wants it");
+        let asking = contact.ask_every(3 * SECOND);
+        assert!(look(&mut pings, &contact) && !look(&mut pings, &contact));
+        for _ in 0..3 {
+            advance(3 * SECOND).await;
+            assert!(look(&mut pings, &contact), "though it did not answer");
+        }
+        advance(2 * SECOND).await;
+        contact.note(Instant::now());
+        advance(2 * SECOND).await;
+        assert!(!look(&mut pings, &contact));
+        advance(SECOND).await;
+        assert!(look(&mut pings, &contact));
+        drop(asking);
+        advance(60 * SECOND).await;
+        assert!(!look(&mut pings, &contact));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_comes_between_two_frames_and_never_within_headers() {
+        let (mut pings, contact) = (Pings::new(), Contact::new(10 * SECOND));
+        let _asking = contact.ask_every(SECOND);
+        advance(SECOND).await;
+        assert!(!look(&mut pings, &contact), "the first frame is HTTP/2's");
+        for part in [&[0, 0, 2, 0, 0][..], &[0, 0, 0, 1], &[7], &[7, 0, 0, 1, 1, 0, 0, 0, 0, 1, 9]] {
+            pings.has_written(part);
+            assert!(!look(&mut pings, &contact), "{part:?}");
+        }
+        pings.has_written(&[0, 0, 0, 9, 4, 0, 0, 0, 1]);
+        assert!(look(&mut pings, &contact), "the headers have ended");
+    }
+}

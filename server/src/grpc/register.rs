@@ -21,7 +21,7 @@ use crate::clock;
 use crate::compute;
 use crate::contact::Contact;
 use crate::error::Error;
-use crate::sessions::{self, Notice, Outbox, Requests, Rpc, Sessions};
+use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
 
@@ -31,7 +31,8 @@ struct Open {
     /// Whether anything was told: nothing comes before `opened`.
     has_begun: bool,
     heartbeat: Option<Heartbeat>,
-    sessions: Sessions,
+    /// How long the ZooKeeper sessions outlive the replica's last word.
+    horizon: Duration,
     contact: Option<Contact>,
     _reader: Reader,
     _place: Place,
@@ -52,7 +53,7 @@ impl Service {
             rpc,
             has_begun: false,
             heartbeat: Heartbeat::every(self.settings.heartbeat),
-            sessions: self.sessions.clone(),
+            horizon: self.sessions.horizon(),
             contact,
             _reader: self.admission.read(reading),
             _place: place,
@@ -64,13 +65,13 @@ impl Service {
 impl Open {
     /// How long the client may hear nothing until its registrations may have gone: with a ZooKeeper session, with its
     /// connection, or with its ttl.
-    fn horizon(&self, ttl: Option<Duration>) -> Duration {
+    fn horizon_with(&self, ttl: Option<Duration>) -> Duration {
         let of_client = match (ttl, &self.contact) {
             (Some(ttl), _) => ttl - ttl / 3,
             (None, Some(contact)) => contact.horizon(),
             (None, None) => Duration::MAX,
         };
-        self.sessions.horizon().min(of_client)
+        self.horizon.min(of_client)
     }
 }
 
@@ -82,7 +83,7 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
         next.await?
     };
     open.has_begun = true;
-    let horizon = if let Ok(Notice::Opened { ttl, .. }) = &notice { Some(open.horizon(*ttl)) } else { None };
+    let horizon = if let Ok(Notice::Opened { ttl, .. }) = &notice { Some(open.horizon_with(*ttl)) } else { None };
     let mut response = match notice {
         Ok(notice) => Ok(to_response(notice).await),
         Err(error) => Err(error),

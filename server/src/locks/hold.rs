@@ -128,9 +128,9 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
     let (_, slot) = attempt.parts();
     let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
     let (mut link, mut evidence) = (session.link(), owner.evidence());
-    // The connection of a stream lock stays the same.
-    let contact = slot.contact();
     let vouch = |until: Instant| {
+        // Another stream may have come for it since.
+        let contact = slot.contact();
         let heard_within = contact.as_ref().map_or(Duration::MAX, Contact::keepalive);
         let horizon = contact.as_ref().map_or(Duration::MAX, Contact::horizon).min(owner.horizon());
         slot.vouch(Vouched { until, heard_within, horizon });

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::{READ_CHUNK, Shared, seat};
-use crate::lock_nodes::{LockNodes, LockRecord};
+use super::{READ_CHUNK, Shared};
+use crate::lock_nodes::{LockNodes, LockRecord, Versions};
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LOCKS, lock_queue};
 use crate::zk::{self, CommitError, Owner, Read, Session};
@@ -33,7 +33,7 @@ enum Verdict {
     /// The lock was used since the record was written.
     Used(Zxid),
     Leave,
-    Remove(crate::lock_nodes::Versions),
+    Remove(Versions),
 }
 
 fn judge(record: &LockRecord, silent_for: Duration, nodes: LockNodes, idle: Duration) -> Verdict {

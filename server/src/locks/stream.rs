@@ -140,7 +140,7 @@ impl Drop for Acquisition {
 mod tests {
     use futures_util::FutureExt as _;
 
-    use super::super::slot::Order;
+    use super::super::slot::{Order, Vouched};
     use super::*;
     use crate::types::NodePath;
 
@@ -285,5 +285,49 @@ mod tests {
         assert_eq!(all(&mut second), ["queued", "held"]);
         drop(second);
         assert_eq!(slot.ordered().await, Order::Drop);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_replica_can_not_answer_for_is_held_back_until_it_can() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let contact = Contact::new(10 * SECOND);
+        let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), None);
+        let mut acquisition = Acquisition::attach(slot.clone(), None, Some(contact.clone())).unwrap();
+        let vouch = || {
+            slot.vouch(Vouched { until: Instant::now() + SECOND, heard_within: 3 * SECOND, horizon: 2 * SECOND });
+        };
+        vouch();
+        tokio::time::advance(2 * SECOND).await;
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut acquisition), ["queued"], "the evidence has grown old");
+        assert!(acquisition.is_held_back());
+        vouch();
+        tokio::time::advance(LOOK_AGAIN).await;
+        let Some(Ok(LockEvent::Held { horizon, .. })) = acquisition.next().await else { panic!("not held") };
+        assert_eq!((horizon, acquisition.is_held_back()), (Some(2 * SECOND), false));
+        tokio::time::advance(4 * SECOND).await;
+        vouch();
+        assert!(acquisition.is_held_back(), "the client is silent");
+        contact.note(Instant::now());
+        assert!(!acquisition.is_held_back());
+        // A doubt is told at once, and what is told with it is certain for no longer.
+        slot.suspended(Instant::now() + SECOND);
+        let mut second = Acquisition::attach(slot.clone(), None, None).unwrap();
+        assert_eq!(all(&mut second), ["queued", "held", "suspended"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ttl_counts_from_when_the_client_was_last_heard_and_not_from_the_end_of_its_stream() {
+        let contact = Contact::new(Duration::from_secs(10));
+        let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), Some(Duration::from_secs(30)));
+        let mut acquisition = Acquisition::attach(slot.clone(), None, Some(contact.clone())).unwrap();
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut acquisition), ["queued", "held"]);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let heard = Instant::now();
+        contact.note(heard);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        drop(acquisition);
+        assert_eq!(*slot.orders().borrow(), Order::Keep(heard));
     }
 }

@@ -99,7 +99,8 @@ async fn delete_removes_a_lock_that_nobody_has_to_do_with() {
     let s = ARM.setting("idle").await;
     let (holder, _) = Locking::take(&s.client, "/dir/l", "holder").await;
     let (waiter, _) = Locking::queue(&s.client, "/dir/l", "waiter").await;
-    let asked = |path: &str, recursive, expected_version| DeleteRequest { path: path.to_owned(), recursive, expected_version };
+    let asked =
+        |path: &str, recursive, expected_version| DeleteRequest { path: path.to_owned(), recursive, expected_version };
     let in_the_way = |answer| refused(answer, Code::FailedPrecondition, "HAS_REGISTRATIONS");
     in_the_way(delete(&s.client, "/dir/l").await);
     drop(holder);
@@ -149,7 +150,8 @@ async fn what_a_replica_remembers_of_a_lock_that_was_removed_gives_nobody_a_lock
             use_once(&theirs, "/again").await;
         }
         let (mut holder, held) = Locking::take(&theirs, "/again", "holder").await;
-        let mut stream = Locking::start(&s.client, AcquireLockRequest { wait: zero(), ..lock("/again", "me") }).await.unwrap();
+        let mut stream =
+            Locking::start(&s.client, AcquireLockRequest { wait: zero(), ..lock("/again", "me") }).await.unwrap();
         refused(stream.held().await, Code::Aborted, "LOCK_BUSY");
         assert!(release(&theirs, &held.lock_id).await.unwrap());
         holder.end().await.unwrap();

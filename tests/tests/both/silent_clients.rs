@@ -68,18 +68,6 @@ async fn a_client_that_is_heard_again_in_time_keeps_its_lock() {
 }
 
 #[tokio::test]
-async fn the_ttl_of_a_stream_that_ended_counts_from_when_its_client_was_last_heard() {
-    let s = ARM.setting_with("silent", &["--keepalive", "1s"]).await;
-    let (proxy, client) = s.server.client_through_a_proxy().await;
-    // So long that the connection is given up in between.
-    let mut stream = Locking::start(&client, quiet("/ended", LONGER)).await.unwrap();
-    stream.held().await.unwrap();
-    let (mut waiter, _) = Locking::queue(&s.client, "/ended", "waiter").await;
-    proxy.half_open();
-    waiter.held().await.expect("the next has it when the ttl is over");
-}
-
-#[tokio::test]
 async fn a_replica_that_was_stopped_does_not_take_that_for_its_clients_silence() {
     let mut s = ARM.setting_with("silent", KEEPALIVE).await;
     let mut stream = Locking::start(&s.client, quiet("/stopped", SHORT)).await.unwrap();
