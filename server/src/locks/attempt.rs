@@ -307,14 +307,7 @@ impl Attempt {
                 self.vacancy = vacancy.after();
                 Ok(Some(granted))
             }
-            // Somebody has come: the contender has other digits.
-            Made::Refused(1, ErrorCode::NoNode) => Ok(None),
-            // The lock's nodes are gone.
-            Made::Refused(_, ErrorCode::NoNode) => {
-                self.checked = None;
-                self.shared.forget(&self.terms.path);
-                Ok(None)
-            }
+            Made::Refused(_, ErrorCode::NoNode) => Ok(None),
             Made::Refused(_, code) => Err(refusal::refused(&self.terms.path, code).into()),
         }
     }
@@ -427,10 +420,8 @@ impl Attempt {
             // Somebody else has deleted it.
             Made::Refused(index, ErrorCode::NoNode) if index < left => Ok(None),
             Made::Refused(index, ErrorCode::NoNode) if index == left => self.look_for(contender).await.map(|()| None),
-            // The lock's node is gone.
             Made::Refused(index, ErrorCode::NoNode) if index == left + 1 => {
                 self.checked = None;
-                self.shared.forget(&self.terms.path);
                 Ok(None)
             }
             // Somebody has deleted the node below which records are.

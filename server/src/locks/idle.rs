@@ -130,7 +130,6 @@ async fn carry_out(
             let removed = owner.commit([&[record.delete(version)][..], &versions.removal(&path)].concat()).await;
             if removed.is_ok() {
                 tracing::info!(%path, "a lock that nobody has used for {:?} is removed", shared.idle);
-                shared.forget(&path);
             }
             return removed.map(drop);
         }

@@ -375,12 +375,6 @@ impl Shared {
         }
     }
 
-    /// Nothing is known any more of a lock whose nodes are gone.
-    fn forget(&self, path: &NodePath) {
-        self.vacancies.take(path);
-        self.numbers.take(path);
-    }
-
     /// Whether somebody here waits for a lock, as far as is known.
     fn is_waited_for(&self, path: &NodePath) -> bool {
         self.session_of_those_who_wait(path).is_some()
