@@ -32,6 +32,8 @@ type LockParty struct {
 	Foreign bool
 	// TTL is how long the lock outlives it; 0: not at all, or not known.
 	TTL time.Duration
+	// Replica is the name of the replica that keeps its lease or its place; empty where it is not known.
+	Replica string
 }
 
 // DescribeLock tells who holds a lock and who waits for it, in order. It is a view of a moment: by the time you read
@@ -64,6 +66,7 @@ func partiesFromProto(parties []*v1.LockParty) []LockParty {
 			Since:        party.GetSinceTime().AsTime(),
 			Foreign:      party.GetForeign(),
 			TTL:          party.GetTtl().AsDuration(),
+			Replica:      party.GetReplica(),
 		}
 	}
 	return list

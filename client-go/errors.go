@@ -51,6 +51,8 @@ const (
 	NotEmpty Reason = "NOT_EMPTY"
 	// HasRegistrations says that a registration, or a lock's node, is in the way.
 	HasRegistrations Reason = "HAS_REGISTRATIONS"
+	// Evicted says that an operator keeps the path from being registered for a time.
+	Evicted Reason = "EVICTED"
 	// NoAuth says that ZooKeeper's access control forbids it.
 	NoAuth Reason = "NO_AUTH"
 	// Rule says that a rule of the replica forbids it.
@@ -151,6 +153,8 @@ const (
 	LostSession LostReason = "session lost"
 	// LostRemoved says that somebody deleted it, and it is not made again.
 	LostRemoved LostReason = "removed"
+	// LostEvicted says that an operator took it out with Evict. The client does not register it again by itself.
+	LostEvicted LostReason = "evicted"
 	// LostConnection says that the connection that carried it broke: it has no ttl.
 	LostConnection LostReason = "disconnected"
 	// LostReleased says that somebody gave the lock back by its id.

@@ -92,6 +92,8 @@ func (s *regState) lost(told *v1.Lost) {
 		return
 	case v1.LostReason_LOST_REASON_REMOVED:
 		reason = LostRemoved
+	case v1.LostReason_LOST_REASON_EVICTED:
+		reason = LostEvicted
 	case v1.LostReason_LOST_REASON_SESSION_LOST:
 		reason = LostSession
 	}
@@ -133,6 +135,8 @@ func (s *regState) rejected(told *v1.Rejected) {
 	case isHeld && (refusal.Code == codes.ResourceExhausted || refusal.Code == codes.Unavailable):
 		entry.of.tell(State{Kind: Pending})
 		s.later = append(s.later, path)
+	case refusal.Reason == Evicted:
+		s.end(path, refusal, &LostError{Path: path, Reason: LostEvicted, cause: refusal})
 	default:
 		s.end(path, refusal, &LostError{Path: path, Reason: LostRefused, cause: refusal})
 	}

@@ -23,8 +23,9 @@ const (
 	Pending StateKind = iota
 	// Registered: it stands.
 	Registered
-	// Overwritten: it stands, but somebody else has written other data into the node. It is left so: two programs that
-	// each restore their own would never end. The next Update writes yours.
+	// Overwritten: it stands, but somebody else has written other data into the node. The server writes yours again after
+	// a second, and after twice as long each further time, up to 10 minutes; Registered follows then. The next Update
+	// writes yours at once.
 	Overwritten
 	// Lost: gone for good, and the client does not bring it back.
 	Lost

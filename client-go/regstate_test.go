@@ -269,6 +269,26 @@ func TestStateWhatWasTakenOverIsLostAndNotFoughtFor(t *testing.T) {
 	}
 }
 
+func TestStateWhatIsEvictedIsLostAndDoesNotComeBackByItself(t *testing.T) {
+	s := newScene(t)
+	held := s.standing("/a", 5)
+	s.isLost("/a", 5, v1.LostReason_LOST_REASON_EVICTED)
+	s.stands(held, Lost, 0)
+	if lost := new(LostError); !errors.As(held.State().Err, &lost) || lost.Reason != LostEvicted {
+		t.Fatal(held.State().Err)
+	}
+	// Evicted while its stream was broken: what is resumed is refused.
+	resumed := s.standing("/b", 5)
+	s.begin()
+	s.says("set /b 1 @5")
+	s.isRejected("/b", codes.FailedPrecondition, Evicted)
+	s.stands(resumed, Lost, 0)
+	if lost := new(LostError); !errors.As(resumed.State().Err, &lost) || lost.Reason != LostEvicted {
+		t.Fatal(resumed.State().Err)
+	}
+	s.says()
+}
+
 func TestStateWhatExpiredIsRegisteredAgain(t *testing.T) {
 	s := newScene(t)
 	held := s.standing("/a", 5)
@@ -369,6 +389,13 @@ func TestStateDoubtIsToldAndSoIsWhatOthersHaveWritten(t *testing.T) {
 	s.stands(held, Overwritten, 5)
 	if held.State().Value != Text("7") || (<-held.States()).Kind != Overwritten {
 		t.Fatalf("%+v", held.State())
+	}
+	// The server has put it right: the same incarnation, and no answer to a set.
+	right := &v1.Registered{Path: "/a", Generation: 5, Restored: true}
+	s.take(&v1.RegisterResponse{Response: &v1.RegisterResponse_Registered{Registered: right}})
+	s.stands(held, Registered, 5)
+	if (<-held.States()).Kind != Registered {
+		t.Fatal("nobody was told")
 	}
 	s.doubt()
 	s.stands(held, Pending, 0)

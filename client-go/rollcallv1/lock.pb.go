@@ -789,7 +789,10 @@ type LockParty struct {
 	// True when it did not come through Rollcall but, for one, through kazoo.
 	Foreign bool `protobuf:"varint,4,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	// Its ttl. Absent: none, or not known.
-	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// The name of the replica that keeps its lease or its place. Empty: it did not come through
+	// Rollcall, or the name is not known.
+	Replica       string `protobuf:"bytes,6,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -859,6 +862,13 @@ func (x *LockParty) GetTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *LockParty) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
 var File_rollcall_v1_lock_proto protoreflect.FileDescriptor
 
 const file_rollcall_v1_lock_proto_rawDesc = "" +
@@ -907,14 +917,15 @@ const file_rollcall_v1_lock_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\"\n" +
 	"\fsimultaneous\x18\x02 \x01(\rR\fsimultaneous\x120\n" +
 	"\aholders\x18\x03 \x03(\v2\x16.rollcall.v1.LockPartyR\aholders\x120\n" +
-	"\awaiters\x18\x04 \x03(\v2\x16.rollcall.v1.LockPartyR\awaiters\"\xc6\x01\n" +
+	"\awaiters\x18\x04 \x03(\v2\x16.rollcall.v1.LockPartyR\awaiters\"\xe0\x01\n" +
 	"\tLockParty\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
 	"\rfencing_token\x18\x02 \x01(\x03R\ffencingToken\x129\n" +
 	"\n" +
 	"since_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x12\x18\n" +
 	"\aforeign\x18\x04 \x01(\bR\aforeign\x12+\n" +
-	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttlBW\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x18\n" +
+	"\areplica\x18\x06 \x01(\tR\areplicaBW\n" +
 	"\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3"
 
 var (

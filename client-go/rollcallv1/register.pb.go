@@ -574,7 +574,8 @@ type RegisterResponse_Opened struct {
 }
 
 type RegisterResponse_Registered struct {
-	// A path is registered: the answer to a set, or unasked after the server made it again.
+	// A path is registered: the answer to a set, or unasked after the server made it again or put its
+	// data right.
 	Registered *Registered `protobuf:"bytes,2,opt,name=registered,proto3,oneof"`
 }
 
@@ -589,7 +590,7 @@ type RegisterResponse_Pending struct {
 }
 
 type RegisterResponse_Overwritten struct {
-	// Somebody else wrote into a registered node.
+	// Somebody else wrote into a registered node; the server puts it right.
 	Overwritten *Overwritten `protobuf:"bytes,5,opt,name=overwritten,proto3,oneof"`
 }
 
@@ -717,7 +718,8 @@ type Registered struct {
 	Generation int64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	// The node's statistics.
 	Stat *Stat `protobuf:"bytes,3,opt,name=stat,proto3" json:"stat,omitempty"`
-	// True when nobody asked: the registration had gone and the server made it again.
+	// True when nobody asked: the registration had gone and the server made it again, or its data had
+	// been overwritten and the server put them right. The generation stays the same in the second case.
 	Restored bool `protobuf:"varint,4,opt,name=restored,proto3" json:"restored,omitempty"`
 	// True when the set resumed a registration that stood, so that it was never missing. The generation
 	// may be a new one all the same.
@@ -893,8 +895,9 @@ func (x *Pending) GetReason() string {
 	return ""
 }
 
-// Somebody else changed the data of a registered node. The server leaves it so, because two programs
-// that each restore their own data would never end. Your next set writes yours.
+// Somebody else changed the data of a registered node. The server writes yours again after a pause that
+// grows each time, because two programs that each restore their own data at once would never end.
+// Registered with `restored` follows when that is done. Your next set writes yours at once.
 type Overwritten struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The registered path.

@@ -27,7 +27,7 @@ var File_rollcall_v1_registry_proto protoreflect.FileDescriptor
 
 const file_rollcall_v1_registry_proto_rawDesc = "" +
 	"\n" +
-	"\x1arollcall/v1/registry.proto\x12\vrollcall.v1\x1a\x16rollcall/v1/lock.proto\x1a\x16rollcall/v1/read.proto\x1a\x1arollcall/v1/register.proto\x1a\x17rollcall/v1/write.proto2\xcb\x04\n" +
+	"\x1arollcall/v1/registry.proto\x12\vrollcall.v1\x1a\x17rollcall/v1/evict.proto\x1a\x16rollcall/v1/lock.proto\x1a\x16rollcall/v1/read.proto\x1a\x1arollcall/v1/register.proto\x1a\x18rollcall/v1/status.proto\x1a\x17rollcall/v1/write.proto2\xce\x05\n" +
 	"\bRegistry\x12K\n" +
 	"\bRegister\x12\x1c.rollcall.v1.RegisterRequest\x1a\x1d.rollcall.v1.RegisterResponse(\x010\x01\x128\n" +
 	"\x03Get\x12\x17.rollcall.v1.GetRequest\x1a\x18.rollcall.v1.GetResponse\x12@\n" +
@@ -36,7 +36,9 @@ const file_rollcall_v1_registry_proto_rawDesc = "" +
 	"\vReleaseLock\x12\x1f.rollcall.v1.ReleaseLockRequest\x1a .rollcall.v1.ReleaseLockResponse\x12S\n" +
 	"\fDescribeLock\x12 .rollcall.v1.DescribeLockRequest\x1a!.rollcall.v1.DescribeLockResponse\x128\n" +
 	"\x03Put\x12\x17.rollcall.v1.PutRequest\x1a\x18.rollcall.v1.PutResponse\x12A\n" +
-	"\x06Delete\x12\x1a.rollcall.v1.DeleteRequest\x1a\x1b.rollcall.v1.DeleteResponseBW\n" +
+	"\x06Delete\x12\x1a.rollcall.v1.DeleteRequest\x1a\x1b.rollcall.v1.DeleteResponse\x12>\n" +
+	"\x05Evict\x12\x19.rollcall.v1.EvictRequest\x1a\x1a.rollcall.v1.EvictResponse\x12A\n" +
+	"\x06Status\x12\x1a.rollcall.v1.StatusRequest\x1a\x1b.rollcall.v1.StatusResponseBW\n" +
 	"\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3"
 
 var file_rollcall_v1_registry_proto_goTypes = []any{
@@ -48,14 +50,18 @@ var file_rollcall_v1_registry_proto_goTypes = []any{
 	(*DescribeLockRequest)(nil),  // 5: rollcall.v1.DescribeLockRequest
 	(*PutRequest)(nil),           // 6: rollcall.v1.PutRequest
 	(*DeleteRequest)(nil),        // 7: rollcall.v1.DeleteRequest
-	(*RegisterResponse)(nil),     // 8: rollcall.v1.RegisterResponse
-	(*GetResponse)(nil),          // 9: rollcall.v1.GetResponse
-	(*WatchResponse)(nil),        // 10: rollcall.v1.WatchResponse
-	(*AcquireLockResponse)(nil),  // 11: rollcall.v1.AcquireLockResponse
-	(*ReleaseLockResponse)(nil),  // 12: rollcall.v1.ReleaseLockResponse
-	(*DescribeLockResponse)(nil), // 13: rollcall.v1.DescribeLockResponse
-	(*PutResponse)(nil),          // 14: rollcall.v1.PutResponse
-	(*DeleteResponse)(nil),       // 15: rollcall.v1.DeleteResponse
+	(*EvictRequest)(nil),         // 8: rollcall.v1.EvictRequest
+	(*StatusRequest)(nil),        // 9: rollcall.v1.StatusRequest
+	(*RegisterResponse)(nil),     // 10: rollcall.v1.RegisterResponse
+	(*GetResponse)(nil),          // 11: rollcall.v1.GetResponse
+	(*WatchResponse)(nil),        // 12: rollcall.v1.WatchResponse
+	(*AcquireLockResponse)(nil),  // 13: rollcall.v1.AcquireLockResponse
+	(*ReleaseLockResponse)(nil),  // 14: rollcall.v1.ReleaseLockResponse
+	(*DescribeLockResponse)(nil), // 15: rollcall.v1.DescribeLockResponse
+	(*PutResponse)(nil),          // 16: rollcall.v1.PutResponse
+	(*DeleteResponse)(nil),       // 17: rollcall.v1.DeleteResponse
+	(*EvictResponse)(nil),        // 18: rollcall.v1.EvictResponse
+	(*StatusResponse)(nil),       // 19: rollcall.v1.StatusResponse
 }
 var file_rollcall_v1_registry_proto_depIdxs = []int32{
 	0,  // 0: rollcall.v1.Registry.Register:input_type -> rollcall.v1.RegisterRequest
@@ -66,16 +72,20 @@ var file_rollcall_v1_registry_proto_depIdxs = []int32{
 	5,  // 5: rollcall.v1.Registry.DescribeLock:input_type -> rollcall.v1.DescribeLockRequest
 	6,  // 6: rollcall.v1.Registry.Put:input_type -> rollcall.v1.PutRequest
 	7,  // 7: rollcall.v1.Registry.Delete:input_type -> rollcall.v1.DeleteRequest
-	8,  // 8: rollcall.v1.Registry.Register:output_type -> rollcall.v1.RegisterResponse
-	9,  // 9: rollcall.v1.Registry.Get:output_type -> rollcall.v1.GetResponse
-	10, // 10: rollcall.v1.Registry.Watch:output_type -> rollcall.v1.WatchResponse
-	11, // 11: rollcall.v1.Registry.AcquireLock:output_type -> rollcall.v1.AcquireLockResponse
-	12, // 12: rollcall.v1.Registry.ReleaseLock:output_type -> rollcall.v1.ReleaseLockResponse
-	13, // 13: rollcall.v1.Registry.DescribeLock:output_type -> rollcall.v1.DescribeLockResponse
-	14, // 14: rollcall.v1.Registry.Put:output_type -> rollcall.v1.PutResponse
-	15, // 15: rollcall.v1.Registry.Delete:output_type -> rollcall.v1.DeleteResponse
-	8,  // [8:16] is the sub-list for method output_type
-	0,  // [0:8] is the sub-list for method input_type
+	8,  // 8: rollcall.v1.Registry.Evict:input_type -> rollcall.v1.EvictRequest
+	9,  // 9: rollcall.v1.Registry.Status:input_type -> rollcall.v1.StatusRequest
+	10, // 10: rollcall.v1.Registry.Register:output_type -> rollcall.v1.RegisterResponse
+	11, // 11: rollcall.v1.Registry.Get:output_type -> rollcall.v1.GetResponse
+	12, // 12: rollcall.v1.Registry.Watch:output_type -> rollcall.v1.WatchResponse
+	13, // 13: rollcall.v1.Registry.AcquireLock:output_type -> rollcall.v1.AcquireLockResponse
+	14, // 14: rollcall.v1.Registry.ReleaseLock:output_type -> rollcall.v1.ReleaseLockResponse
+	15, // 15: rollcall.v1.Registry.DescribeLock:output_type -> rollcall.v1.DescribeLockResponse
+	16, // 16: rollcall.v1.Registry.Put:output_type -> rollcall.v1.PutResponse
+	17, // 17: rollcall.v1.Registry.Delete:output_type -> rollcall.v1.DeleteResponse
+	18, // 18: rollcall.v1.Registry.Evict:output_type -> rollcall.v1.EvictResponse
+	19, // 19: rollcall.v1.Registry.Status:output_type -> rollcall.v1.StatusResponse
+	10, // [10:20] is the sub-list for method output_type
+	0,  // [0:10] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -86,9 +96,11 @@ func file_rollcall_v1_registry_proto_init() {
 	if File_rollcall_v1_registry_proto != nil {
 		return
 	}
+	file_rollcall_v1_evict_proto_init()
 	file_rollcall_v1_lock_proto_init()
 	file_rollcall_v1_read_proto_init()
 	file_rollcall_v1_register_proto_init()
+	file_rollcall_v1_status_proto_init()
 	file_rollcall_v1_write_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

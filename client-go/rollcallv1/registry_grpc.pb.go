@@ -30,6 +30,8 @@ const (
 	Registry_DescribeLock_FullMethodName = "/rollcall.v1.Registry/DescribeLock"
 	Registry_Put_FullMethodName          = "/rollcall.v1.Registry/Put"
 	Registry_Delete_FullMethodName       = "/rollcall.v1.Registry/Delete"
+	Registry_Evict_FullMethodName        = "/rollcall.v1.Registry/Evict"
+	Registry_Status_FullMethodName       = "/rollcall.v1.Registry/Status"
 )
 
 // RegistryClient is the client API for Registry service.
@@ -56,7 +58,8 @@ const (
 //   - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
 //   - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
 //     then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
-//     DRAINING, and a RetryInfo that spreads the clients' return.
+//     DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
+//     answers from health, reflection and Status until the end; its other calls end with DRAINING.
 //   - A connection carries at least 20,000 streams. A limit that is reached answers
 //     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
 //     seconds, also on a connection without streams.
@@ -110,7 +113,10 @@ type RegistryClient interface {
 	//     made by other programs the server can only look just before it deletes.
 	//  8. If somebody else deletes a registered node, the server puts it back at once, and after a
 	//     growing pause when it happens time and again; you get `registered` with `restored`. If somebody
-	//     overwrites its data, that stays, and you get `overwritten`.
+	//     overwrites its data, you get `overwritten` at once. The server writes yours again after one
+	//     second, and after twice as long each further time, up to 10 minutes; 10 minutes without such a
+	//     write start over. You get `registered` with `restored` when that is done. Your next `set` does
+	//     not wait for it.
 	//  9. While ZooKeeper cannot be reached, a `set` is answered `pending` and carried out later; what
 	//     stands is left alone. If the ZooKeeper session is lost, the server registers everything again
 	//     with the same bytes, and never over something newer. A registration never ends with an
@@ -123,8 +129,8 @@ type RegistryClient interface {
 	// Errors of the stream: INVALID_ARGUMENT, reason PROTOCOL (an empty request, or `open` that is not
 	// the first) or INVALID_TTL; ABORTED, reason SESSION_EXPIRED. In `rejected`: INVALID_ARGUMENT with
 	// INVALID_PATH or VALUE_TOO_LARGE, ALREADY_EXISTS with NAME_TAKEN, FAILED_PRECONDITION with
-	// NOT_EPHEMERAL or, where a lock has its queue, HAS_REGISTRATIONS, PERMISSION_DENIED, and
-	// RESOURCE_EXHAUSTED.
+	// NOT_EPHEMERAL, EVICTED (an operator keeps the path out: see Evict) or, where a lock has its queue,
+	// HAS_REGISTRATIONS, PERMISSION_DENIED, and RESOURCE_EXHAUSTED.
 	Register(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RegisterRequest, RegisterResponse], error)
 	// Reads one node and its children with their data. A path that does not exist is an answer with
 	// `exists` false.
@@ -237,6 +243,36 @@ type RegistryClient interface {
 	// or a part is gone, and the message says what the rest met. A large subtree is deleted in several
 	// transactions, the deepest nodes first. What has to be known of it counts for your connection.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
+	// Takes a registration out, and keeps its path from being registered again for a time: on every
+	// replica, and also when replicas restart.
+	//
+	//  1. The registration is removed at once, and its holder gets `lost` with EVICTED. Until the time is
+	//     over every `set` of the path is rejected: FAILED_PRECONDITION, reason EVICTED. A replica learns
+	//     of an eviction by a watch; one that lags, or was cut off from ZooKeeper, may register the path
+	//     once more, and removes it as soon as it learns.
+	//  2. A path that nobody has registered can be evicted too; `removed` is false then.
+	//  3. A second call for the same path sets the time anew, from now. `duration` zero lifts the
+	//     eviction; nobody is told, and who was evicted does not come back by itself.
+	//  4. Of a registration made by another program, such as kazoo, the node is deleted. That program can
+	//     make it again: its requests do not come through Rollcall.
+	//  5. The time counts by ZooKeeper's clock from when the eviction was made. If that clock jumps, for
+	//     one since another server leads, an eviction can end that much earlier or later.
+	//
+	// Order: removal and eviction are one transaction, acknowledged by ZooKeeper before the answer.
+	//
+	// Errors: INVALID_ARGUMENT, reason PROTOCOL (`duration` is neither zero nor in bounds);
+	// FAILED_PRECONDITION, reason NOT_EPHEMERAL (a durable node) or HAS_REGISTRATIONS (the node is a
+	// lock's); RESOURCE_EXHAUSTED, reason TOO_MANY_EVICTIONS (1,000 are in force). UNKNOWN, reason
+	// OUTCOME_UNKNOWN: call again.
+	Evict(ctx context.Context, in *EvictRequest, opts ...grpc.CallOption) (*EvictResponse, error)
+	// Tells how the replica that is called stands: its state, its sessions with ZooKeeper, what it holds,
+	// and which replicas there are. It is for people and their dashboards; a load balancer asks
+	// grpc.health.v1.
+	//
+	// It is answered also while ZooKeeper is away, before it was ever reached, and until the end of a
+	// drain, always within a second. All of it is what the replica knows of itself at that moment; only
+	// the list of all replicas is read from ZooKeeper, at most once a second however many ask.
+	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 }
 
 type registryClient struct {
@@ -348,6 +384,26 @@ func (c *registryClient) Delete(ctx context.Context, in *DeleteRequest, opts ...
 	return out, nil
 }
 
+func (c *registryClient) Evict(ctx context.Context, in *EvictRequest, opts ...grpc.CallOption) (*EvictResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EvictResponse)
+	err := c.cc.Invoke(ctx, Registry_Evict_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *registryClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StatusResponse)
+	err := c.cc.Invoke(ctx, Registry_Status_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RegistryServer is the server API for Registry service.
 // All implementations must embed UnimplementedRegistryServer
 // for forward compatibility.
@@ -372,7 +428,8 @@ func (c *registryClient) Delete(ctx context.Context, in *DeleteRequest, opts ...
 //   - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
 //   - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
 //     then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
-//     DRAINING, and a RetryInfo that spreads the clients' return.
+//     DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
+//     answers from health, reflection and Status until the end; its other calls end with DRAINING.
 //   - A connection carries at least 20,000 streams. A limit that is reached answers
 //     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
 //     seconds, also on a connection without streams.
@@ -426,7 +483,10 @@ type RegistryServer interface {
 	//     made by other programs the server can only look just before it deletes.
 	//  8. If somebody else deletes a registered node, the server puts it back at once, and after a
 	//     growing pause when it happens time and again; you get `registered` with `restored`. If somebody
-	//     overwrites its data, that stays, and you get `overwritten`.
+	//     overwrites its data, you get `overwritten` at once. The server writes yours again after one
+	//     second, and after twice as long each further time, up to 10 minutes; 10 minutes without such a
+	//     write start over. You get `registered` with `restored` when that is done. Your next `set` does
+	//     not wait for it.
 	//  9. While ZooKeeper cannot be reached, a `set` is answered `pending` and carried out later; what
 	//     stands is left alone. If the ZooKeeper session is lost, the server registers everything again
 	//     with the same bytes, and never over something newer. A registration never ends with an
@@ -439,8 +499,8 @@ type RegistryServer interface {
 	// Errors of the stream: INVALID_ARGUMENT, reason PROTOCOL (an empty request, or `open` that is not
 	// the first) or INVALID_TTL; ABORTED, reason SESSION_EXPIRED. In `rejected`: INVALID_ARGUMENT with
 	// INVALID_PATH or VALUE_TOO_LARGE, ALREADY_EXISTS with NAME_TAKEN, FAILED_PRECONDITION with
-	// NOT_EPHEMERAL or, where a lock has its queue, HAS_REGISTRATIONS, PERMISSION_DENIED, and
-	// RESOURCE_EXHAUSTED.
+	// NOT_EPHEMERAL, EVICTED (an operator keeps the path out: see Evict) or, where a lock has its queue,
+	// HAS_REGISTRATIONS, PERMISSION_DENIED, and RESOURCE_EXHAUSTED.
 	Register(grpc.BidiStreamingServer[RegisterRequest, RegisterResponse]) error
 	// Reads one node and its children with their data. A path that does not exist is an answer with
 	// `exists` false.
@@ -553,6 +613,36 @@ type RegistryServer interface {
 	// or a part is gone, and the message says what the rest met. A large subtree is deleted in several
 	// transactions, the deepest nodes first. What has to be known of it counts for your connection.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
+	// Takes a registration out, and keeps its path from being registered again for a time: on every
+	// replica, and also when replicas restart.
+	//
+	//  1. The registration is removed at once, and its holder gets `lost` with EVICTED. Until the time is
+	//     over every `set` of the path is rejected: FAILED_PRECONDITION, reason EVICTED. A replica learns
+	//     of an eviction by a watch; one that lags, or was cut off from ZooKeeper, may register the path
+	//     once more, and removes it as soon as it learns.
+	//  2. A path that nobody has registered can be evicted too; `removed` is false then.
+	//  3. A second call for the same path sets the time anew, from now. `duration` zero lifts the
+	//     eviction; nobody is told, and who was evicted does not come back by itself.
+	//  4. Of a registration made by another program, such as kazoo, the node is deleted. That program can
+	//     make it again: its requests do not come through Rollcall.
+	//  5. The time counts by ZooKeeper's clock from when the eviction was made. If that clock jumps, for
+	//     one since another server leads, an eviction can end that much earlier or later.
+	//
+	// Order: removal and eviction are one transaction, acknowledged by ZooKeeper before the answer.
+	//
+	// Errors: INVALID_ARGUMENT, reason PROTOCOL (`duration` is neither zero nor in bounds);
+	// FAILED_PRECONDITION, reason NOT_EPHEMERAL (a durable node) or HAS_REGISTRATIONS (the node is a
+	// lock's); RESOURCE_EXHAUSTED, reason TOO_MANY_EVICTIONS (1,000 are in force). UNKNOWN, reason
+	// OUTCOME_UNKNOWN: call again.
+	Evict(context.Context, *EvictRequest) (*EvictResponse, error)
+	// Tells how the replica that is called stands: its state, its sessions with ZooKeeper, what it holds,
+	// and which replicas there are. It is for people and their dashboards; a load balancer asks
+	// grpc.health.v1.
+	//
+	// It is answered also while ZooKeeper is away, before it was ever reached, and until the end of a
+	// drain, always within a second. All of it is what the replica knows of itself at that moment; only
+	// the list of all replicas is read from ZooKeeper, at most once a second however many ask.
+	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	mustEmbedUnimplementedRegistryServer()
 }
 
@@ -586,6 +676,12 @@ func (UnimplementedRegistryServer) Put(context.Context, *PutRequest) (*PutRespon
 }
 func (UnimplementedRegistryServer) Delete(context.Context, *DeleteRequest) (*DeleteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedRegistryServer) Evict(context.Context, *EvictRequest) (*EvictResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Evict not implemented")
+}
+func (UnimplementedRegistryServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
 }
 func (UnimplementedRegistryServer) mustEmbedUnimplementedRegistryServer() {}
 func (UnimplementedRegistryServer) testEmbeddedByValue()                  {}
@@ -727,6 +823,42 @@ func _Registry_Delete_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Registry_Evict_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EvictRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RegistryServer).Evict(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Registry_Evict_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RegistryServer).Evict(ctx, req.(*EvictRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Registry_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RegistryServer).Status(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Registry_Status_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RegistryServer).Status(ctx, req.(*StatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Registry_ServiceDesc is the grpc.ServiceDesc for Registry service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -753,6 +885,14 @@ var Registry_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Delete",
 			Handler:    _Registry_Delete_Handler,
+		},
+		{
+			MethodName: "Evict",
+			Handler:    _Registry_Evict_Handler,
+		},
+		{
+			MethodName: "Status",
+			Handler:    _Registry_Status_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -39,6 +39,8 @@ const (
 	LostReason_LOST_REASON_SESSION_LOST LostReason = 3
 	// Somebody deleted it in ZooKeeper, and it is not made again.
 	LostReason_LOST_REASON_REMOVED LostReason = 4
+	// An operator took it out with Evict. Until that is over, a `set` of the path is rejected: EVICTED.
+	LostReason_LOST_REASON_EVICTED LostReason = 5
 )
 
 // Enum value maps for LostReason.
@@ -49,6 +51,7 @@ var (
 		2: "LOST_REASON_EXPIRED",
 		3: "LOST_REASON_SESSION_LOST",
 		4: "LOST_REASON_REMOVED",
+		5: "LOST_REASON_EVICTED",
 	}
 	LostReason_value = map[string]int32{
 		"LOST_REASON_UNSPECIFIED":  0,
@@ -56,6 +59,7 @@ var (
 		"LOST_REASON_EXPIRED":      2,
 		"LOST_REASON_SESSION_LOST": 3,
 		"LOST_REASON_REMOVED":      4,
+		"LOST_REASON_EVICTED":      5,
 	}
 )
 
@@ -139,14 +143,15 @@ const file_rollcall_v1_stream_proto_rawDesc = "" +
 	"\n" +
 	"\x18rollcall/v1/stream.proto\x12\vrollcall.v1\x1a\x1egoogle/protobuf/duration.proto\"C\n" +
 	"\bDraining\x127\n" +
-	"\tremaining\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tremaining*\x95\x01\n" +
+	"\tremaining\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tremaining*\xae\x01\n" +
 	"\n" +
 	"LostReason\x12\x1b\n" +
 	"\x17LOST_REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16LOST_REASON_TAKEN_OVER\x10\x01\x12\x17\n" +
 	"\x13LOST_REASON_EXPIRED\x10\x02\x12\x1c\n" +
 	"\x18LOST_REASON_SESSION_LOST\x10\x03\x12\x17\n" +
-	"\x13LOST_REASON_REMOVED\x10\x04BW\n" +
+	"\x13LOST_REASON_REMOVED\x10\x04\x12\x17\n" +
+	"\x13LOST_REASON_EVICTED\x10\x05BW\n" +
 	"\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3"
 
 var (

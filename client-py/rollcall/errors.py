@@ -6,6 +6,8 @@ from typing import Any, Mapping, Optional
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from rollcall import v1
+
 _DOMAIN = "rollcall"
 _DETAILS = "grpc-status-details-bin"
 # What a proxy or a check of credentials on the way may refuse with, as good as a replica.
@@ -120,6 +122,13 @@ class Failure(Exception):
         if self.kind is not Kind.REFUSED:
             return NoConnection(self.message)
         return refusal(self.message, self.reason, self.details)
+
+
+def lost_reason(number: Any) -> str:
+    """The name of a reason for a loss; one of a later version of the API is named by its number."""
+    if number not in v1.LostReason.values():
+        return f"REASON_{number}"
+    return v1.LostReason.Name(number).replace("LOST_REASON_", "")
 
 
 def refusal(message: str, reason: str, details: Optional[Mapping[str, str]] = None) -> ServiceRegistryException:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Coroutine, List, NamedTuple, Optional, TypeVar
 from google.protobuf import duration_pb2
 
 from rollcall import v1
-from rollcall.errors import Failure, Kind, NoConnection, Refused, ServiceRegistryException
+from rollcall.errors import Failure, Kind, NoConnection, Refused, ServiceRegistryException, lost_reason
 from rollcall.replicas import OPENING, Replica, Replicas, check_size
 from rollcall.stream import Stream
 
@@ -402,8 +402,7 @@ class Keeper:
             raise Failure(Kind.REFUSED, "", "RELEASED_ELSEWHERE")
         event = message.WhichOneof("event")
         if event == "lost":
-            reason = v1.LostReason.Name(message.lost.reason).replace("LOST_REASON_", "")
-            raise Failure(Kind.REFUSED, "", reason)
+            raise Failure(Kind.REFUSED, "", lost_reason(message.lost.reason))
         if event == "suspended":
             remaining = message.suspended.remaining
             left = remaining.seconds + remaining.nanos / 1e9

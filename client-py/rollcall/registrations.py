@@ -5,7 +5,7 @@ import enum
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Union
 
 from rollcall import v1
-from rollcall.errors import ServiceRegistryException, refusal
+from rollcall.errors import ServiceRegistryException, lost_reason, refusal
 
 # How many requests may be without an answer.
 _WINDOW = 256
@@ -25,7 +25,7 @@ class Lost(NamedTuple):
     """A registration that is gone for good, and the client does not bring it back."""
 
     path: str
-    # TAKEN_OVER, SESSION_LOST or REMOVED; or the reason with which a replica refused to have it again.
+    # TAKEN_OVER, SESSION_LOST, REMOVED or EVICTED; or the reason with which a replica refused to have it again.
     reason: str
 
 
@@ -261,7 +261,7 @@ class Registrations:
             entry.late -= 1
             self._say_again(entry)
             return None
-        reason = v1.LostReason.Name(lost.reason).replace("LOST_REASON_", "")
+        reason = lost_reason(lost.reason)
         return self._end(entry, refusal(f"{entry.path} was lost: {reason}", reason))
 
     def _say_again(self, entry: Entry) -> None:

@@ -258,6 +258,35 @@ def test_lost_and_expired():
     assert registrations.is_empty() and registrations.is_settled()
 
 
+def test_what_is_evicted_is_lost_and_does_not_come_back_by_itself():
+    registrations = Registrations()
+    wish(registrations, {})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    lost = v1.Lost(path="/a", generation=5, reason=v1.LOST_REASON_EVICTED)
+    assert registrations.take(v1.RegisterResponse(lost=lost)) == Lost("/a", "EVICTED")
+    assert registrations.is_empty() and registrations.is_settled()
+    # Evicted while its stream was broken: what is resumed is refused.
+    wish(registrations, {})
+    asked(registrations)
+    registrations.take(registered("/a", 7))
+    registrations.begin()
+    assert asked(registrations).generation == 7
+    rejected = v1.Rejected(path="/a", code=9, reason="EVICTED")
+    assert registrations.take(v1.RegisterResponse(rejected=rejected)) == Lost("/a", "EVICTED")
+    assert registrations.is_empty() and registrations.is_settled()
+
+
+def test_a_loss_for_a_reason_of_a_later_version_is_a_loss():
+    registrations = Registrations()
+    wish(registrations, {})
+    asked(registrations)
+    registrations.take(registered("/a", 5))
+    lost = v1.Lost(path="/a", generation=5)
+    lost.MergeFromString(b"\x18\x63")
+    assert registrations.take(v1.RegisterResponse(lost=lost)) == Lost("/a", "REASON_99")
+
+
 def test_what_an_earlier_stream_may_have_taken_over_late_is_asked_for_once():
     registrations = Registrations()
     wish(registrations, {})

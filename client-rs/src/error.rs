@@ -169,6 +169,8 @@ reasons! {
     NotEmpty = "NOT_EMPTY",
     /// A registration, or a lock's node, is in the way.
     HasRegistrations = "HAS_REGISTRATIONS",
+    /// An operator keeps the path from being registered for a time.
+    Evicted = "EVICTED",
     /// ZooKeeper's access control forbids it.
     NoAuth = "NO_AUTH",
     /// A rule of the replica forbids it.
@@ -203,6 +205,8 @@ pub enum LostReason {
     SessionLost,
     /// Somebody deleted it, and it is not made again.
     Removed,
+    /// An operator took it out with Evict, and keeps the path from being registered for a time.
+    Evicted,
     /// The connection that carried it broke: it has no ttl.
     Disconnected,
     /// Somebody gave the lock back by its id.
@@ -220,6 +224,7 @@ impl fmt::Display for LostReason {
             Self::Expired => "no replica could be told in time that it is still wanted",
             Self::SessionLost => "the zookeeper session that carried it is over, or may be",
             Self::Removed => "somebody deleted it",
+            Self::Evicted => "an operator has evicted it",
             Self::Disconnected => "the connection that carried it broke",
             Self::Released => "somebody gave it back by its id",
             Self::Superseded => "another has come back for it with the same id",
@@ -299,6 +304,9 @@ impl Refusal {
     }
 
     pub(crate) fn into_lost(self) -> LostReason {
+        if self.reason == Reason::Evicted {
+            return LostReason::Evicted;
+        }
         let message = self.message().to_owned();
         LostReason::Refused(self.reason, message)
     }

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use rollcall_wire::{Acl, ErrorCode};
 use sha1::{Digest as _, Sha1};
 
+/// The scheme of the one who may do everything. It can't be asked for, and is in no access control list.
+const SUPER: &str = "super";
+
 /// One thing that a connection has proven, for example `digest` and `user:hash`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -18,12 +21,18 @@ impl Identity {
         Self { scheme: "ip", id: peer.to_canonical().to_string() }
     }
 
-    /// What an auth packet proves; `None` when the scheme is not known.
-    pub(crate) fn prove(scheme: &str, proof: &[u8], peer: IpAddr) -> Option<Self> {
+    /// What an auth packet proves; nothing when the scheme is not known. `super_digest` is the digest of the user whom
+    /// no access control list holds back.
+    pub(crate) fn prove(scheme: &str, proof: &[u8], peer: IpAddr, super_digest: Option<&str>) -> Vec<Self> {
         match scheme {
-            "ip" => Some(Self::address(peer)),
-            "digest" => Some(Self { scheme: "digest", id: digest(&String::from_utf8_lossy(proof)) }),
-            _ => None,
+            "ip" => vec![Self::address(peer)],
+            "digest" => {
+                let id = digest(&String::from_utf8_lossy(proof));
+                let is_super = super_digest == Some(id.as_str());
+                let user = is_super.then(|| Self { scheme: SUPER, id: String::new() });
+                user.into_iter().chain([Self { scheme: "digest", id }]).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -103,7 +112,8 @@ pub(crate) fn check(acl: &[Acl], permission: i32, identities: &[Identity]) -> Re
         entry.permissions & permission != 0
             && (is_anyone(entry) || identities.iter().any(|identity| identity.matches(&entry.scheme, &entry.id)))
     };
-    if acl.is_empty() || acl.iter().any(allows) { Ok(()) } else { Err(ErrorCode::NoAuth) }
+    let is_super = || identities.iter().any(|identity| identity.scheme == SUPER);
+    if acl.is_empty() || is_super() || acl.iter().any(allows) { Ok(()) } else { Err(ErrorCode::NoAuth) }
 }
 
 fn is_anyone(entry: &Acl) -> bool {
@@ -127,7 +137,8 @@ pub(crate) fn resolve(acl: Vec<Acl>, identities: &[Identity]) -> Result<Vec<Acl>
             "auth" => {
                 let before = resolved.len();
                 // An address alone is no authentication.
-                resolved.extend(identities.iter().filter(|identity| identity.scheme != "ip").map(|identity| Acl {
+                let proven = identities.iter().filter(|identity| !["ip", SUPER].contains(&identity.scheme));
+                resolved.extend(proven.map(|identity| Acl {
                     permissions: entry.permissions,
                     scheme: identity.scheme.to_owned(),
                     id: identity.id.clone(),
@@ -180,7 +191,7 @@ mod tests {
 
     #[test]
     fn lists_are_checked_before_they_are_stored() {
-        let me = [Identity::address(PEER), Identity::prove("digest", b"u:p", PEER).unwrap()];
+        let me = [Identity::address(PEER), Identity::prove("digest", b"u:p", PEER, None).remove(0)];
         assert_eq!(resolve(vec![], &me), Err(ErrorCode::InvalidAcl));
         for bad in [
             entry("world", "x"),
@@ -203,5 +214,19 @@ mod tests {
         assert_eq!(check(&[entry("ip", "0.0.0.0/0")], 1, &me), Ok(()));
         assert_eq!(check(&[entry("ip", "127.0.0.2")], 1, &me), Err(ErrorCode::NoAuth));
         assert_eq!(check(&[entry("ip", "127.0.0.1")], 2, &me), Err(ErrorCode::NoAuth));
+    }
+
+    #[test]
+    fn the_super_user_is_told_by_the_digest_and_is_in_no_list() {
+        let digest = digest("super:test");
+        let prove = |proof: &[u8], known| Identity::prove("digest", proof, PEER, known);
+        assert_eq!(prove(b"super:guess", Some(&digest)).len(), 1);
+        assert_eq!(prove(b"super:test", None).len(), 1);
+        let me = prove(b"super:test", Some(&digest));
+        assert_eq!((me[0].scheme, me[0].user(), me[1].id.as_str()), (SUPER, "", digest.as_str()));
+        assert_eq!(check(&[entry("digest", "other:x")], 16, &me), Ok(()));
+        assert_eq!(resolve(vec![entry("auth", "")], &me).unwrap(), [entry("digest", &digest)]);
+        assert_eq!(resolve(vec![entry(SUPER, "")], &me), Err(ErrorCode::InvalidAcl));
+        assert!(Identity::prove(SUPER, b"", PEER, Some(&digest)).is_empty());
     }
 }

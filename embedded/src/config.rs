@@ -22,6 +22,9 @@ pub struct Config {
     pub sweep_interval: Duration,
     /// Whether nodes may have a time to live (`extendedTypesEnabled`, which ZooKeeper leaves off).
     pub ttl_nodes: bool,
+    /// Who may do everything, whatever access control lists say: `user:` and the hash of `user:password`, as ZooKeeper
+    /// has it (`zookeeper.DigestAuthenticationProvider.superDigest`).
+    pub super_digest: Option<String>,
 }
 
 impl Default for Config {
@@ -35,6 +38,7 @@ impl Default for Config {
             max_unread: 32 * 1024 * 1024,
             sweep_interval: Duration::from_secs(60),
             ttl_nodes: true,
+            super_digest: None,
         }
     }
 }
@@ -46,9 +50,15 @@ impl Config {
 
     /// The time-out that a client gets who asks for this one.
     pub(crate) fn granted_timeout_ms(&self, asked: i32) -> u64 {
-        let min = self.min_session_timeout.map_or(self.tick_ms() * 2, millis);
-        let max = self.max_session_timeout.map_or(self.tick_ms() * 20, millis).clamp(1, i32::MAX as u64);
-        u64::try_from(asked).unwrap_or(0).max(min).min(max)
+        u64::try_from(asked).unwrap_or(0).max(self.min_timeout_ms()).min(self.max_timeout_ms())
+    }
+
+    pub(crate) fn min_timeout_ms(&self) -> u64 {
+        self.min_session_timeout.map_or(self.tick_ms() * 2, millis)
+    }
+
+    pub(crate) fn max_timeout_ms(&self) -> u64 {
+        self.max_session_timeout.map_or(self.tick_ms() * 20, millis).clamp(1, i32::MAX as u64)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use rollcall_wire::server::Request;
 use rollcall_wire::{ConnectRequest, Decoder, RequestHeader};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::hub::{Hub, Received};
 use crate::outbox::Outbox;
@@ -21,12 +21,14 @@ use crate::words;
 
 /// How long a connection may take until it has a session.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the answer to a word may take, and its way to one who does not read.
+const WORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection is listened to after its last word, so that the word is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
 const READ_CHUNK: usize = 16 * 1024;
 
 /// Serves a connection until its end. Whatever it sends, only its own connection ends for it.
-pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: IpAddr) {
+pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection gone before it was served");
         return;
@@ -46,10 +48,11 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: IpAddr) {
     let mut reader = FrameReader { reader, buffer: BytesMut::new(), max_frame: hub.config.max_frame };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, reader.opening()).await {
         Ok(Ok(Opening::Word(word))) => {
-            let answer = words::answer(word, &hub);
-            drop(writer.write_all(answer.as_bytes()).await);
-            drop(writer.shutdown().await);
-            reader.linger().await;
+            hub.step(|state, _, _| state.count_received(id));
+            let told = tokio::time::timeout(WORD_TIMEOUT, tell(word, &hub, &mut writer)).await;
+            if matches!(told, Ok(Ok(()))) {
+                reader.linger().await;
+            }
             return;
         }
         Ok(Ok(Opening::Frame(frame))) => {
@@ -80,6 +83,16 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: IpAddr) {
         error = read_requests(&hub, &mut reader, id, &outbox) => tracing::debug!(%error, "connection ended"),
         () = outbox.overdue() => tracing::debug!("connection cut"),
     }
+}
+
+/// Answers a word. One long answer is made at a time, where it holds nobody up.
+async fn tell(word: [u8; 4], hub: &Arc<Hub>, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+    let turn = hub.words.acquire().await.map_err(io::Error::other)?;
+    let asked = hub.clone();
+    let answer = tokio::task::spawn_blocking(move || words::answer(word, &asked)).await?;
+    drop(turn);
+    writer.write_all(answer.as_bytes()).await?;
+    writer.shutdown().await
 }
 
 /// Reads requests and carries them out, until the connection ends or sends what is no frame. A client that does not

@@ -1,7 +1,9 @@
 //! Faults on command, for tests; without the feature `faults` nothing can turn them on.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
+
+use rollcall_wire::ErrorCode;
 
 /// Which faults are on.
 #[derive(Debug, Default)]
@@ -9,6 +11,8 @@ pub(crate) struct Switches {
     refusing: AtomicBool,
     delay_ms: AtomicU64,
     lost_replies: AtomicU64,
+    refused_writes: AtomicU64,
+    refusal: AtomicI32,
 }
 
 impl Switches {
@@ -24,9 +28,18 @@ impl Switches {
 
     /// Whether the reply to the write that is being carried out gets lost.
     pub(crate) fn take_lost_reply(&self) -> bool {
-        self.lost_replies.load(Ordering::Relaxed) > 0
-            && self.lost_replies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        take_one(&self.lost_replies)
     }
+
+    /// What the next write is answered with instead of being carried out, if it is not.
+    pub(crate) fn take_refusal(&self) -> Option<ErrorCode> {
+        if take_one(&self.refused_writes) { ErrorCode::from_wire(self.refusal.load(Ordering::Relaxed)) } else { None }
+    }
+}
+
+fn take_one(left: &AtomicU64) -> bool {
+    left.load(Ordering::Relaxed) > 0
+        && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 #[cfg(feature = "faults")]
@@ -37,6 +50,8 @@ mod handle {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
     use std::time::Duration;
+
+    use rollcall_wire::ErrorCode;
 
     use crate::hub::Hub;
     use crate::types::SessionId;
@@ -96,6 +111,12 @@ mod handle {
         /// Carries the next `count` writes out, and instead of answering each cuts its connection.
         pub fn lose_replies(&self, count: u64) {
             self.hub.switches.lost_replies.store(count, Ordering::Relaxed);
+        }
+
+        /// Carries the next `count` writes not out, and answers each with this code: a transaction in its first part.
+        pub fn refuse_writes(&self, count: u64, code: ErrorCode) {
+            self.hub.switches.refusal.store(code.to_wire(), Ordering::Relaxed);
+            self.hub.switches.refused_writes.store(count, Ordering::Relaxed);
         }
     }
 }

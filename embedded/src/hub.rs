@@ -1,13 +1,14 @@
 //! The state, the connections' outboxes, and the clock: what all tasks share.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rollcall_wire::ConnectRequest;
 use rollcall_wire::server::{Refused, Request};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::Config;
@@ -30,9 +31,13 @@ pub(crate) struct Received {
 pub(crate) struct Hub {
     core: Mutex<Core>,
     pub(crate) started: Instant,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
     pub(crate) config: Config,
     pub(crate) traffic: Traffic,
     pub(crate) switches: Switches,
+    /// For the answers to four-letter words, which may be long.
+    pub(crate) words: Semaphore,
 }
 
 #[derive(Debug)]
@@ -52,7 +57,7 @@ pub(crate) struct Traffic {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config, address: SocketAddr) -> Self {
         let started = Instant::now();
         let state = State::new(config.clone(), now(started), rand::random());
         Self {
@@ -63,9 +68,11 @@ impl Hub {
                 refusals: Occasional::default(),
             }),
             started,
+            address,
             config,
             traffic: Traffic::default(),
             switches: Switches::default(),
+            words: Semaphore::new(1),
         }
     }
 
@@ -79,12 +86,12 @@ impl Hub {
     }
 
     /// Registers a connection. One too many is refused, now and then with the number of those that were, for the log.
-    pub(crate) fn accept(&self, peer: IpAddr) -> Result<(ConnectionId, Arc<Outbox>), Option<u64>> {
+    pub(crate) fn accept(&self, peer: SocketAddr) -> Result<(ConnectionId, Arc<Outbox>), Option<u64>> {
         let mut core = self.lock();
         if core.outboxes.len() >= self.config.max_connections {
             return Err(core.refusals.note(now(self.started).elapsed_ms));
         }
-        let id = core.state.accept(peer);
+        let id = core.state.accept(peer, now(self.started));
         let outbox = Arc::new(Outbox::new(self.config.max_unread));
         core.outboxes.insert(id, outbox.clone());
         Ok((id, outbox))
@@ -99,14 +106,30 @@ impl Hub {
 
     /// A connection's first frame.
     pub(crate) fn connect(&self, id: ConnectionId, request: &ConnectRequest) {
-        self.step(|state, now, effects| state.connect(id, request, now, effects));
+        self.traffic.received.fetch_add(1, Ordering::Relaxed);
+        self.step(|state, now, effects| {
+            state.count_received(id);
+            state.connect(id, request, now, effects);
+        });
     }
 
     /// A connection's next request.
     pub(crate) fn request(&self, id: ConnectionId, received: Received) {
         let Received { xid, request } = received;
-        let is_lost = request.as_ref().is_ok_and(is_write) && self.switches.take_lost_reply();
+        let is_write = request.as_ref().is_ok_and(is_write);
+        if let Ok(request) = &request
+            && is_write
+            && let Some(code) = self.switches.take_refusal()
+        {
+            self.step(|state, _, effects| {
+                state.count_received(id);
+                state.refuse_write(id, xid, request, code, effects);
+            });
+            return;
+        }
+        let is_lost = is_write && self.switches.take_lost_reply();
         self.step(|state, now, effects| {
+            state.count_received(id);
             state.request(id, xid, request, now, effects);
             if is_lost {
                 effects.retain(|(other, effect)| *other != id || !matches!(effect, Effect::Reply(..)));
@@ -129,12 +152,17 @@ impl Hub {
         let mut core = self.lock();
         let Core { state, outboxes, effects, .. } = &mut *core;
         let result = step(state, now(self.started), effects);
-        self.traffic.sent.fetch_add(effects.len() as u64, Ordering::Relaxed);
+        let mut sent = 0;
         for (id, effect) in effects.drain(..) {
+            if effect != Effect::Close {
+                state.count_sent(id);
+                sent += 1;
+            }
             if let Some(outbox) = outboxes.get(&id) {
                 outbox.push(&effect);
             }
         }
+        self.traffic.sent.fetch_add(sent, Ordering::Relaxed);
         result
     }
 
@@ -167,14 +195,13 @@ pub(crate) fn now(started: Instant) -> Now {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     #[test]
     fn connections_that_are_too_many_are_told_in_one_line() {
-        let hub = Hub::new(Config { max_connections: 1, ..Config::default() });
-        let accept = || hub.accept(Ipv4Addr::LOCALHOST.into());
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let hub = Hub::new(Config { max_connections: 1, ..Config::default() }, address);
+        let accept = || hub.accept(address);
         let (id, _) = accept().unwrap();
         let lines: Vec<_> = (0..1000).filter_map(|_| accept().unwrap_err()).collect();
         assert_eq!(lines, [1]);

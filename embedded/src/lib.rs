@@ -5,8 +5,8 @@
 //! it stops.
 //!
 //! # What it does not do
-//! - More than one server: no ensemble, no observers, no read-only mode. `reconfig` is answered with Unimplemented.
-//! - SASL: a login is answered with AuthFailed. TLS, `x509`, the super user.
+//! - More than one server: no ensemble, no observers, no read-only mode. `reconfig` is answered with ReconfigDisabled.
+//! - SASL: a step of a login is answered with a null token. TLS, `x509`.
 //! - An operation that it does not know is answered with Unimplemented, and its connection closed.
 //! - Quotas: nodes below `/zookeeper/quota` are plain nodes.
 //! - Anything on disk.
@@ -24,6 +24,7 @@ mod acl;
 mod config;
 mod connection;
 mod faults;
+mod figures;
 mod hub;
 mod occasional;
 mod outbox;

@@ -49,7 +49,7 @@ impl Embedded {
         let listen = |source| BindError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        Ok(Self { listener, address, hub: Arc::new(Hub::new(config)) })
+        Ok(Self { listener, address, hub: Arc::new(Hub::new(config, address)) })
     }
 
     /// Where clients connect.
@@ -91,7 +91,7 @@ impl Embedded {
                 }
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) if !self.hub.switches.is_refusing() => {
-                        connections.spawn(connection::serve(self.hub.clone(), stream, peer.ip()));
+                        connections.spawn(connection::serve(self.hub.clone(), stream, peer));
                     }
                     Ok(_) => tracing::debug!("connection refused, as told"),
                     Err(error) => {

@@ -123,6 +123,16 @@ impl Sessions {
         self.by_id.get(&id)?.connection
     }
 
+    /// The sessions that are alive, by when they end if nothing is heard of them.
+    pub(crate) fn by_end(&self) -> impl ExactSizeIterator<Item = (u64, &BTreeSet<SessionId>)> {
+        self.buckets.iter().map(|(expires_ms, ids)| (*expires_ms, ids))
+    }
+
+    /// A session's time-out, and when it ends if nothing is heard of it.
+    pub(crate) fn times(&self, id: SessionId) -> Option<(u64, u64)> {
+        self.by_id.get(&id).map(|session| (session.timeout_ms, session.expires_ms))
+    }
+
     /// How many sessions are alive.
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()

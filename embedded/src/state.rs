@@ -3,8 +3,8 @@
 //! One request is carried out at a time, from its check to its last event. That makes the order that clients rely on: the
 //! events of a change come before the replies to it and to everything later, on every connection.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use rollcall_wire::server::{Part, Refused, Request, Response, SetWatches};
 use rollcall_wire::{
@@ -13,6 +13,7 @@ use rollcall_wire::{
 
 use crate::Config;
 use crate::acl::{self, Identity};
+use crate::figures::{self, Figures};
 use crate::occasional::Occasional;
 use crate::path;
 use crate::sessions::{Over, Sessions};
@@ -38,10 +39,11 @@ pub(crate) enum Effect {
 pub(crate) type Effects = Vec<(ConnectionId, Effect)>;
 
 #[derive(Debug)]
-pub(super) struct Connection {
-    peer: IpAddr,
-    pub(super) session: Option<SessionId>,
+pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
+    pub(crate) session: Option<SessionId>,
     pub(super) identities: Vec<Identity>,
+    pub(crate) figures: Figures,
 }
 
 /// Everything that the server knows.
@@ -50,7 +52,7 @@ pub(crate) struct State {
     pub(crate) tree: Tree,
     pub(crate) sessions: Sessions,
     pub(crate) watches: Watches,
-    pub(super) connections: HashMap<ConnectionId, Connection>,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     next_connection: u64,
     last_zxid: Zxid,
     /// Clients that had seen a later server.
@@ -67,7 +69,7 @@ impl State {
             tree: Tree::new(),
             sessions: Sessions::new(now.wall_ms, config.tick_ms(), secret),
             watches: Watches::default(),
-            connections: HashMap::new(),
+            connections: BTreeMap::new(),
             next_connection: 0,
             last_zxid: Zxid(now.wall_ms.max(0).saturating_mul(PER_MILLISECOND)),
             ahead: Occasional::default(),
@@ -91,11 +93,31 @@ impl State {
     }
 
     /// A client has connected; it has no session yet.
-    pub(crate) fn accept(&mut self, peer: IpAddr) -> ConnectionId {
+    pub(crate) fn accept(&mut self, peer: SocketAddr, now: Now) -> ConnectionId {
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
-        self.connections.insert(id, Connection { peer, session: None, identities: vec![Identity::address(peer)] });
+        let identities = vec![Identity::address(peer.ip())];
+        self.connections.insert(id, Connection { peer, session: None, identities, figures: Figures::new(now) });
         id
+    }
+
+    /// A connection was read from.
+    pub(crate) fn count_received(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.figures.received += 1;
+        }
+    }
+
+    /// A connection is told something.
+    pub(crate) fn count_sent(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.figures.sent += 1;
+        }
+    }
+
+    /// Counts what each connection does from zero again.
+    pub(crate) fn reset_figures(&mut self) {
+        self.connections.values_mut().for_each(|connection| connection.figures.reset());
     }
 
     /// The connection is gone: its watches go, its session stays.
@@ -122,6 +144,9 @@ impl State {
         let timeout_ms = self.config.granted_timeout_ms(request.timeout_ms);
         let session = if request.session_id == 0 {
             self.last_zxid.0 += 1;
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.figures.answered("SESS", 0, self.last_zxid, now);
+            }
             Ok(self.sessions.create(timeout_ms, id, now.elapsed_ms))
         } else {
             let session = SessionId(request.session_id);
@@ -166,6 +191,7 @@ impl State {
         effects: &mut Effects,
     ) {
         let Some(session) = self.connections.get(&id).and_then(|connection| connection.session) else { return };
+        let operation = request.as_ref().map_or(figures::NO_NAME, figures::name);
         if let Ok(Request::Auth { scheme, auth }) = &request {
             self.authenticate(id, xid, scheme, auth, effects);
             return;
@@ -177,6 +203,7 @@ impl State {
             Ok(Request::Ping) => {
                 let header = ReplyHeader { xid: xid::PING, zxid: self.last_zxid.0, error: 0 };
                 effects.push((id, Effect::Reply(header, Response::Done)));
+                self.answered(id, operation, xid::PING, now);
                 return;
             }
             Ok(Request::CloseSession) => {
@@ -197,8 +224,16 @@ impl State {
                 | Request::SetAcl { .. }
                 | Request::Reconfig),
             ) => self.write(id, session, write, now, effects),
-            // Nobody can log in with SASL.
-            Ok(Request::Sasl) => return refuse(id, xid, Zxid(0), ErrorCode::AuthFailed, effects),
+            // Nobody can log in with SASL; ZooKeeper without SASL says so by a token that is null.
+            Ok(Request::Sasl) => {
+                let header = ReplyHeader { xid, zxid: 0, error: 0 };
+                effects.push((id, Effect::Reply(header, Response::NoToken)));
+                return;
+            }
+            Err(Refused::MalformedLogin) => {
+                effects.push((id, Effect::Close));
+                return;
+            }
             Ok(read) => self.read(id, read),
             Err(Refused::Malformed) => Err(ErrorCode::MarshallingError),
             Err(Refused::MalformedMulti) => {
@@ -206,6 +241,29 @@ impl State {
                 Err(ErrorCode::MarshallingError)
             }
             Err(Refused::Unknown) => return refuse(id, xid, Zxid(-1), ErrorCode::Unimplemented, effects),
+        };
+        self.answered(id, operation, xid, now);
+        self.reply(id, xid, answer, effects);
+    }
+
+    fn answered(&mut self, id: ConnectionId, operation: &'static str, xid: i32, now: Now) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.figures.answered(operation, xid, self.last_zxid, now);
+        }
+    }
+
+    /// A write that is not carried out, as a fault: a transaction fails in its first part.
+    pub(crate) fn refuse_write(
+        &self,
+        id: ConnectionId,
+        xid: i32,
+        write: &Request,
+        code: ErrorCode,
+        effects: &mut Effects,
+    ) {
+        let answer = match write {
+            Request::Multi(parts) => Ok(failed_parts(parts.len(), 0, code)),
+            _ => Err(code),
         };
         self.reply(id, xid, answer, effects);
     }
@@ -251,19 +309,19 @@ impl State {
 
     fn authenticate(&mut self, id: ConnectionId, xid: i32, scheme: &str, auth: &[u8], effects: &mut Effects) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let identity = Identity::prove(scheme, auth, connection.peer);
-        let error = if identity.is_some() { 0 } else { ErrorCode::AuthFailed.to_wire() };
+        let proven = Identity::prove(scheme, auth, connection.peer.ip(), self.config.super_digest.as_deref());
+        let error = if proven.is_empty() { ErrorCode::AuthFailed.to_wire() } else { 0 };
         effects.push((id, Effect::Reply(ReplyHeader { xid, zxid: 0, error }, Response::Done)));
-        match identity {
-            Some(identity) if connection.identities.contains(&identity) => {}
-            Some(_) if connection.identities.len() >= MAX_IDENTITIES => effects.push((id, Effect::Close)),
-            Some(identity) => connection.identities.push(identity),
-            None => effects.push((id, Effect::Close)),
+        let new: Vec<_> = proven.iter().filter(|identity| !connection.identities.contains(identity)).cloned().collect();
+        if proven.is_empty() || connection.identities.len() + new.len() > MAX_IDENTITIES {
+            effects.push((id, Effect::Close));
+        } else {
+            connection.identities.extend(new);
         }
     }
 
     fn author<'a>(
-        connections: &'a HashMap<ConnectionId, Connection>,
+        connections: &'a BTreeMap<ConnectionId, Connection>,
         id: ConnectionId,
         session: SessionId,
         config: &Config,
@@ -310,12 +368,7 @@ impl State {
                             self.tree.undo(undo);
                         }
                     }
-                    let result = |index: usize| match index.cmp(&failed) {
-                        std::cmp::Ordering::Less => None,
-                        std::cmp::Ordering::Equal => Some(code),
-                        std::cmp::Ordering::Greater => Some(ErrorCode::RuntimeInconsistency),
-                    };
-                    return Response::Parts((0..count).map(|index| Part::Failed(result(index))).collect());
+                    return failed_parts(count, failed, code);
                 }
             }
         }
@@ -413,6 +466,16 @@ impl State {
             self.watches.add(path, id, rollcall_wire::WatchMode::PersistentRecursive);
         }
     }
+}
+
+/// The answer to a transaction of so many parts of which this one failed.
+fn failed_parts(count: usize, failed: usize, code: ErrorCode) -> Response {
+    let result = |index: usize| match index.cmp(&failed) {
+        std::cmp::Ordering::Less => None,
+        std::cmp::Ordering::Equal => Some(code),
+        std::cmp::Ordering::Greater => Some(ErrorCode::RuntimeInconsistency),
+    };
+    Response::Parts((0..count).map(|index| Part::Failed(result(index))).collect())
 }
 
 /// Answers with an error, and closes the connection.

@@ -1,6 +1,6 @@
 //! The rules, stepped by hand with a clock handed in.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -14,7 +14,7 @@ use crate::Config;
 use crate::state::{Effect, State};
 use crate::types::{ConnectionId, Now};
 
-const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PEER: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 1);
 const PERSISTENT: i32 = 0;
 const EPHEMERAL: i32 = 1;
 const SEQUENTIAL: i32 = 2;
@@ -34,7 +34,7 @@ impl Server {
     }
 
     fn connect(&mut self, session_id: i64, password: &Bytes) -> (ConnectionId, Option<ConnectResponse>) {
-        let id = self.state.accept(PEER);
+        let id = self.state.accept(SocketAddr::from(PEER), self.now);
         let request = ConnectRequest { last_zxid_seen: 0, timeout_ms: 4000, session_id, password: password.clone() };
         let mut effects = Vec::new();
         self.state.connect(id, &request, self.now, &mut effects);
@@ -247,7 +247,7 @@ fn a_session_moves_and_the_connection_that_had_it_goes() {
 #[test]
 fn who_has_seen_a_later_server_is_sent_away() {
     let mut server = Server::new();
-    let id = server.state.accept(PEER);
+    let id = server.state.accept(SocketAddr::from(PEER), server.now);
     let last_zxid_seen = server.state.last_zxid().0 + 1;
     let request = ConnectRequest { last_zxid_seen, timeout_ms: 1, session_id: 0, password: Bytes::new() };
     let mut effects = Vec::new();
@@ -345,11 +345,13 @@ fn a_failed_write_takes_a_number_and_a_read_takes_none() {
 }
 
 #[test]
-fn a_login_with_sasl_fails_and_says_so() {
+fn a_login_with_sasl_gets_a_null_token_and_one_that_can_not_be_read_is_hung_up_on() {
     let mut server = Server::new();
     let me = server.client();
-    let (header, _) = server.ask_raw(me, Ok(Request::Sasl)).unwrap();
-    assert_eq!((header.zxid, header.error), (0, -115));
+    let (header, body) = server.ask_raw(me, Ok(Request::Sasl)).unwrap();
+    assert_eq!((header.zxid, header.error, body), (0, 0, Response::NoToken));
+    assert!(server.told.is_empty());
+    assert!(server.ask_raw(me, Err(Refused::MalformedLogin)).is_none());
     assert_eq!(server.told, [(me, Effect::Close)]);
 }
 

@@ -50,8 +50,8 @@ pub(crate) fn apply(tree: &mut Tree, author: Author<'_>, write: Request, stamp: 
         Request::SetData { path, data, version } => set_data(tree, author, path, data.as_ref(), version, stamp),
         Request::SetAcl { path, acl, version } => set_acl(tree, author, &path, acl, version),
         Request::Check { path, version } => check(tree, author, &path, version),
-        // ZooKeeper alone, without an ensemble, can't do it either.
-        Request::Reconfig => Err(ErrorCode::Unimplemented),
+        // As ZooKeeper does by default.
+        Request::Reconfig => Err(ErrorCode::ReconfigDisabled),
         _ => Err(ErrorCode::MarshallingError),
     }
 }

@@ -194,6 +194,11 @@ impl Tree {
         self.ephemerals.get(&session).into_iter().flatten()
     }
 
+    /// All ephemerals, by session.
+    pub(crate) fn all_ephemerals(&self) -> impl ExactSizeIterator<Item = (SessionId, &BTreeSet<Arc<str>>)> {
+        self.ephemerals.iter().map(|(session, paths)| (*session, paths))
+    }
+
     /// The list as it is kept: the usual one is shared by all nodes.
     pub(crate) fn intern(&self, acl: Vec<Acl>) -> Arc<[Acl]> {
         if acl[..] == *self.open { self.open.clone() } else { acl.into() }

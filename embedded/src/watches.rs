@@ -198,6 +198,16 @@ impl Watches {
         }
     }
 
+    /// The watches of the table for data, by path.
+    pub(crate) fn by_path(&self) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = ConnectionId>)> {
+        self.data.by_path.iter().map(|(path, watchers)| (path, watchers.keys().copied()))
+    }
+
+    /// The same, by connection.
+    pub(crate) fn by_connection(&self) -> impl Iterator<Item = (ConnectionId, &BTreeSet<Arc<str>>)> {
+        self.data.by_connection.iter().map(|(connection, paths)| (*connection, paths))
+    }
+
     /// The watches in both tables.
     pub(crate) fn total(&self) -> usize {
         [&self.data, &self.children].iter().flat_map(|table| table.by_connection.values()).map(BTreeSet::len).sum()

@@ -148,6 +148,14 @@ impl Nested for v1::DeleteRequest {
     const NESTED: Shape = FLAT;
 }
 
+impl Nested for v1::EvictRequest {
+    const NESTED: Shape = Shape(&[(2, FLAT)]);
+}
+
+impl Nested for v1::StatusRequest {
+    const NESTED: Shape = FLAT;
+}
+
 /// Whether a message, with those within, has more than `left` fields, or a group, which this API has none of. What is no protobuf
 /// has not: its decoder will say so.
 fn has_too_many(mut bytes: &[u8], shape: &Shape, left: &mut usize) -> bool {

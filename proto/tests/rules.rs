@@ -28,7 +28,7 @@ fn own_files() -> Vec<FileDescriptorProto> {
 }
 
 #[test]
-fn registry_is_the_only_service_and_has_eight_calls() {
+fn registry_is_the_only_service_and_has_ten_calls() {
     let files = own_files();
     let services: Vec<_> = files.iter().flat_map(|file| &file.service).collect();
     assert_eq!(services.len(), 1);
@@ -46,6 +46,8 @@ fn registry_is_the_only_service_and_has_eight_calls() {
             ("DescribeLock", false, false),
             ("Put", false, false),
             ("Delete", false, false),
+            ("Evict", false, false),
+            ("Status", false, false),
         ]
     );
 }

@@ -25,11 +25,13 @@ use crate::budget::{self, Budget, Resource};
 use crate::contact::{Contact, Pulse};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
+use crate::evictions::Evictions;
 use crate::grpc::{self, Admission, Gate, Gathering, Service, Turnstile};
-use crate::listen::{self, Bounds, Listener};
+use crate::listen::{self, Bounds, Listener, Socket};
 use crate::locks::Locks;
 use crate::metrics::{ByResource, Metrics, Port};
 use crate::sessions::Sessions;
+use crate::standing::{Backend, Standing};
 use crate::views::{self, Owner, Store, Views};
 use crate::zk::{self, Zk};
 
@@ -57,8 +59,10 @@ const REFRESH: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where to serve the embedded backend, which then takes ZooKeeper's place.
-    pub(crate) embedded: Option<SocketAddr>,
+    pub(crate) embedded: Option<(SocketAddr, rollcall_embedded::Config)>,
     pub(crate) zookeeper: zk::Config,
+    /// What the replica is called, if the operator says so.
+    pub(crate) name: Option<String>,
     pub(crate) listen: SocketAddr,
     pub(crate) http_listen: SocketAddr,
     /// How long a connection may be silent before it is pinged, and then how long the answer may take.
@@ -101,9 +105,13 @@ impl App {
         };
         let grpc = bind("--listen", settings.listen).await?;
         let http = bind("--http-listen", settings.http_listen).await?;
-        let embedded = match settings.embedded {
-            Some(address) => Some(bind_embedded(address).await?),
+        let embedded = match settings.embedded.take() {
+            Some((address, config)) => Some(bind_embedded(address, config).await?),
             None => None,
+        };
+        settings.zookeeper.name = match settings.name.take() {
+            Some(name) => name,
+            None => default_name(grpc.local_addr()?.port()),
         };
         if let Some(embedded) = &embedded {
             settings.zookeeper.hosts = vec![embedded.local_addr().to_string()];
@@ -142,35 +150,15 @@ impl App {
     ) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
         let metrics = Metrics::default();
+        let backend = if self.embedded.is_some() { Backend::Embedded } else { Backend::ZooKeeper };
         if let Some(embedded) = self.embedded {
             tasks.spawn(embedded.run(std::future::pending()));
         }
         let has_kept_views = self.store.as_ref().is_some_and(|store| !store.is_empty());
-        let zk = Zk::start(self.settings.zookeeper.clone(), &mut tasks);
-        let views = views::Settings { idle: self.settings.view_idle, ..views::Settings::default() };
-        let path_overhead = self.settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
-        let budget = Budget::new(self.settings.per_connection, self.settings.in_all).with_path_overhead(path_overhead);
-        let pulse = Arc::new(Pulse::default());
-        let service = Service {
-            sessions: Sessions::start(zk.clone(), pulse.clone(), &mut tasks),
-            views: Views::start(zk.clone(), views, self.store, &budget, &mut tasks),
-            locks: Locks::start(
-                zk.pool.clone(),
-                pulse,
-                self.settings.in_all.locks,
-                self.settings.lock_idle,
-                &budget,
-                &mut tasks,
-            ),
-            durable: Durable::new(zk.clone()),
-            admission: Admission::default(),
-            metrics: metrics.clone(),
-            settings: Arc::new(self.settings.api.clone()),
-            drain: Drain::default(),
-        };
-        let going = service.clone();
+        let service = start(&self.settings, self.store, backend, &metrics, &mut tasks);
+        let (going, budget) = (service.clone(), service.budget.clone());
         let (reporter, health) = tonic_health::server::health_reporter();
-        tasks.spawn(keep_current(zk, service.clone(), budget.clone(), reporter, has_kept_views));
+        tasks.spawn(keep_current(service.clone(), reporter, has_kept_views));
         let [grpc_bounds, http_bounds] = self.settings.connections.within(listen::descriptors());
         let silence = 2 * self.settings.keepalive;
         let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -181,13 +169,14 @@ impl App {
         let gate = Gate::new(routes.prepare(), metrics.clone());
         let server = http2(self.settings.keepalive, self.settings.per_connection.streams);
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
+        let (incoming, returned) = listener.lend();
         let (turnstile, keepalive) = (Turnstile::new(), self.settings.keepalive);
-        let incoming = listener
-            .into_stream()
-            .map_ok(move |socket| Gathering::new(socket, budget.account(), Contact::new(keepalive), &turnstile));
+        let gathering = move |socket| Gathering::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };
+        tasks.spawn(serve_while_draining(server.clone(), gate.clone(), returned, gathering.clone()));
+        let incoming = incoming.map_ok(gathering);
         servers.spawn(async move {
             server.serve_with_incoming_shutdown(gate, incoming, going_away).await.context("the grpc server failed")
         });
@@ -231,9 +220,64 @@ impl App {
     }
 }
 
-async fn bind_embedded(address: SocketAddr) -> anyhow::Result<Embedded> {
+/// Starts everything that the API calls, as tasks of `tasks`.
+fn start(
+    settings: &Settings,
+    store: Option<Store>,
+    backend: Backend,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<()>,
+) -> Service {
+    let zk = Zk::start(settings.zookeeper.clone(), tasks);
+    let views = views::Settings { idle: settings.view_idle, ..views::Settings::default() };
+    let path_overhead = settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
+    let budget = Budget::new(settings.per_connection, settings.in_all).with_path_overhead(path_overhead);
+    let evictions = Evictions::start(zk.clone(), tasks);
+    let pulse = Arc::new(Pulse::default());
+    Service {
+        sessions: Sessions::start(zk.clone(), evictions.clone(), pulse.clone(), tasks),
+        views: Views::start(zk.clone(), views, store, &budget, tasks),
+        locks: Locks::start(&zk, pulse, settings.in_all.locks, settings.lock_idle, &budget, tasks),
+        durable: Durable::new(zk.clone()),
+        evictions,
+        admission: Admission::default(),
+        metrics: metrics.clone(),
+        settings: Arc::new(settings.api.clone()),
+        drain: Drain::default(),
+        standing: Standing::new(settings.zookeeper.name.clone(), backend, zk),
+        budget,
+    }
+}
+
+/// Serves those who connect after the others have been told to go: they are told that the replica drains, until its end.
+/// Nothing waits for them.
+async fn serve_while_draining(
+    server: tonic::transport::Server,
+    gate: Gate,
+    returned: oneshot::Receiver<Listener>,
+    gathering: impl Fn(Socket) -> Gathering<Socket> + Clone,
+) {
+    // It comes back when the first server takes no more connections.
+    if let Ok(listener) = returned.await {
+        let incoming = listener.into_stream().map_ok(gathering);
+        if let Err(error) = server.serve_with_incoming(gate.of_a_drain(), incoming).await {
+            tracing::warn!(%error, "connections made during the drain are not answered");
+        }
+    }
+    // The end of a task would be the end of the process.
+    std::future::pending::<()>().await;
+}
+
+/// The host's name and the port: what tells replicas apart for people.
+fn default_name(port: u16) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = if host.is_empty() { "localhost" } else { &host };
+    format!("{}:{port}", host.replace(char::is_control, "?"))
+}
+
+async fn bind_embedded(address: SocketAddr, config: rollcall_embedded::Config) -> anyhow::Result<Embedded> {
     const OPTION: &str = "--embedded-listen";
-    Embedded::bind(address, rollcall_embedded::Config::default()).await.map_err(|error| match error {
+    Embedded::bind(address, config).await.map_err(|error| match error {
         BindError::Listen { address, source } => cannot_listen(OPTION, address, &source),
         error @ BindError::NotLoopback(_) => anyhow::Error::new(error).context(OPTION),
     })
@@ -298,15 +342,15 @@ async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::S
 
 /// Keeps health and gauges current. Health serves from the first contact with ZooKeeper on, or at once when there are
 /// views from before, until the drain, whatever becomes of ZooKeeper later: known paths are still answered then.
-async fn keep_current(zk: Zk, service: Service, budget: Budget, reporter: HealthReporter, has_kept_views: bool) {
-    let Service { admission, views, metrics, drain, .. } = service;
+async fn keep_current(service: Service, reporter: HealthReporter, has_kept_views: bool) {
+    let Service { admission, views, metrics, drain, budget, standing, .. } = service;
     let (mut met, mut shown) = (has_kept_views, None);
     let mut interval = tokio::time::interval(REFRESH);
     loop {
         interval.tick().await;
-        let is_up = zk.is_up();
+        let is_up = standing.look();
         metrics.zookeeper_up.set(i64::from(is_up));
-        metrics.zookeeper_sessions.set(i64::try_from(zk.pool.owners().borrow().len()).unwrap_or(i64::MAX));
+        metrics.zookeeper_sessions.set(i64::try_from(standing.owners()).unwrap_or(i64::MAX));
         metrics.streams.set(i64::try_from(admission.streams()).unwrap_or(i64::MAX));
         for (of, resource) in Resource::ALL {
             let used = i64::try_from(budget.used(of)).unwrap_or(i64::MAX);

@@ -302,6 +302,11 @@ impl Budget {
         Account(Arc::new(Inner { id, own, replica, path_overhead: self.path_overhead }))
     }
 
+    /// How much of a resource all connections may hold together.
+    pub(crate) fn limit(&self, resource: Resource) -> usize {
+        self.replica.limits.of(resource)
+    }
+
     /// How much of a resource all connections hold together.
     pub(crate) fn used(&self, resource: Resource) -> usize {
         self.replica.used(resource)

@@ -1,6 +1,93 @@
-//! Wall-clock time, as it is written into nodes.
+//! Time: of the wall clock, as it is written into nodes, and of a clock that goes on while the machine is suspended.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+static SUSPENDED: Suspended = Suspended::new();
 
 /// Now, UTC, as nd_service_registry writes the time of a call.
 pub(crate) fn created_now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// Now, later than [`Instant::now`] by the time for which the machine was suspended since this was first asked. The clock of
+/// [`Instant`] stands still meanwhile on Linux, while ZooKeeper's sessions end, and the ttls of clients.
+pub(crate) fn now() -> Instant {
+    Instant::now() + SUSPENDED.so_far()
+}
+
+/// Waits until [`now`] is `at`. The runtime's timers do not count a suspension, so this looks again every second.
+pub(crate) async fn sleep_until(at: Instant) {
+    const LOOK_AGAIN: Duration = Duration::from_secs(1);
+    loop {
+        let left = at.saturating_duration_since(now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+    }
+}
+
+/// For how long the machine was suspended: the time by which one clock is ahead of another that does not count it.
+#[derive(Debug)]
+struct Suspended {
+    /// By how much it was ahead at first.
+    base: OnceLock<Duration>,
+    /// The longest that was found, in nanoseconds.
+    longest: AtomicU64,
+}
+
+impl Suspended {
+    const fn new() -> Self {
+        Self { base: OnceLock::new(), longest: AtomicU64::new(0) }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn so_far(&self) -> Duration {
+        use rustix::time::{ClockId, clock_gettime};
+        // In this order: a pause between the two looks like less, and never like a suspension.
+        let counting = clock_gettime(ClockId::Boottime);
+        let standing = clock_gettime(ClockId::Monotonic);
+        let since_boot = |time| Duration::try_from(time).unwrap_or_default();
+        self.note(since_boot(counting), since_boot(standing))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn so_far(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there are no two clocks"))]
+    fn note(&self, counting: Duration, standing: Duration) -> Duration {
+        let ahead = counting.saturating_sub(standing);
+        let suspended = ahead.saturating_sub(*self.base.get_or_init(|| ahead));
+        let nanoseconds = u64::try_from(suspended.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.longest.fetch_max(nanoseconds, Ordering::AcqRel).max(nanoseconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suspension_counts_and_a_pause_between_two_looks_does_not() {
+        let second = Duration::from_secs;
+        let suspended = Suspended::new();
+        assert_eq!(suspended.note(second(100), second(70)), second(0), "before this process began");
+        assert_eq!(suspended.note(second(110), second(80)), second(0));
+        assert_eq!(suspended.note(second(200), second(90)), second(80));
+        assert_eq!(suspended.note(second(200), second(95)), second(80), "a pause between the two looks");
+        assert_eq!(suspended.note(second(300), second(110)), second(160));
+    }
+
+    #[test]
+    fn without_a_suspension_it_is_the_same_clock() {
+        let before = Instant::now();
+        let now = now();
+        assert!(now >= before && now - before < Duration::from_secs(60));
+    }
 }

@@ -6,34 +6,45 @@ use std::sync::{Arc, LazyLock};
 
 use tokio::sync::Semaphore;
 
-/// The right to compute, for as long as the work takes. A few more than there are processors, so that one that waits for
-/// memory or for a lock leaves none of them idle.
-static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(at_once())));
+/// Threads of which a few more than there are processors work at once, so that one that waits for memory or for a lock leaves
+/// none of the processors idle.
+pub(crate) struct Threads(LazyLock<Arc<Semaphore>>);
+
+/// For what clients ask for.
+pub(crate) static FOR_CLIENTS: Threads = Threads::new();
+/// For what ZooKeeper answers: nothing that clients ask for holds it up, or ZooKeeper would seem to be silent.
+pub(crate) static FOR_ZOOKEEPER: Threads = Threads::new();
 
 /// Maximum number of pieces of work that are computed at once.
 fn at_once() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 2
 }
 
-/// Does work on a blocking thread, when it is its turn. Work that has begun is done to its end, also when nobody waits any
-/// more; work that has not is not done then.
-///
-/// # Panics
-/// When the work does.
-pub(crate) async fn on_a_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let permit = PERMITS.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let work = move || {
-        let done = work();
-        drop(permit);
-        done
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends, and this with it.
-            Err(_) => std::future::pending().await,
-        },
+impl Threads {
+    const fn new() -> Self {
+        Self(LazyLock::new(|| Arc::new(Semaphore::new(at_once()))))
+    }
+
+    /// Does work on a blocking thread, when it is its turn. Work that has begun is done to its end, also when nobody waits
+    /// any more; work that has not is not done then.
+    ///
+    /// # Panics
+    /// When the work does.
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let permit = self.0.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let work = move || {
+            let done = work();
+            drop(permit);
+            done
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and this with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 
@@ -51,7 +62,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         for _ in 0..10 * at_once() {
             let (at_work, most) = (at_work.clone(), most.clone());
-            tasks.spawn(on_a_blocking_thread(move || {
+            tasks.spawn(FOR_CLIENTS.run(move || {
                 most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 (0..1000).for_each(|_| std::thread::yield_now());
                 at_work.fetch_sub(1, Ordering::SeqCst);
@@ -60,5 +71,12 @@ mod tests {
         tasks.join_all().await;
         let most = most.load(Ordering::SeqCst);
         assert!((1..=at_once()).contains(&most), "{most} at once");
+    }
+
+    #[tokio::test]
+    async fn what_zookeeper_answers_waits_for_nothing_that_clients_ask_for() {
+        let clients = FOR_CLIENTS.0.clone().acquire_many_owned(u32::try_from(at_once()).unwrap()).await.unwrap();
+        assert_eq!(FOR_ZOOKEEPER.run(|| "answered").await, "answered");
+        drop(clients);
     }
 }

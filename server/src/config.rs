@@ -33,6 +33,19 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", conflicts_with = "zookeeper")]
     pub embedded_listen: SocketAddr,
 
+    /// ZooKeeper's tickTime, 100ms to 1m: sessions are granted 2 to 20 ticks, and end on their boundaries
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration, conflicts_with = "zookeeper")]
+    pub embedded_tick: Duration,
+
+    /// How often containers and TTL nodes are looked through, 10ms to 1h (znode.container.checkIntervalMs)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, conflicts_with = "zookeeper")]
+    pub embedded_sweep: Duration,
+
+    /// Who may do everything, whatever access control lists say: USER:BASE64, the base64 of the SHA-1 of USER:PASSWORD
+    /// (zookeeper.DigestAuthenticationProvider.superDigest)
+    #[arg(long, value_name = "DIGEST", value_parser = super_digest, conflicts_with = "zookeeper")]
+    pub embedded_super: Option<String>,
+
     /// Where to serve gRPC; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700", env = "ROLLCALL_LISTEN")]
     pub listen: SocketAddr,
@@ -40,6 +53,11 @@ pub struct Options {
     /// Where to serve metrics and health over HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7701", env = "ROLLCALL_HTTP_LISTEN")]
     pub http_listen: SocketAddr,
+
+    /// The name of this replica, which rollcall status shows, also of the other replicas. Default: the name of the host
+    /// and the port of --listen
+    #[arg(long, value_name = "NAME", env = "ROLLCALL_NAME", value_parser = name)]
+    pub name: Option<String>,
 
     /// The ZooKeeper session time-out to ask for, 2 s to 10 min. What a replica that dies held stands that long
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
@@ -164,8 +182,14 @@ impl Options {
         let max_sessions = within("max-sessions", self.max_sessions, self.sessions..=1000)?;
         // Some is held back: for fences, for what a session can't fill up with long paths, for what is registered again.
         let path_bytes = max_sessions * zk::SESSION_PATH_BYTES / 8 * 7;
+        let embedded = rollcall_embedded::Config {
+            tick: within("embedded-tick", self.embedded_tick, SECOND / 10..=60 * SECOND)?,
+            sweep_interval: within("embedded-sweep", self.embedded_sweep, SECOND / 100..=3600 * SECOND)?,
+            super_digest: self.embedded_super,
+            ..rollcall_embedded::Config::default()
+        };
         Ok(Settings {
-            embedded: self.embedded.then_some(self.embedded_listen),
+            embedded: self.embedded.then_some((self.embedded_listen, embedded)),
             zookeeper: zk::Config {
                 hosts,
                 chroot: chroot.clone(),
@@ -173,9 +197,12 @@ impl Options {
                 sessions: within("sessions", self.sessions, 1..=64)?,
                 max_sessions,
                 surplus_idle: SURPLUS_IDLE,
+                // It is known once the port is.
+                name: String::new(),
                 resolver: zk::Resolver::default(),
                 reports: zk::Reports::default(),
             },
+            name: self.name,
             listen: self.listen,
             http_listen: self.http_listen,
             keepalive: within("keepalive", self.keepalive, SECOND..=TEN_MINUTES)?,
@@ -214,6 +241,17 @@ impl Options {
     }
 }
 
+/// A name that can be shown anywhere.
+fn name(text: &str) -> Result<String, String> {
+    let longest = zk::LONGEST_NAME;
+    match text {
+        "" => Err("a name can't be empty".to_owned()),
+        _ if text.len() > longest => Err(format!("a name has at most {longest} bytes")),
+        _ if text.contains(char::is_control) => Err("a name has no control characters".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// `20s`, `500ms`, `2m`, `24h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
@@ -225,6 +263,20 @@ fn duration(text: &str) -> Result<Duration, String> {
         "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
         "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
         _ => Err(format!("{text:?} needs a unit: ms, s, m or h")),
+    }
+}
+
+/// A name, and a hash of 20 bytes in base64: anything else would be nobody's.
+fn super_digest(text: &str) -> Result<String, String> {
+    /// Digits of base64 for 20 bytes; one `=` follows.
+    const HASH: usize = 27;
+    let is_base64 = |hash: &str| {
+        let is_digit = |digit: char| digit.is_ascii_alphanumeric() || "+/".contains(digit);
+        hash.strip_suffix('=').is_some_and(|digits| digits.len() == HASH && digits.chars().all(is_digit))
+    };
+    match text.split_once(':') {
+        Some((user, hash)) if !user.is_empty() && is_base64(hash) => Ok(text.to_owned()),
+        _ => Err("it is no USER:BASE64 of a SHA-1".to_owned()),
     }
 }
 
@@ -279,6 +331,24 @@ mod tests {
         for wrong in
             [&[][..], &["--embedded", "--zookeeper", "zk"], &["--zookeeper", "zk", "--embedded-listen", "[::1]:1"]]
         {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+        for option in
+            ["--embedded-tick=1s", "--embedded-sweep=1s", "--embedded-super=super:D/InIHSb7yEEbrWz8b9l71RjZJU="]
+        {
+            assert!(parse(&["--embedded", option]).unwrap().options.check().is_ok(), "{option}");
+            assert!(parse(&["--zookeeper", "zk", option]).is_err(), "{option}");
+        }
+        for wrong in ["super", "super:test", ":D/InIHSb7yEEbrWz8b9l71RjZJU=", "super:D/InIHSb7yEEbrWz8b9l71RjZJU-"] {
+            assert!(parse(&["--embedded", "--embedded-super", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_shown_anywhere() {
+        let parse = |name: &str| Line::try_parse_from(["rollcall-server", "--embedded", "--name", name]);
+        assert_eq!(parse("web-1 (a)").unwrap().options.name.as_deref(), Some("web-1 (a)"));
+        for wrong in ["", "a\u{1b}[31m", &"x".repeat(zk::LONGEST_NAME + 1)] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -72,6 +72,9 @@ pub(crate) enum Error {
     /// A registration, or a lock's node, is in the way.
     #[error("{} is a registration or belongs to a lock", short(path.as_str()))]
     HasRegistrations { path: NodePath },
+    /// An operator has evicted the registration.
+    #[error("{} was evicted, and can't be registered for another {remaining:.0?}", short(path.as_str()))]
+    Evicted { path: NodePath, remaining: Duration },
     /// ZooKeeper's access control list forbids it.
     #[error("zookeeper's access control list forbids this on {}", short(path.as_str()))]
     NoAuth { path: NodePath },
@@ -144,6 +147,7 @@ impl Error {
             Self::NotEphemeral { .. } => "NOT_EPHEMERAL",
             Self::NotEmpty { .. } => "NOT_EMPTY",
             Self::ParentEphemeral { .. } | Self::HasRegistrations { .. } => "HAS_REGISTRATIONS",
+            Self::Evicted { .. } => "EVICTED",
             Self::NoAuth { .. } => "NO_AUTH",
             Self::ReadOnly => "READ_ONLY",
             Self::BackendUnavailable => "BACKEND_UNAVAILABLE",

@@ -15,24 +15,8 @@ pub(crate) fn refused(path: &NodePath, code: ErrorCode) -> Error {
         }
         ErrorCode::QuotaExceeded => Error::Quota { path },
         ErrorCode::NotEmpty => Error::NotEmpty { path },
-        code if is_passing(code) => Error::BackendUnavailable,
         code => Error::Internal { path, cause: code.to_string() },
     }
-}
-
-/// Whether ZooKeeper may well do a moment later what it has just refused: nothing is wrong with the request. In a reply's
-/// header these codes are no refusal at all; a part of a transaction can fail with them as well.
-pub(crate) fn is_passing(code: ErrorCode) -> bool {
-    const CONNECTION_LOSS: ErrorCode = ErrorCode::Other(-4);
-    matches!(
-        code,
-        ErrorCode::SessionExpired
-            | ErrorCode::SessionMoved
-            | ErrorCode::Throttled
-            | ErrorCode::OperationTimeout
-            | ErrorCode::SystemError
-            | CONNECTION_LOSS
-    )
 }
 
 /// A request of so many bytes, which was not sent.
@@ -52,7 +36,6 @@ mod tests {
             (ErrorCode::QuotaExceeded, "QUOTA"),
             (ErrorCode::NoChildrenForEphemerals, "HAS_REGISTRATIONS"),
             (ErrorCode::NotEmpty, "NOT_EMPTY"),
-            (ErrorCode::Throttled, "BACKEND_UNAVAILABLE"),
             (ErrorCode::Unimplemented, "INTERNAL"),
         ] {
             assert_eq!(refused(&path, code).reason(), reason, "{code:?}");

@@ -12,24 +12,18 @@ use crate::mutex::lock;
 /// Bytes up to this size count for no connection: the call that sends them costs more.
 const SMALL: usize = 4 * 1024;
 
-/// Bytes that many calls send.
+/// Bytes that many calls send, and what all connections together pay for them.
 #[derive(Debug)]
 pub(crate) struct SharedBytes {
-    whole: Arc<Whole>,
+    bytes: Bytes,
+    _share: Share,
     /// What connections pay for them, by number.
     holders: Mutex<HashMap<u64, Weak<Share>>>,
 }
 
-/// The bytes, and what all connections together pay for them.
-#[derive(Debug)]
-struct Whole {
-    bytes: Bytes,
-    _share: Share,
-}
-
 /// The bytes as one connection has them, and what it pays for them.
 struct Held {
-    whole: Arc<Whole>,
+    shared: Arc<SharedBytes>,
     _share: Option<Arc<Share>>,
 }
 
@@ -40,16 +34,16 @@ impl SharedBytes {
     /// [`Error::LimitExceeded`] when the replica has no room for them.
     pub(crate) fn new(bytes: Bytes, common: &Account) -> Result<Self, Error> {
         let share = common.take(Resource::Bytes, bytes.len())?;
-        Ok(Self { whole: Arc::new(Whole { bytes, _share: share }), holders: Mutex::default() })
+        Ok(Self { bytes, _share: share, holders: Mutex::default() })
     }
 
     /// The bytes for one connection, which pays for them until it has sent them all.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection has no room for them.
-    pub(crate) fn held_by(&self, account: &Account) -> Result<Bytes, Error> {
-        let share = if self.whole.bytes.len() > SMALL { Some(self.share(account)?) } else { None };
-        Ok(Bytes::from_owner(Held { whole: self.whole.clone(), _share: share }))
+    pub(crate) fn held_by(self: &Arc<Self>, account: &Account) -> Result<Bytes, Error> {
+        let share = if self.bytes.len() > SMALL { Some(self.share(account)?) } else { None };
+        Ok(Bytes::from_owner(Held { shared: self.clone(), _share: share }))
     }
 
     fn share(&self, account: &Account) -> Result<Arc<Share>, Error> {
@@ -57,7 +51,10 @@ impl SharedBytes {
         if let Some(share) = holders.get(&account.id()).and_then(Weak::upgrade) {
             return Ok(share);
         }
-        let share = Arc::new(account.of_connection().take(Resource::Bytes, self.whole.bytes.len())?);
+        let share = Arc::new(account.of_connection().take(Resource::Bytes, self.bytes.len())?);
+        if holders.len() == holders.capacity() {
+            holders.retain(|_, share| share.strong_count() > 0);
+        }
         holders.insert(account.id(), Arc::downgrade(&share));
         Ok(share)
     }
@@ -65,7 +62,7 @@ impl SharedBytes {
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        &self.whole.bytes
+        &self.shared.bytes
     }
 }
 
@@ -79,8 +76,8 @@ mod tests {
         const LARGE: usize = 10_000;
         let budget = Budget::new(Limits { bytes: LARGE, ..Limits::NONE }, Limits::NONE);
         let (account, other, common) = (budget.account(), budget.account(), budget.common_account());
-        let first = SharedBytes::new(vec![1; LARGE].into(), &common).unwrap();
-        let second = SharedBytes::new(vec![2; LARGE].into(), &common).unwrap();
+        let first = Arc::new(SharedBytes::new(vec![1; LARGE].into(), &common).unwrap());
+        let second = Arc::new(SharedBytes::new(vec![2; LARGE].into(), &common).unwrap());
         let held: Vec<_> = (0..100).map(|_| first.held_by(&account).unwrap()).collect();
         assert_eq!((held[0].as_ptr(), held[99][0]), (held[99].as_ptr(), 1));
         assert_eq!(second.held_by(&account).unwrap_err().reason(), "TOO_MANY_BYTES");
@@ -90,7 +87,7 @@ mod tests {
         drop(held);
         assert_eq!(account.used(Resource::Bytes), 0);
         assert_eq!(second.held_by(&account).unwrap()[0], 2);
-        let small = SharedBytes::new(vec![0; SMALL].into(), &common).unwrap();
+        let small = Arc::new(SharedBytes::new(vec![0; SMALL].into(), &common).unwrap());
         let _held = small.held_by(&account).unwrap();
         assert_eq!(account.used(Resource::Bytes), 0);
     }

@@ -120,7 +120,7 @@ impl EncodedValue {
         if self.kind == Kind::Plain {
             return self.bytes.clone();
         }
-        let Some(Value::Object(mut kept)) = Value::from_bytes(first) else { return self.to_stamped_bytes(stamp) };
+        let Some(mut kept) = stored_object(first) else { return self.to_stamped_bytes(stamp) };
         let pid = kept.remove("pid").or(stamp.pid.map(Json::from));
         self.with_keys(pid, || kept.remove("created").unwrap_or_else(|| Json::from(stamp.created.clone())))
     }
@@ -145,9 +145,13 @@ impl EncodedValue {
         own(&text)
     }
 
-    /// The object that it is; `None` if it is none.
-    fn parsed(&self) -> Option<Map<String, Json>> {
-        (self.kind != Kind::Plain).then(|| serde_json::from_slice(&self.bytes).ok())?
+    /// Whether it and what a znode holds are equal, by this comparison of objects, or byte for byte where that can't be
+    /// told by their members.
+    fn is_equal(&self, bytes: &Bytes, compare: impl Fn(&Map<String, Json>, Map<String, Json>) -> bool) -> bool {
+        if self.kind == Kind::Plain || *bytes == self.bytes {
+            return self.bytes == *bytes;
+        }
+        stored_object(&self.bytes).zip(stored_object(bytes)).is_some_and(|(object, other)| compare(&object, other))
     }
 
     /// Whether these bytes are the server's keys, and then this object just as it is here. It needs no parser for what may be large.
@@ -163,29 +167,29 @@ impl EncodedValue {
 
     /// Whether a znode with these bytes holds this very value, the keys that the server may have added included.
     pub(crate) fn is_identical(&self, bytes: &Bytes) -> bool {
-        match self.parsed() {
-            None => self.bytes == *bytes,
-            Some(object) => {
-                matches!(Value::from_bytes(bytes), Some(Value::Object(other)) if objects_equal(&object, &other))
-            }
-        }
+        self.is_equal(bytes, |object, other| objects_equal(object, &other))
     }
 
     /// Whether a znode with these bytes holds the same data: equal as JSON, without the keys that the server added.
     pub(crate) fn is_same_data(&self, bytes: &Bytes) -> bool {
         // As every replica writes it.
-        if self.is_stamped(bytes) {
-            return true;
-        }
-        let Some(object) = self.parsed() else { return self.bytes == *bytes };
-        let Some(Value::Object(mut other)) = Value::from_bytes(bytes) else { return false };
-        for added in ["pid", "created"] {
-            if !object.contains_key(added) {
-                other.remove(added);
-            }
-        }
-        objects_equal(&object, &other)
+        self.is_stamped(bytes)
+            || self.is_equal(bytes, |object, mut other| {
+                for added in ["pid", "created"] {
+                    if !object.contains_key(added) {
+                        other.remove(added);
+                    }
+                }
+                objects_equal(object, &other)
+            })
     }
+}
+
+/// The object that the bytes of a znode are, also one that clients get raw: what they have written is compared as it
+/// stands there. `None` if they are none, or are one that the parser would change.
+fn stored_object(bytes: &[u8]) -> Option<Map<String, Json>> {
+    let has_mark = bytes.windows(NUMBER_MARK.len()).any(|window| window == NUMBER_MARK.as_bytes());
+    if has_mark { None } else { serde_json::from_slice(bytes).ok() }
 }
 
 /// The same bytes in an allocation of their own, of just their size: a part of what was read from a socket keeps all that
@@ -373,6 +377,36 @@ mod tests {
         }
         let stamped = br#"{"pid":7,"created":"x","pid":1}"#;
         assert!(!object(r#"{"pid":1}"#).is_stamped(stamped), "the caller's keys win");
+    }
+
+    /// In the order in which another program writes them, so that nothing is the same byte for byte.
+    #[test]
+    fn what_clients_get_raw_is_the_same_data_all_the_same() {
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(32), "}".repeat(32));
+        for own in [deep.as_str(), &format!("{}1{}", "[".repeat(31), "]".repeat(31)), "1e300", "100000000000000000000"]
+        {
+            let value = object(&format!(r#"{{"b":"x","value":{own}}}"#));
+            let stands = format!(r#"{{"value": {own}, "b": "x", "created": "then", "pid": 7}}"#);
+            let stands = Bytes::from(stands.into_bytes());
+            assert!(value.is_same_data(&stands), "{own}");
+            assert!(!object(&format!(r#"{{"b":"y","value":{own}}}"#)).is_same_data(&stands), "{own}");
+            let kept = value.to_bytes_keeping(&stands, &stamp(None));
+            assert!(kept.starts_with(br#"{"pid":7,"created":"then","b":"x","#), "{kept:?}");
+        }
+        let own = object(&format!(r#"{{"created":"x","value":{deep}}}"#));
+        assert!(own.is_identical(&Bytes::from(format!(r#"{{"value":{deep},"created":"x"}}"#).into_bytes())));
+        assert!(!own.is_identical(&Bytes::from(format!(r#"{{"value":{deep},"created":"y"}}"#).into_bytes())));
+    }
+
+    #[test]
+    fn data_that_the_parser_would_change_are_the_same_as_they_were_written_and_as_nothing_else() {
+        let value = EncodedValue::object(br#"{"a":{"$serde_json::private::Number":"1"}}"#, false, false);
+        assert!(value.is_same_data(&value.to_stamped_bytes(&stamp(Some(7)))));
+        assert!(!value.is_same_data(&Bytes::from_static(br#"{"a":1}"#)));
+        assert!(!object(r#"{"a":1}"#).is_same_data(&value.to_stamped_bytes(&stamp(None))));
+        let text = EncodedValue::plain(br#"{"a": 1}"#);
+        assert!(text.is_same_data(&Bytes::from_static(br#"{"a": 1}"#)));
+        assert!(!text.is_same_data(&Bytes::from_static(br#"{"a":1}"#)), "a text is its bytes");
     }
 
     #[test]

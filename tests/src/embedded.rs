@@ -1,5 +1,5 @@
 //! The embedded server inside the test program: only there can it be told all that ZooKeeper is told in a test's
-//! configuration file; `rollcall-server --embedded` has no options for its tick and the bounds of its time-outs.
+//! configuration file; `rollcall-server --embedded` has no options for the bounds of its time-outs.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -43,9 +43,16 @@ impl Embedded {
         let bare = Bare::connect(&self.address.to_string()).await;
         for path in paths {
             bare.create(path, b"").await;
-            let faults = self.faults.as_ref().expect("it runs");
-            assert!(faults.make_old(path, children_created), "{path} exists");
+            assert!(self.faults().make_old(path, children_created), "{path} exists");
         }
+    }
+
+    /// What makes it misbehave.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().expect("it runs")
     }
 
     /// Stops it, and starts it again on the same address. It has forgotten everything.
@@ -93,6 +100,7 @@ fn config(options: Options) -> Config {
         min_session_timeout: Some(Duration::from_millis(100)),
         max_session_timeout: Some(Duration::from_secs(600)),
         ttl_nodes: options.sweep.is_some(),
+        super_digest: options.super_digest.map(str::to_owned),
         ..Config::default()
     };
     match options.sweep {

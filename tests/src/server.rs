@@ -62,8 +62,13 @@ impl Server {
 
     /// Starts a server on the embedded backend, which serves ZooKeeper's protocol on this address.
     pub async fn start_embedded(address: SocketAddr) -> Server {
+        Server::start_embedded_with(address, &[]).await
+    }
+
+    /// The same, with more options.
+    pub async fn start_embedded_with(address: SocketAddr, options: &[&str]) -> Server {
         let backend = ["--embedded", "--embedded-listen", &address.to_string()];
-        let mut server = Server::launch_on(&backend, ANY_PORT, &[]).await;
+        let mut server = Server::launch_on(&backend, ANY_PORT, options).await;
         server.wait_until_serving().await;
         server
     }

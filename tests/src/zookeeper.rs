@@ -59,11 +59,13 @@ pub struct Options {
     pub sweep: Option<Duration>,
     /// Whether it refuses what is over a quota, and does not only log it.
     pub quotas: bool,
+    /// The digest of who may do everything.
+    pub super_digest: Option<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { line: Line::Newest, tick: Duration::from_secs(1), sweep: None, quotas: false }
+        Options { line: Line::Newest, tick: Duration::from_secs(1), sweep: None, quotas: false, super_digest: None }
     }
 }
 
@@ -180,6 +182,9 @@ impl ZooKeeper {
         if let Some(sweep) = self.options.sweep {
             java.arg("-Dzookeeper.extendedTypesEnabled=true");
             java.arg(format!("-Dznode.container.checkIntervalMs={}", sweep.as_millis()));
+        }
+        if let Some(digest) = self.options.super_digest {
+            java.arg(format!("-Dzookeeper.DigestAuthenticationProvider.superDigest={digest}"));
         }
         if self.options.quotas {
             java.arg("-Dzookeeper.enforceQuota=true");

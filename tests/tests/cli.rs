@@ -3,10 +3,11 @@
 use std::process::{Command, ExitStatus};
 
 use rollcall_tests::client::{Registration, data, describe, release};
-use rollcall_tests::follow::Locking;
+use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::page;
 use rollcall_tests::process::{Process, Signal, scratch};
 use rollcall_tests::proxy::{Proxy, Traffic};
+use rollcall_tests::server::Server;
 use rollcall_tests::shell::{Shell, built, done, object, runs, says, written};
 use rollcall_tests::wait::{SOON, check, eventually};
 use rustix::process::{Pid, kill_process};
@@ -15,6 +16,7 @@ use serde_json::{Value as Json, json};
 const NOT_ACQUIRED: i32 = 75;
 const LOCK_LOST: i32 = 76;
 const REGISTRATION_LOST: i32 = 77;
+const NOT_WELL: i32 = 78;
 
 #[tokio::test]
 async fn nodes_are_written_read_and_deleted() {
@@ -105,15 +107,64 @@ async fn errors_say_what_to_do() {
 #[tokio::test]
 async fn the_status_tells_who_serves() {
     let shell = Shell::open().await;
-    let port = shell.s.server.http().port().to_string();
-    let status = object(&shell.ok(&["status", "--json", "--http-port", &port]).await);
-    assert_eq!((&status[0]["state"], &status[0]["zookeeper"]), (&json!("serving"), &json!("connected")));
-    assert!(status[0]["streams"].is_u64(), "{status}");
+    let status = object(&shell.ok(&["status", "--json"]).await);
+    assert_eq!((&status[0]["state"], &status[0]["backend"]["connected"]), (&json!("serving"), &json!(true)));
+    assert!(status[0]["streams"]["watch"].is_u64(), "{status}");
     assert_eq!(status[0]["version"], env!("CARGO_PKG_VERSION"), "the server is of this workspace");
-    let nobody = rollcall_tests::zookeeper::free_address();
+    let name = status[0]["name"].as_str().unwrap();
+    assert!(name.ends_with(&format!(":{}", shell.s.server.grpc().port())), "{name}");
+    let nobody = rollcall_tests::zookeeper::free_address().to_string();
     let both = format!("{},{nobody}", shell.s.server.grpc());
-    let table = shell.ok(&["status", "--server", &both, "--timeout", "300ms"]).await;
-    assert!(table.contains("serving") && table.contains("unreachable"), "{table}");
+    let some = shell.run(&["status", "--server", &both, "--timeout", "300ms"]).await;
+    assert_eq!(some.code, Some(NOT_WELL), "{}", some.stderr);
+    assert!(some.stdout.contains("serving") && some.stdout.contains("unreachable"), "{}", some.stdout);
+    let alone = shell.run(&["status", "--server", &nobody, "--timeout", "300ms"]).await;
+    assert_eq!(alone.code, Some(69), "a dead replica has no figures of another: {}", alone.stdout);
+    assert!(!alone.stdout.contains("serving"), "{}", alone.stdout);
+}
+
+#[tokio::test]
+async fn the_status_of_a_replica_that_is_not_well_is_a_code_of_its_own() {
+    let shell = Shell::open().await;
+    let zookeeper = rollcall_tests::zookeeper::free_address().to_string();
+    let away = Server::launch(&zookeeper, &[]).await;
+    let told = eventually("it tells why", SOON, async || {
+        let told = shell.run(&["status", "--server", &away.grpc().to_string()]).await;
+        check(told.stdout.contains("refused"), || told.stdout.clone()).map(|()| told)
+    })
+    .await;
+    assert_eq!(told.code, Some(NOT_WELL), "{}", told.stderr);
+    assert!(told.stdout.contains("not ready") && told.stdout.contains(&zookeeper), "{}", told.stdout);
+
+    let mut draining = Server::start_with(&shell.s.sandbox.hosts, &["--drain", "500s", "--name", "leaving"]).await;
+    let client = draining.client().await;
+    let _watching = Watching::start(&client, "/").await;
+    draining.process().signal(Signal::TERM);
+    eventually("it drains, and says for how long", SOON, async || {
+        let told = shell.run(&["status", "--server", &draining.grpc().to_string()]).await;
+        let is_told = told.stdout.contains("draining") && told.stdout.contains("it drains, for ");
+        check(told.code == Some(NOT_WELL) && is_told, || told.stdout.clone())
+    })
+    .await;
+    let told = shell.ok(&["status"]).await;
+    assert!(told.contains("not asked, but in zookeeper: leaving (sessions 0x"), "{told}");
+}
+
+#[tokio::test]
+async fn tables_name_the_replica_of_each() {
+    let shell = Shell::open().await;
+    let other = Server::start_with(&shell.s.sandbox.hosts, &["--name", "other one"]).await;
+    let client = other.client().await;
+    let mut registration = Registration::open(&client).await;
+    registration.set("/services/a", data(json!({}))).await;
+    let (_holding, _) = Locking::take(&client, "/lock", "me").await;
+    for table in [&["get", "/services", "-o", "table"][..], &["locks"]] {
+        eventually("the replica is named", SOON, async || {
+            let told = shell.ok(table).await;
+            check(told.contains("REPLICA") && told.contains("AGE") && told.contains("other one"), || told)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

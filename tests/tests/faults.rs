@@ -10,11 +10,13 @@ use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{
     Registration, cached, data, delete, get, latest, put, put_eventually, refused, retry_delay, set, shown, text,
 };
+use rollcall_tests::embedded::Embedded;
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::server::{SERVICE, Server};
 use rollcall_tests::swallow::Swallower;
 use rollcall_tests::wait::{SOON, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper};
+use rollcall_wire::ErrorCode;
 use serde_json::json;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -143,6 +145,32 @@ async fn what_is_too_large_for_one_answer_is_read_in_several() {
         let next = other.step().await.event.unwrap();
         assert!(matches!(next, Event::Delta(_)), "no word of the backend: {next:?}");
     }
+}
+
+/// As a follower that is behind says it, or a proxy.
+#[tokio::test]
+async fn a_session_that_is_called_over_and_lives_costs_its_clients_a_retry_at_most() {
+    let embedded = Embedded::start(Options::default()).await;
+    let server = Server::start_with(&embedded.address().to_string(), &["--sessions", "1", "--max-sessions", "1"]).await;
+    let client = server.client().await;
+    let mut stream = Registration::open(&client).await;
+    let first = stream.set("/called-over/first", text("x")).await;
+    for (round, code) in [ErrorCode::SessionExpired, ErrorCode::SessionMoved].into_iter().enumerate() {
+        // With its parents it is a transaction, which fails in a part.
+        embedded.faults().refuse_writes(1, code);
+        let path = format!("/called-over/parent-{round}/config");
+        refused(put(&client, &path, text("x")).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
+        eventually("the put is carried out", SOON, async || {
+            put(&client, &path, text("x")).await.map_err(|status| format!("{status:?}"))
+        })
+        .await;
+        embedded.faults().refuse_writes(1, code);
+        stream.set(&format!("/called-over/more-{round}"), text("x")).await;
+        embedded.faults().refuse_writes(1, code);
+        let (_lock, _) = Locking::take(&client, &format!("/called-over-lock-{round}"), "holder").await;
+    }
+    let node = get(&client, "/called-over").await;
+    assert_eq!(node.children["first"].stat.unwrap().czxid, first.generation, "the session goes on");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! counted for their connection. At the limit what is new is refused, and what stands goes on.
 
 use rollcall_proto::v1;
+use rollcall_proto::v1::watch_response::Event;
 use rollcall_tests::arm::{Arm, Setting};
 use rollcall_tests::client::{Registration, get, put, set, text, unset};
 use rollcall_tests::hand::Hand;
@@ -135,6 +136,13 @@ async fn watches_wait_for_room_and_none_is_dropped() {
         check(used > 6_000_000, || used.to_string())
     })
     .await;
+    // One more waits, and hears that it is not forgotten.
+    put(&s.client, "/one-more", text(&"x".repeat(250_000))).await.unwrap();
+    let heartbeat = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let request = v1::WatchRequest { path: "/one-more".to_owned(), heartbeat, ..Default::default() };
+    let mut waiting = Unread::watch(&channel, request).await;
+    let quiet = waiting.read().await;
+    assert_eq!((quiet.revision, quiet.event), (0, Some(Event::Current(v1::Current {}))));
     let mut readers: JoinSet<_> = watches
         .into_iter()
         .map(|mut watch| async move {
@@ -145,4 +153,5 @@ async fn watches_wait_for_room_and_none_is_dropped() {
     while let Some(read) = soon("a snapshot", readers.join_next()).await {
         assert!(read.unwrap().0 > 250_000);
     }
+    while !matches!(waiting.read().await.event, Some(Event::Snapshot(_))) {}
 }

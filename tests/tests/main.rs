@@ -52,6 +52,7 @@ mod zookeeper {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -61,10 +62,12 @@ mod zookeeper {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod prepared;
     mod register;
     mod silent_clients;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;
@@ -82,6 +85,7 @@ mod embedded {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -91,10 +95,12 @@ mod embedded {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod prepared;
     mod register;
     mod silent_clients;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;
@@ -112,6 +118,7 @@ mod oldest {
     mod drain;
     mod durable;
     mod errors;
+    mod evict;
     mod fell_back;
     mod floods;
     mod get;
@@ -120,10 +127,12 @@ mod oldest {
     mod lifetimes;
     mod locks;
     mod malformed;
+    mod prepared;
     mod register;
     mod silent_clients;
     mod slow_readers;
     mod snapshots;
+    mod status;
     mod strangers;
     mod streams;
     mod takeover;

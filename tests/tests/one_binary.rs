@@ -1,11 +1,13 @@
 //! `rollcall-server --embedded`: everything in the memory of one process, and ZooKeeper's protocol for others.
 
+use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, get, plain};
 use rollcall_tests::follow::Locking;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, eventually};
-use rollcall_tests::zookeeper::free_address;
+use rollcall_tests::zookeeper::{four_letter_word, free_address};
 use serde_json::json;
+use zookeeper_client::CreateMode;
 
 #[tokio::test]
 async fn two_replicas_share_the_memory_of_one_of_them() {
@@ -39,8 +41,33 @@ async fn a_zookeeper_client_looks_inside() {
     let server = Server::start_embedded(address).await;
     let mut stream = Registration::open(&server.client().await).await;
     stream.set("/services/a", data(json!({"port": 1}))).await;
-    let bare = rollcall_tests::bare::Bare::connect(&address.to_string()).await;
+    let bare = Bare::connect(&address.to_string()).await;
     let node = bare.get("/services/a").await.unwrap();
     assert_eq!(plain(node.json()), json!({"port": 1}));
     assert_ne!(node.stat.ephemeral_owner, 0);
+}
+
+#[tokio::test]
+async fn its_zookeeper_is_told_the_tick_the_sweep_and_the_super_user() {
+    const SUPER: &str = "super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
+    let address = free_address();
+    let options = ["--embedded-tick", "500ms", "--embedded-sweep", "50ms", "--embedded-super", SUPER];
+    let _server = Server::start_embedded_with(address, &options).await;
+    let conf = four_letter_word(address, "conf").await.unwrap();
+    assert!(conf.contains("tickTime=500\n") && conf.contains("maxSessionTimeout=10000\n"), "{conf}");
+
+    let owner = Bare::connect_as(&address.to_string(), "ann:secret").await;
+    owner.create_private("/private", b"x").await;
+    let all_may = Bare::connect_as(&address.to_string(), "super:test").await;
+    assert_eq!(all_may.get("/private").await.unwrap().text(), "x");
+
+    let open = CreateMode::Container.with_acls(zookeeper_client::Acls::anyone_all());
+    all_may.create_with("/container", b"", &open).await;
+    all_may.create("/container/child", b"").await;
+    all_may.delete("/container/child").await;
+    // A minute would be too long.
+    eventually("the container is swept", SOON, async || {
+        if all_may.exists("/container").await { Err("it stands".to_owned()) } else { Ok(()) }
+    })
+    .await;
 }

@@ -41,6 +41,8 @@ pub enum ErrorCode {
     NotReadOnly,
     /// No such watch.
     NoWatcher,
+    /// The server does not let its members be changed.
+    ReconfigDisabled,
     /// A quota is exceeded.
     QuotaExceeded,
     /// The server throttles requests.
@@ -73,6 +75,7 @@ impl ErrorCode {
             -118 => Self::SessionMoved,
             -119 => Self::NotReadOnly,
             -121 => Self::NoWatcher,
+            -123 => Self::ReconfigDisabled,
             -125 => Self::QuotaExceeded,
             -127 => Self::Throttled,
             other => Self::Other(other),
@@ -101,6 +104,7 @@ impl ErrorCode {
             Self::SessionMoved => -118,
             Self::NotReadOnly => -119,
             Self::NoWatcher => -121,
+            Self::ReconfigDisabled => -123,
             Self::QuotaExceeded => -125,
             Self::Throttled => -127,
             Self::Other(code) => code,
@@ -129,6 +133,7 @@ impl std::fmt::Display for ErrorCode {
             Self::SessionMoved => "session moved",
             Self::NotReadOnly => "server is read-only",
             Self::NoWatcher => "no such watch",
+            Self::ReconfigDisabled => "members can't be changed",
             Self::QuotaExceeded => "quota exceeded",
             Self::Throttled => "throttled",
             Self::Other(code) => return write!(formatter, "zookeeper error {code}"),

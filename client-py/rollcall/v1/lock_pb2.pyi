@@ -112,15 +112,17 @@ class DescribeLockResponse(_message.Message):
     def __init__(self, path: _Optional[str] = ..., simultaneous: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[LockParty, _Mapping]]] = ..., waiters: _Optional[_Iterable[_Union[LockParty, _Mapping]]] = ...) -> None: ...
 
 class LockParty(_message.Message):
-    __slots__ = ("name", "fencing_token", "since_time", "foreign", "ttl")
+    __slots__ = ("name", "fencing_token", "since_time", "foreign", "ttl", "replica")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
     FOREIGN_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
     name: str
     fencing_token: int
     since_time: _timestamp_pb2.Timestamp
     foreign: bool
     ttl: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., fencing_token: _Optional[int] = ..., since_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., foreign: bool = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    replica: str
+    def __init__(self, name: _Optional[str] = ..., fencing_token: _Optional[int] = ..., since_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., foreign: bool = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., replica: _Optional[str] = ...) -> None: ...

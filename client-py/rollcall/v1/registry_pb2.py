@@ -22,13 +22,15 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from rollcall.v1 import evict_pb2 as rollcall_dot_v1_dot_evict__pb2
 from rollcall.v1 import lock_pb2 as rollcall_dot_v1_dot_lock__pb2
 from rollcall.v1 import read_pb2 as rollcall_dot_v1_dot_read__pb2
 from rollcall.v1 import register_pb2 as rollcall_dot_v1_dot_register__pb2
+from rollcall.v1 import status_pb2 as rollcall_dot_v1_dot_status__pb2
 from rollcall.v1 import write_pb2 as rollcall_dot_v1_dot_write__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arollcall/v1/registry.proto\x12\x0brollcall.v1\x1a\x16rollcall/v1/lock.proto\x1a\x16rollcall/v1/read.proto\x1a\x1arollcall/v1/register.proto\x1a\x17rollcall/v1/write.proto2\xcb\x04\n\x08Registry\x12K\n\x08Register\x12\x1c.rollcall.v1.RegisterRequest\x1a\x1d.rollcall.v1.RegisterResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.rollcall.v1.GetRequest\x1a\x18.rollcall.v1.GetResponse\x12@\n\x05Watch\x12\x19.rollcall.v1.WatchRequest\x1a\x1a.rollcall.v1.WatchResponse0\x01\x12R\n\x0b\x41\x63quireLock\x12\x1f.rollcall.v1.AcquireLockRequest\x1a .rollcall.v1.AcquireLockResponse0\x01\x12P\n\x0bReleaseLock\x12\x1f.rollcall.v1.ReleaseLockRequest\x1a .rollcall.v1.ReleaseLockResponse\x12S\n\x0c\x44\x65scribeLock\x12 .rollcall.v1.DescribeLockRequest\x1a!.rollcall.v1.DescribeLockResponse\x12\x38\n\x03Put\x12\x17.rollcall.v1.PutRequest\x1a\x18.rollcall.v1.PutResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.rollcall.v1.DeleteRequest\x1a\x1b.rollcall.v1.DeleteResponseBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arollcall/v1/registry.proto\x12\x0brollcall.v1\x1a\x17rollcall/v1/evict.proto\x1a\x16rollcall/v1/lock.proto\x1a\x16rollcall/v1/read.proto\x1a\x1arollcall/v1/register.proto\x1a\x18rollcall/v1/status.proto\x1a\x17rollcall/v1/write.proto2\xce\x05\n\x08Registry\x12K\n\x08Register\x12\x1c.rollcall.v1.RegisterRequest\x1a\x1d.rollcall.v1.RegisterResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.rollcall.v1.GetRequest\x1a\x18.rollcall.v1.GetResponse\x12@\n\x05Watch\x12\x19.rollcall.v1.WatchRequest\x1a\x1a.rollcall.v1.WatchResponse0\x01\x12R\n\x0b\x41\x63quireLock\x12\x1f.rollcall.v1.AcquireLockRequest\x1a .rollcall.v1.AcquireLockResponse0\x01\x12P\n\x0bReleaseLock\x12\x1f.rollcall.v1.ReleaseLockRequest\x1a .rollcall.v1.ReleaseLockResponse\x12S\n\x0c\x44\x65scribeLock\x12 .rollcall.v1.DescribeLockRequest\x1a!.rollcall.v1.DescribeLockResponse\x12\x38\n\x03Put\x12\x17.rollcall.v1.PutRequest\x1a\x18.rollcall.v1.PutResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.rollcall.v1.DeleteRequest\x1a\x1b.rollcall.v1.DeleteResponse\x12>\n\x05\x45vict\x12\x19.rollcall.v1.EvictRequest\x1a\x1a.rollcall.v1.EvictResponse\x12\x41\n\x06Status\x12\x1a.rollcall.v1.StatusRequest\x1a\x1b.rollcall.v1.StatusResponseBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +38,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rollcall.v1.registry_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.github.rollcall.v1P\001Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1'
-  _globals['_REGISTRY']._serialized_start=145
-  _globals['_REGISTRY']._serialized_end=732
+  _globals['_REGISTRY']._serialized_start=196
+  _globals['_REGISTRY']._serialized_end=914
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 import grpc
 import warnings
 
+from rollcall.v1 import evict_pb2 as rollcall_dot_v1_dot_evict__pb2
 from rollcall.v1 import lock_pb2 as rollcall_dot_v1_dot_lock__pb2
 from rollcall.v1 import read_pb2 as rollcall_dot_v1_dot_read__pb2
 from rollcall.v1 import register_pb2 as rollcall_dot_v1_dot_register__pb2
+from rollcall.v1 import status_pb2 as rollcall_dot_v1_dot_status__pb2
 from rollcall.v1 import write_pb2 as rollcall_dot_v1_dot_write__pb2
 
 GRPC_GENERATED_VERSION = '1.72.2'
@@ -49,7 +51,8 @@ class RegistryStub(object):
     - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
     - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
     then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
-    DRAINING, and a RetryInfo that spreads the clients' return.
+    DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
+    answers from health, reflection and Status until the end; its other calls end with DRAINING.
     - A connection carries at least 20,000 streams. A limit that is reached answers
     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
     seconds, also on a connection without streams.
@@ -118,6 +121,16 @@ class RegistryStub(object):
                 request_serializer=rollcall_dot_v1_dot_write__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=rollcall_dot_v1_dot_write__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.Evict = channel.unary_unary(
+                '/rollcall.v1.Registry/Evict',
+                request_serializer=rollcall_dot_v1_dot_evict__pb2.EvictRequest.SerializeToString,
+                response_deserializer=rollcall_dot_v1_dot_evict__pb2.EvictResponse.FromString,
+                _registered_method=True)
+        self.Status = channel.unary_unary(
+                '/rollcall.v1.Registry/Status',
+                request_serializer=rollcall_dot_v1_dot_status__pb2.StatusRequest.SerializeToString,
+                response_deserializer=rollcall_dot_v1_dot_status__pb2.StatusResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer(object):
@@ -141,7 +154,8 @@ class RegistryServicer(object):
     - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
     - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
     then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
-    DRAINING, and a RetryInfo that spreads the clients' return.
+    DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
+    answers from health, reflection and Status until the end; its other calls end with DRAINING.
     - A connection carries at least 20,000 streams. A limit that is reached answers
     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
     seconds, also on a connection without streams.
@@ -197,7 +211,10 @@ class RegistryServicer(object):
         made by other programs the server can only look just before it deletes.
         8. If somebody else deletes a registered node, the server puts it back at once, and after a
         growing pause when it happens time and again; you get `registered` with `restored`. If somebody
-        overwrites its data, that stays, and you get `overwritten`.
+        overwrites its data, you get `overwritten` at once. The server writes yours again after one
+        second, and after twice as long each further time, up to 10 minutes; 10 minutes without such a
+        write start over. You get `registered` with `restored` when that is done. Your next `set` does
+        not wait for it.
         9. While ZooKeeper cannot be reached, a `set` is answered `pending` and carried out later; what
         stands is left alone. If the ZooKeeper session is lost, the server registers everything again
         with the same bytes, and never over something newer. A registration never ends with an
@@ -210,8 +227,8 @@ class RegistryServicer(object):
         Errors of the stream: INVALID_ARGUMENT, reason PROTOCOL (an empty request, or `open` that is not
         the first) or INVALID_TTL; ABORTED, reason SESSION_EXPIRED. In `rejected`: INVALID_ARGUMENT with
         INVALID_PATH or VALUE_TOO_LARGE, ALREADY_EXISTS with NAME_TAKEN, FAILED_PRECONDITION with
-        NOT_EPHEMERAL or, where a lock has its queue, HAS_REGISTRATIONS, PERMISSION_DENIED, and
-        RESOURCE_EXHAUSTED.
+        NOT_EPHEMERAL, EVICTED (an operator keeps the path out: see Evict) or, where a lock has its queue,
+        HAS_REGISTRATIONS, PERMISSION_DENIED, and RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -363,6 +380,46 @@ class RegistryServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Evict(self, request, context):
+        """Takes a registration out, and keeps its path from being registered again for a time: on every
+        replica, and also when replicas restart.
+
+        1. The registration is removed at once, and its holder gets `lost` with EVICTED. Until the time is
+        over every `set` of the path is rejected: FAILED_PRECONDITION, reason EVICTED. A replica learns
+        of an eviction by a watch; one that lags, or was cut off from ZooKeeper, may register the path
+        once more, and removes it as soon as it learns.
+        2. A path that nobody has registered can be evicted too; `removed` is false then.
+        3. A second call for the same path sets the time anew, from now. `duration` zero lifts the
+        eviction; nobody is told, and who was evicted does not come back by itself.
+        4. Of a registration made by another program, such as kazoo, the node is deleted. That program can
+        make it again: its requests do not come through Rollcall.
+        5. The time counts by ZooKeeper's clock from when the eviction was made. If that clock jumps, for
+        one since another server leads, an eviction can end that much earlier or later.
+
+        Order: removal and eviction are one transaction, acknowledged by ZooKeeper before the answer.
+
+        Errors: INVALID_ARGUMENT, reason PROTOCOL (`duration` is neither zero nor in bounds);
+        FAILED_PRECONDITION, reason NOT_EPHEMERAL (a durable node) or HAS_REGISTRATIONS (the node is a
+        lock's); RESOURCE_EXHAUSTED, reason TOO_MANY_EVICTIONS (1,000 are in force). UNKNOWN, reason
+        OUTCOME_UNKNOWN: call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Status(self, request, context):
+        """Tells how the replica that is called stands: its state, its sessions with ZooKeeper, what it holds,
+        and which replicas there are. It is for people and their dashboards; a load balancer asks
+        grpc.health.v1.
+
+        It is answered also while ZooKeeper is away, before it was ever reached, and until the end of a
+        drain, always within a second. All of it is what the replica knows of itself at that moment; only
+        the list of all replicas is read from ZooKeeper, at most once a second however many ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -406,6 +463,16 @@ def add_RegistryServicer_to_server(servicer, server):
                     request_deserializer=rollcall_dot_v1_dot_write__pb2.DeleteRequest.FromString,
                     response_serializer=rollcall_dot_v1_dot_write__pb2.DeleteResponse.SerializeToString,
             ),
+            'Evict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evict,
+                    request_deserializer=rollcall_dot_v1_dot_evict__pb2.EvictRequest.FromString,
+                    response_serializer=rollcall_dot_v1_dot_evict__pb2.EvictResponse.SerializeToString,
+            ),
+            'Status': grpc.unary_unary_rpc_method_handler(
+                    servicer.Status,
+                    request_deserializer=rollcall_dot_v1_dot_status__pb2.StatusRequest.FromString,
+                    response_serializer=rollcall_dot_v1_dot_status__pb2.StatusResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'rollcall.v1.Registry', rpc_method_handlers)
@@ -435,7 +502,8 @@ class Registry(object):
     - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
     - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
     then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
-    DRAINING, and a RetryInfo that spreads the clients' return.
+    DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
+    answers from health, reflection and Status until the end; its other calls end with DRAINING.
     - A connection carries at least 20,000 streams. A limit that is reached answers
     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
     seconds, also on a connection without streams.
@@ -664,6 +732,60 @@ class Registry(object):
             '/rollcall.v1.Registry/Delete',
             rollcall_dot_v1_dot_write__pb2.DeleteRequest.SerializeToString,
             rollcall_dot_v1_dot_write__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rollcall.v1.Registry/Evict',
+            rollcall_dot_v1_dot_evict__pb2.EvictRequest.SerializeToString,
+            rollcall_dot_v1_dot_evict__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Status(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rollcall.v1.Registry/Status',
+            rollcall_dot_v1_dot_status__pb2.StatusRequest.SerializeToString,
+            rollcall_dot_v1_dot_status__pb2.StatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

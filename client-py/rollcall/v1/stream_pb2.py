@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rollcall/v1/stream.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\"8\n\x08\x44raining\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration*\x95\x01\n\nLostReason\x12\x1b\n\x17LOST_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16LOST_REASON_TAKEN_OVER\x10\x01\x12\x17\n\x13LOST_REASON_EXPIRED\x10\x02\x12\x1c\n\x18LOST_REASON_SESSION_LOST\x10\x03\x12\x17\n\x13LOST_REASON_REMOVED\x10\x04\x42W\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rollcall/v1/stream.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\"8\n\x08\x44raining\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration*\xae\x01\n\nLostReason\x12\x1b\n\x17LOST_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16LOST_REASON_TAKEN_OVER\x10\x01\x12\x17\n\x13LOST_REASON_EXPIRED\x10\x02\x12\x1c\n\x18LOST_REASON_SESSION_LOST\x10\x03\x12\x17\n\x13LOST_REASON_REMOVED\x10\x04\x12\x17\n\x13LOST_REASON_EVICTED\x10\x05\x42W\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.github.rollcall.v1P\001Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1'
   _globals['_LOSTREASON']._serialized_start=132
-  _globals['_LOSTREASON']._serialized_end=281
+  _globals['_LOSTREASON']._serialized_end=306
   _globals['_DRAINING']._serialized_start=73
   _globals['_DRAINING']._serialized_end=129
 # @@protoc_insertion_point(module_scope)

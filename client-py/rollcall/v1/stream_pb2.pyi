@@ -14,11 +14,13 @@ class LostReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOST_REASON_EXPIRED: _ClassVar[LostReason]
     LOST_REASON_SESSION_LOST: _ClassVar[LostReason]
     LOST_REASON_REMOVED: _ClassVar[LostReason]
+    LOST_REASON_EVICTED: _ClassVar[LostReason]
 LOST_REASON_UNSPECIFIED: LostReason
 LOST_REASON_TAKEN_OVER: LostReason
 LOST_REASON_EXPIRED: LostReason
 LOST_REASON_SESSION_LOST: LostReason
 LOST_REASON_REMOVED: LostReason
+LOST_REASON_EVICTED: LostReason
 
 class Draining(_message.Message):
     __slots__ = ("remaining",)

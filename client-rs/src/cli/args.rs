@@ -17,7 +17,8 @@ Exit codes:
   69   no replica, or no ZooKeeper, could be reached
   75   lock: not acquired in the time that was given
   76   lock: lost; COMMAND was ended
-  77   register: somebody else has registered the path since
+  77   register: somebody else has registered the path since, or it was evicted
+  78   status: a replica can't be reached, is not ready, drains, or does not reach zookeeper
   126  COMMAND can't be run; 127: there is none
   Otherwise COMMAND's own; 128 + N when signal N ended it.";
 
@@ -162,6 +163,12 @@ pub(crate) enum Command {
     /// Delete a durable node
     #[command(after_help = "Example:\n  rollcall delete /config/old -r")]
     Delete(DeleteArgs),
+    /// Take a registration out, and keep it out for a time
+    #[command(after_help = "Examples:\n  rollcall evict /services/web/host7:80              # for 10 minutes\n  \
+        rollcall evict /services/web/host7:80 --for 2h\n  rollcall evict /services/web/host7:80 --lift\n\n\
+        Its holder is told, and does not come back by itself. A program that uses kazoo or nd_service_registry registers\n\
+        past Rollcall: its node is deleted, and it may make it again.")]
+    Evict(EvictArgs),
     /// Show how each replica stands
     #[command(after_help = "Example:\n  rollcall status --server a:7700,b:7700,c:7700")]
     Status(StatusArgs),
@@ -378,10 +385,19 @@ pub(crate) struct DeleteArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct EvictArgs {
+    /// The registration
+    pub(crate) path: String,
+    /// Time for which the path can't be registered, up to 24h
+    #[arg(long = "for", default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Let it be registered again, instead
+    #[arg(long, conflicts_with = "duration")]
+    pub(crate) lift: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// Where the replicas serve metrics, beside gRPC: a port
-    #[arg(long, default_value_t = 7701, value_name = "PORT")]
-    pub(crate) http_port: u16,
     #[command(flatten)]
     pub(crate) output: TableOutput,
 }

@@ -20,6 +20,8 @@ pub(crate) const NOT_ACQUIRED: u8 = 75;
 pub(crate) const LOCK_LOST: u8 = 76;
 /// The registration was lost.
 pub(crate) const REGISTRATION_LOST: u8 = 77;
+/// A replica can't be reached, is not ready, drains, or does not reach ZooKeeper.
+pub(crate) const NOT_WELL: u8 = 78;
 /// COMMAND could not be started.
 pub(crate) const CANNOT_RUN: u8 = 126;
 /// There is no such COMMAND.
@@ -109,6 +111,7 @@ fn advice(reason: &Reason) -> (u8, &'static str) {
         ),
         Reason::NotEmpty => (FAILED, "delete what is below too with -r"),
         Reason::NameTaken => (FAILED, "without --exclusive the registration is taken over"),
+        Reason::Evicted => (FAILED, "«rollcall evict PATH --lift» lets it in again"),
         Reason::HasRegistrations => (FAILED, "registrations and locks go with those who hold them"),
         Reason::LockLost => (FAILED, "it was given back, or has run out"),
         Reason::ReadOnly => (FAILED, "name a replica that takes writes with --server"),

@@ -98,19 +98,22 @@ fn stat_to_json(stat: &Stat) -> Json {
         "modified": time(stat.modified()),
         "czxid": stat.czxid,
         "mzxid": stat.mzxid,
-        "ephemeral_owner": stat.is_ephemeral().then(|| session(stat)),
+        "ephemeral_owner": stat.is_ephemeral().then(|| session(stat.ephemeral_owner)),
         "data_length": stat.data_length,
         "num_children": stat.num_children,
     })
 }
 
-/// The ZooKeeper session of a registration, as ZooKeeper writes it.
-fn session(stat: &Stat) -> String {
-    format!("{:#x}", stat.ephemeral_owner)
+/// A ZooKeeper session, as ZooKeeper writes it.
+pub(crate) fn session(id: i64) -> String {
+    format!("{id:#x}")
 }
 
+/// The names of replicas, by their ZooKeeper sessions.
+pub(crate) type Replicas = BTreeMap<i64, String>;
+
 /// One line a child.
-pub(crate) fn to_table(node: &Node, show: Show, style: Style) -> String {
+pub(crate) fn to_table(node: &Node, replicas: &Replicas, show: Show, style: Style) -> String {
     let row = |(name, child): (&String, &Child)| {
         let of_stat = |text: fn(&Stat) -> String| child.stat.as_ref().map_or_else(|| "-".to_owned(), text);
         let mut cells = vec![
@@ -120,14 +123,15 @@ pub(crate) fn to_table(node: &Node, show: Show, style: Style) -> String {
             of_stat(|stat| age(stat.created())),
             of_stat(|stat| time(stat.modified())),
             holder(child),
-            of_stat(|stat| if stat.is_ephemeral() { session(stat) } else { "-".to_owned() }),
+            child.stat.and_then(|stat| replicas.get(&stat.ephemeral_owner).cloned()).unwrap_or_else(|| "-".to_owned()),
+            of_stat(|stat| if stat.is_ephemeral() { session(stat.ephemeral_owner) } else { "-".to_owned() }),
         ];
         cells.extend(show.data.then(|| shown(child.value.as_ref())));
         Row { tone: tone(child.stat.as_ref()), cells }
     };
     let rows: Vec<_> = node.children.iter().map(row).collect();
-    let head = ["NAME", "KIND", "VERSION", "AGE", "MODIFIED", "HOLDER", "SESSION", "DATA"];
-    table(style, &head[..if show.data { 8 } else { 7 }], &rows)
+    let head = ["NAME", "KIND", "VERSION", "AGE", "MODIFIED", "HOLDER", "REPLICA", "SESSION", "DATA"];
+    table(style, &head[..if show.data { 9 } else { 8 }], &rows)
 }
 
 /// The process that holds a registration, as it has written itself.
@@ -235,14 +239,24 @@ mod tests {
         let durable = Child { stat: Some(Stat { ephemeral_owner: 0, ..stat }), ..child.clone() };
         let children = [("a".to_owned(), child), ("b".to_owned(), durable)].into();
         let node = Node { path: "/s".to_owned(), exists: true, value: None, stat: None, children };
-        let table = to_table(&node, Show::default(), Style::Plain);
+        let replicas = [(0x10, "host:7700".to_owned())].into();
+        let table = to_table(&node, &replicas, Show::default(), Style::Plain);
         let cells =
             |line: usize| table.lines().nth(line).unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty());
         assert!(
-            cells(1).eq(["a", "registration", "3", &age(UNIX_EPOCH), "1970-01-01T00:00:00Z", "pid 7", "0x10"]),
+            cells(1).eq([
+                "a",
+                "registration",
+                "3",
+                &age(UNIX_EPOCH),
+                "1970-01-01T00:00:00Z",
+                "pid 7",
+                "host:7700",
+                "0x10"
+            ]),
             "{table}"
         );
-        assert!(cells(2).skip(5).eq(["-", "-"]), "{table}");
+        assert!(cells(2).skip(5).eq(["-", "-", "-"]), "{table}");
         let shown = Branch::of(node).to_json("/s", Show { data: false, stat: true });
         let stat = &shown["/s"]["children"][0]["/s/a"]["stat"];
         assert_eq!((&stat["version"], &stat["ephemeral_owner"]), (&json!(3), &json!("0x10")));
@@ -294,7 +308,7 @@ mod tests {
         let child = Child { value: Some("\u{9b}31m".into()), stat: None };
         let children = [("a\x1b\n/evil\u{202e}".to_owned(), child)].into();
         let node = Node { path: "/s".to_owned(), exists: true, value: None, stat: None, children };
-        let table = to_table(&node, DATA, Style::Plain);
+        let table = to_table(&node, &Replicas::new(), DATA, Style::Plain);
         assert!(table.contains(r"a\u001b\n/evil\u202e  ") && table.contains(r#""\u009b31m""#), "{table}");
         let branch = Branch::of(node);
         assert_eq!(branch.to_dir("/s", Style::Plain), "/s\n/s/a\\u001b\\n\n/s/a\\u001b\\n/evil\\u202e\n");

@@ -4,12 +4,12 @@ use std::future::IntoFuture as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rollcall::Client;
+use rollcall::{Client, Node};
 
 use super::args::{Format, GetArgs};
 use super::escape::json_page;
 use super::exit::{Failure, NO_NODE, Outcome};
-use super::format::{Branch, Show, to_table, to_yaml};
+use super::format::{Branch, Replicas, Show, to_table, to_yaml};
 use super::term::{Style, print, say, time};
 use super::waiting::patiently;
 
@@ -38,10 +38,20 @@ pub(crate) async fn run(client: &Client, style: Style, args: GetArgs) -> Outcome
     }
     let show = Show { data: args.data, stat: args.output == Format::Json };
     print(&match args.output {
-        Format::Table => to_table(&lookup.node, show, style),
+        Format::Table => to_table(&lookup.node, &replicas_of(client, &lookup.node).await, show, style),
         Format::Dir => Branch::of(lookup.node).to_dir(&args.path, style),
         Format::Yaml => to_yaml(&Branch::of(lookup.node).to_json(&args.path, show), style),
         Format::Json => json_page(&Branch::of(lookup.node).to_json(&args.path, show)),
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The replicas whose sessions hold registrations; none where the one that is asked does not tell.
+async fn replicas_of(client: &Client, node: &Node) -> Replicas {
+    if !node.children.values().any(|child| child.stat.is_some_and(|stat| stat.is_ephemeral())) {
+        return Replicas::new();
+    }
+    let replicas = client.status().await.map(|status| status.replicas).unwrap_or_default();
+    let named = replicas.iter().filter(|replica| !replica.name.is_empty());
+    named.flat_map(|replica| replica.sessions.iter().map(|session| (*session, replica.name.clone()))).collect()
 }

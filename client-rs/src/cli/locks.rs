@@ -11,7 +11,7 @@ use super::args::LocksArgs;
 use super::escape::{escaped, json_page};
 use super::exit::Outcome;
 use super::format::{LOCK_QUEUE, join};
-use super::term::{Row, Style, Tone, print, table, time};
+use super::term::{Row, Style, Tone, age, print, table, time};
 use super::waiting::patiently;
 
 /// Maximum number of locks that are asked for at once.
@@ -74,14 +74,17 @@ fn to_table(style: Style, locks: &[LockDescription]) -> String {
         let token = party.fencing_token.map_or_else(|| "-".to_owned(), |token| token.to_string());
         let ttl = party.ttl.map_or_else(|| "-".to_owned(), |ttl| format!("{ttl:?}"));
         let via = if party.foreign { "kazoo" } else { "rollcall" };
-        Row { tone, cells: vec![lock.path.clone(), state, party.name.clone(), since, token, ttl, via.to_owned()] }
+        let (path, name, via) = (lock.path.clone(), party.name.clone(), via.to_owned());
+        let replica = party.replica.clone().unwrap_or_else(|| "-".to_owned());
+        let age = party.since.map_or_else(|| "-".to_owned(), age);
+        Row { tone, cells: vec![path, state, name, replica, age, since, token, ttl, via] }
     };
     let rows = locks.iter().flat_map(|lock| {
         let holders = lock.holders.iter().map(|party| row(lock, "holds".to_owned(), party, Tone::Good));
         let waiters = lock.waiters.iter().enumerate();
         holders.chain(waiters.map(|(index, party)| row(lock, format!("waits {}", index + 1), party, Tone::Changed)))
     });
-    let head = ["LOCK", "STATE", "NAME", "SINCE", "TOKEN", "TTL", "VIA"];
+    let head = ["LOCK", "STATE", "NAME", "REPLICA", "AGE", "SINCE", "TOKEN", "TTL", "VIA"];
     table(style, &head, &rows.collect::<Vec<_>>())
 }
 
@@ -94,6 +97,7 @@ fn to_json(lock: &LockDescription) -> Json {
 fn party(party: &LockParty) -> Json {
     json!({
         "name": party.name,
+        "replica": party.replica,
         "fencing_token": party.fencing_token,
         "since": party.since.map(time),
         "ttl_seconds": party.ttl.map(|ttl| ttl.as_secs_f64()),

@@ -7,6 +7,7 @@ mod completions;
 mod deadline;
 mod delete;
 mod escape;
+mod evict;
 mod exit;
 mod format;
 mod get;
@@ -73,6 +74,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Locks(args) => locks::run(client, style, args).await,
         Command::Put(args) => put::run(client, args).await,
         Command::Delete(args) => delete::run(client, args).await,
+        Command::Evict(args) => evict::run(client, args).await,
         Command::Status(args) => status::run(&global, &args).await,
         Command::Completions(args) => completions::run(&args),
         Command::Leash => Ok(leash::watch()),

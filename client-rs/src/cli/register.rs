@@ -164,8 +164,12 @@ impl Presence {
         match &state {
             RegistrationState::Pending if self.told.is_none() => return Ok(()),
             RegistrationState::Registered { .. } => {
-                if !matches!(self.told, Some(RegistrationState::Registered { .. })) {
-                    say(&format!("registered {path}"));
+                match self.told {
+                    Some(RegistrationState::Registered { .. }) => {}
+                    Some(RegistrationState::Overwritten { .. }) => {
+                        say(&format!("{path} has its own data again"));
+                    }
+                    _ => say(&format!("registered {path}")),
                 }
                 self.was_registered = true;
             }
@@ -173,7 +177,7 @@ impl Presence {
                 say(&format!("{path} may not be registered any more; trying again"));
             }
             RegistrationState::Overwritten { .. } => {
-                say(&format!("somebody else has written into {path}; it is left so"));
+                say(&format!("somebody else has written into {path}; the server will put it right"));
             }
             RegistrationState::Lost { reason } => {
                 self.registration = None;

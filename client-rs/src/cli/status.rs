@@ -1,161 +1,243 @@
 //! `rollcall status`.
 
-use std::future::IntoFuture as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use rollcall::{Error, Reason};
-use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use rollcall::{Error, ReplicaState, ReplicaStatus, Usage};
+use serde_json::{Value as Json, json};
 
 use super::args::{Global, StatusArgs};
 use super::escape::json_page;
-use super::exit::{Failure, Outcome, UNREACHABLE};
-use super::term::{Row, Style, Tone, print, table};
+use super::exit::{Failure, NOT_WELL, Outcome, UNREACHABLE};
+use super::format::session;
+use super::term::{Row, Style, Tone, age, print, table, time};
 use super::waiting::patiently;
 
-/// How long a replica's metrics may take.
-const METRICS: Duration = Duration::from_secs(1);
-
-/// The most bytes that are read of a page: whatever answers on the port may have no end.
-const LONGEST: u64 = 4 << 20;
-
-/// How a replica stands.
-struct Replica {
-    name: String,
-    state: &'static str,
-    zookeeper: &'static str,
-    answered_in: Option<Duration>,
-    metrics: Option<Metrics>,
-    trouble: Option<String>,
+/// What came of the question to one replica.
+struct Answer {
+    /// As it is named in `--server`.
+    server: String,
+    took: Duration,
+    status: Result<ReplicaStatus, Error>,
 }
 
-/// What a replica counts.
-struct Metrics(String);
-
-impl Metrics {
-    /// A gauge without labels.
-    fn gauge(&self, name: &str) -> Option<u64> {
-        let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        value.trim().parse().ok()
+impl Answer {
+    fn state(&self) -> &'static str {
+        match &self.status {
+            Ok(status) => match status.state {
+                ReplicaState::Serving => "serving",
+                ReplicaState::NotServing { .. } => "not ready",
+                ReplicaState::Draining { .. } => "draining",
+                _ => "unknown",
+            },
+            Err(Error::Unreachable { .. }) => "unreachable",
+            Err(_) => "refusing",
+        }
     }
 
-    /// The version, where the replica tells it.
-    fn version(&self) -> Option<&str> {
-        let line = self.0.lines().find(|line| line.starts_with("rollcall_build_info{"))?;
-        line.split("version=\"").nth(1)?.split('"').next()
+    fn is_well(&self) -> bool {
+        self.status.as_ref().is_ok_and(|status| status.state == ReplicaState::Serving && status.backend.is_connected)
+    }
+
+    /// What is wrong with it, in words.
+    fn trouble(&self) -> Option<String> {
+        let status = match &self.status {
+            Ok(status) => status,
+            Err(error) => return Some(error.to_string()),
+        };
+        let state = match &status.state {
+            ReplicaState::NotServing { cause } => Some(format!("it is not ready: {cause}")),
+            ReplicaState::Draining { remaining } => Some(format!("it drains, for {remaining:.0?} at most")),
+            _ => None,
+        };
+        let backend = (!status.backend.is_connected).then(|| {
+            let since = status.backend.since.map(|since| format!(" since {}", time(since))).unwrap_or_default();
+            let cause = status.backend.last_error.as_deref().unwrap_or("no answer yet");
+            format!("it does not reach zookeeper{since}: {cause}")
+        });
+        let trouble: Vec<_> = [state, backend].into_iter().flatten().collect();
+        (!trouble.is_empty()).then(|| trouble.join("; "))
     }
 }
 
 pub(crate) async fn run(global: &Global, args: &StatusArgs) -> Outcome {
-    let names = global.server.split(',').map(str::trim).filter(|name| !name.is_empty());
-    let replicas = join_all(names.map(|name| look(global, name, args.http_port))).await;
-    let replicas = replicas.into_iter().collect::<Result<Vec<_>, _>>()?;
-    print(&if args.output.is_json() { to_json(&replicas) } else { to_table(&replicas, Style::of(global)) })?;
-    match replicas.iter().any(|replica| replica.answered_in.is_some()) {
-        true => Ok(ExitCode::SUCCESS),
-        false => Err(Failure::new(UNREACHABLE, "no replica answers")),
+    let servers = global.server.split(',').map(str::trim).filter(|server| !server.is_empty());
+    let answers = join_all(servers.map(|server| ask(global, server))).await;
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    print(&if args.output.is_json() { to_json(&answers) } else { to_table(&answers, Style::of(global)) })?;
+    if answers.iter().all(|answer| answer.status.is_err()) {
+        return Err(Failure::new(UNREACHABLE, "no replica answers"));
     }
+    Ok(if answers.iter().all(Answer::is_well) { ExitCode::SUCCESS } else { ExitCode::from(NOT_WELL) })
 }
 
-async fn look(global: &Global, name: &str, http_port: u16) -> Result<Replica, Failure> {
-    let client = global.client_of(name)?;
+/// Asks this replica, and no other.
+async fn ask(global: &Global, server: &str) -> Result<Answer, Failure> {
+    let client = global.client_of(server)?;
     let begun = Instant::now();
-    let what = format!("the status of {name}");
-    let answer = patiently(&client, &what, client.get("/").latest().into_future()).await;
-    let answered_in = begun.elapsed();
-    let (state, zookeeper, answered_in, trouble) = match answer {
-        Ok(_) => ("serving", "connected", Some(answered_in), None),
-        Err(Error::Refused(refusal)) if *refusal.reason() == Reason::BackendUnavailable => {
-            ("serving", "away", Some(answered_in), None)
-        }
-        Err(error @ Error::Unreachable { .. }) => ("unreachable", "-", None, Some(error.to_string())),
-        Err(error) => ("refusing", "-", Some(answered_in), Some(error.to_string())),
-    };
-    let host = name.split("://").last().and_then(|name| name.rsplit_once(':')).map_or(name, |(host, _)| host);
-    let page = |page: &'static str| timeout(METRICS, http_get(format!("{host}:{http_port}"), page));
-    let metrics = page("/metrics").await.ok().flatten().filter(|text| text.contains("rollcall_streams")).map(Metrics);
-    let ready = page("/readyz").await.ok().flatten();
-    let drains = metrics.is_some() && ready.is_some_and(|text| text.trim_end().ends_with("draining"));
-    let state = if drains { "draining" } else { state };
-    Ok(Replica { name: name.to_owned(), state, zookeeper, answered_in, metrics, trouble })
+    let status = patiently(&client, &format!("the status of {server}"), client.status()).await;
+    Ok(Answer { server: server.to_owned(), took: begun.elapsed(), status })
 }
 
-async fn http_get(address: String, page: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(&address).await.ok()?;
-    let request = format!("GET {page} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.take(LONGEST).read_to_string(&mut answer).await.ok()?;
-    Some(answer)
-}
-
-fn to_table(replicas: &[Replica], style: Style) -> String {
-    let rows: Vec<_> = replicas
-        .iter()
-        .map(|replica| {
-            let gauge = |name: &str| replica.metrics.as_ref().and_then(|metrics| metrics.gauge(name));
-            let shown = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
-            let rtt = replica.answered_in.map_or_else(|| "-".to_owned(), |time| format!("{} ms", time.as_millis()));
-            let version = replica.metrics.as_ref().and_then(Metrics::version).unwrap_or("-");
-            let tone = if replica.state == "serving" { Tone::Good } else { Tone::Bad };
-            let cells = vec![
-                replica.name.clone(),
-                replica.state.to_owned(),
-                replica.zookeeper.to_owned(),
-                rtt,
-                version.to_owned(),
-                shown(gauge("rollcall_streams")),
-                shown(gauge("rollcall_views")),
-                shown(gauge("rollcall_zookeeper_sessions")),
-            ];
-            Row { tone, cells }
-        })
-        .collect();
-    let head = ["SERVER", "STATE", "ZOOKEEPER", "ANSWER", "VERSION", "STREAMS", "VIEWS", "SESSIONS"];
+fn to_table(answers: &[Answer], style: Style) -> String {
+    let rows: Vec<_> = answers.iter().map(row).collect();
+    let head = [
+        "SERVER",
+        "NAME",
+        "STATE",
+        "ZOOKEEPER",
+        "ANSWER",
+        "VERSION",
+        "UP",
+        "CLIENTS",
+        "STREAMS",
+        "REGISTRATIONS",
+        "LOCKS",
+        "VIEWS",
+        "MEMORY",
+        "SESSIONS",
+    ];
     let mut text = table(style, &head, &rows);
-    for replica in replicas {
-        if let Some(trouble) = &replica.trouble {
-            text.push_str(&style.paint(Tone::Bad, &format!("{}: {trouble}", replica.name)));
+    for answer in answers {
+        if let Some(trouble) = answer.trouble() {
+            text.push_str(&style.paint(Tone::Bad, &format!("{}: {trouble}", answer.server)));
             text.push('\n');
         }
+    }
+    let others = others(answers);
+    if !others.is_empty() {
+        text.push_str(&format!("not asked, but in zookeeper: {}\n", others.join(", ")));
     }
     text
 }
 
-fn to_json(replicas: &[Replica]) -> String {
-    let replicas: Vec<_> = replicas
-        .iter()
-        .map(|replica| {
-            let gauge = |name: &str| replica.metrics.as_ref().and_then(|metrics| metrics.gauge(name));
-            json!({
-                "server": replica.name,
-                "state": replica.state,
-                "zookeeper": replica.zookeeper,
-                "answer_seconds": replica.answered_in.map(|time| time.as_secs_f64()),
-                "version": replica.metrics.as_ref().and_then(Metrics::version),
-                "streams": gauge("rollcall_streams"),
-                "views": gauge("rollcall_views"),
-                "zookeeper_sessions": gauge("rollcall_zookeeper_sessions"),
-                "trouble": replica.trouble,
-            })
-        })
-        .collect();
-    json_page(&json!(replicas))
+fn row(answer: &Answer) -> Row {
+    let dash = || "-".to_owned();
+    let tone = if answer.is_well() { Tone::Good } else { Tone::Bad };
+    let mut cells = vec![answer.server.clone()];
+    let Ok(status) = &answer.status else {
+        cells.extend([dash(), answer.state().to_owned()]);
+        cells.extend(std::iter::repeat_with(dash).take(11));
+        return Row { tone, cells };
+    };
+    let counts = &status.counts;
+    let zookeeper = match (status.backend.is_embedded, status.backend.is_connected) {
+        (_, false) => "away",
+        (true, true) => "embedded",
+        (false, true) => "connected",
+    };
+    let holding = status.sessions.iter().filter(|session| session.path_bytes.is_some()).count();
+    cells.extend([
+        status.name.clone(),
+        answer.state().to_owned(),
+        zookeeper.to_owned(),
+        format!("{} ms", answer.took.as_millis()),
+        status.version.clone(),
+        status.started.map_or_else(dash, age),
+        counts.connections.to_string(),
+        counts.streams().to_string(),
+        counts.registrations.to_string(),
+        counts.locks.to_string(),
+        counts.views.to_string(),
+        share(status.memory),
+        holding.to_string(),
+    ]);
+    Row { tone, cells }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// An amount, as a part of its limit.
+fn share(usage: Usage) -> String {
+    format!("{}%", usage.used.saturating_mul(100) / usage.limit.max(1))
+}
 
-    #[test]
-    fn metrics_are_read() {
-        let metrics = Metrics("# HELP x\nrollcall_streams 3\nrollcall_build_info{version=\"1.2.3\"} 1\n".to_owned());
-        assert_eq!(metrics.gauge("rollcall_streams"), Some(3));
-        assert_eq!(metrics.gauge("rollcall_views"), None);
-        assert_eq!(metrics.version(), Some("1.2.3"));
+/// The replicas that ZooKeeper shows, and that were not asked or did not answer, each once.
+fn others(answers: &[Answer]) -> Vec<String> {
+    let known = || answers.iter().filter_map(|answer| answer.status.as_ref().ok());
+    let mut others: Vec<_> = known()
+        .flat_map(|status| &status.replicas)
+        .filter(|replica| !known().any(|status| status.name == replica.name))
+        .map(|replica| match replica.name.as_str() {
+            "" => format!("sessions {}", ids(&replica.sessions)),
+            name => format!("{name} (sessions {})", ids(&replica.sessions)),
+        })
+        .collect();
+    others.sort_unstable();
+    others.dedup();
+    others
+}
+
+fn ids(sessions: &[i64]) -> String {
+    sessions.iter().map(|id| session(*id)).collect::<Vec<_>>().join(" ")
+}
+
+fn to_json(answers: &[Answer]) -> String {
+    json_page(&answers.iter().map(answer_to_json).collect())
+}
+
+fn answer_to_json(answer: &Answer) -> Json {
+    let mut json = json!({
+        "server": answer.server,
+        "state": answer.state(),
+        "well": answer.is_well(),
+        "answer_seconds": answer.status.is_ok().then_some(answer.took.as_secs_f64()),
+        "trouble": answer.trouble(),
+    });
+    if let (Ok(status), Some(fields)) = (&answer.status, json.as_object_mut())
+        && let Json::Object(more) = status_to_json(status)
+    {
+        fields.extend(more);
     }
+    json
+}
+
+fn status_to_json(status: &ReplicaStatus) -> Json {
+    let usage = |usage: &Usage| json!({"used": usage.used, "limit": usage.limit});
+    let remaining = match &status.state {
+        ReplicaState::Draining { remaining } => Some(remaining.as_secs_f64()),
+        _ => None,
+    };
+    let sessions = status.sessions.iter().map(|one| {
+        json!({
+            "id": session(one.id),
+            "connected": one.is_connected,
+            "server": one.server,
+            "watching": one.path_bytes.is_none(),
+            "path_bytes": one.path_bytes.as_ref().map(usage),
+        })
+    });
+    let replicas = status.replicas.iter().map(|replica| {
+        let sessions: Vec<_> = replica.sessions.iter().map(|id| session(*id)).collect();
+        json!({"name": replica.name, "sessions": sessions})
+    });
+    let counts = &status.counts;
+    json!({
+        "name": status.name,
+        "version": status.version,
+        "started": status.started.map(time),
+        "drains_for_seconds": remaining,
+        "backend": {
+            "kind": if status.backend.is_embedded { "embedded" } else { "zookeeper" },
+            "connected": status.backend.is_connected,
+            "since": status.backend.since.map(time),
+            "servers": status.backend.servers,
+            "last_error": status.backend.last_error,
+        },
+        "connections": counts.connections,
+        "calls": counts.calls,
+        "streams": {
+            "register": counts.register_streams,
+            "watch": counts.watch_streams,
+            "lock": counts.lock_streams,
+        },
+        "waiting_gets": counts.waiting_gets,
+        "registrations": counts.registrations,
+        "locks": counts.locks,
+        "views": counts.views,
+        "memory": usage(&status.memory),
+        "view_memory": usage(&status.view_memory),
+        "sessions": sessions.collect::<Vec<_>>(),
+        "replicas": replicas.collect::<Vec<_>>(),
+        "replicas_as_of": status.replicas_as_of.map(time),
+    })
 }

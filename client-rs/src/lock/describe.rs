@@ -36,6 +36,8 @@ pub struct LockParty {
     pub foreign: bool,
     /// Its ttl; `None`: none, or not known.
     pub ttl: Option<Duration>,
+    /// The name of the replica that keeps its lease or its place; `None` where it is not known.
+    pub replica: Option<String>,
 }
 
 impl Client {
@@ -74,6 +76,7 @@ impl LockParty {
             since: party.since_time.and_then(time_from_proto),
             foreign: party.foreign,
             ttl: party.ttl.map(duration_from_proto),
+            replica: (!party.replica.is_empty()).then_some(party.replica),
         }
     }
 }

@@ -118,6 +118,7 @@ pub(super) fn lost_reason(lost: v1::LockLost) -> LostReason {
         v1::LostReason::TakenOver => LostReason::TakenOver,
         v1::LostReason::Expired => LostReason::Expired,
         v1::LostReason::Removed => LostReason::Removed,
+        v1::LostReason::Evicted => LostReason::Evicted,
         v1::LostReason::SessionLost | v1::LostReason::Unspecified => LostReason::SessionLost,
     }
 }

@@ -16,8 +16,9 @@ pub enum RegistrationState {
         /// Which incarnation this is; later ones are larger.
         generation: i64,
     },
-    /// Registered, but somebody else has written other data into the node. It is left so: two programs that each restore
-    /// their own would never end. The next [`update`](crate::Registration::update) writes yours.
+    /// Registered, but somebody else has written other data into the node. The server writes yours again after a second,
+    /// and after twice as long each further time, up to 10 minutes; [`Registered`](Self::Registered) follows then. The next
+    /// [`update`](crate::Registration::update) writes yours at once.
     Overwritten {
         /// Which incarnation this is.
         generation: i64,

@@ -371,6 +371,7 @@ impl State {
                 return self.say_again(path);
             }
             v1::LostReason::Removed => LostReason::Removed,
+            v1::LostReason::Evicted => LostReason::Evicted,
             v1::LostReason::SessionLost => LostReason::SessionLost,
             v1::LostReason::TakenOver | v1::LostReason::Unspecified => LostReason::TakenOver,
         };

@@ -232,6 +232,21 @@ fn what_was_taken_over_is_lost_and_not_fought_for() {
 }
 
 #[test]
+fn what_is_evicted_is_lost_and_does_not_come_back_by_itself() {
+    let mut scene = Scene::default();
+    let held = scene.standing("/a", 5);
+    scene.lost("/a", 5, v1::LostReason::Evicted);
+    assert_eq!(held.state(), RegistrationState::Lost { reason: LostReason::Evicted });
+    // Evicted while its stream was broken: what is resumed is refused.
+    let resumed = scene.standing("/b", 5);
+    scene.state.begin();
+    assert_eq!(scene.said(), ["set /b n=1 @5"]);
+    scene.rejected("/b", Code::FailedPrecondition, "EVICTED");
+    assert_eq!(resumed.state(), RegistrationState::Lost { reason: LostReason::Evicted });
+    assert!(scene.said().is_empty());
+}
+
+#[test]
 fn what_expired_is_registered_again() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
@@ -330,6 +345,10 @@ fn doubt_is_told_and_so_is_what_others_have_written() {
     scene.state.take(Response::Overwritten(overwritten));
     let RegistrationState::Overwritten { generation: 5, value: Some(value) } = held.state() else { panic!("untold") };
     assert_eq!(*value, Value::from("theirs"));
+    // The server has put it right: the same incarnation, and no answer to a set.
+    let right = v1::Registered { path: "/a".to_owned(), generation: 5, restored: true, ..Default::default() };
+    scene.state.take(Response::Registered(right));
+    assert_eq!(held.state(), RegistrationState::Registered { generation: 5 });
     scene.state.doubt();
     assert_eq!(held.state(), RegistrationState::Pending);
 }

@@ -134,7 +134,8 @@ async fn four_letter_words_are_answered() {
         ("srvr", "Mode: standalone"),
         ("mntr", "zk_watch_count\t1\n"),
         ("wchs", "1 connections watching 1 paths\nTotal watches:1\n"),
-        ("dump", "dump is not executed because it is not in the whitelist."),
+        ("dump", "Sessions with Ephemerals (0):"),
+        ("gtmk", "gtmk is not executed because it is not in the whitelist."),
     ] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(word.as_bytes()).await.unwrap();

@@ -1,14 +1,17 @@
 //! When a client was last heard, as the task that reads what it sends knows it.
 //!
 //! Of a Register stream a message counts from the moment at which it was read, however long it then waits for a place in
-//! the queue of the task that owns the registrations. So a ttl does not depend on how busy that task is with others.
+//! the queue of the task that owns the registrations. So a ttl does not depend on how busy that task is with others. For as
+//! long as this replica does not read a stream, since no memory is left for what it may say, its client counts as heard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
-/// What is stored while a message waits for its place.
+use crate::clock;
+
+/// What is stored while a message waits for its place, or is not read.
 const WAITING: u64 = u64::MAX;
 
 /// The last sign of life of one stream or connection. Clones are the same.
@@ -19,19 +22,20 @@ pub(crate) struct Heard {
     at: Arc<AtomicU64>,
 }
 
-/// A message that was read and waits for its place: for as long its client counts as heard.
+/// A message that was read and waits for its place, or that may have come and is not read: for as long its client counts
+/// as heard.
 #[derive(Debug)]
-pub(crate) struct Arriving<'a>(&'a Heard);
+pub(crate) struct Arriving(Heard);
 
 impl Heard {
     pub(crate) fn new(now: Instant) -> Self {
         Self { start: now, at: Arc::default() }
     }
 
-    /// A message was read. For one reader at a time.
-    pub(crate) fn arriving(&self) -> Arriving<'_> {
+    /// A message was read, or none is read from now on. One at a time.
+    pub(crate) fn arriving(&self) -> Arriving {
         self.wait();
-        Arriving(self)
+        Arriving(self.clone())
     }
 
     /// From now until the next [`Heard::note`] the client counts as heard: what it sends is not read meanwhile.
@@ -54,8 +58,8 @@ impl Heard {
     }
 }
 
-impl Drop for Arriving<'_> {
+impl Drop for Arriving {
     fn drop(&mut self) {
-        self.0.note(Instant::now());
+        self.0.note(clock::now());
     }
 }

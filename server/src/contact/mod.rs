@@ -15,9 +15,10 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-pub(crate) use heard::Heard;
+pub(crate) use heard::{Arriving, Heard};
 pub(crate) use pulse::Pulse;
 
+use crate::clock;
 use crate::mutex::lock;
 
 /// Time for which what has arrived, or is about to, may be read after a client's time is over. Longer: a ttl ends later.
@@ -49,7 +50,7 @@ impl Contact {
     /// A connection that has just been made. `keepalive`: the silence after which HTTP/2 asks for a sign of life, and how
     /// long it waits for that before it ends the connection.
     pub(crate) fn new(keepalive: Duration) -> Self {
-        let heard = Heard::new(Instant::now());
+        let heard = Heard::new(clock::now());
         Self(Arc::new(Shared { heard, keepalive, wanted: Mutex::default(), connection: AtomicWaker::new() }))
     }
 

@@ -1,5 +1,5 @@
-//! Whether this process was stopped, or the machine too busy for it: what came meanwhile lies in its sockets, and in which
-//! order it is read is chance.
+//! Whether this process was stopped, the machine suspended, or too busy for it: what came meanwhile lies in its sockets, and
+//! in which order it is read is chance.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::GRACE;
+use crate::clock;
 use crate::mutex::lock;
 
 /// The longest pause between two beats that is no stop.
@@ -56,14 +57,14 @@ impl Beats {
 
 impl Default for Beats {
     fn default() -> Self {
-        Self { last: Instant::now(), woke: None }
+        Self { last: clock::now(), woke: None }
     }
 }
 
 impl Pulse {
     /// One beat: much more often than twice a second.
     pub(crate) fn beat(&self) {
-        let now = Instant::now();
+        let now = clock::now();
         let mut beats = lock(&self.beats);
         let pause = now - beats.last;
         *beats = beats.beat(now);
@@ -75,12 +76,12 @@ impl Pulse {
 
     /// Whether the process was stopped just now, though no beat may have told yet.
     pub(crate) fn was_stopped(&self) -> bool {
-        self.beats().was_stopped(Instant::now())
+        self.beats().was_stopped(clock::now())
     }
 
     /// Whether a ZooKeeper session with this time-out that is found to be over has ended because the process was stopped.
     pub(crate) fn slept_through(&self, timeout: Duration) -> bool {
-        self.beats().slept_through(timeout, Instant::now())
+        self.beats().slept_through(timeout, clock::now())
     }
 
     /// When a client that was last heard at `heard` has been silent for `time`, as far as this process can know: a stop of

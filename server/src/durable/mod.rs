@@ -1,7 +1,6 @@
 //! Durable nodes: dynamic configuration. Registrations and locks are never touched.
 
 mod subtree;
-mod turns;
 
 use std::time::Duration;
 
@@ -9,11 +8,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use self::subtree::{Names, Subtree};
-use self::turns::Turns;
 use crate::budget::Account;
 use crate::error::Error;
 use crate::lock_nodes::{LockNodes, lock_record};
 use crate::refusal;
+use crate::turns::Turns;
 use crate::types::{NodePath, Stat};
 use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Request, Response, Session, Zk};

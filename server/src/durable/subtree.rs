@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use tokio::runtime::Handle;
 
-use super::turns::Turn;
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
+use crate::turns::Turn;
 use crate::types::NodePath;
 
 /// Number of nodes of a chunk. A larger one takes longer to copy as it grows; smaller ones take longer to be freed.

@@ -15,13 +15,29 @@ use crate::mutex::lock;
 /// Counts the streams that stand and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Admission {
-    streams: Arc<AtomicUsize>,
+    streams: Arc<[AtomicUsize; KINDS]>,
     readers: Arc<Mutex<JoinSet<()>>>,
 }
 
+/// What a drain waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A Register stream.
+    Register,
+    /// A Watch stream.
+    Watch,
+    /// An AcquireLock stream.
+    AcquireLock,
+    /// A Get that waits for a child.
+    Get,
+}
+
+/// Number of [`Kind`]s.
+const KINDS: usize = 4;
+
 /// The place of one stream, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place(Arc<[AtomicUsize; KINDS]>, Kind);
 
 /// The task that reads one stream's requests, ended on drop.
 #[derive(Debug)]
@@ -40,14 +56,19 @@ pub(super) fn contact<T>(request: &Request<T>) -> Option<Contact> {
 
 impl Admission {
     /// Counts a stream.
-    pub(super) fn admit(&self) -> Place {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        Place(self.streams.clone())
+    pub(super) fn admit(&self, kind: Kind) -> Place {
+        self.streams[kind as usize].fetch_add(1, Ordering::Relaxed);
+        Place(self.streams.clone(), kind)
     }
 
     /// Number of streams that stand, and of calls that wait.
     pub(crate) fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.streams.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Number of those of one kind.
+    pub(super) fn of_kind(&self, kind: Kind) -> usize {
+        self.streams[kind as usize].load(Ordering::Relaxed)
     }
 
     /// Starts the task that reads a stream's requests. Those that have ended go: two for each that begins, so that there are
@@ -61,7 +82,7 @@ impl Admission {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0[self.1 as usize].fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Both bodies of a call hold on to its [`Call`], and so does each part of its answer that HTTP/2 has not sent. When the
 //! last of them is gone, everything is given back.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::status;
 use crate::budget::{Account, Resource, Share};
+use crate::contact::{Arriving, Heard};
 use crate::error::Error;
 use crate::mutex::lock;
 
@@ -38,6 +39,8 @@ pub(super) struct Call {
     account: Account,
     /// What is taken before there is a body.
     base: usize,
+    /// Of a Register stream: when its client was last heard.
+    heard: OnceLock<Heard>,
     _stream: Share,
 }
 
@@ -72,12 +75,28 @@ impl Call {
         let base = CALL + headers.sum::<usize>().saturating_sub(SMALL);
         let share = account.take(Resource::Bytes, base)?;
         let memory = Memory { share, request: 0, unsent: 0, sender: None, refusal: None };
-        Ok(Arc::new(Self { memory: Mutex::new(memory), account: account.clone(), base, _stream: stream }))
+        Ok(Arc::new(Self {
+            memory: Mutex::new(memory),
+            account: account.clone(),
+            base,
+            heard: OnceLock::new(),
+            _stream: stream,
+        }))
     }
 
     /// Why its request was cut off, if it was.
     pub(super) fn refusal(&self) -> Option<Error> {
         self.memory().refusal.as_deref().cloned()
+    }
+
+    /// It is a Register stream, whose client counts as heard while it is not read.
+    pub(super) fn is_heard_by(&self, heard: Heard) {
+        self.heard.get_or_init(|| heard);
+    }
+
+    /// It is not read, for as long as what this gives is kept.
+    pub(super) fn held_back(&self) -> Option<Arriving> {
+        self.heard.get().map(Heard::arriving)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -257,5 +257,6 @@ fn lost_reason(reason: LostReason) -> v1::LostReason {
     match reason {
         LostReason::TakenOver => v1::LostReason::TakenOver,
         LostReason::Expired => v1::LostReason::Expired,
+        LostReason::Evicted => v1::LostReason::Evicted,
     }
 }

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either, Ready, ready};
-use http::{Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
@@ -25,7 +26,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 
 /// The calls of ours, as metrics name them.
-const METHODS: [(&str, &str); 8] = [
+const METHODS: [(&str, &str); 10] = [
     (REGISTER, "Register"),
     (GET, "Get"),
     (WATCH, "Watch"),
@@ -34,12 +35,16 @@ const METHODS: [(&str, &str); 8] = [
     ("/rollcall.v1.Registry/DescribeLock", "DescribeLock"),
     ("/rollcall.v1.Registry/Put", "Put"),
     ("/rollcall.v1.Registry/Delete", "Delete"),
+    ("/rollcall.v1.Registry/Evict", "Evict"),
+    (STATUS, "Status"),
 ];
 const REGISTER: &str = "/rollcall.v1.Registry/Register";
 const DESCRIBE_LOCK: &str = "/rollcall.v1.Registry/DescribeLock";
 const GET: &str = "/rollcall.v1.Registry/Get";
 const WATCH: &str = "/rollcall.v1.Registry/Watch";
+const STATUS: &str = "/rollcall.v1.Registry/Status";
 const REFLECTION: &str = "/grpc.reflection.";
+const HEALTH: &str = "/grpc.health.v1.Health/";
 /// The most reflection streams of this replica. They are for people with grpcurl. Their server stops reading when its
 /// answers are not read, so that each may keep as much unread as its connection's window allows.
 const REFLECTIONS: usize = 64;
@@ -50,6 +55,16 @@ pub(crate) struct Gate {
     routes: Routes,
     reflections: Arc<Semaphore>,
     metrics: Metrics,
+    opening: Opening,
+}
+
+/// What the gate lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// Every call.
+    Wide,
+    /// Calls that ask how the replica stands. The others are told that it drains.
+    Narrow,
 }
 
 /// A call that has its place.
@@ -62,11 +77,19 @@ struct Admitted {
 
 impl Gate {
     pub(crate) fn new(routes: Routes, metrics: Metrics) -> Self {
-        Self { routes, reflections: Arc::new(Semaphore::new(REFLECTIONS)), metrics }
+        Self { routes, reflections: Arc::new(Semaphore::new(REFLECTIONS)), metrics, opening: Opening::Wide }
+    }
+
+    /// The gate of connections that are made while the replica drains: calls of health, reflection and Status alone.
+    pub(crate) fn of_a_drain(self) -> Self {
+        Self { opening: Opening::Narrow, ..self }
     }
 
     fn admit(&self, request: Request<Body>) -> Result<Admitted, Error> {
         let (mut head, body) = request.into_parts();
+        if self.opening == Opening::Narrow && !asks_how_it_stands(head.uri.path()) {
+            return Err(Error::Draining);
+        }
         // Every connection that is accepted has one; see `Gathering`.
         let peer = head.extensions.get::<Peer>().cloned();
         let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited(), Contact::new(Duration::MAX)));
@@ -97,6 +120,26 @@ impl Gate {
     }
 }
 
+fn asks_how_it_stands(path: &str) -> bool {
+    path == STATUS || path.starts_with(HEALTH) || path.starts_with(REFLECTION)
+}
+
+/// Whether a request is of gRPC, by what it says that it carries.
+fn is_grpc(request: &Request<Body>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    // gRPC-Web, and what else begins like this, is framed in another way.
+    let rest = content_type.and_then(|value| value.strip_prefix("application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+}
+
+/// What a request that is not of gRPC gets, as gRPC's specification has it.
+fn not_grpc(metrics: &Metrics, method: &'static str) -> Response<Download> {
+    metrics.call(method, "CONTENT_TYPE");
+    let mut response = Response::new(Download::default());
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}
+
 /// The error of a call that never came to its method, or was given up there.
 fn refused(metrics: &Metrics, method: &'static str, error: &Error) -> Response<Download> {
     metrics.call(method, error.reason());
@@ -117,6 +160,9 @@ impl Service<Request<Body>> for Gate {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let ours = METHODS.iter().find(|(path, _)| *path == request.uri().path());
         let method = ours.map_or("other", |(_, method)| method);
+        if !is_grpc(&request) {
+            return Either::Left(ready(Ok(not_grpc(&self.metrics, method))));
+        }
         let Admitted { request, call, answer, deadline } = match self.admit(request) {
             Ok(admitted) => admitted,
             Err(error) => return Either::Left(ready(Ok(refused(&self.metrics, method, &error)))),

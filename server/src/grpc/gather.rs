@@ -14,13 +14,13 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio::task::coop;
-use tokio::time::Instant;
 use tonic::transport::server::Connected;
 
 use super::pace::{Pace, Unread};
 use super::pings::Pings;
 use super::turnstile::{Turnstile, Visitor};
 use crate::budget::Account;
+use crate::clock;
 use crate::contact::Contact;
 
 /// No more than this waits, in bytes; what comes then waits for the socket.
@@ -101,7 +101,12 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             let rest = &self.waiting[self.taken..];
             // Reading may have used the turn up, and would again in the next.
             let writing = coop::unconstrained(poll_fn(|context| Pin::new(&mut self.socket).poll_write(context, rest)));
-            match ready!(pin!(writing).poll(context))? {
+            let Poll::Ready(written) = pin!(writing).poll(context) else {
+                // HTTP/2 may not read before it has written.
+                self.visitor.pass(context);
+                return Poll::Pending;
+            };
+            match written? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.taken += count,
             }
@@ -167,7 +172,10 @@ impl<S> Gathering<S> {
     fn poll_may_read(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         let may = match self.pace.poll(context, &self.peer.unread) {
             Poll::Ready(()) => self.visitor.poll(context),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.visitor.pass(context);
+                Poll::Pending
+            }
         };
         if may.is_pending() && !self.is_held_up {
             self.is_held_up = true;
@@ -180,7 +188,7 @@ impl<S> Gathering<S> {
 
     fn may_read_again(&mut self) {
         if std::mem::take(&mut self.is_held_up) {
-            self.peer.contact.note(Instant::now());
+            self.peer.contact.note(clock::now());
         }
     }
 }
@@ -205,7 +213,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         let count = new.filled().len();
         // The end of a connection is a sign of life too: somebody has ended it just now.
         if read.is_ready() {
-            this.peer.contact.note(Instant::now());
+            this.peer.contact.note(clock::now());
         }
         this.visitor.has_read(count);
         if count > 0 {

@@ -6,7 +6,7 @@ use rollcall_proto::server::v1;
 use tokio::time::Instant;
 use tonic::Request;
 
-use super::admission::account;
+use super::admission::{Kind, account};
 use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
@@ -26,7 +26,7 @@ struct PageToken {
 
 impl Service {
     pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
-        let _place = request.get_ref().wait.map(|_| self.admit()).transpose()?;
+        let _place = request.get_ref().wait.map(|_| self.admit(Kind::Get)).transpose()?;
         let account = account(&request);
         let request = request.into_inner();
         let path = convert::path(&request.path)?;

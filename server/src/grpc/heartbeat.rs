@@ -62,6 +62,19 @@ pub(super) async fn or_due<T>(heartbeat: &mut Option<Heartbeat>, next: impl Futu
     next
 }
 
+/// Waits for this time, in which no message is made; whether a heartbeat is due before it is over.
+pub(super) async fn is_due_within(heartbeat: &mut Option<Heartbeat>, time: Duration) -> bool {
+    let Some(heartbeat) = heartbeat else {
+        tokio::time::sleep(time).await;
+        return false;
+    };
+    let is_due = tokio::time::timeout(time, heartbeat.is_due()).await.is_ok();
+    if is_due {
+        heartbeat.due = Instant::now() + heartbeat.interval;
+    }
+    is_due
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};

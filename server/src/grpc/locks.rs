@@ -8,7 +8,7 @@ use prost::Message as _;
 use rollcall_proto::server::v1;
 use tonic::Request;
 
-use super::admission::{Place, account, contact};
+use super::admission::{Kind, Place, account, contact};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
@@ -31,7 +31,7 @@ impl Service {
         request: Request<v1::AcquireLockRequest>,
     ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit()?;
+        let place = self.admit(Kind::AcquireLock)?;
         let (account, contact) = (account(&request), contact(&request));
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
@@ -120,5 +120,6 @@ fn party_to_proto(party: &Party) -> v1::LockParty {
         since_time: Some(convert::timestamp_to_proto(UNIX_EPOCH + since)),
         foreign: party.foreign,
         ttl: party.ttl.map(convert::duration_to_proto),
+        replica: party.replica.clone(),
     }
 }

@@ -6,6 +6,7 @@ mod convert;
 mod deadline;
 mod delete;
 mod download;
+mod evict;
 mod faults;
 mod frames;
 mod front;
@@ -19,6 +20,7 @@ mod pace;
 mod pings;
 mod put;
 mod register;
+mod report;
 mod status;
 mod turnstile;
 mod upload;
@@ -42,12 +44,15 @@ pub(crate) use gate::Gate;
 pub(crate) use gather::Gathering;
 pub(crate) use turnstile::Turnstile;
 
+use crate::budget::Budget;
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::error::Error;
+use crate::evictions::Evictions;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
+use crate::standing::Standing;
 use crate::types::{NodePath, PathError};
 use crate::views::Views;
 
@@ -74,10 +79,13 @@ pub(crate) struct Service {
     pub(crate) views: Views,
     pub(crate) locks: Locks,
     pub(crate) durable: Durable,
+    pub(crate) evictions: Evictions,
     pub(crate) admission: Admission,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Arc<Settings>,
     pub(crate) drain: Drain,
+    pub(crate) budget: Budget,
+    pub(crate) standing: Standing,
 }
 
 /// The service, ready to be served.
@@ -146,8 +154,8 @@ impl Service {
     }
 
     /// A place for a stream, or for a call that waits.
-    fn admit(&self) -> Result<admission::Place, Error> {
-        if self.drain.is_serving() { Ok(self.admission.admit()) } else { Err(Error::Draining) }
+    fn admit(&self, kind: admission::Kind) -> Result<admission::Place, Error> {
+        if self.drain.is_serving() { Ok(self.admission.admit(kind)) } else { Err(Error::Draining) }
     }
 
     fn check_writable(&self) -> Result<(), Error> {
@@ -198,6 +206,14 @@ impl Registry for Service {
     ) -> Result<Response<v1::DescribeLockResponse>, Status> {
         let frame = self.answer("DescribeLock", self.do_describe_lock(request).await)?.into_inner();
         Ok(frames::hand_over(v1::DescribeLockResponse::default(), stream::iter([Ok(frame)])))
+    }
+
+    async fn evict(&self, request: Request<v1::EvictRequest>) -> Result<Response<v1::EvictResponse>, Status> {
+        self.answer("Evict", self.do_evict(request.into_inner()).await)
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        self.answer("Status", Ok(self.do_status().await))
     }
 
     type WatchStream = HandedOver<v1::WatchResponse>;

@@ -6,14 +6,19 @@
 
 use std::pin::Pin;
 use std::task::Context;
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pace::Frames;
+use crate::clock;
 use crate::contact::Contact;
 
 /// A PING frame. Its payload is none that HTTP/2's own pings have.
 const PING: [u8; 17] = *b"\x00\x00\x08\x06\x00\x00\x00\x00\x00rollcall";
+
+/// Time after which it is looked again whether a ping is due. After a suspension of the machine one is late by no more.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The pings of one connection.
 #[derive(Debug)]
@@ -42,17 +47,19 @@ impl Pings {
             return;
         };
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             let heard = contact.last_heard(now);
             let due = self.last.map_or(heard, |last| last.max(heard)) + interval;
             if due <= now {
                 (self.is_due, self.last) = (true, Some(now));
                 continue;
             }
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            // The runtime's timers do not count a suspension of the machine.
+            let look_again = Instant::now() + (due - now).min(LOOK_AGAIN);
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(look_again)));
             // It is set once an interval, and not with each sign of life.
-            if alarm.is_elapsed() || alarm.deadline() > due {
-                alarm.as_mut().reset(due);
+            if alarm.is_elapsed() || alarm.deadline() > look_again {
+                alarm.as_mut().reset(look_again);
             }
             if alarm.as_mut().poll(context).is_pending() {
                 return;
@@ -85,7 +92,6 @@ impl Pings {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
-    use std::time::Duration;
 
     use tokio::time::advance;
 

@@ -13,7 +13,7 @@ use rollcall_proto::server::v1::register_request::Request as Kind;
 use rollcall_proto::server::v1::register_response::Response;
 use tonic::{Request, Streaming};
 
-use super::admission::{Place, Reader, account};
+use super::admission::{Kind as Admitted, Place, Reader, account};
 use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, Settings, admission, convert, status};
@@ -44,10 +44,13 @@ impl Service {
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit()?;
+        let place = self.admit(Admitted::Register)?;
         let contact = admission::contact(&request);
         let (requests, rpc) = self.sessions.stream(account(&request));
-        let call = request.extensions().get().cloned();
+        let call: Option<Arc<Call>> = request.extensions().get().cloned();
+        if let Some(call) = &call {
+            call.is_heard_by(requests.heard().clone());
+        }
         let reading = read(self.settings.clone(), request.into_inner(), call, requests, rpc.outbox().clone());
         let open = Open {
             rpc,
@@ -100,7 +103,7 @@ async fn to_response(notice: Notice) -> v1::RegisterResponse {
     const SHORT: usize = 16 * 1024;
     match &notice {
         Notice::Overwritten { data, .. } if data.len() > SHORT => {
-            compute::on_a_blocking_thread(move || convert::notice_to_proto(notice)).await
+            compute::FOR_CLIENTS.run(move || convert::notice_to_proto(notice)).await
         }
         _ => convert::notice_to_proto(notice),
     }

@@ -44,6 +44,7 @@ pub(super) fn code(error: &Error) -> Code {
         | Error::NotEphemeral { .. }
         | Error::NotEmpty { .. }
         | Error::ParentEphemeral { .. }
+        | Error::Evicted { .. }
         | Error::HasRegistrations { .. } => Code::FailedPrecondition,
         Error::NoAuth { .. } | Error::ReadOnly => Code::PermissionDenied,
         Error::BackendUnavailable | Error::Draining => Code::Unavailable,
@@ -140,6 +141,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::ParentEphemeral { path, .. }
         | Error::NotEmpty { path }
         | Error::HasRegistrations { path }
+        | Error::Evicted { path, .. }
         | Error::NoAuth { path }
         | Error::OutcomeUnknown { path }
         | Error::PartlyDeleted { path, .. }

@@ -64,7 +64,8 @@ impl Visitor {
         if self.turn.is_some() {
             return Poll::Ready(TURN);
         }
-        if self.coming.is_none() && self.free > 0 {
+        if self.free > 0 {
+            self.coming = None;
             return Poll::Ready(self.free);
         }
         let Turnstile(turns) = &self.turnstile;
@@ -75,6 +76,16 @@ impl Visitor {
         self.turn = ready!(coming.as_mut().poll(context));
         self.coming = None;
         Poll::Ready(TURN)
+    }
+
+    /// The connection does not come to read now. A turn that has come goes on to the next; the connection asks for another
+    /// one when it reads, for which its task is woken.
+    pub(super) fn pass(&mut self, context: &mut Context<'_>) {
+        let has_come = self.coming.as_mut().is_some_and(|coming| coming.as_mut().poll(context).is_ready());
+        if has_come || self.turn.take().is_some() {
+            self.coming = None;
+            context.waker().wake_by_ref();
+        }
     }
 
     /// So many bytes were read; none: there were none.
@@ -145,6 +156,23 @@ mod tests {
         assert!(may_read(&mut one));
         drop(one);
         assert!(may_read(&mut other), "a connection that ends gives its turn back");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_come_to_read_passes_its_turn_on() {
+        let turnstile = Turnstile::with(1);
+        let (mut one, mut other) = (busy(&turnstile), busy(&turnstile));
+        assert!(may_read(&mut one) && !may_read(&mut other));
+        other.pass(&mut Context::from_waker(Waker::noop()));
+        assert!(other.coming.is_some(), "it keeps its place while its turn has not come");
+        one.has_read(TURN);
+        while one.turnstile.0.available_permits() == 0 {
+            tokio::task::yield_now().await;
+            other.pass(&mut Context::from_waker(Waker::noop()));
+        }
+        assert!(may_read(&mut one));
+        one.pass(&mut Context::from_waker(Waker::noop()));
+        assert!(may_read(&mut other));
     }
 
     #[tokio::test]

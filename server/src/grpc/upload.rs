@@ -15,6 +15,7 @@ use tonic::body::Body;
 use super::call::Call;
 use super::message::Lengths;
 use super::pace::Unread;
+use crate::contact::Arriving;
 use crate::error::Error;
 
 /// Time in which a request must go on.
@@ -47,13 +48,20 @@ pub(super) struct Upload {
     body: Body,
     form: Form,
     patience: Patience,
-    /// When it is looked again whether there is memory for an open stream; most never wait.
-    look: Option<Pin<Box<Sleep>>>,
+    /// Set while there is no memory for an open stream; most never wait.
+    wait: Option<Wait>,
     /// Bytes that are kept.
     kept: usize,
     lengths: Lengths,
     call: Arc<Call>,
     unread: Arc<Unread>,
+}
+
+/// An open stream that is not read.
+struct Wait {
+    /// When it is looked again whether there is memory.
+    look: Pin<Box<Sleep>>,
+    _held_back: Option<Arriving>,
 }
 
 /// How long a request is waited for.
@@ -69,7 +77,7 @@ struct Patience {
 impl Upload {
     pub(super) fn new(body: Body, form: Form, call: Arc<Call>, unread: Arc<Unread>) -> Self {
         let patience = Patience::new(&unread);
-        Self { body, form, patience, look: None, kept: 0, lengths: Lengths::default(), call, unread }
+        Self { body, form, patience, wait: None, kept: 0, lengths: Lengths::default(), call, unread }
     }
 
     fn count(&mut self, data: &[u8]) -> Result<(), Error> {
@@ -107,11 +115,13 @@ impl Upload {
             self.call.keep_open(kept);
         }
         while self.call.is_exhausted() {
-            let look = self.look.get_or_insert_with(|| Box::pin(sleep(CROWDED)));
-            ready!(look.as_mut().poll(context));
-            self.look = None;
+            let wait = self
+                .wait
+                .get_or_insert_with(|| Wait { look: Box::pin(sleep(CROWDED)), _held_back: self.call.held_back() });
+            ready!(wait.look.as_mut().poll(context));
+            wait.look.as_mut().reset(Instant::now() + CROWDED);
         }
-        self.look = None;
+        self.wait = None;
         Poll::Ready(())
     }
 }
@@ -189,6 +199,7 @@ mod tests {
 
     use super::*;
     use crate::budget::{Account, Budget, Limits, Resource};
+    use crate::contact::Heard;
 
     /// A body that comes when a test says so.
     struct Slow(mpsc::UnboundedReceiver<usize>);
@@ -287,7 +298,9 @@ mod tests {
         let budget = Budget::new(Limits { bytes: 80_000, ..Limits::NONE }, Limits::NONE);
         let account = budget.account();
         let mut test = Test::new(Form::Many, &account);
-        let full = account.take(Resource::Bytes, 70_000).unwrap();
+        let (begun, full) = (Instant::now(), account.take(Resource::Bytes, 70_000).unwrap());
+        let heard = Heard::new(begun);
+        test.upload.call.is_heard_by(heard.clone());
         // What has come counts, whether or not it fits.
         test.sender.send(30_000).unwrap();
         assert!(test.next().await.is_ok());
@@ -297,7 +310,12 @@ mod tests {
             frame = test.next() => panic!("{frame:?}"),
             () = sleep(Duration::from_secs(60)) => {}
         }
+        let now = Instant::now();
+        assert_eq!(heard.last(now), now, "what its client says is not read");
         drop(full);
         assert!(test.next().await.is_ok());
+        let read = Instant::now();
+        sleep(Duration::from_secs(60)).await;
+        assert!(heard.last(Instant::now()) == read && read > begun, "and then it is");
     }
 }

@@ -13,7 +13,7 @@ use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::watch_response::Event;
 use tonic::Request;
 
-use super::admission::{Place, account};
+use super::admission::{Kind, Place, account};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, convert, status};
@@ -38,6 +38,8 @@ struct Open {
     heartbeat: Option<Heartbeat>,
     /// A step that is told in parts, and is not over.
     unfinished: Option<Unfinished>,
+    /// The last revision that was told.
+    told: Revision,
     has_ended: bool,
     /// Counts the messages of all.
     messages: Counter,
@@ -52,7 +54,7 @@ enum Unfinished {
 
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
-        let place = self.admit()?;
+        let place = self.admit(Kind::Watch)?;
         let account = account(&request);
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
@@ -66,9 +68,19 @@ impl Service {
         };
         let reader = self.views.open(&path, request.recursive, &account)?;
         let watcher = reader.watch(since, request.full, Neighbourhood(account.id()));
-        let (views, messages) = (self.views.clone(), self.metrics.watch_messages.clone());
-        let open =
-            Open { views, account, watcher, heartbeat, unfinished: None, has_ended: false, messages, _place: place };
+        let (views, messages, told) =
+            (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
+        let open = Open {
+            views,
+            account,
+            watcher,
+            heartbeat,
+            unfinished: None,
+            told,
+            has_ended: false,
+            messages,
+            _place: place,
+        };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 }
@@ -79,7 +91,7 @@ async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, 
     }
     let frame = match open.next().await {
         Ok(mut frame) => {
-            frame.is_part = open.unfinished.is_some();
+            frame.is_part = open.unfinished.as_ref().is_some_and(|unfinished| !unfinished.is_untold());
             open.messages.inc();
             Ok(frame)
         }
@@ -99,8 +111,8 @@ impl Open {
         }
         let next = heartbeat::or_due(&mut self.heartbeat, self.watcher.next()).await.transpose()?;
         let Some(Told { step, is_stale }) = next else {
-            let (revision, stale) = (self.watcher.current().0, self.watcher.is_stale());
-            return Ok(Frame::of(&v1::WatchResponse { revision, stale, event: Some(Event::Current(v1::Current {})) }));
+            self.told = self.watcher.current();
+            return Ok(self.current());
         };
         let (revision, event) = match step {
             Step::Snapshot { state, is_reset } => {
@@ -108,17 +120,39 @@ impl Open {
                 return self.part(Unfinished::Snapshot { state, form, begin: Begin::First }, is_stale).await;
             }
             Step::Delta(delta) => return self.part(Unfinished::Delta { delta, first: 0 }, is_stale).await,
-            Step::Current { revision } => (revision.0, Event::Current(v1::Current {})),
+            Step::Current { revision } => (revision, Event::Current(v1::Current {})),
             Step::Backend { state, as_of } => {
-                (self.watcher.current().0, Event::Backend(convert::backend_to_proto(state, as_of)))
+                (self.watcher.current(), Event::Backend(convert::backend_to_proto(state, as_of)))
             }
         };
-        Ok(Frame::of(&v1::WatchResponse { revision, stale: is_stale, event: Some(event) }))
+        self.told = revision;
+        Ok(Frame::of(&v1::WatchResponse { revision: revision.0, stale: is_stale, event: Some(event) }))
     }
 
-    /// The next part of a step.
+    /// That what was told is all.
+    fn current(&self) -> Frame {
+        let (revision, stale) = (self.told.0, self.watcher.is_stale());
+        Frame::of(&v1::WatchResponse { revision, stale, event: Some(Event::Current(v1::Current {})) })
+    }
+
+    /// The next part of a step, as soon as the account has room for it: no watcher is dropped because of answers that other
+    /// calls of the connection have not read. Between two parts there is no heartbeat: they are one message to the client.
     async fn part(&mut self, step: Unfinished, stale: bool) -> Result<Frame, Error> {
-        let made = self.made(&step).await?;
+        let mut pause = FIRST_PAUSE;
+        let made = loop {
+            match self.made(&step).await {
+                Err(Error::LimitExceeded { .. }) => {}
+                made => break made?,
+            }
+            if heartbeat::is_due_within(&mut self.heartbeat, pause).await && step.is_untold() {
+                self.unfinished = Some(step);
+                return Ok(self.current());
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        };
+        if made.next.is_none() {
+            self.told = step.revision();
+        }
         self.unfinished = match (step, made.next) {
             (Unfinished::Snapshot { state, form, .. }, Some(begin)) => {
                 Some(Unfinished::Snapshot { state, form, begin })
@@ -130,25 +164,30 @@ impl Open {
         Ok(Frame::with(&made.bytes, &v1::WatchResponse { stale, ..Default::default() }))
     }
 
-    /// The next part, as soon as the account has room for it: no watcher is dropped because of answers that other calls of
-    /// the connection have not read.
     async fn made(&self, step: &Unfinished) -> Result<Made, Error> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let made = match step {
-                Unfinished::Snapshot { state, form, begin } => {
-                    let key = Key { form: *form, begin: begin.clone(), size: 0 };
-                    self.views.state_part(&self.account, state, key, snapshot_part).await
-                }
-                Unfinished::Delta { delta, first } => {
-                    self.views.delta_part(&self.account, delta, *first, delta_part).await
-                }
-            };
-            if !matches!(made, Err(Error::LimitExceeded { .. })) {
-                return made;
+        match step {
+            Unfinished::Snapshot { state, form, begin } => {
+                let key = Key { form: *form, begin: begin.clone(), size: 0 };
+                self.views.state_part(&self.account, state, key, snapshot_part).await
             }
-            tokio::time::sleep(pause).await;
-            pause = (2 * pause).min(LONGEST_PAUSE);
+            Unfinished::Delta { delta, first } => self.views.delta_part(&self.account, delta, *first, delta_part).await,
+        }
+    }
+}
+
+impl Unfinished {
+    fn revision(&self) -> Revision {
+        match self {
+            Self::Snapshot { state, .. } => state.revision,
+            Self::Delta { delta, .. } => delta.revision,
+        }
+    }
+
+    /// That no part of it was told.
+    fn is_untold(&self) -> bool {
+        match self {
+            Self::Snapshot { begin, .. } => *begin == Begin::First,
+            Self::Delta { first, .. } => *first == 0,
         }
     }
 }

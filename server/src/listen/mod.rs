@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub(crate) use http1::serve as serve_http1;
@@ -75,9 +76,21 @@ impl Listener {
         }
     }
 
-    /// All connections, for who takes a stream of them.
+    /// All connections, for a server that takes a stream of them. The end of the stream gives the listener back, so that
+    /// the port stays open.
+    pub(crate) fn lend(self) -> (impl Stream<Item = io::Result<Socket>>, oneshot::Receiver<Self>) {
+        let (owner, returned) = oneshot::channel();
+        let lent = Lent { listener: Some(self), owner: Some(owner) };
+        let incoming = stream::unfold(lent, async |mut lent| {
+            let socket = lent.listener.as_mut()?.accept().await;
+            Some((Ok(socket), lent))
+        });
+        (incoming, returned)
+    }
+
+    /// All connections, for good.
     pub(crate) fn into_stream(self) -> impl Stream<Item = io::Result<Socket>> {
-        stream::unfold(self, async |mut listener| Some((Ok(listener.accept().await), listener)))
+        self.lend().0
     }
 
     fn refuse(&mut self, address: SocketAddr, limit: places::Full) {
@@ -97,6 +110,23 @@ impl Listener {
             tracing::error!(port = self.port.name(), %error, times, "can't accept connections");
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A listener on loan.
+#[derive(Debug)]
+struct Lent {
+    /// Both are there until this is dropped.
+    listener: Option<Listener>,
+    owner: Option<oneshot::Sender<Listener>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(listener), Some(owner)) = (self.listener.take(), self.owner.take()) {
+            // Where nobody waits for it the port is closed.
+            drop(owner.send(listener));
+        }
     }
 }
 

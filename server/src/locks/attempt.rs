@@ -22,6 +22,7 @@ use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
 use super::{Interrupt, Shared, Stop, hold, node};
 use crate::budget::Resource;
+use crate::clock;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, Zxid};
@@ -140,7 +141,7 @@ impl Attempt {
     pub(super) async fn recover(&mut self, error: zk::Error) -> Result<(), Stop> {
         match error {
             zk::Error::SessionExpired => return Err(Stop::Again),
-            zk::Error::Refused(ErrorCode::Throttled) | zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
+            zk::Error::NotSent | zk::Error::OutcomeUnknown => {}
             zk::Error::Refused(code) => return Err(Stop::Failed(refusal::refused(&self.terms.path, code))),
             zk::Error::TooLarge(_) | zk::Error::AnswerTooLarge(_) => {
                 let cause = error.to_string();
@@ -482,7 +483,7 @@ impl Attempt {
         let mut evidence = owner.evidence();
         loop {
             let last = *evidence.borrow_and_update();
-            if Instant::now() < owner.certain_until(last) {
+            if clock::now() < owner.certain_until(last) {
                 return Ok(());
             }
             if self.unless_stopped(evidence.changed()).await?.is_err() {

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::queue::{Limit, Queue, contender_name, lease_name, looks_like_a_lease};
@@ -15,9 +14,9 @@ use crate::budget::Account;
 use crate::error::Error;
 use crate::refusal;
 use crate::shared_bytes::SharedBytes;
-use crate::types::{FencingToken, NodePath};
-use crate::zk::layout::{FENCES, LEASES, lock_queue};
-use crate::zk::{self, ErrorCode, Read, Request, Response, Session};
+use crate::types::{FencingToken, NodePath, SessionId};
+use crate::zk::layout::{FENCES, LEASES, lock_queue, session_of_fence};
+use crate::zk::{self, ErrorCode, Listed, Read, Request, Response, Session};
 
 /// How often what changes meanwhile is read again, to give one consistent state. After that, what was read is given.
 const TRIES: usize = 4;
@@ -52,6 +51,8 @@ pub(crate) struct Party {
     pub(crate) foreign: bool,
     /// How long it outlives its stream, if it is known to.
     pub(crate) ttl: Option<Duration>,
+    /// The name of the replica that keeps it; empty where it is not known.
+    pub(crate) replica: String,
 }
 
 impl Locks {
@@ -88,7 +89,7 @@ impl Locks {
 impl Shared {
     async fn described(&self, path: &NodePath, make: fn(&Description) -> Bytes) -> Result<SharedBytes, Interrupt> {
         let owner = self.pool.any()?;
-        let bytes = describe(owner.session(), path, &self.large_descriptions, make).await?;
+        let bytes = describe(owner.session(), path, self, make).await?;
         Ok(SharedBytes::new(bytes, &self.common)?)
     }
 }
@@ -101,12 +102,11 @@ enum Next {
 }
 
 /// Reads all of it in one transaction, if it fits and holds still; otherwise in as few as possible. The first tells
-/// whether it is a lock at all, before anything of what it has as children is read. `large`: for the few locks with very
-/// many parties that may be read at a time.
+/// whether it is a lock at all, before anything of what it has as children is read.
 async fn describe(
     session: &Session,
     path: &NodePath,
-    large: &Semaphore,
+    shared: &Shared,
     make: fn(&Description) -> Bytes,
 ) -> Result<Bytes, Interrupt> {
     session.sync(path).await?;
@@ -119,10 +119,14 @@ async fn describe(
     let mut place = None;
     for tries in 1.. {
         if place.is_none() && nodes.len() > LONG {
-            // It is never closed.
-            place = large.acquire().await.ok();
+            // Few locks with very many parties may be read at a time. It is never closed.
+            place = shared.large_descriptions.acquire().await.ok();
         }
-        let state = State::read(session, path, &queue, &nodes).await?;
+        let mut state = State::read(session, path, &queue, &nodes).await?;
+        state.replicas = shared.roster.last();
+        if !state.fences.iter().all(|fence| state.replicas.names.contains_key(fence)) {
+            state.replicas = shared.roster.current().await;
+        }
         let (path, queue) = (path.clone(), queue.clone());
         let next = go_through(state.parties(), move || state.next(&path, &queue, tries >= TRIES, make)).await?;
         match next {
@@ -138,7 +142,9 @@ struct State {
     lock: Option<Read>,
     leases: Vec<String>,
     contenders: Queue,
-    fences: HashSet<String>,
+    /// The sessions that have a fence.
+    fences: HashSet<SessionId>,
+    replicas: Listed,
     /// Each node that was read; one that is gone as `None`.
     nodes: HashMap<NodePath, Option<Read>>,
 }
@@ -186,7 +192,9 @@ impl State {
             (0, answer) => self.lock = as_read(answer),
             (1, Ok(Response::Children { names, .. })) => self.leases = names,
             (2, Ok(Response::Children { names, .. })) => *contenders = names,
-            (3, Ok(Response::Children { names, .. })) => self.fences = names.into_iter().collect(),
+            (3, Ok(Response::Children { names, .. })) => {
+                self.fences = names.iter().filter_map(|name| session_of_fence(name)).collect();
+            }
             _ => {}
         }
         Ok(())
@@ -256,8 +264,11 @@ impl State {
                 return Err(node::not_a_lock(path, "it has durable children that are no leases"));
             }
             let record = self.get(&record_path).and_then(|record| Record::parse(&record.data));
-            let name = lease_name(&lease.data);
-            holders.push(Party { ttl: record.map(|record| record.ttl), ..self.party(lease, name) });
+            let party = self.party(lease, lease_name(&lease.data));
+            holders.push(match record {
+                Some(record) => Party { ttl: Some(record.ttl), replica: self.replica(record.owner), ..party },
+                None => party,
+            });
         }
         holders.sort_unstable_by_key(|holder| holder.fencing_token);
         let waiters = self.contenders.names().take(PARTIES).filter_map(|name| self.get(&queue.join(name)));
@@ -267,14 +278,20 @@ impl State {
     }
 
     fn party(&self, read: &Read, name: String) -> Party {
-        let owner = format!("{:016x}", read.stat.ephemeral_owner);
+        let owner = SessionId(read.stat.ephemeral_owner);
         Party {
             name,
             fencing_token: Some(FencingToken(read.stat.czxid)),
             since_ms: read.stat.ctime,
             foreign: !node::is_durable(&read.stat) && !self.fences.contains(&owner),
             ttl: None,
+            replica: self.replica(owner),
         }
+    }
+
+    /// The name of the replica that a session belongs to.
+    fn replica(&self, session: SessionId) -> String {
+        self.replicas.name_of(session).unwrap_or_default().to_owned()
     }
 }
 

@@ -9,6 +9,7 @@ use super::queue::{may_take, must_give_up};
 use super::slot::Vouched;
 use super::terms::Grant;
 use super::{Interrupt, READ_CHUNK, Stop, release, seat};
+use crate::clock;
 use crate::contact::Contact;
 use crate::types::{NodePath, Zxid};
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
@@ -153,7 +154,7 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
             certain_until: owner.certain_until(last),
             unwatched: watched.unwatched,
         };
-        let (ask_again, doubt) = match judge(signs, Instant::now()) {
+        let (ask_again, doubt) = match judge(signs, clock::now()) {
             Certainty::Sure(until) => {
                 vouch(last + owner.overdue());
                 slot.held(grant.token);
@@ -168,7 +169,7 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
         tokio::select! {
             biased;
             _ = slot.ordered() => return Stop::Ordered,
-            () = tokio::time::sleep_until(ask_again) => {}
+            () = clock::sleep_until(ask_again) => {}
             stop = watched.next(&session, &lease) => if let Some(stop) = stop { return stop },
             _ = link.changed() => {}
             // Without a heartbeat the session is over.
@@ -199,7 +200,7 @@ impl Watched {
         if let Some(watch) = &mut self.watch {
             let fired = watch.await.unwrap_or(Fired::ConnectionLost);
             self.watch = None;
-            self.unwatched = Some(Instant::now());
+            self.unwatched = Some(clock::now());
             self.written |= fired == Fired::Event(EventKind::DataChanged);
             self.missed |= fired == Fired::ConnectionLost;
             return None;

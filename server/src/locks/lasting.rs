@@ -14,6 +14,7 @@ use super::record::{self, Record, Removal, as_zk, record_path};
 use super::seat;
 use super::slot::{Order, Slot, Vouched};
 use super::{Interrupt, Shared, Stop, lock, release};
+use crate::clock;
 use crate::contact::{Asking, Contact};
 use crate::error::Error;
 use crate::refusal;
@@ -77,7 +78,7 @@ struct Company {
 
 impl Company {
     fn new() -> Self {
-        Self { since: Instant::now(), stream: 0, contact: None }
+        Self { since: clock::now(), stream: 0, contact: None }
     }
 
     /// When the client will have been silent for the ttl, if it is not heard before. `None`: its stream stands, and nobody
@@ -184,7 +185,7 @@ impl Lasting {
     pub(super) async fn keep(&mut self) -> Stop {
         let mut orders = self.slot.orders();
         let mut stopping = self.shared.stopping.subscribe();
-        let mut unwatched = Some(Instant::now());
+        let mut unwatched = Some(clock::now());
         let mut watches: Option<[OneShot; 2]> = None;
         // Whether the record's end would be told from a release: by a write that is seen before it.
         let (mut watched, mut written) = (false, false);
@@ -205,7 +206,7 @@ impl Lasting {
                 Order::Keep(_) if *stopping.borrow_and_update() => return Stop::Left,
                 Order::Keep(_) | Order::Go => {}
             }
-            let now = Instant::now();
+            let now = clock::now();
             let silent_at = company.silent_at(self, order, stream, now);
             if silent_at.is_some_and(|at| now >= at) {
                 return self.end_by(if order == Order::Go { Stop::Silent } else { Stop::Expired }).await;
@@ -227,7 +228,7 @@ impl Lasting {
                 biased;
                 _ = orders.changed() => Woken::Again,
                 _ = stopping.changed() => Woken::Again,
-                () = tokio::time::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => Woken::Again,
+                () = clock::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => Woken::Again,
                 woken = self.news(&mut watches) => woken,
             };
             match woken {
@@ -236,7 +237,7 @@ impl Lasting {
                     written |= fired == Fired::Event(EventKind::DataChanged);
                     missed |= fired == Fired::ConnectionLost;
                     watches = None;
-                    unwatched = Some(Instant::now());
+                    unwatched = Some(clock::now());
                 }
                 Woken::Seen(Seen::Ours(set)) => {
                     watches = Some(set);

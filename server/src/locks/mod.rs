@@ -78,7 +78,7 @@ use crate::error::Error;
 use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
 use crate::types::{NodePath, PathError, SessionId};
-use crate::zk::{self, NoRoom, Owner, Pool, Room};
+use crate::zk::{self, NoRoom, Owner, Pool, Room, Roster, Zk};
 
 /// How many nodes are read at once that others may have filled: an answer is read whole, up to 64 MiB, and a node holds
 /// up to 1 MiB.
@@ -122,6 +122,7 @@ struct Shared {
     pulse: Arc<Pulse>,
     /// Time without use after which the nodes of a lock are removed; zero: never.
     idle: Duration,
+    roster: Roster,
     /// To the task that runs the others. Has room for all that [`Shared::places`] admits, so that it is never full.
     jobs: mpsc::Sender<Job>,
     limit: usize,
@@ -222,7 +223,7 @@ impl Locks {
     /// removes the nodes of locks that nobody has used for so long; none of them ever ends. `limit`: the most locks that all
     /// accounts together allow to be held and waited for at once.
     pub(crate) fn start(
-        pool: Pool,
+        zk: &Zk,
         pulse: Arc<Pulse>,
         limit: usize,
         idle: Duration,
@@ -233,7 +234,8 @@ impl Locks {
         // Each lock has a task, and at most one board at a time that nobody else uses, while an older one may be ending.
         let (jobs, arriving) = mpsc::channel(limit.saturating_mul(3).min(Semaphore::MAX_PERMITS));
         let shared = Arc::new(Shared {
-            pool,
+            pool: zk.pool.clone(),
+            roster: zk.roster.clone(),
             pulse,
             idle,
             jobs,
@@ -458,7 +460,7 @@ async fn run(mut arriving: mpsc::Receiver<Job>) {
 
 /// Goes through a list of so many names, on another thread if that takes long.
 async fn go_through<T: Send + 'static>(names: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if names <= LONG { work() } else { compute::on_a_blocking_thread(work).await }
+    if names <= LONG { work() } else { compute::FOR_CLIENTS.run(work).await }
 }
 
 #[cfg(test)]
@@ -480,12 +482,12 @@ mod tests {
     }
 
     /// The sessions of a replica with an embedded server.
-    async fn zookeeper(tasks: &mut JoinSet<()>) -> Pool {
+    async fn zookeeper(tasks: &mut JoinSet<()>) -> Zk {
         let embedded = Embedded::bind("127.0.0.1:0".parse().unwrap(), rollcall_embedded::Config::default());
         let embedded = embedded.await.unwrap();
         let config = zk::Config::of(embedded.local_addr());
         tasks.spawn(async move { embedded.run(std::future::pending()).await });
-        zk::Zk::start(config, tasks).pool
+        Zk::start(config, tasks)
     }
 
     fn request(path: &'static str) -> AcquireRequest {
@@ -496,10 +498,10 @@ mod tests {
     #[tokio::test]
     async fn acquisitions_that_are_cancelled_before_they_begin_write_nothing() {
         let mut tasks = JoinSet::new();
-        let pool = zookeeper(&mut tasks).await;
+        let zk = zookeeper(&mut tasks).await;
         let budget = Budget::new(Limits::NONE, Limits::NONE);
         let (locks, account) =
-            (Locks::start(pool.clone(), Arc::default(), 10_000, Duration::ZERO, &budget, &mut tasks), budget.account());
+            (Locks::start(&zk, Arc::default(), 10_000, Duration::ZERO, &budget, &mut tasks), budget.account());
         held(&mut locks.acquire(request("/first"), &account)).await.unwrap();
         for _ in 0..1000 {
             drop(locks.acquire(request("/cancelled"), &account));
@@ -507,7 +509,7 @@ mod tests {
         while budget.used(Resource::Locks) > 0 {
             tokio::task::yield_now().await;
         }
-        let session = pool.any().unwrap().session().clone();
+        let session = zk.pool.any().unwrap().session().clone();
         for path in ["/cancelled", "/cancelled-__lock__"] {
             assert_eq!(session.exists(&NodePath::trusted(path)).await, Ok(None), "{path}");
         }
@@ -517,10 +519,10 @@ mod tests {
     async fn a_description_counts_for_a_connection_for_as_long_as_it_has_not_been_sent() {
         const LARGE: usize = 10_000;
         let mut tasks = JoinSet::new();
-        let pool = zookeeper(&mut tasks).await;
+        let zk = zookeeper(&mut tasks).await;
         let budget = Budget::new(Limits { bytes: LARGE, ..Limits::NONE }, Limits::NONE);
         let (locks, account) =
-            (Locks::start(pool, Arc::default(), 10, Duration::ZERO, &budget, &mut tasks), budget.account());
+            (Locks::start(&zk, Arc::default(), 10, Duration::ZERO, &budget, &mut tasks), budget.account());
         held(&mut locks.acquire(request("/first"), &budget.account())).await.unwrap();
         let describe = |path| {
             let (locks, account) = (locks.clone(), account.clone());
@@ -542,10 +544,10 @@ mod tests {
     #[tokio::test]
     async fn a_replica_that_is_full_of_locks_lets_their_clients_come_back() {
         let mut tasks = JoinSet::new();
-        let pool = zookeeper(&mut tasks).await;
+        let zk = zookeeper(&mut tasks).await;
         let replica = Limits { locks: 2, ..Limits::NONE };
         let budget = Budget::new(Limits { locks: 1, ..Limits::NONE }, replica);
-        let locks = Locks::start(pool, Arc::default(), replica.locks, Duration::ZERO, &budget, &mut tasks);
+        let locks = Locks::start(&zk, Arc::default(), replica.locks, Duration::ZERO, &budget, &mut tasks);
         let account = budget.account();
         let take_for = |account: &Account, path: &'static str, lock_id| {
             let ttl = Some(Duration::from_secs(600));

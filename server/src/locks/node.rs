@@ -129,7 +129,11 @@ pub(super) async fn ensure_queue(session: &Session, path: &NodePath) -> Result<(
             Err(zk::Error::Refused(ErrorCode::NoNode)) => {
                 session.ensure_parents(&queue).await.map_err(|error| refused(error, path))?;
             }
-            Err(error) => return Err(refused(error, path)),
+            Err(error) => {
+                // Where nothing may be created another may have made it in the meantime.
+                let stands = error == zk::Error::Refused(ErrorCode::NoAuth) && session.exists(&queue).await?.is_some();
+                return if stands { Ok(()) } else { Err(refused(error, path)) };
+            }
         }
     }
     Err(Error::Internal { path: path.clone(), cause: "its parents keep vanishing".to_owned() }.into())

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::id::LockId;
 use super::stream::{LockEvent, LostReason};
+use crate::clock;
 use crate::contact::Contact;
 use crate::error::Error;
 use crate::mutex::lock;
@@ -310,7 +311,7 @@ impl Slot {
         let state = self.state();
         if state.stream == stream {
             let keep = state.granted && state.ttl.is_some();
-            let now = Instant::now();
+            let now = clock::now();
             let heard = state.contact.as_ref().map_or(now, |contact| contact.last_heard(now));
             self.set_order(if keep { Order::Keep(heard) } else { Order::Drop });
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::id::LockId;
 use super::slot::Slot;
 use super::terms::until;
+use crate::clock;
 use crate::contact::Contact;
 use crate::error::Error;
 use crate::types::FencingToken;
@@ -101,7 +102,7 @@ impl Acquisition {
                 return None;
             }
             self.news.mark_unchanged();
-            if let Some(item) = self.slot.take(self.stream, Instant::now()) {
+            if let Some(item) = self.slot.take(self.stream, clock::now()) {
                 self.is_over = matches!(item, Some(Err(Error::Superseded { .. })));
                 return item;
             }
@@ -126,7 +127,7 @@ impl Acquisition {
     /// Whether nothing may be said now: the client would take it for a sign that the lock is held, for which this replica
     /// can't answer at the moment.
     pub(crate) fn is_held_back(&self) -> bool {
-        !self.is_over && self.slot.is_held_back(self.stream, Instant::now())
+        !self.is_over && self.slot.is_held_back(self.stream, clock::now())
     }
 }
 

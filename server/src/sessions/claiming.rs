@@ -13,6 +13,7 @@ use crate::budget::Resource;
 use crate::compute;
 use crate::contact::Pulse;
 use crate::error::Error;
+use crate::evictions::{Evictions, Verdict, record_path};
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
@@ -56,13 +57,15 @@ struct Replacement {
 #[derive(Debug, Clone)]
 pub(super) struct Claims {
     zk: Zk,
+    evictions: Evictions,
     pulse: Arc<Pulse>,
 }
 
 /// Whether it takes long to compare what is wanted with what stands: either may be large.
 fn takes_long(claim: &Claim, read: Option<&Read>) -> bool {
     const LARGE: usize = 16 * 1024;
-    read.is_some_and(|read| read.data.len().max(claim.content.len()) > LARGE)
+    let first = claim.first.as_ref().map_or(0, Bytes::len);
+    read.is_some_and(|read| read.data.len().max(claim.content.len()).max(first) > LARGE)
 }
 
 /// As [`decide`], on another thread where values are so large that it takes long to compare them.
@@ -71,7 +74,7 @@ async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_ses
         return decide(claim, path, read, on_our_session, is_current);
     }
     let (claim, path, read) = (claim.clone(), path.clone(), read.cloned());
-    compute::on_a_blocking_thread(move || decide(&claim, &path, read.as_ref(), on_our_session, is_current)).await
+    compute::FOR_CLIENTS.run(move || decide(&claim, &path, read.as_ref(), on_our_session, is_current)).await
 }
 
 /// How an attempt ended.
@@ -97,8 +100,8 @@ impl NotNow {
 }
 
 impl Claims {
-    pub(super) fn new(zk: Zk, pulse: Arc<Pulse>) -> Self {
-        Self { zk, pulse }
+    pub(super) fn new(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>) -> Self {
+        Self { zk, evictions, pulse }
     }
 
     /// Makes a path ours. The room belongs to the node that was made, or that may have been, if one was.
@@ -107,11 +110,15 @@ impl Claims {
             // It waited for its turn for longer than anybody wanted it.
             return (Claimed::Unavailable { attempted: None }, None);
         }
+        self.evictions.read_once().await;
+        if let Some(kept_out) = self.kept_out(path, &claim) {
+            return (kept_out, None);
+        }
         // In these cases most likely nothing stands: the create is the look.
         let mut create_first = match claim.policy {
             Policy::TakeOver | Policy::Exclusive => claim.attempted.is_empty() && claim.home.is_none(),
             Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.is_empty(),
-            Policy::Resume(_) | Policy::Update(_) => false,
+            Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
         };
         let mut look = Look::default();
         for attempt in 0..TRIES {
@@ -135,12 +142,33 @@ impl Claims {
         (Claimed::Unavailable { attempted: claim.attempted.last() }, None)
     }
 
+    /// What becomes of a claim of a path that is evicted, or of which that is not known yet. One of which a node may exist
+    /// goes on, and what it has made is taken out.
+    fn kept_out(&self, path: &NodePath, claim: &Claim) -> Option<Claimed> {
+        if !claim.attempted.is_empty() {
+            return None;
+        }
+        match self.evictions.verdict(path) {
+            Verdict::Free => None,
+            Verdict::Evicted(_) => Some(self.evicted(path)),
+            Verdict::Unknown => Some(Claimed::Unavailable { attempted: None }),
+        }
+    }
+
+    fn evicted(&self, path: &NodePath) -> Claimed {
+        let remaining = match self.evictions.verdict(path) {
+            Verdict::Evicted(remaining) => remaining,
+            // The table is behind.
+            Verdict::Free | Verdict::Unknown => Duration::ZERO,
+        };
+        Claimed::Refused(Error::Evicted { path: path.clone(), remaining })
+    }
+
     fn failed(path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
         let unavailable = Claimed::Unavailable { attempted: claim.attempted.last() };
         match error {
             // The parents were made, and are gone again: others delete them all the time.
             zk::Error::Refused(ErrorCode::NoNode) => unavailable,
-            zk::Error::Refused(code) if refusal::is_passing(code) => unavailable,
             zk::Error::Refused(code) => Claimed::Refused(refusal::refused(path, code)),
             zk::Error::TooLarge(bytes) => Claimed::Refused(refusal::too_large(path, bytes)),
             zk::Error::NotSent
@@ -187,7 +215,7 @@ impl Claims {
             Policy::PutBack { session, moves: Some(moves), .. } if session == owner.id() => Guard::Own(moves),
             _ => Guard::None,
         };
-        let bytes = claim.content.bytes();
+        let bytes = claim.bytes();
         // Somebody deletes the parents all the time: they come in the same transaction.
         let mut ops =
             if look.is_bereft { Box::pin(owner.session().creates_of_parents(path)).await? } else { Vec::new() };
@@ -241,6 +269,12 @@ impl Claims {
     async fn doubt(&self, path: &NodePath, owner: &Owner, claim: &mut Claim) -> Result<Attempt, zk::Error> {
         owner.session().sync(path).await?;
         if owner.session().exists(path).await?.is_none() {
+            let record = owner.session().get(&record_path(path)).await?;
+            let known = claim.policy.known().unwrap_or_default();
+            if let Some(record) = record.filter(|record| record.stat.mzxid > known.0) {
+                self.evictions.learn(path, &record);
+                return Ok(Attempt::Done(self.evicted(path), None));
+            }
             return Ok(Attempt::Done(Claimed::TakenOver, None));
         }
         if let Policy::PutBack { generation, .. } = claim.policy {
@@ -290,6 +324,7 @@ impl Claims {
                 let wanted = Replacement { read, ours, bytes, adopted };
                 self.replace(path, claim, wanted, look).await
             }
+            (Step::Leave, _, _) => Ok(Attempt::Done(Claimed::Unavailable { attempted: None }, None)),
             (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
             (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
             (Step::Behind, _, _) => {

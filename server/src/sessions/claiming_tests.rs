@@ -16,6 +16,7 @@ use super::upkeep::{Removal, Upkeep};
 use crate::budget::Resource;
 use crate::contact::Pulse;
 use crate::error::Error;
+use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::zk::proxy::{OpCode, Proxy};
 use crate::zk::{self, Config, NoRoom, Room, Zk};
@@ -73,7 +74,7 @@ fn claim_at(home: Option<SessionId>, policy: Policy) -> Claim {
 }
 
 async fn carry_out(zk: &Zk, path: &NodePath, claim: Claim) -> (Claimed, Option<Room>) {
-    let claims = Claims::new(zk.clone(), Arc::new(Pulse::default()));
+    let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
     let claimed = claims.claim(path, claim, &Asker::Replica);
     tokio::time::timeout(LONG, claimed).await.expect("claimed, or not, soon")
 }
@@ -176,7 +177,7 @@ async fn what_is_replaced_on_one_replica_stays_in_its_session() {
     for fence in fences {
         let owner = zk.pool.any().unwrap();
         let read = owner.session().get(&NodePath::trusted(fence)).await.unwrap().unwrap();
-        assert!(read.data.is_empty(), "another of our sessions has written it");
+        assert!(!read.data.starts_with(b"/"), "another of our sessions has written it");
     }
     // The same when all is full: nothing more is taken.
     let _full = fill(&zk, &paths[0]).await;
@@ -219,10 +220,43 @@ async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
         if matches!(asker, Asker::Replica) {
             claim.abandon();
         }
-        let claims = Claims::new(zk.clone(), Arc::new(Pulse::default()));
+        let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
         let (outcome, _) = claims.claim(&path(), claim, &asker).await;
         assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
     }
+    assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
+}
+
+async fn overwrite(zk: &Zk, path: &NodePath) {
+    let op = zk::set_data(path.as_str(), Bytes::from_static(b"theirs"), -1);
+    zk.pool.any().unwrap().session().submit(op).await.unwrap();
+}
+
+#[tokio::test]
+async fn data_are_put_right_in_the_very_node_that_was_overwritten_and_in_no_other() {
+    let mut fixture = Fixture::new().await;
+    let zk = fixture.spoiled(1).await;
+    let (held, _room) = hold(&zk, &path(), None).await;
+    let put_right = || claim_at(Some(held.session), Policy::PutRight(held.generation));
+    let stands = async || fixture.stranger.pool.any().unwrap().session().get(&path()).await.unwrap().unwrap();
+    overwrite(&fixture.stranger, &path()).await;
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    let Claimed::Held { held: right, stat, adopted: false } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((right.generation, right.bytes, stat.version), (held.generation, Bytes::from_static(b"data"), 2));
+    assert_eq!(stands().await.data, b"data".as_slice());
+    // Nothing is written where they are right already.
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    assert!(matches!(outcome, Claimed::Held { .. }) && stands().await.stat.version == 2, "{outcome:?}");
+    // Another replica's now.
+    let (theirs, _theirs) = hold(&fixture.stranger, &path(), None).await;
+    overwrite(&fixture.stranger, &path()).await;
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    assert!(matches!(outcome, Claimed::TakenOver), "{outcome:?}");
+    let node = stands().await;
+    assert_eq!((node.stat.czxid, node.data), (theirs.generation.0, Bytes::from_static(b"theirs")));
+    delete(&fixture.stranger, &path()).await;
+    let outcome = carry_out(&zk, &path(), put_right()).await.0;
+    assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
 }
 
@@ -241,7 +275,7 @@ async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one()
     fixture.proxy.faults().refused.insert(OpCode::MultiRead, BAD_ARGUMENTS);
     let session = removals[0].0;
     let removals: Vec<_> = removals.into_iter().map(|(_, removal)| removal).collect();
-    let upkeep = Upkeep::new(zk.clone());
+    let upkeep = Upkeep::new(zk.clone(), Evictions::none(zk.clone()));
     let removed = upkeep.remove(session, &removals);
     let refused = tokio::time::timeout(LONG, removed).await.expect("they go");
     assert!(refused.is_empty());

@@ -83,6 +83,9 @@ pub(super) enum Policy {
     Update(Generation),
     /// This incarnation is ours, and most likely gone with its session; nothing later is taken over, whatever it holds.
     Restore(Generation),
+    /// This incarnation is ours, and another has written into it: it gets the bytes of its holder again, if it exists as it
+    /// was made.
+    PutRight(Generation),
     /// As [`Policy::Restore`], where the node was deleted by a foreign hand and its session stands.
     PutBack {
         /// The incarnation that was deleted.
@@ -102,6 +105,7 @@ impl Policy {
             Self::Resume(generation)
             | Self::Update(generation)
             | Self::Restore(generation)
+            | Self::PutRight(generation)
             | Self::PutBack { generation, .. } => Some(*generation),
         }
     }
@@ -137,6 +141,8 @@ pub(super) struct Claim {
     pub(super) attempted: Attempted,
     /// The session that stands and in which the path has its node, or had until it was deleted: there it has room.
     pub(super) home: Option<SessionId>,
+    /// The bytes that the same holder has had written before, where they are known: what exists may have been overwritten.
+    pub(super) first: Option<Bytes>,
     /// Whether the client knows that it takes longer.
     pub(super) told_pending: bool,
     abandoned: Abandoned,
@@ -159,9 +165,25 @@ impl Claim {
             policy,
             attempted: Attempted::default(),
             home: None,
+            first: None,
             told_pending: false,
             abandoned: Abandoned::default(),
         }
+    }
+
+    /// The bytes for a node that does not exist.
+    pub(super) fn bytes(&self) -> Bytes {
+        self.first.as_ref().map_or_else(|| self.content.bytes(), |first| self.bytes_after(first))
+    }
+
+    /// The bytes for the same holder as before, who has had `first` written; these themselves where they are the same data.
+    fn bytes_after(&self, first: &Bytes) -> Bytes {
+        if self.content.is_same(first) { own(first) } else { self.content.bytes_keeping(first) }
+    }
+
+    /// Whether it puts right what another has written.
+    pub(super) fn is_put_right(&self) -> bool {
+        matches!(self.policy, Policy::PutRight(_))
     }
 
     /// Whether a node that it has made may exist, if these are the ZooKeeper sessions that stand.
@@ -191,6 +213,13 @@ pub(super) struct Held {
     pub(super) moves: Moves,
 }
 
+impl Held {
+    /// How many bytes of data it has.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 /// What became of a claim.
 #[derive(Debug)]
 pub(super) enum Claimed {
@@ -208,7 +237,13 @@ pub(super) enum Claimed {
 #[derive(Debug)]
 pub(super) enum Observed {
     Absent,
-    Standing { read: Read },
+    /// Nothing, and there is a record of an eviction, written by this transaction.
+    Evicted {
+        written: Zxid,
+    },
+    Standing {
+        read: Read,
+    },
 }
 
 /// What the next step of a claim is, after a look at what stands. Pure.
@@ -227,6 +262,8 @@ pub(super) enum Step {
     },
     /// The server that was read is behind: look again.
     Behind,
+    /// Nothing, before it is known what has happened.
+    Leave,
     /// A later incarnation stands.
     TakenOver,
     Refuse(Error),
@@ -241,8 +278,17 @@ pub(super) fn decide(
     on_our_session: bool,
     is_current: bool,
 ) -> Step {
-    let Some(read) = read else { return Step::Create };
+    let Some(read) = read else { return if claim.is_put_right() { Step::Leave } else { Step::Create } };
     let standing = Generation(read.stat.czxid);
+    if let Policy::PutRight(generation) = claim.policy {
+        // Its deletion, or the end of its session, is not known yet.
+        return match standing.cmp(&generation) {
+            cmp::Ordering::Greater => Step::TakenOver,
+            cmp::Ordering::Equal if on_our_session && claim.content.is_same(&read.data) => Step::Keep,
+            cmp::Ordering::Equal if on_our_session => Step::Write(claim.content.bytes()),
+            cmp::Ordering::Equal | cmp::Ordering::Less => Step::Leave,
+        };
+    }
     if !read.stat.is_ephemeral() {
         return match claim.policy {
             // Nobody asks: as with any other later node in its place.
@@ -260,22 +306,22 @@ pub(super) fn decide(
         (None, _) => return Step::Replace { bytes: claim.content.bytes(), adopted: false },
         (Some(generation), _) => generation,
     };
-    let is_same = claim.content.is_same(&read.data);
+    let first = claim.first.as_ref().filter(|_| standing == resumed).unwrap_or(&read.data);
+    let bytes = claim.bytes_after(first);
     let is_later_ours = || match claim.policy {
         Policy::TakeOver | Policy::Exclusive | Policy::Resume(_) | Policy::Update(_) => {
             claim.content.is_identical(&read.data)
         }
         // Nobody asks: the client may have gone to another replica, and have resumed there with the very same bytes.
-        Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.has(owner),
+        Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => claim.attempted.has(owner),
     };
     match standing.cmp(&resumed) {
         cmp::Ordering::Less if !is_current => Step::Behind,
         cmp::Ordering::Greater if !is_later_ours() => Step::TakenOver,
         // An older incarnation than ours stands only when ZooKeeper has lost what came after.
-        _ if on_our_session && is_same => Step::Keep,
-        _ if on_our_session => Step::Write(claim.content.bytes_keeping(&read.data)),
-        _ if is_same => Step::Replace { bytes: own(&read.data), adopted: true },
-        _ => Step::Replace { bytes: claim.content.bytes_keeping(&read.data), adopted: true },
+        _ if on_our_session && bytes == read.data => Step::Keep,
+        _ if on_our_session => Step::Write(bytes),
+        _ => Step::Replace { bytes, adopted: true },
     }
 }
 
@@ -300,6 +346,45 @@ mod tests {
     #[test]
     fn the_client_that_comes_back_owns_a_later_incarnation_with_the_same_bytes() {
         assert_eq!(decided(Policy::Resume(Generation(5)), &[], 6, 1), replaced());
+    }
+
+    #[test]
+    fn only_the_very_node_that_was_overwritten_is_put_right() {
+        let path = NodePath::parse("/a/b").unwrap();
+        let decided = |czxid, owner, data: &'static str, on_our_session| {
+            let stat = Stat { czxid, ephemeral_owner: owner, ..Stat::default() };
+            let claim = Claim::new(Content::Exact(BYTES), Policy::PutRight(Generation(5)));
+            decide(&claim, &path, Some(&Read { data: data.into(), stat }), on_our_session, true)
+        };
+        assert_eq!(decided(5, 1, "theirs", true), Step::Write(BYTES));
+        assert_eq!(decided(5, 1, "x", true), Step::Keep);
+        assert_eq!(decided(5, 1, "theirs", false), Step::Leave, "its session is ending");
+        assert_eq!(decided(4, 1, "theirs", true), Step::Leave, "the server that was read is behind");
+        assert_eq!(decided(6, 1, "theirs", true), Step::TakenOver);
+        assert_eq!(decided(6, 0, "theirs", false), Step::TakenOver, "by a durable node");
+        let claim = Claim::new(Content::Exact(BYTES), Policy::PutRight(Generation(5)));
+        assert_eq!(decide(&claim, &path, None, false, true), Step::Leave, "what is deleted is put back, not put right");
+    }
+
+    /// An overwritten node: what the client has had written before says what is the same, and not what stands.
+    #[test]
+    fn a_client_that_sets_the_same_data_again_has_its_own_keys_and_not_those_of_a_stranger() {
+        let path = NodePath::parse("/a/b").unwrap();
+        let decided = |json: &[u8], first: Option<&'static str>, data: &'static str| {
+            let stamp = Stamp { pid: Some(1), created: "now".to_owned() };
+            let value = EncodedValue::object(json, false, false);
+            let content = Content::Fresh(Arc::new(Fresh { value, stamp }));
+            let mut claim = Claim::new(content, Policy::Update(Generation(5)));
+            claim.first = first.map(Into::into);
+            let stat = Stat { czxid: 5, ephemeral_owner: 1, ..Stat::default() };
+            decide(&claim, &path, Some(&Read { data: data.into(), stat }), true, true)
+        };
+        let (ours, theirs) = (r#"{"pid":1,"created":"then","a":1}"#, r#"{"pid":9,"created":"later","a":1}"#);
+        assert_eq!(decided(br#"{"a":1}"#, Some(ours), ours), Step::Keep);
+        assert_eq!(decided(br#"{"a":1}"#, Some(ours), theirs), Step::Write(ours.into()));
+        let other = r#"{"pid":1,"created":"then","a":2}"#;
+        assert_eq!(decided(br#"{"a":2}"#, Some(ours), theirs), Step::Write(other.into()));
+        assert_eq!(decided(br#"{"a":1}"#, None, theirs), Step::Keep, "another replica knows no other");
     }
 
     #[test]

@@ -8,8 +8,9 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::claims::{Claim, Content, Fresh, Held, Policy};
+use super::disputes::Dispute;
 use super::footprint::Footprint;
-use super::outbox::Notice;
+use super::outbox::{LostReason, Notice};
 use super::state::{Effect, State, StreamId};
 use super::streams::Stream;
 use super::upkeep::Removal;
@@ -173,16 +174,20 @@ pub(super) struct Entry {
     commands: VecDeque<Command>,
     /// Whether something happened to the node that has not been looked at; by this transaction, where that is known.
     pub(super) unseen: Option<Option<Zxid>>,
+    /// Whether an operator has evicted the path, and its holder has still to be told.
+    pub(super) evicted: bool,
     /// Whether the node is to be put back.
     pub(super) absent: bool,
     put_backs: u32,
     pub(super) last_put_back: Option<Instant>,
     /// Not to be put back before.
     pub(super) paused_until: Option<Instant>,
-    /// Not to be looked at before.
-    pub(super) look_again_at: Option<Instant>,
+    /// Not to be looked at before, and the pause that ends then: it could not be read.
+    pub(super) look_again: Option<(Instant, Duration)>,
     /// Not to be registered again before, since its ZooKeeper session was lost.
     pub(super) restore_at: Option<Instant>,
+    /// Set once somebody else has written into the node.
+    pub(super) dispute: Option<Box<Dispute>>,
     /// Set while ZooKeeper refuses to delete the node, which nobody holds any more.
     pub(super) leftover: Option<Box<Leftover>>,
     /// The connection of the stream that last asked for it, whose turn its operations are.
@@ -230,6 +235,8 @@ impl Entry {
     /// Marks the node to be looked at, after so many gaps; `true` when the caller is to do it now.
     pub(super) fn begin_verify(&mut self, gaps: u64) -> bool {
         let idle = self.operation.is_none() && self.held.is_some() && self.holder.is_some();
+        // After a gap there is a connection again, mostly.
+        self.look_again = None;
         if idle {
             self.unseen = None;
             self.operation = Some(Operation::Verifying { gaps });
@@ -259,6 +266,10 @@ impl State {
             let Some(entry) = self.entries.get_mut(path) else { return };
             if entry.operation.is_some() {
                 return;
+            }
+            if std::mem::take(&mut entry.evicted) {
+                self.take_out(path);
+                continue;
             }
             let Some(command) = entry.commands.pop_front() else {
                 // A path is idle for most of its life: it keeps no memory for what may come.
@@ -298,10 +309,14 @@ impl State {
                 if !is_wanted {
                     // Nothing exists of it, and nobody waits for it: it must not appear when ZooKeeper is back.
                     let by = *by;
+                    let is_resumed = matches!(claim.policy, Policy::Resume(own) if entry.generation() == Some(own));
                     entry.operation = None;
                     self.waiting.remove(path);
                     if let Some(by) = by {
                         self.reject(by, path, Error::BackendUnavailable);
+                        if is_resumed {
+                            self.adopt_to_give_back(path, by);
+                        }
                     }
                 }
             }
@@ -309,6 +324,17 @@ impl State {
             Some(Operation::Claiming(Asked { by: None, claim, .. })) if !is_kept() => claim.abandon(),
             _ => {}
         }
+    }
+
+    /// A client has come back for a registration that exists here, and said goodbye before ZooKeeper could be asked: what
+    /// its earlier stream holds goes with that goodbye.
+    fn adopt_to_give_back(&mut self, path: &NodePath, by: StreamId) {
+        let Some(entry) = self.entries.get_mut(path).filter(|entry| entry.has_goodbye_of(by)) else { return };
+        let Some((earlier, generation)) = entry.holder.filter(|holder| *holder != by).zip(entry.generation()) else {
+            return;
+        };
+        entry.holder = Some(by);
+        self.lose(path, earlier, generation);
     }
 
     /// What an idle path without commands needs.
@@ -325,7 +351,7 @@ impl State {
         // It is about to go, unless something of its client's is still to be read: not to be seen again before that.
         let is_overdue = stream.is_overdue(now);
         let decided_at = if is_overdue { now + SETTLING } else { now };
-        let (content, generation) = (Content::Exact(held.bytes.clone()), held.generation);
+        let (content, generation, written) = (Content::Exact(held.bytes.clone()), held.generation, held.written);
         if !self.standing.contains(&held.session) {
             let at = decided_at.max(*entry.restore_at.get_or_insert(now + SETTLING));
             if at > now {
@@ -351,15 +377,18 @@ impl State {
             let moves = entry.witness.allows_takeover(generation, gaps).then_some(held.moves);
             let policy = Policy::PutBack { generation, session: held.session, moves };
             self.begin_claim(path, None, Claim::new(content, policy), None);
-        } else if entry.look_again_at.is_none_or(|at| at <= now)
-            && let Some(zxid) = entry.unseen.take()
+        } else if entry.look_again.is_none_or(|(at, _)| at <= now)
+            && entry.unseen.take().is_some_and(|zxid| zxid.is_none_or(|zxid| zxid > written))
         {
-            if zxid.is_some_and(|zxid| zxid <= held.written) {
-                return;
-            }
             entry.operation = Some(Operation::Verifying { gaps });
             let connection = entry.connection;
             self.effects.push(Effect::Verify { path: path.clone(), connection });
+        } else if let Some(due) = entry.dispute.as_ref().and_then(|dispute| dispute.due()).filter(|due| *due <= now) {
+            if is_overdue {
+                self.pauses.insert((due.max(decided_at), path.clone()));
+            } else {
+                self.put_right(path);
+            }
         }
     }
 
@@ -458,7 +487,13 @@ impl State {
             (None, _) if exclusive => Policy::Exclusive,
             (None, _) => Policy::TakeOver,
         };
-        self.begin_claim(path, Some(by), Claim::new(content, policy), Some(memory));
+        let mut claim = Claim::new(content, policy);
+        if let (Policy::Update(_), Some(held)) | (Policy::Resume(_), Some(held)) = (&claim.policy, &entry.held)
+            && claim.policy.known() == standing
+        {
+            claim.first = Some(held.bytes.clone());
+        }
+        self.begin_claim(path, Some(by), claim, Some(memory));
     }
 
     /// `by` no longer wants the path. `footprint`: what the path takes, where the stream does not know it.
@@ -491,6 +526,27 @@ impl State {
         let (session, connection) = (held.session, entry.connection);
         let removal = Removal { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
         self.effects.push(Effect::Remove { session, removal, connection });
+    }
+
+    /// An operator has evicted a path: its holder, if there is one, loses it.
+    pub(super) fn evicted(&mut self, path: &NodePath, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(path) {
+            entry.evicted = true;
+            self.advance(path, now);
+        }
+    }
+
+    /// Takes a path from its holder. The node is gone with the eviction, mostly; not if it was made again meanwhile.
+    fn take_out(&mut self, path: &NodePath) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let (Some(generation), Some(holder)) = (entry.generation(), entry.holder.take()) else { return };
+        entry.absent = false;
+        let footprint = self.drop_path(path, holder);
+        let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::Evicted };
+        // Also to a stream that is taken down path by path: this one's turn is still to come.
+        self.effects.push(Effect::Tell { stream: holder, notice });
+        self.begin_removal(path, None, footprint, self.goodbyes.another());
+        self.forget_if_gone(holder);
     }
 
     /// Tries again what waited for ZooKeeper.

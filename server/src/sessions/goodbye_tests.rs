@@ -91,6 +91,31 @@ fn a_goodbye_to_what_another_holds_does_not_stop_the_read_of_it() {
     assert_eq!(claims(&effects).len(), 1, "it is put back");
 }
 
+#[test]
+fn who_comes_back_and_says_goodbye_before_zookeeper_can_be_asked_gives_back_what_exists() {
+    for (goodbye, is_answered) in [
+        (Input::Unset { stream: TWO, path: path() }, true),
+        (Input::Close { stream: TWO }, true),
+        (Input::Gone { stream: TWO }, false),
+    ] {
+        let mut replica = Replica::new();
+        let generation = replica.register(ONE, Some(TTL));
+        replica.step(gone());
+        replica.open(TWO, None);
+        replica.set_with(TWO, Some(generation), false);
+        replica.claimed(away());
+        let effects = replica.step(goodbye);
+        assert!(is_removal(&effects, generation), "{effects:?}");
+        assert!(notices(&effects).iter().all(|(_, notice)| !matches!(notice, Notice::Unregistered { .. })));
+        assert!(claims(&replica.step(Input::BackendUp)).is_empty());
+        let effects = replica.step(Input::Removed { path: path() });
+        let told = notices(&effects);
+        assert_eq!(matches!(told[..], [(TWO, Notice::Unregistered { .. })]), is_answered, "{effects:?}");
+        replica.step(Input::Gone { stream: TWO });
+        assert!(replica.is_empty(), "{:?}", replica.state);
+    }
+}
+
 /// A replica whose ZooKeeper session was lost, with the claim that registers the path again.
 fn restoring(ttl: Option<Duration>) -> (Replica, Vec<Effect>) {
     let mut replica = Replica::new();

@@ -32,6 +32,55 @@ fn a_connection_over_its_limit_is_rejected_and_goes_on() {
     }
 }
 
+#[test]
+fn a_stream_whose_connection_has_no_memory_left_counts_as_heard_as_long_as_it_stands() {
+    let mut replica = Replica::limited(Limits { bytes: 100_000, ..Limits::NONE });
+    let generation = replica.register(ONE, Some(TTL));
+    let mut others = replica.account.share(Resource::Bytes);
+    others.set(200_000);
+    assert!(replica.after(5 * TTL).is_empty(), "what it says may be unread");
+    drop(others);
+    assert!(is_removal(&replica.after(2 * TTL), generation));
+    replica.step(Input::Removed { path: path() });
+    let generation = replica.register(TWO, Some(TTL));
+    let mut others = replica.account.share(Resource::Bytes);
+    others.set(200_000);
+    replica.step(Input::Gone { stream: TWO });
+    assert!(is_removal(&replica.after(2 * TTL), generation), "who has hung up says nothing");
+}
+
+/// How often a node is read while it can't be, for so many seconds.
+fn looks(replica: &mut Replica, seconds: u64) -> usize {
+    let (end, mut count) = (replica.now + Duration::from_secs(seconds), 0);
+    while let Some(due) = replica.state.next_tick().filter(|due| *due <= end) {
+        let pause = due.saturating_duration_since(replica.now);
+        if matches!(replica.after(pause)[..], [Effect::Verify { .. }]) {
+            count += 1;
+            replica.step(Input::Verified { path: path(), seen: None });
+        }
+    }
+    count
+}
+
+#[test]
+fn what_can_not_be_read_is_looked_at_ever_less_often_until_something_has_changed() {
+    let mut replica = Replica::new();
+    let generation = replica.register(ONE, None).0;
+    let resync = || Input::Resync { parent: path().parent().unwrap() };
+    replica.step(resync());
+    replica.step(Input::Verified { path: path(), seen: None });
+    assert!((2..=4).contains(&looks(&mut replica, 2)), "a passing refusal is soon over");
+    let count = looks(&mut replica, 600);
+    assert!((15..=30).contains(&count), "{count}");
+    assert!(matches!(replica.step(resync())[..], [Effect::Verify { .. }]), "there is a connection again");
+    replica.step(Input::Verified { path: path(), seen: None });
+    assert!(looks(&mut replica, 2) >= 2, "and the next outage is another");
+    let due = replica.state.next_tick().unwrap() - replica.now;
+    assert!(matches!(replica.after(due)[..], [Effect::Verify { .. }]));
+    replica.step(Input::Verified { path: path(), seen: standing(generation, generation, b"data") });
+    assert!(replica.after(Duration::from_secs(600)).is_empty());
+}
+
 /// What a connection takes of each resource that registrations take.
 fn used(account: &Account) -> [usize; 3] {
     [Resource::Registrations, Resource::PathBytes, Resource::Bytes].map(|resource| account.used(resource))

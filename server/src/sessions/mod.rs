@@ -15,7 +15,11 @@ mod claiming;
 #[cfg(test)]
 mod claiming_tests;
 mod claims;
+mod confirmations;
+mod disputes;
 mod entry;
+#[cfg(test)]
+mod evict_tests;
 mod footprint;
 #[cfg(test)]
 mod goodbye_tests;
@@ -48,11 +52,12 @@ use state::Input;
 pub(crate) use state::StreamId;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::budget::Account;
+use crate::clock;
 use crate::contact::{Heard, Pulse};
 use crate::error::Error;
+use crate::evictions::Evictions;
 use crate::mutex::lock;
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
@@ -138,11 +143,11 @@ pub(crate) struct Rpc {
 
 impl Sessions {
     /// Starts the task that owns the registrations, in `tasks`. It has `pulse` beat.
-    pub(crate) fn start(zk: Zk, pulse: Arc<Pulse>, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>, tasks: &mut JoinSet<()>) -> Self {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let departures = Arc::new(Departures::default());
         let pool = zk.pool.clone();
-        tasks.spawn(task::run(zk, pulse, queue, departures.clone()));
+        tasks.spawn(task::run(zk, evictions, pulse, queue, departures.clone()));
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)), pool }
     }
 
@@ -169,7 +174,7 @@ impl Sessions {
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::new(&account));
         let rpc = Rpc { stream, departures: self.departures.clone(), outbox };
-        (Requests { stream, inputs: self.inputs.clone(), heard: Heard::new(Instant::now()), account }, rpc)
+        (Requests { stream, inputs: self.inputs.clone(), heard: Heard::new(clock::now()), account }, rpc)
     }
 }
 
@@ -219,6 +224,11 @@ impl Requests {
             Request::Fail { error } => Input::Fail { stream, error },
             Request::Reject { path, error } => Input::Reject { stream, path, error },
         }
+    }
+
+    /// When its client was last heard.
+    pub(crate) fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     /// Ends a stream that was never opened.

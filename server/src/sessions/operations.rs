@@ -12,6 +12,7 @@ use super::lanes::Lane;
 use super::reads::{Read, Reads};
 use super::upkeep::{BATCH, Removal, Upkeep};
 use crate::contact::Pulse;
+use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::zk::{ErrorCode, Moves, Room, Watcher, Zk};
 
@@ -66,10 +67,10 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    pub(super) fn new(zk: &Zk, pulse: &Arc<Pulse>) -> Self {
+    pub(super) fn new(zk: &Zk, evictions: &Evictions, pulse: &Arc<Pulse>) -> Self {
         Self {
-            claims: Claims::new(zk.clone(), pulse.clone()),
-            upkeep: Upkeep::new(zk.clone()),
+            claims: Claims::new(zk.clone(), evictions.clone(), pulse.clone()),
+            upkeep: Upkeep::new(zk.clone(), evictions.clone()),
             kept: Lane::new(CLAIMS),
             fresh: Lane::new(CLAIMS),
             removals: HashMap::new(),
@@ -81,7 +82,11 @@ impl Operations {
     pub(super) fn claim(&mut self, connection: u64, path: NodePath, claim: Claim, asker: Asker) {
         let lane = match claim.policy {
             Policy::TakeOver | Policy::Exclusive => &mut self.fresh,
-            Policy::Resume(_) | Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => &mut self.kept,
+            Policy::Resume(_)
+            | Policy::Update(_)
+            | Policy::Restore(_)
+            | Policy::PutBack { .. }
+            | Policy::PutRight(_) => &mut self.kept,
         };
         lane.push(connection, Claiming { path, claim, asker });
     }
@@ -98,8 +103,8 @@ impl Operations {
     }
 
     /// Returns how many reads that takes.
-    pub(super) fn confirm(&mut self, session: SessionId, paths: &[NodePath]) -> usize {
-        self.reads.confirm(session, paths)
+    pub(super) fn confirm(&mut self, session: SessionId, nodes: &[(NodePath, usize)]) -> usize {
+        self.reads.confirm(session, nodes)
     }
 
     /// Whether [`Operations::begin`] has something to begin.
@@ -181,8 +186,8 @@ impl Operations {
                 let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
                 (From::Verifying(watcher), Finished::Verified(paths.into_iter().zip(seen).collect()))
             }),
-            Read::Confirm { session, paths } => Box::pin(async move {
-                (From::Confirming, Finished::Confirmed(session, upkeep.confirm(session, &paths).await))
+            Read::Confirm { session, nodes } => Box::pin(async move {
+                (From::Confirming, Finished::Confirmed(session, upkeep.confirm(session, &nodes).await))
             }),
         });
     }

@@ -1,6 +1,6 @@
 //! What a Register stream still has to tell its client, while the client does not read.
 //!
-//! Final answers are kept in order; of unasked news of one path only the latest is kept. So a client that reads nothing
+//! Final answers are kept in order; of unasked news of one path only the latest of each kind is kept, in their order. So a client that reads nothing
 //! costs one answer for each request that it sent. These are taken from the account of its connection; one that also goes
 //! on sending is cut off when the account's reserve for open streams is used up, or at [`Outbox::LIMIT`].
 
@@ -45,6 +45,8 @@ pub(crate) enum LostReason {
     TakenOver,
     /// The ttl went by without a message.
     Expired,
+    /// An operator has evicted it.
+    Evicted,
 }
 
 impl Notice {
@@ -84,6 +86,15 @@ enum News {
     Overwritten,
 }
 
+impl News {
+    fn other(self) -> Self {
+        match self {
+            Self::Restored => Self::Overwritten,
+            Self::Overwritten => Self::Restored,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     queue: VecDeque<Notice>,
@@ -98,6 +109,23 @@ struct Inner {
 }
 
 impl Inner {
+    /// Where the unread news of this kind is, which the next one supersedes. It comes after that of the other kind then: what
+    /// is told last is how the path stands.
+    fn latest_place(&mut self, path: &NodePath, news: News) -> Option<usize> {
+        let place = |news| {
+            let number = *self.latest.get(&(path.clone(), news))?;
+            Some((number, usize::try_from(number - self.read).ok()?))
+        };
+        let (number, index) = place(news)?;
+        let Some((later, later_index)) = place(news.other()).filter(|(later, _)| *later > number) else {
+            return Some(index);
+        };
+        self.queue.swap(index, later_index);
+        self.latest.insert((path.clone(), news.other()), number);
+        self.latest.insert((path.clone(), news), later);
+        Some(later_index)
+    }
+
     /// Brings the share up to date.
     fn charge(&mut self) -> Result<(), Error> {
         self.share.resize_open(self.bytes.saturating_sub(Outbox::FREE_BYTES))
@@ -154,7 +182,7 @@ impl Outbox {
         match notice.subject() {
             Some((path, Some(news))) => {
                 let key = (path.clone(), news);
-                let earlier = inner.latest.get(&key).and_then(|number| usize::try_from(number - inner.read).ok());
+                let earlier = inner.latest_place(path, news);
                 if let Some(unread) = earlier.and_then(|index| inner.queue.get_mut(index)) {
                     let (before, after) = (unread.bytes(), notice.bytes());
                     *unread = notice;
@@ -251,6 +279,40 @@ mod tests {
 
     fn outbox() -> Outbox {
         Outbox::new(&Account::unlimited())
+    }
+
+    fn restored(path: &str, generation: i64) -> Notice {
+        let (path, generation, stat) = (NodePath::trusted(path), Generation(generation), Stat::default());
+        Notice::Registered { path, generation, stat, restored: true, adopted: false }
+    }
+
+    /// Whatever was read between.
+    #[tokio::test]
+    async fn what_is_told_last_is_how_a_path_stands_and_costs_two_places() {
+        for read in 0..3 {
+            let outbox = outbox();
+            outbox.push(Notice::KeptAlive);
+            outbox.push(restored("/b", 1));
+            let mut last = Vec::new();
+            for round in 1..=5 {
+                last = vec![overwritten("/a", "theirs"), restored("/a", round)];
+                last.iter().for_each(|notice| outbox.push(notice.clone()));
+                last = vec![last.remove(1), overwritten("/a", "again")];
+                outbox.push(last[1].clone());
+                if round == 3 {
+                    for _ in 0..read {
+                        outbox.next().await.unwrap().unwrap();
+                    }
+                }
+            }
+            outbox.close(Ok(()));
+            let mut rest = Vec::new();
+            while let Some(notice) = outbox.next().await {
+                rest.push(notice.unwrap());
+            }
+            assert_eq!(rest.len(), 4 - read, "{rest:?}");
+            assert_eq!(rest[rest.len() - 2..], last, "read {read}");
+        }
     }
 
     fn overwritten(path: &str, data: &'static str) -> Notice {

@@ -11,12 +11,13 @@ use super::entry::{Asked, Command, FIRST_PAUSE, Operation, Witness};
 use super::outbox::{LostReason, Notice};
 use super::state::{Effect, State, StreamId};
 use crate::error::Error;
-use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::value::own;
+use crate::types::{Generation, NodePath, SessionId, Stat};
 use crate::zk::{Read, Seen};
 
-/// How long a node is left alone that could not be read.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Time for which a node is left alone that could not be read; it doubles each time that it can't.
+const FIRST_LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// The longest such pause. With a shorter one an outage costs the more, the more is registered: after most there is a resync.
+const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl State {
     pub(super) fn claimed(&mut self, path: &NodePath, outcome: Claimed, now: Instant) {
@@ -25,8 +26,10 @@ impl State {
         let has_waited = asked.claim.told_pending;
         let is_answered = !matches!(outcome, Claimed::Unavailable { .. });
         match outcome {
-            Claimed::Held { held, stat, adopted } => self.claim_held(path, asked, held, stat, adopted),
+            Claimed::Held { held, stat, adopted } => self.claim_held(path, asked, held, (stat, adopted), now),
             Claimed::TakenOver => self.claim_lost(path, asked),
+            Claimed::Refused(error) if asked.claim.is_put_right() => self.not_put_right(path, Some(&error), now),
+            Claimed::Unavailable { .. } if asked.claim.is_put_right() => self.not_put_right(path, None, now),
             Claimed::Refused(error) => self.claim_refused(path, asked.by, error, now),
             Claimed::Unavailable { attempted } => self.claim_waits(path, asked, attempted, now),
         }
@@ -36,7 +39,7 @@ impl State {
         self.advance(path, now);
     }
 
-    fn claim_held(&mut self, path: &NodePath, asked: Asked, held: Held, stat: Stat, adopted: bool) {
+    fn claim_held(&mut self, path: &NodePath, asked: Asked, held: Held, (stat, adopted): (Stat, bool), now: Instant) {
         let Asked { by, claim, memory } = asked;
         let (generation, bytes) = (held.generation, held.bytes.len());
         let before = self.hold(path, Some(held));
@@ -47,8 +50,14 @@ impl State {
                 let is_known = before.as_ref().is_some_and(|before| asked <= before.generation);
                 Some(entry.first.filter(|_| is_known).unwrap_or(asked).min(asked))
             }
-            Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } => entry.first,
+            Policy::Update(_) | Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => entry.first,
         };
+        if claim.is_put_right() {
+            return self.data_right(path, stat, generation, now);
+        }
+        if let Some(dispute) = &mut entry.dispute {
+            dispute.end(now);
+        }
         entry.absent = false;
         entry.leftover = None;
         entry.paused_until = None;
@@ -129,11 +138,16 @@ impl State {
     fn claim_refused(&mut self, path: &NodePath, by: Option<StreamId>, error: Error, now: Instant) {
         let jitter = self.rng.random_range(0.5..1.0);
         let Some(entry) = self.entries.get_mut(path) else { return };
+        // Whoever else holds it may not know yet.
+        entry.evicted |= matches!(error, Error::Evicted { .. });
         if let Some(by) = by {
             if entry.holder != Some(by) {
                 self.drop_path(path, by);
             }
             self.reject(by, path, error);
+            return;
+        }
+        if entry.evicted {
             return;
         }
         // Nobody has asked for it just now: its client relies on it, and the refusal may pass.
@@ -149,9 +163,10 @@ impl State {
     }
 
     /// A later incarnation has taken the place of what a stream held.
-    fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
+    pub(super) fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
         self.drop_path(path, stream);
         self.tell_of_takeover(path, stream, generation);
+        self.forget_if_gone(stream);
     }
 
     fn tell_of_takeover(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
@@ -189,19 +204,13 @@ impl State {
     }
 
     /// The incarnation that is held stands.
-    fn seen_standing(&mut self, path: &NodePath, read: &Read, held: &Held, holder: StreamId, gaps: u64) {
+    fn seen_standing(&mut self, path: &NodePath, read: &Read, holder: StreamId, gaps: u64, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         if entry.unseen.is_none() {
             entry.witness = Witness::seen(gaps);
         }
-        if read.stat.mzxid <= held.written.0 {
-            return;
-        }
-        let overwritten = read.data != held.bytes;
-        let data = own(&read.data);
-        entry.held = Some(Held { bytes: data.clone(), written: Zxid(read.stat.mzxid), ..held.clone() });
-        if overwritten {
-            self.tell(holder, Notice::Overwritten { path: path.clone(), data, stat: read.stat });
+        if entry.held.as_ref().is_some_and(|held| read.stat.mzxid > held.written.0) {
+            self.data_seen(path, read, holder, now);
         }
     }
 
@@ -214,14 +223,20 @@ impl State {
             self.advance(path, now);
             return;
         };
+        if seen.is_some() {
+            entry.look_again = None;
+        }
         match seen {
             // Mostly the connection was lost, and a resync follows with the next; it may also have been a passing refusal.
             None => {
+                let pause = entry.look_again.map_or(FIRST_LOOK_AGAIN, |(_, pause)| LONGEST_LOOK_AGAIN.min(pause * 2));
                 entry.unseen = Some(None);
-                entry.look_again_at = Some(now + LOOK_AGAIN);
-                self.pauses.insert((now + LOOK_AGAIN, path.clone()));
+                entry.look_again = Some((now + pause, pause));
+                self.pauses.insert((now + pause, path.clone()));
             }
-            Some(Observed::Absent) => {
+            // What was registered after the eviction was over is not concerned: its record may not be removed yet.
+            Some(Observed::Evicted { written }) if written.0 > held.generation.0 => entry.evicted = true,
+            Some(Observed::Absent | Observed::Evicted { .. }) => {
                 let pause = entry.pause(now, jitter);
                 entry.absent = true;
                 if !pause.is_zero() {
@@ -237,7 +252,7 @@ impl State {
                         self.hold(path, None);
                         self.lose(path, holder, held.generation);
                     }
-                    Ordering::Equal => self.seen_standing(path, &read, &held, holder, gaps),
+                    Ordering::Equal => self.seen_standing(path, &read, holder, gaps, now),
                     // The server that was read has not seen our own write yet.
                     Ordering::Less => {}
                 }

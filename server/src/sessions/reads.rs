@@ -16,8 +16,8 @@ const READS: usize = 4;
 pub(super) enum Read {
     /// Of nodes to which something may have happened, where their watches are.
     Verify { watcher: Watcher, paths: Vec<NodePath> },
-    /// Of nodes to which most likely nothing happened, in the session that holds them.
-    Confirm { session: SessionId, paths: Vec<NodePath> },
+    /// Of nodes to which most likely nothing happened, in the session that holds them, with the lengths of their data.
+    Confirm { session: SessionId, nodes: Vec<(NodePath, usize)> },
 }
 
 /// Where the read of a path stands.
@@ -41,7 +41,7 @@ pub(super) struct Reads {
     /// Of each path that is verified.
     stages: HashMap<NodePath, Stage>,
     /// Once there is nothing to verify.
-    confirmations: VecDeque<(SessionId, Vec<NodePath>)>,
+    confirmations: VecDeque<(SessionId, Vec<(NodePath, usize)>)>,
     confirming: usize,
 }
 
@@ -73,9 +73,9 @@ impl Reads {
     }
 
     /// Returns how many reads that takes.
-    pub(super) fn confirm(&mut self, session: SessionId, paths: &[NodePath]) -> usize {
-        self.confirmations.extend(paths.chunks(BATCH).map(|paths| (session, paths.to_vec())));
-        paths.len().div_ceil(BATCH)
+    pub(super) fn confirm(&mut self, session: SessionId, nodes: &[(NodePath, usize)]) -> usize {
+        self.confirmations.extend(nodes.chunks(BATCH).map(|nodes| (session, nodes.to_vec())));
+        nodes.len().div_ceil(BATCH)
     }
 
     /// Whether [`Reads::next`] has one.
@@ -91,9 +91,9 @@ impl Reads {
         if self.confirming == READS {
             return None;
         }
-        let (session, paths) = self.confirmations.pop_front()?;
+        let (session, nodes) = self.confirmations.pop_front()?;
         self.confirming += 1;
-        Some(Read::Confirm { session, paths })
+        Some(Read::Confirm { session, nodes })
     }
 
     fn next_verification(&mut self) -> Option<Read> {
@@ -144,7 +144,8 @@ mod tests {
 
     fn paths(read: Option<Read>) -> Vec<NodePath> {
         match read {
-            Some(Read::Verify { paths, .. } | Read::Confirm { paths, .. }) => paths,
+            Some(Read::Verify { paths, .. }) => paths,
+            Some(Read::Confirm { nodes, .. }) => nodes.into_iter().map(|(path, _)| path).collect(),
             None => Vec::new(),
         }
     }
@@ -201,7 +202,7 @@ mod tests {
     #[test]
     fn a_bounded_number_is_under_way_and_what_confirms_comes_last() {
         let mut reads = Reads::new();
-        assert_eq!(reads.confirm(SESSION, &vec![path("held"); BATCH + 1]), 2);
+        assert_eq!(reads.confirm(SESSION, &vec![(path("held"), 4); BATCH + 1]), 2);
         for index in 0..=READS * BATCH {
             reads.verify(1, Watcher(0), path(index));
         }

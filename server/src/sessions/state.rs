@@ -92,6 +92,8 @@ pub(super) enum Input {
     FenceMoved { session: SessionId },
     /// An [`Effect::Confirm`] is over: these incarnations stand in the session.
     Confirmed { moves: Moves, standing: Vec<(NodePath, Generation)> },
+    /// An operator has evicted a path.
+    Evicted { path: NodePath },
     /// Something happened to a watched node.
     Changed { path: NodePath, seen: Seen },
     /// Everything below this parent has to be looked at.
@@ -112,8 +114,8 @@ pub(super) enum Effect {
     /// Read what stands at a path: [`Input::Verified`] follows. Of the reads of one path that are asked for, the last alone
     /// is answered. `connection`: whose turn it is.
     Verify { path: NodePath, connection: u64 },
-    /// Read which of these paths stand in this session: [`Input::Confirmed`] follows.
-    Confirm { session: SessionId, paths: Vec<NodePath> },
+    /// Read which of these nodes stand in this session, given with the lengths of their data: [`Input::Confirmed`] follows.
+    Confirm { session: SessionId, nodes: Vec<(NodePath, usize)> },
     /// Nothing is held of the path any more.
     Release { path: NodePath },
     /// From now on tell of changes below this parent, beginning with [`Input::Resync`].
@@ -256,6 +258,7 @@ impl State {
                     }
                 }
             }
+            Input::Evicted { path } => self.evicted(&path, now),
             Input::Changed { path, seen } => self.changed(&path, seen, now),
             Input::Resync { parent } => self.resync(parent, now),
         }
@@ -441,8 +444,9 @@ impl State {
     /// not take this for a takeover of its own.
     fn fence_moved(&mut self, session: SessionId) {
         if let Some(nodes) = self.nodes.get(&session) {
-            let paths = nodes.paths.iter().cloned().collect();
-            self.effects.push(Effect::Confirm { session, paths });
+            let length = |path| self.entries.get(path).and_then(|entry| entry.held.as_ref()).map_or(0, Held::len);
+            let nodes = nodes.paths.iter().map(|path| (path.clone(), length(path))).collect();
+            self.effects.push(Effect::Confirm { session, nodes });
         }
     }
 

@@ -222,7 +222,7 @@ fn a_put_back_that_meets_a_moved_fence_is_lost() {
 }
 
 #[test]
-fn overwritten_data_is_told_once_and_not_put_back() {
+fn overwritten_data_are_told_once() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None).0;
     for told in [1, 0] {
@@ -230,7 +230,7 @@ fn overwritten_data_is_told_once_and_not_put_back() {
         let seen = standing(generation, generation + 3, b"theirs");
         let effects = replica.step(Input::Verified { path: path(), seen });
         assert_eq!(notices(&effects).len(), told);
-        assert!(claims(&effects).is_empty());
+        assert!(claims(&effects).is_empty(), "they are put right later: see `disputes`");
     }
 }
 
@@ -483,7 +483,7 @@ fn a_session_whose_fence_moved_has_the_rest_of_its_paths_looked_at() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
     let effects = replica.step(Input::FenceMoved { session: SESSION });
-    assert_eq!(effects, [Effect::Confirm { session: SESSION, paths: vec![path()] }]);
+    assert_eq!(effects, [Effect::Confirm { session: SESSION, nodes: vec![(path(), 4)] }]);
     let moves = Moves::later();
     replica.step(Input::Confirmed { moves, standing: vec![(path(), generation)] });
     let created_by = Some(Zxid(generation.0 + 1));

@@ -10,7 +10,7 @@ use super::entry::{Command, Entry};
 use super::footprint::{self, Footprint};
 use super::outbox::{LostReason, Notice};
 use super::state::{Chore, Effect, State, StreamId};
-use crate::budget::Account;
+use crate::budget::{Account, Resource};
 use crate::contact::Heard;
 use crate::error::Error;
 use crate::types::{Generation, NodePath};
@@ -132,8 +132,12 @@ impl Stream {
         self.is_closing
     }
 
-    /// When its client was last heard: a message counts from when it was read.
+    /// When its client was last heard: a message counts from when it was read. Where the connection has no memory left, what
+    /// its streams say may be unread.
     fn last_heard(&self, now: Instant) -> Instant {
+        if self.attached && self.account.is_exhausted(Resource::Bytes) {
+            return now;
+        }
         self.last_taken.max(self.heard.last(now))
     }
 

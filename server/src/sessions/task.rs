@@ -9,39 +9,25 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::claims::{Asker, Claimed};
+use super::confirmations::Confirmations;
 use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
 use super::rooms::Rooms;
 use super::state::{Effect, Input, State, StreamId};
 use super::upkeep::Removal;
 use super::{Departures, Message};
+use crate::clock;
 use crate::contact::Pulse;
+use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
 
 /// How often it is looked which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
-/// How long after one reading of what exists in a session the next may begin.
-const BETWEEN_CONFIRMATIONS: Duration = Duration::from_secs(1);
 /// Time for which inputs of one kind are taken before the others are looked at.
 const TURN: Duration = Duration::from_millis(1);
 /// Time after which the task lets others run on its thread.
 const SLICE: Duration = Duration::from_millis(4);
-
-/// The reading anew of which paths stand in a session.
-#[derive(Debug)]
-struct Confirmation {
-    is_due: bool,
-    /// How many reads are under way.
-    under_way: usize,
-    not_before: Instant,
-}
-
-impl Confirmation {
-    fn new() -> Self {
-        Self { is_due: false, under_way: 0, not_before: Instant::now() }
-    }
-}
 
 struct Task {
     zk: Zk,
@@ -63,24 +49,31 @@ struct Task {
     moves: HashMap<SessionId, Moves>,
     /// The sessions that were connected when last looked at.
     connected: HashSet<SessionId>,
-    confirmations: HashMap<SessionId, Confirmation>,
+    confirmations: Confirmations,
     /// Who waits until nothing is to be taken down any more.
     settling: Option<oneshot::Sender<()>>,
     owners: watch::Receiver<Owners>,
     /// Changes when a claim that found no room in a session may find some.
     room_news: watch::Receiver<()>,
+    evictions: watch::Receiver<Option<Table>>,
     operations: Operations,
 }
 
 /// Runs until all handles are gone.
-pub(super) async fn run(zk: Zk, pulse: Arc<Pulse>, mut inputs: mpsc::Receiver<Message>, departures: Arc<Departures>) {
+pub(super) async fn run(
+    zk: Zk,
+    evictions: Evictions,
+    pulse: Arc<Pulse>,
+    mut inputs: mpsc::Receiver<Message>,
+    departures: Arc<Departures>,
+) {
     let (owners, room_news) = (zk.pool.owners(), zk.pool.room_news());
     let mut task = Task {
-        operations: Operations::new(&zk, &pulse),
+        operations: Operations::new(&zk, &evictions, &pulse),
         zk,
         pulse,
         session_timeout: None,
-        state: State::new(rand::random(), Instant::now()),
+        state: State::new(rand::random(), clock::now()),
         outboxes: HashMap::new(),
         rooms: Rooms::default(),
         subscriptions: HashMap::new(),
@@ -89,10 +82,11 @@ pub(super) async fn run(zk: Zk, pulse: Arc<Pulse>, mut inputs: mpsc::Receiver<Me
         departed: VecDeque::new(),
         moves: HashMap::new(),
         connected: HashSet::new(),
-        confirmations: HashMap::new(),
+        confirmations: Confirmations::default(),
         settling: None,
         owners,
         room_news,
+        evictions: evictions.table(),
     };
     let mailbox = task.mailbox.clone();
     let mut poll = tokio::time::interval(POLL);
@@ -102,7 +96,8 @@ pub(super) async fn run(zk: Zk, pulse: Arc<Pulse>, mut inputs: mpsc::Receiver<Me
         let tick_at = task.state.next_tick();
         let tick = async {
             match tick_at {
-                Some(at) => tokio::time::sleep_until(at).await,
+                // The runtime's timers do not count a suspension; the next poll looks anew.
+                Some(at) => tokio::time::sleep(at.saturating_duration_since(clock::now())).await,
                 None => std::future::pending().await,
             }
         };
@@ -117,6 +112,8 @@ pub(super) async fn run(zk: Zk, pulse: Arc<Pulse>, mut inputs: mpsc::Receiver<Me
             finished = task.operations.next() => task.all_finished(finished),
             batch = mailbox.next(), if task.due.is_empty() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
+            // Its sender is in the handle of each claim.
+            _ = task.evictions.changed() => task.evicted(),
             () = tick => task.step(Input::Tick),
             () = std::future::ready(()), if has_more => task.go_on(),
             _ = poll.tick() => {
@@ -155,24 +152,12 @@ impl Task {
         for owner in owners.iter() {
             let moves = owner.writer().moves();
             if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
-                self.confirm_soon(owner.id());
+                self.confirmations.soon(owner.id(), clock::now());
             }
         }
-        let now = Instant::now();
-        let is_next = |confirmation: &Confirmation| {
-            confirmation.is_due && confirmation.under_way == 0 && confirmation.not_before <= now
-        };
-        let next: Vec<_> =
-            self.confirmations.iter().filter(|(_, one)| is_next(one)).map(|(session, _)| *session).collect();
-        for session in next {
-            let under_way = Confirmation { not_before: now + BETWEEN_CONFIRMATIONS, ..Confirmation::new() };
-            self.confirmations.insert(session, under_way);
+        for session in self.confirmations.next(clock::now()) {
             self.step(Input::FenceMoved { session });
         }
-    }
-
-    fn confirm_soon(&mut self, session: SessionId) {
-        self.confirmations.entry(session).or_insert_with(Confirmation::new).is_due = true;
     }
 
     /// Takes a message, and what else has arrived.
@@ -231,11 +216,23 @@ impl Task {
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.moves.retain(|session, _| standing.contains(session));
-        self.confirmations.retain(|session, _| standing.contains(session));
+        self.confirmations.retain(&standing);
         let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
         self.session_timeout =
             self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
         self.step(Input::Sessions { standing, overslept });
+    }
+
+    /// Takes out what is held and evicted. There are few evictions.
+    fn evicted(&mut self) {
+        let table = self.evictions.borrow_and_update().clone();
+        for path in table.iter().flat_map(|table| table.keys()) {
+            self.step(Input::Evicted { path: path.clone() });
+        }
+        // What could not be claimed before the evictions were known.
+        if self.state.is_waiting() {
+            self.step(Input::BackendUp);
+        }
     }
 
     fn finished(&mut self, finished: Finished) {
@@ -250,9 +247,14 @@ impl Task {
                     && self.moves.get(&held.session).is_some_and(|moves| *moves != held.moves)
                 {
                     // The fence moved while the claim was under way.
-                    self.confirm_soon(held.session);
+                    self.confirmations.soon(held.session, clock::now());
                 }
-                self.step(Input::Claimed { path, outcome });
+                let is_held = matches!(outcome, Claimed::Held { .. });
+                self.step(Input::Claimed { path: path.clone(), outcome });
+                // One that was evicted while its create was on its way.
+                if is_held && self.evictions.borrow().as_ref().is_some_and(|table| table.contains_key(&path)) {
+                    self.step(Input::Evicted { path });
+                }
             }
             Finished::Removed(removals, refused) => {
                 for Removal { path, .. } in removals {
@@ -266,10 +268,7 @@ impl Task {
                 }
             }
             Finished::Confirmed(session, read) => {
-                if let Some(confirmation) = self.confirmations.get_mut(&session) {
-                    confirmation.under_way = confirmation.under_way.saturating_sub(1);
-                    confirmation.is_due |= read.is_none();
-                }
+                self.confirmations.finished(session, read.is_some());
                 if let Some((moves, standing)) = read {
                     self.step(Input::Confirmed { moves, standing });
                 }
@@ -290,7 +289,7 @@ impl Task {
     }
 
     fn step(&mut self, input: Input) {
-        for effect in self.state.step(input, Instant::now()) {
+        for effect in self.state.step(input, clock::now()) {
             self.carry_out(effect);
         }
     }
@@ -317,9 +316,9 @@ impl Task {
             }
             Effect::Remove { session, removal, connection } => self.operations.remove(connection, session, removal),
             Effect::Verify { path, connection } => self.operations.verify(connection, path),
-            Effect::Confirm { session, paths } => {
-                let reads = self.operations.confirm(session, &paths);
-                self.confirmations.entry(session).or_insert_with(Confirmation::new).under_way += reads;
+            Effect::Confirm { session, nodes } => {
+                let reads = self.operations.confirm(session, &nodes);
+                self.confirmations.begun(session, reads, clock::now());
             }
             Effect::Release { path } => self.rooms.release(&path),
             Effect::Watch { parent } => {

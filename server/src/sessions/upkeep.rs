@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::claims::Observed;
-use crate::refusal;
-use crate::types::{Generation, NodePath, SessionId, Stat};
+use crate::evictions::{Evictions, record_path};
+use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Pauses, Unit, Watcher, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
@@ -33,11 +33,12 @@ pub(super) struct Removal {
 #[derive(Debug, Clone)]
 pub(super) struct Upkeep {
     zk: Zk,
+    evictions: Evictions,
 }
 
 impl Upkeep {
-    pub(super) fn new(zk: Zk) -> Self {
-        Self { zk }
+    pub(super) fn new(zk: Zk, evictions: Evictions) -> Self {
+        Self { zk, evictions }
     }
 
     /// Takes incarnations down, at most [`BATCH`], and is not over before all are gone: by our delete, by another's, or with
@@ -82,7 +83,8 @@ impl Upkeep {
         is_whole: bool,
     ) -> Result<(), zk::Error> {
         let moves = owner.writer().moves();
-        let stats = stats(owner, left, is_whole).await?;
+        let nodes: Vec<_> = left.iter().map(|removal| (&removal.path, removal.bytes)).collect();
+        let stats = stats(owner, &nodes, is_whole).await?;
         let found = left.iter().copied().zip(stats).filter_map(|(removal, stat)| Some((removal, stat?)));
         let standing: Vec<_> = found.filter(|(removal, stat)| stat.czxid == removal.generation.0).collect();
         *left = standing.iter().map(|(removal, _)| *removal).collect();
@@ -105,7 +107,6 @@ impl Upkeep {
                 Err(CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion, .. }) => {
                     left.push(removal);
                 }
-                Err(CommitError::Part { code, .. }) if refusal::is_passing(code) => left.push(removal),
                 Err(CommitError::Part { code, .. } | CommitError::Zk(zk::Error::Refused(code))) => {
                     refused.push((removal.path.clone(), code));
                 }
@@ -118,18 +119,20 @@ impl Upkeep {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Which of these paths exist in this session, with what was known of its fence before they were read.
+    /// Which of these nodes exist in this session, with what was known of its fence before they were read. They are given
+    /// with the lengths of their data.
     pub(super) async fn confirm(
         &self,
         session: SessionId,
-        paths: &[NodePath],
+        nodes: &[(NodePath, usize)],
     ) -> Option<(Moves, Vec<(NodePath, Generation)>)> {
         let owner = self.zk.pool.owner(session)?;
         let moves = owner.writer().moves();
-        let reads = owner.session().get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
-        let standing = paths.iter().zip(reads).filter_map(|(path, read)| {
-            let stat = read.ok()??.stat;
-            (stat.ephemeral_owner == session.0).then(|| (path.clone(), Generation(stat.czxid)))
+        let asked: Vec<_> = nodes.iter().map(|(path, bytes)| (path, *bytes)).collect();
+        let stats = stats(&owner, &asked, true).await.ok()?;
+        let standing = nodes.iter().zip(stats).filter_map(|((path, _), stat)| {
+            let stat = stat.filter(|stat| stat.ephemeral_owner == session.0)?;
+            Some((path.clone(), Generation(stat.czxid)))
         });
         Some((moves, standing.collect()))
     }
@@ -147,25 +150,51 @@ impl Upkeep {
             Ok(None) => Some(Observed::Absent),
             Err(_) => None,
         });
-        Some(observed.collect())
+        let mut observed: Vec<_> = observed.collect();
+        self.find_evicted(watcher, paths, &mut observed).await;
+        Some(observed)
+    }
+
+    /// Marks what is absent and evicted. The record came in the transaction that deleted the node: a session that sees the
+    /// one sees the other, however far its server is behind.
+    async fn find_evicted(&self, watcher: Watcher, paths: &[NodePath], observed: &mut [Option<Observed>]) {
+        let absent = || observed.iter().enumerate().filter(|(_, seen)| matches!(seen, Some(Observed::Absent)));
+        let (indexes, records): (Vec<_>, Vec<_>) =
+            absent().filter_map(|(index, _)| Some((index, record_path(paths.get(index)?)))).unzip();
+        if records.is_empty() {
+            return;
+        }
+        let reads = self.zk.hub.session_of(watcher).get_many(records.iter().map(NodePath::as_str)).await;
+        for (slot, index) in indexes.into_iter().enumerate() {
+            observed[index] = match reads.as_ref().map(|reads| &reads[slot]) {
+                Ok(Ok(None)) => Some(Observed::Absent),
+                Ok(Ok(Some(record))) => {
+                    self.evictions.learn(&paths[index], record);
+                    Some(Observed::Evicted { written: Zxid(record.stat.mzxid) })
+                }
+                // It is looked at again.
+                Ok(Err(_)) | Err(_) => None,
+            };
+        }
     }
 }
 
-/// The stats of these nodes, in their order; `None` of one that does not exist. `is_whole`: in one read, or each by itself.
-async fn stats(owner: &Owner, removals: &[&Removal], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
+/// The stats of these nodes, in their order; `None` of one that does not exist. They are given with the lengths of their
+/// data. `is_whole`: in one read, or each by itself.
+async fn stats(owner: &Owner, nodes: &[(&NodePath, usize)], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
     let session = owner.session();
-    let bytes: usize = removals.iter().map(|removal| removal.bytes).sum();
-    if !is_whole || removals.len() == 1 || bytes > READ_BYTES {
-        let asked = join_all(removals.iter().map(|removal| session.exists(&removal.path)));
+    let bytes: usize = nodes.iter().map(|(_, bytes)| bytes).sum();
+    if !is_whole || nodes.len() == 1 || bytes > READ_BYTES {
+        let asked = join_all(nodes.iter().map(|(path, _)| session.exists(path)));
         return asked.await.into_iter().collect();
     }
-    let reads = session.get_many(removals.iter().map(|removal| removal.path.as_str())).await?;
+    let reads = session.get_many(nodes.iter().map(|(path, _)| path.as_str())).await?;
     let mut stats = Vec::with_capacity(reads.len());
-    for (read, removal) in reads.into_iter().zip(removals) {
+    for (read, (path, _)) in reads.into_iter().zip(nodes) {
         stats.push(match read {
             Ok(read) => read.map(|read| read.stat),
             // Who may not read a node may still ask whether it exists.
-            Err(_) => session.exists(&removal.path).await?,
+            Err(_) => session.exists(path).await?,
         });
     }
     Ok(stats)

@@ -3,7 +3,7 @@
 
 use tokio::runtime::Handle;
 
-use crate::compute::on_a_blocking_thread;
+use crate::compute::FOR_CLIENTS;
 
 /// Number of nodes that are worked on at once; with more, a debug build comes near 10 ms.
 pub(super) const SHORT: usize = 1000;
@@ -13,7 +13,7 @@ pub(super) async fn apart<T: Send + 'static>(steps: usize, work: impl FnOnce() -
     if steps <= SHORT {
         return work();
     }
-    on_a_blocking_thread(work).await
+    FOR_CLIENTS.run(work).await
 }
 
 /// Frees what has so many parts: at once when they are few, on a blocking thread otherwise.

@@ -11,8 +11,8 @@ use super::apart::{Bulk, apart, discard};
 use super::rounds::{Names, Round};
 use super::scope::{Scope, child_of};
 use super::state::{Entry, NodeRead, State, weight};
-use super::turns::{Turn, Turns};
 use crate::error::Error;
+use crate::turns::{Turn, Turns};
 use crate::types::Zxid;
 use crate::zk::{self, Answer, Batch, ErrorCode, Mailbox, Request, Response, Session, Subscription};
 
@@ -157,7 +157,7 @@ struct Reading<'l> {
     /// What is asked of each node.
     requests: fn(&str) -> [Option<Request>; 2],
     /// Whose turns are waited for; `None`: nobody's.
-    turns: Option<&'l (Turns, u64)>,
+    turns: Option<&'l (Turns<()>, u64)>,
     under_way: VecDeque<(Vec<Arc<str>>, Pending)>,
 }
 
@@ -183,8 +183,8 @@ impl Reading<'_> {
             let Some(names) = self.todo.batch(self.line.scope) else { return };
             let turn = match self.turns {
                 None => None,
-                Some((turns, connection)) => match turns.try_turn() {
-                    None if self.under_way.is_empty() => Some(turns.turn(*connection).await),
+                Some((turns, connection)) => match turns.try_turn(&()) {
+                    None if self.under_way.is_empty() => Some(turns.turn(&(), *connection).await),
                     None => {
                         self.todo.returned.push(names);
                         return;
@@ -212,8 +212,8 @@ impl<'a> Line<'a> {
     /// `turns` each later one waits for a turn of a connection, too.
     pub(super) async fn load(
         &self,
-        turn: Option<Turn>,
-        turns: Option<&(Turns, u64)>,
+        turn: Option<Turn<()>>,
+        turns: Option<&(Turns<()>, u64)>,
         hold: impl Fn(usize) -> Result<(), Error>,
     ) -> Result<Loaded, Failure> {
         let sync = self.sync();
@@ -355,7 +355,7 @@ impl<'a> Line<'a> {
 
     /// The same, in a turn. It lasts until ZooKeeper has answered, also when the load is given up: what turns bound is
     /// what ZooKeeper has to do.
-    fn submit_in(&self, turn: Option<Turn>, parts: impl Iterator<Item = Request>) -> Pending {
+    fn submit_in(&self, turn: Option<Turn<()>>, parts: impl Iterator<Item = Request>) -> Pending {
         let request = Request::MultiRead(parts.collect());
         let held = turn.map(|turn| -> zk::Held { Box::new(turn) });
         Box::pin(self.session.submit_on(self.connection, request, Some(self.mailbox), held))

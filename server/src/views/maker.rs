@@ -6,10 +6,10 @@ use super::Views;
 use super::parts::{Begin, Form, Kept, Key, Made, Parts, Payers};
 use super::ring::Delta;
 use super::state::State;
-use super::turns::Turns;
 use crate::budget::{Account, Budget};
-use crate::compute::on_a_blocking_thread;
+use crate::compute::FOR_CLIENTS;
 use crate::error::Error;
+use crate::turns::Turns;
 
 /// What is converted at once, in bytes: 1 ms of the worst JSON.
 const SHORT: usize = 16 * 1024;
@@ -20,7 +20,7 @@ const MAX_KEPT: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Maker {
     payers: Payers,
-    turns: Turns,
+    turns: Turns<()>,
 }
 
 impl Maker {
@@ -45,12 +45,12 @@ impl Maker {
         }
         // A call that was cancelled already ends here, and costs nothing.
         tokio::task::yield_now().await;
-        let turn = self.turns.turn(account.id()).await;
+        let turn = self.turns.turn(&(), account.id()).await;
         if let Some(made) = parts.get(&key, account)? {
             return Ok(made);
         }
         // The turn lasts as long as the work, also when nobody waits for it any more.
-        let (made, _turn) = on_a_blocking_thread(move || (make(), turn)).await;
+        let (made, _turn) = FOR_CLIENTS.run(move || (make(), turn)).await;
         parts.put(key, made, account, &self.payers)
     }
 }

@@ -47,7 +47,6 @@ mod state;
 mod store;
 mod stored;
 mod task;
-mod turns;
 mod view;
 #[cfg(test)]
 mod view_tests;

@@ -1,7 +1,7 @@
 //! Bytes that were made of a state or of a delta, for all others that want the same.
 //!
-//! Their memory counts once for the replica, and once for each connection that has them: a client that asks for many
-//! different parts and reads none of them is refused at the limit of its own account.
+//! Their memory counts as that of [`SharedBytes`]: a client that asks for many different parts and reads none of them is
+//! refused at the limit of its own account.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -11,11 +11,10 @@ use bytes::Bytes;
 use crate::budget::{Account, Budget, Limits, Resource, Share};
 use crate::error::Error;
 use crate::mutex::lock;
+use crate::shared_bytes::SharedBytes;
 
 /// Maximum number of parts of a client's own choice that are kept of one state while nobody has them.
 const MAX_CHOSEN: usize = 16;
-/// Parts up to this size count for no connection, in bytes: the stream that sends one costs more.
-const SMALL: usize = 4 * 1024;
 /// Parts of a client's own choice that are not swept out, at least.
 const SWEEP_SLACK: usize = 64;
 /// Maximum number of parts of one state beyond which none of a client's own choice is shared. Each part that is made is
@@ -135,25 +134,10 @@ struct Inner {
 /// A part that was made once.
 #[derive(Debug)]
 struct Part {
-    kept: Option<(Arc<Whole>, Share)>,
+    kept: Option<(Arc<SharedBytes>, Share)>,
     /// While anybody has it.
-    whole: Weak<Whole>,
-    /// What connections pay for it, by number.
-    holders: HashMap<u64, Weak<Share>>,
+    bytes: Weak<SharedBytes>,
     next: Option<Begin>,
-}
-
-/// The bytes, and what all connections pay for them.
-#[derive(Debug)]
-struct Whole {
-    bytes: Bytes,
-    _share: Share,
-}
-
-/// Bytes that one connection has, and what it pays for them.
-struct Held {
-    whole: Arc<Whole>,
-    _share: Option<Arc<Share>>,
 }
 
 impl Parts {
@@ -178,18 +162,16 @@ impl Parts {
             return Ok(made);
         }
         let Made { bytes, next } = made;
-        let share = payers.common.take(Resource::Bytes, bytes.len())?;
-        let whole = Arc::new(Whole { bytes, _share: share });
-        let mut part = Part { kept: None, whole: Arc::downgrade(&whole), holders: HashMap::new(), next };
-        let made = part.hold(&whole, account)?;
+        let shared = Arc::new(SharedBytes::new(bytes, &payers.common)?);
+        let made = shared.held_by(account).map(|bytes| Made { bytes, next: next.clone() });
         if inner.lead_to(&key) {
             // It may have ended to be the present one meanwhile.
-            if inner.is_present {
-                part.kept = room.map(|room| (whole, room));
-            }
-            inner.insert(key, part);
+            let bytes = Arc::downgrade(&shared);
+            let kept = if inner.is_present { room.map(|room| (shared, room)) } else { None };
+            // Also where this connection has no room for it: it asks again, and others may.
+            inner.insert(key, Part { kept, bytes, next });
         }
-        Ok(made)
+        made
     }
 
     /// What they were made of is not the present one any more: what is kept of it goes.
@@ -206,12 +188,10 @@ impl Parts {
 }
 
 impl Inner {
-    fn get(&mut self, key: &Key, account: &Account) -> Result<Option<Made>, Error> {
-        let Some(part) = self.parts.get_mut(key) else { return Ok(None) };
-        match part.whole.upgrade() {
-            Some(whole) => part.hold(&whole, account).map(Some),
-            None => Ok(None),
-        }
+    fn get(&self, key: &Key, account: &Account) -> Result<Option<Made>, Error> {
+        let Some(part) = self.parts.get(key) else { return Ok(None) };
+        let Some(bytes) = part.bytes.upgrade() else { return Ok(None) };
+        Ok(Some(Made { bytes: bytes.held_by(account)?, next: part.next.clone() }))
     }
 
     /// Whether a part begins where another of the same size ends, or is the first; and there is room for it.
@@ -242,36 +222,9 @@ impl Inner {
         }
         self.parts.insert(key, part);
         if self.parts.len() > self.sweep_above {
-            self.parts.retain(|key, part| key.size == 0 || part.whole.strong_count() > 0);
+            self.parts.retain(|key, part| key.size == 0 || part.bytes.strong_count() > 0);
             self.sweep_above = 2 * self.parts.len() + SWEEP_SLACK;
         }
-    }
-}
-
-impl Part {
-    /// The part for one connection, which pays for it as long as it has it.
-    fn hold(&mut self, whole: &Arc<Whole>, account: &Account) -> Result<Made, Error> {
-        let share = if whole.bytes.len() > SMALL { Some(self.share(whole.bytes.len(), account)?) } else { None };
-        let bytes = Bytes::from_owner(Held { whole: whole.clone(), _share: share });
-        Ok(Made { bytes, next: self.next.clone() })
-    }
-
-    fn share(&mut self, amount: usize, account: &Account) -> Result<Arc<Share>, Error> {
-        if let Some(share) = self.holders.get(&account.id()).and_then(Weak::upgrade) {
-            return Ok(share);
-        }
-        let share = Arc::new(account.of_connection().take(Resource::Bytes, amount)?);
-        if self.holders.len() == self.holders.capacity() {
-            self.holders.retain(|_, share| share.strong_count() > 0);
-        }
-        self.holders.insert(account.id(), Arc::downgrade(&share));
-        Ok(share)
-    }
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.whole.bytes
     }
 }
 

@@ -17,11 +17,11 @@ use super::slots::Slots;
 use super::store::{self, Store};
 use super::stored::Stored;
 use super::task::Task;
-use super::turns::Turns;
 use super::view::View;
 use crate::budget::{Account, Budget, Limits, Resource};
 use crate::error::Error;
 use crate::mutex::lock;
+use crate::turns::Turns;
 use crate::types::NodePath;
 use crate::zk::Zk;
 
@@ -85,7 +85,7 @@ pub(super) struct Inner {
     pub(super) zk: Zk,
     pub(super) settings: Settings,
     /// Whose turn it is to load a view for the first time, for each session that watches: one that hangs holds up no other.
-    loads: Vec<Turns>,
+    loads: Vec<Turns<()>>,
     /// The memory for views, among others.
     budget: Budget,
     /// Who pays for idle views.
@@ -188,7 +188,7 @@ impl Inner {
     }
 
     /// Whose turn it is to load a view of this path for the first time.
-    pub(super) fn loads(&self, path: &NodePath) -> &Turns {
+    pub(super) fn loads(&self, path: &NodePath) -> &Turns<()> {
         &self.loads[self.zk.hub.index(path)]
     }
 

@@ -13,9 +13,9 @@ use super::fetch::{Failure, Line, Loaded};
 use super::registry::Inner;
 use super::rounds::{Moment, Round, Rounds};
 use super::state::State;
-use super::turns::{Turn, Turns};
 use super::view::{BackendState, Refusal, View};
 use crate::error::Error;
+use crate::turns::{Turn, Turns};
 use crate::types::Zxid;
 use crate::zk::{Batch, Link, Mailbox, Session, Subscription};
 
@@ -38,9 +38,9 @@ pub(super) struct Task {
     view: Arc<View>,
     views: Arc<Inner>,
     /// Until the view was loaded for the first time: whose turns its loads wait for.
-    turns: Option<(Turns, u64)>,
+    turns: Option<(Turns<()>, u64)>,
     /// The turn of the first load, and when it ends if ZooKeeper says nothing.
-    turn: Option<(Turn, Instant)>,
+    turn: Option<(Turn<()>, Instant)>,
     mailbox: Arc<Mailbox>,
     subscription: Subscription,
     /// What has to be read.
@@ -92,7 +92,8 @@ impl Task {
     async fn serve(mut self) {
         loop {
             if self.has_work() {
-                let result = self.work().await;
+                // Most views wait: what work needs is not kept meanwhile.
+                let result = Box::pin(self.work()).await;
                 self.after(result).await;
             }
             self.wait().await;
@@ -292,12 +293,12 @@ impl Task {
 
 /// A turn of any of the connections that use a view, and the number of that one: a connection that asks for much holds up no
 /// other that asks for the same.
-async fn first_turn(view: &View, turns: &Turns) -> (Turn, u64) {
+async fn first_turn(view: &View, turns: &Turns<()>) -> (Turn<()>, u64) {
     let (mut waiting, mut lines) = (FuturesUnordered::new(), BTreeSet::new());
     loop {
         for connection in view.users(LINES) {
             if lines.len() < LINES && lines.insert(connection) {
-                waiting.push(turns.turn(connection).map(move |turn| (turn, connection)));
+                waiting.push(turns.turn(&(), connection).map(move |turn| (turn, connection)));
             }
         }
         tokio::select! {
@@ -420,8 +421,8 @@ mod tests {
         let budget = Budget::new(Limits::NONE, Limits::NONE);
         let (modest, greedy) = (budget.account(), budget.account());
         let turns = Turns::new(1);
-        let current = turns.turn(99).await;
-        let mut others: Vec<_> = (0..100).map(|_| Box::pin(turns.turn(greedy.id()))).collect();
+        let current = turns.turn(&(), 99).await;
+        let mut others: Vec<_> = (0..100).map(|_| Box::pin(turns.turn(&(), greedy.id()))).collect();
         assert!(others.iter_mut().all(|other| other.now_or_never().is_none()));
         let scope = Scope { path: NodePath::trusted("/a"), recursive: false };
         let purse = Purse::new(&greedy, budget.common_account(), 1);

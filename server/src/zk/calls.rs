@@ -195,7 +195,13 @@ impl Session {
             let asked: Vec<_> = ancestors().skip(missing).take(ANCESTORS_AT_ONCE).collect();
             let looks = asked.iter().map(|path| {
                 let sent = self.submit(Request::Exists { path: (*path).to_owned(), watch: false });
-                async move { absent_is_none(sent.await).map(|answer| answer.is_some()) }
+                async move {
+                    match absent_is_none(sent.await) {
+                        // What may not be read stands, and may be one below which something may be created.
+                        Err(Error::Refused(ErrorCode::NoAuth)) => Ok(true),
+                        answer => answer.map(|answer| answer.is_some()),
+                    }
+                }
             });
             let found = join_all(looks).await.into_iter().collect::<Result<Vec<_>, _>>()?;
             missing += found.iter().take_while(|exists| !**exists).count();

@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub max_sessions: usize,
     /// Time for which a session above `sessions` must have held nothing before it is given up.
     pub surplus_idle: Duration,
+    /// The replica's name, which its fences tell the others.
+    pub name: String,
     /// Finds the addresses of the hosts.
     pub resolver: Resolver,
     /// What the log has said of hosts that can't be reached.
@@ -92,6 +94,7 @@ impl Config {
             sessions: 1,
             max_sessions: 1,
             surplus_idle: Duration::from_secs(60),
+            name: "test".to_owned(),
             resolver: Resolver::default(),
             reports: Reports::default(),
         }

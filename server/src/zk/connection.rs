@@ -26,6 +26,9 @@ pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     // Two requests that follow each other must not wait for the first one's acknowledgement.
     stream.set_nodelay(true)?;
+    // What a connection that is given up has not delivered must never arrive: a create would be carried out after the next
+    // connection of the session has found that there is none, and has told a client so.
+    stream.set_zero_linger()?;
     Ok(stream)
 }
 
@@ -129,7 +132,31 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_connection_has_not_delivered_never_arrives_once_it_is_given_up() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let (dialled, accepted) = tokio::join!(dial(listener.local_addr().unwrap()), listener.accept());
+        let (stream, (mut server, _)) = (dialled.unwrap(), accepted.unwrap());
+        let (reader, writer) = stream.into_split();
+        let mut sent = 0;
+        // More than the server's socket takes, which reads nothing for now.
+        loop {
+            match writer.try_write(&[0; 64 * 1024]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop((reader, writer));
+        let mut arrived = Vec::new();
+        let end = server.read_to_end(&mut arrived).await;
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(arrived.len() < sent, "{} of {sent} bytes", arrived.len());
+    }
 
     #[tokio::test]
     async fn a_frame_that_is_too_large_is_thrown_away_and_the_next_one_is_read() {

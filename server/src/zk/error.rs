@@ -8,7 +8,8 @@ pub(crate) enum Error {
     /// ZooKeeper answered, and did not do it.
     #[error("{0}")]
     Refused(ErrorCode),
-    /// The request was not sent, and never will be: not connected, or too much is under way.
+    /// The request was not sent, and never will be: not connected, or too much is under way. Or ZooKeeper has dropped it
+    /// for a reason that has nothing to do with it.
     #[error("zookeeper can't be reached")]
     NotSent,
     /// The connection broke after the request was sent: it may or may not have been carried out.
@@ -37,13 +38,13 @@ impl Error {
         matches!(self, Self::NotSent | Self::OutcomeUnknown | Self::SessionExpired)
     }
 
-    /// The class of an error code in a reply's header.
+    /// The class of an error code in a reply's header. That a session is over is told by a handshake alone: a reply that
+    /// says so may come from a server that is behind, or that the session has left. The request is not carried out.
     pub(super) fn from_reply(code: ErrorCode) -> Self {
         // -4 is CONNECTIONLOSS, which a server answers when it lost its own leader.
         const CONNECTION_LOSS: ErrorCode = ErrorCode::Other(-4);
         match code {
-            ErrorCode::SessionExpired => Self::SessionExpired,
-            ErrorCode::SessionMoved | ErrorCode::Throttled => Self::NotSent,
+            ErrorCode::SessionExpired | ErrorCode::SessionMoved | ErrorCode::Throttled => Self::NotSent,
             ErrorCode::OperationTimeout | ErrorCode::SystemError | CONNECTION_LOSS => Self::OutcomeUnknown,
             code => Self::Refused(code),
         }

@@ -65,6 +65,11 @@ impl Hub {
         self.session_of(self.watcher_of(path))
     }
 
+    /// The sessions that watch now.
+    pub(super) fn each_session(&self) -> impl Iterator<Item = Session> {
+        self.slots.iter().map(|slot| slot.session.borrow().clone())
+    }
+
     /// Number of sessions that watch.
     pub(crate) fn sessions(&self) -> usize {
         self.slots.len()
@@ -140,17 +145,17 @@ async fn keep_session(
     lives.spawn(life);
     loop {
         let session = current.borrow().clone();
-        tokio::select! {
-            Some(ended) = lives.join_next() => if let Err(error) = ended
-                && let Ok(panic) = error.try_into_panic()
-            {
-                std::panic::resume_unwind(panic);
-            },
-            () = keep_watches(&session, &watches) => {}
+        let ended = tokio::select! {
+            ended = lives.join_next() => ended,
+            // They are over when the session's task is about to end, or has panicked.
+            () = keep_watches(&session, &watches) => lives.join_next().await,
+        };
+        if let Some(Err(error)) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
         }
         let (session, life) = Session::start(config.clone(), watches.clone());
-        // The task of the old one is aborted. It must not be found among those that have ended: another would be started for it.
-        lives = JoinSet::new();
         lives.spawn(life);
         current.send_replace(session);
     }
@@ -241,5 +246,22 @@ mod tests {
         apply_differences(&session, &watches, connection).await;
         assert_eq!(begun.elapsed(), FULL_QUEUE_PAUSE);
         assert_eq!(watches.differences(AT_ONCE).0.len(), AT_ONCE, "they are still to be set");
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_sessions_task_is_one_of_the_task_that_keeps_it() {
+        let watches = Arc::new(Watches::default());
+        // Its link ends with the task, so that the watches are over in the same moment.
+        let session = Session::full(watches.connection_made(), watches.clone());
+        let config = Arc::new(Config::of(std::net::SocketAddr::from(([127, 0, 0, 1], 1))));
+        let mut tasks = JoinSet::new();
+        for _ in 0..32 {
+            let current = watch::channel(session.clone()).0;
+            tasks.spawn(keep_session(config.clone(), watches.clone(), current, async { panic!("a defect") }));
+        }
+        for _ in 0..32 {
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(60), tasks.join_next());
+            assert!(ended.await.expect("each ends").unwrap().unwrap_err().is_panic());
+        }
     }
 }

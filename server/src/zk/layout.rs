@@ -8,10 +8,18 @@ pub(crate) const FENCES: &str = "/.rollcall/fences";
 pub(crate) const LEASES: &str = "/.rollcall/leases";
 /// Where the records of locks that were made through Rollcall are.
 pub(crate) const LOCKS: &str = "/.rollcall/locks";
+/// Where the records of evictions are.
+pub(crate) const EVICTED: &str = "/.rollcall/evicted";
 
 /// The fence of a session: an ephemeral of that session. Its version moves with every takeover from the session.
 pub(crate) fn fence(session: SessionId) -> String {
     format!("{FENCES}/{:016x}", session.0)
+}
+
+/// The session whose fence has this name.
+pub(crate) fn session_of_fence(name: &str) -> Option<SessionId> {
+    let id = u64::from_str_radix(name, 16).ok().filter(|_| name.len() == 16)?;
+    Some(SessionId(i64::from_be_bytes(id.to_be_bytes())))
 }
 
 /// What kazoo puts between a contender's unique prefix and its digits, and at the end of a queue's name.
@@ -36,6 +44,18 @@ pub(crate) fn is_lock_queue(path: &NodePath) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fence_is_named_by_its_session() {
+        for id in [1, i64::MAX, -2] {
+            let fence = fence(SessionId(id));
+            assert_eq!(
+                session_of_fence(fence.strip_prefix(FENCES).unwrap().trim_start_matches('/')),
+                Some(SessionId(id))
+            );
+        }
+        assert!(session_of_fence("1").is_none() && session_of_fence("000000000000000x").is_none());
+    }
 
     #[test]
     fn a_locks_queue_stands_beside_it_as_kazoo_has_it() {

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod created;
 mod error;
+mod fence;
 mod hub;
 pub(crate) mod layout;
 mod names;
@@ -19,10 +20,12 @@ mod pool;
 #[cfg(test)]
 pub(crate) mod proxy;
 mod reports;
+mod roster;
 mod session;
 mod watches;
 mod writer;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub(crate) use calls::{Read, create, delete, set_data};
@@ -35,12 +38,13 @@ pub(crate) use pauses::Pauses;
 pub(crate) use pool::{NoRoom, Owner, Owners, Pool, Room, SESSION_PATH_BYTES};
 pub(crate) use reports::Reports;
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
+pub(crate) use roster::{LONGEST_NAME, Listed, Roster};
 pub(crate) use session::{Answer, Held, Link, Session};
 use tokio::task::JoinSet;
 pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, Seen};
 pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};
 
-use crate::types::Zxid;
+use crate::types::{SessionId, Zxid};
 
 /// Number of sessions that watch, beside the pool.
 pub(crate) const WATCHING_SESSIONS: usize = 2;
@@ -52,13 +56,51 @@ pub(crate) struct Zk {
     pub(crate) pool: Pool,
     /// The sessions that watch, and feed views.
     pub(crate) hub: Hub,
+    /// The sessions of all replicas.
+    pub(crate) roster: Roster,
+    reports: Reports,
+}
+
+/// How one session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SessionReport {
+    /// Its id; zero before its first connection.
+    pub(crate) id: SessionId,
+    pub(crate) is_connected: bool,
+    /// The server of its last connection.
+    pub(crate) server: Option<SocketAddr>,
+    /// What its ephemeral paths come to, in bytes. `None`: it watches, and holds none.
+    pub(crate) path_bytes: Option<usize>,
 }
 
 impl Zk {
     /// Starts all sessions as tasks of `tasks`; they connect in the background, and none of the tasks ends.
     pub(crate) fn start(config: Config, tasks: &mut JoinSet<()>) -> Self {
         let config = Arc::new(config);
-        Self { pool: Pool::start(&config, tasks), hub: Hub::start(&config, WATCHING_SESSIONS, tasks) }
+        let pool = Pool::start(&config, tasks);
+        let (roster, reading) = Roster::start(pool.clone());
+        tasks.spawn(reading);
+        let hub = Hub::start(&config, WATCHING_SESSIONS, tasks);
+        Self { pool, hub, roster, reports: config.reports.clone() }
+    }
+
+    /// How each session stands: those that hold ephemerals first.
+    pub(crate) fn sessions(&self) -> Vec<SessionReport> {
+        let report = |session: &Session, path_bytes| SessionReport {
+            id: session.id(),
+            is_connected: session.is_up(),
+            server: session.server(),
+            path_bytes,
+        };
+        let owners = self.pool.owners().borrow().clone();
+        let holding = owners.iter().map(|owner| report(owner.session(), Some(owner.path_bytes())));
+        let watching = self.hub.each_session().map(|session| report(&session, None)).collect::<Vec<_>>();
+        holding.chain(watching).collect()
+    }
+
+    /// How the last try to connect failed, and to which server; `None` where each has been reached since it last failed.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        self.reports.last()
     }
 
     /// The last transaction that this process knows of, by the sessions that stand.

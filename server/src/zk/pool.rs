@@ -7,6 +7,7 @@
 //! There are [`Config::sessions`] of them, and more when what they hold needs it, up to [`Config::max_sessions`]: the
 //! surplus. New paths go into the surplus only when the others are full, and into few of it, so that it empties again.
 
+mod prepare;
 mod slots;
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use super::session::Session;
 use super::writer::{CommitError, Committed, Guard, Stats, Unit, Writer};
 use super::{Config, Error, writer};
+use crate::clock;
 use crate::mutex::lock;
 use crate::types::SessionId;
 
@@ -159,7 +161,8 @@ impl Owner {
         reserved.is_ok().then(|| Room { owner: self.clone(), bytes })
     }
 
-    fn path_bytes(&self) -> usize {
+    /// What its ephemeral paths come to, in bytes, as [`SESSION_PATH_BYTES`] counts them.
+    pub(super) fn path_bytes(&self) -> usize {
         self.0.path_bytes.load(Ordering::Acquire)
     }
 
@@ -356,7 +359,7 @@ impl Pool {
     /// The connected sessions; without those whose server may hang, if there are others: their evidence is overdue, or an
     /// answer is.
     fn connected(&self) -> Vec<Owner> {
-        let now = Instant::now();
+        let now = clock::now();
         let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
         let answers = |owner: &Owner| owner.session().silence() < PATIENCE;
         let owners = self.0.owners.borrow().clone();

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::mutex::lock;
 
 /// Time after which the same server is reported again; each time it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -16,7 +18,14 @@ const MOST: usize = 1024;
 
 /// What was reported last. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reports(Arc<Mutex<HashMap<String, Report>>>);
+pub(crate) struct Reports(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_server: HashMap<String, Report>,
+    /// The server of the last failure, and how it failed. `None` once that server was reached.
+    last: Option<(String, String)>,
+}
 
 #[derive(Debug)]
 struct Report {
@@ -27,6 +36,7 @@ struct Report {
 impl Reports {
     /// Logs that an attempt has failed, unless that was said lately. `server` is its name, with its address where it is known.
     pub(super) fn failed(&self, server: &str, tried: &str, error: &dyn fmt::Display) {
+        self.lock().last = Some((server.to_owned(), format!("{tried}: {error}")));
         if self.is_due(server, Instant::now()) {
             tracing::warn!(server, tried, %error, "a zookeeper server can't be reached; trying again");
         } else {
@@ -36,11 +46,24 @@ impl Reports {
 
     /// The server has answered: the next failure is news.
     pub(super) fn reached(&self, server: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
+        let mut reports = self.lock();
+        reports.by_server.remove(server);
+        if reports.last.as_ref().is_some_and(|(failed, _)| failed == server) {
+            reports.last = None;
+        }
+    }
+
+    /// The last failure, in words; `None` when that server was reached since.
+    pub(super) fn last(&self) -> Option<String> {
+        self.lock().last.as_ref().map(|(server, failure)| format!("{server}: {failure}"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.0)
     }
 
     fn is_due(&self, server: &str, now: Instant) -> bool {
-        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reports = &mut self.lock().by_server;
         if let Some(report) = reports.get_mut(server) {
             if now < report.next_at {
                 return false;
@@ -71,6 +94,6 @@ mod tests {
         reports.reached("b");
         assert!(reports.is_due("b", at(2)));
         assert!((0..10 * MOST).all(|name| reports.is_due(&name.to_string(), at(0))));
-        assert!(reports.0.lock().unwrap().len() <= MOST);
+        assert!(reports.lock().by_server.len() <= MOST);
     }
 }

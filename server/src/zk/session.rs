@@ -37,6 +37,7 @@ use super::connection::FrameReader;
 use super::names::Names;
 use super::watches::{Batch, Mailbox, Watches};
 use super::{Config, Error};
+use crate::clock;
 use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
 
@@ -85,6 +86,8 @@ struct Identity {
     timeout: Duration,
     last_zxid: i64,
     last_heard: Option<Instant>,
+    /// The server of the last connection.
+    server: Option<SocketAddr>,
     /// How long a request has waited while nothing at all was received.
     silence: Duration,
 }
@@ -123,13 +126,14 @@ impl Session {
     ) -> (Self, impl Future<Output = ()> + Send + use<> + 'static) {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (link_tx, link) = watch::channel(Link::Down);
-        let (evidence_tx, evidence) = watch::channel(Instant::now());
+        let (evidence_tx, evidence) = watch::channel(clock::now());
         let identity = Arc::new(Mutex::new(Identity {
             id: 0,
             password: Bytes::new(),
             timeout: config.session_timeout,
             last_zxid: 0,
             last_heard: None,
+            server: None,
             silence: Duration::ZERO,
         }));
         let session = Self {
@@ -254,6 +258,11 @@ impl Session {
     /// The session's id; zero before the first connection.
     pub(crate) fn id(&self) -> SessionId {
         SessionId(lock(&self.identity).id)
+    }
+
+    /// The server of its last connection.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        lock(&self.identity).server
     }
 
     /// The session time-out that ZooKeeper granted; before the first connection, the one asked for.
@@ -422,7 +431,7 @@ fn write_request(
         RequestHeader { xid, op_code: op_code as i32 }.encode(encoder);
         request.encode(encoder);
     });
-    lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), mailbox, held, reply });
+    lock(pending).push_back(Pending { xid, op_code, sent_at: clock::now(), mailbox, held, reply });
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Error;
 use super::calls::{BATCH_BYTES, set_data};
 use super::created::Created;
+use super::fence::Fence;
 use super::session::{Answer, Session};
 use crate::types::{NodePath, Zxid};
 
@@ -126,14 +127,19 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// The writer of `session`, whose fence stands at `fence` with version 0; the future does the work.
-    pub(super) fn start(session: Session, fence: String) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    /// The writer of `session`, whose fence stands at `fence` with version 0; the future does the work. `mark`: what the
+    /// owner writes into the fence.
+    pub(super) fn start(
+        session: Session,
+        fence: String,
+        mark: Bytes,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let moves = Arc::new(AtomicU64::new(0));
         let task = Task {
-            guard_len: session.wire_len(&guard(&fence, "", 0)) + fence.len(),
+            guard_len: session.wire_len(&set_data(&fence, mark.clone(), 0)) + fence.len(),
             session,
-            fence,
+            fence: Fence { path: fence, mark },
             own: FenceVersion::Version(0),
             moves: moves.clone(),
             arriving: waiting,
@@ -210,7 +216,7 @@ impl FenceVersion {
 
 struct Task {
     session: Session,
-    fence: String,
+    fence: Fence,
     /// Size of the write of a fence on the wire, in bytes.
     guard_len: usize,
     own: FenceVersion,
@@ -281,7 +287,7 @@ impl Task {
         }
         let mut guards: Vec<Request> = Vec::new();
         for (path, version) in &fences {
-            guards.push(guard(&self.fence, path, *version));
+            guards.push(self.fence.guard(path, *version));
             self.fences_under_way.insert(path.clone());
         }
         self.under_way.push(Box::pin(send_batch(self.session.clone(), guards, batch, fences)));
@@ -308,7 +314,7 @@ impl Task {
                     drop(next.reply.send(Err(CommitError::FenceMoved)));
                     continue;
                 }
-                Guard::Own(_) => self.own.version().map(|version| (self.fence.clone(), version)),
+                Guard::Own(_) => self.own.version().map(|version| (self.fence.path.clone(), version)),
                 Guard::Foreign { path, version } => {
                     let chain = self.chains.get(path);
                     Some((path.clone(), chain.map_or(*version, |chain| chain.now(*version))))
@@ -357,7 +363,7 @@ impl Task {
                     // Counted after the read: whoever takes the new count reads its nodes later than that.
                     self.moves.fetch_add(1, Ordering::AcqRel);
                 }
-                self.fences_under_way.remove(&self.fence);
+                self.fences_under_way.remove(&self.fence.path);
             }
             Finished::Fence(Err(_)) => self.read_fence(),
         }
@@ -400,7 +406,7 @@ impl Task {
     }
 
     fn is_own_among(&self, fences: &[(String, i32)]) -> bool {
-        fences.iter().any(|(fence, _)| *fence == self.fence)
+        fences.iter().any(|(fence, _)| *fence == self.fence.path)
     }
 
     fn release(&mut self, fences: &[(String, i32)]) {
@@ -414,7 +420,7 @@ impl Task {
         if self.chains.len() > MAX_CHAINS {
             self.chains.clear();
         }
-        for (fence, version) in fences.iter().filter(|(fence, _)| *fence != self.fence) {
+        for (fence, version) in fences.iter().filter(|(fence, _)| *fence != self.fence.path) {
             let chain = self.chains.get(fence).map(|chain| chain.grown(*version));
             self.chains.insert(fence.clone(), chain.unwrap_or(Chain { first: *version, steps: 1 }));
         }
@@ -431,14 +437,14 @@ impl Task {
     fn read_fence(&mut self) {
         let last = self.own.last();
         self.own = FenceVersion::Unsure { after: last };
-        self.fences_under_way.insert(self.fence.clone());
-        let (session, path) = (self.session.clone(), NodePath::trusted(self.fence.as_str()));
+        self.fences_under_way.insert(self.fence.path.clone());
+        let (session, fence) = (self.session.clone(), self.fence.clone());
         self.under_way.push(Box::pin(async move {
             if !session.connected().await {
                 // The session is over, and the writer's end with it is near; nothing guarded can succeed any more.
                 std::future::pending::<()>().await;
             }
-            let read = read_fence(&session, &path, last).await;
+            let read = read_fence(&session, &fence, last).await;
             if read.is_err() {
                 tokio::time::sleep(FENCE_PAUSE).await;
             }
@@ -448,22 +454,17 @@ impl Task {
 }
 
 /// The fence's version, and whether another replica has written it since it had version `last`.
-async fn read_fence(session: &Session, path: &NodePath, last: i32) -> Result<(i32, bool), Error> {
+async fn read_fence(session: &Session, fence: &Fence, last: i32) -> Result<(i32, bool), Error> {
+    let path = &NodePath::trusted(fence.path.as_str());
     session.sync(path).await?;
-    if let Some(fence) = session.get(path).await? {
-        let version = fence.stat.version;
-        let ours = version == last || (version == last.wrapping_add(1) && fence.data.is_empty());
+    if let Some(read) = session.get(path).await? {
+        let version = read.stat.version;
+        let ours = version == last || (version == last.wrapping_add(1) && read.data == fence.mark);
         return Ok((version, !ours));
     }
     session.ensure_parents(path).await?;
     // Somebody deleted it by hand. Without it nothing of this session could be taken over safely.
-    session.create(path.as_str(), Bytes::new(), CreateMode::Ephemeral).await.map(|_| (0, true))
-}
-
-/// The write of a fence that a multi begins with. It names who wrote it, unless that is the owner.
-fn guard(own_fence: &str, path: &str, version: i32) -> Request {
-    let writer = if path == own_fence { "" } else { own_fence };
-    set_data(path, Bytes::copy_from_slice(writer.as_bytes()), version)
+    session.create(path.as_str(), fence.mark.clone(), CreateMode::Ephemeral).await.map(|_| (0, true))
 }
 
 async fn send_batch(
@@ -482,7 +483,7 @@ async fn send_batch(
 /// before it left; the others are pipelined.
 async fn send_singles(
     session: Session,
-    own_fence: String,
+    own_fence: Fence,
     own: FenceVersion,
     batch: Vec<Waiting>,
     fences: Vec<(String, i32)>,
@@ -499,18 +500,18 @@ async fn send_singles(
         }
     }
     let guarded = async {
-        let mut versions: HashMap<String, FenceVersion> = HashMap::from([(own_fence.clone(), own)]);
+        let mut versions: HashMap<String, FenceVersion> = HashMap::from([(own_fence.path.clone(), own)]);
         for waiting in guarded {
             let (path, first) = match &waiting.unit.guard {
                 Guard::Foreign { path, version } => (path.clone(), FenceVersion::Version(*version)),
-                Guard::Own(_) | Guard::None => (own_fence.clone(), own),
+                Guard::Own(_) | Guard::None => (own_fence.path.clone(), own),
             };
             let known = versions.entry(path.clone()).or_insert(first);
             let Some(version) = known.version() else {
                 drop(waiting.reply.send(Err(CommitError::FenceMoved)));
                 continue;
             };
-            let guards = vec![guard(&own_fence, &path, version)];
+            let guards = vec![own_fence.guard(&path, version)];
             let outcome = send_one(&session, guards, &waiting.unit.ops, Stats::Wanted).await;
             match &outcome {
                 Ok(_) => *known = FenceVersion::Version(version.wrapping_add(1)),
@@ -519,7 +520,7 @@ async fn send_singles(
             }
             drop(waiting.reply.send(outcome));
         }
-        versions.remove(&own_fence).unwrap_or(own)
+        versions.remove(&own_fence.path).unwrap_or(own)
     };
     let (_, own) = tokio::join!(futures_util::future::join_all(pipelined), guarded);
     Finished::Singles { fences, own }

@@ -1,6 +1,5 @@
 //! The way down of a replica: `draining` on every stream, clients that move, GOAWAY, and the end at the deadline.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use rollcall_proto::v1;
@@ -12,14 +11,17 @@ use rollcall_tests::arm::Setting;
 use rollcall_tests::client::{Client, Registration, data, get, next, refused, retry_delay, set, span};
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::process::Signal;
-use rollcall_tests::server::Server;
+use rollcall_tests::server::{SERVICE, Server};
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 use serde_json::json;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::ARM;
 
@@ -151,15 +153,49 @@ async fn while_it_drains_a_replica_is_not_ready_and_takes_no_new_streams() {
     assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with("draining\n"), "{ready}");
     let refused = s.client.clone().watch(v1::WatchRequest { path: "/".to_owned(), ..Default::default() }).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
-    eventually("new connections are refused", SOON, async || match TcpStream::connect(s.server.grpc()).await {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
     // The streams that stand are served all the same, on a connection that has been told to take no more.
     streams.registering.keep_alive().await;
     s.bare.create("/drain/b", b"1").await;
     streams.watching.until("the change", |known| known.names() == ["a", "b"]).await;
+}
+
+/// A connection that is made after those that stood have been told to take no more calls.
+async fn late(s: &Setting) -> Channel {
+    eventually("a new connection is told that the replica drains", SOON, async || {
+        let channel = s.server.channel().await;
+        let answer = client_of(&channel).get(v1::GetRequest { path: "/".to_owned(), ..Default::default() }).await;
+        check(answer.is_err(), || "it was answered".to_owned()).map(|()| channel)
+    })
+    .await
+}
+
+fn client_of(channel: &Channel) -> Client {
+    Client::new(channel.clone())
+}
+
+#[tokio::test]
+async fn who_connects_while_it_drains_is_told_so_until_the_end() {
+    let (mut s, mut streams) = draining("500s").await;
+    streams.told().await;
+    let channel = late(&s).await;
+    let mut client = client_of(&channel);
+    let get = client.get(v1::GetRequest { path: "/".to_owned(), ..Default::default() }).await;
+    assert!(retry_delay(&refused(get, Code::Unavailable, "DRAINING")) <= LONG);
+    let watch = client.watch(v1::WatchRequest { path: "/".to_owned(), ..Default::default() }).await;
+    refused(watch, Code::Unavailable, "DRAINING");
+    let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.state(), v1::ReplicaState::Draining);
+    let remaining = Duration::try_from(status.remaining.unwrap()).unwrap();
+    assert!(remaining > LONG / 2 && remaining <= Duration::from_secs(500), "{remaining:?}");
+    assert_eq!(status.counts.unwrap().register_streams, 1);
+    assert_eq!(s.server.health(SERVICE).await.unwrap(), ServingStatus::NotServing);
+
+    // Neither the connection nor a call on it that has no end holds the end up.
+    let request = HealthCheckRequest { service: SERVICE.to_owned() };
+    let mut health = HealthClient::new(channel.clone()).watch(request).await.unwrap().into_inner();
+    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    drop(streams);
+    ends_well(&mut s.server).await;
 }
 
 #[tokio::test]

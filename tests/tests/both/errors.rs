@@ -33,6 +33,7 @@ async fn everywhere(client: &Client, path: &str) -> Vec<(&'static str, Status)> 
     let mut client = client.clone();
     let named = path.to_owned();
     let describe = v1::DescribeLockRequest { path: named.clone() };
+    let evict = v1::EvictRequest { path: named.clone(), duration: None };
     vec![
         ("Get", client.get(GetRequest { path: named.clone(), ..Default::default() }).await.unwrap_err()),
         ("Get", client.get(latest(path)).await.unwrap_err()),
@@ -41,6 +42,7 @@ async fn everywhere(client: &Client, path: &str) -> Vec<(&'static str, Status)> 
         ("Delete", delete(&client, path).await.unwrap_err()),
         ("AcquireLock", acquire(&client, lock(path, "me")).await.unwrap_err()),
         ("DescribeLock", client.describe_lock(describe).await.unwrap_err()),
+        ("Evict", client.evict(evict).await.unwrap_err()),
     ]
 }
 

@@ -10,6 +10,7 @@ use rollcall_proto::v1::{ChangeKind, LostReason, OpenSession};
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, refused, resume, set, span, unset};
 use rollcall_tests::follow::Watching;
+use rollcall_tests::proxy::Traffic;
 use rollcall_tests::wait::{SOON, check, eventually};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -513,4 +514,62 @@ async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_withou
         never = never_a_moment_without(&s.bare, "/services", "one") => match never {},
     };
     assert_eq!(s.bare.get("/services/one").await.unwrap().stat.czxid, again.generation);
+}
+
+/// Whatever a stream has asked for and has no answer to when it says goodbye.
+#[tokio::test]
+async fn nothing_of_a_stream_stands_or_appears_after_its_goodbye() {
+    let s = ARM.setting("lifetimes").await;
+    let other = s.another_server().await;
+    let other_client = other.client().await;
+    s.bare.create("/bye", b"").await;
+    let path = |index: usize| format!("/bye/{index}");
+    for round in 0..40_usize {
+        let client = if round % 2 == 0 { &s.client } else { &other_client };
+        let mut stream = Registration::open_with_ttl(client, LONG).await;
+        for index in 0..30 {
+            stream.send(set(&path(index), value())).await;
+            if round % 4 == 1 {
+                stream.send(set(&path(index), data(json!({"a": 2})))).await;
+            }
+        }
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        stream.send(Request::Close(v1::CloseSession {})).await;
+        let mut told = 0;
+        while let Some(answer) = stream.next().await.unwrap() {
+            told += usize::from(matches!(answer, Response::Unregistered(_)));
+        }
+        assert_eq!(told, 30);
+        assert_eq!(s.bare.children("/bye").await.unwrap(), Vec::<String>::new(), "in round {round}");
+    }
+    let mut stream = Registration::open(&s.client).await;
+    for index in 0..100 {
+        stream.send(set(&path(index), value())).await;
+        stream.send(unset(&path(index))).await;
+        while !matches!(stream.answer().await, Response::Unregistered(_)) {}
+        assert!(!s.bare.exists(&path(index)).await, "{index}");
+    }
+    stream.keep_alive().await;
+    assert_eq!(s.bare.children("/bye").await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_goodbye_waits_for_a_set_whose_answer_is_lost_and_then_nothing_stands() {
+    let s = ARM.behind_a_proxy("lifetimes", &[]).await;
+    s.bare.create("/bye", b"").await;
+    for goodbye in [unset("/bye/x"), Request::Close(v1::CloseSession {})] {
+        let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
+        s.proxy.stall_answers_after(b"/bye/x");
+        stream.send(set("/bye/x", value())).await;
+        s.proxy.stalled().await;
+        let made = s.bare.wait_for("/bye/x", "made, though nobody was told", |_| true).await;
+        stream.send(goodbye).await;
+        let Ok(Some(Response::Pending(_))) = stream.next().await else { panic!("pending comes first") };
+        assert_eq!(s.bare.get("/bye/x").await.unwrap().stat.czxid, made.stat.czxid, "no goodbye was answered");
+        s.proxy.set_traffic(Traffic::Pass);
+        while !matches!(stream.next().await.unwrap(), Some(Response::Unregistered(_))) {}
+        assert!(!s.bare.exists("/bye/x").await);
+    }
 }

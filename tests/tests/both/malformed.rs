@@ -17,11 +17,13 @@ use rollcall_tests::follow::{Locking, Watching, lock};
 use rollcall_tests::server::Server;
 use serde_json::json;
 use tonic::Code;
+use tonic::client::GrpcService as _;
 use tonic::transport::Channel;
 
 use super::ARM;
 
-const METHODS: [&str; 8] = ["Register", "Get", "Watch", "AcquireLock", "ReleaseLock", "DescribeLock", "Put", "Delete"];
+const METHODS: [&str; 10] =
+    ["Register", "Get", "Watch", "AcquireLock", "ReleaseLock", "DescribeLock", "Put", "Delete", "Evict", "Status"];
 /// The largest message that is taken, in bytes.
 const LIMIT: usize = 2 << 20;
 
@@ -125,7 +127,11 @@ async fn what_can_not_be_read_is_a_fault_of_the_caller_alone() {
             ("a million fields that nobody knows", b"\x78\x01".repeat(1_000_000).into(), "PROTOCOL"),
             ("a message over the limit", with_text(method, &vec![b'x'; LIMIT]), "VALUE_TOO_LARGE"),
         ];
-        for (what, message, reason) in cases {
+        // A request without fields has no text that can be wrong.
+        let of_text = ["a number for a text", "a text that is not UTF-8"];
+        for (what, message, reason) in
+            cases.into_iter().filter(|(what, ..)| method != "Status" || !of_text.contains(what))
+        {
             println!("{method}: {what}");
             let answer = call(&channel, method, vec![message], 2).await;
             refused(answer, Code::InvalidArgument, reason);
@@ -196,7 +202,7 @@ async fn the_deepest_value_and_the_deepest_path_are_taken_and_deeper_ones_are_no
     let message = "path has 129 levels, over the limit of 128";
     let deeper = format!("{path}/x");
     let channel = s.server.channel().await;
-    for method in METHODS.into_iter().filter(|method| !matches!(*method, "Register" | "ReleaseLock")) {
+    for method in METHODS.into_iter().filter(|method| !matches!(*method, "Register" | "ReleaseLock" | "Status")) {
         let answer = call(&channel, method, vec![with_text(method, deeper.as_bytes())], 1).await;
         let status = refused(answer, Code::InvalidArgument, "INVALID_PATH");
         assert!(status.message().starts_with(message), "{method}: {}", status.message());
@@ -268,6 +274,8 @@ fn sound(method: &str, rng: &mut StdRng) -> Vec<u8> {
         "ReleaseLock" => v1::ReleaseLockRequest { lock_id: "abcd".to_owned() }.encode_to_vec(),
         "DescribeLock" => v1::DescribeLockRequest { path }.encode_to_vec(),
         "Put" => v1::PutRequest { path, value, expected_version: Some(1), create_only: false }.encode_to_vec(),
+        "Evict" => v1::EvictRequest { path, duration: span }.encode_to_vec(),
+        "Status" => v1::StatusRequest {}.encode_to_vec(),
         _ => v1::DeleteRequest { path, expected_version: Some(1), recursive: false }.encode_to_vec(),
     }
 }
@@ -312,4 +320,26 @@ async fn whatever_the_bytes_are_the_answer_is_one_of_the_api() {
         }
     }
     citizen.goes_on().await;
+}
+
+#[tokio::test]
+async fn what_is_not_grpc_by_its_content_type_is_told_so_in_http() {
+    let s = ARM.setting("malformed").await;
+    let mut channel = s.server.channel().await;
+    for (content_type, expected) in [
+        (Some("application/json"), 415),
+        (Some("application/grpc-web+proto"), 415),
+        (None, 415),
+        (Some("application/grpc+proto"), 200),
+    ] {
+        for path in ["/rollcall.v1.Registry/Get", "/no/such"] {
+            let mut request = http::Request::post(format!("http://{}{path}", s.server.grpc()));
+            if let Some(content_type) = content_type {
+                request = request.header("content-type", content_type);
+            }
+            std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+            let answer = channel.call(request.body(tonic::body::Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(answer.status().as_u16(), expected, "{content_type:?} {path}");
+        }
+    }
 }

@@ -310,18 +310,60 @@ async fn a_registration_that_somebody_deletes_is_put_back_with_the_same_bytes() 
 }
 
 #[tokio::test]
-async fn overwritten_data_stays_and_the_holder_is_told() {
+async fn overwritten_data_are_told_at_once_and_put_right_soon() {
     let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
-    stream.set("/over", data(json!({"a": 1}))).await;
+    let first = stream.set("/over", data(json!({"a": 1}))).await;
+    let before = s.bare.get("/over").await.unwrap();
+    for version in [1, 3] {
+        s.bare.set("/over", br#"{"theirs":true}"#).await;
+        let Response::Overwritten(told) = stream.answer().await else { panic!("overwritten comes next") };
+        assert_eq!((told.path.as_str(), shown(told.value.as_ref())), ("/over", json!({"theirs": true})));
+        assert_eq!(told.stat.unwrap().version, version);
+        let right = stream.registered().await;
+        assert!(right.restored && right.generation == first.generation, "{right:?}");
+        let node = s.bare.get("/over").await.unwrap();
+        assert_eq!((node.data, node.stat.version), (before.data.clone(), version + 1));
+    }
+    // What the holder sets is written at once, and then nothing is left to put right.
     s.bare.set("/over", br#"{"theirs":true}"#).await;
-    let Response::Overwritten(told) = stream.answer().await else { panic!("overwritten comes next") };
-    assert_eq!((told.path.as_str(), shown(told.value.as_ref())), ("/over", json!({"theirs": true})));
-    assert_eq!(told.stat.unwrap().version, 1);
-    assert_eq!(s.bare.get("/over").await.unwrap().json(), json!({"theirs": true}));
-    // What is written next is what the holder next sets.
-    stream.set("/over", data(json!({"a": 3}))).await;
-    assert_eq!(plain(s.bare.get("/over").await.unwrap().json()), json!({"a": 3}));
+    let Response::Overwritten(_) = stream.answer().await else { panic!("overwritten comes next") };
+    let again = stream.set("/over", data(json!({"a": 1}))).await;
+    assert!(!again.restored && again.generation == first.generation, "{again:?}");
+    let node = s.bare.get("/over").await.unwrap();
+    assert_eq!((node.data, node.stat.version), (before.data, 6));
+}
+
+/// As nd_service_registry does, whose process writes its own pid and time whenever it sees others.
+#[tokio::test]
+async fn two_programs_that_disagree_write_a_handful_of_times_and_the_one_that_lives_has_the_last_word() {
+    let s = ARM.setting("register").await;
+    let mut stream = Registration::open(&s.client).await;
+    stream.set("/fight", data(json!({"a": 1}))).await;
+    let ours = s.bare.get("/fight").await.unwrap().data;
+    let theirs = br#"{"pid":22075,"a":1}"#;
+    let mut written = 0;
+    let fight = async {
+        loop {
+            if s.bare.get("/fight").await.unwrap().data != theirs {
+                s.bare.set("/fight", theirs).await;
+                written += 1;
+            }
+        }
+    };
+    let told = async {
+        // After 1 s, 2 s and 4 s.
+        let mut restored = 0;
+        while restored < 3 {
+            restored += i32::from(matches!(stream.answer().await, Response::Registered(_)));
+        }
+    };
+    tokio::select! {
+        never = fight => never,
+        () = told => {}
+    }
+    assert!((3..=4).contains(&written), "{written}");
+    s.bare.wait_for("/fight", "the truth again", |node| node.data == ours).await;
 }
 
 #[tokio::test]

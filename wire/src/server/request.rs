@@ -112,6 +112,8 @@ pub enum Refused {
     Unknown,
     /// Its body is no record of the type that the operation takes.
     Malformed,
+    /// The same of a proof of who the client is: ZooKeeper hangs up.
+    MalformedLogin,
     /// The same of a multi, to which ZooKeeper has given a transaction's number by then.
     MalformedMulti,
 }
@@ -122,6 +124,9 @@ impl Request {
         match OpCode::from_wire(op_code) {
             None | Some(OpCode::Check) => Err(Refused::Unknown),
             Some(OpCode::Multi) => decode(OpCode::Multi, decoder).map_err(|_| Refused::MalformedMulti),
+            Some(op_code @ (OpCode::Auth | OpCode::Sasl)) => {
+                decode(op_code, decoder).map_err(|_| Refused::MalformedLogin)
+            }
             Some(op_code) => decode(op_code, decoder).map_err(|_| Refused::Malformed),
         }
     }
@@ -190,7 +195,10 @@ fn decode(op_code: OpCode, decoder: &mut Decoder) -> Result<Request, Malformed> 
             let _kind = decoder.int()?;
             Request::Auth { scheme: text(decoder)?, auth: decoder.optional_bytes()?.unwrap_or_default() }
         }
-        OpCode::Sasl => Request::Sasl,
+        OpCode::Sasl => {
+            decoder.optional_bytes()?.ok_or(Malformed("token is null"))?;
+            Request::Sasl
+        }
         OpCode::Reconfig => Request::Reconfig,
         OpCode::Ping => Request::Ping,
         OpCode::CloseSession => Request::CloseSession,

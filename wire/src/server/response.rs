@@ -51,6 +51,8 @@ pub enum Response {
     Parts(Vec<Part>),
     /// Of `addWatch`, whose reply holds a second error code, always zero.
     WatchAdded,
+    /// Of a step of a login with SASL, where nobody can log in.
+    NoToken,
     /// Of what answers with a header alone.
     Done,
 }
@@ -101,6 +103,7 @@ impl Response {
                 header(encoder, -1, true, -1);
             }
             Self::WatchAdded => encoder.int(0),
+            Self::NoToken => encoder.optional_bytes(None),
             Self::Done => {}
         }
     }

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use bytes::Bytes;
-use rollcall_wire::{CreateMode, ErrorCode, Request, WatchMode};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::super::calls::create;
-use super::super::layout::{self, FENCES, LEASES};
-use super::super::pauses::Pauses;
+use super::super::roster;
 use super::super::session::Session;
 use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
-use super::super::{Config, Error};
+use super::super::{Error, layout};
+use super::prepare::prepare;
 use super::{Inner, Owner, Shared};
 use crate::types::SessionId;
 
@@ -28,10 +25,6 @@ const OPENING: Duration = Duration::from_secs(5);
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The pause after ZooKeeper has refused to make what a session needs; each further refusal doubles it.
-const FIRST_PREPARE_PAUSE: Duration = Duration::from_millis(200);
-/// The longest such pause: the replica serves nobody before an operator has mended it.
-const LONGEST_PREPARE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs for ever, unless the task of a session panics.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -130,71 +123,12 @@ fn leave(shared: &Shared, id: SessionId) {
     shared.owners.send_modify(|owners| Arc::make_mut(owners).retain(|owner| owner.id() != id));
 }
 
-/// Makes the znodes that are ours, and the session's fence; `None` when the session expired meanwhile.
-async fn prepare(session: &Session, config: &Config) -> Option<SessionId> {
-    let mut pauses = Pauses::new(FIRST_PREPARE_PAUSE, LONGEST_PREPARE_PAUSE);
-    loop {
-        if !session.connected().await {
-            return None;
-        }
-        match try_prepare(session, config).await {
-            Ok(()) => return Some(session.id()),
-            Err(Error::SessionExpired) => return None,
-            Err(error) => {
-                if error.is_connection_lost() {
-                    pauses.reset();
-                }
-                let pause = pauses.next();
-                tracing::warn!(%error, ?pause, "can't prepare a zookeeper session; it is tried again after a pause");
-                tokio::time::sleep(pause).await;
-            }
-        }
-    }
-}
-
-async fn try_prepare(session: &Session, config: &Config) -> Result<(), Error> {
-    let mut chroot = String::new();
-    for segment in config.chroot.split('/').skip(1) {
-        chroot = format!("{chroot}/{segment}");
-        // Looked at first: who may use what stands need not be allowed to create it.
-        let look = Request::Exists { path: chroot.clone(), watch: false };
-        if session.submit_outer(look).await.is_ok() {
-            continue;
-        }
-        let create = create(&chroot, Bytes::new(), CreateMode::Persistent);
-        exists_is_fine(session.submit_outer(create).await.map(drop))?;
-    }
-    for path in [crate::types::RESERVED_ROOT, FENCES, LEASES] {
-        exists_is_fine(session.create(path, Bytes::new(), CreateMode::Persistent).await.map(drop))?;
-    }
-    // The version check: without persistent watches (before 3.6) nothing that Rollcall promises can be kept.
-    let probe = Request::AddWatch { path: LEASES.to_owned(), mode: WatchMode::Persistent };
-    match session.submit(probe).await {
-        Err(Error::Refused(ErrorCode::Unimplemented)) => {
-            tracing::error!("this zookeeper has no persistent watches: rollcall needs zookeeper 3.6 or newer");
-            return Err(Error::Refused(ErrorCode::Unimplemented));
-        }
-        answer => drop(answer?),
-    }
-    session.submit(Request::RemoveWatches { path: LEASES.to_owned() }).await?;
-    let fence = layout::fence(session.id());
-    // It stands already when the answer to an earlier try was lost.
-    exists_is_fine(session.create(&fence, Bytes::new(), CreateMode::Ephemeral).await.map(drop))
-}
-
-fn exists_is_fine(result: Result<(), Error>) -> Result<(), Error> {
-    match result {
-        Err(Error::Refused(ErrorCode::NodeExists)) => Ok(()),
-        result => result,
-    }
-}
-
 /// Puts the session into the list, and keeps its writer and its heartbeat going until the session is over; a surplus one
 /// also until it is given up, and what is under way in it has ended.
 async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>) {
     let fence = layout::fence(id);
     let fence_bytes = shared.config.path_cost(fence.len());
-    let (writer, writing) = Writer::start(session.clone(), fence);
+    let (writer, writing) = Writer::start(session.clone(), fence, roster::mark(&shared.config.name));
     let path_bytes = AtomicUsize::new(fence_bytes);
     let owner = Owner(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
     let mut writing = pin!(writing);

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use rollcall_embedded::Embedded;
-use rollcall_wire::CreateMode;
+use rollcall_wire::{CreateMode, ErrorCode, OpCode};
 
 use super::super::calls::{create, delete, set_data};
 use super::super::config::PATH_LENGTH;
@@ -187,4 +187,29 @@ async fn nothing_new_is_placed_where_an_answer_is_overdue() {
     let rooms: Vec<_> = (0..100).map(|_| pool.room(10).unwrap()).collect();
     assert!(rooms.iter().all(|room| room.owner().id() != hung.id()));
     assert!((0..100).all(|_| pool.any().unwrap().id() != hung.id()));
+}
+
+#[tokio::test]
+async fn a_session_that_a_reply_calls_over_is_kept_if_the_next_handshake_finds_it() {
+    for code in [ErrorCode::SessionExpired, ErrorCode::SessionMoved] {
+        let mut tasks = JoinSet::new();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let embedded = Embedded::bind(any_port, rollcall_embedded::Config::default()).await.unwrap();
+        let proxy = Proxy::start(embedded.local_addr(), &mut tasks).await;
+        tasks.spawn(async move { embedded.run(std::future::pending()).await });
+        let config = Config { session_timeout: Duration::from_secs(4), ..Config::of(proxy.address()) };
+        let pool = Pool::start(&Arc::new(config), &mut tasks);
+        wait_for_sessions(&pool, 1).await;
+        let owner = pool.owners().borrow()[0].clone();
+        let mut link = owner.session().link();
+        link.borrow_and_update();
+        // Its heartbeat.
+        proxy.faults().refused.insert(OpCode::SetData, code.to_wire());
+        tokio::time::timeout(LONG, link.changed()).await.expect("the connection is left").unwrap();
+        proxy.faults().refused.clear();
+        let (before, mut evidence) = (Instant::now(), owner.evidence());
+        let goes_on = evidence.wait_for(|evidence| *evidence > before);
+        tokio::time::timeout(LONG, goes_on).await.expect("the heartbeat goes on").unwrap();
+        assert_eq!(pool.owners().borrow()[0].id(), owner.id());
+    }
 }

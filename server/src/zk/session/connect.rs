@@ -114,6 +114,7 @@ impl Task {
         identity.id = response.session_id;
         identity.password = response.password;
         identity.last_heard = Some(Instant::now());
+        identity.server = Some(address);
         identity.timeout = Duration::from_millis(u64::try_from(response.timeout_ms).unwrap_or_default());
         tracing::info!(session = format_args!("{:#x}", identity.id), host = %address, "connected to zookeeper");
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Answer, Config, Error, Identity, Pending, lock};
+use crate::clock;
 use crate::compute;
 use crate::types::Zxid;
 use crate::zk::connection::{Frame, FrameReader};
@@ -115,7 +116,7 @@ impl Reading<'_> {
         if reader.received() != silence.received {
             self.heard();
         }
-        let waited = lock(self.pending).front().map(|request| request.sent_at.elapsed());
+        let waited = lock(self.pending).front().map(|request| clock::now().saturating_duration_since(request.sent_at));
         silence.step(step, reader.received(), reader.is_amid_frame(), waited);
         lock(self.identity).silence = silence.ignored;
     }
@@ -173,11 +174,23 @@ impl Reading<'_> {
         let refused = ErrorCode::from_wire(header.error);
         let is_decoded = too_large.is_none() && refused.is_none() && is_worth_decoding(op_code, is_long, is_wanted);
         let response = if is_decoded { Some(self.decode(op_code, decoder, is_long).await) } else { None };
+        let failing = match (refused, &response) {
+            (Some(code), _) => Some((code, Error::from_reply(code))),
+            (None, Some(Ok(Response::Parts(parts)))) => failed_as_a_whole(parts),
+            _ => None,
+        };
         let Some(Pending { sent_at, mailbox, reply, held, .. }) = lock(self.pending).pop_front() else {
             return Err("a reply that was answered meanwhile".to_owned());
         };
         let mut end = Ok(());
-        match (response, too_large, refused) {
+        match (response, too_large, failing) {
+            (_, None, Some((code, error))) => {
+                drop(reply.send(Err(error)));
+                // The next handshake tells whether the session is really over.
+                if matches!(code, ErrorCode::SessionExpired | ErrorCode::SessionMoved) {
+                    end = Err(code.to_string());
+                }
+            }
             (Some(Ok(response)), ..) => {
                 if is_carried_out_write(op_code, &response) {
                     self.evidence.send_replace(sent_at);
@@ -193,12 +206,6 @@ impl Reading<'_> {
                 end = Err(error.to_string());
             }
             (None, Some(error), _) => drop(reply.send(Err(error))),
-            (None, None, Some(code)) => {
-                drop(reply.send(Err(Error::from_reply(code))));
-                if matches!(code, ErrorCode::SessionExpired | ErrorCode::SessionMoved) {
-                    end = Err(code.to_string());
-                }
-            }
             (None, None, None) => {}
         }
         drop(held);
@@ -218,8 +225,16 @@ impl Reading<'_> {
         if !is_long {
             return read();
         }
-        compute::on_a_blocking_thread(read).await
+        compute::FOR_ZOOKEEPER.run(read).await
     }
+}
+
+/// Why a transaction failed, if the code of the part that did says nothing of that part: ZooKeeper does not know the
+/// session, or has no time. Nothing of the transaction was carried out.
+fn failed_as_a_whole(parts: &[Result<Response, ErrorCode>]) -> Option<(ErrorCode, Error)> {
+    let mut codes = parts.iter().filter_map(|part| part.as_ref().err().copied());
+    let code = codes.find(|code| !matches!(Error::from_reply(*code), Error::Refused(_)))?;
+    Some((code, Error::NotSent))
 }
 
 /// A long answer to a read that nobody waits for any more is thrown away as it is. What was written is evidence.

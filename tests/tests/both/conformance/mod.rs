@@ -11,13 +11,15 @@
 //!   `views/fetch.rs`, `views/state.rs`, `durable.rs`, `locks/describe.rs`.
 //! - `watches`: what is told, once, in which order, before which answer, and what is not.
 //!   `zk/hub.rs`, `zk/watches.rs`, `views/rounds.rs`, `sessions/entry.rs`, `locks/line.rs`.
-//! - `mortal`, and what `setWatches2` tells: nobody; others who share the tree.
+//! - `mortal`, `logins`, `words`, and what `setWatches2` tells: nobody; others who share the tree.
 
+mod logins;
 mod mortal;
 mod multi;
 mod reads;
 mod sessions;
 mod watches;
+mod words;
 mod writes;
 
 use std::net::SocketAddr;

@@ -30,6 +30,7 @@ impl Test {
             timeout: TIMEOUT,
             last_zxid: 0,
             last_heard: None,
+            server: None,
             silence: Duration::ZERO,
         };
         Self {
@@ -198,4 +199,30 @@ fn a_request_whose_answer_is_being_decoded_is_not_taken_for_one_that_was_not_sen
         drop(release);
         drop(occupied.await);
     });
+}
+
+#[tokio::test]
+async fn a_part_that_fails_because_of_the_session_is_no_refusal_of_the_part() {
+    use rollcall_wire::server::{Part, Response as Answered};
+
+    for (code, ends) in
+        [(ErrorCode::SessionExpired, true), (ErrorCode::SessionMoved, true), (ErrorCode::Throttled, false)]
+    {
+        let test = Test::new();
+        let (mut server, client) = tokio::io::duplex(1024);
+        let reply = test.ask(1, None);
+        lock(&test.pending)[0].op_code = OpCode::Multi;
+        let mut encoder = Encoder::new();
+        encoder.frame(|encoder| {
+            ReplyHeader { xid: 1, zxid: 7, error: 0 }.encode(encoder);
+            let rest = [None, Some(code), Some(ErrorCode::RuntimeInconsistency)];
+            Answered::Parts(rest.map(Part::Failed).into()).encode(encoder);
+        });
+        server.write_all(&encoder.take()).await.unwrap();
+        // The stream's end, or that of the session.
+        drop(server);
+        let cause = test.run(client).await;
+        assert_eq!(reply.await.unwrap().unwrap_err(), Error::NotSent, "{code:?}");
+        assert_eq!(cause == code.to_string(), ends, "{code:?}: {cause}");
+    }
 }

@@ -1,5 +1,5 @@
-//! Turns: of the calls that want the same thing, a few at a time get it, and connections take turns, however many calls one
-//! of them makes.
+//! Turns: of those that want the same thing, a few at a time get it, and connections take turns, however often one of them
+//! asks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -11,10 +11,10 @@ use crate::mutex::lock;
 
 /// Gives turns, so many for each key at a time. Cheap to clone.
 #[derive(Debug)]
-pub(super) struct Turns<K: Key>(Arc<Shared<K>>);
+pub(crate) struct Turns<K: Key>(Arc<Shared<K>>);
 
-/// What calls wait for.
-pub(super) trait Key: Clone + Eq + Hash {}
+/// What is waited for; `()` where there is one thing.
+pub(crate) trait Key: Clone + Eq + Hash {}
 
 impl<K: Clone + Eq + Hash> Key for K {}
 
@@ -39,7 +39,7 @@ struct Queue<K: Key> {
 
 /// The right to do one thing, given back on drop.
 #[derive(Debug)]
-pub(super) struct Turn<K: Key>(Option<(Turns<K>, K)>);
+pub(crate) struct Turn<K: Key>(Option<(Turns<K>, K)>);
 
 /// A place among those that wait, given up on drop.
 struct Place<'a, K: Key> {
@@ -50,15 +50,25 @@ struct Place<'a, K: Key> {
 }
 
 impl<K: Key> Turns<K> {
-    pub(super) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Self(Arc::new(Shared { count, keys: Mutex::default() }))
+    }
+
+    /// A turn, if one is free.
+    pub(crate) fn try_turn(&self, key: &K) -> Option<Turn<K>> {
+        let mut keys = self.lock();
+        let queue = keys.entry(key.clone()).or_default();
+        (queue.taken < self.0.count).then(|| {
+            queue.taken += 1;
+            Turn(Some((self.clone(), key.clone())))
+        })
     }
 
     /// Waits for a turn of this connection.
     ///
     /// # Cancellation
-    /// Safe: a call that no longer waits has no turn.
-    pub(super) async fn turn(&self, key: &K, connection: u64) -> Turn<K> {
+    /// Safe: who no longer waits has no turn.
+    pub(crate) async fn turn(&self, key: &K, connection: u64) -> Turn<K> {
         let (place, turn) = {
             let mut keys = self.lock();
             let queue = keys.entry(key.clone()).or_default();
@@ -160,10 +170,11 @@ mod tests {
     async fn connections_take_turns_at_a_key_and_other_keys_wait_for_nobody() {
         let turns = Turns::new(1);
         let mut current = turns.turn(&"a", 1).await;
+        assert!(turns.try_turn(&"a").is_none());
         let mut waiting: Vec<_> =
             [1, 1, 1, 1, 2, 3, 2].map(|connection| (connection, Box::pin(turns.turn(&"a", connection)))).into();
         assert!(waiting.iter_mut().all(|(_, turn)| turn.now_or_never().is_none()));
-        assert!(turns.turn(&"b", 1).now_or_never().is_some());
+        assert!(turns.turn(&"b", 1).now_or_never().is_some() && turns.try_turn(&"b").is_some());
         let mut order = Vec::new();
         while !waiting.is_empty() {
             drop(current);

@@ -1,0 +1,72 @@
+//! The record of an eviction: `/.rollcall/evicted/<hash of the path>`, a durable node with a JSON object. When it was
+//! written, by ZooKeeper's clock, is when the eviction began.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::types::NodePath;
+use crate::zk::layout::EVICTED;
+
+/// Number of bytes of the hash in a record's name.
+const HASH: usize = 16;
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) path: NodePath,
+    pub(super) duration: Duration,
+}
+
+/// The name of a path's record. A path has more bytes than a name may have, and slashes.
+pub(super) fn name(path: &NodePath) -> String {
+    let hash = Sha256::digest(path.as_str());
+    hash.iter().take(HASH).fold(String::new(), |mut name, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(name, "{byte:02x}");
+        name
+    })
+}
+
+/// Where the record of a path is.
+pub(crate) fn record_path(path: &NodePath) -> NodePath {
+    named(&name(path))
+}
+
+/// Where the record with this name is.
+pub(super) fn named(name: &str) -> NodePath {
+    NodePath::trusted(format!("{EVICTED}/{name}"))
+}
+
+impl Record {
+    /// Reads the data of the record with this name; `None` for what we did not write.
+    pub(super) fn parse(record_name: &str, data: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(data).ok()?;
+        let path = NodePath::parse_below_root(value.get("path")?.as_str()?).ok()?;
+        let duration = Duration::from_millis(value.get("duration_ms")?.as_u64()?);
+        (name(&path) == record_name).then_some(Self { path, duration })
+    }
+
+    pub(super) fn data(&self) -> Bytes {
+        let duration = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
+        json!({ "path": self.path.as_str(), "duration_ms": duration }).to_string().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_nothing_else_is() {
+        let record = Record { path: NodePath::trusted("/services/\"ä\""), duration: Duration::from_millis(1500) };
+        assert_eq!(Record::parse(&name(&record.path), &record.data()), Some(record.clone()));
+        assert_eq!(Record::parse("0123", &record.data()), None, "it is of another path");
+        for bad in ["", "{}", "[]", r#"{"path":"/services/a","duration_ms":-1}"#] {
+            assert_eq!(Record::parse(&name(&NodePath::trusted("/services/a")), bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

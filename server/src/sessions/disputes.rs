@@ -1,0 +1,320 @@
+//! Registrations whose data somebody else has overwritten. The data of their holder are written again: after
+//! [`FIRST_PAUSE`], and after a pause that doubles each time that they are overwritten again. So a program that writes its
+//! own data back whenever it sees others writes a handful of times, and what a program leaves behind that has died goes.
+
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::claims::{Claim, Content, Policy};
+use super::outbox::Notice;
+use super::state::{State, StreamId};
+use crate::error::Error;
+use crate::types::{Generation, NodePath, Stat, Zxid};
+use crate::value::own;
+use crate::zk::Read;
+
+/// The pause before data are put right for the first time. A shorter one has two programs that disagree write more often.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause, and the quiet after which the next one is [`FIRST_PAUSE`] again. A longer one leaves wrong data for
+/// longer where somebody overwrites them time and again.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// What is known of the writes of others into one registration.
+#[derive(Debug)]
+pub(super) struct Dispute {
+    /// When the data are put right; `None` while they are the holder's.
+    due: Option<Instant>,
+    /// The pause before the last put-right.
+    pause: Duration,
+    /// When the data were last put right, or found to be right again.
+    ended_at: Option<Instant>,
+    /// The hash of the data that the holder was told of.
+    told: u64,
+}
+
+impl Dispute {
+    fn new() -> Self {
+        Self { due: None, pause: Duration::ZERO, ended_at: None, told: 0 }
+    }
+
+    /// The data are not the holder's. Gives when they are put right, if that was not known before.
+    fn overwritten(&mut self, now: Instant) -> Option<Instant> {
+        if self.due.is_some() {
+            return None;
+        }
+        let is_quiet = self.ended_at.is_none_or(|ended| now >= ended + LONGEST_PAUSE);
+        self.pause = if is_quiet { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        self.due = Some(now + self.pause);
+        self.due
+    }
+
+    /// They could not be put right: once more after a pause, a longer one if that was refused. Gives until when.
+    fn again(&mut self, is_refused: bool, now: Instant) -> Instant {
+        if is_refused {
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        let due = now + self.pause;
+        self.due = Some(due);
+        due
+    }
+
+    /// The data are the holder's again.
+    pub(super) fn end(&mut self, now: Instant) {
+        if self.due.take().is_some() {
+            self.ended_at = Some(now);
+        }
+    }
+
+    /// When the data are put right; `None` while they are the holder's.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+fn hash(data: &Bytes) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(data)
+}
+
+impl State {
+    /// The incarnation that is held exists with other data than its holder's, or with these again.
+    pub(super) fn data_seen(&mut self, path: &NodePath, read: &Read, holder: StreamId, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(held) = &mut entry.held else { return };
+        held.written = Zxid(read.stat.mzxid);
+        let generation = held.generation;
+        if read.data == held.bytes {
+            if entry.dispute.as_ref().is_some_and(|dispute| dispute.due.is_some()) {
+                self.data_right(path, read.stat, generation, now);
+            }
+            return;
+        }
+        let hash = hash(&read.data);
+        let dispute = entry.dispute.get_or_insert_with(|| Box::new(Dispute::new()));
+        let is_told = dispute.due.is_some() && dispute.told == hash;
+        dispute.told = hash;
+        if let Some(due) = dispute.overwritten(now) {
+            self.pauses.insert((due, path.clone()));
+        }
+        if !is_told {
+            self.tell(holder, Notice::Overwritten { path: path.clone(), data: own(&read.data), stat: read.stat });
+        }
+    }
+
+    /// The data of a registration are its holder's again.
+    pub(super) fn data_right(&mut self, path: &NodePath, stat: Stat, generation: Generation, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if let Some(dispute) = &mut entry.dispute {
+            dispute.end(now);
+        }
+        if let Some(holder) = entry.holder {
+            let path = path.clone();
+            self.tell(holder, Notice::Registered { path, generation, stat, restored: true, adopted: false });
+        }
+    }
+
+    /// Begins to put the data of a registration right.
+    pub(super) fn put_right(&mut self, path: &NodePath) {
+        let Some(held) = self.entries.get(path).and_then(|entry| entry.held.as_ref()) else { return };
+        let claim = Claim::new(Content::Exact(held.bytes.clone()), Policy::PutRight(held.generation));
+        self.begin_claim(path, None, claim, None);
+    }
+
+    /// The data could not be put right: ZooKeeper refuses that, or could not be asked, or other changes are not known yet.
+    pub(super) fn not_put_right(&mut self, path: &NodePath, refusal: Option<&Error>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        let Some(dispute) = &mut entry.dispute else { return };
+        if let Some(error) = refusal
+            && dispute.pause <= FIRST_PAUSE
+        {
+            tracing::warn!(%path, %error, "overwritten data can't be put right; that is tried again");
+        }
+        let due = dispute.again(refusal.is_some(), now);
+        entry.unseen = Some(None);
+        self.pauses.insert((due, path.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::claims::{Claimed, Held, Observed};
+    use super::super::outbox::LostReason;
+    use super::super::state::{Effect, Input};
+    use super::super::stepped::*;
+    use super::*;
+    use crate::types::{SessionId, Zxid};
+
+    /// The registration of a stream, and somebody else who writes into it.
+    struct Scene {
+        replica: Replica,
+        generation: Generation,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let mut replica = Replica::new();
+            let generation = replica.register(ONE, None);
+            Self { replica, generation }
+        }
+
+        /// Somebody writes these data, and the node is read.
+        fn written(&mut self, data: &'static [u8]) -> Vec<Effect> {
+            self.replica.zxid += 1;
+            let zxid = Some(Zxid(self.replica.zxid));
+            let seen = crate::zk::Seen { data_changed: true, zxid, ..Default::default() };
+            self.replica.step(Input::Changed { path: path(), seen });
+            let seen = standing(self.generation.0, self.replica.zxid, data);
+            self.replica.step(Input::Verified { path: path(), seen })
+        }
+
+        /// Lets time go by until the data are put right; how long that was.
+        fn waits(&mut self) -> Duration {
+            let begun = self.replica.now;
+            loop {
+                let due = self.replica.state.next_tick().expect("they are put right once") - self.replica.now;
+                let effects = self.replica.after(due);
+                if let [claim] = claims(&effects)[..] {
+                    assert_eq!(claim.policy, Policy::PutRight(self.generation));
+                    assert_eq!(claim.content.bytes(), b"data".as_slice());
+                    return self.replica.now - begun;
+                }
+            }
+        }
+
+        /// ZooKeeper has written what it was asked for.
+        fn put_right(&mut self) -> Vec<Effect> {
+            self.replica.zxid += 1;
+            let Claimed::Held { held, stat, adopted } = held(self.generation.0) else { panic!("held") };
+            let held = Held { written: Zxid(self.replica.zxid), ..held };
+            self.replica.claimed(Claimed::Held { held, stat, adopted })
+        }
+    }
+
+    fn is_overwritten(effects: &[Effect]) -> bool {
+        matches!(notices(effects)[..], [(ONE, Notice::Overwritten { .. })])
+    }
+
+    fn is_restored(effects: &[Effect], by: Generation) -> bool {
+        matches!(notices(effects)[..], [(ONE, Notice::Registered { generation, restored: true, .. })] if *generation == by)
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn what_another_overwrites_is_told_at_once_and_put_right_after_growing_pauses() {
+        let mut scene = Scene::new();
+        let mut waited = Vec::new();
+        for _ in 0..12 {
+            assert!(is_overwritten(&scene.written(b"theirs")));
+            waited.push(scene.waits().as_secs());
+            let effects = scene.put_right();
+            assert!(is_restored(&effects, scene.generation), "{effects:?}");
+        }
+        assert_eq!(waited, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
+        // Nothing more is done, and after a long quiet it begins anew.
+        assert!(scene.replica.after(LONGEST_PAUSE - seconds(1)).is_empty());
+        scene.written(b"theirs");
+        assert_eq!(scene.waits(), LONGEST_PAUSE);
+        scene.put_right();
+        scene.replica.after(LONGEST_PAUSE);
+        scene.written(b"theirs");
+        assert_eq!(scene.waits(), FIRST_PAUSE);
+    }
+
+    #[test]
+    fn who_goes_on_writing_does_not_put_it_off_and_each_other_data_are_told() {
+        let mut scene = Scene::new();
+        scene.written(b"theirs");
+        scene.replica.after(FIRST_PAUSE / 2);
+        assert!(notices(&scene.written(b"theirs")).is_empty(), "the same again");
+        assert!(is_overwritten(&scene.written(b"others")));
+        assert_eq!(scene.waits(), FIRST_PAUSE / 2);
+    }
+
+    #[test]
+    fn data_that_another_puts_right_are_not_written() {
+        let mut scene = Scene::new();
+        scene.written(b"theirs");
+        let effects = scene.written(b"data");
+        assert!(is_restored(&effects, scene.generation), "{effects:?}");
+        assert!(scene.replica.after(seconds(3600)).is_empty());
+    }
+
+    #[test]
+    fn what_zookeeper_refuses_is_tried_again_ever_less_often_and_told_to_nobody() {
+        let mut scene = Scene::new();
+        scene.written(b"theirs");
+        let mut waited = Vec::new();
+        for _ in 0..12 {
+            waited.push(scene.waits().as_secs());
+            let effects = scene.replica.claimed(Claimed::Refused(Error::NoAuth { path: path() }));
+            assert!(notices(&effects).is_empty(), "{effects:?}");
+            assert!(matches!(effects[..], [Effect::Verify { .. }]), "what stands is looked at: {effects:?}");
+            let seen = standing(scene.generation.0, scene.replica.zxid, b"theirs");
+            assert!(scene.replica.step(Input::Verified { path: path(), seen }).is_empty());
+        }
+        assert_eq!(waited[..3], [1, 2, 4]);
+        assert_eq!(waited[10..], [600, 600]);
+        scene.waits();
+        assert!(is_restored(&scene.put_right(), scene.generation));
+    }
+
+    #[test]
+    fn an_outage_is_told_to_nobody_and_a_set_does_not_wait_for_it() {
+        let mut scene = Scene::new();
+        scene.written(b"theirs");
+        scene.waits();
+        let effects = scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        assert!(notices(&effects).is_empty() && !scene.replica.state.is_waiting(), "{effects:?}");
+        let seen = standing(scene.generation.0, scene.replica.zxid, b"theirs");
+        scene.replica.step(Input::Verified { path: path(), seen });
+        assert_eq!(scene.waits(), FIRST_PAUSE, "an outage is nobody's write");
+        scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        scene.replica.step(Input::Verified { path: path(), seen: None });
+        // What its holder sets is written, with what was written before known, and then nothing is left to put right.
+        let effects = scene.replica.set(ONE);
+        assert_eq!(claims(&effects)[0].policy, Policy::Update(scene.generation));
+        assert_eq!(claims(&effects)[0].first.as_deref(), Some(b"data".as_slice()));
+        scene.replica.claimed(held(scene.generation.0));
+        scene.replica.after(seconds(3600));
+        assert!(scene.replica.state.next_tick().is_none());
+    }
+
+    #[test]
+    fn what_is_gone_or_taken_over_meanwhile_is_not_put_right() {
+        let mut gone = Scene::new();
+        gone.written(b"theirs");
+        gone.waits();
+        let effects = gone.replica.claimed(Claimed::Unavailable { attempted: None });
+        assert!(matches!(effects[..], [Effect::Verify { .. }]), "{effects:?}");
+        let effects = gone.replica.step(Input::Verified { path: path(), seen: Some(Observed::Absent) });
+        assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { .. }));
+        let outcome = gone.replica.held();
+        assert!(is_restored(&gone.replica.claimed(outcome), Generation(gone.replica.zxid)));
+        assert!(gone.replica.after(seconds(3600)).is_empty());
+
+        let mut taken = Scene::new();
+        taken.written(b"theirs");
+        taken.waits();
+        assert!(is_lost(&taken.replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+        assert!(taken.replica.after(seconds(3600)).is_empty());
+
+        let mut given_back = Scene::new();
+        given_back.written(b"theirs");
+        assert!(is_removal(&given_back.replica.step(Input::Gone { stream: ONE }), given_back.generation));
+        assert!(claims(&given_back.replica.after(seconds(3600))).is_empty());
+    }
+
+    #[test]
+    fn a_registration_that_was_overwritten_is_made_again_with_the_data_of_its_holder() {
+        let mut scene = Scene::new();
+        scene.written(b"theirs");
+        scene.replica.step(sessions([SessionId(8)]));
+        let effects = scene.replica.after(Duration::from_millis(300));
+        assert_eq!(claims(&effects)[0].content.bytes(), b"data".as_slice());
+    }
+}

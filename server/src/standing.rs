@@ -1,0 +1,106 @@
+//! How this replica stands with ZooKeeper, and what it is called: what it tells of itself.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::mutex::lock;
+use crate::zk::{Listed, SESSION_PATH_BYTES, SessionReport, Zk};
+
+/// A handle on what the replica tells of itself. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    backend: Backend,
+    started: Started,
+    zk: Zk,
+    contact: Mutex<Contact>,
+}
+
+/// When the process started, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Started {
+    at: Instant,
+    time: SystemTime,
+}
+
+/// Which kind of backend a replica has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// A ZooKeeper ensemble.
+    ZooKeeper,
+    /// The memory of this process.
+    Embedded,
+}
+
+/// The contact with the backend, and since when it is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Contact {
+    is_up: bool,
+    since: Duration,
+}
+
+/// What a replica tells of itself.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) name: String,
+    pub(crate) started: SystemTime,
+    pub(crate) backend: Backend,
+    /// Whether requests of every kind can be sent now.
+    pub(crate) is_up: bool,
+    /// Since when that is so.
+    pub(crate) since: SystemTime,
+    /// How the last try to connect failed; only while ZooKeeper is away.
+    pub(crate) last_failure: Option<String>,
+    pub(crate) sessions: Vec<SessionReport>,
+    /// What the ephemeral paths of one session may come to, in bytes.
+    pub(crate) session_path_bytes: usize,
+    /// The sessions of all replicas.
+    pub(crate) replicas: Listed,
+}
+
+impl Standing {
+    pub(crate) fn new(name: String, backend: Backend, zk: Zk) -> Self {
+        let started = Started { at: Instant::now(), time: SystemTime::now() };
+        let contact = Mutex::new(Contact { is_up: false, since: Duration::ZERO });
+        Self(Arc::new(Inner { name, backend, started, zk, contact }))
+    }
+
+    /// Looks whether the backend can be reached. To be called often: a change counts from when it is seen.
+    pub(crate) fn look(&self) -> bool {
+        let is_up = self.0.zk.is_up();
+        let mut contact = lock(&self.0.contact);
+        if contact.is_up != is_up {
+            *contact = Contact { is_up, since: self.0.started.at.elapsed() };
+        }
+        is_up
+    }
+
+    /// Number of ZooKeeper sessions that hold ephemerals.
+    pub(crate) fn owners(&self) -> usize {
+        self.0.zk.pool.owners().borrow().len()
+    }
+
+    /// What the replica tells of itself. It takes half a second at most.
+    pub(crate) async fn report(&self) -> Report {
+        let Inner { name, backend, started, zk, contact } = &*self.0;
+        self.look();
+        let Contact { is_up, since } = *lock(contact);
+        let replicas = if is_up { zk.roster.current().await } else { zk.roster.last() };
+        Report {
+            name: name.clone(),
+            started: started.time,
+            backend: *backend,
+            is_up,
+            since: started.time + since,
+            last_failure: zk.last_failure().filter(|_| !is_up),
+            sessions: zk.sessions(),
+            session_path_bytes: SESSION_PATH_BYTES,
+            replicas,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Which replicas have sessions with ZooKeeper, by name: the fences, and what is in them.
+//!
+//! The list is read when somebody asks, at most once a second and once at a time, however many ask.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use super::layout::{self, FENCES};
+use super::{Error, Pool};
+use crate::types::{NodePath, SessionId};
+
+/// Time for which a list is current enough. A shorter one has ZooKeeper asked more often by clients that ask in a loop.
+const FRESH: Duration = Duration::from_secs(1);
+/// Time that a caller waits for a list before it makes do with the last one. Status promises an answer in a second.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Time after which a reading is given up.
+const READING: Duration = Duration::from_secs(2);
+/// Maximum number of fences that are read.
+const MOST: usize = 1000;
+/// Maximum number of fences in one read.
+const CHUNK: usize = 128;
+/// Maximum length of a name, in bytes.
+pub(crate) const LONGEST_NAME: usize = 256;
+
+/// A list of the sessions of all replicas.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listed {
+    /// The name of each session's replica; empty where it is not known.
+    pub(crate) names: Arc<BTreeMap<SessionId, String>>,
+    /// When the list was read. `None`: never.
+    pub(crate) at: Option<(Instant, SystemTime)>,
+}
+
+impl Listed {
+    fn is_fresh(&self) -> bool {
+        self.at.is_some_and(|(at, _)| at.elapsed() < FRESH)
+    }
+
+    /// The name of a session's replica.
+    pub(crate) fn name_of(&self, session: SessionId) -> Option<&str> {
+        self.names.get(&session).map(String::as_str).filter(|name| !name.is_empty())
+    }
+}
+
+/// A handle on the list. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Roster(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    listed: watch::Sender<Listed>,
+    wanted: Notify,
+}
+
+impl Roster {
+    /// The roster, and the task that reads it, which never ends.
+    pub(super) fn start(pool: Pool) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let shared = Arc::new(Shared { listed: watch::Sender::default(), wanted: Notify::new() });
+        (Self(shared.clone()), run(shared, pool))
+    }
+
+    /// The last list.
+    pub(crate) fn last(&self) -> Listed {
+        self.0.listed.borrow().clone()
+    }
+
+    /// A list that is at most a second old. While ZooKeeper does not answer, the last one.
+    pub(crate) async fn current(&self) -> Listed {
+        let mut listed = self.0.listed.subscribe();
+        if !listed.borrow_and_update().is_fresh() {
+            self.0.wanted.notify_one();
+            // The sender is in the handle.
+            let _ = timeout(PATIENCE, listed.changed()).await;
+        }
+        self.last()
+    }
+}
+
+async fn run(shared: Arc<Shared>, pool: Pool) {
+    loop {
+        shared.wanted.notified().await;
+        if shared.listed.borrow().is_fresh() {
+            continue;
+        }
+        let known = shared.listed.borrow().names.clone();
+        let read = timeout(READING, read(&pool, &known)).await.unwrap_or(Err(Error::NotSent));
+        shared.listed.send_modify(|listed| {
+            // Those who wait are told in either case.
+            if let Ok(names) = read {
+                *listed = Listed { names: Arc::new(names), at: Some((Instant::now(), SystemTime::now())) };
+            }
+        });
+    }
+}
+
+async fn read(pool: &Pool, known: &BTreeMap<SessionId, String>) -> Result<BTreeMap<SessionId, String>, Error> {
+    let owner = pool.any()?;
+    let (fences, _) = owner.session().children(&NodePath::trusted(FENCES)).await?.unwrap_or_default();
+    let sessions: Vec<_> = fences.iter().filter_map(|name| layout::session_of_fence(name)).take(MOST).collect();
+    let mut names = BTreeMap::new();
+    for chunk in sessions.chunks(CHUNK) {
+        let paths: Vec<_> = chunk.iter().map(|session| layout::fence(*session)).collect();
+        let reads = owner.session().get_many(paths.iter().map(String::as_str)).await?;
+        for (session, read) in chunk.iter().zip(reads) {
+            let Ok(Some(read)) = read else { continue };
+            // Another replica that takes something over writes its own mark until the owner writes again.
+            let name = parse(&read.data).or_else(|| known.get(session).cloned());
+            names.insert(*session, name.unwrap_or_default());
+        }
+    }
+    Ok(names)
+}
+
+/// What the owner of a fence writes into it.
+pub(super) fn mark(name: &str) -> bytes::Bytes {
+    json!({ "replica": name }).to_string().into()
+}
+
+fn parse(data: &[u8]) -> Option<String> {
+    const LONGEST: usize = 4 * LONGEST_NAME;
+    let data = data.get(..data.len().min(LONGEST))?;
+    let value: Value = serde_json::from_slice(data).ok()?;
+    let name = value.get("replica")?.as_str()?;
+    (name.len() <= LONGEST_NAME).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_was_written_and_nothing_else_is() {
+        assert_eq!(parse(&mark("host \"1\":7700")).as_deref(), Some("host \"1\":7700"));
+        for other in ["", "/.rollcall/fences/0000000000000001", "{}", "[]", r#"{"replica":1}"#] {
+            assert_eq!(parse(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(parse(&mark(&"x".repeat(LONGEST_NAME + 1))), None);
+    }
+}
