@@ -29,6 +29,8 @@ type fake struct {
 	tokens chan []string
 	// streams are what it does with each Register stream, one after the other.
 	streams chan func(registering) error
+	// heartbeats has one for each that it says to the holder of a lock.
+	heartbeats chan struct{}
 }
 
 // registering is a Register stream of a fake.
@@ -106,9 +108,10 @@ func pretend(t *testing.T, options ...grpc.ServerOption) (*fake, string) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	f := &fake{
-		server:  grpc.NewServer(options...),
-		tokens:  make(chan []string, 1),
-		streams: make(chan func(registering) error, 64),
+		server:     grpc.NewServer(options...),
+		tokens:     make(chan []string, 1),
+		streams:    make(chan func(registering) error, 64),
+		heartbeats: make(chan struct{}),
 	}
 	v1.RegisterRegistryServer(f.server, f)
 	ended := make(chan struct{})

@@ -120,8 +120,8 @@ func (k *keeper) isEnd(why *failure, renewing bool) bool {
 // keepByStream keeps a lock without a ttl: it lives as long as the stream.
 func (k *keeper) keepByStream() {
 	defer k.stream.end()
-	// doubt is until when it is certain, where the replica has told.
-	var doubt time.Time
+	// doubt is until when it is certain, where the replica is in doubt; ends is when it gives the lock back.
+	var doubt, ends time.Time
 	for {
 		select {
 		case <-k.lock.keeping.Done():
@@ -131,32 +131,40 @@ func (k *keeper) keepByStream() {
 				k.disconnected(k.stream.in.ended)
 				return
 			}
-			doubt = k.doubt(message, doubt)
+			doubt, ends = k.doubt(message, doubt, ends)
 		}
-		if doubt.IsZero() {
-			k.lock.show(LockHeld, time.Now().Add(lockSilence))
-		} else {
-			k.lock.show(LockSuspended, doubt)
+		kind, until := LockHeld, k.terms.until(k.grant)
+		if !doubt.IsZero() {
+			kind, until = LockSuspended, doubt
 		}
+		if !ends.IsZero() {
+			kind = LockSuspended
+			if ends.Before(until) {
+				until = ends
+			}
+		}
+		k.lock.show(kind, until)
 	}
 }
 
-// doubt is what a message makes of the doubt there was.
-func (k *keeper) doubt(message *v1.AcquireLockResponse, doubt time.Time) time.Time {
+// doubt is what a message makes of the doubt there was, and of the end that was near.
+func (k *keeper) doubt(message *v1.AcquireLockResponse, doubt, ends time.Time) (time.Time, time.Time) {
+	now := time.Now()
 	switch event := message.GetEvent().(type) {
 	case *v1.AcquireLockResponse_Held:
-		return time.Time{}
+		k.grant.heardAt, k.grant.horizon = now, horizon(event.Held)
+		return time.Time{}, ends
+	case *v1.AcquireLockResponse_Heartbeat:
+		k.grant.heardAt = now
 	case *v1.AcquireLockResponse_Suspended:
-		return time.Now().Add(event.Suspended.GetRemaining().AsDuration())
+		return now.Add(event.Suspended.GetRemaining().AsDuration()), ends
 	case *v1.AcquireLockResponse_Lost:
 		k.lock.lose(lostReason(event.Lost), nil)
 	case *v1.AcquireLockResponse_Draining:
 		k.stream.at.drains()
-		if doubt.IsZero() {
-			return time.Now().Add(event.Draining.GetRemaining().AsDuration())
-		}
+		return doubt, now.Add(event.Draining.GetRemaining().AsDuration())
 	}
-	return doubt
+	return doubt, ends
 }
 
 // disconnected: the stream ended, and the lock with it.

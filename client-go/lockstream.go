@@ -11,10 +11,12 @@ import (
 )
 
 const (
-	// lockHeartbeat is how long a lock's stream may be quiet before the replica says something, and lockSilence after
-	// what time without a word it is given up: before a replica that was stopped can have lost its ZooKeeper session.
+	// lockHeartbeat is how long a lock's stream may be quiet before the replica says something. While the lock is held it
+	// does so at least every third of its horizon.
 	lockHeartbeat = 3 * time.Second
-	lockSilence   = 10 * time.Second
+	// lockSilence is after what time without a word a stream is given up, and a lock without a ttl is lost, where the
+	// replica does not tell a horizon: one of an older version, or one that has not granted the lock yet.
+	lockSilence = 10 * time.Second
 )
 
 // lockTerms are what to ask for.
@@ -32,7 +34,11 @@ type grant struct {
 	token int64
 	// sentAt is when the last request was sent that a replica has answered with it.
 	sentAt time.Time
-	stream *lockStream
+	// heardAt is when the replica last said that the lock is held, or that nothing has changed, and horizon how long it
+	// is certain after that where it has no ttl.
+	heardAt time.Time
+	horizon time.Duration
+	stream  *lockStream
 }
 
 // until is for how long a grant is certain.
@@ -40,7 +46,23 @@ func (t *lockTerms) until(g grant) time.Time {
 	if t.ttl > 0 {
 		return g.sentAt.Add(t.ttl)
 	}
-	return time.Now().Add(lockSilence)
+	return g.heardAt.Add(g.horizon)
+}
+
+// horizon is how long nothing may be heard from a replica before the lock is lost.
+func horizon(held *v1.Held) time.Duration {
+	if held.GetHorizon() == nil {
+		return lockSilence
+	}
+	return held.GetHorizon().AsDuration()
+}
+
+// lockSilenceAfter is how long a stream may be silent after a message; zero is as long as before.
+func lockSilenceAfter(message *v1.AcquireLockResponse) time.Duration {
+	if held := message.GetHeld(); held != nil {
+		return min(lockSilence, horizon(held))
+	}
+	return 0
 }
 
 // lockStream is an AcquireLock call that stands.
@@ -81,7 +103,7 @@ func (t *lockTerms) open(ctx context.Context, at *replica, id string, wait *time
 		at.release()
 		return nil, why
 	}
-	in := receive(t.client, v, stream, lockSilence, at.release)
+	in := receive(t.client, v, stream, lockSilence, lockSilenceAfter, at.release)
 	if in == nil {
 		return nil, failureOf(context.Canceled, false)
 	}
@@ -114,7 +136,10 @@ func (t *lockTerms) renew(ctx context.Context, at *replica, id string) (grant, *
 }
 
 func (s *lockStream) granted(held *v1.Held) grant {
-	return grant{id: held.GetLockId(), token: held.GetFencingToken(), sentAt: s.sentAt, stream: s}
+	return grant{
+		id: held.GetLockId(), token: held.GetFencingToken(), sentAt: s.sentAt, heardAt: time.Now(), horizon: horizon(held),
+		stream: s,
+	}
 }
 
 // messages are what it says; nothing where there is no stream.

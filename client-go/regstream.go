@@ -12,10 +12,13 @@ import (
 )
 
 const (
-	// shortestSilence is how long a replica may be silent at least before it is given up. silenceWithoutTTL is that for
-	// one that expects no keep-alives: it sends a heartbeat every 20 seconds, and its connection is pinged.
+	// shortestSilence is how long a replica may be silent at least before it is given up, where registrations outlive
+	// that. silenceWithoutTTL is that for one of an older version, without a horizon, that expects no keep-alives: it
+	// sends a heartbeat every 20 seconds, and its connection is pinged.
 	shortestSilence   = time.Second
 	silenceWithoutTTL = 50 * time.Second
+	// inHorizon is the number of keep-alives in the time after which a silent replica is given up.
+	inHorizon = 3
 	// shortestKeepAlive is the shortest interval of keep-alives, whatever the replica asks for: a third of the shortest
 	// ttl is longer.
 	shortestKeepAlive = 100 * time.Millisecond
@@ -47,19 +50,37 @@ func openRegister(ctx context.Context, c *Client, at *replica, ttl time.Duration
 		at.release()
 		return nil, why
 	}
-	silence := silenceWithoutTTL
-	keepAlive := opened.GetKeepAliveInterval().AsDuration()
-	if keepAlive > 0 {
-		keepAlive = max(keepAlive, shortestKeepAlive)
-		silence = max(2*keepAlive, shortestSilence)
-	}
+	keepAlive, silence := keepAliveTerms(opened)
 	r := &regStream{at: at, requests: make(chan *v1.RegisterRequest, unsent), vigil: v, pulse: newPulse(sentAt)}
-	if r.in = receive(c, v, stream, silence, at.release); r.in == nil {
+	if r.in = receive(c, v, stream, silence, unchanged, at.release); r.in == nil {
 		return nil, failureOf(context.Canceled, false)
 	}
 	c.spawn(func() { r.send(stream, keepAlive) })
 	return r, nil
 }
+
+// keepAliveTerms are how often to send a keep-alive, if at all, and how long a replica may be silent.
+func keepAliveTerms(opened *v1.Opened) (keepAlive, silence time.Duration) {
+	keepAlive, silence = opened.GetKeepAliveInterval().AsDuration(), silenceWithoutTTL
+	least := inHorizon * shortestKeepAlive
+	if keepAlive > 0 {
+		keepAlive = max(keepAlive, shortestKeepAlive)
+		least = shortestSilence
+		silence = max(2*keepAlive, least)
+	}
+	if opened.GetHorizon() != nil {
+		horizon := opened.GetHorizon().AsDuration()
+		often := max(horizon/inHorizon, shortestKeepAlive)
+		if keepAlive == 0 || often < keepAlive {
+			keepAlive = often
+		}
+		silence = max(horizon, least)
+	}
+	return keepAlive, silence
+}
+
+// unchanged: no message changes how long a replica may be silent.
+func unchanged(*v1.RegisterResponse) time.Duration { return 0 }
 
 func sayOpen(stream grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResponse], name string, ttl time.Duration) (
 	*v1.Opened, error,

@@ -52,10 +52,11 @@ type inbox[T any] struct {
 // unread is how many messages may lie in an inbox.
 const unread = 64
 
-// receive reads a stream whose sender is never silent for longer than silence. done is called at the end. It answers
-// nil when the client is closed.
+// receive reads a stream whose sender is never silent for longer than silence, or than what after says of its last
+// message that it says something of. done is called at the end. It answers nil when the client is closed.
 func receive[T any](
-	c *Client, v *vigil, stream interface{ Recv() (*T, error) }, silence time.Duration, done func(),
+	c *Client, v *vigil, stream interface{ Recv() (*T, error) }, silence time.Duration, after func(*T) time.Duration,
+	done func(),
 ) *inbox[T] {
 	in := &inbox[T]{messages: make(chan *T, unread)}
 	read := func() {
@@ -70,6 +71,9 @@ func receive[T any](
 				return
 			}
 			v.rest()
+			if changed := after(message); changed > 0 {
+				silence = changed
+			}
 			select {
 			case in.messages <- message:
 			case <-v.ctx.Done():

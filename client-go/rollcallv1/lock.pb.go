@@ -38,16 +38,19 @@ type AcquireLockRequest struct {
 	// for ever. With `lock_id` there is no lock to wait for; whether it still stands is looked up for
 	// up to this long, and for 2 seconds at least.
 	Wait *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3,oneof" json:"wait,omitempty"`
-	// How long the lock outlives a stream that ends, from 1 second to 10 minutes; anything else is
-	// refused with INVALID_ARGUMENT, reason INVALID_TTL. Absent or zero, the default: not at all.
+	// How long the lock outlives the last sign of life of your connection, from 1 second to 10 minutes;
+	// anything else is refused with INVALID_ARGUMENT, reason INVALID_TTL. Absent or zero, the default:
+	// the lock ends with the stream.
 	Ttl *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Who you are, for others to see: it stands in ZooKeeper and in DescribeLock. Empty, the default:
 	// the server picks one.
 	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
-	// To renew a lock with a ttl, or pick it up, on any replica: the id from Queued or Held. Empty, the default: a new place at the queue's end.
+	// To renew a lock with a ttl, or pick it up, on any replica: the id from Queued or Held. Empty, the
+	// default: a new place at the queue's end.
 	LockId string `protobuf:"bytes,6,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// How long the stream may be silent before the server sends `heartbeat`, from 1 second to 10
-	// minutes; zero: never. Absent, the default: 20 seconds.
+	// minutes; zero: never. Absent, the default: 20 seconds. While the lock is held it is a third of
+	// Held.horizon at most.
 	Heartbeat     *durationpb.Duration `protobuf:"bytes,7,opt,name=heartbeat,proto3,oneof" json:"heartbeat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -295,7 +298,8 @@ type Queued struct {
 	LockId string `protobuf:"bytes,1,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// The place in the queue, counted from 1.
 	Position uint32 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// The names of those who hold the lock now, the earliest grant first; of very many, the first 4 KiB.
+	// The names of those who hold the lock now, the earliest grant first. The list ends after 4 KiB where
+	// they are very many.
 	Holders       []string `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -361,7 +365,13 @@ type Held struct {
 	// lock guards, and have that refuse a smaller one than it has seen.
 	FencingToken int64 `protobuf:"varint,2,opt,name=fencing_token,json=fencingToken,proto3" json:"fencing_token,omitempty"`
 	// The ttl in force. Absent: the lock ends with the stream.
-	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// How long you may hear nothing from this replica before you must take the lock for lost, counted from
+	// its last Held or Heartbeat. A replica that is stopped, or cut off from you, can't tell you that
+	// another has been granted the lock; nobody has been before this time is over. After Suspended,
+	// `remaining` counts instead. While you hold the lock a heartbeat comes at least every third of this
+	// time, unless you asked for none. Absent: the replica is of an older version; take 10 seconds.
+	Horizon       *durationpb.Duration `protobuf:"bytes,4,opt,name=horizon,proto3" json:"horizon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -413,6 +423,13 @@ func (x *Held) GetFencingToken() int64 {
 func (x *Held) GetTtl() *durationpb.Duration {
 	if x != nil {
 		return x.Ttl
+	}
+	return nil
+}
+
+func (x *Held) GetHorizon() *durationpb.Duration {
+	if x != nil {
+		return x.Horizon
 	}
 	return nil
 }
@@ -691,7 +708,7 @@ type DescribeLockResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path that was asked for.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// How many may hold the lock at once; 0 when nobody has ever taken it.
+	// How many may hold the lock at once; 0 when there is no such lock.
 	Simultaneous uint32 `protobuf:"varint,2,opt,name=simultaneous,proto3" json:"simultaneous,omitempty"`
 	// Those who hold it, the earliest grant first; of more than 10,000, not all.
 	Holders []*LockParty `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
@@ -879,11 +896,12 @@ const file_rollcall_v1_lock_proto_rawDesc = "" +
 	"\x06Queued\x12\x17\n" +
 	"\alock_id\x18\x01 \x01(\tR\x06lockId\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\rR\bposition\x12\x18\n" +
-	"\aholders\x18\x03 \x03(\tR\aholders\"q\n" +
+	"\aholders\x18\x03 \x03(\tR\aholders\"\xa6\x01\n" +
 	"\x04Held\x12\x17\n" +
 	"\alock_id\x18\x01 \x01(\tR\x06lockId\x12#\n" +
 	"\rfencing_token\x18\x02 \x01(\x03R\ffencingToken\x12+\n" +
-	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"D\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x123\n" +
+	"\ahorizon\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ahorizon\"D\n" +
 	"\tSuspended\x127\n" +
 	"\tremaining\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tremaining\";\n" +
 	"\bLockLost\x12/\n" +
@@ -952,17 +970,18 @@ var file_rollcall_v1_lock_proto_depIdxs = []int32{
 	6,  // 7: rollcall.v1.AcquireLockResponse.heartbeat:type_name -> rollcall.v1.Heartbeat
 	13, // 8: rollcall.v1.AcquireLockResponse.draining:type_name -> rollcall.v1.Draining
 	12, // 9: rollcall.v1.Held.ttl:type_name -> google.protobuf.Duration
-	12, // 10: rollcall.v1.Suspended.remaining:type_name -> google.protobuf.Duration
-	14, // 11: rollcall.v1.LockLost.reason:type_name -> rollcall.v1.LostReason
-	11, // 12: rollcall.v1.DescribeLockResponse.holders:type_name -> rollcall.v1.LockParty
-	11, // 13: rollcall.v1.DescribeLockResponse.waiters:type_name -> rollcall.v1.LockParty
-	15, // 14: rollcall.v1.LockParty.since_time:type_name -> google.protobuf.Timestamp
-	12, // 15: rollcall.v1.LockParty.ttl:type_name -> google.protobuf.Duration
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	12, // 10: rollcall.v1.Held.horizon:type_name -> google.protobuf.Duration
+	12, // 11: rollcall.v1.Suspended.remaining:type_name -> google.protobuf.Duration
+	14, // 12: rollcall.v1.LockLost.reason:type_name -> rollcall.v1.LostReason
+	11, // 13: rollcall.v1.DescribeLockResponse.holders:type_name -> rollcall.v1.LockParty
+	11, // 14: rollcall.v1.DescribeLockResponse.waiters:type_name -> rollcall.v1.LockParty
+	15, // 15: rollcall.v1.LockParty.since_time:type_name -> google.protobuf.Timestamp
+	12, // 16: rollcall.v1.LockParty.ttl:type_name -> google.protobuf.Duration
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_rollcall_v1_lock_proto_init() }

@@ -641,8 +641,13 @@ type Opened struct {
 	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Send something at least this often: a third of the ttl. Absent when there is no ttl.
 	KeepAliveInterval *durationpb.Duration `protobuf:"bytes,3,opt,name=keep_alive_interval,json=keepAliveInterval,proto3" json:"keep_alive_interval,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// How long you may hear nothing from this replica before you must take your registrations for gone,
+	// counted from its last message. A replica that is stopped, or cut off from you, can't tell you that
+	// they are. Send KeepAlive at least every third of this time: each is answered. Absent: the replica
+	// is of an older version; take 10 seconds.
+	Horizon       *durationpb.Duration `protobuf:"bytes,4,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Opened) Reset() {
@@ -692,6 +697,13 @@ func (x *Opened) GetTtl() *durationpb.Duration {
 func (x *Opened) GetKeepAliveInterval() *durationpb.Duration {
 	if x != nil {
 		return x.KeepAliveInterval
+	}
+	return nil
+}
+
+func (x *Opened) GetHorizon() *durationpb.Duration {
+	if x != nil {
+		return x.Horizon
 	}
 	return nil
 }
@@ -1167,12 +1179,13 @@ const file_rollcall_v1_register_proto_rawDesc = "" +
 	"kept_alive\x18\b \x01(\v2\x16.rollcall.v1.KeptAliveH\x00R\tkeptAlive\x123\n" +
 	"\bdraining\x18\t \x01(\v2\x15.rollcall.v1.DrainingH\x00R\bdrainingB\n" +
 	"\n" +
-	"\bresponse\"\x9f\x01\n" +
+	"\bresponse\"\xd4\x01\n" +
 	"\x06Opened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12+\n" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12I\n" +
-	"\x13keep_alive_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x11keepAliveInterval\"\x9d\x01\n" +
+	"\x13keep_alive_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x11keepAliveInterval\x123\n" +
+	"\ahorizon\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ahorizon\"\x9d\x01\n" +
 	"\n" +
 	"Registered\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1e\n" +
@@ -1259,15 +1272,16 @@ var file_rollcall_v1_register_proto_depIdxs = []int32{
 	17, // 15: rollcall.v1.RegisterResponse.draining:type_name -> rollcall.v1.Draining
 	15, // 16: rollcall.v1.Opened.ttl:type_name -> google.protobuf.Duration
 	15, // 17: rollcall.v1.Opened.keep_alive_interval:type_name -> google.protobuf.Duration
-	18, // 18: rollcall.v1.Registered.stat:type_name -> rollcall.v1.Stat
-	16, // 19: rollcall.v1.Overwritten.value:type_name -> rollcall.v1.Value
-	18, // 20: rollcall.v1.Overwritten.stat:type_name -> rollcall.v1.Stat
-	19, // 21: rollcall.v1.Lost.reason:type_name -> rollcall.v1.LostReason
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	15, // 18: rollcall.v1.Opened.horizon:type_name -> google.protobuf.Duration
+	18, // 19: rollcall.v1.Registered.stat:type_name -> rollcall.v1.Stat
+	16, // 20: rollcall.v1.Overwritten.value:type_name -> rollcall.v1.Value
+	18, // 21: rollcall.v1.Overwritten.stat:type_name -> rollcall.v1.Stat
+	19, // 22: rollcall.v1.Lost.reason:type_name -> rollcall.v1.LostReason
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_rollcall_v1_register_proto_init() }

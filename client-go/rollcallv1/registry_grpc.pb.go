@@ -178,9 +178,12 @@ type RegistryClient interface {
 	// does, where what is guarded checks it and `simultaneous` is 1.
 	//
 	//  1. Without a ttl, the lock lives exactly as long as you keep the call. With a ttl, it outlives the
-	//     stream by up to that time: hang up, work, and release it by its `lock_id`. It never ends before
-	//     the ttl is over; if the replica died it can end later, by a ZooKeeper session time-out and a
-	//     restart at most.
+	//     stream by up to that time: hang up, work, and release it by its `lock_id`. The ttl counts from
+	//     the last sign of life of your connection: bytes that came from it, the answer to an HTTP/2 ping
+	//     included. The server asks for one at least every third of the ttl. A client that is silent for
+	//     the ttl has lost the lock, and a stream that still stands gets `lost` with EXPIRED. A lock never
+	//     ends before its ttl is over; if the replica died or was stopped it can end later, by a ZooKeeper
+	//     session time-out and a restart, or by the stop, at most.
 	//  2. Order. `queued` always comes before `held`. A call that is cancelled before `held` was sent
 	//     leaves the queue and holds nothing, ttl or not.
 	//  3. Waiting. Without `wait` you wait for ever, with zero you try. When the time is over: ABORTED,
@@ -194,12 +197,15 @@ type RegistryClient interface {
 	//  6. Doubt. When ZooKeeper does not answer in time you get `suspended` with the time that is left.
 	//     Then either `held` comes again, with the same token, or, at the end of that time and before
 	//     anybody else can be given the lock, `lost` and the end: ABORTED, reason LOCK_LOST. A replica
-	//     that is itself stopped cannot tell you: take missing heartbeats for the same doubt.
+	//     that is itself stopped cannot tell you: when you have heard nothing for Held.horizon, the lock
+	//     is lost.
 	//  7. Resume. AcquireLock with `lock_id` renews the lock or picks it up: on any replica, if it has a
-	//     ttl; otherwise on the replica that it was taken on. The token stays. It takes over from a stream that still stands for the same id, which ends with ABORTED,
-	//     reason SUPERSEDED. An id that is not known or is over: NOT_FOUND, reason LOCK_LOST, and never a
-	//     new place in the queue.
-	//  8. Who waits and is cancelled, timed out or disconnected leaves nothing behind.
+	//     ttl; otherwise on the replica that it was taken on. The token stays. It takes over from a stream
+	//     that still stands for the same id, which ends with ABORTED, reason SUPERSEDED. An id that is not
+	//     known or is over: NOT_FOUND, reason LOCK_LOST, and never a new place in the queue.
+	//  8. A waiter that is cancelled, timed out or disconnected leaves nothing behind.
+	//  9. The nodes of a lock that was made through Rollcall are removed when nobody has used it for a day
+	//     (`--lock-idle`), and by Delete of its path at once. The next AcquireLock makes them again.
 	//
 	// Close: cancel the call, which gives back a lock without a ttl, or call ReleaseLock, after which
 	// the stream ends with OK.
@@ -213,7 +219,7 @@ type RegistryClient interface {
 	// unclear end of the call, call again: NOT_FOUND then means that the lock is no longer held.
 	ReleaseLock(ctx context.Context, in *ReleaseLockRequest, opts ...grpc.CallOption) (*ReleaseLockResponse, error)
 	// Tells who holds a lock and who waits for it, in order, kazoo's processes included. A path that
-	// nobody has ever locked is described as empty. It is a view of a moment: by the time you read it,
+	// is no lock, or no longer, is described as empty. It is a view of a moment: by the time you read it,
 	// others may hold the lock.
 	//
 	// Errors: FAILED_PRECONDITION, reason NOT_A_LOCK.
@@ -230,14 +236,16 @@ type RegistryClient interface {
 	// registration or a lock's node). UNKNOWN, reason OUTCOME_UNKNOWN: the connection to ZooKeeper broke
 	// under way, so the write may or may not have been made. Read before you try again.
 	Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*PutResponse, error)
-	// Deletes a durable node, with `recursive` everything below it too.
+	// Deletes a durable node, with `recursive` everything below it too. Of a lock that nobody holds or
+	// waits for, it deletes both nodes.
 	//
 	// Order: the delete is acknowledged by ZooKeeper before the answer. A Get on the same connection after
 	// that sees it, and a LATEST Get on any.
 	//
 	// Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
 	// FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a
-	// registration or a lock's node is there or below; nothing has been deleted). UNKNOWN, reason
+	// registration or a lock that somebody holds or waits for is there, or a registration or any lock's
+	// node is below; nothing has been deleted). UNKNOWN, reason
 	// OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone;
 	// or a part is gone, and the message says what the rest met. A large subtree is deleted in several
 	// transactions, the deepest nodes first. What has to be known of it counts for your connection.
@@ -547,9 +555,12 @@ type RegistryServer interface {
 	// does, where what is guarded checks it and `simultaneous` is 1.
 	//
 	//  1. Without a ttl, the lock lives exactly as long as you keep the call. With a ttl, it outlives the
-	//     stream by up to that time: hang up, work, and release it by its `lock_id`. It never ends before
-	//     the ttl is over; if the replica died it can end later, by a ZooKeeper session time-out and a
-	//     restart at most.
+	//     stream by up to that time: hang up, work, and release it by its `lock_id`. The ttl counts from
+	//     the last sign of life of your connection: bytes that came from it, the answer to an HTTP/2 ping
+	//     included. The server asks for one at least every third of the ttl. A client that is silent for
+	//     the ttl has lost the lock, and a stream that still stands gets `lost` with EXPIRED. A lock never
+	//     ends before its ttl is over; if the replica died or was stopped it can end later, by a ZooKeeper
+	//     session time-out and a restart, or by the stop, at most.
 	//  2. Order. `queued` always comes before `held`. A call that is cancelled before `held` was sent
 	//     leaves the queue and holds nothing, ttl or not.
 	//  3. Waiting. Without `wait` you wait for ever, with zero you try. When the time is over: ABORTED,
@@ -563,12 +574,15 @@ type RegistryServer interface {
 	//  6. Doubt. When ZooKeeper does not answer in time you get `suspended` with the time that is left.
 	//     Then either `held` comes again, with the same token, or, at the end of that time and before
 	//     anybody else can be given the lock, `lost` and the end: ABORTED, reason LOCK_LOST. A replica
-	//     that is itself stopped cannot tell you: take missing heartbeats for the same doubt.
+	//     that is itself stopped cannot tell you: when you have heard nothing for Held.horizon, the lock
+	//     is lost.
 	//  7. Resume. AcquireLock with `lock_id` renews the lock or picks it up: on any replica, if it has a
-	//     ttl; otherwise on the replica that it was taken on. The token stays. It takes over from a stream that still stands for the same id, which ends with ABORTED,
-	//     reason SUPERSEDED. An id that is not known or is over: NOT_FOUND, reason LOCK_LOST, and never a
-	//     new place in the queue.
-	//  8. Who waits and is cancelled, timed out or disconnected leaves nothing behind.
+	//     ttl; otherwise on the replica that it was taken on. The token stays. It takes over from a stream
+	//     that still stands for the same id, which ends with ABORTED, reason SUPERSEDED. An id that is not
+	//     known or is over: NOT_FOUND, reason LOCK_LOST, and never a new place in the queue.
+	//  8. A waiter that is cancelled, timed out or disconnected leaves nothing behind.
+	//  9. The nodes of a lock that was made through Rollcall are removed when nobody has used it for a day
+	//     (`--lock-idle`), and by Delete of its path at once. The next AcquireLock makes them again.
 	//
 	// Close: cancel the call, which gives back a lock without a ttl, or call ReleaseLock, after which
 	// the stream ends with OK.
@@ -582,7 +596,7 @@ type RegistryServer interface {
 	// unclear end of the call, call again: NOT_FOUND then means that the lock is no longer held.
 	ReleaseLock(context.Context, *ReleaseLockRequest) (*ReleaseLockResponse, error)
 	// Tells who holds a lock and who waits for it, in order, kazoo's processes included. A path that
-	// nobody has ever locked is described as empty. It is a view of a moment: by the time you read it,
+	// is no lock, or no longer, is described as empty. It is a view of a moment: by the time you read it,
 	// others may hold the lock.
 	//
 	// Errors: FAILED_PRECONDITION, reason NOT_A_LOCK.
@@ -599,14 +613,16 @@ type RegistryServer interface {
 	// registration or a lock's node). UNKNOWN, reason OUTCOME_UNKNOWN: the connection to ZooKeeper broke
 	// under way, so the write may or may not have been made. Read before you try again.
 	Put(context.Context, *PutRequest) (*PutResponse, error)
-	// Deletes a durable node, with `recursive` everything below it too.
+	// Deletes a durable node, with `recursive` everything below it too. Of a lock that nobody holds or
+	// waits for, it deletes both nodes.
 	//
 	// Order: the delete is acknowledged by ZooKeeper before the answer. A Get on the same connection after
 	// that sees it, and a LATEST Get on any.
 	//
 	// Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
 	// FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a
-	// registration or a lock's node is there or below; nothing has been deleted). UNKNOWN, reason
+	// registration or a lock that somebody holds or waits for is there, or a registration or any lock's
+	// node is below; nothing has been deleted). UNKNOWN, reason
 	// OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone;
 	// or a part is gone, and the message says what the rest met. A large subtree is deleted in several
 	// transactions, the deepest nodes first. What has to be known of it counts for your connection.

@@ -32,7 +32,7 @@ const (
 	LostReason_LOST_REASON_UNSPECIFIED LostReason = 0
 	// Somebody else took it over: the path now belongs to a newer registration.
 	LostReason_LOST_REASON_TAKEN_OVER LostReason = 1
-	// Its ttl ran out.
+	// Its ttl ran out: the client's stream or connection was silent for that long.
 	LostReason_LOST_REASON_EXPIRED LostReason = 2
 	// The ZooKeeper session that carried it has ended, or may have ended by now. It concerns locks
 	// above all: registrations are made again by the server.

@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long, in seconds, a quiet stream may be silent before the replica says something, and after what time without a
-# word it is given up.
+# How long, in seconds, a quiet stream may be silent before the replica says something. While the lock is held it does so
+# at least every third of its horizon.
 _HEARTBEAT = 3
+# After what time without a word, in seconds, a stream is given up where the replica does not tell a horizon: one of an
+# older version, or one that has not granted the lock yet.
 _SILENCE = 10.0
 
 
@@ -41,6 +43,13 @@ class Grant(NamedTuple):
     token: int
     # When the request was sent that was answered with it; the ttl counts from then.
     sent_at: float
+    # How long, in seconds, the replica may be silent before it is given up.
+    silence: float
+
+
+def _grant(replica: Replica, stream: Stream, held: v1.Held, sent_at: float) -> Grant:
+    horizon = held.horizon.seconds + held.horizon.nanos / 1e9 if held.HasField("horizon") else _SILENCE
+    return Grant(replica, stream, held.lock_id, held.fencing_token, sent_at, min(horizon, _SILENCE))
 
 
 class _Left(NamedTuple):
@@ -144,7 +153,7 @@ class Locks:
                     raise Failure.ended()
                 if message.WhichOneof("event") == "held":
                     self.replicas.seen.note(message.held.fencing_token)
-                    return Grant(replica, stream, message.held.lock_id, message.held.fencing_token, sent_at)
+                    return _grant(replica, stream, message.held, sent_at)
         except BaseException:
             stream.cancel()
             raise
@@ -259,7 +268,7 @@ class _Seat:
                     self._leave_left()
                 elif event == "held":
                     self._replicas.seen.note(message.held.fencing_token)
-                    grant = Grant(replica, stream, message.held.lock_id, message.held.fencing_token, sent_at)
+                    grant = _grant(replica, stream, message.held, sent_at)
                     # For how long it is certain counts from when it was asked for, which is long ago after a long wait.
                     if loop.time() - sent_at > self._terms.ttl / 3:
                         grant = await self._locks.renew(self._terms, grant.lock_id, replica)
@@ -364,7 +373,8 @@ class Keeper:
             if stream is not None and loop.time() < renew_at:
                 left = renew_at - loop.time()
                 try:
-                    renew_now = await self._heard(stream, min(left, _SILENCE), left <= _SILENCE)
+                    silence = self._grant.silence
+                    renew_now = await self._heard(stream, min(left, silence), left <= silence)
                     if renew_now:
                         replicas.drains(self._grant.replica)
                         drains = self._grant.replica.index

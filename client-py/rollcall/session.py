@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 import grpc
 from google.protobuf import duration_pb2
@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 _TRY_AGAIN = 2.0
 # The shortest interval of keep-alives, whatever the replica asks for: a third of the shortest ttl is longer.
 _SHORTEST = 0.1
+# Number of keep-alives in the time after which a silent replica is given up.
+_IN_HORIZON = 3
+# The shortest time, in seconds, after which that is.
+_SILENCE = 1.0
 # How long a goodbye may take.
 _GOODBYE = 2.0
 
@@ -29,17 +33,19 @@ _GOODBYE = 2.0
 class _Held:
     """A Register stream that stands."""
 
-    def __init__(self, replica: Replica, stream: Stream, keep_alive: float, now: float) -> None:
+    def __init__(self, replica: Replica, stream: Stream, keep_alive: float, silence: float, now: float) -> None:
         self.replica = replica
         self.stream = stream
         self.keep_alive = keep_alive
+        # How long the replica may be silent before it is given up.
+        self.silence = silence
         self.sent_at = now
         self.heard_at = now
         self.drains = False
 
     @property
     def silent_at(self) -> float:
-        return self.heard_at + max(2 * self.keep_alive, 1.0)
+        return self.heard_at + self.silence
 
     @property
     def due_at(self) -> float:
@@ -55,6 +61,17 @@ class _Held:
             raise Failure.silent()
         if now >= self.sent_at + self.keep_alive:
             self.say(v1.RegisterRequest(keep_alive=v1.KeepAlive()), now)
+
+
+def _terms(opened: v1.Opened, ttl: float) -> Tuple[float, float]:
+    """How often to say that we are alive, and how long the replica may be silent."""
+    interval, horizon = opened.keep_alive_interval, opened.horizon
+    keep_alive = max(_SHORTEST, interval.seconds + interval.nanos / 1e9 or ttl / 3)
+    if not opened.HasField("horizon"):
+        # A replica of an older version.
+        return keep_alive, max(2 * keep_alive, _SILENCE)
+    silence = horizon.seconds + horizon.nanos / 1e9
+    return min(keep_alive, max(silence / _IN_HORIZON, _SHORTEST)), max(silence, _SILENCE)
 
 
 class Session:
@@ -133,8 +150,8 @@ class Session:
             stream.cancel()
             raise
         self._replicas.succeeded(replica)
-        interval = first.opened.keep_alive_interval
-        held = _Held(replica, stream, max(_SHORTEST, interval.seconds + interval.nanos / 1e9 or self._ttl / 3), sent_at)
+        keep_alive, silence = _terms(first.opened, self._ttl)
+        held = _Held(replica, stream, keep_alive, silence, sent_at)
         held.heard_at = loop.time()
         stream.on_news = self.wake
         return held

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from rollcall import scout, v1
+from rollcall import locks, scout, session, v1
 from rollcall.assemble import Assembler, apply
 from rollcall.cache import CacheFile
 from rollcall.choice import PAUSES, Choice, Chosen
@@ -525,3 +525,26 @@ def test_a_replica_that_is_known_to_serve_is_used_next_though_it_has_failed():
     choice.failed(Chosen(other, 0), 30.0, 0.0)
     choice.prefer(other)
     assert choice.choose(0.0, but=first.position).position == other == choice.current
+
+
+def test_a_replica_is_given_up_after_its_horizon_and_one_without_as_before():
+    def terms(ttl, horizon):
+        opened = v1.Opened()
+        opened.keep_alive_interval.FromMilliseconds(int(ttl * 1000 / 3))
+        if horizon is not None:
+            opened.horizon.FromMilliseconds(int(horizon * 1000))
+        return session._terms(opened, ttl)
+
+    assert terms(30, None) == (10, 20)
+    keep_alive, silence = terms(30, 6)
+    assert (keep_alive, silence) == (2, 6)
+    assert terms(6, 60) == (2, 60)
+    assert terms(1, 0.01) == (0.1, 1)
+
+    def silence_of_lock(horizon):
+        held = v1.Held(lock_id="id", fencing_token=7)
+        if horizon is not None:
+            held.horizon.FromMilliseconds(int(horizon * 1000))
+        return locks._grant(None, None, held, 0.0).silence
+
+    assert [silence_of_lock(horizon) for horizon in (None, 2.5, 400)] == [10, 2.5, 10]

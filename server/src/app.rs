@@ -22,6 +22,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::budget::{self, Budget, Resource};
+use crate::contact::{Contact, Pulse};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::evictions::Evictions;
@@ -75,6 +76,8 @@ pub struct Settings {
     /// What all connections together may.
     pub(crate) in_all: budget::Limits,
     pub(crate) api: grpc::Settings,
+    /// Time after which a lock that nobody uses is removed; zero: never.
+    pub(crate) lock_idle: Duration,
     /// How long a view that nobody uses is kept.
     pub(crate) view_idle: Duration,
     /// Where to keep what is known, for a restart without ZooKeeper.
@@ -167,8 +170,8 @@ impl App {
         let server = http2(self.settings.keepalive, self.settings.per_connection.streams);
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
         let (incoming, returned) = listener.lend();
-        let turnstile = Turnstile::new();
-        let gathering = move |socket| Gathering::new(socket, budget.account(), &turnstile);
+        let (turnstile, keepalive) = (Turnstile::new(), self.settings.keepalive);
+        let gathering = move |socket| Gathering::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };
@@ -230,10 +233,11 @@ fn start(
     let path_overhead = settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
     let budget = Budget::new(settings.per_connection, settings.in_all).with_path_overhead(path_overhead);
     let evictions = Evictions::start(zk.clone(), tasks);
+    let pulse = Arc::new(Pulse::default());
     Service {
-        sessions: Sessions::start(zk.clone(), evictions.clone(), tasks),
+        sessions: Sessions::start(zk.clone(), evictions.clone(), pulse.clone(), tasks),
         views: Views::start(zk.clone(), views, store, &budget, tasks),
-        locks: Locks::start(&zk, settings.in_all.locks, &budget, tasks),
+        locks: Locks::start(&zk, pulse, settings.in_all.locks, settings.lock_idle, &budget, tasks),
         durable: Durable::new(zk.clone()),
         evictions,
         admission: Admission::default(),

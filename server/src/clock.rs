@@ -19,6 +19,18 @@ pub(crate) fn now() -> Instant {
     Instant::now() + SUSPENDED.so_far()
 }
 
+/// Waits until [`now`] is `at`. The runtime's timers do not count a suspension, so this looks again every second.
+pub(crate) async fn sleep_until(at: Instant) {
+    const LOOK_AGAIN: Duration = Duration::from_secs(1);
+    loop {
+        let left = at.saturating_duration_since(now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+    }
+}
+
 /// For how long the machine was suspended: the time by which one clock is ahead of another that does not count it.
 #[derive(Debug)]
 struct Suspended {

@@ -121,6 +121,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub view_idle: Duration,
 
+    /// Time after which the nodes of a lock that nobody holds or waits for are removed from ZooKeeper, 1 s to 10000 h; 0s:
+    /// never. It concerns locks that were made through Rollcall
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub lock_idle: Duration,
+
     /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
     /// stale, after a restart without ZooKeeper. It holds values; only its owner may read it. One directory a replica
     #[arg(long, value_name = "DIR", env = "ROLLCALL_SNAPSHOT_DIR", conflicts_with = "embedded")]
@@ -231,6 +236,12 @@ impl Options {
                 heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
             },
             view_idle: within("view-idle", self.view_idle, SECOND..=3600 * SECOND)?,
+            // A replica that writes nothing removes nothing.
+            lock_idle: if self.lock_idle.is_zero() || self.read_only {
+                Duration::ZERO
+            } else {
+                within("lock-idle", self.lock_idle, SECOND..=10_000 * 3600 * SECOND)?
+            },
             snapshot_dir: self.snapshot_dir,
         })
     }
@@ -247,7 +258,7 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// `20s`, `500ms`, `2m`.
+/// `20s`, `500ms`, `2m`, `24h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -256,7 +267,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(format!("{text:?} needs a unit: ms, s or m")),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
+        _ => Err(format!("{text:?} needs a unit: ms, s, m or h")),
     }
 }
 
@@ -311,6 +323,14 @@ mod tests {
     }
 
     #[test]
+    fn idle_locks_are_removed_after_a_day_or_never() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let idle = |options: &[&str]| settings(options).unwrap().lock_idle;
+        assert_eq!((idle(&[]), idle(&["--lock-idle", "48h"])), (DAY, 2 * DAY));
+        assert_eq!((idle(&["--lock-idle", "0s"]), idle(&["--read-only"])), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
     fn the_backend_is_named_once() {
         let parse = |line: &[&str]| Line::try_parse_from([&["rollcall-server"], line].concat());
         assert!(parse(&["--embedded"]).is_ok());
@@ -343,6 +363,8 @@ mod tests {
     fn what_is_out_of_bounds_is_named() {
         let error = settings(&["--session-timeout", "500ms"]).unwrap_err();
         assert_eq!(error.to_string(), "--session-timeout must be between 2s and 600s");
+        let error = settings(&["--lock-idle", "999ms"]).unwrap_err();
+        assert_eq!(error.to_string(), "--lock-idle must be between 1s and 36000000s");
         let error = settings(&["--sessions", "41"]).unwrap_err();
         assert_eq!(error.to_string(), "--max-sessions must be between 41 and 1000");
     }

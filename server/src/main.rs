@@ -25,6 +25,8 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log: {:?} is no filter", args.log))?;
+    // It warns of each answer to a ping of `grpc/pings.rs`.
+    let filter = filter.add_directive("h2::proto::ping_pong=error".parse()?);
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
     let app = App::bind(args.options.check()?).await?;

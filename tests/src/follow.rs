@@ -7,7 +7,7 @@ use rollcall_proto::v1::acquire_lock_response::Event as LockEvent;
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{self, ChangeKind};
 use serde_json::Value as Json;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
 use crate::client::{Client, next, plain, shown};
@@ -298,15 +298,25 @@ impl Locking {
     /// # Errors
     /// What the stream ends with.
     pub async fn next(&mut self) -> Result<Option<LockEvent>, Status> {
-        loop {
-            match next("an event of AcquireLock", &mut self.stream).await? {
-                None => return Ok(None),
-                Some(message) => match message.event.expect("a message has an event") {
-                    LockEvent::Heartbeat(_) => {}
-                    event => return Ok(Some(event)),
-                },
+        // A holder hears heartbeats for ever; some who wait are waiting for a session to expire.
+        let event = async {
+            loop {
+                match self.said().await? {
+                    Some(LockEvent::Heartbeat(_)) => {}
+                    event => return Ok(event),
+                }
             }
-        }
+        };
+        timeout(3 * SOON, event).await.expect("an event of AcquireLock comes")
+    }
+
+    /// The next event, heartbeats included; none at the end.
+    ///
+    /// # Errors
+    /// What the stream ends with.
+    pub async fn said(&mut self) -> Result<Option<LockEvent>, Status> {
+        let message = next("an event of AcquireLock", &mut self.stream).await?;
+        Ok(message.map(|message| message.event.expect("a message has an event")))
     }
 
     /// Waits until the lock is held.

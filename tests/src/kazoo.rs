@@ -24,12 +24,9 @@ impl Kazoo {
     /// # Panics
     /// When there is no such environment.
     pub fn start(hosts: &str, version: &str, name: &str, threads: usize, locks: &[Lock]) -> Kazoo {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = root.join("../.cache").join(version).join("bin/python");
-        assert!(python.exists(), "no {}: run tests/setup.sh python judges", python.display());
         let directory = scratch("kazoo");
-        let mut command = Command::new(python);
-        command.arg("-u").arg(root.join("python/contend.py")).args([hosts, name, &threads.to_string()]);
+        let mut command = python(version, "contend.py");
+        command.args([hosts, name, &threads.to_string()]);
         command.args(locks.iter().map(|lock| format!("{}={}", lock.path, lock.limit)));
         Kazoo { process: Process::spawn(name, directory.path(), &mut command), _directory: directory }
     }
@@ -43,4 +40,44 @@ impl Kazoo {
         assert!(ended.is_none(), "kazoo has ended, {ended:?}: {}", self.process.stderr());
         self.process.stdout().lines().count()
     }
+}
+
+/// A process of kazoo that takes a lock which others remove. Dropping kills it.
+#[derive(Debug)]
+pub struct Vanishing {
+    process: Process,
+    _directory: TempDir,
+}
+
+impl Vanishing {
+    /// Starts a process of one of the [`VERSIONS`]. While it holds the lock at `path`, it makes the node `guard`.
+    ///
+    /// # Panics
+    /// When there is no such environment.
+    pub fn start(hosts: &str, version: &str, path: &str, guard: &str) -> Vanishing {
+        let directory = scratch("kazoo");
+        let mut command = python(version, "vanishing_lock.py");
+        command.args([hosts, path, guard]);
+        Vanishing { process: Process::spawn("kazoo", directory.path(), &mut command), _directory: directory }
+    }
+
+    /// What came of each of its turns so far, as `python/vanishing_lock.py` says it.
+    ///
+    /// # Panics
+    /// When it has ended by itself.
+    pub fn turns(&mut self) -> Vec<String> {
+        let ended = self.process.exited();
+        assert!(ended.is_none(), "kazoo has ended, {ended:?}: {}", self.process.stderr());
+        self.process.stdout().lines().map(str::to_owned).collect()
+    }
+}
+
+/// Python, of one of the [`VERSIONS`], with a script.
+fn python(version: &str, script: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("../.cache").join(version).join("bin/python");
+    assert!(python.exists(), "no {}: run tests/setup.sh python judges", python.display());
+    let mut command = Command::new(python);
+    command.arg("-u").arg(root.join("python").join(script));
+    command
 }

@@ -23,6 +23,7 @@ mod contention;
 mod differential;
 mod faults;
 mod go_client;
+mod horizon;
 mod hostile;
 mod hostile_edge;
 mod hostile_memory;
@@ -56,6 +57,7 @@ mod zookeeper {
     mod fell_back;
     mod floods;
     mod get;
+    mod idle_locks;
     mod lasting_locks;
     mod lifetimes;
     mod lock_queue;
@@ -64,6 +66,7 @@ mod zookeeper {
     mod own_writes;
     mod prepared;
     mod register;
+    mod silent_clients;
     mod slow_readers;
     mod snapshots;
     mod status;
@@ -88,6 +91,7 @@ mod embedded {
     mod fell_back;
     mod floods;
     mod get;
+    mod idle_locks;
     mod lasting_locks;
     mod lifetimes;
     mod lock_queue;
@@ -96,6 +100,7 @@ mod embedded {
     mod own_writes;
     mod prepared;
     mod register;
+    mod silent_clients;
     mod slow_readers;
     mod snapshots;
     mod status;
@@ -120,6 +125,7 @@ mod oldest {
     mod fell_back;
     mod floods;
     mod get;
+    mod idle_locks;
     mod lasting_locks;
     mod lifetimes;
     mod locks;
@@ -127,6 +133,7 @@ mod oldest {
     mod own_writes;
     mod prepared;
     mod register;
+    mod silent_clients;
     mod slow_readers;
     mod snapshots;
     mod status;

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rollcall.v1 import stream_pb2 as rollcall_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rollcall/v1/lock.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rollcall/v1/stream.proto\"\xf7\x01\n\x12\x41\x63quireLockRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0csimultaneous\x18\x02 \x01(\r\x12,\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07lock_id\x18\x06 \x01(\t\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x42\x07\n\x05_waitB\x0c\n\n_heartbeat\"\x94\x02\n\x13\x41\x63quireLockResponse\x12%\n\x06queued\x18\x01 \x01(\x0b\x32\x13.rollcall.v1.QueuedH\x00\x12!\n\x04held\x18\x02 \x01(\x0b\x32\x11.rollcall.v1.HeldH\x00\x12+\n\tsuspended\x18\x03 \x01(\x0b\x32\x16.rollcall.v1.SuspendedH\x00\x12%\n\x04lost\x18\x04 \x01(\x0b\x32\x15.rollcall.v1.LockLostH\x00\x12+\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.rollcall.v1.HeartbeatH\x00\x12)\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x15.rollcall.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"<\n\x06Queued\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0f\n\x07holders\x18\x03 \x03(\t\"V\n\x04Held\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\tSuspended\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"3\n\x08LockLost\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.rollcall.v1.LostReason\"\x0b\n\tHeartbeat\"%\n\x12ReleaseLockRequest\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\"\'\n\x13ReleaseLockResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"#\n\x13\x44\x65scribeLockRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x8c\x01\n\x14\x44\x65scribeLockResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0csimultaneous\x18\x02 \x01(\r\x12\'\n\x07holders\x18\x03 \x03(\x0b\x32\x16.rollcall.v1.LockParty\x12\'\n\x07waiters\x18\x04 \x03(\x0b\x32\x16.rollcall.v1.LockParty\"\xaa\x01\n\tLockParty\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x66oreign\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07replica\x18\x06 \x01(\tBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rollcall/v1/lock.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rollcall/v1/stream.proto\"\xf7\x01\n\x12\x41\x63quireLockRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0csimultaneous\x18\x02 \x01(\r\x12,\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07lock_id\x18\x06 \x01(\t\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x42\x07\n\x05_waitB\x0c\n\n_heartbeat\"\x94\x02\n\x13\x41\x63quireLockResponse\x12%\n\x06queued\x18\x01 \x01(\x0b\x32\x13.rollcall.v1.QueuedH\x00\x12!\n\x04held\x18\x02 \x01(\x0b\x32\x11.rollcall.v1.HeldH\x00\x12+\n\tsuspended\x18\x03 \x01(\x0b\x32\x16.rollcall.v1.SuspendedH\x00\x12%\n\x04lost\x18\x04 \x01(\x0b\x32\x15.rollcall.v1.LockLostH\x00\x12+\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.rollcall.v1.HeartbeatH\x00\x12)\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x15.rollcall.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"<\n\x06Queued\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0f\n\x07holders\x18\x03 \x03(\t\"\x82\x01\n\x04Held\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07horizon\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\tSuspended\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"3\n\x08LockLost\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.rollcall.v1.LostReason\"\x0b\n\tHeartbeat\"%\n\x12ReleaseLockRequest\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\"\'\n\x13ReleaseLockResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"#\n\x13\x44\x65scribeLockRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x8c\x01\n\x14\x44\x65scribeLockResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0csimultaneous\x18\x02 \x01(\r\x12\'\n\x07holders\x18\x03 \x03(\x0b\x32\x16.rollcall.v1.LockParty\x12\'\n\x07waiters\x18\x04 \x03(\x0b\x32\x16.rollcall.v1.LockParty\"\xaa\x01\n\tLockParty\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x66oreign\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07replica\x18\x06 \x01(\tBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,22 +41,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACQUIRELOCKRESPONSE']._serialized_end=657
   _globals['_QUEUED']._serialized_start=659
   _globals['_QUEUED']._serialized_end=719
-  _globals['_HELD']._serialized_start=721
-  _globals['_HELD']._serialized_end=807
-  _globals['_SUSPENDED']._serialized_start=809
-  _globals['_SUSPENDED']._serialized_end=866
-  _globals['_LOCKLOST']._serialized_start=868
-  _globals['_LOCKLOST']._serialized_end=919
-  _globals['_HEARTBEAT']._serialized_start=921
-  _globals['_HEARTBEAT']._serialized_end=932
-  _globals['_RELEASELOCKREQUEST']._serialized_start=934
-  _globals['_RELEASELOCKREQUEST']._serialized_end=971
-  _globals['_RELEASELOCKRESPONSE']._serialized_start=973
-  _globals['_RELEASELOCKRESPONSE']._serialized_end=1012
-  _globals['_DESCRIBELOCKREQUEST']._serialized_start=1014
-  _globals['_DESCRIBELOCKREQUEST']._serialized_end=1049
-  _globals['_DESCRIBELOCKRESPONSE']._serialized_start=1052
-  _globals['_DESCRIBELOCKRESPONSE']._serialized_end=1192
-  _globals['_LOCKPARTY']._serialized_start=1195
-  _globals['_LOCKPARTY']._serialized_end=1365
+  _globals['_HELD']._serialized_start=722
+  _globals['_HELD']._serialized_end=852
+  _globals['_SUSPENDED']._serialized_start=854
+  _globals['_SUSPENDED']._serialized_end=911
+  _globals['_LOCKLOST']._serialized_start=913
+  _globals['_LOCKLOST']._serialized_end=964
+  _globals['_HEARTBEAT']._serialized_start=966
+  _globals['_HEARTBEAT']._serialized_end=977
+  _globals['_RELEASELOCKREQUEST']._serialized_start=979
+  _globals['_RELEASELOCKREQUEST']._serialized_end=1016
+  _globals['_RELEASELOCKRESPONSE']._serialized_start=1018
+  _globals['_RELEASELOCKRESPONSE']._serialized_end=1057
+  _globals['_DESCRIBELOCKREQUEST']._serialized_start=1059
+  _globals['_DESCRIBELOCKREQUEST']._serialized_end=1094
+  _globals['_DESCRIBELOCKRESPONSE']._serialized_start=1097
+  _globals['_DESCRIBELOCKRESPONSE']._serialized_end=1237
+  _globals['_LOCKPARTY']._serialized_start=1240
+  _globals['_LOCKPARTY']._serialized_end=1410
 # @@protoc_insertion_point(module_scope)

@@ -54,14 +54,16 @@ class Queued(_message.Message):
     def __init__(self, lock_id: _Optional[str] = ..., position: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Held(_message.Message):
-    __slots__ = ("lock_id", "fencing_token", "ttl")
+    __slots__ = ("lock_id", "fencing_token", "ttl", "horizon")
     LOCK_ID_FIELD_NUMBER: _ClassVar[int]
     FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_FIELD_NUMBER: _ClassVar[int]
     lock_id: str
     fencing_token: int
     ttl: _duration_pb2.Duration
-    def __init__(self, lock_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    horizon: _duration_pb2.Duration
+    def __init__(self, lock_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Suspended(_message.Message):
     __slots__ = ("remaining",)

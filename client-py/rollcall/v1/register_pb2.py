@@ -27,7 +27,7 @@ from rollcall.v1 import data_pb2 as rollcall_dot_v1_dot_data__pb2
 from rollcall.v1 import stream_pb2 as rollcall_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arollcall/v1/register.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16rollcall/v1/data.proto\x1a\x18rollcall/v1/stream.proto\"\xfe\x01\n\x0fRegisterRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.rollcall.v1.OpenSessionH\x00\x12+\n\x03set\x18\x02 \x01(\x0b\x32\x1c.rollcall.v1.SetRegistrationH\x00\x12/\n\x05unset\x18\x03 \x01(\x0b\x32\x1e.rollcall.v1.UnsetRegistrationH\x00\x12,\n\nkeep_alive\x18\x04 \x01(\x0b\x32\x16.rollcall.v1.KeepAliveH\x00\x12*\n\x05\x63lose\x18\x05 \x01(\x0b\x32\x19.rollcall.v1.CloseSessionH\x00\x42\t\n\x07request\"W\n\x0bOpenSession\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63lient_name\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\"}\n\x0fSetRegistration\x12\x0c\n\x04path\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.rollcall.v1.Value\x12\x17\n\ngeneration\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\texclusive\x18\x04 \x01(\x08\x42\r\n\x0b_generation\"!\n\x11UnsetRegistration\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x0b\n\tKeepAlive\"\x0e\n\x0c\x43loseSession\"\xa8\x03\n\x10RegisterResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.rollcall.v1.OpenedH\x00\x12-\n\nregistered\x18\x02 \x01(\x0b\x32\x17.rollcall.v1.RegisteredH\x00\x12\x31\n\x0cunregistered\x18\x03 \x01(\x0b\x32\x19.rollcall.v1.UnregisteredH\x00\x12\'\n\x07pending\x18\x04 \x01(\x0b\x32\x14.rollcall.v1.PendingH\x00\x12/\n\x0boverwritten\x18\x05 \x01(\x0b\x32\x18.rollcall.v1.OverwrittenH\x00\x12!\n\x04lost\x18\x06 \x01(\x0b\x32\x11.rollcall.v1.LostH\x00\x12)\n\x08rejected\x18\x07 \x01(\x0b\x32\x15.rollcall.v1.RejectedH\x00\x12,\n\nkept_alive\x18\x08 \x01(\x0b\x32\x16.rollcall.v1.KeptAliveH\x00\x12)\n\x08\x64raining\x18\t \x01(\x0b\x32\x15.rollcall.v1.DrainingH\x00\x42\n\n\x08response\"|\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13keep_alive_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\nRegistered\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x1f\n\x04stat\x18\x03 \x01(\x0b\x32\x11.rollcall.v1.Stat\x12\x10\n\x08restored\x18\x04 \x01(\x08\x12\x0f\n\x07\x61\x64opted\x18\x05 \x01(\x08\"\x1c\n\x0cUnregistered\x12\x0c\n\x04path\x18\x01 \x01(\t\"\'\n\x07Pending\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"_\n\x0bOverwritten\x12\x0c\n\x04path\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.rollcall.v1.Value\x12\x1f\n\x04stat\x18\x03 \x01(\x0b\x32\x11.rollcall.v1.Stat\"Q\n\x04Lost\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\'\n\x06reason\x18\x03 \x01(\x0e\x32\x17.rollcall.v1.LostReason\"G\n\x08Rejected\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x0b\n\tKeptAliveBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arollcall/v1/register.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16rollcall/v1/data.proto\x1a\x18rollcall/v1/stream.proto\"\xfe\x01\n\x0fRegisterRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.rollcall.v1.OpenSessionH\x00\x12+\n\x03set\x18\x02 \x01(\x0b\x32\x1c.rollcall.v1.SetRegistrationH\x00\x12/\n\x05unset\x18\x03 \x01(\x0b\x32\x1e.rollcall.v1.UnsetRegistrationH\x00\x12,\n\nkeep_alive\x18\x04 \x01(\x0b\x32\x16.rollcall.v1.KeepAliveH\x00\x12*\n\x05\x63lose\x18\x05 \x01(\x0b\x32\x19.rollcall.v1.CloseSessionH\x00\x42\t\n\x07request\"W\n\x0bOpenSession\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63lient_name\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\"}\n\x0fSetRegistration\x12\x0c\n\x04path\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.rollcall.v1.Value\x12\x17\n\ngeneration\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\texclusive\x18\x04 \x01(\x08\x42\r\n\x0b_generation\"!\n\x11UnsetRegistration\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x0b\n\tKeepAlive\"\x0e\n\x0c\x43loseSession\"\xa8\x03\n\x10RegisterResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.rollcall.v1.OpenedH\x00\x12-\n\nregistered\x18\x02 \x01(\x0b\x32\x17.rollcall.v1.RegisteredH\x00\x12\x31\n\x0cunregistered\x18\x03 \x01(\x0b\x32\x19.rollcall.v1.UnregisteredH\x00\x12\'\n\x07pending\x18\x04 \x01(\x0b\x32\x14.rollcall.v1.PendingH\x00\x12/\n\x0boverwritten\x18\x05 \x01(\x0b\x32\x18.rollcall.v1.OverwrittenH\x00\x12!\n\x04lost\x18\x06 \x01(\x0b\x32\x11.rollcall.v1.LostH\x00\x12)\n\x08rejected\x18\x07 \x01(\x0b\x32\x15.rollcall.v1.RejectedH\x00\x12,\n\nkept_alive\x18\x08 \x01(\x0b\x32\x16.rollcall.v1.KeptAliveH\x00\x12)\n\x08\x64raining\x18\t \x01(\x0b\x32\x15.rollcall.v1.DrainingH\x00\x42\n\n\x08response\"\xa8\x01\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13keep_alive_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07horizon\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\nRegistered\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x1f\n\x04stat\x18\x03 \x01(\x0b\x32\x11.rollcall.v1.Stat\x12\x10\n\x08restored\x18\x04 \x01(\x08\x12\x0f\n\x07\x61\x64opted\x18\x05 \x01(\x08\"\x1c\n\x0cUnregistered\x12\x0c\n\x04path\x18\x01 \x01(\t\"\'\n\x07Pending\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"_\n\x0bOverwritten\x12\x0c\n\x04path\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.rollcall.v1.Value\x12\x1f\n\x04stat\x18\x03 \x01(\x0b\x32\x11.rollcall.v1.Stat\"Q\n\x04Lost\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\'\n\x06reason\x18\x03 \x01(\x0e\x32\x17.rollcall.v1.LostReason\"G\n\x08Rejected\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x0b\n\tKeptAliveBW\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,20 +49,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLOSESESSION']._serialized_end=660
   _globals['_REGISTERRESPONSE']._serialized_start=663
   _globals['_REGISTERRESPONSE']._serialized_end=1087
-  _globals['_OPENED']._serialized_start=1089
-  _globals['_OPENED']._serialized_end=1213
-  _globals['_REGISTERED']._serialized_start=1215
-  _globals['_REGISTERED']._serialized_end=1329
-  _globals['_UNREGISTERED']._serialized_start=1331
-  _globals['_UNREGISTERED']._serialized_end=1359
-  _globals['_PENDING']._serialized_start=1361
-  _globals['_PENDING']._serialized_end=1400
-  _globals['_OVERWRITTEN']._serialized_start=1402
-  _globals['_OVERWRITTEN']._serialized_end=1497
-  _globals['_LOST']._serialized_start=1499
-  _globals['_LOST']._serialized_end=1580
-  _globals['_REJECTED']._serialized_start=1582
-  _globals['_REJECTED']._serialized_end=1653
-  _globals['_KEPTALIVE']._serialized_start=1655
-  _globals['_KEPTALIVE']._serialized_end=1666
+  _globals['_OPENED']._serialized_start=1090
+  _globals['_OPENED']._serialized_end=1258
+  _globals['_REGISTERED']._serialized_start=1260
+  _globals['_REGISTERED']._serialized_end=1374
+  _globals['_UNREGISTERED']._serialized_start=1376
+  _globals['_UNREGISTERED']._serialized_end=1404
+  _globals['_PENDING']._serialized_start=1406
+  _globals['_PENDING']._serialized_end=1445
+  _globals['_OVERWRITTEN']._serialized_start=1447
+  _globals['_OVERWRITTEN']._serialized_end=1542
+  _globals['_LOST']._serialized_start=1544
+  _globals['_LOST']._serialized_end=1625
+  _globals['_REJECTED']._serialized_start=1627
+  _globals['_REJECTED']._serialized_end=1698
+  _globals['_KEPTALIVE']._serialized_start=1700
+  _globals['_KEPTALIVE']._serialized_end=1711
 # @@protoc_insertion_point(module_scope)

@@ -81,14 +81,16 @@ class RegisterResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., registered: _Optional[_Union[Registered, _Mapping]] = ..., unregistered: _Optional[_Union[Unregistered, _Mapping]] = ..., pending: _Optional[_Union[Pending, _Mapping]] = ..., overwritten: _Optional[_Union[Overwritten, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., kept_alive: _Optional[_Union[KeptAlive, _Mapping]] = ..., draining: _Optional[_Union[_stream_pb2.Draining, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("session_id", "ttl", "keep_alive_interval")
+    __slots__ = ("session_id", "ttl", "keep_alive_interval", "horizon")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     KEEP_ALIVE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     ttl: _duration_pb2.Duration
     keep_alive_interval: _duration_pb2.Duration
-    def __init__(self, session_id: _Optional[str] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., keep_alive_interval: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    horizon: _duration_pb2.Duration
+    def __init__(self, session_id: _Optional[str] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., keep_alive_interval: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("path", "generation", "stat", "restored", "adopted")

@@ -11,7 +11,7 @@ use tokio::time::sleep_until;
 
 use super::keep::{self, Grant, LockState};
 use super::release::release_later;
-use super::stream::{SILENCE, Stream, Terms};
+use super::stream::{Stream, Terms};
 use crate::error::{Error, LostReason, Reason};
 
 /// A lock that is held: from [`Lock::acquire`](super::Lock::acquire).
@@ -33,15 +33,16 @@ pub struct LockGuard {
 impl LockGuard {
     pub(super) fn new(terms: Terms, ttl: Option<Duration>, stream: Stream, grant: Grant) -> Self {
         let (lock_id, token) = (grant.lock_id.clone(), grant.token);
+        let now = tokio::time::Instant::now();
         let until = match ttl {
             Some(ttl) => grant.sent_at + ttl,
-            None => tokio::time::Instant::now() + SILENCE,
+            None => now + grant.horizon,
         };
         let state = watch::Sender::new(LockState::Held { until: until.into() });
         let mut keeper = JoinSet::new();
         match ttl {
             Some(ttl) => drop(keeper.spawn(keep::lasting(terms.clone(), ttl, stream, grant, state.clone()))),
-            None => drop(keeper.spawn(keep::bound_to_stream(terms.clone(), stream, state.clone()))),
+            None => drop(keeper.spawn(keep::bound_to_stream(terms.clone(), stream, grant, now, state.clone()))),
         }
         Self { terms, lock_id, token, state, keeper, ends: true }
     }

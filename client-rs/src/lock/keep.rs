@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use rollcall_proto::v1;
 use rollcall_proto::v1::acquire_lock_response::Event;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::stream::{SILENCE, Stream, Terms, lost_reason};
+use super::stream::{Stream, Terms, horizon, lost_reason};
 use crate::error::{Failure, LostReason, Reason};
 use crate::node::duration_from_proto;
 use crate::replicas::Replica;
@@ -47,6 +48,14 @@ pub(super) struct Grant {
     pub(super) token: i64,
     /// When the last request was sent that a replica has answered with it.
     pub(super) sent_at: Instant,
+    /// How long nothing may be heard from the replica before the lock is lost, if it has no ttl.
+    pub(super) horizon: Duration,
+}
+
+impl Grant {
+    pub(super) fn of(held: v1::Held, sent_at: Instant) -> Self {
+        Self { horizon: horizon(&held), lock_id: held.lock_id, token: held.fencing_token, sent_at }
+    }
 }
 
 /// Comes back to a lock at a replica, and waits until that says that it is held, but no longer than a part of the ttl.
@@ -62,7 +71,7 @@ pub(super) async fn renew(
         loop {
             match stream.next().await? {
                 Some(Event::Held(held)) => {
-                    let grant = Grant { lock_id: held.lock_id, token: held.fencing_token, sent_at: stream.sent_at };
+                    let grant = Grant::of(held, stream.sent_at);
                     return Ok((stream, grant));
                 }
                 Some(_) => {}
@@ -167,29 +176,61 @@ fn verdict(failure: Failure, renewing: bool) -> Result<Failure, LostReason> {
     }
 }
 
-/// Keeps a lock without a ttl: it lives as long as the stream.
-pub(super) async fn bound_to_stream(terms: Terms, mut stream: Stream, state: watch::Sender<LockState>) {
+/// How long a lock without a ttl is certain.
+struct Certain {
+    horizon: Duration,
+    /// When the replica last said that the lock is held, or that nothing has changed.
+    heard_at: Instant,
+    /// Until when it is certain, since the replica is in doubt.
+    doubt: Option<Instant>,
+    /// When the replica, which is about to stop, gives it back.
+    ends: Option<Instant>,
+}
+
+impl Certain {
+    fn until(&self) -> Instant {
+        let until = self.doubt.unwrap_or(self.heard_at + self.horizon);
+        self.ends.map_or(until, |ends| ends.min(until))
+    }
+
+    fn state(&self) -> LockState {
+        let until = self.until().into();
+        let is_sure = self.doubt.is_none() && self.ends.is_none();
+        if is_sure { LockState::Held { until } } else { LockState::Suspended { until } }
+    }
+}
+
+/// Keeps a lock without a ttl, which lives as long as the stream. `heard_at`: when the replica said that it is held.
+pub(super) async fn bound_to_stream(
+    terms: Terms,
+    mut stream: Stream,
+    grant: Grant,
+    heard_at: Instant,
+    state: watch::Sender<LockState>,
+) {
     let replicas = terms.client.replicas();
-    let mut doubt: Option<Instant> = None;
+    let mut certain = Certain { horizon: grant.horizon, heard_at, doubt: None, ends: None };
     loop {
-        let until = doubt.unwrap_or_else(|| Instant::now() + SILENCE);
         let event = tokio::select! {
             biased;
-            () = sleep_until(until) => return end(&state, LostReason::Expired),
+            () = sleep_until(certain.until()) => return end(&state, LostReason::Expired),
             event = stream.next() => event,
         };
+        let now = Instant::now();
         match event {
-            Ok(Some(Event::Held(_))) => doubt = None,
+            Ok(Some(Event::Held(held))) => {
+                (certain.horizon, certain.heard_at, certain.doubt) = (horizon(&held), now, None);
+            }
+            Ok(Some(Event::Heartbeat(_))) => certain.heard_at = now,
             Ok(Some(Event::Suspended(suspended))) => {
-                doubt = Some(Instant::now() + suspended.remaining.map(duration_from_proto).unwrap_or_default());
+                certain.doubt = Some(now + suspended.remaining.map(duration_from_proto).unwrap_or_default());
             }
             Ok(Some(Event::Draining(draining))) => {
                 replicas.drains(&stream.replica);
-                let remaining = draining.remaining.map(duration_from_proto).unwrap_or_default();
-                doubt = Some(doubt.unwrap_or_else(|| Instant::now() + remaining));
+                certain.ends = Some(now + draining.remaining.map(duration_from_proto).unwrap_or_default());
             }
             Ok(Some(Event::Lost(lost))) => return end(&state, lost_reason(lost)),
-            Ok(Some(Event::Queued(_) | Event::Heartbeat(_))) => {}
+            Ok(Some(Event::Queued(_))) => {}
             Ok(None) => return end(&state, LostReason::Released),
             Err(Failure::Refused(refusal)) => {
                 return end(
@@ -206,13 +247,7 @@ pub(super) async fn bound_to_stream(terms: Terms, mut stream: Stream, state: wat
                 return end(&state, LostReason::Disconnected);
             }
         }
-        show(
-            &state,
-            match doubt {
-                Some(until) => LockState::Suspended { until: until.into() },
-                None => LockState::Held { until: (Instant::now() + SILENCE).into() },
-            },
-        );
+        show(&state, certain.state());
     }
 }
 

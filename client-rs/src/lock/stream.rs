@@ -9,15 +9,17 @@ use tonic::Streaming;
 
 use crate::client::Client;
 use crate::error::{Failure, LostReason};
-use crate::node::duration_to_proto;
+use crate::node::{duration_from_proto, duration_to_proto};
 use crate::replicas::Replica;
 
 /// How long a replica may take to open a stream.
 const OPENING: Duration = Duration::from_secs(4);
-/// How long a quiet stream may be silent before the replica says something, and after what time without a word it is
-/// given up: before a replica that was stopped can have lost its ZooKeeper session.
+/// How long a quiet stream may be silent before the replica says something. While the lock is held it does so at least every
+/// third of its horizon.
 const HEARTBEAT: Duration = Duration::from_secs(3);
-pub(super) const SILENCE: Duration = Duration::from_secs(10);
+/// Time without a word after which a stream is given up, and a lock without a ttl is lost, where the replica does not tell a
+/// horizon: one of an older version, or one that has not granted the lock yet.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// What to ask for.
 #[derive(Debug, Clone)]
@@ -64,7 +66,7 @@ impl Terms {
         };
         let sent_at = Instant::now();
         match timeout(OPENING, replica.stub.clone().acquire_lock(request)).await {
-            Ok(Ok(answer)) => Ok(Stream { replica, responses: answer.into_inner(), sent_at }),
+            Ok(Ok(answer)) => Ok(Stream { replica, responses: answer.into_inner(), sent_at, silence: SILENCE }),
             Ok(Err(status)) => Err((replica, Failure::of(status))),
             Err(_) => Err((replica, Failure::silent())),
         }
@@ -78,6 +80,8 @@ pub(super) struct Stream {
     responses: Streaming<v1::AcquireLockResponse>,
     /// When the request was sent.
     pub(super) sent_at: Instant,
+    /// Time without a word after which it is given up.
+    silence: Duration,
 }
 
 impl Stream {
@@ -87,8 +91,11 @@ impl Stream {
     /// Safe: no event is lost.
     pub(super) async fn next(&mut self) -> Result<Option<Event>, Failure> {
         loop {
-            match timeout(SILENCE, self.responses.message()).await {
+            match timeout(self.silence, self.responses.message()).await {
                 Ok(Ok(Some(message))) => {
+                    if let Some(Event::Held(held)) = &message.event {
+                        self.silence = SILENCE.min(horizon(held));
+                    }
                     if let Some(event) = message.event {
                         return Ok(Some(event));
                     }
@@ -99,6 +106,11 @@ impl Stream {
             }
         }
     }
+}
+
+/// How long nothing may be heard from a replica before the lock is lost.
+pub(super) fn horizon(held: &v1::Held) -> Duration {
+    held.horizon.map_or(SILENCE, duration_from_proto)
 }
 
 pub(super) fn lost_reason(lost: v1::LockLost) -> LostReason {

@@ -17,10 +17,12 @@ use crate::replicas::Replica;
 
 /// How long a replica may take to open a stream.
 const OPENING: Duration = Duration::from_secs(4);
-/// How often a client without a ttl says that it is alive. No replica counts that, but one that was stopped is noticed
-/// before its ZooKeeper sessions, of 20 seconds by default, can have ended.
+/// How often a client without a ttl says that it is alive. No replica counts that, but each is answered, so that a replica
+/// that was stopped is noticed.
 const WITHOUT_TTL: Duration = Duration::from_secs(5);
-/// How long a replica may be silent at least before it is given up: two keep-alives, or this.
+/// Number of keep-alives in the time after which a silent replica is given up.
+const IN_HORIZON: u32 = 3;
+/// Time that a replica may be silent at least before it is given up, where registrations outlive that.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Shortest interval of keep-alives, whatever the replica asks for: a third of the shortest ttl is longer.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -84,12 +86,18 @@ impl Stream {
         };
         let keep_alive = opened.keep_alive_interval.map(duration_from_proto).filter(|interval| !interval.is_zero());
         let keep_alive = keep_alive.unwrap_or(WITHOUT_TTL).max(SHORTEST);
+        let least = if ttl.is_some() { SILENCE } else { IN_HORIZON * SHORTEST };
+        let (keep_alive, silence) = match opened.horizon.map(duration_from_proto) {
+            Some(horizon) => (keep_alive.min((horizon / IN_HORIZON).max(SHORTEST)), horizon.max(least)),
+            // A replica of an older version.
+            None => (keep_alive, (keep_alive * 2).max(SILENCE)),
+        };
         Ok(Self {
             replica: replica.clone(),
             requests,
             responses,
             keep_alive,
-            silence: (keep_alive * 2).max(SILENCE),
+            silence,
             kept_at: sent_at,
             asked_at: VecDeque::new(),
             heard_at: Instant::now(),

@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use self::subtree::{Names, Subtree};
 use crate::budget::Account;
 use crate::error::Error;
+use crate::lock_nodes::{LockNodes, lock_record};
 use crate::refusal;
 use crate::turns::Turns;
 use crate::types::{NodePath, Stat};
@@ -90,11 +91,12 @@ impl Durable {
         Err(Error::Internal { path: path.clone(), cause: "others write it all the time".to_owned() })
     }
 
-    /// Deletes a node, with all below it if asked. `account` pays for what has to be known of a subtree.
+    /// Deletes a node, with all below it if asked; of a lock that nobody holds or waits for, both nodes. `account` pays for
+    /// what has to be known of a subtree.
     ///
     /// # Errors
-    /// `NoNode`, `VersionMismatch`, `NotEmpty`; `HasRegistrations`, and nothing is deleted, when an ephemeral or a lock's
-    /// node is met, below it too; `NoAuth`; `LimitExceeded`; `BackendUnavailable` when nothing was deleted, `OutcomeUnknown`
+    /// `NoNode`, `VersionMismatch`, `NotEmpty`; `HasRegistrations`, and nothing is deleted, when an ephemeral or another
+    /// lock's node is met, below it too; `NoAuth`; `LimitExceeded`; `BackendUnavailable` when nothing was deleted, `OutcomeUnknown`
     /// when that is not known. A subtree of more than [`DELETE_BATCH`] nodes goes in several transactions, the deepest nodes
     /// first; once one of them was carried out, whatever keeps the others from it is told as `PartlyDeleted`.
     pub(crate) async fn delete(
@@ -132,8 +134,13 @@ impl Durable {
         account: &Account,
         has_deleted: &mut bool,
     ) -> Result<bool, Error> {
-        let Some(stat) = self.look(session, path).await? else {
-            return Err(Error::NoNode { path: path.clone() });
+        let stat = match self.look(session, path).await {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Err(Error::NoNode { path: path.clone() }),
+            Err(Error::HasRegistrations { .. }) if !is_in_lock_queue(path) => {
+                return delete_lock(session, path, version).await;
+            }
+            Err(error) => return Err(error),
         };
         if let Some(expected) = version.filter(|expected| *expected != stat.version) {
             return Err(Error::VersionMismatch { path: path.clone(), expected, actual: stat.version });
@@ -268,6 +275,34 @@ async fn look_at(session: &Session, paths: Vec<NodePath>, subtree: &mut Subtree)
     Ok(())
 }
 
+/// Deletes the nodes of a lock that nobody holds or waits for, its record included; `false` when something was changed
+/// meanwhile.
+async fn delete_lock(session: &Session, path: &NodePath, version: Option<i32>) -> Result<bool, Error> {
+    let nodes = LockNodes::read(session, path).await.map_err(|error| read_failed(path, error))?;
+    let LockNodes::Lock { is_busy: false, versions, .. } = nodes else {
+        return Err(Error::HasRegistrations { path: path.clone() });
+    };
+    if let Some(expected) = version.filter(|expected| *expected != versions.lock) {
+        return Err(Error::VersionMismatch { path: path.clone(), expected, actual: versions.lock });
+    }
+    let place = lock_record(path);
+    let record = session.exists(&place).await.map_err(|error| read_failed(path, error))?;
+    let mut ops = versions.removal(path).to_vec();
+    ops.extend(record.map(|record| Request::Delete { path: place.as_str().to_owned(), version: record.version }));
+    let answer = session.submit(Request::Multi(ops)).await.map_err(|error| translate(path, error))?;
+    match refusal_in(answer.response, path)? {
+        None => Ok(true),
+        Some(ErrorCode::NoNode | ErrorCode::BadVersion | ErrorCode::NotEmpty) => Ok(false),
+        Some(code) => Err(translate(path, zk::Error::Refused(code))),
+    }
+}
+
+/// Why a transaction was refused, if it was.
+fn refusal_in(response: Response, path: &NodePath) -> Result<Option<ErrorCode>, Error> {
+    let Response::Parts(parts) = response else { return Err(Error::OutcomeUnknown { path: path.clone() }) };
+    Ok(parts.into_iter().find_map(|part| part.err().filter(|code| *code != ErrorCode::RuntimeInconsistency)))
+}
+
 /// Deletes a subtree, the last nodes first, transaction by transaction; `false` when something was changed meanwhile and
 /// has to be read again.
 async fn delete_all(
@@ -281,12 +316,7 @@ async fn delete_all(
         let deletes = nodes.map(|(path, version)| Request::Delete { path, version }).collect();
         for batch in session.batches(deletes, DELETE_BATCH) {
             let answer = session.submit(Request::Multi(batch)).await.map_err(|error| translate(path, error))?;
-            let Response::Parts(parts) = answer.response else {
-                return Err(Error::OutcomeUnknown { path: path.clone() });
-            };
-            let failed =
-                parts.into_iter().find_map(|part| part.err().filter(|code| *code != ErrorCode::RuntimeInconsistency));
-            match failed {
+            match refusal_in(answer.response, path)? {
                 None => *has_deleted = true,
                 Some(ErrorCode::NoNode | ErrorCode::BadVersion | ErrorCode::NotEmpty) => return Ok(false),
                 Some(code) => return Err(translate(path, zk::Error::Refused(code))),

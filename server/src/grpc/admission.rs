@@ -9,6 +9,7 @@ use tonic::Request;
 
 use super::gather::Peer;
 use crate::budget::Account;
+use crate::contact::Contact;
 use crate::mutex::lock;
 
 /// Counts the streams that stand and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
@@ -46,6 +47,11 @@ pub(super) struct Reader(AbortHandle);
 pub(super) fn account<T>(request: &Request<T>) -> Account {
     // Every connection that is accepted has one; see `Gathering`.
     request.extensions().get::<Peer>().map_or_else(Account::unlimited, |peer| peer.account.clone())
+}
+
+/// The connection that a request came over, as the place that its client is heard at.
+pub(super) fn contact<T>(request: &Request<T>) -> Option<Contact> {
+    request.extensions().get::<Peer>().map(|peer| peer.contact.clone())
 }
 
 impl Admission {

@@ -12,9 +12,9 @@ use tonic::Status;
 
 use super::status;
 use crate::budget::{Account, Resource, Share};
+use crate::contact::{Arriving, Heard};
 use crate::error::Error;
 use crate::mutex::lock;
-use crate::sessions::{Arriving, Heard};
 
 /// Memory that a call takes whatever it asks: the tasks and states of HTTP/2, tonic and the handler. Measured: 4.3 KB for
 /// a Register stream of which only headers have come. A larger number leaves a connection with as many calls as it may

@@ -198,9 +198,12 @@ pub(super) fn lock_event_to_proto(event: LockEvent) -> v1::acquire_lock_response
     use v1::acquire_lock_response::Event;
     match event {
         LockEvent::Queued { lock_id, position, holders } => Event::Queued(v1::Queued { lock_id, position, holders }),
-        LockEvent::Held { lock_id, fencing_token, ttl } => {
-            Event::Held(v1::Held { lock_id, fencing_token: fencing_token.0, ttl: ttl.map(duration_to_proto) })
-        }
+        LockEvent::Held { lock_id, fencing_token, ttl, horizon } => Event::Held(v1::Held {
+            lock_id,
+            fencing_token: fencing_token.0,
+            ttl: ttl.map(duration_to_proto),
+            horizon: horizon.map(duration_to_proto),
+        }),
         LockEvent::Suspended { remaining } => {
             Event::Suspended(v1::Suspended { remaining: Some(duration_to_proto(remaining)) })
         }
@@ -208,6 +211,7 @@ pub(super) fn lock_event_to_proto(event: LockEvent) -> v1::acquire_lock_response
             let reason = match reason {
                 locks::LostReason::SessionLost => v1::LostReason::SessionLost,
                 locks::LostReason::Removed => v1::LostReason::Removed,
+                locks::LostReason::Expired => v1::LostReason::Expired,
             };
             Event::Lost(v1::LockLost { reason: reason.into() })
         }
@@ -222,6 +226,7 @@ pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
             session_id,
             ttl: ttl.map(duration_to_proto),
             keep_alive_interval: ttl.map(|ttl| duration_to_proto(ttl / 3)),
+            horizon: None,
         }),
         Notice::Registered { path, generation, stat, restored, adopted } => Response::Registered(v1::Registered {
             path: path.as_str().to_owned(),

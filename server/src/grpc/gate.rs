@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::header::CONTENT_TYPE;
@@ -20,6 +21,7 @@ use super::gather::{self, Peer};
 use super::upload::{Form, Upload};
 use super::{deadline, status};
 use crate::budget::Account;
+use crate::contact::Contact;
 use crate::error::Error;
 use crate::metrics::Metrics;
 
@@ -90,7 +92,7 @@ impl Gate {
         }
         // Every connection that is accepted has one; see `Gathering`.
         let peer = head.extensions.get::<Peer>().cloned();
-        let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited()));
+        let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited(), Contact::new(Duration::MAX)));
         let call = Call::begin(&peer.account, &head)?;
         let deadline = deadline::of(&head.headers);
         let (form, answer) = match head.uri.path() {

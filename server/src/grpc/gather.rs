@@ -18,8 +18,11 @@ use tonic::transport::server::Connected;
 
 use super::acknowledged::Acknowledged;
 use super::pace::{Pace, Unread};
+use super::pings::Pings;
 use super::turnstile::{Turnstile, Visitor};
 use crate::budget::Account;
+use crate::clock;
+use crate::contact::Contact;
 
 /// No more than this waits, in bytes; what comes then waits for the socket.
 const MOST: usize = 64 * 1024;
@@ -38,6 +41,9 @@ pub(crate) struct Gathering<S> {
     peer: Peer,
     pace: Pace,
     visitor: Visitor,
+    pings: Pings,
+    /// Whether what has come is not read for a while.
+    is_held_up: bool,
     /// What waits. It takes no memory when nothing does.
     waiting: Vec<u8>,
     /// How much of that the socket has taken.
@@ -50,16 +56,18 @@ pub(crate) struct Gathering<S> {
 pub(crate) struct Peer {
     pub(super) account: Account,
     pub(super) acknowledged: Acknowledged,
+    pub(super) contact: Contact,
     pub(super) unread: Arc<Unread>,
     /// Places for its reflection streams.
     pub(super) reflections: Arc<Semaphore>,
 }
 
 impl Peer {
-    pub(super) fn new(account: Account) -> Self {
+    pub(super) fn new(account: Account, contact: Contact) -> Self {
         Self {
             account,
             acknowledged: Acknowledged::default(),
+            contact,
             unread: Arc::default(),
             reflections: Arc::new(Semaphore::new(REFLECTIONS)),
         }
@@ -78,13 +86,15 @@ enum Turn {
 }
 
 impl<S> Gathering<S> {
-    /// `account`: what the connection may hold.
-    pub(crate) fn new(socket: S, account: Account, turnstile: &Turnstile) -> Self {
+    /// `account`: what the connection may hold. `contact`: who has to know whether its client lives learns it there.
+    pub(crate) fn new(socket: S, account: Account, contact: Contact, turnstile: &Turnstile) -> Self {
         Self {
             socket,
-            peer: Peer::new(account),
+            peer: Peer::new(account, contact),
             pace: Pace::default(),
             visitor: turnstile.visitor(),
+            pings: Pings::new(),
+            is_held_up: false,
             waiting: Vec::new(),
             taken: 0,
             turn: Turn::Theirs,
@@ -131,7 +141,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
         let before = this.waiting.len();
         for slice in slices {
             let room = MOST.saturating_sub(this.waiting.len());
-            this.waiting.extend_from_slice(&slice[..slice.len().min(room)]);
+            let taken = &slice[..slice.len().min(room)];
+            this.pings.has_written(taken);
+            this.waiting.extend_from_slice(taken);
         }
         Poll::Ready(Ok(this.waiting.len() - before))
     }
@@ -142,6 +154,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.waiting.extend(this.pings.take().into_iter().flatten());
         match this.turn {
             _ if this.waiting.is_empty() => {}
             Turn::Ours => ready!(this.poll_empty(context))?,
@@ -162,6 +175,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     }
 }
 
+impl<S> Gathering<S> {
+    /// Waits until it may read; gives how many bytes it may.
+    fn poll_may_read(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+        let may = match self.pace.poll(context, &self.peer.unread) {
+            Poll::Ready(()) => self.visitor.poll(context),
+            Poll::Pending => {
+                self.visitor.pass(context);
+                Poll::Pending
+            }
+        };
+        if may.is_pending() && !self.is_held_up {
+            self.is_held_up = true;
+            self.peer.contact.wait();
+        } else if may.is_ready() {
+            self.may_read_again();
+        }
+        may
+    }
+
+    fn may_read_again(&mut self) {
+        if std::mem::take(&mut self.is_held_up) {
+            self.peer.contact.note(clock::now());
+        }
+    }
+}
+
+impl<S> Drop for Gathering<S> {
+    fn drop(&mut self) {
+        self.may_read_again();
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     /// HTTP/2 reads at the beginning of every turn of its task.
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -169,14 +214,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         if this.turn == Turn::Awaited {
             this.turn = Turn::Ours;
         }
-        if this.pace.poll(context, &this.peer.unread).is_pending() {
-            this.visitor.pass(context);
-            return Poll::Pending;
-        }
-        let most = ready!(this.visitor.poll(context)).min(buffer.remaining());
+        this.pings.poll(context, &this.peer.contact);
+        let most = ready!(this.poll_may_read(context)).min(buffer.remaining());
         let mut new = ReadBuf::new(buffer.initialize_unfilled_to(most));
         let read = Pin::new(&mut this.socket).poll_read(context, &mut new);
         let count = new.filled().len();
+        // The end of a connection is a sign of life too: somebody has ended it just now.
+        if read.is_ready() {
+            this.peer.contact.note(clock::now());
+        }
         this.visitor.has_read(count);
         if count > 0 {
             this.pace.has_read(new.filled(), &this.peer.unread);
@@ -205,6 +251,7 @@ impl<S> Connected for Gathering<S> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -264,6 +311,7 @@ mod tests {
                 gathering: Gathering::new(
                     Socket { takes, ..Socket::default() },
                     Account::unlimited(),
+                    Contact::new(Duration::MAX),
                     &Turnstile::new(),
                 ),
                 wakes: Arc::default(),
@@ -331,7 +379,7 @@ mod tests {
     async fn a_turn_reads_little_however_much_there_is_and_writes_all_the_same() {
         let (ours, mut theirs) = tokio::io::duplex(1024 * 1024);
         theirs.write_all(&vec![0; 512 * 1024]).await.unwrap();
-        let mut gathering = Gathering::new(ours, Account::unlimited(), &Turnstile::new());
+        let mut gathering = Gathering::new(ours, Account::unlimited(), Contact::new(Duration::MAX), &Turnstile::new());
         tokio::task::yield_now().await;
         poll_fn(|context| {
             let (mut bytes, mut reads) = ([0; 8192], 0);

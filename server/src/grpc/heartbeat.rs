@@ -8,8 +8,7 @@ use tokio::time::{Instant, Sleep};
 /// When a message is due though nothing has happened.
 pub(super) struct Heartbeat {
     interval: Duration,
-    /// When the last message was made.
-    last: Instant,
+    due: Instant,
     /// It is set once an interval, and not with each message.
     alarm: Pin<Box<Sleep>>,
 }
@@ -18,17 +17,31 @@ impl Heartbeat {
     /// `None` for zero.
     pub(super) fn every(interval: Duration) -> Option<Self> {
         let alarm = || Box::pin(tokio::time::sleep(interval));
-        (!interval.is_zero()).then(|| Self { interval, last: Instant::now(), alarm: alarm() })
+        (!interval.is_zero()).then(|| Self { interval, due: Instant::now() + interval, alarm: alarm() })
+    }
+
+    /// From now on the interval is no longer than this.
+    pub(super) fn shorten(&mut self, interval: Duration) {
+        if interval < self.interval {
+            self.interval = interval;
+            self.again_in(interval);
+        }
+    }
+
+    /// One is due after that time, if there is no message before.
+    pub(super) fn again_in(&mut self, time: Duration) {
+        self.due = Instant::now() + time;
+        self.alarm.as_mut().reset(self.due);
     }
 
     /// Resolves when the last message is that long ago.
     async fn is_due(&mut self) {
         loop {
             self.alarm.as_mut().await;
-            let due = self.last + self.interval;
-            if due <= Instant::now() {
+            if self.due <= Instant::now() {
                 return;
             }
+            let due = self.due;
             self.alarm.as_mut().reset(due);
         }
     }
@@ -45,7 +58,7 @@ pub(super) async fn or_due<T>(heartbeat: &mut Option<Heartbeat>, next: impl Futu
         next = next => Some(next),
         () = heartbeat.is_due() => None,
     };
-    heartbeat.last = Instant::now();
+    heartbeat.due = Instant::now() + heartbeat.interval;
     next
 }
 
@@ -57,7 +70,7 @@ pub(super) async fn is_due_within(heartbeat: &mut Option<Heartbeat>, time: Durat
     };
     let is_due = tokio::time::timeout(time, heartbeat.is_due()).await.is_ok();
     if is_due {
-        heartbeat.last = Instant::now();
+        heartbeat.due = Instant::now() + heartbeat.interval;
     }
     is_due
 }
@@ -79,5 +92,12 @@ mod tests {
         assert_eq!(or_due(&mut heartbeat, pending::<()>()).await, None);
         assert_eq!(began.elapsed(), INTERVAL * 5 / 2);
         assert_eq!(or_due(&mut Heartbeat::every(Duration::ZERO), ready(2)).await, Some(2));
+        heartbeat.as_mut().unwrap().shorten(INTERVAL / 4);
+        heartbeat.as_mut().unwrap().shorten(INTERVAL);
+        assert_eq!(or_due(&mut heartbeat, pending::<()>()).await, None);
+        assert_eq!(began.elapsed(), INTERVAL * 11 / 4);
+        heartbeat.as_mut().unwrap().again_in(INTERVAL / 8);
+        assert_eq!(or_due(&mut heartbeat, pending::<()>()).await, None);
+        assert_eq!(began.elapsed(), INTERVAL * 23 / 8);
     }
 }

@@ -9,12 +9,12 @@ use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Kind, Place, account};
+use super::admission::{Kind, Place, account, contact};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
 use crate::error::Error;
-use crate::locks::{AcquireRequest, Acquisition, Description, Party};
+use crate::locks::{AcquireRequest, Acquisition, Description, LOOK_AGAIN, LockEvent, Party};
 use crate::views::Views;
 
 /// What of a response is kept free for everything but the parties, in bytes.
@@ -36,7 +36,8 @@ impl Service {
     ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
         self.check_writable()?;
         let place = self.admit(Kind::AcquireLock)?;
-        let (account, acknowledged, views) = (account(&request), Acknowledged::of(&request), self.views.clone());
+        let (account, contact) = (account(&request), contact(&request));
+        let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -47,6 +48,7 @@ impl Service {
             ttl: convert::ttl(request.ttl)?,
             name: (!request.name.is_empty()).then_some(request.name),
             lock_id: (!request.lock_id.is_empty()).then_some(request.lock_id),
+            contact,
         };
         let acquisition = self.locks.acquire(request, &account);
         let open = Open { acquisition, acknowledged, views, heartbeat, _place: place };
@@ -81,12 +83,24 @@ fn description_to_frame(description: &Description) -> Bytes {
 }
 
 async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {
-    let answer = match heartbeat::or_due(&mut open.heartbeat, open.acquisition.next()).await {
-        Some(event) => event?.map(|event| {
-            open.acknowledged.note_lock_event(&event, &open.views);
-            response(convert::lock_event_to_proto(event))
-        }),
-        None => Ok(response(v1::acquire_lock_response::Event::Heartbeat(v1::Heartbeat {}))),
+    /// Number of heartbeats that a holder is sent in the time in which it must have heard one.
+    const IN_HORIZON: u32 = 3;
+    let answer = loop {
+        let next = heartbeat::or_due(&mut open.heartbeat, open.acquisition.next()).await;
+        match (next, &mut open.heartbeat) {
+            (Some(event), heartbeat) => {
+                let event = event?;
+                if let (Ok(LockEvent::Held { horizon: Some(horizon), .. }), Some(heartbeat)) = (&event, heartbeat) {
+                    heartbeat.shorten(*horizon / IN_HORIZON);
+                }
+                break event.map(|event| {
+                    open.acknowledged.note_lock_event(&event, &open.views);
+                    response(convert::lock_event_to_proto(event))
+                });
+            }
+            (None, Some(heartbeat)) if open.acquisition.is_held_back() => heartbeat.again_in(LOOK_AGAIN),
+            (None, _) => break Ok(response(v1::acquire_lock_response::Event::Heartbeat(v1::Heartbeat {}))),
+        }
     };
     Some((answer.map_err(|error| status::status(&error)), open))
 }

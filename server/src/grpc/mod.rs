@@ -18,6 +18,7 @@ mod heartbeat;
 mod locks;
 mod message;
 mod pace;
+mod pings;
 mod put;
 mod register;
 mod report;

@@ -74,7 +74,9 @@ struct Pause {
 impl Pace {
     /// Notes what was read from the socket.
     pub(super) fn has_read(&mut self, bytes: &[u8], unread: &Unread) {
-        let count = self.frames.pass(bytes);
+        let mut count = 0;
+        // Empty ones are not handed on to calls.
+        self.frames.pass(bytes, |kind, _, length| count += isize::from(kind == Frames::DATA && length > 0));
         if count > 0 && unread.frames.fetch_add(count, Ordering::AcqRel) < 0 {
             // Frames were read that counted no more.
             unread.frames.store(count, Ordering::Release);
@@ -107,9 +109,9 @@ impl Pace {
     }
 }
 
-/// Follows the frames of HTTP/2 as they come from a client. It looks at lengths and types alone.
+/// Follows the frames of HTTP/2 as they go over a connection. It looks at lengths, types and flags alone.
 #[derive(Debug)]
-struct Frames {
+pub(super) struct Frames {
     /// What is to come of the preface, or of the present frame.
     left: usize,
     header: [u8; Self::HEADER],
@@ -122,10 +124,18 @@ impl Frames {
     const PREFACE: usize = 24;
     const DATA: u8 = 0;
 
-    /// Takes the next bytes. Gives the number of DATA frames among the frames that began in them; empty ones are not
-    /// handed on to calls.
-    fn pass(&mut self, mut bytes: &[u8]) -> isize {
-        let mut data = 0;
+    /// What a server sends; a client's frames come after a preface.
+    pub(super) fn without_preface() -> Self {
+        Self { left: 0, ..Self::default() }
+    }
+
+    /// Whether the last byte was that of a frame's end.
+    pub(super) fn is_between_two(&self) -> bool {
+        self.left == 0 && self.known == 0
+    }
+
+    /// Takes the next bytes. `each` is told the type, the flags and the length of each frame that begins in them.
+    pub(super) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(u8, u8, usize)) {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let taken = bytes.len().min(self.left);
@@ -138,13 +148,12 @@ impl Frames {
             self.known += taken;
             bytes = &bytes[taken..];
             if self.known == Self::HEADER {
-                let [high, middle, low, kind, ..] = self.header;
+                let [high, middle, low, kind, flags, ..] = self.header;
                 self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                 self.known = 0;
-                data += isize::from(kind == Self::DATA && self.left > 0);
+                each(kind, flags, self.left);
             }
         }
-        data
     }
 }
 
@@ -172,8 +181,9 @@ mod tests {
         let bytes = [vec![9; 24], frame(4, 12), frame(1, 70), frame(0, 7), frame(0, 0), frame(0, 200), frame(3, 4)];
         let bytes = bytes.concat();
         for piece in [1, 2, 9, 10, 64, 1000] {
-            let mut frames = Frames::default();
-            assert_eq!(bytes.chunks(piece).map(|piece| frames.pass(piece)).sum::<isize>(), 2, "by {piece}");
+            let (mut pace, unread) = (Pace::default(), Unread::default());
+            bytes.chunks(piece).for_each(|piece| pace.has_read(piece, &unread));
+            assert_eq!(unread.count(), 2, "by {piece}");
         }
     }
 

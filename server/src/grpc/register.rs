@@ -5,19 +5,22 @@
 //! the RPC is over.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream;
 use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::register_request::Request as Kind;
+use rollcall_proto::server::v1::register_response::Response;
 use tonic::{Request, Streaming};
 
 use super::acknowledged::Acknowledged;
 use super::admission::{Kind as Admitted, Place, Reader, account};
 use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
-use super::{Responses, Service, Settings, convert, status};
+use super::{Responses, Service, Settings, admission, convert, status};
 use crate::clock;
 use crate::compute;
+use crate::contact::Contact;
 use crate::error::Error;
 use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
@@ -32,6 +35,9 @@ struct Open {
     /// Whether anything was told: nothing comes before `opened`.
     has_begun: bool,
     heartbeat: Option<Heartbeat>,
+    /// How long the ZooKeeper sessions outlive the replica's last word.
+    horizon: Duration,
+    contact: Option<Contact>,
     _reader: Reader,
     _place: Place,
 }
@@ -43,6 +49,7 @@ impl Service {
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
         let place = self.admit(Admitted::Register)?;
+        let contact = admission::contact(&request);
         let (requests, rpc) = self.sessions.stream(account(&request));
         let call: Option<Arc<Call>> = request.extensions().get().cloned();
         if let Some(call) = &call {
@@ -56,10 +63,25 @@ impl Service {
             views,
             has_begun: false,
             heartbeat: Heartbeat::every(self.settings.heartbeat),
+            horizon: self.sessions.horizon(),
+            contact,
             _reader: self.admission.read(reading),
             _place: place,
         };
         Ok(Box::pin(stream::unfold(open, next_response)))
+    }
+}
+
+impl Open {
+    /// How long the client may hear nothing until its registrations may have gone: with a ZooKeeper session, with its
+    /// connection, or with its ttl.
+    fn horizon_with(&self, ttl: Option<Duration>) -> Duration {
+        let of_client = match (ttl, &self.contact) {
+            (Some(ttl), _) => ttl - ttl / 3,
+            (None, Some(contact)) => contact.horizon(),
+            (None, None) => Duration::MAX,
+        };
+        self.horizon.min(of_client)
     }
 }
 
@@ -71,13 +93,17 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
         next.await?
     };
     open.has_begun = true;
-    let response = match notice {
+    let horizon = if let Ok(Notice::Opened { ttl, .. }) = &notice { Some(open.horizon_with(*ttl)) } else { None };
+    let mut response = match notice {
         Ok(notice) => {
             open.acknowledged.note_notice(&notice, &open.views);
             Ok(to_response(notice).await)
         }
         Err(error) => Err(error),
     };
+    if let Ok(v1::RegisterResponse { response: Some(Response::Opened(opened)) }) = &mut response {
+        opened.horizon = horizon.map(convert::duration_to_proto);
+    }
     Some((response.map_err(|error| status::status(&error)), open))
 }
 

@@ -15,8 +15,8 @@ use tonic::body::Body;
 use super::call::Call;
 use super::message::Lengths;
 use super::pace::Unread;
+use crate::contact::Arriving;
 use crate::error::Error;
-use crate::sessions::Arriving;
 
 /// Time in which a request must go on.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
     use crate::budget::{Account, Budget, Limits, Resource};
-    use crate::sessions::Heard;
+    use crate::contact::Heard;
 
     /// A body that comes when a test says so.
     struct Slow(mpsc::UnboundedReceiver<usize>);

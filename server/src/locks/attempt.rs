@@ -22,6 +22,7 @@ use super::slot::Slot;
 use super::terms::{Grant, PATIENCE, Terms, Wait, out_of_time, until};
 use super::{Interrupt, Shared, Stop, hold, node};
 use crate::budget::Resource;
+use crate::clock;
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, Zxid};
@@ -482,7 +483,7 @@ impl Attempt {
         let mut evidence = owner.evidence();
         loop {
             let last = *evidence.borrow_and_update();
-            if Instant::now() < owner.certain_until(last) {
+            if clock::now() < owner.certain_until(last) {
                 return Ok(());
             }
             if self.unless_stopped(evidence.changed()).await?.is_err() {

@@ -6,8 +6,11 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::queue::{may_take, must_give_up};
+use super::slot::Vouched;
 use super::terms::Grant;
 use super::{Interrupt, READ_CHUNK, Stop, release, seat};
+use crate::clock;
+use crate::contact::Contact;
 use crate::types::{NodePath, Zxid};
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
 
@@ -124,12 +127,20 @@ async fn grants(session: &Session, path: &NodePath) -> Result<Vec<i64>, zk::Erro
 /// Tells the lock as held, and watches over it until it ends, and says how.
 pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Stop {
     let (_, slot) = attempt.parts();
+    let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
+    let (mut link, mut evidence) = (session.link(), owner.evidence());
+    let vouch = |until: Instant| {
+        // Another stream may have come for it since.
+        let contact = slot.contact();
+        let heard_within = contact.as_ref().map_or(Duration::MAX, Contact::keepalive);
+        let horizon = contact.as_ref().map_or(Duration::MAX, Contact::horizon).min(owner.horizon());
+        slot.vouch(Vouched { until, heard_within, horizon });
+    };
+    vouch(*evidence.borrow() + owner.overdue());
     if !slot.held(grant.token) {
         let _ = slot.ordered().await;
         return Stop::Ordered;
     }
-    let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
-    let (mut link, mut evidence) = (session.link(), owner.evidence());
     let path = attempt.parts().0.path.clone();
     let mut watched = Watched { path, grant, watch: Some(watch), unwatched: None, written: false, missed: false };
     loop {
@@ -143,8 +154,9 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
             certain_until: owner.certain_until(last),
             unwatched: watched.unwatched,
         };
-        let (ask_again, doubt) = match judge(signs, Instant::now()) {
+        let (ask_again, doubt) = match judge(signs, clock::now()) {
             Certainty::Sure(until) => {
+                vouch(last + owner.overdue());
                 slot.held(grant.token);
                 (until, false)
             }
@@ -157,7 +169,7 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
         tokio::select! {
             biased;
             _ = slot.ordered() => return Stop::Ordered,
-            () = tokio::time::sleep_until(ask_again) => {}
+            () = clock::sleep_until(ask_again) => {}
             stop = watched.next(&session, &lease) => if let Some(stop) = stop { return stop },
             _ = link.changed() => {}
             // Without a heartbeat the session is over.
@@ -188,7 +200,7 @@ impl Watched {
         if let Some(watch) = &mut self.watch {
             let fired = watch.await.unwrap_or(Fired::ConnectionLost);
             self.watch = None;
-            self.unwatched = Some(Instant::now());
+            self.unwatched = Some(clock::now());
             self.written |= fired == Fired::Event(EventKind::DataChanged);
             self.missed |= fired == Fired::ConnectionLost;
             return None;

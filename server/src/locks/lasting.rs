@@ -5,14 +5,17 @@
 //! certain for as long as the keeper's session is, and for the ttl after that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::hold::{Certainty, Signs, judge};
 use super::record::{self, Record, Removal, as_zk, record_path};
 use super::seat;
-use super::slot::{Order, Slot};
+use super::slot::{Order, Slot, Vouched};
 use super::{Interrupt, Shared, Stop, lock, release};
+use crate::clock;
+use crate::contact::{Asking, Contact};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
@@ -62,6 +65,51 @@ enum Woken {
     Seen(Seen),
     /// Ask again how things stand.
     Again,
+}
+
+/// The client of a lock with a ttl, as long as its replica keeps that.
+struct Company {
+    /// Since when the lock is kept here: the client has its ttl from then at least.
+    since: Instant,
+    /// The stream whose connection is asked for signs of life.
+    stream: u64,
+    contact: Option<(Contact, Asking)>,
+}
+
+impl Company {
+    fn new() -> Self {
+        Self { since: clock::now(), stream: 0, contact: None }
+    }
+
+    /// When the client will have been silent for the ttl, if it is not heard before. `None`: its stream stands, and nobody
+    /// knows its connection.
+    fn silent_at(&mut self, lock: &Lasting, order: Order, stream: u64, now: Instant) -> Option<Instant> {
+        let ttl = lock.record.ttl;
+        let heard = if let Order::Keep(heard) = order {
+            self.contact = None;
+            self.stream = 0;
+            heard
+        } else {
+            if self.stream != stream {
+                let ask = |contact: Contact| (contact.clone(), contact.ask_every(ask_after(ttl, &contact)));
+                (self.stream, self.contact) = (stream, lock.slot.contact().map(ask));
+            }
+            self.contact.as_ref()?.0.last_heard(now)
+        };
+        Some(lock.shared.pulse.silent_at(heard.max(self.since), ttl))
+    }
+
+    /// What can be answered for while the evidence of the session is not overdue: whichever replica comes to keep the lock
+    /// counts the whole ttl, and this one counts it from when the client was last heard.
+    fn vouched(&self, ttl: Duration, until: Instant) -> Vouched {
+        let heard_within = self.contact.as_ref().map_or(Duration::ZERO, |(contact, _)| ask_after(ttl, contact));
+        Vouched { until, heard_within, horizon: ttl.saturating_sub(heard_within) }
+    }
+}
+
+/// After which silence the client of a lock with this ttl is asked for a sign of life.
+fn ask_after(ttl: Duration, contact: &Contact) -> Duration {
+    (ttl / 3).min(contact.keepalive())
 }
 
 impl Lasting {
@@ -137,7 +185,7 @@ impl Lasting {
     pub(super) async fn keep(&mut self) -> Stop {
         let mut orders = self.slot.orders();
         let mut stopping = self.shared.stopping.subscribe();
-        let mut unwatched = Some(Instant::now());
+        let mut unwatched = Some(clock::now());
         let mut watches: Option<[OneShot; 2]> = None;
         // Whether the record's end would be told from a release: by a write that is seen before it.
         let (mut watched, mut written) = (false, false);
@@ -145,26 +193,28 @@ impl Lasting {
         let mut missed = false;
         // The stream for which the lease was last found to be ours.
         let mut verified = self.slot.stream();
+        let mut company = Company::new();
         loop {
             let stream = self.slot.stream();
             if stream != verified {
                 watches = None;
             }
             let order = *orders.borrow_and_update();
-            let kept_since = match order {
+            match order {
                 Order::Drop | Order::Release => return self.end_by(Stop::Ordered).await,
-                Order::Go => None,
                 // Another replica will count the ttl once our fence is gone.
                 Order::Keep(_) if *stopping.borrow_and_update() => return Stop::Left,
-                Order::Keep(since) => Some(since + self.record.ttl),
-            };
-            let now = Instant::now();
-            if kept_since.is_some_and(|until| now >= until) {
-                return self.end_by(Stop::Expired).await;
+                Order::Keep(_) | Order::Go => {}
+            }
+            let now = clock::now();
+            let silent_at = company.silent_at(self, order, stream, now);
+            if silent_at.is_some_and(|at| now >= at) {
+                return self.end_by(if order == Order::Go { Stop::Silent } else { Stop::Expired }).await;
             }
             let signs = self.signs(unwatched);
             let ask_again = match judge(signs, now) {
                 Certainty::Sure(until) => {
+                    self.slot.vouch(company.vouched(self.record.ttl, signs.evidence + signs.overdue));
                     self.slot.still_held(verified, self.token);
                     until
                 }
@@ -178,7 +228,7 @@ impl Lasting {
                 biased;
                 _ = orders.changed() => Woken::Again,
                 _ = stopping.changed() => Woken::Again,
-                () = tokio::time::sleep_until(kept_since.map_or(ask_again, |until| until.min(ask_again))) => Woken::Again,
+                () = clock::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => Woken::Again,
                 woken = self.news(&mut watches) => woken,
             };
             match woken {
@@ -187,7 +237,7 @@ impl Lasting {
                     written |= fired == Fired::Event(EventKind::DataChanged);
                     missed |= fired == Fired::ConnectionLost;
                     watches = None;
-                    unwatched = Some(Instant::now());
+                    unwatched = Some(clock::now());
                 }
                 Woken::Seen(Seen::Ours(set)) => {
                     watches = Some(set);

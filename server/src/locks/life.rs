@@ -196,6 +196,10 @@ impl Life {
             Stop::Again | Stop::Ordered | Stop::Released | Stop::Left => self.slot.end(Ok(())),
             // Whoever came back meanwhile came too late.
             Stop::Expired => self.slot.end(Err(Error::UnknownLock)),
+            Stop::Silent => {
+                let cause = "its client was silent for its ttl";
+                self.slot.lost(LostReason::Expired, Error::LockLost { path, cause });
+            }
             Stop::Superseded => self.slot.end(Err(Error::Superseded { path })),
             Stop::Busy => self.slot.end(Err(Error::LockBusy { path, holders })),
             Stop::Failed(error) => self.slot.end(Err(error)),

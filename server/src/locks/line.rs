@@ -167,7 +167,8 @@ impl Attempt {
     /// Makes sure that the lock node stands and has our number.
     pub(super) async fn check_node(&mut self) -> Result<Zxid, Interrupt> {
         let (path, limit) = (&self.terms.path, self.terms.limit);
-        let checked = node::check(&self.session(), path, limit).await?;
+        let records = !self.shared.idle.is_zero();
+        let checked = node::check(self.seat.owner(), path, limit, records).await?;
         self.shared.numbers.set(path, Number { limit, written: checked });
         self.checked = Some(checked);
         Ok(checked)

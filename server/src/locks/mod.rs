@@ -5,6 +5,7 @@
 //! /foo/<32 hex>                                  a lease: its data is the holder's name
 //! /foo-__lock__/<32 hex>__lock__0000000001       a contender: ephemeral, sequential; its data is its name
 //! /.rollcall/leases/<32 hex>                     of a lease with a ttl, which is durable: its ttl and its keeper
+//! /.rollcall/locks/<2 hex>/<30 hex>              of a lock that was made through Rollcall: when it was last used
 //! ```
 //!
 //! The first contender, and nobody else, takes a lease while there are fewer than the number; the others each watch the
@@ -33,6 +34,7 @@ mod group;
 mod heir;
 mod hold;
 mod id;
+mod idle;
 mod lasting;
 mod life;
 mod line;
@@ -67,10 +69,11 @@ use self::memory::{Memory, Number, Vacancy};
 use self::readings::Readings;
 use self::release::Names;
 use self::slot::{Order, Slot};
-pub(crate) use self::stream::{Acquisition, LockEvent, LostReason};
+pub(crate) use self::stream::{Acquisition, LOOK_AGAIN, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::budget::{Account, Budget, Resource, Share};
 use crate::compute;
+use crate::contact::{Contact, Pulse};
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
@@ -102,6 +105,8 @@ pub(crate) struct AcquireRequest {
     pub(crate) name: Option<String>,
     /// To come back to a lock.
     pub(crate) lock_id: Option<String>,
+    /// The connection that it is asked over.
+    pub(crate) contact: Option<Contact>,
 }
 
 /// The handle on all locks of this replica. Cheap to clone.
@@ -113,6 +118,10 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Debug)]
 struct Shared {
     pool: Pool,
+    /// Whether this process was stopped.
+    pulse: Arc<Pulse>,
+    /// Time without use after which the nodes of a lock are removed; zero: never.
+    idle: Duration,
     roster: Roster,
     /// To the task that runs the others. Has room for all that [`Shared::places`] admits, so that it is never full.
     jobs: mpsc::Sender<Job>,
@@ -165,6 +174,8 @@ enum Stop {
     Busy,
     /// Its stream did not come back within its ttl.
     Expired,
+    /// Its stream stands, and its client was silent for its ttl.
+    Silent,
     /// Another replica has picked it up.
     Superseded,
     /// Left as it is, to be picked up.
@@ -208,15 +219,25 @@ impl From<Interrupt> for Error {
 }
 
 impl Locks {
-    /// Starts the task that runs all others, and that which ends locks without a keeper, as two of `tasks`; neither ever
-    /// ends. `limit`: the most locks that all accounts together allow to be held and waited for at once.
-    pub(crate) fn start(zk: &Zk, limit: usize, budget: &Budget, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts the task that runs all others, that which ends locks without a keeper, and, unless `idle` is zero, that which
+    /// removes the nodes of locks that nobody has used for so long; none of them ever ends. `limit`: the most locks that all
+    /// accounts together allow to be held and waited for at once.
+    pub(crate) fn start(
+        zk: &Zk,
+        pulse: Arc<Pulse>,
+        limit: usize,
+        idle: Duration,
+        budget: &Budget,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS / 2);
         // Each lock has a task, and at most one board at a time that nobody else uses, while an older one may be ending.
         let (jobs, arriving) = mpsc::channel(limit.saturating_mul(3).min(Semaphore::MAX_PERMITS));
         let shared = Arc::new(Shared {
             pool: zk.pool.clone(),
             roster: zk.roster.clone(),
+            pulse,
+            idle,
             jobs,
             limit,
             places: Arc::new(Semaphore::new(limit)),
@@ -235,6 +256,9 @@ impl Locks {
         });
         tasks.spawn(run(arriving));
         tasks.spawn(reaper::run(shared.clone()));
+        if !idle.is_zero() {
+            tasks.spawn(idle::run(shared.clone()));
+        }
         Self(shared)
     }
 
@@ -253,7 +277,7 @@ impl Locks {
     }
 
     fn queue_up(&self, request: AcquireRequest, account: &Account) -> Result<Acquisition, Error> {
-        let AcquireRequest { path, simultaneous, wait, ttl, name, lock_id: _ } = request;
+        let AcquireRequest { path, simultaneous, wait, ttl, name, lock_id: _, contact } = request;
         if path.is_root() {
             return Err(Error::InvalidPath { path: path.as_str().to_owned(), error: PathError::Root });
         }
@@ -265,7 +289,7 @@ impl Locks {
         let slot = Slot::new(LockId::fresh(&path), ttl);
         let (mark, wait) = (slot.id().mark(), Wait::of(wait));
         let terms = Terms { path, limit: simultaneous.max(1), wait, ttl, name: name.into(), mark };
-        self.run(slot, account, None, |life| Box::pin(life.queue_up(terms)))
+        self.run(slot, account, None, contact, |life| Box::pin(life.queue_up(terms)))
     }
 
     /// Comes back to a lock: here, if this replica has it, or from whichever replica keeps it.
@@ -277,7 +301,8 @@ impl Locks {
         // The wait is for a lock that others hold; whether this one stands is a question to ZooKeeper, which takes its time.
         let wait = request.wait.unwrap_or_default().max(PATIENCE);
         let deadline = Instant::now().checked_add(wait);
-        self.run(Slot::to_pick_up(id), account, deadline, |life| Box::pin(life.pick_up(deadline)))
+        let contact = request.contact.clone();
+        self.run(Slot::to_pick_up(id), account, deadline, contact, |life| Box::pin(life.pick_up(deadline)))
     }
 
     /// Starts the task of a lock, unless it has one already, and gives a stream. `deadline`: until when a lock that is
@@ -287,12 +312,13 @@ impl Locks {
         slot: Arc<Slot>,
         account: &Account,
         deadline: Option<Instant>,
+        contact: Option<Contact>,
         start: impl FnOnce(Life) -> Job,
     ) -> Result<Acquisition, Error> {
         let mark = slot.id().mark();
         let mut running = lock(&self.0.running);
         if let Some(other) = running.get(&mark).filter(|other| other.id() == slot.id()) {
-            match Acquisition::attach(other.clone(), deadline) {
+            match Acquisition::attach(other.clone(), deadline, contact.clone()) {
                 Some(acquisition) => return Ok(acquisition),
                 // It is being released.
                 None if !other.is_over() => return Err(Error::UnknownLock),
@@ -308,7 +334,7 @@ impl Locks {
         };
         running.insert(mark.clone(), slot.clone());
         drop(running);
-        let acquisition = Acquisition::attach(slot.clone(), None).ok_or(Error::UnknownLock)?;
+        let acquisition = Acquisition::attach(slot.clone(), None, contact).ok_or(Error::UnknownLock)?;
         self.0.spawn(start(Life { shared: self.0.clone(), slot, mark, _place: place }));
         Ok(acquisition)
     }
@@ -466,7 +492,7 @@ mod tests {
 
     fn request(path: &'static str) -> AcquireRequest {
         let path = NodePath::trusted(path);
-        AcquireRequest { path, simultaneous: 1, wait: None, ttl: None, name: None, lock_id: None }
+        AcquireRequest { path, simultaneous: 1, wait: None, ttl: None, name: None, lock_id: None, contact: None }
     }
 
     #[tokio::test]
@@ -474,7 +500,8 @@ mod tests {
         let mut tasks = JoinSet::new();
         let zk = zookeeper(&mut tasks).await;
         let budget = Budget::new(Limits::NONE, Limits::NONE);
-        let (locks, account) = (Locks::start(&zk, 10_000, &budget, &mut tasks), budget.account());
+        let (locks, account) =
+            (Locks::start(&zk, Arc::default(), 10_000, Duration::ZERO, &budget, &mut tasks), budget.account());
         held(&mut locks.acquire(request("/first"), &account)).await.unwrap();
         for _ in 0..1000 {
             drop(locks.acquire(request("/cancelled"), &account));
@@ -494,7 +521,8 @@ mod tests {
         let mut tasks = JoinSet::new();
         let zk = zookeeper(&mut tasks).await;
         let budget = Budget::new(Limits { bytes: LARGE, ..Limits::NONE }, Limits::NONE);
-        let (locks, account) = (Locks::start(&zk, 10, &budget, &mut tasks), budget.account());
+        let (locks, account) =
+            (Locks::start(&zk, Arc::default(), 10, Duration::ZERO, &budget, &mut tasks), budget.account());
         held(&mut locks.acquire(request("/first"), &budget.account())).await.unwrap();
         let describe = |path| {
             let (locks, account) = (locks.clone(), account.clone());
@@ -519,7 +547,7 @@ mod tests {
         let zk = zookeeper(&mut tasks).await;
         let replica = Limits { locks: 2, ..Limits::NONE };
         let budget = Budget::new(Limits { locks: 1, ..Limits::NONE }, replica);
-        let locks = Locks::start(&zk, replica.locks, &budget, &mut tasks);
+        let locks = Locks::start(&zk, Arc::default(), replica.locks, Duration::ZERO, &budget, &mut tasks);
         let account = budget.account();
         let take_for = |account: &Account, path: &'static str, lock_id| {
             let ttl = Some(Duration::from_secs(600));

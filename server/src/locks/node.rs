@@ -6,6 +6,7 @@ use super::Interrupt;
 use super::queue::{Limit, is_worn_out, looks_like_a_lease};
 use super::record::as_zk;
 use crate::error::Error;
+use crate::lock_nodes::{LockRecord, lock_record};
 use crate::refusal;
 use crate::types::{NodePath, Stat, Zxid};
 use crate::zk::layout::{is_in_lock_queue, lock_queue};
@@ -17,8 +18,10 @@ const TRIES: usize = 16;
 /// Makes sure that the lock node stands and has this number, and gives the transaction that wrote it.
 ///
 /// A node without data is kazoo's, which creates first and writes then, and may die in between: it is filled in, unless
-/// it has children that can't be leases; then it belongs to something else.
-pub(super) async fn check(session: &Session, path: &NodePath, limit: u32) -> Result<Zxid, Interrupt> {
+/// it has children that can't be leases; then it belongs to something else. `records`: a lock that is made here gets a
+/// record, by which it is found when nobody uses it any more.
+pub(super) async fn check(owner: &Owner, path: &NodePath, limit: u32, records: bool) -> Result<Zxid, Interrupt> {
+    let session = owner.session();
     for _ in 0..TRIES {
         match session.get(path).await.map_err(|error| refused(error, path))? {
             Some(read) => match Limit::of(&read.data) {
@@ -35,7 +38,7 @@ pub(super) async fn check(session: &Session, path: &NodePath, limit: u32) -> Res
                 }
             },
             None => {
-                if let Some(zxid) = create(session, path, limit).await? {
+                if let Some(zxid) = create(owner, path, limit, records).await? {
                     return Ok(zxid);
                 }
             }
@@ -83,16 +86,37 @@ async fn check_parents(session: &Session, path: &NodePath) -> Result<(), Interru
 }
 
 /// `None`: somebody else created it; look again.
-async fn create(session: &Session, path: &NodePath, limit: u32) -> Result<Option<Zxid>, Interrupt> {
+async fn create(owner: &Owner, path: &NodePath, limit: u32, records: bool) -> Result<Option<Zxid>, Interrupt> {
+    let session = owner.session();
     check_parents(session, path).await?;
-    match session.create(path.as_str(), number(limit), CreateMode::Persistent).await {
-        Ok((zxid, _, _)) => Ok(Some(zxid)),
-        Err(zk::Error::Refused(ErrorCode::NodeExists)) => Ok(None),
-        Err(zk::Error::Refused(ErrorCode::NoNode)) => {
-            session.ensure_parents(path).await.map_err(|error| refused(error, path))?;
-            Ok(None)
+    let lock = zk::create(path.as_str(), number(limit), CreateMode::Persistent);
+    let record = LockRecord { path: path.clone(), used: Zxid(0) };
+    let mut ops = vec![lock];
+    ops.extend(records.then(|| record.create()));
+    loop {
+        match owner.commit(ops.clone()).await {
+            Ok(committed) => return Ok(Some(committed.zxid)),
+            Err(CommitError::Part { index: 0, code: ErrorCode::NodeExists }) => return Ok(None),
+            Err(CommitError::Part { index: 0, code: ErrorCode::NoNode }) => {
+                session.ensure_parents(path).await.map_err(|error| refused(error, path))?;
+                return Ok(None);
+            }
+            Err(CommitError::Part { index: 1, code }) => {
+                ops.truncate(1);
+                match code {
+                    // Of the lock that was here before. It is written, so that it is not deleted now as that one's.
+                    ErrorCode::NodeExists => ops.push(record.write(-1)),
+                    ErrorCode::NoNode => {
+                        let place = lock_record(path);
+                        session.ensure_parents(&place).await.map_err(|error| refused(error, path))?;
+                        return Ok(None);
+                    }
+                    // A lock without a record is only never found when it is idle.
+                    _ => {}
+                }
+            }
+            Err(error) => return Err(refused(as_zk(error), path)),
         }
-        Err(error) => Err(refused(error, path)),
     }
 }
 

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use super::id::LockId;
 use super::stream::{LockEvent, LostReason};
+use crate::clock;
+use crate::contact::Contact;
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::types::FencingToken;
@@ -20,7 +22,7 @@ use crate::types::FencingToken;
 pub(super) enum Order {
     /// Go on: a stream stands.
     Go,
-    /// Keep a lock with a ttl, which was told as held: its stream ended then, and may come back.
+    /// Keep a lock with a ttl, which was told as held: its stream ended, and may come back. The client was last heard then.
     Keep(Instant),
     /// Give it up: nobody listens any more.
     Drop,
@@ -53,6 +55,17 @@ enum Told {
     Suspended,
 }
 
+/// What a replica that may be stopped at any moment can answer for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Vouched {
+    /// That the lock is held may be told until then.
+    pub(super) until: Instant,
+    /// It may be told for as long as the client was heard within this time.
+    pub(super) heard_within: Duration,
+    /// How long what was told can be relied on.
+    pub(super) horizon: Duration,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     position: u32,
@@ -82,6 +95,9 @@ struct State {
     place_unread: bool,
     phase: Phase,
     told: Told,
+    /// The connection of the stream that counts.
+    contact: Option<Contact>,
+    vouched: Option<Vouched>,
     lost: Option<LostReason>,
     /// How the task ended, and whether the stream was told.
     end: Option<Result<(), Error>>,
@@ -89,6 +105,23 @@ struct State {
 }
 
 impl State {
+    /// Whether it may be told now that the lock is held.
+    fn may_tell(&self, now: Instant) -> bool {
+        self.vouched.is_none_or(|vouched| {
+            let is_heard = |contact: &Contact| contact.is_heard(vouched.heard_within, now);
+            now <= vouched.until && self.contact.as_ref().is_none_or(is_heard)
+        })
+    }
+
+    /// How long what is told now can be relied on.
+    fn horizon(&self, now: Instant) -> Option<Duration> {
+        let horizon = self.vouched?.horizon;
+        Some(match self.phase {
+            Phase::Doubt(_, until) => horizon.min(until.saturating_duration_since(now)),
+            _ => horizon,
+        })
+    }
+
     fn doubt(&mut self, until: Instant) {
         if let Phase::Unverified(token) | Phase::Held(token) | Phase::Doubt(token, _) = self.phase {
             self.phase = Phase::Doubt(token, until);
@@ -107,6 +140,8 @@ impl Slot {
             place_unread: false,
             phase: Phase::Waiting,
             told: Told::Nothing,
+            contact: None,
+            vouched: None,
             lost: None,
             end: None,
             end_told: false,
@@ -253,8 +288,8 @@ impl Slot {
         self.state().ttl = Some(ttl);
     }
 
-    /// A new stream, which takes over from the one before; `None` when the lock is over.
-    pub(super) fn attach(&self) -> Option<u64> {
+    /// A new stream, over this connection, which takes over from the one before; `None` when the lock is over.
+    pub(super) fn attach(&self, contact: Option<Contact>) -> Option<u64> {
         self.change(|state| {
             if state.phase == Phase::Over || state.end.is_some() || self.order.borrow().is_final() {
                 return None;
@@ -263,6 +298,7 @@ impl Slot {
                 state.phase = Phase::Unverified(token);
             }
             state.stream += 1;
+            state.contact = contact;
             self.order.send_replace(Order::Go);
             state.told = Told::Nothing;
             state.place_unread = state.place.is_some();
@@ -275,8 +311,26 @@ impl Slot {
         let state = self.state();
         if state.stream == stream {
             let keep = state.granted && state.ttl.is_some();
-            self.set_order(if keep { Order::Keep(Instant::now()) } else { Order::Drop });
+            let now = clock::now();
+            let heard = state.contact.as_ref().map_or(now, |contact| contact.last_heard(now));
+            self.set_order(if keep { Order::Keep(heard) } else { Order::Drop });
         }
+    }
+
+    /// The connection of the stream that counts.
+    pub(super) fn contact(&self) -> Option<Contact> {
+        self.state().contact.clone()
+    }
+
+    /// From now on this is what can be answered for.
+    pub(super) fn vouch(&self, vouched: Vouched) {
+        self.state().vouched = Some(vouched);
+    }
+
+    /// Whether nothing may be said on the stream now because it would be taken for a sign that the lock is held.
+    pub(super) fn is_held_back(&self, stream: u64, now: Instant) -> bool {
+        let state = self.state();
+        state.stream == stream && matches!(state.phase, Phase::Held(_)) && !state.may_tell(now)
     }
 
     /// Changes when there may be something new to tell.
@@ -358,12 +412,14 @@ impl Slot {
             })));
         }
         match (state.phase, state.told) {
+            // It is judged anew, or its client asked.
+            (Phase::Held(_), _) if !state.may_tell(now) => {}
             (Phase::Held(token), Told::Nothing | Told::Suspended) | (Phase::Doubt(token, _), Told::Nothing) => {
                 state.told = Told::Held;
                 state.granted = true;
-                let ttl = state.ttl;
+                let (ttl, horizon) = (state.ttl, state.horizon(now));
                 let lock_id = self.id.text();
-                return Some(Some(Ok(LockEvent::Held { lock_id, fencing_token: token, ttl })));
+                return Some(Some(Ok(LockEvent::Held { lock_id, fencing_token: token, ttl, horizon })));
             }
             (Phase::Doubt(_, until), Told::Held) => {
                 state.told = Told::Suspended;

@@ -9,8 +9,13 @@ use tokio::time::Instant;
 use super::id::LockId;
 use super::slot::Slot;
 use super::terms::until;
+use crate::clock;
+use crate::contact::Contact;
 use crate::error::Error;
 use crate::types::FencingToken;
+
+/// Time after which it is looked again whether something may be told that was held back.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a lock's stream tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub(crate) enum LockEvent {
         fencing_token: FencingToken,
         /// How long the lock outlives its stream.
         ttl: Option<Duration>,
+        /// How long the client may hear nothing from this replica before another may hold the lock.
+        horizon: Option<Duration>,
     },
     /// The lock is held, but there is no fresh evidence of it.
     Suspended {
@@ -52,6 +59,8 @@ pub(crate) enum LostReason {
     SessionLost,
     /// Somebody deleted it in ZooKeeper.
     Removed,
+    /// Its client was silent for its ttl.
+    Expired,
 }
 
 /// A lock's stream. Its drop is the end of the call: the place in the queue, or the lock, is given back in the
@@ -69,8 +78,9 @@ pub(crate) struct Acquisition {
 impl Acquisition {
     /// A new stream for a lock, which takes over from the one before; `None` when the lock is over. If it was held, and
     /// is not found to stand still before the deadline, the stream ends, and the lock is kept.
-    pub(super) fn attach(slot: Arc<Slot>, deadline: Option<Instant>) -> Option<Self> {
-        let stream = slot.attach()?;
+    /// `contact`: the connection over which it comes.
+    pub(super) fn attach(slot: Arc<Slot>, deadline: Option<Instant>, contact: Option<Contact>) -> Option<Self> {
+        let stream = slot.attach(contact)?;
         Some(Self { stream, news: slot.news(), slot, deadline, is_over: false })
     }
 
@@ -92,13 +102,15 @@ impl Acquisition {
                 return None;
             }
             self.news.mark_unchanged();
-            if let Some(item) = self.slot.take(self.stream, Instant::now()) {
+            if let Some(item) = self.slot.take(self.stream, clock::now()) {
                 self.is_over = matches!(item, Some(Err(Error::Superseded { .. })));
                 return item;
             }
+            let look_again = self.is_held_back().then(|| Instant::now() + LOOK_AGAIN);
             tokio::select! {
                 biased;
                 changed = self.news.changed() => changed.ok()?,
+                () = until(look_again) => {}
                 () = until(self.deadline) => {
                     self.deadline = None;
                     if self.slot.is_unverified(self.stream) {
@@ -108,6 +120,14 @@ impl Acquisition {
                 }
             }
         }
+    }
+}
+
+impl Acquisition {
+    /// Whether nothing may be said now: the client would take it for a sign that the lock is held, for which this replica
+    /// can't answer at the moment.
+    pub(crate) fn is_held_back(&self) -> bool {
+        !self.is_over && self.slot.is_held_back(self.stream, clock::now())
     }
 }
 
@@ -121,7 +141,7 @@ impl Drop for Acquisition {
 mod tests {
     use futures_util::FutureExt as _;
 
-    use super::super::slot::Order;
+    use super::super::slot::{Order, Vouched};
     use super::*;
     use crate::types::NodePath;
 
@@ -131,7 +151,7 @@ mod tests {
 
     fn lasting_stream(ttl: Option<Duration>) -> (Arc<Slot>, Acquisition) {
         let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), ttl);
-        let acquisition = Acquisition::attach(slot.clone(), None).unwrap();
+        let acquisition = Acquisition::attach(slot.clone(), None, None).unwrap();
         (slot, acquisition)
     }
 
@@ -225,7 +245,7 @@ mod tests {
         assert_eq!(all(&mut acquisition), ["queued", "held"]);
         drop(acquisition);
         assert!(matches!(*slot.orders().borrow(), Order::Keep(_)));
-        let mut acquisition = Acquisition::attach(slot.clone(), None).unwrap();
+        let mut acquisition = Acquisition::attach(slot.clone(), None, None).unwrap();
         assert_eq!(all(&mut acquisition), ["queued"], "told before it was verified");
         assert!(slot.held(FencingToken(7)));
         assert_eq!(all(&mut acquisition), ["held"]);
@@ -233,7 +253,7 @@ mod tests {
         assert!(slot.held(FencingToken(7)));
         drop(acquisition);
         assert_eq!(slot.ordered().await, Order::Drop);
-        assert!(Acquisition::attach(slot, None).is_none());
+        assert!(Acquisition::attach(slot, None, None).is_none());
     }
 
     #[tokio::test]
@@ -243,7 +263,7 @@ mod tests {
         assert_eq!(all(&mut first), ["queued", "held"]);
         let looked_at_for = slot.stream();
         drop(first);
-        let mut second = Acquisition::attach(slot.clone(), None).unwrap();
+        let mut second = Acquisition::attach(slot.clone(), None, None).unwrap();
         slot.still_held(looked_at_for, FencingToken(7));
         slot.still_suspended(looked_at_for, Instant::now());
         assert_eq!(all(&mut second), ["queued"]);
@@ -259,12 +279,56 @@ mod tests {
         slot.queued(1, Arc::default());
         assert!(slot.held(FencingToken(7)));
         assert_eq!(all(&mut first), ["queued", "held"]);
-        let mut second = Acquisition::attach(slot.clone(), None).unwrap();
+        let mut second = Acquisition::attach(slot.clone(), None, None).unwrap();
         assert_eq!(all(&mut first), ["error", "end"]);
         drop(first);
         assert_eq!(*slot.orders().borrow(), Order::Go);
         assert_eq!(all(&mut second), ["queued", "held"]);
         drop(second);
         assert_eq!(slot.ordered().await, Order::Drop);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_replica_can_not_answer_for_is_held_back_until_it_can() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let contact = Contact::new(10 * SECOND);
+        let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), None);
+        let mut acquisition = Acquisition::attach(slot.clone(), None, Some(contact.clone())).unwrap();
+        let vouch = || {
+            slot.vouch(Vouched { until: Instant::now() + SECOND, heard_within: 3 * SECOND, horizon: 2 * SECOND });
+        };
+        vouch();
+        tokio::time::advance(2 * SECOND).await;
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut acquisition), ["queued"], "the evidence has grown old");
+        assert!(acquisition.is_held_back());
+        vouch();
+        tokio::time::advance(LOOK_AGAIN).await;
+        let Some(Ok(LockEvent::Held { horizon, .. })) = acquisition.next().await else { panic!("not held") };
+        assert_eq!((horizon, acquisition.is_held_back()), (Some(2 * SECOND), false));
+        tokio::time::advance(4 * SECOND).await;
+        vouch();
+        assert!(acquisition.is_held_back(), "the client is silent");
+        contact.note(Instant::now());
+        assert!(!acquisition.is_held_back());
+        // A doubt is told at once, and what is told with it is certain for no longer.
+        slot.suspended(Instant::now() + SECOND);
+        let mut second = Acquisition::attach(slot.clone(), None, None).unwrap();
+        assert_eq!(all(&mut second), ["queued", "held", "suspended"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ttl_counts_from_when_the_client_was_last_heard_and_not_from_the_end_of_its_stream() {
+        let contact = Contact::new(Duration::from_secs(10));
+        let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), Some(Duration::from_secs(30)));
+        let mut acquisition = Acquisition::attach(slot.clone(), None, Some(contact.clone())).unwrap();
+        assert!(slot.held(FencingToken(7)));
+        assert_eq!(all(&mut acquisition), ["queued", "held"]);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let heard = Instant::now();
+        contact.note(heard);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        drop(acquisition);
+        assert_eq!(*slot.orders().borrow(), Order::Keep(heard));
     }
 }

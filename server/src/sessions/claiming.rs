@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::claims::{Asker, Claim, Claimed, Held, Policy, Step, decide};
-use super::pulse::Pulse;
 use crate::budget::Resource;
 use crate::compute;
+use crate::contact::Pulse;
 use crate::error::Error;
 use crate::evictions::{Evictions, Verdict, record_path};
 use crate::refusal;

@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 
 use super::claiming::Claims;
 use super::claims::{Asker, Claim, Claimed, Content, Held, Policy};
-use super::pulse::Pulse;
 use super::rooms::Rooms;
 use super::stepped::path;
 use super::upkeep::{Removal, Upkeep};
 use crate::budget::Resource;
+use crate::contact::Pulse;
 use crate::error::Error;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
@@ -74,7 +74,7 @@ fn claim_at(home: Option<SessionId>, policy: Policy) -> Claim {
 }
 
 async fn carry_out(zk: &Zk, path: &NodePath, claim: Claim) -> (Claimed, Option<Room>) {
-    let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::new()));
+    let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
     let claimed = claims.claim(path, claim, &Asker::Replica);
     tokio::time::timeout(LONG, claimed).await.expect("claimed, or not, soon")
 }
@@ -220,7 +220,7 @@ async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
         if matches!(asker, Asker::Replica) {
             claim.abandon();
         }
-        let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::new()));
+        let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
         let (outcome, _) = claims.claim(&path(), claim, &asker).await;
         assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
     }

@@ -23,14 +23,12 @@ mod evict_tests;
 mod footprint;
 #[cfg(test)]
 mod goodbye_tests;
-mod heard;
 mod lanes;
 #[cfg(test)]
 mod load_tests;
 mod operations;
 mod outbox;
 mod outcomes;
-mod pulse;
 #[cfg(test)]
 mod random_tests;
 mod reads;
@@ -49,7 +47,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub(crate) use heard::{Arriving, Heard};
 pub(crate) use outbox::{LostReason, Notice, Outbox};
 use state::Input;
 pub(crate) use state::StreamId;
@@ -58,13 +55,14 @@ use tokio::task::JoinSet;
 
 use crate::budget::Account;
 use crate::clock;
+use crate::contact::{Heard, Pulse};
 use crate::error::Error;
 use crate::evictions::Evictions;
 use crate::mutex::lock;
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
-use crate::zk::Zk;
 use crate::zk::layout::is_in_lock_queue;
+use crate::zk::{Pool, Zk};
 
 /// Maximum number of inputs that wait for the task; a stream whose input finds no place is not read meanwhile. It bounds
 /// how long others' messages may delay one: the streams that wait for a place get it in turn.
@@ -76,6 +74,7 @@ pub(crate) struct Sessions {
     inputs: mpsc::Sender<Message>,
     departures: Arc<Departures>,
     next_stream: Arc<AtomicU64>,
+    pool: Pool,
 }
 
 #[derive(Debug)]
@@ -143,12 +142,13 @@ pub(crate) struct Rpc {
 }
 
 impl Sessions {
-    /// Starts the task that owns the registrations, in `tasks`.
-    pub(crate) fn start(zk: Zk, evictions: Evictions, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts the task that owns the registrations, in `tasks`. It has `pulse` beat.
+    pub(crate) fn start(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>, tasks: &mut JoinSet<()>) -> Self {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let departures = Arc::new(Departures::default());
-        tasks.spawn(task::run(zk, evictions, queue, departures.clone()));
-        Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)) }
+        let pool = zk.pool.clone();
+        tasks.spawn(task::run(zk, evictions, pulse, queue, departures.clone()));
+        Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)), pool }
     }
 
     /// From now on the end of a stream takes nothing down: the replica goes, and its clients come back elsewhere.
@@ -162,6 +162,11 @@ impl Sessions {
         if self.inputs.send(Message::Settle(settle)).await.is_ok() {
             drop(settled.await);
         }
+    }
+
+    /// How long a client may hear nothing from this replica until what it registered may be gone with a ZooKeeper session.
+    pub(crate) fn horizon(&self) -> Duration {
+        self.pool.horizon()
     }
 
     /// A new stream, of a connection with this account.

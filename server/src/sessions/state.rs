@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
 use super::entry::{Command, Entry, Goodbyes, Witness};
-use super::heard::Heard;
 use super::outbox::Notice;
 use super::retries::Retries;
 use super::streams::{Departure, Stream, Ticks};
 use super::upkeep::Removal;
 use crate::budget::{Account, Share};
+use crate::contact::Heard;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::value::{EncodedValue, Stamp};

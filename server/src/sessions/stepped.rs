@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
 use super::footprint;
-use super::heard::Heard;
 use super::outbox::{LostReason, Notice};
 use super::state::{Effect, Input, State, StreamId};
 use crate::budget::{Account, Budget, Limits};
+use crate::contact::Heard;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::EncodedValue;
 use crate::zk::{Moves, Read, Seen};

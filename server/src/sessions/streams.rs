@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::entry::{Command, Entry};
 use super::footprint::{self, Footprint};
-use super::heard::Heard;
 use super::outbox::{LostReason, Notice};
 use super::state::{Chore, Effect, State, StreamId};
 use crate::budget::{Account, Resource};
+use crate::contact::Heard;
 use crate::error::Error;
 use crate::types::{Generation, NodePath};
 

@@ -12,12 +12,12 @@ use super::claims::{Asker, Claimed};
 use super::confirmations::Confirmations;
 use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
-use super::pulse::Pulse;
 use super::rooms::Rooms;
 use super::state::{Effect, Input, State, StreamId};
 use super::upkeep::Removal;
 use super::{Departures, Message};
 use crate::clock;
+use crate::contact::Pulse;
 use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
@@ -63,11 +63,11 @@ struct Task {
 pub(super) async fn run(
     zk: Zk,
     evictions: Evictions,
+    pulse: Arc<Pulse>,
     mut inputs: mpsc::Receiver<Message>,
     departures: Arc<Departures>,
 ) {
     let (owners, room_news) = (zk.pool.owners(), zk.pool.room_news());
-    let pulse = Arc::new(Pulse::new());
     let mut task = Task {
         operations: Operations::new(&zk, &evictions, &pulse),
         zk,

@@ -6,6 +6,8 @@ use crate::types::{NodePath, SessionId};
 pub(crate) const FENCES: &str = "/.rollcall/fences";
 /// Where the records of locks with a ttl are.
 pub(crate) const LEASES: &str = "/.rollcall/leases";
+/// Where the records of locks that were made through Rollcall are.
+pub(crate) const LOCKS: &str = "/.rollcall/locks";
 /// Where the records of evictions are.
 pub(crate) const EVICTED: &str = "/.rollcall/evicted";
 

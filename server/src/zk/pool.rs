@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::session::Session;
 use super::writer::{CommitError, Committed, Guard, Stats, Unit, Writer};
 use super::{Config, Error, writer};
+use crate::clock;
 use crate::mutex::lock;
 use crate::types::SessionId;
 
@@ -72,6 +73,23 @@ pub(crate) enum NoRoom {
     Full,
 }
 
+/// How often the heartbeat of a session with this time-out writes.
+fn heartbeat_interval(timeout: Duration) -> Duration {
+    timeout / 8
+}
+
+/// How long a session certainly stands after evidence of it.
+fn certain_for(timeout: Duration) -> Duration {
+    // ZooKeeper does not tell its tick: its own documents' ratio of it to a session time-out, at the least.
+    let tick = timeout / 10;
+    timeout.saturating_sub(heartbeat_interval(timeout) + 2 * tick)
+}
+
+/// See [`Owner::horizon`].
+fn horizon(timeout: Duration) -> Duration {
+    certain_for(timeout).saturating_sub(2 * heartbeat_interval(timeout))
+}
+
 impl Owner {
     /// The ZooKeeper session's id: what the nodes that it owns have as `ephemeralOwner`.
     pub(crate) fn id(&self) -> SessionId {
@@ -114,17 +132,18 @@ impl Owner {
 
     /// Until when the session certainly stands, by this evidence: nothing of it can have been given to another before.
     pub(crate) fn certain_until(&self, evidence: Instant) -> Instant {
-        evidence + self.session().timeout().saturating_sub(self.heartbeat_interval() + 2 * self.tick())
+        evidence + certain_for(self.session().timeout())
     }
 
     /// How often the heartbeat writes.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
-        self.session().timeout() / 8
+        heartbeat_interval(self.session().timeout())
     }
 
-    /// ZooKeeper's tick, which it does not tell: its own documents' ratio of it to a session time-out, at the least.
-    fn tick(&self) -> Duration {
-        self.session().timeout() / 10
+    /// How long the session certainly stands after its evidence was [overdue](Owner::overdue): what was told before that
+    /// can be relied on for so long, though this process should be stopped right after it.
+    pub(crate) fn horizon(&self) -> Duration {
+        horizon(self.session().timeout())
     }
 
     /// Room for the path of an ephemeral that is in this session already, or is put back into it; the path has so many
@@ -330,10 +349,17 @@ impl Pool {
         Ok(connected.swap_remove(rand::random_range(0..connected.len())))
     }
 
+    /// The shortest [`Owner::horizon`] of the sessions, or, before there is one, what is to be expected.
+    pub(crate) fn horizon(&self) -> Duration {
+        let owners = self.owners();
+        let shortest = owners.borrow().iter().map(Owner::horizon).min();
+        shortest.unwrap_or_else(|| horizon(self.0.config.session_timeout))
+    }
+
     /// The connected sessions; without those whose server may hang, if there are others: their evidence is overdue, or an
     /// answer is.
     fn connected(&self) -> Vec<Owner> {
-        let now = Instant::now();
+        let now = clock::now();
         let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
         let answers = |owner: &Owner| owner.session().silence() < PATIENCE;
         let owners = self.0.owners.borrow().clone();

@@ -37,6 +37,7 @@ use super::connection::FrameReader;
 use super::names::Names;
 use super::watches::{Batch, Mailbox, Watches};
 use super::{Config, Error};
+use crate::clock;
 use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
 
@@ -125,7 +126,7 @@ impl Session {
     ) -> (Self, impl Future<Output = ()> + Send + use<> + 'static) {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (link_tx, link) = watch::channel(Link::Down);
-        let (evidence_tx, evidence) = watch::channel(Instant::now());
+        let (evidence_tx, evidence) = watch::channel(clock::now());
         let identity = Arc::new(Mutex::new(Identity {
             id: 0,
             password: Bytes::new(),
@@ -430,7 +431,7 @@ fn write_request(
         RequestHeader { xid, op_code: op_code as i32 }.encode(encoder);
         request.encode(encoder);
     });
-    lock(pending).push_back(Pending { xid, op_code, sent_at: Instant::now(), mailbox, held, reply });
+    lock(pending).push_back(Pending { xid, op_code, sent_at: clock::now(), mailbox, held, reply });
 }
 
 #[cfg(test)]

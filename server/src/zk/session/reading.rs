@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Answer, Config, Error, Identity, Pending, lock};
+use crate::clock;
 use crate::compute;
 use crate::types::Zxid;
 use crate::zk::connection::{Frame, FrameReader};
@@ -115,7 +116,7 @@ impl Reading<'_> {
         if reader.received() != silence.received {
             self.heard();
         }
-        let waited = lock(self.pending).front().map(|request| request.sent_at.elapsed());
+        let waited = lock(self.pending).front().map(|request| clock::now().saturating_duration_since(request.sent_at));
         silence.step(step, reader.received(), reader.is_amid_frame(), waited);
         lock(self.identity).silence = silence.ignored;
     }

@@ -1,0 +1,147 @@
+//! Whether a client lives: when its connection was last heard, and when a silent one has to be asked.
+//!
+//! A ttl counts from the last sign of life of the client's connection. HTTP/2's own keep-alive asks for one every
+//! `--keepalive`, which is too seldom for a short ttl. So a holder of something that has one says how often the connection
+//! must be asked, and the connection sends pings of its own (`grpc/pings.rs`).
+
+mod heard;
+mod pulse;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+pub(crate) use heard::{Arriving, Heard};
+pub(crate) use pulse::Pulse;
+
+use crate::clock;
+use crate::mutex::lock;
+
+/// Time for which what has arrived, or is about to, may be read after a client's time is over. Longer: a ttl ends later.
+/// Shorter: a busy replica takes a client that lives for one that is silent.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// One connection, as those see it who have to know whether its client lives. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Contact(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    heard: Heard,
+    keepalive: Duration,
+    /// After which silences the connection is to be asked, and by how many. It has as many entries as ttls are in use.
+    wanted: Mutex<BTreeMap<Duration, usize>>,
+    /// The connection's task, which has to know when `wanted` changes.
+    connection: AtomicWaker,
+}
+
+/// Has a connection asked when it is silent, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    contact: Contact,
+    interval: Duration,
+}
+
+impl Contact {
+    /// A connection that has just been made. `keepalive`: the silence after which HTTP/2 asks for a sign of life, and how
+    /// long it waits for that before it ends the connection.
+    pub(crate) fn new(keepalive: Duration) -> Self {
+        let heard = Heard::new(clock::now());
+        Self(Arc::new(Shared { heard, keepalive, wanted: Mutex::default(), connection: AtomicWaker::new() }))
+    }
+
+    /// When bytes last came.
+    pub(crate) fn last_heard(&self, now: Instant) -> Instant {
+        self.0.heard.last(now)
+    }
+
+    /// Bytes have come.
+    pub(crate) fn note(&self, now: Instant) {
+        self.0.heard.note(now);
+    }
+
+    /// What comes is not read until the next [`Contact::note`]: the client counts as heard meanwhile.
+    pub(crate) fn wait(&self) {
+        self.0.heard.wait();
+    }
+
+    /// See [`Contact::new`].
+    pub(crate) fn keepalive(&self) -> Duration {
+        self.0.keepalive
+    }
+
+    /// Whether the client was heard since it was asked for a sign of life after a silence of `interval`, or may be about to
+    /// be. The connection stands for a keep-alive's time after it was asked; so what is told only then can be relied on for
+    /// [`Contact::horizon`].
+    pub(crate) fn is_heard(&self, interval: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_heard(now)) <= interval.saturating_add(GRACE)
+    }
+
+    /// How long the client may hear nothing before its connection may have been given up, after a message that was sent
+    /// while it [was heard](Contact::is_heard) in the time of a keep-alive.
+    pub(crate) fn horizon(&self) -> Duration {
+        self.0.keepalive.saturating_sub(GRACE)
+    }
+
+    /// Has the connection asked for a sign of life whenever it has been silent for so long.
+    pub(crate) fn ask_every(&self, interval: Duration) -> Asking {
+        *lock(&self.0.wanted).entry(interval).or_default() += 1;
+        self.0.connection.wake();
+        Asking { contact: self.clone(), interval }
+    }
+
+    /// After which silence the connection is to be asked. Wakes `waker` when that changes.
+    pub(crate) fn asked_every(&self, waker: &Waker) -> Option<Duration> {
+        self.0.connection.register(waker);
+        lock(&self.0.wanted).keys().next().copied()
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut wanted = lock(&self.contact.0.wanted);
+        if let Some(count) = wanted.get_mut(&self.interval) {
+            *count -= 1;
+            if *count == 0 {
+                wanted.remove(&self.interval);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_interval_that_anybody_wants_counts() {
+        let contact = Contact::new(Duration::from_secs(10));
+        let every = || contact.asked_every(Waker::noop());
+        let [short, long] = [1, 5].map(Duration::from_secs);
+        assert_eq!(every(), None);
+        let (first, second, third) = (contact.ask_every(long), contact.ask_every(short), contact.ask_every(short));
+        drop(second);
+        assert_eq!(every(), Some(short));
+        drop(third);
+        assert_eq!(every(), Some(long));
+        drop(first);
+        assert_eq!(every(), None);
+    }
+
+    #[test]
+    fn a_connection_that_is_not_read_counts_as_heard() {
+        let contact = Contact::new(Duration::from_secs(10));
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        contact.note(now);
+        assert!(contact.last_heard(later) <= now + Duration::from_millis(1));
+        contact.wait();
+        assert_eq!(contact.last_heard(later), later);
+        contact.note(now);
+        assert!(contact.last_heard(later) <= now + Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,164 @@
+//! The durable nodes of a lock, and their removal when nobody has to do with it.
+//!
+//! A lock is two nodes, which kazoo's recipe leaves for ever: its own, with a number, and its queue beside it. They can go
+//! when neither has a child: whoever holds the lock has one below the first, whoever waits one below the second, and a
+//! contender turns into a holder without a moment in which there is neither. Both go in one transaction, which ZooKeeper
+//! refuses when either has a child by then.
+//!
+//! A lock that was made through Rollcall has a record, `/.rollcall/locks/<2 hex>/<30 hex>` by the hash of its path, by which
+//! replicas find locks that nobody uses any more without a look at the whole tree (`locks/idle.rs`).
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::types::{NodePath, Stat, Zxid};
+use crate::zk::layout::{LOCKS, lock_queue};
+use crate::zk::{self, CreateMode, ErrorCode, Read, Request, Session};
+
+/// What a lock's record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LockRecord {
+    /// The lock.
+    pub(crate) path: NodePath,
+    /// The transaction of the last use that was seen; 0: none was seen.
+    pub(crate) used: Zxid,
+}
+
+/// What the nodes of a path are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LockNodes {
+    /// Neither exists.
+    None,
+    /// They are not surely a lock's.
+    Other,
+    /// A lock's. Whether somebody holds it or waits for it; and the transaction of the last use.
+    Lock { is_busy: bool, used: Zxid, versions: Versions },
+}
+
+/// The versions of a lock's node and of its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Versions {
+    /// Of the lock's node.
+    pub(crate) lock: i32,
+    queue: i32,
+}
+
+/// Where the record of the lock at `path` is.
+pub(crate) fn lock_record(path: &NodePath) -> NodePath {
+    let hash = Sha256::digest(path.as_str());
+    let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let (shard, name) = hex.split_at(2);
+    NodePath::trusted(format!("{LOCKS}/{shard}/{name}"))
+}
+
+impl LockRecord {
+    /// Reads a record's data; `None` for what Rollcall did not write.
+    pub(crate) fn parse(data: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(data).ok()?;
+        let path = NodePath::parse_below_root(value.get("path")?.as_str()?).ok()?;
+        Some(Self { path, used: Zxid(value.get("used")?.as_i64()?) })
+    }
+
+    fn data(&self) -> Bytes {
+        json!({ "path": self.path.as_str(), "used": self.used.0 }).to_string().into()
+    }
+
+    /// Makes the record.
+    pub(crate) fn create(&self) -> Request {
+        zk::create(lock_record(&self.path).as_str(), self.data(), CreateMode::Persistent)
+    }
+
+    /// Deletes the record, if it still has this version.
+    pub(crate) fn delete(&self, version: i32) -> Request {
+        zk::delete(lock_record(&self.path).as_str(), version)
+    }
+
+    /// Writes the record, if it still has this version; −1: whatever it has.
+    pub(crate) fn write(&self, version: i32) -> Request {
+        zk::set_data(lock_record(&self.path).as_str(), self.data(), version)
+    }
+}
+
+impl LockNodes {
+    /// What a reading of both nodes shows.
+    pub(crate) fn of(lock: Option<&Read>, queue: Option<&Read>) -> Self {
+        let (lock, queue) = match (lock, queue) {
+            (None, None) => return Self::None,
+            (Some(lock), Some(queue)) => (lock, queue),
+            _ => return Self::Other,
+        };
+        // Neither ephemeral, nor a container or a node with a ttl, which ZooKeeper removes.
+        let is_plain = |stat: &Stat| stat.ephemeral_owner == 0;
+        if !is_plain(&lock.stat) || !is_plain(&queue.stat) || !is_a_number(&lock.data) {
+            return Self::Other;
+        }
+        Self::Lock {
+            is_busy: lock.stat.num_children > 0 || queue.stat.num_children > 0,
+            // A use makes or deletes children, or writes the queue's node.
+            used: Zxid([lock.stat.pzxid, queue.stat.pzxid, queue.stat.mzxid].into_iter().max().unwrap_or_default()),
+            versions: Versions { lock: lock.stat.version, queue: queue.stat.version },
+        }
+    }
+
+    /// Reads both nodes.
+    pub(crate) async fn read(session: &Session, path: &NodePath) -> Result<Self, zk::Error> {
+        let reads = session.get_many([path.as_str(), lock_queue(path).as_str()]).await?;
+        let reads: Result<Vec<_>, ErrorCode> = reads.into_iter().collect();
+        match reads.map_err(zk::Error::Refused)?.as_slice() {
+            [lock, queue] => Ok(Self::of(lock.as_ref(), queue.as_ref())),
+            _ => Err(zk::Error::OutcomeUnknown),
+        }
+    }
+}
+
+impl Versions {
+    /// Deletes both nodes, if they still have these versions and no children.
+    pub(crate) fn removal(self, path: &NodePath) -> [Request; 2] {
+        [zk::delete(lock_queue(path).as_str(), self.queue), zk::delete(path.as_str(), self.lock)]
+    }
+}
+
+/// Whether this is a lock node's number, as kazoo and Rollcall write it.
+fn is_a_number(data: &[u8]) -> bool {
+    !data.is_empty() && data.len() <= 10 && data.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(data: &'static str, children: i32, pzxid: i64) -> Read {
+        let stat = Stat { num_children: children, pzxid, mzxid: 3, version: 7, ..Stat::default() };
+        Read { data: data.into(), stat }
+    }
+
+    #[test]
+    fn only_what_is_surely_a_lock_is_one() {
+        let queue = read("", 0, 5);
+        let of = |lock: &Read| LockNodes::of(Some(lock), Some(&queue));
+        let versions = Versions { lock: 7, queue: 7 };
+        assert_eq!(of(&read("12", 0, 9)), LockNodes::Lock { is_busy: false, used: Zxid(9), versions });
+        assert_eq!(of(&read("1", 2, 4)), LockNodes::Lock { is_busy: true, used: Zxid(5), versions });
+        for other in ["", "{}", "-1", "1 ", "1.5", "12345678901"] {
+            assert_eq!(of(&read(other, 0, 9)), LockNodes::Other, "{other:?}");
+        }
+        let ephemeral = Read { stat: Stat { ephemeral_owner: 1, ..Stat::default() }, ..read("1", 0, 9) };
+        assert_eq!(of(&ephemeral), LockNodes::Other);
+        assert_eq!(LockNodes::of(Some(&read("1", 0, 9)), None), LockNodes::Other);
+        assert_eq!(LockNodes::of(None, Some(&queue)), LockNodes::Other);
+        assert_eq!(LockNodes::of(None, None), LockNodes::None);
+        let waited_for = LockNodes::of(Some(&read("1", 0, 9)), Some(&read("", 1, 5)));
+        assert_eq!(waited_for, LockNodes::Lock { is_busy: true, used: Zxid(9), versions });
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_is_found_by_its_path() {
+        let record = LockRecord { path: NodePath::trusted("/jobs/\"ä\""), used: Zxid(1 << 40) };
+        assert_eq!(LockRecord::parse(&record.data()), Some(record.clone()));
+        assert_eq!(LockRecord::parse(b"{}"), None);
+        let place = lock_record(&record.path);
+        let [shard, name] = [place.parent().unwrap(), place.clone()].map(|path| path.name().len());
+        assert_eq!((shard, name), (2, 30), "{place}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Removes the nodes of locks that nobody has used for `--lock-idle`.
+//!
+//! Each replica goes through the records of locks, a shard at a time, and eight times in that time through all. The record
+//! keeps the transaction of the last use that any replica has seen, and ZooKeeper keeps when it was written: so what is known
+//! outlives every replica, and a lock that did not change since a record was written is idle since then. Any number of
+//! replicas may do so beside each other: each write and each removal checks the record's version.
+//!
+//! What may be lost: nothing. A lock that is wanted again is made again, and its tokens rise all the same, since they are
+//! ZooKeeper's transactions.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::{READ_CHUNK, Shared};
+use crate::lock_nodes::{LockNodes, LockRecord, Versions};
+use crate::types::{NodePath, Zxid};
+use crate::zk::layout::{LOCKS, lock_queue};
+use crate::zk::{self, CommitError, Owner, Read, Session};
+
+/// Number of times that all records are gone through in the time after which a lock is idle.
+const ROUNDS: u32 = 8;
+/// The longest and the shortest time that one round takes. Longer: a lock may stand that much longer. Shorter: with a short
+/// `--lock-idle` ZooKeeper is asked all the time.
+const ROUND: std::ops::RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(3600);
+
+/// What is to be done about one record.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The lock is gone: so goes the record.
+    Forget,
+    /// The lock was used since the record was written.
+    Used(Zxid),
+    Leave,
+    Remove(Versions),
+}
+
+fn judge(record: &LockRecord, silent_for: Duration, nodes: LockNodes, idle: Duration) -> Verdict {
+    match nodes {
+        LockNodes::None => Verdict::Forget,
+        LockNodes::Lock { used, .. } if used != record.used => Verdict::Used(used),
+        LockNodes::Lock { is_busy: false, versions, .. } if silent_for >= idle => Verdict::Remove(versions),
+        LockNodes::Lock { .. } | LockNodes::Other => Verdict::Leave,
+    }
+}
+
+/// Never ends.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let round = (shared.idle / ROUNDS).clamp(*ROUND.start(), *ROUND.end());
+    // Replicas that are started together take turns.
+    tokio::time::sleep(round.mul_f64(rand::random())).await;
+    loop {
+        let begun = Instant::now();
+        match shared.pool.any() {
+            Ok(owner) => {
+                if let Err(error) = go_through(&shared, &owner, round).await {
+                    tracing::debug!(%error, "the records of locks could not be gone through");
+                }
+            }
+            Err(_) => shared.room_may_be_free().await,
+        }
+        tokio::time::sleep_until(begun + round).await;
+    }
+}
+
+/// Goes through all records once, in about half of the time of a round.
+async fn go_through(shared: &Shared, owner: &Owner, round: Duration) -> Result<(), zk::Error> {
+    let root = NodePath::trusted(LOCKS);
+    let Some((shards, _)) = owner.session().children(&root).await? else { return Ok(()) };
+    let pause = round / 2 / u32::try_from(shards.len().max(1)).unwrap_or(u32::MAX);
+    for shard in shards {
+        let shard = root.join(&shard);
+        let names = owner.session().children(&shard).await?.map(|(names, _)| names).unwrap_or_default();
+        for chunk in names.chunks(READ_CHUNK / 2) {
+            look_at(shared, owner, &shard, chunk).await?;
+        }
+        tokio::time::sleep(pause).await;
+    }
+    Ok(())
+}
+
+/// Looks at some records of a shard, and at their locks.
+async fn look_at(shared: &Shared, owner: &Owner, shard: &NodePath, names: &[String]) -> Result<(), zk::Error> {
+    let session = owner.session();
+    let paths: Vec<_> = names.iter().map(|name| shard.join(name)).collect();
+    let mut records = Vec::new();
+    for read in session.get_many(paths.iter().map(NodePath::as_str)).await?.into_iter().flatten().flatten() {
+        if let Some(record) = LockRecord::parse(&read.data) {
+            records.push((record, read));
+        }
+    }
+    let nodes: Vec<_> =
+        records.iter().flat_map(|(record, _)| [record.path.clone(), lock_queue(&record.path)]).collect();
+    let reads = session.get_many(nodes.iter().map(NodePath::as_str)).await?;
+    for ((record, read), nodes) in records.into_iter().zip(reads.chunks(2)) {
+        let [Ok(lock), Ok(queue)] = nodes else { continue };
+        let verdict = judge(&record, age(&read), LockNodes::of(lock.as_ref(), queue.as_ref()), shared.idle);
+        let done = carry_out(shared, owner, record, &read, verdict).await;
+        // Another replica was faster, or somebody uses the lock: the next round sees.
+        if let Err(CommitError::Zk(error)) = done {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// How long ago a node was written, by ZooKeeper's clock and this machine's. That they differ does no harm: a lock that is
+/// removed early is made again.
+fn age(read: &Read) -> Duration {
+    let written = Duration::from_millis(u64::try_from(read.stat.mtime).unwrap_or_default());
+    SystemTime::now().duration_since(UNIX_EPOCH + written).unwrap_or_default()
+}
+
+async fn carry_out(
+    shared: &Shared,
+    owner: &Owner,
+    record: LockRecord,
+    read: &Read,
+    verdict: Verdict,
+) -> Result<(), CommitError> {
+    let (path, version) = (record.path.clone(), read.stat.version);
+    let ops = match verdict {
+        Verdict::Leave => return Ok(()),
+        Verdict::Used(used) => vec![LockRecord { used, ..record }.write(version)],
+        Verdict::Forget => vec![record.delete(version)],
+        // Whoever has protected the nodes wants to keep them.
+        Verdict::Remove(_) if !are_open(owner.session(), &path).await.map_err(CommitError::Zk)? => return Ok(()),
+        Verdict::Remove(versions) => {
+            let removed = owner.commit([&[record.delete(version)][..], &versions.removal(&path)].concat()).await;
+            if removed.is_ok() {
+                tracing::info!(%path, "a lock that nobody has used for {:?} is removed", shared.idle);
+            }
+            return removed.map(drop);
+        }
+    };
+    owner.commit(ops).await.map(drop)
+}
+
+async fn are_open(session: &Session, path: &NodePath) -> Result<bool, zk::Error> {
+    let queue = lock_queue(path);
+    let (lock, queue) = futures_util::future::join(session.is_open(path), session.is_open(&queue)).await;
+    Ok((lock?, queue?) == (Some(true), Some(true)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Stat;
+
+    #[test]
+    fn a_lock_is_removed_once_it_has_not_changed_for_long_enough() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let record = |used| LockRecord { path: NodePath::trusted("/a"), used: Zxid(used) };
+        let nodes = |children, pzxid| {
+            let lock = Stat { num_children: children, pzxid, ..Stat::default() };
+            let [lock, queue] =
+                [("1", lock), ("", Stat::default())].map(|(data, stat)| Read { data: data.into(), stat });
+            LockNodes::of(Some(&lock), Some(&queue))
+        };
+        let judge = |used, silent_for, nodes| judge(&record(used), silent_for, nodes, DAY);
+        assert_eq!(judge(0, 2 * DAY, nodes(0, 9)), Verdict::Used(Zxid(9)), "it was used since");
+        assert_eq!(judge(9, DAY / 2, nodes(0, 9)), Verdict::Leave);
+        assert!(matches!(judge(9, DAY, nodes(0, 9)), Verdict::Remove(_)));
+        assert_eq!(judge(9, 2 * DAY, nodes(1, 9)), Verdict::Leave, "it is held");
+        assert_eq!(judge(9, 2 * DAY, LockNodes::Other), Verdict::Leave);
+        assert_eq!(judge(9, Duration::ZERO, LockNodes::None), Verdict::Forget);
+    }
+}

@@ -1,0 +1,52 @@
+"""Takes a lock that others remove again and again, with kazoo's Semaphore.
+
+    vanishing_lock.py HOSTS[/CHROOT] PATH GUARD
+
+Each of some threads takes the lock with a new Semaphore, makes the node GUARD while it holds it, and gives it back, until the
+process is killed. Prints a line for each turn: `held`; `shared`, when GUARD was there, which says that two held the lock;
+`vanished`, when the lock's nodes were removed between two requests of kazoo's, which kazoo tells as NoNodeError; or what else
+went wrong.
+"""
+
+import random
+import sys
+import threading
+import time
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
+
+hosts, path, guard = sys.argv[1:]
+client = KazooClient(hosts=hosts, timeout=4)
+client.start(timeout=30)
+
+
+def turn():
+    semaphore = client.Semaphore(path, "kazoo", max_leases=1)
+    try:
+        semaphore.acquire()
+    except NoNodeError:
+        return "vanished"
+    try:
+        client.create(guard, ephemeral=True)
+        time.sleep(random.uniform(0, 0.005))
+        client.delete(guard)
+    except NodeExistsError:
+        return "shared"
+    finally:
+        semaphore.release()
+    return "held"
+
+
+def take():
+    while True:
+        try:
+            print(turn(), flush=True)
+        except KazooException as error:
+            print(repr(error), flush=True)
+        time.sleep(random.choice([0, 0, 0.01, 0.1, 1.2]))
+
+
+for _ in range(3):
+    threading.Thread(target=take, daemon=True).start()
+threading.Event().wait()
