@@ -74,10 +74,20 @@ fn public_heads(code: &str) -> Vec<String> {
     let heads = lines.iter().enumerate().filter(|(_, line)| is_public(line)).map(|(at, _)| {
         let head = lines[at..].join(" ");
         let end = head.find([';', '{']).unwrap_or(head.len());
-        let end = if head.starts_with("pub enum") { head.find("} }").unwrap_or(end) } else { end };
+        let end = if head.starts_with("pub enum") { end_of_block(&head).unwrap_or(end) } else { end };
         head[..end].to_owned()
     });
     heads.collect()
+}
+
+/// Where the first block ends.
+fn end_of_block(code: &str) -> Option<usize> {
+    let mut depth = 0;
+    let braces = code.char_indices().filter(|(_, each)| matches!(each, '{' | '}'));
+    braces.into_iter().find_map(|(at, brace)| {
+        depth += if brace == '{' { 1 } else { -1 };
+        (depth == 0).then_some(at)
+    })
 }
 
 #[test]

@@ -108,8 +108,12 @@ async fn create(owner: &Owner, path: &NodePath, limit: u32, records: bool) -> Re
                     ErrorCode::NodeExists => ops.push(record.write(-1)),
                     ErrorCode::NoNode => {
                         let place = lock_record(path);
-                        session.ensure_parents(&place).await.map_err(|error| refused(error, path))?;
-                        return Ok(None);
+                        match session.ensure_parents(&place).await {
+                            Ok(()) => return Ok(None),
+                            // An operator has prepared what stands, and no more may be made.
+                            Err(zk::Error::Refused(_)) => {}
+                            Err(error) => return Err(refused(error, path)),
+                        }
                     }
                     // A lock without a record is only never found when it is idle.
                     _ => {}
