@@ -96,8 +96,7 @@ pub(super) async fn run(
         let tick_at = task.state.next_tick();
         let tick = async {
             match tick_at {
-                // The runtime's timers do not count a suspension; the next poll looks anew.
-                Some(at) => tokio::time::sleep(at.saturating_duration_since(clock::now())).await,
+                Some(at) => clock::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
