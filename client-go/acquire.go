@@ -166,6 +166,7 @@ func (q *queueing) queue(ctx context.Context, at *replica) (grant, *failure) {
 // wait: then it is renewed first.
 func (q *queueing) held(ctx context.Context, stream *lockStream, held *v1.Held) (grant, *failure) {
 	q.id = held.GetLockId()
+	q.client.seen.note(held.GetFencingToken())
 	if q.terms.ttl == 0 || time.Since(stream.sentAt) <= q.terms.ttl/3 {
 		return stream.granted(held), nil
 	}

@@ -32,6 +32,8 @@ type Client struct {
 	replicas *replicas
 	patience time.Duration
 	name     string
+	// seen is what any replica has told.
+	seen seen
 
 	// ctx ends with the client.
 	ctx    context.Context

@@ -24,9 +24,11 @@ type View struct {
 // Get reads a node and its children with their data. That a path does not exist is an answer too: Exists is false. Long
 // lists are gathered page by page, and show one revision.
 //
-// The answer is as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. One replica
-// never shows an older state than before; another may lag, so ask for [Latest] to see what was just written. When a
-// replica does not answer another is asked, for as long as the context allows.
+// The answer is as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. It is never
+// older than what this client was told before, by any call and any replica: what it has just written or registered is
+// there. What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not
+// get there within about 2 seconds says so with Stale. Ask for [Latest] to see what others were told. When a replica
+// does not answer another is asked, for as long as the context allows.
 //
 // Errors are of the reasons [Unreachable], [InvalidPath], [NoAuth], [Rule], and [BackendUnavailable]: ZooKeeper is away
 // and no replica remembers the path.
@@ -46,14 +48,19 @@ func (c *Client) Get(ctx context.Context, path string, opts ...GetOption) (*View
 	}
 	until := time.Now().Add(hold)
 	look := func(ctx context.Context, stub v1.RegistryClient) (*View, error) {
-		return gather(ctx, stub, request, time.Until(until))
+		return c.gather(ctx, stub, request, time.Until(until))
 	}
 	return call(ctx, c, path, reads, hold, look)
 }
 
 // gather reads all pages, from one replica: they belong to one of its states.
-func gather(ctx context.Context, stub v1.RegistryClient, first *v1.GetRequest, hold time.Duration) (*View, error) {
+func (c *Client) gather(ctx context.Context, stub v1.RegistryClient, first *v1.GetRequest, hold time.Duration) (
+	*View, error,
+) {
 	request := &v1.GetRequest{Path: first.Path, Recursive: first.Recursive, Consistency: first.Consistency}
+	if request.Consistency != v1.Consistency_CONSISTENCY_LATEST {
+		request.MinRevision = c.seen.latest.Load()
+	}
 	if hold > 0 {
 		request.Wait = durationpb.New(hold)
 	}
@@ -63,6 +70,7 @@ func gather(ctx context.Context, stub v1.RegistryClient, first *v1.GetRequest, h
 		if err != nil {
 			return nil, err
 		}
+		c.seen.noteAnswer(request.MinRevision, answer)
 		if view == nil {
 			view = &View{Node: nodeFromProto(answer.GetNode()), Revision: answer.GetRevision()}
 		} else {

@@ -283,6 +283,7 @@ func (h *holding) take(ctx context.Context, message *v1.RegisterResponse) {
 	case message.GetKeptAlive() != nil:
 		h.stream.pulse.answered()
 	default:
+		h.client.seen.noteRegistration(message)
 		h.with(func(state *regState) { state.take(message) })
 	}
 }

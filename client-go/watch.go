@@ -25,6 +25,7 @@ const (
 //		fmt.Println(slices.Collect(maps.Keys(update.Children)))
 //	}
 //
+// It begins with a state that is not older than what this client was told before: what it has just registered is there.
 // It goes on until the loop is left or the context ends: when a replica stops or dies it goes on at another, from the
 // last revision, so that nothing is missed or told twice. The state never goes back, and is never half a list. While
 // ZooKeeper, or every replica, can't be reached, it is told to be Stale. A loop that is slow gets fewer updates with
@@ -124,6 +125,7 @@ func (w *watching) open(v *vigil, at *replica) (watchStream, error) {
 		Path:          w.path,
 		Recursive:     w.recursive,
 		SinceRevision: w.assembler.view.Revision,
+		MinRevision:   w.client.seen.latest.Load(),
 		Heartbeat:     durationpb.New(watchHeartbeat),
 	})
 	if err != nil {
@@ -148,6 +150,7 @@ func (w *watching) follow(v *vigil, at *replica, stream watchStream) error {
 		v.rest()
 		at.succeeded()
 		clear(w.silent)
+		w.client.seen.noteWatch(message)
 		if message.GetDraining() != nil {
 			at.drains()
 			w.but = at.index

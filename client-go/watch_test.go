@@ -28,6 +28,40 @@ func follow(t *testing.T, updates iter.Seq2[*rollcall.Update, error]) func() *ro
 
 func names(update *rollcall.Update) []string { return slices.Sorted(maps.Keys(update.Children)) }
 
+// README's program: what was registered is in the first state of a watch, and in the answer to a Get.
+func TestWhatWasRegisteredIsInTheNextAnswer(t *testing.T) {
+	t.Run("embedded", func(t *testing.T) { whatWasRegisteredIsInTheNextAnswer(t, embedded(t)) })
+	t.Run("zookeeper", func(t *testing.T) { whatWasRegisteredIsInTheNextAnswer(t, replica(t, "")) })
+}
+
+func whatWasRegisteredIsInTheNextAnswer(t *testing.T, server *server) {
+	ctx := begin(t)
+	client := connect(t, nil, server)
+	for round := range 300 {
+		registration, err := client.Register(ctx, "/own/one", map[string]any{"round": round})
+		must(t, err)
+		for update, err := range client.Watch(ctx, "/own") {
+			must(t, err)
+			if one, ok := update.Children["one"]; !ok || one.Value.(rollcall.Data)["round"] != float64(round) {
+				t.Fatalf("round %d: the watch begins with %+v", round, update.Children)
+			}
+			break
+		}
+		must(t, registration.Update(ctx, map[string]any{"round": -round}))
+		view, err := client.Get(ctx, "/own")
+		must(t, err)
+		if one, ok := view.Children["one"]; !ok || one.Value.(rollcall.Data)["round"] != float64(-round) {
+			t.Fatalf("round %d: Get answers %+v", round, view.Children)
+		}
+		must(t, registration.Close(ctx))
+		view, err = client.Get(ctx, "/own")
+		must(t, err)
+		if len(view.Children) != 0 {
+			t.Fatalf("round %d: Get still answers %+v", round, view.Children)
+		}
+	}
+}
+
 func TestAWatchTellsWhatThereIsAndThenEveryChange(t *testing.T) {
 	ctx := begin(t)
 	client := connect(t, nil, embedded(t))

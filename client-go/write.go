@@ -11,8 +11,8 @@ import (
 // string or [Text], bytes or [Raw]; nil leaves the node empty. The answer's Version is what a later [IfVersion]
 // expects.
 //
-// ZooKeeper has acknowledged the write before the answer; a [Latest] lookup after it sees it. What was certainly not
-// written is tried at another replica.
+// ZooKeeper has acknowledged the write before the answer; a lookup of this client after it sees it, and so does a
+// [Latest] lookup of any client. What was certainly not written is tried at another replica.
 //
 // Errors are of the reasons [Invalid] (data that can't be), [ValueTooLarge], [NoNode], [VersionMismatch], [NodeExists],
 // [HasRegistrations], [Unreachable] (nothing was written), those of every call, and [OutcomeUnknown]: it may or may not
@@ -39,6 +39,7 @@ func (c *Client) Put(ctx context.Context, path string, value any, opts ...PutOpt
 	if err != nil {
 		return nil, err
 	}
+	c.seen.noteStat(answer.GetStat())
 	return statFromProto(answer.GetStat()), nil
 }
 

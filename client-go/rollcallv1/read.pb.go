@@ -32,7 +32,8 @@ const (
 	// The same as CONSISTENCY_CACHED.
 	Consistency_CONSISTENCY_UNSPECIFIED Consistency = 0
 	// From the replica's memory, which ZooKeeper keeps up to date: fast, and a moment behind at most
-	// while ZooKeeper can be reached. One replica never shows an older state of a path than before.
+	// while ZooKeeper can be reached. One replica never shows an older state of a path than before, nor
+	// one that is older than what it has acknowledged on the same connection.
 	Consistency_CONSISTENCY_CACHED Consistency = 1
 	// After a sync with ZooKeeper: sees every write that was acknowledged before the call, as far as
 	// ZooKeeper's sync promises it. Costs a round trip to ZooKeeper.
@@ -224,7 +225,12 @@ type GetRequest struct {
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// For a later page: the `next_page_token` of the page before, with the same path and `recursive`.
 	// Empty, the default: the first page.
-	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// What the caller has seen: the answer is at least as new, on any replica. It is the largest of the
+	// revisions, generations, fencing tokens and `stat.mzxid` that any answer gave it, of any path. The
+	// replica waits up to about 2 seconds for it; then the answer is what there is, and `stale`. 0, the
+	// default: nothing. Ignored for a later page. Negative: refused with INVALID_ARGUMENT.
+	MinRevision   int64 `protobuf:"varint,7,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -301,6 +307,13 @@ func (x *GetRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *GetRequest) GetMinRevision() int64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
 // The node and one page of its children.
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -309,12 +322,16 @@ type GetResponse struct {
 	// What dates this state; all pages of one listing carry the same. Give it to Watch as
 	// `since_revision` to go on from here without a gap.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// True when ZooKeeper could not be reached, so that the state may be out of date.
+	// True when ZooKeeper could not be reached, so that the state may be out of date, or when the state is
+	// older than `min_revision`.
 	Stale bool `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
 	// When the replica last knew this state to be current. Set when `stale` is.
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// Where the next page begins. Empty on the last page. Later pages come without the node's own value.
 	NextPageToken string `protobuf:"bytes,5,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// True when ZooKeeper has answered, and its history ends before `min_revision`: it went back in time,
+	// as after a restored backup. Revisions you kept from before mean nothing now: ask without.
+	Reset_        bool `protobuf:"varint,6,opt,name=reset,proto3" json:"reset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +401,13 @@ func (x *GetResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *GetResponse) GetReset_() bool {
+	if x != nil {
+		return x.Reset_
+	}
+	return false
+}
+
 // What to watch, and from when on.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -398,7 +422,10 @@ type WatchRequest struct {
 	// minutes; zero: never. Absent, the default: 20 seconds.
 	Heartbeat *durationpb.Duration `protobuf:"bytes,4,opt,name=heartbeat,proto3,oneof" json:"heartbeat,omitempty"`
 	// Send the full state with each change, and never a delta. Default: false.
-	Full          bool `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
+	Full bool `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
+	// As in GetRequest, for the first message: it is at least as new as this. What is not there in time
+	// follows as a change. 0, the default: nothing. Negative: refused with INVALID_ARGUMENT.
+	MinRevision   int64 `protobuf:"varint,6,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -466,6 +493,13 @@ func (x *WatchRequest) GetFull() bool {
 		return x.Full
 	}
 	return false
+}
+
+func (x *WatchRequest) GetMinRevision() int64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
 }
 
 // One message of a watch.
@@ -908,7 +942,7 @@ var File_rollcall_v1_read_proto protoreflect.FileDescriptor
 
 const file_rollcall_v1_read_proto_rawDesc = "" +
 	"\n" +
-	"\x16rollcall/v1/read.proto\x12\vrollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rollcall/v1/data.proto\x1a\x18rollcall/v1/stream.proto\"\xe5\x01\n" +
+	"\x16rollcall/v1/read.proto\x12\vrollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rollcall/v1/data.proto\x1a\x18rollcall/v1/stream.proto\"\x88\x02\n" +
 	"\n" +
 	"GetRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12:\n" +
@@ -917,19 +951,22 @@ const file_rollcall_v1_read_proto_rawDesc = "" +
 	"\trecursive\x18\x04 \x01(\bR\trecursive\x12\x1b\n" +
 	"\tpage_size\x18\x05 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x06 \x01(\tR\tpageToken\"\xbf\x01\n" +
+	"page_token\x18\x06 \x01(\tR\tpageToken\x12!\n" +
+	"\fmin_revision\x18\a \x01(\x03R\vminRevision\"\xd5\x01\n" +
 	"\vGetResponse\x12%\n" +
 	"\x04node\x18\x01 \x01(\v2\x11.rollcall.v1.NodeR\x04node\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05stale\x18\x03 \x01(\bR\x05stale\x12/\n" +
 	"\x05as_of\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12&\n" +
-	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\"\xc7\x01\n" +
+	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\x12\x14\n" +
+	"\x05reset\x18\x06 \x01(\bR\x05reset\"\xea\x01\n" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1c\n" +
 	"\trecursive\x18\x02 \x01(\bR\trecursive\x12%\n" +
 	"\x0esince_revision\x18\x03 \x01(\x03R\rsinceRevision\x12<\n" +
 	"\theartbeat\x18\x04 \x01(\v2\x19.google.protobuf.DurationH\x00R\theartbeat\x88\x01\x01\x12\x12\n" +
-	"\x04full\x18\x05 \x01(\bR\x04fullB\f\n" +
+	"\x04full\x18\x05 \x01(\bR\x04full\x12!\n" +
+	"\fmin_revision\x18\x06 \x01(\x03R\vminRevisionB\f\n" +
 	"\n" +
 	"_heartbeat\"\xc4\x02\n" +
 	"\rWatchResponse\x12\x1a\n" +

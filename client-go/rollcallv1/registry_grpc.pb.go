@@ -135,9 +135,13 @@ type RegistryClient interface {
 	// Reads one node and its children with their data. A path that does not exist is an answer with
 	// `exists` false.
 	//
-	//  1. Order. A cached read never shows an older state of a path than this replica has shown before.
-	//     A LATEST read sees every write that was acknowledged before the call, and moves later cached
-	//     reads of this replica along.
+	//  1. Order. A cached read never shows an older state of a path than this replica has shown before,
+	//     nor one that is older than what this replica has acknowledged on the same connection: `registered`
+	//     and `unregistered`, `held` and released locks, Put, Delete, and what stood in their way. What the
+	//     caller has seen elsewhere is in the answer of any replica that is given it as `min_revision`. For
+	//     either the replica waits up to about 2 seconds; then the answer is what there is, and `stale`. A
+	//     LATEST read sees every write that was acknowledged before the call, and moves later cached reads
+	//     of this replica along.
 	//  2. `wait` holds the answer back until the path has a child or the time is over. That the time is
 	//     over is no error.
 	//  3. Pages go by name and show one revision. If the replica no longer has that revision, the call
@@ -148,10 +152,11 @@ type RegistryClient interface {
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// Sends a node as it is now, then every change.
 	//
-	//  1. Order. A snapshot comes first, then deltas; with `full`, snapshots only. Each new state's
-	//     revision is larger than the one before. Messages over 1 MiB come in parts, all but the last
-	//     with `more` and revision 0. ADDED, UPDATED and REMOVED concern a child; CREATED, DATA_CHANGED
-	//     and DELETED the watched path, and DELETED takes all children with it.
+	//  1. Order. A snapshot comes first, then deltas; with `full`, snapshots only. The first message is as
+	//     new as the answer to a Get would be. Each new state's revision is larger than the one before.
+	//     Messages over 1 MiB come in parts, all but the last with `more` and revision 0. ADDED, UPDATED
+	//     and REMOVED concern a child; CREATED, DATA_CHANGED and DELETED the watched path, and DELETED
+	//     takes all children with it.
 	//  2. Resume. With `since_revision`, on any replica, the first message is the net changes since
 	//     then, or `current` when there are none, or a snapshot when they are no longer known. It is
 	//     never an error, and revisions never go back. Only if ZooKeeper itself went back, for one
@@ -222,7 +227,8 @@ type RegistryClient interface {
 	// Writes a durable node, such as a service's configuration, and creates it and its parents where
 	// they are missing. With `expected_version` it is a compare-and-set.
 	//
-	// Order: the write is acknowledged by ZooKeeper before the answer. A LATEST Get after that sees it.
+	// Order: the write is acknowledged by ZooKeeper before the answer. A Get on the same connection after
+	// that sees it, and a LATEST Get on any.
 	//
 	// Errors: INVALID_ARGUMENT, reason VALUE_TOO_LARGE; NOT_FOUND, reason NO_NODE (`expected_version`
 	// and no node); ABORTED, reason VERSION_MISMATCH, with the actual version; ALREADY_EXISTS, reason
@@ -233,7 +239,8 @@ type RegistryClient interface {
 	// Deletes a durable node, with `recursive` everything below it too. Of a lock that nobody holds or
 	// waits for, it deletes both nodes.
 	//
-	// Order: the delete is acknowledged by ZooKeeper before the answer. A LATEST Get after that sees it.
+	// Order: the delete is acknowledged by ZooKeeper before the answer. A Get on the same connection after
+	// that sees it, and a LATEST Get on any.
 	//
 	// Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
 	// FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a
@@ -505,9 +512,13 @@ type RegistryServer interface {
 	// Reads one node and its children with their data. A path that does not exist is an answer with
 	// `exists` false.
 	//
-	//  1. Order. A cached read never shows an older state of a path than this replica has shown before.
-	//     A LATEST read sees every write that was acknowledged before the call, and moves later cached
-	//     reads of this replica along.
+	//  1. Order. A cached read never shows an older state of a path than this replica has shown before,
+	//     nor one that is older than what this replica has acknowledged on the same connection: `registered`
+	//     and `unregistered`, `held` and released locks, Put, Delete, and what stood in their way. What the
+	//     caller has seen elsewhere is in the answer of any replica that is given it as `min_revision`. For
+	//     either the replica waits up to about 2 seconds; then the answer is what there is, and `stale`. A
+	//     LATEST read sees every write that was acknowledged before the call, and moves later cached reads
+	//     of this replica along.
 	//  2. `wait` holds the answer back until the path has a child or the time is over. That the time is
 	//     over is no error.
 	//  3. Pages go by name and show one revision. If the replica no longer has that revision, the call
@@ -518,10 +529,11 @@ type RegistryServer interface {
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	// Sends a node as it is now, then every change.
 	//
-	//  1. Order. A snapshot comes first, then deltas; with `full`, snapshots only. Each new state's
-	//     revision is larger than the one before. Messages over 1 MiB come in parts, all but the last
-	//     with `more` and revision 0. ADDED, UPDATED and REMOVED concern a child; CREATED, DATA_CHANGED
-	//     and DELETED the watched path, and DELETED takes all children with it.
+	//  1. Order. A snapshot comes first, then deltas; with `full`, snapshots only. The first message is as
+	//     new as the answer to a Get would be. Each new state's revision is larger than the one before.
+	//     Messages over 1 MiB come in parts, all but the last with `more` and revision 0. ADDED, UPDATED
+	//     and REMOVED concern a child; CREATED, DATA_CHANGED and DELETED the watched path, and DELETED
+	//     takes all children with it.
 	//  2. Resume. With `since_revision`, on any replica, the first message is the net changes since
 	//     then, or `current` when there are none, or a snapshot when they are no longer known. It is
 	//     never an error, and revisions never go back. Only if ZooKeeper itself went back, for one
@@ -592,7 +604,8 @@ type RegistryServer interface {
 	// Writes a durable node, such as a service's configuration, and creates it and its parents where
 	// they are missing. With `expected_version` it is a compare-and-set.
 	//
-	// Order: the write is acknowledged by ZooKeeper before the answer. A LATEST Get after that sees it.
+	// Order: the write is acknowledged by ZooKeeper before the answer. A Get on the same connection after
+	// that sees it, and a LATEST Get on any.
 	//
 	// Errors: INVALID_ARGUMENT, reason VALUE_TOO_LARGE; NOT_FOUND, reason NO_NODE (`expected_version`
 	// and no node); ABORTED, reason VERSION_MISMATCH, with the actual version; ALREADY_EXISTS, reason
@@ -603,7 +616,8 @@ type RegistryServer interface {
 	// Deletes a durable node, with `recursive` everything below it too. Of a lock that nobody holds or
 	// waits for, it deletes both nodes.
 	//
-	// Order: the delete is acknowledged by ZooKeeper before the answer. A LATEST Get after that sees it.
+	// Order: the delete is acknowledged by ZooKeeper before the answer. A Get on the same connection after
+	// that sees it, and a LATEST Get on any.
 	//
 	// Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
 	// FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a

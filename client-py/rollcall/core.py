@@ -23,12 +23,14 @@ from rollcall.registrations import Lost, Wish
 from rollcall.replicas import Connect, Replicas, check_size
 from rollcall.session import Session
 from rollcall.transport import Connection, Metadata
-from rollcall.values import Data, State, now, to_dict, to_value
+from rollcall.values import Data, State, is_same, now, to_dict, to_value
 
 log = logging.getLogger(__name__)
 
 # How long, in seconds, to wait at the end for what is under way.
 _GOODBYE = 2.0
+# How long, in seconds, a write waits at most until what is followed shows it.
+_SHOWN = 2.0
 
 
 def _default_name() -> str:
@@ -238,16 +240,46 @@ class Core:
 
     async def set(self, path: str, data: Data, state: bool, is_durable: bool) -> bool:
         """What the verbs `set`, `set_node`, `set_data` and `unset` come to. Returns False where a lazy client goes on in
-        the background."""
+        the background. What is followed shows it then."""
         if state and is_durable:
-            await self._durable.put(path, to_dict(data))
+            fields = to_dict(data)
+            await self._until_shown(path, fields, await self._durable.put(path, fields))
         elif state:
-            return await self.register(path, data)
+            if not await self.register(path, data):
+                return False
+            entry = self.session.registrations.entries.get(path)
+            if entry is not None:
+                await self._until_shown(path, entry.data, entry.transaction)
         elif path in self.session.registrations.entries:
-            return await self.unregister(path)
+            if not await self.unregister(path):
+                return False
+            await self._until_shown(path, None, 0)
         else:
             await self._durable.delete(path)
+            await self._until_shown(path, None, 0)
         return True
+
+    async def _until_shown(self, path: str, fields: Optional[Dict[str, Any]], transaction: int) -> None:
+        """Waits for a moment until a path and its parent, as far as they are followed, show what was written by a
+        transaction; without fields, that the path is gone. Others may have written since."""
+
+        def shows(watched: Watched, name: Optional[str]) -> bool:
+            state = watched.state
+            if state is None or watched.refusal is not None or not watched.is_live:
+                return True  # There is nothing that could be old.
+            exists = state.stat is not None if name is None else name in state.children
+            if fields is None:
+                return not exists
+            held = state.data if name is None else state.children.get(name)
+            return watched.revision >= transaction or exists and is_same(held, to_value(fields, 0), fields)
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SHOWN
+        parent, _, own = path.rpartition("/")
+        for followed, name in ((path, None), (parent or "/", own)):
+            watched = self._watched.get(followed)
+            while watched is not None and not shows(watched, name) and loop.time() < deadline:
+                await watched.news.wait(deadline - loop.time())
 
     # --- locks
 

@@ -24,8 +24,9 @@ class Durable:
         self._replicas = replicas
         self._patience = patience
 
-    async def put(self, path: str, given: Dict[str, Any]) -> None:
-        """Writes a node, unless it holds the same data. `pid` and `created` are added."""
+    async def put(self, path: str, given: Dict[str, Any]) -> int:
+        """Writes a node, unless it holds the same data. `pid` and `created` are added. Returns the transaction that wrote
+        it."""
         value = to_value({"pid": os.getpid(), "created": now(), **given}, os.getpid())
         check_size(v1.PutRequest(path=path, value=value))
         deadline = asyncio.get_running_loop().time() + self._patience
@@ -34,7 +35,7 @@ class Durable:
         while True:
             node = await self._read(path, deadline, unknown)
             if node is not None and node.exists and is_same(from_value(node.value), value, given):
-                return
+                return int(node.stat.mzxid)
             if unknown is not None and (node is None or _version(node) != before):
                 # Another has written: instead of us, or over what we wrote.
                 raise unknown
@@ -46,8 +47,11 @@ class Durable:
                 else:
                     request.create_only = True
             try:
-                await self._replicas.call("Put", request, v1.PutResponse, self._left(deadline), is_write=True)
-                return
+                put = await self._replicas.call(
+                    "Put", request, v1.PutResponse, self._left(deadline), is_write=True
+                )
+                self._replicas.seen.note_stat(put.stat)
+                return int(put.stat.mzxid)
             except OutcomeUnknown as error:
                 unknown = error
             except Refused as refused:
@@ -95,6 +99,7 @@ class Durable:
             if unknown is not None and isinstance(error, NoConnection):
                 raise unknown from None
             raise
+        self._replicas.seen.note(found.revision)
         return found.node  # type: ignore[no-any-return]
 
 

@@ -39,6 +39,11 @@ class Watched:
         self._listeners: List[Listener] = []
         self.news = News()
 
+    @property
+    def revision(self) -> int:
+        """Of the state that a replica has told last; 0: of none."""
+        return self._assembler.revision
+
     def listen(self, listener: Listener) -> None:
         """Calls it, on the loop, with each new state."""
         self._listeners.append(listener)
@@ -78,7 +83,7 @@ class Watched:
 
     async def _follow(self, replicas: Replicas, replica: Replica) -> bool:
         """Reads one stream. Ends with True when its replica is about to stop. Raises Failure."""
-        request = v1.WatchRequest(path=self.path, since_revision=self._assembler.revision)
+        request = v1.WatchRequest(path=self.path, since_revision=self.revision, min_revision=replicas.seen.latest)
         request.heartbeat.CopyFrom(duration_pb2.Duration(seconds=HEARTBEAT))
         stream = replica.watch(request)
         try:
@@ -88,6 +93,7 @@ class Watched:
                 if message is None:
                     raise Failure.ended()
                 replicas.succeeded(replica)
+                replicas.seen.note_watch(message)
                 if message.WhichOneof("event") == "draining":
                     return True
                 state = self._assembler.take(message)

@@ -148,6 +148,7 @@ class Locks:
                 if message is None:
                     raise Failure.ended()
                 if message.WhichOneof("event") == "held":
+                    self.replicas.seen.note(message.held.fencing_token)
                     return _grant(replica, stream, message.held, sent_at)
         except BaseException:
             stream.cancel()
@@ -262,6 +263,7 @@ class _Seat:
                     self._lock_id = message.queued.lock_id
                     self._leave_left()
                 elif event == "held":
+                    self._replicas.seen.note(message.held.fencing_token)
                     grant = _grant(replica, stream, message.held, sent_at)
                     # For how long it is certain counts from when it was asked for, which is long ago after a long wait.
                     if loop.time() - sent_at > self._terms.ttl / 3:

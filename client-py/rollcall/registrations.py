@@ -55,6 +55,8 @@ class Entry:
         self.answered: Optional[int] = None
         # The last one that we were given.
         self.generation: Optional[int] = None
+        # When it was made, or written last.
+        self.transaction = 0
         # The last one that was lost while the program wished it anew; what is said of it again is no news.
         self.past = 0
         # How many sets, said on earlier streams and not answered, may still be carried out, each once: another replica then
@@ -223,6 +225,7 @@ class Registrations:
 
     def _registered(self, entry: Entry, registered: v1.Registered) -> None:
         entry.generation = registered.generation
+        entry.transaction = max(registered.generation, registered.stat.mzxid)
         if not registered.restored and isinstance(entry.said, int):
             entry.answered = entry.said
             self._answered(entry)

@@ -10,6 +10,7 @@ import grpc
 from rollcall import v1
 from rollcall.choice import Choice, Chosen
 from rollcall.errors import Failure, Kind, NoConnection, OutcomeUnknown, Refused
+from rollcall.seen import Seen
 from rollcall.stream import Stream
 from rollcall.transport import Metadata
 from rollcall.waiting import News
@@ -109,6 +110,8 @@ class Replicas:
         self._resumed = News()
         # What the last one that failed has said.
         self.trouble = ""
+        # What any of them has told.
+        self.seen = Seen()
 
     async def pick(self, but: Optional[int] = None, longest: float = math.inf) -> Replica:
         """The one that answers, or the next to try; `but` only while no other may be tried, and each that failed again

@@ -206,6 +206,7 @@ class Session:
                     self._replicas.drains(held.replica)
                 held.drains = True
             else:
+                self._replicas.seen.note_registration(message)
                 lost = self.registrations.take(message)
                 if lost is not None:
                     log.warning("registration of %s is lost: %s", lost.path, lost.reason)

@@ -14,7 +14,25 @@ from rollcall.choice import PAUSES, Choice, Chosen
 from rollcall.errors import Refused
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import addresses, clean
+from rollcall.seen import Seen
 from rollcall.values import State, ZnodeStat, from_value, is_same, to_value
+
+# --- what was told
+
+
+def test_the_largest_is_kept_until_zookeeper_has_lost_it():
+    seen = Seen()
+    for revision in (7, 5):
+        seen.note_watch(v1.WatchResponse(revision=revision))
+    assert seen.latest == 7
+    stat = v1.Stat(czxid=8, mzxid=9)
+    seen.note_registration(v1.RegisterResponse(registered=v1.Registered(generation=8, stat=stat)))
+    seen.note_registration(v1.RegisterResponse(unregistered=v1.Unregistered(path="/a")))
+    assert seen.latest == 9
+    for revision, reset, latest in ((6, False, 9), (0, True, 9), (2, True, 2)):
+        seen.note_watch(v1.WatchResponse(revision=revision, snapshot=v1.Snapshot(reset=reset)))
+        assert seen.latest == latest
+
 
 # --- choosing
 

@@ -51,9 +51,25 @@ def test_durable_data_are_written_and_deleted(registry, zk, path):
     raw, stat = zk.get(path)
     assert json.loads(raw)["limit"] == 5 and json.loads(raw)["pid"] == os.getpid() and stat.ephemeralOwner == 0
     assert ours.set(path, "text", True, rollcall.DataNode) is True
-    eventually("the change is seen", lambda: ours.get(path)["data"].get("string_value") == "text")
+    assert ours.get(path)["data"]["string_value"] == "text"
     assert ours.unset(path) is True
-    eventually("it is gone", lambda: ours.get(path)["stat"] is None)
+    assert ours.get(path)["stat"] is None
+
+
+def test_what_was_written_is_in_the_next_get(registry, path):
+    ours = registry()
+    for number in range(200):
+        # One list is followed already, the other is not.
+        for parent in (f"{path}/followed", f"{path}/new{number}"):
+            node = f"{parent}/{number}"
+            ours.set_node(node, {"number": number})
+            assert ours.get(parent)["children"][node.rpartition("/")[2]]["number"] == number
+            ours.set_node(node, {"number": -number})
+            assert ours.get(parent)["children"][node.rpartition("/")[2]]["number"] == -number
+            ours.unset(node)
+            assert ours.get(parent)["children"] == {}
+        ours.set_data(f"{path}/data", {"number": number})
+        assert ours.get(f"{path}/data")["data"]["number"] == number
 
 
 def test_get_has_the_shape_of_the_documents(registry, zk, path):

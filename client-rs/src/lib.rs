@@ -74,6 +74,7 @@ mod node;
 mod read;
 mod register;
 mod replicas;
+mod seen;
 mod status;
 mod value;
 mod watch;

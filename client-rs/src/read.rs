@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::client::{Attempt, Call, Client};
 use crate::error::{Error, Failure};
 use crate::node::{Lookup, Node, duration_to_proto};
+use crate::seen::Seen;
 
 /// A lookup to be made: from [`Client::get`].
 #[derive(Debug, Clone)]
@@ -37,8 +38,10 @@ impl Client {
     /// A path that does not exist is an answer too: `node.exists` is false. Long lists are gathered page by page, and show
     /// one revision.
     ///
-    /// - Ordering: as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. One replica never
-    ///   shows an older state than before; another may lag, so ask for [`latest`](Get::latest) to see what was just written.
+    /// - Ordering: as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. It is never older
+    ///   than what this client was told before, by any call and any replica: what it has just written or registered is there.
+    ///   What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not get
+    ///   there within about 2 seconds says so with `stale`. Ask for [`latest`](Get::latest) to see what others were told.
     /// - Connection loss: another replica is asked, for as long as the client's time-out allows.
     /// - Cancellation: dropping the future is safe.
     pub fn get(&self, path: impl Into<String>) -> Get {
@@ -74,7 +77,8 @@ impl Get {
             let left = attempt.deadline.saturating_duration_since(Instant::now());
             let wait = wait.min(left.saturating_sub(patience / 2));
             let wait = (!wait.is_zero()).then(|| duration_to_proto(wait));
-            gather(attempt, v1::GetRequest { wait, ..request.clone() })
+            let seen = client.replicas().seen().clone();
+            gather(attempt, seen, v1::GetRequest { wait, ..request.clone() })
         };
         match client.call(call, look).await {
             Ok(lookup) => {
@@ -93,10 +97,14 @@ impl Get {
 }
 
 /// Reads all pages, from one replica: they belong to one of its states.
-async fn gather(attempt: Attempt, mut request: v1::GetRequest) -> Result<Lookup, Failure> {
+async fn gather(attempt: Attempt, seen: Seen, mut request: v1::GetRequest) -> Result<Lookup, Failure> {
     let mut lookup: Option<Lookup> = None;
+    if request.consistency() != v1::Consistency::Latest {
+        request.min_revision = seen.latest();
+    }
     loop {
         let mut answer = attempt.bounded(attempt.stub().get(request.clone())).await?;
+        seen.note_answer(request.min_revision, &answer);
         let token = std::mem::take(&mut answer.next_page_token);
         match &mut lookup {
             None => lookup = Some(Lookup::from_proto(answer)),

@@ -13,6 +13,7 @@ use crate::contact::Contact;
 use crate::endpoints::{Address, Credentials};
 use crate::error::{Error, Failure};
 use crate::link::Link;
+use crate::seen::Seen;
 
 /// The generated client, with the token.
 pub(crate) type Stub = RegistryClient<InterceptedService<Link, Credentials>>;
@@ -27,6 +28,7 @@ struct Inner {
     credentials: Credentials,
     state: Mutex<State>,
     contact: watch::Sender<Contact>,
+    seen: Seen,
 }
 
 #[derive(Debug)]
@@ -53,12 +55,23 @@ impl Replicas {
         let links = addresses.iter().map(|_| None).collect();
         let choice = Choice::new(addresses.len(), rand::random());
         let state = Mutex::new(State { choice, links });
-        Self(Arc::new(Inner { addresses, credentials, state, contact: watch::Sender::default() }))
+        Self(Arc::new(Inner {
+            addresses,
+            credentials,
+            state,
+            contact: watch::Sender::default(),
+            seen: Seen::default(),
+        }))
     }
 
     /// How they answer, as it changes.
     pub(crate) fn contact(&self) -> watch::Receiver<Contact> {
         self.0.contact.subscribe()
+    }
+
+    /// What any of them has told.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.0.seen
     }
 
     /// How many there are.

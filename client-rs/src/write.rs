@@ -35,7 +35,8 @@ impl Client {
     /// Without a value the node is empty. Await it; the answer is the node's new [`Stat`], whose version a later
     /// [`if_version`](Put::if_version) expects.
     ///
-    /// - Ordering: ZooKeeper has acknowledged the write before the answer; a `latest` lookup after it sees it.
+    /// - Ordering: ZooKeeper has acknowledged the write before the answer; a lookup of this client after it sees it, and so does
+    ///   a `latest` lookup of any client.
     /// - Connection loss: what was certainly not written is tried at another replica. What may have been written ends with
     ///   [`Error::OutcomeUnknown`]: look before you write again.
     /// - Cancellation: dropping the future leaves the outcome unknown.
@@ -91,6 +92,7 @@ impl Put {
             async move { attempt.bounded(attempt.stub().put(request)).await }
         };
         let answer = self.client.call(Call::write(&request.path), put).await?;
+        self.client.replicas().seen().note_stat(answer.stat.as_ref());
         Ok(answer.stat.map(Stat::from_proto).unwrap_or_default())
     }
 }

@@ -66,7 +66,7 @@ impl Value {
         }
         let Ok(text) = std::str::from_utf8(bytes) else { return Some(Self::Raw(bytes.clone())) };
         let is_braced = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{');
-        if text.contains(NUMBER_MARK) {
+        if text.contains(NUMBER_MARK) || is_braced && has_number_mark(bytes) {
             return Some(Self::Raw(bytes.clone()));
         }
         if !is_braced {
@@ -188,8 +188,38 @@ impl EncodedValue {
 /// The object that the bytes of a znode are, also one that clients get raw: what they have written is compared as it
 /// stands there. `None` if they are none, or are one that the parser would change.
 fn stored_object(bytes: &[u8]) -> Option<Map<String, Json>> {
-    let has_mark = bytes.windows(NUMBER_MARK.len()).any(|window| window == NUMBER_MARK.as_bytes());
-    if has_mark { None } else { serde_json::from_slice(bytes).ok() }
+    if has_number_mark(bytes) { None } else { serde_json::from_slice(bytes).ok() }
+}
+
+/// Whether JSON has the [`NUMBER_MARK`] in it, also with characters of it written as `\u0024`.
+fn has_number_mark(json: &[u8]) -> bool {
+    let has_mark = |json: &[u8]| json.windows(NUMBER_MARK.len()).any(|window| window == NUMBER_MARK.as_bytes());
+    has_mark(json) || json.contains(&b'\\') && has_mark(&without_escapes(json))
+}
+
+/// JSON with its ASCII characters that are written as `\u0024` written as themselves. No longer JSON, then.
+fn without_escapes(json: &[u8]) -> Vec<u8> {
+    let mut written = Vec::with_capacity(json.len());
+    let mut rest = json;
+    while let Some((&byte, after)) = rest.split_first() {
+        let escape = rest.strip_prefix(b"\\u00").and_then(|hex| hex.split_at_checked(2));
+        let code = escape.and_then(|(hex, _)| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        if let Some((code, (_, after))) = code.zip(escape) {
+            written.push(code);
+            rest = after;
+            continue;
+        }
+        written.push(byte);
+        rest = after;
+        // What a backslash escapes begins no escape of its own.
+        if byte == b'\\'
+            && let Some((&escaped, after)) = rest.split_first()
+        {
+            written.push(escaped);
+            rest = after;
+        }
+    }
+    written
 }
 
 /// The same bytes in an allocation of their own, of just their size: a part of what was read from a socket keeps all that
@@ -407,6 +437,25 @@ mod tests {
         let text = EncodedValue::plain(br#"{"a": 1}"#);
         assert!(text.is_same_data(&Bytes::from_static(br#"{"a": 1}"#)));
         assert!(!text.is_same_data(&Bytes::from_static(br#"{"a":1}"#)), "a text is its bytes");
+    }
+
+    #[test]
+    fn what_the_parser_takes_for_a_number_is_found_however_it_is_written() {
+        let one = object(r#"{"a":1}"#);
+        for mark in [
+            r"$serde_json::private::Number",
+            r"\u0024serde_json::private::Number",
+            r"$serde_json\u003a\u003Aprivate::Number",
+            r"$serde_json::priv\u0061te::\u004eumber",
+        ] {
+            let stands = Bytes::from(format!(r#"{{"created":"x", "a":{{"{mark}":"1"}}}}"#).into_bytes());
+            assert!(!one.is_same_data(&stands), "{mark}");
+            assert_eq!(Value::from_bytes(&stands), Some(Value::Raw(stands.clone())), "{mark}");
+        }
+        // An escaped backslash, and characters that are written as others are.
+        let stands = Bytes::from_static(br#"{"a":{"\\u0024serde_json::private::Number":"1"},"b":"\u0041\""}"#);
+        assert!(matches!(Value::from_bytes(&stands), Some(Value::Object(_))));
+        assert!(object(r#"{"b":"A\"","a":{"\\u0024serde_json::private::Number":"1"}}"#).is_same_data(&stands));
     }
 
     #[test]

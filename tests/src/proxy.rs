@@ -1,7 +1,7 @@
 //! A TCP proxy that fails on command, byte for byte otherwise: what a broken network does between two programs.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,6 +45,10 @@ struct Shared {
     traffic: watch::Sender<Traffic>,
     /// Answers stall once these bytes have been heard from a client.
     trap: Mutex<Option<Vec<u8>>>,
+    /// A connection on which these bytes have been heard from the client is marked.
+    mark: Mutex<Option<Vec<u8>>>,
+    /// Whether the answers on marked connections are held back.
+    holds: watch::Sender<bool>,
     /// Counts the cuts; every connection ends when it rises.
     cuts: watch::Sender<u64>,
     /// Counts the times that the connections of the moment were silenced.
@@ -71,6 +75,8 @@ impl Proxy {
             server,
             traffic: watch::Sender::new(Traffic::Pass),
             trap: Mutex::new(None),
+            mark: Mutex::new(None),
+            holds: watch::Sender::new(false),
             cuts: watch::Sender::new(0),
             silenced: watch::Sender::new(0),
             accepted: AtomicUsize::new(0),
@@ -96,6 +102,16 @@ impl Proxy {
     /// [`Traffic::StallAnswers`].
     pub fn stall_answers_after(&self, bytes: &[u8]) {
         *self.shared.trap.lock().unwrap() = Some(bytes.to_vec());
+    }
+
+    /// Marks each connection on which a client says `bytes` from now on, until it ends.
+    pub fn mark(&self, bytes: &[u8]) {
+        *self.shared.mark.lock().unwrap() = Some(bytes.to_vec());
+    }
+
+    /// Holds back the answers on marked connections, or lets them pass again, in order.
+    pub fn hold_marked(&self, holds: bool) {
+        self.shared.holds.send_replace(holds);
     }
 
     /// Waits until answers do not pass.
@@ -205,9 +221,13 @@ async fn accept(
 
 impl Shared {
     /// Looks at what a client says before it passes.
-    fn hear(&self, bytes: &[u8]) {
+    fn hear(&self, bytes: &[u8], is_marked: &AtomicBool) {
+        let says = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
+        if self.mark.lock().unwrap().as_deref().is_some_and(says) {
+            is_marked.store(true, Ordering::Relaxed);
+        }
         let mut trap = self.trap.lock().unwrap();
-        if trap.as_ref().is_some_and(|trap| bytes.windows(trap.len()).any(|window| window == trap)) {
+        if trap.as_deref().is_some_and(says) {
             *trap = None;
             self.traffic.send_replace(Traffic::StallAnswers);
         }
@@ -239,14 +259,17 @@ async fn serve(
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         let traffic = || shared.traffic.subscribe();
-        let requests =
-            pump(from_client, to_server, traffic(), |bytes| shared.hear(bytes), |traffic| traffic != Traffic::Stall);
+        let is_marked = AtomicBool::new(false);
+        let hear = |bytes: &[u8]| shared.hear(bytes, &is_marked);
+        let requests = pump(from_client, to_server, traffic(), hear, |traffic| traffic != Traffic::Stall, None);
+        let held = Some((&is_marked, shared.holds.subscribe()));
         let answers = pump(
             from_server,
             to_client,
             traffic(),
             |_| {},
             |traffic| !matches!(traffic, Traffic::Stall | Traffic::StallAnswers),
+            held,
         );
         tokio::try_join!(requests, answers)
     };
@@ -269,11 +292,18 @@ async fn pump(
     mut traffic: watch::Receiver<Traffic>,
     hear: impl Fn(&[u8]),
     passes: impl Fn(Traffic) -> bool,
+    mut held: Option<(&AtomicBool, watch::Receiver<bool>)>,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let length = from.read(&mut buffer).await?;
         hear(&buffer[..length]);
+        if let Some((is_marked, holds)) = &mut held
+            && is_marked.load(Ordering::Relaxed)
+        {
+            // There is a sender for as long as the proxy runs.
+            drop(holds.wait_for(|holds| !holds).await);
+        }
         let mut rest = &buffer[..length];
         loop {
             // An end is held back like bytes are.
@@ -381,6 +411,22 @@ mod tests {
         assert_eq!(say(&mut stream, "before").await.unwrap(), "before");
         stream.write_all(b"a trap").await.unwrap();
         timeout(Duration::from_millis(100), stream.read_u8()).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn marked_connections_are_held_back_and_others_are_not() {
+        let (server, _tasks) = echo().await;
+        let proxy = Proxy::start(server).await;
+        let (mut marked, mut other) =
+            (TcpStream::connect(proxy.address()).await.unwrap(), TcpStream::connect(proxy.address()).await.unwrap());
+        proxy.mark(b"watch");
+        assert_eq!(say(&mut marked, "a watch").await.unwrap(), "a watch");
+        proxy.hold_marked(true);
+        marked.write_all(b"late").await.unwrap();
+        assert_eq!(say(&mut other, "at once").await.unwrap(), "at once");
+        timeout(Duration::from_millis(100), marked.read_u8()).await.unwrap_err();
+        proxy.hold_marked(false);
+        assert_eq!(hear(&mut marked, 4).await.unwrap(), "late");
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! ZooKeeper servers that are behind what a client was told: a follower that lags, a backup that was restored.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use rollcall_proto::v1::WatchRequest;
+use rollcall_proto::v1::{GetRequest, WatchRequest};
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, latest, put, put_eventually, reason, shown, text};
 use rollcall_tests::follow::{Known, Watching};
@@ -62,6 +63,30 @@ async fn a_replica_on_a_follower_that_lags_says_nothing_older_than_what_was_know
         bare.create(&format!("{PATH}/{round}"), b"x").await;
         back.until("what came later", |known| known.children.len() == round).await;
         assert_eq!((back.known.value.clone(), back.was_reset), (new, false));
+    }
+}
+
+#[tokio::test]
+async fn a_read_on_a_follower_that_lags_waits_for_what_its_caller_has_seen() {
+    let zookeeper = ZooKeeper::linked_ensemble(Options::default()).await;
+    let leader = zookeeper.leader().await;
+    let lagging = (leader + 1) % 3;
+    let first = Server::start(&zookeeper.address(leader).to_string()).await;
+    let second = Server::start(&zookeeper.address(lagging).to_string()).await;
+    let (ahead, behind) = (first.client().await, second.client().await);
+    put(&ahead, PATH, text("0")).await.unwrap();
+    assert_eq!(read_latest(&behind).await, json!({"text": "0"}));
+    for round in 1..=3 {
+        zookeeper.link(lagging, leader).set_traffic(Traffic::Stall);
+        let written = put(&ahead, PATH, text(&round.to_string())).await.unwrap();
+        let request = GetRequest { path: PATH.into(), min_revision: written.mzxid, ..Default::default() };
+        let mut client = behind.clone();
+        let mut reading = pin!(client.get(request));
+        assert!(timeout(LAG, &mut reading).await.is_err(), "it is answered before the follower can know");
+        zookeeper.link(lagging, leader).set_traffic(Traffic::Pass);
+        let answer = reading.await.unwrap().into_inner();
+        let value = shown(answer.node.and_then(|node| node.value).as_ref());
+        assert_eq!((value, answer.stale), (json!({"text": round.to_string()}), false));
     }
 }
 

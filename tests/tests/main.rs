@@ -62,6 +62,7 @@ mod zookeeper {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod own_writes;
     mod prepared;
     mod register;
     mod silent_clients;
@@ -95,6 +96,7 @@ mod embedded {
     mod lock_queue;
     mod locks;
     mod malformed;
+    mod own_writes;
     mod prepared;
     mod register;
     mod silent_clients;
@@ -127,6 +129,7 @@ mod oldest {
     mod lifetimes;
     mod locks;
     mod malformed;
+    mod own_writes;
     mod prepared;
     mod register;
     mod silent_clients;

@@ -28,7 +28,7 @@ from rollcall.v1 import data_pb2 as rollcall_dot_v1_dot_data__pb2
 from rollcall.v1 import stream_pb2 as rollcall_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rollcall/v1/read.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rollcall/v1/data.proto\x1a\x18rollcall/v1/stream.proto\"\xac\x01\n\nGetRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12-\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x18.rollcall.v1.Consistency\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\trecursive\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x93\x01\n\x0bGetResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.rollcall.v1.Node\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x08\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"\x96\x01\n\x0cWatchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\trecursive\x18\x02 \x01(\x08\x12\x16\n\x0esince_revision\x18\x03 \x01(\x03\x12\x31\n\theartbeat\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x0c\n\x04\x66ull\x18\x05 \x01(\x08\x42\x0c\n\n_heartbeat\"\x86\x02\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\r\n\x05stale\x18\x02 \x01(\x08\x12)\n\x08snapshot\x18\x03 \x01(\x0b\x32\x15.rollcall.v1.SnapshotH\x00\x12#\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x12.rollcall.v1.DeltaH\x00\x12\'\n\x07\x63urrent\x18\x05 \x01(\x0b\x32\x14.rollcall.v1.CurrentH\x00\x12\'\n\x07\x62\x61\x63kend\x18\x06 \x01(\x0b\x32\x14.rollcall.v1.BackendH\x00\x12)\n\x08\x64raining\x18\x07 \x01(\x0b\x32\x15.rollcall.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"H\n\x08Snapshot\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.rollcall.v1.Node\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\r\n\x05reset\x18\x03 \x01(\x08\";\n\x05\x44\x65lta\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.rollcall.v1.Change\x12\x0c\n\x04more\x18\x02 \x01(\x08\"`\n\x06\x43hange\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.rollcall.v1.ChangeKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05\x63hild\x18\x03 \x01(\x0b\x32\x12.rollcall.v1.Child\"\t\n\x07\x43urrent\"^\n\x07\x42\x61\x63kend\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.rollcall.v1.BackendState\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Z\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_CACHED\x10\x01\x12\x16\n\x12\x43ONSISTENCY_LATEST\x10\x02*\xc2\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_REMOVED\x10\x03\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x04\x12\x1c\n\x18\x43HANGE_KIND_DATA_CHANGED\x10\x05\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x06*\x7f\n\x0c\x42\x61\x63kendState\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42\x41\x43KEND_STATE_CONNECTED\x10\x01\x12\x1b\n\x17\x42\x41\x43KEND_STATE_SUSPENDED\x10\x02\x12\x16\n\x12\x42\x41\x43KEND_STATE_LOST\x10\x03\x42W\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rollcall/v1/read.proto\x12\x0brollcall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rollcall/v1/data.proto\x1a\x18rollcall/v1/stream.proto\"\xc2\x01\n\nGetRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12-\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x18.rollcall.v1.Consistency\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\trecursive\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x14\n\x0cmin_revision\x18\x07 \x01(\x03\"\xa2\x01\n\x0bGetResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.rollcall.v1.Node\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\r\n\x05stale\x18\x03 \x01(\x08\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\x12\r\n\x05reset\x18\x06 \x01(\x08\"\xac\x01\n\x0cWatchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\trecursive\x18\x02 \x01(\x08\x12\x16\n\x0esince_revision\x18\x03 \x01(\x03\x12\x31\n\theartbeat\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x0c\n\x04\x66ull\x18\x05 \x01(\x08\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\x42\x0c\n\n_heartbeat\"\x86\x02\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\r\n\x05stale\x18\x02 \x01(\x08\x12)\n\x08snapshot\x18\x03 \x01(\x0b\x32\x15.rollcall.v1.SnapshotH\x00\x12#\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x12.rollcall.v1.DeltaH\x00\x12\'\n\x07\x63urrent\x18\x05 \x01(\x0b\x32\x14.rollcall.v1.CurrentH\x00\x12\'\n\x07\x62\x61\x63kend\x18\x06 \x01(\x0b\x32\x14.rollcall.v1.BackendH\x00\x12)\n\x08\x64raining\x18\x07 \x01(\x0b\x32\x15.rollcall.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"H\n\x08Snapshot\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.rollcall.v1.Node\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\r\n\x05reset\x18\x03 \x01(\x08\";\n\x05\x44\x65lta\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.rollcall.v1.Change\x12\x0c\n\x04more\x18\x02 \x01(\x08\"`\n\x06\x43hange\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.rollcall.v1.ChangeKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05\x63hild\x18\x03 \x01(\x0b\x32\x12.rollcall.v1.Child\"\t\n\x07\x43urrent\"^\n\x07\x42\x61\x63kend\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.rollcall.v1.BackendState\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Z\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_CACHED\x10\x01\x12\x16\n\x12\x43ONSISTENCY_LATEST\x10\x02*\xc2\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_REMOVED\x10\x03\x12\x17\n\x13\x43HANGE_KIND_CREATED\x10\x04\x12\x1c\n\x18\x43HANGE_KIND_DATA_CHANGED\x10\x05\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x06*\x7f\n\x0c\x42\x61\x63kendState\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42\x41\x43KEND_STATE_CONNECTED\x10\x01\x12\x1b\n\x17\x42\x41\x43KEND_STATE_SUSPENDED\x10\x02\x12\x16\n\x12\x42\x41\x43KEND_STATE_LOST\x10\x03\x42W\n\x15io.github.rollcall.v1P\x01Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,28 +36,28 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rollcall.v1.read_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.github.rollcall.v1P\001Z<github.com/rollcall/rollcall/client-go/rollcallv1;rollcallv1'
-  _globals['_CONSISTENCY']._serialized_start=1237
-  _globals['_CONSISTENCY']._serialized_end=1327
-  _globals['_CHANGEKIND']._serialized_start=1330
-  _globals['_CHANGEKIND']._serialized_end=1524
-  _globals['_BACKENDSTATE']._serialized_start=1526
-  _globals['_BACKENDSTATE']._serialized_end=1653
+  _globals['_CONSISTENCY']._serialized_start=1296
+  _globals['_CONSISTENCY']._serialized_end=1386
+  _globals['_CHANGEKIND']._serialized_start=1389
+  _globals['_CHANGEKIND']._serialized_end=1583
+  _globals['_BACKENDSTATE']._serialized_start=1585
+  _globals['_BACKENDSTATE']._serialized_end=1712
   _globals['_GETREQUEST']._serialized_start=155
-  _globals['_GETREQUEST']._serialized_end=327
-  _globals['_GETRESPONSE']._serialized_start=330
-  _globals['_GETRESPONSE']._serialized_end=477
-  _globals['_WATCHREQUEST']._serialized_start=480
-  _globals['_WATCHREQUEST']._serialized_end=630
-  _globals['_WATCHRESPONSE']._serialized_start=633
-  _globals['_WATCHRESPONSE']._serialized_end=895
-  _globals['_SNAPSHOT']._serialized_start=897
-  _globals['_SNAPSHOT']._serialized_end=969
-  _globals['_DELTA']._serialized_start=971
-  _globals['_DELTA']._serialized_end=1030
-  _globals['_CHANGE']._serialized_start=1032
-  _globals['_CHANGE']._serialized_end=1128
-  _globals['_CURRENT']._serialized_start=1130
-  _globals['_CURRENT']._serialized_end=1139
-  _globals['_BACKEND']._serialized_start=1141
-  _globals['_BACKEND']._serialized_end=1235
+  _globals['_GETREQUEST']._serialized_end=349
+  _globals['_GETRESPONSE']._serialized_start=352
+  _globals['_GETRESPONSE']._serialized_end=514
+  _globals['_WATCHREQUEST']._serialized_start=517
+  _globals['_WATCHREQUEST']._serialized_end=689
+  _globals['_WATCHRESPONSE']._serialized_start=692
+  _globals['_WATCHRESPONSE']._serialized_end=954
+  _globals['_SNAPSHOT']._serialized_start=956
+  _globals['_SNAPSHOT']._serialized_end=1028
+  _globals['_DELTA']._serialized_start=1030
+  _globals['_DELTA']._serialized_end=1089
+  _globals['_CHANGE']._serialized_start=1091
+  _globals['_CHANGE']._serialized_end=1187
+  _globals['_CURRENT']._serialized_start=1189
+  _globals['_CURRENT']._serialized_end=1198
+  _globals['_BACKEND']._serialized_start=1200
+  _globals['_BACKEND']._serialized_end=1294
 # @@protoc_insertion_point(module_scope)

@@ -49,48 +49,54 @@ BACKEND_STATE_SUSPENDED: BackendState
 BACKEND_STATE_LOST: BackendState
 
 class GetRequest(_message.Message):
-    __slots__ = ("path", "consistency", "wait", "recursive", "page_size", "page_token")
+    __slots__ = ("path", "consistency", "wait", "recursive", "page_size", "page_token", "min_revision")
     PATH_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
     path: str
     consistency: Consistency
     wait: _duration_pb2.Duration
     recursive: bool
     page_size: int
     page_token: str
-    def __init__(self, path: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., wait: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., recursive: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    min_revision: int
+    def __init__(self, path: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., wait: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., recursive: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., min_revision: _Optional[int] = ...) -> None: ...
 
 class GetResponse(_message.Message):
-    __slots__ = ("node", "revision", "stale", "as_of", "next_page_token")
+    __slots__ = ("node", "revision", "stale", "as_of", "next_page_token", "reset")
     NODE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
     AS_OF_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    RESET_FIELD_NUMBER: _ClassVar[int]
     node: _data_pb2.Node
     revision: int
     stale: bool
     as_of: _timestamp_pb2.Timestamp
     next_page_token: str
-    def __init__(self, node: _Optional[_Union[_data_pb2.Node, _Mapping]] = ..., revision: _Optional[int] = ..., stale: bool = ..., as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    reset: bool
+    def __init__(self, node: _Optional[_Union[_data_pb2.Node, _Mapping]] = ..., revision: _Optional[int] = ..., stale: bool = ..., as_of: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., next_page_token: _Optional[str] = ..., reset: bool = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("path", "recursive", "since_revision", "heartbeat", "full")
+    __slots__ = ("path", "recursive", "since_revision", "heartbeat", "full", "min_revision")
     PATH_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     SINCE_REVISION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     FULL_FIELD_NUMBER: _ClassVar[int]
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
     path: str
     recursive: bool
     since_revision: int
     heartbeat: _duration_pb2.Duration
     full: bool
-    def __init__(self, path: _Optional[str] = ..., recursive: bool = ..., since_revision: _Optional[int] = ..., heartbeat: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., full: bool = ...) -> None: ...
+    min_revision: int
+    def __init__(self, path: _Optional[str] = ..., recursive: bool = ..., since_revision: _Optional[int] = ..., heartbeat: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., full: bool = ..., min_revision: _Optional[int] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("revision", "stale", "snapshot", "delta", "current", "backend", "draining")

@@ -199,6 +199,7 @@ async fn queue(
             }
             Event::Held(held) => {
                 let sent_at = stream.sent_at;
+                replicas.seen().note(held.fencing_token);
                 let grant = Grant::of(held, sent_at);
                 // For how long it is certain counts from when it was asked for, which is long ago after a long wait.
                 let is_old = |ttl: &Duration| sent_at.elapsed() > *ttl / 3;

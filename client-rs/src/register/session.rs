@@ -224,7 +224,10 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
         let has_requests = session.state().has_requests();
         tokio::select! {
             event = stream.next(has_requests) => match event {
-                Ok(Event::Said(response)) => session.state().take(response),
+                Ok(Event::Said(response)) => {
+                    replicas.seen().note_registration(&response);
+                    session.state().take(response);
+                }
                 Ok(Event::Draining) => {
                     replicas.drains(&stream.replica);
                     opening = Some(Box::pin(connect(session, Some(stream.replica.index()), None)));

@@ -76,6 +76,7 @@ impl Following {
             Ok(Ok(Some(message))) => {
                 self.client.replicas().succeeded(replica);
                 self.silent.clear();
+                self.client.replicas().seen().note_watch(&message);
                 match self.assembler.take(message) {
                     Said::Updates(updates) => self.ready.extend(updates),
                     Said::Draining => {
@@ -97,7 +98,8 @@ impl Following {
 
     async fn open(&mut self) -> Result<(), Error> {
         let mut replica = self.client.replicas().pick_but(self.drains.take(), FOREVER).await;
-        let request = v1::WatchRequest { since_revision: self.assembler.revision(), ..self.request.clone() };
+        let (since_revision, min_revision) = (self.assembler.revision(), self.client.replicas().seen().latest());
+        let request = v1::WatchRequest { since_revision, min_revision, ..self.request.clone() };
         let failure = match timeout(OPENING, replica.stub.watch(request)).await {
             Ok(Ok(answer)) => {
                 self.stream = Some((replica, answer.into_inner()));

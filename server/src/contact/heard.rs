@@ -2,7 +2,7 @@
 //!
 //! Of a Register stream a message counts from the moment at which it was read, however long it then waits for a place in
 //! the queue of the task that owns the registrations. So a ttl does not depend on how busy that task is with others. For as
-//! long as this replica does not read a stream, since no memory is left for what it may say, its client counts as heard.
+//! long as something has come that this replica does not take, since no memory is left for it, its client counts as heard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 
-/// What is stored while a message waits for its place, or is not read.
+/// What is stored while a message waits for its place, or is not taken.
 const WAITING: u64 = u64::MAX;
 
 /// The last sign of life of one stream or connection. Clones are the same.
@@ -22,8 +22,8 @@ pub(crate) struct Heard {
     at: Arc<AtomicU64>,
 }
 
-/// A message that was read and waits for its place, or that may have come and is not read: for as long its client counts
-/// as heard.
+/// A message that was read and waits for its place, or something that has come and is not taken: for as long its client
+/// counts as heard.
 #[derive(Debug)]
 pub(crate) struct Arriving(Heard);
 

@@ -89,7 +89,7 @@ impl Call {
         self.memory().refusal.as_deref().cloned()
     }
 
-    /// It is a Register stream, whose client counts as heard while it is not read.
+    /// It is a Register stream, whose client counts as heard while something has come that is not read.
     pub(super) fn is_heard_by(&self, heard: Heard) {
         self.heard.get_or_init(|| heard);
     }

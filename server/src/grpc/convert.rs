@@ -14,7 +14,7 @@ use super::status;
 use crate::error::Error;
 use crate::locks::{self, LockEvent};
 use crate::sessions::{LostReason, Notice};
-use crate::types::{NodePath, PathError, Stat};
+use crate::types::{NodePath, PathError, Stat, Zxid};
 use crate::value::{EncodedValue, Value};
 use crate::views::{BackendState, Begin, Change, ChangeKind, Entry, State};
 
@@ -173,6 +173,14 @@ pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>
         Ok(ttl) => Err(Error::InvalidTtl { ttl: format!("{ttl:?}"), min: MIN, max: MAX }),
         Err(_) => Err(Error::InvalidTtl { ttl: format!("{given}"), min: MIN, max: MAX }),
     }
+}
+
+/// What a `min_revision` asks for; zero: nothing.
+pub(super) fn at_least(min_revision: i64) -> Result<Zxid, Error> {
+    if min_revision < 0 {
+        return Err(Error::Protocol { field: "min_revision", cause: "it can't be negative".to_owned() });
+    }
+    Ok(Zxid(min_revision))
 }
 
 /// A duration for a response.

@@ -4,16 +4,19 @@ use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::Service;
+use super::acknowledged::Acknowledged;
 use super::admission::account;
 use crate::error::Error;
 
 impl Service {
     pub(super) async fn do_delete(&self, request: Request<v1::DeleteRequest>) -> Result<v1::DeleteResponse, Error> {
         self.check_writable()?;
-        let account = account(&request);
+        let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
-        self.durable.delete(&path, request.expected_version, request.recursive, &account).await?;
-        Ok(v1::DeleteResponse {})
+        let deleted = self.durable.delete(&path, request.expected_version, request.recursive, &account).await;
+        // Also when only a part of it is gone.
+        acknowledged.note(self.views.last_zxid());
+        deleted.map(|()| v1::DeleteResponse {})
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::coop;
 use tonic::transport::server::Connected;
 
+use super::acknowledged::Acknowledged;
 use super::pace::{Pace, Unread};
 use super::pings::Pings;
 use super::turnstile::{Turnstile, Visitor};
@@ -55,6 +56,7 @@ pub(crate) struct Gathering<S> {
 pub(crate) struct Peer {
     pub(super) account: Account,
     pub(super) contact: Contact,
+    pub(super) acknowledged: Acknowledged,
     pub(super) unread: Arc<Unread>,
     /// Places for its reflection streams.
     pub(super) reflections: Arc<Semaphore>,
@@ -62,7 +64,13 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(super) fn new(account: Account, contact: Contact) -> Self {
-        Self { account, contact, unread: Arc::default(), reflections: Arc::new(Semaphore::new(REFLECTIONS)) }
+        Self {
+            account,
+            contact,
+            acknowledged: Acknowledged::default(),
+            unread: Arc::default(),
+            reflections: Arc::new(Semaphore::new(REFLECTIONS)),
+        }
     }
 }
 

@@ -6,12 +6,13 @@ use rollcall_proto::server::v1;
 use tokio::time::Instant;
 use tonic::Request;
 
+use super::acknowledged::Acknowledged;
 use super::admission::{Kind, account};
 use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
-use crate::types::Revision;
-use crate::views::{Begin, Form, Key, Made, Reader, Reading, State};
+use crate::types::{Revision, Zxid};
+use crate::views::{Begin, Form, Key, Made, Reached, Reader, Reading, State};
 
 /// What of a response is kept free for everything but the children, in bytes.
 const MARGIN: usize = 4 * 1024;
@@ -27,19 +28,20 @@ struct PageToken {
 impl Service {
     pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
         let _place = request.get_ref().wait.map(|_| self.admit(Kind::Get)).transpose()?;
-        let account = account(&request);
+        let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)
             .map_err(|_| Error::Protocol { field: "page_size", cause: "it can't be negative".to_owned() })?;
+        let news = News { acknowledged, min_revision: convert::at_least(request.min_revision)? };
         let token = PageToken::parse(&request.page_token)?;
         let reader = self.views.open(&path, request.recursive, &account)?;
-        let reading = match &token {
-            Some(token) => reader.pinned(token.revision).await?,
-            None if request.wait.is_none() => read(&reader, &request).await?,
+        let (reading, reset) = match &token {
+            Some(token) => (reader.pinned(token.revision).await?, false),
+            None if request.wait.is_none() => read(&reader, &request, &news).await?,
             // A call that waits would hold up the way down, and there is no telling it to move but its end.
             None => tokio::select! {
-                reading = read(&reader, &request) => reading?,
+                reading = read(&reader, &request, &news) => reading?,
                 () = self.drain.begun() => return Err(Error::Draining),
             },
         };
@@ -52,21 +54,49 @@ impl Service {
             reader.pin(&reading.state);
         }
         let as_of = reading.as_of.map(convert::timestamp_to_proto);
-        Ok(Frame::with(&page.bytes, &v1::GetResponse { stale: reading.is_stale, as_of, ..Default::default() }))
+        Ok(Frame::with(&page.bytes, &v1::GetResponse { stale: reading.is_stale, as_of, reset, ..Default::default() }))
     }
 }
 
-async fn read(reader: &Reader, request: &v1::GetRequest) -> Result<Reading, Error> {
+/// What the caller knows of.
+struct News {
+    /// By what this replica has told it.
+    acknowledged: Acknowledged,
+    /// By what it says.
+    min_revision: Zxid,
+}
+
+/// The reading, and whether ZooKeeper's history ends before what the caller knows of.
+async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<(Reading, bool), Error> {
     let wait = convert::duration("wait", request.wait)?;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
-    let first = match request.consistency() {
+    let mut reading = match request.consistency() {
         v1::Consistency::Latest => reader.latest().await?,
         v1::Consistency::Unspecified | v1::Consistency::Cached => reader.cached().await?,
     };
-    match deadline {
-        Some(deadline) if first.state.children.is_empty() => reader.with_children(deadline).await,
-        _ => Ok(first),
+    let acknowledged = news.acknowledged.latest();
+    let at_least = acknowledged.max(news.min_revision);
+    let mut reached = Reached::Yes;
+    if at_least.0 > 0 {
+        drop(reading);
+        reached = reader.reach(at_least, reader.patience_ends()).await;
+        if let Reached::Never(end) = reached {
+            news.acknowledged.forget(acknowledged, end);
+        }
+        // What was read before it was looked at may be older.
+        reading = reader.cached().await?;
     }
+    if let Some(deadline) = deadline.filter(|_| reading.state.children.is_empty()) {
+        reading = reader.with_children(deadline).await?;
+    }
+    if reached == Reached::Yes {
+        return Ok((reading, false));
+    }
+    if reader.has_reached(at_least) {
+        return Ok((reader.cached().await?, false));
+    }
+    let as_of = reading.as_of.or_else(|| reader.last_heard());
+    Ok((Reading { is_stale: true, as_of, ..reading }, matches!(reached, Reached::Never(_))))
 }
 
 /// What of an answer is the same for all.

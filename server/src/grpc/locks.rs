@@ -8,12 +8,14 @@ use prost::Message as _;
 use rollcall_proto::server::v1;
 use tonic::Request;
 
+use super::acknowledged::Acknowledged;
 use super::admission::{Kind, Place, account, contact};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
 use crate::error::Error;
 use crate::locks::{AcquireRequest, Acquisition, Description, LOOK_AGAIN, LockEvent, Party};
+use crate::views::Views;
 
 /// What of a response is kept free for everything but the parties, in bytes.
 const MARGIN: usize = 8 * 1024;
@@ -21,6 +23,8 @@ const MARGIN: usize = 8 * 1024;
 /// What lives as long as the RPC.
 struct Open {
     acquisition: Acquisition,
+    acknowledged: Acknowledged,
+    views: Views,
     heartbeat: Option<Heartbeat>,
     _place: Place,
 }
@@ -33,6 +37,7 @@ impl Service {
         self.check_writable()?;
         let place = self.admit(Kind::AcquireLock)?;
         let (account, contact) = (account(&request), contact(&request));
+        let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -46,16 +51,17 @@ impl Service {
             contact,
         };
         let acquisition = self.locks.acquire(request, &account);
-        let open = Open { acquisition, heartbeat, _place: place };
+        let open = Open { acquisition, acknowledged, views, heartbeat, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 
     pub(super) async fn do_release_lock(
         &self,
-        request: v1::ReleaseLockRequest,
+        request: Request<v1::ReleaseLockRequest>,
     ) -> Result<v1::ReleaseLockResponse, Error> {
         self.check_writable()?;
-        let released = self.locks.release(&request.lock_id).await?;
+        let released = self.locks.release(&request.get_ref().lock_id).await?;
+        Acknowledged::of(&request).note(self.views.last_zxid());
         Ok(v1::ReleaseLockResponse { released })
     }
 
@@ -87,7 +93,10 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse
                 if let (Ok(LockEvent::Held { horizon: Some(horizon), .. }), Some(heartbeat)) = (&event, heartbeat) {
                     heartbeat.shorten(*horizon / IN_HORIZON);
                 }
-                break event.map(|event| response(convert::lock_event_to_proto(event)));
+                break event.map(|event| {
+                    open.acknowledged.note_lock_event(&event, &open.views);
+                    response(convert::lock_event_to_proto(event))
+                });
             }
             (None, Some(heartbeat)) if open.acquisition.is_held_back() => heartbeat.again_in(LOOK_AGAIN),
             (None, _) => break Ok(response(v1::acquire_lock_response::Event::Heartbeat(v1::Heartbeat {}))),

@@ -1,5 +1,6 @@
 //! The API: one file an RPC. Each checks the request, calls a handle, and converts the answer; none keeps state.
 
+mod acknowledged;
 mod admission;
 mod call;
 mod convert;
@@ -197,7 +198,7 @@ impl Registry for Service {
         &self,
         request: Request<v1::ReleaseLockRequest>,
     ) -> Result<Response<v1::ReleaseLockResponse>, Status> {
-        self.answer("ReleaseLock", self.do_release_lock(request.into_inner()).await)
+        self.answer("ReleaseLock", self.do_release_lock(request).await)
     }
 
     async fn describe_lock(

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use rollcall_proto::server::v1;
 use tonic::Request;
 
+use super::acknowledged::Acknowledged;
 use super::admission::account;
 use super::{Service, convert};
 use crate::clock;
@@ -14,7 +15,7 @@ use crate::value::Stamp;
 impl Service {
     pub(super) async fn do_put(&self, request: Request<v1::PutRequest>) -> Result<v1::PutResponse, Error> {
         self.check_writable()?;
-        let account = account(&request);
+        let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let stamp = Stamp { pid: None, created: clock::created_now() };
@@ -30,7 +31,13 @@ impl Service {
             (None, true) => Expect::Absent,
             (None, false) => Expect::Anything,
         };
-        let stat = self.durable.put(&path, bytes, expect, &account).await?;
+        let put = self.durable.put(&path, bytes, expect, &account).await;
+        match &put {
+            Ok(stat) => acknowledged.note_stat(stat),
+            // What stood in the way is told too.
+            Err(_) => acknowledged.note(self.views.last_zxid()),
+        }
+        let stat = put?;
         Ok(v1::PutResponse { stat: Some(convert::stat_to_proto(&stat)) })
     }
 }

@@ -13,6 +13,7 @@ use rollcall_proto::server::v1::register_request::Request as Kind;
 use rollcall_proto::server::v1::register_response::Response;
 use tonic::{Request, Streaming};
 
+use super::acknowledged::Acknowledged;
 use super::admission::{Kind as Admitted, Place, Reader, account};
 use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
@@ -24,10 +25,13 @@ use crate::error::Error;
 use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
+use crate::views::Views;
 
 /// What lives as long as the RPC.
 struct Open {
     rpc: Rpc,
+    acknowledged: Acknowledged,
+    views: Views,
     /// Whether anything was told: nothing comes before `opened`.
     has_begun: bool,
     heartbeat: Option<Heartbeat>,
@@ -51,9 +55,12 @@ impl Service {
         if let Some(call) = &call {
             call.is_heard_by(requests.heard().clone());
         }
+        let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
         let reading = read(self.settings.clone(), request.into_inner(), call, requests, rpc.outbox().clone());
         let open = Open {
             rpc,
+            acknowledged,
+            views,
             has_begun: false,
             heartbeat: Heartbeat::every(self.settings.heartbeat),
             horizon: self.sessions.horizon(),
@@ -88,7 +95,10 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     open.has_begun = true;
     let horizon = if let Ok(Notice::Opened { ttl, .. }) = &notice { Some(open.horizon_with(*ttl)) } else { None };
     let mut response = match notice {
-        Ok(notice) => Ok(to_response(notice).await),
+        Ok(notice) => {
+            open.acknowledged.note_notice(&notice, &open.views);
+            Ok(to_response(notice).await)
+        }
         Err(error) => Err(error),
     };
     if let Ok(v1::RegisterResponse { response: Some(Response::Opened(opened)) }) = &mut response {

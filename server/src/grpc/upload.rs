@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::Status;
@@ -48,7 +48,7 @@ pub(super) struct Upload {
     body: Body,
     form: Form,
     patience: Patience,
-    /// Set while there is no memory for an open stream; most never wait.
+    /// Set while there is no memory for what has come of an open stream; most never wait.
     wait: Option<Wait>,
     /// Bytes that are kept.
     kept: usize,
@@ -57,8 +57,10 @@ pub(super) struct Upload {
     unread: Arc<Unread>,
 }
 
-/// An open stream that is not read.
+/// An open stream that is not read, but for what shows that something has come.
 struct Wait {
+    /// What has come: at most one frame.
+    frame: Frame<Bytes>,
     /// When it is looked again whether there is memory.
     look: Pin<Box<Sleep>>,
     _held_back: Option<Arriving>,
@@ -107,22 +109,30 @@ impl Upload {
     /// A Register stream is asked for more: its reader has handed on every message that was complete.
     ///
     /// The reader keeps a buffer as large as the largest message, which counts as long as the stream. When no memory is left
-    /// even for open streams, the stream is not read.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// even for open streams, the stream is not read; its client counts as heard only if there is something to read.
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let kept = self.lengths.unfinished().max(self.lengths.largest());
         if kept != self.kept {
             self.kept = kept;
             self.call.keep_open(kept);
         }
+        let mut wait = match self.wait.take() {
+            Some(wait) => wait,
+            None => match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) if self.call.is_exhausted() => {
+                    Wait { frame, look: Box::pin(sleep(CROWDED)), _held_back: self.call.held_back() }
+                }
+                next => return Poll::Ready(next),
+            },
+        };
         while self.call.is_exhausted() {
-            let wait = self
-                .wait
-                .get_or_insert_with(|| Wait { look: Box::pin(sleep(CROWDED)), _held_back: self.call.held_back() });
-            ready!(wait.look.as_mut().poll(context));
+            if wait.look.as_mut().poll(context).is_pending() {
+                self.wait = Some(wait);
+                return Poll::Pending;
+            }
             wait.look.as_mut().reset(Instant::now() + CROWDED);
         }
-        self.wait = None;
-        Poll::Ready(())
+        Poll::Ready(Some(Ok(wait.frame)))
     }
 }
 
@@ -157,10 +167,11 @@ impl http_body::Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        if matches!(this.form, Form::Many) && this.poll_room(context).is_pending() {
-            return Poll::Pending;
-        }
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+        let polled = match this.form {
+            Form::Many => this.poll_open(context),
+            Form::Single | Form::Reflection { .. } => Pin::new(&mut this.body).poll_frame(context),
+        };
+        let Poll::Ready(frame) = polled else {
             return match this.form {
                 Form::Single if this.patience.is_over(&this.unread, context) => {
                     let error = Error::RequestUnfinished { after: this.patience.began.elapsed() };
@@ -181,7 +192,7 @@ impl http_body::Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.wait.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -193,7 +204,6 @@ impl http_body::Body for Upload {
 mod tests {
     use std::future::poll_fn;
 
-    use http_body::Body as _;
     use tokio::sync::mpsc;
     use tokio::time::sleep;
 
@@ -305,6 +315,11 @@ mod tests {
         test.sender.send(30_000).unwrap();
         assert!(test.next().await.is_ok());
         assert!(account.is_exhausted(Resource::Bytes));
+        tokio::select! {
+            frame = test.next() => panic!("{frame:?}"),
+            () = sleep(Duration::from_secs(60)) => {}
+        }
+        assert_eq!(heard.last(Instant::now()), begun, "nothing is unread");
         test.sender.send(7).unwrap();
         tokio::select! {
             frame = test.next() => panic!("{frame:?}"),

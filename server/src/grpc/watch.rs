@@ -13,6 +13,7 @@ use rollcall_proto::server::v1;
 use rollcall_proto::server::v1::watch_response::Event;
 use tonic::Request;
 
+use super::acknowledged::Acknowledged;
 use super::admission::{Kind, Place, account};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
@@ -55,7 +56,7 @@ enum Unfinished {
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
         let place = self.admit(Kind::Watch)?;
-        let account = account(&request);
+        let (account, acknowledged) = (account(&request), Acknowledged::of(&request).latest());
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -67,7 +68,8 @@ impl Service {
             }
         };
         let reader = self.views.open(&path, request.recursive, &account)?;
-        let watcher = reader.watch(since, request.full, Neighbourhood(account.id()));
+        let at_least = acknowledged.max(convert::at_least(request.min_revision)?);
+        let watcher = reader.watch(since, at_least, request.full, Neighbourhood(account.id()));
         let (views, messages, told) =
             (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
         let open = Open {

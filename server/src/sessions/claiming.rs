@@ -61,11 +61,21 @@ pub(super) struct Claims {
     pulse: Arc<Pulse>,
 }
 
-/// Whether it takes long to compare what is wanted with what stands: either may be large.
+/// Whether it takes long to compare what is wanted with what stands, or with what the same holder has had written before:
+/// each may be large.
 fn takes_long(claim: &Claim, read: Option<&Read>) -> bool {
     const LARGE: usize = 16 * 1024;
-    let first = claim.first.as_ref().map_or(0, Bytes::len);
-    read.is_some_and(|read| read.data.len().max(claim.content.len()).max(first) > LARGE)
+    let others = claim.first.iter().chain(read.map(|read| &read.data));
+    others.map(|other| other.len().max(claim.content.len())).max().is_some_and(|largest| largest > LARGE)
+}
+
+/// As [`Claim::bytes`], on another thread where it takes long to compare them with what was written before.
+async fn new_bytes(claim: &Claim) -> Bytes {
+    if !takes_long(claim, None) {
+        return claim.bytes();
+    }
+    let claim = claim.clone();
+    Box::pin(compute::FOR_CLIENTS.run(move || claim.bytes())).await
 }
 
 /// As [`decide`], on another thread where values are so large that it takes long to compare them.
@@ -215,7 +225,7 @@ impl Claims {
             Policy::PutBack { session, moves: Some(moves), .. } if session == owner.id() => Guard::Own(moves),
             _ => Guard::None,
         };
-        let bytes = claim.bytes();
+        let bytes = new_bytes(claim).await;
         // Somebody deletes the parents all the time: they come in the same transaction.
         let mut ops =
             if look.is_bereft { Box::pin(owner.session().creates_of_parents(path)).await? } else { Vec::new() };
@@ -495,6 +505,8 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::FutureExt as _;
+
     use super::super::claims::Content;
     use super::*;
 
@@ -507,5 +519,26 @@ mod tests {
         assert!(takes_long(&claim(&large), Some(&read(&small))));
         assert!(takes_long(&claim(&small), Some(&read(&large))));
         assert!(!takes_long(&claim(&large), None), "nothing is compared");
+    }
+
+    #[tokio::test]
+    async fn a_large_value_is_compared_apart_with_what_was_written_before_where_nothing_stands() {
+        let (small, large) = (Bytes::from_static(b"{}"), Bytes::from(vec![b' '; 256 * 1024]));
+        let claim = |bytes: &Bytes, first: Option<&Bytes>| {
+            let mut claim = Claim::new(Content::Exact(bytes.clone()), Policy::Update(Generation(1)));
+            claim.first = first.cloned();
+            claim
+        };
+        for (bytes, first, is_here) in [
+            (&small, Some(&small), true),
+            (&large, None, true),
+            (&large, Some(&small), false),
+            (&small, Some(&large), false),
+        ] {
+            let claim = claim(bytes, first);
+            let at_once = new_bytes(&claim).now_or_never();
+            assert_eq!(at_once.is_some(), is_here, "{} after {:?}", bytes.len(), first.map(Bytes::len));
+            assert_eq!(new_bytes(&claim).await, *bytes);
+        }
     }
 }

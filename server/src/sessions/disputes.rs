@@ -284,6 +284,31 @@ mod tests {
         assert!(scene.replica.state.next_tick().is_none());
     }
 
+    /// However many there are: each would make a claim a second.
+    #[test]
+    fn what_can_not_be_read_is_not_put_right_before_it_can() {
+        let mut scene = Scene::new();
+        scene.written(b"theirs");
+        scene.waits();
+        let mut effects = scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        let (mut looks, end) = (0, scene.replica.now + seconds(600));
+        while scene.replica.now < end {
+            assert!(claims(&effects).is_empty(), "after {looks} looks");
+            if matches!(effects[..], [Effect::Verify { .. }]) {
+                looks += 1;
+                scene.replica.step(Input::Verified { path: path(), seen: None });
+            }
+            let due = scene.replica.state.next_tick().expect("it is looked at again") - scene.replica.now;
+            effects = scene.replica.after(due);
+        }
+        assert!((15..40).contains(&looks), "{looks}");
+        // ZooKeeper is back.
+        assert!(matches!(effects[..], [Effect::Verify { .. }]), "{effects:?}");
+        let seen = standing(scene.generation.0, scene.replica.zxid, b"theirs");
+        let effects = scene.replica.step(Input::Verified { path: path(), seen });
+        assert_eq!(claims(&effects).len(), 1, "{effects:?}");
+    }
+
     #[test]
     fn what_is_gone_or_taken_over_meanwhile_is_not_put_right() {
         let mut gone = Scene::new();

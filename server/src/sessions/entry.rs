@@ -232,6 +232,11 @@ impl Entry {
         self.held.as_ref().map(|held| held.generation)
     }
 
+    /// Whether what stands is this incarnation, or the continuation of it.
+    fn is_continuation_of(&self, asked: Generation) -> bool {
+        self.first.is_some_and(|first| first <= asked) && Some(asked) <= self.generation()
+    }
+
     /// Marks the node to be looked at, after so many gaps; `true` when the caller is to do it now.
     pub(super) fn begin_verify(&mut self, gaps: u64) -> bool {
         let idle = self.operation.is_none() && self.held.is_some() && self.holder.is_some();
@@ -326,10 +331,15 @@ impl State {
         }
     }
 
-    /// A client has come back for a registration that exists here, and said goodbye before ZooKeeper could be asked: what
-    /// its earlier stream holds goes with that goodbye.
+    /// A client has come back for a registration that exists here, and said goodbye before ZooKeeper could be asked, or its
+    /// request had begun: what its earlier stream holds goes with that goodbye.
     fn adopt_to_give_back(&mut self, path: &NodePath, by: StreamId) {
-        let Some(entry) = self.entries.get_mut(path).filter(|entry| entry.has_goodbye_of(by)) else { return };
+        // This path's turn may be still to come.
+        let is_leaving = self.streams.get(&by).is_none_or(Stream::is_closing);
+        let Some(entry) = self.entries.get_mut(path) else { return };
+        if !is_leaving && !entry.has_goodbye_of(by) {
+            return;
+        }
         let Some((earlier, generation)) = entry.holder.filter(|holder| *holder != by).zip(entry.generation()) else {
             return;
         };
@@ -383,7 +393,10 @@ impl State {
             entry.operation = Some(Operation::Verifying { gaps });
             let connection = entry.connection;
             self.effects.push(Effect::Verify { path: path.clone(), connection });
-        } else if let Some(due) = entry.dispute.as_ref().and_then(|dispute| dispute.due()).filter(|due| *due <= now) {
+        } else if entry.look_again.is_none()
+            && let Some(due) = entry.dispute.as_ref().and_then(|dispute| dispute.due()).filter(|due| *due <= now)
+        {
+            // What could not even be read is not written before it is.
             if is_overdue {
                 self.pauses.insert((due.max(decided_at), path.clone()));
             } else {
@@ -461,7 +474,13 @@ impl State {
         memory: Share,
     ) {
         // A client that is no more here, ttl or not, may have registered elsewhere meanwhile; if not, it will ask again.
-        let Some(stream) = self.streams.get_mut(&by).filter(|stream| stream.is_attached()) else { return };
+        let Some(stream) = self.streams.get_mut(&by).filter(|stream| stream.is_attached()) else {
+            let entry = self.entries.get(path);
+            if generation.zip(entry).is_some_and(|(asked, entry)| entry.is_continuation_of(asked)) {
+                self.adopt_to_give_back(path, by);
+            }
+            return;
+        };
         let account = stream.account.clone();
         let footprint = stream.footprint(path);
         if footprint.is_none() {
@@ -477,12 +496,11 @@ impl State {
         let Some(entry) = self.entries.get_mut(path) else { return };
         entry.connection = account.id();
         let standing = entry.generation();
-        let is_of_our_line = |asked| entry.first.is_some_and(|first| first <= asked) && Some(asked) <= standing;
         let policy = match (generation, standing) {
             // Its own registration: new data for the same incarnation.
             (None, Some(own)) if entry.holder == Some(by) => Policy::Update(own),
             // That of its line which stands, of which it may not have heard yet.
-            (Some(asked), Some(own)) if is_of_our_line(asked) => Policy::Resume(own),
+            (Some(asked), Some(own)) if entry.is_continuation_of(asked) => Policy::Resume(own),
             (Some(asked), _) => Policy::Resume(asked),
             (None, _) if exclusive => Policy::Exclusive,
             (None, _) => Policy::TakeOver,

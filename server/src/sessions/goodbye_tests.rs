@@ -8,7 +8,7 @@ use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::budget::Resource;
 use crate::error::Error;
-use crate::types::{Generation, Zxid};
+use crate::types::{Generation, NodePath, Zxid};
 use crate::zk::ErrorCode;
 
 /// Each way of giving a path back, with what it answers.
@@ -114,6 +114,92 @@ fn who_comes_back_and_says_goodbye_before_zookeeper_can_be_asked_gives_back_what
         replica.step(Input::Gone { stream: TWO });
         assert!(replica.is_empty(), "{:?}", replica.state);
     }
+}
+
+/// The client says goodbye, and is gone before its request has begun, which waits for what is under way.
+#[test]
+fn who_comes_back_and_says_goodbye_before_its_request_has_begun_gives_back_what_exists() {
+    let reading = || {
+        let mut replica = Replica::new();
+        let generation = replica.register(ONE, Some(TTL));
+        begin_read(&mut replica);
+        replica.step(gone());
+        (replica, generation)
+    };
+    let coming_back = |(mut replica, generation): (Replica, Generation), asked, goodbye, ttl| {
+        replica.open(TWO, ttl);
+        replica.set_with(TWO, asked, false);
+        replica.step(goodbye);
+        replica.step(Input::Gone { stream: TWO });
+        (replica, generation)
+    };
+    let unset = || Input::Unset { stream: TWO, path: path() };
+    let close = || Input::Close { stream: TWO };
+    for (goodbye, ttl) in [(unset(), Some(TTL)), (close(), Some(TTL)), (close(), None)] {
+        let first = reading();
+        let asked = Some(first.1);
+        let (mut replica, generation) = coming_back(first, asked, goodbye, ttl);
+        let seen = standing(generation.0, generation.0, b"data");
+        let effects = replica.step(Input::Verified { path: path(), seen });
+        assert!(is_removal(&effects, generation), "{effects:?}");
+        replica.step(Input::Removed { path: path() });
+        replica.after(2 * TTL);
+        assert!(replica.is_empty(), "{:?}", replica.state);
+    }
+    // What stands is another's, or nobody has said goodbye.
+    for (asked, goodbye) in [(None, close()), (Some(Generation(50)), close()), (Some(Generation(101)), gone())] {
+        let (mut replica, generation) = coming_back(reading(), asked, goodbye, Some(TTL));
+        let seen = standing(generation.0, generation.0, b"data");
+        let effects = replica.step(Input::Verified { path: path(), seen });
+        assert!(effects.is_empty() && replica.state.entries[&path()].holder == Some(ONE), "{effects:?}");
+    }
+    let mut replica = restoring(Some(TTL)).0;
+    replica.step(gone());
+    replica.claimed(away());
+    let asked = Some(Generation(replica.zxid));
+    let (mut replica, _) = coming_back((replica, Generation(0)), asked, close(), None);
+    assert_eq!(claims(&replica.step(Input::BackendUp)).len(), 1);
+    let Claimed::Held { held, stat, adopted } = replica.held() else { panic!("held") };
+    let effects = replica.claimed(Claimed::Held { held: Held { session: OTHER_SESSION, ..held }, stat, adopted });
+    assert!(is_removal(&effects, Generation(replica.zxid)), "{effects:?}");
+}
+
+#[test]
+fn a_goodbye_to_many_paths_that_the_end_of_its_stream_overtakes_is_kept_for_each() {
+    const COUNT: i64 = 200;
+    let mut replica = Replica::new();
+    let paths: Vec<_> = (0..COUNT).map(|index| NodePath::trusted(format!("/many/{index}"))).collect();
+    replica.open(ONE, Some(TTL));
+    for path in &paths {
+        replica.set_path(ONE, path.clone(), None, false);
+        let outcome = replica.held();
+        replica.step(Input::Claimed { path: path.clone(), outcome });
+    }
+    replica.step(gone());
+    replica.open(TWO, None);
+    let first = replica.zxid + 1 - COUNT;
+    for (path, generation) in paths.iter().zip(first..) {
+        replica.set_path(TWO, path.clone(), Some(Generation(generation)), false);
+    }
+    for path in &paths {
+        replica.step(Input::Claimed { path: path.clone(), outcome: away() });
+    }
+    // No slice in between.
+    let mut effects = Vec::new();
+    for input in [Input::Close { stream: TWO }, Input::Gone { stream: TWO }, Input::BackendUp] {
+        effects.extend(replica.state.step(input, replica.now));
+    }
+    assert!(replica.state.has_chores());
+    effects.extend(replica.step(Input::GoOn));
+    for _ in 0..100 {
+        effects.extend(replica.after(Duration::from_millis(10)));
+    }
+    assert!(claims(&effects).is_empty(), "{effects:?}");
+    for (path, generation) in paths.iter().zip(first..) {
+        assert!(is_removal(&effects, Generation(generation)), "{path} stands");
+        replica.step(Input::Removed { path: path.clone() });
+    }
+    assert!(replica.is_empty(), "{:?}", replica.state);
 }
 
 /// A replica whose ZooKeeper session was lost, with the claim that registers the path again.

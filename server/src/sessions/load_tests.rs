@@ -33,14 +33,20 @@ fn a_connection_over_its_limit_is_rejected_and_goes_on() {
 }
 
 #[test]
-fn a_stream_whose_connection_has_no_memory_left_counts_as_heard_as_long_as_it_stands() {
+fn a_stream_whose_connection_has_no_memory_left_is_given_one_more_ttl() {
     let mut replica = Replica::limited(Limits { bytes: 100_000, ..Limits::NONE });
     let generation = replica.register(ONE, Some(TTL));
     let mut others = replica.account.share(Resource::Bytes);
     others.set(200_000);
-    assert!(replica.after(5 * TTL).is_empty(), "what it says may be unread");
+    assert!(replica.after(TTL * 19 / 10).is_empty(), "what it says may not come");
+    replica.step(Input::KeepAlive { stream: ONE });
+    let unread = replica.heard[&ONE].arriving();
+    assert!(replica.after(5 * TTL).is_empty(), "something of it is unread");
+    drop(unread);
+    replica.heard[&ONE].note(replica.now);
+    assert!(replica.after(TTL * 19 / 10).is_empty());
+    assert!(is_removal(&replica.after(TTL), generation), "it hangs");
     drop(others);
-    assert!(is_removal(&replica.after(2 * TTL), generation));
     replica.step(Input::Removed { path: path() });
     let generation = replica.register(TWO, Some(TTL));
     let mut others = replica.account.share(Resource::Bytes);

@@ -133,12 +133,14 @@ impl Stream {
     }
 
     /// When its client was last heard: a message counts from when it was read. Where the connection has no memory left, what
-    /// its streams say may be unread.
+    /// its streams say may not even come, behind what is unread of others: each is given one more ttl, and no more, or the
+    /// registrations of a program that hangs would stand for as long as that lasts.
     fn last_heard(&self, now: Instant) -> Instant {
-        if self.attached && self.account.is_exhausted(Resource::Bytes) {
-            return now;
+        let heard = self.last_taken.max(self.heard.last(now));
+        match self.ttl {
+            Some(ttl) if self.attached && self.account.is_exhausted(Resource::Bytes) => now.min(heard + ttl),
+            _ => heard,
         }
-        self.last_taken.max(self.heard.last(now))
     }
 
     /// Whether its ttl has gone by since its client was last heard.

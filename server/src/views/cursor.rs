@@ -195,7 +195,7 @@ mod tests {
     use rand::{RngExt as _, SeedableRng as _};
 
     use super::super::ring::{ChangeKind, Limits};
-    use super::super::rounds::Moment;
+    use super::super::rounds::{Arrived, Moment};
     use super::super::scope::Scope;
     use super::super::state::{Entry, NodeRead, Reads};
     use super::super::view::View;
@@ -268,7 +268,13 @@ mod tests {
                 Some(stat) => NodeRead::Present(Arc::new(Entry::new(b"", Stat { num_children: count, ..stat }))),
                 None => NodeRead::Absent(self.zxid),
             };
-            assert!(self.view.show_now(Moment { node, reads, zxid: Zxid(self.zxid), barrier: 0 }));
+            assert!(self.view.show_now(Moment {
+                node,
+                reads,
+                zxid: Zxid(self.zxid),
+                arrived: Arrived::default(),
+                barrier: 0
+            }));
         }
 
         fn content(&self) -> Map {

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::apart::{Bulk, apart, discard};
-use super::rounds::{Names, Round};
+use super::rounds::{Arrived, Names, Round};
 use super::scope::{Scope, child_of};
 use super::state::{Entry, NodeRead, State, weight};
 use crate::error::Error;
@@ -297,6 +297,7 @@ impl<'a> Line<'a> {
 
     async fn take_in(&self, round: &mut Round, names: Vec<Arc<str>>, found: &mut Found) -> Result<(), Failure> {
         let (mut reads, mut copied) = (Vec::with_capacity(names.len()), 0);
+        round.arrived = Arrived { connection: self.connection, upto: found.events.upto };
         for name in names {
             let read = entry(found.parts.pop_front())?;
             if let Some(entry) = &read {

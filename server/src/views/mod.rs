@@ -10,6 +10,7 @@
 //!   holds for views that were dropped meanwhile, and for new sessions.
 //! - What a change costs ZooKeeper does not depend on how many read and watch. A slow watcher costs no memory beyond the
 //!   ring, which is shared.
+//! - A reader that knows of a later transaction waits until it is shown ([`Reader::reach`]), if there is such a one.
 //! - While ZooKeeper is away, what is known is shown as before, and says that it is stale. With a [`Store`] that outlives
 //!   the process.
 //!
@@ -23,7 +24,7 @@
 //!
 //! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
 //! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all;
-//! `view` is what it shares with readers, `purse` who pays for it, `bell` wakes them. `slots` is the table of views, `registry` what fills it. `parts`
+//! `view` is what it shares with readers, `reach` has them wait for what they know of, `purse` who pays for it, `bell` wakes them. `slots` is the table of views, `registry` what fills it. `parts`
 //! are bytes that were made of a state or a delta, `maker` makes them, in `turns`. `apart` is for what takes long. `store` keeps views over a restart: `directory` are its files, `stored` is what
 //! is in one.
 
@@ -37,6 +38,7 @@ mod maker;
 mod parts;
 mod pins;
 mod purse;
+mod reach;
 mod reader;
 mod registry;
 mod ring;
@@ -56,6 +58,7 @@ pub(crate) use bell::Neighbourhood;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
 pub(crate) use parts::{Begin, Form, Key, Made};
+pub(crate) use reach::Reached;
 pub(crate) use reader::{Reader, Reading};
 use registry::Lease;
 pub(crate) use registry::{Settings, Views};

@@ -11,7 +11,8 @@ use super::view::{BackendState, Known, Refusal, View};
 use super::watcher::Watcher;
 use super::{Lease, Settings};
 use crate::error::Error;
-use crate::types::Revision;
+use crate::types::{Revision, Zxid};
+use crate::zk::Hub;
 
 /// How long a reader waits at most for a ZooKeeper that answers, but does not get done.
 const PATIENCE_WITH_THE_SLOW: Duration = Duration::from_secs(30);
@@ -129,9 +130,16 @@ impl Reader {
     }
 
     /// Watches: everything from now on or, with a revision that a state had, what has changed since. With `full`, each
-    /// change is told as the whole state. Who watches over the same connection is of one `neighbourhood`.
-    pub(crate) fn watch(self, since: Option<Revision>, full: bool, neighbourhood: Neighbourhood) -> Watcher {
-        Watcher::new(self, since, full, neighbourhood)
+    /// change is told as the whole state. Who watches over the same connection is of one `neighbourhood`. The first state is as
+    /// new as the transaction `at_least`, if that is reached in time.
+    pub(crate) fn watch(
+        self,
+        since: Option<Revision>,
+        at_least: Zxid,
+        full: bool,
+        neighbourhood: Neighbourhood,
+    ) -> Watcher {
+        Watcher::new(self, since, at_least, full, neighbourhood)
     }
 
     pub(super) fn view(&self) -> &Arc<View> {
@@ -171,10 +179,33 @@ impl Reader {
         }
     }
 
+    pub(super) fn hub(&self) -> &Hub {
+        &self.lease.views().zk.hub
+    }
+
+    /// Until when a reader that begins to wait now has patience.
+    pub(crate) fn patience_ends(&self) -> Instant {
+        Instant::now() + self.settings().patience
+    }
+
+    /// When ZooKeeper was last heard of on the session that watches.
+    pub(crate) fn last_heard(&self) -> Option<SystemTime> {
+        let heard = self.hub().session(&self.view().scope.path).last_heard()?;
+        Some(SystemTime::now() - heard.elapsed())
+    }
+
+    /// Whether ZooKeeper has been away for less time than a reader waits.
+    pub(super) fn is_worth_waiting(&self) -> bool {
+        let session = self.hub().session(&self.view().scope.path);
+        let silence =
+            if session.is_up() { Some(session.silence()) } else { session.last_heard().map(|at| at.elapsed()) };
+        silence.is_some_and(|silence| silence < self.settings().patience)
+    }
+
     /// Whether ZooKeeper is connected, and says something when it is asked. A view that waits for its turn to load has
     /// asked nothing: then others' requests tell.
     pub(super) fn is_reachable(&self) -> bool {
-        let session = self.lease.views().zk.hub.session(&self.view().scope.path);
+        let session = self.hub().session(&self.view().scope.path);
         session.is_up() && session.silence() < self.settings().patience
     }
 }

@@ -22,7 +22,7 @@ use crate::budget::{Account, Budget, Limits, Resource};
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::turns::Turns;
-use crate::types::NodePath;
+use crate::types::{NodePath, Zxid};
 use crate::zk::Zk;
 
 /// Number of multi reads with which views are loaded at once over one session. ZooKeeper answers them faster than they can be
@@ -162,6 +162,11 @@ impl Views {
         };
         let view = self.0.slots().open(&scope, account, make)?;
         Ok(Reader::new(Lease { view, account: account.clone(), inner: self.0.clone() }))
+    }
+
+    /// The last transaction that this process knows of.
+    pub(crate) fn last_zxid(&self) -> Zxid {
+        self.0.zk.last_zxid()
     }
 
     /// How many views there are.

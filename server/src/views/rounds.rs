@@ -31,8 +31,26 @@ pub(super) struct Round {
     open: Names,
     /// ZooKeeper's last transaction at the last read.
     pub(super) zxid: Zxid,
+    /// What had arrived of events when it was answered.
+    pub(super) arrived: Arrived,
     /// The latest barrier that the last read was behind.
     pub(super) barrier: u64,
+}
+
+/// Events on one connection, up to a number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Arrived {
+    /// The connection.
+    pub(super) connection: u64,
+    /// The number of the last, in the mailbox.
+    pub(super) upto: u64,
+}
+
+impl Arrived {
+    /// Whether what includes these includes the others.
+    pub(super) fn includes(self, other: Self) -> bool {
+        self.connection == other.connection && self.upto >= other.upto
+    }
 }
 
 impl Round {
@@ -56,6 +74,8 @@ pub(super) struct Moment {
     pub(super) reads: Reads,
     /// ZooKeeper's last transaction then, or a later one.
     pub(super) zxid: Zxid,
+    /// The events that it includes.
+    pub(super) arrived: Arrived,
     /// The latest barrier that it is behind.
     pub(super) barrier: u64,
 }
@@ -100,7 +120,8 @@ impl Rounds {
             let mut reads = last.map(|last| last.reads).unwrap_or_default();
             reads.extend(round.reads);
             self.wanted.clear();
-            return Some(Moment { node, reads, zxid: round.zxid, barrier: round.barrier });
+            let Round { zxid, arrived, barrier, .. } = round;
+            return Some(Moment { node, reads, zxid, arrived, barrier });
         }
         match last {
             Some(mut last) if is_closed(&last) => {
@@ -108,7 +129,8 @@ impl Rounds {
                 last.reads.extend(closed);
                 self.wanted.clone_from(&round.named);
                 self.last = Some(round);
-                last.node.map(|node| Moment { node, reads: last.reads, zxid: last.zxid, barrier: last.barrier })
+                let Round { node, reads, zxid, arrived, barrier, .. } = last;
+                node.map(|node| Moment { node, reads, zxid, arrived, barrier })
             }
             last => {
                 let mut reads = last.map(|last| last.reads).unwrap_or_default();
@@ -182,6 +204,7 @@ mod tests {
                 round.answer(std::mem::take(&mut self.events), reads.collect::<Vec<_>>());
             }
             round.zxid = Zxid(i64::try_from(self.past.len()).unwrap());
+            round.arrived.upto = u64::try_from(self.past.len()).unwrap();
             // The node has the moment's own number, by which the test finds the truth.
             round.node = Some(NodeRead::Absent(round.zxid.0));
             round
@@ -203,6 +226,7 @@ mod tests {
             }
             let number = usize::try_from(moment.zxid.0).unwrap();
             assert_eq!(moment.node, NodeRead::Absent(moment.zxid.0));
+            assert_eq!(usize::try_from(moment.arrived.upto).unwrap(), number, "it includes all events before it");
             for (name, write) in &world.past[latest..number] {
                 apply(&mut truth, name.clone(), *write);
             }

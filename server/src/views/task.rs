@@ -13,7 +13,7 @@ use super::fetch::{Failure, Line, Loaded};
 use super::registry::Inner;
 use super::rounds::{Moment, Round, Rounds};
 use super::state::State;
-use super::view::{BackendState, Refusal, View};
+use super::view::{BackendState, Refusal, Seen, View};
 use crate::error::Error;
 use crate::turns::{Turn, Turns};
 use crate::types::Zxid;
@@ -71,7 +71,7 @@ impl Task {
     pub(super) async fn run(view: Arc<View>, views: Arc<Inner>) {
         let turns = views.loads(&view.scope.path).clone();
         let (turn, connection) = first_turn(&view, &turns).await;
-        let mailbox = Arc::new(Mailbox::default());
+        let mailbox = view.mailbox.clone();
         let subscription = views.zk.hub.subscribe(&view.scope.path, &mailbox);
         let task = Self {
             view,
@@ -140,7 +140,7 @@ impl Task {
     }
 
     async fn note(&mut self, batch: Batch) {
-        let (scope, is_resync) = (self.view.scope.clone(), !batch.resync.is_empty());
+        let (scope, is_resync, upto) = (self.view.scope.clone(), !batch.resync.is_empty(), batch.upto);
         let (named, is_due) = apart(batch.events.len(), move || {
             let named = scope.named(&batch);
             // What happened to the path itself names nothing below it.
@@ -153,6 +153,9 @@ impl Task {
             Work::Changes(_) | Work::Demanded if is_resync => self.work = Work::Everything,
             Work::Demanded if is_due => self.work = Work::Everything,
             Work::Changes(_) | Work::Demanded | Work::Refused | Work::Everything => {}
+        }
+        if matches!(&self.work, Work::Changes(rounds) if !rounds.are_due()) {
+            self.view.pass_over(upto).await;
         }
         // It may be this view's own reads that end the connection, again and again.
         if is_resync && self.failures < 2 {
@@ -234,7 +237,7 @@ impl Task {
             self.views.make_room();
             return if is_right { Ok(()) } else { Err(Failure::Disagrees) };
         };
-        let (zxid, barrier) = (moment.zxid, moment.barrier);
+        let Moment { zxid, arrived, barrier, .. } = moment;
         let state = take_in(state, moment).await;
         let (state, agrees) = apart(state.children.len(), move || {
             let agrees = state.agrees();
@@ -247,7 +250,7 @@ impl Task {
         if self.view.is_ahead_of(zxid) && !self.is_behind {
             return Err(Failure::Behind);
         }
-        self.view.show_whole(state, zxid, barrier).await.map_err(Failure::TooLarge)
+        self.view.show_whole(state, Seen { zxid, arrived, barrier }).await.map_err(Failure::TooLarge)
     }
 
     /// Takes memory for what was read so far; idle views make room.

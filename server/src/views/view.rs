@@ -10,13 +10,14 @@ use super::apart::apart;
 use super::bell::{Bell, Listener, Neighbourhood};
 use super::purse::Purse;
 use super::ring::{Delta, Limits, Ring};
-use super::rounds::Moment;
+use super::rounds::{Arrived, Moment};
 use super::scope::Scope;
 use super::state::{Difference, NodeRead, State};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::types::{Revision, Zxid};
+use crate::zk::Mailbox;
 
 /// How a replica stands with ZooKeeper, as far as one view is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +34,8 @@ pub(crate) enum BackendState {
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) scope: Scope,
+    /// Where the events of the path arrive.
+    pub(super) mailbox: Arc<Mailbox>,
     known: Mutex<Known>,
     /// What it holds of the memory for views. Locked after the table of views, and before nothing.
     purse: Mutex<Purse>,
@@ -69,6 +72,8 @@ pub(super) struct Known {
     pub(super) lost_as_of: Option<SystemTime>,
     /// ZooKeeper's last transaction when the state was read.
     pub(super) zxid: Zxid,
+    /// The events that the state includes. None that comes later has changed it.
+    arrived: Arrived,
     barriers: Barriers,
 }
 
@@ -87,6 +92,17 @@ impl Refusal {
     fn is_want_of_room(&self, too_large: &Error) -> bool {
         self.until.is_some() && self.error.reason() == too_large.reason() && self.error != *too_large
     }
+}
+
+/// What a state was read behind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// ZooKeeper's last transaction.
+    pub(super) zxid: Zxid,
+    /// The events that it includes.
+    pub(super) arrived: Arrived,
+    /// The latest barrier.
+    pub(super) barrier: u64,
 }
 
 /// The next state and what leads to it, made while nobody waits for it.
@@ -126,10 +142,12 @@ impl View {
             losses: 0,
             lost_as_of: None,
             zxid: Zxid(0),
+            arrived: Arrived::default(),
             barriers: Barriers::default(),
         };
         Self {
             scope,
+            mailbox: Arc::default(),
             known: Mutex::new(known),
             purse: Mutex::new(purse),
             news: Arc::default(),
@@ -278,7 +296,8 @@ impl View {
     /// # Errors
     /// [`Error::LimitExceeded`] when the view grows beyond what it may hold.
     pub(super) async fn show(&self, moment: Moment) -> Result<bool, Error> {
-        let Moment { node, reads, zxid, barrier } = moment;
+        let Moment { node, reads, zxid, arrived, barrier } = moment;
+        let seen = Seen { zxid, arrived, barrier };
         let Some(before) = self.known().state.clone() else { return Ok(false) };
         let gone = if matches!(node, NodeRead::Absent(_)) { before.children.len() } else { 0 };
         let steps = reads.len() + gone;
@@ -297,13 +316,13 @@ impl View {
             None => return Ok(false),
             // Nothing is new, as after most barriers: what was made of the state stays.
             Some(None) => {
-                let is_news = self.known().settle(zxid, barrier);
+                let is_news = self.known().settle(seen);
                 self.tell(is_news).await;
             }
             Some(Some(next)) => {
                 let ring = self.known().ring.excess(next.difference.edits.cost());
                 self.hold(next.state.bytes(), ring)?;
-                let is_news = self.move_on(next, zxid, barrier);
+                let is_news = self.move_on(next, seen);
                 self.settle_memory();
                 self.tell(is_news).await;
             }
@@ -315,7 +334,8 @@ impl View {
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when it is more than the view may hold.
-    pub(super) async fn show_whole(&self, mut next: State, zxid: Zxid, barrier: u64) -> Result<(), Error> {
+    pub(super) async fn show_whole(&self, mut next: State, seen: Seen) -> Result<(), Error> {
+        let zxid = seen.zxid;
         self.hold_for_load(next.bytes())?;
         loop {
             let (before, latest) = {
@@ -325,12 +345,12 @@ impl View {
             if let Some(before) = before.clone().filter(|_| zxid.0 <= 0 || zxid >= latest) {
                 let nodes = before.children.len() + next.children.len();
                 let next = apart(nodes, move || Next::new(before.moved_to(next, zxid))).await;
-                let is_news = self.move_on(next, zxid, barrier);
+                let is_news = self.move_on(next, seen);
                 self.settle_memory();
                 self.tell(is_news).await;
                 return Ok(());
             }
-            match self.begin_anew(before.as_ref(), next, zxid, barrier) {
+            match self.begin_anew(before.as_ref(), next, seen) {
                 None => {
                     self.settle_memory();
                     self.tell(true).await;
@@ -343,7 +363,7 @@ impl View {
     }
 
     /// Shows a state to which nothing leads from `before`. Gives it back when that is not what is shown any more.
-    fn begin_anew(&self, before: Option<&Arc<State>>, next: State, zxid: Zxid, barrier: u64) -> Option<State> {
+    fn begin_anew(&self, before: Option<&Arc<State>>, next: State, seen: Seen) -> Option<State> {
         let mut known = self.known();
         let known = &mut *known;
         match (&known.state, before) {
@@ -357,17 +377,17 @@ impl View {
             }
             _ => return Some(next),
         }
-        known.settle(zxid, barrier);
+        known.settle(seen);
         known.ring.restart(next.revision);
         known.state = Some(Arc::new(next));
         None
     }
 
     /// Shows the state that follows the present one; gives whether that is news.
-    fn move_on(&self, next: Next, zxid: Zxid, barrier: u64) -> bool {
+    fn move_on(&self, next: Next, seen: Seen) -> bool {
         let Next { state, difference, prepared } = next;
         let mut known = self.known();
-        let mut is_news = known.settle(zxid, barrier);
+        let mut is_news = known.settle(seen);
         let revision = state.revision;
         let before = known.state.replace(state);
         if let Some(before) = &before {
@@ -453,6 +473,17 @@ impl View {
         self.stop.notified().await;
     }
 
+    /// Notes that events up to this number leave the state as it is, if it includes all before them.
+    pub(super) async fn pass_over(&self, upto: u64) {
+        let is_new = {
+            let arrived = &mut self.known().arrived;
+            std::mem::replace(&mut arrived.upto, upto) != upto
+        };
+        if is_new {
+            self.progress.ring().await;
+        }
+    }
+
     async fn tell(&self, is_news: bool) {
         if is_news {
             self.news.ring().await;
@@ -494,19 +525,33 @@ impl Known {
     }
 
     /// Notes that the state is right, and says whether that is news.
-    fn settle(&mut self, zxid: Zxid, barrier: u64) -> bool {
+    fn settle(&mut self, Seen { zxid, arrived, barrier }: Seen) -> bool {
         let is_news = self.refusal.is_some() || self.backend != BackendState::Connected;
         self.refusal = None;
         self.backend = BackendState::Connected;
         self.as_of = None;
         self.zxid = zxid;
+        self.arrived = arrived;
         self.barriers.done = self.barriers.done.max(barrier);
         is_news
+    }
+
+    /// Whether the state includes these events.
+    pub(super) fn includes(&self, arrived: Arrived) -> bool {
+        self.arrived.includes(arrived)
     }
 
     /// Whether this barrier is done.
     pub(super) fn is_done(&self, barrier: u64) -> bool {
         self.barriers.done >= barrier
+    }
+}
+
+#[cfg(test)]
+impl Seen {
+    /// Without events.
+    pub(super) fn at(zxid: Zxid, barrier: u64) -> Self {
+        Self { zxid, arrived: Arrived::default(), barrier }
     }
 }
 
@@ -532,6 +577,6 @@ impl View {
     /// [`View::show_whole`], of a small state.
     pub(super) fn show_whole_now(&self, next: State, zxid: Zxid, barrier: u64) {
         use futures_util::FutureExt as _;
-        self.show_whole(next, zxid, barrier).now_or_never().expect("it is done at once").unwrap();
+        self.show_whole(next, Seen::at(zxid, barrier)).now_or_never().expect("it is done at once").unwrap();
     }
 }

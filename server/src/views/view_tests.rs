@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::purse::Purse;
 use super::ring::Limits;
-use super::rounds::Moment;
+use super::rounds::{Arrived, Moment};
 use super::scope::Scope;
 use super::state::{Entry, NodeRead, Reads, State};
-use super::view::{Refusal, View};
+use super::view::{Refusal, Seen, View};
 use crate::budget::{Budget, Limits as Most, Resource};
 use crate::error::Error;
 use crate::types::{NodePath, Revision, Stat, Zxid};
@@ -27,7 +27,7 @@ fn node(zxid: i64, num_children: i32) -> NodeRead {
 }
 
 fn moment(node: NodeRead, reads: Reads, zxid: i64, barrier: u64) -> Moment {
-    Moment { node, reads, zxid: Zxid(zxid), barrier }
+    Moment { node, reads, zxid: Zxid(zxid), arrived: Arrived::default(), barrier }
 }
 
 fn children(count: usize, data: &[u8]) -> Reads {
@@ -96,7 +96,7 @@ fn what_takes_long_leaves_the_thread_to_others() {
         let count = || view.known().state.as_ref().unwrap().children.len();
         assert!(is_done_apart(&view, view.show(moment(node(5, 5000), children(5000, b"1"), 5, 0))).await.unwrap());
         assert_eq!(count(), 5000);
-        is_done_apart(&view, view.show_whole(state, Zxid(6), 0)).await.unwrap();
+        is_done_apart(&view, view.show_whole(state, Seen::at(Zxid(6), 0))).await.unwrap();
         assert_eq!(count(), 0);
         assert!(view.show(moment(node(7, 5000), children(5000, b"2"), 7, 0)).await.unwrap());
         assert!(is_done_apart(&view, view.show(moment(NodeRead::Absent(8), Reads::new(), 8, 0))).await.unwrap());
@@ -113,9 +113,9 @@ async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back
         state.take_in(node(1, count), children(usize::try_from(count).unwrap(), &[0; 800]));
         state
     };
-    view.show_whole(state(10), Zxid(5), 0).await.unwrap();
+    view.show_whole(state(10), Seen::at(Zxid(5), 0)).await.unwrap();
     assert_eq!(budget.used(Resource::ViewBytes), 0, "small paths do not count");
-    view.show_whole(state(100), Zxid(5), 0).await.unwrap();
+    view.show_whole(state(100), Seen::at(Zxid(5), 0)).await.unwrap();
     let held = budget.used(Resource::ViewBytes);
     assert!(held > 80_000, "{held}");
     let error = view.show(moment(node(5, 200), children(200, &[0; 800]), 6, 0)).await.unwrap_err();
@@ -124,7 +124,7 @@ async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back
     view.refuse(Refusal { error, until: Some(Instant::now()) }).await;
     assert!(view.known().state.is_none());
     assert_eq!(budget.used(Resource::ViewBytes), 0);
-    view.show_whole(state(10), Zxid(7), 0).await.unwrap();
+    view.show_whole(state(10), Seen::at(Zxid(7), 0)).await.unwrap();
     assert!(view.known().refusal.is_none());
 }
 
@@ -137,7 +137,7 @@ async fn a_reload_and_the_two_moments_of_the_ring_are_counted() {
         state.take_in(node(1, 1), children(1, &[0; 1_000_000]));
         state
     };
-    view.show_whole(state(), Zxid(1), 0).await.unwrap();
+    view.show_whole(state(), Seen::at(Zxid(1), 0)).await.unwrap();
     let held = || budget.used(Resource::ViewBytes);
     let one = held();
     view.hold_for_load(state().bytes()).unwrap();

@@ -9,7 +9,7 @@ use super::cursor::{Cursor, Next, Step};
 use super::reader::{LOOKS, Reader};
 use super::view::BackendState;
 use crate::error::Error;
-use crate::types::Revision;
+use crate::types::{Revision, Zxid};
 
 /// How long a server that has answered a sync may be behind what another has shown.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub(crate) struct Watcher {
     patience_ends: Instant,
     /// That it was looked again whether the path can be shown: that it can't may have been long ago.
     is_checked: bool,
+    /// The transaction that the first state has to be as new as, and until when that is waited for.
+    awaited: Option<(Zxid, Instant)>,
     /// Since when the server has been known to be behind the client.
     is_behind_since: Option<Instant>,
 }
@@ -48,11 +50,18 @@ struct Look {
 }
 
 impl Watcher {
-    pub(super) fn new(reader: Reader, since: Option<Revision>, full: bool, neighbourhood: Neighbourhood) -> Self {
+    pub(super) fn new(
+        reader: Reader,
+        since: Option<Revision>,
+        at_least: Zxid,
+        full: bool,
+        neighbourhood: Neighbourhood,
+    ) -> Self {
         let news = reader.view().news(neighbourhood);
-        let patience_ends = Instant::now() + reader.settings().patience;
+        let patience_ends = reader.patience_ends();
+        let awaited = (at_least.0 > 0).then_some((at_least, patience_ends));
         let cursor = Cursor::new(since, full);
-        Self { reader, news, cursor, patience_ends, is_checked: false, is_behind_since: None }
+        Self { reader, news, cursor, patience_ends, is_checked: false, awaited, is_behind_since: None }
     }
 
     /// The next thing to tell. First a snapshot; or, with a revision to go on from, the net changes since, or
@@ -72,6 +81,7 @@ impl Watcher {
         self.is_checked = true;
         loop {
             self.news.catch_up();
+            self.await_first().await;
             let Look { next, is_stale, has_state } = self.look()?;
             let step = match next {
                 Next::Tell(step) => return Ok(Told { step, is_stale }),
@@ -81,6 +91,17 @@ impl Watcher {
             if let Some(step) = step {
                 return Ok(Told { step, is_stale: self.is_stale() });
             }
+        }
+    }
+
+    /// What the client knows of is waited for once something is known: a first load is behind a sync, but perhaps one from
+    /// before.
+    async fn await_first(&mut self) {
+        if let Some((at_least, until)) = self.awaited
+            && !self.reader.view().is_unknown()
+        {
+            self.reader.reach(at_least, until).await;
+            self.awaited = None;
         }
     }
 

@@ -4,8 +4,10 @@
 //! hub sets them again, and then has every subscriber read everything again.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use rollcall_wire::{Request, WatchMode};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -13,6 +15,7 @@ use tokio::task::JoinSet;
 use super::session::{Answer, Link, Session};
 use super::watches::{Mailbox, Watches};
 use super::{Config, Error};
+use crate::mutex::lock;
 use crate::types::{NodePath, Zxid};
 
 /// A handle on the sessions that watch.
@@ -30,7 +33,11 @@ pub(crate) struct Watcher(pub(crate) usize);
 struct Slot {
     watches: Arc<Watches>,
     session: watch::Receiver<Session>,
+    sync: Arc<Mutex<Option<Sync>>>,
 }
+
+/// A sync that is under way, or was; gives whether it was answered.
+type Sync = Shared<BoxFuture<'static, bool>>;
 
 /// One subtree that a [`Mailbox`] hears of, until this is dropped.
 #[derive(Debug)]
@@ -48,7 +55,7 @@ impl Hub {
             let (session, life) = Session::start(config.clone(), watches.clone());
             let (current, receiver) = watch::channel(session);
             tasks.spawn(keep_session(config.clone(), watches.clone(), current, life));
-            Slot { watches, session: receiver }
+            Slot { watches, session: receiver, sync: Arc::default() }
         });
         Self { slots: slots.collect() }
     }
@@ -83,6 +90,34 @@ impl Hub {
     /// The last transaction that any watching session knows of.
     pub(super) fn last_zxid(&self) -> Zxid {
         self.slots.iter().map(|slot| slot.session.borrow().last_zxid()).max().unwrap_or_default()
+    }
+
+    /// The connection of the session that watches `path`, and the transaction up to which all events that it is to tell are
+    /// in the mailboxes.
+    pub(crate) fn horizon(&self, path: &NodePath) -> Option<(u64, Zxid)> {
+        self.slot(path).watches.horizon()
+    }
+
+    /// Waits for a sync of the server that watches `path`, which moves [`Hub::horizon`]; gives whether it was answered. A
+    /// session has one under way at most, however many wait: one that was under way before this call began may have been
+    /// too early, and is waited for all the same.
+    ///
+    /// # Cancellation
+    /// Safe: others go on waiting.
+    pub(crate) async fn sync(&self, path: &NodePath) -> bool {
+        let slot = self.slot(path);
+        let sync = {
+            let mut current = lock(&slot.sync);
+            match current.as_ref().filter(|sync| sync.peek().is_none()) {
+                Some(sync) => sync.clone(),
+                None => {
+                    let answer = slot.session.borrow().submit(Request::Sync { path: "/".to_owned() });
+                    let sync = answer.map(|answer| answer.is_ok()).boxed().shared();
+                    current.insert(sync).clone()
+                }
+            }
+        };
+        sync.await
     }
 
     /// Whether every watching session is connected.

@@ -12,6 +12,7 @@ mod connection;
 mod created;
 mod error;
 mod fence;
+mod horizon;
 mod hub;
 pub(crate) mod layout;
 mod names;

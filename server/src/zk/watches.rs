@@ -4,11 +4,13 @@
 //! One-shot watches: a [`OneShot`] that resolves once.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use rollcall_wire::EventKind;
 use tokio::sync::{Notify, oneshot};
 
+use super::horizon::Horizon;
 use crate::mutex::lock;
 use crate::types::{NodePath, Zxid, ancestors};
 
@@ -37,6 +39,8 @@ pub(crate) struct Batch {
     pub(crate) resync: HashSet<NodePath>,
     /// What happened to which node since the last batch; of several events of one node, which of them there were.
     pub(crate) events: HashMap<Arc<str>, Seen>,
+    /// The number of the last arrival before the batch was taken: all up to it are in this batch or an earlier one.
+    pub(crate) upto: u64,
 }
 
 /// The merged events of one node.
@@ -64,6 +68,8 @@ impl Batch {
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     unread: Mutex<Batch>,
+    /// Number of events and calls to read everything that have arrived. Written under the lock.
+    arrivals: AtomicU64,
     news: Notify,
 }
 
@@ -84,7 +90,17 @@ impl Mailbox {
 
     /// Takes what there is, perhaps nothing.
     pub(crate) fn take(&self) -> Batch {
-        std::mem::take(&mut *lock(&self.unread))
+        let mut unread = lock(&self.unread);
+        Batch { upto: self.arrivals(), ..std::mem::take(&mut *unread) }
+    }
+
+    /// The number of the last arrival.
+    pub(crate) fn arrivals(&self) -> u64 {
+        self.arrivals.load(Ordering::Acquire)
+    }
+
+    fn arrived(&self) {
+        self.arrivals.fetch_add(1, Ordering::Release);
     }
 
     /// Gives back what was taken and could not be handed on.
@@ -107,12 +123,16 @@ impl Mailbox {
     }
 
     pub(super) fn resync(&self, path: &NodePath) {
-        lock(&self.unread).resync.insert(path.clone());
+        let mut unread = lock(&self.unread);
+        unread.resync.insert(path.clone());
+        self.arrived();
+        drop(unread);
         self.news.notify_one();
     }
 
     fn push(&self, watched: &NodePath, event: &Event) {
         let mut unread = lock(&self.unread);
+        self.arrived();
         if unread.resync.contains(watched) {
             // All of it is read again anyway.
             return;
@@ -154,6 +174,7 @@ pub(crate) type OneShot = oneshot::Receiver<Fired>;
 pub(crate) struct Watches {
     inner: Mutex<Inner>,
     changed: Notify,
+    horizon: Horizon,
 }
 
 #[derive(Debug, Default)]
@@ -284,7 +305,18 @@ impl Watches {
         let mut inner = lock(&self.inner);
         inner.last_connection += 1;
         inner.connection = Some(inner.last_connection);
+        self.horizon.begin(inner.last_connection);
         inner.last_connection
+    }
+
+    /// An answer was received that is behind this transaction; what came before it has been dispatched.
+    pub(super) fn reached(&self, zxid: Zxid) {
+        self.horizon.reach(zxid);
+    }
+
+    /// The connection that stands, and the transaction up to which all events that it is to tell are in the mailboxes.
+    pub(super) fn horizon(&self) -> Option<(u64, Zxid)> {
+        self.horizon.get()
     }
 
     /// The connection on which the recursive watch on a path stands, if it does.
@@ -334,6 +366,7 @@ impl Watches {
     /// One-shot watches end with their connection; persistent ones are set again by whoever keeps them.
     pub(super) fn connection_lost(&self) {
         let mut inner = lock(&self.inner);
+        self.horizon.end();
         inner.connection = None;
         inner.established.clear();
         inner.surplus.clear();

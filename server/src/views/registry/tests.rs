@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::budget::Limits;
-use crate::types::{Stat, Zxid};
+use crate::types::Stat;
 use crate::views::Neighbourhood;
 use crate::views::state::{Entry, NodeRead, Reads, State};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
@@ -134,7 +134,7 @@ async fn a_path_never_seen_is_unavailable_while_zookeeper_is_away() {
     let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
     assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
     assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
-    let mut watcher = reader.watch(None, false, Neighbourhood::default());
+    let mut watcher = reader.watch(None, Zxid(0), false, Neighbourhood::default());
     let step = watcher.next().await.unwrap().step;
     let suspended = crate::views::BackendState::Suspended;
     assert!(matches!(step, crate::views::Step::Backend { state, as_of: None } if state == suspended));

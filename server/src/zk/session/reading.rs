@@ -138,7 +138,11 @@ impl Reading<'_> {
         let mut decoder = Decoder::new(bytes);
         let header = ReplyHeader::decode(&mut decoder).map_err(|error| error.to_string())?;
         match header.xid {
-            xid::PING | xid::AUTH => Ok(false),
+            xid::AUTH => Ok(false),
+            xid::PING => {
+                self.watches.reached(Zxid(header.zxid));
+                Ok(false)
+            }
             xid::NOTIFICATION => {
                 let event = WatcherEvent::decode(&mut decoder).map_err(|error| error.to_string())?;
                 self.watches.dispatch(&Event {
@@ -149,6 +153,7 @@ impl Reading<'_> {
                 Ok(false)
             }
             _ => {
+                self.watches.reached(Zxid(header.zxid));
                 if header.zxid > 0 {
                     let mut identity = lock(self.identity);
                     identity.last_zxid = identity.last_zxid.max(header.zxid);

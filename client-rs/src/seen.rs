@@ -1,0 +1,94 @@
+//! The latest transaction that any answer has told of: what is read after that, on whichever replica, is not older.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use rollcall_proto::v1;
+
+/// Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen(Arc<AtomicI64>);
+
+impl Seen {
+    /// A revision, a generation or a fencing token: all are ZooKeeper's transactions.
+    pub(crate) fn note(&self, transaction: i64) {
+        self.0.fetch_max(transaction, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_stat(&self, stat: Option<&v1::Stat>) {
+        self.note(stat.map_or(0, |stat| stat.mzxid.max(stat.czxid)));
+    }
+
+    /// What a Register stream said.
+    pub(crate) fn note_registration(&self, response: &v1::register_response::Response) {
+        use v1::register_response::Response;
+        match response {
+            Response::Registered(registered) => {
+                self.note(registered.generation);
+                self.note_stat(registered.stat.as_ref());
+            }
+            Response::Overwritten(overwritten) => self.note_stat(overwritten.stat.as_ref()),
+            _ => {}
+        }
+    }
+
+    /// A message of a watch.
+    pub(crate) fn note_watch(&self, message: &v1::WatchResponse) {
+        match &message.event {
+            // What was known before means nothing now.
+            Some(v1::watch_response::Event::Snapshot(snapshot)) if snapshot.reset && message.revision > 0 => {
+                self.0.store(message.revision, Ordering::Relaxed);
+            }
+            _ => self.note(message.revision),
+        }
+    }
+
+    /// An answer to a Get that asked for `min_revision`.
+    pub(crate) fn note_answer(&self, min_revision: i64, answer: &v1::GetResponse) {
+        if answer.reset {
+            // ZooKeeper has lost it. When it has changed meanwhile, there is something newer.
+            let _ = self.0.compare_exchange(min_revision, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        self.note(answer.revision);
+    }
+
+    /// What to ask for; zero: nothing.
+    pub(crate) fn latest(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use v1::watch_response::Event;
+
+    use super::*;
+
+    #[test]
+    fn the_largest_is_kept_until_zookeeper_has_lost_it() {
+        let seen = Seen::default();
+        let answer = |revision, reset| v1::GetResponse { revision, reset, ..Default::default() };
+        for revision in [7, 5] {
+            seen.note_answer(0, &answer(revision, false));
+        }
+        seen.note_registration(&v1::register_response::Response::Registered(v1::Registered {
+            generation: 8,
+            stat: Some(v1::Stat { czxid: 8, mzxid: 9, ..Default::default() }),
+            ..Default::default()
+        }));
+        assert_eq!(seen.latest(), 9);
+        seen.note_answer(8, &answer(3, true));
+        assert_eq!(seen.latest(), 9, "there was something newer by then");
+        seen.note_answer(9, &answer(3, true));
+        assert_eq!(seen.latest(), 3);
+        let snapshot = |revision, reset| v1::WatchResponse {
+            revision,
+            event: Some(Event::Snapshot(v1::Snapshot { reset, ..Default::default() })),
+            ..Default::default()
+        };
+        for (revision, reset, latest) in [(6, false, 6), (0, true, 6), (2, true, 2)] {
+            seen.note_watch(&snapshot(revision, reset));
+            assert_eq!(seen.latest(), latest);
+        }
+    }
+}
