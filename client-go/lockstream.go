@@ -17,6 +17,9 @@ const (
 	// lockSilence is after what time without a word a stream is given up, and a lock without a ttl is lost, where the
 	// replica does not tell a horizon: one of an older version, or one that has not granted the lock yet.
 	lockSilence = 10 * time.Second
+	// leastLockSilence is a time without a word after which no stream is given up yet, though its lock may be lost before:
+	// in doubt the horizon is what is left of that.
+	leastLockSilence = time.Second
 )
 
 // lockTerms are what to ask for.
@@ -60,7 +63,7 @@ func horizon(held *v1.Held) time.Duration {
 // lockSilenceAfter is how long a stream may be silent after a message; zero is as long as before.
 func lockSilenceAfter(message *v1.AcquireLockResponse) time.Duration {
 	if held := message.GetHeld(); held != nil {
-		return min(lockSilence, horizon(held))
+		return min(lockSilence, max(leastLockSilence, horizon(held)))
 	}
 	return 0
 }

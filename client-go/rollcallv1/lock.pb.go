@@ -49,8 +49,8 @@ type AcquireLockRequest struct {
 	// default: a new place at the queue's end.
 	LockId string `protobuf:"bytes,6,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// How long the stream may be silent before the server sends `heartbeat`, from 1 second to 10
-	// minutes; zero: never. Absent, the default: 20 seconds. While the lock is held it is a third of
-	// Held.horizon at most.
+	// minutes; zero: never. Absent, the default: 20 seconds. While the lock is held it is a third of the
+	// last Held.horizon at most, but for a Held that Suspended follows at once.
 	Heartbeat     *durationpb.Duration `protobuf:"bytes,7,opt,name=heartbeat,proto3,oneof" json:"heartbeat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -204,8 +204,9 @@ type RegistryClient interface {
 	//     that still stands for the same id, which ends with ABORTED, reason SUPERSEDED. An id that is not
 	//     known or is over: NOT_FOUND, reason LOCK_LOST, and never a new place in the queue.
 	//  8. A waiter that is cancelled, timed out or disconnected leaves nothing behind.
-	//  9. The nodes of a lock that was made through Rollcall are removed when nobody has used it for a day
-	//     (`--lock-idle`), and by Delete of its path at once. The next AcquireLock makes them again.
+	//  9. The nodes of a lock that nobody holds or waits for are removed by Delete of its path, and, where
+	//     the server was told so (`--lock-idle`), some time after the last use. The next AcquireLock makes
+	//     them again.
 	//
 	// Close: cancel the call, which gives back a lock without a ttl, or call ReleaseLock, after which
 	// the stream ends with OK.
@@ -581,8 +582,9 @@ type RegistryServer interface {
 	//     that still stands for the same id, which ends with ABORTED, reason SUPERSEDED. An id that is not
 	//     known or is over: NOT_FOUND, reason LOCK_LOST, and never a new place in the queue.
 	//  8. A waiter that is cancelled, timed out or disconnected leaves nothing behind.
-	//  9. The nodes of a lock that was made through Rollcall are removed when nobody has used it for a day
-	//     (`--lock-idle`), and by Delete of its path at once. The next AcquireLock makes them again.
+	//  9. The nodes of a lock that nobody holds or waits for are removed by Delete of its path, and, where
+	//     the server was told so (`--lock-idle`), some time after the last use. The next AcquireLock makes
+	//     them again.
 	//
 	// Close: cancel the call, which gives back a lock without a ttl, or call ReleaseLock, after which
 	// the stream ends with OK.

@@ -24,6 +24,8 @@ _HEARTBEAT = 3
 # After what time without a word, in seconds, a stream is given up where the replica does not tell a horizon: one of an
 # older version, or one that has not granted the lock yet.
 _SILENCE = 10.0
+# After what time without a word, in seconds, no stream is given up yet: in doubt the horizon is what is left of that.
+_LEAST_SILENCE = 1.0
 
 
 class Terms(NamedTuple):
@@ -49,7 +51,7 @@ class Grant(NamedTuple):
 
 def _grant(replica: Replica, stream: Stream, held: v1.Held, sent_at: float) -> Grant:
     horizon = held.horizon.seconds + held.horizon.nanos / 1e9 if held.HasField("horizon") else _SILENCE
-    return Grant(replica, stream, held.lock_id, held.fencing_token, sent_at, min(horizon, _SILENCE))
+    return Grant(replica, stream, held.lock_id, held.fencing_token, sent_at, min(max(horizon, _LEAST_SILENCE), _SILENCE))
 
 
 class _Left(NamedTuple):

@@ -16,7 +16,35 @@ pub(crate) fn created_now() -> String {
 /// Now, later than [`Instant::now`] by the time for which the machine was suspended since this was first asked. The clock of
 /// [`Instant`] stands still meanwhile on Linux, while ZooKeeper's sessions end, and the ttls of clients.
 pub(crate) fn now() -> Instant {
-    Instant::now() + SUSPENDED.so_far()
+    let now = Instant::now() + SUSPENDED.so_far();
+    #[cfg(test)]
+    let now = now + IN_TEST.get();
+    now
+}
+
+#[cfg(test)]
+thread_local! {
+    static IN_TEST: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+/// Has the clock of this thread go on as after a suspension, until this is dropped.
+#[cfg(test)]
+pub(crate) struct InTest(Duration);
+
+#[cfg(test)]
+impl InTest {
+    #[must_use]
+    pub(crate) fn suspend(time: Duration) -> Self {
+        IN_TEST.set(IN_TEST.get() + time);
+        Self(time)
+    }
+}
+
+#[cfg(test)]
+impl Drop for InTest {
+    fn drop(&mut self) {
+        IN_TEST.set(IN_TEST.get() - self.0);
+    }
 }
 
 /// Waits until [`now`] is `at`. The runtime's timers do not count a suspension, so this looks again every second.
@@ -82,6 +110,17 @@ mod tests {
         assert_eq!(suspended.note(second(200), second(90)), second(80));
         assert_eq!(suspended.note(second(200), second(95)), second(80), "a pause between the two looks");
         assert_eq!(suspended.note(second(300), second(110)), second(160));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_moment_is_not_late_by_a_suspension() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (begun, at) = (Instant::now(), now() + HOUR);
+        let waiting = tokio::spawn(sleep_until(at));
+        tokio::task::yield_now().await;
+        let _suspended = InTest::suspend(HOUR);
+        waiting.await.unwrap();
+        assert!(begun.elapsed() <= Duration::from_secs(1));
     }
 
     #[test]

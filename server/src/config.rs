@@ -121,9 +121,9 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub view_idle: Duration,
 
-    /// Time after which the nodes of a lock that nobody holds or waits for are removed from ZooKeeper, 1 s to 10000 h; 0s:
-    /// never. It concerns locks that were made through Rollcall
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    /// Time after which the nodes of a lock that nobody holds or waits for are removed from ZooKeeper, 1 s to 10000 h, as 24h;
+    /// 0s: never. Only where no program keeps a kazoo lock object for longer: it fails for good once the nodes are removed
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub lock_idle: Duration,
 
     /// Keep what was last known of each path that is read or watched in this directory, so that it is still told, as
@@ -323,11 +323,11 @@ mod tests {
     }
 
     #[test]
-    fn idle_locks_are_removed_after_a_day_or_never() {
+    fn idle_locks_are_removed_only_where_that_is_asked_for() {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let idle = |options: &[&str]| settings(options).unwrap().lock_idle;
-        assert_eq!((idle(&[]), idle(&["--lock-idle", "48h"])), (DAY, 2 * DAY));
-        assert_eq!((idle(&["--lock-idle", "0s"]), idle(&["--read-only"])), (Duration::ZERO, Duration::ZERO));
+        assert_eq!((idle(&[]), idle(&["--lock-idle", "48h"])), (Duration::ZERO, 2 * DAY));
+        assert_eq!(idle(&["--read-only", "--lock-idle", "48h"]), Duration::ZERO);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::types::{NodePath, Stat, Zxid};
+use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LOCKS, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Read, Request, Session};
 
@@ -30,6 +30,9 @@ pub(crate) struct LockRecord {
 pub(crate) enum LockNodes {
     /// Neither exists.
     None,
+    /// A node with a number alone. With a record it is a lock's that was begun, by a replica that ended before it had made
+    /// the queue; without one it may be anything. The transaction that has last written it, and its version.
+    Begun { used: Zxid, version: i32 },
     /// They are not surely a lock's.
     Other,
     /// A lock's. Whether somebody holds it or waits for it; and the transaction of the last use.
@@ -83,16 +86,18 @@ impl LockRecord {
 impl LockNodes {
     /// What a reading of both nodes shows.
     pub(crate) fn of(lock: Option<&Read>, queue: Option<&Read>) -> Self {
+        // Neither ephemeral, nor a container or a node with a ttl, which ZooKeeper removes.
+        let is_plain = |read: &Read| read.stat.ephemeral_owner == 0;
+        let is_lock = |lock: &Read| is_plain(lock) && is_a_number(&lock.data);
         let (lock, queue) = match (lock, queue) {
             (None, None) => return Self::None,
-            (Some(lock), Some(queue)) => (lock, queue),
+            (Some(lock), Some(queue)) if is_lock(lock) && is_plain(queue) => (lock, queue),
+            (Some(lock), None) if is_lock(lock) && lock.stat.num_children == 0 => {
+                let used = Zxid(lock.stat.pzxid.max(lock.stat.mzxid));
+                return Self::Begun { used, version: lock.stat.version };
+            }
             _ => return Self::Other,
         };
-        // Neither ephemeral, nor a container or a node with a ttl, which ZooKeeper removes.
-        let is_plain = |stat: &Stat| stat.ephemeral_owner == 0;
-        if !is_plain(&lock.stat) || !is_plain(&queue.stat) || !is_a_number(&lock.data) {
-            return Self::Other;
-        }
         Self::Lock {
             is_busy: lock.stat.num_children > 0 || queue.stat.num_children > 0,
             // A use makes or deletes children, or writes the queue's node.
@@ -119,6 +124,14 @@ impl Versions {
     }
 }
 
+/// Deletes the node of a [begun](LockNodes::Begun) lock, if it still has this version, and neither children nor a queue.
+pub(crate) fn removal_of_begun(path: &NodePath, version: i32) -> [Request; 3] {
+    let queue = lock_queue(path);
+    // The first is refused when there is a queue.
+    let create = zk::create(queue.as_str(), Bytes::new(), CreateMode::Persistent);
+    [create, zk::delete(queue.as_str(), -1), zk::delete(path.as_str(), version)]
+}
+
 /// Whether this is a lock node's number, as kazoo and Rollcall write it.
 fn is_a_number(data: &[u8]) -> bool {
     !data.is_empty() && data.len() <= 10 && data.iter().all(u8::is_ascii_digit)
@@ -127,6 +140,7 @@ fn is_a_number(data: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Stat;
 
     fn read(data: &'static str, children: i32, pzxid: i64) -> Read {
         let stat = Stat { num_children: children, pzxid, mzxid: 3, version: 7, ..Stat::default() };
@@ -145,7 +159,9 @@ mod tests {
         }
         let ephemeral = Read { stat: Stat { ephemeral_owner: 1, ..Stat::default() }, ..read("1", 0, 9) };
         assert_eq!(of(&ephemeral), LockNodes::Other);
-        assert_eq!(LockNodes::of(Some(&read("1", 0, 9)), None), LockNodes::Other);
+        assert_eq!(LockNodes::of(Some(&read("1", 0, 9)), None), LockNodes::Begun { used: Zxid(9), version: 7 });
+        assert_eq!(LockNodes::of(Some(&read("1", 1, 9)), None), LockNodes::Other);
+        assert_eq!(LockNodes::of(Some(&read("a", 0, 9)), None), LockNodes::Other);
         assert_eq!(LockNodes::of(None, Some(&queue)), LockNodes::Other);
         assert_eq!(LockNodes::of(None, None), LockNodes::None);
         let waited_for = LockNodes::of(Some(&read("1", 0, 9)), Some(&read("", 1, 5)));

@@ -21,6 +21,9 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 /// horizon: one of an older version, or one that has not granted the lock yet.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Time without a word after which no stream is given up yet, though its lock may be lost before.
+const LEAST_SILENCE: Duration = Duration::from_secs(1);
+
 /// What to ask for.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
@@ -94,7 +97,7 @@ impl Stream {
             match timeout(self.silence, self.responses.message()).await {
                 Ok(Ok(Some(message))) => {
                     if let Some(Event::Held(held)) = &message.event {
-                        self.silence = SILENCE.min(horizon(held));
+                        self.silence = silence(held);
                     }
                     if let Some(event) = message.event {
                         return Ok(Some(event));
@@ -106,6 +109,12 @@ impl Stream {
             }
         }
     }
+}
+
+/// How long the stream may be silent after a `held`. In doubt the horizon is what is left of the lock's certainty, and `held`
+/// may follow all the same.
+fn silence(held: &v1::Held) -> Duration {
+    horizon(held).clamp(LEAST_SILENCE, SILENCE)
 }
 
 /// How long nothing may be heard from a replica before the lock is lost.
@@ -120,5 +129,19 @@ pub(super) fn lost_reason(lost: v1::LockLost) -> LostReason {
         v1::LostReason::Removed => LostReason::Removed,
         v1::LostReason::Evicted => LostReason::Evicted,
         v1::LostReason::SessionLost | v1::LostReason::Unspecified => LostReason::SessionLost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_not_given_up_because_its_lock_is_certain_for_no_longer() {
+        let silence = |horizon| silence(&v1::Held { horizon, ..v1::Held::default() });
+        assert_eq!(silence(Some(duration_to_proto(Duration::ZERO))), LEAST_SILENCE);
+        assert_eq!(silence(Some(duration_to_proto(3 * LEAST_SILENCE))), 3 * LEAST_SILENCE);
+        assert_eq!(silence(Some(duration_to_proto(100 * LEAST_SILENCE))), SILENCE);
+        assert_eq!(silence(None), SILENCE);
     }
 }

@@ -23,7 +23,7 @@ use crate::mutex::lock;
 
 /// Time for which what has arrived, or is about to, may be read after a client's time is over. Longer: a ttl ends later.
 /// Shorter: a busy replica takes a client that lives for one that is silent.
-const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// One connection, as those see it who have to know whether its client lives. Clones are the same.
 #[derive(Debug, Clone)]
@@ -74,17 +74,24 @@ impl Contact {
         self.0.keepalive
     }
 
-    /// Whether the client was heard since it was asked for a sign of life after a silence of `interval`, or may be about to
-    /// be. The connection stands for a keep-alive's time after it was asked; so what is told only then can be relied on for
-    /// [`Contact::horizon`].
+    /// After which silence a connection is asked whose end would be that of a lock.
+    pub(crate) fn ask_after(&self) -> Duration {
+        self.0.keepalive / 3
+    }
+
+    /// Whether the client, which is asked after a silence of `interval`, was heard since, or may be about to be.
     pub(crate) fn is_heard(&self, interval: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_heard(now)) <= interval.saturating_add(GRACE)
+        now.saturating_duration_since(self.last_heard(now)) <= interval.saturating_add(grace(interval))
     }
 
     /// How long the client may hear nothing before its connection may have been given up, after a message that was sent
-    /// while it [was heard](Contact::is_heard) in the time of a keep-alive.
+    /// while it [was heard](Contact::is_heard) within [`Contact::ask_after`]. HTTP/2 may have asked for a sign of life just
+    /// before the last bytes came, of which it does not count all as one, and gives the connection up a keep-alive's time
+    /// after it has asked.
     pub(crate) fn horizon(&self) -> Duration {
-        self.0.keepalive.saturating_sub(GRACE)
+        let interval = self.ask_after();
+        // As late as it may have been heard, and the message's way.
+        self.0.keepalive.saturating_sub(interval + 2 * grace(interval))
     }
 
     /// Has the connection asked for a sign of life whenever it has been silent for so long.
@@ -101,6 +108,11 @@ impl Contact {
     }
 }
 
+/// [`GRACE`]; less where that is much of the interval.
+pub(crate) fn grace(interval: Duration) -> Duration {
+    GRACE.min(interval / 2)
+}
+
 impl Drop for Asking {
     fn drop(&mut self) {
         let mut wanted = lock(&self.contact.0.wanted);
@@ -110,6 +122,13 @@ impl Drop for Asking {
                 wanted.remove(&self.interval);
             }
         }
+    }
+}
+
+impl Asking {
+    /// After which silence.
+    pub(crate) fn interval(&self) -> Duration {
+        self.interval
     }
 }
 
@@ -130,6 +149,23 @@ mod tests {
         assert_eq!(every(), Some(long));
         drop(first);
         assert_eq!(every(), None);
+    }
+
+    #[test]
+    fn what_was_told_to_a_client_ends_before_its_connection_does() {
+        for keepalive in [1, 2, 3, 20, 600].map(Duration::from_secs) {
+            let contact = Contact::new(keepalive);
+            let heard = Instant::now();
+            contact.note(heard);
+            let heard = contact.last_heard(heard);
+            let mut now = heard;
+            while contact.is_heard(contact.ask_after(), now) {
+                now += Duration::from_millis(1);
+            }
+            let way = contact.ask_after().min(Duration::from_secs(1)) / 2;
+            assert!(now + contact.horizon() + way <= heard + keepalive + Duration::from_millis(1), "{keepalive:?}");
+            assert!(contact.horizon() >= keepalive / 7, "{keepalive:?}");
+        }
     }
 
     #[test]

@@ -198,7 +198,7 @@ pub(super) fn lock_event_to_proto(event: LockEvent) -> v1::acquire_lock_response
     use v1::acquire_lock_response::Event;
     match event {
         LockEvent::Queued { lock_id, position, holders } => Event::Queued(v1::Queued { lock_id, position, holders }),
-        LockEvent::Held { lock_id, fencing_token, ttl, horizon } => Event::Held(v1::Held {
+        LockEvent::Held { lock_id, fencing_token, ttl, horizon, .. } => Event::Held(v1::Held {
             lock_id,
             fencing_token: fencing_token.0,
             ttl: ttl.map(duration_to_proto),

@@ -55,8 +55,8 @@ pub(crate) struct Gathering<S> {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(super) account: Account,
-    pub(super) acknowledged: Acknowledged,
     pub(super) contact: Contact,
+    pub(super) acknowledged: Acknowledged,
     pub(super) unread: Arc<Unread>,
     /// Places for its reflection streams.
     pub(super) reflections: Arc<Semaphore>,
@@ -66,8 +66,8 @@ impl Peer {
     pub(super) fn new(account: Account, contact: Contact) -> Self {
         Self {
             account,
-            acknowledged: Acknowledged::default(),
             contact,
+            acknowledged: Acknowledged::default(),
             unread: Arc::default(),
             reflections: Arc::new(Semaphore::new(REFLECTIONS)),
         }

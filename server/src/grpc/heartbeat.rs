@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+/// The shortest interval that nobody asked for. Shorter: a connection is kept busy by messages that say nothing.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// When a message is due though nothing has happened.
 pub(super) struct Heartbeat {
+    asked: Duration,
+    /// No longer than was asked.
     interval: Duration,
     due: Instant,
     /// It is set once an interval, and not with each message.
@@ -17,12 +22,18 @@ impl Heartbeat {
     /// `None` for zero.
     pub(super) fn every(interval: Duration) -> Option<Self> {
         let alarm = || Box::pin(tokio::time::sleep(interval));
-        (!interval.is_zero()).then(|| Self { interval, due: Instant::now() + interval, alarm: alarm() })
+        (!interval.is_zero()).then(|| Self {
+            asked: interval,
+            interval,
+            due: Instant::now() + interval,
+            alarm: alarm(),
+        })
     }
 
-    /// From now on the interval is no longer than this.
-    pub(super) fn shorten(&mut self, interval: Duration) {
-        if interval < self.interval {
+    /// From now on the interval is what was asked for, or this, whichever is shorter.
+    pub(super) fn at_most(&mut self, limit: Duration) {
+        let interval = self.asked.min(limit.max(SHORTEST));
+        if interval != self.interval {
             self.interval = interval;
             self.again_in(interval);
         }
@@ -92,12 +103,31 @@ mod tests {
         assert_eq!(or_due(&mut heartbeat, pending::<()>()).await, None);
         assert_eq!(began.elapsed(), INTERVAL * 5 / 2);
         assert_eq!(or_due(&mut Heartbeat::every(Duration::ZERO), ready(2)).await, Some(2));
-        heartbeat.as_mut().unwrap().shorten(INTERVAL / 4);
-        heartbeat.as_mut().unwrap().shorten(INTERVAL);
+        heartbeat.as_mut().unwrap().at_most(INTERVAL / 4);
         assert_eq!(or_due(&mut heartbeat, pending::<()>()).await, None);
         assert_eq!(began.elapsed(), INTERVAL * 11 / 4);
         heartbeat.as_mut().unwrap().again_in(INTERVAL / 8);
         assert_eq!(or_due(&mut heartbeat, pending::<()>()).await, None);
         assert_eq!(began.elapsed(), INTERVAL * 23 / 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_interval_is_not_kept_for_ever_and_none_is_so_short_that_it_keeps_a_connection_busy() {
+        const INTERVAL: Duration = Duration::from_secs(20);
+        let mut heartbeat = Heartbeat::every(INTERVAL);
+        for (limit, expected) in [
+            (Duration::ZERO, SHORTEST),
+            (INTERVAL / 4, INTERVAL / 4),
+            (INTERVAL / 2, INTERVAL / 2),
+            (INTERVAL * 2, INTERVAL),
+        ] {
+            heartbeat.as_mut().unwrap().at_most(limit);
+            let began = Instant::now();
+            assert_eq!(or_due(&mut heartbeat, pending::<()>()).await, None);
+            assert_eq!(began.elapsed(), expected);
+        }
+        let mut often = Heartbeat::every(SHORTEST / 10);
+        often.as_mut().unwrap().at_most(INTERVAL);
+        assert_eq!(often.unwrap().interval, SHORTEST / 10, "it was asked for");
     }
 }

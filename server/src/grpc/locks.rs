@@ -90,8 +90,11 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse
         match (next, &mut open.heartbeat) {
             (Some(event), heartbeat) => {
                 let event = event?;
-                if let (Ok(LockEvent::Held { horizon: Some(horizon), .. }), Some(heartbeat)) = (&event, heartbeat) {
-                    heartbeat.shorten(*horizon / IN_HORIZON);
+                // Of what is told in doubt the horizon is what is left of that.
+                if let (Ok(LockEvent::Held { horizon: Some(horizon), in_doubt: false, .. }), Some(heartbeat)) =
+                    (&event, heartbeat)
+                {
+                    heartbeat.at_most(*horizon / IN_HORIZON);
                 }
                 break event.map(|event| {
                     open.acknowledged.note_lock_event(&event, &open.views);

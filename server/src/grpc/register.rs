@@ -20,7 +20,7 @@ use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, Settings, admission, convert, status};
 use crate::clock;
 use crate::compute;
-use crate::contact::Contact;
+use crate::contact::{self, Contact};
 use crate::error::Error;
 use crate::sessions::{self, Notice, Outbox, Requests, Rpc};
 use crate::types::{Generation, NodePath};
@@ -81,7 +81,7 @@ impl Open {
             (None, Some(contact)) => contact.horizon(),
             (None, None) => Duration::MAX,
         };
-        self.horizon.min(of_client)
+        self.horizon.saturating_sub(contact::GRACE).min(of_client)
     }
 }
 

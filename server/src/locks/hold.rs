@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::queue::{may_take, must_give_up};
-use super::slot::Vouched;
+use super::slot::{Slot, Vouched};
 use super::terms::Grant;
 use super::{Interrupt, READ_CHUNK, Stop, release, seat};
 use crate::clock;
-use crate::contact::Contact;
+use crate::contact::{self, Asking, Contact};
 use crate::types::{NodePath, Zxid};
 use crate::zk::{self, EventKind, Fired, Link, OneShot, Session};
 
@@ -129,11 +129,13 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
     let (_, slot) = attempt.parts();
     let (owner, session, lease) = (attempt.seat.owner(), attempt.session(), attempt.seat.lease_path());
     let (mut link, mut evidence) = (session.link(), owner.evidence());
-    let vouch = |until: Instant| {
+    let (mut orders, mut asked) = (slot.orders(), Asked::default());
+    let mut vouch = |until: Instant| {
         // Another stream may have come for it since.
-        let contact = slot.contact();
-        let heard_within = contact.as_ref().map_or(Duration::MAX, Contact::keepalive);
-        let horizon = contact.as_ref().map_or(Duration::MAX, Contact::horizon).min(owner.horizon());
+        let contact = asked.contact(slot, slot.stream(), Contact::ask_after);
+        let of_connection = contact.map_or(Duration::MAX, Contact::horizon);
+        let heard_within = contact.map_or(Duration::MAX, Contact::ask_after);
+        let horizon = owner.horizon().saturating_sub(contact::GRACE).min(of_connection);
         slot.vouch(Vouched { until, heard_within, horizon });
     };
     vouch(*evidence.borrow() + owner.overdue());
@@ -169,12 +171,42 @@ pub(super) async fn hold(attempt: &Attempt, grant: Grant, watch: OneShot) -> Sto
         tokio::select! {
             biased;
             _ = slot.ordered() => return Stop::Ordered,
+            // Another stream has come.
+            _ = orders.changed() => {}
             () = clock::sleep_until(ask_again) => {}
             stop = watched.next(&session, &lease) => if let Some(stop) = stop { return stop },
             _ = link.changed() => {}
             // Without a heartbeat the session is over.
             changed = evidence.changed(), if doubt => if changed.is_err() { return Stop::SessionLost },
         }
+    }
+}
+
+/// The connection of the stream that counts, which is asked for signs of life.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    stream: u64,
+    contact: Option<(Contact, Asking)>,
+}
+
+impl Asked {
+    /// The connection of this stream, which is asked after such a silence from now on.
+    pub(super) fn contact(
+        &mut self,
+        slot: &Slot,
+        stream: u64,
+        after: impl Fn(&Contact) -> Duration,
+    ) -> Option<&Contact> {
+        if self.stream != stream {
+            let ask = |contact: Contact| (contact.clone(), contact.ask_every(after(&contact)));
+            (self.stream, self.contact) = (stream, slot.contact().map(ask));
+        }
+        self.contact.as_ref().map(|(contact, _)| contact)
+    }
+
+    /// After which silence it is asked, if there is one.
+    pub(super) fn interval(&self) -> Option<Duration> {
+        self.contact.as_ref().map(|(_, asking)| asking.interval())
     }
 }
 

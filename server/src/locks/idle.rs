@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{READ_CHUNK, Shared};
-use crate::lock_nodes::{LockNodes, LockRecord, Versions};
+use crate::lock_nodes::{LockNodes, LockRecord, Versions, removal_of_begun};
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LOCKS, lock_queue};
 use crate::zk::{self, CommitError, Owner, Read, Session};
@@ -34,14 +34,17 @@ enum Verdict {
     Used(Zxid),
     Leave,
     Remove(Versions),
+    /// The same of one that has no queue.
+    RemoveBegun(i32),
 }
 
 fn judge(record: &LockRecord, silent_for: Duration, nodes: LockNodes, idle: Duration) -> Verdict {
     match nodes {
         LockNodes::None => Verdict::Forget,
-        LockNodes::Lock { used, .. } if used != record.used => Verdict::Used(used),
+        LockNodes::Lock { used, .. } | LockNodes::Begun { used, .. } if used != record.used => Verdict::Used(used),
+        LockNodes::Begun { version, .. } if silent_for >= idle => Verdict::RemoveBegun(version),
         LockNodes::Lock { is_busy: false, versions, .. } if silent_for >= idle => Verdict::Remove(versions),
-        LockNodes::Lock { .. } | LockNodes::Other => Verdict::Leave,
+        LockNodes::Lock { .. } | LockNodes::Begun { .. } | LockNodes::Other => Verdict::Leave,
     }
 }
 
@@ -122,25 +125,25 @@ async fn carry_out(
     let (path, version) = (record.path.clone(), read.stat.version);
     let ops = match verdict {
         Verdict::Leave => return Ok(()),
-        Verdict::Used(used) => vec![LockRecord { used, ..record }.write(version)],
-        Verdict::Forget => vec![record.delete(version)],
-        // Whoever has protected the nodes wants to keep them.
-        Verdict::Remove(_) if !are_open(owner.session(), &path).await.map_err(CommitError::Zk)? => return Ok(()),
-        Verdict::Remove(versions) => {
-            let removed = owner.commit([&[record.delete(version)][..], &versions.removal(&path)].concat()).await;
-            if removed.is_ok() {
-                tracing::info!(%path, "a lock that nobody has used for {:?} is removed", shared.idle);
-            }
-            return removed.map(drop);
-        }
+        Verdict::Used(used) => return owner.commit(vec![LockRecord { used, ..record }.write(version)]).await.map(drop),
+        Verdict::Forget => return owner.commit(vec![record.delete(version)]).await.map(drop),
+        Verdict::Remove(versions) => versions.removal(&path).to_vec(),
+        Verdict::RemoveBegun(version) => removal_of_begun(&path, version).to_vec(),
     };
-    owner.commit(ops).await.map(drop)
+    // Whoever has protected the nodes wants to keep them.
+    if !are_open(owner.session(), &path).await.map_err(CommitError::Zk)? {
+        return Ok(());
+    }
+    owner.commit([vec![record.delete(version)], ops].concat()).await?;
+    tracing::info!(%path, "a lock that nobody has used for {:?} is removed", shared.idle);
+    Ok(())
 }
 
+/// Whether everybody may do anything with the nodes that exist.
 async fn are_open(session: &Session, path: &NodePath) -> Result<bool, zk::Error> {
     let queue = lock_queue(path);
     let (lock, queue) = futures_util::future::join(session.is_open(path), session.is_open(&queue)).await;
-    Ok((lock?, queue?) == (Some(true), Some(true)))
+    Ok([lock?, queue?].into_iter().all(|is_open| is_open != Some(false)))
 }
 
 #[cfg(test)]
@@ -165,5 +168,9 @@ mod tests {
         assert_eq!(judge(9, 2 * DAY, nodes(1, 9)), Verdict::Leave, "it is held");
         assert_eq!(judge(9, 2 * DAY, LockNodes::Other), Verdict::Leave);
         assert_eq!(judge(9, Duration::ZERO, LockNodes::None), Verdict::Forget);
+        let begun = LockNodes::Begun { used: Zxid(9), version: 3 };
+        assert_eq!(judge(0, 2 * DAY, begun), Verdict::Used(Zxid(9)));
+        assert_eq!(judge(9, DAY / 2, begun), Verdict::Leave);
+        assert_eq!(judge(9, DAY, begun), Verdict::RemoveBegun(3));
     }
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::hold::{Certainty, Signs, judge};
+use super::hold::{Asked, Certainty, Signs, judge};
 use super::record::{self, Record, Removal, as_zk, record_path};
 use super::seat;
 use super::slot::{Order, Slot, Vouched};
 use super::{Interrupt, Shared, Stop, lock, release};
 use crate::clock;
-use crate::contact::{Asking, Contact};
+use crate::contact::{self, Contact};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
@@ -71,14 +71,12 @@ enum Woken {
 struct Company {
     /// Since when the lock is kept here: the client has its ttl from then at least.
     since: Instant,
-    /// The stream whose connection is asked for signs of life.
-    stream: u64,
-    contact: Option<(Contact, Asking)>,
+    asked: Asked,
 }
 
 impl Company {
     fn new() -> Self {
-        Self { since: clock::now(), stream: 0, contact: None }
+        Self { since: clock::now(), asked: Asked::default() }
     }
 
     /// When the client will have been silent for the ttl, if it is not heard before. `None`: its stream stands, and nobody
@@ -86,15 +84,10 @@ impl Company {
     fn silent_at(&mut self, lock: &Lasting, order: Order, stream: u64, now: Instant) -> Option<Instant> {
         let ttl = lock.record.ttl;
         let heard = if let Order::Keep(heard) = order {
-            self.contact = None;
-            self.stream = 0;
+            self.asked = Asked::default();
             heard
         } else {
-            if self.stream != stream {
-                let ask = |contact: Contact| (contact.clone(), contact.ask_every(ask_after(ttl, &contact)));
-                (self.stream, self.contact) = (stream, lock.slot.contact().map(ask));
-            }
-            self.contact.as_ref()?.0.last_heard(now)
+            self.asked.contact(&lock.slot, stream, |contact| ask_after(ttl, contact))?.last_heard(now)
         };
         Some(lock.shared.pulse.silent_at(heard.max(self.since), ttl))
     }
@@ -102,8 +95,10 @@ impl Company {
     /// What can be answered for while the evidence of the session is not overdue: whichever replica comes to keep the lock
     /// counts the whole ttl, and this one counts it from when the client was last heard.
     fn vouched(&self, ttl: Duration, until: Instant) -> Vouched {
-        let heard_within = self.contact.as_ref().map_or(Duration::ZERO, |(contact, _)| ask_after(ttl, contact));
-        Vouched { until, heard_within, horizon: ttl.saturating_sub(heard_within) }
+        let heard_within = self.asked.interval().unwrap_or_default();
+        // The ttl ends that much later, which is for the message's way, as what is subtracted is for a late sign of life.
+        let horizon = ttl.saturating_sub(heard_within + contact::grace(heard_within));
+        Vouched { until, heard_within, horizon }
     }
 }
 

@@ -418,8 +418,8 @@ impl Slot {
                 state.told = Told::Held;
                 state.granted = true;
                 let (ttl, horizon) = (state.ttl, state.horizon(now));
-                let lock_id = self.id.text();
-                return Some(Some(Ok(LockEvent::Held { lock_id, fencing_token: token, ttl, horizon })));
+                let (lock_id, in_doubt) = (self.id.text(), matches!(state.phase, Phase::Doubt(..)));
+                return Some(Some(Ok(LockEvent::Held { lock_id, fencing_token: token, ttl, horizon, in_doubt })));
             }
             (Phase::Doubt(_, until), Told::Held) => {
                 state.told = Told::Suspended;

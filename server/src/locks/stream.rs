@@ -39,6 +39,8 @@ pub(crate) enum LockEvent {
         ttl: Option<Duration>,
         /// How long the client may hear nothing from this replica before another may hold the lock.
         horizon: Option<Duration>,
+        /// A `Suspended` follows at once.
+        in_doubt: bool,
     },
     /// The lock is held, but there is no fresh evidence of it.
     Suspended {
@@ -314,7 +316,29 @@ mod tests {
         // A doubt is told at once, and what is told with it is certain for no longer.
         slot.suspended(Instant::now() + SECOND);
         let mut second = Acquisition::attach(slot.clone(), None, None).unwrap();
-        assert_eq!(all(&mut second), ["queued", "held", "suspended"]);
+        assert!(matches!(second.next().await, Some(Ok(LockEvent::Queued { .. }))));
+        let Some(Ok(LockEvent::Held { in_doubt, .. })) = second.next().await else { panic!("not held") };
+        assert_eq!((in_doubt, all(&mut second)), (true, vec!["suspended"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_suspension_of_the_machine_nobody_is_told_that_a_lock_is_held() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let contact = Contact::new(100 * SECOND);
+        let slot = Slot::new(LockId::fresh(&NodePath::trusted("/a")), Some(30 * SECOND));
+        let mut acquisition = Acquisition::attach(slot.clone(), None, Some(contact.clone())).unwrap();
+        slot.vouch(Vouched { until: clock::now() + SECOND, heard_within: 90 * SECOND, horizon: SECOND });
+        assert!(slot.held(FencingToken(7)));
+        assert!(!acquisition.is_held_back());
+        let _suspended = clock::InTest::suspend(60 * SECOND);
+        assert!(acquisition.is_held_back());
+        assert_eq!(all(&mut acquisition), ["queued"]);
+        slot.vouch(Vouched { until: clock::now(), heard_within: 60 * SECOND, horizon: SECOND });
+        assert_eq!(all(&mut acquisition), ["held"]);
+        let heard = contact.last_heard(clock::now());
+        let _again = clock::InTest::suspend(SECOND);
+        drop(acquisition);
+        assert_eq!(*slot.orders().borrow(), Order::Keep(heard), "the ttl counts from before it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,9 @@ use super::ARM;
 /// Much shorter than anybody would have it.
 const IDLE: &[&str] = &["--lock-idle", "1s"];
 
+/// Locks have records, and are not removed in the time of a test.
+const RECORDED: &[&str] = &["--lock-idle", "24h"];
+
 /// Takes a lock without a ttl and gives it back.
 async fn use_once(client: &Client, path: &str) {
     let (mut stream, held) = Locking::take(client, path, "me").await;
@@ -82,11 +85,11 @@ async fn a_lock_that_nobody_uses_is_removed_and_one_that_is_held_or_waited_for_i
 
 #[tokio::test]
 async fn what_is_known_of_idle_locks_outlives_the_replica_that_made_them() {
-    let s = ARM.setting("idle").await;
+    let s = ARM.setting_with("idle", RECORDED).await;
     use_once(&s.client, "/left").await;
     assert_eq!(records(&s.bare).await, 1);
     drop(s.server);
-    let never = Server::start_with(&s.sandbox.hosts, &["--lock-idle", "0s"]).await;
+    let never = Server::start(&s.sandbox.hosts).await;
     use_once(&never.client().await, "/unrecorded").await;
     let other = Server::start_with(&s.sandbox.hosts, IDLE).await;
     wait_until_removed(&s.bare, &["/left"], 0).await;
@@ -95,8 +98,22 @@ async fn what_is_known_of_idle_locks_outlives_the_replica_that_made_them() {
 }
 
 #[tokio::test]
+async fn a_lock_whose_replica_ended_before_it_had_made_the_queue_is_removed_too() {
+    let s = ARM.setting_with("idle", RECORDED).await;
+    for path in ["/begun", "/busy"] {
+        use_once(&s.client, path).await;
+        s.bare.delete(&format!("{path}-__lock__")).await;
+    }
+    s.bare.create("/busy/child", b"").await;
+    let other = Server::start_with(&s.sandbox.hosts, IDLE).await;
+    wait_until_removed(&s.bare, &["/begun"], 1).await;
+    assert!(s.bare.exists("/busy").await, "something lies below it");
+    use_once(&other.client().await, "/begun").await;
+}
+
+#[tokio::test]
 async fn delete_removes_a_lock_that_nobody_has_to_do_with() {
-    let s = ARM.setting("idle").await;
+    let s = ARM.setting_with("idle", RECORDED).await;
     let (holder, _) = Locking::take(&s.client, "/dir/l", "holder").await;
     let (waiter, _) = Locking::queue(&s.client, "/dir/l", "waiter").await;
     let asked =
