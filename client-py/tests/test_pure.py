@@ -33,6 +33,10 @@ def test_the_largest_is_kept_until_zookeeper_has_lost_it():
     for revision, reset, latest in ((6, False, 9), (0, True, 9), (2, True, 2)):
         seen.note_watch(v1.WatchResponse(revision=revision, snapshot=v1.Snapshot(reset=reset)))
         assert seen.latest == latest
+    seen.note(9)
+    for known, revision, reset, latest in ((9, 3, False, 9), (8, 3, True, 9), (9, 3, True, 3)):
+        seen.note_answer(known, v1.GetResponse(revision=revision, reset=reset))
+        assert seen.latest == latest
 
 
 # --- choosing

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::reader::Reader;
 use super::rounds::Arrived;
+use super::view::BackendState;
 use crate::types::Zxid;
 use crate::zk::Synced;
 
@@ -36,6 +37,8 @@ enum Look {
     Behind(u64, Zxid),
     /// No connection stands.
     Down,
+    /// The view has lost its connection, and is not loaded again yet.
+    Suspended,
 }
 
 /// What the syncs tell, on one connection, that began after somebody had asked.
@@ -71,8 +74,8 @@ impl Reader {
         matches!(self.look(at_least, None), Look::Reached)
     }
 
-    /// Waits until what is shown is as new as this transaction, and no longer than until the deadline. When ZooKeeper has been
-    /// away for as long as a reader has patience, it does not wait. A path that can't be shown is for [`Reader::cached`].
+    /// Waits until what is shown is as new as this transaction, and no longer than until the deadline. While the view is
+    /// suspended it does not wait, nor when ZooKeeper has been silent for as long as a reader has patience. A path that can't be shown is for [`Reader::cached`].
     ///
     /// # Cancellation
     /// Safe.
@@ -91,6 +94,7 @@ impl Reader {
                 Look::Behind(connection, zxid) if now >= deadline && answers.are_proof(connection, now) => {
                     return Reached::Never(zxid);
                 }
+                Look::Suspended => return Reached::NotInTime,
                 _ if now >= deadline || !self.is_worth_waiting() => return Reached::NotInTime,
                 Look::Unshown(arrived) => {
                     awaited = Some(arrived);
@@ -109,9 +113,12 @@ impl Reader {
     /// `awaited`: events that were found to have to be shown. If their connection stands, later ones need not be.
     fn look(&self, at_least: Zxid, awaited: Option<Arrived>) -> Look {
         let view = self.view();
-        let known = view.known();
-        if known.zxid >= at_least || known.refusal.is_some() {
+        let mut known = view.known();
+        if known.has_reached(at_least) || known.refusal.is_some() {
             return Look::Reached;
+        }
+        if known.backend != BackendState::Connected {
+            return Look::Suspended;
         }
         let Some((connection, zxid)) = self.hub().horizon(&view.scope.path) else { return Look::Down };
         if zxid < at_least {
@@ -119,8 +126,11 @@ impl Reader {
         }
         // Looked at after the horizon: what is behind that has arrived.
         let arrived = Arrived { connection, upto: view.mailbox.arrivals() };
-        let arrived = awaited.filter(|awaited| awaited.connection == connection).unwrap_or(arrived);
-        if known.includes(arrived) { Look::Reached } else { Look::Unshown(arrived) }
+        let (arrived, reached) = match awaited.filter(|awaited| awaited.connection == connection) {
+            Some(awaited) => (awaited, at_least),
+            None => (arrived, zxid),
+        };
+        if known.includes(arrived, reached) { Look::Reached } else { Look::Unshown(arrived) }
     }
 }
 
