@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::budget::Limits;
 use crate::types::Stat;
-use crate::views::{Neighbourhood, Reached, Step};
 use crate::views::state::{Entry, NodeRead, Reads, State};
+use crate::views::{Neighbourhood, Reached, Step};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
 
 /// Views of a ZooKeeper that can't be reached.
