@@ -75,7 +75,8 @@ impl Reader {
     }
 
     /// Waits until what is shown is as new as this transaction, and no longer than until the deadline. While the view is
-    /// suspended it does not wait, nor when ZooKeeper has been silent for as long as a reader has patience. A path that can't be shown is for [`Reader::cached`].
+    /// suspended it does not wait, nor when ZooKeeper has been silent for as long as a reader has patience. A path that can't
+    /// be shown is for [`Reader::cached`].
     ///
     /// # Cancellation
     /// Safe.
