@@ -66,9 +66,7 @@ func (c *Client) gather(ctx context.Context, stub v1.RegistryClient, first *v1.G
 	*View, error,
 ) {
 	request := &v1.GetRequest{Path: first.Path, Recursive: first.Recursive, Consistency: first.Consistency}
-	if request.Consistency != v1.Consistency_CONSISTENCY_LATEST {
-		request.MinRevision = c.seen.latest.Load()
-	}
+	known := c.seen.ask(request)
 	if hold > 0 {
 		request.Wait = durationpb.New(hold)
 	}
@@ -78,7 +76,7 @@ func (c *Client) gather(ctx context.Context, stub v1.RegistryClient, first *v1.G
 		if err != nil {
 			return nil, err
 		}
-		c.seen.noteAnswer(request.MinRevision, answer)
+		c.seen.noteAnswer(known, answer)
 		if view == nil {
 			view = &View{Node: nodeFromProto(answer.GetNode()), Revision: answer.GetRevision()}
 		} else {

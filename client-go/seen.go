@@ -38,11 +38,20 @@ func (s *seen) noteWatch(message *v1.WatchResponse) {
 	s.note(message.GetRevision())
 }
 
-// noteAnswer takes the answer to a Get that asked for minRevision.
-func (s *seen) noteAnswer(minRevision int64, answer *v1.GetResponse) {
+// ask has a Get ask for what is known, and returns that. The latest is what it is without that.
+func (s *seen) ask(request *v1.GetRequest) int64 {
+	known := s.latest.Load()
+	if request.GetConsistency() != v1.Consistency_CONSISTENCY_LATEST {
+		request.MinRevision = known
+	}
+	return known
+}
+
+// noteAnswer takes the answer to a Get; known is what ask returned for it.
+func (s *seen) noteAnswer(known int64, answer *v1.GetResponse) {
 	if answer.GetReset_() {
 		// ZooKeeper has lost it. When it has changed meanwhile, there is something newer.
-		s.latest.CompareAndSwap(minRevision, 0)
+		s.latest.CompareAndSwap(known, 0)
 	}
 	s.note(answer.GetRevision())
 }

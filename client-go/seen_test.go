@@ -24,6 +24,16 @@ func TestTheLargestIsKeptUntilZooKeeperHasLostIt(t *testing.T) {
 	is(9) // There was something newer by then.
 	s.noteAnswer(9, &v1.GetResponse{Revision: 3, Reset_: true})
 	is(3)
+	for _, consistency := range []v1.Consistency{v1.Consistency_CONSISTENCY_CACHED, v1.Consistency_CONSISTENCY_LATEST} {
+		s.note(9)
+		request := &v1.GetRequest{Consistency: consistency}
+		known := s.ask(request)
+		if (request.MinRevision == 9) != (consistency == v1.Consistency_CONSISTENCY_CACHED) {
+			t.Fatalf("%v asks for %d", consistency, request.MinRevision)
+		}
+		s.noteAnswer(known, &v1.GetResponse{Revision: 3, Reset_: true})
+		is(3)
+	}
 	for _, step := range []struct {
 		revision int64
 		reset    bool

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from dataclasses import dataclass, field
-from typing import Any, Callable, Coroutine, Dict, List, Optional
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Tuple
 
 import grpc
 
@@ -23,7 +23,7 @@ from rollcall.registrations import Lost, Wish
 from rollcall.replicas import Connect, Replicas, check_size
 from rollcall.session import Session
 from rollcall.transport import Connection, Metadata
-from rollcall.values import Data, State, is_same, now, to_dict, to_value
+from rollcall.values import Data, State, from_value, is_same, now, to_dict, to_value
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 _GOODBYE = 2.0
 # How long, in seconds, a write waits at most until what is followed shows it.
 _SHOWN = 2.0
+
+
+def _mark(held: Any) -> Any:
+    """By what one program's node differs from another's at the same path. Without one, as of other programs: None."""
+    return held.get("created") if isinstance(held, dict) else None
 
 
 def _default_name() -> str:
@@ -250,35 +255,60 @@ class Core:
             entry = self.session.registrations.entries.get(path)
             if entry is not None:
                 await self._until_shown(path, entry.data, entry.transaction)
-        elif path in self.session.registrations.entries:
-            if not await self.unregister(path):
-                return False
-            await self._until_shown(path, None, 0)
         else:
-            await self._durable.delete(path)
-            await self._until_shown(path, None, 0)
+            entry = self.session.registrations.entries.get(path)
+            transaction, ours = self._shown_of(path)
+            if entry is None:
+                await self._durable.delete(path)
+            else:
+                transaction = max(transaction, entry.transaction)
+                ours.append(_mark(from_value(entry.value)))
+                if not await self.unregister(path):
+                    return False
+            await self._until_shown(path, None, transaction, ours)
         return True
 
-    async def _until_shown(self, path: str, fields: Optional[Dict[str, Any]], transaction: int) -> None:
+    def _followed(self, path: str) -> "List[Tuple[Watched, Optional[str]]]":
+        """A path and its parent, as far as they are followed; with the parent the path's name in it."""
+        parent, _, own = path.rpartition("/")
+        pairs = ((path, None), (parent or "/", own))
+        return [(self._watched[at], name) for at, name in pairs if at in self._watched]
+
+    def _shown_of(self, path: str) -> Tuple[int, List[Any]]:
+        """What is shown of a path: the transaction that made it, and the marks of what it holds."""
+        made, marks = 0, []
+        for watched, name in self._followed(path):
+            state = watched.state
+            if state is not None and name is None and state.stat is not None:
+                made = state.stat.czxid
+            elif state is not None and name in state.children:
+                marks.append(_mark(state.children[name]))
+        return made, marks
+
+    async def _until_shown(
+        self, path: str, fields: Optional[Dict[str, Any]], transaction: int, ours: Sequence[Any] = ()
+    ) -> None:
         """Waits for a moment until a path and its parent, as far as they are followed, show what was written by a
-        transaction; without fields, that the path is gone. Others may have written since."""
+        transaction; without fields, that what has one of the marks `ours`, or was made by the transaction or before, is
+        gone. Others may have written since."""
 
         def shows(watched: Watched, name: Optional[str]) -> bool:
             state = watched.state
             if state is None or watched.refusal is not None or not watched.is_live:
                 return True  # There is nothing that could be old.
             exists = state.stat is not None if name is None else name in state.children
-            if fields is None:
-                return not exists
             held = state.data if name is None else state.children.get(name)
+            if fields is None:
+                # Another may have taken the path at once. Of a child it is not told when it was made.
+                if name is not None:
+                    return not exists or bool(ours) and _mark(held) not in ours
+                return state.stat is None or 0 < transaction < state.stat.czxid
             return watched.revision >= transaction or exists and is_same(held, to_value(fields, 0), fields)
 
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SHOWN
-        parent, _, own = path.rpartition("/")
-        for followed, name in ((path, None), (parent or "/", own)):
-            watched = self._watched.get(followed)
-            while watched is not None and not shows(watched, name) and loop.time() < deadline:
+        for watched, name in self._followed(path):
+            while not shows(watched, name) and loop.time() < deadline:
                 await watched.news.wait(deadline - loop.time())
 
     # --- locks

@@ -89,6 +89,7 @@ class Durable:
         """The node as ZooKeeper has it; None where the replica has no room to read it. Raises `unknown`, where that is
         given, when no replica answers."""
         request = v1.GetRequest(path=path, consistency=v1.CONSISTENCY_LATEST, page_size=1)
+        known = self._replicas.seen.latest
         try:
             found = await self._replicas.call(
                 "Get", request, v1.GetResponse, self._left(deadline), waits_for_room=False
@@ -99,7 +100,7 @@ class Durable:
             if unknown is not None and isinstance(error, NoConnection):
                 raise unknown from None
             raise
-        self._replicas.seen.note(found.revision)
+        self._replicas.seen.note_answer(known, found)
         return found.node  # type: ignore[no-any-return]
 
 

@@ -22,6 +22,13 @@ class Seen:
         self.note_stat(message.registered.stat)
         self.note_stat(message.overwritten.stat)
 
+    def note_answer(self, known: int, answer: v1.GetResponse) -> None:
+        """An answer to a Get; `known` is what `latest` was when it was asked for."""
+        if answer.reset and self.latest == known:
+            # ZooKeeper has lost it. When it has changed meanwhile, there is something newer.
+            self.latest = 0
+        self.note(answer.revision)
+
     def note_watch(self, message: v1.WatchResponse) -> None:
         if message.snapshot.reset and message.revision > 0:
             # ZooKeeper went back in time: what was known before means nothing now.

@@ -1,5 +1,6 @@
 """What needs no server: choosing replicas, putting watches together, keeping registrations."""
 
+import asyncio
 import math
 import os
 import random
@@ -7,11 +8,12 @@ import types
 
 import pytest
 
-from rollcall import locks, scout, session, v1
+from rollcall import core, locks, scout, session, v1
 from rollcall.assemble import Assembler, apply
 from rollcall.cache import CacheFile
 from rollcall.choice import PAUSES, Choice, Chosen
 from rollcall.errors import Refused
+from rollcall.follow import Watched
 from rollcall.registrations import Lost, Registrations
 from rollcall.replicas import addresses, clean
 from rollcall.scout import Memory, Unease
@@ -33,6 +35,37 @@ def test_the_largest_is_kept_until_zookeeper_has_lost_it():
     for revision, reset, latest in ((6, False, 9), (0, True, 9), (2, True, 2)):
         seen.note_watch(v1.WatchResponse(revision=revision, snapshot=v1.Snapshot(reset=reset)))
         assert seen.latest == latest
+    seen.note(9)
+    for known, revision, reset, latest in ((9, 3, False, 9), (8, 3, True, 9), (9, 3, True, 3)):
+        seen.note_answer(known, v1.GetResponse(revision=revision, reset=reset))
+        assert seen.latest == latest
+
+
+def test_a_path_that_another_takes_at_once_is_waited_for_no_longer(monkeypatch):
+    monkeypatch.setattr(core, "_SHOWN", 600.0)
+    stat = ZnodeStat(*[0] * 11)
+    ours, theirs = {"created": "2026-01-01 00:00:00"}, {"created": "2026-01-01 00:00:01"}
+
+    def show(made, data):
+        follows["/a/b"].show(State(data, data and stat._replace(czxid=made), {}), is_live=True)
+        follows["/a"].show(State(None, stat, {"b": data} if data else {}), is_live=True)
+
+    async def run(last_made, last):
+        show(5, ours)
+        made, marks = client._shown_of("/a/b")
+        assert (made, marks) == (5, [ours["created"]])
+        waits = asyncio.ensure_future(client._until_shown("/a/b", None, made, marks))
+        show(5, {**ours, "n": 1})  # What we wrote last, and a moment late.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waits.done()
+        show(last_made, last)
+        await asyncio.wait_for(waits, 60)
+
+    for last_made, last in ((0, None), (6, theirs), (6, {"by": "another program"})):
+        client = core.Core.__new__(core.Core)
+        follows = client._watched = {path: Watched(path) for path in ("/a", "/a/b")}
+        asyncio.run(run(last_made, last))
 
 
 # --- choosing

@@ -114,12 +114,10 @@ impl Get {
 /// known before.
 async fn gather(attempt: Attempt, seen: Seen, mut request: v1::GetRequest) -> Result<(Lookup, bool), Failure> {
     let (mut lookup, mut is_reset) = (None::<Lookup>, false);
-    if request.consistency() != v1::Consistency::Latest {
-        request.min_revision = seen.latest();
-    }
+    let known = seen.ask(&mut request);
     loop {
         let mut answer = attempt.bounded(attempt.stub().get(request.clone())).await?;
-        seen.note_answer(request.min_revision, &answer);
+        seen.note_answer(known, &answer);
         is_reset |= answer.reset;
         let token = std::mem::take(&mut answer.next_page_token);
         match &mut lookup {

@@ -43,11 +43,20 @@ impl Seen {
         }
     }
 
-    /// An answer to a Get that asked for `min_revision`.
-    pub(crate) fn note_answer(&self, min_revision: i64, answer: &v1::GetResponse) {
+    /// Has a Get ask for what is known, and gives that. The latest is what it is without that.
+    pub(crate) fn ask(&self, request: &mut v1::GetRequest) -> i64 {
+        let known = self.latest();
+        if request.consistency() != v1::Consistency::Latest {
+            request.min_revision = known;
+        }
+        known
+    }
+
+    /// An answer to a Get; `known` is what [`Seen::ask`] gave for it.
+    pub(crate) fn note_answer(&self, known: i64, answer: &v1::GetResponse) {
         if answer.reset {
             // ZooKeeper has lost it. When it has changed meanwhile, there is something newer.
-            let _ = self.0.compare_exchange(min_revision, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.0.compare_exchange(known, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         self.note(answer.revision);
     }
@@ -81,6 +90,14 @@ mod tests {
         assert_eq!(seen.latest(), 9, "there was something newer by then");
         seen.note_answer(9, &answer(3, true));
         assert_eq!(seen.latest(), 3);
+        for (consistency, asked) in [(v1::Consistency::Cached, 9), (v1::Consistency::Latest, 0)] {
+            seen.note(9);
+            let mut request = v1::GetRequest { consistency: consistency.into(), ..Default::default() };
+            let known = seen.ask(&mut request);
+            assert_eq!(request.min_revision, asked);
+            seen.note_answer(known, &answer(3, true));
+            assert_eq!(seen.latest(), 3);
+        }
         let snapshot = |revision, reset| v1::WatchResponse {
             revision,
             event: Some(Event::Snapshot(v1::Snapshot { reset, ..Default::default() })),

@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     Watch,
     /// An AcquireLock stream.
     AcquireLock,
-    /// A Get that waits for a child.
+    /// A Get that waits for a child, or for what its caller knows of.
     Get,
 }
 

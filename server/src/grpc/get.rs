@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Kind, account};
+use super::admission::{Admission, Kind, account};
 use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
@@ -33,7 +33,8 @@ impl Service {
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)
             .map_err(|_| Error::Protocol { field: "page_size", cause: "it can't be negative".to_owned() })?;
-        let news = News { acknowledged, min_revision: convert::at_least(request.min_revision)? };
+        let min_revision = convert::at_least(request.min_revision)?;
+        let news = News { acknowledged, min_revision, admission: self.admission.clone() };
         let token = PageToken::parse(&request.page_token)?;
         let reader = self.views.open(&path, request.recursive, &account)?;
         let (reading, reset) = match &token {
@@ -64,6 +65,8 @@ struct News {
     acknowledged: Acknowledged,
     /// By what it says.
     min_revision: Zxid,
+    /// Where it counts while it waits for that.
+    admission: Admission,
 }
 
 /// The reading, and whether ZooKeeper's history ends before what the caller knows of.
@@ -79,6 +82,8 @@ async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<
     let mut reached = Reached::Yes;
     if at_least.0 > 0 {
         drop(reading);
+        let waits = request.wait.is_none() && !reader.has_reached(at_least);
+        let _place = waits.then(|| news.admission.admit(Kind::Get));
         reached = reader.reach(at_least, reader.patience_ends()).await;
         if let Reached::Never(end) = reached {
             news.acknowledged.forget(acknowledged, end);

@@ -21,7 +21,7 @@ use super::{Responses, Service, convert, status};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
-use crate::types::Revision;
+use crate::types::{Revision, Zxid};
 use crate::views::{Begin, Delta, Form, Key, Made, Neighbourhood, State, Step, Told, Views, Watcher};
 
 /// A larger step is told in parts, in bytes.
@@ -35,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 struct Open {
     views: Views,
     account: Account,
+    /// What is acknowledged to the connection, and how far that was when the call began.
+    acknowledged: (Acknowledged, Zxid),
     watcher: Watcher,
     heartbeat: Option<Heartbeat>,
     /// A step that is told in parts, and is not over.
@@ -56,7 +58,7 @@ enum Unfinished {
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
         let place = self.admit(Kind::Watch)?;
-        let (account, acknowledged) = (account(&request), Acknowledged::of(&request).latest());
+        let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -68,13 +70,15 @@ impl Service {
             }
         };
         let reader = self.views.open(&path, request.recursive, &account)?;
-        let at_least = acknowledged.max(convert::at_least(request.min_revision)?);
+        let latest = acknowledged.latest();
+        let at_least = latest.max(convert::at_least(request.min_revision)?);
         let watcher = reader.watch(since, at_least, request.full, Neighbourhood(account.id()));
         let (views, messages, told) =
             (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
         let open = Open {
             views,
             account,
+            acknowledged: (acknowledged, latest),
             watcher,
             heartbeat,
             unfinished: None,
@@ -112,6 +116,10 @@ impl Open {
             return self.part(unfinished, is_stale).await;
         }
         let next = heartbeat::or_due(&mut self.heartbeat, self.watcher.next()).await.transpose()?;
+        if let Some(end) = self.watcher.take_end() {
+            let (acknowledged, latest) = &self.acknowledged;
+            acknowledged.forget(*latest, end);
+        }
         let Some(Told { step, is_stale }) = next else {
             self.told = self.watcher.current();
             return Ok(self.current());

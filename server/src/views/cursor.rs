@@ -55,6 +55,8 @@ pub(super) struct Cursor {
     backend: BackendState,
     /// How many ends of the session it knows of.
     losses: u64,
+    /// That ZooKeeper has lost what the client knows of.
+    is_lost: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +71,12 @@ impl Cursor {
     /// A watcher that begins with a snapshot or goes on from a revision; with `full` it is told no changes, but states.
     pub(super) fn new(since: Option<Revision>, full: bool) -> Self {
         let (position, told) = (Position::Start(since), since.unwrap_or_default());
-        Self { full, position, told, backend: BackendState::Connected, losses: 0 }
+        Self { full, position, told, backend: BackendState::Connected, losses: 0, is_lost: false }
+    }
+
+    /// ZooKeeper has lost what the client knows of: what it is told first is a reset.
+    pub(super) fn lose(&mut self) {
+        self.is_lost = true;
     }
 
     /// What is to be told now. It counts as told.
@@ -79,6 +86,7 @@ impl Cursor {
             return Next::Tell(step);
         }
         let step = match self.position {
+            Position::Start(_) if self.is_lost => Some(self.snapshot(known, state, true)),
             Position::Start(None) => Some(self.snapshot(known, state, false)),
             Position::Start(Some(since)) if known.may_have_lost(since) => Some(self.snapshot(known, state, true)),
             Position::Start(Some(since)) => match known.ring.since(since) {

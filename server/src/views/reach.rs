@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::reader::Reader;
 use super::rounds::Arrived;
+use super::view::BackendState;
 use crate::types::Zxid;
+use crate::zk::Synced;
 
-/// Pause before a server is asked again that was behind although it has answered a sync. It doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-/// The longest pause. With a shorter one, calls that wait for what never comes cost ZooKeeper more.
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// An answer counts for so long, of a server that is asked again and again.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// Whether a view has reached a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +33,39 @@ enum Look {
     Reached,
     /// These events have to be shown first.
     Unshown(Arrived),
-    /// The server that watches may know no more than this.
-    Behind(Zxid),
+    /// The server at the other end of this connection may know no more than this.
+    Behind(u64, Zxid),
     /// No connection stands.
     Down,
+    /// The view has lost its connection, and is not loaded again yet.
+    Suspended,
+}
+
+/// What the syncs tell, on one connection, that began after somebody had asked.
+#[derive(Debug)]
+struct Answers {
+    since: Instant,
+    connection: u64,
+    count: u32,
+    last: Instant,
+}
+
+impl Answers {
+    fn since(since: Instant) -> Self {
+        Self { since, connection: 0, count: 0, last: since }
+    }
+
+    fn take(&mut self, synced: Synced) {
+        let Some(connection) = synced.connection.filter(|_| synced.began >= self.since) else { return };
+        let before = if connection == self.connection { self.count } else { 0 };
+        (self.connection, self.count, self.last) = (connection, before + 1, synced.ended);
+    }
+
+    /// Whether a server that is behind now has nothing more to tell. The leader itself can answer a sync before it shows what
+    /// its followers show already, and one that is silent may have learned more.
+    fn are_proof(&self, connection: u64, now: Instant) -> bool {
+        self.connection == connection && self.count >= 2 && now < self.last + RECENT
+    }
 }
 
 impl Reader {
@@ -45,8 +74,9 @@ impl Reader {
         matches!(self.look(at_least, None), Look::Reached)
     }
 
-    /// Waits until what is shown is as new as this transaction, and no longer than until the deadline. When ZooKeeper has been
-    /// away for as long as a reader has patience, it does not wait. A path that can't be shown is for [`Reader::cached`].
+    /// Waits until what is shown is as new as this transaction, and no longer than until the deadline. While the view is
+    /// suspended it does not wait, nor when ZooKeeper has been silent for as long as a reader has patience. A path that can't
+    /// be shown is for [`Reader::cached`].
     ///
     /// # Cancellation
     /// Safe.
@@ -55,34 +85,28 @@ impl Reader {
             return Reached::Yes;
         }
         let mut progress = self.view().progress();
-        let (mut awaited, mut pause, mut answered) = (None, None, false);
+        let (mut awaited, mut answers) = (None, Answers::since(Instant::now()));
         loop {
             progress.catch_up();
             let look = self.look(at_least, awaited);
             let now = Instant::now();
             match look {
                 Look::Reached => return Reached::Yes,
-                Look::Behind(zxid) if now >= deadline && answered => return Reached::Never(zxid),
+                Look::Behind(connection, zxid) if now >= deadline && answers.are_proof(connection, now) => {
+                    return Reached::Never(zxid);
+                }
+                Look::Suspended => return Reached::NotInTime,
                 _ if now >= deadline || !self.is_worth_waiting() => return Reached::NotInTime,
                 Look::Unshown(arrived) => {
                     awaited = Some(arrived);
                     // Nothing is lost when nothing comes: then it is looked at the time.
                     drop(tokio::time::timeout_at(deadline, progress.changed()).await);
                 }
-                Look::Behind(_) | Look::Down => {
-                    let sync = async {
-                        tokio::time::sleep(pause.unwrap_or_default()).await;
-                        self.hub().sync(&self.view().scope.path).await
-                    };
-                    tokio::select! {
-                        is_answered = sync => {
-                            answered = is_answered;
-                            pause = Some(pause.map_or(FIRST_PAUSE, |pause| (2 * pause).min(LONGEST_PAUSE)));
-                        }
-                        () = progress.changed() => {}
-                        () = tokio::time::sleep_until(deadline) => {}
-                    }
-                }
+                Look::Behind(..) | Look::Down => tokio::select! {
+                    synced = self.hub().sync(&self.view().scope.path, at_least) => answers.take(synced),
+                    () = progress.changed() => {}
+                    () = tokio::time::sleep_until(deadline) => {}
+                },
             }
         }
     }
@@ -90,17 +114,54 @@ impl Reader {
     /// `awaited`: events that were found to have to be shown. If their connection stands, later ones need not be.
     fn look(&self, at_least: Zxid, awaited: Option<Arrived>) -> Look {
         let view = self.view();
-        let known = view.known();
-        if known.zxid >= at_least || known.refusal.is_some() {
+        let mut known = view.known();
+        if known.has_reached(at_least) || known.refusal.is_some() {
             return Look::Reached;
+        }
+        if known.backend != BackendState::Connected {
+            return Look::Suspended;
         }
         let Some((connection, zxid)) = self.hub().horizon(&view.scope.path) else { return Look::Down };
         if zxid < at_least {
-            return Look::Behind(zxid);
+            return Look::Behind(connection, zxid);
         }
         // Looked at after the horizon: what is behind that has arrived.
         let arrived = Arrived { connection, upto: view.mailbox.arrivals() };
-        let arrived = awaited.filter(|awaited| awaited.connection == connection).unwrap_or(arrived);
-        if known.includes(arrived) { Look::Reached } else { Look::Unshown(arrived) }
+        let (arrived, reached) = match awaited.filter(|awaited| awaited.connection == connection) {
+            Some(awaited) => (awaited, at_least),
+            None => (arrived, zxid),
+        };
+        if known.includes(arrived, reached) { Look::Reached } else { Look::Unshown(arrived) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After so many milliseconds.
+    fn at(origin: Instant, millis: u64) -> Instant {
+        origin + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn only_answers_of_one_connection_that_were_asked_for_in_time_and_go_on_say_that_there_is_no_more() {
+        let origin = Instant::now();
+        let proof = |answers: &[(u64, u64, Option<u64>)]| {
+            let mut all = Answers::since(at(origin, 10));
+            for (began, ended, connection) in answers {
+                let (began, ended) = (at(origin, *began), at(origin, *ended));
+                all.take(Synced { began, ended, connection: *connection });
+            }
+            all.are_proof(7, at(origin, 2010))
+        };
+        assert!(proof(&[(10, 20, Some(7)), (1900, 1910, Some(7))]));
+        assert!(proof(&[(10, 20, Some(7)), (30, 30, None), (1900, 1910, Some(7))]));
+        assert!(!proof(&[(9, 1900, Some(7)), (1900, 1910, Some(7))]), "one was sent before the call");
+        assert!(!proof(&[(9, 20, Some(7))]));
+        assert!(!proof(&[(1900, 1910, Some(7))]), "there is but one");
+        assert!(!proof(&[(10, 20, Some(7)), (20, 30, Some(7))]), "it has been silent since");
+        assert!(!proof(&[(10, 1900, Some(6)), (1900, 1910, Some(7))]), "one is of another connection");
+        assert!(!proof(&[(10, 1900, Some(6)), (1900, 1910, Some(6))]), "nothing was answered on this one");
     }
 }

@@ -72,6 +72,8 @@ pub(super) struct Known {
     pub(super) lost_as_of: Option<SystemTime>,
     /// ZooKeeper's last transaction when the state was read.
     pub(super) zxid: Zxid,
+    /// The state is known to be as new as this: it was read then, or nothing had changed since.
+    reached: Zxid,
     /// The events that the state includes. None that comes later has changed it.
     arrived: Arrived,
     barriers: Barriers,
@@ -142,6 +144,7 @@ impl View {
             losses: 0,
             lost_as_of: None,
             zxid: Zxid(0),
+            reached: Zxid(0),
             arrived: Arrived::default(),
             barriers: Barriers::default(),
         };
@@ -530,15 +533,24 @@ impl Known {
         self.refusal = None;
         self.backend = BackendState::Connected;
         self.as_of = None;
-        self.zxid = zxid;
+        (self.zxid, self.reached) = (zxid, zxid);
         self.arrived = arrived;
         self.barriers.done = self.barriers.done.max(barrier);
         is_news
     }
 
-    /// Whether the state includes these events.
-    pub(super) fn includes(&self, arrived: Arrived) -> bool {
-        self.arrived.includes(arrived)
+    /// Whether the state includes these events: all that this connection tells up to `zxid`. Then it is as new as that.
+    pub(super) fn includes(&mut self, arrived: Arrived, zxid: Zxid) -> bool {
+        let includes = self.arrived.includes(arrived);
+        if includes {
+            self.reached = self.reached.max(zxid);
+        }
+        includes
+    }
+
+    /// Whether the state is known to be as new as this transaction.
+    pub(super) fn has_reached(&self, at_least: Zxid) -> bool {
+        self.reached >= at_least
     }
 
     /// Whether this barrier is done.

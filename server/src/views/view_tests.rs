@@ -10,7 +10,7 @@ use super::ring::Limits;
 use super::rounds::{Arrived, Moment};
 use super::scope::Scope;
 use super::state::{Entry, NodeRead, Reads, State};
-use super::view::{Refusal, Seen, View};
+use super::view::{BackendState, Refusal, Seen, View};
 use crate::budget::{Budget, Limits as Most, Resource};
 use crate::error::Error;
 use crate::types::{NodePath, Revision, Stat, Zxid};
@@ -69,6 +69,22 @@ fn an_absence_that_is_read_again_is_the_same_until_its_date_moves() {
     }
     assert!(Arc::ptr_eq(&known[0], &known[1]));
     assert_eq!(known[2].revision, Revision(5));
+}
+
+#[test]
+fn what_a_view_has_reached_stays_until_it_is_read_anew() {
+    let view = View::unbounded(scope(), LIMITS);
+    let read = |zxid| view.show_whole_now(State::empty(scope().path, false), Zxid(zxid), 0);
+    let has_reached = |zxid| view.known().has_reached(Zxid(zxid));
+    for (zxid, horizon) in [(5, 9), (7, 9), (2, 8)] {
+        read(zxid);
+        assert!(has_reached(zxid) && !has_reached(horizon), "whatever was known before");
+        let elsewhere = Arrived { connection: 1, upto: 0 };
+        assert!(!view.known().includes(elsewhere, Zxid(20)) && !has_reached(20));
+        assert!(view.known().includes(Arrived::default(), Zxid(horizon)));
+        view.suspend_now(BackendState::Suspended, None);
+        assert!(has_reached(horizon) && !has_reached(horizon + 1));
+    }
 }
 
 /// Polls a future once while no blocking thread is free, and then to its end. It must not have ended, nor have changed

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::bell::{Listener, Neighbourhood};
 use super::cursor::{Cursor, Next, Step};
+use super::reach::Reached;
 use super::reader::{LOOKS, Reader};
 use super::view::BackendState;
 use crate::error::Error;
@@ -38,6 +39,8 @@ pub(crate) struct Watcher {
     is_checked: bool,
     /// The transaction that the first state has to be as new as, and until when that is waited for.
     awaited: Option<(Zxid, Instant)>,
+    /// Where ZooKeeper's history ends, if that is before it; until it is asked for.
+    end: Option<Zxid>,
     /// Since when the server has been known to be behind the client.
     is_behind_since: Option<Instant>,
 }
@@ -61,7 +64,7 @@ impl Watcher {
         let patience_ends = reader.patience_ends();
         let awaited = (at_least.0 > 0).then_some((at_least, patience_ends));
         let cursor = Cursor::new(since, full);
-        Self { reader, news, cursor, patience_ends, is_checked: false, awaited, is_behind_since: None }
+        Self { reader, news, cursor, patience_ends, is_checked: false, awaited, end: None, is_behind_since: None }
     }
 
     /// The next thing to tell. First a snapshot; or, with a revision to go on from, the net changes since, or
@@ -100,9 +103,17 @@ impl Watcher {
         if let Some((at_least, until)) = self.awaited
             && !self.reader.view().is_unknown()
         {
-            self.reader.reach(at_least, until).await;
+            if let Reached::Never(end) = self.reader.reach(at_least, until).await {
+                self.end = Some(end);
+                self.cursor.lose();
+            }
             self.awaited = None;
         }
+    }
+
+    /// Where ZooKeeper's history ends, told once, if that is before what the first state was to be as new as.
+    pub(crate) fn take_end(&mut self) -> Option<Zxid> {
+        self.end.take()
     }
 
     /// All at once: what is known is one lock, and a change has all who watch look at it.

@@ -5,12 +5,14 @@
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use rollcall_wire::{Request, WatchMode};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::session::{Answer, Link, Session};
 use super::watches::{Mailbox, Watches};
@@ -33,11 +35,36 @@ pub(crate) struct Watcher(pub(crate) usize);
 struct Slot {
     watches: Arc<Watches>,
     session: watch::Receiver<Session>,
-    sync: Arc<Mutex<Option<Sync>>>,
+    syncs: Arc<Mutex<Syncs>>,
 }
 
-/// A sync that is under way, or was; gives whether it was answered.
-type Sync = Shared<BoxFuture<'static, bool>>;
+/// Pause after a sync that has not brought what was asked for. It doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// The longest pause. With a shorter one, calls that wait for what never comes cost ZooKeeper more; with a longer one, others
+/// wait longer beside them.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The syncs of one session, one after the other.
+#[derive(Debug, Default)]
+struct Syncs {
+    /// The one that is under way, or the last one.
+    current: Option<Sync>,
+    /// The latest transaction that any who waits for that one asks for.
+    wanted: Zxid,
+    pause: Duration,
+}
+
+type Sync = Shared<BoxFuture<'static, Synced>>;
+
+/// A sync that is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Synced {
+    /// When it was sent.
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    /// The number of the connection that it was sent and answered on; `None`: it was not answered.
+    pub(crate) connection: Option<u64>,
+}
 
 /// One subtree that a [`Mailbox`] hears of, until this is dropped.
 #[derive(Debug)]
@@ -55,7 +82,7 @@ impl Hub {
             let (session, life) = Session::start(config.clone(), watches.clone());
             let (current, receiver) = watch::channel(session);
             tasks.spawn(keep_session(config.clone(), watches.clone(), current, life));
-            Slot { watches, session: receiver, sync: Arc::default() }
+            Slot { watches, session: receiver, syncs: Arc::default() }
         });
         Self { slots: slots.collect() }
     }
@@ -98,26 +125,14 @@ impl Hub {
         self.slot(path).watches.horizon()
     }
 
-    /// Waits for a sync of the server that watches `path`, which moves [`Hub::horizon`]; gives whether it was answered. A
-    /// session has one under way at most, however many wait: one that was under way before this call began may have been
-    /// too early, and is waited for all the same.
+    /// Waits for a sync of the server that watches `path`, which moves [`Hub::horizon`]. A session has one under way at most,
+    /// however many wait: one that was under way before this call began may have been too early, and is waited for all the
+    /// same. After one that has not brought what was asked for there is a pause, for all.
     ///
     /// # Cancellation
     /// Safe: others go on waiting.
-    pub(crate) async fn sync(&self, path: &NodePath) -> bool {
-        let slot = self.slot(path);
-        let sync = {
-            let mut current = lock(&slot.sync);
-            match current.as_ref().filter(|sync| sync.peek().is_none()) {
-                Some(sync) => sync.clone(),
-                None => {
-                    let answer = slot.session.borrow().submit(Request::Sync { path: "/".to_owned() });
-                    let sync = answer.map(|answer| answer.is_ok()).boxed().shared();
-                    current.insert(sync).clone()
-                }
-            }
-        };
-        sync.await
+    pub(crate) async fn sync(&self, path: &NodePath, wanted: Zxid) -> Synced {
+        self.slot(path).sync(wanted).await
     }
 
     /// Whether every watching session is connected.
@@ -139,6 +154,47 @@ impl Hub {
 
     fn slot(&self, path: &NodePath) -> &Slot {
         &self.slots[self.watcher_of(path).0]
+    }
+}
+
+impl Slot {
+    fn sync(&self, wanted: Zxid) -> Sync {
+        let mut syncs = lock(&self.syncs);
+        let over = match &syncs.current {
+            Some(current) => match current.peek() {
+                None => {
+                    let current = current.clone();
+                    syncs.wanted = syncs.wanted.max(wanted);
+                    return current;
+                }
+                over => over.copied(),
+            },
+            None => None,
+        };
+        let is_enough = |over: Synced| {
+            let known = self.watches.horizon().map_or(Zxid(0), |(_, zxid)| zxid);
+            over.connection.is_some() && known >= syncs.wanted
+        };
+        let pause = if over.is_none_or(is_enough) {
+            Duration::ZERO
+        } else {
+            (2 * syncs.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+        };
+        let not_before = over.map(|over| over.ended + pause);
+        let (session, watches) = (self.session.clone(), self.watches.clone());
+        let sync = async move {
+            if let Some(at) = not_before.filter(|at| Instant::now() < *at) {
+                tokio::time::sleep_until(at).await;
+            }
+            let (began, connection) = (Instant::now(), watches.horizon().map(|(connection, _)| connection));
+            let answer = session.borrow().submit(Request::Sync { path: "/".to_owned() });
+            let is_answered = answer.await.is_ok();
+            let is_same = watches.horizon().map(|(connection, _)| connection) == connection;
+            Synced { began, ended: Instant::now(), connection: connection.filter(|_| is_answered && is_same) }
+        };
+        let sync = sync.boxed().shared();
+        (syncs.wanted, syncs.pause) = (wanted, pause);
+        syncs.current.insert(sync).clone()
     }
 }
 
@@ -266,6 +322,24 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_what_does_not_come_share_syncs_that_pause_ever_longer() {
+        let watches = Arc::new(Watches::default());
+        let session = Session::full(watches.connection_made(), watches.clone());
+        let (_current, session) = watch::channel(session);
+        let slot = Slot { watches: watches.clone(), session, syncs: Arc::default() };
+        let mut began = Vec::new();
+        for _ in 0..8 {
+            let calls: Vec<_> = (1..=1000).map(|zxid| slot.sync(Zxid(zxid))).collect();
+            let each = futures_util::future::join_all(calls).await;
+            assert!(each.iter().all(|synced| synced.began == each[0].began && synced.connection.is_none()));
+            began.push(each[0].began);
+        }
+        let pauses: Vec<_> = began.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 50, 50]);
+        assert_eq!(lock(&slot.syncs).wanted, Zxid(1000));
+    }
 
     /// With a clock of the test's own: nothing here touches a socket.
     #[tokio::test(start_paused = true)]

@@ -33,7 +33,7 @@ pub(crate) use calls::{Read, create, delete, set_data};
 pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_string};
 pub(crate) use connection::MAX_REPLY;
 pub(crate) use error::{Error, ErrorCode};
-pub(crate) use hub::{Hub, Subscription, Watcher};
+pub(crate) use hub::{Hub, Subscription, Synced, Watcher};
 pub(crate) use names::Resolver;
 pub(crate) use pauses::Pauses;
 pub(crate) use pool::{NoRoom, Owner, Owners, Pool, Room, SESSION_PATH_BYTES};

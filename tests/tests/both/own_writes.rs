@@ -271,7 +271,8 @@ async fn a_revision_that_nobody_has_is_answered_as_stale_and_means_nothing_to_ot
         let latest = GetRequest { consistency: v1::Consistency::Latest.into(), ..at_least(min_revision) };
         assert!(read(&s.client, latest).await.unwrap().reset);
         let watch = WatchRequest { path: PATH.into(), min_revision, ..Default::default() };
-        assert_eq!(Watching::start_with(&s.client, watch).await.known.names(), ["a", "b", "c"]);
+        let watching = Watching::start_with(&s.client, watch).await;
+        assert_eq!((watching.known.names(), watching.was_reset), (vec!["a", "b", "c"], true));
     }
     let answer = read(&s.client, at_least(known.revision)).await.unwrap();
     assert_eq!((answer.stale, answer.reset), (false, false));
@@ -300,6 +301,8 @@ async fn a_connection_forgets_what_zookeeper_has_lost() {
         put(&client, &format!("{PATH}/{number}"), text("x")).await.unwrap();
     }
     let known = cached(&client, PATH).await.unwrap();
+    let watches = server.client().await;
+    put(&watches, &format!("{PATH}/last"), text("x")).await.unwrap();
     own.lose_everything().await;
     eventually("what is there now is shown, and is not called stale", 3 * SOON, async || {
         let answer = cached(&client, PATH).await.map_err(|status| status.to_string())?;
@@ -309,4 +312,8 @@ async fn a_connection_forgets_what_zookeeper_has_lost() {
     let answer = read(&client, at_least(known.revision)).await.unwrap();
     let falls = ARM != Arm::Embedded;
     assert_eq!((answer.stale, answer.reset), (falls, falls));
+    // So does one that only watches.
+    for was_reset in [falls, false] {
+        assert_eq!(Watching::start(&watches, PATH).await.was_reset, was_reset);
+    }
 }

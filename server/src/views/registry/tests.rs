@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::budget::Limits;
 use crate::types::Stat;
-use crate::views::Neighbourhood;
 use crate::views::state::{Entry, NodeRead, Reads, State};
+use crate::views::{Neighbourhood, Reached, Step};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
 
 /// Views of a ZooKeeper that can't be reached.
@@ -230,4 +230,44 @@ async fn what_one_connection_reads_is_its_own_and_a_full_replica_ends_no_view_in
     let reading = known.latest().await.unwrap();
     assert!(reading.state.children.iter().all(|(_, entry)| entry.data.len() == 40_000));
     assert!(budget.used(Resource::ViewBytes) > 500_000);
+}
+
+/// Who waits for ever, for a test.
+fn far() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(600)
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_suspended_view_which_knows_what_it_had_reached() {
+    let mut tasks = JoinSet::new();
+    let budget = Budget::new(Limits::NONE, Limits::NONE);
+    let (views, _) = embedded(Settings::default(), &budget, rollcall_embedded::Config::default(), &mut tasks).await;
+    let reader = views.open(&path("absent"), false, &Account::unlimited()).unwrap();
+    reader.cached().await.unwrap();
+    make(&views, "elsewhere", 0, 0).await;
+    let latest = views.0.zk.last_zxid();
+    assert_eq!(reader.reach(latest, far()).await, Reached::Yes);
+    reader.view().suspend_now(crate::views::view::BackendState::Suspended, None);
+    assert!(reader.has_reached(latest));
+    let reached = tokio::time::timeout(Duration::from_secs(60), reader.reach(Zxid(latest.0 + 1), far())).await;
+    assert_eq!(reached, Ok(Reached::NotInTime));
+}
+
+#[tokio::test]
+async fn a_watch_that_comes_from_what_zookeeper_has_lost_begins_with_a_reset() {
+    let mut tasks = JoinSet::new();
+    let budget = Budget::new(Limits::NONE, Limits::NONE);
+    let (views, _) = embedded(Settings::default(), &budget, rollcall_embedded::Config::default(), &mut tasks).await;
+    make(&views, "a", 1, 1).await;
+    let revision = views.open(&path("a"), false, &Account::unlimited()).unwrap().cached().await.unwrap().state.revision;
+    for since in [None, Some(revision)] {
+        for (at_least, is_lost) in [(views.0.zk.last_zxid(), false), (Zxid(i64::MAX), true)] {
+            let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
+            let mut watcher = reader.watch(since, at_least, false, Neighbourhood::default());
+            let told = watcher.next().await.unwrap();
+            assert_eq!(matches!(told.step, Step::Snapshot { is_reset: true, .. }), is_lost, "{told:?}");
+            assert_eq!(watcher.take_end().is_some_and(|end| end >= Zxid(revision.0)), is_lost);
+            assert_eq!(watcher.take_end(), None);
+        }
+    }
 }
