@@ -35,6 +35,23 @@ func TestAStreamLooksAfterAMomentAndThenLessOftenWhereverItIs(t *testing.T) {
 	}
 }
 
+func TestClientsDoNotLookInTheSameMoment(t *testing.T) {
+	now := time.Now()
+	for spread, pause := range map[float64]time.Duration{0: firstLook, 0.25: firstLook * 5 / 4, 1: 2 * firstLook} {
+		u := unease{spread: spread}
+		u.set(false, now)
+		u.set(true, now)
+		if u.lookAt.Sub(now) != pause {
+			t.Fatalf("%v: %v", spread, u.lookAt.Sub(now))
+		}
+		u.returned()
+		u.set(true, now)
+		if !u.lookAt.IsZero() {
+			t.Fatal("it stays")
+		}
+	}
+}
+
 func TestARoundServesAllForAWhileAndLongerWhenItWasInVain(t *testing.T) {
 	var r rounds
 	now, last := time.Now(), time.Duration(0)
