@@ -27,7 +27,8 @@ type View struct {
 // The answer is as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. It is never
 // older than what this client was told before, by any call and any replica: what it has just written or registered is
 // there. What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not
-// get there within about 2 seconds says so with Stale. Ask for [Latest] to see what others were told. When a replica
+// get there within about 2 seconds says so with Stale; one of an earlier version, during an upgrade, knows only what it
+// has told itself. Ask for [Latest] to see what others were told. When a replica
 // does not answer another is asked, for as long as the context allows. Without ZooKeeper a replica answers from memory, and
 // the view is Stale; another replica is asked first, in case it has ZooKeeper.
 //

@@ -42,7 +42,8 @@ impl Client {
     /// - Ordering: as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. It is never older
     ///   than what this client was told before, by any call and any replica: what it has just written or registered is there.
     ///   What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not get
-    ///   there within about 2 seconds says so with `stale`. Ask for [`latest`](Get::latest) to see what others were told.
+    ///   there within about 2 seconds says so with `stale`; one of an earlier version, during an upgrade, knows only what it
+    ///   has told itself. Ask for [`latest`](Get::latest) to see what others were told.
     /// - Without ZooKeeper a replica answers from memory, and the answer is `stale`. Another replica is asked first, in case it
     ///   has ZooKeeper.
     /// - Connection loss: another replica is asked, for as long as the client's time-out allows.
