@@ -140,7 +140,7 @@ func (q *queueing) queue(ctx context.Context, at *replica) (grant, *failure) {
 			}
 			message = next
 		case <-ctx.Done():
-			stream.end()
+			q.abandon(stream)
 			return grant{}, nil
 		}
 		at.succeeded()
@@ -153,7 +153,7 @@ func (q *queueing) queue(ctx context.Context, at *replica) (grant, *failure) {
 		case *v1.AcquireLockResponse_Heartbeat:
 			// Without ZooKeeper there is no place. The replica goes on waiting for both, though another may have it.
 			if q.id == "" && q.client.replicas.foundBetter(ctx, at.index) {
-				stream.end()
+				q.abandon(stream)
 				return grant{}, nil
 			}
 		case *v1.AcquireLockResponse_Lost:
@@ -189,6 +189,34 @@ func (q *queueing) take(queued *v1.Queued) {
 	q.forgetLeft()
 	if tell := q.settings.onQueued; tell != nil {
 		tell(Place{Position: int(queued.GetPosition()), Holders: queued.GetHolders()})
+	}
+}
+
+// abandon ends a stream. While its place is not known it is read on in the background: the lock may be granted before
+// the replica hears that nobody wants it any more, and would be held for its ttl by nobody.
+func (q *queueing) abandon(stream *lockStream) {
+	patience := q.client.patience
+	readOn := func() {
+		defer stream.end()
+		bounded, cancel := context.WithTimeout(q.client.ctx, patience)
+		defer cancel()
+		for {
+			select {
+			case message := <-stream.in.messages:
+				if queued := message.GetQueued(); queued != nil {
+					stream.end()
+					_ = q.client.ReleaseLock(q.client.ctx, queued.GetLockId())
+				}
+				if message.GetHeartbeat() == nil {
+					return
+				}
+			case <-bounded.Done():
+				return
+			}
+		}
+	}
+	if q.id != "" || !q.client.giveBack(readOn) {
+		stream.end()
 	}
 }
 

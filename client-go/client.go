@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
 const (
@@ -186,7 +184,7 @@ const (
 // replica may hold the answer back.
 func call[A any](
 	ctx context.Context, c *Client, path string, does effect, hold time.Duration,
-	attempt func(context.Context, v1.RegistryClient) (A, error),
+	attempt func(context.Context, *replica) (A, error),
 ) (A, error) {
 	var nothing A
 	bounded, cancel := c.bound(ctx, hold)
@@ -222,7 +220,7 @@ func call[A any](
 // try makes a call at one replica, and tells what that says of the replica.
 func try[A any](
 	ctx context.Context, at *replica, does effect, hold time.Duration,
-	attempt func(context.Context, v1.RegistryClient) (A, error),
+	attempt func(context.Context, *replica) (A, error),
 ) (A, *failure) {
 	defer at.release()
 	begun, bound := time.Now(), attemptBound
@@ -235,7 +233,7 @@ func try[A any](
 		defer cancel()
 		marked = bounded
 	}
-	answer, err := attempt(marked, at.stub)
+	answer, err := attempt(marked, at)
 	if err == nil {
 		at.succeeded()
 		return answer, nil

@@ -42,8 +42,8 @@ type LockParty struct {
 // Errors are of the reasons [NotALock] and those of every call.
 func (c *Client) DescribeLock(ctx context.Context, path string) (*LockDescription, error) {
 	request := &v1.DescribeLockRequest{Path: path}
-	describe := func(ctx context.Context, stub v1.RegistryClient) (*v1.DescribeLockResponse, error) {
-		return stub.DescribeLock(ctx, request)
+	describe := func(ctx context.Context, at *replica) (*v1.DescribeLockResponse, error) {
+		return at.stub.DescribeLock(ctx, request)
 	}
 	answer, err := call(ctx, c, path, reads, 0, describe)
 	if err != nil {

@@ -27,7 +27,8 @@ type View struct {
 // The answer is as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. It is never
 // older than what this client was told before, by any call and any replica: what it has just written or registered is
 // there. What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not
-// get there within about 2 seconds says so with Stale. Ask for [Latest] to see what others were told. When a replica
+// get there within about 2 seconds says so with Stale; one of an earlier version, during an upgrade, knows only what it
+// has told itself. Ask for [Latest] to see what others were told. When a replica
 // does not answer another is asked, for as long as the context allows. Without ZooKeeper a replica answers from memory, and
 // the view is Stale; another replica is asked first, in case it has ZooKeeper.
 //
@@ -48,34 +49,45 @@ func (c *Client) Get(ctx context.Context, path string, opts ...GetOption) (*View
 		hold = min(hold, max(time.Until(deadline)*3/4, 0))
 	}
 	until := time.Now().Add(hold)
-	look := func(ctx context.Context, stub v1.RegistryClient) (*View, error) {
-		return c.gather(ctx, stub, request, time.Until(until))
+	look := func(ctx context.Context, at *replica) (found, error) {
+		return c.gather(ctx, at, request, time.Until(until))
 	}
-	view, err := call(ctx, c, path, reads, hold, look)
-	if err != nil || !view.Stale || !c.replicas.foundBetter(ctx, c.replicas.current()) {
-		return view, err
+	first, err := call(ctx, c, path, reads, hold, look)
+	// Where ZooKeeper itself went back, no replica knows more.
+	if err != nil || !first.view.Stale || first.isReset || !c.replicas.foundBetter(ctx, first.at) {
+		return first.view, err
 	}
-	if current, err := call(ctx, c, path, reads, hold, look); err == nil {
-		return current, nil
+	// Who is asked once more at another replica waits for no longer.
+	if current, err := call(ctx, c, path, reads, max(time.Until(until), 0), look); err == nil {
+		return current.view, nil
 	}
-	return view, nil
+	return first.view, nil
+}
+
+// found is a view, and where it comes from.
+type found struct {
+	view *View
+	// at is the index of the replica that has answered.
+	at int
+	// isReset: ZooKeeper has lost what was known before.
+	isReset bool
 }
 
 // gather reads all pages, from one replica: they belong to one of its states.
-func (c *Client) gather(ctx context.Context, stub v1.RegistryClient, first *v1.GetRequest, hold time.Duration) (
-	*View, error,
-) {
+func (c *Client) gather(ctx context.Context, at *replica, first *v1.GetRequest, hold time.Duration) (found, error) {
 	request := &v1.GetRequest{Path: first.Path, Recursive: first.Recursive, Consistency: first.Consistency}
 	known := c.seen.ask(request)
 	if hold > 0 {
 		request.Wait = durationpb.New(hold)
 	}
 	var view *View
+	isReset := false
 	for {
-		answer, err := stub.Get(ctx, request)
+		answer, err := at.stub.Get(ctx, request)
 		if err != nil {
-			return nil, err
+			return found{}, err
 		}
+		isReset = isReset || answer.GetReset_()
 		c.seen.noteAnswer(known, answer)
 		if view == nil {
 			view = &View{Node: nodeFromProto(answer.GetNode()), Revision: answer.GetRevision()}
@@ -88,7 +100,7 @@ func (c *Client) gather(ctx context.Context, stub v1.RegistryClient, first *v1.G
 			view.Stale, view.AsOf = true, answer.GetAsOf().AsTime()
 		}
 		if answer.GetNextPageToken() == "" {
-			return view, nil
+			return found{view: view, at: at.index, isReset: isReset}, nil
 		}
 		request.PageToken, request.Wait = answer.GetNextPageToken(), nil
 	}

@@ -97,9 +97,9 @@ func (c *Client) ReleaseLock(ctx context.Context, id string) error {
 	request := &v1.ReleaseLockRequest{LockId: id}
 	attempts := 0
 	// Released twice is the same as once.
-	release := func(ctx context.Context, stub v1.RegistryClient) (*v1.ReleaseLockResponse, error) {
+	release := func(ctx context.Context, at *replica) (*v1.ReleaseLockResponse, error) {
 		attempts++
-		return stub.ReleaseLock(ctx, request)
+		return at.stub.ReleaseLock(ctx, request)
 	}
 	_, err := call(ctx, c, "", reads, 0, release)
 	if attempts > 1 && errors.Is(err, LockLost) {
@@ -249,9 +249,14 @@ func (c lockContext) Err() error {
 
 // releaseLater gives a lock back in the background, as far as the program's end leaves time for it.
 func (c *Client) releaseLater(id string) {
-	if id == "" {
-		return
+	if id != "" {
+		// That it is gone already is as good.
+		c.giveBack(func() { _ = c.ReleaseLock(c.ctx, id) })
 	}
+}
+
+// giveBack does something in the background that the end of the client waits for; it tells whether there is time for it.
+func (c *Client) giveBack(task func()) bool {
 	c.mu.Lock()
 	c.releasing++
 	c.mu.Unlock()
@@ -263,14 +268,14 @@ func (c *Client) releaseLater(id string) {
 			c.idle = nil
 		}
 	}
-	release := func() {
+	spawned := c.spawn(func() {
 		defer done()
-		// That it is gone already is as good.
-		_ = c.ReleaseLock(c.ctx, id)
-	}
-	if !c.spawn(release) {
+		task()
+	})
+	if !spawned {
 		done()
 	}
+	return spawned
 }
 
 func (c *Client) awaitReleases(ctx context.Context) {

@@ -17,6 +17,10 @@ import (
 // drainPause is how long a replica that drains is left alone.
 const drainPause = 500 * time.Millisecond
 
+// drainTime is how long one that drains is not looked for when another has lost ZooKeeper: longer than a drain takes,
+// mostly.
+const drainTime = 15 * time.Second
+
 // replicas are the connections of a client: one a replica, made when it is first used, given up when it fails.
 type replicas struct {
 	names []string
@@ -30,6 +34,10 @@ type replicas struct {
 	// replica that is to be left.
 	round  *round
 	rounds []rounds
+	// stopsUntil is until when a replica that drains is taken to be about to stop.
+	stopsUntil []time.Time
+	// spread is that of every unease.
+	spread float64
 }
 
 // link is a connection and how many calls use it. One that was given up is closed with the last of them.
@@ -55,6 +63,9 @@ func newReplicas(names []string, dial func(string) (*grpc.ClientConn, error)) *r
 		choice: newChoice(len(names), chance),
 		links:  make([]*link, len(names)),
 		rounds: make([]rounds, len(names)),
+
+		stopsUntil: make([]time.Time, len(names)),
+		spread:     chance.Float64(),
 	}
 }
 
@@ -95,13 +106,6 @@ func (r *replicas) connect(use chosen) (*replica, error) {
 	link := r.links[use.index]
 	link.users++
 	return &replica{chosen: use, of: r, link: link, stub: v1.NewRegistryClient(link.conn)}, nil
-}
-
-// current is the one that is used until it fails.
-func (r *replicas) current() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.choice.current
 }
 
 // close gives up all connections; calls that stand keep theirs.
@@ -152,7 +156,12 @@ func (p *replica) succeeded() {
 func (p *replica) failed(why *failure) { p.leave(why.pause()) }
 
 // drains: it is about to stop. What comes next goes elsewhere or, behind a balancer, over a new connection.
-func (p *replica) drains() { p.leave(drainPause) }
+func (p *replica) drains() {
+	p.of.mu.Lock()
+	p.of.stopsUntil[p.index] = time.Now().Add(drainTime)
+	p.of.mu.Unlock()
+	p.leave(drainPause)
+}
 
 func (p *replica) leave(pause time.Duration) {
 	p.of.mu.Lock()

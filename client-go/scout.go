@@ -32,15 +32,22 @@ type unease struct {
 	lookAt time.Time
 	// looks counts how often it has looked, or moved, in this trouble.
 	looks int
+	// stays: it stays where it is for as long as this trouble lasts.
+	stays bool
+	// spread, from 0 to 1, is how much longer the first pause is: clients that lose ZooKeeper together don't move
+	// together. It is the same for all streams of a client, which share their rounds of questions.
+	spread float64
 }
+
+func (r *replicas) newUnease() unease { return unease{spread: r.spread} }
 
 // set: whether the stream's replica has lost ZooKeeper, or says so still.
 func (u *unease) set(isWithout bool, now time.Time) {
 	switch {
 	case !isWithout:
-		*u = unease{}
-	case u.lookAt.IsZero():
-		u.lookAt = now.Add(lookPause(u.looks))
+		*u = unease{spread: u.spread}
+	case u.lookAt.IsZero() && !u.stays:
+		u.lookAt = now.Add(u.pause())
 	}
 }
 
@@ -48,11 +55,22 @@ func (u *unease) set(isWithout bool, now time.Time) {
 // between replicas that promise more than they hold.
 func (u *unease) looked(now time.Time) {
 	u.looks++
-	u.lookAt = now.Add(lookPause(u.looks))
+	u.lookAt = now.Add(u.pause())
+}
+
+func (u *unease) pause() time.Duration {
+	pause := lookPause(u.looks)
+	if u.looks == 0 {
+		pause += time.Duration(float64(pause) * u.spread)
+	}
+	return pause
 }
 
 // moved: whether the new replica has ZooKeeper is not known yet.
-func (u *unease) moved() { u.lookAt = time.Time{} }
+func (u *unease) moved() { u.lookAt, u.stays = time.Time{}, false }
+
+// returned: it has gone back, since the other replica could not take it.
+func (u *unease) returned() { u.lookAt, u.stays = time.Time{}, true }
 
 // rounds is what the last round of questions came to. All streams of a client share it, so that a client with a
 // thousand of them asks no more than one. Pure: the time is given.
@@ -124,7 +142,7 @@ func (r *replicas) askOthers(ctx context.Context, under *round) bool {
 	found := make(chan int, len(r.names))
 	var asked sync.WaitGroup
 	for _, index := range rand.Perm(len(r.names)) {
-		if index != under.than {
+		if index != under.than && !r.stops(index) {
 			asked.Go(func() {
 				if r.hasZooKeeper(asking, index) {
 					found <- index
@@ -141,6 +159,9 @@ func (r *replicas) askOthers(ctx context.Context, under *round) bool {
 	close(under.done)
 	select {
 	case index := <-found:
+		if time.Now().Before(r.stopsUntil[index]) {
+			break
+		}
 		r.choice.prefer(index)
 		r.rounds[under.than].put(true, time.Now())
 		return true
@@ -151,6 +172,13 @@ func (r *replicas) askOthers(ctx context.Context, under *round) bool {
 		r.rounds[under.than].put(false, time.Now())
 	}
 	return false
+}
+
+// stops tells whether a replica is about to stop: it still answers, and is no better than one without ZooKeeper.
+func (r *replicas) stops(index int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Before(r.stopsUntil[index])
 }
 
 // hasZooKeeper tells whether a round trip to ZooKeeper can be made at a replica.

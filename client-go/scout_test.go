@@ -1,10 +1,15 @@
 package rollcall
 
 import (
+	"context"
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
@@ -32,6 +37,61 @@ func TestAStreamLooksAfterAMomentAndThenLessOftenWhereverItIs(t *testing.T) {
 	u.set(true, now)
 	if u.lookAt.Sub(now) != firstLook {
 		t.Fatal("the next trouble begins anew")
+	}
+}
+
+func TestClientsDoNotLookInTheSameMoment(t *testing.T) {
+	now := time.Now()
+	for spread, pause := range map[float64]time.Duration{0: firstLook, 0.25: firstLook * 5 / 4, 1: 2 * firstLook} {
+		u := unease{spread: spread}
+		u.set(false, now)
+		u.set(true, now)
+		if u.lookAt.Sub(now) != pause {
+			t.Fatalf("%v: %v", spread, u.lookAt.Sub(now))
+		}
+		u.returned()
+		u.set(true, now)
+		if !u.lookAt.IsZero() {
+			t.Fatal("it stays")
+		}
+	}
+}
+
+// answering is a replica that has ZooKeeper.
+type answering struct{ v1.UnimplementedRegistryServer }
+
+func (answering) Get(context.Context, *v1.GetRequest) (*v1.GetResponse, error) {
+	return &v1.GetResponse{}, nil
+}
+
+func TestAReplicaThatIsAboutToStopIsNoBetter(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	v1.RegisterRegistryServer(server, answering{})
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
+	dial := func(name string) (*grpc.ClientConn, error) {
+		return grpc.NewClient(name, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	}
+	r := newReplicas([]string{"127.0.0.1:1", listener.Addr().String()}, dial)
+	defer r.close()
+	r.mu.Lock()
+	at, err := r.connect(chosen{index: 1})
+	r.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.drains()
+	at.release()
+	if r.foundBetter(t.Context(), 0) {
+		t.Fatal("it is about to stop")
+	}
+	r.stopsUntil[1], r.rounds[0] = time.Time{}, rounds{}
+	if !r.foundBetter(t.Context(), 0) {
+		t.Fatal("it has ZooKeeper")
 	}
 }
 

@@ -154,7 +154,7 @@ func (s *session) run() {
 			s.isBroken = false
 			state.begin()
 		})
-		h := holding{session: s, stream: stream, sureUntil: sureUntil}
+		h := holding{session: s, stream: stream, sureUntil: sureUntil, unease: s.client.replicas.newUnease()}
 		sureUntil = time.Time{}
 		if h.run(s.client.ctx) {
 			sureUntil = h.sureUntil
@@ -208,6 +208,8 @@ type holding struct {
 	// whether everything stands by it.
 	left       *regStream
 	leftHadAll bool
+	// leftIsOpen: its replica would go on; it was left for one that has ZooKeeper.
+	leftIsOpen bool
 	// opening gives the next stream, or nil; it is nil itself while none is being opened.
 	opening    chan *regStream
 	endOpening context.CancelFunc
@@ -232,14 +234,17 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 			request = h.state.next()
 		}
 		isEmpty, isSettled := h.state.isEmpty(), request == nil && h.state.isSettled()
-		isWithout := h.state.isWithoutZooKeeper()
+		isWithout, lacksRoom := h.state.isWithoutZooKeeper(), len(h.state.later) > 0
 		h.mu.Unlock()
 		if isEmpty {
 			return false
 		}
 		if isSettled {
 			h.hasAll = true
-			h.letGo()
+			// What there was no room for still stands by the stream that was left.
+			if !lacksRoom {
+				h.letGo()
+			}
 		}
 		if isSettled || isWithout {
 			h.unease.set(isWithout, time.Now())
@@ -265,16 +270,26 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 				h.broke(h.stream.in.ended)
 				return true
 			}
-			h.take(ctx, message)
+			if h.missesLeft(message) {
+				h.goBack()
+				request = nil
+				doubting.Reset(time.Until(h.sureUntil))
+			} else {
+				h.take(ctx, message)
+			}
 		case stream := <-h.opening:
 			if h.moved(ctx, stream) {
 				request = nil
 				doubting.Reset(time.Until(h.sureUntil))
 			}
-		case _, ok := <-h.left.messages():
-			// What it says does not count any more; it must only be kept alive.
+		case message, ok := <-h.left.messages():
+			// What it says does not count any more, but that its replica stops; it must only be kept alive.
 			if !ok {
 				h.letGo()
+			} else if message.GetDraining() != nil {
+				h.leftIsOpen = false
+			} else if message.GetKeptAlive() != nil {
+				h.left.pulse.answered()
 			}
 		case <-inDoubt:
 			h.with((*regState).doubtTheRest)
@@ -358,6 +373,7 @@ func (h *holding) moved(ctx context.Context, stream *regStream) bool {
 		}
 		return false
 	}
+	h.leftIsOpen = !h.isLeaving
 	h.isLeaving = false
 	h.unease.moved()
 	h.letGo()
@@ -366,6 +382,27 @@ func (h *holding) moved(ctx context.Context, stream *regStream) bool {
 	h.stream, h.hasAll = stream, false
 	h.with((*regState).begin)
 	return true
+}
+
+// missesLeft tells whether it is better to go back: the replica that has ZooKeeper has no room, and what it is asked for
+// would be over, or wait there for room, where it could as well wait for ZooKeeper.
+func (h *holding) missesLeft(message *v1.RegisterResponse) bool {
+	rejected := message.GetRejected()
+	// A quota is ZooKeeper's, and the same everywhere.
+	isFull := codes.Code(rejected.GetCode()) == codes.ResourceExhausted && Reason(rejected.GetReason()) != Quota
+	return h.left != nil && h.leftIsOpen && isFull
+}
+
+// goBack makes the stream that was left the present one again. What the other has taken over stands there until then.
+func (h *holding) goBack() {
+	h.endOpenings()
+	h.stream, h.left = h.left, h.stream
+	h.leftIsOpen, h.isLeaving, h.hasAll = false, false, false
+	if h.leftHadAll && h.ttl > 0 {
+		h.sureUntil = h.stream.pulse.certain().Add(h.ttl)
+	}
+	h.unease.returned()
+	h.with((*regState).begin)
 }
 
 func (h *holding) broke(why *failure) {
@@ -387,14 +424,20 @@ func (h *holding) letGo() {
 	}
 }
 
-// end ends all streams.
-func (h *holding) end() {
+// endOpenings gives up the stream that is being opened, if there is one.
+func (h *holding) endOpenings() {
 	if h.opening != nil {
 		h.endOpening()
 		if stream := <-h.opening; stream != nil {
 			stream.end()
 		}
+		h.opening = nil
 	}
+}
+
+// end ends all streams.
+func (h *holding) end() {
+	h.endOpenings()
 	h.letGo()
 	h.stream.end()
 }

@@ -42,6 +42,7 @@ func (c *Client) Watch(ctx context.Context, path string, opts ...WatchOption) it
 		joined, cancel := c.join(ctx)
 		defer cancel()
 		w := watching{client: c, path: path, recursive: settings.recursive, yield: yield, but: none, silent: map[int]struct{}{}}
+		w.unease = c.replicas.newUnease()
 		if settings.after != nil {
 			w.assembler = assembler{view: *settings.after, known: true}
 		}
@@ -168,7 +169,7 @@ func (w *watching) follow(v *vigil, at *replica, stream watchStream) error {
 			return nil
 		case !message.GetStale():
 			looking.stop()
-			looking, w.unease = nil, unease{}
+			looking, w.unease = nil, w.client.replicas.newUnease()
 		case looking == nil:
 			looking = w.client.replicas.lookOut(v.ctx, at.index, w.unease, v.end)
 		}

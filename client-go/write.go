@@ -35,8 +35,8 @@ func (c *Client) Put(ctx context.Context, path string, value any, opts ...PutOpt
 		ExpectedVersion: settings.version,
 		CreateOnly:      settings.createOnly,
 	}
-	put := func(ctx context.Context, stub v1.RegistryClient) (*v1.PutResponse, error) {
-		return stub.Put(ctx, request)
+	put := func(ctx context.Context, at *replica) (*v1.PutResponse, error) {
+		return at.stub.Put(ctx, request)
 	}
 	answer, err := call(ctx, c, path, writes, 0, put)
 	if err != nil {
@@ -56,8 +56,8 @@ func (c *Client) Delete(ctx context.Context, path string, opts ...DeleteOption) 
 		option.applyDelete(&settings)
 	}
 	request := &v1.DeleteRequest{Path: path, ExpectedVersion: settings.version, Recursive: settings.recursive}
-	remove := func(ctx context.Context, stub v1.RegistryClient) (*v1.DeleteResponse, error) {
-		return stub.Delete(ctx, request)
+	remove := func(ctx context.Context, at *replica) (*v1.DeleteResponse, error) {
+		return at.stub.Delete(ctx, request)
 	}
 	_, err := call(ctx, c, path, writes, 0, remove)
 	return err

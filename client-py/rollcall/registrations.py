@@ -10,7 +10,7 @@ from rollcall.errors import ServiceRegistryException, lost_reason, refusal
 # How many requests may be without an answer.
 _WINDOW = 256
 # Numbers of google.rpc.Code.
-_RESOURCE_EXHAUSTED = 8
+RESOURCE_EXHAUSTED = 8
 _UNAVAILABLE = 14
 
 # Told once: None, or why not.
@@ -126,6 +126,11 @@ class Registrations:
     def is_settled(self) -> bool:
         """Whether everything that is wished was answered on the present stream."""
         return not self._queue and self._unanswered == 0
+
+    def lacks_room(self) -> bool:
+        """Whether the present stream's replica had no room for something: what stands elsewhere, stands only there."""
+        later = (self.entries.get(path) for path in self._later)
+        return any(entry is not None and entry.generation is not None for entry in later)
 
     def is_without_zookeeper(self) -> bool:
         """Whether the present stream's replica keeps something waiting since it has no ZooKeeper."""
@@ -304,7 +309,7 @@ class Registrations:
             entry.answer(error)
             self._enqueue(entry)
             return None
-        if entry.generation is not None and rejected.code in (_RESOURCE_EXHAUSTED, _UNAVAILABLE):
+        if entry.generation is not None and rejected.code in (RESOURCE_EXHAUSTED, _UNAVAILABLE):
             self._later.append(entry.path)
             return None
         return self._end(entry, error)

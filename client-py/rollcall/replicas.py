@@ -26,6 +26,8 @@ OPENING = 4.0
 _QUESTION = 1.0
 # How long a replica that drains is left alone.
 _DRAINING = 0.5
+# How long one that drains is no better than one without ZooKeeper: longer than a drain takes, mostly.
+_STOPPING = 15.0
 # The largest message, in bytes, that a replica reads.
 _LARGEST = 2 * 1024 * 1024
 
@@ -114,6 +116,10 @@ class Replicas:
         # rounds have come to, for each such replica.
         self._round: "Optional[Tuple[int, asyncio.Task[bool]]]" = None
         self._rounds = [Memory() for _ in names]
+        # Until when a replica that drains is taken to be about to stop.
+        self._stops_until: Dict[int, float] = {}
+        # From 0 to 1: how much later than others this client looks for another replica.
+        self.spread = random.random()
         self._is_paused = False
         self._resumed = News()
         # What the last one that failed has said.
@@ -174,6 +180,7 @@ class Replicas:
 
     def drains(self, replica: Replica) -> None:
         """It is about to stop: whatever comes next goes elsewhere, or, behind a balancer, over a new connection."""
+        self._stops_until[replica.index] = asyncio.get_running_loop().time() + _STOPPING
         if self._choice.failed(replica.chosen, _DRAINING, asyncio.get_running_loop().time()):
             self._leave(replica.index)
             log.info("replica %s drains", self._names[replica.index])
@@ -197,7 +204,8 @@ class Replicas:
         return await asyncio.shield(self._round[1])
 
     async def _ask_others(self, than: int) -> bool:
-        others = [index for index in range(len(self._names)) if index != than]
+        # One that is about to stop still answers.
+        others = [index for index in range(len(self._names)) if index != than and not self._stops(index)]
         random.shuffle(others)
         asked = {asyncio.ensure_future(self._with_zookeeper(index)) for index in others}
         found: Optional[int] = None
@@ -208,11 +216,16 @@ class Replicas:
         finally:
             for each in asked:
                 each.cancel()
+        if found is not None and self._stops(found):
+            found = None
         self._rounds[than].put(found is not None, asyncio.get_running_loop().time())
         if found is not None:
             self._choice.prefer(found)
             log.info("replica %s has lost zookeeper, and %s has it", self._names[than], self._names[found])
         return found is not None
+
+    def _stops(self, index: int) -> bool:
+        return asyncio.get_running_loop().time() < self._stops_until.get(index, 0.0)
 
     async def _with_zookeeper(self, index: int) -> Optional[int]:
         """The same index, if a round trip to ZooKeeper can be made at that replica."""

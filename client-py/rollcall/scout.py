@@ -20,7 +20,12 @@ def _pause(looks: int) -> float:
 class Unease:
     """When one stream looks for another replica. Times are those of the loop's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, spread: float = 0.0) -> None:
+        """`spread` is from 0 to 1, and the same for all streams of a client, which share their rounds of questions."""
+        # How much longer the first pause is: clients that lose ZooKeeper together don't move together.
+        self._spread = spread
+        # It stays where it is for as long as this trouble lasts.
+        self._stays = False
         # Set while its replica has no ZooKeeper.
         self.look_at: Optional[float] = None
         # How often it has looked, or moved, in this trouble.
@@ -29,19 +34,26 @@ class Unease:
     def set(self, is_without: bool, now: float) -> None:
         """Whether the stream's replica has lost ZooKeeper, or says so still."""
         if not is_without:
-            self.look_at, self._looks = None, 0
-        elif self.look_at is None:
-            self.look_at = now + _pause(self._looks)
+            self.look_at, self._looks, self._stays = None, 0, False
+        elif self.look_at is None and not self._stays:
+            self.look_at = now + self._pause()
 
     def looks(self, now: float) -> None:
         """It looks: the next time, at the replica where it then is, comes after a longer pause. So a stream does not hop
         for ever between replicas that promise more than they hold."""
         self._looks += 1
-        self.look_at = now + _pause(self._looks)
+        self.look_at = now + self._pause()
 
     def moved(self) -> None:
         """Whether the new replica has ZooKeeper is not known yet."""
-        self.look_at = None
+        self.look_at, self._stays = None, False
+
+    def returned(self) -> None:
+        """It has gone back: the other replica could not take it."""
+        self.look_at, self._stays = None, True
+
+    def _pause(self) -> float:
+        return _pause(self._looks) * (1.0 + self._spread * (self._looks == 0))
 
     def left(self, now: float, longest: float) -> float:
         """Seconds until it looks, but no more than `longest`."""

@@ -10,7 +10,7 @@ from google.protobuf import duration_pb2
 
 from rollcall import v1
 from rollcall.errors import Failure
-from rollcall.registrations import Lost, Registrations
+from rollcall.registrations import RESOURCE_EXHAUSTED, Lost, Registrations
 from rollcall.replicas import OPENING, Replica, Replicas
 from rollcall.scout import Unease
 from rollcall.stream import Stream
@@ -89,6 +89,9 @@ class Session:
         self._held: Optional[_Held] = None
         # The stream that was left, kept alive until everything has been taken over from it.
         self._left: Optional[_Held] = None
+        # Its replica would go on: it was left for one that has ZooKeeper.
+        self._left_is_open = False
+        self._unease = Unease()
 
     def wake(self) -> None:
         """There is something new to say, or to read."""
@@ -166,12 +169,18 @@ class Session:
         loop = asyncio.get_running_loop()
         moving: "Optional[asyncio.Task[Optional[_Held]]]" = None
         try_again_at = loop.time() + _TRY_AGAIN
-        unease = Unease()
+        self._unease = unease = Unease(self._replicas.spread)
         try:
             while True:
                 held = self._held
                 assert held is not None
-                self._read(held)
+                if not self._read(held):
+                    self._go_back(held)
+                    if moving is not None:
+                        if not moving.cancel():
+                            self._drop(moving.result())
+                        moving = None
+                    continue
                 if held.drains and moving is None:
                     moving = asyncio.ensure_future(self._open(held.replica.index))
                     moving.add_done_callback(lambda _: self.wake())
@@ -187,6 +196,7 @@ class Session:
                         continue
                     self._drop(self._left)
                     self._left, self._held = held, opened
+                    self._left_is_open = not held.drains
                     unease.moved()
                     self.registrations.begin()
                     continue
@@ -210,8 +220,8 @@ class Session:
             if moving is not None:
                 moving.cancel()
 
-    def _read(self, held: _Held) -> None:
-        """Takes what a stream has said. Raises Failure when it has ended."""
+    def _read(self, held: _Held) -> bool:
+        """Takes what a stream has said; False: it is better to go back. Raises Failure when it has ended."""
         message = held.stream.poll()
         while message is not None:
             held.heard_at = asyncio.get_running_loop().time()
@@ -219,6 +229,8 @@ class Session:
                 if not held.drains:
                     self._replicas.drains(held.replica)
                 held.drains = True
+            elif self._misses_left(message):
+                return False
             else:
                 self._replicas.seen.note_registration(message)
                 lost = self.registrations.take(message)
@@ -229,19 +241,38 @@ class Session:
         end = held.stream.ended()
         if end is not None:
             raise end
+        return True
+
+    def _misses_left(self, message: v1.RegisterResponse) -> bool:
+        """Whether the replica that has ZooKeeper has no room: what it is asked for would be over, or wait there for room,
+        where it could as well wait for ZooKeeper."""
+        # A quota is ZooKeeper's, and the same everywhere.
+        is_full = message.rejected.code == RESOURCE_EXHAUSTED and message.rejected.reason != "QUOTA"
+        return self._left is not None and self._left_is_open and is_full
+
+    def _go_back(self, full: _Held) -> None:
+        """Makes the stream that was left the present one again. What the other has taken over stands there until then."""
+        self._held, self._left, self._left_is_open = self._left, full, False
+        self._unease.returned()
+        self.registrations.begin()
 
     def _tend_left(self) -> None:
-        """What the stream that was left says does not count any more; it must only be kept alive."""
+        """What the stream that was left says does not count any more, but that its replica stops; it must only be kept
+        alive."""
         left = self._left
         if left is None:
             return
-        while left.stream.poll() is not None:
+        message = left.stream.poll()
+        while message is not None:
             left.heard_at = asyncio.get_running_loop().time()
+            self._left_is_open &= message.WhichOneof("response") != "draining"
+            message = left.stream.poll()
         try:
             left.keep_up(asyncio.get_running_loop().time())
         except Failure:
             self._let_go()
-        if left.stream.ended() is not None or self.registrations.is_settled():
+        is_taken_over = self.registrations.is_settled() and not self.registrations.lacks_room()
+        if left.stream.ended() is not None or is_taken_over:
             self._let_go()
 
     def _let_go(self) -> None:

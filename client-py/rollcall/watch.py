@@ -43,6 +43,7 @@ class Watch:
         """Goes on for good, at one replica after the other. Raises Failure when the last one asked refuses; what that says
         of it is for the caller to tell `replicas`."""
         leaves: Optional[int] = None
+        self._unease = Unease(replicas.spread)
         while True:
             replica = self.replica = await replicas.pick(leaves)
             leaves = None

@@ -82,8 +82,8 @@ class Fleet:
         self.hosts = hosts
         self.replicas = []
 
-    def start(self, listen="127.0.0.1:0"):
-        options = ["--zookeeper", self.hosts, "--session-timeout", "6s", "--drain", "5s"]
+    def start(self, *more, listen="127.0.0.1:0"):
+        options = ["--zookeeper", self.hosts, "--session-timeout", "6s", "--drain", "5s", *more]
         self.replicas.append(Replica(self._directory, *options, listen=listen))
         return self.replicas[-1]
 

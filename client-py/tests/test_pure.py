@@ -535,6 +535,20 @@ def test_a_stream_looks_after_a_moment_and_then_less_and_less_often_wherever_it_
     assert unease.look_at == now + scout.PAUSES[0], "the next trouble begins anew"
 
 
+def test_clients_do_not_look_in_the_same_moment_and_one_that_went_back_stays():
+    for spread, pause in ((0.0, 1.0), (0.25, 1.25), (1.0, 2.0)):
+        unease = Unease(spread)
+        unease.set(False, 0.0)
+        unease.set(True, 0.0)
+        assert unease.look_at == pause
+        unease.returned()
+        unease.set(True, 0.0)
+        assert unease.look_at is None
+        unease.moved()
+        unease.set(True, 0.0)
+        assert unease.look_at == pause
+
+
 def test_a_round_of_questions_serves_all_for_a_while_and_longer_when_it_was_in_vain():
     memory, now, kept = Memory(), 100.0, []
     assert memory.get(now) is None

@@ -300,6 +300,18 @@ def test_everything_goes_to_a_replica_that_has_zookeeper(fleet, without, registr
     assert ours._engine.core.session._held.replica.index == 1
 
 
+def test_what_another_replica_has_no_room_for_goes_back_and_waits_where_it_was(fleet, without, registry, path):
+    address = free_address()
+    ours = registry(f"{without.address},{address}", timeout=0.1, lazy=True)
+    for number in range(40):
+        assert ours.set_node(f"{path}/{number}", "x" * 250_000) is False
+    session = ours._engine.core.session
+    assert eventually("it waits", lambda: session._held).replica.index == 0
+    fleet.start("--max-bytes-per-connection", str(8 << 20), listen=address)
+    eventually("it was there", lambda: session._left is not None and session._left.replica.index == 1, 3 * SOON)
+    assert session._held.replica.index == 0 and len(session.registrations.entries) == 40
+
+
 def test_a_registry_stays_while_no_replica_has_zookeeper(without, tmp_path, registry, path):
     other = Replica(tmp_path, "--zookeeper", free_address())
     try:

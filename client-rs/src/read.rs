@@ -8,6 +8,7 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use tokio::time::Instant;
 
+use crate::choice::FOREVER;
 use crate::client::{Attempt, Call, Client};
 use crate::error::{Error, Failure};
 use crate::node::{Lookup, Node, duration_to_proto};
@@ -41,7 +42,8 @@ impl Client {
     /// - Ordering: as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. It is never older
     ///   than what this client was told before, by any call and any replica: what it has just written or registered is there.
     ///   What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not get
-    ///   there within about 2 seconds says so with `stale`. Ask for [`latest`](Get::latest) to see what others were told.
+    ///   there within about 2 seconds says so with `stale`; one of an earlier version, during an upgrade, knows only what it
+    ///   has told itself. Ask for [`latest`](Get::latest) to see what others were told.
     /// - Without ZooKeeper a replica answers from memory, and the answer is `stale`. Another replica is asked first, in case it
     ///   has ZooKeeper.
     /// - Connection loss: another replica is asked, for as long as the client's time-out allows.
@@ -73,11 +75,14 @@ impl Get {
 
     async fn send(self) -> Result<Lookup, Error> {
         let Self { client, request, wait } = self;
-        let call = Call::read(&request.path).held_for(wait);
         let patience = client.shared().patience;
+        // Who is asked once more at another replica waits for no longer.
+        let until = Instant::now() + wait.min(FOREVER);
+        let left = || until.saturating_duration_since(Instant::now());
+        let call = || Call::read(&request.path).held_for(left());
         let look = |attempt: Attempt| {
-            let left = attempt.deadline.saturating_duration_since(Instant::now());
-            let wait = wait.min(left.saturating_sub(patience / 2));
+            let bound = attempt.deadline.saturating_duration_since(Instant::now());
+            let wait = left().min(bound.saturating_sub(patience / 2));
             let wait = (!wait.is_zero()).then(|| duration_to_proto(wait));
             let seen = client.replicas().seen().clone();
             let (index, request) = (attempt.index(), v1::GetRequest { wait, ..request.clone() });
@@ -87,10 +92,10 @@ impl Get {
                 Ok((lookup, (!is_reset).then_some(index)))
             }
         };
-        let mut answer = client.call(call.clone(), look).await;
+        let mut answer = client.call(call(), look).await;
         if let Ok((Lookup { stale: true, .. }, Some(index))) = answer
             && client.replicas().found_better(index).await
-            && let Ok(found) = client.call(call, look).await
+            && let Ok(found) = client.call(call(), look).await
         {
             answer = Ok(found);
         }

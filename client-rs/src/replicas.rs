@@ -34,6 +34,8 @@ struct Inner {
     state: Mutex<State>,
     contact: watch::Sender<Contact>,
     seen: Seen,
+    /// Spreads clients that lose ZooKeeper in the same moment.
+    spread: f64,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,14 @@ struct State {
     round: Option<(usize, Round)>,
     /// What the rounds have come to, for each such replica.
     rounds: Vec<Memory>,
+    /// Which are about to stop, and until when that is taken for granted.
+    drains_until: Vec<Option<Instant>>,
+}
+
+impl State {
+    fn drains(&self, index: usize) -> bool {
+        self.drains_until[index].is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// Tells whether one that has ZooKeeper was found.
@@ -67,13 +77,15 @@ impl Replicas {
         let links = addresses.iter().map(|_| None).collect();
         let choice = Choice::new(addresses.len(), rand::random());
         let rounds = vec![Memory::default(); addresses.len()];
-        let state = Mutex::new(State { choice, links, round: None, rounds });
+        let drains_until = vec![None; addresses.len()];
+        let state = Mutex::new(State { choice, links, round: None, rounds, drains_until });
         Self(Arc::new(Inner {
             addresses,
             credentials,
             state,
             contact: watch::Sender::default(),
             seen: Seen::default(),
+            spread: rand::random(),
         }))
     }
 
@@ -85,6 +97,11 @@ impl Replicas {
     /// What any of them has told.
     pub(crate) fn seen(&self) -> &Seen {
         &self.0.seen
+    }
+
+    /// From 0 to 1: how much later than others this client looks for another replica.
+    pub(crate) fn spread(&self) -> f64 {
+        self.0.spread
     }
 
     /// How many there are.
@@ -157,7 +174,11 @@ impl Replicas {
     }
 
     async fn ask_others(self, than: usize) -> bool {
-        let mut others: Vec<_> = (0..self.count()).filter(|index| *index != than).collect();
+        let mut others: Vec<_> = {
+            let state = self.state();
+            // One that is about to stop still answers.
+            (0..self.count()).filter(|index| *index != than && !state.drains(*index)).collect()
+        };
         others.shuffle(&mut rand::rng());
         let mut asked: FuturesUnordered<_> = others.into_iter().map(|index| self.with_zookeeper(index)).collect();
         let first = async {
@@ -171,6 +192,7 @@ impl Replicas {
         };
         let found = timeout(QUESTION, first).await.unwrap_or_default();
         let mut state = self.state();
+        let found = found.filter(|index| !state.drains(*index));
         state.rounds[than].put(found.is_some(), Instant::now());
         if let Some(index) = found {
             state.choice.prefer(index);
@@ -229,6 +251,7 @@ impl Replicas {
     /// It is about to stop: whatever comes next goes elsewhere, or, behind a balancer, over a new connection.
     pub(crate) fn drains(&self, replica: &Replica) {
         let mut state = self.state();
+        state.drains_until[replica.chosen.index] = Some(Instant::now() + STOPPING);
         if state.choice.failed(replica.chosen, Some(DRAINING), Instant::now()) {
             state.links[replica.chosen.index] = None;
             tracing::info!(replica = self.0.addresses[replica.chosen.index].name, "replica drains");
@@ -244,3 +267,5 @@ impl Replicas {
 const QUESTION: Duration = Duration::from_secs(1);
 /// How long a replica that drains is left alone.
 const DRAINING: Duration = Duration::from_millis(500);
+/// How long one that drains is no better than one without ZooKeeper: longer than a drain takes, mostly.
+const STOPPING: Duration = Duration::from_secs(15);

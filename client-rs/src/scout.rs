@@ -20,14 +20,24 @@ pub(crate) struct Unease {
     look_at: Option<Instant>,
     /// How often it has looked, or moved, in this trouble.
     looks: u32,
+    /// It stays where it is for as long as this trouble lasts.
+    stays: bool,
+    /// Up to one more of the first pause, so that clients that lose ZooKeeper together don't move together.
+    spread: f64,
 }
 
 impl Unease {
+    /// `spread` is from 0 to 1, and the same for all streams of a client, which share their rounds of questions.
+    pub(crate) fn new(spread: f64) -> Self {
+        Self { spread, ..Self::default() }
+    }
+
     /// Whether the stream's replica has lost ZooKeeper, or says so still.
     pub(crate) fn set(&mut self, is_without: bool, now: Instant) {
         match is_without {
+            true if self.stays => {}
             true => self.look_at = self.look_at.or_else(|| Some(now + self.pause())),
-            false => *self = Self::default(),
+            false => *self = Self::new(self.spread),
         }
     }
 
@@ -45,11 +55,17 @@ impl Unease {
 
     /// It has moved: whether the new replica has ZooKeeper is not known yet.
     pub(crate) fn moved(&mut self) {
-        self.look_at = None;
+        (self.look_at, self.stays) = (None, false);
+    }
+
+    /// It has gone back: the other replica could not take it.
+    pub(crate) fn returned(&mut self) {
+        (self.look_at, self.stays) = (None, true);
     }
 
     fn pause(&self) -> Duration {
-        pause(self.looks)
+        let spread = if self.looks == 0 { self.spread } else { 0.0 };
+        pause(self.looks).mul_f64(1.0 + spread)
     }
 }
 
@@ -107,6 +123,24 @@ mod tests {
         assert_eq!(unease.look_at(), None);
         unease.set(true, now);
         assert_eq!(unease.look_at(), Some(now + PAUSES[0]), "the next trouble begins anew");
+        unease.returned();
+        unease.set(true, now);
+        assert_eq!(unease.look_at(), None, "it stays");
+        unease.moved();
+        unease.set(true, now);
+        assert!(unease.look_at().is_some(), "it is elsewhere now");
+    }
+
+    #[test]
+    fn clients_do_not_look_in_the_same_moment() {
+        let now = Instant::now();
+        let at = |spread| {
+            let mut unease = Unease::new(spread);
+            unease.set(false, now);
+            unease.set(true, now);
+            unease.look_at().unwrap() - now
+        };
+        assert_eq!([0.0, 0.25, 1.0].map(at), [PAUSES[0], PAUSES[0] * 5 / 4, PAUSES[0] * 2]);
     }
 
     #[test]

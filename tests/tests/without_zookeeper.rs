@@ -21,8 +21,13 @@ struct Beside {
 
 impl Beside {
     async fn start(name: &str) -> Beside {
+        Self::start_with(name, &[]).await
+    }
+
+    /// `options` are those of the other one.
+    async fn start_with(name: &str, options: &[&str]) -> Beside {
         let cut = Arm::Embedded.behind_a_proxy(name, &[]).await;
-        let other = Server::start(&cut.sandbox.hosts).await;
+        let other = Server::start_with(&cut.sandbox.hosts, options).await;
         let door = Proxy::start(other.grpc()).await;
         door.refuse().await;
         let addresses = [cut.server.grpc().to_string(), door.address().to_string()];
@@ -185,4 +190,31 @@ async fn a_lock_is_waited_for_at_a_replica_that_has_zookeeper() {
     let again = soon("the lock", s.client.lock("/jobs/a").acquire()).await.unwrap();
     again.release().await.unwrap();
     s.cut.server.wait_for_streams(0).await;
+}
+
+#[tokio::test]
+async fn what_another_replica_has_no_room_for_goes_back_and_waits_where_it_was() {
+    let s = Beside::start_with("no-room", &["--max-bytes-per-connection=8388608"]).await;
+    let value = "x".repeat(250_000);
+    let register = |name: String| s.client.register(format!("/services/{name}")).value(value.as_str());
+    let mut all = Vec::new();
+    for index in 0..40 {
+        all.push(register(format!("stands:{index}")).start().await.unwrap());
+    }
+    s.cut.cut_off().await;
+    let waits = register("waits:1".to_owned()).in_background().unwrap();
+    waits_for_zookeeper(&waits).await;
+    s.door.accept().await;
+    s.other.wait_for_streams(1).await;
+    s.cut.proxy.accept().await;
+    all.push(waits);
+    for registration in &all {
+        is_registered(registration).await;
+    }
+    s.other.wait_for_streams(0).await;
+    s.cut.server.wait_for_streams(1).await;
+    for registration in all {
+        assert!(registration.state().is_registered(), "{registration:?}");
+        registration.close().await.unwrap();
+    }
 }

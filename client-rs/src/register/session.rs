@@ -6,9 +6,11 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rollcall_proto::v1;
+use rollcall_proto::v1::register_response::Response;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::standing::RegistrationState;
 use super::state::{Key, Leaving, State, Terms, Waiter};
@@ -236,16 +238,45 @@ impl<'a> Opening<'a> {
     }
 }
 
+/// The stream that was left, kept until everything has been taken over from it.
+struct Left {
+    stream: Stream,
+    /// Whether everything stands by it.
+    has_all: bool,
+    /// Its replica would go on: it was left for one that has ZooKeeper.
+    is_open: bool,
+}
+
+impl Left {
+    /// Keeps it alive until its end. What it says does not count any more, but that its replica stops.
+    async fn ended(left: &mut Option<Self>) {
+        let Some(left) = left else { return pending().await };
+        while let Ok(event) = left.stream.next(false).await {
+            left.is_open &= !matches!(event, Event::Draining);
+        }
+    }
+
+    /// Whether it is better to go back: the replica that has ZooKeeper has no room, and what it is asked for would be over,
+    /// or wait there for room, where it could as well wait for ZooKeeper.
+    fn is_missed(left: Option<&Self>, response: &Response) -> bool {
+        // A quota is ZooKeeper's, and the same everywhere.
+        let is_full = |rejected: &v1::Rejected| {
+            rejected.code == i32::from(Code::ResourceExhausted) && rejected.reason != Reason::Quota.as_str()
+        };
+        left.is_some_and(|left| left.is_open) && matches!(response, Response::Rejected(rejected) if is_full(rejected))
+    }
+}
+
 /// Carries the registrations on a stream, and moves them to the next when its replica is about to stop, or has lost
 /// ZooKeeper, which another one has. Ends when that fails or when no registration is left; says until when what was
 /// registered certainly stands. Up to when everything was taken over by the stream, that is as long as it was before.
 async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Instant>) -> Option<Instant> {
     let replicas = &session.peer.replicas;
-    // The stream that was left, kept until everything has been taken over from it; and whether everything stands by it.
-    let (mut left, mut left_has_all): (Option<Stream>, bool) = (None, false);
+    let mut left: Option<Left> = None;
+    // Whether everything stands by the present stream.
     let mut has_all = false;
     let mut opening: Option<Opening<'_>> = None;
-    let mut unease = Unease::default();
+    let mut unease = Unease::new(replicas.spread());
     let mut try_again_at = Instant::now() + TRY_AGAIN;
     loop {
         stream.send_all(|| session.state().next_request());
@@ -253,7 +284,9 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
             return None;
         }
         if session.state().is_settled() {
-            (left, has_all) = (None, true);
+            // What there was no room for still stands by the stream that was left.
+            left = left.filter(|_| session.state().lacks_room());
+            has_all = true;
             unease.set(false, Instant::now());
         } else if session.state().is_without_zookeeper() {
             unease.set(true, Instant::now());
@@ -261,6 +294,17 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
         let has_requests = session.state().has_requests();
         tokio::select! {
             event = stream.next(has_requests) => match event {
+                Ok(Event::Said(response)) if Left::is_missed(left.as_ref(), &response) => {
+                    if let Some(back) = left.take() {
+                        sure_until = session.sure_until(&back.stream).filter(|_| back.has_all).or(sure_until);
+                        let full = std::mem::replace(&mut stream, back.stream);
+                        // What it has taken over stands there for as long.
+                        left = Some(Left { stream: full, has_all: back.has_all, is_open: false });
+                        (has_all, opening) = (false, None);
+                        unease.returned();
+                        session.state().begin();
+                    }
+                }
                 Ok(Event::Said(response)) => {
                     replicas.seen().note_registration(&response);
                     session.state().take(response);
@@ -282,7 +326,7 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                     if has_all {
                         sure_until = session.sure_until(&stream);
                     }
-                    (left, left_has_all) = (Some(std::mem::replace(&mut stream, new)), has_all);
+                    left = Some(Left { stream: std::mem::replace(&mut stream, new), has_all, is_open: !is_needed });
                     has_all = false;
                     unease.moved();
                     session.state().begin();
@@ -294,17 +338,13 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                 unease.looks(Instant::now());
                 opening = Some(Opening::if_better(session, &stream));
             }
-            // What it says does not count any more; it must only be kept alive.
-            ended = async { match &mut left { Some(left) => left.next(false).await.is_err(), None => pending().await } } => {
-                if ended {
-                    if let Some(left) = left.take_if(|_| left_has_all) {
-                        sure_until = session.sure_until(&left);
-                    }
-                    left = None;
+            () = Left::ended(&mut left) => {
+                if let Some(ended) = left.take().filter(|left| left.has_all) {
+                    sure_until = session.sure_until(&ended.stream);
                 }
             }
             // What it has not taken over by then is in doubt, unless the stream that was left keeps it.
-            () = until(sure_until), if !(has_all || left.is_some() && left_has_all) => {
+            () = until(sure_until), if !(has_all || left.as_ref().is_some_and(|left| left.has_all)) => {
                 session.state().doubt_the_rest();
                 sure_until = None;
             }

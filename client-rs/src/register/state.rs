@@ -199,6 +199,11 @@ impl State {
         self.queue.is_empty() && self.unanswered == 0
     }
 
+    /// Whether the present stream's replica had no room for something: what stands elsewhere, stands only there.
+    pub(super) fn lacks_room(&self) -> bool {
+        !self.later.is_empty()
+    }
+
     /// Whether the present stream's replica keeps something waiting since it has no ZooKeeper.
     pub(super) fn is_without_zookeeper(&self) -> bool {
         !self.without_zookeeper.is_empty()

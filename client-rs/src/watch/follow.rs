@@ -79,6 +79,7 @@ impl Following {
     pub(super) fn new(client: Client, mut request: v1::WatchRequest) -> Self {
         request.heartbeat = Some(duration_to_proto(HEARTBEAT));
         let assembler = Assembler::since(request.since_revision);
+        let unease = Unease::new(client.replicas().spread());
         Self {
             client,
             request,
@@ -88,7 +89,7 @@ impl Following {
             has_ended: false,
             silent: BTreeSet::new(),
             drains: None,
-            unease: Unease::default(),
+            unease,
         }
     }
 
