@@ -219,5 +219,5 @@ async fn the_stubs_of_csharp_have_every_message_and_call() {
             }
         }
     }
-    assert!(calls == 8 && messages > 40, "{calls} calls, {messages} messages");
+    assert!(calls == 10 && messages > 50, "{calls} calls, {messages} messages");
 }
