@@ -20,8 +20,8 @@ T = TypeVar("T")
 # How long, in seconds, a fork waits at most until connections are closed.
 _PAUSE = 3.0
 # How long it waits at most until grpcio's own threads have ended; they do unless others in this program use grpcio too,
-# which shows the first time.
-_SETTLE = 0.5
+# which shows the first time. A shorter one is over before they have, on a machine under load, and a child then crashes.
+_SETTLE = 2.0
 _SETTLE_IN_VAIN = 0.02
 # Time without a step of the loop, in seconds, after which a caller gives its thread up. A shorter one would take a
 # machine under load for a thread that hangs.
