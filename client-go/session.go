@@ -266,6 +266,15 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 		case room <- request:
 			request = nil
 		case message, ok := <-h.stream.in.messages:
+			if !ok && h.left != nil && h.leftIsOpen {
+				// What has not been taken over by then stands by the stream that was left, and would go with it.
+				h.stream.at.failed(h.stream.in.ended)
+				h.goBack()
+				h.letGo()
+				request = nil
+				doubting.Reset(time.Until(h.sureUntil))
+				continue
+			}
 			if !ok {
 				h.broke(h.stream.in.ended)
 				return true

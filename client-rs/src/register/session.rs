@@ -317,7 +317,15 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                 Err(failure) => {
                     replicas.failed(&stream.replica, &failure);
                     session.lock().trouble = Some(failure.into_status());
-                    return if has_all { session.sure_until(&stream) } else { sure_until };
+                    let Some(back) = left.take().filter(|left| left.is_open) else {
+                        return if has_all { session.sure_until(&stream) } else { sure_until };
+                    };
+                    // What has not been taken over by then stands by the stream that was left, and would go with it.
+                    sure_until = session.sure_until(&back.stream).filter(|_| back.has_all).or(sure_until);
+                    stream = back.stream;
+                    (has_all, opening) = (false, None);
+                    unease.moved();
+                    session.state().begin();
                 }
             },
             opened = Opening::ended(&mut opening) => {
