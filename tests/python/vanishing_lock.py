@@ -38,12 +38,21 @@ def turn():
     return "held"
 
 
+telling = threading.Lock()
+
+
+def tell(what):
+    # print writes the end of a line by itself, and another thread's line may come between.
+    with telling:
+        print(what, flush=True)
+
+
 def take():
     while True:
         try:
-            print(turn(), flush=True)
+            tell(turn())
         except KazooException as error:
-            print(repr(error), flush=True)
+            tell(repr(error))
         time.sleep(random.choice([0, 0, 0.01, 0.1, 1.2]))
 
 
