@@ -296,13 +296,10 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
             event = stream.next(has_requests) => match event {
                 Ok(Event::Said(response)) if Left::is_missed(left.as_ref(), &response) => {
                     if let Some(back) = left.take() {
-                        sure_until = session.sure_until(&back.stream).filter(|_| back.has_all).or(sure_until);
-                        let full = std::mem::replace(&mut stream, back.stream);
-                        // What it has taken over stands there for as long.
-                        left = Some(Left { stream: full, has_all: back.has_all, is_open: false });
+                        // What the full one has taken over stands there for as long.
+                        left = Some(go_back(session, &mut stream, back, &mut sure_until));
                         (has_all, opening) = (false, None);
                         unease.returned();
-                        session.state().begin();
                     }
                 }
                 Ok(Event::Said(response)) => {
@@ -321,11 +318,9 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                         return if has_all { session.sure_until(&stream) } else { sure_until };
                     };
                     // What has not been taken over by then stands by the stream that was left, and would go with it.
-                    sure_until = session.sure_until(&back.stream).filter(|_| back.has_all).or(sure_until);
-                    stream = back.stream;
+                    drop(go_back(session, &mut stream, back, &mut sure_until));
                     (has_all, opening) = (false, None);
                     unease.moved();
-                    session.state().begin();
                 }
             },
             opened = Opening::ended(&mut opening) => {
@@ -363,6 +358,14 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
             }
         }
     }
+}
+
+/// Makes the stream that was left the present one again, and gives the other.
+fn go_back(session: &Session, stream: &mut Stream, back: Left, sure_until: &mut Option<Instant>) -> Left {
+    *sure_until = session.sure_until(&back.stream).filter(|_| back.has_all).or(*sure_until);
+    let other = std::mem::replace(stream, back.stream);
+    session.state().begin();
+    Left { stream: other, has_all: back.has_all, is_open: false }
 }
 
 async fn until(time: Option<Instant>) {
