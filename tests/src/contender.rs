@@ -210,13 +210,21 @@ impl Contender {
         let mut stream = answer.into_inner();
         let mut deadline = deadline;
         let mut held = None;
+        // When the replica goes, if it has said so.
+        let mut goes = None;
+        let mut heard = Instant::now();
         loop {
-            let now = Instant::now();
             let is_deaf = held.is_some() && self.is_tenacious();
-            let silence = if is_deaf { now + STEP } else { now + PATIENCE };
-            let next = timeout_at(deadline.min(silence), stream.message()).await;
+            let end = deadline.min(goes.unwrap_or(deadline));
+            // A deaf one goes on while its replica is silent, for longer than it wanted to: it waits to be told.
+            let waits = is_deaf && heard.elapsed() > 2 * HEARTBEAT;
+            let silence = Instant::now() + if is_deaf { STEP } else { PATIENCE };
+            let next = timeout_at(if waits { silence } else { end.min(silence) }, stream.message()).await;
+            if matches!(next, Ok(Ok(Some(_)))) {
+                heard = Instant::now();
+            }
             match next {
-                Err(_) if is_deaf && Instant::now() < deadline => {}
+                Err(_) if is_deaf && (waits || Instant::now() < end) => {}
                 Ok(Ok(Some(AcquireLockResponse { event: Some(event) }))) => match event {
                     Event::Held(now_held) => {
                         let token = now_held.fencing_token;
@@ -238,8 +246,7 @@ impl Contender {
                     }
                     Event::Draining(draining) => {
                         // Then a lock without a ttl is given back, at the moment in which the stream ends.
-                        let remaining = span_of(draining.remaining);
-                        deadline = deadline.min(Instant::now() + remaining / 2);
+                        goes = Some(Instant::now() + span_of(draining.remaining) / 2);
                     }
                     Event::Queued(_) | Event::Heartbeat(_) => {}
                 },

@@ -101,7 +101,8 @@ async fn break_things(
     sleep(Duration::from_secs(2)).await;
     // Its client goes on writing, and only the token keeps it from what the lock guards.
     let keeper = keeper(fleet).await;
-    stopped.extend(stop(fleet, keeper, SESSION + SESSION / 2).await);
+    let kept = locks.iter().find(|lock| lock.path == TENACIOUS_LOCK).expect("it is one of them");
+    stopped.push(stop_until_it_writes_in_vain(fleet, keeper, kept).await);
     // Somebody is to hold it when all are cut off, which is the first blow.
     self::keeper(fleet).await;
     // Each gets its turn; when, and which replica or connection it meets, is chance.
@@ -203,6 +204,19 @@ async fn stop(fleet: &mut Fleet, replica: usize, pause: Duration) -> Option<Stop
     // What it has to say then takes a moment.
     let until = SystemTime::now() + Duration::from_secs(1);
     (pause > SESSION * 3 / 10).then_some(Stopped { replica, from, until })
+}
+
+/// Stops the replica of a lock's holder until a later holder has written, and the former one, who has heard nothing, in vain.
+async fn stop_until_it_writes_in_vain(fleet: &mut Fleet, replica: usize, lock: &Lock) -> Stopped {
+    let from = SystemTime::now();
+    fleet.replicas[replica].server().pause();
+    eventually("a holder whose replica is stopped writes in vain", SOON, async || {
+        let refused = lock.guarded.lock().unwrap().refused.len();
+        if refused > 0 { Ok(()) } else { Err("nothing was refused".to_owned()) }
+    })
+    .await;
+    fleet.replicas[replica].server().process().signal(Signal::CONT);
+    Stopped { replica, from, until: SystemTime::now() + Duration::from_secs(1) }
 }
 
 async fn all_is_given_back(bare: &Bare, locks: &[Lock]) {
