@@ -120,6 +120,10 @@ impl App {
             Some(directory) => Some(open_store(directory, &settings.zookeeper).await.context("--snapshot-dir")?),
             None => None,
         };
+        // Kept views are read again at once, and those who ask for them are answered meanwhile.
+        if embedded.is_some() && store.as_ref().is_none_or(Store::is_empty) {
+            settings.zookeeper.activation = zk::Activation::on_demand();
+        }
         Ok(Self { settings, store, embedded, grpc, http })
     }
 
@@ -166,7 +170,7 @@ impl App {
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let gate = Gate::new(routes.prepare(), metrics.clone());
+        let gate = Gate::new(routes.prepare(), metrics.clone(), going.standing.clone());
         let server = http2(self.settings.keepalive, self.settings.per_connection.streams);
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
         let (incoming, returned) = listener.lend();

@@ -207,6 +207,7 @@ impl Options {
                 name: String::new(),
                 resolver: zk::Resolver::default(),
                 reports: zk::Reports::default(),
+                activation: zk::Activation::at_once(),
             },
             name: self.name,
             listen: self.listen,

@@ -80,6 +80,16 @@ impl Standing {
         is_up
     }
 
+    /// Whether a call can be served without [`Standing::activate`].
+    pub(crate) fn is_active(&self) -> bool {
+        self.0.zk.is_active()
+    }
+
+    /// Opens the sessions that are opened on demand, and waits until they are there, for a few seconds at most.
+    pub(crate) async fn activate(&self) {
+        self.0.zk.activate().await;
+    }
+
     /// Number of ZooKeeper sessions that hold ephemerals.
     pub(crate) fn owners(&self) -> usize {
         self.0.zk.pool.owners().borrow().len()

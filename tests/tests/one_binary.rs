@@ -71,3 +71,24 @@ async fn its_zookeeper_is_told_the_tick_the_sweep_and_the_super_user() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn before_the_first_call_its_zookeeper_is_empty() {
+    let address = free_address();
+    let server = Server::start_embedded(address).await;
+    let bare = Bare::connect(&address.to_string()).await;
+    assert_eq!(bare.children("/").await.unwrap(), ["zookeeper"]);
+    let sessions = four_letter_word(address, "dump").await.unwrap();
+    assert!(sessions.contains("Sessions with Ephemerals (0)"), "{sessions}");
+    // The session that has just begun was the first transaction. Health was asked before.
+    bare.create("/first", b"").await;
+    assert_eq!(bare.get("/first").await.unwrap().stat.czxid, 2);
+
+    // The first call finds all that it needs.
+    let client = server.client().await;
+    let mut stream = Registration::open(&client).await;
+    stream.set("/services/a", data(json!({"port": 1}))).await;
+    let mut children = bare.children("/").await.unwrap();
+    children.sort();
+    assert_eq!(children, [".rollcall", "first", "services", "zookeeper"]);
+}

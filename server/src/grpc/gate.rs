@@ -24,6 +24,7 @@ use crate::budget::Account;
 use crate::contact::Contact;
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::standing::Standing;
 
 /// The calls of ours, as metrics name them.
 const METHODS: [(&str, &str); 10] = [
@@ -55,6 +56,7 @@ pub(crate) struct Gate {
     routes: Routes,
     reflections: Arc<Semaphore>,
     metrics: Metrics,
+    standing: Standing,
     opening: Opening,
 }
 
@@ -76,8 +78,9 @@ struct Admitted {
 }
 
 impl Gate {
-    pub(crate) fn new(routes: Routes, metrics: Metrics) -> Self {
-        Self { routes, reflections: Arc::new(Semaphore::new(REFLECTIONS)), metrics, opening: Opening::Wide }
+    pub(crate) fn new(routes: Routes, metrics: Metrics, standing: Standing) -> Self {
+        let reflections = Arc::new(Semaphore::new(REFLECTIONS));
+        Self { routes, reflections, metrics, standing, opening: Opening::Wide }
     }
 
     /// The gate of connections that are made while the replica drains: calls of health, reflection and Status alone.
@@ -168,6 +171,14 @@ impl Service<Request<Body>> for Gate {
             Err(error) => return Either::Left(ready(Ok(refused(&self.metrics, method, &error)))),
         };
         let (response, metrics) = (self.routes.call(request), self.metrics.clone());
+        // Health and reflection ask nothing of ZooKeeper.
+        let dormant = (ours.is_some() && !self.standing.is_active()).then(|| self.standing.clone());
+        let response = async move {
+            if let Some(standing) = dormant {
+                Box::pin(standing.activate()).await;
+            }
+            response.await
+        };
         Either::Right(Box::pin(async move {
             let response = match deadline {
                 None => response.await?,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::activation::Activation;
 use super::names::Resolver;
 use super::reports::Reports;
 
@@ -29,6 +30,8 @@ pub(crate) struct Config {
     pub resolver: Resolver,
     /// What the log has said of hosts that can't be reached.
     pub reports: Reports,
+    /// When the sessions are opened.
+    pub activation: Activation,
 }
 
 /// Why a text names no ensemble.
@@ -97,6 +100,7 @@ impl Config {
             name: "test".to_owned(),
             resolver: Resolver::default(),
             reports: Reports::default(),
+            activation: Activation::at_once(),
         }
     }
 

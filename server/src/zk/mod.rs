@@ -6,6 +6,7 @@
 //!
 //! Errors come in the classes of [`Error`], and callers decide by the class alone.
 
+mod activation;
 mod calls;
 mod config;
 mod connection;
@@ -28,7 +29,9 @@ mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+pub(crate) use activation::Activation;
 pub(crate) use calls::{Read, create, delete, set_data};
 pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_string};
 pub(crate) use connection::MAX_REPLY;
@@ -49,6 +52,10 @@ use crate::types::{SessionId, Zxid};
 
 /// Number of sessions that watch, beside the pool.
 pub(crate) const WATCHING_SESSIONS: usize = 2;
+/// Time that the first calls wait for sessions that are opened on demand. After it they are answered as without ZooKeeper.
+const ACTIVATION: Duration = Duration::from_secs(5);
+/// Interval at which they look whether the sessions are open.
+const ACTIVATION_LOOK: Duration = Duration::from_millis(5);
 
 /// The gateway's handle. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -60,6 +67,7 @@ pub(crate) struct Zk {
     /// The sessions of all replicas.
     pub(crate) roster: Roster,
     reports: Reports,
+    activation: Activation,
 }
 
 /// How one session stands.
@@ -75,14 +83,15 @@ pub(crate) struct SessionReport {
 }
 
 impl Zk {
-    /// Starts all sessions as tasks of `tasks`; they connect in the background, and none of the tasks ends.
+    /// Starts all sessions as tasks of `tasks`; they connect in the background, when [`Config::activation`] lets them, and none
+    /// of the tasks ends.
     pub(crate) fn start(config: Config, tasks: &mut JoinSet<()>) -> Self {
         let config = Arc::new(config);
         let pool = Pool::start(&config, tasks);
         let (roster, reading) = Roster::start(pool.clone());
         tasks.spawn(reading);
         let hub = Hub::start(&config, WATCHING_SESSIONS, tasks);
-        Self { pool, hub, roster, reports: config.reports.clone() }
+        Self { pool, hub, roster, reports: config.reports.clone(), activation: config.activation.clone() }
     }
 
     /// How each session stands: those that hold ephemerals first.
@@ -111,8 +120,34 @@ impl Zk {
         of_pool.max(self.hub.last_zxid())
     }
 
-    /// Whether requests of every kind can be sent now.
+    /// Whether requests of every kind can be sent now, or could be after [`Zk::activate`].
     pub(crate) fn is_up(&self) -> bool {
+        !self.is_active() || self.is_connected()
+    }
+
+    fn is_connected(&self) -> bool {
         self.hub.is_up() && self.pool.any().is_ok()
+    }
+
+    /// Whether a call can be served without [`Zk::activate`].
+    pub(crate) fn is_active(&self) -> bool {
+        self.activation.is_over()
+    }
+
+    /// Opens the sessions that are opened on demand, and waits until they are there, for a few seconds at most.
+    ///
+    /// # Cancellation
+    /// Safe: the sessions are opened all the same.
+    pub(crate) async fn activate(&self) {
+        self.activation.request();
+        let connected = async {
+            while !self.is_connected() {
+                tokio::time::sleep(ACTIVATION_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(ACTIVATION, connected).await.is_err() {
+            tracing::warn!("the sessions with zookeeper are not open yet");
+        }
+        self.activation.end();
     }
 }

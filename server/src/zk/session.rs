@@ -321,6 +321,7 @@ enum End {
 
 impl Task {
     async fn run(mut self) {
+        self.config.activation.requested().await;
         loop {
             let Some((reader, writer)) = self.connect().await else {
                 if !self.queue.is_closed() {

@@ -182,7 +182,7 @@ impl World<'_> {
             }
             let late = (self.late)(gone - SESSION, end);
             let explained = match absence.with_session {
-                true => self.session_ended(life, absence.session, gone, late),
+                true => self.session_ended(life, since, absence.session, gone, late),
                 false => self.deleted(life, absence.session, gone, late),
             };
             let described = || format!("{} was gone for {overlap:?}, the machine was {late:?} late", absence.path);
@@ -214,8 +214,15 @@ impl World<'_> {
         believed.ok_or_else(|| "deleted, and nothing had silenced its client".to_owned())
     }
 
-    /// Until when a client may have believed in what went with a replica's ZooKeeper session.
-    fn session_ended(&self, life: &Life, session: i64, gone: SystemTime, late: Duration) -> Result<SystemTime, String> {
+    /// Until when a client, which was sure since then, may have believed in what went with a replica's ZooKeeper session.
+    fn session_ended(
+        &self,
+        life: &Life,
+        since: SystemTime,
+        session: i64,
+        gone: SystemTime,
+        late: Duration,
+    ) -> Result<SystemTime, String> {
         let ends = |trouble: &&Trouble<(Server, Blow)>| match trouble.what.1 {
             // A new leader of ZooKeeper counts anew.
             Blow::Kill | Blow::Restart => trouble.from <= gone && gone <= trouble.until + 2 * SESSION + late,
@@ -247,13 +254,16 @@ impl World<'_> {
                 // A stream that is opened there in vain holds it up.
                 other.what.0.replica != server.replica && other.touches(cause.from - OPENING, gone)
             });
-        if !is_hindered && gone > noticed + late + PROMPT {
+        let came_since = cause.until <= since;
+        if !is_hindered && !came_since && gone > noticed + late + PROMPT {
             return Err(format!("{session:#x} ended after {cause:?}, and nothing had kept its client from leaving"));
         }
         let mut believed = life.ttl.map_or(noticed, |ttl| asked_last + ttl);
-        if matches!(blow, Blow::Stop | Blow::StopPastItsSessions) && cause.until <= noticed + late {
-            // It is back before it is left.
-            believed = believed.max(cause.until + RESTORE);
+        let is_stop = matches!(blow, Blow::Stop | Blow::StopPastItsSessions);
+        if is_stop && (cause.until <= noticed + late || came_since) {
+            // It is back before its client leaves it, or its client has come since. ZooKeeper's leader may end a session that
+            // has just written through a follower: the follower has not told it yet.
+            believed = believed.max(cause.until + RESTORE).max(gone + RESTORE);
         }
         Ok(own().map(|trouble| life.deaf_until(trouble)).fold(believed, SystemTime::max))
     }
@@ -368,6 +378,20 @@ mod tests {
         restored(22.0).unwrap();
         restored(23.0).unwrap_err();
         explained(vec![trouble((Server { nth: 1, ..FIRST }, Blow::Kill), 10.0, 12.0)], vec![], None, 20.0).unwrap_err();
+    }
+
+    #[test]
+    fn a_session_that_ends_right_after_its_replica_was_woken_takes_what_came_meanwhile() {
+        let since = |seconds| {
+            let mut life = life(Some(TTL), 90.0, vec![]);
+            life.history[0].at = at(seconds);
+            life
+        };
+        let woken = world(vec![trouble((FIRST, Blow::StopPastItsSessions), 10.0, 17.0)], vec![]);
+        let explained = |since, until| woken.explain(&since, &absence(17.9, until, true));
+        assert_eq!(explained(since(17.5), 18.1), Ok(199 * MS));
+        explained(since(16.5), 18.1).unwrap_err();
+        explained(since(17.5), 22.0).unwrap_err();
     }
 
     #[test]
