@@ -21,7 +21,7 @@ pub(crate) enum Step {
     Delta(Arc<Delta>),
     /// Nothing has changed since the revision that the watch began with.
     Current {
-        /// The state's date.
+        /// The revision that dates the state.
         revision: Revision,
     },
     /// The state of the replica's connection to ZooKeeper from now on.

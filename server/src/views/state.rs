@@ -40,7 +40,7 @@ pub(crate) struct State {
     pub(crate) path: NodePath,
     /// Whether `children` is the whole subtree.
     pub(crate) recursive: bool,
-    /// The state's date.
+    /// The revision that dates the state.
     pub(crate) revision: Revision,
     /// The path's own node; `None` when it does not exist.
     pub(crate) node: Option<Arc<Entry>>,
