@@ -25,7 +25,7 @@ use crate::types::Revision;
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Time after a write during which a view is not written again, changed or not.
 const REST: Duration = Duration::from_secs(5);
-/// The same after a write that failed.
+/// Time after a failed write during which a view is not written again.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// Time after which the time of an unchanged view is updated.
 const TOUCH: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ pub(crate) struct Store(Arc<Shared>);
 struct Shared {
     directory: Directory,
     index: Mutex<Index>,
-    /// Held by the one that writes.
+    /// Held during each write, so that there is only one at a time.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -57,7 +57,7 @@ struct Index {
     left: HashMap<Scope, Last>,
     left_bytes: usize,
     is_failing: bool,
-    /// Views that were never written since a write failed: the time before which they are not tried again.
+    /// Views without a file whose write has failed, with the time before which it is not tried again.
     resting: HashMap<Scope, Instant>,
 }
 
