@@ -1,4 +1,4 @@
-//! What a view covers, and which of its nodes an event concerns. Pure.
+//! The scope of a view, and the nodes in it that an event concerns. Pure.
 
 use std::sync::Arc;
 

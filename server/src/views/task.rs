@@ -46,7 +46,7 @@ pub(super) struct Task {
     turn: Option<(Turn<()>, Instant)>,
     mailbox: Arc<Mailbox>,
     subscription: Subscription,
-    /// What has to be read.
+    /// The reads that are needed.
     work: Work,
     /// Nothing is tried again before then.
     retry_at: Option<Instant>,

@@ -3,8 +3,8 @@
 //! Promises:
 //! - Requests are sent in the order of the calls, pipelined. Without a connection nothing is sent, or kept for later:
 //!   such a request fails with [`Error::NotSent`] at once.
-//! - The session ends only when ZooKeeper says so; no clock of ours ends it. It tries to reconnect at least every 0.4
-//!   s, to all addresses of all servers in turn: see `connect`.
+//! - The session ends only when ZooKeeper says so; no clock of ours ends it. At least every 0.4 s it tries to
+//!   reconnect, to all addresses of all servers in turn: see `connect`.
 //! - A server that is behind what this session has seen is refused (by its own check of our last zxid). When all
 //!   servers are, for longer than the session can have lived, they are asked whether it has ended: ZooKeeper was
 //!   restored from a backup, or lost its data.
