@@ -86,7 +86,7 @@ pub(super) struct Inner {
     pub(super) settings: Settings,
     /// Turns to load a view for the first time, for each session that watches: a session that hangs delays no other.
     loads: Vec<Turns<()>>,
-    /// The limits on memory, that for views among them.
+    /// The limits on memory: for views, among others.
     budget: Budget,
     /// The account that pays for idle views.
     idle: Account,

@@ -24,11 +24,11 @@ pub(super) struct Edit {
 /// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ChangeKind {
-    /// A child was created.
+    /// A child has appeared.
     Added,
     /// A child's data has changed.
     Updated,
-    /// A child was deleted.
+    /// A child has disappeared.
     Removed,
     /// The watched path was created.
     Created,
@@ -44,7 +44,7 @@ pub(crate) struct Change {
     pub(crate) kind: ChangeKind,
     /// The name of the child, or its relative path; empty for the watched path itself.
     pub(crate) name: Arc<str>,
-    /// The node after the change; `None` if it was deleted.
+    /// The node after the change; `None` if it is gone.
     pub(crate) entry: Option<Arc<Entry>>,
 }
 
