@@ -1,14 +1,15 @@
-//! Work that takes long, done where it holds nobody up: no step on a thread of the runtime may take longer than 10 ms,
+//! Runs work that takes long where it delays nobody: no step on a thread of the runtime may take longer than 10 ms,
 //! however large a tree is.
 
 use tokio::runtime::Handle;
 
 use crate::compute::FOR_CLIENTS;
 
-/// Number of nodes that are worked on at once; with more, a debug build comes near 10 ms.
+/// Maximum number of nodes that are worked on in one step on a thread of the runtime; with more, a debug build comes
+/// near 10 ms.
 pub(super) const SHORT: usize = 1000;
 
-/// Does work of so many steps: at once when they are few, on a blocking thread otherwise.
+/// Does work of this many steps: at once if they are few, on a blocking thread otherwise.
 pub(super) async fn apart<T: Send + 'static>(steps: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
     if steps <= SHORT {
         return work();
@@ -16,7 +17,7 @@ pub(super) async fn apart<T: Send + 'static>(steps: usize, work: impl FnOnce() -
     FOR_CLIENTS.run(work).await
 }
 
-/// Frees what has so many parts: at once when they are few, on a blocking thread otherwise.
+/// Frees a value of this many parts: at once if they are few, on a blocking thread otherwise.
 pub(super) fn discard<T: Send + 'static>(parts: usize, what: T) {
     match Handle::try_current() {
         Ok(runtime) if parts > SHORT => drop(runtime.spawn_blocking(move || drop(what))),
@@ -24,7 +25,7 @@ pub(super) fn discard<T: Send + 'static>(parts: usize, what: T) {
     }
 }
 
-/// A list that is freed elsewhere when it is long.
+/// A list that is freed on a blocking thread if it is long.
 #[derive(Debug)]
 pub(super) struct Bulk<T: Send + 'static>(pub(super) Vec<T>);
 

@@ -1,7 +1,8 @@
-//! Wakes all who wait for news of a view.
+//! Wakes all listeners that wait for news of a view.
 //!
-//! Those of one connection are woken one after the other: their connection's task runs behind the first of them, and what
-//! all of them have to say then goes to the socket together. In any other order that is a system call for every few.
+//! The listeners of one connection are woken one after the other: the connection's task runs after the first of them,
+//! and sends the messages of all of them in one system call. In any other order it would need a system call for every
+//! few.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -14,36 +15,37 @@ use futures_util::task::AtomicWaker;
 
 use crate::mutex::lock;
 
-/// Who listens on the same connection has the same number.
+/// Identifies a connection: all its listeners have the same number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Neighbourhood(pub(crate) u64);
 
-/// Number of listeners that are woken at once.
+/// Maximum number of listeners that are woken without a pause.
 const AT_ONCE: usize = 1024;
 
 type Seat = (Neighbourhood, u64);
 
-/// One bell, many listeners.
+/// A notifier with many listeners.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
-    /// How often it was rung.
+    /// Number of times that it was rung.
     rung: AtomicU64,
     next: AtomicU64,
     listeners: Mutex<BTreeMap<Seat, Arc<AtomicWaker>>>,
 }
 
-/// One who listens. Dropping it gives up its seat.
+/// Hears the rings of a bell. Dropping it unregisters it.
 #[derive(Debug)]
 pub(super) struct Listener {
     bell: Arc<Bell>,
     seat: Seat,
     waker: Arc<AtomicWaker>,
-    /// How many rings it has heard.
+    /// Number of rings up to the last one that it has heard.
     heard: u64,
 }
 
 impl Bell {
-    /// Wakes all, some at a time: very many would keep a thread of the runtime, and the lock, for long.
+    /// Wakes all listeners, in batches: very many at once would occupy a thread of the runtime, and hold the lock, for
+    /// long.
     pub(super) async fn ring(&self) {
         self.rung.fetch_add(1, Ordering::Release);
         let mut from = Bound::Unbounded;
@@ -53,7 +55,7 @@ impl Bell {
         }
     }
 
-    /// Gives the last that was woken, if there may be more.
+    /// Wakes one batch; returns the last listener that was woken, if there may be more.
     fn wake_some(&self, from: Bound<Seat>) -> Option<Seat> {
         let listeners = self.lock();
         let mut woken = 0;
@@ -67,7 +69,7 @@ impl Bell {
         None
     }
 
-    /// Listens from now on.
+    /// Registers a listener, which hears the rings from now on.
     pub(super) fn listen(self: &Arc<Self>, where_: Neighbourhood) -> Listener {
         let seat = (where_, self.next.fetch_add(1, Ordering::Relaxed));
         let waker = Arc::new(AtomicWaker::new());
@@ -81,7 +83,7 @@ impl Bell {
 }
 
 impl Listener {
-    /// What was rung before is no news any more.
+    /// Takes all rings so far as heard.
     pub(super) fn catch_up(&mut self) {
         self.heard = self.bell.rung.load(Ordering::Acquire);
     }
@@ -119,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Notes who is woken.
+    /// Records the order of the wakes.
     struct Named(u64, Arc<Mutex<Vec<u64>>>);
 
     impl Wake for Named {

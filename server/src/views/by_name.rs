@@ -1,16 +1,16 @@
 //! A map by name whose copies share what they have in common. Pure.
 //!
-//! A view moves on while readers hold the states before; so a copy must be cheap, and so must be a change of one of many
-//! copies. The names lie in order, in chunks; a copy copies the list of chunks, a change the one chunk that it concerns.
-//! For 50,000 names that is 800 pointers and at most 128 entries, where a plain map would copy all.
+//! A view moves on while readers hold earlier states, so both a copy and a change of one of many copies must be cheap.
+//! The names are held in order, in chunks: a copy copies the list of chunks, a change copies the one chunk that it
+//! concerns. For 50,000 names that is 800 pointers and at most 128 entries, where a plain map would copy all.
 
 use std::sync::Arc;
 
-/// No chunk has more entries.
+/// Maximum number of entries of a chunk.
 const MOST: usize = 128;
-/// Neighbours that come to no more than this together become one.
+/// Neighbouring chunks with no more entries than this together are joined.
 const FEW: usize = 48;
-/// The size of chunks that are made at once: there is room for more.
+/// Number of entries of a chunk that is made from a sorted list: less than the maximum, which leaves room for more.
 const FILLED: usize = 96;
 
 type Entry<V> = (Arc<str>, V);
@@ -18,7 +18,7 @@ type Entry<V> = (Arc<str>, V);
 /// The map, in the order of the names' bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ByName<V> {
-    /// None is empty; each begins after the end of the one before.
+    /// No chunk is empty, and each begins after the end of the one before.
     chunks: Vec<Arc<Vec<Entry<V>>>>,
     len: usize,
 }
@@ -30,7 +30,7 @@ impl<V> Default for ByName<V> {
 }
 
 impl<V: Clone> ByName<V> {
-    /// Of entries that are in the order of their names, each of which comes once.
+    /// A map of entries that are sorted by name; no name may occur twice.
     pub(super) fn from_sorted(entries: Vec<Entry<V>>) -> Self {
         let (len, mut chunks) = (entries.len(), Vec::with_capacity(entries.len().div_ceil(FILLED)));
         let mut entries = entries.into_iter().peekable();
@@ -40,34 +40,33 @@ impl<V: Clone> ByName<V> {
         Self { chunks, len }
     }
 
-    /// How many names there are.
+    /// Number of names.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// What stands under a name.
+    /// The value of a name.
     pub(crate) fn get(&self, name: &str) -> Option<&V> {
         let chunk = self.chunks.get(self.chunk_of(name)?)?;
         let index = find(chunk, name).ok()?;
         chunk.get(index).map(|(_, value)| value)
     }
 
-    /// Whether there is such a name.
+    /// Whether the name exists.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// Everything, in order.
+    /// All entries, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &V)> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|(name, value)| (name, value))
     }
 
-    /// What comes after a name, in order, whether or not there is that name.
+    /// The entries after a name, in order, whether or not the name itself exists.
     pub(crate) fn after(&self, name: &str) -> impl Iterator<Item = (&Arc<str>, &V)> {
         let first = self.chunk_of(name).unwrap_or_default();
         let skipped = self.chunks.get(first).map_or(0, |chunk| chunk.partition_point(|(other, _)| **other <= *name));
@@ -75,7 +74,7 @@ impl<V: Clone> ByName<V> {
         chunks.iter().flat_map(|chunk| chunk.iter()).skip(skipped).map(|(name, value)| (name, value))
     }
 
-    /// Puts a value under a name; gives the one before.
+    /// Sets the value of a name; returns the one before.
     pub(super) fn insert(&mut self, name: Arc<str>, value: V) -> Option<V> {
         let Some(at) = self.chunk_of(&name) else {
             self.chunks.push(Arc::new(vec![(name, value)]));
@@ -95,7 +94,7 @@ impl<V: Clone> ByName<V> {
         None
     }
 
-    /// Takes a name away; gives its value.
+    /// Removes a name; returns its value.
     pub(super) fn remove(&mut self, name: &str) -> Option<V> {
         let at = self.chunk_of(name)?;
         let index = find(&self.chunks[at], name).ok()?;
@@ -109,7 +108,7 @@ impl<V: Clone> ByName<V> {
         Some(value)
     }
 
-    /// Makes one chunk of two that have become small.
+    /// Joins a chunk with a neighbour, if the two have become small together.
     fn join(&mut self, at: usize) {
         let small = |first: usize| self.chunks[first].len() + self.chunks[first + 1].len() <= FEW;
         let first = [Some(at), at.checked_sub(1)].into_iter().flatten();
@@ -120,7 +119,7 @@ impl<V: Clone> ByName<V> {
         }
     }
 
-    /// The chunk that a name is in, if it is in any, and where it belongs; `None` if there is no chunk.
+    /// The chunk that a name belongs to, whether or not it is there; `None` if there is no chunk.
     fn chunk_of(&self, name: &str) -> Option<usize> {
         let after = self.chunks.partition_point(|chunk| chunk.first().is_some_and(|(first, _)| **first <= *name));
         (!self.chunks.is_empty()).then(|| after.saturating_sub(1))

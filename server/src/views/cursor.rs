@@ -1,4 +1,4 @@
-//! How far one watcher is in a view's past, and what it is told next. Pure.
+//! A watcher's place in the past of a view, and its next message. Pure.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,78 +8,77 @@ use super::state::State;
 use super::view::{BackendState, Known};
 use crate::types::{Revision, Zxid};
 
-/// What a watcher is told.
+/// A message to a watcher.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// The full state; what was known before is to be forgotten.
+    /// The full state; the watcher forgets what it knew before.
     Snapshot {
-        /// The state.
         state: Arc<State>,
-        /// That ZooKeeper went back in time: revisions from before mean nothing now.
+        /// Whether ZooKeeper went back in time: revisions from before mean nothing now.
         is_reset: bool,
     },
     /// The net changes since the last state.
     Delta(Arc<Delta>),
     /// Nothing has changed since the revision that the watch began with.
     Current {
-        /// What dates the state.
+        /// The revision that dates the state.
         revision: Revision,
     },
-    /// How the replica stands with ZooKeeper from now on.
+    /// The state of the replica's connection to ZooKeeper from now on.
     Backend {
-        /// How.
         state: BackendState,
         /// When the state was last known to be right; `None` while connected, and when nothing is known.
         as_of: Option<SystemTime>,
     },
 }
 
-/// What to do next.
+/// The next thing to do.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Tell this.
+    /// Send this.
     Tell(Step),
-    /// There is nothing to tell.
+    /// There is nothing to send.
     Wait,
-    /// The client was told of a later revision than is known here.
+    /// The client has seen a later revision than the view has.
     CatchUp(Revision),
 }
 
-/// A watcher's place. It is all that a watcher costs.
+/// A watcher's place, and all that a watcher costs.
 #[derive(Debug)]
 pub(super) struct Cursor {
     full: bool,
     position: Position,
-    /// The revision of the last state that was told.
+    /// The revision of the last state that was sent.
     told: Revision,
     backend: BackendState,
-    /// How many ends of the session it knows of.
+    /// Number of ends of the session that the watcher knows of.
     losses: u64,
-    /// That ZooKeeper has lost what the client knows of.
+    /// Whether ZooKeeper has lost what the client knows.
     is_lost: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Position {
-    /// It has been told nothing.
+    /// Nothing was sent yet.
     Start(Option<Revision>),
-    /// It has the content of this revision.
+    /// The watcher has the content of this revision.
     At { era: u64, revision: Revision },
 }
 
 impl Cursor {
-    /// A watcher that begins with a snapshot or goes on from a revision; with `full` it is told no changes, but states.
+    /// A watcher that begins with a snapshot or continues from a revision. With `full` it gets whole states instead of
+    /// changes.
     pub(super) fn new(since: Option<Revision>, full: bool) -> Self {
         let (position, told) = (Position::Start(since), since.unwrap_or_default());
         Self { full, position, told, backend: BackendState::Connected, losses: 0, is_lost: false }
     }
 
-    /// ZooKeeper has lost what the client knows of: what it is told first is a reset.
+    /// ZooKeeper has lost what the client knows, so the first message is a reset.
     pub(super) fn lose(&mut self) {
         self.is_lost = true;
     }
 
-    /// What is to be told now. It counts as told.
+    /// The message to send now. It counts as sent.
     pub(super) fn advance(&mut self, known: &mut Known) -> Next {
         let Some(state) = &known.state else { return Next::Wait };
         if let Some(step) = self.loss(known) {
@@ -106,7 +105,7 @@ impl Cursor {
                 Since::Forgotten => Some(self.snapshot(known, state, false)),
             },
         };
-        // What changed while ZooKeeper was away comes first: «connected» says that the state is up to date.
+        // Changes from while ZooKeeper was away come first: «connected» says that the state is up to date.
         let step = step.or_else(|| {
             let is_other = self.backend != known.backend;
             self.backend = known.backend;
@@ -115,7 +114,8 @@ impl Cursor {
         step.map_or(Next::Wait, Next::Tell)
     }
 
-    /// The end of the session is told even if the next one stands by now, and before what is read in that.
+    /// The end of the session is sent even if the next session exists by now, and before anything that was read in the
+    /// next.
     fn loss(&mut self, known: &Known) -> Option<Step> {
         let is_new = self.losses != known.losses && matches!(self.position, Position::At { .. });
         self.losses = known.losses;
@@ -125,11 +125,11 @@ impl Cursor {
         })
     }
 
-    /// ZooKeeper has been asked and does not know of more than `known`, though the client has a later revision.
+    /// ZooKeeper was asked and knows no more than `known`, though the client has a later revision.
     ///
-    /// A path's revision never falls in one history. So ZooKeeper has lost what the client was told of, if it is known to
-    /// have fallen back, or to have elected a leader since; a backup that is restored is often seen in nothing else. What
-    /// is left is a revision that dates something that is not seen here, such as a change further down.
+    /// A path's revision never falls in one history. So ZooKeeper has lost what the client has seen, if it is known to
+    /// have fallen back, or to have elected a leader since; the restore of a backup often leaves no other trace.
+    /// Otherwise the client's revision dates something that is not seen here, such as a change further down.
     pub(super) fn settle(&mut self, known: &mut Known) -> Next {
         match (&known.state, self.position) {
             (Some(state), Position::Start(Some(since))) if state.revision < since => {
@@ -145,8 +145,8 @@ impl Cursor {
         }
     }
 
-    /// For a heartbeat: the revision of the state that was told, or a later one if it is still the state. While nothing
-    /// has been told: the one that the watcher goes on from, or zero.
+    /// For a heartbeat: the revision of the last state that was sent, or a later one that dates the same content. If
+    /// nothing was sent yet: the revision that the watcher continues from, or zero.
     pub(super) fn revision(&mut self, known: &mut Known) -> Revision {
         if let (Position::At { era, revision }, Some(state)) = (self.position, &known.state)
             && era == known.era
@@ -158,12 +158,12 @@ impl Cursor {
         self.told
     }
 
-    /// How the watcher believes the replica stands with ZooKeeper.
+    /// The state of the replica's connection to ZooKeeper, as the watcher knows it.
     pub(super) fn backend(&self) -> BackendState {
         self.backend
     }
 
-    /// Tells that ZooKeeper is away, to one who has been told nothing yet.
+    /// The message that ZooKeeper is away, for a watcher that has got nothing yet.
     pub(super) fn suspend(&mut self) -> Step {
         self.backend = BackendState::Suspended;
         Step::Backend { state: BackendState::Suspended, as_of: None }
@@ -230,7 +230,7 @@ mod tests {
             Self { view, node: None, children: BTreeMap::new(), zxid: 0, rng: StdRng::seed_from_u64(seed) }
         }
 
-        /// One transaction; gives the child that it wrote.
+        /// Makes one transaction; returns the child that it wrote.
         fn write(&mut self) -> Option<u32> {
             self.zxid += 1;
             let stat = Stat { czxid: self.zxid, mzxid: self.zxid, pzxid: self.zxid, ..Stat::default() };
@@ -266,7 +266,7 @@ mod tests {
             Some(name)
         }
 
-        /// Some transactions, which the view sees as one moment.
+        /// Makes some transactions, which the view sees as one moment.
         fn go_on(&mut self) {
             let reads: Vec<_> = (0..self.rng.random_range(1..4)).filter_map(|_| self.write()).collect();
             let reads: Reads =
@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    /// A client, which puts together what it is told.
+    /// A client, which assembles the state from its messages.
     struct Client {
         cursor: Cursor,
         map: Map,
@@ -360,7 +360,7 @@ mod tests {
         for _ in 0..5000 {
             world.go_on();
             for (index, client) in (0_u32..).zip(&mut clients) {
-                // The first reads at once, the last about every 128th time.
+                // The first client reads every time, the last about every 128th time.
                 if world.rng.random_bool(0.5_f64.powi(i32::try_from(index).unwrap())) {
                     if world.rng.random_bool(0.2) && client.revision.0 > 0 {
                         client.come_back();
@@ -381,7 +381,7 @@ mod tests {
         let zxid = world.zxid;
         let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
         assert!(matches!(cursor.advance(&mut world.view.known()), Next::CatchUp(revision) if revision.0 == zxid + 3));
-        // A heartbeat meanwhile does not take it back.
+        // A heartbeat meanwhile does not make the revision fall.
         assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
         assert!(matches!(cursor.settle(&mut world.view.known()), Next::Tell(Step::Snapshot { is_reset: true, .. })));
 
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
     }
 
-    /// A view of a path of this revision, as it was read at that transaction.
+    /// Shows a state of the path with this revision, read at this transaction.
     fn known_at(world: &World, revision: i64, zxid: i64) {
         let mut state = State::empty(NodePath::trusted("/p"), false);
         state.apply(NodeRead::Absent(revision), Reads::new(), Zxid(zxid));
@@ -421,7 +421,7 @@ mod tests {
     fn who_comes_back_after_a_fall_is_told_so_however_far_zookeeper_has_come_since() {
         let world = World::new(1, 30);
         known_at(&world, 200, 220);
-        // It was restored as it was at 100; the path did not change between 50 and 100.
+        // ZooKeeper was restored to transaction 100; the path did not change between 50 and 100.
         known_at(&world, 50, 110);
         known_at(&world, 50, 300);
         for since in [150, 200, 250] {
@@ -432,7 +432,7 @@ mod tests {
             }
             assert!(is_reset(&next), "{since}: {next:?}");
         }
-        // Nor are those trusted that this new past has come to.
+        // Revisions that the new past has reached by now are not trusted either.
         known_at(&world, 215, 400);
         known_at(&world, 230, 400);
         assert!(is_reset(&Cursor::new(Some(Revision(215)), false).advance(&mut world.view.known())));

@@ -1,11 +1,11 @@
-//! The directory that keeps views over a restart: who may use it, and its files. Everything here blocks.
+//! The directory that keeps views over a restart: its owner, and its files. Everything here blocks.
 //!
-//! One file a view, named by the hash of its path. A file is written beside its place, synced, and renamed into it, so
-//! that there is always a whole one. It holds values: only the owner may read it.
+//! Each view has one file, named by the hash of its path. A file is written beside its place, synced, and renamed into
+//! it, so that a whole one always exists. It holds values, so only the owner may read it.
 //!
-//! Nobody else may have a hand in it: the directory is this user's, and writable to this user alone; it is opened once, and
-//! everything in it is found through that handle. No link is followed, a new file is never one that was there, and what is no
-//! regular file of this user, such as a pipe or a device, is not read.
+//! No other user may interfere. The directory belongs to this user and is writable to this user alone; it is opened
+//! once, and all its files are opened through that handle. No link is followed, and a new file never reuses an existing
+//! one. Anything that is not a regular file of this user, such as a pipe or a device, is not read.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -22,23 +22,23 @@ use sha2::{Digest as _, Sha256};
 use super::scope::Scope;
 use super::stored::{self, Broken, Stored};
 
-/// A file of more bytes is neither written nor read.
+/// Maximum size of a file, in bytes. A larger file is neither written nor read.
 pub(super) const MAX_FILE_BYTES: usize = 64 * 1024 * 1024;
-/// No owner takes more bytes.
+/// Maximum size of the file that names the owner, in bytes.
 const MAX_OWNER_BYTES: usize = 64 * 1024;
 
 const ENDING: &str = ".view";
-/// A file that was not finished.
+/// The ending of a file that was not finished.
 const UNFINISHED: &str = ".new";
 const LOCK: &str = "lock";
 const OWNER: &str = "belongs-to";
 
-/// Whose views a directory keeps.
+/// The ensemble and chroot whose views a directory keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
     /// `HOST:PORT` of each server of the ensemble.
     pub(crate) hosts: Vec<String>,
-    /// The path below which everything lives; empty for the root.
+    /// The path that is prefixed to every path; empty for the root.
     pub(crate) chroot: String,
 }
 
@@ -78,13 +78,13 @@ impl From<Errno> for ReadError {
     }
 }
 
-/// A directory that belongs to this process for as long as this lives.
+/// A directory that belongs to this process for as long as this value lives.
 #[derive(Debug)]
 pub(super) struct Directory {
     /// For messages.
     path: PathBuf,
     handle: OwnedFd,
-    /// Locked. The system gives the lock back when the process ends, whatever ends it.
+    /// Locked. The system releases the lock when the process ends for any reason.
     _lock: File,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct Found {
 }
 
 impl Directory {
-    /// Takes a directory, which is made if it is missing.
+    /// Takes a directory, which is created if it is missing.
     ///
     /// # Errors
     /// When another process has it, when it keeps views of another ZooKeeper or another chroot, or when it can't be
@@ -117,7 +117,7 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Checks that what is kept is `owner`'s, and notes that it is.
+    /// Checks that the kept views belong to `owner`, and writes down that they do.
     fn settle_owner(&self, owner: &Owner) -> Result<(), OpenError> {
         let io = |error| OpenError::Io { path: self.path.join(OWNER), error };
         let theirs = match self.read_bytes(OWNER, MAX_OWNER_BYTES) {
@@ -133,7 +133,7 @@ impl Directory {
             Some(theirs) if theirs == *owner => return Ok(()),
             Some(_) => {}
             None => {
-                // Whose they are can't be told any more.
+                // The owner of these views is no longer known.
                 for name in self.names(is_view).map_err(io)? {
                     tracing::error!(file = %self.path.join(&name).display(), "no note says whose this view is: removed");
                     self.remove_file(&name).map_err(io)?;
@@ -143,7 +143,7 @@ impl Directory {
         self.write_file(OWNER, owner.to_text().as_bytes()).map_err(io)
     }
 
-    /// Every view that can be read; what can't be is named in the log, and stays where it is.
+    /// Finds every view that can be read. A file that can't be read is named in the log and stays where it is.
     pub(super) fn scan(&self, mut found: impl FnMut(Found)) -> io::Result<()> {
         for name in self.names(is_unfinished)? {
             if let Err(error) = self.remove_file(&name) {
@@ -160,7 +160,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Reads one view; what can't be read is named in the log.
+    /// Reads one view. A file that can't be read is named in the log.
     pub(super) fn read(&self, scope: &Scope) -> Option<Stored> {
         let name = file_name(scope);
         match self.read_file(&name) {
@@ -187,7 +187,7 @@ impl Directory {
         let file = open_file(&self.handle, name, OFlags::RDONLY)?;
         let (limit, modified) = (u64::try_from(most).unwrap_or(u64::MAX), file.metadata()?.modified()?);
         let mut bytes = Vec::new();
-        // However long it says that it is.
+        // The limit holds whatever length the file claims to have.
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() > most { Err(ReadError::TooLarge) } else { Ok((bytes, modified)) }
     }
@@ -196,12 +196,12 @@ impl Directory {
         tracing::error!(file = %self.path.join(name).display(), %error, "a kept view can't be read, and is ignored");
     }
 
-    /// Writes one view, whole or not at all.
+    /// Writes one view, completely or not at all.
     pub(super) fn write(&self, scope: &Scope, file: &[u8]) -> io::Result<()> {
         self.write_file(&file_name(scope), file)
     }
 
-    /// Moves the time of a view that has not changed.
+    /// Updates the time of a view that has not changed.
     pub(super) fn touch(&self, scope: &Scope, as_of: SystemTime) -> io::Result<()> {
         let (at, bytes) = stored::seen_at(as_of);
         open_file(&self.handle, &file_name(scope), OFlags::WRONLY)?.write_all_at(&bytes, at)
@@ -219,24 +219,24 @@ impl Directory {
         }
     }
 
-    /// Writes a file, whole or not at all.
+    /// Writes a file, completely or not at all.
     fn write_file(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // Nobody can know the name beforehand, and what is there already is not opened.
+        // Nobody can guess the name beforehand, and an existing file of that name is not opened.
         let unfinished = format!("{name}.{:016x}{UNFINISHED}", rand::random::<u64>());
         let mut file = open_file(&self.handle, &unfinished, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
         let written = file.write_all(bytes).and_then(|()| file.sync_all());
         let placed = written
             .and_then(|()| Ok(rustix::fs::renameat(&self.handle, unfinished.as_str(), &self.handle, name)?))
-            // The name, too, is on disk now.
+            // This puts the name on disk, too.
             .and_then(|()| Ok(rustix::fs::fsync(&self.handle)?));
         if placed.is_err() {
-            // It is removed at the next start otherwise.
+            // If this fails, the file is removed at the next start.
             let _ = self.remove_file(&unfinished);
         }
         placed
     }
 
-    /// The names of our files of one kind; others' are left alone.
+    /// The names of our files of one kind. Files of others are left alone.
     fn names(&self, is_ours: fn(&str) -> bool) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.handle)? {
@@ -251,11 +251,11 @@ impl Directory {
     }
 }
 
-/// Opens a directory that is this user's, and that nobody else may write.
+/// Opens a directory that belongs to this user and that no other user may write.
 fn open_directory(path: &Path) -> Result<OwnedFd, OpenError> {
     let refused = |cause: String| OpenError::Unsafe { path: path.to_owned(), cause };
     let io = |error: Errno| OpenError::Io { path: path.to_owned(), error: error.into() };
-    // With a slash at its end a link would be followed.
+    // With a slash at its end, a link would be followed.
     let plain: PathBuf = path.components().collect();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = match rustix::fs::open(&plain, flags, Mode::empty()) {
@@ -273,14 +273,14 @@ fn open_directory(path: &Path) -> Result<OwnedFd, OpenError> {
     Ok(handle)
 }
 
-/// Opens a regular file of this user, which only this user may read if it is new. It never waits, as for the other end of a
-/// pipe.
+/// Opens a regular file of this user; if it is new, only this user may read it. Never waits, not even for the other end
+/// of a pipe.
 fn open_file(directory: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let refused = |cause: &str| io::Error::other(format!("{name} is {cause}: remove it"));
     let handle = match rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR) {
         Err(Errno::LOOP) => return Err(refused("a link")),
-        // What is said of a pipe that nobody reads.
+        // The error for a pipe without a reader.
         Err(Errno::NXIO) => return Err(refused("no regular file")),
         opened => opened?,
     };
@@ -299,7 +299,8 @@ fn is_view(name: &str) -> bool {
     name.strip_suffix(ENDING).is_some_and(is_hash)
 }
 
-/// A file that [`Directory::write_file`] did not finish; or an earlier version, which gave it no number.
+/// Whether this is a file that [`Directory::write_file`], or an earlier version of it that added no number, did not
+/// finish.
 fn is_unfinished(name: &str) -> bool {
     let is_ours = |name: &str| is_view(name) || name == OWNER;
     name.strip_suffix(UNFINISHED)
@@ -319,7 +320,8 @@ fn file_name(scope: &Scope) -> String {
 }
 
 impl Owner {
-    /// The same tree: the same chroot, and an ensemble that has at least one server in common. Servers come and go.
+    /// Whether both are the same tree: the same chroot, and ensembles with at least one server in common. Servers come
+    /// and go.
     fn is_same(&self, other: &Self) -> bool {
         self.chroot == other.chroot && self.hosts.iter().any(|host| other.hosts.contains(host))
     }
@@ -358,7 +360,7 @@ mod tests {
         Owner { hosts: vec!["zk1:2181".to_owned()], chroot: String::new() }
     }
 
-    /// Opens a directory and scans it; gives how many views it has. What hangs fails.
+    /// Opens a directory and scans it; returns its number of views. Fails if that hangs.
     fn open(path: &Path) -> Result<usize, OpenError> {
         let (path, (done, opened)) = (path.to_owned(), mpsc::channel());
         std::thread::spawn(move || {
@@ -372,7 +374,7 @@ mod tests {
         opened.recv_timeout(Duration::from_secs(10)).expect("it does not hang")
     }
 
-    /// A directory with one view; gives the name of its file, too.
+    /// A directory with one view, and the name of the view's file.
     fn kept() -> (TempDir, String) {
         let directory = TempDir::new().unwrap();
         let scope = Scope { path: NodePath::trusted("/a"), recursive: false };
@@ -392,7 +394,7 @@ mod tests {
             symlink(&target, directory.path().join(name)).unwrap();
         }
         symlink("/dev/zero", directory.path().join(format!("{}.view", "1".repeat(64)))).unwrap();
-        // The owner is written anew, since the servers have changed.
+        // The owner is written again, since the servers have changed.
         let servers = Owner { hosts: vec!["zk1:2181".to_owned(), "zk2:2181".to_owned()], chroot: String::new() };
         drop(Directory::open(directory.path(), &servers).unwrap());
         assert_eq!(open(directory.path()).unwrap(), 1);

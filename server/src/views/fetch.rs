@@ -1,7 +1,7 @@
-//! What a view reads from ZooKeeper, and how: always on the very connection that holds its watch.
+//! A view's reads from ZooKeeper, always on the very connection that holds its watch.
 //!
-//! Batches are bounded by count, so that an answer stays below what the gateway reads in one frame even when every node
-//! is as large as ZooKeeper allows, and by bytes, so that a request stays below what ZooKeeper reads.
+//! Batches are bounded by count, so that an answer stays below what the gateway reads in one frame even if every node
+//! is as large as ZooKeeper allows; and by bytes, so that a request stays below what ZooKeeper reads.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,29 +16,29 @@ use crate::turns::{Turn, Turns};
 use crate::types::Zxid;
 use crate::zk::{self, Answer, Batch, ErrorCode, Mailbox, Request, Response, Session, Subscription};
 
-/// How many nodes one multi read asks for: 60 of a mebibyte each stay below the gateway's 64 MiB.
+/// Maximum number of nodes that one multi read asks for: 60 of a mebibyte each stay below the gateway's 64 MiB.
 const BATCH_NODES: usize = 60;
-/// How many bytes of relative names one multi read asks for; the path in front of each may add 4 KiB.
+/// Maximum number of bytes of relative names that one multi read asks for; the path in front of each may add 4 KiB.
 const BATCH_BYTES: usize = 128 * 1024;
-/// How many multi reads of one view are under way at once.
+/// Maximum number of multi reads of one view that are under way.
 const PIPELINE: usize = 8;
-/// How many bytes of data are copied before others have a turn.
+/// Number of bytes of data that are copied before other tasks get a turn.
 const COPIED_AT_ONCE: usize = 1024 * 1024;
 
-/// Why a view could not be read.
+/// The reason why a view could not be read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Failure {
-    /// Everything has to be read again: the watch was set anew meanwhile, or too much happened to tell.
+    /// Everything has to be read again: the watch was set again meanwhile, or too many events came to list them.
     Resync,
     /// ZooKeeper's access control list hides the path itself.
     Forbidden,
-    /// What was read can't be all: ZooKeeper counts other numbers of children.
+    /// The reads can't be complete: ZooKeeper counts other numbers of children.
     Disagrees,
     /// ZooKeeper seems to have gone back in time.
     Behind,
-    /// There is more than the view may hold.
+    /// The path is larger than the view may hold.
     TooLarge(Error),
-    /// ZooKeeper did not answer, or not as it should.
+    /// ZooKeeper did not answer, or not as expected.
     Zk(zk::Error),
 }
 
@@ -48,7 +48,7 @@ impl From<zk::Error> for Failure {
     }
 }
 
-/// A connection on which the watch stands. When it is gone, reads fail; they never go to the next one.
+/// A connection that holds the watch. Once it is lost, reads fail; they never move to the next connection.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
     session: Session,
@@ -57,31 +57,31 @@ pub(super) struct Line<'a> {
     scope: &'a Scope,
 }
 
-/// What a load has read.
+/// The result of a load.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    /// Everything, though not in one moment: a round over `named` has to follow.
+    /// Everything, though not at one moment: a round over `named` has to follow.
     pub(super) state: State,
-    /// What events named meanwhile.
+    /// The names in the events that arrived meanwhile.
     pub(super) named: Names,
 }
 
 /// An answer that is under way.
 type Pending = Pin<Box<dyn Future<Output = Result<Answer, zk::Error>> + Send>>;
 
-/// What a multi read found.
+/// The result of a multi read.
 struct Found {
     parts: VecDeque<Result<Response, ErrorCode>>,
     events: Batch,
     zxid: Zxid,
 }
 
-/// Names that are still to be read. A list of children becomes names as they are drawn, for it may be long.
+/// Names that still have to be read. A list of children, which may be long, becomes names only as they are drawn.
 #[derive(Debug, Default)]
 struct Todo {
     /// Batches that were drawn and put back.
     returned: Vec<Vec<Arc<str>>>,
-    /// One that did not fit into the batch before.
+    /// A name that did not fit into the batch before.
     next: Option<Arc<str>>,
     lists: VecDeque<List>,
 }
@@ -98,7 +98,7 @@ impl Todo {
         Self { returned: Vec::new(), next: None, lists }
     }
 
-    /// Takes a list of children; none when the node is gone or can't be listed.
+    /// Adds a list of children; nothing if the node is gone or can't be listed.
     fn add_children(&mut self, parent: &Arc<str>, found: &mut Found) {
         if let Some(Ok(Response::Children { names, .. })) = found.parts.pop_front() {
             self.lists.push_back(List::Children { parent: parent.clone(), names: names.into_iter() });
@@ -142,7 +142,7 @@ impl Todo {
 }
 
 impl Drop for Todo {
-    /// Of a load that was given up much may be left.
+    /// A load that was given up may leave many names.
     fn drop(&mut self) {
         if !self.lists.is_empty() {
             discard(usize::MAX, std::mem::take(&mut self.lists));
@@ -150,19 +150,19 @@ impl Drop for Todo {
     }
 }
 
-/// Multi reads of many nodes, some at a time.
+/// Multi reads of many nodes, several at a time.
 struct Reading<'l> {
     line: &'l Line<'l>,
     todo: Todo,
-    /// What is asked of each node.
+    /// The requests for each node.
     requests: fn(&str) -> [Option<Request>; 2],
-    /// Whose turns are waited for; `None`: nobody's.
+    /// The turns that it waits for, and the connection that it waits as; `None`: it waits for none.
     turns: Option<&'l (Turns<()>, u64)>,
     under_way: VecDeque<(Vec<Arc<str>>, Pending)>,
 }
 
 impl Reading<'_> {
-    /// The next nodes, and what was found of them. A multi read whose answer is too large is halved.
+    /// The next nodes, and the result for them. A multi read whose answer is too large is halved.
     async fn next(&mut self) -> Result<Option<(Vec<Arc<str>>, Found)>, Failure> {
         loop {
             self.ask().await;
@@ -177,7 +177,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Asks for as much as may be under way. Waits for a turn only while nothing is.
+    /// Sends as many multi reads as may be under way. Waits for a turn only while none is under way.
     async fn ask(&mut self) {
         while self.under_way.len() < PIPELINE {
             let Some(names) = self.todo.batch(self.line.scope) else { return };
@@ -201,15 +201,15 @@ impl Reading<'_> {
 }
 
 impl<'a> Line<'a> {
-    /// The line, if the watch stands.
+    /// The line, if the watch is set.
     pub(super) fn new(subscription: &Subscription, mailbox: &'a Arc<Mailbox>, scope: &'a Scope) -> Option<Self> {
         let (session, connection) = subscription.connection()?;
         Some(Self { session, connection, mailbox, scope })
     }
 
-    /// Reads everything, behind a sync: a session that has just begun may be on a server that is behind what was shown
-    /// before. `hold` takes the memory, and ends the load when there is none. `turn` is that of the first read; with
-    /// `turns` each later one waits for a turn of a connection, too.
+    /// Reads everything, behind a sync: the server of a new session may be behind what was shown before. `hold` takes
+    /// the memory, and ends the load when there is none. `turn` is the turn of the first read; with `turns`, each later
+    /// read waits for a turn of a connection, too.
     pub(super) async fn load(
         &self,
         turn: Option<Turn<()>>,
@@ -251,8 +251,8 @@ impl<'a> Line<'a> {
         Ok(Loaded { state, named })
     }
 
-    /// Reads these nodes and, in one multi read with the last of them, the path's own. With a sync in front of that last
-    /// read, if asked for. While the path is absent its ancestors have to be read too, to date that.
+    /// Reads these nodes and, in one multi read with the last of them, the path's own node; with `with_sync`, behind a
+    /// sync. While the path is absent, its ancestors are read as well, to date the absence.
     pub(super) async fn round(&self, names: &Names, is_absent: bool, with_sync: bool) -> Result<Round, Failure> {
         let mut round = Round::default();
         let mut ahead = Todo::of(names.iter().cloned().collect());
@@ -309,7 +309,7 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// What the events named that came before an answer.
+    /// The names in the events that came before an answer.
     async fn named(&self, found: &mut Found) -> Names {
         let (scope, events) = (self.scope.clone(), std::mem::take(&mut found.events));
         let (events, names) = apart(events.events.len(), move || {
@@ -321,8 +321,8 @@ impl<'a> Line<'a> {
         names
     }
 
-    /// The pzxid of the nearest ancestor that exists. `found` has what there is of the first batch of ancestors; the
-    /// others are read one after the other. `None` when the path may have come to be meanwhile.
+    /// The pzxid of the nearest ancestor that exists. `found` holds the answers for the first batch of ancestors; the
+    /// other batches are read one after the other. `None` if the path may have been created meanwhile.
     async fn date_absence(
         &self,
         round: &mut Round,
@@ -340,7 +340,8 @@ impl<'a> Line<'a> {
                 return Ok(None);
             }
         }
-        // Not even the root can be read: the moment itself dates the absence. It rises, if often in vain.
+        // Not even the root can be read, so the moment itself dates the absence. Such a revision rises, often without a
+        // change.
         Ok(Some(ancestor_pzxid(&found).unwrap_or(found.zxid.0)))
     }
 
@@ -349,13 +350,13 @@ impl<'a> Line<'a> {
         self.session.submit_on(self.connection, Request::Sync { path }, None, None)
     }
 
-    /// Sends a multi read, now.
+    /// Sends a multi read at once.
     fn submit(&self, parts: impl Iterator<Item = Request>) -> Pending {
         self.submit_in(None, parts)
     }
 
-    /// The same, in a turn. It lasts until ZooKeeper has answered, also when the load is given up: what turns bound is
-    /// what ZooKeeper has to do.
+    /// Sends a multi read in a turn. The turn lasts until ZooKeeper has answered, even if the load is given up: turns
+    /// bound the work of ZooKeeper.
     fn submit_in(&self, turn: Option<Turn<()>>, parts: impl Iterator<Item = Request>) -> Pending {
         let request = Request::MultiRead(parts.collect());
         let held = turn.map(|turn| -> zk::Held { Box::new(turn) });
@@ -379,7 +380,7 @@ fn data_and_children(path: &str) -> [Option<Request>; 2] {
     [Some(get_data(path)), Some(get_children(path))]
 }
 
-/// Lets others have a turn when much was copied since the last time.
+/// Gives other tasks a turn once much was copied since the last time.
 async fn breathe(copied: &mut usize, entry: &Entry) {
     *copied += entry.data.len();
     if *copied >= COPIED_AT_ONCE {
@@ -399,18 +400,19 @@ async fn take(answer: Pending) -> Result<Found, Failure> {
     }
 }
 
-/// Whether less should be asked for. The embedded server refuses to answer more than it keeps for a reader.
+/// Whether the answer was too large, so that the request should ask for less. The embedded server refuses to send more
+/// than it keeps for a reader.
 fn is_too_large(failure: &Failure) -> bool {
     use zk::Error::{AnswerTooLarge, Refused};
     matches!(failure, Failure::Zk(AnswerTooLarge(_) | Refused(ErrorCode::MarshallingError)))
 }
 
-/// What it means when there is no less to ask for: nothing will ever read it.
+/// The failure when a request can't ask for less: the path can never be read.
 fn of_one_node(failure: Failure) -> Failure {
     if is_too_large(&failure) { Failure::TooLarge(Error::list_too_large(zk::MAX_REPLY)) } else { failure }
 }
 
-/// A node below, as one part of an answer has it.
+/// A node below the path, from one part of an answer.
 fn entry(part: Option<Result<Response, ErrorCode>>) -> Result<Option<Arc<Entry>>, Failure> {
     match part {
         Some(Ok(Response::Data { data, stat })) => Ok(Some(Arc::new(Entry::new(&data, stat)))),
@@ -421,7 +423,7 @@ fn entry(part: Option<Result<Response, ErrorCode>>) -> Result<Option<Arc<Entry>>
     }
 }
 
-/// The path's own node, which is the first part.
+/// The path's own node, from the first part of an answer.
 fn node(found: &mut Found) -> Result<Option<Arc<Entry>>, Failure> {
     match entry(found.parts.pop_front())? {
         Some(entry) if !entry.is_readable => Err(Failure::Forbidden),
@@ -429,8 +431,9 @@ fn node(found: &mut Found) -> Result<Option<Arc<Entry>>, Failure> {
     }
 }
 
-/// The pzxid of the nearest ancestor that exists, if one does; the parts that are left are the ancestors. If it is hidden,
-/// the moment itself dates the absence: what is above it may be older. That rises, if often in vain.
+/// The pzxid of the nearest ancestor that exists, if any; the parts that are left are the ancestors. If that ancestor
+/// is hidden, the moment itself dates the absence, since the ancestors above may be older. Such a revision rises, often
+/// without a change.
 fn ancestor_pzxid(found: &Found) -> Option<i64> {
     let nearest = found.parts.iter().find(|part| !matches!(part, Err(ErrorCode::NoNode)))?;
     Some(match nearest {

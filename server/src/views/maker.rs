@@ -1,4 +1,4 @@
-//! Makes the parts of states and deltas: what is short at once, what is long in turns on blocking threads.
+//! Makes the parts of states and deltas: short ones at once, long ones in turns on blocking threads.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::compute::FOR_CLIENTS;
 use crate::error::Error;
 use crate::turns::Turns;
 
-/// What is converted at once, in bytes: 1 ms of the worst JSON.
+/// Maximum number of bytes that are converted at once: 1 ms of the worst JSON.
 const SHORT: usize = 16 * 1024;
-/// What is kept of parts that nobody has, in bytes.
+/// Maximum number of bytes of parts that are kept while nobody has them.
 const MAX_KEPT: usize = 64 * 1024 * 1024;
 
-/// What all parts are made with.
+/// The accounts and turns with which all parts are made.
 #[derive(Debug)]
 pub(super) struct Maker {
     payers: Payers,
@@ -31,7 +31,8 @@ impl Maker {
         Self { payers, turns: Turns::new((cores / 2).clamp(1, 4)) }
     }
 
-    /// A part, which somebody may have made before. `work`: how much there is to convert, as far as [`SHORT`] is passed.
+    /// A part, made unless another caller has made it meanwhile. `work`: the number of bytes to convert; it need not be
+    /// counted further once it exceeds [`SHORT`].
     async fn part(
         &self,
         account: &Account,
@@ -43,26 +44,26 @@ impl Maker {
         if work <= SHORT {
             return parts.put(key, make(), account, &self.payers);
         }
-        // A call that was cancelled already ends here, and costs nothing.
+        // A call that was already cancelled ends here, and costs nothing.
         tokio::task::yield_now().await;
         let turn = self.turns.turn(&(), account.id()).await;
         if let Some(made) = parts.get(&key, account)? {
             return Ok(made);
         }
-        // The turn lasts as long as the work, also when nobody waits for it any more.
+        // The turn lasts as long as the work, even if nobody waits for it any more.
         let (made, _turn) = FOR_CLIENTS.run(move || (make(), turn)).await;
         parts.put(key, made, account, &self.payers)
     }
 }
 
 impl Views {
-    /// A part of a state, for this connection; made once for all that want the same at the same time.
+    /// A part of a state, for this connection; it is made once for all that want the same at the same time.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when the connection has too much that it has not read, or the replica has.
+    /// [`Error::LimitExceeded`] when the connection, or the replica, holds too much that was not read yet.
     ///
     /// # Cancellation
-    /// Safe: what nobody waits for is not made.
+    /// Safe: a part that nobody waits for is not made.
     pub(crate) async fn state_part(
         &self,
         account: &Account,
@@ -77,7 +78,7 @@ impl Views {
         self.maker().part(account, state.parts(), key, work, move || make(&of, &wanted)).await
     }
 
-    /// The same, of a delta, beginning with the change of this index.
+    /// The same for a delta, from the change with this index on.
     ///
     /// # Errors
     /// Those of [`Views::state_part`].

@@ -1,4 +1,4 @@
-//! Views: live copies of paths, in memory, each kept by one watch for all that read or watch it.
+//! Views: live copies of paths in memory. One watch keeps each view up to date for all its readers and watchers.
 //!
 //! - [`Views`]: the handle; opens a view when it is first needed.
 //! - [`Reader`]: reads a view, as it is known ([`Reader::cached`]) or after a sync ([`Reader::latest`]).
@@ -6,27 +6,32 @@
 //!
 //! Promises:
 //! - Every state shown is one that ZooKeeper had, at the revision that it carries.
-//! - One process never shows an older state of a path than before. What a later load reads is behind a sync, so this
-//!   holds for views that were dropped meanwhile, and for new sessions.
-//! - What a change costs ZooKeeper does not depend on how many read and watch. A slow watcher costs no memory beyond the
-//!   ring, which is shared.
-//! - A reader that knows of a later transaction waits until it is shown ([`Reader::reach`]), if there is such a one.
-//! - While ZooKeeper is away, what is known is shown as before, and says that it is stale. With a [`Store`] that outlives
-//!   the process.
+//! - One process never shows an older state of a path than it has shown before. A later load is behind a sync, so this
+//!   also holds for views that were dropped meanwhile, and for new sessions.
+//! - What a change costs ZooKeeper does not depend on the number of readers and watchers. A slow watcher costs no
+//!   memory beyond the ring, which is shared.
+//! - A reader that knows of a later transaction waits until the view shows it ([`Reader::reach`]), if that transaction
+//!   exists.
+//! - While ZooKeeper is away, the view goes on showing the last known state, marked as stale. With a [`Store`] that
+//!   state outlives the process.
 //!
 //! What may be lost: changes that undo each other between two reads are never seen. Nodes that the access control list
-//! hides are listed without data; ZooKeeper tells no changes of them, so they come and go with the next change of
-//! another. A view that nobody uses is dropped after a while, and its history with it; one that was not loaded yet, at once.
+//! hides are listed without data; ZooKeeper sends no events for them, so they appear and disappear with the next change
+//! of another node. A view that nobody uses is dropped after a while, and its history with it; a view that was not
+//! loaded yet is dropped at once.
 //!
-//! What one client can cost others: a path counts for a connection that alone reads it; first loads, and bytes that take
-//! long to make, come in turns of connections; a view has a bound in bytes, and all have; and what takes long because a tree
-//! is large is done on blocking threads, under no lock.
+//! What one client can cost others: a path counts for a connection that alone reads it; connections take turns with
+//! first loads, and with bytes that take long to make; each view has a bound in bytes, and so have all views together;
+//! and work that takes long because a tree is large is done on blocking threads, under no lock.
 //!
-//! Inside: `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events;
-//! `state` and `ring` are what is known and what has changed; `cursor` is a watcher's place in it; `task` drives it all;
-//! `view` is what it shares with readers, `reach` has them wait for what they know of, `purse` who pays for it, `bell` wakes them. `slots` is the table of views, `registry` what fills it. `parts`
-//! are bytes that were made of a state or a delta, `maker` makes them, in `turns`. `apart` is for what takes long. `store` keeps views over a restart: `directory` are its files, `stored` is what
-//! is in one.
+//! Inside:
+//! - `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events.
+//! - `state` and `ring` hold the present state and the recent changes; `cursor` is a watcher's place in them.
+//! - `task` drives it all. `view` is the part that it shares with readers: `reach` lets them wait for a transaction,
+//!   `purse` decides which connection pays for the view, `bell` wakes them.
+//! - `slots` is the table of views; `registry` fills it.
+//! - `parts` are bytes made of a state or a delta; `maker` makes them, in `turns`. `apart` runs work that takes long.
+//! - `store` keeps views over a restart: `directory` is its files, `stored` the content of one file.
 
 mod apart;
 mod bell;

@@ -1,7 +1,7 @@
-//! Bytes that were made of a state or of a delta, for all others that want the same.
+//! Bytes that were made of a state or of a delta, shared by all that want the same.
 //!
-//! Their memory counts as that of [`SharedBytes`]: a client that asks for many different parts and reads none of them is
-//! refused at the limit of its own account.
+//! Their memory counts as that of [`SharedBytes`]: a client that asks for many different parts and reads none of them
+//! is refused at the limit of its own account.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -13,24 +13,24 @@ use crate::error::Error;
 use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
 
-/// Maximum number of parts of a client's own choice that are kept of one state while nobody has them.
+/// Maximum number of parts of a size chosen by a client that are kept of one state while nobody has them.
 const MAX_CHOSEN: usize = 16;
-/// Parts of a client's own choice that are not swept out, at least.
+/// Number of parts of one state up to which unused parts of a size chosen by a client are never swept out.
 const SWEEP_SLACK: usize = 64;
-/// Maximum number of parts of one state beyond which none of a client's own choice is shared. Each part that is made is
-/// looked for among them.
+/// Maximum number of parts of one state. Beyond it no part of a size chosen by a client is shared: each new part is
+/// looked up among all of them.
 const MAX_PARTS: usize = 1024;
-/// Maximum number of parts that are kept of all states.
+/// Maximum number of parts that are kept, over all states.
 const MAX_KEPT_PARTS: usize = 4096;
 
-/// What is made.
+/// The kind of message that a part is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     /// An answer to Get.
     Page,
     /// A snapshot for a Watch.
     Snapshot,
-    /// The same, for a client that has to forget all revisions.
+    /// A snapshot for a client that has to forget all revisions.
     Reset,
     /// The changes of a delta.
     Changes,
@@ -47,48 +47,48 @@ pub(crate) enum Begin {
     At(usize),
 }
 
-/// Which part.
+/// Identifies one part.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) form: Form,
     pub(crate) begin: Begin,
-    /// Maximum number of children, where the client has chosen one; zero otherwise.
+    /// Maximum number of children, if the client has chosen one; zero otherwise.
     pub(crate) size: usize,
 }
 
 /// One part.
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
-    /// Its bytes.
     pub(crate) bytes: Bytes,
     /// Where the next part begins; `None` for the last.
     pub(crate) next: Option<Begin>,
 }
 
-/// Who pays for parts: all connections together, and the store of what is kept while nobody has it.
+/// The accounts that pay for parts: all connections together, and the room for parts that are kept while nobody has
+/// them.
 #[derive(Debug)]
 pub(super) struct Payers {
     pub(super) common: Account,
     pub(super) kept: Kept,
 }
 
-/// The room for parts that are kept while nobody has them. What was kept first makes room for what comes later.
+/// The room for parts that are kept while nobody has them. The oldest parts make room for new ones.
 #[derive(Debug)]
 pub(super) struct Kept {
     account: Account,
     bytes: usize,
-    /// What is kept, the oldest first; among it some that is not any more.
+    /// The kept parts, the oldest first. Some of them may be gone by now.
     order: Mutex<VecDeque<(Weak<Mutex<Inner>>, Key)>>,
 }
 
 impl Kept {
-    /// Room for so many bytes.
+    /// Room for this number of bytes.
     pub(super) fn new(bytes: usize) -> Self {
         let limits = Limits { bytes, ..Limits::NONE };
         Self { account: Budget::new(Limits::NONE, limits).account(), bytes, order: Mutex::default() }
     }
 
-    /// Takes room for a part of a state, and makes it where there is none. No state may be locked.
+    /// Takes room for a part of a state; frees the oldest parts if there is none. No state may be locked.
     fn take(&self, parts: &Parts, key: &Key, bytes: usize) -> Option<Share> {
         if bytes > self.bytes {
             return None;
@@ -115,17 +115,17 @@ impl Kept {
     }
 }
 
-/// The parts of one state or delta. While it is the present one of its view they are kept, as far as there is room; after
-/// that for as long as a reader has them: readers that are behind share what they are told, too.
+/// The parts of one state or delta. While it is the present one of its view they are kept, as far as there is room.
+/// After that a part lives for as long as a reader has it, so that readers that are behind share their bytes, too.
 ///
-/// Only a part that another one leads to is kept. Clients name the place where a part begins, and could name any.
+/// A part is kept only if another part leads to it: a client names the place where a part begins, and could name any.
 #[derive(Debug)]
 pub(crate) struct Parts(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
     parts: HashMap<Key, Part>,
-    /// The kept parts of a client's own choice, the oldest first.
+    /// The kept parts of a size chosen by a client, the oldest first.
     chosen: VecDeque<Key>,
     is_present: bool,
     sweep_above: usize,
@@ -135,13 +135,13 @@ struct Inner {
 #[derive(Debug)]
 struct Part {
     kept: Option<(Arc<SharedBytes>, Share)>,
-    /// While anybody has it.
+    /// Alive while anybody has them.
     bytes: Weak<SharedBytes>,
     next: Option<Begin>,
 }
 
 impl Parts {
-    /// A part, if it is there.
+    /// A part, if it exists.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection has no room for it.
@@ -149,12 +149,12 @@ impl Parts {
         self.lock().get(key, account)
     }
 
-    /// Adds a part that was just made, unless somebody else was faster.
+    /// Adds a part that was just made, unless another caller has added it meanwhile.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection, or the replica, has no room for it.
     pub(super) fn put(&self, key: Key, made: Made, account: &Account, payers: &Payers) -> Result<Made, Error> {
-        // In two statements: to make room locks the parts of states, of this one too.
+        // Two statements, since making room locks the parts of states, including these.
         let is_to_be_kept = self.lock().is_to_be_kept(&key);
         let room = if is_to_be_kept { payers.kept.take(self, &key, made.bytes.len()) } else { None };
         let mut inner = self.lock();
@@ -165,16 +165,17 @@ impl Parts {
         let shared = Arc::new(SharedBytes::new(bytes, &payers.common)?);
         let made = shared.held_by(account).map(|bytes| Made { bytes, next: next.clone() });
         if inner.lead_to(&key) {
-            // It may have ended to be the present one meanwhile.
+            // The state may have ceased to be the present one meanwhile.
             let bytes = Arc::downgrade(&shared);
             let kept = if inner.is_present { room.map(|room| (shared, room)) } else { None };
-            // Also where this connection has no room for it: it asks again, and others may.
+            // Insert it even if this connection has no room for it: the connection asks again, and others may have
+            // room.
             inner.insert(key, Part { kept, bytes, next });
         }
         made
     }
 
-    /// What they were made of is not the present one any more: what is kept of it goes.
+    /// The state or delta is not the present one any more: frees the kept parts.
     pub(super) fn close(&self) {
         let mut inner = self.lock();
         inner.is_present = false;
@@ -194,7 +195,7 @@ impl Inner {
         Ok(Some(Made { bytes: bytes.held_by(account)?, next: part.next.clone() }))
     }
 
-    /// Whether a part begins where another of the same size ends, or is the first; and there is room for it.
+    /// Whether a part is the first or begins where another of the same size ends, and there is room for it.
     fn lead_to(&self, key: &Key) -> bool {
         if key.size > 0 && self.parts.len() >= MAX_PARTS {
             return false;
@@ -205,7 +206,7 @@ impl Inner {
         key.begin == Begin::First || self.parts.iter().any(leads)
     }
 
-    /// Whether a part is kept also while nobody has it.
+    /// Whether a part is kept even while nobody has it.
     fn is_to_be_kept(&self, key: &Key) -> bool {
         self.is_present && self.lead_to(key)
     }
@@ -236,14 +237,14 @@ impl Default for Parts {
     }
 }
 
-/// A copy of a state becomes another one.
+/// A copy of a state becomes another state, so it begins without parts.
 impl Clone for Parts {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// They add nothing to what a state is.
+/// Parts are ignored when states are compared.
 impl PartialEq for Parts {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -271,7 +272,8 @@ mod tests {
             Self { parts: Parts::default(), account: Account::unlimited(), payers, made: 0 }
         }
 
-        /// A part, which a part after «a» follows if it is the first, and which holds how many were made before it.
+        /// A part that holds its number, counted from 1. If it is the first part of its size, a part after «a» follows
+        /// it.
         fn part(&mut self, form: Form, after: Option<&str>, size: usize) -> Result<Bytes, Error> {
             let begin = after.map_or(Begin::First, |name| Begin::After(name.into()));
             let key = Key { form, begin, size };
@@ -320,7 +322,7 @@ mod tests {
         test.number(Form::Page, None, 0);
         for name in 0..100 {
             test.number(Form::Page, Some(&name.to_string()), 0);
-            // It is where a page begins, but no part of a snapshot.
+            // A page begins here, but no part of a snapshot does.
             test.number(Form::Snapshot, Some("a"), 0);
         }
         assert_eq!((test.made, test.parts.lock().parts.len()), (201, 1));

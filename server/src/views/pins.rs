@@ -1,4 +1,4 @@
-//! States that somebody pages through, kept for a while after the view has moved on. Pure.
+//! States that clients page through, kept for a while after the view has moved on. Pure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::scope::Scope;
 use super::state::State;
 use crate::types::Revision;
 
-/// The pinned states. Full, the one that was used least recently goes, and its pages with it.
+/// The pinned states. When full, the state that was used least recently is dropped, and its pages with it.
 #[derive(Debug)]
 pub(super) struct Pins {
     pins: Vec<Pin>,
@@ -25,7 +25,7 @@ struct Pin {
 }
 
 impl Pins {
-    /// No more than so many states, and so many bytes.
+    /// Room for this many states, and this many bytes.
     pub(super) fn new((most, most_bytes): (usize, usize), life: Duration) -> Self {
         Self { pins: Vec::new(), most, most_bytes, life }
     }
@@ -43,7 +43,7 @@ impl Pins {
         self.pins.push(Pin { state: state.clone(), used: now });
     }
 
-    /// The state of that revision, which now counts as just used.
+    /// The state of this revision, which now counts as just used.
     pub(super) fn get(&mut self, scope: &Scope, revision: Revision, now: Instant) -> Option<Arc<State>> {
         self.forget(now);
         let pin = self.pins.iter_mut().find(|pin| is(&pin.state, &scope.path, scope.recursive, revision))?;
@@ -102,7 +102,7 @@ mod tests {
         }
         let mut is_there = |revision| pins.get(&scope, Revision(revision), now).is_some();
         assert_eq!([is_there(1), is_there(2), is_there(3)], [false, true, true]);
-        // Its pages are read while it is the present state.
+        // It is pinned though it is too large: its pages are read while it is the present state.
         pins.put(&state(4, 20_000), now);
         assert_eq!(pins.pins.len(), 1);
     }

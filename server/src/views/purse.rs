@@ -1,35 +1,35 @@
-//! What a view holds of the memory for views, and which connection pays for it: one of those that use it, and all of them
-//! together while nobody does. Pure.
+//! The memory that a view holds, and the connection that pays for it: one of its users; while it has no user, the
+//! replica alone. Pure.
 
 use std::collections::BTreeMap;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
 
-/// What a view may hold without its being counted, in bytes: small paths are read whatever large ones there are.
+/// Number of bytes that a view may hold uncounted: small paths are read however large others are.
 pub(super) const UNCOUNTED: usize = 16 * 1024;
-/// Maximum number of users that are asked for room when the payer has none.
+/// Maximum number of users that are tried when the payer has no room.
 const ASKED: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Purse {
     share: Share,
-    /// By the number of their connection.
+    /// The accounts of the users, by the number of the connection.
     users: BTreeMap<u64, Account>,
-    /// Who pays for an idle view: the replica alone.
+    /// The account that pays for an idle view: the replica's alone.
     common: Account,
-    /// How large the view may be, in bytes.
+    /// Maximum size of the view, in bytes.
     limit: usize,
 }
 
 impl Purse {
-    /// For a view that one connection uses.
+    /// The memory of a view that one connection uses.
     pub(super) fn new(user: &Account, common: Account, limit: usize) -> Self {
         let users = BTreeMap::from([(user.id(), user.clone())]);
         Self { share: user.share(Resource::ViewBytes), users, common, limit }
     }
 
-    /// How much is counted.
+    /// Number of bytes that are counted.
     pub(super) fn amount(&self) -> usize {
         self.share.amount()
     }
@@ -39,12 +39,12 @@ impl Purse {
         self.users.keys().copied()
     }
 
-    /// The error of a view that is too large, whoever reads it.
+    /// The error for a view that is too large for every reader.
     pub(super) fn too_large(&self) -> Error {
         Error::path_too_large(self.limit)
     }
 
-    /// A connection begins to use the view. It pays if nobody else uses it.
+    /// A connection begins to use the view. It pays if no other connection uses it.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when it has no room; then it does not use the view.
@@ -56,27 +56,28 @@ impl Purse {
         Ok(())
     }
 
-    /// A connection does not use the view any more. What it pays another one pays from now on; if none has room, it goes on.
+    /// A connection stops using the view. Another user takes over what it pays; if none has room, it goes on paying.
     pub(super) fn leave(&mut self, user: &Account) {
         self.users.remove(&user.id());
         if self.users.is_empty() {
-            // Nothing limits this account but the replica's limit, which counts these bytes already.
+            // Only the replica's limit applies to this account, and that counts these bytes already.
             let _ = self.share.move_to(&self.common);
         } else if self.share.account_id() == user.id() {
             self.hand_over(self.amount());
         }
     }
 
-    /// Holds so many bytes for a view that is loaded for the first time.
+    /// Holds this many bytes for a view that is loaded for the first time.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when the view is too large, or no connection that uses it, or the replica, has room.
+    /// [`Error::LimitExceeded`] when the view is too large, or when the replica, or every connection that uses it, has
+    /// no room.
     pub(super) fn load(&mut self, bytes: usize) -> Result<(), Error> {
         self.resize(bytes, 0, Share::resize)
     }
 
-    /// Holds so many bytes for a view that is loaded, and `beside` for what is there for a while only. The replica's limit
-    /// does not hold: what other connections have taken ends no view that is in use.
+    /// Holds this many bytes for a view that is loaded, and `beside` for what exists only for a while. The replica's
+    /// limit does not apply: the memory of other connections never ends a view that is in use.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the view is too large, or no connection that uses it has room.
@@ -101,7 +102,8 @@ impl Purse {
         Err(error)
     }
 
-    /// Finds another user that has room for so many bytes, and has it pay for what is held; gives whether there is one.
+    /// Finds another user that has room for this many bytes, and makes it pay for what is held; returns whether there
+    /// is one.
     fn hand_over(&mut self, amount: usize) -> bool {
         let payer = self.share.account_id();
         let others = self.users.values().filter(|user| user.id() != payer).take(ASKED);
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
     use crate::budget::{Budget, Limits};
 
-    /// A mebibyte a connection, and four for all.
+    /// One mebibyte for each connection, and four for all.
     fn budget() -> Budget {
         let of = |mebibytes: usize| Limits { view_bytes: mebibytes << 20, ..Limits::NONE };
         Budget::new(of(1), of(4))
@@ -163,7 +165,7 @@ mod tests {
         let held = purse.amount();
         drop(rest);
         assert_eq!((used(&one), used(&other), budget.used(Resource::ViewBytes)), (0, 0, held));
-        // One that has no room for it can't use it.
+        // A connection that has no room for it can't use it.
         let full = third.take(Resource::ViewBytes, 1 << 20).unwrap();
         assert!(purse.join(&third).is_err());
         drop(full);

@@ -1,8 +1,9 @@
-//! Waiting until a view is as new as something that its reader knows of.
+//! Waits until a view is as new as a transaction that its reader knows of.
 //!
-//! Mostly it is, and that is seen without a wait: either what is shown was read later, or an answer on the connection that
-//! holds the watch is later, and no event has come before it that is not shown yet. Otherwise a sync has that connection
-//! catch up. All who wait on one session share it, whatever they read; no view is read for it, unless an event says so.
+//! Usually it is, which is seen without a wait: either the state was read later; or a later answer has come on the
+//! connection that holds the watch, and every event before that answer is shown. Otherwise a sync makes the server of
+//! that connection catch up. All readers that wait on one session share it, whatever they read; a view is read for it
+//! only if an event says so.
 
 use std::time::Duration;
 
@@ -14,34 +15,34 @@ use super::view::BackendState;
 use crate::types::Zxid;
 use crate::zk::Synced;
 
-/// An answer counts for so long, of a server that is asked again and again.
+/// Time for which the last answer counts, from a server that is asked again and again.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// Whether a view has reached a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reached {
-    /// What is shown from now on is as new as that.
+    /// Every state shown from now on is as new as the transaction.
     Yes,
-    /// ZooKeeper can't be reached, or not in time.
+    /// ZooKeeper can't be reached, or did not get there in time.
     NotInTime,
-    /// ZooKeeper has answered, again and again, and its history ends here, before that.
+    /// ZooKeeper has answered again and again, and its history ends here, before the transaction.
     Never(Zxid),
 }
 
-/// How far a view is.
+/// The result of one look at a view.
 enum Look {
     Reached,
     /// These events have to be shown first.
     Unshown(Arrived),
     /// The server at the other end of this connection may know no more than this.
     Behind(u64, Zxid),
-    /// No connection stands.
+    /// There is no connection.
     Down,
-    /// The view has lost its connection, and is not loaded again yet.
+    /// The view has lost its connection and is not loaded again yet.
     Suspended,
 }
 
-/// What the syncs tell, on one connection, that began after somebody had asked.
+/// The answers, on one connection, to syncs that began after the call.
 #[derive(Debug)]
 struct Answers {
     since: Instant,
@@ -61,22 +62,23 @@ impl Answers {
         (self.connection, self.count, self.last) = (connection, before + 1, synced.ended);
     }
 
-    /// Whether a server that is behind now has nothing more to tell. The leader itself can answer a sync before it shows what
-    /// its followers show already, and one that is silent may have learned more.
+    /// Whether a server that is still behind has nothing more to send. Two recent answers are needed: the leader itself
+    /// can answer a sync before it shows what its followers show already, and a server that is silent may have learned
+    /// more.
     fn are_proof(&self, connection: u64, now: Instant) -> bool {
         self.connection == connection && self.count >= 2 && now < self.last + RECENT
     }
 }
 
 impl Reader {
-    /// Whether what is shown from now on is as new as this transaction. Costs nothing but a look.
+    /// Whether every state shown from now on is as new as this transaction. Costs nothing but a look.
     pub(crate) fn has_reached(&self, at_least: Zxid) -> bool {
         matches!(self.look(at_least, None), Look::Reached)
     }
 
-    /// Waits until what is shown is as new as this transaction, and no longer than until the deadline. While the view is
-    /// suspended it does not wait, nor when ZooKeeper has been silent for as long as a reader has patience. A path that can't
-    /// be shown is for [`Reader::cached`].
+    /// Waits until the view is as new as this transaction, but not beyond the deadline. It does not wait while the view
+    /// is suspended, or once ZooKeeper has been silent for as long as a reader has patience. For a path that can't be
+    /// shown, see [`Reader::cached`].
     ///
     /// # Cancellation
     /// Safe.
@@ -99,7 +101,7 @@ impl Reader {
                 _ if now >= deadline || !self.is_worth_waiting() => return Reached::NotInTime,
                 Look::Unshown(arrived) => {
                     awaited = Some(arrived);
-                    // Nothing is lost when nothing comes: then it is looked at the time.
+                    // If nothing comes, nothing is lost: the next look sees that the time is over.
                     drop(tokio::time::timeout_at(deadline, progress.changed()).await);
                 }
                 Look::Behind(..) | Look::Down => tokio::select! {
@@ -111,7 +113,8 @@ impl Reader {
         }
     }
 
-    /// `awaited`: events that were found to have to be shown. If their connection stands, later ones need not be.
+    /// `awaited`: the events that an earlier look found missing. While their connection lasts, later events need not be
+    /// shown.
     fn look(&self, at_least: Zxid, awaited: Option<Arrived>) -> Look {
         let view = self.view();
         let mut known = view.known();
@@ -125,7 +128,7 @@ impl Reader {
         if zxid < at_least {
             return Look::Behind(connection, zxid);
         }
-        // Looked at after the horizon: what is behind that has arrived.
+        // Read after the horizon, so that all events up to the horizon have arrived.
         let arrived = Arrived { connection, upto: view.mailbox.arrivals() };
         let (arrived, reached) = match awaited.filter(|awaited| awaited.connection == connection) {
             Some(awaited) => (awaited, at_least),
@@ -139,7 +142,7 @@ impl Reader {
 mod tests {
     use super::*;
 
-    /// After so many milliseconds.
+    /// This many milliseconds after the origin.
     fn at(origin: Instant, millis: u64) -> Instant {
         origin + Duration::from_millis(millis)
     }

@@ -1,4 +1,4 @@
-//! Reading a view.
+//! Reads a view.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,23 +14,23 @@ use crate::error::Error;
 use crate::types::{Revision, Zxid};
 use crate::zk::Hub;
 
-/// How long a reader waits at most for a ZooKeeper that answers, but does not get done.
+/// Maximum time that a reader waits for a ZooKeeper that answers but does not finish.
 const PATIENCE_WITH_THE_SLOW: Duration = Duration::from_secs(30);
-/// Part of its patience after which a reader looks again whether ZooKeeper says anything, once its patience is over.
+/// Divisor of the patience. Once its patience is over, a reader checks after each such part of it whether ZooKeeper
+/// still sends anything.
 pub(super) const LOOKS: u32 = 8;
 
-/// A state, and how far it can be trusted.
+/// A state, and whether it can be trusted.
 #[derive(Debug, Clone)]
 pub(crate) struct Reading {
-    /// What is known.
     pub(crate) state: Arc<State>,
-    /// Whether it may be out of date, since ZooKeeper can't be reached.
+    /// Whether the state may be out of date because ZooKeeper can't be reached.
     pub(crate) is_stale: bool,
     /// When the state was last known to be right, if it is stale.
     pub(crate) as_of: Option<SystemTime>,
 }
 
-/// A view that is kept alive by this handle. Cheap to make, cheap to drop.
+/// A handle that keeps a view alive. Cheap to make, cheap to drop.
 #[derive(Debug)]
 pub(crate) struct Reader {
     lease: Lease,
@@ -41,12 +41,12 @@ impl Reader {
         Self { lease }
     }
 
-    /// What the view knows, as soon as it knows anything: never older than what it has shown before.
+    /// The present state, as soon as there is one: never older than a state that the view has shown before.
     ///
     /// # Errors
     /// [`Error::BackendUnavailable`] when nothing is known and ZooKeeper can't be reached, [`Error::NoAuth`] when it
-    /// hides the path; that is looked at again with every call. [`Error::LimitExceeded`] when it is too large; that is
-    /// looked at again once in a while.
+    /// hides the path; every call tries that again. [`Error::LimitExceeded`] when the path is too large; that is tried
+    /// again once in a while.
     ///
     /// # Cancellation
     /// Safe.
@@ -66,12 +66,12 @@ impl Reader {
         }
     }
 
-    /// What ZooKeeper has after a sync: every write that was acknowledged before this call. It moves the view along.
-    /// Calls that come while a sync is under way share the next one.
+    /// The state after a sync, with every write that was acknowledged before this call. The view moves on to it. Calls
+    /// that come while a sync is under way share the next one.
     ///
     /// # Errors
     /// [`Error::BackendUnavailable`] when ZooKeeper can't be reached, [`Error::NoAuth`] when it hides the path,
-    /// [`Error::LimitExceeded`] when it is too large.
+    /// [`Error::LimitExceeded`] when the path is too large.
     ///
     /// # Cancellation
     /// Safe; the sync is carried out all the same.
@@ -85,7 +85,7 @@ impl Reader {
         self.wait_until(|known| known.is_done(barrier).then(|| self.reading(known))).await?
     }
 
-    /// Waits until there is a child, or the time is over; then what there is.
+    /// Waits until there is a child, or the deadline has passed; then returns the present state.
     ///
     /// # Errors
     /// Those of [`Reader::cached`].
@@ -108,7 +108,7 @@ impl Reader {
         }
     }
 
-    /// Keeps a state for the pages that follow, for a while.
+    /// Keeps a state for a while, for the pages that follow.
     pub(crate) fn pin(&self, state: &Arc<State>) {
         self.lease.views().pins().put(state, Instant::now());
     }
@@ -116,7 +116,8 @@ impl Reader {
     /// The state of this revision, for a page of it.
     ///
     /// # Errors
-    /// [`Error::PageExpired`] when it is neither pinned nor the present one; else those of [`Reader::cached`].
+    /// [`Error::PageExpired`] when the state is neither pinned nor the present one; otherwise those of
+    /// [`Reader::cached`].
     pub(crate) async fn pinned(&self, revision: Revision) -> Result<Reading, Error> {
         let pin = self.lease.views().pins().get(&self.view().scope, revision, Instant::now());
         if let Some(state) = pin {
@@ -129,8 +130,8 @@ impl Reader {
         Err(Error::PageExpired { path: self.view().scope.path.clone() })
     }
 
-    /// Watches: everything from now on or, with a revision that a state had, what has changed since. With `full`, each
-    /// change is told as the whole state. Who watches over the same connection is of one `neighbourhood`. The first state is as
+    /// Watches from now on or, with the revision of an earlier state, from that state on. With `full`, each change is
+    /// sent as the whole state. Watchers over the same connection have the same `neighbourhood`. The first state is as
     /// new as the transaction `at_least`, if that is reached in time.
     pub(crate) fn watch(
         self,
@@ -150,7 +151,7 @@ impl Reader {
         &self.lease.views().settings
     }
 
-    /// What is known; an error when it may not be shown, or nothing is.
+    /// The present state; an error if it may not be shown, or there is none.
     fn reading(&self, known: &Known) -> Result<Reading, Error> {
         if let Some(refusal) = &known.refusal {
             return Err(refusal.error.clone());
@@ -159,7 +160,7 @@ impl Reader {
         Ok(Reading { state, is_stale: known.backend != BackendState::Connected, as_of: known.as_of })
     }
 
-    /// Waits for the task, for as long as ZooKeeper says something at all.
+    /// Waits for the task, for as long as ZooKeeper sends anything at all.
     async fn wait_until<T>(&self, done: impl Fn(&Known) -> Option<T>) -> Result<T, Error> {
         let begun = Instant::now();
         let mut progress = self.view().progress();
@@ -183,12 +184,12 @@ impl Reader {
         &self.lease.views().zk.hub
     }
 
-    /// Until when a reader that begins to wait now has patience.
+    /// The moment at which a reader that begins to wait now loses patience.
     pub(crate) fn patience_ends(&self) -> Instant {
         Instant::now() + self.settings().patience
     }
 
-    /// When ZooKeeper was last heard of on the session that watches.
+    /// The last time that ZooKeeper sent anything on the session that watches.
     pub(crate) fn last_heard(&self) -> Option<SystemTime> {
         let heard = self.hub().session(&self.view().scope.path).last_heard()?;
         Some(SystemTime::now() - heard.elapsed())
@@ -202,8 +203,8 @@ impl Reader {
         silence.is_some_and(|silence| silence < self.settings().patience)
     }
 
-    /// Whether ZooKeeper is connected, and says something when it is asked. A view that waits for its turn to load has
-    /// asked nothing: then others' requests tell.
+    /// Whether ZooKeeper is connected and answers when it is asked. A view that waits for its turn to load has asked
+    /// nothing; then the requests of others show it.
     pub(super) fn is_reachable(&self) -> bool {
         let session = self.hub().session(&self.view().scope.path);
         session.is_up() && session.silence() < self.settings().patience

@@ -1,4 +1,4 @@
-//! Which views there are: opened on first need, shared, dropped when idle.
+//! All views: opened when first needed, shared, dropped when idle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,38 +25,38 @@ use crate::turns::Turns;
 use crate::types::{NodePath, Zxid};
 use crate::zk::Zk;
 
-/// Number of multi reads with which views are loaded at once over one session. ZooKeeper answers them faster than they can be
-/// asked.
+/// Maximum number of multi reads under way on one session that load views for the first time. ZooKeeper answers them
+/// faster than they can be sent.
 const LOADS: usize = 32;
-/// How often it is looked for views that have been idle for long enough, or take too much memory.
+/// Time between two searches for views that have been idle for long enough, or for too much memory in use.
 const LOOK: Duration = Duration::from_secs(1);
-/// Shortest time after which it is looked again whether ZooKeeper is away.
+/// Minimum time between two checks whether ZooKeeper is away.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
-/// Maximum number of ended tasks that are taken away under one lock.
+/// Maximum number of ended tasks that are collected under one lock.
 const JOINED_AT_ONCE: usize = 1024;
 /// Maximum number of views that are dropped under one lock.
 const DROPPED_AT_ONCE: usize = 64;
 
-/// The settings of the views.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Maximum number of views that nobody uses. With one more, the one that has been idle longest goes.
+    /// Maximum number of views that nobody uses. One more, and the view that has been idle longest is dropped.
     pub(crate) max_idle: usize,
-    /// How many bytes one view may occupy, roughly, and how many all may: a load that needs more is refused.
+    /// Maximum number of bytes that one view may occupy, roughly, and that all views may. A load that needs more is
+    /// refused.
     pub(crate) max_bytes: (usize, usize),
-    /// How long a view that nobody uses is kept.
+    /// Time for which a view that nobody uses is kept.
     pub(crate) idle: Duration,
-    /// How long a reader waits for a ZooKeeper that can't be reached.
+    /// Time that a reader waits for a ZooKeeper that can't be reached.
     pub(crate) patience: Duration,
-    /// How long ZooKeeper has to be away before what was kept on disk is shown; less than `patience`.
+    /// Time that ZooKeeper has to be away before views kept on disk are shown; less than `patience`.
     pub(crate) away: Duration,
-    /// How many changes a view remembers.
+    /// Maximum number of changes that a view remembers.
     pub(crate) ring_moments: usize,
-    /// How many bytes of changes a view remembers, roughly.
+    /// Maximum number of bytes of changes that a view remembers, roughly.
     pub(crate) ring_bytes: usize,
-    /// How many states are kept for pages, and how many bytes they may occupy in all.
+    /// Maximum number of states that are kept for pages, and of bytes that they occupy together.
     pub(crate) pins: (usize, usize),
-    /// How long a state is kept for its next page.
+    /// Time for which a state is kept for its next page.
     pub(crate) pin_life: Duration,
 }
 
@@ -76,7 +76,7 @@ impl Default for Settings {
     }
 }
 
-/// The handle on all views. Cheap to clone.
+/// The handle to all views. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Views(Arc<Inner>);
 
@@ -84,23 +84,23 @@ pub(crate) struct Views(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) zk: Zk,
     pub(super) settings: Settings,
-    /// Whose turn it is to load a view for the first time, for each session that watches: one that hangs holds up no other.
+    /// Turns to load a view for the first time, for each session that watches: a session that hangs delays no other.
     loads: Vec<Turns<()>>,
-    /// The memory for views, among others.
+    /// The limits on memory: for views, among others.
     budget: Budget,
-    /// Who pays for idle views.
+    /// The account that pays for idle views.
     idle: Account,
     maker: Maker,
     store: Option<Store>,
     started: Instant,
     slots: Mutex<Slots>,
-    /// A task a view.
+    /// One task for each view.
     tasks: Mutex<JoinSet<()>>,
     has_failed: AtomicBool,
     pins: Mutex<Pins>,
 }
 
-/// A use of a view, which stays for as long.
+/// A use of a view, which keeps the view alive.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) view: Arc<View>,
@@ -109,7 +109,7 @@ pub(super) struct Lease {
 }
 
 impl Views {
-    /// Starts the views as tasks of `tasks`, which never end. What is known is kept in `store`, if there is one.
+    /// Starts the views as tasks of `tasks`, which never end. The known states are kept in `store`, if there is one.
     pub(crate) fn start(
         zk: Zk,
         settings: Settings,
@@ -138,15 +138,15 @@ impl Views {
         Self(inner)
     }
 
-    /// Keeps on disk what is known now, if that is to be kept at all.
+    /// Writes the known states to disk now, if there is a store.
     pub(crate) async fn save(&self) {
         if let Some(store) = &self.0.store {
             store.save_all(self.0.views()).await;
         }
     }
 
-    /// A reader of a path and its children or, if `recursive`, of its subtree, for a connection. The view begins to load,
-    /// if it is not there already, and goes on for as long as there is a reader that waits for it.
+    /// A reader of a path and its children or, if `recursive`, of its subtree, for a connection. The view begins to
+    /// load unless it exists already, and goes on loading for as long as a reader waits for it.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when this connection, or the replica, uses too many paths that nobody else uses.
@@ -169,7 +169,7 @@ impl Views {
         self.0.zk.last_zxid()
     }
 
-    /// How many views there are.
+    /// Number of views.
     pub(crate) fn count(&self) -> usize {
         self.0.slots().len()
     }
@@ -192,19 +192,19 @@ impl Inner {
         self.slots().views()
     }
 
-    /// Whose turn it is to load a view of this path for the first time.
+    /// The turns to load a view of this path for the first time.
     pub(super) fn loads(&self, path: &NodePath) -> &Turns<()> {
         &self.loads[self.zk.hub.index(path)]
     }
 
-    /// Starts the task of a view. Those that have ended go: two for each that begins, so that there are never many.
+    /// Starts the task of a view, and collects up to two tasks that have ended, so that ended tasks never pile up.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = lock(&self.tasks);
         self.join_ended(&mut tasks, 2);
         tasks.spawn(task);
     }
 
-    /// Takes away some of the tasks that have ended; gives whether there are no more.
+    /// Collects some of the tasks that have ended; returns whether no more are left.
     fn join_some(&self) -> bool {
         let mut tasks = lock(&self.tasks);
         self.join_ended(&mut tasks, JOINED_AT_ONCE) < JOINED_AT_ONCE
@@ -222,7 +222,8 @@ impl Inner {
         joined
     }
 
-    /// A view is dropped: while the table is locked, so that whoever opens it again finds what was kept of it.
+    /// A view is dropped. Called while the table is locked, so that the next reader that opens the view finds what was
+    /// kept of it.
     fn note_dropped(&self, view: &Arc<View>) {
         view.stop();
         view.give_back();
@@ -231,15 +232,15 @@ impl Inner {
         }
     }
 
-    /// Drops idle views while all together occupy more than three quarters of what they may: what is left is for those in
-    /// use. Some at a time; gives whether there was none to drop.
+    /// Drops idle views while all views together occupy more than three quarters of their limit: the rest is for views
+    /// in use. Drops some at a time; returns whether none is left to drop.
     pub(super) fn make_room(&self) -> bool {
         let most = self.settings.max_bytes.1 / 4 * 3;
         let is_enough = || self.budget.used(Resource::ViewBytes) <= most;
         is_enough() || self.drop_idle(|slots| if is_enough() { None } else { slots.drop_idlest(None) })
     }
 
-    /// Drops views that have been idle for long enough, some at a time; gives whether there was none.
+    /// Drops views that have been idle for long enough, some at a time; returns whether none is left.
     fn drop_old(&self) -> bool {
         let before = Instant::now().checked_sub(self.settings.idle);
         self.drop_idle(|slots| slots.drop_idlest(Some(before?)))
@@ -254,7 +255,7 @@ impl Inner {
         false
     }
 
-    /// Shows what was kept of a view from before, once ZooKeeper has been away for a while. Never ends.
+    /// Shows the state that was kept of a view, once ZooKeeper has been away for a while. Never ends.
     async fn restore(&self, view: &View) {
         let begun = Instant::now();
         while let Some(store) = self.store.as_ref().filter(|store| store.has(&view.scope) && view.is_unknown()) {
@@ -272,7 +273,7 @@ impl Inner {
         std::future::pending::<()>().await;
     }
 
-    /// How long ZooKeeper has said nothing, though there was something to say: a view that began to load.
+    /// Time for which ZooKeeper has sent nothing, although a view that began to load has asked.
     fn away_for(&self, path: &NodePath, begun: Instant) -> Duration {
         let session = self.zk.hub.session(path);
         if session.is_up() {
@@ -309,7 +310,7 @@ async fn live(inner: Arc<Inner>, view: Arc<View>) {
     }
 }
 
-/// Writes what is known to disk. Never ends.
+/// Writes the known states to disk. Never ends.
 async fn keep(inner: Arc<Inner>, store: Store) {
     let mut interval = tokio::time::interval(store::LOOK);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -319,7 +320,7 @@ async fn keep(inner: Arc<Inner>, store: Store) {
     }
 }
 
-/// Drops what is idle. A panic in the task of a view ends this.
+/// Drops idle views. Ends if the task of a view has panicked.
 async fn tidy(inner: Arc<Inner>) {
     let mut interval = tokio::time::interval(LOOK);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,8 +1,8 @@
-//! The recent past of a view: what changed, by revision. Pure.
+//! The recent past of a view: its changes by revision. Pure.
 //!
-//! One ring for all that watch; each of them has a cursor, which is a revision. Who is behind gets the net changes since
-//! its cursor, or, when the ring has forgotten that far back, a snapshot. So a slow reader costs nothing while it is
-//! slow, and nobody waits for it.
+//! All watchers share one ring; each of them has a cursor, which is a revision. A watcher that is behind gets the net
+//! changes since its cursor or, if the ring does not remember that far back, a snapshot. So a slow reader costs nothing
+//! while it is slow, and nobody waits for it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,68 +12,67 @@ use super::parts::Parts;
 use super::state::Entry;
 use crate::types::Revision;
 
-/// The data or the existence of one node changed.
+/// A change of the data or the existence of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Edit {
-    /// Which; empty for the watched path itself.
+    /// The node's name; empty for the watched path itself.
     pub(super) name: Arc<str>,
     before: Option<Arc<Entry>>,
     after: Option<Arc<Entry>>,
 }
 
-/// What a change is.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ChangeKind {
     /// A child has appeared.
     Added,
     /// A child's data has changed.
     Updated,
-    /// A child has gone.
+    /// A child has disappeared.
     Removed,
-    /// The watched path has come to be.
+    /// The watched path was created.
     Created,
     /// The watched path's own data has changed.
     DataChanged,
-    /// The watched path has gone, and every child with it.
+    /// The watched path was deleted, and every child with it.
     Deleted,
 }
 
-/// One change, as a watcher is told it.
+/// One change, as a watcher gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// What happened.
     pub(crate) kind: ChangeKind,
-    /// The child, or its relative path; empty for the watched path itself.
+    /// The name of the child, or its relative path; empty for the watched path itself.
     pub(crate) name: Arc<str>,
-    /// The node after the change; `None` when it is gone.
+    /// The node after the change; `None` if it is gone.
     pub(crate) entry: Option<Arc<Entry>>,
 }
 
-/// Changes that lead to one revision. Those who are equally far share it.
+/// The changes that lead to one revision, shared by all watchers that are equally far behind.
 #[derive(Debug)]
 pub(crate) struct Delta {
-    /// What dates the state after them.
+    /// The revision that dates the state after the changes.
     pub(crate) revision: Revision,
-    /// To be applied in this order: the watched path first, then by name. Never empty.
+    /// In the order in which they are applied: the watched path first, then by name. Never empty.
     pub(crate) changes: Vec<Change>,
     parts: Parts,
 }
 
-/// Edits, in the order of names once they are complete. Many of them are freed elsewhere.
+/// Edits, in the order of names once they are complete. Long lists are freed on a blocking thread.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Edits {
     list: Vec<Edit>,
     cost: usize,
 }
 
-/// Maximum number of edits that are merged for a watcher that is behind. With more, a step on a thread of the runtime takes
-/// longer than 10 ms.
+/// Maximum number of edits that are merged for a watcher that is behind. With more, a step on a thread of the runtime
+/// takes longer than 10 ms.
 const MERGED: usize = 4 * SHORT;
-/// Maximum number of edits between two moments. After more the ring begins anew: a watcher is told the whole state.
+/// Maximum number of edits between two moments. After more, the ring restarts, and watchers get the whole state.
 const MAX_EDITS: usize = 250_000;
 
 impl Edit {
-    /// The step from one to the other, if names or data differ.
+    /// The edit that leads from one to the other, if names or data differ.
     pub(super) fn of(name: Arc<str>, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>) -> Option<Self> {
         let differs = before.map(|entry| &entry.data) != after.map(|entry| &entry.data);
         differs.then(|| Self { name, before: before.cloned(), after: after.cloned() })
@@ -90,7 +89,7 @@ impl Edit {
         }
     }
 
-    /// What it occupies, roughly. Data is counted wherever it may be the only copy.
+    /// Memory that the edit occupies, roughly. Data is counted wherever it may be the only copy.
     fn cost(&self) -> usize {
         const RECORD: usize = 256;
         let size = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.data.len());
@@ -99,8 +98,8 @@ impl Edit {
 }
 
 impl Delta {
-    /// What watchers are told of these edits, which are in the order of names. A path that is gone implies that its
-    /// children are.
+    /// The changes that watchers get for these edits, which are in the order of names. The deletion of the path implies
+    /// those of its children.
     fn new<'a>(revision: Revision, edits: impl IntoIterator<Item = &'a Edit>) -> Self {
         let mut changes: Vec<Change> = Vec::new();
         for edit in edits {
@@ -113,12 +112,12 @@ impl Delta {
         Self { revision, changes, parts: Parts::default() }
     }
 
-    /// The bytes of the messages that tell it.
+    /// The bytes of the messages that carry the delta.
     pub(super) fn parts(&self) -> &Parts {
         &self.parts
     }
 
-    /// How much there is to convert for a part that begins with this change, in bytes; not counted further than `most`.
+    /// Number of bytes to convert for a part that begins with this change; counting stops once it exceeds `most`.
     pub(super) fn work(&self, first: usize, most: usize) -> usize {
         let mut sum = 0;
         for change in self.changes.iter().skip(first) {
@@ -138,12 +137,12 @@ impl Drop for Delta {
 }
 
 impl Edits {
-    /// What watchers are told of edits that are so many that it takes long to make it.
+    /// The delta of these edits, if they are so many that it takes long to make.
     pub(super) fn prepared(&self, revision: Revision) -> Option<Arc<Delta>> {
         (SHORT..MAX_EDITS).contains(&self.list.len()).then(|| Arc::new(Delta::new(revision, &self.list)))
     }
 
-    /// What they occupy, roughly.
+    /// Memory that the edits occupy, roughly.
     pub(super) fn cost(&self) -> usize {
         self.cost
     }
@@ -190,40 +189,41 @@ fn discard_list<T: Send + 'static>(list: &mut Vec<T>) {
     }
 }
 
-/// A content, and for how long it was the content.
+/// One content of the view, and the revisions for which it lasted.
 #[derive(Debug)]
 struct Moment {
     /// The first revision with this content.
     from: Revision,
-    /// The last revision that is known to have had it, and nothing else between.
+    /// The last revision that is known to have this content, with no other content between.
     until: Revision,
-    /// What led here from the moment before.
+    /// The edits that led here from the moment before.
     edits: Edits,
     cost: usize,
 }
 
-/// What a ring knows about the time since a revision.
+/// The ring's knowledge of the time since a revision.
 #[derive(Debug)]
 pub(super) enum Since {
-    /// The content is the same; what happened between has undone itself.
+    /// The content is the same; any changes between have undone each other.
     Nothing,
     /// These are the net changes.
     Changes(Arc<Delta>),
-    /// The ring does not reach back that far, or never knew that revision.
+    /// The ring does not reach back that far, or never knew the revision.
     Forgotten,
 }
 
-/// The ring. Full, it forgets its oldest moments; the newest it always keeps, for those who are up to date.
+/// The ring. When full, it forgets its oldest moments; it always keeps the newest one, for watchers that are up to
+/// date.
 #[derive(Debug)]
 pub(super) struct Ring {
     moments: VecDeque<Moment>,
-    /// The deltas to the newest moment that were asked for, by where the one who asked was.
+    /// The deltas to the newest moment that were asked for, by the revision of the moment that they start from.
     deltas: VecDeque<(Revision, Arc<Delta>)>,
     cost: usize,
     limits: Limits,
 }
 
-/// How much a ring keeps.
+/// The maximum size of a ring.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) moments: usize,
@@ -231,13 +231,13 @@ pub(super) struct Limits {
 }
 
 impl Ring {
-    /// A ring that knows nothing.
+    /// An empty ring.
     pub(super) fn new(limits: Limits) -> Self {
         Self { moments: VecDeque::new(), deltas: VecDeque::new(), cost: 0, limits }
     }
 
-    /// What it occupies beyond its limit, once it has so many bytes of edits more: two moments it keeps however large they
-    /// are.
+    /// Number of bytes beyond its limit that the ring will occupy with this many bytes of edits more: it keeps two
+    /// moments however large they are.
     pub(super) fn excess(&self, more: usize) -> usize {
         (self.cost + more).saturating_sub(self.limits.bytes)
     }
@@ -249,14 +249,14 @@ impl Ring {
         self.cost = 0;
     }
 
-    /// Forgets everything, and begins with this revision.
+    /// Forgets everything and starts from this revision.
     pub(super) fn restart(&mut self, revision: Revision) {
         self.clear();
         self.push(revision, Edits::default(), None);
     }
 
-    /// Goes on to a revision that these edits lead to; without any, contents between may have differed. `prepared`: what
-    /// those are told who have the newest moment, where that takes long to make.
+    /// Moves on to a revision that these edits lead to. If there are none, the content may have differed in between.
+    /// `prepared`: the delta from the newest moment, if it takes long to make.
     pub(super) fn push(&mut self, revision: Revision, edits: Edits, prepared: Option<Arc<Delta>>) {
         const MOMENT: usize = 128;
         if edits.len() > MAX_EDITS {
@@ -271,7 +271,7 @@ impl Ring {
         self.cost += cost;
         while self.moments.len() > 2 && (self.moments.len() > self.limits.moments || self.cost > self.limits.bytes) {
             self.cost -= self.moments.pop_front().map_or(0, |oldest| oldest.cost);
-            // Nobody asks how what is now the oldest moment came to be.
+            // Nobody asks for the edits that led to the moment that is now the oldest.
             if let Some(oldest) = self.moments.front_mut() {
                 self.cost -= oldest.cost - MOMENT;
                 (oldest.edits, oldest.cost) = (Edits::default(), MOMENT);
@@ -279,7 +279,7 @@ impl Ring {
         }
     }
 
-    /// Goes on to a revision with the same content, and with no other content between.
+    /// Moves on to a revision with the same content, and with no other content between.
     pub(super) fn extend(&mut self, revision: Revision) {
         match self.moments.back_mut() {
             Some(last) => {
@@ -290,9 +290,9 @@ impl Ring {
         }
     }
 
-    /// What has changed since a revision.
+    /// The changes since a revision.
     pub(super) fn since(&mut self, revision: Revision) -> Since {
-        // The first moment that ends at or after it; they are in the order of revisions.
+        // The first moment that ends at or after the revision; moments are in the order of revisions.
         let index = self.moments.partition_point(|moment| moment.until < revision);
         let from = match self.moments.get(index) {
             Some(moment) if moment.from <= revision => moment.from,
@@ -311,8 +311,9 @@ impl Ring {
         if delta.changes.is_empty() { Since::Nothing } else { Since::Changes(delta) }
     }
 
-    /// Those who are not far behind are at few different places: what leads them on is made once for all at each. None where
-    /// that takes long: it would be made under the view's lock, and the whole state is told in parts that are made apart.
+    /// Makes a delta once for all watchers that start from one moment: those that are not far behind start from few
+    /// moments. Makes none if that takes long, since it would be made under the view's lock; the whole state is sent in
+    /// parts that are made elsewhere.
     fn make_delta(&mut self, index: usize, from: Revision) -> Option<Arc<Delta>> {
         const MOST: usize = 16;
         let later = self.moments.range(index + 1..);
@@ -332,10 +333,10 @@ impl Ring {
     }
 }
 
-/// What a node was, and what it has become.
+/// A node before and after some edits.
 type Net<'a> = (&'a Option<Arc<Entry>>, &'a Option<Arc<Entry>>);
 
-/// The net of edits that follow each other.
+/// The net change of consecutive edits.
 fn merge<'a>(revision: Revision, edits: impl Iterator<Item = &'a Edit>) -> Delta {
     let mut net: BTreeMap<&Arc<str>, Net<'_>> = BTreeMap::new();
     for edit in edits {
@@ -473,7 +474,7 @@ mod tests {
         }
         assert!(matches!(ring.since(Revision(6)), Since::Changes(_)));
         assert_eq!(told(&mut ring, 4), "forgotten");
-        // What was made beforehand ends with a revision of the same content.
+        // A delta that was made beforehand is dropped at a later revision with the same content.
         push(&mut ring, Revision(10), added(MERGED + 1));
         assert!(matches!(ring.since(Revision(9)), Since::Changes(_)));
         ring.extend(Revision(11));

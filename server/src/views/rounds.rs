@@ -1,13 +1,14 @@
-//! From reads and events to consistent moments. Pure.
+//! Makes consistent moments of reads and events. Pure.
 //!
-//! A round reads everything that events have named since the last moment that was shown, together with the path's own
-//! node, and learns which events came before its answers. What they name and the round had not read yet is *open*. A
-//! round that leaves nothing open is a moment: everything that differs from the last one was read, and nothing was read
-//! too early.
+//! A round reads all nodes that events have named since the last moment that was shown, together with the path's own
+//! node, and learns which events came before its answers. A node that these events name and that the round had not read
+//! since is *open*. A round that leaves nothing open is a moment: everything that differs from the last moment was
+//! read, and nothing was read too early.
 //!
-//! Under a steady stream of writes every round leaves something open. Then the next round closes it: what it finds there
-//! was so at the end of the round before, too, unless events of the same nodes came in between. Since a round reads all
-//! that events have named so far, a node that changes all the time is never open for long, and moments keep coming.
+//! Under a steady stream of writes every round leaves something open. Then the next round closes it: what it finds
+//! there was also true at the end of the round before, unless events of the same nodes came in between. A round reads
+//! all nodes that events have named so far, so a node that changes all the time is never open for long, and moments
+//! keep coming.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,20 +19,20 @@ use crate::types::Zxid;
 /// Relative paths.
 pub(super) type Names = HashSet<Arc<str>>;
 
-/// What one round has read.
+/// The reads of one round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// The path's own node, read last. `None` when it was absent and nothing read with it dates that.
+    /// The path's own node, read last. `None` if it was absent and nothing that was read with it dates its absence.
     pub(super) node: Option<NodeRead>,
-    /// What was read below.
+    /// The reads of nodes below.
     pub(super) reads: Reads,
-    /// What events named that came before the last answer.
+    /// The names in the events that came before the last answer.
     named: Names,
-    /// What of that was not read after its event.
+    /// Those of `named` that were not read after their event.
     open: Names,
     /// ZooKeeper's last transaction at the last read.
     pub(super) zxid: Zxid,
-    /// What had arrived of events when it was answered.
+    /// The events that had arrived before the last answer.
     pub(super) arrived: Arrived,
     /// The latest barrier that the last read was behind.
     pub(super) barrier: u64,
@@ -42,19 +43,19 @@ pub(super) struct Round {
 pub(super) struct Arrived {
     /// The connection.
     pub(super) connection: u64,
-    /// The number of the last, in the mailbox.
+    /// The mailbox's number for the last event.
     pub(super) upto: u64,
 }
 
 impl Arrived {
-    /// Whether what includes these includes the others.
+    /// Whether a state that includes these events includes the others.
     pub(super) fn includes(self, other: Self) -> bool {
         self.connection == other.connection && self.upto >= other.upto
     }
 }
 
 impl Round {
-    /// Takes in one answer, and what the events named that came between it and the answer before.
+    /// Adds one answer, and the names in the events that came between the previous answer and this one.
     pub(super) fn answer(&mut self, named: Names, reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<Entry>>)>) {
         self.open.extend(named.iter().cloned());
         self.named.extend(named);
@@ -65,18 +66,18 @@ impl Round {
     }
 }
 
-/// A consistent moment: what differs from the moment before.
+/// A consistent moment, as its difference from the moment before.
 #[derive(Debug)]
 pub(super) struct Moment {
     /// The path's own node.
     pub(super) node: NodeRead,
-    /// What may differ below.
+    /// The nodes below that may differ.
     pub(super) reads: Reads,
-    /// ZooKeeper's last transaction then, or a later one.
+    /// ZooKeeper's last transaction at that moment, or a later one.
     pub(super) zxid: Zxid,
     /// The events that it includes.
     pub(super) arrived: Arrived,
-    /// The latest barrier that it is behind.
+    /// The latest barrier that the moment is behind.
     pub(super) barrier: u64,
 }
 
@@ -89,23 +90,23 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Events named these, or, if there are none, the path's own node alone.
+    /// Asks for a round over these names, which events have named; with none, over the path's own node alone.
     pub(super) fn want(&mut self, names: Names) {
         self.wanted.extend(names);
         self.is_wanted = true;
     }
 
-    /// What the next round has to read.
+    /// The names that the next round has to read.
     pub(super) fn wanted(&self) -> &Names {
         &self.wanted
     }
 
-    /// Whether there has to be a round: something was named, or is open.
+    /// Whether another round is needed: something was named, or is open.
     pub(super) fn are_due(&self) -> bool {
         self.is_wanted || self.last.is_some()
     }
 
-    /// Takes in a round that has read [`Rounds::wanted`].
+    /// Adds a round that has read [`Rounds::wanted`]; returns a moment if that completes one.
     pub(super) fn finish(&mut self, mut round: Round) -> Option<Moment> {
         self.wanted.extend(round.named.iter().cloned());
         self.is_wanted = false;
@@ -155,7 +156,7 @@ mod tests {
 
     const BATCH: usize = 20;
 
-    /// Names and when they were last written, by transaction.
+    /// Names, and the transactions that last wrote them.
     type Tree = BTreeMap<Arc<str>, i64>;
 
     fn entry(zxid: i64) -> Arc<Entry> {
@@ -169,7 +170,7 @@ mod tests {
         }
     }
 
-    /// A ZooKeeper of which the whole past is known, and that is written to all the time.
+    /// A ZooKeeper whose whole past is known, and that is written to all the time.
     struct World {
         past: Vec<(Arc<str>, Option<i64>)>,
         now: Tree,
@@ -205,7 +206,7 @@ mod tests {
             }
             round.zxid = Zxid(i64::try_from(self.past.len()).unwrap());
             round.arrived.upto = u64::try_from(self.past.len()).unwrap();
-            // The node has the moment's own number, by which the test finds the truth.
+            // The node carries the moment's own number, by which the test finds the true content.
             round.node = Some(NodeRead::Absent(round.zxid.0));
             round
         }

@@ -1,4 +1,4 @@
-//! What a view covers, and which of its nodes an event concerns. Pure.
+//! The scope of a view, and the nodes in it that an event concerns. Pure.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ pub(super) struct Scope {
 impl Scope {
     /// The nodes to read again, by relative path. The path's own node is always read and never named.
     ///
-    /// A node that comes or goes moves its parent's stat, of which there is no event; so the parent is named too.
+    /// A node that is created or deleted changes its parent's stat without an event for the parent, so the parent is
+    /// named too.
     pub(super) fn named(&self, batch: &Batch) -> Names {
         let mut names = Names::new();
         for (path, seen) in &batch.events {
@@ -40,13 +41,13 @@ impl Scope {
         }
     }
 
-    /// Whether a relative path is Rollcall's own.
+    /// Whether a relative path is reserved for Rollcall.
     pub(super) fn hides(&self, name: &str) -> bool {
         let reserved = &RESERVED_ROOT[1..];
         self.path.is_root() && name.strip_prefix(reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The absolute path of what is below.
+    /// The absolute path of a node below.
     pub(super) fn absolute(&self, name: &str) -> String {
         let prefix = if self.path.is_root() { "" } else { self.path.as_str() };
         format!("{prefix}/{name}")
@@ -63,7 +64,7 @@ pub(super) fn child_of(parent: &str, name: &str) -> Arc<str> {
     if parent.is_empty() { name.into() } else { format!("{parent}/{name}").into() }
 }
 
-/// The parent's relative path; `None` for what is directly below the path itself.
+/// The relative path of the parent; `None` for a node directly below the path itself.
 pub(super) fn parent_of(name: &str) -> Option<&str> {
     name.rsplit_once('/').map(|(parent, _)| parent)
 }

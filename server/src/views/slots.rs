@@ -1,4 +1,5 @@
-//! The table of views: who uses which, who pays for it, and which have been idle longest. Pure.
+//! The table of views: which connections use each view, which of them pays for it, and which views have been idle
+//! longest. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use super::view::View;
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
 
-/// When a view became idle; of two at the same moment the second has a larger number.
+/// The moment at which a view became idle; the number tells apart views with the same moment, and the later one's is
+/// larger.
 type IdleSince = (Instant, u64);
 
-/// All views. Nothing in it takes time that grows with their number.
+/// All views. No operation on one view takes time that grows with their number.
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: HashMap<Scope, Slot>,
@@ -26,9 +28,9 @@ pub(super) struct Slots {
 #[derive(Debug)]
 struct Slot {
     view: Arc<View>,
-    /// By the number of their connection, and how often each of them uses it.
+    /// By the number of the connection: its account, and how many uses it has.
     users: BTreeMap<u64, (Account, usize)>,
-    /// What one of them pays.
+    /// The share that one of them pays, and its number.
     share: Option<(u64, Share)>,
     idle_since: Option<IdleSince>,
 }
@@ -47,11 +49,11 @@ impl Slots {
         self.slots.values().map(|slot| slot.view.clone()).collect()
     }
 
-    /// A use of a view by a connection, which pays for it if it is the only one. `make` makes a view that is not there, for
-    /// this connection.
+    /// Begins a use of a view by a connection, which pays for the view if it is its only user. `make` makes the view
+    /// for this connection if it does not exist.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when the connection, or the replica, has too many, or no room for it.
+    /// [`Error::LimitExceeded`] when the connection, or the replica, has too many paths, or no room for the view.
     pub(super) fn open(
         &mut self,
         scope: &Scope,
@@ -81,8 +83,8 @@ impl Slots {
         Ok(slot.view.clone())
     }
 
-    /// The end of a use. Gives a view that is dropped, which is not always this one: a view that was not loaded when the
-    /// last user left, and one that makes room for another idle one.
+    /// Ends a use. Returns the view that is dropped because of that, if any: this view, if it was not loaded when its
+    /// last user left, or the one that has been idle longest, if there are now too many.
     pub(super) fn close(&mut self, scope: &Scope, account: &Account, now: Instant) -> Option<Arc<View>> {
         let slot = self.slots.get_mut(scope)?;
         let (_, uses) = slot.users.get_mut(&account.id())?;
@@ -104,7 +106,7 @@ impl Slots {
             return if self.idle.len() > self.max_idle { self.drop_idlest(None) } else { None };
         }
         if slot.share.as_ref().is_some_and(|(payer, _)| *payer == account.id()) {
-            // Another one pays from now on. If all are at their limits, this one goes on.
+            // Another user pays from now on. If all are at their limits, this one goes on paying.
             slot.share = None;
             let mut payers = slot.users.values().map(|(user, _)| user).chain([account]);
             slot.share = payers.find_map(|user| Some((user.id(), user.take(Resource::Paths, 1).ok()?)));
@@ -112,7 +114,7 @@ impl Slots {
         None
     }
 
-    /// Drops the view that has been idle longest, if it has been since before `before`.
+    /// Drops the view that has been idle longest; with `before`, only if it became idle no later than that.
     pub(super) fn drop_idlest(&mut self, before: Option<Instant>) -> Option<Arc<View>> {
         let (since, scope) = self.idle.first_key_value()?;
         if before.is_some_and(|before| since.0 > before) {
@@ -159,7 +161,7 @@ mod tests {
             Self { slots: Slots::new(max_idle), now: Instant::now() }
         }
 
-        /// Opens a view, and has it loaded.
+        /// Opens a view and loads it.
         fn open(&mut self, name: &str, account: &Account) -> Result<(), Error> {
             let view = self.open_only(name, account)?;
             view.show_whole_now(State::empty(view.scope.path.clone(), false), Zxid(1), 0);
@@ -171,7 +173,7 @@ mod tests {
             self.slots.open(&scope(name), account, || Arc::new(View::unbounded(scope(name), limits)))
         }
 
-        /// Gives the path of a view that is dropped.
+        /// Returns the path of the view that is dropped.
         fn close(&mut self, name: &str, account: &Account) -> Option<String> {
             self.now += Duration::from_secs(1);
             let dropped = self.slots.close(&scope(name), account, self.now)?;
@@ -189,13 +191,13 @@ mod tests {
         assert_eq!(test.open("c", &one).unwrap_err().reason(), "TOO_MANY_PATHS");
         assert_eq!(test.slots.len(), 2);
         test.open("c", &other).unwrap();
-        // Nobody pays for what another reads.
+        // A connection does not pay for a view that another one reads.
         test.open("c", &one).unwrap();
         test.open("a", &other).unwrap();
         test.open("a", &one).unwrap();
         assert_eq!((one.used(Resource::Paths), other.used(Resource::Paths)), (2, 1));
         assert!(test.open("d", &other).is_err(), "the replica has no more");
-        // Who goes on reading pays then.
+        // The connection that goes on reading pays then.
         test.close("a", &one);
         assert_eq!(one.used(Resource::Paths), 2, "it reads it twice");
         test.close("a", &one);

@@ -1,4 +1,4 @@
-//! What a view knows: one consistent moment of a path and what is below it. Pure.
+//! The content of a view: a path and the nodes below it at one consistent moment. Pure.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -13,19 +13,17 @@ use super::ring::{Edit, Edits};
 use super::scope::{Scope, parent_of};
 use crate::types::{NodePath, Revision, Stat, Zxid};
 
-/// A node: what it holds, and ZooKeeper's record of it.
+/// A node: its data, and ZooKeeper's record of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Entry {
-    /// Its data.
     pub(crate) data: Bytes,
-    /// Its stat.
     pub(crate) stat: Stat,
     /// False when ZooKeeper's access control list hides the node: its data is then empty, and its stat is all zeros.
     pub(crate) is_readable: bool,
 }
 
 impl Entry {
-    /// A node as it was read. The data is copied, since it is a slice of a reply that it would keep in memory.
+    /// A node as it was read. The data is copied: as a slice of a reply it would keep the whole reply in memory.
     pub(super) fn new(data: &[u8], stat: Stat) -> Self {
         Self { data: Bytes::copy_from_slice(data), stat, is_readable: true }
     }
@@ -35,52 +33,53 @@ impl Entry {
     }
 }
 
-/// A path and what is below it, as of one revision. Readers share it and never see it change.
+/// A path and the nodes below it, as of one revision. Readers share it and never see it change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     /// The path.
     pub(crate) path: NodePath,
     /// Whether `children` is the whole subtree.
     pub(crate) recursive: bool,
-    /// What dates it.
+    /// The revision that dates the state.
     pub(crate) revision: Revision,
     /// The path's own node; `None` when it does not exist.
     pub(crate) node: Option<Arc<Entry>>,
-    /// By name, or by relative path (`a/b`) if recursive; in the order of bytes.
+    /// By name, or by relative path (`a/b`) if recursive, in the order of bytes.
     pub(crate) children: ByName<Arc<Entry>>,
-    /// How many direct children each inner node has, to compare with its stat. Kept for recursive states alone.
+    /// Number of direct children of each inner node, to compare with its stat. Kept for recursive states only.
     counts: ByName<usize>,
-    /// What it occupies in memory, roughly.
+    /// Memory that the state occupies, roughly.
     bytes: usize,
     parts: Parts,
 }
 
-/// What was read of the path's own node.
+/// The path's own node, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NodeRead {
-    /// It exists.
+    /// The node exists.
     Present(Arc<Entry>),
-    /// It does not. With it the pzxid of its nearest existing ancestor, which dates its absence.
+    /// The node does not exist. The pzxid of its nearest existing ancestor dates its absence.
     Absent(i64),
 }
 
-/// What was read of nodes below; `None` for those that do not exist.
+/// The nodes below, as they were read; `None` for a node that does not exist.
 pub(super) type Reads = HashMap<Arc<str>, Option<Arc<Entry>>>;
 
-/// What a node takes in memory beside its name and its data, roughly.
+/// Memory that a node occupies beside its name and its data, roughly.
 const RECORD: usize = 192;
 
-/// What a node takes in memory, roughly.
+/// Memory that a node occupies, roughly.
 pub(super) fn weight(name: &str, entry: &Entry) -> usize {
     RECORD + name.len() + entry.data.len()
 }
 
-/// How a moment differs from the one before.
+/// The difference between a moment and the one before.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
     /// Names and data that changed: the path itself first (its name is empty), then by name.
     pub(super) edits: Edits,
-    /// That nothing but records of nodes further down moved: between the two revisions there was no other content.
+    /// Whether nothing but the records of nodes further down changed: there was no other content between the two
+    /// revisions.
     pub(super) is_pure: bool,
 }
 
@@ -91,7 +90,7 @@ impl State {
         Self { path, recursive, revision: Revision(0), node: None, children, counts, bytes: 0, parts }
     }
 
-    /// A state that was read as a whole, though not in one moment. Takes long when it is large.
+    /// A state that was read as a whole, though not at one moment. Takes long if it is large.
     pub(super) fn loaded(scope: Scope, node: Arc<Entry>, mut reads: Vec<(Arc<str>, Arc<Entry>)>) -> Self {
         let mut state = Self::empty(scope.path, scope.recursive);
         // Parents come before their children.
@@ -108,7 +107,7 @@ impl State {
                 let index = children.binary_search_by(|(other, _)| (**other).cmp(parent)).ok()?;
                 children.get(index)
             });
-            // What lies below a node that can't be listed is not shown.
+            // Nodes below a node that can't be listed are not shown.
             if known.is_some_and(|(_, parent)| !parent.is_readable) {
                 continue;
             }
@@ -129,7 +128,7 @@ impl State {
         state
     }
 
-    /// A state as it was kept.
+    /// A state as it was kept on disk.
     pub(super) fn restored(
         scope: Scope,
         revision: Revision,
@@ -144,17 +143,17 @@ impl State {
         state
     }
 
-    /// What it is a state of.
+    /// The scope of the state.
     pub(super) fn scope(&self) -> Scope {
         Scope { path: self.path.clone(), recursive: self.recursive }
     }
 
-    /// Bytes made of this state.
+    /// The bytes that were made of this state.
     pub(super) fn parts(&self) -> &Parts {
         &self.parts
     }
 
-    /// How much there is to convert for a part, in bytes; not counted further than `most`.
+    /// Number of bytes to convert for a part; counting stops once it exceeds `most`.
     pub(super) fn work(&self, key: &Key, most: usize) -> usize {
         let (own, after) = match &key.begin {
             Begin::First => (self.node.as_ref().map_or(0, |node| node.data.len()), ""),
@@ -172,12 +171,12 @@ impl State {
         sum
     }
 
-    /// There is a later state: what was made of this one is kept for those alone who have it.
+    /// A later state exists: the parts made of this one live only for as long as a reader has them.
     pub(super) fn retire(&self) {
         self.parts.close();
     }
 
-    /// What it occupies in memory, roughly.
+    /// Memory that the state occupies, roughly.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -187,7 +186,7 @@ impl State {
         self.node.is_some()
     }
 
-    /// Whether this was read of the path's own node before, and nothing else.
+    /// Whether the path's own node was already known as it was read now.
     pub(super) fn is_as_read(&self, node: &NodeRead) -> bool {
         match (node, &self.node) {
             (NodeRead::Present(read), Some(known)) => read == known,
@@ -196,9 +195,10 @@ impl State {
         }
     }
 
-    /// Moves on to a later moment, of which everything that differs was read.
+    /// Moves on to a later moment; everything that differs was read.
     ///
-    /// The revision never falls: what goes away leaves its mark in a parent's pzxid, which is larger than all it had.
+    /// The revision never falls: a node that is deleted changes its parent's pzxid to one larger than any that the node
+    /// had.
     pub(super) fn apply(&mut self, node: NodeRead, reads: Reads, moment: Zxid) -> Difference {
         let before = self.revision;
         let difference = self.take_in(node, reads);
@@ -206,8 +206,8 @@ impl State {
         difference
     }
 
-    /// Adds what was read to a state that is not whole yet. Nobody is told the steps, so they need no revisions: what is
-    /// added may be older than what is there.
+    /// Adds what was read to a state that is not complete yet. Watchers do not see these steps, so the steps need no
+    /// revisions: what is added may be older than what is there.
     pub(super) fn take_in(&mut self, node: NodeRead, reads: Reads) -> Difference {
         self.parts = Parts::default();
         let mut difference = Difference { edits: Edits::default(), is_pure: true };
@@ -231,7 +231,7 @@ impl State {
         difference
     }
 
-    /// The later state, which was read as a whole, and how it differs from this one. Takes long when either is large.
+    /// The later state, which was read as a whole, and its difference from this one. Takes long if either is large.
     pub(super) fn moved_to(&self, mut next: Self, moment: Zxid) -> (Self, Difference) {
         let difference = Difference { edits: self.edits_to(&next), is_pure: false };
         next.revision = next.revision.max(self.revision);
@@ -259,8 +259,8 @@ impl State {
         }
     }
 
-    /// Edits need a revision of their own. Only a changed access control list makes some without a trace in what is
-    /// read; the moment of the read dates them.
+    /// Edits need a revision of their own. Only a change of an access control list makes edits without a trace in what
+    /// is read; the moment of the read dates those.
     fn date_edits(&mut self, difference: &Difference, before: Revision, moment: Zxid) {
         if !difference.edits.is_empty() && self.revision == before {
             self.revision = Revision(moment.0.max(before.0 + 1));
@@ -276,7 +276,7 @@ impl State {
     }
 
     fn apply_child(&mut self, name: Arc<str>, read: Option<Arc<Entry>>, difference: &mut Difference) {
-        // What lies below a node that can't be listed is not shown: a load would not find it either.
+        // Nodes below a node that can't be listed are not shown: a load would not find them either.
         let read = read.filter(|_| {
             let parent = parent_of(&name).and_then(|parent| self.children.get(parent));
             parent.is_none_or(|parent| parent.is_readable)
@@ -351,8 +351,8 @@ impl State {
         }
     }
 
-    /// Whether, with these reads, the path, what was read and the parents of that will have as many children as
-    /// ZooKeeper says. If not, something was missed.
+    /// Whether, after these reads, the path, the nodes that were read and their parents will have as many children as
+    /// ZooKeeper says. If not, the view has missed something.
     pub(super) fn would_agree(&self, node: &NodeRead, reads: &Reads) -> bool {
         let NodeRead::Present(node) = node else { return true };
         let mut gained: HashMap<&str, isize> = HashMap::new();
@@ -369,7 +369,7 @@ impl State {
             known.saturating_add_signed(gained.get(parent).copied().unwrap_or_default())
         };
         let told = usize::try_from(node.stat.num_children).unwrap_or_default();
-        // The root has one child that is hidden, unless it was never made.
+        // The root has one hidden child, if that was ever created.
         let agrees = count("") == told || self.path.is_root() && count("") + 1 == told;
         if !agrees || !self.recursive {
             return agrees;
@@ -382,7 +382,7 @@ impl State {
         reads.keys().all(|name| inner_agrees(name) && parent_of(name).is_none_or(inner_agrees))
     }
 
-    /// Whether the whole state has as many children everywhere as ZooKeeper says. Takes long when it is large.
+    /// Whether all nodes of the state have as many children as ZooKeeper says. Takes long if the state is large.
     pub(super) fn agrees(&self) -> bool {
         let Some(node) = &self.node else { return self.children.is_empty() };
         let has_count = |(name, entry): (&Arc<str>, &Arc<Entry>)| {
@@ -403,7 +403,7 @@ impl Drop for State {
     }
 }
 
-/// Whether nothing happened between the two to the node or, if `children` counts, to the list of its children.
+/// Whether nothing happened to the node between the two records; with `children`, nor to the list of its children.
 fn is_same_record(before: &Stat, after: &Stat, children: bool) -> bool {
     before.czxid == after.czxid && before.mzxid == after.mzxid && (!children || before.pzxid == after.pzxid)
 }
@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(state.revision, Revision(3));
         state.apply(present("", stat(1, 1, 3, 2)), reads([("a", node("2", stat(2, 9, 2, 0)))]), Zxid(12));
         assert_eq!(state.revision, Revision(9));
-        // A grandchild came.
+        // A grandchild was created.
         let difference =
             state.apply(present("", stat(1, 1, 3, 2)), reads([("b", node("1", stat(3, 3, 11, 1)))]), Zxid(12));
         assert_eq!((state.revision, difference.is_pure), (Revision(11), true));
@@ -531,7 +531,8 @@ mod tests {
 
     #[test]
     fn what_is_added_to_a_load_leaves_the_revision_as_it_is() {
-        // It was loaded while it changed: «b» was seen, and «c», which is older, came to be after the list was read.
+        // The path changed during the load: «b» was read, and then «c», which is older but was created after the list
+        // was read.
         let mut state = State::empty(NodePath::trusted("/p"), false);
         state.take_in(present("", stat(1, 1, 3, 2)), reads([("b", node("2", stat(3, 9, 3, 0)))]));
         state.take_in(present("", stat(1, 1, 7, 3)), reads([("c", node("", stat(7, 7, 7, 0)))]));

@@ -1,9 +1,9 @@
-//! Views over a restart: what is known of each path that is read or watched, kept in a directory, so that a replica that
-//! starts while ZooKeeper is away can still tell the last that was known.
+//! Keeps views over a restart: the last known state of each path that is read or watched, in a directory. So a replica
+//! that starts while ZooKeeper is away can still show it.
 //!
-//! Written by one task, off the runtime's threads: a view that has changed, at most once in a while. A state without
-//! children never takes the place of one with some: an outage that empties a list is just what the last known list is
-//! kept for. Within one process nothing is shown that is older than what was shown before.
+//! One task writes, off the runtime's threads: a view that has changed, at most once in a while. A state without
+//! children never replaces one with children: an outage that empties a list is exactly what the last known list is kept
+//! for. Within one process no state is shown that is older than one that was shown before.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,18 +21,19 @@ use super::view::View;
 use crate::mutex::lock;
 use crate::types::Revision;
 
-/// How often it is looked for views that have changed.
+/// Time between two searches for views that have changed.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
-/// How long a view that was written is left alone, changed or not.
+/// Time after a write during which a view is not written again, changed or not.
 const REST: Duration = Duration::from_secs(5);
-/// How long it is left alone when it could not be written.
+/// Time after a failed write during which a view is not written again.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
-/// How often the time of a view is moved that stays as it is.
+/// Time after which the time of an unchanged view is updated.
 const TOUCH: Duration = Duration::from_secs(60);
-/// How many views are kept, and how many bytes they may take; beyond that, those go that were written longest ago.
+/// Maximum number of views that are kept, and of the bytes of their files; beyond either, the views that were written
+/// longest ago are removed.
 const MAX_FILES: usize = 10_000;
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
-/// How many dropped views may wait to be written, and how many bytes of them.
+/// Maximum number of dropped views that wait to be written, and of their bytes.
 const MAX_LEFT: usize = 1024;
 const MAX_LEFT_BYTES: usize = MAX_FILE_BYTES;
 
@@ -44,7 +45,7 @@ pub(crate) struct Store(Arc<Shared>);
 struct Shared {
     directory: Directory,
     index: Mutex<Index>,
-    /// One writes at a time.
+    /// Held during each write, so that there is only one at a time.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -52,37 +53,37 @@ struct Shared {
 struct Index {
     kept: HashMap<Scope, Kept>,
     bytes: u64,
-    /// The last of views that are dropped, and that is not on disk yet.
+    /// The last states of dropped views that are not on disk yet.
     left: HashMap<Scope, Last>,
     left_bytes: usize,
     is_failing: bool,
-    /// Views that were never written, and could not be: not before then is it tried again.
+    /// Views without a file whose write has failed, with the time before which it is not tried again.
     resting: HashMap<Scope, Instant>,
 }
 
-/// What is known of a file.
+/// The index's entry for a file.
 #[derive(Debug, Clone)]
 struct Kept {
     revision: Revision,
     has_children: bool,
     bytes: u64,
     written: SystemTime,
-    /// That this process has shown a later state, which was not kept.
+    /// Whether this process has shown a later state that was not kept.
     is_outdated: bool,
-    /// Not before then is it written again.
+    /// The file is not written again before then.
     rests_until: Instant,
     touched: Instant,
 }
 
-/// What was last known of a view.
+/// The last that is known of a view.
 #[derive(Debug, Clone)]
 enum Last {
     Shown(Stored),
-    /// ZooKeeper's access control list hides the path: what was known of it before may not be shown any more.
+    /// ZooKeeper's access control list hides the path: an earlier state may not be shown any more.
     Hidden,
 }
 
-/// What to do with a file.
+/// The work to do on a file.
 enum Job {
     Write(Stored),
     Touch(SystemTime),
@@ -90,7 +91,7 @@ enum Job {
 }
 
 impl Store {
-    /// Takes a directory, and reads what it keeps. Blocks.
+    /// Takes a directory, and reads its views. Blocks.
     ///
     /// # Errors
     /// When another process has it, when it belongs to another ZooKeeper or chroot, or when it can't be used. A broken
@@ -110,12 +111,12 @@ impl Store {
         Ok(Self(Arc::new(Shared { directory, index: Mutex::new(index), writing: tokio::sync::Mutex::default() })))
     }
 
-    /// Whether it keeps anything.
+    /// Whether no view is kept.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.index().kept.is_empty()
     }
 
-    /// Whether there is something to show of a view.
+    /// Whether there is a state of this view to show.
     pub(super) fn has(&self, scope: &Scope) -> bool {
         let index = self.0.index();
         match index.left.get(scope) {
@@ -124,7 +125,7 @@ impl Store {
         }
     }
 
-    /// What was last known of a view.
+    /// The last known state of a view.
     pub(super) async fn load(&self, scope: &Scope) -> Option<Stored> {
         if !self.has(scope) {
             return None;
@@ -136,7 +137,7 @@ impl Store {
         tokio::task::spawn_blocking(move || shared.directory.read(&scope)).await.ok()?
     }
 
-    /// A view is dropped: what is not on disk yet is kept in mind.
+    /// A view is dropped: keeps its state in memory until it is on disk.
     pub(super) fn note_dropped(&self, view: &View) {
         let Some(last) = last_known(view) else { return };
         let mut index = self.0.index();
@@ -153,12 +154,12 @@ impl Store {
         }
     }
 
-    /// Writes what has changed, unless it rests.
+    /// Writes the views that have changed, unless they rest.
     pub(super) async fn save(&self, views: Vec<Arc<View>>) {
         self.save_as_of(views, Instant::now()).await;
     }
 
-    /// Writes what has changed, at once.
+    /// Writes the views that have changed, at once.
     pub(super) async fn save_all(&self, views: Vec<Arc<View>>) {
         self.save_as_of(views, Instant::now() + REST_AFTER_FAILURE).await;
     }
@@ -204,7 +205,7 @@ impl Shared {
         lock(&self.index)
     }
 
-    /// What there is to do for a view now. `room`: how many more views may be kept.
+    /// The work to do for a view now. `room`: number of views that may be added.
     fn due(&self, view: &View, now: Instant, room: &mut usize) -> Option<Job> {
         let last = last_known(view)?;
         let index = self.index();
@@ -245,7 +246,7 @@ impl Shared {
             Ok(()) if was_failing => tracing::info!("views are kept on disk again"),
             Ok(()) => {}
             Err(error) => {
-                // Once, and not for every view in every round.
+                // Logged once, and not for every view in every round.
                 if !was_failing {
                     tracing::error!(path = %scope.path, %error, "a view can't be kept on disk");
                 }
@@ -264,7 +265,7 @@ impl Shared {
 }
 
 impl Index {
-    /// Takes in what was written; gives the views that have made room for it.
+    /// Notes a file that was written; returns the views that are to be removed to make room for it.
     fn note_written(&mut self, scope: &Scope, kept: Kept) -> Vec<Scope> {
         self.resting.remove(scope);
         self.bytes += kept.bytes;
@@ -272,13 +273,13 @@ impl Index {
         self.make_room(scope)
     }
 
-    /// The last of a view is to be written.
+    /// Notes the last state of a dropped view, which is still to be written.
     fn leave(&mut self, scope: &Scope, last: Last) {
         self.left_bytes += last.bytes();
         self.left_bytes -= self.left.insert(scope.clone(), last).map_or(0, |before| before.bytes());
     }
 
-    /// What was left of a view is on disk, unless a later one was left meanwhile.
+    /// The last state of a dropped view is on disk; forgets it, unless a later one was noted meanwhile.
     fn is_done(&mut self, scope: &Scope, last: &Last) {
         let is_same = |other: &Last| match (last, other) {
             (Last::Shown(one), Last::Shown(other)) => Arc::ptr_eq(&one.state, &other.state),
@@ -290,7 +291,7 @@ impl Index {
         }
     }
 
-    /// What was shown meanwhile is not what is on disk.
+    /// A write has failed: the file does not hold what was shown meanwhile.
     fn rest_after_failure(&mut self, scope: &Scope) {
         let rests_until = Instant::now() + REST_AFTER_FAILURE;
         match self.kept.get_mut(scope) {
@@ -304,8 +305,8 @@ impl Index {
         }
     }
 
-    /// Forgets what has rested for long enough, and gives how many views may be kept that are not: there is room for them,
-    /// or in the place of files that belong to no view in use.
+    /// Forgets the views that have rested for long enough. Returns the number of views that may be added: as many as
+    /// there is room for or, if there is none, as many as there are files that belong to no view in use.
     fn begin_round(&mut self, now: Instant) -> usize {
         self.resting.retain(|_, until| now < *until);
         let unused = |kept: &&Kept| now.duration_since(kept.touched) >= 2 * TOUCH;
@@ -313,12 +314,12 @@ impl Index {
         if self.is_full() { replaceable() } else { MAX_FILES - self.kept.len() }
     }
 
-    /// Whether a view that is kept besides would have another one go.
+    /// Whether one more view would push another one out.
     fn is_full(&self) -> bool {
         self.kept.len() >= MAX_FILES || self.bytes >= MAX_BYTES
     }
 
-    /// The time of a file has been moved.
+    /// The time of a file was updated.
     fn note_touched(&mut self, scope: &Scope, as_of: SystemTime) {
         if let Some(kept) = self.kept.get_mut(scope) {
             (kept.touched, kept.written) = (Instant::now(), as_of);
@@ -343,7 +344,7 @@ impl Index {
 }
 
 impl Last {
-    /// What it keeps in memory, roughly.
+    /// Number of bytes of memory, roughly.
     fn bytes(&self) -> usize {
         match self {
             Self::Shown(stored) => stored.state.bytes(),

@@ -1,4 +1,4 @@
-//! A view as a file holds it. Pure.
+//! The content of a view's file. Pure.
 //!
 //! ```text
 //! 8 bytes   magic
@@ -9,7 +9,7 @@
 //! …         the body, a protobuf message
 //! ```
 //!
-//! Numbers are big-endian. The time stands apart, so that it can be moved without writing everything again.
+//! Numbers are big-endian. The time is outside the body, so that it can be updated without writing everything again.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,13 +23,13 @@ use crate::types::{NodePath, Revision, Stat};
 
 const MAGIC: [u8; 8] = *b"\x89rcview\n";
 const VERSION: u32 = 1;
-/// Where the time stands, and how long it is.
+/// Offset and length of the time.
 const SEEN_AT: usize = 24;
 const SEEN_BYTES: usize = 12;
-/// What comes before the body.
+/// Number of bytes before the body.
 const HEADER: usize = SEEN_AT + SEEN_BYTES;
 
-/// Why bytes are no view.
+/// The reason why bytes are not a view.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Broken {
     #[error("it is none of rollcall's files")]
@@ -44,11 +44,11 @@ pub(super) enum Broken {
     Content(String),
 }
 
-/// What a file held.
+/// The content of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Stored {
     pub(super) state: Arc<State>,
-    /// When it was last known to be right.
+    /// When the state was last known to be right.
     pub(super) as_of: SystemTime,
 }
 
@@ -104,7 +104,7 @@ struct NodeStat {
     pzxid: i64,
 }
 
-/// A state as a file; `None` when it would be larger than `most` bytes.
+/// A state as a file; `None` if it would be larger than `most` bytes.
 pub(super) fn encode(state: &State, as_of: SystemTime, most: usize) -> Option<Vec<u8>> {
     let children = state.children.iter().map(|(name, entry)| Node::new(name, entry)).collect();
     let body = Body {
@@ -129,7 +129,7 @@ pub(super) fn encode(state: &State, as_of: SystemTime, most: usize) -> Option<Ve
     Some(file)
 }
 
-/// Reads a file. `modified` stands in for a time that can't be read.
+/// Reads a file. `modified` replaces a time that can't be read.
 ///
 /// # Errors
 /// [`Broken`] for everything that [`encode`] has not made.
@@ -163,7 +163,7 @@ pub(super) fn decode(file: &Bytes, modified: SystemTime) -> Result<Stored, Broke
     Ok(Stored { state: Arc::new(state), as_of })
 }
 
-/// The bytes that move the time of a file, and where in the file they belong.
+/// The offset of the time in a file, and its new bytes.
 pub(super) fn seen_at(as_of: SystemTime) -> (u64, [u8; SEEN_BYTES]) {
     (u64::try_from(SEEN_AT).unwrap_or_default(), seen(as_of))
 }
@@ -241,7 +241,7 @@ mod tests {
         }
         let mut state = State::empty(NodePath::trusted("/p"), recursive);
         state.apply(NodeRead::Present(Arc::new(Entry::new(b"own", stat(1, 2)))), reads, Zxid(9));
-        // As an absence nearby, or a changed access control list, may date it.
+        // The absence of a node nearby, or a changed access control list, may date it so.
         state.revision = Revision(9);
         state
     }
@@ -288,7 +288,7 @@ mod tests {
             flipped[place] ^= 1 << rand::rng().random_range(0..8);
             let read = decode(&flipped.into(), AS_OF);
             match read {
-                // Only the time can be lost without the rest.
+                // Nothing but the time can be lost alone.
                 Ok(stored) => {
                     assert!((SEEN_AT..HEADER).contains(&place), "{place}");
                     assert_eq!((&*stored.state, stored.as_of), (&state(true), AS_OF));

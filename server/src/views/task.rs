@@ -1,4 +1,4 @@
-//! The task of one view: waits for something to do, reads, shows.
+//! The task of one view: waits for work, reads, shows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,53 +21,56 @@ use crate::zk::{Batch, Link, Mailbox, Session, Subscription};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(2);
-/// How often in a row a load whose numbers of children disagree is thrown away, before it is shown all the same.
+/// Maximum number of loads in a row that are discarded because their numbers of children disagree. The next one is
+/// shown all the same.
 const DISAGREEMENTS: u32 = 5;
-/// How long a server that has answered a sync may be behind what was shown before, or what this process knows of.
+/// Time for which a server that has answered a sync may be behind what was shown before, or what this process knows of.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
-/// How soon a server is asked again that is behind what this process knows of.
+/// Time after which a server that is behind what this process knows of is asked again.
 const LAG: Duration = Duration::from_millis(2);
-/// How long the turn of a load lasts before others begin as well: ZooKeeper may be out of reach of this one alone.
+/// Time after which the turn of a load ends, so that others begin as well: ZooKeeper may be out of reach of this load
+/// alone.
 const TURN: Duration = Duration::from_secs(1);
-/// Maximum number of connections in whose lines one view waits.
+/// Maximum number of connections in whose queues one view waits.
 const LINES: usize = 64;
-/// How long a path that is too large is refused without another look at it.
+/// Time for which a path that is too large is refused without another attempt.
 const REFUSED: Duration = Duration::from_secs(10);
 
 pub(super) struct Task {
     view: Arc<View>,
     views: Arc<Inner>,
-    /// Until the view was loaded for the first time: whose turns its loads wait for.
+    /// The turns that the loads wait for, and the connection that they wait as; until the view is loaded for the first
+    /// time.
     turns: Option<(Turns<()>, u64)>,
-    /// The turn of the first load, and when it ends if ZooKeeper says nothing.
+    /// The turn of the first load, and when it ends if ZooKeeper sends nothing.
     turn: Option<(Turn<()>, Instant)>,
     mailbox: Arc<Mailbox>,
     subscription: Subscription,
-    /// What has to be read.
+    /// The reads that are needed.
     work: Work,
-    /// Not before then is anything tried again.
+    /// Nothing is tried again before then.
     retry_at: Option<Instant>,
     failures: u32,
     disagreements: u32,
-    /// That the last load was older than what is shown.
+    /// Whether the last load was older than what is shown.
     is_behind: bool,
 }
 
-/// What has to be read.
+/// The reads that are needed.
 enum Work {
-    /// What events named, and what a barrier asks for.
+    /// The nodes that events named, and what a barrier asks for.
     Changes(Box<Rounds>),
     /// Everything.
     Everything,
-    /// Everything, when somebody asks or something happens: the path is hidden.
+    /// Everything, once a reader asks or something happens: the path is hidden.
     Demanded,
-    /// Everything, but only when somebody asks: the path is too large. What happens to it is no reason to read all of it.
+    /// Everything, but only once a reader asks: the path is too large, so an event is no reason to read all of it.
     Refused,
 }
 
 impl Task {
-    /// Keeps the view up to date, and never ends. The first load waits for a turn of any connection that uses the view; until
-    /// then ZooKeeper is asked for nothing.
+    /// Keeps the view up to date, and never ends. The first load waits for a turn of any connection that uses the view.
+    /// Until then it asks ZooKeeper for nothing.
     pub(super) async fn run(view: Arc<View>, views: Arc<Inner>) {
         let turns = views.loads(&view.scope.path).clone();
         let (turn, connection) = first_turn(&view, &turns).await;
@@ -92,7 +95,7 @@ impl Task {
     async fn serve(mut self) {
         loop {
             if self.has_work() {
-                // Most views wait: what work needs is not kept meanwhile.
+                // Boxed, so that the many views that only wait do not hold the memory that work needs.
                 let result = Box::pin(self.work()).await;
                 self.after(result).await;
             }
@@ -111,7 +114,7 @@ impl Task {
         }
     }
 
-    /// Waits for something that may be work.
+    /// Waits for an event that may bring work.
     async fn wait(&mut self) {
         if self.has_work() && self.subscription.connection().is_some() {
             return;
@@ -125,7 +128,7 @@ impl Task {
         tokio::select! {
             batch = self.mailbox.next() => noticed = Some(batch),
             () = self.view.asked() => {}
-            // A session that has expired says no more; the mailbox tells when the next one watches.
+            // A session that has expired reports nothing more; the mailbox reports when the next one watches.
             _ = link.changed(), if state != Link::Expired => changed = Some(*link.borrow()),
             () = sleep_until(retry_at) => self.retry_at = None,
             () = sleep_until(turn_ends) => self.turn = None,
@@ -134,7 +137,7 @@ impl Task {
             self.note(batch).await;
         }
         if let Some(state) = changed {
-            // By the next round another session may have taken this one's place.
+            // By the next round another session may have replaced this one.
             self.note_link(state, &session).await;
         }
     }
@@ -143,7 +146,7 @@ impl Task {
         let (scope, is_resync, upto) = (self.view.scope.clone(), !batch.resync.is_empty(), batch.upto);
         let (named, is_due) = apart(batch.events.len(), move || {
             let named = scope.named(&batch);
-            // What happened to the path itself names nothing below it.
+            // An event of the path itself names no node below it.
             let is_due = !named.is_empty() || batch.events.contains_key(scope.path.as_str());
             (named, is_due)
         })
@@ -157,7 +160,8 @@ impl Task {
         if matches!(&self.work, Work::Changes(rounds) if !rounds.are_due()) {
             self.view.pass_over(upto).await;
         }
-        // It may be this view's own reads that end the connection, again and again.
+        // From the second failure on, the pause stays: this view's own reads may be what ends the connection, again and
+        // again.
         if is_resync && self.failures < 2 {
             self.retry_at = None;
         }
@@ -173,16 +177,16 @@ impl Task {
         self.view.suspend(backend, heard).await;
     }
 
-    /// Reads until all that is known of is shown. When it fails, everything has to be read again.
+    /// Reads until everything that is known of is shown. If it fails, everything has to be read again.
     async fn work(&mut self) -> Result<(), Failure> {
         let batch = self.mailbox.take();
         self.note(batch).await;
-        // Without a watch there is nothing to do: it is being set, and a resync will tell.
+        // Without a watch there is nothing to do: it is being set, and a resync follows.
         let line = Line::new(&self.subscription, &self.mailbox, &self.view.scope).ok_or(Failure::Resync)?;
         match std::mem::replace(&mut self.work, Work::Everything) {
             Work::Changes(rounds) => self.read_rounds(&line, *rounds, None).await?,
             Work::Everything | Work::Demanded | Work::Refused => {
-                // A refusal answers those who have asked by now.
+                // A refusal answers the readers that have asked by now.
                 self.view.begin_barrier();
                 let turn = self.turn.take().map(|(turn, _)| turn);
                 let Loaded { state, named } = line.load(turn, self.turns.as_ref(), |bytes| self.hold(bytes)).await?;
@@ -200,12 +204,12 @@ impl Task {
 
     /// Reads rounds until nothing is open, and shows every moment.
     async fn read_rounds(&self, line: &Line<'_>, mut rounds: Rounds, mut fresh: Option<State>) -> Result<(), Failure> {
-        // Nor is a first look older than what this process has seen.
+        // A first load must not be older than what this process has seen either.
         let at_least = if fresh.is_some() { self.views.zk.last_zxid() } else { Zxid::default() };
         let mut barrier = Barrier::new(at_least);
         let mut is_undated = false;
         loop {
-            // Whoever asks while a server is behind gets the next barrier: this one is not put off.
+            // A reader that asks while a server is behind gets the next barrier, so that this one is not put off.
             let asked = if barrier.behind_since.is_some() { None } else { self.view.begin_barrier() };
             let is_new = barrier.renew(asked, || self.views.zk.last_zxid());
             let is_absent = fresh.as_ref().map_or_else(|| self.view.is_absent(), |state| !state.exists());
@@ -215,7 +219,7 @@ impl Task {
             let moment;
             (rounds, moment) = finish(rounds, round).await;
             if let Some(moment) = moment {
-                // The moment may be that of an earlier round.
+                // The moment may belong to an earlier round.
                 let is_old = barrier.is_ahead_of(moment.zxid);
                 match fresh.take() {
                     Some(state) if is_old => fresh = Some(take_in(state, moment).await),
@@ -253,7 +257,7 @@ impl Task {
         self.view.show_whole(state, Seen { zxid, arrived, barrier }).await.map_err(Failure::TooLarge)
     }
 
-    /// Takes memory for what was read so far; idle views make room.
+    /// Takes memory for what was read so far; drops idle views if there is none.
     fn hold(&self, bytes: usize) -> Result<(), Error> {
         self.view.hold_for_load(bytes).or_else(|_| {
             self.views.make_room();
@@ -294,8 +298,8 @@ impl Task {
     }
 }
 
-/// A turn of any of the connections that use a view, and the number of that one: a connection that asks for much holds up no
-/// other that asks for the same.
+/// A turn of any of the connections that use a view, and the number of that connection. So a connection that asks for
+/// much does not delay another one that asks for the same view.
 async fn first_turn(view: &View, turns: &Turns<()>) -> (Turn<()>, u64) {
     let (mut waiting, mut lines) = (FuturesUnordered::new(), BTreeSet::new());
     loop {
@@ -321,7 +325,7 @@ async fn finish(mut rounds: Rounds, round: Round) -> (Rounds, Option<Moment>) {
     .await
 }
 
-/// Adds a moment to a state that is not whole yet.
+/// Adds a moment to a state that is not complete yet.
 async fn take_in(mut state: State, moment: Moment) -> State {
     let Moment { node, reads, .. } = moment;
     apart(reads.len(), move || {
@@ -331,14 +335,14 @@ async fn take_in(mut state: State, moment: Moment) -> State {
     .await
 }
 
-/// What a barrier and a load need: a sync, and a server that has come as far as this process knows ZooKeeper has.
+/// The needs of a barrier or a load: a sync, and a server that has come as far as this process knows ZooKeeper has.
 ///
 /// The latter is for sessions that are connected to the leader: it answers a sync at once, though it may show a write a
 /// moment later than the follower that has acknowledged it.
 struct Barrier {
     number: u64,
     at_least: Zxid,
-    /// Since when the server has been found to be behind.
+    /// The moment since which the server is known to be behind.
     behind_since: Option<Instant>,
 }
 
@@ -347,7 +351,7 @@ impl Barrier {
         Self { number: 0, at_least, behind_since: None }
     }
 
-    /// Takes up a barrier that is asked for; whether there has to be a sync.
+    /// Adopts a barrier that was asked for; returns whether a sync is needed.
     fn renew(&mut self, asked: Option<u64>, at_least: impl FnOnce() -> Zxid) -> bool {
         if let Some(number) = asked.filter(|number| *number > self.number) {
             *self = Self { number, ..Self::new(at_least()) };
@@ -356,8 +360,8 @@ impl Barrier {
         self.behind_since.is_some()
     }
 
-    /// The barrier, if any, that a read at this transaction is behind. A server that stays behind has lost its past, and is
-    /// taken as it is.
+    /// The barrier, if any, that a read at this transaction is behind. A server that stays behind has lost its past,
+    /// and is accepted as it is.
     fn passed(&mut self, zxid: Zxid, now: Instant) -> u64 {
         let since = self.behind_since.take().unwrap_or(now);
         if !self.is_ahead_of(zxid) {
@@ -371,13 +375,13 @@ impl Barrier {
         0
     }
 
-    /// Whether what was read at this transaction is too old.
+    /// Whether a read at this transaction is too old.
     fn is_ahead_of(&self, zxid: Zxid) -> bool {
         zxid < self.at_least
     }
 }
 
-/// After the n-th failure in a row.
+/// The pause after this many failures in a row.
 fn pause(failures: u32) -> Duration {
     RETRY_FIRST.saturating_mul(1 << failures.clamp(1, 16)).min(RETRY_CAP)
 }
@@ -410,7 +414,7 @@ mod tests {
         assert_eq!(barrier.passed(Zxid(10), now), 1);
         assert!(!barrier.renew(Some(1), || panic!("it is the same barrier")));
         assert!(barrier.renew(Some(2), || Zxid(20)));
-        // However late it is: it has not been behind before.
+        // However late it is, the server was not behind before.
         let late = now + 10 * FALLEN_BACK_AFTER;
         assert_eq!(barrier.passed(Zxid(9), late), 0);
         let almost = late + FALLEN_BACK_AFTER.mul_f64(0.9);
@@ -434,7 +438,7 @@ mod tests {
         assert!((&mut first).now_or_never().is_none());
         view.join(&modest).unwrap();
         assert!((&mut first).now_or_never().is_none());
-        // Each connection has one.
+        // Each connection gets one turn.
         drop(current);
         drop(others.iter_mut().find_map(|other| other.now_or_never()).expect("one of the greedy has the turn"));
         let (_turn, connection) = first.now_or_never().expect("it has a turn");

@@ -1,4 +1,4 @@
-//! One view, as its task writes it and all its readers share it.
+//! One view: its task writes it, and all its readers share it.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -19,7 +19,7 @@ use crate::mutex::lock;
 use crate::types::{Revision, Zxid};
 use crate::zk::Mailbox;
 
-/// How a replica stands with ZooKeeper, as far as one view is concerned.
+/// The state of the replica's connection to ZooKeeper, as far as one view is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum BackendState {
     /// ZooKeeper can be reached, and the view is up to date.
@@ -37,13 +37,13 @@ pub(super) struct View {
     /// Where the events of the path arrive.
     pub(super) mailbox: Arc<Mailbox>,
     known: Mutex<Known>,
-    /// What it holds of the memory for views. Locked after the table of views, and before nothing.
+    /// The memory that the view holds. Locked after the table of views; no other lock is taken while it is held.
     purse: Mutex<Purse>,
-    /// Moves when watchers may have something to hear.
+    /// Rung when watchers may have something to send.
     news: Arc<Bell>,
-    /// Moves when a load, a barrier or a refusal is done.
+    /// Rung when a load, a barrier or a refusal is done.
     progress: Arc<Bell>,
-    /// Tells the task that a barrier is asked for.
+    /// Tells the task that a barrier was asked for.
     asked: Notify,
     /// Tells the task that another connection uses the view.
     joined: Notify,
@@ -51,30 +51,31 @@ pub(super) struct View {
     stop: Notify,
 }
 
-/// What is known.
+/// The known part of a view.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// `None` until it was loaded for the first time.
+    /// `None` until the view is loaded for the first time.
     pub(super) state: Option<Arc<State>>,
     pub(super) ring: Ring,
-    /// Counts how often ZooKeeper fell back: revisions of different eras have nothing to do with each other.
+    /// Number of times that ZooKeeper fell back: revisions of different eras can't be compared.
     pub(super) era: u64,
-    /// The last transaction that was known before it last fell back. Revisions up to it may be of either past.
+    /// The last transaction that was known before ZooKeeper last fell back. A revision up to it may belong to either
+    /// past.
     pub(super) fell_from: Option<Zxid>,
-    /// Why nothing can be shown, as of the last look.
+    /// Why nothing can be shown, as of the last attempt.
     pub(super) refusal: Option<Refusal>,
     pub(super) backend: BackendState,
     /// When the state was last known to be right; set while not connected.
     pub(super) as_of: Option<SystemTime>,
-    /// How often the session has ended.
+    /// Number of times that the session has ended.
     pub(super) losses: u64,
-    /// When the state was last known to be right before that; it stays.
+    /// The value of `as_of` when the session last ended; never cleared.
     pub(super) lost_as_of: Option<SystemTime>,
     /// ZooKeeper's last transaction when the state was read.
     pub(super) zxid: Zxid,
-    /// The state is known to be as new as this: it was read then, or nothing had changed since.
+    /// The state is known to be as new as this transaction: it was read then, or nothing had changed since.
     reached: Zxid,
-    /// The events that the state includes. None that comes later has changed it.
+    /// The events that the state includes. No later event has changed it.
     arrived: Arrived,
     barriers: Barriers,
 }
@@ -82,21 +83,21 @@ pub(super) struct Known {
 /// Why a path can't be shown.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Refusal {
-    /// What a reader is told: [`Error::NoAuth`] when ZooKeeper's access control list hides the path, or
+    /// The error that a reader gets: [`Error::NoAuth`] when ZooKeeper's access control list hides the path, or
     /// [`Error::LimitExceeded`] when it is too large.
     pub(super) error: Error,
-    /// Until then it is told without another look; `None`: each reader has a look taken.
+    /// Until then readers get the error without another attempt; `None`: each reader causes another attempt.
     pub(super) until: Option<Instant>,
 }
 
 impl Refusal {
-    /// Whether it is not the view that is too large, but its users, or the replica, that have too little room.
+    /// Whether the view itself is not too large, but its users, or the replica, have too little room.
     fn is_want_of_room(&self, too_large: &Error) -> bool {
         self.until.is_some() && self.error.reason() == too_large.reason() && self.error != *too_large
     }
 }
 
-/// What a state was read behind.
+/// The transaction, events and barrier that a state was read behind.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     /// ZooKeeper's last transaction.
@@ -107,7 +108,7 @@ pub(super) struct Seen {
     pub(super) barrier: u64,
 }
 
-/// The next state and what leads to it, made while nobody waits for it.
+/// The next state and what leads to it, made before the lock is taken.
 struct Next {
     state: Arc<State>,
     difference: Difference,
@@ -121,8 +122,8 @@ impl Next {
     }
 }
 
-/// Barriers are numbers. Whoever asks shares the one that has not begun yet: there is at most one under way and one that
-/// waits, however many ask.
+/// Barriers are numbers. All callers that ask share the barrier that has not begun yet: however many ask, at most one
+/// is under way and one waits.
 #[derive(Debug, Default)]
 struct Barriers {
     asked: u64,
@@ -131,7 +132,7 @@ struct Barriers {
 }
 
 impl View {
-    /// A view that knows nothing yet. `purse`: its memory, which grows and shrinks with it.
+    /// A view that is not loaded yet. `purse`: its memory, which grows and shrinks with it.
     pub(super) fn new(scope: Scope, limits: Limits, purse: Purse) -> Self {
         let known = Known {
             state: None,
@@ -161,7 +162,7 @@ impl View {
         }
     }
 
-    /// What is known now. Held for as long as it takes to look, and never across an await.
+    /// The known part, locked. Hold the lock only for as long as it takes to look, and never across an await.
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         lock(&self.known)
     }
@@ -174,7 +175,7 @@ impl View {
         self.progress.listen(Neighbourhood::default())
     }
 
-    /// Asks for a barrier: what is shown once it is done was read after this call began.
+    /// Asks for a barrier: a state that is shown once the barrier is done was read after this call began.
     pub(super) fn ask(&self) -> u64 {
         let mut known = self.known();
         known.barriers.asked = known.barriers.begun + 1;
@@ -189,7 +190,7 @@ impl View {
         self.asked.notified().await;
     }
 
-    /// The barrier that is asked for and not done; it has begun now, and who asks later gets the next.
+    /// Begins the barrier that was asked for and is not done. Callers that ask later get the next one.
     pub(super) fn begin_barrier(&self) -> Option<u64> {
         let barriers = &mut self.known().barriers;
         barriers.begun = barriers.asked;
@@ -201,17 +202,17 @@ impl View {
         self.known().state.as_ref().is_none_or(|state| !state.exists())
     }
 
-    /// Whether nothing can be shown yet, nor refused.
+    /// Whether there is neither a state to show nor a refusal yet.
     pub(super) fn is_unknown(&self) -> bool {
         let known = self.known();
         known.state.is_none() && known.refusal.is_none()
     }
 
-    /// Takes memory for a state of so many bytes that is read as a whole, beside the one that is shown.
+    /// Takes memory for a state of this many bytes that is read as a whole, in addition to the state that is shown.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when the view is too large, or no connection that uses it has room, or the replica has none
-    /// for a view that is not loaded yet.
+    /// [`Error::LimitExceeded`] when the view is too large; when no connection that uses it has room; or, for a view
+    /// that is not loaded yet, when the replica has none.
     pub(super) fn hold_for_load(&self, bytes: usize) -> Result<(), Error> {
         let shown = self.known().state.as_ref().map(|state| state.bytes());
         match shown {
@@ -220,30 +221,30 @@ impl View {
         }
     }
 
-    /// Takes memory for the state that is shown next, and for what the ring keeps beyond its bounds.
+    /// Takes memory for the next state, and for what the ring keeps beyond its bounds.
     fn hold(&self, bytes: usize, ring: usize) -> Result<(), Error> {
         self.purse().grow(bytes, ring)
     }
 
-    /// Gives back what is held for more than what is shown.
+    /// Gives back the memory that is held beyond what the present state needs.
     fn settle_memory(&self) {
         let known = self.known();
         let (bytes, ring) = (known.state.as_ref().map_or(0, |state| state.bytes()), known.ring.excess(0));
         drop(known);
-        // To shrink is never refused.
+        // Shrinking is never refused.
         let _ = self.hold(bytes, ring);
     }
 
-    /// Gives all memory back: the view is dropped, and ends soon.
+    /// Gives all memory back: the view is dropped, and its task ends soon.
     pub(super) fn give_back(&self) {
-        // To shrink is never refused.
+        // Shrinking is never refused.
         let _ = self.hold(0, 0);
     }
 
     /// A connection begins to use the view.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when nobody else uses it, and the connection has no room for it.
+    /// [`Error::LimitExceeded`] when no other connection uses it, and this one has no room for it.
     pub(super) fn join(&self, user: &Account) -> Result<(), Error> {
         self.purse().join(user)?;
         self.joined.notify_one();
@@ -251,7 +252,7 @@ impl View {
         Ok(())
     }
 
-    /// A connection does not use the view any more.
+    /// A connection stops using the view.
     pub(super) fn leave(&self, user: &Account) {
         self.purse().leave(user);
     }
@@ -261,12 +262,12 @@ impl View {
         self.joined.notified().await;
     }
 
-    /// The numbers of some of the connections that use the view.
+    /// The numbers of the connections that use the view, at most `most` of them.
     pub(super) fn users(&self, most: usize) -> Vec<u64> {
         self.purse().users().take(most).collect()
     }
 
-    /// Has the next reader take another look, if the view was refused for want of room: another user may have some.
+    /// If the view was refused for want of room, makes the next reader cause another attempt: a new user may have room.
     fn look_again(&self) {
         let too_large = self.purse().too_large();
         if let Some(refusal) = self.known().refusal.as_mut().filter(|refusal| refusal.is_want_of_room(&too_large)) {
@@ -278,23 +279,24 @@ impl View {
         lock(&self.purse)
     }
 
-    /// Whether what is shown is up to date.
+    /// Whether the present state is up to date.
     pub(super) fn is_connected(&self) -> bool {
         self.known().backend == BackendState::Connected
     }
 
-    /// Whether what is shown was read later than at this transaction; if it is known.
+    /// Whether the present state was read later than at this transaction, if the transaction is known.
     pub(super) fn is_ahead_of(&self, zxid: Zxid) -> bool {
         zxid.0 > 0 && self.known().latest() > zxid
     }
 
-    /// Whether a barrier is asked for that is not done.
+    /// Whether a barrier was asked for and is not done.
     pub(super) fn owes_barrier(&self) -> bool {
         let barriers = &self.known().barriers;
         barriers.asked > barriers.done
     }
 
-    /// Shows the next moment, unless it can't be right: then it is left out, and everything has to be read again.
+    /// Shows the next moment. Returns false if the moment can't be right: it is not shown then, and everything has to
+    /// be read again.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the view grows beyond what it may hold.
@@ -317,7 +319,7 @@ impl View {
         };
         match apart(steps, make).await {
             None => return Ok(false),
-            // Nothing is new, as after most barriers: what was made of the state stays.
+            // Nothing is new, as after most barriers, so the parts that were made of the state are kept.
             Some(None) => {
                 let is_news = self.known().settle(seen);
                 self.tell(is_news).await;
@@ -336,7 +338,7 @@ impl View {
     /// Shows a state that was read as a whole.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when it is more than the view may hold.
+    /// [`Error::LimitExceeded`] when it is larger than the view may hold.
     pub(super) async fn show_whole(&self, mut next: State, seen: Seen) -> Result<(), Error> {
         let zxid = seen.zxid;
         self.hold_for_load(next.bytes())?;
@@ -359,13 +361,14 @@ impl View {
                     self.tell(true).await;
                     return Ok(());
                 }
-                // What was kept on disk is shown meanwhile.
+                // A state that was kept on disk has been shown meanwhile.
                 Some(again) => next = again,
             }
         }
     }
 
-    /// Shows a state to which nothing leads from `before`. Gives it back when that is not what is shown any more.
+    /// Shows a state that no changes lead to from `before`. Returns it unshown if `before` is not the present state any
+    /// more.
     fn begin_anew(&self, before: Option<&Arc<State>>, next: State, seen: Seen) -> Option<State> {
         let mut known = self.known();
         let known = &mut *known;
@@ -386,7 +389,7 @@ impl View {
         None
     }
 
-    /// Shows the state that follows the present one; gives whether that is news.
+    /// Shows the state that follows the present one; returns whether that is news for watchers.
     fn move_on(&self, next: Next, seen: Seen) -> bool {
         let Next { state, difference, prepared } = next;
         let mut known = self.known();
@@ -408,8 +411,8 @@ impl View {
         is_news
     }
 
-    /// Shows what was kept from before, while ZooKeeper is away; unless something newer is known by now, or there is no
-    /// room for it.
+    /// Shows a state that was kept from before, while ZooKeeper is away. Returns false if something newer is known by
+    /// now, or there is no room for it.
     pub(super) async fn restore(&self, state: Arc<State>, as_of: SystemTime) -> bool {
         if self.hold_for_load(state.bytes()).is_err() || !self.take_over(state, as_of) {
             return false;
@@ -435,13 +438,14 @@ impl View {
         self.refuse(Refusal { error: Error::NoAuth { path: self.scope.path.clone() }, until: None }).await;
     }
 
-    /// The path can't be shown. One that is too large is not kept either.
+    /// The path can't be shown. A state that is too large is dropped as well.
     pub(super) async fn refuse(&self, refusal: Refusal) {
         let is_too_large = refusal.until.is_some();
         let dropped = {
             let mut known = self.known();
             if is_too_large {
-                // All who have asked are told, also those who asked meanwhile: there is no other look for a while.
+                // The refusal also answers the readers that have asked meanwhile: there is no other attempt for a
+                // while.
                 known.barriers.begun = known.barriers.asked;
                 known.ring.clear();
             }
@@ -458,8 +462,7 @@ impl View {
         self.tell(true).await;
     }
 
-    /// The view's connection or session is gone. Not told as long as nothing is known: there is nothing that could be
-    /// out of date.
+    /// The view's connection or session is gone. Ignored while there is no state: nothing could be out of date.
     pub(super) async fn suspend(&self, backend: BackendState, as_of: Option<SystemTime>) {
         let is_news = self.known().suspend(backend, as_of);
         if is_news {
@@ -467,7 +470,7 @@ impl View {
         }
     }
 
-    /// Has the task end; nobody may hold the view any more.
+    /// Tells the task to end. No reader may hold the view any more.
     pub(super) fn stop(&self) {
         self.stop.notify_one();
     }
@@ -476,7 +479,7 @@ impl View {
         self.stop.notified().await;
     }
 
-    /// Notes that events up to this number leave the state as it is, if it includes all before them.
+    /// Notes that events up to this number do not change the state, if it includes all events before them.
     pub(super) async fn pass_over(&self, upto: u64) {
         let is_new = {
             let arrived = &mut self.known().arrived;
@@ -496,7 +499,7 @@ impl View {
 }
 
 impl Known {
-    /// Notes that the connection or session is gone, and says whether that is news.
+    /// Notes that the connection or session is gone; returns whether that is news.
     fn suspend(&mut self, backend: BackendState, as_of: Option<SystemTime>) -> bool {
         if self.state.is_none() || self.backend == backend || self.backend == BackendState::Lost {
             return false;
@@ -512,7 +515,7 @@ impl Known {
         true
     }
 
-    /// The latest transaction of which there is a trace.
+    /// The latest transaction that is known of.
     fn latest(&self) -> Zxid {
         self.state.as_ref().map_or(self.zxid, |state| self.zxid.max(Zxid(state.revision.0)))
     }
@@ -522,12 +525,13 @@ impl Known {
         matches!(&self.refusal, Some(Refusal { error: Error::NoAuth { .. }, .. }))
     }
 
-    /// Whether a revision that a client was told may be of a past that ZooKeeper has lost, by what was seen here.
+    /// Whether a revision that a client has seen may belong to a past that ZooKeeper has lost, as far as this replica
+    /// knows.
     pub(super) fn may_have_lost(&self, revision: Revision) -> bool {
         self.fell_from.is_some_and(|from| revision.0 <= from.0)
     }
 
-    /// Notes that the state is right, and says whether that is news.
+    /// Notes that the state is right; returns whether that is news.
     fn settle(&mut self, Seen { zxid, arrived, barrier }: Seen) -> bool {
         let is_news = self.refusal.is_some() || self.backend != BackendState::Connected;
         self.refusal = None;
@@ -539,7 +543,8 @@ impl Known {
         is_news
     }
 
-    /// Whether the state includes these events: all that this connection tells up to `zxid`. Then it is as new as that.
+    /// Whether the state includes these events, which are all that this connection has sent up to `zxid`. If so, the
+    /// state is as new as `zxid`.
     pub(super) fn includes(&mut self, arrived: Arrived, zxid: Zxid) -> bool {
         let includes = self.arrived.includes(arrived);
         if includes {
@@ -561,7 +566,7 @@ impl Known {
 
 #[cfg(test)]
 impl Seen {
-    /// Without events.
+    /// A state that was read before any events.
     pub(super) fn at(zxid: Zxid, barrier: u64) -> Self {
         Self { zxid, arrived: Arrived::default(), barrier }
     }
@@ -574,19 +579,19 @@ impl View {
         Self::new(scope, limits, Purse::new(&Account::unlimited(), Account::unlimited(), usize::MAX))
     }
 
-    /// [`View::show`], of a small moment.
+    /// [`View::show`] for a small moment.
     pub(super) fn show_now(&self, moment: Moment) -> bool {
         use futures_util::FutureExt as _;
         self.show(moment).now_or_never().expect("it is done at once").unwrap()
     }
 
-    /// [`View::suspend`], with few that listen.
+    /// [`View::suspend`] with few listeners.
     pub(super) fn suspend_now(&self, backend: BackendState, as_of: Option<SystemTime>) {
         use futures_util::FutureExt as _;
         self.suspend(backend, as_of).now_or_never().expect("it is done at once");
     }
 
-    /// [`View::show_whole`], of a small state.
+    /// [`View::show_whole`] for a small state.
     pub(super) fn show_whole_now(&self, next: State, zxid: Zxid, barrier: u64) {
         use futures_util::FutureExt as _;
         self.show_whole(next, Seen::at(zxid, barrier)).now_or_never().expect("it is done at once").unwrap();

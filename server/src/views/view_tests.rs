@@ -51,7 +51,7 @@ fn what_was_made_of_a_state_outlives_barriers_that_find_nothing_new() {
         assert!(Arc::ptr_eq(&first, &read()));
     }
     assert_eq!(view.known().zxid, Zxid(9));
-    // It has a child that the view does not know of.
+    // The node has a child that the view does not know of.
     assert!(!view.show_now(moment(node(10, 1), Reads::new(), 10, 0)));
     let child = Some(Arc::new(Entry::new(b"", Stat::default())));
     assert!(view.show_now(moment(node(10, 1), HashMap::from([("a".into(), child)]), 10, 0)));
@@ -87,8 +87,8 @@ fn what_a_view_has_reached_stays_until_it_is_read_anew() {
     }
 }
 
-/// Polls a future once while no blocking thread is free, and then to its end. It must not have ended, nor have changed
-/// what is known, before.
+/// Polls a future once while no blocking thread is free, and then to its end. Before that the future must not have
+/// ended, nor changed the known state.
 async fn is_done_apart<T>(view: &View, work: impl Future<Output = T>) -> T {
     use futures_util::FutureExt as _;
     let (release, released) = std::sync::mpsc::channel::<()>();
@@ -166,7 +166,7 @@ async fn a_reload_and_the_two_moments_of_the_ring_are_counted() {
         );
     }
     assert_eq!(held(), 0);
-    // One that is refused keeps nothing.
+    // A view that is refused holds no memory.
     assert!(view.show(moment(node(7, 1), children(1, &[7; 1_000_000]), 7, 0)).await.unwrap());
     view.refuse(Refusal { error: Error::path_too_large(1), until: Some(Instant::now()) }).await;
     assert_eq!((held(), view.known().ring.excess(LIMITS.bytes)), (0, 0));

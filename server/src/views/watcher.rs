@@ -1,4 +1,4 @@
-//! Watching a view.
+//! Watches a view.
 
 use std::time::Duration;
 
@@ -12,40 +12,40 @@ use super::view::BackendState;
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
 
-/// How long a server that has answered a sync may be behind what another has shown.
+/// Time for which a server that has answered a sync may be behind what another server has shown.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
-/// How long to wait before a server that is behind is asked again.
+/// Time after which a server that is behind is asked again.
 const LAG: Duration = Duration::from_millis(20);
 
-/// What a watcher is told, and how far it can be trusted.
+/// A message to a watcher, and whether it can be trusted.
 #[derive(Debug)]
 pub(crate) struct Told {
-    /// What it is told.
+    /// The message.
     pub(crate) step: Step,
-    /// Whether that may be out of date, since ZooKeeper can't be reached.
+    /// Whether it may be out of date because ZooKeeper can't be reached.
     pub(crate) is_stale: bool,
 }
 
-/// One who watches: a cursor and nothing else, so that a slow one costs nothing, and gets net changes or a snapshot.
+/// A watcher: a cursor and nothing else. So a slow watcher costs nothing, and gets net changes or a snapshot.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     reader: Reader,
     news: Listener,
     cursor: Cursor,
-    /// When it is looked again whether ZooKeeper can be reached, while something is missing that only ZooKeeper knows.
-    /// Kept here, since a heartbeat may end each call of `next` sooner than that.
+    /// Time of the next check whether ZooKeeper can be reached, while the watcher lacks something that only ZooKeeper
+    /// knows. Kept here, since a heartbeat may end each call of `next` before that time.
     patience_ends: Instant,
-    /// That it was looked again whether the path can be shown: that it can't may have been long ago.
+    /// Whether the watcher has checked again whether the path can be shown: a refusal may be old.
     is_checked: bool,
-    /// The transaction that the first state has to be as new as, and until when that is waited for.
+    /// The transaction that the first state has to be as new as, and the deadline for it.
     awaited: Option<(Zxid, Instant)>,
-    /// Where ZooKeeper's history ends, if that is before it; until it is asked for.
+    /// The end of ZooKeeper's history, if it is before that transaction; until it is taken.
     end: Option<Zxid>,
-    /// Since when the server has been known to be behind the client.
+    /// The moment since which the server is known to be behind the client.
     is_behind_since: Option<Instant>,
 }
 
-/// What there is, at one moment.
+/// The result of one look at the view.
 struct Look {
     next: Next,
     is_stale: bool,
@@ -67,16 +67,16 @@ impl Watcher {
         Self { reader, news, cursor, patience_ends, is_checked: false, awaited, end: None, is_behind_since: None }
     }
 
-    /// The next thing to tell. First a snapshot; or, with a revision to go on from, the net changes since, or
-    /// [`Step::Current`], or a snapshot when they are no longer known. Then what changes. A revision never falls and
-    /// each new state's is larger, but for a snapshot that says `is_reset`.
+    /// The next message. The first is a snapshot; or, with a revision to continue from, the net changes since, or
+    /// [`Step::Current`], or a snapshot if the changes are no longer known. Then come the changes. Revisions never
+    /// fall, and each new state has a larger one, except for a snapshot with `is_reset`.
     ///
     /// # Errors
     /// [`Error::NoAuth`] when ZooKeeper hides the path, [`Error::LimitExceeded`] when it has become too large. While
     /// ZooKeeper is away this waits.
     ///
     /// # Cancellation
-    /// Safe: what was not returned is told by the next call.
+    /// Safe: a message that was not returned is returned by the next call.
     pub(crate) async fn next(&mut self) -> Result<Told, Error> {
         if !self.is_checked && self.reader.view().known().refusal.is_some() {
             self.reader.cached().await?;
@@ -97,8 +97,8 @@ impl Watcher {
         }
     }
 
-    /// What the client knows of is waited for once something is known: a first load is behind a sync, but perhaps one from
-    /// before.
+    /// Waits for the transaction that the client knows of, once the view has a state or a refusal: a first load is
+    /// behind a sync, but perhaps behind one from before that transaction.
     async fn await_first(&mut self) {
         if let Some((at_least, until)) = self.awaited
             && !self.reader.view().is_unknown()
@@ -111,12 +111,13 @@ impl Watcher {
         }
     }
 
-    /// Where ZooKeeper's history ends, told once, if that is before what the first state was to be as new as.
+    /// The end of ZooKeeper's history, if it is before the transaction that the first state was to be as new as.
+    /// Returned once.
     pub(crate) fn take_end(&mut self) -> Option<Zxid> {
         self.end.take()
     }
 
-    /// All at once: what is known is one lock, and a change has all who watch look at it.
+    /// Looks under one lock, taken once: after a change, all watchers look.
     fn look(&mut self) -> Result<Look, Error> {
         let mut known = self.reader.view().known();
         if let Some(refusal) = &known.refusal {
@@ -127,13 +128,13 @@ impl Watcher {
         Ok(Look { next, is_stale, has_state: known.state.is_some() })
     }
 
-    /// For a heartbeat: the revision of the state that was told, or a later one if it is still the state. While nothing
-    /// has been told: the one that the watch goes on from, or zero.
+    /// For a heartbeat: the revision of the last state that was sent, or a later one that dates the same content. If
+    /// nothing was sent yet: the revision that the watch continues from, or zero.
     pub(crate) fn current(&mut self) -> Revision {
         self.cursor.revision(&mut self.reader.view().known())
     }
 
-    /// Whether what was told may be out of date, since ZooKeeper can't be reached.
+    /// Whether the state that was sent may be out of date because ZooKeeper can't be reached.
     pub(crate) fn is_stale(&self) -> bool {
         self.is_stale_beside(self.reader.view().known().backend)
     }
@@ -142,7 +143,7 @@ impl Watcher {
         [self.cursor.backend(), backend].iter().any(|state| *state != BackendState::Connected)
     }
 
-    /// Waits for news; gives a step when there can't be any.
+    /// Waits for news; returns a message if there can't be any.
     async fn wait(&mut self, has_state: bool) -> Option<Step> {
         if has_state || self.cursor.backend() != BackendState::Connected {
             self.news.changed().await;
@@ -152,20 +153,21 @@ impl Watcher {
         if is_news { None } else { self.look_around() }
     }
 
-    /// Tells, once, when ZooKeeper can't be reached.
+    /// The message that ZooKeeper can't be reached; returned once.
     fn look_around(&mut self) -> Option<Step> {
         self.patience_ends = Instant::now() + self.reader.settings().patience / LOOKS;
         let is_new = self.cursor.backend() == BackendState::Connected && !self.reader.is_reachable();
         is_new.then(|| self.cursor.suspend())
     }
 
-    /// The client has a later revision than the view: either this replica is behind, or ZooKeeper fell back, or nothing
-    /// here has changed since. A sync tells; but the leader itself can answer one before it shows what its followers
-    /// show already, so only a server that stays behind says that ZooKeeper fell back.
+    /// The client has a later revision than the view. Either this replica is behind, or ZooKeeper fell back, or nothing
+    /// here has changed since. A sync decides; but the leader itself can answer one before it shows what its followers
+    /// show already, so only a server that stays behind proves that ZooKeeper fell back.
     async fn catch_up(&mut self, since: Revision) -> Result<Option<Step>, Error> {
         match tokio::time::timeout_at(self.patience_ends, self.reader.latest()).await {
             Ok(Ok(_)) => {}
-            // Nothing older than what the client has is told: it waits until ZooKeeper is back, and is told that.
+            // The client gets nothing older than what it has: it waits until ZooKeeper is back, and the message says
+            // that ZooKeeper is away.
             Ok(Err(Error::BackendUnavailable)) | Err(_) => {
                 let step = self.look_around();
                 // The next sync has the whole time again.

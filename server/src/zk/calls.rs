@@ -1,4 +1,4 @@
-//! The requests that callers make, with answers of the type they have.
+//! The requests that callers make, with typed answers.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -9,31 +9,29 @@ use super::session::{Answer, Session};
 use super::watches::OneShot;
 use crate::types::{NodePath, Stat, Zxid};
 
-/// Maximum size of a multi, in bytes; ZooKeeper's frame is twice that. A larger operation goes alone.
+/// Maximum size of a multi, in bytes; ZooKeeper's frame limit is twice that. A larger operation is sent alone.
 pub(super) const BATCH_BYTES: usize = 512 * 1024;
-/// Maximum number of ancestors that are looked for at once, from the nearest on. Of more, most would be found to exist.
+/// Maximum number of ancestors that are checked at once, from the nearest on. Of more, most would be found to exist.
 const ANCESTORS_AT_ONCE: usize = 8;
 
 /// A node as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Read {
-    /// Its data.
     pub(crate) data: Bytes,
-    /// Its stat.
     pub(crate) stat: Stat,
 }
 
-/// A create without a watch, with everybody allowed everything.
+/// A create without a watch, with all permissions for everybody.
 pub(crate) fn create(path: &str, data: Bytes, mode: CreateMode) -> Request {
     Request::Create { path: path.to_owned(), data, acl: vec![Acl::open()], mode }
 }
 
-/// The delete of a node that must have this version; -1 for any.
+/// Deletes a node that must have this version; -1 for any.
 pub(crate) fn delete(path: &str, version: i32) -> Request {
     Request::Delete { path: path.to_owned(), version }
 }
 
-/// The write of a node's data that must have this version; -1 for any.
+/// Writes the data of a node that must have this version; -1 for any.
 pub(crate) fn set_data(path: &str, data: Bytes, version: i32) -> Request {
     Request::SetData { path: path.to_owned(), data, version }
 }
@@ -59,8 +57,8 @@ impl Session {
         }
     }
 
-    /// A node's stat, and a watch that fires when the node is deleted or written. A node that does not exist has no such
-    /// watch: there it never fires, and costs ZooKeeper nothing.
+    /// A node's stat, and a watch that fires when the node is deleted or written. For a node that does not exist no
+    /// watch is set: it never fires, and costs ZooKeeper nothing.
     pub(crate) async fn watch_exists(&self, path: &NodePath) -> Result<(Option<Stat>, OneShot), Error> {
         let watch = self.watches().once(path.as_str());
         let request = Request::GetData { path: path.as_str().to_owned(), watch: true };
@@ -76,8 +74,8 @@ impl Session {
         self.read_children(path, false).await
     }
 
-    /// Like [`Session::children`], with a watch that fires when a child comes or goes, or the node is deleted. A node
-    /// that does not exist has no such watch: there it never fires.
+    /// Like [`Session::children`], with a watch that fires when a child is created or deleted, or the node itself is
+    /// deleted. For a node that does not exist no watch is set: it never fires.
     pub(crate) async fn watch_children(
         &self,
         path: &NodePath,
@@ -95,7 +93,7 @@ impl Session {
         }
     }
 
-    /// Several nodes in one consistent state; each may be absent, or refused by its access control list.
+    /// Several nodes in one consistent state; each may be absent, or hidden by its access control list.
     pub(crate) async fn get_many(
         &self,
         paths: impl IntoIterator<Item = &str>,
@@ -119,7 +117,7 @@ impl Session {
             .collect())
     }
 
-    /// Cuts operations into multis of at most so many, none of which is over ZooKeeper's frame limit with the chroot.
+    /// Splits operations into multis of at most `most` operations, each below ZooKeeper's frame limit with the chroot.
     pub(crate) fn batches(&self, ops: Vec<Request>, most: usize) -> Vec<Vec<Request>> {
         let mut batches: Vec<Vec<Request>> = Vec::new();
         let mut bytes = 0;
@@ -139,7 +137,7 @@ impl Session {
         batches
     }
 
-    /// Whether everybody may do everything with a node and its children; `None` when it does not exist.
+    /// Whether everybody has all permissions for a node and its children; `None` when it does not exist.
     pub(crate) async fn is_open(&self, path: &NodePath) -> Result<Option<bool>, Error> {
         let request = Request::GetAcl { path: path.as_str().to_owned() };
         match absent_is_none(self.submit(request).await)?.map(|answer| answer.response) {
@@ -154,7 +152,7 @@ impl Session {
         self.submit(Request::Sync { path: path.as_str().to_owned() }).await.map(drop)
     }
 
-    /// Creates a node, and gives the transaction and the stat.
+    /// Creates a node; returns the transaction, the path and the stat.
     pub(crate) async fn create(
         &self,
         path: &str,
@@ -168,10 +166,10 @@ impl Session {
         }
     }
 
-    /// Makes sure that the parents of `path` exist: durable, empty nodes, which stay.
+    /// Makes sure that the parents of `path` exist, as durable, empty nodes, which stay.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `NoNode` when somebody deletes them again meanwhile, among others.
+    /// [`Error::Refused`] with `NoNode`, among others, when a parent is deleted again meanwhile.
     pub(crate) async fn ensure_parents(&self, path: &NodePath) -> Result<(), Error> {
         // A session's requests are carried out in order.
         let creates = self.creates_of_parents(path).await?.into_iter().map(|create| self.submit(create));
@@ -184,12 +182,12 @@ impl Session {
         Ok(())
     }
 
-    /// What has to be created so that the parents of `path` exist, in that order.
+    /// The creates, in order, after which the parents of `path` exist.
     pub(crate) async fn creates_of_parents(&self, path: &NodePath) -> Result<Vec<Request>, Error> {
         let path = path.as_str();
         let ancestors =
             || path.rmatch_indices('/').map(|(end, _)| &path[..end]).filter(|ancestor| !ancestor.is_empty());
-        // Mostly the direct parent, or one of the next, is there: from it downwards only what is missing is created.
+        // Usually the direct parent, or one of the next, exists: only the missing ones below it are created.
         let mut missing = 0;
         loop {
             let asked: Vec<_> = ancestors().skip(missing).take(ANCESTORS_AT_ONCE).collect();
@@ -197,7 +195,7 @@ impl Session {
                 let sent = self.submit(Request::Exists { path: (*path).to_owned(), watch: false });
                 async move {
                     match absent_is_none(sent.await) {
-                        // What may not be read stands, and may be one below which something may be created.
+                        // An ancestor that may not be read exists, and may allow creates below it.
                         Err(Error::Refused(ErrorCode::NoAuth)) => Ok(true),
                         answer => answer.map(|answer| answer.is_some()),
                     }

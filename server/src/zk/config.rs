@@ -1,4 +1,4 @@
-//! How to reach ZooKeeper.
+//! The settings to reach ZooKeeper.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::activation::Activation;
 use super::names::Resolver;
 use super::reports::Reports;
 
-/// Bytes of the length that goes before a path on the wire.
+/// Number of bytes of the length that precedes a path on the wire.
 pub(crate) const PATH_LENGTH: usize = 4;
 
 /// The settings of the gateway.
@@ -14,27 +14,27 @@ pub(crate) const PATH_LENGTH: usize = 4;
 pub(crate) struct Config {
     /// `HOST:PORT` of each server, at least one.
     pub hosts: Vec<String>,
-    /// The path below which everything lives, without a trailing slash; empty for the root.
+    /// The path that is prefixed to every path, without a trailing slash; empty for the root.
     pub chroot: String,
     /// The session time-out to ask for. ZooKeeper may grant another.
     pub session_timeout: Duration,
-    /// Number of sessions that hold ephemerals, always.
+    /// Number of sessions that hold ephemerals and always exist.
     pub sessions: usize,
-    /// Maximum number of sessions that hold ephemerals: those above `sessions` are opened when registrations need them.
+    /// Maximum number of sessions that hold ephemerals. Those above `sessions` are opened when registrations need them.
     pub max_sessions: usize,
     /// Time for which a session above `sessions` must have held nothing before it is given up.
     pub surplus_idle: Duration,
-    /// The replica's name, which its fences tell the others.
+    /// The replica's name, which its fences show to the other replicas.
     pub name: String,
     /// Finds the addresses of the hosts.
     pub resolver: Resolver,
-    /// What the log has said of hosts that can't be reached.
+    /// The reports, in the log, of hosts that can't be reached.
     pub reports: Reports,
     /// When the sessions are opened.
     pub activation: Activation,
 }
 
-/// Why a text names no ensemble.
+/// The reason why a text does not name an ensemble.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not HOST:PORT[,HOST:PORT…][/chroot]: {why}")]
 pub struct ConnectStringError {
@@ -42,10 +42,11 @@ pub struct ConnectStringError {
     why: &'static str,
 }
 
-/// The hosts and the chroot of `HOST[:PORT],…[/chroot]`, as every ZooKeeper client takes it; port 2181 where none is given.
+/// The hosts and the chroot of `HOST[:PORT],…[/chroot]`, as every ZooKeeper client reads it; port 2181 if none is
+/// given.
 ///
 /// # Errors
-/// When there is no host, a port is no number, or the chroot is no path.
+/// When there is no host, a port is not a number, or the chroot is not a path.
 pub(crate) fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), ConnectStringError> {
     let fail = |why| ConnectStringError { text: text.to_owned(), why };
     if text.contains("://") {
@@ -59,7 +60,8 @@ pub(crate) fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), 
         None => (text, ""),
     };
     let chroot = if chroot == "/" { "" } else { chroot };
-    // A chroot may have both characters, but nobody means one: a server would be missing, and the registry empty.
+    // A chroot may contain a comma or a colon, but nobody intends that: a server would be missing, and the registry
+    // empty.
     if chroot.contains(',') {
         return Err(fail("the chroot comes once, after the last server"));
     }
@@ -87,7 +89,7 @@ pub(crate) fn parse_connect_string(text: &str) -> Result<(Vec<String>, String), 
 }
 
 impl Config {
-    /// One session, to a server that stands at this address.
+    /// One session with the server at this address.
     #[cfg(test)]
     pub(crate) fn of(server: std::net::SocketAddr) -> Self {
         Self {
@@ -104,8 +106,8 @@ impl Config {
         }
     }
 
-    /// What an ephemeral's path takes in the record that ZooKeeper writes when its session ends: the chroot, which is no
-    /// part of `path_bytes`, and the length before it.
+    /// Number of bytes of an ephemeral's path in the record that ZooKeeper writes when the session ends: with the
+    /// chroot, which is not part of `path_bytes`, and the length before it.
     pub(super) fn path_cost(&self, path_bytes: usize) -> usize {
         self.chroot.len() + path_bytes + PATH_LENGTH
     }
@@ -119,7 +121,7 @@ impl Config {
         }
     }
 
-    /// The path as this program knows it. What lies outside of the chroot can't come back; it would stay as it is.
+    /// The path as this program knows it. A path outside of the chroot can't come back; it would stay as it is.
     pub(super) fn inner(&self, path: &str) -> String {
         match path.strip_prefix(self.chroot.as_str()) {
             Some("") => "/".to_owned(),

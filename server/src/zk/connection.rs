@@ -11,28 +11,28 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The bounds of a handshake. A new session is a write of the whole ensemble; a server that is just starting may never
-/// answer, and must not hold up the next one for long.
+/// Minimum and maximum time of a handshake. A new session is a write of the whole ensemble; a server that is just
+/// starting may never answer, and must not delay the next one for long.
 const HANDSHAKE_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
-/// The largest frame that is read whole, in bytes. ZooKeeper bounds what it takes, not what it sends: a list of children
-/// can exceed its own limit.
+/// Maximum size of a frame that is read whole, in bytes. ZooKeeper limits what it accepts, not what it sends: a list of
+/// children can exceed its own limit.
 pub(crate) const MAX_REPLY: usize = 64 * 1024 * 1024;
-/// How much of a larger one is read: the header of a reply, in bytes.
+/// Number of bytes of a larger frame that are read: the header of a reply.
 const HEAD: usize = 16;
 const READ_CHUNK: usize = 64 * 1024;
 
 /// Connects to a server.
 pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-    // Two requests that follow each other must not wait for the first one's acknowledgement.
+    // A request must not wait for the acknowledgement of the request before it.
     stream.set_nodelay(true)?;
-    // What a connection that is given up has not delivered must never arrive: a create would be carried out after the next
-    // connection of the session has found that there is none, and has told a client so.
+    // Data that a connection has not delivered when it is given up must never arrive. Otherwise a create would be
+    // carried out after the session's next connection has found no node, and a client was told so.
     stream.set_zero_linger()?;
     Ok(stream)
 }
 
-/// How long a handshake may take, where a session with this time-out tries this many addresses in turn.
+/// Maximum time of a handshake, for a session with this time-out that tries this many addresses in turn.
 pub(super) fn handshake_timeout(session_timeout: Duration, addresses: usize) -> Duration {
     let (least, most) = HANDSHAKE_TIMEOUTS;
     (session_timeout / 3 / u32::try_from(addresses.max(1)).unwrap_or(u32::MAX)).clamp(least, most)
@@ -61,12 +61,12 @@ pub(super) async fn open(
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Whole(Bytes),
-    /// It is larger than what is read: the beginning, and the length. The rest is thrown away.
+    /// The frame is larger than what is read: its beginning, and its length. The rest is discarded.
     TooLarge(Bytes, usize),
 }
 
 impl Frame {
-    /// What there is of it.
+    /// The bytes that were read of it.
     pub(super) fn into_bytes(self) -> Bytes {
         match self {
             Frame::Whole(bytes) | Frame::TooLarge(bytes, _) => bytes,
@@ -74,12 +74,12 @@ impl Frame {
     }
 }
 
-/// Cuts a byte stream into frames.
+/// Splits a byte stream into frames.
 #[derive(Debug)]
 pub(super) struct FrameReader<R> {
     reader: R,
     buffer: BytesMut,
-    /// How many bytes are still to be thrown away.
+    /// Number of bytes that still have to be discarded.
     surplus: usize,
     received: u64,
 }
@@ -94,7 +94,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.received
     }
 
-    /// Whether a frame has come in part.
+    /// Whether a frame has been received in part.
     pub(super) fn is_amid_frame(&self) -> bool {
         !self.buffer.is_empty() || self.surplus > 0
     }
@@ -102,7 +102,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next frame's body.
     ///
     /// # Cancellation
-    /// Safe: what has been read stays for the next call.
+    /// Safe: bytes that were read stay for the next call.
     pub(super) async fn next(&mut self) -> io::Result<Frame> {
         loop {
             let thrown_away = self.surplus.min(self.buffer.len());
@@ -143,7 +143,7 @@ mod tests {
         let (stream, (mut server, _)) = (dialled.unwrap(), accepted.unwrap());
         let (reader, writer) = stream.into_split();
         let mut sent = 0;
-        // More than the server's socket takes, which reads nothing for now.
+        // More than the socket of the server holds, which reads nothing for now.
         loop {
             match writer.try_write(&[0; 64 * 1024]) {
                 Ok(count) => sent += count,

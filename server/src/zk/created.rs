@@ -1,20 +1,20 @@
-//! The stats of what a multi creates.
+//! The stats of the nodes that a multi creates.
 
 use rollcall_wire::{CreateMode, ErrorCode, Request, Response};
 
 use crate::types::{Stat, Zxid};
 
-/// The nodes that a multi creates. ZooKeeper answers a create in a multi without its stat, of which all is known but the
-/// time: that is the transaction's, the same for all, so that one of the nodes is read.
+/// The nodes that a multi creates. ZooKeeper answers a create in a multi without the stat. All of it is known but the
+/// time, which is the transaction's and the same for all nodes; so one of the nodes is read.
 pub(super) struct Created {
-    /// One whose path is known before.
+    /// A node whose path is known before.
     path: String,
-    /// Of each operation, if it is a create: the length of the data, and whether it is an ephemeral.
+    /// For each operation that is a create: the length of the data, and whether it is an ephemeral.
     parts: Vec<Option<(i32, bool)>>,
 }
 
 impl Created {
-    /// Of a multi's operations; `None` when there is nothing to read.
+    /// The creates among a multi's operations; `None` if there is nothing to read.
     pub(super) fn of(ops: &[Request]) -> Option<Self> {
         let path = ops.iter().rev().find_map(|op| match op {
             Request::Create { path, mode: CreateMode::Persistent | CreateMode::Ephemeral, .. } => Some(path.clone()),
@@ -29,12 +29,12 @@ impl Created {
         Some(Self { path, parts: parts.collect() })
     }
 
-    /// What to read right behind the multi.
+    /// The read to send right behind the multi.
     pub(super) fn look(&self) -> Request {
         Request::Exists { path: self.path.clone(), watch: false }
     }
 
-    /// Puts the stats in, unless the node that was read is another by now.
+    /// Fills in the stats, unless the node that was read has been replaced meanwhile.
     pub(super) fn complete(&self, results: &mut [Result<Response, ErrorCode>], read: Stat, zxid: Zxid, owner: i64) {
         if read.czxid != zxid.0 {
             return;

@@ -5,16 +5,16 @@ use rollcall_wire::Request;
 
 use super::calls::set_data;
 
-/// The own fence.
+/// The session's own fence.
 #[derive(Debug, Clone)]
 pub(super) struct Fence {
     pub(super) path: String,
-    /// What its owner writes into it: no other replica writes the same.
+    /// The data that its owner writes into it: no other replica writes the same.
     pub(super) mark: Bytes,
 }
 
 impl Fence {
-    /// The write of a fence that a multi begins with. It tells whose session has written it.
+    /// The write of a fence at the beginning of a multi. Its data shows whose session has written it.
     pub(super) fn guard(&self, path: &str, version: i32) -> Request {
         let data = if path == self.path { self.mark.clone() } else { Bytes::copy_from_slice(self.path.as_bytes()) };
         set_data(path, data, version)

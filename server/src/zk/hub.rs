@@ -1,7 +1,7 @@
-//! Recursive watches, shared by all that want to know of one subtree, on sessions of their own.
+//! Recursive watches, on sessions of their own, each shared by all subscribers of one subtree.
 //!
-//! Persistent watches die with their connection, and what happened meanwhile is not told. So after every connect the
-//! hub sets them again, and then has every subscriber read everything again.
+//! Persistent watches end with their connection, and events from the time without one are lost. So after every connect
+//! the hub sets the watches again, and then makes every subscriber read everything again.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Mutex};
@@ -20,17 +20,17 @@ use super::{Config, Error};
 use crate::mutex::lock;
 use crate::types::{NodePath, Zxid};
 
-/// A handle on the sessions that watch.
+/// A handle to the sessions that watch.
 #[derive(Debug, Clone)]
 pub(crate) struct Hub {
     slots: Arc<[Slot]>,
 }
 
-/// Which of the sessions watches a path.
+/// Identifies one of the sessions that watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Watcher(pub(crate) usize);
 
-/// One place for a watching session; when a session has expired, the next one takes its place and its watches.
+/// A place for a session that watches. When the session has expired, the next one takes over its place and its watches.
 #[derive(Debug, Clone)]
 struct Slot {
     watches: Arc<Watches>,
@@ -38,35 +38,35 @@ struct Slot {
     syncs: Arc<Mutex<Syncs>>,
 }
 
-/// Pause after a sync that has not brought what was asked for. It doubles each time.
+/// Pause after a sync that did not reach the transaction that was asked for. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-/// The longest pause. With a shorter one, calls that wait for what never comes cost ZooKeeper more; with a longer one, others
-/// wait longer beside them.
+/// Maximum pause. With a shorter one, calls that wait for a transaction that never comes cost ZooKeeper more; with a
+/// longer one, other calls that wait beside them wait longer.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// The syncs of one session, one after the other.
+/// The syncs of one session, which follow each other.
 #[derive(Debug, Default)]
 struct Syncs {
-    /// The one that is under way, or the last one.
+    /// The sync that is under way, or the last one.
     current: Option<Sync>,
-    /// The latest transaction that any who waits for that one asks for.
+    /// The latest transaction that any caller of the current sync asks for.
     wanted: Zxid,
     pause: Duration,
 }
 
 type Sync = Shared<BoxFuture<'static, Synced>>;
 
-/// A sync that is over.
+/// A sync that has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Synced {
     /// When it was sent.
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
-    /// The number of the connection that it was sent and answered on; `None`: it was not answered.
+    /// The number of the connection that it was sent and answered on; `None` if it was not answered.
     pub(crate) connection: Option<u64>,
 }
 
-/// One subtree that a [`Mailbox`] hears of, until this is dropped.
+/// A subtree whose events go to a [`Mailbox`] until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     path: NodePath,
@@ -87,19 +87,19 @@ impl Hub {
         Self { slots: slots.collect() }
     }
 
-    /// Has `mailbox` told of everything at and below `path`, beginning with a resync once the watch is set.
+    /// Sends the events of `path` and everything below it to `mailbox`, beginning with a resync once the watch is set.
     pub(crate) fn subscribe(&self, path: &NodePath, mailbox: &Arc<Mailbox>) -> Subscription {
         let slot = self.slot(path).clone();
         let id = slot.watches.subscribe(path, mailbox);
         Subscription { path: path.clone(), id, slot }
     }
 
-    /// The session that watches `path`: what feeds a view is read on it, since another one may be behind its events.
+    /// The session that watches `path`. Reads for a view use it, since another session may be behind its events.
     pub(crate) fn session(&self, path: &NodePath) -> Session {
         self.session_of(self.watcher_of(path))
     }
 
-    /// The sessions that watch now.
+    /// The present sessions that watch.
     pub(super) fn each_session(&self) -> impl Iterator<Item = Session> {
         self.slots.iter().map(|slot| slot.session.borrow().clone())
     }
@@ -109,7 +109,7 @@ impl Hub {
         self.slots.len()
     }
 
-    /// Which of them watches `path`.
+    /// The index of the session that watches `path`.
     pub(crate) fn index(&self, path: &NodePath) -> usize {
         self.watcher_of(path).0
     }
@@ -119,18 +119,19 @@ impl Hub {
         self.slots.iter().map(|slot| slot.session.borrow().last_zxid()).max().unwrap_or_default()
     }
 
-    /// The connection of the session that watches `path`, and the transaction up to which all events that it is to tell are
-    /// in the mailboxes.
+    /// The connection of the session that watches `path`, and the transaction up to which all its events are in the
+    /// mailboxes.
     pub(crate) fn horizon(&self, path: &NodePath) -> Option<(u64, Zxid)> {
         self.slot(path).watches.horizon()
     }
 
-    /// Waits for a sync of the server that watches `path`, which moves [`Hub::horizon`]. A session has one under way at most,
-    /// however many wait: one that was under way before this call began may have been too early, and is waited for all the
-    /// same. After one that has not brought what was asked for there is a pause, for all.
+    /// Waits for a sync of the server that watches `path`, which moves [`Hub::horizon`]. A session has at most one sync
+    /// under way, however many callers wait. A sync that was under way before this call began may have been too early,
+    /// and is waited for all the same. After a sync that did not reach the transaction that was asked for, all callers
+    /// pause.
     ///
     /// # Cancellation
-    /// Safe: others go on waiting.
+    /// Safe: other callers go on waiting.
     pub(crate) async fn sync(&self, path: &NodePath, wanted: Zxid) -> Synced {
         self.slot(path).sync(wanted).await
     }
@@ -140,14 +141,14 @@ impl Hub {
         self.slots.iter().all(|slot| slot.session.borrow().is_up())
     }
 
-    /// Which session a watch of `path` is on.
+    /// The session that watches `path`.
     pub(crate) fn watcher_of(&self, path: &NodePath) -> Watcher {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(path);
         let count = u64::try_from(self.slots.len()).unwrap_or(1);
         Watcher(usize::try_from(hash % count).unwrap_or_default())
     }
 
-    /// The session that watches there now.
+    /// The session that is in this place now.
     pub(crate) fn session_of(&self, watcher: Watcher) -> Session {
         self.slots[watcher.0].session.borrow().clone()
     }
@@ -199,14 +200,14 @@ impl Slot {
 }
 
 impl Subscription {
-    /// The session to read on; see [`Hub::session`].
+    /// The session for reads; see [`Hub::session`].
     pub(crate) fn session(&self) -> Session {
         self.slot.session.borrow().clone()
     }
 
-    /// The session, and the number of its connection on which the watch stands. What is read on this very connection
-    /// ([`Session::submit_on`]) can't have changed without an event. `None` until the watch is set (again); the mailbox
-    /// gets a resync then.
+    /// The session, and the number of its connection that holds the watch. A read on this very connection
+    /// ([`Session::submit_on`]) can't change without an event. `None` until the watch is set (again); then the mailbox
+    /// gets a resync.
     pub(crate) fn connection(&self) -> Option<(Session, u64)> {
         let connection = self.slot.watches.established_on(&self.path)?;
         Some((self.session(), connection))
@@ -219,13 +220,13 @@ impl Drop for Subscription {
     }
 }
 
-/// How many watches are set at once, and how many removed.
+/// Maximum number of watches that are set at once, and that are removed at once.
 const AT_ONCE: usize = 1024;
-/// How long to leave a full queue alone.
+/// Pause after requests that found the queue full.
 const FULL_QUEUE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Keeps a session and its watches; the next one follows when it has expired. The session is a task of its own: however
-/// much there is to do for watches, what arrives is read.
+/// Keeps a session and its watches; when the session has expired, starts the next. The session is a task of its own, so
+/// that answers and events are read however much there is to do for watches.
 async fn keep_session(
     config: Arc<Config>,
     watches: Arc<Watches>,
@@ -238,7 +239,7 @@ async fn keep_session(
         let session = current.borrow().clone();
         let ended = tokio::select! {
             ended = lives.join_next() => ended,
-            // They are over when the session's task is about to end, or has panicked.
+            // This ends when the session's task is about to end, or has panicked.
             () = keep_watches(&session, &watches) => lives.join_next().await,
         };
         if let Some(Err(error)) = ended
@@ -252,7 +253,7 @@ async fn keep_session(
     }
 }
 
-/// Sets and removes watches until the session is over.
+/// Sets and removes watches until the session has ended.
 async fn keep_watches(session: &Session, watches: &Watches) {
     let mut link = session.link();
     loop {
@@ -270,8 +271,8 @@ async fn keep_watches(session: &Session, watches: &Watches) {
     }
 }
 
-/// Sets some of what is missing and removes some of what nobody wants: the rest is found again, so that what comes to be
-/// missing meanwhile does not wait for it.
+/// Sets some missing watches and removes some unwanted ones. The rest is found in the next round, so that a watch that
+/// is missing by then does not wait for all of it.
 async fn apply_differences(session: &Session, watches: &Watches, connection: u64) {
     let (missing, surplus) = watches.differences(AT_ONCE);
     let add = |path| Request::AddWatch { path, mode: WatchMode::PersistentRecursive };
@@ -280,11 +281,11 @@ async fn apply_differences(session: &Session, watches: &Watches, connection: u64
         match answer.await {
             Ok(_) => watches.established(path, connection),
             Err(error) => {
-                // With another connection it is missing anyway.
+                // If the connection has changed, the watch is missing anyway.
                 watches.still_missing(path);
                 match error {
                     Error::Refused(code) => tracing::error!(%path, %code, "zookeeper refuses a watch"),
-                    // The queue is full of others' requests.
+                    // Other requests have filled the queue.
                     Error::NotSent => is_full = true,
                     _ => {}
                 }
@@ -292,19 +293,19 @@ async fn apply_differences(session: &Session, watches: &Watches, connection: u64
         }
     }
     for (path, answer) in pipeline(session, connection, &surplus, |path| Request::RemoveWatches { path }) {
-        // A watch that lingers costs events, and goes with the connection.
+        // A watch that stays costs events, and ends with the connection.
         if let Err(error) = answer.await {
             tracing::debug!(%path, %error, "a watch was not removed");
         }
     }
     if is_full && *session.link().borrow() == Link::Up(connection) {
-        // One pause for all that found no place.
+        // One pause for all watches that the queue refused.
         tokio::time::sleep(FULL_QUEUE_PAUSE).await;
         watches.look_again();
     }
 }
 
-/// Sends a request for each path, now.
+/// Sends a request for each path at once.
 fn pipeline<'a, F: Fn(String) -> Request>(
     session: &Session,
     connection: u64,
@@ -341,7 +342,7 @@ mod tests {
         assert_eq!(lock(&slot.syncs).wanted, Zxid(1000));
     }
 
-    /// With a clock of the test's own: nothing here touches a socket.
+    /// With a paused clock: nothing here touches a socket.
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_is_left_alone_once_for_all_watches_that_it_refuses() {
         let watches = Arc::new(Watches::default());
@@ -360,7 +361,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_of_the_sessions_task_is_one_of_the_task_that_keeps_it() {
         let watches = Arc::new(Watches::default());
-        // Its link ends with the task, so that the watches are over in the same moment.
+        // Its link ends with the task, so that `keep_watches` ends at the same moment.
         let session = Session::full(watches.connection_made(), watches.clone());
         let config = Arc::new(Config::of(std::net::SocketAddr::from(([127, 0, 0, 1], 1))));
         let mut tasks = JoinSet::new();

@@ -2,16 +2,16 @@
 
 use crate::types::{NodePath, SessionId};
 
-/// Where each ZooKeeper session of a replica has its fence.
+/// The parent of the fences; each ZooKeeper session of a replica has one.
 pub(crate) const FENCES: &str = "/.rollcall/fences";
-/// Where the records of locks with a ttl are.
+/// The parent of the records of locks with a ttl.
 pub(crate) const LEASES: &str = "/.rollcall/leases";
-/// Where the records of locks that were made through Rollcall are.
+/// The parent of the records of locks that were made through Rollcall.
 pub(crate) const LOCKS: &str = "/.rollcall/locks";
-/// Where the records of evictions are.
+/// The parent of the records of evictions.
 pub(crate) const EVICTED: &str = "/.rollcall/evicted";
 
-/// The fence of a session: an ephemeral of that session. Its version moves with every takeover from the session.
+/// The fence of a session: an ephemeral of that session. Every takeover from the session increases its version.
 pub(crate) fn fence(session: SessionId) -> String {
     format!("{FENCES}/{:016x}", session.0)
 }
@@ -22,7 +22,7 @@ pub(crate) fn session_of_fence(name: &str) -> Option<SessionId> {
     Some(SessionId(i64::from_be_bytes(id.to_be_bytes())))
 }
 
-/// What kazoo puts between a contender's unique prefix and its digits, and at the end of a queue's name.
+/// The mark that kazoo puts between a contender's unique prefix and its digits, and at the end of a queue's name.
 pub(crate) const LOCK_MARK: &str = "__lock__";
 
 /// The node whose children are the contenders for the lock at `path`: a sibling.
@@ -30,13 +30,13 @@ pub(crate) fn lock_queue(path: &NodePath) -> NodePath {
     NodePath::trusted(format!("{path}-{LOCK_MARK}"))
 }
 
-/// Whether a path, or one above it, is named as a [`lock_queue`] is: what stands there is, or would be in the way of, a
-/// lock's contenders.
+/// Whether a path, or a path above it, is named like a [`lock_queue`]: a node there belongs to a lock's contenders, or
+/// would be in their way.
 pub(crate) fn is_in_lock_queue(path: &NodePath) -> bool {
     std::iter::successors(Some(path.clone()), NodePath::parent).any(|path| is_lock_queue(&path))
 }
 
-/// Whether a path is named as a [`lock_queue`] is.
+/// Whether a path is named like a [`lock_queue`].
 pub(crate) fn is_lock_queue(path: &NodePath) -> bool {
     path.name().strip_suffix(LOCK_MARK).is_some_and(|name| name.ends_with('-'))
 }

@@ -1,7 +1,8 @@
 //! The gateway to ZooKeeper: the only place that knows its protocol.
 //!
 //! - [`Pool`]: the sessions that hold ephemerals, each with a fence, a heartbeat and a write batcher.
-//! - [`Hub`]: recursive watches on sessions of their own, set again after every reconnect, with all read again then.
+//! - [`Hub`]: recursive watches on sessions of their own. After every reconnect it sets them again, and everything is
+//!   read again.
 //! - [`Session`]: one session, kept up over any number of connections; typed requests in `calls`.
 //!
 //! Errors come in the classes of [`Error`], and callers decide by the class alone.
@@ -50,7 +51,7 @@ pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};
 
 use crate::types::{SessionId, Zxid};
 
-/// Number of sessions that watch, beside the pool.
+/// Number of sessions that watch, in addition to the pool.
 pub(crate) const WATCHING_SESSIONS: usize = 2;
 /// Time that the first calls wait for sessions that are opened on demand. After it they are answered as without ZooKeeper.
 const ACTIVATION: Duration = Duration::from_secs(5);
@@ -70,15 +71,15 @@ pub(crate) struct Zk {
     activation: Activation,
 }
 
-/// How one session stands.
+/// The state of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SessionReport {
     /// Its id; zero before its first connection.
     pub(crate) id: SessionId,
     pub(crate) is_connected: bool,
-    /// The server of its last connection.
+    /// The server of the last connection.
     pub(crate) server: Option<SocketAddr>,
-    /// What its ephemeral paths come to, in bytes. `None`: it watches, and holds none.
+    /// Number of bytes of its ephemeral paths. `None` for a session that watches and holds none.
     pub(crate) path_bytes: Option<usize>,
 }
 
@@ -94,7 +95,7 @@ impl Zk {
         Self { pool, hub, roster, reports: config.reports.clone(), activation: config.activation.clone() }
     }
 
-    /// How each session stands: those that hold ephemerals first.
+    /// The state of each session, those that hold ephemerals first.
     pub(crate) fn sessions(&self) -> Vec<SessionReport> {
         let report = |session: &Session, path_bytes| SessionReport {
             id: session.id(),
@@ -108,12 +109,12 @@ impl Zk {
         holding.chain(watching).collect()
     }
 
-    /// How the last try to connect failed, and to which server; `None` where each has been reached since it last failed.
+    /// The last failed attempt to connect, with its server; `None` if that server has been reached since.
     pub(crate) fn last_failure(&self) -> Option<String> {
         self.reports.last()
     }
 
-    /// The last transaction that this process knows of, by the sessions that stand.
+    /// The last transaction that this process knows of, from the present sessions.
     pub(crate) fn last_zxid(&self) -> Zxid {
         let owners = self.pool.owners();
         let of_pool = owners.borrow().iter().map(|owner| owner.session().last_zxid()).max().unwrap_or_default();

@@ -1,7 +1,7 @@
-//! From the names of ZooKeeper's servers to their addresses.
+//! Resolves the names of ZooKeeper's servers to addresses.
 //!
-//! A name may have several, and others tomorrow: behind a headless service of Kubernetes are all servers of the ensemble.
-//! So names are looked up for each connect, and all addresses count alike.
+//! A name may have several addresses, and others tomorrow: a headless service of Kubernetes has those of all servers of
+//! the ensemble. So names are looked up for each connect, and all addresses count alike.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,15 +17,15 @@ use super::reports::Reports;
 
 /// Time after which a connect goes on without the answer to a lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
-/// Maximum number of addresses that are tried in one round; the next round tries others. It bounds the round's time.
+/// Maximum number of addresses that are tried in one round, which bounds the round's time. The next round tries others.
 const MOST: usize = 16;
 
-/// What the log says was tried.
+/// The attempt, as the log names it.
 const LOOK_UP: &str = "to look up its name";
 
 type Lookup = BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 
-/// Looks up the addresses of a `HOST:PORT`: the system's resolver, or what a test puts in its place.
+/// Looks up the addresses of a `HOST:PORT`: the system's resolver, or a test's replacement.
 #[derive(Clone)]
 pub(crate) struct Resolver(Arc<dyn Fn(&str) -> Lookup + Send + Sync>);
 
@@ -46,18 +46,19 @@ impl fmt::Debug for Resolver {
 
 #[cfg(test)]
 impl Resolver {
-    /// One that asks `lookup`.
+    /// A resolver that calls `lookup`.
     pub(super) fn new(lookup: impl Fn(&str) -> Lookup + Send + Sync + 'static) -> Self {
         Self(Arc::new(lookup))
     }
 }
 
-/// What one session knows of the addresses of its servers.
+/// The addresses of the servers that one session knows.
 pub(super) struct Names {
     resolver: Resolver,
     /// The last answer for each name.
     known: HashMap<String, Vec<SocketAddr>>,
-    /// Lookups that take longer. They are waited for again, not begun again: each of the system's keeps a thread.
+    /// Lookups that were not answered in time. They are waited for again, not started again: each lookup of the system
+    /// occupies a thread.
     under_way: HashMap<String, Lookup>,
 }
 
@@ -66,7 +67,7 @@ impl Names {
         Self { resolver, known: HashMap::new(), under_way: HashMap::new() }
     }
 
-    /// The addresses of all hosts, looked up anew, in a random order; of more than [`MOST`] some. A name that can't be
+    /// The addresses of all hosts, looked up again, in a random order; at most [`MOST`] of them. A name that can't be
     /// looked up in time counts with the addresses that it had before.
     pub(super) async fn addresses(&mut self, hosts: &[String], reports: &Reports) -> Vec<SocketAddr> {
         let lookups: Vec<_> = hosts
@@ -98,7 +99,7 @@ impl Names {
         addresses
     }
 
-    /// The name that an address was found under, and the address, for the log.
+    /// An address for the log, with the name that it was found under.
     pub(super) fn named(&self, address: SocketAddr) -> String {
         let name = self.known.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name.as_str());
         match name {
@@ -107,7 +108,7 @@ impl Names {
         }
     }
 
-    /// There is a connection: the next one begins with lookups of its own.
+    /// A connection was made: the next connect starts new lookups.
     pub(super) fn connected(&mut self) {
         self.under_way.clear();
     }

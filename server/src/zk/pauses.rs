@@ -1,8 +1,8 @@
-//! Pauses between tries that fail.
+//! Pauses between attempts that fail.
 
 use std::time::Duration;
 
-/// Each pause is twice as long as the one before, up to the longest.
+/// Pauses that double each time, up to the longest.
 #[derive(Debug)]
 pub(crate) struct Pauses {
     first: Duration,
@@ -15,14 +15,14 @@ impl Pauses {
         Self { first, longest, next: first }
     }
 
-    /// The pause before the next try.
+    /// The pause before the next attempt.
     pub(crate) fn next(&mut self) -> Duration {
         let next = self.next;
         self.next = (next * 2).min(self.longest);
         next
     }
 
-    /// Something has got somewhere: the next pause is the first again.
+    /// An attempt has made progress: the next pause is the first again.
     pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }

@@ -1,11 +1,12 @@
 //! The sessions that hold ephemerals: registrations, contenders and leases.
 //!
-//! Each has a fence, made before anything else, and a heartbeat: a write to the fence every eighth of its time-out, so
-//! that there is always an answer that is evidence that the session lives. Closing one is left to ZooKeeper's time-out,
-//! always: an ephemeral that was acknowledged must not go because a replica does.
+//! Each session has a fence, which is created before anything else, and a heartbeat: a write to the fence every eighth
+//! of its time-out, so that there is always an answer that proves that the session is alive. A session is never closed,
+//! but left to ZooKeeper's time-out: an ephemeral that was acknowledged must not disappear because a replica does.
 //!
-//! There are [`Config::sessions`] of them, and more when what they hold needs it, up to [`Config::max_sessions`]: the
-//! surplus. New paths go into the surplus only when the others are full, and into few of it, so that it empties again.
+//! There are [`Config::sessions`] of them, and more if their ephemerals need it, up to [`Config::max_sessions`]: the
+//! surplus sessions. New paths go to surplus sessions only when the others are full, and to few of them, so that they
+//! empty again.
 
 mod prepare;
 mod slots;
@@ -28,13 +29,14 @@ use crate::mutex::lock;
 use crate::types::SessionId;
 
 /// Maximum size of the ephemeral paths of one session, in bytes, as ZooKeeper writes them into one log record when the
-/// session ends: with the chroot and the length of each. When such a record is over ZooKeeper's frame limit, the servers
+/// session ends: with the chroot and the length of each. If such a record is over ZooKeeper's frame limit, the servers
 /// that have to read it never start again (ZOOKEEPER-4306).
 pub(crate) const SESSION_PATH_BYTES: usize = 512 * 1024;
-/// Time without any answer after which a session is asked only when there is no other. What is asked before that may wait
-/// until its connection is given up: with a longer time a busy replica has all that it may have under way wait there.
+/// Time without any answer after which a session is used only if there is no other. A request that is sent before then
+/// may wait until the connection is given up; with a longer time, everything that a busy replica may have under way
+/// waits there.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// What [`Inner::path_bytes`] is of a session that is given up: no path fits, and adding some does not overflow.
+/// The value of [`Inner::path_bytes`] for a session that is given up: no path fits, and adding some does not overflow.
 const GIVEN_UP: usize = usize::MAX / 2;
 
 /// A session that holds ephemerals. Cheap to clone.
@@ -46,11 +48,11 @@ struct Inner {
     id: SessionId,
     session: Session,
     writer: Writer,
-    /// The slot that the session is in; from [`Config::sessions`] on they are surplus.
+    /// The session's slot; slots from [`Config::sessions`] on are surplus.
     slot: usize,
-    /// What its ephemeral paths come to, the fence's included, by [`Config::path_cost`].
+    /// Number of bytes of its ephemeral paths, the fence's included, by [`Config::path_cost`].
     path_bytes: AtomicUsize,
-    /// The fence's part of it.
+    /// The fence's share of `path_bytes`.
     fence_bytes: usize,
     shared: Arc<Shared>,
 }
@@ -62,25 +64,26 @@ pub(crate) struct Room {
     bytes: usize,
 }
 
-/// Why there is no room for an ephemeral's path.
+/// The reason why there is no room for an ephemeral's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoRoom {
     /// No session that has room is connected.
     NotConnected,
-    /// All are full, and another is being opened.
+    /// All sessions are full, and another is being opened.
     Opening,
-    /// All are full, and there are as many as there may be, or ZooKeeper takes no more.
+    /// All sessions are full, and there are as many as there may be, or ZooKeeper takes no more.
     Full,
 }
 
-/// How often the heartbeat of a session with this time-out writes.
+/// Time between two heartbeats of a session with this time-out.
 fn heartbeat_interval(timeout: Duration) -> Duration {
     timeout / 8
 }
 
-/// How long a session certainly stands after evidence of it.
+/// Time for which a session certainly exists after evidence of it.
 fn certain_for(timeout: Duration) -> Duration {
-    // ZooKeeper does not tell its tick: its own documents' ratio of it to a session time-out, at the least.
+    // ZooKeeper does not reveal its tick: this is its ratio to a session time-out in ZooKeeper's own documents, at the
+    // least.
     let tick = timeout / 10;
     timeout.saturating_sub(heartbeat_interval(timeout) + 2 * tick)
 }
@@ -91,12 +94,12 @@ fn horizon(timeout: Duration) -> Duration {
 }
 
 impl Owner {
-    /// The ZooKeeper session's id: what the nodes that it owns have as `ephemeralOwner`.
+    /// The id of the ZooKeeper session, which is the `ephemeralOwner` of the nodes that it owns.
     pub(crate) fn id(&self) -> SessionId {
         self.0.id
     }
 
-    /// The session, for reads, and for writes that are no part of a batch.
+    /// The session, for reads, and for writes that are not part of a batch.
     pub(crate) fn session(&self) -> &Session {
         &self.0.session
     }
@@ -111,8 +114,8 @@ impl Owner {
         self.0.writer.commit(Unit { guard: Guard::None, ops }).await
     }
 
-    /// Commits operations by themselves, without a guard. They are sent when this is called: what is asked of the session
-    /// after the call is carried out after them. The stats of what they create are not asked for.
+    /// Commits operations by themselves, without a guard. They are sent by this call: a later request of the session is
+    /// carried out after them. The stats of the nodes that they create are not read.
     pub(crate) fn commit_now(
         &self,
         ops: &[Request],
@@ -120,48 +123,49 @@ impl Owner {
         writer::send_one(self.session(), Vec::new(), ops, Stats::Unwanted)
     }
 
-    /// The session's evidence; moves with every heartbeat at least. See [`Session::evidence`].
+    /// The session's evidence, which every heartbeat renews. See [`Session::evidence`].
     pub(crate) fn evidence(&self) -> watch::Receiver<Instant> {
         self.session().evidence()
     }
 
-    /// How old the evidence of a session may grow before it is in doubt.
+    /// Age of a session's evidence after which the session is in doubt.
     pub(crate) fn overdue(&self) -> Duration {
         self.heartbeat_interval() * 2
     }
 
-    /// Until when the session certainly stands, by this evidence: nothing of it can have been given to another before.
+    /// The time until which the session certainly exists, by this evidence: before that, nothing that it holds can have
+    /// gone to another owner.
     pub(crate) fn certain_until(&self, evidence: Instant) -> Instant {
         evidence + certain_for(self.session().timeout())
     }
 
-    /// How often the heartbeat writes.
+    /// Time between two heartbeats.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         heartbeat_interval(self.session().timeout())
     }
 
-    /// How long the session certainly stands after its evidence was [overdue](Owner::overdue): what was told before that
-    /// can be relied on for so long, though this process should be stopped right after it.
+    /// Time for which the session certainly exists after its evidence became [overdue](Owner::overdue). Anything that
+    /// was reported before then can be relied on for this long, even if this process is stopped right after it.
     pub(crate) fn horizon(&self) -> Duration {
         horizon(self.session().timeout())
     }
 
-    /// Room for the path of an ephemeral that is in this session already, or is put back into it; the path has so many
-    /// bytes without the chroot.
+    /// Room for the path of an ephemeral that is in this session already, or is put back into it. `path_bytes`: the
+    /// length of the path without the chroot.
     pub(crate) fn room_for_its_own(&self, path_bytes: usize) -> Room {
         let bytes = self.0.shared.config.path_cost(path_bytes);
         self.0.path_bytes.fetch_add(bytes, Ordering::AcqRel);
         Room { owner: self.clone(), bytes }
     }
 
-    /// Room for a path that costs so many bytes.
+    /// Room for a path that costs this many bytes.
     fn try_room(&self, bytes: usize) -> Option<Room> {
         let fits = |held: usize| (held + bytes <= SESSION_PATH_BYTES).then_some(held + bytes);
         let reserved = self.0.path_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
         reserved.is_ok().then(|| Room { owner: self.clone(), bytes })
     }
 
-    /// What its ephemeral paths come to, in bytes, as [`SESSION_PATH_BYTES`] counts them.
+    /// Number of bytes of its ephemeral paths, as [`SESSION_PATH_BYTES`] counts them.
     pub(super) fn path_bytes(&self) -> usize {
         self.0.path_bytes.load(Ordering::Acquire)
     }
@@ -175,7 +179,8 @@ impl Owner {
         self.path_bytes() == self.0.fence_bytes
     }
 
-    /// Has nothing placed in it any more, if it holds nothing but its fence.
+    /// If the session holds nothing but its fence, makes sure that nothing is placed in it any more; returns whether it
+    /// did.
     fn give_up_if_empty(&self) -> bool {
         let (empty, given_up) = (self.0.fence_bytes, GIVEN_UP);
         self.0.path_bytes.compare_exchange(empty, given_up, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -188,7 +193,7 @@ impl Room {
         &self.owner
     }
 
-    /// Leaves the room taken for as long as the session stands: its node could not be deleted.
+    /// Leaves the room taken for as long as the session exists: its node could not be deleted.
     pub(crate) fn forfeit(&mut self) {
         self.bytes = 0;
     }
@@ -201,35 +206,35 @@ impl Drop for Room {
     }
 }
 
-/// The sessions that stand now.
+/// The sessions that exist now.
 pub(crate) type Owners = Arc<Vec<Owner>>;
 
-/// A handle on the pool. Cheap to clone.
+/// A handle to the pool. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool(Arc<Shared>);
 
-/// What the handles and the sessions' tasks share.
+/// The state that the handles and the sessions' tasks share.
 #[derive(Debug)]
 struct Shared {
     config: Arc<Config>,
     owners: watch::Sender<Owners>,
     growth: Mutex<Growth>,
-    /// Has another session opened.
+    /// Asks for another session to be opened.
     wanted: Notify,
-    /// Somebody was refused room since the last news of it.
+    /// Whether a caller was refused room since `news` last changed.
     is_short: AtomicBool,
     /// Changes when there may be room again.
     news: watch::Sender<()>,
 }
 
-/// How far the pool has grown.
+/// The present size of the pool.
 #[derive(Debug)]
 struct Growth {
-    /// Number of slots, with those whose session is being opened.
+    /// Number of slots, including those whose session is being opened.
     slots: usize,
-    /// No more are opened before: ZooKeeper did not take the last.
+    /// No session is opened before then, since ZooKeeper did not take the last one.
     not_before: Instant,
-    /// The pause after the next that ZooKeeper does not take.
+    /// The pause after the next session that ZooKeeper does not take.
     pause: Duration,
 }
 
@@ -250,7 +255,8 @@ impl Shared {
         lock(&self.growth)
     }
 
-    /// Whether another session may be opened now: there may be more, none is on its way, and ZooKeeper took the last.
+    /// Whether another session may be opened now: the maximum is not reached, none is being opened, and no pause is
+    /// running.
     fn may_grow(&self) -> bool {
         let growth = self.growth();
         growth.slots < self.config.max_sessions && self.is_complete(&growth) && Instant::now() >= growth.not_before
@@ -266,7 +272,7 @@ impl Shared {
         }
     }
 
-    /// Why nothing that costs so many bytes has room; asks for another session if that may help.
+    /// The reason why there is no room for this many bytes; asks for another session if that may help.
     fn why_no_room(&self, cost: usize) -> NoRoom {
         if self.owners.borrow().iter().any(|owner| owner.path_bytes() + cost <= SESSION_PATH_BYTES) {
             return NoRoom::NotConnected;
@@ -287,36 +293,36 @@ impl Pool {
         Self(shared)
     }
 
-    /// The sessions that stand now; one that expires leaves the list, and its ephemerals are gone.
+    /// The sessions that exist now. A session that expires leaves the list, and its ephemerals are gone.
     pub(crate) fn owners(&self) -> watch::Receiver<Owners> {
         self.0.owners.subscribe()
     }
 
-    /// Changes when somebody who found no room may find some: a session has connected or was opened, or something that
-    /// was held has gone. At most once for each time that room was refused.
+    /// Changes when a caller that found no room may find some: a session was opened or has connected, or an ephemeral
+    /// is gone. At most once for each time that room was refused.
     pub(crate) fn room_news(&self) -> watch::Receiver<()> {
         self.0.news.subscribe()
     }
 
-    /// What the paths of all ephemerals may come to, in bytes.
+    /// Maximum number of bytes of the paths of all ephemerals.
     pub(crate) fn capacity(&self) -> usize {
         self.0.config.max_sessions * SESSION_PATH_BYTES
     }
 
-    /// The session with this id, if it is one of ours and stands.
+    /// The session with this id, if it is one of ours and exists.
     pub(crate) fn owner(&self, id: SessionId) -> Option<Owner> {
         self.0.owners.borrow().iter().find(|owner| owner.id() == id).cloned()
     }
 
-    /// Room for an ephemeral's path, which has so many bytes without the chroot: in the connected session that holds
-    /// least of those that are always there, or else in the surplus. When there is none, [`Pool::room_news`] tells when
-    /// to ask again.
+    /// Room for an ephemeral's path of this many bytes without the chroot: in the connected session that holds least of
+    /// those that always exist, or else in a surplus session. If there is no room, [`Pool::room_news`] says when to ask
+    /// again.
     pub(crate) fn room(&self, path_bytes: usize) -> Result<Room, NoRoom> {
         let cost = self.0.config.path_cost(path_bytes);
         if let Some(room) = place(&self.connected(), cost) {
             return Ok(room);
         }
-        // What is given back from now on is told; what was before that is seen.
+        // Room that is freed from now on is reported; room that was freed before is seen here.
         self.0.is_short.swap(true, Ordering::AcqRel);
         place(&self.connected(), cost).ok_or_else(|| self.0.why_no_room(cost))
     }
@@ -327,9 +333,9 @@ impl Pool {
         self.connected().iter().find(|owner| owner.id() == id)?.try_room(cost)
     }
 
-    /// Room for the path of an ephemeral that is taken over from another session: for all of one session in the same of
-    /// ours, as far as it has room. Its fence is written with each multi, and who shares a writer does not get in each
-    /// other's way.
+    /// Room for the path of an ephemeral that is taken over from another session. All paths from one session go to the
+    /// same session of ours, as far as it has room: each multi writes the fence of the other session, and takeovers
+    /// that share a writer do not get in each other's way.
     pub(crate) fn room_for_taken(&self, path_bytes: usize, from: SessionId) -> Result<Room, NoRoom> {
         let mut usual = self.connected();
         usual.retain(|owner| !owner.is_surplus());
@@ -349,15 +355,15 @@ impl Pool {
         Ok(connected.swap_remove(rand::random_range(0..connected.len())))
     }
 
-    /// The shortest [`Owner::horizon`] of the sessions, or, before there is one, what is to be expected.
+    /// The shortest [`Owner::horizon`] of the sessions; before there is a session, the expected one.
     pub(crate) fn horizon(&self) -> Duration {
         let owners = self.owners();
         let shortest = owners.borrow().iter().map(Owner::horizon).min();
         shortest.unwrap_or_else(|| horizon(self.0.config.session_timeout))
     }
 
-    /// The connected sessions; without those whose server may hang, if there are others: their evidence is overdue, or an
-    /// answer is.
+    /// The connected sessions. Those whose server may hang are left out, if there are others: their evidence is
+    /// overdue, or an answer is.
     fn connected(&self) -> Vec<Owner> {
         let now = clock::now();
         let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
@@ -373,8 +379,8 @@ impl Pool {
     }
 }
 
-/// Room for a path that costs so many bytes: in the emptiest of the sessions that are always there, or in the first of the
-/// surplus.
+/// Room for a path that costs this many bytes: in the emptiest of the sessions that always exist, or in the first
+/// surplus session.
 fn place(connected: &[Owner], cost: usize) -> Option<Room> {
     let mut tried = Vec::new();
     loop {
@@ -384,7 +390,7 @@ fn place(connected: &[Owner], cost: usize) -> Option<Room> {
         if let Some(room) = best.try_room(cost) {
             return Some(room);
         }
-        // Others were faster.
+        // Other callers have taken the room meanwhile.
         tried.push(best.id());
     }
 }

@@ -1,4 +1,4 @@
-//! A way to a ZooKeeper server on which tests spoil answers.
+//! A proxy to a ZooKeeper server, with which tests spoil answers.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -13,14 +13,14 @@ use tokio::task::JoinSet;
 use crate::mutex::lock;
 use crate::types::{NodePath, SessionId};
 
-/// What is spoiled.
+/// The answers that are spoiled.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// The connection is closed in place of the answer to one of these, once.
+    /// The connection is closed once, in place of the answer to one of these.
     pub(crate) lost: Vec<OpCode>,
     /// These are answered with an error code.
     pub(crate) refused: HashMap<OpCode, i32>,
-    /// This node is not seen by those who get it, before a sync.
+    /// Reads of this node's data do not find it until the next sync.
     pub(crate) unseen: Option<NodePath>,
     /// These sessions get no answers.
     pub(crate) silent: HashSet<SessionId>,
@@ -33,7 +33,7 @@ pub(crate) struct Proxy {
     faults: Arc<Mutex<Faults>>,
 }
 
-/// What becomes of an answer.
+/// The fate of an answer.
 enum Answer {
     Passes,
     IsLost,
@@ -63,7 +63,7 @@ impl Proxy {
         lock(&self.faults)
     }
 
-    /// One connection, until it ends.
+    /// Serves one connection until it ends.
     async fn serve(self, client: TcpStream, server: SocketAddr) {
         let Ok(server) = TcpStream::connect(server).await else { return };
         let (from_client, to_client) = client.into_split();
@@ -75,7 +75,7 @@ impl Proxy {
         }
     }
 
-    /// `answers`: what becomes of the answers that are not as the server gives them, by the request's number.
+    /// `answers`: the fate of the answers that are changed, by the number of the request.
     async fn requests(
         &self,
         mut from: OwnedReadHalf,
@@ -151,7 +151,7 @@ async fn frame(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// The number at this place of a frame.
+/// The number at this offset of a frame.
 fn number(frame: &[u8], at: usize) -> i32 {
     frame.get(at..at + 4).map_or(0, |bytes| i32::from_be_bytes(bytes.try_into().unwrap()))
 }

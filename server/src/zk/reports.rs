@@ -1,4 +1,4 @@
-//! What the log says of servers that can't be reached: at once, and then ever more rarely, however many sessions try.
+//! Logs servers that can't be reached: at once, and then ever more rarely, however many sessions try.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,21 +9,21 @@ use tokio::time::Instant;
 
 use crate::mutex::lock;
 
-/// Time after which the same server is reported again; each time it doubles.
+/// Time after which the same server is reported again; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
-/// Longest time between two reports of one server.
+/// Maximum time between two reports of one server.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// Maximum number of servers that are remembered. With one more all are forgotten, and reported anew.
+/// Maximum number of servers that are remembered. With one more, all are forgotten and reported as new.
 const MOST: usize = 1024;
 
-/// What was reported last. Clones share it.
+/// The last reports. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reports(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
     by_server: HashMap<String, Report>,
-    /// The server of the last failure, and how it failed. `None` once that server was reached.
+    /// The server of the last failure, and the failure. `None` once that server was reached.
     last: Option<(String, String)>,
 }
 
@@ -34,7 +34,8 @@ struct Report {
 }
 
 impl Reports {
-    /// Logs that an attempt has failed, unless that was said lately. `server` is its name, with its address where it is known.
+    /// Logs a failed attempt, unless the same server was reported lately. `server` is its name, with its address if
+    /// that is known.
     pub(super) fn failed(&self, server: &str, tried: &str, error: &dyn fmt::Display) {
         self.lock().last = Some((server.to_owned(), format!("{tried}: {error}")));
         if self.is_due(server, Instant::now()) {
@@ -44,7 +45,7 @@ impl Reports {
         }
     }
 
-    /// The server has answered: the next failure is news.
+    /// The server has answered, so its next failure is reported at once.
     pub(super) fn reached(&self, server: &str) {
         let mut reports = self.lock();
         reports.by_server.remove(server);
@@ -53,7 +54,7 @@ impl Reports {
         }
     }
 
-    /// The last failure, in words; `None` when that server was reached since.
+    /// The last failure as text; `None` if that server was reached since.
     pub(super) fn last(&self) -> Option<String> {
         self.lock().last.as_ref().map(|(server, failure)| format!("{server}: {failure}"))
     }

@@ -1,6 +1,6 @@
-//! Which replicas have sessions with ZooKeeper, by name: the fences, and what is in them.
+//! The replicas that have sessions with ZooKeeper, by name: read from the fences.
 //!
-//! The list is read when somebody asks, at most once a second and once at a time, however many ask.
+//! The list is read when a caller asks, at most once a second and once at a time, however many callers ask.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use super::layout::{self, FENCES};
 use super::{Error, Pool};
 use crate::types::{NodePath, SessionId};
 
-/// Time for which a list is current enough. A shorter one has ZooKeeper asked more often by clients that ask in a loop.
+/// Time for which a list is current enough. With a shorter one, clients that ask in a loop cause more reads.
 const FRESH: Duration = Duration::from_secs(1);
-/// Time that a caller waits for a list before it makes do with the last one. Status promises an answer in a second.
+/// Time that a caller waits for a list before it uses the last one. Status promises an answer in a second.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Time after which a reading is given up.
+/// Time after which a read of the list is given up.
 const READING: Duration = Duration::from_secs(2);
 /// Maximum number of fences that are read.
 const MOST: usize = 1000;
@@ -30,9 +30,9 @@ pub(crate) const LONGEST_NAME: usize = 256;
 /// A list of the sessions of all replicas.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listed {
-    /// The name of each session's replica; empty where it is not known.
+    /// The name of each session's replica; empty if it is not known.
     pub(crate) names: Arc<BTreeMap<SessionId, String>>,
-    /// When the list was read. `None`: never.
+    /// When the list was read; `None` if it never was.
     pub(crate) at: Option<(Instant, SystemTime)>,
 }
 
@@ -47,7 +47,7 @@ impl Listed {
     }
 }
 
-/// A handle on the list. Cheap to clone.
+/// A handle to the list. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Roster(Arc<Shared>);
 
@@ -69,12 +69,12 @@ impl Roster {
         self.0.listed.borrow().clone()
     }
 
-    /// A list that is at most a second old. While ZooKeeper does not answer, the last one.
+    /// A list that is at most a second old; the last one while ZooKeeper does not answer.
     pub(crate) async fn current(&self) -> Listed {
         let mut listed = self.0.listed.subscribe();
         if !listed.borrow_and_update().is_fresh() {
             self.0.wanted.notify_one();
-            // The sender is in the handle.
+            // Can't fail: the sender is in the handle.
             let _ = timeout(PATIENCE, listed.changed()).await;
         }
         self.last()
@@ -90,7 +90,7 @@ async fn run(shared: Arc<Shared>, pool: Pool) {
         let known = shared.listed.borrow().names.clone();
         let read = timeout(READING, read(&pool, &known)).await.unwrap_or(Err(Error::NotSent));
         shared.listed.send_modify(|listed| {
-            // Those who wait are told in either case.
+            // The callers that wait are woken in either case.
             if let Ok(names) = read {
                 *listed = Listed { names: Arc::new(names), at: Some((Instant::now(), SystemTime::now())) };
             }
@@ -108,7 +108,7 @@ async fn read(pool: &Pool, known: &BTreeMap<SessionId, String>) -> Result<BTreeM
         let reads = owner.session().get_many(paths.iter().map(String::as_str)).await?;
         for (session, read) in chunk.iter().zip(reads) {
             let Ok(Some(read)) = read else { continue };
-            // Another replica that takes something over writes its own mark until the owner writes again.
+            // Another replica that takes something over overwrites the name, until the owner writes again.
             let name = parse(&read.data).or_else(|| known.get(session).cloned());
             names.insert(*session, name.unwrap_or_default());
         }
@@ -116,7 +116,7 @@ async fn read(pool: &Pool, known: &BTreeMap<SessionId, String>) -> Result<BTreeM
     Ok(names)
 }
 
-/// What the owner of a fence writes into it.
+/// The data that the owner of a fence writes into it.
 pub(super) fn mark(name: &str) -> bytes::Bytes {
     json!({ "replica": name }).to_string().into()
 }

@@ -1,15 +1,16 @@
 //! One ZooKeeper session, kept up over any number of connections.
 //!
 //! Promises:
-//! - Requests are sent in the order of the calls, pipelined. Nothing is sent, or kept for later, while there is no
-//!   connection: such a request is [`Error::NotSent`] at once.
-//! - The session is over only when ZooKeeper says so; no clock of ours ends it. Reconnection is tried at least every
-//!   0.4 s, on all addresses of all servers in turn: see `connect`.
-//! - A server that is behind what this session has seen is refused (by its own check of our last zxid). When that is
-//!   all of them, for longer than the session can have lived, they are asked whether it is over: ZooKeeper was restored
-//!   from a backup, or lost its data.
-//! - A server that leaves a request without an answer for a third of the session time-out, and gives none to any other
-//!   meanwhile, is left for another one: well before what rests on the session's evidence is in doubt for too long.
+//! - Requests are sent in the order of the calls, pipelined. Without a connection nothing is sent, or kept for later:
+//!   such a request fails with [`Error::NotSent`] at once.
+//! - The session ends only when ZooKeeper says so; no clock of ours ends it. At least every 0.4 s it tries to
+//!   reconnect, to all addresses of all servers in turn: see `connect`.
+//! - A server that is behind what this session has seen is refused (by its own check of our last zxid). When all
+//!   servers are, for longer than the session can have lived, they are asked whether it has ended: ZooKeeper was
+//!   restored from a backup, or lost its data.
+//! - If a server leaves a request unanswered for a third of the session time-out, and answers no other meanwhile, the
+//!   session moves to another server: well before anything that rests on the session's evidence is in doubt for too
+//!   long.
 //! - Watch events reach [`Watches`] before the answer of any later read of the session does.
 //!
 //! This speaks the protocol itself: the crate `zookeeper-client` can't cap its reconnection or stop a client that is
@@ -41,34 +42,34 @@ use crate::clock;
 use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
 
-/// How many requests may wait to be written; one more is [`Error::NotSent`].
+/// Maximum number of requests that wait to be written; one more fails with [`Error::NotSent`].
 const QUEUE: usize = 16_384;
-/// How many bytes of requests are gathered for one write.
+/// Number of bytes after which a write gathers no more requests.
 const WRITE_CHUNK: usize = 128 * 1024;
 
 /// The state of a session's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Link {
-    /// No connection. The session may or may not stand.
+    /// No connection. The session may or may not exist.
     Down,
-    /// Connected; each connection has a larger number.
+    /// Connected. Each connection has a larger number than the one before.
     Up(u64),
-    /// ZooKeeper said that the session is over. Final.
+    /// ZooKeeper said that the session has ended. Final.
     Expired,
 }
 
-/// What ZooKeeper answered.
+/// ZooKeeper's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// Of a write: its transaction id. Of a read: the last transaction that the server had applied.
+    /// For a write, its transaction; for a read, the last transaction that the server had applied.
     pub(crate) zxid: Zxid,
-    /// The body.
     pub(crate) response: Response,
-    /// With [`Session::submit_on`] and a mailbox: the events that came before this answer. Empty otherwise.
+    /// After [`Session::submit_on`] with a mailbox, the events that came before this answer; otherwise empty.
     pub(crate) events: Batch,
 }
 
-/// A handle on one session; the last one's drop ends the connection, and leaves the session to ZooKeeper's time-out.
+/// A handle to one session. When the last handle is dropped, the connection ends, and the session is left to
+/// ZooKeeper's time-out.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     commands: mpsc::Sender<Command>,
@@ -88,7 +89,7 @@ struct Identity {
     last_heard: Option<Instant>,
     /// The server of the last connection.
     server: Option<SocketAddr>,
-    /// How long a request has waited while nothing at all was received.
+    /// Time that a request has waited while nothing at all was received.
     silence: Duration,
 }
 
@@ -97,7 +98,7 @@ struct Command {
     request: Request,
     /// The connection that the caller saw; the request is for no other.
     epoch: u64,
-    /// Whose events to hand over with the answer.
+    /// The mailbox whose events are handed over with the answer.
     mailbox: Option<Arc<Mailbox>>,
     held: Option<Held>,
     reply: oneshot::Sender<Result<Answer, Error>>,
@@ -113,12 +114,12 @@ struct Pending {
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
 
-/// Something that a request keeps for as long as ZooKeeper has it to answer: dropped with the answer, with the connection,
-/// or when the request is not sent.
+/// A value that a request keeps until ZooKeeper is done with it. It is dropped with the answer, with the connection, or
+/// when the request is not sent.
 pub(crate) type Held = Box<dyn Any + Send + Sync>;
 
 impl Session {
-    /// Starts a session; it connects in the background. The future is the session's life: it is over when the session
+    /// Starts a session, which connects in the background. The future is the session's life: it ends when the session
     /// has expired or all handles are gone.
     pub(super) fn start(
         config: Arc<Config>,
@@ -159,22 +160,22 @@ impl Session {
         (session, task.run())
     }
 
-    /// A session that counts as connected, and takes no request: its queue is full.
+    /// A session that counts as connected but takes no request, since its queue is full.
     #[cfg(test)]
     pub(super) fn full(connection: u64, watches: Arc<Watches>) -> Self {
         let (session, _) = Self::start(Arc::new(Config::of(SocketAddr::from(([127, 0, 0, 1], 1)))), watches);
-        // Without its receiver a channel takes nothing.
+        // A channel without a receiver takes nothing.
         let (commands, _) = mpsc::channel(1);
         Self { commands, link: watch::channel(Link::Up(connection)).1, ..session }
     }
 
-    /// Sends a request, now; the future gives the answer.
+    /// Sends a request at once; the future returns the answer.
     ///
     /// # Errors
-    /// Every class of [`Error`]; a refusal of a multi's part is an `Ok` answer, part by part.
+    /// Every class of [`Error`]. A refusal of a part of a multi is an `Ok` answer, part by part.
     ///
     /// # Cancellation
-    /// A request whose future was dropped before it was written is not sent; one that was written is carried out.
+    /// A request whose future was dropped before it was written is not sent; a request that was written is carried out.
     pub(crate) fn submit(
         &self,
         mut request: Request,
@@ -186,9 +187,10 @@ impl Session {
         async move { queued?.await.unwrap_or(Err(Error::NotSent)) }
     }
 
-    /// Like [`Session::submit`], on this connection or not at all: [`Error::NotSent`] when it is gone. With a mailbox,
-    /// the answer carries the events that reached it before: exactly what happened before a read, and no more. If
-    /// nobody takes the answer, they go back. `held` is kept until ZooKeeper has answered, also when nobody waits for that.
+    /// Like [`Session::submit`], but only on this connection: [`Error::NotSent`] if it is gone. With a mailbox, the
+    /// answer carries the events that reached the mailbox before: exactly those that happened before a read, and no
+    /// others. If nobody takes the answer, the events go back. `held` is kept until ZooKeeper has answered, even if
+    /// nobody waits for the answer.
     pub(crate) fn submit_on(
         &self,
         connection: u64,
@@ -203,7 +205,7 @@ impl Session {
         async move { queued?.await.unwrap_or(Err(Error::NotSent)) }
     }
 
-    /// Like [`Session::submit`], with paths as the servers know them: for what lies above the chroot.
+    /// Like [`Session::submit`], with paths as the servers know them: for nodes above the chroot.
     pub(super) async fn submit_outer(&self, request: Request) -> Result<Answer, Error> {
         self.enqueue(request, None, None, None)?.await.unwrap_or(Err(Error::NotSent))
     }
@@ -220,7 +222,7 @@ impl Session {
             Link::Up(_) | Link::Down => return Err(Error::NotSent),
             Link::Expired => return Err(Error::SessionExpired),
         };
-        // The chroot is in front of its paths by now.
+        // The paths contain the chroot by now.
         let size = request.encoded_len();
         if size > MAX_FRAME {
             return Err(Error::TooLarge(size));
@@ -232,13 +234,13 @@ impl Session {
         }
     }
 
-    /// An upper bound of what a request takes on the wire, in bytes: with the chroot, which is put in front of its paths
-    /// when it is submitted. What bounds the bytes of a multi counts by this.
+    /// An upper bound of a request's size on the wire, in bytes, with the chroot that is put in front of its paths when
+    /// it is submitted. Limits on the bytes of a multi count by this.
     pub(crate) fn wire_len(&self, request: &Request) -> usize {
         request.encoded_len() + self.config.chroot.len() * request.path_count()
     }
 
-    /// The connection's state, to read or to wait on.
+    /// The state of the connection, to read or to wait on.
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
     }
@@ -248,7 +250,7 @@ impl Session {
         matches!(*self.link.borrow(), Link::Up(_))
     }
 
-    /// Waits for a connection; `false` when the session is over.
+    /// Waits for a connection; `false` when the session has ended.
     pub(crate) async fn connected(&self) -> bool {
         let mut link = self.link.clone();
         let state = link.wait_for(|link| *link != Link::Down).await.map(|link| *link);
@@ -270,9 +272,9 @@ impl Session {
         lock(&self.identity).timeout
     }
 
-    /// When the last write was sent that ZooKeeper has carried out; before the first, when the session was started. A
-    /// ping or a read is no evidence of a session: a server that is cut off from the others answers them. Closed when
-    /// the session is over.
+    /// The time at which the last write that ZooKeeper carried out was sent; before the first write, the time at which
+    /// the session was started. A ping or a read is no evidence of a session: a server that is cut off from the others
+    /// answers both. Closed when the session has ended.
     pub(crate) fn evidence(&self) -> watch::Receiver<Instant> {
         self.evidence.clone()
     }
@@ -282,18 +284,19 @@ impl Session {
         Zxid(lock(&self.identity).last_zxid)
     }
 
-    /// When the server was last heard of, on any connection.
+    /// The last time that anything was received from the server, on any connection.
     pub(crate) fn last_heard(&self) -> Option<Instant> {
         lock(&self.identity).last_heard
     }
 
-    /// How long the server has said nothing, though it was asked. Only time in which this process looked for an answer
-    /// and found none is counted: a replica that was stopped, or that waits for a processor, blames nobody else.
+    /// Time for which the server has sent nothing although it was asked. It counts only time in which this process
+    /// looked for an answer and found none: a replica that was stopped, or that waits for a processor, does not blame
+    /// the server.
     pub(crate) fn silence(&self) -> Duration {
         lock(&self.identity).silence
     }
 
-    /// Where the session's watch events arrive.
+    /// The destinations of the session's watch events.
     pub(crate) fn watches(&self) -> &Arc<Watches> {
         &self.watches
     }
@@ -313,7 +316,7 @@ struct Task {
     next_xid: i32,
 }
 
-/// Why a connection is no more.
+/// The reason why a connection has ended.
 enum End {
     Broken(String),
     HandlesGone,
@@ -349,7 +352,7 @@ impl Task {
         }
     }
 
-    /// Answers what slipped into the queue while the connection went.
+    /// Answers the requests that got into the queue while the connection was lost.
     fn refuse_queued(&mut self, error: Error) {
         while let Ok(command) = self.queue.try_recv() {
             drop(command.reply.send(Err(error)));
@@ -378,7 +381,7 @@ impl Task {
     }
 }
 
-/// Writes requests as they come, and a ping when none came for a third of the time-out.
+/// Writes requests as they come, and a ping if none came for a third of the time-out.
 async fn write_requests(
     mut writer: OwnedWriteHalf,
     pending: &Mutex<VecDeque<Pending>>,

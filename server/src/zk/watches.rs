@@ -1,7 +1,7 @@
-//! Where a session's watch events go.
+//! The destinations of a session's watch events.
 //!
-//! Persistent watches: events merge in a [`Mailbox`], one state a path, so that a slow reader costs bounded memory.
-//! One-shot watches: a [`OneShot`] that resolves once.
+//! Persistent watches: events merge in a [`Mailbox`], into one state for each path, so that a slow reader costs bounded
+//! memory. One-shot watches: a [`OneShot`] that resolves once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,47 +14,48 @@ use super::horizon::Horizon;
 use crate::mutex::lock;
 use crate::types::{NodePath, Zxid, ancestors};
 
-/// More unread paths than this in one mailbox are replaced by «read all again».
+/// Maximum number of unread paths in one mailbox. More are replaced by «read everything again».
 const MAILBOX_PATHS: usize = 65_536;
 
-/// How many paths with one-shot watches that nobody waits for may stay at least.
+/// Number of paths whose one-shot watches nobody waits for that every sweep leaves room for.
 const SWEEP_SLACK: usize = 1024;
 
-/// Something happened to a node.
+/// An event of one node.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
-    /// What.
+    /// The kind of the event.
     pub(crate) kind: EventKind,
-    /// The node.
+    /// The node's path.
     pub(crate) path: Arc<str>,
-    /// The transaction, which ZooKeeper 3.9 and newer tell.
+    /// The transaction, if ZooKeeper sends it: 3.9 and newer do.
     pub(crate) zxid: Option<Zxid>,
 }
 
-/// What a watcher has to look at.
+/// The news for a reader of a mailbox.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// These watched paths, and all that the watch covers, have to be read again: the watch has just been set, or set
-    /// again after a lost connection, or too much happened to tell.
+    /// These watched paths, with everything that the watch covers, have to be read again: the watch was just set, or
+    /// set again after a lost connection, or too many events came to list them.
     pub(crate) resync: HashSet<NodePath>,
-    /// What happened to which node since the last batch; of several events of one node, which of them there were.
+    /// The merged events since the last batch, by node.
     pub(crate) events: HashMap<Arc<str>, Seen>,
-    /// The number of the last arrival before the batch was taken: all up to it are in this batch or an earlier one.
+    /// The number of the last arrival before the batch was taken. All arrivals up to it are in this batch or an earlier
+    /// one.
     pub(crate) upto: u64,
 }
 
 /// The merged events of one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// It was created.
+    /// The node was created.
     pub(crate) created: bool,
-    /// The largest transaction that created it, if ZooKeeper tells.
+    /// The largest transaction that created it, if ZooKeeper sends transactions.
     pub(crate) created_by: Option<Zxid>,
-    /// It was deleted.
+    /// The node was deleted.
     pub(crate) deleted: bool,
-    /// Its data was written.
+    /// The node's data was written.
     pub(crate) data_changed: bool,
-    /// The largest transaction among them, if ZooKeeper tells.
+    /// The largest transaction of the events, if ZooKeeper sends transactions.
     pub(crate) zxid: Option<Zxid>,
 }
 
@@ -64,11 +65,11 @@ impl Batch {
     }
 }
 
-/// Collects what its subscriptions see until it is read.
+/// Collects the events of its subscriptions until they are read.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     unread: Mutex<Batch>,
-    /// Number of events and calls to read everything that have arrived. Written under the lock.
+    /// Number of events and resyncs that have arrived. Written under the lock.
     arrivals: AtomicU64,
     news: Notify,
 }
@@ -88,7 +89,7 @@ impl Mailbox {
         }
     }
 
-    /// Takes what there is, perhaps nothing.
+    /// Takes the news so far, which may be empty.
     pub(crate) fn take(&self) -> Batch {
         let mut unread = lock(&self.unread);
         Batch { upto: self.arrivals(), ..std::mem::take(&mut *unread) }
@@ -103,7 +104,7 @@ impl Mailbox {
         self.arrivals.fetch_add(1, Ordering::Release);
     }
 
-    /// Gives back what was taken and could not be handed on.
+    /// Puts back a batch that could not be handed on.
     pub(super) fn put_back(&self, batch: Batch) {
         if batch.is_empty() {
             return;
@@ -134,7 +135,7 @@ impl Mailbox {
         let mut unread = lock(&self.unread);
         self.arrived();
         if unread.resync.contains(watched) {
-            // All of it is read again anyway.
+            // Everything is read again anyway.
             return;
         }
         if unread.events.len() >= MAILBOX_PATHS && !unread.events.contains_key(&event.path) {
@@ -157,16 +158,17 @@ impl Mailbox {
     }
 }
 
-/// What ended the wait on a one-shot watch.
+/// The reason why the wait on a one-shot watch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fired {
-    /// An event; look again.
+    /// An event: read again.
     Event(EventKind),
-    /// The connection was lost, and the watch with it; look again when there is another.
+    /// The connection was lost, and the watch with it: read again on the next connection.
     ConnectionLost,
 }
 
-/// A one-shot watch; resolves once. Dropped, it is forgotten here, and costs ZooKeeper one event in vain.
+/// A one-shot watch, which resolves once. If it is dropped, it is forgotten here, and ZooKeeper sends one event in
+/// vain.
 pub(crate) type OneShot = oneshot::Receiver<Fired>;
 
 /// The table of one session's watches.
@@ -181,29 +183,29 @@ pub(crate) struct Watches {
 struct Inner {
     /// One-shot watches by path.
     once: HashMap<Arc<str>, Vec<oneshot::Sender<Fired>>>,
-    /// With more paths than this, those are dropped that nobody waits for.
+    /// Number of paths above which the watches that nobody waits for are swept out.
     sweep_above: usize,
-    /// Recursive watches by the path watched; each with the number of its subscription.
+    /// Recursive watches by the watched path: the mailboxes, each with the number of its subscription.
     recursive: HashMap<NodePath, Vec<(u64, Arc<Mailbox>)>>,
     /// The recursive watches that this connection has set.
     established: HashSet<NodePath>,
-    /// Those that are wanted, and that this connection has neither set nor been asked to.
+    /// The watches that are wanted, but neither set on this connection nor being set.
     missing: HashSet<NodePath>,
-    /// Those that are set, and that nobody wants.
+    /// The watches that are set, but that nobody wants.
     surplus: HashSet<NodePath>,
-    /// The number of the connection that stands, if one does.
+    /// The number of the present connection, if there is one.
     connection: Option<u64>,
     last_connection: u64,
     next_id: u64,
 }
 
 impl Watches {
-    /// Registers a one-shot watch. To be called before the read that sets it is sent.
+    /// Registers a one-shot watch. Call this before the read that sets it is sent.
     pub(crate) fn once(&self, path: &str) -> OneShot {
         let (fire, watch) = oneshot::channel();
         let mut inner = lock(&self.inner);
         if inner.once.len() > inner.sweep_above {
-            // Names that never come again would stay for ever.
+            // Paths that are never used again would stay for ever.
             inner.once.retain(|_, waiting| {
                 waiting.retain(|waiter| !waiter.is_closed());
                 !waiting.is_empty()
@@ -212,7 +214,7 @@ impl Watches {
         }
         let waiting = inner.once.entry(path.into()).or_default();
         if waiting.len() == waiting.capacity() {
-            // Of a node that does not change, no event would ever take them away.
+            // If the node does not change, no event ever removes the watches that nobody waits for.
             waiting.retain(|waiter| !waiter.is_closed());
             waiting.reserve(waiting.len());
         }
@@ -231,8 +233,8 @@ impl Watches {
         }
     }
 
-    /// Adds a subscription, and gives its number. It is told to read everything as soon as the watch is set; at once,
-    /// if it is.
+    /// Adds a subscription, and returns its number. Its mailbox gets a resync as soon as the watch is set, which may be
+    /// at once.
     pub(super) fn subscribe(&self, path: &NodePath, mailbox: &Arc<Mailbox>) -> u64 {
         let mut inner = lock(&self.inner);
         let id = inner.next_id;
@@ -270,14 +272,14 @@ impl Watches {
         self.changed.notified().await;
     }
 
-    /// Has [`Watches::changed`] return once more.
+    /// Makes [`Watches::changed`] return once more.
     pub(super) fn look_again(&self) {
         self.changed.notify_one();
     }
 
-    /// Some of the recursive watches to set, and some of those to remove: this many at most of each, and
-    /// [`Watches::changed`] tells that there are more. They count as asked for, and as removed, from now on. What it costs
-    /// does not depend on how many watches there are.
+    /// Some of the recursive watches to set, and some of those to remove: at most this many of each. If there may be
+    /// more, [`Watches::changed`] returns once more. From now on they count as being set, and as removed. The cost does
+    /// not depend on the number of watches.
     pub(super) fn differences(&self, most: usize) -> (Vec<NodePath>, Vec<NodePath>) {
         let mut inner = lock(&self.inner);
         let Inner { missing, surplus, established, .. } = &mut *inner;
@@ -292,7 +294,7 @@ impl Watches {
         (missing, surplus)
     }
 
-    /// A watch that was to be set has not been: it is missing again.
+    /// A watch was not set as intended, so it is missing again.
     pub(super) fn still_missing(&self, path: &NodePath) {
         let mut inner = lock(&self.inner);
         if inner.recursive.contains_key(path) && !inner.established.contains(path) {
@@ -300,7 +302,8 @@ impl Watches {
         }
     }
 
-    /// There is a connection; gives it a number, which is larger than that of any before, also of an earlier session.
+    /// A connection was made; returns its number, which is larger than that of any connection before, even of an
+    /// earlier session.
     pub(super) fn connection_made(&self) -> u64 {
         let mut inner = lock(&self.inner);
         inner.last_connection += 1;
@@ -309,24 +312,24 @@ impl Watches {
         inner.last_connection
     }
 
-    /// An answer was received that is behind this transaction; what came before it has been dispatched.
+    /// An answer was received that is behind this transaction; everything before it has been dispatched.
     pub(super) fn reached(&self, zxid: Zxid) {
         self.horizon.reach(zxid);
     }
 
-    /// The connection that stands, and the transaction up to which all events that it is to tell are in the mailboxes.
+    /// The present connection, and the transaction up to which all its events are in the mailboxes.
     pub(super) fn horizon(&self) -> Option<(u64, Zxid)> {
         self.horizon.get()
     }
 
-    /// The connection on which the recursive watch on a path stands, if it does.
+    /// The connection that holds the recursive watch on a path, if one does.
     pub(super) fn established_on(&self, path: &NodePath) -> Option<u64> {
         let inner = lock(&self.inner);
         inner.connection.filter(|_| inner.established.contains(path))
     }
 
-    /// The watch on a path has been set on this connection: all its subscriptions read everything. If the connection is
-    /// gone meanwhile, so is the watch.
+    /// The watch on a path was set on this connection: all its subscriptions read everything. If the connection was
+    /// lost meanwhile, so was the watch.
     pub(super) fn established(&self, path: &NodePath, connection: u64) {
         let mut inner = lock(&self.inner);
         if inner.connection != Some(connection) {
@@ -335,7 +338,7 @@ impl Watches {
         inner.established.insert(path.clone());
         inner.missing.remove(path);
         if !inner.recursive.contains_key(path) {
-            // The last that wanted it has gone meanwhile.
+            // The last subscriber has gone meanwhile.
             inner.surplus.insert(path.clone());
             self.changed.notify_one();
         }
@@ -344,12 +347,12 @@ impl Watches {
         }
     }
 
-    /// Hands an event to everybody it concerns.
+    /// Hands an event to all watches that it concerns.
     pub(super) fn dispatch(&self, event: &Event) {
         let mut inner = lock(&self.inner);
         if let Some(waiting) = inner.once.remove(&event.path) {
             for waiter in waiting {
-                // Whoever no longer waits needs no answer.
+                // A caller that no longer waits needs no answer.
                 let _ = waiter.send(Fired::Event(event.kind));
             }
         }
@@ -363,7 +366,7 @@ impl Watches {
         }
     }
 
-    /// One-shot watches end with their connection; persistent ones are set again by whoever keeps them.
+    /// One-shot watches end with their connection; persistent ones are set again by the task that keeps them.
     pub(super) fn connection_lost(&self) {
         let mut inner = lock(&self.inner);
         self.horizon.end();
@@ -421,7 +424,7 @@ mod tests {
         watches.subscribe(&path, &Arc::default());
         let first = watches.connection_made();
         watches.connection_lost();
-        // The answer to the first connection's request is looked at late.
+        // The answer to the first connection's request is processed late.
         watches.established(&path, first);
         assert_eq!(watches.differences(9).0, std::slice::from_ref(&path));
         let second = watches.connection_made();
@@ -469,7 +472,7 @@ mod tests {
         told.sort_unstable();
         assert_eq!(told, paths);
         assert!(watches.differences(4).0.is_empty());
-        // One could not be asked for, one was given up while it was being set.
+        // One could not be sent, and another was given up while it was being set.
         watches.still_missing(&paths[0]);
         assert_eq!(watches.differences(4).0, &paths[..1]);
         watches.unsubscribe(&paths[1], ids[1]);

@@ -1,10 +1,10 @@
-//! The write batcher of one session: what arrives together goes out together.
+//! The write batcher of one session: units that arrive together are sent together.
 //!
-//! A [`Unit`] is carried out whole or not at all. Units that wait are sent as one multi, bounded by count and bytes; when
-//! that fails, each is sent again once, by itself. While fewer than [`IN_FLIGHT`] multis are under way nothing waits.
-//! Two units on one path must not be under way at a time: that is the caller's part.
+//! A [`Unit`] is carried out as a whole or not at all. Units that wait are sent as one multi, bounded by count and
+//! bytes. If the multi fails, each unit is sent once more, by itself. While fewer than [`IN_FLIGHT`] multis are under
+//! way, nothing waits. The caller must not have two units on one path under way at a time.
 //!
-//! The writer owns what is known of the session's own fence: see [`Guard::Own`].
+//! The writer alone knows the version of the session's own fence: see [`Guard::Own`].
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -25,18 +25,19 @@ use super::fence::Fence;
 use super::session::{Answer, Session};
 use crate::types::{NodePath, Zxid};
 
-/// How many multis may be under way at once.
+/// Maximum number of multis under way.
 const IN_FLIGHT: usize = 4;
-/// How many units go into one multi at most.
+/// Maximum number of units in one multi.
 const BATCH_UNITS: usize = 128;
-/// How long a fence that can't be read is left alone.
+/// Time after which a fence that could not be read is read again.
 const FENCE_PAUSE: Duration = Duration::from_millis(100);
-/// Of how many foreign fences it is known what we did to them, before that is forgotten: they are of sessions that end.
+/// Maximum number of foreign fences whose [`Chain`] is remembered. With more, all are forgotten: they belong to
+/// sessions that end.
 const MAX_CHAINS: usize = 1024;
-/// How many units may wait; one more is [`Error::NotSent`].
+/// Maximum number of units that wait; one more fails with [`Error::NotSent`].
 const QUEUE: usize = 65_536;
 
-/// Whether the stats of what a transaction creates are wanted. They cost a read.
+/// Whether the stats of the nodes that a transaction creates are wanted. They cost a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stats {
     Wanted,
@@ -46,7 +47,7 @@ pub(super) enum Stats {
 /// Operations that are carried out together or not at all.
 #[derive(Debug)]
 pub(crate) struct Unit {
-    /// What must not have happened meanwhile.
+    /// The condition: what must not have happened meanwhile.
     pub(crate) guard: Guard,
     /// The operations; may be empty under a guard.
     pub(crate) ops: Vec<Request>,
@@ -55,29 +56,28 @@ pub(crate) struct Unit {
 /// The condition of a [`Unit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Guard {
-    /// None.
     None,
-    /// Nobody has taken anything over from this session since [`Moves`] was read. The fence is written by the same
-    /// multi, so that a takeover that is being prepared fails, and looks again.
+    /// Nobody has taken anything over from this session since [`Moves`] was read. The same multi writes the fence, so
+    /// that a takeover that is being prepared fails, and looks again.
     Own(Moves),
-    /// Nothing has been taken over from, or taken down by, another replica's session since its fence had this version.
-    /// The fence is written by the same multi, so that its owner fails, and looks again.
+    /// Nothing was taken over from another replica's session, or taken down by it, since its fence had this version.
+    /// The same multi writes the fence, so that the fence's owner fails, and looks again.
     Foreign {
-        /// The fence.
+        /// The path of the fence.
         path: String,
         /// Its version, read before the nodes were read, or in one multi read with them.
         version: i32,
     },
 }
 
-/// How often the own fence was found moved by another replica. A unit that deletes what the session holds takes this
-/// first, then reads the node, then is committed under [`Guard::Own`].
+/// Number of times that the own fence was found changed by another replica. A unit that deletes a node that the session
+/// holds reads this first, then reads the node, and is then committed under [`Guard::Own`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Moves(u64);
 
 #[cfg(test)]
 impl Moves {
-    /// What is known after one move.
+    /// The count after one change.
     pub(crate) fn later() -> Self {
         Self(1)
     }
@@ -86,27 +86,27 @@ impl Moves {
 /// A unit that was carried out.
 #[derive(Debug)]
 pub(crate) struct Committed {
-    /// The transaction: the czxid of all that it created.
+    /// The transaction: the czxid of all nodes that it created.
     pub(crate) zxid: Zxid,
-    /// The answers to the unit's operations. The stat of a create may be empty, if the node was replaced at once.
+    /// The answers to the unit's operations. The stat of a create may be empty if the node was replaced at once.
     pub(crate) parts: Vec<Response>,
 }
 
-/// Why a unit was not carried out, or is not known to have been.
+/// The reason why a unit was not carried out, or is not known to have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CommitError {
-    /// The guard does not hold: read again, decide again.
+    /// The guard does not hold: the caller has to read again and decide again.
     #[error("the fence has moved")]
     FenceMoved,
     /// ZooKeeper refused the operation with this index.
     #[error("part {index}: {code}")]
     Part {
-        /// Which of the unit's operations.
+        /// The index among the unit's operations.
         index: usize,
-        /// Why.
+        /// ZooKeeper's error code.
         code: ErrorCode,
     },
-    /// The unit as a whole.
+    /// The unit failed as a whole.
     #[error(transparent)]
     Zk(#[from] Error),
 }
@@ -119,7 +119,7 @@ struct Waiting {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// A handle on the writer of one session.
+/// A handle to the writer of one session.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Waiting>,
@@ -127,8 +127,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// The writer of `session`, whose fence stands at `fence` with version 0; the future does the work. `mark`: what the
-    /// owner writes into the fence.
+    /// The writer of `session`, whose fence is `fence` and has version 0; the future does the work. `mark`: the data
+    /// that the owner writes into the fence.
     pub(super) fn start(
         session: Session,
         fence: String,
@@ -154,7 +154,8 @@ impl Writer {
     /// Carries out a unit.
     ///
     /// # Errors
-    /// [`CommitError`]. After [`Error::OutcomeUnknown`] and [`Error::SessionExpired`] the unit may have been carried out.
+    /// [`CommitError`]. After [`Error::OutcomeUnknown`] and [`Error::SessionExpired`] the unit may have been carried
+    /// out.
     ///
     /// # Cancellation
     /// The unit is carried out all the same, unless it still waits.
@@ -164,24 +165,24 @@ impl Writer {
         outcome.await.unwrap_or(Err(CommitError::Zk(Error::OutcomeUnknown)))
     }
 
-    /// What is known of the own fence now: for [`Guard::Own`].
+    /// The present count of changes of the own fence, for [`Guard::Own`].
     pub(crate) fn moves(&self) -> Moves {
         Moves(self.moves.load(Ordering::Acquire))
     }
 }
 
-/// What became of one multi.
+/// The result of one multi.
 struct Done {
     batch: Vec<Waiting>,
     fences: Vec<(String, i32)>,
     result: Result<Vec<Committed>, CommitError>,
-    /// Where in the batch's requests each guard's write stands is all that the failing index must be held against.
+    /// Number of guards at the beginning of the multi: a failed part below this index is a guard.
     guards: usize,
 }
 
 enum Finished {
     Batch(Done),
-    /// Each unit by itself, answered already; `own` says what is known of the own fence's version after it.
+    /// Each unit was sent by itself and answered; `own` is the known version of the own fence after that.
     Singles {
         fences: Vec<(String, i32)>,
         own: FenceVersion,
@@ -190,12 +191,12 @@ enum Finished {
     Fence(Result<(i32, bool), Error>),
 }
 
-/// What is known of a fence's version. A foreign write of the own fence is told from our own by its data: ours are empty.
+/// The known version of a fence. A foreign write of the own fence differs from our own writes by its data.
 #[derive(Debug, Clone, Copy)]
 enum FenceVersion {
-    /// Its version, unless another replica has written it since.
+    /// The version, unless another replica has written the fence since.
     Version(i32),
-    /// It had this version; then a write of ours had no answer, or found another version.
+    /// The fence had this version; then a write of ours had no answer, or found another version.
     Unsure { after: i32 },
 }
 
@@ -224,14 +225,14 @@ struct Task {
     arriving: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
     under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
-    /// Fences that a multi under way writes: no other multi may guess their version.
+    /// Fences that a multi under way writes: no other multi may assume their version.
     fences_under_way: HashSet<String>,
-    /// Versions of foreign fences between which there is nothing but multis of ours.
+    /// Versions of foreign fences that are linked by multis of ours alone.
     chains: HashMap<String, Chain>,
 }
 
-/// So many versions of a foreign fence, from the first on, each made from the one before by a multi of ours, which was
-/// conditional on that. Who has read any of them has missed nothing up to the last.
+/// Consecutive versions of a foreign fence, from the first on. A multi of ours made each from the one before, on the
+/// condition that it was still current. So a reader of any of them has missed nothing up to the last.
 #[derive(Debug, Clone, Copy)]
 struct Chain {
     first: i32,
@@ -243,13 +244,13 @@ impl Chain {
         self.first.wrapping_add_unsigned(self.steps)
     }
 
-    /// The last version, for one who has read `version`.
+    /// The last version, for a reader that has read `version`.
     fn now(self, version: i32) -> i32 {
         let is_in = version.wrapping_sub(self.first).cast_unsigned() <= self.steps;
         if is_in { self.last() } else { version }
     }
 
-    /// With one more step, made from `version`.
+    /// The chain after one more step from `version`.
     fn grown(self, version: i32) -> Self {
         if version == self.last() && self.steps < u32::MAX / 4 {
             Self { steps: self.steps + 1, ..self }
@@ -278,7 +279,7 @@ impl Task {
         }
     }
 
-    /// Sends the next multi, if there is anything that can be sent now.
+    /// Sends the next multi, if anything can be sent now; returns whether it did.
     fn send_next(&mut self) -> bool {
         self.waiting.retain(|waiting| !waiting.reply.is_closed());
         let (batch, fences) = self.pick();
@@ -294,7 +295,8 @@ impl Task {
         true
     }
 
-    /// Takes the units of one multi out of the queue, and the fences that it writes with their versions.
+    /// Takes the units of one multi out of the queue; returns them, and the fences that the multi writes with their
+    /// versions.
     fn pick(&mut self) -> (Vec<Waiting>, Vec<(String, i32)>) {
         let moves = self.moves.load(Ordering::Acquire);
         let mut batch: Vec<Waiting> = Vec::new();
@@ -302,7 +304,7 @@ impl Task {
         let mut bytes = 0;
         let mut left = VecDeque::new();
         while let Some(mut next) = self.waiting.pop_front() {
-            // With the write of a fence, which is in the unit's multi or in another unit's.
+            // Includes the write of a fence, which is in this multi or another unit's.
             let size: usize = next.unit.ops.iter().map(|op| self.session.wire_len(op)).sum::<usize>() + self.guard_len;
             if batch.len() >= BATCH_UNITS || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
                 left.push_back(next);
@@ -332,7 +334,7 @@ impl Task {
                 continue;
             }
             if let (Guard::Foreign { version, .. }, Some((_, now))) = (&mut next.unit.guard, &fence) {
-                // Should the multi fail, the unit goes out by itself, from here.
+                // If the multi fails, the unit is sent by itself, starting from this version.
                 *version = *now;
             }
             fences.extend(fence);
@@ -360,7 +362,8 @@ impl Task {
             Finished::Fence(Ok((version, moved))) => {
                 self.own = FenceVersion::Version(version);
                 if moved {
-                    // Counted after the read: whoever takes the new count reads its nodes later than that.
+                    // Counted after the read, so that a caller that reads the new count reads its nodes later than
+                    // that.
                     self.moves.fetch_add(1, Ordering::AcqRel);
                 }
                 self.fences_under_way.remove(&self.fence.path);
@@ -415,7 +418,7 @@ impl Task {
         }
     }
 
-    /// A multi of ours has moved these fences from these versions.
+    /// A multi of ours has changed these fences from these versions.
     fn remember(&mut self, fences: &[(String, i32)]) {
         if self.chains.len() > MAX_CHAINS {
             self.chains.clear();
@@ -426,14 +429,14 @@ impl Task {
         }
     }
 
-    /// What became of these fences is not known, or not ours alone.
+    /// The outcome for these fences is not known, or not ours alone.
     fn forget(&mut self, fences: &[(String, i32)]) {
         for (fence, _) in fences {
             self.chains.remove(fence);
         }
     }
 
-    /// The own fence's version is not known: nothing guarded by it goes out before it has been read.
+    /// The own fence's version is not known: no unit that it guards is sent before the fence has been read.
     fn read_fence(&mut self) {
         let last = self.own.last();
         self.own = FenceVersion::Unsure { after: last };
@@ -441,7 +444,7 @@ impl Task {
         let (session, fence) = (self.session.clone(), self.fence.clone());
         self.under_way.push(Box::pin(async move {
             if !session.connected().await {
-                // The session is over, and the writer's end with it is near; nothing guarded can succeed any more.
+                // The session has ended, and so will the writer soon; no guarded unit can succeed any more.
                 std::future::pending::<()>().await;
             }
             let read = read_fence(&session, &fence, last).await;
@@ -463,7 +466,7 @@ async fn read_fence(session: &Session, fence: &Fence, last: i32) -> Result<(i32,
         return Ok((version, !ours));
     }
     session.ensure_parents(path).await?;
-    // Somebody deleted it by hand. Without it nothing of this session could be taken over safely.
+    // The fence was deleted by hand. Without it nothing of this session could be taken over safely.
     session.create(path.as_str(), fence.mark.clone(), CreateMode::Ephemeral).await.map(|_| (0, true))
 }
 
@@ -526,7 +529,7 @@ async fn send_singles(
     Finished::Singles { fences, own }
 }
 
-/// Sends one unit, now.
+/// Sends one unit at once.
 pub(super) fn send_one(
     session: &Session,
     guards: Vec<Request>,
@@ -545,7 +548,7 @@ pub(super) fn send_one(
     }
 }
 
-/// Sends the guards and all units' operations as one transaction, and splits its answer.
+/// Sends the guards and all units' operations as one transaction, and splits the answer.
 fn send(
     session: &Session,
     guards: Vec<Request>,
@@ -559,7 +562,7 @@ fn send(
     let single = all.len() == 1;
     let created = if single || stats == Stats::Unwanted { None } else { Created::of(&all) };
     let sent = session.submit(if single { all.remove(0) } else { Request::Multi(all) });
-    // Right behind it, so that it costs no time: a session's requests are carried out in order.
+    // Sent right behind it, so that it costs no time: a session's requests are carried out in order.
     let looked = created.map(|created| (session.submit(created.look()), created));
     let owner = session.id().0;
     async move {

@@ -17,7 +17,7 @@ fn views(settings: Settings, tasks: &mut JoinSet<()>) -> Views {
     Views::start(Zk::start(config, tasks), settings, None, &Budget::new(Limits::NONE, Limits::NONE), tasks)
 }
 
-/// Views of an embedded ZooKeeper, and where that is.
+/// Views of an embedded ZooKeeper, and its address.
 async fn embedded(
     settings: Settings,
     budget: &Budget,
@@ -38,7 +38,7 @@ async fn write(views: &Views, request: Request) {
     session.submit(request).await.unwrap();
 }
 
-/// Makes a node, and children that each hold so many bytes.
+/// Creates a node with children of this many bytes each.
 async fn make(views: &Views, name: &str, children: usize, bytes: usize) {
     let make = |path: String, bytes| create(&path, vec![b'x'; bytes].into(), CreateMode::Persistent);
     write(views, make(format!("/{name}"), 0)).await;
@@ -60,7 +60,7 @@ fn path(name: &str) -> NodePath {
     NodePath::trusted(format!("/{name}"))
 }
 
-/// Opens a view, and has it loaded.
+/// Opens a view and loads it.
 fn open(views: &Views, name: &str, bytes: usize) -> Reader {
     open_as(views, name, bytes, &Account::unlimited())
 }
@@ -177,10 +177,10 @@ async fn a_path_that_is_too_large_is_not_read_again_for_what_happens_to_it() {
     let before = received(address).await;
     for _ in 0..TIMES {
         write(&views, set_data(&format!("/big/{:050}", 0), b"y".as_slice().into(), -1)).await;
-        // By then what happened is known, and would have been looked at.
+        // By then the change is known, and a watch would have caused a read.
         other.latest().await.unwrap();
     }
-    // A write, a sync and a read each.
+    // Each round has a write, a sync and a read.
     let asked = received(address).await - before;
     assert!(asked < 3 * TIMES + TIMES / 4, "{asked} requests");
     assert_eq!(big.latest().await.unwrap_err(), Error::path_too_large(100_000));
@@ -232,7 +232,7 @@ async fn what_one_connection_reads_is_its_own_and_a_full_replica_ends_no_view_in
     assert!(budget.used(Resource::ViewBytes) > 500_000);
 }
 
-/// Who waits for ever, for a test.
+/// A deadline that no test ever reaches.
 fn far() -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_secs(600)
 }

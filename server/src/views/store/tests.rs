@@ -81,7 +81,7 @@ async fn a_directory_is_one_replicas_and_one_trees() {
         let error = Store::open(directory.path(), &other).unwrap_err();
         assert!(error.to_string().contains("zk1:2181,zk2:2181/prod"), "{error}");
     }
-    // Servers of an ensemble come and go.
+    // The servers of an ensemble change.
     for hosts in [["zk2:2181", "zk3:2181"], ["zk3:2181", "zk4:2181"]] {
         let store = Store::open(directory.path(), &owner(&hosts, "/prod")).unwrap();
         assert!(store.has(&scope("/a")));
@@ -108,7 +108,7 @@ async fn broken_and_foreign_files_are_passed_over() {
     drop(store);
     let bytes = fs::read(&broken).unwrap();
     fs::write(&broken, &bytes[..bytes.len() - 1]).unwrap();
-    // In another one's place, not finished, and not ours at all.
+    // A copy under the name of another view, an unfinished file, and files that are not ours at all.
     fs::copy(&whole, directory.path().join(format!("{}.view", "0".repeat(64)))).unwrap();
     let unfinished = directory.path().join(format!("{}.view.new", "1".repeat(64)));
     let notes = directory.path().join("notes.view");
@@ -117,7 +117,7 @@ async fn broken_and_foreign_files_are_passed_over() {
     let store = open(&directory);
     assert!(store.has(&scope("/whole")) && !store.has(&scope("/broken")));
     assert!(!unfinished.exists() && notes.exists());
-    // It is written again, and whole then.
+    // It is written again, and whole after that.
     store.save(vec![view("/broken", 6, &["y"])]).await;
     drop(store);
     assert_eq!(names(&open(&directory), "/broken").await.unwrap(), ["y"]);
@@ -146,7 +146,7 @@ async fn an_empty_list_never_takes_the_place_of_a_known_one() {
     show(&view, 6, &[]);
     store.save_all(vec![view.clone()]).await;
     assert_eq!(names(&store, "/a").await.unwrap(), ["x"]);
-    // This process has shown the empty list: it shows nothing older any more. The next one may.
+    // This process has shown the empty list and shows nothing older any more. The next process may.
     store.note_dropped(&view);
     assert!(!store.has(&scope("/a")));
     drop(store);
@@ -195,7 +195,7 @@ async fn a_view_that_can_not_be_written_is_not_shown_as_it_was_before() {
     let store = open(&directory);
     let view = view("/a", 5, &["x"]);
     store.save(vec![view.clone()]).await;
-    // A directory in the place of the file.
+    // A directory in place of the file.
     let blocker = view_files(&directory).remove(0);
     fs::remove_file(&blocker).unwrap();
     fs::create_dir(&blocker).unwrap();
@@ -234,7 +234,7 @@ async fn a_store_that_is_full_writes_no_more_views_and_touches_none_twice() {
         let index = store.0.index();
         views.iter().map(|view| index.kept[&view.scope].touched).collect::<Vec<_>>()
     };
-    // A minute later they are touched, and not again.
+    // A minute later their times are updated, once.
     let later = Instant::now() + TOUCH;
     store.save_as_of(views.clone(), later).await;
     let at = touched(&store);
@@ -242,7 +242,7 @@ async fn a_store_that_is_full_writes_no_more_views_and_touches_none_twice() {
     for view in &views {
         assert!(store.0.due(view, at[1] + TOUCH / 2, &mut room).is_none());
     }
-    // As many as there may be, all in use.
+    // The maximum number of views, all in use.
     let fill = Kept::new(&state("/", 1, &[]), 0, SystemTime::now(), Instant::now());
     let others = (0..MAX_FILES - 2).map(|number| scope(&format!("/other/{number}")));
     store.0.index().kept.extend(others.map(|scope| (scope, fill.clone())));

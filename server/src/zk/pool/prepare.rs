@@ -1,7 +1,7 @@
-//! What a session needs before it is used: the znodes that are ours, and the session's fence.
+//! Prepares a session for its use: creates the znodes that are ours, and the session's fence.
 //!
-//! What exists is not made: an operator may have prepared it where Rollcall may create nothing. Whether it can be used is
-//! tried by a transaction that ZooKeeper always refuses in its last part, so that nothing is changed.
+//! A node that exists is not created: an operator may have prepared it where Rollcall may create nothing. Whether it
+//! can be used is tested with a transaction whose last part ZooKeeper always refuses, so that nothing is changed.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use super::super::session::{Answer, Session};
 use super::super::{Config, Error};
 use crate::types::{RESERVED_ROOT, SessionId};
 
-/// The pause after ZooKeeper has refused what a session needs; each further refusal doubles it.
+/// The pause after ZooKeeper has refused to prepare a session; each further refusal doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest such pause: the replica serves nobody before an operator has mended it.
+/// Maximum pause of that kind: the replica serves nobody before an operator has fixed the cause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Why a session can't be used.
+/// The reason why a session can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Trouble {
     #[error(transparent)]
@@ -34,7 +34,7 @@ enum Trouble {
     MayNotCreate { path: String, parent: String },
 }
 
-/// Prepares a session; `None` when it expired meanwhile.
+/// Prepares a session; `None` if it expired meanwhile.
 pub(super) async fn prepare(session: &Session, config: &Config) -> Option<SessionId> {
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
@@ -65,7 +65,7 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Trouble> 
     for path in [RESERVED_ROOT, FENCES, LEASES] {
         ensure(session, &config.outer(path)).await?;
     }
-    // Where an operator has prepared the others alone, nobody is evicted, and all else is as it should be.
+    // If an operator has prepared only the others, nobody can be evicted, and everything else works.
     match ensure(session, &config.outer(EVICTED)).await {
         Err(trouble @ Trouble::MayNotCreate { .. }) => tracing::warn!(%trouble, "registrations can't be evicted"),
         made => made?,
@@ -83,17 +83,17 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Trouble> 
     session.submit(Request::RemoveWatches { path: LEASES.to_owned() }).await?;
     let fence = layout::fence(session.id());
     match session.create(&fence, roster::mark(&config.name), CreateMode::Ephemeral).await {
-        // It stands already when the answer to an earlier try was lost.
+        // It exists already if the answer to an earlier attempt was lost.
         Ok(_) | Err(Error::Refused(ErrorCode::NodeExists)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Creates a node where there is none. The path is as the servers know it.
+/// Creates a node if it does not exist. The path is as the servers know it.
 async fn ensure(session: &Session, path: &str) -> Result<(), Trouble> {
     let look = session.submit_outer(Request::Exists { path: path.to_owned(), watch: false });
     match look.await {
-        // One that may not be read may be one to use all the same.
+        // A node that may not be read may be usable all the same.
         Ok(_) | Err(Error::Refused(ErrorCode::NoAuth)) => return Ok(()),
         Err(Error::Refused(ErrorCode::NoNode)) => {}
         Err(error) => return Err(error.into()),
@@ -109,7 +109,7 @@ async fn ensure(session: &Session, path: &str) -> Result<(), Trouble> {
     }
 }
 
-/// Finds out whether everything that is done to the nodes that are ours may be done.
+/// Tests whether every operation on the nodes that are ours is permitted.
 async fn check_usable(session: &Session, config: &Config) -> Result<(), Trouble> {
     let name = format!("probe-{:016x}", session.id().0);
     let (fence, lease) = (format!("{FENCES}/{name}"), format!("{LEASES}/{name}"));
@@ -122,7 +122,7 @@ async fn check_usable(session: &Session, config: &Config) -> Result<(), Trouble>
         (delete(&lease, -1), LEASES, "DELETE"),
     ];
     let mut parts: Vec<_> = needs.iter().map(|(part, ..)| part.clone()).collect();
-    // A node that is new has not been written.
+    // A new node has not been written yet, so this check fails.
     parts.push(check(&fence, 1));
     let Answer { response: Response::Parts(results), .. } = session.submit(Request::Multi(parts)).await? else {
         return Err(Error::OutcomeUnknown.into());
@@ -133,7 +133,7 @@ async fn check_usable(session: &Session, config: &Config) -> Result<(), Trouble>
     }
     match results.last() {
         Some(Err(ErrorCode::BadVersion)) => Ok(()),
-        // Others delete what was there a moment ago.
+        // Others have deleted a node that existed a moment ago.
         _ => Err(Error::NotSent.into()),
     }
 }

@@ -1,4 +1,5 @@
-//! The tasks that keep the pool's sessions: opening, the fence, the heartbeat, and giving up what is too many.
+//! The tasks that keep the pool's sessions: they open sessions, write the heartbeat, and give up sessions that are not
+//! needed.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -18,12 +19,12 @@ use super::prepare::prepare;
 use super::{Inner, Owner, Shared};
 use crate::types::SessionId;
 
-/// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile those who
-/// need room wait, afterwards they are refused.
+/// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile callers
+/// that need room wait; afterwards they are refused.
 const OPENING: Duration = Duration::from_secs(5);
 /// The pause after the first surplus session that ZooKeeper did not take; each further one doubles it.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// The longest such pause.
+/// Maximum pause of that kind.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Runs for ever, unless the task of a session panics.
@@ -37,7 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.wanted.notified() => {
-                // Calls that come while the new session is on its way ask for one, not for one each.
+                // Calls that come while the new session is being opened ask for one session together, not for one each.
                 if shared.may_grow() && let Some(slot) = (always..).find(|slot| !surplus.contains(slot)) {
                     tracing::info!(sessions = tasks.len() + 1, "opening another zookeeper session");
                     surplus.insert(slot);
@@ -64,7 +65,7 @@ async fn keep(shared: Arc<Shared>, slot: usize) -> usize {
             if let Some(id) = prepare(&session, &shared.config).await {
                 own(session.clone(), id, slot, &shared).await;
             }
-            // The session is over; so will be its life.
+            // The session has ended, and so will its life.
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -75,7 +76,7 @@ async fn keep(shared: Arc<Shared>, slot: usize) -> usize {
     }
 }
 
-/// Keeps one session in the list, until it expires, or has been empty for long, or is not to be had.
+/// Keeps one session in the list, until it expires, has been empty for long, or could not be opened.
 async fn keep_surplus(shared: Arc<Shared>, slot: usize) -> usize {
     let (session, life) = Session::start(shared.config.clone(), Arc::new(Watches::default()));
     let mut life = pin!(life);
@@ -96,8 +97,8 @@ async fn keep_surplus(shared: Arc<Shared>, slot: usize) -> usize {
     leave(&shared, session.id());
     drop(session);
     if !is_over {
-        // Where it was given up there may be requests under way that leave nothing. The connection ends with the last of
-        // them, and without it the session times out.
+        // If the session was given up, requests that leave nothing may still be under way. The connection ends with the
+        // last of them, and without a connection the session times out.
         life.await;
     }
     shared.room_is_free();
@@ -107,7 +108,7 @@ async fn keep_surplus(shared: Arc<Shared>, slot: usize) -> usize {
 /// ZooKeeper did not take another session in time.
 fn refused(shared: &Shared) {
     if !shared.owners.borrow().iter().any(|owner| owner.session().is_up()) {
-        // It takes nobody now.
+        // It takes no session at all now.
         return;
     }
     let mut growth = shared.growth();
@@ -123,8 +124,8 @@ fn leave(shared: &Shared, id: SessionId) {
     shared.owners.send_modify(|owners| Arc::make_mut(owners).retain(|owner| owner.id() != id));
 }
 
-/// Puts the session into the list, and keeps its writer and its heartbeat going until the session is over; a surplus one
-/// also until it is given up, and what is under way in it has ended.
+/// Puts the session into the list, and keeps its writer and its heartbeat running until the session has ended. For a
+/// surplus session this also ends when it is given up and its requests that are under way have ended.
 async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>) {
     let fence = layout::fence(id);
     let fence_bytes = shared.config.path_cost(fence.len());
@@ -147,7 +148,7 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
     writing.await;
 }
 
-/// Writes to the fence, an interval after the last answer; at once after every connect.
+/// Writes to the fence: an interval after the last answer, and at once after every connect.
 async fn heartbeat(owner: &Owner) {
     let mut link = owner.session().link();
     while owner.session().connected().await {
@@ -159,13 +160,13 @@ async fn heartbeat(owner: &Owner) {
                 _ = link.changed() => {}
             },
             Err(CommitError::Zk(Error::SessionExpired)) => return,
-            // The fence moved, or the connection did: again, once the writer knows more.
+            // The fence or the connection has changed: tries again once the writer knows more.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
-/// Has those who wait for room ask again when the session is there, and whenever it is connected again.
+/// Makes callers that wait for room ask again when the session is in the list, and whenever it has connected again.
 async fn tell_of_connections(owner: &Owner) {
     let mut link = owner.session().link();
     loop {
@@ -176,7 +177,7 @@ async fn tell_of_connections(owner: &Owner) {
     }
 }
 
-/// Waits until a surplus session has held nothing for long, and nothing will be placed in it any more.
+/// Waits until a surplus session has held nothing for long and nothing will be placed in it any more.
 async fn given_up(owner: &Owner) {
     if !owner.is_surplus() {
         std::future::pending::<()>().await;

@@ -12,7 +12,7 @@ use super::*;
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A pool on a server of its own, which takes so many connections.
+/// A pool on a server of its own that takes this many connections.
 async fn pool(max_connections: usize, change: impl FnOnce(&mut Config)) -> (Pool, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     let settings = rollcall_embedded::Config { max_connections, ..rollcall_embedded::Config::default() };
@@ -24,13 +24,13 @@ async fn pool(max_connections: usize, change: impl FnOnce(&mut Config)) -> (Pool
     (pool, tasks)
 }
 
-/// Room, once there is some; and how often another session was on its way, or none was connected.
+/// Room, once there is some. Waits while another session is being opened, or none is connected.
 async fn wait_for_room(pool: &Pool, path_bytes: usize) -> Result<Room, NoRoom> {
     loop {
         let mut news = pool.room_news();
         match pool.room(path_bytes) {
             Err(NoRoom::NotConnected | NoRoom::Opening) => {
-                // The news tell of room; that there is none to come is found out by asking.
+                // The news reports room; that no room will come is found out by asking.
                 drop(tokio::time::timeout(Duration::from_millis(500), news.changed()).await);
             }
             other => return other,
@@ -38,7 +38,7 @@ async fn wait_for_room(pool: &Pool, path_bytes: usize) -> Result<Room, NoRoom> {
     }
 }
 
-/// Takes all the room that there is.
+/// Takes all the room there is.
 async fn fill(pool: &Pool, path_bytes: usize) -> Vec<Room> {
     let mut rooms = Vec::new();
     let filling = async {
@@ -76,7 +76,7 @@ async fn the_pool_grows_to_its_cap_says_when_it_is_full_and_shrinks_again() {
     assert_eq!(pool.room(4000).unwrap_err(), NoRoom::Full);
     assert_eq!((pool.owners().borrow().len(), rooms.len()), (4, 4 * (SESSION_PATH_BYTES / 4004)));
     assert!(pool.room(100).is_ok(), "there is room for a short one still");
-    // What goes is news for those who wait.
+    // Room that is freed is news for callers that wait.
     pool.room(4000).unwrap_err();
     let news = pool.room_news();
     assert!(!news.has_changed().unwrap());
@@ -85,7 +85,7 @@ async fn the_pool_grows_to_its_cap_says_when_it_is_full_and_shrinks_again() {
     drop(last);
     assert!(news.has_changed().unwrap());
     rooms.retain(|room| room.owner().id() == kept);
-    // One that holds something stays, and the one that is always there.
+    // A session that holds something stays, and so does the one that always exists.
     wait_for_sessions(&pool, 2).await;
     let new = pool.room(4000).unwrap();
     assert!(!new.owner().is_surplus(), "what comes anew does not go into the surplus");
@@ -119,7 +119,7 @@ async fn nothing_is_placed_in_a_session_that_is_given_up() {
     assert!(owner.give_up_if_empty());
     assert!(pool.room_in(owner.id(), 10).is_none());
     assert!(pool.room(10).is_err() && pool.room_for_taken(10, owner.id()).is_err());
-    // One that finds its node there all the same.
+    // A caller finds its node in the session all the same.
     drop(owner.room_for_its_own(10));
     assert!(pool.room(10).is_err());
 }
@@ -139,7 +139,7 @@ async fn a_zookeeper_that_takes_no_more_sessions_is_asked_again_after_a_pause() 
     let (pool, _tasks) = pool(1, |config| config.max_sessions = 4).await;
     let rooms = fill(&pool, 4000).await;
     assert_eq!(rooms.len(), SESSION_PATH_BYTES / 4004);
-    // It has been tried for as long as that may take, and is not tried again at once.
+    // The time to open a session has passed, and no other attempt follows at once.
     assert_eq!(pool.room(4000).unwrap_err(), NoRoom::Full);
     assert!(pool.0.growth().not_before > Instant::now());
     assert_eq!(pool.0.growth().pause, 2 * slots::FIRST_PAUSE);
@@ -203,7 +203,7 @@ async fn a_session_that_a_reply_calls_over_is_kept_if_the_next_handshake_finds_i
         let owner = pool.owners().borrow()[0].clone();
         let mut link = owner.session().link();
         link.borrow_and_update();
-        // Its heartbeat.
+        // The heartbeat fails.
         proxy.faults().refused.insert(OpCode::SetData, code.to_wire());
         tokio::time::timeout(LONG, link.changed()).await.expect("the connection is left").unwrap();
         proxy.faults().refused.clear();

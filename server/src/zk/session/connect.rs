@@ -1,4 +1,4 @@
-//! How a session gets a connection: all addresses of all servers in turn, each with its handshake.
+//! Connects a session: to all addresses of all servers in turn, each with its handshake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,30 +15,31 @@ use super::super::Error;
 use super::super::connection::{self, FrameReader};
 use super::{Task, lock};
 
-/// The longest pause between two rounds of connection attempts.
+/// Maximum pause between two rounds of connection attempts.
 const RECONNECT_CAP: Duration = Duration::from_millis(400);
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
-/// Time after which the next address is called, while the ones before it have not answered.
+/// Time after which the next address is called if the ones before it have not answered.
 const STAGGER: Duration = Duration::from_millis(50);
 
 type Connection = (FrameReader<OwnedReadHalf>, OwnedWriteHalf);
 
-/// What one round over all addresses has come to.
+/// The result of one round over all addresses.
 enum Round {
     Connected(Connection),
-    /// ZooKeeper says that the session is over.
+    /// ZooKeeper says that the session has ended.
     Expired,
-    /// None has taken the session.
+    /// No server has taken the session.
     Failed {
-        /// One has closed the connection without an answer.
+        /// Whether a server has closed the connection without an answer.
         is_refused: bool,
-        /// A probe has found that the session stands.
+        /// Whether a probe has found that the session exists.
         is_standing: bool,
     },
 }
 
 impl Task {
-    /// Tries all servers in turn until one takes the session; `None` when it is over, or all handles are gone.
+    /// Tries all servers in turn until one takes the session; `None` when the session has ended, or all handles are
+    /// gone.
     pub(super) async fn connect(&mut self) -> Option<Connection> {
         let mut pause = RECONNECT_FIRST;
         let (mut is_probe, mut no_probe_until) = (false, Instant::now());
@@ -49,8 +50,8 @@ impl Task {
                 Round::Failed { is_refused, is_standing } => {
                     let identity = lock(&self.identity).clone();
                     if is_standing {
-                        // But the servers may be behind, and are not read from. The session is left alone for as long as
-                        // it can live now, which would never end otherwise.
+                        // The session exists, but the servers may be behind, so it is not used. It is not probed again
+                        // for as long as it can live now, since probes would keep it alive for ever.
                         no_probe_until = Instant::now() + 2 * identity.timeout;
                     }
                     let is_overdue = identity.last_heard.is_some_and(|heard| heard.elapsed() > identity.timeout);
@@ -64,16 +65,16 @@ impl Task {
         None
     }
 
-    /// Tries each address once. It takes a third of the session time-out, or half a second an address where that is more,
-    /// if all of them take connections and say nothing.
+    /// Tries each address once. If all of them accept connections and send nothing, that takes a third of the session
+    /// time-out, or half a second for each address if that is more.
     async fn round(&mut self, is_probe: bool) -> Round {
         self.refuse_queued(Error::NotSent);
         let mut addresses = self.names.addresses(&self.config.hosts, &self.config.reports).await;
-        // The server of the last connection may hang: the others first.
+        // The server of the last connection may hang, so the others come first.
         addresses.sort_by_key(|address| Some(*address) == self.server);
         let patience = connection::handshake_timeout(self.config.session_timeout, addresses.len());
         let request = self.connect_request(is_probe);
-        // All are called, a little after each other: one that swallows packets must not hold up the others.
+        // All are called, a little after each other: an address that swallows packets must not delay the others.
         let mut calls: FuturesUnordered<_> = (0..)
             .zip(addresses)
             .map(|(nth, address)| async move {
@@ -96,7 +97,8 @@ impl Task {
                 }
                 Ok(_) => return Round::Expired,
                 Err(error) => {
-                    // What a server does that is behind, and also one that is just starting, or has enough connections.
+                    // A server that is behind does this, and so does a server that is just starting or has enough
+                    // connections.
                     is_refused |= error.kind() == io::ErrorKind::UnexpectedEof;
                     self.config.reports.failed(&self.names.named(address), tried, &error);
                 }
@@ -119,7 +121,7 @@ impl Task {
         tracing::info!(session = format_args!("{:#x}", identity.id), host = %address, "connected to zookeeper");
     }
 
-    /// What to ask a server with; a probe asks as one who has seen nothing.
+    /// The request to a server. A probe claims to have seen nothing.
     fn connect_request(&self, is_probe: bool) -> ConnectRequest {
         let identity = lock(&self.identity);
         ConnectRequest {

@@ -16,15 +16,16 @@ use crate::types::Zxid;
 use crate::zk::connection::{Frame, FrameReader};
 use crate::zk::watches::{Event, Watches};
 
-/// Length of a step in which silence is counted. With longer ones a silent server is noticed later; with shorter ones
+/// Length of a step in which silence is counted. With longer steps a silent server is noticed later; with shorter ones
 /// sessions that have nothing to do wake up more often.
 const STEP: Duration = Duration::from_millis(250);
-/// Minimum number of steps in a session time-out, where that is short.
+/// Minimum number of steps in a session time-out; applies if that is short.
 const STEPS: u32 = 24;
-/// A longer answer is decoded on a blocking thread, in bytes: one of 64 MiB may name millions of children.
+/// Maximum number of bytes of an answer that is decoded at once. A longer one is decoded on a blocking thread: an
+/// answer of 64 MiB may name millions of children.
 const DECODED_AT_ONCE: usize = 128 * 1024;
 
-/// What the reading side works with.
+/// The state that the reading side works with.
 pub(super) struct Reading<'a> {
     pub(super) pending: &'a Mutex<VecDeque<Pending>>,
     pub(super) watches: &'a Watches,
@@ -33,23 +34,23 @@ pub(super) struct Reading<'a> {
     pub(super) config: &'a Arc<Config>,
 }
 
-/// How long the server has been silent. Counted in steps, each of which ends with a look that finds the socket empty: a
-/// process that was stopped, or had no processor, adds one step however long that took, and time in which a long answer is
-/// decoded, and nothing is read, adds none.
+/// Time for which the server has been silent. It is counted in steps, each of which ends when a look finds the socket
+/// empty. A process that was stopped, or had no processor, adds one step however long that took; time in which a long
+/// answer is decoded, and nothing is read, adds none.
 #[derive(Debug, Default)]
 struct Silence {
-    /// Number of bytes that had been received by the last step.
+    /// Number of bytes received by the end of the last step.
     received: u64,
-    /// Nothing was received.
+    /// Time in which nothing was received.
     quiet: Duration,
-    /// Nothing was received while a request waited.
+    /// Time in which nothing was received while a request waited.
     ignored: Duration,
-    /// No request was answered while one waited. A long answer that is on its way may take its time.
+    /// Time in which no request was answered while one waited. A long answer that is being received may take its time.
     unanswered: Duration,
 }
 
 impl Silence {
-    /// A step is over. `waited`: how long the oldest request has, if there is one.
+    /// A step has ended. `waited`: the time for which the oldest request has waited, if there is one.
     fn step(&mut self, step: Duration, received: u64, is_amid_frame: bool, waited: Option<Duration>) {
         let is_quiet = received == self.received;
         self.received = received;
@@ -68,8 +69,8 @@ impl Silence {
         self.unanswered = Duration::ZERO;
     }
 
-    /// Why the server counts as gone, if it does: it leaves requests without an answer for a third of the time-out, or is
-    /// silent for two thirds, though it is pinged every third.
+    /// The reason why the server counts as gone, if it does: it leaves requests unanswered for a third of the time-out,
+    /// or is silent for two thirds, though it is pinged every third.
     fn end(&self, timeout: Duration) -> Option<String> {
         if self.unanswered >= timeout / 3 {
             return Some(format!("no answer for {} ms", (timeout / 3).as_millis()));
@@ -79,7 +80,7 @@ impl Silence {
 }
 
 impl Reading<'_> {
-    /// Reads until the connection breaks, and says why it did.
+    /// Reads until the connection breaks; returns the reason.
     pub(super) async fn run<R: AsyncRead + Unpin>(&self, mut reader: FrameReader<R>, timeout: Duration) -> String {
         let step = STEP.min(timeout / STEPS).max(Duration::from_millis(1));
         let mut steps = tokio::time::interval_at(Instant::now() + step, step);
@@ -87,7 +88,7 @@ impl Reading<'_> {
         let mut silence = Silence { received: reader.received(), ..Silence::default() };
         loop {
             let frame = tokio::select! {
-                // The socket is looked at first: when a step ends, there was nothing in it.
+                // The socket comes first: when a step ends, there was nothing in it.
                 biased;
                 frame = reader.next() => match frame {
                     Ok(frame) => frame,
@@ -127,7 +128,7 @@ impl Reading<'_> {
         identity.silence = Duration::ZERO;
     }
 
-    /// Takes in a frame; gives whether it answers a request. An error ends the connection.
+    /// Processes a frame; returns whether it answers a request. An error ends the connection.
     async fn take(&self, frame: Frame) -> Result<bool, String> {
         let too_large = match &frame {
             Frame::Whole(_) => None,
@@ -163,8 +164,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Hands a reply to the caller that waits for it. The request stays among those that wait until its answer is decoded:
-    /// if the connection ends meanwhile, the caller learns that the outcome is unknown.
+    /// Hands a reply to the caller that waits for it. The request remains pending until its answer is decoded: if the
+    /// connection ends meanwhile, the caller learns that the outcome is unknown.
     async fn answer(
         &self,
         header: ReplyHeader,
@@ -191,7 +192,7 @@ impl Reading<'_> {
         match (response, too_large, failing) {
             (_, None, Some((code, error))) => {
                 drop(reply.send(Err(error)));
-                // The next handshake tells whether the session is really over.
+                // The next handshake shows whether the session has really ended.
                 if matches!(code, ErrorCode::SessionExpired | ErrorCode::SessionMoved) {
                     end = Err(code.to_string());
                 }
@@ -217,7 +218,7 @@ impl Reading<'_> {
         end
     }
 
-    /// Reads an answer, with paths below the chroot.
+    /// Decodes an answer, with paths relative to the chroot.
     async fn decode(&self, op_code: OpCode, mut decoder: Decoder, is_long: bool) -> Result<Response, Malformed> {
         let config = self.config.clone();
         let mut read = move || {
@@ -234,15 +235,15 @@ impl Reading<'_> {
     }
 }
 
-/// Why a transaction failed, if the code of the part that did says nothing of that part: ZooKeeper does not know the
-/// session, or has no time. Nothing of the transaction was carried out.
+/// The reason why a transaction failed, if the code of the failed part does not concern that part: ZooKeeper does not
+/// know the session, or has no time. Nothing of the transaction was carried out.
 fn failed_as_a_whole(parts: &[Result<Response, ErrorCode>]) -> Option<(ErrorCode, Error)> {
     let mut codes = parts.iter().filter_map(|part| part.as_ref().err().copied());
     let code = codes.find(|code| !matches!(Error::from_reply(*code), Error::Refused(_)))?;
     Some((code, Error::NotSent))
 }
 
-/// A long answer to a read that nobody waits for any more is thrown away as it is. What was written is evidence.
+/// A long answer to a read that nobody waits for any more is thrown away undecoded. The answer to a write is evidence.
 fn is_worth_decoding(op_code: OpCode, is_long: bool, is_wanted: bool) -> bool {
     is_wanted || !is_long || op_code == OpCode::Multi
 }

@@ -23,7 +23,8 @@ async fn embedded(tasks: &mut JoinSet<()>) -> SocketAddr {
     address
 }
 
-/// Something that takes connections, and says nothing; or closes each when it has read something.
+/// A server that accepts connections and sends nothing; or, with `closes`, closes each connection after reading
+/// something.
 async fn mute(closes: bool, tasks: &mut JoinSet<()>) -> SocketAddr {
     let listener = TcpListener::bind(ANY_PORT).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -59,7 +60,7 @@ async fn a_name_with_several_addresses_is_served_by_any_that_answers() {
     let mut tasks = JoinSet::new();
     let gone = TcpListener::bind(ANY_PORT).await.unwrap().local_addr().unwrap();
     let servers = [gone, mute(false, &mut tasks).await, mute(true, &mut tasks).await, embedded(&mut tasks).await];
-    // Whichever comes first by chance.
+    // Whichever address happens to come first.
     let sessions: Vec<_> = (0..16).map(|_| start(&servers, &mut tasks)).collect();
     for session in &sessions {
         let connected = tokio::time::timeout(LONG, session.connected()).await;

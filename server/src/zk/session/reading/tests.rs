@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 type Reply = oneshot::Receiver<Result<Answer, Error>>;
 
-/// What one connection's reading side works with, and the server's end of that connection.
+/// The state of one connection's reading side, and the server's end of that connection.
 struct Test {
     pending: Mutex<VecDeque<Pending>>,
     watches: Watches,
@@ -47,7 +47,7 @@ impl Test {
         Reading { pending, watches, identity, evidence, config }.run(FrameReader::new(stream), TIMEOUT).await
     }
 
-    /// A read of a node's data has been written.
+    /// Notes that a read of a node's data was written.
     fn ask(&self, xid: i32, held: Option<Held>) -> Reply {
         let (reply, answer) = oneshot::channel();
         let mailbox = Some(Arc::<Mailbox>::default());
@@ -61,7 +61,7 @@ impl Test {
     }
 }
 
-/// The answer to a read, with so much data.
+/// The answer to a read, with this many bytes of data.
 fn answer(xid: i32, bytes: usize) -> bytes::Bytes {
     let mut encoder = Encoder::new();
     encoder.frame(|encoder| {
@@ -85,7 +85,7 @@ async fn a_long_answer_on_its_way_is_no_silence_and_its_end_is() {
     let mut asked = test.ask(1, None);
     let mut run = Box::pin(test.run(client));
     let bytes = answer(1, 1000);
-    // Longer than the whole time-out, in pieces.
+    // In pieces, for longer than the whole time-out.
     for piece in bytes.chunks(10) {
         server.write_all(piece).await.unwrap();
         let waited = tokio::time::timeout(SECOND, &mut run).await;
@@ -93,7 +93,7 @@ async fn a_long_answer_on_its_way_is_no_silence_and_its_end_is() {
         assert!(test.silence() < 2 * SECOND, "{:?}", test.silence());
     }
     assert!(matches!(asked.try_recv(), Ok(Ok(_))));
-    // The next one comes in part, and no further.
+    // Only part of the next answer comes.
     let asked = test.ask(2, None);
     server.write_all(&answer(2, 1000)[..500]).await.unwrap();
     let waited = tokio::time::timeout(5 * SECOND, &mut run).await;
@@ -132,7 +132,7 @@ async fn a_server_is_given_up_when_it_answers_nothing_and_not_when_it_is_slow() 
         assert!(waited.is_err(), "the oldest has waited long, but others are answered: {waited:?}");
         server.write_all(&answer(xid, 10)).await.unwrap();
     }
-    // It answers pings, which says nothing of requests.
+    // The server answers pings, which says nothing about requests.
     let pings = async {
         loop {
             tokio::time::sleep(SECOND).await;
@@ -166,7 +166,7 @@ async fn a_long_answer_that_nobody_waits_for_is_not_decoded() {
     let test = Test::new();
     let (mut server, client) = tokio::io::duplex(1 << 20);
     let mut run = Box::pin(test.run(client));
-    // What can't be decoded would end the connection.
+    // An answer that can't be decoded would end the connection.
     let mut garbage = Encoder::new();
     garbage.frame(|encoder| {
         ReplyHeader { xid: 1, zxid: 7, error: 0 }.encode(encoder);
@@ -219,7 +219,7 @@ async fn a_part_that_fails_because_of_the_session_is_no_refusal_of_the_part() {
             Answered::Parts(rest.map(Part::Failed).into()).encode(encoder);
         });
         server.write_all(&encoder.take()).await.unwrap();
-        // The stream's end, or that of the session.
+        // The end of the stream, or of the session.
         drop(server);
         let cause = test.run(client).await;
         assert_eq!(reply.await.unwrap().unwrap_err(), Error::NotSent, "{code:?}");
