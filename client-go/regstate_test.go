@@ -426,7 +426,7 @@ func (s scene) answersAfter(of *Registration, kind StateKind, waiter <-chan erro
 			s.Errorf("it is %v and not %v", state.Kind, kind)
 		}
 		<-waiter
-	case <-waiter: // It has no room: who answers stands still until this.
+	case <-waiter: // The channel has no room: the answering goroutine blocks until this receive.
 		s.Errorf("answered before it is %v", kind)
 	}
 	<-done

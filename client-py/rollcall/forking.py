@@ -1,4 +1,4 @@
-"""Forks: gunicorn, celery, multiprocessing, os.fork; and uwsgi, which does not tell Python.
+"""Forks: gunicorn, celery, multiprocessing, os.fork; and uwsgi, whose forks Python does not know of.
 
 grpcio does not survive a fork while it has connections: its threads are missing in the child, and the memory that they
 were writing stays half written. So, just before a fork, every registry closes its connections and stops its thread at a

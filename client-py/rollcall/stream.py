@@ -31,7 +31,7 @@ class Stream:
         self._is_ours = False
         self._news = News()
 
-    # --- what a transport does
+    # --- implemented by a transport
 
     def send(self, message: Any) -> None:
         """Sends a message, on a call with many requests."""
@@ -49,7 +49,7 @@ class Stream:
         """Waits, after the end of the call, until nothing of it is left."""
         raise NotImplementedError
 
-    # --- what it tells
+    # --- calls of the transport, and answers
 
     def _opened(self) -> None:
         self._is_open = True

@@ -214,7 +214,7 @@ impl IntoFuture for Connect {
                 async move { attempt.bounded(attempt.stub().get(request)).await }
             };
             match client.call(Call::read("/"), probe).await {
-                // The replica has answered. What it says of ZooKeeper concerns only the calls that need ZooKeeper.
+                // The replica has answered. Its trouble with ZooKeeper concerns only the calls that need ZooKeeper.
                 Err(Error::Refused(refusal)) if refusal.reason() == &Reason::BackendUnavailable => Ok(client),
                 answer => answer.map(|_| client),
             }

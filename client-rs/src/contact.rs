@@ -1,4 +1,4 @@
-//! How the replicas answer, for a program that shows what it is waiting for.
+//! How the replicas answer, for a program that shows the cause of a wait.
 
 use std::time::SystemTime;
 

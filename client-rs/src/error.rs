@@ -20,7 +20,7 @@ pub enum Error {
     Invalid {
         /// The argument at fault.
         what: &'static str,
-        /// What is wrong with it.
+        /// Why it is not valid.
         cause: String,
     },
     /// No replica answered within the client's time-out. Nothing was written.
@@ -367,7 +367,7 @@ impl Failure {
         }
     }
 
-    /// What the replica said, or why it said nothing, for a message.
+    /// The replica's answer, or why there is none, as text for a message.
     pub(crate) fn cause(&self) -> String {
         match self {
             Self::NotNow(refusal) | Self::Refused(refusal) => refusal.to_string(),

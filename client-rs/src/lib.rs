@@ -35,7 +35,7 @@
 #![doc = include_str!("../examples/lock.rs")]
 //! ```
 //!
-//! # What survives what
+//! # Failures
 //!
 //! | | the replica is restarted, or its connection breaks | no replica can be reached | the program is killed |
 //! | --- | --- | --- | --- |

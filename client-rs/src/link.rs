@@ -280,7 +280,7 @@ pub(crate) mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// What listens at an address that is not usable.
+    /// How an unusable address behaves.
     #[derive(Clone, Copy)]
     enum Bad {
         Hangs,

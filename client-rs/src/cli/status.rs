@@ -40,7 +40,7 @@ impl Answer {
         self.status.as_ref().is_ok_and(|status| status.state == ReplicaState::Serving && status.backend.is_connected)
     }
 
-    /// What is wrong with the replica, in words.
+    /// The fault of the replica, in words.
     fn trouble(&self) -> Option<String> {
         let status = match &self.status {
             Ok(status) => status,

@@ -16,7 +16,7 @@ use super::term::{say, time};
 /// Time without a message.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Awaits a future. When that takes longer, says what it waits for, and why.
+/// Awaits a future. When that takes longer, prints the object and the cause of the wait.
 pub(crate) async fn patiently<F: Future>(client: &Client, what: &str, future: F) -> F::Output {
     let (mut waiting, mut future) = (Waiting::new(client, what), pin!(future));
     tokio::select! {
@@ -31,7 +31,7 @@ pub(crate) async fn patiently<F: Future>(client: &Client, what: &str, future: F)
 pub(crate) struct Waiting {
     what: String,
     contact: watch::Receiver<Contact>,
-    /// Time since which an answering replica has not done it, and the reason that the replica gives.
+    /// Time since which an answering replica has not done the work, and the reason that it gives.
     pending: Option<(SystemTime, Option<Reason>)>,
     /// The message about each replica since the last answer.
     told: BTreeMap<String, String>,
@@ -42,13 +42,13 @@ impl Waiting {
         Self { what: what.to_owned(), contact: client.contact(), pending: None, told: BTreeMap::new() }
     }
 
-    /// An answering replica has not done yet what is waited for.
+    /// A replica answers, but has not done the awaited work yet.
     pub(crate) fn set_pending(&mut self, reason: Option<Reason>) {
         let since = self.pending.take().map_or_else(SystemTime::now, |(since, _)| since);
         self.pending = Some((since, reason));
     }
 
-    /// It is done, or no longer wanted.
+    /// The work is done, or no longer wanted.
     pub(crate) fn set_done(&mut self) {
         self.pending = None;
         self.told.clear();
