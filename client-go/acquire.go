@@ -11,20 +11,20 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// queueing is the way from the first request to the lock.
+// queueing is an attempt to get a lock, from the first request to the grant.
 type queueing struct {
 	ctx      context.Context
 	client   *Client
 	terms    *lockTerms
 	settings lockSettings
-	// deadline is the end of the waiting that was asked for; nil for none.
+	// deadline is the end of the wait that the caller asked for; nil for none.
 	deadline *time.Time
-	// id is that of the place in the queue; empty while there is none.
+	// id is the id of the place in the queue; empty while there is no place.
 	id string
-	// left is the place that was left for another, until that is certain.
+	// left is the previous place, kept until the new one is certain.
 	left   *lockStream
 	leftID string
-	// heardAt is when a replica last said something.
+	// heardAt is the time of a replica's last message.
 	heardAt time.Time
 	last    *failure
 }
@@ -48,7 +48,7 @@ func newQueueing(ctx context.Context, c *Client, path string, settings lockSetti
 	return q
 }
 
-// acquire queues, at one replica after the other, until the lock is granted or the time is over.
+// acquire queues, at one replica after another, until the lock is granted or the time is over.
 func (q *queueing) acquire() (*Lock, error) {
 	defer q.giveUp()
 	joined, cancel := q.client.join(q.ctx)
@@ -66,7 +66,7 @@ func (q *queueing) acquire() (*Lock, error) {
 			}
 			return nil, q.outOfTime()
 		case why == nil && granted.stream == nil:
-			// Queue again, or come back, elsewhere.
+			// Queue again, or resume the place, at another replica.
 		case why == nil:
 			lock, err := q.client.hold(q.ctx, q.terms, granted)
 			if err == nil {
@@ -74,12 +74,12 @@ func (q *queueing) acquire() (*Lock, error) {
 			}
 			return lock, err
 		case why.refusedFor(LockLost) && q.id != "":
-			// The place is gone. Whatever a replica still knows of it must not be in our own way.
+			// The place is gone. A place that a replica still knows must not block our own next request.
 			q.client.releaseLater(q.id)
 			q.id = ""
 		case why.kind == refused:
 			at.succeeded()
-			// The replica has ended the place itself.
+			// The replica has already ended the place.
 			q.id = ""
 			return nil, why.err
 		default:
@@ -89,7 +89,7 @@ func (q *queueing) acquire() (*Lock, error) {
 	}
 }
 
-// pick waits for a replica for no longer than the client's time-out after the last word of one.
+// pick waits for a replica, until the client's time-out has passed since the last message of any replica.
 func (q *queueing) pick(ctx context.Context) (*replica, error) {
 	bounded, cancel := context.WithDeadline(ctx, q.heardAt.Add(q.client.patience))
 	defer cancel()
@@ -107,7 +107,7 @@ func (q *queueing) pick(ctx context.Context) (*replica, error) {
 	return nil, unreachable(q.client.replicas.String(), q.last, nil)
 }
 
-// outOfTime is what to say when the context has ended.
+// outOfTime is the error when the context has ended.
 func (q *queueing) outOfTime() error {
 	if errors.Is(q.ctx.Err(), context.DeadlineExceeded) && q.last == nil {
 		return &Error{
@@ -120,7 +120,7 @@ func (q *queueing) outOfTime() error {
 	return q.client.ended(q.ctx, q.last)
 }
 
-// queue follows a place in the queue; neither a grant nor a failure means that it was left for another.
+// queue follows a place in the queue. It returns neither a grant nor a failure when the place was left for another.
 func (q *queueing) queue(ctx context.Context, at *replica) (grant, *failure) {
 	var wait *time.Duration
 	if q.deadline != nil {
@@ -151,13 +151,14 @@ func (q *queueing) queue(ctx context.Context, at *replica) (grant, *failure) {
 		case *v1.AcquireLockResponse_Held:
 			return q.held(ctx, stream, event.Held)
 		case *v1.AcquireLockResponse_Heartbeat:
-			// Without ZooKeeper there is no place. The replica goes on waiting for both, though another may have it.
+			// Without ZooKeeper there is no place. The replica goes on waiting for ZooKeeper, though another replica may have
+			// it.
 			if q.id == "" && q.client.replicas.foundBetter(ctx, at.index) {
 				q.abandon(stream)
 				return grant{}, nil
 			}
 		case *v1.AcquireLockResponse_Lost:
-			// It was lost before it was used.
+			// The lock was lost before it was used.
 			stream.end()
 			return grant{}, nil
 		case *v1.AcquireLockResponse_Draining:
@@ -168,8 +169,8 @@ func (q *queueing) queue(ctx context.Context, at *replica) (grant, *failure) {
 	}
 }
 
-// held: it is granted. For how long that is certain counts from when it was asked for, which is long ago after a long
-// wait: then it is renewed first.
+// held takes in a grant. The lock's certainty counts from the request, which is long ago after a long wait; then held
+// renews the lock first.
 func (q *queueing) held(ctx context.Context, stream *lockStream, held *v1.Held) (grant, *failure) {
 	q.id = held.GetLockId()
 	q.client.seen.note(held.GetFencingToken())
@@ -180,7 +181,7 @@ func (q *queueing) held(ctx context.Context, stream *lockStream, held *v1.Held) 
 	return q.terms.renew(ctx, stream.at.again(), q.id)
 }
 
-// take: a new place was taken, or the old one is confirmed.
+// take takes in a new place, or the confirmation of the old one.
 func (q *queueing) take(queued *v1.Queued) {
 	if q.id != queued.GetLockId() {
 		q.client.releaseLater(q.id)
@@ -192,8 +193,8 @@ func (q *queueing) take(queued *v1.Queued) {
 	}
 }
 
-// abandon ends a stream. While its place is not known it is read on in the background: the lock may be granted before
-// the replica hears that nobody wants it any more, and would be held for its ttl by nobody.
+// abandon ends a stream. While the place of the stream is not known, it is read on in the background: the lock may be
+// granted before the replica notices that the caller is gone, and would then be held unused for its ttl.
 func (q *queueing) abandon(stream *lockStream) {
 	patience := q.client.patience
 	readOn := func() {
@@ -220,7 +221,7 @@ func (q *queueing) abandon(stream *lockStream) {
 	}
 }
 
-// leave keeps a place at a replica that is about to stop until there is another: it can't be moved.
+// leave keeps a place at a replica that is about to stop until there is another place, since it can't be moved.
 func (q *queueing) leave(stream *lockStream) {
 	q.forgetLeft()
 	if q.id == "" {
@@ -236,7 +237,7 @@ func (q *queueing) forgetLeft() {
 	q.left, q.leftID = nil, ""
 }
 
-// ended is how a stream did.
+// ended is the failure with which a stream ended.
 func (q *queueing) ended(stream *lockStream) *failure {
 	if why := stream.in.ended; !why.isEnd {
 		return why
@@ -246,7 +247,7 @@ func (q *queueing) ended(stream *lockStream) *failure {
 	return &failure{kind: refused, err: &Error{Reason: LockLost, Code: codes.Aborted, Message: message}}
 }
 
-// giveUp leaves the queue; also where a replica has granted a lock that nobody has heard of yet.
+// giveUp leaves the queue, even when a replica has granted a lock of which the caller has not heard yet.
 func (q *queueing) giveUp() {
 	q.forgetLeft()
 	q.client.releaseLater(q.id)

@@ -7,30 +7,30 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// Update is what a watch tells: the state now, and how it has come to be.
+// Update is an update of a watch: the present state, and how it has come about.
 type Update struct {
-	// View is the state, whole. It is a value of its own, which later updates leave alone.
+	// View is the whole state. It is a separate value, which later updates do not alter.
 	View
-	// Changes are what has changed since the update before, in order. Empty when the state was told as a whole, first
-	// and when no replica knows any more what has changed since; and when only Stale has changed.
+	// Changes are the changes since the update before, in order. It is empty when the state came as a whole, which happens
+	// first and when no replica knows the changes any more; and when only Stale has changed.
 	Changes []Change
-	// Reset tells that ZooKeeper itself went back in time, as after a restored backup.
+	// Reset reports that ZooKeeper itself went back in time, as after a restored backup.
 	Reset bool
 }
 
-// assembler makes updates of the messages of one watch, over any number of streams: parts are put together, and nothing
-// goes back. Pure.
+// assembler turns the messages of one watch, over any number of streams, into updates. It joins parts, and the state
+// never goes back. Pure.
 type assembler struct {
-	// view is the last whole state; its revision is where the next stream goes on.
+	// view is the last whole state; the next stream goes on from its revision.
 	view  View
 	known bool
-	// The beginning of a state, or of changes, whose rest is still to come.
+	// The beginning of a state, or of changes, while more parts are to come.
 	node    *Node
 	reset   bool
 	changes []Change
 }
 
-// take reads a message; nil when there is nothing to tell. now is the time.
+// take reads a message. It returns nil when there is no update; now is the time.
 func (a *assembler) take(message *v1.WatchResponse, now time.Time) *Update {
 	var update *Update
 	var asOf time.Time
@@ -52,10 +52,10 @@ func (a *assembler) take(message *v1.WatchResponse, now time.Time) *Update {
 	return a.tell(update)
 }
 
-// broken: the stream ended, and what was begun is sent again as a whole.
+// broken records that the stream ended. An update that was begun is sent again as a whole.
 func (a *assembler) broken() { a.node, a.reset, a.changes = nil, false, nil }
 
-// unreachable: no replica can be reached. An update, if that is news.
+// unreachable records that no replica can be reached. It returns an update, if that is news.
 func (a *assembler) unreachable(now time.Time) *Update {
 	if !a.turn(true, time.Time{}, now) {
 		return nil
@@ -63,7 +63,7 @@ func (a *assembler) unreachable(now time.Time) *Update {
 	return a.tell(&Update{})
 }
 
-// turn says whether the state is stale, and tells if that is news.
+// turn sets whether the state is stale, and reports whether that is news.
 func (a *assembler) turn(stale bool, asOf, now time.Time) bool {
 	if stale == a.view.Stale {
 		return false
@@ -119,7 +119,7 @@ func (a *assembler) delta(part *v1.Delta, revision int64) *Update {
 	if revision <= a.view.Revision {
 		return nil
 	}
-	// Whoever has the state before keeps it as it is.
+	// A reader that holds the state before keeps it as it is.
 	a.view.Children = maps.Clone(a.view.Children)
 	if a.view.Children == nil {
 		a.view.Children = make(map[string]Child)

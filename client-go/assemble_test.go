@@ -32,7 +32,8 @@ func ofCurrent(revision int64) *v1.WatchResponse {
 	return &v1.WatchResponse{Revision: revision, Event: &v1.WatchResponse_Current{Current: &v1.Current{}}}
 }
 
-// takes feeds messages of which only the last says anything, if names are given.
+// takes feeds messages. If names are given, the last message yields an update with these names. No other message yields
+// one.
 func takes(t *testing.T, a *assembler, names string, messages ...*v1.WatchResponse) *Update {
 	t.Helper()
 	for index, message := range messages {

@@ -15,7 +15,7 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// full is a replica that has ZooKeeper, and no room for a registration.
+// full is a replica that has ZooKeeper but no room for a registration.
 type full struct {
 	v1.UnimplementedRegistryServer
 	said     chan string
@@ -59,7 +59,7 @@ func (f *full) ReleaseLock(_ context.Context, request *v1.ReleaseLockRequest) (*
 	return &v1.ReleaseLockResponse{}, nil
 }
 
-// grants a lock at once.
+// grants grants a lock at once.
 func grants(stream grpc.ServerStreamingServer[v1.AcquireLockResponse], id string) error {
 	queued := &v1.AcquireLockResponse_Queued{Queued: &v1.Queued{LockId: id}}
 	held := &v1.AcquireLockResponse_Held{Held: &v1.Held{LockId: id, FencingToken: 1}}
@@ -73,7 +73,7 @@ func grants(stream grpc.ServerStreamingServer[v1.AcquireLockResponse], id string
 	return stream.Context().Err()
 }
 
-// returning is a replica that has lost ZooKeeper, and has it back a moment after it has said so.
+// returning is a replica that has lost ZooKeeper, and gets it back a moment after it has said so.
 type returning struct {
 	without
 	asked chan struct{}
@@ -92,7 +92,7 @@ func (r *returning) AcquireLock(_ *v1.AcquireLockRequest, stream grpc.ServerStre
 	return grants(stream, "ghost")
 }
 
-// listens serves at an address.
+// listens serves a replica at an address.
 func listens(t *testing.T, address string, replica v1.RegistryServer) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
@@ -111,7 +111,7 @@ func listens(t *testing.T, address string, replica v1.RegistryServer) string {
 	return listener.Addr().String()
 }
 
-// next is what comes from a channel, in time.
+// next returns the next item of a channel, if it comes in time.
 func next[T any](t *testing.T, ctx context.Context, from <-chan T) T {
 	t.Helper()
 	select {
@@ -142,7 +142,7 @@ func TestALockThatIsGrantedWhereNobodyWaitsAnyMoreIsGivenBack(t *testing.T) {
 	ctx := begin(t)
 	w, other := &returning{asked: make(chan struct{}, 64)}, newFull()
 	servers := listens(t, "127.0.0.1:0", w) + "," + listens(t, "127.0.0.1:0", other)
-	// Until one is at the first.
+	// Until a client begins at the first replica.
 	for len(w.asked) == 0 {
 		client, err := rollcall.New(servers)
 		must(t, err)
@@ -155,7 +155,7 @@ func TestALockThatIsGrantedWhereNobodyWaitsAnyMoreIsGivenBack(t *testing.T) {
 	}
 }
 
-// wentBack is a replica of a ZooKeeper that has lost what was known before.
+// wentBack is a replica of a ZooKeeper that has lost transactions that were known before.
 type wentBack struct{ v1.UnimplementedRegistryServer }
 
 func (wentBack) Get(context.Context, *v1.GetRequest) (*v1.GetResponse, error) {
@@ -166,7 +166,7 @@ func TestWhereZooKeeperWentBackNoOtherReplicaIsAsked(t *testing.T) {
 	ctx := begin(t)
 	other := newFull()
 	servers := listens(t, "127.0.0.1:0", wentBack{}) + "," + listens(t, "127.0.0.1:0", other)
-	// Until one is at the first.
+	// Until a client begins at the first replica.
 	for isStale := false; !isStale; {
 		client, err := rollcall.New(servers)
 		must(t, err)

@@ -2,7 +2,7 @@ package rollcall
 
 import "time"
 
-// What follows are the options of calls; the interfaces say which call takes which.
+// The options of calls. The interface of an option gives the calls that accept it.
 type (
 	// GetOption is a setting of [Client.Get]: [Recursive], [Latest], [Wait].
 	GetOption interface{ applyGet(*getSettings) }
@@ -58,7 +58,7 @@ type RecursiveOption interface {
 
 type recursive struct{}
 
-// Recursive takes everything below the node in. The names of what is read are then relative paths such as a/b.
+// Recursive includes everything below the node. The names in an answer are then relative paths such as a/b.
 func Recursive() RecursiveOption { return recursive{} }
 
 func (recursive) applyGet(s *getSettings)       { s.recursive = true }
@@ -67,7 +67,7 @@ func (recursive) applyDelete(s *deleteSettings) { s.recursive = true }
 
 type latest struct{}
 
-// Latest makes a lookup see every write that was acknowledged before, at the cost of a round trip to ZooKeeper.
+// Latest makes a lookup see every write that was acknowledged earlier, at the cost of a round trip to ZooKeeper.
 func Latest() GetOption { return latest{} }
 
 func (latest) applyGet(s *getSettings) { s.latest = true }
@@ -80,9 +80,9 @@ type WaitOption interface {
 
 type wait time.Duration
 
-// Wait makes a lookup wait until the node has a child, for at most this time; then the answer is what there is.
-// Default: not at all. It makes a lock wait for at most this time; 0 tries, and takes no place in the queue. Default:
-// for ever.
+// Wait makes a lookup wait until the node has a child, for at most this time; then the answer is the present state. By
+// default a lookup does not wait. Wait makes a lock wait for at most this time; 0 tries, and takes no place in the
+// queue. By default a lock waits for ever.
 func Wait(atMost time.Duration) WaitOption { return wait(max(atMost, 0)) }
 
 func (w wait) applyGet(s *getSettings)   { s.wait = time.Duration(w) }
@@ -90,8 +90,8 @@ func (w wait) applyLock(s *lockSettings) { s.wait = (*time.Duration)(&w) }
 
 type after struct{ view *View }
 
-// After makes a watch go on from what is known, by an earlier lookup or update of the same path, and with the same
-// [Recursive]: the first update is the first change since, not the full state.
+// After makes a watch go on from a state that is known by an earlier lookup or update of the same path with the same
+// [Recursive]. The first update is then the first change since, not the full state.
 func After(view *View) WatchOption { return after{view} }
 
 func (a after) applyWatch(s *watchSettings) { s.after = a.view }
@@ -104,9 +104,9 @@ type TTLOption interface {
 
 type ttl time.Duration
 
-// TTL is how long a registration or a lock outlives a program that has died or lost every replica, from 1 second to 10
-// minutes. Default: 15 seconds for a registration, 30 for a lock. Within that time a replica may be replaced without
-// anybody's noticing. 0: it goes at once when the connection to the replica ends, for whatever reason.
+// TTL is the time for which a registration or a lock outlives a program that has died or lost every replica, from 1
+// second to 10 minutes. Default: 15 seconds for a registration, 30 for a lock. Within that time a replica may be
+// replaced unnoticed. With 0 it goes at once when the connection to the replica ends, for whatever reason.
 func TTL(d time.Duration) TTLOption { return ttl(d) }
 
 func (t ttl) applyRegister(s *registerSettings) { s.ttl = time.Duration(t) }
@@ -114,37 +114,36 @@ func (t ttl) applyLock(s *lockSettings)         { s.ttl = time.Duration(t) }
 
 type exclusive struct{}
 
-// Exclusive does not take over a registration that stands: [Client.Register] then fails, reason [NameTaken].
+// Exclusive does not take over an existing registration: [Client.Register] then fails, reason [NameTaken].
 func Exclusive() RegisterOption { return exclusive{} }
 
 func (exclusive) applyRegister(s *registerSettings) { s.exclusive = true }
 
 type inBackground struct{}
 
-// InBackground does not wait until the path is registered: [Registration.States] tells what comes of it, and the client
-// tries until it is registered or refused. A service then starts whether or not there is a replica.
+// InBackground does not wait until the path is registered. [Registration.States] shows the outcome, and the client
+// tries until the path is registered or refused. A service then starts whether or not there is a replica.
 func InBackground() RegisterOption { return inBackground{} }
 
 func (inBackground) applyRegister(s *registerSettings) { s.lazy = true }
 
 type simultaneous uint32
 
-// Simultaneous is how many may hold the lock at once; all who use the path must say the same. Default: 1.
+// Simultaneous is the maximum number of holders at once. All users of the path must give the same number. Default: 1.
 func Simultaneous(n uint32) LockOption { return simultaneous(n) }
 
 func (n simultaneous) applyLock(s *lockSettings) { s.simultaneous = uint32(n) }
 
 type name string
 
-// Name is who you are, for others who want the lock to see. Default: the client's name.
+// Name is the name that the other users of the lock see. Default: the client's name.
 func Name(who string) LockOption { return name(who) }
 
 func (n name) applyLock(s *lockSettings) { s.name = string(n) }
 
 type onQueued func(Place)
 
-// OnQueued calls this with the place in the queue for a lock, and with each that follows, from the goroutine that
-// waits.
+// OnQueued calls tell with the place in the queue for a lock, and with each later place, from the goroutine that waits.
 func OnQueued(tell func(Place)) LockOption { return onQueued(tell) }
 
 func (tell onQueued) applyLock(s *lockSettings) { s.onQueued = tell }
@@ -165,7 +164,7 @@ func (v ifVersion) applyDelete(s *deleteSettings) { s.version = (*int32)(&v) }
 
 type createOnly struct{}
 
-// CreateOnly writes only if there is no node yet.
+// CreateOnly writes only if the node does not exist yet.
 func CreateOnly() PutOption { return createOnly{} }
 
 func (createOnly) applyPut(s *putSettings) { s.createOnly = true }

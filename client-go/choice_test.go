@@ -83,7 +83,7 @@ func TestOneThatDrainsIsLeftForAnyOtherAndKeptWithoutOne(t *testing.T) {
 	}
 }
 
-// tried is the replica that is chosen once the pauses are over, and when that is.
+// tried returns the replica that is chosen once the pauses are over, and the time of that.
 func tried(c *choice, now time.Time, but int, longest time.Duration) (chosen, time.Time) {
 	for {
 		use, again, ok := c.choose(now, but, longest)

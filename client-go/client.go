@@ -12,25 +12,24 @@ import (
 )
 
 const (
-	// defaultPatience is how long a call may take unless the client or its context is told otherwise.
+	// defaultPatience is the time that a call may take, unless the client or its context sets another.
 	defaultPatience = 10 * time.Second
-	// attemptBound is how long one replica may take to answer before another is asked, where there is time for that;
-	// shortestAttempt is how long it may take at least.
+	// attemptBound is the time that one replica may take to answer before another is asked, if there is enough time;
+	// shortestAttempt is the shortest such time.
 	attemptBound    = 4 * time.Second
 	shortestAttempt = time.Second
-	// openBound is how long a replica may take to open a stream.
+	// openBound is the time that a replica may take to open a stream.
 	openBound = 4 * time.Second
-	// goodbye is how long Close waits for replicas to take back what is still held.
+	// goodbye is the time that Close waits for replicas to release everything that is still held.
 	goodbye = 3 * time.Second
 )
 
-// Client is a client of any number of replicas. It is safe for use by any number of goroutines; one a program is
-// enough.
+// Client is a client of any number of replicas. It is safe for concurrent use; one client per program is enough.
 type Client struct {
 	replicas *replicas
 	patience time.Duration
 	name     string
-	// seen is what any replica has told.
+	// seen is the latest transaction that any replica has shown.
 	seen seen
 
 	// ctx ends with the client.
@@ -38,12 +37,12 @@ type Client struct {
 	cancel context.CancelFunc
 
 	mu sync.Mutex
-	// tasks are the client's goroutines; none begins once it is closed.
+	// tasks are the client's goroutines; none starts after the client is closed.
 	tasks    sync.WaitGroup
 	isClosed bool
 	sessions map[time.Duration]*session
-	// locks are those that are held, by id. releasing counts those that are being given back in the background; idle,
-	// if it is set, is closed when that comes to none.
+	// locks are the locks that are held, by id. releasing counts those that are being released in the background; idle, if
+	// it is set, is closed when releasing reaches zero.
 	locks     map[string]*Lock
 	releasing int
 	idle      chan struct{}
@@ -51,9 +50,9 @@ type Client struct {
 	closing sync.Once
 }
 
-// New makes a client of one or more replicas, HOST:PORT[,HOST:PORT…]. Nothing is connected before the first call.
+// New creates a client of one or more replicas, HOST:PORT[,HOST:PORT…]. Nothing is connected before the first call.
 //
-// The error is of reason [Invalid]: an endpoint or an option can't be.
+// The error has the reason [Invalid]: an endpoint or an option is not valid.
 func New(endpoints string, opts ...Option) (*Client, error) {
 	settings := options{patience: defaultPatience, name: defaultName()}
 	for _, option := range opts {
@@ -64,7 +63,7 @@ func New(endpoints string, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	dial := dialer(&settings)
-	// Options that contradict each other are found now, not with the first call.
+	// Options that contradict each other fail here, not in the first call.
 	probe, err := dial(names[0])
 	if err != nil {
 		return nil, invalid("%s: %v", names[0], err)
@@ -89,8 +88,8 @@ func defaultName() string {
 	return fmt.Sprintf("%s:%d", host, os.Getpid())
 }
 
-// Close takes down what is still registered, gives back the locks that are still held, waits a few seconds at most for
-// that, and ends everything else, watches and calls under way included. It may be called more than once.
+// Close takes down all registrations and releases all locks that are still held, and waits a few seconds at most for
+// that. Then it ends everything else, watches and calls under way included. It may be called more than once.
 func (c *Client) Close() error {
 	c.closing.Do(func() {
 		ctx, cancel := context.WithTimeout(c.ctx, goodbye)
@@ -129,7 +128,7 @@ func (c *Client) sayGoodbye(ctx context.Context) {
 	}
 }
 
-// spawn runs a task of the client, and says whether it does: not once the client is closed.
+// spawn runs a task of the client, and reports whether it does: not after the client is closed.
 func (c *Client) spawn(task func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,8 +139,8 @@ func (c *Client) spawn(task func()) bool {
 	return true
 }
 
-// bound gives a context that ends with the caller's, with the client and, if the caller's has no deadline, after the
-// client's time-out and what the call may be held back.
+// bound returns a context that ends with the caller's and with the client. If the caller's context has no deadline, it
+// also ends after the client's time-out plus the time for which the call may be held back.
 func (c *Client) bound(ctx context.Context, hold time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := c.join(ctx)
 	if _, ok := ctx.Deadline(); ok {
@@ -151,14 +150,14 @@ func (c *Client) bound(ctx context.Context, hold time.Duration) (context.Context
 	return ctx, func() { expire(); cancel() }
 }
 
-// join gives a context that ends with the caller's and with the client.
+// join returns a context that ends with the caller's and with the client.
 func (c *Client) join(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(c.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// ended is what to say to a caller whose time is over: ctx is the caller's own context.
+// ended is the error for a caller whose time is over. ctx is the caller's own context.
 func (c *Client) ended(ctx context.Context, last *failure) error {
 	switch err := ctx.Err(); {
 	case c.ctx.Err() != nil:
@@ -170,18 +169,18 @@ func (c *Client) ended(ctx context.Context, last *failure) error {
 	}
 }
 
-// effect says what it means to make a call twice.
+// effect is the effect of making a call twice.
 type effect int
 
 const (
-	// reads: made twice it is the same as once.
+	// reads: making the call twice is the same as once.
 	reads effect = iota
-	// writes: tried again only when it was certainly not carried out.
+	// writes: the call is tried again only when it was certainly not carried out.
 	writes
 )
 
-// call makes a call, at one replica after the other, until one answers or the time is over. hold is for how long the
-// replica may hold the answer back.
+// call makes a call, at one replica after another, until one answers or the time is over. hold is the time for which
+// the replica may hold the answer back.
 func call[A any](
 	ctx context.Context, c *Client, path string, does effect, hold time.Duration,
 	attempt func(context.Context, *replica) (A, error),
@@ -217,7 +216,7 @@ func call[A any](
 	}
 }
 
-// try makes a call at one replica, and tells what that says of the replica.
+// try makes a call at one replica, and records the result for the choice of replicas.
 func try[A any](
 	ctx context.Context, at *replica, does effect, hold time.Duration,
 	attempt func(context.Context, *replica) (A, error),
@@ -227,7 +226,7 @@ func try[A any](
 	marked, mark := markSent(ctx)
 	if does == reads {
 		deadline, _ := ctx.Deadline()
-		// A caller in a hurry still gets an answer from another replica.
+		// A caller in a hurry can still get an answer from another replica.
 		bound = min(attemptBound, max(shortestAttempt, (time.Until(deadline)-hold)/2)) + hold
 		bounded, cancel := context.WithTimeout(marked, bound)
 		defer cancel()

@@ -231,7 +231,7 @@ func TestNothingRunsOnForWhatIsOver(t *testing.T) {
 	client := connect(t, nil, embedded(t))
 	_, err := client.Get(ctx, "/")
 	must(t, err)
-	// The connection stands; what comes now has to go while it does.
+	// The connection is open. Everything that starts from here on has to go while it stays open.
 	before := goleak.IgnoreCurrent()
 	for _, ttl := range []rollcall.TTLOption{rollcall.TTL(0), rollcall.TTL(time.Minute)} {
 		registration, err := client.Register(ctx, "/a/b", nil, ttl)
@@ -260,7 +260,7 @@ func TestWithoutAReplicaCallsEndInTimeAndSayWhy(t *testing.T) {
 	client, err := rollcall.New(address, rollcall.WithTimeout(200*time.Millisecond))
 	must(t, err)
 	t.Cleanup(func() { _ = client.Close() })
-	// Without a deadline of their own they have the client's.
+	// Without a deadline of their own, the calls have the client's.
 	unbounded := context.WithoutCancel(ctx)
 	_, err = client.Get(unbounded, "/a")
 	_, err2 := client.Put(unbounded, "/a", nil)

@@ -7,39 +7,39 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// LockDescription is who holds a lock and who waits for it.
+// LockDescription describes the holders and waiters of a lock.
 type LockDescription struct {
 	// Path is the path that was asked for.
 	Path string
-	// Simultaneous is how many may hold the lock at once; 0 when nobody has ever taken it.
+	// Simultaneous is the maximum number of holders at once; 0 when the lock was never taken.
 	Simultaneous int
-	// Holders are those who hold it, the earliest grant first.
+	// Holders are the holders, the earliest grant first.
 	Holders []LockParty
-	// Waiters are those who wait, in the order in which they will be served; the first of them, where all would be more
-	// than fit in a message.
+	// Waiters are the waiters, in the order in which they will be served; only the first of them when all would not fit in
+	// a message.
 	Waiters []LockParty
 }
 
-// LockParty is one who holds a lock or waits for it.
+// LockParty is a holder of a lock, or a waiter for it.
 type LockParty struct {
-	// Name is what it calls itself.
+	// Name is the name that it gave.
 	Name string
-	// FencingToken is that of its grant; 0 for one who waits.
+	// FencingToken is the token of its grant; 0 for a waiter.
 	FencingToken int64
-	// Since is since when it has held the lock or waited, by ZooKeeper's clock.
+	// Since is the time since which it has held the lock or waited, by ZooKeeper's clock.
 	Since time.Time
-	// Foreign tells that it did not come through Rollcall but, for one, through kazoo.
+	// Foreign reports that it did not come through Rollcall but, for example, through kazoo.
 	Foreign bool
-	// TTL is how long the lock outlives it; 0: not at all, or not known.
+	// TTL is the time for which the lock outlives it; 0: the lock does not, or the ttl is not known.
 	TTL time.Duration
-	// Replica is the name of the replica that keeps its lease or its place; empty where it is not known.
+	// Replica is the name of the replica that keeps its lease or its place; empty when not known.
 	Replica string
 }
 
-// DescribeLock tells who holds a lock and who waits for it, in order. It is a view of a moment: by the time you read
+// DescribeLock describes the holders and waiters of a lock, in order. It is a view of a moment: by the time you read
 // it, others may hold the lock.
 //
-// Errors are of the reasons [NotALock] and those of every call.
+// Errors have the reason [NotALock] or those of every call.
 func (c *Client) DescribeLock(ctx context.Context, path string) (*LockDescription, error) {
 	request := &v1.DescribeLockRequest{Path: path}
 	describe := func(ctx context.Context, at *replica) (*v1.DescribeLockResponse, error) {

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// doubtTTL is short, so that little is waited for.
+	// doubtTTL is short, so that the tests wait little.
 	doubtTTL = time.Second
-	// often keeps a stream alive, forever lets it be silent for the whole of a test.
+	// often keeps a stream alive; forever lets it be silent for the whole of a test.
 	often, forever = doubtTTL / 10, time.Hour
 )
 
 var errBroken = status.Error(codes.Unavailable, "broken")
 
-// servesUntil is a stream on which all goes well, until told has an error.
+// servesUntil is a stream on which everything goes well, until told returns an error.
 func servesUntil(interval time.Duration, told func(registering) error) func(registering) error {
 	return func(r registering) error {
 		if err := r.opens(interval); err != nil {
@@ -50,7 +50,7 @@ func breaksAtOnce(registering) error { return errBroken }
 
 func goesOn(registering) error { return nil }
 
-// registered is a path that is registered on the first stream of a fake.
+// registered returns a path that is registered on the first stream of a fake.
 func registered(t *testing.T, ctx context.Context, first func(registering) error) (*fake, *rollcall.Registration) {
 	t.Helper()
 	replica, address := pretend(t)
@@ -64,7 +64,8 @@ func registered(t *testing.T, ctx context.Context, first func(registering) error
 	return replica, registration
 }
 
-// comesIntoDoubt checks that it does, but not before its time. A replica that serves it then has it again.
+// comesIntoDoubt checks that the registration comes into doubt, but not before its time. Once a replica serves it, it
+// is registered again.
 func comesIntoDoubt(
 	t *testing.T, ctx context.Context, begun time.Time, replica *fake, registration *rollcall.Registration,
 	broken chan<- struct{},
@@ -91,7 +92,7 @@ func TestWhatTheNextReplicaHasNotTakenOverIsInDoubtWhenTheTTLIsOver(t *testing.T
 func TestReplicasThatOpenStreamsAndTakeNothingOverDoNotMakeItCertain(t *testing.T) {
 	ctx, begun, broken := begin(t), time.Now(), make(chan struct{})
 	replica, registration := registered(t, ctx, servesUntil(often, breaksAtOnce))
-	// One after the other, each for less than the ttl.
+	// The streams follow one another, each for less than the ttl.
 	var next func(registering) error
 	next = func(r registering) error {
 		if err := r.opens(forever); err != nil {
@@ -112,7 +113,7 @@ func TestWhatAReplicaThatStopsStillKeepsIsCertainUntilItsStreamEnds(t *testing.T
 	ctx, begun, broken := begin(t), time.Now(), make(chan struct{})
 	lasted, ended := make(chan struct{}), make(chan struct{})
 	kept := 0
-	// It drains at once, and goes on for longer than the ttl.
+	// The replica drains at once, and goes on for longer than the ttl.
 	replica, registration := registered(t, ctx, servesUntil(doubtTTL, func(r registering) error {
 		switch kept++; kept {
 		case 1:

@@ -16,19 +16,21 @@ import (
 )
 
 const (
-	// connectTimeout is how long a connection may take to be made.
+	// connectTimeout is the time that a connection may take to be made.
 	connectTimeout = 3 * time.Second
-	// pingInterval is how long a connection may be silent before it is pinged. A replica welcomes no more than this.
+	// pingInterval is the time after which a silent connection is pinged. A replica welcomes pings no more often than
+	// this.
 	pingInterval = 10 * time.Second
-	// pingTimeout is how long the answer to a ping may take. Together with the interval it stays under what a replica
-	// allows itself, so that a client knows of a broken connection before a lock that it carried is given to another.
+	// pingTimeout is the time that the answer to a ping may take. Together with the interval it is shorter than the time
+	// that a replica allows itself, so that a client knows of a broken connection before the lock that it carried is given
+	// to another client.
 	pingTimeout = 5 * time.Second
 )
 
-// anyAddress is for a name with several addresses: each is tried, and the clients spread over them.
+// anyAddress is for a name with several addresses: each is tried, and the clients are spread over them.
 const anyAddress = `{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}`
 
-// parseEndpoints reads HOST:PORT[,HOST:PORT…].
+// parseEndpoints parses HOST:PORT[,HOST:PORT…].
 func parseEndpoints(endpoints string) ([]string, error) {
 	var names []string
 	for name := range strings.SplitSeq(endpoints, ",") {
@@ -46,7 +48,7 @@ func parseEndpoints(endpoints string) ([]string, error) {
 	return names, nil
 }
 
-// isAddress tells whether a name is HOST:PORT, with a number for the port.
+// isAddress reports whether a name is HOST:PORT, with a number for the port.
 func isAddress(name string) bool {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil || host == "" || strings.ContainsAny(host, "/ \t") {
@@ -56,7 +58,7 @@ func isAddress(name string) bool {
 	return err == nil
 }
 
-// dialer makes connections as the options say. Nothing is connected before the first call.
+// dialer makes connections with the options. Nothing is connected before the first call.
 func dialer(options *options) func(name string) (*grpc.ClientConn, error) {
 	transport := insecure.NewCredentials()
 	if options.tls != nil {
@@ -66,11 +68,11 @@ func dialer(options *options) func(name string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(transport),
 		grpc.WithStatsHandler(sentMarker{}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingTimeout}),
-		// Pauses are the client's own: a connection that failed is not tried again but replaced.
+		// The client has pauses of its own: a connection that failed is replaced, not tried again.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultServiceConfig(anyAddress),
-		// It would try again what may have been carried out, and keep old replicas in use.
+		// gRPC's retries would repeat calls that may have been carried out, and keep old replicas in use.
 		grpc.WithDisableRetry(),
 	}
 	if options.token != "" {
@@ -80,14 +82,14 @@ func dialer(options *options) func(name string) (*grpc.ClientConn, error) {
 	return func(name string) (*grpc.ClientConn, error) { return grpc.NewClient("dns:///"+name, dial...) }
 }
 
-// bearer is a token that every call shows.
+// bearer is a token that is sent with every call.
 type bearer string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
 	return map[string]string{"authorization": "Bearer " + string(b)}, nil
 }
 
-// RequireTransportSecurity is false: whether the connection is safe is for whoever gives the token.
+// RequireTransportSecurity is false: the program that gives the token decides whether the connection is safe.
 func (bearer) RequireTransportSecurity() bool { return false }
 
 // Option is a setting of a [Client].
@@ -104,19 +106,19 @@ type options struct {
 // WithTLS encrypts the connections.
 func WithTLS(config *tls.Config) Option { return func(o *options) { o.tls = config } }
 
-// WithToken shows this token with every call, as «authorization: Bearer …». Use it with TLS only: everybody on the way
-// can read it otherwise.
+// WithToken sends this token with every call, as «authorization: Bearer …». Use it with TLS only: without TLS,
+// everybody on the way can read it.
 func WithToken(token string) Option { return func(o *options) { o.token = token } }
 
-// WithName is what the program calls itself in the replicas' logs and, unless a lock is given another [Name], as the
-// holder of locks. Default: host name and process id.
+// WithName sets the program's name in the replicas' logs and, unless a lock is given another [Name], as the holder of
+// locks. Default: host name and process id.
 func WithName(name string) Option { return func(o *options) { o.name = name } }
 
-// WithTimeout is how long a call may take, with all replicas that it tries, when its context has no deadline. Default:
-// 10 seconds. Watches, and waiting for a lock, have no end of their own.
+// WithTimeout sets the time that a call may take, with all replicas that it tries, when its context has no deadline.
+// Default: 10 seconds. Watches, and waiting for a lock, have no time-out of their own.
 func WithTimeout(patience time.Duration) Option { return func(o *options) { o.patience = patience } }
 
-// WithDialOptions adds options of gRPC to each connection, such as interceptors.
+// WithDialOptions adds gRPC options to each connection, such as interceptors.
 func WithDialOptions(dial ...grpc.DialOption) Option {
 	return func(o *options) { o.dial = append(o.dial, dial...) }
 }

@@ -68,7 +68,7 @@ func ExampleClient_Watch() {
 		if len(names) == 2 {
 			break
 		}
-		// Others come and go meanwhile.
+		// Other services come and go meanwhile.
 		if _, err := client.Register(ctx, "/examples/watched/b:80", nil); err != nil {
 			log.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func ExampleClient_Lock() {
 	}
 	_, err = client.Lock(ctx, "/examples/nightly", rollcall.Wait(0))
 	fmt.Println("busy:", errors.Is(err, rollcall.LockBusy))
-	// Whatever takes the lock's context stops when the lock is lost.
+	// Work that takes the lock's context stops when the lock is lost.
 	work := func(ctx context.Context) error { return ctx.Err() }
 	if err := work(lock.Context()); err != nil {
 		log.Fatal(context.Cause(lock.Context()))

@@ -11,24 +11,24 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// domain is that of every google.rpc.ErrorInfo that a replica sends.
+// domain is the domain of every google.rpc.ErrorInfo that a replica sends.
 const domain = "rollcall"
 
-// failureKind says what a failed call means for trying elsewhere.
+// failureKind is what a failed call means for trying another replica.
 type failureKind int
 
 const (
-	// notSent: it never reached a replica.
+	// notSent: the call never reached a replica.
 	notSent failureKind = iota
-	// notNow: a replica can't serve it now, and has done nothing.
+	// notNow: a replica can't serve the call now, and has done nothing.
 	notNow
-	// refused: a replica has refused it.
+	// refused: a replica refused the call.
 	refused
-	// broken: the replica does not know what became of it, or the connection broke on the way.
+	// broken: the replica does not know the outcome, or the connection broke on the way.
 	broken
 )
 
-// failure is how a call ended, as far as trying elsewhere is concerned.
+// failure is how a call ended, as far as trying another replica is concerned.
 type failure struct {
 	kind failureKind
 	err  *Error
@@ -43,7 +43,7 @@ var (
 	errSilent = errors.New("the replica does not answer")
 )
 
-// failureOf reads how a call ended. sent tells whether a request can have reached a replica.
+// failureOf turns the end of a call into a failure. sent reports whether a request may have reached a replica.
 func failureOf(err error, sent bool) *failure {
 	if err == errSilent || err == io.EOF {
 		isEnd := err == io.EOF
@@ -57,7 +57,7 @@ func failureOf(err error, sent bool) *failure {
 	if !fromReplica {
 		switch refusal.Code {
 		case codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented, codes.InvalidArgument:
-			// What lies between may refuse as well: a proxy, a check of credentials.
+			// An intermediary may refuse as well, such as a proxy that checks credentials.
 			return &failure{kind: refused, err: refusal}
 		}
 		if !sent {
@@ -74,7 +74,7 @@ func failureOf(err error, sent bool) *failure {
 	return &failure{kind: refused, err: refusal}
 }
 
-// refusalOf reads a status, and whether it comes from a replica.
+// refusalOf reads a status, and reports whether it comes from a replica.
 func refusalOf(answer *status.Status) (refusal *Error, fromReplica bool) {
 	refusal = &Error{Reason: Reason(answer.Code().String()), Code: answer.Code(), Message: answer.Message()}
 	for _, detail := range answer.Details() {
@@ -90,10 +90,10 @@ func refusalOf(answer *status.Status) (refusal *Error, fromReplica bool) {
 	return refusal, fromReplica
 }
 
-// refusedFor tells whether a replica has refused it for this reason.
+// refusedFor reports whether a replica refused the call for this reason.
 func (f *failure) refusedFor(reason Reason) bool { return f.kind == refused && f.err.Reason == reason }
 
-// pause is how long the replica asks to be left alone.
+// pause is the time for which the replica asks to be left alone.
 func (f *failure) pause() time.Duration {
 	if f == nil {
 		return 0
@@ -101,7 +101,7 @@ func (f *failure) pause() time.Duration {
 	return f.err.RetryAfter
 }
 
-// unreachable is the error of a call for which no replica had an answer; why, if known, is the context's end.
+// unreachable is the error of a call that no replica answered; why, if known, is the error of the context.
 func unreachable(replicas string, last *failure, why error) error {
 	message := fmt.Sprintf("no replica answered (%s)", replicas)
 	if last != nil {

@@ -22,14 +22,14 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// fake is a replica that does what a real one can't be made to do.
+// fake is a replica that does things that a real one can't be made to do.
 type fake struct {
 	v1.UnimplementedRegistryServer
 	server *grpc.Server
 	tokens chan []string
-	// streams are what it does with each Register stream, one after the other.
+	// streams are its actions on each Register stream, in order.
 	streams chan func(registering) error
-	// heartbeats has one for each that it says to the holder of a lock.
+	// heartbeats has one item for each heartbeat that it sends to the holder of a lock.
 	heartbeats chan struct{}
 }
 
@@ -38,7 +38,7 @@ type registering struct {
 	grpc.BidiStreamingServer[v1.RegisterRequest, v1.RegisterResponse]
 }
 
-// Register does what the test has said of the next stream.
+// Register runs the action that the test has set for the next stream.
 func (f *fake) Register(stream grpc.BidiStreamingServer[v1.RegisterRequest, v1.RegisterResponse]) error {
 	select {
 	case does := <-f.streams:
@@ -48,7 +48,7 @@ func (f *fake) Register(stream grpc.BidiStreamingServer[v1.RegisterRequest, v1.R
 	}
 }
 
-// opens wants to hear from the client in this interval.
+// opens opens the stream, and asks the client for a keep-alive in this interval.
 func (r registering) opens(interval time.Duration) error {
 	if _, err := r.Recv(); err != nil {
 		return err
@@ -57,7 +57,7 @@ func (r registering) opens(interval time.Duration) error {
 	return r.Send(&v1.RegisterResponse{Response: &v1.RegisterResponse_Opened{Opened: opened}})
 }
 
-// serves answers everything, until told has an error: it is told of each keep-alive that was answered.
+// serves answers everything, until told returns an error. It calls told for each keep-alive that was answered.
 func (r registering) serves(told func() error) error {
 	for generation := int64(1); ; generation++ {
 		request, err := r.Recv()
@@ -88,7 +88,7 @@ func (r registering) serves(told func() error) error {
 	}
 }
 
-// Get tells the test which token was shown.
+// Get passes the token of the call to the test.
 func (f *fake) Get(ctx context.Context, _ *v1.GetRequest) (*v1.GetResponse, error) {
 	headers, _ := metadata.FromIncomingContext(ctx)
 	f.tokens <- headers.Get("authorization")
@@ -102,7 +102,7 @@ func (f *fake) Put(ctx context.Context, _ *v1.PutRequest) (*v1.PutResponse, erro
 	return nil, ctx.Err()
 }
 
-// pretend starts a fake, and gives its address.
+// pretend starts a fake, and returns its address.
 func pretend(t *testing.T, options ...grpc.ServerOption) (*fake, string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -128,7 +128,7 @@ func pretend(t *testing.T, options ...grpc.ServerOption) (*fake, string) {
 
 func TestATokenIsShownWithEveryCallAndConnectionsCanBeEncrypted(t *testing.T) {
 	ctx := begin(t)
-	// For its certificate, which is good for 127.0.0.1.
+	// The server is needed for its certificate, which is valid for 127.0.0.1.
 	web := httptest.NewTLSServer(nil)
 	certificate, trusted := web.TLS.Certificates[0], x509.NewCertPool()
 	trusted.AddCert(web.Certificate())
@@ -150,7 +150,7 @@ func TestATokenIsShownWithEveryCallAndConnectionsCanBeEncrypted(t *testing.T) {
 	}
 }
 
-// badAddress is one where each connection is closed at once or, if it hangs, never answered.
+// badAddress is an address where each connection is closed at once or, if hangs is set, never answered.
 func badAddress(t *testing.T, hangs bool) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -215,7 +215,7 @@ func TestAWriteWhoseAnswerIsLostIsNotMadeTwice(t *testing.T) {
 	if _, err := client.Put(ctx, "/a", nil); !errors.Is(err, rollcall.OutcomeUnknown) || rollcall.Retryable(err) {
 		t.Fatal(err)
 	}
-	// Nobody is there any more: this one was certainly not carried out.
+	// No server is there any more, so this write was certainly not carried out.
 	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
 	if _, err := client.Put(short, "/a", nil); !errors.Is(err, rollcall.Unreachable) {

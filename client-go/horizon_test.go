@@ -13,10 +13,10 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// horizon is well below the fixed times that clients waited for before there was one.
+// horizon is well below the fixed times that clients without a horizon wait for.
 const horizon = time.Second
 
-// AcquireLock grants the lock, and says as many heartbeats as the test wants.
+// AcquireLock grants the lock, and sends as many heartbeats as the test asks for.
 func (f *fake) AcquireLock(
 	request *v1.AcquireLockRequest, stream grpc.ServerStreamingServer[v1.AcquireLockResponse],
 ) error {
@@ -47,7 +47,7 @@ func TestALockWithoutATTLIsLostWhenItsReplicaIsSilentForTheHorizon(t *testing.T)
 	t.Cleanup(func() { _ = client.Close() })
 	lock, err := client.Lock(ctx, "/lock", rollcall.TTL(0))
 	must(t, err)
-	// As long as something is heard it is held.
+	// The lock is held for as long as the client hears from the replica.
 	for begun := time.Now(); time.Since(begun) < 2*horizon; time.Sleep(horizon / 5) {
 		replica.heartbeats <- struct{}{}
 	}
@@ -72,7 +72,7 @@ func TestARegistrationWithoutATTLIsInDoubtWhenItsReplicaIsSilentForTheHorizon(t 
 	ctx := begin(t)
 	replica, address := pretend(t)
 	answered := make(chan struct{}, 64)
-	// It answers some keep-alives, which a client without a ttl sends because of the horizon, and then nothing.
+	// The replica answers some keep-alives, which a client without a ttl sends because of the horizon, and then nothing.
 	replica.streams <- func(r registering) error {
 		if _, err := r.Recv(); err != nil {
 			return err

@@ -6,7 +6,7 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// keeper holds a lock: renewals, doubts, the end.
+// keeper keeps a lock: renewals, doubt, and the end.
 type keeper struct {
 	lock   *Lock
 	terms  *lockTerms
@@ -14,12 +14,12 @@ type keeper struct {
 	grant  grant
 	// but is the replica that is about to stop.
 	but int
-	// renewing: a renewal was begun since the stream was opened, and may have superseded that.
+	// renewing reports that a renewal was begun since the stream was opened. It may have superseded the stream.
 	renewing bool
 }
 
-// keepByRenewal keeps a lock with a ttl: it renews it every third of that, at whichever replica answers. The lock's own
-// clock ends it when none does.
+// keepByRenewal keeps a lock with a ttl. It renews the lock every third of the ttl, at any replica that answers. The
+// lock's own clock ends the lock when none does.
 func (k *keeper) keepByRenewal() {
 	defer func() { k.stream.end() }()
 	renew := time.NewTimer(time.Until(k.renewAt()))
@@ -43,7 +43,7 @@ func (k *keeper) keepByRenewal() {
 
 func (k *keeper) renewAt() time.Time { return k.grant.sentAt.Add(k.terms.ttl / 3) }
 
-// heard tells whether it is time for a renewal.
+// heard reports whether it is time for a renewal.
 func (k *keeper) heard(message *v1.AcquireLockResponse) bool {
 	until := k.terms.until(k.grant)
 	switch event := message.GetEvent().(type) {
@@ -65,7 +65,7 @@ func (k *keeper) heard(message *v1.AcquireLockResponse) bool {
 	return false
 }
 
-// broke: the stream did, which is the end of the lock only where the replica says so.
+// broke records that the stream broke, which ends the lock only if the replica says so.
 func (k *keeper) broke(why *failure) {
 	at := k.stream.at
 	k.stream = nil
@@ -75,7 +75,7 @@ func (k *keeper) broke(why *failure) {
 	at.failed(why)
 }
 
-// renew tries once, and tells after what pause to do so again.
+// renew tries once, and returns the pause before the next attempt.
 func (k *keeper) renew() time.Duration {
 	at, err := k.lock.client.replicas.pick(k.lock.keeping, k.but, k.terms.ttl/6)
 	if err != nil {
@@ -100,8 +100,8 @@ func (k *keeper) renew() time.Duration {
 	return 0
 }
 
-// isEnd tells whether a failure is the end of the lock, which it then is, or worth another try. With renewing the
-// stream may have been superseded by a renewal of our own.
+// isEnd reports whether a failure ends the lock or is worth another attempt; in the first case it ends the lock. With
+// renewing, a renewal of our own may have superseded the stream.
 func (k *keeper) isEnd(why *failure, renewing bool) bool {
 	switch {
 	case why.isEnd:
@@ -111,16 +111,16 @@ func (k *keeper) isEnd(why *failure, renewing bool) bool {
 	case why.refusedFor(Superseded) && !renewing:
 		k.lock.lose(LostSuperseded, why.err)
 	default:
-		// Whoever refuses may be one replica of several, or only for a moment: the ttl decides.
+		// A single replica may refuse, or refuse only for a moment, so the ttl decides.
 		return false
 	}
 	return true
 }
 
-// keepByStream keeps a lock without a ttl: it lives as long as the stream.
+// keepByStream keeps a lock without a ttl, which lives as long as the stream.
 func (k *keeper) keepByStream() {
 	defer k.stream.end()
-	// doubt is until when it is certain, where the replica is in doubt; ends is when it gives the lock back.
+	// While the replica is in doubt, the lock is certain until doubt. ends is when a stopping replica releases the lock.
 	var doubt, ends time.Time
 	for {
 		select {
@@ -147,7 +147,7 @@ func (k *keeper) keepByStream() {
 	}
 }
 
-// doubt is what a message makes of the doubt there was, and of the end that was near.
+// doubt returns the doubt and the end after a message.
 func (k *keeper) doubt(message *v1.AcquireLockResponse, doubt, ends time.Time) (time.Time, time.Time) {
 	now := time.Now()
 	switch event := message.GetEvent().(type) {
@@ -167,7 +167,7 @@ func (k *keeper) doubt(message *v1.AcquireLockResponse, doubt, ends time.Time) (
 	return doubt, ends
 }
 
-// disconnected: the stream ended, and the lock with it.
+// disconnected records that the stream ended, and the lock with it.
 func (k *keeper) disconnected(why *failure) {
 	if k.isEnd(why, false) {
 		return

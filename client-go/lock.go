@@ -9,52 +9,52 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// lockTTL is how long a lock outlives its program, unless it is told otherwise.
+// lockTTL is the default time for which a lock outlives its program.
 const lockTTL = 30 * time.Second
 
 // Place is a place in the queue for a lock.
 type Place struct {
 	// Position is counted from 1.
 	Position int
-	// Holders are the names of those who hold the lock.
+	// Holders are the names of the holders of the lock.
 	Holders []string
 }
 
-// LockStateKind is how a lock stands.
+// LockStateKind is the kind of a lock's state.
 type LockStateKind int
 
-// How a lock can stand.
+// The states of a lock.
 const (
-	// LockHeld: it is held.
+	// LockHeld means that the lock is held.
 	LockHeld LockStateKind = iota
-	// LockSuspended: it is still held, but may soon be lost: ZooKeeper does not answer, or the replica is about to
-	// stop.
+	// LockSuspended means that the lock is still held, but may soon be lost: ZooKeeper does not answer, or the replica is
+	// about to stop.
 	LockSuspended
-	// LockIsLost: it is not held any more.
+	// LockIsLost means that the lock is no longer held.
 	LockIsLost
-	// LockUnlocked: it was given back, by this program.
+	// LockUnlocked means that this program released the lock.
 	LockUnlocked
 )
 
-// LockState is how a lock stands.
+// LockState is the state of a lock.
 type LockState struct {
-	// Kind is what the other fields belong to.
+	// Kind is the kind of the state. The other fields belong to it.
 	Kind LockStateKind
-	// Until is until when it is certain; renewals move it on. Of LockHeld and LockSuspended.
+	// Until is the time until which the lock is certainly held; renewals move it on. Of LockHeld and LockSuspended.
 	Until time.Time
-	// Err is a *[LostError] that says why. Of LockIsLost.
+	// Err is a *[LostError] with the cause. Of LockIsLost.
 	Err error
 }
 
 func (s LockState) isOver() bool { return s.Kind == LockIsLost || s.Kind == LockUnlocked }
 
-// Lock is a lock that is held until it is unlocked or lost. It is safe for use by any number of goroutines.
+// Lock is a lock that is held until it is unlocked or lost. It is safe for concurrent use.
 type Lock struct {
 	client *Client
 	path   string
 	id     string
 	token  int64
-	// ctx ends with the lock; keeping ends when nobody is to keep it any more, which is after it was given back.
+	// ctx ends with the lock. keeping ends when the lock need not be kept any more, which is after its release.
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	keeping context.Context
@@ -66,19 +66,18 @@ type Lock struct {
 	expiry *time.Timer
 }
 
-// Lock takes a lock, and waits until it is held: first come, first served, across all replicas and programs that use
-// kazoo's Semaphore. When the context ends before, the place in the queue is given up. A place is kept if the replica
-// still knows it after a broken connection, and otherwise a new one is taken at the end.
+// Lock takes a lock, and waits until it is held: first come, first served, across all replicas and all programs that
+// use kazoo's Semaphore. When the context ends first, the place in the queue is given up. After a broken connection the
+// place is kept if the replica still knows it; otherwise a new place is taken, at the end of the queue.
 //
-// The lock is held until it is unlocked or lost, or the client is closed; the context bounds the waiting alone.
+// The lock is held until it is unlocked or lost, or the client is closed; the context bounds only the wait.
 //
-// A lock alone does not keep out a program that was paused while its lock ran out: between its last look and its write,
-// another may have been given the lock. Where that matters, hand the [Lock.FencingToken] to what is guarded, and have
-// it refuse a smaller one than it has seen.
+// A lock alone does not keep out a program that was paused while its lock ran out: between its last check and its
+// write, another program may have got the lock. Where that matters, pass the [Lock.FencingToken] to the guarded
+// resource, and have it refuse a token smaller than the largest it has seen.
 //
-// Errors are of the reasons [LockBusy] (the time is over; the metadata holders may say who holds it),
-// [LockLimitDiffers], [NotALock], [Invalid], those of every call, and [Unreachable]: no replica answered for the
-// client's time-out.
+// Errors have the reason [LockBusy] (the time is over; the metadata holders may name the holders), [LockLimitDiffers],
+// [NotALock], [Invalid], those of every call, or [Unreachable]: no replica answered for the client's time-out.
 func (c *Client) Lock(ctx context.Context, path string, opts ...LockOption) (*Lock, error) {
 	settings := lockSettings{ttl: lockTTL, simultaneous: 1, name: c.name}
 	for _, option := range opts {
@@ -90,26 +89,26 @@ func (c *Client) Lock(ctx context.Context, path string, opts ...LockOption) (*Lo
 	return newQueueing(ctx, c, path, settings).acquire()
 }
 
-// ReleaseLock gives back a lock, or a place in its queue, by the id that [Lock.Leave] gave; from any program.
+// ReleaseLock releases a lock, or a place in its queue, by the id that [Lock.Leave] gave. Any program can do so.
 //
-// Errors are of the reasons [LockLost] (it is not held under this id any more) and [Unreachable].
+// Errors have the reason [LockLost] (it is no longer held under this id) or [Unreachable].
 func (c *Client) ReleaseLock(ctx context.Context, id string) error {
 	request := &v1.ReleaseLockRequest{LockId: id}
 	attempts := 0
-	// Released twice is the same as once.
+	// Releasing twice is the same as once.
 	release := func(ctx context.Context, at *replica) (*v1.ReleaseLockResponse, error) {
 		attempts++
 		return at.stub.ReleaseLock(ctx, request)
 	}
 	_, err := call(ctx, c, "", reads, 0, release)
 	if attempts > 1 && errors.Is(err, LockLost) {
-		// An earlier attempt was carried out, and its answer lost.
+		// An earlier attempt was carried out, and its answer was lost.
 		return nil
 	}
 	return err
 }
 
-// hold makes a lock of a grant.
+// hold makes a Lock of a grant.
 func (c *Client) hold(ctx context.Context, terms *lockTerms, granted grant) (*Lock, error) {
 	l := &Lock{client: c, path: terms.request.GetPath(), id: granted.id, token: granted.token}
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -139,17 +138,17 @@ func (c *Client) hold(ctx context.Context, terms *lockTerms, granted grant) (*Lo
 // Path is the path of the lock.
 func (l *Lock) Path() string { return l.path }
 
-// FencingToken rises with every grant of this lock. Pass it to what the lock guards, and have that refuse a smaller one
-// than it has seen.
+// FencingToken rises with every grant of this lock. Pass it to the resource that the lock guards, and have that
+// resource refuse a token smaller than the largest it has seen.
 func (l *Lock) FencingToken() int64 { return l.token }
 
-// Context ends when the lock does: when it is lost, by a replica's word or by this program's own clock, before anybody
-// else can be given it as long as this program runs; and when it is unlocked. context.Cause then gives a *[LostError],
-// or an error of reason [Closed]. It has the values of the context that [Client.Lock] was given, but does not end with
-// that.
+// Context ends when the lock is unlocked, or when it is lost by a replica's word or by this program's own clock. For as
+// long as this program runs, the latter is before any other client can get the lock. context.Cause then returns a
+// *[LostError], or an error of reason [Closed]. The context has the values of the context that was given to
+// [Client.Lock], but does not end with it.
 func (l *Lock) Context() context.Context { return l.ctx }
 
-// State is how the lock stands now, by this program's clock.
+// State is the present state of the lock, by this program's clock.
 func (l *Lock) State() LockState {
 	l.check()
 	l.mu.Lock()
@@ -157,11 +156,11 @@ func (l *Lock) State() LockState {
 	return l.state
 }
 
-// Unlock gives the lock back, and waits until that is done. It may be called more than once: a call after the first one,
+// Unlock releases the lock, and waits until that is done. It may be called more than once: a call after the first one,
 // or beside it, returns at once.
 //
-// An error is a *[LostError]: the lock was lost before; or of reason [Unreachable], or the context's: no replica could
-// be told in time. The client goes on trying; at the latest the lock goes with its ttl.
+// An error is a *[LostError]: the lock was lost before; or it has the reason [Unreachable] or is the context's: no
+// replica could be reached in time. Then the client goes on trying; at the latest the lock goes with its ttl.
 func (l *Lock) Unlock(ctx context.Context) error {
 	l.check()
 	if !l.over(LockState{Kind: LockUnlocked}, closed(l.path)) {
@@ -178,16 +177,16 @@ func (l *Lock) Unlock(ctx context.Context) error {
 	return err
 }
 
-// Leave leaves the lock held for its ttl, without renewing it, and gives the id by which any program may give it back
-// with [Client.ReleaseLock]. The id is a secret: who has it can release the lock. A lock without a ttl is given back.
-// The lock's Context ends.
+// Leave stops renewing the lock and leaves it held for its ttl. It returns the id by which any program can release the
+// lock with [Client.ReleaseLock]. The id is a secret: anyone who knows it can release the lock. A lock without a ttl is
+// released. The lock's Context ends.
 func (l *Lock) Leave() string {
 	l.over(LockState{Kind: LockUnlocked}, closed(l.path))
 	l.unkeep()
 	return l.id
 }
 
-// show tells how the lock stands, unless that is settled for good.
+// show publishes a state, unless the lock is over already.
 func (l *Lock) show(kind LockStateKind, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -204,7 +203,7 @@ func (l *Lock) lose(reason LostReason, cause error) {
 	l.unkeep()
 }
 
-// over says whether that is news. Whoever keeps the lock goes on until it is told not to.
+// over ends the lock, and reports whether that is news. The keeper goes on until keeping ends.
 func (l *Lock) over(state LockState, cause error) bool {
 	l.mu.Lock()
 	if l.state.isOver() {
@@ -213,7 +212,7 @@ func (l *Lock) over(state LockState, cause error) bool {
 	}
 	l.state = state
 	l.expiry.Stop()
-	// Before anybody can see that it is over: who asks the context must not be told that it is not.
+	// Before anybody can see that the lock is over, so that the context never lags behind the state.
 	l.cancel(cause)
 	l.mu.Unlock()
 	l.client.mu.Lock()
@@ -236,7 +235,7 @@ func (l *Lock) check() {
 	}
 }
 
-// lockContext looks at the clock, so that a program that was paused finds out before its timers do.
+// lockContext checks the clock, so that a program that was paused finds out before its timers fire.
 type lockContext struct {
 	context.Context
 	lock *Lock
@@ -247,15 +246,16 @@ func (c lockContext) Err() error {
 	return c.Context.Err()
 }
 
-// releaseLater gives a lock back in the background, as far as the program's end leaves time for it.
+// releaseLater releases a lock in the background, as far as the end of the program leaves time for that.
 func (c *Client) releaseLater(id string) {
 	if id != "" {
-		// That it is gone already is as good.
+		// An error means that the lock is gone already, which is just as good.
 		c.giveBack(func() { _ = c.ReleaseLock(c.ctx, id) })
 	}
 }
 
-// giveBack does something in the background that the end of the client waits for; it tells whether there is time for it.
+// giveBack runs a task in the background, for which the end of the client waits. It reports whether there is time for
+// it.
 func (c *Client) giveBack(task func()) bool {
 	c.mu.Lock()
 	c.releasing++

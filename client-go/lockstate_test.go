@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A program that finds out by itself that its lock is over, while another goroutine is still telling the client, must
-// be told so by the context as well.
+// A program may find out by itself that its lock is over while another goroutine is still recording that in the client.
+// The context must then say so as well.
 func TestTheContextOfALockHasEndedOnceItsStateSaysSo(t *testing.T) {
 	client := &Client{locks: map[string]*Lock{}}
 	lock := &Lock{client: client, path: "/lock", id: "id", state: LockState{Until: time.Now().Add(time.Hour)}}

@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// lockHeartbeat is how long a lock's stream may be quiet before the replica says something. While the lock is held it
-	// does so at least every third of its horizon.
+	// lockHeartbeat is the longest silence of a quiet lock stream before the replica sends something. While the lock is
+	// held, the replica sends at least every third of the lock's horizon.
 	lockHeartbeat = 3 * time.Second
-	// lockSilence is after what time without a word a stream is given up, and a lock without a ttl is lost, where the
-	// replica does not tell a horizon: one of an older version, or one that has not granted the lock yet.
+	// lockSilence is the time without a word after which a stream is given up, and a lock without a ttl is lost, where the
+	// replica has given no horizon: a replica of an older version, or one that has not granted the lock yet.
 	lockSilence = 10 * time.Second
-	// leastLockSilence is a time without a word after which no stream is given up yet, though its lock may be lost before:
-	// in doubt the horizon is what is left of that.
+	// leastLockSilence is the shortest silence after which a stream is given up, though its lock may be lost earlier: in
+	// doubt, the horizon is the rest of the lock's certainty.
 	leastLockSilence = time.Second
 )
 
-// lockTerms are what to ask for.
+// lockTerms are the terms of a request for a lock.
 type lockTerms struct {
 	client  *Client
 	ttl     time.Duration
 	request *v1.AcquireLockRequest
-	// base gives the streams their values; it has no end.
+	// base gives the streams their values; it never ends.
 	base context.Context
 }
 
@@ -35,16 +35,16 @@ type lockTerms struct {
 type grant struct {
 	id    string
 	token int64
-	// sentAt is when the last request was sent that a replica has answered with it.
+	// sentAt is when the last request that a replica has answered with this grant was sent.
 	sentAt time.Time
-	// heardAt is when the replica last said that the lock is held, or that nothing has changed, and horizon how long it
-	// is certain after that where it has no ttl.
+	// heardAt is when the replica last said that the lock is held, or that nothing has changed. horizon is the time after
+	// that for which a lock without a ttl is certain.
 	heardAt time.Time
 	horizon time.Duration
 	stream  *lockStream
 }
 
-// until is for how long a grant is certain.
+// until is the time until which a grant is certain.
 func (t *lockTerms) until(g grant) time.Time {
 	if t.ttl > 0 {
 		return g.sentAt.Add(t.ttl)
@@ -52,7 +52,7 @@ func (t *lockTerms) until(g grant) time.Time {
 	return g.heardAt.Add(g.horizon)
 }
 
-// horizon is how long nothing may be heard from a replica before the lock is lost.
+// horizon is the time without a word from the replica after which the lock is lost.
 func horizon(held *v1.Held) time.Duration {
 	if held.GetHorizon() == nil {
 		return lockSilence
@@ -60,7 +60,7 @@ func horizon(held *v1.Held) time.Duration {
 	return held.GetHorizon().AsDuration()
 }
 
-// lockSilenceAfter is how long a stream may be silent after a message; zero is as long as before.
+// lockSilenceAfter is the time that a stream may be silent after a message; zero means as long as before.
 func lockSilenceAfter(message *v1.AcquireLockResponse) time.Duration {
 	if held := message.GetHeld(); held != nil {
 		return min(lockSilence, max(leastLockSilence, horizon(held)))
@@ -68,7 +68,7 @@ func lockSilenceAfter(message *v1.AcquireLockResponse) time.Duration {
 	return 0
 }
 
-// lockStream is an AcquireLock call that stands.
+// lockStream is an open AcquireLock call.
 type lockStream struct {
 	at     *replica
 	in     *inbox[v1.AcquireLockResponse]
@@ -76,8 +76,8 @@ type lockStream struct {
 	sentAt time.Time
 }
 
-// open queues anew, or comes back to what has an id. The stream outlives ctx, which bounds the opening. The use of the
-// replica ends with the stream, or with the failure.
+// open queues for the lock anew, or resumes the place or lock that has an id. The stream outlives ctx, which bounds the
+// opening. The use of the replica ends with the stream, or with the failure.
 func (t *lockTerms) open(ctx context.Context, at *replica, id string, wait *time.Duration) (*lockStream, *failure) {
 	request := proto.Clone(t.request).(*v1.AcquireLockRequest)
 	request.LockId = id
@@ -91,7 +91,7 @@ func (t *lockTerms) open(ctx context.Context, at *replica, id string, wait *time
 	sentAt := time.Now()
 	stream, err := at.stub.AcquireLock(v.ctx, request)
 	if err == nil {
-		// A replica sends headers at once; without them the stream does not stand.
+		// A replica sends headers at once; without them the stream is not open.
 		header, problem := stream.Header()
 		if err = problem; err == nil && header == nil {
 			_, err = stream.Recv()
@@ -113,8 +113,7 @@ func (t *lockTerms) open(ctx context.Context, at *replica, id string, wait *time
 	return &lockStream{at: at, in: in, vigil: v, sentAt: sentAt}, nil
 }
 
-// renew comes back to a lock at a replica, and waits until that says that it is held, but no longer than a part of the
-// ttl.
+// renew resumes a lock at a replica, and waits for at most a part of the ttl until the replica says that it is held.
 func (t *lockTerms) renew(ctx context.Context, at *replica, id string) (grant, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, max(t.ttl/6, 300*time.Millisecond))
 	defer cancel()
@@ -145,7 +144,7 @@ func (s *lockStream) granted(held *v1.Held) grant {
 	}
 }
 
-// messages are what it says; nothing where there is no stream.
+// messages are the messages of the replica; nil when there is no stream.
 func (s *lockStream) messages() <-chan *v1.AcquireLockResponse {
 	if s == nil {
 		return nil

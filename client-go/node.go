@@ -6,23 +6,23 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// Node is what a path holds, and what is below it.
+// Node is a path with its value and everything that was read below it.
 type Node struct {
 	// Path is the absolute path that was asked for.
 	Path string
-	// Exists tells whether the path exists. If not, the rest is empty.
+	// Exists reports whether the path exists. If not, the rest is empty.
 	Exists bool
-	// Value is what the node itself holds; nil when it is empty.
+	// Value is the value of the node itself; nil when it is empty.
 	Value Value
 	// Stat is ZooKeeper's record of the node; nil when it does not exist.
 	Stat *Stat
-	// Children are the children by name, or in a recursive answer by the path relative to the node, such as a/b.
+	// Children are the children by name. In a recursive answer they are by path relative to the node, such as a/b.
 	Children map[string]Child
 }
 
 // Child is one child of a node.
 type Child struct {
-	// Value is what it holds; nil when it is empty.
+	// Value is its value; nil when it is empty.
 	Value Value
 	// Stat is ZooKeeper's record of it. In a watch it is as of the last event.
 	Stat *Stat
@@ -35,8 +35,8 @@ type Stat struct {
 	Czxid, Mzxid, Pzxid int64
 	// Ctime and Mtime are when the node was created and when its data last changed, by ZooKeeper's clock.
 	Ctime, Mtime time.Time
-	// Version counts the changes of the data; it is what [IfVersion] is compared with. Cversion counts those of the
-	// list of children, Aversion those of the access control list.
+	// Version counts the changes of the data; [IfVersion] is compared with it. Cversion counts the changes of the list of
+	// children, Aversion those of the access control list.
 	Version, Cversion, Aversion int32
 	// EphemeralOwner is the ZooKeeper session of a registration; 0 for a durable node.
 	EphemeralOwner int64
@@ -44,26 +44,26 @@ type Stat struct {
 	DataLength, NumChildren int32
 }
 
-// ChangeKind is what has happened to a watched path.
+// ChangeKind is the kind of a change of a watched path.
 type ChangeKind int
 
-// What can happen to a watched path and its children.
+// The changes of a watched path and its children.
 const (
-	// Added: a child has appeared.
+	// Added means that a child has appeared.
 	Added ChangeKind = ChangeKind(v1.ChangeKind_CHANGE_KIND_ADDED)
-	// Updated: a child's data has changed.
+	// Updated means that a child's data has changed.
 	Updated ChangeKind = ChangeKind(v1.ChangeKind_CHANGE_KIND_UPDATED)
-	// Removed: a child has gone.
+	// Removed means that a child is gone.
 	Removed ChangeKind = ChangeKind(v1.ChangeKind_CHANGE_KIND_REMOVED)
-	// Created: the watched path has come to be.
+	// Created means that the watched path was created.
 	Created ChangeKind = ChangeKind(v1.ChangeKind_CHANGE_KIND_CREATED)
-	// DataChanged: the watched path's own data has changed.
+	// DataChanged means that the watched path's own data has changed.
 	DataChanged ChangeKind = ChangeKind(v1.ChangeKind_CHANGE_KIND_DATA_CHANGED)
-	// Deleted: the watched path has gone, and every child with it.
+	// Deleted means that the watched path and all its children are gone.
 	Deleted ChangeKind = ChangeKind(v1.ChangeKind_CHANGE_KIND_DELETED)
 )
 
-// String names the kind.
+// String returns the name of the kind.
 func (k ChangeKind) String() string {
 	switch k {
 	case Added:
@@ -84,15 +84,15 @@ func (k ChangeKind) String() string {
 
 // Change is one change of a watched path.
 type Change struct {
-	// Kind is what has happened.
+	// Kind is the kind of the change.
 	Kind ChangeKind
-	// Name is the child that it happened to; empty for the watched path itself.
+	// Name is the name of the child; empty for the watched path itself.
 	Name string
-	// Child is what it holds after the change; empty for what has gone.
+	// Child is the value and the stat after the change; empty for a path that is gone.
 	Child Child
 }
 
-// apply makes the change to a node that nobody else has.
+// apply applies the change to a node that nobody else holds.
 func (n *Node) apply(change Change) {
 	switch change.Kind {
 	case Added, Updated:

@@ -5,23 +5,25 @@ import (
 	"time"
 )
 
-// pulse is since when a replica has certainly heard from us. A replica counts the ttl from what it has heard, not from
-// what it has said; so a keep-alive counts once it is answered, from when it was sent. It is safe for concurrent use.
+// pulse is the time since which a replica has certainly heard from this client. A replica counts the ttl from the last
+// message that it has heard, not from the last that it has sent. So a keep-alive counts once it is answered, from when
+// it was sent. A pulse is safe for concurrent use.
 type pulse struct {
 	mu sync.Mutex
-	// heard: the replica has heard from us after this moment.
+	// The replica has heard from this client after the time heard.
 	heard time.Time
-	// askedAt is when the keep-alive was sent whose answer counts next, and awaited how many answers come up to that.
+	// askedAt is when the keep-alive was sent whose answer counts next. awaited is the number of answers up to and
+	// including that one.
 	askedAt time.Time
 	awaited int
-	// unanswered is how many keep-alives are.
+	// unanswered is the number of unanswered keep-alives.
 	unanswered int
 }
 
-// newPulse begins with the opening of a stream, which was sent then.
+// newPulse begins with the opening of a stream, which was sent at sentAt.
 func newPulse(sentAt time.Time) *pulse { return &pulse{heard: sentAt} }
 
-// asks: a keep-alive is about to be sent.
+// asks records that a keep-alive is about to be sent.
 func (p *pulse) asks(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -31,7 +33,8 @@ func (p *pulse) asks(now time.Time) {
 	}
 }
 
-// answered: the oldest keep-alive is. Where none was sent it is the heartbeat of the replica, and tells nothing.
+// answered records that the oldest keep-alive is answered. If none was sent, the message is the replica's heartbeat and
+// has no meaning here.
 func (p *pulse) answered() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -47,7 +50,7 @@ func (p *pulse) answered() {
 	}
 }
 
-// certain: the replica has heard from us after this moment.
+// certain is a time after which the replica has heard from this client.
 func (p *pulse) certain() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()

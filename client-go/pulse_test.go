@@ -23,7 +23,7 @@ func TestAKeepAliveCountsOnceItIsAnsweredFromWhenItWasSent(t *testing.T) {
 	expect(1)
 	p.answered()
 	expect(1)
-	// An answer that is late is not that of a keep-alive that was sent meanwhile.
+	// A late answer does not count for a keep-alive that was sent meanwhile.
 	p.asks(after(2))
 	p.asks(after(3))
 	p.answered()
@@ -73,7 +73,7 @@ func TestWhatAStreamThatWasLeftKeepsIsNotInDoubt(t *testing.T) {
 		{holding{}, false},
 		{holding{sureUntil: now, hasAll: true}, false},
 		{holding{sureUntil: now, left: left, leftHadAll: true}, false},
-		// It has never taken everything over itself.
+		// The previous stream has never taken everything over itself.
 		{holding{sureUntil: now, left: left}, true},
 	} {
 		if got := c.h.mayDoubt(); got != c.want {

@@ -6,7 +6,7 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// take reads what the present stream says about a path.
+// take takes in a message of the present stream about a path.
 func (s *regState) take(message *v1.RegisterResponse) {
 	switch response := message.GetResponse().(type) {
 	case *v1.RegisterResponse_Registered:
@@ -71,7 +71,7 @@ func (s *regState) unregistered(path string) {
 		delete(s.entries, path)
 		return
 	}
-	// An earlier registration of the path is gone; this one is still to be said.
+	// An earlier registration of the path is gone; the present one is still to be sent.
 	entry.answered = unknown
 	s.enqueue(path, entry)
 }
@@ -96,7 +96,7 @@ func (s *regState) lost(told *v1.Lost) {
 	reason := LostTakenOver
 	switch told.GetReason() {
 	case v1.LostReason_LOST_REASON_EXPIRED:
-		// Nobody else has it: it is registered again.
+		// No other client has it, so it is registered again.
 		s.sayAgain(path, entry)
 		return
 	case v1.LostReason_LOST_REASON_REMOVED:
@@ -107,11 +107,12 @@ func (s *regState) lost(told *v1.Lost) {
 		reason = LostSession
 	}
 	if entry.generation != 0 && told.GetGeneration() < entry.generation {
-		// Of an earlier registration of this path, or of one that has been made again since.
+		// It concerns an earlier registration of this path, or one that has been made again since.
 		return
 	}
 	if reason == LostTakenOver && entry.late > 0 {
-		// Perhaps by ourselves: a replica that is asked once more tells by what stands there.
+		// The path may have been taken over by ourselves. A replica that is asked once more answers by the node that exists
+		// there.
 		entry.late--
 		s.sayAgain(path, entry)
 		return
@@ -133,11 +134,11 @@ func (s *regState) rejected(told *v1.Rejected) {
 	case version != entry.version:
 		s.enqueue(path, entry)
 	case entry.leaving:
-		// Nothing of ours is there; the answer to an unset makes it certain.
+		// There is no node of ours; the answer to an unset makes it certain.
 		entry.generation, entry.answered = 0, unknown
 		s.enqueue(path, entry)
 	case isHeld && entry.accepted != nil:
-		// The value that was accepted before stands.
+		// The node keeps the value that was accepted earlier.
 		entry.value, entry.accepted, entry.answered = entry.accepted, nil, unknown
 		entry.answer(refusal)
 		s.enqueue(path, entry)

@@ -7,59 +7,59 @@ import (
 )
 
 const (
-	// registrationTTL is how long a registration outlives its program, unless it is told otherwise.
+	// registrationTTL is the default time for which a registration outlives its program.
 	registrationTTL = 15 * time.Second
 	shortestTTL     = time.Second
 	longestTTL      = 10 * time.Minute
 )
 
-// StateKind is how a registration stands.
+// StateKind is the kind of a registration's state.
 type StateKind int
 
-// How a registration can stand.
+// The states of a registration.
 const (
-	// Pending: not registered yet, or perhaps no more: no replica, or no ZooKeeper, can be reached. The client goes on
-	// trying.
+	// Pending means that the path is not registered yet, or perhaps no longer: no replica, or no ZooKeeper, can be
+	// reached. The client goes on trying.
 	Pending StateKind = iota
-	// Registered: it stands.
+	// Registered means that the path is registered.
 	Registered
-	// Overwritten: it stands, but somebody else has written other data into the node. The server writes yours again after
-	// a second, and after twice as long each further time, up to 10 minutes; Registered follows then. The next Update
-	// writes yours at once.
+	// Overwritten means that the path is registered, but somebody else has written other data into the node. The server
+	// writes yours again after a second, and after twice as long each further time, up to 10 minutes; then Registered
+	// follows. The next Update writes yours at once.
 	Overwritten
-	// Lost: gone for good, and the client does not bring it back.
+	// Lost means that the registration is gone for good; the client does not bring it back.
 	Lost
-	// Unregistered: taken down, as the program asked.
+	// Unregistered means that the registration was taken down at the program's request.
 	Unregistered
 )
 
-// String names the kind.
+// String returns the name of the kind.
 func (k StateKind) String() string {
 	return [...]string{"pending", "registered", "overwritten", "lost", "unregistered"}[k]
 }
 
-// State is how a registration stands.
+// State is the state of a registration.
 type State struct {
-	// Kind is what the other fields belong to.
+	// Kind is the kind of the state. The other fields belong to it.
 	Kind StateKind
-	// Generation is which incarnation stands; later ones are larger. Of Registered and Overwritten.
+	// Generation is the generation of the registration; later ones are larger. Of Registered and Overwritten.
 	Generation int64
-	// Value is what the node holds now; nil when it is empty. Of Overwritten.
+	// Value is the present value of the node; nil when it is empty. Of Overwritten.
 	Value Value
-	// Err is a *[LostError] that says why. Of Lost.
+	// Err is a *[LostError] with the cause. Of Lost.
 	Err error
 }
 
-// IsRegistered tells whether the path is registered, by all that is known.
+// IsRegistered reports whether the path is registered, as far as is known.
 func (s State) IsRegistered() bool { return s.Kind == Registered || s.Kind == Overwritten }
 
 func (s State) isOver() bool { return s.Kind == Lost || s.Kind == Unregistered }
 
-// Registration is a path that is registered until it is closed or lost. It is safe for use by any number of goroutines.
+// Registration is a path that is registered until it is closed or lost. It is safe for concurrent use.
 type Registration struct {
 	path    string
 	session *session
-	// began is when the registration did, as its data says.
+	// began is when the registration began, as its data says.
 	began time.Time
 
 	mu     sync.Mutex
@@ -69,16 +69,17 @@ type Registration struct {
 
 // Register registers a path, and waits until that is done. data is [Data] or anything that encoding/json makes an
 // object of; or a string or [Text], bytes or [Raw]; nil is an empty object. The keys pid and created are added to an
-// object that does not have them. Missing parents are made.
+// object that does not have them. Missing parents are created.
 //
-// The registration stands until it is closed, the client is closed, or the program ends; the context bounds the waiting
-// alone. The client keeps it: when a replica stops or dies it goes on at another, by its generation, so that nobody who
-// watches misses it for a moment. Who registers a path that another holds takes it over, as a service needs that
-// restarts on the same host and port; the older one is Lost and does not fight back. See [Exclusive] for the opposite.
+// The registration is kept until it is closed, the client is closed, or the program ends; the context bounds only the
+// wait. When a replica stops or dies, the client resumes the registration at another by its generation, so that no
+// watcher misses it for a moment. Registering a path that another client holds takes it over: a service that restarts
+// on the same host and port needs that. The older registration is Lost and does not fight back. See [Exclusive] for the
+// opposite.
 //
-// Errors are of the reasons [Invalid], [NameTaken], [NotEphemeral], [ValueTooLarge], [InvalidPath], those of every
-// call, and [Unreachable]: no replica or no ZooKeeper could be reached in time. Nothing is left then; use
-// [InBackground] to go on trying. A *[LostError] says that another registration has taken the path meanwhile.
+// Errors have the reason [Invalid], [NameTaken], [NotEphemeral], [ValueTooLarge], [InvalidPath], those of every call,
+// or [Unreachable]: no replica or no ZooKeeper could be reached in time. Nothing is left then; use [InBackground] to go
+// on trying. A *[LostError] means that another registration has taken the path meanwhile.
 func (c *Client) Register(ctx context.Context, path string, data any, opts ...RegisterOption) (*Registration, error) {
 	settings := registerSettings{ttl: registrationTTL}
 	for _, option := range opts {
@@ -121,22 +122,24 @@ func checkTTL(ttl time.Duration) error {
 // Path is the registered path.
 func (r *Registration) Path() string { return r.path }
 
-// State is how it stands now.
+// State is the present state.
 func (r *Registration) State() State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.state
 }
 
-// States tells how it stands, as it changes. There is one channel a registration: of several receivers each state comes
-// to one. A state that was not received before the next is skipped. The channel is closed after Lost or Unregistered.
+// States returns the channel of states, as they change. There is one channel for each registration, so with several
+// receivers each state goes to one of them. A state that was not received before the next is skipped. The channel is
+// closed after Lost or Unregistered.
 func (r *Registration) States() <-chan State { return r.states }
 
-// Update changes the data, and waits until that is done. Who watches sees one change; of several updates the last one
-// stands. data is as of [Client.Register]; the key created keeps its first value.
+// Update changes the data, and waits until the change is made. Watchers see one change; of several updates the last one
+// wins. data is as for [Client.Register]; the key created keeps its first value.
 //
-// Errors are as of Register. After a refusal the old data stands. After [Unreachable], or when the context ends, the
-// client goes on trying to write the new. A *[LostError] or reason [Closed]: there is no registration any more.
+// Errors are as for Register. After a refusal the node keeps the old data. After [Unreachable], or when the context
+// ends, the client goes on trying to write the new data. A *[LostError] or the reason [Closed] means that the
+// registration no longer exists.
 func (r *Registration) Update(ctx context.Context, data any) error {
 	value, err := valueToProto(data)
 	if err != nil {
@@ -158,15 +161,15 @@ func (r *Registration) Update(ctx context.Context, data any) error {
 
 // Close takes the registration down, and waits until it is gone. It may be called more than once.
 //
-// An error is of reason [Unreachable], or the context's: no replica could be told in time. The client goes on trying;
-// at the latest the registration goes with its ttl.
+// An error has the reason [Unreachable], or is the context's: no replica could be reached in time. Then the client goes
+// on trying; at the latest the registration goes with its ttl.
 func (r *Registration) Close(ctx context.Context) error {
 	waiter := make(chan error, 1)
 	r.session.remove(r, waiter)
 	return r.session.await(ctx, waiter)
 }
 
-// tell makes a state known, unless it is no news.
+// tell publishes a state, if it is news.
 func (r *Registration) tell(state State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -179,7 +182,7 @@ func (r *Registration) tell(state State) {
 	case <-r.states:
 	default:
 	}
-	// There is room: nobody else sends.
+	// There is room, since nobody else sends.
 	r.states <- state
 	if state.isOver() {
 		close(r.states)

@@ -6,38 +6,38 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// regState is what is wished, what was said, and what was answered, for each path of a session. Pure: its owner locks
-// it.
+// regState holds, for each path of a session, the registration that is wanted, the request that was sent, and the
+// answer. Pure: its owner locks it.
 type regState struct {
 	entries map[string]*entry
-	// queue are the paths about which there may be something to say, each once.
+	// queue are the paths for which a request may be due, each once.
 	queue []string
-	// later are the paths that a replica had no room for: they are said again.
+	// later are the paths for which a replica had no room. They are sent again.
 	later []string
-	// unanswered is how many paths have something said that was not answered.
+	// unanswered is the number of paths with a request that is not answered yet.
 	unanswered int
-	// withoutZooKeeper are those of them that wait for ZooKeeper, as the present stream says.
+	// withoutZooKeeper are those of them that wait for ZooKeeper, according to the present stream.
 	withoutZooKeeper map[string]struct{}
 }
 
-// entry is one path, and the registration that has it now.
+// entry is a path and its present registration.
 type entry struct {
 	of        *Registration
 	exclusive bool
 	value     *v1.Value
-	// accepted is the value that was last answered, while another one is wished.
+	// accepted is the value that was last accepted, while another one is wanted.
 	accepted *v1.Value
 	leaving  bool
-	// version is which value is wished: it rises with each.
+	// version is the version of the wanted value. It rises with each change.
 	version int
-	// said is what was said and not answered, on the present stream.
+	// said is the request that is not answered yet, on the present stream.
 	said said
-	// answered is what of the wish was answered on the present stream; unknown when nothing was.
+	// answered is the version that was answered on the present stream; unknown when none was.
 	answered int
-	// generation is the last one that we were given; 0 before.
+	// generation is the generation that was last received; 0 before.
 	generation int64
 	isQueued   bool
-	// late is how many sets, said on earlier streams and not answered, may still be carried out, each once: another
+	// late is the number of sets that earlier streams have not answered. Each may still be carried out, once; another
 	// replica then takes the path over, for us.
 	late    int
 	waiters []chan<- error
@@ -57,13 +57,14 @@ const (
 	saidUnset
 )
 
-// mostLate is how many late requests of its own a registration survives: more than there are replicas, mostly.
+// mostLate is the maximum number of its own late requests that a registration survives. It is larger than the usual
+// number of replicas.
 const mostLate = 8
 
 const (
-	// unknown is the version of no value.
+	// unknown is the version that stands for no value.
 	unknown = -1
-	// earlier is the version of something that an earlier registration of the path has said.
+	// earlier is the version in a request that an earlier registration of the path has sent.
 	earlier = -2
 )
 
@@ -71,7 +72,7 @@ func newRegState() *regState {
 	return &regState{entries: make(map[string]*entry), withoutZooKeeper: make(map[string]struct{})}
 }
 
-// add adds a registration. One that stands for the same path is over: the path was taken from it.
+// add adds a registration. An existing registration of the same path ends: it has been taken over.
 func (s *regState) add(of *Registration, value *v1.Value, exclusive bool, waiter chan<- error) error {
 	before := s.entries[of.path]
 	if exclusive && before != nil && !before.leaving {
@@ -83,7 +84,7 @@ func (s *regState) add(of *Registration, value *v1.Value, exclusive bool, waiter
 	}
 	added := &entry{of: of, exclusive: exclusive, value: value, answered: unknown, waiters: []chan<- error{waiter}}
 	if before != nil {
-		// What is under way is still answered, and answers come in order.
+		// A request that is under way is still answered, and answers come in order.
 		if before.said.what != nothing {
 			added.said = said{saidSet, earlier}
 		}
@@ -102,7 +103,7 @@ func (s *regState) add(of *Registration, value *v1.Value, exclusive bool, waiter
 	return nil
 }
 
-// update wishes another value.
+// update changes the wanted value.
 func (s *regState) update(of *Registration, value *v1.Value, waiter chan<- error) bool {
 	entry := s.entry(of)
 	if entry == nil || entry.leaving {
@@ -119,7 +120,7 @@ func (s *regState) update(of *Registration, value *v1.Value, waiter chan<- error
 	return true
 }
 
-// remove wishes it gone.
+// remove asks for the end of a registration.
 func (s *regState) remove(of *Registration, waiter chan<- error) {
 	entry := s.entry(of)
 	if entry == nil {
@@ -127,7 +128,7 @@ func (s *regState) remove(of *Registration, waiter chan<- error) {
 		return
 	}
 	if !entry.leaving {
-		// Whoever waits for an update waits in vain.
+		// A caller that waits for an update waits in vain.
 		entry.answer(closed(of.path))
 	}
 	entry.leaving = true
@@ -137,13 +138,14 @@ func (s *regState) remove(of *Registration, waiter chan<- error) {
 
 func (s *regState) isEmpty() bool { return len(s.entries) == 0 }
 
-// isSettled tells whether everything that is wished was answered on the present stream.
+// isSettled reports whether everything that is wanted has been answered on the present stream.
 func (s *regState) isSettled() bool { return len(s.queue) == 0 && s.unanswered == 0 }
 
-// isWithoutZooKeeper tells whether the present stream's replica keeps something waiting since it has no ZooKeeper.
+// isWithoutZooKeeper reports whether the replica of the present stream keeps a request waiting because it has no
+// ZooKeeper.
 func (s *regState) isWithoutZooKeeper() bool { return len(s.withoutZooKeeper) > 0 }
 
-// begin: a new stream, on which everything is said again.
+// begin begins a new stream, on which everything is sent again.
 func (s *regState) begin() {
 	s.later, s.queue, s.unanswered = nil, s.queue[:0], 0
 	clear(s.withoutZooKeeper)
@@ -156,7 +158,7 @@ func (s *regState) begin() {
 	}
 }
 
-// next is the next thing to say on the present stream; nil when there is nothing.
+// next is the next request to send on the present stream; nil when there is none.
 func (s *regState) next() *v1.RegisterRequest {
 	for len(s.queue) > 0 {
 		path := s.queue[0]
@@ -170,7 +172,7 @@ func (s *regState) next() *v1.RegisterRequest {
 			continue
 		}
 		s.unanswered++
-		// What another replica may still hold is taken from it before it is taken down.
+		// A registration that another replica may still hold is taken from it before it is taken down.
 		isHeldElsewhere := entry.answered == unknown && entry.generation != 0
 		if entry.leaving && !isHeldElsewhere {
 			entry.said = said{what: saidUnset}
@@ -188,7 +190,7 @@ func (s *regState) next() *v1.RegisterRequest {
 	return nil
 }
 
-// tryAgain says again what a replica had no room for.
+// tryAgain sends the requests again for which a replica had no room.
 func (s *regState) tryAgain() {
 	for _, path := range s.later {
 		if entry := s.entries[path]; entry != nil {
@@ -198,10 +200,10 @@ func (s *regState) tryAgain() {
 	s.later = nil
 }
 
-// doubt: it is not certain any more that anything is registered.
+// doubt records that it is no longer certain that anything is registered.
 func (s *regState) doubt() { s.doubtThose(func(*entry) bool { return true }) }
 
-// doubtTheRest is the same of what was not answered on the present stream.
+// doubtTheRest does the same for the registrations that were not answered on the present stream.
 func (s *regState) doubtTheRest() {
 	s.doubtThose(func(entry *entry) bool { return entry.answered == unknown })
 }
@@ -214,7 +216,8 @@ func (s *regState) doubtThose(concerns func(*entry) bool) {
 	}
 }
 
-// refuse: a replica refuses to open a stream. Who has never been registered is told, the others are tried again.
+// refuse records that a replica refuses to open a stream. Registrations that were never made end with the refusal; the
+// others are tried again.
 func (s *regState) refuse(refusal *Error) {
 	for path, entry := range s.entries {
 		if entry.generation == 0 {
@@ -237,7 +240,7 @@ func (s *regState) enqueue(path string, entry *entry) {
 	}
 }
 
-// sayAgain: what the present stream has answered about a path does not hold any more.
+// sayAgain records that the answer of the present stream about a path no longer holds.
 func (s *regState) sayAgain(path string, entry *entry) {
 	s.heard(entry)
 	entry.answered = unknown
@@ -245,7 +248,7 @@ func (s *regState) sayAgain(path string, entry *entry) {
 	s.enqueue(path, entry)
 }
 
-// heard: what was said is answered. It gives what that was.
+// heard records that the request was answered, and returns that request.
 func (s *regState) heard(entry *entry) said {
 	was := entry.said
 	if was.what != nothing {
@@ -256,7 +259,7 @@ func (s *regState) heard(entry *entry) said {
 	return was
 }
 
-// end: it is over, and not because the program has asked for it; unless it has meanwhile.
+// end ends a registration without a request of the program, unless the program has meanwhile asked for its end.
 func (s *regState) end(path string, answer error, lost *LostError) {
 	entry := s.entries[path]
 	delete(s.entries, path)
@@ -270,8 +273,8 @@ func (s *regState) end(path string, answer error, lost *LostError) {
 	entry.answer(answer)
 }
 
-// answer tells all who wait. There is room for one answer in each channel, and nobody gets two. The state is told before:
-// whoever has an answer finds the state that goes with it.
+// answer answers all waiters. Each channel has room for one answer, and no waiter gets two. The state is published
+// first, so that a waiter that has its answer finds the matching state.
 func (e *entry) answer(answer error) {
 	for _, waiter := range e.waiters {
 		waiter <- answer

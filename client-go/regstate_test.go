@@ -11,7 +11,7 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// scene is a state and the replica at the other end, one step at a time.
+// scene is a state and the replica at the other end, advanced one step at a time.
 type scene struct {
 	*testing.T
 	*regState
@@ -32,7 +32,7 @@ func (s scene) adds(path string, n int) *Registration {
 	return of
 }
 
-// says checks all that is said now, as «set PATH N [@GENERATION]» and «unset PATH», in any order.
+// says checks all requests that are due, as «set PATH N [@GENERATION]» and «unset PATH», in any order.
 func (s scene) says(want ...string) {
 	s.Helper()
 	var all []string
@@ -73,7 +73,7 @@ func (s scene) isRejected(path string, code codes.Code, reason Reason) {
 	s.take(&v1.RegisterResponse{Response: &v1.RegisterResponse_Rejected{Rejected: told}})
 }
 
-// standing is one that is registered on the present stream.
+// standing adds a registration that is held on the present stream.
 func (s scene) standing(path string, generation int64) *Registration {
 	s.Helper()
 	of := s.adds(path, 1)
@@ -205,7 +205,8 @@ func TestStateWhatAnEarlierStreamMayHaveTakenOverLateIsAskedForOnce(t *testing.T
 	held := s.standing("/a", 5)
 	s.begin()
 	s.says("set /a 1 @5")
-	// That stream breaks before it is answered; the next one is answered at a replica where the first still stands.
+	// That stream breaks before it is answered. The next one is answered at a replica where the first registration still
+	// exists.
 	s.begin()
 	s.says("set /a 1 @5")
 	s.isRegistered("/a", 5)
@@ -277,7 +278,7 @@ func TestStateWhatIsEvictedIsLostAndDoesNotComeBackByItself(t *testing.T) {
 	if lost := new(LostError); !errors.As(held.State().Err, &lost) || lost.Reason != LostEvicted {
 		t.Fatal(held.State().Err)
 	}
-	// Evicted while its stream was broken: what is resumed is refused.
+	// Evicted while its stream was broken: the request to resume it is refused.
 	resumed := s.standing("/b", 5)
 	s.begin()
 	s.says("set /b 1 @5")
@@ -352,7 +353,7 @@ func TestStateALaterRegistrationOfThePathTakesItOver(t *testing.T) {
 	first := s.standing("/a", 5)
 	second := s.adds("/a", 2)
 	s.stands(first, Lost, 0)
-	// The end of the first is nothing to the second.
+	// The end of the first registration does not concern the second.
 	s.remove(first, waiter())
 	s.says("set /a 2")
 	s.isRegistered("/a", 5)
@@ -390,7 +391,7 @@ func TestStateDoubtIsToldAndSoIsWhatOthersHaveWritten(t *testing.T) {
 	if held.State().Value != Text("7") || (<-held.States()).Kind != Overwritten {
 		t.Fatalf("%+v", held.State())
 	}
-	// The server has put it right: the same incarnation, and no answer to a set.
+	// The server has written the data again: the same generation, and no answer to a set.
 	right := &v1.Registered{Path: "/a", Generation: 5, Restored: true}
 	s.take(&v1.RegisterResponse{Response: &v1.RegisterResponse_Registered{Registered: right}})
 	s.stands(held, Registered, 5)
@@ -414,7 +415,7 @@ func TestStateAReplicaThatRefusesTheStreamEndsOnlyWhatNeverStood(t *testing.T) {
 	s.stands(held, Registered, 5)
 }
 
-// answersAfter checks that this makes a state known before anybody has an answer.
+// answersAfter checks that does publishes a state before any waiter has an answer.
 func (s scene) answersAfter(of *Registration, kind StateKind, waiter <-chan error, does func()) {
 	s.Helper()
 	done := make(chan struct{})
@@ -425,7 +426,7 @@ func (s scene) answersAfter(of *Registration, kind StateKind, waiter <-chan erro
 			s.Errorf("it is %v and not %v", state.Kind, kind)
 		}
 		<-waiter
-	case <-waiter: // It has no room: who answers stands still until this.
+	case <-waiter: // The channel has no room: the answering goroutine blocks until this receive.
 		s.Errorf("answered before it is %v", kind)
 	}
 	<-done

@@ -12,21 +12,21 @@ import (
 )
 
 const (
-	// shortestSilence is how long a replica may be silent at least before it is given up, where registrations outlive
-	// that. silenceWithoutTTL is that for one of an older version, without a horizon, that expects no keep-alives: it
+	// shortestSilence is the shortest silence after which a replica is given up, for registrations that outlive it.
+	// silenceWithoutTTL is the same for a replica of an older version, without a horizon, that expects no keep-alives: it
 	// sends a heartbeat every 20 seconds, and its connection is pinged.
 	shortestSilence   = time.Second
 	silenceWithoutTTL = 50 * time.Second
 	// inHorizon is the number of keep-alives in the time after which a silent replica is given up.
 	inHorizon = 3
-	// shortestKeepAlive is the shortest interval of keep-alives, whatever the replica asks for: a third of the shortest
+	// shortestKeepAlive is the shortest interval of keep-alives, whatever the replica asks for. A third of the shortest
 	// ttl is longer.
 	shortestKeepAlive = 100 * time.Millisecond
-	// unsent is how many requests may wait to be sent.
+	// unsent is the maximum number of requests that wait to be sent.
 	unsent = 256
 )
 
-// regStream is a Register call that stands. A goroutine of its own sends what is put into requests, and keep-alives.
+// regStream is an open Register call. A goroutine of its own sends the items of requests, and keep-alives.
 type regStream struct {
 	at       *replica
 	requests chan *v1.RegisterRequest
@@ -59,7 +59,7 @@ func openRegister(ctx context.Context, c *Client, at *replica, ttl time.Duration
 	return r, nil
 }
 
-// keepAliveTerms are how often to send a keep-alive, if at all, and how long a replica may be silent.
+// keepAliveTerms returns the interval of keep-alives, 0 for none, and the time that a replica may be silent.
 func keepAliveTerms(opened *v1.Opened) (keepAlive, silence time.Duration) {
 	keepAlive, silence = opened.GetKeepAliveInterval().AsDuration(), silenceWithoutTTL
 	least := inHorizon * shortestKeepAlive
@@ -79,7 +79,7 @@ func keepAliveTerms(opened *v1.Opened) (keepAlive, silence time.Duration) {
 	return keepAlive, silence
 }
 
-// unchanged: no message changes how long a replica may be silent.
+// unchanged means that no message changes how long a replica may be silent.
 func unchanged(*v1.RegisterResponse) time.Duration { return 0 }
 
 func sayOpen(stream grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResponse], name string, ttl time.Duration) (
@@ -90,7 +90,7 @@ func sayOpen(stream grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResp
 		open.Ttl = durationpb.New(ttl)
 	}
 	request := &v1.RegisterRequest{Request: &v1.RegisterRequest_Open{Open: open}}
-	// Why it could not be sent is what Recv tells.
+	// Recv returns the cause of a failed Send.
 	_ = stream.Send(request)
 	first, err := stream.Recv()
 	if err != nil {
@@ -102,13 +102,13 @@ func sayOpen(stream grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResp
 	return first.GetOpened(), nil
 }
 
-// send ends with the stream: Recv tells why that ended.
+// send ends with the stream. Recv returns the cause of that end.
 func (r *regStream) send(stream interface {
 	Send(*v1.RegisterRequest) error
 }, keepAlive time.Duration) {
 	var due <-chan time.Time
 	if keepAlive > 0 {
-		// Also beside other requests: it is the answer that tells since when the replica has heard from us.
+		// Sent even beside other requests: its answer shows since when the replica has heard from this client.
 		ticker := time.NewTicker(keepAlive)
 		defer ticker.Stop()
 		due = ticker.C
@@ -129,7 +129,7 @@ func (r *regStream) send(stream interface {
 	}
 }
 
-// messages are what it says; nothing where there is no stream.
+// messages are the messages of the replica; nil when there is no stream.
 func (r *regStream) messages() <-chan *v1.RegisterResponse {
 	if r == nil {
 		return nil

@@ -14,14 +14,14 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// drainPause is how long a replica that drains is left alone.
+// drainPause is the time for which a draining replica is left alone.
 const drainPause = 500 * time.Millisecond
 
-// drainTime is how long one that drains is not looked for when another has lost ZooKeeper: longer than a drain takes,
-// mostly.
+// drainTime is the time for which a draining replica is not considered when another has lost ZooKeeper. It is longer
+// than most drains take.
 const drainTime = 15 * time.Second
 
-// replicas are the connections of a client: one a replica, made when it is first used, given up when it fails.
+// replicas are the connections of a client: one for each replica, made on first use and dropped when it fails.
 type replicas struct {
 	names []string
 	dial  func(name string) (*grpc.ClientConn, error)
@@ -30,24 +30,25 @@ type replicas struct {
 	choice *choice
 	links  []*link
 	closed bool
-	// round is the round of questions for another replica that is under way; rounds is what they have come to, for each
-	// replica that is to be left.
+	// round is the round of questions for another replica that is under way. rounds are the results of such rounds, for
+	// each replica that is to be left.
 	round  *round
 	rounds []rounds
-	// stopsUntil is until when a replica that drains is taken to be about to stop.
+	// stopsUntil is the time until which a draining replica counts as about to stop.
 	stopsUntil []time.Time
-	// spread is that of every unease.
+	// spread is the spread of every unease.
 	spread float64
 }
 
-// link is a connection and how many calls use it. One that was given up is closed with the last of them.
+// link is a connection and the number of calls that use it. A connection that was given up is closed with the last of
+// them.
 type link struct {
 	conn    *grpc.ClientConn
 	users   int
 	retired bool
 }
 
-// replica is one to talk to, and a use of its connection until release.
+// replica is a replica to talk to, and a use of its connection until release.
 type replica struct {
 	chosen
 	of   *replicas
@@ -72,8 +73,8 @@ func newReplicas(names []string, dial func(string) (*grpc.ClientConn, error)) *r
 // String names the replicas, for a message.
 func (r *replicas) String() string { return strings.Join(r.names, ", ") }
 
-// pick gives the one that answers, or the next to try, and but only while no other may be tried. It waits while all have
-// failed lately; each may be tried again after longest. Errors are those of the context, and Closed.
+// pick returns the replica that answers, or the next to try. It returns but only while no other may be tried. It waits
+// while all have failed lately; each may be tried again after longest. Errors are those of the context, and Closed.
 func (r *replicas) pick(ctx context.Context, but int, longest time.Duration) (*replica, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -108,7 +109,7 @@ func (r *replicas) connect(use chosen) (*replica, error) {
 	return &replica{chosen: use, of: r, link: link, stub: v1.NewRegistryClient(link.conn)}, nil
 }
 
-// close gives up all connections; calls that stand keep theirs.
+// close gives up all connections; open calls keep theirs.
 func (r *replicas) close() {
 	r.mu.Lock()
 	r.closed = true
@@ -122,7 +123,7 @@ func (r *replicas) close() {
 	}
 }
 
-// retire makes place for another connection. It gives the old one if that can be closed.
+// retire makes room for another connection. It returns the old one if that can be closed.
 func (r *replicas) retire(index int) *link {
 	link := r.links[index]
 	r.links[index] = nil
@@ -136,7 +137,7 @@ func (r *replicas) retire(index int) *link {
 	return link
 }
 
-// again is one more use of the connection.
+// again returns one more use of the connection.
 func (p *replica) again() *replica {
 	p.of.mu.Lock()
 	defer p.of.mu.Unlock()
@@ -145,17 +146,18 @@ func (p *replica) again() *replica {
 	return &another
 }
 
-// succeeded: it has answered.
+// succeeded records that the replica has answered.
 func (p *replica) succeeded() {
 	p.of.mu.Lock()
 	defer p.of.mu.Unlock()
 	p.of.choice.succeeded(p.chosen)
 }
 
-// failed: it has not, or it can't serve now.
+// failed records that the replica has not answered, or can't serve now.
 func (p *replica) failed(why *failure) { p.leave(why.pause()) }
 
-// drains: it is about to stop. What comes next goes elsewhere or, behind a balancer, over a new connection.
+// drains records that the replica is about to stop. The next calls and streams go elsewhere or, behind a balancer, over
+// a new connection.
 func (p *replica) drains() {
 	p.of.mu.Lock()
 	p.of.stopsUntil[p.index] = time.Now().Add(drainTime)
@@ -166,7 +168,7 @@ func (p *replica) drains() {
 func (p *replica) leave(pause time.Duration) {
 	p.of.mu.Lock()
 	var unused *link
-	// A connection that hangs, or that the replica wants to end, is no use to new calls; streams that stand keep it.
+	// A connection that hangs, or that the replica wants to end, is no use to new calls. Open streams keep it.
 	if p.of.choice.failed(p.chosen, pause, time.Now()) && p.of.links[p.index] == p.link {
 		unused = p.of.retire(p.index)
 	}
@@ -187,12 +189,12 @@ func (p *replica) release() {
 
 func (l *link) close() {
 	if l != nil {
-		// It can only have been closed before.
+		// The only possible error is that it was closed before.
 		_ = l.conn.Close()
 	}
 }
 
-// sleep waits, unless the context ends before.
+// sleep waits, unless the context ends first.
 func sleep(ctx context.Context, pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -204,12 +206,12 @@ func sleep(ctx context.Context, pause time.Duration) error {
 	}
 }
 
-// sent is set when a request is on its way to a replica: what failed before was certainly not carried out.
+// sent is set when a request is on its way to a replica: a call that failed before was certainly not carried out.
 type sent struct{ atomic.Bool }
 
 type sentKey struct{}
 
-// markSent gives a context whose calls set the mark.
+// markSent returns a context whose calls set the mark.
 func markSent(ctx context.Context) (context.Context, *sent) {
 	mark := new(sent)
 	return context.WithValue(ctx, sentKey{}, mark), mark

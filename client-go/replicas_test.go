@@ -16,7 +16,8 @@ import (
 
 const many = 100
 
-// The session time-out is far longer than the test: what a killed replica held does not go by itself meanwhile.
+// The session time-out is far longer than the test, so that the nodes of a killed replica do not go by themselves
+// meanwhile.
 var longSession = []string{"--session-timeout", "60s"}
 
 // unseen follows a path until it is stopped, and fails the test if a name is ever missing.
@@ -61,7 +62,7 @@ func held(t *testing.T, ctx context.Context, client *rollcall.Client, path strin
 	return registrations
 }
 
-// resumed waits until all are registered at the only replica that is left.
+// resumed waits until all are registered at the only remaining replica.
 func resumed(t *testing.T, ctx context.Context, registrations []*rollcall.Registration, after map[string]int64) {
 	t.Helper()
 	for _, registration := range registrations {
@@ -85,7 +86,7 @@ func TestTheDeathOfAReplicaIsSeenByNobody(t *testing.T) {
 	ctx := begin(t)
 	home := replica(t, "", longSession...)
 	other := &server{address: freeAddress(t)}
-	// There is only one when they begin, so that it is known which one to kill.
+	// Only one replica exists when they begin, so that the test knows which one to kill.
 	moving, watcher := connect(t, nil, home, other), connect(t, nil, home, other)
 	registrations := held(t, ctx, moving, "/go/death")
 	stop := unseen(t, ctx, watcher, "/go/death", many)
@@ -229,7 +230,7 @@ func TestAReplicaThatHangsIsLeftAndHarmsNothingWhenItWakesUp(t *testing.T) {
 	}
 	after := generations(registrations)
 	home.signal(t, syscall.SIGCONT)
-	// What the replica thought of its streams is over when it serves a new one.
+	// Once the replica serves a new stream, it has ended its old ones.
 	awake := connect(t, nil, home)
 	_, err = awake.Register(ctx, "/go/hang-other", nil)
 	must(t, err)

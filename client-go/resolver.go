@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// scheme is what the targets of the resolver begin with.
+	// scheme is the scheme of the resolver's targets.
 	scheme = "rollcall"
 	// ServerVariable is the environment variable that names the replicas, HOST:PORT[,HOST:PORT…], for targets that are
 	// dialled without [NewResolver]. Default: localhost:7700.
 	ServerVariable = "ROLLCALL_SERVER"
 	defaultServer  = "localhost:7700"
-	// refusedPause is how long a refused watch is left alone, unless gRPC asks to resolve again.
+	// refusedPause is the time for which a refused watch is left alone, unless gRPC asks to resolve again.
 	refusedPause = 10 * time.Second
 	// balancing spreads calls evenly.
 	balancing = `{"loadBalancingConfig":[{"round_robin":{}}]}`
@@ -30,23 +30,24 @@ const (
 //	conn, err := grpc.NewClient("rollcall:///services/web", grpc.WithResolvers(rollcall.NewResolver(client)), …)
 //
 // Calls are spread evenly (round_robin) over the HOST:PORTs that are registered under the path, as they come and go.
-// Names that are no HOST:PORT are left out.
+// Names that are not HOST:PORT are left out.
 //
-//   - While nobody has ever been registered, calls wait; give them a deadline.
-//   - An empty list is more often a fault than a wish: when the last one goes, or no replica can be reached, calls
-//     still go to those that were last known.
-//   - With TLS, a server has to show a certificate for the host that it is registered under.
+//   - Until the first registration appears, calls wait; give them a deadline.
+//   - An empty list is more often a fault than intended: when the last registration goes, or no replica can be reached,
+//     calls still go to the last known addresses.
+//   - With TLS, a server must present a certificate for the host that it is registered under.
 //
 // A connection without this option finds the replicas in the environment, [ServerVariable], and shares one client with
-// all others of its kind; importing this package is enough for that.
+// all other such connections. Importing this package is enough for that.
 func NewResolver(client *Client) resolver.Builder {
 	return builder{func() (*Client, func(), error) { return client, func() {}, nil }}
 }
 
-// gRPC wants it so: a scheme is registered before the first dial, and at no other time.
+// gRPC allows a scheme to be registered only before the first dial.
 func init() { resolver.Register(builder{fromEnvironment.use}) }
 
-// builder makes resolvers; use gives it a client, and what to call when it is not needed any more.
+// builder makes resolvers. use returns a client for a resolver, and a function to call when the client is no longer
+// needed.
 type builder struct {
 	use func() (*Client, func(), error)
 }
@@ -72,21 +73,21 @@ func (b builder) Build(target resolver.Target, conn resolver.ClientConn, _ resol
 	return r, nil
 }
 
-// plain takes the status off an error: calls fail as UNAVAILABLE, whatever their resolver does.
+// plain strips the status off an error: calls fail as UNAVAILABLE, whatever the error of their resolver is.
 func plain(err error) error { return errors.New(err.Error()) }
 
-// following is a resolver: it follows one path for one connection.
+// following is a resolver that follows one path for one connection.
 type following struct {
 	client *Client
 	conn   resolver.ClientConn
 	path   string
 	cancel context.CancelFunc
 	task   sync.WaitGroup
-	// again is filled when gRPC wishes for another try.
+	// again is filled when gRPC asks for another attempt.
 	again chan struct{}
 }
 
-// ResolveNow tries a watch again that was refused; one that stands needs no help.
+// ResolveNow retries a watch that was refused; an open watch needs no help.
 func (r *following) ResolveNow(resolver.ResolveNowOptions) {
 	select {
 	case r.again <- struct{}{}:
@@ -119,7 +120,7 @@ func (r *following) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-r.again:
-			// Not at once: whoever refuses is asked for every call that fails.
+			// Not at once: gRPC asks again for every call that fails, and the replica would get each of these attempts.
 			_ = sleep(ctx, time.Second)
 		case <-time.After(refusedPause):
 		}
@@ -129,10 +130,10 @@ func (r *following) run(ctx context.Context) {
 func (r *following) tell(names []string) {
 	state := resolver.State{ServiceConfig: r.conn.ParseServiceConfig(balancing)}
 	for _, name := range names {
-		// The name of the server is what its certificate is for, and the authority of the calls.
+		// The server's name is the name for its certificate, and the authority of the calls.
 		state.Addresses = append(state.Addresses, resolver.Address{Addr: name, ServerName: name})
 	}
-	// That gRPC can't use the addresses shows in the calls.
+	// If gRPC can't use the addresses, the calls show it.
 	_ = r.conn.UpdateState(state)
 }
 
@@ -148,10 +149,10 @@ func addresses(children map[string]Child) []string {
 	return names
 }
 
-// fromEnvironment is the client of all connections that name none.
+// fromEnvironment is the client of all connections without a client of their own.
 var fromEnvironment sharedClient
 
-// sharedClient is there while somebody uses it.
+// sharedClient exists while it has users.
 type sharedClient struct {
 	mu     sync.Mutex
 	client *Client

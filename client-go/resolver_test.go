@@ -18,7 +18,7 @@ import (
 	rollcall "github.com/rollcall/rollcall/client-go"
 )
 
-// backend is a gRPC service somewhere; it ends with the test, or by its stop.
+// backend is a gRPC service; it ends with the test, or by its stop.
 type backend struct {
 	address string
 	stop    func()
@@ -55,7 +55,7 @@ func dial(t *testing.T, target string, options ...grpc.DialOption) *grpc.ClientC
 	return conn
 }
 
-// ask makes a call, and tells who has answered it.
+// ask makes a call, and returns the name of the backend that answered it.
 func ask(ctx context.Context, conn *grpc.ClientConn) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -67,7 +67,7 @@ func ask(ctx context.Context, conn *grpc.ClientConn) (string, error) {
 	return who.Addr.String(), nil
 }
 
-// served waits until these answer, and nobody else.
+// served waits until these backends answer, and no others.
 func served(t *testing.T, ctx context.Context, conn *grpc.ClientConn, by ...backend) {
 	t.Helper()
 	eventually(t, ctx, "calls are spread over who is registered", func() error {
@@ -120,7 +120,7 @@ func TestAServiceIsDialledByItsRegistrations(t *testing.T) {
 	for _, conn := range conns {
 		served(t, ctx, conn, all[1], all[2])
 	}
-	// No replica, and nobody registered: those who were known last are still called.
+	// Without a replica and without registrations, the last known backends are still called.
 	must(t, registrations[1].Close(ctx))
 	for _, conn := range conns {
 		served(t, ctx, conn, all[2])

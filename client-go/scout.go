@@ -9,39 +9,39 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// A replica that has lost ZooKeeper keeps its streams: it goes on answering from memory, and keeps what waits. So a
-// stream stays where it is until another replica is known to have ZooKeeper; where none has, nothing is gained by
-// moving, and what the replica still holds for the stream would be put at risk.
+// A replica that has lost ZooKeeper keeps its streams: it goes on answering from memory, and holds waiting requests. So
+// a stream stays where it is until another replica is known to have ZooKeeper. If none has it, moving gains nothing,
+// and puts at risk the state that the replica still holds for the stream.
 
 const (
 	// firstLook and lastLook are the first and the longest pause before a stream whose replica has lost ZooKeeper looks
-	// for another replica. A shorter first one would move streams for a ZooKeeper server that is merely replaced; a
-	// longer last one leaves a stream without ZooKeeper for longer than it has to be.
+	// for another replica. If the first pause is shorter, streams move for a ZooKeeper server that is merely replaced; if
+	// the last is longer, a stream stays without ZooKeeper for longer than it has to.
 	firstLook = time.Second
 	lastLook  = 10 * time.Second
-	// question is how long the other replicas may take to say that they have ZooKeeper. One that has lost it answers
-	// later than that.
+	// question is the time that the other replicas have to say that they have ZooKeeper. A replica that has lost it
+	// answers later than that.
 	question = time.Second
 )
 
 func lookPause(looks int) time.Duration { return min(firstLook<<min(looks, 16), lastLook) }
 
-// unease is when one stream looks for another replica. Pure: the time is given.
+// unease decides when a stream looks for another replica. Pure: the time is given.
 type unease struct {
-	// lookAt is set while its replica has no ZooKeeper.
+	// lookAt is when to look next. It is set while the replica has no ZooKeeper.
 	lookAt time.Time
-	// looks counts how often it has looked, or moved, in this trouble.
+	// looks is the number of times that the stream has looked, or moved, in this outage.
 	looks int
-	// stays: it stays where it is for as long as this trouble lasts.
+	// stays reports that the stream stays where it is for the rest of this outage.
 	stays bool
-	// spread, from 0 to 1, is how much longer the first pause is: clients that lose ZooKeeper together don't move
+	// spread, from 0 to 1, is how much longer the first pause is, so that clients that lose ZooKeeper together do not move
 	// together. It is the same for all streams of a client, which share their rounds of questions.
 	spread float64
 }
 
 func (r *replicas) newUnease() unease { return unease{spread: r.spread} }
 
-// set: whether the stream's replica has lost ZooKeeper, or says so still.
+// set records whether the stream's replica is without ZooKeeper.
 func (u *unease) set(isWithout bool, now time.Time) {
 	switch {
 	case !isWithout:
@@ -51,8 +51,8 @@ func (u *unease) set(isWithout bool, now time.Time) {
 	}
 }
 
-// looked: the next time, at the replica where it then is, comes after a longer pause. So a stream does not hop for ever
-// between replicas that promise more than they hold.
+// looked records that the stream looks. The next look, at whichever replica it then is, comes after a longer pause, so
+// that a stream does not hop for ever between replicas that promise more than they can do.
 func (u *unease) looked(now time.Time) {
 	u.looks++
 	u.lookAt = now.Add(u.pause())
@@ -66,23 +66,23 @@ func (u *unease) pause() time.Duration {
 	return pause
 }
 
-// moved: whether the new replica has ZooKeeper is not known yet.
+// moved records that the stream has moved. Whether the new replica has ZooKeeper is not known yet.
 func (u *unease) moved() { u.lookAt, u.stays = time.Time{}, false }
 
-// returned: it has gone back, since the other replica could not take it.
+// returned records that the stream has gone back, since the other replica could not take it.
 func (u *unease) returned() { u.lookAt, u.stays = time.Time{}, true }
 
-// rounds is what the last round of questions came to. All streams of a client share it, so that a client with a
-// thousand of them asks no more than one. Pure: the time is given.
+// rounds is the result of the last round of questions. All streams of a client share it, so that a client with a
+// thousand streams asks no more than a client with one. Pure: the time is given.
 type rounds struct {
 	at     time.Time
 	found  bool
 	inVain int
 }
 
-// last is what a round that was begun a moment ago has come to; where ok is false it is time for another.
+// last is the result of a round that was made a moment ago. If ok is false, it is time for another.
 func (r *rounds) last(now time.Time) (found, ok bool) {
-	// A moment less than the streams wait, or each would come just too early.
+	// Kept for less time than a stream waits, or each stream would come just too early.
 	kept := firstLook / 2
 	if !r.found {
 		kept = lookPause(max(r.inVain-1, 0)) / 2
@@ -90,7 +90,7 @@ func (r *rounds) last(now time.Time) (found, ok bool) {
 	return r.found, !r.at.IsZero() && now.Before(r.at.Add(kept))
 }
 
-// put: another round has come to this.
+// put records the result of a round.
 func (r *rounds) put(found bool, now time.Time) {
 	switch isOld := r.at.IsZero() || now.After(r.at.Add(4*lastLook)); {
 	case found:
@@ -103,14 +103,15 @@ func (r *rounds) put(found bool, now time.Time) {
 	r.at, r.found = now, found
 }
 
-// round is one that is under way.
+// round is a round that is under way.
 type round struct {
 	than int
 	done chan struct{}
 }
 
-// foundBetter asks the others whether they have ZooKeeper, which the one at than has lost. If one has, whatever comes
-// next goes there. All who want another one than this share one round of questions, and its answer for a while.
+// foundBetter asks the others whether they have ZooKeeper, which the replica at than has lost. If one has, the next
+// calls and streams go there. All callers that want to leave the same replica share one round of questions, and its
+// answer for a while.
 func (r *replicas) foundBetter(ctx context.Context, than int) bool {
 	if len(r.names) == 1 {
 		return false
@@ -167,21 +168,22 @@ func (r *replicas) askOthers(ctx context.Context, under *round) bool {
 		return true
 	default:
 	}
-	// A round that its caller has left says nothing.
+	// A round that its caller has left has no result.
 	if ctx.Err() == nil {
 		r.rounds[under.than].put(false, time.Now())
 	}
 	return false
 }
 
-// stops tells whether a replica is about to stop: it still answers, and is no better than one without ZooKeeper.
+// stops reports whether a replica is about to stop. Such a replica still answers, and is no better than one without
+// ZooKeeper.
 func (r *replicas) stops(index int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return time.Now().Before(r.stopsUntil[index])
 }
 
-// hasZooKeeper tells whether a round trip to ZooKeeper can be made at a replica.
+// hasZooKeeper reports whether a replica can make a round trip to ZooKeeper.
 func (r *replicas) hasZooKeeper(ctx context.Context, index int) bool {
 	r.mu.Lock()
 	at, err := r.connect(chosen{index: index})
@@ -190,27 +192,27 @@ func (r *replicas) hasZooKeeper(ctx context.Context, index int) bool {
 		return false
 	}
 	defer at.release()
-	// ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
+	// The path is ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
 	request := &v1.GetRequest{Path: "/zookeeper", PageSize: 1, Consistency: v1.Consistency_CONSISTENCY_LATEST}
 	if _, err := at.stub.Get(ctx, request); err != nil {
-		// It may not be read; that is an answer of ZooKeeper's, or of a replica that has no need to ask.
+		// The path may not be read. That is an answer of ZooKeeper's, or of a replica that has no need to ask it.
 		why := failureOf(err, true)
 		return why.refusedFor(NoAuth) || why.refusedFor(Rule)
 	}
 	return true
 }
 
-// lookout looks for another replica while the present one of a watch has no ZooKeeper, and ends the watch's stream when
-// it has found one.
+// lookout looks for another replica while the present replica of a watch has no ZooKeeper. It ends the watch's stream
+// when it has found one.
 type lookout struct {
 	cancel context.CancelFunc
 	done   chan struct{}
-	// found and unease are to be read once done is closed.
+	// found and unease may be read once done is closed.
 	found  bool
 	unease unease
 }
 
-// lookOut begins; end is what ends the stream.
+// lookOut starts a lookout; end ends the watch's stream.
 func (r *replicas) lookOut(ctx context.Context, than int, from unease, end func()) *lookout {
 	ctx, cancel := context.WithCancel(ctx)
 	l := &lookout{cancel: cancel, done: make(chan struct{}), unease: from}
@@ -231,7 +233,7 @@ func (r *replicas) lookOut(ctx context.Context, than int, from unease, end func(
 	return l
 }
 
-// stop ends it, and tells whether another replica was found.
+// stop ends the lookout, and reports whether it has found another replica.
 func (l *lookout) stop() bool {
 	if l == nil {
 		return false

@@ -19,10 +19,10 @@ import (
 	rollcall "github.com/rollcall/rollcall/client-go"
 )
 
-// soon is how long anything may take on a busy machine.
+// soon is the time that anything may take on a busy machine.
 const soon = 60 * time.Second
 
-// TestMain starts a server for the examples, which have no test to start one.
+// TestMain starts a server for the examples, which no test starts a server for.
 func TestMain(m *testing.M) {
 	examples, err := start("--embedded", "--listen", "127.0.0.1:0")
 	if err == nil {
@@ -37,12 +37,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// begin bounds a test in time, and fails it when it leaves goroutines behind.
+// begin bounds the time of a test, and fails the test if it leaves goroutines behind.
 func begin(t *testing.T) context.Context {
 	t.Helper()
-	// What is idle in the runtime or in another test's leftovers is not this test's.
+	// Idle goroutines of the runtime, and goroutines that another test has left, are not this test's.
 	before := goleak.IgnoreCurrent()
-	// goleak itself waits for less than half a second, which is little on a busy machine.
+	// goleak itself waits for less than half a second, which is short on a busy machine.
 	t.Cleanup(func() {
 		eventually(t, context.Background(), "no goroutine is left", func() error { return goleak.Find(before) })
 	})
@@ -51,7 +51,7 @@ func begin(t *testing.T) context.Context {
 	return ctx
 }
 
-// server is a rollcall-server of a test's own.
+// server is a rollcall-server of one test.
 type server struct {
 	address string
 	command *exec.Cmd
@@ -103,7 +103,8 @@ func embedded(t *testing.T) *server {
 	return serve(t, "--embedded", "--listen", "127.0.0.1:0")
 }
 
-// replica starts one in front of the ZooKeeper that the environment names, at an address, or at any.
+// replica starts a replica in front of the ZooKeeper that the environment names, at the address, or at any when it is
+// empty.
 func replica(t *testing.T, address string, arguments ...string) *server {
 	t.Helper()
 	hosts := os.Getenv("ROLLCALL_TEST_ZOOKEEPER")
@@ -117,7 +118,7 @@ func replica(t *testing.T, address string, arguments ...string) *server {
 	return serve(t, append([]string{"--zookeeper", hosts, "--listen", address}, arguments...)...)
 }
 
-// kill ends it as a crash would.
+// kill ends the server as a crash would.
 func (s *server) kill() {
 	if s.command.ProcessState == nil {
 		_ = s.command.Process.Kill()
@@ -125,7 +126,7 @@ func (s *server) kill() {
 	}
 }
 
-// drain tells it to stop, as a roll-out does.
+// drain stops the server as a roll-out does.
 func (s *server) drain(t *testing.T) { s.signal(t, syscall.SIGTERM) }
 
 func (s *server) signal(t *testing.T, signal os.Signal) {
@@ -133,7 +134,7 @@ func (s *server) signal(t *testing.T, signal os.Signal) {
 	must(t, s.command.Process.Signal(signal))
 }
 
-// freeAddress is one that nobody listens on.
+// freeAddress is an address on which nothing listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -142,7 +143,7 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// connect makes a client that is closed with the test.
+// connect creates a client that is closed with the test.
 func connect(t *testing.T, options []rollcall.Option, servers ...*server) *rollcall.Client {
 	t.Helper()
 	var addresses []string
@@ -162,7 +163,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// eventually waits until there is nothing wrong any more.
+// eventually waits until wrong returns nil.
 func eventually(t *testing.T, ctx context.Context, what string, wrong func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, soon)

@@ -10,27 +10,27 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// tryAgain is how long it takes until a replica that had no room is asked again.
+// tryAgain is the time after which a replica that had no room is asked again.
 const tryAgain = 2 * time.Second
 
-// session is all registrations of a client with one ttl: one stream, over any number of replicas, so that 10,000 of
-// them cost one call and one keep-alive. Its goroutine runs while there is a registration.
+// session holds all registrations of a client with the same ttl. They share one stream, over any number of replicas, so
+// that 10,000 of them cost one call and one keep-alive. The session's goroutine runs while there is a registration.
 type session struct {
 	client *Client
 	ttl    time.Duration
-	// wake tells that there is something new to say.
+	// wake wakes the goroutine when there are new requests.
 	wake chan struct{}
 
 	mu        sync.Mutex
 	state     *regState
 	isRunning bool
-	// isBroken: no stream stands.
+	// isBroken reports that no stream is open.
 	isBroken bool
 	// trouble is why no replica is connected, for a message.
 	trouble *failure
 }
 
-// sessionOf gives the session for a ttl.
+// sessionOf returns the session for a ttl.
 func (c *Client) sessionOf(ttl time.Duration) *session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,7 +65,7 @@ func (s *session) remove(of *Registration, waiter chan<- error) {
 	s.state.remove(of, waiter)
 }
 
-// leave takes everything down, and waits for that.
+// leave takes down all registrations, and waits until they are gone.
 func (s *session) leave(ctx context.Context) {
 	s.mu.Lock()
 	gone := make(chan error, len(s.state.entries))
@@ -114,14 +114,14 @@ func (s *session) nudge() {
 	}
 }
 
-// with does something with the state.
+// with calls do with the state.
 func (s *session) with(do func(*regState)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	do(s.state)
 }
 
-// isOver tells whether nothing is left to do; the goroutine then ends.
+// isOver reports whether there is nothing left to do; the goroutine then ends.
 func (s *session) isOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,11 +138,11 @@ func (s *session) run() {
 			s.state.doubt()
 		}
 	}
-	// When a stream breaks, what was registered certainly stands for a while.
+	// When a stream breaks, the registrations certainly stay for a while.
 	doubting := time.AfterFunc(time.Hour, doubt)
 	doubting.Stop()
 	defer doubting.Stop()
-	// sureUntil is until when it does; zero: it is in doubt already, or there is nothing.
+	// sureUntil is the time until which they do; zero: they are in doubt already, or there are none.
 	var sureUntil time.Time
 	for !s.isOver() {
 		stream := s.connect(s.client.ctx, none)
@@ -164,7 +164,7 @@ func (s *session) run() {
 	}
 }
 
-// connect opens a stream, at another replica than but if there is one; nil: that has failed.
+// connect opens a stream, at a replica other than but if there is one; nil: the attempt failed.
 func (s *session) connect(ctx context.Context, but int) *regStream {
 	longest := anyPause
 	if s.ttl > 0 {
@@ -195,31 +195,32 @@ func (s *session) connect(ctx context.Context, but int) *regStream {
 	return nil
 }
 
-// holding carries the registrations on a stream, and moves them to the next when its replica is about to stop.
+// holding keeps the registrations on a stream, and moves them to the next when the replica is about to stop.
 type holding struct {
 	*session
 	stream *regStream
-	// hasAll: it has answered everything once.
+	// hasAll reports that the stream has answered everything once.
 	hasAll bool
-	// sureUntil is until when what was registered before certainly stands, for as long as not everything was taken over;
-	// zero: it is in doubt already.
+	// sureUntil is the time until which the earlier registrations certainly stay, for as long as not all of them were
+	// taken over; zero: they are in doubt already.
 	sureUntil time.Time
-	// left is the stream that was left, kept alive until everything has been taken over from it; leftHadAll tells
-	// whether everything stands by it.
+	// left is the previous stream, kept alive until everything has been taken over from it. leftHadAll reports whether
+	// every registration is held on it.
 	left       *regStream
 	leftHadAll bool
-	// leftIsOpen: its replica would go on; it was left for one that has ZooKeeper.
+	// leftIsOpen reports that its replica would go on: the stream was left for a replica that has ZooKeeper.
 	leftIsOpen bool
-	// opening gives the next stream, or nil; it is nil itself while none is being opened.
+	// opening yields the next stream, or nil. opening itself is nil while no stream is being opened.
 	opening    chan *regStream
 	endOpening context.CancelFunc
-	// isLeaving: the present stream is about to end, and there has to be another.
+	// isLeaving reports that the present stream is about to end, so another one is needed.
 	isLeaving bool
-	// unease is whether to look for another replica, since the present one has lost ZooKeeper.
+	// unease decides whether to look for another replica, because the present one has lost ZooKeeper.
 	unease unease
 }
 
-// run ends when the stream breaks, which is true, or when no registration is left.
+// run keeps the registrations on streams. It ends when the stream breaks, which it reports, or when no registration is
+// left.
 func (h *holding) run(ctx context.Context) (broke bool) {
 	again := time.NewTicker(tryAgain)
 	defer again.Stop()
@@ -241,7 +242,7 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 		}
 		if isSettled {
 			h.hasAll = true
-			// What there was no room for still stands by the stream that was left.
+			// Registrations for which there was no room are still held on the previous stream.
 			if !lacksRoom {
 				h.letGo()
 			}
@@ -267,7 +268,7 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 			request = nil
 		case message, ok := <-h.stream.in.messages:
 			if !ok && h.left != nil && h.leftIsOpen {
-				// What has not been taken over by then stands by the stream that was left, and would go with it.
+				// Registrations that have not been taken over yet are held on the previous stream, and would go with it.
 				h.stream.at.failed(h.stream.in.ended)
 				h.goBack()
 				h.letGo()
@@ -292,7 +293,7 @@ func (h *holding) run(ctx context.Context) (broke bool) {
 				doubting.Reset(time.Until(h.sureUntil))
 			}
 		case message, ok := <-h.left.messages():
-			// What it says does not count any more, but that its replica stops; it must only be kept alive.
+			// The stream only has to be kept alive. Of its messages only the draining of its replica still counts.
 			if !ok {
 				h.letGo()
 			} else if message.GetDraining() != nil {
@@ -331,18 +332,18 @@ func (h *holding) take(ctx context.Context, message *v1.RegisterResponse) {
 	}
 }
 
-// mayDoubt tells whether something stands only by what was certain before: it was not taken over, and the stream that
-// was left does not keep it.
+// mayDoubt reports whether a registration is certain only by sureUntil: the present stream has not taken it over, and
+// the previous stream does not keep it.
 func (h *holding) mayDoubt() bool {
 	isKept := h.left != nil && h.leftHadAll
 	return !h.hasAll && !isKept && !h.sureUntil.IsZero()
 }
 
-// certainty is until when what was registered certainly stands without the present stream; zero: it does not.
+// certainty is the time until which the registrations certainly stay without the present stream; zero: they do not.
 func (h *holding) certainty() time.Time {
 	switch {
 	case !h.hasAll:
-		// Whether this replica has taken anything over says nothing about the rest.
+		// Anything that this replica has taken over says nothing about the rest.
 		return h.sureUntil
 	case h.ttl == 0:
 		return time.Time{}
@@ -350,7 +351,8 @@ func (h *holding) certainty() time.Time {
 	return h.stream.pulse.certain().Add(h.ttl)
 }
 
-// open begins to open the next stream; where the present one may as well stay, only if another replica has ZooKeeper.
+// open begins to open the next stream. If the present stream may as well stay, it does so only if another replica has
+// ZooKeeper.
 func (h *holding) open(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	opening, but, isLeaving := make(chan *regStream, 1), h.stream.at.index, h.isLeaving
@@ -373,7 +375,7 @@ func (h *holding) open(ctx context.Context) {
 	}
 }
 
-// moved: a stream was opened, or could not be. It tells whether it has become the present one.
+// moved takes in the result of opening a stream. It reports whether that stream has become the present one.
 func (h *holding) moved(ctx context.Context, stream *regStream) bool {
 	h.opening = nil
 	if stream == nil {
@@ -393,16 +395,17 @@ func (h *holding) moved(ctx context.Context, stream *regStream) bool {
 	return true
 }
 
-// missesLeft tells whether it is better to go back: the replica that has ZooKeeper has no room, and what it is asked for
-// would be over, or wait there for room, where it could as well wait for ZooKeeper.
+// missesLeft reports whether it is better to go back. The replica that has ZooKeeper has no room, so the request would
+// end, or wait there for room, when it could as well wait for ZooKeeper on the previous stream.
 func (h *holding) missesLeft(message *v1.RegisterResponse) bool {
 	rejected := message.GetRejected()
-	// A quota is ZooKeeper's, and the same everywhere.
+	// A quota is set in ZooKeeper, and is the same at every replica.
 	isFull := codes.Code(rejected.GetCode()) == codes.ResourceExhausted && Reason(rejected.GetReason()) != Quota
 	return h.left != nil && h.leftIsOpen && isFull
 }
 
-// goBack makes the stream that was left the present one again. What the other has taken over stands there until then.
+// goBack makes the previous stream the present one again. The registrations that the other stream has taken over stay
+// there until then.
 func (h *holding) goBack() {
 	h.endOpenings()
 	h.stream, h.left = h.left, h.stream
@@ -425,7 +428,7 @@ func (h *holding) broke(why *failure) {
 	}
 }
 
-// letGo ends the stream that was left, if there is one.
+// letGo ends the previous stream, if there is one.
 func (h *holding) letGo() {
 	if h.left != nil {
 		h.left.end()
@@ -451,5 +454,5 @@ func (h *holding) end() {
 	h.stream.end()
 }
 
-// errNotOpened: it speaks another protocol.
+// errNotOpened means that the server speaks another protocol.
 var errNotOpened = &Error{Reason: Protocol, Code: codes.Internal, Message: "the replica did not say opened first"}

@@ -16,7 +16,7 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// Value is what a node holds: [Data], [Text] or [Raw]; nil where the node is empty.
+// Value is the value of a node: [Data], [Text] or [Raw]; nil for an empty node.
 type Value interface{ isValue() }
 
 // Data is a JSON object, the usual case. Numbers are float64, as with encoding/json.
@@ -25,15 +25,15 @@ type Data map[string]any
 // Text is text that is not a JSON object.
 type Text string
 
-// Raw is anything else; also JSON that could not be shown as Data without loss.
+// Raw is anything else, including JSON that Data could not represent without loss.
 type Raw []byte
 
 func (Data) isValue() {}
 func (Text) isValue() {}
 func (Raw) isValue()  {}
 
-// Decode stores a Data value into what target points to, as json.Unmarshal does. The error is of reason [Invalid]: the
-// value is no Data, or does not fit.
+// Decode stores a Data value in target, as json.Unmarshal does. The error has the reason [Invalid]: the value is not
+// Data, or does not fit.
 func Decode(value Value, target any) error {
 	data, ok := value.(Data)
 	if !ok {
@@ -61,8 +61,8 @@ func valueFromProto(value *v1.Value) Value {
 	return nil
 }
 
-// valueToProto takes what a program gives: nil for nothing, a Value, a string for Text, bytes for Raw, or anything that
-// encoding/json makes an object of.
+// valueToProto converts the value that a program gives: nil for nothing, a Value, a string for Text, bytes for Raw, or
+// anything that encoding/json makes an object of.
 func valueToProto(value any) (*v1.Value, error) {
 	switch value := value.(type) {
 	case nil:
@@ -83,7 +83,7 @@ func valueToProto(value any) (*v1.Value, error) {
 	return dataToProto(value, false)
 }
 
-// dataToProto sends what encoding/json makes an object of; a map that is nil has no fields.
+// dataToProto converts anything that encoding/json makes an object of; a nil map has no fields.
 func dataToProto(value any, isEmpty bool) (*v1.Value, error) {
 	if isEmpty {
 		value = map[string]any{}
@@ -152,7 +152,8 @@ func jsonToProto(value any) (*structpb.Value, error) {
 	return structpb.NewValue(value)
 }
 
-// double: numbers travel as doubles. One that a double would change is refused rather than changed.
+// double converts a number to a double, since numbers are sent as doubles. A number that a double would change is
+// refused instead.
 func double(number json.Number) (float64, error) {
 	refused := invalid("data: a double can't hold %v; write it as a string", number)
 	value, err := number.Float64()
@@ -168,14 +169,15 @@ func double(number json.Number) (float64, error) {
 }
 
 const (
-	// largestMessage is the maximum size of a request, in bytes. A replica refuses a larger one, and ends the stream that
-	// it comes on with it.
+	// largestMessage is the maximum size of a request, in bytes. A replica refuses a larger request, and ends the stream
+	// on which it comes.
 	largestMessage = 2 << 20
-	// envelope is what a request takes beside its path and its value.
+	// envelope is the size of a request besides its path and its value.
 	envelope = 256
 )
 
-// checkSent refuses, as a replica would, what no message can carry: on a stream it would end that for all others.
+// checkSent refuses, as a replica would, a value that no message can carry. On a stream it would end that stream for
+// all other registrations too.
 func checkSent(path string, value *v1.Value) error {
 	if !utf8.ValidString(path) {
 		return &Error{Reason: InvalidPath, Code: codes.InvalidArgument, Message: fmt.Sprintf("%.100q is not UTF-8", path)}
@@ -190,8 +192,8 @@ func checkSent(path string, value *v1.Value) error {
 	return &Error{Reason: ValueTooLarge, Code: codes.InvalidArgument, Message: message}
 }
 
-// withCreated adds the time at which a registration began, as the server would. Set here and once, it is the same
-// whenever the registration is resumed, so that a replica knows it again even where an answer was lost.
+// withCreated adds the time at which a registration began, as the server would. The client sets it once, so it is the
+// same whenever the registration is resumed, and a replica recognizes it even if an answer was lost.
 func withCreated(value *v1.Value, now time.Time) *v1.Value {
 	if value == nil {
 		value = &v1.Value{Kind: &v1.Value_Data{Data: &structpb.Struct{Fields: make(map[string]*structpb.Value)}}}

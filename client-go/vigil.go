@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// vigil is the context of one stream, which ends when nothing is heard for too long.
+// vigil is the context of one stream. It ends when nothing is heard for too long.
 type vigil struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -13,7 +13,7 @@ type vigil struct {
 	sent   *sent
 }
 
-// keepVigil begins with a bound on the opening of the stream.
+// keepVigil starts a vigil, with a bound on the opening of the stream.
 func keepVigil(ctx context.Context) *vigil {
 	marked, sent := markSent(ctx)
 	marked, cancel := context.WithCancelCause(marked)
@@ -21,13 +21,13 @@ func keepVigil(ctx context.Context) *vigil {
 	return &vigil{marked, cancel, timer, sent}
 }
 
-// expect gives the replica so long to say something.
+// expect gives the replica this much time for its next message.
 func (v *vigil) expect(within time.Duration) { v.timer.Reset(within) }
 
-// rest expects nothing for now.
+// rest expects no message for now.
 func (v *vigil) rest() { v.timer.Stop() }
 
-// why reads how the stream ended.
+// why returns how the stream ended.
 func (v *vigil) why(err error) *failure {
 	if context.Cause(v.ctx) == errSilent {
 		err = errSilent
@@ -41,19 +41,20 @@ func (v *vigil) end() {
 	v.cancel(nil)
 }
 
-// inbox reads a stream in a goroutine of its own, which ends with the vigil, and ends that.
+// inbox reads a stream in a goroutine of its own. The goroutine ends with the vigil, and ends the vigil.
 type inbox[T any] struct {
 	// messages is closed at the end of the stream.
 	messages chan *T
-	// ended is why; to be read once messages is closed.
+	// ended is the cause of the end. It may be read once messages is closed.
 	ended *failure
 }
 
-// unread is how many messages may lie in an inbox.
+// unread is the maximum number of messages in an inbox.
 const unread = 64
 
-// receive reads a stream whose sender is never silent for longer than silence, or than what after says of its last
-// message that it says something of. done is called at the end. It answers nil when the client is closed.
+// receive reads a stream whose sender is silent for no longer than silence. If after returns a positive time for a
+// message, that time takes the place of silence. done is called at the end. receive returns nil when the client is
+// closed.
 func receive[T any](
 	c *Client, v *vigil, stream interface{ Recv() (*T, error) }, silence time.Duration, after func(*T) time.Duration,
 	done func(),

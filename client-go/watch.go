@@ -12,27 +12,27 @@ import (
 )
 
 const (
-	// watchHeartbeat is how long a watch may be quiet before the replica says something, watchSilence after what time
-	// without a word the replica is given up.
+	// watchHeartbeat is the interval of heartbeats that the client asks for on a quiet watch. watchSilence is the time
+	// without a word after which the replica is given up.
 	watchHeartbeat = 10 * time.Second
 	watchSilence   = 25 * time.Second
 )
 
-// Watch gives a path and its children as they are, and again with every change. The path need not exist.
+// Watch yields a path and its children, and again with every change. The path need not exist.
 //
 //	for update, err := range client.Watch(ctx, "/services/ssh") {
 //		if err != nil { … }
 //		fmt.Println(slices.Collect(maps.Keys(update.Children)))
 //	}
 //
-// It begins with a state that is not older than what this client was told before: what it has just registered is there.
-// It goes on until the loop is left or the context ends: when a replica stops or dies it goes on at another, from the
-// last revision, so that nothing is missed or told twice. The state never goes back, and is never half a list. While
-// ZooKeeper, or every replica, can't be reached, it is told to be Stale. A loop that is slow gets fewer updates with
-// more in each.
+// Watch begins with a state that is not older than the answers that this client got before: anything that it has just
+// registered is there. It goes on until the loop is left or the context ends. When a replica stops or dies, it goes on
+// at another from the last revision, so that no change is missed or repeated. The state never goes back, and is never
+// half a list. While ZooKeeper, or every replica, can't be reached, the state is Stale. A slow loop gets fewer updates
+// with more changes in each.
 //
-// An error is the last that it gives: the context's own, or what can't be mended by going on, such as a path that is
-// none or may not be read.
+// An error is the last item: the context's own, or an error that going on can't mend, such as a path that is not valid
+// or may not be read.
 func (c *Client) Watch(ctx context.Context, path string, opts ...WatchOption) iter.Seq2[*Update, error] {
 	var settings watchSettings
 	for _, option := range opts {
@@ -67,18 +67,18 @@ type watching struct {
 	recursive bool
 	assembler assembler
 	yield     func(*Update, error) bool
-	// but is the replica that the last stream was left for.
+	// but is the replica that the client is leaving.
 	but int
-	// silent are the replicas that have opened no stream since one has said something last.
+	// silent are the replicas that have opened no stream since any replica last sent a message.
 	silent map[int]struct{}
-	// unease is whether to look for another replica, since the present one has lost ZooKeeper.
+	// unease decides whether to look for another replica, because the present one has lost ZooKeeper.
 	unease unease
-	// left: whoever watched does not any more. refused: a replica does not let it go on.
+	// left reports that the caller has left the loop. refused is the error of a replica that does not let the watch go on.
 	left    bool
 	refused error
 }
 
-// goOn follows one stream to its end, and tells whether there is to be another.
+// goOn follows one stream to its end, and reports whether there should be another.
 func (w *watching) goOn(ctx context.Context) bool {
 	at, err := w.client.replicas.pick(ctx, w.but, anyPause)
 	if err != nil {
@@ -96,7 +96,7 @@ func (w *watching) goOn(ctx context.Context) bool {
 	if err != nil {
 		v.rest()
 		w.silent[at.index] = struct{}{}
-		// Another one may still serve.
+		// Another replica may still serve.
 		if ctx.Err() == nil && len(w.silent) == len(w.client.replicas.names) {
 			w.tell(w.assembler.unreachable(time.Now()))
 		}
@@ -134,7 +134,7 @@ func (w *watching) open(v *vigil, at *replica) (watchStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A replica sends them at once; without them the stream does not stand.
+	// A replica sends headers at once; without them the stream is not open.
 	header, err := stream.Header()
 	if err == nil && header == nil {
 		_, err = stream.Recv()
@@ -142,8 +142,8 @@ func (w *watching) open(v *vigil, at *replica) (watchStream, error) {
 	return stream, err
 }
 
-// follow reads a stream until it fails, drains, is left, or another replica has ZooKeeper and this one has not; only the
-// first is an error.
+// follow reads a stream until it fails, drains, is left, or another replica has ZooKeeper while this one has not. Only
+// a failure is an error.
 func (w *watching) follow(v *vigil, at *replica, stream watchStream) error {
 	var looking *lookout
 	defer func() { looking.stop() }()
@@ -179,7 +179,7 @@ func (w *watching) follow(v *vigil, at *replica, stream watchStream) error {
 	}
 }
 
-// tell says whether somebody still wants to know.
+// tell yields an update, and reports whether the caller still reads the watch.
 func (w *watching) tell(update *Update) bool {
 	if update != nil && !w.yield(update, nil) {
 		w.left = true

@@ -10,7 +10,7 @@ import (
 	rollcall "github.com/rollcall/rollcall/client-go"
 )
 
-// follow gives a watch's updates one by one.
+// follow returns a function that returns a watch's updates one by one.
 func follow(t *testing.T, updates iter.Seq2[*rollcall.Update, error]) func() *rollcall.Update {
 	t.Helper()
 	next, stop := iter.Pull2(updates)
@@ -28,7 +28,7 @@ func follow(t *testing.T, updates iter.Seq2[*rollcall.Update, error]) func() *ro
 
 func names(update *rollcall.Update) []string { return slices.Sorted(maps.Keys(update.Children)) }
 
-// README's program: what was registered is in the first state of a watch, and in the answer to a Get.
+// The program of the README: a new registration is in the first state of a watch, and in the answer to a Get.
 func TestWhatWasRegisteredIsInTheNextAnswer(t *testing.T) {
 	t.Run("embedded", func(t *testing.T) { whatWasRegisteredIsInTheNextAnswer(t, embedded(t)) })
 	t.Run("zookeeper", func(t *testing.T) { whatWasRegisteredIsInTheNextAnswer(t, replica(t, "")) })
@@ -88,7 +88,7 @@ func TestAWatchTellsWhatThereIsAndThenEveryChange(t *testing.T) {
 		kinds(deleted) != rollcall.Deleted || deleted.Exists {
 		t.Fatalf("%+v %+v %+v %+v", added, updated, removed, deleted)
 	}
-	// What was given before is left as it was.
+	// Earlier updates are left as they were.
 	n := func(update *rollcall.Update) any { return update.Children["a:22"].Value.(rollcall.Data)["n"] }
 	if n(added) != 1.0 || n(updated) != 2.0 || len(removed.Children) != 0 || len(first.Children) != 0 {
 		t.Fatalf("%+v %+v %+v", added, updated, removed)
@@ -173,7 +173,7 @@ func TestAWatchIsNotStaleWhileAnotherReplicaServes(t *testing.T) {
 	must(t, err)
 	_, err = writer.Put(ctx, "/a", "2")
 	must(t, err)
-	// Half of the clients begin with the replica that is not there.
+	// Half of the clients begin with the replica that does not exist.
 	for range 20 {
 		client := connect(t, nil, replica, nobody)
 		next, stop := iter.Pull2(client.Watch(ctx, "/a", rollcall.After(known)))

@@ -6,17 +6,17 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// Put writes a durable node, such as a service's configuration, and makes it and its parents where they are missing.
+// Put writes a durable node, such as a service's configuration, and creates it and its parents where they are missing.
 // value is [Data] or anything that encoding/json makes an object of, to which the server adds the key created; or a
-// string or [Text], bytes or [Raw]; nil leaves the node empty. The answer's Version is what a later [IfVersion]
-// expects.
+// string or [Text], bytes or [Raw]; nil leaves the node empty. A later [IfVersion] expects the Version of the answer.
 //
-// ZooKeeper has acknowledged the write before the answer; a lookup of this client after it sees it, and so does a
-// [Latest] lookup of any client. What was certainly not written is tried at another replica.
+// ZooKeeper has acknowledged the write before the answer. A later lookup of this client sees the write, and so does a
+// [Latest] lookup of any client. A write that was certainly not made is tried at another replica.
 //
-// Errors are of the reasons [Invalid] (data that can't be), [ValueTooLarge], [NoNode], [VersionMismatch], [NodeExists],
-// [HasRegistrations], [Unreachable] (nothing was written), those of every call, and [OutcomeUnknown]: it may or may not
-// have been written, look before you write again. If the context is cancelled meanwhile, that is not known either.
+// Errors have the reason [Invalid] (the data is not valid), [ValueTooLarge], [NoNode], [VersionMismatch], [NodeExists],
+// [HasRegistrations], [Unreachable] (nothing was written), those of every call, or [OutcomeUnknown]: the write may or
+// may not have been made, so read before you write again. If the context is cancelled meanwhile, the outcome is not
+// known either.
 func (c *Client) Put(ctx context.Context, path string, value any, opts ...PutOption) (*Stat, error) {
 	var settings putSettings
 	for _, option := range opts {
@@ -46,10 +46,10 @@ func (c *Client) Put(ctx context.Context, path string, value any, opts ...PutOpt
 	return statFromProto(answer.GetStat()), nil
 }
 
-// Delete deletes a durable node, with [Recursive] everything below it too.
+// Delete deletes a durable node, and with [Recursive] everything below it too.
 //
-// Errors are of the reasons [NoNode], [VersionMismatch], [NotEmpty], [HasRegistrations], [Unreachable] (nothing was
-// deleted), those of every call, and [OutcomeUnknown]: all, part or nothing may be gone.
+// Errors have the reason [NoNode], [VersionMismatch], [NotEmpty], [HasRegistrations], [Unreachable] (nothing was
+// deleted), those of every call, or [OutcomeUnknown]: all, part or nothing may be gone.
 func (c *Client) Delete(ctx context.Context, path string, opts ...DeleteOption) error {
 	var settings deleteSettings
 	for _, option := range opts {

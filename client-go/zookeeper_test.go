@@ -13,7 +13,7 @@ import (
 	v1 "github.com/rollcall/rollcall/client-go/rollcallv1"
 )
 
-// without is a replica that has lost ZooKeeper, and tells when it has said so.
+// without is a replica that has lost ZooKeeper. It records when it has said so.
 type without struct {
 	v1.UnimplementedRegistryServer
 	said chan string
@@ -68,7 +68,7 @@ func (w *without) AcquireLock(_ *v1.AcquireLockRequest, stream grpc.ServerStream
 	}
 }
 
-// beside starts one, and a client of it and of an address where a replica will be.
+// beside starts such a replica, and returns it with a client of it and of an address where another replica will be.
 func beside(t *testing.T) (w *without, client *rollcall.Client, address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

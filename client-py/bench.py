@@ -28,7 +28,7 @@ ROOT = "/bench-python"
 
 
 def lookups(seconds: float, get: Callable[[], Any]) -> float:
-    """How often a second `get` returns."""
+    """Number of times a second that `get` returns."""
     get()
     count, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -38,7 +38,7 @@ def lookups(seconds: float, get: Callable[[], Any]) -> float:
 
 
 class Latency:
-    """From a write to the callback that shows it, in seconds."""
+    """Time from a write to the callback that shows it, in seconds."""
 
     def __init__(self) -> None:
         self._wanted, self._at = "", 0.0

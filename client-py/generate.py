@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Generates `rollcall/v1` from the protos, into this package or into the directory that is named.
+"""Generates `rollcall/v1` from the protos, into this package or into the given directory.
 
-It runs on the versions of `requirements-stubs.txt`. They are old on purpose: what they generate is what all later
-versions of protobuf and grpcio still understand, and what Python 3.9 still has.
+It runs on the versions of `requirements-stubs.txt`. They are old on purpose: all later versions of protobuf and grpcio
+still understand the code that they generate, and Python 3.9 still has them.
 """
 
 import ast
@@ -54,7 +54,7 @@ def main(out: pathlib.Path) -> int:
 
 
 def names_of(stub: pathlib.Path) -> "list[str]":
-    """The messages, enums and enum values that a module has."""
+    """The messages, enums and enum values of a module."""
     names = []
     for node in ast.parse(stub.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):

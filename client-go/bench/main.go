@@ -1,12 +1,13 @@
-// Command bench measures registrations per second of the Go client, with Rollcall in front of ZooKeeper, beside those
-// of etcd's Go client, in one run on one machine. All of them sync to disk before they answer, as they do by default.
+// Command bench measures registrations per second of the Go client, with Rollcall in front of ZooKeeper, and of etcd's
+// Go client, in one run on one machine. All of them sync to disk before they answer, which is their default.
 //
 //	tests/setup.sh zookeeper etcd && cargo build --release -p rollcall-server
 //	cd client-go/bench && go run .
 //
-// Each round measures all systems, in an order that turns with the round; the first warms up and is not counted. A
-// registration is a new path with an object of two keys: Client.Register; or a lease of its own and a put under it; or
-// a put under one lease that all share. What was registered is taken down before the next measurement.
+// Each round measures all systems, in an order that rotates with the round. The first round warms up and is not
+// counted. A registration is a new path with an object of two keys: Client.Register; or a lease of its own and a put
+// under it; or a put under one lease that all registrations share. All registrations are taken down before the next
+// measurement.
 package main
 
 import (
@@ -22,10 +23,10 @@ import (
 	"time"
 )
 
-// data is what each registration holds.
+// data is the value of each registration.
 const data = `{"host":"server1","port":80}`
 
-// system is one that registers. register is called by many at once.
+// system is a system under measurement. Many goroutines call register at once.
 type system struct {
 	name     string
 	register func(ctx context.Context, path string) error
@@ -97,7 +98,7 @@ func run(root string, length time.Duration, rounds int) error {
 
 var paths atomic.Int64
 
-// measure registers new paths for a while, so many at once, and gives how many a second.
+// measure registers new paths for the given time with so many workers at once, and returns the rate per second.
 func measure(ctx context.Context, system system, workers int, length time.Duration) (float64, error) {
 	var done atomic.Int64
 	var failed error

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// servers are the processes that are measured; they end with the run.
+// servers are the measured processes; they end with the run.
 type servers struct {
 	root, scratch string
 	running       []*exec.Cmd
@@ -38,7 +38,7 @@ func (s *servers) start(name string, command *exec.Cmd) error {
 	return nil
 }
 
-// zookeeper starts the newest supported line, and gives its address.
+// zookeeper starts ZooKeeper of the newest supported line, and returns its address.
 func (s *servers) zookeeper() (string, error) {
 	jars := filepath.Join(s.root, ".cache", "zookeeper", "3.9")
 	if _, err := os.Stat(jars); err != nil {
@@ -63,7 +63,7 @@ func (s *servers) zookeeper() (string, error) {
 	return address, await(address)
 }
 
-// rollcall starts it in front of ZooKeeper, and gives its address.
+// rollcall starts Rollcall in front of ZooKeeper, and returns its address.
 func (s *servers) rollcall() (string, error) {
 	hosts, err := s.zookeeper()
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *servers) rollcall() (string, error) {
 	return address, nil
 }
 
-// etcd starts it with its defaults, and gives its address.
+// etcd starts etcd with its defaults, and returns its address.
 func (s *servers) etcd() (string, error) {
 	program := filepath.Join(s.root, ".cache", "bin", "etcd")
 	if _, err := os.Stat(program); err != nil {
@@ -120,7 +120,7 @@ func freeAddress() (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// await waits until somebody listens.
+// await waits until a server listens at the address.
 func await(address string) error {
 	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		conn, err := net.Dial("tcp", address)

@@ -46,7 +46,7 @@ func newRollcall(servers *servers) (system, error) {
 	return system{"rollcall", register, clear}, nil
 }
 
-// newEtcd registers with etcd's client: with a lease each, and with one for all.
+// newEtcd registers with etcd's client: with a lease for each registration, and with one lease for all.
 func newEtcd(ctx context.Context, servers *servers) (each, shared system, err error) {
 	address, err := servers.etcd()
 	if err != nil {
@@ -93,7 +93,7 @@ func newEtcd(ctx context.Context, servers *servers) (each, shared system, err er
 	return system{"etcd, lease and put", grant, revoke}, system{"etcd, put under one lease", put, remove}, nil
 }
 
-// together does something with each, many at once.
+// together calls do for each item, many at once.
 func together[T any](items []T, do func(T) error) error {
 	turns := make(chan struct{}, 64)
 	problems := make(chan error, len(items))

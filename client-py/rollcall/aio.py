@@ -1,12 +1,12 @@
-"""The same for asyncio: nd_service_registry's verbs as coroutines.
+"""nd_service_registry's verbs for asyncio, as coroutines.
 
     async with rollcall.aio.ServiceRegistry("localhost:7700") as registry:
         await registry.set_node("/services/ssh/server1:22", data={"foo": "bar"})
         async with registry.get_lock("/jobs/nightly") as held:
             ...
 
-A registry belongs to the event loop in which it was started. It is not for a process that forks while it stands: fork
-first, as asyncio asks anyway.
+A registry belongs to the event loop in which it was started. It is not for a process that forks while the registry is
+started: fork first, as asyncio asks anyway.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ Callback = Callable[..., Any]
 
 
 class ServiceRegistry:
-    """As `rollcall.ServiceRegistry`, with the same arguments. It connects with `start`, or `async with`; callbacks run
-    on the loop, and may be coroutine functions.
+    """Like `rollcall.ServiceRegistry`, with the same arguments. It connects with `start`, or `async with`. Callbacks
+    run on the loop, and may be coroutine functions.
 
-    Cancellation: what is cancelled is not waited for any more; what was written may be written all the same. A place in
-    a lock's queue is given up.
+    Cancellation: a cancelled call is no longer waited for; a write may be made all the same. A place in a lock's queue
+    is given up.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class ServiceRegistry:
         self._on_lost = on_lost
         self._core: Optional[Core] = None
         self._pid = 0
-        # What is followed, and by the present core.
+        # The followed paths, as the present core follows them.
         self._watched: Dict[str, Watched] = {}
         self._subscriptions: Dict[str, "List[_Subscription]"] = {}
         self._registered: Dict[str, Data] = {}
-        # Those that are held, and those of `acquire_lock`, which are forgotten unless they are held.
+        # The locks that are held, and those of `acquire_lock`, which are forgotten unless they are held.
         self._held: "Set[Lock]" = set()
         self._own_locks: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
         self._state_callbacks: List[Callback] = []
@@ -102,7 +102,7 @@ class ServiceRegistry:
         await self.stop()
 
     async def start(self) -> None:
-        """Connects; what was registered and watched before `stop` is again. Raises NoConnection, unless lazy."""
+        """Connects, and restores the registrations and watches from before `stop`. Raises NoConnection, unless lazy."""
         if self._core is not None:
             return
         check_threads()
@@ -121,7 +121,7 @@ class ServiceRegistry:
                 raise
 
     async def stop(self) -> None:
-        """Disconnects: registrations go at once, locks are given back. Cancellation: it goes on in the background."""
+        """Disconnects. Registrations go at once, and locks are released. Cancellation: it goes on in the background."""
         core, self._core = self._core, None
         if core is None:
             return
@@ -134,16 +134,17 @@ class ServiceRegistry:
         self._tell(self._state_callbacks, False)
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
-        """Has it run to its end, though its caller is cancelled."""
+        """Runs the work to its end, even if the caller is cancelled."""
         await asyncio.shield(self._spawn(work))
 
     async def rebuild(self) -> None:
-        """Makes everything anew."""
+        """Closes everything, and makes it anew."""
         await self.stop()
         await self.start()
 
     def get_state(self, callback: Optional[Callback] = None) -> bool:
-        """Whether a replica can be reached, and ZooKeeper through it. The callback is called with that now, and whenever it changes."""
+        """Whether a replica can be reached, and ZooKeeper through it. The callback is called with that now, and again
+        with each change."""
         is_up = self._core is not None and self._core.link.is_up
         if callback is not None and callback not in self._state_callbacks:
             self._state_callbacks.append(callback)
@@ -173,7 +174,7 @@ class ServiceRegistry:
     # --- writing
 
     async def set(self, node: str, data: Data = None, state: bool = True, type: NodeType = EphemeralNode) -> bool:
-        """As `rollcall.ServiceRegistry.set`."""
+        """Like `rollcall.ServiceRegistry.set`."""
         if self._readonly:
             raise ReadOnly("In read-only mode, no writes allowed")
         node = clean(node)
@@ -186,7 +187,7 @@ class ServiceRegistry:
         return is_done
 
     async def set_node(self, node: str, data: Data = None, state: bool = True) -> bool:
-        """Registers a path for as long as this registry stands."""
+        """Registers a path for as long as this registry is started."""
         return await self.set(node, data, state, EphemeralNode)
 
     async def set_data(self, node: str, data: Data = None, state: bool = True) -> bool:
@@ -194,7 +195,7 @@ class ServiceRegistry:
         return await self.set(node, data, state, DataNode)
 
     async def unset(self, node: str, type: NodeType = DataNode) -> bool:
-        """Takes a registration of ours down, or deletes a durable node."""
+        """Takes down a registration of this registry, or deletes a durable node."""
         return await self.set(node, None, False, type)
 
     def _lost(self, lost: Lost) -> None:
@@ -205,7 +206,7 @@ class ServiceRegistry:
     # --- reading
 
     async def get(self, path: str, callback: Optional[Callback] = None, wait: Optional[float] = None) -> Any:
-        """As `rollcall.ServiceRegistry.get`; the first call of a callback has ended when it returns.
+        """Like `rollcall.ServiceRegistry.get`. The first call of a callback has ended when `get` returns.
 
         Raises NoConnection, Refused.
         """
@@ -229,8 +230,8 @@ class ServiceRegistry:
         return found
 
     async def add_callback(self, path: str, callback: Callback) -> None:
-        """Has it called with the node as `get` returns it, once now, or as soon as something is known, and once for each
-        change."""
+        """Calls the callback with the node as `get` returns it: once now, or as soon as the node is known, and once for
+        each change."""
         self._ready()
         with contextlib.suppress(NoConnection):
             await self.get(path, callback)
@@ -253,14 +254,14 @@ class ServiceRegistry:
         wait: Optional[float] = LOCK_WAIT,
         on_lost: Optional[Callback] = None,
     ) -> "Lock":
-        """A lock to be taken, with `async with` or `acquire`. Each call makes another."""
+        """A lock, to be taken with `async with` or `acquire`. Each call creates another one."""
         return Lock(self, clean(path), name, simultaneous, wait, on_lost)
 
     async def acquire_lock(
         self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
     ) -> bool:
-        """Takes a lock for this registry, whichever task asks, and keeps it until `release_lock`. Returns whether it is
-        ours."""
+        """Takes a lock for this registry, whichever task calls, and keeps it until `release_lock`. Returns whether this
+        registry holds it."""
         path = clean(path)
         lock = self._own_locks.get(path)
         if lock is None or (lock._terms != (name, simultaneous, wait) and not lock.status()):
@@ -269,7 +270,7 @@ class ServiceRegistry:
             return await lock.acquire()
 
     async def release_lock(self, path: str) -> bool:
-        """Gives back what `acquire_lock` has taken on the path. Returns True when that is not held any more."""
+        """Releases the lock that `acquire_lock` has taken on the path. Returns True when the lock is no longer held."""
         lock = self._own_locks.get(clean(path))
         if lock is not None:
             await lock.release()
@@ -277,7 +278,7 @@ class ServiceRegistry:
 
 
 class Lock:
-    """A lock on a path, made by `ServiceRegistry.get_lock`."""
+    """A lock on a path: from `ServiceRegistry.get_lock`."""
 
     def __init__(
         self,
@@ -297,7 +298,7 @@ class Lock:
         self._taking = asyncio.Lock()
 
     async def acquire(self) -> bool:
-        """Waits until the lock is ours, for `wait` seconds at most. Raises NoConnection, Refused."""
+        """Waits until the lock is held, for `wait` seconds at most. Raises NoConnection, Refused."""
         if not self.status():
             name, simultaneous, wait = self._terms
             core = self._registry._ready()
@@ -307,19 +308,19 @@ class Lock:
         return self.status()
 
     async def release(self) -> bool:
-        """Gives the lock back. False: it was not ours any more, or no replica could be told."""
+        """Releases the lock. False: it was no longer held, or no replica could be reached."""
         keeper, self._keeper = self._keeper, None
         self._registry._held.discard(self)
         return keeper is not None and await keeper.release()
 
     def status(self) -> bool:
-        """Whether the lock is ours, by all that is known now."""
+        """Whether the lock is held, as far as is known now."""
         keeper = self._keeper
         return keeper is not None and keeper.lost is None and asyncio.get_running_loop().time() < keeper.until
 
     @property
     def fencing_token(self) -> Optional[int]:
-        """Rises with every grant of this path's lock; None while it is not ours."""
+        """Rises with every grant of this path's lock; None while the lock is not held."""
         return self._keeper.token if self._keeper is not None and self.status() else None
 
     def _lose(self, reason: str) -> None:
@@ -340,7 +341,7 @@ class Lock:
 
 
 class _Subscription:
-    """A callback that wants each version once, in order, one at a time."""
+    """A callback that gets each version once, in order, one at a time."""
 
     def __init__(self, callback: Callback) -> None:
         self.callback = callback

@@ -1,4 +1,4 @@
-"""From the messages of a Watch to states: parts are put together, and nothing goes back. Pure."""
+"""Turns the messages of a Watch into states. It joins parts, and the state never goes back. Pure."""
 
 import bisect
 from typing import Any, Dict, List, Optional
@@ -8,10 +8,10 @@ from rollcall.values import ABSENT, State, from_stat, from_value
 
 
 class Assembler:
-    """What the messages of one watch, over any number of streams, have come to."""
+    """The state of one watch, over any number of streams."""
 
     def __init__(self) -> None:
-        # Of the last whole state.
+        # The revision of the last whole state.
         self.revision = 0
         # The last whole state; None before the first.
         self.state: Optional[State] = None
@@ -31,7 +31,7 @@ class Assembler:
         return None
 
     def broken(self) -> None:
-        """The stream broke: what was begun is sent again as a whole."""
+        """The stream broke. An update that was begun is sent again as a whole."""
         self._snapshot, self._reset, self._changes = None, False, None
 
     def _take_snapshot(self, snapshot: v1.Snapshot, revision: int) -> Optional[State]:
@@ -71,7 +71,7 @@ class Assembler:
 def apply(state: State, changes: List[v1.Change]) -> State:
     """The state after the changes; between them there is none. The children of `state` are in order, and stay so."""
     data, stat, children = state.data, state.stat, dict(state.children)
-    # Names that came, and stand behind all others.
+    # New names. They are behind all others.
     added = set()
     for change in changes:
         if change.kind in (v1.CHANGE_KIND_ADDED, v1.CHANGE_KIND_UPDATED):
@@ -88,12 +88,12 @@ def apply(state: State, changes: List[v1.Change]) -> State:
 
 
 def _in_order(children: Dict[str, Any], added: List[str]) -> Dict[str, Any]:
-    """Puts the names at the end where they belong. A long list is not sorted for one that comes."""
+    """Puts the names at the end where they belong. A long list is not sorted for a single new name."""
     if not added:
         return children
     names = list(children)[: -len(added)]
     first = bisect.bisect(names, added[0])
-    # What stands before the first of them stays where it is.
+    # The names before the first of them stay where they are.
     moved = sorted(names[first:] + added)
     children.update(zip(moved, list(map(children.pop, moved))))
     return children

@@ -1,7 +1,7 @@
 """The cache file: the last known lists, for when no replica can be reached.
 
-Several processes may share one. Whoever reads it sees the old one or the new one, whole; an empty list never takes the
-place of a known one, since that is what an outage looks like.
+Several processes may share a file. A reader sees either the old file or the new one, whole. An empty list never
+replaces a known one, since an outage looks like an empty list.
 """
 
 import json
@@ -15,27 +15,27 @@ from rollcall.values import State, ZnodeStat
 
 log = logging.getLogger(__name__)
 
-# What the file says that it is.
+# Version of the file's format.
 _VERSION = 1
 
 
 class CacheFile:
     def __init__(self, file: str) -> None:
         self._file = file
-        # What is not written yet.
+        # States that are not written yet.
         self._news: Dict[str, State] = {}
         self._lock = threading.Lock()
         # Held while the file is written.
         self._writing = threading.Lock()
 
     def load(self, path: str) -> Optional[State]:
-        """What the file knows of a path."""
+        """The state of a path, as the file knows it."""
         with self._lock:
             news = self._news.get(path)
         return news or self._read().get(path)
 
     def keep(self, path: str, state: State) -> None:
-        """Has a state written soon, from another thread: a file system that hangs hangs nobody else."""
+        """Has a state written soon, from another thread, so that a file system that hangs blocks no other thread."""
         if state.stat is None or (not state.children and not state.data):
             return
         with self._lock:
@@ -45,7 +45,7 @@ class CacheFile:
             threading.Thread(target=self.flush, name="rollcall-cache", daemon=True).start()
 
     def flush(self) -> None:
-        """Writes what is not written yet."""
+        """Writes the states that are not written yet."""
         with self._writing:
             with self._lock:
                 news, self._news = self._news, {}
@@ -60,10 +60,11 @@ class CacheFile:
                 log.warning("the cache file %s can't be written: %s", self._file, error)
 
     def _read(self) -> Dict[str, State]:
-        """One that is missing or can't be understood counts as empty."""
+        """Reads the file. A file that is missing or can't be understood counts as empty."""
         try:
             with open(self._file, encoding="utf-8") as file:
-                # In a directory for all, another may have left a file of that name, to send us where they like.
+                # In a directory for all users, somebody else may have created a file of that name, to send this program
+                # to other servers.
                 if os.fstat(file.fileno()).st_uid not in (os.getuid(), 0):
                     raise ValueError("it belongs to somebody else")
                 content = json.load(file)
@@ -79,7 +80,7 @@ class CacheFile:
     def _replace(self, known: Dict[str, State]) -> None:
         content = {"version": _VERSION, "paths": {path: _render(state) for path, state in known.items()}}
         directory, name = os.path.split(os.path.abspath(self._file))
-        # For nobody else to read.
+        # Only its owner can read it.
         number, new = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
         try:
             with os.fdopen(number, "w", encoding="utf-8") as file:
@@ -93,7 +94,7 @@ class CacheFile:
 
 
 def _over(known: Optional[State], new: State) -> State:
-    """What is kept of a path: the new state, but the known list where that has become empty."""
+    """The state that is kept of a path: the new one, but with the known list if the new list is empty."""
     if known is None or new.children or not known.children:
         return new
     return new._replace(children=known.children) if new.data else known
@@ -111,7 +112,7 @@ def _parse(entry: Dict[str, Any]) -> State:
 
 
 def _pack(data: Any) -> Any:
-    """Bytes, which JSON has not, become a list of one string."""
+    """Packs bytes, which JSON does not have, into a list of one string."""
     return [data.hex()] if isinstance(data, bytes) else data
 
 

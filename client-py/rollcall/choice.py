@@ -1,20 +1,21 @@
-"""Which replica to talk to: sticky while it answers, another at once when it does not, with a growing pause before the
-same is tried again. Pure: the time is given."""
+"""Chooses the replica to talk to. The choice stays with one replica while that answers and moves to another at once
+when it does not; the pause before the same replica is tried again grows. Pure: the time is given."""
 
 import math
 import random
 from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Union
 
-# The shortest and the longest pause, in seconds, before a replica that has failed is tried again. Each is jittered down
-# to half.
+# Shortest and longest pause, in seconds, before a failed replica is tried again. Jitter shortens a pause to as little
+# as half.
 PAUSES = (0.1, 5.0)
-# The longest pause that a replica may ask for.
+# Longest pause that a replica may ask for.
 LONGEST_ASKED = 30.0
 
 
 class Chosen(NamedTuple):
-    """A replica at one moment. The era rises with each failure, so that streams that break together count as one."""
+    """A replica that was chosen, and its era at that moment. The era rises with each failure, so that streams that
+    break together count as one failure."""
 
     position: int
     era: int
@@ -24,29 +25,29 @@ class Chosen(NamedTuple):
 class _Health:
     era: int = 0
     failures: int = 0
-    # When it failed, and how long it is left alone then.
+    # When the replica failed, and the time for which it is left alone after that.
     since: float = 0.0
     pause: float = 0.0
     # From a half to one: spreads clients that failed at the same moment.
     jitter: float = 1.0
 
     def free_at(self, longest: float) -> float:
-        """The time from which it may be tried again, where its pause is cut to `longest`."""
+        """The time from which the replica may be tried again, with its pause cut to `longest`."""
         return self.since + min(self.pause, longest * self.jitter)
 
 
 class Choice:
-    """Everybody's failures and successes come together here."""
+    """The choice among several replicas. The failures and successes of all callers come together here."""
 
     def __init__(self, count: int, rng: Optional[random.Random] = None) -> None:
         self._rng = rng or random.Random()
         self._replicas: List[_Health] = [_Health() for _ in range(count)]
-        # Clients that start together do not all begin with the first.
+        # Clients that start together do not all begin with the first replica.
         self._current = self._rng.randrange(count)
 
     def choose(self, now: float, but: Optional[int] = None, longest: float = math.inf) -> Union[Chosen, float]:
-        """A replica, `but` only while no other may be tried; or the time at which to choose again. A pause counts for
-        no more than `longest`: a caller whose lock or registration runs out cannot wait for longer."""
+        """Chooses a replica, `but` only while no other may be tried; or returns the time at which to choose again. A
+        pause counts for no more than `longest`: a caller whose lock or registration runs out cannot wait longer."""
 
         def free(index: int) -> bool:
             return self._replicas[index].free_at(longest) <= now
@@ -57,7 +58,7 @@ class Choice:
                 candidates = [index for index in candidates if index != but]
             if not candidates:
                 return min(replica.free_at(longest) for replica in self._replicas)
-            # Not simply the next: the clients of a replica that died spread over all others.
+            # Not simply the next replica: the clients of a replica that died spread over all others.
             self._current = self._rng.choice(candidates)
         return Chosen(self._current, self._replicas[self._current].era)
 
@@ -68,16 +69,17 @@ class Choice:
 
     @property
     def current(self) -> int:
-        """The one that is used until it fails."""
+        """The position of the replica that is used until it fails."""
         return self._current
 
     def prefer(self, position: int) -> None:
-        """It is known to serve what the present one does not: it is the next to be used."""
+        """Records that the replica serves where the present one does not, so it is used next."""
         self._current = position
         self._replicas[position].failures, self._replicas[position].pause = 0, 0.0
 
     def failed(self, chosen: Chosen, asked: float, now: float) -> bool:
-        """It does not answer, or not now; `asked` is the pause that it has asked for. Says whether that is news."""
+        """Records that the replica does not answer, or can't serve now; `asked` is the pause that it has asked for.
+        Returns whether that is news."""
         health = self._replicas[chosen.position]
         if health.era != chosen.era:
             return False

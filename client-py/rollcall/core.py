@@ -1,6 +1,6 @@
-"""A client: its watches, its registrations, its locks. What the threaded registry and that of asyncio have in common.
+"""A client: its watches, its registrations, its locks. The threaded registry and the asyncio registry share it.
 
-Belongs to one event loop, from the first line to the last.
+Belongs to one event loop, from creation to close.
 """
 
 import asyncio
@@ -27,14 +27,15 @@ from rollcall.values import Data, State, from_value, is_same, now, to_dict, to_v
 
 log = logging.getLogger(__name__)
 
-# How long, in seconds, to wait at the end for what is under way.
+# Time, in seconds, to wait at the end for work that is under way.
 _GOODBYE = 2.0
-# How long, in seconds, a write waits at most until what is followed shows it.
+# Maximum time, in seconds, that a write waits until the followed paths show it.
 _SHOWN = 2.0
 
 
 def _mark(held: Any) -> Any:
-    """By what one program's node differs from another's at the same path. Without one, as of other programs: None."""
+    """The mark by which one program's node differs from another's at the same path. None if the node has none, like
+    nodes of other programs."""
     return held.get("created") if isinstance(held, dict) else None
 
 
@@ -45,7 +46,8 @@ def _default_name() -> str:
 @dataclass(frozen=True)
 class Settings:
     addresses: List[str]
-    # Seconds: how long a call may take before NoConnection, and how long registrations and locks outlive their client.
+    # Seconds: the time that a call may take before NoConnection, and the times that registrations and locks outlive
+    # their client.
     timeout: float
     ttl: float
     lock_ttl: float
@@ -62,7 +64,8 @@ class Settings:
 
 
 class Core:
-    """`on_state` is called with True and False as the connection comes and goes, `on_lost` with what was lost."""
+    """Calls `on_state` with True and False as the connection comes and goes, and `on_lost` with each lost
+    registration."""
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class Core:
             raise self.replicas.unreachable()
 
     async def close(self) -> None:
-        """Says goodbye: registrations and places in queues go at once, as far as a replica can be told."""
+        """Ends the client. Registrations and places in queues go at once, if a replica can be reached."""
         await self.session.close()
         await self.locks.settle(_GOODBYE)
         for task in self._tasks:
@@ -112,7 +115,7 @@ class Core:
     # --- reading
 
     def watch(self, path: str, known: Optional[Watched] = None) -> Watched:
-        """Follows a path from now on. `known` is what another client of this program knew of it."""
+        """Follows a path from now on. `known` is the last state that another client of this program knew of it."""
         watched = self._watched.get(path)
         if watched is None:
             watched = self._watched[path] = Watched(path, known)
@@ -125,14 +128,14 @@ class Core:
             self._cache.keep(watched.path, watched.state)
 
     async def first(self, path: str) -> Watched:
-        """Waits until a path is known; where no replica can be reached, the cache file has to do. The state is None if
-        that does not know it either; it will be shown as soon as a replica tells.
+        """Waits until a path is known. If no replica can be reached, the cache file has to do. The state is None if the
+        file does not know the path either; a replica's answer will then be shown as soon as it comes.
 
         Raises Refused.
         """
         watched = self.watch(path)
         loop = asyncio.get_running_loop()
-        # Who has waited for a connection before does not wait for it again with each path.
+        # A caller that has waited for a connection before does not wait for it again with each path.
         deadline = (loop.time() if self.link.is_reachable else self.link.down_since) + self.settings.timeout
         while watched.state is None and watched.refusal is None:
             if not self.link.is_reachable and self.replicas.have_all_failed() and self._from_cache(watched):
@@ -140,10 +143,10 @@ class Core:
             if loop.time() >= deadline:
                 self._from_cache(watched)
                 break
-            # A replica that fails is news to nobody here, so look again from time to time.
+            # No news comes when a replica fails, so look again from time to time.
             await watched.news.wait(min(0.05, deadline - loop.time()))
         if watched.state is None and watched.refusal is not None:
-            # Who asks again is answered anew.
+            # The next call asks the replica anew.
             self._watched.pop(path, None)
             raise watched.refusal
         return watched
@@ -157,7 +160,7 @@ class Core:
         return True
 
     async def until_children(self, path: str, patience: float) -> Watched:
-        """Waits until a path has a child, for so many seconds at most."""
+        """Waits until a path has a child, for at most `patience` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         watched = await self.first(path)
@@ -170,12 +173,12 @@ class Core:
     # --- writing
 
     async def register(self, path: str, data: Data) -> bool:
-        """Registers a path, or gives a registration other data. Without data it keeps those that it has.
+        """Registers a path, or gives a registration other data. Without data, a registration keeps its data.
 
-        Returns False where a lazy client goes on in the background. Raises NoConnection, Refused; a new registration is
-        given up then.
+        Returns False when a lazy client goes on in the background. Raises NoConnection, Refused; a new registration is
+        then given up.
 
-        Cancellation: the same.
+        Cancellation: a new registration is given up too.
         """
         registrations = self.session.registrations
         entry = registrations.entries.get(path)
@@ -188,7 +191,7 @@ class Core:
             fields = entry.data
         is_new = entry is None or entry.generation is None
         answer = _Answer()
-        # `created` is set here, once, so that what is resumed is the same as what stands.
+        # `created` is set here, once, so that a registration is resumed with the data that the node already has.
         value = to_value({"created": now(), **fields}, os.getpid())
         check_size(v1.SetRegistration(path=path, value=value))
         registrations.set(path, fields, value, answer.give)
@@ -211,8 +214,8 @@ class Core:
         return self.replicas.unreachable("the replica waits for zookeeper" if self.link.is_reachable else "")
 
     def wish(self, path: str, data: Data, is_exclusive: bool = False) -> None:
-        """Registers a path as soon as that is possible, with `is_exclusive` only while no other has it; nobody waits for
-        it."""
+        """Registers a path as soon as that is possible, and does not wait. With `is_exclusive`, only while no other
+        client has it."""
         fields = to_dict(data)
         value = to_value({"created": now(), **fields}, os.getpid())
         self.session.registrations.set(path, fields, value, lambda error: None, is_exclusive)
@@ -224,12 +227,12 @@ class Core:
         return entry is not None and entry.wish is Wish.HOLD
 
     def forget(self, path: str) -> None:
-        """Removes a registration of which no caller waits to hear."""
+        """Removes a registration, and does not wait."""
         self.session.registrations.forget(path)
         self.session.wake()
 
     async def unregister(self, path: str) -> bool:
-        """Takes a registration down. Returns False where it goes later, in the background of a lazy client.
+        """Takes a registration down. Returns False when a lazy client takes it down later, in the background.
 
         Raises NoConnection when no replica is reached. The registration is removed as soon as one is.
         """
@@ -244,8 +247,8 @@ class Core:
         return False
 
     async def set(self, path: str, data: Data, state: bool, is_durable: bool) -> bool:
-        """What the verbs `set`, `set_node`, `set_data` and `unset` come to. Returns False where a lazy client goes on in
-        the background. What is followed shows it then."""
+        """Does the work of the verbs `set`, `set_node`, `set_data` and `unset`. Returns False when a lazy client goes
+        on in the background. On True, the followed paths show the change."""
         if state and is_durable:
             fields = to_dict(data)
             await self._until_shown(path, fields, await self._durable.put(path, fields))
@@ -269,13 +272,13 @@ class Core:
         return True
 
     def _followed(self, path: str) -> "List[Tuple[Watched, Optional[str]]]":
-        """A path and its parent, as far as they are followed; with the parent the path's name in it."""
+        """A path and its parent, as far as they are followed. The parent comes with the path's name in it."""
         parent, _, own = path.rpartition("/")
         pairs = ((path, None), (parent or "/", own))
         return [(self._watched[at], name) for at, name in pairs if at in self._watched]
 
     def _shown_of(self, path: str) -> Tuple[int, List[Any]]:
-        """What is shown of a path: the transaction that made it, and the marks of what it holds."""
+        """The shown state of a path: the transaction that created it, and the marks of its data."""
         made, marks = 0, []
         for watched, name in self._followed(path):
             state = watched.state
@@ -288,18 +291,19 @@ class Core:
     async def _until_shown(
         self, path: str, fields: Optional[Dict[str, Any]], transaction: int, ours: Sequence[Any] = ()
     ) -> None:
-        """Waits for a moment until a path and its parent, as far as they are followed, show what was written by a
-        transaction; without fields, that what has one of the marks `ours`, or was made by the transaction or before, is
-        gone. Others may have written since."""
+        """Waits for a moment until a path and its parent, as far as they are followed, show the data that a transaction
+        wrote. Without fields, waits until the node is gone that has one of the marks `ours`, or was created by the
+        transaction or earlier. Others may have written since."""
 
         def shows(watched: Watched, name: Optional[str]) -> bool:
             state = watched.state
             if state is None or watched.refusal is not None or not watched.is_live:
-                return True  # There is nothing that could be old.
+                return True  # Nothing is shown that could be old.
             exists = state.stat is not None if name is None else name in state.children
             held = state.data if name is None else state.children.get(name)
             if fields is None:
-                # Another may have taken the path at once. Of a child it is not told when it was made.
+                # Another client may have taken the path at once. For a child, a watch does not give the time of
+                # creation.
                 if name is not None:
                     return not exists or bool(ours) and _mark(held) not in ours
                 return state.stat is None or 0 < transaction < state.stat.czxid
@@ -321,14 +325,14 @@ class Core:
         wait: Optional[float],
         on_lost: Callable[[str], None],
     ) -> Optional[Keeper]:
-        """Takes a lock; None: it is held by others. Raises NoConnection, Refused."""
+        """Takes a lock; None: others hold it. Raises NoConnection, Refused."""
         terms = Terms(path, name or self.settings.name, simultaneous, self.settings.lock_ttl)
         grant = await self.locks.acquire(terms, wait)
         return grant and Keeper(self.locks, terms, grant, on_lost)
 
 
 class _Answer:
-    """The answer to something that was said on a stream."""
+    """The answer to a request on a stream."""
 
     def __init__(self) -> None:
         self._future: "asyncio.Future[Optional[ServiceRegistryException]]" = asyncio.get_running_loop().create_future()
@@ -338,7 +342,7 @@ class _Answer:
             self._future.set_result(error)
 
     async def within(self, seconds: float) -> bool:
-        """Waits for it. Raises what went wrong."""
+        """Waits for the answer. Raises the error, if it is one."""
         done, _ = await asyncio.wait({self._future}, timeout=seconds)
         if not done:
             return False

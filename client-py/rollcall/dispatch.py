@@ -1,4 +1,5 @@
-"""Callbacks: once for each change, in order, each whole, and never on the thread that keeps the connection."""
+"""Callbacks: once for each change, in order, with the whole state, and never on the thread that keeps the
+connection."""
 
 import collections
 import logging
@@ -8,12 +9,12 @@ from typing import Any, Callable, Deque, Optional, Tuple
 
 log = logging.getLogger(__name__)
 
-# How many changes may wait for a callback that is slow; of more, the oldest are left out.
+# Maximum number of changes that wait for a slow callback; beyond it, the oldest are left out.
 _WAITING = 1000
 
 
 class Dispatcher:
-    """One thread that runs callbacks. It starts with the first."""
+    """A thread that runs callbacks. It starts with the first callback."""
 
     def __init__(self) -> None:
         self._queue: "queue.SimpleQueue[Optional[Callable[[], Any]]]" = queue.SimpleQueue()
@@ -28,7 +29,7 @@ class Dispatcher:
         self._queue.put(work)
 
     def close(self) -> None:
-        """Ends the thread when what waits is done."""
+        """Ends the thread once the waiting callbacks have run."""
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -40,7 +41,7 @@ class Dispatcher:
 
 
 def guarded(work: Callable[[], Any]) -> None:
-    """A callback that raises must not end what comes after it."""
+    """Runs work. An exception in a callback must not end the work that follows."""
     try:
         work()
     except Exception:
@@ -48,23 +49,23 @@ def guarded(work: Callable[[], Any]) -> None:
 
 
 class Subscription:
-    """A callback that wants each version of something once."""
+    """A callback that gets each version of a state once."""
 
     def __init__(self, callback: Callable[[Any], Any]) -> None:
         self.callback = callback
         self._seen = 0
         self._news: Deque[Tuple[int, Any]] = collections.deque(maxlen=_WAITING)
-        # Held while the callback runs, which may ask for more of the same.
+        # Held while the callback runs, which may ask for the same state again.
         self._running = threading.RLock()
 
     def copy(self) -> "Subscription":
-        """After a fork: it knows what it has seen, and nobody runs it."""
+        """A copy for use after a fork: it has seen the same versions, and does not run."""
         copy = Subscription(self.callback)
         copy._seen = self._seen
         return copy
 
     def later(self, dispatcher: Dispatcher, version: int, what: Any) -> None:
-        """Runs it on the dispatcher's thread."""
+        """Runs the callback on the dispatcher's thread."""
         self._news.append((version, what))
         dispatcher.post(self._next)
 
@@ -72,11 +73,11 @@ class Subscription:
         try:
             version, what = self._news.popleft()
         except IndexError:
-            return  # Left out, as others came.
+            return  # Left out, since newer ones came.
         self.run(version, what)
 
     def run(self, version: int, what: Any) -> None:
-        """Runs it here and now, unless it has seen this version."""
+        """Runs the callback here and now, unless it has seen this version."""
         with self._running:
             if version <= self._seen:
                 return

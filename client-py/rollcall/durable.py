@@ -1,7 +1,7 @@
-"""Durable nodes: written and deleted so that a write whose answer was lost can be made again.
+"""Durable nodes: written and deleted so that a write can be repeated when its answer was lost.
 
-A write says which version of the node it replaces. One that is still under way somewhere can then never undo what was
-written later, and reading the node tells whether it was made.
+A write names the version of the node that it replaces. So a write that is still under way can never undo a later one,
+and reading the node shows whether the write was made.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from rollcall.errors import NoConnection, OutcomeUnknown, Refused, ServiceRegist
 from rollcall.replicas import Replicas, check_size
 from rollcall.values import from_value, is_same, now, to_value
 
-# Another has written between the read and the write.
+# Another client has written between the read and the write.
 _OVERTAKEN = ("VERSION_MISMATCH", "NODE_EXISTS", "NO_NODE")
 
 
@@ -25,8 +25,8 @@ class Durable:
         self._patience = patience
 
     async def put(self, path: str, given: Dict[str, Any]) -> int:
-        """Writes a node, unless it holds the same data. `pid` and `created` are added. Returns the transaction that wrote
-        it."""
+        """Writes a node, unless it holds the same data. `pid` and `created` are added. Returns the transaction that
+        wrote it."""
         value = to_value({"pid": os.getpid(), "created": now(), **given}, os.getpid())
         check_size(v1.PutRequest(path=path, value=value))
         deadline = asyncio.get_running_loop().time() + self._patience
@@ -37,7 +37,7 @@ class Durable:
             if node is not None and node.exists and is_same(from_value(node.value), value, given):
                 return int(node.stat.mzxid)
             if unknown is not None and (node is None or _version(node) != before):
-                # Another has written: instead of us, or over what we wrote.
+                # Another client has written, either instead of this write or over it.
                 raise unknown
             request = v1.PutRequest(path=path, value=value)
             if node is not None:
@@ -59,7 +59,7 @@ class Durable:
                     raise
 
     async def delete(self, path: str) -> None:
-        """Deletes a node, if there is one."""
+        """Deletes a node, if it exists."""
         deadline = asyncio.get_running_loop().time() + self._patience
         unknown: Optional[OutcomeUnknown] = None
         request = v1.DeleteRequest(path=path)
@@ -86,8 +86,8 @@ class Durable:
         return max(0.0, deadline - asyncio.get_running_loop().time())
 
     async def _read(self, path: str, deadline: float, unknown: Optional[OutcomeUnknown]) -> Optional[v1.Node]:
-        """The node as ZooKeeper has it; None where the replica has no room to read it. Raises `unknown`, where that is
-        given, when no replica answers."""
+        """The node as ZooKeeper has it; None if the replica has no room to read it. If `unknown` is given, it is raised
+        when no replica answers."""
         request = v1.GetRequest(path=path, consistency=v1.CONSISTENCY_LATEST, page_size=1)
         known = self._replicas.seen.latest
         try:

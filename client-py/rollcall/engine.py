@@ -1,4 +1,4 @@
-"""The thread that a registry's event loop runs on, and how it stands still while the process forks."""
+"""The thread that runs a registry's event loop, and how it pauses while the process forks."""
 
 import asyncio
 import logging
@@ -17,14 +17,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long, in seconds, a fork waits at most until connections are closed.
+# Maximum time, in seconds, that a fork waits until connections are closed.
 _PAUSE = 3.0
-# How long it waits at most until grpcio's own threads have ended; they do unless others in this program use grpcio too,
-# which shows the first time. A shorter one is over before they have, on a machine under load, and a child then crashes.
+# Maximum time that a fork waits until grpcio's own threads have ended. They do end, unless other code in this program
+# uses grpcio too, which shows the first time. If the time is shorter, it passes before they have ended on a machine
+# under load, and a child then crashes.
 _SETTLE = 2.0
 _SETTLE_IN_VAIN = 0.02
-# Time without a step of the loop, in seconds, after which a caller gives its thread up. A shorter one would take a
-# machine under load for a thread that hangs.
+# Time without a step of the loop, in seconds, after which a caller gives up on the thread. If it is shorter, a machine
+# under load looks like a thread that hangs.
 _DEAD = 15.0
 GRPC_THREADS = ("grpc_", "event_engine", "lifeguard", "resolver-exec", "default-exec")
 
@@ -42,7 +43,8 @@ class _Call:
         self._task.add_done_callback(lambda _: self.ended.tell())
 
     def outcome(self) -> Any:
-        """What the coroutine returned or raised. Raises NoConnection where it was not run to its end."""
+        """The result of the coroutine, or its exception. Raises NoConnection if the coroutine was not run to its
+        end."""
         if self._task is None or not self._task.done() or self._task.cancelled():
             raise NoConnection("the registry is stopped")
         return self._task.result()
@@ -53,12 +55,12 @@ class _Call:
 
 
 class Engine:
-    """A Core on a thread of its own.
+    """Runs a Core on a thread of its own.
 
-    An exception may hit the calling thread between any two instructions, as from a signal handler. So whatever a call
-    makes belongs to the loop from the first moment, and a call that is left is undone by the loop.
+    An exception may hit the calling thread between any two instructions, such as one from a signal handler. So
+    everything that a call creates belongs to the loop from the first moment, and the loop undoes an abandoned call.
 
-    Raises RuntimeError where threads are greenlets.
+    Raises RuntimeError if threads are greenlets.
     """
 
     def __init__(self, make: Callable[[], Core]) -> None:
@@ -78,7 +80,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="rollcall", daemon=True)
 
     def start(self) -> None:
-        """Begins, and waits until there is a core."""
+        """Starts the thread, and waits until there is a core."""
         self._thread.start()
         while not self._ready.wait(_DEAD):
             if not self._thread.is_alive():
@@ -87,7 +89,7 @@ class Engine:
             raise self._fault
 
     def leave(self) -> None:
-        """Ends what nobody has, whether or not it has begun."""
+        """Ends an engine that no caller has, whether or not it has started."""
         self._is_unwanted = True
         if hasattr(self, "core"):
             self.end([])
@@ -118,7 +120,7 @@ class Engine:
     def call(self, work: "Callable[[Core], Coroutine[Any, Any, T]]") -> T:
         """Runs a coroutine on the loop, and waits for its end. An exception that hits the caller meanwhile cancels it.
 
-        Raises NoConnection when the engine ends before that.
+        Raises NoConnection when the engine ends earlier.
         """
 
         async def run() -> T:
@@ -152,7 +154,7 @@ class Engine:
         return step.wait(_DEAD) or self._is_over
 
     def do(self, work: Callable[[Core], T]) -> T:
-        """The same with a function."""
+        """Like `call`, with a function."""
 
         async def run(core: Core) -> T:
             return work(core)
@@ -160,7 +162,7 @@ class Engine:
         return self.call(run)
 
     def post(self, work: Callable[[Core], Any]) -> None:
-        """Has the loop run a function, and waits for nothing. Does nothing after the engine's end."""
+        """Has the loop run a function, and does not wait. Does nothing after the end of the engine."""
         with self._mutex:
             if not self._is_over:
                 self._loop.call_soon_threadsafe(lambda: work(self.core))
@@ -175,7 +177,7 @@ class Engine:
         return self._ending is not None or self._is_over
 
     def end(self, held: List[Keeper]) -> None:
-        """Has the loop give these locks back, say goodbye and end; `join` waits for it. Again: does nothing."""
+        """Has the loop release these locks, say goodbye and end; `join` waits for that. A second call does nothing."""
 
         def begin(core: Core) -> None:
             if self._ending is None:
@@ -191,7 +193,7 @@ class Engine:
         try:
             await asyncio.gather(*(keeper.release() for keeper in held), return_exceptions=True)
             await core.close()
-            # A task that still waits for something waits in vain.
+            # A task that still waits would wait in vain.
             waiting = asyncio.all_tasks() - {asyncio.current_task()}
             for task in waiting:
                 task.cancel()
@@ -228,18 +230,18 @@ class Engine:
         self._go_on.wait()
 
     def go_on(self) -> None:
-        """After `park`, in the process that has forked: connects again, and goes on with everything."""
+        """Connects again after `park`, in the process that has forked, and goes on with everything."""
         self._go_on.tell()
         self.post(lambda core: core.replicas.resume())
 
 
-# Whether it was waited for in vain the last time.
+# Whether the last wait was in vain.
 _is_vain = False
 
 
 def settle() -> None:
-    """Waits until grpcio's own threads, which end some time after the last channel, are gone. What a child has of them
-    is a copy of memory that nobody will ever finish writing."""
+    """Waits until grpcio's own threads are gone, which end some time after the last channel. A child has only a copy of
+    the memory that they were writing, and no thread will ever finish it."""
     global _is_vain
     tasks = "/proc/self/task"
     if not os.path.isdir(tasks):
@@ -258,4 +260,4 @@ def _is_grpc(file: str) -> bool:
         with open(file, encoding="ascii", errors="replace") as comm:
             return comm.read().startswith(GRPC_THREADS)
     except OSError:
-        return False  # It has ended.
+        return False  # The thread has ended.

@@ -1,4 +1,4 @@
-"""What can go wrong: the exceptions that programs see, and what calls to replicas come to."""
+"""Errors: the exceptions that programs see, and the failures of calls to replicas."""
 
 import enum
 from typing import Any, Mapping, Optional
@@ -10,7 +10,7 @@ from rollcall import v1
 
 _DOMAIN = "rollcall"
 _DETAILS = "grpc-status-details-bin"
-# What a proxy or a check of credentials on the way may refuse with, as good as a replica.
+# Codes with which a proxy or a credentials check on the way may refuse, just like a replica.
 _REFUSED_BY_ANYBODY = (
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,
@@ -20,7 +20,7 @@ _REFUSED_BY_ANYBODY = (
 
 
 class ServiceRegistryException(Exception):
-    """Everything that this package raises on purpose."""
+    """The base of all exceptions that this package raises on purpose."""
 
     def __init__(self, value: str) -> None:
         super().__init__(value)
@@ -28,19 +28,20 @@ class ServiceRegistryException(Exception):
 
 
 class NoConnection(ServiceRegistryException):
-    """No replica gave an answer in time, or none that ZooKeeper stands behind."""
+    """No replica answered in time, or none that reaches ZooKeeper."""
 
 
 class ReadOnly(ServiceRegistryException):
-    """A write was asked of a registry that was made with `readonly=True`, or of a server that takes no writes."""
+    """A write was asked of a registry that was created with `readonly=True`, or of a server that takes no writes."""
 
 
 class OutcomeUnknown(NoConnection):
-    """The connection broke after a write was sent: it may or may not have been made. Read before you try again."""
+    """The connection broke after a write was sent, so the write may or may not have been made. Read before you try
+    again."""
 
 
 class Refused(ServiceRegistryException):
-    """A replica has answered with a refusal. `reason` is stable, such as `NOT_A_LOCK`; the message is for people."""
+    """A replica refused. `reason` is stable, such as `NOT_A_LOCK`; the message is for people."""
 
     def __init__(self, value: str, reason: str, details: Optional[Mapping[str, str]] = None) -> None:
         super().__init__(value)
@@ -49,21 +50,21 @@ class Refused(ServiceRegistryException):
 
     @property
     def is_lack_of_room(self) -> bool:
-        """Whether a limit of the replica was met, which another moment may allow."""
+        """Whether a limit of the replica was reached, which another moment may allow."""
         return self.reason.startswith("TOO_MANY_")
 
 
 class Kind(enum.Enum):
-    """What a failed call means for the next try."""
+    """The meaning of a failed call for the next attempt."""
 
-    REFUSED = enum.auto()  # The replica has decided.
-    NOT_NOW = enum.auto()  # The replica can't serve now: another may.
+    REFUSED = enum.auto()  # A replica has decided.
+    NOT_NOW = enum.auto()  # The replica can't serve now; another may.
     BROKEN = enum.auto()  # The connection broke, or the replica is silent.
-    PAUSED = enum.auto()  # We have broken the connection ourselves, since the process forks.
+    PAUSED = enum.auto()  # This client has broken the connection itself, since the process forks.
 
 
 class Failure(Exception):
-    """How a call to one replica failed. Never leaves the package."""
+    """The failure of a call to one replica. Never leaves the package."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Failure(Exception):
         self.message = message
         self.reason = reason
         self.details = details
-        # Seconds until it makes sense to come back, as the replica says.
+        # Seconds after which the replica asks the client to come back.
         self.asked = asked
         self.code = code
 
@@ -93,7 +94,7 @@ class Failure(Exception):
 
     @staticmethod
     def of(error: Any) -> "Failure":
-        """What a grpc.RpcError that is also a call says."""
+        """The failure in a grpc.RpcError that is also a call."""
         code, message = error.code(), error.details() or ""
         info, asked = _details(error.trailing_metadata() or ())
         if info is None or info.domain != _DOMAIN:
@@ -107,7 +108,7 @@ class Failure(Exception):
         return Failure(kind, message, info.reason, dict(info.metadata), asked, code)
 
     def never_sent(self) -> bool:
-        """Whether there was no connection to send it on: gRPC says so only in words."""
+        """Whether there was no connection to send the call on. gRPC says so only in words."""
         return self.code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in self.message
 
     def is_retryable(self) -> bool:
@@ -125,14 +126,14 @@ class Failure(Exception):
 
 
 def lost_reason(number: Any) -> str:
-    """The name of a reason for a loss; one of a later version of the API is named by its number."""
+    """The name of a loss reason. A reason of a later version of the API is named by its number."""
     if number not in v1.LostReason.values():
         return f"REASON_{number}"
     return v1.LostReason.Name(number).replace("LOST_REASON_", "")
 
 
 def refusal(message: str, reason: str, details: Optional[Mapping[str, str]] = None) -> ServiceRegistryException:
-    """A refusal as programs see it."""
+    """A refusal, as programs see it."""
     if reason == "READ_ONLY":
         return ReadOnly(message)
     return Refused(message or reason, reason, details)
@@ -152,6 +153,6 @@ def _details(metadata: Any) -> Any:
                 elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
                     delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
                     asked = delay.seconds + delay.nanos / 1e9
-        except Exception:  # What is no status, from whatever lies between, says nothing.
+        except Exception:  # A detail that is no status, from an intermediary, has no meaning.
             continue
     return info, asked

@@ -17,17 +17,17 @@ Listener = Callable[["Watched"], None]
 
 
 class Watched:
-    """A path as it was last known. Written on the loop alone; `state` and `version` may be read by any thread."""
+    """A path and its last known state. Only the loop writes it; any thread may read `state` and `version`."""
 
     def __init__(self, path: str, known: "Optional[Watched]" = None) -> None:
         self.path = path
-        # What is known; None: nothing yet.
+        # The last known state; None: nothing is known yet.
         self.state: Optional[State] = known.state if known else None
         # Rises with each state that a program can tell from the one before.
         self.version: int = known.version if known else 0
-        # Whether a replica has told the state, and not the cache file or the process that we were forked from.
+        # Whether the state came from a replica, and not from the cache file or the process that has forked this one.
         self.is_live = False
-        # Why it can't be watched, if a replica has refused it.
+        # Why the path can't be watched, if a replica has refused it.
         self.refusal: Optional[ServiceRegistryException] = None
         self._assembler = Assembler()
         self._listeners: List[Listener] = []
@@ -35,15 +35,15 @@ class Watched:
 
     @property
     def revision(self) -> int:
-        """Of the state that a replica has told last; 0: of none."""
+        """The revision of the last state that a replica sent; 0: none."""
         return self._assembler.revision
 
     def listen(self, listener: Listener) -> None:
-        """Calls it, on the loop, with each new state."""
+        """Calls the listener, on the loop, with each new state."""
         self._listeners.append(listener)
 
     def show(self, state: State, is_live: bool) -> None:
-        """A state from a replica, or from the cache file."""
+        """Takes in a state from a replica, or from the cache file."""
         is_news = not state.same(self.state)
         self.is_live = self.is_live or is_live
         self.state = state
@@ -54,7 +54,7 @@ class Watched:
         self.news.tell()
 
     async def run(self, replicas: Replicas) -> None:
-        """Follows it for good, or until a replica refuses."""
+        """Follows the path for ever, or until a replica refuses."""
         watch = Watch(self.path, lambda: self._assembler.revision, self._hear, self._broke)
         try:
             await watch.run(replicas)

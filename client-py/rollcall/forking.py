@@ -1,14 +1,14 @@
-"""Forks: gunicorn, celery, multiprocessing, os.fork; and uwsgi, which does not tell Python.
+"""Forks: gunicorn, celery, multiprocessing, os.fork; and uwsgi, whose forks Python does not know of.
 
-grpcio does not survive a fork while it has connections: its threads are missing in the child, and what they were
-writing stays half written. So, just before, every registry closes its connections and stops its thread at a point where
-it holds nothing. The parent connects again right after, and resumes by generation and lock id, so that nobody sees a
-registration or a lock go. The child has the lists and the callbacks, but no registration and no lock; it connects for
-itself, a moment later or when it is used.
+grpcio does not survive a fork while it has connections: its threads are missing in the child, and the memory that they
+were writing stays half written. So, just before a fork, every registry closes its connections and stops its thread at a
+point where it holds nothing. The parent connects again right after the fork, and resumes by generation and lock id, so
+that no registration and no lock is seen to go. The child has the lists and the callbacks, but no registration and no
+lock. It connects for itself, a moment later or when it is used.
 
-A fork that Python is not told of is found by the process id when the registry is next used. The child leaves everything
-of its parent alone, and begins anew; that works as long as no thread was at work in grpcio at the moment of the fork. If one
-was, grpcio may hang in the child, or crash it, whatever is done here.
+A fork that Python does not know of is found by the process id when the registry is next used. The child then leaves
+everything of its parent alone, and begins anew. That works as long as no thread was at work in grpcio at the moment of
+the fork. If one was, grpcio may hang in the child, or crash it, whatever is done here.
 """
 
 import ctypes
@@ -29,24 +29,24 @@ _registries: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _forking = threading.Lock()
 _parked: List[Any] = []
 _is_installed = False
-# Held while a process finds out that it was forked; one for each, since a lock may be held at a fork.
+# Held while a process finds out that it was forked. Each process has its own, since a lock may be held at a fork.
 _adopting: Dict[int, Any] = {}
 
 
 def protect(registry: Any) -> None:
-    """Has a registry stand still while this process forks."""
+    """Pauses a registry while this process forks."""
     global _is_installed
     if not _is_installed and hasattr(os, "register_at_fork"):
         _is_installed = True
-        # With GRPC_ENABLE_FORK_SUPPORT grpcio stops its threads before a fork, once it was used; who registers later is
-        # called earlier, and ours need those threads to close connections.
+        # With GRPC_ENABLE_FORK_SUPPORT grpcio stops its threads before a fork, once it was used. Hooks that are
+        # registered later run earlier, and the hooks of this module need those threads to close connections.
         grpc.insecure_channel("localhost:1").close()
         os.register_at_fork(before=_before, after_in_parent=_parent, after_in_child=_child)
     _registries.add(registry)
 
 
 def adopt() -> None:
-    """In a child of a fork that Python was not told of: does what is done after any other fork."""
+    """Does the work that follows any fork, in a child of a fork that Python does not know of."""
     with _adopting.setdefault(os.getpid(), threading.RLock()):
         if any(registry._pid != os.getpid() for registry in list(_registries)):
             log.warning(
@@ -57,8 +57,8 @@ def adopt() -> None:
 
 
 def abandon(what: Any) -> None:
-    """Keeps something for good: to take down in a child what is its parent's may wait for threads that the child has
-    not."""
+    """Keeps an object for ever. To take down in a child an object that belongs to its parent may wait for threads that
+    the child does not have."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
 
 
@@ -66,7 +66,7 @@ def _before() -> None:
     _forking.acquire()
     is_connected = False
     for registry in list(_registries):
-        # First: an exception from a signal handler may come before it is parked, and after.
+        # Before `_park`: an exception from a signal handler may come before the registry is parked, and after.
         _parked.append(registry)
         is_connected = registry._park() or is_connected
     if is_connected:

@@ -1,7 +1,7 @@
 """gevent and eventlet, which turn threads into greenlets.
 
-grpcio waits for its connections in C code, which no greenlet can interrupt: a thread that is none would stop the whole
-program at the first call, for good.
+grpcio waits for its connections in C code, which no greenlet can interrupt. A "thread" that is a greenlet would stop
+the whole program at the first call, for good.
 """
 
 import sys
@@ -13,7 +13,8 @@ _ADVICE = (
 
 
 def check_threads() -> None:
-    """Raises RuntimeError where gevent or eventlet has patched what threads need, and says what to call instead."""
+    """Raises RuntimeError if gevent or eventlet has patched modules that threads need, and says which call to use
+    instead."""
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and any(map(gevent.is_module_patched, ("threading", "_thread", "select", "queue"))):
         without = "gevent.monkey.patch_all(thread=False, select=False, queue=False)"

@@ -1,7 +1,7 @@
-"""What a forked child does by itself: it connects for its callbacks' sake, and registers what its parent had registered
-once its parent is gone, as it is when a program turns into a daemon.
+"""The work that a forked child does by itself. It connects for its callbacks' sake. Once its parent is gone, as it is
+when a program turns into a daemon, it registers the parent's registrations.
 
-While the parent lives the names are its own, and the child does not even ask for them.
+While the parent lives, the names are the parent's, and the child does not even ask for them.
 """
 
 import logging
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds before a child connects: one that runs another program, or ends, at once never does.
+# Seconds before a child connects. A child that runs another program at once, or ends at once, never connects.
 _CONNECTS = 0.2
-# Seconds between two looks at whether the parent is gone.
+# Seconds between two checks whether the parent is gone.
 _LOOKS = 0.2
 
 
 class Heir:
-    """A thread of a child; it ends when there is nothing left to do."""
+    """A thread of a child. It ends when there is nothing left to do."""
 
     def __init__(self, registry: "ServiceRegistry", parent: int) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class Heir:
         self._pid = os.getpid()
 
     def begin(self) -> None:
-        """Starts it, in a child that has something to do."""
+        """Starts the thread, if the child has work for it."""
         registry = self._registry
         if self._parent and (registry._has_callbacks() or registry._inherited):
             threading.Thread(target=lambda: guarded(self._run), name="rollcall-heir", daemon=True).start()
@@ -49,5 +49,5 @@ class Heir:
             time.sleep(_LOOKS)
 
     def _is_wanted(self) -> bool:
-        """Whether this is still the process that began it, and its registry is not stopped."""
+        """Whether this is still the process that started the thread, and its registry is not stopped."""
         return os.getpid() == self._pid and not self._registry._is_stopped

@@ -1,4 +1,4 @@
-"""Whether a replica can be reached, and ZooKeeper through it: one watch that always stands."""
+"""Whether a replica can be reached, and ZooKeeper through it: one watch that is always open."""
 
 import asyncio
 from typing import Callable
@@ -13,7 +13,7 @@ from rollcall.watch import Watch
 
 # ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
 _PATH = "/zookeeper"
-# Time in seconds after which a replica that does not let us read the path is asked again.
+# Time in seconds after which a replica that refuses to read the path is asked again.
 _AGAIN = 10.0
 
 
@@ -21,9 +21,9 @@ class Link:
     """Belongs to the loop; `is_up` may be read by any thread."""
 
     def __init__(self, replicas: Replicas, tell: Callable[[bool], None]) -> None:
-        # Whether a replica can be reached that has ZooKeeper.
+        # Whether a replica that has ZooKeeper can be reached.
         self.is_up = False
-        # Whether a replica can be reached at all, and since when none can.
+        # Whether any replica can be reached, and since when none can.
         self.is_reachable = False
         self.down_since = asyncio.get_running_loop().time()
         self._replicas = replicas
@@ -32,7 +32,7 @@ class Link:
         self._watch = Watch(_PATH, lambda: 0, self._hear, self._broke, is_impatient=True)
 
     async def run(self) -> None:
-        """Keeps the watch, at one replica after the other."""
+        """Keeps the watch open, at one replica after another."""
         while True:
             try:
                 await self._watch.run(self._replicas)
@@ -40,7 +40,7 @@ class Link:
                 replica = self._watch.replica
                 assert replica is not None
                 if failure.code is grpc.StatusCode.PERMISSION_DENIED:
-                    # Both have answered.
+                    # Both the replica and ZooKeeper have answered.
                     self._replicas.succeeded(replica)
                     self._turn(is_reachable=True, is_up=True)
                     await asyncio.sleep(_AGAIN)
@@ -66,8 +66,8 @@ class Link:
         self._tell(is_up)
 
     async def wait_up(self, patience: float) -> bool:
-        """Waits until it is up, for so many seconds; for longer only where another replica than the one that it waits at is
-        known to have ZooKeeper."""
+        """Waits until `is_up`, for at most `patience` seconds. It waits longer only if another replica than the present
+        one is known to have ZooKeeper."""
         if await self._is_up_within(patience):
             return True
         replica = self._watch.replica

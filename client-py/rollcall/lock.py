@@ -1,4 +1,4 @@
-"""The lock as a program has it, with nd_service_registry's methods."""
+"""The lock that programs use, with nd_service_registry's methods."""
 
 import asyncio
 import threading
@@ -16,15 +16,15 @@ OnLost = Callable[[str], None]
 
 
 class Lock:
-    """A lock on a path, made by `ServiceRegistry.get_lock`; a place in the queue of its own.
+    """A lock on a path, with a place in the queue of its own: from `ServiceRegistry.get_lock`.
 
         with registry.get_lock("/jobs/nightly") as held:
             if held:
                 ...
 
-    Who must not work beside another for even a moment passes `fencing_token` to what the lock guards, and has that
-    refuse a smaller one than it has seen: a lock alone does not keep out a process that was paused while its lock ran
-    out."""
+    A lock alone does not keep out a process that was paused while its lock ran out. If your work must never run beside
+    another's for even a moment, pass `fencing_token` to the resource that the lock guards, and have it refuse a token
+    smaller than the largest it has seen."""
 
     def __init__(
         self,
@@ -40,20 +40,20 @@ class Lock:
         self.terms = (name, simultaneous, wait, on_lost)
         # Set when the lock was held and is lost.
         self.lost = threading.Event()
-        # Whether it belongs to the process, and not to one thread.
+        # Whether the lock belongs to the whole process, and not to one thread.
         self.is_shared = is_shared
         self.on_lost = on_lost
         self._registry = registry
-        # Changed on the loop alone.
+        # Changed only on the loop.
         self._keeper: Optional[Keeper] = None
-        # Of the call that takes the lock now, on the loop: done when that has ended.
+        # The future of the call that takes the lock now, on the loop: done when that call has ended.
         self._taker: "Optional[asyncio.Future[None]]" = None
 
     def acquire(self) -> bool:
-        """Waits until the lock is ours, for `wait` seconds at most (None: for ever; 0: not at all). Returns whether it
-        is; at once, where it is already.
+        """Waits until the lock is held, for `wait` seconds at most (None: for ever; 0: not at all). Returns whether the
+        lock is held; at once if it is held already.
 
-        Raises NoConnection when no replica can be reached; Refused when the path can't be locked like this.
+        Raises NoConnection when no replica can be reached, Refused when the path can't be locked like this.
         """
         name, simultaneous, wait, _ = self.terms
         return self.status() or self._registry._acquire(self, (name, simultaneous, wait))
@@ -61,7 +61,7 @@ class Lock:
     async def _take(
         self, take: Callable[[Optional[float]], Coroutine[Any, Any, Optional[Keeper]]], wait: Optional[float]
     ) -> Optional[Keeper]:
-        """On the loop: takes the lock, after any other call that does. None: it is not ours, or already was."""
+        """On the loop: takes the lock, after any other call that takes it. None: it is not held, or already was."""
         loop = asyncio.get_running_loop()
         deadline = None if wait is None else loop.time() + wait
         while self._taker is not None:
@@ -80,7 +80,7 @@ class Lock:
             taker.set_result(None)
 
     def release(self) -> bool:
-        """Gives the lock back. False: it was not ours any more, or no replica could be told: it goes with its ttl."""
+        """Releases the lock. False: it was no longer held, or no replica could be reached and it goes with its ttl."""
         keeper = self._keeper
         try:
             self._registry._adopt()
@@ -92,19 +92,19 @@ class Lock:
             raise
 
     def status(self) -> bool:
-        """Whether the lock is ours, by all that is known now."""
+        """Whether the lock is held, as far as is known now."""
         self._registry._adopt()
         keeper = self._keeper
         return keeper is not None and keeper.lost is None and self._registry._now() < keeper.until
 
     @property
     def fencing_token(self) -> Optional[int]:
-        """Rises with every grant of this path's lock; None while it is not ours."""
+        """Rises with every grant of this path's lock; None while the lock is not held."""
         keeper = self._keeper
         return keeper.token if keeper is not None and self.status() else None
 
     def _forget(self) -> None:
-        """After a fork: it is our parent's."""
+        """Forgets the lock after a fork: it belongs to the parent."""
         self._keeper = self._taker = None
         self.lost = threading.Event()
 

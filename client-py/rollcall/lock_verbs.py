@@ -1,4 +1,4 @@
-"""The verbs of a registry that take locks and give them back, for programs with threads."""
+"""The verbs of a registry that take and release locks, for programs with threads."""
 
 import functools
 import threading
@@ -25,18 +25,19 @@ class _OwnLocks(threading.local):
 
 
 class LockVerbs:
-    """What a ServiceRegistry is made of besides; it has the connection."""
+    """The lock verbs of a ServiceRegistry, which has the connection."""
 
     _mutex: "threading.RLock"
     _engine: "Optional[Engine]"
     _dispatcher: "Dispatcher"
 
     def __init__(self) -> None:
-        # Locks of `get_lock`, those of `acquire_lock`, and both. A lock that nobody has is forgotten, unless it is held.
+        # Locks of `get_lock`, locks of `acquire_lock`, and both. A lock without references is forgotten, unless it is
+        # held.
         self._own_locks = _OwnLocks()
         self._process_locks: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
         self._locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
-        # Changed on the loop alone.
+        # Changed only on the loop.
         self._held: Set[Lock] = set()
 
     def _adopt(self) -> None:
@@ -50,7 +51,7 @@ class LockVerbs:
         return engine.now() if engine is not None else float("inf")
 
     def _forget_locks(self) -> None:
-        """After a fork: they are our parent's."""
+        """Forgets the locks after a fork: they belong to the parent."""
         self._own_locks = _OwnLocks()
         self._process_locks = weakref.WeakValueDictionary()
         self._held = set()
@@ -65,12 +66,12 @@ class LockVerbs:
         wait: Optional[float] = LOCK_WAIT,
         on_lost: Optional[OnLost] = None,
     ) -> Lock:
-        """A lock to be taken, with `with` or `acquire`. A thread gets the same one for the same path.
+        """A lock, to be taken with `with` or `acquire`. A thread gets the same lock for the same path.
 
         Args:
-            path: where it is; all who use it must say the same `simultaneous`.
-            name: who we are, for others to see.
-            simultaneous: how many may hold it at once.
+            path: the path of the lock; all its users must give the same `simultaneous`.
+            name: the holder's name, which others see.
+            simultaneous: maximum number of holders at once.
             wait: seconds that `acquire` waits; 0: not at all; None: for ever.
             on_lost: called with the reason if the lock is lost while it is held.
         """
@@ -78,7 +79,7 @@ class LockVerbs:
         return self._lock(self._own_locks.all, Lock(self, clean(path), name, simultaneous, wait, on_lost))
 
     def _lock(self, known: "weakref.WeakValueDictionary[str, Lock]", wanted: Lock) -> Lock:
-        """The lock of this path that is known already, unless it is not held and its terms are others."""
+        """The known lock of this path, unless it is not held and its terms differ."""
         with self._mutex:
             lock = known.get(wanted.path)
             if lock is None or (lock.terms != wanted.terms and not lock.status()):
@@ -89,8 +90,8 @@ class LockVerbs:
     def acquire_lock(
         self, path: str, name: Optional[str] = None, simultaneous: int = 1, wait: Optional[float] = LOCK_WAIT
     ) -> bool:
-        """Takes a lock for this process, whichever thread asks, and keeps it until `release_lock`. Returns whether it is
-        ours."""
+        """Takes a lock for this process, whichever thread calls, and keeps it until `release_lock`. Returns whether
+        this process holds it."""
         self._adopt()
         path = clean(path)
         if any(lock.status() for lock in self._held_by_process(path)):
@@ -98,8 +99,8 @@ class LockVerbs:
         return self._lock(self._process_locks, Lock(self, path, name, simultaneous, wait, is_shared=True)).acquire()
 
     def release_lock(self, path: str) -> bool:
-        """Gives back what `acquire_lock` has taken on the path, in whichever thread; if there is none, this thread's lock
-        of `get_lock`. Returns True when none of these is held."""
+        """Releases the locks that `acquire_lock` has taken on the path, in any thread; if there are none, this thread's
+        lock of `get_lock`. Returns True when none of these locks is held."""
         self._adopt()
         path = clean(path)
         own = self._own_locks.all.get(path)
@@ -124,7 +125,7 @@ class LockVerbs:
         async def work(core: Core) -> None:
             keeper = await lock._take(lambda left: core.acquire(lock.path, name, simultaneous, left, lose), wait)
             if keeper is not None:
-                # It is the lock's from here on, and this call's to undo.
+                # From here on the keeper belongs to the lock, and this call has to undo it.
                 lock._keeper = keeper
                 self._held.add(lock)
                 granted.append(keeper)
@@ -143,7 +144,7 @@ class LockVerbs:
             raise
 
     def _give_up(self, lock: Lock, keeper: Keeper) -> None:
-        """On the loop: the call that has taken or released a lock was left."""
+        """On the loop: the call that has taken or released a lock was abandoned."""
         if lock._keeper is keeper:
             lock._keeper = None
             self._held.discard(lock)
@@ -159,7 +160,7 @@ class LockVerbs:
         return self._ready().call(work)
 
     def _leave(self, lock: Lock, keeper: Optional[Keeper]) -> None:
-        """The call that was to give a lock back was left: it is given back in the background."""
+        """The call that was to release a lock was abandoned, so the lock is released in the background."""
         engine = self._engine
         if engine is not None and keeper is not None:
             engine.post(lambda _: self._give_up(lock, keeper))

@@ -1,4 +1,4 @@
-"""Locks: queueing for one, holding it, giving it back.
+"""Locks: queueing for a lock, holding it, releasing it.
 
 All locks have a ttl: they outlive a replica, and the moment in which a process forks.
 """
@@ -18,13 +18,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long, in seconds, a quiet stream may be silent before the replica says something. While the lock is held it does so
-# at least every third of its horizon.
+# Longest silence, in seconds, of a quiet stream before the replica sends something. While the lock is held, the replica
+# sends at least every third of the lock's horizon.
 _HEARTBEAT = 3
-# After what time without a word, in seconds, a stream is given up where the replica does not tell a horizon: one of an
-# older version, or one that has not granted the lock yet.
+# Time without a word, in seconds, after which a stream is given up where the replica has given no horizon: a replica of
+# an older version, or one that has not granted the lock yet.
 _SILENCE = 10.0
-# After what time without a word, in seconds, no stream is given up yet: in doubt the horizon is what is left of that.
+# Shortest silence, in seconds, after which a stream is given up: in doubt, the horizon is the rest of the lock's
+# certainty.
 _LEAST_SILENCE = 1.0
 
 
@@ -43,9 +44,9 @@ class Grant(NamedTuple):
     stream: Stream
     lock_id: str
     token: int
-    # When the request was sent that was answered with it; the ttl counts from then.
+    # When the request was sent that was answered with this grant; the ttl counts from then.
     sent_at: float
-    # How long, in seconds, the replica may be silent before it is given up.
+    # Time, in seconds, that the replica may be silent before it is given up.
     silence: float
 
 
@@ -55,7 +56,7 @@ def _grant(replica: Replica, stream: Stream, held: v1.Held, sent_at: float) -> G
 
 
 class _Left(NamedTuple):
-    """A place in a queue that is left for another one, once that is certain."""
+    """A previous place in a queue, kept until the new one is certain."""
 
     stream: Stream
     lock_id: str
@@ -66,7 +67,7 @@ def _duration(seconds: float) -> duration_pb2.Duration:
 
 
 class Locks:
-    """Takes locks for a client, and gives them back. Belongs to the loop."""
+    """Takes and releases locks for a client. Belongs to the loop."""
 
     def __init__(self, replicas: Replicas, patience: float) -> None:
         self.replicas = replicas
@@ -87,8 +88,8 @@ class Locks:
         return stream
 
     async def release(self, lock_id: str, patience: float, settles: bool = False) -> bool:
-        """Gives a lock, or a place in its queue, back. False: it was not held any more. A fork waits a moment for the
-        answer if `settles`. Raises NoConnection."""
+        """Releases a lock, or a place in its queue. False: it was no longer held. With `settles`, a fork waits a moment
+        for the answer. Raises NoConnection."""
         request = v1.ReleaseLockRequest(lock_id=lock_id)
         try:
             answer = await self.replicas.call("ReleaseLock", request, v1.ReleaseLockResponse, patience, settles=settles)
@@ -99,7 +100,7 @@ class Locks:
         return bool(answer.released)
 
     def release_later(self, lock_id: str, patience: Optional[float] = None) -> None:
-        """The same, in the background."""
+        """Does the same in the background."""
 
         async def run() -> None:
             try:
@@ -110,8 +111,8 @@ class Locks:
         self.run_in_background(run())
 
     def leave(self, stream: Stream) -> None:
-        """Ends a call in the background whose lock has no name yet. It is read until the name has come: the lock may be
-        granted before the replica hears that we have left."""
+        """Ends a call, in the background, whose lock has no id yet. The call is read until the id has come, since the
+        lock may be granted before the replica notices that the caller is gone."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience
 
@@ -130,20 +131,20 @@ class Locks:
         self.run_in_background(run())
 
     def run_in_background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Runs what `settle` waits for."""
+        """Runs work that `settle` waits for."""
         task = asyncio.ensure_future(work)
         self._background = [task for task in self._background if not task.done()]
         self._background.append(task)
         return task
 
     async def settle(self, bound: float) -> None:
-        """Waits until what is given back in the background is."""
+        """Waits until all background releases are done."""
         pending = {task for task in self._background if not task.done()}
         if pending:
             await asyncio.wait(pending, timeout=bound)
 
     async def renew(self, terms: Terms, lock_id: str, replica: Replica) -> Grant:
-        """Comes back to a lock at a replica, and waits until that says that it is held. Raises Failure."""
+        """Resumes a lock at a replica, and waits until the replica says that it is held. Raises Failure."""
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
         bound = max(terms.ttl / 6, 0.3)
@@ -161,7 +162,7 @@ class Locks:
             raise
 
     async def acquire(self, terms: Terms, wait: Optional[float]) -> Optional[Grant]:
-        """Queues for `wait` seconds at most, or for ever. None: it is held by others.
+        """Queues for `wait` seconds at most, or for ever. None: others hold the lock.
 
         Raises NoConnection, Refused. Cancellation: the place in the queue is given up.
         """
@@ -188,7 +189,7 @@ class _Seat:
         self._give_up_at = 0.0
 
     def give_up(self) -> None:
-        """Whatever a replica still knows of us must not be in anybody's way."""
+        """Releases all places: a place that a replica still knows must not block anybody."""
         self._leave_place()
         self._leave_left()
 
@@ -227,12 +228,12 @@ class _Seat:
             drains = replica.index if self._left is not None else None
 
     def _failed(self, replica: Replica, failure: Failure) -> None:
-        """Queues again, or raises what can't be helped."""
+        """Returns to queue again, or raises an error that queueing again can't mend."""
         if failure.kind is not Kind.REFUSED:
             self._leave_place()
             self._replicas.failed(replica, failure)
             return
-        # The replica has ended the place itself.
+        # The replica has already ended the place.
         had_place, self._lock_id = bool(self._lock_id), ""
         if failure.reason == "LOCK_LOST" and had_place:
             return
@@ -240,7 +241,7 @@ class _Seat:
         raise failure.to_exception()
 
     async def _queue(self, replica: Replica, wait: Optional[float]) -> Optional[Grant]:
-        """Follows a place in the queue. None: queue again, elsewhere. Raises Failure."""
+        """Follows a place in the queue. None: queue again at another replica. Raises Failure."""
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
         stream = self._locks.ask(replica, self._terms, wait)
@@ -271,13 +272,15 @@ class _Seat:
                 elif event == "held":
                     self._replicas.seen.note(message.held.fencing_token)
                     grant = _grant(replica, stream, message.held, sent_at)
-                    # For how long it is certain counts from when it was asked for, which is long ago after a long wait.
+                    # The lock's certainty counts from the request, which is long ago after a long wait, so the lock is
+                    # renewed first.
                     if loop.time() - sent_at > self._terms.ttl / 3:
                         grant = await self._locks.renew(self._terms, grant.lock_id, replica)
                     keeps = grant.stream is stream
                     return grant
                 elif event == "heartbeat" and not self._lock_id:
-                    # Without ZooKeeper there is no place. The replica goes on waiting for both, though another may have it.
+                    # Without ZooKeeper there is no place. The replica goes on waiting for it, though another replica
+                    # may have it.
                     if await self._replicas.found_better(replica.index):
                         keeps = True
                         self._locks.leave(stream)
@@ -288,7 +291,7 @@ class _Seat:
                 elif event == "draining":
                     self._replicas.drains(replica)
                     if self._lock_id:
-                        # The place is kept until there is another: it can't be moved.
+                        # The place can't be moved, so it is kept until there is another.
                         self._left, self._lock_id, keeps = _Left(stream, self._lock_id), "", True
                     return None
         finally:
@@ -297,7 +300,7 @@ class _Seat:
 
 
 class Keeper:
-    """Keeps a lock: renews it every third of its ttl, at whichever replica answers, until it is lost or given back."""
+    """Keeps a lock: renews it every third of its ttl, at any replica that answers, until it is lost or released."""
 
     def __init__(self, locks: Locks, terms: Terms, grant: Grant, on_lost: Callable[[str], None]) -> None:
         self._locks = locks
@@ -306,22 +309,22 @@ class Keeper:
         self._on_lost = on_lost
         self.lock_id = grant.lock_id
         self.token = grant.token
-        # Until when, on the loop's clock, it is certain. May be read by any thread.
+        # The time, on the loop's clock, until which the lock is certain. Any thread may read it.
         self.until = grant.sent_at + terms.ttl
-        # Why it is not held any more; "RELEASED" when it was given back.
+        # Why the lock is no longer held; "RELEASED" when it was released.
         self.lost: Optional[str] = None
         self._task = asyncio.ensure_future(self._run())
         self._releasing: "Optional[asyncio.Task[bool]]" = None
 
     async def release(self) -> bool:
-        """Gives it back. False: it was lost before, or no replica could be told, and it goes with its ttl.
+        """Releases the lock. False: it was lost before, or no replica could be reached and it goes with its ttl.
 
-        Cancellation: it is given back all the same.
+        Cancellation: the lock is released all the same.
         """
         return await asyncio.shield(self.release_later())
 
     def release_later(self) -> "asyncio.Task[bool]":
-        """The same, in the background."""
+        """Does the same in the background."""
         if self._releasing is None:
             self._releasing = self._locks.run_in_background(self._release())
         return self._releasing
@@ -365,7 +368,7 @@ class Keeper:
             self._grant.stream.cancel()
 
     async def _keep(self) -> None:
-        """Raises Failure, with why it is lost."""
+        """Keeps the lock until it is lost. Raises Failure with the cause."""
         stream: Optional[Stream] = self._grant.stream
         loop = asyncio.get_running_loop()
         replicas, terms = self._locks.replicas, self._terms
@@ -405,12 +408,12 @@ class Keeper:
             renew_at = grant.sent_at + terms.ttl / 3
 
     async def _heard(self, stream: Stream, bound: float, may_be_silent: bool) -> bool:
-        """Reads one message; says whether it is time to move. Raises Failure."""
+        """Reads one message. Returns whether it is time to move. Raises Failure."""
         try:
             message = await stream.next(bound)
         except Failure as failure:
             if may_be_silent and failure.kind is Kind.BROKEN and stream.ended() is None:
-                return False  # It is time to renew: that is what silence comes to.
+                return False  # Silence here only means that it is time to renew.
             raise
         if message is None:
             raise Failure(Kind.REFUSED, "", "RELEASED_ELSEWHERE")
@@ -427,8 +430,8 @@ class Keeper:
 
     @staticmethod
     def _judge(failure: Failure, renewing: bool) -> None:
-        """Raises the end of the lock; returns where another try is worth it. While renewing, the stream may have been
-        superseded by ourselves."""
+        """Raises the failure if it ends the lock; returns if another attempt is worth it. While renewing, the renewal
+        itself may have superseded the stream."""
         if failure.kind is not Kind.REFUSED:
             return
         if failure.reason == "LOCK_LOST":
@@ -437,4 +440,4 @@ class Keeper:
             return
         if failure.reason in ("SUPERSEDED", "RELEASED_ELSEWHERE", "TAKEN_OVER", "EXPIRED", "SESSION_LOST", "REMOVED"):
             raise failure
-        # Whoever refuses may be one replica of several, or only for a moment: the ttl decides.
+        # A single replica may refuse, or refuse only for a moment, so the ttl decides.

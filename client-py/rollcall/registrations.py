@@ -1,4 +1,4 @@
-"""What is wished to be registered, what was said, and what was answered, for each path. Pure."""
+"""For each path: the registration that is wanted, the request that was sent, and the answer. Pure."""
 
 import collections
 import enum
@@ -7,25 +7,26 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, 
 from rollcall import v1
 from rollcall.errors import ServiceRegistryException, lost_reason, refusal
 
-# How many requests may be without an answer.
+# Maximum number of requests without an answer.
 _WINDOW = 256
 # Numbers of google.rpc.Code.
 RESOURCE_EXHAUSTED = 8
 _UNAVAILABLE = 14
 
-# Told once: None, or why not.
+# Called once, with None or the error.
 Waiter = Callable[[Optional[ServiceRegistryException]], None]
 
 
-#: How many late requests of its own a registration survives: more than there are replicas, mostly.
+#: Maximum number of its own late requests that a registration survives. It is larger than the usual number of
+#: replicas.
 MOST_LATE = 8
 
 
 class Lost(NamedTuple):
-    """A registration that is gone for good, and the client does not bring it back."""
+    """A registration that is gone for good; the client does not bring it back."""
 
     path: str
-    # TAKEN_OVER, SESSION_LOST, REMOVED or EVICTED; or the reason with which a replica refused to have it again.
+    # TAKEN_OVER, SESSION_LOST, REMOVED or EVICTED; or the reason with which a replica refused to take it again.
     reason: str
 
 
@@ -41,31 +42,33 @@ class _Unset(enum.Enum):
 class Entry:
     def __init__(self, path: str, data: Dict[str, Any], value: v1.Value) -> None:
         self.path = path
-        # As the program gave it, and as it is said.
+        # The data as the program gave them, and the value that is sent.
         self.data = data
         self.value = value
         self.wish = Wish.HOLD
-        # Which value is wished: rises with each.
+        # Version of the wanted value. It rises with each change.
         self.version = 0
-        # The value that was last answered, while another one is wished.
+        # The value that was last accepted, while another one is wanted.
         self.accepted: Optional[v1.Value] = None
-        # What was said and not answered on the present stream: a version, or an unset.
+        # The request that is not answered yet, on the present stream: a version, or an unset.
         self.said: Union[int, _Unset, None] = None
-        # Which version was answered on the present stream.
+        # The version that was answered, on the present stream.
         self.answered: Optional[int] = None
-        # The last one that we were given.
+        # The generation that was last received.
         self.generation: Optional[int] = None
-        # When it was made, or written last.
+        # The transaction that created the node, or last wrote it.
         self.transaction = 0
-        # The last one that was lost while the program wished it anew; what is said of it again is no news.
+        # The last generation that was lost while the program asked for the path anew. Further messages about it are no
+        # news.
         self.past = 0
-        # How many sets, said on earlier streams and not answered, may still be carried out, each once: another replica then
-        # takes the path over, for us.
+        # Number of sets that earlier streams have not answered. Each may still be carried out, once; another replica
+        # then takes the path over, for us.
         self.late = 0
         self.is_queued = False
-        # Whether it waits while another has the path, and takes nothing over.
+        # Whether it waits while another client has the path, instead of taking it over.
         self.is_exclusive = False
-        # Whether a stream was refused while it had no answer: it is said alone, to find out whether that was why.
+        # Whether a stream was refused while it had no answer. It is then sent alone, to find out whether it was the
+        # cause.
         self.is_suspect = False
         self.waiters: List[Waiter] = []
 
@@ -80,22 +83,23 @@ class Entry:
 
 
 class Registrations:
-    """One stream says all of it, and after it another."""
+    """All registrations of a session. They are sent on one stream, and after its end on the next."""
 
     def __init__(self) -> None:
         self.entries: Dict[str, Entry] = {}
-        # The paths about which there may be something to say, each once.
+        # The paths for which a request may be due, each once.
         self._queue: Deque[str] = collections.deque()
-        # The paths that a replica had no room for: they are said again later.
+        # The paths for which a replica had no room. They are sent again later.
         self._later: List[str] = []
         self._unanswered = 0
-        # The paths of which the present stream says that what was said waits for ZooKeeper.
+        # The paths with a request that waits for ZooKeeper, according to the present stream.
         self._without_zookeeper: Set[str] = set()
-        # The suspect that was said and has no answer.
+        # The suspect that was sent and has no answer.
         self._trial: Optional[Entry] = None
 
     def set(self, path: str, data: Dict[str, Any], value: v1.Value, waiter: Waiter, is_exclusive: bool = False) -> None:
-        """Wishes a path to be registered with this data, with `is_exclusive` only while no other has it."""
+        """Asks for a registration of the path with this data; with `is_exclusive`, only while no other client has
+        it."""
         entry = self.entries.get(path)
         if entry is None:
             entry = self.entries[path] = Entry(path, data, value)
@@ -110,7 +114,7 @@ class Registrations:
         self._enqueue(entry)
 
     def unset(self, path: str, waiter: Waiter) -> None:
-        """Wishes it gone."""
+        """Asks for the end of a registration."""
         entry = self.entries.get(path)
         if entry is None:
             return waiter(None)
@@ -124,20 +128,21 @@ class Registrations:
         return not self.entries
 
     def is_settled(self) -> bool:
-        """Whether everything that is wished was answered on the present stream."""
+        """Whether everything that is wanted has been answered on the present stream."""
         return not self._queue and self._unanswered == 0
 
     def lacks_room(self) -> bool:
-        """Whether the present stream's replica had no room for something: what stands elsewhere, stands only there."""
+        """Whether the replica of the present stream had no room for a registration, which another stream alone may hold
+        then."""
         later = (self.entries.get(path) for path in self._later)
         return any(entry is not None and entry.generation is not None for entry in later)
 
     def is_without_zookeeper(self) -> bool:
-        """Whether the present stream's replica keeps something waiting since it has no ZooKeeper."""
+        """Whether the replica of the present stream keeps a request waiting because it has no ZooKeeper."""
         return bool(self._without_zookeeper)
 
     def begin(self) -> None:
-        """A new stream: everything is said again on it."""
+        """Begins a new stream: everything is sent again on it."""
         self._without_zookeeper.clear()
         self._later.clear()
         self._queue.clear()
@@ -148,14 +153,14 @@ class Registrations:
             self._enqueue(entry)
 
     def try_again(self) -> None:
-        """Says again what a replica had no room for."""
+        """Sends the requests again for which a replica had no room."""
         later, self._later = self._later, []
         for path in later:
             if path in self.entries:
                 self._enqueue(self.entries[path])
 
     def next_request(self) -> Optional[v1.RegisterRequest]:
-        """The next thing to say on the present stream, if there is room."""
+        """The next request to send on the present stream, if there is room."""
         while self._queue and self._unanswered < _WINDOW:
             entry = self.entries.get(self._queue[0])
             if entry is not None and (self._trial is not None or entry.is_suspect and self._unanswered):
@@ -166,7 +171,7 @@ class Registrations:
             entry.is_queued = False
             if entry.said is not None or entry.is_registered:
                 continue
-            # What another replica may still hold is taken from it before it is taken down.
+            # A registration that another replica may still hold is taken from it before it is taken down.
             is_held_elsewhere = entry.answered is None and entry.generation is not None
             self._unanswered += 1
             self._trial = entry if entry.is_suspect else None
@@ -183,7 +188,7 @@ class Registrations:
         return None
 
     def take(self, response: v1.RegisterResponse) -> Optional[Lost]:
-        """What the present stream says about a path."""
+        """Takes in a response of the present stream."""
         kind = response.WhichOneof("response")
         if kind not in ("registered", "unregistered", "pending", "lost", "rejected"):
             return None
@@ -204,13 +209,14 @@ class Registrations:
         return None
 
     def refuse(self, error: ServiceRegistryException) -> None:
-        """A replica refuses to open a stream: who has never been registered is told, the others are tried again."""
+        """A replica refuses to open a stream. Registrations that were never made end with the refusal; the others are
+        tried again."""
         for entry in [entry for entry in self.entries.values() if entry.generation is None]:
             self._end(entry, error)
 
     def suspect(self, error: ServiceRegistryException) -> None:
-        """A replica has ended the stream because of something that was said on it: one registration that can't be is not
-        to hold up the others."""
+        """A replica has ended the stream because of a request on it. One registration that is not valid must not block
+        the others."""
         said = [entry for entry in self.entries.values() if isinstance(entry.said, int)]
         if len(said) == 1:
             self._end(said[0], error)
@@ -219,7 +225,7 @@ class Registrations:
             entry.is_suspect = True
 
     def forget(self, path: str) -> None:
-        """Gives a path up of which no caller waits to hear."""
+        """Gives a path up, and does not wait."""
         entry = self.entries.get(path)
         if entry is not None:
             entry.wish = Wish.LEAVE
@@ -258,25 +264,26 @@ class Registrations:
             entry.answer(None)
             del self.entries[entry.path]
             return
-        # It was taken down before it was wished again.
+        # The path was taken down before the program asked for it again.
         entry.answered, entry.generation = None, None
         self._enqueue(entry)
 
     def _lost(self, entry: Entry, lost: v1.Lost) -> Optional[Lost]:
         if lost.reason == v1.LOST_REASON_EXPIRED:
-            # Nobody else has it: it is registered again.
+            # No other client has it, so it is registered again.
             self._say_again(entry)
             return None
         if lost.generation <= entry.past or (entry.generation is not None and lost.generation < entry.generation):
-            return None  # One that has been made again since.
+            return None  # It has been made again since.
         if entry.waiters and entry.wish is Wish.HOLD and lost.reason == v1.LOST_REASON_TAKEN_OVER:
-            # The program has asked for the path just now: it takes it back, as it would have a moment later.
+            # The program has just asked for the path. It takes the path back, as it would have a moment later.
             self._answered(entry)
             entry.past, entry.generation, entry.answered, entry.accepted = lost.generation, None, None, None
             self._enqueue(entry)
             return None
         if entry.late > 0 and lost.reason == v1.LOST_REASON_TAKEN_OVER:
-            # Perhaps by ourselves: a replica that is asked once more tells by what stands there.
+            # The path may have been taken over by ourselves. A replica that is asked once more answers by the node that
+            # exists there.
             entry.late -= 1
             self._say_again(entry)
             return None
@@ -284,7 +291,7 @@ class Registrations:
         return self._end(entry, refusal(f"{entry.path} was lost: {reason}", reason))
 
     def _say_again(self, entry: Entry) -> None:
-        """What the present stream has answered about a path does not hold any more."""
+        """The answer of the present stream about a path no longer holds."""
         self._answered(entry)
         entry.answered = None
         self._enqueue(entry)
@@ -295,7 +302,7 @@ class Registrations:
             self._enqueue(entry)
             return None
         if entry.wish is Wish.LEAVE:
-            # Nothing of ours is there; the answer to the unset makes it certain.
+            # There is no node of ours; the answer to the unset makes it certain.
             entry.generation, entry.answered = None, None
             self._enqueue(entry)
             return None
@@ -304,7 +311,7 @@ class Registrations:
             return None
         error = refusal(rejected.message, rejected.reason, {"path": entry.path})
         if entry.generation is not None and entry.accepted is not None:
-            # The data that was accepted before stands.
+            # The node keeps the data that was accepted earlier.
             entry.value, entry.accepted, entry.answered = entry.accepted, None, None
             entry.answer(error)
             self._enqueue(entry)
@@ -315,7 +322,7 @@ class Registrations:
         return self._end(entry, error)
 
     def _end(self, entry: Entry, error: ServiceRegistryException) -> Optional[Lost]:
-        """It is over, and not because the program has asked for it; unless it has meanwhile."""
+        """Ends a registration without a request of the program, unless the program has meanwhile asked for its end."""
         self._answered(entry)
         del self.entries[entry.path]
         entry.answer(None if entry.wish is Wish.LEAVE else error)

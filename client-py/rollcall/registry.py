@@ -34,11 +34,11 @@ Callback = Callable[[Any], Any]
 
 
 class EphemeralNode:
-    """The `type` of what goes with its program."""
+    """The `type` of a node that goes with its program."""
 
 
 class DataNode:
-    """The `type` of what stays."""
+    """The `type` of a node that stays."""
 
 
 NodeType = Union[Type[EphemeralNode], Type[DataNode]]
@@ -53,10 +53,10 @@ class _Path:
 
 
 class ServiceRegistry(LockVerbs):
-    """A registry of services, a watch on them, and locks, through any of some Rollcall replicas.
+    """A registry of services, a watch on them, and locks, through any of several Rollcall replicas.
 
     Every method may be called from any thread, and in a forked child. Nothing is lost when a replica dies or restarts:
-    watches go on where they were, registrations and locks are resumed at another.
+    watches go on where they were, and registrations and locks are resumed at another replica.
 
     Args:
         server: `HOST:PORT`; several replicas separated by commas, or as a list.
@@ -73,11 +73,12 @@ class ServiceRegistry(LockVerbs):
         lock_ttl: the same for locks.
         names_only: whether `children` is a list of names, as in nd_service_registry 1.x, and not a dict of their data.
         on_lost: called with a path and a reason when a registration is lost for good, as when another takes it over.
-        name: who we are, for logs and for others who wait for our locks. Default: the host's name and the process id.
+        name: the name in logs and for others who wait for this registry's locks. Default: the host's name and the
+            process id.
 
     Raises:
         NoConnection: no replica answered in time, and not `lazy`.
-        ValueError: an argument can't be.
+        ValueError: an argument is not valid.
     """
 
     # Whether `get` returns False where it would raise NoConnection.
@@ -128,15 +129,15 @@ class ServiceRegistry(LockVerbs):
         self._mutex = threading.RLock()
         self._engine: Optional[Engine] = None
         self._is_stopped = False
-        # The process that this belongs to.
+        # The process that this registry belongs to.
         self._pid = os.getpid()
         # The process that has forked it.
         self._parent = 0
         self._dispatcher = Dispatcher()
         self._paths: Dict[str, _Path] = {}
-        # What is registered, for `start` and `rebuild`.
+        # The registrations, for `start` and `rebuild`.
         self._registered: Dict[str, Data] = {}
-        # What the process that forked this one has registered, for when it is gone: see heir.py.
+        # The registrations of the process that forked this one, for when that process is gone: see heir.py.
         self._inherited: Dict[str, Data] = {}
         self._state_callbacks: List[Callback] = []
         forking.protect(self)
@@ -146,7 +147,7 @@ class ServiceRegistry(LockVerbs):
     # --- the connection
 
     def _connect(self) -> Engine:
-        """Starts the thread, and waits for a replica unless we are lazy. Raises NoConnection."""
+        """Starts the thread, and waits for a replica unless the registry is lazy. Raises NoConnection."""
         try:
             engine = self._start()
             if not self._lazy:
@@ -173,12 +174,12 @@ class ServiceRegistry(LockVerbs):
             return self._engine
 
     def _adopt(self) -> None:
-        """Where the process was forked and Python was not told of it, does now what is done after any fork."""
+        """Does the work that follows any fork, if the process was forked and Python does not know of it."""
         if self._pid != os.getpid():
             forking.adopt()
 
     def _make(self) -> Core:
-        """On the loop."""
+        """Creates a core, on the loop."""
         core = Core(Settings(**self._arguments), self._turned, self._lost)
         for path, followed in self._paths.items():
             self._follow(core, path, followed)
@@ -199,14 +200,15 @@ class ServiceRegistry(LockVerbs):
         return self._ready().call(work)
 
     def start(self) -> None:
-        """Connects again after `stop`; what was registered and watched is again. Raises NoConnection."""
+        """Connects again after `stop`, and restores registrations and watches. Raises NoConnection."""
         self._adopt()
         self._is_stopped = False
         self._connect()
         Heir(self, self._parent).begin()
 
     def stop(self) -> None:
-        """Disconnects: registrations go at once, locks are given back. `get` goes on telling what was known last."""
+        """Disconnects. Registrations go at once, and locks are released. `get` goes on returning the last known
+        state."""
         self._adopt()
         self._is_stopped = True
         # A fork waits for the end of this.
@@ -221,13 +223,14 @@ class ServiceRegistry(LockVerbs):
         self._tell_state(False)
 
     def rebuild(self) -> None:
-        """Makes everything anew: connections, watches, what this process has registered. Forked children need not."""
+        """Makes everything anew: connections, watches, and this process's registrations. Forked children need not call
+        it."""
         self.stop()
         self.start()
 
     def get_state(self, callback: Optional[Callback] = None) -> bool:
-        """Whether a replica can be reached, and ZooKeeper through it. The callback is called with that now, and whenever
-        it changes."""
+        """Whether a replica can be reached, and ZooKeeper through it. The callback is called with that now, and again
+        with each change."""
         engine = None if self._is_stopped else self._ready()
         is_up = engine is not None and engine.core.link.is_up
         if callback is not None and callback not in self._state_callbacks:
@@ -246,19 +249,19 @@ class ServiceRegistry(LockVerbs):
     # --- credentials
 
     def username(self) -> Optional[str]:
-        """What was set, here or at the start; without effect."""
+        """The user name that was given, here or at the start; without effect."""
         return self._username
 
     def set_username(self, username: Optional[str]) -> None:
-        """Keeps it; without effect."""
+        """Keeps the user name; without effect."""
         self._username = username
 
     def password(self) -> Optional[str]:
-        """What was set, here or at the start; without effect."""
+        """The password that was given, here or at the start; without effect."""
         return self._password
 
     def set_password(self, password: Optional[str]) -> None:
-        """Keeps it; without effect."""
+        """Keeps the password; without effect."""
         self._password = password
 
     # --- writing
@@ -266,15 +269,15 @@ class ServiceRegistry(LockVerbs):
     def set(self, node: str, data: Data = None, state: bool = True, type: NodeType = EphemeralNode) -> bool:
         """Registers a path, or takes it down with `state=False`. Returns True when that is done.
 
-        The node holds `data`, and the keys `pid` and `created`; a string stands under `string_value`. A registration
-        that is made again without data keeps those that it has.
+        The node holds `data`, and the keys `pid` and `created`; a string is stored under `string_value`. A registration
+        that is made again without data keeps its data.
 
-        A lazy registry returns False, and logs a WARNING, where no replica can be reached, or none that has ZooKeeper: it
-        registers the path, or takes it down, as soon as that is possible.
+        A lazy registry returns False, and logs a WARNING, when no replica can be reached, or none that has ZooKeeper.
+        It registers the path, or takes it down, as soon as that is possible.
 
         Raises:
             ReadOnly: this registry, or the server, takes no writes.
-            NoConnection: no answer in time. A new registration is given up then; one that stands is changed as soon as
+            NoConnection: no answer in time. A new registration is then given up; an existing one is changed as soon as
                 that is possible.
             Refused: see `reason`: INVALID_PATH, NOT_EPHEMERAL, VALUE_TOO_LARGE, HAS_REGISTRATIONS.
         """
@@ -292,7 +295,7 @@ class ServiceRegistry(LockVerbs):
         async def work(core: Core) -> bool:
             is_new.append(state and not is_durable and not core.has(node))
             is_done = await core.set(node, data, state, is_durable)
-            # On the loop, where a loss that comes later takes it out again.
+            # Set on the loop, so that a later loss removes it again.
             if state and not is_durable and core.has(node) and (data or node not in self._registered):
                 self._registered[node] = data
             return is_done
@@ -320,8 +323,8 @@ class ServiceRegistry(LockVerbs):
         return self.set(node, data, state, DataNode)
 
     def unset(self, node: str, type: NodeType = DataNode) -> bool:
-        """Takes a registration of ours down, or deletes a durable node. That there is none is fine. Returns as `set`
-        does."""
+        """Takes down a registration of this registry, or deletes a durable node. It is no error if there is none.
+        Returns as `set` does."""
         return self.set(node, None, False, type)
 
     def _lost(self, lost: Lost) -> None:
@@ -333,15 +336,15 @@ class ServiceRegistry(LockVerbs):
     # --- reading
 
     def get(self, path: str, callback: Optional[Callback] = None, wait: Optional[float] = None) -> Any:
-        """A node as it is now: `{'path', 'data', 'children': {name: data}, 'stat'}`; do not change what is in it.
+        """The present node: `{'path', 'data', 'children': {name: data}, 'stat'}`; do not change anything in it.
 
-        The path is followed from the first call on: later ones answer from memory, and the callback is called with the
+        The path is followed from the first call on: later calls answer from memory, and the callback is called with the
         same dict once now and once for each change. `wait` holds the answer, and the callback, back until there is a
-        child, for so many seconds at most.
+        child, for at most so many seconds.
 
         Raises:
             NoConnection: nothing is known: no replica can be reached, and no cache file knows the path. The callback is
-                called as soon as something is. KazooServiceRegistry returns False instead.
+                called as soon as the node is known. KazooServiceRegistry returns False instead.
             Refused: the path can't be read.
         """
         path = clean(path)
@@ -375,8 +378,8 @@ class ServiceRegistry(LockVerbs):
         return NoConnection(f"nothing is known of {path}: {cause}")
 
     def add_callback(self, path: str, callback: Callback) -> None:
-        """Has it called with the node as `get` returns it, once now, or as soon as something is known, and once for each
-        change. The same callback is added once."""
+        """Calls the callback with the node as `get` returns it: once now, or as soon as the node is known, and once for
+        each change. The same callback is added only once."""
         try:
             self.get(path, callback)
         except NoConnection:
@@ -391,7 +394,7 @@ class ServiceRegistry(LockVerbs):
         return followed
 
     def _follow(self, core: Core, path: str, followed: _Path) -> None:
-        """On the loop: has a core follow a path, unless it does."""
+        """Has a core follow a path, unless it does already. Called on the loop."""
         watched = core.watch(path, followed.watched)
         if followed.watched is watched:
             return
@@ -412,14 +415,14 @@ class ServiceRegistry(LockVerbs):
             followed.subscriptions = [*followed.subscriptions, subscription]
         watched = followed.watched
         if watched is not None and watched.state is not None:
-            # The version first: a state that is newer than it says is told once more at worst.
+            # The version is read first: if the state is newer than that, the callback gets it once more at worst.
             version = watched.version
             subscription.run(version, node(path, watched.state, self._names_only))
 
     # --- forks: see forking.py
 
     def _park(self) -> bool:
-        """Just before a fork; `_go_on` follows in the parent. Says whether there was a connection."""
+        """Called just before a fork; `_go_on` follows in the parent. Returns whether there was a connection."""
         self._mutex.acquire()
         if self._engine is not None:
             self._engine.park()
@@ -427,16 +430,16 @@ class ServiceRegistry(LockVerbs):
 
     def _go_on(self) -> None:
         engine = self._engine
-        # An exception from a signal handler may have come before it was taken.
+        # An exception from a signal handler may have come before the mutex was acquired.
         with contextlib.suppress(RuntimeError):
             self._mutex.release()
         if engine is not None:
             engine.go_on()
 
     def _forked(self) -> None:
-        """In the child: the lists and callbacks stay, the rest is our parent's."""
+        """Called in the child of a fork: the lists and callbacks stay, the rest belongs to the parent."""
         self._parent, self._pid = self._pid, os.getpid()
-        # Kept, so that nothing of it is ever taken down here.
+        # Kept, so that no part of it is ever taken down here.
         forking.abandon((self._engine, self._dispatcher))
         self._mutex = threading.RLock()
         self._engine = None
@@ -453,7 +456,7 @@ class ServiceRegistry(LockVerbs):
         return any(followed.subscriptions for followed in self._paths.values())
 
     def _inherit(self) -> None:
-        """The process that forked this one is gone: registers what it had, once that stands no more."""
+        """Registers the paths of the process that forked this one and is gone, once they no longer exist."""
 
         def wish(core: Core) -> None:
             inherited, self._inherited = self._inherited, {}

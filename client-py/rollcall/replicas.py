@@ -1,4 +1,4 @@
-"""The replicas that a client may talk to, and the calls that it makes there."""
+"""The replicas that a client may use, and the calls that it makes there."""
 
 import asyncio
 import logging
@@ -20,20 +20,20 @@ from rollcall.waiting import News
 log = logging.getLogger(__name__)
 
 SERVICE = "rollcall.v1.Registry"
-# How long, in seconds, a replica may take to open a stream, or to answer what is only read.
+# Time, in seconds, that a replica may take to open a stream, or to answer a read.
 OPENING = 4.0
-# How long the others may take to say that they have ZooKeeper. One that has lost it answers later than that.
+# Time that the others have to say that they have ZooKeeper. A replica that has lost it answers later than that.
 _QUESTION = 1.0
-# How long a replica that drains is left alone.
+# Time for which a draining replica is left alone.
 _DRAINING = 0.5
-# How long one that drains is no better than one without ZooKeeper: longer than a drain takes, mostly.
+# Time for which a draining replica counts as no better than one without ZooKeeper. It is longer than most drains take.
 _STOPPING = 15.0
 # The largest message, in bytes, that a replica reads.
 _LARGEST = 2 * 1024 * 1024
 
 
 class Connection(Protocol):
-    """A channel to one replica, of whichever transport."""
+    """A channel to one replica, of any transport."""
 
     def stream(self, method: str, request: Any, answer: Any) -> Stream: ...
 
@@ -50,7 +50,7 @@ Connect = Callable[[str, Optional[grpc.ChannelCredentials], Metadata], Connectio
 
 
 class Replica:
-    """One that was chosen, and the connection to it."""
+    """A replica that was chosen, and the connection to it."""
 
     def __init__(self, chosen: Chosen, connection: Connection) -> None:
         self.chosen = chosen
@@ -71,7 +71,7 @@ class Replica:
 
 
 def addresses(server: Union[str, Sequence[str]]) -> List[str]:
-    """`HOST:PORT`, several of them separated by commas, or a list of them."""
+    """Parses `HOST:PORT`, several of these separated by commas, or a list of them."""
     texts = [server] if isinstance(server, str) else list(server)
     found = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     for name in found:
@@ -84,13 +84,14 @@ def addresses(server: Union[str, Sequence[str]]) -> List[str]:
 
 
 def clean(path: str) -> str:
-    """A path without slashes that say nothing, which kazoo forgives and a replica does not."""
+    """A path without superfluous slashes, which kazoo accepts and a replica does not."""
     parts = [part for part in path.split("/") if part]
     return "/" * path.startswith("/") + "/".join(parts)
 
 
 def check_size(request: Any) -> None:
-    """Raises Refused where a request is larger than a replica reads: on a stream it would end that for all others."""
+    """Raises Refused if a request is larger than a replica reads. On a stream it would end the stream for all
+    others."""
     size = request.ByteSize()
     if size > _LARGEST:
         message = f"{request.path[:100]}: a message of {size} bytes is over the limit of {_LARGEST}"
@@ -110,26 +111,26 @@ class Replicas:
         self._connect = connect
         self._choice = Choice(len(names))
         self._connections: Dict[int, Connection] = {}
-        # Those that get no new calls; they go when their calls have ended.
+        # Connections that get no new calls. They go when their calls have ended.
         self._left: Set[Connection] = set()
-        # The round of questions for another replica that is under way, and the one that is to be left; and what the
-        # rounds have come to, for each such replica.
+        # The round of questions for another replica that is under way, with the replica that is to be left; and the
+        # results of such rounds, for each replica that is to be left.
         self._round: "Optional[Tuple[int, asyncio.Task[bool]]]" = None
         self._rounds = [Memory() for _ in names]
-        # Until when a replica that drains is taken to be about to stop.
+        # For each draining replica: the time until which it counts as about to stop.
         self._stops_until: Dict[int, float] = {}
-        # From 0 to 1: how much later than others this client looks for another replica.
+        # From 0 to 1: how much later than other clients this one looks for another replica.
         self.spread = random.random()
         self._is_paused = False
         self._resumed = News()
-        # What the last one that failed has said.
+        # The message of the last replica that failed.
         self.trouble = ""
-        # What any of them has told.
+        # The latest transaction that any replica has shown.
         self.seen = Seen()
 
     async def pick(self, but: Optional[int] = None, longest: float = math.inf) -> Replica:
-        """The one that answers, or the next to try; `but` only while no other may be tried, and each that failed again
-        after `longest`. Waits while all have failed lately.
+        """The replica that answers, or the next to try; `but` only while no other may be tried. A replica that failed
+        may be tried again after `longest`. Waits while all have failed lately.
 
         Cancellation: safe.
         """
@@ -141,7 +142,7 @@ class Replicas:
     async def pick_until(
         self, deadline: float, but: Optional[int] = None, longest: float = math.inf
     ) -> Optional[Replica]:
-        """The same, until a time on the loop's clock; None: it is over."""
+        """Like `pick`, until a time on the loop's clock; None: the time is over."""
         loop = asyncio.get_running_loop()
         while True:
             self._sweep()
@@ -171,15 +172,16 @@ class Replicas:
 
     def failed(self, replica: Replica, failure: Failure) -> None:
         if self._is_paused or failure.kind is Kind.PAUSED:
-            return  # We have broken it ourselves.
+            return  # This client has broken the connection itself.
         self.trouble = failure.message
         if self._choice.failed(replica.chosen, failure.asked, asyncio.get_running_loop().time()):
-            # A connection that hangs is no use to new calls; streams that stand keep it.
+            # A connection that hangs is no use to new calls. Open streams keep it.
             self._leave(replica.index)
             log.debug("replica %s failed: %s", self._names[replica.index], failure.message)
 
     def drains(self, replica: Replica) -> None:
-        """It is about to stop: whatever comes next goes elsewhere, or, behind a balancer, over a new connection."""
+        """Records that the replica is about to stop. The next calls and streams go elsewhere or, behind a balancer,
+        over a new connection."""
         self._stops_until[replica.index] = asyncio.get_running_loop().time() + _STOPPING
         if self._choice.failed(replica.chosen, _DRAINING, asyncio.get_running_loop().time()):
             self._leave(replica.index)
@@ -189,8 +191,9 @@ class Replicas:
         return self._choice.have_all_failed()
 
     async def found_better(self, than: int) -> bool:
-        """Asks the others whether they have ZooKeeper, which the one at `than` has lost. If one has, whatever comes next
-        goes there. All who want another one than this share one round of questions, and its answer for a while.
+        """Asks the others whether they have ZooKeeper, which the replica at `than` has lost. If one has, the next calls
+        and streams go there. All callers that want to leave the same replica share one round of questions, and its
+        answer for a while.
 
         Cancellation: safe.
         """
@@ -204,7 +207,7 @@ class Replicas:
         return await asyncio.shield(self._round[1])
 
     async def _ask_others(self, than: int) -> bool:
-        # One that is about to stop still answers.
+        # A replica that is about to stop still answers.
         others = [index for index in range(len(self._names)) if index != than and not self._stops(index)]
         random.shuffle(others)
         asked = {asyncio.ensure_future(self._with_zookeeper(index)) for index in others}
@@ -228,15 +231,15 @@ class Replicas:
         return asyncio.get_running_loop().time() < self._stops_until.get(index, 0.0)
 
     async def _with_zookeeper(self, index: int) -> Optional[int]:
-        """The same index, if a round trip to ZooKeeper can be made at that replica."""
-        # ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
+        """The same index, if that replica can make a round trip to ZooKeeper."""
+        # The path is ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
         request = v1.GetRequest(path="/zookeeper", page_size=1, consistency=v1.CONSISTENCY_LATEST)
         if self._is_paused:
             return None
         try:
             await self._connection(index).unary(f"{SERVICE}/Get", request, v1.GetResponse, _QUESTION)
         except Failure as failure:
-            # It may not be read; that is an answer of ZooKeeper's, or of a replica that has no need to ask.
+            # The path may not be read. That is an answer of ZooKeeper's, or of a replica that has no need to ask it.
             return index if failure.reason in ("NO_AUTH", "RULE") else None
         return index
 
@@ -251,9 +254,9 @@ class Replicas:
         settles: bool = False,
         waits_for_room: bool = True,
     ) -> Any:
-        """Makes a call, at one replica after the other, until one answers or `patience` seconds are over. A write is
-        tried again only if it was certainly not carried out; a call that meets a limit of a replica, if `waits_for_room`.
-        A fork waits a moment for the answer of a write, or if `settles`.
+        """Makes a call, at one replica after another, until one answers or `patience` seconds are over. A write is
+        tried again only if it was certainly not carried out. A call that meets a limit of a replica is tried again if
+        `waits_for_room`. A fork waits a moment for the answer of a write, and of any call that `settles`.
 
         Raises ServiceRegistryException.
         """
@@ -265,7 +268,7 @@ class Replicas:
             if replica is None:
                 raise self.unreachable(last.message if last else "")
             left = max(0.001, deadline - loop.time())
-            # A write that hangs must not be sent twice: it has all the time there is.
+            # A write that hangs must not be sent twice, so a single attempt has all the time there is.
             bound = left if is_write else min(left, OPENING)
             try:
                 found = await replica.connection.unary(

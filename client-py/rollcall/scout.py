@@ -1,15 +1,15 @@
-"""When to look for another replica that has ZooKeeper, and what comes of it. Pure: the time is given.
+"""When to look for another replica that has ZooKeeper, and the results of looking. Pure: the time is given.
 
-A replica that has lost ZooKeeper keeps its streams: it goes on answering from memory, and keeps what waits. So a stream
-stays where it is until another replica is known to have ZooKeeper; where none has, nothing is gained by moving, and what
-the replica still holds for the stream would be put at risk.
+A replica that has lost ZooKeeper keeps its streams: it goes on answering from memory, and holds waiting requests. So a
+stream stays where it is until another replica is known to have ZooKeeper. If none has it, moving gains nothing, and
+puts at risk the state that the replica still holds for the stream.
 """
 
 from typing import Optional
 
-# The first and the longest pause, in seconds, before a stream whose replica has lost ZooKeeper looks for another replica.
-# A shorter first one would move streams for a ZooKeeper server that is merely replaced; a longer last one leaves a stream
-# without ZooKeeper for longer than it has to be.
+# First and longest pause, in seconds, before a stream whose replica has lost ZooKeeper looks for another replica. If
+# the first pause is shorter, streams move for a ZooKeeper server that is merely replaced; if the last is longer, a
+# stream stays without ZooKeeper for longer than it has to.
 PAUSES = (1.0, 10.0)
 
 
@@ -18,51 +18,51 @@ def _pause(looks: int) -> float:
 
 
 class Unease:
-    """When one stream looks for another replica. Times are those of the loop's clock."""
+    """Decides when a stream looks for another replica. Times are those of the loop's clock."""
 
     def __init__(self, spread: float = 0.0) -> None:
         """`spread` is from 0 to 1, and the same for all streams of a client, which share their rounds of questions."""
-        # How much longer the first pause is: clients that lose ZooKeeper together don't move together.
+        # How much longer the first pause is, so that clients that lose ZooKeeper together do not move together.
         self._spread = spread
-        # It stays where it is for as long as this trouble lasts.
+        # Whether the stream stays where it is for the rest of this outage.
         self._stays = False
-        # Set while its replica has no ZooKeeper.
+        # When to look next. Set while the replica has no ZooKeeper.
         self.look_at: Optional[float] = None
-        # How often it has looked, or moved, in this trouble.
+        # Number of times that the stream has looked, or moved, in this outage.
         self._looks = 0
 
     def set(self, is_without: bool, now: float) -> None:
-        """Whether the stream's replica has lost ZooKeeper, or says so still."""
+        """Records whether the stream's replica is without ZooKeeper."""
         if not is_without:
             self.look_at, self._looks, self._stays = None, 0, False
         elif self.look_at is None and not self._stays:
             self.look_at = now + self._pause()
 
     def looks(self, now: float) -> None:
-        """It looks: the next time, at the replica where it then is, comes after a longer pause. So a stream does not hop
-        for ever between replicas that promise more than they hold."""
+        """The stream looks. The next look, at whichever replica it then is, comes after a longer pause, so that a
+        stream does not hop for ever between replicas that promise more than they can do."""
         self._looks += 1
         self.look_at = now + self._pause()
 
     def moved(self) -> None:
-        """Whether the new replica has ZooKeeper is not known yet."""
+        """The stream has moved. Whether the new replica has ZooKeeper is not known yet."""
         self.look_at, self._stays = None, False
 
     def returned(self) -> None:
-        """It has gone back: the other replica could not take it."""
+        """The stream has gone back: the other replica could not take it."""
         self.look_at, self._stays = None, True
 
     def _pause(self) -> float:
         return _pause(self._looks) * (1.0 + self._spread * (self._looks == 0))
 
     def left(self, now: float, longest: float) -> float:
-        """Seconds until it looks, but no more than `longest`."""
+        """Seconds until the stream looks, but no more than `longest`."""
         return longest if self.look_at is None else max(0.0, min(longest, self.look_at - now))
 
 
 class Memory:
-    """What the last round of questions came to. All streams of a client share it, so that a client with a thousand of
-    them asks no more than one."""
+    """The result of the last round of questions. All streams of a client share it, so that a client with a thousand
+    streams asks no more than a client with one."""
 
     def __init__(self) -> None:
         self._at: Optional[float] = None
@@ -70,13 +70,13 @@ class Memory:
         self._in_vain = 0
 
     def get(self, now: float) -> Optional[bool]:
-        """What a round that was begun a moment ago has come to; None: it is time for another."""
-        # A moment less than the streams wait, or each would come just too early.
+        """The result of a round that was made a moment ago; None: it is time for another."""
+        # Kept for less time than a stream waits, or each stream would come just too early.
         kept = (PAUSES[0] if self._found else _pause(max(self._in_vain - 1, 0))) / 2
         return self._found if self._at is not None and now < self._at + kept else None
 
     def put(self, found: bool, now: float) -> None:
-        """What another round has come to."""
+        """Records the result of a round."""
         is_old = self._at is None or now > self._at + 4 * PAUSES[1]
         self._in_vain = int(not found) if found or is_old else self._in_vain + 1
         self._at, self._found = now, found

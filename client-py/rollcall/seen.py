@@ -1,13 +1,14 @@
-"""The latest transaction that any answer has told of: what is read after that, on whichever replica, is not older."""
+"""The latest transaction that any answer has shown. Later reads, on any replica, are not older."""
 
 from rollcall import v1
 
 
 class Seen:
-    """Revisions, generations and fencing tokens are all ZooKeeper's transactions. Belongs to the loop."""
+    """The latest transaction. Revisions, generations and fencing tokens are all ZooKeeper transactions. Belongs to the
+    loop."""
 
     def __init__(self) -> None:
-        # What to ask for; 0: nothing.
+        # The transaction to ask for; 0: none.
         self.latest = 0
 
     def note(self, transaction: int) -> None:
@@ -17,21 +18,21 @@ class Seen:
         self.note(max(stat.czxid, stat.mzxid))
 
     def note_registration(self, message: v1.RegisterResponse) -> None:
-        """What a Register stream said."""
+        """Takes in a message of a Register stream."""
         self.note(message.registered.generation)
         self.note_stat(message.registered.stat)
         self.note_stat(message.overwritten.stat)
 
     def note_answer(self, known: int, answer: v1.GetResponse) -> None:
-        """An answer to a Get; `known` is what `latest` was when it was asked for."""
+        """Takes in an answer to a Get; `known` is the value of `latest` at the time of the request."""
         if answer.reset and self.latest == known:
-            # ZooKeeper has lost it. When it has changed meanwhile, there is something newer.
+            # ZooKeeper has lost that transaction. If the value has changed meanwhile, there is a newer one.
             self.latest = 0
         self.note(answer.revision)
 
     def note_watch(self, message: v1.WatchResponse) -> None:
         if message.snapshot.reset and message.revision > 0:
-            # ZooKeeper went back in time: what was known before means nothing now.
+            # ZooKeeper went back in time: the transactions known before mean nothing now.
             self.latest = message.revision
         else:
             self.note(message.revision)

@@ -18,26 +18,26 @@ from rollcall.waiting import Bell, News
 
 log = logging.getLogger(__name__)
 
-# How often, in seconds, a replica that had no room is asked again.
+# Time, in seconds, after which a replica that had no room is asked again.
 _TRY_AGAIN = 2.0
-# The shortest interval of keep-alives, whatever the replica asks for: a third of the shortest ttl is longer.
+# Shortest interval of keep-alives, whatever the replica asks for. A third of the shortest ttl is longer.
 _SHORTEST = 0.1
 # Number of keep-alives in the time after which a silent replica is given up.
 _IN_HORIZON = 3
-# The shortest time, in seconds, after which that is.
+# Shortest silence, in seconds, after which a replica is given up.
 _SILENCE = 1.0
-# How long a goodbye may take.
+# Time that a goodbye may take.
 _GOODBYE = 2.0
 
 
 class _Held:
-    """A Register stream that stands."""
+    """An open Register stream."""
 
     def __init__(self, replica: Replica, stream: Stream, keep_alive: float, silence: float, now: float) -> None:
         self.replica = replica
         self.stream = stream
         self.keep_alive = keep_alive
-        # How long the replica may be silent before it is given up.
+        # Time that the replica may be silent before it is given up.
         self.silence = silence
         self.sent_at = now
         self.heard_at = now
@@ -56,7 +56,7 @@ class _Held:
         self.sent_at = now
 
     def keep_up(self, now: float) -> None:
-        """Says that we are alive when it is time to. Raises Failure when the replica seems not to be."""
+        """Sends a keep-alive when it is due. Raises Failure when the replica seems to be gone."""
         if now >= self.silent_at:
             raise Failure.silent()
         if now >= self.sent_at + self.keep_alive:
@@ -64,11 +64,11 @@ class _Held:
 
 
 def _terms(opened: v1.Opened, ttl: float) -> Tuple[float, float]:
-    """How often to say that we are alive, and how long the replica may be silent."""
+    """The interval of keep-alives, and the time that the replica may be silent."""
     interval, horizon = opened.keep_alive_interval, opened.horizon
     keep_alive = max(_SHORTEST, interval.seconds + interval.nanos / 1e9 or ttl / 3)
     if not opened.HasField("horizon"):
-        # A replica of an older version.
+        # A replica of an older version gives no horizon.
         return keep_alive, max(2 * keep_alive, _SILENCE)
     silence = horizon.seconds + horizon.nanos / 1e9
     return min(keep_alive, max(silence / _IN_HORIZON, _SHORTEST)), max(silence, _SILENCE)
@@ -87,14 +87,14 @@ class Session:
         self._is_closing = False
         self._closed = News()
         self._held: Optional[_Held] = None
-        # The stream that was left, kept alive until everything has been taken over from it.
+        # The previous stream, kept alive until everything has been taken over from it.
         self._left: Optional[_Held] = None
-        # Its replica would go on: it was left for one that has ZooKeeper.
+        # Whether its replica would go on: the stream was left for a replica that has ZooKeeper.
         self._left_is_open = False
         self._unease = Unease()
 
     def wake(self) -> None:
-        """There is something new to say, or to read."""
+        """Wakes the task when there are requests to send or messages to read."""
         self._bell.ring()
 
     async def run(self) -> None:
@@ -120,7 +120,7 @@ class Session:
                 self._closed.tell()
 
     async def close(self) -> None:
-        """Takes everything down at once, as far as a replica can be told."""
+        """Takes everything down at once, if a replica can be reached."""
         self._is_closing = True
         for held in (self._left, self._held):
             if held is not None:
@@ -129,7 +129,7 @@ class Session:
             log.debug("no replica has heard the goodbye")
 
     async def _open(self, but: Optional[int]) -> Optional[_Held]:
-        """Opens a stream at a replica other than `but`, if there is another. None: that has failed."""
+        """Opens a stream at a replica other than `but`, if there is another. None: the attempt failed."""
         replica = await self._replicas.pick(but, self._ttl / 6)
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
@@ -160,12 +160,12 @@ class Session:
         return held
 
     async def _open_if_better(self, than: int) -> Optional[_Held]:
-        """The same, if another replica has ZooKeeper."""
+        """Opens a stream at another replica, if one has ZooKeeper."""
         return await self._open(than) if await self._replicas.found_better(than) else None
 
     async def _hold(self) -> None:
-        """Carries the registrations on a stream, and moves them to the next when its replica is about to stop, or has lost
-        ZooKeeper, which another one has. Ends when no registration is left. Raises Failure."""
+        """Keeps the registrations on a stream. Moves them to the next stream when the replica is about to stop, or when
+        it has lost ZooKeeper and another replica has it. Ends when no registration is left. Raises Failure."""
         loop = asyncio.get_running_loop()
         moving: "Optional[asyncio.Task[Optional[_Held]]]" = None
         try_again_at = loop.time() + _TRY_AGAIN
@@ -205,7 +205,7 @@ class Session:
                 if now >= try_again_at:
                     self.registrations.try_again()
                     try_again_at = now + _TRY_AGAIN
-                # After the goodbye nothing more is said.
+                # After the goodbye no request is sent.
                 request = None if self._is_closing else self.registrations.next_request()
                 while request is not None:
                     held.say(request, now)
@@ -221,7 +221,8 @@ class Session:
                 moving.cancel()
 
     def _read(self, held: _Held) -> bool:
-        """Takes what a stream has said; False: it is better to go back. Raises Failure when it has ended."""
+        """Takes in the messages of a stream. False: it is better to go back. Raises Failure when the stream has
+        ended."""
         message = held.stream.poll()
         while message is not None:
             held.heard_at = asyncio.get_running_loop().time()
@@ -244,21 +245,21 @@ class Session:
         return True
 
     def _misses_left(self, message: v1.RegisterResponse) -> bool:
-        """Whether the replica that has ZooKeeper has no room: what it is asked for would be over, or wait there for room,
-        where it could as well wait for ZooKeeper."""
-        # A quota is ZooKeeper's, and the same everywhere.
+        """Whether it is better to go back. The replica that has ZooKeeper has no room, so the request would end, or
+        wait there for room, when it could as well wait for ZooKeeper on the previous stream."""
+        # A quota is set in ZooKeeper, and is the same at every replica.
         is_full = message.rejected.code == RESOURCE_EXHAUSTED and message.rejected.reason != "QUOTA"
         return self._left is not None and self._left_is_open and is_full
 
     def _go_back(self, full: _Held) -> None:
-        """Makes the stream that was left the present one again. What the other has taken over stands there until then."""
+        """Makes the previous stream the present one again. The registrations that the other has taken over stay there
+        until then."""
         self._held, self._left, self._left_is_open = self._left, full, False
         self._unease.returned()
         self.registrations.begin()
 
     def _tend_left(self) -> None:
-        """What the stream that was left says does not count any more, but that its replica stops; it must only be kept
-        alive."""
+        """Keeps the previous stream alive. Of its messages only the draining of its replica still counts."""
         left = self._left
         if left is None:
             return

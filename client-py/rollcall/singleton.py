@@ -6,9 +6,9 @@ from rollcall.registry import ServiceRegistry
 
 
 class KazooServiceRegistry(ServiceRegistry):
-    """A ServiceRegistry of which a program has one: who makes another gets the first, whatever the arguments.
+    """The one ServiceRegistry of a program. Creating another returns the first, whatever the arguments.
 
-    As in nd_service_registry 1.x, `children` is a list of names, unless `names_only=False` is said, and `get` returns
+    As in nd_service_registry 1.x, `children` is a list of names, unless `names_only=False` is given, and `get` returns
     False for a path of which nothing is known while no replica can be reached.
     """
 

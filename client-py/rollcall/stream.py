@@ -1,4 +1,4 @@
-"""A call with many answers, as the loop sees it, whoever reads it."""
+"""A call with many answers, as the loop sees it, over any transport."""
 
 import asyncio
 import collections
@@ -7,38 +7,38 @@ from typing import Any, Callable, Deque, Optional
 from rollcall.errors import Failure, Kind
 from rollcall.waiting import News
 
-# How many messages of a stream may wait to be taken; the stream is not read meanwhile.
+# Maximum number of messages of a stream that wait to be taken. Meanwhile the stream is not read.
 WAITING = 64
 
 
 class Stream:
-    """What a transport makes of a call: it tells `_opened`, `_take` and `_over`, on the loop."""
+    """A call of a transport, which calls `_opened`, `_take` and `_over` on the loop."""
 
     def __init__(self) -> None:
         self.on_end: Callable[[], Any] = lambda: None
-        # Called on the loop whenever there is something to `poll`.
+        # Called on the loop whenever `poll` has a message.
         self.on_news: Callable[[], Any] = lambda: None
-        # Whether something would be amiss if it were broken before the first answer, which has the id of a lock.
+        # Whether the stream must not break before its first answer, which has the id of a lock.
         self.is_delicate = False
         self._loop = asyncio.get_running_loop()
         self._messages: Deque[Any] = collections.deque()
         self._is_open = False
         self._has_heard = False
-        # How it ended: None is OK.
+        # How the call ended: None is OK.
         self._end: Optional[Failure] = None
         self._has_ended = False
-        # Whether we have broken it, so that it says nothing about the replica.
+        # Whether this client has broken it, so that its end says nothing about the replica.
         self._is_ours = False
         self._news = News()
 
-    # --- what a transport does
+    # --- implemented by a transport
 
     def send(self, message: Any) -> None:
-        """Says something, on a call with many requests."""
+        """Sends a message, on a call with many requests."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Ends the call; what it still says is not heard."""
+        """Ends the call. Messages that still come are ignored."""
         raise NotImplementedError
 
     def _taken(self) -> None:
@@ -46,10 +46,10 @@ class Stream:
         raise NotImplementedError
 
     async def _join(self) -> None:
-        """Waits until nothing of it is left, after its end."""
+        """Waits, after the end of the call, until nothing of it is left."""
         raise NotImplementedError
 
-    # --- what it tells
+    # --- calls of the transport, and answers
 
     def _opened(self) -> None:
         self._is_open = True
@@ -71,7 +71,7 @@ class Stream:
         self.on_news()
 
     async def opened(self, bound: float) -> None:
-        """Waits until the replica has taken the call. Raises Failure."""
+        """Waits until the replica has accepted the call. Raises Failure."""
         await self._until(lambda: self._is_open, bound)
         if not self._is_open:
             raise self._end or Failure.ended()
@@ -88,14 +88,14 @@ class Stream:
         return message
 
     def poll(self) -> Any:
-        """The next answer if there is one already."""
+        """The next answer, if it has come already."""
         if not self._messages:
             return None
         self._taken()
         return self._messages.popleft()
 
     def ended(self) -> Optional[Failure]:
-        """How the call ended, once it has and every answer was taken."""
+        """How the call ended, once it has ended and every answer was taken."""
         if not self._has_ended or self._messages:
             return None
         return self._end or Failure.ended()
@@ -109,12 +109,12 @@ class Stream:
             await self._news.wait(left)
 
     async def settled(self, deadline: float) -> None:
-        """Waits for the first answer, where that matters."""
+        """Waits for the first answer, if that matters."""
         while self.is_delicate and not (self._has_heard or self._has_ended) and self._loop.time() < deadline:
             await self._news.wait(deadline - self._loop.time())
 
     async def gone(self) -> None:
-        """Breaks it, and waits until nothing of it is left."""
+        """Breaks the call, and waits until nothing of it is left."""
         self._is_ours = True
         self.cancel()
         while not self._has_ended:

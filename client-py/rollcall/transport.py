@@ -1,8 +1,7 @@
 """gRPC calls for the loop of a registry with threads.
 
-grpcio's own asyncio API (transport_aio.py) can't be taken down so that nothing of it is left, and that is what a fork
-needs (forking.py). So each stream is read by a thread, which hands over what it reads, and everything else happens on
-the loop.
+grpcio's own asyncio API (transport_aio.py) can't be taken down completely, and a fork needs that (forking.py). So a
+thread reads each stream and hands over its messages, and everything else happens on the loop.
 """
 
 import asyncio
@@ -17,23 +16,24 @@ from rollcall.errors import Failure, Kind
 from rollcall.stream import WAITING, Stream
 from rollcall.waiting import News
 
-# How long, in seconds, a connection that is closed waits at most for what should not break in the dark.
+# Maximum time, in seconds, that closing a connection waits for calls whose outcome should be known.
 GRACE = 1.0
 OPTIONS: Sequence[Tuple[str, Any]] = (
-    # A replica welcomes no more pings than this. Together with the time-out it stays under what a replica allows
-    # itself, so that a client knows of a broken connection before a lock that it carried is given to another.
+    # A replica welcomes pings no more often than this. Together with the time-out it is shorter than the time that a
+    # replica allows itself, so that a client knows of a broken connection before the lock that it carried is given to
+    # another client.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # When to try again is decided here, not below.
+    # This package decides when to try again, not grpcio.
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # A name may have several addresses: each is tried, and the clients spread over them.
+    # A name may have several addresses: each is tried, and the clients are spread over them.
     ("grpc.service_config", '{"loadBalancingConfig":[{"pick_first":{"shuffleAddressList":true}}]}'),
-    # A connection ends with its channel, and is nobody else's.
+    # A connection ends with its channel, and is shared with no other.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
@@ -41,7 +41,7 @@ Metadata = Optional[Tuple[Tuple[str, str], ...]]
 
 
 class Connection:
-    """A channel to one replica, and the calls that are under way on it. Belongs to the loop."""
+    """A channel to one replica, and the calls under way on it. Belongs to the loop."""
 
     def __init__(self, target: str, credentials: Optional[grpc.ChannelCredentials], metadata: Metadata) -> None:
         self._metadata = metadata
@@ -103,8 +103,8 @@ class Connection:
         raise Failure.of(error) from None
 
     async def close(self) -> None:
-        """Breaks every call, and waits until no thread of them is left. What should not break in the dark has a moment
-        to come to light."""
+        """Breaks every call, and waits until none of their threads is left. Calls whose outcome should be known have a
+        moment to finish."""
         self._is_closed = True
         deadline = asyncio.get_running_loop().time() + GRACE
         for call in list(self._calls):
@@ -114,7 +114,7 @@ class Connection:
         self._channel.close()
 
     def close_when_idle(self) -> bool:
-        """Closes the channel unless a call is under way on it; says whether it did."""
+        """Closes the channel, unless a call is under way on it. Returns whether it did."""
         if self._calls:
             return False
         self._channel.close()
@@ -130,7 +130,7 @@ def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], Any]) -> None:
     try:
         loop.call_soon_threadsafe(what)
     except RuntimeError:
-        pass  # The loop has ended, and nobody listens.
+        pass  # The loop has ended, so nothing would receive it.
 
 
 class _Unary(NamedTuple):
@@ -141,7 +141,7 @@ class _Unary(NamedTuple):
     settles: bool
 
     async def settled(self, deadline: float) -> None:
-        """Waits for an answer that tells whether something was done; anything else is simply asked again."""
+        """Waits for an answer that tells whether a change was made. Any other call is simply made again."""
         loop = asyncio.get_running_loop()
         while self.settles and not self.future.done() and loop.time() < deadline:
             await self.news.wait(deadline - loop.time())
@@ -151,7 +151,7 @@ class _Unary(NamedTuple):
 
 
 class ThreadStream(Stream):
-    """One that a thread reads."""
+    """A stream that a thread reads."""
 
     def __init__(self, begin: Callable[[], Any], requests: "Optional[queue.SimpleQueue[Any]]" = None) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class ThreadStream(Stream):
         except grpc.RpcError as error:
             end = Failure.of(error)
         if self._requests is not None:
-            # The thread that sends ends too.
+            # The sending thread ends too.
             self._requests.put(None)
         _tell(self._loop, lambda: self._over(end))
 

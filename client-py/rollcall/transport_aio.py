@@ -1,4 +1,4 @@
-"""The same calls with grpcio's asyncio API, for rollcall.aio: no threads of ours."""
+"""The same calls with grpcio's asyncio API, for rollcall.aio, without threads of this package."""
 
 import asyncio
 from typing import Any, Awaitable, Optional, Set
@@ -12,7 +12,7 @@ from rollcall.transport import GRACE, OPTIONS, Metadata, parser
 
 
 class AioConnection:
-    """A channel to one replica, and the calls that are under way on it."""
+    """A channel to one replica, and the calls under way on it."""
 
     def __init__(self, target: str, credentials: Optional[grpc.ChannelCredentials], metadata: Metadata) -> None:
         self._metadata = metadata
@@ -67,7 +67,7 @@ class AioConnection:
             self._unaries -= 1
 
     async def close(self) -> None:
-        """Breaks every call. What should not break in the dark has a moment to come to light."""
+        """Breaks every call. Calls whose outcome should be known have a moment to finish."""
         deadline = asyncio.get_running_loop().time() + GRACE
         for call in list(self._calls):
             await call.settled(deadline)
@@ -76,7 +76,7 @@ class AioConnection:
         await self._close()
 
     def close_when_idle(self) -> bool:
-        """Closes the channel unless a call is under way on it; says whether it did."""
+        """Closes the channel, unless a call is under way on it. Returns whether it did."""
         if self._calls or self._unaries:
             return False
         self._close()
@@ -89,7 +89,7 @@ class AioConnection:
 
 
 class AioStream(Stream):
-    """One that a task reads: a read that is cancelled would end the call."""
+    """A stream that a task reads, since a cancelled read would end the call."""
 
     def __init__(self, call: Any, requests: "Optional[asyncio.Queue[Any]]" = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a node holds, between Python and the wire; read and written as nd_service_registry does."""
+"""The values of nodes, between Python and the wire; read and written as nd_service_registry does."""
 
 import json
 import math
@@ -9,9 +9,9 @@ from google.protobuf import struct_pb2
 
 from rollcall import v1
 
-# What programs hand in: a dict, a string, or nothing.
+# The data that programs pass in: a dict, a string, or nothing.
 Data = Union[Mapping[str, Any], str, None]
-# Doubles carry whole numbers up to here, and the server takes an object apart up to so many levels.
+# The largest whole number that doubles carry exactly, and the number of levels to which the server parses an object.
 _EXACT = 2**53
 _DEEPEST = 16
 
@@ -33,25 +33,26 @@ class ZnodeStat(NamedTuple):
 
 
 def to_dict(data: Data) -> Dict[str, Any]:
-    """What stands in the node, but for what is added; a string becomes `string_value`."""
+    """The fields of the node without the added keys; a string becomes `string_value`."""
     if data is None:
         return {}
     if isinstance(data, str):
         return {"string_value": data}
-    # Through JSON and back: it is refused now, not later, and nobody changes it under our hands.
+    # Converted to JSON and back, so that invalid data fail now, not later, and the program can't change them
+    # afterwards.
     found: Dict[str, Any] = json.loads(json.dumps(data))
     return found
 
 
 def is_same(held: Any, value: v1.Value, given: Mapping[str, Any]) -> bool:
-    """Whether a node that holds `held` need not be written with `value`: they are equal but for the keys that are added
-    to what the program has given."""
+    """Whether a node that holds `held` need not be written with `value`: the two are equal except for the keys that are
+    added to the program's data."""
 
     def compared(data: Any) -> Any:
         if not isinstance(data, dict):
             return None
         kept = {name: each for name, each in data.items() if name in given or name not in ("pid", "created")}
-        # As JSON: True is not 1 there.
+        # Compared as JSON, where True is not 1.
         return json.dumps(kept, sort_keys=True)
 
     return isinstance(held, dict) and compared(held) == compared(from_value(value))
@@ -63,12 +64,12 @@ def now() -> str:
 
 
 def to_value(data: Mapping[str, Any], pid: int) -> v1.Value:
-    """A Value of an object. `pid` is added where the server would not: to text."""
+    """A Value of an object. `pid` is added where the server would not add it: to text."""
     if _fits(data, 1):
         fields = struct_pb2.Struct()
         fields.update(data)
         return v1.Value(data=fields)
-    # A number that a double would change: the bytes are ours then.
+    # A double would change a number, so the object is sent as text, whose bytes stay as they are.
     return v1.Value(text=json.dumps({"pid": pid, **data}, separators=(",", ":")))
 
 
@@ -85,7 +86,8 @@ def _fits(value: Any, depth: int) -> bool:
 
 
 def from_value(value: v1.Value) -> Any:
-    """What a node holds: a dict; `{"string_value": …}` for other text; bytes that are none; None for an empty node."""
+    """The content of a node: a dict; `{"string_value": …}` for other text; bytes that are no text; None for an empty
+    node."""
     kind = value.WhichOneof("kind")
     if kind == "data":
         return {name: _plain(field) for name, field in value.data.fields.items()}
@@ -140,14 +142,14 @@ def from_stat(stat: v1.Stat) -> ZnodeStat:
 
 
 class State(NamedTuple):
-    """A node and its children at one moment. Never changed: a change makes a new one."""
+    """A node and its children at one moment. A State is never changed: a change makes a new one."""
 
     data: Any
     stat: Optional[ZnodeStat]
     children: Dict[str, Any]
 
     def same(self, other: "Optional[State]") -> bool:
-        """Whether a program could not tell them apart, but by the statistics."""
+        """Whether a program could tell them apart by the statistics at most."""
         return (
             other is not None
             and (self.stat is None) == (other.stat is None)

@@ -1,6 +1,6 @@
-"""Waiting for things that happen on a loop, with a bound.
+"""Waiting for events on a loop, with a bound.
 
-Not asyncio.wait_for: before Python 3.12 it forgets a cancellation that comes at the same moment as what it waits for.
+Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes at the same moment as the awaited event.
 """
 
 import _thread
@@ -9,7 +9,7 @@ from typing import Optional
 
 
 class News:
-    """Something that happens again and again; any number of tasks may wait for the next time."""
+    """A repeated event. Any number of tasks may wait for its next time."""
 
     def __init__(self) -> None:
         self._next: "Optional[asyncio.Future[None]]" = None
@@ -20,7 +20,7 @@ class News:
         self._next = None
 
     async def wait(self, seconds: Optional[float] = None) -> bool:
-        """Waits until it happens; says whether it did in so many seconds. Cancellation: safe."""
+        """Waits until it happens. Returns whether it did within so many seconds. Cancellation: safe."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         done, _ = await asyncio.wait({self._next}, timeout=None if seconds is None else max(0.0, seconds))
@@ -28,10 +28,10 @@ class News:
 
 
 class Once:
-    """Something that happens once, and that threads wait for.
+    """An event that happens once, and that threads wait for.
 
-    An exception from a signal handler may leave a threading.Event or a concurrent.futures.Future locked for good, and
-    with it the loop that tells it. Nothing of this is Python code while it is locked.
+    An exception from a signal handler may leave a threading.Event or a concurrent.futures.Future locked for ever, and
+    with it the loop that sets it. Here no Python code runs while the lock is held.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Once:
             self._lock.release()
 
     def wait(self, seconds: float = -1) -> bool:
-        """Waits in one thread until it happens; says whether it did in so many seconds."""
+        """Waits in one thread until it happens. Returns whether it did within so many seconds."""
         return self._lock.acquire(timeout=seconds)
 
 
 class Bell:
-    """The same for one task that waits; it hears what happened before it began to wait."""
+    """An event for one task that waits. It also notices an event from before it began to wait."""
 
     def __init__(self) -> None:
         self._news = News()

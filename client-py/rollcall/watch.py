@@ -1,4 +1,4 @@
-"""A watch over any number of streams: what goes on when a replica fails, drains, or loses ZooKeeper."""
+"""A watch over any number of streams. It goes on when a replica fails, drains, or loses ZooKeeper."""
 
 import asyncio
 from typing import Any, Callable, Optional
@@ -11,16 +11,16 @@ from rollcall.replicas import OPENING, Replica, Replicas
 from rollcall.scout import Unease
 from rollcall.stream import Stream
 
-# How long, in seconds, a stream may be quiet before the replica says something, and after what time without a word the
-# replica is given up.
+# Interval, in seconds, of heartbeats that the client asks for on a quiet stream; and time without a word, in seconds,
+# after which the replica is given up.
 HEARTBEAT = 10
 SILENCE = 25.0
 
 
 class Watch:
-    """Belongs to the loop. `since` is the revision that the next stream goes on from, `hear` takes each message but
-    `draining`, and `broke` is called after each stream. With `is_impatient` another replica is also looked for while
-    nothing was heard at all: for a path that is known at once wherever ZooKeeper is."""
+    """Belongs to the loop. `since` returns the revision from which the next stream goes on, `hear` takes each message
+    except `draining`, and `broke` is called after each stream. With `is_impatient`, another replica is also looked for
+    while no message has come at all: for a path that every replica with ZooKeeper knows at once."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class Watch:
         self.replica: Optional[Replica] = None
 
     async def run(self, replicas: Replicas) -> None:
-        """Goes on for good, at one replica after the other. Raises Failure when the last one asked refuses; what that says
-        of it is for the caller to tell `replicas`."""
+        """Goes on for ever, at one replica after another. Raises Failure when the last replica asked refuses. The
+        caller then has to tell `replicas` about it."""
         leaves: Optional[int] = None
         self._unease = Unease(replicas.spread)
         while True:
@@ -54,16 +54,17 @@ class Watch:
                 if not failure.is_retryable():
                     raise
                 replicas.failed(replica, failure)
-            # Not where it is cancelled: what others' failures then say is no news.
+            # Not reached on cancellation: the failures of others are no news then.
             self._unease.moved()
             self._broke()
 
     async def _follow(self, replicas: Replicas, replica: Replica) -> None:
-        """Reads one stream, until its replica is about to stop, or has no ZooKeeper and another one has. Raises Failure."""
+        """Reads one stream, until its replica is about to stop, or has no ZooKeeper while another one has. Raises
+        Failure."""
         request = v1.WatchRequest(path=self._path, since_revision=self._since())
         request.heartbeat.CopyFrom(duration_pb2.Duration(seconds=HEARTBEAT))
         if not self._is_impatient:
-            # The first message may be held back for it.
+            # The first message may be held back until that revision.
             request.min_revision = replicas.seen.latest
         stream = replica.watch(request)
         loop = asyncio.get_running_loop()

@@ -1,10 +1,10 @@
-"""What the tests of the Python client share. Whoever runs them says in the environment where things are:
+"""The helpers of the Python client's tests. The environment has to give:
 
 ROLLCALL_SERVER_BIN  the program rollcall-server
 ZOOKEEPER_ADDR       HOST:PORT/CHROOT, a ZooKeeper and an empty chroot
 
-Each test runs on that ZooKeeper and on the embedded server, with replicas of its own, which it may kill.
-Every wait has a deadline; `cargo test -p rollcall-tests -- polyglot` starts all of it.
+Each test runs on that ZooKeeper and on the embedded server, with replicas of its own, which it may kill. Every wait has
+a deadline; `cargo test -p rollcall-tests -- polyglot` starts all of it.
 """
 
 import json
@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import rollcall  # noqa: E402
 
-# Seconds, for anything that needs no ZooKeeper session to expire.
+# Seconds that anything may take, if no ZooKeeper session has to expire for it.
 SOON = 20
 
 
@@ -61,7 +61,7 @@ class Replica:
         return found and found[1].decode()
 
     def memory(self):
-        """Where an embedded one serves ZooKeeper's protocol."""
+        """The address where an embedded server serves ZooKeeper's protocol."""
         return eventually("the memory is served", lambda: self._said(rb"served on (\S+?),"))
 
     def kill(self):
@@ -69,7 +69,7 @@ class Replica:
         self.process.wait(SOON)
 
     def stop(self):
-        """Asks it to drain, and waits for its end."""
+        """Drains the server, and waits for its end."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(SOON)
 
@@ -94,7 +94,7 @@ class Fleet:
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory):
-    """Where one process serves ZooKeeper's protocol from memory."""
+    """The address of a process that serves ZooKeeper's protocol from memory."""
     replica = Replica(tmp_path_factory.mktemp("embedded"), "--embedded")
     yield replica.memory()
     replica.kill()
@@ -107,7 +107,7 @@ def hosts(request, embedded):
 
 @pytest.fixture
 def zk(hosts):
-    """What ZooKeeper itself has."""
+    """A kazoo client, to see the nodes in ZooKeeper itself."""
     client = KazooClient(hosts=hosts, timeout=20)
     client.start(timeout=20)
     yield client
@@ -140,7 +140,7 @@ def path(request):
 
 @pytest.fixture
 def registry(fleet):
-    """Makes registries that are stopped after the test; by default of all replicas."""
+    """Makes registries that are stopped after the test; by default, of all replicas."""
     made = []
 
     def make(server=None, **options):
@@ -180,7 +180,7 @@ class Program:
         )
 
     def do(self, *command):
-        """Says a command, and returns its answer."""
+        """Sends a command, and returns its answer."""
         self.say(*command)
         return self.answer()
 
@@ -194,7 +194,7 @@ class Program:
         return json.loads(line)
 
     def end(self):
-        """Lets it come to its end; returns what it said on standard error."""
+        """Lets the process end, and returns its standard error."""
         self.process.stdin.close()
         assert self.process.wait(SOON) == 0
         return pathlib.Path(self._errors.name).read_text()
@@ -207,7 +207,7 @@ class Program:
 
 
 class Seen:
-    """A callback that keeps what it was told."""
+    """A callback that keeps its calls."""
 
     def __init__(self):
         self.all = []
@@ -221,5 +221,5 @@ class Seen:
 
     @property
     def lists(self):
-        """The names of the children, each time."""
+        """The names of the children in each call."""
         return [sorted(node["children"]) for node in self.all]

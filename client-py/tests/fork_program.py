@@ -1,4 +1,4 @@
-"""Forks as often as it is told, and answers with what the children have seen."""
+"""Forks as often as the command says, and answers with the children's results."""
 
 import json
 import logging

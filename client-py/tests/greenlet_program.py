@@ -1,4 +1,4 @@
-"""What a program under gevent or eventlet can do with the registry: `greenlet_program.py SERVER KIND PATCHES`."""
+"""The calls that a program under gevent or eventlet can make: `greenlet_program.py SERVER KIND PATCHES`."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ async def start():
 def use_aio():
     coroutine = start()
     try:
-        # No loop is needed to be refused.
+        # The refusal needs no loop.
         coroutine.send(None)
     finally:
         coroutine.close()

@@ -1,4 +1,4 @@
-"""The real nd_service_registry in a process of its own: its methods by name, and `seen`, what its callback was told."""
+"""The real nd_service_registry in a process of its own: its methods by name, and `seen`, the calls of its callback."""
 
 import json
 import sys

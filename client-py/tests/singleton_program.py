@@ -1,4 +1,4 @@
-"""KazooServiceRegistry gives the first one to everybody."""
+"""KazooServiceRegistry returns the first instance to every caller."""
 
 import json
 import sys

@@ -139,7 +139,7 @@ def test_no_server(path):
 def test_what_a_cancelled_call_was_to_end_or_begin_is_ended(fleet, path, monkeypatch):
     async def cancelled(call):
         task = asyncio.ensure_future(call)
-        # It has said what it has to say, and waits for the answer.
+        # The request has been sent, and the call waits for the answer.
         for _ in range(3):
             await asyncio.sleep(0)
         task.cancel()
@@ -188,7 +188,7 @@ def test_acquire_lock_is_of_the_registry_whichever_task_asks(fleet, path):
 
 
 def test_a_lock_that_is_granted_while_its_call_is_cancelled_is_given_back(fleet, path, monkeypatch):
-    """The messages with its name are on the way when nobody waits for them any more."""
+    """The messages with its id are on the way when no caller waits for them any more."""
     on_the_way, real = [], Stream._take
 
     def hold_back(self, message):

@@ -34,7 +34,7 @@ def test_a_killed_nd_process_goes_and_ours_takes_its_place(registry, run, hosts,
     nd.do("set_node", f"{path}/server:1", {"who": "nd"})
     eventually("seen", lambda: ours.get(path)["children"].get("server:1", {}).get("who") == "nd")
     nd.kill()
-    # The same service, restarted with us before ZooKeeper has noticed.
+    # The same service restarts with this client before ZooKeeper has noticed the end of the old one.
     ours.set_node(f"{path}/server:1", {"who": "ours"})
     eventually("taken over", lambda: ours.get(path)["children"].get("server:1", {}).get("who") == "ours")
 
@@ -53,6 +53,6 @@ def test_one_lock_for_both(registry, run, hosts, path):
     assert other.do("acquire_lock", path, "other", 1, 1) is False
     assert ours.release_lock(path) is True
     third = run("nd_program.py", hosts)
-    # The one that has tried in vain still stands in the queue, as nd leaves it.
+    # The process that has tried in vain is still in the queue, as nd leaves it.
     other.kill()
     eventually("nd gets it", lambda: third.do("acquire_lock", path, "third", 1, 20))

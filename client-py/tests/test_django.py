@@ -13,7 +13,7 @@ from rollcall.contrib.django import utils
 
 @pytest.fixture
 def helper(fleet, tmp_path, monkeypatch):
-    """The module, as a program begins with it."""
+    """The module, as a program starts with it."""
     monkeypatch.setattr(utils, "_service_registry", None)
     monkeypatch.setattr(utils, "CACHEFILE", str(tmp_path / "cache.json"))
     monkeypatch.setattr(utils, "TIMEOUT", SOON)

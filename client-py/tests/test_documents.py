@@ -1,4 +1,4 @@
-"""What the pages print runs as printed, and the package that is built is whole."""
+"""The sessions on the pages run as printed, and the built package is complete."""
 
 import doctest
 import re
@@ -21,7 +21,7 @@ def test_a_page_runs_as_printed(page, alone, monkeypatch):
     text = (ROOT / page).read_text()
     shown = "".join(block + "\n" for block in re.findall(r"```pycon\n(.*?)```", text, re.DOTALL))
     assert shown.count(">>> ") > 5, f"no session in {page}"
-    # The page says localhost:7700, where the server of a test is not.
+    # The page says localhost:7700, but the server of a test has another address.
     real = module.addresses
     monkeypatch.setattr(module, "addresses", lambda server: real(alone if server == "localhost:7700" else server))
     test = doctest.DocTestParser().get_doctest(shown, {}, page, page, 0)
@@ -32,7 +32,7 @@ def test_a_page_runs_as_printed(page, alone, monkeypatch):
 
 @pytest.fixture
 def alone(tmp_path):
-    """A server whose tree is empty."""
+    """A server with an empty tree."""
     replica = Replica(tmp_path, "--embedded")
     replica.memory()
     yield replica.address

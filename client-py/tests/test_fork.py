@@ -1,4 +1,4 @@
-"""Forks: os.fork, multiprocessing, and what the child must not have."""
+"""Forks: os.fork, multiprocessing, and the state that a child must not have."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from rollcall.waiting import News
 
 
 def from_child(work, fork=os.fork):
-    """Runs it in a forked child; returns what it returns, as JSON, and how the child ended."""
+    """Runs `work` in a forked child. Returns its result, as JSON, and how the child ended."""
     reader, writer = os.pipe()
     pid = fork()
     if pid == 0:
@@ -40,7 +40,7 @@ def from_child(work, fork=os.fork):
 
 
 def in_child(work):
-    """Runs it in a forked child; returns what it returns."""
+    """Runs `work` in a forked child. Returns its result."""
     answer, status = from_child(work)
     assert status == 0
     return json.loads(answer)
@@ -148,7 +148,7 @@ def test_many_forks_while_threads_work(registry, zk, path):
 
 
 def test_forked_workers_find_and_exclude_each_other_while_a_replica_is_killed(two, registry, tmp_path, path):
-    """What gunicorn does: the program is loaded, looks things up, and forks workers."""
+    """gunicorn's way: the program is loaded, looks things up, and forks workers."""
     ours, seen = registry(), Seen()
     ours.get(f"{path}/workers", callback=seen)
     inside = str(tmp_path / "inside")
@@ -159,7 +159,7 @@ def test_forked_workers_find_and_exclude_each_other_while_a_replica_is_killed(tw
         for _ in range(20):
             with ours.get_lock(f"{path}/lock", wait=60) as held:
                 assert held
-                # Fails if another is inside.
+                # Fails if another process is inside.
                 os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
                 time.sleep(0.005)
                 os.unlink(inside)
@@ -178,7 +178,7 @@ def test_forked_workers_find_and_exclude_each_other_while_a_replica_is_killed(tw
     for thread in threads:
         thread.join(4 * SOON)
     assert sorted(answers) == [0, 1, 2]
-    # They ended without a goodbye, and stand for their ttl.
+    # The workers ended without a goodbye, so their registrations stay for their ttl.
     assert all(len(names) == 3 for names in seen.lists[first:]), seen.lists
 
 
@@ -223,7 +223,7 @@ def test_a_child_of_a_child(registry, path):
 
 
 def untold_fork():
-    """A fork as uwsgi makes it: Python is not told."""
+    """A fork of uwsgi's kind, of which Python does not know."""
     return ctypes.PyDLL(None).fork()
 
 
@@ -235,7 +235,7 @@ def test_a_fork_that_python_is_not_told_of_is_found_out(registry, path, caplog):
     assert lock.acquire() and ours.acquire_lock(f"{path}-other")
 
     def child():
-        # Whatever hangs is ended by this.
+        # The alarm ends anything that hangs.
         signal.alarm(2 * SOON)
         assert not lock.status() and lock.release() is False
         assert sorted(ours.get(path)["children"]) == ["parent"]
@@ -246,8 +246,8 @@ def test_a_fork_that_python_is_not_told_of_is_found_out(registry, path, caplog):
         ours.stop()
         return [message for message in caplog.messages if "uwsgi" in message] != []
 
-    # Where another thread is at work in grpcio at that moment, grpcio is of no use in the child: it may hang, or end it by a
-    # signal. So there are others.
+    # If another thread is at work in grpcio at that moment, grpcio does not work in the child: it may hang, or end the
+    # child by a signal. So the test tries several forks.
     for _ in range(6):
         answer, status = from_child(child, untold_fork)
         if not os.WIFSIGNALED(status):
@@ -258,7 +258,7 @@ def test_a_fork_that_python_is_not_told_of_is_found_out(registry, path, caplog):
 
 
 def test_a_thread_that_does_not_answer_is_no_reason_to_hang(registry, path, monkeypatch):
-    """As a child has it whose parent's threads were at work in grpcio."""
+    """A child is in this state if its parent's threads were at work in grpcio."""
     monkeypatch.setattr(engine, "_DEAD", 0.2)
     ours, stands = registry(), threading.Event()
     ours._engine.post(lambda core: stands.wait(SOON))
@@ -268,9 +268,9 @@ def test_a_thread_that_does_not_answer_is_no_reason_to_hang(registry, path, monk
 
 
 def daemon(ours, path, done):
-    """Turns into a daemon, which tells over a pipe that it has what its parent had."""
+    """Turns into a daemon, which writes to a pipe once it has its parent's registrations."""
     if os.fork() > 0:
-        # As daemons' parents end: without a goodbye. What was registered stands for its ttl.
+        # A daemon's parent ends like this, without a goodbye. Its registrations stay for their ttl.
         os._exit(0)
     eventually("it is ours", lambda: (ours.get(path)["children"].get("one") or {}).get("pid") == os.getpid(), 2 * SOON)
     os.write(done, b"ours")
@@ -308,9 +308,9 @@ def test_a_child_leaves_its_parents_names_alone_while_that_lives(registry, zk, p
     czxid = zk.exists(f"{path}/one").czxid
 
     def child():
-        # Nothing is to happen meanwhile.
+        # Nothing must happen meanwhile.
         time.sleep(0.5)
-        # It is its own to take, when the program says so; and what it waits for it never takes.
+        # The child may take the path when the program says so; it never takes a path that it waits for.
         assert list(ours._inherited) == [f"{path}/one"] and ours._registered == {}
         ours._inherit()
         ours.set_node(f"{path}/two")
@@ -323,7 +323,7 @@ def test_a_child_leaves_its_parents_names_alone_while_that_lives(registry, zk, p
 
 
 def test_a_fork_waits_for_no_place_in_a_queue_that_is_left(registry, path, monkeypatch):
-    """A replica looks for a second for a place that is gone; what is only given back does not hold a fork up."""
+    """A replica looks for a second for a place that is gone. A mere release does not delay a fork."""
     ours, asked, answered = registry(), threading.Event(), []
     real = transport.Connection.unary
 
@@ -348,7 +348,7 @@ def test_a_fork_waits_for_no_place_in_a_queue_that_is_left(registry, path, monke
         asyncio.get_running_loop().call_soon(began.set)
         call = transport._Unary(Future(), News(), settles)
         await call.settled(asyncio.get_running_loop().time() + 0.1)
-        # A task that does not wait leaves no other its turn.
+        # A task that does not wait gives no other task a turn.
         return began.is_set()
 
     began = threading.Event()

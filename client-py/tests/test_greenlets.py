@@ -1,4 +1,4 @@
-"""Under gevent and eventlet: what can't work says so at once, and what to call instead."""
+"""Under gevent and eventlet, calls that can't work fail at once, and say which call to use instead."""
 
 import json
 

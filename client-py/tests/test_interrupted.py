@@ -1,4 +1,5 @@
-"""Calls that an exception from a signal handler ends, as Ctrl-C and celery's soft time limit do: at any line of them."""
+"""Calls that an exception from a signal handler ends at any of their lines, as Ctrl-C and celery's soft time limit
+do."""
 
 import gc
 import itertools
@@ -15,19 +16,20 @@ from rollcall import engine
 
 
 def line(function, number):
-    """A line of a function of the package, as `interrupted_at` names it."""
+    """A line of a function of the package, in the form that `interrupted_at` returns."""
     return f"{function.__code__.co_filename}:{function.__code__.co_firstlineno + number}"
 
 
-# Those that run before anything of `release` does.
+# The lines that run before `release` has done anything.
 FIRST_LINES = [line(rollcall.Lock.__exit__, 6), line(rollcall.Lock.release, 2), line(rollcall.Lock.release, 3)]
 
 
 class Interrupted(BaseException):
-    """What the signal handler raises."""
+    """The exception of the signal handler."""
 
 
-# What CPython and grpcio do themselves, as the start of a thread or a __del__, is not ours to make safe.
+# The work of CPython and grpcio themselves, such as the start of a thread or a __del__. This package can't make it
+# safe.
 LEFT_OUT = (
     "threading.py",
     "_channel.py",
@@ -40,13 +42,13 @@ LEFT_OUT = (
 
 
 def interrupted_at(number, call):
-    """Makes a call, and raises in this thread before the line of that number is run; returns where, or None."""
+    """Makes a call, and raises in this thread before the line of that number runs. Returns the line, or None."""
     count, where = itertools.count(), []
 
     def trace(frame, event, _):
         if frame.f_code.co_filename.endswith(LEFT_OUT):
             return None
-        # CPython looks at no signal between the end of such a block and the release of its lock.
+        # CPython handles no signal between the end of such a block and the release of its lock.
         is_with = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("with ")
         if event == "line" and not is_with and next(count) == number:
             where.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
@@ -68,7 +70,7 @@ def interrupted_at(number, call):
 
 
 def every_line(call, after):
-    """Makes the call again and again, interrupted one line later each time, until it comes to its end."""
+    """Makes the call again and again, interrupted one line later each time, until it runs to its end."""
     for number in itertools.count():
         where = interrupted_at(number, call)
         after(where)
@@ -87,7 +89,7 @@ def test_a_lock_is_held_by_nobody_when_acquire_was_left(registry, zk, path):
 
     def is_free(where):
         if where in FIRST_LINES:
-            # Nothing can be done where release has not begun; the lock says that it is held.
+            # Nothing can be done if release has not begun; the lock says that it is held.
             assert lock.status() and lock.release()
         eventually(f"nothing is left after {where}", lambda: not zk.exists(path) or not zk.get_children(path))
         assert not ours._held, where
@@ -128,7 +130,7 @@ def test_a_new_registration_is_given_up_when_its_call_was_left(registry, zk, pat
 
     every_line(lambda: ours.set_node(f"{path}/one", {"n": 1}), is_gone)
     assert zk.exists(f"{path}/one")
-    # What stands stays, whatever happens to a call that changes it.
+    # An existing registration stays, whatever happens to a call that changes it.
     every_line(lambda: ours.set_node(f"{path}/one", {"n": 2}), lambda where: None)
     assert zk.exists(f"{path}/one") and list(ours._registered) == [f"{path}/one"]
 
@@ -146,7 +148,7 @@ def test_no_thread_is_left_when_the_constructor_or_stop_was_left(fleet):
         made[-1].stop()
 
     def nothing_is_left(where):
-        # The program has it, or not; the one that it has it may stop once more.
+        # The program either has the registry or does not. If it has it, it may stop it once more.
         while made:
             made.pop().stop()
         eventually(f"the thread has ended after {where}", lambda: names().count("rollcall") == before)
@@ -156,7 +158,7 @@ def test_no_thread_is_left_when_the_constructor_or_stop_was_left(fleet):
 
 @pytest.mark.parametrize("is_waiting", [False, True])
 def test_a_call_is_left_at_once_while_it_waits(registry, zk, monkeypatch, path, is_waiting):
-    """As a signal handler in the wait for the answer: before it comes, and just when it has come."""
+    """A signal handler runs during the wait for the answer: before the answer comes, and just after it has come."""
     ours, other = registry(), registry()
     if is_waiting:
         assert other.acquire_lock(path)

@@ -1,4 +1,4 @@
-"""Locks: in turn, lost and told."""
+"""Locks: their order, and their loss."""
 
 import gc
 import threading
@@ -125,7 +125,8 @@ def test_a_lock_is_kept_for_longer_than_its_ttl(registry, path):
 def test_a_place_in_the_queue_moves_when_its_replica_drains(two, registry, zk, path):
     first = registry(two.replicas[0].address)
     assert first.acquire_lock(path)
-    # The order of names is the order of tries here: the second begins where it is to be driven out of.
+    # The replicas are tried in the order of their names here: the second registry begins at the replica that it has to
+    # leave.
     second = registry(two.server)
     got = []
     thread = threading.Thread(target=lambda: got.append(second.acquire_lock(path, wait=60)))
@@ -157,7 +158,7 @@ def test_acquire_lock_is_of_the_process_and_get_lock_of_the_thread(registry, pat
     assert lock.acquire() and ours.get_lock(path, wait=SOON) is lock
     assert in_thread(lambda: ours.release_lock(path)) is True and lock.status(), "it is another thread's"
     assert ours.release_lock(path) is True and not lock.status()
-    # Two threads that ask at once have one lock.
+    # Two threads that ask at once share one lock.
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda _: ours.acquire_lock(path, wait=SOON), range(4))) == [True] * 4
     assert len(ours._held) == 1 and ours.release_lock(path) and registry().acquire_lock(path, wait=SOON)

@@ -1,4 +1,4 @@
-"""What needs no server: choosing replicas, putting watches together, keeping registrations."""
+"""Tests that need no server: choosing replicas, assembling watches, keeping registrations."""
 
 import asyncio
 import math
@@ -20,7 +20,7 @@ from rollcall.scout import Memory, Unease
 from rollcall.seen import Seen
 from rollcall.values import State, ZnodeStat, from_value, is_same, to_value
 
-# --- what was told
+# --- the latest transaction
 
 
 def test_the_largest_is_kept_until_zookeeper_has_lost_it():
@@ -55,7 +55,7 @@ def test_a_path_that_another_takes_at_once_is_waited_for_no_longer(monkeypatch):
         made, marks = client._shown_of("/a/b")
         assert (made, marks) == (5, [ours["created"]])
         waits = asyncio.ensure_future(client._until_shown("/a/b", None, made, marks))
-        show(5, {**ours, "n": 1})  # What we wrote last, and a moment late.
+        show(5, {**ours, "n": 1})  # Our last write, a moment late.
         for _ in range(10):
             await asyncio.sleep(0)
         assert not waits.done()
@@ -97,7 +97,7 @@ def test_one_that_drains_is_left_for_any_other_and_kept_without_one():
 
 
 def tried(choice, now, but=None, longest=math.inf):
-    """The replica that is chosen once the pauses are over, and when that is."""
+    """The replica that is chosen once the pauses are over, and the time of that."""
     while True:
         chosen = choice.choose(now, but, longest)
         if isinstance(chosen, Chosen):
@@ -318,7 +318,7 @@ def test_what_is_evicted_is_lost_and_does_not_come_back_by_itself():
     lost = v1.Lost(path="/a", generation=5, reason=v1.LOST_REASON_EVICTED)
     assert registrations.take(v1.RegisterResponse(lost=lost)) == Lost("/a", "EVICTED")
     assert registrations.is_empty() and registrations.is_settled()
-    # Evicted while its stream was broken: what is resumed is refused.
+    # Evicted while its stream was broken: the request to resume it is refused.
     wish(registrations, {})
     asked(registrations)
     registrations.take(registered("/a", 7))
@@ -344,7 +344,8 @@ def test_what_an_earlier_stream_may_have_taken_over_late_is_asked_for_once():
     wish(registrations, {})
     asked(registrations)
     registrations.take(registered("/a", 5))
-    # A stream breaks before it has answered; the next one is answered at a replica where the first still stands.
+    # A stream breaks before it has answered. The next one is answered at a replica where the first registration still
+    # exists.
     for _ in range(2):
         registrations.begin()
         assert asked(registrations).generation == 5
@@ -426,7 +427,7 @@ def test_one_that_can_not_be_is_found_and_holds_up_no_other():
         registrations.set(name, {}, to_value({}, 1), answers[name])
     assert names_asked(registrations) == ["/a", "/bad", "/c"]
     registrations.take(registered("/a", 5))
-    # The replica ends the stream because of one of them, and does not say of which.
+    # The replica ends the stream because of one of them, and does not say which.
     error = Refused("too large", "VALUE_TOO_LARGE")
     registrations.suspect(error)
     registrations.begin()
@@ -497,7 +498,7 @@ def test_a_cache_file_is_kept_whole_and_told_from_what_is_none(tmp_path, monkeyp
     assert CacheFile(str(file)).load("/a") == state, "an empty list never takes the place of a known one"
     assert file.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [file]
 
-    # Nor one that has data, whether or not what came before it is written.
+    # An empty list with data does not replace a known list either, whether or not the earlier state is written yet.
     for name in ("/c", "/d"):
         one._news[name] = State({"n": 1}, stat, {"a": {"n": 1}})
     one.flush()

@@ -21,12 +21,12 @@ def test_what_is_registered_is_what_nd_would_write(registry, zk, path):
     assert data == {"pid": os.getpid(), "foo": "bar", "n": 3, "big": 1.5, "tags": ["a", {"b": None}], "größe": True}
     assert stat.ephemeralOwner != 0 and zk.get(path)[0] == b""
 
-    # Other data; no data: they stay.
+    # Other data are written; without data, the node keeps its data.
     assert ours.set_node(node, "a string") is True
     assert json.loads(zk.get(node)[0])["string_value"] == "a string"
     assert ours.set_node(node) is True
     assert json.loads(zk.get(node)[0])["string_value"] == "a string"
-    # A number that a double would change.
+    # A double would change this number.
     ours.set_node(node, {"n": 2**60 + 1, "created": "2012-12-14 21:17:50"})
     assert json.loads(zk.get(node)[0]) == {"pid": os.getpid(), "created": "2012-12-14 21:17:50", "n": 2**60 + 1}
 
@@ -119,7 +119,7 @@ def test_a_large_list_is_told_whole(registry, path):
     text = "x" * 20_000
     for number in range(150):
         writer.set_node(f"{path}/{number:03}", {"text": text})
-    # 3 MB: it comes in parts.
+    # 3 MB, so it comes in parts.
     reader.get(path, callback=seen)
     assert seen.lists == [[f"{number:03}" for number in range(150)]]
 
@@ -190,7 +190,7 @@ def test_who_registers_takes_over_and_the_other_is_told(registry, path):
     second.set_node(f"{path}/one", {"n": 2})
     eventually("told", lambda: lost.all == [(f"{path}/one", "TAKEN_OVER")])
     eventually("seen", lambda: first.get(path)["children"]["one"]["n"] == 2)
-    # It can be taken back.
+    # The path can be taken back.
     first.set_node(f"{path}/one", {"n": 3})
     eventually("seen", lambda: second.get(path)["children"]["one"]["n"] == 3)
 
@@ -208,7 +208,7 @@ def test_what_is_lost_with_the_answer_is_not_registered_again(registry, path):
 
     core.register = and_lost
     mine.set_node(f"{path}/one")
-    # This is what a new start would register.
+    # These are the registrations that a new start would make.
     assert mine._registered == {}
 
 
@@ -246,7 +246,7 @@ def test_what_is_too_large_is_refused_at_once_and_holds_up_nothing(registry, pat
 
 
 def test_what_no_replica_can_read_holds_up_nothing(registry, path, monkeypatch):
-    """A replica of another version may read less than we know of."""
+    """A replica of another version may read less than this client assumes."""
     monkeypatch.setattr(core, "check_size", lambda request: None)
     ours = registry(timeout=10)
     ours.set_node(f"{path}/one")

@@ -1,4 +1,4 @@
-"""Replicas that die, drain, hang, or are not there."""
+"""Replicas that die, drain, hang, or do not exist."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def free_address():
 
 
 def holder_of(fleet, ours):
-    """The replica that a registry talks to."""
+    """The replica that a registry uses."""
     engine = ours._engine
     held = eventually("it is registered", lambda: engine.core.session._held)
     return fleet.replicas[held.replica.index]
@@ -43,7 +43,7 @@ def test_a_killed_replica_is_not_missed(two, registry, zk, path):
     dead.kill()
     other = next(replica for replica in two.replicas if replica is not dead)
 
-    # All of it goes on at the other one.
+    # Everything goes on at the other replica.
     eventually(
         "moved", lambda: (held := ours._engine.core.session._held) and held.replica.index == two.replicas.index(other)
     )
@@ -173,7 +173,7 @@ class Bad:
 
 @pytest.mark.parametrize("connect", [transport.Connection, transport_aio.AioConnection])
 def test_each_address_of_a_name_is_tried_in_a_random_order(fleet, monkeypatch, connect):
-    # A list of addresses has no name of its own to show to the server.
+    # A list of addresses has no name of its own to present to the server.
     for module in (transport, transport_aio):
         monkeypatch.setattr(module, "OPTIONS", (*transport.OPTIONS, ("grpc.default_authority", "name")))
 
@@ -219,7 +219,7 @@ def test_the_only_replica_restarts(fleet, registry, path):
 
 
 def test_the_state_is_that_of_zookeeper_behind_the_replica_too(tmp_path, path):
-    """An embedded server stands for ZooKeeper here: it is stopped, and killed."""
+    """An embedded server takes the place of ZooKeeper here: it is stopped, and killed."""
     backend = Replica(tmp_path, "--embedded")
     own = Fleet(tmp_path, backend.memory())
     front = own.start()
@@ -318,7 +318,7 @@ def test_a_registry_stays_while_no_replica_has_zookeeper(without, tmp_path, regi
         ours = registry(f"{without.address},{other.address}", timeout=1, lazy=True)
         assert ours.set_node(f"{path}/one") is False
         held = eventually("it waits", lambda: ours._engine.core.session._held)
-        # Nothing is to happen: long enough for a client that moves to have done so more than once.
+        # Nothing must happen. The time is long enough for a client that moves to have moved more than once.
         time.sleep(4)
         assert ours._engine.core.session._held is held
     finally:
@@ -381,7 +381,7 @@ def test_the_cache_file_tells_what_nobody_else_can(fleet, registry, tmp_path, pa
     assert json.loads(file.read_text())["version"] == 1
     assert os.listdir(tmp_path).count("cache.json") == 1
 
-    # An empty list never takes the place of a known one.
+    # An empty list never replaces a known one.
     ours.unset(f"{path}/one")
     eventually("empty", lambda: not ours.get(path)["children"])
     ours.stop()

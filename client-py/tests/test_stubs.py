@@ -1,4 +1,4 @@
-"""The committed stubs are what the protos say, and they need no more than pyproject.toml asks for."""
+"""The committed stubs match the protos, and need no more than pyproject.toml asks for."""
 
 import ast
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 from conftest import HERE
 
 PACKAGE = HERE.parent / "rollcall"
-# Where tests/setup.sh puts the versions of requirements-stubs.txt.
+# tests/setup.sh installs the versions of requirements-stubs.txt here.
 GENERATOR = HERE.parents[1] / ".cache" / "stubs" / "bin" / "python"
 
 

@@ -1,8 +1,8 @@
-//! What the client costs beside the generated stubs that it stands on: lookups, registrations, memory.
+//! The cost of the client compared with the generated stubs that it is built on: lookups, registrations, memory.
 //!
-//! `cargo bench -p rollcall --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. Each pair is
-//! measured in turns, several times, and the medians are shown: a machine that does something else meanwhile shows in
-//! both. The time on the processor is this program's own, which has one thread; what the server takes is not in it.
+//! `cargo bench -p rollcall --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. The two
+//! sides of a pair take turns, several times, and the medians are shown, so that other load on the machine shows in
+//! both. The CPU time is that of this program, which has one thread; the server's is not included.
 #![allow(
     missing_docs,
     clippy::print_stdout,
@@ -41,7 +41,7 @@ async fn main() {
     take_down(held).await;
 
     let small = register_with_client(&client, "small", 10).await;
-    // The replica's memory is a moment behind: from here on it is not.
+    // The replica's memory lags a moment behind. A `latest` lookup brings it up to date.
     client.get("/bench/small").latest().await.unwrap();
     for (name, children) in [("small", 10), ("small/server0:80", 0)] {
         for at_once in [1, 16, 128] {
@@ -66,14 +66,14 @@ async fn main() {
     show("register, all at once", REGISTRATIONS, &stubs, &clients);
 }
 
-/// What some operations took, by the clock and on the processor.
+/// Wall-clock time and CPU time of some operations.
 #[derive(Clone, Copy)]
 struct Cost {
     time: Duration,
     processor: Duration,
 }
 
-/// Since when.
+/// The start of a measurement: wall-clock time and CPU time.
 struct Begun(Instant, Duration);
 
 impl Begun {
@@ -104,7 +104,7 @@ fn show(what: &str, count: usize, stubs: &[Cost], clients: &[Cost]) {
     println!("{what}, each: {}; on the processor {}", compare(|cost| cost.time), compare(|cost| cost.processor));
 }
 
-/// What of this process is in memory, in KiB.
+/// Resident memory of this process, in KiB.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -150,7 +150,7 @@ async fn take_down(held: Vec<Registration>) {
     }
 }
 
-/// On one stream, as the client does it.
+/// Registers on one stream, as the client does.
 async fn register_with_stub(stub: &RegistryClient<Channel>, name: &str) -> Cost {
     use v1::register_request::Request;
     use v1::register_response::Response;

@@ -1,4 +1,4 @@
-//! Spreads calls over all who are registered. The service of this example is gRPC's health check, twice.
+//! Spreads calls over all registered servers. The service of this example is gRPC's health check, served twice.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = std::env::var("ROLLCALL_SERVER").unwrap_or("localhost:7700".to_owned());
     let client = Client::connect(server).await?;
 
-    // Two servers, each of which counts its calls and registers where it listens.
+    // Two servers. Each counts its calls and registers the address on which it listens.
     let (mut counts, mut registrations) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -1,4 +1,4 @@
-//! Does something that must not be done twice at a time.
+//! Runs work that must not run twice at the same time.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::time::Duration;

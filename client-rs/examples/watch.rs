@@ -1,4 +1,4 @@
-//! Prints who is registered, whenever that changes.
+//! Prints the registered servers, whenever they change.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use rollcall::{Client, Error};

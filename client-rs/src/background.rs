@@ -1,30 +1,30 @@
-//! What is given back in the background because it was dropped: locks, places in queues, registrations. It is counted, so that
-//! a program can wait for it at its end.
+//! Counts the work that drops leave to the background: giving back locks, places in queues and registrations. A program
+//! can wait for this work before it ends.
 
 use tokio::sync::watch;
 
-/// Counts what is under way. Clones count together.
+/// Counts the work under way. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Background(watch::Sender<usize>);
 
 impl Background {
-    /// Something is under way until the returned value is dropped.
+    /// Counts as work under way until the returned value is dropped.
     pub(crate) fn begin(&self) -> UnderWay {
         self.0.send_modify(|count| *count += 1);
         UnderWay(self.0.clone())
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no work is under way.
     ///
     /// # Cancellation
     /// Safe.
     pub(crate) async fn settled(&self) {
-        // There is a sender, so it ends by the count alone.
+        // `self` is a sender, so the channel stays open and only the count ends the wait.
         let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 
-/// From [`Background::begin`].
+/// Work under way: from [`Background::begin`].
 #[derive(Debug)]
 pub(crate) struct UnderWay(watch::Sender<usize>);
 

@@ -1,4 +1,4 @@
-//! A channel to a service: calls are spread over those who are registered.
+//! A channel to a service: calls are spread over its registered servers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::link::{BoxError, Link};
 use crate::watch::View;
 
-/// A channel to be made: from [`Client::channel`].
+/// A builder of a channel: from [`Client::channel`].
 #[must_use = "nothing is connected before it is awaited"]
 pub struct BalancedChannel {
     client: Client,
@@ -34,8 +34,8 @@ type Configure = Box<dyn Fn(Endpoint) -> Endpoint + Send + Sync>;
 type Connect = Arc<dyn Fn(&str) -> Result<Option<Endpoint>, Error> + Send + Sync>;
 
 impl Client {
-    /// A gRPC channel to a service of yours: calls are spread over the `host:port`s that are registered under the path, as
-    /// they come and go. Await it, and make a generated client of it.
+    /// A gRPC channel to one of your services. Calls are spread over the `host:port`s that are registered under the
+    /// path, as they come and go. Await it, and create a generated client on it.
     ///
     /// ```no_run
     /// # async fn example(client: rollcall::Client) -> Result<(), rollcall::Error> {
@@ -45,12 +45,12 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// - While nobody has ever been registered, calls wait. When the last one goes, calls still go to where it was, and fail
-    ///   at once if nobody is there: give a call a deadline if that is no answer to you.
-    /// - A host that has several addresses is resolved anew for each connection, and each address is tried. Where none of
-    ///   them can be connected to, the call goes to another registered name.
-    /// - A call whose connection breaks fails; it is not tried again elsewhere, as it may have been carried out.
-    /// - Names that are no `host:port` are left out.
+    /// - Until the first registration appears, calls wait. After the last one is gone, calls still go to its address,
+    ///   and fail at once if no server is there. Where that does not suit you, give the call a deadline.
+    /// - A host with several addresses is resolved anew for each connection, and each address is tried. If none of them
+    ///   can be connected to, the call goes to another registered name.
+    /// - A call whose connection breaks fails. It is not tried again elsewhere, since it may have been carried out.
+    /// - Names that are not `host:port` are left out.
     pub fn channel(&self, path: impl Into<String>) -> BalancedChannel {
         let configure = Box::new(|endpoint| endpoint);
         BalancedChannel { client: self.clone(), path: path.into(), tls: None, configure }
@@ -58,15 +58,15 @@ impl Client {
 }
 
 impl BalancedChannel {
-    /// Settings for each connection: time-outs, windows, pings, and what else tonic's [`Endpoint`] has, except for its
-    /// address and what concerns TCP alone. For TLS see [`tls`](BalancedChannel::tls).
+    /// Sets the options of each connection: time-outs, windows, pings, and the rest of tonic's [`Endpoint`], except for
+    /// its address and the options of TCP alone. For TLS see [`tls`](BalancedChannel::tls).
     pub fn configure(mut self, configure: impl Fn(Endpoint) -> Endpoint + Send + Sync + 'static) -> Self {
         self.configure = Box::new(configure);
         self
     }
 
-    /// Encrypts each connection. A server has to show a certificate for the host that it is registered under. Needs the
-    /// feature `tls`.
+    /// Encrypts each connection. A server must present a certificate for the host that it is registered under. Needs
+    /// the feature `tls`.
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
@@ -75,7 +75,7 @@ impl BalancedChannel {
     async fn open(self) -> Result<ServiceChannel, Error> {
         let Self { client, path, tls, configure } = self;
         let connect: Connect = Arc::new(move |name| Ok(endpoint(name, tls.as_ref())?.map(&configure)));
-        // Settings that are wrong are an error of this call, not of a later one.
+        // Wrong settings are an error of this call, not of a later one.
         connect("localhost:1")?;
         let view = client.watch(path).view().await?;
         let (links, receiver) = watch::channel(Vec::new());
@@ -89,7 +89,7 @@ impl IntoFuture for BalancedChannel {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     /// # Errors
-    /// As of [`Watch::view`](crate::Watch::view), and [`Error::Invalid`] when TLS can't be had like this.
+    /// Those of [`Watch::view`](crate::Watch::view), and [`Error::Invalid`] when TLS can't be set up like this.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.open())
     }
@@ -101,8 +101,8 @@ impl fmt::Debug for BalancedChannel {
     }
 }
 
-/// A channel to all who are registered under a path: from [`Client::channel`]. Generated clients take it in place of tonic's
-/// channel. Clones share its connections.
+/// A channel to all servers that are registered under a path: from [`Client::channel`]. Generated clients take it in
+/// place of tonic's channel. Clones share its connections.
 #[derive(Clone)]
 pub struct ServiceChannel(watch::Receiver<Vec<Link>>);
 
@@ -140,17 +140,18 @@ impl Service<Request<Body>> for ServiceChannel {
     }
 }
 
-/// Keeps the list of connections, until the last clone of the channel is gone.
+/// Keeps the list of connections current, until the last clone of the channel is gone.
 async fn follow(mut view: View, links: watch::Sender<Vec<Link>>, connect: Connect) {
     let mut known: BTreeMap<Arc<str>, Link> = BTreeMap::new();
     loop {
         let names: Vec<Arc<str>> = view.current().node.children.keys().map(|name| name.as_str().into()).collect();
         let (before, connect) = (known.clone(), connect.clone());
         let renew = move || names.into_iter().filter_map(|name| renewed(name, &before, &connect)).collect();
-        // With TLS each new name reads the certificates of the system.
+        // With TLS, each new name reads the system's certificates.
         let Ok(now) = tokio::task::spawn_blocking(renew).await else { return };
         let now: BTreeMap<Arc<str>, Link> = now;
-        // An empty list is more often a fault than a wish, and calls would hang: the last known are kept.
+        // An empty list is more often a fault than intended, and calls would hang on it, so the last known connections
+        // are kept.
         if !now.is_empty() {
             links.send_replace(now.values().cloned().collect());
             known = now;
@@ -165,7 +166,7 @@ async fn follow(mut view: View, links: watch::Sender<Vec<Link>>, connect: Connec
     }
 }
 
-/// The connection for a name: the one that there is, or a new one.
+/// The connection for a name: the existing one, or a new one.
 fn renewed(name: Arc<str>, before: &BTreeMap<Arc<str>, Link>, connect: &Connect) -> Option<(Arc<str>, Link)> {
     let link = match before.get(&name) {
         Some(link) => link.clone(),
@@ -174,7 +175,7 @@ fn renewed(name: Arc<str>, before: &BTreeMap<Arc<str>, Link>, connect: &Connect)
     Some((name, link))
 }
 
-/// The address that a name stands for; `None`: for none.
+/// The endpoint of a registered name; `None` when the name is not an address.
 fn endpoint(name: &str, tls: Option<&Tls>) -> Result<Option<Endpoint>, Error> {
     let is_address = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
     if !name.rsplit_once(':').is_some_and(is_address) {

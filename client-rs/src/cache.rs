@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::node::{Child, Lookup, Node, Stat};
 use crate::value::{Value, from_hex, to_hex};
 
-/// What the file says that it is.
+/// Version of the file's format.
 const VERSION: u64 = 1;
 
 /// The last known answers of a client. Cheap to clone.
@@ -24,24 +24,25 @@ pub(crate) struct Cache(Arc<Inner>);
 struct Inner {
     file: PathBuf,
     known: Mutex<Known>,
-    /// Held while the file is written: no other lock is taken while the one on `known` is held.
+    /// Held while the file is written. Lock order: `writing` before `known`; no other lock is taken while `known` is
+    /// locked.
     writing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     answers: Answers,
-    /// Not written yet.
+    /// Whether an answer is not in the file yet.
     is_dirty: bool,
 }
 
-/// What was asked: the path, and whether everything below is meant.
+/// A question: the path, and whether it covers everything below.
 type Question = (String, bool);
-/// The answers, and when each was current.
+/// The answers, and the time at which each was current.
 type Answers = BTreeMap<Question, (Arc<Lookup>, SystemTime)>;
 
 impl Cache {
-    /// Reads the file; one that is missing or can't be understood counts as empty.
+    /// Reads the file. A file that is missing or can't be understood counts as empty.
     pub(crate) fn open(file: PathBuf) -> Self {
         let answers = match fs::read(&file) {
             Ok(bytes) => parse(&bytes).unwrap_or_else(|| {
@@ -59,7 +60,7 @@ impl Cache {
         Self(Arc::new(Inner { file, known, writing: Mutex::default() }))
     }
 
-    /// What is known of a path, stale.
+    /// The known answer for a path, marked as stale.
     pub(crate) fn get(&self, path: &str, recursive: bool) -> Option<Lookup> {
         let known = self.known();
         let (lookup, as_of) = known.answers.get(&(path.to_owned(), recursive))?;
@@ -73,8 +74,8 @@ impl Cache {
         }
     }
 
-    /// Whether that is news. A stale answer is not kept, and an empty list never takes the place of one that has names:
-    /// what was there last is more use than nothing.
+    /// Keeps an answer in memory, and returns whether it was news. A stale answer is not kept. An empty list never
+    /// replaces a list with names: the last known names are more use than none.
     fn put(&self, recursive: bool, lookup: Arc<Lookup>) -> bool {
         let key = (lookup.node.path.clone(), recursive);
         let mut known = self.known();
@@ -120,13 +121,13 @@ impl Cache {
     }
 }
 
-/// Puts a file in the place of another, for nobody else to read: whoever looks sees the old one or the new one, whole.
+/// Replaces a file by one that only its owner can read. A reader sees either the old file or the new one, whole.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let new = PathBuf::from(name);
     let write = || {
-        // One that a crash has left may be readable by others.
+        // A file that a crash has left may be readable by others.
         let _ = fs::remove_file(&new);
         let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         open.write_all(text.as_bytes())?;
@@ -167,7 +168,7 @@ fn entry(value: Option<&Value>, stat: Option<Stat>) -> Json {
     json!({ "value": value, "stat": stat.map(numbers) })
 }
 
-/// A stat as a list: it is the larger part of most entries otherwise.
+/// A stat as a list of numbers. With names for them it would be the larger part of most entries.
 fn numbers(stat: Stat) -> [i64; 11] {
     [
         stat.czxid,

@@ -1,5 +1,5 @@
-//! Which replica to talk to: sticky while it answers, another at once when it does not, with a growing pause before the
-//! same is tried again. Pure: the time and the seed are given.
+//! Chooses the replica to talk to. The choice stays with one replica while that answers and moves to another at once
+//! when it does not; the pause before the same replica is tried again grows. Pure: the time and the seed are given.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-/// The shortest and the longest pause before a replica that has failed is tried again. Each is jittered down to half.
+/// Shortest and longest pause before a failed replica is tried again. Jitter shortens a pause to as little as half.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
-/// The longest pause that a replica may ask for.
+/// Longest pause that a replica may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(30);
 
-/// Longer than any program runs, and no more than clocks can add.
+/// Longer than any program runs, and short enough to be added to any clock.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Which of several replicas to use. One owner; everybody's failures and successes come together here.
+/// The choice among several replicas. It has one owner; the failures and successes of all callers come together here.
 #[derive(Debug)]
 pub(crate) struct Choice {
     replicas: Vec<Health>,
@@ -25,7 +25,7 @@ pub(crate) struct Choice {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Health {
-    /// Rises with each failure, so that many streams that break at once count as one.
+    /// Rises with each failure, so that many streams that break at once count as one failure.
     era: u64,
     failures: u32,
     pause: Option<Pause>,
@@ -41,38 +41,38 @@ struct Pause {
 }
 
 impl Health {
-    /// The time from which the replica may be tried again, where its pause is cut to `longest`.
+    /// The time from which the replica may be tried again, with its pause cut to `longest`.
     fn free_at(&self, longest: Duration) -> Option<Instant> {
         let Pause { since, length, jitter } = self.pause?;
         Some(since + length.min(longest.mul_f64(jitter)))
     }
 }
 
-/// A replica that was chosen, at one moment.
+/// A replica that was chosen, and its era at that moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Chosen {
     pub(crate) index: usize,
     era: u64,
 }
 
-/// What a choice comes to.
+/// The result of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Use(Chosen),
-    /// Every replica has failed lately: choose again then.
+    /// Every replica has failed lately: choose again at this time.
     Wait(Instant),
 }
 
 impl Choice {
     pub(crate) fn new(count: usize, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        // Clients that start together do not all begin with the first.
+        // Clients that start together do not all begin with the first replica.
         let current = rng.random_range(0..count);
         Self { replicas: vec![Health::default(); count], current, rng }
     }
 
-    /// Chooses; `but` only while no other may be tried. A pause counts for no more than `longest`: a caller whose lock or
-    /// registration runs out cannot wait for longer.
+    /// Chooses a replica. `but` is chosen only while no other may be tried. A pause counts for no more than `longest`:
+    /// a caller whose lock or registration runs out cannot wait longer.
     pub(crate) fn choose(&mut self, now: Instant, but: Option<usize>, longest: Duration) -> Verdict {
         let is_free = |health: &Health| health.free_at(longest).is_none_or(|at| at <= now);
         if Some(self.current) == but || !is_free(&self.replicas[self.current]) {
@@ -85,13 +85,13 @@ impl Choice {
                 let soonest = self.replicas.iter().filter_map(|health| health.free_at(longest)).min();
                 return Verdict::Wait(soonest.unwrap_or(now));
             }
-            // Not simply the next: the clients of a replica that died spread over all others.
+            // Not simply the next replica: the clients of a replica that died spread over all others.
             self.current = free[self.rng.random_range(0..free.len())];
         }
         Verdict::Use(Chosen { index: self.current, era: self.replicas[self.current].era })
     }
 
-    /// It answers.
+    /// The replica answers.
     pub(crate) fn succeeded(&mut self, chosen: Chosen) {
         let health = &mut self.replicas[chosen.index];
         if health.era == chosen.era {
@@ -99,19 +99,20 @@ impl Choice {
         }
     }
 
-    /// The index of the one that is used until it fails.
+    /// The index of the replica that is used until it fails.
     pub(crate) fn current(&self) -> usize {
         self.current
     }
 
-    /// It is known to serve what the present one does not: it is the next to be used.
+    /// The replica is known to serve where the present one does not: it is used next.
     pub(crate) fn prefer(&mut self, index: usize) {
         self.current = index;
         let health = &mut self.replicas[index];
         (health.failures, health.pause) = (0, None);
     }
 
-    /// It does not, or not now; `asked` is the pause that it has asked for. Says whether that was news.
+    /// The replica does not answer, or can't serve now; `asked` is the pause that it has asked for. Returns whether
+    /// that was news.
     pub(crate) fn failed(&mut self, chosen: Chosen, asked: Option<Duration>, now: Instant) -> bool {
         let health = &mut self.replicas[chosen.index];
         if health.era != chosen.era {
@@ -199,7 +200,7 @@ mod tests {
         assert!(matches!(one.choose(now, Some(0), FOREVER), Verdict::Use(_)));
     }
 
-    /// The index that is chosen, once the pauses are over; moves the clock there.
+    /// The index that is chosen once the pauses are over; moves the clock to that time.
     fn next(choice: &mut Choice, now: &mut Instant, but: Option<usize>, longest: Duration) -> Chosen {
         loop {
             match choice.choose(*now, but, longest) {

@@ -1,4 +1,4 @@
-//! The client: what all calls share.
+//! The client, and the parts that all calls share.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -22,15 +22,15 @@ use crate::node::Lookup;
 use crate::register::session::Sessions;
 use crate::replicas::{Replica, Replicas, Stub};
 
-/// How long a call may take before it is given up, unless the client is told otherwise.
+/// Time after which a call is given up, unless the client is given another.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one replica may take to answer before another is asked.
+/// Time that one replica may take to answer before another is asked.
 const ATTEMPT: Duration = Duration::from_secs(4);
 
 /// A client of any number of replicas. Clones are cheap and share connections, registrations and everything else.
 ///
-/// It needs a Tokio runtime. Calls go to one replica as long as that answers; when it does not, or says that it is about
-/// to stop, they go to another. Registrations, watches and locks with a ttl move along.
+/// It needs a Tokio runtime. Calls go to one replica for as long as it answers. When it does not, or says that it is
+/// about to stop, they go to another. Registrations, watches and locks with a ttl move along.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) background: Background,
 }
 
-/// How to connect: made by [`Client::connect`].
+/// A builder of a client: from [`Client::connect`].
 #[derive(Clone)]
 #[must_use = "nothing happens before it is awaited, or `lazy` is called"]
 pub struct Connect {
@@ -64,7 +64,7 @@ pub struct Connect {
 impl Client {
     /// Begins to connect to one or more replicas: `"localhost:7700"`, `"a:7700,b:7700"`, `["a:7700", "b:7700"]`.
     ///
-    /// Awaiting it waits until one of them answers; [`Connect::lazy`] does not wait.
+    /// Awaiting the builder waits until one of them answers; [`Connect::lazy`] does not wait.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rollcall::Error> {
@@ -83,26 +83,26 @@ impl Client {
         }
     }
 
-    /// Waits until everything that was dropped has been given back: locks, places in queues, registrations. A program calls it
-    /// last, since a runtime that ends does not finish what goes on in the background.
+    /// Waits until everything that was dropped has been given back: locks, places in queues, registrations. A program
+    /// calls it last, since a runtime that ends does not finish its background work.
     ///
     /// # Errors
-    /// [`Error::Unreachable`]: no replica could be told within the client's time-out; what is left goes with its ttl.
+    /// [`Error::Unreachable`]: no replica could be reached within the client's time-out; the rest goes with its ttl.
     ///
     /// # Cancellation
     /// Safe.
     ///
     /// # Connection loss
-    /// Another replica is told.
+    /// Another replica is asked.
     pub async fn settled(&self) -> Result<(), Error> {
         let Shared { replicas, patience, background, .. } = self.shared();
-        // Each goes on for as long as that, and some time has passed since it began.
+        // Each of these tasks goes on for that long at most, and has begun some time ago.
         let settled = timeout(*patience, background.settled()).await;
         settled.map_err(|_| Error::Unreachable { replicas: replicas.names(), source: None })
     }
 
-    /// How the replicas answer, as it changes: Tokio's watch channel. It is for messages: which replica a call goes to next
-    /// is decided elsewhere.
+    /// How the replicas answer, as it changes: Tokio's watch channel. It is for messages; it does not decide which
+    /// replica a call goes to next.
     #[must_use]
     pub fn contact(&self) -> watch::Receiver<Contact> {
         self.replicas().contact()
@@ -116,7 +116,7 @@ impl Client {
         &self.0.replicas
     }
 
-    /// What the cache file knows, stale; `None` where there is no file, or nothing about the path.
+    /// The cache file's answer, marked as stale; `None` when there is no file, or nothing about the path in it.
     pub(crate) fn cached(&self, path: &str, recursive: bool) -> Option<Lookup> {
         self.0.cache.as_ref()?.get(path, recursive)
     }
@@ -136,30 +136,30 @@ impl Connect {
         self
     }
 
-    /// Shows this token with every call, as `authorization: Bearer …`. Use it with TLS only: everybody on the way can
-    /// read it otherwise.
+    /// Sends this token with every call, as `authorization: Bearer …`. Use it with TLS only: without TLS, everybody on
+    /// the way can read it.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// What the program calls itself in the replicas' logs and, unless a lock is given another, as the holder of locks.
-    /// Default: host name and process id.
+    /// The program's name in the replicas' logs and, unless a lock is given another, as the holder of locks. Default:
+    /// host name and process id.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// How long a call may take, with all replicas that it tries, before it ends with [`Error::Unreachable`]. Default:
+    /// Time that a call may take, with all replicas that it tries, before it ends with [`Error::Unreachable`]. Default:
     /// 10 seconds. Streams go on for ever.
     pub fn timeout(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Keeps the last known answers of lookups and views in this file, for when no replica can be reached: they are then given
-    /// from it, with `stale` and `as_of`. It is JSON, for its owner's eyes only, and always whole. An empty list never takes
-    /// the place of one that has names. One file is for one program.
+    /// Keeps the last known answers of lookups and views in this file. When no replica can be reached, they are given
+    /// from the file, with `stale` and `as_of`. The file is JSON, only its owner can read it, and it is always whole.
+    /// An empty list never replaces a list with names. Each program needs a file of its own.
     pub fn cache_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.cache_file = Some(file.into());
         self
@@ -168,7 +168,7 @@ impl Connect {
     /// Makes the client without waiting for a replica. Nothing is connected before the first call.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when an address, the token or a certificate can't be.
+    /// [`Error::Invalid`] when an address, the token or a certificate is not valid.
     pub fn lazy(self) -> Result<Client, Error> {
         let addresses = addresses(&self.endpoints, self.tls.as_ref())?;
         let credentials = self.token.as_deref().map(Credentials::bearer).transpose()?.unwrap_or_default();
@@ -183,7 +183,7 @@ impl Connect {
 
 impl fmt::Debug for Connect {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The token is not for logs.
+        // The token must not be logged.
         formatter
             .debug_struct("Connect")
             .field("endpoints", &self.endpoints)
@@ -200,8 +200,8 @@ impl IntoFuture for Connect {
     /// Waits until a replica answers, with ZooKeeper or without.
     ///
     /// # Errors
-    /// [`Error::Invalid`] as of [`Connect::lazy`]; [`Error::Unreachable`] when none answers in time; [`Error::Refused`] when
-    /// the credentials are wrong.
+    /// [`Error::Invalid`] as for [`Connect::lazy`]; [`Error::Unreachable`] when no replica answers in time;
+    /// [`Error::Refused`] when the credentials are wrong.
     ///
     /// # Cancellation
     /// Safe.
@@ -214,7 +214,7 @@ impl IntoFuture for Connect {
                 async move { attempt.bounded(attempt.stub().get(request)).await }
             };
             match client.call(Call::read("/"), probe).await {
-                // It has answered: what it says of ZooKeeper is for the calls that need it.
+                // The replica has answered. Its trouble with ZooKeeper concerns only the calls that need ZooKeeper.
                 Err(Error::Refused(refusal)) if refusal.reason() == &Reason::BackendUnavailable => Ok(client),
                 answer => answer.map(|_| client),
             }
@@ -229,18 +229,18 @@ fn default_name() -> String {
     format!("{host}:{}", std::process::id())
 }
 
-/// How a unary call may be tried again.
+/// A unary call, and how it may be tried again.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     path: String,
     kind: Kind,
-    /// For how long the replica may hold the answer back.
+    /// Time for which the replica may hold the answer back.
     hold: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Carried out twice it is the same as once.
+    /// To carry it out twice is the same as once.
     Read,
     /// Tried again only when it was certainly not carried out.
     Write,
@@ -260,12 +260,12 @@ impl Call {
     }
 }
 
-/// One try of a call at one replica.
+/// An attempt of a call at one replica.
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
     replica: Replica,
     bound: Duration,
-    /// When the call as a whole is given up.
+    /// When the whole call is given up.
     pub(crate) deadline: Instant,
 }
 
@@ -274,12 +274,12 @@ impl Attempt {
         self.replica.stub.clone()
     }
 
-    /// Which replica is asked.
+    /// The index of the replica that is asked.
     pub(crate) fn index(&self) -> usize {
         self.replica.index()
     }
 
-    /// Awaits one answer, for as long as it may take.
+    /// Awaits one answer, up to the bound of the attempt.
     pub(crate) async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
@@ -294,14 +294,14 @@ impl Attempt {
 }
 
 impl Client {
-    /// Makes a call: at one replica after the other, until one answers or the time is over.
+    /// Makes a call: at one replica after another, until one answers or the time is over.
     pub(crate) async fn call<T, F>(&self, call: Call, mut attempt: impl FnMut(Attempt) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Failure>> + Send,
     {
         let Shared { replicas, patience, .. } = self.shared();
         let deadline = Instant::now() + (*patience + call.hold).min(FOREVER);
-        // A write that hangs must not be sent twice: it has all the time there is.
+        // A write that hangs must not be sent twice, so a single attempt has all the time there is.
         let bound = if call.kind == Kind::Read { ATTEMPT.saturating_add(call.hold) } else { *patience };
         let mut last = None;
         while let Ok(replica) = timeout_at(deadline, replicas.pick()).await {

@@ -1,4 +1,4 @@
-//! How the replicas answer, for a program that wants to say what it waits for.
+//! How the replicas answer, for a program that shows the cause of a wait.
 
 use std::time::SystemTime;
 
@@ -8,18 +8,18 @@ use crate::error::Failure;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Contact {
-    /// The replica that was asked last: `host:port`. Empty before the first call.
+    /// Address of the replica that was asked last: `host:port`. Empty before the first call.
     pub replica: String,
-    /// Since when there has been no answer, from any of them; `None`: the last call was answered.
+    /// Time since which no replica has answered; `None`: the last call was answered.
     pub silent_since: Option<SystemTime>,
-    /// Why: what came back last instead of an answer, and the replica that it came from. `None`: nothing yet.
+    /// The last failure since then: the replica, and the cause. `None`: none yet.
     pub trouble: Option<(String, String)>,
-    /// A replica does answer, but only to say that it can't serve now, as while it has lost ZooKeeper.
+    /// Whether a replica answers, but only to say that it can't serve now, such as while it has lost ZooKeeper.
     pub is_refused: bool,
 }
 
 impl Contact {
-    /// A call goes to a replica.
+    /// A call goes to a replica. Returns whether that is news.
     pub(crate) fn asked(&mut self, replica: &str) -> bool {
         let is_news = self.silent_since.is_none() || self.replica != replica;
         self.silent_since = self.silent_since.or_else(|| Some(SystemTime::now()));
@@ -27,14 +27,14 @@ impl Contact {
         is_news
     }
 
-    /// It was answered.
+    /// The call was answered. Returns whether that is news.
     pub(crate) fn answered(&mut self) -> bool {
         let is_news = self.silent_since.is_some();
         (self.silent_since, self.trouble, self.is_refused) = (None, None, false);
         is_news
     }
 
-    /// It was not.
+    /// The call was not answered. Returns whether that is news.
     pub(crate) fn failed(&mut self, replica: &str, failure: &Failure) -> bool {
         self.silent_since = self.silent_since.or_else(|| Some(SystemTime::now()));
         self.trouble = Some((replica.to_owned(), failure.cause()));

@@ -1,4 +1,4 @@
-//! Where replicas are, and how to talk to them: addresses, TLS, the token.
+//! The replicas' addresses, and how to connect to them: TLS and the token.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,14 +10,15 @@ use tonic::{Request, Status};
 
 use crate::error::Error;
 
-/// How long a connection may be silent before it is pinged. A replica welcomes no more than this.
+/// Time after which a silent connection is pinged. A replica welcomes pings no more often than this.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the answer to a ping may take. Together with the interval it stays under what a replica allows itself, so
-/// that a client knows of a broken connection before a lock that it carried is given to another.
+/// Time that the answer to a ping may take. Together with the interval it is shorter than the time that a replica
+/// allows itself, so that a client knows of a broken connection before the lock that it carried is given to another
+/// client.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One or more replicas, as a program names them: `"host:port"`, several separated by commas, or a list of them. An
-/// address may begin with `http://` or `https://`; the latter asks for TLS.
+/// One or more replicas: `"host:port"`, several of these separated by commas, or a list of them. An address may begin
+/// with `http://` or `https://`; the latter asks for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoints(Vec<String>);
 
@@ -57,7 +58,7 @@ impl<T: AsRef<str>, const N: usize> From<[T; N]> for Endpoints {
     }
 }
 
-/// How connections are encrypted. Needs the feature `tls`.
+/// Settings of encrypted connections. Needs the feature `tls`.
 #[derive(Clone, Default)]
 pub struct Tls {
     ca_certificate: Option<String>,
@@ -66,20 +67,20 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Trusts what the system trusts.
+    /// Trusts the certificates that the system trusts.
     #[must_use]
     pub fn system() -> Self {
         Self::default()
     }
 
-    /// Trusts certificates of this authority (PEM), and no others.
+    /// Trusts the certificates of this authority (PEM), and no others.
     #[must_use]
     pub fn ca_certificate(mut self, pem: impl Into<String>) -> Self {
         self.ca_certificate = Some(pem.into());
         self
     }
 
-    /// Shows this certificate and key (PEM) to replicas that ask for one.
+    /// Presents this certificate and key (PEM) to replicas that ask for one.
     #[must_use]
     pub fn identity(mut self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
         self.identity = Some((certificate.into(), key.into()));
@@ -96,7 +97,7 @@ impl Tls {
 
 impl fmt::Debug for Tls {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The key is not for logs.
+        // The key must not be logged.
         formatter
             .debug_struct("Tls")
             .field("ca_certificate", &self.ca_certificate.is_some())
@@ -115,7 +116,7 @@ pub(crate) struct Address {
 }
 
 /// # Errors
-/// [`Error::Invalid`] when there is none, or one can't be.
+/// [`Error::Invalid`] when there is no address, or when one is not valid.
 pub(crate) fn addresses(endpoints: &Endpoints, tls: Option<&Tls>) -> Result<Vec<Address>, Error> {
     if endpoints.0.is_empty() {
         return Err(Error::invalid("endpoints", "there is none: name at least one HOST:PORT"));
@@ -185,7 +186,7 @@ pub(crate) struct Credentials(Option<MetadataValue<Ascii>>);
 
 impl Credentials {
     /// # Errors
-    /// [`Error::Invalid`] when it can't be a header.
+    /// [`Error::Invalid`] when the token can't be a header.
     pub(crate) fn bearer(token: &str) -> Result<Self, Error> {
         let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
             .parse()

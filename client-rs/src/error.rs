@@ -1,4 +1,4 @@
-//! What can go wrong, and whether it helps to try again.
+//! Errors, and whether it helps to try again.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,38 +11,39 @@ use tonic_types::StatusExt as _;
 /// The domain of every `google.rpc.ErrorInfo` that a replica sends.
 const DOMAIN: &str = "rollcall";
 
-/// Why a call failed, or why something that was held is held no more. Cheap to clone.
+/// Why a call failed, or why a lock or a registration is no longer held. Cheap to clone.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It can't be asked for like this; nothing was sent.
+    /// The request is not valid; nothing was sent.
     #[error("{what}: {cause}")]
     Invalid {
-        /// Which argument is at fault.
+        /// The argument at fault.
         what: &'static str,
-        /// What is wrong with it.
+        /// Why it is not valid.
         cause: String,
     },
-    /// No replica gave an answer in the time that the client may take. Nothing was written.
+    /// No replica answered within the client's time-out. Nothing was written.
     #[error("no replica answered ({replicas}){}", because(source.as_deref()))]
     Unreachable {
-        /// Who was asked: `host:port`, separated by commas.
+        /// The replicas that were asked: `host:port`, separated by commas.
         replicas: String,
-        /// What the last one that was tried said, or why it said nothing.
+        /// The answer of the last replica that was tried, or why there was none.
         source: Option<Arc<Status>>,
     },
-    /// A replica has answered, with a refusal.
+    /// A replica refused the request.
     #[error("{0}")]
     Refused(Refusal),
-    /// The connection broke after a write was sent: it may or may not have been made. Read before you try again.
+    /// The connection broke after a write was sent, so the write may or may not have been made. Read before you try
+    /// again.
     #[error("{path} may or may not have been written: {}", source.message())]
     OutcomeUnknown {
-        /// What was to be written.
+        /// The path that was to be written.
         path: String,
         /// How the call ended.
         source: Arc<Status>,
     },
-    /// A lock or a registration is held no more.
+    /// A lock or a registration is no longer held.
     #[error("{path} is lost: {reason}")]
     Lost {
         /// The path of the lock or the registration.
@@ -60,7 +61,7 @@ fn said(status: &Status) -> &str {
     if status.message().is_empty() { status.code().description() } else { status.message() }
 }
 
-/// What a replica said when it refused.
+/// A replica's refusal.
 #[derive(Debug, Clone)]
 pub struct Refusal {
     reason: Reason,
@@ -76,13 +77,13 @@ impl Refusal {
         &self.reason
     }
 
-    /// The cause, for a human reader; its wording may change.
+    /// The cause, for people; its wording may change.
     #[must_use]
     pub fn message(&self) -> &str {
         self.status.message()
     }
 
-    /// More about it, by key, such as `path`, `actual_version` or `holders`.
+    /// A detail by its key, such as `path`, `actual_version` or `holders`.
     #[must_use]
     pub fn detail(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
@@ -105,13 +106,13 @@ macro_rules! reasons {
         #[non_exhaustive]
         pub enum Reason {
             $($(#[$doc])* $name,)+
-            /// One that this version of the client does not know, or, from something else than a replica, the name of
-            /// its status code.
+            /// A reason that this version of the client does not know. If the refusal did not come from a replica: the
+            /// name of its status code.
             Other(String),
         }
 
         impl Reason {
-            /// As it is written on the wire.
+            /// The reason as it is written on the wire.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -133,13 +134,13 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The path is none, or can't be used for this.
+    /// The path is not a valid path, or can't be used for this call.
     InvalidPath = "INVALID_PATH",
-    /// The value is over the replica's limit.
+    /// The value is larger than the replica's limit.
     ValueTooLarge = "VALUE_TOO_LARGE",
     /// The ttl is not between 1 second and 10 minutes.
     InvalidTtl = "INVALID_TTL",
-    /// The request breaks the rules.
+    /// The request breaks the rules of the protocol.
     Protocol = "PROTOCOL",
     /// The node does not exist.
     NoNode = "NO_NODE",
@@ -147,23 +148,23 @@ reasons! {
     LockLost = "LOCK_LOST",
     /// The node has another version.
     VersionMismatch = "VERSION_MISMATCH",
-    /// The lock was not granted in the time that was given.
+    /// The lock was not granted in the time that the request allowed.
     LockBusy = "LOCK_BUSY",
-    /// Another stream has come for the same lock.
+    /// Another stream has taken over the same lock.
     Superseded = "SUPERSEDED",
-    /// Nothing was heard from the client for the ttl.
+    /// The replica heard nothing from the client for the ttl.
     SessionExpired = "SESSION_EXPIRED",
-    /// The state that a page belongs to is gone.
+    /// The replica no longer has the state that the page belongs to.
     PageExpired = "PAGE_EXPIRED",
-    /// The name is registered by another, and `exclusive` was asked for.
+    /// Another client has registered the name, and the request was `exclusive`.
     NameTaken = "NAME_TAKEN",
-    /// The node exists, and was to be created.
+    /// The node exists already, and the request was to create it.
     NodeExists = "NODE_EXISTS",
-    /// The lock may be held by another number at once.
+    /// The lock's `simultaneous` differs from the one that others use.
     LockLimitDiffers = "LOCK_LIMIT_DIFFERS",
-    /// The path holds something else than a lock.
+    /// The path holds something other than a lock.
     NotALock = "NOT_A_LOCK",
-    /// A durable node stands where a registration should go.
+    /// A durable node exists where the registration should go.
     NotEphemeral = "NOT_EPHEMERAL",
     /// The node has children.
     NotEmpty = "NOT_EMPTY",
@@ -181,7 +182,7 @@ reasons! {
     BackendUnavailable = "BACKEND_UNAVAILABLE",
     /// The replica is about to stop.
     Draining = "DRAINING",
-    /// Whether the write was made is not known.
+    /// Whether the write was made is unknown.
     OutcomeUnknown = "OUTCOME_UNKNOWN",
     /// A quota that is set in ZooKeeper forbids it.
     Quota = "QUOTA",
@@ -193,27 +194,27 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why a registration or a lock is held no more.
+/// Why a registration or a lock is no longer held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LostReason {
     /// Somebody else has registered the path since.
     TakenOver,
-    /// Its time ran out before a replica could be told that it is still wanted.
+    /// Its time ran out before any replica heard that it is still wanted.
     Expired,
     /// The ZooKeeper session that carried it is over, or may be.
     SessionLost,
-    /// Somebody deleted it, and it is not made again.
+    /// Somebody deleted it, and it is not created again.
     Removed,
-    /// An operator took it out with Evict, and keeps the path from being registered for a time.
+    /// An operator removed it with Evict, and keeps the path from being registered for a time.
     Evicted,
-    /// The connection that carried it broke: it has no ttl.
+    /// The connection that carried it broke, and it has no ttl.
     Disconnected,
-    /// Somebody gave the lock back by its id.
+    /// Somebody released the lock by its id.
     Released,
-    /// Another has come back for the lock with the same id.
+    /// Another stream has taken over the lock with the same id.
     Superseded,
-    /// A replica refused to go on with it: the reason and the message.
+    /// A replica refused to keep it: the reason and the message.
     Refused(Reason, String),
 }
 
@@ -236,7 +237,7 @@ impl fmt::Display for LostReason {
 }
 
 impl Error {
-    /// The reason of a refusal; `None` where no replica has answered.
+    /// The reason of a refusal; `None` if no replica has refused.
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         match self {
@@ -245,7 +246,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may well succeed later. Never true where it is not known if a write was made.
+    /// Whether the same call may well succeed later. Never true when it is unknown whether a write was made.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -259,7 +260,7 @@ impl Error {
         }
     }
 
-    /// How long the replica asks to wait before the call is tried again.
+    /// Time that the replica asks to wait before the call is tried again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -268,7 +269,7 @@ impl Error {
         }
     }
 
-    /// Whether nobody was there to serve it.
+    /// Whether no replica was able to serve the call.
     pub(crate) fn is_unavailable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -293,7 +294,7 @@ impl Refusal {
         Self { reason, metadata, retry_after, status: Arc::new(status) }
     }
 
-    /// One that came as a message of a stream: the reason counts, whatever the code is.
+    /// A refusal that came as a message of a stream: its reason counts, whatever its code is.
     pub(crate) fn in_stream(code: i32, reason: &str, message: String) -> Self {
         let status = Arc::new(Status::new(Code::from_i32(code), message));
         Self { reason: Reason::from(reason), metadata: HashMap::new(), retry_after: None, status }
@@ -312,16 +313,16 @@ impl Refusal {
     }
 }
 
-/// How a call ended, as far as trying elsewhere is concerned.
+/// How a call ended, as far as trying another replica is concerned.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It never reached a replica.
+    /// The call never reached a replica.
     NotSent(Status),
-    /// A replica can't serve it now: it has done nothing.
+    /// A replica can't serve the call now, and has done nothing.
     NotNow(Refusal),
-    /// A replica has refused it.
+    /// A replica refused the call.
     Refused(Refusal),
-    /// The replica does not know what became of it, or the connection broke on the way.
+    /// The replica does not know the outcome, or the connection broke on the way.
     Broken(Status),
 }
 
@@ -332,7 +333,7 @@ impl Failure {
         }
         let from_replica = status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN);
         if !from_replica {
-            // What lies between may refuse as well: a proxy, a check of credentials.
+            // An intermediary may refuse as well, such as a proxy that checks credentials.
             let refused = matches!(
                 status.code(),
                 Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument
@@ -349,12 +350,12 @@ impl Failure {
         }
     }
 
-    /// The end of a stream that the replica ended without an error, and without being asked to.
+    /// The replica ended a stream without an error, and without being asked to.
     pub(crate) fn ended() -> Self {
         Self::Broken(Status::unavailable("the replica ended the stream"))
     }
 
-    /// A replica that was silent for too long.
+    /// A replica was silent for too long.
     pub(crate) fn silent() -> Self {
         Self::Broken(Status::deadline_exceeded("the replica does not answer"))
     }
@@ -366,7 +367,7 @@ impl Failure {
         }
     }
 
-    /// What the replica said, or why it said nothing, for a message.
+    /// The replica's answer, or why there is none, as text for a message.
     pub(crate) fn cause(&self) -> String {
         match self {
             Self::NotNow(refusal) | Self::Refused(refusal) => refusal.to_string(),
@@ -376,7 +377,7 @@ impl Failure {
         }
     }
 
-    /// What the replica said; of what never came to one, as if one had said it.
+    /// The replica's refusal. A failure that did not come from a replica is shown as a refusal.
     pub(crate) fn into_refusal(self) -> Refusal {
         match self {
             Self::NotNow(refusal) | Self::Refused(refusal) => refusal,
@@ -384,7 +385,7 @@ impl Failure {
         }
     }
 
-    /// What the replica said, or why it said nothing.
+    /// The replica's status, or why there is none.
     pub(crate) fn into_status(self) -> Arc<Status> {
         match self {
             Self::NotSent(status) | Self::Broken(status) => Arc::new(readable(status)),
@@ -401,7 +402,7 @@ fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'st
     std::iter::successors(std::error::Error::source(status), |error| error.source())
 }
 
-/// Says the innermost cause: the outer ones are «transport error» and the like.
+/// Replaces the message by the innermost cause: the outer ones are «transport error» and the like.
 fn readable(status: Status) -> Status {
     match causes(&status).last() {
         Some(innermost) => Status::new(status.code(), innermost.to_string()),

@@ -1,4 +1,4 @@
-//! Evict: a registration that is taken out.
+//! Evict: removes a registration and keeps its path from being registered.
 
 use std::future::IntoFuture;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use crate::client::{Attempt, Call, Client};
 use crate::error::Error;
 use crate::node::{duration_to_proto, time_from_proto};
 
-/// An eviction to be made: from [`Client::evict`].
+/// A builder of an eviction: from [`Client::evict`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is evicted before it is awaited"]
 pub struct Evict {
@@ -22,20 +22,20 @@ pub struct Evict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Eviction {
-    /// Whether the call has removed a registration.
+    /// Whether the call removed a registration.
     pub removed: bool,
-    /// When it ends, by the replica's clock; `None`: it was lifted.
+    /// When the eviction ends, by the replica's clock; `None`: it was lifted.
     pub until: Option<SystemTime>,
 }
 
 impl Client {
-    /// Takes a registration out, and keeps its path from being registered again for 10 minutes, or as long as
-    /// [`lasting`](Evict::lasting) says. Its holder is told [`LostReason::Evicted`](crate::LostReason::Evicted), and whoever
-    /// registers the path meanwhile is refused with [`Reason::Evicted`](crate::Reason::Evicted). Await it.
+    /// Removes a registration, and keeps its path from being registered again for 10 minutes, or for the time given to
+    /// [`lasting`](Evict::lasting). The holder gets [`LostReason::Evicted`](crate::LostReason::Evicted). Until the time
+    /// is over, registering the path is refused with [`Reason::Evicted`](crate::Reason::Evicted). Await it.
     ///
-    /// - Ordering: ZooKeeper has acknowledged it before the answer.
-    /// - Connection loss: what was certainly not carried out is tried at another replica. What may have been ends with
-    ///   [`Error::OutcomeUnknown`]; it can be made again.
+    /// - Ordering: ZooKeeper has acknowledged the eviction before the answer.
+    /// - Connection loss: an eviction that was certainly not carried out is tried at another replica. One that may have
+    ///   been carried out ends with [`Error::OutcomeUnknown`]; it can be made again.
     /// - Cancellation: dropping the future leaves the outcome unknown.
     pub fn evict(&self, path: impl Into<String>) -> Evict {
         Evict { client: self.clone(), request: v1::EvictRequest { path: path.into(), duration: None } }
@@ -45,7 +45,7 @@ impl Client {
 impl Evict {
     /// Time for which the path can't be registered: up to 24 hours.
     pub fn lasting(mut self, time: Duration) -> Self {
-        // Zero would lift it.
+        // A duration of zero would lift the eviction.
         self.request.duration = Some(duration_to_proto(time.max(Duration::from_nanos(1))));
         self
     }
@@ -72,8 +72,8 @@ impl IntoFuture for Evict {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     /// # Errors
-    /// [`Error::Refused`] with the reasons `NotEphemeral`, `HasRegistrations` (a lock's node), `Protocol` (too long a time)
-    /// and those of every call. [`Error::OutcomeUnknown`]. [`Error::Unreachable`]: nothing was evicted.
+    /// [`Error::Refused`] with the reasons `NotEphemeral`, `HasRegistrations` (a lock's node), `Protocol` (the time is
+    /// too long) and those of every call. [`Error::OutcomeUnknown`]. [`Error::Unreachable`]: nothing was evicted.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())
     }

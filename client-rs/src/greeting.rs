@@ -1,4 +1,4 @@
-//! A TCP connection that notices whether the other side speaks HTTP/2, and its own end.
+//! A TCP connection that notices whether the other side speaks HTTP/2, and when the connection ends.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,15 +11,15 @@ use tokio::sync::oneshot;
 
 /// Length of the head of an HTTP/2 frame.
 const HEAD: usize = 9;
-/// The type of a SETTINGS frame, the first that a server sends (RFC 9113, section 3.4).
+/// Type of a SETTINGS frame, the first frame that a server sends (RFC 9113, section 3.4).
 const SETTINGS: u8 = 4;
 
-/// A connection whose first bytes are looked at.
+/// A connection that inspects the first bytes that it receives.
 #[derive(Debug)]
 pub(crate) struct Watched {
     stream: TcpStream,
     head: Vec<u8>,
-    /// Is told whether the other side has begun with HTTP/2; dropped when the connection ends before that.
+    /// Gets whether the other side has begun with HTTP/2. Dropped when the connection ends before that.
     greeted: Option<oneshot::Sender<bool>>,
     /// Dropped with the connection.
     _alive: Arc<()>,

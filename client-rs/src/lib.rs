@@ -6,56 +6,56 @@
 #![doc = include_str!("../examples/register.rs")]
 //! ```
 //!
-//! That is all. For as long as the [`Registration`] is kept, the path stays registered: when the replica stops or dies the
-//! client goes on at another, and nobody who looks notices. [`Client::connect`] takes several replicas:
+//! For as long as the [`Registration`] is kept, the path stays registered. When the replica stops or dies, the client
+//! goes on at another replica, and no reader notices. [`Client::connect`] takes several replicas:
 //! `"a:7700,b:7700,c:7700"`.
 //!
-//! # Who is there
+//! # Looking up services
 //!
-//! [`Client::get`] looks once; [`Client::watch`] follows, as a stream of [`Update`]s or as a [`View`] that always shows the
-//! present state:
+//! [`Client::get`] looks once. [`Client::watch`] follows a path, as a stream of [`Update`]s or as a [`View`] that
+//! always shows the present state:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/watch.rs")]
 //! ```
 //!
-//! # Calling whoever is there
+//! # Calling a service
 //!
-//! [`Client::channel`] makes a channel that spreads calls over those who are registered, as they come and go:
+//! [`Client::channel`] creates a channel that spreads calls over the registered servers, as they come and go:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/balanced_channel.rs")]
 //! ```
 //!
-//! # One at a time
+//! # Locks
 //!
-//! [`Client::lock`] queues for a lock; the [`LockGuard`] renews it, knows when it is lost, and ends the work then:
+//! [`Client::lock`] queues for a lock. The [`LockGuard`] renews it, knows when it is lost, and then ends the work:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/lock.rs")]
 //! ```
 //!
-//! # What survives what
+//! # Failures
 //!
 //! | | the replica is restarted, or its connection breaks | no replica can be reached | the program is killed |
 //! | --- | --- | --- | --- |
-//! | a registration | goes on at another replica, unnoticed | stands for its ttl; then [`Pending`](RegistrationState::Pending), and registered again later | goes after its ttl |
-//! | a registration without ttl | made again at another replica; on a restart that drains, unnoticed | goes at once; registered again later | goes at once |
-//! | a watch, a view | goes on from the last revision | the last state, `stale` | |
-//! | a lock | renewed at another replica, same fencing token | [`Lost`](LockState::Lost) after its ttl | given back after its ttl |
-//! | a lock without ttl | lost | lost | given back at once |
-//! | a place in a lock's queue | kept when only the connection broke; else a new one, at the end | kept trying for the client's time-out | given up |
+//! | a registration | goes on at another replica, unnoticed | lives for its ttl; then [`Pending`](RegistrationState::Pending), and registered again later | goes after its ttl |
+//! | a registration without ttl | created again at another replica; on a restart that drains, unnoticed | goes at once; registered again later | goes at once |
+//! | a watch, a view | goes on from the last revision | shows the last state, `stale` | |
+//! | a lock | renewed at another replica, same fencing token | [`Lost`](LockState::Lost) after its ttl | released after its ttl |
+//! | a lock without ttl | lost | lost | released at once |
+//! | a place in a lock's queue | kept if only the connection broke; else a new place, at the end | retried for the client's time-out | given up |
 //! | a lookup | asked again elsewhere | [`Error::Unreachable`], or the [cache file](Connect::cache_file), `stale` | |
-//! | a write | asked again elsewhere if it was certainly not made, else [`Error::OutcomeUnknown`] | [`Error::Unreachable`] | |
+//! | a write | tried again elsewhere if it was certainly not made, else [`Error::OutcomeUnknown`] | [`Error::Unreachable`] | |
 //!
 //! # Errors
 //!
-//! One enum, [`Error`]. What a replica refuses has a stable [`Reason`] to decide by; [`Error::is_retryable`] says whether the
-//! same call may well succeed later, [`Error::retry_after`] when.
+//! There is one enum, [`Error`]. A refusal of a replica has a stable [`Reason`] to decide by. [`Error::is_retryable`]
+//! says whether the same call may well succeed later, [`Error::retry_after`] when.
 //!
 //! # Features
 //!
-//! `tls` (default): [`Tls`], with rustls. `cli` (default): the command `rollcall`, which a service has no use for:
+//! `tls` (default): [`Tls`], with rustls. `cli` (default): the command `rollcall`; a service does not need it:
 //! `rollcall = { version = "…", default-features = false, features = ["tls"] }`.
 
 mod background;
@@ -96,5 +96,5 @@ pub use value::Value;
 pub use watch::{Update, Updates, View, Watch};
 pub use write::{Delete, Put};
 
-/// The generated messages and stubs, for what this crate does not cover. Nothing else of it names them.
+/// The generated messages and stubs, for calls that this crate does not cover. Nothing else in this crate exposes them.
 pub use rollcall_proto as proto;

@@ -1,9 +1,10 @@
-//! A connection to a host name: made when it is first used, and made anew once it has ended.
+//! A connection to a host name: made on first use, and made anew once it has ended.
 //!
-//! A name may have several addresses, which change, and any of them may be a server that hangs: a headless service of
-//! Kubernetes, `localhost` with an IPv6 and an IPv4 address. So each connection resolves the name anew and tries all
-//! addresses in a random order. An address counts as connected only when its server has spoken HTTP/2 (or has finished the
-//! TLS handshake); until then no request is sent to it, so that a write is never left with a server that never answers.
+//! A name may have several addresses. They change, and any of them may belong to a server that hangs: a headless
+//! service of Kubernetes, or `localhost` with an IPv6 and an IPv4 address. So each connection resolves the name anew
+//! and tries all addresses in a random order. An address counts as connected only when its server has spoken HTTP/2 (or
+//! has finished the TLS handshake). Until then no request is sent to it, so that a write never goes to a server that
+//! never answers.
 
 use std::fmt;
 use std::future::{Ready, poll_fn, ready};
@@ -32,12 +33,12 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Time that resolving a name may take, and then each address until its server has greeted.
 const ANSWER: Duration = Duration::from_secs(3);
-/// Time after which the next address is tried beside those that have not answered yet. With a shorter one a server that is
-/// merely far away gets several connections; a longer one adds to each call that comes upon a hanging server.
+/// Time after which the next address is tried beside those that have not answered yet. If it is shorter, a server that
+/// is merely far away gets several connections; if it is longer, each call that meets a hanging server takes longer.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Time after which a host that could not be connected to is tried again in the background. With a shorter one a host that
-/// is away gets more connections than it is worth; a longer one leaves a host that is back without calls.
+/// Time after which a host that could not be connected to is tried again in the background. If it is shorter, a host
+/// that is away gets more connections than it is worth; if it is longer, a host that is back gets no calls for longer.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// A connection to the host of an endpoint. Clones share it.
@@ -53,18 +54,18 @@ struct Inner {
 #[derive(Default)]
 struct State {
     current: Option<Dialling>,
-    /// Whether the try before the current one has failed.
+    /// Whether the attempt before the current one failed.
     has_failed: bool,
 }
 
 type Resolve = Box<dyn Fn() -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 type Dialling = Shared<BoxFuture<'static, Result<Open, DialError>>>;
 
-/// A connection that was made.
+/// An open connection.
 #[derive(Clone)]
 struct Open {
     channel: Channel,
-    /// Gone when the connection has ended.
+    /// Gone once the connection has ended.
     is_open: Weak<()>,
 }
 
@@ -98,15 +99,15 @@ impl Link {
         Self(Arc::new(Inner { endpoint, resolve, state: Mutex::default() }))
     }
 
-    /// The connection, ready for a call. An error tells that nothing was sent.
+    /// The connection, ready for a call. An error means that nothing was sent.
     pub(crate) async fn channel(&self) -> Result<Channel, BoxError> {
         let Open { mut channel, .. } = self.dialling().await.map_err(|error| ConnectError(Box::new(error)))?;
         poll_fn(|context| channel.poll_ready(context)).await?;
         Ok(channel)
     }
 
-    /// Whether calls had better go elsewhere: the last try to connect that has ended has failed. A while after that the
-    /// next one begins in the background, so that no call waits for a host that may still hang.
+    /// Whether calls had better go elsewhere: the last attempt to connect that has ended has failed. A while after that
+    /// the next attempt begins in the background, so that no call waits for a host that may still hang.
     pub(crate) fn has_failed(&self) -> bool {
         let mut state = self.state();
         let failed_at = match state.current.as_ref().map(Shared::peek) {
@@ -120,7 +121,7 @@ impl Link {
         true
     }
 
-    /// The connection that stands or is being made; a new one when that has ended or failed.
+    /// The connection that is open or being made; a new one when that has ended or failed.
     fn dialling(&self) -> Dialling {
         let mut state = self.state();
         if let Some(dialling) = &state.current {
@@ -133,8 +134,8 @@ impl Link {
         self.dial_anew(&mut state)
     }
 
-    /// Begins to connect. A task of its own does it: a caller that leaves must not stop it halfway, with its time running
-    /// out for the next caller.
+    /// Begins to connect, in a task of its own. A caller that leaves must not stop the attempt halfway, with its time
+    /// running out for the next caller.
     fn dial_anew(&self, state: &mut State) -> Dialling {
         let dialling = dial(self.0.endpoint.clone(), (self.0.resolve)()).boxed().shared();
         state.has_failed = matches!(state.current.as_ref().and_then(Shared::peek), Some(Err(_)));
@@ -173,7 +174,8 @@ fn is_encrypted(endpoint: &Endpoint) -> bool {
     endpoint.uri().scheme_str() == Some("https")
 }
 
-/// Connects to whichever address answers first. The next one is tried when one has failed, or has not answered for a while.
+/// Connects to the address that answers first. The next address is tried when one has failed, or has not answered for a
+/// while.
 async fn dial(
     endpoint: Endpoint,
     resolving: BoxFuture<'static, io::Result<Vec<SocketAddr>>>,
@@ -212,10 +214,10 @@ async fn open(endpoint: &Endpoint, address: SocketAddr) -> Result<Open, DialErro
         let is_open = Arc::downgrade(&alive);
         let connector = Connector(Some(TokioIo::new(Watched::new(stream, greet, alive))));
         let channel = endpoint.connect_with_connector(connector).await?;
-        // Within TLS the bytes say nothing, but its handshake has been answered.
+        // With TLS the first bytes say nothing, but the handshake has been answered.
         match is_encrypted(endpoint) || greeted.await.unwrap_or(false) {
             true => Ok::<_, BoxError>(Open { channel, is_open }),
-            // What closes the connection instead of greeting may be a server of HTTP/1 too.
+            // A server that closes the connection instead of greeting may also be an HTTP/1 server.
             false => {
                 Err("it does not speak gRPC; a replica does at --listen (7700), not at --http-listen (7701)".into())
             }
@@ -229,9 +231,9 @@ async fn open(endpoint: &Endpoint, address: SocketAddr) -> Result<Open, DialErro
     Err(DialError::new(format_args!("{address}: {cause}")))
 }
 
-/// What may be meant where a TLS handshake was answered by something else.
+/// Adds a hint where the answer to a TLS handshake was probably not TLS.
 fn with_hint(endpoint: &Endpoint, cause: String) -> String {
-    // What is said of bytes that are no record, and of a connection that was closed in the middle.
+    // The messages for bytes that are no TLS record, and for a connection that was closed in the middle.
     let is_no_tls = ["corrupt message", "handshake eof", "reset by peer"].iter().any(|said| cause.contains(said));
     match is_encrypted(endpoint) && is_no_tls {
         true => format!(
@@ -241,12 +243,12 @@ fn with_hint(endpoint: &Endpoint, cause: String) -> String {
     }
 }
 
-/// The outer causes are «transport error» and the like.
+/// The innermost cause: the outer ones are «transport error» and the like.
 fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
 }
 
-/// Hands out a connection that stands already, once: after its end the link makes a new one.
+/// Hands out a connection that is open already, once. After its end the link makes a new one.
 struct Connector(Option<TokioIo<Watched>>);
 
 impl Service<Uri> for Connector {
@@ -278,7 +280,7 @@ pub(crate) mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// What listens at an address that is no good.
+    /// How an unusable address behaves.
     #[derive(Clone, Copy)]
     enum Bad {
         Hangs,
@@ -296,7 +298,7 @@ pub(crate) mod tests {
                 match how {
                     Bad::Hangs => held.push(stream),
                     Bad::SpeaksHttp1 => {
-                        // The other side may have closed it.
+                        // The client may have closed the connection.
                         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
                         held.push(stream);
                     }
@@ -329,12 +331,12 @@ pub(crate) mod tests {
         Good { address, accepted, stop, task }
     }
 
-    /// A link to a name that has these addresses.
+    /// A link to a name with these addresses.
     pub(crate) fn link(addresses: Vec<SocketAddr>) -> Link {
         link_to(&Arc::new(Mutex::new(addresses)))
     }
 
-    /// A link to a name that has the addresses that are in the list whenever it is resolved.
+    /// A link to a name. Its addresses are those in the list at the time when it is resolved.
     fn link_to(addresses: &Arc<Mutex<Vec<SocketAddr>>>) -> Link {
         let addresses = addresses.clone();
         let resolve = move || ready(Ok(addresses.lock().unwrap().clone())).boxed();
@@ -359,7 +361,8 @@ pub(crate) mod tests {
         let mut addresses = each_bad().await;
         let good = good().await;
         addresses.push(good.address);
-        // The order is by chance: a client that takes the first that accepts would be right four times of five in vain.
+        // The order is random. Ten rounds catch a client that takes the first address that accepts: it is right by
+        // chance in some of them only.
         for _ in 0..10 {
             let link = link(addresses.clone());
             for _ in 0..3 {
@@ -427,7 +430,7 @@ pub(crate) mod tests {
         let fail = || {
             let error = DialError { at: Instant::now().checked_sub(LEFT_ALONE).unwrap(), ..DialError::new("away") };
             link.state().current = Some(ready(Err(error)).boxed().shared());
-            // Its outcome is known once somebody has asked.
+            // The outcome is known once the future has been polled.
             assert!(link.state().current.clone().unwrap().now_or_never().is_some());
         };
         fail();

@@ -1,4 +1,4 @@
-//! Nodes, and what can change about them.
+//! Nodes and their changes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,27 +8,27 @@ use rollcall_proto::v1;
 use crate::choice::FOREVER;
 use crate::value::Value;
 
-/// A node and what is below it. That a path does not exist is an answer, not an error.
+/// A node and everything that was read below it. A path that does not exist is an answer, not an error.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     /// The absolute path.
     pub path: String,
-    /// Whether there is such a node.
+    /// Whether the node exists.
     pub exists: bool,
-    /// What it holds; `None`: nothing.
+    /// Its value; `None`: it holds nothing.
     pub value: Option<Value>,
     /// ZooKeeper's record of it; `None` when it does not exist.
     pub stat: Option<Stat>,
-    /// Its children by name; with `recursive` everything below by relative path, such as `a/b`.
+    /// Its children by name. With `recursive`: everything below it, by relative path such as `a/b`.
     pub children: BTreeMap<String, Child>,
 }
 
 /// A child of a node.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Child {
-    /// What it holds; `None`: nothing.
+    /// Its value; `None`: it holds nothing.
     pub value: Option<Value>,
-    /// ZooKeeper's record of it. A watch tells it with each change, so it is as of the last one.
+    /// ZooKeeper's record of it. A watch sends it with each change, so it is as of the last change.
     pub stat: Option<Stat>,
 }
 
@@ -45,30 +45,30 @@ pub struct Stat {
     pub ctime: i64,
     /// When its data last changed, in milliseconds since 1970-01-01 UTC, by ZooKeeper's clock.
     pub mtime: i64,
-    /// How often the data has changed since the node was created: what a compare-and-set expects.
+    /// Number of changes of the data since the node was created; a compare-and-set expects it.
     pub version: i32,
-    /// How often a child was added or removed.
+    /// Number of times that a child was added or removed.
     pub cversion: i32,
-    /// How often the access control list has changed.
+    /// Number of changes of the access control list.
     pub aversion: i32,
     /// The ZooKeeper session that a registration belongs to; 0 for a durable node.
     pub ephemeral_owner: i64,
     /// The size of the data, in bytes.
     pub data_length: i32,
-    /// How many children it has.
+    /// Number of its children.
     pub num_children: i32,
 }
 
-/// A path as a replica showed it.
+/// A path, as a replica showed it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Lookup {
     /// The node with all its children.
     pub node: Node,
-    /// What dates this state.
+    /// The revision of this state.
     pub revision: i64,
-    /// ZooKeeper, or every replica, could not be reached, so that it may be out of date.
+    /// Whether it may be out of date: ZooKeeper, or every replica, could not be reached.
     pub stale: bool,
-    /// When it was last known to be current; set when it is stale.
+    /// When it was last known to be current; set when `stale` is.
     pub as_of: Option<SystemTime>,
 }
 
@@ -100,14 +100,14 @@ pub enum Change {
     Added {
         /// Its name.
         name: String,
-        /// What it holds.
+        /// Its value and stat.
         child: Child,
     },
     /// A child's data has changed.
     Updated {
         /// Its name.
         name: String,
-        /// What it holds now.
+        /// Its new value and stat.
         child: Child,
     },
     /// A child has gone.
@@ -115,16 +115,16 @@ pub enum Change {
         /// Its name.
         name: String,
     },
-    /// The watched path has come to be.
+    /// The watched path was created.
     Created(Child),
     /// The watched path's own data has changed.
     DataChanged(Child),
-    /// The watched path has gone, and every child with it.
+    /// The watched path and all its children are gone.
     Deleted,
 }
 
 impl Node {
-    /// Applies a change, in the order in which they come.
+    /// Applies a change. Apply changes in the order in which they come.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Added { name, child } | Change::Updated { name, child } => {
@@ -206,18 +206,19 @@ impl Change {
     }
 }
 
-/// A point in time of the API.
+/// Converts a timestamp of the API; `None` when it is out of range.
 pub(crate) fn time_from_proto(time: prost_types::Timestamp) -> Option<SystemTime> {
     SystemTime::try_from(time).ok()
 }
 
-/// A duration for the API; one that is too long for it becomes the longest.
+/// Converts a duration for the API. A duration that is too long becomes the longest possible.
 pub(crate) fn duration_to_proto(duration: Duration) -> prost_types::Duration {
     let longest = prost_types::Duration { seconds: 315_576_000_000, nanos: 0 };
     prost_types::Duration::try_from(duration).unwrap_or(longest)
 }
 
-/// A duration of the API; a negative one is none, and no clock overflows by one that is too long.
+/// Converts a duration of the API. A negative duration becomes zero, and a very long one is cut so that no clock
+/// overflows.
 pub(crate) fn duration_from_proto(duration: prost_types::Duration) -> Duration {
     Duration::try_from(duration).unwrap_or_default().min(FOREVER)
 }

@@ -1,4 +1,4 @@
-//! Get.
+//! Get: lookups.
 
 use std::future::IntoFuture;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use crate::error::{Error, Failure};
 use crate::node::{Lookup, Node, duration_to_proto};
 use crate::seen::Seen;
 
-/// A lookup to be made: from [`Client::get`].
+/// A builder of a lookup: from [`Client::get`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is read before it is awaited"]
 pub struct Get {
@@ -36,16 +36,17 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// A path that does not exist is an answer too: `node.exists` is false. Long lists are gathered page by page, and show
+    /// A path that does not exist is an answer too: `node.exists` is false. Long lists are read page by page, and show
     /// one revision.
     ///
-    /// - Ordering: as of the replica's memory, a moment behind ZooKeeper at most while that can be reached. It is never older
-    ///   than what this client was told before, by any call and any replica: what it has just written or registered is there.
-    ///   What it has just deleted, released or taken down is gone, on the replica that did it. A replica that does not get
-    ///   there within about 2 seconds says so with `stale`; one of an earlier version, during an upgrade, knows only what it
-    ///   has told itself. Ask for [`latest`](Get::latest) to see what others were told.
-    /// - Without ZooKeeper a replica answers from memory, and the answer is `stale`. Another replica is asked first, in case it
-    ///   has ZooKeeper.
+    /// - Ordering: the answer comes from the replica's memory, which is at most a moment behind ZooKeeper while that
+    ///   can be reached. It is never older than the answers that this client got before, of any call and any replica:
+    ///   anything that it has just written or registered is there. Anything that it has just deleted, released or taken
+    ///   down is gone, on the replica that did it. A replica that does not get there within about 2 seconds answers
+    ///   with `stale`. A replica of an earlier version, during an upgrade, knows only its own answers. Ask for
+    ///   [`latest`](Get::latest) to see the acknowledged writes of others.
+    /// - Without ZooKeeper a replica answers from memory, and the answer is `stale`. Another replica is asked first, in
+    ///   case it has ZooKeeper.
     /// - Connection loss: another replica is asked, for as long as the client's time-out allows.
     /// - Cancellation: dropping the future is safe.
     pub fn get(&self, path: impl Into<String>) -> Get {
@@ -61,13 +62,13 @@ impl Get {
         self
     }
 
-    /// Sees every write that was acknowledged before, at the cost of a round trip to ZooKeeper.
+    /// Sees every write that was acknowledged earlier, at the cost of a round trip to ZooKeeper.
     pub fn latest(mut self) -> Self {
         self.request.consistency = v1::Consistency::Latest.into();
         self
     }
 
-    /// Waits until there is a child, for at most this time; then the answer is what there is.
+    /// Waits until the node has a child, for at most this time; then the answer is the present state.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
@@ -76,7 +77,7 @@ impl Get {
     async fn send(self) -> Result<Lookup, Error> {
         let Self { client, request, wait } = self;
         let patience = client.shared().patience;
-        // Who is asked once more at another replica waits for no longer.
+        // The time counts from the first question, also when another replica is asked once more.
         let until = Instant::now() + wait.min(FOREVER);
         let left = || until.saturating_duration_since(Instant::now());
         let call = || Call::read(&request.path).held_for(left());
@@ -88,7 +89,7 @@ impl Get {
             let (index, request) = (attempt.index(), v1::GetRequest { wait, ..request.clone() });
             async move {
                 let (lookup, is_reset) = gather(attempt, seen, request).await?;
-                // Where ZooKeeper itself went back, no replica knows more.
+                // If ZooKeeper itself went back, no replica knows more.
                 Ok((lookup, (!is_reset).then_some(index)))
             }
         };
@@ -106,7 +107,7 @@ impl Get {
                 }
                 Ok(lookup)
             }
-            // What was known last is no answer to who asks for the latest.
+            // The last known answer is no answer to a `latest` lookup.
             Err(error) if error.is_unavailable() && request.consistency() != v1::Consistency::Latest => {
                 client.cached(&request.path, request.recursive).ok_or(error)
             }
@@ -115,8 +116,8 @@ impl Get {
     }
 }
 
-/// Reads all pages, from one replica: they belong to one of its states. The second is true where ZooKeeper has lost what was
-/// known before.
+/// Reads all pages from one replica, since they belong to one of its states. The second value is true if ZooKeeper has
+/// lost transactions that were known before.
 async fn gather(attempt: Attempt, seen: Seen, mut request: v1::GetRequest) -> Result<(Lookup, bool), Failure> {
     let (mut lookup, mut is_reset) = (None::<Lookup>, false);
     let known = seen.ask(&mut request);
@@ -145,8 +146,8 @@ impl IntoFuture for Get {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     /// # Errors
-    /// [`Error::Unreachable`]; [`Error::Refused`]: the path is none, it may not be read, or ZooKeeper is away and no replica
-    /// remembers the path.
+    /// [`Error::Unreachable`]. [`Error::Refused`]: the path is not valid, it may not be read, or ZooKeeper is away and
+    /// no replica remembers the path.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())
     }

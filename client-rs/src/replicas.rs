@@ -1,4 +1,4 @@
-//! The connections of a client: one link a replica, made when it is first used, given up when it fails.
+//! The connections of a client: one link for each replica, made on first use and dropped when it fails.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,7 +34,7 @@ struct Inner {
     state: Mutex<State>,
     contact: watch::Sender<Contact>,
     seen: Seen,
-    /// Spreads clients that lose ZooKeeper in the same moment.
+    /// Spreads clients that lose ZooKeeper at the same moment.
     spread: f64,
 }
 
@@ -42,11 +42,11 @@ struct Inner {
 struct State {
     choice: Choice,
     links: Vec<Option<Link>>,
-    /// The round of questions that is under way, and the replica for which another one is wanted.
+    /// The round of questions under way, and the replica that is to be replaced.
     round: Option<(usize, Round)>,
-    /// What the rounds have come to, for each such replica.
+    /// The results of the rounds, for each replica that was to be replaced.
     rounds: Vec<Memory>,
-    /// Which are about to stop, and until when that is taken for granted.
+    /// For each replica: the time until which it counts as about to stop.
     drains_until: Vec<Option<Instant>>,
 }
 
@@ -56,7 +56,7 @@ impl State {
     }
 }
 
-/// Tells whether one that has ZooKeeper was found.
+/// Resolves to whether a replica that has ZooKeeper was found.
 type Round = Shared<BoxFuture<'static, bool>>;
 
 /// A replica to talk to, and the connection to it.
@@ -89,22 +89,22 @@ impl Replicas {
         }))
     }
 
-    /// How they answer, as it changes.
+    /// How the replicas answer, as it changes.
     pub(crate) fn contact(&self) -> watch::Receiver<Contact> {
         self.0.contact.subscribe()
     }
 
-    /// What any of them has told.
+    /// The latest transaction that any replica has shown.
     pub(crate) fn seen(&self) -> &Seen {
         &self.0.seen
     }
 
-    /// From 0 to 1: how much later than others this client looks for another replica.
+    /// From 0 to 1: how much later than other clients this one looks for another replica.
     pub(crate) fn spread(&self) -> f64 {
         self.0.spread
     }
 
-    /// How many there are.
+    /// Number of replicas.
     pub(crate) fn count(&self) -> usize {
         self.0.addresses.len()
     }
@@ -114,7 +114,7 @@ impl Replicas {
         self.0.addresses.iter().map(|address| address.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// The one that answers, or the next to try; waits while all have failed lately.
+    /// The replica that answers, or the next to try; waits while all have failed lately.
     ///
     /// # Cancellation
     /// Safe.
@@ -122,7 +122,8 @@ impl Replicas {
         self.pick_but(None, FOREVER).await
     }
 
-    /// The same; `but` only while no other may be tried, and each replica that failed again after `longest`.
+    /// Like [`pick`](Self::pick). `but` is picked only while no other may be tried, and a replica that failed may be
+    /// tried again after `longest`.
     pub(crate) async fn pick_but(&self, but: Option<usize>, longest: Duration) -> Replica {
         loop {
             let verdict = self.state().choice.choose(Instant::now(), but, longest);
@@ -145,8 +146,9 @@ impl Replicas {
         RegistryClient::with_interceptor(link, self.0.credentials.clone())
     }
 
-    /// Asks the others whether they have ZooKeeper, which the one at `than` has lost. If one has, whatever comes next goes
-    /// there. All who want another one than this share one round of questions, and its answer for a while.
+    /// Asks the others whether they have ZooKeeper, which the replica at `than` has lost. If one has, the next calls
+    /// and streams go there. All callers that want to leave the same replica share one round of questions, and its
+    /// answer for a while.
     ///
     /// # Cancellation
     /// Safe.
@@ -164,7 +166,7 @@ impl Replicas {
                 _ => {
                     let round = self.clone().ask_others(than).boxed().shared();
                     state.round = Some((than, round.clone()));
-                    // It ends soon, and it must: an answer is for others too.
+                    // The round ends soon, and it must end even if this caller leaves: others wait for its answer too.
                     tokio::spawn(round.clone());
                     round
                 }
@@ -176,7 +178,7 @@ impl Replicas {
     async fn ask_others(self, than: usize) -> bool {
         let mut others: Vec<_> = {
             let state = self.state();
-            // One that is about to stop still answers.
+            // A replica that is about to stop still answers.
             (0..self.count()).filter(|index| *index != than && !state.drains(*index)).collect()
         };
         others.shuffle(&mut rand::rng());
@@ -202,9 +204,10 @@ impl Replicas {
         found.is_some()
     }
 
-    /// The index of a replica, if a round trip to ZooKeeper can be made there.
+    /// Returns the index of a replica, if the replica can make a round trip to ZooKeeper.
     async fn with_zookeeper(&self, index: usize) -> Option<usize> {
-        // ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a replica.
+        // The path is ZooKeeper's own node, or nothing below a chroot: small, and the same for all clients of a
+        // replica.
         let request = v1::GetRequest {
             path: "/zookeeper".to_owned(),
             page_size: 1,
@@ -214,14 +217,14 @@ impl Replicas {
         let answer = self.stub(index).get(request).await.map_err(Failure::of);
         let serves = match answer {
             Ok(_) => true,
-            // It may not be read; that is an answer of ZooKeeper's, or of a replica that has no need to ask.
+            // The path may not be read. That is an answer of ZooKeeper's, or of a replica that has no need to ask it.
             Err(Failure::Refused(refusal)) => matches!(refusal.reason(), Reason::NoAuth | Reason::Rule),
             Err(_) => false,
         };
         serves.then_some(index)
     }
 
-    /// The error of a call whose time is over: what a replica said of itself, or that none has answered.
+    /// The error of a call whose time is over: the last refusal of a replica, or that no replica has answered.
     pub(crate) fn given_up(&self, last: Option<Failure>) -> Error {
         match last {
             Some(Failure::NotNow(refusal) | Failure::Refused(refusal)) => Error::Refused(refusal),
@@ -229,26 +232,27 @@ impl Replicas {
         }
     }
 
-    /// It has answered.
+    /// The replica has answered.
     pub(crate) fn succeeded(&self, replica: &Replica) {
         self.state().choice.succeeded(replica.chosen);
         self.0.contact.send_if_modified(Contact::answered);
     }
 
-    /// It has not, or it can't serve now.
+    /// The replica has not answered, or it can't serve now.
     pub(crate) fn failed(&self, replica: &Replica, failure: &Failure) {
         let name = &self.0.addresses[replica.chosen.index].name;
         self.0.contact.send_if_modified(|contact| contact.failed(name, failure));
         let mut state = self.state();
         let is_news = state.choice.failed(replica.chosen, failure.retry_after(), Instant::now());
-        // A connection that hangs, or that the replica wants to end, is no use to new calls; streams that stand keep it.
+        // A connection that hangs, or that the replica wants to end, is no use to new calls. Open streams keep it.
         if is_news {
             state.links[replica.chosen.index] = None;
             tracing::debug!(replica = name, ?failure, "replica failed");
         }
     }
 
-    /// It is about to stop: whatever comes next goes elsewhere, or, behind a balancer, over a new connection.
+    /// The replica is about to stop. The next calls and streams go elsewhere or, behind a balancer, over a new
+    /// connection.
     pub(crate) fn drains(&self, replica: &Replica) {
         let mut state = self.state();
         state.drains_until[replica.chosen.index] = Some(Instant::now() + STOPPING);
@@ -263,9 +267,10 @@ impl Replicas {
     }
 }
 
-/// How long the others may take to say that they have ZooKeeper. One that has lost it answers later than that.
+/// Time that the others have to say that they have ZooKeeper. A replica that has lost it answers later than that.
 const QUESTION: Duration = Duration::from_secs(1);
-/// How long a replica that drains is left alone.
+/// Time for which a draining replica is left alone.
 const DRAINING: Duration = Duration::from_millis(500);
-/// How long one that drains is no better than one without ZooKeeper: longer than a drain takes, mostly.
+/// Time for which a draining replica counts as no better than one without ZooKeeper. It is longer than most drains
+/// take.
 const STOPPING: Duration = Duration::from_secs(15);

@@ -1,28 +1,29 @@
-//! When to look for another replica that has ZooKeeper, and what comes of it. Pure: the time is given.
+//! When to look for another replica that has ZooKeeper, and the results of looking. Pure: the time is given.
 //!
-//! A replica that has lost ZooKeeper keeps its streams: it goes on answering from memory, and keeps what waits. So a stream
-//! stays where it is until another replica is known to have ZooKeeper; where none has, nothing is gained by moving, and
-//! what the replica still holds for the stream would be put at risk.
+//! A replica that has lost ZooKeeper keeps its streams: it goes on answering from memory, and holds waiting requests.
+//! So a stream stays where it is until another replica is known to have ZooKeeper. If none has it, moving gains
+//! nothing, and puts at risk the state that the replica still holds for the stream.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first and the longest pause before a stream whose replica has lost ZooKeeper looks for another replica. A shorter
-/// first one would move streams for a ZooKeeper server that is merely replaced; a longer last one leaves a stream without
-/// ZooKeeper for longer than it has to be.
+/// First and longest pause before a stream whose replica has lost ZooKeeper looks for another replica. If the first
+/// pause is shorter, streams move for a ZooKeeper server that is merely replaced; if the last is longer, a stream stays
+/// without ZooKeeper for longer than it has to.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
-/// When one stream looks for another replica.
+/// Decides when a stream looks for another replica.
 #[derive(Debug, Default)]
 pub(crate) struct Unease {
-    /// While its replica has no ZooKeeper.
+    /// When to look next. Set while the replica has no ZooKeeper.
     look_at: Option<Instant>,
-    /// How often it has looked, or moved, in this trouble.
+    /// Number of times that the stream has looked, or moved, in this outage.
     looks: u32,
-    /// It stays where it is for as long as this trouble lasts.
+    /// Whether the stream stays where it is for the rest of this outage.
     stays: bool,
-    /// Up to one more of the first pause, so that clients that lose ZooKeeper together don't move together.
+    /// Extra part of the first pause, up to one more of it, so that clients that lose ZooKeeper together do not move
+    /// together.
     spread: f64,
 }
 
@@ -32,7 +33,7 @@ impl Unease {
         Self { spread, ..Self::default() }
     }
 
-    /// Whether the stream's replica has lost ZooKeeper, or says so still.
+    /// Records whether the stream's replica is without ZooKeeper.
     pub(crate) fn set(&mut self, is_without: bool, now: Instant) {
         match is_without {
             true if self.stays => {}
@@ -41,24 +42,24 @@ impl Unease {
         }
     }
 
-    /// When to look; `None`: there is no trouble.
+    /// When to look; `None`: the replica has ZooKeeper.
     pub(crate) fn look_at(&self) -> Option<Instant> {
         self.look_at
     }
 
-    /// It looks: the next time, at the replica where it then is, comes after a longer pause. So a stream does not hop for
-    /// ever between replicas that promise more than they hold.
+    /// The stream looks. The next look, at whichever replica it then is, comes after a longer pause, so that a stream
+    /// does not hop for ever between replicas that promise more than they can do.
     pub(crate) fn looks(&mut self, now: Instant) {
         self.looks += 1;
         self.look_at = Some(now + self.pause());
     }
 
-    /// It has moved: whether the new replica has ZooKeeper is not known yet.
+    /// The stream has moved. Whether the new replica has ZooKeeper is not known yet.
     pub(crate) fn moved(&mut self) {
         (self.look_at, self.stays) = (None, false);
     }
 
-    /// It has gone back: the other replica could not take it.
+    /// The stream has gone back: the other replica could not take it.
     pub(crate) fn returned(&mut self) {
         (self.look_at, self.stays) = (None, true);
     }
@@ -73,8 +74,8 @@ fn pause(looks: u32) -> Duration {
     PAUSES[0].saturating_mul(1 << looks.min(16)).min(PAUSES[1])
 }
 
-/// What the last round of questions came to. All streams of a client share it, so that a client with a thousand of them
-/// asks no more than one.
+/// The result of the last round of questions. All streams of a client share it, so that a client with a thousand
+/// streams asks no more than a client with one.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Memory {
     last: Option<(Instant, bool)>,
@@ -82,15 +83,15 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What a round that was begun a moment ago has come to; `None`: it is time for another.
+    /// The result of a round that was made a moment ago; `None`: it is time for another.
     pub(crate) fn get(&self, now: Instant) -> Option<bool> {
         let (at, found) = self.last?;
-        // A moment less than the streams wait, or each would come just too early.
+        // Kept for less time than a stream waits, or each stream would come just too early.
         let kept = if found { PAUSES[0] / 2 } else { pause(self.in_vain.saturating_sub(1)) / 2 };
         (now < at + kept).then_some(found)
     }
 
-    /// What another round has come to.
+    /// Records the result of a round.
     pub(crate) fn put(&mut self, found: bool, now: Instant) {
         let is_old = self.last.is_none_or(|(at, _)| now > at + 4 * PAUSES[1]);
         self.in_vain = if found || is_old { u32::from(!found) } else { self.in_vain + 1 };

@@ -1,16 +1,16 @@
-//! The latest transaction that any answer has told of: what is read after that, on whichever replica, is not older.
+//! The latest transaction that any answer has shown. Later reads, on any replica, are not older.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rollcall_proto::v1;
 
-/// Clones are the same one.
+/// The transaction. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen(Arc<AtomicI64>);
 
 impl Seen {
-    /// A revision, a generation or a fencing token: all are ZooKeeper's transactions.
+    /// Takes in a revision, a generation or a fencing token: all of them are ZooKeeper transactions.
     pub(crate) fn note(&self, transaction: i64) {
         self.0.fetch_max(transaction, Ordering::Relaxed);
     }
@@ -19,7 +19,7 @@ impl Seen {
         self.note(stat.map_or(0, |stat| stat.mzxid.max(stat.czxid)));
     }
 
-    /// What a Register stream said.
+    /// Takes in a response of a Register stream.
     pub(crate) fn note_registration(&self, response: &v1::register_response::Response) {
         use v1::register_response::Response;
         match response {
@@ -32,10 +32,10 @@ impl Seen {
         }
     }
 
-    /// A message of a watch.
+    /// Takes in a message of a watch.
     pub(crate) fn note_watch(&self, message: &v1::WatchResponse) {
         match &message.event {
-            // What was known before means nothing now.
+            // ZooKeeper went back: the transactions known before mean nothing now.
             Some(v1::watch_response::Event::Snapshot(snapshot)) if snapshot.reset && message.revision > 0 => {
                 self.0.store(message.revision, Ordering::Relaxed);
             }
@@ -43,7 +43,7 @@ impl Seen {
         }
     }
 
-    /// Has a Get ask for what is known, and gives that. The latest is what it is without that.
+    /// Has a Get ask for the latest known transaction, and returns that. A `latest` lookup needs no such request.
     pub(crate) fn ask(&self, request: &mut v1::GetRequest) -> i64 {
         let known = self.latest();
         if request.consistency() != v1::Consistency::Latest {
@@ -52,16 +52,16 @@ impl Seen {
         known
     }
 
-    /// An answer to a Get; `known` is what [`Seen::ask`] gave for it.
+    /// Takes in an answer to a Get; `known` is the result of [`Seen::ask`] for it.
     pub(crate) fn note_answer(&self, known: i64, answer: &v1::GetResponse) {
         if answer.reset {
-            // ZooKeeper has lost it. When it has changed meanwhile, there is something newer.
+            // ZooKeeper has lost that transaction. If the value has changed meanwhile, there is a newer one.
             let _ = self.0.compare_exchange(known, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         self.note(answer.revision);
     }
 
-    /// What to ask for; zero: nothing.
+    /// The transaction to ask for; zero: none.
     pub(crate) fn latest(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Status: how a replica stands.
+//! Status: the state of a replica.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use crate::client::{Attempt, Call, Client};
 use crate::error::Error;
 use crate::node::{duration_from_proto, time_from_proto};
 
-/// How one replica stands.
+/// The state of one replica.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ReplicaStatus {
@@ -20,13 +20,13 @@ pub struct ReplicaStatus {
     pub started: Option<SystemTime>,
     /// Whether it takes calls.
     pub state: ReplicaState,
-    /// What it keeps everything in.
+    /// Where it keeps everything.
     pub backend: Backend,
     /// Its sessions with ZooKeeper.
     pub sessions: Vec<ZooKeeperSession>,
-    /// Amounts that it has now.
+    /// Its present amounts.
     pub counts: Counts,
-    /// Memory for what clients send and have not read.
+    /// Memory for messages that clients send and messages that they have not read.
     pub memory: Usage,
     /// Memory for live copies of the paths that are read and watched.
     pub view_memory: Usage,
@@ -44,32 +44,32 @@ pub enum ReplicaState {
     Serving,
     /// It is not ready.
     NotServing {
-        /// Why, for a human reader.
+        /// The cause, for people.
         cause: String,
     },
     /// It is about to stop, and takes no new streams.
     Draining {
-        /// Time that streams may still live.
+        /// Time that streams have left.
         remaining: Duration,
     },
-    /// It says something that this version of the client does not know.
+    /// A state that this version of the client does not know.
     #[default]
     Unknown,
 }
 
-/// What a replica keeps everything in.
+/// Where a replica keeps everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Backend {
-    /// It is the memory of the replica, not a ZooKeeper ensemble.
+    /// Whether it is the memory of the replica, instead of a ZooKeeper ensemble.
     pub is_embedded: bool,
     /// Whether the replica reaches it.
     pub is_connected: bool,
-    /// Since when that is so, by the replica's clock.
+    /// Time since which that is so, by the replica's clock.
     pub since: Option<SystemTime>,
     /// The addresses of the servers that the replica is connected to.
     pub servers: Vec<String>,
-    /// How the last try to connect failed; `None` while it is connected.
+    /// Why the last attempt to connect failed; `None` while it is connected.
     pub last_error: Option<String>,
 }
 
@@ -77,13 +77,13 @@ pub struct Backend {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ZooKeeperSession {
-    /// Its id, which the nodes that it holds have as [`ephemeral_owner`](crate::Stat::ephemeral_owner).
+    /// Its id. Nodes that it holds have it as [`ephemeral_owner`](crate::Stat::ephemeral_owner).
     pub id: i64,
     /// Whether it is connected.
     pub is_connected: bool,
     /// The server of its last connection.
     pub server: Option<String>,
-    /// What its paths come to, in bytes; `None`: it watches, and holds none.
+    /// The size of its paths, in bytes; `None`: the session only watches, and holds no paths.
     pub path_bytes: Option<Usage>,
 }
 
@@ -91,13 +91,13 @@ pub struct ZooKeeperSession {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Usage {
-    /// How much is in use.
+    /// The amount in use.
     pub used: u64,
-    /// How much may be.
+    /// The limit.
     pub limit: u64,
 }
 
-/// Amounts that a replica has now.
+/// The present amounts of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counts {
@@ -125,15 +125,16 @@ pub struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ReplicaSessions {
-    /// Its name; empty where it does not say.
+    /// Its name; empty when it gives none.
     pub name: String,
     /// Its sessions that hold registrations and locks.
     pub sessions: Vec<i64>,
 }
 
 impl Client {
-    /// Tells how the replica stands that this client is on. Of a client for one replica it is that one, and no other: to ask
-    /// each of several, make a client for each. It is answered while ZooKeeper is away, and while the replica drains.
+    /// Asks the replica that this client uses for its state. With a client for one replica, that is always this
+    /// replica: to ask each of several, create a client for each. A replica also answers while ZooKeeper is away, and
+    /// while it drains.
     ///
     /// # Errors
     /// Those of every call; [`Error::Unreachable`].

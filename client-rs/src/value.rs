@@ -1,4 +1,4 @@
-//! What a node holds, as a program has it and as it is sent.
+//! The value of a node, as a program has it and as it is sent.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -9,19 +9,19 @@ use serde_json::{Map, Number, Value as Json, json};
 
 use crate::error::{Error, Reason, Refusal};
 
-/// Maximum size of a request, in bytes. A replica refuses a larger one, and ends the stream that it comes on with it.
+/// Maximum size of a request, in bytes. A replica refuses a larger request, and ends the stream on which it comes.
 const MAX_MESSAGE_BYTES: usize = 2 << 20;
-/// Bytes of a request beside its path and its value.
+/// Bytes of a request besides its path and its value.
 const ENVELOPE_BYTES: usize = 256;
 
-/// What a node holds. An empty node has no value at all.
+/// The value of a node. An empty node has no value at all.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// A JSON object, the usual case. Numbers are doubles.
     Data(Map<String, Json>),
     /// Text that is not a JSON object.
     Text(String),
-    /// Anything else; also JSON that could not be shown as `Data` without loss.
+    /// Anything else, including JSON that `Data` could not represent without loss.
     Raw(Bytes),
 }
 
@@ -29,7 +29,7 @@ impl Value {
     /// Data from anything that serializes to a JSON object: a map, a struct, `json!({…})`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is no object.
+    /// [`Error::Invalid`] when it is not a JSON object.
     pub fn from_data(data: impl Serialize) -> Result<Self, Error> {
         match serde_json::to_value(data) {
             Ok(Json::Object(fields)) => Ok(Self::Data(fields)),
@@ -38,7 +38,7 @@ impl Value {
         }
     }
 
-    /// The JSON object, if it is one.
+    /// The JSON object, if the value is one.
     #[must_use]
     pub fn as_data(&self) -> Option<&Map<String, Json>> {
         match self {
@@ -47,17 +47,17 @@ impl Value {
         }
     }
 
-    /// The data as a type of your own.
+    /// Converts the data to a type of your own.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is no data, or does not fit.
+    /// [`Error::Invalid`] when the value is not data, or does not fit the type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let Self::Data(fields) = self else { return Err(Error::invalid("value", "it is not a JSON object")) };
         serde_json::from_value(Json::Object(fields.clone())).map_err(|error| Error::invalid("value", error))
     }
 
-    /// As JSON, for people and for files: data as it is, text as `{"string_value": …}`, as `nd_service_registry` shows
-    /// it, bytes as `{"raw": "…"}` in hexadecimal digits.
+    /// Converts to JSON, for people and for files: data as it is, text as `{"string_value": …}`, as
+    /// `nd_service_registry` shows it, and bytes as `{"raw": "…"}` in hexadecimal digits.
     #[must_use]
     pub fn to_json(&self) -> Json {
         match self {
@@ -121,7 +121,7 @@ pub(crate) enum Compact {
 
 impl Compact {
     /// # Errors
-    /// [`Error::Invalid`] when it can't be sent.
+    /// [`Error::Invalid`] when the value can't be sent.
     pub(crate) fn new(value: Value) -> Result<Self, Error> {
         Ok(match value {
             Value::Data(fields) => {
@@ -135,9 +135,9 @@ impl Compact {
     }
 
     /// # Errors
-    /// As of [`check_size`].
+    /// Those of [`check_size`].
     pub(crate) fn check_size(&self, path: &str) -> Result<(), Error> {
-        // What takes most on the wire beside its text is a list of digits, of eleven bytes each.
+        // A list of digits grows most on the wire, compared with its text: each digit takes eleven bytes.
         const MOST_GROWTH: usize = 8;
         let bytes = match self {
             Self::Data(text) => MOST_GROWTH * text.len(),
@@ -159,8 +159,8 @@ impl Compact {
 }
 
 /// # Errors
-/// [`Error::Refused`], reason [`ValueTooLarge`](Reason::ValueTooLarge), as a replica would answer, where a request would be too
-/// large to be read.
+/// [`Error::Refused`], reason [`ValueTooLarge`](Reason::ValueTooLarge), as a replica would answer, when the request
+/// would be too large to be read.
 pub(crate) fn check_size(path: &str, value: Option<&v1::Value>) -> Result<(), Error> {
     let bytes = path.len() + value.map_or(0, v1::Value::encoded_len);
     if bytes <= MAX_MESSAGE_BYTES - ENVELOPE_BYTES {
@@ -204,7 +204,7 @@ fn to_proto(json: Json) -> Result<prost_types::Value, Error> {
     Ok(prost_types::Value { kind: Some(kind) })
 }
 
-/// Numbers travel as doubles. One that a double would change is refused rather than changed.
+/// Numbers are sent as doubles. A number that a double would change is refused instead.
 fn to_double(number: &Number) -> Result<f64, Error> {
     let text = number.to_string();
     let double = text.parse::<f64>().ok().filter(|double| double.is_finite());

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::node::Stat;
 use crate::value::{Value, check_size};
 
-/// A write to be made: from [`Client::put`].
+/// A builder of a write: from [`Client::put`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is written before it is awaited"]
 pub struct Put {
@@ -22,7 +22,7 @@ pub struct Put {
     create_only: bool,
 }
 
-/// A deletion to be made: from [`Client::delete`].
+/// A builder of a deletion: from [`Client::delete`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is deleted before it is awaited"]
 pub struct Delete {
@@ -31,14 +31,14 @@ pub struct Delete {
 }
 
 impl Client {
-    /// Writes a durable node, such as a service's configuration, and makes it and its parents where they are missing.
-    /// Without a value the node is empty. Await it; the answer is the node's new [`Stat`], whose version a later
+    /// Writes a durable node, such as a service's configuration, and creates it and its parents where they are missing.
+    /// Without a value the node is empty. Await it. The answer is the node's new [`Stat`], whose version a later
     /// [`if_version`](Put::if_version) expects.
     ///
-    /// - Ordering: ZooKeeper has acknowledged the write before the answer; a lookup of this client after it sees it, and so does
-    ///   a `latest` lookup of any client.
-    /// - Connection loss: what was certainly not written is tried at another replica. What may have been written ends with
-    ///   [`Error::OutcomeUnknown`]: look before you write again.
+    /// - Ordering: ZooKeeper has acknowledged the write before the answer. A later lookup of this client sees the
+    ///   write, and so does a `latest` lookup of any client.
+    /// - Connection loss: a write that was certainly not made is tried at another replica. One that may have been made
+    ///   ends with [`Error::OutcomeUnknown`]: read before you write again.
     /// - Cancellation: dropping the future leaves the outcome unknown.
     pub fn put(&self, path: impl Into<String>) -> Put {
         Put { client: self.clone(), path: path.into(), value: Ok(None), expected_version: None, create_only: false }
@@ -46,7 +46,7 @@ impl Client {
 
     /// Deletes a durable node. Await it.
     ///
-    /// Ordering, connection loss and cancellation: as of [`Client::put`].
+    /// Ordering, connection loss and cancellation: as for [`Client::put`].
     pub fn delete(&self, path: impl Into<String>) -> Delete {
         let request = v1::DeleteRequest { path: path.into(), ..Default::default() };
         Delete { client: self.clone(), request }
@@ -54,13 +54,13 @@ impl Client {
 }
 
 impl Put {
-    /// What the node shall hold: anything that serializes to a JSON object. The server adds the key `created`.
+    /// The data of the node: anything that serializes to a JSON object. The server adds the key `created`.
     pub fn data(mut self, data: impl Serialize) -> Self {
         self.value = Value::from_data(data).map(Some);
         self
     }
 
-    /// What the node shall hold: text, bytes or data.
+    /// The value of the node: text, bytes or data.
     pub fn value(mut self, value: impl Into<Value>) -> Self {
         self.value = Ok(Some(value.into()));
         self
@@ -125,8 +125,8 @@ impl IntoFuture for Put {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     /// # Errors
-    /// [`Error::Invalid`]: data that is no object. [`Error::Refused`] with the reasons `VersionMismatch`, `NodeExists`,
-    /// `NoNode`, `ValueTooLarge`, `HasRegistrations` and those of every call. [`Error::OutcomeUnknown`].
+    /// [`Error::Invalid`]: the data is not a JSON object. [`Error::Refused`] with the reasons `VersionMismatch`,
+    /// `NodeExists`, `NoNode`, `ValueTooLarge`, `HasRegistrations` and those of every call. [`Error::OutcomeUnknown`].
     /// [`Error::Unreachable`]: nothing was written.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())
@@ -138,8 +138,8 @@ impl IntoFuture for Delete {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     /// # Errors
-    /// [`Error::Refused`] with the reasons `NoNode`, `VersionMismatch`, `NotEmpty`, `HasRegistrations` and those of every
-    /// call. [`Error::OutcomeUnknown`]. [`Error::Unreachable`]: nothing was deleted.
+    /// [`Error::Refused`] with the reasons `NoNode`, `VersionMismatch`, `NotEmpty`, `HasRegistrations` and those of
+    /// every call. [`Error::OutcomeUnknown`]. [`Error::Unreachable`]: nothing was deleted.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())
     }

@@ -1,11 +1,11 @@
-//! Rules of this crate that the compiler does not know: its files import in one direction, and what is generated from the
-//! proto files stays under `rollcall::proto`.
+//! Rules of this crate that the compiler does not check: its files import in one direction, and generated types stay
+//! under `rollcall::proto`.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The text of each file of the library and the command, without its tests, by module path: `lock::keep`.
+/// The text of each file of the library and the command, without its tests, by module path such as `lock::keep`.
 fn files() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![root.clone()];
@@ -40,7 +40,7 @@ fn imports(module: &str, code: &str, all: &BTreeSet<&str>) -> BTreeSet<String> {
             .find_map(|(prefix, base)| Some((*base, path.strip_prefix(prefix)?)))?;
         let rest = rest.split(['{', ';', ' ']).next().unwrap().trim_end_matches("::");
         let mut path = format!("{base}::{rest}").trim_start_matches("::").to_owned();
-        // The longest part that is a file.
+        // The longest prefix that is a file.
         while !all.contains(path.as_str()) {
             path = path.rsplit_once("::")?.0.to_owned();
         }
@@ -67,7 +67,8 @@ fn files_do_not_import_in_circles() {
     assert!(left.is_empty(), "in circles, or behind one: {left:#?}");
 }
 
-/// What others can name: the heads of public items, fields and variants, and of implementations, each up to its body.
+/// The heads of public items, fields and variants, and of implementations, each up to its body: everything that other
+/// crates can name.
 fn public_heads(code: &str) -> Vec<String> {
     let lines: Vec<_> = code.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
     let is_public = |line: &str| line.starts_with("pub ") || line.starts_with("impl");
@@ -80,7 +81,7 @@ fn public_heads(code: &str) -> Vec<String> {
     heads.collect()
 }
 
-/// Where the first block ends.
+/// The end of the first block.
 fn end_of_block(code: &str) -> Option<usize> {
     let mut depth = 0;
     let braces = code.char_indices().filter(|(_, each)| matches!(each, '{' | '}'));

@@ -1,4 +1,4 @@
-//! Encrypted connections and the token, against a server that has no Rollcall in it: what it answers is beside the point.
+//! Encrypted connections and the token, against a server without Rollcall in it: its answers do not matter here.
 #![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise, in its helpers too")]
 
@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-/// A server for `localhost`; gives the authority to trust, where it listens, and what the last call said who it was.
+/// A server for `localhost`. Returns the authority to trust, the address, and the `authorization` header of the last
+/// call.
 async fn server() -> (String, String, Arc<Mutex<Option<String>>>) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -2,8 +2,8 @@
 //
 //	ROLLCALL_SERVER=localhost:7700 service NAME PEERS ROUNDS FILE
 //
-// It registers NAME, waits until PEERS of its kind are there, itself included, and then adds one to the number in FILE,
-// ROUNDS times, under a lock. Nothing here minds that a replica is killed meanwhile.
+// It registers NAME, waits until PEERS of its kind are registered, itself included, and then adds one to the number in
+// FILE, ROUNDS times, under a lock. It goes on when a replica is killed meanwhile.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 	rollcall "github.com/rollcall/rollcall/client-go"
 )
 
-// place is where the services of this kind are registered.
+// place is the path under which the services of this kind register.
 const place = "/services/example"
 
 func main() {
@@ -58,7 +58,7 @@ func serve(name string, peers, rounds int, file string) error {
 			return err
 		}
 		if len(update.Children) >= peers {
-			// With %q no name is obeyed by a terminal.
+			// With %q a terminal obeys no name.
 			fmt.Printf("found %q\n", slices.Sorted(maps.Keys(update.Children)))
 			break
 		}
@@ -73,7 +73,7 @@ func serve(name string, peers, rounds int, file string) error {
 		} else if lock.Context().Err() == nil {
 			return err
 		}
-		// A lock that was lost is as good as given back.
+		// A lost lock is as good as a released one.
 		var lost *rollcall.LostError
 		if err := lock.Unlock(ctx); err != nil && !errors.As(err, &lost) {
 			return err
@@ -83,7 +83,7 @@ func serve(name string, peers, rounds int, file string) error {
 	return nil
 }
 
-// add reads, thinks, and writes, unless it is not its turn any more.
+// add reads, thinks, and writes, unless its turn is over.
 func add(ctx context.Context, file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,4 +1,4 @@
-//! The command line, as clap sees it.
+//! The command line, as clap parses it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,12 +84,12 @@ pub(crate) enum Color {
 }
 
 impl Global {
-    /// A client; nothing is connected yet.
+    /// Creates a client; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         self.client_of(&self.server)
     }
 
-    /// The same, of these replicas.
+    /// Creates a client of these replicas.
     pub(crate) fn client_of(&self, server: &str) -> Result<Client, Failure> {
         let mut connect = Client::connect(server).timeout(self.timeout);
         if let Some(token) = &self.token {
@@ -411,7 +411,7 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// `20s`, `500ms`, `2m`, `1h`.
+/// Parses a duration such as `20s`, `500ms`, `2m` or `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -426,7 +426,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(number.saturating_mul(seconds)))
 }
 
-/// The value of `--wait`, which may have none.
+/// Parses the value of `--wait`. The option may also have none.
 fn wait(text: &str) -> Result<Duration, String> {
     duration(text).map_err(|error| format!("{error}; what is no time goes before --wait"))
 }

@@ -1,4 +1,4 @@
-//! The check of `register`: a command that says whether the service is well.
+//! The check of `register`: a command whose exit status gives the health of the service.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::group::Group;
 
-/// What a check has come to.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Health {
     Up,
@@ -25,12 +25,12 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
-    /// Nothing is known: down.
+    /// A counter without results, which begins with down.
     pub(crate) fn new(rise: u32, fall: u32) -> Self {
         Self { rise, fall, health: Health::Down, in_a_row: 0 }
     }
 
-    /// What the result changes, if anything.
+    /// Counts a result. Returns the new health, if the result changes it.
     pub(crate) fn count(&mut self, result: Health) -> Option<Health> {
         if result == self.health {
             self.in_a_row = 0;
@@ -46,7 +46,7 @@ impl Counter {
     }
 }
 
-/// A shell command that is run time and again.
+/// A shell command that is run repeatedly.
 #[derive(Debug)]
 pub(crate) struct Check {
     command: String,
@@ -60,10 +60,10 @@ impl Check {
         Self { command, every, next_at: Instant::now(), counter }
     }
 
-    /// Checks until the health changes.
+    /// Runs the check until the health changes.
     ///
     /// # Cancellation
-    /// A check that runs is killed with all that it has started; its result does not count.
+    /// The running check is killed with everything that it has started; its result does not count.
     pub(crate) async fn changed(&mut self) -> Health {
         loop {
             sleep_until(self.next_at).await;
@@ -74,12 +74,13 @@ impl Check {
         }
     }
 
-    /// One that takes longer than the interval has failed. Nothing that it has started outlives it.
+    /// Runs the check once. A check that takes longer than the interval has failed. No process that it has started
+    /// outlives it.
     async fn once(&self) -> Health {
         let mut command = Command::new("sh");
         command.arg("-c").arg(&self.command).stdin(Stdio::null()).stdout(Stdio::null());
         let Ok(mut check) = Group::spawn(&mut command) else { return Health::Down };
-        // The shell may have started others, which would hang on without it.
+        // The shell may have started other processes, which would go on without it.
         let _killed = check.killed_on_drop();
         match timeout(self.every, check.wait()).await {
             Ok(Ok(status)) if status.success() => Health::Up,

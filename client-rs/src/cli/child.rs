@@ -1,4 +1,4 @@
-//! COMMAND: a process group of its own, to which signals are passed on.
+//! COMMAND: it has a process group of its own, and signals are passed on to it.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal as _;
@@ -12,7 +12,7 @@ use tokio::signal::unix::{self, SignalKind};
 use super::exit::{CANNOT_RUN, Failure, NOT_FOUND};
 use super::group::Group;
 
-/// The signals that ask to end, and those that mean something else.
+/// The signals that ask a process to end, and those with another meaning.
 const ENDING: [(Signal, SignalKind); 4] = [
     (Signal::INT, SignalKind::interrupt()),
     (Signal::TERM, SignalKind::terminate()),
@@ -22,17 +22,17 @@ const ENDING: [(Signal, SignalKind); 4] = [
 const OTHER: [(Signal, SignalKind); 2] =
     [(Signal::USR1, SignalKind::user_defined1()), (Signal::USR2, SignalKind::user_defined2())];
 
-/// The signals that are sent to this command. A signal that was ignored when it was started, as by `nohup`, stays ignored, by
-/// COMMAND too.
+/// The signals that are sent to this command. A signal that was ignored when this command was started, as by `nohup`,
+/// stays ignored, also by COMMAND.
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
-    /// Those that ask to end.
+    /// Listens to the signals that ask a process to end.
     pub(crate) fn ending() -> Result<Self, Failure> {
         Self::listen(&ENDING)
     }
 
-    /// All that are passed on.
+    /// Listens to all signals that are passed on.
     pub(crate) fn all() -> Result<Self, Failure> {
         Self::listen(&[&ENDING[..], &OTHER[..]].concat())
     }
@@ -44,7 +44,7 @@ impl Signals {
         Ok(Self(kinds.map(listen).collect::<Result<_, std::io::Error>>()?))
     }
 
-    /// The next one.
+    /// The next signal.
     ///
     /// # Cancellation
     /// Safe.
@@ -62,23 +62,23 @@ impl Signals {
     }
 }
 
-/// The signals that this process ignores, as a set of bits; none where the system does not tell.
+/// The signals that this process ignores, as a bit set; empty when the system does not show them.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or_default()
 }
 
-/// Whether a signal asks to end.
+/// Whether a signal asks a process to end.
 pub(crate) fn is_ending(signal: Signal) -> bool {
     ENDING.iter().any(|(ending, _)| *ending == signal)
 }
 
-/// COMMAND, running.
+/// The running COMMAND.
 pub(crate) struct Child(Group);
 
 impl Child {
-    /// Starts it, with more in its environment.
+    /// Starts COMMAND, with additions to its environment.
     pub(crate) fn start(
         command: &[String],
         environment: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
@@ -88,7 +88,7 @@ impl Child {
         };
         let mut command = Command::new(program);
         command.args(arguments).envs(environment);
-        // A group that is not the terminal's would be stopped when it reads from there.
+        // A process group that is not the terminal's foreground group would be stopped when it reads from the terminal.
         if std::io::stdin().is_terminal() {
             command.stdin(Stdio::null());
         }
@@ -103,7 +103,7 @@ impl Child {
         self.0.id()
     }
 
-    /// Waits for its end.
+    /// Waits for the end of COMMAND.
     ///
     /// # Cancellation
     /// Safe.
@@ -111,20 +111,20 @@ impl Child {
         Ok(self.0.wait().await?)
     }
 
-    /// Sends a signal to it and all that it has started, as long as it was not waited for.
+    /// Sends a signal to COMMAND and everything that it has started, unless its end was already waited for.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.0.is_running() {
             self.0.signal(signal);
         }
     }
 
-    /// Kills what is left of its group after its own end.
+    /// Kills the rest of the group after COMMAND itself has ended.
     pub(crate) fn kill_the_rest(&self) {
         self.0.signal(Signal::KILL);
     }
 }
 
-/// COMMAND's code, as a shell gives it.
+/// COMMAND's exit code, as a shell gives it.
 pub(crate) fn code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))

@@ -1,19 +1,19 @@
-//! When COMMAND must end so that it does not outlive its lock. Pure.
+//! The time at which COMMAND must end so that it does not outlive its lock. Pure.
 
 use std::time::{Duration, Instant};
 
-/// How long before the lock runs out COMMAND is told, and killed.
+/// Times before the end of the lock at which COMMAND is asked to end, and killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Notice {
-    /// Between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL.
     pub(crate) grace: Duration,
-    /// Between SIGKILL and the end of the lock: the kernel needs it, and so do we to be scheduled.
+    /// Time between SIGKILL and the end of the lock. The kernel needs it to kill, and this process to be scheduled.
     pub(crate) margin: Duration,
 }
 
 impl Notice {
     /// # Errors
-    /// When so much of the ttl would go for it that a renewal could not come in time.
+    /// When the notice would take so much of the ttl that a renewal could not come in time.
     pub(crate) fn new(ttl: Duration, grace: Option<Duration>) -> Result<Self, String> {
         let margin = (ttl / 10).min(Duration::from_millis(500));
         let grace = grace.unwrap_or_else(|| (ttl / 6).min(Duration::from_secs(5)));
@@ -49,7 +49,7 @@ mod tests {
             let ttl = Duration::from_secs(ttl);
             let notice = Notice::new(ttl, grace).unwrap();
             assert!(notice.term_at(until) < notice.kill_at(until) && notice.kill_at(until) < until);
-            // A renewal is sent after a third of the ttl: there is time left for its answer.
+            // A renewal is sent after a third of the ttl, so there is time left for its answer.
             assert!(notice.grace + notice.margin < ttl * 2 / 3, "{notice:?}");
         }
         assert!(Notice::new(Duration::from_secs(30), Some(Duration::from_secs(11))).is_err());

@@ -1,23 +1,23 @@
-//! What keeps output harmless: names, values and messages come from others, and may hold what a terminal obeys or a reader
-//! takes for another line.
+//! Keeps output harmless. Names, values and messages come from others, and may contain characters that a terminal obeys
+//! or that a reader takes for another line.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde_json::Value as Json;
 
-/// Whether a terminal obeys the character, or shows what follows in another order or on another line: control characters
-/// (C0, DEL, C1), line and paragraph separators, and the marks that override the direction of writing.
+/// Whether a terminal obeys the character, or shows the text after it in another order or on another line: control
+/// characters (C0, DEL, C1), line and paragraph separators, and the marks that override the direction of writing.
 pub(super) fn is_obeyed(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Text of others for one line: characters that a terminal would obey are written as in JSON.
+/// Escapes text of others for one line: characters that a terminal would obey are written as in JSON.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     escaped_but(text, &[])
 }
 
-/// As [`escaped`], with some characters left as they are.
+/// Like [`escaped`], but leaves some characters as they are.
 fn escaped_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     let is_escaped = |c: char| is_obeyed(c) && !kept.contains(&c);
     if !text.contains(is_escaped) {
@@ -37,7 +37,7 @@ fn escaped_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     Cow::Owned(safe)
 }
 
-/// JSON on one line. It escapes what JSON itself lets through: DEL, C1 and the marks of direction.
+/// JSON on one line. It also escapes the characters that JSON itself lets through: DEL, C1 and the marks of direction.
 pub(crate) fn json_line(json: &Json) -> String {
     escaped(&json.to_string()).into_owned()
 }
@@ -54,7 +54,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// ESC, BEL, a line break, DEL, CSI of C1, and marks that turn the direction of writing and isolate from it.
+    /// ESC, BEL, a line break, DEL, CSI of C1, and marks that turn the direction of writing and isolate text from it.
     pub(crate) const HOSTILE: &str = "a\x1b[2J\x07\n\t\x7f\u{9b}31m\u{202e}\u{2066}\u{2028}ü";
     pub(crate) const HARMLESS: &str = r"a\u001b[2J\u0007\n\t\u007f\u009b31m\u202e\u2066\u2028ü";
 

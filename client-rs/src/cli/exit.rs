@@ -1,4 +1,4 @@
-//! How the command ends: exit codes, and errors that say what to do.
+//! The end of the command: exit codes, and error messages with advice.
 
 use std::fmt;
 use std::io::Write as _;
@@ -8,13 +8,13 @@ use rollcall::{Error, LostReason, Reason};
 
 use super::escape::escaped;
 
-/// It was refused, or failed.
+/// The request was refused, or failed.
 pub(crate) const FAILED: u8 = 1;
 /// There is no such node.
 pub(crate) const NO_NODE: u8 = 3;
 /// No replica could be reached.
 pub(crate) const UNREACHABLE: u8 = 69;
-/// The lock was not acquired in the time that was given.
+/// The lock was not acquired in the given time.
 pub(crate) const NOT_ACQUIRED: u8 = 75;
 /// The lock was lost, and COMMAND was ended.
 pub(crate) const LOCK_LOST: u8 = 76;
@@ -27,10 +27,10 @@ pub(crate) const CANNOT_RUN: u8 = 126;
 /// There is no such COMMAND.
 pub(crate) const NOT_FOUND: u8 = 127;
 
-/// How a subcommand ends.
+/// The result of a subcommand.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
 
-/// A code, and what to say on standard error; what comes from others is escaped.
+/// An exit code and a message for standard error. Text of others is escaped.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
@@ -47,10 +47,10 @@ impl Failure {
         Self::new(2, message)
     }
 
-    /// Says it, and gives the code. An empty message says nothing.
+    /// Prints the message, and returns the code. Prints nothing when the message is empty.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            // Where standard error is closed nobody wants to know.
+            // Nothing can be done when standard error is closed.
             let _ = writeln!(std::io::stderr(), "rollcall: {}", self.message);
         }
         ExitCode::from(self.code)
@@ -75,7 +75,7 @@ impl Failure {
         }
     }
 
-    /// The same as an answer of the lock subcommand.
+    /// Like `From<Error>`, for the lock subcommand.
     pub(crate) fn of_lock(error: &Error) -> Self {
         match error {
             Error::Refused(refusal) if *refusal.reason() == Reason::LockBusy => Self::new(NOT_ACQUIRED, refusal),
@@ -99,7 +99,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// The code of a refusal, and what to do.
+/// The exit code of a refusal, and advice.
 fn advice(reason: &Reason) -> (u8, &'static str) {
     match reason {
         Reason::NoNode => (NO_NODE, ""),
@@ -122,7 +122,7 @@ fn advice(reason: &Reason) -> (u8, &'static str) {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        // Whoever read our output has had enough: that is no fault worth a word.
+        // The reader of the output has closed it, which is no fault to report.
         let message = match error.kind() {
             std::io::ErrorKind::BrokenPipe => String::new(),
             _ => error.to_string(),

@@ -1,4 +1,4 @@
-//! A node and what is below it, in the formats of `get`.
+//! A node and everything below it, in the formats of `get`.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +16,16 @@ pub(crate) struct Branch {
     pub(crate) below: BTreeMap<String, Branch>,
 }
 
-/// What is shown of nodes beside their names.
+/// The details of nodes that are shown beside their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Show {
-    /// What they hold.
+    /// Their values.
     pub(crate) data: bool,
     /// ZooKeeper's record of them.
     pub(crate) stat: bool,
 }
 
-/// Leaves out what ZooKeeper and locks have for themselves: `/zookeeper`, and the nodes of those that hold a lock or wait for
-/// it.
+/// Removes the inner nodes of ZooKeeper and of locks: `/zookeeper`, and the nodes of the holders and waiters of a lock.
 pub(crate) fn hide_inner(node: &mut Node, path: &str) {
     let hidden: Vec<_> = node.children.keys().filter(|name| is_inner(node, path, name)).cloned().collect();
     for name in hidden {
@@ -48,7 +47,7 @@ fn is_inner(node: &Node, path: &str, name: &str) -> bool {
     is_zookeepers || is_queue || is_lease()
 }
 
-/// The end of the name of the node beside a lock, below which those are that wait for it.
+/// Suffix of the node beside a lock that holds the nodes of its waiters.
 pub(crate) const LOCK_QUEUE: &str = "-__lock__";
 
 impl Branch {
@@ -64,7 +63,8 @@ impl Branch {
         root
     }
 
-    /// As `ndsr` has it: `{PATH: {"data": …, "children": [{PATH: {…}}, …]}}`, and the stat where it is shown.
+    /// Converts to the form of `ndsr`: `{PATH: {"data": …, "children": [{PATH: {…}}, …]}}`, and the stat if it is
+    /// shown.
     pub(crate) fn to_json(&self, path: &str, show: Show) -> Json {
         let mut fields = Map::new();
         if show.data {
@@ -80,7 +80,7 @@ impl Branch {
         json!({ path: fields })
     }
 
-    /// One path a line, the node itself first.
+    /// One path on each line, the node itself first.
     pub(crate) fn to_dir(&self, path: &str, style: Style) -> String {
         let below = self.below.iter().map(|(name, below)| below.to_dir(&join(path, name), style));
         std::iter::once(style.paint(self.tone(), path) + "\n").chain(below).collect()
@@ -109,7 +109,7 @@ fn stat_to_json(stat: &Stat) -> Json {
     })
 }
 
-/// A ZooKeeper session, as ZooKeeper writes it.
+/// The id of a ZooKeeper session, as ZooKeeper writes it.
 pub(crate) fn session(id: i64) -> String {
     format!("{id:#x}")
 }
@@ -117,7 +117,7 @@ pub(crate) fn session(id: i64) -> String {
 /// The names of replicas, by their ZooKeeper sessions.
 pub(crate) type Replicas = BTreeMap<i64, String>;
 
-/// One line a child.
+/// One child on each line.
 pub(crate) fn to_table(node: &Node, replicas: &Replicas, show: Show, style: Style) -> String {
     let row = |(name, child): (&String, &Child)| {
         let of_stat = |text: fn(&Stat) -> String| child.stat.as_ref().map_or_else(|| "-".to_owned(), text);
@@ -139,7 +139,7 @@ pub(crate) fn to_table(node: &Node, replicas: &Replicas, show: Show, style: Styl
     table(style, &head[..if show.data { 9 } else { 8 }], &rows)
 }
 
-/// The process that holds a registration, as it has written itself.
+/// The process that holds a registration, as it has written itself into the node.
 fn holder(child: &Child) -> String {
     let is_registration = child.stat.is_some_and(|stat| stat.is_ephemeral());
     let pid = child.value.as_ref().filter(|_| is_registration).and_then(|value| value.as_data()?.get("pid"));
@@ -150,7 +150,7 @@ pub(crate) fn join(path: &str, name: &str) -> String {
     format!("{}/{name}", path.trim_end_matches('/'))
 }
 
-/// JSON as YAML: block style, strings quoted where they could be taken for something else.
+/// JSON as YAML in block style. Strings are quoted where they could be taken for another type.
 pub(crate) fn to_yaml(json: &Json, style: Style) -> String {
     let mut text = String::new();
     write_yaml(&mut text, json, 0, style);
@@ -170,7 +170,7 @@ fn write_yaml(text: &mut String, json: &Json, depth: usize, style: Style) {
             for item in items {
                 let mut below = String::new();
                 write_yaml(&mut below, item, depth + 1, style);
-                // The first line of an item stands beside its dash.
+                // The first line of an item is on the line of its dash.
                 text.push_str(&format!("{indent}- {}", below.trim_start_matches(' ')));
             }
         }
@@ -199,7 +199,7 @@ fn leaf(json: &Json) -> String {
     }
 }
 
-/// A string: plain where it can't be taken for anything else, quoted as in JSON, which YAML understands, otherwise.
+/// A string: plain where it can't be taken for another type, otherwise quoted as in JSON, which YAML understands.
 fn scalar(string: &str) -> String {
     let begins = string.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_');
     let plain = string.chars().all(|c| c.is_ascii_alphanumeric() || "/_.:@+-".contains(c)) && !string.ends_with(':');

@@ -13,7 +13,7 @@ use super::format::{Branch, Replicas, Show, hide_inner, to_table, to_yaml};
 use super::term::{Style, print, say, time};
 use super::waiting::patiently;
 
-/// What `--wait` without a time means.
+/// The wait of `--wait` without a time.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 pub(crate) async fn run(client: &Client, style: Style, args: GetArgs) -> Outcome {
@@ -49,7 +49,7 @@ pub(crate) async fn run(client: &Client, style: Style, args: GetArgs) -> Outcome
     Ok(ExitCode::SUCCESS)
 }
 
-/// The replicas whose sessions hold registrations; none where the one that is asked does not tell.
+/// The replicas whose sessions hold registrations; empty when the replica that is asked does not give them.
 async fn replicas_of(client: &Client, node: &Node) -> Replicas {
     if !node.children.values().any(|child| child.stat.is_some_and(|stat| stat.is_ephemeral())) {
         return Replicas::new();

@@ -1,5 +1,5 @@
-//! Process groups. Each command that is started leads one, so that everything it has started can be signalled and ended with
-//! it.
+//! Process groups. Each command that is started leads a group, so that everything that it starts can be signalled and
+//! ended with it.
 
 use std::io;
 use std::process::ExitStatus;
@@ -29,7 +29,7 @@ impl Group {
         self.leader.id()
     }
 
-    /// Waits for the leader's end.
+    /// Waits for the end of the leader.
     ///
     /// # Cancellation
     /// Safe.
@@ -37,28 +37,28 @@ impl Group {
         self.process.wait().await
     }
 
-    /// Whether the leader was not waited for yet.
+    /// Whether the end of the leader was not waited for yet.
     pub(crate) fn is_running(&self) -> bool {
         self.process.id().is_some()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // Nobody may be left.
+        // The group may be empty already.
         let _ = kill_process_group(self.id(), signal);
     }
 
-    /// Kills the group when the returned value is dropped, however that comes.
+    /// Kills the group when the returned value is dropped, for whatever reason.
     pub(crate) fn killed_on_drop(&self) -> KilledOnDrop {
         KilledOnDrop(self.id())
     }
 }
 
-/// From [`Group::killed_on_drop`].
+/// Kills the group when it is dropped: from [`Group::killed_on_drop`].
 pub(crate) struct KilledOnDrop(Pid);
 
 impl Drop for KilledOnDrop {
     fn drop(&mut self) {
-        // Mostly nobody is left.
+        // Mostly the group is empty already.
         let _ = kill_process_group(self.0, Signal::KILL);
     }
 }

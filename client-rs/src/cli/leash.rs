@@ -1,9 +1,9 @@
-//! The leash: a process of its own that ends COMMAND's process group when the lock's holder can't, because it was killed,
-//! or stopped past the deadline.
+//! The leash: a separate process that ends COMMAND's process group when the lock's holder can't, because the holder was
+//! killed, or stopped past the deadline.
 //!
-//! It is started before COMMAND, so that COMMAND never runs without it. It reads its standard input: first the process group,
-//! then deadlines, as milliseconds of the monotonic clock, and `done` when nothing is left to guard. When a deadline passes,
-//! or its input ends without that word, it kills the group.
+//! The leash is started before COMMAND, so that COMMAND never runs without it. It reads from its standard input first
+//! the process group, then deadlines as milliseconds of the monotonic clock, and `done` when there is nothing left to
+//! guard. When a deadline passes, or its input ends without `done`, it kills the group.
 
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;
@@ -18,10 +18,10 @@ use std::os::unix::process::CommandExt as _;
 use super::exit::{FAILED, Failure};
 use super::orphans::Ours;
 
-/// The word that lets go.
+/// The word that ends the leash without killing.
 const DONE: &str = "done";
 
-/// The other end: in the process that holds the lock.
+/// The other end of the leash, in the process that holds the lock.
 #[derive(Debug)]
 pub(crate) struct Leash {
     process: std::process::Child,
@@ -29,14 +29,14 @@ pub(crate) struct Leash {
 }
 
 impl Leash {
-    /// Starts one, which guards nothing yet.
+    /// Starts a leash, which guards nothing yet.
     pub(crate) fn start() -> Result<Self, Failure> {
         let process = program()?
             .arg("__leash")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // What ends us from a terminal must not end it.
+            // A signal from the terminal that ends this process must not end the leash.
             .process_group(0)
             .spawn()
             .map_err(|error| Failure::new(FAILED, format!("can't start the leash of COMMAND: {error}")))?;
@@ -52,28 +52,28 @@ impl Leash {
 
     /// Moves the deadline.
     pub(crate) fn prolong(&mut self, until: Instant) {
-        // In this order: to be stopped between the two makes the deadline earlier, not later.
+        // The order matters: if this process is stopped between the two, the deadline gets earlier, not later.
         let now = monotonic();
         let left = until.saturating_duration_since(Instant::now());
         self.say(&(now + left).as_millis().to_string());
     }
 
-    /// Nothing is left to guard.
+    /// Ends the leash when there is nothing left to guard.
     pub(crate) fn release(mut self) {
         self.say(DONE);
-        // It ends at once.
+        // The leash ends at once.
         let _ = self.process.wait();
     }
 
     fn say(&mut self, line: &str) {
         if let Some(input) = &mut self.process.stdin {
-            // One that has gone has killed the group.
+            // A leash that is gone has killed the group.
             let _ = writeln!(input, "{line}");
         }
     }
 }
 
-/// This program, also when its file was replaced or deleted since it was started.
+/// This program, even if its file was replaced or deleted after the start.
 fn program() -> Result<Command, Failure> {
     const SELF: &str = "/proc/self/exe";
     let path = if Path::new(SELF).exists() { SELF.into() } else { std::env::current_exe()? };
@@ -88,7 +88,7 @@ fn monotonic() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or_default(), nanos)
 }
 
-/// What the leash does.
+/// Runs the leash.
 pub(crate) fn watch() -> ExitCode {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -99,7 +99,7 @@ pub(crate) fn watch() -> ExitCode {
             }
         }
     });
-    // Without a group nothing was started.
+    // No group was given, so nothing was started.
     let Some(group) = lines.recv().ok().and_then(|line| Pid::from_raw(line.parse().ok()?)) else {
         return ExitCode::SUCCESS;
     };
@@ -113,7 +113,7 @@ pub(crate) fn watch() -> ExitCode {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
     }
-    // It may have ended by itself.
+    // The group may have ended by itself.
     let _ = kill_process_group(group, Signal::KILL);
     ExitCode::SUCCESS
 }

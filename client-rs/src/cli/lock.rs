@@ -17,7 +17,7 @@ use super::leash::Leash;
 use super::term::{print, say};
 use super::waiting::patiently;
 
-/// Pause before another try, after one that found no replica for the time of a call: that may be very short.
+/// Pause before the next attempt after one that found no replica within the time of a call, which may be very short.
 const AGAIN: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
@@ -39,7 +39,8 @@ pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
     if args.leave {
         let id = guard.leave();
         if let Err(failure) = print(&escaped(&id)) {
-            // Nobody knows the id, so nobody else can give it back. That it is gone already is as good.
+            // Nobody knows the id, so nobody else can release the lock. An error means that it is gone already, which
+            // is just as good.
             let _ = client.release_lock(id).await;
             return Err(failure);
         }
@@ -54,7 +55,7 @@ pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
         Ok((child, leash)) => supervise(&guard, child, leash, notice, &mut signals).await,
         Err(failure) => Err(failure),
     };
-    // That it was lost is told by its loss; what could not be given back goes with its ttl.
+    // A lost lock is reported by `Ended::Lost`. A lock that could not be released goes with its ttl.
     let released = guard.release().await;
     match ended? {
         Ended::ByItself(status) => {
@@ -69,8 +70,8 @@ pub(crate) async fn run(client: &Client, args: LockArgs) -> Outcome {
     }
 }
 
-/// Acquires the lock, or waits for it as long as that is wanted, without a replica or ZooKeeper too. One that is only tried
-/// may take as long as any call.
+/// Acquires the lock, or waits for it for as long as the user wants, even without a replica or ZooKeeper. A mere
+/// attempt may take as long as any call.
 async fn acquire(lock: Lock, wait: Option<Option<Duration>>) -> Result<LockGuard, Error> {
     let begun = Instant::now();
     let left = || match wait {
@@ -94,7 +95,7 @@ async fn acquire(lock: Lock, wait: Option<Option<Duration>>) -> Result<LockGuard
     }
 }
 
-/// Starts COMMAND, and before it the leash: it never runs without.
+/// Starts the leash and then COMMAND, which never runs without the leash.
 fn start(command: &[String], environment: [(&'static str, &str); 2]) -> Result<(Child, Leash), Failure> {
     let leash = Leash::start()?;
     match Child::start(command, environment) {
@@ -107,7 +108,7 @@ fn start(command: &[String], environment: [(&'static str, &str); 2]) -> Result<(
 }
 
 fn tell_place(place: &Place) {
-    // Where nobody holds it the turn comes at once.
+    // If nobody holds the lock, the turn comes at once.
     if !place.holders.is_empty() {
         say(&format!("place {} in the queue, held by {}", place.position, place.holders.join(", ")));
     }
@@ -140,16 +141,16 @@ async fn hold(path: &str, guard: LockGuard, signals: &mut Signals, quiet: bool) 
     }
 }
 
-/// How COMMAND has ended.
+/// How COMMAND ended.
 enum Ended {
     ByItself(ExitStatus),
     Lost(String),
 }
 
-/// Where things stand.
+/// The state of supervision.
 enum Phase {
     Running,
-    /// The lock is lost, or runs out; SIGTERM was sent.
+    /// The lock is lost, or runs out. SIGTERM was sent.
     Ending {
         kill_at: Instant,
         why: String,
@@ -159,7 +160,7 @@ enum Phase {
     },
 }
 
-/// Waits for COMMAND's end, and sees to it that it comes before the lock's.
+/// Waits for the end of COMMAND, and makes sure that COMMAND ends before the lock does.
 async fn supervise(
     guard: &LockGuard,
     mut child: Child,
@@ -169,7 +170,7 @@ async fn supervise(
 ) -> Result<Ended, Failure> {
     let mut states = guard.states();
     let mut phase = Phase::Running;
-    // Until when the lock was certain, by the last state that told.
+    // The time until which the lock was certain, by the last state that gave one.
     let mut until = until_of(&guard.state()).unwrap_or_else(Instant::now);
     leash.guard(child.group(), notice.kill_at(until));
     let status = loop {
@@ -188,7 +189,7 @@ async fn supervise(
                     };
                 }
             } else if let LockState::Lost { reason } = &state {
-                // Others may hold it at any moment: there is no time for politeness, but a little.
+                // Others may get the lock at any moment, so COMMAND has only a short time to end.
                 phase =
                     Phase::Ending { kill_at: notice.kill_at(until).min(now + notice.margin), why: reason.to_string() };
             }

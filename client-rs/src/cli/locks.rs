@@ -14,7 +14,7 @@ use super::format::{LOCK_QUEUE, join};
 use super::term::{Row, Style, Tone, age, print, table, time};
 use super::waiting::patiently;
 
-/// Maximum number of locks that are asked for at once.
+/// Maximum number of locks that are described at the same time.
 const AT_ONCE: usize = 16;
 
 pub(crate) async fn run(client: &Client, style: Style, args: LocksArgs) -> Outcome {
@@ -37,13 +37,13 @@ pub(crate) async fn run(client: &Client, style: Style, args: LocksArgs) -> Outco
     Ok(ExitCode::SUCCESS)
 }
 
-/// All locks that are held or waited for, by path.
+/// All locks with holders or waiters, by path.
 async fn all(client: &Client) -> Result<Vec<LockDescription>, Error> {
     let everything = client.get("/").recursive().latest().into_future().await?;
     let describe = |path: String| async move {
         match client.describe_lock(path).await {
             Ok(lock) => Ok(Some(lock)),
-            // It is named as a lock, and is none.
+            // The node has the name of a lock, but is none.
             Err(error) if error.reason() == Some(&Reason::NotALock) => Ok(None),
             Err(error) => Err(error),
         }
@@ -52,7 +52,7 @@ async fn all(client: &Client) -> Result<Vec<LockDescription>, Error> {
     Ok(locks.into_iter().flatten().filter(|lock| !is_idle(lock)).collect())
 }
 
-/// The paths of the locks that somebody has ever waited for, and that have a holder or a waiter in the list.
+/// The paths of the locks that anybody has ever waited for, and that have a holder or a waiter in the list.
 fn used(everything: &Node) -> Vec<String> {
     let nodes = &everything.children;
     let has_child = |path: &str| {

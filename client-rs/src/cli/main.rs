@@ -1,4 +1,4 @@
-//! The command `rollcall`: what an operator, a shell script or a cron job does with Rollcall. `docs/cli.md` describes it.
+//! The command `rollcall`, for operators, shell scripts and cron jobs. `docs/cli.md` describes it.
 
 mod args;
 mod check;
@@ -36,7 +36,7 @@ use self::waiting::patiently;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // These have no use for a runtime, and the leash must not depend on one.
+    // These need no runtime, and the leash must not depend on one.
     match &cli.command {
         Command::Leash => return leash::watch(),
         Command::Completions(args) => return finish(completions::run(args)),
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
             never = orphans::reap() => match never {},
         }
     });
-    // A host name may still be being resolved.
+    // A host name may still be in resolution.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     finish(outcome)
 }
@@ -79,7 +79,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Completions(args) => completions::run(&args),
         Command::Leash => Ok(leash::watch()),
     };
-    // Whatever was dropped on the way is given back: a lock whose holder could not be told, a place in a queue.
+    // Everything that was dropped on the way is given back: a lock of which its holder never heard, a place in a queue.
     if let Err(error) = patiently(client, "what is given back at the end", client.settled()).await {
         say(&format!("what could not be given back goes with its ttl: {error}"));
     }

@@ -1,5 +1,6 @@
-//! Orphans: processes whose parent has ended, and that the kernel has made children of this command, which is process 1 of a
-//! container, or has taken a shell's place that had started others. Nobody else can reap them.
+//! Orphans: processes whose parent has ended, and which the kernel has made children of this command. That happens when
+//! this command is process 1 of a container, or has replaced a shell that had started other processes. No other process
+//! can reap them.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -9,14 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The children that this command has started, each of which is waited for by its owner.
+/// The children that this command has started. The owner of each waits for it.
 static OURS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 fn ours() -> MutexGuard<'static, BTreeSet<i32>> {
     OURS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A child that is left to its owner, for as long as this is kept. To be made before the runtime can run anything else.
+/// Leaves a child to its owner for as long as this value is kept. Create it before the runtime can run anything else.
 #[derive(Debug)]
 pub(crate) struct Ours(Pid);
 
@@ -37,7 +38,7 @@ impl Drop for Ours {
     }
 }
 
-/// Reaps orphans as they end, for ever.
+/// Reaps orphans as they end. Never returns.
 ///
 /// # Cancellation
 /// Safe.
@@ -45,7 +46,7 @@ pub(crate) async fn reap() -> Infallible {
     let Ok(mut ended) = signal(SignalKind::child()) else { return pending().await };
     loop {
         children().into_iter().filter(|id| !ours().contains(id)).filter_map(Pid::from_raw).for_each(|id| {
-            // One that runs is left alone.
+            // A child that still runs is left alone.
             let _ = waitpid(Some(id), WaitOptions::NOHANG);
         });
         if ended.recv().await.is_none() {
@@ -54,7 +55,7 @@ pub(crate) async fn reap() -> Infallible {
     }
 }
 
-/// All children of this process; none where the system does not list them.
+/// All children of this process; empty when the system does not list them.
 fn children() -> Vec<i32> {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());

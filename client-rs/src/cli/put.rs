@@ -13,7 +13,7 @@ use super::exit::{Failure, Outcome};
 use super::term::{parse_data, print};
 use super::waiting::patiently;
 
-/// Maximum number of bytes that are read from standard input: more than any node can hold.
+/// Maximum number of bytes that are read from standard input. It is more than any node can hold.
 const MOST: u64 = 4 << 20;
 
 pub(crate) async fn run(client: &Client, args: PutArgs) -> Outcome {
@@ -39,7 +39,7 @@ pub(crate) async fn run(client: &Client, args: PutArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What standard input has. Nothing at all is more often a mistake than a wish.
+/// Reads the value from standard input. Empty input is more often a mistake than intended.
 fn read() -> Result<Value, Failure> {
     const HINT: &str = "give --data or --text, or --empty for a node that holds nothing";
     if stdin().is_terminal() {

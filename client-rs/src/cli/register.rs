@@ -39,10 +39,10 @@ pub(crate) async fn run(client: &Client, mut args: RegisterArgs) -> Outcome {
 /// Registers while COMMAND runs.
 async fn beside(mut child: Child, mut presence: Presence) -> Outcome {
     let mut signals = Signals::all()?;
-    // Why the registration is over while COMMAND runs on.
+    // Whether the registration is over while COMMAND runs on, and why it was refused.
     let mut is_over = false;
     let mut refused = None;
-    // Whether it was asked for when a signal took it down.
+    // Whether the registration was under way when a signal ended it.
     let mut was_pending = false;
     let status = loop {
         tokio::select! {
@@ -50,7 +50,7 @@ async fn beside(mut child: Child, mut presence: Presence) -> Outcome {
             end = presence.keep(), if !is_over => {
                 is_over = true;
                 if presence.was_registered {
-                    // Whoever has taken it over is most likely meant to; COMMAND may still have work to end.
+                    // The client that has taken it over is most likely meant to. COMMAND may still have work to finish.
                     end.report();
                 } else {
                     child.signal(Signal::TERM);
@@ -60,7 +60,7 @@ async fn beside(mut child: Child, mut presence: Presence) -> Outcome {
             signal = signals.next() => {
                 child.signal(signal);
                 if is_ending(signal) && !is_over {
-                    // Nobody is to come any more while it ends; it may take its time.
+                    // No new clients should come while COMMAND ends, and COMMAND may take its time.
                     is_over = true;
                     was_pending = presence.registration.is_some();
                     presence.leave().await;
@@ -77,7 +77,7 @@ async fn beside(mut child: Child, mut presence: Presence) -> Outcome {
     refused.map_or_else(|| Ok(code(status)), Err)
 }
 
-/// What to register.
+/// The registration to make.
 struct Place {
     client: Client,
     path: String,
@@ -86,13 +86,13 @@ struct Place {
     exclusive: bool,
 }
 
-/// A registration, while it may be there.
+/// A registration that may exist.
 struct Presence {
     place: Place,
     check: Option<Check>,
     registration: Option<Registration>,
     was_registered: bool,
-    /// The last state that was told.
+    /// The last state that was reported.
     told: Option<RegistrationState>,
     waiting: Waiting,
 }
@@ -103,10 +103,10 @@ impl Presence {
         Self { place, check, registration: None, was_registered: false, told: None, waiting }
     }
 
-    /// Registers, and takes it down, as the check says; returns only when it can't go on.
+    /// Registers, and takes the registration down, as the check decides. Returns only when it can't go on.
     ///
     /// # Cancellation
-    /// Safe: goes on when it is called again.
+    /// Safe: the next call goes on.
     async fn keep(&mut self) -> Failure {
         loop {
             if self.check.is_none()

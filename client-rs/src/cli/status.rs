@@ -14,9 +14,9 @@ use super::format::session;
 use super::term::{Row, Style, Tone, age, print, table, time};
 use super::waiting::patiently;
 
-/// What came of the question to one replica.
+/// The result of asking one replica.
 struct Answer {
-    /// As it is named in `--server`.
+    /// Its name in `--server`.
     server: String,
     took: Duration,
     status: Result<ReplicaStatus, Error>,
@@ -40,7 +40,7 @@ impl Answer {
         self.status.as_ref().is_ok_and(|status| status.state == ReplicaState::Serving && status.backend.is_connected)
     }
 
-    /// What is wrong with it, in words.
+    /// The fault of the replica, in words.
     fn trouble(&self) -> Option<String> {
         let status = match &self.status {
             Ok(status) => status,
@@ -146,12 +146,12 @@ fn row(answer: &Answer) -> Row {
     Row { tone, cells }
 }
 
-/// An amount, as a part of its limit.
+/// An amount, as a percentage of its limit.
 fn share(usage: Usage) -> String {
     format!("{}%", usage.used.saturating_mul(100) / usage.limit.max(1))
 }
 
-/// The replicas that ZooKeeper shows, and that were not asked or did not answer, each once.
+/// The replicas that ZooKeeper shows, and that were not asked or did not answer. Each is listed once.
 fn others(answers: &[Answer]) -> Vec<String> {
     let known = || answers.iter().filter_map(|answer| answer.status.as_ref().ok());
     let mut others: Vec<_> = known()

@@ -1,4 +1,4 @@
-//! What is printed: standard output, colours on a terminal, the words for times and data.
+//! Output: standard output, colours on a terminal, and the words for times and data.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ pub(crate) enum Style {
     Colored,
 }
 
-/// What a colour says.
+/// The meaning of a colour.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Tone {
     Good,
@@ -56,7 +56,7 @@ impl Style {
     }
 }
 
-/// Prints lines at once, so that whoever reads them from a pipe does not wait.
+/// Prints lines at once, so that a reader at the end of a pipe does not wait.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
@@ -66,13 +66,13 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
-/// Says something that is no result.
+/// Prints a message that is not a result, to standard error.
 pub(crate) fn say(text: &str) {
-    // Where standard error is closed nobody wants to know.
+    // Nothing can be done when standard error is closed.
     let _ = writeln!(io::stderr(), "rollcall: {}", escaped(text));
 }
 
-/// How long ago that was, in the largest unit that fits.
+/// Time since `since`, in the largest unit that fits.
 pub(crate) fn age(since: SystemTime) -> String {
     let seconds = since.elapsed().unwrap_or_default().as_secs();
     match seconds {
@@ -83,13 +83,13 @@ pub(crate) fn age(since: SystemTime) -> String {
     }
 }
 
-/// UTC, to the second.
+/// A time in UTC, to the second.
 pub(crate) fn time(time: SystemTime) -> String {
     let text = jiff::Timestamp::try_from(time).map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
     text.unwrap_or_else(|_| "-".to_owned())
 }
 
-/// What a node holds, for a line: text as it is, unless a character has to be escaped; then, and else, JSON.
+/// The value of a node, on one line: text as it is, unless a character has to be escaped; everything else as JSON.
 pub(crate) fn shown(value: Option<&Value>) -> String {
     match value {
         None => String::new(),
@@ -98,7 +98,7 @@ pub(crate) fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// `KEY=VALUE`s, JSON objects and `@FILE`s as one object; later ones win.
+/// Joins `KEY=VALUE`s, JSON objects and `@FILE`s into one object; later values win.
 pub(crate) fn parse_data(words: &[String]) -> Result<Map<String, Json>, Failure> {
     let mut fields = Map::new();
     for word in words {
@@ -120,21 +120,21 @@ pub(crate) fn parse_data(words: &[String]) -> Result<Map<String, Json>, Failure>
         let Some((key, value)) = word.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             return Err(Failure::usage(format!("--data {word:?} is neither KEY=VALUE, nor a JSON object, nor @FILE")));
         };
-        // 22 is a number, true a boolean; what is no JSON is text.
+        // 22 is a number and true a boolean; a value that is not JSON is text.
         let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
         fields.insert(key.to_owned(), value);
     }
     Ok(fields)
 }
 
-/// A line of a table; its first cell is in the tone.
+/// A line of a table. Its first cell has the colour of the tone.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) tone: Tone,
     pub(crate) cells: Vec<String>,
 }
 
-/// Columns that line up. Cells are [`escaped`].
+/// Formats aligned columns. Cells are [`escaped`].
 pub(crate) fn table(style: Style, head: &[&str], rows: &[Row]) -> String {
     let tones = rows.iter().map(|row| row.tone);
     let rows: Vec<Vec<_>> = rows.iter().map(|row| row.cells.iter().map(|cell| escaped(cell)).collect()).collect();

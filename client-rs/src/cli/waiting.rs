@@ -1,4 +1,5 @@
-//! What a command says while it waits: nothing for a second, then what it waits for and why, and again when that changes.
+//! Messages while a command waits. They begin after a second with the object and the cause of the wait, and follow when
+//! that changes.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,10 +13,10 @@ use tokio::time::sleep;
 
 use super::term::{say, time};
 
-/// Time that may pass without a word.
+/// Time without a message.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Awaits something, and says what for, and why it is not there, when it takes longer.
+/// Awaits a future. When that takes longer, prints the object and the cause of the wait.
 pub(crate) async fn patiently<F: Future>(client: &Client, what: &str, future: F) -> F::Output {
     let (mut waiting, mut future) = (Waiting::new(client, what), pin!(future));
     tokio::select! {
@@ -25,14 +26,14 @@ pub(crate) async fn patiently<F: Future>(client: &Client, what: &str, future: F)
     }
 }
 
-/// Something that is waited for.
+/// A wait in progress.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     what: String,
     contact: watch::Receiver<Contact>,
-    /// Since when a replica that answers has not done it, and why, as it says.
+    /// Time since which an answering replica has not done the work, and the reason that it gives.
     pending: Option<(SystemTime, Option<Reason>)>,
-    /// What was said of each replica since there was an answer last.
+    /// The message about each replica since the last answer.
     told: BTreeMap<String, String>,
 }
 
@@ -41,22 +42,22 @@ impl Waiting {
         Self { what: what.to_owned(), contact: client.contact(), pending: None, told: BTreeMap::new() }
     }
 
-    /// A replica that answers has still to do what is waited for.
+    /// A replica answers, but has not done the awaited work yet.
     pub(crate) fn set_pending(&mut self, reason: Option<Reason>) {
         let since = self.pending.take().map_or_else(SystemTime::now, |(since, _)| since);
         self.pending = Some((since, reason));
     }
 
-    /// It is done, or not wanted any more.
+    /// The work is done, or no longer wanted.
     pub(crate) fn set_done(&mut self) {
         self.pending = None;
         self.told.clear();
     }
 
-    /// Says what is to be said, for ever.
+    /// Prints messages when they are due. Never returns.
     ///
     /// # Cancellation
-    /// Safe: goes on when it is called again.
+    /// Safe: the next call goes on.
     pub(crate) async fn tell(&mut self) -> Infallible {
         loop {
             let contact = self.contact.borrow_and_update().clone();
@@ -92,7 +93,7 @@ impl Waiting {
     }
 }
 
-/// The replica that is at fault, and what it does.
+/// The replica at fault, and the fault.
 fn why(contact: &Contact, pending: Option<&Reason>) -> (String, String) {
     match (&contact.trouble, contact.silent_since) {
         (Some((replica, cause)), Some(_)) if contact.is_refused => {
@@ -103,7 +104,7 @@ fn why(contact: &Contact, pending: Option<&Reason>) -> (String, String) {
         (_, None) => {
             let cause = match pending {
                 Some(Reason::BackendUnavailable) => "is there, but has no zookeeper".to_owned(),
-                // The limits are reasons of this form.
+                // The reasons of limits have this form.
                 Some(reason) if reason.as_str().starts_with("TOO_MANY_") => {
                     format!("is there, but has no room: {reason}")
                 }

@@ -23,10 +23,10 @@ pub(crate) async fn run(client: &Client, style: Style, args: WatchArgs) -> Outco
     }
     let mut updates = watch.stream();
     let mut waiting = Waiting::new(client, &format!("news of {}", args.path));
-    // What `--exec` is told beside the changes.
+    // The state that `--exec` gets beside the changes.
     let mut node = Node::default();
     let mut has_shown = false;
-    // That what is shown next is out of date.
+    // Set if the next update to be shown is out of date.
     let mut stale = None;
     loop {
         let update = tokio::select! {
@@ -36,7 +36,7 @@ pub(crate) async fn run(client: &Client, style: Style, args: WatchArgs) -> Outco
         };
         let Some(update) = update.transpose()? else { return Ok(ExitCode::SUCCESS) };
         if !has_shown && !matches!(update, Update::Snapshot { .. } | Update::Changes { .. }) {
-            // What was not shown can't be out of date; that there is nothing to show is said with the reason.
+            // Nothing was shown that could be out of date. The reason for showing nothing is printed.
             stale = Some(update).filter(|update| matches!(update, Update::Stale { .. }));
             match stale {
                 Some(_) => waiting.set_pending(Some(Reason::BackendUnavailable)),
@@ -151,14 +151,14 @@ fn text(update: &Update, style: Style) -> String {
     }
 }
 
-/// Runs a command with an object on its standard input, to its end. A failure is told, and no more.
+/// Runs a command to its end, with an object on its standard input. A failure is only reported.
 async fn exec(command: &str, input: &Json) {
     let run = async {
         let mut child = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
         let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let _ours = id.map(orphans::Ours::new);
         if let Some(mut stdin) = child.stdin.take() {
-            // One that does not read it has no need of it.
+            // A command that does not read its input does not need it.
             let _ = stdin.write_all(format!("{}\n", json_line(input)).as_bytes()).await;
         }
         child.wait().await

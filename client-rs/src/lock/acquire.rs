@@ -1,4 +1,4 @@
-//! From the first request to the lock.
+//! From the first request for a lock to the grant.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,26 +22,26 @@ use crate::replicas::Replica;
 pub struct Place {
     /// Counted from 1.
     pub position: u32,
-    /// The names of those who hold the lock.
+    /// Names of the holders of the lock.
     pub holders: Vec<String>,
 }
 
-/// Whom to tell of it.
+/// The callback that gets each place.
 pub(super) type Tell = Arc<dyn Fn(&Place) + Send + Sync>;
 
-/// A place in the queue. Its drop leaves the queue; also where the replica has granted a lock with a ttl that nobody has
-/// heard of yet.
+/// A place in the queue. Dropping it leaves the queue, even when the replica has granted a lock with a ttl of which the
+/// caller has not heard yet.
 struct Seat {
     client: Client,
     /// The request whose place is not known yet.
     opening: Option<Opening>,
     lock_id: Option<String>,
-    /// The place that was left for this one, until this one is certain.
+    /// The previous place, kept until this one is certain.
     left: Option<(Stream, String)>,
 }
 
 impl Seat {
-    /// A new place was taken, or the old one is confirmed.
+    /// The replica has given a new place, or confirmed the old one.
     fn take(&mut self, lock_id: String) {
         if self.lock_id.as_ref() != Some(&lock_id) {
             self.give_up();
@@ -53,7 +53,7 @@ impl Seat {
         }
     }
 
-    /// Whatever a replica still knows of the place must not be in our own way.
+    /// Releases the place: a place that a replica still knows must not block our own next request.
     fn give_up(&mut self) {
         if let Some(lock_id) = self.lock_id.take() {
             release_later(&self.client, lock_id);
@@ -79,7 +79,7 @@ type Opening = BoxFuture<'static, Result<(Stream, Option<Event>), (Replica, Fail
 /// How reading a stream has ended.
 enum Ended {
     Granted(Box<Stream>, Grant),
-    /// Queue again, or come back, elsewhere.
+    /// Queue again, or resume the place, at another replica.
     Left,
 }
 
@@ -124,7 +124,7 @@ pub(super) async fn acquire(
                     Failure::Refused(_) if place_is_gone && seat.lock_id.is_some() => seat.give_up(),
                     Failure::Refused(refusal) => {
                         replicas.succeeded(&replica);
-                        // The replica has ended the place itself.
+                        // The replica has already ended the place.
                         seat.lock_id = None;
                         return Err(Error::Refused(refusal));
                     }
@@ -138,7 +138,7 @@ pub(super) async fn acquire(
     }
 }
 
-/// Opens a stream and awaits its first event; `None`: it has ended without one.
+/// Opens a stream and awaits its first event; `None`: the stream ended without an event.
 async fn open(
     terms: Terms,
     replica: Replica,
@@ -152,8 +152,8 @@ async fn open(
     }
 }
 
-/// Gives up a request of which nothing was heard yet, in the background: the lock may be granted before the replica knows
-/// that nobody wants it any more, and would be held for its ttl by nobody.
+/// Gives up, in the background, a request that has not been answered yet. The lock may be granted before the replica
+/// notices that the caller is gone, and would then be held unused for its ttl.
 fn give_up_unseen(client: &Client, opening: Opening) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         let client = client.clone();
@@ -162,7 +162,7 @@ fn give_up_unseen(client: &Client, opening: Opening) {
             let opened = timeout(client.shared().patience, opening).await;
             if let Ok(Ok((stream, Some(Event::Queued(queued))))) = opened {
                 drop(stream);
-                // That it is gone already is as good.
+                // An error means that the place is gone already, which is just as good.
                 let _ = client.release_lock(queued.lock_id).await;
             }
             drop(under_way);
@@ -170,7 +170,7 @@ fn give_up_unseen(client: &Client, opening: Opening) {
     }
 }
 
-/// Follows a place in the queue.
+/// Follows a place in the queue until the lock is granted or the place is left.
 async fn queue(
     terms: &Terms,
     ttl: Option<Duration>,
@@ -201,7 +201,8 @@ async fn queue(
                 let sent_at = stream.sent_at;
                 replicas.seen().note(held.fencing_token);
                 let grant = Grant::of(held, sent_at);
-                // For how long it is certain counts from when it was asked for, which is long ago after a long wait.
+                // The lock's certainty counts from the request, which is long ago after a long wait, so the lock is
+                // renewed first.
                 let is_old = |ttl: &Duration| sent_at.elapsed() > *ttl / 3;
                 let Some(ttl) = ttl.filter(is_old) else { return Ok(Ended::Granted(Box::new(stream), grant)) };
                 let renewed = keep::renew(terms, ttl, &grant, &stream.replica).await;
@@ -215,13 +216,14 @@ async fn queue(
             }
             Event::Draining(_) => {
                 replicas.drains(&stream.replica);
-                // The place is kept until there is another: it can't be moved.
+                // The place can't be moved, so it is kept until there is another.
                 if let Some(lock_id) = seat.lock_id.take() {
                     seat.left = Some((stream, lock_id));
                 }
                 return Ok(Ended::Left);
             }
-            // Without ZooKeeper there is no place. The replica goes on waiting for both, though another may have it.
+            // Without ZooKeeper there is no place. The replica goes on waiting for ZooKeeper, though another replica
+            // may have it.
             Event::Heartbeat(_) if seat.lock_id.is_none() => {
                 if replicas.found_better(stream.replica.index()).await {
                     give_up_unseen(&terms.client, placed(stream).boxed());
@@ -233,7 +235,7 @@ async fn queue(
     }
 }
 
-/// Reads a stream up to the event that names its place.
+/// Reads a stream up to the event that gives its place.
 async fn placed(mut stream: Stream) -> Result<(Stream, Option<Event>), (Replica, Failure)> {
     loop {
         match stream.next().await {
@@ -244,7 +246,7 @@ async fn placed(mut stream: Stream) -> Result<(Stream, Option<Event>), (Replica,
     }
 }
 
-/// Somebody gave our place back by its id.
+/// The place was given back by its id.
 fn released(seat: &mut Seat) -> Failure {
     seat.lock_id = None;
     let refusal = Refusal::in_stream(

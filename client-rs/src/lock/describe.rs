@@ -8,44 +8,45 @@ use crate::client::{Attempt, Call, Client};
 use crate::error::Error;
 use crate::node::{duration_from_proto, time_from_proto};
 
-/// Who holds a lock and who waits for it.
+/// The holders and waiters of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LockDescription {
     /// The path of the lock.
     pub path: String,
-    /// How many may hold it at once; 0 when nobody has ever taken it.
+    /// Maximum number of holders at once; 0 when the lock was never taken.
     pub simultaneous: u32,
-    /// Those who hold it, the earliest grant first.
+    /// The holders, the earliest grant first.
     pub holders: Vec<LockParty>,
-    /// Those who wait, in the order in which they will be served; the first of them, where there are very many.
+    /// The waiters, in the order in which they will be served; only the first of them when there are very many.
     pub waiters: Vec<LockParty>,
 }
 
-/// One who holds a lock or waits for it.
+/// A holder of a lock, or a waiter for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockParty {
     /// The name that it gave.
     pub name: String,
-    /// The token of its grant; `None` for one who waits.
+    /// The token of its grant; `None` for a waiter.
     pub fencing_token: Option<i64>,
-    /// Since when it has held the lock or waited, by ZooKeeper's clock.
+    /// Time since which it has held the lock or waited, by ZooKeeper's clock.
     pub since: Option<SystemTime>,
-    /// It came past Rollcall, for one through kazoo.
+    /// It did not come through Rollcall but, for example, through kazoo.
     pub foreign: bool,
-    /// Its ttl; `None`: none, or not known.
+    /// Its ttl; `None`: it has none, or the ttl is not known.
     pub ttl: Option<Duration>,
-    /// The name of the replica that keeps its lease or its place; `None` where it is not known.
+    /// The name of the replica that keeps its lease or its place; `None` when not known.
     pub replica: Option<String>,
 }
 
 impl Client {
-    /// Tells who holds a lock and who waits for it, as of now: by the time you read it others may. A path that nobody has
-    /// ever locked is described as empty.
+    /// Describes the current holders and waiters of a lock. By the time you read the answer, others may hold it. A path
+    /// that was never locked is described as empty.
     ///
     /// # Errors
-    /// [`Error::Refused`], reason [`NotALock`](crate::Reason::NotALock), and those of every call; [`Error::Unreachable`].
+    /// [`Error::Refused`], reason [`NotALock`](crate::Reason::NotALock), and the reasons of every call;
+    /// [`Error::Unreachable`].
     ///
     /// # Cancellation
     /// Safe.

@@ -16,8 +16,9 @@ use crate::error::{Error, LostReason, Reason};
 
 /// A lock that is held: from [`Lock::acquire`](super::Lock::acquire).
 ///
-/// The client renews it until it is [released](LockGuard::release) or lost. Dropping the guard gives the lock back in the
-/// background, for which [`Client::settled`](crate::Client::settled) waits; a program that ends before leaves it for its ttl.
+/// The client renews the lock until it is [released](LockGuard::release) or lost. Dropping the guard gives the lock
+/// back in the background; [`Client::settled`](crate::Client::settled) waits for that. If the program ends earlier, the
+/// lock goes with its ttl.
 #[derive(Debug)]
 pub struct LockGuard {
     terms: Terms,
@@ -26,7 +27,7 @@ pub struct LockGuard {
     state: watch::Sender<LockState>,
     /// Keeps the lock; ends with the guard.
     keeper: JoinSet<()>,
-    /// Whether the guard's end is the lock's.
+    /// Whether the end of the guard gives the lock back.
     ends: bool,
 }
 
@@ -47,8 +48,8 @@ impl LockGuard {
         Self { terms, lock_id, token, state, keeper, ends: true }
     }
 
-    /// Rises with every grant of this lock. Pass it to what the lock guards, and have that refuse a smaller one than it has
-    /// seen.
+    /// Rises with every grant of this lock. Pass it to the resource that the lock guards, and have that resource refuse
+    /// a token smaller than the largest it has seen.
     #[must_use]
     pub fn fencing_token(&self) -> i64 {
         self.token
@@ -60,12 +61,12 @@ impl LockGuard {
         self.terms.path()
     }
 
-    /// How the lock stands now, by this program's clock.
+    /// The present state of the lock, by this program's clock.
     #[must_use]
     pub fn state(&self) -> LockState {
         let state = self.state.borrow().clone();
         match state {
-            // The keeper may not have come to say so.
+            // The keeper may not have noticed the time yet.
             LockState::Held { until } | LockState::Suspended { until } if Instant::now() >= until => {
                 LockState::Lost { reason: LostReason::Expired }
             }
@@ -73,13 +74,14 @@ impl LockGuard {
         }
     }
 
-    /// How the lock stands, as it changes: Tokio's watch channel. `until` may pass without a word.
+    /// The state of the lock, as it changes: Tokio's watch channel. Nothing is sent when `until` passes.
     #[must_use]
     pub fn states(&self) -> watch::Receiver<LockState> {
         self.state.subscribe()
     }
 
-    /// Waits until the lock is lost, and says why. Before anybody else can be given it, as long as this program runs.
+    /// Waits until the lock is lost, and returns why. For as long as this program runs, that is before any other client
+    /// can get the lock.
     ///
     /// # Cancellation
     /// Safe.
@@ -94,24 +96,25 @@ impl LockGuard {
             };
             tokio::select! {
                 () = sleep_until(until.into()) => {}
-                // The guard has a sender: there is always another state to wait for.
+                // The guard has a sender, so the channel stays open.
                 _ = states.changed() => {}
             }
         }
     }
 
-    /// Does something only for as long as the lock is held: when it is lost, `work` is dropped where it stands.
+    /// Runs `work` only for as long as the lock is held. When the lock is lost, `work` is dropped where it is.
     ///
     /// # Errors
-    /// [`Error::Lost`]: `work` was not done to its end. What it had begun elsewhere may go on: see
+    /// [`Error::Lost`]: `work` did not finish. Anything that it has begun elsewhere may go on: see
     /// [`fencing_token`](LockGuard::fencing_token).
     ///
     /// # Cancellation
-    /// As of `work`; the lock is kept.
+    /// As for `work`; the lock is kept.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, Error> {
         let (mut work, mut lost) = (pin!(work), pin!(self.lost()));
         poll_fn(|context| {
-            // The clock is looked at before each step of the work, so that a program that was paused does not take one.
+            // The clock is checked before each step of the work, so that a program that was paused does not take
+            // another step.
             let reason = match self.state() {
                 LockState::Lost { reason } => Some(reason),
                 _ => match lost.as_mut().poll(context) {
@@ -130,19 +133,20 @@ impl LockGuard {
     /// Gives the lock back, and waits until that is done.
     ///
     /// # Errors
-    /// [`Error::Lost`]: it was lost before. [`Error::Unreachable`]: no replica could be told; it goes with its ttl.
+    /// [`Error::Lost`]: it was lost before. [`Error::Unreachable`]: no replica could be reached; the lock goes with its
+    /// ttl.
     ///
     /// # Cancellation
     /// It is given back all the same.
     ///
     /// # Connection loss
-    /// Another replica is told.
+    /// Another replica is asked.
     pub async fn release(mut self) -> Result<(), Error> {
         let state = self.state();
         keep::show(&self.state, LockState::Released);
         let released = self.terms.client.release_lock(self.lock_id.as_str()).await;
         let is_gone = released.as_ref().is_err_and(|error| error.reason() == Some(&Reason::LockLost));
-        // What could not be told is told once more by the drop.
+        // A release that failed is tried once more by the drop.
         self.ends = released.is_err() && !is_gone;
         let path = self.path().to_owned();
         match state {
@@ -152,9 +156,9 @@ impl LockGuard {
         }
     }
 
-    /// Leaves the lock held for its ttl, without renewing it, and gives the id by which any program may give it back with
-    /// [`Client::release_lock`](crate::Client::release_lock). The id is a secret: who has it can release the lock. A lock
-    /// without a ttl is given back.
+    /// Stops renewing the lock and leaves it held for its ttl. Returns the id by which any program can give it back
+    /// with [`Client::release_lock`](crate::Client::release_lock). The id is a secret: anyone who knows it can release
+    /// the lock. A lock without a ttl is given back.
     #[must_use]
     pub fn leave(mut self) -> String {
         self.ends = false;

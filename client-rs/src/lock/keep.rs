@@ -1,4 +1,4 @@
-//! Holding a lock: renewals, doubts, the end.
+//! Keeping a lock: renewals, doubt, and the end.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use crate::error::{Failure, LostReason, Reason};
 use crate::node::duration_from_proto;
 use crate::replicas::Replica;
 
-/// How a lock stands.
+/// The state of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockState {
     /// It is held.
     Held {
-        /// Until when that is certain; renewals move it on.
+        /// The lock is certainly held until then; renewals move it on.
         until: std::time::Instant,
     },
     /// It is still held, but may soon be lost: ZooKeeper does not answer, or the replica is about to stop.
     Suspended {
-        /// Until when it is certain.
+        /// The lock is certainly held until then.
         until: std::time::Instant,
     },
     /// It is not held any more.
@@ -31,7 +31,7 @@ pub enum LockState {
         /// Why.
         reason: LostReason,
     },
-    /// It was given back, by this guard.
+    /// It was released by this guard.
     Released,
 }
 
@@ -46,9 +46,9 @@ impl LockState {
 pub(super) struct Grant {
     pub(super) lock_id: String,
     pub(super) token: i64,
-    /// When the last request was sent that a replica has answered with it.
+    /// When the last request that a replica has answered with this grant was sent.
     pub(super) sent_at: Instant,
-    /// How long nothing may be heard from the replica before the lock is lost, if it has no ttl.
+    /// For a lock without a ttl: time without a word from the replica after which the lock is lost.
     pub(super) horizon: Duration,
 }
 
@@ -58,7 +58,7 @@ impl Grant {
     }
 }
 
-/// Comes back to a lock at a replica, and waits until that says that it is held, but no longer than a part of the ttl.
+/// Resumes a lock at a replica, and waits for at most a part of the ttl until the replica says that it is held.
 pub(super) async fn renew(
     terms: &Terms,
     ttl: Duration,
@@ -83,7 +83,7 @@ pub(super) async fn renew(
     timeout(bound, renewed).await.unwrap_or_else(|_| Err(Failure::silent()))
 }
 
-/// Keeps a lock with a ttl: renews it every third of that, at whichever replica answers, until it is lost.
+/// Keeps a lock with a ttl: renews it every third of the ttl, at any replica that answers, until it is lost.
 pub(super) async fn lasting(
     terms: Terms,
     ttl: Duration,
@@ -97,7 +97,7 @@ pub(super) async fn lasting(
     // The replica that is about to stop.
     let mut drains = None;
     let mut renew_at = grant.sent_at + ttl / 3;
-    // Whether a renewal was begun since the stream was opened: it may have superseded that.
+    // Whether a renewal was begun since the stream was opened. It may have superseded the stream.
     let mut renewing = false;
     loop {
         let until = grant.sent_at + ttl;
@@ -162,28 +162,28 @@ async fn next_of(stream: &mut Option<Stream>) -> Result<Option<Event>, Failure> 
     }
 }
 
-/// Whether a failure is the end of the lock, or worth another try. `renewing`: the stream may have been superseded by a
-/// renewal of our own.
+/// Whether a failure ends the lock or is worth another attempt. `renewing`: a renewal of our own may have superseded
+/// the stream.
 fn verdict(failure: Failure, renewing: bool) -> Result<Failure, LostReason> {
     match failure {
         Failure::Refused(refusal) => match refusal.reason() {
             Reason::LockLost => Err(LostReason::SessionLost),
             Reason::Superseded if !renewing => Err(LostReason::Superseded),
-            // Whoever refuses may be one replica of several, or only for a moment: the ttl decides.
+            // A single replica may refuse, or refuse only for a moment, so the ttl decides.
             _ => Ok(Failure::Refused(refusal)),
         },
         failure => Ok(failure),
     }
 }
 
-/// How long a lock without a ttl is certain.
+/// The time for which a lock without a ttl is certain.
 struct Certain {
     horizon: Duration,
     /// When the replica last said that the lock is held, or that nothing has changed.
     heard_at: Instant,
-    /// Until when it is certain, since the replica is in doubt.
+    /// While the replica is in doubt: the time until which the lock is certain.
     doubt: Option<Instant>,
-    /// When the replica, which is about to stop, gives it back.
+    /// When the replica, which is about to stop, will release it.
     ends: Option<Instant>,
 }
 
@@ -200,7 +200,8 @@ impl Certain {
     }
 }
 
-/// Keeps a lock without a ttl, which lives as long as the stream. `heard_at`: when the replica said that it is held.
+/// Keeps a lock without a ttl, which lives as long as the stream. `heard_at`: when the replica said that the lock is
+/// held.
 pub(super) async fn bound_to_stream(
     terms: Terms,
     mut stream: Stream,
@@ -251,7 +252,7 @@ pub(super) async fn bound_to_stream(
     }
 }
 
-/// Tells how the lock stands, unless that is settled for good.
+/// Publishes a state, unless the lock is over already.
 pub(super) fn show(state: &watch::Sender<LockState>, new: LockState) {
     state.send_if_modified(|state| {
         if state.is_over() || *state == new {

@@ -1,4 +1,4 @@
-//! Locks: queueing for one, holding it, giving it back.
+//! Locks: queueing for a lock, holding it, releasing it.
 
 mod acquire;
 mod describe;
@@ -21,12 +21,12 @@ use self::stream::Terms;
 use crate::client::Client;
 use crate::error::Error;
 
-/// How long a lock outlives its client, unless it is told otherwise.
+/// Default ttl: time for which a lock outlives its client.
 const TTL: Duration = Duration::from_secs(30);
-/// What a ttl may be.
+/// Range of ttls that a replica accepts.
 const TTLS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
-/// A lock to be taken: from [`Client::lock`].
+/// A builder of a lock: from [`Client::lock`].
 #[derive(Clone)]
 #[must_use = "nothing is locked before it is acquired"]
 pub struct Lock {
@@ -40,7 +40,7 @@ pub struct Lock {
 }
 
 impl Client {
-    /// Takes a lock: first come, first served, across all replicas and programs that use kazoo's Semaphore.
+    /// Takes a lock: first come, first served, across all replicas and all programs that use kazoo's Semaphore.
     ///
     /// ```no_run
     /// # async fn example(client: rollcall::Client) -> Result<(), rollcall::Error> {
@@ -51,9 +51,10 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// A lock alone does not keep out a program that was paused while its lock ran out: between its last look and its
-    /// write, another may have been given the lock. Where that matters, hand the [fencing token](LockGuard::fencing_token)
-    /// to what is guarded, and have it refuse a smaller one than it has seen.
+    /// A lock alone does not keep out a program that was paused while its lock ran out: between its last check and its
+    /// write, another program may have got the lock. Where that matters, pass the [fencing
+    /// token](LockGuard::fencing_token) to the guarded resource, and have it refuse a token smaller than the largest it
+    /// has seen.
     pub fn lock(&self, path: impl Into<String>) -> Lock {
         Lock {
             client: self.clone(),
@@ -68,40 +69,40 @@ impl Client {
 }
 
 impl Lock {
-    /// How many may hold the lock at once; all who use the path must say the same. Default: 1.
+    /// Maximum number of holders at once. All users of the path must give the same number. Default: 1.
     pub fn simultaneous(mut self, simultaneous: u32) -> Self {
         self.simultaneous = simultaneous;
         self
     }
 
-    /// How long the lock is kept after the program has died or lost every replica, 1 second to 10 minutes. Default: 30
-    /// seconds. The client renews it, at whichever replica answers. If none does for as long, the lock is lost, and the
-    /// [guard](LockGuard) knows before anybody else can be given it.
+    /// Time for which the lock is kept after the program has died or lost every replica, from 1 second to 10 minutes.
+    /// Default: 30 seconds. The client renews the lock, at any replica that answers. If none answers for that long, the
+    /// lock is lost, and the [guard](LockGuard) knows before any other client can get it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Gives the lock back at once when the connection to the replica ends, for whatever reason: also when the replica is
-    /// restarted.
+    /// Releases the lock at once when the connection to the replica ends, for whatever reason, a restart of the replica
+    /// included.
     pub fn without_ttl(mut self) -> Self {
         self.ttl = None;
         self
     }
 
-    /// Who you are, for others to see. Default: the client's name.
+    /// The holder's name, which others see. Default: the client's name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Waits for at most this time; zero: tries, and takes no place in the queue. Default: for ever.
+    /// Waits for at most this time. Zero tries, and takes no place in the queue. Default: for ever.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// Calls this with the place in the queue, and with each that follows. It must not block.
+    /// Calls `tell` with the place in the queue, and with each later place. It must not block.
     pub fn on_queued(mut self, tell: impl Fn(&Place) + Send + Sync + 'static) -> Self {
         self.on_queued = Some(Arc::new(tell));
         self
@@ -110,15 +111,16 @@ impl Lock {
     /// Queues for the lock, and waits until it is held.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the reasons [`LockBusy`](crate::Reason::LockBusy) (the time is over; the detail `holders` says who
-    /// holds it), [`LockLimitDiffers`](crate::Reason::LockLimitDiffers), [`NotALock`](crate::Reason::NotALock) and those of every call.
-    /// [`Error::Unreachable`]: no replica answered for the client's time-out. [`Error::Invalid`]: the ttl can't be.
+    /// [`Error::Refused`] with the reasons [`LockBusy`](crate::Reason::LockBusy) (the time is over; the detail
+    /// `holders` names the holders), [`LockLimitDiffers`](crate::Reason::LockLimitDiffers),
+    /// [`NotALock`](crate::Reason::NotALock) and those of every call. [`Error::Unreachable`]: no replica answered for
+    /// the client's time-out. [`Error::Invalid`]: the ttl is out of range.
     ///
     /// # Cancellation
     /// Dropping the future leaves the queue.
     ///
     /// # Connection loss
-    /// The place is kept if the replica still knows it, and otherwise a new one is taken at the end.
+    /// The place is kept if the replica still knows it; otherwise a new place is taken, at the end of the queue.
     pub async fn acquire(self) -> Result<LockGuard, Error> {
         if self.ttl.is_some_and(|ttl| !TTLS.contains(&ttl)) {
             return Err(Error::invalid("ttl", "it must be from 1 second to 10 minutes"));

@@ -1,4 +1,4 @@
-//! Giving a lock back by its id.
+//! Releasing a lock by its id.
 
 use rollcall_proto::v1;
 
@@ -6,17 +6,18 @@ use crate::client::{Attempt, Call, Client};
 use crate::error::{Error, Reason};
 
 impl Client {
-    /// Gives back a lock, or a place in its queue, by the id that [`LockGuard::leave`](crate::LockGuard::leave) gave; from any program.
+    /// Releases a lock, or a place in its queue, by the id that [`LockGuard::leave`](crate::LockGuard::leave) gave. Any
+    /// program can do so.
     ///
     /// # Errors
-    /// [`Error::Refused`], reason [`LockLost`](Reason::LockLost): it is not held under this id any more.
-    /// [`Error::Unreachable`]: it may have been given back, and else goes with its ttl.
+    /// [`Error::Refused`], reason [`LockLost`](Reason::LockLost): it is no longer held under this id.
+    /// [`Error::Unreachable`]: it may have been released; otherwise it goes with its ttl.
     ///
     /// # Cancellation
-    /// It may have been given back or not.
+    /// It may or may not have been released.
     ///
     /// # Connection loss
-    /// Another replica is told.
+    /// Another replica is asked.
     pub async fn release_lock(&self, lock_id: impl Into<String>) -> Result<(), Error> {
         let request = v1::ReleaseLockRequest { lock_id: lock_id.into() };
         let mut attempts = 0_u32;
@@ -25,22 +26,22 @@ impl Client {
             let request = request.clone();
             async move { attempt.bounded(attempt.stub().release_lock(request)).await }
         };
-        // Released twice is the same as once.
+        // Releasing twice is the same as once.
         match self.call(Call::read(""), release).await {
-            // An earlier attempt was carried out, and its answer lost.
+            // An earlier attempt was carried out, and its answer was lost.
             Err(error) if attempts > 1 && error.reason() == Some(&Reason::LockLost) => Ok(()),
             answer => answer.map(|_| ()),
         }
     }
 }
 
-/// Gives a lock back in the background; [`Client::settled`] waits for it.
+/// Releases a lock in the background; [`Client::settled`] waits for it.
 pub(super) fn release_later(client: &Client, lock_id: String) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         let client = client.clone();
         let under_way = client.shared().background.begin();
         runtime.spawn(async move {
-            // That it is gone already is as good.
+            // An error means that the lock is gone already, which is just as good.
             let _ = client.release_lock(lock_id).await;
             drop(under_way);
         });

@@ -12,19 +12,19 @@ use crate::error::{Failure, LostReason};
 use crate::node::{duration_from_proto, duration_to_proto};
 use crate::replicas::Replica;
 
-/// How long a replica may take to open a stream.
+/// Time that a replica may take to open a stream.
 const OPENING: Duration = Duration::from_secs(4);
-/// How long a quiet stream may be silent before the replica says something. While the lock is held it does so at least every
-/// third of its horizon.
+/// Longest silence of a quiet stream before the replica sends something. While the lock is held, the replica sends at
+/// least every third of the lock's horizon.
 const HEARTBEAT: Duration = Duration::from_secs(3);
-/// Time without a word after which a stream is given up, and a lock without a ttl is lost, where the replica does not tell a
-/// horizon: one of an older version, or one that has not granted the lock yet.
+/// Time without a word after which a stream is given up, and a lock without a ttl is lost, where the replica has given
+/// no horizon: a replica of an older version, or one that has not granted the lock yet.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Time without a word after which no stream is given up yet, though its lock may be lost before.
+/// Shortest silence after which a stream is given up, though its lock may be lost earlier.
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
-/// What to ask for.
+/// The terms of a request for a lock.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) client: Client,
@@ -55,7 +55,7 @@ impl Terms {
         &self.request.path
     }
 
-    /// Queues anew, or comes back to what has an id.
+    /// Queues for the lock anew, or resumes the place or lock that has an id.
     pub(super) async fn open(
         &self,
         replica: Replica,
@@ -76,14 +76,14 @@ impl Terms {
     }
 }
 
-/// An AcquireLock stream that stands. Its drop ends the call.
+/// An open AcquireLock stream. Dropping it ends the call.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) replica: Replica,
     responses: Streaming<v1::AcquireLockResponse>,
     /// When the request was sent.
     pub(super) sent_at: Instant,
-    /// Time without a word after which it is given up.
+    /// Time without a word after which the stream is given up.
     silence: Duration,
 }
 
@@ -111,13 +111,13 @@ impl Stream {
     }
 }
 
-/// How long the stream may be silent after a `held`. In doubt the horizon is what is left of the lock's certainty, and `held`
-/// may follow all the same.
+/// Time that the stream may be silent after a `held`. In doubt, the horizon is the rest of the lock's certainty, and
+/// `held` may follow all the same.
 fn silence(held: &v1::Held) -> Duration {
     horizon(held).clamp(LEAST_SILENCE, SILENCE)
 }
 
-/// How long nothing may be heard from a replica before the lock is lost.
+/// Time without a word from the replica after which the lock is lost.
 pub(super) fn horizon(held: &v1::Held) -> Duration {
     held.horizon.map_or(SILENCE, duration_from_proto)
 }

@@ -1,8 +1,8 @@
 //! Register: holding registrations.
 //!
 //! All registrations of a client with the same ttl share one stream, so that 10,000 of them cost one call and one
-//! keep-alive. `state.rs` is pure: what is wished, what was said, what was answered. `stream.rs` is one Register call;
-//! `session.rs` keeps one going, over any number of replicas.
+//! keep-alive. `state.rs` is pure: the registrations that are wanted, the requests that were sent, and their answers.
+//! `stream.rs` is one Register call. `session.rs` keeps a call going, over any number of replicas.
 
 pub(crate) mod session;
 mod standing;
@@ -25,12 +25,12 @@ use crate::client::Client;
 use crate::error::{Error, LostReason};
 use crate::value::{Compact, Value};
 
-/// How long a registration outlives its client, unless it is told otherwise.
+/// Default ttl: time for which a registration outlives its client.
 const TTL: Duration = Duration::from_secs(15);
-/// What a ttl may be.
+/// Range of ttls that a replica accepts.
 const TTLS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
-/// A registration to be made: from [`Client::register`].
+/// A builder of a registration: from [`Client::register`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is registered before it is started"]
 pub struct Register {
@@ -42,7 +42,7 @@ pub struct Register {
 }
 
 impl Client {
-    /// Registers a path, for as long as the program lives and keeps the [`Registration`]. Missing parents are made.
+    /// Registers a path, for as long as the program lives and keeps the [`Registration`]. Missing parents are created.
     ///
     /// ```no_run
     /// # use serde_json::json;
@@ -54,10 +54,11 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// The client keeps it: when a replica stops or dies it goes on at another, by its generation, so that nobody who
-    /// watches misses the registration for a moment. Who registers a path that another holds takes it over, as a service
-    /// needs that restarts on the same host and port; the older one is [`Lost`](RegistrationState::Lost) and does not fight
-    /// back. See [`exclusive`](Register::exclusive) for the opposite.
+    /// The client keeps the registration up. When a replica stops or dies, the client resumes it at another by its
+    /// generation, so that no watcher misses it for a moment. Registering a path that another client holds takes it
+    /// over: a service that restarts on the same host and port needs that. The older registration is
+    /// [`Lost`](RegistrationState::Lost) and does not fight back. See [`exclusive`](Register::exclusive) for the
+    /// opposite.
     pub fn register(&self, path: impl Into<String>) -> Register {
         Register {
             client: self.clone(),
@@ -70,55 +71,55 @@ impl Client {
 }
 
 impl Register {
-    /// What the node shall hold: anything that serializes to a JSON object. It gains the keys `pid` and `created` (when it was
-    /// first registered, UTC) where it has none.
+    /// The data of the node: anything that serializes to a JSON object. The keys `pid` and `created` (when it was first
+    /// registered, UTC) are added where they are missing.
     pub fn data(mut self, data: impl Serialize) -> Self {
         self.value = Value::from_data(data);
         self
     }
 
-    /// What the node shall hold: text, bytes or data.
+    /// The value of the node: text, bytes or data.
     pub fn value(mut self, value: impl Into<Value>) -> Self {
         self.value = Ok(value.into());
         self
     }
 
-    /// How long the registration stands after the program has died or lost every replica, 1 second to 10 minutes. Default:
-    /// 15 seconds. Within that time a replica may be replaced without anybody's noticing.
+    /// Time for which the registration stays after the program has died or lost every replica, from 1 second to 10
+    /// minutes. Default: 15 seconds. Within that time a replica may be replaced unnoticed.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Lets the registration go at once when the connection to the replica ends, for whatever reason.
+    /// Removes the registration at once when the connection to the replica ends, for whatever reason.
     pub fn without_ttl(mut self) -> Self {
         self.ttl = None;
         self
     }
 
-    /// Does not take over a registration that stands: [`start`](Register::start) then fails, reason
+    /// Does not take over an existing registration: [`start`](Register::start) then fails, reason
     /// [`NameTaken`](crate::Reason::NameTaken).
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self
     }
 
-    /// Registers, and waits until that is done.
+    /// Registers, and waits until the path is registered.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: the data or the ttl can't be. [`Error::Refused`] with the reasons `NameTaken`, `NotEphemeral`,
-    /// `ValueTooLarge`, `InvalidPath` and those of every call. [`Error::Unreachable`]: no replica or no ZooKeeper could be
-    /// reached within the client's time-out; nothing is left then. Use [`in_background`](Register::in_background) to go on
-    /// trying.
+    /// [`Error::Invalid`]: the data or the ttl is not valid. [`Error::Refused`] with the reasons `NameTaken`,
+    /// `NotEphemeral`, `ValueTooLarge`, `InvalidPath` and those of every call. [`Error::Unreachable`]: no replica or no
+    /// ZooKeeper could be reached within the client's time-out; nothing is left then. Use
+    /// [`in_background`](Register::in_background) to go on trying.
     ///
     /// # Cancellation
-    /// Dropping the future takes back what may have been registered.
+    /// Dropping the future takes the registration down again, if it was made.
     ///
     /// # Connection loss
-    /// It goes on at another replica, now and for as long as the registration is kept.
+    /// The client goes on at another replica, now and for as long as the registration is kept.
     ///
     /// # Ordering
-    /// A `latest` lookup after it sees the registration; other readers do a moment later.
+    /// A later `latest` lookup sees the registration; other readers see it a moment later.
     pub async fn start(self) -> Result<Registration, Error> {
         let (sender, answer) = oneshot::channel();
         let registration = self.add(Some(sender))?;
@@ -126,11 +127,12 @@ impl Register {
         Ok(registration)
     }
 
-    /// Registers without waiting: the [state](Registration::state) tells what comes of it, and the client tries until it is
-    /// registered or refused. Must be called within a Tokio runtime.
+    /// Registers without waiting. The [state](Registration::state) shows the outcome; the client tries until the path
+    /// is registered or refused. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: the data or the ttl can't be. [`Error::Refused`], reason `ValueTooLarge`: no message can carry it.
+    /// [`Error::Invalid`]: the data or the ttl is not valid. [`Error::Refused`], reason `ValueTooLarge`: no message can
+    /// carry the value.
     pub fn in_background(self) -> Result<Registration, Error> {
         self.add(None)
     }
@@ -150,12 +152,12 @@ impl Register {
     }
 }
 
-/// Adds the keys that a replica would add, so that they are the same each time that they are sent: by them a registration
-/// knows itself again when an answer was lost.
+/// Adds the keys that a replica would add, so that they are the same each time the value is sent. By them a
+/// registration recognizes itself when an answer was lost.
 fn stamped(value: Value, created: SystemTime) -> Value {
     let Value::Data(mut fields) = value else { return value };
     fields.entry("pid").or_insert_with(|| std::process::id().into());
-    // As nd_service_registry writes it: to the second, without `T` and `Z`.
+    // nd_service_registry's format: to the second, without `T` and `Z`.
     let text = prost_types::Timestamp::from(created).to_string();
     let second = text.split(['.', 'Z']).next().unwrap_or(&text).replace('T', " ");
     fields.entry("created").or_insert_with(|| second.into());
@@ -172,7 +174,7 @@ pub struct Registration {
     key: Key,
     created: SystemTime,
     state: watch::Receiver<RegistrationState>,
-    /// Taken down already, or as good as.
+    /// Whether it was taken down already, or will be.
     is_closed: bool,
 }
 
@@ -183,31 +185,31 @@ impl Registration {
         &self.key.path
     }
 
-    /// How it stands now.
+    /// The present state.
     #[must_use]
     pub fn state(&self) -> RegistrationState {
         self.state.borrow().clone()
     }
 
-    /// How it stands, as it changes: Tokio's watch channel. States that are over at once may be skipped.
+    /// The states, as they change: Tokio's watch channel. A state that is over at once may be skipped.
     #[must_use]
     pub fn states(&self) -> watch::Receiver<RegistrationState> {
         self.state.clone()
     }
 
-    /// Waits for another state than the last that this gave, and gives it.
+    /// Waits for a state other than the one that this method last returned, and returns it.
     ///
     /// # Cancellation
-    /// Safe: no state is missed that still holds.
+    /// Safe: no state that still holds is missed.
     pub async fn changed(&mut self) -> RegistrationState {
         if self.state.changed().await.is_err() {
-            // After the last state there is none.
+            // No state follows the last one.
             return std::future::pending().await;
         }
         self.state.borrow_and_update().clone()
     }
 
-    /// Waits until it is lost, and says why; for ever if it never is.
+    /// Waits until the registration is lost, and returns why; waits for ever if it never is.
     ///
     /// # Cancellation
     /// Safe.
@@ -225,11 +227,11 @@ impl Registration {
         }
     }
 
-    /// Changes the data, and waits until that is done. Who watches sees one change.
+    /// Changes the data, and waits until the change is made. Watchers see one change.
     ///
     /// # Errors
-    /// As of [`Register::start`]. After [`Error::Refused`] the old data stands. After [`Error::Unreachable`] the client goes
-    /// on trying to write the new. [`Error::Lost`]: there is no registration any more.
+    /// Those of [`Register::start`]. After [`Error::Refused`] the node keeps the old data. After [`Error::Unreachable`]
+    /// the client goes on trying to write the new data. [`Error::Lost`]: the registration no longer exists.
     ///
     /// # Cancellation
     /// The change is made all the same.
@@ -238,15 +240,15 @@ impl Registration {
     /// It is made at another replica.
     ///
     /// # Ordering
-    /// Of several changes the last one stands.
+    /// Of several changes the last one wins.
     pub async fn update(&self, data: impl Serialize) -> Result<(), Error> {
         self.update_value(Value::from_data(data)?).await
     }
 
-    /// The same, with text, bytes or data.
+    /// Like [`update`](Registration::update), with text, bytes or data.
     ///
     /// # Errors
-    /// As of [`update`](Registration::update).
+    /// Those of [`update`](Registration::update).
     pub async fn update_value(&self, value: impl Into<Value>) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
         let value = Compact::new(stamped(value.into(), self.created))?;
@@ -258,13 +260,13 @@ impl Registration {
     /// Takes the registration down, and waits until it is gone.
     ///
     /// # Errors
-    /// [`Error::Unreachable`]: no replica could be told; the registration goes with its ttl.
+    /// [`Error::Unreachable`]: no replica could be reached; the registration goes with its ttl.
     ///
     /// # Cancellation
-    /// It is taken down all the same.
+    /// The registration is taken down all the same.
     ///
     /// # Connection loss
-    /// Another replica is told.
+    /// Another replica is asked.
     pub async fn close(mut self) -> Result<(), Error> {
         let (sender, answer) = oneshot::channel();
         self.session.remove(&self.key, sender);
@@ -278,7 +280,7 @@ impl Registration {
     async fn answered(&self, answer: oneshot::Receiver<Result<(), Error>>) -> Result<(), Error> {
         match timeout(self.client.shared().patience, answer).await {
             Ok(Ok(answer)) => answer,
-            // Nobody answers when another registration of this client has taken the path over.
+            // The sender is dropped when another registration of this client has taken the path over.
             Ok(Err(_)) => Err(Error::Lost { path: self.path().to_owned(), reason: LostReason::TakenOver }),
             Err(_) => {
                 let replicas = self.client.replicas().names();

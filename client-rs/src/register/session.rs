@@ -1,4 +1,4 @@
-//! All registrations of a client with one ttl: one stream, over any number of replicas.
+//! All registrations of a client with the same ttl: one stream, over any number of replicas.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -22,22 +22,22 @@ use crate::replicas::Replicas;
 use crate::scout::Unease;
 use crate::value::Compact;
 
-/// How long it takes until a replica that had no room is asked again.
+/// Time after which a replica that had no room is asked again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
-/// The sessions of a client, one for each ttl that is in use.
+/// The sessions of a client, one for each ttl in use.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     peer: Peer,
     sessions: Mutex<HashMap<Option<Duration>, Arc<Session>>>,
 }
 
-/// Whom sessions talk to, and as whom.
+/// The replicas that sessions talk to, and the client's name there.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) replicas: Replicas,
     pub(super) name: Arc<str>,
-    /// Counts what is taken down in the background.
+    /// Counts the registrations that are taken down in the background.
     background: Background,
 }
 
@@ -56,7 +56,7 @@ impl Sessions {
 #[derive(Debug)]
 pub(super) struct Session {
     inner: Mutex<Inner>,
-    /// There is something new to say.
+    /// Wakes the task when there are new requests.
     wake: Notify,
     peer: Peer,
     ttl: Option<Duration>,
@@ -97,7 +97,7 @@ impl Session {
         updated
     }
 
-    /// Takes a registration down, and answers when it is gone.
+    /// Takes a registration down, and answers the waiter when it is gone.
     pub(super) fn remove(&self, key: &Key, waiter: Waiter) {
         self.lock().state.remove(key, Leaving::Awaited(waiter));
         self.wake.notify_one();
@@ -109,7 +109,7 @@ impl Session {
         self.wake.notify_one();
     }
 
-    /// Why there is no answer.
+    /// Why there is no answer, for a message.
     pub(super) fn trouble(&self) -> Arc<Status> {
         let waits = || Arc::new(Status::unavailable("the replica waits for zookeeper"));
         self.lock().trouble.clone().unwrap_or_else(waits)
@@ -123,12 +123,12 @@ impl Session {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until when what a stream carries stands without it.
+    /// The time until which the registrations of a stream certainly stay without the stream.
     fn sure_until(&self, stream: &Stream) -> Option<Instant> {
         self.ttl.map(|ttl| stream.certain_at + ttl)
     }
 
-    /// Whether nothing is left to do; the task then ends.
+    /// Whether there is nothing left to do; the task then ends.
     fn is_over(&self) -> bool {
         let mut inner = self.lock();
         inner.is_running = !inner.state.is_empty();
@@ -154,7 +154,7 @@ impl std::ops::DerefMut for StateGuard<'_> {
 
 /// Keeps a stream going for as long as there is a registration.
 async fn run(session: Arc<Session>) {
-    // Until when what was registered certainly stands.
+    // The time until which the registrations certainly stay.
     let mut sure_until = None;
     while !session.is_over() {
         let Some(stream) = connect(&session, None, sure_until).await else { continue };
@@ -166,7 +166,7 @@ async fn run(session: Arc<Session>) {
     }
 }
 
-/// Opens a stream at a replica other than `but`, if there is another. `None`: that has failed.
+/// Opens a stream at a replica other than `but`, if there is another. `None`: the attempt failed.
 async fn connect(session: &Session, but: Option<usize>, sure_until: Option<Instant>) -> Option<Stream> {
     let Peer { replicas, name, .. } = &session.peer;
     let longest = session.ttl.map_or(FOREVER, |ttl| ttl / 6);
@@ -204,21 +204,21 @@ async fn connect(session: &Session, but: Option<usize>, sure_until: Option<Insta
     }
 }
 
-/// The way to the next stream.
+/// The next stream, while it is being opened.
 struct Opening<'a> {
     opened: Pin<Box<dyn Future<Output = Option<Stream>> + Send + 'a>>,
-    /// The present one is about to end, and there has to be another.
+    /// The present stream is about to end, so another one is needed.
     is_needed: bool,
 }
 
 impl<'a> Opening<'a> {
-    /// At another replica than that of the present one, if there is another.
+    /// Opens one at a replica other than the present one, if there is another.
     fn needed(session: &'a Session, stream: &Stream) -> Self {
         let opened = Box::pin(connect(session, Some(stream.replica.index()), None));
         Self { opened, is_needed: true }
     }
 
-    /// At another replica, if one has ZooKeeper.
+    /// Opens one at another replica, if one has ZooKeeper.
     fn if_better(session: &'a Session, stream: &Stream) -> Self {
         let than = stream.replica.index();
         let opened = Box::pin(async move {
@@ -238,17 +238,17 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// The stream that was left, kept until everything has been taken over from it.
+/// The previous stream, kept until the present one has taken everything over from it.
 struct Left {
     stream: Stream,
-    /// Whether everything stands by it.
+    /// Whether every registration is held on it.
     has_all: bool,
-    /// Its replica would go on: it was left for one that has ZooKeeper.
+    /// Whether its replica would go on: the stream was left for a replica that has ZooKeeper.
     is_open: bool,
 }
 
 impl Left {
-    /// Keeps it alive until its end. What it says does not count any more, but that its replica stops.
+    /// Keeps the stream alive until its end. Of its events only the draining of its replica still counts.
     async fn ended(left: &mut Option<Self>) {
         let Some(left) = left else { return pending().await };
         while let Ok(event) = left.stream.next(false).await {
@@ -256,10 +256,10 @@ impl Left {
         }
     }
 
-    /// Whether it is better to go back: the replica that has ZooKeeper has no room, and what it is asked for would be over,
-    /// or wait there for room, where it could as well wait for ZooKeeper.
+    /// Whether it is better to go back. The replica that has ZooKeeper has no room, so the request would end, or wait
+    /// there for room, when it could as well wait for ZooKeeper on the previous stream.
     fn is_missed(left: Option<&Self>, response: &Response) -> bool {
-        // A quota is ZooKeeper's, and the same everywhere.
+        // A quota is set in ZooKeeper, and is the same at every replica.
         let is_full = |rejected: &v1::Rejected| {
             rejected.code == i32::from(Code::ResourceExhausted) && rejected.reason != Reason::Quota.as_str()
         };
@@ -267,13 +267,14 @@ impl Left {
     }
 }
 
-/// Carries the registrations on a stream, and moves them to the next when its replica is about to stop, or has lost
-/// ZooKeeper, which another one has. Ends when that fails or when no registration is left; says until when what was
-/// registered certainly stands. Up to when everything was taken over by the stream, that is as long as it was before.
+/// Keeps the registrations on a stream. Moves them to the next stream when the replica is about to stop, or when it has
+/// lost ZooKeeper and another replica has it. Ends when that fails or when no registration is left. Returns the time
+/// until which the registrations certainly stay; until the stream has taken everything over, that is the time as it was
+/// before.
 async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Instant>) -> Option<Instant> {
     let replicas = &session.peer.replicas;
     let mut left: Option<Left> = None;
-    // Whether everything stands by the present stream.
+    // Whether every registration is held on the present stream.
     let mut has_all = false;
     let mut opening: Option<Opening<'_>> = None;
     let mut unease = Unease::new(replicas.spread());
@@ -284,7 +285,7 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
             return None;
         }
         if session.state().is_settled() {
-            // What there was no room for still stands by the stream that was left.
+            // Registrations for which there was no room are still held on the previous stream.
             left = left.filter(|_| session.state().lacks_room());
             has_all = true;
             unease.set(false, Instant::now());
@@ -296,7 +297,7 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
             event = stream.next(has_requests) => match event {
                 Ok(Event::Said(response)) if Left::is_missed(left.as_ref(), &response) => {
                     if let Some(back) = left.take() {
-                        // What the full one has taken over stands there for as long.
+                        // The registrations that the full replica has taken over stay there for as long.
                         left = Some(go_back(session, &mut stream, back, &mut sure_until));
                         (has_all, opening) = (false, None);
                         unease.returned();
@@ -317,7 +318,8 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                     let Some(back) = left.take().filter(|left| left.is_open) else {
                         return if has_all { session.sure_until(&stream) } else { sure_until };
                     };
-                    // What has not been taken over by then stands by the stream that was left, and would go with it.
+                    // Registrations that have not been taken over yet are held on the previous stream, and would go
+                    // with it.
                     drop(go_back(session, &mut stream, back, &mut sure_until));
                     (has_all, opening) = (false, None);
                     unease.moved();
@@ -346,7 +348,8 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
                     sure_until = session.sure_until(&ended.stream);
                 }
             }
-            // What it has not taken over by then is in doubt, unless the stream that was left keeps it.
+            // Registrations that the stream has not taken over by then are in doubt, unless the previous stream keeps
+            // them.
             () = until(sure_until), if !(has_all || left.as_ref().is_some_and(|left| left.has_all)) => {
                 session.state().doubt_the_rest();
                 sure_until = None;
@@ -360,7 +363,7 @@ async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Inst
     }
 }
 
-/// Makes the stream that was left the present one again, and gives the other.
+/// Makes the previous stream the present one again, and returns the other.
 fn go_back(session: &Session, stream: &mut Stream, back: Left, sure_until: &mut Option<Instant>) -> Left {
     *sure_until = session.sure_until(&back.stream).filter(|_| back.has_all).or(*sure_until);
     let other = std::mem::replace(stream, back.stream);

@@ -1,4 +1,4 @@
-//! What is wished, what was said, and what was answered, for each path of a session. Pure.
+//! For each path of a session: the registration that is wanted, the request that was sent, and the answer. Pure.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::background::UnderWay;
 use crate::error::{Error, LostReason, Reason, Refusal};
 use crate::value::{Compact, Value};
 
-/// Who waits for an answer.
+/// A caller that waits for an answer.
 pub(super) type Waiter = oneshot::Sender<Result<(), Error>>;
 
-/// One registration: a path may have several, one after the other.
+/// A registration. A path may have several, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) path: Arc<str>,
     id: u64,
 }
 
-/// What is to be registered.
+/// The terms of a registration.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) value: Compact,
@@ -34,50 +34,51 @@ pub(super) struct Terms {
 #[derive(Debug, Default)]
 pub(super) struct State {
     entries: HashMap<Arc<str>, Entry>,
-    /// The paths about which there may be something to say, each once.
+    /// The paths for which a request may be due, each once.
     queue: VecDeque<Arc<str>>,
-    /// The paths that a replica had no room for: they are said again later.
+    /// The paths for which a replica had no room. They are sent again later.
     later: Vec<Arc<str>>,
     next_id: u64,
-    /// How many paths have something said that was not answered.
+    /// Number of paths with a request that is not answered yet.
     unanswered: usize,
-    /// Those of them that wait for ZooKeeper, as the present stream says.
+    /// Those of them that wait for ZooKeeper, according to the present stream.
     without_zookeeper: HashSet<Arc<str>>,
 }
 
-/// How many late requests of its own a registration survives: more than there are replicas, mostly.
+/// Maximum number of its own late requests that a registration survives. It is larger than the usual number of
+/// replicas.
 const MOST_LATE: u32 = 8;
-/// The version of something that an earlier registration of the path has said.
+/// The version in a request that an earlier registration of the path has sent.
 const EARLIER: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct Entry {
     id: u64,
     terms: Terms,
-    /// The value that was last answered, while another one is wished.
+    /// The value that was last accepted, while another one is wanted.
     accepted: Option<Compact>,
     wish: Wish,
-    /// Which value is wished: rises with each.
+    /// Version of the wanted value. It rises with each change.
     version: u32,
-    /// What was said and not answered, on the present stream.
+    /// The request that is not answered yet, on the present stream.
     said: Option<Said>,
-    /// What of the wish was answered on the present stream.
+    /// The version that was answered, on the present stream.
     answered: Option<u32>,
-    /// The last one that we were given.
+    /// The generation that was last received.
     generation: Option<i64>,
-    /// Whether a replica may know of it.
+    /// Whether a replica may know of the registration.
     was_said: bool,
     is_queued: bool,
-    /// On how many earlier streams something was said that was not answered: each may still be carried out, once. Another
-    /// replica then takes the path over, for us.
+    /// Number of earlier streams with a request that was not answered. Each of these requests may still be carried out,
+    /// once; another replica then takes the path over, for us.
     may_follow: u32,
     states: watch::Sender<RegistrationState>,
     waiters: Vec<Waiter>,
-    /// Dropped with the entry: the registration is gone.
+    /// Dropped with the entry, when the registration is gone.
     leaving: Option<UnderWay>,
 }
 
-/// Who is to know that a registration is gone.
+/// How to report that a registration is gone.
 #[derive(Debug)]
 pub(super) enum Leaving {
     Awaited(Waiter),
@@ -97,10 +98,10 @@ enum Said {
 }
 
 impl State {
-    /// Adds a registration. One that stands for the same path is over: the path was taken from it.
+    /// Adds a registration. An existing registration of the same path ends: it has been taken over.
     ///
     /// # Errors
-    /// As a replica would answer, where the path is not to be taken from anybody.
+    /// The error that a replica would answer, when the request is `exclusive` and this program holds the path.
     pub(super) fn add(
         &mut self,
         path: Arc<str>,
@@ -132,7 +133,7 @@ impl State {
             leaving: None,
         };
         if let Some(before) = self.entries.remove(&path) {
-            // What is under way is still answered, and answers come in order.
+            // A request that is under way is still answered, and answers come in order.
             (entry.said, entry.is_queued) = (before.said.map(|_| Said::Set(EARLIER)), before.is_queued);
             entry.was_said = before.was_said;
             before.tell(match before.wish {
@@ -145,7 +146,7 @@ impl State {
         Ok((Key { path, id }, receiver))
     }
 
-    /// Wishes other data.
+    /// Changes the wanted data.
     pub(super) fn update(&mut self, key: &Key, value: Compact, waiter: Waiter) -> Result<(), Error> {
         let Some(entry) = self.entry(key).filter(|entry| entry.wish == Wish::Hold) else {
             return Err(Error::Lost { path: key.path.to_string(), reason: LostReason::TakenOver });
@@ -159,7 +160,7 @@ impl State {
         Ok(())
     }
 
-    /// Wishes it gone. Dropped waiters tell that it is gone already.
+    /// Asks for the end of a registration. A dropped waiter means that it is gone already.
     pub(super) fn remove(&mut self, key: &Key, leaving: Leaving) {
         let Some(entry) = self.entry(key) else {
             if let Leaving::Awaited(waiter) = leaving {
@@ -167,7 +168,7 @@ impl State {
             }
             return;
         };
-        // Whoever waits for an update waits in vain.
+        // A caller that waits for an update waits in vain.
         if entry.wish == Wish::Hold {
             entry.waiters.clear();
         }
@@ -189,27 +190,28 @@ impl State {
         self.entries.is_empty()
     }
 
-    /// Whether there may be something to say.
+    /// Whether a request may be due.
     pub(super) fn has_requests(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// Whether everything that is wished was answered on the present stream.
+    /// Whether everything that is wanted has been answered on the present stream.
     pub(super) fn is_settled(&self) -> bool {
         self.queue.is_empty() && self.unanswered == 0
     }
 
-    /// Whether the present stream's replica had no room for something: what stands elsewhere, stands only there.
+    /// Whether the replica of the present stream had no room for a registration, which another stream alone may hold
+    /// then.
     pub(super) fn lacks_room(&self) -> bool {
         !self.later.is_empty()
     }
 
-    /// Whether the present stream's replica keeps something waiting since it has no ZooKeeper.
+    /// Whether the replica of the present stream keeps a request waiting because it has no ZooKeeper.
     pub(super) fn is_without_zookeeper(&self) -> bool {
         !self.without_zookeeper.is_empty()
     }
 
-    /// A new stream: everything is said again on it.
+    /// Begins a new stream: everything is sent again on it.
     pub(super) fn begin(&mut self) {
         self.later.clear();
         self.queue.clear();
@@ -223,7 +225,7 @@ impl State {
         }
     }
 
-    /// The next thing to say on the present stream.
+    /// The next request to send on the present stream.
     pub(super) fn next_request(&mut self) -> Option<v1::RegisterRequest> {
         while let Some(path) = self.queue.pop_front() {
             let Some(entry) = self.entries.get_mut(&path) else { continue };
@@ -231,7 +233,7 @@ impl State {
             if entry.said.is_some() {
                 continue;
             }
-            // What another replica may still hold is taken from it before it is taken down.
+            // A registration that another replica may still hold is taken from it before it is taken down.
             let is_held_elsewhere = entry.answered.is_none() && entry.generation.is_some();
             let request = match entry.wish {
                 Wish::Hold if entry.answered == Some(entry.version) => continue,
@@ -256,14 +258,14 @@ impl State {
         None
     }
 
-    /// Says again what a replica had no room for.
+    /// Sends the requests again for which a replica had no room.
     pub(super) fn try_again(&mut self) {
         for path in std::mem::take(&mut self.later) {
             self.enqueue(&path);
         }
     }
 
-    /// What the present stream says about a path.
+    /// Takes in a response of the present stream.
     pub(super) fn take(&mut self, response: Response) {
         let waits = (!self.without_zookeeper.is_empty()).then(|| path_of(&response).to_owned());
         match response {
@@ -282,12 +284,12 @@ impl State {
         }
     }
 
-    /// It is not certain any more that anything is registered.
+    /// It is no longer certain that anything is registered.
     pub(super) fn doubt(&mut self) {
         self.doubt_those(|_| true);
     }
 
-    /// The same of what was not answered on the present stream.
+    /// The same for the registrations that were not answered on the present stream.
     pub(super) fn doubt_the_rest(&mut self) {
         self.doubt_those(|entry| entry.answered.is_none());
     }
@@ -298,7 +300,8 @@ impl State {
         }
     }
 
-    /// A replica refuses to open a stream: who has never been registered is told, the others are tried again.
+    /// A replica refuses to open a stream. Registrations that were never made end with the refusal; the others are
+    /// tried again.
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
         let new = self.entries.iter().filter(|(_, entry)| entry.generation.is_none());
         for path in new.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
@@ -362,7 +365,7 @@ impl State {
                 entry.answer(&Ok(()));
                 self.entries.remove(path);
             }
-            // An earlier registration of the path is gone; this one is still to be said.
+            // An earlier registration of the path is gone; the present one is still to be sent.
             _ => {
                 entry.answered = None;
                 self.enqueue(&path.into());
@@ -383,11 +386,12 @@ impl State {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let is_older = entry.generation.is_some_and(|generation| lost.generation < generation);
         let reason = match lost.reason() {
-            // Nobody else has it: it is registered again.
+            // No other client has it, so it is registered again.
             v1::LostReason::Expired => return self.say_again(path),
-            // Of an earlier registration of this path, or of one that has been made again since.
+            // It concerns an earlier registration of this path, or one that has been made again since.
             _ if is_older => return,
-            // Perhaps by ourselves: a replica that is asked once more tells by what stands there.
+            // The path may have been taken over by ourselves. A replica that is asked once more answers by the node
+            // that exists there.
             v1::LostReason::TakenOver if entry.may_follow > 0 => {
                 entry.may_follow -= 1;
                 return self.say_again(path);
@@ -401,7 +405,7 @@ impl State {
         self.end(&path.into(), &error, reason);
     }
 
-    /// What the present stream has answered about a path does not hold any more.
+    /// The answer of the present stream about a path no longer holds.
     fn say_again(&mut self, path: &str) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         self.unanswered -= usize::from(entry.said.take().is_some());
@@ -421,14 +425,14 @@ impl State {
             return self.enqueue(&path.into());
         }
         if entry.wish == Wish::Leave {
-            // Nothing of ours is there; the answer to this makes it certain.
+            // There is no node of ours; the answer to this request makes it certain.
             (entry.generation, entry.answered) = (None, None);
             return self.enqueue(&path.into());
         }
         if entry.generation.is_some()
             && let Some(accepted) = entry.accepted.take()
         {
-            // The data that was accepted before stands.
+            // The node keeps the data that was accepted earlier.
             (entry.terms.value, entry.answered) = (accepted, None);
             entry.answer(&Err(Error::Refused(refusal)));
             return self.enqueue(&path.into());
@@ -441,7 +445,7 @@ impl State {
         self.end(&path.into(), &error, refusal.into_lost());
     }
 
-    /// It is over, and not because the program has asked for it; unless it has meanwhile.
+    /// Ends a registration without a request of the program, unless the program has meanwhile asked for its end.
     fn end(&mut self, path: &Arc<str>, error: &Error, reason: LostReason) {
         let Some(mut entry) = self.entries.remove(path) else { return };
         self.unanswered -= usize::from(entry.said.is_some());
@@ -454,7 +458,7 @@ impl State {
     }
 }
 
-/// The path that a response is about; empty: none.
+/// The path that a response is about; empty if it is about none.
 fn path_of(response: &Response) -> &str {
     match response {
         Response::Registered(registered) => &registered.path,
@@ -476,10 +480,11 @@ impl Entry {
         });
     }
 
-    /// After the state is told: whoever has an answer finds the state that goes with it.
+    /// Answers the waiters. Called after the state is published, so that a waiter that has its answer finds the
+    /// matching state.
     fn answer(&mut self, answer: &Result<(), Error>) {
         for waiter in self.waiters.drain(..) {
-            // Nobody may wait any more.
+            // There may be no waiter any more.
             let _ = waiter.send(answer.clone());
         }
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::background::Background;
 
-/// A state and the replica at the other end, one step at a time.
+/// A state and the replica at the other end, advanced one step at a time.
 #[derive(Default)]
 struct Scene {
     state: State,
@@ -38,7 +38,7 @@ impl Scene {
         Held { key, states }
     }
 
-    /// All that is said now, as `set PATH n=N [@GENERATION]` and `unset PATH`.
+    /// All requests that are due, as `set PATH n=N [@GENERATION]` and `unset PATH`.
     fn said(&mut self) -> Vec<String> {
         let requests = std::iter::from_fn(|| self.state.next_request());
         requests
@@ -73,7 +73,7 @@ impl Scene {
         self.state.take(Response::Rejected(v1::Rejected { path, code: code.into(), reason, message: String::new() }));
     }
 
-    /// One that is registered on the present stream.
+    /// Adds a registration that is held on the present stream.
     fn standing(&mut self, path: &str, generation: i64) -> Held {
         let held = self.add(path, 1);
         assert_eq!(self.said(), [format!("set {path} n=1")]);
@@ -199,7 +199,8 @@ fn a_resume_that_a_replica_has_no_room_for_is_tried_again() {
 fn what_each_earlier_stream_may_have_taken_over_late_is_asked_for_once() {
     let mut scene = Scene::default();
     let held = scene.standing("/a", 5);
-    // Two streams break before they have answered; the next answers at a replica where the first still stands.
+    // Two streams break before they have answered. The next answers at a replica where the first registration still
+    // exists.
     for _ in 0..3 {
         scene.state.begin();
         assert_eq!(scene.said(), ["set /a n=1 @5"]);
@@ -238,7 +239,7 @@ fn what_is_evicted_is_lost_and_does_not_come_back_by_itself() {
     let held = scene.standing("/a", 5);
     scene.lost("/a", 5, v1::LostReason::Evicted);
     assert_eq!(held.state(), RegistrationState::Lost { reason: LostReason::Evicted });
-    // Evicted while its stream was broken: what is resumed is refused.
+    // Evicted while its stream was broken: the request to resume it is refused.
     let resumed = scene.standing("/b", 5);
     scene.state.begin();
     assert_eq!(scene.said(), ["set /b n=1 @5"]);
@@ -308,7 +309,7 @@ fn a_later_registration_of_the_path_takes_it_over() {
     let first = scene.standing("/a", 5);
     let second = scene.add("/a", 2);
     assert_eq!(first.state(), RegistrationState::Lost { reason: LostReason::TakenOver });
-    // The drop of the first is nothing to the second.
+    // Dropping the first registration does not concern the second.
     scene.state.remove(&first.key, Leaving::Later(Background::default().begin()));
     assert_eq!(scene.said(), ["set /a n=2"]);
     scene.registered("/a", 5);
@@ -370,7 +371,7 @@ fn doubt_is_told_and_so_is_what_others_have_written() {
     scene.state.take(Response::Overwritten(overwritten));
     let RegistrationState::Overwritten { generation: 5, value: Some(value) } = held.state() else { panic!("untold") };
     assert_eq!(*value, Value::from("theirs"));
-    // The server has put it right: the same incarnation, and no answer to a set.
+    // The server has written the data again: the same generation, and no answer to a set.
     let right = v1::Registered { path: "/a".to_owned(), generation: 5, restored: true, ..Default::default() };
     scene.state.take(Response::Registered(right));
     assert_eq!(held.state(), RegistrationState::Registered { generation: 5 });
@@ -389,7 +390,7 @@ fn a_replica_that_refuses_the_stream_ends_only_what_never_stood() {
     assert!(new.borrow().is_over() && !held.state().is_over());
 }
 
-/// Takes down how a registration stands in the moment when somebody is woken.
+/// Records the state of a registration at the moment when a waiter is woken.
 struct AtWake {
     states: watch::Receiver<RegistrationState>,
     seen: std::sync::OnceLock<RegistrationState>,
@@ -401,7 +402,7 @@ impl std::task::Wake for AtWake {
     }
 }
 
-/// The state that whoever waits for an answer finds, at the earliest.
+/// The state that a waiter finds at the earliest moment after its answer.
 fn state_at_answer(answers: impl FnOnce(&mut Scene)) -> RegistrationState {
     let mut scene = Scene::default();
     let (waiter, mut answer) = answer();

@@ -15,23 +15,23 @@ use crate::error::Failure;
 use crate::node::{duration_from_proto, duration_to_proto};
 use crate::replicas::Replica;
 
-/// How long a replica may take to open a stream.
+/// Time that a replica may take to open a stream.
 const OPENING: Duration = Duration::from_secs(4);
-/// How often a client without a ttl says that it is alive. No replica counts that, but each is answered, so that a replica
-/// that was stopped is noticed.
+/// Interval of keep-alives of a client without a ttl. No replica counts them, but each is answered, so that the client
+/// notices a replica that was stopped.
 const WITHOUT_TTL: Duration = Duration::from_secs(5);
 /// Number of keep-alives in the time after which a silent replica is given up.
 const IN_HORIZON: u32 = 3;
-/// Time that a replica may be silent at least before it is given up, where registrations outlive that.
+/// Shortest silence after which a replica is given up, for registrations that outlive it.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Shortest interval of keep-alives, whatever the replica asks for: a third of the shortest ttl is longer.
+/// Shortest interval of keep-alives, whatever the replica asks for. A third of the shortest ttl is longer.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Number of unanswered keep-alives after which a replica that still talks is given up all the same.
+/// Maximum number of unanswered keep-alives. A replica that reaches it is given up even if it still talks.
 const UNANSWERED: usize = 64;
-/// How many requests may wait to be sent.
+/// Maximum number of requests that wait to be sent.
 const REQUESTS: usize = 256;
 
-/// A Register stream that stands. Its drop ends the call.
+/// An open Register stream. Dropping it ends the call.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) replica: Replica,
@@ -39,16 +39,16 @@ pub(super) struct Stream {
     responses: Streaming<v1::RegisterResponse>,
     keep_alive: Duration,
     silence: Duration,
-    /// When a keep-alive was sent last, or could not be.
+    /// When the last keep-alive was sent, or there was no room for it.
     kept_at: Instant,
-    /// When those were sent that are not answered yet.
+    /// When the keep-alives were sent that are not answered yet.
     asked_at: VecDeque<Instant>,
     heard_at: Instant,
-    /// The replica has heard from us after this moment.
+    /// The replica has heard from this client after this moment.
     pub(super) certain_at: Instant,
 }
 
-/// What a stream comes to next.
+/// The next event of a stream.
 #[derive(Debug)]
 pub(super) enum Event {
     Said(Response),
@@ -76,7 +76,7 @@ impl Stream {
         let open =
             v1::OpenSession { ttl: ttl.map(duration_to_proto), client_name: name.to_owned(), pid: std::process::id() };
         let sent_at = Instant::now();
-        // There is room: nothing was sent before.
+        // There is room, since nothing was sent before.
         let _ = requests.try_send(v1::RegisterRequest { request: Some(Request::Open(open)) });
         let answer = replica.stub.register(ReceiverStream::new(receiver)).await.map_err(Failure::of)?;
         let mut responses = answer.into_inner();
@@ -89,7 +89,7 @@ impl Stream {
         let least = if ttl.is_some() { SILENCE } else { IN_HORIZON * SHORTEST };
         let (keep_alive, silence) = match opened.horizon.map(duration_from_proto) {
             Some(horizon) => (keep_alive.min((horizon / IN_HORIZON).max(SHORTEST)), horizon.max(least)),
-            // A replica of an older version.
+            // A replica of an older version gives no horizon.
             None => (keep_alive, (keep_alive * 2).max(SILENCE)),
         };
         Ok(Self {
@@ -105,7 +105,7 @@ impl Stream {
         })
     }
 
-    /// Waits for an answer; with `ready` also for room for requests. Says that the client is alive when it is time to.
+    /// Waits for an answer; with `ready`, also for room for requests. Sends keep-alives when they are due.
     ///
     /// # Cancellation
     /// Safe: no answer is lost.
@@ -130,7 +130,8 @@ impl Stream {
                 if self.requests.try_send(v1::RegisterRequest { request: Some(keep_alive) }).is_ok() {
                     self.asked_at.push_back(now);
                 }
-                // For a while nothing is due, whether or not there was room: what fills it is a sign of life too.
+                // No keep-alive is due for a while, whether or not there was room: the requests that fill the queue are
+                // signs of life too.
                 self.kept_at = now;
                 continue;
             };
@@ -150,7 +151,7 @@ impl Stream {
         while self.requests.capacity() > 0
             && let Some(request) = next()
         {
-            // There is room; a stream that has ended says so when it is read.
+            // There is room. A stream that has ended reports that when it is read.
             let _ = self.requests.try_send(request);
         }
     }

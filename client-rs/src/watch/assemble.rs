@@ -1,4 +1,4 @@
-//! From the messages of a Watch to updates: parts are put together, and nothing goes back. Pure.
+//! Turns the messages of a Watch into updates. It joins parts, and the state never goes back. Pure.
 
 use std::time::SystemTime;
 
@@ -8,26 +8,26 @@ use rollcall_proto::v1::watch_response::Event;
 use super::update::Update;
 use crate::node::{Change, Node, time_from_proto};
 
-/// What the messages of one watch, over any number of streams, have come to.
+/// The state of one watch, over any number of streams.
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
-    /// Of the last whole state.
+    /// The revision of the last whole state.
     revision: i64,
     parts: Option<Parts>,
     stale: bool,
 }
 
-/// The beginning of an update whose rest is still to come.
+/// The beginning of an update, while more parts are to come.
 #[derive(Debug)]
 enum Parts {
     Snapshot { node: Node, reset: bool },
     Delta(Vec<Change>),
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug, PartialEq)]
 pub(super) enum Said {
-    /// In order; may be none.
+    /// Updates in order; there may be none.
     Updates(Vec<Update>),
     /// The replica is about to stop.
     Draining,
@@ -38,7 +38,7 @@ impl Assembler {
         Self { revision, ..Self::default() }
     }
 
-    /// Where the next stream goes on.
+    /// The revision from which the next stream goes on.
     pub(super) fn revision(&self) -> i64 {
         self.revision
     }
@@ -61,16 +61,17 @@ impl Assembler {
             None => None,
         };
         let turned = (self.parts.is_none() && stale != self.stale).then(|| self.turn(stale, as_of));
-        // A state that is current again is told before what it has become; one that turns stale was current before.
+        // A state that is current again comes before its updates; a state that turns stale was current until after
+        // them.
         Said::Updates(if stale { [update, turned] } else { [turned, update] }.into_iter().flatten().collect())
     }
 
-    /// The stream broke: what was begun is sent again as a whole.
+    /// The stream broke. An update that was begun is sent again as a whole.
     pub(super) fn broken(&mut self) {
         self.parts = None;
     }
 
-    /// No replica can be reached; an update, if that is news.
+    /// No replica can be reached. Returns an update, if that is news.
     pub(super) fn unreachable(&mut self) -> Option<Update> {
         (!self.stale).then(|| self.turn(true, None))
     }

@@ -16,11 +16,11 @@ use crate::node::duration_to_proto;
 use crate::replicas::Replica;
 use crate::scout::Unease;
 
-/// How long a stream may be quiet before the replica says something.
+/// Interval of heartbeats that the client asks for on a quiet stream.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// After what time without a word a replica is given up.
+/// Time without a word after which a replica is given up.
 const SILENCE: Duration = Duration::from_secs(25);
-/// How long a replica may take to open a stream.
+/// Time that a replica may take to open a stream.
 const OPENING: Duration = Duration::from_secs(4);
 
 pub(super) struct Following {
@@ -28,25 +28,25 @@ pub(super) struct Following {
     request: v1::WatchRequest,
     assembler: Assembler,
     stream: Option<Stream>,
-    /// Updates that have not been given yet.
+    /// Updates that were not returned yet.
     ready: VecDeque<Update>,
     has_ended: bool,
-    /// The replicas that have opened no stream since one has said something last.
+    /// The replicas that have opened no stream since any replica last sent a message.
     silent: BTreeSet<usize>,
-    /// The replica that the last stream was left for.
+    /// The replica that the client is leaving.
     drains: Option<usize>,
-    /// Whether to look for another replica, since the present one has lost ZooKeeper.
+    /// Whether to look for another replica, because the present one has lost ZooKeeper.
     unease: Unease,
 }
 
-/// The stream that stands.
+/// The open stream.
 struct Stream {
     replica: Replica,
     responses: Streaming<v1::WatchResponse>,
     heard_at: Instant,
 }
 
-/// What comes first.
+/// The next event of a stream.
 enum Next {
     Message(Result<Option<v1::WatchResponse>, Status>),
     Silence,
@@ -93,7 +93,7 @@ impl Following {
         }
     }
 
-    /// The next update; an error is the last item.
+    /// The next update. An error is the last item.
     pub(super) async fn next(&mut self) -> Option<Result<Update, Error>> {
         loop {
             if let Some(update) = self.ready.pop_front() {
@@ -165,7 +165,7 @@ impl Following {
             Err(_) => Failure::silent(),
         };
         self.silent.insert(replica.index());
-        // Another one may still serve.
+        // Another replica may still serve.
         if self.silent.len() == self.client.replicas().count() {
             self.ready.extend(self.assembler.unreachable());
         }
@@ -178,7 +178,7 @@ impl Following {
         self.unease.moved();
     }
 
-    /// Whether it is worth going on.
+    /// Records a failure. An error means that it is not worth going on.
     fn failed(&self, replica: &Replica, failure: Failure) -> Result<(), Error> {
         match failure {
             Failure::Refused(refusal) if !Error::Refused(refusal.clone()).is_retryable() => {

@@ -1,4 +1,4 @@
-//! Watch: a path as it changes.
+//! Watch: a path and its changes.
 
 mod assemble;
 mod follow;
@@ -18,7 +18,7 @@ use self::follow::Following;
 use crate::client::Client;
 use crate::error::Error;
 
-/// A watch to be made: from [`Client::watch`].
+/// A builder of a watch: from [`Client::watch`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is watched before `stream` or `view` is called"]
 pub struct Watch {
@@ -27,11 +27,11 @@ pub struct Watch {
 }
 
 impl Client {
-    /// Watches a path and its children; it need not exist.
+    /// Watches a path and its children; the path need not exist.
     ///
-    /// [`stream`](Watch::stream) gives every change, [`view`](Watch::view) the present state at any time. Both go on for
-    /// ever: when a replica stops or dies they go on at another, from the last revision, so that nothing is missed or told
-    /// twice, and the state never goes back.
+    /// [`stream`](Watch::stream) gives every change, [`view`](Watch::view) the present state at any time. Both go on
+    /// for ever. When a replica stops or dies, they go on at another from the last revision, so that no change is
+    /// missed or repeated and the state never goes back.
     ///
     /// ```no_run
     /// # async fn example(client: rollcall::Client) -> Result<(), rollcall::Error> {
@@ -55,18 +55,21 @@ impl Watch {
         self
     }
 
-    /// Begins after this revision, of an earlier lookup or update, and not with a snapshot. For [`stream`](Watch::stream).
+    /// Begins after this revision, of an earlier lookup or update, instead of with a snapshot. For
+    /// [`stream`](Watch::stream).
     pub fn since(mut self, revision: i64) -> Self {
         self.request.since_revision = revision;
         self
     }
 
-    /// Every update, in order. Nothing is sent before the stream is polled first.
+    /// Every update, in order. Nothing is sent before the stream is first polled.
     ///
-    /// - Errors: only what can't be mended by going on, such as a path that is none or may not be read; it is the last item.
-    /// - Ordering: revisions rise. The parts of large updates are put together.
-    /// - Connection loss: see [`Client::watch`]. While no replica can be reached the stream tells [`Update::Stale`], and waits.
-    /// - A reader that is slow gets fewer and larger updates.
+    /// - Errors: only those that going on can't mend, such as a path that is not valid or may not be read. The error is
+    ///   the last item.
+    /// - Ordering: revisions rise. The parts of large updates are joined.
+    /// - Connection loss: see [`Client::watch`]. While no replica can be reached, the stream yields [`Update::Stale`],
+    ///   and waits.
+    /// - A slow reader gets fewer and larger updates.
     /// - Cancellation: dropping the stream ends the watch.
     #[must_use]
     pub fn stream(self) -> Updates {
@@ -78,13 +81,14 @@ impl Watch {
         Updates(updates.boxed())
     }
 
-    /// The present state at any time, kept current by a task of its own until the last clone of the view is dropped.
+    /// The present state at any time. A task of its own keeps it current until the last clone of the view is dropped.
     ///
-    /// It is there as soon as the first state is. If no replica answers in time, and the client has a
-    /// [cache file](crate::Connect::cache_file) that knows the path, the view begins with that, `stale`.
+    /// The view is ready as soon as the first state is known. If no replica answers in time, and the client has a
+    /// [cache file](crate::Connect::cache_file) that knows the path, the view begins with that state, `stale`.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] when no replica answers in time; [`Error::Refused`] when the path is none or may not be read.
+    /// [`Error::Unreachable`] when no replica answers in time; [`Error::Refused`] when the path is not valid or may not
+    /// be read.
     pub async fn view(self) -> Result<View, Error> {
         View::start(self.client, self.request).await
     }
@@ -97,7 +101,7 @@ impl Updates {
     /// The next update; `None` after an error.
     ///
     /// # Errors
-    /// What can't be mended by going on.
+    /// Those that going on can't mend.
     ///
     /// # Cancellation
     /// Safe: nothing is lost.

@@ -14,8 +14,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::node::{Lookup, Node};
 
-/// The present state of a watched path: from [`Watch::view`](super::Watch::view). Clones share one watch, which ends with
-/// the last of them; each clone sees changes for itself.
+/// The present state of a watched path: from [`Watch::view`](super::Watch::view). Clones share one watch, which ends
+/// with the last of them; each clone sees every change for itself.
 #[derive(Debug, Clone)]
 pub struct View {
     state: watch::Receiver<State>,
@@ -26,9 +26,9 @@ pub struct View {
 #[derive(Debug, Default)]
 struct State {
     lookup: Arc<Lookup>,
-    /// Whether there was a state at all.
+    /// Whether there was any state yet.
     known: bool,
-    /// Why it is not kept current any more.
+    /// Why the state is no longer kept current.
     ended: Option<Error>,
 }
 
@@ -56,17 +56,18 @@ impl View {
         Ok(view)
     }
 
-    /// The state as it is now. It is a value of its own, which later changes leave alone.
+    /// The present state. It is a separate value, which later changes do not alter.
     #[must_use]
     pub fn current(&self) -> Arc<Lookup> {
         self.state.borrow().lookup.clone()
     }
 
-    /// Waits until there is a state that this clone has not been told of; several changes may come as one.
+    /// Waits until there is a state that this clone has not seen; several changes may come as one.
     /// [`current`](View::current) then shows it.
     ///
     /// # Errors
-    /// What ended the watch, if it can't go on: its path may not be read any more. What was known is still shown.
+    /// The error that ended the watch, if it can't go on: for example, its path may not be read any more. The last
+    /// known state is still shown.
     ///
     /// # Cancellation
     /// Safe: no change is missed.
@@ -79,10 +80,10 @@ impl View {
         }
     }
 
-    /// Waits until the state is to your liking, and gives it.
+    /// Waits until `accept` returns true for the state, and returns the state.
     ///
     /// # Errors
-    /// As [`changed`](View::changed).
+    /// Those of [`changed`](View::changed).
     ///
     /// # Cancellation
     /// Safe.
@@ -97,7 +98,7 @@ impl View {
     }
 }
 
-/// How long changes are gathered before the cache file is written.
+/// Time for which changes are collected before the cache file is written.
 const GATHER: Duration = Duration::from_millis(500);
 
 async fn keep(client: Client, request: v1::WatchRequest, state: watch::Sender<State>) {
@@ -140,7 +141,7 @@ impl State {
         true
     }
 
-    /// Whether there is anything to see.
+    /// Applies an update. Returns whether anything visible has changed.
     fn apply(&mut self, update: Update) -> bool {
         match update {
             Update::Snapshot { node, revision, .. } => {
@@ -149,7 +150,7 @@ impl State {
                 return self.show(Lookup { node, revision, stale, as_of });
             }
             Update::Changes { changes, revision } => {
-                // Copied only when somebody still looks at the state before.
+                // The state is copied only when a reader still holds the one before.
                 let lookup = Arc::make_mut(&mut self.lookup);
                 changes.into_iter().for_each(|change| Node::apply(&mut lookup.node, change));
                 lookup.revision = revision;

@@ -1,4 +1,4 @@
-"""For Django: one registry for the whole program, made when it is first used. See `utils`."""
+"""For Django: one registry for the whole program, created on first use. See `utils`."""
 
 from rollcall.contrib.django.utils import get, get_service_registry
 

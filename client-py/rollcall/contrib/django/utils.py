@@ -7,7 +7,7 @@
 
     ndsr.get("/services/production/memcache", callback=reconnect, wait=5)
 
-Where the replicas are is said in Django's settings, or by setting this module's variables before the first use:
+Name the replicas in Django's settings, or set this module's variables before the first use:
 
     ROLLCALL = {"SERVER": "rollcall1:7700,rollcall2:7700", "CACHEFILE": "/var/cache/app/rollcall.json"}
 
@@ -25,12 +25,12 @@ from rollcall.registry import ServiceRegistry
 
 log = logging.getLogger(__name__)
 
-# As the original has it: a host, and its port. SERVER may also be HOST:PORT, or several separated by commas.
+# A host and its port, as in nd_service_registry. SERVER may also be HOST:PORT, or several of these separated by commas.
 SERVER = "127.0.0.1"
 PORT = "7700"
 # Seconds.
 TIMEOUT = 15
-# One for each user: what belongs to somebody else is not read.
+# One file for each user, since a file that belongs to somebody else is not read.
 CACHEFILE = os.path.join(tempfile.gettempdir(), f"rollcall.{os.getuid()}.json")
 
 _service_registry: Optional[ServiceRegistry] = None
@@ -38,18 +38,19 @@ _making = threading.Lock()
 
 
 class _Registry(ServiceRegistry):
-    """A program is not to fail at its start because nothing can be reached: `get` returns False then, as the original."""
+    """A registry whose `get` returns False when nothing can be reached, as in nd_service_registry: a program should
+    start then."""
 
     _answers_false = True
 
 
 def _settings() -> Dict[str, Any]:
-    """What stands under ROLLCALL in Django's settings, if there are any."""
+    """The value of ROLLCALL in Django's settings, if there are any."""
     try:
         conf = importlib.import_module("django.conf")
     except ImportError:
         return {}
-    # Django raises where a program uses it without settings, which is fine with us.
+    # Django raises when a program uses it without settings. That is fine here.
     try:
         return dict(getattr(conf.settings, "ROLLCALL", {}))
     except Exception as error:
@@ -58,7 +59,7 @@ def _settings() -> Dict[str, Any]:
 
 
 def get_service_registry() -> ServiceRegistry:
-    """The registry of this program: read-only, lazy, with a cache file. Made when it is first asked for."""
+    """The registry of this program: read-only, lazy, with a cache file. It is created on first use."""
     global _service_registry
     with _making:
         if _service_registry is None:
@@ -75,11 +76,11 @@ def get_service_registry() -> ServiceRegistry:
 
 
 def get(path: str, callback: Optional[Callable[[Any], Any]] = None, wait: Optional[float] = None) -> Any:
-    """A node and its children, as `ServiceRegistry.get` tells it.
+    """A node and its children, as `ServiceRegistry.get` returns it.
 
     Args:
         path: the path to read, and to follow from now on.
-        callback: called with the same now, and with each change.
+        callback: called with the same value now, and with each change.
         wait: seconds to wait for a child. The callback is not called before there is one, or the time is over.
     """
     return get_service_registry().get(path, callback=callback, wait=wait)
