@@ -159,7 +159,7 @@ async fn run(session: Arc<Session>) {
     while !session.is_over() {
         let Some(stream) = connect(&session, None, sure_until).await else { continue };
         session.state().begin();
-        sure_until = hold(&session, stream, sure_until).await;
+        sure_until = Holding::new(&session, stream, sure_until).run().await;
         if sure_until.is_none() {
             session.state().doubt();
         }
@@ -267,108 +267,143 @@ impl Left {
     }
 }
 
-/// Keeps the registrations on a stream. Moves them to the next stream when the replica is about to stop, or when it has
-/// lost ZooKeeper and another replica has it. Ends when that fails or when no registration is left. Returns the time
-/// until which the registrations certainly stay; until the stream has taken everything over, that is the time as it was
-/// before.
-async fn hold(session: &Session, mut stream: Stream, mut sure_until: Option<Instant>) -> Option<Instant> {
-    let replicas = &session.peer.replicas;
-    let mut left: Option<Left> = None;
-    // Whether every registration is held on the present stream.
-    let mut has_all = false;
-    let mut opening: Option<Opening<'_>> = None;
-    let mut unease = Unease::new(replicas.spread());
-    let mut try_again_at = Instant::now() + TRY_AGAIN;
-    loop {
-        stream.send_all(|| session.state().next_request());
-        if session.state().is_empty() {
-            return None;
-        }
-        if session.state().is_settled() {
-            // Registrations for which there was no room are still held on the previous stream.
-            left = left.filter(|_| session.state().lacks_room());
-            has_all = true;
-            unease.set(false, Instant::now());
-        } else if session.state().is_without_zookeeper() {
-            unease.set(true, Instant::now());
-        }
-        let has_requests = session.state().has_requests();
-        tokio::select! {
-            event = stream.next(has_requests) => match event {
-                Ok(Event::Said(response)) if Left::is_missed(left.as_ref(), &response) => {
-                    if let Some(back) = left.take() {
-                        // The registrations that the full replica has taken over stay there for as long.
-                        left = Some(go_back(session, &mut stream, back, &mut sure_until));
-                        (has_all, opening) = (false, None);
-                        unease.returned();
+/// The registrations of a session on a stream.
+struct Holding<'a> {
+    session: &'a Session,
+    stream: Stream,
+    /// The previous stream.
+    left: Option<Left>,
+    /// Whether every registration is held on the present stream.
+    has_all: bool,
+    opening: Option<Opening<'a>>,
+    unease: Unease,
+    /// The time until which the registrations certainly stay; until the stream has taken everything over, that is the time as
+    /// it was before.
+    sure_until: Option<Instant>,
+}
+
+impl<'a> Holding<'a> {
+    fn new(session: &'a Session, stream: Stream, sure_until: Option<Instant>) -> Self {
+        let unease = Unease::new(session.peer.replicas.spread());
+        Self { session, stream, left: None, has_all: false, opening: None, unease, sure_until }
+    }
+
+    /// Keeps the registrations on a stream. Moves them to the next stream when the replica is about to stop, or when it has
+    /// lost ZooKeeper and another replica has it. Ends when that fails or when no registration is left. Returns the time
+    /// until which the registrations certainly stay.
+    async fn run(mut self) -> Option<Instant> {
+        let session = self.session;
+        let mut try_again_at = Instant::now() + TRY_AGAIN;
+        loop {
+            self.stream.send_all(|| session.state().next_request());
+            if session.state().is_empty() {
+                return None;
+            }
+            self.look();
+            let has_requests = session.state().has_requests();
+            tokio::select! {
+                event = self.stream.next(has_requests) => match event {
+                    Ok(event) => self.take(event),
+                    Err(failure) => if !self.is_saved(failure) {
+                        return if self.has_all { session.sure_until(&self.stream) } else { self.sure_until };
+                    },
+                },
+                opened = Opening::ended(&mut self.opening) => self.opened(opened),
+                () = until(self.unease.look_at()), if self.opening.is_none() => {
+                    self.unease.looks(Instant::now());
+                    self.opening = Some(Opening::if_better(session, &self.stream));
+                }
+                () = Left::ended(&mut self.left) => {
+                    if let Some(ended) = self.left.take().filter(|left| left.has_all) {
+                        self.sure_until = session.sure_until(&ended.stream);
                     }
                 }
-                Ok(Event::Said(response)) => {
-                    replicas.seen().note_registration(&response);
-                    session.state().take(response);
+                // Registrations that the stream has not taken over by then are in doubt, unless the previous stream keeps
+                // them.
+                () = until(self.sure_until), if !(self.has_all || self.left.as_ref().is_some_and(|left| left.has_all)) => {
+                    session.state().doubt_the_rest();
+                    self.sure_until = None;
                 }
-                Ok(Event::Draining) => {
-                    replicas.drains(&stream.replica);
-                    opening = Some(Opening::needed(session, &stream));
+                () = session.wake.notified() => {}
+                () = sleep_until(try_again_at) => {
+                    session.state().try_again();
+                    try_again_at = Instant::now() + TRY_AGAIN;
                 }
-                Ok(Event::Ready) => {}
-                Err(failure) => {
-                    replicas.failed(&stream.replica, &failure);
-                    session.lock().trouble = Some(failure.into_status());
-                    let Some(back) = left.take().filter(|left| left.is_open) else {
-                        return if has_all { session.sure_until(&stream) } else { sure_until };
-                    };
-                    // Registrations that have not been taken over yet are held on the previous stream, and would go
-                    // with it.
-                    drop(go_back(session, &mut stream, back, &mut sure_until));
-                    (has_all, opening) = (false, None);
-                    unease.moved();
-                }
-            },
-            opened = Opening::ended(&mut opening) => {
-                let is_needed = opening.take().is_some_and(|opening| opening.is_needed);
-                if let Some(new) = opened {
-                    if has_all {
-                        sure_until = session.sure_until(&stream);
-                    }
-                    left = Some(Left { stream: std::mem::replace(&mut stream, new), has_all, is_open: !is_needed });
-                    has_all = false;
-                    unease.moved();
-                    session.state().begin();
-                } else if is_needed {
-                    opening = Some(Opening::needed(session, &stream));
-                }
-            }
-            () = until(unease.look_at()), if opening.is_none() => {
-                unease.looks(Instant::now());
-                opening = Some(Opening::if_better(session, &stream));
-            }
-            () = Left::ended(&mut left) => {
-                if let Some(ended) = left.take().filter(|left| left.has_all) {
-                    sure_until = session.sure_until(&ended.stream);
-                }
-            }
-            // Registrations that the stream has not taken over by then are in doubt, unless the previous stream keeps
-            // them.
-            () = until(sure_until), if !(has_all || left.as_ref().is_some_and(|left| left.has_all)) => {
-                session.state().doubt_the_rest();
-                sure_until = None;
-            }
-            () = session.wake.notified() => {}
-            () = sleep_until(try_again_at) => {
-                session.state().try_again();
-                try_again_at = Instant::now() + TRY_AGAIN;
             }
         }
     }
-}
 
-/// Makes the previous stream the present one again, and returns the other.
-fn go_back(session: &Session, stream: &mut Stream, back: Left, sure_until: &mut Option<Instant>) -> Left {
-    *sure_until = session.sure_until(&back.stream).filter(|_| back.has_all).or(*sure_until);
-    let other = std::mem::replace(stream, back.stream);
-    session.state().begin();
-    Left { stream: other, has_all: back.has_all, is_open: false }
+    /// Looks at how far the present stream has taken over, and whether its replica has ZooKeeper.
+    fn look(&mut self) {
+        let session = self.session;
+        if session.state().is_settled() {
+            // Registrations for which there was no room are still held on the previous stream.
+            self.left = self.left.take().filter(|_| session.state().lacks_room());
+            self.has_all = true;
+            self.unease.set(false, Instant::now());
+        } else if session.state().is_without_zookeeper() {
+            self.unease.set(true, Instant::now());
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let replicas = &self.session.peer.replicas;
+        match event {
+            Event::Said(response) if Left::is_missed(self.left.as_ref(), &response) => {
+                if let Some(back) = self.left.take() {
+                    // The registrations that the full replica has taken over stay there for as long.
+                    self.left = Some(self.go_back(back));
+                    self.unease.returned();
+                }
+            }
+            Event::Said(response) => {
+                replicas.seen().note_registration(&response);
+                self.session.state().take(response);
+            }
+            Event::Draining => {
+                replicas.drains(&self.stream.replica);
+                self.opening = Some(Opening::needed(self.session, &self.stream));
+            }
+            Event::Ready => {}
+        }
+    }
+
+    /// The present stream has failed. Goes back to the previous one if that is open. Registrations that have not been taken
+    /// over yet are held there, and would go with it.
+    fn is_saved(&mut self, failure: Failure) -> bool {
+        self.session.peer.replicas.failed(&self.stream.replica, &failure);
+        self.session.lock().trouble = Some(failure.into_status());
+        let Some(back) = self.left.take().filter(|left| left.is_open) else { return false };
+        drop(self.go_back(back));
+        self.unease.moved();
+        true
+    }
+
+    /// The next stream is open, or could not be opened.
+    fn opened(&mut self, opened: Option<Stream>) {
+        let is_needed = self.opening.take().is_some_and(|opening| opening.is_needed);
+        if let Some(new) = opened {
+            if self.has_all {
+                self.sure_until = self.session.sure_until(&self.stream);
+            }
+            let stream = std::mem::replace(&mut self.stream, new);
+            self.left = Some(Left { stream, has_all: self.has_all, is_open: !is_needed });
+            self.has_all = false;
+            self.unease.moved();
+            self.session.state().begin();
+        } else if is_needed {
+            self.opening = Some(Opening::needed(self.session, &self.stream));
+        }
+    }
+
+    /// Makes the previous stream the present one again, and returns the other.
+    fn go_back(&mut self, back: Left) -> Left {
+        self.sure_until = self.session.sure_until(&back.stream).filter(|_| back.has_all).or(self.sure_until);
+        let stream = std::mem::replace(&mut self.stream, back.stream);
+        (self.has_all, self.opening) = (false, None);
+        self.session.state().begin();
+        Left { stream, has_all: back.has_all, is_open: false }
+    }
 }
 
 async fn until(time: Option<Instant>) {
