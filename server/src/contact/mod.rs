@@ -92,7 +92,8 @@ impl Contact {
     /// time after it has asked.
     pub(crate) fn horizon(&self) -> Duration {
         let interval = self.ask_after();
-        // The latest time at which the client may have been heard, and the message's way.
+        // Allows for the latest moment at which the client may have been heard, and for the message's
+        // way.
         self.0.keepalive.saturating_sub(interval + 2 * grace(interval))
     }
 

@@ -65,7 +65,7 @@ struct Known {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Free,
-    /// It is evicted, for so much longer.
+    /// It is evicted, and stays so for this time.
     Evicted(Duration),
     /// The records have not been read yet.
     Unknown,

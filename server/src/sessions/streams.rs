@@ -95,7 +95,7 @@ pub(super) struct Departure {
 enum Ending {
     /// It has said goodbye, and is told of each path.
     Closed,
-    /// Nobody is told.
+    /// The stream is over, and is told nothing.
     Dropped,
     /// It is open and was silent for its ttl: it is told what it has lost, and ended.
     Expired { ttl: Duration },
