@@ -1,4 +1,4 @@
-//! Compiles the .proto files at build time, in Rust throughout: no protoc is needed.
+//! Compiles the .proto files at build time, in pure Rust: no protoc is needed.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The same, but that `Value.data` is bytes. On the wire a message and its bytes are the same.
+/// The same descriptors, except that `Value.data` is bytes. On the wire a message and its bytes are the same.
 fn with_encoded_data(mut descriptors: FileDescriptorSet) -> Result<FileDescriptorSet, &'static str> {
     let files = descriptors.file.iter_mut().filter(|file| file.package() == "rollcall.v1");
     let value = files.flat_map(|file| &mut file.message_type).find(|message| message.name() == "Value");

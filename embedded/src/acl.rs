@@ -1,14 +1,14 @@
-//! Access control lists: who a connection is, and what that lets it do.
+//! Access control lists: the identities of a connection, and the operations that they allow.
 
 use std::net::IpAddr;
 
 use rollcall_wire::{Acl, ErrorCode};
 use sha1::{Digest as _, Sha1};
 
-/// The scheme of the one who may do everything. It can't be asked for, and is in no access control list.
+/// The scheme of the user who may do everything. It can't be asked for, and is in no access control list.
 const SUPER: &str = "super";
 
-/// One thing that a connection has proven, for example `digest` and `user:hash`.
+/// An identity that a connection has proven, for example `digest` and `user:hash`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) scheme: &'static str,
@@ -16,13 +16,13 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// What every connection is from its start: its address.
+    /// The identity that every connection has from its start: its address.
     pub(crate) fn address(peer: IpAddr) -> Self {
         Self { scheme: "ip", id: peer.to_canonical().to_string() }
     }
 
-    /// What an auth packet proves; nothing when the scheme is not known. `super_digest` is the digest of the user whom
-    /// no access control list holds back.
+    /// The identities that an auth packet proves; none if the scheme is not known. `super_digest` is the digest of the
+    /// user whom no access control list restricts.
     pub(crate) fn prove(scheme: &str, proof: &[u8], peer: IpAddr, super_digest: Option<&str>) -> Vec<Self> {
         match scheme {
             "ip" => vec![Self::address(peer)],
@@ -53,7 +53,7 @@ impl Identity {
     }
 }
 
-/// `user:password` as it stands in access control lists: the password is hashed together with the name.
+/// `user:password` in the form that access control lists have: the password is hashed together with the name.
 fn digest(user_and_password: &str) -> String {
     let user = user_and_password.split(':').next().unwrap_or_default();
     format!("{user}:{}", base64(&Sha1::digest(user_and_password.as_bytes())))
@@ -106,7 +106,7 @@ fn network(text: &str) -> Option<Network> {
     Some(Network { address, bits })
 }
 
-/// Whether one of these identities may do what the permission says. An empty list allows everything.
+/// Whether one of these identities has the permission. An empty list allows everything.
 pub(crate) fn check(acl: &[Acl], permission: i32, identities: &[Identity]) -> Result<(), ErrorCode> {
     let allows = |entry: &Acl| {
         entry.permissions & permission != 0
@@ -120,7 +120,7 @@ fn is_anyone(entry: &Acl) -> bool {
     entry.scheme == "world" && entry.id == "anyone"
 }
 
-/// A list as it is stored: checked, without doubles, and with `auth` replaced by who the writer is.
+/// A list as it is stored: checked, without duplicates, and with `auth` replaced by the writer's identities.
 pub(crate) fn resolve(acl: Vec<Acl>, identities: &[Identity]) -> Result<Vec<Acl>, ErrorCode> {
     let mut entries: Vec<Acl> = Vec::with_capacity(acl.len());
     for entry in acl {
@@ -163,7 +163,7 @@ fn is_digest(id: &str) -> bool {
     id.trim_end_matches(':').split(':').count() == 2
 }
 
-/// What a reader sees who may not administrate the node: digests without their hash.
+/// The list for a reader who may not administrate the node: digests have no hash.
 pub(crate) fn masked(acl: &[Acl]) -> Vec<Acl> {
     let mask = |entry: &Acl| match entry.id.split_once(':') {
         Some((user, _)) if entry.scheme == "digest" => Acl { id: format!("{user}:x"), ..entry.clone() },

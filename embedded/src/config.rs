@@ -1,4 +1,4 @@
-//! What a server can be told.
+//! The settings of a server.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use std::time::Duration;
 pub struct Config {
     /// ZooKeeper's unit of time: sessions expire on its boundaries.
     pub tick: Duration,
-    /// The shortest session time-out that is granted; `None` means two ticks.
+    /// Minimum session time-out that is granted; `None` means two ticks.
     pub min_session_timeout: Option<Duration>,
-    /// The longest session time-out that is granted; `None` means twenty ticks.
+    /// Maximum session time-out that is granted; `None` means twenty ticks.
     pub max_session_timeout: Option<Duration>,
-    /// The largest frame that is taken, in bytes (`jute.maxbuffer`). A longer one closes its connection.
+    /// Maximum size of a frame, in bytes (`jute.maxbuffer`). A longer frame closes its connection.
     pub max_frame: usize,
-    /// How many connections may stand; one more is closed at once.
+    /// Maximum number of connections; one more is closed at once.
     pub max_connections: usize,
-    /// How many bytes may wait for a connection's reader before the connection is cut off. Half of it stops the reading
-    /// of more requests.
+    /// Maximum number of bytes that wait for a connection's reader before the connection is cut off. At half of it, no
+    /// more requests are read.
     pub max_unread: usize,
-    /// How often containers and nodes with a time to live are looked through.
+    /// Interval at which containers and nodes with a time to live are checked.
     pub sweep_interval: Duration,
     /// Whether nodes may have a time to live (`extendedTypesEnabled`, which ZooKeeper leaves off).
     pub ttl_nodes: bool,
-    /// Who may do everything, whatever access control lists say: `user:` and the hash of `user:password`, as ZooKeeper
-    /// has it (`zookeeper.DigestAuthenticationProvider.superDigest`).
+    /// The user who may do everything, whatever access control lists say: `user:` and the hash of `user:password`, in
+    /// ZooKeeper's form (`zookeeper.DigestAuthenticationProvider.superDigest`).
     pub super_digest: Option<String>,
 }
 
@@ -48,7 +48,7 @@ impl Config {
         millis(self.tick).max(1)
     }
 
-    /// The time-out that a client gets who asks for this one.
+    /// The time-out that is granted to a client that asks for this one.
     pub(crate) fn granted_timeout_ms(&self, asked: i32) -> u64 {
         u64::try_from(asked).unwrap_or(0).max(self.min_timeout_ms()).min(self.max_timeout_ms())
     }

@@ -19,15 +19,15 @@ use crate::outbox::Outbox;
 use crate::types::ConnectionId;
 use crate::words;
 
-/// How long a connection may take until it has a session.
+/// Time within which a connection must have a session.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the answer to a word may take, and its way to one who does not read.
+/// Time for the answer to a word, its way to a client that does not read included.
 const WORD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection is listened to after its last word, so that the word is not lost in a reset.
+/// Time for which a connection is read after the server's last answer, so that the answer is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
 const READ_CHUNK: usize = 16 * 1024;
 
-/// Serves a connection until its end. Whatever it sends, only its own connection ends for it.
+/// Serves a connection until its end. Whatever it sends, at most this connection ends for it.
 pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection gone before it was served");
@@ -42,7 +42,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
             return;
         }
     };
-    // Its place is given back however this task ends.
+    // The connection's place is given back however this task ends.
     let _place = Place { hub: hub.clone(), id };
     let (reader, mut writer) = stream.into_split();
     let mut reader = FrameReader { reader, buffer: BytesMut::new(), max_frame: hub.config.max_frame };
@@ -85,7 +85,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-/// Answers a word. One long answer is made at a time, where it holds nobody up.
+/// Answers a word. Only one long answer is made at a time, on a thread where it delays nobody.
 async fn tell(word: [u8; 4], hub: &Arc<Hub>, writer: &mut OwnedWriteHalf) -> io::Result<()> {
     let turn = hub.words.acquire().await.map_err(io::Error::other)?;
     let asked = hub.clone();
@@ -95,8 +95,8 @@ async fn tell(word: [u8; 4], hub: &Arc<Hub>, writer: &mut OwnedWriteHalf) -> io:
     writer.shutdown().await
 }
 
-/// Reads requests and carries them out, until the connection ends or sends what is no frame. A client that does not
-/// read its replies is not read from.
+/// Reads requests and carries them out, until the connection ends or sends bytes that are no frame. While a client does
+/// not read its replies, no requests are read from it.
 async fn read_requests(hub: &Hub, reader: &mut FrameReader, id: ConnectionId, outbox: &Outbox) -> io::Error {
     let mut received = VecDeque::new();
     loop {
@@ -110,7 +110,7 @@ async fn read_requests(hub: &Hub, reader: &mut FrameReader, id: ConnectionId, ou
                 outbox.relieved().await;
             }
         }
-        // A client that sends without end leaves the others their turns.
+        // So that a client that sends without end leaves the others their turns.
         tokio::task::yield_now().await;
     }
 }
@@ -126,7 +126,7 @@ impl Drop for Place {
     }
 }
 
-/// What a connection begins with.
+/// The beginning of a connection.
 enum Opening {
     Word([u8; 4]),
     Frame(Bytes),
@@ -153,7 +153,7 @@ impl FrameReader {
         }
     }
 
-    /// Waits for at least one request; takes all that have arrived.
+    /// Waits for at least one request, and takes all that have arrived.
     async fn receive(&mut self, received: &mut VecDeque<Received>) -> io::Result<()> {
         loop {
             while let Some(frame) = self.frame()? {
@@ -169,7 +169,7 @@ impl FrameReader {
         }
     }
 
-    /// The next whole frame of what has been read.
+    /// The next complete frame of the bytes that have been read.
     fn frame(&mut self) -> io::Result<Option<Bytes>> {
         let Some(header) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(i32::from_be_bytes(*header))
@@ -183,7 +183,7 @@ impl FrameReader {
         Ok(Some(self.buffer.split_to(length).freeze()))
     }
 
-    /// Reads some more. Memory follows what has arrived, not what a length promises.
+    /// Reads some more. The memory grows with the bytes that have arrived, not with a length that was promised.
     async fn fill(&mut self) -> io::Result<()> {
         self.buffer.reserve(READ_CHUNK);
         match self.reader.read_buf(&mut self.buffer).await? {
@@ -192,7 +192,7 @@ impl FrameReader {
         }
     }
 
-    /// Reads on and forgets, until the client closes too.
+    /// Reads on and discards the bytes, until the client closes too.
     async fn linger(&mut self) {
         let forget = async {
             while self.fill().await.is_ok() {

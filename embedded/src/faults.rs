@@ -1,11 +1,11 @@
-//! Faults on command, for tests; without the feature `faults` nothing can turn them on.
+//! Faults on command, for tests. Without the feature `faults` nothing can turn them on.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rollcall_wire::ErrorCode;
 
-/// Which faults are on.
+/// The faults that are on.
 #[derive(Debug, Default)]
 pub(crate) struct Switches {
     refusing: AtomicBool,
@@ -21,7 +21,7 @@ impl Switches {
         self.refusing.load(Ordering::Relaxed)
     }
 
-    /// How long replies and events are held back.
+    /// Time for which replies and events are held back.
     pub(crate) fn delay(&self) -> Duration {
         Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))
     }
@@ -31,7 +31,7 @@ impl Switches {
         take_one(&self.lost_replies)
     }
 
-    /// What the next write is answered with instead of being carried out, if it is not.
+    /// The error with which the next write is answered instead of being carried out, if there is one.
     pub(crate) fn take_refusal(&self) -> Option<ErrorCode> {
         if take_one(&self.refused_writes) { ErrorCode::from_wire(self.refusal.load(Ordering::Relaxed)) } else { None }
     }
@@ -73,7 +73,7 @@ mod handle {
             self.hub.look(|state| state.sessions.ids().map(|id| id.0).collect())
         }
 
-        /// Cuts every connection, in the middle of whatever it is being told. Sessions stay.
+        /// Cuts every connection, in the middle of whatever is being sent. Sessions stay.
         pub fn cut_all(&self) {
             self.hub.cut_all();
         }
@@ -85,7 +85,7 @@ mod handle {
             connection.inspect(|connection| self.hub.cut(*connection)).is_some()
         }
 
-        /// Holds back everything that clients are sent from now on; zero ends it.
+        /// Holds back everything that is sent to clients from now on; zero ends it.
         pub fn delay(&self, delay: Duration) {
             let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             self.hub.switches.delay_ms.store(millis, Ordering::Relaxed);
@@ -97,12 +97,12 @@ mod handle {
             self.hub.step(|state, now, effects| state.expire_session(SessionId(session), now, effects))
         }
 
-        /// Closes every new connection at once, until it is told not to. Those that stand stay.
+        /// Closes every new connection at once, until this is called with `false`. Open connections stay.
         pub fn refuse(&self, refuse: bool) {
             self.hub.switches.refusing.store(refuse, Ordering::Relaxed);
         }
 
-        /// Has a node count its children as if so many had been created below it. False when there is no such node.
+        /// Makes a node count its children as if this many had been created below it. False when there is no such node.
         #[must_use]
         pub fn make_old(&self, path: &str, children_created: i32) -> bool {
             self.hub.step(|state, _, _| state.tree.make_old(path, children_created))
@@ -113,7 +113,8 @@ mod handle {
             self.hub.switches.lost_replies.store(count, Ordering::Relaxed);
         }
 
-        /// Carries the next `count` writes not out, and answers each with this code: a transaction in its first part.
+        /// Does not carry out the next `count` writes, and answers each with this code; a transaction fails in its
+        /// first part.
         pub fn refuse_writes(&self, count: u64, code: ErrorCode) {
             self.hub.switches.refusal.store(code.to_wire(), Ordering::Relaxed);
             self.hub.switches.refused_writes.store(count, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! What one connection has said and heard, for the four-letter words `stat` and `cons`.
+//! The figures of one connection, for the four-letter words `stat` and `cons`.
 
 use rollcall_wire::server::Request;
 
 use crate::types::{Now, Zxid};
 
-/// The name of an operation that ZooKeeper has none for, and of a write that failed.
+/// The name of an operation for which ZooKeeper has none, and of a write that failed.
 pub(crate) const NO_NAME: &str = "NA";
 
 /// Counts of one connection.
@@ -14,7 +14,7 @@ pub(crate) struct Figures {
     pub(crate) received: u64,
     /// Frames that were handed out.
     pub(crate) sent: u64,
-    /// When the connection was taken, in milliseconds since the epoch.
+    /// When the connection was accepted, in milliseconds since the epoch.
     pub(crate) established_ms: i64,
     /// The operation that was answered last.
     pub(crate) last: Last,
@@ -28,12 +28,12 @@ pub(crate) struct Last {
     pub(crate) xid: Option<i32>,
     /// The server's last transaction at that time.
     pub(crate) zxid: Zxid,
-    /// When, on the clock that sessions are measured by.
+    /// When it was answered, on the clock by which sessions are measured.
     pub(crate) at_ms: u64,
 }
 
 impl Figures {
-    /// Of a new connection.
+    /// The figures of a new connection.
     pub(crate) fn new(now: Now) -> Self {
         Self { received: 0, sent: 0, established_ms: now.wall_ms, last: Last::NONE }
     }
@@ -43,7 +43,7 @@ impl Figures {
         *self = Self { received: 0, sent: 0, last: Last::NONE, ..*self };
     }
 
-    /// An operation was answered.
+    /// Notes that an operation was answered.
     pub(crate) fn answered(&mut self, operation: &'static str, xid: i32, zxid: Zxid, now: Now) {
         // Pings and the like have no number of their own.
         let xid = if xid >= 0 { Some(xid) } else { self.last.xid };
@@ -55,7 +55,7 @@ impl Last {
     const NONE: Self = Self { operation: NO_NAME, xid: None, zxid: Zxid(-1), at_ms: 0 };
 }
 
-/// How ZooKeeper names an operation in `cons`.
+/// ZooKeeper's name for an operation in `cons`.
 pub(crate) fn name(request: &Request) -> &'static str {
     match request {
         Request::Create { .. } => "CREA",

@@ -1,4 +1,4 @@
-//! The state, the connections' outboxes, and the clock: what all tasks share.
+//! The data that all tasks share: the state, the connections' outboxes, and the clock.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -31,12 +31,12 @@ pub(crate) struct Received {
 pub(crate) struct Hub {
     core: Mutex<Core>,
     pub(crate) started: Instant,
-    /// Where clients connect.
+    /// The address to which clients connect.
     pub(crate) address: SocketAddr,
     pub(crate) config: Config,
     pub(crate) traffic: Traffic,
     pub(crate) switches: Switches,
-    /// For the answers to four-letter words, which may be long.
+    /// The permit for making the answer to a four-letter word, which may be long.
     pub(crate) words: Semaphore,
 }
 
@@ -45,11 +45,11 @@ struct Core {
     state: State,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
     effects: Effects,
-    /// Connections that were too many.
+    /// Connections that were refused because there were too many.
     refusals: Occasional,
 }
 
-/// Frames counted, for `srvr` and `mntr`.
+/// The numbers of frames, for `srvr` and `mntr`.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) received: AtomicU64,
@@ -85,7 +85,8 @@ impl Hub {
         look(&self.lock().state)
     }
 
-    /// Registers a connection. One too many is refused, now and then with the number of those that were, for the log.
+    /// Registers a connection. A connection over the limit is refused, now and then with the number of those that were,
+    /// for the log.
     pub(crate) fn accept(&self, peer: SocketAddr) -> Result<(ConnectionId, Arc<Outbox>), Option<u64>> {
         let mut core = self.lock();
         if core.outboxes.len() >= self.config.max_connections {
@@ -147,7 +148,7 @@ impl Hub {
         }
     }
 
-    /// Carries a step out, and hands its effects over.
+    /// Carries a step out, and hands its effects to the outboxes.
     pub(crate) fn step<T>(&self, step: impl FnOnce(&mut State, Now, &mut Effects) -> T) -> T {
         let mut core = self.lock();
         let Core { state, outboxes, effects, .. } = &mut *core;
@@ -184,7 +185,7 @@ fn is_write(request: &Request) -> bool {
     )
 }
 
-/// The time, as the state counts it.
+/// The time in the form that the state uses.
 pub(crate) fn now(started: Instant) -> Now {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     Now {

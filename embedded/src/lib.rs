@@ -1,7 +1,7 @@
 //! A ZooKeeper-protocol server in memory, in one process: for one machine, for development and for fast tests.
 //!
-//! It speaks what ZooKeeper 3.9's clients speak, on a loopback address, and answers as ZooKeeper answers: the same
-//! replies, errors, [stats](rollcall_wire::Stat), transaction ids and events, in the same order. What it holds is gone when
+//! It speaks the protocol of ZooKeeper 3.9's clients on a loopback address, and answers as ZooKeeper answers: the same
+//! replies, errors, [stats](rollcall_wire::Stat), transaction ids and events, in the same order. Its data are gone when
 //! it stops.
 //!
 //! # What it does not do
@@ -12,13 +12,15 @@
 //! - Anything on disk.
 //!
 //! # Where it differs from ZooKeeper on purpose
-//! - Children come sorted by name, and a session's ephemerals are deleted in the order of their names; ZooKeeper has no order.
-//! - Who takes a session up without its password does not cut off whoever has it.
+//! - Children come sorted by name, and a session's ephemerals are deleted in the order of their names; ZooKeeper has no
+//!   order.
+//! - A client that takes a session up without its password does not cut off the connection that has it.
 //! - Transaction ids start from the wall clock, so that they do not fall over a restart.
-//! - A create with a time to live that is negative, and a mode that has none, is refused; ZooKeeper 3.9 does not survive it.
-//! - A client that does not read is cut off at a bound, and a multi read whose answer would pass it is refused.
+//! - A create with a negative time to live and a mode that has none is refused; ZooKeeper 3.9 does not survive it.
+//! - A client that does not read is cut off at a limit, and a multi read whose answer would exceed the limit is
+//!   refused.
 //!
-//! The rules live in pure code (`state` and below): it is handed the time, and does no I/O.
+//! The rules are pure code (`state` and the modules that it uses): it gets the time as an argument, and does no I/O.
 
 mod acl;
 mod config;

@@ -1,18 +1,18 @@
-//! Lines of a log that clients can bring about as often as they like.
+//! Log lines that clients can cause as often as they like.
 
-/// The pause between two such lines, in milliseconds.
+/// Pause between two such lines, in milliseconds.
 const PAUSE_MS: u64 = 60_000;
 
-/// One kind of event: told at once when it begins, and at most once a minute as long as it goes on.
+/// One kind of event: logged at once when it begins, and at most once a minute as long as it goes on.
 #[derive(Debug, Default)]
 pub(crate) struct Occasional {
-    /// When the next line may be written; none was yet.
+    /// When the next line may be written; `None` before the first.
     next_ms: Option<u64>,
     untold: u64,
 }
 
 impl Occasional {
-    /// It has happened. If a line is to be written: how often since the last one.
+    /// Notes an event. If a line is to be written, returns the number of events since the last line.
     pub(crate) fn note(&mut self, now_ms: u64) -> Option<u64> {
         self.untold += 1;
         if self.next_ms.is_some_and(|next| now_ms < next) {

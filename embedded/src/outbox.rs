@@ -1,4 +1,4 @@
-//! What a connection has still to write.
+//! The bytes that a connection has still to write.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::sync::Notify;
 
 use crate::state::Effect;
 
-/// How long a connection that is closed may take to read what it has been answered.
+/// Time within which a connection that is closed must read its answers.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Replies and events of one connection, in order, as bytes. Bounded: who lets more pile up is cut off.
+/// Replies and events of one connection, in order, as bytes. Bounded: a client that lets more pile up is cut off.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
-    /// Told of every change: more to write, less to write, the end.
+    /// Notified of every change: more to write, less to write, the end.
     changed: Notify,
     limit: usize,
 }
@@ -36,9 +36,9 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     None,
-    /// Once everything is written.
+    /// The connection ends once everything is written.
     Close,
-    /// At once.
+    /// The connection ends at once.
     Cut,
 }
 
@@ -57,7 +57,7 @@ impl Outbox {
         self.lock().knows_read_only = true;
     }
 
-    /// Adds to what is to be written. What comes after the end is dropped.
+    /// Adds an effect to the bytes to be written. Effects after the end are dropped.
     pub(crate) fn push(&self, effect: &Effect) {
         let mut inner = self.lock();
         if inner.end != End::None {
@@ -79,7 +79,7 @@ impl Outbox {
         self.changed.notify_waiters();
     }
 
-    /// Whether the client should read before it is answered more.
+    /// Whether the client should read before it gets more answers.
     pub(crate) fn is_congested(&self) -> bool {
         self.lock().unread() > self.limit / 2
     }
@@ -89,7 +89,7 @@ impl Outbox {
         self.until(|inner| (inner.unread() <= self.limit / 2).then_some(())).await;
     }
 
-    /// Waits until the connection has to end although not everything is written.
+    /// Waits until the connection has to end though not everything is written.
     pub(crate) async fn overdue(&self) {
         let end = self.until(|inner| (inner.end != End::None).then_some(inner.end)).await;
         if end == End::Close {
@@ -98,7 +98,7 @@ impl Outbox {
         }
     }
 
-    /// Writes what there is, as it comes, until the end.
+    /// Writes the bytes as they come, until the end.
     pub(crate) async fn write_to(
         &self,
         writer: &mut OwnedWriteHalf,

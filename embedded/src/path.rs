@@ -1,4 +1,4 @@
-//! Which paths a node may have, as ZooKeeper checks them.
+//! The rules for paths of nodes, as ZooKeeper checks them.
 
 use rollcall_wire::ErrorCode;
 
@@ -15,12 +15,12 @@ fn is_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.chars().all(is_allowed)
 }
 
-/// ZooKeeper looks at UTF-16 units: what lies beyond U+FFFF is a pair of surrogates there, and refused.
+/// ZooKeeper looks at UTF-16 units: a character beyond U+FFFF is a pair of surrogates there, and refused.
 fn is_allowed(character: char) -> bool {
     !matches!(character, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }
 
-/// The parent of a path that is to be created, before anything else about the path is known to be right. The root's
+/// The parent of a path that is to be created, before anything else about the path has been checked. The root's
 /// children have the parent `""`, another name of the root.
 pub(crate) fn parent_for_create(path: &str) -> Result<&str, ErrorCode> {
     match path.rfind('/') {

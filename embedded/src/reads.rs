@@ -87,8 +87,8 @@ impl State {
         }
     }
 
-    /// Many small requests for one large node could ask for more than fits anywhere: beyond the bound of what may wait
-    /// for a reader, nothing is answered.
+    /// Many small requests for one large node could ask for more than fits anywhere. If the answer exceeds the maximum
+    /// that may wait for a reader, nothing is answered.
     fn read_parts(&mut self, id: ConnectionId, parts: Vec<Request>) -> Result<Response, ErrorCode> {
         let mut results = Vec::with_capacity(parts.len());
         let mut size = 0;

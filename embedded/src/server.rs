@@ -16,15 +16,15 @@ use crate::occasional::Occasional;
 /// Why the server can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Other machines could reach it, and there is nothing to keep them out.
+    /// Other machines could reach the address, and there is nothing to keep them out.
     #[error("{0} is not a loopback address: the embedded server is for one machine")]
     NotLoopback(SocketAddr),
     /// The address can't be listened on.
     #[error("can't listen on {address}")]
     Listen {
-        /// Which one.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -52,13 +52,13 @@ impl Embedded {
         Ok(Self { listener, address, hub: Arc::new(Hub::new(config, address)) })
     }
 
-    /// Where clients connect.
+    /// The address to which clients connect.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// What makes this server misbehave.
+    /// A handle that makes this server misbehave.
     #[cfg(feature = "faults")]
     #[must_use]
     pub fn faults(&self) -> crate::Faults {
@@ -78,7 +78,7 @@ impl Embedded {
         loop {
             tokio::select! {
                 () = &mut stop => return,
-                // A connection's task that panics is our bug, and costs that connection only.
+                // A panic of a connection's task is our bug, and costs only that connection.
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "connection's task failed");
@@ -95,7 +95,7 @@ impl Embedded {
                     }
                     Ok(_) => tracing::debug!("connection refused, as told"),
                     Err(error) => {
-                        // Most likely out of file descriptors: what helps is that others close.
+                        // Most likely there are no file descriptors left: only the end of other connections helps.
                         const PAUSE: Duration = Duration::from_millis(50);
                         if let Some(times) = failures.note(now(self.hub.started).elapsed_ms) {
                             tracing::warn!(%error, times, "can't accept a connection");
@@ -108,7 +108,7 @@ impl Embedded {
     }
 }
 
-/// Ends sessions at every tick, and looks through mortal nodes now and then.
+/// Ends sessions at every tick, and checks mortal nodes now and then.
 async fn keep_time(hub: Arc<Hub>) {
     let tick = Duration::from_millis(hub.config.tick_ms());
     // Sessions end on whole ticks since the start.

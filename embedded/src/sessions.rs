@@ -1,7 +1,7 @@
-//! Sessions: who holds one, and when it ends.
+//! Sessions: the connection that has each, and when it ends.
 //!
 //! As in ZooKeeper, a session expires at the first tick after its time-out, never in between: sessions are kept in
-//! buckets, one for each tick, and a session that is heard of moves to a later one.
+//! buckets, one for each tick, and a session whose client was heard moves to a later one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,12 +26,12 @@ pub(crate) struct Sessions {
     buckets: BTreeMap<u64, BTreeSet<SessionId>>,
     next_id: i64,
     tick_ms: u64,
-    /// What passwords are made of; nobody who does not know it can take a session up.
+    /// The secret from which passwords are made. Without it nobody can guess a password, and take a session up.
     secret: u128,
 }
 
 impl Sessions {
-    /// No sessions yet. Ids start from the wall clock, so that a restarted server gives no id out again.
+    /// No sessions yet. Ids start from the wall clock, so that a restarted server gives out no id again.
     pub(crate) fn new(wall_ms: i64, tick_ms: u64, secret: u128) -> Self {
         const SERVER: i64 = 1 << 56;
         let next_id = SERVER | (wall_ms.wrapping_shl(24) as u64 >> 8) as i64;
@@ -48,7 +48,7 @@ impl Sessions {
         id
     }
 
-    /// Takes a session up on another connection; answers with the one that had it. `Err` when it is over, or the
+    /// Takes a session up on another connection; returns the one that had it. `Err` if the session is over, or the
     /// password is not its own.
     pub(crate) fn take_up(
         &mut self,
@@ -68,7 +68,7 @@ impl Sessions {
         Ok(before)
     }
 
-    /// The session's client was heard of. False when the session is over.
+    /// Notes that the session's client was heard. False when the session is over.
     pub(crate) fn touch(&mut self, id: SessionId, now_ms: u64) -> bool {
         let Some(session) = self.by_id.get(&id) else { return false };
         let (before, after) = (session.expires_ms, self.bucket(now_ms, session.timeout_ms));
@@ -91,7 +91,7 @@ impl Sessions {
         }
     }
 
-    /// Ends a session; answers with its connection. `None` when it was over already.
+    /// Ends a session; returns its connection. `None` when it was over already.
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<Option<ConnectionId>> {
         let session = self.by_id.remove(&id)?;
         self.leave_bucket(session.expires_ms, id);
@@ -103,7 +103,7 @@ impl Sessions {
         self.buckets.range(..=now_ms).flat_map(|(_, ids)| ids).copied().collect()
     }
 
-    /// The session's password: the same for as long as the server runs, and told to its client alone.
+    /// The session's password: the same for as long as the server runs, and sent only to its client.
     pub(crate) fn password(&self, id: SessionId) -> Bytes {
         let mut hash = Sha1::new();
         hash.update(self.secret.to_be_bytes());
@@ -123,17 +123,17 @@ impl Sessions {
         self.by_id.get(&id)?.connection
     }
 
-    /// The sessions that are alive, by when they end if nothing is heard of them.
+    /// The sessions that are alive, by the time at which they end if their clients are not heard.
     pub(crate) fn by_end(&self) -> impl ExactSizeIterator<Item = (u64, &BTreeSet<SessionId>)> {
         self.buckets.iter().map(|(expires_ms, ids)| (*expires_ms, ids))
     }
 
-    /// A session's time-out, and when it ends if nothing is heard of it.
+    /// A session's time-out, and when it ends if its client is not heard.
     pub(crate) fn times(&self, id: SessionId) -> Option<(u64, u64)> {
         self.by_id.get(&id).map(|session| (session.timeout_ms, session.expires_ms))
     }
 
-    /// How many sessions are alive.
+    /// Number of sessions that are alive.
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }

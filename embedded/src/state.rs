@@ -1,7 +1,7 @@
 //! The whole server as pure state: (state, request, now) → replies and events.
 //!
-//! One request is carried out at a time, from its check to its last event. That makes the order that clients rely on: the
-//! events of a change come before the replies to it and to everything later, on every connection.
+//! One request is carried out at a time, from its check to its last event. This gives the order that clients rely on:
+//! the events of a change come before the replies to it and to everything later, on every connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,20 +22,20 @@ use crate::tree::{Stamp, Tree};
 use crate::types::{ConnectionId, Now, SessionId, Zxid};
 use crate::watches::Watches;
 
-/// What is to be done on a connection, in this order.
+/// An action on a connection. Actions are carried out in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Answers the first frame.
     Handshake(ConnectResponse),
     /// Answers a request.
     Reply(ReplyHeader, Response),
-    /// Tells of a change.
+    /// Reports a change.
     Event(Zxid, WatcherEvent),
-    /// Closes, once everything before is written.
+    /// Closes the connection, once everything before is written.
     Close,
 }
 
-/// Effects, with whom they concern.
+/// Effects, each with its connection.
 pub(crate) type Effects = Vec<(ConnectionId, Effect)>;
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(crate) struct Connection {
     pub(crate) figures: Figures,
 }
 
-/// Everything that the server knows.
+/// The whole state of the server.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) tree: Tree,
@@ -55,14 +55,14 @@ pub(crate) struct State {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     next_connection: u64,
     last_zxid: Zxid,
-    /// Clients that had seen a later server.
+    /// Clients that had seen a later transaction than this server has.
     ahead: Occasional,
     config: Config,
 }
 
 impl State {
     /// An empty server. Its transactions are numbered from the wall clock, at 4096 a millisecond, which is more than it
-    /// ever does: a restarted server's numbers are higher than all before. They also fit what a double keeps exactly.
+    /// ever makes: a restarted server's numbers are higher than all before. A double also holds them exactly.
     pub(crate) fn new(config: Config, now: Now, secret: u128) -> Self {
         const PER_MILLISECOND: i64 = 4096;
         Self {
@@ -82,12 +82,12 @@ impl State {
         self.last_zxid
     }
 
-    /// The most bytes that the parts of one reply may have together.
+    /// Maximum number of bytes of all parts of one reply.
     pub(super) fn max_reply(&self) -> usize {
         self.config.max_unread
     }
 
-    /// How many connections stand.
+    /// Number of connections.
     pub(crate) fn connection_count(&self) -> usize {
         self.connections.len()
     }
@@ -101,21 +101,21 @@ impl State {
         id
     }
 
-    /// A connection was read from.
+    /// Counts a frame that a connection has sent.
     pub(crate) fn count_received(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.figures.received += 1;
         }
     }
 
-    /// A connection is told something.
+    /// Counts a frame that a connection gets.
     pub(crate) fn count_sent(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.figures.sent += 1;
         }
     }
 
-    /// Counts what each connection does from zero again.
+    /// Sets the counts of every connection to zero.
     pub(crate) fn reset_figures(&mut self) {
         self.connections.values_mut().for_each(|connection| connection.figures.reset());
     }
@@ -130,8 +130,8 @@ impl State {
         }
     }
 
-    /// A connection's first frame: a new session, or one that is taken up. Unlike ZooKeeper this looks at the password
-    /// before it cuts off whoever has the session.
+    /// A connection's first frame: a new session, or one that is taken up. Unlike ZooKeeper this checks the password
+    /// before it cuts off the connection that has the session.
     pub(crate) fn connect(&mut self, id: ConnectionId, request: &ConnectRequest, now: Now, effects: &mut Effects) {
         if request.last_zxid_seen > self.last_zxid.0 {
             if let Some(times) = self.ahead.note(now.elapsed_ms) {
@@ -181,7 +181,7 @@ impl State {
         }
     }
 
-    /// A request on a connection with a session. What comes after the session's end is not answered.
+    /// A request on a connection with a session. Requests after the session's end are not answered.
     pub(crate) fn request(
         &mut self,
         id: ConnectionId,
@@ -224,7 +224,7 @@ impl State {
                 | Request::SetAcl { .. }
                 | Request::Reconfig),
             ) => self.write(id, session, write, now, effects),
-            // Nobody can log in with SASL; ZooKeeper without SASL says so by a token that is null.
+            // Nobody can log in with SASL. ZooKeeper without SASL answers with a null token.
             Ok(Request::Sasl) => {
                 let header = ReplyHeader { xid, zxid: 0, error: 0 };
                 effects.push((id, Effect::Reply(header, Response::NoToken)));
@@ -252,7 +252,7 @@ impl State {
         }
     }
 
-    /// A write that is not carried out, as a fault: a transaction fails in its first part.
+    /// Answers a write that is not carried out, as a fault. A transaction fails in its first part.
     pub(crate) fn refuse_write(
         &self,
         id: ConnectionId,
@@ -268,7 +268,7 @@ impl State {
         self.reply(id, xid, answer, effects);
     }
 
-    /// Time has passed: sessions of which nothing was heard are over.
+    /// Time has passed: ends the sessions whose clients were not heard.
     pub(crate) fn expire(&mut self, now: Now, effects: &mut Effects) {
         for session in self.sessions.overdue(now.elapsed_ms) {
             self.expire_session(session, now, effects);
@@ -380,8 +380,8 @@ impl State {
         Response::Parts(results)
     }
 
-    /// Ends a session and deletes its ephemerals, in one transaction. Answers with its connection; `None` when there
-    /// was no such session.
+    /// Ends a session and deletes its ephemerals, in one transaction. Returns its connection; `None` when there was no
+    /// such session.
     fn end(&mut self, session: SessionId, now: Now, effects: &mut Effects) -> Option<Option<ConnectionId>> {
         let connection = self.sessions.remove(session)?;
         let stamp = self.stamp(now);
@@ -414,7 +414,7 @@ impl State {
         }
     }
 
-    /// Who may not read the node is not told; its one-shot watch is used up all the same.
+    /// A connection that may not read the node is not told; its one-shot watch is used up all the same.
     fn tell(
         &self,
         told: &BTreeSet<ConnectionId>,
@@ -433,7 +433,8 @@ impl State {
         }
     }
 
-    /// Watches of a client that comes back: what it has missed is an event at once, which belongs to no transaction.
+    /// Sets the watches of a client that comes back. A change that it has missed is an event at once, which belongs to
+    /// no transaction.
     fn set_watches(&mut self, id: ConnectionId, watches: &SetWatches, effects: &mut Effects) {
         let mut event = |kind, path: &str| {
             effects.push((id, Effect::Event(Zxid(-1), WatcherEvent { kind, path: path.to_owned() })));
@@ -468,7 +469,7 @@ impl State {
     }
 }
 
-/// The answer to a transaction of so many parts of which this one failed.
+/// The answer to a transaction of `count` parts of which the part at `failed` failed.
 fn failed_parts(count: usize, failed: usize, code: ErrorCode) -> Response {
     let result = |index: usize| match index.cmp(&failed) {
         std::cmp::Ordering::Less => None,
@@ -485,5 +486,5 @@ fn refuse(id: ConnectionId, xid: i32, zxid: Zxid, code: ErrorCode, effects: &mut
     effects.push((id, Effect::Close));
 }
 
-/// Each one is a hash for every check, and nobody has more than a few.
+/// Maximum number of identities of a connection. Each one is a hash for every check, and no client has more than a few.
 const MAX_IDENTITIES: usize = 128;

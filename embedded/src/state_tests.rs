@@ -1,4 +1,4 @@
-//! The rules, stepped by hand with a clock handed in.
+//! The rules, stepped by hand with a clock of the test's.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -22,7 +22,7 @@ const SEQUENTIAL: i32 = 2;
 struct Server {
     state: State,
     now: Now,
-    /// Everything that any connection was told beside its replies.
+    /// Everything that any connection got besides its replies.
     told: Vec<(ConnectionId, Effect)>,
 }
 
@@ -368,7 +368,7 @@ fn a_new_tree_is_as_zookeepers() {
     assert_eq!(server.ask(me, below("/zookeeper")), Ok(Response::Count(2)));
 }
 
-/// Random and mutated bodies of every operation: no panic, and what the server counts still adds up.
+/// Random and mutated bodies of every operation: no panic, and the server's counts still add up.
 #[test]
 fn no_bytes_break_the_state() {
     let seed = rand::random();
@@ -405,7 +405,7 @@ fn no_bytes_break_the_state() {
     assert_eq!(server.state.tree.ephemeral_count(), 0);
 }
 
-/// A body that many operations can read: a path, and what may follow it.
+/// A body that many operations can read: a path, and fields that may follow it.
 fn body(rng: &mut StdRng) -> Vec<u8> {
     const PATHS: [&str; 8] = ["/", "/a", "/a/b", "/a/b/", "", "/a//", "/ü", "/a/b/c-"];
     let mut encoder = rollcall_wire::Encoder::new();

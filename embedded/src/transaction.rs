@@ -1,4 +1,4 @@
-//! Writes: whether each is allowed, and what it does to the tree.
+//! Writes: the checks whether each is allowed, and its changes to the tree.
 //!
 //! The order of the checks is ZooKeeper's, because it decides which error a client gets when several things are wrong.
 
@@ -13,7 +13,7 @@ use crate::path;
 use crate::tree::{Lifetime, Node, Stamp, Tree, Undo};
 use crate::types::SessionId;
 
-/// Who writes.
+/// The author of a write.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Author<'a> {
     pub(crate) session: SessionId,
@@ -22,7 +22,7 @@ pub(crate) struct Author<'a> {
     pub(crate) ttl_nodes: bool,
 }
 
-/// What watches hear of. Who may not read a node is not told of it, so the lists go along.
+/// A change that watches report. A watcher that may not read a node is not told of it, so the lists go along.
 #[derive(Debug)]
 pub(crate) enum Change {
     Created { path: String, acl: Arc<[Acl]>, parent_acl: Arc<[Acl]> },
@@ -56,7 +56,7 @@ pub(crate) fn apply(tree: &mut Tree, author: Author<'_>, write: Request, stamp: 
     }
 }
 
-/// Deletes a node that nobody has to be asked about: of a session that ended, or whose time is over.
+/// Deletes a node without a check of permissions: its session has ended, or its time is over.
 pub(crate) fn remove(tree: &mut Tree, path: &str, stamp: Stamp) -> Option<Change> {
     let acl = tree.get(path)?.acl.clone();
     let parent_acl = tree.get(path::split(path)?.0)?.acl.clone();
@@ -64,7 +64,7 @@ pub(crate) fn remove(tree: &mut Tree, path: &str, stamp: Stamp) -> Option<Change
     Some(Change::Deleted { path: path.to_owned(), acl, parent_acl })
 }
 
-/// What the flags of a create mean.
+/// The meaning of a create's flags.
 #[derive(Clone, Copy)]
 struct Mode {
     is_ephemeral: bool,
@@ -139,7 +139,7 @@ fn create(tree: &mut Tree, author: Author<'_>, create: Create<'_>, stamp: Stamp)
     Ok(Done { op_code, response, undo: Some(undo), change: Some(change) })
 }
 
-/// Data out of a frame would keep the whole of what was read with it in memory.
+/// Copies data out of a frame, which would otherwise keep everything that was read with it in memory.
 fn owned(data: Option<&Bytes>) -> Option<Bytes> {
     data.map(|data| Bytes::copy_from_slice(data))
 }

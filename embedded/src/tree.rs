@@ -1,6 +1,6 @@
 //! The nodes: what ZooKeeper calls the data tree.
 //!
-//! The tree carries single changes out and can take them back; whether they are allowed is `transaction`'s business.
+//! The tree carries single changes out and can take them back; `transaction` decides whether they are allowed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use rollcall_wire::{Acl, Stat, permission};
 use crate::path;
 use crate::types::{SessionId, Zxid};
 
-/// What ends a node's life beside a delete.
+/// The event that ends a node's life, besides a delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lifetime {
     /// Nothing.
     Persistent,
     /// The end of a session.
     Ephemeral(SessionId),
-    /// Its last child's end.
+    /// The end of its last child.
     Container,
-    /// So many milliseconds without a write or a child.
+    /// This number of milliseconds without a write or a child.
     Ttl(i64),
 }
 
@@ -35,14 +35,14 @@ pub(crate) struct Node {
     written: Stamp,
     children_changed: Zxid,
     pub(crate) version: i32,
-    /// Number of children that were ever created: what sequential nodes count by. Clients are shown changes instead. It
-    /// stays at its largest value, as ZooKeeper's does; within one transaction alone it goes on below zero, until
-    /// [`Tree::settle`].
+    /// Number of children that were ever created, by which sequential nodes are numbered. Clients see the number of
+    /// changes instead. It stays at its largest value, as ZooKeeper's does. Only within one transaction it goes on
+    /// below zero, until [`Tree::settle`].
     pub(crate) children_created: i32,
     pub(crate) acl_version: i32,
 }
 
-/// Which transaction, and when by the wall clock.
+/// A transaction, and its time by the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stamp {
     pub(crate) zxid: Zxid,
@@ -65,7 +65,7 @@ impl Node {
         }
     }
 
-    /// What clients are told.
+    /// The stat that clients get.
     pub(crate) fn stat(&self) -> Stat {
         let children = length(self.children.len());
         Stat {
@@ -162,12 +162,12 @@ impl Tree {
         self.nodes.get_mut(if path.is_empty() { "/" } else { path })
     }
 
-    /// How many nodes there are, the root included.
+    /// Number of nodes, the root included.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// How many ephemeral nodes there are.
+    /// Number of ephemeral nodes.
     pub(crate) fn ephemeral_count(&self) -> usize {
         self.ephemeral_count
     }
@@ -177,7 +177,7 @@ impl Tree {
         self.bytes
     }
 
-    /// How many nodes are below this one.
+    /// Number of nodes below this one.
     pub(crate) fn count_below(&self, path: &str) -> usize {
         match path {
             // ZooKeeper counts the root under one of its two names.
@@ -199,7 +199,7 @@ impl Tree {
         self.ephemerals.iter().map(|(session, paths)| (*session, paths))
     }
 
-    /// The list as it is kept: the usual one is shared by all nodes.
+    /// The list as it is stored: all nodes share the usual one.
     pub(crate) fn intern(&self, acl: Vec<Acl>) -> Arc<[Acl]> {
         if acl[..] == *self.open { self.open.clone() } else { acl.into() }
     }
@@ -216,14 +216,14 @@ impl Tree {
         self.mortal.iter().filter(is_overdue).cloned().collect()
     }
 
-    /// Adds a node below a parent that exists. `None` when it does not.
+    /// Adds a node below a parent that exists. `None` when the parent does not exist.
     pub(crate) fn create(&mut self, path: &str, node: Node) -> Option<Undo> {
         let (parent, name) = path::split(path)?;
         let zxid = node.created.zxid;
         let parent = self.get_mut(parent)?;
         let (parent_created, parent_changed) = (parent.children_created, parent.children_changed);
         parent.children_created = parent_created.wrapping_add(1);
-        // ZooKeeper takes what does not raise the count for a transaction that it has seen before.
+        // ZooKeeper takes a create that does not raise the count for a transaction that it has seen before.
         if (0..i32::MAX).contains(&parent_created) {
             parent.children_changed = zxid;
         }
@@ -233,7 +233,8 @@ impl Tree {
         Some(Undo::Create { path, parent_created, parent_changed })
     }
 
-    /// The end of a transaction that created a node: a count of its parent's children that has run over is the largest.
+    /// Ends a transaction that created a node: a count of its parent's children that has overflowed becomes the
+    /// largest.
     pub(crate) fn settle(&mut self, path: &str) {
         if let Some((parent, _)) = path::split(path)
             && let Some(parent) = self.get_mut(parent)
@@ -242,7 +243,7 @@ impl Tree {
         }
     }
 
-    /// Has a node count its children as if so many had been created. False when there is no node.
+    /// Makes a node count its children as if this many had been created. False when there is no node.
     #[cfg(feature = "faults")]
     pub(crate) fn make_old(&mut self, path: &str, children_created: i32) -> bool {
         self.get_mut(path).map(|node| node.children_created = children_created).is_some()

@@ -18,11 +18,11 @@ impl std::fmt::Display for SessionId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConnectionId(pub(crate) u64);
 
-/// The time, as it is handed to what counts by it.
+/// The time, as the state gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Now {
-    /// Milliseconds on a clock that never jumps: what sessions are measured by.
+    /// Milliseconds on a clock that never jumps, by which sessions are measured.
     pub(crate) elapsed_ms: u64,
-    /// Milliseconds since the epoch: what nodes are dated with.
+    /// Milliseconds since the epoch, by which nodes are dated.
     pub(crate) wall_ms: i64,
 }

@@ -1,9 +1,9 @@
-//! Watches: which connection is told of what.
+//! Watches: the connections that get each event.
 //!
 //! ZooKeeper keeps two tables, and so do we: `data` fires for a node's creation, deletion and data, `children` for its
-//! deletion and the list of its children. A persistent watch stands in both, a recursive one in the first alone: that is
-//! why it never tells of a list of children. On one path a connection may have watches of every kind at once; what
-//! happens is told to it once.
+//! deletion and the list of its children. A persistent watch is in both, a recursive one only in the first, so that it
+//! never reports a list of children. On one path a connection may have watches of every kind at once; it gets each
+//! event once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Kinds {
 struct Table {
     by_path: HashMap<Arc<str>, BTreeMap<ConnectionId, Kinds>>,
     by_connection: HashMap<ConnectionId, BTreeSet<Arc<str>>>,
-    /// How many recursive watches there are: without any, parents need not be looked at.
+    /// Number of recursive watches: without any, parents need not be looked at.
     recursive: usize,
 }
 
@@ -66,7 +66,7 @@ impl Table {
         self.by_connection.entry(connection).or_default().insert(path);
     }
 
-    /// Removes these kinds; says whether there were any.
+    /// Removes these kinds; returns whether there were any.
     fn remove(&mut self, path: &str, connection: ConnectionId, kinds: Kinds) -> bool {
         let Some(watchers) = self.by_path.get_mut(path) else { return false };
         let Some(standing) = watchers.get_mut(&connection) else { return false };
@@ -101,7 +101,7 @@ impl Table {
         }
     }
 
-    /// Who is told, each once; one-shot watches are used up.
+    /// The connections that get the event, each once. One-shot watches are used up.
     fn fire(&mut self, path: &str) -> BTreeSet<ConnectionId> {
         let mut told: BTreeSet<ConnectionId> =
             self.by_path.get(path).into_iter().flat_map(|watchers| watchers.keys()).copied().collect();
@@ -127,7 +127,7 @@ pub(crate) struct Watches {
     children: Table,
 }
 
-/// How many watches there are, as `wchs` tells it: of the table for data alone.
+/// Numbers of watches, as `wchs` shows them: only those of the table for data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) connections: usize,
@@ -154,13 +154,13 @@ impl Watches {
         }
     }
 
-    /// Whether such a watch stands.
+    /// Whether there is such a watch.
     pub(crate) fn has(&self, path: &str, connection: ConnectionId, kind: WatcherKind) -> bool {
         let (data, children) = tables(kind);
         self.data.has(path, connection, data) || self.children.has(path, connection, children)
     }
 
-    /// Removes such watches; says whether there were any.
+    /// Removes such watches; returns whether there were any.
     pub(crate) fn remove(&mut self, path: &str, connection: ConnectionId, kind: WatcherKind) -> bool {
         let (data, children) = tables(kind);
         let in_data = self.data.remove(path, connection, data);
@@ -173,19 +173,19 @@ impl Watches {
         self.children.forget(connection);
     }
 
-    /// Who is told that a node was created, or its data written.
+    /// The connections to tell that a node was created, or its data written.
     pub(crate) fn changed(&mut self, path: &str) -> BTreeSet<ConnectionId> {
         self.data.fire(path)
     }
 
-    /// Who is told that a node was deleted: whoever watches it in either table, once.
+    /// The connections to tell that a node was deleted: those that watch it in either table, once.
     pub(crate) fn deleted(&mut self, path: &str) -> BTreeSet<ConnectionId> {
         let mut told = self.data.fire(path);
         told.extend(self.children.fire(path));
         told
     }
 
-    /// Who is told that a child of this node came or went.
+    /// The connections to tell that a child of this node came or went.
     pub(crate) fn children_changed(&mut self, path: &str) -> BTreeSet<ConnectionId> {
         self.children.fire(path)
     }
@@ -214,7 +214,7 @@ impl Watches {
     }
 }
 
-/// Which kinds are meant in each table.
+/// The kinds that are meant in each table.
 fn tables(kind: WatcherKind) -> (Kinds, Kinds) {
     match kind {
         WatcherKind::Children => (Kinds::default(), Kinds::ONE_SHOT),

@@ -1,4 +1,4 @@
-//! The four-letter words: what can be asked without a session.
+//! The four-letter words: requests without a session.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -9,10 +9,11 @@ use crate::hub::{Hub, now};
 use crate::state::{Connection, State};
 use crate::types::{ConnectionId, Now, SessionId};
 
-/// What clients that look at versions see: the line that is spoken, and who speaks it.
+/// The version that clients see: the line of ZooKeeper that is spoken, and the server that speaks it.
 const VERSION: &str = concat!("3.9.5-rollcall-embedded-", env!("CARGO_PKG_VERSION"), ", built on 2026-01-01 00:00 UTC");
 
-/// ZooKeeper's words. Those to which this server has no answer are answered as ZooKeeper answers what is not allowed.
+/// ZooKeeper's words. A word to which this server has no answer is answered as ZooKeeper answers a word that is not
+/// allowed.
 const KNOWN: [&[u8; 4]; 18] = [
     b"conf", b"cons", b"crst", b"dirs", b"dump", b"envi", b"gtmk", b"hash", b"isro", b"lead", b"mntr", b"ruok",
     b"srst", b"srvr", b"stat", b"wchc", b"wchp", b"wchs",
@@ -23,7 +24,7 @@ pub(crate) fn is_known(word: [u8; 4]) -> bool {
     KNOWN.contains(&&word)
 }
 
-/// The answer to a word. It may be long, and take long: what it tells is copied while the server waits, and written after
+/// The answer to a word. It may be long, and take long: its data are copied while the server waits, and written after
 /// that.
 pub(crate) fn answer(word: [u8; 4], hub: &Hub) -> String {
     let mut text = String::new();
@@ -88,10 +89,10 @@ fn server(text: &mut String, hub: &Hub, with_clients: bool) -> std::fmt::Result 
     writeln!(text, "Node count: {nodes}")
 }
 
-/// A connection, with more of it where that is wanted.
+/// A connection, followed by `more`.
 fn brief(text: &mut String, connection: &Connection, more: impl Display) -> std::fmt::Result {
     let Connection { peer, session, figures, .. } = connection;
-    // One that asks a word is not read from any more.
+    // A connection that asks a word is not read from any more.
     let reads = u8::from(session.is_some() || figures.received == 0);
     let (received, sent) = (figures.received, figures.sent);
     writeln!(text, " /{peer}[{reads}](queued=0,recved={received},sent={sent}{more})")
@@ -155,7 +156,7 @@ fn dump(text: &mut String, hub: &Hub) -> std::fmt::Result {
     sets(text, "Connections", connections, now)
 }
 
-/// What ends at which time, unless it is heard of before.
+/// Sessions or connections, by the time at which they end unless they are heard before.
 fn sets(text: &mut String, what: &str, ends: BTreeMap<u64, Vec<String>>, now: Now) -> std::fmt::Result {
     writeln!(text, "{what} Sets ({})/({}):", ends.len(), ends.values().map(Vec::len).sum::<usize>())?;
     for (end_ms, lines) in ends {

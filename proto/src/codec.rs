@@ -1,4 +1,4 @@
-//! How messages become bytes, and back, in calls of this API.
+//! The codec of this API's calls, between messages and bytes.
 
 use std::marker::PhantomData;
 
@@ -11,16 +11,16 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use crate::server::v1;
 
-/// With how many bytes the buffers of a call begin, one for each direction; they grow with what is in them. A stream
-/// keeps its own for as long as it stands, and tonic would begin with 8 KiB.
+/// Initial size of the buffers of a call, one for each direction, in bytes; they grow with their contents. A stream
+/// keeps its buffers for as long as it is open, and tonic would begin with 8 KiB.
 const BUFFER: usize = 256;
-/// At how many bytes a buffer is handed on, though more could follow; tonic's default.
+/// Size at which a buffer is handed on, though more could follow, in bytes; tonic's default.
 const YIELD_AT: usize = 32 * 1024;
 
-/// Maximum number of fields in a request, with those of its messages. It has a dozen; two bytes make one, and a million of them
-/// take longer to decode than a thread of the server may be kept.
+/// Maximum number of fields in a request, those of its messages included. A request has a dozen. A field can have two
+/// bytes, and a million of them take longer to decode than a thread of the server may be kept.
 const MAX_FIELDS: usize = 1024;
-/// Smaller requests, in bytes, have no time to waste: their fields are not counted.
+/// Size from which the fields of a request are counted, in bytes. For smaller requests that would be a waste of time.
 const COUNTED_FROM: usize = 16 * 1024;
 
 /// tonic's codec for protobuf, with small buffers.
@@ -52,7 +52,7 @@ where
     }
 }
 
-/// The same on the server, which refuses requests with too many fields before they are decoded.
+/// The same for the server, which refuses requests with too many fields before they are decoded.
 #[derive(Debug)]
 pub struct Guarded<T, U>(PhantomData<(T, U)>);
 
@@ -90,7 +90,7 @@ impl<U: Message + Nested + Default> Decoder for GuardedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // tonic has a message in one piece.
+        // tonic keeps a message in one piece.
         let mut left = MAX_FIELDS;
         if buffer.remaining() >= COUNTED_FROM && has_too_many(buffer.chunk(), &U::NESTED, &mut left) {
             return Err(Status::internal(format!("it has more than {MAX_FIELDS} fields, or a group")));
@@ -103,7 +103,7 @@ impl<U: Message + Nested + Default> Decoder for GuardedDecoder<U> {
     }
 }
 
-/// Which fields of a message are messages, each with those of its own.
+/// The fields of a message that are messages, each with those of its own.
 #[derive(Debug)]
 pub struct Shape(&'static [(u32, Shape)]);
 
@@ -113,7 +113,7 @@ pub trait Nested {
     const NESTED: Shape;
 }
 
-/// A message of scalars alone.
+/// A message with only scalars.
 const FLAT: Shape = Shape(&[]);
 
 impl Nested for v1::RegisterRequest {
@@ -156,8 +156,8 @@ impl Nested for v1::StatusRequest {
     const NESTED: Shape = FLAT;
 }
 
-/// Whether a message, with those within, has more than `left` fields, or a group, which this API has none of. What is no protobuf
-/// has not: its decoder will say so.
+/// Whether a message, those within it included, has more than `left` fields, or a group, of which this API has none.
+/// Bytes that are no protobuf have neither: their decoder reports them.
 fn has_too_many(mut bytes: &[u8], shape: &Shape, left: &mut usize) -> bool {
     while !bytes.is_empty() {
         let Some(rest) = left.checked_sub(1) else { return true };
@@ -203,7 +203,7 @@ mod tests {
 
     /// Whether a shape names all fields that are messages.
     fn fits(shape: &Shape, name: &str, messages: &BTreeMap<String, DescriptorProto>) -> bool {
-        // The server leaves it encoded.
+        // The server leaves a `Struct` encoded.
         let nested = messages[name]
             .field
             .iter()

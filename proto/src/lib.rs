@@ -1,7 +1,7 @@
-//! Rollcall's API in Rust: what is generated from the .proto files, and how it is encoded.
+//! Rollcall's API in Rust: the code that is generated from the .proto files, and its encoding.
 //!
-//! The promises of each call stand in `rollcall/v1/registry.proto`, and from there as comments on
-//! the methods of [`v1::registry_client::RegistryClient`] and [`server::v1::registry_server::Registry`].
+//! The promises of each call are in `rollcall/v1/registry.proto`, and are copied as comments to the methods of
+//! [`v1::registry_client::RegistryClient`] and [`server::v1::registry_server::Registry`].
 #![forbid(unsafe_code)]
 
 pub mod codec;
@@ -30,9 +30,9 @@ pub mod v1 {
 pub mod server {
     /// Package `rollcall.v1`: messages and [server](v1::registry_server) of the service `Registry`.
     ///
-    /// As [`crate::v1`], except that `Value.data` is the encoded `google.protobuf.Struct`. A `Struct` as Rust has it takes
-    /// a hundred times the memory of its bytes, and all the time that it takes to build; the server can refuse one before it has
-    /// done either, and answer for the one value that is at fault.
+    /// Like [`crate::v1`], except that `Value.data` is the encoded `google.protobuf.Struct`. Rust's `Struct` takes a
+    /// hundred times the memory of its bytes, and all the time that it takes to build. The server can refuse a value
+    /// before it has spent either, and answer for the one value that is at fault.
     #[allow(
         missing_docs,
         unreachable_pub,

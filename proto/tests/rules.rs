@@ -79,13 +79,13 @@ fn everything_in_the_api_has_a_comment() {
     assert!(silent.is_empty(), "without a comment: {silent:#?}");
 }
 
-/// The leading comments of a file, by the path of what they stand above.
+/// The leading comments of a file, by the path of the element below each.
 fn comments(file: &FileDescriptorProto) -> BTreeMap<Vec<i32>, String> {
     let info = file.source_code_info.as_ref().expect("built with source info");
     info.location.iter().map(|location| (location.path.clone(), location.leading_comments().to_owned())).collect()
 }
 
-/// Everything of a file that a user of the stubs can name, with its path.
+/// Every element of a file that a user of the stubs can name, with its path.
 fn elements(file: &FileDescriptorProto) -> Vec<(Vec<i32>, String)> {
     let mut found = Vec::new();
     for (index, message) in indexed(&file.message_type) {

@@ -1,18 +1,18 @@
-//! What one connection may make this replica hold, and what all connections may together.
+//! Limits on what one connection may make this replica hold, and on what all connections may together.
 //!
 //! Everything that a client can make grow is taken from the [`Account`] of its connection before it grows, and is given
-//! back when the [`Share`] is dropped. A share outlives its connection where what it stands for does: a registration with
-//! a ttl counts until it is gone. Nothing here waits: what is over a limit is refused at once.
+//! back when the [`Share`] is dropped. A share outlives its connection if the object that it is for does: a
+//! registration with a ttl counts until it is gone. Nothing here waits: a request over a limit is refused at once.
 //!
-//! New calls, registrations and values stop at the limit. An open stream needs a little more to go on: its messages and its
-//! unread answers may use a reserve above the limit, so that a full account refuses new things and ends no stream.
+//! New calls, registrations and values stop at the limit. An open stream needs a little more to go on: its messages and
+//! its unread answers may use a reserve above the limit, so that a full account refuses new things and ends no stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::Error;
 
-/// What is counted. The doc of each says what one unit is.
+/// The resources that are counted. The doc of each says what one unit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resource {
     /// A call under way, unary or a stream, of any service.
@@ -21,15 +21,15 @@ pub(crate) enum Resource {
     Registrations,
     /// A byte of memory for what a client sent or has not read: values, requests that wait, unread answers.
     Bytes,
-    /// A byte of the path of an ephemeral node, as ZooKeeper writes it. Each share is of one path: what is asked for is the
+    /// A byte of the path of an ephemeral node, as ZooKeeper writes it. Each share is for one path: callers ask for the
     /// path's length, and [`Budget::with_path_overhead`] is added to it.
     PathBytes,
-    /// A path that is read or watched, and that nobody else reads.
+    /// A path that is read or watched, and that no other connection reads.
     Paths,
     /// A lock that is held or waited for.
     Locks,
-    /// A byte of what a path that is read or watched, and what is below it, takes in memory. One of the connections that use
-    /// it pays.
+    /// A byte of memory for a path that is read or watched, and for everything below it. One of the connections that
+    /// use the path pays.
     ViewBytes,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum Resource {
 const RESOURCES: usize = 7;
 
 impl Resource {
-    /// All of them, with the names under which metrics show them.
+    /// All resources, with the names under which metrics show them.
     pub(crate) const ALL: [(Self, &'static str); RESOURCES] = [
         (Self::Streams, "streams"),
         (Self::Registrations, "registrations"),
@@ -66,7 +66,7 @@ impl Resource {
         Error::LimitExceeded { reason, what, limit: u64::try_from(limit).unwrap_or(u64::MAX) }
     }
 
-    /// The reason of the error at a limit; then what is at its limit: a connection's, and the replica's.
+    /// The reason of the error at a limit, and the names of the limit for a connection and for the replica.
     fn names(self) -> (&'static str, [&'static str; 2]) {
         match self {
             Self::Streams => (
@@ -113,31 +113,32 @@ impl Resource {
     }
 }
 
-/// Whose limit it is.
+/// The owner of a limit.
 #[derive(Debug, Clone, Copy)]
 enum Whose {
     Connection,
     Replica,
 }
 
-/// How far an amount may go.
+/// How far an amount may grow.
 #[derive(Debug, Clone, Copy)]
 enum Ceiling {
     /// Up to the limit.
     Limit,
-    /// Above it by the reserve for open streams.
+    /// Above the limit by the reserve for open streams.
     Reserve,
-    /// As far as it goes: it is in memory already.
+    /// Without a bound: the amount is in memory already.
     None,
 }
 
-/// The reserve for open streams, as a part of a limit. A larger part lets clients hold that much more than the documented
-/// limit; with a smaller one, streams with large messages are held up more often while the account is full.
+/// The reserve for open streams is a limit divided by this number. A smaller number lets clients hold that much more
+/// than the documented limit; with a larger one, streams with large messages are held up more often while the account
+/// is full.
 const RESERVE: usize = 8;
-/// A connection that holds no more than this part of its limit is never exhausted, whatever all others hold.
+/// A connection that holds at most its limit divided by this number is never exhausted, whatever all others hold.
 const MODEST: usize = 256;
 
-/// The most of each resource.
+/// Maximum amount of each resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// See [`Resource::Streams`].
@@ -157,7 +158,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// What one connection may hold, unless the operator says otherwise.
+    /// Limits of one connection, unless the operator sets others.
     pub(crate) const CONNECTION: Self = Self {
         streams: 50_000,
         registrations: 100_000,
@@ -168,7 +169,7 @@ impl Limits {
         view_bytes: 256 * 1024 * 1024,
     };
 
-    /// What all connections may hold together, unless the operator says otherwise.
+    /// Limits of all connections together, unless the operator sets others.
     pub(crate) const REPLICA: Self = Self {
         streams: 500_000,
         registrations: 2_000_000,
@@ -179,7 +180,7 @@ impl Limits {
         view_bytes: 1024 * 1024 * 1024,
     };
 
-    /// No limits: for what the replica does by itself, and for tests.
+    /// No limits: for the replica's own work, and for tests.
     pub(crate) const NONE: Self = Self {
         streams: usize::MAX,
         registrations: usize::MAX,
@@ -219,7 +220,7 @@ impl Ledger {
         self.used[resource.index()].load(Ordering::Relaxed)
     }
 
-    /// Adds an amount; the limit when it does not fit.
+    /// Adds an amount. Fails with the limit if it does not fit.
     fn add(&self, resource: Resource, amount: usize, ceiling: Ceiling) -> Result<(), usize> {
         let most = self.most(resource, ceiling);
         let fits = |used: usize| used.checked_add(amount).filter(|sum| *sum <= most);
@@ -246,7 +247,7 @@ impl Ledger {
     }
 }
 
-/// What this replica may hold. Cheap to clone.
+/// The resources that this replica may hold. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
     replica: Arc<Ledger>,
@@ -255,7 +256,7 @@ pub(crate) struct Budget {
     next_id: Arc<AtomicU64>,
 }
 
-/// What one connection may hold, and does. Clones are the same account.
+/// The resources that one connection may hold, and those that it holds. Clones are the same account.
 #[derive(Debug, Clone)]
 pub(crate) struct Account(Arc<Inner>);
 
@@ -276,12 +277,12 @@ pub(crate) struct Share {
 }
 
 impl Budget {
-    /// `connection`: what each connection may hold. `replica`: what all may hold together.
+    /// `connection` limits each connection, `replica` all of them together.
     pub(crate) fn new(connection: Limits, replica: Limits) -> Self {
         Self { replica: Arc::new(Ledger::new(replica)), connection, path_overhead: 0, next_id: Arc::default() }
     }
 
-    /// Counts so many bytes more for each path of [`Resource::PathBytes`]: the chroot, and the length before it.
+    /// Counts `bytes` more for each path of [`Resource::PathBytes`]: the chroot, and the length before it.
     pub(crate) fn with_path_overhead(self, bytes: usize) -> Self {
         Self { path_overhead: bytes, ..self }
     }
@@ -291,7 +292,7 @@ impl Budget {
         self.account_within(self.connection)
     }
 
-    /// An account for what connections share: only the replica's limits hold.
+    /// An account for data that connections share: only the replica's limits apply.
     pub(crate) fn common_account(&self) -> Account {
         self.account_within(Limits::NONE)
     }
@@ -302,12 +303,12 @@ impl Budget {
         Account(Arc::new(Inner { id, own, replica, path_overhead: self.path_overhead }))
     }
 
-    /// How much of a resource all connections may hold together.
+    /// Maximum amount of a resource that all connections may hold together.
     pub(crate) fn limit(&self, resource: Resource) -> usize {
         self.replica.limits.of(resource)
     }
 
-    /// How much of a resource all connections hold together.
+    /// Amount of a resource that all connections hold together.
     pub(crate) fn used(&self, resource: Resource) -> usize {
         self.replica.used(resource)
     }
@@ -329,7 +330,7 @@ impl Account {
         Ok(Share { account: self.clone(), resource, amount })
     }
 
-    /// Nothing yet, to be resized.
+    /// A share of nothing, to be resized.
     pub(crate) fn share(&self, resource: Resource) -> Share {
         Share { account: self.clone(), resource, amount: 0 }
     }
@@ -339,16 +340,16 @@ impl Account {
         self.0.id
     }
 
-    /// The same connection's account, for what a [`Budget::common_account`] has taken from the replica already: only the
-    /// connection's limits hold.
+    /// The same connection's account, for amounts that a [`Budget::common_account`] has taken from the replica already:
+    /// only the connection's limits apply.
     pub(crate) fn of_connection(&self) -> Self {
         let Inner { id, own, path_overhead, .. } = &*self.0;
         let replica = Arc::new(Ledger::new(Limits::NONE));
         Self(Arc::new(Inner { id: *id, own: own.clone(), replica, path_overhead: *path_overhead }))
     }
 
-    /// Whether the limit and the reserve are used up: this connection's, or the replica's unless this connection holds next
-    /// to nothing. No open stream is read then.
+    /// Whether the limit and the reserve are used up: this connection's, or the replica's, unless this connection holds
+    /// next to nothing. No open stream is read then.
     pub(crate) fn is_exhausted(&self, resource: Resource) -> bool {
         let Inner { own, replica, .. } = &*self.0;
         let is_modest = || own.used(resource) <= own.limits.of(resource) / MODEST;
@@ -356,12 +357,12 @@ impl Account {
     }
 
     #[cfg(test)]
-    /// How much of a resource this connection holds.
+    /// Amount of a resource that this connection holds.
     pub(crate) fn used(&self, resource: Resource) -> usize {
         self.0.own.used(resource)
     }
 
-    /// Whether this connection may take so much more.
+    /// Whether this connection may take `amount` more.
     pub(crate) fn has_room(&self, resource: Resource, amount: usize) -> bool {
         let own = &self.0.own;
         own.used(resource).checked_add(amount).is_some_and(|sum| sum <= own.limits.of(resource))
@@ -391,10 +392,10 @@ impl Account {
 }
 
 impl Share {
-    /// Changes how much is held.
+    /// Changes the amount.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when that is more and does not fit; the amount is then as before.
+    /// [`Error::LimitExceeded`] when the new amount is larger and does not fit; the old one then stays.
     pub(crate) fn resize(&mut self, amount: usize) -> Result<(), Error> {
         self.resize_within(amount, Ceiling::Limit)
     }
@@ -407,7 +408,7 @@ impl Share {
         self.resize_within(amount, Ceiling::Reserve)
     }
 
-    /// Changes how much is held to what is in memory already, whether or not it fits.
+    /// Sets the amount to one that is in memory already, whether or not it fits.
     pub(crate) fn set(&mut self, amount: usize) {
         // No amount of memory overflows.
         drop(self.resize_within(amount, Ceiling::None));
@@ -424,10 +425,10 @@ impl Share {
         Ok(())
     }
 
-    /// The same, though the replica may be over its limit then; the connection's limit holds.
+    /// Like [`resize`](Self::resize), but the replica may be over its limit afterwards; the connection's limit applies.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when that is more and the connection has no room for it.
+    /// [`Error::LimitExceeded`] when the new amount is larger and the connection has no room for it.
     pub(crate) fn resize_beyond_replica(&mut self, amount: usize) -> Result<(), Error> {
         let amount = self.account.charged(self.resource, amount);
         if amount > self.amount {
@@ -441,10 +442,10 @@ impl Share {
         Ok(())
     }
 
-    /// Has another connection hold it.
+    /// Moves the share to another connection.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when that one has no room; then this one goes on.
+    /// [`Error::LimitExceeded`] when that connection has no room; this one then keeps the share.
     pub(crate) fn move_to(&mut self, account: &Account) -> Result<(), Error> {
         if Arc::ptr_eq(&account.0.replica, &self.account.0.replica) {
             account.add_to_own(self.resource, self.amount, Ceiling::Limit)?;
@@ -462,7 +463,7 @@ impl Share {
         self.account.id()
     }
 
-    /// How much is held.
+    /// The amount that is held.
     pub(crate) fn amount(&self) -> usize {
         self.amount
     }
@@ -551,7 +552,7 @@ mod tests {
         share.set(1_001);
         assert!(account.is_exhausted(Resource::Bytes));
         assert_eq!(budget.used(Resource::Bytes), 9_001);
-        // Others go on until the replica's reserve is used up, and after that if they hold next to nothing.
+        // Other connections go on until the replica's reserve is used up, and after that if they hold next to nothing.
         let (other, modest) = (budget.account(), budget.account());
         let mut others = other.take(Resource::Bytes, 100).unwrap();
         assert!(!other.is_exhausted(Resource::Bytes));

@@ -1,4 +1,4 @@
-//! Time: of the wall clock, as it is written into nodes, and of a clock that goes on while the machine is suspended.
+//! The wall clock, as it is written into nodes, and a clock that goes on while the machine is suspended.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 static SUSPENDED: Suspended = Suspended::new();
 
-/// Now, UTC, as nd_service_registry writes the time of a call.
+/// The current time, UTC, as nd_service_registry writes the time of a call.
 pub(crate) fn created_now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Now, later than [`Instant::now`] by the time for which the machine was suspended since this was first asked. The clock of
-/// [`Instant`] stands still meanwhile on Linux, while ZooKeeper's sessions end, and the ttls of clients.
+/// The current time, ahead of [`Instant::now`] by the time for which the machine was suspended since the first call. On
+/// Linux the clock of [`Instant`] stops during a suspension, while ZooKeeper's sessions and the ttls of clients go on.
 pub(crate) fn now() -> Instant {
     let now = Instant::now() + SUSPENDED.so_far();
     #[cfg(test)]
@@ -27,7 +27,7 @@ thread_local! {
     static IN_TEST: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
 }
 
-/// Has the clock of this thread go on as after a suspension, until this is dropped.
+/// Advances the clock of this thread as a suspension does, until this is dropped.
 #[cfg(test)]
 pub(crate) struct InTest(Duration);
 
@@ -47,7 +47,8 @@ impl Drop for InTest {
     }
 }
 
-/// Waits until [`now`] is `at`. The runtime's timers do not count a suspension, so this looks again every second.
+/// Waits until [`now`] is `at`. The runtime's timers do not count a suspension, so this looks at the clock every
+/// second.
 pub(crate) async fn sleep_until(at: Instant) {
     const LOOK_AGAIN: Duration = Duration::from_secs(1);
     loop {
@@ -59,12 +60,13 @@ pub(crate) async fn sleep_until(at: Instant) {
     }
 }
 
-/// For how long the machine was suspended: the time by which one clock is ahead of another that does not count it.
+/// Measures for how long the machine was suspended: the time by which one clock is ahead of another that does not count
+/// suspensions.
 #[derive(Debug)]
 struct Suspended {
-    /// By how much it was ahead at first.
+    /// The lead at the first call.
     base: OnceLock<Duration>,
-    /// The longest that was found, in nanoseconds.
+    /// The longest time that was measured, in nanoseconds.
     longest: AtomicU64,
 }
 
@@ -76,7 +78,7 @@ impl Suspended {
     #[cfg(target_os = "linux")]
     fn so_far(&self) -> Duration {
         use rustix::time::{ClockId, clock_gettime};
-        // In this order: a pause between the two looks like less, and never like a suspension.
+        // In this order, a pause between the two makes the lead smaller, and never looks like a suspension.
         let counting = clock_gettime(ClockId::Boottime);
         let standing = clock_gettime(ClockId::Monotonic);
         let since_boot = |time| Duration::try_from(time).unwrap_or_default();

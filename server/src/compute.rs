@@ -1,18 +1,18 @@
-//! Work for the processor that takes long, done on blocking threads: no step on a thread of the runtime may take longer
-//! than 10 ms. A bounded number of such threads work at once, whatever asks for them: the operating system would share the
-//! processors among hundreds as it likes, and the runtime's own threads would wait.
+//! Long work for the processor, done on blocking threads: no step on a thread of the runtime may take longer than 10
+//! ms. Only a bounded number of such threads work at once, whatever asks for them: the operating system would share the
+//! processors among hundreds of threads as it likes, and the runtime's own threads would wait.
 
 use std::sync::{Arc, LazyLock};
 
 use tokio::sync::Semaphore;
 
-/// Threads of which a few more than there are processors work at once, so that one that waits for memory or for a lock leaves
-/// none of the processors idle.
+/// Threads for long work. A few more than there are processors work at once, so that a thread that waits for memory or
+/// for a lock leaves no processor idle.
 pub(crate) struct Threads(LazyLock<Arc<Semaphore>>);
 
-/// For what clients ask for.
+/// For requests of clients.
 pub(crate) static FOR_CLIENTS: Threads = Threads::new();
-/// For what ZooKeeper answers: nothing that clients ask for holds it up, or ZooKeeper would seem to be silent.
+/// For answers of ZooKeeper. Requests of clients do not delay them, or ZooKeeper would seem to be silent.
 pub(crate) static FOR_ZOOKEEPER: Threads = Threads::new();
 
 /// Maximum number of pieces of work that are computed at once.
@@ -25,8 +25,8 @@ impl Threads {
         Self(LazyLock::new(|| Arc::new(Semaphore::new(at_once()))))
     }
 
-    /// Does work on a blocking thread, when it is its turn. Work that has begun is done to its end, also when nobody waits
-    /// any more; work that has not is not done then.
+    /// Does work on a blocking thread, when it is its turn. Work that has begun is finished even if nobody waits for it
+    /// any more. Work that has not begun is then not done.
     ///
     /// # Panics
     /// When the work does.
@@ -41,7 +41,7 @@ impl Threads {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends, and this with it.
+                // The runtime ends, and this task with it.
                 Err(_) => std::future::pending().await,
             },
         }

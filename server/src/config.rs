@@ -1,4 +1,4 @@
-//! The options as they were typed, and the settings that they make once they have been checked.
+//! The options as they were typed, and the settings that are made of them once they have been checked.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -14,7 +14,7 @@ use crate::{grpc, zk};
 
 /// Time for which a ZooKeeper session above `--sessions` must have held nothing before it is given up.
 const SURPLUS_IDLE: Duration = Duration::from_secs(180);
-/// The least memory that may be allowed, in bytes: a few calls with messages of the largest size.
+/// Minimum memory that may be allowed, in bytes: a few calls with messages of the maximum size.
 const LEAST_BYTES: usize = 8 * 1024 * 1024;
 
 /// What the server is to do, unchecked.
@@ -136,7 +136,7 @@ pub struct Options {
     pub read_only: bool,
 }
 
-/// A setting that can't be.
+/// A setting that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// `--zookeeper` names no ensemble.
@@ -147,9 +147,9 @@ pub enum ConfigError {
     OutOfBounds {
         /// The setting.
         name: &'static str,
-        /// The least that it may be.
+        /// Its minimum.
         least: String,
-        /// The most that it may be.
+        /// Its maximum.
         most: String,
     },
 }
@@ -166,7 +166,7 @@ fn within<T: PartialOrd + std::fmt::Debug + Copy>(
     Err(ConfigError::OutOfBounds { name, least, most })
 }
 
-/// An address to listen on. A name may have several, and they may change.
+/// Parses an address to listen on. A host name is refused: it may have several addresses, and they may change.
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "it is no host name but an address and a port, as in 127.0.0.1:7700 or 0.0.0.0:7700".to_owned())
@@ -176,17 +176,18 @@ impl Options {
     /// Checks every option.
     ///
     /// # Errors
-    /// The first that can't be, by name.
+    /// The first option that is not valid, by name.
     pub fn check(self) -> Result<Settings, ConfigError> {
         const SECOND: Duration = Duration::from_secs(1);
         const TEN_MINUTES: Duration = Duration::from_secs(600);
-        // With the embedded backend, its address is known once it is bound.
+        // The address of the embedded backend is known once it is bound.
         let (hosts, chroot) = match &self.zookeeper {
             Some(zookeeper) => zk::parse_connect_string(zookeeper)?,
             None => (Vec::new(), String::new()),
         };
         let max_sessions = within("max-sessions", self.max_sessions, self.sessions..=1000)?;
-        // Some is held back: for fences, for what a session can't fill up with long paths, for what is registered again.
+        // An eighth is held back: for fences, for space that long paths leave in a session, and for paths that are
+        // registered again.
         let path_bytes = max_sessions * zk::SESSION_PATH_BYTES / 8 * 7;
         let embedded = rollcall_embedded::Config {
             tick: within("embedded-tick", self.embedded_tick, SECOND / 10..=60 * SECOND)?,
@@ -203,7 +204,7 @@ impl Options {
                 sessions: within("sessions", self.sessions, 1..=64)?,
                 max_sessions,
                 surplus_idle: SURPLUS_IDLE,
-                // It is known once the port is.
+                // The name is known once the port is.
                 name: String::new(),
                 resolver: zk::Resolver::default(),
                 reports: zk::Reports::default(),
@@ -237,7 +238,7 @@ impl Options {
                 heartbeat: within("heartbeat", self.heartbeat, SECOND..=TEN_MINUTES)?,
             },
             view_idle: within("view-idle", self.view_idle, SECOND..=3600 * SECOND)?,
-            // A replica that writes nothing removes nothing.
+            // A read-only replica removes nothing.
             lock_idle: if self.lock_idle.is_zero() || self.read_only {
                 Duration::ZERO
             } else {
@@ -248,7 +249,7 @@ impl Options {
     }
 }
 
-/// A name that can be shown anywhere.
+/// Parses a name that can be shown anywhere.
 fn name(text: &str) -> Result<String, String> {
     let longest = zk::LONGEST_NAME;
     match text {
@@ -259,7 +260,7 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// `20s`, `500ms`, `2m`, `24h`.
+/// Parses a duration such as `20s`, `500ms`, `2m` or `24h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -273,9 +274,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A name, and a hash of 20 bytes in base64: anything else would be nobody's.
+/// Parses a user name and a hash of 20 bytes in base64. Anything else would match no user.
 fn super_digest(text: &str) -> Result<String, String> {
-    /// Digits of base64 for 20 bytes; one `=` follows.
+    /// Number of base64 digits for 20 bytes; one `=` follows.
     const HASH: usize = 27;
     let is_base64 = |hash: &str| {
         let is_digit = |digit: char| digit.is_ascii_alphanumeric() || "+/".contains(digit);

@@ -1,18 +1,18 @@
-//! How far a replica is on its way down: it serves, it drains, it is over.
+//! The phases of a replica's shutdown: it serves, it drains, it is over.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// A step of the way down.
+/// A phase of the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Everything is answered.
+    /// Every request is answered.
     Serving,
-    /// No new streams; those that stand are told to move until the deadline.
+    /// New streams are refused. Open streams are told to move until the deadline.
     Draining {
-        /// When the rest is ended.
+        /// When the remaining streams are ended.
         deadline: Instant,
     },
     /// Every stream ends.
@@ -30,23 +30,23 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// The next step.
+    /// Goes to the next phase.
     pub(crate) fn go_to(&self, phase: Phase) {
         self.0.send_replace(phase);
     }
 
-    /// Whether new streams are taken.
+    /// Whether new streams are accepted.
     pub(crate) fn is_serving(&self) -> bool {
         *self.0.borrow() == Phase::Serving
     }
 
-    /// Resolves when no new streams are taken any more.
+    /// Resolves when new streams are no longer accepted.
     pub(crate) async fn begun(&self) {
-        // The channel stands as long as this handle.
+        // The channel lives as long as this handle.
         let _ = self.phases().wait_for(|phase| *phase != Phase::Serving).await;
     }
 
-    /// Tells of every step.
+    /// Reports every phase.
     pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
         self.0.subscribe()
     }

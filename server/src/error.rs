@@ -1,6 +1,6 @@
-//! Everything that a caller can be told went wrong: one enum, each variant with a stable reason.
+//! Every error that a caller can get: one enum, each variant with a stable reason.
 //!
-//! `grpc/status.rs` turns it into a status; nothing else names a status code. Messages name the object and the cause.
+//! `grpc/status.rs` turns it into a status; no other file names a status code. Messages name the object and the cause.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::types::{NodePath, PathError};
 /// Why a call, or one request of a stream, failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Error {
-    /// A path is none, or can't be used for this.
+    /// A path is invalid, or can't be used for this.
     #[error("{error}: {:?}", short(path))]
     InvalidPath { path: String, error: PathError },
-    /// A value is over the limit: it has so many bytes, or more.
+    /// A value is over the limit: it has `bytes` bytes, or more.
     #[error("value of {} has {bytes} bytes or more, over the limit of {limit}", short(path.as_str()))]
     ValueTooLarge { path: NodePath, bytes: usize, limit: usize },
     /// A message is over the limit.
@@ -27,7 +27,7 @@ pub(crate) enum Error {
     /// The node does not exist.
     #[error("no node at {}", short(path.as_str()))]
     NoNode { path: NodePath },
-    /// The lock id is unknown or over.
+    /// The lock id is unknown, or its lock is over.
     #[error("no lock with this id: it was never given, or is over")]
     UnknownLock,
     /// A lock that was held or waited for is gone.
@@ -57,13 +57,13 @@ pub(crate) enum Error {
     /// The lock has another limit.
     #[error("lock {} may be held by {actual} at once, not {asked}", short(path.as_str()))]
     LockLimitDiffers { path: NodePath, asked: u32, actual: u32 },
-    /// The path is used for something else than a lock.
+    /// The path is used for something other than a lock.
     #[error("{} is no lock: {cause}", short(path.as_str()))]
     NotALock { path: NodePath, cause: &'static str },
-    /// A durable node stands where a registration should go.
+    /// A durable node is where a registration should go.
     #[error("{} is a durable node, which a registration never takes over", short(path.as_str()))]
     NotEphemeral { path: NodePath },
-    /// An ephemeral node has no children.
+    /// An ephemeral node can't have children.
     #[error("{} can't have children: {} is a registration", short(path.as_str()), short(parent.as_str()))]
     ParentEphemeral { path: NodePath, parent: NodePath },
     /// The node has children.
@@ -75,7 +75,7 @@ pub(crate) enum Error {
     /// An operator has evicted the registration.
     #[error("{} was evicted, and can't be registered for another {remaining:.0?}", short(path.as_str()))]
     Evicted { path: NodePath, remaining: Duration },
-    /// ZooKeeper's access control list forbids it.
+    /// ZooKeeper's access control list forbids the request.
     #[error("zookeeper's access control list forbids this on {}", short(path.as_str()))]
     NoAuth { path: NodePath },
     /// This replica was started with `--read-only`.
@@ -87,31 +87,31 @@ pub(crate) enum Error {
     /// This replica is going down.
     #[error("this replica is going down")]
     Draining,
-    /// The client's own deadline for a call.
+    /// The client's own deadline for the call is over.
     #[error("the deadline of the call is over")]
     DeadlineExceeded,
     /// A request was not complete in time.
     #[error("the request was not complete {:.1} s after its begin", after.as_secs_f64())]
     RequestUnfinished { after: Duration },
-    /// Whether a write was carried out is not known.
+    /// It is not known whether a write was carried out.
     #[error("the connection to zookeeper was lost while {} was written: it may or may not have been", short(path.as_str()))]
     OutcomeUnknown { path: NodePath },
-    /// A Delete that took several transactions, of which some were carried out.
+    /// A Delete took several transactions, of which only some were carried out.
     #[error("a part of what is at and below {} was deleted, and then: {cause}", short(path.as_str()))]
     PartlyDeleted { path: NodePath, cause: Box<Error> },
-    /// A quota that is set in ZooKeeper.
+    /// A quota that is set in ZooKeeper forbids the request.
     #[error("zookeeper's quota forbids this on {}", short(path.as_str()))]
     Quota { path: NodePath },
-    /// A limit of this replica.
+    /// A limit of this replica is reached.
     #[error("{what} is at its limit of {limit}")]
     LimitExceeded { reason: &'static str, what: &'static str, limit: u64 },
-    /// A defect, ours or ZooKeeper's.
+    /// A defect of Rollcall or of ZooKeeper.
     #[error("{}: {cause}", short(path.as_str()))]
     Internal { path: NodePath, cause: String },
 }
 
 impl Error {
-    /// A path is larger than any may be, whoever reads it.
+    /// A path is larger than any path may be, whichever connection reads it.
     pub(crate) fn path_too_large(limit: usize) -> Self {
         Self::too_many_view_bytes("the size of one path with all that is read of it, in bytes,", limit)
     }
@@ -162,7 +162,7 @@ impl Error {
     }
 }
 
-/// A name for a message: what is too long is cut, and ends with `…`.
+/// A name for a message. A name that is too long is cut, and ends with `…`.
 pub(crate) fn short(name: &str) -> std::borrow::Cow<'_, str> {
     const LONGEST: usize = 160;
     if name.len() <= LONGEST {
@@ -171,7 +171,7 @@ pub(crate) fn short(name: &str) -> std::borrow::Cow<'_, str> {
     format!("{}…", &name[..name.floor_char_boundary(LONGEST)]).into()
 }
 
-/// A list for a message: after the first few, how many more there are.
+/// A list for a message: the first few names, and the number of the others.
 pub(crate) fn list(names: &[String]) -> String {
     const MOST: usize = 5;
     let mut text = names.iter().take(MOST).map(|name| short(name)).collect::<Vec<_>>().join(", ");

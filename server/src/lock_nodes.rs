@@ -1,12 +1,12 @@
-//! The durable nodes of a lock, and their removal when nobody has to do with it.
+//! The durable nodes of a lock, and their removal when nobody uses the lock.
 //!
-//! A lock is two nodes, which kazoo's recipe leaves for ever: its own, with a number, and its queue beside it. They can go
-//! when neither has a child: whoever holds the lock has one below the first, whoever waits one below the second, and a
-//! contender turns into a holder without a moment in which there is neither. Both go in one transaction, which ZooKeeper
-//! refuses when either has a child by then.
+//! A lock is two nodes, which kazoo's recipe leaves for ever: its own, with a number, and its queue beside it. They can
+//! be removed when neither has a child. A holder has a child below the first and a waiter below the second, and a
+//! contender becomes a holder without a moment in which it has neither. Both nodes are deleted in one transaction,
+//! which ZooKeeper refuses if either has a child by then.
 //!
-//! A lock that was made through Rollcall has a record, `/.rollcall/locks/<2 hex>/<30 hex>` by the hash of its path, by which
-//! replicas find locks that nobody uses any more without a look at the whole tree (`locks/idle.rs`).
+//! A lock that was made through Rollcall has a record, `/.rollcall/locks/<2 hex>/<30 hex>` by the hash of its path.
+//! Replicas find unused locks by their records, without reading the whole tree (`locks/idle.rs`).
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -16,38 +16,38 @@ use crate::types::{NodePath, Zxid};
 use crate::zk::layout::{LOCKS, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Read, Request, Session};
 
-/// What a lock's record says.
+/// The record of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LockRecord {
     /// The lock.
     pub(crate) path: NodePath,
-    /// The transaction of the last use that was seen; 0: none was seen.
+    /// The transaction of the last use that was seen; 0 if none was seen.
     pub(crate) used: Zxid,
 }
 
-/// What the nodes of a path are.
+/// The kind of the nodes at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockNodes {
     /// Neither exists.
     None,
-    /// A node with a number alone. With a record it is a lock's that was begun, by a replica that ended before it had made
-    /// the queue; without one it may be anything. The transaction that has last written it, and its version.
+    /// Only a node with a number. With a record it belongs to a lock that was begun by a replica that ended before it
+    /// had made the queue; without one it may be anything. `used` is the transaction that has last written it.
     Begun { used: Zxid, version: i32 },
-    /// They are not surely a lock's.
+    /// Nodes that may not belong to a lock.
     Other,
-    /// A lock's. Whether somebody holds it or waits for it; and the transaction of the last use.
+    /// The nodes of a lock. `is_busy`: a client holds it or waits for it. `used`: the transaction of the last use.
     Lock { is_busy: bool, used: Zxid, versions: Versions },
 }
 
 /// The versions of a lock's node and of its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Versions {
-    /// Of the lock's node.
+    /// The version of the lock's node.
     pub(crate) lock: i32,
     queue: i32,
 }
 
-/// Where the record of the lock at `path` is.
+/// The path of the record of the lock at `path`.
 pub(crate) fn lock_record(path: &NodePath) -> NodePath {
     let hash = Sha256::digest(path.as_str());
     let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -56,7 +56,7 @@ pub(crate) fn lock_record(path: &NodePath) -> NodePath {
 }
 
 impl LockRecord {
-    /// Reads a record's data; `None` for what Rollcall did not write.
+    /// Reads a record's data; `None` if Rollcall did not write it.
     pub(crate) fn parse(data: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(data).ok()?;
         let path = NodePath::parse_below_root(value.get("path")?.as_str()?).ok()?;
@@ -67,26 +67,26 @@ impl LockRecord {
         json!({ "path": self.path.as_str(), "used": self.used.0 }).to_string().into()
     }
 
-    /// Makes the record.
+    /// The request that creates the record.
     pub(crate) fn create(&self) -> Request {
         zk::create(lock_record(&self.path).as_str(), self.data(), CreateMode::Persistent)
     }
 
-    /// Deletes the record, if it still has this version.
+    /// The request that deletes the record, if it still has this version.
     pub(crate) fn delete(&self, version: i32) -> Request {
         zk::delete(lock_record(&self.path).as_str(), version)
     }
 
-    /// Writes the record, if it still has this version; −1: whatever it has.
+    /// The request that writes the record, if it still has this version; −1 matches any version.
     pub(crate) fn write(&self, version: i32) -> Request {
         zk::set_data(lock_record(&self.path).as_str(), self.data(), version)
     }
 }
 
 impl LockNodes {
-    /// What a reading of both nodes shows.
+    /// The kind of the nodes, from a reading of both.
     pub(crate) fn of(lock: Option<&Read>, queue: Option<&Read>) -> Self {
-        // Neither ephemeral, nor a container or a node with a ttl, which ZooKeeper removes.
+        // Not ephemeral, nor a container or a node with a ttl, which ZooKeeper removes.
         let is_plain = |read: &Read| read.stat.ephemeral_owner == 0;
         let is_lock = |lock: &Read| is_plain(lock) && is_a_number(&lock.data);
         let (lock, queue) = match (lock, queue) {
@@ -100,7 +100,7 @@ impl LockNodes {
         };
         Self::Lock {
             is_busy: lock.stat.num_children > 0 || queue.stat.num_children > 0,
-            // A use makes or deletes children, or writes the queue's node.
+            // A use creates or deletes children, or writes the queue's node.
             used: Zxid([lock.stat.pzxid, queue.stat.pzxid, queue.stat.mzxid].into_iter().max().unwrap_or_default()),
             versions: Versions { lock: lock.stat.version, queue: queue.stat.version },
         }
@@ -118,21 +118,22 @@ impl LockNodes {
 }
 
 impl Versions {
-    /// Deletes both nodes, if they still have these versions and no children.
+    /// The requests that delete both nodes, if they still have these versions and no children.
     pub(crate) fn removal(self, path: &NodePath) -> [Request; 2] {
         [zk::delete(lock_queue(path).as_str(), self.queue), zk::delete(path.as_str(), self.lock)]
     }
 }
 
-/// Deletes the node of a [begun](LockNodes::Begun) lock, if it still has this version, and neither children nor a queue.
+/// The requests that delete the node of a [begun](LockNodes::Begun) lock, if it still has this version, no children and
+/// no queue.
 pub(crate) fn removal_of_begun(path: &NodePath, version: i32) -> [Request; 3] {
     let queue = lock_queue(path);
-    // The first is refused when there is a queue.
+    // The first request is refused if there is a queue.
     let create = zk::create(queue.as_str(), Bytes::new(), CreateMode::Persistent);
     [create, zk::delete(queue.as_str(), -1), zk::delete(path.as_str(), version)]
 }
 
-/// Whether this is a lock node's number, as kazoo and Rollcall write it.
+/// Whether the data is a lock node's number, as kazoo and Rollcall write it.
 fn is_a_number(data: &[u8]) -> bool {
     !data.is_empty() && data.len() <= 10 && data.iter().all(u8::is_ascii_digit)
 }

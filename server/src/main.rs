@@ -10,22 +10,22 @@ use rollcall_server::{App, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Gives memory back to the system: after a flood the C library's keeps what its peak was for good.
+/// Gives memory back to the system. After a flood, the C library's allocator keeps its peak for good.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let Err(error) = run(Args::parse()).await else { return ExitCode::SUCCESS };
-    // One line, with all causes, and whatever RUST_BACKTRACE says without a backtrace: it is no defect that somebody listens
-    // on the port already. Where standard error is closed nobody wants to know.
+    // One line with all causes, and without a backtrace, whatever RUST_BACKTRACE says: a port that is in use is no
+    // defect. If standard error is closed, nobody reads the line.
     let _ = writeln!(std::io::stderr(), "rollcall-server: {}", format!("{error:#}").replace('\n', " "));
     ExitCode::FAILURE
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log: {:?} is no filter", args.log))?;
-    // It warns of each answer to a ping of `grpc/pings.rs`.
+    // h2 warns of each answer to a ping of `grpc/pings.rs`.
     let filter = filter.add_directive("h2::proto::ping_pong=error".parse()?);
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
@@ -39,7 +39,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     app.run(drain, stop).await
 }
 
-/// Ready at the first SIGTERM; and at SIGINT or a second SIGTERM.
+/// Two futures: one is ready at the first SIGTERM, the other at SIGINT or a second SIGTERM.
 fn signals() -> anyhow::Result<(impl Future<Output = ()> + Send, impl Future<Output = ()> + Send)> {
     let listen = |kind, name| signal(kind).with_context(|| format!("can't listen for {name}"));
     let (mut first, mut terminate) =
@@ -61,7 +61,7 @@ fn signals() -> anyhow::Result<(impl Future<Output = ()> + Send, impl Future<Out
     Ok((drain, stop))
 }
 
-/// What whoever tries it out has to know, on stderr.
+/// Writes on stderr what a user who tries the server out has to know.
 fn show_banner(address: SocketAddr, grpc: SocketAddr) -> std::io::Result<()> {
     write!(
         std::io::stderr(),

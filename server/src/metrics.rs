@@ -1,4 +1,4 @@
-//! What the replica counts, in Prometheus' text format.
+//! The metrics of the replica, in Prometheus' text format.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -14,20 +14,20 @@ struct Call {
     reason: &'static str,
 }
 
-/// Where clients connect.
+/// A port to which clients connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Port {
     Grpc,
     Http,
 }
 
-/// The label of what is counted for each port.
+/// The label of metrics that are kept for each port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByPort {
     port: &'static str,
 }
 
-/// The label of what is counted for each resource that is limited.
+/// The label of metrics that are kept for each limited resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByResource {
     pub(crate) resource: &'static str,
@@ -39,15 +39,15 @@ pub(crate) struct Metrics {
     calls: Family<Call, Counter>,
     /// Whether the health service says SERVING: 1 or 0.
     pub(crate) serving: Gauge,
-    /// Streams that stand.
+    /// Open streams.
     pub(crate) streams: Gauge,
     /// Connections of clients.
     pub(crate) connections: Family<ByPort, Gauge>,
-    /// Connections that were closed at once, since there were too many.
+    /// Connections that were closed at once, because there were too many.
     pub(crate) connections_refused: Family<ByPort, Counter>,
     /// Amounts that count towards limits, of all connections.
     pub(crate) in_use: Family<ByResource, Gauge>,
-    /// Messages that were made for those who watch. Who does not read gets none.
+    /// Messages that were made for watchers. A watcher that does not read gets none.
     pub(crate) watch_messages: Counter,
     /// Whether ZooKeeper can be reached: 1 or 0.
     pub(crate) zookeeper_up: Gauge,
@@ -78,23 +78,23 @@ impl Metrics {
         self.calls.get_or_create(&Call { method, reason }).inc();
     }
 
-    /// Everything as text.
+    /// All metrics as text.
     pub(crate) fn render(&self) -> String {
         let mut registry = Registry::with_prefix("rollcall");
-        // As `rollcall_build_info`.
+        // Shown as `rollcall_build_info`.
         registry.register("build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("calls", "Calls answered and streams opened, by the reason of the error", self.calls.clone());
         registry.register("serving", "Whether the health service says SERVING", self.serving.clone());
         registry.register("streams", "Streams that stand", self.streams.clone());
         registry.register("connections", "Connections of clients", self.connections.clone());
-        // As `rollcall_connections_refused_total`.
+        // Shown as `rollcall_connections_refused_total`.
         registry.register(
             "connections_refused",
             "Connections closed at once, since there were too many",
             self.connections_refused.clone(),
         );
         registry.register("in_use", "What counts towards the limits of this replica", self.in_use.clone());
-        // As `rollcall_watch_messages_total`.
+        // Shown as `rollcall_watch_messages_total`.
         registry.register("watch_messages", "Messages to those who watch", self.watch_messages.clone());
         registry.register("zookeeper_up", "Whether ZooKeeper can be reached", self.zookeeper_up.clone());
         registry.register(

@@ -1,10 +1,10 @@
-//! What it means to a caller that ZooKeeper refuses to do something to a node.
+//! Errors for callers whose operation on a node ZooKeeper refuses.
 
 use crate::error::Error;
 use crate::types::NodePath;
 use crate::zk::{self, ErrorCode};
 
-/// A refusal that the caller did not expect, and can't mend by looking again.
+/// The error of a refusal that the caller did not expect, and can't mend by looking again.
 pub(crate) fn refused(path: &NodePath, code: ErrorCode) -> Error {
     let path = path.clone();
     match code {
@@ -19,7 +19,7 @@ pub(crate) fn refused(path: &NodePath, code: ErrorCode) -> Error {
     }
 }
 
-/// A request of so many bytes, which was not sent.
+/// The error of a request that was not sent, because it has `bytes` bytes.
 pub(crate) fn too_large(path: &NodePath, bytes: usize) -> Error {
     Error::ValueTooLarge { path: path.clone(), bytes, limit: zk::MAX_FRAME }
 }

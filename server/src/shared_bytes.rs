@@ -1,4 +1,4 @@
-//! Bytes that many calls send: their memory counts once for the replica, and once for each connection that has them.
+//! Bytes that many calls send. Their memory counts once for the replica, and once for each connection that has them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -9,26 +9,26 @@ use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
 use crate::mutex::lock;
 
-/// Bytes up to this size count for no connection: the call that sends them costs more.
+/// Size up to which bytes count for no connection: the call that sends them costs more.
 const SMALL: usize = 4 * 1024;
 
-/// Bytes that many calls send, and what all connections together pay for them.
+/// Bytes that many calls send, and the share that all connections together pay for them.
 #[derive(Debug)]
 pub(crate) struct SharedBytes {
     bytes: Bytes,
     _share: Share,
-    /// What connections pay for them, by number.
+    /// The shares of the connections, by number.
     holders: Mutex<HashMap<u64, Weak<Share>>>,
 }
 
-/// The bytes as one connection has them, and what it pays for them.
+/// The bytes as one connection has them, and the share that it pays for them.
 struct Held {
     shared: Arc<SharedBytes>,
     _share: Option<Arc<Share>>,
 }
 
 impl SharedBytes {
-    /// `common`: the account of all connections together.
+    /// `common` is the account of all connections together.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the replica has no room for them.

@@ -1,4 +1,4 @@
-//! How this replica stands with ZooKeeper, and what it is called: what it tells of itself.
+//! The name and state of this replica, and of its connection to ZooKeeper, as it reports them.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::mutex::lock;
 use crate::zk::{Listed, SESSION_PATH_BYTES, SessionReport, Zk};
 
-/// A handle on what the replica tells of itself. Cheap to clone.
+/// A handle on the replica's report of itself. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing(Arc<Inner>);
 
@@ -28,7 +28,7 @@ struct Started {
     time: SystemTime,
 }
 
-/// Which kind of backend a replica has.
+/// The kind of backend of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// A ZooKeeper ensemble.
@@ -37,14 +37,14 @@ pub(crate) enum Backend {
     Embedded,
 }
 
-/// The contact with the backend, and since when it is so.
+/// Whether the backend can be reached, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Contact {
     is_up: bool,
     since: Duration,
 }
 
-/// What a replica tells of itself.
+/// The report of a replica.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) name: String,
@@ -52,12 +52,12 @@ pub(crate) struct Report {
     pub(crate) backend: Backend,
     /// Whether requests of every kind can be sent now.
     pub(crate) is_up: bool,
-    /// Since when that is so.
+    /// When `is_up` last changed.
     pub(crate) since: SystemTime,
-    /// How the last try to connect failed; only while ZooKeeper is away.
+    /// How the last attempt to connect failed; only while ZooKeeper is away.
     pub(crate) last_failure: Option<String>,
     pub(crate) sessions: Vec<SessionReport>,
-    /// What the ephemeral paths of one session may come to, in bytes.
+    /// Maximum number of bytes of the ephemeral paths of one session.
     pub(crate) session_path_bytes: usize,
     /// The sessions of all replicas.
     pub(crate) replicas: Listed,
@@ -70,7 +70,7 @@ impl Standing {
         Self(Arc::new(Inner { name, backend, started, zk, contact }))
     }
 
-    /// Looks whether the backend can be reached. To be called often: a change counts from when it is seen.
+    /// Checks whether the backend can be reached. Must be called often: a change counts from when it is seen.
     pub(crate) fn look(&self) -> bool {
         let is_up = self.0.zk.is_up();
         let mut contact = lock(&self.0.contact);
@@ -95,7 +95,7 @@ impl Standing {
         self.0.zk.pool.owners().borrow().len()
     }
 
-    /// What the replica tells of itself. It takes half a second at most.
+    /// The report of the replica. Takes half a second at most.
     pub(crate) async fn report(&self) -> Report {
         let Inner { name, backend, started, zk, contact } = &*self.0;
         self.look();

@@ -1,5 +1,5 @@
-//! Turns: of those that want the same thing, a few at a time get it, and connections take turns, however often one of them
-//! asks.
+//! Turns: of the callers that want the same thing a few at a time get it, and connections take turns, however often one
+//! of them asks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -9,11 +9,11 @@ use tokio::sync::oneshot;
 
 use crate::mutex::lock;
 
-/// Gives turns, so many for each key at a time. Cheap to clone.
+/// Gives turns, a bounded number for each key at a time. Cheap to clone.
 #[derive(Debug)]
 pub(crate) struct Turns<K: Key>(Arc<Shared<K>>);
 
-/// What is waited for; `()` where there is one thing.
+/// The thing that callers wait for; `()` if there is only one.
 pub(crate) trait Key: Clone + Eq + Hash {}
 
 impl<K: Clone + Eq + Hash> Key for K {}
@@ -22,18 +22,18 @@ impl<K: Clone + Eq + Hash> Key for K {}
 struct Shared<K: Key> {
     /// Number of turns of each key at a time.
     count: usize,
-    /// Those of which a turn is taken.
+    /// The keys of which a turn is taken.
     keys: Mutex<HashMap<K, Queue<K>>>,
 }
 
 #[derive(Debug)]
 struct Queue<K: Key> {
-    /// Nobody waits while this is below [`Shared::count`].
+    /// Number of turns that are taken. Nobody waits while this is below [`Shared::count`].
     taken: usize,
     next_ticket: u64,
     /// The connection that got the last turn.
     last: u64,
-    /// By connection, and in the order in which they came.
+    /// The waiting callers, by connection, in the order in which they came.
     waiting: BTreeMap<u64, BTreeMap<u64, oneshot::Sender<Turn<K>>>>,
 }
 
@@ -41,7 +41,7 @@ struct Queue<K: Key> {
 #[derive(Debug)]
 pub(crate) struct Turn<K: Key>(Option<(Turns<K>, K)>);
 
-/// A place among those that wait, given up on drop.
+/// A place among the waiting callers, given up on drop.
 struct Place<'a, K: Key> {
     turns: &'a Turns<K>,
     key: &'a K,
@@ -67,7 +67,7 @@ impl<K: Key> Turns<K> {
     /// Waits for a turn of this connection.
     ///
     /// # Cancellation
-    /// Safe: who no longer waits has no turn.
+    /// Safe: a caller that no longer waits has no turn.
     pub(crate) async fn turn(&self, key: &K, connection: u64) -> Turn<K> {
         let (place, turn) = {
             let mut keys = self.lock();
@@ -84,7 +84,7 @@ impl<K: Key> Turns<K> {
         };
         let turn = turn.await;
         drop(place);
-        // The sender goes with the place, or sends.
+        // The sender is dropped only with the place, or it sends.
         turn.unwrap_or(Turn(None))
     }
 
@@ -92,7 +92,7 @@ impl<K: Key> Turns<K> {
         lock(&self.0.keys)
     }
 
-    /// Hands a turn to the next that waits for it.
+    /// Hands a turn to the next caller that waits for it.
     fn hand_on(&self, key: &K) {
         let mut keys = self.lock();
         let Some(queue) = keys.get_mut(key) else { return };
@@ -118,7 +118,7 @@ impl<K: Key> Clone for Turns<K> {
 }
 
 impl<K: Key> Queue<K> {
-    /// The one that has waited longest of the next connection.
+    /// The caller of the next connection that has waited longest.
     fn next(&mut self) -> Option<oneshot::Sender<Turn<K>>> {
         let after = self.waiting.range(self.last.saturating_add(1)..).next();
         let connection = *after.or_else(|| self.waiting.iter().next())?.0;
@@ -200,7 +200,7 @@ mod tests {
         let mut given = Box::pin(turns.turn(&(), 2));
         assert!((&mut given).now_or_never().is_none());
         drop(first);
-        // It was given a turn, and leaves without having looked.
+        // This caller was given a turn, and leaves without having looked.
         drop(given);
         drop(second);
         assert!(turns.lock().is_empty());

@@ -1,4 +1,4 @@
-//! The words of the domain: paths, and numbers that must not be mixed up.
+//! The types of the domain: paths, and numbers that must not be mixed up.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 pub(crate) use rollcall_wire::Stat;
 
-/// The longest path that is accepted, in bytes.
+/// Maximum length of a path that is accepted, in bytes.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
 
-/// The deepest path that is accepted, in levels. Making or ending a node costs the replica and ZooKeeper one step a level, so
-/// that this bounds what one request can ask for; ZooKeeper keeps what clients made for good.
+/// Maximum depth of a path that is accepted, in levels. Creating or deleting a node costs the replica and ZooKeeper one
+/// step a level, so this bounds the cost of one request. ZooKeeper keeps the nodes that clients make for good.
 pub(crate) const MAX_PATH_LEVELS: usize = 128;
 
 /// The subtree that ZooKeeper keeps for itself: its configuration, and the quotas of other paths.
@@ -26,7 +26,7 @@ pub(crate) struct NodePath(Arc<str>);
 /// Why a text is no [`NodePath`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {
-    /// Nothing was given.
+    /// It is empty.
     #[error("path is empty")]
     Empty,
     /// It does not start with a slash.
@@ -71,7 +71,7 @@ impl NodePath {
         if path.is_reserved() { Err(PathError::Reserved) } else { Ok(path) }
     }
 
-    /// Like [`NodePath::parse`], but the root is refused too: for what is created or deleted.
+    /// Like [`NodePath::parse`], but the root is refused too: for nodes that are created or deleted.
     ///
     /// # Errors
     /// A [`PathError`] that says what is wrong.
@@ -178,16 +178,16 @@ impl NodePath {
     }
 }
 
-/// The paths at and above this one that a client can have named, the root first: none is deeper than [`MAX_PATH_LEVELS`], though
-/// what other programs have made may be.
+/// The paths at and above this one that a client can have named, the root first. None is deeper than
+/// [`MAX_PATH_LEVELS`], though nodes of other programs may be.
 pub(crate) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     let below_root = path.match_indices('/').skip(1).map(|(slash, _)| &path[..slash]);
     let itself = (path != "/").then_some(path);
     std::iter::once("/").chain(below_root).chain(itself).take(MAX_PATH_LEVELS + 1)
 }
 
-/// ZooKeeper's own rule (`PathUtils.validatePath`): no control characters, no private use below U+F8FF, no specials; and,
-/// since it looks at UTF-16, nothing beyond U+FFFF.
+/// ZooKeeper's own rule (`PathUtils.validatePath`): no control characters, no private use below U+F8FF, no specials;
+/// and, since it looks at UTF-16, nothing beyond U+FFFF.
 fn is_refused(character: char) -> bool {
     matches!(character, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }
@@ -223,14 +223,14 @@ number! {
     Zxid
 }
 impl Zxid {
-    /// Of which leader it is a transaction: they count up.
+    /// The number of the leader that made the transaction. Later leaders have larger numbers.
     pub(crate) fn epoch(self) -> i64 {
         self.0 >> 32
     }
 }
 
 number! {
-    /// Which incarnation of a registration: the znode's czxid. A later one is always larger.
+    /// The incarnation of a registration: the znode's czxid. A later one is always larger.
     Generation
 }
 number! {

@@ -1,7 +1,7 @@
-//! What a node holds, between the bytes in the znode and what clients say.
+//! Values of nodes: converts between the bytes in the znode and the values of clients.
 //!
 //! An object is compact JSON, text its UTF-8 bytes, raw is raw; an empty node has no value. Objects get the keys `pid`
-//! and `created` as nd_service_registry writes them, in front, where the caller has not set them.
+//! and `created` in front, as nd_service_registry writes them, unless the caller has set them.
 
 use std::io::Write as _;
 
@@ -9,16 +9,16 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Number, Value as Json};
 
-/// How deep an object may nest, itself included, to be shown as one.
+/// Maximum depth of an object that is shown as one, itself included.
 const MAX_DEPTH: usize = 16;
 
-/// Whether a text is JSON is found out first where it is longer than this, in bytes.
+/// Length of a text, in bytes, above which the parser checks that it is JSON before it builds an object.
 const LARGE: usize = 16 * 1024;
 
-/// What the JSON parser takes for a number when it is the key of an object.
+/// The key of an object that the JSON parser takes for a number.
 const NUMBER_MARK: &str = "$serde_json::private::Number";
 
-/// What a znode holds, as a client gets it.
+/// The data of a znode, as a client gets it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     /// A JSON object whose numbers are all doubles without loss.
@@ -29,15 +29,15 @@ pub(crate) enum Value {
     Raw(Bytes),
 }
 
-/// A value that a client sent, as the bytes for the znode but without the server's keys. It takes these bytes and no more,
-/// however long it waits for ZooKeeper, and is parsed only to be compared.
+/// A value that a client sent, as the bytes for the znode without the server's keys. It takes only these bytes, however
+/// long it waits for ZooKeeper, and is parsed only to be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EncodedValue {
     bytes: Bytes,
     kind: Kind,
 }
 
-/// What an [`EncodedValue`] is.
+/// The kind of an [`EncodedValue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A JSON object, compact, and whether the caller has set the server's keys in it.
@@ -49,17 +49,17 @@ enum Kind {
 /// The keys that the server adds to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// The client's process id, when it told one.
+    /// The client's process id, if it sent one.
     pub(crate) pid: Option<u32>,
     /// The time of the call, UTC, as `%Y-%m-%d %H:%M:%S`.
     pub(crate) created: String,
 }
 
 impl Value {
-    /// What the bytes of a znode mean; `None` for an empty node.
+    /// The value of a znode's bytes; `None` for an empty node.
     ///
-    /// JSON objects come back raw where an object would lie or hurt: nested deeper than [`MAX_DEPTH`], with a number that
-    /// a double changes or can't hold, or with half of a surrogate pair.
+    /// A JSON object comes back raw if it is nested deeper than [`MAX_DEPTH`], or has a number that a double changes or
+    /// can't hold, or has half of a surrogate pair.
     pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Self> {
         if bytes.is_empty() {
             return None;
@@ -73,7 +73,7 @@ impl Value {
             return Some(Self::Text(text.to_owned()));
         }
         if text.len() > LARGE && serde_json::from_str::<IgnoredAny>(text).is_err() {
-            // Before all of a large object is built, up to its last byte.
+            // Checked here, so that no large object is built up to a fault in its last byte.
             return Some(Self::Text(text.to_owned()));
         }
         Some(match serde_json::from_str(text) {
@@ -81,7 +81,7 @@ impl Value {
                 Self::Object(object)
             }
             Ok(_) => Self::Raw(bytes.clone()),
-            // What the parser refuses may still be JSON: too deep for it, or with half of a surrogate pair.
+            // A text that the parser refuses may still be JSON: too deep for it, or with half of a surrogate pair.
             Err(_) if serde_json::from_str::<IgnoredAny>(text).is_ok() => Self::Raw(bytes.clone()),
             Err(_) => Self::Text(text.to_owned()),
         })
@@ -89,7 +89,7 @@ impl Value {
 }
 
 impl EncodedValue {
-    /// An object, as compact JSON, and whether the server's keys are among its own.
+    /// An object, as compact JSON, and whether the caller has set the server's keys in it.
     pub(crate) fn object(json: &[u8], has_pid: bool, has_created: bool) -> Self {
         Self { bytes: own(json), kind: Kind::Object { has_pid, has_created } }
     }
@@ -99,12 +99,12 @@ impl EncodedValue {
         Self::object(b"{}", false, false)
     }
 
-    /// Text, or any bytes. They are copied: what they are a part of is not kept for them.
+    /// Text, or any bytes. They are copied, so that the buffer that they are a part of is not kept for them.
     pub(crate) fn plain(bytes: &[u8]) -> Self {
         Self { bytes: own(bytes), kind: Kind::Plain }
     }
 
-    /// How many bytes it has, without the server's keys.
+    /// Number of bytes, without the server's keys.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -114,8 +114,8 @@ impl EncodedValue {
         self.with_keys(stamp.pid.map(Json::from), || Json::from(stamp.created.clone()))
     }
 
-    /// The bytes for the znode, with the server's keys as they stand in `first`: the bytes of an earlier write for the
-    /// same holder. Where `first` has none, `stamp` gives them.
+    /// The bytes for the znode, with the server's keys as they are in `first`, the bytes of an earlier write for the
+    /// same holder. `stamp` gives the keys that `first` does not have.
     pub(crate) fn to_bytes_keeping(&self, first: &Bytes, stamp: &Stamp) -> Bytes {
         if self.kind == Kind::Plain {
             return self.bytes.clone();
@@ -130,7 +130,7 @@ impl EncodedValue {
         let Kind::Object { has_pid, has_created } = self.kind else { return self.bytes.clone() };
         let pid = pid.filter(|_| !has_pid).map(|pid| format!("\"pid\":{pid}"));
         let created = (!has_created).then(|| format!("\"created\":{}", created()));
-        // What follows the opening brace.
+        // The members and the closing brace.
         let own_members = self.bytes.get(1..).unwrap_or_default();
         let mut text = Vec::with_capacity(self.bytes.len() + 64);
         text.push(b'{');
@@ -145,8 +145,8 @@ impl EncodedValue {
         own(&text)
     }
 
-    /// Whether it and what a znode holds are equal, by this comparison of objects, or byte for byte where that can't be
-    /// told by their members.
+    /// Whether the value equals the data of a znode: by `compare` for objects, and byte for byte where their members
+    /// can't be compared.
     fn is_equal(&self, bytes: &Bytes, compare: impl Fn(&Map<String, Json>, Map<String, Json>) -> bool) -> bool {
         if self.kind == Kind::Plain || *bytes == self.bytes {
             return self.bytes == *bytes;
@@ -154,7 +154,7 @@ impl EncodedValue {
         stored_object(&self.bytes).zip(stored_object(bytes)).is_some_and(|(object, other)| compare(&object, other))
     }
 
-    /// Whether these bytes are the server's keys, and then this object just as it is here. It needs no parser for what may be large.
+    /// Whether these bytes are the server's keys, followed by exactly this object. Nothing that may be large is parsed.
     fn is_stamped(&self, bytes: &[u8]) -> bool {
         let Kind::Object { has_pid, has_created } = self.kind else { return false };
         let own_members = self.bytes.get(1..).unwrap_or_default();
@@ -165,14 +165,14 @@ impl EncodedValue {
         own_members != b"}" && keys.is_some_and(|keys| keys.keys().all(|key| is_ours(key)))
     }
 
-    /// Whether a znode with these bytes holds this very value, the keys that the server may have added included.
+    /// Whether a znode with these bytes holds this very value, with the keys that the server may have added.
     pub(crate) fn is_identical(&self, bytes: &Bytes) -> bool {
         self.is_equal(bytes, |object, other| objects_equal(object, &other))
     }
 
     /// Whether a znode with these bytes holds the same data: equal as JSON, without the keys that the server added.
     pub(crate) fn is_same_data(&self, bytes: &Bytes) -> bool {
-        // As every replica writes it.
+        // The form in which every replica writes it.
         self.is_stamped(bytes)
             || self.is_equal(bytes, |object, mut other| {
                 for added in ["pid", "created"] {
@@ -185,19 +185,19 @@ impl EncodedValue {
     }
 }
 
-/// The object that the bytes of a znode are, also one that clients get raw: what they have written is compared as it
-/// stands there. `None` if they are none, or are one that the parser would change.
+/// The object in the bytes of a znode, also if clients get it raw: objects are compared as they are stored. `None` if
+/// the bytes are no object, or one that the parser would change.
 fn stored_object(bytes: &[u8]) -> Option<Map<String, Json>> {
     if has_number_mark(bytes) { None } else { serde_json::from_slice(bytes).ok() }
 }
 
-/// Whether JSON has the [`NUMBER_MARK`] in it, also with characters of it written as `\u0024`.
+/// Whether JSON contains the [`NUMBER_MARK`], also with characters of it written as `\u0024`.
 fn has_number_mark(json: &[u8]) -> bool {
     let has_mark = |json: &[u8]| json.windows(NUMBER_MARK.len()).any(|window| window == NUMBER_MARK.as_bytes());
     has_mark(json) || json.contains(&b'\\') && has_mark(&without_escapes(json))
 }
 
-/// JSON with its ASCII characters that are written as `\u0024` written as themselves. No longer JSON, then.
+/// JSON whose ASCII characters that are written as `\u0024` are written as themselves. The result is no longer JSON.
 fn without_escapes(json: &[u8]) -> Vec<u8> {
     let mut written = Vec::with_capacity(json.len());
     let mut rest = json;
@@ -211,7 +211,7 @@ fn without_escapes(json: &[u8]) -> Vec<u8> {
         }
         written.push(byte);
         rest = after;
-        // What a backslash escapes begins no escape of its own.
+        // An escaped character begins no escape of its own.
         if byte == b'\\'
             && let Some((&escaped, after)) = rest.split_first()
         {
@@ -222,18 +222,18 @@ fn without_escapes(json: &[u8]) -> Vec<u8> {
     written
 }
 
-/// The same bytes in an allocation of their own, of just their size: a part of what was read from a socket keeps all that
-/// was read with it.
+/// Copies bytes into an allocation of exactly their size. A part of a buffer that was read from a socket would keep the
+/// whole buffer.
 pub(crate) fn own(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
 
-/// Writes a double as JSON: whole ones without a fraction, as long as they are written out by everybody. `false` for what is
-/// no number in JSON.
+/// Writes a double as JSON: a whole number without a fraction, as far as every JSON writer writes it out. `false` if it
+/// is no number in JSON.
 pub(crate) fn write_number(json: &mut Vec<u8>, double: f64) -> bool {
     const WRITTEN_OUT: f64 = 1e21;
     const EXACT: f64 = 9_007_199_254_740_992.0;
-    // Nothing that is written into memory fails.
+    // Writing into memory does not fail.
     let written = if double.fract() != 0.0 || double.abs() >= WRITTEN_OUT {
         serde_json::to_writer(json, &double).is_ok()
     } else if double.abs() <= EXACT {
@@ -246,13 +246,13 @@ pub(crate) fn write_number(json: &mut Vec<u8>, double: f64) -> bool {
     written && double.is_finite()
 }
 
-/// The double that a JSON number is, unless it is an integer that a double changes, or out of range.
+/// The double of a JSON number; `None` for an integer that a double changes, and for a number out of range.
 pub(crate) fn exact_double(number: &Number) -> Option<f64> {
     let text = number.as_str();
     let double: f64 = text.parse().ok().filter(|double: &f64| double.is_finite())?;
     let is_integer = !text.contains(['.', 'e', 'E']);
     let digits = text.trim_start_matches('-');
-    // A double holds every integer of so many digits.
+    // A double holds every integer of at most 15 digits.
     let unchanged = || digits.len() <= 15 || format!("{:.0}", double.abs()) == digits;
     (!is_integer || unchanged()).then_some(double)
 }
@@ -409,7 +409,7 @@ mod tests {
         assert!(!object(r#"{"pid":1}"#).is_stamped(stamped), "the caller's keys win");
     }
 
-    /// In the order in which another program writes them, so that nothing is the same byte for byte.
+    /// The other program writes the keys in another order, so that the values are not the same byte for byte.
     #[test]
     fn what_clients_get_raw_is_the_same_data_all_the_same() {
         let deep = format!("{}1{}", r#"{"a":"#.repeat(32), "}".repeat(32));
@@ -452,7 +452,7 @@ mod tests {
             assert!(!one.is_same_data(&stands), "{mark}");
             assert_eq!(Value::from_bytes(&stands), Some(Value::Raw(stands.clone())), "{mark}");
         }
-        // An escaped backslash, and characters that are written as others are.
+        // An escaped backslash, and characters that are written in two ways.
         let stands = Bytes::from_static(br#"{"a":{"\\u0024serde_json::private::Number":"1"},"b":"\u0041\""}"#);
         assert!(matches!(Value::from_bytes(&stands), Some(Value::Object(_))));
         assert!(object(r#"{"b":"A\"","a":{"\\u0024serde_json::private::Number":"1"}}"#).is_same_data(&stands));

@@ -7,7 +7,7 @@
 pub enum ErrorCode {
     /// Another part of the same multi failed, and this one came after it.
     RuntimeInconsistency,
-    /// The server lost its quorum or failed inside.
+    /// The server lost its quorum or had an internal failure.
     SystemError,
     /// The operation is not supported by this server.
     Unimplemented,
@@ -19,13 +19,13 @@ pub enum ErrorCode {
     OperationTimeout,
     /// The node does not exist.
     NoNode,
-    /// The access control list forbids it.
+    /// The access control list forbids the operation.
     NoAuth,
     /// The version differs.
     BadVersion,
     /// Ephemeral nodes can't have children.
     NoChildrenForEphemerals,
-    /// The node stands already.
+    /// The node exists already.
     NodeExists,
     /// The node has children.
     NotEmpty,
@@ -52,7 +52,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The code for the number on the wire; zero, which says «ok», is no error.
+    /// The code for the number on the wire; zero, which means «ok», is no error.
     #[must_use]
     pub fn from_wire(code: i32) -> Option<Self> {
         Some(match code {

@@ -20,7 +20,7 @@ impl Encoder {
         Self::default()
     }
 
-    /// Writes one frame: the length, then what `body` writes.
+    /// Writes one frame: the length, then the bytes that `body` writes.
     pub fn frame(&mut self, body: impl FnOnce(&mut Self)) {
         let start = self.buffer.len();
         self.int(0);
@@ -68,7 +68,7 @@ impl Encoder {
         self.int(i32::try_from(count).unwrap_or(i32::MAX));
     }
 
-    /// How many bytes have been written.
+    /// Number of bytes that have been written.
     #[must_use]
     pub fn len(&self) -> usize {
         self.buffer.len()
@@ -80,7 +80,7 @@ impl Encoder {
         self.buffer.is_empty()
     }
 
-    /// Hands over what has been written, and starts anew.
+    /// Returns the bytes that have been written, and starts anew.
     pub fn take(&mut self) -> Bytes {
         self.buffer.split().freeze()
     }
@@ -129,7 +129,7 @@ impl Decoder {
         std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| Malformed("string is not utf-8"))
     }
 
-    /// Reads a `buffer`, and tells null from empty; any other negative length is refused.
+    /// Reads a `buffer`, and distinguishes null from empty. Any other negative length is refused.
     pub fn optional_bytes(&mut self) -> Result<Option<Bytes>, Malformed> {
         let length = match self.int()? {
             -1 => return Ok(None),

@@ -1,10 +1,10 @@
 //! ZooKeeper's wire protocol: the records of a session and their frames, without any I/O.
 //!
-//! A frame is a 4-byte big-endian length and that many bytes of jute records. A client opens with a
-//! [`ConnectRequest`]; every later frame starts with a header: [`RequestHeader`] one way, [`ReplyHeader`] the other.
-//! Replies come in the order of the requests; notifications ([`xid::NOTIFICATION`]) and ping replies stand between them.
+//! A frame is a 4-byte big-endian length and that many bytes of jute records. A client opens with a [`ConnectRequest`];
+//! every later frame starts with a header: [`RequestHeader`] one way, [`ReplyHeader`] the other. Replies come in the
+//! order of the requests; notifications ([`xid::NOTIFICATION`]) and ping replies come between them.
 //!
-//! [`Request`] and [`Response`] are what a client writes and reads; [`server`] is the other side of the same frames.
+//! A client writes a [`Request`] and reads a [`Response`]; [`server`] is the other side of the same frames.
 //!
 //! Decoding never panics and never allocates more than the frame holds, whatever the bytes are.
 //!
@@ -25,7 +25,8 @@ pub use records::{
 pub use request::{CreateMode, OpCode, Request, WatchMode};
 pub use response::Response;
 
-/// The largest frame that a stock ZooKeeper server accepts, in bytes (`jute.maxbuffer`, 0xfffff, exclusive of one).
+/// Maximum size of a frame that a stock ZooKeeper server accepts, in bytes (`jute.maxbuffer`, 0xfffff, exclusive of
+/// one).
 pub const MAX_FRAME: usize = 0xf_ffff - 1;
 
 /// Reserved transaction ids of request headers.

@@ -28,8 +28,8 @@ impl ConnectRequest {
         encoder.boolean(false);
     }
 
-    /// Reads the record. What is left after it is the flag `readOnly`, which clients before 3.4 do not send and whose
-    /// answer they do not expect.
+    /// Reads the record, without the flag `readOnly` that may follow it. Clients before 3.4 do not send the flag, and
+    /// expect none in the answer.
     pub fn decode(decoder: &mut Decoder) -> Result<Self, Malformed> {
         let _protocol_version = decoder.int()?;
         Ok(Self {
@@ -68,7 +68,7 @@ impl ConnectResponse {
     }
 }
 
-/// What precedes every request after the first frame.
+/// The header of every request after the first frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestHeader {
     /// The client's number for this request, or one of [`crate::xid`].
@@ -90,13 +90,13 @@ impl RequestHeader {
     }
 }
 
-/// What precedes every reply and notification.
+/// The header of every reply and notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyHeader {
     /// The request's number, or one of [`crate::xid`].
     pub xid: i32,
-    /// The transaction id: of the write itself, or the last one that the server had applied at a read. In a
-    /// notification, of the change (3.9 and newer; -1 before).
+    /// The transaction id: of the write itself, or of the last transaction that the server had applied at a read. In a
+    /// notification, that of the change (3.9 and newer; -1 before).
     pub zxid: i64,
     /// Zero, or an [`crate::ErrorCode`].
     pub error: i32,
@@ -116,7 +116,7 @@ impl ReplyHeader {
     }
 }
 
-/// What ZooKeeper says about a node, beside its data.
+/// ZooKeeper's metadata of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stat {
     /// The transaction that created the node.
@@ -127,17 +127,17 @@ pub struct Stat {
     pub ctime: i64,
     /// When its data was last written, likewise.
     pub mtime: i64,
-    /// How often its data was written.
+    /// Number of times that its data was written.
     pub version: i32,
-    /// How often its children changed.
+    /// Number of times that its children changed.
     pub cversion: i32,
-    /// How often its access control list changed.
+    /// Number of times that its access control list changed.
     pub aversion: i32,
     /// The session that owns it, if it is ephemeral; zero otherwise. Container and TTL nodes have marks of their own.
     pub ephemeral_owner: i64,
     /// The length of its data, in bytes.
     pub data_length: i32,
-    /// How many children it has.
+    /// Number of its children.
     pub num_children: i32,
     /// The transaction that last added or removed a child.
     pub pzxid: i64,
@@ -176,7 +176,8 @@ impl Stat {
         encoder.long(self.pzxid);
     }
 
-    /// Whether a session owns the node. Containers (the lowest long) and TTL nodes (0xff in the top byte) are not owned.
+    /// Whether a session owns the node. Containers (the lowest long) and TTL nodes (0xff in the top byte) are not
+    /// owned.
     #[must_use]
     pub fn is_ephemeral(&self) -> bool {
         const TTL_MARK: i64 = 0xff;
@@ -204,7 +205,7 @@ pub mod permission {
 /// One entry of an access control list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Acl {
-    /// What is allowed, as bits of [`permission`].
+    /// The operations that are allowed, as bits of [`permission`].
     pub permissions: i32,
     /// How the identity is proven: `world`, `digest`, `ip`, …
     pub scheme: String,
@@ -232,7 +233,7 @@ impl Acl {
     }
 }
 
-/// What a notification says happened.
+/// The kind of change that a notification reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// The node was created.
@@ -250,7 +251,7 @@ pub enum EventKind {
 /// The body of a notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatcherEvent {
-    /// What happened.
+    /// The kind of change.
     pub kind: EventKind,
     /// The node, as the server names it (the chroot included).
     pub path: String,

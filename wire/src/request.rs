@@ -81,7 +81,7 @@ impl OpCode {
     }
 }
 
-/// How long a created node lives.
+/// The lifetime of a created node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreateMode {
     /// Until it is deleted.
@@ -92,7 +92,7 @@ pub enum CreateMode {
     EphemeralSequential,
 }
 
-/// What a persistent watch covers.
+/// The nodes that a persistent watch covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchMode {
     /// The node and the list of its children.
@@ -112,7 +112,7 @@ pub enum Request {
         data: Bytes,
         /// Its access control list.
         acl: Vec<Acl>,
-        /// How long it lives.
+        /// Its lifetime.
         mode: CreateMode,
     },
     /// Deletes a node without children.
@@ -157,7 +157,7 @@ pub enum Request {
         /// The node.
         path: String,
     },
-    /// Waits until the server has applied what its leader had committed when it got this.
+    /// Waits until the server has applied everything that its leader had committed when the leader got this.
     Sync {
         /// Any path.
         path: String,
@@ -177,7 +177,7 @@ pub enum Request {
     AddWatch {
         /// The node.
         path: String,
-        /// What it covers.
+        /// The nodes that it covers.
         mode: WatchMode,
     },
     /// Removes every watch of the session on a path.
@@ -187,7 +187,7 @@ pub enum Request {
     },
     /// Adds an identity to the connection.
     Auth {
-        /// How it is proven.
+        /// The scheme by which it is proven.
         scheme: String,
         /// The proof, for example `user:password`.
         auth: Bytes,
@@ -232,7 +232,7 @@ impl Request {
         }
     }
 
-    /// Rewrites every path that the request names, the parts of a multi included: what a chroot needs.
+    /// Rewrites every path that the request names, the parts of a multi included, as a chroot needs.
     pub fn map_paths(&mut self, rewrite: &impl Fn(&str) -> String) {
         match self {
             Self::Create { path, .. }
@@ -303,7 +303,7 @@ impl Request {
         }
     }
 
-    /// An upper bound of the encoded body, in bytes: what batches are cut by.
+    /// An upper bound of the size of the encoded body, in bytes, by which batches are cut.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         const FIXED: usize = 64;

@@ -7,39 +7,39 @@ use crate::{Acl, Decoder, ErrorCode, Malformed, OpCode, Stat};
 /// The body of a reply that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
-    /// Of a create: the path as it came to be (the chroot included) and, outside a multi, a stat to rely on.
+    /// The reply to a create: the path as it was created (the chroot included) and, outside a multi, a stat to rely on.
     Created {
         /// The path, with a sequential node's digits.
         path: String,
         /// The stat.
         stat: Stat,
     },
-    /// Of an exists or a write of data.
+    /// The reply to an exists or a write of data.
     Stat(Stat),
-    /// Of a read of data.
+    /// The reply to a read of data.
     Data {
         /// The data.
         data: Bytes,
         /// The stat.
         stat: Stat,
     },
-    /// Of a list. Inside a multi read the stat is not sent, and is all zeros here.
+    /// The reply to a list. Inside a multi read the stat is not sent, and is all zeros here.
     Children {
         /// The names.
         names: Vec<String>,
         /// The parent's stat.
         stat: Stat,
     },
-    /// Of a read of an access control list.
+    /// The reply to a read of an access control list.
     Acl {
         /// The list.
         acl: Vec<Acl>,
         /// The stat.
         stat: Stat,
     },
-    /// Of a multi or multi read, part by part.
+    /// The reply to a multi or multi read, part by part.
     Parts(Vec<Result<Response, ErrorCode>>),
-    /// Of everything that answers with a header alone.
+    /// The reply to every operation that answers with a header alone.
     Done,
 }
 

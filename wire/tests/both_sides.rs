@@ -1,4 +1,4 @@
-//! What one half writes, the other reads.
+//! Each half reads the frames that the other writes.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use bytes::Bytes;
@@ -133,7 +133,7 @@ fn in_a_multi_the_mode_of_a_create_says_which_one_it_is() {
     assert_eq!(part(OpCode::Create2, 3, None), Ok((CreateKind::PathAndStat, 3)));
     assert_eq!(part(OpCode::CreateTtl, 4, Some(1)), Ok((CreateKind::Container, 4)));
     assert_eq!(part(OpCode::CreateTtl, 1, Some(1)), Ok((CreateKind::Path, 1)));
-    // Whether the time can be is looked at when the node is made, like all else about it.
+    // Whether the time to live is possible is checked when the node is created, like everything else about it.
     assert_eq!(part(OpCode::CreateTtl, 5, Some(-1)), Ok((CreateKind::Ttl(-1), 5)));
     assert_eq!(part(OpCode::CreateTtl, 7, Some(1)), Ok((CreateKind::Path, 7)));
 }

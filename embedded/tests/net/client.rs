@@ -1,4 +1,4 @@
-//! A client that does one thing at a time, and hides nothing of what it hears.
+//! A client that does one thing at a time, and hides nothing that it reads.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(crate) struct Client {
     next_xid: i32,
 }
 
-/// What a client reads.
+/// A message that a client reads.
 #[derive(Debug)]
 pub(crate) enum Heard {
     Reply(ReplyHeader, Decoder),

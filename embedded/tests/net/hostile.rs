@@ -1,4 +1,4 @@
-//! What is no request ends its own connection at most, and panics nowhere.
+//! Bytes that are no request end at most their own connection, and cause no panic.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn a_frame_beyond_the_limit_ends_its_connection_alone() {
     other.ask(&create("/fits", vec![0; 0xf_ffff - 100].into(), CreateMode::Persistent)).await.unwrap();
 }
 
-/// Random bytes, and requests with random damage, for three seconds; whoever behaves is served meanwhile.
+/// Random bytes, and requests with random damage, for three seconds. A client that behaves is served meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_bytes_end_their_own_connection_at_most() {
     let seed: u64 = rand::random();
@@ -63,7 +63,7 @@ async fn random_bytes_end_their_own_connection_at_most() {
     assert_eq!(panics.load(Ordering::Relaxed), 0, "seed {seed}");
 }
 
-/// A panic ends one task of the server and nothing else: here it is counted.
+/// Counts panics: a panic ends one task of the server and nothing else.
 fn count_panics() -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     let (before, counted) = (std::panic::take_hook(), count.clone());
@@ -108,7 +108,7 @@ async fn attack(address: SocketAddr, rng: &mut StdRng) {
     }
 }
 
-/// A request, damaged.
+/// A damaged request.
 fn damaged(rng: &mut StdRng) -> Vec<u8> {
     let request = match rng.random_range(0..5) {
         0 => create("/x", Bytes::from_static(b"data"), CreateMode::Ephemeral),

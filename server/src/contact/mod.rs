@@ -1,8 +1,9 @@
-//! Whether a client lives: when its connection was last heard, and when a silent one has to be asked.
+//! Whether a client lives: when its connection was last heard, and when a silent connection has to be asked for a sign
+//! of life.
 //!
 //! A ttl counts from the last sign of life of the client's connection. HTTP/2's own keep-alive asks for one every
-//! `--keepalive`, which is too seldom for a short ttl. So a holder of something that has one says how often the connection
-//! must be asked, and the connection sends pings of its own (`grpc/pings.rs`).
+//! `--keepalive`, which is too seldom for a short ttl. So the holder of a ttl says how often its connection must be
+//! asked, and the connection sends pings of its own (`grpc/pings.rs`).
 
 mod heard;
 mod pulse;
@@ -21,11 +22,11 @@ pub(crate) use pulse::Pulse;
 use crate::clock;
 use crate::mutex::lock;
 
-/// Time for which what has arrived, or is about to, may be read after a client's time is over. Longer: a ttl ends later.
-/// Shorter: a busy replica takes a client that lives for one that is silent.
+/// Time after a client's deadline in which bytes that have arrived, or are about to, may still be read. With a longer
+/// one, a ttl ends later; with a shorter one, a busy replica takes a living client for a silent one.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
-/// One connection, as those see it who have to know whether its client lives. Clones are the same.
+/// The signs of life of one connection, for everything that depends on its client. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Contact(Arc<Shared>);
 
@@ -33,13 +34,14 @@ pub(crate) struct Contact(Arc<Shared>);
 struct Shared {
     heard: Heard,
     keepalive: Duration,
-    /// After which silences the connection is to be asked, and by how many. It has as many entries as ttls are in use.
+    /// The silences after which the connection is to be asked, and the number of requests for each. It has as many
+    /// entries as ttls are in use.
     wanted: Mutex<BTreeMap<Duration, usize>>,
-    /// The connection's task, which has to know when `wanted` changes.
+    /// The connection's task, which is woken when `wanted` changes.
     connection: AtomicWaker,
 }
 
-/// Has a connection asked when it is silent, until it is dropped.
+/// Has a connection asked for a sign of life when it is silent, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Asking {
     contact: Contact,
@@ -47,24 +49,24 @@ pub(crate) struct Asking {
 }
 
 impl Contact {
-    /// A connection that has just been made. `keepalive`: the silence after which HTTP/2 asks for a sign of life, and how
-    /// long it waits for that before it ends the connection.
+    /// A connection that has just been made. `keepalive` is the silence after which HTTP/2 asks for a sign of life, and
+    /// the time for which it waits for one before it ends the connection.
     pub(crate) fn new(keepalive: Duration) -> Self {
         let heard = Heard::new(clock::now());
         Self(Arc::new(Shared { heard, keepalive, wanted: Mutex::default(), connection: AtomicWaker::new() }))
     }
 
-    /// When bytes last came.
+    /// When bytes last arrived.
     pub(crate) fn last_heard(&self, now: Instant) -> Instant {
         self.0.heard.last(now)
     }
 
-    /// Bytes have come.
+    /// Notes that bytes have arrived.
     pub(crate) fn note(&self, now: Instant) {
         self.0.heard.note(now);
     }
 
-    /// What comes is not read until the next [`Contact::note`]: the client counts as heard meanwhile.
+    /// Nothing is read until the next [`Contact::note`]; the client counts as heard meanwhile.
     pub(crate) fn wait(&self) {
         self.0.heard.wait();
     }
@@ -74,7 +76,7 @@ impl Contact {
         self.0.keepalive
     }
 
-    /// After which silence a connection is asked whose end would be that of a lock.
+    /// The silence after which a connection is asked if its end would be that of a lock.
     pub(crate) fn ask_after(&self) -> Duration {
         self.0.keepalive / 3
     }
@@ -85,30 +87,31 @@ impl Contact {
     }
 
     /// How long the client may hear nothing before its connection may have been given up, after a message that was sent
-    /// while it [was heard](Contact::is_heard) within [`Contact::ask_after`]. HTTP/2 may have asked for a sign of life just
-    /// before the last bytes came, of which it does not count all as one, and gives the connection up a keep-alive's time
-    /// after it has asked.
+    /// while it [was heard](Contact::is_heard) within [`Contact::ask_after`]. HTTP/2 may have asked for a sign of life
+    /// just before the last bytes arrived, not all of which it counts as one. It gives the connection up a keep-alive's
+    /// time after it has asked.
     pub(crate) fn horizon(&self) -> Duration {
         let interval = self.ask_after();
-        // As late as it may have been heard, and the message's way.
+        // Allows for the latest moment at which the client may have been heard, and for the message's
+        // way.
         self.0.keepalive.saturating_sub(interval + 2 * grace(interval))
     }
 
-    /// Has the connection asked for a sign of life whenever it has been silent for so long.
+    /// Has the connection asked for a sign of life whenever it has been silent for `interval`.
     pub(crate) fn ask_every(&self, interval: Duration) -> Asking {
         *lock(&self.0.wanted).entry(interval).or_default() += 1;
         self.0.connection.wake();
         Asking { contact: self.clone(), interval }
     }
 
-    /// After which silence the connection is to be asked. Wakes `waker` when that changes.
+    /// The silence after which the connection is to be asked. Wakes `waker` when it changes.
     pub(crate) fn asked_every(&self, waker: &Waker) -> Option<Duration> {
         self.0.connection.register(waker);
         lock(&self.0.wanted).keys().next().copied()
     }
 }
 
-/// [`GRACE`]; less where that is much of the interval.
+/// [`GRACE`]; less if that is much of the interval.
 pub(crate) fn grace(interval: Duration) -> Duration {
     GRACE.min(interval / 2)
 }
@@ -126,7 +129,7 @@ impl Drop for Asking {
 }
 
 impl Asking {
-    /// After which silence.
+    /// The silence after which the connection is asked.
     pub(crate) fn interval(&self) -> Duration {
         self.interval
     }

@@ -1,5 +1,5 @@
-//! Whether this process was stopped, the machine suspended, or too busy for it: what came meanwhile lies in its sockets, and
-//! in which order it is read is chance.
+//! Notices that this process was stopped, the machine suspended, or too busy for it. Bytes that arrived meanwhile are
+//! then in its sockets, and the order in which they are read is chance.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -11,16 +11,16 @@ use super::GRACE;
 use crate::clock;
 use crate::mutex::lock;
 
-/// The longest pause between two beats that is no stop.
+/// Longest pause between two beats that is no stop.
 const STOP: Duration = Duration::from_millis(500);
-/// For how long after a stop some of what came meanwhile may be unread.
+/// Time after a stop in which some bytes that arrived meanwhile may be unread.
 const WAKING: Duration = Duration::from_secs(2);
 
-/// Maximum number of stops that are remembered one by one. The oldest of more are taken for one later stop, which makes a
+/// Maximum number of stops that are remembered one by one. Beyond it the oldest is added to the next, which makes a
 /// client's time longer and never shorter.
 const STOPS: usize = 64;
 
-/// Beats regularly while the process runs.
+/// A pulse that beats regularly while the process runs.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     beats: Mutex<Beats>,
@@ -41,7 +41,7 @@ impl Beats {
         if pause <= STOP {
             return Self { last: now, ..self };
         }
-        // A short one right after a long one does not make that short.
+        // A short stop right after a long one does not make the long one short.
         let before = self.woke.filter(|(woke, before)| now < *woke + *before).map(|(_, before)| before);
         Self { last: now, woke: Some((now, pause.max(before.unwrap_or_default()))) }
     }
@@ -62,7 +62,7 @@ impl Default for Beats {
 }
 
 impl Pulse {
-    /// One beat: much more often than twice a second.
+    /// One beat. Must be called much more often than twice a second.
     pub(crate) fn beat(&self) {
         let now = clock::now();
         let mut beats = lock(&self.beats);
@@ -74,20 +74,21 @@ impl Pulse {
         }
     }
 
-    /// Whether the process was stopped just now, though no beat may have told yet.
+    /// Whether the process was stopped just now, even if no beat has noticed it yet.
     pub(crate) fn was_stopped(&self) -> bool {
         self.beats().was_stopped(clock::now())
     }
 
-    /// Whether a ZooKeeper session with this time-out that is found to be over has ended because the process was stopped.
+    /// Whether a ZooKeeper session with this time-out that is found to be over has ended because the process was
+    /// stopped.
     pub(crate) fn slept_through(&self, timeout: Duration) -> bool {
         self.beats().slept_through(timeout, clock::now())
     }
 
-    /// When a client that was last heard at `heard` has been silent for `time`, as far as this process can know: a stop of
-    /// the process is no silence of the client, and after one the client has a moment to be heard again.
+    /// When a client that was last heard at `heard` has been silent for `time`, as far as this process can know. A stop
+    /// of the process is no silence of the client, and after a stop the client has a moment to be heard again.
     pub(crate) fn silent_at(&self, heard: Instant, time: Duration) -> Instant {
-        // A stop that no beat has told of yet is one all the same.
+        // A stop that no beat has noticed yet counts too.
         self.beat();
         let mut at = heard + time + GRACE;
         for (woke, pause) in lock(&self.stops).iter().filter(|(woke, _)| *woke > heard) {

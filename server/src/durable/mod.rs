@@ -17,21 +17,23 @@ use crate::types::{NodePath, Stat};
 use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Request, Response, Session, Zk};
 
-/// How often a write without an expected version looks again, when other replicas or programs write at the same time.
+/// Maximum number of tries of a write without an expected version, while other replicas or programs write at the same
+/// time.
 const TRIES: u64 = 32;
-/// Maximum number of nodes that one transaction deletes; with long paths and a long chroot fewer.
+/// Maximum number of nodes that one transaction deletes; fewer with long paths and a long chroot.
 const DELETE_BATCH: usize = 128;
-/// Number of nodes that are looked at together: a step of as much takes well below a millisecond.
+/// Number of nodes that are read together: a step of this size takes well below a millisecond.
 const READ_BATCH: usize = 48;
-/// Maximum number of nodes of a subtree that is deleted beside any number of others.
+/// Maximum number of nodes of a subtree that is deleted beside any number of other subtrees.
 const SMALL: usize = 1000;
-/// Maximum number of larger subtrees that are read and deleted at a time: each may fill its connection's account.
+/// Maximum number of larger subtrees that are read and deleted at a time, because each may fill its connection's
+/// account.
 const LARGE_DELETES: usize = 4;
 
-/// What a Put expects.
+/// The state that a Put expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expect {
-    /// Nothing: the node is created or written.
+    /// Any: the node is created or written.
     Anything,
     /// That the node does not exist.
     Absent,
@@ -43,7 +45,8 @@ pub(crate) enum Expect {
 #[derive(Debug, Clone)]
 pub(crate) struct Durable {
     zk: Zk,
-    /// Writes of one path wait for each other: each looks before it writes, and many at once would only fail each other.
+    /// Writes of one path wait for each other: each reads before it writes, and many at once would only make each other
+    /// fail.
     writes: Turns<NodePath>,
     large_deletes: Turns<()>,
 }
@@ -53,11 +56,11 @@ impl Durable {
         Self { zk, writes: Turns::new(1), large_deletes: Turns::new(LARGE_DELETES) }
     }
 
-    /// Writes a node, its parents included, and gives its stat.
+    /// Writes a node and its missing parents, and returns its stat.
     ///
     /// # Errors
-    /// `NodeExists`, `NoNode`, `VersionMismatch` by `expect`; `HasRegistrations` for an ephemeral or a lock's node; `NoAuth`;
-    /// `BackendUnavailable` when nothing was written, `OutcomeUnknown` when that is not known.
+    /// `NodeExists`, `NoNode`, `VersionMismatch`, according to `expect`; `HasRegistrations` for an ephemeral or a
+    /// lock's node; `NoAuth`; `BackendUnavailable` when nothing was written, `OutcomeUnknown` when that is not known.
     pub(crate) async fn put(
         &self,
         path: &NodePath,
@@ -71,14 +74,14 @@ impl Durable {
         let mut is_synced = false;
         for attempt in 0..TRIES {
             if attempt > 1 {
-                // Out of step with those who write or delete the same, one is done sooner.
+                // Out of step with other writers of the same node, this one is done sooner.
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..=attempt))).await;
             }
             let standing = self.look(session, path).await;
             let tried = match standing.and_then(|standing| refusal(path, standing, expect).map(|()| standing)) {
                 Ok(None) => create(&owner, path, data.clone()).await?,
                 Ok(Some(stat)) => write(session, path, data.clone(), stat.version).await?,
-                // What this session's server says may be old news; a refusal must not rest on it.
+                // This session's server may be behind; a refusal must not rest on an old state.
                 Err(error) if is_synced => return Err(error),
                 Err(_) => None,
             };
@@ -91,14 +94,15 @@ impl Durable {
         Err(Error::Internal { path: path.clone(), cause: "others write it all the time".to_owned() })
     }
 
-    /// Deletes a node, with all below it if asked; of a lock that nobody holds or waits for, both nodes. `account` pays for
-    /// what has to be known of a subtree.
+    /// Deletes a node, with everything below it if asked; of a lock that nobody holds or waits for, both nodes.
+    /// `account` pays for the memory that a subtree takes.
     ///
     /// # Errors
-    /// `NoNode`, `VersionMismatch`, `NotEmpty`; `HasRegistrations`, and nothing is deleted, when an ephemeral or another
-    /// lock's node is met, below it too; `NoAuth`; `LimitExceeded`; `BackendUnavailable` when nothing was deleted, `OutcomeUnknown`
-    /// when that is not known. A subtree of more than [`DELETE_BATCH`] nodes goes in several transactions, the deepest nodes
-    /// first; once one of them was carried out, whatever keeps the others from it is told as `PartlyDeleted`.
+    /// `NoNode`, `VersionMismatch`, `NotEmpty`; `HasRegistrations`, and nothing is deleted, if the node or a node below
+    /// it is an ephemeral or belongs to another lock; `NoAuth`; `LimitExceeded`; `BackendUnavailable` when nothing was
+    /// deleted, `OutcomeUnknown` when that is not known. A subtree of more than [`DELETE_BATCH`] nodes is deleted in
+    /// several transactions, the deepest nodes first. Once one of them was carried out, an error that stops the others
+    /// is returned as `PartlyDeleted`.
     pub(crate) async fn delete(
         &self,
         path: &NodePath,
@@ -109,7 +113,7 @@ impl Durable {
         let _turn = self.writes.turn(path, account.id()).await;
         let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
         let session = owner.session();
-        // Others may have written on another server since: `NO_NODE` and the version must not be an old answer.
+        // Others may have written on another server since: `NO_NODE` and the version must not come from an old answer.
         session.sync(path).await.map_err(|error| read_failed(path, error))?;
         let mut has_deleted = false;
         for _ in 0..TRIES {
@@ -173,14 +177,14 @@ impl Durable {
         Ok(())
     }
 
-    /// The node's stat; `None` when it does not exist.
+    /// The node's stat; `None` if it does not exist.
     async fn look(&self, session: &Session, path: &NodePath) -> Result<Option<Stat>, Error> {
         let in_the_way = || Error::HasRegistrations { path: path.clone() };
         if is_in_lock_queue(path) {
             return Err(in_the_way());
         }
         let parent = path.parent().filter(|parent| !parent.is_root());
-        // A lock is known by the queue beside it.
+        // A lock is recognized by the queue beside it.
         let queues = [Some(path), parent.as_ref()].into_iter().flatten();
         let paths: Vec<_> = std::iter::once(path.clone()).chain(queues.map(lock_queue)).collect();
         let reads = session.get_many(paths.iter().map(NodePath::as_str)).await;
@@ -201,7 +205,7 @@ impl Durable {
     }
 }
 
-/// Whether what stands is what a Put expects.
+/// Fails if the node is not in the state that a Put expects.
 fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<(), Error> {
     let path = path.clone();
     match (standing, expect) {
@@ -214,7 +218,7 @@ fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<()
     }
 }
 
-/// `None`: it exists by now, or others delete its parents at the same time.
+/// `None`: the node exists by now, or others delete its parents at the same time.
 async fn create(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
     match owner.session().create(path.as_str(), data.clone(), CreateMode::Persistent).await {
         Ok((_, _, stat)) => Ok(Some(stat)),
@@ -224,7 +228,7 @@ async fn create(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<St
     }
 }
 
-/// As [`create`], with what is missing above it, in one transaction: so nobody can delete a parent in between.
+/// Like [`create`], with the missing parents in the same transaction, so that nobody can delete a parent in between.
 async fn create_with_parents(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
     let parents = owner.session().creates_of_parents(path).await;
     let mut ops = parents.map_err(|error| read_failed(path, error))?;
@@ -235,7 +239,7 @@ async fn create_with_parents(owner: &Owner, path: &NodePath, data: Bytes) -> Res
             let zxid = committed.zxid.0;
             Ok(Some(match committed.parts.last() {
                 Some(Response::Created { stat, .. }) if stat.czxid == zxid => *stat,
-                // Somebody has replaced it already.
+                // Another write has replaced it already.
                 _ => Stat { czxid: zxid, mzxid: zxid, pzxid: zxid, data_length, ..Stat::default() },
             }))
         }
@@ -247,7 +251,7 @@ async fn create_with_parents(owner: &Owner, path: &NodePath, data: Bytes) -> Res
     }
 }
 
-/// `None`: it has another version by now, or is gone.
+/// `None`: the node has another version by now, or is gone.
 async fn write(session: &Session, path: &NodePath, data: Bytes, version: i32) -> Result<Option<Stat>, Error> {
     match session.submit(zk::set_data(path.as_str(), data, version)).await {
         Ok(answer) => match answer.response {
@@ -259,7 +263,7 @@ async fn write(session: &Session, path: &NodePath, data: Bytes, version: i32) ->
     }
 }
 
-/// Adds those of these nodes that exist to a subtree.
+/// Adds to a subtree the nodes of these paths that exist.
 async fn look_at(session: &Session, paths: Vec<NodePath>, subtree: &mut Subtree) -> Result<(), Error> {
     if let Some(queue) = paths.iter().find(|path| path.is_reserved() || is_lock_queue(path)) {
         return Err(Error::HasRegistrations { path: queue.clone() });
@@ -275,7 +279,7 @@ async fn look_at(session: &Session, paths: Vec<NodePath>, subtree: &mut Subtree)
     Ok(())
 }
 
-/// Deletes the nodes of a lock that nobody holds or waits for, its record included; `false` when something was changed
+/// Deletes the nodes of a lock that nobody holds or waits for, its record included; `false` if something was changed
 /// meanwhile.
 async fn delete_lock(session: &Session, path: &NodePath, version: Option<i32>) -> Result<bool, Error> {
     let nodes = LockNodes::read(session, path).await.map_err(|error| read_failed(path, error))?;
@@ -297,13 +301,13 @@ async fn delete_lock(session: &Session, path: &NodePath, version: Option<i32>) -
     }
 }
 
-/// Why a transaction was refused, if it was.
+/// The code with which a transaction was refused, if it was.
 fn refusal_in(response: Response, path: &NodePath) -> Result<Option<ErrorCode>, Error> {
     let Response::Parts(parts) = response else { return Err(Error::OutcomeUnknown { path: path.clone() }) };
     Ok(parts.into_iter().find_map(|part| part.err().filter(|code| *code != ErrorCode::RuntimeInconsistency)))
 }
 
-/// Deletes a subtree, the last nodes first, transaction by transaction; `false` when something was changed meanwhile and
+/// Deletes a subtree, the last nodes first, transaction by transaction; `false` if something was changed meanwhile and
 /// has to be read again.
 async fn delete_all(
     session: &Session,
@@ -326,7 +330,7 @@ async fn delete_all(
     Ok(true)
 }
 
-/// What it means that a Delete can't go on, when some of it may have been carried out.
+/// The result of a Delete that can't go on, when some of it may have been carried out.
 fn after_deletes(path: &NodePath, has_deleted: bool, error: Error) -> Result<(), Error> {
     match error {
         // Others have deleted the rest.
@@ -337,12 +341,12 @@ fn after_deletes(path: &NodePath, has_deleted: bool, error: Error) -> Result<(),
     }
 }
 
-/// What a failed request means, where none of what was asked can have been carried out yet.
+/// The error of a failed request, if nothing of the call can have been carried out yet.
 pub(crate) fn read_failed(path: &NodePath, error: zk::Error) -> Error {
     if error.is_unknown() { Error::BackendUnavailable } else { translate(path, error) }
 }
 
-/// What a failed request means to whoever asked for it.
+/// The error of a failed request, for the caller.
 fn translate(path: &NodePath, error: zk::Error) -> Error {
     match error {
         zk::Error::Refused(code) => refusal::refused(path, code),
@@ -393,7 +397,7 @@ mod tests {
             put(&other).await.unwrap();
             done.load(Ordering::Relaxed)
         };
-        // All of the flood is asked for first.
+        // The whole flood asks first.
         let (_, before) = futures_util::future::join(flood, other).await;
         assert!(before < MANY / 2, "{before} came before");
     }

@@ -1,4 +1,4 @@
-//! What is below a node: kept in few bytes, for which the connection pays that asked, and freed in few steps.
+//! The nodes below a node: kept in few bytes, for which the connection of the request pays, and freed in few steps.
 
 use std::collections::VecDeque;
 
@@ -9,32 +9,32 @@ use crate::error::Error;
 use crate::turns::Turn;
 use crate::types::NodePath;
 
-/// Number of nodes of a chunk. A larger one takes longer to copy as it grows; smaller ones take longer to be freed.
+/// Number of nodes in a chunk. A larger chunk takes longer to copy as it grows; smaller chunks take longer to be freed.
 const CHUNK: usize = 1024;
-/// Memory of a node beside its path, in bytes.
+/// Memory of a node besides its path, in bytes.
 const NODE: usize = 24;
 /// Memory of a child's name that was listed, in bytes.
 const NAME: usize = 64;
-/// More names than this are freed on a blocking thread.
+/// Number of names above which they are freed on a blocking thread.
 const LONG: usize = 1000;
 
 /// The nodes below a node, parents before children.
 #[derive(Debug)]
 pub(super) struct Subtree {
     chunks: Vec<Chunk>,
-    /// The indexes of those with children that have not been listed yet, the next first.
+    /// The indexes of nodes whose children have not been listed yet, the next one first.
     unlisted: VecDeque<usize>,
     len: usize,
     share: Share,
-    /// A large one is one of few.
+    /// The turn of a large subtree; only a few have one at a time.
     pub(super) turn: Option<Turn<()>>,
 }
 
-/// Paths one after the other.
+/// The paths of some nodes, one after the other.
 #[derive(Debug, Default)]
 struct Chunk {
     paths: String,
-    /// Of each node: where its path ends, and its version.
+    /// For each node, where its path ends, and its version.
     nodes: Vec<(usize, i32)>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Names {
 }
 
 impl Subtree {
-    /// An empty one, for which `account` will pay.
+    /// An empty subtree, for which `account` will pay.
     pub(super) fn new(account: &Account) -> Self {
         let share = account.share(Resource::Bytes);
         Self { chunks: Vec::new(), unlisted: VecDeque::new(), len: 0, share, turn: None }
@@ -85,7 +85,7 @@ impl Subtree {
         Some(NodePath::trusted(chunk.paths.get(begin..chunk.nodes.get(index)?.0)?))
     }
 
-    /// Takes the last node out: its path and its version.
+    /// Takes out the last node; returns its path and its version.
     pub(super) fn pop(&mut self) -> Option<(String, i32)> {
         while self.chunks.last().is_some_and(|chunk| chunk.nodes.is_empty()) {
             self.chunks.pop();
@@ -107,7 +107,7 @@ impl Names {
         Ok(names)
     }
 
-    /// The next names, at most so many.
+    /// The next names, at most `most`.
     pub(super) fn take(&mut self, most: usize) -> Vec<String> {
         self.names.by_ref().take(most).collect()
     }

@@ -1,8 +1,8 @@
-//! Evictions: registrations that an operator has taken out, and whose paths can't be registered for a time.
+//! Evictions: registrations that an operator has removed, and whose paths can't be registered for a time.
 //!
-//! An eviction is a durable record, made in the transaction that deletes the node. Every replica watches the records, and
-//! keeps a table of them (`watching`), by which it refuses a path, and takes out what it holds. A replica that lags may
-//! register a path once more: it takes it out when it learns.
+//! An eviction is a durable record, created in the transaction that deletes the node. Every replica watches the
+//! records, and keeps a table of them (`watching`), by which it refuses a path and removes registrations of its own. A
+//! replica that lags may register a path once more; it removes that registration when it learns of the eviction.
 
 mod record;
 mod watching;
@@ -27,11 +27,11 @@ use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Owner, Read, Un
 
 /// Maximum number of evictions in force. Each replica keeps all of them, and reads all of them when one changes.
 const MOST: usize = 1000;
-/// Maximum number of calls that evict or lift at a time.
+/// Maximum number of calls that evict or lift an eviction at a time.
 const AT_ONCE: usize = 8;
-/// Time that a claim waits for the records of a replica that has just started.
+/// Time for which a claim waits for the records on a replica that has just started.
 const FIRST_READING: Duration = Duration::from_secs(1);
-/// How often an eviction looks again, when the node changes meanwhile.
+/// Maximum number of tries of an eviction while the node changes.
 const TRIES: u64 = 64;
 
 /// The evictions in force, by path, each with its end.
@@ -44,14 +44,14 @@ pub(crate) struct Evictions(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     zk: Zk,
-    /// What is known of each record, by its name.
+    /// The known records, by name.
     known: Mutex<HashMap<String, Known>>,
-    /// `None` before the records have been read once.
+    /// `None` until the records have been read once.
     table: watch::Sender<Option<Table>>,
     calls: Semaphore,
 }
 
-/// What is known of a record.
+/// A record that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     path: NodePath,
@@ -65,7 +65,7 @@ struct Known {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Free,
-    /// It is evicted, for this time still.
+    /// It is evicted, and stays so for this time.
     Evicted(Duration),
     /// The records have not been read yet.
     Unknown,
@@ -84,14 +84,14 @@ impl Evictions {
         Self(shared)
     }
 
-    /// No evictions, and nobody who looks for any.
+    /// No evictions, and no task that looks for any.
     #[cfg(test)]
     pub(crate) fn none(zk: Zk) -> Self {
         let (known, calls) = (Mutex::default(), Semaphore::new(AT_ONCE));
         Self(Arc::new(Shared { zk, known, table: watch::Sender::new(Some(Table::default())), calls }))
     }
 
-    /// Tells whether a path may be registered.
+    /// Returns whether a path may be registered.
     pub(crate) fn verdict(&self, path: &NodePath) -> Verdict {
         let table = self.0.table.borrow();
         let Some(table) = &*table else { return Verdict::Unknown };
@@ -99,11 +99,11 @@ impl Evictions {
         left.filter(|left| !left.is_zero()).map_or(Verdict::Free, Verdict::Evicted)
     }
 
-    /// Notes a path's record that was met before the watch has told of it.
+    /// Notes a path's record that was read before the watch has reported it.
     pub(crate) fn learn(&self, path: &NodePath, read: &Read) {
         let name = record::name(path);
         let Some(record) = Record::parse(&name, &read.data) else { return };
-        // It is a moment old. Of one that was known before, the end is known, too.
+        // The record is only a moment old. If it was known before, its end is known, too.
         let (until, written) = (Instant::now() + record.duration, Zxid(read.stat.mzxid));
         self.0.change(|known| {
             if known.get(&name).is_none_or(|known| known.written < written) {
@@ -116,27 +116,27 @@ impl Evictions {
     pub(crate) async fn read_once(&self) {
         let mut table = self.0.table.subscribe();
         if table.borrow().is_none() && self.0.zk.pool.any().is_ok() {
-            // The sender is in the handle.
+            // The handle keeps the sender.
             let _ = timeout(FIRST_READING, table.wait_for(Option::is_some)).await;
         }
     }
 
-    /// The evictions in force, and every change of them. `None` before they were read once.
+    /// The evictions in force, and every change of them. `None` until they have been read once.
     pub(crate) fn table(&self) -> watch::Receiver<Option<Table>> {
         self.0.table.subscribe()
     }
 
-    /// Removes a registration, if there is one, and keeps its path from being registered for a time. Says whether there was
-    /// one.
+    /// Removes a registration, if there is one, and keeps its path from being registered for a time. Returns whether
+    /// there was one.
     ///
     /// # Errors
-    /// `NotEphemeral`, `HasRegistrations` for a lock's node; `LimitExceeded`; `NoAuth`; `BackendUnavailable` when nothing was
-    /// done, `OutcomeUnknown` when that is not known.
+    /// `NotEphemeral`, `HasRegistrations` for a lock's node; `LimitExceeded`; `NoAuth`; `BackendUnavailable` when
+    /// nothing was done, `OutcomeUnknown` when that is not known.
     pub(crate) async fn evict(&self, path: &NodePath, duration: Duration) -> Result<bool, Error> {
         if is_in_lock_queue(path) {
             return Err(Error::HasRegistrations { path: path.clone() });
         }
-        // It is never closed.
+        // The semaphore is never closed.
         let _place = self.0.calls.acquire().await.ok();
         for attempt in 0..TRIES {
             if attempt > 1 {
@@ -153,7 +153,7 @@ impl Evictions {
     /// Lets a path be registered again.
     ///
     /// # Errors
-    /// As of [`Evictions::evict`].
+    /// Those of [`Evictions::evict`].
     pub(crate) async fn lift(&self, path: &NodePath) -> Result<(), Error> {
         let _place = self.0.calls.acquire().await.ok();
         let owner = self.0.zk.pool.any().map_err(|error| failed(path, error))?;
@@ -168,14 +168,14 @@ impl Evictions {
         Ok(())
     }
 
-    /// One try; `None`: look again.
+    /// One try; `None`: the node has to be read again.
     async fn try_evict(&self, path: &NodePath, duration: Duration) -> Result<Option<bool>, Error> {
         let failed = |error| failed(path, error);
         let reader = self.0.zk.pool.any().map_err(failed)?;
         reader.session().sync(path).await.map_err(failed)?;
         let held_by =
             reader.session().get(path).await.map_err(failed)?.map(|read| SessionId(read.stat.ephemeral_owner));
-        // What is known of a session's own fence only goes with what that session reads.
+        // This replica's knowledge of a session's own fence is valid only together with reads of that session.
         let ours = held_by.and_then(|session| self.0.zk.pool.owner(session)).filter(|owner| owner.session().is_up());
         let is_ours = ours.is_some();
         let owner = ours.unwrap_or(reader);
@@ -198,7 +198,7 @@ impl Evictions {
         let guard = match (&look.node, look.fence_version, is_ours) {
             (Some(_), _, true) => Guard::Own(moves),
             (Some(_), Some(version), false) => Guard::Foreign { path: fence(held_by.unwrap_or_default()), version },
-            // Nothing is deleted, or the node is of a foreign program, which has nothing to guard by.
+            // Nothing is deleted, or the node belongs to a foreign program, which has no fence.
             _ => Guard::None,
         };
         self.commit(&owner, guard, &look, &Record { path: path.clone(), duration }).await
@@ -233,11 +233,11 @@ impl Evictions {
     }
 }
 
-/// What stands at a path, in one state.
+/// The nodes that matter to an eviction, read in one state.
 struct Look {
     node: Option<Read>,
     record: Option<Read>,
-    /// The version of the fence of the session that holds the node; `None`: it has none.
+    /// The version of the fence of the session that holds the node; `None` if it has none.
     fence_version: Option<i32>,
     /// Whether the node would be among the leases of a lock.
     is_among_leases: bool,
@@ -264,17 +264,17 @@ impl Look {
 }
 
 impl Shared {
-    /// Changes what is known, and the table with it.
+    /// Changes the known records, and the table with them.
     fn change(&self, change: impl FnOnce(&mut HashMap<String, Known>)) {
         let mut known = lock(&self.known);
         change(&mut known);
-        // Under the lock, so that the last table is of what is known last.
+        // Under the lock, so that the last table is that of the last known records.
         if self.table.borrow().is_some() {
             self.show(&known);
         }
     }
 
-    /// Shows what is in force.
+    /// Publishes the evictions in force.
     fn show(&self, known: &HashMap<String, Known>) {
         let now = Instant::now();
         let in_force = known.values().filter(|known| known.until > now);
@@ -296,7 +296,7 @@ fn failed(path: &NodePath, error: zk::Error) -> Error {
     }
 }
 
-/// An empty write, to learn ZooKeeper's time by.
+/// An empty write, whose answer has ZooKeeper's time.
 fn tick() -> zk::Request {
     zk::set_data(zk::layout::EVICTED, Bytes::new(), -1)
 }

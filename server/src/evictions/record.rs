@@ -1,5 +1,5 @@
-//! The record of an eviction: `/.rollcall/evicted/<hash of the path>`, a durable node with a JSON object. When it was
-//! written, by ZooKeeper's clock, is when the eviction began.
+//! The record of an eviction: `/.rollcall/evicted/<hash of the path>`, a durable node with a JSON object. The eviction
+//! began when the record was written, by ZooKeeper's clock.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::zk::layout::EVICTED;
 /// Number of bytes of the hash in a record's name.
 const HASH: usize = 16;
 
-/// What a record says.
+/// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) path: NodePath,
     pub(super) duration: Duration,
 }
 
-/// The name of a path's record. A path has more bytes than a name may have, and slashes.
+/// The name of a path's record: a path may have more bytes than a name, and has slashes.
 pub(super) fn name(path: &NodePath) -> String {
     let hash = Sha256::digest(path.as_str());
     hash.iter().take(HASH).fold(String::new(), |mut name, byte| {
@@ -31,18 +31,18 @@ pub(super) fn name(path: &NodePath) -> String {
     })
 }
 
-/// Where the record of a path is.
+/// The path of the record of `path`.
 pub(crate) fn record_path(path: &NodePath) -> NodePath {
     named(&name(path))
 }
 
-/// Where the record with this name is.
+/// The path of the record with this name.
 pub(super) fn named(name: &str) -> NodePath {
     NodePath::trusted(format!("{EVICTED}/{name}"))
 }
 
 impl Record {
-    /// Reads the data of the record with this name; `None` for what we did not write.
+    /// Reads the data of the record with this name; `None` if Rollcall did not write it.
     pub(super) fn parse(record_name: &str, data: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(data).ok()?;
         let path = NodePath::parse_below_root(value.get("path")?.as_str()?).ok()?;

@@ -15,9 +15,9 @@ use crate::zk::{self, Batch, Mailbox, Response, Session, Subscription};
 
 /// Number of records in one read: a path has 4 KiB at most.
 const CHUNK: usize = 128;
-/// The pause after a reading that has failed, and between two tries to remove what is over.
+/// Pause after a reading that has failed, and between two tries to remove a record that is over.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Time over which replicas remove a record that is over: mostly the first has done it for all.
+/// Time over which replicas remove a record that is over: mostly the first replica does it for all.
 const SPREAD: Duration = Duration::from_secs(2);
 
 /// A record as it was read.
@@ -34,7 +34,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let root = NodePath::trusted(EVICTED);
     let mailbox = Arc::new(Mailbox::default());
     let subscription = shared.zk.hub.subscribe(&root, &mailbox);
-    // Of what is over: when its record is removed.
+    // For each eviction that is over, when its record is removed.
     let mut removals: HashMap<String, Instant> = HashMap::new();
     let mut reload_at = None;
     loop {
@@ -67,19 +67,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Whether more has happened than a replica that asks for the time.
+/// Whether more has happened than the write of a replica that asks for the time.
 fn is_news(batch: &Batch) -> bool {
     let is_tick = |(path, seen): (&Arc<str>, &zk::Seen)| **path == *EVICTED && !seen.created && !seen.deleted;
     !batch.resync.is_empty() || !batch.events.iter().all(is_tick)
 }
 
-/// When the next eviction ends that has not ended yet.
+/// When the next eviction ends, of those that have not ended yet.
 fn next_end(shared: &Shared, removals: &HashMap<String, Instant>) -> Option<Instant> {
     let known = lock(&shared.known);
     known.iter().filter(|(name, _)| !removals.contains_key(*name)).map(|(_, known)| known.until).min()
 }
 
-/// Reads all records, and shows what is in force.
+/// Reads all records, and publishes the evictions in force.
 async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Error> {
     let session = subscription.session();
     let (found, names, changed) = read(&session).await?;
@@ -87,7 +87,7 @@ async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Er
     let new: Vec<_> = found.into_iter().filter(is_new).collect();
     let (zookeeper_now, now) = if new.is_empty() { (0, Instant::now()) } else { time(shared).await };
     let mut known = lock(&shared.known);
-    // One that was made here after what was read is not in the list yet.
+    // A record that this replica made after this reading is not in the list yet.
     known.retain(|name, known| names.contains(name) || known.written > changed);
     for Found { name, record, mtime, written } in new {
         let age = Duration::from_millis(u64::try_from(zookeeper_now.saturating_sub(mtime)).unwrap_or_default());
@@ -101,7 +101,7 @@ async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Er
     Ok(())
 }
 
-/// All records, the names of them, and the transaction that made or removed one last.
+/// All records, their names, and the transaction that created or removed one last.
 async fn read(session: &Session) -> Result<(Vec<Found>, HashSet<String>, Zxid), zk::Error> {
     let Some((names, stat)) = session.children(&NodePath::trusted(EVICTED)).await? else {
         return Ok((Vec::new(), HashSet::new(), Zxid(0)));
@@ -127,8 +127,9 @@ async fn read(session: &Session) -> Result<(Vec<Found>, HashSet<String>, Zxid), 
     Ok((found, names.into_iter().collect(), Zxid(stat.pzxid)))
 }
 
-/// What time it is by ZooKeeper's clock, in milliseconds, by which records are dated; and when that was, here. Clocks of
-/// replicas may be wrong. Where ZooKeeper does not answer every eviction counts as new, so that none ends too early.
+/// The time by ZooKeeper's clock, in milliseconds, by which records are dated, and the instant of it on this replica.
+/// Clocks of replicas may be wrong. If ZooKeeper does not answer, every eviction counts as new, so that none ends too
+/// early.
 async fn time(shared: &Shared) -> (i64, Instant) {
     let answer = match shared.zk.pool.any() {
         Ok(owner) => owner.session().submit(tick()).await,
@@ -140,7 +141,7 @@ async fn time(shared: &Shared) -> (i64, Instant) {
     }
 }
 
-/// Takes what is over from the table, and notes when its record is removed.
+/// Removes evictions that are over from the table, and notes when their records are removed.
 fn end(shared: &Shared, removals: &mut HashMap<String, Instant>) {
     let now = Instant::now();
     let known = lock(&shared.known);
@@ -153,7 +154,7 @@ fn end(shared: &Shared, removals: &mut HashMap<String, Instant>) {
     removals.extend(ended.into_iter().map(|name| (name, now + SPREAD.mul_f64(rand::random()))));
 }
 
-/// Removes the records whose time it is.
+/// Removes the records whose removal is due.
 async fn remove(shared: &Shared, removals: &mut HashMap<String, Instant>) {
     let now = Instant::now();
     let due: Vec<_> = removals.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
@@ -167,7 +168,7 @@ async fn remove(shared: &Shared, removals: &mut HashMap<String, Instant>) {
     }
 }
 
-/// Removes a record, unless it was written since; whether there is nothing more to do about it.
+/// Removes a record, unless it was written since. Returns whether nothing is left to do about it.
 async fn is_removed(shared: &Shared, name: &str) -> bool {
     let written = lock(&shared.known).get(name).map(|known| known.written);
     let (Some(written), Ok(owner)) = (written, shared.zk.pool.any()) else { return written.is_none() };
@@ -178,10 +179,10 @@ async fn is_removed(shared: &Shared, name: &str) -> bool {
         Err(_) => return false,
     };
     if stat.mzxid != written.0 {
-        // The watch tells of it, or this server is behind.
+        // The watch will report it, or this server is behind.
         return false;
     }
-    // Written again meanwhile: it fails, and the watch tells.
+    // If the record was written again meanwhile, this fails, and the watch reports it.
     let deleted = owner.commit(vec![zk::delete(path.as_str(), stat.version)]).await;
     deleted.is_ok()
 }

@@ -1,4 +1,5 @@
-//! The latest transaction that this replica has acknowledged to a connection: what is read over it is never older.
+//! The latest transaction that this replica has acknowledged to a connection. Reads over the connection are never
+//! older.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,29 +12,29 @@ use crate::sessions::Notice;
 use crate::types::{Stat, Zxid};
 use crate::views::Views;
 
-/// One for each connection; every clone is the same one.
+/// One for each connection; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Acknowledged(Arc<AtomicI64>);
 
 impl Acknowledged {
-    /// Of the connection that a request came over.
+    /// That of the connection which carried the request.
     pub(super) fn of<T>(request: &Request<T>) -> Self {
         // Every connection that is accepted has one; see `Gathering`.
         request.extensions().get::<Peer>().map(|peer| peer.acknowledged.clone()).unwrap_or_default()
     }
 
-    /// To be called before the acknowledgement is sent.
+    /// Must be called before the acknowledgement is sent.
     pub(super) fn note(&self, zxid: Zxid) {
         self.0.fetch_max(zxid.0, Ordering::Relaxed);
     }
 
-    /// What made a node what it is.
+    /// Notes the latest transaction that changed a node.
     pub(super) fn note_stat(&self, stat: &Stat) {
         self.note(Zxid(stat.czxid.max(stat.mzxid).max(stat.pzxid)));
     }
 
-    /// What a Register stream tells. Of what is gone, or in the way, nothing says since when: it was by the last transaction
-    /// that this process knows of.
+    /// Notes a message of a Register stream. No message says which transaction removed a node, or created one that is
+    /// in the way: the latest transaction that this process knows of is noted instead.
     pub(super) fn note_notice(&self, notice: &Notice, views: &Views) {
         match notice {
             Notice::Registered { generation, stat, .. } => {
@@ -46,7 +47,7 @@ impl Acknowledged {
         }
     }
 
-    /// What a lock's stream tells.
+    /// Notes a message of a lock's stream.
     pub(super) fn note_lock_event(&self, event: &LockEvent, views: &Views) {
         match event {
             LockEvent::Held { fencing_token, .. } => self.note(Zxid(fencing_token.0)),
@@ -59,11 +60,11 @@ impl Acknowledged {
         Zxid(self.0.load(Ordering::Relaxed))
     }
 
-    /// ZooKeeper's history ends before what was acknowledged: it has lost that, as when a backup was restored. What was
-    /// acknowledged meanwhile stays.
+    /// Forgets `lost` if ZooKeeper's history ends before it: ZooKeeper has lost that transaction, as when a backup was
+    /// restored. A transaction that was acknowledged meanwhile stays.
     pub(super) fn forget(&self, lost: Zxid, end: Zxid) {
         if lost > end {
-            // When it has changed, there is something newer.
+            // If the value has changed, it is a newer transaction.
             let _ = self.0.compare_exchange(lost.0, end.0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }

@@ -1,5 +1,5 @@
-//! The streams that a drain waits for, and the tasks that read their requests. What a connection may have of them is
-//! decided before, at the [`Gate`](super::Gate).
+//! The streams that a drain waits for, and the tasks that read their requests. The limits of a connection are checked
+//! before, at the [`Gate`](super::Gate).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,14 +12,14 @@ use crate::budget::Account;
 use crate::contact::Contact;
 use crate::mutex::lock;
 
-/// Counts the streams that stand and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
+/// Counts the open streams and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Admission {
     streams: Arc<[AtomicUsize; KINDS]>,
     readers: Arc<Mutex<JoinSet<()>>>,
 }
 
-/// What a drain waits for.
+/// The kinds of calls that a drain waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A Register stream.
@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     Watch,
     /// An AcquireLock stream.
     AcquireLock,
-    /// A Get that waits for a child, or for what its caller knows of.
+    /// A Get that waits for a child, or for a transaction that its caller knows of.
     Get,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn account<T>(request: &Request<T>) -> Account {
     request.extensions().get::<Peer>().map_or_else(Account::unlimited, |peer| peer.account.clone())
 }
 
-/// The connection that a request came over, as the place that its client is heard at.
+/// The signs of life of the connection that a request came over.
 pub(super) fn contact<T>(request: &Request<T>) -> Option<Contact> {
     request.extensions().get::<Peer>().map(|peer| peer.contact.clone())
 }
@@ -61,18 +61,18 @@ impl Admission {
         Place(self.streams.clone(), kind)
     }
 
-    /// Number of streams that stand, and of calls that wait.
+    /// Number of open streams and of calls that wait.
     pub(crate) fn streams(&self) -> usize {
         self.streams.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Number of those of one kind.
+    /// Number of calls of one kind.
     pub(super) fn of_kind(&self, kind: Kind) -> usize {
         self.streams[kind as usize].load(Ordering::Relaxed)
     }
 
-    /// Starts the task that reads a stream's requests. Those that have ended go: two for each that begins, so that there are
-    /// never many, and no call pays for all of them.
+    /// Starts the task that reads a stream's requests. Each start removes up to two tasks that have ended, so that
+    /// there are never many, and no call pays for all of them.
     pub(super) fn read(&self, task: impl Future<Output = ()> + Send + 'static) -> Reader {
         let mut readers = lock(&self.readers);
         for _ in std::iter::from_fn(|| readers.try_join_next()).take(2) {}

@@ -1,7 +1,7 @@
-//! What a call takes from its connection's account: a place among the calls, and memory.
+//! The share of its connection's account that a call takes: a place among the calls, and memory.
 //!
-//! Both bodies of a call hold on to its [`Call`], and so does each part of its answer that HTTP/2 has not sent. When the
-//! last of them is gone, everything is given back.
+//! Both bodies of a call keep its [`Call`] alive, and so does each part of its answer that HTTP/2 has not sent. When
+//! the last of them is gone, everything is given back.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Waker};
@@ -16,20 +16,20 @@ use crate::contact::{Arriving, Heard};
 use crate::error::Error;
 use crate::mutex::lock;
 
-/// Memory that a call takes whatever it asks: the tasks and states of HTTP/2, tonic and the handler. Measured: 4.3 KB for
-/// a Register stream of which only headers have come. A larger number leaves a connection with as many calls as it may
-/// have less for what they say; with a smaller one calls take more than they are counted with.
+/// Memory that every call takes: the tasks and states of HTTP/2, tonic and the handler. Measured: 4.3 KB for a Register
+/// stream of which only the headers have arrived. With a larger number, a connection with the maximum number of calls
+/// has less memory left for their messages; with a smaller one, calls take more than is counted for them.
 const CALL: usize = 4 * 1024;
-/// Bytes of a request that are part of [`CALL`], so that small messages cost no arithmetic.
+/// Bytes of a request that [`CALL`] includes, so that small messages cost no arithmetic.
 pub(super) const SMALL: usize = 512;
-/// Memory that a part of an answer takes in HTTP/2's queue beside its bytes. A larger number makes fast streams of small
-/// messages wait more often; a smaller one counts less than small messages take.
+/// Memory that a part of an answer takes in HTTP/2's queue besides its bytes. A larger number makes fast streams of
+/// small messages wait more often; a smaller one counts less than small messages take.
 pub(super) const QUEUED: usize = 512;
-/// Bytes of an answer that HTTP/2 may have for nothing, counted with [`QUEUED`]: a client that reads never has more unsent.
-/// A larger number lets each call hold that much more of which the account knows nothing.
+/// Bytes of an answer that HTTP/2 may hold without being counted, [`QUEUED`] included: a client that reads never has
+/// more unsent. With a larger number, each call may hold that much more of which the account knows nothing.
 const FREE: usize = 4 * 1024;
-/// Number of unsent bytes above which no more of an answer is made. A larger number lets a client that does not read hold
-/// more; a smaller one makes a fast stream wait for its connection more often.
+/// Number of unsent bytes above which no more of an answer is made. A larger number lets a client that does not read
+/// hold more; a smaller one makes a fast stream wait for its connection more often.
 const MOST_UNSENT: usize = 64 * 1024;
 
 /// A call under way.
@@ -37,9 +37,9 @@ const MOST_UNSENT: usize = 64 * 1024;
 pub(super) struct Call {
     memory: Mutex<Memory>,
     account: Account,
-    /// What is taken before there is a body.
+    /// Bytes that the call takes before it has a body.
     base: usize,
-    /// Of a Register stream: when its client was last heard.
+    /// For a Register stream: when its client was last heard.
     heard: OnceLock<Heard>,
     _stream: Share,
 }
@@ -53,7 +53,7 @@ struct Memory {
     unsent: usize,
     /// The task that sends the answer, while it waits for HTTP/2 to send what it has.
     sender: Option<Waker>,
-    /// Why the request was cut off. Tonic hands on the status of a body's error, and not the error.
+    /// Why the request was cut off. Tonic passes on the status of a body's error, not the error.
     refusal: Option<Box<Error>>,
 }
 
@@ -65,10 +65,10 @@ struct Unsent {
 }
 
 impl Call {
-    /// Takes what a call needs.
+    /// Begins a call: takes its place and its memory.
     ///
     /// # Errors
-    /// When it is over a limit.
+    /// When a limit is reached.
     pub(super) fn begin(account: &Account, request: &Parts) -> Result<Arc<Self>, Error> {
         let stream = account.take(Resource::Streams, 1)?;
         let headers = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
@@ -84,17 +84,17 @@ impl Call {
         }))
     }
 
-    /// Why its request was cut off, if it was.
+    /// Why the request was cut off, if it was.
     pub(super) fn refusal(&self) -> Option<Error> {
         self.memory().refusal.as_deref().cloned()
     }
 
-    /// It is a Register stream, whose client counts as heard while something has come that is not read.
+    /// Marks the call as a Register stream, whose client counts as heard while bytes that have arrived are unread.
     pub(super) fn is_heard_by(&self, heard: Heard) {
         self.heard.get_or_init(|| heard);
     }
 
-    /// It is not read, for as long as what this gives is kept.
+    /// Marks that the stream is not read, for as long as the returned guard is kept.
     pub(super) fn held_back(&self) -> Option<Arriving> {
         self.heard.get().map(Heard::arriving)
     }
@@ -118,7 +118,7 @@ impl Call {
         if amount == memory.share.amount() { Ok(()) } else { memory.share.resize(amount) }
     }
 
-    /// The same for an open stream: bytes that have come count, whether or not they fit.
+    /// The same for an open stream: bytes that have arrived count, whether or not they fit.
     pub(super) fn keep_open(&self, request: usize) {
         let memory = &mut *self.memory();
         memory.request = request;
@@ -130,14 +130,15 @@ impl Call {
         self.account.is_exhausted(Resource::Bytes)
     }
 
-    /// Cuts its request off.
+    /// Cuts the request off.
     pub(super) fn refuse(&self, error: Error) -> Status {
         let status = status::status(&error);
         self.memory().refusal = Some(Box::new(error));
         status
     }
 
-    /// Whether HTTP/2 has so much of the answer that no more is to be made now. The task is woken when it has sent some.
+    /// Whether HTTP/2 has so much of the answer that no more should be made now. The task is woken when HTTP/2 has sent
+    /// some.
     pub(super) fn is_full(&self, context: &Context<'_>) -> bool {
         let memory = &mut *self.memory();
         let is_full = memory.unsent >= MOST_UNSENT || memory.unsent > 0 && self.is_exhausted();
@@ -145,9 +146,9 @@ impl Call {
         is_full
     }
 
-    /// Counts a part of the answer that HTTP/2 gets, for as long as it has it; `bytes` of it are not counted elsewhere. A
-    /// part that was counted before, or is shared, counts whether or not it fits; so does a small one, so that no lock is
-    /// lost because of answers that other calls of the connection have not read.
+    /// Counts a part of the answer that HTTP/2 gets, for as long as HTTP/2 has it; `bytes` of it are not counted
+    /// elsewhere. A part that was counted before, or is shared, counts whether or not it fits. So does a small part, so
+    /// that no lock is lost because of answers that other calls of the connection have not read.
     ///
     /// # Errors
     /// When it does not fit.
@@ -167,7 +168,7 @@ impl Call {
         Ok(Bytes::from_owner(Unsent { bytes: part, amount, call: self.clone() }))
     }
 
-    /// HTTP/2 calls this while it holds its own lock: nothing here may call it.
+    /// HTTP/2 calls this while it holds its own lock, so nothing here may call HTTP/2.
     fn has_sent(&self, amount: usize) {
         let memory = &mut *self.memory();
         let was_charged = memory.unsent > FREE;

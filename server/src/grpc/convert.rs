@@ -1,4 +1,4 @@
-//! Between the messages of the API and the types of the domain: the only place that does it.
+//! Converts between the messages of the API and the types of the domain. No other module does.
 
 mod structs;
 
@@ -18,10 +18,10 @@ use crate::types::{NodePath, PathError, Stat, Zxid};
 use crate::value::{EncodedValue, Value};
 use crate::views::{BackendState, Begin, Change, ChangeKind, Entry, State};
 
-/// An object that takes more than this as a `Struct` is shown raw, in bytes.
+/// Maximum size of an object as a `Struct`, in bytes. A larger object is shown raw.
 const MAX_STRUCT: usize = 1024 * 1024;
 
-/// A path of a request, the root included.
+/// A path of a request; it may be the root.
 pub(super) fn path(text: &str) -> Result<NodePath, Error> {
     NodePath::parse(text).map_err(|error| invalid_path(text, error))
 }
@@ -31,12 +31,12 @@ pub(super) fn path_below_root(text: &str) -> Result<NodePath, Error> {
     NodePath::parse_below_root(text).map_err(|error| invalid_path(text, error))
 }
 
-/// What is wrong with a path of a request.
+/// The error for an invalid path of a request.
 pub(super) fn invalid_path(text: &str, error: PathError) -> Error {
     Error::InvalidPath { path: crate::error::short(text).into_owned(), error }
 }
 
-/// A value of a request, of at most `limit` bytes; `None` when none was given, or an empty one. `path`: whose it is.
+/// A value of a request, of at most `limit` bytes; `None` if it is absent or empty. `path` is the node that it is for.
 pub(super) fn value(path: &NodePath, value: Option<v1::Value>, limit: usize) -> Result<Option<EncodedValue>, Error> {
     let too_large = |bytes| Error::ValueTooLarge { path: path.clone(), bytes, limit };
     let plain = |bytes: &[u8]| match bytes.len() {
@@ -56,7 +56,7 @@ pub(super) fn value(path: &NodePath, value: Option<v1::Value>, limit: usize) -> 
         .transpose()
 }
 
-/// What a znode holds, for a response; nothing for an empty one.
+/// The data of a znode, for a response; `None` if it is empty.
 pub(super) fn value_to_proto(bytes: &Bytes) -> Option<v1::Value> {
     let kind = match Value::from_bytes(bytes)? {
         Value::Object(object) => match structs::from_json(&object, MAX_STRUCT) {
@@ -86,10 +86,10 @@ pub(super) fn stat_to_proto(stat: &Stat) -> v1::Stat {
     }
 }
 
-/// A node with the children that a part of its state has: no more than `most`, nor more than fit into `room` bytes, though at
-/// least one after the first part. The value comes with the first part alone. Gives the name after which the next part begins.
+/// A node with a part of its children: at most `most`, and no more than fit into `room` bytes, but at least one after
+/// the first part. Only the first part has the value. Returns also the name after which the next part begins.
 pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) -> (v1::Node, Option<Arc<str>>) {
-    /// What a child in a map takes beside its name and itself: tags and lengths.
+    /// Bytes that a child in a map takes besides its name and itself: tags and lengths.
     const FRAME: usize = 16;
     let (own, is_first) = (state.node.as_deref(), *begin == Begin::First);
     let mut node = v1::Node {
@@ -106,7 +106,7 @@ pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) 
         let child = entry_to_proto(entry);
         bytes += name.len() + child.encoded_len() + FRAME;
         if node.children.len() >= most || (bytes > room && (last.is_some() || is_first)) {
-            // Where the node alone fills the first part, the next begins with the first child: after the empty name.
+            // If the node alone fills the first part, the next begins with the first child: after the empty name.
             return (node, Some(last.unwrap_or_default()));
         }
         node.children.insert(name.to_string(), child);
@@ -132,7 +132,7 @@ pub(super) fn change_to_proto(change: &Change) -> v1::Change {
     v1::Change { kind: kind.into(), name: change.name.to_string(), child: change.entry.as_deref().map(entry_to_proto) }
 }
 
-/// How the replica stands with ZooKeeper.
+/// The state of the replica's connection to ZooKeeper.
 pub(super) fn backend_to_proto(state: BackendState, as_of: Option<SystemTime>) -> v1::Backend {
     let state = match state {
         BackendState::Connected => v1::BackendState::Connected,
@@ -142,7 +142,7 @@ pub(super) fn backend_to_proto(state: BackendState, as_of: Option<SystemTime>) -
     v1::Backend { state: state.into(), as_of: as_of.map(timestamp_to_proto) }
 }
 
-/// A duration of a request; `None` where none, or zero, was given.
+/// A duration of a request; `None` if it is absent or zero.
 pub(super) fn duration(
     field: &'static str,
     duration: Option<prost_types::Duration>,
@@ -151,7 +151,7 @@ pub(super) fn duration(
     Ok(duration.filter(|duration| !duration.is_zero()))
 }
 
-/// A duration of a request, where zero means something.
+/// A duration of a request in which zero has a meaning.
 pub(super) fn duration_or_zero(
     field: &'static str,
     duration: Option<prost_types::Duration>,
@@ -162,7 +162,7 @@ pub(super) fn duration_or_zero(
         .map_err(|_| Error::Protocol { field, cause: "a duration can't be negative, or out of range".to_owned() })
 }
 
-/// A ttl of a request; `None` where none, or zero, was given.
+/// A ttl of a request; `None` if it is absent or zero.
 pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
     const MIN: Duration = Duration::from_secs(1);
     const MAX: Duration = Duration::from_secs(600);
@@ -175,7 +175,7 @@ pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>
     }
 }
 
-/// What a `min_revision` asks for; zero: nothing.
+/// The transaction that a `min_revision` asks for; zero asks for none.
 pub(super) fn at_least(min_revision: i64) -> Result<Zxid, Error> {
     if min_revision < 0 {
         return Err(Error::Protocol { field: "min_revision", cause: "it can't be negative".to_owned() });

@@ -1,5 +1,5 @@
-//! What comes to a stream from outside: its deadline, which counts as a broken stream whether or not the client keeps time
-//! itself, and the replica's way down.
+//! Events that come to a stream from outside: its deadline, which counts as a broken stream whether or not the client
+//! keeps time itself, and the replica's drain.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,7 +23,7 @@ pub(super) fn of(headers: &HeaderMap) -> Option<Instant> {
     Instant::now().checked_add(parse(header)?)
 }
 
-/// `grpc-timeout` is up to eight digits and a unit.
+/// Parses `grpc-timeout`: up to eight digits and a unit.
 ///
 /// Source: gRPC over HTTP2, «Requests».
 fn parse(header: &str) -> Option<Duration> {
@@ -42,28 +42,28 @@ fn parse(header: &str) -> Option<Duration> {
 
 /// A response that can say that the replica drains.
 pub(super) trait Response: Send + 'static {
-    /// That the stream may live for so long still.
+    /// The message that the stream may live for `remaining`.
     fn draining(remaining: Duration) -> Self;
 
-    /// Whether it is a part of something that the next one goes on with: nothing is told in between.
+    /// Whether the next response continues this one; no other message may come between the two.
     fn is_unfinished(&self) -> bool {
         false
     }
 }
 
-/// What comes from outside.
+/// An event from outside.
 enum Signal {
     Draining { deadline: Instant },
     End(Error),
 }
 
-/// The deadline of the call, and the phases of the replica's way down.
+/// The deadline of the call, and the phases of the replica's drain.
 struct Signals {
     deadline: Option<Pin<Box<Sleep>>>,
     phase: NextPhase,
 }
 
-/// A phase other than the one before, and where the next one comes from.
+/// A phase other than the one before, and the source of the next.
 type NextPhase = Pin<Box<dyn Future<Output = (Phase, watch::Receiver<Phase>)> + Send>>;
 
 fn next_phase(mut phases: watch::Receiver<Phase>, known: Phase) -> NextPhase {
@@ -74,7 +74,7 @@ fn next_phase(mut phases: watch::Receiver<Phase>, known: Phase) -> NextPhase {
 }
 
 impl Signals {
-    /// Not to be polled after [`Signal::End`].
+    /// Must not be polled after [`Signal::End`].
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Signal> {
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
             return Poll::Ready(Signal::End(Error::DeadlineExceeded));
@@ -86,20 +86,20 @@ impl Signals {
     }
 }
 
-/// A stream with what comes from outside. Every event of every watcher comes through here, and every watcher keeps one: so
-/// it is written by hand, and nothing in it is moved or boxed from one item to the next.
+/// A stream with its events from outside. Every event of every watcher passes through here, and every watcher keeps
+/// one. So it is written by hand, and nothing in it is moved or boxed from one item to the next.
 pub(crate) struct Bounded<S> {
-    /// `None` once it is over.
+    /// `None` once the stream is over.
     responses: Option<S>,
     signals: Signals,
-    /// The end of a drain that the client has not been told of.
+    /// The deadline of a drain of which the client has not been told.
     untold: Option<Instant>,
-    /// Whether something may be told now: not before the first response, nor in the middle of one.
+    /// Whether a message may be inserted now: not before the first response, nor between the parts of one.
     is_between: bool,
 }
 
-/// Tells a stream of the drain, and ends it at its deadline or when the replica goes down; everything that it holds is
-/// dropped then.
+/// Tells a stream of the drain, and ends it at its deadline or when the replica goes down. Everything that the stream
+/// holds is dropped then.
 pub(super) fn bound<S>(responses: S, deadline: Option<Instant>, phases: watch::Receiver<Phase>) -> Bounded<S> {
     let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
     let signals = Signals { deadline, phase: next_phase(phases, Phase::Serving) };
@@ -150,7 +150,7 @@ impl Response for v1::AcquireLockResponse {
     }
 }
 
-/// Of a Watch.
+/// A message of a Watch.
 impl Response for Frame {
     fn draining(remaining: Duration) -> Self {
         let event = Some(v1::watch_response::Event::Draining(draining_to_proto(remaining)));

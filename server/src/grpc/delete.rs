@@ -15,7 +15,7 @@ impl Service {
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let deleted = self.durable.delete(&path, request.expected_version, request.recursive, &account).await;
-        // Also when only a part of it is gone.
+        // Also if only a part of the subtree is gone.
         acknowledged.note(self.views.last_zxid());
         deleted.map(|()| v1::DeleteResponse {})
     }

@@ -1,8 +1,8 @@
 //! The bodies of answers, counted until they are sent.
 //!
 //! HTTP/2 takes 400 KB of each stream ahead of what the client reads, and a small message takes far more memory in its
-//! queue than its bytes. So each part of an answer counts for its call until HTTP/2 has sent it, and an answer of which much
-//! is unsent waits.
+//! queue than its bytes. So each part of an answer counts for its call until HTTP/2 has sent it, and an answer waits
+//! while much of it is unsent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ use super::call::Call;
 use super::status;
 use crate::error::Error;
 
-/// Bytes of a shared part up to which it counts for each call that has it; a larger one counts for its connection; see
-/// `views/parts.rs` and `shared_bytes.rs`.
+/// Size up to which a shared part counts for each call that has it, in bytes. A larger part counts for its connection;
+/// see `views/parts.rs` and `shared_bytes.rs`.
 const SHARED: usize = 4 * 1024;
 
-/// Whose memory an answer takes.
+/// How the memory of an answer is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The call's alone: what does not fit ends it.
+    /// For its call only. An answer that does not fit ends the call.
     Own,
-    /// The same, of a Register stream: its answers were counted while they waited.
+    /// For a Register stream, whose answers were counted while they waited.
     Open,
-    /// Of Get, Watch and DescribeLock: large parts are shared, and count elsewhere.
+    /// For Get, Watch and DescribeLock, whose large parts are shared and counted elsewhere.
     Shared,
 }
 
-/// The body of an answer: the call is under way until it is sent.
+/// The body of an answer. The call is under way until the body is sent.
 #[derive(Default)]
 pub(crate) struct Download {
     body: Body,
@@ -45,7 +45,7 @@ impl Download {
         Self { body, call: Some((call, answer)) }
     }
 
-    /// The end of an answer that there is no room for.
+    /// Ends an answer for which there is no memory.
     fn refuse(&mut self, error: &Error) -> Result<Frame<Bytes>, Status> {
         *self = Self::default();
         let mut trailers = HeaderMap::new();
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::budget::{Budget, Limits, Resource};
 
-    /// An answer that has no end, of parts of this size.
+    /// An endless answer of parts of this size.
     struct Endless(usize);
 
     impl http_body::Body for Endless {
@@ -130,7 +130,7 @@ mod tests {
             poll_fn(|context| Pin::new(&mut self.download).poll_frame(context)).await.unwrap().unwrap()
         }
 
-        /// What HTTP/2 is given when it sends nothing; no more than a thousand parts.
+        /// All parts that HTTP/2 gets while it sends nothing, at most a thousand.
         fn all(&mut self) -> Vec<Bytes> {
             std::iter::from_fn(|| self.next().now_or_never()?.into_data().ok()).take(1000).collect()
         }

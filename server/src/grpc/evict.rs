@@ -7,9 +7,9 @@ use rollcall_proto::server::v1;
 use super::{Service, convert};
 use crate::error::Error;
 
-/// Time of an eviction where the request does not say.
+/// Duration of an eviction if the request gives none.
 const DEFAULT: Duration = Duration::from_secs(600);
-/// The bounds of that time.
+/// Bounds of the duration.
 const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 impl Service {

@@ -1,15 +1,15 @@
-//! Requests that never reach a method: too large, no protobuf, not UTF-8. tonic answers them with a code of its own and
-//! nothing else; here the answer becomes one of this API's, with its `ErrorInfo`.
+//! Requests that never reach a method: too large, no protobuf, not UTF-8. tonic answers them with a code only. This
+//! module makes that answer an error of this API, with its `ErrorInfo`.
 
 use tonic::Status;
 use tonic::body::Body;
 
 use super::status;
 
-/// Where the details of a status are, with the `ErrorInfo` among them.
+/// The header with the details of a status, the `ErrorInfo` among them.
 const DETAILS: &str = "grpc-status-details-bin";
 
-/// The same answer, unless it is an error that does not say why: all of the service's own do.
+/// The same answer, unless it is an error without details. All errors of the service itself have them.
 pub(super) fn explained(response: http::Response<Body>) -> http::Response<Body> {
     let headers = response.headers();
     let bare = (!headers.contains_key(DETAILS)).then(|| Status::from_header_map(headers)).flatten();

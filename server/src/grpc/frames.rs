@@ -1,9 +1,10 @@
 //! Messages as bytes: made once, sent to many.
 //!
-//! Tonic encodes each message for each call, into a buffer of the call's own, which a stream keeps as large as its largest
-//! message. What many are told at once (a change to all that watch, a state to all that read it) is made once instead, and
-//! its bytes are shared up to the socket; other messages of streams have just the bytes that they need. The rpc hands a body
-//! of [`Frame`]s over beside its answer, and [`take_over`] puts it in the place of the empty one that tonic made.
+//! Tonic encodes each message for each call, into a buffer of the call, which a stream keeps as large as its largest
+//! message. A message that goes to many calls at once (a change to all watchers, a state to all readers) is encoded
+//! once instead, and its bytes are shared up to the socket. Other messages of streams take only the bytes that they
+//! need. The rpc hands a body of [`Frame`]s over beside its answer, and [`take_over`] puts it in the place of the empty
+//! body that tonic made.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -17,31 +18,31 @@ use tonic::{Response, Status};
 
 use crate::mutex::lock;
 
-/// What gRPC puts before a message: that it is not compressed, and its length.
+/// Length of the prefix that gRPC puts before a message: that it is not compressed, and its length.
 const PREFIX: usize = 5;
 
 /// One message, ready to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     bytes: Bytes,
-    /// What follows, if anything: bytes that are shared, where the first are not.
+    /// Bytes that follow, if any. They are shared; `bytes` are not.
     rest: Bytes,
-    /// Whether it is a part of something that the next one goes on with.
+    /// Whether the next frame continues this one.
     pub(super) is_part: bool,
 }
 
 impl Frame {
-    /// Of a message for one.
+    /// The frame of a message for one call.
     pub(super) fn of(message: &impl Message) -> Self {
         Self::ready(frame(message))
     }
 
-    /// Of what [`frame`] has made.
+    /// The frame of bytes that [`frame`] has made.
     pub(super) fn ready(bytes: Bytes) -> Self {
         Self { bytes, rest: Bytes::new(), is_part: false }
     }
 
-    /// Of what [`frame`] has made, with the fields of `more` besides: messages that follow each other are one.
+    /// The same, with the fields of `more` added: encoded messages that follow each other are one message.
     pub(super) fn with(ready: &Bytes, more: &impl Message) -> Self {
         if more.encoded_len() == 0 {
             return Self::ready(ready.clone());
@@ -51,23 +52,23 @@ impl Frame {
     }
 }
 
-/// A message with what gRPC puts before it.
+/// A message with gRPC's prefix.
 pub(super) fn frame(message: &impl Message) -> Bytes {
     prefixed(message, 0)
 }
 
-/// The same, of a message that goes on for so many bytes.
+/// The same, for a message that goes on for `more` bytes.
 fn prefixed(message: &impl Message, more: usize) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     bytes.put_u8(0);
-    // All that is sent is far smaller; see `MAX_MESSAGE_BYTES`.
+    // All messages are far smaller; see `MAX_MESSAGE_BYTES`.
     bytes.put_u32(u32::try_from(length + more).unwrap_or(u32::MAX));
     message.encode_raw(&mut bytes);
     bytes.freeze()
 }
 
-/// The body of an answer: frames, and then how it ended.
+/// The body of an answer: frames, and then the status.
 struct Frames<S> {
     source: S,
     rest: Bytes,
@@ -106,11 +107,11 @@ impl<S: Stream<Item = Result<Frame, Status>> + Unpin> http_body::Body for Frames
     }
 }
 
-/// A body on its way through tonic. Extensions have to be `Clone`; it is taken once.
+/// A body on its way through tonic. Extensions have to be `Clone`; the body is taken once.
 #[derive(Clone)]
 struct Handover(Arc<Mutex<Option<Body>>>);
 
-/// An answer whose body are these frames; `stand_in` is for tonic, and never sent.
+/// An answer whose body is these frames. `stand_in` is for tonic, and never sent.
 pub(super) fn hand_over<T>(
     stand_in: T,
     frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin + 'static,

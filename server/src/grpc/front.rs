@@ -1,4 +1,4 @@
-//! The service as tonic makes it, with each answer looked at before it leaves.
+//! The service as tonic makes it. Each answer is checked before it leaves.
 
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use super::{faults, frames};
 
-/// A service whose errors all say why (`faults`), and whose answers may be handed over as bytes (`frames`).
+/// A service whose errors all carry a reason (`faults`), and whose answers may be handed over as bytes (`frames`).
 #[derive(Debug, Clone)]
 pub(crate) struct Front<S>(pub(super) S);
 

@@ -1,9 +1,9 @@
-//! What many streams of a connection send at the same moment, written at once.
+//! Joins what many streams of a connection send at the same moment into one write.
 //!
 //! A change wakes every stream that watches. Left alone, HTTP/2 writes to the socket as soon as the first of them has
-//! something to send, and again after the next: one system call an event, which is more than all else that an event
-//! costs. So a flush waits here until the connection's task has its next turn. Until then those that were woken with it
-//! have added theirs; if there is nobody else, the next turn is at once.
+//! something to send, and again after the next: one system call an event, which costs more than everything else about
+//! an event. So a flush waits here until the connection's task has its next turn. Until then the streams that were
+//! woken with it have added their messages. If no other stream was woken, the next turn is at once.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -24,17 +24,17 @@ use crate::budget::Account;
 use crate::clock;
 use crate::contact::Contact;
 
-/// No more than this waits, in bytes; what comes then waits for the socket.
+/// Maximum number of bytes that wait. Later bytes wait for the socket.
 const MOST: usize = 64 * 1024;
-/// What a read takes of the connection's turn on its thread, in the units of tokio's cooperative scheduling, of which a
-/// turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it begins any of the calls: of
-/// calls without a body, and of calls that are cancelled at once, 1 MiB has tens of thousands. So a turn reads at most
-/// 16 KiB.
+/// Number of units that a read takes of the connection's turn on its thread. A unit is one of tokio's cooperative
+/// scheduling; a turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it begins any of
+/// the calls. 1 MiB has tens of thousands of calls without a body, or of calls that are cancelled at once. So a turn
+/// reads at most 16 KiB.
 const READ: usize = 64;
-/// The most reflection streams of a connection: grpcurl has one at a time, a user interface a few.
+/// Maximum number of reflection streams of a connection: grpcurl has one at a time, a user interface a few.
 pub(super) const REFLECTIONS: usize = 4;
 
-/// A connection that gathers what is written.
+/// A connection that gathers its writes.
 #[derive(Debug)]
 pub(crate) struct Gathering<S> {
     socket: S,
@@ -42,23 +42,23 @@ pub(crate) struct Gathering<S> {
     pace: Pace,
     visitor: Visitor,
     pings: Pings,
-    /// Whether what has come is not read for a while.
+    /// Whether bytes that have arrived stay unread for a while.
     is_held_up: bool,
-    /// What waits. It takes no memory when nothing does.
+    /// Bytes that wait to be written. The buffer takes no memory when it is empty.
     waiting: Vec<u8>,
-    /// How much of that the socket has taken.
+    /// Number of those bytes that the socket has taken.
     taken: usize,
     turn: Turn,
 }
 
-/// What the calls of a connection share. Every request carries it as an extension.
+/// State that the calls of a connection share. Every request carries it as an extension.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(super) account: Account,
     pub(super) contact: Contact,
     pub(super) acknowledged: Acknowledged,
     pub(super) unread: Arc<Unread>,
-    /// Places for its reflection streams.
+    /// Places for the connection's reflection streams.
     pub(super) reflections: Arc<Semaphore>,
 }
 
@@ -74,19 +74,20 @@ impl Peer {
     }
 }
 
-/// Whose turn it is.
+/// The side that has its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// Of those who have something to send.
+    /// The streams that have something to send.
     Theirs,
-    /// The same, and the connection's task has been woken for its next.
+    /// The same, and the connection's task has been woken for its next turn.
     Awaited,
-    /// Of the socket.
+    /// The socket.
     Ours,
 }
 
 impl<S> Gathering<S> {
-    /// `account`: what the connection may hold. `contact`: who has to know whether its client lives learns it there.
+    /// `account` bounds what the connection may hold. `contact` records its signs of life, for everything that depends
+    /// on them.
     pub(crate) fn new(socket: S, account: Account, contact: Contact, turnstile: &Turnstile) -> Self {
         Self {
             socket,
@@ -103,14 +104,14 @@ impl<S> Gathering<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Gathering<S> {
-    /// Writes all that waits.
+    /// Writes all bytes that wait.
     fn poll_empty(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.taken < self.waiting.len() {
             let rest = &self.waiting[self.taken..];
-            // Reading may have used the turn up, and would again in the next.
+            // Reading may have used the turn up, and would do so again in the next.
             let writing = coop::unconstrained(poll_fn(|context| Pin::new(&mut self.socket).poll_write(context, rest)));
             let Poll::Ready(written) = pin!(writing).poll(context) else {
-                // HTTP/2 may not read before it has written.
+                // HTTP/2 might not read again before it has written.
                 self.visitor.pass(context);
                 return Poll::Pending;
             };
@@ -176,7 +177,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 }
 
 impl<S> Gathering<S> {
-    /// Waits until it may read; gives how many bytes it may.
+    /// Waits until the connection may read; returns the number of bytes that it may read.
     fn poll_may_read(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         let may = match self.pace.poll(context, &self.peer.unread) {
             Poll::Ready(()) => self.visitor.poll(context),
@@ -219,14 +220,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         let mut new = ReadBuf::new(buffer.initialize_unfilled_to(most));
         let read = Pin::new(&mut this.socket).poll_read(context, &mut new);
         let count = new.filled().len();
-        // The end of a connection is a sign of life too: somebody has ended it just now.
+        // The end of a connection is a sign of life too: its peer has ended it just now.
         if read.is_ready() {
             this.peer.contact.note(clock::now());
         }
         this.visitor.has_read(count);
         if count > 0 {
             this.pace.has_read(new.filled(), &this.peer.unread);
-            // The socket has taken one itself.
+            // The socket has taken one unit itself.
             for _ in 1..READ {
                 match coop::poll_proceed(context) {
                     Poll::Ready(unit) => unit.made_progress(),
@@ -257,7 +258,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket that notes each write, and takes so many bytes at once.
+    /// A socket that records each write, and takes at most `takes` bytes at once.
     #[derive(Debug, Default)]
     struct Socket {
         writes: Vec<Vec<u8>>,
@@ -334,7 +335,7 @@ mod tests {
             self.poll(|gathering, context| gathering.poll_flush(context)).is_ready()
         }
 
-        /// What begins every turn of a connection's task.
+        /// The read that begins every turn of a connection's task.
         fn turn(&mut self) {
             let read = self.poll(|gathering, context| gathering.poll_read(context, &mut ReadBuf::new(&mut [0; 8])));
             assert!(read.is_pending());

@@ -14,12 +14,12 @@ use crate::error::Error;
 use crate::types::{Revision, Zxid};
 use crate::views::{Begin, Form, Key, Made, Reached, Reader, Reading, State};
 
-/// What of a response is kept free for everything but the children, in bytes.
+/// Bytes of a response that are kept free for everything but the children.
 const MARGIN: usize = 4 * 1024;
-/// A wait that is longer than this is as good as for ever, and clocks can't go that far.
+/// Maximum wait. A longer one is as good as for ever, and clocks can't go that far.
 const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
-/// Where a page begins: after this name, in the state of this revision.
+/// Where a page begins: after a name, in the state of a revision.
 struct PageToken {
     revision: Revision,
     after: Arc<str>,
@@ -40,14 +40,14 @@ impl Service {
         let (reading, reset) = match &token {
             Some(token) => (reader.pinned(token.revision).await?, false),
             None if request.wait.is_none() => read(&reader, &request, &news).await?,
-            // A call that waits would hold up the way down, and there is no telling it to move but its end.
+            // A call that waits would delay the drain, and only its end can tell its client to move.
             None => tokio::select! {
                 reading = read(&reader, &request, &news) => reading?,
                 () = self.drain.begun() => return Err(Error::Draining),
             },
         };
         let begin = token.map_or(Begin::First, |token| Begin::After(token.after));
-        // A page that has room for all is the same for all.
+        // A page with room for all children is the same for every caller.
         let size = if page_size >= reading.state.children.len() { 0 } else { page_size };
         let key = Key { form: Form::Page, begin, size };
         let page = self.views.state_part(&account, &reading.state, key, page).await?;
@@ -59,17 +59,17 @@ impl Service {
     }
 }
 
-/// What the caller knows of.
+/// The transactions that the caller knows of.
 struct News {
-    /// By what this replica has told it.
+    /// From this replica's answers.
     acknowledged: Acknowledged,
-    /// By what it says.
+    /// From the request.
     min_revision: Zxid,
-    /// Where it counts while it waits for that.
+    /// Counts the call while it waits for them.
     admission: Admission,
 }
 
-/// The reading, and whether ZooKeeper's history ends before what the caller knows of.
+/// The reading, and whether ZooKeeper's history ends before a transaction that the caller knows of.
 async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<(Reading, bool), Error> {
     let wait = convert::duration("wait", request.wait)?;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
@@ -88,7 +88,7 @@ async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<
         if let Reached::Never(end) = reached {
             news.acknowledged.forget(acknowledged, end);
         }
-        // What was read before it was looked at may be older.
+        // The state that was read before this check may be older.
         reading = reader.cached().await?;
     }
     if let Some(deadline) = deadline.filter(|_| reading.state.children.is_empty()) {
@@ -104,7 +104,7 @@ async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<
     Ok((Reading { is_stale: true, as_of, ..reading }, matches!(reached, Reached::Never(_))))
 }
 
-/// What of an answer is the same for all.
+/// The part of an answer that is the same for every caller.
 fn page(state: &State, key: &Key) -> Made {
     let most = if key.size == 0 { usize::MAX } else { key.size };
     let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - MARGIN);

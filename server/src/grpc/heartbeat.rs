@@ -1,25 +1,25 @@
-//! Messages of streams on which nothing happens: quiet streams die in proxies.
+//! Heartbeats: messages on streams where nothing happens, because proxies end quiet streams.
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// The shortest interval that nobody asked for. Shorter: a connection is kept busy by messages that say nothing.
+/// Shortest interval that no caller asked for. A shorter one keeps a connection busy with messages that say nothing.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// When a message is due though nothing has happened.
+/// The time at which a stream sends a message though nothing has happened.
 pub(super) struct Heartbeat {
     asked: Duration,
-    /// No longer than was asked.
+    /// At most `asked`.
     interval: Duration,
     due: Instant,
-    /// It is set once an interval, and not with each message.
+    /// Set once an interval, not with each message.
     alarm: Pin<Box<Sleep>>,
 }
 
 impl Heartbeat {
-    /// `None` for zero.
+    /// `None` for an interval of zero.
     pub(super) fn every(interval: Duration) -> Option<Self> {
         let alarm = || Box::pin(tokio::time::sleep(interval));
         (!interval.is_zero()).then(|| Self {
@@ -30,7 +30,7 @@ impl Heartbeat {
         })
     }
 
-    /// From now on the interval is what was asked for, or this, whichever is shorter.
+    /// From now on the interval is the asked one or `limit`, whichever is shorter.
     pub(super) fn at_most(&mut self, limit: Duration) {
         let interval = self.asked.min(limit.max(SHORTEST));
         if interval != self.interval {
@@ -39,13 +39,13 @@ impl Heartbeat {
         }
     }
 
-    /// One is due after that time, if there is no message before.
+    /// The next heartbeat is due after `time`, unless the stream sends a message before.
     pub(super) fn again_in(&mut self, time: Duration) {
         self.due = Instant::now() + time;
         self.alarm.as_mut().reset(self.due);
     }
 
-    /// Resolves when the last message is that long ago.
+    /// Resolves when the heartbeat is due.
     async fn is_due(&mut self) {
         loop {
             self.alarm.as_mut().await;
@@ -58,10 +58,10 @@ impl Heartbeat {
     }
 }
 
-/// What comes next; `None` when a heartbeat is due before it.
+/// Waits for `next`; `None` if a heartbeat is due first.
 ///
 /// # Cancellation
-/// As safe as `next`.
+/// As cancel safe as `next`.
 pub(super) async fn or_due<T>(heartbeat: &mut Option<Heartbeat>, next: impl Future<Output = T>) -> Option<T> {
     let Some(heartbeat) = heartbeat else { return Some(next.await) };
     let next = tokio::select! {
@@ -73,7 +73,7 @@ pub(super) async fn or_due<T>(heartbeat: &mut Option<Heartbeat>, next: impl Futu
     next
 }
 
-/// Waits for this time, in which no message is made; whether a heartbeat is due before it is over.
+/// Waits for `time`, in which the stream makes no message. Returns true as soon as a heartbeat is due.
 pub(super) async fn is_due_within(heartbeat: &mut Option<Heartbeat>, time: Duration) -> bool {
     let Some(heartbeat) = heartbeat else {
         tokio::time::sleep(time).await;

@@ -17,10 +17,10 @@ use crate::error::Error;
 use crate::locks::{AcquireRequest, Acquisition, Description, LOOK_AGAIN, LockEvent, Party};
 use crate::views::Views;
 
-/// What of a response is kept free for everything but the parties, in bytes.
+/// Bytes of a response that are kept free for everything but the parties.
 const MARGIN: usize = 8 * 1024;
 
-/// What lives as long as the RPC.
+/// State that lives as long as the RPC.
 struct Open {
     acquisition: Acquisition,
     acknowledged: Acknowledged,
@@ -71,7 +71,7 @@ impl Service {
     }
 }
 
-/// The answer that all get who ask for the same at the same time.
+/// The answer to all callers that ask for the same lock at the same time.
 fn description_to_frame(description: &Description) -> Bytes {
     let mut room = MAX_MESSAGE_BYTES - MARGIN;
     frame(&v1::DescribeLockResponse {
@@ -83,14 +83,14 @@ fn description_to_frame(description: &Description) -> Bytes {
 }
 
 async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {
-    /// Number of heartbeats that a holder is sent in the time in which it must have heard one.
+    /// Number of heartbeats that a holder gets within the time in which it must have heard one.
     const IN_HORIZON: u32 = 3;
     let answer = loop {
         let next = heartbeat::or_due(&mut open.heartbeat, open.acquisition.next()).await;
         match (next, &mut open.heartbeat) {
             (Some(event), heartbeat) => {
                 let event = event?;
-                // Of what is told in doubt the horizon is what is left of that.
+                // In doubt, the horizon is only the rest of an earlier one.
                 if let (Ok(LockEvent::Held { horizon: Some(horizon), in_doubt: false, .. }), Some(heartbeat)) =
                     (&event, heartbeat)
                 {
@@ -112,9 +112,9 @@ fn response(event: v1::acquire_lock_response::Event) -> v1::AcquireLockResponse 
     v1::AcquireLockResponse { event: Some(event) }
 }
 
-/// The first parties, as many as there is room for.
+/// The first parties, as many as fit.
 fn parties_to_proto(parties: &[Party], room: &mut usize) -> Vec<v1::LockParty> {
-    /// What a party takes beside itself: a tag and a length.
+    /// Bytes that a party takes besides itself: a tag and a length.
     const FRAME: usize = 8;
     let fitting = parties.iter().map(party_to_proto).take_while(|party| {
         let left = room.checked_sub(party.encoded_len() + FRAME);

@@ -1,19 +1,19 @@
-//! Where messages begin and end in the body of a call.
+//! Finds where messages begin and end in the body of a call.
 
-/// What gRPC puts before a message: whether it is compressed, and its length.
+/// Length of the prefix that gRPC puts before a message: whether the message is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// Follows a body as it comes. It looks at lengths alone.
+/// Follows a body as it arrives. It looks at lengths only.
 #[derive(Debug, Default)]
 pub(super) struct Lengths {
     prefix: [u8; PREFIX],
-    /// How much of the prefix has come.
+    /// Number of bytes of the prefix that have arrived.
     known: usize,
-    /// The length of the present message, once its prefix has come.
+    /// Length of the current message, once its prefix has arrived.
     length: usize,
-    /// How much of the present message has come.
+    /// Number of bytes of the current message that have arrived.
     come: usize,
-    /// How much has come of the message of which most has.
+    /// Number of bytes that have arrived of the largest message so far.
     largest: usize,
 }
 
@@ -42,12 +42,12 @@ impl Lengths {
         }
     }
 
-    /// How many bytes have come of a message that is not complete.
+    /// Number of bytes that have arrived of a message that is not complete.
     pub(super) fn unfinished(&self) -> usize {
         self.known + self.come
     }
 
-    /// How many bytes have come of the message of which most have.
+    /// Number of bytes that have arrived of the largest message so far.
     pub(super) fn largest(&self) -> usize {
         self.largest
     }

@@ -1,4 +1,4 @@
-//! The API: one file an RPC. Each checks the request, calls a handle, and converts the answer; none keeps state.
+//! The API: one file an RPC. Each file checks the request, calls a handle, and converts the answer. None keeps state.
 
 mod acknowledged;
 mod admission;
@@ -57,19 +57,19 @@ use crate::standing::Standing;
 use crate::types::{NodePath, PathError};
 use crate::views::Views;
 
-/// The largest message that is accepted or sent, in bytes.
+/// Maximum size of a message that is accepted or sent, in bytes.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// The settings of the API.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The largest value, in bytes as the znode holds it.
+    /// Maximum size of a value, in bytes as the znode holds it.
     pub(crate) max_value_bytes: usize,
     /// Whether every write, lock and registration is refused.
     pub(crate) read_only: bool,
     /// Whether all paths lie below a chroot.
     pub(crate) has_chroot: bool,
-    /// After what time without a message a stream gets one.
+    /// Time without a message after which a stream gets a heartbeat.
     pub(crate) heartbeat: Duration,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn serve(service: Service) -> Front<RegistryServer<Service>> {
 }
 
 impl Settings {
-    /// A path that a request wants to write, register or lock.
+    /// Parses a path that a request wants to write, register or lock.
     fn path_to_write(&self, text: &str) -> Result<NodePath, Error> {
         let path = convert::path_below_root(text)?;
         if path.is_zookeepers() && !self.has_chroot {
@@ -115,12 +115,12 @@ impl Settings {
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What tonic is given of a stream whose messages are handed over as bytes.
+/// The empty stream that tonic gets when the messages are handed over as bytes.
 type HandedOver<T> = stream::Empty<Result<T, Status>>;
 
 impl Service {
-    /// Ends all streams. Registrations stand, for clients that come back elsewhere to take over. Locks without a ttl are
-    /// given back, and what clients have given back before is taken down, which this waits for.
+    /// Ends all streams. Registrations stay, for clients that come back on another replica. Locks without a ttl are
+    /// released. Waits until everything that clients gave back before is removed.
     pub(crate) async fn go_down(&self) {
         self.sessions.leave_standing();
         self.drain.go_to(Phase::Over);
@@ -132,7 +132,7 @@ impl Service {
         result.map(Response::new).map_err(|error| status::status(&error))
     }
 
-    /// Answers with a stream, which ends at its deadline and hears of a drain.
+    /// Answers with a stream, which ends at its deadline and tells its client of a drain.
     fn stream<T: deadline::Response + Message>(
         &self,
         method: &'static str,
@@ -144,7 +144,7 @@ impl Service {
         Ok(frames::hand_over(stream::empty(), bounded.map_ok(|response| Frame::of(&response))))
     }
 
-    /// How often a quiet stream gets a heartbeat: by the request, or the server's default; zero: never.
+    /// Interval of a quiet stream's heartbeats: the request's, or the server's default. Zero means none.
     fn heartbeat(&self, asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
         const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
         match convert::duration_or_zero("heartbeat", asked)? {

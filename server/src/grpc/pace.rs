@@ -1,14 +1,16 @@
-//! How far a connection may read ahead of its own calls.
+//! Limits how far a connection reads ahead of its own calls.
 //!
-//! HTTP/2 bounds what is unread in bytes, and small messages take far more memory than their bytes. So h2 has a budget
-//! for DATA frames that no call has read yet: half of the connection's window, of which a small frame takes 256 bytes. A
-//! connection over it is ended (ENHANCE_YOUR_CALM, "too_many_data_frames"), however honest: a client with 20,000 streams
-//! sends as many keep-alives at once, and a replica that was stopped finds several of each. h2 never waits for the calls.
-//! This does: with [`MOST`] frames unread the connection is not read until its calls have caught up.
+//! HTTP/2 bounds unread data in bytes, and small messages take far more memory than their bytes. So h2 has a budget for
+//! DATA frames that no call has read yet: half of the connection's window, of which a small frame takes 256 bytes. It
+//! ends a connection that is over the budget (ENHANCE_YOUR_CALM, "too_many_data_frames"), however honest the client: a
+//! client with 20,000 streams sends as many keep-alives at once, and a replica that was stopped finds several of each.
+//! h2 never waits for the calls. This module does: with [`MOST`] frames unread the connection is not read until its
+//! calls have caught up.
 //!
-//! It is a pace, and no account. Frames of calls that have ended meanwhile are never read, and nobody tells. So when all
-//! calls have stood still at [`LOOKS`] in a row, what they have not read counts no more: the connection never stops for good.
-//! Calls that do not read at all, as reflection's when its answers are not read, come up against h2's budget.
+//! The count sets a pace and is not exact. Frames of calls that have ended meanwhile are never read, and nothing
+//! reports them. So when the calls have read nothing at [`LOOKS`] looks in a row, the unread frames no longer count:
+//! the connection never stops for good. Calls that do not read at all, such as reflection's while its answers are not
+//! read, run into h2's budget.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
@@ -18,27 +20,27 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The most frames that are read ahead; a quarter of what h2 allows with the window of this server.
+/// Maximum number of frames that are read ahead; a quarter of what h2 allows with the window of this server.
 const MOST: isize = 4096;
-/// With so few unread, reading goes on.
+/// Number of unread frames at which reading goes on.
 const FEW: isize = MOST / 2;
 /// Time between two looks at a connection that waits. Calls that read at all have read something by then, unless the
-/// process was not given the processor.
+/// process did not get the processor.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// Number of looks that must find the same.
+/// Number of looks in a row that must find the same count.
 const LOOKS: usize = 5;
 
-/// The frames of a connection that have come and were not read by a call. Shared by the two sides.
+/// The frames of a connection that have arrived and that no call has read. Shared by the two sides.
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
     frames: AtomicIsize,
-    /// How many bytes the calls have read in all; it wraps.
+    /// Number of bytes that the calls have read in total; it wraps.
     bytes: AtomicUsize,
     reader: AtomicWaker,
 }
 
 impl Unread {
-    /// A call has read a frame of so many bytes.
+    /// A call has read a frame of `bytes` bytes.
     pub(super) fn is_read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.frames.fetch_sub(1, Ordering::AcqRel) == FEW + 1 {
@@ -46,7 +48,7 @@ impl Unread {
         }
     }
 
-    /// How many bytes the calls of the connection have read in all; it wraps.
+    /// Number of bytes that the calls of the connection have read in total; it wraps.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -56,7 +58,7 @@ impl Unread {
     }
 }
 
-/// The connection's side: what has come, and whether more may be read.
+/// The connection's side: the frames that have arrived, and whether more may be read.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     frames: Frames,
@@ -66,19 +68,19 @@ pub(super) struct Pace {
 #[derive(Debug)]
 struct Pause {
     alarm: Pin<Box<Sleep>>,
-    /// How many were unread at the last look, and how many looks have found the same.
+    /// Number of unread frames at the last look, and number of looks that have found the same.
     unread: isize,
     same: usize,
 }
 
 impl Pace {
-    /// Notes what was read from the socket.
+    /// Notes bytes that were read from the socket.
     pub(super) fn has_read(&mut self, bytes: &[u8], unread: &Unread) {
         let mut count = 0;
-        // Empty ones are not handed on to calls.
+        // Empty frames are not handed on to calls.
         self.frames.pass(bytes, |kind, _, length| count += isize::from(kind == Frames::DATA && length > 0));
         if count > 0 && unread.frames.fetch_add(count, Ordering::AcqRel) < 0 {
-            // Frames were read that counted no more.
+            // Calls have read frames that no longer counted.
             unread.frames.store(count, Ordering::Release);
         }
     }
@@ -109,32 +111,32 @@ impl Pace {
     }
 }
 
-/// Follows the frames of HTTP/2 as they go over a connection. It looks at lengths, types and flags alone.
+/// Follows the frames of HTTP/2 on a connection. It looks at lengths, types and flags only.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// What is to come of the preface, or of the present frame.
+    /// Bytes that are still to come of the preface, or of the current frame.
     left: usize,
     header: [u8; Self::HEADER],
     known: usize,
 }
 
 impl Frames {
-    /// A length of three bytes, a type, flags and a stream.
+    /// Length of a frame's header: a length of three bytes, a type, flags and a stream.
     const HEADER: usize = 9;
     const PREFACE: usize = 24;
     const DATA: u8 = 0;
 
-    /// What a server sends; a client's frames come after a preface.
+    /// For the frames that a server sends; those of a client come after a preface.
     pub(super) fn without_preface() -> Self {
         Self { left: 0, ..Self::default() }
     }
 
-    /// Whether the last byte was that of a frame's end.
+    /// Whether the last byte ended a frame.
     pub(super) fn is_between_two(&self) -> bool {
         self.left == 0 && self.known == 0
     }
 
-    /// Takes the next bytes. `each` is told the type, the flags and the length of each frame that begins in them.
+    /// Takes the next bytes. Calls `each` with the type, the flags and the length of each frame that begins in them.
     pub(super) fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(u8, u8, usize)) {
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -234,7 +236,7 @@ mod tests {
         let began = Instant::now();
         test.may_read().await;
         assert_eq!(began.elapsed().as_millis(), 50);
-        // Nor does it read further ahead, should they be read after all.
+        // Nor does the connection read further ahead if those frames are read after all.
         test.unread.is_read(7);
         test.comes(MOST);
         assert_eq!(test.unread.count(), MOST);

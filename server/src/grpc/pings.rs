@@ -1,8 +1,9 @@
-//! Pings beside those of HTTP/2's keep-alive, for what needs a sign of life sooner than that asks for one.
+//! Pings besides those of HTTP/2's keep-alive, for parts of the server that need a sign of life sooner than the
+//! keep-alive asks for one.
 //!
-//! A client of any language answers a ping by itself, as long as its process runs. The frames are put between those of
-//! HTTP/2 as they go to the socket: h2 has no other way to send one at another time than its own. It ignores the answers,
-//! with a warning that the server does not log (`main.rs`); that bytes have come is all that matters.
+//! A client of any language answers a ping by itself, as long as its process runs. The frames are inserted between
+//! those of HTTP/2 on their way to the socket, because h2 sends pings only at times of its own. It ignores the answers,
+//! with a warning that the server does not log (`main.rs`); only the arrival of bytes matters.
 
 use std::pin::Pin;
 use std::task::Context;
@@ -14,10 +15,10 @@ use super::pace::Frames;
 use crate::clock;
 use crate::contact::Contact;
 
-/// A PING frame. Its payload is none that HTTP/2's own pings have.
+/// A PING frame. Its payload differs from those of HTTP/2's own pings.
 const PING: [u8; 17] = *b"\x00\x00\x08\x06\x00\x00\x00\x00\x00rollcall";
 
-/// Time after which it is looked again whether a ping is due. After a suspension of the machine one is late by no more.
+/// Time between two checks whether a ping is due. After a suspension of the machine a ping is late by at most this.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The pings of one connection.
@@ -26,11 +27,11 @@ pub(super) struct Pings {
     alarm: Option<Pin<Box<Sleep>>>,
     last: Option<Instant>,
     is_due: bool,
-    /// What has been written.
+    /// Follows the frames that have been written.
     frames: Frames,
-    /// Whether anything was: the first frame of a connection must be HTTP/2's.
+    /// Whether anything was written: the first frame of a connection must be HTTP/2's.
     has_begun: bool,
-    /// Whether a block of headers is being written, which nothing may interrupt.
+    /// Whether a block of headers is being written, which no other frame may interrupt.
     is_in_headers: bool,
 }
 
@@ -40,7 +41,7 @@ impl Pings {
         Self { alarm: None, last: None, is_due: false, frames, has_begun: false, is_in_headers: false }
     }
 
-    /// Looks whether a ping is due, and wakes the task when the next is.
+    /// Checks whether a ping is due, and wakes the task when the next one is.
     pub(super) fn poll(&mut self, context: &mut Context<'_>, contact: &Contact) {
         let Some(interval) = contact.asked_every(context.waker()) else {
             (self.alarm, self.is_due) = (None, false);
@@ -57,7 +58,7 @@ impl Pings {
             // The runtime's timers do not count a suspension of the machine.
             let look_again = Instant::now() + (due - now).min(LOOK_AGAIN);
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(look_again)));
-            // It is set once an interval, and not with each sign of life.
+            // The alarm is set once an interval, not with each sign of life.
             if alarm.is_elapsed() || alarm.deadline() > look_again {
                 alarm.as_mut().reset(look_again);
             }
@@ -67,7 +68,7 @@ impl Pings {
         }
     }
 
-    /// Notes what HTTP/2 has written.
+    /// Notes bytes that HTTP/2 has written.
     pub(super) fn has_written(&mut self, bytes: &[u8]) {
         const HEADERS: u8 = 1;
         const CONTINUATION: u8 = 9;

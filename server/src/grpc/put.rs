@@ -34,7 +34,7 @@ impl Service {
         let put = self.durable.put(&path, bytes, expect, &account).await;
         match &put {
             Ok(stat) => acknowledged.note_stat(stat),
-            // What stood in the way is told too.
+            // An error reports state, too: the node that was in the way.
             Err(_) => acknowledged.note(self.views.last_zxid()),
         }
         let stat = put?;

@@ -1,8 +1,8 @@
 //! Register.
 //!
-//! The request side is read by a task of its own, so that a client that does not read its answers is still heard. Its end
-//! means nothing: a half-close, and a broken connection, look the same. The drop of the response stream is the sign that
-//! the RPC is over.
+//! A task of its own reads the request side, so that a client that does not read its answers is still heard. The end of
+//! the request side means nothing: a half-close and a broken connection look the same. The drop of the response stream
+//! is the sign that the RPC is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +27,15 @@ use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
 use crate::views::Views;
 
-/// What lives as long as the RPC.
+/// State that lives as long as the RPC.
 struct Open {
     rpc: Rpc,
     acknowledged: Acknowledged,
     views: Views,
-    /// Whether anything was told: nothing comes before `opened`.
+    /// Whether the first response was sent. No heartbeat comes before `opened`.
     has_begun: bool,
     heartbeat: Option<Heartbeat>,
-    /// How long the ZooKeeper sessions outlive the replica's last word.
+    /// How long the ZooKeeper sessions outlive the replica's last message.
     horizon: Duration,
     contact: Option<Contact>,
     _reader: Reader,
@@ -73,8 +73,8 @@ impl Service {
 }
 
 impl Open {
-    /// How long the client may hear nothing until its registrations may have gone: with a ZooKeeper session, with its
-    /// connection, or with its ttl.
+    /// How long the client may hear nothing before its registrations may be gone: with a ZooKeeper session, with its
+    /// connection, or after its ttl.
     fn horizon_with(&self, ttl: Option<Duration>) -> Duration {
         let of_client = match (ttl, &self.contact) {
             (Some(ttl), _) => ttl - ttl / 3,
@@ -107,9 +107,9 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
     Some((response.map_err(|error| status::status(&error)), open))
 }
 
-/// A notice as a message; on another thread where it has a value so large that it takes long to convert.
+/// A notice as a message. A value so large that it takes long to convert is converted on another thread.
 async fn to_response(notice: Notice) -> v1::RegisterResponse {
-    /// 1 ms of the worst JSON.
+    /// Number of bytes of the worst JSON that take 1 ms.
     const SHORT: usize = 16 * 1024;
     match &notice {
         Notice::Overwritten { data, .. } if data.len() > SHORT => {
@@ -136,7 +136,7 @@ async fn read(
                 }
                 return;
             }
-            // A message that can't be read, or is over a limit. When the connection broke nobody is told.
+            // A message that can't be read, or is over a limit. If the connection broke, nobody gets the error.
             Err(error) => {
                 let refusal = call.as_ref().and_then(|call| call.refusal());
                 let fault = || status::fault(&error).unwrap_or_else(|| protocol("request", error.message()));
@@ -184,7 +184,8 @@ fn protocol(field: &'static str, cause: &str) -> Error {
     Error::Protocol { field, cause: crate::error::short(cause).into_owned() }
 }
 
-/// A path that is refused, as it was sent, so that the client knows which; unless it is so long that no path was meant.
+/// The path of a refused request as it was sent, so that the client knows which request was refused. A path so long
+/// that none was meant is cut.
 fn bounded(mut path: String) -> String {
     const LONGEST: usize = 16 * 1024;
     path.truncate(path.floor_char_boundary(LONGEST));
@@ -202,7 +203,7 @@ impl Settings {
             }
             Kind::KeepAlive(_) => return sessions::Request::KeepAlive,
             Kind::Close(_) => return sessions::Request::Close,
-            // The reader has taken it out.
+            // The reader has taken it.
             Kind::Open(_) => return sessions::Request::KeepAlive,
         };
         converted.unwrap_or_else(|error| sessions::Request::Reject { path: bounded(path), error })

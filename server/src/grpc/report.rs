@@ -1,4 +1,4 @@
-//! Status: how this replica stands.
+//! Status: the state of this replica.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::drain::Phase;
 use crate::metrics::Port;
 use crate::standing::{Backend, Report};
 
-/// Why a replica does not serve, where it does not drain.
+/// Why a replica does not serve, unless it drains.
 const NOT_REACHED: &str = "zookeeper has not been reached yet";
 
 impl Service {
     pub(super) async fn do_status(&self) -> v1::StatusResponse {
         let report = self.standing.report().await;
-        // After the wait: what is told of the replica itself is of this moment.
+        // Read after the wait, so that the state of the replica itself is current.
         let (state, cause, remaining) = match *self.drain.phases().borrow() {
             Phase::Serving if self.metrics.serving.get() == 1 => (v1::ReplicaState::Serving, "", None),
             Phase::Serving => (v1::ReplicaState::NotServing, NOT_REACHED, None),

@@ -1,8 +1,8 @@
-//! Errors as statuses: the only file that names a status code.
+//! Converts errors to statuses. No other file names a status code.
 //!
 //! Every status has a `google.rpc.ErrorInfo` (domain `rollcall`, the error's reason, the object's name), a `BadRequest`
-//! where a field is at fault, and a `RetryInfo` where a retry helps. A message has at most [`MAX_MESSAGE`] bytes, all
-//! details together stay under 4 KiB: names are cut, lists end with «and N more».
+//! where a field is at fault, and a `RetryInfo` where a retry helps. A message has at most [`MAX_MESSAGE`] bytes, and
+//! all details together stay under 4 KiB: names are cut, lists end with «and N more».
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::error::{Error, list, short};
 
 /// The domain of every `ErrorInfo`.
 const DOMAIN: &str = "rollcall";
-/// The longest message, in bytes.
+/// Maximum length of a message, in bytes.
 const MAX_MESSAGE: usize = 512;
-/// After what time a call that failed because ZooKeeper could not be reached is worth trying again.
+/// Time after which a call that failed because ZooKeeper could not be reached should be tried again.
 const BACKEND_RETRY: Duration = Duration::from_millis(500);
 
-/// Over what time the clients of a replica that goes down come back.
+/// Time over which the clients of a replica that goes down spread their return.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
-/// The code of an error, as the table in the design has it.
+/// The code of an error, as in the design's table.
 pub(super) fn code(error: &Error) -> Code {
     match error {
         Error::InvalidPath { .. }
@@ -55,7 +55,8 @@ pub(super) fn code(error: &Error) -> Code {
     }
 }
 
-/// What is wrong with a request that tonic could not read. `None`: it is for tonic to say, as that there is no such method.
+/// The error for a request that tonic could not read. `None` if tonic's own answer is right, as when there is no such
+/// method.
 pub(super) fn fault(status: &Status) -> Option<Error> {
     match status.code() {
         Code::Ok | Code::Unimplemented => None,
@@ -67,7 +68,7 @@ pub(super) fn fault(status: &Status) -> Option<Error> {
     }
 }
 
-/// The message of an error, cut.
+/// The message of an error, cut to [`MAX_MESSAGE`].
 pub(super) fn message(error: &Error) -> String {
     let mut message = error.to_string();
     if message.len() > MAX_MESSAGE {
@@ -85,7 +86,7 @@ pub(super) fn status(error: &Error) -> Status {
     }
     match error {
         Error::BackendUnavailable => drop(details.set_retry_info(Some(BACKEND_RETRY))),
-        // Not all at once.
+        // So that the clients do not return all at once.
         Error::Draining => drop(details.set_retry_info(Some(DRAIN_SPREAD.mul_f64(rand::random())))),
         _ => {}
     }

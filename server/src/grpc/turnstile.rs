@@ -1,10 +1,10 @@
-//! Turns at reading, for connections that say much.
+//! Turns at reading, for connections that send much.
 //!
-//! HTTP/2 begins calls as fast as they can be read, and each is a task. Beside some forty connections that send calls as
-//! fast as they can, whoever asks for little would wait until all that these have just begun has had its turn: some
-//! hundred milliseconds. So a connection that says more than [`FREE`] bytes in [`REFILL`] reads only when it has a turn.
-//! There are as many turns as processors, in the order in which they are asked for, and each is passed on behind what was
-//! begun in it.
+//! HTTP/2 begins calls as fast as it can read them, and each is a task. Beside some forty connections that send calls
+//! as fast as they can, a client that asks for little would wait until all calls that these have just begun have had
+//! their turn: some hundred milliseconds. So a connection that sends more than [`FREE`] bytes in [`REFILL`] reads only
+//! when it has a turn. There are as many turns as processors. They are given in the order in which they are asked for,
+//! and each is passed on behind the tasks that were begun in it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What a connection reads without a turn in [`REFILL`], in bytes: some twenty calls.
+/// Bytes that a connection reads without a turn in [`REFILL`]: some twenty calls.
 const FREE: usize = 2048;
 /// Time after which a connection has all of [`FREE`] again.
 const REFILL: Duration = Duration::from_millis(100);
-/// What is read in a turn, in bytes: some fifty calls, of which a thousand take some ten milliseconds.
+/// Bytes that are read in a turn: some fifty calls, of which a thousand take some ten milliseconds.
 const TURN: usize = 4096;
 
 /// The turns of all connections. Cheap to clone.
@@ -28,11 +28,11 @@ pub(crate) struct Turnstile(Arc<Semaphore>);
 /// A connection at the turnstile.
 pub(super) struct Visitor {
     turnstile: Turnstile,
-    /// The turn, from when it has come until something is read in it.
+    /// The turn, from its arrival until something is read in it.
     turn: Option<OwnedSemaphorePermit>,
-    /// A turn that was asked for.
+    /// A turn that was asked for and has not come.
     coming: Option<Coming>,
-    /// What may be read without a turn, in bytes, until `since` is [`REFILL`] ago.
+    /// Bytes that may be read without a turn, until `since` is [`REFILL`] ago.
     free: usize,
     since: Instant,
 }
@@ -56,7 +56,7 @@ impl Turnstile {
 }
 
 impl Visitor {
-    /// Waits until the connection may read; how much, in bytes.
+    /// Waits until the connection may read; returns the number of bytes that it may read.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         if self.since.elapsed() >= REFILL {
             (self.free, self.since) = (FREE, Instant::now());
@@ -78,8 +78,8 @@ impl Visitor {
         Poll::Ready(TURN)
     }
 
-    /// The connection does not come to read now. A turn that has come goes on to the next; the connection asks for another
-    /// one when it reads, for which its task is woken.
+    /// The connection does not read now. A turn that has come goes to the next connection. This one asks for another
+    /// when it reads, for which its task is woken.
     pub(super) fn pass(&mut self, context: &mut Context<'_>) {
         let has_come = self.coming.as_mut().is_some_and(|coming| coming.as_mut().poll(context).is_ready());
         if has_come || self.turn.take().is_some() {
@@ -88,12 +88,12 @@ impl Visitor {
         }
     }
 
-    /// So many bytes were read; none: there were none.
+    /// The connection has read `bytes` bytes; zero means that there were none.
     pub(super) fn has_read(&mut self, bytes: usize) {
         self.free = self.free.saturating_sub(bytes);
         let Some(turn) = self.turn.take() else { return };
         if bytes > 0 {
-            // What the bytes begin is in the queue of tasks before this one comes to its end.
+            // The tasks that the bytes begin are queued before this task ends.
             tokio::spawn(async move {
                 tokio::task::yield_now().await;
                 drop(turn);
@@ -121,7 +121,7 @@ mod tests {
         visitor.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
-    /// A connection that has said much just now.
+    /// A connection that has just sent much.
     fn busy(turnstile: &Turnstile) -> Visitor {
         // Its allowance comes back in an hour.
         let since = Instant::now() + Duration::from_secs(3600);
@@ -151,7 +151,7 @@ mod tests {
         quiet.has_read(FREE - 1);
         assert!(may_read(&mut quiet));
 
-        // It has found nothing to read: nothing was begun, and the turn goes on at once.
+        // The connection has found nothing to read, begins nothing, and passes the turn on at once.
         other.has_read(0);
         assert!(may_read(&mut one));
         drop(one);

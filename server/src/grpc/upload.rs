@@ -1,4 +1,5 @@
-//! The bodies of requests: counted as they come, and what is to be complete has to come in time.
+//! The bodies of requests. Their bytes are counted as they arrive, and a request that has to be complete has to arrive
+//! in time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,28 +19,28 @@ use super::pace::Unread;
 use crate::contact::Arriving;
 use crate::error::Error;
 
-/// Time in which a request must go on.
+/// Time within which a request must make progress.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// Time in which a request of one message must be complete, however it goes on. A longer one lets a client that sends byte
-/// by byte keep its calls for longer; a shorter one fails large requests over slow connections.
+/// Time within which a request of one message must be complete, whatever its progress. A longer one lets a client that
+/// sends byte by byte keep its calls for longer; a shorter one fails large requests over slow connections.
 const LONGEST: Duration = Duration::from_secs(120);
-/// Bytes that a connection must have sent for its requests to be going on.
+/// Number of bytes that a connection must have sent for its requests to count as making progress.
 const PROGRESS: usize = 4 * 1024;
-/// Time for a last look before a request is given up: a replica that was stopped reads what came meanwhile.
+/// Time for a last look before a request is given up, in which a replica that was stopped reads what arrived meanwhile.
 const LAST_LOOK: Duration = Duration::from_secs(1);
-/// Time between two looks whether there is memory again. A shorter one costs the processor more when all streams wait.
+/// Time between two checks for free memory. A shorter one costs the processor more when all streams wait.
 const CROWDED: Duration = Duration::from_millis(500);
-/// The most that a reflection stream may ask, in bytes; its server answers with what it was asked, twice.
+/// Maximum number of bytes that a reflection stream may ask. Its server answers with the question, twice.
 const REFLECTION: usize = 64 * 1024;
 
 /// How a call uses its request.
 #[derive(Debug)]
 pub(super) enum Form {
-    /// One message, which is kept as long as the call.
+    /// One message, kept as long as the call.
     Single,
-    /// Register: any number of messages, at any time, of which each is handed on.
+    /// Register: any number of messages, at any time. Each is handed on.
     Many,
-    /// Reflection: any number of messages, for a while.
+    /// Reflection: any number of messages, for a limited time.
     Reflection { _places: [OwnedSemaphorePermit; 2] },
 }
 
@@ -48,30 +49,30 @@ pub(super) struct Upload {
     body: Body,
     form: Form,
     patience: Patience,
-    /// Set while there is no memory for what has come of an open stream; most never wait.
+    /// Set while there is no memory for bytes that have arrived on an open stream. Most streams never wait.
     wait: Option<Wait>,
-    /// Bytes that are kept.
+    /// Number of bytes that are kept.
     kept: usize,
     lengths: Lengths,
     call: Arc<Call>,
     unread: Arc<Unread>,
 }
 
-/// An open stream that is not read, but for what shows that something has come.
+/// An open stream that is not read, except for the frame that shows that something has arrived.
 struct Wait {
-    /// What has come: at most one frame.
+    /// The frame that has arrived.
     frame: Frame<Bytes>,
-    /// When it is looked again whether there is memory.
+    /// When memory is checked again.
     look: Pin<Box<Sleep>>,
     _held_back: Option<Arriving>,
 }
 
-/// How long a request is waited for.
+/// How long the server waits for a request.
 struct Patience {
     began: Instant,
-    /// Most requests are complete before anybody waits.
+    /// Set on the first wait; most requests never wait.
     alarm: Option<Pin<Box<Sleep>>>,
-    /// What the connection's calls had read at the last look.
+    /// Number of bytes that the connection's calls had read at the last look.
     read: usize,
     is_last_look: bool,
 }
@@ -106,10 +107,11 @@ impl Upload {
         }
     }
 
-    /// A Register stream is asked for more: its reader has handed on every message that was complete.
+    /// Reads more of a Register stream: its reader has handed on every complete message.
     ///
-    /// The reader keeps a buffer as large as the largest message, which counts as long as the stream. When no memory is left
-    /// even for open streams, the stream is not read; its client counts as heard only if there is something to read.
+    /// The reader keeps a buffer as large as the largest message, which counts as long as the stream lives. When no
+    /// memory is left even for open streams, the stream is not read; its client then counts as heard only if there is
+    /// something to read.
     fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let kept = self.lengths.unfinished().max(self.lengths.largest());
         if kept != self.kept {
@@ -141,12 +143,12 @@ impl Patience {
         Self { began: Instant::now(), alarm: None, read: unread.bytes(), is_last_look: false }
     }
 
-    /// Whether it is over: nothing has come on the connection for a while, or the request takes too long.
+    /// Whether the wait is over: nothing has arrived on the connection for a while, or the request takes too long.
     fn is_over(&mut self, unread: &Unread, context: &mut Context<'_>) -> bool {
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(self.began + REQUEST_TIME)));
         while alarm.as_mut().poll(context).is_ready() {
             let (now, read) = (Instant::now(), unread.bytes());
-            // The requests of a slow connection take turns: each may stand still for long while others go on.
+            // The requests of a slow connection take turns: one may make no progress for long while others do.
             if read.wrapping_sub(self.read) >= PROGRESS && now < self.began + LONGEST {
                 (self.read, self.is_last_look) = (read, false);
                 alarm.as_mut().reset(self.began + LONGEST.min(now - self.began + REQUEST_TIME));
@@ -177,7 +179,7 @@ impl http_body::Body for Upload {
                     let error = Error::RequestUnfinished { after: this.patience.began.elapsed() };
                     Poll::Ready(Some(Err(this.call.refuse(error))))
                 }
-                // The same as a half-close by the client.
+                // This looks like a half-close by the client.
                 Form::Reflection { .. } if this.patience.is_over(&this.unread, context) => Poll::Ready(None),
                 _ => Poll::Pending,
             };
@@ -211,7 +213,7 @@ mod tests {
     use crate::budget::{Account, Budget, Limits, Resource};
     use crate::contact::Heard;
 
-    /// A body that comes when a test says so.
+    /// A body that arrives when a test says so.
     struct Slow(mpsc::UnboundedReceiver<usize>);
 
     impl http_body::Body for Slow {
@@ -244,7 +246,7 @@ mod tests {
             poll_fn(|context| Pin::new(&mut self.upload).poll_frame(context)).await.expect("it goes on")
         }
 
-        /// When the request is given up, in seconds, if so many bytes of it come each three seconds.
+        /// Returns after how many seconds the request is given up if `bytes` of it arrive every three seconds.
         async fn ends_after(mut self, bytes: usize) -> u64 {
             let began = Instant::now();
             let sender = self.sender.clone();
@@ -294,7 +296,7 @@ mod tests {
             frame = test.next() => panic!("{frame:?}"),
             () = sleep(Duration::from_secs(1)) => {}
         }
-        // Nothing is polled meanwhile; what has come is read a little later.
+        // Nothing is polled meanwhile. Bytes that have arrived are read a little later.
         tokio::time::advance(Duration::from_secs(600)).await;
         tokio::spawn(async move {
             sleep(LAST_LOOK / 2).await;
@@ -311,7 +313,7 @@ mod tests {
         let (begun, full) = (Instant::now(), account.take(Resource::Bytes, 70_000).unwrap());
         let heard = Heard::new(begun);
         test.upload.call.is_heard_by(heard.clone());
-        // What has come counts, whether or not it fits.
+        // Bytes that have arrived count, whether or not they fit.
         test.sender.send(30_000).unwrap();
         assert!(test.next().await.is_ok());
         assert!(account.is_exhausted(Resource::Bytes));

@@ -1,8 +1,9 @@
 //! Watch.
 //!
-//! A step of the view becomes one response, or several when it is large. Its bytes are made once for all. The parts of a
-//! large one are made one by one, as clients read them: a client that does not read costs no more than two (HTTP/2 asks for
-//! one ahead), which it shares with all who have the same, and which count for its connection.
+//! A step of the view becomes one response, or several if it is large. Its bytes are made once for all watchers. The
+//! parts of a large step are made one by one, as clients read them: a client that does not read costs at most two parts
+//! (HTTP/2 asks for one ahead). It shares them with all clients that have the same parts, and they count for its
+//! connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,32 +25,32 @@ use crate::metrics::Counter;
 use crate::types::{Revision, Zxid};
 use crate::views::{Begin, Delta, Form, Key, Made, Neighbourhood, State, Step, Told, Views, Watcher};
 
-/// A larger step is told in parts, in bytes.
+/// Size above which a step is sent in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
-/// Pauses between two tries to find room for a part. With shorter ones, thousands of streams that wait cost the processor
-/// more; with longer ones they go on later than they could.
+/// Pauses between two tries to find memory for a part. With shorter ones, thousands of streams that wait cost the
+/// processor more; with longer ones, they go on later than they could.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What lives as long as the RPC.
+/// State that lives as long as the RPC.
 struct Open {
     views: Views,
     account: Account,
-    /// What is acknowledged to the connection, and how far that was when the call began.
+    /// The latest transaction acknowledged to the connection, and its value when the call began.
     acknowledged: (Acknowledged, Zxid),
     watcher: Watcher,
     heartbeat: Option<Heartbeat>,
-    /// A step that is told in parts, and is not over.
+    /// A step of which not all parts are sent.
     unfinished: Option<Unfinished>,
-    /// The last revision that was told.
+    /// The last revision that was sent.
     told: Revision,
     has_ended: bool,
-    /// Counts the messages of all.
+    /// Counts the messages of all watchers.
     messages: Counter,
     _place: Place,
 }
 
-/// A step and how far it has been told.
+/// A step and how far it has been sent.
 enum Unfinished {
     Snapshot { state: Arc<State>, form: Form, begin: Begin },
     Delta { delta: Arc<Delta>, first: usize },
@@ -139,14 +140,15 @@ impl Open {
         Ok(Frame::of(&v1::WatchResponse { revision: revision.0, stale: is_stale, event: Some(event) }))
     }
 
-    /// That what was told is all.
+    /// The message `current`, with the last revision that was sent.
     fn current(&self) -> Frame {
         let (revision, stale) = (self.told.0, self.watcher.is_stale());
         Frame::of(&v1::WatchResponse { revision, stale, event: Some(Event::Current(v1::Current {})) })
     }
 
-    /// The next part of a step, as soon as the account has room for it: no watcher is dropped because of answers that other
-    /// calls of the connection have not read. Between two parts there is no heartbeat: they are one message to the client.
+    /// The next part of a step, as soon as the account has room for it: no watcher is dropped because of answers that
+    /// other calls of the connection have not read. Between two parts there is no heartbeat: they are one message to
+    /// the client.
     async fn part(&mut self, step: Unfinished, stale: bool) -> Result<Frame, Error> {
         let mut pause = FIRST_PAUSE;
         let made = loop {
@@ -170,7 +172,7 @@ impl Open {
             (Unfinished::Delta { delta, .. }, Some(Begin::At(first))) => Some(Unfinished::Delta { delta, first }),
             _ => None,
         };
-        // What is the same for all, and what is not.
+        // The bytes that are the same for all watchers, and the field that is not.
         Ok(Frame::with(&made.bytes, &v1::WatchResponse { stale, ..Default::default() }))
     }
 
@@ -193,7 +195,7 @@ impl Unfinished {
         }
     }
 
-    /// That no part of it was told.
+    /// Whether no part of it was sent.
     fn is_untold(&self) -> bool {
         match self {
             Self::Snapshot { begin, .. } => *begin == Begin::First,

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::Listener;
 
-/// Time for the head of a request, from the end of the one before; a connection that asks nothing ends then.
+/// Time for the head of a request, from the end of the request before. A connection that asks nothing ends then.
 const HEAD: Duration = Duration::from_secs(10);
 
 /// Serves for ever.

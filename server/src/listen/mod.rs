@@ -1,7 +1,7 @@
-//! Connections of clients, from both ports: accepted, counted, and given time.
+//! Connections of clients on both ports: accepted, counted, and bounded in time.
 //!
-//! A connection over the limit is closed at once. One that does not say what it wants in time, or stops reading, is ended by
-//! its [`Socket`].
+//! A connection over the limit is closed at once. A connection that does not say what it wants in time, or stops
+//! reading, is ended by its [`Socket`].
 
 mod http1;
 mod places;
@@ -23,12 +23,12 @@ pub(crate) use socket::Socket;
 
 use crate::metrics::{Metrics, Port};
 
-/// Pause after the kernel has refused a connection for want of descriptors or memory. Shorter: the loop takes a core while
-/// the shortage lasts. Longer: clients wait after it is over.
+/// Pause after the kernel has refused a connection for lack of descriptors or memory. With a shorter one, the loop
+/// takes a core while the shortage lasts; with a longer one, clients wait after it is over.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Number of bytes that open an HTTP/2 connection: the preface, and the header of the first frame, which is SETTINGS.
 const HTTP2_OPENING: usize = 24 + 9;
-/// Time between two log lines about the same trouble.
+/// Time between two log lines about the same problem.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 /// The accept loop of one port.
@@ -44,12 +44,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// `silence`: time after which a peer that is not heard of loses its connection, if what it is sent can't be
-    /// delivered either.
+    /// `silence` is the time after which a silent peer loses its connection, if data for it can't be delivered either.
     pub(crate) fn new(listener: TcpListener, port: Port, bounds: Bounds, silence: Duration, metrics: Metrics) -> Self {
         let opening = match port {
             Port::Grpc => HTTP2_OPENING,
-            // Its server gives each head its time.
+            // The HTTP server bounds the time of each head.
             Port::Http => 0,
         };
         let patience = socket::Patience { silence, opening };
@@ -68,7 +67,7 @@ impl Listener {
                 }
             };
             match self.places.take(address.ip()) {
-                // Without it answers wait for acknowledgements; that it can't be set means that the peer has gone.
+                // Without this, answers wait for acknowledgements. If it can't be set, the peer has gone.
                 Ok(place) if stream.set_nodelay(true).is_ok() => return Socket::new(stream, self.patience, place),
                 Ok(_) => {}
                 Err(limit) => self.refuse(address, limit),
@@ -76,7 +75,7 @@ impl Listener {
         }
     }
 
-    /// All connections, for a server that takes a stream of them. The end of the stream gives the listener back, so that
+    /// All connections, for a server that takes a stream of them. The end of the stream returns the listener, so that
     /// the port stays open.
     pub(crate) fn lend(self) -> (impl Stream<Item = io::Result<Socket>>, oneshot::Receiver<Self>) {
         let (owner, returned) = oneshot::channel();
@@ -102,7 +101,7 @@ impl Listener {
 
     async fn pause_after(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-        // The peer has gone again before it was accepted.
+        // The peer left before it was accepted.
         if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
             return;
         }
@@ -116,7 +115,7 @@ impl Listener {
 /// A listener on loan.
 #[derive(Debug)]
 struct Lent {
-    /// Both are there until this is dropped.
+    /// Both are set until this is dropped.
     listener: Option<Listener>,
     owner: Option<oneshot::Sender<Listener>>,
 }
@@ -124,7 +123,7 @@ struct Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let (Some(listener), Some(owner)) = (self.listener.take(), self.owner.take()) {
-            // Where nobody waits for it the port is closed.
+            // If nobody waits for the listener, the port is closed.
             drop(owner.send(listener));
         }
     }
@@ -138,7 +137,7 @@ struct Seldom {
 }
 
 impl Seldom {
-    /// Counts one more event. Gives the number of events since the last line, when a line is due.
+    /// Counts one more event. Returns the number of events since the last line if a line is due.
     fn is_due(&mut self) -> Option<usize> {
         self.times += 1;
         if self.last.is_some_and(|last| last.elapsed() < BETWEEN_LINES) {

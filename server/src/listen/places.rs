@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, and from one address.
+//! Bounds the number of connections: in all, and from one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,21 +9,22 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::metrics::Gauge;
 use crate::mutex::lock;
 
-/// Number of descriptors that clients never get: ZooKeeper's connections, files, pipes.
+/// Number of descriptors that are kept from clients: for ZooKeeper's connections, files, pipes.
 const RESERVE: usize = 256;
 
-/// The most connections of one port.
+/// Maximum number of connections of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// In all.
     pub(crate) in_all: usize,
-    /// From one address; of IPv6, from one network of 64 bits, which is what one machine is given.
+    /// From one address; with IPv6, from one network of 64 bits, which is what one machine gets.
     pub(crate) per_address: usize,
 }
 
 impl Bounds {
-    /// Divides the descriptors of the process: gRPC gets three quarters of what may be used, HTTP the rest; neither more
-    /// than is asked for. Where that is less than was asked for, one address gets a quarter of it at most.
+    /// Divides the descriptors of the process: gRPC gets three quarters of those that may be used, HTTP the rest, and
+    /// neither gets more than was asked for. If a port gets less than was asked for, one address gets a quarter of it
+    /// at most.
     pub(crate) fn within(self, descriptors: usize) -> [Self; 2] {
         let free = descriptors.saturating_sub(RESERVE).max(8);
         [free - free / 4, free / 4].map(|most| {
@@ -33,16 +34,16 @@ impl Bounds {
     }
 }
 
-/// Raises the number of descriptors that this process may have to what the system allows, and gives that number.
+/// Raises the number of descriptors that this process may have to what the system allows, and returns that number.
 pub(crate) fn descriptors() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // Where it is refused, what there was remains.
+    // If this is refused, the old limit stays.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// Which limit a connection is over.
+/// The limit that a connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Full {
     #[error("there are {0} (--max-connections, or the number of descriptors)")]
@@ -73,7 +74,7 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// `gauge` shows how many there are.
+    /// `gauge` shows the number of connections.
     pub(super) fn new(bounds: Bounds, gauge: Gauge) -> Self {
         Self { bounds, taken: Arc::default(), gauge }
     }
@@ -110,7 +111,7 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address.
+/// The network that counts as one address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

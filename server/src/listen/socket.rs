@@ -11,34 +11,35 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::places::Place;
 
-/// Time for the first bytes of a connection.
+/// Time within which the first bytes of a connection must arrive.
 const OPENING: Duration = Duration::from_secs(10);
 
-/// What is expected of a peer.
+/// The requirements that a peer must meet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// Time after which a peer is gone that neither says nor takes anything.
+    /// Time after which a peer that neither sends nor takes anything counts as gone.
     pub(super) silence: Duration,
-    /// Number of bytes that must have come within [`OPENING`].
+    /// Number of bytes that must have arrived within [`OPENING`].
     pub(super) opening: usize,
 }
 
-/// A connection, and its place among all. Reads and writes fail with [`io::ErrorKind::TimedOut`] when the peer
+/// A connection, and its place among all connections. Reads and writes fail with [`io::ErrorKind::TimedOut`] when the
+/// peer
 /// - has not opened the connection in time, or
-/// - takes nothing of what it is sent, and was not heard of for as long as `silence`. HTTP/2's pings alone do not end such a
-///   connection: its last words would have to be delivered first.
+/// - takes no data, and was not heard of for as long as `silence`. HTTP/2's pings alone do not end such a connection:
+///   its last frames would have to be delivered first.
 #[derive(Debug)]
 pub(crate) struct Socket<S = TcpStream> {
     stream: S,
     silence: Duration,
     opening: Option<Opening>,
-    /// When bytes last came.
+    /// When bytes last arrived.
     heard: Instant,
     stuck: Option<Stuck>,
     _place: Option<Place>,
 }
 
-/// What has to come until the connection is open.
+/// The bytes that must arrive before the connection is open.
 #[derive(Debug)]
 struct Opening {
     left: usize,
@@ -59,13 +60,14 @@ impl<S> Socket<S> {
         Self { stream, silence, opening, heard: Instant::now(), stuck: None, _place: place.into() }
     }
 
-    /// Notes how a write went. Fails when it is stuck, and the peer is gone.
+    /// Notes the result of a write. Fails when the write is stuck, and the peer is gone.
     fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stuck = None;
             return written;
         }
-        // Half of the time from when it got stuck on: a process that was stopped hears first what has come meanwhile.
+        // At least half of the time counts from when the write got stuck: a process that was stopped first reads what
+        // arrived meanwhile.
         let due = |since: Instant| (self.heard + self.silence).max(since + self.silence / 2);
         let stuck = self.stuck.get_or_insert_with(|| {
             let since = Instant::now();

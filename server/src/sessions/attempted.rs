@@ -1,12 +1,12 @@
-//! The ZooKeeper sessions in which a create was sent whose answer was lost: what stands in one of them may be ours.
+//! The ZooKeeper sessions in which a create was sent whose answer was lost: a node that one of them owns may be ours.
 
 use crate::types::SessionId;
 
-/// How many are remembered. A claim goes on in a session that it has tried for as long as that stands; an older one has
-/// ended, and ZooKeeper removes what it made. A pool has four.
+/// Maximum number of sessions that are remembered. A claim goes on in a session that it has tried for as long as the
+/// session lives; an older session has ended, and ZooKeeper removes its nodes. A pool has four.
 const REMEMBERED: usize = 4;
 
-/// The last of them, each once, the latest last.
+/// The last of these sessions, each once, the latest last.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Attempted(Vec<SessionId>);
 

@@ -1,4 +1,4 @@
-//! Making a path ours, in ZooKeeper.
+//! Carries claims out in ZooKeeper: makes a path ours.
 //!
 //! Everything here is written to be right whatever other replicas, kazoo programs and lost answers do meanwhile: each
 //! write is conditional on what was read, and a write that fails is followed by another look.
@@ -21,13 +21,14 @@ use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, NoRoom, 
 
 /// Maximum number of looks of one claim, before it is left to a later try.
 const TRIES: u32 = 64;
-/// Time for what has arrived to be read, before a client's word is taken for a node that is later than it knows of.
+/// Time in which messages that have arrived may be read, before a claim replaces a node that is later than its client
+/// knows of.
 const SETTLING: Duration = Duration::from_millis(200);
 
-/// Where a claim looks.
+/// The state of a claim's looks at ZooKeeper.
 #[derive(Debug, Default)]
 struct Look {
-    /// The same session each time, so that a sync of it counts.
+    /// The session of every look: the same one, so that a sync of it counts.
     reader: Option<Owner>,
     is_synced: bool,
     /// Whether the parents were made, and were gone again.
@@ -35,7 +36,7 @@ struct Look {
 }
 
 impl Look {
-    /// Has the server that is looked at catch up.
+    /// Has the server that is read catch up.
     async fn sync(&self, path: &NodePath) -> Result<(), zk::Error> {
         match &self.reader {
             Some(reader) => reader.session().sync(path).await,
@@ -47,7 +48,8 @@ impl Look {
 /// The replacement of a node by one of ours.
 struct Replacement {
     read: Read,
-    /// The session that owns the node, if it is one of ours, with what was known of its fence before the node was read.
+    /// The session that owns the node, if it is one of ours, with the state of its fence that was known before the node
+    /// was read.
     ours: Option<(Owner, Moves)>,
     bytes: Bytes,
     adopted: bool,
@@ -61,15 +63,15 @@ pub(super) struct Claims {
     pulse: Arc<Pulse>,
 }
 
-/// Whether it takes long to compare what is wanted with what stands, or with what the same holder has had written before:
-/// each may be large.
+/// Whether it takes long to compare the wanted data with those of the node, or with those that the same holder had
+/// written before: each may be large.
 fn takes_long(claim: &Claim, read: Option<&Read>) -> bool {
     const LARGE: usize = 16 * 1024;
     let others = claim.first.iter().chain(read.map(|read| &read.data));
     others.map(|other| other.len().max(claim.content.len())).max().is_some_and(|largest| largest > LARGE)
 }
 
-/// As [`Claim::bytes`], on another thread where it takes long to compare them with what was written before.
+/// Like [`Claim::bytes`], but on another thread if it takes long to compare them with those that were written before.
 async fn new_bytes(claim: &Claim) -> Bytes {
     if !takes_long(claim, None) {
         return claim.bytes();
@@ -78,7 +80,7 @@ async fn new_bytes(claim: &Claim) -> Bytes {
     Box::pin(compute::FOR_CLIENTS.run(move || claim.bytes())).await
 }
 
-/// As [`decide`], on another thread where values are so large that it takes long to compare them.
+/// Like [`decide`], but on another thread if the values are so large that it takes long to compare them.
 async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> Step {
     if !takes_long(claim, read) {
         return decide(claim, path, read, on_our_session, is_current);
@@ -90,7 +92,7 @@ async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_ses
 /// How an attempt ended.
 enum Attempt {
     Done(Claimed, Option<Room>),
-    /// Look (again) at what stands.
+    /// Look at the node (again).
     Look,
 }
 
@@ -114,17 +116,17 @@ impl Claims {
         Self { zk, evictions, pulse }
     }
 
-    /// Makes a path ours. The room belongs to the node that was made, or that may have been, if one was.
+    /// Makes a path ours. The room belongs to the node that was made, or that may have been made, if there is one.
     pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<Room>) {
         if claim.attempted.is_empty() && (asker.is_gone() || claim.is_abandoned()) {
-            // It waited for its turn for longer than anybody wanted it.
+            // The claim waited longer for its turn than anybody wanted it.
             return (Claimed::Unavailable { attempted: None }, None);
         }
         self.evictions.read_once().await;
         if let Some(kept_out) = self.kept_out(path, &claim) {
             return (kept_out, None);
         }
-        // In these cases most likely nothing stands: the create is the look.
+        // In these cases there is most likely no node: the create replaces the look.
         let mut create_first = match claim.policy {
             Policy::TakeOver | Policy::Exclusive => claim.attempted.is_empty() && claim.home.is_none(),
             Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.is_empty(),
@@ -135,7 +137,7 @@ impl Claims {
             let tried = if std::mem::take(&mut create_first) {
                 self.create(path, &mut claim, &mut look).await
             } else {
-                // Boxed, as all that is rarely needed: the usual claim is small.
+                // Boxed, like everything that is rarely needed: the usual claim is small.
                 Box::pin(self.look_and_act(path, &mut claim, asker, &mut look)).await
             };
             match tried {
@@ -144,7 +146,8 @@ impl Claims {
                 Err(error) => return (Self::failed(path, &claim, error), None),
             }
             if attempt >= 2 {
-                // Somebody else works on the same path, or on the same fence: out of step with them one is done sooner.
+                // Another client works on the same path, or on the same fence. Out of step with it, this claim is done
+                // sooner.
                 let pause = rand::random_range(0..=u64::from(attempt.min(20)));
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
@@ -152,8 +155,8 @@ impl Claims {
         (Claimed::Unavailable { attempted: claim.attempted.last() }, None)
     }
 
-    /// What becomes of a claim of a path that is evicted, or of which that is not known yet. One of which a node may exist
-    /// goes on, and what it has made is taken out.
+    /// The result for a claim of a path that is evicted, or whose evictions are not known yet. A claim of which a node
+    /// may exist goes on, and its node is removed afterwards.
     fn kept_out(&self, path: &NodePath, claim: &Claim) -> Option<Claimed> {
         if !claim.attempted.is_empty() {
             return None;
@@ -188,7 +191,8 @@ impl Claims {
         }
     }
 
-    /// Room in a session for the node. When there is no more to be had, what stood before goes on waiting for some.
+    /// Room in a session for the node. If there is no more room, a claim for a node that existed before goes on waiting
+    /// for some.
     fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, NotNow> {
         let bytes = path.as_str().len();
         if let Policy::PutBack { session, .. } = claim.policy
@@ -196,7 +200,7 @@ impl Claims {
         {
             return Ok(owner.room_for_its_own(bytes));
         }
-        // Where its node may be, or was before, it has room already.
+        // In the session where its node may be, or was before, the claim has room already.
         let sessions = claim.attempted.latest_first().chain(claim.home);
         let mut owners = sessions.filter_map(|session| self.zk.pool.owner(session));
         if let Some(owner) = owners.find(|owner| owner.session().is_up()) {
@@ -226,7 +230,7 @@ impl Claims {
             _ => Guard::None,
         };
         let bytes = new_bytes(claim).await;
-        // Somebody deletes the parents all the time: they come in the same transaction.
+        // If others delete the parents all the time, they are created in the same transaction.
         let mut ops =
             if look.is_bereft { Box::pin(owner.session().creates_of_parents(path)).await? } else { Vec::new() };
         ops.push(zk::create(path.as_str(), bytes.clone(), CreateMode::Ephemeral));
@@ -245,7 +249,7 @@ impl Claims {
             }
             Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
             Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => {
-                // A look has seen nothing there: its server is behind. This session's knows of it now.
+                // A look has seen no node, because its server is behind. This session's server knows of the node now.
                 Box::pin(look.sync(path)).await?;
                 look.reader.get_or_insert_with(|| owner.clone());
                 Ok(Attempt::Look)
@@ -255,7 +259,7 @@ impl Claims {
                     return Ok(Attempt::Look);
                 }
                 match Box::pin(owner.session().ensure_parents(path)).await {
-                    // Deleted again meanwhile: from the start.
+                    // The parents were deleted again meanwhile: look again from the start.
                     Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => Ok(Attempt::Look),
                     Err(error) => Err(error),
                 }
@@ -265,7 +269,7 @@ impl Claims {
         }
     }
 
-    /// ZooKeeper did not answer a create; if the node may exist all the same, its room goes on being taken.
+    /// ZooKeeper did not answer a create. If the node may exist all the same, its room stays taken.
     fn not_committed(path: &NodePath, claim: &mut Claim, room: Room, error: zk::Error) -> Result<Attempt, zk::Error> {
         if !error.is_unknown() {
             return Err(error);
@@ -275,7 +279,8 @@ impl Claims {
     }
 
     /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
-    /// the node stands after all, what stands decides. If it does not, it counts as taken over, and given up there.
+    /// a node exists after all, that node decides. If none does, the registration counts as taken over, and as given up
+    /// by its new holder.
     async fn doubt(&self, path: &NodePath, owner: &Owner, claim: &mut Claim) -> Result<Attempt, zk::Error> {
         owner.session().sync(path).await?;
         if owner.session().exists(path).await?.is_none() {
@@ -300,7 +305,7 @@ impl Claims {
         asker: &Asker,
         look: &mut Look,
     ) -> Result<Attempt, zk::Error> {
-        // An earlier create may be in the session that it was sent in: only that session is sure to see it.
+        // The node of an earlier create may exist in the session that sent it: only that session is sure to see it.
         let attempted = claim.attempted.latest_first().find_map(|session| self.zk.pool.owner(session));
         let reader = match attempted.or(look.reader.take()) {
             Some(owner) => owner,
@@ -312,7 +317,7 @@ impl Claims {
         let owner_id = read.as_ref().map(|read| SessionId(read.stat.ephemeral_owner));
         let mut ours = (owner_id == Some(reader.id())).then_some((reader.clone(), moves));
         if let Some(owner) = owner_id.filter(|_| ours.is_none()).and_then(|id| self.zk.pool.owner(id)) {
-            // What is known of a session's fence only goes with what that session reads.
+            // The known state of a session's fence is valid only together with reads of that session.
             let moves = owner.writer().moves();
             if owner.session().get(path).await? != read {
                 look.reader = Some(owner);
@@ -346,11 +351,11 @@ impl Claims {
         }
     }
 
-    /// Whether the client that asks has gone: most likely on to another replica, while this one was stopped or cut off, and
-    /// what stands is what it holds there.
+    /// Whether the client that asks is gone: most likely to another replica, while this one was stopped or cut off, and
+    /// the node is what it holds there.
     async fn is_forgone(&self, claim: &Claim, read: &Read, asker: &Asker) -> bool {
         if claim.attempted.has(SessionId(read.stat.ephemeral_owner)) {
-            // What stands is ours, and must not be left standing.
+            // The node is ours, and must not be left behind.
             return false;
         }
         let is_later = claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid);
@@ -409,7 +414,7 @@ impl Claims {
         }
     }
 
-    /// Replaces the node that stands by one of ours: one transaction, so that nobody sees a moment without it.
+    /// Replaces a node by one of ours in one transaction, so that nobody sees a moment without it.
     async fn replace(
         &self,
         path: &NodePath,
@@ -419,7 +424,7 @@ impl Claims {
     ) -> Result<Attempt, zk::Error> {
         let length = path.as_str().len();
         let room = match &ours {
-            // In place of itself: so that its session's fence is an own one, and no more room is taken.
+            // In the same session, so that the fence is that session's own, and no more room is taken.
             Some((standing, _)) => Ok(standing.room_for_its_own(length)),
             None => self.zk.pool.room_for_taken(length, SessionId(read.stat.ephemeral_owner)),
         };
@@ -464,7 +469,8 @@ impl Claims {
         }
     }
 
-    /// The fence of the session that owns the node, in one state with the node. `None`: the node is another by now.
+    /// The fence of the session that owns the node, read in one state with the node. `None`: another node is at the
+    /// path by now.
     async fn foreign_guard(&self, owner: &Owner, path: &NodePath, read: &Read) -> Result<Option<Guard>, zk::Error> {
         let fence = layout::fence(SessionId(read.stat.ephemeral_owner));
         let both = owner.session().get_many([fence.as_str(), path.as_str()]).await?;
@@ -475,13 +481,13 @@ impl Claims {
         }
         Ok(Some(match fence_read {
             Ok(Some(fence_read)) => Guard::Foreign { path: fence, version: fence_read.stat.version },
-            // A foreign program's session, or one that is just ending: there is nothing to guard by.
+            // The session of a foreign program, or one that is just ending: it has no fence.
             _ => Guard::None,
         }))
     }
 
-    /// The stat of a node that has just been created. Where the answer has none, it is read; if another has replaced the
-    /// node by then, what we know is put together.
+    /// The stat of a node that has just been created. If the answer has none, it is read. If another has replaced the
+    /// node by then, it is put together from what this replica knows.
     async fn stat_after(&self, owner: &Owner, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
         let zxid = committed.zxid.0;
         if let Some(zk::Response::Created { stat, .. }) = committed.parts.last()

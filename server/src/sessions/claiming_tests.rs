@@ -24,7 +24,7 @@ use crate::zk::{self, Config, NoRoom, Room, Zk};
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A server, a proxy before it, and those who use them.
+/// A server, a proxy before it, and the sessions that use them.
 struct Fixture {
     tasks: JoinSet<()>,
     proxy: Proxy,
@@ -41,7 +41,7 @@ impl Fixture {
         tasks.spawn(async move { embedded.run(std::future::pending()).await });
         let proxy = Proxy::start(server, &mut tasks).await;
         let stranger = connect(server, 1, &mut tasks).await;
-        // So that the parents exist.
+        // This creates the parents.
         drop(hold(&stranger, &path(), None).await);
         delete(&stranger, &path()).await;
         Self { tasks, proxy, stranger }
@@ -66,7 +66,7 @@ fn claim(policy: Policy) -> Claim {
     Claim::new(Content::Exact(Bytes::from_static(b"data")), policy)
 }
 
-/// Of a path that has room in this session.
+/// A claim of a path that has room in this session.
 fn claim_at(home: Option<SessionId>, policy: Policy) -> Claim {
     let mut claim = claim(policy);
     claim.home = home;
@@ -126,7 +126,7 @@ async fn a_node_that_may_have_been_made_keeps_its_room_until_that_is_known() {
     let mut fixture = Fixture::new().await;
     let zk = fixture.spoiled(1).await;
     for creates in [true, false] {
-        // Made anew, or in place of another's.
+        // The node is created, or replaces another's.
         fixture.proxy.faults().lost = if creates {
             vec![OpCode::Create, OpCode::Create2]
         } else {
@@ -138,7 +138,7 @@ async fn a_node_that_may_have_been_made_keeps_its_room_until_that_is_known() {
         let mut rooms = Rooms::default();
         rooms.claimed(&path(), &outcome, Some(room.expect("the room of what was made")));
         let count = fill(&zk, &path()).await.len();
-        // Once it is known that nothing was made.
+        // Now it is known that nothing was made.
         rooms.claimed(&path(), &Claimed::TakenOver, None);
         assert_eq!(fill(&zk, &path()).await.len(), count + 1);
         delete(&fixture.stranger, &path()).await;
@@ -179,13 +179,13 @@ async fn what_is_replaced_on_one_replica_stays_in_its_session() {
         let read = owner.session().get(&NodePath::trusted(fence)).await.unwrap().unwrap();
         assert!(!read.data.starts_with(b"/"), "another of our sessions has written it");
     }
-    // The same when all is full: nothing more is taken.
+    // The same if all sessions are full: nothing more is taken.
     let _full = fill(&zk, &paths[0]).await;
     let (third, _room) = hold(&zk, &paths[0], Some(rooms[0].0)).await;
     let exclusive = carry_out(&zk, &NodePath::trusted("/services/x"), claim(Policy::Exclusive)).await.0;
     let is_full = |error: &Error| *error == Resource::PathBytes.exceeded(zk.pool.capacity());
     assert!(matches!(&exclusive, Claimed::Refused(error) if is_full(error)), "{exclusive:?}");
-    // Deleted by a stranger before it gets new data, or is resumed.
+    // A stranger deletes it before it gets new data, or is resumed.
     for policy in [Policy::Update(third.generation), Policy::Resume(third.generation), Policy::TakeOver] {
         delete(&fixture.stranger, &paths[0]).await;
         let again = claim_at(Some(third.session), policy);
@@ -244,10 +244,10 @@ async fn data_are_put_right_in_the_very_node_that_was_overwritten_and_in_no_othe
     let Claimed::Held { held: right, stat, adopted: false } = outcome else { panic!("{outcome:?}") };
     assert_eq!((right.generation, right.bytes, stat.version), (held.generation, Bytes::from_static(b"data"), 2));
     assert_eq!(stands().await.data, b"data".as_slice());
-    // Nothing is written where they are right already.
+    // Nothing is written if the data are right already.
     let outcome = carry_out(&zk, &path(), put_right()).await.0;
     assert!(matches!(outcome, Claimed::Held { .. }) && stands().await.stat.version == 2, "{outcome:?}");
-    // Another replica's now.
+    // The node is another replica's now.
     let (theirs, _theirs) = hold(&fixture.stranger, &path(), None).await;
     overwrite(&fixture.stranger, &path()).await;
     let outcome = carry_out(&zk, &path(), put_right()).await.0;
@@ -260,7 +260,7 @@ async fn data_are_put_right_in_the_very_node_that_was_overwritten_and_in_no_othe
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
 }
 
-/// Whatever is wrong with what concerns all of them: each is tried by itself then.
+/// If anything is wrong that concerns all of them, each is tried by itself.
 #[tokio::test]
 async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one() {
     let mut fixture = Fixture::new().await;

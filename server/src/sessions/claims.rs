@@ -1,4 +1,4 @@
-//! What a registration is to be, and what is to be done about the node that exists. Pure; `claiming` carries it out.
+//! The content and the policy of a claim, and the decision about the node that exists. Pure; `claiming` carries it out.
 
 use std::cmp;
 use std::collections::HashSet;
@@ -14,16 +14,16 @@ use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::{EncodedValue, Stamp, own};
 use crate::zk::{Moves, Read};
 
-/// What a registration is to hold.
+/// The data that a registration is to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {
-    /// What a client has just set: shared, since a claim is kept until it is known what became of it.
+    /// Data that a client has just set. Shared, because a claim is kept until its result is known.
     Fresh(Arc<Fresh>),
-    /// The bytes that stood.
+    /// The bytes that the node had.
     Exact(Bytes),
 }
 
-/// A value, and what the server adds to it.
+/// A value, and the keys that the server adds to it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Fresh {
     pub(super) value: EncodedValue,
@@ -46,7 +46,7 @@ impl Content {
         }
     }
 
-    /// How many bytes it has, about.
+    /// The approximate number of bytes.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Fresh(fresh) => fresh.value.len(),
@@ -61,7 +61,7 @@ impl Content {
         }
     }
 
-    /// Whether these bytes are this very value, `created` included: then a later incarnation is ours as well.
+    /// Whether these bytes are this very value, `created` included. A later incarnation that has them is ours as well.
     pub(super) fn is_identical(&self, bytes: &Bytes) -> bool {
         match self {
             Self::Fresh(fresh) => fresh.value.is_identical(bytes),
@@ -70,35 +70,36 @@ impl Content {
     }
 }
 
-/// What may be done about a node that stands.
+/// What a claim may do about a node that exists.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Policy {
     /// Any ephemeral is taken over.
     TakeOver,
-    /// Nothing is.
+    /// Nothing is taken over.
     Exclusive,
     /// This incarnation, or a later one with the same value, is ours; nothing later is taken over.
     Resume(Generation),
     /// Our own registration gets new data.
     Update(Generation),
-    /// This incarnation is ours, and most likely gone with its session; nothing later is taken over, whatever it holds.
+    /// This incarnation is ours, and most likely gone with its session. Nothing later is taken over, whatever it holds.
     Restore(Generation),
-    /// This incarnation is ours, and another has written into it: it gets the bytes of its holder again, if it exists as it
-    /// was made.
+    /// This incarnation is ours, and another program has written into it. It gets the bytes of its holder again, if it
+    /// exists as it was made.
     PutRight(Generation),
-    /// As [`Policy::Restore`], where the node was deleted by a foreign hand and its session stands.
+    /// Like [`Policy::Restore`], for a node that a foreign program deleted while its session lives.
     PutBack {
         /// The incarnation that was deleted.
         generation: Generation,
-        /// The session that held it, and is to hold it again.
+        /// The session that held the node, and is to hold it again.
         session: SessionId,
-        /// What was known of its fence when it was made; `None` when the watch has shown that nobody took it over.
+        /// The state of the session's fence that was known when the node was made; `None` if the watch has shown that
+        /// nobody took the node over.
         moves: Option<Moves>,
     },
 }
 
 impl Policy {
-    /// The incarnation that is known, where there is one.
+    /// The incarnation that is known, if there is one.
     pub(super) fn known(&self) -> Option<Generation> {
         match self {
             Self::TakeOver | Self::Exclusive => None,
@@ -111,14 +112,14 @@ impl Policy {
     }
 }
 
-/// On whose behalf a claim is made.
+/// The party for which a claim is made.
 #[derive(Debug, Clone)]
 pub(super) enum Asker {
-    /// The replica's own: it registers again.
+    /// The replica itself, which registers again.
     Replica,
-    /// A client's, whose RPC this outbox belongs to.
+    /// A client, whose RPC this outbox belongs to.
     Client(Arc<Outbox>),
-    /// A client's whose RPC is over.
+    /// A client whose RPC is over.
     Gone,
 }
 
@@ -132,23 +133,23 @@ impl Asker {
     }
 }
 
-/// A wish to hold a path.
+/// A claim to hold a path.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Claim {
     pub(super) content: Content,
     pub(super) policy: Policy,
     /// The sessions in which a create was sent whose outcome is not known.
     pub(super) attempted: Attempted,
-    /// The session that stands and in which the path has its node, or had until it was deleted: there it has room.
+    /// The live session in which the path has its node, or had it until it was deleted: there it has room.
     pub(super) home: Option<SessionId>,
-    /// The bytes that the same holder has had written before, where they are known: what exists may have been overwritten.
+    /// The bytes that the same holder had written before, if they are known: the node may have been overwritten.
     pub(super) first: Option<Bytes>,
-    /// Whether the client knows that it takes longer.
+    /// Whether the client knows that the claim takes longer.
     pub(super) told_pending: bool,
     abandoned: Abandoned,
 }
 
-/// Whether nobody wants a claim any more: shared by all copies of one claim.
+/// Whether nobody wants a claim any more; shared by all copies of the claim.
 #[derive(Debug, Clone, Default)]
 struct Abandoned(Arc<AtomicBool>);
 
@@ -176,22 +177,22 @@ impl Claim {
         self.first.as_ref().map_or_else(|| self.content.bytes(), |first| self.bytes_after(first))
     }
 
-    /// The bytes for the same holder as before, who has had `first` written; these themselves where they are the same data.
+    /// The bytes for the same holder as before, who had `first` written; `first` itself if it is the same data.
     fn bytes_after(&self, first: &Bytes) -> Bytes {
         if self.content.is_same(first) { own(first) } else { self.content.bytes_keeping(first) }
     }
 
-    /// Whether it puts right what another has written.
+    /// Whether it puts right data that another program has written.
     pub(super) fn is_put_right(&self) -> bool {
         matches!(self.policy, Policy::PutRight(_))
     }
 
-    /// Whether a node that it has made may exist, if these are the ZooKeeper sessions that stand.
+    /// Whether a node that it has made may exist, if these ZooKeeper sessions live.
     pub(super) fn may_exist(&self, standing: &HashSet<SessionId>) -> bool {
         self.attempted.latest_first().any(|session| standing.contains(&session))
     }
 
-    /// Nobody wants it any more: if it has not begun yet, it is not carried out.
+    /// Nobody wants the claim any more. If it has not begun yet, it is not carried out.
     pub(super) fn abandon(&self) {
         self.abandoned.0.store(true, Ordering::Release);
     }
@@ -207,37 +208,37 @@ pub(super) struct Held {
     pub(super) generation: Generation,
     pub(super) session: SessionId,
     pub(super) bytes: Bytes,
-    /// The last write that we know of: events up to it are no news.
+    /// The last write that this replica knows of: events up to it are no news.
     pub(super) written: Zxid,
-    /// What was known of the session's fence before the node was made or adopted.
+    /// The state of the session's fence that was known before the node was made or adopted.
     pub(super) moves: Moves,
 }
 
 impl Held {
-    /// How many bytes of data it has.
+    /// Number of bytes of its data.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Debug)]
 pub(super) enum Claimed {
     /// The path is ours.
     Held { held: Held, stat: Stat, adopted: bool },
-    /// A later incarnation stands.
+    /// A later incarnation exists.
     TakenOver,
-    /// It can't be had.
+    /// The path can't be had.
     Refused(Error),
-    /// ZooKeeper can't be reached; a create was sent in this session, by this try or an earlier one.
+    /// ZooKeeper can't be reached. A create was sent in this session, by this try or an earlier one.
     Unavailable { attempted: Option<SessionId> },
 }
 
-/// What stands at a path.
+/// The node at a path.
 #[derive(Debug)]
 pub(super) enum Observed {
     Absent,
-    /// Nothing, and there is a record of an eviction, written by this transaction.
+    /// No node, but a record of an eviction, written by this transaction.
     Evicted {
         written: Zxid,
     },
@@ -246,7 +247,7 @@ pub(super) enum Observed {
     },
 }
 
-/// What the next step of a claim is, after a look at what stands. Pure.
+/// The next step of a claim, after a look at the node. Pure.
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
     /// Create the node.
@@ -262,15 +263,15 @@ pub(super) enum Step {
     },
     /// The server that was read is behind: look again.
     Behind,
-    /// Nothing, before it is known what has happened.
+    /// Do nothing before it is known what has happened.
     Leave,
-    /// A later incarnation stands.
+    /// A later incarnation exists.
     TakenOver,
     Refuse(Error),
 }
 
-/// Decides about the node that stands. `on_our_session`: it belongs to a session of this replica that stands.
-/// `is_current`: what was read is not older than the claim.
+/// Decides about the node that exists. `on_our_session`: the node belongs to a live session of this replica.
+/// `is_current`: the read is not older than the claim.
 pub(super) fn decide(
     claim: &Claim,
     path: &NodePath,
@@ -281,7 +282,7 @@ pub(super) fn decide(
     let Some(read) = read else { return if claim.is_put_right() { Step::Leave } else { Step::Create } };
     let standing = Generation(read.stat.czxid);
     if let Policy::PutRight(generation) = claim.policy {
-        // Its deletion, or the end of its session, is not known yet.
+        // The node's deletion, or the end of its session, is not known yet.
         return match standing.cmp(&generation) {
             cmp::Ordering::Greater => Step::TakenOver,
             cmp::Ordering::Equal if on_our_session && claim.content.is_same(&read.data) => Step::Keep,
@@ -291,7 +292,7 @@ pub(super) fn decide(
     }
     if !read.stat.is_ephemeral() {
         return match claim.policy {
-            // Nobody asks: as with any other later node in its place.
+            // No client asks: this is like any other later node in its place.
             Policy::Restore(before) | Policy::PutBack { generation: before, .. } if standing > before => {
                 Step::TakenOver
             }
@@ -312,13 +313,13 @@ pub(super) fn decide(
         Policy::TakeOver | Policy::Exclusive | Policy::Resume(_) | Policy::Update(_) => {
             claim.content.is_identical(&read.data)
         }
-        // Nobody asks: the client may have gone to another replica, and have resumed there with the very same bytes.
+        // No client asks: it may have gone to another replica, and have resumed there with the very same bytes.
         Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => claim.attempted.has(owner),
     };
     match standing.cmp(&resumed) {
         cmp::Ordering::Less if !is_current => Step::Behind,
         cmp::Ordering::Greater if !is_later_ours() => Step::TakenOver,
-        // An older incarnation than ours stands only when ZooKeeper has lost what came after.
+        // An older incarnation than ours exists only if ZooKeeper has lost later transactions.
         _ if on_our_session && bytes == read.data => Step::Keep,
         _ if on_our_session => Step::Write(bytes),
         _ => Step::Replace { bytes, adopted: true },
@@ -366,7 +367,8 @@ mod tests {
         assert_eq!(decide(&claim, &path, None, false, true), Step::Leave, "what is deleted is put back, not put right");
     }
 
-    /// An overwritten node: what the client has had written before says what is the same, and not what stands.
+    /// For an overwritten node, the data that the client had written before decide what is the same, not those of the
+    /// node.
     #[test]
     fn a_client_that_sets_the_same_data_again_has_its_own_keys_and_not_those_of_a_stranger() {
         let path = NodePath::parse("/a/b").unwrap();

@@ -1,7 +1,7 @@
-//! When it is read anew which paths stand in a session from which another replica has taken something.
+//! Decides when to read again which nodes exist in a session from which another replica has taken something over.
 //!
-//! It is done soon after the first takeover. While one follows the other, as when a fleet moves on or two programs fight
-//! over a path, the pause doubles: what a session holds is not read again for each of them.
+//! The first reading comes soon after the first takeover. While takeovers follow each other, as when a fleet moves or
+//! two programs fight over a path, the pause doubles: a session's nodes are not read again for each of them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use crate::types::SessionId;
 
-/// Time after one reading of what exists in a session before which the next does not begin. A longer one leaves a foreign
-/// delete that the watch has missed for longer to be taken for a takeover.
+/// Time between the beginnings of two readings of a session's nodes. With a longer one, a foreign delete that the watch
+/// has missed is taken for a takeover for longer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest such pause.
+/// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What is known of one session.
+/// The confirmations of one session.
 #[derive(Debug)]
 struct Session {
     is_due: bool,
@@ -26,7 +26,7 @@ struct Session {
     pause: Duration,
 }
 
-/// The sessions of which something is to be read, or was.
+/// The sessions whose nodes are to be read, or were.
 #[derive(Debug, Default)]
 pub(super) struct Confirmations(HashMap<SessionId, Session>);
 
@@ -54,12 +54,12 @@ impl Confirmations {
         begun
     }
 
-    /// So many reads have begun.
+    /// `reads` reads have begun.
     pub(super) fn begun(&mut self, session: SessionId, reads: usize, now: Instant) {
         self.session(session, now).under_way += reads;
     }
 
-    /// One of them is over.
+    /// One read is over.
     pub(super) fn finished(&mut self, session: SessionId, is_success: bool) {
         if let Some(session) = self.0.get_mut(&session) {
             session.under_way = session.under_way.saturating_sub(1);
@@ -67,7 +67,7 @@ impl Confirmations {
         }
     }
 
-    /// These sessions stand, and no others.
+    /// These sessions live, and no others.
     pub(super) fn retain(&mut self, standing: &HashSet<SessionId>) {
         self.0.retain(|session, _| standing.contains(session));
     }
@@ -79,7 +79,7 @@ mod tests {
 
     const SESSION: SessionId = SessionId(1);
 
-    /// How many readings begin in so many seconds, with a takeover every second.
+    /// Number of readings that begin in this number of seconds, with a takeover every second.
     fn readings(confirmations: &mut Confirmations, begin: Instant, seconds: u32) -> usize {
         let moments = (0..seconds * 20).map(|count| (count, begin + Duration::from_millis(50) * count));
         let begun = moments.map(|(count, now)| {

@@ -1,6 +1,6 @@
-//! Registrations whose data somebody else has overwritten. The data of their holder are written again: after
-//! [`FIRST_PAUSE`], and after a pause that doubles each time that they are overwritten again. So a program that writes its
-//! own data back whenever it sees others writes a handful of times, and what a program leaves behind that has died goes.
+//! Registrations whose data another program has overwritten. The holder's data are written again after [`FIRST_PAUSE`],
+//! and after a pause that doubles each time that they are overwritten again. So a program that writes its own data back
+//! whenever it sees others writes a handful of times, and the data of a program that has died are replaced.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::types::{Generation, NodePath, Stat, Zxid};
 use crate::value::own;
 use crate::zk::Read;
 
-/// The pause before data are put right for the first time. A shorter one has two programs that disagree write more often.
+/// Pause before data are put right for the first time. A shorter one makes two programs that disagree write more often.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause, and the quiet after which the next one is [`FIRST_PAUSE`] again. A longer one leaves wrong data for
-/// longer where somebody overwrites them time and again.
+/// Longest pause, and the quiet time after which the next one is [`FIRST_PAUSE`] again. A longer one leaves wrong data
+/// for longer if another program overwrites them time and again.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// What is known of the writes of others into one registration.
+/// The known writes of other programs into one registration.
 #[derive(Debug)]
 pub(super) struct Dispute {
     /// When the data are put right; `None` while they are the holder's.
@@ -31,7 +31,7 @@ pub(super) struct Dispute {
     pause: Duration,
     /// When the data were last put right, or found to be right again.
     ended_at: Option<Instant>,
-    /// The hash of the data that the holder was told of.
+    /// The hash of the data of which the holder was told last.
     told: u64,
 }
 
@@ -40,7 +40,7 @@ impl Dispute {
         Self { due: None, pause: Duration::ZERO, ended_at: None, told: 0 }
     }
 
-    /// The data are not the holder's. Gives when they are put right, if that was not known before.
+    /// The data are not the holder's. Returns when they are put right, if that was not known before.
     fn overwritten(&mut self, now: Instant) -> Option<Instant> {
         if self.due.is_some() {
             return None;
@@ -51,7 +51,8 @@ impl Dispute {
         self.due
     }
 
-    /// They could not be put right: once more after a pause, a longer one if that was refused. Gives until when.
+    /// The data could not be put right. They are tried again after a pause, a longer one if ZooKeeper refused. Returns
+    /// the end of the pause.
     fn again(&mut self, is_refused: bool, now: Instant) -> Instant {
         if is_refused {
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -79,7 +80,7 @@ fn hash(data: &Bytes) -> u64 {
 }
 
 impl State {
-    /// The incarnation that is held exists with other data than its holder's, or with these again.
+    /// The incarnation that is held was read with other data than its holder's, or with these again.
     pub(super) fn data_seen(&mut self, path: &NodePath, read: &Read, holder: StreamId, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let Some(held) = &mut entry.held else { return };
@@ -122,7 +123,8 @@ impl State {
         self.begin_claim(path, None, claim, None);
     }
 
-    /// The data could not be put right: ZooKeeper refuses that, or could not be asked, or other changes are not known yet.
+    /// The data could not be put right: ZooKeeper refuses that, or could not be asked, or other changes are not known
+    /// yet.
     pub(super) fn not_put_right(&mut self, path: &NodePath, refusal: Option<&Error>, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let Some(dispute) = &mut entry.dispute else { return };
@@ -146,7 +148,7 @@ mod tests {
     use super::*;
     use crate::types::{SessionId, Zxid};
 
-    /// The registration of a stream, and somebody else who writes into it.
+    /// The registration of a stream, and another program that writes into it.
     struct Scene {
         replica: Replica,
         generation: Generation,
@@ -159,7 +161,7 @@ mod tests {
             Self { replica, generation }
         }
 
-        /// Somebody writes these data, and the node is read.
+        /// The other program writes these data, and the node is read.
         fn written(&mut self, data: &'static [u8]) -> Vec<Effect> {
             self.replica.zxid += 1;
             let zxid = Some(Zxid(self.replica.zxid));
@@ -169,7 +171,7 @@ mod tests {
             self.replica.step(Input::Verified { path: path(), seen })
         }
 
-        /// Lets time go by until the data are put right; how long that was.
+        /// Lets time pass until the data are put right; returns how long that was.
         fn waits(&mut self) -> Duration {
             let begun = self.replica.now;
             loop {
@@ -183,7 +185,7 @@ mod tests {
             }
         }
 
-        /// ZooKeeper has written what it was asked for.
+        /// ZooKeeper has written the holder's data.
         fn put_right(&mut self) -> Vec<Effect> {
             self.replica.zxid += 1;
             let Claimed::Held { held, stat, adopted } = held(self.generation.0) else { panic!("held") };
@@ -215,7 +217,7 @@ mod tests {
             assert!(is_restored(&effects, scene.generation), "{effects:?}");
         }
         assert_eq!(waited, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
-        // Nothing more is done, and after a long quiet it begins anew.
+        // Nothing more is done, and after a long quiet time the pauses begin anew.
         assert!(scene.replica.after(LONGEST_PAUSE - seconds(1)).is_empty());
         scene.written(b"theirs");
         assert_eq!(scene.waits(), LONGEST_PAUSE);
@@ -275,7 +277,7 @@ mod tests {
         assert_eq!(scene.waits(), FIRST_PAUSE, "an outage is nobody's write");
         scene.replica.claimed(Claimed::Unavailable { attempted: None });
         scene.replica.step(Input::Verified { path: path(), seen: None });
-        // What its holder sets is written, with what was written before known, and then nothing is left to put right.
+        // Data that the holder sets are written, with the data of before known, and then nothing is left to put right.
         let effects = scene.replica.set(ONE);
         assert_eq!(claims(&effects)[0].policy, Policy::Update(scene.generation));
         assert_eq!(claims(&effects)[0].first.as_deref(), Some(b"data".as_slice()));
@@ -284,7 +286,7 @@ mod tests {
         assert!(scene.replica.state.next_tick().is_none());
     }
 
-    /// However many there are: each would make a claim a second.
+    /// Otherwise each of any number of such nodes would make a claim a second.
     #[test]
     fn what_can_not_be_read_is_not_put_right_before_it_can() {
         let mut scene = Scene::new();

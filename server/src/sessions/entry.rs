@@ -1,4 +1,4 @@
-//! The life of one path: who holds it, what exists in ZooKeeper for it, and what is to do next.
+//! The life of one path: its holder, its node in ZooKeeper, and its next operation.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,44 +20,45 @@ use crate::types::{Generation, NodePath, Zxid};
 use crate::value::{EncodedValue, Stamp};
 use crate::zk::{ErrorCode, Seen};
 
-/// The pause before the second put-back of a registration that is deleted again and again; it doubles from there.
+/// Pause before the second put-back of a registration that is deleted again and again; it doubles from there.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause.
+/// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long the ends of streams that have arrived may take to be read, before what a lost ZooKeeper session held is registered
-/// again: a replica that was itself stopped finds them in its sockets.
+/// Time in which the ends of streams that have arrived may be read, before the registrations of a lost ZooKeeper
+/// session are made again: a replica that was itself stopped finds such ends in its sockets.
 const SETTLING: Duration = Duration::from_millis(200);
-/// A registration that stood this long after it was put back is put back at once the next time.
+/// Time after which a put-back is forgotten: a registration that existed this long after it was put back is put back at
+/// once the next time.
 const SETTLED: Duration = Duration::from_secs(120);
 
-/// The pause before a node that ZooKeeper refused to delete is tried again; it doubles from there.
+/// Pause before the next try to delete a node that ZooKeeper refused to delete; it doubles from there.
 const FIRST_LEFTOVER_PAUSE: Duration = Duration::from_secs(1);
-/// The longest such pause. A shorter one would have ZooKeeper refuse thousands of them all the time.
+/// Longest such pause. With a shorter one ZooKeeper would refuse thousands of deletes all the time.
 const LONGEST_LEFTOVER_PAUSE: Duration = Duration::from_secs(600);
 
-/// What a stream wants of a path.
+/// A stream's command for a path.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// To hold it.
+    /// To hold the path.
     Set {
         by: StreamId,
         value: EncodedValue,
         stamp: Stamp,
         generation: Option<Generation>,
         exclusive: bool,
-        /// What it takes of the account.
+        /// The command's share of the account.
         memory: Share,
     },
-    /// To give it back, and be told.
+    /// To give the path back, and be told.
     Unset {
         by: StreamId,
-        /// What the path takes of the account, where the stream does not know of it any more.
+        /// The path's share of the account, if the stream no longer has it.
         footprint: Option<Footprint>,
-        /// What this takes of the account, while it waits.
+        /// The command's share of the account, while it waits.
         _memory: Option<Share>,
         goodbye: Goodbye,
     },
-    /// The stream is no more.
+    /// The stream is over.
     Drop {
         by: StreamId,
         /// As in [`Command::Unset`].
@@ -66,11 +67,11 @@ pub(super) enum Command {
     },
 }
 
-/// Something is to be taken down, or is being taken down, for as long as this exists.
+/// Marks that a path is to be removed, or is being removed, for as long as this exists.
 #[derive(Debug)]
 pub(super) struct Goodbye(#[expect(dead_code, reason = "it is counted by its clones")] Arc<()>);
 
-/// Counts what is still to be taken down.
+/// Counts the paths that are still to be removed.
 #[derive(Debug, Default)]
 pub(super) struct Goodbyes(Arc<()>);
 
@@ -93,46 +94,46 @@ impl Command {
 /// The one operation that is under way for a path.
 #[derive(Debug)]
 pub(super) enum Operation {
-    /// `by` asked; nobody did when a registration is restored.
+    /// A claim that is under way.
     Claiming(Asked),
     /// A claim that waits for ZooKeeper.
     Waiting(Asked),
     Removing {
         told: Option<StreamId>,
-        /// What the path takes of the account until it is gone.
+        /// The path's share of the account until the node is gone.
         footprint: Option<Footprint>,
         _goodbye: Goodbye,
     },
-    /// `gaps`: how many gaps there were before the node is read; see [`Witness`].
+    /// `gaps` is the number of gaps before the node is read; see [`Witness`].
     Verifying { gaps: u64 },
 }
 
-/// A claim, and on whose behalf it is made.
+/// A claim, and the stream for which it is made.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// The stream that asked; nobody did when a registration is restored.
+    /// The stream that asked; `None` when a registration is restored.
     pub(super) by: Option<StreamId>,
     pub(super) claim: Claim,
-    /// What the request takes of the account.
+    /// The request's share of the account.
     pub(super) memory: Option<Share>,
 }
 
-/// A node that nobody holds any more, and that ZooKeeper refuses to delete: it exists until its session ends, or until
-/// another try succeeds.
+/// A node that no stream holds any more, and that ZooKeeper refuses to delete. It exists until its session ends, or
+/// until another try succeeds.
 #[derive(Debug)]
 pub(super) struct Leftover {
     again_at: Instant,
     pause: Duration,
-    /// What the path takes of the account until it is gone.
+    /// The path's share of the account until the node is gone.
     _footprint: Option<Footprint>,
 }
 
-/// What tells a foreign hand's delete from a takeover, whose delete and create come together.
+/// Distinguishes a delete by a foreign program from a takeover, whose delete and create come together.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
-    /// The last create that the watch told of; `Some(None)` where ZooKeeper does not tell its transaction.
+    /// The last create that the watch reported; `Some(None)` if ZooKeeper does not report its transaction.
     created: Option<Option<Zxid>>,
-    /// How many gaps the parent's watch had when the node was last seen to exist: what happened in a later one may have
+    /// Number of gaps that the parent's watch had when the node was last seen to exist. Changes in a later gap may have
     /// been missed.
     gaps: u64,
 }
@@ -148,55 +149,55 @@ impl Witness {
         }
     }
 
-    /// The node was seen to exist, after so many gaps.
+    /// The node was seen to exist, after this number of gaps.
     pub(super) fn seen(gaps: u64) -> Self {
         Self { created: None, gaps }
     }
 
-    /// Whether this incarnation, which is gone, may have been taken over; `gaps`: how many there were by now.
+    /// Whether this incarnation, which is gone, may have been taken over. `gaps` is the number of gaps by now.
     fn allows_takeover(&self, generation: Generation, gaps: u64) -> bool {
         let is_later = |by: Option<Zxid>| by.is_none_or(|by| by.0 > generation.0);
         self.gaps != gaps || self.created.is_some_and(is_later)
     }
 }
 
-/// One path.
+/// The state of one path.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
     /// The stream that holds it.
     pub(super) holder: Option<StreamId>,
-    /// What stands in ZooKeeper, as far as this replica knows.
+    /// The node in ZooKeeper, as far as this replica knows.
     pub(super) held: Option<Held>,
-    /// The first incarnation of which the one that stands is the continuation: resumed, restored or put back. A client
-    /// may not have heard of the later ones yet.
+    /// The first incarnation that the present one continues, by being resumed, restored or put back. A client may not
+    /// have heard of the later ones yet.
     pub(super) first: Option<Generation>,
     pub(super) operation: Option<Operation>,
     commands: VecDeque<Command>,
-    /// Whether something happened to the node that has not been looked at; by this transaction, where that is known.
+    /// Set if something happened to the node that has not been read yet; with its transaction, if that is known.
     pub(super) unseen: Option<Option<Zxid>>,
-    /// Whether an operator has evicted the path, and its holder has still to be told.
+    /// Whether an operator has evicted the path, and its holder has not been told yet.
     pub(super) evicted: bool,
     /// Whether the node is to be put back.
     pub(super) absent: bool,
     put_backs: u32,
     pub(super) last_put_back: Option<Instant>,
-    /// Not to be put back before.
+    /// The node is not put back before this time.
     pub(super) paused_until: Option<Instant>,
-    /// Not to be looked at before, and the pause that ends then: it could not be read.
+    /// The node could not be read: the time before which it is not read again, and the pause that ends then.
     pub(super) look_again: Option<(Instant, Duration)>,
-    /// Not to be registered again before, since its ZooKeeper session was lost.
+    /// The path is not registered again before this time, because its ZooKeeper session was lost.
     pub(super) restore_at: Option<Instant>,
-    /// Set once somebody else has written into the node.
+    /// Set once another program has written into the node.
     pub(super) dispute: Option<Box<Dispute>>,
-    /// Set while ZooKeeper refuses to delete the node, which nobody holds any more.
+    /// Set while ZooKeeper refuses to delete the node, which no stream holds any more.
     pub(super) leftover: Option<Box<Leftover>>,
-    /// The connection of the stream that last asked for it, whose turn its operations are.
+    /// The connection of the stream that last asked for the path, whose turn the path's operations take.
     pub(super) connection: u64,
     pub(super) witness: Witness,
 }
 
 impl Entry {
-    /// How many commands may wait for one path.
+    /// Maximum number of commands that wait for one path.
     pub(super) const COMMANDS: usize = 1024;
 
     pub(super) fn push(&mut self, command: Command) {
@@ -208,7 +209,7 @@ impl Entry {
         self.commands.len() >= Self::COMMANDS
     }
 
-    /// Whether a request has to wait for what is under way.
+    /// Whether a request has to wait for an operation.
     pub(super) fn is_busy(&self) -> bool {
         self.operation.is_some()
     }
@@ -232,12 +233,12 @@ impl Entry {
         self.held.as_ref().map(|held| held.generation)
     }
 
-    /// Whether what stands is this incarnation, or the continuation of it.
+    /// Whether the node is this incarnation, or continues it.
     fn is_continuation_of(&self, asked: Generation) -> bool {
         self.first.is_some_and(|first| first <= asked) && Some(asked) <= self.generation()
     }
 
-    /// Marks the node to be looked at, after so many gaps; `true` when the caller is to do it now.
+    /// Marks the node to be read again, after this number of gaps; `true` if the caller has to read it now.
     pub(super) fn begin_verify(&mut self, gaps: u64) -> bool {
         let idle = self.operation.is_none() && self.held.is_some() && self.holder.is_some();
         // After a gap there is a connection again, mostly.
@@ -251,7 +252,7 @@ impl Entry {
         idle
     }
 
-    /// How long to wait before the node is put back now.
+    /// The pause before the node is put back now.
     pub(super) fn pause(&mut self, now: Instant, jitter: f64) -> Duration {
         if self.last_put_back.is_some_and(|last| now > last + SETTLED) {
             self.put_backs = 0;
@@ -264,7 +265,7 @@ impl Entry {
 }
 
 impl State {
-    /// Begins what is next for a path, if nothing is under way.
+    /// Begins the next operation for a path, if none is under way.
     pub(super) fn advance(&mut self, path: &NodePath, now: Instant) {
         loop {
             self.stop_unwanted(path);
@@ -277,7 +278,7 @@ impl State {
                 continue;
             }
             let Some(command) = entry.commands.pop_front() else {
-                // A path is idle for most of its life: it keeps no memory for what may come.
+                // A path is idle for most of its life: it keeps no memory for later commands.
                 entry.commands = VecDeque::new();
                 break;
             };
@@ -293,7 +294,7 @@ impl State {
         self.advance_unasked(path, now);
     }
 
-    /// Stops what is under way for a path, if nobody wants it any more.
+    /// Stops the operation under way for a path, if no stream wants it any more.
     fn stop_unwanted(&mut self, path: &NodePath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let is_kept_by = |stream: StreamId| {
@@ -301,7 +302,7 @@ impl State {
         };
         let is_kept = || entry.holder.is_some_and(is_kept_by);
         match &entry.operation {
-            // Whatever the read shows, the node is to go.
+            // The node is to be removed, whatever the read shows.
             Some(Operation::Verifying { .. }) if entry.holder.is_some_and(|holder| entry.has_goodbye_of(holder)) => {
                 entry.operation = None;
                 entry.unseen = Some(None);
@@ -312,7 +313,7 @@ impl State {
                     None => is_kept(),
                 };
                 if !is_wanted {
-                    // Nothing exists of it, and nobody waits for it: it must not appear when ZooKeeper is back.
+                    // No node exists, and nobody waits for one: it must not appear when ZooKeeper is back.
                     let by = *by;
                     let is_resumed = matches!(claim.policy, Policy::Resume(own) if entry.generation() == Some(own));
                     entry.operation = None;
@@ -325,16 +326,16 @@ impl State {
                     }
                 }
             }
-            // It may still wait for its turn.
+            // The claim may still wait for its turn.
             Some(Operation::Claiming(Asked { by: None, claim, .. })) if !is_kept() => claim.abandon(),
             _ => {}
         }
     }
 
-    /// A client has come back for a registration that exists here, and said goodbye before ZooKeeper could be asked, or its
-    /// request had begun: what its earlier stream holds goes with that goodbye.
+    /// A client has come back for a registration that exists here, and has said goodbye before ZooKeeper could be
+    /// asked, or before its request had begun. The registration of its earlier stream ends with that goodbye.
     fn adopt_to_give_back(&mut self, path: &NodePath, by: StreamId) {
-        // This path's turn may be still to come.
+        // The stream may give its paths back one by one, and this path's turn may be still to come.
         let is_leaving = self.streams.get(&by).is_none_or(Stream::is_closing);
         let Some(entry) = self.entries.get_mut(path) else { return };
         if !is_leaving && !entry.has_goodbye_of(by) {
@@ -347,7 +348,7 @@ impl State {
         self.lose(path, earlier, generation);
     }
 
-    /// What an idle path without commands needs.
+    /// Does what an idle path without commands needs.
     fn advance_unasked(&mut self, path: &NodePath, now: Instant) {
         let gaps = self.gaps(path);
         let Some(entry) = self.entries.get_mut(path) else { return };
@@ -355,10 +356,12 @@ impl State {
             self.remove_leftover(path, now);
             return;
         };
-        // A stream that is over, or has said goodbye, gives back path by path: this one's turn is still to come.
+        // A stream that is over, or has said goodbye, gives its paths back one by one: this path's turn is still to
+        // come.
         let Some(stream) = self.streams.get(&holder).filter(|stream| !stream.is_closing()) else { return };
         let is_here = stream.is_attached();
-        // It is about to go, unless something of its client's is still to be read: not to be seen again before that.
+        // The stream is about to end, unless a message of its client is still to be read. The node must not appear
+        // again before that.
         let is_overdue = stream.is_overdue(now);
         let decided_at = if is_overdue { now + SETTLING } else { now };
         let (content, generation, written) = (Content::Exact(held.bytes.clone()), held.generation, held.written);
@@ -396,7 +399,7 @@ impl State {
         } else if entry.look_again.is_none()
             && let Some(due) = entry.dispute.as_ref().and_then(|dispute| dispute.due()).filter(|due| *due <= now)
         {
-            // What could not even be read is not written before it is.
+            // A node that could not be read is not written before it has been read.
             if is_overdue {
                 self.pauses.insert((due.max(decided_at), path.clone()));
             } else {
@@ -405,8 +408,8 @@ impl State {
         }
     }
 
-    /// Forgets a path that nobody holds; a node that ZooKeeper refused to delete is removed first, if it is time for another
-    /// try, or something has happened to it.
+    /// Forgets a path that no stream holds. A node that ZooKeeper refused to delete is removed first, if it is time for
+    /// another try, or if something has happened to it.
     fn remove_leftover(&mut self, path: &NodePath, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let stands = entry.held.as_ref().is_some_and(|held| self.standing.contains(&held.session));
@@ -419,7 +422,8 @@ impl State {
         }
     }
 
-    /// ZooKeeper refuses to remove what was given back: its holder is told that it is, and the node is tried again.
+    /// ZooKeeper refuses to remove a node that was given back. The holder is told that it is unregistered, and the
+    /// delete is tried again.
     pub(super) fn removal_refused(&mut self, path: &NodePath, code: ErrorCode, now: Instant) {
         let jitter = self.rng.random_range(0.5..1.0);
         let Some(entry) = self.entries.get_mut(path) else { return };
@@ -441,8 +445,8 @@ impl State {
         self.advance(path, now);
     }
 
-    /// A replica that was stopped for as long as that is as good as one that died: its client, which is not here any more,
-    /// has come back elsewhere, and may have ended there, or comes back yet.
+    /// A replica that was stopped for that long is as good as one that died. Its client, which is no longer here, has
+    /// come back elsewhere, and may have ended there, or will come back.
     fn let_go(&mut self, path: &NodePath, holder: StreamId) {
         self.drop_path(path, holder);
         self.forget(path);
@@ -473,7 +477,8 @@ impl State {
         exclusive: bool,
         memory: Share,
     ) {
-        // A client that is no more here, ttl or not, may have registered elsewhere meanwhile; if not, it will ask again.
+        // A client that is gone, with or without a ttl, may have registered elsewhere meanwhile. If not, it will ask
+        // again.
         let Some(stream) = self.streams.get_mut(&by).filter(|stream| stream.is_attached()) else {
             let entry = self.entries.get(path);
             if generation.zip(entry).is_some_and(|(asked, entry)| entry.is_continuation_of(asked)) {
@@ -497,9 +502,10 @@ impl State {
         entry.connection = account.id();
         let standing = entry.generation();
         let policy = match (generation, standing) {
-            // Its own registration: new data for the same incarnation.
+            // The stream's own registration: new data for the same incarnation.
             (None, Some(own)) if entry.holder == Some(by) => Policy::Update(own),
-            // That of its line which stands, of which it may not have heard yet.
+            // The incarnation that continues the one which the client asked for, and of which it may not have heard
+            // yet.
             (Some(asked), Some(own)) if entry.is_continuation_of(asked) => Policy::Resume(own),
             (Some(asked), _) => Policy::Resume(asked),
             (None, _) if exclusive => Policy::Exclusive,
@@ -514,7 +520,7 @@ impl State {
         self.begin_claim(path, Some(by), claim, Some(memory));
     }
 
-    /// `by` no longer wants the path. `footprint`: what the path takes, where the stream does not know it.
+    /// `by` no longer wants the path. `footprint` is the path's share of the account, if the stream no longer has it.
     fn give_back(&mut self, path: &NodePath, by: StreamId, tell: bool, footprint: Option<Footprint>, goodbye: Goodbye) {
         let told = tell.then_some(by);
         let footprint = self.drop_path(path, by).or(footprint);
@@ -554,20 +560,20 @@ impl State {
         }
     }
 
-    /// Takes a path from its holder. The node is gone with the eviction, mostly; not if it was made again meanwhile.
+    /// Takes a path from its holder. Mostly the eviction has deleted the node; not if it was made again meanwhile.
     fn take_out(&mut self, path: &NodePath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let (Some(generation), Some(holder)) = (entry.generation(), entry.holder.take()) else { return };
         entry.absent = false;
         let footprint = self.drop_path(path, holder);
         let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::Evicted };
-        // Also to a stream that is taken down path by path: this one's turn is still to come.
+        // Also tells a stream whose paths are removed one by one: this path's turn is still to come.
         self.effects.push(Effect::Tell { stream: holder, notice });
         self.begin_removal(path, None, footprint, self.goodbyes.another());
         self.forget_if_gone(holder);
     }
 
-    /// Tries again what waited for ZooKeeper.
+    /// Tries a claim again that waited for ZooKeeper.
     pub(super) fn retry(&mut self, path: &NodePath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         match entry.operation.take() {

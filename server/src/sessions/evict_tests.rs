@@ -1,4 +1,4 @@
-//! What becomes of registrations that an operator evicts, stepped by hand.
+//! Registrations that an operator evicts, stepped by hand.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn is_evicted(effects: &[Effect]) -> bool {
     is_lost(effects, ONE, LostReason::Evicted)
 }
 
-/// A registration whose node somebody has deleted, and what is seen with the delete.
+/// A registration whose node was deleted, read together with the record of an eviction.
 fn deleted_with(record_written: impl Fn(Generation) -> Zxid) -> (Replica, Vec<Effect>) {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
@@ -77,7 +77,7 @@ fn what_is_seen_deleted_with_the_record_is_not_put_back() {
 fn the_record_of_an_eviction_that_was_over_before_the_registration_is_none_of_it() {
     let (mut replica, effects) = deleted_with(|generation| Zxid(generation.0 - 5));
     assert!(!is_evicted(&effects) && claims(&effects).len() == 1, "it is put back: {effects:?}");
-    // Unless another is known by then.
+    // Unless another eviction is known by then.
     assert!(is_evicted(&replica.claimed(refused())));
 }
 

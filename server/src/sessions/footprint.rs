@@ -1,11 +1,11 @@
-//! What registrations, and requests for them, take of their connection's account.
+//! The shares of their connection's account that registrations, and requests for them, take.
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
 use crate::types::NodePath;
 
-/// Memory for a registration, or for a request that waits, beside its path and its value: its entry, its places in the
-/// maps by path, by parent and by session, the claim. Measured: see the test of the same name in `state_tests`.
+/// Memory for a registration, or for a request that waits, besides its path and its value: its entry, its places in the
+/// maps by path, by parent and by session, the claim. Measured.
 const OVERHEAD: usize = 1024;
 
 /// One registration of a stream, and its node. Given back on drop.
@@ -13,7 +13,7 @@ const OVERHEAD: usize = 1024;
 pub(super) struct Footprint {
     _registration: Share,
     _path: Share,
-    /// Its memory, once it is registered.
+    /// The memory of the registration, once it is made.
     memory: Option<Share>,
 }
 
@@ -27,7 +27,7 @@ impl Footprint {
 
     /// The memory of the request that was carried out becomes that of the registration.
     pub(super) fn keep(&mut self, mut memory: Share, path: &NodePath, value: usize) {
-        // The keys that the server added may not fit: then they are not counted.
+        // The keys that the server added may not fit. They are not counted then.
         drop(memory.resize(memory_for(path, value)));
         self.memory = Some(memory);
     }

@@ -1,4 +1,5 @@
-//! What is given back: at once, whatever is under way for it, and until it is gone; stepped by hand.
+//! Registrations that are given back: at once, whatever is under way for them, and until they are gone; stepped by
+//! hand.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
 use crate::zk::ErrorCode;
 
-/// Each way of giving a path back, with what it answers.
+/// Each way of giving a path back, and whether it is answered.
 fn goodbyes() -> [(Input, bool); 3] {
     [(Input::Unset { stream: ONE, path: path() }, true), (Input::Close { stream: ONE }, true), (gone(), false)]
 }
@@ -116,7 +117,7 @@ fn who_comes_back_and_says_goodbye_before_zookeeper_can_be_asked_gives_back_what
     }
 }
 
-/// The client says goodbye, and is gone before its request has begun, which waits for what is under way.
+/// The client says goodbye, and is gone before its request has begun, which waits for the operation under way.
 #[test]
 fn who_comes_back_and_says_goodbye_before_its_request_has_begun_gives_back_what_exists() {
     let reading = || {
@@ -146,7 +147,7 @@ fn who_comes_back_and_says_goodbye_before_its_request_has_begun_gives_back_what_
         replica.after(2 * TTL);
         assert!(replica.is_empty(), "{:?}", replica.state);
     }
-    // What stands is another's, or nobody has said goodbye.
+    // The node is another's, or no stream has said goodbye.
     for (asked, goodbye) in [(None, close()), (Some(Generation(50)), close()), (Some(Generation(101)), gone())] {
         let (mut replica, generation) = coming_back(reading(), asked, goodbye, Some(TTL));
         let seen = standing(generation.0, generation.0, b"data");
@@ -247,7 +248,7 @@ fn a_claim_that_waits_for_its_turn_is_not_carried_out_after_the_goodbye() {
         assert!(!claims(&queued)[0].is_abandoned());
         replica.step(goodbye);
         assert!(claims(&queued)[0].is_abandoned());
-        // As what carries it out answers then.
+        // The answer for a claim that is not carried out.
         let effects = replica.claimed(away());
         assert!(effects.iter().any(|effect| matches!(effect, Effect::Remove { .. })), "{effects:?}");
     }
@@ -283,7 +284,7 @@ fn a_node_that_zookeeper_refuses_to_delete_is_given_back_and_tried_again_ever_le
         pauses.push(due);
     }
     assert!(pauses[7] > 20 * pauses[0], "{pauses:?}");
-    // Something happens to it, which may be its end.
+    // Something happens to the node, which may be its end.
     replica.zxid += 1;
     let effects = replica.step(Input::Changed { path: path(), seen: deleted(Some(Zxid(replica.zxid))) });
     assert!(is_removal(&effects, generation));

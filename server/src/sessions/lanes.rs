@@ -1,12 +1,12 @@
-//! Work that waits for its turn. Connections take turns, so that one with much to do does not delay the others; a bounded
-//! amount is under way, so that what comes next is begun soon.
+//! Work that waits for its turn. Connections take turns, so that a connection with much work does not delay the others.
+//! Only a bounded amount is under way, so that new work is begun soon.
 
 use std::collections::{HashMap, VecDeque};
 
 /// One kind of work.
 #[derive(Debug)]
 pub(super) struct Lane<T> {
-    /// What waits, by connection; none is empty.
+    /// The waiting work, by connection; no queue is empty.
     queues: HashMap<u64, VecDeque<T>>,
     /// The connections with work, in the order of their turns.
     turns: VecDeque<u64>,
@@ -15,7 +15,7 @@ pub(super) struct Lane<T> {
 }
 
 impl<T> Lane<T> {
-    /// `most`: maximum number of batches under way.
+    /// `most` is the maximum number of batches under way.
     pub(super) fn new(most: usize) -> Self {
         Self { queues: HashMap::new(), turns: VecDeque::new(), under_way: 0, most }
     }
@@ -29,8 +29,8 @@ impl<T> Lane<T> {
         queue.push_back(work);
     }
 
-    /// Takes the next batch of at most `size`, one of each connection at a time; it is under way until
-    /// [`Lane::done`]. Empty when nothing waits, or enough is under way.
+    /// Takes the next batch of at most `size` pieces of work, one of each connection at a time. It is under way until
+    /// [`Lane::done`]. Empty if nothing waits, or enough is under way.
     pub(super) fn next(&mut self, size: usize) -> Vec<T> {
         let mut batch = Vec::new();
         while self.under_way < self.most

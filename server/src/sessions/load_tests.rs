@@ -1,4 +1,4 @@
-//! What clients that ask much, or wait long, cost others and themselves; stepped by hand.
+//! The costs of clients that ask much, or wait long, for others and for themselves; stepped by hand.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn a_stream_whose_connection_has_no_memory_left_is_given_one_more_ttl() {
     assert!(is_removal(&replica.after(2 * TTL), generation), "who has hung up says nothing");
 }
 
-/// How often a node is read while it can't be, for so many seconds.
+/// Number of times that a node is read while it can't be, in this number of seconds.
 fn looks(replica: &mut Replica, seconds: u64) -> usize {
     let (end, mut count) = (replica.now + Duration::from_secs(seconds), 0);
     while let Some(due) = replica.state.next_tick().filter(|due| *due <= end) {
@@ -87,7 +87,7 @@ fn what_can_not_be_read_is_looked_at_ever_less_often_until_something_has_changed
     assert!(replica.after(Duration::from_secs(600)).is_empty());
 }
 
-/// What a connection takes of each resource that registrations take.
+/// The amounts that a connection holds of each resource that registrations take.
 fn used(account: &Account) -> [usize; 3] {
     [Resource::Registrations, Resource::PathBytes, Resource::Bytes].map(|resource| account.used(resource))
 }
@@ -100,7 +100,7 @@ fn a_registration_takes_of_the_account_until_its_node_is_gone() {
         let registered = used(&replica.account);
         assert_eq!(registered[..2], [1, path().as_str().len()]);
         assert!(registered[2] > path().as_str().len() + 4);
-        // Another value for it takes no more, once it is written.
+        // Another value for the path takes no more, once it is written.
         replica.set(ONE);
         assert!(used(&replica.account)[2] > registered[2], "both values are kept meanwhile");
         replica.claimed(held(generation.0));
@@ -153,7 +153,7 @@ fn what_is_taken_over_while_it_gets_new_data_and_is_taken_back_counts_all_the_ti
 fn at_the_limit_a_registration_can_be_given_back() {
     let mut replica = Replica::limited(Limits { bytes: 3000, ..Limits::NONE });
     replica.register(ONE, None);
-    // It waits behind this one, which takes the rest.
+    // The unset waits behind this set, which takes the rest of the account.
     replica.set(ONE);
     let effects = replica.step(Input::Unset { stream: ONE, path: path() });
     assert!(notices(&effects).is_empty(), "{effects:?}");
@@ -200,7 +200,7 @@ fn a_ttl_ends_in_time_whatever_others_send() {
     assert!(is_lost(&effects, ONE, LostReason::Expired) && is_removal(&effects, generation));
 }
 
-/// So many that one look at each takes longer than a ttl may be in doubt.
+/// So many streams that one look at each takes longer than a ttl may be in doubt.
 #[test]
 fn the_ttls_of_many_end_however_long_it_takes_to_look_at_each() {
     const STREAMS: u64 = 20_000;
@@ -248,7 +248,7 @@ fn the_ttls_of_many_streams_with_many_paths_end_in_slices() {
 fn a_message_counts_from_when_it_was_read_however_long_it_waits() {
     let mut replica = Replica::new();
     replica.register(ONE, Some(TTL));
-    // Read, and its place in the queue was long in coming.
+    // The message was read, and waited long for its place in the queue.
     replica.now += TTL / 2;
     replica.heard[&ONE].note(replica.now);
     assert!(replica.after(TTL * 9 / 10).is_empty());
@@ -273,7 +273,7 @@ fn a_replica_that_is_stopped_again_before_it_has_read_what_came_reads_it_first()
     assert!(replica.after(TTL / 2).is_empty());
 }
 
-/// Everything that can be said of a path in the place of one registered again.
+/// A refusal in each of the two ways in which a path is registered again.
 #[test]
 fn a_registration_that_can_not_be_put_back_is_tried_again_and_never_lost() {
     let is_retried = |replica: &mut Replica, effects: &[Effect]| {
@@ -364,8 +364,8 @@ fn what_is_deleted_by_a_stranger_while_its_stream_is_taken_down_is_not_seen_agai
     assert!(replica.is_empty());
 }
 
-/// Of two sets of one stream, with another stream's between them, the first is refused: the second must not be forgotten
-/// when the stream says goodbye.
+/// The first of two sets of one stream, with another stream's between them, is refused. The second must not be
+/// forgotten when the stream says goodbye.
 #[test]
 fn a_set_that_waits_behind_one_that_is_refused_is_answered_and_taken_down_with_its_stream() {
     let mut replica = Replica::new();

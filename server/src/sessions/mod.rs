@@ -1,14 +1,14 @@
 //! Registrations and their lifetimes.
 //!
 //! - [`Sessions`]: the handle. One task (`task`) owns all registrations of the replica as pure state (`state` and the
-//!   files that it names); what has to be done in ZooKeeper (`claiming`, `upkeep`) runs beside it, one operation a path at
-//!   a time, and a bounded number in all (`lanes`).
-//! - [`Outbox`]: what a stream's client is still to be told.
+//!   files that it names). Operations in ZooKeeper (`claiming`, `upkeep`) run beside it, one operation a path at a
+//!   time, and a bounded number in all (`lanes`).
+//! - [`Outbox`]: the messages that a stream's client has still to get.
 //!
-//! What a client makes this replica hold is taken from its connection's account before it is accepted (`footprint`,
-//! `outbox`), and given back when it is gone.
+//! Everything that a client makes this replica hold is taken from its connection's account before it is accepted
+//! (`footprint`, `outbox`), and given back when it is gone.
 //!
-//! What may be lost: a registration of a replica that dies stands until its ZooKeeper session times out, no longer.
+//! A registration of a replica that dies exists until its ZooKeeper session times out, no longer.
 
 mod attempted;
 mod claiming;
@@ -64,8 +64,9 @@ use crate::value::EncodedValue;
 use crate::zk::layout::is_in_lock_queue;
 use crate::zk::{Pool, Zk};
 
-/// Maximum number of inputs that wait for the task; a stream whose input finds no place is not read meanwhile. It bounds
-/// how long others' messages may delay one: the streams that wait for a place get it in turn.
+/// Maximum number of inputs that wait for the task. A stream whose input finds no place is not read meanwhile. The
+/// bound limits how long messages of other streams may delay an input: the streams that wait for a place get it in
+/// turn.
 const QUEUE: usize = 256;
 
 /// A handle on all registrations of this replica. Cheap to clone.
@@ -79,34 +80,35 @@ pub(crate) struct Sessions {
 
 #[derive(Debug)]
 enum Message {
-    /// A stream's first message, with where to tell it things.
+    /// A stream's first message, with the outbox for its client.
     Open {
         input: Input,
         stream: StreamId,
         outbox: Arc<Outbox>,
     },
     Input(Input),
-    /// To be dropped when nothing is to be taken down any more.
+    /// Dropped when nothing is left to be removed.
     Settle(oneshot::Sender<()>),
 }
 
-/// Streams that are over: told without waiting, so that it can be done on drop. Bounded by the number of streams.
+/// Streams that are over. They are reported without waiting, so that it can be done on drop. Bounded by the number of
+/// streams.
 #[derive(Debug, Default)]
 struct Departures {
     gone: Mutex<Vec<StreamId>>,
     news: Notify,
-    /// Whether the replica goes: what a stream holds stands then, whatever becomes of the stream.
+    /// Whether the replica goes down: the registrations of a stream then stay, whatever becomes of the stream.
     ignored: AtomicBool,
 }
 
-/// What a client asked on its stream.
+/// A client's request on its stream.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// See [`Input::Set`].
     Set {
         path: NodePath,
         value: EncodedValue,
-        /// How long the value is in a znode.
+        /// Length of the value in a znode.
         bytes: usize,
         generation: Option<Generation>,
         exclusive: bool,
@@ -120,7 +122,7 @@ pub(crate) enum Request {
     Close,
     /// See [`Input::Fail`].
     Fail { error: Error },
-    /// A request that is refused without a look at it.
+    /// A request that is refused without being carried out.
     Reject { path: String, error: Error },
 }
 
@@ -133,7 +135,7 @@ pub(crate) struct Requests {
     account: Account,
 }
 
-/// The RPC of one Register stream: when this is dropped, the RPC is over.
+/// The RPC of one Register stream. When this is dropped, the RPC is over.
 #[derive(Debug)]
 pub(crate) struct Rpc {
     stream: StreamId,
@@ -142,7 +144,7 @@ pub(crate) struct Rpc {
 }
 
 impl Sessions {
-    /// Starts the task that owns the registrations, in `tasks`. It has `pulse` beat.
+    /// Starts the task that owns the registrations, in `tasks`. The task makes `pulse` beat.
     pub(crate) fn start(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>, tasks: &mut JoinSet<()>) -> Self {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let departures = Arc::new(Departures::default());
@@ -151,12 +153,13 @@ impl Sessions {
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)), pool }
     }
 
-    /// From now on the end of a stream takes nothing down: the replica goes, and its clients come back elsewhere.
+    /// From now on the end of a stream removes nothing: the replica goes down, and its clients come back elsewhere.
     pub(crate) fn leave_standing(&self) {
         self.departures.ignored.store(true, Ordering::Release);
     }
 
-    /// Waits until all that is to be taken down is gone: what clients gave back, and what streams held that are over.
+    /// Waits until everything that is to be removed is gone: registrations that clients gave back, and those of streams
+    /// that are over.
     pub(crate) async fn settled(&self) {
         let (settle, settled) = oneshot::channel();
         if self.inputs.send(Message::Settle(settle)).await.is_ok() {
@@ -164,12 +167,13 @@ impl Sessions {
         }
     }
 
-    /// How long a client may hear nothing from this replica until what it registered may be gone with a ZooKeeper session.
+    /// How long a client may hear nothing from this replica before its registrations may be gone with a ZooKeeper
+    /// session.
     pub(crate) fn horizon(&self) -> Duration {
         self.pool.horizon()
     }
 
-    /// A new stream, of a connection with this account.
+    /// A new stream of a connection with this account.
     pub(crate) fn stream(&self, account: Account) -> (Requests, Rpc) {
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::new(&account));
@@ -179,7 +183,7 @@ impl Sessions {
 }
 
 impl Requests {
-    /// Opens the session: before everything else, and once. `None` when the replica is going down.
+    /// Opens the session. Must be called before everything else, and once. `None` when the replica is going down.
     pub(crate) async fn open(&self, outbox: Arc<Outbox>, ttl: Option<Duration>, pid: Option<u32>) -> Option<()> {
         let stream = self.stream;
         let session_id = format!("{:016x}", rand::random::<u64>());
@@ -204,11 +208,11 @@ impl Requests {
         Some(())
     }
 
-    /// A request as the task takes it: what it keeps is taken from the account, or it is refused.
+    /// A request in the form that the task takes. Its memory is taken from the account, or the request is refused.
     fn input(&self, request: Request) -> Input {
         let stream = self.stream;
         match request {
-            // It would count as a contender.
+            // The node would count as a lock's contender.
             Request::Set { path, .. } if is_in_lock_queue(&path) => {
                 Input::Reject { stream, path: path.as_str().to_owned(), error: Error::HasRegistrations { path } }
             }
@@ -238,7 +242,7 @@ impl Requests {
 }
 
 impl Rpc {
-    /// What the client is to be told.
+    /// The messages for the client.
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
     }
@@ -249,7 +253,7 @@ impl Drop for Rpc {
         if self.departures.ignored.load(Ordering::Acquire) {
             return;
         }
-        // In this order: a first message that the task reads later is then known to be of no use.
+        // In this order, so that the task ignores a first message that it reads later.
         self.outbox.abandon();
         lock(&self.departures.gone).push(self.stream);
         self.departures.news.notify_one();
@@ -271,7 +275,7 @@ impl Departures {
         }
     }
 
-    /// Whether nobody is gone who was not taken yet.
+    /// Whether all streams that are over have been taken.
     fn is_empty(&self) -> bool {
         lock(&self.gone).is_empty()
     }

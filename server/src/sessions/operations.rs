@@ -1,4 +1,4 @@
-//! What is under way in ZooKeeper for registrations: a bounded number of operations, the rest waits in lanes.
+//! The operations in ZooKeeper for registrations: a bounded number is under way, the others wait in lanes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,26 +16,26 @@ use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::zk::{ErrorCode, Moves, Room, Watcher, Zk};
 
-/// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions, which have 2,048
-/// units in multis under way with the usual four.
+/// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions: with the usual
+/// four these have 2,048 units in multis under way.
 const CLAIMS: usize = 2048;
-/// Maximum number of batches of removals under way in one ZooKeeper session. Its writer sends one guarded multi after the
-/// other; more than it takes along each time would only wait there.
+/// Maximum number of batches of removals under way in one ZooKeeper session. Its writer sends one guarded multi after
+/// the other. More batches than it takes along each time would only wait there.
 const REMOVALS: usize = 8;
 /// Maximum number of operations that are begun in one turn.
 const BEGUN_AT_ONCE: usize = 128;
 
-/// What became of an operation.
+/// The result of an operation.
 pub(super) enum Finished {
     Claimed(NodePath, Claimed, Option<Room>),
-    /// These are gone, but for those paths that ZooKeeper refuses to delete.
+    /// These nodes are gone, except those at the paths that ZooKeeper refuses to delete.
     Removed(Vec<Removal>, Vec<(NodePath, ErrorCode)>),
     Verified(Vec<(NodePath, Option<Observed>)>),
-    /// `None`: it could not be read.
+    /// `None`: the nodes could not be read.
     Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
 }
 
-/// Where an operation waited.
+/// The lane in which an operation waited.
 #[derive(Debug, Clone, Copy)]
 enum From {
     Kept,
@@ -55,14 +55,15 @@ struct Claiming {
 pub(super) struct Operations {
     claims: Claims,
     upkeep: Upkeep,
-    /// Claims of what is known already: resumed, updated, registered again. New ones, however many, do not delay them.
+    /// Claims of paths that are known already: resumed, updated, registered again. New claims, however many, do not
+    /// delay them.
     kept: Lane<Claiming>,
-    /// Claims of what is new.
+    /// Claims of new paths.
     fresh: Lane<Claiming>,
-    /// By ZooKeeper session: one that can't be reached does not delay the others.
+    /// By ZooKeeper session: a session that can't be reached does not delay the others.
     removals: HashMap<SessionId, Lane<Removal>>,
     reads: Reads,
-    /// Run by the task that owns this: there are many, and each does little but wait.
+    /// The task that owns this runs them: there are many, and each does little but wait.
     under_way: FuturesUnordered<BoxFuture<'static, (From, Finished)>>,
 }
 
@@ -95,19 +96,19 @@ impl Operations {
         self.removals.entry(session).or_insert_with(|| Lane::new(REMOVALS)).push(connection, removal);
     }
 
-    /// Of the reads of one path that are asked for, the last alone is answered.
+    /// If several reads of one path are asked for, only the last is answered.
     pub(super) fn verify(&mut self, connection: u64, path: NodePath) {
         if let Some(watcher) = self.upkeep.watcher_of(&path) {
             self.reads.verify(connection, watcher, path);
         }
     }
 
-    /// Returns how many reads that takes.
+    /// Returns the number of reads that this takes.
     pub(super) fn confirm(&mut self, session: SessionId, nodes: &[(NodePath, usize)]) -> usize {
         self.reads.confirm(session, nodes)
     }
 
-    /// Whether [`Operations::begin`] has something to begin.
+    /// Whether [`Operations::begin`] has an operation to begin.
     pub(super) fn can_begin(&self) -> bool {
         self.kept.has_next()
             || self.fresh.has_next()
@@ -115,7 +116,7 @@ impl Operations {
             || self.reads.has_next()
     }
 
-    /// Begins some of what waits.
+    /// Begins some of the waiting operations.
     pub(super) fn begin(&mut self) {
         for _ in 0..BEGUN_AT_ONCE {
             let mut has_begun = false;

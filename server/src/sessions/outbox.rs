@@ -1,8 +1,9 @@
-//! What a Register stream still has to tell its client, while the client does not read.
+//! The messages of a Register stream that its client has still to read.
 //!
-//! Final answers are kept in order; of unasked news of one path only the latest of each kind is kept, in their order. So a client that reads nothing
-//! costs one answer for each request that it sent. These are taken from the account of its connection; one that also goes
-//! on sending is cut off when the account's reserve for open streams is used up, or at [`Outbox::LIMIT`].
+//! Final answers are kept in order. Of unasked news of one path only the latest of each kind is kept, in their order.
+//! So a client that reads nothing costs one answer for each request that it sent. The answers are taken from the
+//! account of its connection. A client that also goes on sending is cut off when the account's reserve for open streams
+//! is used up, or at [`Outbox::LIMIT`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,18 +18,18 @@ use crate::error::Error;
 use crate::mutex::lock;
 use crate::types::{Generation, NodePath, Stat};
 
-/// What a client is told on a Register stream.
+/// A message to the client of a Register stream.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Notice {
     /// The session is open.
     Opened { session_id: String, ttl: Option<Duration> },
-    /// The path is registered. Unasked, it says `restored`.
+    /// The path is registered. If nobody asked, `restored` is set.
     Registered { path: NodePath, generation: Generation, stat: Stat, restored: bool, adopted: bool },
     /// The path is not, or no longer, registered by this client.
     Unregistered { path: NodePath },
-    /// Carried out as soon as ZooKeeper can be reached; the final answer follows.
+    /// The request is carried out as soon as ZooKeeper can be reached; the final answer follows.
     Pending { path: NodePath },
-    /// Somebody else wrote into the registration; this stands now.
+    /// Another program wrote into the registration, which has these data now.
     Overwritten { path: NodePath, data: Bytes, stat: Stat },
     /// The registration is gone for this client.
     Lost { path: NodePath, generation: Generation, reason: LostReason },
@@ -41,16 +42,16 @@ pub(crate) enum Notice {
 /// Why a registration is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LostReason {
-    /// A later incarnation stands.
+    /// A later incarnation exists.
     TakenOver,
-    /// The ttl went by without a message.
+    /// The ttl passed without a message.
     Expired,
     /// An operator has evicted it.
     Evicted,
 }
 
 impl Notice {
-    /// The path that it is about, and the kind of news of which only the latest counts, if it is some.
+    /// The path that the notice is about, and the kind of news of which only the latest counts, if it is news.
     fn subject(&self) -> Option<(&NodePath, Option<News>)> {
         match self {
             Self::Registered { path, restored: true, .. } => Some((path, Some(News::Restored))),
@@ -63,7 +64,7 @@ impl Notice {
         }
     }
 
-    /// How many bytes it keeps, roughly.
+    /// The approximate number of bytes that it keeps.
     fn bytes(&self) -> usize {
         const SELF: usize = 256;
         SELF + match self {
@@ -79,7 +80,7 @@ impl Notice {
     }
 }
 
-/// News that nobody asked for, of which only the latest counts.
+/// Unasked news, of which only the latest counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum News {
     Restored,
@@ -98,19 +99,19 @@ impl News {
 #[derive(Debug)]
 struct Inner {
     queue: VecDeque<Notice>,
-    /// How many notices have been read: the number of the queue's first.
+    /// Number of notices that have been read: the number of the queue's first.
     read: u64,
     /// The number of the last notice of a path, while that is unread and only its latest state counts.
     latest: HashMap<(NodePath, News), u64>,
     bytes: usize,
-    /// What of them is taken from the account.
+    /// The bytes that are taken from the account.
     share: Share,
     end: Option<Result<(), Error>>,
 }
 
 impl Inner {
-    /// Where the unread news of this kind is, which the next one supersedes. It comes after that of the other kind then: what
-    /// is told last is how the path stands.
+    /// The place of the unread news of this kind, which the next news supersedes. It then comes after the news of the
+    /// other kind: the last notice must give the state of the path.
     fn latest_place(&mut self, path: &NodePath, news: News) -> Option<usize> {
         let place = |news| {
             let number = *self.latest.get(&(path.clone(), news))?;
@@ -141,15 +142,15 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Maximum number of notices that wait. A stream with all the registrations that a connection may have, which are
-    /// given back at once, stays below it.
+    /// Maximum number of notices that wait. A stream with all the registrations that a connection may have, given back
+    /// at once, stays below it.
     pub(crate) const LIMIT: usize = 262_144;
 
-    /// With so many that wait, one more `kept_alive` behind another is none.
+    /// Number of waiting notices from which on a `kept_alive` right behind another is dropped.
     const KEPT_ALIVE: usize = 64;
 
-    /// Unread notices that are not taken from the account, in bytes: a stream that reads its answers does not feel what
-    /// others of its connection have not read.
+    /// Bytes of unread notices that are not taken from the account, so that a stream that reads its answers does not
+    /// depend on what others of its connection have not read.
     const FREE_BYTES: usize = 2 * 1024;
 
     pub(super) fn new(account: &Account) -> Self {
@@ -168,7 +169,7 @@ impl Outbox {
         lock(&self.inner)
     }
 
-    /// Adds a notice, in the place of the unread one that it supersedes. At the limit the stream ends instead.
+    /// Adds a notice, in the place of the unread notice that it supersedes. At the limit the stream ends instead.
     pub(super) fn push(&self, notice: Notice) {
         let mut inner = self.lock();
         let is_no_news = notice == Notice::KeptAlive
@@ -194,7 +195,7 @@ impl Outbox {
                 }
                 inner.latest.insert(key, next);
             }
-            // What comes after an answer is not to be told before it.
+            // News that comes after an answer must not be sent before it.
             Some((path, None)) => {
                 for news in [News::Restored, News::Overwritten] {
                     inner.latest.remove(&(path.clone(), news));
@@ -218,7 +219,7 @@ impl Outbox {
         self.news.notify_one();
     }
 
-    /// Ends the stream once what is queued has been read.
+    /// Ends the stream once the queued notices have been read.
     pub(super) fn close(&self, end: Result<(), Error>) {
         self.lock().end.get_or_insert(end);
         self.news.notify_one();
@@ -253,7 +254,7 @@ impl Outbox {
                         }
                     }
                     inner.bytes = inner.bytes.saturating_sub(notice.bytes());
-                    // It is less: that always fits.
+                    // The share gets smaller, which always fits.
                     drop(inner.charge());
                     inner.read += 1;
                     return Some(Ok(notice));
@@ -286,7 +287,7 @@ mod tests {
         Notice::Registered { path, generation, stat, restored: true, adopted: false }
     }
 
-    /// Whatever was read between.
+    /// This holds whatever was read in between.
     #[tokio::test]
     async fn what_is_told_last_is_how_a_path_stands_and_costs_two_places() {
         for read in 0..3 {

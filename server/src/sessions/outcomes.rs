@@ -1,4 +1,4 @@
-//! What operations in ZooKeeper, and changes there, mean for a path.
+//! The consequences that operations in ZooKeeper, and changes there, have for a path.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -14,9 +14,10 @@ use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat};
 use crate::zk::{Read, Seen};
 
-/// Time for which a node is left alone that could not be read; it doubles each time that it can't.
+/// Time for which a node that could not be read is left alone; it doubles with each failure.
 const FIRST_LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// The longest such pause. With a shorter one an outage costs the more, the more is registered: after most there is a resync.
+/// Longest such pause. With a shorter one an outage costs more, the more is registered. After most outages there is a
+/// resync.
 const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl State {
@@ -63,7 +64,7 @@ impl State {
         entry.paused_until = None;
         entry.restore_at = None;
         if adopted {
-            // It was read on one server; its watch may be on another, and have begun before.
+            // The node was read on one server. Its watch may be on another, and may have begun before.
             entry.unseen = Some(None);
         }
         let is_new = before.as_ref().map(|before| before.generation) != Some(generation);
@@ -88,7 +89,7 @@ impl State {
         self.tell(by, registered(false));
     }
 
-    /// ZooKeeper could not be asked, or there was no room.
+    /// A claim waits: ZooKeeper could not be asked, or there was no room.
     fn claim_waits(&mut self, path: &NodePath, asked: Asked, attempted: Option<SessionId>, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let Asked { by, mut claim, memory } = asked;
@@ -113,17 +114,18 @@ impl State {
             let holder = entry.holder.take();
             self.hold(path, None);
             match (holder.zip(known), &claim.policy) {
-                // It is asked for again right away, and goes on counting for its stream.
+                // The path is claimed again right away, and goes on counting for its stream.
                 (Some((holder, generation)), Policy::Update(_)) => self.tell_of_takeover(path, holder, generation),
                 (Some((holder, generation)), _) => self.lose(path, holder, generation),
                 (None, _) => {}
             }
         } else {
-            // Whatever is later than the claim's generation may be later than what we hold as well.
+            // A node that is later than the claim's generation may be later than the one that we hold as well.
             entry.unseen = Some(None);
         }
         match (by, claim.policy) {
-            // New data for what is no longer ours: a `set` without generation takes over, as it would have in the first place.
+            // New data for a registration that is no longer ours: a `set` without generation takes over, as it would
+            // have in the first place.
             (Some(by), Policy::Update(_)) => {
                 let command = Claim::new(claim.content, Policy::TakeOver);
                 self.begin_claim(path, Some(by), command, memory);
@@ -138,7 +140,7 @@ impl State {
     fn claim_refused(&mut self, path: &NodePath, by: Option<StreamId>, error: Error, now: Instant) {
         let jitter = self.rng.random_range(0.5..1.0);
         let Some(entry) = self.entries.get_mut(path) else { return };
-        // Whoever else holds it may not know yet.
+        // Another stream that holds the path may not know yet.
         entry.evicted |= matches!(error, Error::Evicted { .. });
         if let Some(by) = by {
             if entry.holder != Some(by) {
@@ -150,7 +152,7 @@ impl State {
         if entry.evicted {
             return;
         }
-        // Nobody has asked for it just now: its client relies on it, and the refusal may pass.
+        // No client has asked for the path just now: its holder relies on it, and the refusal may pass.
         let pause = entry.pause(now, jitter).max(FIRST_PAUSE);
         if pause == FIRST_PAUSE {
             tracing::warn!(%path, %error, "a registration can't be restored; it is tried again");
@@ -162,7 +164,7 @@ impl State {
         self.pauses.insert((now + pause, path.clone()));
     }
 
-    /// A later incarnation has taken the place of what a stream held.
+    /// A later incarnation has taken the place of the one that a stream held.
     pub(super) fn lose(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
         self.drop_path(path, stream);
         self.tell_of_takeover(path, stream, generation);
@@ -170,7 +172,8 @@ impl State {
     }
 
     fn tell_of_takeover(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
-        // Also a stream whose ttl is over, and which is taken down path by path: this one's turn is still to come.
+        // Also tells a stream whose ttl is over, and whose paths are removed one by one: this path's turn is still to
+        // come.
         let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::TakenOver };
         self.effects.push(Effect::Tell { stream, notice });
     }
@@ -185,8 +188,8 @@ impl State {
         self.advance(path, now);
     }
 
-    /// Something happened to a node: looked at, unless it was our own doing. One that appears is, mostly; where ZooKeeper
-    /// does not tell the transaction, before 3.9, only a look tells.
+    /// Something happened to a node. It is read again, unless this replica did it. Mostly it did if the node appeared;
+    /// where ZooKeeper does not report the transaction, before 3.9, only a read can tell.
     pub(super) fn changed(&mut self, path: &NodePath, seen: Seen, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         entry.witness.note(seen);
@@ -203,7 +206,7 @@ impl State {
         self.advance(path, now);
     }
 
-    /// The incarnation that is held stands.
+    /// The incarnation that is held still exists.
     fn seen_standing(&mut self, path: &NodePath, read: &Read, holder: StreamId, gaps: u64, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         if entry.unseen.is_none() {
@@ -227,14 +230,15 @@ impl State {
             entry.look_again = None;
         }
         match seen {
-            // Mostly the connection was lost, and a resync follows with the next; it may also have been a passing refusal.
+            // Mostly the connection was lost, and a resync follows on the next one. It may also have been a passing
+            // refusal.
             None => {
                 let pause = entry.look_again.map_or(FIRST_LOOK_AGAIN, |(_, pause)| LONGEST_LOOK_AGAIN.min(pause * 2));
                 entry.unseen = Some(None);
                 entry.look_again = Some((now + pause, pause));
                 self.pauses.insert((now + pause, path.clone()));
             }
-            // What was registered after the eviction was over is not concerned: its record may not be removed yet.
+            // An eviction that was over before the registration does not concern it: its record may not be removed yet.
             Some(Observed::Evicted { written }) if written.0 > held.generation.0 => entry.evicted = true,
             Some(Observed::Absent | Observed::Evicted { .. }) => {
                 let pause = entry.pause(now, jitter);

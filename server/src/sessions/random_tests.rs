@@ -1,4 +1,4 @@
-//! Random clients and random outcomes, against the rules that hold always.
+//! Random clients and random outcomes, against the rules that always hold.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::types::{Generation, Zxid};
 use crate::zk::ErrorCode;
 
-/// Random clients, random outcomes: each `set` gets one final answer while its stream stands, and when all streams are
+/// Random clients, random outcomes: each `set` gets one final answer while its stream is open, and when all streams are
 /// gone nothing is left.
 #[test]
 fn every_set_is_answered_once_and_nothing_is_left_behind() {

@@ -1,4 +1,4 @@
-//! Reads of what exists at registered paths: many paths at once, in turns of connections, a bounded number under way.
+//! Reads of the nodes at registered paths: many paths at once, connections in turn, a bounded number under way.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -7,25 +7,26 @@ use super::upkeep::BATCH;
 use crate::types::{NodePath, SessionId};
 use crate::zk::Watcher;
 
-/// Maximum number of reads under way where one watcher is, and of those that confirm. Each may bring [`BATCH`] values. A
-/// server that hangs holds up no others.
+/// Maximum number of reads under way for one watcher, and of reads that confirm. Each may bring [`BATCH`] values. A
+/// server that hangs does not hold up the others.
 const READS: usize = 4;
 
 /// One read of at most [`BATCH`] paths.
 #[derive(Debug, PartialEq)]
 pub(super) enum Read {
-    /// Of nodes to which something may have happened, where their watches are.
+    /// A read of nodes to which something may have happened, in the session of their watches.
     Verify { watcher: Watcher, paths: Vec<NodePath> },
-    /// Of nodes to which most likely nothing happened, in the session that holds them, with the lengths of their data.
+    /// A read of nodes to which most likely nothing happened, in the session that holds them. Each comes with the
+    /// length of its data.
     Confirm { session: SessionId, nodes: Vec<(NodePath, usize)> },
 }
 
-/// Where the read of a path stands.
+/// The stage of the read of a path.
 #[derive(Debug)]
 enum Stage {
     Waiting,
     UnderWay,
-    /// It is under way, and was asked for again since: what it finds may be older than what was asked.
+    /// The read is under way, and was asked for again since: its result may be older than the last request.
     Outdated {
         connection: u64,
         watcher: Watcher,
@@ -35,12 +36,12 @@ enum Stage {
 /// The reads that wait, and the number that are under way.
 #[derive(Debug)]
 pub(super) struct Reads {
-    /// For each watcher the connections with paths that wait: each once.
+    /// For each watcher, the connections with paths that wait, each once.
     turns: HashMap<Watcher, Lane<u64>>,
     waiting: HashMap<(u64, Watcher), VecDeque<NodePath>>,
-    /// Of each path that is verified.
+    /// The stage of each path that is verified.
     stages: HashMap<NodePath, Stage>,
-    /// Once there is nothing to verify.
+    /// These are read when nothing is left to verify.
     confirmations: VecDeque<(SessionId, Vec<(NodePath, usize)>)>,
     confirming: usize,
 }
@@ -56,7 +57,7 @@ impl Reads {
         }
     }
 
-    /// Asks for a read of a path that begins after this.
+    /// Asks for a read of a path that begins after this call.
     pub(super) fn verify(&mut self, connection: u64, watcher: Watcher, path: NodePath) {
         match self.stages.get_mut(&path) {
             Some(Stage::Waiting | Stage::Outdated { .. }) => {}
@@ -72,13 +73,13 @@ impl Reads {
         }
     }
 
-    /// Returns how many reads that takes.
+    /// Returns the number of reads that this takes.
     pub(super) fn confirm(&mut self, session: SessionId, nodes: &[(NodePath, usize)]) -> usize {
         self.confirmations.extend(nodes.chunks(BATCH).map(|nodes| (session, nodes.to_vec())));
         nodes.len().div_ceil(BATCH)
     }
 
-    /// Whether [`Reads::next`] has one.
+    /// Whether [`Reads::next`] has a read.
     pub(super) fn has_next(&self) -> bool {
         self.turns.values().any(Lane::has_next) || (self.confirming < READS && !self.confirmations.is_empty())
     }
@@ -112,7 +113,7 @@ impl Reads {
         Some(Read::Verify { watcher, paths })
     }
 
-    /// A read is over: removes from what it has found the paths that were asked for again since, which are read again.
+    /// A read is over. Removes from `found` the paths that were asked for again since, which are read again.
     pub(super) fn verified<T>(&mut self, watcher: Watcher, found: &mut Vec<(NodePath, T)>) {
         if let Some(lane) = self.turns.get_mut(&watcher) {
             lane.done();
@@ -186,7 +187,7 @@ mod tests {
     fn what_was_read_before_it_was_asked_for_is_no_answer() {
         let mut reads = Reads::new();
         for _ in 0..2 {
-            // Asked for twice before it is read: one read answers both.
+            // Asked for twice before the read begins: one read answers both.
             reads.verify(1, Watcher(0), path("a"));
         }
         reads.verify(1, Watcher(0), path("b"));

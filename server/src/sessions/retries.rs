@@ -1,7 +1,7 @@
-//! Claims that ZooKeeper could not be asked for, or that found no room: tried again in rounds, each of a bounded number.
-//! A round begins at once when something has changed or the last one got somewhere, and after a growing pause otherwise:
-//! thousands that wait in vain cost next to nothing. It is over when half of its claims are, or after a second: a few that
-//! hang hold up nobody else.
+//! Claims for which ZooKeeper could not be asked, or that found no room. They are tried again in rounds, each of a
+//! bounded number. A round begins at once if something has changed or the last one had a success, and after a growing
+//! pause otherwise, so that thousands of claims that wait in vain cost next to nothing. A round is over when half of
+//! its claims are, or after a second: a few that hang hold up no others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::types::NodePath;
 
 /// Maximum number of claims that are tried again at once.
 const ROUND: usize = 1024;
-/// The pause after a round without any success; it doubles from there.
+/// Pause after a round without any success; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// The longest pause. A longer one would leave what no change announces waiting for too long.
+/// Longest pause. With a longer one, a claim whose success no change announces would wait for too long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Time after which the next round may begin though more than half of the last is still under way.
@@ -39,7 +39,7 @@ pub(super) struct Retries {
     /// The last round, until it is over.
     round: Option<Round>,
     pause: Duration,
-    /// Not before.
+    /// The next round does not begin before this time.
     due: Instant,
 }
 
@@ -69,7 +69,7 @@ impl Retries {
         }
     }
 
-    /// It does not wait any more.
+    /// The path's claim does not wait any more.
     pub(super) fn remove(&mut self, path: &NodePath) {
         if let Some(number) = self.numbers.remove(path) {
             self.by_number.remove(&number);
@@ -100,11 +100,11 @@ impl Retries {
         self.under_way * 2 > round.size
     }
 
-    /// Something has changed, so that what failed may succeed.
+    /// Something has changed, so that failed claims may succeed.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.pause = FIRST_PAUSE;
         self.due = now;
-        // Also when the round that is under way fails: it began before.
+        // The next round is due even if the one under way fails: that began before the change.
         if let Some(round) = &mut self.round {
             round.has_succeeded = true;
         }
@@ -129,7 +129,7 @@ impl Retries {
         }
     }
 
-    /// A claim of a round is over. `jitter`: by how much the pause is shortened.
+    /// A claim of a round is over. `jitter` is the factor by which the pause is shortened.
     pub(super) fn finished(&mut self, is_success: bool, now: Instant, jitter: f64) {
         self.under_way = self.under_way.saturating_sub(1);
         let Some(mut round) = self.round.take() else {
@@ -160,7 +160,7 @@ mod tests {
         NodePath::trusted(format!("/{index}"))
     }
 
-    /// One round, all of whose claims come to the same; how many there were.
+    /// One round, all of whose claims have the same result; returns their number.
     fn round(retries: &mut Retries, now: Instant, is_success: bool) -> usize {
         let paths = retries.round(now);
         paths.iter().for_each(|_| retries.begun());

@@ -10,12 +10,12 @@ use crate::zk::Room;
 #[derive(Debug, Default)]
 pub(super) struct Rooms {
     held: HashMap<NodePath, Room>,
-    /// Of creates whose answers were lost, until it is known what became of them: at most one in each session.
+    /// The room of creates whose answers were lost, until their outcome is known: at most one in each session.
     doubtful: HashMap<NodePath, Vec<Room>>,
 }
 
 impl Rooms {
-    /// A claim has come to this, and the room belongs to what it has made, or may have made.
+    /// A claim has this result. The room belongs to the node that it has made, or may have made.
     pub(super) fn claimed(&mut self, path: &NodePath, outcome: &Claimed, room: Option<Room>) {
         if !matches!(outcome, Claimed::Unavailable { .. }) {
             self.doubtful.remove(path);
@@ -34,7 +34,7 @@ impl Rooms {
         self.held.remove(path);
     }
 
-    /// Nothing is held of the path any more, and nothing may exist.
+    /// Nothing is held of the path any more, and no node can exist.
     pub(super) fn release(&mut self, path: &NodePath) {
         self.held.remove(path);
         self.doubtful.remove(path);

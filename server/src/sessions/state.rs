@@ -1,9 +1,8 @@
 //! The rules of registrations, as pure state: (state, input, now) → effects.
 //!
-//! A stream owns nothing but the list of paths that it asked for (`streams`); a path's [`Entry`] says who holds it, what
-//! exists in ZooKeeper for it, and what is still to do, one operation at a time (`entry`). Operations are effects; what
-//! became of them comes back as an input (`outcomes`). What concerns many paths at once is done in slices (`Chore`), so
-//! that no input takes long.
+//! A stream owns nothing but the list of paths that it asked for (`streams`). A path's [`Entry`] has its holder, its
+//! node in ZooKeeper, and what is still to do, one operation at a time (`entry`). Operations are effects; their results
+//! come back as inputs (`outcomes`). Work on many paths is done in slices (`Chore`), so that no input takes long.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
@@ -28,14 +27,14 @@ use crate::zk::{ErrorCode, Moves, Seen};
 
 /// Maximum number of paths, or of streams, that are dealt with in one step.
 const SLICE: usize = 256;
-/// Maximum number of paths that are dealt with at once when a stream ends: most have no more.
+/// Maximum number of paths that are dealt with at once when a stream ends: most streams have no more.
 const FIRST_SLICE: usize = 16;
 
 /// One Register stream of this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct StreamId(pub(crate) u64);
 
-/// What happened.
+/// An event.
 #[derive(Debug)]
 pub(super) enum Input {
     /// A stream's first message.
@@ -55,7 +54,7 @@ pub(super) enum Input {
         generation: Option<Generation>,
         exclusive: bool,
         created: String,
-        /// What the request takes of its connection's account.
+        /// The request's share of its connection's account.
         memory: Share,
     },
     /// A client gives a path back.
@@ -66,72 +65,74 @@ pub(super) enum Input {
     Reject { stream: StreamId, path: String, error: Error },
     /// A client says goodbye.
     Close { stream: StreamId },
-    /// A client broke a rule of the protocol: the stream ends, and what it holds goes, or stays for its ttl, as when a
+    /// A client broke a rule of the protocol. The stream ends, and its registrations go, or stay for its ttl, as when a
     /// stream breaks.
     Fail { stream: StreamId, error: Error },
     /// The RPC is over, without a goodbye.
     Gone { stream: StreamId },
-    /// Time went by.
+    /// Time has passed.
     Tick,
-    /// There is time to go on with what is done in slices: see [`State::has_chores`].
+    /// There is time to go on with work that is done in slices: see [`State::has_chores`].
     GoOn,
     /// An [`Effect::Claim`] is over.
     Claimed { path: NodePath, outcome: Claimed },
-    /// An [`Effect::Remove`] is over: what the session held of the path is gone.
+    /// An [`Effect::Remove`] is over: the session's node at the path is gone.
     Removed { path: NodePath },
     /// ZooKeeper refuses an [`Effect::Remove`]: the node exists until its session ends, or another try succeeds.
     RemovalRefused { path: NodePath, code: ErrorCode },
     /// A path of an [`Effect::Verify`] was read; `None` if that failed.
     Verified { path: NodePath, seen: Option<Observed> },
-    /// These ZooKeeper sessions stand; the ephemerals of all others are gone. `overslept`: what is over now is because this
-    /// replica was stopped.
+    /// These ZooKeeper sessions live; the ephemerals of all others are gone. `overslept`: the sessions that are over
+    /// now ended because this replica was stopped.
     Sessions { standing: HashSet<SessionId>, overslept: bool },
-    /// A ZooKeeper session has become usable: what waits is tried again.
+    /// A ZooKeeper session has become usable: waiting claims are tried again.
     BackendUp,
-    /// Another replica has written this session's fence: what is known of it is old.
+    /// Another replica has written this session's fence: the state of it that is known is old.
     FenceMoved { session: SessionId },
-    /// An [`Effect::Confirm`] is over: these incarnations stand in the session.
+    /// An [`Effect::Confirm`] is over: these incarnations exist in the session.
     Confirmed { moves: Moves, standing: Vec<(NodePath, Generation)> },
     /// An operator has evicted a path.
     Evicted { path: NodePath },
     /// Something happened to a watched node.
     Changed { path: NodePath, seen: Seen },
-    /// Everything below this parent has to be looked at.
+    /// Everything below this parent has to be read again.
     Resync { parent: NodePath },
 }
 
-/// What is to be done.
+/// An action for the task.
 #[derive(Debug, PartialEq)]
 pub(super) enum Effect {
     /// Tell a client.
     Tell { stream: StreamId, notice: Notice },
     /// End a stream.
     Close { stream: StreamId, end: Result<(), Error> },
-    /// Make the path ours, `by` a client's request or unasked: [`Input::Claimed`] follows. `connection`: whose turn it is.
+    /// Make the path ours, for a client's request (`by`) or unasked: [`Input::Claimed`] follows. `connection` is the
+    /// connection whose turn it takes.
     Claim { path: NodePath, by: Option<StreamId>, claim: Claim, connection: u64 },
-    /// Take a node down: [`Input::Removed`] follows.
+    /// Remove a node: [`Input::Removed`] follows.
     Remove { session: SessionId, removal: Removal, connection: u64 },
-    /// Read what stands at a path: [`Input::Verified`] follows. Of the reads of one path that are asked for, the last alone
-    /// is answered. `connection`: whose turn it is.
+    /// Read the node at a path: [`Input::Verified`] follows. If several reads of one path are asked for, only the last
+    /// is answered. `connection` is the connection whose turn it takes.
     Verify { path: NodePath, connection: u64 },
-    /// Read which of these nodes stand in this session, given with the lengths of their data: [`Input::Confirmed`] follows.
+    /// Read which of these nodes exist in this session: [`Input::Confirmed`] follows. Each comes with the length of its
+    /// data.
     Confirm { session: SessionId, nodes: Vec<(NodePath, usize)> },
     /// Nothing is held of the path any more.
     Release { path: NodePath },
-    /// From now on tell of changes below this parent, beginning with [`Input::Resync`].
+    /// From now on report changes below this parent, beginning with [`Input::Resync`].
     Watch { parent: NodePath },
-    /// No longer.
+    /// Stop reporting them.
     Unwatch { parent: NodePath },
 }
 
-/// What concerns many paths, and is done in slices.
+/// Work on many paths, which is done in slices.
 #[derive(Debug)]
 pub(super) enum Chore {
     /// The end of a stream.
     Departure(Departure),
     /// These paths may need something.
     Look(Look),
-    /// What exists below this parent is read again.
+    /// The nodes below this parent are read again.
     Verify(NodePath),
 }
 
@@ -139,11 +140,11 @@ pub(super) enum Chore {
 #[derive(Debug)]
 pub(super) struct Look {
     among: Among,
-    /// Up to where they were looked at.
+    /// The last path that was looked at.
     after: Option<NodePath>,
 }
 
-/// Which paths.
+/// The paths of a walk.
 #[derive(Debug, Clone, Copy)]
 enum Among {
     Stream(StreamId),
@@ -154,9 +155,9 @@ enum Among {
 #[derive(Debug, Default)]
 struct Siblings {
     paths: BTreeSet<NodePath>,
-    /// How often the parent's watch may have missed something.
+    /// Number of times that the parent's watch may have missed something.
     gaps: u64,
-    /// Up to where they are read again, while that is under way; empty at the start.
+    /// The last path that was read again, while that is under way; empty at the start.
     verified: Option<Option<NodePath>>,
 }
 
@@ -175,9 +176,9 @@ pub(super) struct State {
     pub(super) entries: HashMap<NodePath, Entry>,
     /// The paths with an entry, by parent.
     siblings: HashMap<NodePath, Siblings>,
-    /// What is held, by ZooKeeper session: of each entry that holds anything, the path. See [`State::hold`].
+    /// The paths that are held, by ZooKeeper session: those of all entries that hold a node. See [`State::hold`].
     pub(super) nodes: HashMap<SessionId, Nodes>,
-    /// When to look at a session's ttl; what it finds may be that there is time left.
+    /// When to check a session's ttl. The check may find that there is time left.
     pub(super) deadlines: BTreeSet<(Instant, StreamId)>,
     /// Paths that are put back after a pause.
     pub(super) pauses: BTreeSet<(Instant, NodePath)>,
@@ -185,7 +186,7 @@ pub(super) struct State {
     pub(super) waiting: Retries,
     pub(super) chores: VecDeque<Chore>,
     pub(super) standing: HashSet<SessionId>,
-    /// What is still to be taken down.
+    /// The paths that are still to be removed.
     pub(super) goodbyes: Goodbyes,
     pub(super) ticks: Ticks,
     pub(super) effects: Vec<Effect>,
@@ -211,7 +212,7 @@ impl State {
         }
     }
 
-    /// Takes one input, and says what is to be done.
+    /// Takes one input, and returns what is to be done.
     pub(super) fn step(&mut self, input: Input, now: Instant) -> Vec<Effect> {
         match input {
             Input::Open { stream, session_id, ttl, pid, account, heard } => {
@@ -272,17 +273,17 @@ impl State {
         [deadline, pause, self.waiting.due(), self.ticks.next()].into_iter().flatten().min()
     }
 
-    /// Whether something is still to be taken down.
+    /// Whether something is still to be removed.
     pub(super) fn is_leaving(&self) -> bool {
         self.has_chores() || !self.goodbyes.is_empty()
     }
 
-    /// Whether [`Input::GoOn`] has something to go on with.
+    /// Whether [`Input::GoOn`] has work to go on with.
     pub(super) fn has_chores(&self) -> bool {
         !self.chores.is_empty()
     }
 
-    /// Whether something waits for ZooKeeper, or is being tried again.
+    /// Whether a claim waits for ZooKeeper, or is being tried again.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_idle()
     }
@@ -307,7 +308,7 @@ impl State {
         self.advance(path, now);
     }
 
-    /// Notes what is held of a path. Returns what was held before.
+    /// Notes the node that is held at a path. Returns the one that was held before.
     pub(super) fn hold(&mut self, path: &NodePath, held: Option<Held>) -> Option<Held> {
         let entry = self.entries.get_mut(path)?;
         let session = held.as_ref().map(|held| held.session);
@@ -360,10 +361,10 @@ impl State {
         self.retry_some(now);
     }
 
-    /// Tries some of what waits for ZooKeeper again, if it is time.
+    /// Tries some of the claims again that wait for ZooKeeper, if it is time.
     fn retry_some(&mut self, now: Instant) {
         for path in self.waiting.round(now) {
-            // Not what nobody waits for any more.
+            // This drops a claim that nobody waits for any more.
             self.advance(&path, now);
             self.retry(&path);
         }
@@ -375,13 +376,13 @@ impl State {
         self.waiting.finished(is_success, now, jitter);
     }
 
-    /// Begins what concerns many paths with its first slice.
+    /// Begins a chore with its first slice.
     pub(super) fn begin(&mut self, chore: Chore, now: Instant) {
         self.chores.push_front(chore);
         self.go_on(FIRST_SLICE, now);
     }
 
-    /// Begins what concerns many paths when it is its turn, after all that was begun before.
+    /// Begins a chore when it is its turn, after all that were begun before.
     pub(super) fn begin_later(&mut self, chore: Chore) {
         self.chores.push_back(chore);
     }
@@ -391,7 +392,8 @@ impl State {
         self.begin(Chore::Look(Look { among: Among::Stream(stream), after: None }), now);
     }
 
-    /// So many paths, of one chore after the other; one that is not over then goes to the end of the queue.
+    /// Deals with `count` paths, of one chore after the other. A chore that is not over then goes to the end of the
+    /// queue.
     fn go_on(&mut self, count: usize, now: Instant) {
         let mut left = count;
         while left > 0
@@ -405,12 +407,12 @@ impl State {
             if done == left {
                 self.chores.push_back(chore);
             }
-            // One that has come to its end took a little, too.
+            // A chore that has come to its end took a little time, too.
             left = left.saturating_sub(done.max(1));
         }
     }
 
-    /// Looks at the next paths, and says at how many.
+    /// Looks at the next paths, and returns their number.
     fn look(&mut self, look: &mut Look, count: usize, now: Instant) -> usize {
         let range = (look.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let paths: Vec<_> = match look.among {
@@ -440,8 +442,8 @@ impl State {
         }
     }
 
-    /// Something was taken over from a session. That the rest is still ours is read anew, so that a later put-back does
-    /// not take this for a takeover of its own.
+    /// Something was taken over from a session. This reads again which of its nodes are still ours, so that a later
+    /// put-back of one does not take this for a takeover of its own node.
     fn fence_moved(&mut self, session: SessionId) {
         if let Some(nodes) = self.nodes.get(&session) {
             let length = |path| self.entries.get(path).and_then(|entry| entry.held.as_ref()).map_or(0, Held::len);
@@ -450,7 +452,7 @@ impl State {
         }
     }
 
-    /// How often the watch that covers a path may have missed something.
+    /// Number of times that the watch which covers a path may have missed something.
     pub(super) fn gaps(&self, path: &NodePath) -> u64 {
         path.parent().and_then(|parent| self.siblings.get(&parent)).map_or(0, |siblings| siblings.gaps)
     }
@@ -463,7 +465,7 @@ impl State {
         }
     }
 
-    /// Reads the next paths below a parent again, and says how many.
+    /// Reads the next paths below a parent again, and returns their number.
     fn verify_some(&mut self, parent: &NodePath, count: usize) -> usize {
         let Some(siblings) = self.siblings.get_mut(parent) else { return 0 };
         let Some(verified) = siblings.verified.take() else { return 0 };

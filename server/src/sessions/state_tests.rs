@@ -164,7 +164,7 @@ fn a_foreign_delete_is_undone_at_once_and_then_with_growing_pauses() {
     assert!(pauses[5] > 8 * pauses[0], "{pauses:?}");
 }
 
-/// What is thought of the fence when a node is put back that is gone after these inputs.
+/// Whether the fence is doubted when a node is put back that is gone after these inputs.
 fn doubted(inputs: impl IntoIterator<Item = Input>) -> bool {
     let mut replica = Replica::new();
     replica.register(ONE, None);
@@ -205,7 +205,7 @@ fn what_is_gone_before_it_was_seen_after_a_gap_may_have_been_taken_over() {
             replica.step(Input::Resync { parent: path().parent().unwrap() });
         }
         for _ in 1..gaps {
-            // What was read before the second gap says nothing about it.
+            // The read before the second gap says nothing about that gap.
             replica.step(Input::Verified { path: path(), seen: standing(generation, generation, b"data") });
         }
         let effects = replica.step(Input::Verified { path: path(), seen: Some(Observed::Absent) });
@@ -289,7 +289,7 @@ fn a_replica_that_slept_past_its_sessions_registers_again_for_those_alone_who_ar
         replica.register(ONE, Some(TTL));
         replica.step(Input::Sessions { standing: [OTHER_SESSION].into(), overslept: true });
         if !attached {
-            // Read after the loss was noticed.
+            // The end of the stream is read after the loss was noticed.
             replica.step(Input::Gone { stream: ONE });
         }
         assert_eq!(claims(&replica.after(Duration::from_millis(300))).len(), usize::from(attached));
@@ -373,7 +373,7 @@ fn creates_whose_answers_were_lost_in_two_sessions_in_turn_are_both_looked_for()
         assert!(claims(&effects)[0].attempted.has(SESSION));
     }
     replica.claimed(Claimed::Unavailable { attempted: None });
-    // What the second has made goes with it; what the first has made must not be left.
+    // The node of the second session goes with it; that of the first must not be left behind.
     replica.step(sessions([SESSION]));
     replica.step(Input::Gone { stream: ONE });
     let effects = replica.step(Input::BackendUp);
@@ -413,7 +413,7 @@ fn a_set_that_crosses_its_own_restoration_is_no_resume_of_something_lost() {
     assert_eq!(claims(&replica.set_with(ONE, Some(generation), false))[0].policy, Policy::Resume(restored));
 }
 
-/// It may have registered elsewhere meanwhile, and have said goodbye there.
+/// The client may have registered elsewhere meanwhile, and have said goodbye there.
 #[test]
 fn what_waits_for_zookeeper_is_not_done_for_a_client_that_has_gone_ttl_or_not() {
     for ttl in [None, Some(TTL)] {
@@ -436,7 +436,7 @@ fn a_set_with_a_generation_takes_nothing_over_that_is_later_even_from_the_one_th
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
     assert_eq!(claims(&replica.set_with(ONE, Some(generation), false))[0].policy, Policy::Resume(generation));
-    // Taken over elsewhere, which this replica learns from the claim.
+    // The path was taken over elsewhere, which this replica learns from the claim.
     let effects = replica.claimed(Claimed::TakenOver);
     assert!(claims(&effects).is_empty(), "{effects:?}");
     let lost = Notice::Lost { path: path(), generation, reason: LostReason::TakenOver };

@@ -22,14 +22,14 @@ pub(super) const ONE: StreamId = StreamId(1);
 pub(super) const TWO: StreamId = StreamId(2);
 pub(super) const TTL: Duration = Duration::from_secs(10);
 
-/// A state with a clock, and a transaction counter for what the test does in ZooKeeper's place.
+/// A state with a clock, and a counter for the transactions that the test makes in ZooKeeper's place.
 pub(super) struct Replica {
     pub(super) state: State,
     pub(super) now: Instant,
     pub(super) zxid: i64,
-    /// Of the one connection over which all streams come.
+    /// The account of the one connection over which all streams come.
     pub(super) account: Account,
-    /// What the readers of the streams know.
+    /// The signs of life that the readers of the streams note.
     pub(super) heard: HashMap<StreamId, Heard>,
 }
 
@@ -38,7 +38,7 @@ impl Replica {
         Self::limited(Limits::NONE)
     }
 
-    /// `limits`: of its one connection.
+    /// `limits` are those of its one connection.
     pub(super) fn limited(limits: Limits) -> Self {
         let account = Budget::new(limits, Limits::NONE).account();
         let now = Instant::now();
@@ -47,7 +47,7 @@ impl Replica {
         replica
     }
 
-    /// Takes an input, and does all that is to be done in slices.
+    /// Takes an input, and does all work that is done in slices.
     pub(super) fn step(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = self.state.step(input, self.now);
         while self.state.has_chores() {
@@ -56,7 +56,7 @@ impl Replica {
         effects
     }
 
-    /// Lets time go by, with a tick whenever one is due.
+    /// Lets time pass, with a tick whenever one is due.
     pub(super) fn after(&mut self, duration: Duration) -> Vec<Effect> {
         let end = self.now + duration;
         let mut effects = Vec::new();
@@ -68,7 +68,7 @@ impl Replica {
         effects
     }
 
-    /// Lets time go by in which the replica is stopped.
+    /// Lets time pass in which the replica is stopped.
     pub(super) fn stopped_for(&mut self, duration: Duration) -> Vec<Effect> {
         self.now += duration;
         self.step(Input::Tick)

@@ -1,4 +1,4 @@
-//! Register streams: what each has asked for, until when it lives, and what its end leaves to do.
+//! Register streams: what each has asked for, until when it lives, and the work that its end leaves.
 
 use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
@@ -15,10 +15,11 @@ use crate::contact::Heard;
 use crate::error::Error;
 use crate::types::{Generation, NodePath};
 
-/// After a ttl has gone by, how long what has already arrived may take to be read: a replica that was itself stopped
-/// finds the messages of living clients in its sockets. What was read counts, however long it waits after that.
+/// Time after the end of a ttl in which messages that have already arrived may be read: a replica that was itself
+/// stopped finds the messages of living clients in its sockets. A message that was read counts, however long it waits
+/// after that.
 const EXPIRY_GRACE: Duration = Duration::from_millis(500);
-/// How often the state is told that time goes by while a ttl is in doubt.
+/// Interval at which the state gets a tick while a ttl is in doubt.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One Register stream: its RPC, and with a ttl what may follow it.
@@ -32,20 +33,21 @@ pub(super) struct Stream {
     /// When its last message was taken. See [`Stream::last_heard`].
     last_taken: Instant,
     heard: Heard,
-    /// When its ttl is looked at next.
+    /// When its ttl is checked next.
     check_at: Option<Instant>,
-    /// Since when its ttl is over, while what has arrived may still have to be read.
+    /// When its ttl ended, while messages that have arrived may still have to be read.
     doubted_since: Option<Instant>,
-    /// The paths that it holds or has asked for, with what each takes once its turn has come.
+    /// The paths that it holds or has asked for, with the footprint of each once its turn has come.
     paths: BTreeMap<NodePath, Option<Footprint>>,
-    /// How many `unregistered` it is still to be told.
+    /// Number of `unregistered` notices that it has still to get.
     farewells: usize,
     /// Whether it has said goodbye.
     is_closing: bool,
 }
 
-/// When the state was told that time goes by. While any ttl is in doubt that is often, so that a longer pause means that
-/// this replica was stopped. It says so for all streams at once: how long it takes to look at each of many does not count.
+/// The times of the state's ticks. While any ttl is in doubt ticks come often, so that a longer pause means that this
+/// replica was stopped. The pause counts for all streams at once: the time that a look at each of many streams takes
+/// does not count.
 #[derive(Debug)]
 pub(super) struct Ticks {
     last: Instant,
@@ -67,12 +69,12 @@ impl Ticks {
         self.last = now;
     }
 
-    /// When the next is due.
+    /// When the next tick is due.
     pub(super) fn next(&self) -> Option<Instant> {
         (self.last < self.wanted_until).then(|| self.last + DOUBT_INTERVAL)
     }
 
-    /// Until when a ttl is in doubt that has been so since then.
+    /// Until when a ttl is in doubt, if it has been in doubt since `since`.
     fn doubt_ends(&mut self, since: Instant) -> Instant {
         let end = since.max(self.unbroken_since) + EXPIRY_GRACE;
         self.wanted_until = self.wanted_until.max(end);
@@ -80,7 +82,7 @@ impl Ticks {
     }
 }
 
-/// What the end of a stream leaves to do, path by path.
+/// The work that the end of a stream leaves, path by path.
 #[derive(Debug)]
 pub(super) struct Departure {
     stream: StreamId,
@@ -93,9 +95,9 @@ pub(super) struct Departure {
 enum Ending {
     /// It has said goodbye, and is told of each path.
     Closed,
-    /// Nobody is told.
+    /// The stream is over, and is told nothing.
     Dropped,
-    /// It stands and was silent for its ttl: it is told what it has lost, and ended.
+    /// It is open and was silent for its ttl: it is told what it has lost, and ended.
     Expired { ttl: Duration },
 }
 
@@ -122,7 +124,7 @@ impl Stream {
         }
     }
 
-    /// Whether its RPC is open: with a ttl it may be over while its registrations are kept.
+    /// Whether its RPC is open. With a ttl the RPC may be over while the registrations are kept.
     pub(super) fn is_attached(&self) -> bool {
         self.attached
     }
@@ -132,9 +134,9 @@ impl Stream {
         self.is_closing
     }
 
-    /// When its client was last heard: a message counts from when it was read. Where the connection has no memory left, what
-    /// its streams say may not even come, behind what is unread of others: each is given one more ttl, and no more, or the
-    /// registrations of a program that hangs would stand for as long as that lasts.
+    /// When its client was last heard: a message counts from when it was read. If the connection has no memory left,
+    /// messages of its streams may not even arrive, behind unread messages of others. Each stream then gets one more
+    /// ttl, and no more, or the registrations of a program that hangs would stay for as long as that lasts.
     fn last_heard(&self, now: Instant) -> Instant {
         let heard = self.last_taken.max(self.heard.last(now));
         match self.ttl {
@@ -153,7 +155,7 @@ impl Stream {
         self.paths.range::<NodePath, _>(range).map(|(path, _)| path)
     }
 
-    /// What a path takes of the account, if it is held or its claim is under way.
+    /// The footprint of a path, if it is held or its claim is under way.
     pub(super) fn footprint(&mut self, path: &NodePath) -> &mut Option<Footprint> {
         self.paths.entry(path.clone()).or_default()
     }
@@ -170,7 +172,7 @@ impl State {
         }
     }
 
-    /// Ends a stream that has said goodbye, once all is told.
+    /// Ends a stream that has said goodbye, once it has been told everything.
     fn end_if_closed(&mut self, stream: StreamId) {
         let is_closed = |state: &Stream| state.is_closing && state.farewells == 0;
         if self.streams.get(&stream).is_some_and(is_closed) {
@@ -188,7 +190,7 @@ impl State {
         self.tell(stream, Notice::Opened { session_id, ttl });
     }
 
-    /// Notes that a stream's client lives; `None` if the stream is no more, or has said goodbye.
+    /// Notes that a stream's client lives; `None` if the stream is over, or has said goodbye.
     pub(super) fn heard(&mut self, stream: StreamId, now: Instant) -> Option<&mut Stream> {
         let state = self.streams.get_mut(&stream)?;
         state.last_taken = now;
@@ -221,7 +223,7 @@ impl State {
             Err(too_many_requests())
         } else if entry.is_some_and(Entry::is_busy) {
             let memory = footprint::request(&state.account, path, 0).map(Some);
-            // At the limit too a registration can be given back.
+            // Even at the limit a registration can be given back.
             if entry.is_some_and(Entry::has_commands) { memory } else { Ok(memory.unwrap_or_default()) }
         } else {
             Ok(None)
@@ -250,7 +252,7 @@ impl State {
         if state.ttl.is_some() && !state.is_closing {
             state.attached = false;
             if !self.waiting.is_empty() {
-                // What was asked and has not begun is not done any more.
+                // Requests that have not begun are not carried out any more.
                 self.look_at_paths_of(stream, now);
             }
             self.forget_if_gone(stream);
@@ -259,16 +261,17 @@ impl State {
         }
     }
 
-    /// Nothing is kept for a stream that is over and has nothing to come back for.
+    /// Forgets a stream that is over and has nothing to come back for.
     pub(super) fn forget_if_gone(&mut self, stream: StreamId) {
         if self.streams.get(&stream).is_some_and(|state| !state.attached && state.paths.is_empty()) {
             self.take_stream(stream);
         }
     }
 
-    /// A stream neither holds a path any more nor has a claim for it under way. What the path took of its account.
+    /// A stream neither holds a path any more nor has a claim for it under way. Returns the path's footprint.
     pub(super) fn drop_path(&mut self, path: &NodePath, stream: StreamId) -> Option<Footprint> {
-        // It is to be told, or taken down, when the stream ends.
+        // The path stays in the list if the stream asks for it again: it is then to be answered, or removed, when the
+        // stream ends.
         let is_asked_for = self.entries.get(path).is_some_and(|entry| entry.is_asked_for_by(stream));
         let paths = &mut self.streams.get_mut(&stream)?.paths;
         if is_asked_for { paths.get_mut(path)?.take() } else { paths.remove(path)? }
@@ -290,7 +293,7 @@ impl State {
         Some(state)
     }
 
-    /// Deals with the next path of a stream that ends; `false` when that was all.
+    /// Deals with the next path of a stream that ends; `false` if there was none left.
     pub(super) fn depart(&mut self, departure: &mut Departure, now: Instant) -> bool {
         let stream = departure.stream;
         let Some((path, footprint)) = departure.paths.next() else {
@@ -314,7 +317,7 @@ impl State {
         true
     }
 
-    /// The stream is no longer among those that live, and is ended right after.
+    /// The stream is no longer among the living ones, and is ended right after.
     fn tell_of_loss(&mut self, path: NodePath, stream: StreamId, generation: Generation) {
         let notice = Notice::Lost { path, generation, reason: LostReason::Expired };
         self.effects.push(Effect::Tell { stream, notice });
@@ -336,7 +339,7 @@ impl State {
         }
         let ending = if state.attached { Ending::Expired { ttl } } else { Ending::Dropped };
         if let Some(state) = self.take_stream(stream) {
-            // The ttls of many may end in one step.
+            // The ttls of many streams may end in one step.
             self.begin_later(Departure::chore(stream, state.paths, ending));
         }
     }

@@ -22,11 +22,11 @@ use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
 
-/// How often it is looked which ZooKeeper sessions are connected, and whether a fence has moved.
+/// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
 /// Time for which inputs of one kind are taken before the others are looked at.
 const TURN: Duration = Duration::from_millis(1);
-/// Time after which the task lets others run on its thread.
+/// Time after which the task lets other tasks run on its thread.
 const SLICE: Duration = Duration::from_millis(4);
 
 struct Task {
@@ -36,21 +36,22 @@ struct Task {
     session_timeout: Option<Duration>,
     state: State,
     outboxes: HashMap<StreamId, Arc<Outbox>>,
-    /// What is gone with its ZooKeeper session is in here until its path is claimed anew, or forgotten.
+    /// The room of a node that is gone with its ZooKeeper session stays in here until its path is claimed anew, or
+    /// forgotten.
     rooms: Rooms,
     subscriptions: HashMap<NodePath, Subscription>,
     mailbox: Arc<Mailbox>,
-    /// Inputs that came many at once, in their order. While there are some, the mailbox is not read, which merges what
-    /// comes meanwhile.
+    /// Inputs that came many at once, in their order. While there are some, the mailbox is not read; it merges the
+    /// events that arrive meanwhile.
     due: VecDeque<Input>,
-    /// Streams that are over, and that the state does not know of yet.
+    /// Streams that are over, and of which the state does not know yet.
     departed: VecDeque<StreamId>,
-    /// What was last known of each session's fence.
+    /// The last known state of each session's fence.
     moves: HashMap<SessionId, Moves>,
-    /// The sessions that were connected when last looked at.
+    /// The sessions that were connected at the last check.
     connected: HashSet<SessionId>,
     confirmations: Confirmations,
-    /// Who waits until nothing is to be taken down any more.
+    /// The caller that waits until nothing is left to be removed.
     settling: Option<oneshot::Sender<()>>,
     owners: watch::Receiver<Owners>,
     /// Changes when a claim that found no room in a session may find some.
@@ -111,7 +112,7 @@ pub(super) async fn run(
             finished = task.operations.next() => task.all_finished(finished),
             batch = mailbox.next(), if task.due.is_empty() => task.news(batch),
             _ = task.owners.changed() => task.sessions(),
-            // Its sender is in the handle of each claim.
+            // The handle of each claim keeps the sender.
             _ = task.evictions.changed() => task.evicted(),
             () = tick => task.step(Input::Tick),
             () = std::future::ready(()), if has_more => task.go_on(),
@@ -159,7 +160,7 @@ impl Task {
         }
     }
 
-    /// Takes a message, and what else has arrived.
+    /// Takes a message, and others that have arrived.
     fn messages(&mut self, first: Message, inputs: &mut mpsc::Receiver<Message>) {
         let begun = Instant::now();
         self.message(first);
@@ -170,7 +171,7 @@ impl Task {
         }
     }
 
-    /// Takes what an operation has come to, and what others have.
+    /// Takes the result of an operation, and those of others that are over.
     fn all_finished(&mut self, first: Finished) {
         let begun = Instant::now();
         self.finished(first);
@@ -181,7 +182,7 @@ impl Task {
         }
     }
 
-    /// Goes on with what is done in slices.
+    /// Goes on with work that is done in slices.
     fn go_on(&mut self) {
         let begun = Instant::now();
         while begun.elapsed() < TURN && !(self.due.is_empty() && self.departed.is_empty()) {
@@ -222,20 +223,20 @@ impl Task {
         self.step(Input::Sessions { standing, overslept });
     }
 
-    /// Takes out what is held and evicted. There are few evictions.
+    /// Removes registrations that are held and evicted. There are few evictions.
     fn evicted(&mut self) {
         let table = self.evictions.borrow_and_update().clone();
         for path in table.iter().flat_map(|table| table.keys()) {
             self.step(Input::Evicted { path: path.clone() });
         }
-        // What could not be claimed before the evictions were known.
+        // Tries claims that could not be made before the evictions were known.
         if self.state.is_waiting() {
             self.step(Input::BackendUp);
         }
     }
 
     fn finished(&mut self, finished: Finished) {
-        // What a claim holds is in a session that the state must know before.
+        // The state must know the session of a claim's node before it gets the claim's result.
         if self.owners.has_changed().unwrap_or(false) {
             self.sessions();
         }
@@ -250,7 +251,7 @@ impl Task {
                 }
                 let is_held = matches!(outcome, Claimed::Held { .. });
                 self.step(Input::Claimed { path: path.clone(), outcome });
-                // One that was evicted while its create was on its way.
+                // The path was evicted while its create was on its way.
                 if is_held && self.evictions.borrow().as_ref().is_some_and(|table| table.contains_key(&path)) {
                     self.step(Input::Evicted { path });
                 }
@@ -258,7 +259,7 @@ impl Task {
             Finished::Removed(removals, refused) => {
                 for Removal { path, .. } in removals {
                     if let Some((_, code)) = refused.iter().find(|(refused, _)| *refused == path) {
-                        // It exists, and keeps its room.
+                        // The node exists, and keeps its room.
                         self.step(Input::RemovalRefused { path, code: *code });
                     } else {
                         self.rooms.removed(&path);
@@ -273,7 +274,7 @@ impl Task {
                 }
             }
             Finished::Verified(seen) => {
-                // The events that came before what was read are known first.
+                // Events that came before the read are handed on first.
                 let before = self.mailbox.take();
                 self.news(before);
                 self.due.extend(seen.into_iter().map(|(path, seen)| Input::Verified { path, seen }));

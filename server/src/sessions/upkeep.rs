@@ -1,4 +1,4 @@
-//! What is done in ZooKeeper for nodes that are registered: taking them down, and looking whether they still exist.
+//! Operations in ZooKeeper on registered nodes: removing them, and checking whether they still exist.
 
 use std::time::Duration;
 
@@ -11,25 +11,26 @@ use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Pauses, Unit,
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
 pub(super) const BATCH: usize = 48;
-/// Maximum data of the nodes that are read together only for their stats, in bytes. With more each stat is asked for.
+/// Maximum number of bytes of data of nodes that are read together only for their stats. With more data each stat is
+/// asked for by itself.
 const READ_BYTES: usize = 128 * 1024;
-/// Time after which a node is looked at again whose state this session's server does not know yet. It doubles each time
-/// that this brings nothing.
+/// Time after which a node is read again whose state this session's server does not know yet. It doubles each time that
+/// this brings nothing.
 const AGAIN: Duration = Duration::from_millis(5);
-/// The longest such pause.
+/// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A node of ours that is to go.
+/// A node of ours that is to be removed.
 #[derive(Debug, PartialEq)]
 pub(super) struct Removal {
     pub(super) path: NodePath,
-    /// The incarnation: no other is removed.
+    /// The incarnation that is removed; no other is.
     pub(super) generation: Generation,
     /// The length of its data.
     pub(super) bytes: usize,
 }
 
-/// Carries out removals, and looks at nodes.
+/// Carries out removals, and reads nodes.
 #[derive(Debug, Clone)]
 pub(super) struct Upkeep {
     zk: Zk,
@@ -41,8 +42,8 @@ impl Upkeep {
         Self { zk, evictions }
     }
 
-    /// Takes incarnations down, at most [`BATCH`], and is not over before all are gone: by our delete, by another's, or with
-    /// their session. Gives those that ZooKeeper refuses to delete.
+    /// Removes incarnations, at most [`BATCH`], and returns when all are gone: by our delete, by another's, or with
+    /// their session. Returns those that ZooKeeper refuses to delete.
     pub(super) async fn remove(&self, session: SessionId, removals: &[Removal]) -> Vec<(NodePath, ErrorCode)> {
         let mut refused = Vec::new();
         let mut left: Vec<_> = removals.iter().collect();
@@ -57,7 +58,8 @@ impl Upkeep {
                 pauses.reset();
             }
             match tried {
-                // Looked at too early: what changed has not reached this session's server. Or one spoils it for all.
+                // The read was too early: the change has not reached this session's server. Or one node spoils the
+                // transaction for all.
                 Ok(()) if std::mem::take(&mut is_whole) => continue,
                 Ok(()) => {}
                 Err(error) if error.is_connection_lost() => {
@@ -75,7 +77,7 @@ impl Upkeep {
         refused
     }
 
-    /// One try; leaves in `left` what may still exist. `is_whole`: all in one transaction, or each by itself.
+    /// One try. Leaves in `left` the nodes that may still exist. `is_whole`: all in one transaction, or each by itself.
     async fn try_remove(
         owner: &Owner,
         left: &mut Vec<&Removal>,
@@ -119,8 +121,8 @@ impl Upkeep {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Which of these nodes exist in this session, with what was known of its fence before they were read. They are given
-    /// with the lengths of their data.
+    /// The nodes of these that exist in this session, with the state of its fence that was known before they were read.
+    /// Each node comes with the length of its data.
     pub(super) async fn confirm(
         &self,
         session: SessionId,
@@ -137,12 +139,12 @@ impl Upkeep {
         Some((moves, standing.collect()))
     }
 
-    /// Where the watch is that covers a path: its parent's.
+    /// The watcher that covers a path: that of its parent.
     pub(super) fn watcher_of(&self, path: &NodePath) -> Option<Watcher> {
         path.parent().map(|parent| self.zk.hub.watcher_of(&parent))
     }
 
-    /// What exists at these paths, read where their watches are.
+    /// The nodes at these paths, read in the session of their watches.
     pub(super) async fn observe(&self, watcher: Watcher, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
         let reads = self.zk.hub.session_of(watcher).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
         let observed = reads.into_iter().map(|read| match read {
@@ -155,8 +157,8 @@ impl Upkeep {
         Some(observed)
     }
 
-    /// Marks what is absent and evicted. The record came in the transaction that deleted the node: a session that sees the
-    /// one sees the other, however far its server is behind.
+    /// Marks nodes that are absent and evicted. The record was written in the transaction that deleted the node: a
+    /// session that sees one sees the other, however far its server is behind.
     async fn find_evicted(&self, watcher: Watcher, paths: &[NodePath], observed: &mut [Option<Observed>]) {
         let absent = || observed.iter().enumerate().filter(|(_, seen)| matches!(seen, Some(Observed::Absent)));
         let (indexes, records): (Vec<_>, Vec<_>) =
@@ -172,15 +174,15 @@ impl Upkeep {
                     self.evictions.learn(&paths[index], record);
                     Some(Observed::Evicted { written: Zxid(record.stat.mzxid) })
                 }
-                // It is looked at again.
+                // The node is read again later.
                 Ok(Err(_)) | Err(_) => None,
             };
         }
     }
 }
 
-/// The stats of these nodes, in their order; `None` of one that does not exist. They are given with the lengths of their
-/// data. `is_whole`: in one read, or each by itself.
+/// The stats of these nodes, in their order; `None` for a node that does not exist. Each node comes with the length of
+/// its data. `is_whole`: all in one read, or each by itself.
 async fn stats(owner: &Owner, nodes: &[(&NodePath, usize)], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
     let session = owner.session();
     let bytes: usize = nodes.iter().map(|(_, bytes)| bytes).sum();
@@ -193,7 +195,7 @@ async fn stats(owner: &Owner, nodes: &[(&NodePath, usize)], is_whole: bool) -> R
     for (read, (path, _)) in reads.into_iter().zip(nodes) {
         stats.push(match read {
             Ok(read) => read.map(|read| read.stat),
-            // Who may not read a node may still ask whether it exists.
+            // A session that may not read a node may still ask whether it exists.
             Err(_) => session.exists(path).await?,
         });
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{Acl, Decoder, Malformed, OpCode, WatchMode};
 
-/// Which of the operations that create a node was sent: it decides what the reply holds, and what the node becomes.
+/// The operation by which a node is created. It decides what the reply holds, and what the node becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreateKind {
     /// Answers with the path alone.
@@ -17,7 +17,7 @@ pub enum CreateKind {
     Ttl(i64),
 }
 
-/// Which watches of a path a request means.
+/// The watches of a path to which a request applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatcherKind {
     /// One-shot watches for children.
@@ -26,16 +26,16 @@ pub enum WatcherKind {
     Data,
     /// All of them.
     Any,
-    /// Persistent ones.
+    /// Persistent watches.
     Persistent,
-    /// Persistent recursive ones.
+    /// Persistent recursive watches.
     PersistentRecursive,
 }
 
 /// The watches that a client had before it reconnected.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SetWatches {
-    /// The last transaction that the client has seen: what happened since is an event at once.
+    /// The last transaction that the client has seen: a later change is an event at once.
     pub relative_zxid: i64,
     /// Nodes that existed, watched for data.
     pub data: Vec<String>,
@@ -75,7 +75,7 @@ pub enum Request {
     GetAllChildrenNumber { path: String },
     /// Lists the session's own ephemerals.
     GetEphemerals { prefix: String },
-    /// Answered when everything before is applied.
+    /// Answered when everything before it is applied.
     Sync { path: String },
     /// Inside a multi only: fails unless the version matches.
     Check { path: String, version: i32 },
@@ -83,7 +83,7 @@ pub enum Request {
     Multi(Vec<Request>),
     /// These reads in one consistent state.
     MultiRead(Vec<Request>),
-    /// Asks whether a watch stands.
+    /// Asks whether a watch exists.
     CheckWatches { path: String, kind: WatcherKind },
     /// Removes a watch.
     RemoveWatches { path: String, kind: WatcherKind },
@@ -112,9 +112,9 @@ pub enum Refused {
     Unknown,
     /// Its body is no record of the type that the operation takes.
     Malformed,
-    /// The same of a proof of who the client is: ZooKeeper hangs up.
+    /// The same for a proof of identity: ZooKeeper closes the connection.
     MalformedLogin,
-    /// The same of a multi, to which ZooKeeper has given a transaction's number by then.
+    /// The same for a multi, to which ZooKeeper has given a transaction's number by then.
     MalformedMulti,
 }
 
@@ -205,7 +205,7 @@ fn decode(op_code: OpCode, decoder: &mut Decoder) -> Result<Request, Malformed> 
     })
 }
 
-/// A string; what is no UTF-8 comes out with replacement characters, as Java reads it.
+/// A string. Bytes that are not UTF-8 become replacement characters, as Java reads them.
 fn optional_text(decoder: &mut Decoder) -> Result<Option<String>, Malformed> {
     Ok(decoder.optional_bytes()?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
@@ -214,7 +214,7 @@ fn text(decoder: &mut Decoder) -> Result<String, Malformed> {
     optional_text(decoder)?.ok_or(Malformed("string is null"))
 }
 
-/// A scheme or an identity that is null is none that anybody has.
+/// An entry of an access control list. A scheme or an identity that is null matches nobody.
 fn acl_entry(decoder: &mut Decoder) -> Result<Acl, Malformed> {
     Ok(Acl {
         permissions: decoder.int()?,
@@ -269,8 +269,8 @@ fn parts(decoder: &mut Decoder, wanted: Parts) -> Result<Vec<Request>, Malformed
     }
 }
 
-/// In a multi the mode of a create says which operation it is: ZooKeeper looks at it while it reads the part, and
-/// forgets a time to live that the mode has no use for.
+/// In a multi the mode of a create decides which operation it is: ZooKeeper checks the mode while it reads the part,
+/// and drops a time to live for which the mode has no use.
 fn as_part(part: Request) -> Result<Request, Malformed> {
     const CONTAINER: i32 = 4;
     let Request::Create { path, data, acl, flags, kind } = part else { return Ok(part) };

@@ -9,60 +9,60 @@ use crate::{Acl, Encoder, ErrorCode, OpCode, Stat};
 /// The body of a reply that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
-    /// Of `create` and `sync`.
+    /// The reply to `create` and `sync`.
     Path(String),
-    /// Of the newer creates.
+    /// The reply to the newer creates.
     Created {
         /// The path, with a sequential node's digits.
         path: String,
         /// The stat.
         stat: Stat,
     },
-    /// Of `exists`, `setData`, `setACL`.
+    /// The reply to `exists`, `setData` and `setACL`.
     Stat(Stat),
-    /// Of `getData`.
+    /// The reply to `getData`.
     Data {
-        /// The data; null as it was written.
+        /// The data; null if null was written.
         data: Option<Bytes>,
         /// The stat.
         stat: Stat,
     },
-    /// Of `getChildren` and `getEphemerals`.
+    /// The reply to `getChildren` and `getEphemerals`.
     Names(Vec<Arc<str>>),
-    /// Of `getChildren2`.
+    /// The reply to `getChildren2`.
     Children {
         /// The names.
         names: Vec<Arc<str>>,
         /// The parent's stat.
         stat: Stat,
     },
-    /// Of `getACL`.
+    /// The reply to `getACL`.
     Acl {
         /// The list.
         acl: Vec<Acl>,
         /// The stat.
         stat: Stat,
     },
-    /// Of `getAllChildrenNumber`.
+    /// The reply to `getAllChildrenNumber`.
     Count(i32),
-    /// Of `whoAmI`: scheme and user.
+    /// The reply to `whoAmI`: scheme and user.
     Identities(Vec<(String, String)>),
-    /// Of a multi or multi read.
+    /// The reply to a multi or multi read.
     Parts(Vec<Part>),
-    /// Of `addWatch`, whose reply holds a second error code, always zero.
+    /// The reply to `addWatch`, which holds a second error code, always zero.
     WatchAdded,
-    /// Of a step of a login with SASL, where nobody can log in.
+    /// The reply to a step of a login with SASL, where nobody can log in.
     NoToken,
-    /// Of what answers with a header alone.
+    /// The reply to an operation that answers with a header alone.
     Done,
 }
 
 /// The result of one part of a multi.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// It was done.
+    /// The part was carried out.
     Done(OpCode, Response),
-    /// It failed; or, without a code, it would have been done if a later one had not failed.
+    /// The part failed. Without a code, it would have been carried out if a later part had not failed.
     Failed(Option<ErrorCode>),
 }
 

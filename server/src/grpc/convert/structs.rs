@@ -1,7 +1,7 @@
-//! `google.protobuf.Struct`, as its bytes, from and to JSON.
+//! Converts the bytes of a `google.protobuf.Struct` from and to JSON.
 //!
-//! The bytes come from clients. Nothing is built of them but the JSON itself, which stops at its limit: neither the time nor
-//! the memory that it takes is more than in proportion to what was sent.
+//! The bytes come from clients. Only the JSON itself is built from them, and it stops at its limit: the time and the
+//! memory that it takes are at most in proportion to what was sent.
 
 use prost::bytes::Buf as _;
 use prost::encoding::{WireType, decode_key, decode_varint};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::value::{EncodedValue, exact_double, write_number};
 
-/// How deep a value may nest, itself included.
+/// Maximum depth of a value, itself included.
 const MAX_DEPTH: usize = 32;
 
 // Field numbers of struct.proto.
@@ -24,18 +24,18 @@ const VALUE_STRUCT: u32 = 5;
 const VALUE_LIST: u32 = 6;
 const LIST_VALUES: u32 = 1;
 
-// What is counted for what is met, in bytes: the least that it takes as JSON.
+// Bytes that each element counts for: the least that it takes as JSON.
 /// `"":0,`, and the key.
 const MEMBER: usize = 5;
 /// `0,`
 const ITEM: usize = 2;
-/// Nothing, but it takes time.
+/// An unknown field takes no bytes, but it takes time.
 const UNKNOWN: usize = 2;
 
 /// Why a `Struct` is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum Fault {
-    /// As JSON it has so many bytes, or more.
+    /// Its JSON has this many bytes, or more.
     #[error("it has {0} bytes or more")]
     TooLarge(usize),
     #[error("it nests deeper than {MAX_DEPTH} levels")]
@@ -48,7 +48,7 @@ pub(super) enum Fault {
     NotANumber(f64),
 }
 
-/// Compact JSON of at most `limit` bytes, keys in order; of fields that come twice the last counts.
+/// Compact JSON of at most `limit` bytes, with its keys in order. Of a field that comes twice the last counts.
 pub(super) fn to_json(encoded: &[u8], limit: usize) -> Result<EncodedValue, Fault> {
     let mut writer = Writer::new(encoded.len(), limit);
     let members = writer.object(encoded, MAX_DEPTH)?;
@@ -59,8 +59,8 @@ pub(super) fn to_json(encoded: &[u8], limit: usize) -> Result<EncodedValue, Faul
 struct Writer {
     json: Vec<u8>,
     limit: usize,
-    /// What all values that have been met can take at most, in bytes of JSON, written or not; those that are not written take
-    /// time, too.
+    /// Bytes of JSON that are left for further values, whether they are written or not: a value that is not written
+    /// takes time, too.
     left: usize,
 }
 
@@ -77,7 +77,7 @@ impl Writer {
         self.check(0)
     }
 
-    /// Whether so many bytes more are still within the limit.
+    /// Fails if `more` bytes exceed the limit.
     fn check(&self, more: usize) -> Result<(), Fault> {
         let length = self.json.len() + more;
         if length > self.limit { Err(Fault::TooLarge(length)) } else { Ok(()) }
@@ -90,13 +90,13 @@ impl Writer {
         self.check(0)
     }
 
-    /// Counts what is met, before anything is kept of it, by how many bytes it takes as JSON at least.
+    /// Counts an element before anything of it is kept, by the least number of bytes that it takes as JSON.
     fn count(&mut self, least: usize) -> Result<(), Fault> {
         self.left = self.left.checked_sub(least).ok_or(Fault::TooLarge(self.limit + 1))?;
         Ok(())
     }
 
-    /// Writes an object, and gives its members.
+    /// Writes an object, and returns its members.
     fn object<'a>(&mut self, encoded: &'a [u8], depth_left: usize) -> Result<Vec<Member<'a>>, Fault> {
         let depth_left = depth_left.checked_sub(1).ok_or(Fault::TooDeep)?;
         let mut members: Vec<Member<'a>> = Vec::new();
@@ -109,7 +109,7 @@ impl Writer {
             self.count(MEMBER + member.0.len())?;
             members.push(member);
         }
-        // Stable: of those with the same key the last stays the last.
+        // The sort is stable: of members with the same key the last stays the last.
         members.sort_by_key(|(key, _)| *key);
         self.write(b"{")?;
         let mut is_first = true;
@@ -128,7 +128,7 @@ impl Writer {
         Ok(members)
     }
 
-    /// A member of an object; of a key or a value that comes twice the last counts.
+    /// A member of an object. Of a key or a value that comes twice the last counts.
     fn member<'a>(&mut self, encoded: &'a [u8]) -> Result<Member<'a>, Fault> {
         let (mut key, mut value) = ("", &[][..]);
         for (index, field) in Fields(encoded).enumerate() {
@@ -201,7 +201,7 @@ fn text(bytes: &[u8]) -> Result<&str, Fault> {
 /// The fields of an encoded message, by number, in the order in which they come.
 struct Fields<'a>(&'a [u8]);
 
-/// A field's content, as far as a `Struct` has such fields.
+/// A field's content, of the types that a `Struct` has.
 #[derive(Debug, Clone, Copy)]
 enum Field<'a> {
     Varint(u64),
@@ -222,7 +222,7 @@ impl<'a> Fields<'a> {
                 self.0 = rest;
                 Field::Bytes(bytes)
             }
-            // Nothing that goes into a `Struct` has groups, of any version.
+            // No message in a `Struct` has groups, in any version.
             WireType::StartGroup | WireType::EndGroup => return None,
             WireType::ThirtyTwoBit => {
                 self.0.try_get_u32_le().ok()?;
@@ -272,7 +272,8 @@ pub(super) fn from_json(object: &Map<String, Json>, limit: usize) -> Option<Vec<
     Some(encoded)
 }
 
-/// Writes a message from its end to its beginning: what a length counts is there when it is written.
+/// Writes a message from its end to its beginning, so that the content of a length is complete when the length is
+/// written.
 struct Encoder {
     reversed: Vec<u8>,
     limit: usize,
@@ -289,7 +290,7 @@ impl Encoder {
         self.bytes(&[u8::try_from(tag << 3 | wire_type as u32).ok()?])
     }
 
-    /// Closes a field that has been written since there were `before` bytes.
+    /// Closes a field that was begun when there were `before` bytes.
     fn close(&mut self, tag: u32, before: usize) -> Option<()> {
         let mut length = Vec::with_capacity(5);
         prost::encoding::encode_varint(u64::try_from(self.reversed.len() - before).ok()?, &mut length);
@@ -382,7 +383,7 @@ mod tests {
         Ok(String::from_utf8(writer.json).unwrap())
     }
 
-    /// What prost makes of the same bytes.
+    /// The JSON that prost's reading of the same bytes gives.
     fn as_prost_has_it(value: &ProtoValue) -> Json {
         match value.kind.as_ref() {
             None | Some(Kind::NullValue(_)) => Json::Null,
@@ -462,7 +463,7 @@ mod tests {
         let escaped = value(Kind::StringValue("\0".repeat(LIMIT - 10)));
         let long = value(Kind::StringValue("x".repeat(2 << 20)));
         let of_one = |value| object([(String::new(), value)]).encode_to_vec();
-        // Fields that nobody knows, and a value whose kind comes again and again.
+        // Unknown fields, and a value whose kind is repeated.
         let unknown = b"\x78\x01".repeat(1 << 20);
         let again = field(STRUCT_FIELDS, &field(ENTRY_VALUE, &b"\x08\x00".repeat(1 << 19)));
         for encoded in [entries, of_one(values), of_one(numbers), of_one(escaped), of_one(long), unknown, again] {
