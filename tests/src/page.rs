@@ -1,10 +1,9 @@
-//! The blocks of code that a page of documentation shows.
+//! The code blocks of a documentation page.
 
-/// The blocks under the first heading that is `heading`, up to the next heading of its level: what follows the three
-/// backticks, and the text.
+/// The blocks under the first heading that equals `heading`, up to the next heading of its level. Each has the text
+/// after the opening backticks, and the code.
 ///
-/// # Panics
-/// When there is no such heading.
+/// # Panics When there is no such heading.
 pub fn blocks(page: &str, heading: &str) -> Vec<(String, String)> {
     let mut blocks: Vec<(String, String)> = Vec::new();
     let mut level = None;
