@@ -228,7 +228,7 @@ async fn record(world: Arc<World>, mut watcher: PersistentWatcher) -> Vec<Watche
     }
 }
 
-/// Compares each state of a reader with what ZooKeeper had at its revision. Gives how many were compared.
+/// Compares each state of a reader with ZooKeeper's state at its revision. Returns the number of compared states.
 fn compare(reader: &Reader, events: &[WatchedEvent], values: &Values) -> usize {
     let mut truth: BTreeMap<String, i64> = BTreeMap::new();
     let mut next = 0;
