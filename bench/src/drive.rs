@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 /// Calls each of `operations` again and again, from a task of its own, until the time is over. Returns the number of
 /// completed operations a second.
 ///
-/// # Errors The first error that an operation ends with.
+/// # Errors
+/// The first error that an operation ends with.
 pub(crate) async fn throughput<Operation, Call>(
     time: Duration,
     operations: impl IntoIterator<Item = Operation>,
@@ -42,7 +43,8 @@ where
 
 /// Makes the calls for `0..count` from one task, with `window` of them in flight. Returns how long all calls took.
 ///
-/// # Errors The first error that a call ends with.
+/// # Errors
+/// The first error that a call ends with.
 pub(crate) async fn pipelined<Call>(
     count: usize,
     window: usize,

@@ -74,14 +74,16 @@ struct Messages {
 impl Connection {
     /// Connects, and sends the preface. It does not wait for the server's.
     ///
-    /// # Errors When nothing listens at the address.
+    /// # Errors
+    /// When nothing listens at the address.
     pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<Connection> {
         Connection::open_with(address, WINDOW).await
     }
 
     /// Connects with a window for each stream, which is never opened again.
     ///
-    /// # Errors When nothing listens at the address.
+    /// # Errors
+    /// When nothing listens at the address.
     pub(crate) async fn open_with(address: SocketAddr, window: u32) -> anyhow::Result<Connection> {
         let socket = TcpStream::connect(address).await.with_context(|| format!("can't connect to {address}"))?;
         socket.set_nodelay(true)?;
@@ -128,7 +130,8 @@ impl Connection {
 
     /// Sends all buffered output.
     ///
-    /// # Errors When the connection is broken.
+    /// # Errors
+    /// When the connection is broken.
     pub(crate) async fn flush(&mut self) -> anyhow::Result<()> {
         self.socket.write_all(&self.output).await.context("the connection broke")?;
         self.output.clear();
@@ -142,7 +145,8 @@ impl Connection {
 
     /// Waits until something arrives, and counts it.
     ///
-    /// # Errors When the server ends the connection, or resets a stream.
+    /// # Errors
+    /// When the server ends the connection, or resets a stream.
     pub(crate) async fn hear(&mut self) -> anyhow::Result<Heard> {
         let length = self.socket.read(&mut self.input[self.filled..]).await.context("the connection broke")?;
         ensure!(length > 0, "the server has closed the connection");

@@ -17,7 +17,8 @@ pub(crate) struct Memory {
 
 /// The memory of a process.
 ///
-/// # Errors When the kernel does not report it, as for a process that has ended.
+/// # Errors
+/// When the kernel does not report it, as for a process that has ended.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("no process {pid}"))?;
     let field = |name| kilobytes(&status, name).with_context(|| format!("no {name} in /proc/{pid}/status"));
@@ -26,7 +27,8 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {
 
 /// The processor time, in user and kernel mode, of the threads of a process that still run.
 ///
-/// # Errors When the kernel does not report it, as for a process that has ended.
+/// # Errors
+/// When the kernel does not report it, as for a process that has ended.
 fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("no process {pid}"))?;
     // A thread that ends while its directory is read is left out.
@@ -76,7 +78,8 @@ pub(crate) struct Meter<'a> {
 impl Meter<'_> {
     /// Starts measuring.
     ///
-    /// # Errors When a process has ended.
+    /// # Errors
+    /// When a process has ended.
     pub(crate) fn start(pids: &[u32]) -> anyhow::Result<Meter<'_>> {
         let processor = processor_times(pids)?;
         Ok(Meter { pids, begin: Instant::now(), processor })
@@ -84,7 +87,8 @@ impl Meter<'_> {
 
     /// Stops, and returns the cost of `count` operations.
     ///
-    /// # Errors When a process has ended.
+    /// # Errors
+    /// When a process has ended.
     pub(crate) fn stop(self, count: usize) -> anyhow::Result<Taken> {
         let time = self.begin.elapsed();
         let processor = processor_times(self.pids)?.saturating_sub(self.processor);

@@ -50,7 +50,8 @@ impl Decoder for AnyBytes {
 /// Sends these messages to a method, whatever its shape, and ends the request side. Returns the first `most` answers,
 /// or fewer if the call ends before.
 ///
-/// # Errors The status that the call ends with.
+/// # Errors
+/// The status that the call ends with.
 pub async fn call(channel: &Channel, method: &str, messages: Vec<Bytes>, most: usize) -> Result<Vec<Bytes>, Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(4 << 20);
     soon("a connection", grpc.ready()).await.map_err(|error| Status::unavailable(error.to_string()))?;

@@ -54,7 +54,8 @@ pub struct Ending {
 impl Ending {
     /// Waits until the node is gone, and returns when ZooKeeper reported it: never before the end, and little later.
     ///
-    /// # Panics When the node exists for longer than any test lets it outlive its owner.
+    /// # Panics
+    /// When the node exists for longer than any test lets it outlive its owner.
     pub async fn at(self) -> Instant {
         match timeout(3 * SOON, self.seen).await {
             Ok(seen) => seen.expect("the watch is kept"),
@@ -153,7 +154,8 @@ impl Bare {
 
     /// Creates a durable node whose parent exists.
     ///
-    /// # Errors The error of ZooKeeper or of the connection.
+    /// # Errors
+    /// The error of ZooKeeper or of the connection.
     pub async fn try_create(&self, path: &str, data: &[u8]) -> Result<(), Error> {
         let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
         bounded(path, self.client.create(path, data, &open)).await.map(|_| ())
@@ -226,7 +228,8 @@ impl Bare {
 
     /// Watches an existing node for its end.
     ///
-    /// # Panics When there is no such node.
+    /// # Panics
+    /// When there is no such node.
     pub async fn ending(&self, path: &str) -> Ending {
         let (bare, path) = (self.clone(), path.to_owned());
         let (stat, mut watcher) = bounded(&path, bare.client.check_and_watch_stat(&path)).await.unwrap();

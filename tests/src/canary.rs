@@ -66,7 +66,8 @@ impl Canary {
 
     /// The worst lag of the machine since `since`, in any round that overlaps with that time.
     ///
-    /// # Panics When a write to ZooKeeper has failed.
+    /// # Panics
+    /// When a write to ZooKeeper has failed.
     pub fn worst_since(&self, since: SystemTime) -> Duration {
         assert!(!self.thread.is_finished(), "the canary lives");
         let rounds = self.rounds.lock().unwrap();

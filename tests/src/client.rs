@@ -117,7 +117,8 @@ pub async fn get(client: &Client, path: &str) -> v1::Node {
 
 /// Reads a node from the replica's view.
 ///
-/// # Errors The server's error.
+/// # Errors
+/// The server's error.
 pub async fn cached(client: &Client, path: &str) -> Result<v1::GetResponse, Status> {
     let request = v1::GetRequest { path: path.to_owned(), ..Default::default() };
     Ok(soon("an answer to Get", client.clone().get(request)).await?.into_inner())
@@ -125,7 +126,8 @@ pub async fn cached(client: &Client, path: &str) -> Result<v1::GetResponse, Stat
 
 /// Writes a durable node, whatever its version.
 ///
-/// # Errors The server's error.
+/// # Errors
+/// The server's error.
 pub async fn put(client: &Client, path: &str, value: v1::Value) -> Result<v1::Stat, Status> {
     let request = v1::PutRequest { path: path.to_owned(), value: Some(value), ..Default::default() };
     let answer = soon("an answer to Put", client.clone().put(request)).await?;
@@ -142,7 +144,8 @@ pub async fn put_eventually(client: &Client, path: &str, value: &str) {
 
 /// Deletes a durable node without children, whatever its version.
 ///
-/// # Errors The server's error.
+/// # Errors
+/// The server's error.
 pub async fn delete(client: &Client, path: &str) -> Result<(), Status> {
     let request = v1::DeleteRequest { path: path.to_owned(), ..Default::default() };
     soon("an answer to Delete", client.clone().delete(request)).await.map(|_| ())
@@ -157,7 +160,8 @@ pub async fn describe(client: &Client, path: &str) -> v1::DescribeLockResponse {
 
 /// Releases a lock by its id.
 ///
-/// # Errors The server's error.
+/// # Errors
+/// The server's error.
 pub async fn release(client: &Client, lock_id: &str) -> Result<bool, Status> {
     let request = v1::ReleaseLockRequest { lock_id: lock_id.to_owned() };
     Ok(soon("an answer to ReleaseLock", client.clone().release_lock(request)).await?.into_inner().released)
@@ -168,7 +172,8 @@ pub async fn release(client: &Client, lock_id: &str) -> Result<bool, Status> {
 /// Checks that an answer is the expected error: its code, the reason in its ErrorInfo, and the limits on its size.
 /// Returns the error for further checks.
 ///
-/// # Panics When it is no error, or another one.
+/// # Panics
+/// When it is no error, or another one.
 #[track_caller]
 pub fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) -> Status {
     let status = answer.expect_err("the call is refused");
@@ -191,7 +196,8 @@ pub fn reason(status: &Status) -> String {
 
 /// The field named by an error's BadRequest.
 ///
-/// # Panics When there is none.
+/// # Panics
+/// When there is none.
 pub fn violated_field(status: &Status) -> String {
     let request = status.get_details_bad_request().unwrap_or_else(|| panic!("no BadRequest: {status:?}"));
     request.field_violations.first().expect("a BadRequest names a field").field.clone()
@@ -199,7 +205,8 @@ pub fn violated_field(status: &Status) -> String {
 
 /// The delay in an error's RetryInfo.
 ///
-/// # Panics When there is none.
+/// # Panics
+/// When there is none.
 pub fn retry_delay(status: &Status) -> Duration {
     let retry = status.get_details_retry_info().unwrap_or_else(|| panic!("no RetryInfo: {status:?}"));
     retry.retry_delay.expect("a RetryInfo has a delay")
@@ -207,7 +214,8 @@ pub fn retry_delay(status: &Status) -> Duration {
 
 /// Reads a stream's next message.
 ///
-/// # Panics When no message comes in time.
+/// # Panics
+/// When no message comes in time.
 pub async fn next<T>(what: &str, stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     soon(what, stream.message()).await
 }
@@ -239,7 +247,8 @@ impl Registration {
     /// Opens a stream, sends `requests`, which must be at least one, and reads `opened`. The server can't answer before
     /// it has the first request, since `opened` repeats the options of `open`.
     ///
-    /// # Errors The status that the stream ends with instead.
+    /// # Errors
+    /// The status that the stream ends with instead.
     pub async fn open_with<const N: usize>(client: &Client, requests: [Request; N]) -> Result<Registration, Status> {
         let (sender, receiver) = mpsc::channel(N + 16);
         for request in requests {
@@ -270,7 +279,8 @@ impl Registration {
 
     /// The request side, for another task.
     ///
-    /// # Panics When it has ended.
+    /// # Panics
+    /// When it has ended.
     pub fn sender(&self) -> mpsc::Sender<v1::RegisterRequest> {
         self.requests.clone().expect("the stream is not half-closed")
     }
@@ -282,7 +292,8 @@ impl Registration {
 
     /// The next answer other than a heartbeat; `None` at the end.
     ///
-    /// # Errors The status that the stream ends with.
+    /// # Errors
+    /// The status that the stream ends with.
     pub async fn next(&mut self) -> Result<Option<Response>, Status> {
         loop {
             match next("an answer of Register", &mut self.responses).await? {
@@ -328,7 +339,8 @@ impl Registration {
 
     /// Reads to the end of the stream.
     ///
-    /// # Errors The status that it ends with, unless that is OK.
+    /// # Errors
+    /// The status that it ends with, unless that is OK.
     pub async fn end(&mut self) -> Result<(), Status> {
         while self.next().await?.is_some() {}
         Ok(())

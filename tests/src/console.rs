@@ -109,7 +109,8 @@ fn read_line(steps: &mut Vec<Step>, terminal: &str, begun: &mut bool, number: us
 
 /// Carries the steps out, with `environment` added to that of the test program.
 ///
-/// # Panics When the output differs from the page, or does not come in time.
+/// # Panics
+/// When the output differs from the page, or does not come in time.
 pub async fn run(steps: &[Step], environment: &[(&str, &str)]) {
     let directory = scratch("console");
     let mut terminals: BTreeMap<&str, Terminal> = BTreeMap::new();

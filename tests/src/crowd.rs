@@ -51,7 +51,8 @@ impl Crowd {
 
     /// The generation of each path, from the answers that the clients received.
     ///
-    /// # Panics When a generation falls, or anything was lost, overwritten or closed.
+    /// # Panics
+    /// When a generation falls, or anything was lost, overwritten or closed.
     pub fn generations(&self) -> BTreeMap<String, i64> {
         let history = self.history();
         let mut generations = BTreeMap::new();
@@ -72,7 +73,8 @@ impl Crowd {
     /// Waits until ZooKeeper has exactly the registrations that the clients hold by their answers, in these
     /// incarnations.
     ///
-    /// # Panics When a client was told of a loss.
+    /// # Panics
+    /// When a client was told of a loss.
     pub async fn stands(&self, fleet: &Fleet) {
         let bare = fleet.sandbox.bare().await;
         eventually("ZooKeeper has what the clients were told", 2 * SOON, async || {
@@ -94,7 +96,8 @@ impl Crowd {
 
     /// Like [`Crowd::stands`], and these clients were never in doubt.
     ///
-    /// # Panics When a client was told that it may no longer be registered.
+    /// # Panics
+    /// When a client was told that it may no longer be registered.
     pub async fn stands_undisturbed(&self, fleet: &Fleet, whose: Whose) {
         self.stands(fleet).await;
         self.was_undisturbed(|path| whose == Whose::All || path.starts_with(WITH_TTL));
@@ -102,7 +105,8 @@ impl Crowd {
 
     /// Checks that the holders of the paths for which `concerns` returns true were never in doubt.
     ///
-    /// # Panics When a client was told that it may no longer be registered.
+    /// # Panics
+    /// When a client was told that it may no longer be registered.
     #[track_caller]
     pub fn was_undisturbed(&self, concerns: impl Fn(&str) -> bool) {
         let history = self.history();

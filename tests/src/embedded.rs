@@ -37,7 +37,8 @@ impl Embedded {
 
     /// Makes durable nodes (parents first), below which `children_created` children were created before.
     ///
-    /// # Panics When one of them exists.
+    /// # Panics
+    /// When one of them exists.
     pub async fn make_old(&self, paths: &[&str], children_created: i32) {
         let bare = Bare::connect(&self.address.to_string()).await;
         for path in paths {
@@ -48,7 +49,8 @@ impl Embedded {
 
     /// The faults that make it misbehave.
     ///
-    /// # Panics When it does not run.
+    /// # Panics
+    /// When it does not run.
     pub fn faults(&self) -> &Faults {
         self.faults.as_ref().expect("it runs")
     }

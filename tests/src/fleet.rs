@@ -153,7 +153,8 @@ impl Fleet {
 
     /// Ends a replica as a roll-out does, waits until it is gone, and starts it again.
     ///
-    /// # Panics When it does not end well.
+    /// # Panics
+    /// When it does not end well.
     pub async fn restart_replica(&mut self, index: usize) {
         let process = self.replicas[index].server().process();
         process.signal(Signal::TERM);
@@ -254,7 +255,8 @@ impl Sights {
 
     /// Checks that there are no observations.
     ///
-    /// # Panics When there are some; the message has the first of each kind.
+    /// # Panics
+    /// When there are some; the message has the first of each kind.
     #[track_caller]
     pub fn are_empty(&self) {
         let Sights { absences, rollcall, kazoo } = self;
@@ -273,7 +275,8 @@ impl Sights {
 
 /// Checks that exactly `names` names went once, and came back once.
 ///
-/// # Panics When they did not.
+/// # Panics
+/// When they did not.
 #[track_caller]
 pub fn once_each(seen: &[Seen], names: usize) {
     let mut changes: BTreeMap<&str, Vec<ChangeKind>> = BTreeMap::new();

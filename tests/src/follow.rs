@@ -89,7 +89,8 @@ impl Watching {
 
     /// Watches, and reads until the first state is complete.
     ///
-    /// # Errors The status that the stream ends with instead.
+    /// # Errors
+    /// The status that the stream ends with instead.
     pub async fn try_start(client: &Client, request: v1::WatchRequest) -> Result<Watching, Status> {
         let mut watching = Watching::open(client, request, Known::default(), 0).await?;
         watching.try_step().await?;
@@ -124,7 +125,8 @@ impl Watching {
 
     /// Resumes with a new stream, at any replica, from the state of the old one.
     ///
-    /// # Errors When the new stream can't be opened. The known state stays.
+    /// # Errors
+    /// When the new stream can't be opened. The known state stays.
     pub async fn resume(&mut self, client: &Client, request: v1::WatchRequest) -> Result<(), Status> {
         let request = v1::WatchRequest { since_revision: self.revision, ..request };
         let mut call = client.clone().max_decoding_message_size(2 << 20);
@@ -136,7 +138,8 @@ impl Watching {
 
     /// Reads one message, applies it, and checks the rules of the stream.
     ///
-    /// # Errors The status that the stream ends with.
+    /// # Errors
+    /// The status that the stream ends with.
     pub async fn try_step(&mut self) -> Result<v1::WatchResponse, Status> {
         let message = next("a message of Watch", &mut self.stream).await?.expect("the server does not end a Watch");
         let mut is_reset = false;
@@ -292,7 +295,8 @@ impl Locking {
 
     /// The next event other than a heartbeat; `None` at the end.
     ///
-    /// # Errors The status that the stream ends with.
+    /// # Errors
+    /// The status that the stream ends with.
     pub async fn next(&mut self) -> Result<Option<LockEvent>, Status> {
         // A holder receives heartbeats for ever; some waiters wait for a session to expire.
         let event = async {
@@ -308,7 +312,8 @@ impl Locking {
 
     /// The next event, heartbeats included; `None` at the end.
     ///
-    /// # Errors The status that the stream ends with.
+    /// # Errors
+    /// The status that the stream ends with.
     pub async fn said(&mut self) -> Result<Option<LockEvent>, Status> {
         let message = next("an event of AcquireLock", &mut self.stream).await?;
         Ok(message.map(|message| message.event.expect("a message has an event")))
@@ -316,7 +321,8 @@ impl Locking {
 
     /// Waits until the lock is held.
     ///
-    /// # Errors The status that the stream ends with instead.
+    /// # Errors
+    /// The status that the stream ends with instead.
     pub async fn held(&mut self) -> Result<v1::Held, Status> {
         loop {
             match self.next().await? {
@@ -329,7 +335,8 @@ impl Locking {
 
     /// Reads to the end of the stream.
     ///
-    /// # Errors The status that it ends with, unless that is OK.
+    /// # Errors
+    /// The status that it ends with, unless that is OK.
     pub async fn end(&mut self) -> Result<(), Status> {
         while self.next().await?.is_some() {}
         Ok(())

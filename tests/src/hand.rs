@@ -71,7 +71,8 @@ pub struct Heard {
 impl Hand {
     /// Connects, and sends nothing.
     ///
-    /// # Panics When nothing listens at the address.
+    /// # Panics
+    /// When nothing listens at the address.
     pub async fn connect(address: SocketAddr) -> Hand {
         let socket = TcpSocket::new_v4().expect("a socket");
         // Answers that are not read have to stay in the server, not in the kernel.
@@ -132,7 +133,8 @@ impl Hand {
 
     /// Sends all waiting output, and reads nothing meanwhile.
     ///
-    /// # Errors When the connection is broken.
+    /// # Errors
+    /// When the connection is broken.
     pub async fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.output.len() {
             self.sent += self.socket.write(&self.output[self.sent..]).await?;

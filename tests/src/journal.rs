@@ -84,7 +84,8 @@ impl Journal {
     /// Reads the logs of an ensemble's servers, each from its data directory. Transactions that only a minority has
     /// logged were never agreed on, and are left out. So are paths outside of `chroot`; paths inside begin below it.
     ///
-    /// # Panics When a log has an unknown format.
+    /// # Panics
+    /// When a log has an unknown format.
     pub fn read(directories: &[PathBuf], chroot: &str) -> Journal {
         let mut seen: BTreeMap<i64, (usize, Transaction)> = BTreeMap::new();
         for directory in directories {

@@ -22,7 +22,8 @@ impl Kazoo {
     /// Starts a process of one of the [`VERSIONS`]. Each of its threads takes one of the locks after another, at
     /// random.
     ///
-    /// # Panics When there is no such environment.
+    /// # Panics
+    /// When there is no such environment.
     pub fn start(hosts: &str, version: &str, name: &str, threads: usize, locks: &[Lock]) -> Kazoo {
         let directory = scratch("kazoo");
         let mut command = python(version, "contend.py");
@@ -33,7 +34,8 @@ impl Kazoo {
 
     /// The number of times that it has held a lock.
     ///
-    /// # Panics When it has ended by itself.
+    /// # Panics
+    /// When it has ended by itself.
     pub fn held(&mut self) -> usize {
         let ended = self.process.exited();
         assert!(ended.is_none(), "kazoo has ended, {ended:?}: {}", self.process.stderr());
@@ -51,7 +53,8 @@ pub struct Vanishing {
 impl Vanishing {
     /// Starts a process of one of the [`VERSIONS`]. While it holds the lock at `path`, the node `guard` exists.
     ///
-    /// # Panics When there is no such environment.
+    /// # Panics
+    /// When there is no such environment.
     pub fn start(hosts: &str, version: &str, path: &str, guard: &str) -> Vanishing {
         let directory = scratch("kazoo");
         let mut command = python(version, "vanishing_lock.py");
@@ -61,7 +64,8 @@ impl Vanishing {
 
     /// The results of its turns so far, as printed by `python/vanishing_lock.py`.
     ///
-    /// # Panics When it has ended by itself.
+    /// # Panics
+    /// When it has ended by itself.
     pub fn turns(&mut self) -> Vec<String> {
         let ended = self.process.exited();
         assert!(ended.is_none(), "kazoo has ended, {ended:?}: {}", self.process.stderr());

@@ -3,7 +3,8 @@
 /// The blocks under the first heading that equals `heading`, up to the next heading of its level. Each has the text
 /// after the opening backticks, and the code.
 ///
-/// # Panics When there is no such heading.
+/// # Panics
+/// When there is no such heading.
 pub fn blocks(page: &str, heading: &str) -> Vec<(String, String)> {
     let mut blocks: Vec<(String, String)> = Vec::new();
     let mut level = None;

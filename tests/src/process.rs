@@ -70,7 +70,8 @@ pub fn scratch(name: &str) -> TempDir {
 
 /// A program that `cargo` has put beside this test program.
 ///
-/// # Panics When the test program's own path is unknown.
+/// # Panics
+/// When the test program's own path is unknown.
 pub fn beside(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a program knows where it is");
     // target/PROFILE/deps/TEST
@@ -100,7 +101,8 @@ impl Process {
 
     /// Starts `command` like [`Process::spawn`], with a pipe to its input.
     ///
-    /// # Panics When it can't be started.
+    /// # Panics
+    /// When it can't be started.
     pub fn spawn_with_input(name: &str, directory: &Path, command: &mut Command) -> (Process, ChildStdin) {
         let mut process = Process::start(name, directory, command.stdin(Stdio::piped()));
         let input = process.child.stdin.take().expect("its input is piped");
@@ -129,7 +131,8 @@ impl Process {
 
     /// Sends a signal to the process alone. A process that has ended gets none.
     ///
-    /// # Panics When the kernel refuses.
+    /// # Panics
+    /// When the kernel refuses.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             kill_process(self.kernel_pid(), signal)
@@ -139,7 +142,8 @@ impl Process {
 
     /// Freezes the process: it keeps its connections and does nothing. Returns when every thread has stopped.
     ///
-    /// # Panics When the kernel refuses, or a thread does not stop in time.
+    /// # Panics
+    /// When the kernel refuses, or a thread does not stop in time.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
         let deadline = Instant::now() + SOON;
@@ -159,7 +163,8 @@ impl Process {
 
     /// Interrupts the process and all that it has started, like Ctrl-C in a terminal.
     ///
-    /// # Panics When the kernel refuses.
+    /// # Panics
+    /// When the kernel refuses.
     pub fn interrupt(&mut self) {
         if self.exited().is_none() {
             kill_process_group(self.kernel_pid(), Signal::INT)
@@ -173,7 +178,8 @@ impl Process {
 
     /// The exit status, if the process has ended.
     ///
-    /// # Panics When the kernel reports an error.
+    /// # Panics
+    /// When the kernel reports an error.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none()
             && let Some(status) = self.child.try_wait().expect("a child can be waited for")
@@ -186,7 +192,8 @@ impl Process {
 
     /// Waits until the process ends.
     ///
-    /// # Panics When it runs beyond the deadline.
+    /// # Panics
+    /// When it runs beyond the deadline.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("{} ends", self.name);
         eventually(&what, deadline, async || self.exited().ok_or_else(|| "it runs".to_owned())).await
@@ -194,7 +201,8 @@ impl Process {
 
     /// Kills the process and its group with SIGKILL, stopped or not, and waits until it is gone.
     ///
-    /// # Panics When the kernel refuses.
+    /// # Panics
+    /// When the kernel refuses.
     pub fn kill(&mut self) {
         if self.exited().is_none() {
             kill_process_group(self.kernel_pid(), Signal::KILL).expect("a child can be killed");

@@ -70,7 +70,8 @@ enum Door {
 impl Proxy {
     /// Starts a proxy in front of `server`, which need not run yet. All bytes pass.
     ///
-    /// # Panics When it can't listen.
+    /// # Panics
+    /// When it can't listen.
     pub async fn start(server: SocketAddr) -> Proxy {
         let address = free_address();
         let listener = TcpListener::bind(address).await.expect("the address was free a moment ago");
@@ -119,7 +120,8 @@ impl Proxy {
 
     /// Waits until answers stall.
     ///
-    /// # Panics When they still pass after some time.
+    /// # Panics
+    /// When they still pass after some time.
     pub async fn stalled(&self) {
         let mut traffic = self.shared.traffic.subscribe();
         let stalled = traffic.wait_for(|traffic| *traffic != Traffic::Pass);
@@ -167,7 +169,8 @@ impl Proxy {
 
 /// Moves `connections` connections, which may go through any of several proxies, to one of them.
 ///
-/// # Panics When they do not move in time.
+/// # Panics
+/// When they do not move in time.
 pub async fn gather(ways: &[Proxy], onto: usize, connections: usize) {
     let others = || ways.iter().enumerate().filter(|(index, _)| *index != onto).map(|(_, way)| way);
     for way in others() {

@@ -68,8 +68,8 @@ pub fn resumption(session: &ConnectResponse) -> ConnectRequest {
 impl Raw {
     /// Connects, and asks for a session. `None` when the server closes the connection instead of an answer.
     ///
-    /// # Panics When the server can't be reached, does not answer, or answers in another form than ZooKeeper 3.4 and
-    /// newer.
+    /// # Panics
+    /// When the server can't be reached, does not answer, or answers in another form than ZooKeeper 3.4 and newer.
     pub async fn connect(address: SocketAddr, request: &ConnectRequest) -> Option<Raw> {
         let mut stream = TcpStream::connect(address).await.expect("somebody listens");
         stream.set_nodelay(true).expect("the connection stands");

@@ -228,7 +228,8 @@ impl Many {
 
     /// Parses the command line of the program `registrant`.
     ///
-    /// # Panics When the arguments are not those of `registrant`.
+    /// # Panics
+    /// When the arguments are not those of `registrant`.
     pub fn parse(arguments: &[String]) -> Many {
         let [replicas, ttl, clients, each, prefix] = arguments else { panic!("five arguments, not {arguments:?}") };
         let ttl = Duration::from_millis(ttl.parse().expect("a ttl in milliseconds"));
@@ -274,7 +275,8 @@ pub struct RegistrantProcess {
 impl RegistrantProcess {
     /// Starts the process.
     ///
-    /// # Panics When `cargo` has not put the program beside this test program.
+    /// # Panics
+    /// When `cargo` has not put the program beside this test program.
     pub fn spawn(many: &Many) -> RegistrantProcess {
         let directory = scratch("registrant");
         let mut command = Command::new(beside("registrant"));

@@ -47,7 +47,8 @@ impl Server {
 
     /// Starts a server and waits until it listens, whether or not there is a ZooKeeper.
     ///
-    /// # Panics When it ends instead.
+    /// # Panics
+    /// When it ends instead.
     pub async fn launch(hosts: &str, options: &[&str]) -> Server {
         Server::launch_on(&["--zookeeper", hosts], ANY_PORT, options).await
     }
@@ -119,7 +120,8 @@ impl Server {
 
     /// The ZooKeeper sessions that it has had so far, from its log.
     ///
-    /// # Panics When the log can't be parsed.
+    /// # Panics
+    /// When the log can't be parsed.
     pub fn sessions(&self) -> BTreeSet<i64> {
         let log = self.process.stderr();
         let connects = log.lines().filter(|line| line.contains("connected to zookeeper"));
@@ -147,7 +149,8 @@ impl Server {
 
     /// Opens a new connection.
     ///
-    /// # Panics When it can't connect.
+    /// # Panics
+    /// When it can't connect.
     pub async fn channel(&self) -> Channel {
         connect(self.grpc).await
     }
@@ -160,7 +163,8 @@ impl Server {
     /// A connection on which the server can send at most `window` bytes of a stream before they are read; with 0 it can
     /// send nothing. No stream takes the window of another.
     ///
-    /// # Panics When it can't connect.
+    /// # Panics
+    /// When it can't connect.
     pub async fn narrow_channel(&self, window: u32) -> Channel {
         const ALL_STREAMS: u32 = 1 << 30;
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
@@ -182,7 +186,8 @@ impl Server {
 
     /// The number of open streams, from the metrics.
     ///
-    /// # Errors When the metrics can't be read.
+    /// # Errors
+    /// When the metrics can't be read.
     pub async fn streams(&self) -> Result<usize, String> {
         let metrics = self.http_get("/metrics").await.map_err(|error| error.to_string())?;
         let count = metrics.lines().find_map(|line| line.strip_prefix("rollcall_streams ")?.parse().ok());
@@ -200,7 +205,8 @@ impl Server {
 
     /// The value of this metric.
     ///
-    /// # Panics When it does not exist.
+    /// # Panics
+    /// When it does not exist.
     pub async fn metric(&self, name: &str) -> usize {
         let metrics = soon("the metrics", self.http_get("/metrics")).await.expect("they are served");
         let number = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
@@ -209,7 +215,8 @@ impl Server {
 
     /// The answer to a GET of an HTTP page, with the headers.
     ///
-    /// # Errors When it can't connect.
+    /// # Errors
+    /// When it can't connect.
     pub async fn http_get(&self, page: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.http).await?;
         let request = format!("GET {page} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
@@ -221,7 +228,8 @@ impl Server {
 
     /// The health of a service.
     ///
-    /// # Errors The error of the health service for an unknown name.
+    /// # Errors
+    /// The error of the health service for an unknown name.
     pub async fn health(&self, service: &str) -> Result<ServingStatus, tonic::Status> {
         let mut client = HealthClient::new(self.channel().await);
         let request = HealthCheckRequest { service: service.to_owned() };
@@ -257,7 +265,8 @@ fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 
 /// The program: `ROLLCALL_SERVER_BIN`, or the one that `cargo build` has put beside this test program.
 ///
-/// # Panics When there is none.
+/// # Panics
+/// When there is none.
 pub fn program() -> PathBuf {
     let path = match std::env::var_os("ROLLCALL_SERVER_BIN") {
         Some(path) => PathBuf::from(path),

@@ -81,7 +81,8 @@ impl Shell {
 
     /// Runs a command that must succeed, and returns its output.
     ///
-    /// # Panics When it fails.
+    /// # Panics
+    /// When it fails.
     pub async fn ok(&self, arguments: &[&str]) -> String {
         let done = self.run(arguments).await;
         assert_eq!(done.code, Some(0), "{arguments:?}: {done:?}");
@@ -123,7 +124,8 @@ pub fn runs(pid: &str) -> bool {
 
 /// Parses JSON.
 ///
-/// # Panics When the text is no JSON.
+/// # Panics
+/// When the text is no JSON.
 pub fn object(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

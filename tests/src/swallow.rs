@@ -27,7 +27,8 @@ type Paths = Arc<Mutex<BTreeSet<String>>>;
 impl Swallower {
     /// Starts a proxy in front of `server`. All frames pass.
     ///
-    /// # Panics When it can't listen.
+    /// # Panics
+    /// When it can't listen.
     pub async fn start(server: SocketAddr) -> Swallower {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let address = listener.local_addr().expect("it listens");

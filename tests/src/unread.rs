@@ -18,7 +18,8 @@ pub struct Unread(Streaming<Bytes>);
 impl Unread {
     /// Starts a watch, without reading yet.
     ///
-    /// # Panics When the call is refused.
+    /// # Panics
+    /// When the call is refused.
     pub async fn watch(channel: &Channel, request: WatchRequest) -> Unread {
         let mut client = tonic::client::Grpc::new(channel.clone());
         client.ready().await.expect("the connection stands");
@@ -37,7 +38,8 @@ impl Unread {
 
     /// Takes the next message, and decodes it.
     ///
-    /// # Panics When the stream ends.
+    /// # Panics
+    /// When the stream ends.
     pub async fn read(&mut self) -> WatchResponse {
         WatchResponse::decode(self.take().await).expect("a message of Watch")
     }

@@ -19,7 +19,8 @@ const WITHOUT_TTL: Duration = Duration::from_secs(1);
 /// The main function of the program `victim`: registers everything on one stream, and prints the time at which it sent
 /// each keep-alive that was answered. It ends with the stream.
 ///
-/// # Panics When anything goes wrong.
+/// # Panics
+/// When anything goes wrong.
 pub async fn run_process(many: &Many) {
     use std::io::Write as _;
     let endpoint = Endpoint::from_shared(format!("http://{}", many.replicas[0])).expect("an address is a URI");
@@ -53,7 +54,8 @@ pub struct VictimProcess {
 impl VictimProcess {
     /// Starts it, and waits until everything is registered and a keep-alive was answered.
     ///
-    /// # Panics When `cargo` has not put the program beside this test program.
+    /// # Panics
+    /// When `cargo` has not put the program beside this test program.
     pub async fn start(many: &Many) -> VictimProcess {
         let directory = scratch("victim");
         let mut command = Command::new(beside("victim"));

@@ -12,7 +12,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Calls `probe` until it returns `Ok`, and returns that value. `Err` describes the state that the probe found instead.
 ///
-/// # Panics When the deadline passes, with `what` and the last `Err`. A probe that hangs is cut off at the deadline.
+/// # Panics
+/// When the deadline passes, with `what` and the last `Err`. A probe that hangs is cut off at the deadline.
 pub async fn eventually<T>(what: &str, deadline: Duration, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + deadline;
     let mut last = "no answer at all".to_owned();

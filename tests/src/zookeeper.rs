@@ -170,7 +170,8 @@ impl ZooKeeper {
 
     /// Starts a server that is not running, on its data. Does not wait: see [`ready`](Self::ready).
     ///
-    /// # Panics When the jars are missing.
+    /// # Panics
+    /// When the jars are missing.
     pub fn start(&mut self, node: usize) {
         let jars = self.options.line.jars();
         assert!(jars.is_dir(), "no ZooKeeper in {}: run tests/setup.sh zookeeper", jars.display());
@@ -200,7 +201,8 @@ impl ZooKeeper {
     /// Gives a server that was never started durable nodes (parents first), below which `children_created` children
     /// were created before.
     ///
-    /// # Panics When the jars are missing, or the server has data.
+    /// # Panics
+    /// When the jars are missing, or the server has data.
     pub fn make_old(&mut self, node: usize, paths: &[&str], children_created: i32) {
         let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("zookeeper/OldNodes.java");
         let mut java = Command::new("java");
@@ -364,7 +366,8 @@ impl Sandbox {
 
 /// Sends a four-letter word to a server, and returns the answer.
 ///
-/// # Errors When it does not answer within two seconds.
+/// # Errors
+/// When it does not answer within two seconds.
 pub async fn four_letter_word(address: SocketAddr, word: &str) -> Result<String, String> {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -390,7 +393,8 @@ async fn mode(address: SocketAddr) -> Result<String, String> {
 /// a range of ports that it has for itself for as long as it runs. The ranges are below the range from which the kernel
 /// takes the ports of outgoing connections.
 ///
-/// # Panics When no port is left.
+/// # Panics
+/// When no port is left.
 pub fn free_address() -> SocketAddr {
     const RANGE: u16 = 1_000;
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));

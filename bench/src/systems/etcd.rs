@@ -109,7 +109,8 @@ fn program() -> PathBuf {
 
 /// Makes etcd's counterpart of a registration: a lease, and a key that ends with it. Returns the lease.
 ///
-/// # Errors Any error that etcd returns.
+/// # Errors
+/// Any error that etcd returns.
 pub(crate) async fn register(channel: &Channel, key: String, value: String) -> anyhow::Result<i64> {
     let lease = grant(channel).await?;
     put(channel, key, value, lease).await?;
@@ -118,7 +119,8 @@ pub(crate) async fn register(channel: &Channel, key: String, value: String) -> a
 
 /// Puts a value, with a lease unless that is 0.
 ///
-/// # Errors Any error that etcd returns.
+/// # Errors
+/// Any error that etcd returns.
 pub(crate) async fn put(channel: &Channel, key: String, value: String, lease: i64) -> anyhow::Result<()> {
     let put = PutRequest { key: key.into(), value: value.into(), lease };
     KvClient::new(channel.clone()).put(put).await?;
@@ -127,7 +129,8 @@ pub(crate) async fn put(channel: &Channel, key: String, value: String, lease: i6
 
 /// Grants a new lease.
 ///
-/// # Errors Any error that etcd returns.
+/// # Errors
+/// Any error that etcd returns.
 pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
     let grant = LeaseGrantRequest { ttl: TTL, id: 0 };
     Ok(LeaseClient::new(channel.clone()).lease_grant(grant).await?.into_inner().id)
@@ -135,7 +138,8 @@ pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
 
 /// Ends a lease, and deletes its keys.
 ///
-/// # Errors Any error that etcd returns.
+/// # Errors
+/// Any error that etcd returns.
 pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> {
     LeaseClient::new(channel.clone()).lease_revoke(LeaseRevokeRequest { id: lease }).await?;
     Ok(())
@@ -160,7 +164,8 @@ pub(crate) fn range_request(prefix: &str) -> RangeRequest {
 
 /// The values of all keys with this prefix.
 ///
-/// # Errors Any error that etcd returns.
+/// # Errors
+/// Any error that etcd returns.
 pub(crate) async fn range(channel: &Channel, prefix: &str) -> anyhow::Result<Vec<Bytes>> {
     let found = KvClient::new(channel.clone()).range(range_request(prefix)).await?.into_inner();
     Ok(found.kvs.into_iter().map(|kv| kv.value).collect())
@@ -168,7 +173,8 @@ pub(crate) async fn range(channel: &Channel, prefix: &str) -> anyhow::Result<Vec
 
 /// Takes a lock of etcd's lock service, for at most as long as the lease lives. Returns the argument for [`unlock`].
 ///
-/// # Errors Any error that etcd returns.
+/// # Errors
+/// Any error that etcd returns.
 pub(crate) async fn lock(channel: &Channel, name: String, lease: i64) -> anyhow::Result<UnlockRequest> {
     let lock = LockRequest { name: name.into(), lease };
     let key = LockClient::new(channel.clone()).lock(lock).await?.into_inner().key;
@@ -177,7 +183,8 @@ pub(crate) async fn lock(channel: &Channel, name: String, lease: i64) -> anyhow:
 
 /// Releases the lock.
 ///
-/// # Errors Any error that etcd returns.
+/// # Errors
+/// Any error that etcd returns.
 pub(crate) async fn unlock(channel: &Channel, unlock: UnlockRequest) -> anyhow::Result<()> {
     LockClient::new(channel.clone()).unlock(unlock).await?;
     Ok(())

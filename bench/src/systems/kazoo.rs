@@ -49,7 +49,8 @@ impl Kazoo {
 
     /// Returns how often a second it reads the list of a path and each of its children, one request at a time.
     ///
-    /// # Errors When the process ends, as it does when a value is missing.
+    /// # Errors
+    /// When the process ends, as it does when a value is missing.
     pub(crate) async fn reads(&mut self, path: &str, children: usize, time: Duration) -> anyhow::Result<f64> {
         writeln!(self.input, "{path} {children} {}", time.as_secs_f64()).context("kazoo does not read")?;
         let said = self.says(START + 2 * time).await?;

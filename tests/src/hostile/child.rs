@@ -53,7 +53,8 @@ impl Order {
 
 /// The main function of the process: runs a flood, and prints its tally.
 ///
-/// # Panics When the arguments are no order.
+/// # Panics
+/// When the arguments are no order.
 pub fn run_process(arguments: &[String]) {
     use std::io::Write as _;
     let order = Order::parse(arguments).expect("FLOOD GRPC HTTP small|full MILLISECONDS");
@@ -77,7 +78,8 @@ impl FloodProcess {
     /// Starts a flood: `program`, called with `first` and the order as arguments, calls [`run_process`]. `nice` is the
     /// nice value; 19 is the lowest priority.
     ///
-    /// # Panics When it can't be started.
+    /// # Panics
+    /// When it can't be started.
     pub fn spawn(program: &Path, first: &[&str], order: Order, nice: u8) -> FloodProcess {
         let directory = scratch("flood");
         let mut command = Command::new("nice");

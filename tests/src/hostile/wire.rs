@@ -84,7 +84,8 @@ pub fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
 
 /// The header block of a gRPC call, such as `/rollcall.v1.Registry/Get`. It is the same for each call.
 ///
-/// # Panics When a field has over 126 bytes.
+/// # Panics
+/// When a field has over 126 bytes.
 pub fn call_headers(method: &str, authority: &str) -> Vec<u8> {
     // POST and http are in HPACK's table; the other fields are never to be added to it.
     let mut headers = vec![0x83, 0x86];
@@ -104,7 +105,8 @@ fn field(headers: &mut Vec<u8>, name: &[u8], value: &str) {
 
 /// A message with its gRPC prefix.
 ///
-/// # Panics When it has over 4 GiB.
+/// # Panics
+/// When it has over 4 GiB.
 pub fn prefixed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("a message is small");
     [&[0][..], &length.to_be_bytes(), message].concat()

@@ -168,7 +168,8 @@ pub(super) struct World<'a> {
 impl World<'_> {
     /// The longest time for which the name was absent while it had to exist.
     ///
-    /// # Errors When no trouble of the client or its replica explains the absence, or its length.
+    /// # Errors
+    /// When no trouble of the client or its replica explains the absence, or its length.
     pub(super) fn explain(&self, life: &Life, absence: &Absence) -> Result<Duration, String> {
         // ZooKeeper's times are cut to milliseconds.
         let gone = absence.from + Duration::from_millis(1);
@@ -267,7 +268,8 @@ impl World<'_> {
     /// The longest time for which a client lived without its name, while neither itself nor ZooKeeper was hindered.
     /// `present` has the times at which a node existed at its path.
     ///
-    /// # Errors When that is longer than its attempts may take.
+    /// # Errors
+    /// When that is longer than its attempts may take.
     pub(super) fn without_name(&self, life: &Life, present: &[(SystemTime, SystemTime)]) -> Result<Duration, String> {
         let own = life.troubles.iter().map(|trouble| (trouble.from, trouble.until.max(life.deaf_until(trouble))));
         let zookeeper = self.zookeeper.iter().map(|trouble| (trouble.from, trouble.until));

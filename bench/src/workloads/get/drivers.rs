@@ -17,7 +17,8 @@ pub(super) struct Unary {
 impl Unary {
     /// Returns the number of answered calls a second, over one connection with `at_once` calls in flight.
     ///
-    /// # Errors When an answer differs from the first.
+    /// # Errors
+    /// When an answer differs from the first.
     pub(super) async fn rate(&self, at_once: usize, time: Duration) -> anyhow::Result<f64> {
         let mut connection = Connection::open(self.address).await?;
         let (_, size) = self.calls(&mut connection, 1, Duration::ZERO).await?;
