@@ -1,4 +1,4 @@
-# Two commands matter: `make run` tries Rollcall out, `make test` checks everything. Each does its own set-up.
+# The two main commands: `make run` tries Rollcall out, `make test` checks everything. Each does its own set-up.
 
 CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
@@ -9,7 +9,7 @@ BUF := .cache/npm/node_modules/.bin/buf
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# RUN has options of rollcall-server: make run RUN='--listen 127.0.0.1:7800 --http-listen 127.0.0.1:7801'
+# RUN holds options for rollcall-server: make run RUN='--listen 127.0.0.1:7800 --http-listen 127.0.0.1:7801'
 run: ## Start rollcall-server here until Ctrl-C, everything in memory: needs Rust alone
 	@tests/ports.sh $(RUN)
 	$(CARGO) build --locked --release -p rollcall-server

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Checks that rollcall-server could listen where these options of it say, before anything is built or fetched for it.
+# Checks, before anything is built or fetched, that rollcall-server could listen at the addresses in these options of
+# it.
 set -euo pipefail
 
 listen=${ROLLCALL_LISTEN:-127.0.0.1:7700}
 http_listen=${ROLLCALL_HTTP_LISTEN:-127.0.0.1:7701}
 embedded_listen=127.0.0.1:0
 
-# Whether somebody listens on an address of this machine.
+# Whether something listens at an address of this machine.
 taken() {
     local port=${1##*:} host=${1%:*}
     host=${host#[} host=${host%]}

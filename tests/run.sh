@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make run-zookeeper` does: ZooKeeper with its data in a temporary directory, and rollcall-server in the foreground, until
-# Ctrl-C. Its arguments are more options for rollcall-server. ZOOKEEPER_PORT says another port than 2181 for ZooKeeper.
+# `make run-zookeeper`: runs ZooKeeper with its data in a temporary directory, and rollcall-server in the foreground,
+# until Ctrl-C. The arguments are further options for rollcall-server. ZOOKEEPER_PORT sets ZooKeeper's port (2181).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,13 +14,13 @@ die() {
     exit 1
 }
 
-# Whether somebody listens on a port of this machine.
+# Whether something listens on a port of this machine.
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 [[ -x $server ]] || die "no $server: run make build"
 [[ -d $root/.cache/zookeeper/3.9 ]] || die "no ZooKeeper in .cache: run tests/setup.sh zookeeper"
 "$root/tests/ports.sh" "$@"
-# A ZooKeeper that is there already keeps its port; ours takes the next that is free.
+# A ZooKeeper that already runs keeps its port; ours takes the next free one.
 while taken "$zookeeper_port"; do
     zookeeper_port=$((zookeeper_port + 1))
 done
@@ -29,7 +29,7 @@ data=$(mktemp -d "${TMPDIR:-/tmp}/rollcall-run-XXXXXX")
 zookeeper=
 rollcall=
 
-# Ends both, the server first: it has registrations to take down while ZooKeeper is there.
+# Ends both, the server first, so that it can remove its registrations while ZooKeeper runs.
 finish() {
     trap '' INT TERM
     if [[ -n $rollcall ]]; then
@@ -53,7 +53,7 @@ tickTime=2000
 4lw.commands.whitelist=*
 admin.enableServer=false
 CONFIGURATION
-# Each job in a process group of its own: Ctrl-C reaches this script alone, and finish ends them in order.
+# Each job has its own process group: Ctrl-C reaches only this script, and finish ends them in order.
 set -m
 java -Xmx512m -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$root/.cache/zookeeper/3.9/*" \
     org.apache.zookeeper.server.quorum.QuorumPeerMain "$data/zoo.cfg" >"$data/zookeeper.log" 2>&1 </dev/null &

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Fetches what the tests, `make run-zookeeper` and `make bench` need, into .cache: ZooKeeper's jars, a Python environment, grpcurl, the Go
-# generators of protobuf, staticcheck, buf, packages of Node and Java, the other generators of buf.gen.yaml, etcd, and the clients
-# that judge the embedded server. A part whose inputs have not changed since is skipped.
+# Installs what the tests, `make run-zookeeper` and `make bench` need into .cache: ZooKeeper's jars, a Python environment,
+# grpcurl, the Go generators of protobuf, staticcheck, buf, packages of Node and Java, the other generators of buf.gen.yaml,
+# etcd, and the clients that judge the embedded server. A part whose inputs have not changed is skipped.
 #
-#   tests/setup.sh              all parts but cargo-deny and etcd, which take minutes to build: only make deny and make bench need them
+#   tests/setup.sh              all parts except cargo-deny and etcd, which take minutes to build; only make deny and
+#                               make bench need them
 #   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins staticcheck buf node java
 #                               grpc-plugins cargo-deny etcd
 set -euo pipefail
@@ -27,7 +28,7 @@ die() {
     exit 1
 }
 
-# run LOG COMMAND…: runs quietly; when it fails, shows the end of what it said.
+# run LOG COMMAND…: runs a command quietly; when it fails, shows the end of its output.
 run() {
     local log=$cache/logs/$1.log
     shift
@@ -52,7 +53,7 @@ part() {
 
 hash_of() { sha256sum -- "$@" | sha256sum | cut -d ' ' -f 1; }
 
-# apt_install WHAT PACKAGE…: installs Debian's packages, since WHAT is missing.
+# apt_install WHAT PACKAGE…: installs Debian packages, since WHAT is missing.
 apt_install() {
     local what=$1
     shift
@@ -61,7 +62,7 @@ apt_install() {
     run "apt-$what" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
 
-# need TOOL HINT PACKAGE…: installs Debian's packages when TOOL is missing and we may; HINT is for other systems.
+# need TOOL HINT PACKAGE…: installs Debian packages when TOOL is missing and we may; HINT is for other systems.
 need() {
     local tool=$1 hint=$2
     shift 2
@@ -99,7 +100,7 @@ resolve_zookeeper() {
 }
 
 part_zookeeper() {
-    # The jars may have been kept from another machine; the programs that run them not.
+    # The jars may come from another machine, but the programs that run them don't.
     need java "install Java 11 or newer" default-jre-headless
     part zookeeper "$(hash_of "$root/tests/zookeeper/pom.xml")" "$cache/zookeeper/3.6" resolve_zookeeper
 }
@@ -110,7 +111,7 @@ part_zookeeper() {
 make_venv() {
     rm -rf "$1"
     if ! python3 -m venv "$1" >"$cache/logs/venv.log" 2>&1; then
-        # Debian keeps venv in a package of its own.
+        # Debian has venv in a separate package.
         [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
             die "python3 -m venv failed: install venv (on Debian or Ubuntu: sudo apt-get install -y python3-venv)"
         apt_install venv python3-venv
@@ -130,7 +131,7 @@ make_python() {
     say "python: installing tests/python/requirements.txt"
     make_venv "$cache/venv"
     pip_in "$cache/venv" pip install --requirement "$root/tests/python/requirements.txt"
-    # What generates the stubs of client-py is older.
+    # The generator of client-py's stubs is older.
     make_venv "$cache/stubs"
     pip_in "$cache/stubs" pip-stubs install --requirement "$root/client-py/requirements-stubs.txt"
 }
@@ -145,7 +146,7 @@ part_python() {
 
 need_go() { need go "install Go 1.26 or newer and put its bin directory on the PATH"; }
 
-# install_go MODULE@VERSION: the program goes to .cache/bin.
+# install_go MODULE@VERSION: installs a program into .cache/bin.
 install_go() {
     need_go
     run "go-${1##*/}" env GOBIN="$cache/bin" go install "$1"
@@ -169,7 +170,7 @@ part_go-plugins() {
     part go-plugins "$PROTOC_GEN_GO_VERSION $PROTOC_GEN_GO_GRPC_VERSION" "$cache/bin/protoc-gen-go-grpc" install_go_plugins
 }
 
-# --- staticcheck: what the Go client is held to
+# --- staticcheck: checks the Go client
 
 install_staticcheck() {
     say "staticcheck: building $STATICCHECK_VERSION"
@@ -178,7 +179,7 @@ install_staticcheck() {
 
 part_staticcheck() {
     need_go
-    # It must be built by the Go whose code it is to read.
+    # It must be built with the Go version whose code it reads.
     part staticcheck "$STATICCHECK_VERSION $(go version)" "$cache/bin/staticcheck" install_staticcheck
 }
 
@@ -197,14 +198,14 @@ part_buf() {
     part buf "$BUF_VERSION" "$cache/npm/node_modules/.bin/buf" install_buf
 }
 
-# --- Node: what the programs of docs/stubs.md need, and buf's generator for TypeScript
+# --- Node: the packages for the programs of docs/stubs.md, and buf's generator for TypeScript
 
 install_node() {
     say "node: installing tests/node/package-lock.json"
     rm -rf "$cache/node"
     mkdir -p "$cache/node"
     cp "$root"/tests/node/package*.json "$cache/node"
-    # Nothing that is installed runs code of its own.
+    # No package may run its install scripts.
     run npm-node npm ci --prefix "$cache/node" --ignore-scripts --no-audit --no-fund
 }
 
@@ -213,7 +214,7 @@ part_node() {
     part node "$(hash_of "$root"/tests/node/package*.json)" "$cache/node/node_modules/.bin/protoc-gen-ts_proto" install_node
 }
 
-# --- Java: all that Maven needs for the program of docs/stubs.md. protoc itself and its generator for gRPC in Java are among it.
+# --- Java: all that Maven needs for the program of docs/stubs.md, with protoc and its generator for gRPC in Java
 
 resolve_java() {
     say "java: resolving tests/java/pom.xml with Maven"
@@ -235,12 +236,12 @@ part_java() {
     part java "$(hash_of "$root/tests/java/pom.xml")" "$cache/bin/protoc-gen-grpc-java" resolve_java
 }
 
-# --- grpc-plugins: gRPC's generators for C# and Python, compiled from its own sources: they are packaged for few systems
+# --- grpc-plugins: gRPC's generators for C# and Python, compiled from its own sources, since few systems package them
 
 compile_grpc_plugin() {
     (
         cd "$cache/grpc-source/grpc_root"
-        # Linked as a whole, since .cache may outlive Debian's packages.
+        # protobuf is linked statically, since .cache may outlive Debian's packages.
         run "c++-$1" c++ -std=c++17 -I. -Iinclude "src/compiler/$1_plugin.cc" "src/compiler/$1_generator.cc" \
             -Wl,-Bstatic -lprotoc -lprotobuf -Wl,-Bdynamic -lpthread -o "$cache/bin/grpc_$1_plugin"
     )
@@ -262,7 +263,7 @@ build_grpc_plugins() {
     say "grpc-plugins: compiling gRPC's generators for C# and Python"
     rm -rf "$source"
     mkdir -p "$source"
-    # Built only as far as its metadata, with the setuptools that is pinned.
+    # Built only as far as its metadata, with the pinned setuptools.
     make_venv "$source/venv"
     pip_in "$source/venv" pip-grpc-build install --require-hashes --requirement "$root/tests/stubs/grpc-build.txt"
     pip_in "$source/venv" pip-grpc-source download --no-deps --no-binary grpcio-tools --no-build-isolation --require-hashes \
@@ -277,7 +278,7 @@ part_grpc-plugins() {
     part grpc-plugins "$(hash_of "$root"/tests/stubs/grpc-*.txt)" "$cache/bin/grpc_python_plugin" build_grpc_plugins
 }
 
-# --- cargo-deny: what may come in as a dependency
+# --- cargo-deny: checks which dependencies are allowed
 
 install_cargo_deny() {
     need cargo "install Rust with rustup"
@@ -296,7 +297,7 @@ fetch_judges() {
     mkdir -p "$to/source" "$to/node"
     make_venv "$to/kazoo-tests"
     pip_in "$to/kazoo-tests" pip-kazoo-tests install --requirement "$judges/kazoo-tests.txt"
-    # Built only as far as its metadata, with the setuptools that is pinned.
+    # Built only as far as its metadata, with the pinned setuptools.
     pip_in "$to/kazoo-tests" pip-kazoo-source download --no-deps --no-binary kazoo --no-build-isolation --require-hashes \
         --requirement "$judges/kazoo-source.txt" --dest "$to/source"
     mkdir "$to/kazoo"
@@ -320,8 +321,8 @@ part_judges() {
 install_etcd() {
     need_go
     say "etcd: building $ETCD_VERSION (some minutes)"
-    # Its module can't be installed by name, since it replaces others by folders of its repository; a module that needs
-    # it takes the published ones. Go checks what it fetches against its checksum database.
+    # Its module can't be installed by name, since it replaces others by folders of its repository; a module that
+    # depends on it takes the published ones. Go checks its downloads against its checksum database.
     local module=$cache/etcd
     rm -rf "$module"
     mkdir -p "$module"

@@ -2,8 +2,8 @@
 
     get.py HOSTS[/CHROOT]
 
-For each line `PATH CHILDREN SECONDS` of its input it reads for so long, at least once, and prints how often a second.
-Ends with its input.
+For each line `PATH CHILDREN SECONDS` of its input it reads for SECONDS, at least once, and prints the number of reads a
+second. It ends at the end of its input.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     semaphore.py HOSTS[/CHROOT]
 
-Says `ready` once it is connected. Each line that it reads, `PATH SECONDS`, it answers with `COUNT SECONDS`: how often it held
-the lock, and in what time.
+It prints `ready` once it is connected. It answers each input line `PATH SECONDS` with `COUNT SECONDS`: the number of times
+that it held the lock, and the time that they took.
 """
 
 import sys

@@ -1,11 +1,11 @@
-//! What is to be reached. Which side of an aim is the good one is the unit's to say.
+//! The aims: targets for the measured figures. The unit says on which side of an aim a figure is good.
 
 use crate::case::{ALONE, Case, ETCD, ETCD_STREAMS, KAZOO, System, Unit, ZOOKEEPER};
 
-/// A figure of Rollcall's that is to be reached, or a ratio of its figure to a peer's.
+/// A target for one of Rollcall's figures, or for the ratio of its figure to a peer's.
 struct Aim {
     workload: &'static str,
-    /// Which of its cases it is for: each whose name begins so.
+    /// The cases that the aim applies to: each case whose name begins with this text.
     cases: &'static str,
     unit: Unit,
     peer: Option<System>,
@@ -56,7 +56,7 @@ const AIMS: &[Aim] = &[
     },
     Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 1,000", peer: Some(ETCD_STREAMS), value: 0.25 },
     Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 10,000", peer: Some(ETCD_STREAMS), value: 0.25 },
-    // On connections that they share.
+    // On shared connections.
     Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 1,000 over 10", peer: None, value: 6.0 },
     Aim { workload: "fanout", unit: Unit::Kilobytes, cases: "memory: 10,000", peer: None, value: 6.0 },
     Aim { workload: "lock", unit: Unit::PerSecond, cases: "", peer: Some(KAZOO), value: 3.0 },
@@ -73,7 +73,7 @@ const AIMS: &[Aim] = &[
     Aim { workload: "citizen", unit: Unit::Seconds, cases: "end", peer: None, value: 11.0 },
 ];
 
-/// What is to be reached in a case: by the figure itself where there is no peer, else by the ratio to the peer's.
+/// The aim of a case: for the figure itself where `peer` is `None`, else for the ratio to that peer's figure.
 pub(crate) fn aim(case: &Case, peer: Option<System>) -> Option<f64> {
     let is_it = |aim: &&Aim| {
         (aim.workload, aim.unit, aim.peer) == (case.workload, case.unit, peer) && case.name.starts_with(aim.cases)

@@ -1,6 +1,6 @@
-//! What is measured, and of whom.
+//! The measured cases, systems and units.
 
-/// A system under test, and the way in which it was driven where there are several.
+/// A system under test, and how it was driven where there are several ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct System(pub(crate) &'static str);
 
@@ -13,16 +13,16 @@ pub(crate) const ZOOKEEPER: System = System("zookeeper");
 /// etcd, through its gRPC API.
 pub(crate) const ETCD: System = System("etcd");
 
-/// etcd, each watch on a stream of its own, as Rollcall has them.
+/// etcd with a stream for each watch, as in Rollcall.
 pub(crate) const ETCD_STREAMS: System = System("etcd, a stream each");
 
-/// kazoo, one request after the other.
+/// kazoo, one request at a time.
 pub(crate) const KAZOO: System = System("kazoo");
 
-/// Rollcall without a flood beside the client that is measured, just before it.
+/// Rollcall without the flood beside the measured client, measured just before the flood.
 pub(crate) const ALONE: System = System("rollcall, alone");
 
-/// What a figure counts.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// Operations per second: more is better.
@@ -39,12 +39,12 @@ pub(crate) enum Unit {
     PercentOfCore,
     /// Seconds: less is better.
     Seconds,
-    /// A number of things: less is better.
+    /// A count: less is better.
     Count,
 }
 
 impl Unit {
-    /// What stands beside the figure.
+    /// The label printed beside the figure.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Unit::PerSecond => "/s",
@@ -58,24 +58,24 @@ impl Unit {
         }
     }
 
-    /// Whether more of it is better.
+    /// Whether a larger figure is better.
     pub(crate) fn more_is_better(self) -> bool {
         self == Unit::PerSecond
     }
 
-    /// Whether a figure, or a ratio of two, reaches what is aimed at.
+    /// Whether a figure, or a ratio of two figures, reaches the aim.
     pub(crate) fn reaches(self, figure: f64, aim: f64) -> bool {
         if self.more_is_better() { figure >= aim } else { figure <= aim }
     }
 }
 
-/// One thing that is measured of several systems.
+/// One thing that is measured for several systems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
-    /// The workload that it belongs to.
+    /// The workload of this case.
     pub(crate) workload: &'static str,
-    /// What is done.
+    /// The operation.
     pub(crate) name: String,
-    /// What is counted.
+    /// The unit of its figures.
     pub(crate) unit: Unit,
 }

@@ -1,4 +1,4 @@
-//! The two ways in which load is made: so many callers at once for a time, and so many requests in flight.
+//! The two ways to make load: a number of concurrent callers for a time, and a number of requests in flight.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 
-/// Calls each of `operations` again and again, from a task of its own, until the time is over, and answers how many
-/// a second were completed.
+/// Calls each of `operations` again and again, from a task of its own, until the time is over. Returns the number of
+/// completed operations a second.
 ///
 /// # Errors
-/// The first that an operation ends with.
+/// The first error that an operation ends with.
 pub(crate) async fn throughput<Operation, Call>(
     time: Duration,
     operations: impl IntoIterator<Item = Operation>,
@@ -37,14 +37,14 @@ where
     while let Some(ended) = tasks.join_next().await {
         total += f64::from(ended.context("a caller panicked")??);
     }
-    // What was under way at the end is counted, so the time that it took is too.
+    // Operations in flight at the end are counted, so the time that they took is counted too.
     Ok(total / begin.elapsed().as_secs_f64())
 }
 
-/// Makes the calls for `0..count` with `window` of them in flight, from one task, and answers how long all took.
+/// Makes the calls for `0..count` from one task, with `window` of them in flight. Returns how long all calls took.
 ///
 /// # Errors
-/// The first that a call ends with.
+/// The first error that a call ends with.
 pub(crate) async fn pipelined<Call>(
     count: usize,
     window: usize,

@@ -1,9 +1,10 @@
-//! gRPC by hand, as a client that does next to nothing: it counts the messages that it is told, and never looks into
-//! them. What is measured shares its cores with this, and a client library costs as much for a message as a good server.
+//! gRPC by hand, as a client that does next to nothing: it counts the messages that it receives, and never looks into
+//! them. The measured system shares its cores with this client, and a client library costs as much for a message as a
+//! good server.
 //!
-//! Only what the workloads need: headers that are sent are never compressed, those that come are not read; the windows
-//! for what comes never close, unless one is asked for that does; what is sent is so little at a time that no window of a server closes. Whatever a stream
-//! ends with, other than after a message, is found out by whoever counts.
+//! It does only what the workloads need. Request headers are never compressed, and response headers are not read. The
+//! receive windows never close, unless the caller asks for one that does. Requests are so small that they never fill a
+//! server's window. When a stream ends other than after a message, the code that counts the messages finds out.
 
 use std::net::SocketAddr;
 
@@ -16,32 +17,32 @@ use tokio::net::TcpStream;
 
 pub(crate) use rollcall_tests::hostile::wire::WINDOW;
 
-/// A connection's window is opened again after so many bytes.
+/// Number of bytes after which a connection's window is opened again.
 const ACKNOWLEDGED: u32 = 1 << 24;
-/// Frames are of 16 KiB at most, since nothing else is allowed to the server.
+/// Frames are of 16 KiB at most, since the server is allowed no more.
 const INPUT: usize = 256 * 1024;
 
-/// Whether the client has said all that it will.
+/// Whether the client has sent its last message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// More requests may follow.
     Open,
-    /// It was the only one.
+    /// The first message was the only one.
     Closed,
 }
 
-/// A call: its number counts the calls of its connection.
+/// A call. The number counts the calls of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call(usize);
 
-/// What has come.
+/// The result of one read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heard {
-    /// Messages that are complete.
+    /// Complete messages.
     pub(crate) messages: usize,
     /// Bytes of messages.
     pub(crate) bytes: usize,
-    /// Calls that are over.
+    /// Calls that have ended.
     pub(crate) ended: usize,
 }
 
@@ -52,37 +53,37 @@ pub(crate) struct Connection {
     authority: String,
     output: Vec<u8>,
     input: Vec<u8>,
-    /// How much of the input is filled.
+    /// Number of bytes of the input that are filled.
     filled: usize,
     calls: Vec<Messages>,
-    /// Bytes that the server does not yet know to be read.
+    /// Bytes that have been read, and not yet acknowledged to the server.
     unacknowledged: u32,
 }
 
 /// The messages of one call.
 #[derive(Clone, Copy, Debug, Default)]
 struct Messages {
-    /// What is known of the next one's prefix.
+    /// The bytes of the next message's prefix that have arrived.
     prefix: [u8; PREFIX],
     known: usize,
-    /// What is to come of the present one, once its prefix is known.
+    /// Bytes of the current message that have still to come, once its prefix is known.
     left: usize,
     complete: usize,
 }
 
 impl Connection {
-    /// Connects, and says so; waits for nothing.
+    /// Connects, and sends the preface. It does not wait for the server's.
     ///
     /// # Errors
-    /// When nobody listens.
+    /// When nothing listens at the address.
     pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<Connection> {
         Connection::open_with(address, WINDOW).await
     }
 
-    /// The same, with a window for each stream, which is never opened again.
+    /// Connects with a window for each stream, which is never opened again.
     ///
     /// # Errors
-    /// When nobody listens.
+    /// When nothing listens at the address.
     pub(crate) async fn open_with(address: SocketAddr, window: u32) -> anyhow::Result<Connection> {
         let socket = TcpStream::connect(address).await.with_context(|| format!("can't connect to {address}"))?;
         socket.set_nodelay(true)?;
@@ -113,7 +114,7 @@ impl Connection {
         call
     }
 
-    /// One more message of a call that is open.
+    /// Adds one more message to an open call.
     pub(crate) fn say(&mut self, call: Call, message: &[u8]) {
         self.data(call, message, Side::Open);
     }
@@ -127,7 +128,7 @@ impl Connection {
         frame(&mut self.output, kind::WINDOW_UPDATE, 0, 0, &by.to_be_bytes());
     }
 
-    /// Sends what there is to be sent.
+    /// Sends all buffered output.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -137,12 +138,12 @@ impl Connection {
         Ok(())
     }
 
-    /// How many messages each call has been told.
+    /// The number of messages that each call has received.
     pub(crate) fn told(&self) -> impl Iterator<Item = usize> {
         self.calls.iter().map(|messages| messages.complete)
     }
 
-    /// Waits until something comes, and answers what that was.
+    /// Waits until something arrives, and counts it.
     ///
     /// # Errors
     /// When the server ends the connection, or resets a stream.
@@ -194,13 +195,13 @@ impl Connection {
 }
 
 impl Call {
-    /// A client's streams have odd numbers.
+    /// The stream id. A client's streams have odd numbers.
     fn stream(self) -> u32 {
         u32::try_from(2 * self.0 + 1).expect("fewer calls than a connection has streams")
     }
 }
 
-/// Which call a stream is.
+/// The call that a stream belongs to.
 fn number(stream: u32) -> usize {
     usize::try_from(stream / 2).expect("an index")
 }

@@ -1,9 +1,9 @@
 //! `rollcall-bench`: Rollcall beside its peers, driven by one harness in one run.
 //!
-//! It starts ZooKeeper and a `rollcall-server` of its own, and whatever else a workload needs. Every workload measures all
-//! systems in each round, in an order that turns with the round, so that what else the machine does hits all alike. The
-//! first round warms up and is not counted. Figures of different runs, or of different machines, are not to be compared;
-//! the ratios may be.
+//! It starts ZooKeeper and a `rollcall-server` of its own, and everything else that a workload needs. Every workload
+//! measures all systems in each round. Their order changes with the round, so that other work of the machine affects
+//! all alike. The first round warms up and is not counted. Figures of different runs, or of different machines, can't
+//! be compared; the ratios can.
 
 mod aims;
 mod case;
@@ -28,7 +28,7 @@ use crate::report::Report;
 use crate::systems::{Floods, Setup};
 use crate::workloads::Name;
 
-/// What this program is called with to be a flood: see [`child`].
+/// The argument that makes this program a flood: see [`child`].
 const FLOOD: &str = "flood";
 
 /// Measures Rollcall and its peers over loopback in one run: a table on stdout, progress on stderr.
@@ -112,8 +112,8 @@ fn write_file(file: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
 }
 
-/// Says on stderr how far the run is.
+/// Prints the progress of the run on stderr.
 fn progress(line: &str) {
-    // Nobody may be listening: no reason to stop.
+    // stderr may be closed; that is no reason to stop.
     drop(writeln!(std::io::stderr(), "rollcall-bench: {line}"));
 }

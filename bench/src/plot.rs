@@ -1,7 +1,7 @@
 //! The report as a picture: a bar for each ratio, workload by workload.
 //!
-//! Every bar says how many times Rollcall is as good as its peer, so that what is good points to the right whatever the
-//! unit is; on a logarithmic scale, so that half as good is as long as twice as good.
+//! Every bar shows how many times as good as its peer Rollcall is. So a good result points to the right, whatever the
+//! unit is. The scale is logarithmic, so that half as good is as long as twice as good.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::case::Unit;
 use crate::report::Report;
 use crate::stats::Spread;
 
-/// Where things stand, in pixels.
+/// Positions, in pixels.
 const WIDTH: f64 = 1250.0;
 const CASE_X: f64 = 16.0;
 const PEER_X: f64 = 330.0;
@@ -26,7 +26,7 @@ const FAINT: &str = "#d9d9d9";
 
 /// One line of the picture.
 struct Bar {
-    /// Empty where the case is that of the line above.
+    /// Empty where the case is the same as on the line above.
     case: String,
     peer: &'static str,
     /// How many times as good.
@@ -95,14 +95,14 @@ fn favour(unit: Unit, ratio: Spread) -> Spread {
     Spread { median, min: one.min(other), max: one.max(other) }
 }
 
-/// Which ratio stands where.
+/// The scale of the ratios.
 struct Scale {
     least: f64,
     most: f64,
 }
 
 impl Scale {
-    /// Whole powers of ten around all that is shown.
+    /// The whole powers of ten around all ratios of the group.
     fn of(group: &Group) -> Scale {
         let mut scale = Scale { least: -1.0, most: 1.0 };
         for bar in &group.bars {
@@ -117,7 +117,7 @@ impl Scale {
     }
 
     fn x(&self, ratio: f64) -> f64 {
-        // A ratio of nothing, or to nothing, is at the edge.
+        // A ratio of zero, or to zero, is drawn at the edge.
         let share = (ratio.log10().clamp(self.least, self.most) - self.least) / (self.most - self.least);
         BARS[0] + share * (BARS[1] - BARS[0])
     }
@@ -131,7 +131,7 @@ impl Scale {
     }
 }
 
-/// What is drawn so far, and where the next line comes.
+/// The SVG drawn so far, and the position of the next line.
 struct Picture {
     body: String,
     y: f64,
@@ -202,7 +202,7 @@ fn times(ratio: f64) -> String {
     format!("{}×", number(ratio))
 }
 
-/// With two digits that count, and none behind the point from 10.
+/// Formats a ratio with two significant digits, and without decimals from 10.
 fn number(ratio: f64) -> String {
     let digits = match ratio {
         9.95.. => 0,

@@ -1,4 +1,4 @@
-//! What a run found: samples by workload, case and system; as JSON. As text: [`table`](crate::table).
+//! The result of a run: samples by workload, case and system, as JSON. [`table`](crate::table) prints them as text.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::aims::aim;
 pub(crate) use crate::case::{ALONE, Case, ETCD, ETCD_STREAMS, KAZOO, ROLLCALL, System, Unit, ZOOKEEPER};
 use crate::stats::Spread;
 
-/// A case with what was measured of it.
+/// A case with its samples.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// What was measured.
+    /// The case.
     pub(crate) case: Case,
-    /// One sample a round of each system, in the order in which they first came.
+    /// One sample a round for each system, in the order in which the systems first appeared.
     systems: Vec<(System, Vec<f64>)>,
 }
 
@@ -23,8 +23,8 @@ impl Row {
         self.systems.iter().find(|(known, _)| *known == system).map_or(&[], |(_, samples)| samples)
     }
 
-    /// Every peer, with Rollcall's figure divided by the peer's. Each round has its own ratio, since what disturbs a
-    /// round disturbs both; this is their spread.
+    /// Every peer, with its own figures, and with Rollcall's divided by them. The ratio is taken round by round, since
+    /// a disturbance in a round affects both systems; the second spread is that of these ratios.
     pub(crate) fn ratios(&self) -> impl Iterator<Item = (System, Spread, Spread)> {
         let rollcall = self.samples(ROLLCALL);
         self.systems.iter().filter(|(system, _)| *system != ROLLCALL).filter_map(move |(system, samples)| {
@@ -37,30 +37,29 @@ impl Row {
 /// The report of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// What was measured on what.
+    /// Facts about the machine and the systems.
     pub(crate) facts: Vec<(&'static str, String)>,
-    /// How many rounds are counted.
+    /// The number of counted rounds.
     pub(crate) rounds: u32,
-    /// How long each measurement takes.
+    /// The duration of each measurement.
     pub(crate) seconds: f64,
-    /// Every case, in the order in which the warm-up came to it.
+    /// Every case, in the order in which the warm-up reached it.
     pub(crate) rows: Vec<Row>,
-    /// How the systems were driven: by workload, or for all.
+    /// How the systems were driven: by workload, or for all workloads.
     pub(crate) notes: Vec<(&'static str, &'static str)>,
 }
 
-/// One round of a workload: which it is, and where its samples go.
+/// One round of a workload: its number, and the report that its samples go to.
 #[derive(Debug)]
 pub(crate) struct Round<'a> {
     report: &'a mut Report,
     number: u32,
-    /// How long a measurement takes.
+    /// The duration of a measurement.
     pub(crate) time: Duration,
 }
 
 impl Round<'_> {
-    /// What is to be measured, in this round's order: each comes first in some round, and not always after the same
-    /// other.
+    /// Orders the measurements of this round. Each comes first in some round, and not always after the same other.
     pub(crate) fn turn<T, const N: usize>(&self, mut all: [T; N]) -> [T; N] {
         let number = usize::try_from(self.number).unwrap_or_default();
         all.rotate_left(number % N);
@@ -70,8 +69,7 @@ impl Round<'_> {
         all
     }
 
-    /// Adds what a system reached. Of a round that warms up only the order counts, in which cases and systems come: it
-    /// is the report's.
+    /// Adds a sample of a system. A round that warms up only sets the order of cases and systems in the report.
     pub(crate) fn add(&mut self, case: &Case, system: System, sample: f64) {
         let samples = self.report.samples(case, system);
         if self.number > 0 {
@@ -92,7 +90,7 @@ impl Report {
         Round { report: self, number, time }
     }
 
-    /// Where a system's samples go.
+    /// The list that a system's samples are added to.
     fn samples(&mut self, case: &Case, system: System) -> &mut Vec<f64> {
         let row = self.rows.iter().position(|row| row.case == *case).unwrap_or_else(|| {
             self.rows.push(Row { case: case.clone(), systems: Vec::new() });

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// What several rounds measured.
+/// The spread of the values of several rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
-    /// The middle; between the two in the middle where there are two.
+    /// The middle value, or the mean of the two middle values.
     pub(crate) median: f64,
     /// The least.
     pub(crate) min: f64,
@@ -14,7 +14,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value; none of none.
+    /// The spread of at least one value; `None` without values.
     pub(crate) fn of(values: &[f64]) -> Option<Spread> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -26,20 +26,20 @@ impl Spread {
     }
 }
 
-/// How long each of many operations took.
+/// The durations of many operations.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latencies {
     times: Vec<Duration>,
 }
 
 impl Latencies {
-    /// One more operation.
+    /// Adds the duration of one more operation.
     pub(crate) fn push(&mut self, time: Duration) {
         self.times.push(time);
     }
 
-    /// The time that `percent` of a hundred operations did not exceed, by nearest rank: one that was measured, never
-    /// one in between. None where nothing was measured.
+    /// The time that `percent` of a hundred operations did not exceed, by nearest rank: always a measured value, never
+    /// one in between. `None` where nothing was measured.
     pub(crate) fn percentile(&self, percent: usize) -> Option<Duration> {
         let mut sorted = self.times.clone();
         sorted.sort_unstable();

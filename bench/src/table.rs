@@ -1,4 +1,4 @@
-//! The report as text: facts, a line for each peer of each case, notes.
+//! The report as text: facts, a line for each peer of each case, and notes.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::case::{ALONE, ROLLCALL, Unit};
 use crate::report::{Report, Row};
 use crate::stats::Spread;
 
-/// The workloads that have many figures of many subjects, and a table of their own.
+/// The workloads with many figures of many subjects. They have a table of their own.
 const PIVOTED: [&str; 1] = ["citizen"];
 const LEGEND: &str = "In brackets: without a flood. !: the aim is missed.";
 
@@ -19,7 +19,7 @@ impl fmt::Display for Report {
         }
         writeln!(formatter)?;
         let table = table(self);
-        // The one table has words in its first columns; the other has none elsewhere.
+        // Words are in these columns of the main table, and only in the first column of the others.
         write_table(formatter, &table, |column| matches!(column, 0..=2 | 5 | 9))?;
         for workload in PIVOTED {
             let table = pivoted(self, workload);
@@ -42,7 +42,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Columns under each other: words to the left, figures to the right.
+/// Writes aligned columns: words to the left, figures to the right.
 fn write_table(
     formatter: &mut fmt::Formatter<'_>,
     table: &[Vec<String>],
@@ -63,7 +63,7 @@ fn write_table(
     Ok(())
 }
 
-/// A line for each of a workload's subjects, whose cases are named `FIGURE: SUBJECT`, and a column for each figure.
+/// A line for each subject of a workload whose cases are named `FIGURE: SUBJECT`, and a column for each figure.
 fn pivoted(report: &Report, workload: &str) -> Vec<Vec<String>> {
     let (mut figures, mut subjects, mut cells) = (Vec::new(), Vec::new(), Vec::new());
     for row in report.rows.iter().filter(|row| row.case.workload == workload) {
@@ -96,7 +96,7 @@ fn pivoted(report: &Report, workload: &str) -> Vec<Vec<String>> {
     std::iter::once(head).chain(lines).collect()
 }
 
-/// A figure, with what it is alone, and with a mark where it misses its aim.
+/// A figure, with its value without the flood, and with a mark where it misses its aim.
 fn cell(row: &Row) -> String {
     let median = |samples| Spread::of(samples).map_or(0.0, |spread| spread.median);
     let (ours, alone) = (median(row.samples(ROLLCALL)), row.samples(ALONE));
@@ -136,7 +136,7 @@ fn table(report: &Report) -> Vec<Vec<String>> {
     lines
 }
 
-/// The aim, and whether it is reached.
+/// The aim, and whether the figure reaches it.
 fn verdict(unit: Unit, figure: f64, aim: f64) -> String {
     let side = if unit.more_is_better() { '≥' } else { '≤' };
     format!("{side} {aim}{}", if unit.reaches(figure, aim) { "" } else { ": MISSED" })
@@ -146,7 +146,7 @@ fn range(spread: Spread) -> String {
     format!("{} – {}", number(spread.min), number(spread.max))
 }
 
-/// Broken between words into lines of at most 110 characters.
+/// Wraps text between words into lines of at most 110 characters.
 fn wrapped(text: &str) -> String {
     let mut lines = String::new();
     let mut width = 0;
@@ -165,7 +165,7 @@ fn wrapped(text: &str) -> String {
     lines
 }
 
-/// Whole, with its thousands set off; below 100 with one decimal, below 10 with two.
+/// Formats a number: without decimals and with separated thousands; below 100 with one decimal, below 10 with two.
 fn number(value: f64) -> String {
     if value.abs() < 9.995 {
         return format!("{value:.2}");

@@ -1,4 +1,4 @@
-//! What a process costs, as the kernel counts it.
+//! The cost of a process, as the kernel counts it.
 
 use std::fs;
 use std::ops::AddAssign;
@@ -11,39 +11,39 @@ use anyhow::Context as _;
 pub(crate) struct Memory {
     /// All of it: `VmRSS`.
     pub(crate) resident: u64,
-    /// What no file backs: heap and stacks. `RssAnon`.
+    /// Memory that no file backs: heap and stacks. `RssAnon`.
     pub(crate) anonymous: u64,
 }
 
 /// The memory of a process.
 ///
 /// # Errors
-/// When the kernel does not tell, as of a process that has ended.
+/// When the kernel does not report it, as for a process that has ended.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("no process {pid}"))?;
     let field = |name| kilobytes(&status, name).with_context(|| format!("no {name} in /proc/{pid}/status"));
     Ok(Memory { resident: 1024 * field("VmRSS")?, anonymous: 1024 * field("RssAnon")? })
 }
 
-/// The processor time that the threads of a process have used which still run, in user and kernel mode.
+/// The processor time, in user and kernel mode, of the threads of a process that still run.
 ///
 /// # Errors
-/// When the kernel does not tell, as of a process that has ended.
+/// When the kernel does not report it, as for a process that has ended.
 fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("no process {pid}"))?;
-    // A thread may end while its directory is looked at: it is left out then.
+    // A thread that ends while its directory is read is left out.
     let times = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
     Ok(times.filter_map(|times| running(&times)).sum())
 }
 
-/// What some operations took.
+/// The cost of a number of operations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Taken {
-    /// How many they were.
+    /// The number of operations.
     pub(crate) count: usize,
-    /// How long it took.
+    /// Their duration.
     pub(crate) time: Duration,
-    /// The processor time of the processes that were looked at.
+    /// The processor time that the measured processes have used.
     pub(crate) processor: Duration,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// Begins.
+    /// Starts measuring.
     ///
     /// # Errors
     /// When a process has ended.
@@ -85,7 +85,7 @@ impl Meter<'_> {
         Ok(Meter { pids, begin: Instant::now(), processor })
     }
 
-    /// What so many operations have taken.
+    /// Stops, and returns the cost of `count` operations.
     ///
     /// # Errors
     /// When a process has ended.
@@ -105,7 +105,7 @@ fn kilobytes(status: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// The first of the times in `schedstat`, in nanoseconds.
+/// The first time in `schedstat`, in nanoseconds.
 fn running(schedstat: &str) -> Option<Duration> {
     schedstat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }

@@ -1,5 +1,5 @@
-// Package rollcall_test makes all eight calls through plain generated stubs, as a program has them that knows nothing
-// but our protos. ROLLCALL_ADDR is the server's HOST:PORT; `cargo test -p rollcall-tests polyglot` sets it.
+// Package rollcall_test makes all eight calls through plain generated stubs, like a program that knows nothing but our
+// protos. ROLLCALL_ADDR is the server's HOST:PORT; `cargo test -p rollcall-tests polyglot` sets it.
 package rollcall_test
 
 import (
@@ -21,7 +21,7 @@ import (
 	rollcall "rollcall.test/gen/rollcall/v1"
 )
 
-// connect returns a client and a context that ends with the test, at the latest after a minute.
+// connect returns a client and a context that ends with the test, or after a minute.
 func connect(t *testing.T) (context.Context, rollcall.RegistryClient) {
 	t.Helper()
 	address := os.Getenv("ROLLCALL_ADDR")

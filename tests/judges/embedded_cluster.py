@@ -1,11 +1,11 @@
 """A pytest plugin: kazoo's own tests, on `rollcall-server --embedded` instead of the ZooKeepers that their harness starts.
 
-Nothing of kazoo is changed but the name by which its harness finds the class of its cluster. Each worker of pytest-xdist
-has one server, which tests stop and start as they like.
+It changes nothing of kazoo except the name by which its harness finds the cluster class. Each worker of pytest-xdist has
+one server, which the tests stop and start.
 
 ROLLCALL_SERVER     the program
-ROLLCALL_ADDRESSES  where ZooKeeper's protocol is served, one address for each worker, comma-separated
-ROLLCALL_OUTCOMES   the file that gets an object of JSON for each test, a line each: name, outcome, said
+ROLLCALL_ADDRESSES  the addresses of ZooKeeper's protocol, one for each worker, comma-separated
+ROLLCALL_OUTCOMES   the output file, with one JSON object a line for each test: name, outcome, said
 """
 
 import json
@@ -17,7 +17,7 @@ import types
 
 import pytest
 
-# kazoo's harness makes certificates with these two, for a TLS that is not served here.
+# kazoo's harness makes certificates with these two modules, for TLS, which is not served here.
 for name in ("OpenSSL", "jks"):
     sys.modules.setdefault(name, types.ModuleType(name))
 
@@ -25,12 +25,12 @@ from kazoo.testing import harness  # noqa: E402
 
 SOON = 20
 
-# Ends the server when its input does: a worker that hangs is ended by force, and leaves nothing behind.
+# Ends the server when its input ends: a worker that hangs is ended by force, and leaves nothing behind.
 KEEPER = '"$@" & exec >&-; read -r _; kill $!; wait $!'
 
 
 class Server:
-    """One server, under the names by which kazoo's tests know a ZooKeeper."""
+    """One server, with the interface that kazoo's tests expect of a ZooKeeper."""
 
     def __init__(self, address):
         self.address = address
@@ -69,10 +69,10 @@ class Server:
 
 
 class Cluster(list):
-    """As much of a cluster as one server makes."""
+    """A cluster of one server."""
 
     def __init__(self, **_options):
-        # A worker that takes the place of one that has hung has a number of its own.
+        # A worker that replaces one that has hung has its own number.
         worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
         super().__init__([Server(os.environ["ROLLCALL_ADDRESSES"].split(",")[worker])])
 
@@ -102,7 +102,7 @@ class Outcomes:
         self._tests = {}
 
     def pytest_runtest_logreport(self, report):
-        # A test may pass and its clean-up fail: what is no success counts.
+        # A test may pass and its clean-up fail: every failure counts.
         test = self._tests.setdefault(report.nodeid, {"name": report.nodeid, "outcome": "passed", "said": ""})
         if not report.passed:
             test["outcome"] = report.outcome

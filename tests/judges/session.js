@@ -1,4 +1,4 @@
-// node-zookeeper-client connects, creates, watches and lists; what it is told goes to standard output, a line each: the
+// node-zookeeper-client connects, creates, watches and lists. It prints what it sees to standard output, a line each: the
 // same lines as session.py prints.
 //
 // session.js HOSTS, with the client on NODE_PATH
@@ -24,7 +24,7 @@ async function connect(hosts) {
     const calls = ['create', 'exists', 'getChildren', 'removeRecursive'].map((name) => [name, call(name)]);
     return {
         ...Object.fromEntries(calls),
-        // Answers with the data alone, as promises answer with one value.
+        // Returns the data alone, since a promise has one value.
         getData: call('getData'),
         setData: call('setData'),
         transaction: () => client.transaction(),

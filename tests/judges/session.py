@@ -1,4 +1,4 @@
-"""kazoo connects, creates, watches and lists; what it is told goes to standard output, a line each. Any kazoo since 2.6.
+"""kazoo connects, creates, watches and lists. It prints what it sees to standard output, a line each. Any kazoo since 2.6.
 
 session.py HOSTS
 """

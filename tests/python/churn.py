@@ -1,5 +1,5 @@
-"""Creates, writes and deletes nodes at random with kazoo, until its input closes. Prints `path czxid-or-mzxid value` for
-every write that ZooKeeper has acknowledged."""
+"""Creates, writes and deletes nodes at random with kazoo, until its input closes. It prints `path czxid-or-mzxid value`
+for every write that ZooKeeper has acknowledged."""
 
 import os
 import random

@@ -1,10 +1,10 @@
-"""What the Python tests share. Whoever runs them says in the environment where things are:
+"""Shared by the Python tests. The environment has to set:
 
 ROLLCALL_ADDR   HOST:PORT, the server's gRPC address
 ZOOKEEPER_ADDR  HOST:PORT/CHROOT, the ZooKeeper and the chroot that this server uses
-ROLLCALL_STUBS  a folder with stubs, where others than those of grpcio-tools are to be tested
+ROLLCALL_STUBS  optional: a folder with stubs to be tested instead of those of grpcio-tools
 
-Every wait has a deadline; `cargo test -p rollcall-tests polyglot` starts all of it.
+Every wait has a deadline. `cargo test -p rollcall-tests polyglot` starts all of this.
 """
 
 import importlib
@@ -25,7 +25,7 @@ from grpc_tools import protoc
 from kazoo.client import KazooClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Seconds, for anything that needs no session to expire.
+# A time-out in seconds, for anything that needs no session to expire.
 SOON = 20
 
 
@@ -137,7 +137,7 @@ class Registration(Stream):
     def __init__(self, stubs, registry, open_session):
         self.stubs = stubs
         self.requests = queue.SimpleQueue()
-        # The deadline ends a test that waits for an answer that never comes.
+        # The deadline ends a test that waits in vain for an answer.
         super().__init__(registry.Register(iter(self.requests.get, None), timeout=3 * SOON), "response")
         self.send(open=stubs.OpenSession(**open_session))
         self.opened = self.expect("opened")

@@ -1,9 +1,9 @@
-"""Contends for locks with kazoo's Semaphore, as a program that was there before Rollcall does.
+"""Contends for locks with kazoo's Semaphore, like a program from before Rollcall.
 
     contend.py HOSTS[/CHROOT] NAME THREADS PATH=LIMIT…
 
-Each thread takes one of the locks after the other, holds it for a moment and gives it back, until the process is killed. Prints a
-line for each time that it held one.
+Each thread takes one of the locks after another, holds it for a moment and gives it back, until the process is killed. It
+prints a line for each time that it held one.
 """
 
 import random

@@ -1,9 +1,10 @@
-"""Takes a lock as programs did before Rollcall, and gives it back when it is told to.
+"""Takes a lock, like a program from before Rollcall, and gives it back on command.
 
     hold_lock.py HOSTS[/CHROOT] PATH NAME LIMIT kazoo|nd [SECONDS]
 
-Says `waiting` when it is about to ask, `held` when it holds the lock, `released` when it has given it back, which it does after a
-line on its standard input; `busy` if it was not given the lock within SECONDS; `refused: why` if it can't be had.
+It prints `waiting` before it asks for the lock, `held` when it holds the lock, and `released` when it has given it back,
+which it does after a line on its standard input; `busy` if it did not get the lock within SECONDS; `refused: why` if it
+can't have it.
 """
 
 import sys
@@ -38,7 +39,7 @@ else:
     lock = registry.get_lock(path, name=name, simultaneous=int(limit), wait=0)
 
     def acquire():
-        # On kazoo 2.2 and later nd gets a lock only if it is free at the first try.
+        # On kazoo 2.2 and later, nd gets a lock only if it is free at the first try.
         end = time.monotonic() + (timeout or 60)
         while not lock.acquire():
             if time.monotonic() > end:

@@ -1,9 +1,9 @@
-"""A web application as a forking server runs it: loaded once, then served by workers that are forked.
+"""A web application under a forking server: loaded once, and then served by forked workers.
 
     python prefork.py SERVER NAME PEERS WORKERS ROUNDS FILE
 
-The master registers NAME, as an application does when it is loaded. Each worker looks its peers up with the Django helper,
-waits until PEERS are there, and then adds one to the number in FILE, ROUNDS times, under the lock that all of them use.
+The master registers NAME, like an application while it is loaded. Each worker looks its peers up with the Django helper,
+waits until there are PEERS, and then adds one to the number in FILE, ROUNDS times, under a lock that all share.
 """
 
 import os
@@ -38,7 +38,7 @@ def find_peers():
 
 
 def add(lock):
-    """Reads, thinks, and writes, unless it is not its turn any more."""
+    """Reads, waits, and writes, unless the lock is lost by then."""
     number = int(file.read_text()) if file.exists() else 0
     time.sleep(0.005)
     if not lock.status():
@@ -57,7 +57,7 @@ def serve(worker):
 
 
 registry.set_node(f"{PLACE}/{name}", {"language": "python"})
-# The application uses the helper while it is loaded, too.
+# The application also uses the helper while it is loaded.
 utils.get(PLACE)
 pids = []
 for worker in range(workers):

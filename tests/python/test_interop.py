@@ -1,4 +1,4 @@
-"""The originals beside us on one ZooKeeper: nd_service_registry 1.1.0 and kazoo."""
+"""The original nd_service_registry 1.1.0 and kazoo beside Rollcall on one ZooKeeper."""
 
 import datetime
 import json
@@ -18,7 +18,7 @@ TRY = duration_pb2.Duration(seconds=0)
 
 @pytest.fixture(scope="session")
 def nd():
-    """nd_service_registry; it allows one object a process. Its rate limit is switched off."""
+    """nd_service_registry, which allows one object in a process. Its rate limit is switched off."""
     registry = KazooServiceRegistry(server=needed("ZOOKEEPER_ADDR"), timeout=SOON, rate_limit_calls=None)
     yield registry
     registry.stop()
@@ -26,7 +26,7 @@ def nd():
 
 @pytest.fixture
 def watch(stubs, registry):
-    """Opens Watch streams, and follows what they say."""
+    """Opens Watch streams, and follows them."""
     opened = []
 
     def open_stream(path):
@@ -214,7 +214,7 @@ def test_kazoo_waits_for_us_and_we_for_kazoo(acquire, zk, path):
     theirs = zk.Semaphore(path)
     assert not theirs.acquire(blocking=False)
     with pytest.raises(LockTimeout):
-        # A busy Semaphore whose time is over must leave nothing that is in our way.
+        # A Semaphore that was busy until its time was over must leave nothing that blocks us.
         zk.Semaphore(path).acquire(timeout=0.2)
     ours.cancel()
     assert theirs.acquire(timeout=SOON)
@@ -244,7 +244,7 @@ def test_all_who_use_a_lock_agree_on_how_many_may_hold_it(acquire, zk, path):
 def test_nd_and_rollcall_keep_each_other_out(acquire, nd, path):
     ours = acquire(path, name="ours")
     ours.held()
-    # On kazoo 2.2 and later nd gets a lock only if it is free at the first try: it polls a flag that nothing sets.
+    # On kazoo 2.2 and later, nd gets a lock only if it is free at the first try: it polls a flag that nothing sets.
     theirs = nd.get_lock(path, name="nd", wait=0)
     with theirs as got:
         assert not got

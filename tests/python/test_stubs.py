@@ -1,4 +1,4 @@
-"""All eight calls through plain generated stubs, as a program has them that knows nothing but our protos."""
+"""All eight calls through plain generated stubs, like a program that knows nothing but our protos."""
 
 import datetime
 

@@ -1,11 +1,11 @@
-"""Takes a lock that others remove again and again, with kazoo's Semaphore.
+"""Takes a lock with kazoo's Semaphore, while others remove its nodes again and again.
 
     vanishing_lock.py HOSTS[/CHROOT] PATH GUARD
 
-Each of some threads takes the lock with a new Semaphore, makes the node GUARD while it holds it, and gives it back, until the
-process is killed. Prints a line for each turn: `held`; `shared`, when GUARD was there, which says that two held the lock;
-`vanished`, when the lock's nodes were removed between two requests of kazoo's, which kazoo tells as NoNodeError; or what else
-went wrong.
+Each of several threads takes the lock with a new Semaphore, creates the node GUARD while it holds it, and gives it back,
+until the process is killed. It prints a line for each turn: `held`; `shared`, when GUARD already existed, so that two held
+the lock; `vanished`, when the lock's nodes were removed between two requests of kazoo, which kazoo reports as NoNodeError;
+or another error.
 """
 
 import random
@@ -42,7 +42,7 @@ telling = threading.Lock()
 
 
 def tell(what):
-    # print writes the end of a line by itself, and another thread's line may come between.
+    # print writes the line end separately, and another thread's line may come between.
     with telling:
         print(what, flush=True)
 

@@ -1,9 +1,9 @@
-"""Watches the children of a path with kazoo, as a program that was there before Rollcall does.
+"""Watches the children of a path with kazoo, like a program from before Rollcall.
 
     watch_children.py HOSTS[/CHROOT] PATH
 
-Prints one JSON line for the first list and for each later one that differs: {"at": seconds, "added": [], "removed": []}.
-Goes on until it is killed.
+It prints one JSON line for the first list and for each later one that differs: {"at": seconds, "added": [], "removed": []}.
+It runs until it is killed.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 from kazoo.client import KazooClient
 
 hosts, path = sys.argv[1:]
-# A session that outlives the faults of the tests: kazoo would else make a new one, and all the same go on watching.
+# The session outlives the faults of the tests. Otherwise kazoo would make a new one, and go on watching all the same.
 client = KazooClient(hosts=hosts, timeout=30, connection_retry={"max_tries": -1, "max_delay": 0.5})
 client.start(timeout=30)
 known = None

@@ -1,4 +1,4 @@
-//! Calls whose messages are any bytes: what no generated client would send.
+//! Calls whose messages are arbitrary bytes, which no generated client would send.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tokio_stream::StreamExt as _;
@@ -9,7 +9,7 @@ use tonic::{Request, Status};
 use crate::server::SERVICE;
 use crate::wait::soon;
 
-/// Messages as they are.
+/// A codec that passes messages through unchanged.
 #[derive(Debug, Default)]
 struct AnyBytes;
 
@@ -47,11 +47,11 @@ impl Decoder for AnyBytes {
     }
 }
 
-/// Sends these messages to a method, whatever its shape, and ends the request side; the first `most` answers, or fewer if the
-/// call ends before.
+/// Sends these messages to a method, whatever its shape, and ends the request side. Returns the first `most` answers,
+/// or fewer if the call ends before.
 ///
 /// # Errors
-/// What the call ends with.
+/// The status that the call ends with.
 pub async fn call(channel: &Channel, method: &str, messages: Vec<Bytes>, most: usize) -> Result<Vec<Bytes>, Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(4 << 20);
     soon("a connection", grpc.ready()).await.map_err(|error| Status::unavailable(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! What most tests begin with, on whichever backend: a chroot, a server on it, a client of that server, and a look
+//! The set-up of most tests, on any backend: a chroot, a server on it, a client of that server, and a ZooKeeper session
 //! inside.
 
 use std::net::SocketAddr;
@@ -14,17 +14,18 @@ use crate::server::Server;
 use crate::wait::{SOON, check, eventually};
 use crate::zookeeper::{Line, Options, Sandbox, ZooKeeper};
 
-/// Maximum number of servers of one arm. Each is started when it is needed, and nobody stops it.
+/// Maximum number of servers of one arm. Each is started when it is needed, and is never stopped.
 const SERVERS: usize = 8;
-/// Number of chroots in use on one server before the next server is taken. All tests connect from one address, from which
-/// ZooKeeper takes 60 connections: a test has three replicas of six sessions at most, and some sessions of its own.
+/// Number of chroots in use on one server before the next server is taken. All tests connect from one address, and
+/// ZooKeeper takes 60 connections from it: a test has three replicas of six sessions at most, and some sessions of its
+/// own.
 const TESTS: usize = 2;
 
 /// The servers of one arm that all tests of this program share.
 #[derive(Debug)]
 struct Shared {
     servers: [OnceCell<Own>; SERVERS],
-    /// Number of chroots in use on each.
+    /// Number of chroots in use on each server.
     tests: Mutex<[usize; SERVERS]>,
 }
 
@@ -68,7 +69,7 @@ pub enum Arm {
 }
 
 impl Arm {
-    /// A chroot of its own in a backend that tests of this program share.
+    /// A new chroot in a backend that the tests of this program share.
     pub async fn sandbox(self, name: &str) -> Sandbox {
         static ZOOKEEPER: Shared = Shared::new();
         static OLDEST: Shared = Shared::new();
@@ -83,7 +84,7 @@ impl Arm {
         Sandbox { place: Some(Arc::new(place)), ..Sandbox::on(&own.address().to_string(), name).await }
     }
 
-    /// A backend for one test alone, told something special or to be taken down.
+    /// A backend for one test alone, with special options, or to be stopped.
     pub async fn own(self, options: Options) -> Own {
         match self {
             Arm::ZooKeeper => Own::ZooKeeper(ZooKeeper::standalone(options).await),
@@ -92,7 +93,8 @@ impl Arm {
         }
     }
 
-    /// A backend for one test alone, with durable nodes, parents first, below which so many children were created.
+    /// A backend for one test alone, with durable nodes (parents first), below which `children_created` children were
+    /// created before.
     pub async fn own_with_old_nodes(self, paths: &[&str], children_created: i32) -> Own {
         let line = if self == Arm::Oldest { Line::Oldest } else { Line::Newest };
         let options = Options { line, ..Options::default() };
@@ -108,12 +110,12 @@ impl Arm {
         Own::ZooKeeper(zookeeper)
     }
 
-    /// Starts a server on a chroot of its own.
+    /// Starts a server on a new chroot.
     pub async fn setting(self, name: &str) -> Setting {
         self.setting_with(name, &[]).await
     }
 
-    /// Starts a server with more options.
+    /// Starts a server with options on a new chroot.
     pub async fn setting_with(self, name: &str, options: &[&str]) -> Setting {
         let sandbox = self.sandbox(name).await;
         let server = Server::start_with(&sandbox.hosts, options).await;
@@ -122,7 +124,7 @@ impl Arm {
         Setting { sandbox, server, client, bare }
     }
 
-    /// Starts a server with options on a chroot of its own, behind a proxy.
+    /// Starts a server with options on a new chroot, behind a proxy.
     pub async fn behind_a_proxy(self, name: &str, options: &[&str]) -> Cut {
         let sandbox = self.sandbox(name).await;
         let proxy = Proxy::start(sandbox.servers.parse().expect("one address")).await;
@@ -133,7 +135,7 @@ impl Arm {
     }
 }
 
-/// A backend that a test has for itself. Dropping stops it.
+/// A backend that one test has for itself. Dropping stops it.
 #[derive(Debug)]
 pub enum Own {
     /// Real ZooKeeper, standalone.
@@ -143,7 +145,7 @@ pub enum Own {
 }
 
 impl Own {
-    /// Where clients connect.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         match self {
             Own::ZooKeeper(zookeeper) => zookeeper.address(0),
@@ -151,7 +153,7 @@ impl Own {
         }
     }
 
-    /// Stops it, has it lose everything, and starts it again on the same address.
+    /// Stops the backend, deletes all its data, and starts it again on the same address.
     pub async fn lose_everything(&mut self) {
         match self {
             Own::ZooKeeper(zookeeper) => {
@@ -171,7 +173,7 @@ pub struct Setting {
     pub sandbox: Sandbox,
     /// The server.
     pub server: Server,
-    /// A client on a connection of its own.
+    /// A client on its own connection.
     pub client: Client,
     /// A ZooKeeper session inside the chroot.
     pub bare: Bare,
@@ -187,21 +189,21 @@ impl Setting {
 /// A server that reaches its backend through a proxy. Dropping kills the server.
 #[derive(Debug)]
 pub struct Cut {
-    /// The chroot, without a proxy before it.
+    /// The chroot, not behind the proxy.
     pub sandbox: Sandbox,
-    /// Between the server and its backend.
+    /// The proxy between the server and its backend.
     pub proxy: Proxy,
     /// The server.
     pub server: Server,
-    /// A client on a connection of its own.
+    /// A client on its own connection.
     pub client: Client,
-    /// A ZooKeeper session inside the chroot, past the proxy.
+    /// A ZooKeeper session inside the chroot, not through the proxy.
     pub bare: Bare,
 }
 
 impl Cut {
-    /// Cuts the server off from its backend, until the proxy accepts again; over when the server has noticed. Before
-    /// that, what it writes to a dead connection has an unknown outcome.
+    /// Cuts the server off from its backend, until the proxy accepts again. Returns when the server has noticed. Before
+    /// that, a write of the server to a dead connection has an unknown outcome.
     pub async fn cut_off(&self) {
         self.proxy.refuse().await;
         self.proxy.cut();

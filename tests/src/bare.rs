@@ -1,5 +1,5 @@
-//! A second pair of eyes inside ZooKeeper: the crate zookeeper-client, which the server does not use, so that what the
-//! server says can be compared with what is there.
+//! An independent view of ZooKeeper: the crate zookeeper-client, which the server does not use, so that tests can
+//! compare the server's answers with the nodes.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::wait::{SOON, eventually};
 
 /// A ZooKeeper session of its own. Dropping it closes the session, and its ephemeral nodes go.
 ///
-/// Everything that takes longer than [`SOON`], or that ZooKeeper refuses, is a panic, except for the methods that say
+/// A call that takes longer than [`SOON`], or that ZooKeeper refuses, is a panic, except for the methods that say
 /// otherwise. Absent nodes are `None`.
 #[derive(Clone, Debug)]
 pub struct Bare {
@@ -44,7 +44,7 @@ impl Znode {
     }
 }
 
-/// The end of a node that is watched for. See [`Bare::ending`].
+/// The watched end of a node. See [`Bare::ending`].
 #[derive(Debug)]
 pub struct Ending {
     path: String,
@@ -52,10 +52,10 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Waits for it, and says when ZooKeeper told of it: not before it was, and little later.
+    /// Waits until the node is gone, and returns when ZooKeeper reported it: never before the end, and little later.
     ///
     /// # Panics
-    /// When the node stands for longer than any test has it outlive its owner.
+    /// When the node exists for longer than any test lets it outlive its owner.
     pub async fn at(self) -> Instant {
         match timeout(3 * SOON, self.seen).await {
             Ok(seen) => seen.expect("the watch is kept"),
@@ -75,7 +75,7 @@ impl Bare {
         Bare::connect_with(hosts, Duration::from_secs(30), Some(user_and_password)).await
     }
 
-    /// Connects with everything said.
+    /// Connects with all options given.
     pub async fn connect_with(hosts: &str, session: Duration, digest: Option<&str>) -> Bare {
         let what = format!("a ZooKeeper session with {hosts}");
         let client = eventually(&what, 2 * SOON, async || {
@@ -93,17 +93,17 @@ impl Bare {
         Bare { client }
     }
 
-    /// The crate's client, for what this wrapper has no word for.
+    /// The crate's client, for calls that this wrapper does not have.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The id of the session, as it stands in the `ephemeral_owner` of what it owns.
+    /// The id of the session, as in the `ephemeral_owner` of its nodes.
     pub fn session(&self) -> i64 {
         self.client.session_id().0
     }
 
-    /// Creates a durable node, and its parents where they are missing. It must not exist yet.
+    /// Creates a durable node, and its parents where they are missing. The node must not exist yet.
     pub async fn create(&self, path: &str, data: &[u8]) {
         self.create_with(path, data, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await;
     }
@@ -113,19 +113,19 @@ impl Bare {
         self.create_with(path, data, &CreateMode::Ephemeral.with_acls(Acls::anyone_all())).await;
     }
 
-    /// Creates a durable node that only `user:password` of [`connect_as`](Self::connect_as) may read or change; this
-    /// session must be connected as somebody.
+    /// Creates a durable node that only `user:password` of [`connect_as`](Self::connect_as) may read or change. This
+    /// session must have credentials.
     pub async fn create_private(&self, path: &str, data: &[u8]) {
         self.create_with(path, data, &CreateMode::Persistent.with_acls(Acls::creator_all())).await;
     }
 
-    /// Creates a durable node that all may read and nobody may change.
+    /// Creates a durable node that everybody may read and nobody may change.
     pub async fn create_read_only(&self, path: &str, data: &[u8]) {
         let acls = [Acl::new(Permission::READ, AuthId::anyone())];
         self.create_with(path, data, &CreateMode::Persistent.with_acls(Acls::new(&acls))).await;
     }
 
-    /// Makes a node one that all may read and nobody may change.
+    /// Changes a node's ACL so that everybody may read it and nobody may change it.
     pub async fn make_read_only(&self, path: &str) {
         let acls = [Acl::new(Permission::READ, AuthId::anyone())];
         bounded(path, self.client.set_acl(path, &acls, None)).await.unwrap();
@@ -142,7 +142,7 @@ impl Bare {
         bounded(path, self.client.create(path, data, options)).await.unwrap();
     }
 
-    /// Creates durable nodes with the same data, whose parents exist, all or none.
+    /// Creates durable nodes with the same data, all or none. Their parents must exist.
     pub async fn create_many(&self, paths: impl IntoIterator<Item = String>, data: &[u8]) {
         let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
         let mut writer = self.client.new_multi_writer();
@@ -155,7 +155,7 @@ impl Bare {
     /// Creates a durable node whose parent exists.
     ///
     /// # Errors
-    /// What ZooKeeper, or the lack of it, answers.
+    /// The error of ZooKeeper or of the connection.
     pub async fn try_create(&self, path: &str, data: &[u8]) -> Result<(), Error> {
         let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
         bounded(path, self.client.create(path, data, &open)).await.map(|_| ())
@@ -170,12 +170,12 @@ impl Bare {
         }
     }
 
-    /// Whether there is such a node.
+    /// Whether the node exists.
     pub async fn exists(&self, path: &str) -> bool {
         bounded(path, self.client.check_stat(path)).await.unwrap().is_some()
     }
 
-    /// The names of its children, in order.
+    /// The names of a node's children, in order.
     pub async fn children(&self, path: &str) -> Option<Vec<String>> {
         match bounded(path, self.client.list_children(path)).await {
             Ok(mut names) => {
@@ -197,7 +197,7 @@ impl Bare {
         bounded(path, self.client.delete(path, None)).await.unwrap();
     }
 
-    /// Deletes a node and all below it, also what others make there meanwhile.
+    /// Deletes a node and all below it, including nodes that others create there meanwhile.
     pub async fn delete_all(&self, path: &str) {
         loop {
             for child in self.children(path).await.unwrap_or_default() {
@@ -211,12 +211,12 @@ impl Bare {
         }
     }
 
-    /// Catches up with the leader: what follows sees every write that was acknowledged before.
+    /// Catches up with the leader: later reads see every write that was acknowledged before.
     pub async fn sync(&self, path: &str) {
         bounded(path, self.client.sync(path)).await.unwrap();
     }
 
-    /// Waits until there is a node that `accept` takes, and returns it.
+    /// Waits until the node exists and `accept` returns true, and returns it.
     pub async fn wait_for(&self, path: &str, what: &str, accept: impl Fn(&Znode) -> bool) -> Znode {
         eventually(&format!("{path}: {what}"), SOON, async || match self.get(path).await {
             Some(node) if accept(&node) => Ok(node),
@@ -226,7 +226,7 @@ impl Bare {
         .await
     }
 
-    /// Watches a node that stands for its end.
+    /// Watches an existing node for its end.
     ///
     /// # Panics
     /// When there is no such node.
@@ -253,7 +253,7 @@ impl Bare {
         Ending { path, seen }
     }
 
-    /// Waits until there is no such node.
+    /// Waits until the node does not exist.
     pub async fn wait_gone(&self, path: &str) {
         eventually(&format!("{path} is gone"), SOON, async || match self.get(path).await {
             None => Ok(()),

@@ -1,5 +1,5 @@
-//! How late the machine itself is: what a promise with a time in it has to be forgiven when it is held on a machine that
-//! is busy with other tests.
+//! Measures the lag of the machine itself. A promise with a time in it has to be forgiven this lag on a machine that is
+//! busy with other tests.
 
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -11,12 +11,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::bare::Bare;
 
-/// How long each round waits.
+/// Pause in each round.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Does again and again what a replica does when a ttl ends, and notes how much longer than it should that takes: it waits
-/// for a timer, and, when it is told of a ZooKeeper, writes there. It has a thread of its own, so that what the test does
-/// meanwhile is no excuse.
+/// Repeats the steps of a replica at the end of a ttl, and records how much longer than it should each round takes: it
+/// waits for a timer and, if it has a ZooKeeper, writes there. It runs in a thread of its own, so that the work of the
+/// test does not count as lag.
 #[derive(Debug)]
 pub struct Canary {
     rounds: Arc<Mutex<Rounds>>,
@@ -26,7 +26,7 @@ pub struct Canary {
 
 #[derive(Debug)]
 struct Rounds {
-    /// When the present one began.
+    /// The start of the current round.
     began: SystemTime,
     past: Vec<Round>,
 }
@@ -38,12 +38,12 @@ struct Round {
 }
 
 impl Canary {
-    /// Begins, with the timer alone.
+    /// Starts with the timer alone.
     pub fn start() -> Canary {
         Canary::spawn(None)
     }
 
-    /// Begins, with a write to a node of its own in ZooKeeper, at `host:port,…/chroot`.
+    /// Starts with writes to a node of its own in ZooKeeper, at `host:port,…/chroot`.
     pub fn start_writing(hosts: &str) -> Canary {
         Canary::spawn(Some(hosts.to_owned()))
     }
@@ -64,10 +64,10 @@ impl Canary {
         Canary { rounds, thread, _end: end }
     }
 
-    /// How late the machine was at worst since then: in any round of which a part was.
+    /// The worst lag of the machine since `since`, in any round that overlaps with that time.
     ///
     /// # Panics
-    /// When ZooKeeper has failed it.
+    /// When a write to ZooKeeper has failed.
     pub fn worst_since(&self, since: SystemTime) -> Duration {
         assert!(!self.thread.is_finished(), "the canary lives");
         let rounds = self.rounds.lock().unwrap();
@@ -76,8 +76,8 @@ impl Canary {
         past.max().unwrap_or_default().max(present)
     }
 
-    /// How late the machine was at worst between these moments: in any round of which a part was. For what lies in the
-    /// past.
+    /// The worst lag of the machine between these moments, in any round that overlaps with that time. The moments must
+    /// be in the past.
     pub fn worst_between(&self, since: SystemTime, until: SystemTime) -> Duration {
         let rounds = self.rounds.lock().unwrap();
         let first = rounds.past.partition_point(|round| round.ended < since);

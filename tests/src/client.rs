@@ -1,4 +1,4 @@
-//! The generated client, with the words that the tests use: streams one answer at a time, values as JSON, errors by their
+//! The generated client with shorthands for the tests: streams one answer at a time, values as JSON, errors by their
 //! reason.
 
 use std::time::Duration;
@@ -92,33 +92,33 @@ fn from_proto(value: &prost_types::Value) -> Json {
     }
 }
 
-/// A time span as the protos have it.
+/// A duration as the protos have it.
 pub fn span(duration: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(duration).expect("a duration of a test is small")
 }
 
-/// No time at all.
+/// A duration of zero.
 pub fn zero() -> Option<prost_types::Duration> {
     Some(span(Duration::ZERO))
 }
 
 // --- unary calls
 
-/// A request to read what is there now.
+/// A Get request for the latest state.
 pub fn latest(path: &str) -> v1::GetRequest {
     v1::GetRequest { path: path.to_owned(), consistency: Consistency::Latest.into(), ..Default::default() }
 }
 
-/// Reads a node as it is now.
+/// Reads a node with a LATEST Get.
 pub async fn get(client: &Client, path: &str) -> v1::Node {
     let answer = soon("an answer to Get", client.clone().get(latest(path))).await.expect("Get succeeds");
     answer.into_inner().node.expect("GetResponse has a node")
 }
 
-/// Reads a node as the replica knows it.
+/// Reads a node from the replica's view.
 ///
 /// # Errors
-/// What the server answers.
+/// The server's error.
 pub async fn cached(client: &Client, path: &str) -> Result<v1::GetResponse, Status> {
     let request = v1::GetRequest { path: path.to_owned(), ..Default::default() };
     Ok(soon("an answer to Get", client.clone().get(request)).await?.into_inner())
@@ -127,7 +127,7 @@ pub async fn cached(client: &Client, path: &str) -> Result<v1::GetResponse, Stat
 /// Writes a durable node, whatever its version.
 ///
 /// # Errors
-/// What the server answers.
+/// The server's error.
 pub async fn put(client: &Client, path: &str, value: v1::Value) -> Result<v1::Stat, Status> {
     let request = v1::PutRequest { path: path.to_owned(), value: Some(value), ..Default::default() };
     let answer = soon("an answer to Put", client.clone().put(request)).await?;
@@ -145,23 +145,23 @@ pub async fn put_eventually(client: &Client, path: &str, value: &str) {
 /// Deletes a durable node without children, whatever its version.
 ///
 /// # Errors
-/// What the server answers.
+/// The server's error.
 pub async fn delete(client: &Client, path: &str) -> Result<(), Status> {
     let request = v1::DeleteRequest { path: path.to_owned(), ..Default::default() };
     soon("an answer to Delete", client.clone().delete(request)).await.map(|_| ())
 }
 
-/// Who holds a lock and who waits for it.
+/// The holders and waiters of a lock.
 pub async fn describe(client: &Client, path: &str) -> v1::DescribeLockResponse {
     let request = v1::DescribeLockRequest { path: path.to_owned() };
     let answer = soon("an answer to DescribeLock", client.clone().describe_lock(request)).await;
     answer.expect("DescribeLock succeeds").into_inner()
 }
 
-/// Gives a lock back by its id.
+/// Releases a lock by its id.
 ///
 /// # Errors
-/// What the server answers.
+/// The server's error.
 pub async fn release(client: &Client, lock_id: &str) -> Result<bool, Status> {
     let request = v1::ReleaseLockRequest { lock_id: lock_id.to_owned() };
     Ok(soon("an answer to ReleaseLock", client.clone().release_lock(request)).await?.into_inner().released)
@@ -169,8 +169,8 @@ pub async fn release(client: &Client, lock_id: &str) -> Result<bool, Status> {
 
 // --- errors
 
-/// Checks that an answer is an error of the table: its code, the reason in its ErrorInfo, and the limits on its size.
-/// Returns the error for more.
+/// Checks that an answer is the expected error: its code, the reason in its ErrorInfo, and the limits on its size.
+/// Returns the error for further checks.
 ///
 /// # Panics
 /// When it is no error, or another one.
@@ -194,7 +194,7 @@ pub fn reason(status: &Status) -> String {
     info.reason
 }
 
-/// The field that an error's BadRequest names.
+/// The field named by an error's BadRequest.
 ///
 /// # Panics
 /// When there is none.
@@ -203,7 +203,7 @@ pub fn violated_field(status: &Status) -> String {
     request.field_violations.first().expect("a BadRequest names a field").field.clone()
 }
 
-/// How long an error's RetryInfo asks to wait.
+/// The delay in an error's RetryInfo.
 ///
 /// # Panics
 /// When there is none.
@@ -215,7 +215,7 @@ pub fn retry_delay(status: &Status) -> Duration {
 /// Reads a stream's next message.
 ///
 /// # Panics
-/// When nothing comes.
+/// When no message comes in time.
 pub async fn next<T>(what: &str, stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
     soon(what, stream.message()).await
 }
@@ -227,12 +227,12 @@ pub async fn next<T>(what: &str, stream: &mut Streaming<T>) -> Result<Option<T>,
 pub struct Registration {
     requests: Option<mpsc::Sender<v1::RegisterRequest>>,
     responses: Streaming<v1::RegisterResponse>,
-    /// What `opened` said.
+    /// The `opened` message.
     pub opened: v1::Opened,
 }
 
 impl Registration {
-    /// Opens a stream with nothing special, and reads `opened`.
+    /// Opens a stream with default options, and reads `opened`.
     pub async fn open(client: &Client) -> Registration {
         let open = Request::Open(v1::OpenSession::default());
         Registration::open_with(client, [open]).await.expect("the stream opens")
@@ -244,11 +244,11 @@ impl Registration {
         Registration::open_with(client, [open]).await.expect("the stream opens")
     }
 
-    /// Opens a stream, sends `requests`, of which there must be one, and reads `opened`. The server can't say that before
-    /// it has the first: it repeats what `open` asked for.
+    /// Opens a stream, sends `requests`, which must be at least one, and reads `opened`. The server can't answer before
+    /// it has the first request, since `opened` repeats the options of `open`.
     ///
     /// # Errors
-    /// What the stream ends with instead.
+    /// The status that the stream ends with instead.
     pub async fn open_with<const N: usize>(client: &Client, requests: [Request; N]) -> Result<Registration, Status> {
         let (sender, receiver) = mpsc::channel(N + 16);
         for request in requests {
@@ -277,10 +277,10 @@ impl Registration {
         soon("the server reads requests", requests.send(message)).await.expect("the stream stands");
     }
 
-    /// The request side, for a task of its own.
+    /// The request side, for another task.
     ///
     /// # Panics
-    /// When it is ended.
+    /// When it has ended.
     pub fn sender(&self) -> mpsc::Sender<v1::RegisterRequest> {
         self.requests.clone().expect("the stream is not half-closed")
     }
@@ -290,10 +290,10 @@ impl Registration {
         self.requests = None;
     }
 
-    /// The next answer, other than a heartbeat; none at the end.
+    /// The next answer other than a heartbeat; `None` at the end.
     ///
     /// # Errors
-    /// What the stream ends with.
+    /// The status that the stream ends with.
     pub async fn next(&mut self) -> Result<Option<Response>, Status> {
         loop {
             match next("an answer of Register", &mut self.responses).await? {
@@ -317,19 +317,19 @@ impl Registration {
         }
     }
 
-    /// Registers, as a service does that starts, and returns the answer.
+    /// Registers, like a service at its start, and returns the answer.
     pub async fn set(&mut self, path: &str, value: v1::Value) -> v1::Registered {
         self.send(set(path, value)).await;
         self.registered().await
     }
 
-    /// Resumes a registration, as a service does that comes back, and returns the answer.
+    /// Resumes a registration, like a service that reconnects, and returns the answer.
     pub async fn resume(&mut self, path: &str, value: v1::Value, generation: i64) -> v1::Registered {
         self.send(resume(path, value, generation)).await;
         self.registered().await
     }
 
-    /// Says that the client is alive, and waits for the answer, before which nothing else may come.
+    /// Sends a keep-alive, and waits for its answer. Any other answer before it is a panic.
     pub async fn keep_alive(&mut self) {
         self.send(Request::KeepAlive(v1::KeepAlive {})).await;
         let answer = next("an answer of Register", &mut self.responses).await.expect("the stream stands");
@@ -340,7 +340,7 @@ impl Registration {
     /// Reads to the end of the stream.
     ///
     /// # Errors
-    /// What it ends with, unless that is OK.
+    /// The status that it ends with, unless that is OK.
     pub async fn end(&mut self) -> Result<(), Status> {
         while self.next().await?.is_some() {}
         Ok(())
@@ -354,7 +354,7 @@ impl Registration {
         }
     }
 
-    /// The next answer, which must be `unregistered`; returns the path.
+    /// The next answer, which must be `unregistered`. Returns the path.
     pub async fn unregistered(&mut self) -> String {
         match self.answer().await {
             Response::Unregistered(unregistered) => unregistered.path,
@@ -379,12 +379,12 @@ impl Registration {
     }
 }
 
-/// A `set` as a service sends it that starts.
+/// The `set` of a service that starts.
 pub fn set(path: &str, value: v1::Value) -> Request {
     Request::Set(v1::SetRegistration { path: path.to_owned(), value: Some(value), ..Default::default() })
 }
 
-/// A `set` as a service sends it that comes back, with the generation that it was last given.
+/// The `set` of a service that reconnects, with the last generation that it was given.
 pub fn resume(path: &str, value: v1::Value, generation: i64) -> Request {
     Request::Set(v1::SetRegistration {
         path: path.to_owned(),

@@ -1,14 +1,14 @@
-//! Runs what a page of documentation shows on a console, word for word, and compares what it prints.
+//! Runs the console blocks of a documentation page, word for word, and compares their output.
 //!
-//! A block that opens with ```` ```console ```` is a terminal. A line that begins with `$ ` is a command; it goes on with
-//! lines that begin with `> `, or after a backslash at its end. The lines after it are what it prints, on standard
-//! output and standard error; `…` stands for any text within a line, and on a line of its own for any lines. `^C`
+//! A block that opens with ```` ```console ```` is a terminal. A line that begins with `$ ` is a command; it continues
+//! on lines that begin with `> `, or after a backslash at its end. The lines after it are its output, on standard
+//! output and standard error. `…` stands for any text within a line, and on a line of its own for any lines. `^C`
 //! interrupts the command.
 //!
-//! One more word after `console` names the terminal, so that a page can use several at once. A terminal is one shell,
-//! from its first block to its last: variables stay, and a command that is still running when a block ends runs on, until
-//! a later block of that terminal begins with more of its output, with `^C`, or with the next command, which waits for its
-//! end. What still runs at the end of the page is interrupted.
+//! A second word after `console` names the terminal, so that a page can use several at once. A terminal is one shell,
+//! from its first block to its last: variables stay. A command that is still running when a block ends runs on, until a
+//! later block of that terminal begins with more of its output, with `^C`, or with the next command, which waits for
+//! its end. A command that still runs at the end of the page is interrupted.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -19,30 +19,30 @@ use tempfile::TempDir;
 use crate::process::{Process, scratch};
 use crate::wait::{SOON, eventually};
 
-/// What a terminal prints when a command has ended: a control character that no command prints.
+/// The control character that a terminal prints when a command has ended. No command prints it.
 const END: char = '\u{1e}';
 
 /// One command, interruption or further output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The terminal's name; empty for the one without.
+    /// The terminal's name; empty for the terminal without a name.
     pub terminal: String,
-    /// Where it stands on the page, from 1.
+    /// Its line on the page, from 1.
     pub line: usize,
-    /// What is done.
+    /// The action.
     pub action: Action,
-    /// What is printed then.
+    /// The output of the action.
     pub output: Vec<String>,
 }
 
-/// What a step does.
+/// The action of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Enters a command.
     Run(String),
     /// Presses Ctrl-C.
     Interrupt,
-    /// Looks on.
+    /// Waits for more output.
     Watch,
 }
 
@@ -80,7 +80,7 @@ pub fn parse(page: &str, heading: &str) -> Vec<Step> {
 }
 
 struct Block {
-    /// Absent: a block that is no terminal, or not in the section.
+    /// `None`: a block that is no terminal, or is outside the section.
     terminal: Option<String>,
     begun: bool,
 }
@@ -110,7 +110,7 @@ fn read_line(steps: &mut Vec<Step>, terminal: &str, begun: &mut bool, number: us
 /// Carries the steps out, with `environment` added to that of the test program.
 ///
 /// # Panics
-/// When something else is printed than the page shows, or nothing for too long.
+/// When the output differs from the page, or does not come in time.
 pub async fn run(steps: &[Step], environment: &[(&str, &str)]) {
     let directory = scratch("console");
     let mut terminals: BTreeMap<&str, Terminal> = BTreeMap::new();
@@ -128,14 +128,14 @@ pub async fn run(steps: &[Step], environment: &[(&str, &str)]) {
 struct Terminal {
     shell: Process,
     input: ChildStdin,
-    /// How many commands have been entered.
+    /// Number of commands entered.
     commands: usize,
-    /// What the last command shall have printed up to now, and where on the page it stands.
+    /// The output that the last command has to have printed by now, and its line on the page.
     shown: Vec<String>,
     line: usize,
 }
 
-/// What a command has printed so far.
+/// The output of a command so far.
 struct Printed {
     lines: Vec<String>,
     ended: bool,
@@ -146,7 +146,7 @@ impl Terminal {
         let mut command = Command::new("bash");
         command.args(["--noprofile", "--norc"]).envs(environment.iter().copied());
         let (shell, mut input) = Process::spawn_with_input(name, directory.path(), &mut command);
-        // The shell outlives an interrupt, its commands do not.
+        // The shell outlives an interrupt, but its commands do not.
         writeln!(input, "exec 2>&1; trap : INT").expect("the shell reads");
         Terminal { shell, input, commands: 0, shown: Vec::new(), line: 0 }
     }
@@ -174,7 +174,7 @@ impl Terminal {
         self.matches(false).await;
     }
 
-    /// Waits until the last command has ended, and has printed what is shown.
+    /// Waits until the last command has ended, with the output that the page shows.
     async fn ended(&mut self) {
         if self.commands > 0 {
             self.matches(true).await;
@@ -204,7 +204,7 @@ impl Terminal {
     }
 
     async fn close(&mut self) {
-        // What has come since the step was passed counts too.
+        // Output that arrived after the step passed counts too.
         self.matches(false).await;
         if !self.printed().ended {
             self.shell.interrupt();
@@ -216,7 +216,7 @@ impl Terminal {
     }
 }
 
-/// Whether `shown`, in which a line `…` stands for any lines, is `printed`.
+/// Whether `shown` matches `printed`. A line `…` in `shown` stands for any lines.
 fn lines_match(shown: &[String], printed: &[String]) -> bool {
     match shown.split_first() {
         None => printed.is_empty(),
@@ -229,7 +229,7 @@ fn lines_match(shown: &[String], printed: &[String]) -> bool {
     }
 }
 
-/// Whether `shown`, in which `…` stands for any text, is `printed`. Blanks at the end do not count.
+/// Whether `shown` matches `printed`. `…` in `shown` stands for any text. Trailing blanks do not count.
 fn line_matches(shown: &str, printed: &str) -> bool {
     let printed = printed.trim_end();
     let mut parts = shown.trim_end().split('…');

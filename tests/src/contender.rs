@@ -1,5 +1,5 @@
-//! Clients that contend for locks, at random, through whichever replica; and their notes: what each was told, and for how
-//! long it took the lock for its own.
+//! Clients that contend for locks, at random, through any replica. Their records say what each was told, and for how
+//! long it believed that it held the lock.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,32 +17,33 @@ use tonic::{Code, Streaming};
 
 use crate::client::span;
 
-/// How often a replica says that it is there.
+/// Interval of a replica's heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A replica that is silent for longer may be stopped, and the lock another's.
+/// Time without a message after which the replica may be stopped, and the lock another client's.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often who holds a lock for long writes to what that guards.
+/// Interval between the writes of a long-time holder to the guarded resource.
 const STEP: Duration = Duration::from_millis(200);
-/// How long a lock with a ttl outlives its stream.
+/// Time by which a lock with a ttl outlives its stream.
 pub const TTL: Duration = Duration::from_secs(2);
 
-/// A lock that is contended for.
+/// A lock to contend for.
 #[derive(Clone, Debug)]
 pub struct Lock {
     /// Its path.
     pub path: String,
-    /// How many may hold it.
+    /// Maximum number of holders.
     pub limit: u32,
-    /// What it guards, if one may hold it: refuses an older token than it has seen.
+    /// The resource that the lock guards, for a lock with one holder. It refuses a token older than the newest it has
+    /// seen.
     pub guarded: Arc<Mutex<Guarded>>,
 }
 
-/// Something that checks fencing tokens.
+/// A resource that checks fencing tokens.
 #[derive(Debug, Default)]
 pub struct Guarded {
     newest: i64,
     writes: u64,
-    /// When it refused whom: the token that came too late.
+    /// The refused writes: the old token, and the time.
     pub refused: Vec<(i64, SystemTime)>,
 }
 
@@ -57,44 +58,44 @@ impl Guarded {
     }
 }
 
-/// One call for a lock, and what came of it.
+/// One call for a lock, and its results.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// The name under which its nodes are found in ZooKeeper.
+    /// The name that its nodes carry in ZooKeeper.
     pub name: String,
     /// The lock.
     pub path: String,
-    /// Whether the lock was to outlive its stream.
+    /// Whether the lock has a ttl.
     pub lasting: bool,
-    /// When its client had no more to do with it.
+    /// The moment after which the client had nothing more to do with it.
     pub ended: SystemTime,
-    /// When it took the lock for its own.
+    /// The intervals in which the client believed that it held the lock.
     pub beliefs: Vec<Belief>,
-    /// Whether it was told that it has lost the lock.
+    /// Whether the client received `lost`.
     pub was_told_of_a_loss: bool,
 }
 
-/// A time in which a client took a lock for its own.
+/// An interval in which a client believed that it held a lock.
 #[derive(Clone, Debug)]
 pub struct Belief {
     /// The fencing token.
     pub token: i64,
-    /// The replica that said so.
+    /// The replica that sent `held`.
     pub replica: usize,
-    /// From when it was told, until it was told otherwise or gave the lock back.
+    /// From `held` until another message said otherwise, or the client gave the lock back.
     pub from: SystemTime,
-    /// See there.
+    /// The end of the interval: see `from`.
     pub until: SystemTime,
 }
 
-/// One that contends, again and again.
+/// A client that contends again and again.
 #[derive(Debug)]
 pub struct Contender {
     number: usize,
-    /// For how many milliseconds it holds a lock.
+    /// How long it holds a lock, in milliseconds.
     holding: std::ops::Range<u64>,
     replicas: Vec<Channel>,
-    /// The replica at which it takes locks; each time another without one.
+    /// The replica at which it takes locks; `None` means another each time.
     home: Option<usize>,
     rng: StdRng,
     attempts: Vec<Attempt>,
@@ -104,13 +105,13 @@ pub struct Contender {
 enum Outcome {
     /// The lock was never held, or is over.
     Over,
-    /// It is still to be given back, by its id.
+    /// The lock still has to be released, by its id.
     Left(String),
 }
 
 impl Contender {
-    /// A contender among many, with a random generator of its own. It holds a lock for so many milliseconds, and takes it
-    /// at the replica `home`, or at any.
+    /// One of many contenders, with a random generator of its own. It holds a lock for a time from `holding`, in
+    /// milliseconds, and takes it at the replica `home`, or at any.
     pub fn new(
         number: usize,
         holding: std::ops::Range<u64>,
@@ -124,7 +125,7 @@ impl Contender {
         Contender { number, holding, replicas, home, rng, attempts: Vec::new() }
     }
 
-    /// Takes one lock after the other until it is time to end.
+    /// Takes one lock after another until `end`.
     pub async fn contend(mut self, locks: &[Lock], end: Instant) -> Vec<Attempt> {
         while Instant::now() < end {
             let lock = locks[self.rng.random_range(0..locks.len())].clone();
@@ -134,13 +135,13 @@ impl Contender {
         self.attempts
     }
 
-    /// Whether it holds a lock for long, and does not mind that its replica is silent: then only the token protects what
-    /// the lock guards.
+    /// Whether it holds a lock for long, and ignores that its replica is silent: then only the token protects the
+    /// guarded resource.
     fn is_tenacious(&self) -> bool {
         self.holding.end > 1000
     }
 
-    /// Whether it gives a lock back as soon as it has it, and comes again.
+    /// Whether it gives a lock back as soon as it has it, and asks again.
     fn is_fast(&self) -> bool {
         self.holding.end == 1
     }
@@ -150,7 +151,7 @@ impl Contender {
     }
 
     async fn attempt(&mut self, lock: &Lock, end: Instant) {
-        // Who holds a lock for long is to know when it is lost.
+        // A client that holds a lock for long has to know when it is lost.
         let lasting = !self.is_tenacious() && !self.is_fast() && self.rng.random_bool(0.25);
         let wait = match self.rng.random_range(0..10) {
             0 => Some(Duration::ZERO),
@@ -171,11 +172,12 @@ impl Contender {
         let path = lock.path.clone();
         let beliefs = Vec::new();
         self.attempts.push(Attempt { name, path, lasting, ended: now, beliefs, was_told_of_a_loss: false });
-        // Some give up before they are served.
+        // A tenth of the clients give up early, mostly before they hold the lock.
         let patience = if self.rng.random_bool(0.1) { self.milliseconds(1..500) } else { Duration::from_secs(3600) };
         let deadline = end.min(Instant::now() + patience);
         let mut outcome = self.stream(lock, request.clone(), deadline).await;
-        // Of a lock with a ttl: it is worked on without a stream, picked up elsewhere, released from anywhere, or left.
+        // A lock with a ttl is used without a stream, and then picked up elsewhere, released from anywhere, or
+        // abandoned.
         while let Outcome::Left(lock_id) = outcome {
             outcome = match self.rng.random_range(0..8) {
                 0..3 => {
@@ -196,7 +198,7 @@ impl Contender {
         self.attempts.last_mut().expect("an attempt is under way")
     }
 
-    /// Ends what is taken for true of the lock: at this time, if it did not end before.
+    /// Ends all beliefs in the lock at `at`, unless they ended before.
     fn doubt(&mut self, at: SystemTime) {
         for belief in &mut self.note().beliefs {
             belief.until = belief.until.min(at);
@@ -210,13 +212,14 @@ impl Contender {
         let mut stream = answer.into_inner();
         let mut deadline = deadline;
         let mut held = None;
-        // When the replica goes, if it has said so.
+        // The end of a replica that has announced a drain.
         let mut goes = None;
         let mut heard = Instant::now();
         loop {
             let is_deaf = held.is_some() && self.is_tenacious();
             let end = deadline.min(goes.unwrap_or(deadline));
-            // A deaf one goes on while its replica is silent, for longer than it wanted to: it waits to be told.
+            // A deaf client goes on while its replica is silent, for longer than it wanted to: it waits for the next
+            // message.
             let waits = is_deaf && heard.elapsed() > 2 * HEARTBEAT;
             let silence = Instant::now() + if is_deaf { STEP } else { PATIENCE };
             let next = timeout_at(if waits { silence } else { end.min(silence) }, stream.message()).await;
@@ -237,7 +240,7 @@ impl Contender {
                     }
                     Event::Suspended(suspended) => {
                         self.doubt(SystemTime::now() + span_of(suspended.remaining));
-                        // It is worth to wait for what comes of it.
+                        // It waits for the outcome of the doubt.
                         deadline += PATIENCE;
                     }
                     Event::Lost(_) => {
@@ -245,7 +248,7 @@ impl Contender {
                         self.doubt(SystemTime::now());
                     }
                     Event::Draining(draining) => {
-                        // Then a lock without a ttl is given back, at the moment in which the stream ends.
+                        // At that moment the client ends the stream, and so gives back a lock without a ttl.
                         goes = Some(Instant::now() + span_of(draining.remaining) / 2);
                     }
                     Event::Queued(_) | Event::Heartbeat(_) => {}
@@ -264,7 +267,7 @@ impl Contender {
         }
     }
 
-    /// Writes to what the lock guards, as its holder.
+    /// Writes to the guarded resource, as the holder of the lock.
     fn work(&mut self, lock: &Lock) {
         let now = SystemTime::now();
         if let Some(belief) = self.note().beliefs.last().filter(|belief| now < belief.until) {
@@ -272,7 +275,7 @@ impl Contender {
         }
     }
 
-    /// Hangs up: gives back a lock without a ttl, one way or the other.
+    /// Hangs up. A lock without a ttl is released either by id or by the end of the stream.
     async fn leave(&mut self, stream: Streaming<AcquireLockResponse>, held: Option<(i64, String)>) -> Outcome {
         let Some((_, lock_id)) = held else { return Outcome::Over };
         if self.note().lasting {
@@ -289,7 +292,7 @@ impl Contender {
         Outcome::Over
     }
 
-    /// Releases by id, through any replica, until that is sure.
+    /// Releases by id, through any replica, until one confirms it.
     async fn release(&mut self, lock_id: String) {
         self.doubt(SystemTime::now());
         for _ in 0..5 {
@@ -309,7 +312,7 @@ fn span_of(span: Option<prost_types::Duration>) -> Duration {
     span.and_then(|span| span.try_into().ok()).unwrap_or_default()
 }
 
-/// Attempts by their names.
+/// The attempts by name.
 pub fn by_name(attempts: &[Attempt]) -> BTreeMap<&str, &Attempt> {
     attempts.iter().map(|attempt| (attempt.name.as_str(), attempt)).collect()
 }

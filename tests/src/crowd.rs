@@ -1,4 +1,4 @@
-//! Many clients of a fleet, in processes of their own, and what must be true of what they hold.
+//! Many clients of a fleet, in processes of their own, and checks of their registrations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,18 +7,18 @@ use crate::fleet::{Fleet, MARKER, name_of};
 use crate::registrant::{Many, News, RegistrantProcess, Told};
 use crate::wait::{SOON, check, eventually};
 
-/// Where they all register.
+/// The parent of all their registrations.
 pub const PLACE: &str = "/fleet";
 
-/// What the paths begin with of those that have a ttl.
+/// The prefix of the paths with a ttl.
 const WITH_TTL: &str = "/fleet/with-ttl-";
 
-/// Which clients of a crowd.
+/// A selection of a crowd's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// All.
     All,
-    /// Those with a ttl: the others go with their connection, and say so at once.
+    /// Those with a ttl: the others lose their registrations with their connection, and report it at once.
     WithTtl,
 }
 
@@ -27,15 +27,15 @@ pub enum Whose {
 pub struct Crowd(Vec<RegistrantProcess>);
 
 impl Crowd {
-    /// So many clients with a ttl, and a tenth as many without, each with so many registrations below [`PLACE`]; all of
-    /// them registered.
+    /// Starts `clients` clients with a ttl, and a tenth as many without, each with `each` registrations below
+    /// [`PLACE`]. Returns when all are registered.
     pub async fn start(fleet: &Fleet, clients: usize, each: usize, ttl: Duration) -> Crowd {
         let with = Many { clients, each, ttl: Some(ttl), replicas: fleet.addresses(), prefix: WITH_TTL.to_owned() };
         let without = Many { clients: clients / 10, ttl: None, prefix: format!("{PLACE}/without-"), ..with.clone() };
         Crowd::of(&[with, without]).await
     }
 
-    /// These clients, each kind in a process of its own; all of them registered.
+    /// Starts these clients, each kind in a process of its own. Returns when all are registered.
     pub async fn of(kinds: &[Many]) -> Crowd {
         let processes: Vec<_> = kinds.iter().map(RegistrantProcess::spawn).collect();
         for process in &processes {
@@ -44,12 +44,12 @@ impl Crowd {
         Crowd(processes)
     }
 
-    /// What they were told.
+    /// All answers that they received.
     pub fn history(&self) -> Vec<Told> {
         self.0.iter().flat_map(RegistrantProcess::history).collect()
     }
 
-    /// The generation that each path has, by what the clients were told.
+    /// The generation of each path, from the answers that the clients received.
     ///
     /// # Panics
     /// When a generation falls, or anything was lost, overwritten or closed.
@@ -70,10 +70,11 @@ impl Crowd {
         generations
     }
 
-    /// Waits until ZooKeeper has exactly what they were told that they hold, in these incarnations.
+    /// Waits until ZooKeeper has exactly the registrations that the clients hold by their answers, in these
+    /// incarnations.
     ///
     /// # Panics
-    /// When they were told of a loss.
+    /// When a client was told of a loss.
     pub async fn stands(&self, fleet: &Fleet) {
         let bare = fleet.sandbox.bare().await;
         eventually("ZooKeeper has what the clients were told", 2 * SOON, async || {
@@ -93,19 +94,19 @@ impl Crowd {
         .await;
     }
 
-    /// The same, and these clients were never in doubt.
+    /// Like [`Crowd::stands`], and these clients were never in doubt.
     ///
     /// # Panics
-    /// When one was told that it may not be registered any more.
+    /// When a client was told that it may no longer be registered.
     pub async fn stands_undisturbed(&self, fleet: &Fleet, whose: Whose) {
         self.stands(fleet).await;
         self.was_undisturbed(|path| whose == Whose::All || path.starts_with(WITH_TTL));
     }
 
-    /// Those who hold the paths that `concerns` takes were never in doubt.
+    /// Checks that the holders of the paths for which `concerns` returns true were never in doubt.
     ///
     /// # Panics
-    /// When one was told that it may not be registered any more.
+    /// When a client was told that it may no longer be registered.
     #[track_caller]
     pub fn was_undisturbed(&self, concerns: impl Fn(&str) -> bool) {
         let history = self.history();
@@ -123,14 +124,14 @@ impl Crowd {
     }
 }
 
-/// What was told of a path.
+/// The answers about a path.
 fn of<'a>(history: &'a [Told], path: &str) -> Vec<&'a Told> {
     history.iter().filter(|told| told.path == path).collect()
 }
 
-/// Waits until only the ZooKeeper sessions of so many replicas are left.
+/// Waits until only the ZooKeeper sessions of `running` replicas are left.
 pub async fn older_sessions_are_over(fleet: &Fleet, running: usize) {
-    /// How many sessions each replica holds ephemerals in.
+    /// Number of sessions in which each replica holds ephemerals.
     const SESSIONS: usize = 4;
     eventually("the sessions of the older replicas are over", 2 * SOON, async || {
         let fences = fleet.bare.children("/.rollcall/fences").await.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The embedded server inside the test program: only there can it be told all that ZooKeeper is told in a test's
-//! configuration file; `rollcall-server --embedded` has no options for the bounds of its time-outs.
+//! The embedded server inside the test program. Only there can it be given all settings of ZooKeeper's configuration
+//! files in the tests; `rollcall-server --embedded` has no options for the bounds of its time-outs.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use crate::bare::Bare;
 use crate::zookeeper::{Options, free_address};
 
-/// An embedded server, as much like a [`ZooKeeper`](crate::zookeeper::ZooKeeper) with the same options as its settings
-/// make it. It runs on a thread of its own, since the runtime of a test ends with the test. Dropping stops it.
+/// An embedded server, as similar to a [`ZooKeeper`](crate::zookeeper::ZooKeeper) with the same options as its settings
+/// allow. It runs on a thread of its own, since the runtime of a test ends with the test. Dropping stops it.
 #[derive(Debug)]
 pub struct Embedded {
     address: SocketAddr,
@@ -23,19 +23,19 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// A server that answers.
+    /// Starts a server, and waits until it answers.
     pub async fn start(options: Options) -> Embedded {
         let mut embedded = Embedded { address: free_address(), options, running: None, faults: None };
         embedded.run().await;
         embedded
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Makes durable nodes, parents first, below which so many children were created.
+    /// Makes durable nodes (parents first), below which `children_created` children were created before.
     ///
     /// # Panics
     /// When one of them exists.
@@ -47,7 +47,7 @@ impl Embedded {
         }
     }
 
-    /// What makes it misbehave.
+    /// The faults that make it misbehave.
     ///
     /// # Panics
     /// When it does not run.
@@ -55,7 +55,7 @@ impl Embedded {
         self.faults.as_ref().expect("it runs")
     }
 
-    /// Stops it, and starts it again on the same address. It has forgotten everything.
+    /// Stops it, and starts it again on the same address. All its data are lost.
     pub async fn restart(&mut self) {
         self.stop();
         self.run().await;
@@ -68,7 +68,7 @@ impl Embedded {
         let serve = async move {
             let embedded = rollcall_embedded::Embedded::bind(address, config).await.expect("the address is free");
             tell.send(embedded.faults()).expect("the test waits for it");
-            // Whoever drops the sender means the same.
+            // Dropping the sender stops the server too.
             embedded.run(async { drop(stopped.await) }).await;
         };
         let thread = std::thread::Builder::new()
@@ -82,7 +82,7 @@ impl Embedded {
     fn stop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             drop(stop);
-            // A panic in there has been shown.
+            // A panic of the thread has been printed already.
             drop(thread.join());
         }
     }

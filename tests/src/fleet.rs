@@ -1,5 +1,5 @@
-//! What the heavy fault tests begin with: three ZooKeeper servers, several replicas on ports that they keep, and those who
-//! look on. One such test runs at a time, however many the harness starts.
+//! The set-up of the heavy fault tests: three ZooKeeper servers, several replicas on ports that they keep, and
+//! onlookers. Only one such test runs at a time, however many the harness starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,63 +20,63 @@ use crate::server::Server;
 use crate::wait::SOON;
 use crate::zookeeper::{Options, Sandbox, ZooKeeper, free_address};
 
-/// What the names begin with by which onlookers are known to be up to date.
+/// The prefix of the names that show whether onlookers are up to date.
 pub const MARKER: &str = "zz marker ";
 
 static TURN: Semaphore = Semaphore::const_new(1);
 
-/// Where the replicas find ZooKeeper.
+/// How the replicas reach ZooKeeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Where it is.
+    /// Directly.
     Direct,
-    /// Behind proxies, for each replica one a ZooKeeper server.
+    /// Through proxies: each replica has one for each ZooKeeper server.
     Proxied,
 }
 
-/// An ensemble and its replicas. Dropping kills all of it.
+/// An ensemble and its replicas. Dropping kills all of them.
 #[derive(Debug)]
 pub struct Fleet {
-    /// The replicas by number; a killed one is missing.
+    /// The replicas by number, including those that do not run.
     pub replicas: Vec<Replica>,
-    /// Between the replicas and ZooKeeper, for each replica one a server; none with [`Route::Direct`].
+    /// The proxies between the replicas and ZooKeeper: for each replica one a server; none with [`Route::Direct`].
     pub proxies: Vec<Proxy>,
     /// The ensemble.
     pub zookeeper: ZooKeeper,
-    /// The chroot of the replicas, past the proxies.
+    /// The chroot of the replicas, not behind the proxies.
     pub sandbox: Sandbox,
-    /// A ZooKeeper session inside the chroot, past the proxies.
+    /// A ZooKeeper session inside the chroot, not through the proxies.
     pub bare: Bare,
     options: Vec<String>,
     _turn: SemaphorePermit<'static>,
 }
 
-/// A replica, or where it was and will be again.
+/// A replica, running or not.
 #[derive(Debug)]
 pub struct Replica {
     address: SocketAddr,
     server: Option<Server>,
-    /// The ZooKeeper sessions of each server that has run here and is gone.
+    /// The ZooKeeper sessions of each earlier server at this address.
     past: Vec<BTreeSet<i64>>,
 }
 
 impl Replica {
-    /// Where it speaks gRPC.
+    /// The gRPC address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The replica, which must run.
+    /// The running server.
     pub fn server(&mut self) -> &mut Server {
         self.server.as_mut().expect("the replica runs")
     }
 
-    /// The ZooKeeper sessions of each server that has run here so far, the present one's last.
+    /// The ZooKeeper sessions of each server that has run here so far, those of the present one last.
     pub fn sessions(&self) -> Vec<BTreeSet<i64>> {
         self.past.iter().cloned().chain(self.server.as_ref().map(Server::sessions)).collect()
     }
 
-    /// How many servers have run here before.
+    /// The number of earlier servers at this address.
     pub fn predecessors(&self) -> usize {
         self.past.len()
     }
@@ -88,7 +88,7 @@ impl Replica {
 }
 
 impl Fleet {
-    /// Three ZooKeeper servers, and so many replicas with these options.
+    /// Starts three ZooKeeper servers, and `replicas` replicas with these options.
     pub async fn start(replicas: usize, route: Route, options: &[&str]) -> Fleet {
         let turn = TURN.acquire().await.expect("nobody closes it");
         let zookeeper = ZooKeeper::ensemble(Options::default()).await;
@@ -112,12 +112,12 @@ impl Fleet {
         fleet
     }
 
-    /// Where clients go.
+    /// The addresses for clients.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.replicas.iter().map(Replica::address).collect()
     }
 
-    /// Starts a replica where it was, and waits until it serves.
+    /// Starts a replica at its address, and waits until it serves.
     pub async fn start_replica(&mut self, index: usize) {
         let options: Vec<_> = self.options.iter().map(String::as_str).collect();
         let addresses: Vec<_> = self.ways_of(index).iter().map(|proxy| proxy.address().to_string()).collect();
@@ -140,18 +140,18 @@ impl Fleet {
         self.proxies.iter().skip(server).step_by(self.zookeeper.size())
     }
 
-    /// Registers something new through a replica, which takes a ZooKeeper that works.
+    /// Registers a new name through a replica, which only succeeds when ZooKeeper works.
     pub async fn register_anew(&mut self, replica: usize, name: &str) {
         let mut stream = Registration::open(&self.replicas[replica].server().client().await).await;
         stream.set(&format!("/anew/{name}-{replica}"), text("x")).await;
     }
 
-    /// Kills a replica, as a crash would.
+    /// Kills a replica, like a crash.
     pub fn kill_replica(&mut self, index: usize) {
         self.replicas[index].take_down();
     }
 
-    /// Ends a replica as a roll-out does, waits until it is gone, and starts it anew.
+    /// Ends a replica as a roll-out does, waits until it is gone, and starts it again.
     ///
     /// # Panics
     /// When it does not end well.
@@ -163,12 +163,12 @@ impl Fleet {
         self.start_replica(index).await;
     }
 
-    /// What ZooKeeper has written down so far of the chroot.
+    /// ZooKeeper's transaction logs of the chroot so far.
     pub fn journal(&self) -> Journal {
         self.zookeeper.journal(&self.sandbox.chroot)
     }
 
-    /// Cuts all replicas off from ZooKeeper, which goes on.
+    /// Cuts all replicas off from ZooKeeper, which runs on.
     pub async fn cut_off(&self) {
         for proxy in &self.proxies {
             proxy.refuse().await;
@@ -176,7 +176,7 @@ impl Fleet {
         }
     }
 
-    /// Lets the replicas have ZooKeeper back.
+    /// Lets the replicas reach ZooKeeper again.
     pub async fn let_in(&self) {
         for proxy in &self.proxies {
             proxy.accept().await;
@@ -184,7 +184,7 @@ impl Fleet {
     }
 }
 
-/// Those who look on at one path.
+/// The observers of one path.
 #[derive(Debug)]
 pub struct Onlookers {
     path: String,
@@ -195,32 +195,32 @@ pub struct Onlookers {
     pub kazoo: Kazoo,
 }
 
-/// What was seen in ZooKeeper and by those who watch.
+/// The observations of ZooKeeper's log and of the watchers.
 #[derive(Debug)]
 pub struct Sights {
-    /// When a name was missing, by ZooKeeper's own account.
+    /// The absences of names, from ZooKeeper's log.
     pub absences: Vec<Absence>,
-    /// What the Rollcall watcher saw.
+    /// The changes that the Rollcall watcher saw.
     pub rollcall: Vec<Seen>,
-    /// What kazoo saw.
+    /// The changes that kazoo saw.
     pub kazoo: Vec<Seen>,
 }
 
 impl Onlookers {
-    /// Begins to look at a path, which exists, of a fleet.
+    /// Starts to observe an existing path of a fleet.
     pub async fn begin(fleet: &Fleet, path: &str) -> Onlookers {
         Onlookers::begin_through(fleet, &fleet.addresses(), path).await
     }
 
-    /// The same; the Rollcall watcher goes to these replicas alone.
+    /// Like [`Onlookers::begin`], with a Rollcall watcher that connects to these replicas alone.
     pub async fn begin_through(fleet: &Fleet, replicas: &[SocketAddr], path: &str) -> Onlookers {
         let rollcall = Watcher::start(replicas, path).await;
         let kazoo = Kazoo::start(&fleet.sandbox.hosts, path).await;
         Onlookers { path: path.to_owned(), since: SystemTime::now(), rollcall, kazoo }
     }
 
-    /// What they have seen since they began. A last name is registered to be sure that they have seen all that came before,
-    /// and left out.
+    /// The observations since the start. To be sure that all earlier changes were seen, it creates one last name, and
+    /// leaves it out.
     pub async fn sights(&self, fleet: &Fleet) -> Sights {
         let marker = format!("{MARKER}{}", rand::random::<u32>());
         let path = format!("{}/{marker}", self.path);
@@ -237,7 +237,7 @@ impl Onlookers {
         }
     }
 
-    /// Waits until both know exactly these names.
+    /// Waits until both watchers know exactly these names.
     pub async fn know_exactly(&self, names: &BTreeSet<String>) {
         self.rollcall.knows_exactly(names).await;
         self.kazoo.knows_exactly(names).await;
@@ -245,7 +245,7 @@ impl Onlookers {
 }
 
 impl Sights {
-    /// What was seen of the names that begin with `prefix`, a path.
+    /// The observations about paths that begin with `prefix`.
     pub fn of(&self, prefix: &str) -> Sights {
         let start = name_of(prefix);
         let seen = |seen: &[Seen]| seen.iter().filter(|seen| seen.name.starts_with(&start)).cloned().collect();
@@ -253,10 +253,10 @@ impl Sights {
         Sights { absences, rollcall: seen(&self.rollcall), kazoo: seen(&self.kazoo) }
     }
 
-    /// Checks that nobody has seen anything.
+    /// Checks that there are no observations.
     ///
     /// # Panics
-    /// When somebody has; with the first few of what it was.
+    /// When there are some; the message has the first of each kind.
     #[track_caller]
     pub fn are_empty(&self) {
         let Sights { absences, rollcall, kazoo } = self;
@@ -273,7 +273,7 @@ impl Sights {
     }
 }
 
-/// So many names went, once, and came back, once.
+/// Checks that exactly `names` names went once, and came back once.
 ///
 /// # Panics
 /// When they did not.
@@ -288,7 +288,7 @@ pub fn once_each(seen: &[Seen], names: usize) {
     assert_eq!(changes.len(), names);
 }
 
-/// The name of a path's last part.
+/// The last part of a path.
 pub fn name_of(path: &str) -> String {
     let name = Path::new(path).file_name().expect("a path of a test has a name");
     name.to_string_lossy().into_owned()

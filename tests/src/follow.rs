@@ -1,5 +1,5 @@
-//! Watch and AcquireLock streams, followed: what a client has put together from a Watch, with the rules of the stream
-//! checked at every message; where a lock's stream stands.
+//! Followers of Watch and AcquireLock streams. [`Watching`] puts together the state from a Watch, and checks the rules
+//! of the stream at every message; [`Locking`] reads the events of a lock.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use tonic::{Status, Streaming};
 use crate::client::{Client, next, plain, shown};
 use crate::wait::{SOON, soon};
 
-/// What a client knows from a Watch stream; values as [`shown`] has them.
+/// The state that a client knows from a Watch stream; values as returned by [`shown`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Known {
     /// Whether the watched path exists.
     pub exists: bool,
-    /// Its value.
+    /// The value of the path.
     pub value: Json,
-    /// Its children; with `recursive`, everything below by relative path.
+    /// The children; with `recursive`, all descendants by relative path.
     pub children: BTreeMap<String, Json>,
 }
 
@@ -30,7 +30,7 @@ impl Known {
         self.children.keys().map(String::as_str).collect()
     }
 
-    /// The changes that lead here from `before`.
+    /// The changes from `before` to this state.
     fn differences_from(&self, before: &Known) -> Vec<(ChangeKind, String)> {
         let own = match (before.exists, self.exists) {
             (false, true) => Some(ChangeKind::Created),
@@ -56,23 +56,23 @@ impl Known {
 #[derive(Debug)]
 pub struct Watching {
     stream: Streaming<v1::WatchResponse>,
-    /// What the messages say, put together.
+    /// The state put together from the messages.
     pub known: Known,
     /// The last revision that was sent.
     pub revision: i64,
-    /// How many snapshots have come, parts not counted.
+    /// Number of snapshots, each counted once however many parts it has.
     pub snapshots: usize,
-    /// Whether one of them said that ZooKeeper itself went back in time.
+    /// Whether a snapshot said that ZooKeeper itself fell back.
     pub was_reset: bool,
     /// The kinds and names of the changes in all deltas so far.
     pub changes: Vec<(ChangeKind, String)>,
-    /// The kinds and names of what later snapshots had differently from what was known.
+    /// The kinds and names of the differences between later snapshots and the state before them.
     pub differences: Vec<(ChangeKind, String)>,
-    /// What was known before the snapshot whose parts are coming in, unless that is the first.
+    /// The state before the snapshot whose parts are arriving, unless that is the first.
     before: Option<Known>,
-    /// The parts of a message that is not complete yet.
+    /// Whether the current message has more parts to come.
     partial: bool,
-    /// Whether the stream goes on where another ended, and has not brought a state yet.
+    /// Whether the stream resumes an earlier one, and has not brought a state yet.
     resumed: bool,
 }
 
@@ -82,15 +82,15 @@ impl Watching {
         Watching::start_with(client, v1::WatchRequest { path: path.to_owned(), ..Default::default() }).await
     }
 
-    /// Watches, and reads up to the end of the first state.
+    /// Watches, and reads until the first state is complete.
     pub async fn start_with(client: &Client, request: v1::WatchRequest) -> Watching {
         Watching::try_start(client, request).await.expect("Watch begins")
     }
 
-    /// Watches, and reads up to the end of the first state.
+    /// Watches, and reads until the first state is complete.
     ///
     /// # Errors
-    /// What the stream ends with instead.
+    /// The status that the stream ends with instead.
     pub async fn try_start(client: &Client, request: v1::WatchRequest) -> Result<Watching, Status> {
         let mut watching = Watching::open(client, request, Known::default(), 0).await?;
         watching.try_step().await?;
@@ -100,7 +100,7 @@ impl Watching {
         Ok(watching)
     }
 
-    /// Comes back with what was known at the revision that the request names; nothing is read yet.
+    /// Resumes from a known state, at the revision in the request, without reading yet.
     pub async fn come_back(client: &Client, request: v1::WatchRequest, known: Known) -> Watching {
         let revision = request.since_revision;
         Watching::open(client, request, known, revision).await.expect("Watch begins")
@@ -123,10 +123,10 @@ impl Watching {
         })
     }
 
-    /// Goes on with a new stream, on whichever replica, from where this one stood.
+    /// Resumes with a new stream, at any replica, from the state of the old one.
     ///
     /// # Errors
-    /// When there is no such stream; what is known stays.
+    /// When the new stream can't be opened. The known state stays.
     pub async fn resume(&mut self, client: &Client, request: v1::WatchRequest) -> Result<(), Status> {
         let request = v1::WatchRequest { since_revision: self.revision, ..request };
         let mut call = client.clone().max_decoding_message_size(2 << 20);
@@ -136,10 +136,10 @@ impl Watching {
         Ok(())
     }
 
-    /// Reads one message, and applies it. The rules of the stream are checked on the way.
+    /// Reads one message, applies it, and checks the rules of the stream.
     ///
     /// # Errors
-    /// What the stream ends with.
+    /// The status that the stream ends with.
     pub async fn try_step(&mut self) -> Result<v1::WatchResponse, Status> {
         let message = next("a message of Watch", &mut self.stream).await?.expect("the server does not end a Watch");
         let mut is_reset = false;
@@ -168,7 +168,7 @@ impl Watching {
         if more {
             assert_eq!(message.revision, 0, "a part has no revision");
         } else {
-            // A snapshot may say to one who comes back what it knows.
+            // The first snapshot after a resume may repeat the known state.
             let is_repeated = std::mem::take(&mut self.resumed) && message.revision == self.revision;
             assert!(
                 message.revision > self.revision || is_repeated || is_reset,
@@ -185,7 +185,7 @@ impl Watching {
         Ok(message)
     }
 
-    /// The same, of a stream that stands.
+    /// Reads messages until a state is complete. The stream must not end.
     pub async fn step(&mut self) -> v1::WatchResponse {
         loop {
             let message = self.try_step().await.expect("the Watch stands");
@@ -195,7 +195,7 @@ impl Watching {
         }
     }
 
-    /// Reads until `accept` likes what is known.
+    /// Reads until `accept` returns true for the known state.
     pub async fn until(&mut self, what: &str, accept: impl Fn(&Known) -> bool) {
         let end = Instant::now() + SOON;
         while !accept(&self.known) {
@@ -275,7 +275,7 @@ impl Locking {
         Ok(Locking { stream: answer.into_inner() })
     }
 
-    /// Queues for a lock that one may hold, as `name`, and reads `queued`.
+    /// Queues as `name` for a lock with one holder, and reads `queued`.
     pub async fn queue(client: &Client, path: &str, name: &str) -> (Locking, v1::Queued) {
         let mut lock = Locking::start(client, lock(path, name)).await.expect("the lock may be asked for");
         let queued = match lock.next().await.expect("the stream stands") {
@@ -293,12 +293,12 @@ impl Locking {
         (lock, held)
     }
 
-    /// The next event, other than a heartbeat; none at the end.
+    /// The next event other than a heartbeat; `None` at the end.
     ///
     /// # Errors
-    /// What the stream ends with.
+    /// The status that the stream ends with.
     pub async fn next(&mut self) -> Result<Option<LockEvent>, Status> {
-        // A holder hears heartbeats for ever; some who wait are waiting for a session to expire.
+        // A holder receives heartbeats for ever; some waiters wait for a session to expire.
         let event = async {
             loop {
                 match self.said().await? {
@@ -310,10 +310,10 @@ impl Locking {
         timeout(3 * SOON, event).await.expect("an event of AcquireLock comes")
     }
 
-    /// The next event, heartbeats included; none at the end.
+    /// The next event, heartbeats included; `None` at the end.
     ///
     /// # Errors
-    /// What the stream ends with.
+    /// The status that the stream ends with.
     pub async fn said(&mut self) -> Result<Option<LockEvent>, Status> {
         let message = next("an event of AcquireLock", &mut self.stream).await?;
         Ok(message.map(|message| message.event.expect("a message has an event")))
@@ -322,7 +322,7 @@ impl Locking {
     /// Waits until the lock is held.
     ///
     /// # Errors
-    /// What the stream ends with instead.
+    /// The status that the stream ends with instead.
     pub async fn held(&mut self) -> Result<v1::Held, Status> {
         loop {
             match self.next().await? {
@@ -336,14 +336,14 @@ impl Locking {
     /// Reads to the end of the stream.
     ///
     /// # Errors
-    /// What it ends with, unless that is OK.
+    /// The status that it ends with, unless that is OK.
     pub async fn end(&mut self) -> Result<(), Status> {
         while self.next().await?.is_some() {}
         Ok(())
     }
 }
 
-/// A request for a lock that one may hold, without a limit on the waiting.
+/// A request for a lock with one holder, without a limit on the waiting.
 pub fn lock(path: &str, name: &str) -> v1::AcquireLockRequest {
     v1::AcquireLockRequest { path: path.to_owned(), name: name.to_owned(), ..Default::default() }
 }

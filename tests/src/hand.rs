@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, for clients that keep to no rule: any frame, at any time, and as many as one likes.
+//! HTTP/2 by hand, for clients that keep no rules: any frame, at any time, in any number.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,13 +10,13 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::wait::soon;
 
-/// What a client says first.
+/// The first bytes of a client.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The largest window that there is.
+/// The largest possible window.
 const WINDOW: u32 = 0x7fff_ffff;
-/// What the kernel may hold of a connection on this side, in bytes.
+/// Size of the kernel's buffers of a connection on this side, in bytes.
 const BUFFER: u32 = 64 * 1024;
-/// The length, type, flags and stream of a frame.
+/// Size of a frame's header: length, type, flags and stream.
 const HEADER: usize = 9;
 
 mod kind {
@@ -31,22 +31,23 @@ mod kind {
 
 mod flag {
     pub(super) const END_STREAM: u8 = 1;
-    /// Of SETTINGS and PING.
+    /// Acknowledges SETTINGS and PING.
     pub(super) const ACK: u8 = 1;
     pub(super) const END_HEADERS: u8 = 4;
 }
 
-/// A connection. What is written waits for [`flush`](Self::flush); nothing is read or answered unless a test says so.
+/// A connection. Output waits for [`flush`](Self::flush). It reads and answers only when a test calls
+/// [`converse`](Self::converse).
 #[derive(Debug)]
 pub struct Hand {
     socket: TcpStream,
     output: Vec<u8>,
-    /// How much of `output` was sent: kept here, since a test may stop waiting at any time.
+    /// Number of bytes of `output` that were sent. A field, since a test may cancel the sending at any time.
     sent: usize,
     input: Vec<u8>,
 }
 
-/// A frame that came.
+/// A received frame.
 struct Frame {
     kind: u8,
     flags: u8,
@@ -54,27 +55,27 @@ struct Frame {
     payload: Vec<u8>,
 }
 
-/// What has come so far.
+/// The content of all frames so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// Bytes of messages, with what gRPC puts before each.
+    /// Bytes of messages, with their gRPC prefixes.
     pub data: usize,
-    /// The streams that are over.
+    /// The streams that have ended.
     pub ended: BTreeSet<u32>,
-    /// The server has said what it allows: until then little may be sent.
+    /// Whether the server has sent its settings: until then little may be sent.
     is_open: bool,
     /// Why the server closes the connection, if it does.
     pub goodbye: Option<String>,
 }
 
 impl Hand {
-    /// Connects, and says nothing.
+    /// Connects, and sends nothing.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// When nothing listens at the address.
     pub async fn connect(address: SocketAddr) -> Hand {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // What nobody reads is to be held by the server, and not by the kernel.
+        // Answers that are not read have to stay in the server, not in the kernel.
         socket.set_send_buffer_size(BUFFER).expect("a small buffer");
         socket.set_recv_buffer_size(BUFFER).expect("a small buffer");
         let socket = soon("a connection", socket.connect(address)).await.expect("the server listens");
@@ -82,7 +83,7 @@ impl Hand {
         Hand { socket, output: Vec::new(), sent: 0, input: Vec::new() }
     }
 
-    /// Connects, and opens the connection, with windows of this size for each stream.
+    /// Connects, and opens the HTTP/2 connection, with a window of this size for each stream.
     pub async fn open(address: SocketAddr, window: u32) -> Hand {
         let mut hand = Hand::connect(address).await;
         hand.output.extend_from_slice(PREFACE);
@@ -102,10 +103,10 @@ impl Hand {
         self.output.extend_from_slice(payload);
     }
 
-    /// Begins a call, of which there are only headers. A client's streams have odd numbers, which rise.
+    /// Starts a call by its headers. A client's streams have odd, rising numbers.
     pub fn call(&mut self, stream: u32, method: &str) {
         let mut headers = Vec::with_capacity(64);
-        // POST and http are in HPACK's table; what follows is never to be put into it.
+        // POST and http are in HPACK's table; the other fields are never to be added to it.
         headers.extend_from_slice(&[0x83, 0x86]);
         literal(&mut headers, &[0x04], method);
         literal(&mut headers, &[0x01], "hand");
@@ -114,7 +115,7 @@ impl Hand {
         self.frame(kind::HEADERS, flag::END_HEADERS, stream, &headers);
     }
 
-    /// Adds a message to a call that goes on.
+    /// Adds a message to an open call.
     pub fn message(&mut self, stream: u32, message: &impl Message) {
         self.data(stream, 0, message);
     }
@@ -130,7 +131,7 @@ impl Hand {
         self.frame(kind::DATA, flags, stream, &[&[0][..], &length, &message].concat());
     }
 
-    /// Sends what waits, and reads nothing meanwhile.
+    /// Sends all waiting output, and reads nothing meanwhile.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -147,8 +148,8 @@ impl Hand {
         self.sent = 0;
     }
 
-    /// Sends what waits while it reads, as an honest client does, and answers pings and settings, until `enough` holds or
-    /// the server closes the connection.
+    /// Sends all waiting output while it reads, as an honest client does, and answers pings and settings, until
+    /// `enough` returns true or the server closes the connection.
     pub async fn converse(&mut self, mut enough: impl FnMut(&Heard) -> bool) -> Heard {
         let mut heard = Heard::default();
         while !enough(&heard) {
@@ -164,7 +165,7 @@ impl Hand {
                 },
                 written = writer.write(&self.output[self.sent..]), if self.sent < self.output.len() => match written {
                     Ok(count) => self.sent += count,
-                    // What the server has said last may still be read.
+                    // The last frames of the server may still be read.
                     Err(_) => self.sent = self.output.len(),
                 },
             }
@@ -214,7 +215,7 @@ impl Hand {
     }
 }
 
-/// A header that is not to be put into HPACK's table, its name as it is encoded.
+/// A header field that is not to be added to HPACK's table; `name` is encoded already.
 fn literal(headers: &mut Vec<u8>, name: &[u8], value: &str) {
     headers.extend_from_slice(name);
     headers.push(u8::try_from(value.len()).expect("a header is short"));

@@ -1,8 +1,8 @@
-//! What ZooKeeper itself has written down: its transaction logs, read back.
+//! ZooKeeper's own record: its transaction logs, read back.
 //!
-//! A watch is blind while its connection is away, which is just when the tests here are curious. The logs are not: they
-//! have every transaction of the ensemble, with its time by the leader's clock. A name is absent between two transactions
-//! or it is not; a takeover, which deletes and creates in one transaction, is no absence.
+//! A watch sees nothing while its connection is away, which is just the time that these tests are about. The logs have
+//! every transaction of the ensemble, with its time by the leader's clock. So they show whether a name was absent
+//! between two transactions. A takeover, which deletes and creates in one transaction, is no absence.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -22,7 +22,7 @@ pub struct Journal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Transaction {
     at: SystemTime,
-    /// The ZooKeeper session that asked for it.
+    /// The ZooKeeper session that sent it.
     session: i64,
     changes: Vec<Change>,
 }
@@ -34,7 +34,7 @@ enum Change {
     SessionClosed { session: i64 },
 }
 
-/// An ephemeral that a transaction has removed.
+/// An ephemeral removed by a transaction.
 struct Removed {
     path: String,
     session: i64,
@@ -46,46 +46,46 @@ struct Removed {
 pub struct Life {
     /// The path.
     pub path: String,
-    /// What it was created with.
+    /// The data that it was created with.
     pub data: Bytes,
     /// The session that created it.
     pub session: i64,
     /// The transaction that created it.
     pub created: i64,
-    /// When that was.
+    /// The time of its creation.
     pub from: SystemTime,
-    /// The transaction that ended it, and when that was.
+    /// The transaction that ended it, and its time.
     pub ended: Option<(i64, SystemTime)>,
 }
 
-/// A time in which a name that had been there was not.
+/// An interval in which a name was absent after it had existed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Absence {
     /// The path.
     pub path: String,
-    /// When it was deleted.
+    /// The time of its deletion.
     pub from: SystemTime,
-    /// When it was created again, if it was.
+    /// The time of its next creation, if any.
     pub until: Option<SystemTime>,
-    /// The ZooKeeper session that had it.
+    /// The ZooKeeper session that owned it.
     pub session: i64,
-    /// Whether it went with that session.
+    /// Whether it was removed by the end of that session.
     pub with_session: bool,
 }
 
 impl Absence {
-    /// How long it took, if it is over.
+    /// The duration, if the absence is over.
     pub fn length(&self) -> Option<Duration> {
         Some(self.until?.duration_since(self.from).unwrap_or_default())
     }
 }
 
 impl Journal {
-    /// Reads the logs of an ensemble's servers, each from its data directory. What only a minority has written down was
-    /// never agreed on. Paths outside of `chroot` are left out, inside they begin below it.
+    /// Reads the logs of an ensemble's servers, each from its data directory. Transactions that only a minority has
+    /// logged were never agreed on, and are left out. So are paths outside of `chroot`; paths inside begin below it.
     ///
     /// # Panics
-    /// When a log can't be understood.
+    /// When a log has an unknown format.
     pub fn read(directories: &[PathBuf], chroot: &str) -> Journal {
         let mut seen: BTreeMap<i64, (usize, Transaction)> = BTreeMap::new();
         for directory in directories {
@@ -97,10 +97,10 @@ impl Journal {
         Journal { transactions: agreed.map(|(zxid, (_, transaction))| (zxid, transaction)).collect() }
     }
 
-    /// The absences of paths that `concerns` takes, in order of their beginning.
+    /// The absences of paths for which `concerns` returns true, in the order of their beginning.
     pub fn absences(&self, concerns: impl Fn(&str) -> bool) -> Vec<Absence> {
         let mut found: Vec<Absence> = Vec::new();
-        // Which of the found ones is the present one of a path.
+        // The index in `found` of the current absence of each path.
         let mut absent: HashMap<String, usize> = HashMap::new();
         self.replay(|at, before, after| {
             for Removed { path, session, with_session } in before {
@@ -119,10 +119,10 @@ impl Journal {
         found
     }
 
-    /// The lives of the nodes that `concerns` takes, in the order in which they were created.
+    /// The lives of the nodes for which `concerns` returns true, in the order of their creation.
     pub fn lives(&self, concerns: impl Fn(&str) -> bool) -> Vec<Life> {
         let mut lives: Vec<Life> = Vec::new();
-        // Which of them stand: by path, with their owner.
+        // The existing nodes by path: the index in `lives`, and the owner.
         let mut standing: HashMap<String, (usize, i64)> = HashMap::new();
         for (zxid, transaction) in &self.transactions {
             let end = Some((*zxid, transaction.at));
@@ -156,7 +156,7 @@ impl Journal {
         lives
     }
 
-    /// When each path that `concerns` takes was created for the first time.
+    /// The time of the first creation of each path for which `concerns` returns true.
     pub fn first_created(&self, concerns: impl Fn(&str) -> bool) -> BTreeMap<String, SystemTime> {
         let mut first = BTreeMap::new();
         for transaction in self.transactions.values() {
@@ -171,7 +171,7 @@ impl Journal {
         first
     }
 
-    /// All that became of a path, for a person to read: when, by which transaction, what.
+    /// All events of a path, for a human reader: time, transaction, event.
     pub fn story(&self, wanted: &str) -> Vec<String> {
         let mut story = Vec::new();
         let mut owner = 0;
@@ -202,7 +202,7 @@ impl Journal {
         created.map(|(zxid, _)| *zxid).collect()
     }
 
-    /// The ephemerals that stand after the last transaction.
+    /// The ephemerals that exist after the last transaction.
     pub fn standing(&self) -> BTreeSet<String> {
         let mut standing = BTreeSet::new();
         self.replay(|_, before, after| {
@@ -214,8 +214,8 @@ impl Journal {
         standing
     }
 
-    /// Goes through the transactions: `step` is handed the time, which ephemerals a transaction has removed, and which of
-    /// all that it touched stand afterwards, with their owners.
+    /// Replays the transactions. `step` gets the time, the ephemerals that a transaction has removed, and those of its
+    /// ephemerals that exist afterwards, with their owners.
     fn replay(&self, mut step: impl FnMut(SystemTime, &[Removed], &HashMap<String, i64>)) {
         let mut owners: HashMap<String, i64> = HashMap::new();
         for transaction in self.transactions.values() {
@@ -260,11 +260,11 @@ fn read_server(directory: &Path, chroot: &str) -> BTreeMap<i64, Transaction> {
     transactions
 }
 
-/// A log is a header of 16 bytes, then a checksum, a length, a transaction and a `B` each; zeros follow.
+/// A log is a header of 16 bytes, and then for each entry a checksum, a length, a transaction and a `B`. Zeros follow.
 fn read_log(path: &Path, chroot: &str, transactions: &mut BTreeMap<i64, Transaction>) {
     let mut file = BufReader::new(File::open(path).expect("a log can be read"));
     let mut header = [0; 16];
-    // One that has only just been made is empty.
+    // A log that has just been created is empty.
     if file.read_exact(&mut header).is_err() {
         return;
     }
@@ -327,13 +327,13 @@ fn read_change(
         CLOSE_SESSION => changes.push(Change::SessionClosed { session }),
         MULTI => {
             let parts = decoder.vector(|part| Ok((part.int()?, part.bytes()?)))?;
-            // One that failed is written down as well, with what comes before the failed part as it would have been.
+            // A failed transaction is logged too, and lists the parts before the failed one as if they had succeeded.
             let has_failed = parts.iter().any(|(kind, _)| *kind == ERROR);
             for (kind, part) in parts.into_iter().filter(|_| !has_failed) {
                 read_change(kind, session, &mut Decoder::new(part), chroot, changes)?;
             }
         }
-        // Everything else leaves all names where they were.
+        // All other transactions leave the names unchanged.
         _ => {}
     }
     Ok(())
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(lives[1].ended.unwrap().0, lives[2].created, "replaced in one transaction");
         let standing: Vec<_> = journal.standing().into_iter().collect();
         assert_eq!(standing, ["/parent/expired", "/parent/kept", "/parent/replaced"]);
-        // It outlives the server.
+        // The log outlives the server.
         zookeeper.kill(0);
         assert_eq!(zookeeper.journal(&sandbox.chroot).absences(|_| true).len(), absences.len());
     }

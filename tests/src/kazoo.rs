@@ -1,4 +1,4 @@
-//! Processes of kazoo that contend for locks.
+//! kazoo processes that contend for locks.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,10 +8,10 @@ use tempfile::TempDir;
 use crate::contender::Lock;
 use crate::process::{Process, scratch};
 
-/// The environments with kazoo 2.11 and 2.6.
+/// The Python environments with kazoo 2.11 and 2.6.
 pub const VERSIONS: [&str; 2] = ["venv", "judges/kazoo-2.6"];
 
-/// A process of kazoo with several threads that contend. Dropping kills it, and its session expires.
+/// A kazoo process with several contending threads. Dropping kills it, and its session expires.
 #[derive(Debug)]
 pub struct Kazoo {
     process: Process,
@@ -19,7 +19,8 @@ pub struct Kazoo {
 }
 
 impl Kazoo {
-    /// Starts a process of one of the [`VERSIONS`]; each of its threads takes the locks by turns, at random.
+    /// Starts a process of one of the [`VERSIONS`]. Each of its threads takes one of the locks after another, at
+    /// random.
     ///
     /// # Panics
     /// When there is no such environment.
@@ -31,7 +32,7 @@ impl Kazoo {
         Kazoo { process: Process::spawn(name, directory.path(), &mut command), _directory: directory }
     }
 
-    /// How often it has held a lock.
+    /// The number of times that it has held a lock.
     ///
     /// # Panics
     /// When it has ended by itself.
@@ -42,7 +43,7 @@ impl Kazoo {
     }
 }
 
-/// A process of kazoo that takes a lock which others remove. Dropping kills it.
+/// A kazoo process that takes a lock whose nodes others remove. Dropping kills it.
 #[derive(Debug)]
 pub struct Vanishing {
     process: Process,
@@ -50,7 +51,7 @@ pub struct Vanishing {
 }
 
 impl Vanishing {
-    /// Starts a process of one of the [`VERSIONS`]. While it holds the lock at `path`, it makes the node `guard`.
+    /// Starts a process of one of the [`VERSIONS`]. While it holds the lock at `path`, the node `guard` exists.
     ///
     /// # Panics
     /// When there is no such environment.
@@ -61,7 +62,7 @@ impl Vanishing {
         Vanishing { process: Process::spawn("kazoo", directory.path(), &mut command), _directory: directory }
     }
 
-    /// What came of each of its turns so far, as `python/vanishing_lock.py` says it.
+    /// The results of its turns so far, as printed by `python/vanishing_lock.py`.
     ///
     /// # Panics
     /// When it has ended by itself.
@@ -72,7 +73,7 @@ impl Vanishing {
     }
 }
 
-/// Python, of one of the [`VERSIONS`], with a script.
+/// The Python of one of the [`VERSIONS`], with a script.
 fn python(version: &str, script: &str) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("../.cache").join(version).join("bin/python");

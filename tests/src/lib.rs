@@ -1,5 +1,5 @@
-//! What the tests that cross a process or a network stand on: a real ZooKeeper and an embedded one, a real
-//! `rollcall-server`, a second pair of eyes inside ZooKeeper, its protocol by hand, a network that fails on command.
+//! The foundation of the tests that cross a process or a network: a real ZooKeeper and an embedded one, a real
+//! `rollcall-server`, an independent client of ZooKeeper, its protocol by hand, and a network that fails on command.
 //!
 //! Nothing here outlives the test program, however it ends: see [`process`].
 #![allow(

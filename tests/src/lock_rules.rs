@@ -1,5 +1,5 @@
-//! What must be true of a lock, by ZooKeeper's own order: read from its transaction logs, and compared with what clients
-//! were told.
+//! The rules of a lock. They are checked against ZooKeeper's own order, read from its transaction logs, and compared
+//! with the messages that clients received.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -7,50 +7,50 @@ use std::time::{Duration, SystemTime};
 use crate::contender::{Attempt, Belief, Lock, TTL, by_name};
 use crate::journal::{Journal, Life};
 
-/// A time in which a replica was stopped for so long that a lock may be lost meanwhile: it can't tell that then.
+/// An interval in which a replica was stopped for so long that a lock may have been lost: it can't report a loss then.
 #[derive(Clone, Debug)]
 pub struct Stopped {
-    /// Which.
+    /// The replica.
     pub replica: usize,
-    /// From when.
+    /// The begin of the stop.
     pub from: SystemTime,
-    /// Until when.
+    /// The end of the stop.
     pub until: SystemTime,
 }
 
-/// One lock's nodes, in ZooKeeper's order.
+/// The nodes of one lock, in ZooKeeper's order.
 #[derive(Debug)]
 struct History {
     leases: Vec<Life>,
     contenders: Vec<Life>,
 }
 
-/// What was found, and how much there was to find it in.
+/// The result of a check, with counts of the checked events.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Each rule that was broken.
+    /// The violations of rules.
     pub broken: Vec<String>,
-    /// If one was, what ZooKeeper wrote down of the lock, line by line.
+    /// If a rule was broken, ZooKeeper's log of the lock, line by line.
     pub story: Vec<String>,
-    /// Leases that were made.
+    /// Leases created.
     pub grants: usize,
-    /// Of these: by other programs.
+    /// Contenders of other programs.
     pub foreign: usize,
-    /// Times in which a client took a lock for its own.
+    /// Intervals in which a client believed that it held the lock.
     pub beliefs: usize,
-    /// Losses that a client was told of.
+    /// Attempts whose client received `lost`.
     pub told: usize,
-    /// Times in which a client took for its own what was not its own any more, because its replica was stopped.
+    /// Beliefs that outlasted the lease because the replica was stopped.
     pub excused: usize,
-    /// Contenders that were entered by the transaction in which the lock changed hands.
+    /// Contenders that were created by the transaction in which the lock changed hands.
     pub entered_with_a_change: usize,
     /// Writes that a guarded resource refused.
     pub refused: usize,
-    /// For how long a node has outlived its client at most.
+    /// The longest time for which a node outlived its client.
     pub outlived: Duration,
 }
 
-/// Checks a lock. `bound`: how long its nodes may outlive their clients, when everything has failed them.
+/// Checks a lock. `bound` is the time for which its nodes may outlive their clients, when everything has failed.
 pub fn check(lock: &Lock, journal: &Journal, attempts: &[Attempt], stopped: &[Stopped], bound: Duration) -> Findings {
     let (leases, queue) = (format!("{}/", lock.path), format!("{}-__lock__/", lock.path));
     let history = History {
@@ -58,7 +58,7 @@ pub fn check(lock: &Lock, journal: &Journal, attempts: &[Attempt], stopped: &[St
         contenders: journal.lives(|path| path.starts_with(&queue)),
     };
     let grants: BTreeSet<_> = history.leases.iter().map(|lease| lease.created).collect();
-    // Who takes a free lock at once is gone from the queue as soon as it has come.
+    // The contender of a client that takes a free lock at once is created and deleted in one transaction.
     let entered_with_a_change =
         |life: &&Life| grants.contains(&life.created) && life.ended.is_none_or(|(ended, _)| ended != life.created);
     let entered_with_a_change = history.contenders.iter().filter(entered_with_a_change).count();
@@ -96,7 +96,7 @@ fn story(history: &History) -> Vec<String> {
 }
 
 fn never_too_many(lock: &Lock, history: &History, findings: &mut Findings) {
-    // A lease that replaces another in one transaction ends no later than the new one begins.
+    // The end of a lease that is replaced in one transaction sorts before the begin of the new one.
     let mut changes: Vec<(i64, i32)> = history.leases.iter().map(|life| (life.created, 1)).collect();
     changes.extend(history.leases.iter().filter_map(|life| Some((life.ended?.0, -1))));
     changes.sort_unstable();
@@ -109,7 +109,7 @@ fn never_too_many(lock: &Lock, history: &History, findings: &mut Findings) {
     }
 }
 
-/// A contender's number; what has none is no contender.
+/// A contender's number; `None` for a node that is no contender.
 fn number(life: &Life) -> Option<i64> {
     let (_, digits) = life.path.rsplit_once("__lock__")?;
     digits.parse().ok()
@@ -129,7 +129,7 @@ fn only_the_first_is_served(history: &History, findings: &mut Findings) {
     }
 }
 
-/// The name that a contender or a lease has in its data; kazoo's contenders have Python's marks.
+/// The name in the data of a contender or a lease. kazoo's contenders have it as a Python bytes literal.
 fn name(life: &Life) -> String {
     String::from_utf8_lossy(&life.data).trim_start_matches("b'").trim_end_matches('\'').to_owned()
 }
@@ -156,7 +156,7 @@ fn is_excused(belief: &Belief, stopped: &[Stopped]) -> bool {
 }
 
 fn losses_are_told_in_time(history: &History, attempts: &[Attempt], stopped: &[Stopped], findings: &mut Findings) {
-    // ZooKeeper's clock cuts off what is below a millisecond, and is that of its leader when it proposed the transaction.
+    // ZooKeeper's times are cut to milliseconds, and come from the leader's clock when it proposed the transaction.
     const CLOCK: Duration = Duration::from_millis(1);
     let leases: BTreeMap<i64, &Life> = history.leases.iter().map(|life| (life.created, life)).collect();
     for attempt in attempts {
@@ -178,7 +178,7 @@ fn losses_are_told_in_time(history: &History, attempts: &[Attempt], stopped: &[S
     }
 }
 
-/// Of a lock that one may hold: no two clients took it for their own at a time.
+/// For a lock with one holder: no two clients believed that they held it at the same time.
 fn holders_follow_each_other(attempts: &[Attempt], stopped: &[Stopped], findings: &mut Findings) {
     let mut beliefs: Vec<_> = attempts.iter().flat_map(|attempt| &attempt.beliefs).collect();
     beliefs.sort_by_key(|belief| belief.token);

@@ -1,5 +1,5 @@
-//! Those who look on while things break: a Rollcall watcher that goes from replica to replica, and a kazoo program.
-//! Each records every change that it sees, with the time. What ZooKeeper itself has to say is in [`crate::journal`].
+//! Observers of a fault: a Rollcall watcher that goes from replica to replica, and a kazoo program. Each records every
+//! change that it sees, with the time. ZooKeeper's own record is in [`crate::journal`].
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,31 +22,31 @@ use crate::follow::Watching;
 use crate::process::{Process, scratch};
 use crate::wait::{SOON, check, eventually};
 
-/// A change that somebody saw.
+/// An observed change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// When it was told.
+    /// The time of the observation.
     pub at: SystemTime,
-    /// What it was.
+    /// The kind of change.
     pub kind: ChangeKind,
-    /// The child, or nothing for the path itself.
+    /// The name of the child; empty for the path itself.
     pub name: String,
 }
 
 impl Seen {
-    /// What happened to whom, without the time.
+    /// The kind and the name, without the time.
     pub fn change(&self) -> (ChangeKind, &str) {
         (self.kind, &self.name)
     }
 }
 
-/// How a watcher asks for signs of life.
+/// Interval of the heartbeats that a watcher asks for.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long it does without, and how long a replica may take to answer.
+/// Time without a message after which a watcher leaves its replica, and time-out of opening a stream.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// A Rollcall watcher that goes on at another replica, from the revision that it has seen, when one fails it. It also holds
-/// each stream to the rules of Watch, as [`Watching`] does.
+/// A Rollcall watcher that resumes at another replica, from its last revision, when one fails. It also checks the rules
+/// of Watch on each stream, as [`Watching`] does.
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Mutex<Record>>,
@@ -61,7 +61,7 @@ struct Record {
 }
 
 impl Watcher {
-    /// Watches a path through whichever replica answers first; over when the first state is there.
+    /// Watches a path through the first replica that answers. Returns when the first state has arrived.
     pub async fn start(replicas: &[SocketAddr], path: &str) -> Watcher {
         let shared = Arc::new(Mutex::new(Record::default()));
         let mut task = JoinSet::new();
@@ -80,22 +80,22 @@ impl Watcher {
         read(&self.shared.lock().unwrap())
     }
 
-    /// Every change since the first state.
+    /// All changes since the first state.
     pub fn seen(&self) -> Vec<Seen> {
         self.record(|record| record.seen.clone())
     }
 
-    /// The names of the children that it knows.
+    /// The names of the children that the watcher knows.
     pub fn names(&self) -> BTreeSet<String> {
         self.record(|record| record.names.clone())
     }
 
-    /// How many streams it has had.
+    /// The number of streams so far.
     pub fn streams(&self) -> usize {
         self.record(|record| record.streams)
     }
 
-    /// Waits until it knows a child.
+    /// Waits until the watcher knows a child.
     pub async fn knows(&self, name: &str) {
         let what = format!("the Rollcall watcher sees {name}");
         eventually(&what, 2 * SOON, async || {
@@ -104,7 +104,7 @@ impl Watcher {
         .await;
     }
 
-    /// Waits until the names that it knows are these.
+    /// Waits until the watcher knows exactly these names.
     pub async fn knows_exactly(&self, names: &BTreeSet<String>) {
         eventually("the Rollcall watcher sees what there is", 2 * SOON, async || {
             let known = self.names();
@@ -140,7 +140,7 @@ async fn watch(replicas: Vec<SocketAddr>, path: String, shared: Arc<Mutex<Record
     }
 }
 
-/// Begins to watch at a replica, or goes on there.
+/// Starts to watch at a replica, or resumes there.
 async fn begin(replica: SocketAddr, path: &str, watching: &mut Option<Watching>) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(format!("http://{replica}")).expect("an address is a URI");
     let client = RegistryClient::new(endpoint.connect().await.map_err(|error| error.to_string())?);
@@ -152,7 +152,7 @@ async fn begin(replica: SocketAddr, path: &str, watching: &mut Option<Watching>)
     begun.map_err(|status| status.to_string())
 }
 
-/// Records what the stream has brought.
+/// Records the changes and the names that the stream has brought.
 fn take_over(watching: &mut Watching, shared: &Mutex<Record>, is_first: bool) {
     let at = SystemTime::now();
     let mut record = shared.lock().unwrap();
@@ -183,7 +183,7 @@ struct Line {
 }
 
 impl Kazoo {
-    /// Watches a path that exists; over when the first list is there.
+    /// Watches an existing path. Returns when the first list has arrived.
     pub async fn start(hosts: &str, path: &str) -> Kazoo {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join("../.cache/venv/bin/python");
@@ -209,7 +209,7 @@ impl Kazoo {
         whole.lines().map(|line| serde_json::from_str(line).expect("a line of watch_children.py")).collect()
     }
 
-    /// Every change since the first list.
+    /// All changes since the first list.
     pub fn seen(&self) -> Vec<Seen> {
         let changes = |line: Line| {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(line.at);
@@ -219,7 +219,7 @@ impl Kazoo {
         self.lines().into_iter().skip(1).flat_map(changes).collect()
     }
 
-    /// The names of the children that it knows.
+    /// The names of the children that kazoo knows.
     pub fn names(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for line in self.lines() {
@@ -231,7 +231,7 @@ impl Kazoo {
         names
     }
 
-    /// Waits until it knows a child.
+    /// Waits until kazoo knows a child.
     pub async fn knows(&self, name: &str) {
         let what = format!("kazoo sees {name}");
         eventually(&what, 2 * SOON, async || {
@@ -240,7 +240,7 @@ impl Kazoo {
         .await;
     }
 
-    /// Waits until the names that it knows are these.
+    /// Waits until kazoo knows exactly these names.
     pub async fn knows_exactly(&self, names: &BTreeSet<String>) {
         eventually("kazoo sees what there is", 2 * SOON, async || {
             let known = self.names();

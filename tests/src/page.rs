@@ -1,7 +1,7 @@
-//! The blocks of code that a page of documentation shows.
+//! The code blocks of a documentation page.
 
-/// The blocks under the first heading that is `heading`, up to the next heading of its level: what follows the three
-/// backticks, and the text.
+/// The blocks under the first heading that equals `heading`, up to the next heading of its level. Each has the text
+/// after the opening backticks, and the code.
 ///
 /// # Panics
 /// When there is no such heading.

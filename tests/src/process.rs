@@ -1,9 +1,9 @@
 //! Child processes that never outlive the test program.
 //!
-//! Dropping a [`Process`] kills it. That does not help when the test program itself is killed, or leaves through
-//! `exit` as the test harness does, so each test program has one watchdog: a shell that reads a pipe on which it is
-//! told of every child. The kernel closes the pipe when the program ends, whatever the cause; the shell then kills the
-//! children that are left and removes the program's scratch directory.
+//! Dropping a [`Process`] kills it. That does not help when the test program itself is killed, or leaves through `exit`
+//! as the test harness does. So each test program has one watchdog: a shell that reads from a pipe. The test program
+//! reports every child on the pipe. The kernel closes the pipe when the program ends, whatever the cause. The shell
+//! then kills the remaining children and removes the program's scratch directory.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -35,7 +35,8 @@ for pid in $pids; do kill -KILL "-$pid"; done
 for round in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 0.2; done
 "#;
 
-/// What this test program shares: the watchdog with its pipe, and a scratch directory that goes when the program does.
+/// Shared by a whole test program: the watchdog with its pipe, and a scratch directory that is removed when the program
+/// ends.
 struct Program {
     watchdog: Mutex<Child>,
     scratch: PathBuf,
@@ -58,11 +59,11 @@ static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
 fn tell_watchdog(operation: &str, pid: u32) {
     let mut watchdog = PROGRAM.watchdog.lock().unwrap();
     let pipe = watchdog.stdin.as_mut().expect("its input is piped");
-    // One write a line, so that the shell never sees half of one.
+    // One write a line, so that the shell never reads half a line.
     pipe.write_all(format!("{operation} {pid}\n").as_bytes()).expect("the watchdog reads until we end");
 }
 
-/// A new empty directory; it goes with the returned value, or with the test program at the latest.
+/// A new empty directory. It is removed when the returned value is dropped, or with the test program at the latest.
 pub fn scratch(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&PROGRAM.scratch).expect("a scratch directory")
 }
@@ -70,14 +71,14 @@ pub fn scratch(name: &str) -> TempDir {
 /// A program that `cargo` has put beside this test program.
 ///
 /// # Panics
-/// When the test program lies nowhere.
+/// When the test program's own path is unknown.
 pub fn beside(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a program knows where it is");
     // target/PROFILE/deps/TEST
     test.ancestors().nth(2).expect("a test program lies in target").join(name)
 }
 
-/// A child process of the test program, and the process group that it leads. Its output goes to files; the end of its
+/// A child process of the test program, and the process group that it leads. Its output goes to files. The end of its
 /// standard error is shown when the test that owns it fails. Dropping kills it and its group.
 #[derive(Debug)]
 pub struct Process {
@@ -85,7 +86,7 @@ pub struct Process {
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,
-    /// Reaped: from here on the pid may belong to somebody else.
+    /// Set once the process is reaped: from then on another process may have the pid.
     ended: Option<ExitStatus>,
 }
 
@@ -98,7 +99,7 @@ impl Process {
         Process::start(name, directory, command.stdin(Stdio::null()))
     }
 
-    /// The same, with a pipe to its input.
+    /// Starts `command` like [`Process::spawn`], with a pipe to its input.
     ///
     /// # Panics
     /// When it can't be started.
@@ -115,7 +116,7 @@ impl Process {
         let child = command
             .stdout(append(&stdout))
             .stderr(append(&stderr))
-            // Ctrl-C in a terminal reaches the test program alone; the rest follows it.
+            // Ctrl-C in a terminal reaches only the test program; its children end with it.
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("can't start {name} ({:?}): {error}", command.get_program()));
@@ -128,7 +129,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal to the process alone; one that has ended gets none.
+    /// Sends a signal to the process alone. A process that has ended gets none.
     ///
     /// # Panics
     /// When the kernel refuses.
@@ -139,10 +140,10 @@ impl Process {
         }
     }
 
-    /// Freezes the process: it keeps its connections and does nothing. Over when every thread has stopped.
+    /// Freezes the process: it keeps its connections and does nothing. Returns when every thread has stopped.
     ///
     /// # Panics
-    /// When the kernel refuses, or does not get done.
+    /// When the kernel refuses, or a thread does not stop in time.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
         let deadline = Instant::now() + SOON;
@@ -152,15 +153,15 @@ impl Process {
         }
     }
 
-    /// Whether all threads are stopped: a thread that runs goes on for a moment after the signal was sent.
+    /// Whether all threads are stopped. A running thread goes on for a moment after the signal was sent.
     pub fn is_stopped(&self) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
         let states = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-        // The state is the first word after the name, which stands in parentheses.
+        // The state is the first word after the name, which is in parentheses.
         states.into_iter().all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 'Z', 'X'])))
     }
 
-    /// Interrupts the process and all that it has started, as Ctrl-C in a terminal does.
+    /// Interrupts the process and all that it has started, like Ctrl-C in a terminal.
     ///
     /// # Panics
     /// When the kernel refuses.
@@ -175,10 +176,10 @@ impl Process {
         i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a pid of a child")
     }
 
-    /// The exit status, if it has ended.
+    /// The exit status, if the process has ended.
     ///
     /// # Panics
-    /// When the kernel can't tell.
+    /// When the kernel reports an error.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none()
             && let Some(status) = self.child.try_wait().expect("a child can be waited for")
@@ -189,16 +190,16 @@ impl Process {
         self.ended
     }
 
-    /// Waits for the end.
+    /// Waits until the process ends.
     ///
     /// # Panics
-    /// When it goes on beyond the deadline.
+    /// When it runs beyond the deadline.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("{} ends", self.name);
         eventually(&what, deadline, async || self.exited().ok_or_else(|| "it runs".to_owned())).await
     }
 
-    /// Kills it and its group with SIGKILL, stopped or not, and waits until it is gone.
+    /// Kills the process and its group with SIGKILL, stopped or not, and waits until it is gone.
     ///
     /// # Panics
     /// When the kernel refuses.
@@ -210,12 +211,12 @@ impl Process {
         }
     }
 
-    /// What it has said on standard output.
+    /// Its standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)
     }
 
-    /// What it has said on standard error.
+    /// Its standard error so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)
     }
@@ -271,7 +272,7 @@ mod tests {
         let pid = left_behind.pid();
         let removed = directory.path().join("removed");
         fs::create_dir(&removed).unwrap();
-        // A watchdog of its own, whose program "ends" when the pipe is closed.
+        // A separate watchdog, whose program "ends" when the pipe is closed.
         let mut watchdog =
             Command::new("sh").args(["-c", WATCHDOG]).arg(&removed).stdin(Stdio::piped()).spawn().unwrap();
         let mut pipe = watchdog.stdin.take().unwrap();

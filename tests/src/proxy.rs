@@ -1,4 +1,5 @@
-//! A TCP proxy that fails on command, byte for byte otherwise: what a broken network does between two programs.
+//! A TCP proxy that fails on command, like a broken network between two programs, and otherwise passes all bytes
+//! unchanged.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,23 +17,24 @@ use tokio::time::sleep;
 use crate::wait::{SOON, check, eventually, soon};
 use crate::zookeeper::free_address;
 
-/// What becomes of the bytes on the connections that stand, and on new ones.
+/// How bytes pass, on open connections and on new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
-    /// They pass.
+    /// All bytes pass.
     Pass,
-    /// None pass, in neither direction; nothing closes. What was on its way arrives later.
+    /// No bytes pass, in either direction, and nothing closes. Bytes on their way arrive later.
     Stall,
-    /// What the client says passes; the answers do not.
+    /// The client's bytes pass; the answers do not.
     StallAnswers,
-    /// They pass, no more than so many a second in each direction of each connection.
+    /// At most this many bytes a second pass, in each direction of each connection.
     Slow(u32),
 }
 
-/// How often a slow connection lets something pass, a second.
+/// Number of times a second that a slow connection lets bytes pass.
 const SIPS: u32 = 20;
 
-/// Between clients that connect to [`address`](Proxy::address) and one server. Dropping it cuts everything.
+/// A proxy between clients that connect to [`address`](Proxy::address) and one server. Dropping it cuts all
+/// connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -45,15 +47,15 @@ pub struct Proxy {
 struct Shared {
     server: SocketAddr,
     traffic: watch::Sender<Traffic>,
-    /// Answers stall once these bytes have been heard from a client.
+    /// The bytes of a client after which answers stall.
     trap: Mutex<Option<Vec<u8>>>,
-    /// A connection on which these bytes have been heard from the client is marked.
+    /// The bytes of a client that mark its connection.
     mark: Mutex<Option<Vec<u8>>>,
     /// Whether the answers on marked connections are held back.
     holds: watch::Sender<bool>,
-    /// Counts the cuts; every connection ends when it rises.
+    /// Counts the cuts. Every connection ends when it rises.
     cuts: watch::Sender<u64>,
-    /// Counts the times that the connections of the moment were silenced.
+    /// Counts the calls of [`half_open`](Proxy::half_open). Every open connection is silenced when it rises.
     silenced: watch::Sender<u64>,
     accepted: AtomicUsize,
     open: AtomicUsize,
@@ -66,7 +68,7 @@ enum Door {
 }
 
 impl Proxy {
-    /// A proxy in front of `server`, which need not be there yet. Everything passes.
+    /// Starts a proxy in front of `server`, which need not run yet. All bytes pass.
     ///
     /// # Panics
     /// When it can't listen.
@@ -90,23 +92,23 @@ impl Proxy {
         Proxy { address, shared, doors, _accepting: accepting }
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Says what becomes of the bytes from now on.
+    /// Sets how bytes pass from now on.
     pub fn set_traffic(&self, traffic: Traffic) {
         self.shared.traffic.send_replace(traffic);
     }
 
-    /// Lets everything pass until a client says `bytes`: these pass as well, but no answer from then on, as with
+    /// Lets all bytes pass until a client sends `bytes`. These pass as well, but no later answer, as with
     /// [`Traffic::StallAnswers`].
     pub fn stall_answers_after(&self, bytes: &[u8]) {
         *self.shared.trap.lock().unwrap() = Some(bytes.to_vec());
     }
 
-    /// Marks each connection on which a client says `bytes` from now on, until it ends.
+    /// From now on marks each connection on which a client sends `bytes`, until the connection ends.
     pub fn mark(&self, bytes: &[u8]) {
         *self.shared.mark.lock().unwrap() = Some(bytes.to_vec());
     }
@@ -116,33 +118,34 @@ impl Proxy {
         self.shared.holds.send_replace(holds);
     }
 
-    /// Waits until answers do not pass.
+    /// Waits until answers stall.
     ///
     /// # Panics
-    /// When they go on passing.
+    /// When they still pass after some time.
     pub async fn stalled(&self) {
         let mut traffic = self.shared.traffic.subscribe();
         let stalled = traffic.wait_for(|traffic| *traffic != Traffic::Pass);
         soon("the traffic stalls", stalled).await.expect("the proxy runs as long as its handle");
     }
 
-    /// Closes every connection that stands; new ones are welcome.
+    /// Closes every open connection. New ones are accepted.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Makes every connection that stands a half-open one: nothing passes on it any more, and neither side hears of the
-    /// other's end, as when a machine has lost its power. New ones are welcome. [`cut`](Self::cut) ends them.
+    /// Makes every open connection half-open: nothing passes on it any more, and neither side learns of the other's
+    /// end, as when a machine has lost its power. New connections are accepted. [`cut`](Self::cut) ends the half-open
+    /// ones.
     pub fn half_open(&self) {
         self.shared.silenced.send_modify(|silenced| *silenced += 1);
     }
 
-    /// Refuses new connections, as if nobody listened; those that stand go on.
+    /// Refuses new connections, as if nothing listened. Open ones stay.
     pub async fn refuse(&self) {
         self.order(Door::Closed).await;
     }
 
-    /// Takes new connections again.
+    /// Accepts new connections again.
     pub async fn accept(&self) {
         self.order(Door::Open).await;
     }
@@ -153,21 +156,21 @@ impl Proxy {
         wait.await.expect("the proxy runs as long as its handle");
     }
 
-    /// How many connections it has taken so far.
+    /// The number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many stand now.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
 }
 
-/// Has so many connections, which may go through any of several proxies, all go through one of them.
+/// Moves `connections` connections, which may go through any of several proxies, to one of them.
 ///
 /// # Panics
-/// When they don't.
+/// When they do not move in time.
 pub async fn gather(ways: &[Proxy], onto: usize, connections: usize) {
     let others = || ways.iter().enumerate().filter(|(index, _)| *index != onto).map(|(_, way)| way);
     for way in others() {
@@ -184,7 +187,7 @@ pub async fn gather(ways: &[Proxy], onto: usize, connections: usize) {
     }
 }
 
-/// A connection that somebody else has just made may have the port as its own for a while.
+/// Binds the port again. An outgoing connection of another program may have the port for a while.
 async fn bound_again(address: SocketAddr) -> TcpListener {
     let bound = async {
         loop {
@@ -221,7 +224,7 @@ async fn accept(
                 } else if listener.is_none() {
                     listener = Some(bound_again(address).await);
                 }
-                // Nobody waits for it when the test has given up.
+                // Nothing waits for it when the test has given up.
                 let _ = done.send(());
             }
             Ok((client, _)) = arrival => {
@@ -236,7 +239,7 @@ async fn accept(
 }
 
 impl Shared {
-    /// Looks at what a client says before it passes.
+    /// Looks at a client's bytes before they pass.
     fn hear(&self, bytes: &[u8], is_marked: &AtomicBool) {
         let says = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
         if self.mark.lock().unwrap().as_deref().is_some_and(says) {
@@ -268,7 +271,7 @@ async fn serve(
     shared.open.fetch_add(1, Ordering::Relaxed);
     let _open = Open(Arc::clone(&shared));
     let relay = async {
-        // A server that is not there looks like one that closes at once.
+        // An absent server looks like one that closes at once.
         let server = TcpStream::connect(shared.server).await?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
@@ -291,11 +294,11 @@ async fn serve(
     };
     let mut relay = std::pin::pin!(relay);
     tokio::select! {
-        // First, so that nothing passes a cut, even if the traffic is let through at the same moment.
+        // Checked first, so that nothing passes after a cut, even if bytes are allowed to pass at the same moment.
         biased;
         _ = cuts.changed() => {}
         _ = silenced.changed() => {
-            // The relay keeps both sockets, and does nothing with them any more.
+            // The relay keeps both sockets, but moves no more bytes.
             let _ = cuts.changed().await;
         }
         _ = &mut relay => {}
@@ -317,12 +320,12 @@ async fn pump(
         if let Some((is_marked, holds)) = &mut held
             && is_marked.load(Ordering::Relaxed)
         {
-            // There is a sender for as long as the proxy runs.
+            // The sender exists for as long as the proxy runs.
             drop(holds.wait_for(|holds| !holds).await);
         }
         let mut rest = &buffer[..length];
         loop {
-            // An end is held back like bytes are.
+            // The end of the stream is held back like bytes.
             let Ok(traffic) = traffic.wait_for(|traffic| passes(*traffic)).await.map(|traffic| *traffic) else {
                 return Ok(());
             };
@@ -351,7 +354,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that says back what it hears.
+    /// A server that sends back all that it receives.
     async fn echo() -> (SocketAddr, JoinSet<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -417,7 +420,7 @@ mod tests {
             assert_eq!(say(&mut stream, "before").await.unwrap(), "before");
             proxy.set_traffic(stall);
             stream.write_all(b"late").await.unwrap();
-            // That nothing comes can only be seen by waiting a little.
+            // To see that nothing arrives, the test can only wait a little.
             timeout(Duration::from_millis(100), stream.read_u8()).await.unwrap_err();
             proxy.set_traffic(Traffic::Pass);
             assert_eq!(hear(&mut stream, 4).await.unwrap(), "late");

@@ -1,5 +1,5 @@
-//! ZooKeeper's protocol by hand, over the codec that the server uses too: one connection, frame by frame, for what a
-//! client library hides.
+//! ZooKeeper's protocol by hand, with the server's codec: one connection, frame by frame, for details that a client
+//! library hides.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use tokio::net::TcpStream;
 
 use crate::wait::soon;
 
-/// A connection that has a session. Nothing is sent unless a test says so, no ping either.
+/// A connection with a session. It sends nothing by itself, not even pings.
 #[derive(Debug)]
 pub struct Raw {
     stream: TcpStream,
-    /// What the server answered to the first frame.
+    /// The server's answer to the first frame.
     pub session: ConnectResponse,
     last_xid: i32,
 }
 
-/// What a server says after the handshake.
+/// A frame of the server after the handshake.
 #[derive(Debug)]
 pub struct Frame {
-    /// Its header.
+    /// The header.
     pub header: ReplyHeader,
-    /// The rest.
+    /// The rest of the frame.
     pub body: Decoder,
 }
 
@@ -36,30 +36,30 @@ pub struct Frame {
 pub struct Event {
     /// The transaction.
     pub zxid: i64,
-    /// What happened.
+    /// The kind of event.
     pub kind: EventKind,
-    /// To which node.
+    /// The path of the node.
     pub path: String,
 }
 
 /// The answer to a request.
 #[derive(Debug)]
 pub struct Answer {
-    /// The transaction in its header.
+    /// The transaction id in its header.
     pub zxid: i64,
-    /// Its body.
+    /// The body.
     pub result: Result<Response, ErrorCode>,
-    /// What was heard before it, and after the answer before.
+    /// The notifications that arrived between the previous answer and this one.
     pub events: Vec<Event>,
 }
 
-/// The first frame of who has no session yet.
+/// The first frame of a client without a session.
 pub fn newcomer(timeout: Duration) -> ConnectRequest {
     let timeout_ms = i32::try_from(timeout.as_millis()).expect("a time-out of a test is small");
     ConnectRequest { last_zxid_seen: 0, timeout_ms, session_id: 0, password: vec![0; 16].into() }
 }
 
-/// The first frame of who takes a session up again, having seen nothing of the server.
+/// The first frame of a client that resumes a session, and has seen no transaction of the server.
 pub fn resumption(session: &ConnectResponse) -> ConnectRequest {
     let ConnectResponse { timeout_ms, session_id, password } = session.clone();
     ConnectRequest { last_zxid_seen: 0, timeout_ms, session_id, password }
@@ -69,7 +69,7 @@ impl Raw {
     /// Connects, and asks for a session. `None` when the server closes the connection instead of an answer.
     ///
     /// # Panics
-    /// When it can't be reached, does not answer, or not as ZooKeeper 3.4 and newer do.
+    /// When the server can't be reached, does not answer, or answers in another form than ZooKeeper 3.4 and newer.
     pub async fn connect(address: SocketAddr, request: &ConnectRequest) -> Option<Raw> {
         let mut stream = TcpStream::connect(address).await.expect("somebody listens");
         stream.set_nodelay(true).expect("the connection stands");
@@ -82,7 +82,7 @@ impl Raw {
         Some(Raw { stream, session, last_xid: 0 })
     }
 
-    /// Sends a request, whatever its body is. Returns its number.
+    /// Sends a request with any body. Returns its number.
     pub async fn send(&mut self, op_code: OpCode, body: &[u8]) -> i32 {
         let xid = match op_code {
             OpCode::Ping => xid::PING,
@@ -97,12 +97,12 @@ impl Raw {
         let header = encoder.take();
         let length = i32::try_from(header.len() + body.len()).expect("a request of a test is small");
         let frame = [&length.to_be_bytes(), &header[..], body].concat();
-        // A server that has closed shows at the next read.
+        // The next read shows that a server has closed the connection.
         drop(self.stream.write_all(&frame).await);
         xid
     }
 
-    /// The next thing that the server says; `None` when it has closed.
+    /// The next frame of the server; `None` when it has closed the connection.
     pub async fn next(&mut self) -> Option<Frame> {
         let mut body = Decoder::new(soon("the server speaks or closes", read_frame(&mut self.stream)).await?.into());
         let header = ReplyHeader::decode(&mut body).expect("a frame has a header");
@@ -116,8 +116,8 @@ impl Raw {
         self.send(request.op_code(), &encoder.take()).await
     }
 
-    /// Reads up to the answer to the request with this number, which must be the next that is answered; `None` when the
-    /// server closes instead.
+    /// Reads until the answer to the request with this number, which must be the next answer. `None` when the server
+    /// closes the connection instead.
     pub async fn answer(&mut self, op_code: OpCode, xid: i32) -> Option<Answer> {
         let mut events = Vec::new();
         loop {
@@ -132,7 +132,7 @@ impl Raw {
                 Some(code) => Err(code),
                 None => Ok(Response::decode(op_code, &mut body).expect("the body is what was asked for")),
             };
-            // The codec skips what sync and addWatch answer beside that they are done.
+            // The codec skips the bodies of the answers to sync and addWatch.
             assert!(body.is_empty() || result == Ok(Response::Done), "something is left over after {result:?}");
             return Some(Answer { zxid: header.zxid, result, events });
         }
@@ -144,7 +144,7 @@ impl Raw {
     }
 }
 
-/// A frame; none when the connection was closed.
+/// Reads a frame; `None` when the connection was closed.
 async fn read_frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let length = stream.read_i32().await.ok()?;
     let mut frame = vec![0; usize::try_from(length).expect("a length is not negative")];

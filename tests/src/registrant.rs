@@ -1,7 +1,7 @@
-//! Programs that register as any does, with the crate `rollcall`, and with no code for what happens to replicas.
+//! Programs that register like any other, with the crate `rollcall`, and without code for faults of replicas.
 //!
-//! [`Registrant`] is one in this process, [`RegistrantProcess`] many in a process of their own, to be killed or stopped.
-//! Both keep what the client told them, with the times.
+//! [`Registrant`] is one such program in this process, [`RegistrantProcess`] many in a process of their own, to be
+//! killed or stopped. Both record what the client reported, with the times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,27 +23,27 @@ use tokio::time::{sleep, timeout};
 use crate::process::{Process, beside, scratch};
 use crate::wait::{SOON, check, eventually};
 
-/// What a registrant is to hold, and where.
+/// The registrations of a registrant, and its replicas.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// Where to go; any order.
+    /// The addresses of the replicas, in any order.
     pub replicas: Vec<SocketAddr>,
-    /// How long what it holds outlives it.
+    /// The ttl of the registrations.
     pub ttl: Option<Duration>,
-    /// What it is to hold.
+    /// The paths to register.
     pub paths: Vec<String>,
-    /// The data of each.
+    /// The data of each registration.
     pub data: Json,
 }
 
-/// One thing that a registrant was told of a path.
+/// A report of the client to a registrant about one path.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// When.
+    /// The time of the report.
     pub at: SystemTime,
-    /// Of which path.
+    /// The path.
     pub path: String,
-    /// What.
+    /// The state.
     pub news: News,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Told {
     }
 }
 
-/// A [`RegistrationState`] that can be written down.
+/// A [`RegistrationState`] that can be serialized.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum News {
     /// Not registered, or not for certain.
@@ -83,12 +83,12 @@ pub struct Registrant {
     paths: Vec<String>,
 }
 
-/// What was told so far.
+/// The reports so far.
 #[derive(Clone, Debug, Default)]
 struct History(Arc<Mutex<Vec<Told>>>);
 
 impl History {
-    /// Notes each state of a registration.
+    /// Records each state of a registration.
     async fn follow(self, path: String, mut states: watch::Receiver<RegistrationState>) {
         loop {
             let news = News::from(&*states.borrow_and_update());
@@ -101,12 +101,12 @@ impl History {
 }
 
 impl Registrant {
-    /// Begins. It goes on until it is dropped or closed.
+    /// Starts a registrant. It runs until it is dropped or closed.
     pub fn start(terms: Terms) -> Registrant {
         let (close, closing) = oneshot::channel();
         let (history, paths) = (History::default(), terms.paths.clone());
         let noted = history.clone();
-        // With a runtime of its own everything of it ends at once, and no state is over before it was noted.
+        // With a runtime of its own, all its tasks end at once, and no state ends unrecorded.
         thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(live(terms, noted, closing));
@@ -114,17 +114,17 @@ impl Registrant {
         Registrant { close, history, paths }
     }
 
-    /// Everything that it was told.
+    /// All reports so far.
     pub fn history(&self) -> Vec<Told> {
         self.history.0.lock().unwrap().clone()
     }
 
-    /// The generations of what it holds, as far as it knows.
+    /// The generations of its registrations, as far as it knows.
     pub fn generations(&self) -> BTreeMap<String, i64> {
         generations(self.history())
     }
 
-    /// Waits until everything is registered, by whatever replica.
+    /// Waits until everything is registered, through any replica.
     pub async fn registered(&self) {
         eventually("everything is registered", 3 * SOON, async || {
             let held = self.generations().len();
@@ -136,7 +136,7 @@ impl Registrant {
         .await;
     }
 
-    /// Takes down everything, and waits for it, for at most `patience`; whether that was enough.
+    /// Unregisters everything, and waits for it, for at most `patience`. Returns whether that was enough.
     pub async fn close(self, patience: Duration) -> bool {
         let (closed, done) = oneshot::channel();
         self.close.send(closed).expect("it runs");
@@ -144,7 +144,7 @@ impl Registrant {
     }
 }
 
-/// The generations of what a program holds, by what it was told.
+/// The generations of a program's registrations, from the reports that it received.
 pub fn generations(history: Vec<Told>) -> BTreeMap<String, i64> {
     let mut generations = BTreeMap::new();
     for told in history {
@@ -156,7 +156,7 @@ pub fn generations(history: Vec<Told>) -> BTreeMap<String, i64> {
     generations
 }
 
-/// What the program does.
+/// The main function of the program.
 async fn live(terms: Terms, history: History, closing: oneshot::Receiver<oneshot::Sender<()>>) {
     let replicas: Vec<_> = terms.replicas.iter().map(SocketAddr::to_string).collect();
     let client = Client::connect(replicas).lazy().expect("addresses are endpoints");
@@ -172,7 +172,7 @@ async fn live(terms: Terms, history: History, closing: oneshot::Receiver<oneshot
         following.spawn(history.clone().follow(path, registration.states()));
         registrations.push(registration);
     }
-    // Its handle was dropped: it dies. Nothing runs any more that could send a goodbye.
+    // The handle was dropped: the program dies. No task is left that could send a goodbye.
     let Ok(mut closed) = closing.await else { return };
     let mut closes = JoinSet::new();
     for registration in registrations {
@@ -182,22 +182,22 @@ async fn live(terms: Terms, history: History, closing: oneshot::Receiver<oneshot
         _ = closes.join_all() => {}
         () = closed.closed() => return,
     }
-    // Nobody may wait any more.
+    // The caller may have stopped waiting.
     let _ = closed.send(());
 }
 
-/// What a process of registrants is to do.
+/// The arguments of a process with registrants.
 #[derive(Clone, Debug)]
 pub struct Many {
-    /// Where to go.
+    /// The addresses of the replicas.
     pub replicas: Vec<SocketAddr>,
-    /// How long what they hold outlives them.
+    /// The ttl of the registrations.
     pub ttl: Option<Duration>,
-    /// How many clients, each with a connection and a stream of its own.
+    /// Number of clients, each with its own connection and stream.
     pub clients: usize,
-    /// How many registrations each holds.
+    /// Number of registrations of each client.
     pub each: usize,
-    /// What their paths begin with; the numbers of the client and of the registration follow.
+    /// The prefix of their paths; the numbers of the client and of the registration follow.
     pub prefix: String,
 }
 
@@ -211,7 +211,7 @@ impl Many {
         (0..self.each).map(move |index| format!("{}{client}-{index}", self.prefix))
     }
 
-    /// One client after the other.
+    /// The terms of one client after another.
     fn terms(&self) -> impl Iterator<Item = Terms> {
         (0..self.clients).map(move |client| {
             let (paths, data) = (self.paths_of(client).collect(), json!({ "client": client }));
@@ -226,10 +226,10 @@ impl Many {
         vec![replicas.join(","), ttl.to_string(), self.clients.to_string(), self.each.to_string(), self.prefix.clone()]
     }
 
-    /// Reads the command line of the program `registrant`.
+    /// Parses the command line of the program `registrant`.
     ///
     /// # Panics
-    /// When it is another one.
+    /// When the arguments are not those of `registrant`.
     pub fn parse(arguments: &[String]) -> Many {
         let [replicas, ttl, clients, each, prefix] = arguments else { panic!("five arguments, not {arguments:?}") };
         let ttl = Duration::from_millis(ttl.parse().expect("a ttl in milliseconds"));
@@ -243,8 +243,8 @@ impl Many {
     }
 }
 
-/// What the program `registrant` does: holds its registrations until it is killed, and prints what it is told, one JSON
-/// line each.
+/// The main function of the program `registrant`: it holds its registrations until it is killed, and prints each report
+/// as a line of JSON.
 pub async fn run_process(many: &Many) {
     use std::io::Write as _;
     let registrants: Vec<_> = many.terms().map(Registrant::start).collect();
@@ -273,7 +273,7 @@ pub struct RegistrantProcess {
 }
 
 impl RegistrantProcess {
-    /// Starts it.
+    /// Starts the process.
     ///
     /// # Panics
     /// When `cargo` has not put the program beside this test program.
@@ -289,7 +289,7 @@ impl RegistrantProcess {
         &mut self.process
     }
 
-    /// Everything that its clients were told and it has printed. A line that is not complete yet is left out.
+    /// All reports to its clients that it has printed. An incomplete last line is left out.
     pub fn history(&self) -> Vec<Told> {
         let said = self.process.stdout();
         let whole = said.rfind('\n').map_or("", |end| &said[..end]);

@@ -18,12 +18,12 @@ use crate::process::{Process, Signal, beside, scratch};
 use crate::proxy::Proxy;
 use crate::wait::{SOON, check, eventually, soon};
 
-/// The name under which the server's health is asked for.
+/// The service name of the server's health check.
 pub const SERVICE: &str = "rollcall.v1.Registry";
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// A running `rollcall-server`. Dropping kills it, as a crash would.
+/// A running `rollcall-server`. Dropping kills it, like a crash.
 #[derive(Debug)]
 pub struct Server {
     process: Process,
@@ -33,12 +33,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server on `host:port,…/chroot`, and waits until it has been in contact with ZooKeeper.
+    /// Starts a server on `host:port,…/chroot`, and waits until it has contacted ZooKeeper.
     pub async fn start(hosts: &str) -> Server {
         Server::start_with(hosts, &[]).await
     }
 
-    /// The same, with more options.
+    /// Starts a server like [`Server::start`], with options.
     pub async fn start_with(hosts: &str, options: &[&str]) -> Server {
         let mut server = Server::launch(hosts, options).await;
         server.wait_until_serving().await;
@@ -53,19 +53,19 @@ impl Server {
         Server::launch_on(&["--zookeeper", hosts], ANY_PORT, options).await
     }
 
-    /// Starts a server that speaks gRPC at this address, and waits until it has been in contact with ZooKeeper.
+    /// Starts a server that speaks gRPC at this address, and waits until it has contacted ZooKeeper.
     pub async fn start_at(address: SocketAddr, hosts: &str, options: &[&str]) -> Server {
         let mut server = Server::launch_on(&["--zookeeper", hosts], &address.to_string(), options).await;
         server.wait_until_serving().await;
         server
     }
 
-    /// Starts a server on the embedded backend, which serves ZooKeeper's protocol on this address.
+    /// Starts a server on the embedded backend, which speaks ZooKeeper's protocol at this address.
     pub async fn start_embedded(address: SocketAddr) -> Server {
         Server::start_embedded_with(address, &[]).await
     }
 
-    /// The same, with more options.
+    /// Starts a server like [`Server::start_embedded`], with options.
     pub async fn start_embedded_with(address: SocketAddr, options: &[&str]) -> Server {
         let backend = ["--embedded", "--embedded-listen", &address.to_string()];
         let mut server = Server::launch_on(&backend, ANY_PORT, options).await;
@@ -92,22 +92,22 @@ impl Server {
         Server { process, grpc, http, _directory: directory }
     }
 
-    /// Where it speaks gRPC.
+    /// The gRPC address.
     pub fn grpc(&self) -> SocketAddr {
         self.grpc
     }
 
-    /// Where it speaks HTTP: metrics and health.
+    /// The HTTP address, of metrics and health.
     pub fn http(&self) -> SocketAddr {
         self.http
     }
 
-    /// The memory that it occupies, in bytes.
+    /// Its resident memory, in bytes.
     pub fn resident_bytes(&self) -> usize {
         self.memory("VmRSS:")
     }
 
-    /// The most memory that it has occupied so far, in bytes.
+    /// The peak of its resident memory, in bytes.
     pub fn peak_bytes(&self) -> usize {
         self.memory("VmHWM:")
     }
@@ -118,10 +118,10 @@ impl Server {
         1024 * kilobytes.and_then(|number| number.parse::<usize>().ok()).expect("the kernel tells")
     }
 
-    /// The ZooKeeper sessions that it has had so far, as its log tells.
+    /// The ZooKeeper sessions that it has had so far, from its log.
     ///
     /// # Panics
-    /// When that is not understood.
+    /// When the log can't be parsed.
     pub fn sessions(&self) -> BTreeSet<i64> {
         let log = self.process.stderr();
         let connects = log.lines().filter(|line| line.contains("connected to zookeeper"));
@@ -132,7 +132,7 @@ impl Server {
         connects.map(|line| session(line).unwrap_or_else(|| panic!("no session in {line:?}"))).collect()
     }
 
-    /// Its process: to signal, to wait for, to read what it has said.
+    /// Its process: to signal it, to wait for its end, to read its output.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -142,29 +142,29 @@ impl Server {
         self.process.pause();
     }
 
-    /// Lets it go on.
+    /// Resumes a frozen server.
     pub fn resume(&mut self) {
         self.process.signal(Signal::CONT);
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// When it can't connect.
     pub async fn channel(&self) -> Channel {
         connect(self.grpc).await
     }
 
-    /// A client on a connection of its own: when the last clone is dropped, the connection closes.
+    /// A client on its own connection, which closes when the last clone is dropped.
     pub async fn client(&self) -> RegistryClient<Channel> {
         client_of(self.channel().await)
     }
 
-    /// A connection on which the server can send no more than so many bytes of a stream before they are read; with 0
-    /// it can't send anything. No stream takes the window of another.
+    /// A connection on which the server can send at most `window` bytes of a stream before they are read; with 0 it can
+    /// send nothing. No stream takes the window of another.
     ///
     /// # Panics
-    /// When there is no connection to be had.
+    /// When it can't connect.
     pub async fn narrow_channel(&self, window: u32) -> Channel {
         const ALL_STREAMS: u32 = 1 << 30;
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
@@ -172,29 +172,29 @@ impl Server {
         soon("a connection to rollcall-server", endpoint.connect()).await.expect("rollcall-server listens")
     }
 
-    /// A client whose connection can be broken from outside: it goes through the proxy.
+    /// A client behind a proxy, so that a test can break its connection.
     pub async fn client_through_a_proxy(&self) -> (Proxy, RegistryClient<Channel>) {
         let proxy = Proxy::start(self.grpc).await;
         let client = client_of(connect(proxy.address()).await);
         (proxy, client)
     }
 
-    /// Waits until so many streams stand, as its metrics say.
+    /// Waits until the metrics report this number of open streams.
     pub async fn wait_for_streams(&self, count: usize) {
         self.wait_for_metric(&format!("rollcall_streams {count}")).await;
     }
 
-    /// How many streams stand, as its metrics say.
+    /// The number of open streams, from the metrics.
     ///
     /// # Errors
-    /// When they can't be had.
+    /// When the metrics can't be read.
     pub async fn streams(&self) -> Result<usize, String> {
         let metrics = self.http_get("/metrics").await.map_err(|error| error.to_string())?;
         let count = metrics.lines().find_map(|line| line.strip_prefix("rollcall_streams ")?.parse().ok());
         count.ok_or(metrics)
     }
 
-    /// Waits until its metrics have this line.
+    /// Waits until the metrics contain this line.
     pub async fn wait_for_metric(&self, line: &str) {
         eventually(line, SOON, async || {
             let metrics = self.http_get("/metrics").await.map_err(|error| error.to_string())?;
@@ -203,20 +203,20 @@ impl Server {
         .await;
     }
 
-    /// The number that its metrics have under this name.
+    /// The value of this metric.
     ///
     /// # Panics
-    /// When they have none.
+    /// When it does not exist.
     pub async fn metric(&self, name: &str) -> usize {
         let metrics = soon("the metrics", self.http_get("/metrics")).await.expect("they are served");
         let number = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         number.unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
     }
 
-    /// What a page of its HTTP side answers, with the headers.
+    /// The answer to a GET of an HTTP page, with the headers.
     ///
     /// # Errors
-    /// When there is no connection to be had.
+    /// When it can't connect.
     pub async fn http_get(&self, page: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.http).await?;
         let request = format!("GET {page} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
@@ -226,10 +226,10 @@ impl Server {
         Ok(answer)
     }
 
-    /// What it says of its health.
+    /// The health of a service.
     ///
     /// # Errors
-    /// What the health service answers for a name that it does not know.
+    /// The error of the health service for an unknown name.
     pub async fn health(&self, service: &str) -> Result<ServingStatus, tonic::Status> {
         let mut client = HealthClient::new(self.channel().await);
         let request = HealthCheckRequest { service: service.to_owned() };
@@ -237,7 +237,7 @@ impl Server {
         Ok(answer.into_inner().status())
     }
 
-    /// Waits until it says SERVING.
+    /// Waits until its health is SERVING.
     pub async fn wait_until_serving(&mut self) {
         eventually("rollcall-server is SERVING", 2 * SOON, async || match self.health(SERVICE).await {
             Ok(ServingStatus::Serving) => Ok(()),
@@ -253,17 +253,17 @@ async fn connect(address: SocketAddr) -> Channel {
 }
 
 fn client_of(channel: Channel) -> RegistryClient<Channel> {
-    // A message of the server is at most 2 MiB; a larger one is a bug that the default limit of 4 MiB would hide.
+    // A message of the server is at most 2 MiB. A larger one is a bug that the default limit of 4 MiB would hide.
     RegistryClient::new(channel).max_decoding_message_size(2 << 20)
 }
 
-/// Reads `listening grpc=ADDR http=ADDR`.
+/// Parses `listening grpc=ADDR http=ADDR`.
 fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (grpc, http) = line.strip_prefix("listening grpc=")?.split_once(" http=")?;
     Some((grpc.parse().ok()?, http.parse().ok()?))
 }
 
-/// The program: `ROLLCALL_SERVER_BIN`, or what `cargo build` has put beside this test program.
+/// The program: `ROLLCALL_SERVER_BIN`, or the one that `cargo build` has put beside this test program.
 ///
 /// # Panics
 /// When there is none.

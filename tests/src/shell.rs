@@ -21,16 +21,16 @@ pub fn built(name: &str) -> PathBuf {
     path
 }
 
-/// A shell with a server on the embedded backend.
+/// A directory to run commands in, and a server on the embedded backend.
 #[derive(Debug)]
 pub struct Shell {
-    /// The server, and what stands behind it.
+    /// The server and its backend.
     pub s: Setting,
-    /// Where commands run.
+    /// The working directory of commands.
     pub directory: TempDir,
 }
 
-/// What a command that has ended said.
+/// The result of a command that has ended.
 #[derive(Debug)]
 pub struct Done {
     /// Its exit code; `None` when a signal ended it.
@@ -47,12 +47,12 @@ impl Shell {
         Shell { s: Arm::Embedded.setting("cli").await, directory: scratch("cli") }
     }
 
-    /// The command `rollcall` with arguments, to be run with the server.
+    /// The command `rollcall` with arguments, connected to the server.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.command_at(&self.s.server.grpc().to_string(), arguments)
     }
 
-    /// The same with another server.
+    /// The command `rollcall` with arguments, connected to another server.
     pub fn command_at(&self, server: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(built("rollcall"));
         command.args(arguments).env("ROLLCALL_SERVER", server).current_dir(self.directory.path());
@@ -67,7 +67,7 @@ impl Shell {
         command
     }
 
-    /// Starts a command; its name is for its output alone.
+    /// Starts a command. The name is only for its output files.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Process {
         Process::spawn(name, self.directory.path(), &mut self.command(arguments))
     }
@@ -79,17 +79,17 @@ impl Shell {
         done(process).await
     }
 
-    /// Runs a command that must succeed, and gives what it printed.
+    /// Runs a command that must succeed, and returns its output.
     ///
     /// # Panics
-    /// When it does not.
+    /// When it fails.
     pub async fn ok(&self, arguments: &[&str]) -> String {
         let done = self.run(arguments).await;
         assert_eq!(done.code, Some(0), "{arguments:?}: {done:?}");
         done.stdout
     }
 
-    /// A file in the directory where commands run.
+    /// A file in the working directory of commands.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -101,13 +101,13 @@ pub async fn done(mut process: Process) -> Done {
     Done { code: status.code(), stdout: process.stdout(), stderr: process.stderr() }
 }
 
-/// Waits until a command says something.
+/// Waits until the output of a command contains `what`.
 pub async fn says(process: &Process, what: &str) {
     let said = || process.stdout() + &process.stderr();
     eventually(what, SOON, async || check(said().contains(what), said)).await;
 }
 
-/// Waits until a file has whole lines.
+/// Waits until a file consists of whole lines.
 pub async fn written(file: &Path) -> String {
     eventually("a file is written", SOON, async || match std::fs::read_to_string(file) {
         Ok(text) if text.ends_with('\n') => Ok(text),
@@ -122,10 +122,10 @@ pub fn runs(pid: &str) -> bool {
     std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|bytes| !bytes.is_empty())
 }
 
-/// Reads JSON.
+/// Parses JSON.
 ///
 /// # Panics
-/// When it is none.
+/// When the text is no JSON.
 pub fn object(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

@@ -1,5 +1,5 @@
-//! A proxy in front of ZooKeeper that keeps some of its notifications to itself: what no network does, but a server with a
-//! bug may.
+//! A proxy in front of ZooKeeper that drops some of its notifications. No network does that, but a server with a bug
+//! may.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::wait::{SOON, check, eventually};
 
-/// Between clients that connect to [`address`](Self::address) and one server. Dropping it cuts everything.
+/// A proxy between clients that connect to [`address`](Self::address) and one server. Dropping it cuts all connections.
 #[derive(Debug)]
 pub struct Swallower {
     address: SocketAddr,
@@ -21,11 +21,11 @@ pub struct Swallower {
     _accepting: JoinSet<()>,
 }
 
-/// The paths whose next notification does not pass.
+/// The paths whose next notification is dropped.
 type Paths = Arc<Mutex<BTreeSet<String>>>;
 
 impl Swallower {
-    /// A proxy in front of `server`. Everything passes.
+    /// Starts a proxy in front of `server`. All frames pass.
     ///
     /// # Panics
     /// When it can't listen.
@@ -37,17 +37,17 @@ impl Swallower {
         Swallower { address, paths, _accepting: accepting }
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Swallows the next notification of a path.
+    /// Drops the next notification of a path.
     pub fn swallow(&self, path: String) {
         self.paths.lock().unwrap().insert(path);
     }
 
-    /// Waits until all is swallowed that is to be.
+    /// Waits until all chosen notifications have been dropped.
     pub async fn has_swallowed(&self) {
         eventually("the notifications are swallowed", SOON, async || {
             let left = self.paths.lock().unwrap().clone();
@@ -67,7 +67,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, paths: Paths) {
             server.set_nodelay(true)?;
             let (mut from_client, to_client) = client.into_split();
             let (from_server, mut to_server) = server.into_split();
-            // Whichever side ends first, the other is cut.
+            // When one side ends, the other is cut.
             tokio::select! {
                 ended = tokio::io::copy(&mut from_client, &mut to_server) => ended.map(drop),
                 ended = pass_answers(from_server, to_client, &paths) => ended,
@@ -76,7 +76,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, paths: Paths) {
     }
 }
 
-/// Passes whole frames.
+/// Passes answers frame by frame.
 async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, paths: &Paths) -> std::io::Result<()> {
     loop {
         let length = from.read_u32().await?;

@@ -1,4 +1,4 @@
-//! Watch streams whose messages nobody looks into: thousands of them, with large snapshots, cost a test little.
+//! Watch streams whose messages are not decoded: thousands of them, with large snapshots, cost a test little.
 
 use bytes::{Buf as _, Bytes};
 use prost::Message as _;
@@ -11,12 +11,12 @@ use tonic::{Request, Status, Streaming};
 use crate::client::next;
 use crate::wait::soon;
 
-/// A Watch stream. What is not taken from it stalls, as far as its window is filled.
+/// A Watch stream. Messages that are not taken stall once its window is full.
 #[derive(Debug)]
 pub struct Unread(Streaming<Bytes>);
 
 impl Unread {
-    /// Watches; nothing is read yet.
+    /// Starts a watch, without reading yet.
     ///
     /// # Panics
     /// When the call is refused.
@@ -36,7 +36,7 @@ impl Unread {
         next("a message of Watch", &mut self.0).await.expect("the stream stands").expect("the stream goes on")
     }
 
-    /// Takes the next message, and looks into it.
+    /// Takes the next message, and decodes it.
     ///
     /// # Panics
     /// When the stream ends.
@@ -45,7 +45,7 @@ impl Unread {
     }
 }
 
-/// Messages as they come.
+/// A codec that leaves messages encoded.
 #[derive(Clone, Copy, Debug)]
 struct Raw;
 

@@ -1,6 +1,5 @@
-//! A client to which something is about to happen, made by hand: it stays on one stream, and has on record when each
-//! keep-alive was sent that was answered, so that a test knows since when at the latest the replica counts. A real client
-//! tells nobody.
+//! A handwritten client that a test harms. It stays on one stream, and records when it sent each answered keep-alive.
+//! So a test knows the latest time from which the replica may count the ttl. A real client does not report that.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -14,11 +13,11 @@ use crate::process::{Process, beside, scratch};
 use crate::registrant::Many;
 use crate::wait::{SOON, check, eventually};
 
-/// How often a client without a ttl says that it lives.
+/// Interval of the keep-alives of a client without a ttl.
 const WITHOUT_TTL: Duration = Duration::from_secs(1);
 
-/// What the program `victim` does: registers everything on one stream, and prints the time of each keep-alive that was
-/// answered since. It ends with the stream.
+/// The main function of the program `victim`: registers everything on one stream, and prints the time at which it sent
+/// each keep-alive that was answered. It ends with the stream.
 ///
 /// # Panics
 /// When anything goes wrong.
@@ -45,7 +44,7 @@ pub async fn run_process(many: &Many) {
     }
 }
 
-/// The program `victim`. Dropping kills it.
+/// A process of the program `victim`. Dropping kills it.
 #[derive(Debug)]
 pub struct VictimProcess {
     process: Process,
@@ -72,15 +71,15 @@ impl VictimProcess {
         &mut self.process
     }
 
-    /// The replica has heard from it after this moment.
+    /// A time after which the replica has heard from it: when it sent the last answered keep-alive.
     pub fn heard_after(&self) -> Option<SystemTime> {
         let said = self.process.stdout();
         let whole = &said[..said.rfind('\n')?];
         whole.lines().last().map(|line| serde_json::from_str(line).expect("a line of a victim"))
     }
 
-    /// Waits until it was heard once more. For as long as the next keep-alive is not due, [`heard_after`](Self::heard_after)
-    /// is then when the last of all was sent.
+    /// Waits until another keep-alive was answered. Until the next one is due, [`heard_after`](Self::heard_after) is
+    /// then the time at which it sent the last one of all.
     pub async fn next_heard(&self) {
         let before = self.heard_after();
         eventually("another keep-alive is answered", SOON, async || {

@@ -1,16 +1,16 @@
-//! Waiting on a condition, with a deadline. Tests use this where a sleep would be a guess.
+//! Waiting for a condition, with a deadline. Tests use this where a sleep would be a guess.
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// Long enough for anything that needs no session to expire, on a machine that is busy with other tests.
+/// Enough time for anything that needs no session to expire, on a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(20);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Calls `probe` until it answers `Ok`, and returns what it answered. `Err` says what was there instead.
+/// Calls `probe` until it returns `Ok`, and returns that value. `Err` describes the state that the probe found instead.
 ///
 /// # Panics
 /// When the deadline passes, with `what` and the last `Err`. A probe that hangs is cut off at the deadline.
@@ -41,7 +41,7 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Turns a condition into what [`eventually`] takes.
+/// Turns a condition into a result for [`eventually`].
 pub fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise()) }
 }

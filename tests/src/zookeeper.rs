@@ -1,9 +1,9 @@
 //! Real ZooKeeper servers, alone or three together, as child processes on free loopback ports.
 //!
 //! The jars come from `tests/setup.sh`. Data is in scratch directories and is fsynced as ZooKeeper does it by default.
-//! Its limits are ZooKeeper's defaults: 60 connections from one address, and all tests have the same.
-//! Most tests share a few standalone servers a program, each in a chroot of its own: [`Arm`](crate::arm::Arm). Tests that
-//! kill or stop servers start their own.
+//! Its limits are ZooKeeper's defaults: 60 connections from one address, and all tests share one address. Most tests
+//! share a few standalone servers a program, each in a chroot of its own: [`Arm`](crate::arm::Arm). Tests that kill or
+//! stop servers start their own.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -27,10 +27,10 @@ use crate::process::{Process, Signal, scratch};
 use crate::proxy::Proxy;
 use crate::wait::{SOON, eventually};
 
-/// Which of the releases pinned in `tests/zookeeper/pom.xml`.
+/// A release pinned in `tests/zookeeper/pom.xml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// What most tests run on: 3.9.
+    /// The release for most tests: 3.9.
     Newest,
     /// The oldest that Rollcall supports: 3.6.
     Oldest,
@@ -46,20 +46,20 @@ impl Line {
     }
 }
 
-/// How to start ZooKeeper.
+/// Options of a ZooKeeper server.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The release.
     pub line: Line,
-    /// ZooKeeper's unit of time. Sessions expire on its boundaries; an ensemble gives up on a server that is silent
-    /// for five.
+    /// ZooKeeper's unit of time. Sessions expire on its boundaries; an ensemble gives up a server that is silent for
+    /// five ticks.
     pub tick: Duration,
-    /// How often containers and nodes with a time to live are looked through; with that, nodes may have a time to live.
-    /// `None` leaves both as they are by default: once a minute, and they may not.
+    /// Interval of the sweeps over containers and nodes with a time to live; if set, such nodes are allowed. `None`
+    /// keeps the defaults: one sweep a minute, and no nodes with a time to live.
     pub sweep: Option<Duration>,
-    /// Whether it refuses what is over a quota, and does not only log it.
+    /// Whether it refuses writes over a quota, instead of only logging them.
     pub quotas: bool,
-    /// The digest of who may do everything.
+    /// The digest of the superuser.
     pub super_digest: Option<&'static str>,
 }
 
@@ -75,7 +75,7 @@ pub struct ZooKeeper {
     options: Options,
     nodes: Vec<Node>,
     directory: TempDir,
-    /// On the way from one server to the port where another one leads; none if they are connected directly.
+    /// The proxies from one server to the leader port of another; none if the servers are connected directly.
     links: HashMap<(usize, usize), Proxy>,
 }
 
@@ -86,7 +86,7 @@ struct Node {
 }
 
 impl ZooKeeper {
-    /// A standalone server that answers.
+    /// Starts a standalone server, and waits until it answers.
     pub async fn standalone(options: Options) -> ZooKeeper {
         let mut zookeeper = ZooKeeper::prepared(options);
         zookeeper.start(0);
@@ -94,12 +94,12 @@ impl ZooKeeper {
         zookeeper
     }
 
-    /// A standalone server that is not started yet: its address is known, and nobody listens there.
+    /// A standalone server that is not started yet: its address is known, and nothing listens there.
     pub fn prepared(options: Options) -> ZooKeeper {
         ZooKeeper::configured(options, 1)
     }
 
-    /// Three servers with a leader.
+    /// Starts three servers, and waits until they have a leader.
     pub async fn ensemble(options: Options) -> ZooKeeper {
         let mut zookeeper = ZooKeeper::configured(options, 3);
         for node in 0..3 {
@@ -109,7 +109,8 @@ impl ZooKeeper {
         zookeeper
     }
 
-    /// Three servers with a leader, behind proxies from each other: see [`link`](Self::link).
+    /// Starts three servers that reach each other through proxies, and waits until they have a leader: see
+    /// [`link`](Self::link).
     pub async fn linked_ensemble(options: Options) -> ZooKeeper {
         let mut links = HashMap::new();
         let ports = ports(3);
@@ -151,23 +152,23 @@ impl ZooKeeper {
         ZooKeeper { options, nodes, directory, links }
     }
 
-    /// Where clients connect: `host:port,…`, without a chroot.
+    /// The addresses for clients: `host:port,…`, without a chroot.
     pub fn hosts(&self) -> String {
         let addresses: Vec<String> = self.nodes.iter().map(|node| node.address.to_string()).collect();
         addresses.join(",")
     }
 
-    /// Where clients connect to one server.
+    /// The address of one server for clients.
     pub fn address(&self, node: usize) -> SocketAddr {
         self.nodes[node].address
     }
 
-    /// How many servers there are, running or not.
+    /// The number of servers, running or not.
     pub fn size(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Starts a server that is not running, on the data that it has. Does not wait: see [`ready`](Self::ready).
+    /// Starts a server that is not running, on its data. Does not wait: see [`ready`](Self::ready).
     ///
     /// # Panics
     /// When the jars are missing.
@@ -197,7 +198,8 @@ impl ZooKeeper {
         self.nodes[node].process = Some(Process::spawn(&name, self.directory.path(), &mut java));
     }
 
-    /// Gives a server that was never started durable nodes, parents first, below which so many children were created.
+    /// Gives a server that was never started durable nodes (parents first), below which `children_created` children
+    /// were created before.
     ///
     /// # Panics
     /// When the jars are missing, or the server has data.
@@ -211,7 +213,7 @@ impl ZooKeeper {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Kills a server as a power cut would. Its data stays.
+    /// Kills a server, like a power cut. Its data stays.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].process = None;
     }
@@ -232,19 +234,19 @@ impl ZooKeeper {
         }
     }
 
-    /// The way of a server to another one that leads, in a [`linked_ensemble`](Self::linked_ensemble). A follower on a way
-    /// that stalls goes on answering what it knows, until five ticks are over.
+    /// The proxy from a follower to the leader, in a [`linked_ensemble`](Self::linked_ensemble). When it stalls, the
+    /// follower goes on answering from its own state, until five ticks are over.
     pub fn link(&self, follower: usize, leader: usize) -> &Proxy {
         &self.links[&(follower, leader)]
     }
 
-    /// Kills every server, and keeps a copy of what is on their disks.
+    /// Kills every server, and copies their disks.
     pub fn back_up(&mut self) {
         self.kill_all();
         self.copy_all("data", "backup");
     }
 
-    /// Kills every server, and gives each what was on its disk when it was [backed up](Self::back_up).
+    /// Kills every server, and restores each disk from its [back-up](Self::back_up).
     pub fn restore(&mut self) {
         for node in 0..self.size() {
             self.forget(node);
@@ -263,7 +265,7 @@ impl ZooKeeper {
         }
     }
 
-    /// Removes what a server that does not run has on its disk: it starts as a new one.
+    /// Deletes the data of a server, which is killed if it runs: it starts as a new one.
     pub fn forget(&mut self, node: usize) {
         self.kill(node);
         let data = self.directory.path().join(format!("data-{node}/version-2"));
@@ -275,7 +277,7 @@ impl ZooKeeper {
         self.running(node).pause();
     }
 
-    /// Lets a frozen server go on.
+    /// Resumes a frozen server.
     pub fn resume(&mut self, node: usize) {
         self.running(node).signal(Signal::CONT);
     }
@@ -284,7 +286,7 @@ impl ZooKeeper {
         self.nodes[node].process.as_mut().expect("the server was started")
     }
 
-    /// Waits until every server that was started answers clients.
+    /// Waits until every started server answers clients.
     pub async fn ready(&mut self) {
         for node in 0..self.nodes.len() {
             let address = self.nodes[node].address;
@@ -292,7 +294,7 @@ impl ZooKeeper {
             let what = format!("ZooKeeper {node} at {address} answers");
             eventually(&what, 3 * SOON, async || {
                 if let Some(status) = process.exited() {
-                    // No use in waiting; the log is shown with the panic.
+                    // Waiting is of no use; the panic shows the log.
                     panic!("ZooKeeper {node} ended at its start, {status}:\n{}", process.stderr());
                 }
                 mode(address).await.map(|_| ())
@@ -301,7 +303,7 @@ impl ZooKeeper {
         }
     }
 
-    /// The server that leads the ensemble, once there is one.
+    /// The leader of the ensemble, once there is one.
     pub async fn leader(&self) -> usize {
         eventually("the ensemble has a leader", 3 * SOON, async || {
             let mut seen = Vec::new();
@@ -316,20 +318,20 @@ impl ZooKeeper {
         .await
     }
 
-    /// What these servers have agreed on so far below a chroot; whether they run does not matter.
+    /// The transactions below a chroot that these servers have agreed on so far. The servers need not run.
     pub fn journal(&self, chroot: &str) -> Journal {
         let directories: Vec<_> =
             (0..self.nodes.len()).map(|node| self.directory.path().join(format!("data-{node}"))).collect();
         Journal::read(&directories, chroot)
     }
 
-    /// A chroot of its own in these servers.
+    /// A new chroot in these servers.
     pub async fn sandbox(&self, name: &str) -> Sandbox {
         Sandbox::on(&self.hosts(), name).await
     }
 }
 
-/// Free ports for so many servers: to lead on, and to elect.
+/// Free ports for each server: for the leader, and for elections.
 fn ports(servers: usize) -> Vec<(u16, u16)> {
     (0..servers).map(|_| (free_address().port(), free_address().port())).collect()
 }
@@ -337,18 +339,18 @@ fn ports(servers: usize) -> Vec<(u16, u16)> {
 /// A chroot that no other test uses.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
-    /// What `--zookeeper` takes: hosts and chroot.
+    /// The value for `--zookeeper`: hosts and chroot.
     pub hosts: String,
     /// The hosts alone.
     pub servers: String,
     /// The chroot alone, beginning with a slash.
     pub chroot: String,
-    /// Its place on a server that is shared.
+    /// The place on a shared server.
     pub place: Option<Arc<Place>>,
 }
 
 impl Sandbox {
-    /// Makes a new one on `host:port,…`.
+    /// Creates a new chroot on `host:port,…`.
     pub async fn on(servers: &str, name: &str) -> Sandbox {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let chroot = format!("/{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -356,13 +358,13 @@ impl Sandbox {
         Sandbox { hosts: format!("{servers}{chroot}"), servers: servers.to_owned(), chroot, place: None }
     }
 
-    /// A second pair of eyes, inside the chroot.
+    /// A ZooKeeper session inside the chroot.
     pub async fn bare(&self) -> Bare {
         Bare::connect(&self.hosts).await
     }
 }
 
-/// Asks a server with one of its four-letter words.
+/// Sends a four-letter word to a server, and returns the answer.
 ///
 /// # Errors
 /// When it does not answer within two seconds.
@@ -380,23 +382,23 @@ pub async fn four_letter_word(address: SocketAddr, word: &str) -> Result<String,
     }
 }
 
-/// The role that a server says it has: `standalone`, `leader`, `follower`.
+/// The role that a server reports: `standalone`, `leader`, `follower`.
 async fn mode(address: SocketAddr) -> Result<String, String> {
     let answer = four_letter_word(address, "srvr").await?;
     let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: "));
     mode.map(str::to_owned).ok_or_else(|| format!("no mode in {answer:?}"))
 }
 
-/// A loopback address on which nobody listens, and nobody will while its server is down: this program hands it out once,
-/// and it lies in a range of ports that is this program's for as long as it runs. The ranges are below that from which
-/// the kernel takes the ports of outgoing connections.
+/// A loopback address on which nothing listens, not even while its server is down: this program hands it out once, from
+/// a range of ports that it has for itself for as long as it runs. The ranges are below the range from which the kernel
+/// takes the ports of outgoing connections.
 ///
 /// # Panics
-/// When there are no more.
+/// When no port is left.
 pub fn free_address() -> SocketAddr {
     const RANGE: u16 = 1_000;
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    // Who listens on the first port of a range has the range.
+    // The program that listens on the first port of a range owns the range.
     static RANGE_AND_NEXT: LazyLock<(TcpListener, AtomicU16)> = LazyLock::new(|| {
         let firsts = (11_000..32_000).step_by(usize::from(RANGE));
         let mut listeners = firsts.filter_map(|first| TcpListener::bind((Ipv4Addr::LOCALHOST, first)).ok());

@@ -1,4 +1,5 @@
-//! ZooKeeper servers that are behind what a client was told: a follower that lags, a backup that was restored.
+//! ZooKeeper servers that are behind the state that a client knows: a follower that lags, and a backup that was
+//! restored.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,10 +16,10 @@ use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 
 const PATH: &str = "/behind/config";
-/// How long a follower is left behind: less than ZooKeeper or a reader of Rollcall puts up with.
+/// Time for which a follower lags: shorter than the time-outs of ZooKeeper and of Rollcall's readers.
 const LAG: Duration = Duration::from_millis(700);
 
-/// What LATEST says of the path, which is asked again while ZooKeeper is away.
+/// A LATEST read of the path, repeated while ZooKeeper is away.
 async fn read_latest(client: &Client) -> Json {
     eventually("LATEST is answered", 3 * SOON, async || match client.clone().get(latest(PATH)).await {
         Ok(answer) => Ok(shown(answer.into_inner().node.and_then(|node| node.value).as_ref())),
@@ -53,7 +54,7 @@ async fn a_replica_on_a_follower_that_lags_says_nothing_older_than_what_was_know
         assert_eq!(bare.get(PATH).await.unwrap().text(), old, "the follower lags");
         let mut back = come_back(&behind, told.revision, told.known.clone()).await;
         let catch_up = async {
-            // What would be wrong is said at once. Nothing is, or that ZooKeeper is silent.
+            // A wrong message would come at once. None may come but that ZooKeeper is silent.
             drop(timeout(LAG, back.step()).await);
             assert_eq!((&back.known, back.revision), (&told.known, told.revision));
             zookeeper.link(lagging, leader).set_traffic(Traffic::Pass);
@@ -90,12 +91,12 @@ async fn a_read_on_a_follower_that_lags_waits_for_what_its_caller_has_seen() {
     }
 }
 
-/// Writes so much elsewhere that ZooKeeper has come further than this revision.
+/// Writes to another path until ZooKeeper has passed this revision.
 async fn write_past(client: &Client, revision: i64) {
     while put(client, "/behind/other", text("x")).await.unwrap().mzxid <= revision {}
 }
 
-/// Who returns gets what there is now, and is told that ZooKeeper fell back.
+/// A watcher that resumes gets the present state, and is told that ZooKeeper fell back.
 async fn is_reset(client: &Client, told: &Watching) {
     let mut back = come_back(client, told.revision, told.known.clone()).await;
     back.until("the value of the backup", |known| known.value == json!({"text": "old"})).await;
@@ -144,7 +145,7 @@ async fn a_replica_that_knows_of_no_past_tells_who_returns_to_a_restored_ensembl
     let told = Watching::start(&client, PATH).await;
     assert_eq!(told.known.value, json!({"text": "new"}));
     drop(server);
-    // As servers do that are restored: their next leader counts on from what the backup knows, and once more.
+    // Like restored servers: their next leader continues from the transactions in the backup, twice.
     zookeeper.restore();
     for _ in 0..2 {
         zookeeper.kill_all();

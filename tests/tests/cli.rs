@@ -309,11 +309,11 @@ async fn a_job_runs_while_it_holds_the_lock() {
     shell.ok(&["lock", "/jobs/a", "--", "true"]).await;
 }
 
-/// A job that ignores SIGTERM, and so does its child. It ends by itself, should a test fail to end it.
+/// A job that ignores SIGTERM, as does its child. It ends by itself if a test fails to end it.
 const STUBBORN: &str = "trap '' TERM; echo $$ > leader; sh -c 'trap \"\" TERM; echo $$ > member; exec sleep 120' & \
                         for i in $(seq 2400); do sleep 0.05; done";
 
-/// The group of a stubborn job. Dropping kills what is left of it.
+/// The process group of a stubborn job. Dropping kills the processes that are left.
 struct Group {
     leader: String,
     member: String,
@@ -330,7 +330,7 @@ impl Drop for Group {
         for pid in [&self.leader, &self.member] {
             let pid = pid.trim().parse().ok().and_then(Pid::from_raw).filter(|_| runs(pid));
             if let Some(pid) = pid {
-                // It may have ended since.
+                // It may have ended meanwhile.
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
@@ -352,7 +352,7 @@ async fn job(shell: &Shell, server: &str, script: &str) -> (Process, Group) {
     (process, Group { leader, member })
 }
 
-/// Whoever gets the lock next must not find any of them.
+/// Checks that none of the processes is left when the next client gets the lock.
 async fn nobody_is_left(shell: &Shell, group: &Group) {
     let (_lock, _) = Locking::queue(&shell.s.client, "/jobs/a", "next").await;
     eventually("the next one has the lock", 3 * SOON, async || {
@@ -402,7 +402,7 @@ async fn a_job_is_killed_before_the_lock_runs_out_whose_connection_is_cut_for_go
     the_lock_outlasts(&shell, process, &group).await;
 }
 
-/// The job ends because the lock is lost, and nobody else has that before.
+/// Checks that the job ends because its lock is lost, before another client gets the lock.
 async fn the_lock_outlasts(shell: &Shell, mut process: Process, group: &Group) {
     let (status, ()) = tokio::join!(process.wait(SOON), nobody_is_left(shell, group));
     is_lost(status, &process);

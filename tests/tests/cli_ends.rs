@@ -1,4 +1,4 @@
-//! How the command `rollcall` ends, and what it leaves behind: processes, locks, registrations.
+//! The end of the command `rollcall`, and what remains: processes, locks, registrations.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ async fn nothing_that_a_check_has_started_outlives_it() {
     let hangs = "echo $$ >> pids; sleep 120 & echo $! >> pids; wait";
     let leaves = "sleep 120 & echo $! >> pids";
     for (check_command, pids) in [(hangs, 2), (leaves, 1)] {
-        // One list a command.
+        // Each command starts with an empty list.
         let list = shell.file("pids");
         drop(std::fs::remove_file(&list));
         let arguments = ["register", "/services/a:1", "--every", "300ms", "--check", check_command];
@@ -39,7 +39,7 @@ async fn children_that_it_has_not_started_are_reaped() {
                   sh -c 'while ! test -e end; do sleep 0.05; done; exit 7'";
     let process = Process::spawn("register", shell.directory.path(), &mut shell.script(script));
     let orphan = written(&shell.file("orphan")).await;
-    // A zombie has an entry still.
+    // A zombie still has an entry.
     let entry = Path::new("/proc").join(orphan.trim());
     eventually("it is reaped", SOON, async || check(!entry.exists(), || orphan.clone())).await;
     std::fs::write(shell.file("end"), "").unwrap();
@@ -54,7 +54,7 @@ async fn signals_that_were_ignored_at_the_start_are_ignored() {
     says(&process, "registered /services/a:1").await;
     process.signal(Signal::HUP);
     process.signal(Signal::INT);
-    // It goes on: it tells what happens after the signals.
+    // It still runs, since it reports an event after the signals.
     shell.s.bare.set("/services/a:1", b"{\"n\":1}").await;
     says(&process, "somebody else has written into /services/a:1").await;
     process.signal(Signal::TERM);
@@ -78,7 +78,7 @@ async fn a_job_runs_though_the_command_was_replaced_while_it_waited() {
     assert!(shell.file("ran").exists());
 }
 
-/// Whether nobody holds a lock or waits for it, now.
+/// Checks that a lock has neither holders nor waiters.
 async fn is_free(shell: &Shell, path: &str) {
     let lock = describe(&shell.s.client, path).await;
     assert!(lock.holders.is_empty() && lock.waiters.is_empty(), "{lock:?}");
@@ -110,7 +110,7 @@ async fn a_lock_that_is_granted_as_a_signal_comes_is_given_back() {
         })
         .await;
     };
-    // One that waits knows its place, and does not hear that its turn has come.
+    // A waiting command knows its position, and does not receive the grant.
     let (_holder, held) = Locking::take(&shell.s.client, "/jobs/a", "somebody").await;
     let mut waiting = start("waiting", &["lock", "/jobs/a", "--name", "me", "--wait", "--timeout", "2s"]);
     says(&waiting, "place 1 in the queue").await;
@@ -121,7 +121,7 @@ async fn a_lock_that_is_granted_as_a_signal_comes_is_given_back() {
     assert_eq!(done(waiting).await.code, Some(143));
     is_free(&shell, "/jobs/a").await;
 
-    // One that has just come has heard nothing at all.
+    // A new command has received nothing at all.
     proxy.set_traffic(Traffic::Pass);
     proxy.stall_answers_after(b"/jobs/b");
     let mut coming = start("coming", &["lock", "/jobs/b", "--name", "me", "--timeout", "30s"]);

@@ -1,4 +1,5 @@
-//! What the command `rollcall` and the server say: while they wait, when they can't start, of what they were given.
+//! The messages of the command `rollcall` and the server: while they wait, when they can't start, and about their
+//! input.
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -14,7 +15,7 @@ use rollcall_tests::shell::{Done, Shell, done, object, says};
 use rollcall_tests::zookeeper::free_address;
 use serde_json::json;
 
-/// A value that no message can carry.
+/// A value too large for any message.
 fn too_large() -> String {
     json!({ "x": "x".repeat(3 << 20) }).to_string()
 }
@@ -145,7 +146,7 @@ async fn a_lock_is_waited_for_as_long_as_was_asked_though_there_is_no_replica() 
         waiting.push(Process::spawn(name, shell.directory.path(), &mut shell.command_at(&address, arguments)));
     }
     for process in &waiting {
-        // It says so after a second, which is ten times what a call may take.
+        // It prints this after a second, ten times the time-out of a call.
         says(process, "waiting for the lock").await;
     }
     front.accept().await;
@@ -191,7 +192,7 @@ async fn a_write_says_what_it_writes() {
         assert!(written.is_empty() || node().await.text() == written);
     }
     assert_eq!(node().await.json()["n"], 1);
-    // A job of cron has /dev/null there.
+    // A cron job has /dev/null as its input.
     let nothing = shell.run(&["put", "/config"]).await;
     assert_eq!(nothing.code, Some(2), "{nothing:?}");
     assert!(nothing.stderr.contains("--empty"), "{nothing:?}");
@@ -254,7 +255,7 @@ async fn locks_are_listed_and_their_nodes_are_not() {
         let (shown, all) = (shell.ok(&get(&[])).await, shell.ok(&get(&["--all"])).await);
         assert!(shown.contains("plain") && !shown.contains("__lock__"), "{shown}");
         assert!(all.contains("a-__lock__"), "{all}");
-        // The three that hold or wait have nodes of 32 digits.
+        // The nodes of the three holders and waiters contain 32 hex digits.
         let has_lease = |text: &str| {
             let mut words = text.split(|c: char| !c.is_ascii_hexdigit());
             words.any(|word| word.len() == 32)
@@ -281,7 +282,7 @@ fn always<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [arguments, &["--color", "always"]].concat()
 }
 
-/// What the server says when it can't start.
+/// The server's error message when it can't start.
 async fn refused(options: &[&str]) -> String {
     let directory = scratch("refused");
     let mut command = Command::new(server::program());
@@ -351,7 +352,7 @@ async fn make_finds_a_port_that_is_taken_before_it_builds() {
         for option in ["--listen", "--http-listen"] {
             let directory = scratch("make");
             let mut command = Command::new("make");
-            // Where there is no cargo, nothing is built.
+            // With `CARGO=false` nothing is built.
             command.args(["--no-print-directory", target, "CARGO=false", &format!("RUN={option} {taken}")]);
             let said = done(Process::spawn("make", directory.path(), command.current_dir(root))).await;
             assert!(said.code != Some(0) && said.stdout.is_empty(), "{target}: {said:?}");

@@ -1,4 +1,4 @@
-//! Clients that die, stop, or whose machine is gone: what they held goes in time, and never before.
+//! Clients that die, stop, or lose their machine: their registrations end in time, and never early.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -14,24 +14,24 @@ use rollcall_tests::victim::VictimProcess;
 use rollcall_tests::wait::{SOON, check, eventually};
 
 const TTL: Duration = Duration::from_secs(3);
-/// How long a silent connection is left alone, and then how long the answer to a ping may take.
+/// Time for which a silent connection is tolerated, and then time for the answer to a ping.
 const KEEPALIVE: Duration = Duration::from_secs(2);
-/// How late a registration may go by the promise.
+/// Maximum delay of the end of a registration with a ttl, as promised.
 const LATE: Duration = Duration::from_secs(2);
-/// How late what is to go at once may go.
+/// Maximum delay of an end that is to be immediate.
 const AT_ONCE: Duration = Duration::from_millis(500);
-/// How many registrations each victim holds.
+/// Number of registrations of each victim.
 const EACH: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Killed,
     Stopped,
-    /// Its machine is gone, and nobody tells the replica.
+    /// Its machine is gone, and the replica is not told.
     HalfOpen,
 }
 
-/// A client that is about to have a fault.
+/// A client that a fault will hit.
 struct Victim {
     fault: Fault,
     ttl: Option<Duration>,
@@ -49,8 +49,8 @@ impl Victim {
         Victim { fault, ttl, prefix, process, proxy }
     }
 
-    /// Has the fault happen, just after a keep-alive: what stood for it is gone between these moments, as ZooKeeper's clock
-    /// has it, on a machine that is never late.
+    /// Causes the fault, just after a keep-alive. Returns the earliest and the latest time at which its registrations
+    /// may end, by ZooKeeper's clock, on a machine without lag.
     async fn strike(&mut self) -> (SystemTime, SystemTime) {
         self.process.next_heard().await;
         match self.fault {
@@ -78,7 +78,7 @@ impl Victim {
 #[tokio::test]
 async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
     let fleet = Fleet::start(2, Route::Direct, &["--keepalive", "2s"]).await;
-    // They share the replicas with the victims, and nothing happens to them.
+    // These clients share the replicas with the victims, and must not be affected.
     let crowd = Crowd::start(&fleet, 10, 5, TTL).await;
     let mut victims = Vec::new();
     for fault in [Fault::Killed, Fault::Stopped, Fault::HalfOpen] {
@@ -106,7 +106,7 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
         let gone = sights.absences.iter().filter(|absence| victim.has(&absence.path)).map(|absence| absence.from);
         let (first, last) = (gone.clone().min().unwrap(), gone.clone().max().unwrap());
         let what = format!("{:?}, ttl {:?}", victim.fault, victim.ttl);
-        // ZooKeeper counts in milliseconds.
+        // ZooKeeper's times are in milliseconds.
         assert!(first + Duration::from_millis(1) >= earliest, "{what}: gone at {first:?}, before {earliest:?}");
         let [first, last, latest_at] = [first, last, latest].map(|at| at.duration_since(earliest).unwrap_or_default());
         println!(
@@ -126,7 +126,7 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
     crowd.stands_undisturbed(&fleet, Whose::All).await;
 }
 
-/// Nothing else would tell: no ttl, and no ping for ten minutes.
+/// There is no other sign of the death: no ttl, and no ping for ten minutes.
 #[tokio::test]
 async fn the_end_of_its_connection_alone_tells_that_a_client_is_dead() {
     let fleet = Fleet::start(1, Route::Direct, &["--keepalive", "600s"]).await;
@@ -139,7 +139,7 @@ async fn the_end_of_its_connection_alone_tells_that_a_client_is_dead() {
     .await;
 }
 
-/// A laptop that slept, a process in a debugger: what it held has gone, and is back when it is.
+/// Like a laptop that slept, or a process in a debugger: its registrations end, and come back when it does.
 #[tokio::test]
 async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves() {
     let fleet = Fleet::start(2, Route::Direct, &["--keepalive", "2s"]).await;
@@ -173,7 +173,7 @@ async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves(
     }
 }
 
-/// The last generation of each path that a program was told.
+/// The last generation of each path that was reported to a program.
 fn registered(program: &RegistrantProcess) -> BTreeMap<String, i64> {
     let registered = |news| match news {
         News::Registered(generation) => Some(generation),

@@ -1,7 +1,7 @@
-//! Hundreds of clients and kazoo's own Semaphores contend for locks while replicas, ZooKeeper servers and connections are
-//! broken under them. Whether all went well is read from ZooKeeper's transaction logs: see [`rollcall_tests::lock_rules`].
+//! Hundreds of clients and kazoo's own Semaphores contend for locks while replicas, ZooKeeper servers and connections
+//! break. ZooKeeper's transaction logs show whether the rules of locks held: see [`rollcall_tests::lock_rules`].
 //!
-//! `ROLLCALL_CHAOS` says for how many seconds (45), `ROLLCALL_SEED` runs a seed again.
+//! `ROLLCALL_CHAOS` is the duration in seconds (45); `ROLLCALL_SEED` repeats a seed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 const CLIENTS: usize = 200;
-/// Number of threads of each kazoo.
+/// Number of threads of each kazoo process.
 const THREADS: usize = 4;
-/// How many want one lock on one replica, and give it back as soon as they have it, so that it changes hands fast.
+/// Number of clients that want one lock on one replica, and give it back at once, so that it changes hands fast.
 const FAST: usize = 20;
 const FAST_LOCK: &str = "/fast";
-/// How many want one lock for longer, and are told when they have lost it.
+/// Number of clients that want one lock for longer, and are told when they have lost it.
 const TENACIOUS: usize = 8;
 const TENACIOUS_LOCK: &str = "/kept";
-/// The replica that none of these is at.
+/// The replica that none of the tenacious clients uses.
 const SPARE: usize = 2;
-/// The ZooKeeper sessions of the replicas.
+/// Time-out of the replicas' ZooKeeper sessions.
 const SESSION: Duration = Duration::from_secs(3);
-/// How long what a lost client had may stand, when its replica is gone and ZooKeeper has no leader for a while: two of the
-/// sessions that an election begins anew, and the election.
+/// Maximum time for which the nodes of a dead client may remain when its replica is gone and ZooKeeper has no leader
+/// for a while: two session time-outs, which an election restarts, and the election.
 const BOUND: Duration = Duration::from_secs(15);
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -61,7 +61,7 @@ fn locks() -> Vec<Lock> {
     .into()
 }
 
-/// What is broken.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Blow {
     KillReplica,
@@ -89,7 +89,8 @@ const BLOWS: [Blow; 10] = [
     Blow::KillKazoo,
 ];
 
-/// Breaks one thing after the other, and mends each. Gives the times in which a replica was stopped, and what was broken.
+/// Causes one fault after another, and repairs each. Returns the intervals in which a replica was stopped, and the
+/// kinds of faults.
 async fn break_things(
     fleet: &mut Fleet,
     kazoo: &mut [Kazoo],
@@ -99,13 +100,13 @@ async fn break_things(
 ) -> (Vec<Stopped>, BTreeSet<Blow>) {
     let (mut stopped, mut struck) = (Vec::new(), BTreeSet::new());
     sleep(Duration::from_secs(2)).await;
-    // Its client goes on writing, and only the token keeps it from what the lock guards.
+    // Its client goes on writing, and only the token protects the guarded resource.
     let keeper = keeper(fleet).await;
     let kept = locks.iter().find(|lock| lock.path == TENACIOUS_LOCK).expect("it is one of them");
     stopped.push(stop_until_it_writes_in_vain(fleet, keeper, kept).await);
-    // Somebody is to hold it when all are cut off, which is the first blow.
+    // The lock has to be held when all replicas are cut off, which is the first fault.
     self::keeper(fleet).await;
-    // Each gets its turn; when, and which replica or connection it meets, is chance.
+    // Every fault gets its turn; the time, and the replica or connection, are random.
     let mut blows = vec![Blow::CutOffPastSessions];
     while Instant::now() < end {
         sleep(milliseconds(&mut rng, 500..2000)).await;
@@ -132,7 +133,7 @@ async fn break_things(
                 fleet.zookeeper.ready().await;
             }
             Blow::CutConnections => fleet.proxies.iter().for_each(|proxy| proxy.cut()),
-            // Only kazoo has ZooKeeper meanwhile, and takes what others lose.
+            // Meanwhile only kazoo has ZooKeeper, and takes the lost locks.
             Blow::CutOffPastSessions => {
                 fleet.cut_off().await;
                 sleep(SESSION + SESSION / 2 + pause).await;
@@ -167,12 +168,12 @@ async fn break_things(
     (stopped, struck)
 }
 
-/// Waits until another of our clients takes the lock that is held for long, and tells by which replica.
+/// Waits until another of our clients holds the tenacious lock, and returns its replica.
 async fn keeper(fleet: &mut Fleet) -> usize {
     let client = fleet.replicas[SPARE].server().client().await;
     let holder = async || {
         let request = v1::DescribeLockRequest { path: TENACIOUS_LOCK.to_owned() };
-        // It may have lost ZooKeeper for a moment.
+        // The replica may have lost ZooKeeper for a moment.
         let described = client.clone().describe_lock(request).await.map_err(|status| status.to_string())?;
         let names = described.into_inner().holders.into_iter().map(|holder| holder.name);
         Ok(names.into_iter().find(|name| name.starts_with('c')))
@@ -189,24 +190,25 @@ async fn keeper(fleet: &mut Fleet) -> usize {
     home(number)
 }
 
-/// The replica of one who holds a lock for long.
+/// The replica of a tenacious client.
 fn home(number: usize) -> usize {
     number % SPARE
 }
 
-/// Stops a replica for a while. `None`: so short a while costs no lock. What is certain of a lock ends that long before
-/// ZooKeeper's session does.
+/// Stops a replica for a while. Returns `None` when that was too short to cost a lock: the certainty of a lock ends so
+/// long before ZooKeeper's session.
 async fn stop(fleet: &mut Fleet, replica: usize, pause: Duration) -> Option<Stopped> {
     let from = SystemTime::now();
     fleet.replicas[replica].server().pause();
     sleep(pause).await;
     fleet.replicas[replica].server().process().signal(Signal::CONT);
-    // What it has to say then takes a moment.
+    // The replica then takes a moment to report.
     let until = SystemTime::now() + Duration::from_secs(1);
     (pause > SESSION * 3 / 10).then_some(Stopped { replica, from, until })
 }
 
-/// Stops the replica of a lock's holder until a later holder has written, and the former one, who has heard nothing, in vain.
+/// Stops the replica of a lock's holder until a later holder has written, and a write of the former one, which knows
+/// nothing of its loss, was refused.
 async fn stop_until_it_writes_in_vain(fleet: &mut Fleet, replica: usize, lock: &Lock) -> Stopped {
     let from = SystemTime::now();
     fleet.replicas[replica].server().pause();
@@ -278,15 +280,15 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
              a stopped replica could not tell, {refused} late writes refused, nodes stood for up to {outlived:?}",
             lock.path
         );
-        // Enough to have been tried.
+        // There were enough events to test.
         assert!(*grants > 2 && *beliefs > 1 && *foreign > 0, "{}: {found:?}", lock.path);
-        // Somebody held that one when all replicas were cut off past their sessions, and when its replica was stopped as
-        // long, which are the first blows.
+        // That lock was held when its holder's replica was stopped and when all replicas were cut off past their
+        // sessions, which are the first faults.
         let is_tried = *told > 0 && *refused > 0;
         assert!(lock.path != FAST_LOCK || *entered_with_a_change > 0, "{found:?}");
         assert!(is_tried || lock.path != TENACIOUS_LOCK, "no loss was told of, or nothing refused: {found:?}");
     }
-    // In two minutes each has had its turn. The first seconds go by with what is broken before.
+    // In two minutes each kind has had its turn. The first seconds are taken by the earlier faults.
     let expected = BLOWS.len().min(usize::try_from(length.as_secs().saturating_sub(15) / 10).unwrap());
     assert!(struck.len() >= expected, "only {struck:?} were struck");
     for line in findings.iter().flat_map(|found| &found.story) {

@@ -1,8 +1,8 @@
-//! The embedded server beside real ZooKeeper: the same long random sequence of operations from several sessions against
-//! both; every reply, stat and event is compared. The seed is printed; `ROLLCALL_SEED` runs it again.
+//! The embedded server beside real ZooKeeper: both get the same long random sequence of operations from several
+//! sessions, and every reply, stat and event is compared. The seed is printed; `ROLLCALL_SEED` repeats it.
 //!
-//! Made equal before they are compared: transaction ids (relative to where each server began), times, session ids, and
-//! the order of what ZooKeeper keeps in hash tables.
+//! Some values are made equal before the comparison: transaction ids (relative to each server's begin), times, session
+//! ids, and the order of entries that ZooKeeper keeps in hash tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use rollcall_wire::{Acl, ConnectRequest, Decoder, Encoder, OpCode, Stat, Watcher
 
 const STEPS: usize = 4_000;
 const CLIENTS: usize = 4;
-/// Nobody's session ends by itself while it is compared.
+/// A session time-out so long that no session ends by itself during the comparison.
 const LIFETIME: Duration = Duration::from_secs(60);
 const PATHS: [&str; 14] = [
     "/",
@@ -38,7 +38,7 @@ const PATHS: [&str; 14] = [
     "/a/../b",
 ];
 
-/// Both servers, fresh, as much alike as settings make them. Nothing ends by itself while it is compared.
+/// Both servers, new, with settings as similar as possible. Nothing ends by itself during the comparison.
 async fn pair() -> ([Own; 2], Side, Side) {
     let options = Options { sweep: Some(Duration::from_secs(3600)), ..Options::default() };
     let servers = [Arm::ZooKeeper.own(options).await, Arm::Embedded.own(options).await];
@@ -97,7 +97,7 @@ async fn a_session_expires_as_in_zookeeper() {
         for path in ["/a/x", "/a/y", "/b"] {
             side.call(0, &create(path, 1), &mut told).await;
         }
-        // Silence, until the server has had enough.
+        // The client is silent until the server ends its session.
         assert!(side.clients[0].next().await.is_none());
         side.clients[0] = mortal;
         for client in 0..CLIENTS {
@@ -112,16 +112,16 @@ async fn a_session_expires_as_in_zookeeper() {
     assert_eq!(heard[0], heard[1]);
 }
 
-/// What a client does.
+/// An action of a client.
 #[derive(Debug, Clone)]
 enum Act {
     Call(Call),
-    /// Drops the connection, takes the session up, and sets watches again as of so many transactions ago.
+    /// Drops the connection, resumes the session, and sets watches again as of `missed` transactions ago.
     Reconnect {
         missed: i64,
         paths: Vec<&'static str>,
     },
-    /// Takes the session up on a second connection while the first stands.
+    /// Resumes the session on a second connection while the first is open.
     Move,
     /// Ends the session, and starts another.
     Renew,
@@ -173,7 +173,7 @@ enum Call {
     MultiRead(Vec<Call>),
     Auth(&'static str),
     Bare(OpCode),
-    /// A body that is cut short.
+    /// A request with an incomplete body.
     Cut(OpCode),
 }
 
@@ -192,7 +192,7 @@ impl Act {
 }
 
 fn path(rng: &mut StdRng) -> &'static str {
-    // Most of the time a path that can exist.
+    // Mostly a path that can exist.
     let known = if rng.random_bool(0.95) { &PATHS[..9] } else { &PATHS[..] };
     known.choose(rng).unwrap()
 }
@@ -285,9 +285,9 @@ impl Call {
                 };
                 let flags = *modes.choose(rng).unwrap();
                 let ttl = (op_code == OpCode::CreateTtl).then(|| match flags {
-                    // Hours, most of the time.
+                    // Mostly hours.
                     5 | 6 => *[10_000_000, 10_000_000, 0xff_ffff_ffff, 0x100_0000_0000, 0, -1].choose(rng).unwrap(),
-                    // ZooKeeper does not survive a negative one.
+                    // A negative one crashes ZooKeeper.
                     _ => 1,
                 });
                 Self::Create { op_code, path: path(rng), data, acl: acl(rng), flags, ttl }
@@ -377,9 +377,9 @@ impl Call {
 struct Side {
     address: SocketAddr,
     clients: Vec<Raw>,
-    /// Session ids, by the order in which sessions were made.
+    /// Session ids, by the order in which the sessions were made.
     sessions: BTreeMap<i64, usize>,
-    /// The transaction from which on both servers count alike.
+    /// The transaction from which both servers count alike.
     base: i64,
 }
 
@@ -406,10 +406,10 @@ impl Side {
         Raw::connect(self.address, request).await.expect("a handshake is answered")
     }
 
-    /// Carries an act out; tells all that any client hears of it.
+    /// Carries an act out. Returns everything that any client receives in response.
     async fn carry_out(&mut self, client: usize, act: &Act) -> String {
         let mut heard = String::new();
-        // What clients hear of a session's end comes in no order.
+        // The messages about a session's end have no order.
         let mut is_ordered = true;
         match act {
             Act::Call(call) => drop(self.call(client, call, &mut heard).await),
@@ -425,8 +425,8 @@ impl Side {
                 assert!(before.next().await.is_none(), "the connection that had it is closed");
             }
             Act::Reconnect { missed, paths } => {
-                // ZooKeeper forgets a connection by its session's id, as late as it closes it: the next one's too, if that is
-                // there by then. Such a connection is not closed when its session moves.
+                // ZooKeeper forgets a connection by its session's id only when it closes it. If the next connection
+                // exists by then, it is forgotten too, and is not closed when its session moves.
                 self.clients[client].hang_up().await;
                 while self.clients[client].next().await.is_some() {}
                 self.clients[client] = self.open(&resumption(&self.clients[client].session)).await;
@@ -450,11 +450,11 @@ impl Side {
         self.exchange(client, call.op_code(), &encoder.take(), heard).await
     }
 
-    /// Five lists of paths, one for each kind of watch.
+    /// Sends `setWatches2`, with five lists of paths, one for each kind of watch.
     async fn set_watches(&mut self, client: usize, missed: i64, paths: &[&'static str], heard: &mut String) {
         let now = self.call(client, &Call::Bare(OpCode::Ping), heard).await;
         let mut encoder = Encoder::new();
-        // What lies before the base is not alike: there ZooKeeper's root is new, and the embedded server's is old.
+        // Transactions before the base differ: there ZooKeeper's root is new, and the embedded server's is old.
         encoder.long((now - missed).max(self.base));
         for kind in 0..5 {
             let paths: Vec<_> = paths.iter().skip(kind).step_by(5).collect();
@@ -464,7 +464,7 @@ impl Side {
         self.exchange(client, OpCode::SetWatches2, &encoder.take(), heard).await;
     }
 
-    /// Sends a request, and hears everything up to its reply; answers with the reply's transaction.
+    /// Sends a request, and reads everything up to its reply. Returns the reply's transaction id.
     async fn exchange(&mut self, client: usize, op_code: OpCode, body: &[u8], heard: &mut String) -> i64 {
         let xid = self.clients[client].send(op_code, body).await;
         loop {

@@ -1,4 +1,5 @@
-//! ZooKeeper not there yet, restarted, hung, without its leader. What stands stays, and all is well afterwards.
+//! ZooKeeper not started yet, restarted, hung, without its leader. Everything that exists remains, and all is well
+//! afterwards.
 
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ async fn a_zookeeper_that_hangs_for_a_while_costs_nothing() {
     let first = stream.set("/hang/one", text("x")).await;
     zookeeper.pause(0);
     stream.send(set("/hang/two", text("x"))).await;
-    // Reads of what is known are answered, whatever hangs.
+    // Reads of known paths are answered, whatever hangs.
     cached(&client, "/hang").await.ok();
     zookeeper.resume(0);
     stream.registered().await;
@@ -116,8 +117,8 @@ async fn the_loss_of_the_leader_costs_nothing_that_stands() {
     assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
 }
 
-/// What one read asks for at once comes to more than the embedded server answers. (A ZooKeeper of a test has not the memory
-/// for an answer that Rollcall does not read.)
+/// One read asks for more than the embedded server sends in one answer. (A ZooKeeper of a test lacks the memory for an
+/// answer that Rollcall does not read.)
 #[tokio::test]
 async fn what_is_too_large_for_one_answer_is_read_in_several() {
     let own = Arm::Embedded.own(Options::default()).await;
@@ -147,7 +148,7 @@ async fn what_is_too_large_for_one_answer_is_read_in_several() {
     }
 }
 
-/// As a follower that is behind says it, or a proxy.
+/// Like the error of a follower that lags, or of a proxy.
 #[tokio::test]
 async fn a_session_that_is_called_over_and_lives_costs_its_clients_a_retry_at_most() {
     let embedded = Embedded::start(Options::default()).await;
@@ -156,7 +157,7 @@ async fn a_session_that_is_called_over_and_lives_costs_its_clients_a_retry_at_mo
     let mut stream = Registration::open(&client).await;
     let first = stream.set("/called-over/first", text("x")).await;
     for (round, code) in [ErrorCode::SessionExpired, ErrorCode::SessionMoved].into_iter().enumerate() {
-        // With its parents it is a transaction, which fails in a part.
+        // The put creates parents too, so it is a transaction, one part of which fails.
         embedded.faults().refuse_writes(1, code);
         let path = format!("/called-over/parent-{round}/config");
         refused(put(&client, &path, text("x")).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
@@ -188,7 +189,7 @@ async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
     let recursive = WatchRequest { path: "/missed".into(), recursive: true, ..Default::default() };
     let mut deep = Watching::start_with(&client, recursive).await;
 
-    // The next event brings to light what was not told.
+    // The next event reveals the missed change.
     swallow("/missed/new");
     bare.create("/missed/new", b"1").await;
     swallower.has_swallowed().await;
@@ -198,7 +199,7 @@ async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
     watching.until("what was missed", |known| known.names() == ["new", "one", "three", "two"]).await;
     deep.until("what was missed", |known| known.names() == ["new", "one", "three", "two", "two/a"]).await;
 
-    // So does a read that has to be up to date.
+    // So does a LATEST read.
     swallow("/missed/one");
     bare.delete("/missed/one").await;
     swallower.has_swallowed().await;
@@ -206,12 +207,12 @@ async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
     assert_eq!(answer.node.unwrap().children.len(), 3);
     watching.until("what was missed", |known| known.names() == ["new", "three", "two"]).await;
 
-    // And further down.
+    // And so does an event further down.
     swallow("/missed/two/b");
     bare.create("/missed/two/b", b"1").await;
     swallower.has_swallowed().await;
     bare.set("/missed/two/a", b"2").await;
     deep.until("what was missed", |known| known.names() == ["new", "three", "two", "two/a", "two/b"]).await;
-    // Nobody had to begin anew.
+    // Neither watch had to begin anew.
     assert_eq!((watching.snapshots, deep.snapshots), (1, 1));
 }

@@ -1,4 +1,4 @@
-//! The Go client and its pages. `tests/setup.sh staticcheck` fetches what they need.
+//! The Go client and its pages. `tests/setup.sh staticcheck` installs what they need.
 
 use std::fs;
 use std::process::Command;
@@ -11,10 +11,10 @@ use rollcall_tests::server::{Server, program};
 
 use crate::polyglot::{installed, root, succeed};
 
-/// The first run compiles gRPC, with the race detector once more.
+/// Time-out that includes compiling gRPC in the first run, and once more with the race detector.
 pub(crate) const COMPILING: Duration = Duration::from_secs(900);
 
-/// Go, in one of our modules.
+/// The command go, in one of our modules.
 pub(crate) fn go(module: &str) -> Command {
     let found = Command::new("go").arg("version").output();
     assert!(found.is_ok_and(|go| go.status.success()), "no go: install Go 1.26 or newer and put it on the PATH");
@@ -59,7 +59,7 @@ async fn the_go_program_of_the_readme_prints_what_the_readme_shows() {
     let shown = page::blocks(&fs::read_to_string(root().join("README.md")).unwrap(), "In Go");
     let directory = scratch("readme-go");
     let file = directory.path().join("main.go");
-    // The page says where the server of `make run` is.
+    // The page has the address of `make run`'s server.
     let address = server.grpc().to_string();
     fs::write(&file, page::only(&shown, "go").replace("localhost:7700", &address)).unwrap();
     let said = succeed("go-run", go("client-go").arg("run").arg(&file), COMPILING).await;

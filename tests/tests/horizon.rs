@@ -1,5 +1,5 @@
-//! A replica that is stopped tells nobody that its ZooKeeper sessions end. Its clients know for how long they may rely on
-//! its last word.
+//! A stopped replica can't report that its ZooKeeper sessions end. Its clients know for how long they may rely on its
+//! last message.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 /// Shorter than the ten seconds of silence that clients waited for before there was a horizon.
 const SESSION: &[&str] = &["--session-timeout", "6s"];
-/// Enough that each session of the replica has some.
+/// So many that each session of the replica has some.
 const LOCKS: usize = 12;
 
 #[tokio::test]
@@ -96,12 +96,12 @@ async fn a_replica_tells_how_long_its_last_word_can_be_relied_on() {
     let session = Duration::from_secs(6);
     let (_stream, _, horizon) = held(&s.server, lock("/a", "me")).await;
     assert!(horizon > session / 4 && horizon < session / 2, "{horizon:?}");
-    // Of a lock with a ttl nobody takes the rest before that is over.
+    // For a lock with a ttl, nobody takes the lock before the ttl is over.
     let ttl = Duration::from_secs(30);
     let lasting = AcquireLockRequest { ttl: Some(span(ttl)), ..lock("/b", "me") };
     let (_stream, _, horizon) = held(&s.server, lasting).await;
     assert!(horizon >= ttl / 2 && horizon < ttl, "{horizon:?}");
-    // A connection is given up after the keep-alive's time.
+    // A connection is given up after the keep-alive time.
     let hasty = Server::start_with(&s.sandbox.hosts, &["--keepalive", "2s"]).await;
     let (_stream, _, horizon) = held(&hasty, lock("/c", "me")).await;
     assert!(horizon < Duration::from_secs(2), "{horizon:?}");

@@ -1,6 +1,6 @@
-//! Clients that mean harm, each in a small size, beside a good citizen: its registration stays, its calls are answered,
-//! the replica keeps its ZooKeeper sessions, its memory is bounded, and it ends when it is told to. How fast all of that
-//! is, `make bench` measures.
+//! Hostile clients, each in a small size, beside a good citizen: its registration remains, its calls are answered, the
+//! replica keeps its ZooKeeper sessions, its memory is bounded, and it ends when it is told to. `make bench` measures
+//! the speed of all that.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, Sandbox};
 use tokio::time::{Instant, sleep};
 
-/// How long a flood takes at most; a quarter of it where it repeats itself.
+/// Maximum duration of a flood; a quarter of it where the flood repeats itself.
 const TIME: Duration = Duration::from_secs(8);
-/// The same, of one beside which a client dies and is to be seen to be dead.
+/// Maximum duration of a flood during which a client has to die, and its registration to end.
 const LONG: Duration = Duration::from_secs(60);
-/// How long the citizen waits: for anything that is answered at all, on a machine that is busy.
+/// The citizen's time-outs: long enough for any answer, on a busy machine.
 const PATIENCE: Patience = Patience { call: SOON, expiry: SOON };
-/// The most memory that the server may take, in bytes: what every flood is far below if it is bounded, and above if not.
+/// Maximum memory of the server, in bytes: a bounded flood stays far below it, an unbounded one exceeds it.
 const MEMORY: usize = 500_000_000;
 
 macro_rules! floods {
@@ -79,7 +79,7 @@ floods! {
     described_queue: DescribedQueue on Embedded;
 }
 
-/// A server on a backend of its own, prepared for a flood.
+/// A server on its own backend, prepared for a flood.
 async fn prepared(flood: Flood, sandbox: &Sandbox, options: &[&str]) -> (Server, Bare) {
     let bare = sandbox.bare().await;
     prepare(flood, Load::new(Size::Small, TIME), &bare).await;
@@ -87,8 +87,8 @@ async fn prepared(flood: Flood, sandbox: &Sandbox, options: &[&str]) -> (Server,
 }
 
 fn start(flood: Flood, server: &Server, time: Duration) -> FloodProcess {
-    /// A low priority, since the flood shares the processors with the server; not the lowest, since it shares them with
-    /// other tests too.
+    /// A low priority, since the flood shares the processors with the server, but not the lowest, since it shares them
+    /// with other tests too.
     const NICE: u8 = 5;
     let target = Target { grpc: server.grpc(), http: server.http() };
     FloodProcess::spawn(&beside("flood"), &[], Order { flood, target, size: Size::Small, time }, NICE)
@@ -123,14 +123,14 @@ async fn beside_a_flood(flood: Flood, arm: Arm) {
     assert!(peak < MEMORY, "the server took {} MB", peak / 1_000_000);
     let expired = citizen.succeeded(Act::Expire, begin, end);
     assert!(flood != Flood::Unset || expired > 0, "no ttl has ended before the flood has");
-    // An honest client, however many streams it has.
+    // This client is honest, however many streams it has.
     assert!(flood != Flood::ManyStreams || done.ends_with(" 0 connections closed"), "{done}");
     drop(citizen);
     server.process().signal(Signal::TERM);
     server.process().wait(2 * SOON).await;
 }
 
-/// The ZooKeeper sessions that the server has.
+/// The ZooKeeper sessions of the server.
 async fn fences(bare: &Bare) -> BTreeSet<String> {
     bare.children("/.rollcall/fences").await.unwrap_or_default().into_iter().collect()
 }

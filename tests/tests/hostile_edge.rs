@@ -1,5 +1,5 @@
-//! Clients that mean harm, or are unlucky, at the edge: connections that are never opened, calls that are never finished,
-//! requests without end, answers that nobody reads. Each costs a bounded amount, and nobody else.
+//! Hostile or unlucky clients at the edge: connections that are never opened, calls that are never finished, endless
+//! requests, answers that are not read. Each costs a bounded amount, and affects nobody else.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,12 +27,12 @@ const REGISTER: &str = "/rollcall.v1.Registry/Register";
 const GET: &str = "/rollcall.v1.Registry/Get";
 const PUT: &str = "/rollcall.v1.Registry/Put";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-/// A method of each kind that there is: ours, others', and none.
+/// One method of each kind: ours, those of other services, and an unknown one.
 const METHODS: [&str; 6] =
     [GET, REGISTER, "/rollcall.v1.Registry/Watch", "/grpc.health.v1.Health/Watch", REFLECTION, "/no.such.Service/Call"];
 const WIDE: u32 = 1 << 30;
 
-/// A connection on which calls are begun and not finished.
+/// A connection on which calls are started and not finished.
 struct Caller {
     requests: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
@@ -52,12 +52,12 @@ impl Caller {
         Caller { requests, connection: tokio::spawn(connection) }
     }
 
-    /// Begins a call, of which nothing but headers is sent.
+    /// Starts a call by sending its headers alone.
     async fn begin(&mut self, method: &str) -> Call {
         self.begin_with(method, &[]).await
     }
 
-    /// The same, with more headers.
+    /// Starts a call with more headers.
     async fn begin_with(&mut self, method: &str, headers: &[(&str, &str)]) -> Call {
         let request = http::Request::post(format!("http://edge{method}"))
             .header("content-type", "application/grpc")
@@ -77,7 +77,7 @@ impl Drop for Caller {
 }
 
 impl Call {
-    /// Says that a message of this length comes, and sends so much of it.
+    /// Announces a message of this length, and sends `sent` bytes of it.
     fn partly(&mut self, length: usize, sent: usize) {
         let prefix = u32::try_from(length).unwrap().to_be_bytes();
         let data = [&[0][..], &prefix, &vec![0; sent]].concat();
@@ -91,7 +91,7 @@ impl Call {
         self.request.send_data([&[0][..], &prefix, &message].concat().into(), is_last).unwrap();
     }
 
-    /// How it ends.
+    /// The status that the call ends with.
     async fn status(self) -> Status {
         let response = soon("an answer", self.answer).await.unwrap();
         if let Some(status) = Status::from_header_map(response.headers()) {
@@ -115,20 +115,20 @@ async fn embedded(options: &[&str]) -> Setting {
     Arm::Embedded.setting_with("edge", options).await
 }
 
-/// For what takes long in a debug build on a busy machine.
+/// A time-out for work that takes long in a debug build on a busy machine.
 async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(6 * SOON, future).await.unwrap_or_else(|_| panic!("not within {:?}: {what}", 6 * SOON))
 }
 
-/// That somebody else is served as if nothing was.
+/// Checks that another client is served normally.
 async fn is_served(server: &Server) {
     let client = server.client().await;
     assert!(!get(&client, "/nobody").await.exists);
 }
 
-/// Waits until nothing is held for clients any more; the connection of the setting's client stays.
+/// Waits until the server holds nothing for clients except the connection of the setting's client.
 async fn is_free_again(server: &Server) {
-    /// Bytes of the answer of [`is_served`], which is kept for the next caller while its view is.
+    /// Bytes of the answer of [`is_served`], which is kept for the next caller for as long as its view.
     const KEPT: usize = 1024;
     server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 0").await;
     eventually("no bytes in use", SOON, async || {
@@ -152,9 +152,9 @@ async fn calls_of_every_service_are_counted_and_what_is_over_is_answered_at_once
         s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", under_way.len())).await;
     }
     under_way.clear();
-    // Their places come back when the server has read that they were given up.
+    // Their places are free again when the server has read the cancellations.
     s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 0").await;
-    // One that has no end by itself.
+    // Register does not end by itself.
     for _ in 0..MOST {
         under_way.push(caller.begin(REGISTER).await);
     }
@@ -166,7 +166,7 @@ async fn calls_of_every_service_are_counted_and_what_is_over_is_answered_at_once
     drop(under_way.pop());
     s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {}", MOST - 1)).await;
     under_way.push(caller.begin(REGISTER).await);
-    // Two calls of a connection come to the gate in any order.
+    // Two calls of a connection may reach the gate in any order.
     s.server.wait_for_metric(&format!("rollcall_in_use{{resource=\"streams\"}} {MOST}")).await;
     caller.begin(GET).await.ends_refused("TOO_MANY_STREAMS").await;
     drop((under_way, caller));
@@ -208,7 +208,7 @@ async fn reflection_streams_are_few_ask_little_and_leave_places_to_others() {
     large.partly(1_000_000, 100_000);
     let end = large.status().await;
     assert_eq!(end.code(), Code::Ok, "its server says no more of what it can't read: {end:?}");
-    // Those that ask nothing end by themselves.
+    // Streams without questions end by themselves.
     let end = under_way.swap_remove(0).status().await;
     assert_eq!(end.code(), Code::Ok, "{end:?}");
     s.server.wait_for_metric("rollcall_in_use{resource=\"streams\"} 0").await;
@@ -239,7 +239,7 @@ async fn a_request_that_is_not_finished_ends_in_time() {
     let mut caller = Caller::connect(s.server.grpc()).await;
     let (headers, mut half) = (caller.begin(GET).await, caller.begin(PUT).await);
     half.partly(1000, 10);
-    // Register may be silent.
+    // A Register stream may be silent.
     let stream = caller.begin(REGISTER).await;
     for call in [headers, half] {
         let status = call.status().await;
@@ -263,7 +263,7 @@ async fn the_bytes_of_requests_are_bounded_whether_they_are_finished_or_not() {
             calls.push(call);
         }
         let mut ends: JoinSet<_> = calls.into_iter().map(Call::status).collect();
-        // What is within the limit stays for a while, or for ever. Register is not refused: it is not read.
+        // Calls within the limit stay for a while, or for ever. Register is not refused, but not read.
         if method == PUT {
             let first = soon("a refusal", ends.join_next()).await.unwrap().unwrap();
             let is = (first.code(), reason(&first));
@@ -271,7 +271,7 @@ async fn the_bytes_of_requests_are_bounded_whether_they_are_finished_or_not() {
         }
         eventually("what is within the limit counts", SOON, async || {
             let used = s.server.metric("rollcall_in_use{resource=\"bytes\"}").await;
-            // The limit, the reserve for what stands, and the last frame that was read.
+            // The limit, the reserve for open streams, and the last frame read.
             check((MOST / 2..=MOST + MOST / 8 + (64 << 10)).contains(&used), || used.to_string())
         })
         .await;
@@ -288,7 +288,7 @@ async fn a_register_stream_that_is_not_read_for_want_of_room_goes_on_when_there_
     const MOST: usize = 8 << 20;
     let s = embedded(&["--max-bytes-per-connection", &MOST.to_string()]).await;
     let mut caller = Caller::connect(s.server.grpc()).await;
-    // Messages that do not end: more than the limit with its reserve.
+    // Unfinished messages: more than the limit with its reserve.
     let mut large = Vec::new();
     let mut late = caller.begin(REGISTER).await;
     for _ in 0..12 {
@@ -304,10 +304,10 @@ async fn a_register_stream_that_is_not_read_for_want_of_room_goes_on_when_there_
     let path = "/edge/held-up".to_owned();
     late.message(&ask(Ask::Set(v1::SetRegistration { path, ..Default::default() })), false);
     for mut call in large {
-        // A stream that is dropped sends what it has before it is cancelled.
+        // A dropped stream would send its data before it is cancelled.
         call.request.send_reset(h2::Reason::CANCEL);
     }
-    // It is read, whether that is soon enough for its registration to meet the limit still, or not.
+    // The late message is read, whether or not its registration still meets the limit.
     let Call { answer, request: _open } = late;
     let mut body = soon("an answer", answer).await.unwrap().into_body();
     loop {
@@ -331,14 +331,14 @@ async fn calls_without_a_body_take_no_more_than_they_are_counted_with_and_give_i
     for number in 0..CALLS {
         hand.call(stream(number), GET);
     }
-    // All end, since none is finished.
+    // All calls end, since none is finished.
     let heard = in_time("their end", hand.converse(|heard| heard.ended.len() == CALLS)).await;
     assert_eq!(heard.goodbye, None);
     let taken = (s.server.peak_bytes() - before) / CALLS;
-    // 4 KiB in the account, and what one connection, and the tests' looks at it, take besides.
+    // 4 KiB in the account, and the share of the connection and of the test's own requests.
     assert!(taken < 8 * 1024, "{taken} bytes a call");
     drop(hand);
-    // 40 MB went up; the system gets them back.
+    // Memory grew by 40 MB, which the system gets back.
     eventually("the memory is given back", 3 * SOON, async || {
         let more = s.server.resident_bytes().saturating_sub(before);
         check(more < 16 << 20, || format!("{more} bytes more than before"))
@@ -349,7 +349,7 @@ async fn calls_without_a_body_take_no_more_than_they_are_counted_with_and_give_i
 
 #[tokio::test]
 async fn answers_to_calls_without_end_that_nobody_reads_are_bounded() {
-    // Far more than the calls that may be under way, and than the sockets hold.
+    // Far more than the calls that may be in progress, and than the sockets hold.
     const CALLS: usize = 600_000;
     let s = embedded(&["--max-streams-per-connection", "1000"]).await;
     let mut hand = Hand::open(s.server.grpc(), WIDE).await;
@@ -363,7 +363,7 @@ async fn answers_to_calls_without_end_that_nobody_reads_are_bounded() {
             }
         }
     });
-    // Nobody reads the refusals: so the server stops reading.
+    // The refusals are not read, so the server stops reading.
     while tokio::time::timeout(Duration::from_secs(5), saying.changed()).await.is_ok() {
         assert!(!flood.is_finished(), "the server has read everything, and keeps the answers");
     }
@@ -410,7 +410,7 @@ async fn a_head_of_http_that_comes_slowly_is_not_waited_for() {
     for end in slow {
         soon("its end", end).await.unwrap();
     }
-    // Ours is the one that asks.
+    // The one connection asks for the metrics.
     s.server.wait_for_metric("rollcall_connections{port=\"http\"} 1").await;
 }
 
@@ -419,7 +419,7 @@ async fn connections_over_the_limit_are_closed_at_once_and_others_have_their_pla
     const MOST: usize = 6;
     let s = embedded(&["--max-connections-per-address", &MOST.to_string()]).await;
     let mut open = Vec::new();
-    // One is the setting's.
+    // The setting's client has one of them.
     for _ in 1..MOST {
         open.push(Hand::open(s.server.grpc(), WIDE).await);
     }
@@ -447,7 +447,7 @@ async fn a_client_that_is_frozen_while_it_watches_loses_its_connection_though_it
     frozen.last_message(1, &v1::WatchRequest { path: "/frozen".to_owned(), ..Default::default() });
     soon("the request", frozen.flush()).await.unwrap();
     s.server.wait_for_streams(1).await;
-    // It does nothing from here on, as a stopped process does.
+    // From here on it does nothing, like a stopped process.
     s.server.wait_for_streams(0).await;
     s.server.wait_for_metric("rollcall_connections{port=\"grpc\"} 1").await;
     drop(frozen);
@@ -475,7 +475,7 @@ async fn a_few_streams_send_very_many_keep_alives_at_once_to_a_replica_that_was_
     a_replica_that_was_stopped_is_sent_keep_alives(8, 20_000).await;
 }
 
-/// So many streams, and keep-alives of each.
+/// Sends `each` keep-alives on each of `streams` streams to a stopped replica.
 async fn a_replica_that_was_stopped_is_sent_keep_alives(streams: usize, each: usize) {
     let mut s = embedded(&[]).await;
     let mut hand = Hand::open(s.server.grpc(), WIDE).await;
@@ -493,11 +493,11 @@ async fn a_replica_that_was_stopped_is_sent_keep_alives(streams: usize, each: us
             hand.message(stream(number), &keep_alive());
         }
     }
-    // As much of it as the sockets hold.
+    // Sends as much as the sockets hold.
     let early = tokio::time::timeout(Duration::from_secs(1), hand.converse(|_| false)).await;
     assert!(early.is_err(), "{early:?}");
     s.server.resume();
-    // What was said last is read after everything else.
+    // The last message is read after all others.
     let path = "/edge/after".to_owned();
     hand.message(stream(streams - 1), &ask(Ask::Set(v1::SetRegistration { path, ..Default::default() })));
     let (client, talking) = (s.client.clone(), hand.converse(|_| false));
@@ -521,7 +521,7 @@ async fn one_stream_asks_tens_of_thousands_of_times_without_a_pause() {
     }
     let heard = in_time("all answers", hand.converse(|heard| heard.data >= 13 * COUNT)).await;
     assert_eq!((heard.goodbye, heard.ended.len()), (None, 0));
-    // What follows is read as well.
+    // Later requests are read as well.
     let mut other = Registration::open(&s.client).await;
     other.send(set("/e/other", text("x"))).await;
     other.registered().await;

@@ -1,5 +1,5 @@
-//! What clients make the replica hold by what they have not read, and by how large their messages are: all of it is
-//! counted for their connection. At the limit what is new is refused, and what stands goes on.
+//! Memory that clients make the replica hold by unread answers and large messages. All of it is counted for their
+//! connection. At the limit new requests are refused, and open streams go on.
 
 use rollcall_proto::v1;
 use rollcall_proto::v1::watch_response::Event;
@@ -20,7 +20,7 @@ async fn embedded(options: &[&str]) -> Setting {
 #[tokio::test]
 async fn small_answers_that_nobody_reads_are_counted_and_bounded_however_wide_the_windows_are() {
     const STREAMS: usize = 300;
-    /// Changes after which something must be held: a slow server tells many of them at once.
+    /// Number of changes after which something must be held: a slow server sends many of them at once.
     const CHANGES: usize = 20_000;
     let s = embedded(&[]).await;
     put(&s.client, "/news", text("first")).await.unwrap();
@@ -34,7 +34,7 @@ async fn small_answers_that_nobody_reads_are_counted_and_bounded_however_wide_th
     s.server.wait_for_streams(STREAMS).await;
     let idle = s.server.metric(BYTES).await;
     let (mut changes, mut counted, mut rest) = (0, 0, 5);
-    // When much is held, some more come.
+    // When much is held, some more changes follow.
     while rest > 0 {
         assert!(changes < CHANGES, "{counted} bytes are held for each stream");
         for _ in 0..100 {
@@ -47,7 +47,7 @@ async fn small_answers_that_nobody_reads_are_counted_and_bounded_however_wide_th
             rest -= 1;
         }
     }
-    // Its streams stand, and go on when they are read.
+    // The streams are open, and go on when they are read.
     let server = &s.server;
     tokio::select! {
         heard = hand.converse(|_| false) => panic!("the connection ended: {:?}", heard.goodbye),
@@ -70,11 +70,11 @@ async fn a_stream_counts_as_much_as_its_largest_message() {
         let mut stream = Registration::open(&client).await;
         stream.send(set(&format!("/large/{number}"), text(&"x".repeat(LARGE)))).await;
         stream.rejected().await;
-        // Its buffer stays as large as that, though nothing is in it.
+        // The buffer keeps its size, though it is empty.
         stream.keep_alive().await;
         streams.push(stream);
     }
-    // The gauge follows now and then.
+    // The gauge is updated at intervals.
     eventually("all are counted", SOON, async || {
         let counted = s.server.metric(BYTES).await;
         check(counted >= STREAMS * LARGE, || format!("{counted} bytes"))
@@ -136,7 +136,7 @@ async fn watches_wait_for_room_and_none_is_dropped() {
         check(used > 6_000_000, || used.to_string())
     })
     .await;
-    // One more waits, and hears that it is not forgotten.
+    // One more watch waits, and receives a heartbeat.
     put(&s.client, "/one-more", text(&"x".repeat(250_000))).await.unwrap();
     let heartbeat = Some(prost_types::Duration { seconds: 1, nanos: 0 });
     let request = v1::WatchRequest { path: "/one-more".to_owned(), heartbeat, ..Default::default() };

@@ -1,5 +1,5 @@
-//! Clients that read so as to harm: pages that nobody waits for, answers that nobody takes, paths without number. Beside each
-//! of them a good client is answered.
+//! Hostile readers: pages that nobody waits for, answers that are not read, very many paths. Beside each of them, a
+//! well-behaved client is answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::Code;
 
-/// Connections that mean harm.
+/// Number of hostile connections.
 const CONNECTIONS: usize = 8;
-/// What the good client asks for meanwhile, each time.
+/// Number of reads of each kind by the good client meanwhile.
 const ASKED: usize = 10;
 
-/// A client that behaves: it has registered, and reads.
+/// A well-behaved client, which has registered and reads.
 struct Citizen {
     client: Client,
     registration: Registration,
@@ -34,7 +34,7 @@ impl Citizen {
         Citizen { client, registration }
     }
 
-    /// What it is answered, in time.
+    /// The answer to a Get, which must come in time.
     async fn answer(&self, what: &str, request: GetRequest) -> GetResponse {
         match soon(what, self.client.clone().get(request)).await {
             Ok(answer) => answer.into_inner(),
@@ -42,7 +42,7 @@ impl Citizen {
         }
     }
 
-    /// Reads what it knows and what is new to the replica, and keeps its registration, for as long as the others do harm.
+    /// Reads a known path and paths that are new to the replica, and keeps its registration alive, [`ASKED`] times.
     async fn lives(&mut self, round: &str) {
         for number in 0..ASKED {
             let known = GetRequest { path: "/citizen".to_owned(), ..Default::default() };
@@ -55,7 +55,7 @@ impl Citizen {
     }
 }
 
-/// Harm that goes on until it is told to stop; gives how often it was done.
+/// A hostile action that repeats until it is stopped, with its count.
 struct Harm {
     goes_on: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -63,7 +63,7 @@ struct Harm {
 }
 
 impl Harm {
-    /// `act` is called again and again, on each of some connections, with a number that is never the same.
+    /// Calls `act` repeatedly on each of several connections, with a number that is never the same.
     async fn start<F: Future<Output = ()> + Send + 'static>(s: &Setting, act: fn(Client, usize) -> F) -> Harm {
         let (goes_on, done) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
         let mut tasks = JoinSet::new();
@@ -78,7 +78,7 @@ impl Harm {
         Harm { goes_on, done, tasks }
     }
 
-    /// Waits until it was done so often.
+    /// Waits until it was done `times` times.
     async fn has_been_done(&self, times: usize) {
         eventually("much harm", 3 * SOON, async || {
             let done = self.done.load(Ordering::Relaxed);
@@ -109,16 +109,16 @@ fn page(path: &str, page_size: usize) -> GetRequest {
     GetRequest { path: path.to_owned(), page_size: i32::try_from(page_size).unwrap(), ..Default::default() }
 }
 
-/// Asks, and is gone before there can be an answer.
+/// Sends a request, and cancels it before there can be an answer.
 async fn ask_and_go(mut client: Client, request: GetRequest) {
     drop(timeout(Duration::from_millis(3), client.get(request)).await);
 }
 
-/// Watches a path that nobody has ever watched, and is gone.
+/// Watches a path that has never been watched, and cancels.
 async fn watch_and_go(mut client: Client, number: usize) {
     let request = WatchRequest { path: format!("/never/{number}"), ..Default::default() };
     drop(timeout(Duration::from_micros(100), client.watch(request)).await);
-    // Some thousands a second: a debug build of the server has no more than that done within the time of a test.
+    // Some thousands a second: a debug build of the server handles no more within the time of a test.
     tokio::time::sleep(Duration::from_millis(3)).await;
 }
 
@@ -149,7 +149,7 @@ async fn a_value_that_takes_long_to_convert_holds_up_nobody() {
 
 #[tokio::test]
 async fn pages_that_nobody_takes_count_for_their_connection_and_end_at_its_limit() {
-    /// On each path, as many different pages of 0.75 to 1.5 MB as there are streams.
+    /// On each path there are this many different pages, of 0.75 to 1.5 MB.
     const PATHS: usize = 10;
     const PAGES: usize = 50;
     let s = Arm::Embedded.setting("unread-pages").await;
@@ -158,7 +158,7 @@ async fn pages_that_nobody_takes_count_for_their_connection_and_end_at_its_limit
     }
     let mut citizen = Citizen::of(&s).await;
     let before = s.server.resident_bytes();
-    // Headers alone reach this client.
+    // Only headers reach this client.
     let channel = s.server.narrow_channel(0).await;
     let mut calls = JoinSet::new();
     for number in 0..PATHS * PAGES {
@@ -174,7 +174,7 @@ async fn pages_that_nobody_takes_count_for_their_connection_and_end_at_its_limit
     calls.shutdown().await;
     let mut again = Client::new(channel);
     eventually("its memory is free again", SOON, async || {
-        // It has an answer that can't be sent.
+        // There is an answer, which can't be sent.
         let answer = timeout(Duration::from_secs(1), again.get(page("/large0", 2 * PAGES))).await;
         check(answer.is_err(), || format!("{answer:?}"))
     })
@@ -184,7 +184,7 @@ async fn pages_that_nobody_takes_count_for_their_connection_and_end_at_its_limit
 #[tokio::test]
 async fn descriptions_of_a_lock_that_nobody_takes_are_shared() {
     const WAITERS: usize = 300;
-    /// Each would have 300 KB of its own.
+    /// Unshared, each answer would take 300 KB.
     const CALLS: usize = 1500;
     let s = Arm::Embedded.setting("unread-descriptions").await;
     let name = "x".repeat(1000);
@@ -193,7 +193,7 @@ async fn descriptions_of_a_lock_that_nobody_takes_are_shared() {
         locked.push(Locking::queue(&s.client, "/described", &name).await.0);
     }
     let before = s.server.resident_bytes();
-    // Headers alone reach this client.
+    // Only headers reach this client.
     let channel = s.server.narrow_channel(0).await;
     let mut calls = JoinSet::new();
     for _ in 0..CALLS {
@@ -231,7 +231,7 @@ async fn a_connection_has_a_share_of_paths_and_others_have_theirs() {
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_PATHS"));
     let refused = soon("a refusal", client.get(latest("/another"))).await.unwrap_err();
     assert_eq!(reason(&refused), "TOO_MANY_PATHS");
-    // What another reads is free.
+    // A path that another connection reads costs nothing.
     soon("what another reads", client.get(latest("/citizen"))).await.unwrap_err();
     let mut others =
         s.server.client().await.watch(WatchRequest { path: "/citizen".into(), ..Default::default() }).await.unwrap();
@@ -248,7 +248,7 @@ async fn a_connection_has_a_share_of_paths_and_others_have_theirs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_that_were_cancelled_leave_nothing_behind_and_hold_up_nobody() {
     const TIMES: usize = 10_000;
-    // Some are told before they are cancelled; what they watched is kept for as long.
+    // Some watches are answered before they are cancelled, and their views are kept for this time.
     let s = Arm::Embedded.setting_with("cancelled", &["--view-idle", "1s"]).await;
     let mut citizen = Citizen::of(&s).await;
     let before = s.server.resident_bytes();

@@ -1,5 +1,5 @@
-//! The embedded server judged by others: kazoo's own tests run on it, and come out as `docs/embedded.md` says.
-//! `tests/setup.sh judges` fetches them.
+//! The embedded server judged by others: kazoo's own tests run on it, with the results that `docs/embedded.md` lists.
+//! `tests/setup.sh judges` installs them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,25 +13,25 @@ use rollcall_tests::zookeeper::free_address;
 
 use crate::polyglot::{installed, root};
 
-/// At once. Most of these tests wait most of the time.
+/// Number of parallel tests. Most of these tests wait most of the time.
 const WORKERS: usize = 6;
-/// Workers that take the place of others that hang in a test.
+/// Number of workers that can replace others that hang in a test.
 const SPARE_WORKERS: usize = 10;
-/// How often a test that races with itself may lose. Any other may fail once: some measure time.
+/// Maximum number of tries of a test that races with itself. Any other test may fail once, since some measure time.
 const TRIES: usize = 12;
-/// What kazoo's tests expect to be told by `srvr`.
+/// The version of ZooKeeper that kazoo's tests compare with.
 const VERSION: &str = "3.9.5";
 
-/// What becomes of one of kazoo's tests.
+/// The outcome of one of kazoo's tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Passes,
     Fails,
-    /// It finds that it can't run.
+    /// The test finds that it can't run.
     Skipped,
 }
 
-/// What the page says of a test that does not simply pass.
+/// The page's entry for a test that does not simply pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listed {
     Always(Outcome),
@@ -39,7 +39,7 @@ enum Listed {
     Races,
 }
 
-/// A test that came out, and what it said if it did not pass.
+/// A finished test, with its output if it did not pass.
 #[derive(Debug)]
 struct Judged {
     outcome: Outcome,
@@ -63,7 +63,7 @@ fn listed(page: &str) -> BTreeMap<String, Listed> {
     tests.collect()
 }
 
-/// How many tests of each file pass, as the page has it.
+/// The number of passing tests of each file, as a table in the form of the page.
 fn counts(judged: &BTreeMap<String, Judged>) -> String {
     let mut files = BTreeMap::<&str, (usize, usize)>::new();
     for (name, judged) in judged {
@@ -80,7 +80,7 @@ fn counts(judged: &BTreeMap<String, Judged>) -> String {
     table
 }
 
-/// Runs these of kazoo's tests, on as many servers as there are workers. An empty name means all.
+/// Runs these of kazoo's tests, on as many servers as workers. An empty name means all tests.
 async fn run(tests: &[String], workers: usize) -> BTreeMap<String, Judged> {
     let directory = scratch("kazoo");
     let outcomes = directory.path().join("outcomes");
@@ -88,7 +88,7 @@ async fn run(tests: &[String], workers: usize) -> BTreeMap<String, Judged> {
     let mut command = Command::new(installed("judges/kazoo-tests/bin/python", "judges"));
     command
         .args(["-m", "pytest", "--quiet", "-p", "embedded_cluster", "-p", "no:cacheprovider"])
-        // kazoo's own settings show the log of everything. A test that hangs takes its worker with it.
+        // kazoo's own settings print a log of everything. A test that hangs ends its worker.
         .args(["-o", "addopts=", "-o", "log_cli=false", "--timeout", "60", "--timeout-method", "thread"])
         .args(["--numprocesses", &workers.to_string(), "--dist", "load", "--maxschedchunk", "1"])
         .args(tests.iter().map(|test| format!("kazoo/tests/{test}")))
@@ -96,7 +96,7 @@ async fn run(tests: &[String], workers: usize) -> BTreeMap<String, Judged> {
         .env("PYTHONPATH", root().join("tests/judges"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("TMPDIR", directory.path())
-        // With this kazoo's tests compare versions too.
+        // With this setting kazoo's tests compare versions too.
         .env("CI", "true")
         .env("ZOOKEEPER_VERSION", VERSION)
         .env("ROLLCALL_SERVER", program())

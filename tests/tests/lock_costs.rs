@@ -1,4 +1,4 @@
-//! What a queue costs ZooKeeper, as ZooKeeper counts it.
+//! The cost of a queue for ZooKeeper, by ZooKeeper's own counters.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 const WAITERS: usize = 120;
-/// Watches of the two replicas that have nothing to do with how many wait.
+/// Maximum number of watches of the two replicas that do not depend on the number of waiters.
 const SOME: usize = 40;
 
 async fn count(address: SocketAddr, name: &str) -> usize {
@@ -46,13 +46,13 @@ async fn who_waits_has_one_watch_and_a_release_wakes_one_of_them() {
         held = next.held().await.unwrap();
         holder = next;
     }
-    // The lease that ends, which its holder watches, and the contender that becomes the next.
+    // A watch fires on the ended lease, which its holder watches, and on the contender that becomes the next holder.
     let fired = fired().await - before;
     assert!((RELEASES..=4 * RELEASES).contains(&fired), "{fired} watches fired for {RELEASES} releases");
     drop(holder);
 }
 
-/// What ZooKeeper was asked so far, and how many transactions it has made of that.
+/// The requests that ZooKeeper has received so far, and the number of transactions among them.
 async fn requests_and_writes(address: SocketAddr) -> (usize, usize) {
     let said = four_letter_word(address, "srvr").await.unwrap();
     let zxid =
@@ -66,7 +66,7 @@ async fn take_and_release(client: &Client, path: &str, name: &str) {
     stream.end().await.unwrap();
 }
 
-/// What is asked meanwhile that has nothing to do with it: heartbeats, readings once a second, these questions.
+/// Maximum number of other requests meanwhile: heartbeats, readings once a second, the test's own questions.
 const BESIDES: usize = 60;
 
 #[tokio::test]

@@ -1,6 +1,6 @@
-//! Programs that used the same locks before Rollcall, each in a process of its own: kazoo's Semaphore, the version that
-//! nd_service_registry was written for and today's, and nd_service_registry. Both directions: who waits for whom, in which order,
-//! what a death leaves behind, and different ideas of how many may hold a lock.
+//! Other programs with locks from before Rollcall, each in a process of its own: kazoo's Semaphore, in the version that
+//! nd_service_registry was written for and in today's, and nd_service_registry. Tested in both directions: waiting in
+//! order, the remains of a death, and different limits of holders.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -16,7 +16,7 @@ use rollcall_tests::wait::{SOON, check, eventually};
 use tempfile::TempDir;
 use tonic::Code;
 
-/// Who takes locks beside us.
+/// A program that takes the same locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Neighbour {
     /// 2.6.1.
@@ -28,7 +28,7 @@ enum Neighbour {
 
 use Neighbour::{Kazoo, NdServiceRegistry, OldKazoo};
 
-/// One process that takes a lock. Dropping kills it: its ZooKeeper session is then over after 4 s.
+/// A process that takes a lock. Dropping kills it: its ZooKeeper session ends 4 s later.
 struct Holder {
     process: Process,
     input: ChildStdin,
@@ -50,7 +50,7 @@ impl Holder {
         Holder { process, input, _directory: directory }
     }
 
-    /// Waits until the last thing that it said begins with this.
+    /// Waits until its last output line begins with `word`.
     async fn says(&mut self, word: &str) -> String {
         eventually(&format!("a neighbour says {word}"), 2 * SOON, async || {
             let said = self.process.stdout();
@@ -111,7 +111,7 @@ async fn leaves_nothing_when_killed(neighbour: Neighbour) {
     let mut last = waiter(&s, neighbour, "/killed", "last", 1).await;
     drop(dies_too);
     drop(holder);
-    // When ZooKeeper has given up their sessions, and in order.
+    // The order holds when ZooKeeper has ended their sessions.
     ours.held().await.unwrap();
     assert_eq!(last.says("waiting").await, "waiting");
     drop(ours);
@@ -154,7 +154,7 @@ async fn gives_up_in_time(neighbour: Neighbour) {
     let mut theirs = Holder::start(&s, neighbour, "/busy", "theirs", 1, Some("0.5"));
     theirs.says("busy").await;
     drop(theirs);
-    // Nothing of it may be in the way of the next, once its session is over at the latest.
+    // None of its nodes may block the next client, at the latest once its session is over.
     let (mut next, _) = Locking::queue(&s.client, "/busy", "next").await;
     drop(ours);
     next.held().await.unwrap();
@@ -214,7 +214,7 @@ async fn nd_service_registry_that_has_tried_in_vain_is_in_nobodys_way() {
 async fn nd_service_registry_gets_a_lock_that_is_free_and_we_wait_for_it() {
     let s = Arm::ZooKeeper.setting("neighbours").await;
     let (ours, held) = Locking::take(&s.client, "/nd", "ours").await;
-    // It tries again and again: it does not stand in the queue.
+    // It tries repeatedly, and does not wait in the queue.
     let mut theirs = Holder::start(&s, NdServiceRegistry, "/nd", "nd", 1, Some("40"));
     theirs.says("waiting").await;
     drop(ours);
@@ -244,13 +244,13 @@ async fn nd_service_registry_that_is_killed_leaves_the_lock_to_the_next() {
 #[tokio::test]
 async fn a_dead_replicas_lock_with_a_ttl_is_freed_for_kazoo_though_nobody_else_waits() {
     let mut s = Arm::ZooKeeper.setting_with("neighbours", &["--session-timeout", "3s"]).await;
-    // Nobody asks it for anything.
+    // This replica gets no requests.
     let _other = s.another_server().await;
     let lasting = AcquireLockRequest { ttl: Some(span(Duration::from_secs(2))), ..lock("/kept", "ours") };
     let mut ours = Locking::start(&s.client, lasting).await.unwrap();
     ours.held().await.unwrap();
     let mut theirs = waiter(&s, Kazoo, "/kept", "theirs", 1).await;
-    // Hung up first: nobody is connected when it dies.
+    // Hung up first, so that nothing is connected when the replica dies.
     drop(ours);
     s.server.process().kill();
     theirs.says("held").await;

@@ -3,8 +3,8 @@
 //! They are one program, so that they are linked once and share one ZooKeeper; `cargo test -p rollcall-tests locks::`
 //! runs one subject. Each test has a chroot and a server of its own.
 //!
-//! What lies in `both/` runs twice, from one source: on real ZooKeeper as `zookeeper::…`, on the embedded server as
-//! `embedded::…`; and what is about Rollcall in it a third time, on the oldest ZooKeeper, as `oldest::…`.
+//! The tests in `both/` run twice, from one source: on real ZooKeeper as `zookeeper::…`, and on the embedded server as
+//! `embedded::…`. Those that test Rollcall run a third time, on the oldest ZooKeeper, as `oldest::…`.
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
@@ -112,7 +112,7 @@ mod embedded {
     mod zookeeper_clients;
 }
 
-/// Not `conformance`, which names what ZooKeeper 3.9 does, nor other clients, who have nothing of Rollcall in them.
+/// Without `conformance`, which describes ZooKeeper 3.9, and without other clients, which do not use Rollcall.
 #[path = "both"]
 mod oldest {
     const ARM: rollcall_tests::arm::Arm = rollcall_tests::arm::Arm::Oldest;

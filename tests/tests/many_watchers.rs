@@ -1,4 +1,4 @@
-//! What ZooKeeper is asked for each change, by its own count: the same whether one watches or ten thousand do.
+//! The requests to ZooKeeper for each change, by its own counter: the same for one watcher as for ten thousand.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tonic::Streaming;
 
 const CONNECTIONS: usize = 10;
 const WATCHERS: usize = 10_000;
-/// How many come besides, and never read.
+/// Number of additional watchers that never read.
 const STALLED: usize = 1_000;
 const CHANGES: usize = 5;
 /// So long that no ping, and no write to a fence, comes in between.
@@ -61,15 +61,15 @@ fn watch() -> v1::WatchRequest {
     v1::WatchRequest { path: "/many".to_owned(), ..Default::default() }
 }
 
-/// ZooKeeper's count of what it is sent.
+/// ZooKeeper's counter of received requests.
 struct Counter(SocketAddr);
 
 impl Counter {
-    /// How many requests come meanwhile.
+    /// The number of requests that arrive during `work`.
     async fn requests_of(&self, work: impl AsyncFnOnce()) -> usize {
         let before = self.received().await;
         work().await;
-        // The question after it is counted too.
+        // The second question is counted too.
         self.received().await - before - 1
     }
 
@@ -88,7 +88,7 @@ struct Watchers {
 }
 
 impl Watchers {
-    /// So many more, each of which has heard what there is.
+    /// Opens `count` more streams, and reads the first state from each.
     async fn open(&mut self, client: &Client, count: usize) {
         let mut group = Vec::with_capacity(count);
         for _ in 0..count {
@@ -106,7 +106,7 @@ impl Watchers {
         }
     }
 
-    /// Makes one change; over when everyone has heard of it.
+    /// Makes one change, and returns when every watcher has received it.
     async fn hear_of_one_change(&mut self, bare: &Bare) {
         self.changes += 1;
         bare.set("/many/child", self.changes.to_string().as_bytes()).await;
@@ -124,7 +124,7 @@ impl Watchers {
     }
 }
 
-/// The next that a stream is told, heartbeats left out.
+/// The next event of a stream, without heartbeats.
 async fn heard(stream: &mut Streaming<v1::WatchResponse>) -> Event {
     loop {
         let message = next("an event", stream).await.expect("the stream stands").expect("the stream goes on");

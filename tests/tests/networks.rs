@@ -1,6 +1,6 @@
-//! The network between clients and replicas, and between replicas and ZooKeeper: cut, stalled, half-open, slow under
-//! registrations with a ttl. Each fault has clients of its own; what ZooKeeper, a Rollcall watcher and a kazoo watcher see of
-//! these is what follows from the fault, and of the others nothing.
+//! Faults of the network between clients and replicas, and between replicas and ZooKeeper: cut, stalled, half-open or
+//! slow connections, under registrations with a ttl. Each fault has clients of its own. ZooKeeper's log, a Rollcall
+//! watcher and a kazoo watcher may show only the effects of the fault on its own clients, and nothing of the others.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -13,15 +13,15 @@ use rollcall_tests::registrant::Many;
 use rollcall_tests::wait::{SOON, check, eventually};
 use tokio::time::{Instant, sleep_until};
 
-/// Clients leave a replica that is silent for two thirds of it.
+/// Clients leave a replica that is silent for two thirds of this.
 const TTL: Duration = Duration::from_secs(12);
 const SESSION: Duration = Duration::from_secs(6);
-/// How late a ttl, or by ZooKeeper's ticks a session, may end.
+/// Maximum delay of the end of a ttl, or by ZooKeeper's ticks of a session.
 const LATE: Duration = Duration::from_secs(2);
-/// How long after a fault everything is back: a client tries a replica that has failed again after 5 s at most, and gives
-/// it 4 s to answer.
+/// Maximum time from a fault until everything is back: a client tries a failed replica again after 5 s at most, and
+/// gives it 4 s to answer.
 const BACK: Duration = Duration::from_secs(10);
-/// Bytes a second: what a client or a session begins with takes about two seconds.
+/// Bytes a second: the first messages of a client or a session take about two seconds.
 const SLOW: u32 = 3_000;
 const CLIENTS: usize = 4;
 const EACH: usize = 8;
@@ -30,35 +30,35 @@ const PATHS: usize = CLIENTS * EACH;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
-    /// What stands ends; new connections are welcome.
+    /// Open connections end; new ones are accepted.
     Cut,
-    /// What stands ends; new connections are refused.
+    /// Open connections end; new ones are refused.
     Refuse,
-    /// What stands is dead, and nobody is told; new connections are welcome.
+    /// Open connections are dead, and neither side is told; new ones are accepted.
     HalfOpen,
-    /// Nothing passes, and arrives later.
+    /// No bytes pass; they arrive later.
     Stall,
-    /// What stands ends; everything begins anew on a slow line.
+    /// Open connections end; new ones are slow.
     Slow,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
-    /// On all ways.
+    /// On all routes.
     All,
-    /// On one, which all of them go; there are others.
+    /// On one route, which all connections take; there are others.
     One,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Nobody sees anything.
+    /// Nobody sees a change.
     Unseen,
-    /// All of it goes, once, between these times after the beginning, and is back after the end.
+    /// All registrations go once, between these times after the begin of the fault, and are back after its end.
     Gone { earliest: Duration, latest: Duration },
 }
 
-/// A fault, how far it goes, how long it lasts, what comes of it.
+/// A fault, its extent, its duration and its expected outcome.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     fault: Fault,
@@ -72,7 +72,7 @@ impl Case {
         Case { fault, extent, length, outcome }
     }
 
-    /// What its paths begin with.
+    /// The prefix of its paths.
     fn prefix(self) -> String {
         format!("{PLACE}/{:?}-{:?}-{:?}-", self.fault, self.extent, self.length)
     }
@@ -81,7 +81,7 @@ impl Case {
         Many { replicas, ttl: Some(TTL), clients: CLIENTS, each: EACH, prefix: self.prefix() }
     }
 
-    /// The ways that are struck.
+    /// The proxies with the fault.
     fn hit(self, ways: &[Proxy]) -> &[Proxy] {
         match self.extent {
             Extent::All => ways,
@@ -111,7 +111,7 @@ impl Case {
     async fn mend(self, ways: &[Proxy]) {
         for way in self.hit(ways) {
             match self.fault {
-                // Dead connections stay dead.
+                // Dead connections remain dead.
                 Fault::None | Fault::Cut | Fault::HalfOpen => {}
                 Fault::Refuse => way.accept().await,
                 Fault::Stall | Fault::Slow => way.set_traffic(Traffic::Pass),
@@ -119,12 +119,12 @@ impl Case {
         }
     }
 
-    /// Whether something passes while it lasts.
+    /// Whether bytes can pass during the fault.
     fn passes_meanwhile(self) -> bool {
         self.extent == Extent::One || !matches!(self.fault, Fault::Refuse | Fault::Stall)
     }
 
-    /// Holds what was seen of its clients against what had to be. `mended` is when the fault was over.
+    /// Compares the observations of its clients with the expected outcome. `mended` is the end of the fault.
     #[track_caller]
     fn check(self, seen: &Sights, struck: SystemTime, mended: SystemTime, machine: Duration) {
         println!("{self:?}");
@@ -141,11 +141,11 @@ impl Case {
     }
 }
 
-/// Where the faults are.
+/// The place of the faults.
 enum Side {
-    /// Before the replicas: for each case, on ways of its own to each of them.
+    /// Between clients and replicas: each case has its own proxies to each replica.
     Clients(Vec<Vec<Proxy>>),
-    /// Behind them: for each case, on the ways of one replica to each ZooKeeper server.
+    /// Between replicas and ZooKeeper: each case has the proxies of one replica to each ZooKeeper server.
     ZooKeeper,
 }
 
@@ -164,16 +164,16 @@ impl Side {
         }
     }
 
-    /// How many connections go the ways of a case.
+    /// The number of connections through the proxies of a case.
     fn connections(&self) -> usize {
         match self {
             Side::Clients(_) => CLIENTS,
-            // Four sessions own, two watch.
+            // Four sessions hold ephemerals, two watch.
             Side::ZooKeeper => 6,
         }
     }
 
-    /// Has all of it happen at once, each to its own clients, and holds it against what had to come of it.
+    /// Causes all faults at once, each for its own clients, and checks the outcomes.
     async fn suffers(&self, mut fleet: Fleet, cases: &[Case]) {
         let indices = 0..cases.len();
         let kinds: Vec<_> = indices.clone().map(|index| cases[index].clients(self.replicas(&fleet, index))).collect();
@@ -183,7 +183,7 @@ impl Side {
         }
         crowd.stands(&fleet).await;
         let before = crowd.generations();
-        // Nothing happens to the first replica.
+        // The first replica has no fault.
         let onlookers = Onlookers::begin_through(&fleet, &fleet.addresses()[..1], PLACE).await;
         let canary = Canary::start_writing(&fleet.sandbox.hosts);
 
@@ -209,13 +209,13 @@ impl Side {
             fleet.register_anew(replica, "afterwards").await;
         }
 
-        // Older streams have had their end everywhere, and have touched nothing.
+        // By now the older streams have ended everywhere, and have removed nothing.
         eventually("only the streams of those who live are left", 3 * SOON, async || {
             let mut streams = 0;
             for replica in &mut fleet.replicas {
                 streams += replica.server().streams().await?;
             }
-            // The Rollcall watcher has one.
+            // The Rollcall watcher has one stream.
             check(streams == cases.len() * CLIENTS + 1, || format!("{streams} streams"))
         })
         .await;
@@ -233,18 +233,19 @@ impl Side {
         let after = crowd.generations();
         let made_again = |path: &&String| is_unseen(path) && after[*path] != before[*path];
         let again = before.keys().find(made_again);
-        // A client may resume at another replica, with another generation; sessions that stand keep what they own.
+        // A client may resume at another replica, with a new generation. A ZooKeeper session that lives keeps its
+        // nodes.
         assert_eq!(again.is_some(), matches!(self, Side::Clients(_)), "{again:?} was made again");
     }
 }
 
-/// A fault that is over within the ttl, or that leaves a client a way to a replica, is seen by nobody. After one that is
-/// longer, and leaves none, a client is gone, as its ttl says, and comes back.
+/// Nobody sees a fault that ends within the ttl, or that leaves a client a route to a replica. After a longer one that
+/// leaves none, a client's registrations end by their ttl, and come back.
 #[tokio::test]
 async fn what_the_network_does_to_clients_is_seen_only_when_it_outlasts_the_ttl() {
     const SOME: Duration = Duration::from_secs(3);
     const OVERDUE: Duration = Duration::from_secs(16);
-    // The last message before the fault was heard up to a third of the ttl before it.
+    // The replica heard the last message before the fault at most a third of the ttl earlier.
     let gone = Outcome::Gone { earliest: TTL * 2 / 3, latest: TTL + LATE };
     let cases = [
         Case::new(Fault::None, Extent::All, Duration::ZERO, Outcome::Unseen),
@@ -268,13 +269,13 @@ async fn what_the_network_does_to_clients_is_seen_only_when_it_outlasts_the_ttl(
     Side::Clients(ways).suffers(fleet, &cases).await;
 }
 
-/// A fault that is over within the ZooKeeper sessions, or that leaves a replica a way to ZooKeeper, is seen by nobody, and
-/// nothing is made again. After one that is longer, and leaves none, everything goes with its session, and comes back.
+/// Nobody sees a fault that ends within the ZooKeeper sessions, or that leaves a replica a route to ZooKeeper, and
+/// nothing is made again. After a longer one that leaves none, all registrations end with their session, and come back.
 #[tokio::test]
 async fn what_the_network_does_to_a_replica_is_seen_only_when_it_outlasts_the_zookeeper_sessions() {
     const SHORT: Duration = Duration::from_millis(1500);
     const OVERDUE: Duration = Duration::from_secs(12);
-    // A session is written in every eighth of its time-out at least.
+    // Each session writes at least every eighth of its time-out.
     let gone = Outcome::Gone { earliest: SESSION * 7 / 8, latest: SESSION + LATE };
     let cases = [
         Case::new(Fault::None, Extent::All, Duration::ZERO, Outcome::Unseen),

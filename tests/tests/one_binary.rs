@@ -1,4 +1,4 @@
-//! `rollcall-server --embedded`: everything in the memory of one process, and ZooKeeper's protocol for others.
+//! `rollcall-server --embedded`: everything in the memory of one process, which also speaks ZooKeeper's protocol.
 
 use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, get, plain};
@@ -65,7 +65,7 @@ async fn its_zookeeper_is_told_the_tick_the_sweep_and_the_super_user() {
     all_may.create_with("/container", b"", &open).await;
     all_may.create("/container/child", b"").await;
     all_may.delete("/container/child").await;
-    // A minute would be too long.
+    // The default interval of a minute would be too long.
     eventually("the container is swept", SOON, async || {
         if all_may.exists("/container").await { Err("it stands".to_owned()) } else { Ok(()) }
     })

@@ -1,4 +1,4 @@
-//! ZooKeeper without its leader, down, out of reach, under many registrations.
+//! ZooKeeper without its leader, down, or unreachable, with many registrations.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,17 +14,17 @@ use rollcall_tests::wait::{SOON, check, eventually};
 const SESSION: Duration = Duration::from_secs(4);
 const OPTIONS: &[&str] = &["--session-timeout", "4s"];
 const TTL: Duration = Duration::from_secs(6);
-/// How long after ZooKeeper's return everything is as it should be, on a machine that is never late.
+/// Maximum time from ZooKeeper's return until everything is as it should be, without the lag of the machine.
 const BACK: Duration = Duration::from_secs(3);
 
-/// Registers something new through each replica.
+/// Registers a new name through each replica.
 async fn register_anew(fleet: &mut Fleet, name: &str) {
     for replica in 0..fleet.replicas.len() {
         fleet.register_anew(replica, name).await;
     }
 }
 
-/// Holds how long it took after ZooKeeper's return against [`BACK`], and what the machine was late by meanwhile.
+/// Compares the time from ZooKeeper's return with [`BACK`] plus the lag of the machine.
 #[track_caller]
 fn in_time(what: &str, took: Duration, machine: Duration) {
     println!("{what} after {took:?}; the machine was {machine:?} late");
@@ -53,7 +53,7 @@ async fn the_loss_of_the_leader_is_seen_by_nobody() {
 
 #[tokio::test]
 async fn a_zookeeper_server_that_hangs_costs_no_lock() {
-    /// Four sessions own, two watch.
+    /// Four sessions hold ephemerals, two watch.
     const SESSIONS: usize = 6;
     let mut fleet = Fleet::start(1, Route::Proxied, &["--session-timeout", "12s"]).await;
     let client = fleet.replicas[0].server().client().await;
@@ -63,7 +63,7 @@ async fn a_zookeeper_server_that_hangs_costs_no_lock() {
     }
     let hanging = (fleet.zookeeper.leader().await + 1) % fleet.zookeeper.size();
     gather(fleet.ways_of(0), hanging, SESSIONS).await;
-    // It takes connections still, and says nothing.
+    // It still accepts connections, but never answers.
     fleet.zookeeper.pause(hanging);
     eventually("all sessions are served by the others", 2 * SOON, async || {
         let open = fleet.ways_of(0).iter().map(Proxy::open);
@@ -77,8 +77,8 @@ async fn a_zookeeper_server_that_hangs_costs_no_lock() {
     }
 }
 
-/// Servers that are down keep no time: their sessions have all of it again when they are back. Held: 3 s after that the
-/// replicas register again.
+/// Servers that are down do not count time: their sessions have all of it again afterwards. Checked: within 3 s of
+/// their return the replicas register again.
 #[tokio::test]
 async fn an_ensemble_that_was_down_finds_everything_as_it_was_and_serves_within_3_s() {
     let mut fleet = Fleet::start(2, Route::Direct, OPTIONS).await;
@@ -99,7 +99,7 @@ async fn an_ensemble_that_was_down_finds_everything_as_it_was_and_serves_within_
     onlookers.sights(&fleet).await.are_empty();
 }
 
-/// Held: 3 s after ZooKeeper's return everything is back.
+/// Checked: within 3 s of ZooKeeper's return everything is back.
 #[tokio::test]
 async fn replicas_out_of_zookeepers_reach_for_half_a_session_lose_nothing_and_for_three_get_all_of_it_back_within_3_s()
 {

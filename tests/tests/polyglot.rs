@@ -1,5 +1,5 @@
-//! Programs in other languages against a server on real ZooKeeper: plain stubs in Python and Go, the originals kazoo and
-//! nd_service_registry beside us, and grpcurl as the README shows it. `tests/setup.sh` fetches what they need.
+//! Programs in other languages against a server on real ZooKeeper: plain stubs in Python and Go, the original kazoo and
+//! nd_service_registry beside Rollcall, and grpcurl as the README shows it. `tests/setup.sh` installs what they need.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -29,7 +29,7 @@ pub(crate) fn path_with(directory: &Path) -> String {
     format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default())
 }
 
-/// Runs a command to its end, and shows what it said if that is no success. Answers with its standard output.
+/// Runs a command to its end, and shows its output if it fails. Returns its standard output.
 pub(crate) async fn succeed(name: &str, command: &mut Command, deadline: Duration) -> String {
     let directory = scratch(name);
     let mut process = Process::spawn(name, directory.path(), command);
@@ -40,7 +40,7 @@ pub(crate) async fn succeed(name: &str, command: &mut Command, deadline: Duratio
     said
 }
 
-/// Runs a file of `tests/python`. Without `stubs`, a folder, it generates its own, with grpcio-tools.
+/// Runs a file of `tests/python`. Without `stubs`, a folder, the file generates its own stubs, with grpcio-tools.
 pub(crate) async fn pytest(file: &str, stubs: Option<&Path>) {
     let sandbox = Arm::ZooKeeper.sandbox("python").await;
     let server = Server::start(&sandbox.hosts).await;
@@ -65,7 +65,7 @@ async fn kazoo_and_nd_service_registry_live_beside_us() {
     pytest("test_interop.py", None).await;
 }
 
-/// Runs files of the Python client's own tests, which start their replicas themselves.
+/// Runs files of the Python client's own tests, which start their own replicas.
 async fn pytest_of_the_client(files: &[&str]) {
     let sandbox = Arm::ZooKeeper.sandbox("client-py").await;
     let mut command = Command::new(installed("venv/bin/pytest", "python"));
@@ -140,8 +140,8 @@ async fn the_tours_runner_puts_the_servers_address_in_place() {
     run_tour(&console::parse(page, "tour"), &server, &sandbox).await;
 }
 
-/// The page says `localhost:7700`, where the server of a test is not: a `grpcurl` that comes first on the PATH knows
-/// better, and the commands stay as they are.
+/// The page says `localhost:7700`, which is not the address of the test's server. A `grpcurl` that comes first on the
+/// PATH replaces it, so that the commands stay as they are.
 async fn run_tour(steps: &[console::Step], server: &Server, sandbox: &Sandbox) {
     let grpcurl = installed("bin/grpcurl", "grpcurl");
     let directory = scratch("tour");

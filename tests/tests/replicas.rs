@@ -1,5 +1,5 @@
-//! Replicas restarted, killed, stopped under registrations: whoever looks on sees nothing of it, and no end of an older
-//! incarnation touches a newer one.
+//! Replicas restarted, killed and stopped under registrations: observers see nothing of it, and the end of an older
+//! incarnation never affects a newer one.
 
 use std::time::{Duration, SystemTime};
 
@@ -52,10 +52,10 @@ async fn what_a_killed_replica_held_is_back_before_its_zookeeper_sessions_end() 
 
 #[tokio::test]
 async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody() {
-    // Clients with a ttl notice after two thirds of it, the others after ten seconds: sooner than the default sessions end.
+    // Clients with a ttl notice after two thirds of it, the others after ten seconds: before the default sessions end.
     let mut fleet = Fleet::start(2, Route::Direct, &[]).await;
     let crowd = Crowd::start(&fleet, 20, 25, Duration::from_secs(3)).await;
-    // This one does not look whether anybody answers, and so stays.
+    // This client does not check for answers, and so stays.
     let stays = fleet.replicas[0].server().client().await;
     let mut stays = Registration::open(&stays).await;
     let first = stays.set("/stays", text("x")).await;
@@ -68,7 +68,7 @@ async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody
     fleet.replicas[0].server().resume();
     let back = stays.registered().await;
     assert!(back.restored && back.generation > first.generation, "{back:?}");
-    // Whatever the replica thought of its older streams, it has done when it ends one that began later.
+    // By the time the replica ends a later stream, it has finished with its older ones.
     let mut witness = Registration::open_with_ttl(&fleet.replicas[0].server().client().await, SHORTEST).await;
     witness.set("/witness", text("x")).await;
     fleet.bare.wait_gone("/witness").await;
@@ -99,7 +99,7 @@ async fn a_replica_that_wakes_up_shows_nothing_again_that_has_ended_meanwhile() 
     fleet.replicas[0].server().resume();
     let mut witness = Registration::open_with_ttl(&fleet.replicas[0].server().client().await, SHORTEST).await;
     witness.set("/witness", text("x")).await;
-    // The older streams are over, too, when one that began later is.
+    // When a later stream is over, the older ones are, too.
     fleet.bare.wait_gone("/witness").await;
     fleet.replicas[0].server().wait_for_streams(0).await;
     let journal = fleet.journal();
@@ -108,8 +108,8 @@ async fn a_replica_that_wakes_up_shows_nothing_again_that_has_ended_meanwhile() 
     assert_eq!(journal.incarnations("/moves").len(), 2, "it came up again");
 }
 
-/// What a program does that has a registration, a view and a lock, and no code for what happens to replicas: each call's
-/// error is its end. `rounds` counts how often it has done everything.
+/// A program with a registration, a view and a lock, and without code for faults of replicas: an error of any call ends
+/// it. `rounds` counts the completed rounds.
 async fn serve(client: Client, rounds: watch::Sender<usize>, mut end: watch::Receiver<bool>) -> Result<(), Error> {
     let registration = client.register("/program/me:1").data(json!({"round": 0})).start().await?;
     let bound = client.register("/program/bound:1").without_ttl().start().await?;

@@ -1,5 +1,5 @@
-//! The Rust client against replicas that are stopped, killed, drained and cut off: the program that uses it has no code for
-//! any of that.
+//! The Rust client against replicas that are stopped, killed, drained and cut off. The program that uses it has no code
+//! for any of that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ async fn alone(name: &str) -> (Setting, Client) {
     (s, client)
 }
 
-/// Two replicas and a client of both, which talks to one of them.
+/// Two replicas and a client of both, which uses one of them.
 struct Pair {
     setting: Setting,
     other: Server,
@@ -44,7 +44,7 @@ async fn pair(name: &str) -> Pair {
 }
 
 impl Pair {
-    /// The replica that has streams of the client, and the other one.
+    /// The replica with streams of the client, and the other one.
     async fn in_use(&mut self) -> (&mut Server, &mut Server) {
         let first = eventually("a replica has a stream", SOON, async || {
             for (first, server) in [(true, &self.setting.server), (false, &self.other)] {
@@ -180,7 +180,7 @@ async fn a_watch_is_not_stale_while_another_replica_serves() {
     let (s, _client) = alone("client").await;
     let nobody = rollcall_tests::zookeeper::free_address().to_string();
     let addresses = [s.server.grpc().to_string(), nobody];
-    // Half of the clients begin with the replica that is not there.
+    // Half of the clients try the absent replica first.
     for _ in 0..20 {
         let client = Client::connect(&addresses[..]).lazy().unwrap();
         let mut updates = client.watch("/").stream();
@@ -217,7 +217,7 @@ async fn what_is_dropped_at_the_end_of_a_program_is_given_back_when_it_is_waited
     client.settled().await.unwrap();
     assert!(client.describe_lock("/jobs/a").await.unwrap().holders.is_empty());
     assert!(!s.bare.exists("/services/a:1").await);
-    // With nothing left to do it ends at once, whether or not there is a replica.
+    // Without anything left to release it returns at once, whether or not there is a replica.
     drop(s);
     client.settled().await.unwrap();
 }
@@ -232,7 +232,7 @@ async fn a_killed_replica_costs_a_registration_nothing() {
     let mut watching = Watching::start(&other.client().await, "/services").await;
     used.process().kill();
     let second = [generation(&registration, first[0]).await, generation(&bound, first[1]).await];
-    // The older incarnations' sessions end, and nobody who looks sees anything of it.
+    // The sessions of the older incarnations end, and no watcher sees anything of it.
     for (path, generation) in ["/services/a", "/services/b"].into_iter().zip(second) {
         assert_eq!(pair.setting.bare.get(path).await.unwrap().stat.czxid, generation);
     }
@@ -243,8 +243,8 @@ async fn a_killed_replica_costs_a_registration_nothing() {
     pair.setting.bare.wait_gone("/services/a").await;
 }
 
-/// It goes on elsewhere, what it is answered there never arrives, and when it is back a later generation stands than it knows
-/// of.
+/// The client moves to another replica, whose answer never arrives. When it comes back, the registration has a later
+/// generation than the client knows.
 #[tokio::test]
 async fn an_answer_that_is_lost_on_the_way_costs_a_registration_nothing() {
     let s = Arm::Embedded.setting_with("client", SESSION).await;
@@ -292,7 +292,7 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
     let (used, other) = pair.in_use().await;
     let mut watching = Watching::start(&other.client().await, "/services").await;
     used.process().signal(Signal::TERM);
-    // With the default of 10 s to move it goes as soon as all streams have.
+    // Within the default drain of 10 s the replica ends as soon as all streams have moved.
     let status = used.process().wait(SOON).await;
     assert!(status.success(), "{status}");
     let later = generation(&registration, first).await;
@@ -387,7 +387,7 @@ async fn locks_are_held_one_after_the_other() {
     first.release().await.unwrap();
     let second = soon("the second one's turn", second).await.unwrap().unwrap();
     assert!(second.fencing_token() > token);
-    // Left, and given back from elsewhere.
+    // Left, and released by id.
     let id = second.leave();
     assert!(client.lock("/lock").wait(Duration::ZERO).acquire().await.is_err());
     client.release_lock(&id).await.unwrap();
@@ -422,7 +422,7 @@ async fn a_lock_with_a_ttl_survives_its_replica() {
     let token = guard.fencing_token();
     let (used, other) = pair.in_use().await;
     used.process().kill();
-    // Renewed at the other one, which must hear of it first.
+    // Renewed at the other replica, which has to learn of it first.
     other.wait_for_streams(1).await;
     let busy = pair.client.lock("/lock").wait(Duration::ZERO).acquire().await.unwrap_err();
     assert_eq!(busy.reason(), Some(&Reason::LockBusy));
@@ -455,7 +455,7 @@ async fn a_replica_that_drained_is_tried_again_while_the_others_are_down() {
     s.server.process().signal(Signal::TERM);
     s.server.process().wait(SOON).await;
     s.server = Server::start_at(address, &s.sandbox.hosts, OPTIONS).await;
-    // The lock and the registration have both come back, the place in the queue was taken anew.
+    // The lock and the registration have both been resumed; the waiter has queued again.
     s.server.wait_for_streams(4).await;
     let token = eventually("one holds it, one waits", SOON, parties).await;
     assert_eq!(token, Some(guard.fencing_token()));

@@ -13,10 +13,10 @@ use rollcall_tests::zookeeper::free_address;
 use crate::go_client::{COMPILING, go};
 use crate::polyglot::{installed, root, succeed};
 
-/// How often each process takes its turn.
+/// Number of turns of each process.
 const ROUNDS: usize = 40;
 const GO: [&str; 2] = ["go0", "go1"];
-/// The workers of the Python application, which is one service.
+/// Number of workers of the Python application, which is one service.
 const WORKERS: usize = 2;
 const PEERS: usize = GO.len() + 1;
 
@@ -34,7 +34,7 @@ fn python(replicas: &str, directory: &Path, file: &Path) -> Process {
 #[tokio::test]
 async fn go_and_forked_python_find_each_other_and_take_turns_while_a_replica_is_killed() {
     let sandbox = Arm::ZooKeeper.sandbox("services").await;
-    // The place in the queue that a killed replica held is free when its session is over.
+    // A killed replica's place in the queue is free when its session has ended.
     let session = ["--session-timeout", "4s"];
     let doomed = Server::start_with(&sandbox.hosts, &session).await;
     let address = free_address();
@@ -54,7 +54,7 @@ async fn go_and_forked_python_find_each_other_and_take_turns_while_a_replica_is_
         check(number >= 2 * PEERS, || format!("it is at {number}"))
     })
     .await;
-    // Up to now all of them were at the one that is killed.
+    // Until now all services were connected to the replica that is killed.
     let _stays = Server::start_at(address, &sandbox.hosts, &session).await;
     drop(doomed);
     for service in &mut services {
@@ -70,7 +70,7 @@ async fn go_and_forked_python_find_each_other_and_take_turns_while_a_replica_is_
     assert_eq!(number(&file), (GO.len() + WORKERS) * ROUNDS, "two had their turn at once");
 }
 
-/// What they have counted up to.
+/// The number that they have counted up to.
 fn number(file: &Path) -> usize {
     fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }

@@ -1,5 +1,6 @@
-//! What `buf.gen.yaml` generates, in every language, used against a server; and the programs of docs/stubs.md, as the page
-//! shows them. `tests/setup.sh buf go-plugins grpc-plugins java node python` fetches what this needs.
+//! The stubs that `buf.gen.yaml` generates, in every language, used against a server; and the programs of
+//! docs/stubs.md, as the page shows them. `tests/setup.sh buf go-plugins grpc-plugins java node python` installs what
+//! this needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,10 +18,10 @@ use tempfile::TempDir;
 use crate::polyglot::{installed, path_with, pytest, root, succeed};
 
 const RUNNING: Duration = Duration::from_secs(120);
-/// Maven, tsc and buf begin with a few seconds of their own, on a quiet machine.
+/// Maven, tsc and buf take a few seconds to start, even on a quiet machine.
 const COMPILING: Duration = Duration::from_secs(300);
 
-/// All that `buf generate` makes of `buf.gen.yaml`, as it stands.
+/// All output of `buf generate` with the present `buf.gen.yaml`.
 async fn generated() -> TempDir {
     for (plugin, part) in [("protoc-gen-go", "go-plugins"), ("protoc", "java"), ("grpc_python_plugin", "grpc-plugins")]
     {
@@ -48,7 +49,7 @@ fn page() -> String {
     fs::read_to_string(root().join("docs/stubs.md")).expect("there is a docs/stubs.md")
 }
 
-/// Each test has a server of its own on real ZooKeeper.
+/// Each test has its own server on real ZooKeeper.
 async fn server(name: &str) -> (Server, rollcall_tests::zookeeper::Sandbox) {
     let sandbox = Arm::ZooKeeper.sandbox(name).await;
     (Server::start(&sandbox.hosts).await, sandbox)
@@ -73,7 +74,7 @@ async fn python_makes_all_eight_calls_with_what_buf_generates() {
     pytest("test_stubs.py", Some(&directory.path().join("gen/python"))).await;
 }
 
-/// Node, and the packages that the page says.
+/// Node, and the packages that the page names.
 fn node(directory: &Path) -> Command {
     let found = Command::new("node").arg("--version").output();
     assert!(found.is_ok_and(|node| node.status.success()), "no node: install Node.js 18 or newer with npm");
@@ -101,7 +102,7 @@ fn the_page_installs_the_packages_that_are_tested() {
     }
 }
 
-/// grpc-js does not cancel a call whose loop is left: the program would not end for ten seconds.
+/// grpc-js does not cancel a call whose loop is left: the program would take ten seconds to end.
 #[test]
 fn the_programs_for_node_cancel_the_watch_that_they_leave() {
     let page = page();
@@ -140,7 +141,7 @@ async fn the_typescript_program_of_the_page_compiles_with_what_buf_generates() {
     assert_eq!(succeed("node", &mut run, RUNNING).await, page::only(&shown, "text"));
 }
 
-/// Runs Maven, which resets the colours of a terminal even where there is none.
+/// Runs Maven, which resets the colours of a terminal even without one.
 async fn said_under_maven(run: &mut Command) -> String {
     succeed("mvn", run, COMPILING).await.replace("\u{1b}[0m", "")
 }
@@ -165,7 +166,7 @@ fn maven(directory: &Path, server: &Server) -> (Command, String) {
         .args(command.split(' '))
         .current_dir(directory)
         .env("ROLLCALL_SERVER", server.grpc().to_string())
-        // Compiling takes less than making the compiler fast.
+        // Compiling takes less time than optimizing the compiler.
         .env("MAVEN_OPTS", "-XX:TieredStopAtLevel=1");
     (run, page::only(&shown, "text").to_owned())
 }
@@ -190,7 +191,7 @@ async fn the_java_program_of_the_page_compiles_with_what_buf_generates() {
     assert!(!directory.path().join("target/generated-sources/protobuf").exists(), "Maven has generated stubs too");
 }
 
-/// There is no compiler of C# here: what can be seen is that all of the API is in the stubs.
+/// There is no C# compiler here, so the test only checks that the stubs contain all of the API.
 #[tokio::test]
 async fn the_stubs_of_csharp_have_every_message_and_call() {
     let directory = generated().await;

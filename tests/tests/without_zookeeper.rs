@@ -1,5 +1,5 @@
-//! Two replicas, one of which has lost ZooKeeper: clients that are there go to the other one, and stay where they are while
-//! neither has it.
+//! Two replicas, one of which has lost ZooKeeper. Its clients move to the other one, and stay while neither has
+//! ZooKeeper.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use rollcall_tests::proxy::Proxy;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
 
-/// A replica that will lose ZooKeeper, and one beside it that is not let in yet.
+/// A replica that will lose ZooKeeper, and a second one that can't be reached yet.
 struct Beside {
     cut: Cut,
     other: Server,
-    /// Before the other one.
+    /// The proxy in front of the second replica.
     door: Proxy,
     client: Client,
 }
@@ -24,7 +24,7 @@ impl Beside {
         Self::start_with(name, &[]).await
     }
 
-    /// `options` are those of the other one.
+    /// `options` are for the second replica.
     async fn start_with(name: &str, options: &[&str]) -> Beside {
         let cut = Arm::Embedded.behind_a_proxy(name, &[]).await;
         let other = Server::start_with(&cut.sandbox.hosts, options).await;
@@ -46,7 +46,7 @@ async fn is_registered(registration: &Registration) {
     soon("it is registered", states.wait_for(RegistrationState::is_registered)).await.unwrap();
 }
 
-/// Waits until a replica says that it keeps the registration waiting for ZooKeeper.
+/// Waits until a replica reports that the registration waits for ZooKeeper.
 async fn waits_for_zookeeper(registration: &Registration) {
     let waits =
         |state: &RegistrationState| *state == RegistrationState::Pending { reason: Some(Reason::BackendUnavailable) };
@@ -74,7 +74,7 @@ async fn registrations_go_to_a_replica_that_has_zookeeper_and_those_that_stand_a
     s.cut.server.wait_for_streams(0).await;
     assert!(stands.state().is_registered() && bound.state().is_registered());
 
-    // The replica that was left takes nothing down when it is back.
+    // When the first replica is back, it removes nothing.
     s.cut.proxy.accept().await;
     put_eventually(&s.cut.client, "/back", "x").await;
     let mut names = std::collections::BTreeSet::from(["stands:1".to_owned(), "bound:1".to_owned()]);
@@ -112,7 +112,7 @@ async fn a_client_stays_while_no_replica_has_zookeeper_and_goes_to_the_first_tha
     route.cut();
     let waits = client.register("/services/waits:1").in_background().unwrap();
     waits_for_zookeeper(&waits).await;
-    // Nothing is to happen: long enough for a client that moves to have done so more than once.
+    // Nothing should happen; a client that moves would have done so more than once in this time.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (home, away, way) = if is_here { (&cut.server, &other, &route) } else { (&other, &cut.server, &cut.proxy) };
     assert_eq!((home.streams().await.unwrap(), away.streams().await.unwrap()), (1, 0), "it has moved");

@@ -1,5 +1,5 @@
-//! What ZooKeeper bounds: the record of a session's end, which it must be able to read again, and the connections from one
-//! address. Both with ZooKeeper's defaults.
+//! Limits of ZooKeeper: the record of a session's end, which it must be able to read again, and the connections from
+//! one address. Both have ZooKeeper's defaults.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
 use tonic::Code;
 
-/// Registers many names, and returns the reason of the first refusal, if there was one.
+/// Registers many names, and returns the reason of the first refusal, if any.
 async fn register_all(stream: &mut Registration, names: impl IntoIterator<Item = String>) -> Option<String> {
     const AT_ONCE: usize = 64;
     let mut waiting = 0;
@@ -49,7 +49,7 @@ async fn next_answer(stream: &mut Registration, waiting: &mut usize) -> Option<S
     refusal
 }
 
-/// Number of connections that a ZooKeeper server has, without the one that asks.
+/// The number of connections of a ZooKeeper server, without the one that asks.
 async fn connections(zookeeper: &ZooKeeper) -> usize {
     eventually("ZooKeeper says how many connections it has", 3 * SOON, async || {
         let answer = four_letter_word(zookeeper.address(0), "mntr").await?;
@@ -59,15 +59,15 @@ async fn connections(zookeeper: &ZooKeeper) -> usize {
     .await
 }
 
-/// ZooKeeper writes all paths of a session that ends into one record, and reads none of more than 2 MiB.
+/// ZooKeeper writes all paths of an ended session into one record, and can't read a record of more than 2 MiB.
 #[tokio::test]
 async fn a_log_with_the_ends_of_full_sessions_below_a_long_chroot_is_read_again() {
     const NAMES: usize = 3_000;
     let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
-    // 2.7 MB of chroot alone, with all names.
+    // For all names, the chroot alone takes 2.7 MB.
     let chroot = format!("/{}", "c".repeat(900));
     let hosts = format!("{}{chroot}", zookeeper.hosts());
-    // One session would have room for all of the names, without the chroot.
+    // Without the chroot, one session would have room for all names.
     let options = ["--session-timeout", "2s", "--sessions", "1"];
     let server = Server::start_with(&hosts, &options).await;
     let client = server.client().await;
@@ -91,7 +91,7 @@ async fn a_log_with_the_ends_of_full_sessions_below_a_long_chroot_is_read_again(
     Registration::open(&client).await.set("/r/again", text("x")).await;
 }
 
-/// ZooKeeper takes requests of up to 1 MiB.
+/// ZooKeeper accepts requests of up to 1 MiB.
 #[tokio::test]
 async fn a_subtree_of_long_paths_below_a_long_chroot_is_deleted() {
     const NODES: usize = 140;
@@ -123,7 +123,7 @@ async fn one_stream_that_fills_all_that_it_may_stops_nobody_on_stock_zookeeper()
     let mut stream = Registration::open(&greedy).await;
     let refusal = register_all(&mut stream, long_paths("greedy")).await;
     assert_eq!(refusal.as_deref(), Some("TOO_MANY_PATH_BYTES"));
-    // Far from all that there are.
+    // Far fewer than the maximum.
     let used = connections(&zookeeper).await;
     assert!(used <= MOST / 2, "{used} connections");
     let mut citizen = Registration::open(&other).await;
@@ -131,7 +131,7 @@ async fn one_stream_that_fills_all_that_it_may_stops_nobody_on_stock_zookeeper()
         citizen.set(&format!("/citizen/{number}"), text("x")).await;
     }
     Locking::take(&other, "/citizen-lock", "me").await;
-    // What is held stands.
+    // The registrations are still held.
     stream.keep_alive().await;
 }
 
@@ -142,7 +142,7 @@ async fn a_replica_that_is_full_says_so_and_takes_no_more_of_zookeepers_connecti
     let zookeeper = ZooKeeper::standalone(Options::default()).await;
     let server = Server::start_with(&zookeeper.hosts(), &["--sessions", "2", "--max-sessions", "6"]).await;
     let mut streams = Vec::new();
-    // Each connection has a share; together they want more than there is.
+    // Each connection has a share; together they want more than the replica has.
     for whose in ["a", "b", "c", "d", "e"] {
         let client = server.client().await;
         let mut stream = Registration::open(&client).await;
@@ -159,7 +159,7 @@ async fn a_replica_that_is_full_says_so_and_takes_no_more_of_zookeepers_connecti
     refused(answer, Code::ResourceExhausted, "TOO_MANY_PATH_BYTES");
     let used = connections(&zookeeper).await;
     assert!(used <= MOST, "{used} connections");
-    // When one goes, there is room again.
+    // When connections end, there is room again.
     drop(streams.pop());
     drop(streams.pop());
     let mut late = Registration::open(&client).await;

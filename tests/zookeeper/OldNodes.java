@@ -5,8 +5,8 @@ import org.apache.zookeeper.server.DataTree;
 import org.apache.zookeeper.server.persistence.FileSnap;
 
 /**
- * Writes a snapshot for a server that has not run yet: nodes below which many children were created. No request can make a
- * node so old.
+ * Writes a snapshot for a server that has not run yet, with nodes below which many children were created. No request can
+ * make a node so old.
  *
  * <p>java -cp 'JARS/*' OldNodes.java DATA-DIRECTORY CHILDREN-CREATED PATH…
  */

@@ -1,4 +1,4 @@
-//! etcd, one member with its defaults, fsync on, as its documents start one; and its API.
+//! One etcd member with its defaults, fsync on, started as etcd's documentation does; and its API.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use super::rollcall::endpoint;
 use super::{Directory, START};
 
-/// What is generated from etcd's protos.
+/// The code generated from etcd's protos.
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -40,7 +40,7 @@ use api::lock::{LockRequest, UnlockRequest};
 use api::watch_request::RequestUnion;
 use api::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest};
 
-/// How long a lease lives that nobody keeps alive, in seconds: longer than anything that is measured.
+/// Duration of a lease without keep-alives, in seconds: longer than any measurement.
 const TTL: i64 = 600;
 
 /// One member. Dropping kills it.
@@ -74,7 +74,7 @@ impl Etcd {
             }
             let channel = endpoint(address).map_err(|error| error.to_string())?.connect().await;
             let mut client = KvClient::new(channel.map_err(|error| error.to_string())?);
-            // Not a serializable read: answered once there is a leader.
+            // Not a serializable read, so it is answered only once there is a leader.
             let range = RangeRequest { key: "/".into(), ..Default::default() };
             client.range(range).await.map(|_| ()).map_err(|status| status.to_string())
         })
@@ -82,7 +82,7 @@ impl Etcd {
         Ok(Etcd { process, address, _directory: Box::new(directory) })
     }
 
-    /// Which it is.
+    /// The version of etcd.
     pub(super) fn version() -> String {
         super::facts::first_line(Command::new(program()).arg("--version"))
     }
@@ -92,12 +92,12 @@ impl Etcd {
         self.process.pid()
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
         endpoint(self.address)?.connect().await.context("can't connect to etcd")
     }
@@ -107,10 +107,10 @@ fn program() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/etcd")
 }
 
-/// What a registration is with etcd: a lease, and a key that ends with it. Answers the lease.
+/// Makes etcd's counterpart of a registration: a lease, and a key that ends with it. Returns the lease.
 ///
 /// # Errors
-/// What etcd answers.
+/// Any error that etcd returns.
 pub(crate) async fn register(channel: &Channel, key: String, value: String) -> anyhow::Result<i64> {
     let lease = grant(channel).await?;
     put(channel, key, value, lease).await?;
@@ -120,17 +120,17 @@ pub(crate) async fn register(channel: &Channel, key: String, value: String) -> a
 /// Puts a value, with a lease unless that is 0.
 ///
 /// # Errors
-/// What etcd answers.
+/// Any error that etcd returns.
 pub(crate) async fn put(channel: &Channel, key: String, value: String, lease: i64) -> anyhow::Result<()> {
     let put = PutRequest { key: key.into(), value: value.into(), lease };
     KvClient::new(channel.clone()).put(put).await?;
     Ok(())
 }
 
-/// A new lease.
+/// Grants a new lease.
 ///
 /// # Errors
-/// What etcd answers.
+/// Any error that etcd returns.
 pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
     let grant = LeaseGrantRequest { ttl: TTL, id: 0 };
     Ok(LeaseClient::new(channel.clone()).lease_grant(grant).await?.into_inner().id)
@@ -139,22 +139,22 @@ pub(crate) async fn grant(channel: &Channel) -> anyhow::Result<i64> {
 /// Ends a lease, and deletes its keys.
 ///
 /// # Errors
-/// What etcd answers.
+/// Any error that etcd returns.
 pub(crate) async fn revoke(channel: &Channel, lease: i64) -> anyhow::Result<()> {
     LeaseClient::new(channel.clone()).lease_revoke(LeaseRevokeRequest { id: lease }).await?;
     Ok(())
 }
 
-/// A request to watch all keys that begin so.
+/// A request to watch all keys with this prefix.
 pub(crate) fn watch_request(prefix: &str) -> WatchRequest {
     let RangeRequest { key, range_end, .. } = range_request(prefix);
     let create = WatchCreateRequest { key, range_end };
     WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
 }
 
-/// A request for all keys that begin so, of what this member has.
+/// A request for all keys with this prefix, as this member has them.
 pub(crate) fn range_request(prefix: &str) -> RangeRequest {
-    // Every key here is ASCII, and ends before its prefix with the next character in the last place.
+    // All keys are ASCII. The range ends before the prefix with its last character replaced by the next.
     let mut end = prefix.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
         *last += 1;
@@ -162,30 +162,29 @@ pub(crate) fn range_request(prefix: &str) -> RangeRequest {
     RangeRequest { key: prefix.to_owned().into(), range_end: end.into(), serializable: true }
 }
 
-/// The values of all keys that begin so.
+/// The values of all keys with this prefix.
 ///
 /// # Errors
-/// What etcd answers.
+/// Any error that etcd returns.
 pub(crate) async fn range(channel: &Channel, prefix: &str) -> anyhow::Result<Vec<Bytes>> {
     let found = KvClient::new(channel.clone()).range(range_request(prefix)).await?.into_inner();
     Ok(found.kvs.into_iter().map(|kv| kv.value).collect())
 }
 
-/// Takes a lock of etcd's lock service, for as long as the lease lives at the most. Answers what [`unlock`] is to be
-/// called with.
+/// Takes a lock of etcd's lock service, for at most as long as the lease lives. Returns the argument for [`unlock`].
 ///
 /// # Errors
-/// What etcd answers.
+/// Any error that etcd returns.
 pub(crate) async fn lock(channel: &Channel, name: String, lease: i64) -> anyhow::Result<UnlockRequest> {
     let lock = LockRequest { name: name.into(), lease };
     let key = LockClient::new(channel.clone()).lock(lock).await?.into_inner().key;
     Ok(UnlockRequest { key })
 }
 
-/// Gives it back.
+/// Releases the lock.
 ///
 /// # Errors
-/// What etcd answers.
+/// Any error that etcd returns.
 pub(crate) async fn unlock(channel: &Channel, unlock: UnlockRequest) -> anyhow::Result<()> {
     LockClient::new(channel.clone()).unlock(unlock).await?;
     Ok(())

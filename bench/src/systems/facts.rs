@@ -1,4 +1,4 @@
-//! What was measured on what: versions, cores, the load before, the price of an fsync.
+//! Facts about the machine and the systems: versions, cores, the load before the run, the cost of an fsync.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use crate::stats::Latencies;
 /// A fact with its name.
 type Fact = (&'static str, String);
 
-/// Of the machine, before anything is started.
+/// Facts about the machine, read before anything is started.
 pub(super) fn of_the_machine() -> anyhow::Result<Vec<Fact>> {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let fsync = fsync_time(scratch("fsync").path()).context("can't measure fsync")?;
@@ -28,7 +28,7 @@ pub(super) fn of_the_machine() -> anyhow::Result<Vec<Fact>> {
     ])
 }
 
-/// Of the systems that every run has.
+/// Facts about the systems that every run starts.
 pub(super) async fn of_the_systems(program: &Path, zookeeper: &ZooKeeper) -> anyhow::Result<Vec<Fact>> {
     Ok(vec![
         ("rollcall-server", first_line(Command::new(program).arg("--version"))),
@@ -40,7 +40,7 @@ pub(super) async fn of_the_systems(program: &Path, zookeeper: &ZooKeeper) -> any
     ])
 }
 
-/// What a commit costs at the least where the logs lie.
+/// The time of an fsync in the directory of the logs: the least that a commit costs.
 fn fsync_time(directory: &Path) -> std::io::Result<Duration> {
     let mut file = fs::File::create(directory.join("fsync"))?;
     let mut times = Latencies::default();
@@ -53,7 +53,7 @@ fn fsync_time(directory: &Path) -> std::io::Result<Duration> {
     Ok(times.percentile(50).unwrap_or_default())
 }
 
-/// The first line that a program says, on whichever stream.
+/// The first line that a program prints, on stdout or stderr.
 pub(super) fn first_line(command: &mut Command) -> String {
     match command.output() {
         Ok(output) => {

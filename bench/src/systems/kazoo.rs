@@ -1,4 +1,4 @@
-//! kazoo, as its users have it: one client in a process of its own.
+//! kazoo, as its users run it: one client in a process of its own.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use super::{Directory, START};
 pub(crate) struct Kazoo {
     process: Process,
     input: ChildStdin,
-    /// How many lines have been read of what it says.
+    /// Number of output lines that have been read.
     read: usize,
     _directory: Directory,
 }
 
 impl Kazoo {
-    /// Starts a process that reads, on `host:port/chroot`.
+    /// Starts a process that reads, connected to `host:port/chroot`.
     pub(super) fn reader(hosts: &str) -> anyhow::Result<Kazoo> {
         Kazoo::start("get.py", hosts)
     }
 
-    /// Starts so many processes that take Semaphores, and waits until all are connected.
+    /// Starts `count` processes that take Semaphores, and waits until all are connected.
     pub(crate) async fn semaphores(count: usize, hosts: &str) -> anyhow::Result<Vec<Kazoo>> {
         let mut all = (0..count).map(|_| Kazoo::start("semaphore.py", hosts)).collect::<Result<Vec<_>, _>>()?;
         for kazoo in &mut all {
@@ -47,29 +47,29 @@ impl Kazoo {
         Ok(Kazoo { process, input, read: 0, _directory: Box::new(directory) })
     }
 
-    /// How often a second it reads the list of a path and each of its children, one request after the other.
+    /// Returns how often a second it reads the list of a path and each of its children, one request at a time.
     ///
     /// # Errors
-    /// When it ends, as it does when a value is missing.
+    /// When the process ends, as it does when a value is missing.
     pub(crate) async fn reads(&mut self, path: &str, children: usize, time: Duration) -> anyhow::Result<f64> {
         writeln!(self.input, "{path} {children} {}", time.as_secs_f64()).context("kazoo does not read")?;
         let said = self.says(START + 2 * time).await?;
         said.parse().with_context(|| format!("no rate: {said:?}"))
     }
 
-    /// Has it take a Semaphore and give it back for so long; [`Kazoo::rate`] says how often it did.
+    /// Makes it take a Semaphore and give it back for `time`; [`Kazoo::rate`] returns how often it did.
     pub(crate) fn begin(&mut self, path: &str, time: Duration) -> anyhow::Result<()> {
         writeln!(self.input, "{path} {}", time.as_secs_f64()).context("kazoo does not read")
     }
 
-    /// How many times a second it held the lock.
+    /// Returns how many times a second it held the lock.
     pub(crate) async fn rate(&mut self, time: Duration) -> anyhow::Result<f64> {
         let said = self.says(time + START).await?;
         let (count, seconds) = said.split_once(' ').with_context(|| format!("kazoo says {said:?}"))?;
         Ok(count.parse::<f64>()? / seconds.parse::<f64>()?)
     }
 
-    /// The next line.
+    /// The next output line.
     async fn says(&mut self, patience: Duration) -> anyhow::Result<String> {
         let said = eventually("kazoo says something", patience, async || {
             let said = self.process.stdout();
@@ -90,7 +90,7 @@ impl Kazoo {
         }
     }
 
-    /// Which version it is.
+    /// The version of kazoo and of Python.
     pub(super) fn version() -> String {
         let print = "import kazoo, platform; print(kazoo.__version__, 'on Python', platform.python_version())";
         super::facts::first_line(Command::new(python()).args(["-c", print]))

@@ -1,4 +1,4 @@
-//! What is measured: Rollcall and its peers, as child processes on free loopback ports.
+//! The measured systems: Rollcall and its peers, as child processes on free loopback ports.
 
 pub(crate) mod etcd;
 mod facts;
@@ -20,29 +20,29 @@ pub(crate) use kazoo::Kazoo;
 pub(crate) use rollcall::Rollcall;
 pub(crate) use zookeeper::{Fsync, ZooKeeper};
 
-/// How long a system may take to start.
+/// Time in which a system has to start.
 const START: Duration = Duration::from_secs(30);
 
-/// A scratch directory, which goes when this is dropped.
+/// A scratch directory. Dropping removes it.
 type Directory = Box<dyn fmt::Debug + Send + Sync>;
 
-/// What most workloads share. Dropping ends it.
+/// The systems that most workloads share. Dropping ends them.
 #[derive(Debug)]
 pub(crate) struct Setup {
     program: PathBuf,
-    // The server first: it is to end before what it stands on.
+    // Fields are dropped in order: the server has to end before the systems that it depends on.
     rollcall: Rollcall,
     zookeeper: ZooKeeper,
     facts: Vec<(&'static str, String)>,
     floods: Floods,
 }
 
-/// What the workload `citizen` measures.
+/// The options of the workload `citizen`.
 #[derive(Clone, Debug)]
 pub(crate) struct Floods {
-    /// Which floods.
+    /// The floods to run.
     pub(crate) kinds: Vec<Flood>,
-    /// At which priority they run; 19 is the lowest.
+    /// The nice value of the floods; 19 is the lowest priority.
     pub(crate) nice: u8,
 }
 
@@ -59,12 +59,12 @@ impl Setup {
         Ok(Setup { program, rollcall, zookeeper, facts, floods })
     }
 
-    /// What was measured on what.
+    /// Facts about the machine and the systems.
     pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
         self.facts.clone()
     }
 
-    /// The floods that are measured.
+    /// The options of the workload `citizen`.
     pub(crate) fn floods(&self) -> &Floods {
         &self.floods
     }
@@ -74,48 +74,48 @@ impl Setup {
         &self.program
     }
 
-    /// The ZooKeeper.
+    /// The shared ZooKeeper.
     pub(crate) fn zookeeper(&self) -> &ZooKeeper {
         &self.zookeeper
     }
 
-    /// The processes that Rollcall needs: the server and the ZooKeeper.
+    /// The processes that Rollcall consists of: the server and the ZooKeeper.
     pub(crate) fn pids(&self) -> [u32; 2] {
         [self.rollcall.pid(), self.zookeeper.pid()]
     }
 
-    /// One more server in front of the same ZooKeeper.
+    /// Starts another server in front of the same ZooKeeper.
     pub(crate) async fn another(&self) -> anyhow::Result<Rollcall> {
         Rollcall::serving(&self.program, &chroot(&self.zookeeper)).await
     }
 
-    /// Where kazoo connects.
+    /// The connection string for kazoo.
     pub(crate) fn hosts(&self) -> String {
         chroot(&self.zookeeper)
     }
 
-    /// A ZooKeeper session of its own.
+    /// Opens a new ZooKeeper session.
     pub(crate) async fn bare(&self) -> Bare {
         Bare::connect(&chroot(&self.zookeeper)).await
     }
 
-    /// A program on the same ZooKeeper that reads with kazoo.
+    /// Starts a program on the same ZooKeeper that reads with kazoo.
     pub(crate) fn kazoo(&self) -> anyhow::Result<Kazoo> {
         Kazoo::reader(&chroot(&self.zookeeper))
     }
 
-    /// Where the server speaks gRPC.
+    /// The server's gRPC address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.rollcall.address()
     }
 
-    /// A client of the server on a connection of its own.
+    /// A client of the server on a new connection.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         self.rollcall.client().await
     }
 }
 
-/// ZooKeeper's address with the chroot that everything shares.
+/// ZooKeeper's address with the chroot that all systems share.
 fn chroot(zookeeper: &ZooKeeper) -> String {
     format!("{}/bench", zookeeper.address())
 }

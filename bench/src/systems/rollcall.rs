@@ -23,7 +23,7 @@ pub(crate) struct Rollcall {
 }
 
 impl Rollcall {
-    /// Starts a server and waits until it listens; `options` say at least what its backend is.
+    /// Starts a server and waits until it listens; `options` name at least its backend.
     pub(crate) async fn start(program: &Path, options: &[&str]) -> anyhow::Result<Rollcall> {
         let directory = scratch("rollcall");
         let mut command = Command::new(program);
@@ -44,34 +44,34 @@ impl Rollcall {
         }
     }
 
-    /// Starts a server in front of a ZooKeeper, and waits until it has met it.
+    /// Starts a server in front of a ZooKeeper, and waits until it has connected to it.
     pub(crate) async fn serving(program: &Path, hosts: &str) -> anyhow::Result<Rollcall> {
         let rollcall = Rollcall::start(program, &["--zookeeper", hosts]).await?;
         let client = rollcall.client().await?;
         eventually("rollcall-server has ZooKeeper", START, async || {
-            // Of a path that stays absent: a view of the root would be told for a minute of all that is done below.
+            // The path stays absent: a view of the root would be updated for a minute with every change below it.
             client.clone().get(latest("/ready")).await.map(|_| ()).map_err(|status| status.to_string())
         })
         .await;
         Ok(rollcall)
     }
 
-    /// A client on a connection of its own.
+    /// A client on a new connection.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         Ok(RegistryClient::new(self.channel().await?))
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
         endpoint(self.grpc)?.connect().await.context("can't connect to rollcall-server")
     }
 
-    /// Where it speaks gRPC.
+    /// The gRPC address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.grpc
     }
 
-    /// Where it serves metrics and health.
+    /// The address of metrics and health.
     pub(crate) fn http(&self) -> SocketAddr {
         self.http
     }
@@ -87,12 +87,12 @@ impl Rollcall {
     }
 }
 
-/// How all gRPC peers are reached.
+/// The endpoint for every gRPC peer.
 pub(super) fn endpoint(address: SocketAddr) -> anyhow::Result<Endpoint> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true))
 }
 
-/// The server that was named, or the one that was built beside this program.
+/// The server binary: `named`, or the one that was built beside this program.
 pub(super) fn program(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let program = match named {
         Some(program) => program,
@@ -106,7 +106,7 @@ pub(super) fn program(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
-/// Reads `listening grpc=ADDR http=ADDR`, once the line is complete.
+/// Parses `listening grpc=ADDR http=ADDR`, once the line is complete.
 fn listening(said: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (line, _) = said.split_once('\n')?;
     let (grpc, http) = line.strip_prefix("listening grpc=")?.split_once(" http=")?;

@@ -1,6 +1,6 @@
 //! ZooKeeper, as its own scripts and its sample configuration run it: the Java VM's own choice of compilers and
-//! collector, 1000 MB of heap. (The helper that starts it for the tests saves start-up time with other flags, which would
-//! slow it down here.)
+//! collector, 1000 MB of heap. (The tests start it with other flags that save start-up time, which would slow it down
+//! here.)
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,8 +37,8 @@ impl ZooKeeper {
         let jars = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/zookeeper/3.9");
         ensure!(jars.is_dir(), "no ZooKeeper in {}: run tests/setup.sh zookeeper", jars.display());
         let (directory, address) = (scratch("zookeeper"), free_address());
-        // zoo_sample.cfg, but for the address, and without the HTTP console, whose port may be taken; and it tells more
-        // of itself.
+        // The settings of zoo_sample.cfg, except for the address and the HTTP console, whose port may be taken; and
+        // with more four-letter words enabled.
         let configuration = format!(
             "tickTime=2000\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPort={}\nclientPortAddress={}\n\
              admin.enableServer=false\n4lw.commands.whitelist=srvr,mntr\n",
@@ -55,7 +55,7 @@ impl ZooKeeper {
         }
         java.arg("-cp").arg(jars.join("*")).arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(file);
         let mut process = Process::spawn("zookeeper", directory.path(), &mut java);
-        // An end at the start is an answer too: there is no use in waiting on.
+        // Stop waiting when the process ends during the start.
         let ended = eventually("ZooKeeper answers", START, async || match process.exited() {
             Some(status) => Ok(Some(status)),
             None => four_letter_word(address, "srvr")
@@ -69,7 +69,7 @@ impl ZooKeeper {
         Ok(ZooKeeper { process, address, _directory: Box::new(directory) })
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -79,12 +79,12 @@ impl ZooKeeper {
         self.process.pid()
     }
 
-    /// What it says of itself under this word in `srvr`.
+    /// The value of this line of `srvr`.
     pub(crate) async fn says(&self, word: &str) -> anyhow::Result<String> {
         self.answers("srvr", &format!("{word}: ")).await
     }
 
-    /// The figure with this name in `mntr`.
+    /// The value of this figure in `mntr`.
     pub(crate) async fn counts(&self, name: &str) -> anyhow::Result<u64> {
         Ok(self.answers("mntr", &format!("{name}\t")).await?.trim().parse()?)
     }

@@ -1,5 +1,5 @@
-//! The workloads: one file or folder each. Each prepares its nodes and connections once, and then measures all systems
-//! in every round.
+//! The workloads: one file or folder each. A workload prepares its nodes and connections once, and then measures all
+//! systems in every round.
 
 mod citizen;
 mod embedded;
@@ -20,36 +20,36 @@ use crate::progress;
 use crate::report::{Report, Round};
 use crate::systems::Setup;
 
-/// What is to be said of every run.
+/// The note about every run.
 pub(crate) const NOTE: &str = "one ZooKeeper (its sample configuration) and one rollcall-server (its default options), both logging warnings \
      only, share this machine with their clients over loopback. `zookeeper` is the crate zookeeper-client on one \
      session, which leaves TCP_NODELAY off: one request at a time is slower through it than ZooKeeper could answer; \
      rollcall-server has ZooKeeper sessions of its own, 4 at first.";
 
-/// Something that is measured of several systems.
+/// A workload, which measures several systems.
 trait Workload: Sized {
     /// Its name in the report.
     const NAME: &str;
     /// How the systems are driven, for the reader of the report.
     const NOTE: &str;
-    /// How often it is done.
+    /// The number of rounds.
     const ROUNDS: Rounds = Rounds::AsAsked;
-    /// How long a round may take, beside its measurements.
+    /// Time in which a round has to end, beside its measurements.
     const LIMIT: Duration = Duration::from_secs(300);
 
-    /// Makes the nodes and connections that it needs.
+    /// Makes the nodes and connections of the workload.
     async fn prepare(setup: &Setup) -> anyhow::Result<Self>;
 
     /// Measures every system once, each for about the round's time.
     async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()>;
 }
 
-/// How many rounds a workload has.
+/// The number of rounds of a workload.
 #[derive(Clone, Copy, Debug)]
 enum Rounds {
-    /// As many as are asked for, and before them one to warm up.
+    /// The requested number, after one round to warm up.
     AsAsked,
-    /// At most so many, and none to warm up: each starts what it measures, and takes long.
+    /// At most this many, and none to warm up: each round starts the systems anew, and takes long.
     Cold(u32),
 }
 
@@ -96,7 +96,7 @@ impl Name {
         Name::Citizen,
     ];
 
-    /// Prepares the workload, measures it in all its rounds, and lets go of what it needed.
+    /// Prepares the workload, measures it in all its rounds, and frees its resources.
     pub(crate) async fn run(self, setup: &Setup, rounds: u32, report: &mut Report) -> anyhow::Result<()> {
         match self {
             Name::Embedded => run::<embedded::Embedded>(setup, rounds, report).await,
@@ -122,7 +122,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// A number below a million, for who reads it.
+/// Formats a number below a million for the reader.
 fn grouped(number: usize) -> String {
     match number {
         1_000.. => format!("{},{:03}", number / 1_000, number % 1_000),

@@ -1,4 +1,4 @@
-//! The time from a write to the event at one who watches.
+//! The time from a write to the event at a watcher.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const OURS: &str = "/watch/rollcall";
 const THEIRS: &str = "/watch/zookeeper";
 const CHILDREN: u64 = 10;
 
-/// ZooKeeper, the event and then the value that it is about.
+/// ZooKeeper, the event and then a read of the new value.
 const THEN_READ: System = System("zookeeper, then read");
 
 /// The workload, prepared.
@@ -29,13 +29,13 @@ pub(crate) struct Watch {
     writer: Bare,
     rollcall: Streaming<WatchResponse>,
     watcher: PersistentWatcher,
-    /// The session of the watcher: what it reads is as new as its events.
+    /// The session of the watcher: its reads are as new as its events.
     zookeeper: ZooKeeper,
-    /// How many writes there were; no two write the same.
+    /// Number of writes so far. No two write the same.
     writes: u64,
 }
 
-/// What one write of each kind took.
+/// The latencies of one kind of write.
 #[derive(Default)]
 struct Times {
     rollcall: Latencies,
@@ -67,7 +67,7 @@ impl Workload for Watch {
     }
 
     async fn round(&mut self, _setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {
-        // The systems share each time by turns.
+        // The systems share each time in turns.
         let (mut set, mut create) = (Times::default(), Times::default());
         let end = Instant::now() + 2 * round.time;
         while Instant::now() < end {
@@ -93,7 +93,7 @@ impl Workload for Watch {
 }
 
 impl Watch {
-    /// A child's data, set once for each system.
+    /// Sets a child's data, once for each system.
     async fn set(&mut self, times: &mut Times) -> anyhow::Result<()> {
         let (number, data) = self.next_write();
         let name = format!("server{}", number % CHILDREN);
@@ -112,8 +112,7 @@ impl Watch {
         Ok(())
     }
 
-    /// A child, created once for each system. That it is deleted again is not measured, but it is over before the next
-    /// write begins.
+    /// Creates a child, once for each system. Its deletion is not measured, but is over before the next write begins.
     async fn create(&mut self, times: &mut Times) -> anyhow::Result<()> {
         let (number, data) = self.next_write();
         let name = format!("new{number}");
@@ -149,7 +148,7 @@ impl Times {
     }
 }
 
-/// The time from `begin` until the Watch stream tells of that change of a child by that write.
+/// The time from `begin` until the Watch stream reports that change of a child by that write.
 async fn rollcall_event(
     stream: &mut Streaming<WatchResponse>,
     kind: ChangeKind,
@@ -177,12 +176,12 @@ async fn rollcall_event(
     }
 }
 
-/// Which write made the value that a change carries.
+/// The number of the write that made the value of a change.
 fn written_by(change: &Change) -> Option<u64> {
     shown(change.child.as_ref()?.value.as_ref())["write"].as_u64()
 }
 
-/// The times from `begin` until the watcher tells of that event, and until its value is read.
+/// The times from `begin` until the watcher reports that event, and until its value is read.
 async fn zookeeper_event(
     watcher: &mut PersistentWatcher,
     client: &ZooKeeper,

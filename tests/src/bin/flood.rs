@@ -1,4 +1,4 @@
-//! A client that means harm, as a process of its own: `flood FLOOD GRPC HTTP small|full MILLISECONDS`. See
+//! A hostile client in a process of its own: `flood FLOOD GRPC HTTP small|full MILLISECONDS`. See
 //! [`rollcall_tests::hostile`].
 
 fn main() {

@@ -1,4 +1,4 @@
-//! Clients as a process of their own: `registrant REPLICA,… TTL-IN-MS CLIENTS EACH PREFIX`. See
+//! Clients in a process of their own: `registrant REPLICA,… TTL-IN-MS CLIENTS EACH PREFIX`. See
 //! [`rollcall_tests::registrant`].
 
 use rollcall_tests::registrant::{Many, run_process};

@@ -1,4 +1,4 @@
-//! A client made by hand, as a process of its own: `victim REPLICA TTL-IN-MS 1 EACH PREFIX`. See
+//! A handwritten client in a process of its own: `victim REPLICA TTL-IN-MS 1 EACH PREFIX`. See
 //! [`rollcall_tests::victim`].
 
 use rollcall_tests::registrant::Many;

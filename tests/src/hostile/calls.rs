@@ -1,11 +1,11 @@
-//! Floods of calls, whatever they ask for.
+//! Floods of calls of any method.
 
 use super::peer::Batch;
 use super::requests::{GET, HEALTH, PUT, REFLECTION, Read, get};
 use super::wire::{FRAME, prefixed};
 use super::{Load, Tally, Target, over_connections};
 
-/// A batch is sent when it has so many bytes.
+/// Size in bytes at which a batch is sent.
 const BATCH: usize = 2 * FRAME;
 
 pub(super) async fn headers_only(target: Target, load: Load, tally: &Tally) {
@@ -28,7 +28,7 @@ pub(super) async fn headers_only(target: Target, load: Load, tally: &Tally) {
 pub(super) async fn partial_bodies(target: Target, load: Load, tally: &Tally) {
     let (connections, each) = (load.count(1, 10), load.count(800, 100));
     over_connections(connections, target, load, tally, move |peer, tally: Tally, _| async move {
-        // The prefix says one million bytes.
+        // The prefix announces one million bytes.
         let mut body = prefixed(&vec![0; 1_000_000]);
         body.truncate(900_000);
         for _ in 0..each {

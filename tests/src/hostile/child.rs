@@ -1,4 +1,4 @@
-//! A flood as a process of its own, at a priority of its own.
+//! A flood in a process of its own, with its own priority.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,31 +11,31 @@ use tokio::time::{Instant, sleep};
 use super::{Flood, Load, Size, Target};
 use crate::process::{Process, scratch};
 
-/// How long after its time a flood may take to end.
+/// Time after the end of a flood in which its process has to exit.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a flood's process is told.
+/// The arguments of a flood's process.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     /// The flood.
     pub flood: Flood,
     /// The server.
     pub target: Target,
-    /// How much.
+    /// The size of the flood.
     pub size: Size,
-    /// For how long.
+    /// The duration of the flood.
     pub time: Duration,
 }
 
 impl Order {
-    /// As a command line.
+    /// The order as a command line.
     fn arguments(&self) -> [String; 5] {
         let size = if self.size == Size::Small { "small" } else { "full" };
         let Target { grpc, http } = self.target;
         [self.flood.to_string(), grpc.to_string(), http.to_string(), size.to_owned(), self.time.as_millis().to_string()]
     }
 
-    /// Reads a command line.
+    /// Parses a command line.
     fn parse(arguments: &[String]) -> Option<Order> {
         let [flood, grpc, http, size, time] = arguments else { return None };
         Some(Order {
@@ -51,7 +51,7 @@ impl Order {
     }
 }
 
-/// What the process does: runs a flood, and prints what it has done.
+/// The main function of the process: runs a flood, and prints its tally.
 ///
 /// # Panics
 /// When the arguments are no order.
@@ -61,11 +61,11 @@ pub fn run_process(arguments: &[String]) {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let tally = runtime.block_on(order.flood.run(order.target, Load::new(order.size, order.time)));
     std::io::stdout().write_all(format!("{tally}\n").as_bytes()).expect("standard output is open");
-    // A connection that hangs does not hold the process up.
+    // A connection that hangs does not delay the end of the process.
     runtime.shutdown_background();
 }
 
-/// A flood under way. Dropping kills it.
+/// A running flood. Dropping kills it.
 #[derive(Debug)]
 pub struct FloodProcess {
     process: Process,
@@ -75,7 +75,8 @@ pub struct FloodProcess {
 }
 
 impl FloodProcess {
-    /// Starts it: `program` with `first` and the order as arguments calls [`run_process`]. `nice` is the priority, 19 the lowest.
+    /// Starts a flood: `program`, called with `first` and the order as arguments, calls [`run_process`]. `nice` is the
+    /// nice value; 19 is the lowest priority.
     ///
     /// # Panics
     /// When it can't be started.
@@ -87,16 +88,16 @@ impl FloodProcess {
         FloodProcess { process, order, begin: Instant::now(), _directory: directory }
     }
 
-    /// Its process.
+    /// The flood's process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Waits for its end, or ends it when its time is over. Answers what it has done, and whether it had to be ended.
+    /// Waits for its end, and kills it when its time is over. Returns its tally, and whether it had to be killed.
     pub async fn finish(mut self) -> String {
         let end = self.begin + self.order.time + GRACE;
         while self.process.exited().is_none() && Instant::now() < end {
-            // One that has stopped itself does not end.
+            // A process that has stopped itself does not end.
             if self.order.flood == Flood::StoppedWatcher && Instant::now() > self.begin + self.order.time {
                 break;
             }

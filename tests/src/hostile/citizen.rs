@@ -1,8 +1,8 @@
-//! The good citizen: a client that asks for little, and notices what others do to the replica.
+//! The good citizen: a client that asks for little, and measures how others affect the replica.
 //!
-//! It holds a registration with a ttl and keeps it alive, watches, reads every 50 ms; and each second reads a path that
-//! nobody has read, registers a new name, takes and gives back a lock. Now and then a client with a ttl of 1 s dies. What
-//! there is in ZooKeeper it compares with what it was told.
+//! It holds a registration with a ttl and keeps it alive, watches, and reads every 50 ms. Each second it reads a path
+//! that has not been read before, registers a new name, and takes and releases a lock. At intervals a client with a ttl
+//! of 1 s dies. It compares the nodes in ZooKeeper with the answers that it got.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -25,55 +25,55 @@ use crate::bare::Bare;
 use crate::client::{Client, span, text};
 use crate::wait::{SOON, check, eventually};
 
-/// Where the citizen registers, and what it reads and watches.
+/// The path below which the citizen registers, and which it reads and watches.
 pub const HOME: &str = "/citizen";
-/// The registration that stays.
+/// The lasting registration.
 const STEADY: &str = "/citizen/steady";
-/// Its ttl.
+/// The ttl of the lasting registration.
 const TTL: Duration = Duration::from_secs(5);
 /// The ttl of the clients that die.
 const SHORT_TTL: Duration = Duration::from_secs(1);
 
-/// How long the citizen waits.
+/// Time-outs of the citizen.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// For the answer to a call.
+    /// Time-out of a call.
     pub call: Duration,
-    /// For the end of what a dead client held.
+    /// Time-out for the end of a dead client's registration.
     pub expiry: Duration,
 }
 
-/// What the citizen does.
+/// A kind of action of the citizen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Reads its home: 20 a second.
+    /// Reads its home, 20 times a second.
     Get,
-    /// Reads a path that nobody has read before.
+    /// Reads a path that has not been read before.
     FreshGet,
-    /// Keeps its registration alive.
+    /// Sends a keep-alive for its registration.
     KeepAlive,
     /// Registers a new name.
     Register,
-    /// Waits until the watcher is told of the new name, from its begin.
+    /// Waits until the watcher reports the new name, from the begin of its registration.
     Watch,
-    /// Takes a lock and gives it back.
+    /// Takes a lock and releases it.
     Lock,
-    /// Waits for the end of what a client held that is dead: how late it is.
+    /// Waits for the end of a dead client's registration, and measures how late it is.
     Expire,
 }
 
 impl Act {
-    /// All.
+    /// All kinds.
     pub const ALL: [Act; 7] =
         [Act::Get, Act::FreshGet, Act::KeepAlive, Act::Register, Act::Watch, Act::Lock, Act::Expire];
 
-    /// How much of its time does not count.
+    /// The part of its time that does not count.
     fn granted(self) -> Duration {
         if self == Act::Expire { SHORT_TTL } else { Duration::ZERO }
     }
 }
 
-/// One act, once it is over.
+/// One finished act.
 #[derive(Clone, Debug)]
 struct Sample {
     act: Act,
@@ -82,23 +82,23 @@ struct Sample {
     failure: Option<String>,
 }
 
-/// What is on record.
+/// The record of the citizen.
 #[derive(Debug, Default)]
 struct Record {
     samples: Vec<Sample>,
-    /// The acts under way, by a number each.
+    /// The acts in progress, by number.
     under_way: BTreeMap<u64, (Act, Instant)>,
     begun: u64,
-    /// What was registered, by what the citizen was told, and was not there.
+    /// Registrations that were acknowledged to the citizen, and did not exist.
     missed: Vec<(Instant, String)>,
-    /// The keep-alives that are not answered.
+    /// The unanswered keep-alives.
     waiting: VecDeque<Instant>,
     generation: Option<i64>,
-    /// The names that the watcher knows; none before its first state.
+    /// The names that the watcher knows; `None` before its first state.
     known: Option<BTreeSet<String>>,
 }
 
-/// A citizen at work. Dropping ends it.
+/// A running citizen. Dropping ends it.
 #[derive(Debug)]
 pub struct Citizen {
     shared: Shared,
@@ -114,8 +114,8 @@ struct Shared {
 }
 
 impl Citizen {
-    /// Begins; over when it is registered and watches. `bare` is a session in the server's chroot. What takes longer than
-    /// `patience` has failed.
+    /// Starts a citizen, and returns when it is registered and watches. `bare` is a session in the server's chroot. An
+    /// act that takes longer than `patience` has failed.
     pub async fn start(address: SocketAddr, bare: Bare, patience: Patience) -> Citizen {
         let shared = Shared { address, bare, patience, record: Arc::default() };
         let mut tasks = JoinSet::new();
@@ -133,7 +133,8 @@ impl Citizen {
         Citizen { shared, _tasks: tasks }
     }
 
-    /// How long each act took that began in this time; those that failed count as long as they were waited for.
+    /// The duration of each act that began in this interval. A failed act counts for at least the time-out of a call,
+    /// an unfinished one for as long as it has taken so far.
     pub fn times(&self, act: Act, from: Instant, to: Instant) -> Vec<Duration> {
         self.shared.read(|record| {
             let done = record.samples.iter().filter(|sample| sample.act == act && (from..to).contains(&sample.begun));
@@ -149,8 +150,8 @@ impl Citizen {
         })
     }
 
-    /// The acts of one kind that began in this time and took longest, so many of them at most: when each began, counted from
-    /// `from`, and how long it took.
+    /// The slowest acts of one kind that began in this interval, at most `most`: the begin of each, counted from
+    /// `from`, and its duration.
     pub fn slowest(&self, act: Act, from: Instant, to: Instant, most: usize) -> Vec<(Duration, Duration)> {
         self.shared.read(|record| {
             let done = record.samples.iter().filter(|sample| sample.act == act && (from..to).contains(&sample.begun));
@@ -161,8 +162,7 @@ impl Citizen {
         })
     }
 
-    /// Waits until everything that began before this moment is over, and since then something of each kind has begun and
-    /// succeeded.
+    /// Waits until all acts that began before `before` are over, and an act of each kind has begun and succeeded since.
     pub async fn answered(&self, before: Instant) {
         let longest = self.shared.patience.call.max(self.shared.patience.expiry) + 2 * SOON;
         eventually("the citizen's calls are over, and new ones are answered", longest, async || {
@@ -182,14 +182,14 @@ impl Citizen {
         .await;
     }
 
-    /// Why acts failed that began in this time.
+    /// The errors of failed acts that began in this interval.
     pub fn failures(&self, from: Instant, to: Instant) -> Vec<(Act, String)> {
         let failure = |sample: &Sample| Some((sample.act, sample.failure.clone()?));
         let in_time = |sample: &&Sample| (from..to).contains(&sample.begun);
         self.shared.read(|record| record.samples.iter().filter(in_time).filter_map(failure).collect())
     }
 
-    /// How many acts began and succeeded within this time.
+    /// The number of acts that began and succeeded within this interval.
     pub fn succeeded(&self, act: Act, from: Instant, to: Instant) -> usize {
         let succeeded = |sample: &&Sample| {
             let over = sample.begun + sample.took + act.granted();
@@ -198,7 +198,7 @@ impl Citizen {
         self.shared.read(|record| record.samples.iter().filter(succeeded).count())
     }
 
-    /// What should have been registered in this time, and was not.
+    /// The registrations that should have existed in this interval, and did not.
     pub fn missed(&self, from: Instant, to: Instant) -> Vec<String> {
         let in_time = |missed: &&(Instant, String)| (from..to).contains(&missed.0);
         self.shared.read(|record| record.missed.iter().filter(in_time).map(|(_, what)| what.clone()).collect())
@@ -223,13 +223,13 @@ impl Shared {
         self.record.lock().unwrap().missed.push((Instant::now(), what));
     }
 
-    /// A connection of its own, which is made again when it breaks.
+    /// A client with its own connection, which reconnects when it breaks.
     fn client(&self) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
         Client::new(endpoint.tcp_nodelay(true).connect_lazy())
     }
 
-    /// Does something and records how long it took. `None` when it failed.
+    /// Makes a call and records its duration. `None` when it failed.
     async fn timed<T>(&self, act: Act, call: impl Future<Output = Result<T, Status>>) -> Option<T> {
         let number = self.begin(act);
         let done = timeout(self.patience.call, call).await;
@@ -283,7 +283,7 @@ impl Shared {
         }
     }
 
-    /// Keeps the registration alive until the stream ends; answers how it did.
+    /// Keeps the registration alive until the stream ends, and returns how it ended.
     async fn keep_alive(&self, mut held: Held) -> String {
         let mut ticks = regularly(Duration::from_secs(1));
         loop {
@@ -360,7 +360,7 @@ impl Shared {
         loop {
             ticks.tick().await;
             let generation = self.read(|record| record.generation);
-            // A ZooKeeper that does not answer says nothing.
+            // When ZooKeeper does not answer, nothing is compared.
             if let Ok(Ok(stat)) = timeout(self.patience.call, self.bare.client().check_stat(STEADY)).await
                 && self.read(|record| record.generation) == generation
             {
@@ -436,7 +436,7 @@ impl Shared {
             let client = self.client();
             let registering = async {
                 match register(&client, &path, Some(SHORT_TTL), None).await {
-                    // This process was not given the processor for as long as the ttl.
+                    // This process did not get the processor for as long as the ttl.
                     Err(status) if status.code() == Code::Aborted => Ok(None),
                     registered => registered.map(Some),
                 }
@@ -466,7 +466,7 @@ async fn get(client: &Client, path: &str) -> Result<v1::Node, Status> {
     Ok(client.clone().get(request).await?.into_inner().node.unwrap_or_default())
 }
 
-/// Opens a Register stream and registers one path, or takes up the registration of this generation.
+/// Opens a Register stream and registers one path, or resumes the registration of this generation.
 async fn register(client: &Client, path: &str, ttl: Option<Duration>, generation: Option<i64>) -> Result<Held, Status> {
     let (requests, receiver) = mpsc::channel(64);
     let open = v1::OpenSession { ttl: ttl.map(span), ..Default::default() };
@@ -482,7 +482,7 @@ async fn register(client: &Client, path: &str, ttl: Option<Duration>, generation
             answer = answers.message() => answer?,
             _ = ticks.tick() => {
                 let keep_alive = Some(Request::KeepAlive(v1::KeepAlive {}));
-                // A full queue has signs of life enough.
+                // A full queue already contains enough keep-alives.
                 unanswered += usize::from(requests.try_send(v1::RegisterRequest { request: keep_alive }).is_ok());
                 continue;
             }
@@ -498,7 +498,7 @@ async fn register(client: &Client, path: &str, ttl: Option<Duration>, generation
     }
 }
 
-/// Takes a lock and gives it back.
+/// Takes a lock and releases it.
 async fn lock(client: &Client, path: &str) -> Result<(), Status> {
     let request = v1::AcquireLockRequest { path: path.to_owned(), ..Default::default() };
     let mut events = client.clone().acquire_lock(request).await?.into_inner();

@@ -13,7 +13,7 @@ use super::requests::{GET, Read, get};
 use super::wire::PREFACE;
 use super::{Load, Tally, Target, over_connections};
 
-/// How long a connection may take: a server that accepts no more, as it should, leaves it in the kernel's queue.
+/// Time-out of opening a connection: a server that rightly accepts no more leaves it in the kernel's queue.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn half_open(target: Target, load: Load, tally: &Tally) {
@@ -36,7 +36,7 @@ pub(super) async fn half_open(target: Target, load: Load, tally: &Tally) {
             _ => tally.closed(),
         }
     }
-    // The heads go on, slowly.
+    // The HTTP/1 heads continue, slowly.
     while load.goes_on() {
         sleep(Duration::from_millis(500)).await;
         for stream in held.iter().skip(2).step_by(kinds.len()).chain(held.iter().skip(4).step_by(kinds.len())) {

@@ -35,7 +35,8 @@ pub(super) async fn control_frames(target: Target, load: Load, tally: &Tally) {
                     0 => batch.frame(kind::PING, 0, 0, b"12345678"),
                     1 => batch.frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]),
                     2 => batch.frame(kind::PRIORITY, 0, 1, &[0, 0, 0, 0, 16]),
-                    // Not to come to the end of the largest window: there is no stream 1, and it was never used.
+                    // Sent instead of a window update, so as not to exceed the largest window: stream 1 does not exist,
+                    // and never did.
                     _ => batch.frame(kind::SETTINGS, flag::ACK, 0, &[]),
                 }
             }
@@ -47,10 +48,10 @@ pub(super) async fn control_frames(target: Target, load: Load, tally: &Tally) {
     .await;
 }
 
-/// A header block with one more field, of so many bytes.
+/// A header block with one more field, with a value of `bytes` bytes.
 fn with_field(mut headers: Vec<u8>, bytes: usize) -> Vec<u8> {
     headers.extend_from_slice(b"\x00\x01x");
-    // An integer of HPACK with a prefix of seven bits, all of them set.
+    // An integer of HPACK with a prefix of seven bits, all of which are set.
     headers.push(0x7f);
     let mut rest = bytes - 127;
     while rest >= 0x80 {
@@ -65,7 +66,7 @@ fn with_field(mut headers: Vec<u8>, bytes: usize) -> Vec<u8> {
 pub(super) async fn large_headers(target: Target, load: Load, tally: &Tally) {
     let count = load.count(2_000, 20_000);
     over_connections(2, target, load, tally, move |peer, tally: Tally, _| async move {
-        // The server says at most 16 KiB, as they are counted; a frame has no more anyway.
+        // The server allows at most 16 KiB, as HPACK counts them; and a frame is no larger.
         let headers = with_field(peer.headers(GET), FRAME - 512);
         let mut batch = Batch::default();
         for _ in 0..count {

@@ -1,4 +1,4 @@
-//! Floods of Register streams; and none at all, for comparison.
+//! Floods of Register streams; and a comparison without any flood.
 
 use std::io::Result;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::requests::{REGISTER, keep_alive, long_name, open, set, unset};
 use super::wire::{FRAME, WINDOW};
 use super::{Load, Tally, Target, over_connections, over_windows};
 
-/// Where the floods register.
+/// The parent of the floods' registrations.
 const PLACE: &str = "/flood/lives";
 
-/// Spins, with a thread for each of two processors.
+/// Spins in two threads, one for each of two processors.
 pub(super) async fn spin(_: Target, load: Load, tally: &Tally) {
     let threads = [0, 1].map(|_| {
         let tally = tally.clone();
@@ -40,7 +40,7 @@ async fn opened(peer: &Peer, ttl: Option<Duration>) -> Result<u32> {
     Ok(stream)
 }
 
-/// Sends requests on a stream, as many to a frame as fit.
+/// Sends requests on a stream, with as many in a frame as fit.
 async fn say(peer: &Peer, stream: u32, requests: impl Iterator<Item = Vec<u8>>, tally: &Tally) -> Result<()> {
     let (mut body, mut count) = (Vec::new(), 0);
     for request in requests {
@@ -91,10 +91,10 @@ pub(super) async fn mass_registrations(target: Target, load: Load, tally: &Tally
         let before = peer.heard().bytes;
         let sets = (0..count / 4).map(|number| set(format!("{PLACE}/{connection}-{number}")));
         say(&peer, stream, sets, &tally).await?;
-        // Each answer has more bytes than this.
+        // Each answer is longer than this.
         peer.told(before + count / 4 * 80).await?;
         drop(peer);
-        // Dropped once: what follows is the removal.
+        // The registrations are dropped once; the rest of the flood is their removal.
         load.rest().await;
         Ok(())
     })
@@ -132,7 +132,7 @@ pub(super) async fn many_streams(target: Target, load: Load, tally: &Tally) {
     .await;
 }
 
-/// Keeps many streams alive, all at the same moments.
+/// Keeps many streams alive, with all keep-alives at the same moments.
 async fn keep_alives(peer: &Peer, streams: usize, load: Load, tally: &Tally) -> Result<()> {
     let (headers, mut batch, mut all) = (peer.headers(REGISTER), Batch::default(), Vec::new());
     for number in 0..streams {
@@ -141,7 +141,7 @@ async fn keep_alives(peer: &Peer, streams: usize, load: Load, tally: &Tally) -> 
         batch.data(stream, &open(Some(Duration::from_secs(30))), 0);
         batch.data(stream, &set(format!("{PLACE}/stream-{number}")), 0);
         all.push(stream);
-        // As a client does that opens them one after the other.
+        // Like a client that opens them one after another.
         if batch.len() >= FRAME {
             peer.send(&mut batch).await?;
             sleep(Duration::from_millis(1)).await;
@@ -159,7 +159,7 @@ async fn keep_alives(peer: &Peer, streams: usize, load: Load, tally: &Tally) -> 
     Ok(())
 }
 
-/// Sends many requests on one stream, each in a frame of its own, and reads the answers.
+/// Sends many requests on one stream, each in its own frame, and reads the answers.
 async fn pipeline(peer: &Peer, sets: usize, load: Load, tally: &Tally) -> Result<()> {
     let stream = opened(peer, None).await?;
     for number in 0..sets {

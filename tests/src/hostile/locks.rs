@@ -13,8 +13,8 @@ pub(super) async fn unknown_releases(target: Target, load: Load, tally: &Tally) 
         let (headers, mut batch, mut sent) = (peer.headers(RELEASE), Batch::default(), 0);
         while load.goes_on() {
             for number in sent..sent + 1_000 {
-                // The id of a lock is a secret and the path, in base64url. The last three bytes of these are a part
-                // of the secret, and `/f`.
+                // The id of a lock consists of a secret and the path, in base64url. The last three bytes of these ids
+                // are a part of the secret, and `/f`.
                 batch.call(peer.stream(), &headers, &release(format!("{connection}{number:0>19}QS9m")));
             }
             peer.send(&mut batch).await?;
@@ -33,7 +33,7 @@ pub(super) async fn cancelled_locks(target: Target, load: Load, tally: &Tally) {
         let (headers, mut batch) = (peer.headers(ACQUIRE), Batch::default());
         for number in 0..count / 2 {
             let stream = peer.stream();
-            // Half of them for the same lock.
+            // Half of the calls are for the same lock.
             let lock = if number % 2 == 0 { 0 } else { number };
             batch.call(stream, &headers, &acquire(format!("/flood-lock-{connection}-{lock}"), "x".to_owned()));
             batch.cancel(stream);

@@ -1,8 +1,8 @@
-//! Clients that mean harm, each bounded in time and in number, and the good citizen beside them.
+//! Hostile clients, each bounded in time and in number, and the good citizen beside them.
 //!
-//! A [`Flood`] is one way to ask too much of a replica. It runs as a process of its own ([`child`]), at the lowest priority,
-//! so that it takes little of the processors that it shares with the server. The [`citizen`] measures what others notice
-//! of it. The tests run every flood in a small size; `make bench` runs them in full.
+//! A [`Flood`] is one way to ask too much of a replica. It runs in a process of its own ([`child`]), at the lowest
+//! priority, so that it takes little of the processors that it shares with the server. The [`citizen`] measures how a
+//! flood affects other clients. The tests run every flood in a small size; `make bench` runs them in full.
 
 mod calls;
 pub mod child;
@@ -33,43 +33,43 @@ use self::peer::Peer;
 use self::wire::WINDOW;
 pub use setup::prepare;
 
-/// Where a server listens.
+/// The addresses of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// gRPC.
+    /// The gRPC address.
     pub grpc: SocketAddr,
-    /// Metrics and health.
+    /// The address of metrics and health.
     pub http: SocketAddr,
 }
 
-/// How much a flood does.
+/// The size of a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// As much as a test can wait for.
+    /// A size that a test can wait for.
     Small,
-    /// What the benchmark measures.
+    /// The size that the benchmark measures.
     Full,
 }
 
-/// How much a flood does, and until when.
+/// The size and the duration of a flood.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     size: Size,
-    /// A flood that repeats itself does so until then.
+    /// The end of the repetitions of a flood that repeats itself.
     repeats_until: Instant,
     end: Instant,
 }
 
 impl Load {
-    /// A flood that begins now, and takes so long at most. A small one that repeats itself takes a quarter of it; one that
-    /// has a number to reach has all of it, however busy the machine is, and ends soon after.
+    /// A flood that begins now, and takes at most `time`. A small flood that repeats itself takes a quarter of it. A
+    /// flood that has to reach a number may take all of it, however busy the machine is, and ends soon after.
     pub fn new(size: Size, time: Duration) -> Load {
         let begin = Instant::now();
         let repeats = if size == Size::Small { time / 4 } else { time };
         Load { size, repeats_until: begin + repeats, end: begin + time }
     }
 
-    /// The one number in a test, the other in the benchmark.
+    /// Returns `small` in a test, `full` in the benchmark.
     pub(crate) fn count(&self, small: usize, full: usize) -> usize {
         match self.size {
             Size::Small => small,
@@ -81,9 +81,9 @@ impl Load {
         Instant::now() < self.repeats_until
     }
 
-    /// Waits until the flood is to end: what it holds stays until then.
+    /// Holds the resources of the flood until its end.
     async fn rest(&self) {
-        /// How long a small flood holds what it has.
+        /// Time for which a small flood holds its resources.
         const BRIEFLY: Duration = Duration::from_secs(1);
         match self.size {
             Size::Small => sleep_until(self.repeats_until.max(Instant::now() + BRIEFLY)).await,
@@ -92,7 +92,7 @@ impl Load {
     }
 }
 
-/// What a flood has done, to be shown.
+/// The statistics of a flood, for display.
 #[derive(Clone, Debug, Default)]
 pub struct Tally(Arc<Counts>);
 
@@ -103,12 +103,12 @@ struct Counts {
 }
 
 impl Tally {
-    /// So much more of whatever the flood is made of has been sent.
+    /// Counts `count` more requests or frames, depending on the flood.
     fn sent(&self, count: usize) {
         self.0.sent.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The server has closed, or refused, a connection.
+    /// Counts a connection that the server has closed or refused.
     fn closed(&self) {
         self.0.closed.fetch_add(1, Ordering::Relaxed);
     }
@@ -135,7 +135,7 @@ macro_rules! floods {
         }
 
         impl Flood {
-            /// All.
+            /// All floods.
             pub const ALL: &[Flood] = &[$(Flood::$flood),*];
 
             /// Its name.
@@ -155,34 +155,34 @@ macro_rules! floods {
 }
 
 floods! {
-    /// No flood: two threads that spin, for comparison. They ask nothing of the server.
+    /// No flood, for comparison: two threads that spin. They send nothing to the server.
     Spin = "spin" by lives::spin;
-    /// Four Register streams that take down, as fast as they may, what is not registered.
+    /// Four Register streams that unset unregistered paths, as fast as they may.
     Unset = "unset" by lives::unsets;
-    /// One Register stream with registrations whose paths have 4 KB.
+    /// One Register stream with registrations whose paths are 4 KB long.
     LongPaths = "long-paths" by lives::long_paths;
     /// 260,000 registrations, made and dropped.
     MassRegistrations = "mass-registrations" by lives::mass_registrations;
-    /// 200 Register streams whose client reads no answer, each with 4 KB of path in every request.
+    /// 200 Register streams whose client reads no answer, with a path of 4 KB in every request.
     UnreadAnswers = "unread-answers" by lives::unread_answers;
-    /// 20,000 Register streams of one connection that all keep alive at the same moments, and one that sends 30,000
-    /// requests at once: an honest client.
+    /// 20,000 Register streams of one connection that all send their keep-alives at the same moments, and one stream
+    /// that sends 30,000 requests at once: an honest client.
     ManyStreams = "many-streams" by lives::many_streams;
     /// 8,000 Puts of 256 KiB to one path, all at once.
     Puts = "puts" by writes::puts;
-    /// Puts of 2,000 levels.
+    /// Puts of paths with 2,000 levels.
     DeepPuts = "deep-puts" by writes::deep_puts;
     /// Values with a million empty entries.
     BigStructs = "big-structs" by writes::big_structs;
-    /// Trees that are made and deleted at once.
+    /// Trees that are created and at once deleted.
     RecursiveDeletes = "recursive-deletes" by writes::recursive_deletes;
-    /// Unary calls that send their headers, and no body.
+    /// Unary calls that send headers, and no body.
     HeadersOnly = "headers-only" by calls::headers_only;
-    /// Unary calls whose body stops short of its end.
+    /// Unary calls whose body is incomplete.
     PartialBodies = "partial-bodies" by calls::partial_bodies;
-    /// Watch streams of the health service, and streams of the reflection service, by tens of thousands.
+    /// Watch streams of the health service, and streams of the reflection service, by the tens of thousands.
     HealthStreams = "health-streams" by calls::health_streams;
-    /// Calls that are cancelled in the packet that begins them.
+    /// Calls that are cancelled in the packet that starts them.
     RapidResets = "rapid-resets" by calls::rapid_resets;
     /// Eight connections that ask for 2 MiB in one page, and cancel after 3 ms.
     Pages = "pages" by reads::pages;
@@ -190,17 +190,17 @@ floods! {
     NestedPages = "nested-pages" by reads::nested_pages;
     /// 1,000 pages that are asked for and not read.
     ClosedWindow = "closed-window" by reads::closed_window;
-    /// Reads of the latest state, by thousands at once.
+    /// 1,000 requested pages that are not read.
     LatestGets = "latest-gets" by reads::latest_gets;
-    /// Watches that go on from a revision long past, and are cancelled.
+    /// Thousands of concurrent LATEST Gets.
     WatchChurn = "watch-churn" by reads::watch_churn;
-    /// Recursive reads and watches of a tree of a million nodes.
+    /// Watches that resume from a revision long past, and are cancelled.
     LargeView = "large-view" by reads::large_view;
     /// A client with 200 watches that is stopped.
     StoppedWatcher = "stopped-watcher" by reads::stopped_watcher;
-    /// 10,000 absent paths that are watched.
+    /// A client with 200 watches that is stopped.
     WatchedPaths = "watched-paths" by paths::watched_paths;
-    /// 400,000 watches of fresh paths, cancelled at once.
+    /// 10,000 watched paths that do not exist.
     CancelledWatches = "cancelled-watches" by paths::cancelled_watches;
     /// 90,000 Gets of fresh paths over 40 connections, cancelled at once.
     CancelledGets = "cancelled-gets" by paths::cancelled_gets;
@@ -208,7 +208,7 @@ floods! {
     SmallFrames = "small-frames" by frames::small_frames;
     /// PING, SETTINGS, PRIORITY and WINDOW_UPDATE frames.
     ControlFrames = "control-frames" by frames::control_frames;
-    /// Calls with as many headers as are let through.
+    /// Calls with as many headers as the server allows.
     LargeHeaders = "large-headers" by frames::large_headers;
     /// Headers that never end.
     Continuations = "continuations" by frames::continuations;
@@ -225,15 +225,16 @@ floods! {
 }
 
 impl Flood {
-    /// The flood of this name.
+    /// The flood with this name.
     pub fn named(name: &str) -> Option<Flood> {
         Flood::ALL.iter().copied().find(|flood| flood.name() == name)
     }
 
-    /// Runs it against a server that is prepared for it, until its time is over. Errors of connections belong to it.
+    /// Runs the flood until its time is over, against a server that is prepared for it. Errors of connections are part
+    /// of it.
     pub async fn run(self, target: Target, load: Load) -> Tally {
         let tally = Tally::default();
-        // What hangs, because the server does not read, hangs no longer than this.
+        // The time limit also ends calls that hang because the server does not read.
         drop(timeout_at(load.end, self.done(target, load, &tally)).await);
         tally
     }
@@ -245,7 +246,7 @@ impl fmt::Display for Flood {
     }
 }
 
-/// Does the same on so many connections at once, each again and again on a new connection, until the time is over.
+/// Runs the attack on `connections` connections at once, each repeatedly on a new connection, until the time is over.
 async fn over_connections<Attack, Call>(connections: usize, target: Target, load: Load, tally: &Tally, attack: Attack)
 where
     Attack: Fn(Arc<Peer>, Tally, usize) -> Call + Clone + Send + 'static,
@@ -254,7 +255,7 @@ where
     over_windows(connections, WINDOW, target, load, tally, attack).await;
 }
 
-/// The same, with a window for each stream of the server.
+/// Like [`over_connections`], with a receive window of `window` for each stream.
 async fn over_windows<Attack, Call>(
     connections: usize,
     window: u32,
@@ -277,7 +278,7 @@ async fn over_windows<Attack, Call>(
                 };
                 if done.is_err() {
                     tally.closed();
-                    // Not to spin where nobody listens any more.
+                    // Avoids spinning when nothing listens any more.
                     sleep(Duration::from_millis(10)).await;
                 }
             }

@@ -22,7 +22,7 @@ pub(super) async fn watched_paths(target: Target, load: Load, tally: &Tally) {
     .await;
 }
 
-/// Begins calls and cancels them, so many at a time, so many in all.
+/// Starts calls and cancels them in batches.
 async fn cancelled(
     peer: &Peer,
     count: usize,
@@ -31,7 +31,7 @@ async fn cancelled(
     load: Load,
     tally: &Tally,
 ) -> std::io::Result<()> {
-    /// How many are begun before they are cancelled: so many are under way at once.
+    /// Number of calls started before they are cancelled: so many are in progress at once.
     const AT_ONCE: usize = 100;
     let (headers, mut batch) = (peer.headers(method), Batch::default());
     for first in (0..count).step_by(AT_ONCE) {

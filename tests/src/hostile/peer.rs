@@ -1,5 +1,5 @@
-//! An HTTP/2 connection of a client that keeps to the protocol where it must, so that the server goes on talking to it,
-//! and to nothing else. It looks into no answer.
+//! An HTTP/2 connection of a client that keeps to the protocol only as far as it must, so that the server does not end
+//! the connection. It does not look into any answer.
 
 use std::collections::HashMap;
 use std::io::{Error, Result};
@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 use super::Load;
 use super::wire::{FIRST_WINDOW, FRAME, Header, PREFACE, WINDOW, call_headers, flag, frame, kind, prefixed, split};
 
-/// A connection's window is opened again after so many bytes.
+/// Number of bytes after which a connection's window is opened again.
 const ACKNOWLEDGED: usize = 1 << 24;
-/// A buffer for what the server sends.
+/// Size of the input buffer.
 const INPUT: usize = 256 * 1024;
 /// The setting INITIAL_WINDOW_SIZE.
 const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -40,51 +40,51 @@ struct Shared {
     changed: Notify,
 }
 
-/// What the server has allowed and said.
+/// The server's windows and settings, and the answers so far.
 #[derive(Debug)]
 struct State {
     /// Bytes that may be sent on the connection.
     window: i64,
-    /// What a stream's window begins with.
+    /// The initial window of a stream.
     initial: i64,
-    /// The windows of the streams on which much is sent, less than they began with.
+    /// The windows of the streams on which much is sent, relative to their initial size.
     streams: HashMap<u32, i64>,
-    /// What is to be sent before anything else: answers to the server's own frames.
+    /// Answers to the server's own frames. They are sent before anything else.
     pending: Vec<u8>,
     heard: Heard,
     over: bool,
 }
 
-/// What has come.
+/// Counts of the received frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// Streams that are over.
+    /// Streams that have ended.
     pub(super) ended: usize,
     /// Bytes of bodies.
     pub(super) bytes: usize,
 }
 
-/// Frames that go out together.
+/// Frames that are sent together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
-    /// How much of it counts against the connection's window.
+    /// The bytes that count against the connection's window.
     data: usize,
 }
 
 impl Batch {
-    /// Begins a call.
+    /// Adds the headers of a call.
     pub(super) fn headers(&mut self, stream: u32, headers: &[u8]) {
         frame(&mut self.bytes, kind::HEADERS, flag::END_HEADERS, stream, headers);
     }
 
-    /// A part of a body.
+    /// Adds a part of a body.
     pub(super) fn data(&mut self, stream: u32, data: &[u8], flags: u8) {
         frame(&mut self.bytes, kind::DATA, flags, stream, data);
         self.data += data.len();
     }
 
-    /// A call with its one message, which is small.
+    /// Adds a call with its one message, which must be small.
     pub(super) fn call(&mut self, stream: u32, headers: &[u8], message: &[u8]) {
         self.headers(stream, headers);
         self.data(stream, &prefixed(message), flag::END_STREAM);
@@ -95,19 +95,19 @@ impl Batch {
         self.frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
     }
 
-    /// Any other frame.
+    /// Adds any other frame.
     pub(super) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         frame(&mut self.bytes, kind, flags, stream, payload);
     }
 
-    /// How many bytes it has.
+    /// The size in bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 }
 
 impl Peer {
-    /// Connects; the streams of the server have so large a window, which is never opened again.
+    /// Connects. Each stream of the server has a window of this size, which is never opened again.
     pub(super) async fn open(address: SocketAddr, window: u32) -> Result<Peer> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
@@ -140,17 +140,17 @@ impl Peer {
         call_headers(method, &self.authority)
     }
 
-    /// The number of a new stream.
+    /// A new stream number.
     pub(super) fn stream(&self) -> u32 {
         self.next.fetch_add(2, Ordering::Relaxed)
     }
 
-    /// Sends what has been put together, as soon as the window of the connection allows it.
+    /// Sends a batch as soon as the window of the connection allows it.
     pub(super) async fn send(&self, batch: &mut Batch) -> Result<()> {
         self.send_as(None, batch).await
     }
 
-    /// The same, where all the data is of one stream and may fill its window too.
+    /// Sends a batch whose data all belong to one stream, and may fill its window too.
     pub(super) async fn send_on(&self, stream: u32, batch: &mut Batch) -> Result<()> {
         self.send_as(Some(stream), batch).await
     }
@@ -163,7 +163,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends a body, or a part of one, however large it is.
+    /// Sends a body, or a part of one, of any size.
     pub(super) async fn send_body(&self, stream: u32, body: &[u8], is_last: bool) -> Result<()> {
         let mut chunks = body.chunks(FRAME).peekable();
         while let Some(chunk) = chunks.next() {
@@ -179,22 +179,22 @@ impl Peer {
         Ok(())
     }
 
-    /// What has come so far.
+    /// The counts so far.
     pub(super) fn heard(&self) -> Heard {
         self.shared.state.lock().unwrap().heard
     }
 
-    /// Waits until so many streams are over.
+    /// Waits until this number of streams has ended.
     pub(super) async fn ended(&self, streams: usize) -> Result<()> {
         self.shared.until(|state| (state.heard.ended >= streams).then_some(())).await
     }
 
-    /// Waits until so many bytes of bodies have come.
+    /// Waits until this number of bytes of bodies has arrived.
     pub(super) async fn told(&self, bytes: usize) -> Result<()> {
         self.shared.until(|state| (state.heard.bytes >= bytes).then_some(())).await
     }
 
-    /// Holds what there is until the time is over; an error when the connection is over first.
+    /// Keeps the connection until the time is over. An error when the connection ends first.
     pub(super) async fn hold(&self, load: Load) -> Result<()> {
         tokio::select! {
             () = load.rest() => Ok(()),
@@ -228,7 +228,7 @@ impl Peer {
 }
 
 impl Shared {
-    /// Waits until the state is as it should be; an error when the connection is over first.
+    /// Waits until `probe` returns a value for the state. An error when the connection ends first.
     async fn until<T>(&self, mut probe: impl FnMut(&mut State) -> Option<T>) -> Result<T> {
         loop {
             let changed = self.changed.notified();
@@ -247,8 +247,8 @@ impl Shared {
         }
     }
 
-    /// Sends the answers that are due, unless somebody who sends right now will do it. Never waits: a server that does
-    /// not read must not keep this side from reading.
+    /// Sends pending answers, unless another task is sending and will do it. It never waits: a server that does not
+    /// read must not keep this side from reading.
     fn flush(&self) {
         let Ok(socket) = self.socket.try_lock() else { return };
         let mut state = self.state.lock().unwrap();
@@ -261,7 +261,7 @@ impl Shared {
     }
 }
 
-/// Reads what the server says, answers what has to be answered, and counts the rest.
+/// Reads the server's frames, answers those that need an answer, and counts the rest.
 async fn listen(shared: Arc<Shared>, mut socket: OwnedReadHalf) {
     let (mut input, mut filled, mut unacknowledged) = (vec![0; INPUT], 0, 0);
     while let Ok(length) = socket.read(&mut input[filled..]).await
@@ -291,7 +291,7 @@ async fn listen(shared: Arc<Shared>, mut socket: OwnedReadHalf) {
 }
 
 impl State {
-    /// Takes a frame in. Answers how many bytes of the connection's window it has used.
+    /// Applies a frame. Returns the number of bytes of the connection's window that it has used.
     fn take(&mut self, Header { kind, flags, stream }: Header, payload: &[u8]) -> usize {
         match kind {
             kind::SETTINGS if flags & flag::ACK == 0 => {

@@ -1,4 +1,4 @@
-//! Floods of Get and Watch on paths that hold much.
+//! Floods of Get and Watch on paths with many or large nodes.
 
 use std::io::Result;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::requests::{GET, Read, WATCH, get, watch};
 use super::setup::{NESTED, TREE, WIDE};
 use super::{Load, Tally, Target, over_connections, over_windows};
 
-/// The largest page that there is.
+/// The largest page size.
 const PAGE: i32 = 100_000;
-/// How long after its begin a page is cancelled: the server is at work on it.
+/// Time after which a page is cancelled: the server is working on it.
 const CANCELLED_AFTER: Duration = Duration::from_millis(3);
 
-/// Asks the same so many times at once, and cancels all of it shortly after.
+/// Sends the same request `times` times at once, and cancels all calls shortly after.
 async fn ask_and_cancel(peer: &Peer, times: usize, headers: &[u8], message: &[u8]) -> Result<()> {
     let (mut batch, streams) = (Batch::default(), (0..times).map(|_| peer.stream()).collect::<Vec<_>>());
     streams.iter().for_each(|stream| batch.call(*stream, headers, message));
@@ -97,7 +97,7 @@ pub(super) async fn watch_churn(target: Target, load: Load, tally: &Tally) {
 }
 
 pub(super) async fn large_view(target: Target, load: Load, tally: &Tally) {
-    // A tree so large is in no answer to Get: it refuses. It is watched, and read no further than its first part.
+    // Get refuses a tree of this size. So it is watched, and only the first part of the answer is read.
     over_windows(4, 64 * 1024, target, load, tally, move |peer, tally: Tally, connection| async move {
         let mut batch = Batch::default();
         let message = watch(TREE.to_owned(), true, 0);
@@ -122,7 +122,7 @@ pub(super) async fn stopped_watcher(target: Target, load: Load, tally: &Tally) {
         tally.sent(200);
         // The first states are on their way.
         peer.told(1).await?;
-        // This whole process: whoever started it kills it.
+        // Stops this whole process; its parent kills it.
         kill_process(getpid(), Signal::STOP)?;
         peer.hold(load).await
     })

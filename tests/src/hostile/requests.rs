@@ -20,7 +20,7 @@ pub(super) const DESCRIBE: &str = "/rollcall.v1.Registry/DescribeLock";
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Watch";
 pub(super) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-/// A request of a Register stream, with what precedes it in the body.
+/// A request of a Register stream, with its gRPC prefix.
 pub(super) fn register(request: Request) -> Vec<u8> {
     prefixed(&v1::RegisterRequest { request: Some(request) }.encode_to_vec())
 }
@@ -41,12 +41,12 @@ pub(super) fn keep_alive() -> Vec<u8> {
     register(Request::KeepAlive(v1::KeepAlive {}))
 }
 
-/// What is read of a path.
+/// The kind of a Get request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
     Cached,
     Latest,
-    /// In pages so large.
+    /// In pages of this size.
     Pages(i32),
     Recursive,
 }
@@ -86,7 +86,7 @@ pub(super) fn describe(path: String) -> Vec<u8> {
     v1::DescribeLockRequest { path }.encode_to_vec()
 }
 
-/// A name of so many bytes, with the number in front.
+/// A name of `bytes` bytes that begins with the number.
 pub(super) fn long_name(number: usize, bytes: usize) -> String {
     format!("{number:0>12}-{}", "x".repeat(bytes.saturating_sub(13)))
 }

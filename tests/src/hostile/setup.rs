@@ -1,4 +1,4 @@
-//! What has to be in ZooKeeper before a flood begins.
+//! The nodes that a flood needs in ZooKeeper.
 
 use super::{Flood, Load};
 use crate::bare::Bare;
@@ -9,14 +9,14 @@ pub(super) const WIDE: &str = "/flood-wide";
 pub(super) const NESTED: &str = "/flood-nested";
 /// A tree of many nodes.
 pub(super) const TREE: &str = "/flood-tree";
-/// How many children [`WIDE`] has.
+/// Number of children of [`WIDE`].
 const CHILDREN: usize = 10_000;
-/// How many nodes are made in one transaction.
+/// Number of nodes created in one transaction.
 const AT_ONCE: usize = 1_000;
-/// How many children a node of [`TREE`] has.
+/// Number of children of a node of [`TREE`].
 const BRANCH: usize = 1_000;
 
-/// Makes it.
+/// Creates the nodes.
 pub async fn prepare(flood: Flood, load: Load, bare: &Bare) {
     match flood {
         Flood::Pages | Flood::ClosedWindow | Flood::WatchChurn | Flood::StoppedWatcher => {

@@ -1,17 +1,17 @@
-//! HTTP/2 frames by hand: for clients that a library would keep from what they are to do, and for clients that are to
-//! cost next to nothing. Headers are sent without compression, so that each call has the same.
+//! HTTP/2 frames by hand: for clients whose behaviour a library would prevent, and for clients that have to cost next
+//! to nothing. Headers are sent without compression, so that they are the same for each call.
 
-/// What a client begins a connection with.
+/// The first bytes of a client's connection.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest window.
 pub const WINDOW: u32 = 0x7fff_ffff;
-/// The window that connections and streams begin with.
+/// The initial window of connections and streams.
 pub const FIRST_WINDOW: u32 = 65_535;
-/// The size of a frame's header: length, type, flags and stream.
+/// Size of a frame's header: length, type, flags and stream.
 pub const HEADER: usize = 9;
-/// The size of what precedes a gRPC message: whether it is compressed, and its length.
+/// Size of the prefix of a gRPC message: whether it is compressed, and its length.
 pub const PREFIX: usize = 5;
-/// The largest frame that a peer takes unless it says otherwise.
+/// The largest frame that a peer accepts by default.
 pub const FRAME: usize = 16 * 1024;
 
 /// Types of frames.
@@ -20,17 +20,17 @@ pub mod kind {
     pub const DATA: u8 = 0;
     /// Headers or trailers.
     pub const HEADERS: u8 = 1;
-    /// A priority, which nobody heeds.
+    /// A priority, which peers ignore.
     pub const PRIORITY: u8 = 2;
-    /// The end of a stream before its time.
+    /// Cancels a stream.
     pub const RST_STREAM: u8 = 3;
-    /// Terms of the connection.
+    /// Settings of the connection.
     pub const SETTINGS: u8 = 4;
-    /// A question whether the peer lives.
+    /// Asks whether the peer is alive.
     pub const PING: u8 = 6;
-    /// The end of the connection.
+    /// Ends the connection.
     pub const GOAWAY: u8 = 7;
-    /// More room for data.
+    /// Enlarges a window.
     pub const WINDOW_UPDATE: u8 = 8;
     /// More headers.
     pub const CONTINUATION: u8 = 9;
@@ -38,13 +38,13 @@ pub mod kind {
 
 /// Flags of frames.
 pub mod flag {
-    /// Of DATA and HEADERS: the last of this side of the stream.
+    /// On DATA and HEADERS: the last frame of this side of the stream.
     pub const END_STREAM: u8 = 1;
-    /// Of SETTINGS and PING: an answer.
+    /// On SETTINGS and PING: an acknowledgement.
     pub const ACK: u8 = 1;
-    /// Of HEADERS and CONTINUATION: the last of the headers.
+    /// On HEADERS and CONTINUATION: the last of the headers.
     pub const END_HEADERS: u8 = 4;
-    /// Of DATA: padding follows.
+    /// On DATA: the frame is padded.
     pub const PADDED: u8 = 8;
 }
 
@@ -72,7 +72,7 @@ pub fn frame(output: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[
     output.extend_from_slice(payload);
 }
 
-/// The first frame, once it is complete, and what follows.
+/// Splits off the first frame, if it is complete, from the bytes after it.
 pub fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     let (header, rest) = bytes.split_at_checked(HEADER)?;
     let [high, middle, low, kind, flags, stream @ ..] = header else { return None };
@@ -82,12 +82,12 @@ pub fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     Some((Header { kind: *kind, flags: *flags, stream: stream & WINDOW }, payload, after))
 }
 
-/// The header block of a gRPC call, such as `/rollcall.v1.Registry/Get`: the same for each call.
+/// The header block of a gRPC call, such as `/rollcall.v1.Registry/Get`. It is the same for each call.
 ///
 /// # Panics
 /// When a field has over 126 bytes.
 pub fn call_headers(method: &str, authority: &str) -> Vec<u8> {
-    // POST and http are in HPACK's table; what follows is never to be put into it.
+    // POST and http are in HPACK's table; the other fields are never to be added to it.
     let mut headers = vec![0x83, 0x86];
     field(&mut headers, &[0x04], method);
     field(&mut headers, &[0x01], authority);
@@ -96,14 +96,14 @@ pub fn call_headers(method: &str, authority: &str) -> Vec<u8> {
     headers
 }
 
-/// A header field, by what says its name.
+/// Appends a header field. `name` is the encoded name.
 fn field(headers: &mut Vec<u8>, name: &[u8], value: &str) {
     headers.extend_from_slice(name);
     headers.push(u8::try_from(value.len()).ok().filter(|length| *length < 127).expect("a value is short"));
     headers.extend_from_slice(value.as_bytes());
 }
 
-/// A message as gRPC puts it into a body.
+/// A message with its gRPC prefix.
 ///
 /// # Panics
 /// When it has over 4 GiB.

@@ -47,8 +47,8 @@ pub(super) async fn deep_puts(target: Target, load: Load, tally: &Tally) {
 }
 
 pub(super) async fn big_structs(target: Target, load: Load, tally: &Tally) {
-    // The field `value`, in it the field `data`, in it a million times an entry of the map without a key and a value:
-    // a library would keep one of them.
+    // The field `value` contains the field `data`, which contains a million map entries without key and value. A
+    // library would keep one of them.
     let entries = [0x0a, 0x00].repeat(1_000_000);
     let request = put("/flood/struct".to_owned(), v1::Value::default());
     let value = [&[0x0a][..], &varint(entries.len()), &entries].concat();
@@ -70,7 +70,7 @@ pub(super) async fn big_structs(target: Target, load: Load, tally: &Tally) {
     .await;
 }
 
-/// A number as protobuf has it.
+/// A number as a protobuf varint.
 fn varint(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {

@@ -1,5 +1,5 @@
-//! A replica cut off from its backend, answers lost on the way, replicas killed. What stands stays, and all is well
-//! afterwards.
+//! A replica cut off from its backend, answers lost on the way, replicas killed. Everything that exists remains, and
+//! all is well afterwards.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn cut_connections_cost_nothing_that_stands() {
     let lease = s.bare.children("/cut-lock").await.unwrap().remove(0);
     assert_eq!(s.bare.get(&format!("/cut-lock/{lease}")).await.unwrap().stat.czxid, held.fencing_token);
     rollcall_tests::client::release(&s.client, &held.lock_id).await.unwrap();
-    // The holder may have been told of suspense and relief in between.
+    // The holder may have received `suspended` and `held` in between.
     holder.end().await.unwrap();
     assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
 }
@@ -142,7 +142,7 @@ async fn a_watch_that_begins_while_zookeeper_is_away_gets_there() {
         let mut stream = s.client.clone().watch(request.clone()).await?.into_inner();
         stream.message().await
     };
-    // It may wait, or say at once that ZooKeeper is away.
+    // It may wait, or answer at once that ZooKeeper is away.
     if let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), begun).await {
         refused(answer, Code::Unavailable, "BACKEND_UNAVAILABLE");
     }
@@ -184,7 +184,7 @@ async fn registrations_and_locks_find_out_what_became_of_a_lost_answer() {
         check(leases.is_empty(), || format!("{leases:?}"))
     })
     .await;
-    // A lock that is free is taken in one transaction, which names who takes it.
+    // A free lock is taken in one transaction, which contains the name of the client.
     s.proxy.stall_answers_after(b"second");
     let client = s.client.clone();
     let lock = tokio::spawn(async move { Locking::take(&client, "/lost-lock", "second").await });

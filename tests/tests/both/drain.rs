@@ -1,4 +1,4 @@
-//! The way down of a replica: `draining` on every stream, clients that move, GOAWAY, and the end at the deadline.
+//! How a replica drains: `draining` on every stream, clients that move, GOAWAY, and the end at the deadline.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::ARM;
 
-/// For what no test waits for.
+/// Longer than any test waits.
 const LONG: Duration = Duration::from_secs(600);
 
 fn value() -> v1::Value {
@@ -47,7 +47,7 @@ impl Streams {
         Streams { registering, watching: Watching::start(client, "/drain").await, locking }
     }
 
-    /// What each is told next, which must be that the replica drains.
+    /// The next message of each stream, which must be `draining`.
     async fn told(&mut self) -> [Duration; 3] {
         let registering = self.registering.next().await.unwrap();
         let Some(Response::Draining(registering)) = registering else { panic!("not draining: {registering:?}") };
@@ -58,7 +58,7 @@ impl Streams {
         [registering, watching, locking].map(remaining)
     }
 
-    /// What each ends with, which must be that the replica drains.
+    /// The end of each stream, which must be that the replica drains.
     async fn refused(mut self) -> [Duration; 3] {
         let watching = loop {
             if let Err(status) = self.watching.try_step().await {
@@ -74,7 +74,7 @@ fn remaining(draining: Draining) -> Duration {
     draining.remaining.expect("it says how long").try_into().expect("it is no negative time")
 }
 
-/// A server that drains for as long as a test needs, and is told to.
+/// A server that drains for as long as a test needs, and has been asked to.
 async fn draining(time: &str) -> (Setting, Streams) {
     let mut s = ARM.setting_with("drain", &["--drain", time]).await;
     let streams = Streams::open(&s.client).await;
@@ -153,13 +153,13 @@ async fn while_it_drains_a_replica_is_not_ready_and_takes_no_new_streams() {
     assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with("draining\n"), "{ready}");
     let refused = s.client.clone().watch(v1::WatchRequest { path: "/".to_owned(), ..Default::default() }).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
-    // The streams that stand are served all the same, on a connection that has been told to take no more.
+    // Open streams are still served, on a connection that is to take no more calls.
     streams.registering.keep_alive().await;
     s.bare.create("/drain/b", b"1").await;
     streams.watching.until("the change", |known| known.names() == ["a", "b"]).await;
 }
 
-/// A connection that is made after those that stood have been told to take no more calls.
+/// A connection opened after the open ones were asked to send no more calls.
 async fn late(s: &Setting) -> Channel {
     eventually("a new connection is told that the replica drains", SOON, async || {
         let channel = s.server.channel().await;
@@ -190,7 +190,7 @@ async fn who_connects_while_it_drains_is_told_so_until_the_end() {
     assert_eq!(status.counts.unwrap().register_streams, 1);
     assert_eq!(s.server.health(SERVICE).await.unwrap(), ServingStatus::NotServing);
 
-    // Neither the connection nor a call on it that has no end holds the end up.
+    // Neither the connection nor an endless call on it delays the end of the drain.
     let request = HealthCheckRequest { service: SERVICE.to_owned() };
     let mut health = HealthClient::new(channel.clone()).watch(request).await.unwrap().into_inner();
     assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
@@ -250,7 +250,7 @@ async fn a_replica_that_stops_leaves_registrations_standing() {
         let again = new.resume(path, value(), first.generation).await;
         assert!(again.adopted && again.generation > first.generation, "{again:?}");
     }
-    // What nobody came back for goes with the ZooKeeper session of the replica, and nothing else does.
+    // A registration that was not resumed ends with the replica's ZooKeeper session, and nothing else does.
     assert!(ending.at().await > stopped);
     s.bare.create_ephemeral("/services/later", b"x").await;
     watching.until("what came later", |known| known.names() == ["later", "with", "without"]).await;

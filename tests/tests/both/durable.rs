@@ -1,4 +1,4 @@
-//! Put and Delete: durable nodes, versions, recursion, and what they leave alone.
+//! Put and Delete: durable nodes, versions, recursion, and nodes that they do not touch.
 
 use rollcall_proto::v1::{DeleteRequest, PutRequest};
 use rollcall_tests::arm::Setting;
@@ -160,7 +160,7 @@ async fn delete_takes_children_only_when_it_is_recursive() {
 async fn a_large_subtree_is_deleted_whole() {
     let s = ARM.setting("durable").await;
     let pad = "p".repeat(1000);
-    // Over 1 MiB of paths: more than one request to ZooKeeper can name.
+    // Over 1 MiB of paths: too many for one request to ZooKeeper.
     for number in 0..1500 {
         s.bare.create(&format!("/wide/{pad}/{number}"), b"").await;
     }
@@ -239,6 +239,6 @@ async fn a_delete_that_stops_after_its_first_transaction_says_that_a_part_may_be
     assert!(status.message().contains("/part") && status.message().contains("access control"), "{}", status.message());
     assert!(s.bare.exists("/part/kept/child").await);
     assert!(s.bare.children("/part/deep/er").await.unwrap().len() < 200, "the deepest go first");
-    // Where nothing was deleted, that is told.
+    // If nothing was deleted, the answer says so.
     refused(try_delete(&s.client, recursive("/part/kept")).await, Code::PermissionDenied, "NO_AUTH");
 }

@@ -1,5 +1,5 @@
-//! Bad input and refusals: each gets the error of the table, with a reason that never changes, and costs nobody else
-//! anything.
+//! Bad input and refusals. Each gets the error of the table, with a reason that never changes, and affects no other
+//! client.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use super::ARM;
 
-/// The first message of a Watch, or what it ends with.
+/// The first message of a Watch, or the status that it ends with.
 async fn watch(client: &Client, request: WatchRequest) -> Result<v1::WatchResponse, Status> {
     let mut stream = soon("headers of Watch", client.clone().watch(request)).await?.into_inner();
     Ok(soon("a message of Watch", stream.message()).await?.expect("a Watch does not end with OK"))
@@ -28,7 +28,7 @@ async fn acquire(client: &Client, request: AcquireLockRequest) -> Result<v1::Hel
     Locking::start(client, request).await?.held().await
 }
 
-/// What every call that takes a path answers for `path`.
+/// The answers of all calls that take a path, for `path`.
 async fn everywhere(client: &Client, path: &str) -> Vec<(&'static str, Status)> {
     let mut client = client.clone();
     let named = path.to_owned();
@@ -51,7 +51,7 @@ async fn bad_paths_are_refused_by_every_call() {
     let s = ARM.setting("errors").await;
     let long = format!("/{}", "x".repeat(10 * 1024));
     let mut stream = Registration::open(&s.client).await;
-    // ZooKeeper refuses halves of surrogate pairs, and with them every character beyond U+FFFF.
+    // ZooKeeper refuses halves of surrogate pairs, and so every character beyond U+FFFF.
     let bad = [
         "",
         "relative",
@@ -105,7 +105,7 @@ async fn values_over_the_limit_are_refused_and_values_at_the_limit_are_not() {
     assert_eq!(shown(get(&s.client, "/fits").await.value.as_ref()), json!({ "text": fits }));
     let status = refused(put(&s.client, "/over", text(&over)).await, Code::InvalidArgument, "VALUE_TOO_LARGE");
     assert_eq!(violated_field(&status), "value");
-    // As JSON it is over the limit with its quotes.
+    // As JSON, with its quotes, it is over the limit.
     refused(put(&s.client, "/over", data(json!({ "x": fits }))).await, Code::InvalidArgument, "VALUE_TOO_LARGE");
     assert!(!s.bare.exists("/over").await);
     let mut stream = Registration::open(&s.client).await;

@@ -1,4 +1,4 @@
-//! Evict: a registration that is taken out, and kept out.
+//! Evict: a registration that is removed, and kept out.
 
 use std::time::{Duration, SystemTime};
 
@@ -40,7 +40,7 @@ async fn lift(client: &Client) {
     assert_eq!((lifted.removed, lifted.until_time), (false, None));
 }
 
-/// The path is registered again, once every replica knows that it may be.
+/// Registers the path again, once every replica knows that this is allowed.
 async fn registered_again(client: &Client) -> Registration {
     eventually("it can be registered again", SOON, async || {
         let mut stream = Registration::open(client).await;
@@ -62,7 +62,7 @@ async fn is_kept_out(client: &Client) {
         assert_eq!(answer, (Code::FailedPrecondition, "EVICTED"), "{rejected:?}");
         assert!(rejected.message.contains(PATH), "{rejected:?}");
     }
-    // A fault of one path.
+    // Only that path is at fault.
     stream.set("/services/web/good:80", value()).await;
 }
 
@@ -83,7 +83,7 @@ async fn what_is_evicted_is_gone_and_stays_out_on_every_replica() {
     let other_server = s.another_server().await;
     let other = other_server.client().await;
     for with_ttl in [false, true] {
-        // By the replica that holds it, and by another.
+        // Evicted by the replica that holds it, and by another.
         for by in [&s.client, &other] {
             let mut watching = Watching::start(&other, "/services/web").await;
             let mut holder = match with_ttl {
@@ -206,7 +206,7 @@ async fn a_replica_that_was_cut_off_meanwhile_puts_nothing_back() {
     eventually_kept_out(&s.client).await;
 }
 
-/// A foreign delete is undone at once: the eviction that comes with it, a moment before or after, is not.
+/// A foreign delete is undone at once. The eviction that comes with it, a moment before or after, is not.
 #[tokio::test]
 async fn an_eviction_and_a_put_back_at_the_same_time_leave_the_path_empty() {
     let s = ARM.setting("evict").await;

@@ -1,8 +1,8 @@
-//! A backend that has lost everything, and is back on its address: who watches is told what is there now, who holds
-//! something gets it again or is told that it is lost.
+//! A backend that has lost all its data, and is back at its address. Watchers receive the present state. Registrations
+//! are made again; locks are lost, and their holders are told.
 //!
-//! ZooKeeper's transactions begin anew then: revisions fall, and a watch says so. Those of the embedded server go on
-//! from the clock, so that nothing falls: there the loss is a change like any other.
+//! ZooKeeper's transaction ids begin anew then: revisions fall, and a watch says so. Those of the embedded server
+//! continue from the clock, so that nothing falls: there the loss is a change like any other.
 
 use rollcall_proto::v1::{PutRequest, WatchRequest};
 use rollcall_tests::arm::{Arm, Own};
@@ -21,7 +21,8 @@ async fn setting() -> (Own, Server, Client) {
     let own = ARM.own(Options::default()).await;
     let server = Server::start_with(&own.address().to_string(), &["--session-timeout", "3s"]).await;
     let client = server.client().await;
-    // Far beyond what the next life of the backend comes to: no transaction of that has a number that was known.
+    // Raises the transaction id far above any that the backend reaches in its next life, so that none of the known ids
+    // occurs again.
     let mut writes = JoinSet::new();
     for number in 0..300 {
         let client = client.clone();
@@ -52,7 +53,8 @@ async fn who_watches_is_told_what_is_there_now() {
     let falls = ARM != Arm::Embedded;
     assert_eq!((config.was_reset, services.was_reset), (falls, falls));
 
-    // So is who comes back with a revision of before, to this replica and to one that knows of no past.
+    // A watcher that resumes with a revision from before the loss gets the present state as well, at this replica and
+    // at one that does not know the past.
     let create = PutRequest { path: "/config/three".into(), value: Some(text("three")), ..Default::default() };
     client.clone().put(create).await.unwrap();
     let other = Server::start(&own.address().to_string()).await;

@@ -1,4 +1,4 @@
-//! Clients that send as much as they can, and what the others notice of it.
+//! Clients that send as much as they can, and their effect on others.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn flood(client: &Client) -> JoinSet<()> {
 async fn a_ttl_ends_beside_streams_that_send_as_fast_as_they_can() {
     let s = ARM.setting("floods").await;
     let noisy = s.server.client().await;
-    // The flood takes this program's time as well.
+    // A long ttl, since the flood takes this program's time as well.
     let mut alive = Registration::open_with_ttl(&s.client, SOON).await;
     alive.set("/alive", text("x")).await;
     let floods = flood(&noisy).await;
@@ -103,7 +103,7 @@ async fn the_longest_paths_fill_a_connections_budget_and_nobody_elses() {
         assert!(registered < 3000, "there is no limit");
     };
     assert_eq!(refused.reason, "TOO_MANY_PATH_BYTES");
-    // The stream goes on, and so does another of the same connection: within the budget.
+    // The stream goes on, and so does another of the same connection, within the budget.
     stream.send(set("/short", text("x"))).await;
     stream.registered().await;
     let mut same = Registration::open(&greedy).await;
@@ -111,7 +111,7 @@ async fn the_longest_paths_fill_a_connections_budget_and_nobody_elses() {
     assert_eq!(same.rejected().await.reason, "TOO_MANY_PATH_BYTES");
     let mut other = Registration::open(&s.client).await;
     soon("another client registers", other.set(&path(6000), text("x"))).await;
-    // What is given back can be had again.
+    // The room of a registration that is given up can be used again.
     stream.send(unset(&path(0))).await;
     assert_eq!(stream.unregistered().await, path(0));
     same.set(&path(5000), text("x")).await;

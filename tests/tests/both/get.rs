@@ -52,7 +52,7 @@ async fn what_others_have_made_deeper_than_a_path_may_be_is_read_from_above() {
     assert_eq!(children.len(), 598);
     let deepest = &path[5..];
     assert_eq!(shown(children[deepest].value.as_ref()), json!({"text": "deep"}));
-    // What happens there is seen, too.
+    // Changes there are seen, too.
     let watched = WatchRequest { path: "/a/a".to_owned(), recursive: true, ..Default::default() };
     let mut watching = Watching::start_with(&s.client, watched).await;
     s.bare.set(&path, b"deeper").await;
@@ -127,7 +127,7 @@ async fn latest_sees_every_write_that_was_acknowledged_before() {
     let s = ARM.setting("get").await;
     let other_server = s.another_server().await;
     let other = other_server.client().await;
-    // A view that lags would show here: it is there from the first read on.
+    // The view exists from the first read on; if it lagged, it would show here.
     for number in 0..50 {
         put(&s.client, "/latest", text(&number.to_string())).await.unwrap();
         let node = get(&other, "/latest").await;
@@ -149,7 +149,7 @@ async fn cached_reads_never_show_what_is_older_than_shown_before() {
     let reads = async {
         let (mut value, mut revision) = (0, 0);
         while value < 100 {
-            // LATEST moves the view: what comes from the cache afterwards is no older.
+            // LATEST moves the view: later reads from the cache are no older.
             let request = if value % 3 == 0 { latest("/cached") } else { cached("/cached") };
             let answer = read(&s.client, request).await;
             let shown = shown(answer.node.unwrap().value.as_ref());
@@ -179,7 +179,7 @@ async fn wait_holds_the_answer_until_there_is_a_child() {
     stream.set("/waited/for/it", text("x")).await;
     let answer = soon("the answer", answer).await.unwrap().unwrap().into_inner();
     assert!(answer.node.unwrap().children.contains_key("it"));
-    // With a child there, nothing is waited for.
+    // When there is a child, nothing is waited for.
     let waiting = GetRequest { wait: Some(span(Duration::from_secs(60))), ..cached("/waited/for") };
     assert_eq!(read(&s.client, waiting).await.node.unwrap().children.len(), 1);
 }
@@ -223,7 +223,7 @@ async fn our_own_subtree_is_hidden() {
     assert_eq!(node.children.keys().collect::<Vec<_>>(), ["services"]);
 }
 
-/// Reads all pages; checks that they are of one revision, and that no name comes twice.
+/// Reads all pages. Checks that they have one revision, and that no name comes twice.
 async fn pages(client: &Client, request: GetRequest) -> (usize, BTreeMap<String, v1::Child>, i64) {
     let (mut count, mut children, mut revision, mut token) = (0, BTreeMap::new(), None, String::new());
     loop {
@@ -299,7 +299,7 @@ async fn every_replica_reads_the_same_revision() {
     let ours = read(&s.client, latest("/same")).await;
     let theirs = read(&other_client, latest("/same")).await;
     assert_eq!((ours.revision, &ours.node), (theirs.revision, &theirs.node));
-    // Cached reads follow without being asked for the latest.
+    // Cached reads follow without a LATEST read.
     stream.set("/same/two", text("x")).await;
     eventually("the other replica's cache follows", rollcall_tests::wait::SOON, async || {
         let request = GetRequest { consistency: Consistency::Cached.into(), ..cached("/same") };

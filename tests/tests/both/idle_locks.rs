@@ -1,4 +1,4 @@
-//! The nodes of locks that nobody uses: removed after `--lock-idle`, and by Delete at once.
+//! The nodes of unused locks: removed after `--lock-idle`, and by Delete at once.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use tonic::Code;
 
 use super::ARM;
 
-/// Much shorter than anybody would have it.
+/// Much shorter than in production.
 const IDLE: &[&str] = &["--lock-idle", "1s"];
 
-/// Locks have records, and are not removed in the time of a test.
+/// Locks have records, and are not removed while a test runs.
 const RECORDED: &[&str] = &["--lock-idle", "24h"];
 
-/// Takes a lock without a ttl and gives it back.
+/// Takes a lock without a ttl and releases it.
 async fn use_once(client: &Client, path: &str) {
     let (mut stream, held) = Locking::take(client, path, "me").await;
     assert!(release(client, &held.lock_id).await.unwrap());
     stream.end().await.unwrap();
 }
 
-/// The records of locks that there are.
+/// The number of records of locks.
 async fn records(bare: &Bare) -> usize {
     let mut count = 0;
     for shard in bare.children("/.rollcall/locks").await.unwrap_or_default() {
@@ -41,7 +41,7 @@ async fn stands(bare: &Bare, path: &str) -> bool {
     lock
 }
 
-/// Waits until neither the nodes of these locks nor their records are left.
+/// Waits until the nodes and the records of these locks are gone.
 async fn wait_until_removed(bare: &Bare, paths: &[&str], records_left: usize) {
     eventually("idle locks are removed", SOON, async || {
         let mut left = Vec::new();
@@ -68,7 +68,7 @@ async fn a_lock_that_nobody_uses_is_removed_and_one_that_is_held_or_waited_for_i
         s.bare.create(path, b"1").await;
     }
     for round in 0..3 {
-        // What this replica remembers of the nodes is of no use the next time.
+        // In the next round the nodes that this replica remembers are gone.
         for job in ["/jobs/one", "/jobs/two"] {
             use_once(&s.client, job).await;
             use_once(&s.client, job).await;
@@ -142,7 +142,7 @@ async fn delete_removes_a_lock_that_nobody_has_to_do_with() {
 #[tokio::test]
 async fn only_what_is_surely_a_lock_is_deleted_as_one() {
     let s = ARM.setting("idle").await;
-    // A configuration that happens to have such a neighbour.
+    // A configuration node that happens to have a sibling with such a name.
     s.bare.create("/config", b"{}").await;
     s.bare.create("/config-__lock__", b"").await;
     refused(delete(&s.client, "/config").await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
@@ -151,8 +151,8 @@ async fn only_what_is_surely_a_lock_is_deleted_as_one() {
     delete(&s.client, "/limit").await.unwrap();
 }
 
-/// A lock that is taken again and again is taken by digits that the replica remembers. They may come true once more in the
-/// queue of a lock that was removed and made again, while another holds it.
+/// A replica takes a lock that it was the last to hold by a number that it remembers. That number may come up again in
+/// the queue of a lock that was removed and created again, while another client holds it.
 #[tokio::test]
 async fn what_a_replica_remembers_of_a_lock_that_was_removed_gives_nobody_a_lock_that_is_held() {
     let s = ARM.setting("idle").await;

@@ -1,5 +1,5 @@
-//! AcquireLock with a ttl: hanging up, coming back, giving back from anywhere, and what ends a lock that nobody comes back
-//! for. Locks that live as long as their stream are in `locks.rs`.
+//! AcquireLock with a ttl: hanging up, coming back, releasing from anywhere, and the end of a lock that no client comes
+//! back for. Locks that live as long as their stream are in `locks.rs`.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use tonic::{Code, Status};
 
 use super::ARM;
 
-/// For what has to go by.
+/// A ttl that has to expire in a test.
 const SHORT: Duration = Duration::from_secs(3);
-/// For what no test waits for.
+/// Longer than any test waits.
 const LONG: Duration = Duration::from_secs(600);
 
 fn lasting(path: &str, name: &str, ttl: Duration) -> AcquireLockRequest {
@@ -37,19 +37,19 @@ async fn take(client: &Client, request: AcquireLockRequest) -> (Locking, Held) {
     (stream, held)
 }
 
-/// What a call for a lock comes to that is not to be had.
+/// The result of a call for a lock that can't be had.
 async fn answer(client: &Client, request: AcquireLockRequest) -> Result<Held, Status> {
     Locking::start(client, request).await?.held().await
 }
 
-/// Where ZooKeeper has a lock that one holds: its lease, and the lease's record.
+/// The nodes of a lock with one holder: its lease, and the lease's record.
 async fn nodes(bare: &Bare, path: &str) -> (String, String) {
     let leases = bare.children(path).await.unwrap();
     let [lease] = &leases[..] else { panic!("one holds {path}: {leases:?}") };
     (format!("{path}/{lease}"), format!("/.rollcall/leases/{lease}"))
 }
 
-/// Waits until nothing of a lock is left in ZooKeeper, but its path.
+/// Waits until nothing of a lock is left in ZooKeeper except its path.
 async fn wait_free(bare: &Bare, path: &str) {
     eventually(&format!("{path} is free"), SOON, async || {
         let leases = bare.children(path).await.unwrap_or_default();
@@ -59,7 +59,8 @@ async fn wait_free(bare: &Bare, path: &str) {
     .await;
 }
 
-/// Hangs up a lock without a ttl and waits until that has been dealt with: so has what was hung up before it.
+/// Hangs up a stream with a lock without a ttl and waits until the server has handled that. By then it has handled
+/// earlier hang-ups too.
 async fn wait_until_heard(client: &Client, bare: &Bare) {
     drop(Locking::take(client, "/heard", "witness").await);
     wait_free(bare, "/heard").await;
@@ -147,7 +148,7 @@ async fn the_ttl_on_the_replica_that_was_left_does_not_end_what_was_picked_up() 
     let (stream, held) = take(&s.client, lasting("/left", "me", SHORT)).await;
     drop(stream);
     let (mut again, _) = take(&other.client().await, back("/left", &held.lock_id)).await;
-    // Hung up later than the other, so that its ttl is over later.
+    // Hung up later than the other, so that its ttl expires later.
     let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
     drop(witness);
     wait_free(&s.bare, "/witness").await;
@@ -189,7 +190,7 @@ async fn a_second_stream_supersedes_the_first_without_a_ttl_too() {
     assert_eq!(place.lock_id, waiting.lock_id);
     refused(waiter.end().await, Code::Aborted, "SUPERSEDED");
     assert_eq!(s.bare.children("/stream-__lock__").await.unwrap().len(), 1, "one place");
-    // The ends of streams that were superseded mean nothing any more; that of the one that counts does.
+    // The ends of superseded streams have no effect any more; the end of the current one does.
     drop((first, waiter));
     drop(second);
     let next = second_waiter.held().await.unwrap();
@@ -235,12 +236,12 @@ async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
     refused(answer(&s.client, back("/hasty", &queued.lock_id)).await, Code::NotFound, "LOCK_LOST");
     drop(holder);
     assert!(release(&s.client, &held.lock_id).await.unwrap());
-    // Whenever a call is cancelled, and nothing was told: nothing is held. One that was told, unheard by its client, stands
-    // for its ttl.
+    // A call that is cancelled before an answer leaves nothing held, whenever it is cancelled. A lock whose `held` was
+    // sent, but not read by its client, remains for its ttl.
     for number in 0..30 {
         drop(Locking::start(&s.client, lasting("/hasty", &number.to_string(), SHORT)).await.unwrap());
     }
-    // What was hung up before this has been dealt with, or stands.
+    // Earlier hang-ups have been handled by now, or the lock remains for its ttl.
     wait_until_heard(&s.client, &s.bare).await;
     eventually("no record is left", SOON, async || {
         let records = s.bare.children("/.rollcall/leases").await.unwrap_or_default();
@@ -258,7 +259,7 @@ async fn a_stream_that_came_back_just_before_its_lock_is_released_ends_ok() {
     let (stream, held) = take(&other_client, lasting("/just", "me", LONG)).await;
     drop(stream);
     let (_, record) = nodes(&s.bare, "/just").await;
-    // The read of the record that sets a watch on it: it is answered after the release.
+    // The answer to the read of the record that sets a watch on it; it arrives after the release.
     s.proxy.stall_answers_after(&[record.as_bytes(), &[1]].concat());
     let (mut again, _) = take(&s.client, back("/just", &held.lock_id)).await;
     s.proxy.stalled().await;
@@ -334,7 +335,7 @@ async fn coming_back_renews_the_lock() {
         let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
         let (witness_lease, _) = nodes(&s.bare, "/witness").await;
         drop(witness);
-        // In turn on both replicas, and twice on one, until a lock that was left alone has gone.
+        // Comes back to both replicas in turn, and twice to one, until an abandoned lock has expired.
         while s.bare.exists(&witness_lease).await {
             for client in [&clients[0], &clients[1], &clients[1]] {
                 let (again, found) = take(client, back("/renewed", &held.lock_id)).await;
@@ -418,7 +419,7 @@ async fn the_holder_of_a_killed_replicas_lock_comes_back_on_another() {
     let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
     drop((late_stream, witness));
     s.server.process().kill();
-    // Before the dead replica's ZooKeeper session is over, and after.
+    // Before and after the end of the dead replica's ZooKeeper session.
     let (mut early_stream, found) = take(&other_client, back("/early", &early.lock_id)).await;
     assert_eq!(found, early);
     wait_free(&s.bare, "/witness").await;
@@ -443,7 +444,7 @@ async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl(
     drop(_hung_up);
     s.cut_off().await;
     let Some(Event::Suspended(_)) = stream.next().await.unwrap() else { panic!("suspended comes next") };
-    // A lock without a ttl goes with the session, and its holder knows before ZooKeeper can give it to another.
+    // A lock without a ttl ends with the session, and its holder knows before ZooKeeper can give it to another.
     let ending = s.bare.ending(&without).await;
     refused(
         loop {
@@ -473,7 +474,7 @@ async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl(
 
 #[tokio::test]
 async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_ttl() {
-    // Nothing here is due to a ZooKeeper session that ends: none does.
+    // A time-out so long that no ZooKeeper session ends here.
     let mut s = ARM.setting_with("lasting", &["--session-timeout", "10m", "--drain", "0s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
@@ -504,7 +505,7 @@ async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_tt
 
 #[tokio::test]
 async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
-    // Given up as dead after a third of that: later than any test waits.
+    // A connection is given up after a third of this: later than any test waits.
     let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3m"]).await;
     let other = Server::start(&s.sandbox.hosts).await;
     let other_client = other.client().await;
@@ -515,7 +516,7 @@ async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
         refused(answer(&s.client, request).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
     }
     s.proxy.set_traffic(Traffic::Pass);
-    // Who was told that it is not to be had has not taken it from anybody.
+    // A call that was refused has not taken the lock from its holder.
     drop(take(&s.client, lasting("/witness", "witness", LONG)).await);
     assert!(release(&other_client, &held.lock_id).await.unwrap());
     stream.end().await.unwrap();
@@ -523,7 +524,7 @@ async fn coming_back_on_a_connection_that_hangs_is_answered_in_time() {
 
 #[tokio::test]
 async fn coming_back_to_the_keeper_itself_is_answered_in_time_while_its_connection_hangs() {
-    // Given up as dead after a third of that: later than any test waits.
+    // A connection is given up after a third of this: later than any test waits.
     let s = ARM.behind_a_proxy("lasting", &["--session-timeout", "3m"]).await;
     let (stream, held) = take(&s.client, lasting("/hangs", "me", LONG)).await;
     drop(stream);
@@ -569,7 +570,7 @@ async fn locks_with_a_ttl_are_taken_though_somebody_has_wiped_the_tree() {
             s.bare.delete_all(path).await;
         }
     }
-    // What other replicas go by is made again as well.
+    // The nodes that other replicas rely on are made again as well.
     eventually("the fences are made again", SOON, async || {
         let fences = s.bare.children("/.rollcall/fences").await.unwrap_or_default();
         check(!fences.is_empty(), || "there is none".to_owned())

@@ -1,4 +1,4 @@
-//! Register, rules 3, 4, 5 and 9: what a ttl keeps up and for how long, coming back for it, ZooKeeper away.
+//! Register, rules 3, 4, 5 and 9: what a ttl preserves and for how long, resuming, ZooKeeper away.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,21 +18,21 @@ use tonic::Code;
 
 use super::ARM;
 
-/// For what has to go by.
+/// A ttl that has to expire in a test.
 const SHORT: Duration = Duration::from_secs(3);
-/// For what has to be over in a test, and must not be before something else is done.
+/// A ttl that has to expire in a test, but not before other steps are done.
 const MEDIUM: Duration = Duration::from_secs(6);
-/// For what no test waits for.
+/// Longer than any test waits.
 const LONG: Duration = Duration::from_secs(600);
 
-/// Polls what is below a path for as long as it is awaited; `name` must be all there is, every time.
+/// Reads the children of a path over and over, for as long as it is polled. `name` must be the only child, every time.
 async fn never_a_moment_without(bare: &Bare, parent: &str, name: &str) -> Infallible {
     loop {
         assert_eq!(bare.children(parent).await.unwrap(), [name], "a moment without the node");
     }
 }
 
-/// Waits until a node that would be registered now had another `created` than this one.
+/// Waits until a new registration would have a different `created` from this one.
 async fn later_second(stat: Option<v1::Stat>) {
     let made = u64::try_from(stat.unwrap().ctime).unwrap() / 1000;
     eventually("the clock shows a later second", SOON, async || {
@@ -149,7 +149,7 @@ async fn a_replica_that_was_paused_reads_what_has_arrived_before_it_lets_a_ttl_e
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let first = stream.set("/paused", value()).await;
     s.server.pause();
-    // That a ttl goes by can only be waited for. The client lives, and keeps saying so.
+    // A ttl can only expire in real time. The client is alive and keeps sending.
     for turn in 1..=6 {
         sleep_until(Instant::now() + SHORT / 3).await;
         stream.send(set(&format!("/said/{turn}"), value())).await;
@@ -176,7 +176,7 @@ async fn resume_on_the_same_replica_is_adopted_without_a_write() {
     assert!(again.adopted && !again.restored, "{again:?}");
     assert_eq!(again.generation, first.generation);
     assert_eq!(s.bare.get("/same").await.unwrap(), before, "not written");
-    // The older session's end does not concern what was resumed.
+    // The end of the older session does not affect the resumed registration.
     s.bare.wait_gone("/witness").await;
     new.set("/later", value()).await;
     assert_eq!(s.bare.get("/same").await.unwrap(), before, "not written");
@@ -198,7 +198,7 @@ async fn a_resume_takes_the_registration_from_a_stream_that_still_stands() {
         let lost = old.lost().await;
         assert_eq!((lost.path.as_str(), lost.generation), (path, first.generation));
         assert_eq!(lost.reason(), LostReason::TakenOver);
-        // A goodbye of the older one says nothing about what it does not hold any more.
+        // The goodbye of the older stream does not affect a registration that it no longer holds.
         old.send(Request::Close(v1::CloseSession {})).await;
         old.end().await.unwrap();
         assert_eq!(s.bare.get(path).await.unwrap().stat.czxid, again.generation);
@@ -223,7 +223,7 @@ async fn resume_on_another_replica_is_atomic_and_unseen_by_watchers() {
         let again = new.resume("/services/one", value(), first.generation).await;
         assert!(again.adopted && !again.restored, "{again:?}");
         assert!(again.generation > first.generation);
-        // The first replica lets the older session expire meanwhile.
+        // Meanwhile the older session expires at the first replica.
         s.bare.wait_gone("/witness").await;
         let mut stream = Registration::open(&s.client).await;
         stream.set("/later", value()).await;
@@ -293,7 +293,7 @@ async fn a_resume_of_what_was_taken_over_is_lost() {
         let lost = back.lost().await;
         assert_eq!((lost.path.as_str(), lost.generation), ("/taken", first.generation));
         assert_eq!(lost.reason(), LostReason::TakenOver);
-        // It holds nothing now, so its goodbye takes nothing down.
+        // It holds nothing now, so its goodbye removes nothing.
         back.send(Request::Close(v1::CloseSession {})).await;
         back.end().await.unwrap();
     }
@@ -313,7 +313,7 @@ async fn a_resume_of_what_another_has_taken_over_with_the_same_data_is_lost_too(
     let first = old.set("/taken", value()).await;
     proxy.cut();
     later_second(first.stat).await;
-    // The same service, started again: pid and created tell it from the one before.
+    // The same service, started again: `pid` and `created` differ from those before.
     let mut new = Registration::open_with(&other_client, [open(2)]).await.unwrap();
     let second = new.set("/taken", value()).await;
     later_second(second.stat).await;
@@ -333,7 +333,7 @@ async fn a_resume_finds_the_later_generation_whose_answer_was_lost() {
     let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
-    // The client's own `created` is how it knows its registration again.
+    // The client recognizes its registration by its own `created`.
     let value = || data(json!({"a": 1, "created": "2026-01-31 23:59:59"}));
     let mut old = Registration::open_with_ttl(&s.client, LONG).await;
     let first = old.set("/answer", value()).await;
@@ -418,7 +418,7 @@ async fn a_set_while_zookeeper_is_away_is_pending_and_then_registered() {
         let Ok(Some(Response::Pending(pending))) = stream.next().await else { panic!("pending comes first") };
         assert_eq!((pending.path.as_str(), pending.reason.as_str()), (path, "BACKEND_UNAVAILABLE"));
     }
-    // What the server answers by itself is not kept waiting.
+    // Answers that need no ZooKeeper do not wait for it.
     stream.keep_alive().await;
     assert_eq!(s.bare.children("/away").await.unwrap(), ["stands"]);
     s.proxy.accept().await;
@@ -493,7 +493,8 @@ async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_withou
     let mut s = ARM.setting_with("lifetimes", &["--session-timeout", "6s"]).await;
     let other = s.another_server().await;
     let other_client = other.client().await;
-    // A ttl is kept by a living replica: this one is over long before the ZooKeeper session is, and then not counted.
+    // Only a living replica keeps a ttl: this one expires long before the ZooKeeper session ends, and is not counted
+    // then.
     let mut old = Registration::open_with_ttl(&s.client, Duration::from_secs(1)).await;
     let first = old.set("/services/one", value()).await;
     old.set("/witness", value()).await;
@@ -504,7 +505,7 @@ async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_withou
         let mut new = Registration::open(&other_client).await;
         let again = new.resume("/services/one", value(), first.generation).await;
         assert!(again.adopted && again.generation > first.generation, "{again:?}");
-        // ZooKeeper may have heard from the replica a third of its time-out before.
+        // ZooKeeper may have last heard from the replica a third of the time-out earlier.
         let stood = ending.at().await - killed;
         assert!(stood >= Duration::from_secs(3), "it stood for {stood:?}");
         (new, again)
@@ -516,7 +517,7 @@ async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_withou
     assert_eq!(s.bare.get("/services/one").await.unwrap().stat.czxid, again.generation);
 }
 
-/// Whatever a stream has asked for and has no answer to when it says goodbye.
+/// Tests requests of every kind that are unanswered when a stream says goodbye.
 #[tokio::test]
 async fn nothing_of_a_stream_stands_or_appears_after_its_goodbye() {
     let s = ARM.setting("lifetimes").await;

@@ -1,5 +1,5 @@
-//! The queue for a lock: what who waits is told as it moves, who leaves it and who is taken out of it, what is found of
-//! it after a lost answer, and whose number it has.
+//! The queue for a lock: what waiters are told as it moves, waiters that leave or are removed, what is found after a
+//! lost answer, and the limit of a lock.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ fn limited(path: &str, name: &str, simultaneous: u32) -> AcquireLockRequest {
     AcquireLockRequest { simultaneous, ..lock(path, name) }
 }
 
-/// Waits until the stream is told this place.
+/// Waits until the stream reports this position.
 async fn told(stream: &mut Locking, position: u32, holders: &[&str]) {
     let mut last: Option<Queued> = None;
     loop {
@@ -79,7 +79,7 @@ async fn whoever_leaves_keeps_nobody_waiting_and_changes_no_order() {
         assert_eq!(usize::try_from(queued.position).unwrap(), number + 1);
         waiters.push(Some(waiter));
     }
-    // Neighbours leave together, the first and the last too, and the lock is released meanwhile.
+    // Neighbours leave together, and so do the first and the last; the lock is released meanwhile.
     let leaving = [0, 1, 7, 8, 9, 20, 22, 24, WAITERS - 1];
     drop(leaving.map(|number| waiters[number].take()));
     drop(holder);
@@ -89,7 +89,7 @@ async fn whoever_leaves_keeps_nobody_waiting_and_changes_no_order() {
         let held = waiter.held().await.unwrap();
         assert!(held.fencing_token > token, "{number} was served before one who came earlier");
         token = held.fencing_token;
-        // By turns with others of them who leave just then.
+        // Grants alternate with waiters that leave at that moment.
         drop(waiter);
     }
     wait_until_they_are(&s.bare, "/leave", 0, 0).await;
@@ -128,7 +128,7 @@ async fn who_waits_and_whose_place_a_stranger_deletes_is_told_so() {
     }
     let mut contenders = s.bare.children("/deleted-__lock__").await.unwrap();
     contenders.sort_by_key(|name| name[name.len() - 10..].to_owned());
-    // Of one in the middle, and of the first.
+    // First a contender in the middle, then the first.
     for (contender, waiter) in [(1, 1), (0, 0)] {
         s.bare.delete(&format!("/deleted-__lock__/{}", contenders[contender])).await;
         let lost = loop {
@@ -163,7 +163,7 @@ async fn a_place_and_a_grant_whose_answers_were_lost_are_found() {
     assert_eq!(queued.position, 1);
     assert_eq!(s.bare.children("/lost-__lock__").await.unwrap(), place, "found, not made again");
 
-    // The grant is the next that names who waits.
+    // The next request with the waiter's name is the grant.
     s.proxy.stall_answers_after(b"the waiter's name");
     drop(holder);
     s.proxy.stalled().await;
@@ -268,7 +268,7 @@ async fn a_description_says_who_since_when_and_whose() {
     let mut lasting = Locking::start(&s.client, lasting).await.unwrap();
     let lasting_held = lasting.held().await.unwrap();
     let waiting = "/who-__lock__/0123456789abcdef0123456789abcdef__lock__";
-    // ZooKeeper's next number is that of the children that there were: two.
+    // ZooKeeper's next number is the number of children created so far: two.
     s.bare.create_ephemeral(&format!("{waiting}0000000002"), b"b'kazoo'").await;
     let mut waiter = Locking::start(&s.client, limited("/who", "waiter", 3)).await.unwrap();
     waiter.next().await.unwrap();
@@ -308,7 +308,7 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
     }
     drop((holder, waiter));
     wait_until_they_are(&s.bare, "/number", 0, 0).await;
-    // Nobody is there any more; the number stands all the same.
+    // Nobody uses the lock any more, but it keeps its number.
     for path in nodes {
         refused(put(&s.client, path, text("2")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
     }
@@ -318,7 +318,7 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
         Err(status) => Err(status),
     };
     refused(differs, Code::FailedPrecondition, "LOCK_LIMIT_DIFFERS");
-    // As docs/locks.md has it.
+    // As docs/locks.md describes it.
     for path in nodes {
         s.bare.delete(path).await;
     }
@@ -354,7 +354,7 @@ async fn a_zookeeper_server_that_falls_silent_costs_no_lock() {
     for number in 0..8 {
         holders.push(Locking::take(&s.client, &format!("/silent-{number}"), "holder").await);
     }
-    // What a session has heard last is then no answer to a heartbeat.
+    // So that the last answer of a session is not the one to a heartbeat.
     for _ in 0..20 {
         describe(&s.client, "/silent-0").await;
     }
@@ -367,7 +367,7 @@ async fn a_zookeeper_server_that_falls_silent_costs_no_lock() {
 
 #[tokio::test]
 async fn what_meets_a_zookeeper_connection_that_hangs_is_answered_in_time() {
-    // It is given up after a third of that: later than any test waits.
+    // A connection is given up after a third of this: later than any test waits.
     let s = ARM.behind_a_proxy("queue", &["--session-timeout", "3m"]).await;
     let server = Server::start(&s.sandbox.hosts).await;
     let (_holder, held) = Locking::take(&server.client().await, "/hangs", "holder").await;
@@ -387,12 +387,12 @@ async fn a_place_whose_session_has_just_ended_is_released_when_it_is_taken_again
     let other = server.client().await;
     let (_holder, _) = Locking::take(&other, "/again", "holder").await;
     let (_waiter, queued) = Locking::queue(&s.client, "/again", "waiter").await;
-    // As when the session is over, and the waiter is on its way back.
+    // As when the session is over, and the waiter is about to queue again.
     s.server.pause();
     let place = format!("/again-__lock__/{}", s.bare.children("/again-__lock__").await.unwrap().remove(0));
     s.bare.delete(&place).await;
     let mut releasing = std::pin::pin!(release(&other, &queued.lock_id));
-    // That it is not answered yet can only be seen by waiting a little.
+    // To see that it is not answered yet, the test can only wait a little.
     tokio::time::timeout(Duration::from_millis(300), &mut releasing).await.unwrap_err();
     s.bare.create_ephemeral(&place, b"waiter").await;
     assert!(releasing.await.unwrap());

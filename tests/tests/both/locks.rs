@@ -24,7 +24,7 @@ fn names(parties: &[rollcall_proto::v1::LockParty]) -> Vec<&str> {
     parties.iter().map(|party| party.name.as_str()).collect()
 }
 
-/// Waits until nobody holds the lock or waits for it, as ZooKeeper has it.
+/// Waits until ZooKeeper shows neither holders nor waiters of the lock.
 async fn wait_free(bare: &Bare, path: &str) {
     eventually("nobody holds the lock or waits for it", SOON, async || {
         let leases = bare.children(path).await.unwrap_or_default();
@@ -218,7 +218,7 @@ async fn a_path_that_is_no_lock_is_refused_and_left_alone() {
     }
 }
 
-/// A durable node among the leases or the contenders of a lock would jam it for good.
+/// A durable node among the leases or the contenders of a lock would block it for good.
 #[tokio::test]
 async fn no_call_makes_a_node_among_a_locks_own() {
     let s = ARM.setting("locks").await;
@@ -262,7 +262,7 @@ async fn no_call_makes_a_node_among_a_locks_own() {
 
 #[tokio::test]
 async fn an_empty_lock_node_is_filled_in() {
-    // kazoo leaves one when it dies between its create and its set.
+    // kazoo leaves an empty node when it dies between its create and its set.
     let s = ARM.setting("locks").await;
     s.bare.create("/empty", b"").await;
     let mut stream = Locking::start(&s.client, limited("/empty", "me", 2)).await.unwrap();

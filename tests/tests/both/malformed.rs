@@ -1,5 +1,5 @@
-//! Messages that no generated client sends: no protobuf, not UTF-8, too large, too deep, too many. Each is answered with an
-//! error of the table, and costs nobody else on the same connection anything.
+//! Messages that no generated client sends: no protobuf, not UTF-8, too large, too deep, too many. Each is answered
+//! with an error of the table, and affects nothing else on the same connection.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -24,10 +24,10 @@ use super::ARM;
 
 const METHODS: [&str; 10] =
     ["Register", "Get", "Watch", "AcquireLock", "ReleaseLock", "DescribeLock", "Put", "Delete", "Evict", "Status"];
-/// The largest message that is taken, in bytes.
+/// The largest message that the server accepts, in bytes.
 const LIMIT: usize = 2 << 20;
 
-/// A client that does everything right, on one connection with what the tests do.
+/// A well-behaved client, on the same connection as the malformed messages.
 struct Citizen {
     client: Client,
     registration: Registration,
@@ -45,7 +45,7 @@ impl Citizen {
         Self { client, registration, generation, watching, count: 0 }
     }
 
-    /// It goes on as if nobody else were there.
+    /// Checks that it works as if there were no malformed messages.
     async fn goes_on(&mut self) {
         self.count += 1;
         let value = self.count.to_string();
@@ -64,7 +64,7 @@ fn field(tag: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A message of a method with these bytes for its first text, which is a path or an id.
+/// A message of a method with these bytes as its first string, a path or an id.
 fn with_text(method: &str, content: &[u8]) -> Bytes {
     let message = field(1, content);
     if method == "Register" { field(3, &message).into() } else { message.into() }
@@ -85,7 +85,7 @@ fn nested(levels: usize) -> Struct {
 /// Encoded `Struct`s that are refused, each with the reason.
 fn bad_structs() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let lists = (0..40).fold(list_of(Vec::new()), |inner, _| list_of(vec![inner]));
-    // In each the value of an entry of its fields, as bytes: nobody's recursion gets so far.
+    // Each level holds the next as the value of a field. It is built from bytes, since no recursion goes so deep.
     let thousand_levels = (0..1000).fold(Vec::new(), |inner, _| field(1, &field(2, &field(5, &inner))));
     let distinct = (0..300_000).map(|number| (number.to_string(), Value { kind: Some(Kind::BoolValue(true)) }));
     let distinct = Struct { fields: distinct.take(80_000).collect() };
@@ -127,7 +127,7 @@ async fn what_can_not_be_read_is_a_fault_of_the_caller_alone() {
             ("a million fields that nobody knows", b"\x78\x01".repeat(1_000_000).into(), "PROTOCOL"),
             ("a message over the limit", with_text(method, &vec![b'x'; LIMIT]), "VALUE_TOO_LARGE"),
         ];
-        // A request without fields has no text that can be wrong.
+        // A request without fields has no invalid string.
         let of_text = ["a number for a text", "a text that is not UTF-8"];
         for (what, message, reason) in
             cases.into_iter().filter(|(what, ..)| method != "Status" || !of_text.contains(what))
@@ -186,7 +186,7 @@ async fn the_deepest_value_and_the_deepest_path_are_taken_and_deeper_ones_are_no
     put(&s.client, "/deep", deepest).await.unwrap();
     let written = s.bare.get("/deep").await.unwrap().text().to_owned();
     assert!(written.ends_with(&format!("{}{}{}", r#"{"":"#.repeat(30), "{}", "}".repeat(31))), "{written}");
-    // Deeper than 16 levels it is shown as it is.
+    // At over 16 levels it is shown as raw bytes.
     assert_eq!(shown(get(&s.client, "/deep").await.value.as_ref()), json!({ "raw": written.as_bytes().to_vec() }));
 
     let path = "/x".repeat(128);
@@ -219,7 +219,7 @@ async fn the_deepest_value_and_the_deepest_path_are_taken_and_deeper_ones_are_no
 #[tokio::test]
 async fn what_is_zookeepers_own_is_read_and_never_written() {
     let s = ARM.setting("malformed").await;
-    // Below a chroot it is a name like any other.
+    // Below a chroot it is an ordinary name.
     put(&s.client, "/zookeeper/x", text("x")).await.unwrap();
     delete(&s.client, "/zookeeper/x").await.unwrap();
     delete(&s.client, "/zookeeper").await.unwrap();
@@ -244,7 +244,7 @@ async fn what_is_zookeepers_own_is_read_and_never_written() {
     }
 }
 
-/// A message of a method that means something, to be damaged.
+/// A valid message of a method, to be damaged.
 fn sound(method: &str, rng: &mut StdRng) -> Vec<u8> {
     let path = ["/a", "/a/b", "/citizens", "/zookeeper", "/.rollcall", "/"][rng.random_range(0..6)].to_owned();
     let value = Some(v1::Value {
@@ -303,9 +303,9 @@ async fn whatever_the_bytes_are_the_answer_is_one_of_the_api() {
             }
         }
         let shown = format!("{method} {message:?}");
-        // A lock that nobody gives back is waited for in vain, so one answer has to do.
+        // These locks are never released, so a second answer of AcquireLock may never come: one has to do.
         let most = if method == "Register" { 2 } else { 1 };
-        // A stream without an answer to what was sent, as to an `unset` on its way: what it says in time has to do.
+        // Some messages get no answer, such as an `unset` in flight. So the answers within this time have to do.
         let answer = tokio::time::timeout(
             std::time::Duration::from_millis(500),
             call(&channel, method, vec![message.into()], most),

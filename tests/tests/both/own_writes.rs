@@ -1,8 +1,8 @@
-//! Cached reads are never older than what the caller knows of: by what the replica has acknowledged on its connection,
-//! or by `min_revision`.
+//! Cached reads are never older than what the caller knows: by the replica's acknowledgements on its connection, or by
+//! `min_revision`.
 //!
-//! What a replica's watching session is told is held back by a proxy, for as long as a test likes: what is not waited for
-//! is missed then, every time.
+//! A proxy holds back the answers to a replica's watching session for as long as a test needs. So a read that does not
+//! wait misses a change, every time.
 
 use std::future::IntoFuture as _;
 use std::time::Duration;
@@ -24,9 +24,10 @@ use tonic::{Code, Status};
 
 use super::ARM;
 
-/// Number of rounds of writes and reads. Without the promise some hundreds were enough for a read that misses something.
+/// Number of rounds of writes and reads. Without the promise, some hundreds were enough for a read that misses a
+/// change.
 const ROUNDS: usize = 1000;
-/// How long an answer is held back: what would be wrong is said at once.
+/// Time for which answers are held back. A wrong answer would come at once.
 const HELD: Duration = Duration::from_millis(300);
 /// The path that is read.
 const PATH: &str = "/own";
@@ -43,7 +44,7 @@ fn at_least(revision: i64) -> GetRequest {
     GetRequest { path: PATH.to_owned(), min_revision: revision, ..Default::default() }
 }
 
-/// A server with a view of the path, whose watching session is held back on command, and another one that is not.
+/// A server with a view of the path, whose watching session is held back on command, and another server that is not.
 struct Held {
     cut: Cut,
     _other: Server,
@@ -53,7 +54,7 @@ struct Held {
 impl Held {
     async fn new() -> Held {
         let cut = ARM.behind_a_proxy("own", &[]).await;
-        // AddWatch is ZooKeeper's request 106; then comes the path.
+        // AddWatch is request type 106 of ZooKeeper; then comes the path.
         let path = format!("{}{PATH}", cut.sandbox.chroot);
         let length = u32::try_from(path.len()).unwrap();
         cut.proxy.mark(&[&106_u32.to_be_bytes(), &length.to_be_bytes(), path.as_bytes()].concat());
@@ -73,7 +74,7 @@ impl Held {
         self.cut.proxy.hold_marked(holds);
     }
 
-    /// What is read while the watching session is held back for a while.
+    /// Checks that a read waits while the watching session is held back, and returns its result after that.
     async fn read_when_let_go<T>(&self, reading: impl Future<Output = T>) -> T {
         let mut reading = std::pin::pin!(reading);
         assert!(timeout(HELD, &mut reading).await.is_err(), "it is answered before it can be known");
@@ -173,7 +174,7 @@ async fn a_watch_begins_with_what_its_connection_was_told() {
     let watching = held.read_when_let_go(Watching::start(client, PATH)).await;
     assert_eq!((watching.known.names(), watching.snapshots), (vec!["first", "one"], 1));
 
-    // And with what its client has seen elsewhere.
+    // And with the changes that its client knows from elsewhere.
     held.hold(true);
     let stat = put(&held.ahead, &format!("{PATH}/two"), text("2")).await.unwrap();
     let request = WatchRequest { path: PATH.into(), min_revision: stat.mzxid, ..Default::default() };
@@ -193,7 +194,8 @@ async fn a_read_on_one_replica_waits_for_what_another_has_told() {
     let answer = held.read_when_let_go(read(behind, at_least(one.generation))).await.unwrap();
     assert_eq!((names(&answer), answer.stale), (vec!["first", "one"], false));
 
-    // The state of another path has a revision too, and so has a subtree; and who waits for children waits for these first.
+    // The state of another path or of a subtree has a revision too. A read that waits for children waits for that
+    // revision first.
     held.hold(true);
     let two = put(ahead, "/elsewhere", text("x")).await.unwrap();
     let elsewhere = cached(ahead, "/elsewhere").await.unwrap();
@@ -208,7 +210,7 @@ async fn a_read_on_one_replica_waits_for_what_another_has_told() {
 #[tokio::test]
 async fn a_client_is_shown_what_it_was_told_by_whichever_replica_it_comes_to() {
     let held = Held::new().await;
-    // At first it can only go to one of the two.
+    // At first it can connect to only one of the two.
     let way = Proxy::start(held.cut.server.grpc()).await;
     way.refuse().await;
     let first = Server::start(&held.cut.sandbox.hosts).await;
@@ -249,7 +251,7 @@ async fn what_does_not_come_in_time_is_answered_as_stale() {
     let answer = held.read().await;
     assert_eq!((names(&answer), answer.stale, answer.reset), (vec!["first"], true, false));
     assert!(answer.as_of.is_some());
-    // It begins all the same; what is missing follows.
+    // The watch begins without the missing change, which follows.
     let mut watching = Watching::start(&held.cut.client, PATH).await;
     held.hold(false);
     watching.until("what is registered", |known| known.names() == ["first", "one"]).await;
@@ -277,7 +279,7 @@ async fn a_revision_that_nobody_has_is_answered_as_stale_and_means_nothing_to_ot
     let answer = read(&s.client, at_least(known.revision)).await.unwrap();
     assert_eq!((answer.stale, answer.reset), (false, false));
 
-    // Pages are of one state, whatever is asked of a later one.
+    // All pages are of one state, even if a later one is asked for.
     let first = read(&s.client, GetRequest { page_size: 2, ..at_least(known.revision) }).await.unwrap();
     put(&s.client, &format!("{PATH}/d"), text("d")).await.unwrap();
     let token = first.next_page_token.clone();
@@ -312,7 +314,7 @@ async fn a_connection_forgets_what_zookeeper_has_lost() {
     let answer = read(&client, at_least(known.revision)).await.unwrap();
     let falls = ARM != Arm::Embedded;
     assert_eq!((answer.stale, answer.reset), (falls, falls));
-    // So does one that only watches.
+    // A connection that only watches forgets too.
     for was_reset in [falls, false] {
         assert_eq!(Watching::start(&watches, PATH).await.was_reset, was_reset);
     }

@@ -1,4 +1,5 @@
-//! Nodes that an operator has prepared where Rollcall may create nothing: what exists is used, and what is wrong is named.
+//! Nodes that an operator has prepared where Rollcall may create nothing: existing nodes are used, and problems are
+//! named.
 
 use std::slice;
 
@@ -13,7 +14,7 @@ use zookeeper_client::{Acl, AuthId, Permission};
 
 use super::ARM;
 
-/// What an operator needs to make the same node's rules others later.
+/// The permission that the operator needs to change the ACL of the node later.
 const ADMIN: Permission = Permission::ADMIN;
 
 async fn allow(bare: &Bare, path: &str, permission: Permission) {
@@ -41,7 +42,7 @@ async fn what_exists_is_used_though_its_parent_may_not_be_written() {
     let mut stream = Registration::open(&client).await;
     stream.set("/services/ssh/host:22", text("x")).await;
     put(&client, "/config/app/deep/er", text("x")).await.unwrap();
-    // Its parents are missing up to one that may not be read.
+    // The parents are missing, below one that may not be read.
     stream.set("/unread/registered/deep", text("x")).await;
     put(&client, "/unread/put/deep", text("x")).await.unwrap();
     let (_holder, _) = Locking::take(&client, "/unread/locked/deep", "holder").await;
@@ -83,7 +84,7 @@ async fn what_may_not_be_used_is_named_with_the_permission_that_it_needs() {
     is_told_until(&sandbox.hosts, &text, async || allow(&bare, "/", all).await).await;
 }
 
-/// A server says so in its log, serves nobody, and does once that is mended.
+/// A server logs this text and serves nobody, until the problem is fixed.
 async fn is_told_until(hosts: &str, text: &str, mend: impl AsyncFnOnce()) {
     let mut server = Server::launch(hosts, &[]).await;
     eventually(text, SOON, async || {

@@ -1,4 +1,4 @@
-//! Register: one stream, its answers, its life. Takeovers are in `takeover.rs`.
+//! Register: one stream, its answers, its lifetime. Takeovers are in `takeover.rs`.
 
 use std::collections::BTreeMap;
 
@@ -166,7 +166,7 @@ async fn half_closing_is_no_goodbye() {
     stream.half_close();
     stream.registered().await;
     let mut other = Registration::open(&s.client).await;
-    // What the server does later on the same path of the code has been done: it has seen the half-close by now.
+    // By now the server has seen the half-close, since it has handled later requests on the same code path.
     other.set("/later", text("x")).await;
     other.send(unset("/later")).await;
     other.unregistered().await;
@@ -275,7 +275,7 @@ async fn one_stream_holds_ten_thousand_registrations() {
 async fn answers_that_nobody_reads_do_not_stop_the_server_from_reading() {
     let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
-    // Some megabytes of answers, far over what a connection holds in flight.
+    // Some megabytes of answers, far more than a connection holds in flight.
     let pad = "p".repeat(200);
     for number in 0..5_000 {
         stream.send(set(&format!("/unread/{pad}/{number}"), text("x"))).await;
@@ -325,7 +325,7 @@ async fn overwritten_data_are_told_at_once_and_put_right_soon() {
         let node = s.bare.get("/over").await.unwrap();
         assert_eq!((node.data, node.stat.version), (before.data.clone(), version + 1));
     }
-    // What the holder sets is written at once, and then nothing is left to put right.
+    // The holder's own set is written at once, and then there is nothing left to restore.
     s.bare.set("/over", br#"{"theirs":true}"#).await;
     let Response::Overwritten(_) = stream.answer().await else { panic!("overwritten comes next") };
     let again = stream.set("/over", data(json!({"a": 1}))).await;
@@ -334,7 +334,7 @@ async fn overwritten_data_are_told_at_once_and_put_right_soon() {
     assert_eq!((node.data, node.stat.version), (before.data, 6));
 }
 
-/// As nd_service_registry does, whose process writes its own pid and time whenever it sees others.
+/// Like nd_service_registry, whose process writes its own pid and time whenever it sees others.
 #[tokio::test]
 async fn two_programs_that_disagree_write_a_handful_of_times_and_the_one_that_lives_has_the_last_word() {
     let s = ARM.setting("register").await;

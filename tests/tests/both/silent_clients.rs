@@ -1,4 +1,4 @@
-//! A lock with a ttl whose client is stopped, or gone without a word, while its stream stands.
+//! A lock with a ttl whose client is stopped, or vanishes silently, while its stream is open.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tonic::Code;
 
 use super::ARM;
 
-/// HTTP/2's own keep-alive finds nobody silent within a test.
+/// With this, HTTP/2's own keep-alive finds no silent client within a test.
 const KEEPALIVE: &[&str] = &["--keepalive", "600s"];
-/// The shortest ttl that there is, and one that a test can wait within.
+/// The shortest possible ttl, and one that is shorter than a test waits.
 const SHORT: Duration = Duration::from_secs(1);
 const LONGER: Duration = Duration::from_secs(6);
 
-/// A lock with a ttl, on a stream that is never told anything unasked.
+/// A lock with a ttl, on a stream without heartbeats.
 fn quiet(path: &str, ttl: Duration) -> AcquireLockRequest {
     AcquireLockRequest { ttl: Some(span(ttl)), heartbeat: zero(), ..lock(path, "me") }
 }
@@ -34,7 +34,7 @@ async fn a_client_that_is_silent_for_its_ttl_has_lost_its_lock_though_its_connec
     let next = waiter.held().await.expect("the next has it when the ttl is over");
     assert!(next.fencing_token > held.fencing_token);
     assert!(s.bare.children("/.rollcall/leases").await.unwrap_or_default().is_empty(), "nothing is left");
-    // Should it come back, it is told.
+    // A client that comes back is told.
     proxy.set_traffic(Traffic::Pass);
     let Some(Event::Lost(lost)) = stream.next().await.unwrap() else { panic!("not lost") };
     assert_eq!(lost.reason(), LostReason::Expired);

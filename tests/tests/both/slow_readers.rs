@@ -1,4 +1,4 @@
-//! Those who watch and do not read, or slowly: bounded memory for each, and nobody else notices.
+//! Watchers that do not read, or read slowly: each takes bounded memory, and affects no other client.
 
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{self, WatchRequest, WatchResponse};
@@ -11,18 +11,18 @@ use tokio::task::JoinSet;
 
 use super::ARM;
 
-/// How many there are of those who read and of those who do not.
+/// Number of watchers that read, and of those that do not.
 const WATCHES: usize = 1000;
 const CONNECTIONS: usize = 4;
-/// What a stalled watch may occupy: its place, and a share of what all are told. In bytes.
+/// Maximum memory of a stalled watch, in bytes: its own state, and a share of the messages for all.
 const MOST: usize = 64 * 1024;
 
-/// A Watch without heartbeats: all its messages are news.
+/// A Watch without heartbeats: all its messages are changes.
 fn watch(path: &str) -> WatchRequest {
     WatchRequest { path: path.to_owned(), heartbeat: Some(span(std::time::Duration::ZERO)), ..Default::default() }
 }
 
-/// So many streams of which the server can send no more than a window, and nothing is read.
+/// Opens [`WATCHES`] streams on which the server can send at most one window, and reads nothing.
 async fn stall(s: &Setting, path: &str, window: u32) -> Vec<Unread> {
     let mut stalled = Vec::with_capacity(WATCHES);
     for _ in 0..CONNECTIONS {
@@ -39,7 +39,7 @@ async fn a_watch_that_nobody_reads_slows_nobody() {
     let s = ARM.setting("streams").await;
     let value = "x".repeat(100 * 1024);
     put(&s.client, "/slow", text("")).await.unwrap();
-    // Its own connection: what is not read fills that one's window only.
+    // On its own connection, so that unread messages fill only the window of that one.
     let lazy = s.server.client().await;
     let mut stalled = lazy.clone().watch(WatchRequest { path: "/slow".into(), ..Default::default() }).await.unwrap();
     let mut reading = Watching::start(&s.client, "/slow").await;
@@ -48,7 +48,7 @@ async fn a_watch_that_nobody_reads_slows_nobody() {
     }
     let end = format!("99 {value}");
     reading.until("the last value", |known| known.value["text"] == end.as_str()).await;
-    // The one that slept catches up, with what it missed put together.
+    // The slow watcher catches up, with the missed changes merged.
     let mut last = None;
     let mut messages = 0;
     while last.as_deref() != Some(end.as_str()) {
@@ -114,14 +114,14 @@ async fn a_thousand_stalled_watches_cost_little_and_a_thousand_live_ones_nothing
         live = hearing.join_all().await;
     }
     assert!(live.iter().all(|watching| (watching.snapshots, watching.changes.len()) == (1, CHANGES)));
-    // All that the stalled ones add to a change would be messages: there were none but for those who read.
+    // Stalled watches could only add messages to a change, and there were none except for the reading ones.
     assert_eq!(s.server.metric("rollcall_watch_messages_total").await - told, CHANGES * WATCHES);
-    // They stand: nobody was dropped.
+    // All streams are open: nobody was dropped.
     assert_eq!(stalled.len(), WATCHES);
     s.server.wait_for_streams(2 * WATCHES).await;
 }
 
-/// Waits until so many messages were made.
+/// Waits until `count` messages were made.
 async fn messages(s: &Setting, count: usize) {
     eventually("so many messages were made", SOON, async || {
         let told = s.server.metric("rollcall_watch_messages_total").await;
@@ -130,7 +130,7 @@ async fn messages(s: &Setting, count: usize) {
     .await;
 }
 
-/// Reads a snapshot to its end; gives how many parts it has.
+/// Reads a snapshot to its end, and returns the number of its parts.
 async fn read_snapshot(stream: &mut Unread) -> usize {
     let mut parts = 1;
     while is_part(&stream.read().await) {
@@ -146,9 +146,9 @@ fn is_part(message: &WatchResponse) -> bool {
 #[tokio::test]
 async fn a_thousand_watches_stuck_in_a_large_snapshot_share_it_though_it_is_past() {
     const CHILDREN: usize = 50_000;
-    /// What fits the window of one who is stuck, in bytes.
+    /// Window of a stalled stream, in bytes.
     const WINDOW: u32 = 16 * 1024;
-    /// How many go on by a part: the next is made for them when the state is past.
+    /// Number of watches that read one part: the next is made for them when the state has changed since.
     const FURTHER: usize = 200;
     let s = ARM.setting("slow").await;
     s.bare.create("/large", b"").await;
@@ -175,10 +175,10 @@ async fn a_thousand_watches_stuck_in_a_large_snapshot_share_it_though_it_is_past
         stream.take().await;
     }
     messages(&s, told + FURTHER).await;
-    // Alone, each of these would have a mebibyte.
+    // Without sharing, each of these would take a mebibyte.
     weigh(&s, before, WATCHES);
 
-    // Whoever goes on gets the rest of the state that it began with, and then what has changed.
+    // A watcher that reads on gets the rest of the state that it began with, and then the changes since.
     let stuck = &mut stalled[FURTHER - 1];
     assert_eq!(read_snapshot(stuck).await, parts - 1);
     assert_eq!(stuck.read().await, change);

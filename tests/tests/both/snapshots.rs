@@ -1,4 +1,4 @@
-//! `--snapshot-dir`: what was last known is still told after a restart without ZooKeeper, and told as such.
+//! `--snapshot-dir`: the last known state is still served after a restart without ZooKeeper, and marked as stale.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::ARM;
 
-/// A server behind a proxy that keeps its views in a directory.
+/// A server behind a proxy that stores its views in a directory.
 struct Keeping {
     cut: Cut,
     directory: TempDir,
@@ -36,13 +36,13 @@ impl Keeping {
         format!("{}{}", self.cut.proxy.address(), self.cut.sandbox.chroot)
     }
 
-    /// The files that hold views.
+    /// The files with views.
     fn files(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|extension| extension == "view")).collect()
     }
 
-    /// Waits until a file names this child.
+    /// Waits until a file contains this child.
     async fn wait_until_kept(&self, name: &str) {
         eventually("it is on disk", SOON, async || {
             let holds = |file: &PathBuf| {
@@ -54,7 +54,7 @@ impl Keeping {
         .await;
     }
 
-    /// Kills the replica, takes ZooKeeper away, and starts the replica again.
+    /// Kills the replica, cuts it off from ZooKeeper, and starts it again.
     async fn restart_without_zookeeper(&mut self) {
         self.cut.server.process().kill();
         self.cut.proxy.refuse().await;
@@ -97,7 +97,7 @@ async fn what_was_known_is_told_after_a_restart_without_zookeeper() {
     refused(read(&s.cut.client, latest("/kept")).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
     refused(read(&s.cut.client, cached("/never/read")).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
 
-    // Watches begin, and go on from a revision, as if nothing had been.
+    // Watches begin, and resume from a revision, as if nothing had happened.
     let request = |since_revision| WatchRequest { path: "/kept".into(), since_revision, ..Default::default() };
     let mut fresh = Watching::start_with(&s.cut.client, request(0)).await;
     assert_eq!((fresh.known.names(), fresh.revision), (vec!["one", "two"], before.revision));
@@ -120,7 +120,7 @@ async fn what_was_known_is_told_after_a_restart_without_zookeeper() {
             break;
         }
     }
-    // Nothing was known to the one that resumed but its revision.
+    // The watcher that resumed knew nothing but its revision.
     resumed.known = known_by_reading(&before);
     resumed.until("what came meanwhile", |known| known.names() == ["three", "two"]).await;
     assert_eq!(resumed.snapshots, 0);
@@ -128,7 +128,7 @@ async fn what_was_known_is_told_after_a_restart_without_zookeeper() {
     assert!(!answer.stale && answer.as_of.is_none() && answer.revision > before.revision);
 }
 
-/// What a client knows that has read this.
+/// The state that a client knows from this answer.
 fn known_by_reading(answer: &v1::GetResponse) -> Known {
     let node = answer.node.as_ref().unwrap();
     let children = node.children.iter().map(|(name, child)| (name.clone(), shown(child.value.as_ref())));
@@ -143,7 +143,7 @@ async fn a_list_that_was_emptied_is_told_as_it_was_before() {
     s.wait_until_kept("one").await;
     s.cut.bare.delete("/emptied/one").await;
     assert!(get(&s.cut.client, "/emptied").await.children.is_empty());
-    // Stopped, not killed: everything that is to be written has been.
+    // Stopped, not killed, so that it has written everything.
     s.cut.server.process().signal(Signal::TERM);
     s.cut.server.process().wait(SOON).await;
     s.restart_without_zookeeper().await;
@@ -196,6 +196,6 @@ async fn a_directory_of_another_replica_or_another_tree_is_refused() {
     refused_as(&s.hosts(), "is in use by another process").await;
     s.cut.server.process().kill();
     refused_as(&format!("{}/elsewhere", s.cut.proxy.address()), "keeps what").await;
-    // Its own takes it again.
+    // The server that the directory belongs to can use it again.
     s.cut.server = Server::start_with(&s.hosts(), &["--snapshot-dir", text(s.directory.path())]).await;
 }

@@ -1,4 +1,4 @@
-//! Status: what a replica tells of itself, while all is well and while nothing is.
+//! Status: a replica's report about itself, with and without a working ZooKeeper.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ fn time(time: Option<prost_types::Timestamp>) -> SystemTime {
     SystemTime::try_from(time.expect("it says when")).expect("a time")
 }
 
-/// The names of the replicas that stand, as this one lists them.
+/// The names of the running replicas, as this one lists them.
 fn names(status: &v1::StatusResponse) -> BTreeSet<&str> {
     status.replicas.iter().map(|replica| replica.replica.as_str()).collect()
 }

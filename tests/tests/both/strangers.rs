@@ -1,4 +1,4 @@
-//! Programs that delete in ZooKeeper what they do not own, while clients register: nothing of these is lost or refused.
+//! Programs that delete nodes of others in ZooKeeper, while clients register: no registration is lost or refused.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,19 +12,20 @@ use super::ARM;
 
 /// Number of registrations that are deleted.
 const MANY: usize = 600;
-/// How often they are.
+/// Number of times that they are deleted.
 const ROUNDS: usize = 4;
-/// How often their parents are then, which put-backs have made again.
+/// Number of times that their parents are deleted after that, when put-backs have created them again.
 const EMPTIED: usize = 100;
 
 fn name(index: usize) -> String {
     format!("/r/N/{}/{index}", index % 4)
 }
 
-/// Their parents.
+/// The parents of the registrations.
 const PARENTS: [&str; 6] = ["/r/N/0", "/r/N/1", "/r/N/2", "/r/N/3", "/r/N", "/r"];
 
-/// Deletes all of them and their parents, one right after the other, and then whatever parents are empty for a while.
+/// Deletes all registrations and their parents, one right after the other, and then for a while all parents that are
+/// empty.
 async fn delete_recursively(s: &Setting) {
     let names: Vec<_> = (0..MANY).map(name).collect();
     for _ in 0..ROUNDS {
@@ -35,10 +36,10 @@ async fn delete_recursively(s: &Setting) {
     }
 }
 
-/// Deletes these in one go, as far as they have no children.
+/// Sends deletes of all these paths at once. Nodes with children remain.
 async fn delete_all<'a>(s: &Setting, paths: impl IntoIterator<Item = &'a str>) {
     let client = s.bare.client();
-    // They are sent here, in this order.
+    // The requests are sent here, in this order.
     let deletes: Vec<_> = paths.into_iter().map(|path| client.delete(path, None)).collect();
     for delete in deletes {
         drop(soon("ZooKeeper answers", delete).await);
@@ -61,7 +62,7 @@ async fn what_a_stranger_deletes_with_its_parents_is_put_back_and_never_lost() {
             s.bare.create("/over", b"").await;
         },
         async {
-            // Read as long as they are deleted, so that what is told is seen in its order.
+            // Answers are read while nodes are deleted, so that they are seen in order.
             while !s.bare.exists("/over").await {
                 while let Ok(next) = tokio::time::timeout(std::time::Duration::from_millis(100), stream.next()).await {
                     note(&mut generations, next.expect("the stream goes on").expect("the stream goes on"));
@@ -112,7 +113,7 @@ async fn a_set_that_races_with_the_removal_of_its_parents_succeeds() {
             loop {
                 match stream.answer().await {
                     Response::Unregistered(answer) => break assert_eq!(answer.path, path),
-                    // Deleted or not: the parents of a registration can't be.
+                    // Registered, whether or not the parents were deleted: those of a registration can't be.
                     Response::Registered(answer) => assert_eq!(answer.path, path),
                     other => panic!("{other:?}"),
                 }
@@ -161,7 +162,7 @@ async fn the_parents_of_the_deepest_path_are_made_by_several_who_ask_at_once() {
     }
 }
 
-/// The parent's rules say that its children may be made and not deleted.
+/// The parent's ACL allows to create its children, and not to delete them.
 #[tokio::test]
 async fn what_the_replica_may_not_delete_is_given_back_and_goes_once_it_may() {
     let s = ARM.setting("strangers").await;
@@ -175,7 +176,7 @@ async fn what_the_replica_may_not_delete_is_given_back_and_goes_once_it_may() {
     stream.send(unset("/guarded/node")).await;
     assert_eq!(stream.unregistered().await, "/guarded/node");
     assert!(s.bare.exists("/guarded/node").await);
-    // It can be had again meanwhile, by its generation, and is held then.
+    // Meanwhile it can be resumed by its generation, and is held then.
     let generation = s.bare.get("/guarded/node").await.unwrap().stat.czxid;
     assert_eq!(stream.resume("/guarded/node", text("x"), generation).await.generation, generation);
     stream.send(unset("/guarded/node")).await;

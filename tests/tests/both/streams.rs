@@ -1,4 +1,4 @@
-//! What holds for all streams, and what stands beside the calls: headers, cancellation, many streams, health, reflection.
+//! Rules for all streams, and the services beside the calls: headers, cancellation, many streams, health, reflection.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn headers_go_out_before_any_request_is_read() {
     requests.send(v1::RegisterRequest { request: Some(set("/first", text("x"))) }).await.unwrap();
     let first = soon("opened", stream.message()).await.unwrap().unwrap();
     assert!(matches!(first.response, Some(Response::Opened(_))), "{first:?}");
-    // A lock that is not granted and a watch of what is not there have headers as well.
+    // A lock that is not granted and a watch of an absent path send headers as well.
     let (_holder, _) = Locking::take(&s.client, "/lock", "holder").await;
     soon("headers of AcquireLock", s.client.clone().acquire_lock(lock("/lock", "waiter"))).await.unwrap();
     soon("headers of Watch", s.client.clone().watch(WatchRequest { path: "/absent".into(), ..Default::default() }))
@@ -52,7 +52,7 @@ async fn thousands_of_streams_share_a_connection() {
         check(count == COUNT, || format!("{count}"))
     })
     .await;
-    // Unary calls on the same connection are not kept waiting.
+    // Unary calls on the same connection do not wait.
     assert!(get(&s.client, "/crowd/0").await.exists);
     streams.truncate(1);
     eventually("all but one are gone", 3 * SOON, async || {

@@ -1,4 +1,4 @@
-//! Register, rules 6 and 7: who has a path when several want it, on one replica and across replicas.
+//! Register, rules 6 and 7: who gets a path when several clients want it, on one replica and across replicas.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use tonic::Code;
 use super::ARM;
 
 const SHORTEST: Duration = Duration::from_secs(1);
-/// The ttl that ends while a takeover is under way.
+/// A ttl that ends during a takeover.
 const RACED: Duration = Duration::from_secs(3);
 
 fn exclusive(path: &str, value: v1::Value) -> Request {
@@ -33,7 +33,7 @@ fn exclusive(path: &str, value: v1::Value) -> Request {
     })
 }
 
-/// The older holder loses the path for good, and what it does afterwards does not touch the newer one.
+/// The older holder loses the path for good, and its later requests do not affect the newer holder.
 async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Client) {
     let mut old = Registration::open(old_client).await;
     let mut new = Registration::open(new_client).await;
@@ -54,7 +54,7 @@ async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Clien
     assert_eq!(old.unregistered().await, "/taken");
     unchanged().await;
     drop(old);
-    // The stream's other registration shows when its end has been dealt with.
+    // When the stream's other registration is gone, the server has handled the end of the stream.
     s.bare.wait_gone("/kept").await;
     unchanged().await;
     drop(new);
@@ -84,7 +84,7 @@ async fn a_set_takes_over_from_kazoo() {
     let node = s.bare.get("/foreign").await.unwrap();
     assert_ne!(node.stat.ephemeral_owner, owner.session());
     assert_eq!((node.text(), node.stat.czxid), ("ours", answer.generation));
-    // The end of the session that was taken over from does not remove the node: it has another owner.
+    // The end of the older session does not remove the node, which has another owner.
     owner.create_ephemeral("/witness", b"").await;
     drop(owner);
     s.bare.wait_gone("/witness").await;
@@ -157,7 +157,7 @@ async fn a_durable_node_is_never_taken_over() {
     for request in [set("/durable", text("new")), exclusive("/durable", text("new"))] {
         stream.send(request).await;
         let rejected = stream.rejected().await;
-        // `exclusive` may say first that the name is taken.
+        // With `exclusive` the answer may be that the name is taken.
         assert!(matches!(rejected.reason.as_str(), "NOT_EPHEMERAL" | "NAME_TAKEN"), "{rejected:?}");
     }
     assert_eq!(s.bare.get("/durable").await.unwrap().text(), "x");
@@ -173,7 +173,7 @@ async fn many_streams_that_fight_for_one_path_leave_one_holder() {
         let stream = Registration::open(&clients[number % 2]).await;
         streams.push(stream);
     }
-    // All at once: each is sent before any answer is read.
+    // All at once: every request is sent before any answer is read.
     for (number, stream) in streams.iter().enumerate() {
         stream.send(set("/fight", text(&number.to_string()))).await;
     }
@@ -190,7 +190,7 @@ async fn many_streams_that_fight_for_one_path_leave_one_holder() {
     for mut stream in streams {
         assert_eq!(stream.lost().await.reason(), LostReason::TakenOver);
     }
-    // All others are gone, and have taken nothing with them.
+    // All other streams have ended, and have removed nothing.
     assert_eq!(s.bare.get("/fight").await.unwrap().stat.czxid, winner);
     drop(holder);
     s.bare.wait_gone("/fight").await;
@@ -207,7 +207,7 @@ async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one()
     let other_client = other.client().await;
     let mut new = Registration::open(&other_client).await;
     let second = new.set("/sleep", text("new")).await;
-    // When it wakes, the end of the old stream is waiting for it.
+    // When it wakes up, it finds the end of the old stream.
     drop(old);
     s.server.resume();
     s.bare.wait_gone("/witness").await;
@@ -232,7 +232,7 @@ async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
     assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
 }
 
-/// A fence that moved for one path says nothing of the others of its session: they are put back as ever.
+/// A fence that was moved for one path does not concern the other paths of its session: they are still put back.
 #[tokio::test]
 async fn what_was_not_taken_over_is_put_back_though_its_session_has_just_lost_others() {
     const PATHS: usize = 16;
@@ -251,7 +251,7 @@ async fn what_was_not_taken_over_is_put_back_though_its_session_has_just_lost_ot
         taker.set(taken, text("y")).await;
         let before = s.bare.get(deleted).await.unwrap().stat.czxid;
         s.bare.delete(deleted).await;
-        // In either order: both are told of by one watch, and looked at one by one.
+        // In either order: one watch reports both changes, and each is looked at by itself.
         for _ in 0..2 {
             match stream.next().await.unwrap().expect("the stream stands") {
                 Response::Lost(lost) => assert_eq!(&lost.path, taken),
@@ -265,12 +265,12 @@ async fn what_was_not_taken_over_is_put_back_though_its_session_has_just_lost_ot
     }
 }
 
-/// Rule 7 as a race: a stream ends on one replica in the instant in which another replica takes its paths over. Whatever
-/// comes first, nothing of the newer stream is removed: it would be told `restored`, or have lost its generation.
+/// Rule 7 as a race: a stream ends on one replica just when another replica takes its paths over. Whichever comes
+/// first, nothing of the newer stream is removed. Otherwise it would be told `restored`, or have lost its generation.
 #[tokio::test]
 async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
     const ROUNDS: usize = 4;
-    // So many that the end of the older stream takes a while: each is read first, then deleted.
+    // So many that the end of the older stream takes a while: each node is read first, then deleted.
     const PATHS: usize = 1500;
     let s = ARM.setting("takeover").await;
     let other = s.another_server().await;
@@ -298,7 +298,7 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
             assert!(!registered.restored, "the older end removed {}", registered.path);
             generations.insert(registered.path, registered.generation);
         }
-        // The older stream's end has been dealt with when its replica has nothing left to remove.
+        // When the replica has no streams, it has handled the end of the older one.
         s.server.wait_for_streams(0).await;
         for (path, generation) in &generations {
             assert_eq!(s.bare.get(path).await.map(|node| node.stat.czxid), Some(*generation), "{path}");
@@ -310,34 +310,34 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
     }
 }
 
-/// When the path of a silent stream is taken over: a little later after each takeover that came before the end of the ttl, a
-/// little earlier after each that did not, and not so little when that goes on. So both happen again and again, whatever the
-/// machine is like.
+/// The time at which a silent stream's path is taken over. It moves a little later after each takeover that came before
+/// the end of the ttl, and a little earlier after each that did not. The steps grow when the same result repeats. So
+/// both results occur again and again, however late the machine is.
 #[derive(Debug)]
 struct Aim(Mutex<Aimed>);
 
 #[derive(Debug)]
 struct Aimed {
-    /// After the last message of the stream.
+    /// Time after the last message of the stream.
     after: Duration,
     came_first: Option<LostReason>,
-    /// How often in a row that was so.
+    /// Number of times in a row that this came first.
     times: u32,
 }
 
 impl Aim {
     const STEP: Duration = Duration::from_micros(250);
-    /// After so many of a kind a step is twice as long.
+    /// Number of equal results after which a step is twice as long.
     const MANY: u32 = 16;
     const LONGEST_STEP: Duration = Duration::from_millis(10);
-    /// From so shortly before the moment on nothing more is learnt for it.
+    /// Time before the takeover from which the aim is not updated any more.
     const LAST: Duration = Duration::from_millis(3);
 
     fn new(after: Duration) -> Arc<Aim> {
         Arc::new(Aim(Mutex::new(Aimed { after, came_first: None, times: 0 })))
     }
 
-    /// Waits until it is time for a takeover.
+    /// Waits until the time of the takeover.
     async fn wait(&self, last_message: Instant) {
         loop {
             let (at, now) = (last_message + self.0.lock().unwrap().after, Instant::now());
@@ -359,11 +359,12 @@ impl Aim {
     }
 }
 
-/// Rule 7 as a race of the clock: a ttl ends on one replica in the instant in which another takes the path over. Either comes
-/// first in a fiftieth of all races at least, however busy the machine is.
+/// Rule 7 as a race against the clock: a ttl ends on one replica just when another takes the path over. Each result
+/// occurs in at least a fiftieth of all races, however busy the machine is.
 #[tokio::test]
 async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
-    /// So many at once, each so often: a machine that is busy has no more of them under way than others.
+    /// Number of concurrent races, and of races in each task. A busy machine has no more races at a time than any
+    /// other.
     const AT_ONCE: u32 = 250;
     const EACH: u32 = 4;
     const RACES: usize = (AT_ONCE * EACH) as usize;
@@ -407,8 +408,8 @@ async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
     }
 }
 
-/// The older one of a race: registers, falls silent, has its path taken over when it is time, and is told what came first.
-/// On a machine that stands still for a while the ttl may be over before the path is registered: that is no race.
+/// The older client of a race: it registers, falls silent, has its path taken over at the right time, and returns the
+/// result. On a machine that freezes for a while the ttl may end before the path is registered: that is no race.
 async fn lose(client: &Client, path: &str, aim: &Aim, takeovers: &mpsc::Sender<(String, i64)>) -> Option<LostReason> {
     let mut old = Registration::open_with_ttl(client, RACED).await;
     let last_message = Instant::now();
@@ -421,7 +422,8 @@ async fn lose(client: &Client, path: &str, aim: &Aim, takeovers: &mpsc::Sender<(
     Some(came_first)
 }
 
-/// How long after its last message what a client with a ttl of [`RACED`] holds is gone, where the machine is least late.
+/// Time from the last message of a client with a ttl of [`RACED`] to the end of its registration, when the machine is
+/// least late.
 async fn life_of_a_silent_one(s: &Setting) -> Duration {
     let mut silent = JoinSet::new();
     for index in 0..9 {
@@ -437,8 +439,8 @@ async fn life_of_a_silent_one(s: &Setting) -> Duration {
     silent.join_all().await.into_iter().min().expect("there are some")
 }
 
-/// A replica that was stopped finds requests waiting of clients that have long gone on to another. Those have what they
-/// hold there, and keep it.
+/// A replica that was stopped finds waiting requests of clients that have long moved to another. They keep their
+/// registrations there.
 #[tokio::test]
 async fn what_waits_for_a_stopped_replica_takes_nothing_from_clients_that_went_on() {
     const PATHS: usize = 100;
@@ -452,7 +454,7 @@ async fn what_waits_for_a_stopped_replica_takes_nothing_from_clients_that_went_o
         generations.push(first.set(path, value.clone()).await.generation);
     }
     s.server.pause();
-    // Some on the stream that stands, the others each on a stream that comes while the replica is stopped.
+    // Half of the requests come on the open stream, the others each on a stream opened while the replica is stopped.
     let mut waiting = JoinSet::new();
     for (index, (path, generation)) in paths.iter().zip(&generations).enumerate() {
         let request = if index % 3 == 0 { set(path, value.clone()) } else { resume(path, value.clone(), *generation) };
@@ -474,7 +476,7 @@ async fn what_waits_for_a_stopped_replica_takes_nothing_from_clients_that_went_o
     waiting.shutdown().await;
     drop(first);
     s.server.resume();
-    // What is asked of it after it has woken up is done after what has waited.
+    // A request sent after the replica wakes up is handled after those that waited.
     let mut witness = Registration::open_with_ttl(&s.server.client().await, SHORTEST).await;
     witness.set("/witness", text("x")).await;
     s.bare.wait_gone("/witness").await;

@@ -1,5 +1,5 @@
-//! Watch: a snapshot, then deltas that put together what ZooKeeper has. `Watching` checks the rules of the stream at every
-//! message: revisions rise, nothing is added twice or removed unknown, parts are marked.
+//! Watch: a snapshot, then deltas that add up to ZooKeeper's state. `Watching` checks the rules of the stream at every
+//! message: revisions rise, no child is added twice or removed unknown, parts are marked.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -151,7 +151,7 @@ async fn our_own_subtree_is_hidden_from_watches() {
     let s = ARM.setting("watch").await;
     let mut children = Watching::start(&s.client, "/").await;
     let mut subtree = Watching::start_with(&s.client, WatchRequest { recursive: true, ..watch("/") }).await;
-    // A lock and registrations make nodes of ours.
+    // A lock and registrations create nodes below `/.rollcall`.
     let mut stream = Registration::open(&s.client).await;
     stream.set("/seen", text("1")).await;
     stream.set("/seen", text("2")).await;
@@ -188,7 +188,7 @@ async fn a_watch_is_told_how_the_replica_stands_with_zookeeper() {
     let revision = watching.revision;
     s.cut_off().await;
     let mut states = Vec::new();
-    // The next session is not before the end of this one, which takes the registration along.
+    // The next ZooKeeper session begins after the end of this one, which removes the registration.
     let mut is_over = false;
     while states.last() != Some(&BackendState::Connected) {
         let message = watching.step().await;
@@ -206,7 +206,7 @@ async fn a_watch_is_told_how_the_replica_stands_with_zookeeper() {
                     s.proxy.accept().await;
                 }
             }
-            // The registration is gone, and made again.
+            // The registration was removed, and made again.
             Event::Delta(_) => assert!(is_over),
             other => panic!("{other:?}"),
         }
@@ -226,7 +226,7 @@ async fn a_client_that_comes_back_is_never_refused_and_never_goes_back() {
     let watching = Watching::start(&s.client, "/since").await;
     let (since_revision, mut known) = (watching.revision, watching.known.clone());
     drop(watching);
-    // Nothing has changed, something has changed, and a revision that nobody has given yet.
+    // Nothing has changed; something has changed; a revision that does not exist yet.
     for round in 0..3 {
         for client in [&s.client, &other_client] {
             let since_revision = if round == 2 { since_revision + 1_000_000 } else { since_revision };
@@ -313,7 +313,7 @@ async fn fifty_thousand_children_fit_every_clients_limits() {
         let names = (0..500).map(|number| format!("/crowd/server-{:05}.example.com:8080", chunk * 500 + number));
         s.bare.create_many(names, br#"{"host":"server","port":8080}"#).await;
     }
-    // Messages are at most 2 MiB, or this client refuses them.
+    // This client refuses messages over 2 MiB.
     let mut watching = Watching::start(&s.client, "/crowd").await;
     watching.until("all children", |known| known.children.len() == COUNT).await;
     assert_eq!(watching.snapshots, 1);
@@ -333,7 +333,7 @@ async fn fifty_thousand_children_fit_every_clients_limits() {
     assert_eq!((watching.snapshots, watching.changes.len()), (1, 1));
 }
 
-/// Creates, changes and deletes at random below a path, and now and then the path itself.
+/// Creates, changes and deletes nodes at random below a path, and sometimes the path itself.
 async fn churn(bare: &Bare, root: &str, steps: usize, random: &mut StdRng) {
     let mut names: BTreeMap<String, u32> = BTreeMap::new();
     for step in 0..steps {
@@ -361,7 +361,7 @@ async fn churn(bare: &Bare, root: &str, steps: usize, random: &mut StdRng) {
             (true, _) => bare.set(&path, format!("{step}").as_bytes()).await,
         }
     }
-    // The last word, which says that all before it has been said.
+    // The last change, which shows that all earlier ones have arrived.
     if !bare.exists(root).await {
         bare.create(root, b"").await;
     }
@@ -383,7 +383,7 @@ async fn after_quiet_what_is_known_is_what_zookeeper_has() {
         Watching::start_with(&s.client, WatchRequest { full: true, ..watch("/churn") }).await,
     ];
     churn(&s.bare, "/churn", 400, &mut random).await;
-    // One that comes late sees the same.
+    // A late watcher sees the same.
     watchers.push(Watching::start(&s.client, "/churn").await);
     let mut truth = BTreeMap::new();
     for name in s.bare.children("/churn").await.unwrap() {

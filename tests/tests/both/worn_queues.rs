@@ -1,5 +1,5 @@
-//! Locks whose queue has seen almost as many contenders as ZooKeeper can count, 2147483647: after that it gives every
-//! contender the same number, or, where several are created at once, a negative one.
+//! Locks whose queue has had almost as many contenders as ZooKeeper can count, 2147483647. After that, ZooKeeper gives
+//! every contender the same number, or a negative one when several are created at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,11 +20,11 @@ use super::ARM;
 
 const LOCK: &str = "/worn";
 const QUEUE: &str = "/worn-__lock__";
-/// A contender that is no client of ours, and never wants the lock.
+/// A contender that is no client of ours, and never takes the lock.
 const STRANGER: &str = "/worn-__lock__/stranger__lock__0000000000";
 
-/// Two replicas beside each other, and a lock that nobody gets yet: a stranger is the first of its queue. Who comes next
-/// gets the last number but so many.
+/// Two replicas, and a lock that nobody gets yet, since a stranger is the first in its queue. The next contender is
+/// `before_the_last` numbers away from the last number.
 struct Worn {
     hosts: String,
     servers: [Server; 2],
@@ -46,7 +46,7 @@ impl Worn {
         [self.servers[0].client().await, self.servers[1].client().await]
     }
 
-    /// The digits of those who wait, in their order as texts.
+    /// The digits of the contenders, in text order.
     async fn digits(&self) -> Vec<String> {
         let names = self.bare.children(QUEUE).await.unwrap_or_default();
         let mut digits: Vec<_> = names.iter().map(|name| name.rsplit("__").next().unwrap().to_owned()).collect();
@@ -62,7 +62,7 @@ impl Worn {
         .await;
     }
 
-    /// The queue counts from zero again.
+    /// Checks that the queue counts from zero again.
     async fn has_begun_anew(&self) {
         let [here, there] = self.clients().await;
         let (_holder, _) = Locking::take(&here, LOCK, "holder").await;
@@ -95,7 +95,7 @@ async fn when_the_numbers_have_run_out_those_who_have_one_are_served_and_then_th
     let mut token = second.held().await.unwrap().fencing_token;
     assert!(token > held.fencing_token);
     drop(second);
-    // Which of these comes first was never decided.
+    // The order of these is not defined.
     let mut waiting = JoinSet::new();
     for mut stream in late {
         waiting.spawn(async move { (stream.held().await.unwrap().fencing_token, stream) });
@@ -136,7 +136,7 @@ async fn clients_and_kazoo_go_on_taking_the_lock_past_the_last_number() {
     for version in VERSIONS {
         let worn = Worn::start(2).await;
         let clients = worn.clients().await;
-        // They have the last two numbers of their own.
+        // They get the last two numbers that are unique.
         let mut streams = Vec::new();
         for client in &clients {
             streams.push(Locking::queue(client, LOCK, "early").await.0);

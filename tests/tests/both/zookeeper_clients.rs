@@ -1,4 +1,4 @@
-//! ZooKeeper's own clients, in four languages, connect, create, watch and list. `tests/setup.sh judges` fetches them.
+//! ZooKeeper's own clients, in four languages, connect, create, watch and list. `tests/setup.sh judges` installs them.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use zookeeper_client::{Acls, CreateMode, Error, EventType, OneshotWatcher};
 use super::ARM;
 use crate::polyglot::{installed, root, succeed};
 
-/// What a client is told in `tests/judges/session.*`, which all do the same.
+/// The output of `tests/judges/session.*`, which all do the same.
 const TOLD: &str = "\
 created /judged
 children
@@ -63,7 +63,7 @@ async fn zookeeper_client_connects_creates_watches_and_lists() {
     assert_eq!(told, TOLD);
 }
 
-/// The same as `tests/judges/session.*` do, with the crate zookeeper-client.
+/// Does the same as `tests/judges/session.*`, with the crate zookeeper-client.
 async fn rust_session(sandbox: &Sandbox) -> Result<String, Error> {
     let (bare, another) = (sandbox.bare().await, sandbox.bare().await);
     let (client, other) = (bare.client(), another.client());
@@ -118,7 +118,7 @@ async fn event(watcher: OneshotWatcher) -> String {
     format!("event: {what} {}", event.path)
 }
 
-/// What is typed into zkCli, and what it says to that at the latest.
+/// Commands for zkCli, each with text that its output must contain before the next.
 const TYPED: [(&str, &str); 9] = [
     ("create /judged first", "Created /judged\n"),
     ("ls -w /judged", "[]\n"),

@@ -1,5 +1,5 @@
-//! The clients: some go to the replicas directly, some through proxies of their own that fail, and some are processes
-//! that are stopped.
+//! The clients: some connect to the replicas directly, some through proxies of their own that fail, and some are
+//! processes that are stopped.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep_until};
 use super::judge::{Harm, KEEPALIVE, Life, Trouble};
 use super::milliseconds;
 
-/// How much of what a process was told in the end it may not have printed.
+/// Age of the newest reports that a process may not have printed when it ends.
 const UNPRINTED: Duration = Duration::from_millis(200);
-/// A slow way, in bytes a second.
+/// The speed of a slow proxy, in bytes a second.
 const SLOW: u32 = 20_000;
 
-/// How a client gets to the replicas, and so what can be done to it.
+/// How a client reaches the replicas, which decides how it can be harmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Direct,
@@ -30,7 +30,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Of ten clients one is a process, and two go through proxies.
+    /// Of ten clients, one is a process and two connect through proxies.
     fn of(index: usize) -> Kind {
         match index % 10 {
             0 => Kind::Process,
@@ -40,29 +40,29 @@ impl Kind {
     }
 }
 
-/// One client of many: its lives are under one name, one after the other.
+/// One client of many. It lives several times under one name.
 #[derive(Debug)]
 pub(super) struct Client {
     index: usize,
     kind: Kind,
     replicas: Vec<SocketAddr>,
-    /// One before each replica; none when it goes directly.
+    /// One for each replica; none when it connects directly.
     proxies: Vec<Proxy>,
     rng: StdRng,
     end: Instant,
 }
 
-/// What a client has come to in the end.
+/// The result of a client.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// Its lives that are over.
+    /// The lives that have ended.
     pub(super) lives: Vec<Life>,
     pub(super) living: Option<Living>,
-    /// Kept: of who has died behind them nobody may have heard yet.
+    /// Kept to the end, since the replicas may not have noticed a death behind them yet.
     pub(super) proxies: Vec<Proxy>,
 }
 
-/// A client that lives.
+/// A living client.
 #[derive(Debug)]
 pub(super) struct Living {
     body: Body,
@@ -85,12 +85,12 @@ impl Body {
 }
 
 impl Living {
-    /// Its name's path.
+    /// The path of its name.
     pub(super) fn path(&self) -> &str {
         &self.life.path
     }
 
-    /// The generation that it was told, if it is registered as far as it knows.
+    /// The generation of its registration, if it is registered as far as it knows.
     pub(super) fn generation(&self) -> Option<i64> {
         generations(self.body.history()).remove(&self.life.path)
     }
@@ -103,7 +103,7 @@ impl Living {
 }
 
 impl Client {
-    /// One that comes and goes until `end`.
+    /// A client that comes and goes until `end`.
     pub(super) async fn new(index: usize, replicas: Vec<SocketAddr>, rng: StdRng, end: Instant) -> Client {
         let kind = Kind::of(index);
         let mut proxies = Vec::new();
@@ -113,7 +113,7 @@ impl Client {
         Client { index, kind, replicas, proxies, rng, end }
     }
 
-    /// Lives, one life after the other, up to the end.
+    /// Lives one life after another until the end.
     pub(super) async fn come_and_go(mut self) -> Outcome {
         let mut lives = Vec::new();
         let mut pause = milliseconds(&mut self.rng, 0..5000);
@@ -134,7 +134,7 @@ impl Client {
     }
 
     async fn begin(&mut self, number: usize) -> (Body, Life) {
-        // What its last death has left of it.
+        // Undoes the faults of its last death.
         self.cut();
         self.accept().await;
         let ttl = self.rng.random_bool(0.6).then(|| milliseconds(&mut self.rng, 3000..6000));
@@ -154,7 +154,7 @@ impl Client {
         (body, Life { path, ttl, from, until: from, history: Vec::new(), troubles: Vec::new() })
     }
 
-    /// Lives until then. What is done to it is undone by then.
+    /// Lives until `death`. All harm is undone by then.
     async fn suffer(&mut self, body: &mut Body, life: &mut Life, death: Instant) {
         while self.kind != Kind::Direct {
             sleep_until(death.min(Instant::now() + milliseconds(&mut self.rng, 500..5000))).await;
@@ -173,7 +173,7 @@ impl Client {
 
     fn next_harm(&mut self, ttl: Option<Duration>) -> (Harm, Duration) {
         if self.kind == Kind::Process {
-            // Short enough to be missed by nobody, or not.
+            // Either too short for any replica to notice, or longer.
             let missed = ttl.map_or(2 * KEEPALIVE, |ttl| ttl + Duration::from_secs(1));
             let length = match self.rng.random_bool(0.5) {
                 true => ttl.map_or(KEEPALIVE, |ttl| ttl * 2 / 3).mul_f64(self.rng.random_range(0.1..0.9)),
@@ -214,30 +214,30 @@ impl Client {
         self.accept().await;
     }
 
-    /// Ends one way or another.
+    /// Dies in one way or another.
     async fn die(&mut self, body: Body, life: Life) -> Life {
         let is_hard = self.rng.random_bool(0.5);
         let is_polite = self.rng.random_bool(0.3);
-        // First, so that nothing that its death leads to counts.
+        // Taken first, so that no result of the death counts.
         let until = SystemTime::now();
         let (history, until) = match &body {
             Body::Inside(_) => (body.history(), until),
             Body::Process(_) => (body.history(), until - UNPRINTED),
         };
         match (body, self.kind) {
-            // It never goes on.
+            // The process never runs again.
             (Body::Process(mut process), _) if is_hard => {
                 process.process().pause();
                 let stopped = milliseconds(&mut self.rng, 1000..9000);
                 sleep_until(self.end.min(Instant::now() + stopped)).await;
             }
-            // Its machine has lost its power.
+            // Like a machine that loses its power.
             (Body::Inside(registrant), Kind::Proxied) if is_hard => {
                 self.proxies.iter().for_each(Proxy::half_open);
                 self.refuse().await;
                 drop(registrant);
             }
-            // Where no replica can be told in time, it dies.
+            // If no replica answers in time, it dies without a goodbye.
             (Body::Inside(registrant), _) if is_polite => drop(registrant.close(Duration::from_secs(2)).await),
             (body, _) => drop(body),
         }

@@ -1,7 +1,7 @@
-//! Whether what became of a client's name has a cause in its own story: in what happened to the client, to its way to the
-//! replicas, to the replica whose ZooKeeper session had the name. What happened elsewhere is no excuse. Pure.
+//! Checks that each fault of a client's name has a cause in its own history: a trouble of the client, of its
+//! connections, or of the replica whose ZooKeeper session owned the name. A trouble elsewhere is no excuse. Pure.
 //!
-//! The bounds are those of the configuration and of the client `rollcall`; what the machine was late is added.
+//! The bounds are those of the configuration and of the client `rollcall`. The lag of the machine is added.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -11,43 +11,43 @@ use rollcall_tests::registrant::{News, Told};
 
 /// The time-out of the replicas' ZooKeeper sessions.
 pub(super) const SESSION: Duration = Duration::from_secs(6);
-/// How long a replica leaves a silent connection alone, and then how long the answer to its ping may take.
+/// Time for which a replica tolerates a silent connection, and then time for the answer to its ping.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(2);
 /// ZooKeeper's unit of time: sessions end on its boundaries.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a replica may be silent before a client without a ttl leaves it: two of its keep-alives.
+/// Time of silence after which a client without a ttl leaves a replica: two of its keep-alives.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long a client waits for a replica to open a stream.
+/// Time for which a client waits for a replica to open a stream.
 const OPENING: Duration = Duration::from_secs(4);
-/// How long a client that nothing hinders may be without its name: it has tried two replicas in vain, of which one was
-/// stopped after the other, and has paused.
+/// Maximum time for which an unhindered client may be without its name: it tries two replicas in vain, which were
+/// stopped one after the other, and pauses.
 const BACK: Duration = Duration::from_secs(10);
-/// How long a replica may take to register again what went with its ZooKeeper sessions: it leaves a connection that is
-/// silent for a third of the time-out, connects within a second, and reads for a moment what has arrived.
+/// Maximum time in which a replica registers again what ended with its ZooKeeper sessions: it leaves a connection that
+/// is silent for a third of the time-out, connects within a second, and reads for a moment what has arrived.
 const RESTORE: Duration = Duration::from_millis(2000 + 1000 + 200);
-/// What some messages to and fro may take, beside what the machine is late.
+/// Time for some round trips of messages, without the lag of the machine.
 const PROMPT: Duration = Duration::from_millis(500);
 
-/// What is done to one client.
+/// A trouble of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Harm {
     /// Its connections are closed.
     Cut,
-    /// Its connections are closed, and no new ones are taken.
+    /// Its connections are closed, and no new ones are accepted.
     Refuse,
-    /// Nothing passes.
+    /// No bytes pass.
     Stall,
-    /// No answer passes.
+    /// No answers pass.
     StallAnswers,
-    /// Everything passes slowly.
+    /// All bytes pass slowly.
     Slow,
-    /// Its connections are silent from then on, and neither side hears of the other's end. New ones are welcome.
+    /// Its open connections become silent, and neither side learns of the other's end. New ones are accepted.
     HalfOpen,
     /// Its process is stopped.
     Stop,
 }
 
-/// What is done to a replica.
+/// A trouble of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blow {
     Kill,
@@ -56,15 +56,15 @@ pub(super) enum Blow {
     StopPastItsSessions,
 }
 
-/// One of the servers that run as a replica, one after the other.
+/// One of the servers that run one after another as a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Server {
     pub(super) replica: usize,
-    /// How many have run there before.
+    /// Number of servers that ran there before.
     pub(super) nth: usize,
 }
 
-/// Something is broken for a while.
+/// A fault that lasts for a while.
 #[derive(Clone, Debug)]
 pub(super) struct Trouble<What> {
     pub(super) what: What,
@@ -73,7 +73,7 @@ pub(super) struct Trouble<What> {
 }
 
 impl<What> Trouble<What> {
-    /// Whether a part of it lies between these moments.
+    /// Whether it overlaps with this interval.
     fn touches(&self, from: SystemTime, until: SystemTime) -> bool {
         self.from <= until && from <= self.until
     }
@@ -90,7 +90,7 @@ pub(super) struct Life {
     pub(super) troubles: Vec<Trouble<Harm>>,
 }
 
-/// When what is due then can be done, if nothing is as long as one of these lasts.
+/// The time at which an action that is due at `due` can be done: after all troubles that are then active.
 fn over<'a, What: 'a>(
     troubles: impl Iterator<Item = &'a Trouble<What>>,
     due: SystemTime,
@@ -100,14 +100,14 @@ fn over<'a, What: 'a>(
     troubles.filter(is_on).map(|trouble| trouble.until).fold(due, SystemTime::max)
 }
 
-/// How long a replica may be silent before a client leaves it.
+/// Time of silence after which a client leaves a replica.
 fn silence(ttl: Option<Duration>) -> Duration {
     ttl.map_or(SILENCE, |ttl| ttl * 2 / 3)
 }
 
 impl Life {
-    /// When the name had to be there: while the client was told that it is registered. Without a ttl it is told otherwise
-    /// as soon as its connection breaks; with one, when no replica has answered for that long.
+    /// The intervals in which the name had to exist: while the client reported that it is registered. Without a ttl,
+    /// that ends when its connection breaks; with one, when no replica has answered for the ttl.
     fn held(&self) -> Vec<(SystemTime, SystemTime)> {
         let mut spans = Vec::new();
         let mut since = None;
@@ -121,13 +121,13 @@ impl Life {
         spans
     }
 
-    /// From when, and until when, a registration may be deleted because of this trouble, and until when it may then have
-    /// believed in it.
+    /// The earliest and the latest time at which this trouble may delete a registration, and the time until which the
+    /// client may then have believed in it.
     fn deletion(&self, trouble: &Trouble<Harm>, gone: SystemTime) -> Option<[SystemTime; 3]> {
         let Trouble { what, from, until } = trouble;
         Some(match (what, self.ttl) {
             (Harm::Slow, _) => return None,
-            // The replica has last heard from it a third of the ttl before, at the earliest.
+            // The replica last heard from it at most a third of the ttl earlier.
             (Harm::Stop, Some(ttl)) => [*from + ttl * 2 / 3, *until + ttl, gone.max(*until)],
             (_, Some(ttl)) => [*from + ttl * 2 / 3, *until + ttl, gone],
             (Harm::Stop, None) => [*from + KEEPALIVE, *until, gone.max(*until)],
@@ -138,14 +138,14 @@ impl Life {
         })
     }
 
-    /// When it can act on what it has to know then: not while it is stopped.
+    /// The time at which it can act on news of the time `then`: not while it is stopped.
     fn awake(&self, then: SystemTime, late: Duration) -> SystemTime {
         let is_on =
             |trouble: &&Trouble<Harm>| trouble.what == Harm::Stop && trouble.touches(then, then + late + PROMPT);
         self.troubles.iter().filter(is_on).map(|trouble| trouble.until).fold(then, SystemTime::max)
     }
 
-    /// Until when this trouble keeps it from noticing anything.
+    /// The time until which this trouble keeps it from noticing anything.
     fn deaf_until(&self, trouble: &Trouble<Harm>) -> SystemTime {
         match trouble.what {
             Harm::Stop => trouble.until,
@@ -155,23 +155,23 @@ impl Life {
     }
 }
 
-/// What happened beside the clients.
+/// The troubles of replicas and ZooKeeper, and facts about the run.
 pub(super) struct World<'a> {
     pub(super) replicas: Vec<Trouble<(Server, Blow)>>,
     pub(super) zookeeper: Vec<Trouble<usize>>,
-    /// Whose each ZooKeeper session was.
+    /// The server that each ZooKeeper session belonged to.
     pub(super) sessions: BTreeMap<i64, Server>,
-    /// How late the machine was at worst between two moments.
+    /// The worst lag of the machine between two moments.
     pub(super) late: &'a dyn Fn(SystemTime, SystemTime) -> Duration,
 }
 
 impl World<'_> {
-    /// For how long at most the name was absent while it had to be there.
+    /// The longest time for which the name was absent while it had to exist.
     ///
     /// # Errors
-    /// When nothing of its own explains that, or not for so long.
+    /// When no trouble of the client or its replica explains the absence, or its length.
     pub(super) fn explain(&self, life: &Life, absence: &Absence) -> Result<Duration, String> {
-        // ZooKeeper's clock has cut off what is below a millisecond.
+        // ZooKeeper's times are cut to milliseconds.
         let gone = absence.from + Duration::from_millis(1);
         let mut longest = Duration::ZERO;
         for (since, until) in life.held() {
@@ -196,15 +196,16 @@ impl World<'_> {
         Ok(longest)
     }
 
-    /// Until when a client may have believed in what its replica took down, or a foreign hand.
+    /// The time until which a client may have believed in a registration that its replica or a stranger deleted.
     fn deleted(&self, life: &Life, session: i64, gone: SystemTime, late: Duration) -> Result<SystemTime, String> {
         let own = life.troubles.iter().filter_map(|trouble| life.deletion(trouble, gone));
-        // One that was stopped, and whose client could not go elsewhere, ends the ttl when it goes on.
+        // A replica that was stopped, and whose client could not move, ends the ttl when it runs again.
         let of_replica = self
             .of_server(session)
             .filter_map(|trouble| Some([trouble.from + life.ttl? * 2 / 3, trouble.until + life.ttl?, gone]));
         let explained = own.chain(of_replica).filter(|[earliest, latest, _]| {
-            // A replica that is stopped deletes nothing, and then listens once more; nor does one without ZooKeeper.
+            // A stopped replica deletes nothing, and afterwards reads once more what has arrived. Nor does a replica
+            // without ZooKeeper.
             let stopped = self.of_server(session).filter(|trouble| trouble.touches(*earliest, *latest));
             let listened = stopped.map(|trouble| trouble.until + 2 * KEEPALIVE).fold(*latest, SystemTime::max);
             let latest = over(self.zookeeper.iter(), listened, late);
@@ -214,7 +215,8 @@ impl World<'_> {
         believed.ok_or_else(|| "deleted, and nothing had silenced its client".to_owned())
     }
 
-    /// Until when a client, which was sure since then, may have believed in what went with a replica's ZooKeeper session.
+    /// The time until which a client, which was sure from `since` on, may have believed in a registration that ended with a
+    /// replica's ZooKeeper session.
     fn session_ended(
         &self,
         life: &Life,
@@ -224,10 +226,10 @@ impl World<'_> {
         late: Duration,
     ) -> Result<SystemTime, String> {
         let ends = |trouble: &&Trouble<(Server, Blow)>| match trouble.what.1 {
-            // A new leader of ZooKeeper counts anew.
+            // A new leader of ZooKeeper restarts the time-outs.
             Blow::Kill | Blow::Restart => trouble.from <= gone && gone <= trouble.until + 2 * SESSION + late,
             Blow::Stop | Blow::StopPastItsSessions => {
-                // The last heartbeat was an eighth of the time-out before, at the earliest.
+                // The last heartbeat was sent at most an eighth of the time-out earlier.
                 gone + late + TICK >= trouble.from + SESSION * 7 / 8 && gone <= trouble.until + 2 * TICK + late
             }
         };
@@ -243,7 +245,7 @@ impl World<'_> {
             Blow::Restart => (cause.until, cause.until),
             Blow::Stop | Blow::StopPastItsSessions => (cause.from + silence(life.ttl), cause.from),
         };
-        // A half-open connection stays so when the trouble is over.
+        // A half-open connection remains half-open after the trouble.
         let hinders = |trouble: &&Trouble<Harm>| {
             trouble.from <= gone && cause.from <= trouble.until.max(life.deaf_until(trouble))
         };
@@ -251,7 +253,7 @@ impl World<'_> {
         let is_hindered = own().next().is_some()
             || self.zookeeper.iter().any(|trouble| trouble.touches(cause.from, gone))
             || self.replicas.iter().any(|other| {
-                // A stream that is opened there in vain holds it up.
+                // A stream that it tries to open there in vain delays it.
                 other.what.0.replica != server.replica && other.touches(cause.from - OPENING, gone)
             });
         let came_since = cause.until <= since;
@@ -261,24 +263,24 @@ impl World<'_> {
         let mut believed = life.ttl.map_or(noticed, |ttl| asked_last + ttl);
         let is_stop = matches!(blow, Blow::Stop | Blow::StopPastItsSessions);
         if is_stop && (cause.until <= noticed + late || came_since) {
-            // It is back before its client leaves it, or its client has come since. ZooKeeper's leader may end a session that
-            // has just written through a follower: the follower has not told it yet.
+            // The replica is back before the client leaves it, or the client has come to it since. ZooKeeper's leader may end
+            // a session that has just written through a follower, of which the follower has not told it yet.
             believed = believed.max(cause.until + RESTORE).max(gone + RESTORE);
         }
         Ok(own().map(|trouble| life.deaf_until(trouble)).fold(believed, SystemTime::max))
     }
 
-    /// What happened to the server whose ZooKeeper session this is.
+    /// The troubles of the server that owned this ZooKeeper session.
     fn of_server(&self, session: i64) -> impl Iterator<Item = &Trouble<(Server, Blow)>> {
         let server = self.sessions.get(&session).copied();
         self.replicas.iter().filter(move |trouble| Some(trouble.what.0) == server)
     }
 
-    /// For how long at most a client lived without its name, and without anything that hindered itself or ZooKeeper. `present`
-    /// says when a node stood at its path.
+    /// The longest time for which a client lived without its name, while neither itself nor ZooKeeper was hindered.
+    /// `present` has the times at which a node existed at its path.
     ///
     /// # Errors
-    /// When that is longer than its tries may take.
+    /// When that is longer than its attempts may take.
     pub(super) fn without_name(&self, life: &Life, present: &[(SystemTime, SystemTime)]) -> Result<Duration, String> {
         let own = life.troubles.iter().map(|trouble| (trouble.from, trouble.until.max(life.deaf_until(trouble))));
         let zookeeper = self.zookeeper.iter().map(|trouble| (trouble.from, trouble.until));
@@ -310,7 +312,7 @@ mod tests {
     const FIRST: Server = Server { replica: 0, nth: 0 };
     const OTHER: Server = Server { replica: 1, nth: 0 };
 
-    /// So many seconds after the beginning.
+    /// This many seconds after the beginning.
     fn at(seconds: f64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + Duration::from_secs_f64(seconds)
     }
@@ -319,7 +321,7 @@ mod tests {
         Trouble { what, from: at(from), until: at(until) }
     }
 
-    /// A client that was sure of its name from second 0 until then.
+    /// A client that was certain of its name from second 0 to `sure_until`.
     fn life(ttl: Option<Duration>, sure_until: f64, troubles: Vec<Trouble<Harm>>) -> Life {
         let path = "/a".to_owned();
         let told = |seconds, news| Told { at: at(seconds), path: "/a".to_owned(), news };
@@ -356,7 +358,7 @@ mod tests {
         let stopped = world(vec![trouble((FIRST, Blow::Stop), 22.0, 26.0)], vec![]);
         let half_open = life(None, 30.0, vec![trouble(Harm::HalfOpen, 20.0, 20.0)]);
         stopped.explain(&half_open, &absence(26.0, 31.0, false)).unwrap();
-        // Known to the client before it went.
+        // The client knew before the name was gone.
         assert_eq!(with(Some(TTL), 20.0, vec![], 20.5, 30.0), Ok(Duration::ZERO));
     }
 
@@ -406,10 +408,10 @@ mod tests {
         world(both(), vec![]).explain(&sure(), &gone).unwrap();
         let stalled = vec![trouble(Harm::Stall, 9.0, 15.0)];
         world(killed(), vec![]).explain(&life(ttl, 16.4, stalled), &gone).unwrap();
-        // What its replica's end would have told it, it can't be told.
+        // It can't learn of the end of its replica.
         let half_open = vec![trouble(Harm::HalfOpen, 8.0, 8.0)];
         world(killed(), vec![]).explain(&life(None, 18.0, half_open), &gone).unwrap();
-        // Nothing was answered after the kill: it has not been sure for longer than the ttl.
+        // Nothing was answered after the kill, so it can't have been certain for longer than the ttl.
         world(both(), vec![]).explain(&life(ttl, 18.0, vec![]), &gone).unwrap_err();
     }
 

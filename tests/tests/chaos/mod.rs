@@ -1,8 +1,8 @@
-//! Clients that come and go at random while replicas and ZooKeeper servers are killed, stopped and restarted under them,
-//! and while their own connections fail and their processes are stopped. Whether a name was ever gone without a cause of
-//! its own is for [`judge`] to say.
+//! Clients come and go at random while replicas and ZooKeeper servers are killed, stopped and restarted, and while
+//! their own connections fail and their processes are stopped. [`judge`] decides whether a name was ever gone without a
+//! cause in its own history.
 //!
-//! `ROLLCALL_CHAOS` says for how many seconds (120), `ROLLCALL_SEED` runs a seed again.
+//! `ROLLCALL_CHAOS` is the duration in seconds (120); `ROLLCALL_SEED` repeats a seed.
 
 mod client;
 mod judge;
@@ -27,7 +27,7 @@ use self::client::{Client, Living};
 use self::judge::{Blow, KEEPALIVE, Life, SESSION, Server, Trouble, World};
 
 const CLIENTS: usize = 200;
-/// How many findings are shown in full.
+/// Number of findings shown in full.
 const SHOWN: usize = 3;
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -38,14 +38,14 @@ fn milliseconds(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(rng.random_range(range))
 }
 
-/// What was broken beside the clients.
+/// The troubles of replicas and ZooKeeper servers.
 #[derive(Debug, Default)]
 struct Broken {
     replicas: Vec<Trouble<(Server, Blow)>>,
     zookeeper: Vec<Trouble<usize>>,
 }
 
-/// Breaks something, and mends it, again and again: one replica and one ZooKeeper server at a time at most.
+/// Breaks and repairs servers again and again: at most one replica and one ZooKeeper server at a time.
 async fn break_things(fleet: &mut Fleet, mut rng: StdRng, end: Instant) -> Broken {
     let mut broken = Broken::default();
     while Instant::now() < end {
@@ -142,7 +142,8 @@ fn lasted<What>(trouble: &Trouble<What>) -> Duration {
     trouble.until.duration_since(trouble.from).unwrap_or_default()
 }
 
-/// In the end ZooKeeper holds what living clients hold, in the incarnations that they were told, and all who watch agree.
+/// In the end ZooKeeper holds exactly the registrations of living clients, in the incarnations that they were told, and
+/// all watchers agree.
 async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, living: &[Living]) {
     let names: BTreeSet<_> = living.iter().map(|one| name_of(one.path())).collect();
     let bare = fleet.sandbox.bare().await;
@@ -162,11 +163,12 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
     })
     .await;
     onlookers.rollcall.knows_exactly(&names).await;
-    // Kazoo's own watch, seen once, does not always come back from so many lost connections: one that comes now must agree.
+    // kazoo's own watch, as seen once, does not always recover from so many lost connections. So a new one must agree.
     Kazoo::start(&fleet.sandbox.hosts, PLACE).await.knows_exactly(&names).await;
 }
 
-/// No living client was told of a loss; where its name was absent, that has a cause in its own story, and was soon over.
+/// Checks that no living client was told of a loss, and that each absence of its name has a cause in its own history,
+/// and was short.
 #[track_caller]
 fn no_living_client_lost_its_name(world: &World<'_>, lives: &[Life], journal: &Journal) {
     let absences = journal.absences(|path| path.starts_with(PLACE));
@@ -176,7 +178,7 @@ fn no_living_client_lost_its_name(world: &World<'_>, lives: &[Life], journal: &J
         present.entry(node.path).or_default().push((node.from, ended));
     }
     let mut findings = Vec::new();
-    // What went by itself, and what went with its session.
+    // The absences by deletion, and those by the end of a session.
     let (mut overlaps, mut longest, mut without) = ([0, 0], Duration::ZERO, Duration::ZERO);
     for life in lives {
         let mut note = |found: Result<Duration, String>| {

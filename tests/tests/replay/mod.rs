@@ -1,6 +1,6 @@
-//! A replay oracle for Watch: several writers at random, connections cut and replicas killed under the readers, which go on
-//! from their revision on any replica. An onlooker, whose connection nobody touches, records every transaction. In the
-//! end each state that any reader has had is compared with what ZooKeeper had at that revision.
+//! A replay oracle for Watch: several random writers; connections are cut and replicas killed under the readers, which
+//! resume from their revision at any replica. An observer with an undisturbed connection records every transaction. In
+//! the end each state that any reader has had is compared with ZooKeeper's state at that revision.
 
 mod reader;
 
@@ -29,21 +29,22 @@ use zookeeper_client::{AddWatchMode, CreateMode, EventType, PersistentWatcher, W
 use self::reader::{Copy, Reader, Seen, State, first_line};
 
 const ROOT: &str = "/replay/root";
-/// The last that is written.
+/// The last node written.
 const END: &str = "end";
 const READERS: u64 = 8;
-/// How many times something is broken at least, and how many transactions there are.
+/// Minimum number of faults and of transactions.
 const FAULTS: usize = 24;
 const TRANSACTIONS: usize = 600;
-/// That many times at most, however slow the machine is.
+/// Maximum number of faults, however slow the machine is.
 const MOST_FAULTS: usize = 200;
 
-/// What becomes of the replicas, and what readers and writers do meanwhile.
+/// The faults of the replicas, and the behaviour of readers and writers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
     /// Short outages, in which no session ends; readers that are hardly ever far behind.
     Gentle,
-    /// Outages that ZooKeeper sessions do not survive; readers that stay away until the ring has forgotten them.
+    /// Outages that ZooKeeper sessions do not survive; readers that stay away until the ring has dropped their
+    /// revision.
     Rough,
 }
 
@@ -62,7 +63,7 @@ impl Course {
         }
     }
 
-    /// For how long readers are away between two streams at most, in milliseconds.
+    /// Maximum time for which readers are away between two streams, in milliseconds.
     fn absence(self) -> u64 {
         match self {
             Course::Gentle => 30,
@@ -70,7 +71,7 @@ impl Course {
         }
     }
 
-    /// What is behind the first line of some values: a few of them fill a ring.
+    /// Text after the first line of some values: a few of them fill a ring.
     fn padding(self) -> String {
         match self {
             Course::Gentle => String::new(),
@@ -79,14 +80,14 @@ impl Course {
     }
 }
 
-/// What was written where by which transaction, as writers and readers know it.
+/// The values by path and transaction, as known to writers and readers.
 type Values = HashMap<(String, i64), Json>;
 
-/// What all tasks share.
+/// State shared by all tasks.
 struct World {
     course: Course,
     sandbox: Sandbox,
-    /// Of the replicas that stand.
+    /// Clients of the running replicas.
     clients: Mutex<Vec<Client>>,
     values: Mutex<Values>,
     transactions: AtomicUsize,
@@ -109,14 +110,14 @@ impl World {
     }
 }
 
-/// Lets others run for a moment that is never the same.
+/// Sleeps for a random time.
 async fn pause(random: &mut StdRng, most: u64) {
     tokio::time::sleep(Duration::from_millis(random.random_range(1..=most))).await;
 }
 
 // --- writers
 
-/// Durable nodes by Put and Delete, through any replica.
+/// Writes durable nodes with Put and Delete, through any replica.
 async fn write_durable(world: Arc<World>, mut random: StdRng) {
     for step in 0.. {
         if world.is_over() {
@@ -129,7 +130,7 @@ async fn write_durable(world: Arc<World>, mut random: StdRng) {
             _ => format!("{ROOT}/shared{}", random.random_range(0..6)),
         };
         let value = format!("put {step}");
-        // What fails has an unknown outcome at worst: readers tell the value, if they see it.
+        // A failed write has at worst an unknown outcome. If it happened, readers know the value.
         if path != ROOT && random.random_bool(0.3) {
             drop(delete(&client, &path).await);
         } else if let Ok(stat) = put(&client, &path, text(&value)).await {
@@ -139,7 +140,7 @@ async fn write_durable(world: Arc<World>, mut random: StdRng) {
     }
 }
 
-/// Registrations that come, are taken over with the same and with other data, and go.
+/// Makes registrations that come, are taken over with the same and with other data, and go.
 async fn write_registrations(world: Arc<World>, mut random: StdRng) {
     let mut streams: Vec<Registration> = Vec::new();
     for step in 0.. {
@@ -151,7 +152,7 @@ async fn write_registrations(world: Arc<World>, mut random: StdRng) {
         }
         let client = world.client(&mut random);
         let path = format!("{ROOT}/service{}", random.random_range(0..4));
-        // Half of them are takeovers with what stands there.
+        // Half of them are takeovers with the same data.
         let value = if random.random_bool(0.5) { "same".to_owned() } else { format!("registered {step}") };
         let set = rollcall_tests::client::set(&path, text(&value));
         let opened = timeout(SOON, Registration::open_with(&client, [set])).await;
@@ -167,7 +168,7 @@ async fn write_registrations(world: Arc<World>, mut random: StdRng) {
     }
 }
 
-/// A bare ZooKeeper client, which also takes the whole path away now and then.
+/// Writes with a bare ZooKeeper client, which also deletes the whole path at times.
 async fn write_bare(world: Arc<World>, mut random: StdRng) {
     let bare = world.sandbox.bare().await;
     let client = bare.client();
@@ -198,7 +199,7 @@ async fn write_bare(world: Arc<World>, mut random: StdRng) {
     }
 }
 
-/// Others write meanwhile: what does not succeed is left.
+/// Other tasks write meanwhile, so failed deletes are ignored.
 async fn remove_all(bare: &Bare) {
     let client = bare.client();
     for name in bare.children(ROOT).await.unwrap_or_default() {
@@ -212,7 +213,7 @@ async fn remove_all(bare: &Bare) {
 
 // --- the oracle
 
-/// Records every event until the end is written.
+/// Records every event until the last node is written.
 async fn record(world: Arc<World>, mut watcher: PersistentWatcher) -> Vec<WatchedEvent> {
     let mut events = Vec::new();
     loop {
@@ -227,7 +228,7 @@ async fn record(world: Arc<World>, mut watcher: PersistentWatcher) -> Vec<Watche
     }
 }
 
-/// Compares each state of a reader with what ZooKeeper had at its revision. Gives how many were compared.
+/// Compares each state of a reader with ZooKeeper's state at its revision. Returns the number of compared states.
 fn compare(reader: &Reader, events: &[WatchedEvent], values: &Values) -> usize {
     let mut truth: BTreeMap<String, i64> = BTreeMap::new();
     let mut next = 0;
@@ -244,7 +245,7 @@ fn compare(reader: &Reader, events: &[WatchedEvent], values: &Values) -> usize {
                 _ => drop(truth.insert(name, event.zxid)),
             }
         }
-        // Its record may be from before a takeover: then the data were the same.
+        // The stat may be from before a takeover; then the data were the same.
         let is_right = |(name, seen): (&String, &Seen)| {
             let Some(zxid) = truth.get(name) else { return false };
             let written = values.get(&(name.clone(), *zxid));
@@ -269,7 +270,7 @@ fn compare(reader: &Reader, events: &[WatchedEvent], values: &Values) -> usize {
     reader.history.len()
 }
 
-/// What readers have seen, along with what writers know.
+/// Adds the values that readers have seen to those that writers know.
 fn learn(values: &mut Values, readers: &[Reader]) {
     let histories = readers.iter().flat_map(|reader| &reader.history);
     for (name, seen) in histories.flat_map(|state| &state.known) {
@@ -278,7 +279,7 @@ fn learn(values: &mut Values, readers: &[Reader]) {
     }
 }
 
-/// What ZooKeeper has in the end.
+/// ZooKeeper's final state.
 async fn read_all(bare: &Bare) -> Copy {
     let mut copy = Copy::new();
     let mut names = vec![String::new()];
@@ -313,7 +314,7 @@ impl Replicas {
         replicas
     }
 
-    /// Has everybody use the replicas that stand.
+    /// Gives all tasks clients of the running replicas.
     async fn tell(&self) {
         let clients = vec![self.servers[0].client().await, self.servers[1].client().await];
         *self.world.clients.lock().unwrap() = clients;
@@ -360,7 +361,7 @@ async fn so_it_was_when_sessions_ended_and_the_past_was_forgotten() {
     assert!(snapshots > 0, "nobody was forgotten");
 }
 
-/// Gives how often readers went on with a delta, with nothing, and with a snapshot.
+/// Returns how often readers resumed with a delta, without a change, and with a snapshot.
 async fn replay(course: Course) -> [usize; 3] {
     let seed: u64 = rand::random_range(0..u64::MAX / 2);
     println!("seed {seed}");

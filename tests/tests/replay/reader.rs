@@ -1,4 +1,4 @@
-//! A reader: what it knows, and each state that it has had.
+//! A reader: its current state, and all its earlier states.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{END, ROOT, World, pause};
 
-/// What tells a value from others: its first line.
+/// The first line of a value, which identifies it.
 pub(super) fn first_line(mut value: Json) -> Json {
     if let Some(Json::String(text)) = value.get_mut("text") {
         text.truncate(text.find('\n').unwrap_or(text.len()));
@@ -30,14 +30,14 @@ pub(super) struct Seen {
     pub(super) mzxid: i64,
 }
 
-/// What a reader knows: by relative path, empty for the path itself.
+/// The state that a reader knows: by relative path, empty for the path itself.
 pub(super) type Copy = BTreeMap<String, Seen>;
 
-/// What a reader knew after a message.
+/// The state of a reader after a message.
 pub(super) struct State {
     pub(super) revision: i64,
     pub(super) known: Copy,
-    /// The message and where it came from, to find out with.
+    /// The message and its stream, for diagnosis.
     pub(super) how: String,
 }
 
@@ -47,12 +47,12 @@ pub(super) struct Reader {
     pub(super) request: WatchRequest,
     pub(super) known: Copy,
     revision: i64,
-    /// Parts that are not complete yet.
+    /// Whether the current state has parts to come.
     is_partial: bool,
-    /// Each state it has had, by its revision.
+    /// All its states, by revision.
     pub(super) history: Vec<State>,
     streams: usize,
-    /// How often it went on with a delta, how often nothing had changed, and how often it began anew.
+    /// Number of times that it resumed with a delta, without a change, and with a snapshot.
     pub(super) resumed: [usize; 3],
 }
 
@@ -78,7 +78,7 @@ impl Reader {
         }
     }
 
-    /// Reads, hangs up, goes on elsewhere, until everything is over and it has seen the end.
+    /// Reads, hangs up and resumes elsewhere, until the test is over and it has seen the last node.
     pub(super) async fn run(mut self) -> Reader {
         while !(self.world.is_over() && self.known.contains_key(END)) {
             let client = self.world.client(&mut self.random);
@@ -87,7 +87,7 @@ impl Reader {
             if let Ok(Ok(stream)) = timeout(SOON, client.clone().watch(request)).await {
                 self.read(stream.into_inner()).await;
             }
-            // What was not complete is as good as never heard.
+            // An incomplete state is discarded.
             if std::mem::take(&mut self.is_partial) {
                 self.known = self.history.last().map(|state| state.known.clone()).unwrap_or_default();
             }
@@ -99,7 +99,7 @@ impl Reader {
     async fn read(&mut self, mut stream: tonic::Streaming<v1::WatchResponse>) {
         let is_resuming = self.revision > 0;
         for number in 0..self.random.random_range(1..40) {
-            // A stream that says nothing is left as well, like one that breaks.
+            // A silent stream is left, like a broken one.
             let Ok(Ok(Some(message))) = timeout(Duration::from_secs(3), stream.message()).await else { return };
             if is_resuming && number == 0 {
                 match &message.event {

@@ -1,4 +1,4 @@
-//! The good citizen beside clients that mean harm: what it notices of each flood.
+//! How each flood of hostile clients affects a well-behaved client, the citizen.
 
 mod trial;
 
@@ -12,7 +12,7 @@ use crate::progress;
 use crate::report::{ALONE, Case, ROLLCALL, Round, Unit};
 use crate::systems::Setup;
 
-/// The workload: all of it is in its rounds.
+/// The workload. It prepares nothing: each round is complete in itself.
 #[derive(Debug)]
 pub(crate) struct Citizen;
 
@@ -28,7 +28,7 @@ impl Workload for Citizen {
          Missed: registrations that the citizen was told of, and that are not there. After: memory as soon as it is back \
          within a tenth, or a minute after the flood.";
     const ROUNDS: Rounds = Rounds::Cold(1);
-    /// A million nodes are made first, and a flood may leave much behind.
+    /// The round first makes a million nodes, and a flood may leave much behind.
     const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
     async fn prepare(_setup: &Setup) -> anyhow::Result<Citizen> {
@@ -73,7 +73,7 @@ fn report(round: &mut Round<'_>, flood: Flood, trial: &Trial) {
     add("end", Unit::Seconds, ROLLCALL, trial.end.as_secs_f64());
 }
 
-/// For a log line.
+/// Formats a time for a log line.
 fn shown(time: Duration) -> String {
     match time.as_millis() {
         0..10 => format!("{:.1} ms", time.as_secs_f64() * 1e3),

@@ -1,4 +1,4 @@
-//! One flood: the citizen alone, beside it, and after it.
+//! One flood: the citizen is measured alone, beside the flood, and after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,55 +15,55 @@ use crate::stats::Latencies;
 use crate::systems::{Fsync, Rollcall, Setup, ZooKeeper};
 use crate::usage::{Meter, memory};
 
-/// How long the citizen waits.
+/// Time after which the citizen gives up a call, or the expiry of a registration.
 const PATIENCE: Patience = Patience { call: Duration::from_secs(10), expiry: Duration::from_secs(60) };
-/// How long it is measured alone.
+/// Duration of the measurement without the flood.
 const ALONE: Duration = Duration::from_secs(10);
-/// What a flood leaves behind is a part of it: the citizen is measured for so long after its end too.
+/// Time after the end of the flood in which the citizen is still measured, since the remains of a flood count too.
 const AFTERMATH: Duration = Duration::from_secs(4);
-/// How long memory has to come back.
+/// Time in which the server has to free its memory.
 const SETTLING: Duration = Duration::from_secs(60);
-/// How long a server may take to end: its drain takes 10 s at most.
+/// Time in which a server has to end: its drain takes 10 s at most.
 const LONGEST_END: Duration = Duration::from_secs(40);
-/// Where each replica says which sessions it has.
+/// The path where each replica lists its sessions.
 const FENCES: &str = "/.rollcall/fences";
 
-/// What the citizen has noticed in some time.
+/// The citizen's measurements in one interval.
 #[derive(Debug)]
 pub(super) struct Noticed {
     pub(super) get_p50: Duration,
     pub(super) get_p99: Duration,
-    /// The others' 99th percentiles: of so few it is the longest.
+    /// The 99th percentile of the other calls. With so few of them it is the longest.
     pub(super) new_path: Duration,
     pub(super) register: Duration,
     pub(super) lock: Duration,
     pub(super) keep_alive: Duration,
-    /// None where nobody could register.
+    /// `None` where no registration succeeded.
     pub(super) expiry: Option<Duration>,
 }
 
-/// What was measured beside one flood.
+/// The measurements of one flood.
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) alone: Noticed,
     pub(super) beside: Noticed,
-    /// Calls that failed and registrations that were missed, until the end of the trial.
+    /// Failed calls and missed registrations, until the end of the trial.
     pub(super) failed: usize,
     pub(super) missed: usize,
     pub(super) memory_before: u64,
     pub(super) memory_peak: u64,
     pub(super) memory_after: u64,
-    /// Of the server, in cores, while the flood went on.
+    /// The processor use of the server during the flood, in cores.
     pub(super) processor: f64,
     pub(super) sessions_lost: usize,
-    /// From SIGTERM to the server's end; it is killed when that takes too long.
+    /// The time from SIGTERM to the server's end. A server that takes too long is killed.
     pub(super) end: Duration,
-    /// In words.
+    /// The trial in words.
     pub(super) log: String,
 }
 
 impl Trial {
-    /// Runs one flood for this time, or for as long as that kind needs.
+    /// Runs one flood for `time`, or for as long as this kind of flood needs.
     pub(super) async fn run(setup: &Setup, flood: Flood, time: Duration) -> anyhow::Result<Trial> {
         let time = match flood {
             Flood::MassRegistrations => 4 * time,
@@ -90,7 +90,7 @@ impl Trial {
         sleep(AFTERMATH).await;
         let end = Instant::now();
         let after = settled(&rollcall, before).await?;
-        // What was under way at the end of the flood is over by then.
+        // Calls that were in flight at the end of the flood are over by then.
         while end.elapsed() < PATIENCE.call {
             sleep(Duration::from_millis(100)).await;
         }
@@ -126,7 +126,7 @@ impl Trial {
     }
 }
 
-/// What was seen of the server during a flood.
+/// Measurements of the server during a flood.
 struct Flooded {
     done: String,
     peak: u64,
@@ -150,7 +150,7 @@ async fn flooded(rollcall: &Rollcall, order: Order, nice: u8) -> anyhow::Result<
     Ok(Flooded { done, peak, processor: taken.processor.as_secs_f64() / taken.time.as_secs_f64() })
 }
 
-/// The server's memory once it is back within a tenth of what it was, or when the time for that is over.
+/// The server's memory once it is within a tenth of what it was before, or when the time for that is over.
 async fn settled(rollcall: &Rollcall, before: u64) -> anyhow::Result<u64> {
     let begin = Instant::now();
     loop {
@@ -162,7 +162,7 @@ async fn settled(rollcall: &Rollcall, before: u64) -> anyhow::Result<u64> {
     }
 }
 
-/// The ZooKeeper sessions that hold the server's fences; none when ZooKeeper does not answer.
+/// The ZooKeeper sessions with a fence of the server; none when ZooKeeper does not answer.
 async fn sessions(bare: &Bare) -> BTreeSet<String> {
     bare.client().list_children(FENCES).await.into_iter().flatten().collect()
 }
@@ -185,14 +185,14 @@ fn noticed(citizen: &Citizen, from: Instant, to: Instant) -> Noticed {
     }
 }
 
-/// When the slowest Gets began, since the begin of the flood, and what they took.
+/// The begin of the slowest Gets, since the begin of the flood, and their durations.
 fn slowest(citizen: &Citizen, from: Instant, to: Instant) -> String {
     let slowest = citizen.slowest(Act::Get, from, to, 5);
     let shown = slowest.into_iter().map(|(at, took)| format!("{} at {:.1} s", shown(took), at.as_secs_f64()));
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// What failed, in words: how often, and an example of each.
+/// The failures in words: the count of each kind, and an example.
 fn details(citizen: &Citizen, from: Instant, to: Instant) -> String {
     let mut failures: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for (act, why) in citizen.failures(from, to) {
@@ -206,7 +206,7 @@ fn details(citizen: &Citizen, from: Instant, to: Instant) -> String {
     if details.is_empty() { "nothing failed".to_owned() } else { details.join("; ") }
 }
 
-/// Tells the server to end, and answers how long that takes.
+/// Sends SIGTERM to the server, and returns how long it takes to end.
 async fn ended(rollcall: &mut Rollcall) -> Duration {
     let begin = Instant::now();
     rollcall.process().signal(Signal::TERM);

@@ -1,4 +1,4 @@
-//! What 100,000 nodes, and then 10,000 watches, cost in memory.
+//! The memory that 100,000 nodes, and then 10,000 watches, cost.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const PARENTS: usize = 100;
 const WATCHES: usize = 10_000;
 const SESSIONS: usize = 10;
 const WINDOW: usize = 256;
-/// How long after the last answer memory is looked at.
+/// Time from the last answer to the measurement of memory.
 const SETTLED: Duration = Duration::from_millis(500);
 
 pub(super) async fn measure(setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {

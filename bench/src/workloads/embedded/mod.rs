@@ -1,4 +1,4 @@
-//! `rollcall-server --embedded`: how soon it is there, what it holds and in how much memory, and how fast its backend is
+//! `rollcall-server --embedded`: its start-up time, its memory when empty and when full, and the speed of its backend
 //! beside a ZooKeeper that does not fsync either.
 
 mod capacity;
@@ -42,5 +42,5 @@ fn case(name: impl Into<String>, unit: Unit) -> Case {
     Case { workload: Embedded::NAME, name: name.into(), unit }
 }
 
-/// What a node holds that is created or read.
+/// The data of a node that is created or read.
 const DATA: &[u8] = br#"{"host":"server17.example","port":8080,"weight":100,"zone":"north"}"#;

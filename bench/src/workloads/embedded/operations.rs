@@ -18,7 +18,7 @@ use crate::systems::{Fsync, Rollcall, Setup, ZooKeeper};
 
 const AT_ONCE: [usize; 3] = [1, 16, 128];
 
-/// The backends, and a client of each.
+/// The backends, with a client for each.
 #[derive(Debug)]
 pub(super) struct Operations {
     embedded: Driven,
@@ -26,14 +26,14 @@ pub(super) struct Operations {
     _processes: (Rollcall, ZooKeeper),
 }
 
-/// One backend, driven.
+/// One backend with its clients.
 #[derive(Debug)]
 struct Driven {
     system: System,
     bare: Bare,
-    /// The session of the watchers.
+    /// The session that the watchers belong to.
     _watching: Bare,
-    /// A watcher of each node that is set.
+    /// A watcher for each node that is set.
     watchers: Vec<Arc<Mutex<PersistentWatcher>>>,
 }
 
@@ -83,7 +83,7 @@ impl Driven {
     async fn creates(&self, at_once: usize, time: Duration) -> anyhow::Result<f64> {
         let client = self.bare.client();
         let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
-        // Taken down, unmeasured, after each batch: many children would make a difference.
+        // The nodes are deleted after each batch, unmeasured: many children would make a difference.
         let batch = 500 + 40 * at_once;
         let path = |number: usize| format!("/create/node-{number}");
         let (mut measured, mut count) = (Duration::ZERO, 0);

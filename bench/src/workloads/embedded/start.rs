@@ -1,4 +1,4 @@
-//! From exec to the first answer, and the memory with nothing in it.
+//! The time from exec to the first answer, and the memory of an empty server.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::systems::Setup;
 use crate::usage;
 
 const STARTS: usize = 4;
-/// How long after the first answer memory is looked at: what is only needed to start is then done.
+/// Time from the first answer to the measurement of memory: work that only the start needs is done by then.
 const SETTLED: Duration = Duration::from_millis(500);
 
 pub(super) async fn measure(setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Those who watch: a task a connection, which counts what all its watchers are told.
+//! The watchers: a task for each connection counts the messages of all its watchers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,12 +14,12 @@ use super::Way;
 use super::target::Target;
 use crate::http2::{Connection, Side};
 
-/// How many watches are begun before the first of them are answered: all that is asked for must find room in the
-/// window that a server opens at first.
+/// Maximum number of watches begun before the first of them are answered: all requests have to fit into the window that
+/// a server opens at first.
 const AT_ONCE: usize = 500;
-/// How many connections are opened together: fewer than a server keeps waiting for it.
+/// Maximum number of connections opened at the same time: fewer than a server's backlog holds.
 const CONNECTING: usize = 64;
-/// How long anything may take.
+/// Time after which any step fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The watchers. Dropping closes their connections.
@@ -33,16 +33,17 @@ pub(super) struct Crowd {
 }
 
 struct Shared {
-    /// All messages.
+    /// All messages that have arrived.
     heard: AtomicUsize,
-    /// How many there will be when everyone has heard of the change.
+    /// Number of messages once every watcher has received the change.
     expected: AtomicUsize,
     over: Notify,
     reached: mpsc::Sender<Instant>,
 }
 
 impl Crowd {
-    /// So many watchers who have heard what there is. A stream is sent no more than the window, in all.
+    /// Starts the watchers and waits until each has received the present state. A stream is sent no more than the
+    /// window in total.
     pub(super) async fn gather(
         target: &Target,
         way: Way,
@@ -70,12 +71,12 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Says that there will be one more change.
+    /// Expects one more change for each watcher.
     pub(super) fn expect_one_each(&self) {
         self.shared.expected.fetch_add(self.watchers, Ordering::SeqCst);
     }
 
-    /// Waits until every watcher has heard of the last change, and answers when that was.
+    /// Waits until every watcher has received the last change, and returns when that was.
     pub(super) async fn all_have_heard(&mut self) -> anyhow::Result<Instant> {
         let waiting = async {
             tokio::select! {
@@ -92,7 +93,7 @@ impl Crowd {
         })?
     }
 
-    /// Checks that each has heard of each of so many changes, and once.
+    /// Checks that each watcher has received each of `changes` changes exactly once.
     pub(super) async fn leave(mut self, changes: usize) -> anyhow::Result<()> {
         self.shared.over.notify_waiters();
         let all_each = 1 + changes;
@@ -151,7 +152,7 @@ async fn hear(connection: &mut Connection, shared: &Shared) -> anyhow::Result<us
     let before = shared.heard.fetch_add(heard.messages, Ordering::SeqCst);
     let expected = shared.expected.load(Ordering::SeqCst);
     if (before..before + heard.messages).contains(&(expected - 1)) {
-        // There is room: it is taken before more is expected.
+        // The channel has room: the last instant is taken from it before more is expected.
         shared.reached.try_send(Instant::now()).context("more was heard than was to be")?;
     }
     Ok(heard.messages)

@@ -1,4 +1,4 @@
-//! One change, told to many who watch.
+//! One change, sent to many watchers.
 
 mod crowd;
 mod stalled;
@@ -21,36 +21,36 @@ use crowd::Crowd;
 pub(crate) use stalled::Stalled;
 use target::Target;
 
-/// How many watch, over how many connections.
+/// The number of watchers and of their connections.
 const SHAPES: [(usize, usize); 8] =
     [(100, 1), (1_000, 10), (1_000, 100), (1_000, 1_000), (10_000, 1), (10_000, 10), (10_000, 100), (10_000, 1_000)];
-/// How many changes are counted of a shape, at the least and at the most: as many as there is time for.
+/// The minimum and maximum number of counted changes of a shape; the time decides.
 const CHANGES: RangeInclusive<usize> = 20..=200;
-/// How many come before these: what the first use makes is no matter of the rest.
+/// Number of changes before the counted ones, so that memory allocated by the first use does not count.
 const WARM_UP: usize = 5;
-/// How long that is, in times of a round.
+/// The duration of the measurement of a shape, in times of a round.
 const TIMES: u32 = 4;
-/// How long after the last event memory is looked at.
+/// Time from the last event to the measurement of memory.
 const SETTLED: Duration = Duration::from_millis(300);
 
-/// What is watched, and how.
+/// The system that is watched, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Rollcall,
-    /// As etcd's own client does: one stream a connection, all watches on it.
+    /// As etcd's own client does it: one stream a connection, all watches on it.
     Etcd,
     EtcdStreams,
 }
 
-/// What was measured of one shape.
+/// The measurements of one shape.
 struct Figures {
     latencies: Latencies,
     taken: Taken,
-    /// Bytes, all watchers together.
+    /// The bytes of all watchers together.
     memory: u64,
 }
 
-/// The workload: all of it is in its rounds.
+/// The workload. It prepares nothing: each round is complete in itself.
 #[derive(Debug)]
 pub(crate) struct Fanout;
 
@@ -81,7 +81,7 @@ impl Workload for Fanout {
                 found.push((shape, way, measured.with_context(|| format!("{way:?}, {}", name(shape)))?));
             }
         }
-        // One figure after the other, for who reads it.
+        // One figure after the other, for the reader of the report.
         for figure in Figure::ALL {
             for (shape, way, figures) in &found {
                 let (unit, value) = figure.of(figures, shape.0)?;
@@ -103,7 +103,7 @@ impl Way {
     }
 }
 
-/// What is reported of each shape.
+/// The reported figures of each shape.
 #[derive(Clone, Copy)]
 enum Figure {
     Events,
@@ -177,7 +177,7 @@ async fn measure(
     Ok(Figures { latencies, taken, memory })
 }
 
-/// The time until everyone has heard of it.
+/// Makes one change, and returns the time until every watcher has received it.
 async fn one_change(target: &mut Target, crowd: &mut Crowd) -> anyhow::Result<Duration> {
     crowd.expect_one_each();
     let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! The same changes, told to those who read, without and with as many beside them who do not.
+//! One change, sent to watchers that read, with and without as many watchers beside them that do not.
 
 use std::time::{Duration, Instant};
 
@@ -15,23 +15,23 @@ use crate::systems::Setup;
 use crate::usage::{Meter, Taken};
 
 const WATCHERS: usize = 1_000;
-/// Over how many connections they watch; those who do not read watch over as many of their own.
+/// Numbers of connections of the reading watchers; the stalled ones have as many of their own.
 const CONNECTIONS: [usize; 3] = [1, 10, 100];
-/// How much is sent on a stream that is not read, in bytes: what there is, and a dozen changes.
+/// Window of a stream that is not read, in bytes: it takes the present state and a dozen changes.
 const NARROW: u32 = 4 * 1024;
-/// So many changes fill that.
+/// Number of changes that fill the window.
 const WARM_UP: usize = 60;
-/// How long it is measured, in times of a round: both take turns.
+/// The duration of the measurement, in times of a round; the two sides take turns.
 const TIMES: u32 = 4;
 
-/// A server of which nobody watches who does not read.
+/// A server without stalled watchers.
 const ALONE: System = System("rollcall, none stalled");
 
-/// The workload: all of it is in its rounds.
+/// The workload. It prepares nothing: each round is complete in itself.
 #[derive(Debug)]
 pub(crate) struct Stalled;
 
-/// A server, those who watch, and what it took.
+/// A server, its watchers, and their latencies.
 struct Side {
     target: Target,
     crowd: Crowd,

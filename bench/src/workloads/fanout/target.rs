@@ -1,4 +1,4 @@
-//! Who is watched: a server that has just started.
+//! The watched system: a server that has just started.
 
 use prost::Message as _;
 use rollcall_proto::v1::{PutRequest, WatchRequest};
@@ -11,16 +11,16 @@ use crate::systems::etcd;
 use crate::systems::{Etcd, Rollcall, Setup};
 
 const CHILDREN: usize = 10;
-/// How the keys of etcd begin.
+/// The prefix of etcd's keys.
 const THEIRS: &str = "/fanout/";
 
 /// A server with a path that can be watched, and a client that writes.
 pub(super) struct Target {
     system: System,
     pids: Vec<u32>,
-    /// What is watched of Rollcall.
+    /// The path that is watched in Rollcall.
     path: &'static str,
-    /// How many writes there were.
+    /// Number of writes so far.
     writes: usize,
 }
 
@@ -30,13 +30,15 @@ enum System {
 }
 
 impl Target {
-    /// Starts the server, makes the path, and has the server know it. All of Rollcall's share a ZooKeeper.
+    /// Starts the server, creates the path, and makes sure that the server knows it. All Rollcall servers share one
+    /// ZooKeeper.
     pub(super) async fn start(setup: &Setup, way: Way, path: &'static str) -> anyhow::Result<Target> {
         let mut target = match way {
             Way::Rollcall => {
                 let server = setup.another().await?;
                 let client = server.client().await?;
-                // It reads before it writes: the sessions that write are others.
+                // The server can read before it can write, since it writes in other sessions: the Put is tried until it
+                // succeeds.
                 put_eventually(&client, path, "").await;
                 let [_, zookeeper] = setup.pids();
                 let pids = vec![server.pid(), zookeeper];
@@ -57,7 +59,7 @@ impl Target {
         Ok(target)
     }
 
-    /// Sets the next of the children; no two writes are the same.
+    /// Sets the next of the children. No two writes are the same.
     pub(super) async fn write(&mut self) -> anyhow::Result<()> {
         self.writes += 1;
         let (child, value) = (format!("server{}:8080", self.writes % CHILDREN), value(self.writes));
@@ -71,7 +73,7 @@ impl Target {
         }
     }
 
-    /// Where watchers connect.
+    /// The address for watchers.
     pub(super) fn address(&self) -> std::net::SocketAddr {
         match &self.system {
             System::Rollcall(server, _) => server.address(),
@@ -79,7 +81,7 @@ impl Target {
         }
     }
 
-    /// The method that watches, and what it is asked.
+    /// The watch method, and its request.
     pub(super) fn watch(&self) -> (&'static str, Vec<u8>) {
         match self.system {
             System::Rollcall(..) => {
@@ -90,7 +92,7 @@ impl Target {
         }
     }
 
-    /// The process that keeps the watchers.
+    /// The process that serves the watchers.
     pub(super) fn server(&self) -> u32 {
         self.pids[0]
     }

@@ -1,4 +1,4 @@
-//! How each system is made to read.
+//! The read operations of each system.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::ensure;
 
 use crate::http2::{Connection, Side};
 
-/// A gRPC call that is made again and again.
+/// A gRPC call that is repeated.
 pub(super) struct Unary {
     pub(super) address: SocketAddr,
     pub(super) method: &'static str,
@@ -15,10 +15,10 @@ pub(super) struct Unary {
 }
 
 impl Unary {
-    /// How many a second are answered, over one connection, with so many under way.
+    /// Returns the number of answered calls a second, over one connection with `at_once` calls in flight.
     ///
     /// # Errors
-    /// When one is answered otherwise than the first.
+    /// When an answer differs from the first.
     pub(super) async fn rate(&self, at_once: usize, time: Duration) -> anyhow::Result<f64> {
         let mut connection = Connection::open(self.address).await?;
         let (_, size) = self.calls(&mut connection, 1, Duration::ZERO).await?;
@@ -29,7 +29,7 @@ impl Unary {
         Ok(rate)
     }
 
-    /// How many were answered, and with how many bytes.
+    /// Returns the number of answered calls, and the bytes of their answers.
     async fn calls(
         &self,
         connection: &mut Connection,
@@ -56,7 +56,7 @@ impl Unary {
     }
 }
 
-/// ZooKeeper without anything between.
+/// Reads with a ZooKeeper client, without a server between.
 pub(super) mod bare {
     use std::iter::repeat_n;
     use std::time::Duration;
@@ -68,7 +68,7 @@ pub(super) mod bare {
     use super::super::path;
     use crate::drive::throughput;
 
-    /// How many a second read the list and then all children, pipelined.
+    /// Returns the number of reads a second; each lists the path and then reads all children, pipelined.
     pub(in super::super) async fn reads(
         client: &Client,
         children: usize,
@@ -79,7 +79,7 @@ pub(super) mod bare {
         throughput(time, repeat_n(move || list_and_reads(client.clone(), children), at_once)).await
     }
 
-    /// The same, all children with one multi.
+    /// Returns the number of reads a second; each lists the path and then reads all children with one multi.
     pub(in super::super) async fn multis(
         client: &Client,
         children: usize,
@@ -93,7 +93,7 @@ pub(super) mod bare {
     async fn list_and_reads(client: Client, children: usize) -> anyhow::Result<()> {
         let path = path(children);
         let names = client.list_children(&path).await?;
-        // Each request is sent when it is made, not when it is awaited.
+        // Each request is sent when the future is created, not when it is awaited.
         let reads = names.iter().map(|name| client.get_data(&format!("{path}/{name}")));
         let values = try_join_all(reads).await?;
         complete(values.iter().filter(|(data, _)| !data.is_empty()).count(), children)

@@ -14,11 +14,11 @@ use crate::report::{Case, ETCD, KAZOO, ROLLCALL, Round, System, Unit, ZOOKEEPER}
 use crate::systems::{Etcd, Kazoo, Setup, etcd};
 use drivers::{Unary, bare};
 
-/// How many children, and how many reads are under way.
+/// The number of children and of reads in flight.
 const CASES: [(usize, usize); 5] = [(1, 1), (100, 1), (100, 16), (100, 128), (1_000, 1)];
 const SIZES: [usize; 3] = [1, 100, 1_000];
 
-/// ZooKeeper, all values with one multi.
+/// ZooKeeper, reading all values with one multi.
 const MULTI: System = System("zookeeper, one multi");
 
 /// How the children are read.
@@ -88,7 +88,7 @@ impl Workload for Get {
                     }
                     Way::Reads => (ZOOKEEPER, bare::reads(&self.zookeeper, children, at_once, round.time).await?),
                     Way::Multi => (MULTI, bare::multis(&self.zookeeper, children, at_once, round.time).await?),
-                    // It has one request under way, and no more.
+                    // kazoo has only one request in flight.
                     Way::Kazoo if at_once > 1 => continue,
                     Way::Kazoo => (KAZOO, self.kazoo.reads(&path(children), children, round.time).await?),
                 };
@@ -99,7 +99,7 @@ impl Workload for Get {
     }
 }
 
-/// Where so many children are.
+/// The parent of so many children.
 fn path(children: usize) -> String {
     format!("/get/{children}")
 }

@@ -18,13 +18,13 @@ use crate::systems::{Etcd, Kazoo, Setup, etcd};
 pub(super) use queue::Queue;
 use taker::Taker;
 
-/// How many contend.
+/// Number of contending clients.
 const CLIENTS: usize = 16;
-/// etcd with leases that stand, one a client, as long as all the locks that are taken with them.
+/// etcd with one lasting lease for each client, which outlives all the locks that are taken with it.
 const ETCD_LEASE_KEPT: System = System("etcd, lease kept");
 const SYSTEMS: [System; 5] = [ROLLCALL, KAZOO, ZOOKEEPER, ETCD, ETCD_LEASE_KEPT];
 
-/// Who takes which lock.
+/// Which client takes which lock.
 #[derive(Clone, Copy)]
 enum Scene {
     Alone,
@@ -51,7 +51,7 @@ impl Scene {
         }
     }
 
-    /// A system's path of the lock that a client takes.
+    /// The path of the lock that a client of a system takes.
     fn path(self, system: &str, client: usize) -> String {
         match self {
             Scene::Alone => format!("/lock/{system}/alone"),
@@ -61,13 +61,13 @@ impl Scene {
     }
 }
 
-/// The workload, prepared: as many clients of each system, each with a connection of its own.
+/// The workload, prepared: the same number of clients for each system, each with a connection of its own.
 #[derive(Debug)]
 pub(crate) struct Lock {
     rollcall: Vec<Client>,
     kazoo: Vec<Kazoo>,
     bare: Vec<Bare>,
-    /// Each with a lease.
+    /// Each client with a lease.
     etcd: Vec<(Channel, i64)>,
     _member: Etcd,
 }

@@ -1,4 +1,4 @@
-//! A long queue for one lock: how soon the next is served, and what it costs to keep them waiting.
+//! A long queue for one lock: the time until the next contender is served, and the cost of the waiting contenders.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -17,23 +17,23 @@ use crate::stats::Latencies;
 use crate::systems::{Rollcall, Setup};
 use crate::usage;
 
-/// How many wait while the lock changes hands.
+/// Number of waiters while the lock changes hands.
 const WAITING: usize = 1_000;
-/// How often it does.
+/// Number of handovers.
 const HANDOVERS: usize = 1_000;
-/// How many wait whose cost is looked at.
+/// Number of waiters whose cost is measured.
 const CROWD: usize = 10_000;
 const CONNECTIONS: usize = 100;
-/// How long after the last has its place memory is looked at: until then all were told of a queue that does not change.
+/// Time from the last place in the queue to the measurement of memory: by then all waiters know the final queue.
 const SETTLED: Duration = Duration::from_secs(5);
-/// How long all may take to be gone.
+/// Time in which all contenders have to be gone.
 const GONE: Duration = Duration::from_secs(60);
 
 const HANDED_OVER: &str = "/queue/handed-over";
 const FIRST: &str = "/queue/first";
 const CROWDED: &str = "/queue/crowded";
 
-/// The workload: all of it is in its rounds.
+/// The workload. It prepares nothing: each round is complete in itself.
 #[derive(Debug)]
 pub(crate) struct Queue;
 
@@ -103,7 +103,7 @@ async fn hand_over(clients: &[Client], round: &mut Round<'_>) -> anyhow::Result<
 
 async fn crowd(setup: &Setup, server: &Rollcall, round: &mut Round<'_>) -> anyhow::Result<()> {
     let clients = try_join_all((0..CONNECTIONS).map(|_| server.client())).await?;
-    // What is made on the first use is no matter of the waiters.
+    // Memory allocated by the first use does not count for the waiters.
     let first = Stream::open(&mut clients[0].clone(), FIRST).await?;
     sleep(Duration::from_millis(500)).await;
     let (memory, watches) = (usage::memory(server.pid())?, setup.zookeeper().counts("zk_watch_count").await?);
@@ -125,7 +125,7 @@ async fn crowd(setup: &Setup, server: &Rollcall, round: &mut Round<'_>) -> anyho
     Ok(())
 }
 
-/// One holder, and then all others at once.
+/// Queues one holder, and then all others at once.
 async fn queue_up(clients: &[Client]) -> anyhow::Result<Vec<Stream>> {
     let mut holder = Stream::open(&mut clients[0].clone(), CROWDED).await?;
     holder.held().await?;
@@ -149,7 +149,7 @@ async fn queue_up(clients: &[Client]) -> anyhow::Result<Vec<Stream>> {
     Ok(streams)
 }
 
-/// Waits until nobody holds the lock or waits for it, so that what comes next is not disturbed.
+/// Waits until the lock has no holder and no waiters, so that the next measurement is not disturbed.
 async fn all_gone(client: &Client, path: &str) {
     eventually("all have left the queue", GONE, async || {
         let lock = describe(client, path).await;

@@ -1,4 +1,4 @@
-//! How each system's lock is taken and given back once.
+//! Takes each system's lock and gives it back, once.
 
 use anyhow::{Context as _, bail};
 use rollcall_proto::v1::acquire_lock_response::Event;
@@ -21,7 +21,7 @@ impl Stream {
         Ok(Stream(client.acquire_lock(request).await?.into_inner()))
     }
 
-    /// Waits until it has a place in the queue.
+    /// Waits until it is queued.
     pub(super) async fn queued(&mut self) -> anyhow::Result<()> {
         match self.0.message().await?.context("the stream ended before the lock was queued for")?.event {
             Some(Event::Queued(_)) => Ok(()),
@@ -63,20 +63,21 @@ pub(super) enum Taker {
     /// zookeeper-client's mutex.
     Mutex {
         session: ZooKeeper,
-        /// Of the contenders' names. Kazoo has a fresh uuid in each, which costs nothing that is measured here.
+        /// The prefix of the contenders' names. kazoo has a fresh uuid in each, which costs nothing that is measured
+        /// here.
         prefix: String,
     },
-    /// The lock lives no longer than the lease.
+    /// etcd's lock, which lives no longer than the lease.
     Etcd {
         channel: Channel,
-        /// `None`: one is granted for each lock.
+        /// `None`: a lease is granted for each lock.
         lease: Option<i64>,
         name: String,
     },
 }
 
 impl Taker {
-    /// Who contends with the children of `path`.
+    /// A mutex whose contenders are children of `path`.
     pub(super) fn mutex(session: &ZooKeeper, path: &str) -> Taker {
         Taker::Mutex { session: session.clone(), prefix: format!("{path}/5f0a__lock__") }
     }
@@ -94,7 +95,7 @@ impl Taker {
                 let prefix = LockPrefix::new_custom(prefix, "__lock__")?;
                 let lock = session.lock(prefix, b"bench", Acls::anyone_all()).await?;
                 session.delete(lock.lock_path(), None).await?;
-                // Its Drop would delete once more, and nobody would wait for that.
+                // Dropping the lock would send a second delete that nothing waits for.
                 std::mem::forget(lock);
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! How each system is made to register many, and to take them down again.
+//! Registers many paths in each system, and takes them down again.
 
 use futures_util::future::try_join_all;
 use rollcall_proto::v1::OpenSession;
@@ -16,7 +16,7 @@ use crate::drive::pipelined;
 use crate::systems::etcd;
 use crate::usage::{Meter, Taken};
 
-/// What a service says of itself; in ZooKeeper 67 bytes.
+/// The data of a registration; 67 bytes in ZooKeeper.
 pub(super) fn value() -> Json {
     json!({"host": "server17.example", "port": 8080, "weight": 100, "zone": "north"})
 }
@@ -38,7 +38,7 @@ pub(super) async fn one_stream(client: &Client, name: impl Fn(usize) -> String, 
     Ok(taken)
 }
 
-/// Streams that stand, over the connections in turn.
+/// Opens streams that stay open, on the connections in turn.
 pub(super) async fn standing(clients: &[Client]) -> anyhow::Result<Vec<Stream>> {
     let opening = (0..STREAMS).zip(clients.iter().cycle()).map(|(_, client)| async move {
         Stream::open(&mut client.clone(), [Request::Open(OpenSession::default())]).await

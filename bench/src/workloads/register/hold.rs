@@ -1,4 +1,4 @@
-//! What many streams cost that stand, and do nothing but say that they are alive.
+//! The cost of many open streams that only send keep-alives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,17 +23,17 @@ use crate::workloads::Rounds;
 const STREAMS: usize = 10_000;
 const CONNECTIONS: usize = 100;
 const TTL: Duration = Duration::from_secs(10);
-/// How long it is looked at: each stream says three times that it is alive.
+/// Duration of the measurement: each stream sends three keep-alives.
 const IDLE: Duration = TTL;
-/// How often some of the streams say so.
+/// Interval between the keep-alives of parts of the streams.
 const STEP: Duration = Duration::from_millis(20);
-/// How long after the last answer memory is looked at.
+/// Time from the last answer to the measurement of memory.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// The workload: all of it is in its rounds.
+/// The workload. It prepares nothing: each round is complete in itself.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    /// Counts the rounds, so that no name comes twice: what a server held that was killed stands for a while.
+    /// Counts the rounds, so that no name is used twice: the registrations of a killed server exist for a while.
     rounds: u32,
 }
 
@@ -54,7 +54,7 @@ impl Workload for Hold {
         let (first, held) = (format!("first{}-", self.rounds), format!("held{}-", self.rounds));
         let connections = connections(setup).await?;
         let server = setup.another().await?;
-        // What is made on the first use is no matter of the streams.
+        // Memory allocated by the first use does not count for the streams.
         drop(streams(&server, &first, 1).await?);
         sleep(SETTLED).await;
         let before = usage::memory(server.pid())?;
@@ -98,10 +98,10 @@ async fn streams(server: &Rollcall, kind: &str, count: usize) -> anyhow::Result<
     Ok(opened.into_iter().map(|(stream, _)| stream.split()).collect())
 }
 
-/// Clients that say that they are alive, and read what they are told. Dropping ends them.
+/// Clients that send keep-alives, and read the answers. Dropping ends them.
 struct Alive {
     _tasks: JoinSet<()>,
-    /// How many answers they have read.
+    /// Number of answers that they have read.
     heard: Arc<AtomicUsize>,
 }
 
@@ -126,7 +126,7 @@ impl Alive {
             loop {
                 for some in senders.chunks(at_once) {
                     ticks.tick().await;
-                    // A stream that is over, or does not take any, is found by the count of the answers.
+                    // The count of the answers reveals a stream that has ended or takes no keep-alives.
                     some.iter().for_each(|sender| drop(sender.try_send(keep_alive())));
                 }
             }

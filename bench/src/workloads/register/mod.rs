@@ -20,8 +20,8 @@ pub(super) use resume::Resume;
 use stream::Stream;
 
 const PATH: &str = "/register";
-/// How many stand at once: in one ZooKeeper session at most about 150 KB of paths. ZooKeeper's log does not survive the
-/// end of a session with 2 MB (ZOOKEEPER-4306).
+/// Number of registrations at a time: at most about 150 KB of paths in one ZooKeeper session. ZooKeeper's log does not
+/// survive the end of a session with 2 MB (ZOOKEEPER-4306).
 const BATCH: usize = 5_000;
 const WINDOW: usize = 128;
 const STREAMS: usize = 1_000;
@@ -31,16 +31,16 @@ const ONE: &str = "one stream";
 const MANY: &str = "1,000 streams of one";
 const NEW: &str = "1,000 new streams of one";
 
-/// ZooKeeper with as many creates in flight as there are streams.
+/// ZooKeeper with as many creates in flight as Rollcall has streams.
 const WIDE: System = System("zookeeper, 1,000 at once");
 
 /// How the registrations are made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     OneStream,
-    /// Streams that stand.
+    /// On many open streams.
     ManyStreams,
-    /// Streams that are opened for it.
+    /// On streams that are opened for the batch.
     NewStreams,
     Creates,
     WideCreates,
@@ -49,7 +49,7 @@ enum Way {
 }
 
 impl Way {
-    /// In an order in which no two that load the same follow each other.
+    /// All ways, in an order in which no two with the same load follow each other.
     const ALL: [Way; 7] = [
         Way::OneStream,
         Way::Creates,
@@ -65,12 +65,12 @@ impl Way {
 #[derive(Debug)]
 pub(crate) struct Register {
     clients: Vec<Client>,
-    /// Streams that stand.
+    /// The open streams.
     streams: Vec<Stream>,
     bare: Bare,
     channels: Vec<Channel>,
     etcd: Etcd,
-    /// Counts the batches, so that no name comes twice.
+    /// Counts the batches, so that no name is used twice.
     batches: u32,
 }
 
@@ -127,7 +127,7 @@ impl Workload for Register {
 }
 
 impl Register {
-    /// Registers many, which is what is measured, and takes them down again.
+    /// Registers a batch, which is measured, and takes it down again.
     async fn batch(&mut self, way: Way, pids: &[u32]) -> anyhow::Result<Taken> {
         let batch = self.batches;
         let name = |number: usize| format!("{PATH}/b{batch}-{number}:8080");

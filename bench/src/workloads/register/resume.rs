@@ -1,4 +1,4 @@
-//! A replica dies, and its clients come back on another.
+//! A replica dies, and its clients resume on another.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const STREAMS: usize = 10_000;
 const CONNECTIONS: usize = 100;
 const TTL: Duration = Duration::from_secs(60);
 
-/// The workload: all of it is in its rounds.
+/// The workload. It prepares nothing: each round is complete in itself.
 #[derive(Debug)]
 pub(crate) struct Resume;
 
@@ -66,7 +66,7 @@ impl Workload for Resume {
     }
 }
 
-/// Waits until the stream breaks, and resumes on the other server: when that was answered.
+/// Waits until the stream breaks, resumes on the other server, and returns when that was answered.
 async fn come_back(
     mut stream: Stream,
     before: Registered,

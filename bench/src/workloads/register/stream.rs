@@ -1,4 +1,4 @@
-//! Rollcall's Register streams, as clients have them.
+//! Rollcall's Register streams, as clients use them.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-/// How many requests may wait to be sent on one stream.
+/// Maximum number of requests that wait to be sent on one stream.
 const QUEUE: usize = 128;
 
-/// One Register stream that stands. Dropping it cancels the call.
+/// An open Register stream. Dropping it cancels the call.
 #[derive(Debug)]
 pub(crate) struct Stream {
     requests: mpsc::Sender<RegisterRequest>,
@@ -33,12 +33,12 @@ impl Stream {
         Ok(Stream { requests, responses })
     }
 
-    /// Says something.
+    /// Sends a request.
     pub(crate) async fn send(&self, request: Request) -> anyhow::Result<()> {
         self.requests.send(message(request)).await.context("the stream ended")
     }
 
-    /// Waits until one more is registered.
+    /// Waits until one more path is registered.
     pub(crate) async fn registered(&mut self) -> anyhow::Result<Registered> {
         loop {
             match self.responses.message().await?.context("the stream ended")?.response {
@@ -49,7 +49,7 @@ impl Stream {
         }
     }
 
-    /// Waits until one is taken down.
+    /// Waits until one path is unregistered.
     pub(crate) async fn unregistered(&mut self) -> anyhow::Result<()> {
         match self.responses.message().await?.context("the stream ended")?.response {
             Some(Response::Unregistered(_)) => Ok(()),
@@ -57,7 +57,7 @@ impl Stream {
         }
     }
 
-    /// Takes everything down, and waits until it is.
+    /// Ends all registrations with `close`, and waits until that is done.
     pub(crate) async fn close(mut self, registrations: usize) -> anyhow::Result<()> {
         self.send(Request::Close(CloseSession {})).await?;
         let mut gone = 0;
@@ -68,7 +68,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Its two sides: where to say that the client is alive, and what the server says.
+    /// The two sides of the stream: the sender of keep-alives, and the responses.
     pub(crate) fn split(self) -> (mpsc::Sender<RegisterRequest>, Streaming<RegisterResponse>) {
         (self.requests, self.responses)
     }
@@ -78,17 +78,17 @@ fn message(request: Request) -> RegisterRequest {
     RegisterRequest { request: Some(request) }
 }
 
-/// What a client says that wants its registrations to outlive a broken stream.
+/// The `open` of a client whose registrations are to outlive a broken stream.
 pub(crate) fn open_with_ttl(ttl: Duration) -> Request {
     Request::Open(OpenSession { ttl: Some(span(ttl)), ..Default::default() })
 }
 
-/// A sign of life.
+/// A keep-alive.
 pub(crate) fn keep_alive() -> RegisterRequest {
     message(Request::KeepAlive(KeepAlive {}))
 }
 
-/// Does something for each, all at once, and waits until all is done; answers in no order.
+/// Runs `work` for each item, all at once, and waits until all is done. The results are in no order.
 pub(crate) async fn together<T, Output, Work>(
     all: impl IntoIterator<Item = T>,
     work: impl Fn(T) -> Work,
@@ -106,7 +106,7 @@ where
 }
 
 /// Opens a stream for each of `requests`, all at once, over the connections in turn, and waits until each has its one
-/// registration; answers in no order.
+/// registration. The streams are returned in no order.
 pub(crate) async fn open_all<Requests>(
     clients: &[Client],
     requests: impl IntoIterator<Item = Requests>,
@@ -122,7 +122,7 @@ where
     .await
 }
 
-/// Closes streams with one registration each, all at once, and waits until nothing is left of them.
+/// Closes streams with one registration each, all at once, and waits until nothing of them is left.
 pub(crate) async fn close_all(streams: impl IntoIterator<Item = Stream>) -> anyhow::Result<()> {
     together(streams, |stream| stream.close(1)).await.map(|_| ())
 }

@@ -1,5 +1,5 @@
-//! Who a client says that it is, and what only members of an ensemble may: not the server's, but of others who share the
-//! tree.
+//! Authentication of clients, and requests that only members of an ensemble may send. The server does not use them;
+//! other programs that share the tree do.
 
 use rollcall_tests::arm::Own;
 use rollcall_tests::raw::{Frame, newcomer};
@@ -8,7 +8,7 @@ use rollcall_wire::{Acl, CreateMode, Encoder, ErrorCode, OpCode, Request, Respon
 
 use super::{ARM, Client, Ground, create_with, delete, get, ground, private, proof, set};
 
-/// Of `super:test`.
+/// The digest of `super:test`.
 const DIGEST: &str = "super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
 
 async fn with_a_super_user() -> (Own, Ground) {
@@ -38,10 +38,11 @@ async fn the_super_user_may_do_everything_and_nobody_else_is_it() {
     log_in(&mut all_may, b"super:test").await;
     all_may.done(get("/private/locked")).await;
     all_may.done(set("/private/locked", 0)).await;
-    // Its list is shown with the hashes, which only those see who may change it.
+    // The ACL is shown with the hashes, which only users who may change it see.
     let Response::Acl { acl, .. } = all_may.done(Request::GetAcl { path: "/private".into() }).await.1 else { panic!() };
     assert!(acl.iter().all(|entry| !entry.id.ends_with(":x")), "{acl:?}");
-    // What it makes its own is for the digest: by that it is known where there is no super user.
+    // A node that only its creator may use belongs to the digest: without a super user, the digest identifies its
+    // owner.
     all_may.done(create_with("/its", CreateMode::Persistent, private())).await;
     let Response::Acl { acl, .. } = all_may.done(Request::GetAcl { path: "/its".into() }).await.1 else { panic!() };
     assert_eq!(acl.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), [DIGEST]);

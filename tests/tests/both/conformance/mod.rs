@@ -1,17 +1,18 @@
 //! Every behaviour of ZooKeeper that the server relies on, as a case, for a client that speaks the protocol by hand.
-//! Who in `server/src` relies on what:
+//! The parts of `server/src` that rely on each:
 //!
-//! - `sessions`: what is granted, taken up, moved, refused, over; what goes with a session, and in what order.
+//! - `sessions`: sessions granted, resumed, moved, refused and ended; what ends with a session, and in which order.
 //!   `zk/session.rs`, `zk/pool.rs`; for fences and evidence `sessions/claims.rs`, `locks/life.rs`, `locks/reaper.rs`.
 //! - `writes`: versions, transactions, refusals, sequential names, access control lists, the frame limit.
-//!   `zk/calls.rs`, `zk/writer.rs`, `durable.rs`, `locks/attempt.rs`, `locks/node.rs`, `locks/queue.rs`.
-//! - `multi`: all or nothing, one transaction, the parts' answers; the multis of a takeover, a removal, a grant.
-//!   `zk/writer.rs`, `sessions/claims.rs`, `locks/attempt.rs`, `locks/lasting.rs`, `durable.rs`.
-//! - `reads`: multi reads, stats, `sync`, the transaction in a read's header.
-//!   `views/fetch.rs`, `views/state.rs`, `durable.rs`, `locks/describe.rs`.
-//! - `watches`: what is told, once, in which order, before which answer, and what is not.
-//!   `zk/hub.rs`, `zk/watches.rs`, `views/rounds.rs`, `sessions/entry.rs`, `locks/line.rs`.
-//! - `mortal`, `logins`, `words`, and what `setWatches2` tells: nobody; others who share the tree.
+//!   `zk/calls.rs`, `zk/writer.rs`, `durable/`, `locks/attempt.rs`, `locks/node.rs`, `locks/queue.rs`.
+//! - `multi`: all or nothing, one transaction, the answers of its parts; the multis of a takeover, a removal, a grant.
+//!   `zk/writer.rs`, `sessions/claims.rs`, `locks/attempt.rs`, `locks/lasting.rs`, `durable/`.
+//! - `reads`: multi reads, stats, `sync`, the transaction id in a read's header. `views/fetch.rs`, `views/state.rs`,
+//!   `durable/`, `locks/describe.rs`.
+//! - `watches`: which events are sent, once, in which order, before which answer, and which are not. `zk/hub.rs`,
+//!   `zk/watches.rs`, `views/rounds.rs`, `sessions/entry.rs`, `locks/line.rs`.
+//! - `mortal`, `logins`, `words`, and the events of `setWatches2`: not the server, but other programs that share the
+//!   tree.
 
 mod logins;
 mod mortal;
@@ -34,17 +35,18 @@ use rollcall_wire::{
 
 use super::ARM;
 
-/// Longer than any case takes.
+/// A session time-out longer than any case takes.
 const LIFETIME: Duration = Duration::from_secs(30);
 
-/// Where a case has its nodes: a subtree that nobody else uses.
+/// The place for a case's nodes: a subtree that nothing else uses.
 #[derive(Clone)]
 struct Ground {
     address: SocketAddr,
     root: String,
 }
 
-/// A backend with durable nodes, parents first, below which so many children were created; and all of it as the ground.
+/// A backend with durable nodes (parents first), below which `children_created` children were created before; and all
+/// of it as the ground.
 async fn old_ground(paths: &[&str], children_created: i32) -> (Own, Ground) {
     let own = ARM.own_with_old_nodes(paths, children_created).await;
     let ground = Ground { address: own.address(), root: String::new() };
@@ -57,7 +59,7 @@ async fn ground() -> Ground {
 }
 
 impl Ground {
-    /// A client with a session of its own.
+    /// A client with a new session.
     async fn client(&self) -> Client {
         self.client_for(LIFETIME).await
     }
@@ -66,19 +68,19 @@ impl Ground {
         self.open(&newcomer(timeout)).await.expect("a session is granted")
     }
 
-    /// `None` when the server hangs up.
+    /// `None` when the server closes the connection.
     async fn open(&self, request: &ConnectRequest) -> Option<Client> {
         Some(Client { raw: Raw::connect(self.address, request).await?, root: self.root.clone() })
     }
 }
 
-/// One connection. Its paths are those below the ground.
+/// One connection. Its paths are below the ground.
 struct Client {
     raw: Raw,
     root: String,
 }
 
-/// A request under way.
+/// A request in flight.
 #[derive(Clone, Copy)]
 struct Sent {
     op_code: OpCode,
@@ -126,14 +128,14 @@ impl Client {
         self.answer(sent).await
     }
 
-    /// What must succeed: its transaction, and its answer.
+    /// Sends a request that must succeed. Returns its transaction id and its answer.
     async fn done(&mut self, request: Request) -> (i64, Response) {
         let answer = self.ask(request.clone()).await;
         let response = answer.result.unwrap_or_else(|code| panic!("{request:?}: {code}"));
         (answer.zxid, response)
     }
 
-    /// What must fail.
+    /// Sends a request that must fail.
     async fn refused(&mut self, request: Request) -> ErrorCode {
         self.ask(request.clone()).await.result.expect_err(&format!("{request:?} is refused"))
     }
@@ -174,12 +176,13 @@ impl Client {
         }
     }
 
-    /// Everything that it was told and that it has not heard. What was answered to anybody before is among it.
+    /// All events that it has been sent and has not read. They include those of every change that was acknowledged to
+    /// anybody before.
     async fn events(&mut self) -> Vec<Event> {
         self.ask(Request::Ping).await.events
     }
 
-    /// Waits for the connection's end.
+    /// Waits until the server closes the connection.
     async fn hung_up_on(&mut self) {
         if let Some(frame) = self.raw.next().await {
             panic!("the server closes, and does not say {:?}", frame.header);
@@ -248,12 +251,12 @@ fn names_of(response: &Response) -> Vec<&str> {
     }
 }
 
-/// The events without their transactions.
+/// The events without their transaction ids.
 fn told(events: &[Event]) -> Vec<(EventKind, &str)> {
     events.iter().map(|event| (event.kind, event.path.as_str())).collect()
 }
 
-/// Nobody but who has proven to be `user:password`.
+/// An ACL for clients that have authenticated as `user:password`, and nobody else.
 fn private() -> Vec<Acl> {
     vec![Acl { scheme: "auth".into(), id: String::new(), ..Acl::open() }]
 }

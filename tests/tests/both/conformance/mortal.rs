@@ -1,5 +1,5 @@
-//! Containers, and nodes with a time to live: not the server's, but of others who share the tree. Each case has a
-//! server of its own, which looks through them all the time.
+//! Containers, and nodes with a time to live. The server does not use them; other programs that share the tree do. Each
+//! case has its own backend, which sweeps them continuously.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn swept() -> (Own, Client) {
     server(Some(Duration::from_millis(200))).await
 }
 
-/// Creates what the codec's client half has no word for.
+/// Creates a node that the codec's client half can't express.
 async fn create_mortal(client: &mut Client, path: &str, mode: i32, ttl: Option<i64>) -> Result<Response, ErrorCode> {
     let mut encoder = Encoder::new();
     encoder.string(path);
@@ -38,7 +38,7 @@ async fn create_mortal(client: &mut Client, path: &str, mode: i32, ttl: Option<i
     ttl.iter().for_each(|ttl| encoder.long(*ttl));
     let op_code = if ttl.is_some() { OpCode::CreateTtl } else { OpCode::CreateContainer };
     let xid = client.raw.send(op_code, &encoder.take()).await;
-    // All three are answered alike.
+    // All three requests have the same answer.
     client.answer(Sent { op_code: OpCode::Create2, xid }).await.result
 }
 
@@ -66,7 +66,7 @@ async fn a_container_goes_after_its_last_child_and_not_before_its_first() {
         if events.len() == 2 { Ok(()) } else { Err(format!("{events:?}")) }
     })
     .await;
-    // A child that is swept is a child that is gone.
+    // A swept child counts as deleted.
     assert_eq!(told(&events), [(EventKind::Deleted, "/used/inner"), (EventKind::Deleted, "/used")]);
     assert!(events[0].zxid < events[1].zxid);
     assert_eq!(client.stat("/").await.unwrap().pzxid, events[1].zxid);

@@ -1,4 +1,4 @@
-//! Multis: all or nothing, as one transaction.
+//! Multis: all or nothing, in one transaction.
 
 use rollcall_wire::{CreateMode, ErrorCode, Request, Response, WatchMode};
 
@@ -61,7 +61,7 @@ async fn the_part_that_fails_is_named_and_nothing_is_done() {
             let mut parts =
                 vec![set("/a", 0), create("/new", CreateMode::Ephemeral), set("/mine", 0), delete("/a/b", 0)];
             parts.insert(index, failure.clone());
-            // With the only child of `/a` gone it could be deleted.
+            // Without its only child `/a` could be deleted.
             if index == 4 && code == ErrorCode::NotEmpty {
                 parts.remove(3);
                 parts.insert(0, check("/a", 0));
@@ -97,7 +97,7 @@ async fn a_part_sees_what_the_parts_before_it_have_done() {
             check("/p", 2),
             delete("/p/c", 0),
             delete("/p", 2),
-            // Another incarnation.
+            // A new incarnation.
             delete("/a", 0),
             create("/a", CreateMode::Ephemeral),
             check("/a", 0),
@@ -111,7 +111,7 @@ async fn a_part_sees_what_the_parts_before_it_have_done() {
     assert_eq!(codes(&parts), [None, Some(ErrorCode::NoNode)]);
 }
 
-/// A session with its fence, and a node of its own.
+/// A session with a fence, and with a node if one is given.
 async fn owner(ground: &Ground, fence: &str, node: Option<&str>) -> Client {
     let mut client = ground.client_for(std::time::Duration::from_secs(2)).await;
     client.create(fence, CreateMode::Ephemeral).await;
@@ -138,7 +138,7 @@ async fn a_takeover_replaces_a_node_without_a_moment_and_outlives_who_had_it() {
     let expected = [(EventKind::DataChanged, "/old"), (EventKind::Deleted, "/node"), (EventKind::Created, "/node")];
     assert_eq!(told(&events), expected);
     assert!(events.iter().all(|event| event.zxid == zxid), "{events:?}");
-    // Who had it finds its fence moved, whatever it deletes by it, and the node has the same version as before.
+    // The old owner finds its fence moved when it deletes by it, although the node has the same version as before.
     let (_, parts) = old.multi(vec![set("/old", 0), delete("/node", 0)]).await;
     assert_eq!(codes(&parts), [Some(ErrorCode::BadVersion), Some(ErrorCode::RuntimeInconsistency)]);
     old.done(Request::CloseSession).await;

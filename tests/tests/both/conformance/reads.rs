@@ -1,4 +1,4 @@
-//! Reads: what a multi read shows, what stats say, how far a read has come.
+//! Reads: the contents of a multi read, the stats, and the transaction id of a read.
 
 use rollcall_wire::{CreateMode, ErrorCode, Request, Response};
 
@@ -34,7 +34,7 @@ async fn a_multi_read_is_of_one_moment() {
         let mut sent = Vec::new();
         for version in 0..ROUNDS {
             sent.push(writer.send(Request::Multi(vec![set("/one", version), set("/two", version)])).await);
-            // The reader gets its turn.
+            // Waiting for the answers lets the reader run.
             if sent.len() == 10 {
                 for sent in sent.drain(..) {
                     writer.answer(sent).await.result.unwrap();
@@ -87,7 +87,7 @@ async fn children_that_come_and_go_move_their_parent_and_nothing_else() {
     let a = client.create("/a/b", CreateMode::Persistent).await;
     let before = client.stat("/a").await.unwrap();
     assert_eq!((before.pzxid, before.num_children, before.cversion, before.version), (a.czxid, 1, 1, 0));
-    // Neither a child's data nor what is below it moves it.
+    // Neither the child's data nor its descendants change it.
     client.done(set("/a/b", 0)).await;
     client.plant(&["/a/b/c"]).await;
     assert_eq!(client.stat("/a").await, Some(before));
@@ -96,7 +96,7 @@ async fn children_that_come_and_go_move_their_parent_and_nothing_else() {
     let after = client.stat("/a").await.unwrap();
     assert_eq!((after.pzxid, after.num_children, after.cversion), (deleted, 0, 2));
     assert_eq!((after.mzxid, after.czxid, after.version), (before.mzxid, before.czxid, 0));
-    // What is refused does not.
+    // Refused requests do not change it.
     client.refused(create("/a", CreateMode::Persistent)).await;
     client.refused(delete("/a/b", -1)).await;
     assert_eq!(client.stat("/a").await, Some(after));
@@ -111,13 +111,13 @@ async fn after_a_sync_a_read_shows_all_that_was_acknowledged_to_others() {
     writer.plant(&["/a"]).await;
     for version in 0..50 {
         writer.done(set("/a", version)).await;
-        // The read does not wait for the answer to the sync.
+        // The read is sent before the answer to the sync.
         let sync = reader.send(Request::Sync { path: "/a".into() }).await;
         let read = reader.send(get("/a")).await;
         assert_eq!(reader.answer(sync).await.result, Ok(Response::Done));
         assert_eq!(stat_of(&reader.answer(read).await.result.unwrap()).version, version + 1);
     }
-    // What is named need not exist.
+    // The path of a sync need not exist.
     reader.done(Request::Sync { path: "/none".into() }).await;
 }
 

@@ -1,4 +1,4 @@
-//! Sessions: what is granted, what stays, what goes.
+//! Sessions: what is granted, what remains, and what ends.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use rollcall_wire::{ConnectRequest, CreateMode, ErrorCode, EventKind, Request, R
 
 use super::{Client, Ground, create, exists, get, ground, set, told};
 
-/// The shortest that outlives a few ticks of the servers.
+/// The shortest time-out that outlives a few ticks of the servers.
 const SHORT: Duration = Duration::from_secs(2);
 
-/// Deletes the session, so that it does not stay for its time-out.
+/// Closes the session, so that it does not remain for its time-out.
 async fn close(client: &mut Client) {
     client.done(Request::CloseSession).await;
     client.hung_up_on().await;
 }
 
-/// What a client hears that asks for a session that is over.
+/// The answer to a client that asks for a session that is over.
 async fn is_over(ground: &Ground, request: &ConnectRequest) {
     let mut client = ground.open(request).await.expect("the end of a session is told");
     let answer = client.session();
@@ -91,7 +91,7 @@ async fn who_has_seen_more_than_the_server_is_hung_up_on_and_loses_nothing() {
     for request in [resumption(client.session()), newcomer(SHORT)] {
         assert!(ground.open(&ConnectRequest { last_zxid_seen: future, ..request }).await.is_none());
     }
-    // As one who asks again having seen nothing, to find out whether it is over.
+    // Like a client that asks again with no transaction seen, to find out whether its session is over.
     let mut again = ground.open(&resumption(client.session())).await.unwrap();
     assert_eq!((again.id(), again.stat("/mine").await), (client.id(), Some(made)));
 }
@@ -116,7 +116,7 @@ async fn a_silent_session_ends_with_its_ephemerals_in_one_transaction() {
         check(!events.is_empty(), || "nothing is told".to_owned())
     })
     .await;
-    // None of them outlives the first that is told of: that a fence is gone says that all is.
+    // None of them outlives the first deletion that is reported. So a missing fence means that all ephemerals are gone.
     for part in watcher.multi_read(paths.iter().map(|path| get(path)).collect()).await {
         assert_eq!(part, Err(ErrorCode::NoNode));
     }
@@ -139,7 +139,7 @@ async fn a_session_lives_for_as_long_as_it_is_heard() {
     let mut watcher = ground.client().await;
     older.create("/older", CreateMode::Ephemeral).await;
     younger.create("/younger", CreateMode::Ephemeral).await;
-    // The one that is silent lives no shorter than the other would, were it silent too.
+    // Both sessions have the same time-out, and only the silent one ends.
     eventually("the silent session is over", SOON, async || {
         older.events().await;
         check(watcher.stat("/younger").await.is_none(), || "it lives".to_owned())
@@ -157,7 +157,7 @@ async fn a_session_that_is_closed_takes_its_ephemerals_with_it_at_once() {
     closing.create("/mine", CreateMode::Ephemeral).await;
     watcher.done(Request::Exists { path: "/mine".into(), watch: true }).await;
     let sent = closing.send(Request::CloseSession).await;
-    // What follows is not carried out; whether that is told is a race with the end of the connection.
+    // The next request is not carried out. Whether it is answered is a race with the end of the connection.
     closing.send(create("/late", CreateMode::Persistent)).await;
     assert!(matches!(closing.answer(sent).await.result, Ok(Response::Done)));
     if let Some(frame) = closing.raw.next().await {

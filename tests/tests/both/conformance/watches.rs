@@ -1,4 +1,4 @@
-//! Watches: what is told, when, and what is not.
+//! Watches: which events are sent, when, and which are not.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ fn recursive(path: &str) -> Request {
     Request::AddWatch { path: path.into(), mode: WatchMode::PersistentRecursive }
 }
 
-/// Who watches everything, and who writes.
+/// A client that watches everything, and one that writes.
 async fn watcher_and_writer(ground: &Ground) -> (Client, Client) {
     let (mut watcher, writer) = (ground.client().await, ground.client().await);
     watcher.done(recursive("/")).await;
@@ -89,7 +89,7 @@ async fn the_events_before_an_answer_are_exactly_those_of_what_it_shows() {
     let reads = async {
         let (mut heard, mut shown) = (0, 0);
         while shown < ROUNDS {
-            // Several under way, as when a view is read.
+            // Several requests in flight, as when a view is read.
             let sent = [
                 watcher.send(Request::MultiRead(vec![get("/a")])).await,
                 watcher.send(Request::MultiRead(vec![get("/a")])).await,
@@ -127,7 +127,7 @@ async fn a_change_under_several_watches_of_a_session_is_told_once() {
     }
     assert_eq!(told(&client.ask(set("/a/b", 0)).await.events), [(DataChanged, "/a/b")]);
     assert_eq!(told(&client.ask(create("/a/b/c", CreateMode::Persistent)).await.events), [(Created, "/a/b/c")]);
-    // Those that are left tell what they cover.
+    // The remaining watches still report the changes that they cover.
     client.done(Request::RemoveWatches { path: "/".into() }).await;
     client.done(Request::RemoveWatches { path: "/a/b".into() }).await;
     assert_eq!(told(&client.ask(set("/a/b", 1)).await.events), [(DataChanged, "/a/b")]);
@@ -182,12 +182,12 @@ async fn a_watch_that_a_read_of_data_sets_fires_once_at_a_write_or_the_end() {
     writer.done(delete("/a", -1)).await;
     writer.plant(&["/a"]).await;
     assert_eq!(told(&watcher.events().await), [(Deleted, "/a")]);
-    // Where there is no node, a read of its data sets none: nothing is left behind.
+    // A read of an absent node's data or children sets no watch, so nothing is left behind.
     assert_eq!(watcher.refused(Request::GetData { path: "/none".into(), watch: true }).await, ErrorCode::NoNode);
     assert_eq!(watcher.refused(Request::GetChildren { path: "/none".into(), watch: true }).await, ErrorCode::NoNode);
     writer.plant(&["/none"]).await;
     assert_eq!(watcher.events().await, []);
-    // A look whether it exists does.
+    // `exists` on an absent node sets one.
     assert_eq!(watcher.refused(Request::Exists { path: "/soon".into(), watch: true }).await, ErrorCode::NoNode);
     writer.plant(&["/soon"]).await;
     assert_eq!(told(&watcher.events().await), [(Created, "/soon")]);
@@ -298,7 +298,7 @@ async fn who_sets_watches_again_is_told_what_one_shot_watches_have_missed() {
     let expected =
         [("/created", Created), ("/deleted", Deleted), ("/parent", ChildrenChanged), ("/written", DataChanged)];
     assert_eq!(heard, BTreeMap::from(expected));
-    // The others stand.
+    // The other watches are set.
     writer.plant(&["/absent", "/childless/child", "/quiet/below"]).await;
     writer.done(set("/kept", 1)).await;
     writer.done(set("/quiet", 1)).await;

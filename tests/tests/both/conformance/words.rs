@@ -1,5 +1,5 @@
-//! The four-letter words that tell of clients, sessions, watches and settings: not the server's, but of people who look
-//! inside. What differs from run to run is masked; all else is the same on every arm.
+//! The four-letter words that report clients, sessions, watches and settings. The server does not use them; people who
+//! look inside do. Values that differ between runs are masked; everything else is the same on every arm.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rollcall_wire::{CreateMode, Request, WatchMode};
 
 use super::{ARM, Client, Ground};
 
-/// A server of its own with one client, which has watches and an ephemeral.
+/// A backend of its own with one client, which has watches and an ephemeral.
 async fn looked_at() -> (Own, Client) {
     let own = ARM.own(Options { tick: Duration::from_secs(2), ..Options::default() }).await;
     let ground = Ground { address: own.address(), root: String::new() };
@@ -26,7 +26,7 @@ async fn told(own: &Own, word: &str) -> String {
     four_letter_word(own.address(), word).await.unwrap()
 }
 
-/// The text with `#` for every number behind one of these marks, up to what ends it.
+/// The text with `#` in place of each number that follows one of these marks.
 fn masked(text: &str, marks: &[&str]) -> String {
     let mut masked = String::new();
     let mut rest = text;
@@ -40,7 +40,7 @@ fn masked(text: &str, marks: &[&str]) -> String {
     masked + rest
 }
 
-/// The lines that begin with this.
+/// The lines with this beginning.
 fn lines<'a>(text: &'a str, beginning: &str) -> Vec<&'a str> {
     text.lines().filter(|line| line.starts_with(beginning)).collect()
 }
@@ -70,7 +70,7 @@ async fn cons_tells_what_each_client_does() {
     let cons = told(&own, "cons").await;
     assert!(cons.ends_with(")\n\n"), "{cons:?}");
     let lines: Vec<_> = cons.lines().filter(|line| line.contains("sid=")).collect();
-    // ZooKeeper may not have written off the last answer yet.
+    // ZooKeeper may still count the last answer as queued.
     let marks = ["127.0.0.1:", "queued=", "est=", "lzxid=0x", "lresp=", "llat=", "minlat=", "avglat=", "maxlat="];
     let expected = format!(
         " /127.0.0.1:#[1](queued=#,recved=5,sent=5,sid={:#x},lop=ADDW,est=#,to=30000,lcxid=0x4,lzxid=0x#,lresp=#,llat=#,\
@@ -101,7 +101,7 @@ async fn dump_tells_of_sessions_ephemerals_and_connections() {
     let ends: Vec<_> = dump.lines().filter_map(|line| line.split_once(" expire at ")).collect();
     assert!(!ends.is_empty());
     for (count, date) in ends {
-        // Tue Dec 01 10:22:22 UTC 2026:
+        // For example: Tue Dec 01 10:22:22 UTC 2026:
         let parts: Vec<_> = date.split(' ').map(str::len).collect();
         assert!(count.parse::<usize>().is_ok() && parts[..4] == [3, 3, 2, 8] && parts[5] == 5, "{date}");
     }

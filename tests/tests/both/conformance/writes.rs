@@ -1,4 +1,4 @@
-//! Single writes: what they are answered, what they leave, what is refused.
+//! Single writes: their answers, their effects, and refusals.
 
 use bytes::Bytes;
 use rollcall_wire::{Acl, CreateMode, ErrorCode, MAX_FRAME, Request, Response, permission};
@@ -92,7 +92,7 @@ async fn what_can_not_be_is_refused_by_its_code_and_changes_nothing() {
         (create("/mine/child", CreateMode::Ephemeral), ErrorCode::NoChildrenForEphemerals),
         (create("/a/", CreateMode::Persistent), ErrorCode::BadArguments),
         (delete("/a", -1), ErrorCode::NotEmpty),
-        // What is wrong with the version is told first.
+        // A wrong version is reported first.
         (delete("/a", 5), ErrorCode::BadVersion),
         (delete("/a/none", -1), ErrorCode::NoNode),
         (delete("/no/parent", -1), ErrorCode::NoNode),
@@ -101,7 +101,7 @@ async fn what_can_not_be_is_refused_by_its_code_and_changes_nothing() {
         (get("/a/none"), ErrorCode::NoNode),
         (list("/a/none"), ErrorCode::NoNode),
         (create_with("/c", CreateMode::Persistent, vec![]), ErrorCode::InvalidAcl),
-        // Nobody has proven anything yet.
+        // The client has not authenticated yet.
         (create_with("/c", CreateMode::Persistent, private()), ErrorCode::InvalidAcl),
     ];
     for (request, code) in cases {
@@ -220,18 +220,18 @@ async fn access_control_lists_close_a_node_and_its_place_among_the_children_apar
     owner.done(create_with("/open/private", CreateMode::Persistent, private())).await;
     owner.done(create("/open/private/child", CreateMode::Persistent)).await;
     for request in [
-        // Since 3.9 it is a secret that the node exists.
+        // Since 3.9 the existence of the node is a secret too.
         exists("/open/private"),
         get("/open/private"),
         list("/open/private"),
         set("/open/private", -1),
         create("/open/private/another", CreateMode::Persistent),
-        // What is deleted is its parent's: whose own list is open.
+        // The parent's ACL governs a delete; the child's own is open.
         delete("/open/private/child", -1),
     ] {
         assert_eq!(other.refused(request.clone()).await, ErrorCode::NoAuth, "{request:?}");
     }
-    // What is below it is open to who knows its name.
+    // A node below it is open to any client that knows its name.
     other.done(get("/open/private/child")).await;
     let (_, children) = other.done(list("/open")).await;
     assert_eq!(names_of(&children), ["private"]);
@@ -253,7 +253,7 @@ async fn a_frame_at_the_limit_is_taken_and_one_beyond_it_ends_the_connection() {
     let ground = ground().await;
     let mut client = ground.client().await;
     client.plant(&["/a"]).await;
-    // The header takes eight bytes; the path, the data's length and the version the rest.
+    // The header takes eight bytes; the path, the data's length and the version take the rest.
     let overhead = 8 + 4 + client.outer("/a").len() + 4 + 4;
     let of_length =
         |frame: usize| Request::SetData { path: "/a".into(), data: vec![b'x'; frame - overhead].into(), version: -1 };
