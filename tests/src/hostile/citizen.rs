@@ -5,7 +5,7 @@
 //! of 1 s dies. It compares the nodes in ZooKeeper with the answers that it got.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ use crate::bare::Bare;
 use crate::client::{Client, span, text};
 use crate::wait::{SOON, check, eventually};
 
+/// The citizen's own address. The floods have another, and some take all connections that one address may have.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// The path below which the citizen registers, and which it reads and watches.
 pub const HOME: &str = "/citizen";
 /// The lasting registration.
@@ -226,7 +228,7 @@ impl Shared {
     /// A client with its own connection, which reconnects when it breaks.
     fn client(&self) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
-        Client::new(endpoint.tcp_nodelay(true).connect_lazy())
+        Client::new(endpoint.local_address(Some(ADDRESS)).tcp_nodelay(true).connect_lazy())
     }
 
     /// Makes a call and records its duration. `None` when it failed.
