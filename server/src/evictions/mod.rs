@@ -179,7 +179,7 @@ impl Evictions {
         let ours = held_by.and_then(|session| self.0.zk.pool.owner(session)).filter(|owner| owner.session().is_up());
         let is_ours = ours.is_some();
         let owner = ours.unwrap_or(reader);
-        let moves = owner.writer().moves();
+        let fence_epoch = owner.writer().fence_epoch();
         let look = Look::at(path, held_by, &owner).await.map_err(failed)?;
         if look.node.as_ref().map(|node| SessionId(node.stat.ephemeral_owner)) != held_by {
             owner.session().sync(path).await.map_err(failed)?;
@@ -196,7 +196,7 @@ impl Evictions {
             return Err(Error::LimitExceeded { reason, what: "the number of evictions in force", limit });
         }
         let guard = match (&look.node, look.fence_version, is_ours) {
-            (Some(_), _, true) => Guard::Own(moves),
+            (Some(_), _, true) => Guard::Own(fence_epoch),
             (Some(_), Some(version), false) => Guard::Foreign { path: fence(held_by.unwrap_or_default()), version },
             // Nothing is deleted, or the node belongs to a foreign program, which has no fence.
             _ => Guard::None,

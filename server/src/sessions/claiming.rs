@@ -17,7 +17,7 @@ use crate::evictions::{Evictions, Verdict, record_path};
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, NoRoom, Owner, Read, Room, Unit, Zk, layout};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, FenceEpoch, NoRoom, Owner, Read, Room, Unit, Zk, layout};
 
 /// Maximum number of looks of one claim, before it is left to a later try.
 const TRIES: u32 = 64;
@@ -50,7 +50,7 @@ struct Replacement {
     read: Read,
     /// The session that owns the node, if it is one of ours, with the state of its fence that was known before the node
     /// was read.
-    ours: Option<(Owner, Moves)>,
+    ours: Option<(Owner, FenceEpoch)>,
     bytes: Bytes,
     adopted: bool,
 }
@@ -224,9 +224,9 @@ impl Claims {
             Err(why) => return why.into_attempt(),
         };
         let owner = room.owner();
-        let moves = owner.writer().moves();
+        let fence_epoch = owner.writer().fence_epoch();
         let guard = match claim.policy {
-            Policy::PutBack { session, moves: Some(moves), .. } if session == owner.id() => Guard::Own(moves),
+            Policy::PutBack { session, fence_epoch: Some(fence_epoch), .. } if session == owner.id() => Guard::Own(fence_epoch),
             _ => Guard::None,
         };
         let bytes = new_bytes(claim).await;
@@ -243,7 +243,7 @@ impl Claims {
                     session: owner.id(),
                     bytes,
                     written: committed.zxid,
-                    moves,
+                    fence_epoch,
                 };
                 Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
             }
@@ -312,25 +312,25 @@ impl Claims {
             None => self.zk.pool.any()?,
         };
         look.reader = Some(reader.clone());
-        let moves = reader.writer().moves();
+        let fence_epoch = reader.writer().fence_epoch();
         let read = reader.session().get(path).await?;
         let owner_id = read.as_ref().map(|read| SessionId(read.stat.ephemeral_owner));
-        let mut ours = (owner_id == Some(reader.id())).then_some((reader.clone(), moves));
+        let mut ours = (owner_id == Some(reader.id())).then_some((reader.clone(), fence_epoch));
         if let Some(owner) = owner_id.filter(|_| ours.is_none()).and_then(|id| self.zk.pool.owner(id)) {
             // The known state of a session's fence is valid only together with reads of that session.
-            let moves = owner.writer().moves();
+            let fence_epoch = owner.writer().fence_epoch();
             if owner.session().get(path).await? != read {
                 look.reader = Some(owner);
                 return Ok(Attempt::Look);
             }
-            ours = Some((owner, moves));
+            ours = Some((owner, fence_epoch));
         }
         let step = decided(claim, path, read.as_ref(), ours.is_some(), look.is_synced).await;
         match (step, read, ours) {
             (Step::Create, _, _) => self.create(path, claim, look).await,
-            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, &read, &owner, moves, claim)),
-            (Step::Write(bytes), Some(read), Some((owner, moves))) => {
-                Self::write(path, claim, read, &owner, moves, bytes).await
+            (Step::Keep, Some(read), Some((owner, fence_epoch))) => Ok(Self::keep(path, &read, &owner, fence_epoch, claim)),
+            (Step::Write(bytes), Some(read), Some((owner, fence_epoch))) => {
+                Self::write(path, claim, read, &owner, fence_epoch, bytes).await
             }
             (Step::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, asker).await => {
                 Ok(Attempt::Done(Claimed::TakenOver, None))
@@ -366,13 +366,13 @@ impl Claims {
         asker.is_gone()
     }
 
-    fn keep(path: &NodePath, read: &Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
+    fn keep(path: &NodePath, read: &Read, owner: &Owner, fence_epoch: FenceEpoch, claim: &Claim) -> Attempt {
         let held = Held {
             generation: Generation(read.stat.czxid),
             session: owner.id(),
             bytes: own(&read.data),
             written: Zxid(read.stat.mzxid),
-            moves,
+            fence_epoch,
         };
         let adopted = matches!(claim.policy, Policy::Resume(_));
         let room = owner.room_for_its_own(path.as_str().len());
@@ -385,11 +385,11 @@ impl Claims {
         claim: &Claim,
         read: Read,
         owner: &Owner,
-        moves: Moves,
+        fence_epoch: FenceEpoch,
         bytes: Bytes,
     ) -> Result<Attempt, zk::Error> {
         let op = zk::set_data(path.as_str(), bytes.clone(), read.stat.version);
-        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: vec![op] }).await {
+        match owner.writer().commit(Unit { guard: Guard::Own(fence_epoch), ops: vec![op] }).await {
             Ok(committed) => {
                 let stat = match committed.parts.first() {
                     Some(zk::Response::Stat(stat)) => *stat,
@@ -400,7 +400,7 @@ impl Claims {
                     session: owner.id(),
                     bytes,
                     written: committed.zxid,
-                    moves,
+                    fence_epoch,
                 };
                 let adopted = matches!(claim.policy, Policy::Resume(_));
                 let room = owner.room_for_its_own(path.as_str().len());
@@ -433,17 +433,17 @@ impl Claims {
             Err(why) => return self.no_room(why, claim).into_attempt(),
         };
         let owner = room.owner();
-        let (guard, moves) = match ours {
-            Some((_, moves)) => (Guard::Own(moves), moves),
+        let (guard, fence_epoch) = match ours {
+            Some((_, fence_epoch)) => (Guard::Own(fence_epoch), fence_epoch),
             None => {
-                let moves = owner.writer().moves();
+                let fence_epoch = owner.writer().fence_epoch();
                 let Some(guard) = self.foreign_guard(owner, path, &read).await? else {
                     // Either server may be behind.
                     owner.session().sync(path).await?;
                     look.sync(path).await?;
                     return Ok(Attempt::Look);
                 };
-                (guard, moves)
+                (guard, fence_epoch)
             }
         };
         let ops = vec![
@@ -454,7 +454,7 @@ impl Claims {
             Ok(committed) => {
                 let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
                 let generation = Generation(committed.zxid.0);
-                let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, moves };
+                let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, fence_epoch };
                 Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
             }
             Err(CommitError::FenceMoved) => Ok(Attempt::Look),

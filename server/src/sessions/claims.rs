@@ -12,7 +12,7 @@ use super::outbox::Outbox;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::{EncodedValue, Stamp, own};
-use crate::zk::{Moves, Read};
+use crate::zk::{FenceEpoch, Read};
 
 /// The data that a registration is to hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,7 +94,7 @@ pub(super) enum Policy {
         session: SessionId,
         /// The state of the session's fence that was known when the node was made; `None` if the watch has shown that
         /// nobody took the node over.
-        moves: Option<Moves>,
+        fence_epoch: Option<FenceEpoch>,
     },
 }
 
@@ -211,7 +211,7 @@ pub(super) struct Held {
     /// The last write that this replica knows of: events up to it are no news.
     pub(super) written: Zxid,
     /// The state of the session's fence that was known before the node was made or adopted.
-    pub(super) moves: Moves,
+    pub(super) fence_epoch: FenceEpoch,
 }
 
 impl Held {
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_replica_that_registers_again_takes_nothing_over_that_is_later() {
-        let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), moves: None };
+        let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), fence_epoch: None };
         for policy in [Policy::Restore(Generation(5)), put_back] {
             assert_eq!(decided(policy.clone(), &[], 6, 1), Step::TakenOver, "the client has resumed elsewhere");
             assert_eq!(decided(policy.clone(), &[2], 6, 1), Step::TakenOver);

@@ -387,8 +387,8 @@ impl State {
             }
             entry.absent = false;
             entry.last_put_back = Some(now);
-            let moves = entry.witness.allows_takeover(generation, gaps).then_some(held.moves);
-            let policy = Policy::PutBack { generation, session: held.session, moves };
+            let fence_epoch = entry.witness.allows_takeover(generation, gaps).then_some(held.fence_epoch);
+            let policy = Policy::PutBack { generation, session: held.session, fence_epoch };
             self.begin_claim(path, None, Claim::new(content, policy), None);
         } else if entry.look_again.is_none_or(|(at, _)| at <= now)
             && entry.unseen.take().is_some_and(|zxid| zxid.is_none_or(|zxid| zxid > written))

@@ -14,7 +14,7 @@ use super::upkeep::{BATCH, Removal, Upkeep};
 use crate::contact::Pulse;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
-use crate::zk::{ErrorCode, Moves, Room, Watcher, Zk};
+use crate::zk::{ErrorCode, FenceEpoch, Room, Watcher, Zk};
 
 /// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions: with the usual
 /// four these have 2,048 units in multis under way.
@@ -32,7 +32,7 @@ pub(super) enum Finished {
     Removed(Vec<Removal>, Vec<(NodePath, ErrorCode)>),
     Verified(Vec<(NodePath, Option<Observed>)>),
     /// `None`: the nodes could not be read.
-    Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
+    Confirmed(SessionId, Option<(FenceEpoch, Vec<(NodePath, Generation)>)>),
 }
 
 /// The lane in which an operation waited.

@@ -23,7 +23,7 @@ use crate::contact::Heard;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::value::{EncodedValue, Stamp};
-use crate::zk::{ErrorCode, Moves, Seen};
+use crate::zk::{ErrorCode, FenceEpoch, Seen};
 
 /// Maximum number of paths, or of streams, that are dealt with in one step.
 const SLICE: usize = 256;
@@ -90,7 +90,7 @@ pub(super) enum Input {
     /// Another replica has written this session's fence: the state of it that is known is old.
     FenceMoved { session: SessionId },
     /// An [`Effect::Confirm`] is over: these incarnations exist in the session.
-    Confirmed { moves: Moves, standing: Vec<(NodePath, Generation)> },
+    Confirmed { fence_epoch: FenceEpoch, standing: Vec<(NodePath, Generation)> },
     /// An operator has evicted a path.
     Evicted { path: NodePath },
     /// Something happened to a watched node.
@@ -251,11 +251,11 @@ impl State {
                 self.retry_some(now);
             }
             Input::FenceMoved { session } => self.fence_moved(session),
-            Input::Confirmed { moves, standing } => {
+            Input::Confirmed { fence_epoch, standing } => {
                 for (path, generation) in standing {
                     let held = self.entries.get_mut(&path).and_then(|entry| entry.held.as_mut());
                     if let Some(held) = held.filter(|held| held.generation == generation) {
-                        held.moves = moves;
+                        held.fence_epoch = fence_epoch;
                     }
                 }
             }

@@ -8,7 +8,7 @@ use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::error::Error;
 use crate::types::{Generation, SessionId, Zxid};
-use crate::zk::{Moves, Seen};
+use crate::zk::{FenceEpoch, Seen};
 
 #[test]
 fn a_registration_without_a_ttl_ends_with_its_stream() {
@@ -148,7 +148,7 @@ fn a_foreign_delete_is_undone_at_once_and_then_with_growing_pauses() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
     let effects = replica.deleted();
-    let expected = Policy::PutBack { generation, session: SESSION, moves: None };
+    let expected = Policy::PutBack { generation, session: SESSION, fence_epoch: None };
     assert_eq!(claims(&effects)[0].policy, expected);
     let mut pauses = Vec::new();
     for _ in 0..6 {
@@ -173,7 +173,7 @@ fn doubted(inputs: impl IntoIterator<Item = Input>) -> bool {
     }
     let effects = replica.deleted();
     match &claims(&effects)[0].policy {
-        Policy::PutBack { moves, .. } => moves.is_some(),
+        Policy::PutBack { fence_epoch, .. } => fence_epoch.is_some(),
         other => panic!("{other:?}"),
     }
 }
@@ -209,7 +209,7 @@ fn what_is_gone_before_it_was_seen_after_a_gap_may_have_been_taken_over() {
             replica.step(Input::Verified { path: path(), seen: standing(generation, generation, b"data") });
         }
         let effects = replica.step(Input::Verified { path: path(), seen: Some(Observed::Absent) });
-        assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { moves: Some(_), .. }));
+        assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { fence_epoch: Some(_), .. }));
     }
 }
 
@@ -484,11 +484,11 @@ fn a_session_whose_fence_moved_has_the_rest_of_its_paths_looked_at() {
     let generation = replica.register(ONE, None);
     let effects = replica.step(Input::FenceMoved { session: SESSION });
     assert_eq!(effects, [Effect::Confirm { session: SESSION, nodes: vec![(path(), 4)] }]);
-    let moves = Moves::later();
-    replica.step(Input::Confirmed { moves, standing: vec![(path(), generation)] });
+    let fence_epoch = FenceEpoch::later();
+    replica.step(Input::Confirmed { fence_epoch, standing: vec![(path(), generation)] });
     let created_by = Some(Zxid(generation.0 + 1));
     replica.step(Input::Changed { path: path(), seen: Seen { created: true, created_by, ..Seen::default() } });
-    let expected = Policy::PutBack { generation, session: SESSION, moves: Some(moves) };
+    let expected = Policy::PutBack { generation, session: SESSION, fence_epoch: Some(fence_epoch) };
     assert_eq!(claims(&replica.deleted())[0].policy, expected);
 }
 

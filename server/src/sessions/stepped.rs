@@ -14,7 +14,7 @@ use crate::budget::{Account, Budget, Limits};
 use crate::contact::Heard;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::EncodedValue;
-use crate::zk::{Moves, Read, Seen};
+use crate::zk::{FenceEpoch, Read, Seen};
 
 pub(super) const SESSION: SessionId = SessionId(7);
 pub(super) const OTHER_SESSION: SessionId = SessionId(8);
@@ -157,7 +157,7 @@ pub(super) fn path() -> NodePath {
 pub(super) fn held(zxid: i64) -> Claimed {
     let bytes = Bytes::from_static(b"data");
     let held =
-        Held { generation: Generation(zxid), session: SESSION, bytes, written: Zxid(zxid), moves: Moves::default() };
+        Held { generation: Generation(zxid), session: SESSION, bytes, written: Zxid(zxid), fence_epoch: FenceEpoch::default() };
     Claimed::Held { held, stat: Stat::default(), adopted: false }
 }
 

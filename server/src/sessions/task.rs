@@ -20,7 +20,7 @@ use crate::clock;
 use crate::contact::Pulse;
 use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
-use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
+use crate::zk::{Batch, Mailbox, FenceEpoch, Owners, Seen, Subscription, Zk};
 
 /// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
@@ -47,7 +47,7 @@ struct Task {
     /// Streams that are over, and of which the state does not know yet.
     departed: VecDeque<StreamId>,
     /// The last known state of each session's fence.
-    moves: HashMap<SessionId, Moves>,
+    fence_epochs: HashMap<SessionId, FenceEpoch>,
     /// The sessions that were connected at the last check.
     connected: HashSet<SessionId>,
     confirmations: Confirmations,
@@ -81,7 +81,7 @@ pub(super) async fn run(
         mailbox: Arc::default(),
         due: VecDeque::new(),
         departed: VecDeque::new(),
-        moves: HashMap::new(),
+        fence_epochs: HashMap::new(),
         connected: HashSet::new(),
         confirmations: Confirmations::default(),
         settling: None,
@@ -150,8 +150,8 @@ impl Task {
             self.step(Input::BackendUp);
         }
         for owner in owners.iter() {
-            let moves = owner.writer().moves();
-            if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
+            let fence_epoch = owner.writer().fence_epoch();
+            if self.fence_epochs.insert(owner.id(), fence_epoch).is_some_and(|before| before != fence_epoch) {
                 self.confirmations.soon(owner.id(), clock::now());
             }
         }
@@ -215,7 +215,7 @@ impl Task {
 
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
-        self.moves.retain(|session, _| standing.contains(session));
+        self.fence_epochs.retain(|session, _| standing.contains(session));
         self.confirmations.retain(&standing);
         let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
         self.session_timeout =
@@ -244,7 +244,7 @@ impl Task {
             Finished::Claimed(path, outcome, room) => {
                 self.rooms.claimed(&path, &outcome, room);
                 if let Claimed::Held { held, .. } = &outcome
-                    && self.moves.get(&held.session).is_some_and(|moves| *moves != held.moves)
+                    && self.fence_epochs.get(&held.session).is_some_and(|fence_epoch| *fence_epoch != held.fence_epoch)
                 {
                     // The fence moved while the claim was under way.
                     self.confirmations.soon(held.session, clock::now());
@@ -269,8 +269,8 @@ impl Task {
             }
             Finished::Confirmed(session, read) => {
                 self.confirmations.finished(session, read.is_some());
-                if let Some((moves, standing)) = read {
-                    self.step(Input::Confirmed { moves, standing });
+                if let Some((fence_epoch, standing)) = read {
+                    self.step(Input::Confirmed { fence_epoch, standing });
                 }
             }
             Finished::Verified(seen) => {

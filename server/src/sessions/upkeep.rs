@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::claims::Observed;
 use crate::evictions::{Evictions, record_path};
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Pauses, Unit, Watcher, Zk};
+use crate::zk::{self, CommitError, ErrorCode, Guard, FenceEpoch, Owner, Pauses, Unit, Watcher, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
 pub(super) const BATCH: usize = 48;
@@ -84,14 +84,14 @@ impl Upkeep {
         refused: &mut Vec<(NodePath, ErrorCode)>,
         is_whole: bool,
     ) -> Result<(), zk::Error> {
-        let moves = owner.writer().moves();
+        let fence_epoch = owner.writer().fence_epoch();
         let nodes: Vec<_> = left.iter().map(|removal| (&removal.path, removal.bytes)).collect();
         let stats = stats(owner, &nodes, is_whole).await?;
         let found = left.iter().copied().zip(stats).filter_map(|(removal, stat)| Some((removal, stat?)));
         let standing: Vec<_> = found.filter(|(removal, stat)| stat.czxid == removal.generation.0).collect();
         *left = standing.iter().map(|(removal, _)| *removal).collect();
         let deletes = standing.iter().map(|(removal, stat)| zk::delete(removal.path.as_str(), stat.version));
-        let unit = |ops| Unit { guard: Guard::Own(moves), ops };
+        let unit = |ops| Unit { guard: Guard::Own(fence_epoch), ops };
         if is_whole && standing.len() > 1 {
             match owner.writer().commit(unit(deletes.collect())).await {
                 Ok(_) => left.clear(),
@@ -127,16 +127,16 @@ impl Upkeep {
         &self,
         session: SessionId,
         nodes: &[(NodePath, usize)],
-    ) -> Option<(Moves, Vec<(NodePath, Generation)>)> {
+    ) -> Option<(FenceEpoch, Vec<(NodePath, Generation)>)> {
         let owner = self.zk.pool.owner(session)?;
-        let moves = owner.writer().moves();
+        let fence_epoch = owner.writer().fence_epoch();
         let asked: Vec<_> = nodes.iter().map(|(path, bytes)| (path, *bytes)).collect();
         let stats = stats(&owner, &asked, true).await.ok()?;
         let standing = nodes.iter().zip(stats).filter_map(|((path, _), stat)| {
             let stat = stat.filter(|stat| stat.ephemeral_owner == session.0)?;
             Some((path.clone(), Generation(stat.czxid)))
         });
-        Some((moves, standing.collect()))
+        Some((fence_epoch, standing.collect()))
     }
 
     /// The watcher that covers a path: that of its parent.

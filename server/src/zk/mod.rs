@@ -47,7 +47,7 @@ pub(crate) use roster::{LONGEST_NAME, Listed, Roster};
 pub(crate) use session::{Answer, Held, Link, Session};
 use tokio::task::JoinSet;
 pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, Seen};
-pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};
+pub(crate) use writer::{CommitError, Committed, Guard, FenceEpoch, Unit};
 
 use crate::types::{SessionId, Zxid};
 

@@ -57,9 +57,9 @@ pub(crate) struct Unit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Guard {
     None,
-    /// Nobody has taken anything over from this session since [`Moves`] was read. The same multi writes the fence, so
+    /// Nobody has taken anything over from this session since [`FenceEpoch`] was read. The same multi writes the fence, so
     /// that a takeover that is being prepared fails, and looks again.
-    Own(Moves),
+    Own(FenceEpoch),
     /// Nothing was taken over from another replica's session, or taken down by it, since its fence had this version.
     /// The same multi writes the fence, so that the fence's owner fails, and looks again.
     Foreign {
@@ -73,10 +73,10 @@ pub(crate) enum Guard {
 /// Number of times that the own fence was found changed by another replica. A unit that deletes a node that the session
 /// holds reads this first, then reads the node, and is then committed under [`Guard::Own`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Moves(u64);
+pub(crate) struct FenceEpoch(u64);
 
 #[cfg(test)]
-impl Moves {
+impl FenceEpoch {
     /// The count after one change.
     pub(crate) fn later() -> Self {
         Self(1)
@@ -123,7 +123,7 @@ struct Waiting {
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Waiting>,
-    moves: Arc<AtomicU64>,
+    fence_epoch: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -135,20 +135,20 @@ impl Writer {
         mark: Bytes,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let moves = Arc::new(AtomicU64::new(0));
+        let fence_epoch = Arc::new(AtomicU64::new(0));
         let task = Task {
             guard_len: session.wire_len(&set_data(&fence, mark.clone(), 0)) + fence.len(),
             session,
             fence: Fence { path: fence, mark },
             own: FenceVersion::Version(0),
-            moves: moves.clone(),
+            fence_epoch: fence_epoch.clone(),
             arriving: waiting,
             waiting: VecDeque::new(),
             under_way: FuturesUnordered::new(),
             fences_under_way: HashSet::new(),
             chains: HashMap::new(),
         };
-        (Self { queue, moves }, task.run())
+        (Self { queue, fence_epoch }, task.run())
     }
 
     /// Carries out a unit.
@@ -166,8 +166,8 @@ impl Writer {
     }
 
     /// The present count of changes of the own fence, for [`Guard::Own`].
-    pub(crate) fn moves(&self) -> Moves {
-        Moves(self.moves.load(Ordering::Acquire))
+    pub(crate) fn fence_epoch(&self) -> FenceEpoch {
+        FenceEpoch(self.fence_epoch.load(Ordering::Acquire))
     }
 }
 
@@ -221,7 +221,7 @@ struct Task {
     /// Size of the write of a fence on the wire, in bytes.
     guard_len: usize,
     own: FenceVersion,
-    moves: Arc<AtomicU64>,
+    fence_epoch: Arc<AtomicU64>,
     arriving: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
     under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
@@ -298,7 +298,7 @@ impl Task {
     /// Takes the units of one multi out of the queue; returns them, and the fences that the multi writes with their
     /// versions.
     fn pick(&mut self) -> (Vec<Waiting>, Vec<(String, i32)>) {
-        let moves = self.moves.load(Ordering::Acquire);
+        let fence_epoch = self.fence_epoch.load(Ordering::Acquire);
         let mut batch: Vec<Waiting> = Vec::new();
         let mut fences: HashMap<String, i32> = HashMap::new();
         let mut bytes = 0;
@@ -312,7 +312,7 @@ impl Task {
             }
             let fence = match &next.unit.guard {
                 Guard::None => None,
-                Guard::Own(seen) if seen.0 != moves => {
+                Guard::Own(seen) if seen.0 != fence_epoch => {
                     drop(next.reply.send(Err(CommitError::FenceMoved)));
                     continue;
                 }
@@ -364,7 +364,7 @@ impl Task {
                 if moved {
                     // Counted after the read, so that a caller that reads the new count reads its nodes later than
                     // that.
-                    self.moves.fetch_add(1, Ordering::AcqRel);
+                    self.fence_epoch.fetch_add(1, Ordering::AcqRel);
                 }
                 self.fences_under_way.remove(&self.fence.path);
             }

@@ -153,8 +153,8 @@ async fn heartbeat(owner: &Owner) {
     let mut link = owner.session().link();
     while owner.session().connected().await {
         link.mark_unchanged();
-        let moves = owner.writer().moves();
-        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: Vec::new() }).await {
+        let fence_epoch = owner.writer().fence_epoch();
+        match owner.writer().commit(Unit { guard: Guard::Own(fence_epoch), ops: Vec::new() }).await {
             Ok(_) => tokio::select! {
                 () = tokio::time::sleep(owner.heartbeat_interval()) => {}
                 _ = link.changed() => {}
