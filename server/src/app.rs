@@ -22,7 +22,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::budget::{self, Budget, Resource};
-use crate::contact::{Contact, Pulse};
+use crate::contact::{Contact, StallDetector};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::evictions::Evictions;
@@ -237,11 +237,11 @@ fn start(
     let path_overhead = settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
     let budget = Budget::new(settings.per_connection, settings.in_all).with_path_overhead(path_overhead);
     let evictions = Evictions::start(zk.clone(), tasks);
-    let pulse = Arc::new(Pulse::default());
+    let stall_detector = Arc::new(StallDetector::default());
     Service {
-        sessions: Sessions::start(zk.clone(), evictions.clone(), pulse.clone(), tasks),
+        sessions: Sessions::start(zk.clone(), evictions.clone(), stall_detector.clone(), tasks),
         views: Views::start(zk.clone(), views, store, &budget, tasks),
-        locks: Locks::start(&zk, pulse, settings.in_all.locks, settings.lock_idle, &budget, tasks),
+        locks: Locks::start(&zk, stall_detector, settings.in_all.locks, settings.lock_idle, &budget, tasks),
         durable: Durable::new(zk.clone()),
         evictions,
         admission: Admission::default(),

@@ -89,7 +89,7 @@ impl Company {
         } else {
             self.asked.contact(&lock.slot, stream, |contact| ask_after(ttl, contact))?.last_heard(now)
         };
-        Some(lock.shared.pulse.silent_at(heard.max(self.since), ttl))
+        Some(lock.shared.stall_detector.silent_at(heard.max(self.since), ttl))
     }
 
     /// What can be answered for while the evidence of the session is not overdue: whichever replica comes to keep the lock

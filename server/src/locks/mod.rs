@@ -73,7 +73,7 @@ pub(crate) use self::stream::{Acquisition, LOOK_AGAIN, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::budget::{Account, Budget, Resource, Share};
 use crate::compute;
-use crate::contact::{Contact, Pulse};
+use crate::contact::{Contact, StallDetector};
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
@@ -119,7 +119,7 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct Shared {
     pool: Pool,
     /// Whether this process was stopped.
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
     /// Time without use after which the nodes of a lock are removed; zero: never.
     idle: Duration,
     roster: Roster,
@@ -224,7 +224,7 @@ impl Locks {
     /// accounts together allow to be held and waited for at once.
     pub(crate) fn start(
         zk: &Zk,
-        pulse: Arc<Pulse>,
+        stall_detector: Arc<StallDetector>,
         limit: usize,
         idle: Duration,
         budget: &Budget,
@@ -236,7 +236,7 @@ impl Locks {
         let shared = Arc::new(Shared {
             pool: zk.pool.clone(),
             roster: zk.roster.clone(),
-            pulse,
+            stall_detector,
             idle,
             jobs,
             limit,

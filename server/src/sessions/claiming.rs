@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::claims::{Asker, Claim, Claimed, Held, Policy, Step, decide};
 use crate::budget::Resource;
 use crate::compute;
-use crate::contact::Pulse;
+use crate::contact::StallDetector;
 use crate::error::Error;
 use crate::evictions::{Evictions, Verdict, record_path};
 use crate::refusal;
@@ -60,7 +60,7 @@ struct Replacement {
 pub(super) struct Claims {
     zk: Zk,
     evictions: Evictions,
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
 }
 
 /// Whether it takes long to compare the wanted data with those of the node, or with those that the same holder had
@@ -112,8 +112,8 @@ impl NotNow {
 }
 
 impl Claims {
-    pub(super) fn new(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>) -> Self {
-        Self { zk, evictions, pulse }
+    pub(super) fn new(zk: Zk, evictions: Evictions, stall_detector: Arc<StallDetector>) -> Self {
+        Self { zk, evictions, stall_detector }
     }
 
     /// Makes a path ours. The room belongs to the node that was made, or that may have been made, if there is one.
@@ -359,7 +359,7 @@ impl Claims {
             return false;
         }
         let is_later = claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid);
-        if is_later || self.pulse.was_stopped() {
+        if is_later || self.stall_detector.was_stalled() {
             // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
             tokio::time::sleep(SETTLING).await;
         }

@@ -14,7 +14,7 @@ use super::rooms::Rooms;
 use super::stepped::path;
 use super::upkeep::{Removal, Upkeep};
 use crate::budget::Resource;
-use crate::contact::Pulse;
+use crate::contact::StallDetector;
 use crate::error::Error;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
@@ -74,7 +74,7 @@ fn claim_at(home: Option<SessionId>, policy: Policy) -> Claim {
 }
 
 async fn carry_out(zk: &Zk, path: &NodePath, claim: Claim) -> (Claimed, Option<Room>) {
-    let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
+    let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(StallDetector::default()));
     let claimed = claims.claim(path, claim, &Asker::Replica);
     tokio::time::timeout(LONG, claimed).await.expect("claimed, or not, soon")
 }
@@ -220,7 +220,7 @@ async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
         if matches!(asker, Asker::Replica) {
             claim.abandon();
         }
-        let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
+        let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(StallDetector::default()));
         let (outcome, _) = claims.claim(&path(), claim, &asker).await;
         assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
     }

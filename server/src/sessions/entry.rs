@@ -372,7 +372,7 @@ impl State {
                 return;
             }
             entry.restore_at = None;
-            if !is_here && self.nodes.get(&held.session).is_some_and(|nodes| nodes.overslept) {
+            if !is_here && self.nodes.get(&held.session).is_some_and(|nodes| nodes.expired_during_stall) {
                 self.let_go(path, holder);
                 return;
             }

@@ -55,7 +55,7 @@ use tokio::task::JoinSet;
 
 use crate::budget::Account;
 use crate::clock;
-use crate::contact::{Heard, Pulse};
+use crate::contact::{Heard, StallDetector};
 use crate::error::Error;
 use crate::evictions::Evictions;
 use crate::mutex::lock;
@@ -144,12 +144,12 @@ pub(crate) struct Rpc {
 }
 
 impl Sessions {
-    /// Starts the task that owns the registrations, in `tasks`. The task makes `pulse` beat.
-    pub(crate) fn start(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts the task that owns the registrations, in `tasks`. The task makes `stall_detector` tick.
+    pub(crate) fn start(zk: Zk, evictions: Evictions, stall_detector: Arc<StallDetector>, tasks: &mut JoinSet<()>) -> Self {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let departures = Arc::new(Departures::default());
         let pool = zk.pool.clone();
-        tasks.spawn(task::run(zk, evictions, pulse, queue, departures.clone()));
+        tasks.spawn(task::run(zk, evictions, stall_detector, queue, departures.clone()));
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)), pool }
     }
 

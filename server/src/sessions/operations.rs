@@ -11,7 +11,7 @@ use super::claims::{Asker, Claim, Claimed, Observed, Policy};
 use super::lanes::Lane;
 use super::reads::{Read, Reads};
 use super::upkeep::{BATCH, Removal, Upkeep};
-use crate::contact::Pulse;
+use crate::contact::StallDetector;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::zk::{ErrorCode, FenceEpoch, Room, Watcher, Zk};
@@ -68,9 +68,9 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    pub(super) fn new(zk: &Zk, evictions: &Evictions, pulse: &Arc<Pulse>) -> Self {
+    pub(super) fn new(zk: &Zk, evictions: &Evictions, stall_detector: &Arc<StallDetector>) -> Self {
         Self {
-            claims: Claims::new(zk.clone(), evictions.clone(), pulse.clone()),
+            claims: Claims::new(zk.clone(), evictions.clone(), stall_detector.clone()),
             upkeep: Upkeep::new(zk.clone(), evictions.clone()),
             kept: Lane::new(CLAIMS),
             fresh: Lane::new(CLAIMS),

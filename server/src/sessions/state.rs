@@ -82,9 +82,9 @@ pub(super) enum Input {
     RemovalRefused { path: NodePath, code: ErrorCode },
     /// A path of an [`Effect::Verify`] was read; `None` if that failed.
     Verified { path: NodePath, seen: Option<Observed> },
-    /// These ZooKeeper sessions live; the ephemerals of all others are gone. `overslept`: the sessions that are over
-    /// now ended because this replica was stopped.
-    Sessions { standing: HashSet<SessionId>, overslept: bool },
+    /// These ZooKeeper sessions live; the ephemerals of all others are gone. `expired_during_stall`: the
+    /// sessions that are over now ended because this replica was stalled.
+    Sessions { standing: HashSet<SessionId>, expired_during_stall: bool },
     /// A ZooKeeper session has become usable: waiting claims are tried again.
     BackendUp,
     /// Another replica has written this session's fence: the state of it that is known is old.
@@ -165,8 +165,8 @@ struct Siblings {
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     paths: BTreeSet<NodePath>,
-    /// Whether the session ended while this replica was stopped.
-    pub(super) overslept: bool,
+    /// Whether the session ended while this replica was stalled.
+    pub(super) expired_during_stall: bool,
 }
 
 /// All registrations of a replica.
@@ -245,7 +245,7 @@ impl State {
             Input::Removed { path } => self.removed(&path, now),
             Input::RemovalRefused { path, code } => self.removal_refused(&path, code, now),
             Input::Verified { path, seen } => self.verified(&path, seen, now),
-            Input::Sessions { standing, overslept } => self.sessions(standing, overslept, now),
+            Input::Sessions { standing, expired_during_stall } => self.sessions(standing, expired_during_stall, now),
             Input::BackendUp => {
                 self.waiting.hurry(now);
                 self.retry_some(now);
@@ -432,12 +432,12 @@ impl State {
         paths.len()
     }
 
-    fn sessions(&mut self, standing: HashSet<SessionId>, overslept: bool, now: Instant) {
+    fn sessions(&mut self, standing: HashSet<SessionId>, expired_during_stall: bool, now: Instant) {
         let lost: Vec<_> = self.standing.difference(&standing).copied().collect();
         self.standing = standing;
         for session in lost {
             let Some(nodes) = self.nodes.get_mut(&session) else { continue };
-            nodes.overslept |= overslept;
+            nodes.expired_during_stall |= expired_during_stall;
             self.begin(Chore::Look(Look { among: Among::Session(session), after: None }), now);
         }
     }

@@ -287,7 +287,7 @@ fn a_replica_that_slept_past_its_sessions_registers_again_for_those_alone_who_ar
     for attached in [false, true] {
         let mut replica = Replica::new();
         replica.register(ONE, Some(TTL));
-        replica.step(Input::Sessions { standing: [OTHER_SESSION].into(), overslept: true });
+        replica.step(Input::Sessions { standing: [OTHER_SESSION].into(), expired_during_stall: true });
         if !attached {
             // The end of the stream is read after the loss was noticed.
             replica.step(Input::Gone { stream: ONE });

@@ -143,7 +143,7 @@ impl Replica {
 }
 
 pub(super) fn sessions<const N: usize>(standing: [SessionId; N]) -> Input {
-    Input::Sessions { standing: standing.into(), overslept: false }
+    Input::Sessions { standing: standing.into(), expired_during_stall: false }
 }
 
 pub(super) fn deleted(zxid: Option<Zxid>) -> Seen {

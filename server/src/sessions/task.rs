@@ -17,7 +17,7 @@ use super::state::{Effect, Input, State, StreamId};
 use super::upkeep::Removal;
 use super::{Departures, Message};
 use crate::clock;
-use crate::contact::Pulse;
+use crate::contact::StallDetector;
 use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, Mailbox, FenceEpoch, Owners, Seen, Subscription, Zk};
@@ -31,7 +31,7 @@ const SLICE: Duration = Duration::from_millis(4);
 
 struct Task {
     zk: Zk,
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
     /// The time-out of the ZooKeeper sessions, once there was one.
     session_timeout: Option<Duration>,
     state: State,
@@ -64,15 +64,15 @@ struct Task {
 pub(super) async fn run(
     zk: Zk,
     evictions: Evictions,
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
     mut inputs: mpsc::Receiver<Message>,
     departures: Arc<Departures>,
 ) {
     let (owners, room_news) = (zk.pool.owners(), zk.pool.room_news());
     let mut task = Task {
-        operations: Operations::new(&zk, &evictions, &pulse),
+        operations: Operations::new(&zk, &evictions, &stall_detector),
         zk,
-        pulse,
+        stall_detector,
         session_timeout: None,
         state: State::new(rand::random(), clock::now()),
         outboxes: HashMap::new(),
@@ -117,7 +117,7 @@ pub(super) async fn run(
             () = tick => task.step(Input::Tick),
             () = std::future::ready(()), if has_more => task.go_on(),
             _ = poll.tick() => {
-                task.pulse.beat();
+                task.stall_detector.tick();
                 task.poll();
                 if task.settling.is_some()
                     && inputs.is_empty()
@@ -217,10 +217,10 @@ impl Task {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.fence_epochs.retain(|session, _| standing.contains(session));
         self.confirmations.retain(&standing);
-        let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
+        let expired_during_stall = self.session_timeout.is_some_and(|timeout| self.stall_detector.stalled_past(timeout));
         self.session_timeout =
             self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
-        self.step(Input::Sessions { standing, overslept });
+        self.step(Input::Sessions { standing, expired_during_stall });
     }
 
     /// Removes registrations that are held and evicted. There are few evictions.
