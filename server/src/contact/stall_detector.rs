@@ -85,8 +85,8 @@ impl StallDetector {
         self.ticks().stalled_past(timeout, clock::now())
     }
 
-    /// When a client that was last heard at `heard` has been silent for `time`, as far as this process can know. A stall
-    /// of the process is no silence of the client, and after a stall the client has a moment to be heard again.
+    /// When a client that was last heard at `heard` has been silent for `time`, as far as this process can know. A
+    /// stall of the process is no silence of the client, and after a stall the client has a moment to be heard again.
     pub(crate) fn silent_at(&self, heard: Instant, time: Duration) -> Instant {
         // A stall that no tick has noticed yet counts too.
         self.tick();

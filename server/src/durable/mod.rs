@@ -15,7 +15,7 @@ use crate::refusal;
 use crate::turns::Turns;
 use crate::types::{NodePath, Stat};
 use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Request, Response, Session, Zk};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, EphemeralSession, Request, Response, Session, Zk};
 
 /// Maximum number of tries of a write without an expected version, while other replicas or programs write at the same
 /// time.
@@ -219,7 +219,7 @@ fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<()
 }
 
 /// `None`: the node exists by now, or others delete its parents at the same time.
-async fn create(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
+async fn create(owner: &EphemeralSession, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
     match owner.session().create(path.as_str(), data.clone(), CreateMode::Persistent).await {
         Ok((_, _, stat)) => Ok(Some(stat)),
         Err(zk::Error::Refused(ErrorCode::NodeExists)) => Ok(None),
@@ -229,7 +229,7 @@ async fn create(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<St
 }
 
 /// Like [`create`], with the missing parents in the same transaction, so that nobody can delete a parent in between.
-async fn create_with_parents(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
+async fn create_with_parents(owner: &EphemeralSession, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
     let parents = owner.session().creates_of_parents(path).await;
     let mut ops = parents.map_err(|error| read_failed(path, error))?;
     let data_length = i32::try_from(data.len()).unwrap_or(i32::MAX);

@@ -23,7 +23,7 @@ use crate::mutex::lock;
 use crate::refusal;
 use crate::types::{NodePath, SessionId, Zxid};
 use crate::zk::layout::{fence, is_in_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Owner, Read, Unit, Zk};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, EphemeralSession, Read, Unit, Zk};
 
 /// Maximum number of evictions in force. Each replica keeps all of them, and reads all of them when one changes.
 const MOST: usize = 1000;
@@ -204,7 +204,7 @@ impl Evictions {
         self.commit(&owner, guard, &look, &Record { path: path.clone(), duration }).await
     }
 
-    async fn commit(&self, owner: &Owner, guard: Guard, look: &Look, record: &Record) -> Result<Option<bool>, Error> {
+    async fn commit(&self, owner: &EphemeralSession, guard: Guard, look: &Look, record: &Record) -> Result<Option<bool>, Error> {
         let path = &record.path;
         let (name, at) = (record::name(path), record_path(path));
         let mut ops: Vec<_> = look.node.iter().map(|node| zk::delete(path.as_str(), node.stat.version)).collect();
@@ -244,7 +244,7 @@ struct Look {
 }
 
 impl Look {
-    async fn at(path: &NodePath, held_by: Option<SessionId>, owner: &Owner) -> Result<Self, zk::Error> {
+    async fn at(path: &NodePath, held_by: Option<SessionId>, owner: &EphemeralSession) -> Result<Self, zk::Error> {
         let record = record_path(path);
         let queue = path.parent().filter(|parent| parent.as_str() != "/").map(|parent| lock_queue(&parent));
         let fence = held_by.map(fence);

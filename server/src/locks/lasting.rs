@@ -19,7 +19,7 @@ use crate::contact::{self, Contact};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
-use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, Owner, Session};
+use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, EphemeralSession, Session};
 
 /// A lease with a ttl that this replica keeps.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Lasting {
     version: i32,
     token: FencingToken,
     /// Its fence is the one that the record names.
-    owner: Owner,
+    owner: EphemeralSession,
     /// The sessions of ours that the record was ever meant to name.
     claims: Vec<SessionId>,
 }
@@ -115,7 +115,7 @@ impl Lasting {
         name: &str,
         record: Record,
         token: FencingToken,
-        owner: &Owner,
+        owner: &EphemeralSession,
     ) -> Self {
         Self {
             shared: shared.clone(),
@@ -133,7 +133,7 @@ impl Lasting {
     ///
     /// # Errors
     /// [`Error::UnknownLock`] when there is none with a ttl.
-    pub(super) async fn pick_up(shared: &Arc<Shared>, slot: &Arc<Slot>, owner: &Owner) -> Result<Self, Interrupt> {
+    pub(super) async fn pick_up(shared: &Arc<Shared>, slot: &Arc<Slot>, owner: &EphemeralSession) -> Result<Self, Interrupt> {
         let (session, path, mark) = (owner.session(), slot.id().path(), slot.id().mark());
         session.sync(path).await?;
         loop {
@@ -303,7 +303,7 @@ impl Lasting {
     }
 
     /// Has the record name another session of ours.
-    async fn claim(&mut self, owner: Owner) -> Result<(), zk::Error> {
+    async fn claim(&mut self, owner: EphemeralSession) -> Result<(), zk::Error> {
         let record = Record { owner: owner.id(), ..self.record.clone() };
         self.claims.push(owner.id());
         owner.commit(vec![record.write(&self.name, self.version)]).await.map_err(as_zk)?;
@@ -359,7 +359,7 @@ impl Lasting {
     }
 
     /// `None`: try again, with the version of a claim of ours whose answer was not seen.
-    async fn try_end(&self, owner: &Owner, version: &mut i32) -> Result<Option<Removal>, zk::Error> {
+    async fn try_end(&self, owner: &EphemeralSession, version: &mut i32) -> Result<Option<Removal>, zk::Error> {
         let removal = record::remove(owner, &self.record.path, &self.name, *version).await?;
         if removal == Removal::Gone {
             return Ok(Some(removal));

@@ -78,7 +78,7 @@ use crate::error::Error;
 use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
 use crate::types::{NodePath, PathError, SessionId};
-use crate::zk::{self, NoRoom, Owner, Pool, Room, Roster, Zk};
+use crate::zk::{self, NoRoom, EphemeralSession, Pool, PathReservation, Roster, Zk};
 
 /// How many nodes are read at once that others may have filled: an answer is read whole, up to 64 MiB, and a node holds
 /// up to 1 MiB.
@@ -386,18 +386,18 @@ impl Shared {
         let owners = self.pool.owners();
         let boards = lock(&self.boards);
         let waited_for = |id| boards.get(&(path.clone(), id)).is_some_and(|board| board.upgrade().is_some());
-        owners.borrow().iter().map(Owner::id).find(|id| waited_for(*id))
+        owners.borrow().iter().map(EphemeralSession::id).find(|id| waited_for(*id))
     }
 
     /// A session for one who wants a lock: that of the others who wait for it here, so that they share what they read.
-    fn room(&self, path: &NodePath) -> Result<Room, NoRoom> {
+    fn room(&self, path: &NodePath) -> Result<PathReservation, NoRoom> {
         let bytes = seat::path_bytes(path);
-        let among_others = self.session_of_those_who_wait(path).and_then(|id| self.pool.room_in(id, bytes));
-        among_others.map_or_else(|| self.pool.room(bytes), Ok)
+        let among_others = self.session_of_those_who_wait(path).and_then(|id| self.pool.reserve_in(id, bytes));
+        among_others.map_or_else(|| self.pool.reserve(bytes), Ok)
     }
 
     /// The board for a lock on an owner's session, started if there is none.
-    fn board(self: &Arc<Self>, owner: &Owner, path: &NodePath) -> Board {
+    fn board(self: &Arc<Self>, owner: &EphemeralSession, path: &NodePath) -> Board {
         let key = (path.clone(), owner.id());
         let mut boards = lock(&self.boards);
         if let Some(board) = boards.get(&key).and_then(WeakBoard::upgrade) {

@@ -19,7 +19,7 @@ use super::record::{self, Record, record_path};
 use super::{Shared, go_through, lock, seat};
 use crate::types::NodePath;
 use crate::zk::layout::{FENCES, LEASES, fence};
-use crate::zk::{self, OneShot, Owner};
+use crate::zk::{self, OneShot, EphemeralSession};
 
 /// How many records are read at once.
 const READ_CHUNK: usize = 256;
@@ -65,7 +65,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Finds the leases whose keeper is gone; those that were known stay due when they were. Gives a watch on the fences.
-async fn look(shared: &Shared, owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> Result<OneShot, zk::Error> {
+async fn look(shared: &Shared, owner: &EphemeralSession, orphans: &mut HashMap<String, Orphan>) -> Result<OneShot, zk::Error> {
     let session = owner.session();
     let (fences, leases) = (NodePath::trusted(FENCES), NodePath::trusted(LEASES));
     session.sync(&fences).await?;
@@ -129,7 +129,7 @@ fn known_or_due(
 }
 
 /// Removes what is due. `false`: look again.
-async fn reap(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> bool {
+async fn reap(owner: &EphemeralSession, orphans: &mut HashMap<String, Orphan>) -> bool {
     let now = Instant::now();
     let due: Vec<_> = orphans.iter().filter(|(_, orphan)| orphan.due <= now).map(|(name, _)| name.clone()).collect();
     if due.is_empty() {

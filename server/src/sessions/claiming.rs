@@ -17,7 +17,7 @@ use crate::evictions::{Evictions, Verdict, record_path};
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, FenceEpoch, NoRoom, Owner, Read, Room, Unit, Zk, layout};
+use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, FenceEpoch, NoRoom, EphemeralSession, Read, PathReservation, Unit, Zk, layout};
 
 /// Maximum number of looks of one claim, before it is left to a later try.
 const TRIES: u32 = 64;
@@ -29,7 +29,7 @@ const SETTLING: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 struct Look {
     /// The session of every look: the same one, so that a sync of it counts.
-    reader: Option<Owner>,
+    reader: Option<EphemeralSession>,
     is_synced: bool,
     /// Whether the parents were made, and were gone again.
     is_bereft: bool,
@@ -50,7 +50,7 @@ struct Replacement {
     read: Read,
     /// The session that owns the node, if it is one of ours, with the state of its fence that was known before the node
     /// was read.
-    ours: Option<(Owner, FenceEpoch)>,
+    ours: Option<(EphemeralSession, FenceEpoch)>,
     bytes: Bytes,
     adopted: bool,
 }
@@ -91,7 +91,7 @@ async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_ses
 
 /// How an attempt ended.
 enum Attempt {
-    Done(Claimed, Option<Room>),
+    Done(Claimed, Option<PathReservation>),
     /// Look at the node (again).
     Look,
 }
@@ -116,8 +116,9 @@ impl Claims {
         Self { zk, evictions, stall_detector }
     }
 
-    /// Makes a path ours. The room belongs to the node that was made, or that may have been made, if there is one.
-    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<Room>) {
+    /// Makes a path ours. The reservation belongs to the node that was made, or that may have been made, if there is
+    /// one.
+    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<PathReservation>) {
         if claim.attempted.is_empty() && (asker.is_gone() || claim.is_abandoned()) {
             // The claim waited longer for its turn than anybody wanted it.
             return (Claimed::Unavailable { attempted: None }, None);
@@ -141,7 +142,7 @@ impl Claims {
                 Box::pin(self.look_and_act(path, &mut claim, asker, &mut look)).await
             };
             match tried {
-                Ok(Attempt::Done(claimed, room)) => return (claimed, room),
+                Ok(Attempt::Done(claimed, reservation)) => return (claimed, reservation),
                 Ok(Attempt::Look) => {}
                 Err(error) => return (Self::failed(path, &claim, error), None),
             }
@@ -191,22 +192,22 @@ impl Claims {
         }
     }
 
-    /// Room in a session for the node. If there is no more room, a claim for a node that existed before goes on waiting
-    /// for some.
-    fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, NotNow> {
+    /// Reserves room in a session for the node. If there is no more room, a claim for a node that existed before goes
+    /// on waiting for some.
+    fn reserve(&self, path: &NodePath, claim: &Claim) -> Result<PathReservation, NotNow> {
         let bytes = path.as_str().len();
         if let Policy::PutBack { session, .. } = claim.policy
             && let Some(owner) = self.zk.pool.owner(session)
         {
-            return Ok(owner.room_for_its_own(bytes));
+            return Ok(owner.reserve_for_its_own(bytes));
         }
         // In the session where its node may be, or was before, the claim has room already.
         let sessions = claim.attempted.latest_first().chain(claim.home);
         let mut owners = sessions.filter_map(|session| self.zk.pool.owner(session));
         if let Some(owner) = owners.find(|owner| owner.session().is_up()) {
-            return Ok(owner.room_for_its_own(bytes));
+            return Ok(owner.reserve_for_its_own(bytes));
         }
-        self.zk.pool.room(bytes).map_err(|why| self.no_room(why, claim))
+        self.zk.pool.reserve(bytes).map_err(|why| self.no_room(why, claim))
     }
 
     fn no_room(&self, why: NoRoom, claim: &Claim) -> NotNow {
@@ -219,11 +220,11 @@ impl Claims {
     }
 
     async fn create(&self, path: &NodePath, claim: &mut Claim, look: &mut Look) -> Result<Attempt, zk::Error> {
-        let room = match self.room(path, claim) {
-            Ok(room) => room,
+        let reservation = match self.reserve(path, claim) {
+            Ok(reservation) => reservation,
             Err(why) => return why.into_attempt(),
         };
-        let owner = room.owner();
+        let owner = reservation.owner();
         let fence_epoch = owner.writer().fence_epoch();
         let guard = match claim.policy {
             Policy::PutBack { session, fence_epoch: Some(fence_epoch), .. } if session == owner.id() => Guard::Own(fence_epoch),
@@ -245,7 +246,7 @@ impl Claims {
                     written: committed.zxid,
                     fence_epoch,
                 };
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(reservation)))
             }
             Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
             Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => {
@@ -265,23 +266,23 @@ impl Claims {
                 }
             }
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
-            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, room, error),
+            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, reservation, error),
         }
     }
 
-    /// ZooKeeper did not answer a create. If the node may exist all the same, its room stays taken.
-    fn not_committed(path: &NodePath, claim: &mut Claim, room: Room, error: zk::Error) -> Result<Attempt, zk::Error> {
+    /// ZooKeeper did not answer a create. If the node may exist all the same, its room stays reserved.
+    fn not_committed(path: &NodePath, claim: &mut Claim, reservation: PathReservation, error: zk::Error) -> Result<Attempt, zk::Error> {
         if !error.is_unknown() {
             return Err(error);
         }
-        claim.attempted.add(room.owner().id());
-        Ok(Attempt::Done(Self::failed(path, claim, error), Some(room)))
+        claim.attempted.add(reservation.owner().id());
+        Ok(Attempt::Done(Self::failed(path, claim, error), Some(reservation)))
     }
 
     /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
     /// a node exists after all, that node decides. If none does, the registration counts as taken over, and as given up
     /// by its new holder.
-    async fn doubt(&self, path: &NodePath, owner: &Owner, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+    async fn doubt(&self, path: &NodePath, owner: &EphemeralSession, claim: &mut Claim) -> Result<Attempt, zk::Error> {
         owner.session().sync(path).await?;
         if owner.session().exists(path).await?.is_none() {
             let record = owner.session().get(&record_path(path)).await?;
@@ -366,7 +367,7 @@ impl Claims {
         asker.is_gone()
     }
 
-    fn keep(path: &NodePath, read: &Read, owner: &Owner, fence_epoch: FenceEpoch, claim: &Claim) -> Attempt {
+    fn keep(path: &NodePath, read: &Read, owner: &EphemeralSession, fence_epoch: FenceEpoch, claim: &Claim) -> Attempt {
         let held = Held {
             generation: Generation(read.stat.czxid),
             session: owner.id(),
@@ -375,8 +376,8 @@ impl Claims {
             fence_epoch,
         };
         let adopted = matches!(claim.policy, Policy::Resume(_));
-        let room = owner.room_for_its_own(path.as_str().len());
-        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(room))
+        let reservation = owner.reserve_for_its_own(path.as_str().len());
+        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(reservation))
     }
 
     /// Writes new data into a node of ours.
@@ -384,7 +385,7 @@ impl Claims {
         path: &NodePath,
         claim: &Claim,
         read: Read,
-        owner: &Owner,
+        owner: &EphemeralSession,
         fence_epoch: FenceEpoch,
         bytes: Bytes,
     ) -> Result<Attempt, zk::Error> {
@@ -403,8 +404,8 @@ impl Claims {
                     fence_epoch,
                 };
                 let adopted = matches!(claim.policy, Policy::Resume(_));
-                let room = owner.room_for_its_own(path.as_str().len());
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
+                let reservation = owner.reserve_for_its_own(path.as_str().len());
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
             }
             Err(
                 CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. },
@@ -423,16 +424,16 @@ impl Claims {
         look: &Look,
     ) -> Result<Attempt, zk::Error> {
         let length = path.as_str().len();
-        let room = match &ours {
+        let reservation = match &ours {
             // In the same session, so that the fence is that session's own, and no more room is taken.
-            Some((standing, _)) => Ok(standing.room_for_its_own(length)),
-            None => self.zk.pool.room_for_taken(length, SessionId(read.stat.ephemeral_owner)),
+            Some((standing, _)) => Ok(standing.reserve_for_its_own(length)),
+            None => self.zk.pool.reserve_for_taken(length, SessionId(read.stat.ephemeral_owner)),
         };
-        let room = match room {
-            Ok(room) => room,
+        let reservation = match reservation {
+            Ok(reservation) => reservation,
             Err(why) => return self.no_room(why, claim).into_attempt(),
         };
-        let owner = room.owner();
+        let owner = reservation.owner();
         let (guard, fence_epoch) = match ours {
             Some((_, fence_epoch)) => (Guard::Own(fence_epoch), fence_epoch),
             None => {
@@ -455,7 +456,7 @@ impl Claims {
                 let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
                 let generation = Generation(committed.zxid.0);
                 let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, fence_epoch };
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
+                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
             }
             Err(CommitError::FenceMoved) => Ok(Attempt::Look),
             Err(CommitError::Part { code, .. }) => match code {
@@ -465,13 +466,13 @@ impl Claims {
                 }
                 code => Err(zk::Error::Refused(code)),
             },
-            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, room, error),
+            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, reservation, error),
         }
     }
 
     /// The fence of the session that owns the node, read in one state with the node. `None`: another node is at the
     /// path by now.
-    async fn foreign_guard(&self, owner: &Owner, path: &NodePath, read: &Read) -> Result<Option<Guard>, zk::Error> {
+    async fn foreign_guard(&self, owner: &EphemeralSession, path: &NodePath, read: &Read) -> Result<Option<Guard>, zk::Error> {
         let fence = layout::fence(SessionId(read.stat.ephemeral_owner));
         let both = owner.session().get_many([fence.as_str(), path.as_str()]).await?;
         let [fence_read, node] = both.as_slice() else { return Ok(None) };
@@ -488,7 +489,7 @@ impl Claims {
 
     /// The stat of a node that has just been created. If the answer has none, it is read. If another has replaced the
     /// node by then, it is put together from what this replica knows.
-    async fn stat_after(&self, owner: &Owner, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
+    async fn stat_after(&self, owner: &EphemeralSession, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
         let zxid = committed.zxid.0;
         if let Some(zk::Response::Created { stat, .. }) = committed.parts.last()
             && stat.czxid == zxid

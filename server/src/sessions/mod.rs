@@ -33,7 +33,7 @@ mod outcomes;
 mod random_tests;
 mod reads;
 mod retries;
-mod rooms;
+mod path_reservations;
 mod state;
 #[cfg(test)]
 mod state_tests;

@@ -14,7 +14,7 @@ use super::upkeep::{BATCH, Removal, Upkeep};
 use crate::contact::StallDetector;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
-use crate::zk::{ErrorCode, FenceEpoch, Room, Watcher, Zk};
+use crate::zk::{ErrorCode, FenceEpoch, PathReservation, Watcher, Zk};
 
 /// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions: with the usual
 /// four these have 2,048 units in multis under way.
@@ -27,7 +27,7 @@ const BEGUN_AT_ONCE: usize = 128;
 
 /// The result of an operation.
 pub(super) enum Finished {
-    Claimed(NodePath, Claimed, Option<Room>),
+    Claimed(NodePath, Claimed, Option<PathReservation>),
     /// These nodes are gone, except those at the paths that ZooKeeper refuses to delete.
     Removed(Vec<Removal>, Vec<(NodePath, ErrorCode)>),
     Verified(Vec<(NodePath, Option<Observed>)>),
@@ -126,8 +126,8 @@ impl Operations {
                     has_begun = true;
                     let claims = self.claims.clone();
                     self.under_way.push(Box::pin(async move {
-                        let (claimed, room) = claims.claim(&path, claim, &asker).await;
-                        (from, Finished::Claimed(path, claimed, room))
+                        let (claimed, reservation) = claims.claim(&path, claim, &asker).await;
+                        (from, Finished::Claimed(path, claimed, reservation))
                     }));
                 }
             }

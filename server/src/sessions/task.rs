@@ -12,7 +12,7 @@ use super::claims::{Asker, Claimed};
 use super::confirmations::Confirmations;
 use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
-use super::rooms::Rooms;
+use super::path_reservations::PathReservations;
 use super::state::{Effect, Input, State, StreamId};
 use super::upkeep::Removal;
 use super::{Departures, Message};
@@ -20,7 +20,7 @@ use crate::clock;
 use crate::contact::StallDetector;
 use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
-use crate::zk::{Batch, Mailbox, FenceEpoch, Owners, Seen, Subscription, Zk};
+use crate::zk::{Batch, Mailbox, FenceEpoch, EphemeralSessions, Seen, Subscription, Zk};
 
 /// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
@@ -36,9 +36,9 @@ struct Task {
     session_timeout: Option<Duration>,
     state: State,
     outboxes: HashMap<StreamId, Arc<Outbox>>,
-    /// The room of a node that is gone with its ZooKeeper session stays in here until its path is claimed anew, or
-    /// forgotten.
-    rooms: Rooms,
+    /// The reservation of a node that is gone with its ZooKeeper session stays in here until its path is claimed anew,
+    /// or forgotten.
+    reservations: PathReservations,
     subscriptions: HashMap<NodePath, Subscription>,
     mailbox: Arc<Mailbox>,
     /// Inputs that came many at once, in their order. While there are some, the mailbox is not read; it merges the
@@ -53,7 +53,7 @@ struct Task {
     confirmations: Confirmations,
     /// The caller that waits until nothing is left to be removed.
     settling: Option<oneshot::Sender<()>>,
-    owners: watch::Receiver<Owners>,
+    owners: watch::Receiver<EphemeralSessions>,
     /// Changes when a claim that found no room in a session may find some.
     room_news: watch::Receiver<()>,
     evictions: watch::Receiver<Option<Table>>,
@@ -76,7 +76,7 @@ pub(super) async fn run(
         session_timeout: None,
         state: State::new(rand::random(), clock::now()),
         outboxes: HashMap::new(),
-        rooms: Rooms::default(),
+        reservations: PathReservations::default(),
         subscriptions: HashMap::new(),
         mailbox: Arc::default(),
         due: VecDeque::new(),
@@ -241,8 +241,8 @@ impl Task {
             self.sessions();
         }
         match finished {
-            Finished::Claimed(path, outcome, room) => {
-                self.rooms.claimed(&path, &outcome, room);
+            Finished::Claimed(path, outcome, reservation) => {
+                self.reservations.claimed(&path, &outcome, reservation);
                 if let Claimed::Held { held, .. } = &outcome
                     && self.fence_epochs.get(&held.session).is_some_and(|fence_epoch| *fence_epoch != held.fence_epoch)
                 {
@@ -262,7 +262,7 @@ impl Task {
                         // The node exists, and keeps its room.
                         self.step(Input::RemovalRefused { path, code: *code });
                     } else {
-                        self.rooms.removed(&path);
+                        self.reservations.removed(&path);
                         self.step(Input::Removed { path });
                     }
                 }
@@ -320,7 +320,7 @@ impl Task {
                 let reads = self.operations.confirm(session, &nodes);
                 self.confirmations.begun(session, reads, clock::now());
             }
-            Effect::Release { path } => self.rooms.release(&path),
+            Effect::Release { path } => self.reservations.release(&path),
             Effect::Watch { parent } => {
                 let subscription = self.zk.hub.subscribe(&parent, &self.mailbox);
                 self.subscriptions.insert(parent, subscription);

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::claims::Observed;
 use crate::evictions::{Evictions, record_path};
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::zk::{self, CommitError, ErrorCode, Guard, FenceEpoch, Owner, Pauses, Unit, Watcher, Zk};
+use crate::zk::{self, CommitError, ErrorCode, Guard, FenceEpoch, EphemeralSession, Pauses, Unit, Watcher, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
 pub(super) const BATCH: usize = 48;
@@ -79,7 +79,7 @@ impl Upkeep {
 
     /// One try. Leaves in `left` the nodes that may still exist. `is_whole`: all in one transaction, or each by itself.
     async fn try_remove(
-        owner: &Owner,
+        owner: &EphemeralSession,
         left: &mut Vec<&Removal>,
         refused: &mut Vec<(NodePath, ErrorCode)>,
         is_whole: bool,
@@ -183,7 +183,7 @@ impl Upkeep {
 
 /// The stats of these nodes, in their order; `None` for a node that does not exist. Each node comes with the length of
 /// its data. `is_whole`: all in one read, or each by itself.
-async fn stats(owner: &Owner, nodes: &[(&NodePath, usize)], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
+async fn stats(owner: &EphemeralSession, nodes: &[(&NodePath, usize)], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
     let session = owner.session();
     let bytes: usize = nodes.iter().map(|(_, bytes)| bytes).sum();
     if !is_whole || nodes.len() == 1 || bytes > READ_BYTES {

@@ -40,7 +40,7 @@ pub(crate) use error::{Error, ErrorCode};
 pub(crate) use hub::{Hub, Subscription, Synced, Watcher};
 pub(crate) use names::Resolver;
 pub(crate) use pauses::Pauses;
-pub(crate) use pool::{NoRoom, Owner, Owners, Pool, Room, SESSION_PATH_BYTES};
+pub(crate) use pool::{NoRoom, EphemeralSession, EphemeralSessions, Pool, PathReservation, SESSION_PATH_BYTES};
 pub(crate) use reports::Reports;
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
 pub(crate) use roster::{LONGEST_NAME, Listed, Roster};

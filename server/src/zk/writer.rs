@@ -57,8 +57,8 @@ pub(crate) struct Unit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Guard {
     None,
-    /// Nobody has taken anything over from this session since [`FenceEpoch`] was read. The same multi writes the fence, so
-    /// that a takeover that is being prepared fails, and looks again.
+    /// Nobody has taken anything over from this session since [`FenceEpoch`] was read. The same multi writes the fence,
+    /// so that a takeover that is being prepared fails, and looks again.
     Own(FenceEpoch),
     /// Nothing was taken over from another replica's session, or taken down by it, since its fence had this version.
     /// The same multi writes the fence, so that the fence's owner fails, and looks again.

@@ -16,7 +16,7 @@ use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
 use super::super::{Error, layout};
 use super::prepare::prepare;
-use super::{Inner, Owner, Shared};
+use super::{Inner, EphemeralSession, Shared};
 use crate::types::SessionId;
 
 /// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile callers
@@ -131,7 +131,7 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
     let fence_bytes = shared.config.path_cost(fence.len());
     let (writer, writing) = Writer::start(session.clone(), fence, roster::mark(&shared.config.name));
     let path_bytes = AtomicUsize::new(fence_bytes);
-    let owner = Owner(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
+    let owner = EphemeralSession(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
     let mut writing = pin!(writing);
     shared.owners.send_modify(|owners| Arc::make_mut(owners).push(owner.clone()));
     tokio::select! {
@@ -149,7 +149,7 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
 }
 
 /// Writes to the fence: an interval after the last answer, and at once after every connect.
-async fn heartbeat(owner: &Owner) {
+async fn heartbeat(owner: &EphemeralSession) {
     let mut link = owner.session().link();
     while owner.session().connected().await {
         link.mark_unchanged();
@@ -167,7 +167,7 @@ async fn heartbeat(owner: &Owner) {
 }
 
 /// Makes callers that wait for room ask again when the session is in the list, and whenever it has connected again.
-async fn tell_of_connections(owner: &Owner) {
+async fn tell_of_connections(owner: &EphemeralSession) {
     let mut link = owner.session().link();
     loop {
         owner.0.shared.room_is_free();
@@ -178,7 +178,7 @@ async fn tell_of_connections(owner: &Owner) {
 }
 
 /// Waits until a surplus session has held nothing for long and nothing will be placed in it any more.
-async fn given_up(owner: &Owner) {
+async fn given_up(owner: &EphemeralSession) {
     if !owner.is_surplus() {
         std::future::pending::<()>().await;
     }
