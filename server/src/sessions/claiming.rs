@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::claims::{Asker, Claim, Claimed, Held, Policy, Step, decide};
+use super::claims::{Requester, Claim, Claimed, Held, Policy, Step, decide};
 use crate::budget::Resource;
 use crate::compute;
 use crate::contact::StallDetector;
@@ -118,8 +118,8 @@ impl Claims {
 
     /// Makes a path ours. The reservation belongs to the node that was made, or that may have been made, if there is
     /// one.
-    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<PathReservation>) {
-        if claim.attempted.is_empty() && (asker.is_gone() || claim.is_abandoned()) {
+    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, requester: &Requester) -> (Claimed, Option<PathReservation>) {
+        if claim.attempted.is_empty() && (requester.is_gone() || claim.is_abandoned()) {
             // The claim waited longer for its turn than anybody wanted it.
             return (Claimed::Unavailable { attempted: None }, None);
         }
@@ -139,7 +139,7 @@ impl Claims {
                 self.create(path, &mut claim, &mut look).await
             } else {
                 // Boxed, like everything that is rarely needed: the usual claim is small.
-                Box::pin(self.look_and_act(path, &mut claim, asker, &mut look)).await
+                Box::pin(self.look_and_act(path, &mut claim, requester, &mut look)).await
             };
             match tried {
                 Ok(Attempt::Done(claimed, reservation)) => return (claimed, reservation),
@@ -303,7 +303,7 @@ impl Claims {
         &self,
         path: &NodePath,
         claim: &mut Claim,
-        asker: &Asker,
+        requester: &Requester,
         look: &mut Look,
     ) -> Result<Attempt, zk::Error> {
         // The node of an earlier create may exist in the session that sent it: only that session is sure to see it.
@@ -333,7 +333,7 @@ impl Claims {
             (Step::Write(bytes), Some(read), Some((owner, fence_epoch))) => {
                 Self::write(path, claim, read, &owner, fence_epoch, bytes).await
             }
-            (Step::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, asker).await => {
+            (Step::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, requester).await => {
                 Ok(Attempt::Done(Claimed::TakenOver, None))
             }
             (Step::Replace { bytes, adopted }, Some(read), ours) => {
@@ -354,7 +354,7 @@ impl Claims {
 
     /// Whether the client that asks is gone: most likely to another replica, while this one was stopped or cut off, and
     /// the node is what it holds there.
-    async fn is_forgone(&self, claim: &Claim, read: &Read, asker: &Asker) -> bool {
+    async fn is_forgone(&self, claim: &Claim, read: &Read, requester: &Requester) -> bool {
         if claim.attempted.has(SessionId(read.stat.ephemeral_owner)) {
             // The node is ours, and must not be left behind.
             return false;
@@ -364,7 +364,7 @@ impl Claims {
             // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
             tokio::time::sleep(SETTLING).await;
         }
-        asker.is_gone()
+        requester.is_gone()
     }
 
     fn keep(path: &NodePath, read: &Read, owner: &EphemeralSession, fence_epoch: FenceEpoch, claim: &Claim) -> Attempt {

@@ -9,7 +9,7 @@ use rollcall_embedded::Embedded;
 use tokio::task::JoinSet;
 
 use super::claiming::Claims;
-use super::claims::{Asker, Claim, Claimed, Content, Held, Policy};
+use super::claims::{Requester, Claim, Claimed, Content, Held, Policy};
 use super::path_reservations::PathReservations;
 use super::stepped::path;
 use super::upkeep::{Removal, Upkeep};
@@ -75,7 +75,7 @@ fn claim_at(home: Option<SessionId>, policy: Policy) -> Claim {
 
 async fn carry_out(zk: &Zk, path: &NodePath, claim: Claim) -> (Claimed, Option<PathReservation>) {
     let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(StallDetector::default()));
-    let claimed = claims.claim(path, claim, &Asker::Replica);
+    let claimed = claims.claim(path, claim, &Requester::Replica);
     tokio::time::timeout(LONG, claimed).await.expect("claimed, or not, soon")
 }
 
@@ -210,18 +210,18 @@ async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
     let mut fixture = Fixture::new().await;
     let zk = fixture.spoiled(1).await;
     let policies = [
-        (Policy::Restore(Generation(1)), Asker::Replica),
-        (Policy::Resume(Generation(1)), Asker::Gone),
-        (Policy::Update(Generation(1)), Asker::Gone),
-        (Policy::TakeOver, Asker::Gone),
+        (Policy::Restore(Generation(1)), Requester::Replica),
+        (Policy::Resume(Generation(1)), Requester::Gone),
+        (Policy::Update(Generation(1)), Requester::Gone),
+        (Policy::TakeOver, Requester::Gone),
     ];
-    for (policy, asker) in policies {
+    for (policy, requester) in policies {
         let claim = claim(policy);
-        if matches!(asker, Asker::Replica) {
+        if matches!(requester, Requester::Replica) {
             claim.abandon();
         }
         let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(StallDetector::default()));
-        let (outcome, _) = claims.claim(&path(), claim, &asker).await;
+        let (outcome, _) = claims.claim(&path(), claim, &requester).await;
         assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
     }
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());

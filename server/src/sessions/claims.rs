@@ -114,7 +114,7 @@ impl Policy {
 
 /// The party for which a claim is made.
 #[derive(Debug, Clone)]
-pub(super) enum Asker {
+pub(super) enum Requester {
     /// The replica itself, which registers again.
     Replica,
     /// A client, whose RPC this outbox belongs to.
@@ -123,7 +123,7 @@ pub(super) enum Asker {
     Gone,
 }
 
-impl Asker {
+impl Requester {
     pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Replica => false,

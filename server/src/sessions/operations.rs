@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::claiming::Claims;
-use super::claims::{Asker, Claim, Claimed, Observed, Policy};
+use super::claims::{Requester, Claim, Claimed, Observed, Policy};
 use super::lanes::Lane;
 use super::reads::{Read, Reads};
 use super::upkeep::{BATCH, Removal, Upkeep};
@@ -48,7 +48,7 @@ enum From {
 struct Claiming {
     path: NodePath,
     claim: Claim,
-    asker: Asker,
+    requester: Requester,
 }
 
 /// The operations under way, and those that wait.
@@ -80,7 +80,7 @@ impl Operations {
         }
     }
 
-    pub(super) fn claim(&mut self, connection: u64, path: NodePath, claim: Claim, asker: Asker) {
+    pub(super) fn claim(&mut self, connection: u64, path: NodePath, claim: Claim, requester: Requester) {
         let lane = match claim.policy {
             Policy::TakeOver | Policy::Exclusive => &mut self.fresh,
             Policy::Resume(_)
@@ -89,7 +89,7 @@ impl Operations {
             | Policy::PutBack { .. }
             | Policy::PutRight(_) => &mut self.kept,
         };
-        lane.push(connection, Claiming { path, claim, asker });
+        lane.push(connection, Claiming { path, claim, requester });
     }
 
     pub(super) fn remove(&mut self, connection: u64, session: SessionId, removal: Removal) {
@@ -122,11 +122,11 @@ impl Operations {
             let mut has_begun = false;
             for from in [From::Kept, From::Fresh] {
                 let lane = if matches!(from, From::Kept) { &mut self.kept } else { &mut self.fresh };
-                if let Some(Claiming { path, claim, asker }) = lane.next(1).pop() {
+                if let Some(Claiming { path, claim, requester }) = lane.next(1).pop() {
                     has_begun = true;
                     let claims = self.claims.clone();
                     self.under_way.push(Box::pin(async move {
-                        let (claimed, reservation) = claims.claim(&path, claim, &asker).await;
+                        let (claimed, reservation) = claims.claim(&path, claim, &requester).await;
                         (from, Finished::Claimed(path, claimed, reservation))
                     }));
                 }

@@ -8,7 +8,7 @@ use futures_util::future::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::claims::{Asker, Claimed};
+use super::claims::{Requester, Claimed};
 use super::confirmations::Confirmations;
 use super::operations::{Finished, Operations};
 use super::outbox::Outbox;
@@ -307,12 +307,12 @@ impl Task {
                 }
             }
             Effect::Claim { path, by, claim, connection } => {
-                let asker = match by.map(|by| self.outboxes.get(&by)) {
-                    None => Asker::Replica,
-                    Some(Some(outbox)) => Asker::Client(outbox.clone()),
-                    Some(None) => Asker::Gone,
+                let requester = match by.map(|by| self.outboxes.get(&by)) {
+                    None => Requester::Replica,
+                    Some(Some(outbox)) => Requester::Client(outbox.clone()),
+                    Some(None) => Requester::Gone,
                 };
-                self.operations.claim(connection, path, claim, asker);
+                self.operations.claim(connection, path, claim, requester);
             }
             Effect::Remove { session, removal, connection } => self.operations.remove(connection, session, removal),
             Effect::Verify { path, connection } => self.operations.verify(connection, path),
