@@ -119,9 +119,9 @@ impl Claims {
     /// Makes a path ours. The reservation belongs to the node that was made, or that may have been made, if there is
     /// one.
     pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, requester: &Requester) -> (Claimed, Option<PathReservation>) {
-        if claim.attempted.is_empty() && (requester.is_gone() || claim.is_abandoned()) {
+        if claim.uncertain_creates.is_empty() && (requester.is_gone() || claim.is_abandoned()) {
             // The claim waited longer for its turn than anybody wanted it.
-            return (Claimed::Unavailable { attempted: None }, None);
+            return (Claimed::Unavailable { uncertain_create: None }, None);
         }
         self.evictions.read_once().await;
         if let Some(kept_out) = self.kept_out(path, &claim) {
@@ -129,8 +129,8 @@ impl Claims {
         }
         // In these cases there is most likely no node: the create replaces the look.
         let mut create_first = match claim.policy {
-            Policy::TakeOver | Policy::Exclusive => claim.attempted.is_empty() && claim.home.is_none(),
-            Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.is_empty(),
+            Policy::TakeOver | Policy::Exclusive => claim.uncertain_creates.is_empty() && claim.home.is_none(),
+            Policy::Restore(_) | Policy::PutBack { .. } => claim.uncertain_creates.is_empty(),
             Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
         };
         let mut look = Look::default();
@@ -153,19 +153,19 @@ impl Claims {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
-        (Claimed::Unavailable { attempted: claim.attempted.last() }, None)
+        (Claimed::Unavailable { uncertain_create: claim.uncertain_creates.last() }, None)
     }
 
     /// The result for a claim of a path that is evicted, or whose evictions are not known yet. A claim of which a node
     /// may exist goes on, and its node is removed afterwards.
     fn kept_out(&self, path: &NodePath, claim: &Claim) -> Option<Claimed> {
-        if !claim.attempted.is_empty() {
+        if !claim.uncertain_creates.is_empty() {
             return None;
         }
         match self.evictions.verdict(path) {
             Verdict::Free => None,
             Verdict::Evicted(_) => Some(self.evicted(path)),
-            Verdict::Unknown => Some(Claimed::Unavailable { attempted: None }),
+            Verdict::Unknown => Some(Claimed::Unavailable { uncertain_create: None }),
         }
     }
 
@@ -179,7 +179,7 @@ impl Claims {
     }
 
     fn failed(path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
-        let unavailable = Claimed::Unavailable { attempted: claim.attempted.last() };
+        let unavailable = Claimed::Unavailable { uncertain_create: claim.uncertain_creates.last() };
         match error {
             // The parents were made, and are gone again: others delete them all the time.
             zk::Error::Refused(ErrorCode::NoNode) => unavailable,
@@ -202,7 +202,7 @@ impl Claims {
             return Ok(owner.reserve_for_its_own(bytes));
         }
         // In the session where its node may be, or was before, the claim has room already.
-        let sessions = claim.attempted.latest_first().chain(claim.home);
+        let sessions = claim.uncertain_creates.latest_first().chain(claim.home);
         let mut owners = sessions.filter_map(|session| self.zk.pool.owner(session));
         if let Some(owner) = owners.find(|owner| owner.session().is_up()) {
             return Ok(owner.reserve_for_its_own(bytes));
@@ -275,7 +275,7 @@ impl Claims {
         if !error.is_unknown() {
             return Err(error);
         }
-        claim.attempted.add(reservation.owner().id());
+        claim.uncertain_creates.add(reservation.owner().id());
         Ok(Attempt::Done(Self::failed(path, claim, error), Some(reservation)))
     }
 
@@ -307,8 +307,8 @@ impl Claims {
         look: &mut Look,
     ) -> Result<Attempt, zk::Error> {
         // The node of an earlier create may exist in the session that sent it: only that session is sure to see it.
-        let attempted = claim.attempted.latest_first().find_map(|session| self.zk.pool.owner(session));
-        let reader = match attempted.or(look.reader.take()) {
+        let uncertain = claim.uncertain_creates.latest_first().find_map(|session| self.zk.pool.owner(session));
+        let reader = match uncertain.or(look.reader.take()) {
             Some(owner) => owner,
             None => self.zk.pool.any()?,
         };
@@ -340,7 +340,7 @@ impl Claims {
                 let wanted = Replacement { read, ours, bytes, adopted };
                 self.replace(path, claim, wanted, look).await
             }
-            (Step::Leave, _, _) => Ok(Attempt::Done(Claimed::Unavailable { attempted: None }, None)),
+            (Step::Leave, _, _) => Ok(Attempt::Done(Claimed::Unavailable { uncertain_create: None }, None)),
             (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
             (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
             (Step::Behind, _, _) => {
@@ -355,7 +355,7 @@ impl Claims {
     /// Whether the client that asks is gone: most likely to another replica, while this one was stopped or cut off, and
     /// the node is what it holds there.
     async fn is_forgone(&self, claim: &Claim, read: &Read, requester: &Requester) -> bool {
-        if claim.attempted.has(SessionId(read.stat.ephemeral_owner)) {
+        if claim.uncertain_creates.has(SessionId(read.stat.ephemeral_owner)) {
             // The node is ours, and must not be left behind.
             return false;
         }

@@ -134,7 +134,7 @@ async fn a_node_that_may_have_been_made_keeps_its_room_until_that_is_known() {
             vec![OpCode::Multi]
         };
         let (outcome, reservation) = carry_out(&zk, &path(), claim(Policy::TakeOver)).await;
-        assert!(matches!(outcome, Claimed::Unavailable { attempted: Some(_) }), "{outcome:?}");
+        assert!(matches!(outcome, Claimed::Unavailable { uncertain_create: Some(_) }), "{outcome:?}");
         let mut reservations = PathReservations::default();
         reservations.claimed(&path(), &outcome, Some(reservation.expect("the room of what was made")));
         let count = fill(&zk, &path()).await.len();
@@ -152,8 +152,8 @@ async fn a_claim_whose_answer_was_lost_goes_on_in_its_session_though_all_is_full
     fixture.proxy.faults().lost = vec![OpCode::Create, OpCode::Create2, OpCode::Multi];
     let mut unsure = claim(Policy::TakeOver);
     let (outcome, _reservation) = carry_out(&zk, &path(), unsure.clone()).await;
-    let Claimed::Unavailable { attempted: Some(session) } = outcome else { panic!("{outcome:?}") };
-    unsure.attempted.add(session);
+    let Claimed::Unavailable { uncertain_create: Some(session) } = outcome else { panic!("{outcome:?}") };
+    unsure.uncertain_creates.add(session);
     let _full = fill(&zk, &path()).await;
     delete(&fixture.stranger, &path()).await;
     assert!(matches!(carry_out(&zk, &path(), unsure).await.0, Claimed::Held { .. }));
@@ -222,7 +222,7 @@ async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
         }
         let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(StallDetector::default()));
         let (outcome, _) = claims.claim(&path(), claim, &requester).await;
-        assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
+        assert!(matches!(outcome, Claimed::Unavailable { uncertain_create: None }), "{outcome:?}");
     }
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
 }
@@ -256,7 +256,7 @@ async fn data_are_put_right_in_the_very_node_that_was_overwritten_and_in_no_othe
     assert_eq!((node.stat.czxid, node.data), (theirs.generation.0, Bytes::from_static(b"theirs")));
     delete(&fixture.stranger, &path()).await;
     let outcome = carry_out(&zk, &path(), put_right()).await.0;
-    assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
+    assert!(matches!(outcome, Claimed::Unavailable { uncertain_create: None }), "{outcome:?}");
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use super::attempted::Attempted;
+use super::uncertain_creates::UncertainCreates;
 use super::outbox::Outbox;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
@@ -139,7 +139,7 @@ pub(super) struct Claim {
     pub(super) content: Content,
     pub(super) policy: Policy,
     /// The sessions in which a create was sent whose outcome is not known.
-    pub(super) attempted: Attempted,
+    pub(super) uncertain_creates: UncertainCreates,
     /// The live session in which the path has its node, or had it until it was deleted: there it has room.
     pub(super) home: Option<SessionId>,
     /// The bytes that the same holder had written before, if they are known: the node may have been overwritten.
@@ -164,7 +164,7 @@ impl Claim {
         Self {
             content,
             policy,
-            attempted: Attempted::default(),
+            uncertain_creates: UncertainCreates::default(),
             home: None,
             first: None,
             told_pending: false,
@@ -189,7 +189,7 @@ impl Claim {
 
     /// Whether a node that it has made may exist, if these ZooKeeper sessions live.
     pub(super) fn may_exist(&self, standing: &HashSet<SessionId>) -> bool {
-        self.attempted.latest_first().any(|session| standing.contains(&session))
+        self.uncertain_creates.latest_first().any(|session| standing.contains(&session))
     }
 
     /// Nobody wants the claim any more. If it has not begun yet, it is not carried out.
@@ -231,7 +231,7 @@ pub(super) enum Claimed {
     /// The path can't be had.
     Refused(Error),
     /// ZooKeeper can't be reached. A create was sent in this session, by this try or an earlier one.
-    Unavailable { attempted: Option<SessionId> },
+    Unavailable { uncertain_create: Option<SessionId> },
 }
 
 /// The node at a path.
@@ -300,7 +300,7 @@ pub(super) fn decide(
         };
     }
     let owner = SessionId(read.stat.ephemeral_owner);
-    let was_our_create = on_our_session && claim.attempted.has(owner) && claim.content.is_same(&read.data);
+    let was_our_create = on_our_session && claim.uncertain_creates.has(owner) && claim.content.is_same(&read.data);
     let resumed = match (claim.policy.known(), &claim.policy) {
         _ if was_our_create => return Step::Keep,
         (_, Policy::Exclusive) => return Step::Refuse(Error::NameTaken { path: path.clone() }),
@@ -314,7 +314,7 @@ pub(super) fn decide(
             claim.content.is_identical(&read.data)
         }
         // No client asks: it may have gone to another replica, and have resumed there with the very same bytes.
-        Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => claim.attempted.has(owner),
+        Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => claim.uncertain_creates.has(owner),
     };
     match standing.cmp(&resumed) {
         cmp::Ordering::Less if !is_current => Step::Behind,
@@ -336,7 +336,7 @@ mod tests {
         let path = NodePath::parse("/a/b").unwrap();
         let stat = Stat { czxid, mzxid: czxid, ephemeral_owner: owner, ..Stat::default() };
         let mut claim = Claim::new(Content::Exact(BYTES), policy);
-        sessions.iter().for_each(|session| claim.attempted.add(SessionId(*session)));
+        sessions.iter().for_each(|session| claim.uncertain_creates.add(SessionId(*session)));
         decide(&claim, &path, Some(&Read { data: BYTES, stat }), false, true)
     }
 

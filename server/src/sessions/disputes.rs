@@ -270,12 +270,12 @@ mod tests {
         let mut scene = Scene::new();
         scene.written(b"theirs");
         scene.waits();
-        let effects = scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        let effects = scene.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         assert!(notices(&effects).is_empty() && !scene.replica.state.is_waiting(), "{effects:?}");
         let seen = standing(scene.generation.0, scene.replica.zxid, b"theirs");
         scene.replica.step(Input::Verified { path: path(), seen });
         assert_eq!(scene.waits(), FIRST_PAUSE, "an outage is nobody's write");
-        scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        scene.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         scene.replica.step(Input::Verified { path: path(), seen: None });
         // Data that the holder sets are written, with the data of before known, and then nothing is left to put right.
         let effects = scene.replica.set(ONE);
@@ -292,7 +292,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.written(b"theirs");
         scene.waits();
-        let mut effects = scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        let mut effects = scene.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         let (mut looks, end) = (0, scene.replica.now + seconds(600));
         while scene.replica.now < end {
             assert!(claims(&effects).is_empty(), "after {looks} looks");
@@ -316,7 +316,7 @@ mod tests {
         let mut gone = Scene::new();
         gone.written(b"theirs");
         gone.waits();
-        let effects = gone.replica.claimed(Claimed::Unavailable { attempted: None });
+        let effects = gone.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         assert!(matches!(effects[..], [Effect::Verify { .. }]), "{effects:?}");
         let effects = gone.replica.step(Input::Verified { path: path(), seen: Some(Observed::Absent) });
         assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { .. }));

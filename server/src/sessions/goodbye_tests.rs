@@ -22,7 +22,7 @@ fn gone() -> Input {
 }
 
 fn away() -> Claimed {
-    Claimed::Unavailable { attempted: None }
+    Claimed::Unavailable { uncertain_create: None }
 }
 
 fn removal_refused(replica: &mut Replica) -> Vec<Effect> {
@@ -257,7 +257,7 @@ fn a_claim_that_waits_for_its_turn_is_not_carried_out_after_the_goodbye() {
 #[test]
 fn a_node_that_may_have_been_registered_again_is_found_before_it_is_given_back() {
     let (mut replica, _) = restoring(None);
-    replica.claimed(Claimed::Unavailable { attempted: Some(OTHER_SESSION) });
+    replica.claimed(Claimed::Unavailable { uncertain_create: Some(OTHER_SESSION) });
     assert!(replica.step(gone()).is_empty());
     assert_eq!(claims(&replica.step(Input::BackendUp)).len(), 1);
     let Claimed::Held { held, stat, adopted } = replica.held() else { panic!("held") };

@@ -393,7 +393,7 @@ fn what_waits_in_vain_is_tried_ever_less_often_and_at_once_when_something_has_ch
     for index in 0..3000 {
         let path = NodePath::trusted(format!("/waits/{index}"));
         replica.set_path(ONE, path.clone(), None, false);
-        replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { attempted: None } });
+        replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { uncertain_create: None } });
     }
     let mut tried = 0;
     let end = replica.now + Duration::from_secs(60);
@@ -401,7 +401,7 @@ fn what_waits_in_vain_is_tried_ever_less_often_and_at_once_when_something_has_ch
         for effect in replica.after(Duration::from_millis(10)) {
             let Effect::Claim { path, .. } = effect else { continue };
             tried += 1;
-            replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { attempted: None } });
+            replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { uncertain_create: None } });
         }
     }
     assert!((3000..60_000).contains(&tried), "{tried}");

@@ -10,7 +10,7 @@
 //!
 //! A registration of a replica that dies exists until its ZooKeeper session times out, no longer.
 
-mod attempted;
+mod uncertain_creates;
 mod claiming;
 #[cfg(test)]
 mod claiming_tests;

@@ -32,7 +32,7 @@ impl State {
             Claimed::Refused(error) if asked.claim.is_put_right() => self.not_put_right(path, Some(&error), now),
             Claimed::Unavailable { .. } if asked.claim.is_put_right() => self.not_put_right(path, None, now),
             Claimed::Refused(error) => self.claim_refused(path, asked.by, error, now),
-            Claimed::Unavailable { attempted } => self.claim_waits(path, asked, attempted, now),
+            Claimed::Unavailable { uncertain_create } => self.claim_waits(path, asked, uncertain_create, now),
         }
         if has_waited {
             self.retried(is_answered, now);
@@ -90,12 +90,12 @@ impl State {
     }
 
     /// A claim waits: ZooKeeper could not be asked, or there was no room.
-    fn claim_waits(&mut self, path: &NodePath, asked: Asked, attempted: Option<SessionId>, now: Instant) {
+    fn claim_waits(&mut self, path: &NodePath, asked: Asked, uncertain_create: Option<SessionId>, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let Asked { by, mut claim, memory } = asked;
         let is_first = !std::mem::replace(&mut claim.told_pending, true);
-        if let Some(session) = attempted {
-            claim.attempted.add(session);
+        if let Some(session) = uncertain_create {
+            claim.uncertain_creates.add(session);
         }
         entry.operation = Some(Operation::Waiting(Asked { by, claim, memory }));
         self.waiting.add(path, now);

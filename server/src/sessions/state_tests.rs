@@ -325,7 +325,7 @@ fn a_set_without_zookeeper_is_pending_once_and_carried_out_later() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    let away = || Claimed::Unavailable { attempted: None };
+    let away = || Claimed::Unavailable { uncertain_create: None };
     assert!(matches!(notices(&replica.claimed(away()))[..], [(ONE, Notice::Pending { .. })]));
     assert_eq!(claims(&replica.step(Input::BackendUp)).len(), 1);
     assert!(replica.state.is_waiting(), "what changes while it is tried counts");
@@ -340,7 +340,7 @@ fn a_pending_set_whose_client_is_gone_never_appears() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    replica.claimed(Claimed::Unavailable { attempted: None });
+    replica.claimed(Claimed::Unavailable { uncertain_create: None });
     replica.step(Input::Gone { stream: ONE });
     assert!(replica.step(Input::BackendUp).is_empty());
     assert!(replica.is_empty());
@@ -351,10 +351,10 @@ fn a_create_whose_answer_was_lost_is_looked_for_even_when_its_client_is_gone() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    replica.claimed(Claimed::Unavailable { attempted: Some(SESSION) });
+    replica.claimed(Claimed::Unavailable { uncertain_create: Some(SESSION) });
     replica.step(Input::Gone { stream: ONE });
     let effects = replica.step(Input::BackendUp);
-    assert!(claims(&effects)[0].attempted.has(SESSION));
+    assert!(claims(&effects)[0].uncertain_creates.has(SESSION));
     let outcome = replica.held();
     assert!(is_removal(&replica.claimed(outcome), Generation(replica.zxid)));
 }
@@ -367,17 +367,17 @@ fn creates_whose_answers_were_lost_in_two_sessions_in_turn_are_both_looked_for()
     replica.open(ONE, None);
     replica.set(ONE);
     for session in [SESSION, other] {
-        replica.claimed(Claimed::Unavailable { attempted: Some(session) });
+        replica.claimed(Claimed::Unavailable { uncertain_create: Some(session) });
         let effects = replica.step(Input::BackendUp);
-        assert!(claims(&effects)[0].attempted.has(session));
-        assert!(claims(&effects)[0].attempted.has(SESSION));
+        assert!(claims(&effects)[0].uncertain_creates.has(session));
+        assert!(claims(&effects)[0].uncertain_creates.has(SESSION));
     }
-    replica.claimed(Claimed::Unavailable { attempted: None });
+    replica.claimed(Claimed::Unavailable { uncertain_create: None });
     // The node of the second session goes with it; that of the first must not be left behind.
     replica.step(sessions([SESSION]));
     replica.step(Input::Gone { stream: ONE });
     let effects = replica.step(Input::BackendUp);
-    assert!(claims(&effects)[0].attempted.has(SESSION));
+    assert!(claims(&effects)[0].uncertain_creates.has(SESSION));
     let outcome = replica.held();
     assert!(is_removal(&replica.claimed(outcome), Generation(replica.zxid)));
 }
@@ -421,7 +421,7 @@ fn what_waits_for_zookeeper_is_not_done_for_a_client_that_has_gone_ttl_or_not() 
         replica.open(ONE, ttl);
         replica.set(ONE);
         replica.set(ONE);
-        replica.claimed(Claimed::Unavailable { attempted: None });
+        replica.claimed(Claimed::Unavailable { uncertain_create: None });
         let effects = replica.step(Input::Gone { stream: ONE });
         assert!(claims(&effects).is_empty(), "{effects:?}");
         assert!(claims(&replica.step(Input::BackendUp)).is_empty());
@@ -472,7 +472,7 @@ fn an_unset_while_zookeeper_is_away_answers_both() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    replica.claimed(Claimed::Unavailable { attempted: None });
+    replica.claimed(Claimed::Unavailable { uncertain_create: None });
     let effects = replica.step(Input::Unset { stream: ONE, path: path() });
     assert!(matches!(notices(&effects)[..], [(ONE, Notice::Rejected { .. }), (ONE, Notice::Unregistered { .. })]));
     assert!(replica.step(Input::BackendUp).is_empty());
