@@ -23,7 +23,7 @@ use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
 use crate::types::{Revision, Zxid};
-use crate::views::{Begin, Delta, Form, Key, Made, Neighbourhood, State, Step, Told, Views, Watcher};
+use crate::views::{Begin, Delta, Form, Key, Made, ConnectionKey, State, Step, Told, Views, Watcher};
 
 /// Size above which a step is sent in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
@@ -73,7 +73,7 @@ impl Service {
         let reader = self.views.open(&path, request.recursive, &account)?;
         let latest = acknowledged.latest();
         let at_least = latest.max(convert::at_least(request.min_revision)?);
-        let watcher = reader.watch(since, at_least, request.full, Neighbourhood(account.id()));
+        let watcher = reader.watch(since, at_least, request.full, ConnectionKey(account.id()));
         let (views, messages, told) =
             (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
         let open = Open {

@@ -28,13 +28,13 @@
 //! - `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events.
 //! - `state` and `ring` hold the present state and the recent changes; `cursor` is a watcher's place in them.
 //! - `task` drives it all. `view` is the part that it shares with readers: `reach` lets them wait for a transaction,
-//!   `purse` decides which connection pays for the view, `bell` wakes them.
+//!   `purse` decides which connection pays for the view, `notifier` wakes them.
 //! - `slots` is the table of views; `registry` fills it.
 //! - `parts` are bytes made of a state or a delta; `maker` makes them, in `turns`. `apart` runs work that takes long.
 //! - `store` keeps views over a restart: `directory` is its files, `stored` the content of one file.
 
 mod apart;
-mod bell;
+mod notifier;
 mod by_name;
 mod cursor;
 mod directory;
@@ -59,7 +59,7 @@ mod view;
 mod view_tests;
 mod watcher;
 
-pub(crate) use bell::Neighbourhood;
+pub(crate) use notifier::ConnectionKey;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
 pub(crate) use parts::{Begin, Form, Key, Made};

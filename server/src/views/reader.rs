@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::bell::Neighbourhood;
+use super::notifier::ConnectionKey;
 use super::state::State;
 use super::view::{BackendState, Known, Refusal, View};
 use super::watcher::Watcher;
@@ -93,7 +93,7 @@ impl Reader {
     /// # Cancellation
     /// Safe.
     pub(crate) async fn with_children(&self, deadline: Instant) -> Result<Reading, Error> {
-        let mut news = self.view().news(Neighbourhood::default());
+        let mut news = self.view().news(ConnectionKey::default());
         loop {
             news.catch_up();
             let reading = self.cached().await?;
@@ -131,16 +131,16 @@ impl Reader {
     }
 
     /// Watches from now on or, with the revision of an earlier state, from that state on. With `full`, each change is
-    /// sent as the whole state. Watchers over the same connection have the same `neighbourhood`. The first state is as
+    /// sent as the whole state. Watchers over the same connection have the same `connection_key`. The first state is as
     /// new as the transaction `at_least`, if that is reached in time.
     pub(crate) fn watch(
         self,
         since: Option<Revision>,
         at_least: Zxid,
         full: bool,
-        neighbourhood: Neighbourhood,
+        connection_key: ConnectionKey,
     ) -> Watcher {
-        Watcher::new(self, since, at_least, full, neighbourhood)
+        Watcher::new(self, since, at_least, full, connection_key)
     }
 
     pub(super) fn view(&self) -> &Arc<View> {

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::apart::apart;
-use super::bell::{Bell, Listener, Neighbourhood};
+use super::notifier::{Notifier, ChangeListener, ConnectionKey};
 use super::purse::Purse;
 use super::ring::{Delta, Limits, Ring};
 use super::rounds::{Arrived, Moment};
@@ -40,9 +40,9 @@ pub(super) struct View {
     /// The memory that the view holds. Locked after the table of views; no other lock is taken while it is held.
     purse: Mutex<Purse>,
     /// Rung when watchers may have something to send.
-    news: Arc<Bell>,
+    news: Arc<Notifier>,
     /// Rung when a load, a barrier or a refusal is done.
-    progress: Arc<Bell>,
+    progress: Arc<Notifier>,
     /// Tells the task that a barrier was asked for.
     asked: Notify,
     /// Tells the task that another connection uses the view.
@@ -167,12 +167,12 @@ impl View {
         lock(&self.known)
     }
 
-    pub(super) fn news(&self, neighbourhood: Neighbourhood) -> Listener {
-        self.news.listen(neighbourhood)
+    pub(super) fn news(&self, connection_key: ConnectionKey) -> ChangeListener {
+        self.news.listen(connection_key)
     }
 
-    pub(super) fn progress(&self) -> Listener {
-        self.progress.listen(Neighbourhood::default())
+    pub(super) fn progress(&self) -> ChangeListener {
+        self.progress.listen(ConnectionKey::default())
     }
 
     /// Asks for a barrier: a state that is shown once the barrier is done was read after this call began.
@@ -486,15 +486,15 @@ impl View {
             std::mem::replace(&mut arrived.upto, upto) != upto
         };
         if is_new {
-            self.progress.ring().await;
+            self.progress.notify().await;
         }
     }
 
     async fn tell(&self, is_news: bool) {
         if is_news {
-            self.news.ring().await;
+            self.news.notify().await;
         }
-        self.progress.ring().await;
+        self.progress.notify().await;
     }
 }
 

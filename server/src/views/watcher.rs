@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bell::{Listener, Neighbourhood};
+use super::notifier::{ChangeListener, ConnectionKey};
 use super::cursor::{Cursor, Next, Step};
 use super::reach::Reached;
 use super::reader::{LOOKS, Reader};
@@ -30,7 +30,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Watcher {
     reader: Reader,
-    news: Listener,
+    news: ChangeListener,
     cursor: Cursor,
     /// Time of the next check whether ZooKeeper can be reached, while the watcher lacks something that only ZooKeeper
     /// knows. Kept here, since a heartbeat may end each call of `next` before that time.
@@ -58,9 +58,9 @@ impl Watcher {
         since: Option<Revision>,
         at_least: Zxid,
         full: bool,
-        neighbourhood: Neighbourhood,
+        connection_key: ConnectionKey,
     ) -> Self {
-        let news = reader.view().news(neighbourhood);
+        let news = reader.view().news(connection_key);
         let patience_ends = reader.patience_ends();
         let awaited = (at_least.0 > 0).then_some((at_least, patience_ends));
         let cursor = Cursor::new(since, full);
