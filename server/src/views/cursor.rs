@@ -203,7 +203,7 @@ mod tests {
     use rand::{RngExt as _, SeedableRng as _};
 
     use super::super::ring::{ChangeKind, Limits};
-    use super::super::rounds::{Arrived, Moment};
+    use super::super::consistent_read::{Arrived, Cut};
     use super::super::scope::Scope;
     use super::super::state::{Entry, NodeRead, Reads};
     use super::super::view::View;
@@ -266,7 +266,7 @@ mod tests {
             Some(name)
         }
 
-        /// Makes some transactions, which the view sees as one moment.
+        /// Makes some transactions, which the view sees as one cut.
         fn go_on(&mut self) {
             let reads: Vec<_> = (0..self.rng.random_range(1..4)).filter_map(|_| self.write()).collect();
             let reads: Reads =
@@ -276,7 +276,7 @@ mod tests {
                 Some(stat) => NodeRead::Present(Arc::new(Entry::new(b"", Stat { num_children: count, ..stat }))),
                 None => NodeRead::Absent(self.zxid),
             };
-            assert!(self.view.show_now(Moment {
+            assert!(self.view.show_now(Cut {
                 node,
                 reads,
                 zxid: Zxid(self.zxid),

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::apart::{Bulk, apart, discard};
-use super::rounds::{Arrived, Names, Round};
+use super::consistent_read::{Arrived, RelativePaths, ReadRound};
 use super::scope::{Scope, child_of};
 use super::state::{Entry, NodeRead, State, weight};
 use crate::error::Error;
@@ -63,7 +63,7 @@ pub(super) struct Loaded {
     /// Everything, though not at one moment: a round over `named` has to follow.
     pub(super) state: State,
     /// The names in the events that arrived meanwhile.
-    pub(super) named: Names,
+    pub(super) named: RelativePaths,
 }
 
 /// An answer that is under way.
@@ -253,8 +253,8 @@ impl<'a> Line<'a> {
 
     /// Reads these nodes and, in one multi read with the last of them, the path's own node; with `with_sync`, behind a
     /// sync. While the path is absent, its ancestors are read as well, to date the absence.
-    pub(super) async fn round(&self, names: &Names, is_absent: bool, with_sync: bool) -> Result<Round, Failure> {
-        let mut round = Round::default();
+    pub(super) async fn round(&self, names: &RelativePaths, is_absent: bool, with_sync: bool) -> Result<ReadRound, Failure> {
+        let mut round = ReadRound::default();
         let mut ahead = Todo::of(names.iter().cloned().collect());
         let mut last = ahead.batch(self.scope).unwrap_or_default();
         let ancestors = if is_absent { self.ancestors() } else { Vec::new() };
@@ -295,7 +295,7 @@ impl<'a> Line<'a> {
         std::iter::from_fn(|| todo.batch(self.scope)).collect()
     }
 
-    async fn take_in(&self, round: &mut Round, names: Vec<Arc<str>>, found: &mut Found) -> Result<(), Failure> {
+    async fn take_in(&self, round: &mut ReadRound, names: Vec<Arc<str>>, found: &mut Found) -> Result<(), Failure> {
         let (mut reads, mut copied) = (Vec::with_capacity(names.len()), 0);
         round.arrived = Arrived { connection: self.connection, upto: found.events.upto };
         for name in names {
@@ -310,7 +310,7 @@ impl<'a> Line<'a> {
     }
 
     /// The names in the events that came before an answer.
-    async fn named(&self, found: &mut Found) -> Names {
+    async fn named(&self, found: &mut Found) -> RelativePaths {
         let (scope, events) = (self.scope.clone(), std::mem::take(&mut found.events));
         let (events, names) = apart(events.events.len(), move || {
             let names = scope.named(&events);
@@ -325,7 +325,7 @@ impl<'a> Line<'a> {
     /// other batches are read one after the other. `None` if the path may have been created meanwhile.
     async fn date_absence(
         &self,
-        round: &mut Round,
+        round: &mut ReadRound,
         mut found: Found,
         ancestors: Vec<Vec<Arc<str>>>,
     ) -> Result<Option<i64>, Failure> {

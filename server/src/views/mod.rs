@@ -25,7 +25,7 @@
 //! and work that takes long because a tree is large is done on blocking threads, under no lock.
 //!
 //! Inside:
-//! - `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events.
+//! - `fetch` reads on the connection that holds the watch; `consistent_read` makes consistent cuts of reads and events.
 //! - `state` and `ring` hold the present state and the recent changes; `cursor` is a watcher's place in them.
 //! - `task` drives it all. `view` is the part that it shares with readers: `reach` lets them wait for a transaction,
 //!   `purse` decides which connection pays for the view, `notifier` wakes them.
@@ -47,7 +47,7 @@ mod reach;
 mod reader;
 mod registry;
 mod ring;
-mod rounds;
+mod consistent_read;
 mod scope;
 mod slots;
 mod state;

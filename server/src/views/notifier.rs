@@ -96,7 +96,7 @@ impl ChangeListener {
     pub(super) async fn changed(&mut self) {
         poll_fn(|context| {
             self.waker.register(context.waker());
-            let notifications = self.notifier.notified.load(Ordering::Acquire);
+            let notifications = self.notifier.notifications.load(Ordering::Acquire);
             if notifications == self.heard {
                 return Poll::Pending;
             }

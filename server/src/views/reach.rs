@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::reader::Reader;
-use super::rounds::Arrived;
+use super::consistent_read::Arrived;
 use super::view::BackendState;
 use crate::types::Zxid;
 use crate::zk::Synced;

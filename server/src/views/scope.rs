@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::rounds::Names;
+use super::consistent_read::RelativePaths;
 use crate::types::{NodePath, RESERVED_ROOT};
 use crate::zk::{Batch, Seen};
 
@@ -18,8 +18,8 @@ impl Scope {
     ///
     /// A node that is created or deleted changes its parent's stat without an event for the parent, so the parent is
     /// named too.
-    pub(super) fn named(&self, batch: &Batch) -> Names {
-        let mut names = Names::new();
+    pub(super) fn named(&self, batch: &Batch) -> RelativePaths {
+        let mut names = RelativePaths::new();
         for (path, seen) in &batch.events {
             if let Some(name) = self.path.relative(path) {
                 self.name(name, *seen, &mut names);
@@ -28,7 +28,7 @@ impl Scope {
         names
     }
 
-    fn name(&self, name: &str, seen: Seen, names: &mut Names) {
+    fn name(&self, name: &str, seen: Seen, names: &mut RelativePaths) {
         if self.hides(name) {
             return;
         }

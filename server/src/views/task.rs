@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::apart::apart;
 use super::fetch::{Failure, Line, Loaded};
 use super::registry::Inner;
-use super::rounds::{Moment, Round, Rounds};
+use super::consistent_read::{Cut, ReadRound, ConsistentRead};
 use super::state::State;
 use super::view::{BackendState, Refusal, Seen, View};
 use crate::error::Error;
@@ -59,7 +59,7 @@ pub(super) struct Task {
 /// The reads that are needed.
 enum Work {
     /// The nodes that events named, and what a barrier asks for.
-    Changes(Box<Rounds>),
+    Changes(Box<ConsistentRead>),
     /// Everything.
     Everything,
     /// Everything, once a reader asks or something happens: the path is hidden.
@@ -110,7 +110,7 @@ impl Task {
         match &self.work {
             Work::Everything => true,
             Work::Demanded | Work::Refused => self.view.owes_barrier(),
-            Work::Changes(rounds) => rounds.are_due() || self.view.owes_barrier(),
+            Work::Changes(consistent_read) => consistent_read.is_due() || self.view.owes_barrier(),
         }
     }
 
@@ -152,12 +152,12 @@ impl Task {
         })
         .await;
         match &mut self.work {
-            Work::Changes(rounds) if is_due && !is_resync => rounds.want(named),
+            Work::Changes(consistent_read) if is_due && !is_resync => consistent_read.want(named),
             Work::Changes(_) | Work::Demanded if is_resync => self.work = Work::Everything,
             Work::Demanded if is_due => self.work = Work::Everything,
             Work::Changes(_) | Work::Demanded | Work::Refused | Work::Everything => {}
         }
-        if matches!(&self.work, Work::Changes(rounds) if !rounds.are_due()) {
+        if matches!(&self.work, Work::Changes(consistent_read) if !consistent_read.is_due()) {
             self.view.pass_over(upto).await;
         }
         // From the second failure on, the pause stays: this view's own reads may be what ends the connection, again and
@@ -184,15 +184,15 @@ impl Task {
         // Without a watch there is nothing to do: it is being set, and a resync follows.
         let line = Line::new(&self.subscription, &self.mailbox, &self.view.scope).ok_or(Failure::Resync)?;
         match std::mem::replace(&mut self.work, Work::Everything) {
-            Work::Changes(rounds) => self.read_rounds(&line, *rounds, None).await?,
+            Work::Changes(consistent_read) => self.read_rounds(&line, *consistent_read, None).await?,
             Work::Everything | Work::Demanded | Work::Refused => {
                 // A refusal answers the readers that have asked by now.
                 self.view.begin_barrier();
                 let turn = self.turn.take().map(|(turn, _)| turn);
                 let Loaded { state, named } = line.load(turn, self.turns.as_ref(), |bytes| self.hold(bytes)).await?;
-                let mut rounds = Rounds::default();
-                rounds.want(named);
-                self.read_rounds(&line, rounds, Some(state)).await?;
+                let mut consistent_read = ConsistentRead::default();
+                consistent_read.want(named);
+                self.read_rounds(&line, consistent_read, Some(state)).await?;
                 self.disagreements = 0;
                 self.is_behind = false;
                 self.turns = None;
@@ -202,8 +202,8 @@ impl Task {
         Ok(())
     }
 
-    /// Reads rounds until nothing is open, and shows every moment.
-    async fn read_rounds(&self, line: &Line<'_>, mut rounds: Rounds, mut fresh: Option<State>) -> Result<(), Failure> {
+    /// Reads rounds until nothing is open, and shows every cut.
+    async fn read_rounds(&self, line: &Line<'_>, mut consistent_read: ConsistentRead, mut fresh: Option<State>) -> Result<(), Failure> {
         // A first load must not be older than what this process has seen either.
         let at_least = if fresh.is_some() { self.views.zk.last_zxid() } else { Zxid::default() };
         let mut barrier = Barrier::new(at_least);
@@ -213,20 +213,20 @@ impl Task {
             let asked = if barrier.behind_since.is_some() { None } else { self.view.begin_barrier() };
             let is_new = barrier.renew(asked, || self.views.zk.last_zxid());
             let is_absent = fresh.as_ref().map_or_else(|| self.view.is_absent(), |state| !state.exists());
-            let mut round = line.round(rounds.wanted(), is_absent || is_undated, is_new).await?;
+            let mut round = line.round(consistent_read.wanted(), is_absent || is_undated, is_new).await?;
             round.barrier = barrier.passed(round.zxid, Instant::now());
             is_undated = round.node.is_none();
-            let moment;
-            (rounds, moment) = finish(rounds, round).await;
-            if let Some(moment) = moment {
-                // The moment may belong to an earlier round.
-                let is_old = barrier.is_ahead_of(moment.zxid);
+            let cut;
+            (consistent_read, cut) = finish(consistent_read, round).await;
+            if let Some(cut) = cut {
+                // The cut may belong to an earlier round.
+                let is_old = barrier.is_ahead_of(cut.zxid);
                 match fresh.take() {
-                    Some(state) if is_old => fresh = Some(take_in(state, moment).await),
-                    state => self.show(moment, state).await?,
+                    Some(state) if is_old => fresh = Some(take_in(state, cut).await),
+                    state => self.show(cut, state).await?,
                 }
             }
-            if fresh.is_none() && !rounds.are_due() && !self.view.owes_barrier() {
+            if fresh.is_none() && !consistent_read.is_due() && !self.view.owes_barrier() {
                 return Ok(());
             }
             if let Some(since) = barrier.behind_since {
@@ -235,14 +235,14 @@ impl Task {
         }
     }
 
-    async fn show(&self, moment: Moment, fresh: Option<State>) -> Result<(), Failure> {
+    async fn show(&self, cut: Cut, fresh: Option<State>) -> Result<(), Failure> {
         let Some(state) = fresh else {
-            let is_right = self.view.show(moment).await.map_err(Failure::TooLarge)?;
+            let is_right = self.view.show(cut).await.map_err(Failure::TooLarge)?;
             self.views.make_room();
             return if is_right { Ok(()) } else { Err(Failure::Disagrees) };
         };
-        let Moment { zxid, arrived, barrier, .. } = moment;
-        let state = take_in(state, moment).await;
+        let Cut { zxid, arrived, barrier, .. } = cut;
+        let state = take_in(state, cut).await;
         let (state, agrees) = apart(state.children.len(), move || {
             let agrees = state.agrees();
             (state, agrees)
@@ -315,19 +315,19 @@ async fn first_turn(view: &View, turns: &Turns<()>) -> (Turn<()>, u64) {
     }
 }
 
-/// [`Rounds::finish`], which takes long after many events.
-async fn finish(mut rounds: Rounds, round: Round) -> (Rounds, Option<Moment>) {
-    let names = rounds.wanted().len() + round.reads.len();
+/// [`ConsistentRead::finish`], which takes long after many events.
+async fn finish(mut consistent_read: ConsistentRead, round: ReadRound) -> (ConsistentRead, Option<Cut>) {
+    let names = consistent_read.wanted().len() + round.reads.len();
     apart(names, move || {
-        let moment = rounds.finish(round);
-        (rounds, moment)
+        let cut = consistent_read.finish(round);
+        (consistent_read, cut)
     })
     .await
 }
 
-/// Adds a moment to a state that is not complete yet.
-async fn take_in(mut state: State, moment: Moment) -> State {
-    let Moment { node, reads, .. } = moment;
+/// Adds a cut to a state that is not complete yet.
+async fn take_in(mut state: State, cut: Cut) -> State {
+    let Cut { node, reads, .. } = cut;
     apart(reads.len(), move || {
         drop(state.take_in(node, reads));
         state

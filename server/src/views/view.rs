@@ -10,7 +10,7 @@ use super::apart::apart;
 use super::notifier::{Notifier, ChangeListener, ConnectionKey};
 use super::purse::Purse;
 use super::ring::{Delta, Limits, Ring};
-use super::rounds::{Arrived, Moment};
+use super::consistent_read::{Arrived, Cut};
 use super::scope::Scope;
 use super::state::{Difference, NodeRead, State};
 use crate::budget::Account;
@@ -295,13 +295,13 @@ impl View {
         barriers.asked > barriers.done
     }
 
-    /// Shows the next moment. Returns false if the moment can't be right: it is not shown then, and everything has to
+    /// Shows the next cut. Returns false if the cut can't be right: it is not shown then, and everything has to
     /// be read again.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the view grows beyond what it may hold.
-    pub(super) async fn show(&self, moment: Moment) -> Result<bool, Error> {
-        let Moment { node, reads, zxid, arrived, barrier } = moment;
+    pub(super) async fn show(&self, cut: Cut) -> Result<bool, Error> {
+        let Cut { node, reads, zxid, arrived, barrier } = cut;
         let seen = Seen { zxid, arrived, barrier };
         let Some(before) = self.known().state.clone() else { return Ok(false) };
         let gone = if matches!(node, NodeRead::Absent(_)) { before.children.len() } else { 0 };
@@ -579,10 +579,10 @@ impl View {
         Self::new(scope, limits, Purse::new(&Account::unlimited(), Account::unlimited(), usize::MAX))
     }
 
-    /// [`View::show`] for a small moment.
-    pub(super) fn show_now(&self, moment: Moment) -> bool {
+    /// [`View::show`] for a small cut.
+    pub(super) fn show_now(&self, cut: Cut) -> bool {
         use futures_util::FutureExt as _;
-        self.show(moment).now_or_never().expect("it is done at once").unwrap()
+        self.show(cut).now_or_never().expect("it is done at once").unwrap()
     }
 
     /// [`View::suspend`] with few listeners.
