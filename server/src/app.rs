@@ -26,7 +26,7 @@ use crate::contact::{Contact, StallDetector};
 use crate::drain::{Drain, Phase};
 use crate::durable::Durable;
 use crate::evictions::Evictions;
-use crate::grpc::{self, Admission, Gate, Gathering, Service, Turnstile};
+use crate::grpc::{self, Admission, Gate, WriteCoalescer, Service, Turnstile};
 use crate::listen::{self, Bounds, Listener, Socket};
 use crate::locks::Locks;
 use crate::metrics::{ByResource, Metrics, Port};
@@ -175,12 +175,12 @@ impl App {
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
         let (incoming, returned) = listener.lend();
         let (turnstile, keepalive) = (Turnstile::new(), self.settings.keepalive);
-        let gathering = move |socket| Gathering::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
+        let coalescer = move |socket| WriteCoalescer::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };
-        tasks.spawn(serve_while_draining(server.clone(), gate.clone(), returned, gathering.clone()));
-        let incoming = incoming.map_ok(gathering);
+        tasks.spawn(serve_while_draining(server.clone(), gate.clone(), returned, coalescer.clone()));
+        let incoming = incoming.map_ok(coalescer);
         servers.spawn(async move {
             server.serve_with_incoming_shutdown(gate, incoming, going_away).await.context("the grpc server failed")
         });
@@ -259,11 +259,11 @@ async fn serve_while_draining(
     server: tonic::transport::Server,
     gate: Gate,
     returned: oneshot::Receiver<Listener>,
-    gathering: impl Fn(Socket) -> Gathering<Socket> + Clone,
+    coalescer: impl Fn(Socket) -> WriteCoalescer<Socket> + Clone,
 ) {
     // It comes back when the first server takes no more connections.
     if let Ok(listener) = returned.await {
-        let incoming = listener.into_stream().map_ok(gathering);
+        let incoming = listener.into_stream().map_ok(coalescer);
         if let Err(error) = server.serve_with_incoming(gate.of_a_drain(), incoming).await {
             tracing::warn!(%error, "connections made during the drain are not answered");
         }

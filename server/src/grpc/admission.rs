@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
-use super::gather::Peer;
+use super::write_coalescer::Peer;
 use crate::budget::Account;
 use crate::contact::Contact;
 use crate::mutex::lock;
@@ -45,7 +45,7 @@ pub(super) struct Reader(AbortHandle);
 
 /// The account of the connection that a request came over.
 pub(super) fn account<T>(request: &Request<T>) -> Account {
-    // Every connection that is accepted has one; see `Gathering`.
+    // Every connection that is accepted has one; see `WriteCoalescer`.
     request.extensions().get::<Peer>().map_or_else(Account::unlimited, |peer| peer.account.clone())
 }
 

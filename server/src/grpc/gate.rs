@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use super::call::Call;
 use super::download::{Answer, Download};
-use super::gather::{self, Peer};
+use super::write_coalescer::{self, Peer};
 use super::upload::{Form, Upload};
 use super::{deadline, status};
 use crate::budget::Account;
@@ -44,11 +44,11 @@ const DESCRIBE_LOCK: &str = "/rollcall.v1.Registry/DescribeLock";
 const GET: &str = "/rollcall.v1.Registry/Get";
 const WATCH: &str = "/rollcall.v1.Registry/Watch";
 const STATUS: &str = "/rollcall.v1.Registry/Status";
-const REFLECTION: &str = "/grpc.reflection.";
+const REFLECTION_PREFIX: &str = "/grpc.reflection.";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 /// The most reflection streams of this replica. They are for people with grpcurl. Their server stops reading when its
 /// answers are not read, so that each may keep as much unread as its connection's window allows.
-const REFLECTIONS: usize = 64;
+const REPLICA_REFLECTIONS: usize = 64;
 
 /// All services behind the gate.
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ struct Admitted {
 
 impl Gate {
     pub(crate) fn new(routes: Routes, metrics: Metrics, standing: Standing) -> Self {
-        let reflections = Arc::new(Semaphore::new(REFLECTIONS));
+        let reflections = Arc::new(Semaphore::new(REPLICA_REFLECTIONS));
         Self { routes, reflections, metrics, standing, opening: Opening::Wide }
     }
 
@@ -93,7 +93,7 @@ impl Gate {
         if self.opening == Opening::Narrow && !asks_how_it_stands(head.uri.path()) {
             return Err(Error::Draining);
         }
-        // Every connection that is accepted has one; see `Gathering`.
+        // Every connection that is accepted has one; see `WriteCoalescer`.
         let peer = head.extensions.get::<Peer>().cloned();
         let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited(), Contact::new(Duration::MAX)));
         let call = Call::begin(&peer.account, &head)?;
@@ -104,7 +104,7 @@ impl Gate {
                 (Form::Many, Answer::Open)
             }
             DESCRIBE_LOCK | GET | WATCH => (Form::Single, Answer::Shared),
-            path if path.starts_with(REFLECTION) => (self.reflection(&peer)?, Answer::Own),
+            path if path.starts_with(REFLECTION_PREFIX) => (self.reflection(&peer)?, Answer::Own),
             _ => (Form::Single, Answer::Own),
         };
         let upload = Upload::new(body, form, call.clone(), peer.unread);
@@ -117,14 +117,14 @@ impl Gate {
             let full = |_| Error::LimitExceeded { reason: "TOO_MANY_STREAMS", what, limit };
             places.clone().try_acquire_owned().map_err(full)
         };
-        let own = place(&peer.reflections, "the number of reflection streams of this connection", gather::REFLECTIONS)?;
-        let common = place(&self.reflections, "the number of reflection streams of this replica", REFLECTIONS)?;
+        let own = place(&peer.reflections, "the number of reflection streams of this connection", write_coalescer::CONNECTION_REFLECTIONS)?;
+        let common = place(&self.reflections, "the number of reflection streams of this replica", REPLICA_REFLECTIONS)?;
         Ok(Form::Reflection { _places: [own, common] })
     }
 }
 
 fn asks_how_it_stands(path: &str) -> bool {
-    path == STATUS || path.starts_with(HEALTH) || path.starts_with(REFLECTION)
+    path == STATUS || path.starts_with(HEALTH) || path.starts_with(REFLECTION_PREFIX)
 }
 
 /// Whether a request is of gRPC, by what it says that it carries.

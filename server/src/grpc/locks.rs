@@ -67,7 +67,7 @@ impl Service {
 
     pub(super) async fn do_describe_lock(&self, request: Request<v1::DescribeLockRequest>) -> Result<Frame, Error> {
         let path = convert::path_below_root(&request.get_ref().path)?;
-        Ok(Frame::ready(self.locks.describe(&path, &account(&request), description_to_frame).await?))
+        Ok(Frame::encoded(self.locks.describe(&path, &account(&request), description_to_frame).await?))
     }
 }
 

@@ -12,7 +12,7 @@ mod faults;
 mod frames;
 mod front;
 mod gate;
-mod gather;
+mod write_coalescer;
 mod get;
 mod heartbeat;
 mod locks;
@@ -42,7 +42,7 @@ pub(crate) use admission::Admission;
 use frames::Frame;
 use front::Front;
 pub(crate) use gate::Gate;
-pub(crate) use gather::Gathering;
+pub(crate) use write_coalescer::WriteCoalescer;
 pub(crate) use turnstile::Turnstile;
 
 use crate::budget::Budget;
