@@ -11,7 +11,7 @@
 
 pub mod any_bytes;
 pub mod arm;
-pub mod bare;
+pub mod zookeeper_witness;
 pub mod canary;
 pub mod client;
 pub mod console;

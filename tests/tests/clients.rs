@@ -93,7 +93,7 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
         bounds.push(victim.strike().await);
     }
     eventually("the victims' registrations are gone", 3 * SOON, async || {
-        let names = fleet.bare.children(PLACE).await.unwrap_or_default();
+        let names = fleet.zk.children(PLACE).await.unwrap_or_default();
         let left: Vec<_> =
             names.iter().filter(|name| victims.iter().any(|victim| victim.has(&format!("{PLACE}/{name}")))).collect();
         check(left.is_empty(), || format!("{left:?}"))
@@ -133,7 +133,7 @@ async fn the_end_of_its_connection_alone_tells_that_a_client_is_dead() {
     let mut victim = Victim::start(&fleet, Fault::Killed, None).await;
     victim.strike().await;
     eventually("what it held is gone", SOON, async || {
-        let names = fleet.bare.children(PLACE).await.unwrap_or_default();
+        let names = fleet.zk.children(PLACE).await.unwrap_or_default();
         check(names.is_empty(), || format!("{names:?}"))
     })
     .await;
@@ -155,7 +155,7 @@ async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves(
         program.process().pause();
     }
     eventually("what they held is gone", 3 * SOON, async || {
-        let left = fleet.bare.children(PLACE).await.unwrap_or_default();
+        let left = fleet.zk.children(PLACE).await.unwrap_or_default();
         check(left.is_empty(), || format!("{left:?}"))
     })
     .await;
@@ -164,7 +164,7 @@ async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves(
         eventually("it is back", 2 * SOON, async || {
             for (path, generation) in registered(program) {
                 check(generation > before[&path], || format!("{path} is still {generation}"))?;
-                let standing = fleet.bare.get(&path).await.map(|node| node.stat.czxid);
+                let standing = fleet.zk.get(&path).await.map(|node| node.stat.czxid);
                 check(standing == Some(generation), || format!("{path} is {standing:?}"))?;
             }
             Ok(())

@@ -146,9 +146,9 @@ fn lasted<What>(trouble: &Trouble<What>) -> Duration {
 /// all watchers agree.
 async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, living: &[Living]) {
     let names: BTreeSet<_> = living.iter().map(|one| name_of(one.path())).collect();
-    let bare = fleet.sandbox.bare().await;
+    let zk = fleet.sandbox.zk().await;
     eventually("ZooKeeper holds exactly what living clients hold", 3 * SOON, async || {
-        let standing: BTreeSet<_> = bare.children(PLACE).await.unwrap_or_default().into_iter().collect();
+        let standing: BTreeSet<_> = zk.children(PLACE).await.unwrap_or_default().into_iter().collect();
         check(standing == names, || {
             let too_many: Vec<_> = standing.difference(&names).collect();
             let missing = living.iter().filter(|one| !standing.contains(&name_of(one.path())));
@@ -156,7 +156,7 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
         })?;
         for one in living {
             let path = one.path();
-            let (node, told) = (bare.get(path).await.map(|node| node.stat.czxid), one.generation());
+            let (node, told) = (zk.get(path).await.map(|node| node.stat.czxid), one.generation());
             check(node.is_some() && node == told, || format!("{path} is {node:?}, the client was told {told:?}"))?;
         }
         Ok(())

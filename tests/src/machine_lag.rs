@@ -9,7 +9,7 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::bare::Bare;
+use crate::zookeeper_witness::Witness;
 
 /// Pause in each round.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -91,9 +91,9 @@ async fn sing(hosts: Option<String>, rounds: &Mutex<Rounds>) {
     const NODE: &str = "/canary";
     let zookeeper = match hosts {
         Some(hosts) => {
-            let bare = Bare::connect(&hosts).await;
-            bare.create(NODE, b"").await;
-            Some(bare)
+            let zk = Witness::connect(&hosts).await;
+            zk.create(NODE, b"").await;
+            Some(zk)
         }
         None => None,
     };
@@ -101,8 +101,8 @@ async fn sing(hosts: Option<String>, rounds: &Mutex<Rounds>) {
         rounds.lock().unwrap().began = SystemTime::now();
         let began = Instant::now();
         sleep(PAUSE).await;
-        if let Some(bare) = &zookeeper {
-            bare.set(NODE, b"").await;
+        if let Some(zk) = &zookeeper {
+            zk.set(NODE, b"").await;
         }
         let round = Round { ended: SystemTime::now(), late: began.elapsed().saturating_sub(PAUSE) };
         rounds.lock().unwrap().past.push(round);
