@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::canary::Canary;
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Proxy;
 use rollcall_tests::registrant::{Many, News, RegistrantProcess};
-use rollcall_tests::victim::VictimProcess;
+use rollcall_tests::raw_client::RawClientProcess;
 use rollcall_tests::wait::{SOON, check, eventually};
 
 const TTL: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ struct Victim {
     fault: Fault,
     ttl: Option<Duration>,
     prefix: String,
-    process: VictimProcess,
+    process: RawClientProcess,
     proxy: Proxy,
 }
 
@@ -45,7 +45,7 @@ impl Victim {
         let proxy = Proxy::start(fleet.replicas[0].address()).await;
         let prefix = format!("{PLACE}/{fault:?}-{}-", ttl.map_or("without", |_| "with-ttl"));
         let many = Many { replicas: vec![proxy.address()], ttl, clients: 1, each: EACH, prefix: prefix.clone() };
-        let process = VictimProcess::start(&many).await;
+        let process = RawClientProcess::start(&many).await;
         Victim { fault, ttl, prefix, process, proxy }
     }
 
@@ -87,7 +87,7 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
         }
     }
     let onlookers = Onlookers::begin(&fleet, PLACE).await;
-    let (canary, begun) = (Canary::start_writing(&fleet.sandbox.hosts), SystemTime::now());
+    let (machine_lag, begun) = (MachineLag::start_writing(&fleet.sandbox.hosts), SystemTime::now());
     let mut bounds = Vec::new();
     for victim in &mut victims {
         bounds.push(victim.strike().await);
@@ -99,7 +99,7 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
         check(left.is_empty(), || format!("{left:?}"))
     })
     .await;
-    let machine = canary.worst_since(begun);
+    let machine = machine_lag.worst_since(begun);
     let sights = onlookers.sights(&fleet).await;
     assert_eq!(sights.absences.len(), EACH * victims.len(), "what they held, and nothing else: {:?}", sights.absences);
     for (victim, (earliest, latest)) in victims.iter().zip(bounds) {

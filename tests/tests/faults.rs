@@ -14,7 +14,7 @@ use rollcall_tests::client::{
 use rollcall_tests::embedded::Embedded;
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::server::{SERVICE, Server};
-use rollcall_tests::swallow::Swallower;
+use rollcall_tests::notification_filter::NotificationFilter;
 use rollcall_tests::wait::{SOON, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper};
 use rollcall_wire::ErrorCode;
@@ -178,10 +178,10 @@ async fn a_session_that_is_called_over_and_lives_costs_its_clients_a_retry_at_mo
 async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
     let sandbox = Arm::ZooKeeper.sandbox("missed").await;
     let zk = sandbox.zk().await;
-    let swallower = Swallower::start(sandbox.servers.parse().unwrap()).await;
-    let server = Server::start(&format!("{}{}", swallower.address(), sandbox.chroot)).await;
+    let filter = NotificationFilter::start(sandbox.servers.parse().unwrap()).await;
+    let server = Server::start(&format!("{}{}", filter.address(), sandbox.chroot)).await;
     let client = server.client().await;
-    let swallow = |path: &str| swallower.swallow(format!("{}{path}", sandbox.chroot));
+    let drop_next = |path: &str| filter.drop_next(format!("{}{path}", sandbox.chroot));
     for path in ["/missed/one", "/missed/two/a", "/missed/three"] {
         zk.create(path, b"1").await;
     }
@@ -190,9 +190,9 @@ async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
     let mut deep = Watching::start_with(&client, recursive).await;
 
     // The next event reveals the missed change.
-    swallow("/missed/new");
+    drop_next("/missed/new");
     zk.create("/missed/new", b"1").await;
-    swallower.has_swallowed().await;
+    filter.has_dropped().await;
     let known = cached(&client, "/missed").await.unwrap().node.unwrap();
     assert_eq!(known.children.len(), 3, "nothing has told of it");
     zk.set("/missed/three", b"2").await;
@@ -200,17 +200,17 @@ async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
     deep.until("what was missed", |known| known.names() == ["new", "one", "three", "two", "two/a"]).await;
 
     // So does a LATEST read.
-    swallow("/missed/one");
+    drop_next("/missed/one");
     zk.delete("/missed/one").await;
-    swallower.has_swallowed().await;
+    filter.has_dropped().await;
     let answer = client.clone().get(latest("/missed")).await.unwrap().into_inner();
     assert_eq!(answer.node.unwrap().children.len(), 3);
     watching.until("what was missed", |known| known.names() == ["new", "three", "two"]).await;
 
     // And so does an event further down.
-    swallow("/missed/two/b");
+    drop_next("/missed/two/b");
     zk.create("/missed/two/b", b"1").await;
-    swallower.has_swallowed().await;
+    filter.has_dropped().await;
     zk.set("/missed/two/a", b"2").await;
     deep.until("what was missed", |known| known.names() == ["new", "three", "two", "two/a", "two/b"]).await;
     // Neither watch had to begin anew.

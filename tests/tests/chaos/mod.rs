@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use rollcall_tests::canary::Canary;
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::crowd::PLACE;
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, name_of};
 use rollcall_tests::journal::Journal;
@@ -99,7 +99,7 @@ async fn clients_come_and_go_while_everything_breaks() {
         "once more: ROLLCALL_SEED={seed} ROLLCALL_CHAOS={} cargo test -p rollcall-tests -- --nocapture chaos::clients",
         length.as_secs()
     );
-    let canary = Canary::start();
+    let machine_lag = MachineLag::start();
     let (session, keepalive) = (format!("{}s", SESSION.as_secs()), format!("{}s", KEEPALIVE.as_secs()));
     let options = ["--session-timeout", &session, "--keepalive", &keepalive];
     let mut fleet = Fleet::start(3, Route::Direct, &options).await;
@@ -132,7 +132,7 @@ async fn clients_come_and_go_while_everything_breaks() {
         let servers = (0..).zip(one.sessions());
         servers.flat_map(move |(nth, sessions)| sessions.into_iter().map(move |id| (id, Server { replica, nth })))
     });
-    let late = |from, until| canary.worst_between(from, until);
+    let late = |from, until| machine_lag.worst_between(from, until);
     let Broken { replicas, zookeeper } = broken;
     let world = World { replicas, zookeeper, sessions: servers.collect(), late: &late };
     no_living_client_lost_its_name(&world, &lives, &fleet.journal());
