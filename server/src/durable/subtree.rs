@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
-use crate::turns::Turn;
+use crate::turns::TurnPermit;
 use crate::types::NodePath;
 
 /// Number of nodes in a chunk. A larger chunk takes longer to copy as it grows; smaller chunks take longer to be freed.
@@ -27,7 +27,7 @@ pub(super) struct Subtree {
     len: usize,
     share: Share,
     /// The turn of a large subtree; only a few have one at a time.
-    pub(super) turn: Option<Turn<()>>,
+    pub(super) turn: Option<TurnPermit<()>>,
 }
 
 /// The paths of some nodes, one after the other.

@@ -16,7 +16,7 @@ use crate::locks::{self, LockEvent};
 use crate::sessions::{LostReason, Notice};
 use crate::types::{NodePath, PathError, Stat, Zxid};
 use crate::value::{EncodedValue, Value};
-use crate::views::{BackendState, Begin, Change, ChangeKind, Entry, State};
+use crate::views::{BackendState, Begin, Change, ChangeKind, ViewNode, State};
 
 /// Maximum size of an object as a `Struct`, in bytes. A larger object is shown raw.
 const MAX_STRUCT: usize = 1024 * 1024;
@@ -115,7 +115,7 @@ pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) 
     (node, None)
 }
 
-fn entry_to_proto(entry: &Entry) -> v1::Child {
+fn entry_to_proto(entry: &ViewNode) -> v1::Child {
     v1::Child { value: value_to_proto(&entry.data), stat: entry.is_readable.then(|| stat_to_proto(&entry.stat)) }
 }
 

@@ -18,7 +18,7 @@ use tower_service::Service;
 use super::call::Call;
 use super::download::{Answer, Download};
 use super::write_coalescer::{self, Peer};
-use super::upload::{Form, Upload};
+use super::upload::{RequestForm, Upload};
 use super::{deadline, status};
 use crate::budget::Account;
 use crate::contact::Contact;
@@ -101,17 +101,17 @@ impl Gate {
         let (form, answer) = match head.uri.path() {
             REGISTER => {
                 head.extensions.insert(call.clone());
-                (Form::Many, Answer::Open)
+                (RequestForm::Many, Answer::Open)
             }
-            DESCRIBE_LOCK | GET | WATCH => (Form::Single, Answer::Shared),
+            DESCRIBE_LOCK | GET | WATCH => (RequestForm::Single, Answer::Shared),
             path if path.starts_with(REFLECTION_PREFIX) => (self.reflection(&peer)?, Answer::Own),
-            _ => (Form::Single, Answer::Own),
+            _ => (RequestForm::Single, Answer::Own),
         };
         let upload = Upload::new(body, form, call.clone(), peer.unread);
         Ok(Admitted { request: Request::from_parts(head, Body::new(upload)), call, answer, deadline })
     }
 
-    fn reflection(&self, peer: &Peer) -> Result<Form, Error> {
+    fn reflection(&self, peer: &Peer) -> Result<RequestForm, Error> {
         let place = |places: &Arc<Semaphore>, what, most: usize| {
             let limit = most as u64;
             let full = |_| Error::LimitExceeded { reason: "TOO_MANY_STREAMS", what, limit };
@@ -119,7 +119,7 @@ impl Gate {
         };
         let own = place(&peer.reflections, "the number of reflection streams of this connection", write_coalescer::CONNECTION_REFLECTIONS)?;
         let common = place(&self.reflections, "the number of reflection streams of this replica", REPLICA_REFLECTIONS)?;
-        Ok(Form::Reflection { _places: [own, common] })
+        Ok(RequestForm::Reflection { _places: [own, common] })
     }
 }
 

@@ -12,7 +12,7 @@ use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
-use crate::views::{Begin, Form, Key, Made, Reached, Reader, Reading, State};
+use crate::views::{Begin, PartForm, PartKey, MadePart, Reached, Reader, StateReading, State};
 
 /// Bytes of a response that are kept free for everything but the children.
 const MARGIN: usize = 4 * 1024;
@@ -49,7 +49,7 @@ impl Service {
         let begin = token.map_or(Begin::First, |token| Begin::After(token.after));
         // A page with room for all children is the same for every caller.
         let size = if page_size >= reading.state.children.len() { 0 } else { page_size };
-        let key = Key { form: Form::Page, begin, size };
+        let key = PartKey { form: PartForm::Page, begin, size };
         let page = self.views.state_part(&account, &reading.state, key, page).await?;
         if page.next.is_some() {
             reader.pin(&reading.state);
@@ -70,7 +70,7 @@ struct News {
 }
 
 /// The reading, and whether ZooKeeper's history ends before a transaction that the caller knows of.
-async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<(Reading, bool), Error> {
+async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<(StateReading, bool), Error> {
     let wait = convert::duration("wait", request.wait)?;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
     let mut reading = match request.consistency() {
@@ -101,11 +101,11 @@ async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<
         return Ok((reader.cached().await?, false));
     }
     let as_of = reading.as_of.or_else(|| reader.last_heard());
-    Ok((Reading { is_stale: true, as_of, ..reading }, matches!(reached, Reached::Never(_))))
+    Ok((StateReading { is_stale: true, as_of, ..reading }, matches!(reached, Reached::Never(_))))
 }
 
 /// The part of an answer that is the same for every caller.
-fn page(state: &State, key: &Key) -> Made {
+fn page(state: &State, key: &PartKey) -> MadePart {
     let most = if key.size == 0 { usize::MAX } else { key.size };
     let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - MARGIN);
     let token = next.clone().map(|after| PageToken { revision: state.revision, after }.to_string());
@@ -115,7 +115,7 @@ fn page(state: &State, key: &Key) -> Made {
         next_page_token: token.unwrap_or_default(),
         ..Default::default()
     };
-    Made { bytes: frame(&response), next: next.map(Begin::After) }
+    MadePart { bytes: frame(&response), next: next.map(Begin::After) }
 }
 
 impl PageToken {

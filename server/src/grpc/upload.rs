@@ -35,7 +35,7 @@ const REFLECTION: usize = 64 * 1024;
 
 /// How a call uses its request.
 #[derive(Debug)]
-pub(super) enum Form {
+pub(super) enum RequestForm {
     /// One message, kept as long as the call.
     Single,
     /// Register: any number of messages, at any time. Each is handed on.
@@ -47,7 +47,7 @@ pub(super) enum Form {
 /// The body of a request.
 pub(super) struct Upload {
     body: Body,
-    form: Form,
+    form: RequestForm,
     patience: Patience,
     /// Set while there is no memory for bytes that have arrived on an open stream. Most streams never wait.
     wait: Option<Wait>,
@@ -78,7 +78,7 @@ struct Patience {
 }
 
 impl Upload {
-    pub(super) fn new(body: Body, form: Form, call: Arc<Call>, unread: Arc<Unread>) -> Self {
+    pub(super) fn new(body: Body, form: RequestForm, call: Arc<Call>, unread: Arc<Unread>) -> Self {
         let patience = Patience::new(&unread);
         Self { body, form, patience, wait: None, kept: 0, lengths: Lengths::default(), call, unread }
     }
@@ -89,18 +89,18 @@ impl Upload {
         }
         self.kept += data.len();
         match self.form {
-            Form::Single => self.call.keep(self.kept),
-            Form::Many => {
+            RequestForm::Single => self.call.keep(self.kept),
+            RequestForm::Many => {
                 self.lengths.pass(data);
                 self.call.keep_open(self.kept);
                 Ok(())
             }
-            Form::Reflection { .. } if self.kept > REFLECTION => {
+            RequestForm::Reflection { .. } if self.kept > REFLECTION => {
                 let limit = REFLECTION as u64;
                 let what = "what a reflection stream asks, in bytes,";
                 Err(Error::LimitExceeded { reason: "TOO_MANY_BYTES", what, limit })
             }
-            Form::Reflection { .. } => {
+            RequestForm::Reflection { .. } => {
                 self.patience = Patience::new(&self.unread);
                 self.call.keep(self.kept)
             }
@@ -170,17 +170,17 @@ impl http_body::Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let polled = match this.form {
-            Form::Many => this.poll_open(context),
-            Form::Single | Form::Reflection { .. } => Pin::new(&mut this.body).poll_frame(context),
+            RequestForm::Many => this.poll_open(context),
+            RequestForm::Single | RequestForm::Reflection { .. } => Pin::new(&mut this.body).poll_frame(context),
         };
         let Poll::Ready(frame) = polled else {
             return match this.form {
-                Form::Single if this.patience.is_over(&this.unread, context) => {
+                RequestForm::Single if this.patience.is_over(&this.unread, context) => {
                     let error = Error::RequestUnfinished { after: this.patience.began.elapsed() };
                     Poll::Ready(Some(Err(this.call.refuse(error))))
                 }
                 // This looks like a half-close by the client.
-                Form::Reflection { .. } if this.patience.is_over(&this.unread, context) => Poll::Ready(None),
+                RequestForm::Reflection { .. } if this.patience.is_over(&this.unread, context) => Poll::Ready(None),
                 _ => Poll::Pending,
             };
         };
@@ -235,7 +235,7 @@ mod tests {
     }
 
     impl Test {
-        fn new(form: Form, account: &Account) -> Self {
+        fn new(form: RequestForm, account: &Account) -> Self {
             let (sender, receiver) = mpsc::unbounded_channel();
             let (head, ()) = http::Request::new(()).into_parts();
             let (call, unread) = (Call::begin(account, &head).unwrap(), Arc::<Unread>::default());
@@ -265,7 +265,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_waited_for_as_long_as_it_goes_on_but_not_for_ever() {
-        let single = || Test::new(Form::Single, &Account::unlimited());
+        let single = || Test::new(RequestForm::Single, &Account::unlimited());
         assert_eq!(single().ends_after(0).await, 11);
         assert_eq!(single().ends_after(100).await, 11, "byte by byte is no progress");
         assert_eq!(single().ends_after(4096).await, 121);
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_its_turn_while_others_of_its_connection_go_on() {
-        let test = Test::new(Form::Single, &Account::unlimited());
+        let test = Test::new(RequestForm::Single, &Account::unlimited());
         let unread = test.unread.clone();
         let others = async move {
             for _ in 0..10 {
@@ -290,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_was_stopped_looks_once_more() {
-        let mut test = Test::new(Form::Single, &Account::unlimited());
+        let mut test = Test::new(RequestForm::Single, &Account::unlimited());
         let sender = test.sender.clone();
         tokio::select! {
             frame = test.next() => panic!("{frame:?}"),
@@ -309,7 +309,7 @@ mod tests {
     async fn a_register_stream_is_not_read_while_nothing_is_left_and_counts_its_largest_message() {
         let budget = Budget::new(Limits { bytes: 80_000, ..Limits::NONE }, Limits::NONE);
         let account = budget.account();
-        let mut test = Test::new(Form::Many, &account);
+        let mut test = Test::new(RequestForm::Many, &account);
         let (begun, full) = (Instant::now(), account.take(Resource::Bytes, 70_000).unwrap());
         let heard = Heard::new(begun);
         test.upload.call.is_heard_by(heard.clone());

@@ -23,7 +23,7 @@ use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
 use crate::types::{Revision, Zxid};
-use crate::views::{Begin, Delta, Form, Key, Made, ConnectionKey, State, Step, Told, Views, Watcher};
+use crate::views::{Begin, Delta, PartForm, PartKey, MadePart, ConnectionKey, State, Step, WatcherUpdate, Views, Watcher};
 
 /// Size above which a step is sent in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
@@ -52,7 +52,7 @@ struct Open {
 
 /// A step and how far it has been sent.
 enum Unfinished {
-    Snapshot { state: Arc<State>, form: Form, begin: Begin },
+    Snapshot { state: Arc<State>, form: PartForm, begin: Begin },
     Delta { delta: Arc<Delta>, first: usize },
 }
 
@@ -121,13 +121,13 @@ impl Open {
             let (acknowledged, latest) = &self.acknowledged;
             acknowledged.forget(*latest, end);
         }
-        let Some(Told { step, is_stale }) = next else {
+        let Some(WatcherUpdate { step, is_stale }) = next else {
             self.told = self.watcher.current();
             return Ok(self.current());
         };
         let (revision, event) = match step {
             Step::Snapshot { state, is_reset } => {
-                let form = if is_reset { Form::Reset } else { Form::Snapshot };
+                let form = if is_reset { PartForm::Reset } else { PartForm::Snapshot };
                 return self.part(Unfinished::Snapshot { state, form, begin: Begin::First }, is_stale).await;
             }
             Step::Delta(delta) => return self.part(Unfinished::Delta { delta, first: 0 }, is_stale).await,
@@ -176,10 +176,10 @@ impl Open {
         Ok(Frame::with(&made.bytes, &v1::WatchResponse { stale, ..Default::default() }))
     }
 
-    async fn made(&self, step: &Unfinished) -> Result<Made, Error> {
+    async fn made(&self, step: &Unfinished) -> Result<MadePart, Error> {
         match step {
             Unfinished::Snapshot { state, form, begin } => {
-                let key = Key { form: *form, begin: begin.clone(), size: 0 };
+                let key = PartKey { form: *form, begin: begin.clone(), size: 0 };
                 self.views.state_part(&self.account, state, key, snapshot_part).await
             }
             Unfinished::Delta { delta, first } => self.views.delta_part(&self.account, delta, *first, delta_part).await,
@@ -210,14 +210,14 @@ fn watch_response(revision: Revision, is_last: bool, event: Event) -> bytes::Byt
     frame(&v1::WatchResponse { revision, stale: false, event: Some(event) })
 }
 
-fn snapshot_part(state: &State, key: &Key) -> Made {
+fn snapshot_part(state: &State, key: &PartKey) -> MadePart {
     let (node, next) = convert::node_part(state, &key.begin, usize::MAX, PART_BYTES);
-    let (more, reset) = (next.is_some(), key.form == Form::Reset);
+    let (more, reset) = (next.is_some(), key.form == PartForm::Reset);
     let event = Event::Snapshot(v1::Snapshot { node: Some(node), more, reset });
-    Made { bytes: watch_response(state.revision, !more, event), next: next.map(Begin::After) }
+    MadePart { bytes: watch_response(state.revision, !more, event), next: next.map(Begin::After) }
 }
 
-fn delta_part(delta: &Delta, first: usize) -> Made {
+fn delta_part(delta: &Delta, first: usize) -> MadePart {
     let (mut changes, mut bytes) = (Vec::new(), 0);
     for change in delta.changes.iter().skip(first) {
         let change = convert::change_to_proto(change);
@@ -229,5 +229,5 @@ fn delta_part(delta: &Delta, first: usize) -> Made {
     }
     let next = Some(first + changes.len()).filter(|next| *next < delta.changes.len());
     let event = Event::Delta(v1::Delta { changes, more: next.is_some() });
-    Made { bytes: watch_response(delta.revision, next.is_none(), event), next: next.map(Begin::At) }
+    MadePart { bytes: watch_response(delta.revision, next.is_none(), event), next: next.map(Begin::At) }
 }

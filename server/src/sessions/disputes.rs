@@ -165,7 +165,7 @@ mod tests {
         fn written(&mut self, data: &'static [u8]) -> Vec<Effect> {
             self.replica.zxid += 1;
             let zxid = Some(Zxid(self.replica.zxid));
-            let seen = crate::zk::Seen { data_changed: true, zxid, ..Default::default() };
+            let seen = crate::zk::NodeEvents { data_changed: true, zxid, ..Default::default() };
             self.replica.step(Input::Changed { path: path(), seen });
             let seen = standing(self.generation.0, self.replica.zxid, data);
             self.replica.step(Input::Verified { path: path(), seen })

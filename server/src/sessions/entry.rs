@@ -18,7 +18,7 @@ use crate::budget::Share;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
 use crate::value::{EncodedValue, Stamp};
-use crate::zk::{ErrorCode, Seen};
+use crate::zk::{ErrorCode, NodeEvents};
 
 /// Pause before the second put-back of a registration that is deleted again and again; it doubles from there.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -139,7 +139,7 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    pub(super) fn note(&mut self, seen: Seen) {
+    pub(super) fn note(&mut self, seen: NodeEvents) {
         if seen.created {
             self.created = Some(match (self.created, seen.created_by) {
                 (None, by) => by,

@@ -14,7 +14,7 @@ use super::upkeep::{BATCH, Removal, Upkeep};
 use crate::contact::StallDetector;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
-use crate::zk::{ErrorCode, FenceEpoch, PathReservation, Watcher, Zk};
+use crate::zk::{ErrorCode, FenceEpoch, PathReservation, WatchSessionId, Zk};
 
 /// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions: with the usual
 /// four these have 2,048 units in multis under way.
@@ -41,7 +41,7 @@ enum From {
     Kept,
     Fresh,
     Removals(SessionId),
-    Verifying(Watcher),
+    Verifying(WatchSessionId),
     Confirming,
 }
 
@@ -98,8 +98,8 @@ impl Operations {
 
     /// If several reads of one path are asked for, only the last is answered.
     pub(super) fn verify(&mut self, connection: u64, path: NodePath) {
-        if let Some(watcher) = self.upkeep.watcher_of(&path) {
-            self.reads.verify(connection, watcher, path);
+        if let Some(watch_session) = self.upkeep.watch_session_of(&path) {
+            self.reads.verify(connection, watch_session, path);
         }
     }
 
@@ -169,9 +169,9 @@ impl Operations {
                     }
                 }
             }
-            From::Verifying(watcher) => {
+            From::Verifying(watch_session) => {
                 if let Finished::Verified(seen) = &mut finished {
-                    self.reads.verified(watcher, seen);
+                    self.reads.verified(watch_session, seen);
                 }
             }
             From::Confirming => self.reads.confirmed(),
@@ -182,10 +182,10 @@ impl Operations {
     fn begin_read(&mut self, read: Read) {
         let upkeep = self.upkeep.clone();
         self.under_way.push(match read {
-            Read::Verify { watcher, paths } => Box::pin(async move {
-                let seen = upkeep.observe(watcher, &paths).await;
+            Read::Verify { watch_session, paths } => Box::pin(async move {
+                let seen = upkeep.observe(watch_session, &paths).await;
                 let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
-                (From::Verifying(watcher), Finished::Verified(paths.into_iter().zip(seen).collect()))
+                (From::Verifying(watch_session), Finished::Verified(paths.into_iter().zip(seen).collect()))
             }),
             Read::Confirm { session, nodes } => Box::pin(async move {
                 (From::Confirming, Finished::Confirmed(session, upkeep.confirm(session, &nodes).await))

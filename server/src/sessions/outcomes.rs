@@ -12,7 +12,7 @@ use super::outbox::{LostReason, Notice};
 use super::state::{Effect, State, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat};
-use crate::zk::{Read, Seen};
+use crate::zk::{Read, NodeEvents};
 
 /// Time for which a node that could not be read is left alone; it doubles with each failure.
 const FIRST_LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -190,7 +190,7 @@ impl State {
 
     /// Something happened to a node. It is read again, unless this replica did it. Mostly it did if the node appeared;
     /// where ZooKeeper does not report the transaction, before 3.9, only a read can tell.
-    pub(super) fn changed(&mut self, path: &NodePath, seen: Seen, now: Instant) {
+    pub(super) fn changed(&mut self, path: &NodePath, seen: NodeEvents, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         entry.witness.note(seen);
         let is_foreign = seen.deleted || seen.data_changed;

@@ -5,17 +5,17 @@ use std::collections::{HashMap, VecDeque};
 use super::lanes::Lane;
 use super::upkeep::BATCH;
 use crate::types::{NodePath, SessionId};
-use crate::zk::Watcher;
+use crate::zk::WatchSessionId;
 
-/// Maximum number of reads under way for one watcher, and of reads that confirm. Each may bring [`BATCH`] values. A
-/// server that hangs does not hold up the others.
+/// Maximum number of reads under way for one watching session, and of reads that confirm. Each may bring [`BATCH`]
+/// values. A server that hangs does not hold up the others.
 const READS: usize = 4;
 
 /// One read of at most [`BATCH`] paths.
 #[derive(Debug, PartialEq)]
 pub(super) enum Read {
     /// A read of nodes to which something may have happened, in the session of their watches.
-    Verify { watcher: Watcher, paths: Vec<NodePath> },
+    Verify { watch_session: WatchSessionId, paths: Vec<NodePath> },
     /// A read of nodes to which most likely nothing happened, in the session that holds them. Each comes with the
     /// length of its data.
     Confirm { session: SessionId, nodes: Vec<(NodePath, usize)> },
@@ -29,16 +29,16 @@ enum Stage {
     /// The read is under way, and was asked for again since: its result may be older than the last request.
     Outdated {
         connection: u64,
-        watcher: Watcher,
+        watch_session: WatchSessionId,
     },
 }
 
 /// The reads that wait, and the number that are under way.
 #[derive(Debug)]
 pub(super) struct Reads {
-    /// For each watcher, the connections with paths that wait, each once.
-    turns: HashMap<Watcher, Lane<u64>>,
-    waiting: HashMap<(u64, Watcher), VecDeque<NodePath>>,
+    /// For each watching session, the connections with paths that wait, each once.
+    turns: HashMap<WatchSessionId, Lane<u64>>,
+    waiting: HashMap<(u64, WatchSessionId), VecDeque<NodePath>>,
     /// The stage of each path that is verified.
     stages: HashMap<NodePath, Stage>,
     /// These are read when nothing is left to verify.
@@ -58,15 +58,15 @@ impl Reads {
     }
 
     /// Asks for a read of a path that begins after this call.
-    pub(super) fn verify(&mut self, connection: u64, watcher: Watcher, path: NodePath) {
+    pub(super) fn verify(&mut self, connection: u64, watch_session: WatchSessionId, path: NodePath) {
         match self.stages.get_mut(&path) {
             Some(Stage::Waiting | Stage::Outdated { .. }) => {}
-            Some(stage @ Stage::UnderWay) => *stage = Stage::Outdated { connection, watcher },
+            Some(stage @ Stage::UnderWay) => *stage = Stage::Outdated { connection, watch_session },
             None => {
                 self.stages.insert(path.clone(), Stage::Waiting);
-                let waiting = self.waiting.entry((connection, watcher)).or_default();
+                let waiting = self.waiting.entry((connection, watch_session)).or_default();
                 if waiting.is_empty() {
-                    self.turns.entry(watcher).or_insert_with(|| Lane::new(READS)).push(connection, connection);
+                    self.turns.entry(watch_session).or_insert_with(|| Lane::new(READS)).push(connection, connection);
                 }
                 waiting.push_back(path);
             }
@@ -98,29 +98,29 @@ impl Reads {
     }
 
     fn next_verification(&mut self) -> Option<Read> {
-        let (watcher, lane) = self.turns.iter_mut().find(|(_, lane)| lane.has_next())?;
-        let (watcher, connection) = (*watcher, lane.next(1).pop()?);
-        let waiting = self.waiting.get_mut(&(connection, watcher))?;
+        let (watch_session, lane) = self.turns.iter_mut().find(|(_, lane)| lane.has_next())?;
+        let (watch_session, connection) = (*watch_session, lane.next(1).pop()?);
+        let waiting = self.waiting.get_mut(&(connection, watch_session))?;
         let paths: Vec<_> = waiting.drain(..waiting.len().min(BATCH)).collect();
         if waiting.is_empty() {
-            self.waiting.remove(&(connection, watcher));
+            self.waiting.remove(&(connection, watch_session));
         } else {
             lane.push(connection, connection);
         }
         for path in &paths {
             self.stages.insert(path.clone(), Stage::UnderWay);
         }
-        Some(Read::Verify { watcher, paths })
+        Some(Read::Verify { watch_session, paths })
     }
 
     /// A read is over. Removes from `found` the paths that were asked for again since, which are read again.
-    pub(super) fn verified<T>(&mut self, watcher: Watcher, found: &mut Vec<(NodePath, T)>) {
-        if let Some(lane) = self.turns.get_mut(&watcher) {
+    pub(super) fn verified<T>(&mut self, watch_session: WatchSessionId, found: &mut Vec<(NodePath, T)>) {
+        if let Some(lane) = self.turns.get_mut(&watch_session) {
             lane.done();
         }
         found.retain(|(path, _)| match self.stages.remove(path) {
-            Some(Stage::Outdated { connection, watcher }) => {
-                self.verify(connection, watcher, path.clone());
+            Some(Stage::Outdated { connection, watch_session }) => {
+                self.verify(connection, watch_session, path.clone());
                 false
             }
             _ => true,
@@ -155,16 +155,16 @@ mod tests {
     fn paths_that_wait_are_read_together_and_connections_take_turns() {
         let mut reads = Reads::new();
         for index in 0..100_000 {
-            reads.verify(1, Watcher(0), path(index));
+            reads.verify(1, WatchSessionId(0), path(index));
         }
-        reads.verify(2, Watcher(0), path("other"));
+        reads.verify(2, WatchSessionId(0), path("other"));
         let (mut count, mut turn_of_other) = (0, None);
         while let Some(read) = reads.next() {
             let mut found: Vec<_> = paths(Some(read)).into_iter().map(|path| (path, ())).collect();
             if found.iter().any(|(found, ())| *found == path("other")) {
                 turn_of_other = Some(count);
             }
-            reads.verified(Watcher(0), &mut found);
+            reads.verified(WatchSessionId(0), &mut found);
             count += 1;
         }
         assert_eq!(count, 100_000_usize.div_ceil(BATCH) + 1);
@@ -176,7 +176,7 @@ mod tests {
     fn paths_are_read_where_their_watches_are() {
         let mut reads = Reads::new();
         for index in 0..4 {
-            reads.verify(1, Watcher(index % 2), path(index));
+            reads.verify(1, WatchSessionId(index % 2), path(index));
         }
         let mut begun: Vec<_> = std::iter::from_fn(|| reads.next()).map(|read| paths(Some(read))).collect();
         begun.sort();
@@ -188,14 +188,14 @@ mod tests {
         let mut reads = Reads::new();
         for _ in 0..2 {
             // Asked for twice before the read begins: one read answers both.
-            reads.verify(1, Watcher(0), path("a"));
+            reads.verify(1, WatchSessionId(0), path("a"));
         }
-        reads.verify(1, Watcher(0), path("b"));
+        reads.verify(1, WatchSessionId(0), path("b"));
         let mut found: Vec<_> = paths(reads.next()).into_iter().map(|path| (path, ())).collect();
         assert_eq!(found.len(), 2);
-        reads.verify(1, Watcher(0), path("a"));
+        reads.verify(1, WatchSessionId(0), path("a"));
         assert_eq!(reads.next(), None, "of a path one read at a time");
-        reads.verified(Watcher(0), &mut found);
+        reads.verified(WatchSessionId(0), &mut found);
         assert_eq!(found, [(path("b"), ())]);
         assert_eq!(paths(reads.next()), [path("a")]);
     }
@@ -205,17 +205,17 @@ mod tests {
         let mut reads = Reads::new();
         assert_eq!(reads.confirm(SESSION, &vec![(path("held"), 4); BATCH + 1]), 2);
         for index in 0..=READS * BATCH {
-            reads.verify(1, Watcher(0), path(index));
+            reads.verify(1, WatchSessionId(0), path(index));
         }
         let begun: Vec<_> = std::iter::from_fn(|| reads.next()).collect();
         assert_eq!(begun.len(), READS + 2);
         assert!(begun[..READS].iter().all(|read| matches!(read, Read::Verify { .. })));
         assert!(begun[READS..].iter().all(|read| matches!(read, Read::Confirm { .. })));
-        reads.verify(2, Watcher(1), path("where another server is"));
+        reads.verify(2, WatchSessionId(1), path("where another server is"));
         assert_eq!(paths(reads.next()), [path("where another server is")], "none of its reads are under way");
         assert!(!reads.has_next());
         let first = begun.into_iter().next();
-        reads.verified(Watcher(0), &mut paths(first).into_iter().map(|path| (path, ())).collect());
+        reads.verified(WatchSessionId(0), &mut paths(first).into_iter().map(|path| (path, ())).collect());
         assert_eq!(paths(reads.next()).len(), 1);
     }
 }

@@ -23,7 +23,7 @@ use crate::contact::Heard;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::value::{EncodedValue, Stamp};
-use crate::zk::{ErrorCode, FenceEpoch, Seen};
+use crate::zk::{ErrorCode, FenceEpoch, NodeEvents};
 
 /// Maximum number of paths, or of streams, that are dealt with in one step.
 const SLICE: usize = 256;
@@ -94,7 +94,7 @@ pub(super) enum Input {
     /// An operator has evicted a path.
     Evicted { path: NodePath },
     /// Something happened to a watched node.
-    Changed { path: NodePath, seen: Seen },
+    Changed { path: NodePath, seen: NodeEvents },
     /// Everything below this parent has to be read again.
     Resync { parent: NodePath },
 }

@@ -8,7 +8,7 @@ use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::error::Error;
 use crate::types::{Generation, SessionId, Zxid};
-use crate::zk::{FenceEpoch, Seen};
+use crate::zk::{FenceEpoch, NodeEvents};
 
 #[test]
 fn a_registration_without_a_ttl_ends_with_its_stream() {
@@ -183,7 +183,7 @@ fn what_the_watch_has_shown_tells_a_foreign_delete_from_a_takeover() {
     let generation = Replica::new().register(ONE, None).0;
     let created = |zxid: Option<i64>| {
         let created_by = zxid.map(Zxid);
-        Input::Changed { path: path(), seen: Seen { created: true, created_by, zxid: created_by, ..Seen::default() } }
+        Input::Changed { path: path(), seen: NodeEvents { created: true, created_by, zxid: created_by, ..NodeEvents::default() } }
     };
     let resync = || Input::Resync { parent: path().parent().unwrap() };
     let verified = |generation| Input::Verified { path: path(), seen: standing(generation, generation, b"data") };
@@ -487,7 +487,7 @@ fn a_session_whose_fence_moved_has_the_rest_of_its_paths_looked_at() {
     let fence_epoch = FenceEpoch::later();
     replica.step(Input::Confirmed { fence_epoch, standing: vec![(path(), generation)] });
     let created_by = Some(Zxid(generation.0 + 1));
-    replica.step(Input::Changed { path: path(), seen: Seen { created: true, created_by, ..Seen::default() } });
+    replica.step(Input::Changed { path: path(), seen: NodeEvents { created: true, created_by, ..NodeEvents::default() } });
     let expected = Policy::PutBack { generation, session: SESSION, fence_epoch: Some(fence_epoch) };
     assert_eq!(claims(&replica.deleted())[0].policy, expected);
 }

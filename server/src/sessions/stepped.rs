@@ -14,7 +14,7 @@ use crate::budget::{Account, Budget, Limits};
 use crate::contact::Heard;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::EncodedValue;
-use crate::zk::{FenceEpoch, Read, Seen};
+use crate::zk::{FenceEpoch, Read, NodeEvents};
 
 pub(super) const SESSION: SessionId = SessionId(7);
 pub(super) const OTHER_SESSION: SessionId = SessionId(8);
@@ -146,8 +146,8 @@ pub(super) fn sessions<const N: usize>(standing: [SessionId; N]) -> Input {
     Input::Sessions { standing: standing.into(), expired_during_stall: false }
 }
 
-pub(super) fn deleted(zxid: Option<Zxid>) -> Seen {
-    Seen { deleted: true, zxid, ..Seen::default() }
+pub(super) fn deleted(zxid: Option<Zxid>) -> NodeEvents {
+    NodeEvents { deleted: true, zxid, ..NodeEvents::default() }
 }
 
 pub(super) fn path() -> NodePath {

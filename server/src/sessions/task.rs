@@ -20,7 +20,7 @@ use crate::clock;
 use crate::contact::StallDetector;
 use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
-use crate::zk::{Batch, Mailbox, FenceEpoch, EphemeralSessions, Seen, Subscription, Zk};
+use crate::zk::{Batch, Mailbox, FenceEpoch, EphemeralSessions, NodeEvents, Subscription, Zk};
 
 /// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
@@ -284,7 +284,7 @@ impl Task {
 
     fn news(&mut self, batch: Batch) {
         self.due.extend(batch.resync.into_iter().map(|parent| Input::Resync { parent }));
-        let changed = |(path, seen): (Arc<str>, Seen)| Input::Changed { path: NodePath::trusted(path), seen };
+        let changed = |(path, seen): (Arc<str>, NodeEvents)| Input::Changed { path: NodePath::trusted(path), seen };
         self.due.extend(batch.events.into_iter().map(changed));
     }
 

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::claims::Observed;
 use crate::evictions::{Evictions, record_path};
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::zk::{self, CommitError, ErrorCode, Guard, FenceEpoch, EphemeralSession, Pauses, Unit, Watcher, Zk};
+use crate::zk::{self, CommitError, ErrorCode, Guard, FenceEpoch, EphemeralSession, Pauses, Unit, WatchSessionId, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
 pub(super) const BATCH: usize = 48;
@@ -139,34 +139,34 @@ impl Upkeep {
         Some((fence_epoch, standing.collect()))
     }
 
-    /// The watcher that covers a path: that of its parent.
-    pub(super) fn watcher_of(&self, path: &NodePath) -> Option<Watcher> {
-        path.parent().map(|parent| self.zk.hub.watcher_of(&parent))
+    /// The watching session that covers a path: that of its parent.
+    pub(super) fn watch_session_of(&self, path: &NodePath) -> Option<WatchSessionId> {
+        path.parent().map(|parent| self.zk.hub.watch_session_of(&parent))
     }
 
     /// The nodes at these paths, read in the session of their watches.
-    pub(super) async fn observe(&self, watcher: Watcher, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
-        let reads = self.zk.hub.session_of(watcher).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
+    pub(super) async fn observe(&self, watch_session: WatchSessionId, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
+        let reads = self.zk.hub.session_of(watch_session).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
         let observed = reads.into_iter().map(|read| match read {
             Ok(Some(read)) => Some(Observed::Standing { read }),
             Ok(None) => Some(Observed::Absent),
             Err(_) => None,
         });
         let mut observed: Vec<_> = observed.collect();
-        self.find_evicted(watcher, paths, &mut observed).await;
+        self.find_evicted(watch_session, paths, &mut observed).await;
         Some(observed)
     }
 
     /// Marks nodes that are absent and evicted. The record was written in the transaction that deleted the node: a
     /// session that sees one sees the other, however far its server is behind.
-    async fn find_evicted(&self, watcher: Watcher, paths: &[NodePath], observed: &mut [Option<Observed>]) {
+    async fn find_evicted(&self, watch_session: WatchSessionId, paths: &[NodePath], observed: &mut [Option<Observed>]) {
         let absent = || observed.iter().enumerate().filter(|(_, seen)| matches!(seen, Some(Observed::Absent)));
         let (indexes, records): (Vec<_>, Vec<_>) =
             absent().filter_map(|(index, _)| Some((index, record_path(paths.get(index)?)))).unzip();
         if records.is_empty() {
             return;
         }
-        let reads = self.zk.hub.session_of(watcher).get_many(records.iter().map(NodePath::as_str)).await;
+        let reads = self.zk.hub.session_of(watch_session).get_many(records.iter().map(NodePath::as_str)).await;
         for (slot, index) in indexes.into_iter().enumerate() {
             observed[index] = match reads.as_ref().map(|reads| &reads[slot]) {
                 Ok(Ok(None)) => Some(Observed::Absent),

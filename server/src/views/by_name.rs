@@ -13,13 +13,13 @@ const FEW: usize = 48;
 /// Number of entries of a chunk that is made from a sorted list: less than the maximum, which leaves room for more.
 const FILLED: usize = 96;
 
-type Entry<V> = (Arc<str>, V);
+type Named<V> = (Arc<str>, V);
 
 /// The map, in the order of the names' bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ByName<V> {
     /// No chunk is empty, and each begins after the end of the one before.
-    chunks: Vec<Arc<Vec<Entry<V>>>>,
+    chunks: Vec<Arc<Vec<Named<V>>>>,
     len: usize,
 }
 
@@ -31,7 +31,7 @@ impl<V> Default for ByName<V> {
 
 impl<V: Clone> ByName<V> {
     /// A map of entries that are sorted by name; no name may occur twice.
-    pub(super) fn from_sorted(entries: Vec<Entry<V>>) -> Self {
+    pub(super) fn from_sorted(entries: Vec<Named<V>>) -> Self {
         let (len, mut chunks) = (entries.len(), Vec::with_capacity(entries.len().div_ceil(FILLED)));
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
@@ -126,7 +126,7 @@ impl<V: Clone> ByName<V> {
     }
 }
 
-fn find<V>(chunk: &[Entry<V>], name: &str) -> Result<usize, usize> {
+fn find<V>(chunk: &[Named<V>], name: &str) -> Result<usize, usize> {
     chunk.binary_search_by(|(other, _)| (**other).cmp(name))
 }
 

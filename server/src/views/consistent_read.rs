@@ -13,7 +13,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::state::{Entry, NodeRead, Reads};
+use super::state::{ViewNode, NodeRead, Reads};
 use crate::types::Zxid;
 
 /// Relative paths.
@@ -56,7 +56,7 @@ impl Arrived {
 
 impl ReadRound {
     /// Adds one answer, and the names in the events that came between the previous answer and this one.
-    pub(super) fn answer(&mut self, named: RelativePaths, reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<Entry>>)>) {
+    pub(super) fn answer(&mut self, named: RelativePaths, reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<ViewNode>>)>) {
         self.open.extend(named.iter().cloned());
         self.named.extend(named);
         for (name, read) in reads {
@@ -159,8 +159,8 @@ mod tests {
     /// Names, and the transactions that last wrote them.
     type Tree = BTreeMap<Arc<str>, i64>;
 
-    fn entry(zxid: i64) -> Arc<Entry> {
-        Arc::new(Entry::new(zxid.to_string().as_bytes(), Stat { mzxid: zxid, ..Stat::default() }))
+    fn entry(zxid: i64) -> Arc<ViewNode> {
+        Arc::new(ViewNode::new(zxid.to_string().as_bytes(), Stat { mzxid: zxid, ..Stat::default() }))
     }
 
     fn apply(tree: &mut Tree, name: Arc<str>, write: Option<i64>) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Views;
-use super::parts::{Begin, Form, Kept, Key, Made, Parts, Payers};
+use super::parts::{Begin, PartForm, KeptParts, PartKey, MadePart, Parts, Payers};
 use super::ring::Delta;
 use super::state::State;
 use crate::budget::{Account, Budget};
@@ -27,7 +27,7 @@ impl Maker {
     pub(super) fn new(budget: &Budget) -> Self {
         // One core is left for everything else.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let payers = Payers { common: budget.common_account(), kept: Kept::new(MAX_KEPT) };
+        let payers = Payers { common: budget.common_account(), kept: KeptParts::new(MAX_KEPT) };
         Self { payers, turns: Turns::new((cores / 2).clamp(1, 4)) }
     }
 
@@ -37,10 +37,10 @@ impl Maker {
         &self,
         account: &Account,
         parts: &Parts,
-        key: Key,
+        key: PartKey,
         work: usize,
-        make: impl FnOnce() -> Made + Send + 'static,
-    ) -> Result<Made, Error> {
+        make: impl FnOnce() -> MadePart + Send + 'static,
+    ) -> Result<MadePart, Error> {
         if work <= SHORT {
             return parts.put(key, make(), account, &self.payers);
         }
@@ -68,9 +68,9 @@ impl Views {
         &self,
         account: &Account,
         state: &Arc<State>,
-        key: Key,
-        make: fn(&State, &Key) -> Made,
-    ) -> Result<Made, Error> {
+        key: PartKey,
+        make: fn(&State, &PartKey) -> MadePart,
+    ) -> Result<MadePart, Error> {
         if let Some(made) = state.parts().get(&key, account)? {
             return Ok(made);
         }
@@ -90,10 +90,10 @@ impl Views {
         account: &Account,
         delta: &Arc<Delta>,
         first: usize,
-        make: fn(&Delta, usize) -> Made,
-    ) -> Result<Made, Error> {
+        make: fn(&Delta, usize) -> MadePart,
+    ) -> Result<MadePart, Error> {
         let begin = if first == 0 { Begin::First } else { Begin::At(first) };
-        let key = Key { form: Form::Changes, begin, size: 0 };
+        let key = PartKey { form: PartForm::Changes, begin, size: 0 };
         if let Some(made) = delta.parts().get(&key, account)? {
             return Ok(made);
         }

@@ -102,7 +102,7 @@ pub(super) struct Inner {
 
 /// A use of a view, which keeps the view alive.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct ViewUse {
     pub(super) view: Arc<View>,
     account: Account,
     inner: Arc<Inner>,
@@ -161,7 +161,7 @@ impl Views {
             view
         };
         let view = self.0.slots().open(&scope, account, make)?;
-        Ok(Reader::new(Lease { view, account: account.clone(), inner: self.0.clone() }))
+        Ok(Reader::new(ViewUse { view, account: account.clone(), inner: self.0.clone() }))
     }
 
     /// The last transaction that this process knows of.
@@ -284,13 +284,13 @@ impl Inner {
     }
 }
 
-impl Lease {
+impl ViewUse {
     pub(super) fn views(&self) -> &Inner {
         &self.inner
     }
 }
 
-impl Drop for Lease {
+impl Drop for ViewUse {
     fn drop(&mut self) {
         let mut slots = self.inner.slots();
         if let Some(dropped) = slots.close(&self.view.scope, &self.account, Instant::now()) {

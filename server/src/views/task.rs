@@ -13,9 +13,9 @@ use super::fetch::{Failure, Line, Loaded};
 use super::registry::Inner;
 use super::consistent_read::{Cut, ReadRound, ConsistentRead};
 use super::state::State;
-use super::view::{BackendState, Refusal, Seen, View};
+use super::view::{BackendState, Refusal, ReadPoint, View};
 use crate::error::Error;
-use crate::turns::{Turn, Turns};
+use crate::turns::{TurnPermit, Turns};
 use crate::types::Zxid;
 use crate::zk::{Batch, Link, Mailbox, Session, Subscription};
 
@@ -43,7 +43,7 @@ pub(super) struct Task {
     /// time.
     turns: Option<(Turns<()>, u64)>,
     /// The turn of the first load, and when it ends if ZooKeeper sends nothing.
-    turn: Option<(Turn<()>, Instant)>,
+    turn: Option<(TurnPermit<()>, Instant)>,
     mailbox: Arc<Mailbox>,
     subscription: Subscription,
     /// The reads that are needed.
@@ -254,7 +254,7 @@ impl Task {
         if self.view.is_ahead_of(zxid) && !self.is_behind {
             return Err(Failure::Behind);
         }
-        self.view.show_whole(state, Seen { zxid, arrived, barrier }).await.map_err(Failure::TooLarge)
+        self.view.show_whole(state, ReadPoint { zxid, arrived, barrier }).await.map_err(Failure::TooLarge)
     }
 
     /// Takes memory for what was read so far; drops idle views if there is none.
@@ -300,7 +300,7 @@ impl Task {
 
 /// A turn of any of the connections that use a view, and the number of that connection. So a connection that asks for
 /// much does not delay another one that asks for the same view.
-async fn first_turn(view: &View, turns: &Turns<()>) -> (Turn<()>, u64) {
+async fn first_turn(view: &View, turns: &Turns<()>) -> (TurnPermit<()>, u64) {
     let (mut waiting, mut lines) = (FuturesUnordered::new(), BTreeSet::new());
     loop {
         for connection in view.users(LINES) {

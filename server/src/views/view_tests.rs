@@ -9,8 +9,8 @@ use super::purse::Purse;
 use super::ring::Limits;
 use super::consistent_read::{Arrived, Cut};
 use super::scope::Scope;
-use super::state::{Entry, NodeRead, Reads, State};
-use super::view::{BackendState, Refusal, Seen, View};
+use super::state::{ViewNode, NodeRead, Reads, State};
+use super::view::{BackendState, Refusal, ReadPoint, View};
 use crate::budget::{Budget, Limits as Most, Resource};
 use crate::error::Error;
 use crate::types::{NodePath, Revision, Stat, Zxid};
@@ -23,7 +23,7 @@ fn scope() -> Scope {
 
 fn node(zxid: i64, num_children: i32) -> NodeRead {
     let stat = Stat { czxid: 1, mzxid: 1, pzxid: zxid, num_children, ..Stat::default() };
-    NodeRead::Present(Arc::new(Entry::new(b"", stat)))
+    NodeRead::Present(Arc::new(ViewNode::new(b"", stat)))
 }
 
 fn cut(node: NodeRead, reads: Reads, zxid: i64, barrier: u64) -> Cut {
@@ -31,7 +31,7 @@ fn cut(node: NodeRead, reads: Reads, zxid: i64, barrier: u64) -> Cut {
 }
 
 fn children(count: usize, data: &[u8]) -> Reads {
-    let entry = || Some(Arc::new(Entry::new(data, Stat { mzxid: 5, ..Stat::default() })));
+    let entry = || Some(Arc::new(ViewNode::new(data, Stat { mzxid: 5, ..Stat::default() })));
     (0..count).map(|name| (format!("{name:06}").into(), entry())).collect()
 }
 
@@ -53,7 +53,7 @@ fn what_was_made_of_a_state_outlives_barriers_that_find_nothing_new() {
     assert_eq!(view.known().zxid, Zxid(9));
     // The node has a child that the view does not know of.
     assert!(!view.show_now(cut(node(10, 1), Reads::new(), 10, 0)));
-    let child = Some(Arc::new(Entry::new(b"", Stat::default())));
+    let child = Some(Arc::new(ViewNode::new(b"", Stat::default())));
     assert!(view.show_now(cut(node(10, 1), HashMap::from([("a".into(), child)]), 10, 0)));
     assert!(!Arc::ptr_eq(&first, &read()));
 }
@@ -112,7 +112,7 @@ fn what_takes_long_leaves_the_thread_to_others() {
         let count = || view.known().state.as_ref().unwrap().children.len();
         assert!(is_done_apart(&view, view.show(cut(node(5, 5000), children(5000, b"1"), 5, 0))).await.unwrap());
         assert_eq!(count(), 5000);
-        is_done_apart(&view, view.show_whole(state, Seen::at(Zxid(6), 0))).await.unwrap();
+        is_done_apart(&view, view.show_whole(state, ReadPoint::at(Zxid(6), 0))).await.unwrap();
         assert_eq!(count(), 0);
         assert!(view.show(cut(node(7, 5000), children(5000, b"2"), 7, 0)).await.unwrap());
         assert!(is_done_apart(&view, view.show(cut(NodeRead::Absent(8), Reads::new(), 8, 0))).await.unwrap());
@@ -129,9 +129,9 @@ async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back
         state.take_in(node(1, count), children(usize::try_from(count).unwrap(), &[0; 800]));
         state
     };
-    view.show_whole(state(10), Seen::at(Zxid(5), 0)).await.unwrap();
+    view.show_whole(state(10), ReadPoint::at(Zxid(5), 0)).await.unwrap();
     assert_eq!(budget.used(Resource::ViewBytes), 0, "small paths do not count");
-    view.show_whole(state(100), Seen::at(Zxid(5), 0)).await.unwrap();
+    view.show_whole(state(100), ReadPoint::at(Zxid(5), 0)).await.unwrap();
     let held = budget.used(Resource::ViewBytes);
     assert!(held > 80_000, "{held}");
     let error = view.show(cut(node(5, 200), children(200, &[0; 800]), 6, 0)).await.unwrap_err();
@@ -140,7 +140,7 @@ async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back
     view.refuse(Refusal { error, until: Some(Instant::now()) }).await;
     assert!(view.known().state.is_none());
     assert_eq!(budget.used(Resource::ViewBytes), 0);
-    view.show_whole(state(10), Seen::at(Zxid(7), 0)).await.unwrap();
+    view.show_whole(state(10), ReadPoint::at(Zxid(7), 0)).await.unwrap();
     assert!(view.known().refusal.is_none());
 }
 
@@ -153,7 +153,7 @@ async fn a_reload_and_the_two_moments_of_the_ring_are_counted() {
         state.take_in(node(1, 1), children(1, &[0; 1_000_000]));
         state
     };
-    view.show_whole(state(), Seen::at(Zxid(1), 0)).await.unwrap();
+    view.show_whole(state(), ReadPoint::at(Zxid(1), 0)).await.unwrap();
     let held = || budget.used(Resource::ViewBytes);
     let one = held();
     view.hold_for_load(state().bytes()).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::notifier::{ChangeListener, ConnectionKey};
-use super::cursor::{Cursor, Next, Step};
+use super::cursor::{Cursor, CursorStep, Step};
 use super::reach::Reached;
 use super::reader::{LOOKS, Reader};
 use super::view::BackendState;
@@ -19,7 +19,7 @@ const LAG: Duration = Duration::from_millis(20);
 
 /// A message to a watcher, and whether it can be trusted.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct WatcherUpdate {
     /// The message.
     pub(crate) step: Step,
     /// Whether it may be out of date because ZooKeeper can't be reached.
@@ -46,8 +46,8 @@ pub(crate) struct Watcher {
 }
 
 /// The result of one look at the view.
-struct Look {
-    next: Next,
+struct WatcherLook {
+    next: CursorStep,
     is_stale: bool,
     has_state: bool,
 }
@@ -77,7 +77,7 @@ impl Watcher {
     ///
     /// # Cancellation
     /// Safe: a message that was not returned is returned by the next call.
-    pub(crate) async fn next(&mut self) -> Result<Told, Error> {
+    pub(crate) async fn next(&mut self) -> Result<WatcherUpdate, Error> {
         if !self.is_checked && self.reader.view().known().refusal.is_some() {
             self.reader.cached().await?;
         }
@@ -85,14 +85,14 @@ impl Watcher {
         loop {
             self.news.catch_up();
             self.await_first().await;
-            let Look { next, is_stale, has_state } = self.look()?;
+            let WatcherLook { next, is_stale, has_state } = self.look()?;
             let step = match next {
-                Next::Tell(step) => return Ok(Told { step, is_stale }),
-                Next::Wait => self.wait(has_state).await,
-                Next::CatchUp(revision) => self.catch_up(revision).await?,
+                CursorStep::Tell(step) => return Ok(WatcherUpdate { step, is_stale }),
+                CursorStep::Wait => self.wait(has_state).await,
+                CursorStep::CatchUp(revision) => self.catch_up(revision).await?,
             };
             if let Some(step) = step {
-                return Ok(Told { step, is_stale: self.is_stale() });
+                return Ok(WatcherUpdate { step, is_stale: self.is_stale() });
             }
         }
     }
@@ -118,14 +118,14 @@ impl Watcher {
     }
 
     /// Looks under one lock, taken once: after a change, all watchers look.
-    fn look(&mut self) -> Result<Look, Error> {
+    fn look(&mut self) -> Result<WatcherLook, Error> {
         let mut known = self.reader.view().known();
         if let Some(refusal) = &known.refusal {
             return Err(refusal.error.clone());
         }
         let next = self.cursor.advance(&mut known);
         let is_stale = self.is_stale_beside(known.backend);
-        Ok(Look { next, is_stale, has_state: known.state.is_some() })
+        Ok(WatcherLook { next, is_stale, has_state: known.state.is_some() })
     }
 
     /// For a heartbeat: the revision of the last state that was sent, or a later one that dates the same content. If
@@ -182,8 +182,8 @@ impl Watcher {
             return Ok(None);
         }
         match self.cursor.settle(&mut self.reader.view().known()) {
-            Next::Tell(step) => Ok(Some(step)),
-            Next::Wait | Next::CatchUp(_) => Ok(None),
+            CursorStep::Tell(step) => Ok(Some(step)),
+            CursorStep::Wait | CursorStep::CatchUp(_) => Ok(None),
         }
     }
 }

@@ -37,7 +37,7 @@ pub(crate) use calls::{Read, create, delete, set_data};
 pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_string};
 pub(crate) use connection::MAX_REPLY;
 pub(crate) use error::{Error, ErrorCode};
-pub(crate) use hub::{Hub, Subscription, Synced, Watcher};
+pub(crate) use hub::{Hub, Subscription, Synced, WatchSessionId};
 pub(crate) use names::Resolver;
 pub(crate) use pauses::Pauses;
 pub(crate) use pool::{NoRoom, EphemeralSession, EphemeralSessions, Pool, PathReservation, SESSION_PATH_BYTES};
@@ -46,7 +46,7 @@ pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
 pub(crate) use roster::{LONGEST_NAME, Listed, Roster};
 pub(crate) use session::{Answer, Held, Link, Session};
 use tokio::task::JoinSet;
-pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, Seen};
+pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, NodeEvents};
 pub(crate) use writer::{CommitError, Committed, Guard, FenceEpoch, Unit};
 
 use crate::types::{SessionId, Zxid};

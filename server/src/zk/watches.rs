@@ -38,7 +38,7 @@ pub(crate) struct Batch {
     /// set again after a lost connection, or too many events came to list them.
     pub(crate) resync: HashSet<NodePath>,
     /// The merged events since the last batch, by node.
-    pub(crate) events: HashMap<Arc<str>, Seen>,
+    pub(crate) events: HashMap<Arc<str>, NodeEvents>,
     /// The number of the last arrival before the batch was taken. All arrivals up to it are in this batch or an earlier
     /// one.
     pub(crate) upto: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Batch {
 
 /// The merged events of one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct NodeEvents {
     /// The node was created.
     pub(crate) created: bool,
     /// The largest transaction that created it, if ZooKeeper sends transactions.

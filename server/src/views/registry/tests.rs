@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::budget::Limits;
 use crate::types::Stat;
-use crate::views::state::{Entry, NodeRead, Reads, State};
+use crate::views::state::{ViewNode, NodeRead, Reads, State};
 use crate::views::{ConnectionKey, Reached, Step};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
 
@@ -68,7 +68,7 @@ fn open(views: &Views, name: &str, bytes: usize) -> Reader {
 fn open_as(views: &Views, name: &str, bytes: usize, account: &Account) -> Reader {
     let reader = views.open(&path(name), false, account).unwrap();
     let mut state = State::empty(path(name), false);
-    state.take_in(NodeRead::Present(Arc::new(Entry::new(&vec![0; bytes], Stat::default()))), Reads::new());
+    state.take_in(NodeRead::Present(Arc::new(ViewNode::new(&vec![0; bytes], Stat::default()))), Reads::new());
     reader.view().show_whole_now(state, Zxid(1), 0);
     reader
 }
