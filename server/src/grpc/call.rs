@@ -35,7 +35,7 @@ const MOST_UNSENT: usize = 64 * 1024;
 /// A call under way.
 #[derive(Debug)]
 pub(super) struct Call {
-    memory: Mutex<Memory>,
+    memory: Mutex<CallMemory>,
     account: Account,
     /// Bytes that the call takes before it has a body.
     base: usize,
@@ -45,7 +45,7 @@ pub(super) struct Call {
 }
 
 #[derive(Debug)]
-struct Memory {
+struct CallMemory {
     share: Share,
     /// Bytes of the request that are kept.
     request: usize,
@@ -74,7 +74,7 @@ impl Call {
         let headers = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         let base = CALL + headers.sum::<usize>().saturating_sub(SMALL);
         let share = account.take(Resource::Bytes, base)?;
-        let memory = Memory { share, request: 0, unsent: 0, sender: None, refusal: None };
+        let memory = CallMemory { share, request: 0, unsent: 0, sender: None, refusal: None };
         Ok(Arc::new(Self {
             memory: Mutex::new(memory),
             account: account.clone(),
@@ -99,11 +99,11 @@ impl Call {
         self.heard.get().map(Heard::arriving)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, CallMemory> {
         lock(&self.memory)
     }
 
-    fn amount(&self, memory: &Memory) -> usize {
+    fn amount(&self, memory: &CallMemory) -> usize {
         self.base + memory.request.saturating_sub(SMALL) + memory.unsent.saturating_sub(FREE)
     }
 

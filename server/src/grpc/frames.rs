@@ -69,13 +69,13 @@ fn prefixed(message: &impl Message, more: usize) -> Bytes {
 }
 
 /// The body of an answer: frames, and then the status.
-struct Frames<S> {
+struct FramedBody<S> {
     source: S,
     rest: Bytes,
     has_ended: bool,
 }
 
-impl<S: Stream<Item = Result<Frame, Status>> + Unpin> http_body::Body for Frames<S> {
+impl<S: Stream<Item = Result<Frame, Status>> + Unpin> http_body::Body for FramedBody<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -116,7 +116,7 @@ pub(super) fn hand_over<T>(
     stand_in: T,
     frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin + 'static,
 ) -> Response<T> {
-    let body = Body::new(Frames { source: frames, rest: Bytes::new(), has_ended: false });
+    let body = Body::new(FramedBody { source: frames, rest: Bytes::new(), has_ended: false });
     let mut response = Response::new(stand_in);
     response.extensions_mut().insert(Handover(Arc::new(Mutex::new(Some(body)))));
     response
@@ -166,7 +166,7 @@ mod tests {
             let stale = v1::WatchResponse { stale: true, ..Default::default() };
             let frames = [Ok(Frame::encoded(encoded.clone())), Ok(Frame::with(&encoded, &stale))];
             let source = stream::iter(frames.into_iter().chain(end));
-            let mut body = Frames { source, rest: Bytes::new(), has_ended: false };
+            let mut body = FramedBody { source, rest: Bytes::new(), has_ended: false };
             let mut next = async || {
                 std::future::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context)).await
             };

@@ -16,7 +16,7 @@ use tonic::service::Routes;
 use tower_service::Service;
 
 use super::call::Call;
-use super::download::{Answer, Download};
+use super::download::{AnswerCost, Download};
 use super::write_coalescer::{self, Peer};
 use super::upload::{RequestForm, Upload};
 use super::{deadline, status};
@@ -57,12 +57,12 @@ pub(crate) struct Gate {
     reflections: Arc<Semaphore>,
     metrics: Metrics,
     standing: Standing,
-    opening: Opening,
+    width: GateWidth,
 }
 
 /// What the gate lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opening {
+enum GateWidth {
     /// Every call.
     Wide,
     /// Calls that ask how the replica stands. The others are told that it drains.
@@ -73,24 +73,24 @@ enum Opening {
 struct Admitted {
     request: Request<Body>,
     call: Arc<Call>,
-    answer: Answer,
+    answer: AnswerCost,
     deadline: Option<Instant>,
 }
 
 impl Gate {
     pub(crate) fn new(routes: Routes, metrics: Metrics, standing: Standing) -> Self {
         let reflections = Arc::new(Semaphore::new(REPLICA_REFLECTIONS));
-        Self { routes, reflections, metrics, standing, opening: Opening::Wide }
+        Self { routes, reflections, metrics, standing, width: GateWidth::Wide }
     }
 
     /// The gate of connections that are made while the replica drains: calls of health, reflection and Status alone.
     pub(crate) fn of_a_drain(self) -> Self {
-        Self { opening: Opening::Narrow, ..self }
+        Self { width: GateWidth::Narrow, ..self }
     }
 
     fn admit(&self, request: Request<Body>) -> Result<Admitted, Error> {
         let (mut head, body) = request.into_parts();
-        if self.opening == Opening::Narrow && !asks_how_it_stands(head.uri.path()) {
+        if self.width == GateWidth::Narrow && !asks_how_it_stands(head.uri.path()) {
             return Err(Error::Draining);
         }
         // Every connection that is accepted has one; see `WriteCoalescer`.
@@ -101,11 +101,11 @@ impl Gate {
         let (form, answer) = match head.uri.path() {
             REGISTER => {
                 head.extensions.insert(call.clone());
-                (RequestForm::Many, Answer::Open)
+                (RequestForm::Many, AnswerCost::Open)
             }
-            DESCRIBE_LOCK | GET | WATCH => (RequestForm::Single, Answer::Shared),
-            path if path.starts_with(REFLECTION_PREFIX) => (self.reflection(&peer)?, Answer::Own),
-            _ => (RequestForm::Single, Answer::Own),
+            DESCRIBE_LOCK | GET | WATCH => (RequestForm::Single, AnswerCost::Shared),
+            path if path.starts_with(REFLECTION_PREFIX) => (self.reflection(&peer)?, AnswerCost::Own),
+            _ => (RequestForm::Single, AnswerCost::Own),
         };
         let upload = Upload::new(body, form, call.clone(), peer.unread);
         Ok(Admitted { request: Request::from_parts(head, Body::new(upload)), call, answer, deadline })

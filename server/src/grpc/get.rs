@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Admission, Kind, account};
+use super::admission::{Admission, CallKind, account};
 use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
@@ -27,22 +27,22 @@ struct PageToken {
 
 impl Service {
     pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
-        let _place = request.get_ref().wait.map(|_| self.admit(Kind::Get)).transpose()?;
+        let _place = request.get_ref().wait.map(|_| self.admit(CallKind::Get)).transpose()?;
         let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)
             .map_err(|_| Error::Protocol { field: "page_size", cause: "it can't be negative".to_owned() })?;
         let min_revision = convert::at_least(request.min_revision)?;
-        let news = News { acknowledged, min_revision, admission: self.admission.clone() };
+        let known = KnownTransactions { acknowledged, min_revision, admission: self.admission.clone() };
         let token = PageToken::parse(&request.page_token)?;
         let reader = self.views.open(&path, request.recursive, &account)?;
         let (reading, reset) = match &token {
             Some(token) => (reader.pinned(token.revision).await?, false),
-            None if request.wait.is_none() => read(&reader, &request, &news).await?,
+            None if request.wait.is_none() => read(&reader, &request, &known).await?,
             // A call that waits would delay the drain, and only its end can tell its client to move.
             None => tokio::select! {
-                reading = read(&reader, &request, &news) => reading?,
+                reading = read(&reader, &request, &known) => reading?,
                 () = self.drain.begun() => return Err(Error::Draining),
             },
         };
@@ -60,7 +60,7 @@ impl Service {
 }
 
 /// The transactions that the caller knows of.
-struct News {
+struct KnownTransactions {
     /// From this replica's answers.
     acknowledged: Acknowledged,
     /// From the request.
@@ -70,23 +70,23 @@ struct News {
 }
 
 /// The reading, and whether ZooKeeper's history ends before a transaction that the caller knows of.
-async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<(StateReading, bool), Error> {
+async fn read(reader: &Reader, request: &v1::GetRequest, known: &KnownTransactions) -> Result<(StateReading, bool), Error> {
     let wait = convert::duration("wait", request.wait)?;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
     let mut reading = match request.consistency() {
         v1::Consistency::Latest => reader.latest().await?,
         v1::Consistency::Unspecified | v1::Consistency::Cached => reader.cached().await?,
     };
-    let acknowledged = news.acknowledged.latest();
-    let at_least = acknowledged.max(news.min_revision);
+    let acknowledged = known.acknowledged.latest();
+    let at_least = acknowledged.max(known.min_revision);
     let mut reached = Reached::Yes;
     if at_least.0 > 0 {
         drop(reading);
         let waits = request.wait.is_none() && !reader.has_reached(at_least);
-        let _place = waits.then(|| news.admission.admit(Kind::Get));
+        let _place = waits.then(|| known.admission.admit(CallKind::Get));
         reached = reader.reach(at_least, reader.patience_ends()).await;
         if let Reached::Never(end) = reached {
-            news.acknowledged.forget(acknowledged, end);
+            known.acknowledged.forget(acknowledged, end);
         }
         // The state that was read before this check may be older.
         reading = reader.cached().await?;

@@ -9,7 +9,7 @@ use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Kind, Place, account, contact};
+use super::admission::{CallKind, CallPlace, account, contact};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
@@ -21,12 +21,12 @@ use crate::views::Views;
 const MARGIN: usize = 8 * 1024;
 
 /// State that lives as long as the RPC.
-struct Open {
+struct OpenAcquireLock {
     acquisition: Acquisition,
     acknowledged: Acknowledged,
     views: Views,
     heartbeat: Option<Heartbeat>,
-    _place: Place,
+    _place: CallPlace,
 }
 
 impl Service {
@@ -35,7 +35,7 @@ impl Service {
         request: Request<v1::AcquireLockRequest>,
     ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit(Kind::AcquireLock)?;
+        let place = self.admit(CallKind::AcquireLock)?;
         let (account, contact) = (account(&request), contact(&request));
         let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
         let request = request.into_inner();
@@ -51,7 +51,7 @@ impl Service {
             contact,
         };
         let acquisition = self.locks.acquire(request, &account);
-        let open = Open { acquisition, acknowledged, views, heartbeat, _place: place };
+        let open = OpenAcquireLock { acquisition, acknowledged, views, heartbeat, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 
@@ -82,7 +82,7 @@ fn description_to_frame(description: &Description) -> Bytes {
     })
 }
 
-async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {
+async fn next_response(mut open: OpenAcquireLock) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, OpenAcquireLock)> {
     /// Number of heartbeats that a holder gets within the time in which it must have heard one.
     const IN_HORIZON: u32 = 3;
     let answer = loop {

@@ -155,7 +155,7 @@ impl Service {
     }
 
     /// A place for a stream, or for a call that waits.
-    fn admit(&self, kind: admission::Kind) -> Result<admission::Place, Error> {
+    fn admit(&self, kind: admission::CallKind) -> Result<admission::CallPlace, Error> {
         if self.drain.is_serving() { Ok(self.admission.admit(kind)) } else { Err(Error::Draining) }
     }
 

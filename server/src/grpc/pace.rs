@@ -60,8 +60,8 @@ impl Unread {
 
 /// The connection's side: the frames that have arrived, and whether more may be read.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
-    frames: Frames,
+pub(super) struct ReadPacer {
+    frames: Http2Frames,
     pause: Option<Pause>,
 }
 
@@ -73,12 +73,12 @@ struct Pause {
     same: usize,
 }
 
-impl Pace {
+impl ReadPacer {
     /// Notes bytes that were read from the socket.
     pub(super) fn has_read(&mut self, bytes: &[u8], unread: &Unread) {
         let mut count = 0;
         // Empty frames are not handed on to calls.
-        self.frames.pass(bytes, |kind, _, length| count += isize::from(kind == Frames::DATA && length > 0));
+        self.frames.pass(bytes, |kind, _, length| count += isize::from(kind == Http2Frames::DATA && length > 0));
         if count > 0 && unread.frames.fetch_add(count, Ordering::AcqRel) < 0 {
             // Calls have read frames that no longer counted.
             unread.frames.store(count, Ordering::Release);
@@ -113,14 +113,14 @@ impl Pace {
 
 /// Follows the frames of HTTP/2 on a connection. It looks at lengths, types and flags only.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(super) struct Http2Frames {
     /// Bytes that are still to come of the preface, or of the current frame.
     left: usize,
     header: [u8; Self::HEADER],
     known: usize,
 }
 
-impl Frames {
+impl Http2Frames {
     /// Length of a frame's header: a length of three bytes, a type, flags and a stream.
     const HEADER: usize = 9;
     const PREFACE: usize = 24;
@@ -159,7 +159,7 @@ impl Frames {
     }
 }
 
-impl Default for Frames {
+impl Default for Http2Frames {
     fn default() -> Self {
         Self { left: Self::PREFACE, header: [0; Self::HEADER], known: 0 }
     }
@@ -183,7 +183,7 @@ mod tests {
         let bytes = [vec![9; 24], frame(4, 12), frame(1, 70), frame(0, 7), frame(0, 0), frame(0, 200), frame(3, 4)];
         let bytes = bytes.concat();
         for piece in [1, 2, 9, 10, 64, 1000] {
-            let (mut pace, unread) = (Pace::default(), Unread::default());
+            let (mut pace, unread) = (ReadPacer::default(), Unread::default());
             bytes.chunks(piece).for_each(|piece| pace.has_read(piece, &unread));
             assert_eq!(unread.count(), 2, "by {piece}");
         }
@@ -191,12 +191,12 @@ mod tests {
 
     struct Test {
         unread: Arc<Unread>,
-        pace: Pace,
+        pace: ReadPacer,
     }
 
     impl Test {
         fn after(frames: isize) -> Self {
-            let mut test = Self { unread: Arc::default(), pace: Pace::default() };
+            let mut test = Self { unread: Arc::default(), pace: ReadPacer::default() };
             test.pace.frames.left = 0;
             test.comes(frames);
             test

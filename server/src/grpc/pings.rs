@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::pace::Frames;
+use super::pace::Http2Frames;
 use crate::clock;
 use crate::contact::Contact;
 
@@ -28,7 +28,7 @@ pub(super) struct Pings {
     last: Option<Instant>,
     is_due: bool,
     /// Follows the frames that have been written.
-    frames: Frames,
+    frames: Http2Frames,
     /// Whether anything was written: the first frame of a connection must be HTTP/2's.
     has_begun: bool,
     /// Whether a block of headers is being written, which no other frame may interrupt.
@@ -37,7 +37,7 @@ pub(super) struct Pings {
 
 impl Pings {
     pub(super) fn new() -> Self {
-        let frames = Frames::without_preface();
+        let frames = Http2Frames::without_preface();
         Self { alarm: None, last: None, is_due: false, frames, has_begun: false, is_in_headers: false }
     }
 

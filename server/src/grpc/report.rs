@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rollcall_proto::server::v1;
 use tokio::time::Instant;
 
-use super::admission::Kind;
+use super::admission::CallKind;
 use super::{Service, convert};
 use crate::budget::Resource;
 use crate::drain::Phase;
@@ -52,10 +52,10 @@ impl Service {
         v1::ReplicaCounts {
             connections: u64::try_from(connections).unwrap_or_default(),
             calls: used(Resource::Streams),
-            register_streams: streams(Kind::Register),
-            watch_streams: streams(Kind::Watch),
-            lock_streams: streams(Kind::AcquireLock),
-            waiting_gets: streams(Kind::Get),
+            register_streams: streams(CallKind::Register),
+            watch_streams: streams(CallKind::Watch),
+            lock_streams: streams(CallKind::AcquireLock),
+            waiting_gets: streams(CallKind::Get),
             registrations: used(Resource::Registrations),
             locks: used(Resource::Locks),
             views: to_u64(self.views.count()),

@@ -48,9 +48,9 @@ pub(super) enum RequestForm {
 pub(super) struct Upload {
     body: Body,
     form: RequestForm,
-    patience: Patience,
+    patience: UploadPatience,
     /// Set while there is no memory for bytes that have arrived on an open stream. Most streams never wait.
-    wait: Option<Wait>,
+    wait: Option<HeldUpRead>,
     /// Number of bytes that are kept.
     kept: usize,
     lengths: Lengths,
@@ -59,7 +59,7 @@ pub(super) struct Upload {
 }
 
 /// An open stream that is not read, except for the frame that shows that something has arrived.
-struct Wait {
+struct HeldUpRead {
     /// The frame that has arrived.
     frame: Frame<Bytes>,
     /// When memory is checked again.
@@ -68,7 +68,7 @@ struct Wait {
 }
 
 /// How long the server waits for a request.
-struct Patience {
+struct UploadPatience {
     began: Instant,
     /// Set on the first wait; most requests never wait.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -79,7 +79,7 @@ struct Patience {
 
 impl Upload {
     pub(super) fn new(body: Body, form: RequestForm, call: Arc<Call>, unread: Arc<Unread>) -> Self {
-        let patience = Patience::new(&unread);
+        let patience = UploadPatience::new(&unread);
         Self { body, form, patience, wait: None, kept: 0, lengths: Lengths::default(), call, unread }
     }
 
@@ -101,7 +101,7 @@ impl Upload {
                 Err(Error::LimitExceeded { reason: "TOO_MANY_BYTES", what, limit })
             }
             RequestForm::Reflection { .. } => {
-                self.patience = Patience::new(&self.unread);
+                self.patience = UploadPatience::new(&self.unread);
                 self.call.keep(self.kept)
             }
         }
@@ -122,7 +122,7 @@ impl Upload {
             Some(wait) => wait,
             None => match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) if self.call.is_exhausted() => {
-                    Wait { frame, look: Box::pin(sleep(CROWDED)), _held_back: self.call.held_back() }
+                    HeldUpRead { frame, look: Box::pin(sleep(CROWDED)), _held_back: self.call.held_back() }
                 }
                 next => return Poll::Ready(next),
             },
@@ -138,7 +138,7 @@ impl Upload {
     }
 }
 
-impl Patience {
+impl UploadPatience {
     fn new(unread: &Unread) -> Self {
         Self { began: Instant::now(), alarm: None, read: unread.bytes(), is_last_look: false }
     }

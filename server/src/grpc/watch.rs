@@ -15,7 +15,7 @@ use rollcall_proto::server::v1::watch_response::Event;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Kind, Place, account};
+use super::admission::{CallKind, CallPlace, account};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, convert, status};
@@ -33,7 +33,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// State that lives as long as the RPC.
-struct Open {
+struct OpenWatch {
     views: Views,
     account: Account,
     /// The latest transaction acknowledged to the connection, and its value when the call began.
@@ -47,7 +47,7 @@ struct Open {
     has_ended: bool,
     /// Counts the messages of all watchers.
     messages: Counter,
-    _place: Place,
+    _place: CallPlace,
 }
 
 /// A step and how far it has been sent.
@@ -58,7 +58,7 @@ enum Unfinished {
 
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
-        let place = self.admit(Kind::Watch)?;
+        let place = self.admit(CallKind::Watch)?;
         let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
@@ -76,7 +76,7 @@ impl Service {
         let watcher = reader.watch(since, at_least, request.full, ConnectionKey(account.id()));
         let (views, messages, told) =
             (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
-        let open = Open {
+        let open = OpenWatch {
             views,
             account,
             acknowledged: (acknowledged, latest),
@@ -92,7 +92,7 @@ impl Service {
     }
 }
 
-async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, Open)> {
+async fn next_response(mut open: OpenWatch) -> Option<(Result<Frame, tonic::Status>, OpenWatch)> {
     if open.has_ended {
         return None;
     }
@@ -110,7 +110,7 @@ async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, 
     Some((frame, open))
 }
 
-impl Open {
+impl OpenWatch {
     async fn next(&mut self) -> Result<Frame, Error> {
         if let Some(unfinished) = self.unfinished.take() {
             let is_stale = self.watcher.is_stale();

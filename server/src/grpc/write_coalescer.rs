@@ -17,7 +17,7 @@ use tokio::task::coop;
 use tonic::transport::server::Connected;
 
 use super::acknowledged::Acknowledged;
-use super::pace::{Pace, Unread};
+use super::pace::{ReadPacer, Unread};
 use super::pings::Pings;
 use super::turnstile::{Turnstile, Visitor};
 use crate::budget::Account;
@@ -39,7 +39,7 @@ pub(super) const CONNECTION_REFLECTIONS: usize = 4;
 pub(crate) struct WriteCoalescer<S> {
     socket: S,
     peer: Peer,
-    pace: Pace,
+    pace: ReadPacer,
     visitor: Visitor,
     pings: Pings,
     /// Whether bytes that have arrived stay unread for a while.
@@ -92,7 +92,7 @@ impl<S> WriteCoalescer<S> {
         Self {
             socket,
             peer: Peer::new(account, contact),
-            pace: Pace::default(),
+            pace: ReadPacer::default(),
             visitor: turnstile.visitor(),
             pings: Pings::new(),
             is_held_up: false,

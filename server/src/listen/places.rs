@@ -68,7 +68,7 @@ struct Taken {
 
 /// The place of one connection, given back on drop.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     places: Places,
     address: IpAddr,
 }
@@ -79,7 +79,7 @@ impl Places {
         Self { bounds, taken: Arc::default(), gauge }
     }
 
-    pub(super) fn take(&self, address: IpAddr) -> Result<Place, Full> {
+    pub(super) fn take(&self, address: IpAddr) -> Result<ConnectionPlace, Full> {
         let address = network(address);
         let Bounds { in_all, per_address } = self.bounds;
         let mut taken = lock(&self.taken);
@@ -93,11 +93,11 @@ impl Places {
         *here += 1;
         taken.in_all += 1;
         self.gauge.inc();
-        Ok(Place { places: self.clone(), address })
+        Ok(ConnectionPlace { places: self.clone(), address })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut taken = lock(&self.places.taken);
         taken.in_all -= 1;

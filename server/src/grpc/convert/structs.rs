@@ -50,13 +50,13 @@ pub(super) enum Fault {
 
 /// Compact JSON of at most `limit` bytes, with its keys in order. Of a field that comes twice the last counts.
 pub(super) fn to_json(encoded: &[u8], limit: usize) -> Result<EncodedValue, Fault> {
-    let mut writer = Writer::new(encoded.len(), limit);
+    let mut writer = JsonWriter::new(encoded.len(), limit);
     let members = writer.object(encoded, MAX_DEPTH)?;
     let has = |name: &str| members.iter().any(|(key, _)| *key == name);
     Ok(EncodedValue::object(&writer.json, has("pid"), has("created")))
 }
 
-struct Writer {
+struct JsonWriter {
     json: Vec<u8>,
     limit: usize,
     /// Bytes of JSON that are left for further values, whether they are written or not: a value that is not written
@@ -67,7 +67,7 @@ struct Writer {
 /// A key and its encoded value.
 type Member<'a> = (&'a str, &'a [u8]);
 
-impl Writer {
+impl JsonWriter {
     fn new(encoded_len: usize, limit: usize) -> Self {
         Self { json: Vec::with_capacity(encoded_len.min(limit)), limit, left: limit }
     }
@@ -378,7 +378,7 @@ mod tests {
     }
 
     fn json(encoded: &[u8]) -> Result<String, Fault> {
-        let mut writer = Writer::new(encoded.len(), LIMIT);
+        let mut writer = JsonWriter::new(encoded.len(), LIMIT);
         writer.object(encoded, MAX_DEPTH)?;
         Ok(String::from_utf8(writer.json).unwrap())
     }
