@@ -23,7 +23,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::budget::{self, Budget, Resource};
 use crate::contact::{Contact, StallDetector};
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, DrainPhase};
 use crate::durable::Durable;
 use crate::evictions::Evictions;
 use crate::grpc::{self, Admission, Gate, WriteCoalescer, Service, Turnstile};
@@ -329,7 +329,7 @@ async fn open_store(directory: PathBuf, zookeeper: &zk::Config) -> anyhow::Resul
 async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::Sender<()>) {
     let deadline = Instant::now() + time;
     tracing::info!(streams = service.admission.streams(), "draining for at most {time:?}");
-    service.drain.go_to(Phase::Draining { deadline });
+    service.drain.go_to(DrainPhase::Draining { deadline });
     let moved = async {
         tokio::time::sleep(BEFORE_GO_AWAY).await;
         drop(go_away);

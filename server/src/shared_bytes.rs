@@ -22,7 +22,7 @@ pub(crate) struct SharedBytes {
 }
 
 /// The bytes as one connection has them, and the share that it pays for them.
-struct Held {
+struct PaidBytes {
     shared: Arc<SharedBytes>,
     _share: Option<Arc<Share>>,
 }
@@ -43,7 +43,7 @@ impl SharedBytes {
     /// [`Error::LimitExceeded`] when the connection has no room for them.
     pub(crate) fn held_by(self: &Arc<Self>, account: &Account) -> Result<Bytes, Error> {
         let share = if self.bytes.len() > SMALL { Some(self.share(account)?) } else { None };
-        Ok(Bytes::from_owner(Held { shared: self.clone(), _share: share }))
+        Ok(Bytes::from_owner(PaidBytes { shared: self.clone(), _share: share }))
     }
 
     fn share(&self, account: &Account) -> Result<Arc<Share>, Error> {
@@ -60,7 +60,7 @@ impl SharedBytes {
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for PaidBytes {
     fn as_ref(&self) -> &[u8] {
         &self.shared.bytes
     }

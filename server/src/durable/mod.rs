@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use self::subtree::{Names, Subtree};
+use self::subtree::{ChildNames, Subtree};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::lock_nodes::{LockNodes, lock_record};
@@ -162,7 +162,7 @@ impl Durable {
     async fn read_below(&self, session: &Session, subtree: &mut Subtree, account: &Account) -> Result<(), Error> {
         while let Some(parent) = subtree.next_unlisted() {
             let children = session.children(&parent).await.map_err(|error| read_failed(&parent, error))?;
-            let mut names = Names::new(children.map(|(names, _)| names).unwrap_or_default(), account)?;
+            let mut names = ChildNames::new(children.map(|(names, _)| names).unwrap_or_default(), account)?;
             loop {
                 let batch: Vec<_> = names.take(READ_BATCH).iter().map(|name| parent.join(name)).collect();
                 if batch.is_empty() {

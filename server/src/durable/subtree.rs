@@ -40,7 +40,7 @@ struct Chunk {
 
 /// The names of a node's children, given out one by one.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct ChildNames {
     names: std::vec::IntoIter<String>,
     _share: Share,
 }
@@ -97,7 +97,7 @@ impl Subtree {
     }
 }
 
-impl Names {
+impl ChildNames {
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection has no room for them.
     pub(super) fn new(names: Vec<String>, account: &Account) -> Result<Self, Error> {
@@ -113,7 +113,7 @@ impl Names {
     }
 }
 
-impl Drop for Names {
+impl Drop for ChildNames {
     fn drop(&mut self) {
         if self.names.len() > LONG
             && let Ok(runtime) = Handle::try_current()
@@ -157,9 +157,9 @@ mod tests {
         assert_eq!(refused.unwrap().reason(), "TOO_MANY_BYTES");
         assert_eq!(subtree.len(), 1000 / (NODE + 4));
         drop(subtree);
-        let names = Names::new(vec!["a".to_owned(); 10], &account).unwrap();
+        let names = ChildNames::new(vec!["a".to_owned(); 10], &account).unwrap();
         assert_eq!(account.used(Resource::Bytes), 10 * NAME);
-        assert!(Names::new(vec!["a".to_owned(); 10], &account).is_err());
+        assert!(ChildNames::new(vec!["a".to_owned(); 10], &account).is_err());
         drop(names);
         assert_eq!(account.used(Resource::Bytes), 0);
     }

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use self::record::Record;
+use self::record::EvictionRecord;
 pub(crate) use self::record::record_path;
 use crate::error::Error;
 use crate::mutex::lock;
@@ -45,7 +45,7 @@ pub(crate) struct Evictions(Arc<Shared>);
 struct Shared {
     zk: Zk,
     /// The known records, by name.
-    known: Mutex<HashMap<String, Known>>,
+    known: Mutex<HashMap<String, KnownEviction>>,
     /// `None` until the records have been read once.
     table: watch::Sender<Option<Table>>,
     calls: Semaphore,
@@ -53,7 +53,7 @@ struct Shared {
 
 /// A record that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
+struct KnownEviction {
     path: NodePath,
     /// When the eviction ends.
     until: Instant,
@@ -63,7 +63,7 @@ struct Known {
 
 /// Whether a path may be registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum EvictionVerdict {
     Free,
     /// It is evicted, and stays so for this time.
     Evicted(Duration),
@@ -92,22 +92,22 @@ impl Evictions {
     }
 
     /// Returns whether a path may be registered.
-    pub(crate) fn verdict(&self, path: &NodePath) -> Verdict {
+    pub(crate) fn verdict(&self, path: &NodePath) -> EvictionVerdict {
         let table = self.0.table.borrow();
-        let Some(table) = &*table else { return Verdict::Unknown };
+        let Some(table) = &*table else { return EvictionVerdict::Unknown };
         let left = table.get(path).map(|until| until.saturating_duration_since(Instant::now()));
-        left.filter(|left| !left.is_zero()).map_or(Verdict::Free, Verdict::Evicted)
+        left.filter(|left| !left.is_zero()).map_or(EvictionVerdict::Free, EvictionVerdict::Evicted)
     }
 
     /// Notes a path's record that was read before the watch has reported it.
     pub(crate) fn learn(&self, path: &NodePath, read: &Read) {
         let name = record::name(path);
-        let Some(record) = Record::parse(&name, &read.data) else { return };
+        let Some(record) = EvictionRecord::parse(&name, &read.data) else { return };
         // The record is only a moment old. If it was known before, its end is known, too.
         let (until, written) = (Instant::now() + record.duration, Zxid(read.stat.mzxid));
         self.0.change(|known| {
             if known.get(&name).is_none_or(|known| known.written < written) {
-                known.insert(name, Known { path: path.clone(), until, written });
+                known.insert(name, KnownEviction { path: path.clone(), until, written });
             }
         });
     }
@@ -180,7 +180,7 @@ impl Evictions {
         let is_ours = ours.is_some();
         let owner = ours.unwrap_or(reader);
         let fence_epoch = owner.writer().fence_epoch();
-        let look = Look::at(path, held_by, &owner).await.map_err(failed)?;
+        let look = EvictionNodes::at(path, held_by, &owner).await.map_err(failed)?;
         if look.node.as_ref().map(|node| SessionId(node.stat.ephemeral_owner)) != held_by {
             owner.session().sync(path).await.map_err(failed)?;
             return Ok(None);
@@ -201,10 +201,10 @@ impl Evictions {
             // Nothing is deleted, or the node belongs to a foreign program, which has no fence.
             _ => Guard::None,
         };
-        self.commit(&owner, guard, &look, &Record { path: path.clone(), duration }).await
+        self.commit(&owner, guard, &look, &EvictionRecord { path: path.clone(), duration }).await
     }
 
-    async fn commit(&self, owner: &EphemeralSession, guard: Guard, look: &Look, record: &Record) -> Result<Option<bool>, Error> {
+    async fn commit(&self, owner: &EphemeralSession, guard: Guard, look: &EvictionNodes, record: &EvictionRecord) -> Result<Option<bool>, Error> {
         let path = &record.path;
         let (name, at) = (record::name(path), record_path(path));
         let mut ops: Vec<_> = look.node.iter().map(|node| zk::delete(path.as_str(), node.stat.version)).collect();
@@ -215,7 +215,7 @@ impl Evictions {
         match owner.writer().commit(Unit { guard, ops }).await {
             Ok(committed) => {
                 let until = Instant::now() + record.duration;
-                let known = Known { path: path.clone(), until, written: committed.zxid };
+                let known = KnownEviction { path: path.clone(), until, written: committed.zxid };
                 self.0.change(|all| drop(all.insert(name, known)));
                 Ok(Some(look.node.is_some()))
             }
@@ -234,7 +234,7 @@ impl Evictions {
 }
 
 /// The nodes that matter to an eviction, read in one state.
-struct Look {
+struct EvictionNodes {
     node: Option<Read>,
     record: Option<Read>,
     /// The version of the fence of the session that holds the node; `None` if it has none.
@@ -243,7 +243,7 @@ struct Look {
     is_among_leases: bool,
 }
 
-impl Look {
+impl EvictionNodes {
     async fn at(path: &NodePath, held_by: Option<SessionId>, owner: &EphemeralSession) -> Result<Self, zk::Error> {
         let record = record_path(path);
         let queue = path.parent().filter(|parent| parent.as_str() != "/").map(|parent| lock_queue(&parent));
@@ -265,7 +265,7 @@ impl Look {
 
 impl Shared {
     /// Changes the known records, and the table with them.
-    fn change(&self, change: impl FnOnce(&mut HashMap<String, Known>)) {
+    fn change(&self, change: impl FnOnce(&mut HashMap<String, KnownEviction>)) {
         let mut known = lock(&self.known);
         change(&mut known);
         // Under the lock, so that the last table is that of the last known records.
@@ -275,7 +275,7 @@ impl Shared {
     }
 
     /// Publishes the evictions in force.
-    fn show(&self, known: &HashMap<String, Known>) {
+    fn show(&self, known: &HashMap<String, KnownEviction>) {
         let now = Instant::now();
         let in_force = known.values().filter(|known| known.until > now);
         let table: HashMap<_, _> = in_force.map(|known| (known.path.clone(), known.until)).collect();

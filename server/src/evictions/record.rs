@@ -16,7 +16,7 @@ const HASH: usize = 16;
 
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct EvictionRecord {
     pub(super) path: NodePath,
     pub(super) duration: Duration,
 }
@@ -41,7 +41,7 @@ pub(super) fn named(name: &str) -> NodePath {
     NodePath::trusted(format!("{EVICTED}/{name}"))
 }
 
-impl Record {
+impl EvictionRecord {
     /// Reads the data of the record with this name; `None` if Rollcall did not write it.
     pub(super) fn parse(record_name: &str, data: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(data).ok()?;
@@ -62,11 +62,11 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_nothing_else_is() {
-        let record = Record { path: NodePath::trusted("/services/\"ä\""), duration: Duration::from_millis(1500) };
-        assert_eq!(Record::parse(&name(&record.path), &record.data()), Some(record.clone()));
-        assert_eq!(Record::parse("0123", &record.data()), None, "it is of another path");
+        let record = EvictionRecord { path: NodePath::trusted("/services/\"ä\""), duration: Duration::from_millis(1500) };
+        assert_eq!(EvictionRecord::parse(&name(&record.path), &record.data()), Some(record.clone()));
+        assert_eq!(EvictionRecord::parse("0123", &record.data()), None, "it is of another path");
         for bad in ["", "{}", "[]", r#"{"path":"/services/a","duration_ms":-1}"#] {
-            assert_eq!(Record::parse(&name(&NodePath::trusted("/services/a")), bad.as_bytes()), None, "{bad}");
+            assert_eq!(EvictionRecord::parse(&name(&NodePath::trusted("/services/a")), bad.as_bytes()), None, "{bad}");
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::record::{self, Record};
-use super::{Known, MOST, Shared, tick};
+use super::record::{self, EvictionRecord};
+use super::{KnownEviction, MOST, Shared, tick};
 use crate::mutex::lock;
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::EVICTED;
@@ -21,9 +21,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 const SPREAD: Duration = Duration::from_secs(2);
 
 /// A record as it was read.
-struct Found {
+struct FoundRecord {
     name: String,
-    record: Record,
+    record: EvictionRecord,
     /// When it was written, in milliseconds by ZooKeeper's clock.
     mtime: i64,
     written: Zxid,
@@ -83,16 +83,16 @@ fn next_end(shared: &Shared, removals: &HashMap<String, Instant>) -> Option<Inst
 async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Error> {
     let session = subscription.session();
     let (found, names, changed) = read(&session).await?;
-    let is_new = |found: &Found| lock(&shared.known).get(&found.name).is_none_or(|known| known.written < found.written);
+    let is_new = |found: &FoundRecord| lock(&shared.known).get(&found.name).is_none_or(|known| known.written < found.written);
     let new: Vec<_> = found.into_iter().filter(is_new).collect();
     let (zookeeper_now, now) = if new.is_empty() { (0, Instant::now()) } else { time(shared).await };
     let mut known = lock(&shared.known);
     // A record that this replica made after this reading is not in the list yet.
     known.retain(|name, known| names.contains(name) || known.written > changed);
-    for Found { name, record, mtime, written } in new {
+    for FoundRecord { name, record, mtime, written } in new {
         let age = Duration::from_millis(u64::try_from(zookeeper_now.saturating_sub(mtime)).unwrap_or_default());
         let until = now + record.duration.saturating_sub(age);
-        let later = Known { path: record.path, until, written };
+        let later = KnownEviction { path: record.path, until, written };
         if known.get(&name).is_none_or(|known| known.written < written) {
             known.insert(name, later);
         }
@@ -102,7 +102,7 @@ async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Er
 }
 
 /// All records, their names, and the transaction that created or removed one last.
-async fn read(session: &Session) -> Result<(Vec<Found>, HashSet<String>, Zxid), zk::Error> {
+async fn read(session: &Session) -> Result<(Vec<FoundRecord>, HashSet<String>, Zxid), zk::Error> {
     let Some((names, stat)) = session.children(&NodePath::trusted(EVICTED)).await? else {
         return Ok((Vec::new(), HashSet::new(), Zxid(0)));
     };
@@ -113,8 +113,8 @@ async fn read(session: &Session) -> Result<(Vec<Found>, HashSet<String>, Zxid), 
         let reads = session.get_many(paths.iter().map(NodePath::as_str)).await?;
         for (name, read) in chunk.iter().zip(reads) {
             let Ok(Some(read)) = read else { continue };
-            match Record::parse(name, &read.data) {
-                Some(record) => found.push(Found {
+            match EvictionRecord::parse(name, &read.data) {
+                Some(record) => found.push(FoundRecord {
                     name: name.clone(),
                     record,
                     mtime: read.stat.mtime,

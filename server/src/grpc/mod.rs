@@ -46,7 +46,7 @@ pub(crate) use write_coalescer::WriteCoalescer;
 pub(crate) use turnstile::Turnstile;
 
 use crate::budget::Budget;
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, DrainPhase};
 use crate::durable::Durable;
 use crate::error::Error;
 use crate::evictions::Evictions;
@@ -123,7 +123,7 @@ impl Service {
     /// released. Waits until everything that clients gave back before is removed.
     pub(crate) async fn go_down(&self) {
         self.sessions.leave_standing();
-        self.drain.go_to(Phase::Over);
+        self.drain.go_to(DrainPhase::Over);
         tokio::join!(self.views.save(), self.locks.drained(), self.sessions.settled());
     }
 

@@ -13,7 +13,7 @@ use crate::budget::Resource;
 use crate::compute;
 use crate::contact::StallDetector;
 use crate::error::Error;
-use crate::evictions::{Evictions, Verdict, record_path};
+use crate::evictions::{Evictions, EvictionVerdict, record_path};
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
@@ -163,17 +163,17 @@ impl Claims {
             return None;
         }
         match self.evictions.verdict(path) {
-            Verdict::Free => None,
-            Verdict::Evicted(_) => Some(self.evicted(path)),
-            Verdict::Unknown => Some(Claimed::Unavailable { uncertain_create: None }),
+            EvictionVerdict::Free => None,
+            EvictionVerdict::Evicted(_) => Some(self.evicted(path)),
+            EvictionVerdict::Unknown => Some(Claimed::Unavailable { uncertain_create: None }),
         }
     }
 
     fn evicted(&self, path: &NodePath) -> Claimed {
         let remaining = match self.evictions.verdict(path) {
-            Verdict::Evicted(remaining) => remaining,
+            EvictionVerdict::Evicted(remaining) => remaining,
             // The table is behind.
-            Verdict::Free | Verdict::Unknown => Duration::ZERO,
+            EvictionVerdict::Free | EvictionVerdict::Unknown => Duration::ZERO,
         };
         Claimed::Refused(Error::Evicted { path: path.clone(), remaining })
     }

@@ -359,7 +359,7 @@ impl<'a> Line<'a> {
     /// bound the work of ZooKeeper.
     fn submit_in(&self, turn: Option<TurnPermit<()>>, parts: impl Iterator<Item = Request>) -> PendingRead {
         let request = Request::MultiRead(parts.collect());
-        let held = turn.map(|turn| -> zk::Held { Box::new(turn) });
+        let held = turn.map(|turn| -> zk::KeptUntilAnswer { Box::new(turn) });
         Box::pin(self.session.submit_on(self.connection, request, Some(self.mailbox), held))
     }
 }

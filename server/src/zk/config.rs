@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::activation::Activation;
-use super::names::Resolver;
+use super::server_addresses::Resolver;
 use super::reports::Reports;
 
 /// Number of bytes of the length that precedes a path on the wire.

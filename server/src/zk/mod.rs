@@ -17,7 +17,7 @@ mod fence;
 mod horizon;
 mod hub;
 pub(crate) mod layout;
-mod names;
+mod server_addresses;
 mod pauses;
 mod pool;
 #[cfg(test)]
@@ -38,13 +38,13 @@ pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_s
 pub(crate) use connection::MAX_REPLY;
 pub(crate) use error::{Error, ErrorCode};
 pub(crate) use hub::{Hub, Subscription, Synced, WatchSessionId};
-pub(crate) use names::Resolver;
+pub(crate) use server_addresses::Resolver;
 pub(crate) use pauses::Pauses;
 pub(crate) use pool::{NoRoom, EphemeralSession, EphemeralSessions, Pool, PathReservation, SESSION_PATH_BYTES};
 pub(crate) use reports::Reports;
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
 pub(crate) use roster::{LONGEST_NAME, Listed, Roster};
-pub(crate) use session::{Answer, Held, Link, Session};
+pub(crate) use session::{Answer, KeptUntilAnswer, Link, Session};
 use tokio::task::JoinSet;
 pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, NodeEvents};
 pub(crate) use writer::{CommitError, Committed, Guard, FenceEpoch, Unit};

@@ -22,13 +22,13 @@ pub(crate) struct Reports(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_server: HashMap<String, Report>,
+    by_server: HashMap<String, ReportedServer>,
     /// The server of the last failure, and the failure. `None` once that server was reached.
     last: Option<(String, String)>,
 }
 
 #[derive(Debug)]
-struct Report {
+struct ReportedServer {
     next_at: Instant,
     pause: Duration,
 }
@@ -76,7 +76,7 @@ impl Reports {
         if reports.len() >= MOST {
             reports.clear();
         }
-        reports.insert(server.to_owned(), Report { next_at: now + FIRST_PAUSE, pause: FIRST_PAUSE });
+        reports.insert(server.to_owned(), ReportedServer { next_at: now + FIRST_PAUSE, pause: FIRST_PAUSE });
         true
     }
 }

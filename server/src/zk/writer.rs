@@ -180,7 +180,7 @@ struct Done {
     guards: usize,
 }
 
-enum Finished {
+enum FinishedWrite {
     Batch(Done),
     /// Each unit was sent by itself and answered; `own` is the known version of the own fence after that.
     Singles {
@@ -224,7 +224,7 @@ struct Task {
     fence_epoch: Arc<AtomicU64>,
     arriving: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
-    under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
+    under_way: FuturesUnordered<BoxFuture<'static, FinishedWrite>>,
     /// Fences that a multi under way writes: no other multi may assume their version.
     fences_under_way: HashSet<String>,
     /// Versions of foreign fences that are linked by multis of ours alone.
@@ -346,10 +346,10 @@ impl Task {
         (batch, fences.into_iter().collect())
     }
 
-    fn finish(&mut self, finished: Finished) {
+    fn finish(&mut self, finished: FinishedWrite) {
         match finished {
-            Finished::Batch(done) => self.finish_batch(done),
-            Finished::Singles { fences, own } => {
+            FinishedWrite::Batch(done) => self.finish_batch(done),
+            FinishedWrite::Singles { fences, own } => {
                 self.release(&fences);
                 self.forget(&fences);
                 if self.is_own_among(&fences) {
@@ -359,7 +359,7 @@ impl Task {
                     }
                 }
             }
-            Finished::Fence(Ok((version, moved))) => {
+            FinishedWrite::Fence(Ok((version, moved))) => {
                 self.own = FenceVersion::Version(version);
                 if moved {
                     // Counted after the read, so that a caller that reads the new count reads its nodes later than
@@ -368,7 +368,7 @@ impl Task {
                 }
                 self.fences_under_way.remove(&self.fence.path);
             }
-            Finished::Fence(Err(_)) => self.read_fence(),
+            FinishedWrite::Fence(Err(_)) => self.read_fence(),
         }
     }
 
@@ -451,7 +451,7 @@ impl Task {
             if read.is_err() {
                 tokio::time::sleep(FENCE_PAUSE).await;
             }
-            Finished::Fence(read)
+            FinishedWrite::Fence(read)
         }));
     }
 }
@@ -475,11 +475,11 @@ async fn send_batch(
     guards: Vec<Request>,
     batch: Vec<Waiting>,
     fences: Vec<(String, i32)>,
-) -> Finished {
+) -> FinishedWrite {
     let guard_count = guards.len();
     let units: Vec<_> = batch.iter().map(|waiting| waiting.unit.ops.as_slice()).collect();
     let result = send(&session, guards, &units, Stats::Wanted).await;
-    Finished::Batch(Done { batch, fences, result, guards: guard_count })
+    FinishedWrite::Batch(Done { batch, fences, result, guards: guard_count })
 }
 
 /// Sends each unit by itself, and answers it. Units of one fence follow each other, each with the version that the one
@@ -490,7 +490,7 @@ async fn send_singles(
     own: FenceVersion,
     batch: Vec<Waiting>,
     fences: Vec<(String, i32)>,
-) -> Finished {
+) -> FinishedWrite {
     let mut pipelined = Vec::new();
     let mut guarded = Vec::new();
     for waiting in batch {
@@ -526,7 +526,7 @@ async fn send_singles(
         versions.remove(&own_fence.path).unwrap_or(own)
     };
     let (_, own) = tokio::join!(futures_util::future::join_all(pipelined), guarded);
-    Finished::Singles { fences, own }
+    FinishedWrite::Singles { fences, own }
 }
 
 /// Sends one unit at once.

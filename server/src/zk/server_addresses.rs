@@ -53,7 +53,7 @@ impl Resolver {
 }
 
 /// The addresses of the servers that one session knows.
-pub(super) struct Names {
+pub(super) struct ServerAddresses {
     resolver: Resolver,
     /// The last answer for each name.
     known: HashMap<String, Vec<SocketAddr>>,
@@ -62,7 +62,7 @@ pub(super) struct Names {
     under_way: HashMap<String, Lookup>,
 }
 
-impl Names {
+impl ServerAddresses {
     pub(super) fn new(resolver: Resolver) -> Self {
         Self { resolver, known: HashMap::new(), under_way: HashMap::new() }
     }
@@ -135,7 +135,7 @@ mod tests {
     async fn all_addresses_of_all_names_count_and_are_looked_up_each_time() {
         let calls = Arc::new(AtomicU16::new(0));
         let counted = calls.clone();
-        let mut names = Names::new(Resolver::new(move |host| {
+        let mut names = ServerAddresses::new(Resolver::new(move |host| {
             let call = counted.fetch_add(1, Ordering::Relaxed);
             let found = if host == "one" { vec![address(1), address(2)] } else { vec![address(2), address(10 + call)] };
             Box::pin(async move { Ok(found) })
@@ -148,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_with_many_addresses_is_tried_some_at_a_time_and_each_in_time() {
         let all: Vec<_> = (1..=64).map(address).collect();
-        let mut names = Names::new(Resolver::new(move |_| {
+        let mut names = ServerAddresses::new(Resolver::new(move |_| {
             let all = all.clone();
             Box::pin(async move { Ok(all) })
         }));
@@ -166,7 +166,7 @@ mod tests {
         let calls = Arc::new(AtomicU16::new(0));
         let answer = Arc::new(Notify::new());
         let (counted, answered) = (calls.clone(), answer.clone());
-        let mut names = Names::new(Resolver::new(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+        let mut names = ServerAddresses::new(Resolver::new(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
             0 => Box::pin(async { Ok(vec![address(1)]) }),
             1 => Box::pin(async { Err(io::Error::other("no such name")) }),
             _ => {
