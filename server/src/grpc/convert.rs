@@ -13,7 +13,7 @@ use rollcall_proto::server::v1;
 use super::status;
 use crate::error::Error;
 use crate::locks::{self, LockEvent};
-use crate::sessions::{LostReason, Notice};
+use crate::sessions::{RegistrationLostReason, Notice};
 use crate::types::{NodePath, PathError, Stat, Zxid};
 use crate::value::{EncodedValue, Value};
 use crate::views::{BackendState, Begin, Change, ChangeKind, ViewNode, State};
@@ -261,10 +261,10 @@ pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
     v1::RegisterResponse { response: Some(response) }
 }
 
-fn lost_reason(reason: LostReason) -> v1::LostReason {
+fn lost_reason(reason: RegistrationLostReason) -> v1::LostReason {
     match reason {
-        LostReason::TakenOver => v1::LostReason::TakenOver,
-        LostReason::Expired => v1::LostReason::Expired,
-        LostReason::Evicted => v1::LostReason::Evicted,
+        RegistrationLostReason::TakenOver => v1::LostReason::TakenOver,
+        RegistrationLostReason::Expired => v1::LostReason::Expired,
+        RegistrationLostReason::Evicted => v1::LostReason::Evicted,
     }
 }

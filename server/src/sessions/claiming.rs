@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::claims::{Requester, Claim, Claimed, Held, Policy, Step, decide};
+use super::claims::{Requester, Claim, Claimed, Held, Policy, ClaimStep, decide};
 use crate::budget::Resource;
 use crate::compute;
 use crate::contact::StallDetector;
@@ -27,7 +27,7 @@ const SETTLING: Duration = Duration::from_millis(200);
 
 /// The state of a claim's looks at ZooKeeper.
 #[derive(Debug, Default)]
-struct Look {
+struct ClaimLooks {
     /// The session of every look: the same one, so that a sync of it counts.
     reader: Option<EphemeralSession>,
     is_synced: bool,
@@ -35,7 +35,7 @@ struct Look {
     is_bereft: bool,
 }
 
-impl Look {
+impl ClaimLooks {
     /// Has the server that is read catch up.
     async fn sync(&self, path: &NodePath) -> Result<(), zk::Error> {
         match &self.reader {
@@ -81,7 +81,7 @@ async fn new_bytes(claim: &Claim) -> Bytes {
 }
 
 /// Like [`decide`], but on another thread if the values are so large that it takes long to compare them.
-async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> Step {
+async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> ClaimStep {
     if !takes_long(claim, read) {
         return decide(claim, path, read, on_our_session, is_current);
     }
@@ -90,7 +90,7 @@ async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_ses
 }
 
 /// How an attempt ended.
-enum Attempt {
+enum AttemptEnd {
     Done(Claimed, Option<PathReservation>),
     /// Look at the node (again).
     Look,
@@ -103,10 +103,10 @@ enum NotNow {
 }
 
 impl NotNow {
-    fn into_attempt(self) -> Result<Attempt, zk::Error> {
+    fn into_end(self) -> Result<AttemptEnd, zk::Error> {
         match self {
             Self::Zk(error) => Err(error),
-            Self::Refused(error) => Ok(Attempt::Done(Claimed::Refused(error), None)),
+            Self::Refused(error) => Ok(AttemptEnd::Done(Claimed::Refused(error), None)),
         }
     }
 }
@@ -133,7 +133,7 @@ impl Claims {
             Policy::Restore(_) | Policy::PutBack { .. } => claim.uncertain_creates.is_empty(),
             Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
         };
-        let mut look = Look::default();
+        let mut look = ClaimLooks::default();
         for attempt in 0..TRIES {
             let tried = if std::mem::take(&mut create_first) {
                 self.create(path, &mut claim, &mut look).await
@@ -142,8 +142,8 @@ impl Claims {
                 Box::pin(self.look_and_act(path, &mut claim, requester, &mut look)).await
             };
             match tried {
-                Ok(Attempt::Done(claimed, reservation)) => return (claimed, reservation),
-                Ok(Attempt::Look) => {}
+                Ok(AttemptEnd::Done(claimed, reservation)) => return (claimed, reservation),
+                Ok(AttemptEnd::Look) => {}
                 Err(error) => return (Self::failed(path, &claim, error), None),
             }
             if attempt >= 2 {
@@ -219,10 +219,10 @@ impl Claims {
         }
     }
 
-    async fn create(&self, path: &NodePath, claim: &mut Claim, look: &mut Look) -> Result<Attempt, zk::Error> {
+    async fn create(&self, path: &NodePath, claim: &mut Claim, look: &mut ClaimLooks) -> Result<AttemptEnd, zk::Error> {
         let reservation = match self.reserve(path, claim) {
             Ok(reservation) => reservation,
-            Err(why) => return why.into_attempt(),
+            Err(why) => return why.into_end(),
         };
         let owner = reservation.owner();
         let fence_epoch = owner.writer().fence_epoch();
@@ -246,22 +246,22 @@ impl Claims {
                     written: committed.zxid,
                     fence_epoch,
                 };
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(reservation)))
+                Ok(AttemptEnd::Done(Claimed::Held { held, stat, adopted: false }, Some(reservation)))
             }
             Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
             Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => {
                 // A look has seen no node, because its server is behind. This session's server knows of the node now.
                 Box::pin(look.sync(path)).await?;
                 look.reader.get_or_insert_with(|| owner.clone());
-                Ok(Attempt::Look)
+                Ok(AttemptEnd::Look)
             }
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
                 if std::mem::replace(&mut look.is_bereft, true) {
-                    return Ok(Attempt::Look);
+                    return Ok(AttemptEnd::Look);
                 }
                 match Box::pin(owner.session().ensure_parents(path)).await {
                     // The parents were deleted again meanwhile: look again from the start.
-                    Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => Ok(Attempt::Look),
+                    Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => Ok(AttemptEnd::Look),
                     Err(error) => Err(error),
                 }
             }
@@ -271,32 +271,32 @@ impl Claims {
     }
 
     /// ZooKeeper did not answer a create. If the node may exist all the same, its room stays reserved.
-    fn not_committed(path: &NodePath, claim: &mut Claim, reservation: PathReservation, error: zk::Error) -> Result<Attempt, zk::Error> {
+    fn not_committed(path: &NodePath, claim: &mut Claim, reservation: PathReservation, error: zk::Error) -> Result<AttemptEnd, zk::Error> {
         if !error.is_unknown() {
             return Err(error);
         }
         claim.uncertain_creates.add(reservation.owner().id());
-        Ok(Attempt::Done(Self::failed(path, claim, error), Some(reservation)))
+        Ok(AttemptEnd::Done(Self::failed(path, claim, error), Some(reservation)))
     }
 
     /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
     /// a node exists after all, that node decides. If none does, the registration counts as taken over, and as given up
     /// by its new holder.
-    async fn doubt(&self, path: &NodePath, owner: &EphemeralSession, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+    async fn doubt(&self, path: &NodePath, owner: &EphemeralSession, claim: &mut Claim) -> Result<AttemptEnd, zk::Error> {
         owner.session().sync(path).await?;
         if owner.session().exists(path).await?.is_none() {
             let record = owner.session().get(&record_path(path)).await?;
             let known = claim.policy.known().unwrap_or_default();
             if let Some(record) = record.filter(|record| record.stat.mzxid > known.0) {
                 self.evictions.learn(path, &record);
-                return Ok(Attempt::Done(self.evicted(path), None));
+                return Ok(AttemptEnd::Done(self.evicted(path), None));
             }
-            return Ok(Attempt::Done(Claimed::TakenOver, None));
+            return Ok(AttemptEnd::Done(Claimed::TakenOver, None));
         }
         if let Policy::PutBack { generation, .. } = claim.policy {
             claim.policy = Policy::Restore(generation);
         }
-        Ok(Attempt::Look)
+        Ok(AttemptEnd::Look)
     }
 
     async fn look_and_act(
@@ -304,8 +304,8 @@ impl Claims {
         path: &NodePath,
         claim: &mut Claim,
         requester: &Requester,
-        look: &mut Look,
-    ) -> Result<Attempt, zk::Error> {
+        look: &mut ClaimLooks,
+    ) -> Result<AttemptEnd, zk::Error> {
         // The node of an earlier create may exist in the session that sent it: only that session is sure to see it.
         let uncertain = claim.uncertain_creates.latest_first().find_map(|session| self.zk.pool.owner(session));
         let reader = match uncertain.or(look.reader.take()) {
@@ -322,33 +322,33 @@ impl Claims {
             let fence_epoch = owner.writer().fence_epoch();
             if owner.session().get(path).await? != read {
                 look.reader = Some(owner);
-                return Ok(Attempt::Look);
+                return Ok(AttemptEnd::Look);
             }
             ours = Some((owner, fence_epoch));
         }
         let step = decided(claim, path, read.as_ref(), ours.is_some(), look.is_synced).await;
         match (step, read, ours) {
-            (Step::Create, _, _) => self.create(path, claim, look).await,
-            (Step::Keep, Some(read), Some((owner, fence_epoch))) => Ok(Self::keep(path, &read, &owner, fence_epoch, claim)),
-            (Step::Write(bytes), Some(read), Some((owner, fence_epoch))) => {
+            (ClaimStep::Create, _, _) => self.create(path, claim, look).await,
+            (ClaimStep::Keep, Some(read), Some((owner, fence_epoch))) => Ok(Self::keep(path, &read, &owner, fence_epoch, claim)),
+            (ClaimStep::Write(bytes), Some(read), Some((owner, fence_epoch))) => {
                 Self::write(path, claim, read, &owner, fence_epoch, bytes).await
             }
-            (Step::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, requester).await => {
-                Ok(Attempt::Done(Claimed::TakenOver, None))
+            (ClaimStep::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, requester).await => {
+                Ok(AttemptEnd::Done(Claimed::TakenOver, None))
             }
-            (Step::Replace { bytes, adopted }, Some(read), ours) => {
+            (ClaimStep::Replace { bytes, adopted }, Some(read), ours) => {
                 let wanted = Replacement { read, ours, bytes, adopted };
                 self.replace(path, claim, wanted, look).await
             }
-            (Step::Leave, _, _) => Ok(Attempt::Done(Claimed::Unavailable { uncertain_create: None }, None)),
-            (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
-            (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
-            (Step::Behind, _, _) => {
+            (ClaimStep::Leave, _, _) => Ok(AttemptEnd::Done(Claimed::Unavailable { uncertain_create: None }, None)),
+            (ClaimStep::TakenOver, _, _) => Ok(AttemptEnd::Done(Claimed::TakenOver, None)),
+            (ClaimStep::Refuse(error), _, _) => Ok(AttemptEnd::Done(Claimed::Refused(error), None)),
+            (ClaimStep::Behind, _, _) => {
                 reader.session().sync(path).await?;
                 look.is_synced = true;
-                Ok(Attempt::Look)
+                Ok(AttemptEnd::Look)
             }
-            (Step::Keep | Step::Write(_) | Step::Replace { .. }, _, _) => Ok(Attempt::Look),
+            (ClaimStep::Keep | ClaimStep::Write(_) | ClaimStep::Replace { .. }, _, _) => Ok(AttemptEnd::Look),
         }
     }
 
@@ -367,7 +367,7 @@ impl Claims {
         requester.is_gone()
     }
 
-    fn keep(path: &NodePath, read: &Read, owner: &EphemeralSession, fence_epoch: FenceEpoch, claim: &Claim) -> Attempt {
+    fn keep(path: &NodePath, read: &Read, owner: &EphemeralSession, fence_epoch: FenceEpoch, claim: &Claim) -> AttemptEnd {
         let held = Held {
             generation: Generation(read.stat.czxid),
             session: owner.id(),
@@ -377,7 +377,7 @@ impl Claims {
         };
         let adopted = matches!(claim.policy, Policy::Resume(_));
         let reservation = owner.reserve_for_its_own(path.as_str().len());
-        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(reservation))
+        AttemptEnd::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(reservation))
     }
 
     /// Writes new data into a node of ours.
@@ -388,7 +388,7 @@ impl Claims {
         owner: &EphemeralSession,
         fence_epoch: FenceEpoch,
         bytes: Bytes,
-    ) -> Result<Attempt, zk::Error> {
+    ) -> Result<AttemptEnd, zk::Error> {
         let op = zk::set_data(path.as_str(), bytes.clone(), read.stat.version);
         match owner.writer().commit(Unit { guard: Guard::Own(fence_epoch), ops: vec![op] }).await {
             Ok(committed) => {
@@ -405,11 +405,11 @@ impl Claims {
                 };
                 let adopted = matches!(claim.policy, Policy::Resume(_));
                 let reservation = owner.reserve_for_its_own(path.as_str().len());
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
+                Ok(AttemptEnd::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
             }
             Err(
                 CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. },
-            ) => Ok(Attempt::Look),
+            ) => Ok(AttemptEnd::Look),
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
             Err(CommitError::Zk(error)) => Err(error),
         }
@@ -421,8 +421,8 @@ impl Claims {
         path: &NodePath,
         claim: &mut Claim,
         Replacement { read, ours, bytes, adopted }: Replacement,
-        look: &Look,
-    ) -> Result<Attempt, zk::Error> {
+        look: &ClaimLooks,
+    ) -> Result<AttemptEnd, zk::Error> {
         let length = path.as_str().len();
         let reservation = match &ours {
             // In the same session, so that the fence is that session's own, and no more room is taken.
@@ -431,7 +431,7 @@ impl Claims {
         };
         let reservation = match reservation {
             Ok(reservation) => reservation,
-            Err(why) => return self.no_room(why, claim).into_attempt(),
+            Err(why) => return self.no_room(why, claim).into_end(),
         };
         let owner = reservation.owner();
         let (guard, fence_epoch) = match ours {
@@ -442,7 +442,7 @@ impl Claims {
                     // Either server may be behind.
                     owner.session().sync(path).await?;
                     look.sync(path).await?;
-                    return Ok(Attempt::Look);
+                    return Ok(AttemptEnd::Look);
                 };
                 (guard, fence_epoch)
             }
@@ -456,13 +456,13 @@ impl Claims {
                 let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
                 let generation = Generation(committed.zxid.0);
                 let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, fence_epoch };
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
+                Ok(AttemptEnd::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
             }
-            Err(CommitError::FenceMoved) => Ok(Attempt::Look),
+            Err(CommitError::FenceMoved) => Ok(AttemptEnd::Look),
             Err(CommitError::Part { code, .. }) => match code {
                 ErrorCode::BadVersion | ErrorCode::NoNode | ErrorCode::NodeExists => {
                     look.sync(path).await?;
-                    Ok(Attempt::Look)
+                    Ok(AttemptEnd::Look)
                 }
                 code => Err(zk::Error::Refused(code)),
             },

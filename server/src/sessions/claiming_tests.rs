@@ -12,7 +12,7 @@ use super::claiming::Claims;
 use super::claims::{Requester, Claim, Claimed, Content, Held, Policy};
 use super::path_reservations::PathReservations;
 use super::stepped::path;
-use super::upkeep::{Removal, Upkeep};
+use super::upkeep::{NodeRemoval, Upkeep};
 use crate::budget::Resource;
 use crate::contact::StallDetector;
 use crate::error::Error;
@@ -269,7 +269,7 @@ async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one()
     for index in 0..3 {
         let path = NodePath::trusted(format!("/services/{index}"));
         let (held, _reservation) = hold(&zk, &path, None).await;
-        removals.push((held.session, Removal { path, generation: held.generation, bytes: held.bytes.len() }));
+        removals.push((held.session, NodeRemoval { path, generation: held.generation, bytes: held.bytes.len() }));
     }
     const BAD_ARGUMENTS: i32 = -8;
     fixture.proxy.faults().refused.insert(OpCode::MultiRead, BAD_ARGUMENTS);
@@ -279,7 +279,7 @@ async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one()
     let removed = upkeep.remove(session, &removals);
     let refused = tokio::time::timeout(LONG, removed).await.expect("they go");
     assert!(refused.is_empty());
-    for Removal { path, .. } in &removals {
+    for NodeRemoval { path, .. } in &removals {
         assert!(zk.pool.any().unwrap().session().exists(path).await.unwrap().is_none());
     }
 }

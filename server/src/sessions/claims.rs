@@ -249,7 +249,7 @@ pub(super) enum Observed {
 
 /// The next step of a claim, after a look at the node. Pure.
 #[derive(Debug, PartialEq)]
-pub(super) enum Step {
+pub(super) enum ClaimStep {
     /// Create the node.
     Create,
     /// The node is ours as it is.
@@ -278,33 +278,33 @@ pub(super) fn decide(
     read: Option<&Read>,
     on_our_session: bool,
     is_current: bool,
-) -> Step {
-    let Some(read) = read else { return if claim.is_put_right() { Step::Leave } else { Step::Create } };
+) -> ClaimStep {
+    let Some(read) = read else { return if claim.is_put_right() { ClaimStep::Leave } else { ClaimStep::Create } };
     let standing = Generation(read.stat.czxid);
     if let Policy::PutRight(generation) = claim.policy {
         // The node's deletion, or the end of its session, is not known yet.
         return match standing.cmp(&generation) {
-            cmp::Ordering::Greater => Step::TakenOver,
-            cmp::Ordering::Equal if on_our_session && claim.content.is_same(&read.data) => Step::Keep,
-            cmp::Ordering::Equal if on_our_session => Step::Write(claim.content.bytes()),
-            cmp::Ordering::Equal | cmp::Ordering::Less => Step::Leave,
+            cmp::Ordering::Greater => ClaimStep::TakenOver,
+            cmp::Ordering::Equal if on_our_session && claim.content.is_same(&read.data) => ClaimStep::Keep,
+            cmp::Ordering::Equal if on_our_session => ClaimStep::Write(claim.content.bytes()),
+            cmp::Ordering::Equal | cmp::Ordering::Less => ClaimStep::Leave,
         };
     }
     if !read.stat.is_ephemeral() {
         return match claim.policy {
             // No client asks: this is like any other later node in its place.
             Policy::Restore(before) | Policy::PutBack { generation: before, .. } if standing > before => {
-                Step::TakenOver
+                ClaimStep::TakenOver
             }
-            _ => Step::Refuse(Error::NotEphemeral { path: path.clone() }),
+            _ => ClaimStep::Refuse(Error::NotEphemeral { path: path.clone() }),
         };
     }
     let owner = SessionId(read.stat.ephemeral_owner);
     let was_our_create = on_our_session && claim.uncertain_creates.has(owner) && claim.content.is_same(&read.data);
     let resumed = match (claim.policy.known(), &claim.policy) {
-        _ if was_our_create => return Step::Keep,
-        (_, Policy::Exclusive) => return Step::Refuse(Error::NameTaken { path: path.clone() }),
-        (None, _) => return Step::Replace { bytes: claim.content.bytes(), adopted: false },
+        _ if was_our_create => return ClaimStep::Keep,
+        (_, Policy::Exclusive) => return ClaimStep::Refuse(Error::NameTaken { path: path.clone() }),
+        (None, _) => return ClaimStep::Replace { bytes: claim.content.bytes(), adopted: false },
         (Some(generation), _) => generation,
     };
     let first = claim.first.as_ref().filter(|_| standing == resumed).unwrap_or(&read.data);
@@ -317,12 +317,12 @@ pub(super) fn decide(
         Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => claim.uncertain_creates.has(owner),
     };
     match standing.cmp(&resumed) {
-        cmp::Ordering::Less if !is_current => Step::Behind,
-        cmp::Ordering::Greater if !is_later_ours() => Step::TakenOver,
+        cmp::Ordering::Less if !is_current => ClaimStep::Behind,
+        cmp::Ordering::Greater if !is_later_ours() => ClaimStep::TakenOver,
         // An older incarnation than ours exists only if ZooKeeper has lost later transactions.
-        _ if on_our_session && bytes == read.data => Step::Keep,
-        _ if on_our_session => Step::Write(bytes),
-        _ => Step::Replace { bytes, adopted: true },
+        _ if on_our_session && bytes == read.data => ClaimStep::Keep,
+        _ if on_our_session => ClaimStep::Write(bytes),
+        _ => ClaimStep::Replace { bytes, adopted: true },
     }
 }
 
@@ -332,7 +332,7 @@ mod tests {
 
     const BYTES: Bytes = Bytes::from_static(b"x");
 
-    fn decided(policy: Policy, sessions: &[i64], czxid: i64, owner: i64) -> Step {
+    fn decided(policy: Policy, sessions: &[i64], czxid: i64, owner: i64) -> ClaimStep {
         let path = NodePath::parse("/a/b").unwrap();
         let stat = Stat { czxid, mzxid: czxid, ephemeral_owner: owner, ..Stat::default() };
         let mut claim = Claim::new(Content::Exact(BYTES), policy);
@@ -340,8 +340,8 @@ mod tests {
         decide(&claim, &path, Some(&Read { data: BYTES, stat }), false, true)
     }
 
-    fn replaced() -> Step {
-        Step::Replace { bytes: BYTES, adopted: true }
+    fn replaced() -> ClaimStep {
+        ClaimStep::Replace { bytes: BYTES, adopted: true }
     }
 
     #[test]
@@ -357,14 +357,14 @@ mod tests {
             let claim = Claim::new(Content::Exact(BYTES), Policy::PutRight(Generation(5)));
             decide(&claim, &path, Some(&Read { data: data.into(), stat }), on_our_session, true)
         };
-        assert_eq!(decided(5, 1, "theirs", true), Step::Write(BYTES));
-        assert_eq!(decided(5, 1, "x", true), Step::Keep);
-        assert_eq!(decided(5, 1, "theirs", false), Step::Leave, "its session is ending");
-        assert_eq!(decided(4, 1, "theirs", true), Step::Leave, "the server that was read is behind");
-        assert_eq!(decided(6, 1, "theirs", true), Step::TakenOver);
-        assert_eq!(decided(6, 0, "theirs", false), Step::TakenOver, "by a durable node");
+        assert_eq!(decided(5, 1, "theirs", true), ClaimStep::Write(BYTES));
+        assert_eq!(decided(5, 1, "x", true), ClaimStep::Keep);
+        assert_eq!(decided(5, 1, "theirs", false), ClaimStep::Leave, "its session is ending");
+        assert_eq!(decided(4, 1, "theirs", true), ClaimStep::Leave, "the server that was read is behind");
+        assert_eq!(decided(6, 1, "theirs", true), ClaimStep::TakenOver);
+        assert_eq!(decided(6, 0, "theirs", false), ClaimStep::TakenOver, "by a durable node");
         let claim = Claim::new(Content::Exact(BYTES), Policy::PutRight(Generation(5)));
-        assert_eq!(decide(&claim, &path, None, false, true), Step::Leave, "what is deleted is put back, not put right");
+        assert_eq!(decide(&claim, &path, None, false, true), ClaimStep::Leave, "what is deleted is put back, not put right");
     }
 
     /// For an overwritten node, the data that the client had written before decide what is the same, not those of the
@@ -382,19 +382,19 @@ mod tests {
             decide(&claim, &path, Some(&Read { data: data.into(), stat }), true, true)
         };
         let (ours, theirs) = (r#"{"pid":1,"created":"then","a":1}"#, r#"{"pid":9,"created":"later","a":1}"#);
-        assert_eq!(decided(br#"{"a":1}"#, Some(ours), ours), Step::Keep);
-        assert_eq!(decided(br#"{"a":1}"#, Some(ours), theirs), Step::Write(ours.into()));
+        assert_eq!(decided(br#"{"a":1}"#, Some(ours), ours), ClaimStep::Keep);
+        assert_eq!(decided(br#"{"a":1}"#, Some(ours), theirs), ClaimStep::Write(ours.into()));
         let other = r#"{"pid":1,"created":"then","a":2}"#;
-        assert_eq!(decided(br#"{"a":2}"#, Some(ours), theirs), Step::Write(other.into()));
-        assert_eq!(decided(br#"{"a":1}"#, None, theirs), Step::Keep, "another replica knows no other");
+        assert_eq!(decided(br#"{"a":2}"#, Some(ours), theirs), ClaimStep::Write(other.into()));
+        assert_eq!(decided(br#"{"a":1}"#, None, theirs), ClaimStep::Keep, "another replica knows no other");
     }
 
     #[test]
     fn a_replica_that_registers_again_takes_nothing_over_that_is_later() {
         let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), fence_epoch: None };
         for policy in [Policy::Restore(Generation(5)), put_back] {
-            assert_eq!(decided(policy.clone(), &[], 6, 1), Step::TakenOver, "the client has resumed elsewhere");
-            assert_eq!(decided(policy.clone(), &[2], 6, 1), Step::TakenOver);
+            assert_eq!(decided(policy.clone(), &[], 6, 1), ClaimStep::TakenOver, "the client has resumed elsewhere");
+            assert_eq!(decided(policy.clone(), &[2], 6, 1), ClaimStep::TakenOver);
             assert_eq!(decided(policy.clone(), &[1], 6, 1), replaced(), "an answer was lost");
             assert_eq!(decided(policy.clone(), &[1, 2], 6, 1), replaced(), "and another, in another session");
             assert_eq!(decided(policy, &[], 5, 1), replaced(), "seen where its session's end has not arrived");

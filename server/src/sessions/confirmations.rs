@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The confirmations of one session.
 #[derive(Debug)]
-struct Session {
+struct SessionConfirmations {
     is_due: bool,
     /// Number of reads under way.
     under_way: usize,
@@ -28,7 +28,7 @@ struct Session {
 
 /// The sessions whose nodes are to be read, or were.
 #[derive(Debug, Default)]
-pub(super) struct Confirmations(HashMap<SessionId, Session>);
+pub(super) struct Confirmations(HashMap<SessionId, SessionConfirmations>);
 
 impl Confirmations {
     /// Something was taken over from a session.
@@ -36,14 +36,14 @@ impl Confirmations {
         self.session(session, now).is_due = true;
     }
 
-    fn session(&mut self, session: SessionId, now: Instant) -> &mut Session {
-        let new = || Session { is_due: false, under_way: 0, not_before: now, pause: Duration::ZERO };
+    fn session(&mut self, session: SessionId, now: Instant) -> &mut SessionConfirmations {
+        let new = || SessionConfirmations { is_due: false, under_way: 0, not_before: now, pause: Duration::ZERO };
         self.0.entry(session).or_insert_with(new)
     }
 
     /// Takes the sessions whose reading begins now.
     pub(super) fn next(&mut self, now: Instant) -> Vec<SessionId> {
-        let is_next = |session: &Session| session.is_due && session.under_way == 0 && session.not_before <= now;
+        let is_next = |session: &SessionConfirmations| session.is_due && session.under_way == 0 && session.not_before <= now;
         let mut begun = Vec::new();
         for (id, session) in self.0.iter_mut().filter(|(_, session)| is_next(session)) {
             let is_quiet = session.pause.is_zero() || now >= session.not_before + session.pause;

@@ -142,7 +142,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::super::claims::{Claimed, Held, Observed};
-    use super::super::outbox::LostReason;
+    use super::super::outbox::RegistrationLostReason;
     use super::super::state::{Effect, Input};
     use super::super::stepped::*;
     use super::*;
@@ -327,7 +327,7 @@ mod tests {
         let mut taken = Scene::new();
         taken.written(b"theirs");
         taken.waits();
-        assert!(is_lost(&taken.replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+        assert!(is_lost(&taken.replica.claimed(Claimed::TakenOver), ONE, RegistrationLostReason::TakenOver));
         assert!(taken.replica.after(seconds(3600)).is_empty());
 
         let mut given_back = Scene::new();

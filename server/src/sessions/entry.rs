@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::claims::{Claim, Content, Fresh, Held, Policy};
 use super::disputes::Dispute;
 use super::footprint::Footprint;
-use super::outbox::{LostReason, Notice};
+use super::outbox::{RegistrationLostReason, Notice};
 use super::state::{Effect, State, StreamId};
 use super::streams::Stream;
-use super::upkeep::Removal;
+use super::upkeep::NodeRemoval;
 use crate::budget::Share;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
@@ -38,7 +38,7 @@ const LONGEST_LEFTOVER_PAUSE: Duration = Duration::from_secs(600);
 
 /// A stream's command for a path.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum PathCommand {
     /// To hold the path.
     Set {
         by: StreamId,
@@ -61,7 +61,7 @@ pub(super) enum Command {
     /// The stream is over.
     Drop {
         by: StreamId,
-        /// As in [`Command::Unset`].
+        /// As in [`PathCommand::Unset`].
         footprint: Option<Footprint>,
         goodbye: Goodbye,
     },
@@ -85,7 +85,7 @@ impl Goodbyes {
     }
 }
 
-impl Command {
+impl PathCommand {
     fn is_goodbye_of(&self, stream: StreamId) -> bool {
         matches!(self, Self::Unset { by, .. } | Self::Drop { by, .. } if *by == stream)
     }
@@ -95,9 +95,9 @@ impl Command {
 #[derive(Debug)]
 pub(super) enum Operation {
     /// A claim that is under way.
-    Claiming(Asked),
+    Claiming(RequestedClaim),
     /// A claim that waits for ZooKeeper.
-    Waiting(Asked),
+    Waiting(RequestedClaim),
     Removing {
         told: Option<StreamId>,
         /// The path's share of the account until the node is gone.
@@ -110,7 +110,7 @@ pub(super) enum Operation {
 
 /// A claim, and the stream for which it is made.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestedClaim {
     /// The stream that asked; `None` when a registration is restored.
     pub(super) by: Option<StreamId>,
     pub(super) claim: Claim,
@@ -172,7 +172,7 @@ pub(super) struct Entry {
     /// have heard of the later ones yet.
     pub(super) first: Option<Generation>,
     pub(super) operation: Option<Operation>,
-    commands: VecDeque<Command>,
+    commands: VecDeque<PathCommand>,
     /// Set if something happened to the node that has not been read yet; with its transaction, if that is known.
     pub(super) unseen: Option<Option<Zxid>>,
     /// Whether an operator has evicted the path, and its holder has not been told yet.
@@ -200,7 +200,7 @@ impl Entry {
     /// Maximum number of commands that wait for one path.
     pub(super) const COMMANDS: usize = 1024;
 
-    pub(super) fn push(&mut self, command: Command) {
+    pub(super) fn push(&mut self, command: PathCommand) {
         self.commands.push_back(command);
     }
 
@@ -221,7 +221,7 @@ impl Entry {
 
     /// Whether a request of this stream for the path waits.
     pub(super) fn is_asked_for_by(&self, stream: StreamId) -> bool {
-        self.commands.iter().any(|command| matches!(command, Command::Set { by, .. } if *by == stream))
+        self.commands.iter().any(|command| matches!(command, PathCommand::Set { by, .. } if *by == stream))
     }
 
     /// Whether this stream's goodbye to the path waits.
@@ -283,12 +283,12 @@ impl State {
                 break;
             };
             match command {
-                Command::Set { by, value, stamp, generation, exclusive, memory } => {
+                PathCommand::Set { by, value, stamp, generation, exclusive, memory } => {
                     let content = Content::Fresh(Arc::new(Fresh { value, stamp }));
                     self.begin_set(path, by, content, generation, exclusive, memory);
                 }
-                Command::Unset { by, footprint, goodbye, .. } => self.give_back(path, by, true, footprint, goodbye),
-                Command::Drop { by, footprint, goodbye } => self.give_back(path, by, false, footprint, goodbye),
+                PathCommand::Unset { by, footprint, goodbye, .. } => self.give_back(path, by, true, footprint, goodbye),
+                PathCommand::Drop { by, footprint, goodbye } => self.give_back(path, by, false, footprint, goodbye),
             }
         }
         self.advance_unasked(path, now);
@@ -307,7 +307,7 @@ impl State {
                 entry.operation = None;
                 entry.unseen = Some(None);
             }
-            Some(Operation::Waiting(Asked { by, claim, .. })) if !claim.may_exist(&self.standing) => {
+            Some(Operation::Waiting(RequestedClaim { by, claim, .. })) if !claim.may_exist(&self.standing) => {
                 let is_wanted = match *by {
                     Some(by) => is_kept_by(by) && self.streams.get(&by).is_some_and(Stream::is_attached),
                     None => is_kept(),
@@ -327,7 +327,7 @@ impl State {
                 }
             }
             // The claim may still wait for its turn.
-            Some(Operation::Claiming(Asked { by: None, claim, .. })) if !is_kept() => claim.abandon(),
+            Some(Operation::Claiming(RequestedClaim { by: None, claim, .. })) if !is_kept() => claim.abandon(),
             _ => {}
         }
     }
@@ -464,7 +464,7 @@ impl State {
         let connection = entry.connection;
         let session = entry.held.as_ref().map(|held| held.session);
         claim.home = session.filter(|session| self.standing.contains(session));
-        entry.operation = Some(Operation::Claiming(Asked { by, claim: claim.clone(), memory }));
+        entry.operation = Some(Operation::Claiming(RequestedClaim { by, claim: claim.clone(), memory }));
         self.effects.push(Effect::Claim { path: path.clone(), by, claim, connection });
     }
 
@@ -548,7 +548,7 @@ impl State {
         let Some(held) = &entry.held else { return };
         entry.operation = Some(Operation::Removing { told, footprint, _goodbye: goodbye });
         let (session, connection) = (held.session, entry.connection);
-        let removal = Removal { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
+        let removal = NodeRemoval { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
         self.effects.push(Effect::Remove { session, removal, connection });
     }
 
@@ -566,7 +566,7 @@ impl State {
         let (Some(generation), Some(holder)) = (entry.generation(), entry.holder.take()) else { return };
         entry.absent = false;
         let footprint = self.drop_path(path, holder);
-        let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::Evicted };
+        let notice = Notice::Lost { path: path.clone(), generation, reason: RegistrationLostReason::Evicted };
         // Also tells a stream whose paths are removed one by one: this path's turn is still to come.
         self.effects.push(Effect::Tell { stream: holder, notice });
         self.begin_removal(path, None, footprint, self.goodbyes.another());
@@ -577,7 +577,7 @@ impl State {
     pub(super) fn retry(&mut self, path: &NodePath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         match entry.operation.take() {
-            Some(Operation::Waiting(Asked { by, claim, memory })) => {
+            Some(Operation::Waiting(RequestedClaim { by, claim, memory })) => {
                 self.waiting.begun();
                 self.begin_claim(path, by, claim, memory);
             }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Held, Observed, Policy};
-use super::outbox::{LostReason, Notice};
+use super::outbox::{RegistrationLostReason, Notice};
 use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::budget::Resource;
@@ -74,7 +74,7 @@ fn what_is_taken_over_when_its_ttl_has_just_ended_is_told_as_lost_once() {
     }
     let seen = standing(generation.0 + 5, generation.0 + 5, b"theirs");
     let mut effects = replica.state.step(Input::Verified { path: path(), seen }, replica.now);
-    assert!(is_lost(&effects, ONE, LostReason::TakenOver), "{effects:?}");
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::TakenOver), "{effects:?}");
     effects.extend(replica.step(Input::GoOn));
     assert_eq!(notices(&effects).len(), 1, "{effects:?}");
     assert!(effects.contains(&Effect::Close { stream: ONE, end: Err(Error::SessionExpired { ttl: TTL }) }));

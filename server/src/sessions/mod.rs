@@ -47,7 +47,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub(crate) use outbox::{LostReason, Notice, Outbox};
+pub(crate) use outbox::{RegistrationLostReason, Notice, Outbox};
 use state::Input;
 pub(crate) use state::StreamId;
 use tokio::sync::{Notify, mpsc, oneshot};

@@ -9,8 +9,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use super::claiming::Claims;
 use super::claims::{Requester, Claim, Claimed, Observed, Policy};
 use super::lanes::Lane;
-use super::reads::{Read, Reads};
-use super::upkeep::{BATCH, Removal, Upkeep};
+use super::reads::{BatchRead, ReadQueue};
+use super::upkeep::{BATCH, NodeRemoval, Upkeep};
 use crate::contact::StallDetector;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
@@ -26,10 +26,10 @@ const REMOVALS: usize = 8;
 const BEGUN_AT_ONCE: usize = 128;
 
 /// The result of an operation.
-pub(super) enum Finished {
+pub(super) enum FinishedOperation {
     Claimed(NodePath, Claimed, Option<PathReservation>),
     /// These nodes are gone, except those at the paths that ZooKeeper refuses to delete.
-    Removed(Vec<Removal>, Vec<(NodePath, ErrorCode)>),
+    Removed(Vec<NodeRemoval>, Vec<(NodePath, ErrorCode)>),
     Verified(Vec<(NodePath, Option<Observed>)>),
     /// `None`: the nodes could not be read.
     Confirmed(SessionId, Option<(FenceEpoch, Vec<(NodePath, Generation)>)>),
@@ -61,10 +61,10 @@ pub(super) struct Operations {
     /// Claims of new paths.
     fresh: Lane<Claiming>,
     /// By ZooKeeper session: a session that can't be reached does not delay the others.
-    removals: HashMap<SessionId, Lane<Removal>>,
-    reads: Reads,
+    removals: HashMap<SessionId, Lane<NodeRemoval>>,
+    reads: ReadQueue,
     /// The task that owns this runs them: there are many, and each does little but wait.
-    under_way: FuturesUnordered<BoxFuture<'static, (From, Finished)>>,
+    under_way: FuturesUnordered<BoxFuture<'static, (From, FinishedOperation)>>,
 }
 
 impl Operations {
@@ -75,7 +75,7 @@ impl Operations {
             kept: Lane::new(CLAIMS),
             fresh: Lane::new(CLAIMS),
             removals: HashMap::new(),
-            reads: Reads::new(),
+            reads: ReadQueue::new(),
             under_way: FuturesUnordered::new(),
         }
     }
@@ -92,7 +92,7 @@ impl Operations {
         lane.push(connection, Claiming { path, claim, requester });
     }
 
-    pub(super) fn remove(&mut self, connection: u64, session: SessionId, removal: Removal) {
+    pub(super) fn remove(&mut self, connection: u64, session: SessionId, removal: NodeRemoval) {
         self.removals.entry(session).or_insert_with(|| Lane::new(REMOVALS)).push(connection, removal);
     }
 
@@ -127,7 +127,7 @@ impl Operations {
                     let claims = self.claims.clone();
                     self.under_way.push(Box::pin(async move {
                         let (claimed, reservation) = claims.claim(&path, claim, &requester).await;
-                        (from, Finished::Claimed(path, claimed, reservation))
+                        (from, FinishedOperation::Claimed(path, claimed, reservation))
                     }));
                 }
             }
@@ -138,7 +138,7 @@ impl Operations {
                     let upkeep = self.upkeep.clone();
                     self.under_way.push(Box::pin(async move {
                         let refused = upkeep.remove(session, &removals).await;
-                        (From::Removals(session), Finished::Removed(removals, refused))
+                        (From::Removals(session), FinishedOperation::Removed(removals, refused))
                     }));
                 }
             }
@@ -156,7 +156,7 @@ impl Operations {
     ///
     /// # Cancellation
     /// Safe: nothing is taken before the future is ready.
-    pub(super) async fn next(&mut self) -> Finished {
+    pub(super) async fn next(&mut self) -> FinishedOperation {
         let Some((from, mut finished)) = self.under_way.next().await else { return std::future::pending().await };
         match from {
             From::Kept => self.kept.done(),
@@ -170,7 +170,7 @@ impl Operations {
                 }
             }
             From::Verifying(watch_session) => {
-                if let Finished::Verified(seen) = &mut finished {
+                if let FinishedOperation::Verified(seen) = &mut finished {
                     self.reads.verified(watch_session, seen);
                 }
             }
@@ -179,16 +179,16 @@ impl Operations {
         finished
     }
 
-    fn begin_read(&mut self, read: Read) {
+    fn begin_read(&mut self, read: BatchRead) {
         let upkeep = self.upkeep.clone();
         self.under_way.push(match read {
-            Read::Verify { watch_session, paths } => Box::pin(async move {
+            BatchRead::Verify { watch_session, paths } => Box::pin(async move {
                 let seen = upkeep.observe(watch_session, &paths).await;
                 let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
-                (From::Verifying(watch_session), Finished::Verified(paths.into_iter().zip(seen).collect()))
+                (From::Verifying(watch_session), FinishedOperation::Verified(paths.into_iter().zip(seen).collect()))
             }),
-            Read::Confirm { session, nodes } => Box::pin(async move {
-                (From::Confirming, Finished::Confirmed(session, upkeep.confirm(session, &nodes).await))
+            BatchRead::Confirm { session, nodes } => Box::pin(async move {
+                (From::Confirming, FinishedOperation::Confirmed(session, upkeep.confirm(session, &nodes).await))
             }),
         });
     }

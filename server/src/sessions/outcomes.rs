@@ -7,8 +7,8 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
-use super::entry::{Asked, Command, FIRST_PAUSE, Operation, Witness};
-use super::outbox::{LostReason, Notice};
+use super::entry::{RequestedClaim, PathCommand, FIRST_PAUSE, Operation, Witness};
+use super::outbox::{RegistrationLostReason, Notice};
 use super::state::{Effect, State, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat};
@@ -40,8 +40,8 @@ impl State {
         self.advance(path, now);
     }
 
-    fn claim_held(&mut self, path: &NodePath, asked: Asked, held: Held, (stat, adopted): (Stat, bool), now: Instant) {
-        let Asked { by, claim, memory } = asked;
+    fn claim_held(&mut self, path: &NodePath, asked: RequestedClaim, held: Held, (stat, adopted): (Stat, bool), now: Instant) {
+        let RequestedClaim { by, claim, memory } = asked;
         let (generation, bytes) = (held.generation, held.bytes.len());
         let before = self.hold(path, Some(held));
         let Some(entry) = self.entries.get_mut(path) else { return };
@@ -81,7 +81,7 @@ impl State {
                 footprint.keep(memory, path, bytes);
             }
         } else {
-            entry.push(Command::Drop { by, footprint: None, goodbye: self.goodbyes.another() });
+            entry.push(PathCommand::Drop { by, footprint: None, goodbye: self.goodbyes.another() });
         }
         if let Some((holder, before)) = earlier.zip(before) {
             self.lose(path, holder, before.generation);
@@ -90,14 +90,14 @@ impl State {
     }
 
     /// A claim waits: ZooKeeper could not be asked, or there was no room.
-    fn claim_waits(&mut self, path: &NodePath, asked: Asked, uncertain_create: Option<SessionId>, now: Instant) {
+    fn claim_waits(&mut self, path: &NodePath, asked: RequestedClaim, uncertain_create: Option<SessionId>, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
-        let Asked { by, mut claim, memory } = asked;
+        let RequestedClaim { by, mut claim, memory } = asked;
         let is_first = !std::mem::replace(&mut claim.told_pending, true);
         if let Some(session) = uncertain_create {
             claim.uncertain_creates.add(session);
         }
-        entry.operation = Some(Operation::Waiting(Asked { by, claim, memory }));
+        entry.operation = Some(Operation::Waiting(RequestedClaim { by, claim, memory }));
         self.waiting.add(path, now);
         if let Some(stream) = by.filter(|_| is_first) {
             self.tell(stream, Notice::Pending { path: path.clone() });
@@ -105,8 +105,8 @@ impl State {
     }
 
     /// A later incarnation exists, which the claim may not displace.
-    fn claim_lost(&mut self, path: &NodePath, asked: Asked) {
-        let Asked { by, claim, memory } = asked;
+    fn claim_lost(&mut self, path: &NodePath, asked: RequestedClaim) {
+        let RequestedClaim { by, claim, memory } = asked;
         let Some(entry) = self.entries.get_mut(path) else { return };
         let known = entry.generation();
         let holder_concerned = by.is_none() || by == entry.holder;
@@ -174,7 +174,7 @@ impl State {
     fn tell_of_takeover(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
         // Also tells a stream whose ttl is over, and whose paths are removed one by one: this path's turn is still to
         // come.
-        let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::TakenOver };
+        let notice = Notice::Lost { path: path.clone(), generation, reason: RegistrationLostReason::TakenOver };
         self.effects.push(Effect::Tell { stream, notice });
     }
 

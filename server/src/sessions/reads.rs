@@ -13,7 +13,7 @@ const READS: usize = 4;
 
 /// One read of at most [`BATCH`] paths.
 #[derive(Debug, PartialEq)]
-pub(super) enum Read {
+pub(super) enum BatchRead {
     /// A read of nodes to which something may have happened, in the session of their watches.
     Verify { watch_session: WatchSessionId, paths: Vec<NodePath> },
     /// A read of nodes to which most likely nothing happened, in the session that holds them. Each comes with the
@@ -35,7 +35,7 @@ enum Stage {
 
 /// The reads that wait, and the number that are under way.
 #[derive(Debug)]
-pub(super) struct Reads {
+pub(super) struct ReadQueue {
     /// For each watching session, the connections with paths that wait, each once.
     turns: HashMap<WatchSessionId, Lane<u64>>,
     waiting: HashMap<(u64, WatchSessionId), VecDeque<NodePath>>,
@@ -46,7 +46,7 @@ pub(super) struct Reads {
     confirming: usize,
 }
 
-impl Reads {
+impl ReadQueue {
     pub(super) fn new() -> Self {
         Self {
             turns: HashMap::new(),
@@ -79,13 +79,13 @@ impl Reads {
         nodes.len().div_ceil(BATCH)
     }
 
-    /// Whether [`Reads::next`] has a read.
+    /// Whether [`ReadQueue::next`] has a read.
     pub(super) fn has_next(&self) -> bool {
         self.turns.values().any(Lane::has_next) || (self.confirming < READS && !self.confirmations.is_empty())
     }
 
-    /// The next read. It is under way until [`Reads::verified`] or [`Reads::confirmed`].
-    pub(super) fn next(&mut self) -> Option<Read> {
+    /// The next read. It is under way until [`ReadQueue::verified`] or [`ReadQueue::confirmed`].
+    pub(super) fn next(&mut self) -> Option<BatchRead> {
         if let Some(read) = self.next_verification() {
             return Some(read);
         }
@@ -94,10 +94,10 @@ impl Reads {
         }
         let (session, nodes) = self.confirmations.pop_front()?;
         self.confirming += 1;
-        Some(Read::Confirm { session, nodes })
+        Some(BatchRead::Confirm { session, nodes })
     }
 
-    fn next_verification(&mut self) -> Option<Read> {
+    fn next_verification(&mut self) -> Option<BatchRead> {
         let (watch_session, lane) = self.turns.iter_mut().find(|(_, lane)| lane.has_next())?;
         let (watch_session, connection) = (*watch_session, lane.next(1).pop()?);
         let waiting = self.waiting.get_mut(&(connection, watch_session))?;
@@ -110,7 +110,7 @@ impl Reads {
         for path in &paths {
             self.stages.insert(path.clone(), Stage::UnderWay);
         }
-        Some(Read::Verify { watch_session, paths })
+        Some(BatchRead::Verify { watch_session, paths })
     }
 
     /// A read is over. Removes from `found` the paths that were asked for again since, which are read again.
@@ -143,17 +143,17 @@ mod tests {
         NodePath::trusted(format!("/{name}"))
     }
 
-    fn paths(read: Option<Read>) -> Vec<NodePath> {
+    fn paths(read: Option<BatchRead>) -> Vec<NodePath> {
         match read {
-            Some(Read::Verify { paths, .. }) => paths,
-            Some(Read::Confirm { nodes, .. }) => nodes.into_iter().map(|(path, _)| path).collect(),
+            Some(BatchRead::Verify { paths, .. }) => paths,
+            Some(BatchRead::Confirm { nodes, .. }) => nodes.into_iter().map(|(path, _)| path).collect(),
             None => Vec::new(),
         }
     }
 
     #[test]
     fn paths_that_wait_are_read_together_and_connections_take_turns() {
-        let mut reads = Reads::new();
+        let mut reads = ReadQueue::new();
         for index in 0..100_000 {
             reads.verify(1, WatchSessionId(0), path(index));
         }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn paths_are_read_where_their_watches_are() {
-        let mut reads = Reads::new();
+        let mut reads = ReadQueue::new();
         for index in 0..4 {
             reads.verify(1, WatchSessionId(index % 2), path(index));
         }
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_was_read_before_it_was_asked_for_is_no_answer() {
-        let mut reads = Reads::new();
+        let mut reads = ReadQueue::new();
         for _ in 0..2 {
             // Asked for twice before the read begins: one read answers both.
             reads.verify(1, WatchSessionId(0), path("a"));
@@ -202,15 +202,15 @@ mod tests {
 
     #[test]
     fn a_bounded_number_is_under_way_and_what_confirms_comes_last() {
-        let mut reads = Reads::new();
+        let mut reads = ReadQueue::new();
         assert_eq!(reads.confirm(SESSION, &vec![(path("held"), 4); BATCH + 1]), 2);
         for index in 0..=READS * BATCH {
             reads.verify(1, WatchSessionId(0), path(index));
         }
         let begun: Vec<_> = std::iter::from_fn(|| reads.next()).collect();
         assert_eq!(begun.len(), READS + 2);
-        assert!(begun[..READS].iter().all(|read| matches!(read, Read::Verify { .. })));
-        assert!(begun[READS..].iter().all(|read| matches!(read, Read::Confirm { .. })));
+        assert!(begun[..READS].iter().all(|read| matches!(read, BatchRead::Verify { .. })));
+        assert!(begun[READS..].iter().all(|read| matches!(read, BatchRead::Confirm { .. })));
         reads.verify(2, WatchSessionId(1), path("where another server is"));
         assert_eq!(paths(reads.next()), [path("where another server is")], "none of its reads are under way");
         assert!(!reads.has_next());

@@ -22,7 +22,7 @@ const LONGEST_ROUND: Duration = Duration::from_secs(1);
 
 /// Claims that are tried at once.
 #[derive(Debug)]
-struct Round {
+struct RetryRound {
     begun_at: Instant,
     size: usize,
     has_succeeded: bool,
@@ -37,7 +37,7 @@ pub(super) struct Retries {
     /// Claims of all rounds that are under way.
     under_way: usize,
     /// The last round, until it is over.
-    round: Option<Round>,
+    round: Option<RetryRound>,
     pause: Duration,
     /// The next round does not begin before this time.
     due: Instant,
@@ -96,7 +96,7 @@ impl Retries {
         }
     }
 
-    fn is_open(&self, round: &Round) -> bool {
+    fn is_open(&self, round: &RetryRound) -> bool {
         self.under_way * 2 > round.size
     }
 
@@ -115,7 +115,7 @@ impl Retries {
         if self.due().is_none_or(|due| due > now) {
             return Vec::new();
         }
-        self.round = Some(Round { begun_at: now, size: 0, has_succeeded: false });
+        self.round = Some(RetryRound { begun_at: now, size: 0, has_succeeded: false });
         let paths: Vec<_> = self.by_number.values().take(ROUND).cloned().collect();
         paths.iter().for_each(|path| self.remove(path));
         paths

@@ -13,11 +13,11 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
-use super::entry::{Command, Entry, Goodbyes, Witness};
+use super::entry::{PathCommand, Entry, Goodbyes, Witness};
 use super::outbox::Notice;
 use super::retries::Retries;
 use super::streams::{Departure, Stream, Ticks};
-use super::upkeep::Removal;
+use super::upkeep::NodeRemoval;
 use crate::budget::{Account, Share};
 use crate::contact::Heard;
 use crate::error::Error;
@@ -110,7 +110,7 @@ pub(super) enum Effect {
     /// connection whose turn it takes.
     Claim { path: NodePath, by: Option<StreamId>, claim: Claim, connection: u64 },
     /// Remove a node: [`Input::Removed`] follows.
-    Remove { session: SessionId, removal: Removal, connection: u64 },
+    Remove { session: SessionId, removal: NodeRemoval, connection: u64 },
     /// Read the node at a path: [`Input::Verified`] follows. If several reads of one path are asked for, only the last
     /// is answered. `connection` is the connection whose turn it takes.
     Verify { path: NodePath, connection: u64 },
@@ -131,14 +131,14 @@ pub(super) enum Chore {
     /// The end of a stream.
     Departure(Departure),
     /// These paths may need something.
-    Look(Look),
+    Look(PathWalk),
     /// The nodes below this parent are read again.
     Verify(NodePath),
 }
 
 /// A walk along paths that may need something.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct PathWalk {
     among: Among,
     /// The last path that was looked at.
     after: Option<NodePath>,
@@ -221,7 +221,7 @@ impl State {
             Input::Set { stream, path, value, generation, exclusive, created, memory } => {
                 if let Some(pid) = self.heard(stream, now).map(|stream| stream.pid) {
                     let stamp = Stamp { pid, created };
-                    let command = Command::Set { by: stream, value, stamp, generation, exclusive, memory };
+                    let command = PathCommand::Set { by: stream, value, stamp, generation, exclusive, memory };
                     self.set(command, stream, &path, now);
                 }
             }
@@ -289,7 +289,7 @@ impl State {
     }
 
     /// Queues a command for a path, and carries it out when the path is idle.
-    pub(super) fn command(&mut self, path: &NodePath, command: Command, now: Instant) {
+    pub(super) fn command(&mut self, path: &NodePath, command: PathCommand, now: Instant) {
         if !self.entries.contains_key(path) {
             let mut entry = Entry::default();
             if let Some(parent) = path.parent() {
@@ -389,7 +389,7 @@ impl State {
 
     /// Looks at the paths of a stream.
     pub(super) fn look_at_paths_of(&mut self, stream: StreamId, now: Instant) {
-        self.begin(Chore::Look(Look { among: Among::Stream(stream), after: None }), now);
+        self.begin(Chore::Look(PathWalk { among: Among::Stream(stream), after: None }), now);
     }
 
     /// Deals with `count` paths, of one chore after the other. A chore that is not over then goes to the end of the
@@ -413,7 +413,7 @@ impl State {
     }
 
     /// Looks at the next paths, and returns their number.
-    fn look(&mut self, look: &mut Look, count: usize, now: Instant) -> usize {
+    fn look(&mut self, look: &mut PathWalk, count: usize, now: Instant) -> usize {
         let range = (look.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let paths: Vec<_> = match look.among {
             Among::Stream(stream) => {
@@ -438,7 +438,7 @@ impl State {
         for session in lost {
             let Some(nodes) = self.nodes.get_mut(&session) else { continue };
             nodes.expired_during_stall |= expired_during_stall;
-            self.begin(Chore::Look(Look { among: Among::Session(session), after: None }), now);
+            self.begin(Chore::Look(PathWalk { among: Among::Session(session), after: None }), now);
         }
     }
 

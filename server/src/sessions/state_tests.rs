@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
-use super::outbox::{LostReason, Notice};
+use super::outbox::{RegistrationLostReason, Notice};
 use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::error::Error;
@@ -51,7 +51,7 @@ fn a_silent_stream_is_told_that_it_expired() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, Some(TTL));
     let effects: Vec<_> = (0..12).flat_map(|_| replica.after(TTL / 10)).collect();
-    assert!(is_lost(&effects, ONE, LostReason::Expired));
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::Expired));
     assert!(effects.contains(&Effect::Close { stream: ONE, end: Err(Error::SessionExpired { ttl: TTL }) }));
     assert!(is_removal(&effects, generation));
 }
@@ -72,9 +72,9 @@ fn a_set_takes_over_and_the_older_holder_is_told_when_it_is_done() {
     replica.open(TWO, None);
     let effects = replica.set(TWO);
     assert_eq!(claims(&effects)[0].policy, Policy::TakeOver);
-    assert!(!is_lost(&effects, ONE, LostReason::TakenOver));
+    assert!(!is_lost(&effects, ONE, RegistrationLostReason::TakenOver));
     let outcome = replica.held();
-    assert!(is_lost(&replica.claimed(outcome), ONE, LostReason::TakenOver));
+    assert!(is_lost(&replica.claimed(outcome), ONE, RegistrationLostReason::TakenOver));
     assert!(notices(&replica.step(Input::Gone { stream: ONE })).is_empty());
     assert!(replica.state.entries.contains_key(&path()));
 }
@@ -118,7 +118,7 @@ fn a_resume_of_what_was_taken_over_is_lost() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set_with(ONE, Some(Generation(5)), false);
-    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, RegistrationLostReason::TakenOver));
     replica.step(Input::Gone { stream: ONE });
     assert!(replica.is_empty());
 }
@@ -130,7 +130,7 @@ fn what_another_takes_over_is_lost_and_not_fought_for() {
     replica.step(Input::Changed { path: path(), seen: deleted(Some(Zxid(generation.0 + 5))) });
     let seen = standing(generation.0 + 5, generation.0 + 5, b"theirs");
     let effects = replica.step(Input::Verified { path: path(), seen });
-    assert!(is_lost(&effects, ONE, LostReason::TakenOver));
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::TakenOver));
     assert!(claims(&effects).is_empty());
     assert!(!replica.step(Input::Gone { stream: ONE }).iter().any(|effect| matches!(effect, Effect::Remove { .. })));
     assert!(replica.is_empty());
@@ -218,7 +218,7 @@ fn a_put_back_that_meets_a_moved_fence_is_lost() {
     let mut replica = Replica::new();
     replica.register(ONE, None);
     replica.deleted();
-    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, RegistrationLostReason::TakenOver));
 }
 
 #[test]
@@ -439,7 +439,7 @@ fn a_set_with_a_generation_takes_nothing_over_that_is_later_even_from_the_one_th
     // The path was taken over elsewhere, which this replica learns from the claim.
     let effects = replica.claimed(Claimed::TakenOver);
     assert!(claims(&effects).is_empty(), "{effects:?}");
-    let lost = Notice::Lost { path: path(), generation, reason: LostReason::TakenOver };
+    let lost = Notice::Lost { path: path(), generation, reason: RegistrationLostReason::TakenOver };
     assert_eq!(notices(&effects), [(ONE, &lost)]);
 }
 

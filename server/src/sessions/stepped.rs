@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
 use super::footprint;
-use super::outbox::{LostReason, Notice};
+use super::outbox::{RegistrationLostReason, Notice};
 use super::state::{Effect, Input, State, StreamId};
 use crate::budget::{Account, Budget, Limits};
 use crate::contact::Heard;
@@ -185,7 +185,7 @@ pub(super) fn is_removal(effects: &[Effect], generation: Generation) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Remove { removal, .. } if removal.generation == generation))
 }
 
-pub(super) fn is_lost(effects: &[Effect], stream: StreamId, lost: LostReason) -> bool {
+pub(super) fn is_lost(effects: &[Effect], stream: StreamId, lost: RegistrationLostReason) -> bool {
     notices(effects)
         .iter()
         .any(|(to, notice)| *to == stream && matches!(notice, Notice::Lost { reason, .. } if *reason == lost))

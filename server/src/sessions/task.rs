@@ -10,11 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::claims::{Requester, Claimed};
 use super::confirmations::Confirmations;
-use super::operations::{Finished, Operations};
+use super::operations::{FinishedOperation, Operations};
 use super::outbox::Outbox;
 use super::path_reservations::PathReservations;
 use super::state::{Effect, Input, State, StreamId};
-use super::upkeep::Removal;
+use super::upkeep::NodeRemoval;
 use super::{Departures, Message};
 use crate::clock;
 use crate::contact::StallDetector;
@@ -172,7 +172,7 @@ impl Task {
     }
 
     /// Takes the result of an operation, and those of others that are over.
-    fn all_finished(&mut self, first: Finished) {
+    fn all_finished(&mut self, first: FinishedOperation) {
         let begun = Instant::now();
         self.finished(first);
         while begun.elapsed() < TURN
@@ -235,13 +235,13 @@ impl Task {
         }
     }
 
-    fn finished(&mut self, finished: Finished) {
+    fn finished(&mut self, finished: FinishedOperation) {
         // The state must know the session of a claim's node before it gets the claim's result.
         if self.owners.has_changed().unwrap_or(false) {
             self.sessions();
         }
         match finished {
-            Finished::Claimed(path, outcome, reservation) => {
+            FinishedOperation::Claimed(path, outcome, reservation) => {
                 self.reservations.claimed(&path, &outcome, reservation);
                 if let Claimed::Held { held, .. } = &outcome
                     && self.fence_epochs.get(&held.session).is_some_and(|fence_epoch| *fence_epoch != held.fence_epoch)
@@ -256,8 +256,8 @@ impl Task {
                     self.step(Input::Evicted { path });
                 }
             }
-            Finished::Removed(removals, refused) => {
-                for Removal { path, .. } in removals {
+            FinishedOperation::Removed(removals, refused) => {
+                for NodeRemoval { path, .. } in removals {
                     if let Some((_, code)) = refused.iter().find(|(refused, _)| *refused == path) {
                         // The node exists, and keeps its room.
                         self.step(Input::RemovalRefused { path, code: *code });
@@ -267,13 +267,13 @@ impl Task {
                     }
                 }
             }
-            Finished::Confirmed(session, read) => {
+            FinishedOperation::Confirmed(session, read) => {
                 self.confirmations.finished(session, read.is_some());
                 if let Some((fence_epoch, standing)) = read {
                     self.step(Input::Confirmed { fence_epoch, standing });
                 }
             }
-            Finished::Verified(seen) => {
+            FinishedOperation::Verified(seen) => {
                 // Events that came before the read are handed on first.
                 let before = self.mailbox.take();
                 self.news(before);

@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A node of ours that is to be removed.
 #[derive(Debug, PartialEq)]
-pub(super) struct Removal {
+pub(super) struct NodeRemoval {
     pub(super) path: NodePath,
     /// The incarnation that is removed; no other is.
     pub(super) generation: Generation,
@@ -44,7 +44,7 @@ impl Upkeep {
 
     /// Removes incarnations, at most [`BATCH`], and returns when all are gone: by our delete, by another's, or with
     /// their session. Returns those that ZooKeeper refuses to delete.
-    pub(super) async fn remove(&self, session: SessionId, removals: &[Removal]) -> Vec<(NodePath, ErrorCode)> {
+    pub(super) async fn remove(&self, session: SessionId, removals: &[NodeRemoval]) -> Vec<(NodePath, ErrorCode)> {
         let mut refused = Vec::new();
         let mut left: Vec<_> = removals.iter().collect();
         let mut is_whole = true;
@@ -80,7 +80,7 @@ impl Upkeep {
     /// One try. Leaves in `left` the nodes that may still exist. `is_whole`: all in one transaction, or each by itself.
     async fn try_remove(
         owner: &EphemeralSession,
-        left: &mut Vec<&Removal>,
+        left: &mut Vec<&NodeRemoval>,
         refused: &mut Vec<(NodePath, ErrorCode)>,
         is_whole: bool,
     ) -> Result<(), zk::Error> {
