@@ -23,19 +23,19 @@ const STALLS: usize = 64;
 /// Is ticked regularly while the process runs, and remembers when it was not.
 #[derive(Debug, Default)]
 pub(crate) struct StallDetector {
-    ticks: Mutex<Ticks>,
+    ticks: Mutex<TickRecord>,
     /// When each of the last stalls ended, and how long it was; the oldest first.
     stalls: Mutex<VecDeque<(Instant, Duration)>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Ticks {
+struct TickRecord {
     last: Instant,
     /// When the last stall was noticed, and how long it was.
     woke: Option<(Instant, Duration)>,
 }
 
-impl Ticks {
+impl TickRecord {
     fn tick(self, now: Instant) -> Self {
         let pause = now - self.last;
         if pause <= STALL {
@@ -55,7 +55,7 @@ impl Ticks {
     }
 }
 
-impl Default for Ticks {
+impl Default for TickRecord {
     fn default() -> Self {
         Self { last: clock::now(), woke: None }
     }
@@ -98,7 +98,7 @@ impl StallDetector {
         at
     }
 
-    fn ticks(&self) -> Ticks {
+    fn ticks(&self) -> TickRecord {
         *lock(&self.ticks)
     }
 }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_stop_is_known_at_once_and_for_a_while() {
         let start = Instant::now();
-        let mut ticks = Ticks { last: start, woke: None };
+        let mut ticks = TickRecord { last: start, woke: None };
         for count in 1..10 {
             assert!(!ticks.was_stalled(start + STALL * count));
             ticks = ticks.tick(start + STALL * count);
@@ -142,7 +142,7 @@ mod tests {
         let timeout = STALL * 8;
         let stalled = |pause| {
             let woke = start + pause;
-            (Ticks { last: start, woke: None }.tick(woke), woke)
+            (TickRecord { last: start, woke: None }.tick(woke), woke)
         };
         let (short, woke) = stalled(timeout / 2 - Duration::from_millis(1));
         assert!(!short.stalled_past(timeout, woke));
@@ -151,7 +151,7 @@ mod tests {
         let again = woke + STALL * 2;
         assert!(long.tick(again).stalled_past(timeout, again), "a hiccup does not make it short");
         let later = woke + timeout;
-        assert!(!Ticks { last: later, ..long }.stalled_past(timeout, later));
+        assert!(!TickRecord { last: later, ..long }.stalled_past(timeout, later));
     }
 
     #[tokio::test(start_paused = true)]

@@ -59,7 +59,7 @@ enum Missing {
 }
 
 /// What woke the keeper.
-enum Woken {
+enum KeeperWoken {
     /// The record was written, or something is gone.
     Fired(Fired),
     Seen(Seen),
@@ -68,13 +68,13 @@ enum Woken {
 }
 
 /// The client of a lock with a ttl, as long as its replica keeps that.
-struct Company {
+struct KeptClient {
     /// Since when the lock is kept here: the client has its ttl from then at least.
     since: Instant,
     asked: Asked,
 }
 
-impl Company {
+impl KeptClient {
     fn new() -> Self {
         Self { since: clock::now(), asked: Asked::default() }
     }
@@ -188,7 +188,7 @@ impl Lasting {
         let mut missed = false;
         // The stream for which the lease was last found to be ours.
         let mut verified = self.slot.stream();
-        let mut company = Company::new();
+        let mut company = KeptClient::new();
         loop {
             let stream = self.slot.stream();
             if stream != verified {
@@ -221,32 +221,32 @@ impl Lasting {
             };
             let woken = tokio::select! {
                 biased;
-                _ = orders.changed() => Woken::Again,
-                _ = stopping.changed() => Woken::Again,
-                () = clock::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => Woken::Again,
+                _ = orders.changed() => KeeperWoken::Again,
+                _ = stopping.changed() => KeeperWoken::Again,
+                () = clock::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => KeeperWoken::Again,
                 woken = self.news(&mut watches) => woken,
             };
             match woken {
-                Woken::Again => {}
-                Woken::Fired(fired) => {
+                KeeperWoken::Again => {}
+                KeeperWoken::Fired(fired) => {
                     written |= fired == Fired::Event(EventKind::DataChanged);
                     missed |= fired == Fired::ConnectionLost;
                     watches = None;
                     unwatched = Some(clock::now());
                 }
-                Woken::Seen(Seen::Ours(set)) => {
+                KeeperWoken::Seen(Seen::Ours(set)) => {
                     watches = Some(set);
                     watched = true;
                     unwatched = None;
                     verified = stream;
                 }
                 // The latest to come back counts: a stream that came here since was not meant by who took it.
-                Woken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
-                Woken::Seen(Seen::Taken) => return Stop::Superseded,
+                KeeperWoken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
+                KeeperWoken::Seen(Seen::Taken) => return Stop::Superseded,
                 // Before it was watched, a release is all that is likely.
-                Woken::Seen(Seen::Gone(_)) if written || !watched => return Stop::Released,
-                Woken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Stop::Released,
-                Woken::Seen(Seen::Gone(_) | Seen::Deleted) => return Stop::Removed,
+                KeeperWoken::Seen(Seen::Gone(_)) if written || !watched => return Stop::Released,
+                KeeperWoken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Stop::Released,
+                KeeperWoken::Seen(Seen::Gone(_) | Seen::Deleted) => return Stop::Removed,
             }
         }
     }
@@ -265,26 +265,26 @@ impl Lasting {
     ///
     /// # Cancellation
     /// Safe: a write whose answer was not awaited is found by the next look.
-    async fn news(&mut self, watches: &mut Option<[OneShot; 2]>) -> Woken {
+    async fn news(&mut self, watches: &mut Option<[OneShot; 2]>) -> KeeperWoken {
         if let Some([record, lease]) = watches {
             let fired = tokio::select! {
                 biased;
                 fired = record => fired,
                 fired = lease => fired,
             };
-            return Woken::Fired(fired.unwrap_or(Fired::ConnectionLost));
+            return KeeperWoken::Fired(fired.unwrap_or(Fired::ConnectionLost));
         }
         let owner = if *self.owner.session().link().borrow() == Link::Expired {
             let Ok(owner) = self.shared.pool.any() else {
                 self.shared.room_may_be_free().await;
-                return Woken::Again;
+                return KeeperWoken::Again;
             };
             owner
         } else {
             self.owner.clone()
         };
         if !owner.session().connected().await {
-            return Woken::Again;
+            return KeeperWoken::Again;
         }
         match self.look(owner.session()).await {
             // The record names a session of ours that is over.
@@ -292,12 +292,12 @@ impl Lasting {
                 if self.claim(owner).await.is_err() {
                     seat::pause().await;
                 }
-                Woken::Again
+                KeeperWoken::Again
             }
-            Ok(seen) => Woken::Seen(seen),
+            Ok(seen) => KeeperWoken::Seen(seen),
             Err(_) => {
                 seat::pause().await;
-                Woken::Again
+                KeeperWoken::Again
             }
         }
     }

@@ -14,7 +14,7 @@ use super::record::Record;
 use super::seat::{Cleared, Seat, Trace};
 use super::slot::{Order, Slot};
 use super::terms::{Grant, PATIENCE, Terms, Wait, until};
-use super::{Interrupt, LostReason, Place, Shared, Stop, hold, lock, release, seat};
+use super::{Interrupt, LostReason, TaskPlace, Shared, Stop, hold, lock, release, seat};
 use crate::error::Error;
 use crate::refusal;
 use crate::zk::{self, EphemeralSession};
@@ -28,7 +28,7 @@ pub(super) struct Life {
     pub(super) slot: Arc<Slot>,
     pub(super) mark: Mark,
     /// Its share of the limit.
-    pub(super) _place: Place,
+    pub(super) _place: TaskPlace,
 }
 
 impl Life {

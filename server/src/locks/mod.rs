@@ -151,7 +151,7 @@ struct Shared {
 
 /// What a lock's task takes of the limits, until its end.
 #[derive(Debug)]
-struct Place {
+struct TaskPlace {
     _lock: Share,
     _path: Share,
     _task: OwnedSemaphorePermit,
@@ -326,7 +326,7 @@ impl Locks {
                 None => {}
             }
         }
-        let place = Place {
+        let place = TaskPlace {
             _lock: account.take(Resource::Locks, 1)?,
             _path: account.take(Resource::PathBytes, seat::path_bytes(slot.id().path()))?,
             // The accounts allow no more than there are; so the replica is going down.
