@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Number, Value as Json};
 
 /// Maximum depth of an object that is shown as one, itself included.
-const MAX_DEPTH: usize = 16;
+const MAX_OBJECT_DEPTH: usize = 16;
 
 /// Length of a text, in bytes, above which the parser checks that it is JSON before it builds an object.
 const LARGE: usize = 16 * 1024;
@@ -58,8 +58,8 @@ pub(crate) struct Stamp {
 impl Value {
     /// The value of a znode's bytes; `None` for an empty node.
     ///
-    /// A JSON object comes back raw if it is nested deeper than [`MAX_DEPTH`], or has a number that a double changes or
-    /// can't hold, or has half of a surrogate pair.
+    /// A JSON object comes back raw if it is nested deeper than [`MAX_OBJECT_DEPTH`], or has a number that a double
+    /// changes or can't hold, or has half of a surrogate pair.
     pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Self> {
         if bytes.is_empty() {
             return None;
@@ -77,7 +77,7 @@ impl Value {
             return Some(Self::Text(text.to_owned()));
         }
         Some(match serde_json::from_str(text) {
-            Ok(Json::Object(object)) if object.values().all(|value| is_faithful(value, MAX_DEPTH - 1)) => {
+            Ok(Json::Object(object)) if object.values().all(|value| is_faithful(value, MAX_OBJECT_DEPTH - 1)) => {
                 Self::Object(object)
             }
             Ok(_) => Self::Raw(bytes.clone()),

@@ -19,13 +19,13 @@ use crate::zk::{self, CommitError, CreateMode, ErrorCode, EphemeralSession, Requ
 
 /// Maximum number of tries of a write without an expected version, while other replicas or programs write at the same
 /// time.
-const TRIES: u64 = 32;
+const WRITE_TRIES: u64 = 32;
 /// Maximum number of nodes that one transaction deletes; fewer with long paths and a long chroot.
 const DELETE_BATCH: usize = 128;
 /// Number of nodes that are read together: a step of this size takes well below a millisecond.
 const READ_BATCH: usize = 48;
 /// Maximum number of nodes of a subtree that is deleted beside any number of other subtrees.
-const SMALL: usize = 1000;
+const SMALL_SUBTREE: usize = 1000;
 /// Maximum number of larger subtrees that are read and deleted at a time, because each may fill its connection's
 /// account.
 const LARGE_DELETES: usize = 4;
@@ -72,7 +72,7 @@ impl Durable {
         let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
         let session = owner.session();
         let mut is_synced = false;
-        for attempt in 0..TRIES {
+        for attempt in 0..WRITE_TRIES {
             if attempt > 1 {
                 // Out of step with other writers of the same node, this one is done sooner.
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..=attempt))).await;
@@ -116,7 +116,7 @@ impl Durable {
         // Others may have written on another server since: `NO_NODE` and the version must not come from an old answer.
         session.sync(path).await.map_err(|error| read_failed(path, error))?;
         let mut has_deleted = false;
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_TRIES {
             let tried = self.try_delete(session, path, version, recursive, account, &mut has_deleted).await;
             match tried {
                 Ok(true) => return Ok(()),
@@ -168,7 +168,7 @@ impl Durable {
                 if batch.is_empty() {
                     break;
                 }
-                if subtree.turn.is_none() && subtree.len() > SMALL {
+                if subtree.turn.is_none() && subtree.len() > SMALL_SUBTREE {
                     subtree.turn = Some(self.large_deletes.turn(&(), account.id()).await);
                 }
                 look_at(session, batch, subtree).await?;

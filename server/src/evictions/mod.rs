@@ -26,13 +26,13 @@ use crate::zk::layout::{fence, is_in_lock_queue, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, EphemeralSession, Read, Unit, Zk};
 
 /// Maximum number of evictions in force. Each replica keeps all of them, and reads all of them when one changes.
-const MOST: usize = 1000;
+const MAX_EVICTIONS: usize = 1000;
 /// Maximum number of calls that evict or lift an eviction at a time.
-const AT_ONCE: usize = 8;
+const EVICTIONS_AT_ONCE: usize = 8;
 /// Time for which a claim waits for the records on a replica that has just started.
 const FIRST_READING: Duration = Duration::from_secs(1);
 /// Maximum number of tries of an eviction while the node changes.
-const TRIES: u64 = 64;
+const EVICTION_TRIES: u64 = 64;
 
 /// The evictions in force, by path, each with its end.
 pub(crate) type Table = Arc<HashMap<NodePath, Instant>>;
@@ -78,7 +78,7 @@ impl Evictions {
             zk,
             known: Mutex::default(),
             table: watch::Sender::new(None),
-            calls: Semaphore::new(AT_ONCE),
+            calls: Semaphore::new(EVICTIONS_AT_ONCE),
         });
         tasks.spawn(watching::run(shared.clone()));
         Self(shared)
@@ -87,7 +87,7 @@ impl Evictions {
     /// No evictions, and no task that looks for any.
     #[cfg(test)]
     pub(crate) fn none(zk: Zk) -> Self {
-        let (known, calls) = (Mutex::default(), Semaphore::new(AT_ONCE));
+        let (known, calls) = (Mutex::default(), Semaphore::new(EVICTIONS_AT_ONCE));
         Self(Arc::new(Shared { zk, known, table: watch::Sender::new(Some(Table::default())), calls }))
     }
 
@@ -138,7 +138,7 @@ impl Evictions {
         }
         // The semaphore is never closed.
         let _place = self.0.calls.acquire().await.ok();
-        for attempt in 0..TRIES {
+        for attempt in 0..EVICTION_TRIES {
             if attempt > 1 {
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..=attempt))).await;
             }
@@ -191,8 +191,8 @@ impl Evictions {
         if look.node.is_some() && look.is_among_leases {
             return Err(Error::HasRegistrations { path: path.clone() });
         }
-        if look.record.is_none() && self.0.count() >= MOST {
-            let (reason, limit) = ("TOO_MANY_EVICTIONS", u64::try_from(MOST).unwrap_or(u64::MAX));
+        if look.record.is_none() && self.0.count() >= MAX_EVICTIONS {
+            let (reason, limit) = ("TOO_MANY_EVICTIONS", u64::try_from(MAX_EVICTIONS).unwrap_or(u64::MAX));
             return Err(Error::LimitExceeded { reason, what: "the number of evictions in force", limit });
         }
         let guard = match (&look.node, look.fence_version, is_ours) {

@@ -12,7 +12,7 @@ use crate::types::NodePath;
 use crate::zk::layout::EVICTED;
 
 /// Number of bytes of the hash in a record's name.
-const HASH: usize = 16;
+const HASH_BYTES: usize = 16;
 
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) struct EvictionRecord {
 /// The name of a path's record: a path may have more bytes than a name, and has slashes.
 pub(super) fn name(path: &NodePath) -> String {
     let hash = Sha256::digest(path.as_str());
-    hash.iter().take(HASH).fold(String::new(), |mut name, byte| {
+    hash.iter().take(HASH_BYTES).fold(String::new(), |mut name, byte| {
         // Writing to a string does not fail.
         let _ = write!(name, "{byte:02x}");
         name

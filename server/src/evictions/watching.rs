@@ -7,16 +7,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::record::{self, EvictionRecord};
-use super::{KnownEviction, MOST, Shared, tick};
+use super::{KnownEviction, MAX_EVICTIONS, Shared, tick};
 use crate::mutex::lock;
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::EVICTED;
 use crate::zk::{self, Batch, Mailbox, Response, Session, Subscription};
 
 /// Number of records in one read: a path has 4 KiB at most.
-const CHUNK: usize = 128;
+const RECORDS_PER_READ: usize = 128;
 /// Pause after a reading that has failed, and between two tries to remove a record that is over.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Time over which replicas remove a record that is over: mostly the first replica does it for all.
 const SPREAD: Duration = Duration::from_secs(2);
 
@@ -58,7 +58,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Ok(()) => None,
                 Err(error) => {
                     tracing::debug!(%error, "the records of evictions can't be read");
-                    Some(now + AGAIN)
+                    Some(now + RETRY_PAUSE)
                 }
             };
         }
@@ -106,9 +106,9 @@ async fn read(session: &Session) -> Result<(Vec<FoundRecord>, HashSet<String>, Z
     let Some((names, stat)) = session.children(&NodePath::trusted(EVICTED)).await? else {
         return Ok((Vec::new(), HashSet::new(), Zxid(0)));
     };
-    let names: Vec<_> = names.into_iter().take(2 * MOST).collect();
+    let names: Vec<_> = names.into_iter().take(2 * MAX_EVICTIONS).collect();
     let mut found = Vec::new();
-    for chunk in names.chunks(CHUNK) {
+    for chunk in names.chunks(RECORDS_PER_READ) {
         let paths: Vec<_> = chunk.iter().map(|name| record::named(name)).collect();
         let reads = session.get_many(paths.iter().map(NodePath::as_str)).await?;
         for (name, read) in chunk.iter().zip(reads) {
@@ -163,7 +163,7 @@ async fn remove(shared: &Shared, removals: &mut HashMap<String, Instant>) {
             shared.change(|known| known.retain(|other, known| *other != name || known.until > now));
             removals.remove(&name);
         } else {
-            removals.insert(name, now + AGAIN);
+            removals.insert(name, now + RETRY_PAUSE);
         }
     }
 }

@@ -90,7 +90,7 @@ pub(super) fn stat_to_proto(stat: &Stat) -> v1::Stat {
 /// the first part. Only the first part has the value. Returns also the name after which the next part begins.
 pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) -> (v1::Node, Option<Arc<str>>) {
     /// Bytes that a child in a map takes besides its name and itself: tags and lengths.
-    const FRAME: usize = 16;
+    const CHILD_OVERHEAD: usize = 16;
     let (own, is_first) = (state.node.as_deref(), *begin == Begin::First);
     let mut node = v1::Node {
         path: state.path.as_str().to_owned(),
@@ -104,7 +104,7 @@ pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) 
     let mut last = None;
     for (name, entry) in state.children.after(after) {
         let child = entry_to_proto(entry);
-        bytes += name.len() + child.encoded_len() + FRAME;
+        bytes += name.len() + child.encoded_len() + CHILD_OVERHEAD;
         if node.children.len() >= most || (bytes > room && (last.is_some() || is_first)) {
             // If the node alone fills the first part, the next begins with the first child: after the empty name.
             return (node, Some(last.unwrap_or_default()));

@@ -15,7 +15,7 @@ use crate::types::{Revision, Zxid};
 use crate::views::{Begin, PartForm, PartKey, MadePart, Reached, Reader, StateReading, State};
 
 /// Bytes of a response that are kept free for everything but the children.
-const MARGIN: usize = 4 * 1024;
+const GET_MARGIN: usize = 4 * 1024;
 /// Maximum wait. A longer one is as good as for ever, and clocks can't go that far.
 const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
@@ -107,7 +107,7 @@ async fn read(reader: &Reader, request: &v1::GetRequest, known: &KnownTransactio
 /// The part of an answer that is the same for every caller.
 fn page(state: &State, key: &PartKey) -> MadePart {
     let most = if key.size == 0 { usize::MAX } else { key.size };
-    let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - MARGIN);
+    let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - GET_MARGIN);
     let token = next.clone().map(|after| PageToken { revision: state.revision, after }.to_string());
     let response = v1::GetResponse {
         node: Some(node),

@@ -18,7 +18,7 @@ use crate::locks::{AcquireRequest, Acquisition, Description, LOOK_AGAIN, LockEve
 use crate::views::Views;
 
 /// Bytes of a response that are kept free for everything but the parties.
-const MARGIN: usize = 8 * 1024;
+const DESCRIBE_MARGIN: usize = 8 * 1024;
 
 /// State that lives as long as the RPC.
 struct OpenAcquireLock {
@@ -73,7 +73,7 @@ impl Service {
 
 /// The answer to all callers that ask for the same lock at the same time.
 fn description_to_frame(description: &Description) -> Bytes {
-    let mut room = MAX_MESSAGE_BYTES - MARGIN;
+    let mut room = MAX_MESSAGE_BYTES - DESCRIBE_MARGIN;
     frame(&v1::DescribeLockResponse {
         path: description.path.as_str().to_owned(),
         simultaneous: description.simultaneous,
@@ -115,9 +115,9 @@ fn response(event: v1::acquire_lock_response::Event) -> v1::AcquireLockResponse 
 /// The first parties, as many as fit.
 fn parties_to_proto(parties: &[Party], room: &mut usize) -> Vec<v1::LockParty> {
     /// Bytes that a party takes besides itself: a tag and a length.
-    const FRAME: usize = 8;
+    const PARTY_OVERHEAD: usize = 8;
     let fitting = parties.iter().map(party_to_proto).take_while(|party| {
-        let left = room.checked_sub(party.encoded_len() + FRAME);
+        let left = room.checked_sub(party.encoded_len() + PARTY_OVERHEAD);
         *room = left.unwrap_or_default();
         left.is_some()
     });

@@ -4,13 +4,13 @@
 //! DATA frames that no call has read yet: half of the connection's window, of which a small frame takes 256 bytes. It
 //! ends a connection that is over the budget (ENHANCE_YOUR_CALM, "too_many_data_frames"), however honest the client: a
 //! client with 20,000 streams sends as many keep-alives at once, and a replica that was stopped finds several of each.
-//! h2 never waits for the calls. This module does: with [`MOST`] frames unread the connection is not read until its
-//! calls have caught up.
+//! h2 never waits for the calls. This module does: with [`MAX_UNREAD`] frames unread the connection is not read until
+//! its calls have caught up.
 //!
 //! The count sets a pace and is not exact. Frames of calls that have ended meanwhile are never read, and nothing
-//! reports them. So when the calls have read nothing at [`LOOKS`] looks in a row, the unread frames no longer count:
-//! the connection never stops for good. Calls that do not read at all, such as reflection's while its answers are not
-//! read, run into h2's budget.
+//! reports them. So when the calls have read nothing at [`EQUAL_LOOKS`] looks in a row, the unread frames no longer
+//! count: the connection never stops for good. Calls that do not read at all, such as reflection's while its answers
+//! are not read, run into h2's budget.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
@@ -21,14 +21,14 @@ use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Maximum number of frames that are read ahead; a quarter of what h2 allows with the window of this server.
-const MOST: isize = 4096;
+const MAX_UNREAD: isize = 4096;
 /// Number of unread frames at which reading goes on.
-const FEW: isize = MOST / 2;
+const RESUME_BELOW: isize = MAX_UNREAD / 2;
 /// Time between two looks at a connection that waits. Calls that read at all have read something by then, unless the
 /// process did not get the processor.
-const PATIENCE: Duration = Duration::from_millis(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of looks in a row that must find the same count.
-const LOOKS: usize = 5;
+const EQUAL_LOOKS: usize = 5;
 
 /// The frames of a connection that have arrived and that no call has read. Shared by the two sides.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Unread {
     /// A call has read a frame of `bytes` bytes.
     pub(super) fn is_read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.frames.fetch_sub(1, Ordering::AcqRel) == FEW + 1 {
+        if self.frames.fetch_sub(1, Ordering::AcqRel) == RESUME_BELOW + 1 {
             self.reader.wake();
         }
     }
@@ -87,24 +87,24 @@ impl ReadPacer {
 
     /// Waits while too much is unread.
     pub(super) fn poll(&mut self, context: &mut Context<'_>, unread: &Unread) -> Poll<()> {
-        let limit = if self.pause.is_some() { FEW } else { MOST };
+        let limit = if self.pause.is_some() { RESUME_BELOW } else { MAX_UNREAD };
         if unread.count() <= limit {
             self.pause = None;
             return Poll::Ready(());
         }
         unread.reader.register(context.waker());
         let now = unread.count();
-        let pause = self.pause.get_or_insert_with(|| Pause { alarm: Box::pin(sleep(PATIENCE)), unread: now, same: 0 });
-        while unread.count() > FEW {
+        let pause = self.pause.get_or_insert_with(|| Pause { alarm: Box::pin(sleep(LOOK_INTERVAL)), unread: now, same: 0 });
+        while unread.count() > RESUME_BELOW {
             ready!(pause.alarm.as_mut().poll(context));
             let now = unread.count();
             pause.same = if now == pause.unread { pause.same + 1 } else { 0 };
             pause.unread = now;
-            if pause.same == LOOKS {
+            if pause.same == EQUAL_LOOKS {
                 unread.frames.store(0, Ordering::Release);
                 break;
             }
-            pause.alarm.as_mut().reset(Instant::now() + PATIENCE);
+            pause.alarm.as_mut().reset(Instant::now() + LOOK_INTERVAL);
         }
         self.pause = None;
         Poll::Ready(())
@@ -215,30 +215,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_waits_for_its_calls_as_long_as_they_read() {
-        let mut test = Test::after(MOST);
+        let mut test = Test::after(MAX_UNREAD);
         timeout(Duration::ZERO, test.may_read()).await.expect("as much as that may be unread");
         test.comes(1);
         let unread = test.unread.clone();
         let calls = tokio::spawn(async move {
-            for _ in 0..=MOST - FEW {
-                sleep(3 * PATIENCE).await;
+            for _ in 0..=MAX_UNREAD - RESUME_BELOW {
+                sleep(3 * LOOK_INTERVAL).await;
                 unread.is_read(7);
             }
         });
         test.may_read().await;
-        assert_eq!(test.unread.count(), FEW);
+        assert_eq!(test.unread.count(), RESUME_BELOW);
         calls.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_does_not_wait_for_calls_that_have_ended() {
-        let mut test = Test::after(MOST + 1);
+        let mut test = Test::after(MAX_UNREAD + 1);
         let began = Instant::now();
         test.may_read().await;
         assert_eq!(began.elapsed().as_millis(), 50);
         // Nor does the connection read further ahead if those frames are read after all.
         test.unread.is_read(7);
-        test.comes(MOST);
-        assert_eq!(test.unread.count(), MOST);
+        test.comes(MAX_UNREAD);
+        assert_eq!(test.unread.count(), MAX_UNREAD);
     }
 }

@@ -19,7 +19,7 @@ use crate::contact::Contact;
 const PING: [u8; 17] = *b"\x00\x00\x08\x06\x00\x00\x00\x00\x00rollcall";
 
 /// Time between two checks whether a ping is due. After a suspension of the machine a ping is late by at most this.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const PING_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pings of one connection.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Pings {
                 continue;
             }
             // The runtime's timers do not count a suspension of the machine.
-            let look_again = Instant::now() + (due - now).min(LOOK_AGAIN);
+            let look_again = Instant::now() + (due - now).min(PING_CHECK_INTERVAL);
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(look_again)));
             // The alarm is set once an interval, not with each sign of life.
             if alarm.is_elapsed() || alarm.deadline() > look_again {

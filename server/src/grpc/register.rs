@@ -110,9 +110,9 @@ async fn next_response(mut open: OpenRegister) -> Option<(Result<v1::RegisterRes
 /// A notice as a message. A value so large that it takes long to convert is converted on another thread.
 async fn to_response(notice: Notice) -> v1::RegisterResponse {
     /// Number of bytes of the worst JSON that take 1 ms.
-    const SHORT: usize = 16 * 1024;
+    const JSON_BYTES_PER_STEP: usize = 16 * 1024;
     match &notice {
-        Notice::Overwritten { data, .. } if data.len() > SHORT => {
+        Notice::Overwritten { data, .. } if data.len() > JSON_BYTES_PER_STEP => {
             compute::FOR_CLIENTS.run(move || convert::notice_to_proto(notice)).await
         }
         _ => convert::notice_to_proto(notice),
@@ -187,8 +187,8 @@ fn protocol(field: &'static str, cause: &str) -> Error {
 /// The path of a refused request as it was sent, so that the client knows which request was refused. A path so long
 /// that none was meant is cut.
 fn bounded(mut path: String) -> String {
-    const LONGEST: usize = 16 * 1024;
-    path.truncate(path.floor_char_boundary(LONGEST));
+    const LONGEST_PATH_ECHOED: usize = 16 * 1024;
+    path.truncate(path.floor_char_boundary(LONGEST_PATH_ECHOED));
     path.shrink_to_fit();
     path
 }

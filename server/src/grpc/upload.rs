@@ -23,7 +23,7 @@ use crate::error::Error;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// Time within which a request of one message must be complete, whatever its progress. A longer one lets a client that
 /// sends byte by byte keep its calls for longer; a shorter one fails large requests over slow connections.
-const LONGEST: Duration = Duration::from_secs(120);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Number of bytes that a connection must have sent for its requests to count as making progress.
 const PROGRESS: usize = 4 * 1024;
 /// Time for a last look before a request is given up, in which a replica that was stopped reads what arrived meanwhile.
@@ -31,7 +31,7 @@ const LAST_LOOK: Duration = Duration::from_secs(1);
 /// Time between two checks for free memory. A shorter one costs the processor more when all streams wait.
 const CROWDED: Duration = Duration::from_millis(500);
 /// Maximum number of bytes that a reflection stream may ask. Its server answers with the question, twice.
-const REFLECTION: usize = 64 * 1024;
+const REFLECTION_BYTES: usize = 64 * 1024;
 
 /// How a call uses its request.
 #[derive(Debug)]
@@ -95,8 +95,8 @@ impl Upload {
                 self.call.keep_open(self.kept);
                 Ok(())
             }
-            RequestForm::Reflection { .. } if self.kept > REFLECTION => {
-                let limit = REFLECTION as u64;
+            RequestForm::Reflection { .. } if self.kept > REFLECTION_BYTES => {
+                let limit = REFLECTION_BYTES as u64;
                 let what = "what a reflection stream asks, in bytes,";
                 Err(Error::LimitExceeded { reason: "TOO_MANY_BYTES", what, limit })
             }
@@ -149,9 +149,9 @@ impl UploadPatience {
         while alarm.as_mut().poll(context).is_ready() {
             let (now, read) = (Instant::now(), unread.bytes());
             // The requests of a slow connection take turns: one may make no progress for long while others do.
-            if read.wrapping_sub(self.read) >= PROGRESS && now < self.began + LONGEST {
+            if read.wrapping_sub(self.read) >= PROGRESS && now < self.began + REQUEST_TIMEOUT {
                 (self.read, self.is_last_look) = (read, false);
-                alarm.as_mut().reset(self.began + LONGEST.min(now - self.began + REQUEST_TIME));
+                alarm.as_mut().reset(self.began + REQUEST_TIMEOUT.min(now - self.began + REQUEST_TIME));
             } else if self.is_last_look {
                 return true;
             } else {

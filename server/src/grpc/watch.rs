@@ -29,8 +29,8 @@ use crate::views::{Begin, Delta, PartForm, PartKey, MadePart, ConnectionKey, Sta
 const PART_BYTES: usize = 1024 * 1024;
 /// Pauses between two tries to find memory for a part. With shorter ones, thousands of streams that wait cost the
 /// processor more; with longer ones, they go on later than they could.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const FIRST_MEMORY_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_MEMORY_PAUSE: Duration = Duration::from_secs(2);
 
 /// State that lives as long as the RPC.
 struct OpenWatch {
@@ -150,7 +150,7 @@ impl OpenWatch {
     /// other calls of the connection have not read. Between two parts there is no heartbeat: they are one message to
     /// the client.
     async fn part(&mut self, step: Unfinished, stale: bool) -> Result<Frame, Error> {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = FIRST_MEMORY_PAUSE;
         let made = loop {
             match self.made(&step).await {
                 Err(Error::LimitExceeded { .. }) => {}
@@ -160,7 +160,7 @@ impl OpenWatch {
                 self.unfinished = Some(step);
                 return Ok(self.current());
             }
-            pause = (2 * pause).min(LONGEST_PAUSE);
+            pause = (2 * pause).min(LONGEST_MEMORY_PAUSE);
         };
         if made.next.is_none() {
             self.told = step.revision();

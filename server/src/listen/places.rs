@@ -10,7 +10,7 @@ use crate::metrics::Gauge;
 use crate::mutex::lock;
 
 /// Number of descriptors that are kept from clients: for ZooKeeper's connections, files, pipes.
-const RESERVE: usize = 256;
+const RESERVED_DESCRIPTORS: usize = 256;
 
 /// Maximum number of connections of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Bounds {
     /// neither gets more than was asked for. If a port gets less than was asked for, one address gets a quarter of it
     /// at most.
     pub(crate) fn within(self, descriptors: usize) -> [Self; 2] {
-        let free = descriptors.saturating_sub(RESERVE).max(8);
+        let free = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(8);
         [free - free / 4, free / 4].map(|most| {
             let share = if most < self.in_all { (most / 4).max(1) } else { self.per_address };
             Self { in_all: most.min(self.in_all), per_address: self.per_address.min(share) }

@@ -12,14 +12,14 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::places::ConnectionPlace;
 
 /// Time within which the first bytes of a connection must arrive.
-const OPENING: Duration = Duration::from_secs(10);
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The requirements that a peer must meet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PeerRequirements {
     /// Time after which a peer that neither sends nor takes anything counts as gone.
     pub(super) silence: Duration,
-    /// Number of bytes that must have arrived within [`OPENING`].
+    /// Number of bytes that must have arrived within [`OPENING_TIMEOUT`].
     pub(super) opening: usize,
 }
 
@@ -56,7 +56,7 @@ struct Stuck {
 impl<S> Socket<S> {
     pub(super) fn new(stream: S, requirements: PeerRequirements, place: impl Into<Option<ConnectionPlace>>) -> Self {
         let PeerRequirements { silence, opening } = requirements;
-        let opening = (opening > 0).then(|| OpeningBytes { left: opening, alarm: Box::pin(sleep(OPENING)) });
+        let opening = (opening > 0).then(|| OpeningBytes { left: opening, alarm: Box::pin(sleep(OPENING_TIMEOUT)) });
         Self { stream, silence, opening, heard: Instant::now(), stuck: None, _place: place.into() }
     }
 
@@ -170,7 +170,7 @@ mod tests {
                 peer
             });
             let after = ends_with_time_out(socket.read_exact(&mut [0; 33])).await;
-            assert_eq!(after.as_secs(), OPENING.as_secs());
+            assert_eq!(after.as_secs(), OPENING_TIMEOUT.as_secs());
             drop(filling.await.unwrap());
         }
     }

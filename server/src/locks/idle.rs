@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{READ_CHUNK, Shared};
 use crate::lock_nodes::{LockNodes, LockRecord, Versions, removal_of_begun};
 use crate::types::{NodePath, Zxid};
-use crate::zk::layout::{LOCKS, lock_queue};
+use crate::zk::layout::{LOCK_RECORDS, lock_queue};
 use crate::zk::{self, CommitError, EphemeralSession, Read, Session};
 
 /// Number of times that all records are gone through in the time after which a lock is idle.
@@ -69,7 +69,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// Goes through all records once, in about half of the time of a round.
 async fn go_through(shared: &Shared, owner: &EphemeralSession, round: Duration) -> Result<(), zk::Error> {
-    let root = NodePath::trusted(LOCKS);
+    let root = NodePath::trusted(LOCK_RECORDS);
     let Some((shards, _)) = owner.session().children(&root).await? else { return Ok(()) };
     let pause = round / 2 / u32::try_from(shards.len().max(1)).unwrap_or(u32::MAX);
     for shard in shards {

@@ -13,7 +13,7 @@ use crate::zk::layout::{is_in_lock_queue, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, EphemeralSession, Session};
 
 /// How often a node that changes under one's hands is looked at again.
-const TRIES: usize = 16;
+const CHECK_TRIES: usize = 16;
 
 /// Makes sure that the lock node stands and has this number, and gives the transaction that wrote it.
 ///
@@ -22,7 +22,7 @@ const TRIES: usize = 16;
 /// record, by which it is found when nobody uses it any more.
 pub(super) async fn check(owner: &EphemeralSession, path: &NodePath, limit: u32, records: bool) -> Result<Zxid, Interrupt> {
     let session = owner.session();
-    for _ in 0..TRIES {
+    for _ in 0..CHECK_TRIES {
         match session.get(path).await.map_err(|error| refused(error, path))? {
             Some(read) => match Limit::of(&read.data) {
                 _ if !is_durable(&read.stat) => return Err(not_a_lock(path, "it is an ephemeral node")),
@@ -127,7 +127,7 @@ async fn create(owner: &EphemeralSession, path: &NodePath, limit: u32, records: 
 /// Makes sure that the node stands below which contenders wait.
 pub(super) async fn ensure_queue(session: &Session, path: &NodePath) -> Result<(), Interrupt> {
     let queue = lock_queue(path);
-    for _ in 0..TRIES {
+    for _ in 0..CHECK_TRIES {
         match session.create(queue.as_str(), Bytes::new(), CreateMode::Persistent).await {
             Ok(_) | Err(zk::Error::Refused(ErrorCode::NodeExists)) => return Ok(()),
             Err(zk::Error::Refused(ErrorCode::NoNode)) => {

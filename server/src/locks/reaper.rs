@@ -22,7 +22,7 @@ use crate::zk::layout::{FENCES, LEASES, fence};
 use crate::zk::{self, OneShot, EphemeralSession};
 
 /// How many records are read at once.
-const READ_CHUNK: usize = 256;
+const RECORDS_PER_LOOK: usize = 256;
 /// Number of leases whose removal is under way at once.
 const REMOVED_AT_ONCE: usize = 64;
 /// Looked at once more after that, whatever the watch says.
@@ -72,7 +72,7 @@ async fn look(shared: &Shared, owner: &EphemeralSession, orphans: &mut HashMap<S
     // The records first: the fence of one that was written later is in the list.
     let names = session.children(&leases).await?.map(|(names, _)| names).unwrap_or_default();
     let mut records = Vec::new();
-    for chunk in names.chunks(READ_CHUNK) {
+    for chunk in names.chunks(RECORDS_PER_LOOK) {
         let paths: Vec<_> = chunk.iter().map(|name| record_path(name)).collect();
         let reads = session.get_many(paths.iter().map(NodePath::as_str)).await?;
         for (name, read) in chunk.iter().zip(reads) {
@@ -93,7 +93,7 @@ async fn look(shared: &Shared, owner: &EphemeralSession, orphans: &mut HashMap<S
     // After the records: a task is found from before its first write of one until it has no more to do with it.
     let mut without_keeper = Vec::new();
     for (index, (name, record, version)) in records.into_iter().enumerate() {
-        if index % READ_CHUNK == 0 {
+        if index % RECORDS_PER_LOOK == 0 {
             // There may be very many.
             tokio::task::yield_now().await;
         }

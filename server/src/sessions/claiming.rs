@@ -20,10 +20,10 @@ use crate::value::own;
 use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, FenceEpoch, NoRoom, EphemeralSession, Read, PathReservation, Unit, Zk, layout};
 
 /// Maximum number of looks of one claim, before it is left to a later try.
-const TRIES: u32 = 64;
+const CLAIM_TRIES: u32 = 64;
 /// Time in which messages that have arrived may be read, before a claim replaces a node that is later than its client
 /// knows of.
-const SETTLING: Duration = Duration::from_millis(200);
+const REPLACE_DELAY: Duration = Duration::from_millis(200);
 
 /// The state of a claim's looks at ZooKeeper.
 #[derive(Debug, Default)]
@@ -134,7 +134,7 @@ impl Claims {
             Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
         };
         let mut look = ClaimLooks::default();
-        for attempt in 0..TRIES {
+        for attempt in 0..CLAIM_TRIES {
             let tried = if std::mem::take(&mut create_first) {
                 self.create(path, &mut claim, &mut look).await
             } else {
@@ -362,7 +362,7 @@ impl Claims {
         let is_later = claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid);
         if is_later || self.stall_detector.was_stalled() {
             // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
-            tokio::time::sleep(SETTLING).await;
+            tokio::time::sleep(REPLACE_DELAY).await;
         }
         requester.is_gone()
     }

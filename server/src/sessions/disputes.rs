@@ -1,6 +1,7 @@
-//! Registrations whose data another program has overwritten. The holder's data are written again after [`FIRST_PAUSE`],
-//! and after a pause that doubles each time that they are overwritten again. So a program that writes its own data back
-//! whenever it sees others writes a handful of times, and the data of a program that has died are replaced.
+//! Registrations whose data another program has overwritten. The holder's data are written again after
+//! [`FIRST_REWRITE_PAUSE`], and after a pause that doubles each time that they are overwritten again. So a program that
+//! writes its own data back whenever it sees others writes a handful of times, and the data of a program that has died
+//! are replaced.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
@@ -17,10 +18,10 @@ use crate::value::own;
 use crate::zk::Read;
 
 /// Pause before data are put right for the first time. A shorter one makes two programs that disagree write more often.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause, and the quiet time after which the next one is [`FIRST_PAUSE`] again. A longer one leaves wrong data
-/// for longer if another program overwrites them time and again.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+pub(super) const FIRST_REWRITE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause, and the quiet time after which the next one is [`FIRST_REWRITE_PAUSE`] again. A longer one leaves
+/// wrong data for longer if another program overwrites them time and again.
+pub(super) const LONGEST_REWRITE_PAUSE: Duration = Duration::from_secs(600);
 
 /// The known writes of other programs into one registration.
 #[derive(Debug)]
@@ -45,8 +46,8 @@ impl Dispute {
         if self.due.is_some() {
             return None;
         }
-        let is_quiet = self.ended_at.is_none_or(|ended| now >= ended + LONGEST_PAUSE);
-        self.pause = if is_quiet { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        let is_quiet = self.ended_at.is_none_or(|ended| now >= ended + LONGEST_REWRITE_PAUSE);
+        self.pause = if is_quiet { FIRST_REWRITE_PAUSE } else { (self.pause * 2).min(LONGEST_REWRITE_PAUSE) };
         self.due = Some(now + self.pause);
         self.due
     }
@@ -55,7 +56,7 @@ impl Dispute {
     /// the end of the pause.
     fn again(&mut self, is_refused: bool, now: Instant) -> Instant {
         if is_refused {
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(LONGEST_REWRITE_PAUSE);
         }
         let due = now + self.pause;
         self.due = Some(due);
@@ -129,7 +130,7 @@ impl State {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let Some(dispute) = &mut entry.dispute else { return };
         if let Some(error) = refusal
-            && dispute.pause <= FIRST_PAUSE
+            && dispute.pause <= FIRST_REWRITE_PAUSE
         {
             tracing::warn!(%path, %error, "overwritten data can't be put right; that is tried again");
         }
@@ -218,23 +219,23 @@ mod tests {
         }
         assert_eq!(waited, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
         // Nothing more is done, and after a long quiet time the pauses begin anew.
-        assert!(scene.replica.after(LONGEST_PAUSE - seconds(1)).is_empty());
+        assert!(scene.replica.after(LONGEST_REWRITE_PAUSE - seconds(1)).is_empty());
         scene.written(b"theirs");
-        assert_eq!(scene.waits(), LONGEST_PAUSE);
+        assert_eq!(scene.waits(), LONGEST_REWRITE_PAUSE);
         scene.put_right();
-        scene.replica.after(LONGEST_PAUSE);
+        scene.replica.after(LONGEST_REWRITE_PAUSE);
         scene.written(b"theirs");
-        assert_eq!(scene.waits(), FIRST_PAUSE);
+        assert_eq!(scene.waits(), FIRST_REWRITE_PAUSE);
     }
 
     #[test]
     fn who_goes_on_writing_does_not_put_it_off_and_each_other_data_are_told() {
         let mut scene = Scene::new();
         scene.written(b"theirs");
-        scene.replica.after(FIRST_PAUSE / 2);
+        scene.replica.after(FIRST_REWRITE_PAUSE / 2);
         assert!(notices(&scene.written(b"theirs")).is_empty(), "the same again");
         assert!(is_overwritten(&scene.written(b"others")));
-        assert_eq!(scene.waits(), FIRST_PAUSE / 2);
+        assert_eq!(scene.waits(), FIRST_REWRITE_PAUSE / 2);
     }
 
     #[test]
@@ -274,7 +275,7 @@ mod tests {
         assert!(notices(&effects).is_empty() && !scene.replica.state.is_waiting(), "{effects:?}");
         let seen = standing(scene.generation.0, scene.replica.zxid, b"theirs");
         scene.replica.step(Input::Verified { path: path(), seen });
-        assert_eq!(scene.waits(), FIRST_PAUSE, "an outage is nobody's write");
+        assert_eq!(scene.waits(), FIRST_REWRITE_PAUSE, "an outage is nobody's write");
         scene.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         scene.replica.step(Input::Verified { path: path(), seen: None });
         // Data that the holder sets are written, with the data of before known, and then nothing is left to put right.

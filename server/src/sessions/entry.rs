@@ -21,12 +21,12 @@ use crate::value::{EncodedValue, Stamp};
 use crate::zk::{ErrorCode, NodeEvents};
 
 /// Pause before the second put-back of a registration that is deleted again and again; it doubles from there.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PUT_BACK_PAUSE: Duration = Duration::from_millis(100);
 /// Longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PUT_BACK_PAUSE: Duration = Duration::from_secs(30);
 /// Time in which the ends of streams that have arrived may be read, before the registrations of a lost ZooKeeper
 /// session are made again: a replica that was itself stopped finds such ends in its sockets.
-const SETTLING: Duration = Duration::from_millis(200);
+const RESTORE_DELAY: Duration = Duration::from_millis(200);
 /// Time after which a put-back is forgotten: a registration that existed this long after it was put back is put back at
 /// once the next time.
 const SETTLED: Duration = Duration::from_secs(120);
@@ -258,9 +258,9 @@ impl Entry {
             self.put_backs = 0;
         }
         let doublings = self.put_backs.saturating_sub(1).min(16);
-        let pause = if self.put_backs == 0 { Duration::ZERO } else { FIRST_PAUSE * 2_u32.pow(doublings) };
+        let pause = if self.put_backs == 0 { Duration::ZERO } else { FIRST_PUT_BACK_PAUSE * 2_u32.pow(doublings) };
         self.put_backs += 1;
-        pause.min(LONGEST_PAUSE).mul_f64(jitter)
+        pause.min(LONGEST_PUT_BACK_PAUSE).mul_f64(jitter)
     }
 }
 
@@ -363,10 +363,10 @@ impl State {
         // The stream is about to end, unless a message of its client is still to be read. The node must not appear
         // again before that.
         let is_overdue = stream.is_overdue(now);
-        let decided_at = if is_overdue { now + SETTLING } else { now };
+        let decided_at = if is_overdue { now + RESTORE_DELAY } else { now };
         let (content, generation, written) = (Content::Exact(held.bytes.clone()), held.generation, held.written);
         if !self.standing.contains(&held.session) {
-            let at = decided_at.max(*entry.restore_at.get_or_insert(now + SETTLING));
+            let at = decided_at.max(*entry.restore_at.get_or_insert(now + RESTORE_DELAY));
             if at > now {
                 self.pauses.insert((at, path.clone()));
                 return;

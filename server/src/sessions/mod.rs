@@ -67,7 +67,7 @@ use crate::zk::{Pool, Zk};
 /// Maximum number of inputs that wait for the task. A stream whose input finds no place is not read meanwhile. The
 /// bound limits how long messages of other streams may delay an input: the streams that wait for a place get it in
 /// turn.
-const QUEUE: usize = 256;
+const INPUT_QUEUE: usize = 256;
 
 /// A handle on all registrations of this replica. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -146,7 +146,7 @@ pub(crate) struct Rpc {
 impl Sessions {
     /// Starts the task that owns the registrations, in `tasks`. The task makes `stall_detector` tick.
     pub(crate) fn start(zk: Zk, evictions: Evictions, stall_detector: Arc<StallDetector>, tasks: &mut JoinSet<()>) -> Self {
-        let (inputs, queue) = mpsc::channel(QUEUE);
+        let (inputs, queue) = mpsc::channel(INPUT_QUEUE);
         let departures = Arc::new(Departures::default());
         let pool = zk.pool.clone();
         tasks.spawn(task::run(zk, evictions, stall_detector, queue, departures.clone()));

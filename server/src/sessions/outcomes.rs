@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
-use super::entry::{RequestedClaim, PathCommand, FIRST_PAUSE, Operation, Witness};
+use super::entry::{RequestedClaim, PathCommand, FIRST_PUT_BACK_PAUSE, Operation, Witness};
 use super::outbox::{RegistrationLostReason, Notice};
 use super::state::{Effect, State, StreamId};
 use crate::error::Error;
@@ -153,8 +153,8 @@ impl State {
             return;
         }
         // No client has asked for the path just now: its holder relies on it, and the refusal may pass.
-        let pause = entry.pause(now, jitter).max(FIRST_PAUSE);
-        if pause == FIRST_PAUSE {
+        let pause = entry.pause(now, jitter).max(FIRST_PUT_BACK_PAUSE);
+        if pause == FIRST_PUT_BACK_PAUSE {
             tracing::warn!(%path, %error, "a registration can't be restored; it is tried again");
         }
         entry.absent = true;

@@ -26,7 +26,7 @@ use crate::value::{EncodedValue, Stamp};
 use crate::zk::{ErrorCode, FenceEpoch, NodeEvents};
 
 /// Maximum number of paths, or of streams, that are dealt with in one step.
-const SLICE: usize = 256;
+const PATHS_PER_STEP: usize = 256;
 /// Maximum number of paths that are dealt with at once when a stream ends: most streams have no more.
 const FIRST_SLICE: usize = 16;
 
@@ -240,7 +240,7 @@ impl State {
             Input::Fail { stream, error } => self.effects.push(Effect::Close { stream, end: Err(error) }),
             Input::Gone { stream } => self.gone(stream, now),
             Input::Tick => self.tick(now),
-            Input::GoOn => self.go_on(SLICE, now),
+            Input::GoOn => self.go_on(PATHS_PER_STEP, now),
             Input::Claimed { path, outcome } => self.claimed(&path, outcome, now),
             Input::Removed { path } => self.removed(&path, now),
             Input::RemovalRefused { path, code } => self.removal_refused(&path, code, now),
@@ -348,12 +348,12 @@ impl State {
 
     fn tick(&mut self, now: Instant) {
         self.ticks.note(now);
-        for _ in 0..SLICE {
+        for _ in 0..PATHS_PER_STEP {
             let Some((at, stream)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) else { break };
             self.deadlines.remove(&(at, stream));
             self.check_ttl(stream, now);
         }
-        for _ in 0..SLICE {
+        for _ in 0..PATHS_PER_STEP {
             let Some((at, path)) = self.pauses.first().cloned().filter(|(at, _)| *at <= now) else { break };
             self.pauses.remove(&(at, path.clone()));
             self.advance(&path, now);

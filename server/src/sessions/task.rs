@@ -25,9 +25,9 @@ use crate::zk::{Batch, Mailbox, FenceEpoch, EphemeralSessions, NodeEvents, Subsc
 /// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
 /// Time for which inputs of one kind are taken before the others are looked at.
-const TURN: Duration = Duration::from_millis(1);
+const INPUT_TURN: Duration = Duration::from_millis(1);
 /// Time after which the task lets other tasks run on its thread.
-const SLICE: Duration = Duration::from_millis(4);
+const TIME_SLICE: Duration = Duration::from_millis(4);
 
 struct Task {
     zk: Zk,
@@ -130,7 +130,7 @@ pub(super) async fn run(
                 }
             }
         }
-        if running_since.elapsed() >= SLICE {
+        if running_since.elapsed() >= TIME_SLICE {
             tokio::task::yield_now().await;
             running_since = Instant::now();
         }
@@ -164,7 +164,7 @@ impl Task {
     fn messages(&mut self, first: Message, inputs: &mut mpsc::Receiver<Message>) {
         let begun = Instant::now();
         self.message(first);
-        while begun.elapsed() < TURN
+        while begun.elapsed() < INPUT_TURN
             && let Ok(message) = inputs.try_recv()
         {
             self.message(message);
@@ -175,7 +175,7 @@ impl Task {
     fn all_finished(&mut self, first: FinishedOperation) {
         let begun = Instant::now();
         self.finished(first);
-        while begun.elapsed() < TURN
+        while begun.elapsed() < INPUT_TURN
             && let Some(finished) = self.operations.next().now_or_never()
         {
             self.finished(finished);
@@ -185,7 +185,7 @@ impl Task {
     /// Goes on with work that is done in slices.
     fn go_on(&mut self) {
         let begun = Instant::now();
-        while begun.elapsed() < TURN && !(self.due.is_empty() && self.departed.is_empty()) {
+        while begun.elapsed() < INPUT_TURN && !(self.due.is_empty() && self.departed.is_empty()) {
             if let Some(input) = self.due.pop_front() {
                 self.step(input);
             }

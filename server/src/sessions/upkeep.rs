@@ -16,9 +16,9 @@ pub(super) const BATCH: usize = 48;
 const READ_BYTES: usize = 128 * 1024;
 /// Time after which a node is read again whose state this session's server does not know yet. It doubles each time that
 /// this brings nothing.
-const AGAIN: Duration = Duration::from_millis(5);
+const FIRST_REREAD_PAUSE: Duration = Duration::from_millis(5);
 /// Longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(5);
 
 /// A node of ours that is to be removed.
 #[derive(Debug, PartialEq)]
@@ -48,7 +48,7 @@ impl Upkeep {
         let mut refused = Vec::new();
         let mut left: Vec<_> = removals.iter().collect();
         let mut is_whole = true;
-        let mut pauses = Pauses::new(AGAIN, LONGEST_PAUSE);
+        let mut pauses = Pauses::new(FIRST_REREAD_PAUSE, LONGEST_REREAD_PAUSE);
         while !left.is_empty()
             && let Some(owner) = self.zk.pool.owner(session)
         {

@@ -19,7 +19,7 @@ use crate::zk::{self, Answer, Batch, ErrorCode, Mailbox, Request, Response, Sess
 /// Maximum number of nodes that one multi read asks for: 60 of a mebibyte each stay below the gateway's 64 MiB.
 const BATCH_NODES: usize = 60;
 /// Maximum number of bytes of relative names that one multi read asks for; the path in front of each may add 4 KiB.
-const BATCH_BYTES: usize = 128 * 1024;
+const NAME_BYTES_PER_READ: usize = 128 * 1024;
 /// Maximum number of multi reads of one view that are under way.
 const PIPELINE: usize = 8;
 /// Number of bytes of data that are copied before other tasks get a turn.
@@ -115,7 +115,7 @@ impl Todo {
             && let Some(name) = self.next.take().or_else(|| self.draw(scope))
         {
             bytes += name.len();
-            if bytes > BATCH_BYTES && !batch.is_empty() {
+            if bytes > NAME_BYTES_PER_READ && !batch.is_empty() {
                 self.next = Some(name);
                 break;
             }

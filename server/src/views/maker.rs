@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::turns::Turns;
 
 /// Maximum number of bytes that are converted at once: 1 ms of the worst JSON.
-const SHORT: usize = 16 * 1024;
+const JSON_BYTES_PER_STEP: usize = 16 * 1024;
 /// Maximum number of bytes of parts that are kept while nobody has them.
 const MAX_KEPT: usize = 64 * 1024 * 1024;
 
@@ -32,7 +32,7 @@ impl Maker {
     }
 
     /// A part, made unless another caller has made it meanwhile. `work`: the number of bytes to convert; it need not be
-    /// counted further once it exceeds [`SHORT`].
+    /// counted further once it exceeds [`JSON_BYTES_PER_STEP`].
     async fn part(
         &self,
         account: &Account,
@@ -41,7 +41,7 @@ impl Maker {
         work: usize,
         make: impl FnOnce() -> MadePart + Send + 'static,
     ) -> Result<MadePart, Error> {
-        if work <= SHORT {
+        if work <= JSON_BYTES_PER_STEP {
             return parts.put(key, make(), account, &self.payers);
         }
         // A call that was already cancelled ends here, and costs nothing.
@@ -74,7 +74,7 @@ impl Views {
         if let Some(made) = state.parts().get(&key, account)? {
             return Ok(made);
         }
-        let (work, of, wanted) = (state.work(&key, SHORT), state.clone(), key.clone());
+        let (work, of, wanted) = (state.work(&key, JSON_BYTES_PER_STEP), state.clone(), key.clone());
         self.maker().part(account, state.parts(), key, work, move || make(&of, &wanted)).await
     }
 
@@ -97,7 +97,7 @@ impl Views {
         if let Some(made) = delta.parts().get(&key, account)? {
             return Ok(made);
         }
-        let (work, of) = (delta.work(first, SHORT), delta.clone());
+        let (work, of) = (delta.work(first, JSON_BYTES_PER_STEP), delta.clone());
         self.maker().part(account, delta.parts(), key, work, move || make(&of, first)).await
     }
 }

@@ -16,7 +16,7 @@ use crate::shared_bytes::SharedBytes;
 /// Maximum number of parts of a size chosen by a client that are kept of one state while nobody has them.
 const MAX_CHOSEN: usize = 16;
 /// Number of parts of one state up to which unused parts of a size chosen by a client are never swept out.
-const SWEEP_SLACK: usize = 64;
+const UNSWEPT_PARTS: usize = 64;
 /// Maximum number of parts of one state. Beyond it no part of a size chosen by a client is shared: each new part is
 /// looked up among all of them.
 const MAX_PARTS: usize = 1024;
@@ -224,7 +224,7 @@ impl Inner {
         self.parts.insert(key, part);
         if self.parts.len() > self.sweep_above {
             self.parts.retain(|key, part| key.size == 0 || part.bytes.strong_count() > 0);
-            self.sweep_above = 2 * self.parts.len() + SWEEP_SLACK;
+            self.sweep_above = 2 * self.parts.len() + UNSWEPT_PARTS;
         }
     }
 }
@@ -232,7 +232,7 @@ impl Inner {
 impl Default for Parts {
     fn default() -> Self {
         let inner =
-            Inner { parts: HashMap::new(), chosen: VecDeque::new(), is_present: true, sweep_above: SWEEP_SLACK };
+            Inner { parts: HashMap::new(), chosen: VecDeque::new(), is_present: true, sweep_above: UNSWEPT_PARTS };
         Self(Arc::new(Mutex::new(inner)))
     }
 }
@@ -389,7 +389,7 @@ mod tests {
         }
         assert_eq!(test.payers.kept.account.used(Resource::Bytes), MAX_CHOSEN * LARGE);
         assert_eq!(test.payers.common.used(Resource::Bytes), MAX_CHOSEN * LARGE);
-        assert!(test.parts.lock().parts.len() <= 2 * MAX_CHOSEN + SWEEP_SLACK);
+        assert!(test.parts.lock().parts.len() <= 2 * MAX_CHOSEN + UNSWEPT_PARTS);
         test.parts.close();
         assert_eq!(test.payers.common.used(Resource::Bytes), 0);
     }

@@ -18,7 +18,7 @@ use crate::zk::Hub;
 const PATIENCE_WITH_THE_SLOW: Duration = Duration::from_secs(30);
 /// Divisor of the patience. Once its patience is over, a reader checks after each such part of it whether ZooKeeper
 /// still sends anything.
-pub(super) const LOOKS: u32 = 8;
+pub(super) const PATIENCE_PARTS: u32 = 8;
 
 /// A state, and whether it can be trusted.
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ impl Reader {
             if !self.is_reachable() || begun.elapsed() > PATIENCE_WITH_THE_SLOW {
                 return Err(Error::BackendUnavailable);
             }
-            look_at = Instant::now() + self.settings().patience / LOOKS;
+            look_at = Instant::now() + self.settings().patience / PATIENCE_PARTS;
         }
     }
 

@@ -29,7 +29,7 @@ use crate::zk::Zk;
 /// faster than they can be sent.
 const LOADS: usize = 32;
 /// Time between two searches for views that have been idle for long enough, or for too much memory in use.
-const LOOK: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum time between two checks whether ZooKeeper is away.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
 /// Maximum number of ended tasks that are collected under one lock.
@@ -312,7 +312,7 @@ async fn live(inner: Arc<Inner>, view: Arc<View>) {
 
 /// Writes the known states to disk. Never ends.
 async fn keep(inner: Arc<Inner>, store: Store) {
-    let mut interval = tokio::time::interval(store::LOOK);
+    let mut interval = tokio::time::interval(store::SAVE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
@@ -322,7 +322,7 @@ async fn keep(inner: Arc<Inner>, store: Store) {
 
 /// Drops idle views. Ends if the task of a view has panicked.
 async fn tidy(inner: Arc<Inner>) {
-    let mut interval = tokio::time::interval(LOOK);
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;

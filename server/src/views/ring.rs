@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::apart::{SHORT, discard};
+use super::apart::{NODES_PER_STEP, discard};
 use super::parts::Parts;
 use super::state::ViewNode;
 use crate::types::Revision;
@@ -67,7 +67,7 @@ pub(super) struct Edits {
 
 /// Maximum number of edits that are merged for a watcher that is behind. With more, a step on a thread of the runtime
 /// takes longer than 10 ms.
-const MERGED: usize = 4 * SHORT;
+const MERGED: usize = 4 * NODES_PER_STEP;
 /// Maximum number of edits between two moments. After more, the ring restarts, and watchers get the whole state.
 const MAX_EDITS: usize = 250_000;
 
@@ -139,7 +139,7 @@ impl Drop for Delta {
 impl Edits {
     /// The delta of these edits, if they are so many that it takes long to make.
     pub(super) fn prepared(&self, revision: Revision) -> Option<Arc<Delta>> {
-        (SHORT..MAX_EDITS).contains(&self.list.len()).then(|| Arc::new(Delta::new(revision, &self.list)))
+        (NODES_PER_STEP..MAX_EDITS).contains(&self.list.len()).then(|| Arc::new(Delta::new(revision, &self.list)))
     }
 
     /// Memory that the edits occupy, roughly.
@@ -184,7 +184,7 @@ impl Drop for Edits {
 }
 
 fn discard_list<T: Send + 'static>(list: &mut Vec<T>) {
-    if list.len() > SHORT {
+    if list.len() > NODES_PER_STEP {
         discard(list.len(), std::mem::take(list));
     }
 }
@@ -486,10 +486,10 @@ mod tests {
         let mut ring = Ring::new(Limits { moments: 3, bytes: 100_000 });
         ring.restart(Revision(1));
         let added = |count: usize| (0..count).map(|name| edit(&format!("{name:06}"), None, Some("1"))).collect();
-        push(&mut ring, Revision(2), added(SHORT + 1));
+        push(&mut ring, Revision(2), added(NODES_PER_STEP + 1));
         assert_eq!(ring.deltas.len(), 1);
         let Since::Changes(delta) = ring.since(Revision(1)) else { panic!("it is known") };
-        assert_eq!((delta.changes.len(), delta.revision, ring.deltas.len()), (SHORT + 1, Revision(2), 1));
+        assert_eq!((delta.changes.len(), delta.revision, ring.deltas.len()), (NODES_PER_STEP + 1, Revision(2), 1));
         push(&mut ring, Revision(3), vec![edit("a", None, Some("1"))]);
         assert_eq!((told(&mut ring, 1), told(&mut ring, 2)), ("forgotten".into(), "3: Added a".into()));
         push(&mut ring, Revision(4), added(MAX_EDITS + 1));

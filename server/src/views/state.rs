@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::apart::{SHORT, discard};
+use super::apart::{NODES_PER_STEP, discard};
 use super::by_name::ByName;
 use super::parts::{Begin, PartKey, Parts};
 use super::ring::{Edit, Edits};
@@ -397,7 +397,7 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         let count = self.children.len();
-        if count > SHORT {
+        if count > NODES_PER_STEP {
             discard(count, (std::mem::take(&mut self.children), std::mem::take(&mut self.counts)));
         }
     }

@@ -22,7 +22,7 @@ use crate::mutex::lock;
 use crate::types::Revision;
 
 /// Time between two searches for views that have changed.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
+pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after a write during which a view is not written again, changed or not.
 const REST: Duration = Duration::from_secs(5);
 /// Time after a failed write during which a view is not written again.

@@ -27,10 +27,10 @@ const DISAGREEMENTS: u32 = 5;
 /// Time for which a server that has answered a sync may be behind what was shown before, or what this process knows of.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a server that is behind what this process knows of is asked again.
-const LAG: Duration = Duration::from_millis(2);
+const BEHIND_READ_PAUSE: Duration = Duration::from_millis(2);
 /// Time after which the turn of a load ends, so that others begin as well: ZooKeeper may be out of reach of this load
 /// alone.
-const TURN: Duration = Duration::from_secs(1);
+const LOAD_TURN: Duration = Duration::from_secs(1);
 /// Maximum number of connections in whose queues one view waits.
 const LINES: usize = 64;
 /// Time for which a path that is too large is refused without another attempt.
@@ -80,7 +80,7 @@ impl Task {
             view,
             views,
             turns: Some((turns, connection)),
-            turn: Some((turn, Instant::now() + TURN)),
+            turn: Some((turn, Instant::now() + LOAD_TURN)),
             mailbox,
             subscription,
             work: Work::Everything,
@@ -230,7 +230,7 @@ impl Task {
                 return Ok(());
             }
             if let Some(since) = barrier.behind_since {
-                tokio::time::sleep(LAG.max(since.elapsed() / 4)).await;
+                tokio::time::sleep(BEHIND_READ_PAUSE.max(since.elapsed() / 4)).await;
             }
         }
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::notifier::{ChangeListener, ConnectionKey};
 use super::cursor::{Cursor, CursorStep, Step};
 use super::reach::Reached;
-use super::reader::{LOOKS, Reader};
+use super::reader::{PATIENCE_PARTS, Reader};
 use super::view::BackendState;
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
@@ -15,7 +15,7 @@ use crate::types::{Revision, Zxid};
 /// Time for which a server that has answered a sync may be behind what another server has shown.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a server that is behind is asked again.
-const LAG: Duration = Duration::from_millis(20);
+const BEHIND_WATCH_PAUSE: Duration = Duration::from_millis(20);
 
 /// A message to a watcher, and whether it can be trusted.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Watcher {
 
     /// The message that ZooKeeper can't be reached; returned once.
     fn look_around(&mut self) -> Option<Step> {
-        self.patience_ends = Instant::now() + self.reader.settings().patience / LOOKS;
+        self.patience_ends = Instant::now() + self.reader.settings().patience / PATIENCE_PARTS;
         let is_new = self.cursor.backend() == BackendState::Connected && !self.reader.is_reachable();
         is_new.then(|| self.cursor.suspend())
     }
@@ -178,7 +178,7 @@ impl Watcher {
         }
         let is_behind_since = *self.is_behind_since.get_or_insert_with(Instant::now);
         if self.reader.view().known().zxid.0 < since.0 && is_behind_since.elapsed() < FALLEN_BACK_AFTER {
-            tokio::time::sleep(LAG).await;
+            tokio::time::sleep(BEHIND_WATCH_PAUSE).await;
             return Ok(None);
         }
         match self.cursor.settle(&mut self.reader.view().known()) {

@@ -18,8 +18,8 @@ const HANDSHAKE_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Du
 /// children can exceed its own limit.
 pub(crate) const MAX_REPLY: usize = 64 * 1024 * 1024;
 /// Number of bytes of a larger frame that are read: the header of a reply.
-const HEAD: usize = 16;
-const READ_CHUNK: usize = 64 * 1024;
+const REPLY_HEADER_BYTES: usize = 16;
+const READ_BUFFER: usize = 64 * 1024;
 
 /// Connects to a server.
 pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
@@ -111,7 +111,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(header) = self.buffer.first_chunk::<4>() {
                 let length = usize::try_from(i32::from_be_bytes(*header))
                     .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "frame with an impossible length"))?;
-                let read = if length <= MAX_REPLY { length } else { HEAD };
+                let read = if length <= MAX_REPLY { length } else { REPLY_HEADER_BYTES };
                 if self.buffer.len() >= 4 + read {
                     self.buffer.advance(4);
                     self.surplus = length - read;
@@ -120,7 +120,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 }
                 self.buffer.reserve(4 + read - self.buffer.len());
             } else {
-                self.buffer.reserve(READ_CHUNK);
+                self.buffer.reserve(READ_BUFFER);
             }
             match self.reader.read_buf(&mut self.buffer).await? {
                 0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed by zookeeper")),
@@ -178,7 +178,7 @@ mod tests {
         };
         let (frames, ()) = tokio::join!(read, write);
         let whole = |bytes: &'static [u8]| ReplyFrame::Whole(bytes.into());
-        let too_large = ReplyFrame::TooLarge([2; HEAD].as_slice().into(), MAX_REPLY + 5);
+        let too_large = ReplyFrame::TooLarge([2; REPLY_HEADER_BYTES].as_slice().into(), MAX_REPLY + 5);
         assert_eq!(frames, [whole(&[1; 3]), too_large, whole(&[]), whole(&[3; 20])]);
     }
 }

@@ -39,10 +39,10 @@ struct WatchSlot {
 }
 
 /// Pause after a sync that did not reach the transaction that was asked for. It doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const FIRST_SYNC_PAUSE: Duration = Duration::from_millis(2);
 /// Maximum pause. With a shorter one, calls that wait for a transaction that never comes cost ZooKeeper more; with a
 /// longer one, other calls that wait beside them wait longer.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_SYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// The syncs of one session, which follow each other.
 #[derive(Debug, Default)]
@@ -179,7 +179,7 @@ impl WatchSlot {
         let pause = if over.is_none_or(is_enough) {
             Duration::ZERO
         } else {
-            (2 * syncs.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+            (2 * syncs.pause).clamp(FIRST_SYNC_PAUSE, LONGEST_SYNC_PAUSE)
         };
         let not_before = over.map(|over| over.ended + pause);
         let (session, watches) = (self.session.clone(), self.watches.clone());

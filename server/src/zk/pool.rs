@@ -35,7 +35,7 @@ pub(crate) const SESSION_PATH_BYTES: usize = 512 * 1024;
 /// Time without any answer after which a session is used only if there is no other. A request that is sent before then
 /// may wait until the connection is given up; with a longer time, everything that a busy replica may have under way
 /// waits there.
-const PATIENCE: Duration = Duration::from_millis(500);
+const SESSION_SILENCE: Duration = Duration::from_millis(500);
 /// The value of [`Inner::path_bytes`] for a session that is given up: no path fits, and adding some does not overflow.
 const GIVEN_UP: usize = usize::MAX / 2;
 
@@ -241,7 +241,7 @@ struct Growth {
 
 impl Shared {
     fn new(config: &Arc<Config>) -> Self {
-        let growth = Growth { slots: config.sessions, not_before: Instant::now(), pause: slots::FIRST_PAUSE };
+        let growth = Growth { slots: config.sessions, not_before: Instant::now(), pause: slots::FIRST_SURPLUS_PAUSE };
         Self {
             config: config.clone(),
             owners: watch::Sender::new(EphemeralSessions::default()),
@@ -368,7 +368,7 @@ impl Pool {
     fn connected(&self) -> Vec<EphemeralSession> {
         let now = clock::now();
         let is_fresh = |owner: &EphemeralSession| now < *owner.evidence().borrow() + owner.overdue();
-        let answers = |owner: &EphemeralSession| owner.session().silence() < PATIENCE;
+        let answers = |owner: &EphemeralSession| owner.session().silence() < SESSION_SILENCE;
         let owners = self.0.owners.borrow().clone();
         let mut connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).cloned().collect();
         for is_well in [&is_fresh as &dyn Fn(&EphemeralSession) -> bool, &answers] {

@@ -18,7 +18,7 @@ use super::reports::Reports;
 /// Time after which a connect goes on without the answer to a lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum number of addresses that are tried in one round, which bounds the round's time. The next round tries others.
-const MOST: usize = 16;
+const ADDRESSES_PER_ROUND: usize = 16;
 
 /// The attempt, as the log names it.
 const LOOK_UP: &str = "to look up its name";
@@ -67,8 +67,8 @@ impl ServerAddresses {
         Self { resolver, known: HashMap::new(), under_way: HashMap::new() }
     }
 
-    /// The addresses of all hosts, looked up again, in a random order; at most [`MOST`] of them. A name that can't be
-    /// looked up in time counts with the addresses that it had before.
+    /// The addresses of all hosts, looked up again, in a random order; at most [`ADDRESSES_PER_ROUND`] of them. A name
+    /// that can't be looked up in time counts with the addresses that it had before.
     pub(super) async fn addresses(&mut self, hosts: &[String], reports: &Reports) -> Vec<SocketAddr> {
         let lookups: Vec<_> = hosts
             .iter()
@@ -95,7 +95,7 @@ impl ServerAddresses {
         addresses.sort_unstable();
         addresses.dedup();
         addresses.shuffle(&mut rand::rng());
-        addresses.truncate(MOST);
+        addresses.truncate(ADDRESSES_PER_ROUND);
         addresses
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for _ in 0..1000 {
             let some = names.addresses(&["many".to_owned()], &Reports::default()).await;
-            assert_eq!(some.len(), MOST);
+            assert_eq!(some.len(), ADDRESSES_PER_ROUND);
             seen.extend(some);
         }
         assert_eq!(seen.len(), 64);

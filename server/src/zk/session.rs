@@ -43,7 +43,7 @@ use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
 
 /// Maximum number of requests that wait to be written; one more fails with [`Error::NotSent`].
-const QUEUE: usize = 16_384;
+const REQUEST_QUEUE: usize = 16_384;
 /// Number of bytes after which a write gathers no more requests.
 const WRITE_CHUNK: usize = 128 * 1024;
 
@@ -125,7 +125,7 @@ impl Session {
         config: Arc<Config>,
         watches: Arc<Watches>,
     ) -> (Self, impl Future<Output = ()> + Send + use<> + 'static) {
-        let (commands, queue) = mpsc::channel(QUEUE);
+        let (commands, queue) = mpsc::channel(REQUEST_QUEUE);
         let (link_tx, link) = watch::channel(Link::Down);
         let (evidence_tx, evidence) = watch::channel(clock::now());
         let identity = Arc::new(Mutex::new(Identity {

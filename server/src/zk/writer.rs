@@ -19,7 +19,7 @@ use rollcall_wire::{CreateMode, ErrorCode, Request, Response};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Error;
-use super::calls::{BATCH_BYTES, set_data};
+use super::calls::{MULTI_BYTES, set_data};
 use super::created::Created;
 use super::fence::Fence;
 use super::session::{Answer, Session};
@@ -35,7 +35,7 @@ const FENCE_PAUSE: Duration = Duration::from_millis(100);
 /// sessions that end.
 const MAX_CHAINS: usize = 1024;
 /// Maximum number of units that wait; one more fails with [`Error::NotSent`].
-const QUEUE: usize = 65_536;
+const UNIT_QUEUE: usize = 65_536;
 
 /// Whether the stats of the nodes that a transaction creates are wanted. They cost a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl Writer {
         fence: String,
         mark: Bytes,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (queue, waiting) = mpsc::channel(QUEUE);
+        let (queue, waiting) = mpsc::channel(UNIT_QUEUE);
         let fence_epoch = Arc::new(AtomicU64::new(0));
         let task = Task {
             guard_len: session.wire_len(&set_data(&fence, mark.clone(), 0)) + fence.len(),
@@ -306,7 +306,7 @@ impl Task {
         while let Some(mut next) = self.waiting.pop_front() {
             // Includes the write of a fence, which is in this multi or another unit's.
             let size: usize = next.unit.ops.iter().map(|op| self.session.wire_len(op)).sum::<usize>() + self.guard_len;
-            if batch.len() >= BATCH_UNITS || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
+            if batch.len() >= BATCH_UNITS || (bytes + size > MULTI_BYTES && !batch.is_empty()) {
                 left.push_back(next);
                 break;
             }

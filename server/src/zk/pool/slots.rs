@@ -21,11 +21,11 @@ use crate::types::SessionId;
 
 /// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile callers
 /// that need room wait; afterwards they are refused.
-const OPENING: Duration = Duration::from_secs(5);
+const SURPLUS_OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after the first surplus session that ZooKeeper did not take; each further one doubles it.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const FIRST_SURPLUS_PAUSE: Duration = Duration::from_secs(5);
 /// Maximum pause of that kind.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_SURPLUS_PAUSE: Duration = Duration::from_secs(60);
 
 /// Runs for ever, unless the task of a session panics.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -81,9 +81,9 @@ async fn keep_surplus(shared: Arc<Shared>, slot: usize) -> usize {
     let (session, life) = Session::start(shared.config.clone(), Arc::new(Watches::default()));
     let mut life = pin!(life);
     let serve = async {
-        match tokio::time::timeout(OPENING, prepare(&session, &shared.config)).await {
+        match tokio::time::timeout(SURPLUS_OPENING_TIMEOUT, prepare(&session, &shared.config)).await {
             Ok(Some(id)) => {
-                shared.growth().pause = FIRST_PAUSE;
+                shared.growth().pause = FIRST_SURPLUS_PAUSE;
                 own(session.clone(), id, slot, &shared).await;
             }
             Ok(None) => {}
@@ -114,7 +114,7 @@ fn refused(shared: &Shared) {
     let mut growth = shared.growth();
     let pause = growth.pause;
     growth.not_before = Instant::now() + pause;
-    growth.pause = (pause * 2).min(LONGEST_PAUSE);
+    growth.pause = (pause * 2).min(LONGEST_SURPLUS_PAUSE);
     drop(growth);
     tracing::warn!(?pause, "zookeeper takes no more sessions (its maxClientCnxns?): trying again after a pause");
 }

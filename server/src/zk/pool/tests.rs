@@ -142,7 +142,7 @@ async fn a_zookeeper_that_takes_no_more_sessions_is_asked_again_after_a_pause() 
     // The time to open a session has passed, and no other attempt follows at once.
     assert_eq!(pool.reserve(4000).unwrap_err(), NoRoom::Full);
     assert!(pool.0.growth().not_before > Instant::now());
-    assert_eq!(pool.0.growth().pause, 2 * slots::FIRST_PAUSE);
+    assert_eq!(pool.0.growth().pause, 2 * slots::FIRST_SURPLUS_PAUSE);
     assert_eq!(pool.0.growth().slots, 1);
     assert!(reservations[0].owner().session().is_up());
 }
@@ -179,7 +179,7 @@ async fn nothing_new_is_placed_where_an_answer_is_overdue() {
     let asked = hung.commit_now(&[set_data(&layout::fence(hung.id()), bytes::Bytes::new(), -1)]);
     tasks.spawn(async move { drop(asked.await) });
     let is_hung = async {
-        while hung.session().silence() < PATIENCE {
+        while hung.session().silence() < SESSION_SILENCE {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
