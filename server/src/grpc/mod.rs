@@ -146,10 +146,10 @@ impl Service {
 
     /// Interval of a quiet stream's heartbeats: the request's, or the server's default. Zero means none.
     fn heartbeat(&self, asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
-        const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+        const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
         match convert::duration_or_zero("heartbeat", asked)? {
             None => Ok(self.settings.heartbeat),
-            Some(heartbeat) if heartbeat.is_zero() || BOUNDS.contains(&heartbeat) => Ok(heartbeat),
+            Some(heartbeat) if heartbeat.is_zero() || HEARTBEATS.contains(&heartbeat) => Ok(heartbeat),
             Some(_) => Err(Error::Protocol { field: "heartbeat", cause: "it must be zero, or 1s to 600s".to_owned() }),
         }
     }

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Maximum number of frames that are read ahead; a quarter of what h2 allows with the window of this server.
 const MAX_UNREAD: isize = 4096;
 /// Number of unread frames at which reading goes on.
-const RESUME_BELOW: isize = MAX_UNREAD / 2;
+const RESUME_AT: isize = MAX_UNREAD / 2;
 /// Time between two looks at a connection that waits. Calls that read at all have read something by then, unless the
 /// process did not get the processor.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,7 +43,7 @@ impl Unread {
     /// A call has read a frame of `bytes` bytes.
     pub(super) fn is_read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.frames.fetch_sub(1, Ordering::AcqRel) == RESUME_BELOW + 1 {
+        if self.frames.fetch_sub(1, Ordering::AcqRel) == RESUME_AT + 1 {
             self.reader.wake();
         }
     }
@@ -87,7 +87,7 @@ impl ReadPacer {
 
     /// Waits while too much is unread.
     pub(super) fn poll(&mut self, context: &mut Context<'_>, unread: &Unread) -> Poll<()> {
-        let limit = if self.pause.is_some() { RESUME_BELOW } else { MAX_UNREAD };
+        let limit = if self.pause.is_some() { RESUME_AT } else { MAX_UNREAD };
         if unread.count() <= limit {
             self.pause = None;
             return Poll::Ready(());
@@ -95,7 +95,7 @@ impl ReadPacer {
         unread.reader.register(context.waker());
         let now = unread.count();
         let pause = self.pause.get_or_insert_with(|| Pause { alarm: Box::pin(sleep(LOOK_INTERVAL)), unread: now, same: 0 });
-        while unread.count() > RESUME_BELOW {
+        while unread.count() > RESUME_AT {
             ready!(pause.alarm.as_mut().poll(context));
             let now = unread.count();
             pause.same = if now == pause.unread { pause.same + 1 } else { 0 };
@@ -220,13 +220,13 @@ mod tests {
         test.comes(1);
         let unread = test.unread.clone();
         let calls = tokio::spawn(async move {
-            for _ in 0..=MAX_UNREAD - RESUME_BELOW {
+            for _ in 0..=MAX_UNREAD - RESUME_AT {
                 sleep(3 * LOOK_INTERVAL).await;
                 unread.is_read(7);
             }
         });
         test.may_read().await;
-        assert_eq!(test.unread.count(), RESUME_BELOW);
+        assert_eq!(test.unread.count(), RESUME_AT);
         calls.await.unwrap();
     }
 

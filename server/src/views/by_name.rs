@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Maximum number of entries of a chunk.
 const MAX_CHUNK: usize = 128;
 /// Neighbouring chunks with no more entries than this together are joined.
-const JOIN_BELOW: usize = 48;
+const JOIN_UP_TO: usize = 48;
 /// Number of entries of a chunk that is made from a sorted list: less than the maximum, which leaves room for more.
 const FILLED_CHUNK: usize = 96;
 
@@ -110,7 +110,7 @@ impl<V: Clone> ByName<V> {
 
     /// Joins a chunk with a neighbour, if the two have become small together.
     fn join(&mut self, at: usize) {
-        let small = |first: usize| self.chunks[first].len() + self.chunks[first + 1].len() <= JOIN_BELOW;
+        let small = |first: usize| self.chunks[first].len() + self.chunks[first + 1].len() <= JOIN_UP_TO;
         let first = [Some(at), at.checked_sub(1)].into_iter().flatten();
         let mut first = first.filter(|first| first + 1 < self.chunks.len());
         if let Some(first) = first.find(|first| small(*first)) {

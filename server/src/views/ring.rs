@@ -91,9 +91,9 @@ impl Edit {
 
     /// Memory that the edit occupies, roughly. Data is counted wherever it may be the only copy.
     fn cost(&self) -> usize {
-        const RECORD: usize = 256;
+        const EDIT_OVERHEAD: usize = 256;
         let size = |entry: &Option<Arc<ViewNode>>| entry.as_ref().map_or(0, |entry| entry.data.len());
-        RECORD + 2 * self.name.len() + size(&self.before) + 2 * size(&self.after)
+        EDIT_OVERHEAD + 2 * self.name.len() + size(&self.before) + 2 * size(&self.after)
     }
 }
 

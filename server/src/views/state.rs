@@ -66,11 +66,11 @@ pub(super) enum NodeRead {
 pub(super) type Reads = HashMap<Arc<str>, Option<Arc<ViewNode>>>;
 
 /// Memory that a node occupies beside its name and its data, roughly.
-const RECORD: usize = 192;
+const NODE_OVERHEAD: usize = 192;
 
 /// Memory that a node occupies, roughly.
 pub(super) fn weight(name: &str, entry: &ViewNode) -> usize {
-    RECORD + name.len() + entry.data.len()
+    NODE_OVERHEAD + name.len() + entry.data.len()
 }
 
 /// The difference between a moment and the one before.
@@ -166,7 +166,7 @@ impl State {
             if sum > most {
                 break;
             }
-            sum += RECORD + name.len() + entry.data.len();
+            sum += NODE_OVERHEAD + name.len() + entry.data.len();
         }
         sum
     }
