@@ -39,9 +39,9 @@ pub(super) struct View {
     known: Mutex<Known>,
     /// The memory that the view holds. Locked after the table of views; no other lock is taken while it is held.
     purse: Mutex<Purse>,
-    /// Rung when watchers may have something to send.
+    /// Notified when watchers may have something to send.
     news: Arc<Notifier>,
-    /// Rung when a load, a barrier or a refusal is done.
+    /// Notified when a load, a barrier or a refusal is done.
     progress: Arc<Notifier>,
     /// Tells the task that a barrier was asked for.
     asked: Notify,
