@@ -20,7 +20,7 @@ const WAKING: Duration = Duration::from_secs(2);
 /// client's time longer and never shorter.
 const STALLS: usize = 64;
 
-/// Is ticked regularly while the process runs, and remembers when it was not.
+/// Ticked regularly while the process runs: a tick that comes late ends a stall.
 #[derive(Debug, Default)]
 pub(crate) struct StallDetector {
     ticks: Mutex<TickRecord>,
