@@ -26,7 +26,7 @@ use crate::contact::{Contact, StallDetector};
 use crate::drain::{Drain, DrainPhase};
 use crate::durable::Durable;
 use crate::evictions::Evictions;
-use crate::grpc::{self, Admission, Gate, WriteCoalescer, Service, Turnstile};
+use crate::grpc::{self, Admission, Gate, Service, Turnstile, WriteCoalescer};
 use crate::listen::{self, Bounds, Listener, Socket};
 use crate::locks::Locks;
 use crate::metrics::{ByResource, Metrics, Port};
@@ -175,7 +175,8 @@ impl App {
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
         let (incoming, returned) = listener.lend();
         let (turnstile, keepalive) = (Turnstile::new(), self.settings.keepalive);
-        let coalescer = move |socket| WriteCoalescer::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
+        let coalescer =
+            move |socket| WriteCoalescer::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };

@@ -155,7 +155,8 @@ fn code_without_tests() -> Vec<(PathBuf, String)> {
     let files = all_files();
     let of_tests: BTreeSet<_> = files.iter().flat_map(|(file, text)| test_modules(file, text)).collect();
     let kept = files.into_iter().filter(|(file, _)| !of_tests.contains(file));
-    kept.map(|(file, text)| (file, code(text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default()))).collect()
+    kept.map(|(file, text)| (file, code(text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default())))
+        .collect()
 }
 
 /// The files of the modules that a file declares for its tests.
@@ -193,7 +194,8 @@ fn definitions(text: &str) -> Vec<(bool, String, String)> {
         let is_constant = ["const", "static"].contains(&keyword) && name != "fn";
         let is_type = ["struct", "enum", "trait", "type"].contains(&keyword);
         if (is_constant || is_type) && !(is_in_impl && indent == 4) {
-            let definition = item.split(";\n").next().and_then(|item| item.split_once(name)).map_or("", |(_, rest)| rest);
+            let definition =
+                item.split(";\n").next().and_then(|item| item.split_once(name)).map_or("", |(_, rest)| rest);
             let value = definition.split_whitespace().collect::<Vec<_>>().join(" ");
             found.push((is_constant, name.to_owned(), value));
         }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::OnceCell;
 
-use crate::zookeeper_witness::Witness;
 use crate::client::{Client, put, reason, text};
 use crate::embedded::Embedded;
 use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::wait::{SOON, check, eventually};
 use crate::zookeeper::{Line, Options, Sandbox, ZooKeeper};
+use crate::zookeeper_witness::Witness;
 
 /// Maximum number of servers of one arm. Each is started when it is needed, and is never stopped.
 const SERVERS: usize = 8;

@@ -9,8 +9,8 @@ use rollcall_embedded::{Config, Faults};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use crate::zookeeper_witness::Witness;
 use crate::zookeeper::{Options, free_address};
+use crate::zookeeper_witness::Witness;
 
 /// An embedded server, as similar to a [`ZooKeeper`](crate::zookeeper::ZooKeeper) with the same options as its settings
 /// allow. It runs on a thread of its own, since the runtime of a test ends with the test. Dropping stops it.

@@ -9,7 +9,6 @@ use std::time::SystemTime;
 use rollcall_proto::v1::ChangeKind;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::zookeeper_witness::Witness;
 use crate::client::{Registration, text};
 use crate::crowd::PLACE;
 use crate::journal::{Absence, Journal};
@@ -19,6 +18,7 @@ use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::wait::SOON;
 use crate::zookeeper::{Options, Sandbox, ZooKeeper, free_address};
+use crate::zookeeper_witness::Witness;
 
 /// The prefix of the names that show whether onlookers are up to date.
 pub const MARKER: &str = "zz marker ";

@@ -21,11 +21,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::arm::Place;
-use crate::zookeeper_witness::Witness;
 use crate::journal::Journal;
 use crate::process::{Process, Signal, scratch};
 use crate::proxy::Proxy;
 use crate::wait::{SOON, eventually};
+use crate::zookeeper_witness::Witness;
 
 /// A release pinned in `tests/zookeeper/pom.xml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

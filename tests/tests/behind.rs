@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use rollcall_proto::v1::{GetRequest, WatchRequest};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, latest, put, put_eventually, reason, shown, text};
 use rollcall_tests::follow::{Known, Watching};
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Proxy;
-use rollcall_tests::registrant::{Many, News, RegistrantProcess};
 use rollcall_tests::raw_client::RawClientProcess;
+use rollcall_tests::registrant::{Many, News, RegistrantProcess};
 use rollcall_tests::wait::{SOON, check, eventually};
 
 const TTL: Duration = Duration::from_secs(3);

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::contender::{Contender, Lock};
 use rollcall_tests::fleet::{Fleet, Route};
 use rollcall_tests::kazoo::{Kazoo, VERSIONS};
@@ -18,6 +17,7 @@ use rollcall_tests::lock_rules::{Findings, Stopped, check};
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::wait::{SOON, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 

@@ -7,16 +7,16 @@ use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{GetRequest, WatchRequest};
 use rollcall_tests::arm::Arm;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{
     Registration, cached, data, delete, get, latest, put, put_eventually, refused, retry_delay, set, shown, text,
 };
 use rollcall_tests::embedded::Embedded;
 use rollcall_tests::follow::{Locking, Watching};
-use rollcall_tests::server::{SERVICE, Server};
 use rollcall_tests::notification_filter::NotificationFilter;
+use rollcall_tests::server::{SERVICE, Server};
 use rollcall_tests::wait::{SOON, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper};
+use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_wire::ErrorCode;
 use serde_json::json;
 use tonic::Code;

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rollcall_tests::arm::Arm;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::hostile::child::{FloodProcess, Order};
 use rollcall_tests::hostile::citizen::{Act, Citizen, Patience};
 use rollcall_tests::hostile::{Flood, Load, Size, Target, prepare};
@@ -14,6 +13,7 @@ use rollcall_tests::process::{Signal, beside};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, Sandbox};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::{Instant, sleep};
 
 /// Maximum duration of a flood; a quarter of it where the flood repeats itself.

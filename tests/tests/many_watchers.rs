@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use rollcall_proto::v1;
 use rollcall_proto::v1::watch_response::Event;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, next};
 use rollcall_tests::server::Server;
 use rollcall_tests::unread::Unread;
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::task::JoinSet;
 use tonic::Streaming;
 

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::crowd::{Crowd, PLACE};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, Sights, name_of, once_each};
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::proxy::{Proxy, Traffic, gather};
 use rollcall_tests::registrant::Many;
 use rollcall_tests::wait::{SOON, check, eventually};

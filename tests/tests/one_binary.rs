@@ -1,11 +1,11 @@
 //! `rollcall-server --embedded`: everything in the memory of one process, which also speaks ZooKeeper's protocol.
 
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Registration, data, get, plain};
 use rollcall_tests::follow::Locking;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, eventually};
 use rollcall_tests::zookeeper::{four_letter_word, free_address};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use zookeeper_client::CreateMode;
 

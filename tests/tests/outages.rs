@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::client::release;
 use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, once_each};
 use rollcall_tests::follow::Locking;
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::proxy::{Proxy, gather};
 use rollcall_tests::wait::{SOON, check, eventually};
 
@@ -92,7 +92,11 @@ async fn an_ensemble_that_was_down_finds_everything_as_it_was_and_serves_within_
         fleet.zookeeper.ready().await;
         let (machine_lag, is_back) = (MachineLag::start(), SystemTime::now());
         register_anew(&mut fleet, &format!("after-{}", outage.as_secs())).await;
-        in_time("both replicas register again", is_back.elapsed().unwrap_or_default(), machine_lag.worst_since(is_back));
+        in_time(
+            "both replicas register again",
+            is_back.elapsed().unwrap_or_default(),
+            machine_lag.worst_since(is_back),
+        );
         crowd.stands_undisturbed(&fleet, Whose::All).await;
         assert_eq!(crowd.generations(), first, "nothing had to be made again");
     }

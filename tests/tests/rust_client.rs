@@ -283,7 +283,8 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
     let first = generation(&registration, 0).await;
     let holder = pair.client.clone();
     let waiting = tokio::spawn(async move { holder.lock("/lock").name("waits").acquire().await });
-    let (zk, client) = (rollcall_tests::zookeeper_witness::Witness::connect(&pair.setting.sandbox.hosts).await, pair.client.clone());
+    let (zk, client) =
+        (rollcall_tests::zookeeper_witness::Witness::connect(&pair.setting.sandbox.hosts).await, pair.client.clone());
     eventually("it waits", SOON, async || {
         let described = client.describe_lock("/lock").await.map_err(|error| error.to_string())?;
         check(described.waiters.len() == 1, || format!("{described:?}"))

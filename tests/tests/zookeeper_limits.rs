@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rollcall_proto::v1::DeleteRequest;
 use rollcall_proto::v1::register_response::Response;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Registration, get, put, refused, set, text};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::Code;
 
 /// Registers many names, and returns the reason of the first refusal, if any.

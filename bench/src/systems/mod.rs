@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::Client;
 use rollcall_tests::hostile::Flood;
+use rollcall_tests::zookeeper_witness::Witness;
 
 pub(crate) use etcd::Etcd;
 pub(crate) use kazoo::Kazoo;

@@ -15,7 +15,7 @@ use crate::refusal;
 use crate::turns::Turns;
 use crate::types::{NodePath, Stat};
 use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, EphemeralSession, Request, Response, Session, Zk};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Request, Response, Session, Zk};
 
 /// Maximum number of tries of a write without an expected version, while other replicas or programs write at the same
 /// time.

@@ -23,7 +23,7 @@ use crate::mutex::lock;
 use crate::refusal;
 use crate::types::{NodePath, SessionId, Zxid};
 use crate::zk::layout::{fence, is_in_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, EphemeralSession, Read, Unit, Zk};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Guard, Read, Unit, Zk};
 
 /// Maximum number of evictions in force. Each replica keeps all of them, and reads all of them when one changes.
 const MAX_EVICTIONS: usize = 1000;
@@ -204,7 +204,13 @@ impl Evictions {
         self.commit(&owner, guard, &look, &EvictionRecord { path: path.clone(), duration }).await
     }
 
-    async fn commit(&self, owner: &EphemeralSession, guard: Guard, look: &EvictionNodes, record: &EvictionRecord) -> Result<Option<bool>, Error> {
+    async fn commit(
+        &self,
+        owner: &EphemeralSession,
+        guard: Guard,
+        look: &EvictionNodes,
+        record: &EvictionRecord,
+    ) -> Result<Option<bool>, Error> {
         let path = &record.path;
         let (name, at) = (record::name(path), record_path(path));
         let mut ops: Vec<_> = look.node.iter().map(|node| zk::delete(path.as_str(), node.stat.version)).collect();

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_nothing_else_is() {
-        let record = EvictionRecord { path: NodePath::trusted("/services/\"ä\""), duration: Duration::from_millis(1500) };
+        let record =
+            EvictionRecord { path: NodePath::trusted("/services/\"ä\""), duration: Duration::from_millis(1500) };
         assert_eq!(EvictionRecord::parse(&name(&record.path), &record.data()), Some(record.clone()));
         assert_eq!(EvictionRecord::parse("0123", &record.data()), None, "it is of another path");
         for bad in ["", "{}", "[]", r#"{"path":"/services/a","duration_ms":-1}"#] {

@@ -83,7 +83,8 @@ fn next_end(shared: &Shared, removals: &HashMap<String, Instant>) -> Option<Inst
 async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Error> {
     let session = subscription.session();
     let (found, names, changed) = read(&session).await?;
-    let is_new = |found: &FoundRecord| lock(&shared.known).get(&found.name).is_none_or(|known| known.written < found.written);
+    let is_new =
+        |found: &FoundRecord| lock(&shared.known).get(&found.name).is_none_or(|known| known.written < found.written);
     let new: Vec<_> = found.into_iter().filter(is_new).collect();
     let (zookeeper_now, now) = if new.is_empty() { (0, Instant::now()) } else { time(shared).await };
     let mut known = lock(&shared.known);

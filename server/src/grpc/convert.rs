@@ -13,10 +13,10 @@ use rollcall_proto::server::v1;
 use super::status;
 use crate::error::Error;
 use crate::locks::{self, LockEvent};
-use crate::sessions::{RegistrationLostReason, Notice};
+use crate::sessions::{Notice, RegistrationLostReason};
 use crate::types::{NodePath, PathError, Stat, Zxid};
 use crate::value::{EncodedValue, Value};
-use crate::views::{BackendState, Begin, Change, ChangeKind, ViewNode, State};
+use crate::views::{BackendState, Begin, Change, ChangeKind, State, ViewNode};
 
 /// Maximum size of an object as a `Struct`, in bytes. A larger object is shown raw.
 const MAX_STRUCT: usize = 1024 * 1024;

@@ -12,7 +12,7 @@ use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
-use crate::views::{Begin, PartForm, PartKey, MadePart, Reached, Reader, StateReading, State};
+use crate::views::{Begin, MadePart, PartForm, PartKey, Reached, Reader, State, StateReading};
 
 /// Bytes of a response that are kept free for everything but the children.
 const GET_MARGIN: usize = 4 * 1024;
@@ -70,7 +70,11 @@ struct KnownTransactions {
 }
 
 /// The reading, and whether ZooKeeper's history ends before a transaction that the caller knows of.
-async fn read(reader: &Reader, request: &v1::GetRequest, known: &KnownTransactions) -> Result<(StateReading, bool), Error> {
+async fn read(
+    reader: &Reader,
+    request: &v1::GetRequest,
+    known: &KnownTransactions,
+) -> Result<(StateReading, bool), Error> {
     let wait = convert::duration("wait", request.wait)?;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
     let mut reading = match request.consistency() {

@@ -82,7 +82,9 @@ fn description_to_frame(description: &Description) -> Bytes {
     })
 }
 
-async fn next_response(mut open: OpenAcquireLock) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, OpenAcquireLock)> {
+async fn next_response(
+    mut open: OpenAcquireLock,
+) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, OpenAcquireLock)> {
     /// Number of heartbeats that a holder gets within the time in which it must have heard one.
     const IN_HORIZON: u32 = 3;
     let answer = loop {

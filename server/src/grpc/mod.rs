@@ -12,7 +12,6 @@ mod faults;
 mod frames;
 mod front;
 mod gate;
-mod write_coalescer;
 mod get;
 mod heartbeat;
 mod locks;
@@ -26,6 +25,7 @@ mod status;
 mod turnstile;
 mod upload;
 mod watch;
+mod write_coalescer;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ pub(crate) use admission::Admission;
 use frames::Frame;
 use front::Front;
 pub(crate) use gate::Gate;
-pub(crate) use write_coalescer::WriteCoalescer;
 pub(crate) use turnstile::Turnstile;
+pub(crate) use write_coalescer::WriteCoalescer;
 
 use crate::budget::Budget;
 use crate::drain::{Drain, DrainPhase};

@@ -94,7 +94,8 @@ impl ReadPacer {
         }
         unread.reader.register(context.waker());
         let now = unread.count();
-        let pause = self.pause.get_or_insert_with(|| Pause { alarm: Box::pin(sleep(LOOK_INTERVAL)), unread: now, same: 0 });
+        let pause =
+            self.pause.get_or_insert_with(|| Pause { alarm: Box::pin(sleep(LOOK_INTERVAL)), unread: now, same: 0 });
         while unread.count() > RESUME_AT {
             ready!(pause.alarm.as_mut().poll(context));
             let now = unread.count();

@@ -23,7 +23,9 @@ use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
 use crate::types::{Revision, Zxid};
-use crate::views::{Begin, Delta, PartForm, PartKey, MadePart, ConnectionKey, State, Step, WatcherUpdate, Views, Watcher};
+use crate::views::{
+    Begin, ConnectionKey, Delta, MadePart, PartForm, PartKey, State, Step, Views, Watcher, WatcherUpdate,
+};
 
 /// Size above which a step is sent in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;

@@ -319,7 +319,10 @@ mod tests {
             }
         }
 
-        fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut WriteCoalescer<Socket>>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        fn poll<T>(
+            &mut self,
+            poll: impl FnOnce(Pin<&mut WriteCoalescer<Socket>>, &mut Context<'_>) -> Poll<T>,
+        ) -> Poll<T> {
             let waker = Waker::from(self.wakes.clone());
             poll(Pin::new(&mut self.coalescer), &mut Context::from_waker(&waker))
         }
@@ -380,7 +383,8 @@ mod tests {
     async fn a_turn_reads_little_however_much_there_is_and_writes_all_the_same() {
         let (ours, mut theirs) = tokio::io::duplex(1024 * 1024);
         theirs.write_all(&vec![0; 512 * 1024]).await.unwrap();
-        let mut coalescer = WriteCoalescer::new(ours, Account::unlimited(), Contact::new(Duration::MAX), &Turnstile::new());
+        let mut coalescer =
+            WriteCoalescer::new(ours, Account::unlimited(), Contact::new(Duration::MAX), &Turnstile::new());
         tokio::task::yield_now().await;
         poll_fn(|context| {
             let (mut bytes, mut reads) = ([0; 8192], 0);

@@ -84,7 +84,12 @@ async fn go_through(shared: &Shared, owner: &EphemeralSession, round: Duration) 
 }
 
 /// Looks at some records of a shard, and at their locks.
-async fn look_at(shared: &Shared, owner: &EphemeralSession, shard: &NodePath, names: &[String]) -> Result<(), zk::Error> {
+async fn look_at(
+    shared: &Shared,
+    owner: &EphemeralSession,
+    shard: &NodePath,
+    names: &[String],
+) -> Result<(), zk::Error> {
     let session = owner.session();
     let paths: Vec<_> = names.iter().map(|name| shard.join(name)).collect();
     let mut records = Vec::new();

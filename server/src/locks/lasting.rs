@@ -19,7 +19,7 @@ use crate::contact::{self, Contact};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
-use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, EphemeralSession, Session};
+use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, EventKind, Fired, Link, OneShot, Session};
 
 /// A lease with a ttl that this replica keeps.
 #[derive(Debug)]
@@ -133,7 +133,11 @@ impl Lasting {
     ///
     /// # Errors
     /// [`Error::UnknownLock`] when there is none with a ttl.
-    pub(super) async fn pick_up(shared: &Arc<Shared>, slot: &Arc<Slot>, owner: &EphemeralSession) -> Result<Self, Interrupt> {
+    pub(super) async fn pick_up(
+        shared: &Arc<Shared>,
+        slot: &Arc<Slot>,
+        owner: &EphemeralSession,
+    ) -> Result<Self, Interrupt> {
         let (session, path, mark) = (owner.session(), slot.id().path(), slot.id().mark());
         session.sync(path).await?;
         loop {

@@ -14,7 +14,7 @@ use super::record::Record;
 use super::seat::{Cleared, Seat, Trace};
 use super::slot::{Order, Slot};
 use super::terms::{Grant, PATIENCE, Terms, Wait, until};
-use super::{Interrupt, LostReason, TaskPlace, Shared, Stop, hold, lock, release, seat};
+use super::{Interrupt, LostReason, Shared, Stop, TaskPlace, hold, lock, release, seat};
 use crate::error::Error;
 use crate::refusal;
 use crate::zk::{self, EphemeralSession};

@@ -78,7 +78,7 @@ use crate::error::Error;
 use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
 use crate::types::{NodePath, PathError, SessionId};
-use crate::zk::{self, NoRoom, EphemeralSession, Pool, PathReservation, Roster, Zk};
+use crate::zk::{self, EphemeralSession, NoRoom, PathReservation, Pool, Roster, Zk};
 
 /// How many nodes are read at once that others may have filled: an answer is read whole, up to 64 MiB, and a node holds
 /// up to 1 MiB.

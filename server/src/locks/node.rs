@@ -10,7 +10,7 @@ use crate::lock_nodes::{LockRecord, lock_record};
 use crate::refusal;
 use crate::types::{NodePath, Stat, Zxid};
 use crate::zk::layout::{is_in_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, EphemeralSession, Session};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Session};
 
 /// How often a node that changes under one's hands is looked at again.
 const CHECK_TRIES: usize = 16;
@@ -20,7 +20,12 @@ const CHECK_TRIES: usize = 16;
 /// A node without data is kazoo's, which creates first and writes then, and may die in between: it is filled in, unless
 /// it has children that can't be leases; then it belongs to something else. `records`: a lock that is made here gets a
 /// record, by which it is found when nobody uses it any more.
-pub(super) async fn check(owner: &EphemeralSession, path: &NodePath, limit: u32, records: bool) -> Result<Zxid, Interrupt> {
+pub(super) async fn check(
+    owner: &EphemeralSession,
+    path: &NodePath,
+    limit: u32,
+    records: bool,
+) -> Result<Zxid, Interrupt> {
     let session = owner.session();
     for _ in 0..CHECK_TRIES {
         match session.get(path).await.map_err(|error| refused(error, path))? {
@@ -86,7 +91,12 @@ async fn check_parents(session: &Session, path: &NodePath) -> Result<(), Interru
 }
 
 /// `None`: somebody else created it; look again.
-async fn create(owner: &EphemeralSession, path: &NodePath, limit: u32, records: bool) -> Result<Option<Zxid>, Interrupt> {
+async fn create(
+    owner: &EphemeralSession,
+    path: &NodePath,
+    limit: u32,
+    records: bool,
+) -> Result<Option<Zxid>, Interrupt> {
     let session = owner.session();
     check_parents(session, path).await?;
     let lock = zk::create(path.as_str(), number(limit), CreateMode::Persistent);

@@ -19,7 +19,7 @@ use super::record::{self, Record, record_path};
 use super::{Shared, go_through, lock, seat};
 use crate::types::NodePath;
 use crate::zk::layout::{FENCES, LEASES, fence};
-use crate::zk::{self, OneShot, EphemeralSession};
+use crate::zk::{self, EphemeralSession, OneShot};
 
 /// How many records are read at once.
 const RECORDS_PER_LOOK: usize = 256;
@@ -65,7 +65,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Finds the leases whose keeper is gone; those that were known stay due when they were. Gives a watch on the fences.
-async fn look(shared: &Shared, owner: &EphemeralSession, orphans: &mut HashMap<String, Orphan>) -> Result<OneShot, zk::Error> {
+async fn look(
+    shared: &Shared,
+    owner: &EphemeralSession,
+    orphans: &mut HashMap<String, Orphan>,
+) -> Result<OneShot, zk::Error> {
     let session = owner.session();
     let (fences, leases) = (NodePath::trusted(FENCES), NodePath::trusted(LEASES));
     session.sync(&fences).await?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::seat::delete;
 use crate::types::{NodePath, SessionId};
 use crate::zk::layout::LEASES;
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, EphemeralSession, Request};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Request};
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]

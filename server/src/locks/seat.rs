@@ -9,7 +9,7 @@ use super::id::Mark;
 use super::record::{self, Record};
 use crate::types::NodePath;
 use crate::zk::layout::{LOCK_MARK, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, EphemeralSession, Pool, Request, PathReservation};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, PathReservation, Pool, Request};
 
 /// What is known of a node of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]

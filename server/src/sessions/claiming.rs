@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::claims::{Requester, Claim, Claimed, Held, Policy, ClaimStep, decide};
+use super::claims::{Claim, ClaimStep, Claimed, Held, Policy, Requester, decide};
 use crate::budget::Resource;
 use crate::compute;
 use crate::contact::StallDetector;
 use crate::error::Error;
-use crate::evictions::{Evictions, EvictionVerdict, record_path};
+use crate::evictions::{EvictionVerdict, Evictions, record_path};
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, FenceEpoch, NoRoom, EphemeralSession, Read, PathReservation, Unit, Zk, layout};
+use crate::zk::{
+    self, CommitError, CreateMode, EphemeralSession, ErrorCode, FenceEpoch, Guard, NoRoom, PathReservation, Read, Unit,
+    Zk, layout,
+};
 
 /// Maximum number of looks of one claim, before it is left to a later try.
 const CLAIM_TRIES: u32 = 64;
@@ -81,7 +84,13 @@ async fn new_bytes(claim: &Claim) -> Bytes {
 }
 
 /// Like [`decide`], but on another thread if the values are so large that it takes long to compare them.
-async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> ClaimStep {
+async fn decided(
+    claim: &Claim,
+    path: &NodePath,
+    read: Option<&Read>,
+    on_our_session: bool,
+    is_current: bool,
+) -> ClaimStep {
     if !takes_long(claim, read) {
         return decide(claim, path, read, on_our_session, is_current);
     }
@@ -118,7 +127,12 @@ impl Claims {
 
     /// Makes a path ours. The reservation belongs to the node that was made, or that may have been made, if there is
     /// one.
-    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, requester: &Requester) -> (Claimed, Option<PathReservation>) {
+    pub(super) async fn claim(
+        &self,
+        path: &NodePath,
+        mut claim: Claim,
+        requester: &Requester,
+    ) -> (Claimed, Option<PathReservation>) {
         if claim.uncertain_creates.is_empty() && (requester.is_gone() || claim.is_abandoned()) {
             // The claim waited longer for its turn than anybody wanted it.
             return (Claimed::Unavailable { uncertain_create: None }, None);
@@ -227,7 +241,9 @@ impl Claims {
         let owner = reservation.owner();
         let fence_epoch = owner.writer().fence_epoch();
         let guard = match claim.policy {
-            Policy::PutBack { session, fence_epoch: Some(fence_epoch), .. } if session == owner.id() => Guard::Own(fence_epoch),
+            Policy::PutBack { session, fence_epoch: Some(fence_epoch), .. } if session == owner.id() => {
+                Guard::Own(fence_epoch)
+            }
             _ => Guard::None,
         };
         let bytes = new_bytes(claim).await;
@@ -271,7 +287,12 @@ impl Claims {
     }
 
     /// ZooKeeper did not answer a create. If the node may exist all the same, its room stays reserved.
-    fn not_committed(path: &NodePath, claim: &mut Claim, reservation: PathReservation, error: zk::Error) -> Result<AttemptEnd, zk::Error> {
+    fn not_committed(
+        path: &NodePath,
+        claim: &mut Claim,
+        reservation: PathReservation,
+        error: zk::Error,
+    ) -> Result<AttemptEnd, zk::Error> {
         if !error.is_unknown() {
             return Err(error);
         }
@@ -282,7 +303,12 @@ impl Claims {
     /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
     /// a node exists after all, that node decides. If none does, the registration counts as taken over, and as given up
     /// by its new holder.
-    async fn doubt(&self, path: &NodePath, owner: &EphemeralSession, claim: &mut Claim) -> Result<AttemptEnd, zk::Error> {
+    async fn doubt(
+        &self,
+        path: &NodePath,
+        owner: &EphemeralSession,
+        claim: &mut Claim,
+    ) -> Result<AttemptEnd, zk::Error> {
         owner.session().sync(path).await?;
         if owner.session().exists(path).await?.is_none() {
             let record = owner.session().get(&record_path(path)).await?;
@@ -329,7 +355,9 @@ impl Claims {
         let step = decided(claim, path, read.as_ref(), ours.is_some(), look.is_synced).await;
         match (step, read, ours) {
             (ClaimStep::Create, _, _) => self.create(path, claim, look).await,
-            (ClaimStep::Keep, Some(read), Some((owner, fence_epoch))) => Ok(Self::keep(path, &read, &owner, fence_epoch, claim)),
+            (ClaimStep::Keep, Some(read), Some((owner, fence_epoch))) => {
+                Ok(Self::keep(path, &read, &owner, fence_epoch, claim))
+            }
             (ClaimStep::Write(bytes), Some(read), Some((owner, fence_epoch))) => {
                 Self::write(path, claim, read, &owner, fence_epoch, bytes).await
             }
@@ -367,7 +395,13 @@ impl Claims {
         requester.is_gone()
     }
 
-    fn keep(path: &NodePath, read: &Read, owner: &EphemeralSession, fence_epoch: FenceEpoch, claim: &Claim) -> AttemptEnd {
+    fn keep(
+        path: &NodePath,
+        read: &Read,
+        owner: &EphemeralSession,
+        fence_epoch: FenceEpoch,
+        claim: &Claim,
+    ) -> AttemptEnd {
         let held = Held {
             generation: Generation(read.stat.czxid),
             session: owner.id(),
@@ -472,7 +506,12 @@ impl Claims {
 
     /// The fence of the session that owns the node, read in one state with the node. `None`: another node is at the
     /// path by now.
-    async fn foreign_guard(&self, owner: &EphemeralSession, path: &NodePath, read: &Read) -> Result<Option<Guard>, zk::Error> {
+    async fn foreign_guard(
+        &self,
+        owner: &EphemeralSession,
+        path: &NodePath,
+        read: &Read,
+    ) -> Result<Option<Guard>, zk::Error> {
         let fence = layout::fence(SessionId(read.stat.ephemeral_owner));
         let both = owner.session().get_many([fence.as_str(), path.as_str()]).await?;
         let [fence_read, node] = both.as_slice() else { return Ok(None) };
@@ -489,7 +528,13 @@ impl Claims {
 
     /// The stat of a node that has just been created. If the answer has none, it is read. If another has replaced the
     /// node by then, it is put together from what this replica knows.
-    async fn stat_after(&self, owner: &EphemeralSession, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
+    async fn stat_after(
+        &self,
+        owner: &EphemeralSession,
+        path: &NodePath,
+        committed: &zk::Committed,
+        length: usize,
+    ) -> Stat {
         let zxid = committed.zxid.0;
         if let Some(zk::Response::Created { stat, .. }) = committed.parts.last()
             && stat.czxid == zxid

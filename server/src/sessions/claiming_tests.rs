@@ -9,7 +9,7 @@ use rollcall_embedded::Embedded;
 use tokio::task::JoinSet;
 
 use super::claiming::Claims;
-use super::claims::{Requester, Claim, Claimed, Content, Held, Policy};
+use super::claims::{Claim, Claimed, Content, Held, Policy, Requester};
 use super::path_reservations::PathReservations;
 use super::stepped::path;
 use super::upkeep::{NodeRemoval, Upkeep};

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use super::uncertain_creates::UncertainCreates;
 use super::outbox::Outbox;
+use super::uncertain_creates::UncertainCreates;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::{EncodedValue, Stamp, own};
@@ -364,7 +364,11 @@ mod tests {
         assert_eq!(decided(6, 1, "theirs", true), ClaimStep::TakenOver);
         assert_eq!(decided(6, 0, "theirs", false), ClaimStep::TakenOver, "by a durable node");
         let claim = Claim::new(Content::Exact(BYTES), Policy::PutRight(Generation(5)));
-        assert_eq!(decide(&claim, &path, None, false, true), ClaimStep::Leave, "what is deleted is put back, not put right");
+        assert_eq!(
+            decide(&claim, &path, None, false, true),
+            ClaimStep::Leave,
+            "what is deleted is put back, not put right"
+        );
     }
 
     /// For an overwritten node, the data that the client had written before decide what is the same, not those of the

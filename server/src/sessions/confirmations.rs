@@ -43,11 +43,13 @@ impl Confirmations {
 
     /// Takes the sessions whose reading begins now.
     pub(super) fn next(&mut self, now: Instant) -> Vec<SessionId> {
-        let is_next = |session: &SessionConfirmations| session.is_due && session.under_way == 0 && session.not_before <= now;
+        let is_next =
+            |session: &SessionConfirmations| session.is_due && session.under_way == 0 && session.not_before <= now;
         let mut begun = Vec::new();
         for (id, session) in self.0.iter_mut().filter(|(_, session)| is_next(session)) {
             let is_quiet = session.pause.is_zero() || now >= session.not_before + session.pause;
-            session.pause = if is_quiet { FIRST_CONFIRMATION_PAUSE } else { (session.pause * 2).min(LONGEST_CONFIRMATION_PAUSE) };
+            session.pause =
+                if is_quiet { FIRST_CONFIRMATION_PAUSE } else { (session.pause * 2).min(LONGEST_CONFIRMATION_PAUSE) };
             (session.is_due, session.not_before) = (false, now + session.pause);
             begun.push(*id);
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::claims::{Claim, Content, Fresh, Held, Policy};
 use super::disputes::Dispute;
 use super::footprint::Footprint;
-use super::outbox::{RegistrationLostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, State, StreamId};
 use super::streams::Stream;
 use super::upkeep::NodeRemoval;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Observed};
-use super::outbox::{RegistrationLostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::error::Error;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Held, Observed, Policy};
-use super::outbox::{RegistrationLostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::budget::Resource;

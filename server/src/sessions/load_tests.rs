@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Policy};
-use super::outbox::{RegistrationLostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::budget::{Account, Limits, Resource};

@@ -10,7 +10,6 @@
 //!
 //! A registration of a replica that dies exists until its ZooKeeper session times out, no longer.
 
-mod uncertain_creates;
 mod claiming;
 #[cfg(test)]
 mod claiming_tests;
@@ -29,11 +28,11 @@ mod load_tests;
 mod operations;
 mod outbox;
 mod outcomes;
+mod path_reservations;
 #[cfg(test)]
 mod random_tests;
 mod reads;
 mod retries;
-mod path_reservations;
 mod state;
 #[cfg(test)]
 mod state_tests;
@@ -41,13 +40,14 @@ mod state_tests;
 mod stepped;
 mod streams;
 mod task;
+mod uncertain_creates;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub(crate) use outbox::{RegistrationLostReason, Notice, Outbox};
+pub(crate) use outbox::{Notice, Outbox, RegistrationLostReason};
 use state::Input;
 pub(crate) use state::StreamId;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -145,7 +145,12 @@ pub(crate) struct Rpc {
 
 impl Sessions {
     /// Starts the task that owns the registrations, in `tasks`. The task makes `stall_detector` tick.
-    pub(crate) fn start(zk: Zk, evictions: Evictions, stall_detector: Arc<StallDetector>, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(
+        zk: Zk,
+        evictions: Evictions,
+        stall_detector: Arc<StallDetector>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let (inputs, queue) = mpsc::channel(INPUT_QUEUE);
         let departures = Arc::new(Departures::default());
         let pool = zk.pool.clone();

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::claiming::Claims;
-use super::claims::{Requester, Claim, Claimed, Observed, Policy};
+use super::claims::{Claim, Claimed, Observed, Policy, Requester};
 use super::lanes::Lane;
 use super::reads::{BatchRead, ReadQueue};
 use super::upkeep::{BATCH, NodeRemoval, Upkeep};

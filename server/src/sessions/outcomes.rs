@@ -7,12 +7,12 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
-use super::entry::{RequestedClaim, PathCommand, FIRST_PUT_BACK_PAUSE, Operation, Witness};
-use super::outbox::{RegistrationLostReason, Notice};
+use super::entry::{FIRST_PUT_BACK_PAUSE, Operation, PathCommand, RequestedClaim, Witness};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, State, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat};
-use crate::zk::{Read, NodeEvents};
+use crate::zk::{NodeEvents, Read};
 
 /// Time for which a node that could not be read is left alone; it doubles with each failure.
 const FIRST_LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -40,7 +40,14 @@ impl State {
         self.advance(path, now);
     }
 
-    fn claim_held(&mut self, path: &NodePath, asked: RequestedClaim, held: Held, (stat, adopted): (Stat, bool), now: Instant) {
+    fn claim_held(
+        &mut self,
+        path: &NodePath,
+        asked: RequestedClaim,
+        held: Held,
+        (stat, adopted): (Stat, bool),
+        now: Instant,
+    ) {
         let RequestedClaim { by, claim, memory } = asked;
         let (generation, bytes) = (held.generation, held.bytes.len());
         let before = self.hold(path, Some(held));
@@ -90,7 +97,13 @@ impl State {
     }
 
     /// A claim waits: ZooKeeper could not be asked, or there was no room.
-    fn claim_waits(&mut self, path: &NodePath, asked: RequestedClaim, uncertain_create: Option<SessionId>, now: Instant) {
+    fn claim_waits(
+        &mut self,
+        path: &NodePath,
+        asked: RequestedClaim,
+        uncertain_create: Option<SessionId>,
+        now: Instant,
+    ) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let RequestedClaim { by, mut claim, memory } = asked;
         let is_first = !std::mem::replace(&mut claim.told_pending, true);

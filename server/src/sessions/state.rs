@@ -13,7 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
-use super::entry::{PathCommand, Entry, Goodbyes, Witness};
+use super::entry::{Entry, Goodbyes, PathCommand, Witness};
 use super::outbox::Notice;
 use super::retries::Retries;
 use super::streams::{Departure, Stream, Ticks};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
-use super::outbox::{RegistrationLostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::error::Error;
@@ -183,7 +183,10 @@ fn what_the_watch_has_shown_tells_a_foreign_delete_from_a_takeover() {
     let generation = Replica::new().register(ONE, None).0;
     let created = |zxid: Option<i64>| {
         let created_by = zxid.map(Zxid);
-        Input::Changed { path: path(), seen: NodeEvents { created: true, created_by, zxid: created_by, ..NodeEvents::default() } }
+        Input::Changed {
+            path: path(),
+            seen: NodeEvents { created: true, created_by, zxid: created_by, ..NodeEvents::default() },
+        }
     };
     let resync = || Input::Resync { parent: path().parent().unwrap() };
     let verified = |generation| Input::Verified { path: path(), seen: standing(generation, generation, b"data") };
@@ -487,7 +490,8 @@ fn a_session_whose_fence_moved_has_the_rest_of_its_paths_looked_at() {
     let fence_epoch = FenceEpoch::later();
     replica.step(Input::Confirmed { fence_epoch, standing: vec![(path(), generation)] });
     let created_by = Some(Zxid(generation.0 + 1));
-    replica.step(Input::Changed { path: path(), seen: NodeEvents { created: true, created_by, ..NodeEvents::default() } });
+    replica
+        .step(Input::Changed { path: path(), seen: NodeEvents { created: true, created_by, ..NodeEvents::default() } });
     let expected = Policy::PutBack { generation, session: SESSION, fence_epoch: Some(fence_epoch) };
     assert_eq!(claims(&replica.deleted())[0].policy, expected);
 }

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
 use super::footprint;
-use super::outbox::{RegistrationLostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input, State, StreamId};
 use crate::budget::{Account, Budget, Limits};
 use crate::contact::Heard;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::EncodedValue;
-use crate::zk::{FenceEpoch, Read, NodeEvents};
+use crate::zk::{FenceEpoch, NodeEvents, Read};
 
 pub(super) const SESSION: SessionId = SessionId(7);
 pub(super) const OTHER_SESSION: SessionId = SessionId(8);
@@ -156,8 +156,13 @@ pub(super) fn path() -> NodePath {
 
 pub(super) fn held(zxid: i64) -> Claimed {
     let bytes = Bytes::from_static(b"data");
-    let held =
-        Held { generation: Generation(zxid), session: SESSION, bytes, written: Zxid(zxid), fence_epoch: FenceEpoch::default() };
+    let held = Held {
+        generation: Generation(zxid),
+        session: SESSION,
+        bytes,
+        written: Zxid(zxid),
+        fence_epoch: FenceEpoch::default(),
+    };
     Claimed::Held { held, stat: Stat::default(), adopted: false }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry::{PathCommand, Entry};
+use super::entry::{Entry, PathCommand};
 use super::footprint::{self, Footprint};
-use super::outbox::{RegistrationLostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Chore, Effect, State, StreamId};
 use crate::budget::{Account, Resource};
 use crate::contact::Heard;

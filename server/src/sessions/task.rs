@@ -8,7 +8,7 @@ use futures_util::future::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::claims::{Requester, Claimed};
+use super::claims::{Claimed, Requester};
 use super::confirmations::Confirmations;
 use super::operations::{FinishedOperation, Operations};
 use super::outbox::Outbox;
@@ -20,7 +20,7 @@ use crate::clock;
 use crate::contact::StallDetector;
 use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
-use crate::zk::{Batch, Mailbox, FenceEpoch, EphemeralSessions, NodeEvents, Subscription, Zk};
+use crate::zk::{Batch, EphemeralSessions, FenceEpoch, Mailbox, NodeEvents, Subscription, Zk};
 
 /// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
@@ -217,7 +217,8 @@ impl Task {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.fence_epochs.retain(|session, _| standing.contains(session));
         self.confirmations.retain(&standing);
-        let expired_during_stall = self.session_timeout.is_some_and(|timeout| self.stall_detector.stalled_past(timeout));
+        let expired_during_stall =
+            self.session_timeout.is_some_and(|timeout| self.stall_detector.stalled_past(timeout));
         self.session_timeout =
             self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
         self.step(Input::Sessions { standing, expired_during_stall });

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::claims::Observed;
 use crate::evictions::{Evictions, record_path};
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::zk::{self, CommitError, ErrorCode, Guard, FenceEpoch, EphemeralSession, Pauses, Unit, WatchSessionId, Zk};
+use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, FenceEpoch, Guard, Pauses, Unit, WatchSessionId, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
 pub(super) const BATCH: usize = 48;
@@ -145,7 +145,11 @@ impl Upkeep {
     }
 
     /// The nodes at these paths, read in the session of their watches.
-    pub(super) async fn observe(&self, watch_session: WatchSessionId, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
+    pub(super) async fn observe(
+        &self,
+        watch_session: WatchSessionId,
+        paths: &[NodePath],
+    ) -> Option<Vec<Option<Observed>>> {
         let reads = self.zk.hub.session_of(watch_session).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
         let observed = reads.into_iter().map(|read| match read {
             Ok(Some(read)) => Some(Observed::Standing { read }),
@@ -183,7 +187,11 @@ impl Upkeep {
 
 /// The stats of these nodes, in their order; `None` for a node that does not exist. Each node comes with the length of
 /// its data. `is_whole`: all in one read, or each by itself.
-async fn stats(owner: &EphemeralSession, nodes: &[(&NodePath, usize)], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
+async fn stats(
+    owner: &EphemeralSession,
+    nodes: &[(&NodePath, usize)],
+    is_whole: bool,
+) -> Result<Vec<Option<Stat>>, zk::Error> {
     let session = owner.session();
     let bytes: usize = nodes.iter().map(|(_, bytes)| bytes).sum();
     if !is_whole || nodes.len() == 1 || bytes > READ_BYTES {

@@ -13,7 +13,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::state::{ViewNode, NodeRead, Reads};
+use super::state::{NodeRead, Reads, ViewNode};
 use crate::types::Zxid;
 
 /// Relative paths.
@@ -56,7 +56,11 @@ impl Arrived {
 
 impl ReadRound {
     /// Adds one answer, and the names in the events that came between the previous answer and this one.
-    pub(super) fn answer(&mut self, named: RelativePaths, reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<ViewNode>>)>) {
+    pub(super) fn answer(
+        &mut self,
+        named: RelativePaths,
+        reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<ViewNode>>)>,
+    ) {
         self.open.extend(named.iter().cloned());
         self.named.extend(named);
         for (name, read) in reads {

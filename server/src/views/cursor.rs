@@ -202,10 +202,10 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt as _, SeedableRng as _};
 
-    use super::super::ring::{ChangeKind, Limits};
     use super::super::consistent_read::{Arrived, Cut};
+    use super::super::ring::{ChangeKind, Limits};
     use super::super::scope::Scope;
-    use super::super::state::{ViewNode, NodeRead, Reads};
+    use super::super::state::{NodeRead, Reads, ViewNode};
     use super::super::view::View;
     use super::*;
     use crate::types::{NodePath, Stat};
@@ -380,10 +380,15 @@ mod tests {
         (0..5).for_each(|_| world.go_on());
         let zxid = world.zxid;
         let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
-        assert!(matches!(cursor.advance(&mut world.view.known()), CursorStep::CatchUp(revision) if revision.0 == zxid + 3));
+        assert!(
+            matches!(cursor.advance(&mut world.view.known()), CursorStep::CatchUp(revision) if revision.0 == zxid + 3)
+        );
         // A heartbeat meanwhile does not make the revision fall.
         assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
-        assert!(matches!(cursor.settle(&mut world.view.known()), CursorStep::Tell(Step::Snapshot { is_reset: true, .. })));
+        assert!(matches!(
+            cursor.settle(&mut world.view.known()),
+            CursorStep::Tell(Step::Snapshot { is_reset: true, .. })
+        ));
 
         let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
         world.view.known().zxid = Zxid(zxid + 5);
@@ -460,7 +465,10 @@ mod tests {
         let lost = cursor.advance(&mut world.view.known());
         assert!(matches!(lost, CursorStep::Tell(Step::Backend { state: BackendState::Lost, .. })));
         world.go_on();
-        assert!(matches!(cursor.advance(&mut world.view.known()), CursorStep::Tell(Step::Snapshot { is_reset: false, .. })));
+        assert!(matches!(
+            cursor.advance(&mut world.view.known()),
+            CursorStep::Tell(Step::Snapshot { is_reset: false, .. })
+        ));
         let back = cursor.advance(&mut world.view.known());
         assert!(matches!(back, CursorStep::Tell(Step::Backend { state: BackendState::Connected, .. })));
         assert!(matches!(cursor.advance(&mut world.view.known()), CursorStep::Wait));

@@ -8,9 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::apart::{Bulk, apart, discard};
-use super::consistent_read::{Arrived, RelativePaths, ReadRound};
+use super::consistent_read::{Arrived, ReadRound, RelativePaths};
 use super::scope::{Scope, child_of};
-use super::state::{ViewNode, NodeRead, State, weight};
+use super::state::{NodeRead, State, ViewNode, weight};
 use crate::error::Error;
 use crate::turns::{TurnPermit, Turns};
 use crate::types::Zxid;
@@ -253,7 +253,12 @@ impl<'a> Line<'a> {
 
     /// Reads these nodes and, in one multi read with the last of them, the path's own node; with `with_sync`, behind a
     /// sync. While the path is absent, its ancestors are read as well, to date the absence.
-    pub(super) async fn round(&self, names: &RelativePaths, is_absent: bool, with_sync: bool) -> Result<ReadRound, Failure> {
+    pub(super) async fn round(
+        &self,
+        names: &RelativePaths,
+        is_absent: bool,
+        with_sync: bool,
+    ) -> Result<ReadRound, Failure> {
         let mut round = ReadRound::default();
         let mut ahead = Todo::of(names.iter().cloned().collect());
         let mut last = ahead.batch(self.scope).unwrap_or_default();
@@ -295,7 +300,12 @@ impl<'a> Line<'a> {
         std::iter::from_fn(|| todo.batch(self.scope)).collect()
     }
 
-    async fn take_in(&self, round: &mut ReadRound, names: Vec<Arc<str>>, found: &mut MultiReadResult) -> Result<(), Failure> {
+    async fn take_in(
+        &self,
+        round: &mut ReadRound,
+        names: Vec<Arc<str>>,
+        found: &mut MultiReadResult,
+    ) -> Result<(), Failure> {
         let (mut reads, mut copied) = (Vec::with_capacity(names.len()), 0);
         round.arrived = Arrived { connection: self.connection, upto: found.events.upto };
         for name in names {
@@ -487,8 +497,9 @@ mod tests {
         let absent = Err(ErrorCode::NoNode);
         let hidden = Err(ErrorCode::NoAuth);
         let present = || Ok(Response::Data { data: Bytes::new(), stat: Stat { pzxid: 5, ..Stat::default() } });
-        let dated =
-            |parts: Vec<_>| ancestor_pzxid(&MultiReadResult { parts: parts.into(), events: Batch::default(), zxid: Zxid(120) });
+        let dated = |parts: Vec<_>| {
+            ancestor_pzxid(&MultiReadResult { parts: parts.into(), events: Batch::default(), zxid: Zxid(120) })
+        };
         assert_eq!(dated(vec![absent.clone(), present(), hidden.clone()]), Some(5));
         assert_eq!(dated(vec![absent.clone(), hidden.clone(), present()]), Some(120));
         assert_eq!(dated(vec![absent]), None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Views;
-use super::parts::{Begin, PartForm, KeptParts, PartKey, MadePart, Parts, Payers};
+use super::parts::{Begin, KeptParts, MadePart, PartForm, PartKey, Parts, Payers};
 use super::ring::Delta;
 use super::state::State;
 use crate::budget::{Account, Budget};

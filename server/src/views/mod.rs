@@ -34,12 +34,13 @@
 //! - `store` keeps views over a restart: `directory` is its files, `stored` the content of one file.
 
 mod apart;
-mod notifier;
 mod by_name;
+mod consistent_read;
 mod cursor;
 mod directory;
 mod fetch;
 mod maker;
+mod notifier;
 mod parts;
 mod pins;
 mod purse;
@@ -47,7 +48,6 @@ mod reach;
 mod reader;
 mod registry;
 mod ring;
-mod consistent_read;
 mod scope;
 mod slots;
 mod state;
@@ -59,16 +59,16 @@ mod view;
 mod view_tests;
 mod watcher;
 
-pub(crate) use notifier::ConnectionKey;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
-pub(crate) use parts::{Begin, PartForm, PartKey, MadePart};
+pub(crate) use notifier::ConnectionKey;
+pub(crate) use parts::{Begin, MadePart, PartForm, PartKey};
 pub(crate) use reach::Reached;
 pub(crate) use reader::{Reader, StateReading};
 use registry::ViewUse;
 pub(crate) use registry::{Settings, Views};
 pub(crate) use ring::{Change, ChangeKind, Delta};
-pub(crate) use state::{ViewNode, State};
+pub(crate) use state::{State, ViewNode};
 pub(crate) use store::Store;
 pub(crate) use view::BackendState;
-pub(crate) use watcher::{WatcherUpdate, Watcher};
+pub(crate) use watcher::{Watcher, WatcherUpdate};

@@ -153,7 +153,13 @@ impl Parts {
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection, or the replica, has no room for it.
-    pub(super) fn put(&self, key: PartKey, made: MadePart, account: &Account, payers: &Payers) -> Result<MadePart, Error> {
+    pub(super) fn put(
+        &self,
+        key: PartKey,
+        made: MadePart,
+        account: &Account,
+        payers: &Payers,
+    ) -> Result<MadePart, Error> {
         // Two statements, since making room locks the parts of states, including these.
         let is_to_be_kept = self.lock().is_to_be_kept(&key);
         let room = if is_to_be_kept { payers.kept.take(self, &key, made.bytes.len()) } else { None };

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::reader::Reader;
 use super::consistent_read::Arrived;
+use super::reader::Reader;
 use super::view::BackendState;
 use crate::types::Zxid;
 use crate::zk::Synced;

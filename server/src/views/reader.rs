@@ -9,7 +9,7 @@ use super::notifier::ConnectionKey;
 use super::state::State;
 use super::view::{BackendState, Known, Refusal, View};
 use super::watcher::Watcher;
-use super::{ViewUse, Settings};
+use super::{Settings, ViewUse};
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
 use crate::zk::Hub;

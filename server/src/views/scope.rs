@@ -73,8 +73,10 @@ pub(super) fn parent_of(name: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    const WRITTEN: NodeEvents = NodeEvents { created: false, deleted: false, data_changed: true, created_by: None, zxid: None };
-    const CREATED: NodeEvents = NodeEvents { created: true, deleted: false, data_changed: false, created_by: None, zxid: None };
+    const WRITTEN: NodeEvents =
+        NodeEvents { created: false, deleted: false, data_changed: true, created_by: None, zxid: None };
+    const CREATED: NodeEvents =
+        NodeEvents { created: true, deleted: false, data_changed: false, created_by: None, zxid: None };
 
     fn named(path: &str, recursive: bool, events: &[(&str, NodeEvents)]) -> Vec<String> {
         let mut batch = Batch::default();

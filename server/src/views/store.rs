@@ -221,7 +221,9 @@ impl Shared {
                 let is_due = view.is_connected() && now.duration_since(kept.touched) >= TOUCH;
                 is_due.then_some(FileJob::Touch(stored.as_of))
             }
-            (Last::Shown(stored), Some(kept)) => (!kept.would_be_emptied(&stored.state)).then_some(FileJob::Write(stored)),
+            (Last::Shown(stored), Some(kept)) => {
+                (!kept.would_be_emptied(&stored.state)).then_some(FileJob::Write(stored))
+            }
         }
     }
 
@@ -259,7 +261,8 @@ impl Shared {
         let file = stored::encode(&stored.state, stored.as_of, MAX_FILE_BYTES).ok_or(io::ErrorKind::FileTooLarge)?;
         self.directory.write(scope, &file)?;
         let bytes = u64::try_from(file.len()).unwrap_or(u64::MAX);
-        let old = self.index().note_written(scope, KeptFile::new(&stored.state, bytes, SystemTime::now(), Instant::now()));
+        let old =
+            self.index().note_written(scope, KeptFile::new(&stored.state, bytes, SystemTime::now(), Instant::now()));
         old.iter().try_for_each(|scope| self.directory.remove(scope))
     }
 }

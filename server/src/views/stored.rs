@@ -18,7 +18,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message as _;
 
 use super::scope::Scope;
-use super::state::{ViewNode, State};
+use super::state::{State, ViewNode};
 use crate::types::{NodePath, Revision, Stat};
 
 const MAGIC: [u8; 8] = *b"\x89rcview\n";

@@ -9,11 +9,11 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
 use super::apart::apart;
+use super::consistent_read::{ConsistentRead, Cut, ReadRound};
 use super::fetch::{Failure, Line, Loaded};
 use super::registry::Inner;
-use super::consistent_read::{Cut, ReadRound, ConsistentRead};
 use super::state::State;
-use super::view::{BackendState, Refusal, ReadPoint, View};
+use super::view::{BackendState, ReadPoint, Refusal, View};
 use crate::error::Error;
 use crate::turns::{TurnPermit, Turns};
 use crate::types::Zxid;
@@ -203,7 +203,12 @@ impl Task {
     }
 
     /// Reads rounds until nothing is open, and shows every cut.
-    async fn read_rounds(&self, line: &Line<'_>, mut consistent_read: ConsistentRead, mut fresh: Option<State>) -> Result<(), Failure> {
+    async fn read_rounds(
+        &self,
+        line: &Line<'_>,
+        mut consistent_read: ConsistentRead,
+        mut fresh: Option<State>,
+    ) -> Result<(), Failure> {
         // A first load must not be older than what this process has seen either.
         let at_least = if fresh.is_some() { self.views.zk.last_zxid() } else { Zxid::default() };
         let mut barrier = Barrier::new(at_least);

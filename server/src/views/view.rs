@@ -7,10 +7,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::apart::apart;
-use super::notifier::{Notifier, ChangeListener, ConnectionKey};
+use super::consistent_read::{Arrived, Cut};
+use super::notifier::{ChangeListener, ConnectionKey, Notifier};
 use super::purse::Purse;
 use super::ring::{Delta, Limits, Ring};
-use super::consistent_read::{Arrived, Cut};
 use super::scope::Scope;
 use super::state::{Difference, NodeRead, State};
 use crate::budget::Account;

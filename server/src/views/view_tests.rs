@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::consistent_read::{Arrived, Cut};
 use super::purse::Purse;
 use super::ring::Limits;
-use super::consistent_read::{Arrived, Cut};
 use super::scope::Scope;
-use super::state::{ViewNode, NodeRead, Reads, State};
-use super::view::{BackendState, Refusal, ReadPoint, View};
+use super::state::{NodeRead, Reads, State, ViewNode};
+use super::view::{BackendState, ReadPoint, Refusal, View};
 use crate::budget::{Budget, Limits as Most, Resource};
 use crate::error::Error;
 use crate::types::{NodePath, Revision, Stat, Zxid};
@@ -161,9 +161,7 @@ async fn a_reload_and_the_two_moments_of_the_ring_are_counted() {
     assert!(view.show(cut(node(2, 1), children(1, &[1; 1_000_000]), 2, 0)).await.unwrap());
     assert!((2 * one..5 * one).contains(&held()), "{} for what was {one}: the ring keeps what was before", held());
     for zxid in 3..6 {
-        assert!(
-            view.show(cut(node(zxid, 1), children(1, &[u8::try_from(zxid).unwrap(); 9]), zxid, 0)).await.unwrap()
-        );
+        assert!(view.show(cut(node(zxid, 1), children(1, &[u8::try_from(zxid).unwrap(); 9]), zxid, 0)).await.unwrap());
     }
     assert_eq!(held(), 0);
     // A view that is refused holds no memory.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::notifier::{ChangeListener, ConnectionKey};
 use super::cursor::{Cursor, CursorStep, Step};
+use super::notifier::{ChangeListener, ConnectionKey};
 use super::reach::Reached;
 use super::reader::{PATIENCE_PARTS, Reader};
 use super::view::BackendState;

@@ -116,7 +116,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                     self.buffer.advance(4);
                     self.surplus = length - read;
                     let bytes = self.buffer.split_to(read).freeze();
-                    return Ok(if read == length { ReplyFrame::Whole(bytes) } else { ReplyFrame::TooLarge(bytes, length) });
+                    return Ok(if read == length {
+                        ReplyFrame::Whole(bytes)
+                    } else {
+                        ReplyFrame::TooLarge(bytes, length)
+                    });
                 }
                 self.buffer.reserve(4 + read - self.buffer.len());
             } else {

@@ -17,13 +17,13 @@ mod fence;
 mod horizon;
 mod hub;
 pub(crate) mod layout;
-mod server_addresses;
 mod pauses;
 mod pool;
 #[cfg(test)]
 pub(crate) mod proxy;
 mod reports;
 mod roster;
+mod server_addresses;
 mod session;
 mod watches;
 mod writer;
@@ -38,16 +38,16 @@ pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_s
 pub(crate) use connection::MAX_REPLY;
 pub(crate) use error::{Error, ErrorCode};
 pub(crate) use hub::{Hub, Subscription, Synced, WatchSessionId};
-pub(crate) use server_addresses::Resolver;
 pub(crate) use pauses::Pauses;
-pub(crate) use pool::{NoRoom, EphemeralSession, EphemeralSessions, Pool, PathReservation, SESSION_PATH_BYTES};
+pub(crate) use pool::{EphemeralSession, EphemeralSessions, NoRoom, PathReservation, Pool, SESSION_PATH_BYTES};
 pub(crate) use reports::Reports;
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
 pub(crate) use roster::{LONGEST_NAME, Listed, Roster};
+pub(crate) use server_addresses::Resolver;
 pub(crate) use session::{Answer, KeptUntilAnswer, Link, Session};
 use tokio::task::JoinSet;
-pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, NodeEvents};
-pub(crate) use writer::{CommitError, Committed, Guard, FenceEpoch, Unit};
+pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, NodeEvents, OneShot};
+pub(crate) use writer::{CommitError, Committed, FenceEpoch, Guard, Unit};
 
 use crate::types::{SessionId, Zxid};
 

@@ -385,8 +385,10 @@ impl Pool {
 fn place(connected: &[EphemeralSession], cost: usize) -> Option<PathReservation> {
     let mut tried = Vec::new();
     loop {
-        let fits = |owner: &&EphemeralSession| owner.path_bytes() + cost <= SESSION_PATH_BYTES && !tried.contains(&owner.id());
-        let order = |owner: &&EphemeralSession| if owner.is_surplus() { (owner.0.slot, 0) } else { (0, owner.path_bytes()) };
+        let fits =
+            |owner: &&EphemeralSession| owner.path_bytes() + cost <= SESSION_PATH_BYTES && !tried.contains(&owner.id());
+        let order =
+            |owner: &&EphemeralSession| if owner.is_surplus() { (owner.0.slot, 0) } else { (0, owner.path_bytes()) };
         let best = connected.iter().filter(fits).min_by_key(order)?;
         if let Some(reservation) = best.try_reserve(cost) {
             return Some(reservation);

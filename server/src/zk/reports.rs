@@ -76,7 +76,8 @@ impl Reports {
         if reports.len() >= MAX_REPORTED_SERVERS {
             reports.clear();
         }
-        reports.insert(server.to_owned(), ReportedServer { next_at: now + FIRST_REPORT_PAUSE, pause: FIRST_REPORT_PAUSE });
+        reports
+            .insert(server.to_owned(), ReportedServer { next_at: now + FIRST_REPORT_PAUSE, pause: FIRST_REPORT_PAUSE });
         true
     }
 }

@@ -21,9 +21,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
-use crate::zookeeper_witness::Witness;
 use crate::client::{Client, span, text};
 use crate::wait::{SOON, check, eventually};
+use crate::zookeeper_witness::Witness;
 
 /// The path below which the citizen registers, and which it reads and watches.
 pub const HOME: &str = "/citizen";

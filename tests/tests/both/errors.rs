@@ -6,12 +6,12 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_request::Request;
 use rollcall_proto::v1::{AcquireLockRequest, GetRequest, OpenSession, PutRequest, WatchRequest};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{
     Client, Registration, data, delete, get, latest, put, refused, set, shown, span, text, violated_field,
 };
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::wait::soon;
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

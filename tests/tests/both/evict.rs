@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::{ChangeKind, LostReason};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, Registration, data, put, refused, resume, set, span, text, violated_field, zero};
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use tonic::{Code, Status};
 

@@ -6,11 +6,11 @@
 
 use rollcall_proto::v1::{PutRequest, WatchRequest};
 use rollcall_tests::arm::{Arm, Own};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, Registration, data, get, put, refused, text};
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::server::Server;
 use rollcall_tests::zookeeper::Options;
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tonic::Code;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use rollcall_proto::v1::{AcquireLockRequest, DeleteRequest};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, delete, put, refused, release, span, text, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::kazoo::{VERSIONS, Vanishing};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::Code;
 
 use super::ARM;

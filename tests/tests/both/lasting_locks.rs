@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rollcall_proto::v1::acquire_lock_response::Event;
 use rollcall_proto::v1::{AcquireLockRequest, Held, LostReason};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, describe, refused, release, retry_delay, span, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 

@@ -5,12 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rollcall_proto::v1::acquire_lock_response::Event;
 use rollcall_proto::v1::{AcquireLockRequest, DescribeLockRequest, LostReason, Queued};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{describe, put, refused, release, span, text};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;

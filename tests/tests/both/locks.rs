@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rollcall_proto::v1::AcquireLockRequest;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Registration, describe, put, refused, release, set, span, text, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 

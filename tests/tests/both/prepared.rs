@@ -4,11 +4,11 @@
 use std::slice;
 
 use rollcall_proto::v1::AcquireLockRequest;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Registration, get, put, text};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::server::{SERVICE, Server};
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic_health::pb::health_check_response::ServingStatus;
 use zookeeper_client::{Acl, AuthId, Permission};
 

@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{self, BackendState, ChangeKind, WatchRequest};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Registration, data, latest, put, span, text};
 use rollcall_tests::follow::Watching;
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::{Value as Json, json};
 
 use super::ARM;

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rollcall_proto::v1::AcquireLockRequest;
 use rollcall_tests::arm::Own;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, refused, zero};
 use rollcall_tests::contender::Lock;
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::kazoo::{Kazoo, VERSIONS};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::task::JoinSet;
 use tonic::Code;
 

@@ -12,10 +12,10 @@ use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::crowd::PLACE;
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, name_of};
 use rollcall_tests::journal::Journal;
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::observe::Kazoo;
 use rollcall_tests::process::Signal;
 use rollcall_tests::registrant::News;

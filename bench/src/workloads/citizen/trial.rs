@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::hostile::child::{FloodProcess, Order};
 use rollcall_tests::hostile::citizen::{Act, Citizen, Patience};
 use rollcall_tests::hostile::{Flood, Load, Size, Target, prepare};
 use rollcall_tests::process::Signal;
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::{Instant, sleep};
 
 use super::shown;

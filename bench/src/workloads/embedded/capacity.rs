@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::zookeeper::free_address;
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::sleep;
 use zookeeper_client::{Acls, AddWatchMode, CreateMode};
 

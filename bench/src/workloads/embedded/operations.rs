@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::zookeeper::free_address;
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::sync::Mutex;
 use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode, EventType, PersistentWatcher};
 

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::Client;
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::transport::Channel;
 
 use super::Workload;

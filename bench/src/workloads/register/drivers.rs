@@ -3,8 +3,8 @@
 use futures_util::future::try_join_all;
 use rollcall_proto::v1::OpenSession;
 use rollcall_proto::v1::register_request::Request;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::{Client, data, set, unset};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::{Value as Json, json};
 use tokio::sync::Mutex;
 use tonic::transport::Channel;

@@ -6,8 +6,8 @@ mod resume;
 mod stream;
 
 use futures_util::future::try_join_all;
-use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_tests::client::Client;
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::transport::Channel;
 
 use super::Workload;

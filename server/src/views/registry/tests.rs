@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::budget::Limits;
 use crate::types::Stat;
-use crate::views::state::{ViewNode, NodeRead, Reads, State};
+use crate::views::state::{NodeRead, Reads, State, ViewNode};
 use crate::views::{ConnectionKey, Reached, Step};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
 

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::types::{NodePath, Stat, Zxid};
 use crate::views::ring::Limits;
-use crate::views::state::{ViewNode, NodeRead, Reads};
+use crate::views::state::{NodeRead, Reads, ViewNode};
 
 fn owner(hosts: &[&str], chroot: &str) -> Owner {
     Owner { hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), chroot: chroot.to_owned() }
@@ -213,7 +213,8 @@ fn the_oldest_views_make_room() {
     let mut index = Index::default();
     let mut write = |path: &str, bytes: u64, second: u64| {
         let written = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-        let removed = index.note_written(&scope(path), KeptFile::new(&state(path, 1, &[]), bytes, written, Instant::now()));
+        let removed =
+            index.note_written(&scope(path), KeptFile::new(&state(path, 1, &[]), bytes, written, Instant::now()));
         removed.iter().map(|scope| scope.path.as_str().to_owned()).collect::<Vec<_>>()
     };
     assert!(write("/a", MAX_BYTES / 2, 1).is_empty());

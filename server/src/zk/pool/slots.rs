@@ -16,7 +16,7 @@ use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
 use super::super::{Error, layout};
 use super::prepare::prepare;
-use super::{Inner, EphemeralSession, Shared};
+use super::{EphemeralSession, Inner, Shared};
 use crate::types::SessionId;
 
 /// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile callers
@@ -131,7 +131,15 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
     let fence_bytes = shared.config.path_cost(fence.len());
     let (writer, writing) = Writer::start(session.clone(), fence, roster::mark(&shared.config.name));
     let path_bytes = AtomicUsize::new(fence_bytes);
-    let owner = EphemeralSession(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
+    let owner = EphemeralSession(Arc::new(Inner {
+        id,
+        session,
+        writer,
+        slot,
+        path_bytes,
+        fence_bytes,
+        shared: shared.clone(),
+    }));
     let mut writing = pin!(writing);
     shared.owners.send_modify(|owners| Arc::make_mut(owners).push(owner.clone()));
     tokio::select! {

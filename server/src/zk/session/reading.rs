@@ -13,7 +13,7 @@ use super::{Answer, Config, Error, Identity, Pending, lock};
 use crate::clock;
 use crate::compute;
 use crate::types::Zxid;
-use crate::zk::connection::{ReplyFrame, FrameReader};
+use crate::zk::connection::{FrameReader, ReplyFrame};
 use crate::zk::watches::{Event, Watches};
 
 /// Length of a step in which silence is counted. With longer steps a silent server is noticed later; with shorter ones
