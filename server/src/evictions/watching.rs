@@ -69,7 +69,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// Whether more has happened than the write of a replica that asks for the time.
 fn is_news(batch: &Batch) -> bool {
-    let is_tick = |(path, seen): (&Arc<str>, &zk::Seen)| **path == *EVICTED && !seen.created && !seen.deleted;
+    let is_tick = |(path, seen): (&Arc<str>, &zk::NodeEvents)| **path == *EVICTED && !seen.created && !seen.deleted;
     !batch.resync.is_empty() || !batch.events.iter().all(is_tick)
 }
 
