@@ -194,9 +194,9 @@ fn definitions(text: &str) -> Vec<(bool, String, String)> {
         let is_constant = ["const", "static"].contains(&keyword) && name != "fn";
         let is_type = ["struct", "enum", "trait", "type"].contains(&keyword);
         if (is_constant || is_type) && !(is_in_impl && indent == 4) {
-            let definition =
-                item.split(";\n").next().and_then(|item| item.split_once(name)).map_or("", |(_, rest)| rest);
-            let value = definition.split_whitespace().collect::<Vec<_>>().join(" ");
+            let item = item.split(";\n").next().unwrap_or_default().trim_end_matches(';');
+            let (_, value) = item.split_once(name).unwrap_or_default();
+            let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
             found.push((is_constant, name.to_owned(), value));
         }
     }
