@@ -2,8 +2,8 @@
 //!
 //! A round reads all nodes that events have named since the last cut that was shown, together with the path's own node,
 //! and learns which events came before its answers. A node that these events name and that the round had not read since
-//! is *open*. A round that leaves nothing open is a cut: everything that differs from the last cut was read, and nothing
-//! was read too early.
+//! is *open*. A round that leaves nothing open is a cut: everything that differs from the last cut was read, and
+//! nothing was read too early.
 //!
 //! Under a steady stream of writes every round leaves something open. Then the next round closes it: what it finds
 //! there was also true at the end of the round before, unless events of the same nodes came in between. A round reads
