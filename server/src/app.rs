@@ -22,11 +22,11 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::budget::{self, Budget, Resource};
-use crate::contact::{Contact, Pulse};
-use crate::drain::{Drain, Phase};
+use crate::contact::{Contact, StallDetector};
+use crate::drain::{Drain, DrainPhase};
 use crate::durable::Durable;
 use crate::evictions::Evictions;
-use crate::grpc::{self, Admission, Gate, Gathering, Service, Turnstile};
+use crate::grpc::{self, Admission, Gate, Service, Turnstile, WriteCoalescer};
 use crate::listen::{self, Bounds, Listener, Socket};
 use crate::locks::Locks;
 use crate::metrics::{ByResource, Metrics, Port};
@@ -175,12 +175,13 @@ impl App {
         let listener = Listener::new(self.grpc, Port::Grpc, grpc_bounds, silence, metrics.clone());
         let (incoming, returned) = listener.lend();
         let (turnstile, keepalive) = (Turnstile::new(), self.settings.keepalive);
-        let gathering = move |socket| Gathering::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
+        let coalescer =
+            move |socket| WriteCoalescer::new(socket, budget.account(), Contact::new(keepalive), &turnstile);
         let (go_away, going_away) = oneshot::channel::<()>();
         // Its sender's drop is the sign.
         let going_away = async { drop(going_away.await) };
-        tasks.spawn(serve_while_draining(server.clone(), gate.clone(), returned, gathering.clone()));
-        let incoming = incoming.map_ok(gathering);
+        tasks.spawn(serve_while_draining(server.clone(), gate.clone(), returned, coalescer.clone()));
+        let incoming = incoming.map_ok(coalescer);
         servers.spawn(async move {
             server.serve_with_incoming_shutdown(gate, incoming, going_away).await.context("the grpc server failed")
         });
@@ -237,11 +238,11 @@ fn start(
     let path_overhead = settings.zookeeper.chroot.len() + zk::PATH_LENGTH;
     let budget = Budget::new(settings.per_connection, settings.in_all).with_path_overhead(path_overhead);
     let evictions = Evictions::start(zk.clone(), tasks);
-    let pulse = Arc::new(Pulse::default());
+    let stall_detector = Arc::new(StallDetector::default());
     Service {
-        sessions: Sessions::start(zk.clone(), evictions.clone(), pulse.clone(), tasks),
+        sessions: Sessions::start(zk.clone(), evictions.clone(), stall_detector.clone(), tasks),
         views: Views::start(zk.clone(), views, store, &budget, tasks),
-        locks: Locks::start(&zk, pulse, settings.in_all.locks, settings.lock_idle, &budget, tasks),
+        locks: Locks::start(&zk, stall_detector, settings.in_all.locks, settings.lock_idle, &budget, tasks),
         durable: Durable::new(zk.clone()),
         evictions,
         admission: Admission::default(),
@@ -259,11 +260,11 @@ async fn serve_while_draining(
     server: tonic::transport::Server,
     gate: Gate,
     returned: oneshot::Receiver<Listener>,
-    gathering: impl Fn(Socket) -> Gathering<Socket> + Clone,
+    coalescer: impl Fn(Socket) -> WriteCoalescer<Socket> + Clone,
 ) {
     // It comes back when the first server takes no more connections.
     if let Ok(listener) = returned.await {
-        let incoming = listener.into_stream().map_ok(gathering);
+        let incoming = listener.into_stream().map_ok(coalescer);
         if let Err(error) = server.serve_with_incoming(gate.of_a_drain(), incoming).await {
             tracing::warn!(%error, "connections made during the drain are not answered");
         }
@@ -329,7 +330,7 @@ async fn open_store(directory: PathBuf, zookeeper: &zk::Config) -> anyhow::Resul
 async fn let_clients_move(service: &Service, time: Duration, go_away: oneshot::Sender<()>) {
     let deadline = Instant::now() + time;
     tracing::info!(streams = service.admission.streams(), "draining for at most {time:?}");
-    service.drain.go_to(Phase::Draining { deadline });
+    service.drain.go_to(DrainPhase::Draining { deadline });
     let moved = async {
         tokio::time::sleep(BEFORE_GO_AWAY).await;
         drop(go_away);

@@ -134,7 +134,7 @@ enum Ceiling {
 /// The reserve for open streams is a limit divided by this number. A smaller number lets clients hold that much more
 /// than the documented limit; with a larger one, streams with large messages are held up more often while the account
 /// is full.
-const RESERVE: usize = 8;
+const RESERVE_DIVISOR: usize = 8;
 /// A connection that holds at most its limit divided by this number is never exhausted, whatever all others hold.
 const MODEST: usize = 256;
 
@@ -232,7 +232,7 @@ impl Ledger {
         let limit = self.limits.of(resource);
         match ceiling {
             Ceiling::Limit => limit,
-            Ceiling::Reserve => limit.saturating_add(limit / RESERVE),
+            Ceiling::Reserve => limit.saturating_add(limit / RESERVE_DIVISOR),
             Ceiling::None => usize::MAX,
         }
     }

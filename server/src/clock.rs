@@ -50,13 +50,13 @@ impl Drop for InTest {
 /// Waits until [`now`] is `at`. The runtime's timers do not count a suspension, so this looks at the clock every
 /// second.
 pub(crate) async fn sleep_until(at: Instant) {
-    const LOOK_AGAIN: Duration = Duration::from_secs(1);
+    const CHECK_INTERVAL: Duration = Duration::from_secs(1);
     loop {
         let left = at.saturating_duration_since(now());
         if left.is_zero() {
             return;
         }
-        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+        tokio::time::sleep(left.min(CHECK_INTERVAL)).await;
     }
 }
 

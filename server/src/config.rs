@@ -277,10 +277,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Parses a user name and a hash of 20 bytes in base64. Anything else would match no user.
 fn super_digest(text: &str) -> Result<String, String> {
     /// Number of base64 digits for 20 bytes; one `=` follows.
-    const HASH: usize = 27;
+    const HASH_DIGITS: usize = 27;
     let is_base64 = |hash: &str| {
         let is_digit = |digit: char| digit.is_ascii_alphanumeric() || "+/".contains(digit);
-        hash.strip_suffix('=').is_some_and(|digits| digits.len() == HASH && digits.chars().all(is_digit))
+        hash.strip_suffix('=').is_some_and(|digits| digits.len() == HASH_DIGITS && digits.chars().all(is_digit))
     };
     match text.split_once(':') {
         Some((user, hash)) if !user.is_empty() && is_base64(hash) => Ok(text.to_owned()),

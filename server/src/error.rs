@@ -164,19 +164,19 @@ impl Error {
 
 /// A name for a message. A name that is too long is cut, and ends with `…`.
 pub(crate) fn short(name: &str) -> std::borrow::Cow<'_, str> {
-    const LONGEST: usize = 160;
-    if name.len() <= LONGEST {
+    const LONGEST_NAME_SHOWN: usize = 160;
+    if name.len() <= LONGEST_NAME_SHOWN {
         return name.into();
     }
-    format!("{}…", &name[..name.floor_char_boundary(LONGEST)]).into()
+    format!("{}…", &name[..name.floor_char_boundary(LONGEST_NAME_SHOWN)]).into()
 }
 
 /// A list for a message: the first few names, and the number of the others.
 pub(crate) fn list(names: &[String]) -> String {
-    const MOST: usize = 5;
-    let mut text = names.iter().take(MOST).map(|name| short(name)).collect::<Vec<_>>().join(", ");
-    if names.len() > MOST {
-        text.push_str(&format!(" and {} more", names.len() - MOST));
+    const NAMES_SHOWN: usize = 5;
+    let mut text = names.iter().take(NAMES_SHOWN).map(|name| short(name)).collect::<Vec<_>>().join(", ");
+    if names.len() > NAMES_SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - NAMES_SHOWN));
     }
     text
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::types::{NodePath, Zxid};
-use crate::zk::layout::{LOCKS, lock_queue};
+use crate::zk::layout::{LOCK_RECORDS, lock_queue};
 use crate::zk::{self, CreateMode, ErrorCode, Read, Request, Session};
 
 /// The record of a lock.
@@ -52,7 +52,7 @@ pub(crate) fn lock_record(path: &NodePath) -> NodePath {
     let hash = Sha256::digest(path.as_str());
     let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let (shard, name) = hex.split_at(2);
-    NodePath::trusted(format!("{LOCKS}/{shard}/{name}"))
+    NodePath::trusted(format!("{LOCK_RECORDS}/{shard}/{name}"))
 }
 
 impl LockRecord {

@@ -9,7 +9,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
+struct CallLabels {
     method: &'static str,
     reason: &'static str,
 }
@@ -36,7 +36,7 @@ pub(crate) struct ByResource {
 /// The counters and gauges of this process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
-    calls: Family<Call, Counter>,
+    calls: Family<CallLabels, Counter>,
     /// Whether the health service says SERVING: 1 or 0.
     pub(crate) serving: Gauge,
     /// Open streams.
@@ -75,7 +75,7 @@ impl From<Port> for ByPort {
 impl Metrics {
     /// Counts a call that was answered, or a stream that was opened; `reason` is empty for success.
     pub(crate) fn call(&self, method: &'static str, reason: &'static str) {
-        self.calls.get_or_create(&Call { method, reason }).inc();
+        self.calls.get_or_create(&CallLabels { method, reason }).inc();
     }
 
     /// All metrics as text.

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::mutex::lock;
 
 /// Size up to which bytes count for no connection: the call that sends them costs more.
-const SMALL: usize = 4 * 1024;
+const UNCOUNTED_BYTES: usize = 4 * 1024;
 
 /// Bytes that many calls send, and the share that all connections together pay for them.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct SharedBytes {
 }
 
 /// The bytes as one connection has them, and the share that it pays for them.
-struct Held {
+struct PaidBytes {
     shared: Arc<SharedBytes>,
     _share: Option<Arc<Share>>,
 }
@@ -42,8 +42,8 @@ impl SharedBytes {
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection has no room for them.
     pub(crate) fn held_by(self: &Arc<Self>, account: &Account) -> Result<Bytes, Error> {
-        let share = if self.bytes.len() > SMALL { Some(self.share(account)?) } else { None };
-        Ok(Bytes::from_owner(Held { shared: self.clone(), _share: share }))
+        let share = if self.bytes.len() > UNCOUNTED_BYTES { Some(self.share(account)?) } else { None };
+        Ok(Bytes::from_owner(PaidBytes { shared: self.clone(), _share: share }))
     }
 
     fn share(&self, account: &Account) -> Result<Arc<Share>, Error> {
@@ -60,7 +60,7 @@ impl SharedBytes {
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for PaidBytes {
     fn as_ref(&self) -> &[u8] {
         &self.shared.bytes
     }
@@ -87,7 +87,7 @@ mod tests {
         drop(held);
         assert_eq!(account.used(Resource::Bytes), 0);
         assert_eq!(second.held_by(&account).unwrap()[0], 2);
-        let small = Arc::new(SharedBytes::new(vec![0; SMALL].into(), &common).unwrap());
+        let small = Arc::new(SharedBytes::new(vec![0; UNCOUNTED_BYTES].into(), &common).unwrap());
         let _held = small.held_by(&account).unwrap();
         assert_eq!(account.used(Resource::Bytes), 0);
     }

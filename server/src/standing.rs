@@ -18,7 +18,7 @@ struct Inner {
     backend: Backend,
     started: Started,
     zk: Zk,
-    contact: Mutex<Contact>,
+    reachability: Mutex<Reachability>,
 }
 
 /// When the process started, by both clocks.
@@ -39,14 +39,14 @@ pub(crate) enum Backend {
 
 /// Whether the backend can be reached, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Contact {
+struct Reachability {
     is_up: bool,
     since: Duration,
 }
 
 /// The report of a replica.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct ReplicaReport {
     pub(crate) name: String,
     pub(crate) started: SystemTime,
     pub(crate) backend: Backend,
@@ -66,16 +66,16 @@ pub(crate) struct Report {
 impl Standing {
     pub(crate) fn new(name: String, backend: Backend, zk: Zk) -> Self {
         let started = Started { at: Instant::now(), time: SystemTime::now() };
-        let contact = Mutex::new(Contact { is_up: false, since: Duration::ZERO });
-        Self(Arc::new(Inner { name, backend, started, zk, contact }))
+        let reachability = Mutex::new(Reachability { is_up: false, since: Duration::ZERO });
+        Self(Arc::new(Inner { name, backend, started, zk, reachability }))
     }
 
     /// Checks whether the backend can be reached. Must be called often: a change counts from when it is seen.
     pub(crate) fn look(&self) -> bool {
         let is_up = self.0.zk.is_up();
-        let mut contact = lock(&self.0.contact);
-        if contact.is_up != is_up {
-            *contact = Contact { is_up, since: self.0.started.at.elapsed() };
+        let mut reachability = lock(&self.0.reachability);
+        if reachability.is_up != is_up {
+            *reachability = Reachability { is_up, since: self.0.started.at.elapsed() };
         }
         is_up
     }
@@ -96,12 +96,12 @@ impl Standing {
     }
 
     /// The report of the replica. Takes half a second at most.
-    pub(crate) async fn report(&self) -> Report {
-        let Inner { name, backend, started, zk, contact } = &*self.0;
+    pub(crate) async fn report(&self) -> ReplicaReport {
+        let Inner { name, backend, started, zk, reachability } = &*self.0;
         self.look();
-        let Contact { is_up, since } = *lock(contact);
+        let Reachability { is_up, since } = *lock(reachability);
         let replicas = if is_up { zk.roster.current().await } else { zk.roster.last() };
-        Report {
+        ReplicaReport {
             name: name.clone(),
             started: started.time,
             backend: *backend,

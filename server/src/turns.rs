@@ -11,56 +11,56 @@ use crate::mutex::lock;
 
 /// Gives turns, a bounded number for each key at a time. Cheap to clone.
 #[derive(Debug)]
-pub(crate) struct Turns<K: Key>(Arc<Shared<K>>);
+pub(crate) struct Turns<K: TurnKey>(Arc<Shared<K>>);
 
 /// The thing that callers wait for; `()` if there is only one.
-pub(crate) trait Key: Clone + Eq + Hash {}
+pub(crate) trait TurnKey: Clone + Eq + Hash {}
 
-impl<K: Clone + Eq + Hash> Key for K {}
+impl<K: Clone + Eq + Hash> TurnKey for K {}
 
 #[derive(Debug)]
-struct Shared<K: Key> {
+struct Shared<K: TurnKey> {
     /// Number of turns of each key at a time.
     count: usize,
     /// The keys of which a turn is taken.
-    keys: Mutex<HashMap<K, Queue<K>>>,
+    keys: Mutex<HashMap<K, TurnQueue<K>>>,
 }
 
 #[derive(Debug)]
-struct Queue<K: Key> {
+struct TurnQueue<K: TurnKey> {
     /// Number of turns that are taken. Nobody waits while this is below [`Shared::count`].
     taken: usize,
     next_ticket: u64,
     /// The connection that got the last turn.
     last: u64,
     /// The waiting callers, by connection, in the order in which they came.
-    waiting: BTreeMap<u64, BTreeMap<u64, oneshot::Sender<Turn<K>>>>,
+    waiting: BTreeMap<u64, BTreeMap<u64, oneshot::Sender<TurnPermit<K>>>>,
 }
 
 /// The right to do one thing, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Turn<K: Key>(Option<(Turns<K>, K)>);
+pub(crate) struct TurnPermit<K: TurnKey>(Option<(Turns<K>, K)>);
 
 /// A place among the waiting callers, given up on drop.
-struct Place<'a, K: Key> {
+struct WaitingPlace<'a, K: TurnKey> {
     turns: &'a Turns<K>,
     key: &'a K,
     connection: u64,
     ticket: u64,
 }
 
-impl<K: Key> Turns<K> {
+impl<K: TurnKey> Turns<K> {
     pub(crate) fn new(count: usize) -> Self {
         Self(Arc::new(Shared { count, keys: Mutex::default() }))
     }
 
     /// A turn, if one is free.
-    pub(crate) fn try_turn(&self, key: &K) -> Option<Turn<K>> {
+    pub(crate) fn try_turn(&self, key: &K) -> Option<TurnPermit<K>> {
         let mut keys = self.lock();
         let queue = keys.entry(key.clone()).or_default();
         (queue.taken < self.0.count).then(|| {
             queue.taken += 1;
-            Turn(Some((self.clone(), key.clone())))
+            TurnPermit(Some((self.clone(), key.clone())))
         })
     }
 
@@ -68,27 +68,27 @@ impl<K: Key> Turns<K> {
     ///
     /// # Cancellation
     /// Safe: a caller that no longer waits has no turn.
-    pub(crate) async fn turn(&self, key: &K, connection: u64) -> Turn<K> {
+    pub(crate) async fn turn(&self, key: &K, connection: u64) -> TurnPermit<K> {
         let (place, turn) = {
             let mut keys = self.lock();
             let queue = keys.entry(key.clone()).or_default();
             if queue.taken < self.0.count {
                 queue.taken += 1;
-                return Turn(Some((self.clone(), key.clone())));
+                return TurnPermit(Some((self.clone(), key.clone())));
             }
             let ticket = queue.next_ticket;
             queue.next_ticket += 1;
             let (sender, turn) = oneshot::channel();
             queue.waiting.entry(connection).or_default().insert(ticket, sender);
-            (Place { turns: self, key, connection, ticket }, turn)
+            (WaitingPlace { turns: self, key, connection, ticket }, turn)
         };
         let turn = turn.await;
         drop(place);
         // The sender is dropped only with the place, or it sends.
-        turn.unwrap_or(Turn(None))
+        turn.unwrap_or(TurnPermit(None))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Queue<K>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, TurnQueue<K>>> {
         lock(&self.0.keys)
     }
 
@@ -96,7 +96,7 @@ impl<K: Key> Turns<K> {
     fn hand_on(&self, key: &K) {
         let mut keys = self.lock();
         let Some(queue) = keys.get_mut(key) else { return };
-        let mut turn = Turn(Some((self.clone(), key.clone())));
+        let mut turn = TurnPermit(Some((self.clone(), key.clone())));
         while let Some(next) = queue.next() {
             match next.send(turn) {
                 Ok(()) => return,
@@ -111,15 +111,15 @@ impl<K: Key> Turns<K> {
     }
 }
 
-impl<K: Key> Clone for Turns<K> {
+impl<K: TurnKey> Clone for Turns<K> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<K: Key> Queue<K> {
+impl<K: TurnKey> TurnQueue<K> {
     /// The caller of the next connection that has waited longest.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn<K>>> {
+    fn next(&mut self) -> Option<oneshot::Sender<TurnPermit<K>>> {
         let after = self.waiting.range(self.last.saturating_add(1)..).next();
         let connection = *after.or_else(|| self.waiting.iter().next())?.0;
         self.last = connection;
@@ -132,13 +132,13 @@ impl<K: Key> Queue<K> {
     }
 }
 
-impl<K: Key> Default for Queue<K> {
+impl<K: TurnKey> Default for TurnQueue<K> {
     fn default() -> Self {
         Self { taken: 0, next_ticket: 0, last: 0, waiting: BTreeMap::new() }
     }
 }
 
-impl<K: Key> Drop for Turn<K> {
+impl<K: TurnKey> Drop for TurnPermit<K> {
     fn drop(&mut self) {
         if let Some((turns, key)) = self.0.take() {
             turns.hand_on(&key);
@@ -146,7 +146,7 @@ impl<K: Key> Drop for Turn<K> {
     }
 }
 
-impl<K: Key> Drop for Place<'_, K> {
+impl<K: TurnKey> Drop for WaitingPlace<'_, K> {
     fn drop(&mut self) {
         let mut keys = self.turns.lock();
         if let Some(queue) = keys.get_mut(self.key)

@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Number, Value as Json};
 
 /// Maximum depth of an object that is shown as one, itself included.
-const MAX_DEPTH: usize = 16;
+const MAX_OBJECT_DEPTH: usize = 16;
 
 /// Length of a text, in bytes, above which the parser checks that it is JSON before it builds an object.
 const LARGE: usize = 16 * 1024;
@@ -34,12 +34,12 @@ pub(crate) enum Value {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EncodedValue {
     bytes: Bytes,
-    kind: Kind,
+    kind: ValueKind,
 }
 
 /// The kind of an [`EncodedValue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ValueKind {
     /// A JSON object, compact, and whether the caller has set the server's keys in it.
     Object { has_pid: bool, has_created: bool },
     /// Text, or any bytes.
@@ -58,8 +58,8 @@ pub(crate) struct Stamp {
 impl Value {
     /// The value of a znode's bytes; `None` for an empty node.
     ///
-    /// A JSON object comes back raw if it is nested deeper than [`MAX_DEPTH`], or has a number that a double changes or
-    /// can't hold, or has half of a surrogate pair.
+    /// A JSON object comes back raw if it is nested deeper than [`MAX_OBJECT_DEPTH`], or has a number that a double
+    /// changes or can't hold, or has half of a surrogate pair.
     pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Self> {
         if bytes.is_empty() {
             return None;
@@ -77,7 +77,7 @@ impl Value {
             return Some(Self::Text(text.to_owned()));
         }
         Some(match serde_json::from_str(text) {
-            Ok(Json::Object(object)) if object.values().all(|value| is_faithful(value, MAX_DEPTH - 1)) => {
+            Ok(Json::Object(object)) if object.values().all(|value| is_faithful(value, MAX_OBJECT_DEPTH - 1)) => {
                 Self::Object(object)
             }
             Ok(_) => Self::Raw(bytes.clone()),
@@ -91,7 +91,7 @@ impl Value {
 impl EncodedValue {
     /// An object, as compact JSON, and whether the caller has set the server's keys in it.
     pub(crate) fn object(json: &[u8], has_pid: bool, has_created: bool) -> Self {
-        Self { bytes: own(json), kind: Kind::Object { has_pid, has_created } }
+        Self { bytes: own(json), kind: ValueKind::Object { has_pid, has_created } }
     }
 
     /// The object without members.
@@ -101,7 +101,7 @@ impl EncodedValue {
 
     /// Text, or any bytes. They are copied, so that the buffer that they are a part of is not kept for them.
     pub(crate) fn plain(bytes: &[u8]) -> Self {
-        Self { bytes: own(bytes), kind: Kind::Plain }
+        Self { bytes: own(bytes), kind: ValueKind::Plain }
     }
 
     /// Number of bytes, without the server's keys.
@@ -117,7 +117,7 @@ impl EncodedValue {
     /// The bytes for the znode, with the server's keys as they are in `first`, the bytes of an earlier write for the
     /// same holder. `stamp` gives the keys that `first` does not have.
     pub(crate) fn to_bytes_keeping(&self, first: &Bytes, stamp: &Stamp) -> Bytes {
-        if self.kind == Kind::Plain {
+        if self.kind == ValueKind::Plain {
             return self.bytes.clone();
         }
         let Some(mut kept) = stored_object(first) else { return self.to_stamped_bytes(stamp) };
@@ -127,7 +127,7 @@ impl EncodedValue {
 
     /// Compact JSON: the server's keys first, then the caller's, which win over both.
     fn with_keys(&self, pid: Option<Json>, created: impl FnOnce() -> Json) -> Bytes {
-        let Kind::Object { has_pid, has_created } = self.kind else { return self.bytes.clone() };
+        let ValueKind::Object { has_pid, has_created } = self.kind else { return self.bytes.clone() };
         let pid = pid.filter(|_| !has_pid).map(|pid| format!("\"pid\":{pid}"));
         let created = (!has_created).then(|| format!("\"created\":{}", created()));
         // The members and the closing brace.
@@ -148,7 +148,7 @@ impl EncodedValue {
     /// Whether the value equals the data of a znode: by `compare` for objects, and byte for byte where their members
     /// can't be compared.
     fn is_equal(&self, bytes: &Bytes, compare: impl Fn(&Map<String, Json>, Map<String, Json>) -> bool) -> bool {
-        if self.kind == Kind::Plain || *bytes == self.bytes {
+        if self.kind == ValueKind::Plain || *bytes == self.bytes {
             return self.bytes == *bytes;
         }
         stored_object(&self.bytes).zip(stored_object(bytes)).is_some_and(|(object, other)| compare(&object, other))
@@ -156,7 +156,7 @@ impl EncodedValue {
 
     /// Whether these bytes are the server's keys, followed by exactly this object. Nothing that may be large is parsed.
     fn is_stamped(&self, bytes: &[u8]) -> bool {
-        let Kind::Object { has_pid, has_created } = self.kind else { return false };
+        let ValueKind::Object { has_pid, has_created } = self.kind else { return false };
         let own_members = self.bytes.get(1..).unwrap_or_default();
         let Some(keys) = bytes.strip_suffix(own_members) else { return false };
         let keys = keys.strip_suffix(b",").unwrap_or(keys);

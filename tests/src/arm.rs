@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::OnceCell;
 
-use crate::bare::Bare;
 use crate::client::{Client, put, reason, text};
 use crate::embedded::Embedded;
 use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::wait::{SOON, check, eventually};
 use crate::zookeeper::{Line, Options, Sandbox, ZooKeeper};
+use crate::zookeeper_witness::Witness;
 
 /// Maximum number of servers of one arm. Each is started when it is needed, and is never stopped.
 const SERVERS: usize = 8;
@@ -120,8 +120,8 @@ impl Arm {
         let sandbox = self.sandbox(name).await;
         let server = Server::start_with(&sandbox.hosts, options).await;
         let client = server.client().await;
-        let bare = sandbox.bare().await;
-        Setting { sandbox, server, client, bare }
+        let zk = sandbox.zk().await;
+        Setting { sandbox, server, client, zk }
     }
 
     /// Starts a server with options on a new chroot, behind a proxy.
@@ -130,8 +130,8 @@ impl Arm {
         let proxy = Proxy::start(sandbox.servers.parse().expect("one address")).await;
         let server = Server::start_with(&format!("{}{}", proxy.address(), sandbox.chroot), options).await;
         let client = server.client().await;
-        let bare = sandbox.bare().await;
-        Cut { sandbox, proxy, server, client, bare }
+        let zk = sandbox.zk().await;
+        Cut { sandbox, proxy, server, client, zk }
     }
 }
 
@@ -176,7 +176,7 @@ pub struct Setting {
     /// A client on its own connection.
     pub client: Client,
     /// A ZooKeeper session inside the chroot.
-    pub bare: Bare,
+    pub zk: Witness,
 }
 
 impl Setting {
@@ -198,7 +198,7 @@ pub struct Cut {
     /// A client on its own connection.
     pub client: Client,
     /// A ZooKeeper session inside the chroot, not through the proxy.
-    pub bare: Bare,
+    pub zk: Witness,
 }
 
 impl Cut {

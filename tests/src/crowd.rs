@@ -76,17 +76,17 @@ impl Crowd {
     /// # Panics
     /// When a client was told of a loss.
     pub async fn stands(&self, fleet: &Fleet) {
-        let bare = fleet.sandbox.bare().await;
+        let zk = fleet.sandbox.zk().await;
         eventually("ZooKeeper has what the clients were told", 2 * SOON, async || {
             let generations = self.generations();
             let names: BTreeSet<_> = generations.keys().map(|path| name_of(path)).collect();
-            let found = bare.children(PLACE).await.unwrap_or_default().into_iter();
+            let found = zk.children(PLACE).await.unwrap_or_default().into_iter();
             let standing: BTreeSet<_> = found.filter(|name| !name.starts_with(MARKER)).collect();
             check(names == standing, || {
                 format!("different: {:?}", names.symmetric_difference(&standing).take(3).collect::<Vec<_>>())
             })?;
             for (path, generation) in &generations {
-                let standing = bare.get(path).await.map(|node| node.stat.czxid);
+                let standing = zk.get(path).await.map(|node| node.stat.czxid);
                 check(standing == Some(*generation), || format!("{path} is {standing:?}, not {generation}"))?;
             }
             Ok(())
@@ -134,7 +134,7 @@ pub async fn older_sessions_are_over(fleet: &Fleet, running: usize) {
     /// Number of sessions in which each replica holds ephemerals.
     const SESSIONS: usize = 4;
     eventually("the sessions of the older replicas are over", 2 * SOON, async || {
-        let fences = fleet.bare.children("/.rollcall/fences").await.unwrap_or_default();
+        let fences = fleet.zk.children("/.rollcall/fences").await.unwrap_or_default();
         check(fences.len() == running * SESSIONS, || format!("{} fences", fences.len()))
     })
     .await;

@@ -9,8 +9,8 @@ use rollcall_embedded::{Config, Faults};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use crate::bare::Bare;
 use crate::zookeeper::{Options, free_address};
+use crate::zookeeper_witness::Witness;
 
 /// An embedded server, as similar to a [`ZooKeeper`](crate::zookeeper::ZooKeeper) with the same options as its settings
 /// allow. It runs on a thread of its own, since the runtime of a test ends with the test. Dropping stops it.
@@ -40,9 +40,9 @@ impl Embedded {
     /// # Panics
     /// When one of them exists.
     pub async fn make_old(&self, paths: &[&str], children_created: i32) {
-        let bare = Bare::connect(&self.address.to_string()).await;
+        let zk = Witness::connect(&self.address.to_string()).await;
         for path in paths {
-            bare.create(path, b"").await;
+            zk.create(path, b"").await;
             assert!(self.faults().make_old(path, children_created), "{path} exists");
         }
     }

@@ -9,7 +9,6 @@ use std::time::SystemTime;
 use rollcall_proto::v1::ChangeKind;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::bare::Bare;
 use crate::client::{Registration, text};
 use crate::crowd::PLACE;
 use crate::journal::{Absence, Journal};
@@ -19,6 +18,7 @@ use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::wait::SOON;
 use crate::zookeeper::{Options, Sandbox, ZooKeeper, free_address};
+use crate::zookeeper_witness::Witness;
 
 /// The prefix of the names that show whether onlookers are up to date.
 pub const MARKER: &str = "zz marker ";
@@ -46,7 +46,7 @@ pub struct Fleet {
     /// The chroot of the replicas, not behind the proxies.
     pub sandbox: Sandbox,
     /// A ZooKeeper session inside the chroot, not through the proxies.
-    pub bare: Bare,
+    pub zk: Witness,
     options: Vec<String>,
     _turn: SemaphorePermit<'static>,
 }
@@ -101,10 +101,10 @@ impl Fleet {
                 }
             }
         }
-        let bare = sandbox.bare().await;
-        bare.create(PLACE, b"").await;
+        let zk = sandbox.zk().await;
+        zk.create(PLACE, b"").await;
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut fleet = Fleet { replicas: Vec::new(), proxies, zookeeper, sandbox, bare, options, _turn: turn };
+        let mut fleet = Fleet { replicas: Vec::new(), proxies, zookeeper, sandbox, zk, options, _turn: turn };
         for index in 0..replicas {
             fleet.replicas.push(Replica { address: free_address(), server: None, past: Vec::new() });
             fleet.start_replica(index).await;
@@ -224,7 +224,7 @@ impl Onlookers {
     pub async fn sights(&self, fleet: &Fleet) -> Sights {
         let marker = format!("{MARKER}{}", rand::random::<u32>());
         let path = format!("{}/{marker}", self.path);
-        Bare::connect(&fleet.sandbox.hosts).await.create(&path, b"").await;
+        Witness::connect(&fleet.sandbox.hosts).await.create(&path, b"").await;
         self.rollcall.knows(&marker).await;
         self.kazoo.knows(&marker).await;
         let below = format!("{}/", self.path);

@@ -350,10 +350,10 @@ mod tests {
     async fn what_zookeeper_did_is_read_back() {
         let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
         let sandbox = zookeeper.sandbox("journal").await;
-        let (bare, other) = (sandbox.bare().await, sandbox.bare().await);
-        let first = bare.session();
+        let (zk, other) = (sandbox.zk().await, sandbox.zk().await);
+        let first = zk.session();
         for name in ["deleted", "replaced", "expired", "kept"] {
-            bare.create_ephemeral(&format!("/parent/{name}"), b"x").await;
+            zk.create_ephemeral(&format!("/parent/{name}"), b"x").await;
         }
         other.delete("/parent/deleted").await;
         let open = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
@@ -368,7 +368,7 @@ mod tests {
         failing.add_delete("/parent/kept", None).unwrap();
         failing.add_delete("/parent/never", None).unwrap();
         failing.commit().await.unwrap_err();
-        drop(bare);
+        drop(zk);
         other.wait_gone("/parent/expired").await;
         other.create_ephemeral("/parent/expired", b"z").await;
 

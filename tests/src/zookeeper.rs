@@ -21,11 +21,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::arm::Place;
-use crate::bare::Bare;
 use crate::journal::Journal;
 use crate::process::{Process, Signal, scratch};
 use crate::proxy::Proxy;
 use crate::wait::{SOON, eventually};
+use crate::zookeeper_witness::Witness;
 
 /// A release pinned in `tests/zookeeper/pom.xml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,13 +354,13 @@ impl Sandbox {
     pub async fn on(servers: &str, name: &str) -> Sandbox {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let chroot = format!("/{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        Bare::connect(servers).await.create(&chroot, b"").await;
+        Witness::connect(servers).await.create(&chroot, b"").await;
         Sandbox { hosts: format!("{servers}{chroot}"), servers: servers.to_owned(), chroot, place: None }
     }
 
     /// A ZooKeeper session inside the chroot.
-    pub async fn bare(&self) -> Bare {
-        Bare::connect(&self.hosts).await
+    pub async fn zk(&self) -> Witness {
+        Witness::connect(&self.hosts).await
     }
 }
 
@@ -423,8 +423,8 @@ mod tests {
     #[tokio::test]
     async fn sandboxes_do_not_see_each_other() {
         let (one, two) = (Arm::ZooKeeper.sandbox("one").await, Arm::ZooKeeper.sandbox("two").await);
-        one.bare().await.create("/here", b"").await;
-        assert!(two.bare().await.children("/").await.unwrap().is_empty());
+        one.zk().await.create("/here", b"").await;
+        assert!(two.zk().await.children("/").await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -438,18 +438,18 @@ mod tests {
     async fn an_ensemble_outlives_its_leader_and_takes_it_back() {
         let mut zookeeper = ZooKeeper::ensemble(Options::default()).await;
         let sandbox = zookeeper.sandbox("ensemble").await;
-        let bare = sandbox.bare().await;
-        bare.create("/before", b"").await;
+        let zk = sandbox.zk().await;
+        zk.create("/before", b"").await;
         let leader = zookeeper.leader().await;
         zookeeper.kill(leader);
         assert_ne!(zookeeper.leader().await, leader);
         eventually("a write after the loss of the leader", 3 * SOON, async || {
-            bare.try_create("/after", b"").await.map_err(|error| error.to_string())
+            zk.try_create("/after", b"").await.map_err(|error| error.to_string())
         })
         .await;
         zookeeper.start(leader);
         zookeeper.ready().await;
-        let again = Bare::connect(&format!("{}{}", zookeeper.address(leader), sandbox.chroot)).await;
+        let again = Witness::connect(&format!("{}{}", zookeeper.address(leader), sandbox.chroot)).await;
         again.sync("/").await;
         assert!(again.exists("/before").await && again.exists("/after").await);
     }

@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use rollcall_proto::v1::{GetRequest, WatchRequest};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, latest, put, put_eventually, reason, shown, text};
 use rollcall_tests::follow::{Known, Watching};
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 
@@ -42,7 +42,7 @@ async fn a_replica_on_a_follower_that_lags_says_nothing_older_than_what_was_know
     let first = Server::start(&zookeeper.address(leader).to_string()).await;
     let second = Server::start(&zookeeper.address(lagging).to_string()).await;
     let (ahead, behind) = (first.client().await, second.client().await);
-    let bare = Bare::connect(&zookeeper.address(lagging).to_string()).await;
+    let zk = Witness::connect(&zookeeper.address(lagging).to_string()).await;
     put(&ahead, PATH, text("0")).await.unwrap();
     let mut told = Watching::start(&ahead, PATH).await;
     assert_eq!(read_latest(&behind).await, json!({"text": "0"}));
@@ -51,7 +51,7 @@ async fn a_replica_on_a_follower_that_lags_says_nothing_older_than_what_was_know
         zookeeper.link(lagging, leader).set_traffic(Traffic::Stall);
         put(&ahead, PATH, text(&round.to_string())).await.unwrap();
         told.until("the new value", |known| known.value == new).await;
-        assert_eq!(bare.get(PATH).await.unwrap().text(), old, "the follower lags");
+        assert_eq!(zk.get(PATH).await.unwrap().text(), old, "the follower lags");
         let mut back = come_back(&behind, told.revision, told.known.clone()).await;
         let catch_up = async {
             // A wrong message would come at once. None may come but that ZooKeeper is silent.
@@ -61,7 +61,7 @@ async fn a_replica_on_a_follower_that_lags_says_nothing_older_than_what_was_know
         };
         let (read, ()) = tokio::join!(read_latest(&behind), catch_up);
         assert_eq!(read, new);
-        bare.create(&format!("{PATH}/{round}"), b"x").await;
+        zk.create(&format!("{PATH}/{round}"), b"x").await;
         back.until("what came later", |known| known.children.len() == round).await;
         assert_eq!((back.known.value.clone(), back.was_reset), (new, false));
     }

@@ -170,19 +170,19 @@ async fn tables_name_the_replica_of_each() {
 #[tokio::test]
 async fn a_watch_prints_and_runs_what_it_is_told_to() {
     let shell = Shell::open().await;
-    let bare = &shell.s.bare;
-    bare.create("/w", b"").await;
+    let zk = &shell.s.zk;
+    zk.create("/w", b"").await;
     let text = shell.start("text", &["watch", "/w"]);
     let lines = shell.start("json", &["watch", "/w", "-o", "json"]);
     let exec = shell.start("exec", &["watch", "/w", "--exec", "cat >> seen; exit 3"]);
     says(&text, "= 0 children").await;
     says(&lines, "snapshot").await;
     says(&exec, "--exec: exit status: 3").await;
-    bare.create("/w/a", b"{\"n\":1}").await;
+    zk.create("/w/a", b"{\"n\":1}").await;
     says(&text, "+ a {\"n\":1}").await;
-    bare.set("/w/a", b"{\"n\":2}").await;
+    zk.set("/w/a", b"{\"n\":2}").await;
     says(&text, "~ a {\"n\":2}").await;
-    bare.delete("/w/a").await;
+    zk.delete("/w/a").await;
     says(&text, "- a").await;
     says(&lines, "removed").await;
     let events: Vec<Json> = lines.stdout().lines().map(object).collect();
@@ -203,10 +203,10 @@ async fn a_registration_lasts_as_long_as_the_command() {
     let shell = Shell::open().await;
     let mut process = shell.start("register", &["register", "/services/a:1", "--data", "port=1"]);
     says(&process, "registered /services/a:1").await;
-    assert_eq!(shell.s.bare.get("/services/a:1").await.unwrap().json()["port"], 1);
+    assert_eq!(shell.s.zk.get("/services/a:1").await.unwrap().json()["port"], 1);
     process.signal(Signal::TERM);
     assert_eq!(done(process).await.code, Some(0));
-    assert!(!shell.s.bare.exists("/services/a:1").await);
+    assert!(!shell.s.zk.exists("/services/a:1").await);
 
     let process = shell.start("again", &["register", "/services/a:1"]);
     says(&process, "registered /services/a:1").await;
@@ -232,17 +232,17 @@ async fn a_service_is_registered_while_it_runs() {
     says(&process, "up").await;
     process.signal(Signal::USR1);
     says(&process, "user signal").await;
-    assert!(shell.s.bare.exists("/services/a:1").await);
+    assert!(shell.s.zk.exists("/services/a:1").await);
     process.signal(Signal::TERM);
     let ended = done(process).await;
     assert_eq!(ended.code, Some(7), "{ended:?}");
     assert!(ended.stdout.contains("told to end"), "{ended:?}");
-    assert!(!shell.s.bare.exists("/services/a:1").await);
+    assert!(!shell.s.zk.exists("/services/a:1").await);
     let by_itself = shell.run(&["register", "/services/b:1", "--", "sh", "-c", "exit 5"]).await;
     assert_eq!(by_itself.code, Some(5));
     let by_signal = shell.run(&["register", "/services/b:1", "--", "sh", "-c", "kill -9 $$"]).await;
     assert_eq!(by_signal.code, Some(137));
-    assert!(!shell.s.bare.exists("/services/b:1").await);
+    assert!(!shell.s.zk.exists("/services/b:1").await);
 }
 
 #[tokio::test]
@@ -254,12 +254,12 @@ async fn a_check_decides_who_is_registered() {
     says(&process, "registered /services/a:1").await;
     std::fs::remove_file(shell.file("well")).unwrap();
     says(&process, "the check fails").await;
-    shell.s.bare.wait_gone("/services/a:1").await;
+    shell.s.zk.wait_gone("/services/a:1").await;
     std::fs::write(shell.file("well"), "").unwrap();
-    shell.s.bare.wait_for("/services/a:1", "the registration", |_| true).await;
+    shell.s.zk.wait_for("/services/a:1", "the registration", |_| true).await;
     process.signal(Signal::TERM);
     assert_eq!(done(process).await.code, Some(0));
-    assert!(!shell.s.bare.exists("/services/a:1").await);
+    assert!(!shell.s.zk.exists("/services/a:1").await);
 }
 
 #[tokio::test]
@@ -431,8 +431,8 @@ async fn a_lock_that_somebody_takes_away_ends_the_job_and_all_of_its_group() {
     for script in [STUBBORN, CARELESS] {
         let shell = Shell::open().await;
         let (mut process, group) = job(&shell, &shell.s.server.grpc().to_string(), script).await;
-        let lease = shell.s.bare.children("/jobs/a").await.unwrap().remove(0);
-        shell.s.bare.delete(&format!("/jobs/a/{lease}")).await;
+        let lease = shell.s.zk.children("/jobs/a").await.unwrap().remove(0);
+        shell.s.zk.delete(&format!("/jobs/a/{lease}")).await;
         is_lost(process.wait(SOON).await, &process);
         // The kernel may take a moment.
         eventually("all of it is gone", SOON, async || check(!group.is_alive(), || script.to_owned())).await;

@@ -55,7 +55,7 @@ async fn signals_that_were_ignored_at_the_start_are_ignored() {
     process.signal(Signal::HUP);
     process.signal(Signal::INT);
     // It still runs, since it reports an event after the signals.
-    shell.s.bare.set("/services/a:1", b"{\"n\":1}").await;
+    shell.s.zk.set("/services/a:1", b"{\"n\":1}").await;
     says(&process, "somebody else has written into /services/a:1").await;
     process.signal(Signal::TERM);
     assert_eq!(done(process).await.code, Some(0));

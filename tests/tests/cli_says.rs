@@ -185,7 +185,7 @@ async fn with_input(shell: &Shell, arguments: &[&str], input: &[u8]) -> Done {
 #[tokio::test]
 async fn a_write_says_what_it_writes() {
     let shell = Shell::open().await;
-    let node = async || shell.s.bare.get("/config").await.unwrap();
+    let node = async || shell.s.zk.get("/config").await.unwrap();
     for (input, written) in [("hello", "hello"), ("{\"n\": 1}\n", "")] {
         let said = with_input(&shell, &["put", "/config"], input.as_bytes()).await;
         assert_eq!(said.code, Some(0), "{said:?}");
@@ -239,7 +239,7 @@ async fn locks_are_listed_and_their_nodes_are_not() {
     let (_idle, held) = Locking::take(&shell.s.client, "/jobs/idle", "three").await;
     release(&shell.s.client, &held.lock_id).await.unwrap();
     let (_other, _) = Locking::take(&shell.s.client, "/b", "four").await;
-    shell.s.bare.create_many(["/jobs/plain".to_owned()], b"").await;
+    shell.s.zk.create_many(["/jobs/plain".to_owned()], b"").await;
     let locks = object(&shell.ok(&["locks", "-o", "json"]).await);
     let locks = locks.as_array().unwrap();
     let paths: Vec<_> = locks.iter().map(|lock| lock["path"].as_str().unwrap()).collect();
@@ -270,7 +270,7 @@ async fn locks_are_listed_and_their_nodes_are_not() {
         assert!(!shell.ok(arguments).await.contains('\x1b'), "{arguments:?}");
     }
     let _registration = shell.start("register", &["register", "/services/a:1"]);
-    shell.s.bare.wait_for("/services/a:1", "the registration", |_| true).await;
+    shell.s.zk.wait_for("/services/a:1", "the registration", |_| true).await;
     for arguments in [&["tree", "/services"][..], &["get", "/services", "-o", "dir"]] {
         assert!(shell.ok(&always(arguments)).await.contains("\x1b[32m"), "{arguments:?}");
     }

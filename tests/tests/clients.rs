@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::canary::Canary;
 use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route};
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Proxy;
+use rollcall_tests::raw_client::RawClientProcess;
 use rollcall_tests::registrant::{Many, News, RegistrantProcess};
-use rollcall_tests::victim::VictimProcess;
 use rollcall_tests::wait::{SOON, check, eventually};
 
 const TTL: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ struct Victim {
     fault: Fault,
     ttl: Option<Duration>,
     prefix: String,
-    process: VictimProcess,
+    process: RawClientProcess,
     proxy: Proxy,
 }
 
@@ -45,7 +45,7 @@ impl Victim {
         let proxy = Proxy::start(fleet.replicas[0].address()).await;
         let prefix = format!("{PLACE}/{fault:?}-{}-", ttl.map_or("without", |_| "with-ttl"));
         let many = Many { replicas: vec![proxy.address()], ttl, clients: 1, each: EACH, prefix: prefix.clone() };
-        let process = VictimProcess::start(&many).await;
+        let process = RawClientProcess::start(&many).await;
         Victim { fault, ttl, prefix, process, proxy }
     }
 
@@ -87,19 +87,19 @@ async fn what_a_silent_or_dead_client_held_is_gone_in_time_and_never_before() {
         }
     }
     let onlookers = Onlookers::begin(&fleet, PLACE).await;
-    let (canary, begun) = (Canary::start_writing(&fleet.sandbox.hosts), SystemTime::now());
+    let (machine_lag, begun) = (MachineLag::start_writing(&fleet.sandbox.hosts), SystemTime::now());
     let mut bounds = Vec::new();
     for victim in &mut victims {
         bounds.push(victim.strike().await);
     }
     eventually("the victims' registrations are gone", 3 * SOON, async || {
-        let names = fleet.bare.children(PLACE).await.unwrap_or_default();
+        let names = fleet.zk.children(PLACE).await.unwrap_or_default();
         let left: Vec<_> =
             names.iter().filter(|name| victims.iter().any(|victim| victim.has(&format!("{PLACE}/{name}")))).collect();
         check(left.is_empty(), || format!("{left:?}"))
     })
     .await;
-    let machine = canary.worst_since(begun);
+    let machine = machine_lag.worst_since(begun);
     let sights = onlookers.sights(&fleet).await;
     assert_eq!(sights.absences.len(), EACH * victims.len(), "what they held, and nothing else: {:?}", sights.absences);
     for (victim, (earliest, latest)) in victims.iter().zip(bounds) {
@@ -133,7 +133,7 @@ async fn the_end_of_its_connection_alone_tells_that_a_client_is_dead() {
     let mut victim = Victim::start(&fleet, Fault::Killed, None).await;
     victim.strike().await;
     eventually("what it held is gone", SOON, async || {
-        let names = fleet.bare.children(PLACE).await.unwrap_or_default();
+        let names = fleet.zk.children(PLACE).await.unwrap_or_default();
         check(names.is_empty(), || format!("{names:?}"))
     })
     .await;
@@ -155,7 +155,7 @@ async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves(
         program.process().pause();
     }
     eventually("what they held is gone", 3 * SOON, async || {
-        let left = fleet.bare.children(PLACE).await.unwrap_or_default();
+        let left = fleet.zk.children(PLACE).await.unwrap_or_default();
         check(left.is_empty(), || format!("{left:?}"))
     })
     .await;
@@ -164,7 +164,7 @@ async fn programs_that_were_stopped_past_their_ttl_register_again_by_themselves(
         eventually("it is back", 2 * SOON, async || {
             for (path, generation) in registered(program) {
                 check(generation > before[&path], || format!("{path} is still {generation}"))?;
-                let standing = fleet.bare.get(&path).await.map(|node| node.stat.czxid);
+                let standing = fleet.zk.get(&path).await.map(|node| node.stat.czxid);
                 check(standing == Some(generation), || format!("{path} is {standing:?}"))?;
             }
             Ok(())

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::contender::{Contender, Lock};
 use rollcall_tests::fleet::{Fleet, Route};
 use rollcall_tests::kazoo::{Kazoo, VERSIONS};
@@ -18,6 +17,7 @@ use rollcall_tests::lock_rules::{Findings, Stopped, check};
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::wait::{SOON, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -221,12 +221,12 @@ async fn stop_until_it_writes_in_vain(fleet: &mut Fleet, replica: usize, lock: &
     Stopped { replica, from, until: SystemTime::now() + Duration::from_secs(1) }
 }
 
-async fn all_is_given_back(bare: &Bare, locks: &[Lock]) {
+async fn all_is_given_back(zk: &Witness, locks: &[Lock]) {
     eventually("all locks are free", 4 * SOON, async || {
-        let mut left = bare.children("/.rollcall/leases").await.unwrap_or_default();
+        let mut left = zk.children("/.rollcall/leases").await.unwrap_or_default();
         for lock in locks {
             for parent in [lock.path.clone(), format!("{}-__lock__", lock.path)] {
-                let children = bare.children(&parent).await.unwrap_or_default();
+                let children = zk.children(&parent).await.unwrap_or_default();
                 left.extend(children.into_iter().map(|child| format!("{parent}/{child}")));
             }
         }
@@ -269,7 +269,7 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
     let attempts: Vec<_> = clients.join_all().await.into_iter().flatten().collect();
     let held_by_kazoo: usize = kazoo.iter_mut().map(Kazoo::held).sum();
     drop(kazoo);
-    all_is_given_back(&fleet.sandbox.bare().await, &locks).await;
+    all_is_given_back(&fleet.sandbox.zk().await, &locks).await;
     let journal = fleet.journal();
     let findings: Vec<Findings> = locks.iter().map(|lock| check(lock, &journal, &attempts, &stopped, BOUND)).collect();
     println!("{} attempts; kazoo held {held_by_kazoo}; {} stops", attempts.len(), stopped.len());

@@ -7,16 +7,16 @@ use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{GetRequest, WatchRequest};
 use rollcall_tests::arm::Arm;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{
     Registration, cached, data, delete, get, latest, put, put_eventually, refused, retry_delay, set, shown, text,
 };
 use rollcall_tests::embedded::Embedded;
 use rollcall_tests::follow::{Locking, Watching};
+use rollcall_tests::notification_filter::NotificationFilter;
 use rollcall_tests::server::{SERVICE, Server};
-use rollcall_tests::swallow::Swallower;
 use rollcall_tests::wait::{SOON, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper};
+use rollcall_tests::zookeeper_witness::Witness;
 use rollcall_wire::ErrorCode;
 use serde_json::json;
 use tonic::Code;
@@ -123,13 +123,13 @@ async fn the_loss_of_the_leader_costs_nothing_that_stands() {
 async fn what_is_too_large_for_one_answer_is_read_in_several() {
     let own = Arm::Embedded.own(Options::default()).await;
     let address = own.address().to_string();
-    let (server, bare) = (Server::start(&address).await, Bare::connect(&address).await);
+    let (server, zk) = (Server::start(&address).await, Witness::connect(&address).await);
     let client = server.client().await;
     let (data, long) = (vec![b'x'; 1_000_000], "y".repeat(240));
     for number in 0..60 {
         let path = format!("/large/{number}");
-        bare.create(&path, &data).await;
-        bare.create_many((0..600).map(|child| format!("{path}/{child}{long}")), b"").await;
+        zk.create(&path, &data).await;
+        zk.create_many((0..600).map(|child| format!("{path}/{child}{long}")), b"").await;
     }
     let mut others = Vec::new();
     for number in 0..4 {
@@ -142,7 +142,7 @@ async fn what_is_too_large_for_one_answer_is_read_in_several() {
     .await;
     assert_eq!(page.into_inner().node.unwrap().children.keys().collect::<Vec<_>>(), ["0"]);
     for (number, other) in others.iter_mut().enumerate() {
-        bare.create(&format!("/other/{number}"), b"x").await;
+        zk.create(&format!("/other/{number}"), b"x").await;
         let next = other.step().await.event.unwrap();
         assert!(matches!(next, Event::Delta(_)), "no word of the backend: {next:?}");
     }
@@ -177,41 +177,41 @@ async fn a_session_that_is_called_over_and_lives_costs_its_clients_a_retry_at_mo
 #[tokio::test]
 async fn a_view_that_missed_an_event_finds_out_by_the_number_of_children() {
     let sandbox = Arm::ZooKeeper.sandbox("missed").await;
-    let bare = sandbox.bare().await;
-    let swallower = Swallower::start(sandbox.servers.parse().unwrap()).await;
-    let server = Server::start(&format!("{}{}", swallower.address(), sandbox.chroot)).await;
+    let zk = sandbox.zk().await;
+    let filter = NotificationFilter::start(sandbox.servers.parse().unwrap()).await;
+    let server = Server::start(&format!("{}{}", filter.address(), sandbox.chroot)).await;
     let client = server.client().await;
-    let swallow = |path: &str| swallower.swallow(format!("{}{path}", sandbox.chroot));
+    let drop_next = |path: &str| filter.drop_next(format!("{}{path}", sandbox.chroot));
     for path in ["/missed/one", "/missed/two/a", "/missed/three"] {
-        bare.create(path, b"1").await;
+        zk.create(path, b"1").await;
     }
     let mut watching = Watching::start(&client, "/missed").await;
     let recursive = WatchRequest { path: "/missed".into(), recursive: true, ..Default::default() };
     let mut deep = Watching::start_with(&client, recursive).await;
 
     // The next event reveals the missed change.
-    swallow("/missed/new");
-    bare.create("/missed/new", b"1").await;
-    swallower.has_swallowed().await;
+    drop_next("/missed/new");
+    zk.create("/missed/new", b"1").await;
+    filter.has_dropped().await;
     let known = cached(&client, "/missed").await.unwrap().node.unwrap();
     assert_eq!(known.children.len(), 3, "nothing has told of it");
-    bare.set("/missed/three", b"2").await;
+    zk.set("/missed/three", b"2").await;
     watching.until("what was missed", |known| known.names() == ["new", "one", "three", "two"]).await;
     deep.until("what was missed", |known| known.names() == ["new", "one", "three", "two", "two/a"]).await;
 
     // So does a LATEST read.
-    swallow("/missed/one");
-    bare.delete("/missed/one").await;
-    swallower.has_swallowed().await;
+    drop_next("/missed/one");
+    zk.delete("/missed/one").await;
+    filter.has_dropped().await;
     let answer = client.clone().get(latest("/missed")).await.unwrap().into_inner();
     assert_eq!(answer.node.unwrap().children.len(), 3);
     watching.until("what was missed", |known| known.names() == ["new", "three", "two"]).await;
 
     // And so does an event further down.
-    swallow("/missed/two/b");
-    bare.create("/missed/two/b", b"1").await;
-    swallower.has_swallowed().await;
-    bare.set("/missed/two/a", b"2").await;
+    drop_next("/missed/two/b");
+    zk.create("/missed/two/b", b"1").await;
+    filter.has_dropped().await;
+    zk.set("/missed/two/a", b"2").await;
     deep.until("what was missed", |known| known.names() == ["new", "three", "two", "two/a", "two/b"]).await;
     // Neither watch had to begin anew.
     assert_eq!((watching.snapshots, deep.snapshots), (1, 1));

@@ -30,8 +30,8 @@ async fn no_two_take_a_lock_for_their_own_when_a_replica_is_stopped() {
         let path = format!("/lock-{number}");
         let guard = soon("the lock is granted", first.lock(&path).without_ttl().acquire()).await.unwrap();
         assert!(matches!(guard.state(), LockState::Held { .. }));
-        let leases = s.bare.children(&path).await.unwrap();
-        let ending = s.bare.ending(&format!("{path}/{}", leases[0])).await;
+        let leases = s.zk.children(&path).await.unwrap();
+        let ending = s.zk.ending(&format!("{path}/{}", leases[0])).await;
         ends.spawn(async move { (number, ending.at().await) });
         losses.spawn(async move {
             let reason = guard.lost().await;
@@ -46,7 +46,7 @@ async fn no_two_take_a_lock_for_their_own_when_a_replica_is_stopped() {
     }
     eventually("all wait at the other replica", SOON, async || {
         for number in 0..LOCKS {
-            let queue = s.bare.children(&format!("/lock-{number}-__lock__")).await.unwrap_or_default();
+            let queue = s.zk.children(&format!("/lock-{number}-__lock__")).await.unwrap_or_default();
             if queue.len() != 1 {
                 return Err(format!("{number}: {queue:?}"));
             }

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rollcall_tests::arm::Arm;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::hostile::child::{FloodProcess, Order};
 use rollcall_tests::hostile::citizen::{Act, Citizen, Patience};
 use rollcall_tests::hostile::{Flood, Load, Size, Target, prepare};
@@ -14,6 +13,7 @@ use rollcall_tests::process::{Signal, beside};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, Sandbox};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::{Instant, sleep};
 
 /// Maximum duration of a flood; a quarter of it where the flood repeats itself.
@@ -80,10 +80,10 @@ floods! {
 }
 
 /// A server on its own backend, prepared for a flood.
-async fn prepared(flood: Flood, sandbox: &Sandbox, options: &[&str]) -> (Server, Bare) {
-    let bare = sandbox.bare().await;
-    prepare(flood, Load::new(Size::Small, TIME), &bare).await;
-    (Server::start_with(&sandbox.hosts, options).await, bare)
+async fn prepared(flood: Flood, sandbox: &Sandbox, options: &[&str]) -> (Server, Witness) {
+    let zk = sandbox.zk().await;
+    prepare(flood, Load::new(Size::Small, TIME), &zk).await;
+    (Server::start_with(&sandbox.hosts, options).await, zk)
 }
 
 fn start(flood: Flood, server: &Server, time: Duration) -> FloodProcess {
@@ -97,9 +97,9 @@ fn start(flood: Flood, server: &Server, time: Duration) -> FloodProcess {
 async fn beside_a_flood(flood: Flood, arm: Arm) {
     let own = arm.own(Options::default()).await;
     let sandbox = Sandbox::on(&own.address().to_string(), "hostile").await;
-    let (mut server, bare) = prepared(flood, &sandbox, &["--drain", "2s"]).await;
-    let citizen = Citizen::start(server.grpc(), bare.clone(), PATIENCE).await;
-    let sessions = fences(&bare).await;
+    let (mut server, zk) = prepared(flood, &sandbox, &["--drain", "2s"]).await;
+    let citizen = Citizen::start(server.grpc(), zk.clone(), PATIENCE).await;
+    let sessions = fences(&zk).await;
     let begin = Instant::now();
     let time = if flood == Flood::Unset { LONG } else { TIME };
     let mut flooding = std::pin::pin!(start(flood, &server, time).finish());
@@ -118,7 +118,7 @@ async fn beside_a_flood(flood: Flood, arm: Arm) {
     assert!(failures.is_empty(), "{} calls of the citizen failed, such as {:?}", failures.len(), failures.first());
     let missed = citizen.missed(begin, Instant::now());
     assert!(missed.is_empty(), "{} registrations were missed, such as {:?}", missed.len(), missed.first());
-    let left = fences(&bare).await;
+    let left = fences(&zk).await;
     assert!(sessions.is_subset(&left), "sessions were lost: {:?}", sessions.difference(&left));
     assert!(peak < MEMORY, "the server took {} MB", peak / 1_000_000);
     let expired = citizen.succeeded(Act::Expire, begin, end);
@@ -131,15 +131,15 @@ async fn beside_a_flood(flood: Flood, arm: Arm) {
 }
 
 /// The ZooKeeper sessions of the server.
-async fn fences(bare: &Bare) -> BTreeSet<String> {
-    bare.children("/.rollcall/fences").await.unwrap_or_default().into_iter().collect()
+async fn fences(zk: &Witness) -> BTreeSet<String> {
+    zk.children("/.rollcall/fences").await.unwrap_or_default().into_iter().collect()
 }
 
 #[tokio::test]
 async fn a_client_that_is_stopped_while_it_watches_is_let_go() {
     let sandbox = Arm::Embedded.sandbox("hostile").await;
     let flood = Flood::StoppedWatcher;
-    let (server, _bare) = prepared(flood, &sandbox, &["--keepalive", "1s"]).await;
+    let (server, _zk) = prepared(flood, &sandbox, &["--keepalive", "1s"]).await;
     let mut flooding = start(flood, &server, 6 * SOON);
     eventually("it watches", SOON, async || {
         let streams = server.streams().await?;

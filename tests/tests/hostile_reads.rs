@@ -94,10 +94,10 @@ impl Harm {
 }
 
 async fn large_path(s: &Setting, name: &str, children: usize, value: &str) {
-    s.bare.create(name, b"").await;
+    s.zk.create(name, b"").await;
     let names: Vec<_> = (0..children).map(|number| format!("{name}/{number}")).collect();
     for batch in names.chunks(50) {
-        s.bare.create_many(batch.iter().cloned(), value.as_bytes()).await;
+        s.zk.create_many(batch.iter().cloned(), value.as_bytes()).await;
     }
 }
 
@@ -139,7 +139,7 @@ async fn a_value_that_takes_long_to_convert_holds_up_nobody() {
     large_path(&s, "/nested", 2000, "x").await;
     // 180 KB of lists in lists.
     let value = format!("{{\"a\":[{}[]]}}", "[[[]]],".repeat(25_000));
-    s.bare.set("/nested", value.as_bytes()).await;
+    s.zk.set("/nested", value.as_bytes()).await;
     let mut citizen = Citizen::of(&s).await;
     let harm = Harm::start(&s, |client, number| ask_and_go(client, page("/nested", 1 + number % 1999))).await;
     harm.has_been_done(500).await;

@@ -254,6 +254,6 @@ async fn a_dead_replicas_lock_with_a_ttl_is_freed_for_kazoo_though_nobody_else_w
     drop(ours);
     s.server.process().kill();
     theirs.says("held").await;
-    assert_eq!(s.bare.children("/.rollcall/leases").await.unwrap(), Vec::<String>::new());
+    assert_eq!(s.zk.children("/.rollcall/leases").await.unwrap(), Vec::<String>::new());
     theirs.release().await;
 }

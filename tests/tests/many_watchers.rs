@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use rollcall_proto::v1;
 use rollcall_proto::v1::watch_response::Event;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, next};
 use rollcall_tests::server::Server;
 use rollcall_tests::unread::Unread;
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::task::JoinSet;
 use tonic::Streaming;
 
@@ -26,14 +26,14 @@ async fn zookeeper_is_asked_the_same_for_each_change_whether_one_watches_or_ten_
     let zookeeper = ZooKeeper::standalone(Options::default()).await;
     let sandbox = zookeeper.sandbox("many-watchers").await;
     let server = Server::start_with(&sandbox.hosts, &["--session-timeout", "600s"]).await;
-    let bare = Bare::connect_with(&sandbox.hosts, SESSION, None).await;
-    bare.create("/many/child", b"0").await;
+    let zk = Witness::connect_with(&sandbox.hosts, SESSION, None).await;
+    zk.create("/many/child", b"0").await;
     let counter = Counter(zookeeper.address(0));
 
     let mut watchers = Watchers::default();
     watchers.open(&server.client().await, 1).await;
-    watchers.hear_of_one_change(&bare).await;
-    let of_one = counter.requests_of(async || watchers.hear_of_changes(&bare).await).await;
+    watchers.hear_of_one_change(&zk).await;
+    let of_one = counter.requests_of(async || watchers.hear_of_changes(&zk).await).await;
     assert!(of_one >= 2 * CHANGES, "{CHANGES} changes cost {of_one} requests: a write and a read each, at the least");
 
     // On a busy machine the heartbeats of the replica's sessions fall due meanwhile.
@@ -46,14 +46,14 @@ async fn zookeeper_is_asked_the_same_for_each_change_whether_one_watches_or_ten_
     let more = more.await;
     assert!(more <= HEARTBEATS, "who comes later is told from memory, and {WATCHERS} cost {more} requests");
 
-    let of_many = counter.requests_of(async || watchers.hear_of_changes(&bare).await).await;
+    let of_many = counter.requests_of(async || watchers.hear_of_changes(&zk).await).await;
     assert_eq!(of_many, of_one, "requests for {CHANGES} changes");
 
     let (mut stalled, channel) = (Vec::new(), server.narrow_channel(0).await);
     for _ in 0..STALLED {
         stalled.push(Unread::watch(&channel, watch()).await);
     }
-    let beside_stalled = counter.requests_of(async || watchers.hear_of_changes(&bare).await).await;
+    let beside_stalled = counter.requests_of(async || watchers.hear_of_changes(&zk).await).await;
     assert_eq!(beside_stalled, of_one, "requests for {CHANGES} changes, beside {STALLED} who do not read");
 }
 
@@ -100,16 +100,16 @@ impl Watchers {
         self.groups.push(group);
     }
 
-    async fn hear_of_changes(&mut self, bare: &Bare) {
+    async fn hear_of_changes(&mut self, zk: &Witness) {
         for _ in 0..CHANGES {
-            self.hear_of_one_change(bare).await;
+            self.hear_of_one_change(zk).await;
         }
     }
 
     /// Makes one change, and returns when every watcher has received it.
-    async fn hear_of_one_change(&mut self, bare: &Bare) {
+    async fn hear_of_one_change(&mut self, zk: &Witness) {
         self.changes += 1;
-        bare.set("/many/child", self.changes.to_string().as_bytes()).await;
+        zk.set("/many/child", self.changes.to_string().as_bytes()).await;
         let mut readers = JoinSet::new();
         for mut group in self.groups.drain(..) {
             readers.spawn(async move {

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use rollcall_tests::canary::Canary;
 use rollcall_tests::crowd::{Crowd, PLACE};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, Sights, name_of, once_each};
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::proxy::{Proxy, Traffic, gather};
 use rollcall_tests::registrant::Many;
 use rollcall_tests::wait::{SOON, check, eventually};
@@ -185,7 +185,7 @@ impl Side {
         let before = crowd.generations();
         // The first replica has no fault.
         let onlookers = Onlookers::begin_through(&fleet, &fleet.addresses()[..1], PLACE).await;
-        let canary = Canary::start_writing(&fleet.sandbox.hosts);
+        let machine_lag = MachineLag::start_writing(&fleet.sandbox.hosts);
 
         let (begun, first) = (Instant::now(), SystemTime::now());
         let mut struck = Vec::new();
@@ -222,7 +222,7 @@ impl Side {
         crowd.stands(&fleet).await;
         onlookers.know_exactly(&before.keys().map(|path| name_of(path)).collect()).await;
         let sights = onlookers.sights(&fleet).await;
-        let machine = canary.worst_since(first);
+        let machine = machine_lag.worst_since(first);
         println!("the machine was late by {machine:?} at worst");
         for (index, case) in cases.iter().enumerate() {
             case.check(&sights.of(&case.prefix()), struck[index], mended[index], machine);

@@ -1,11 +1,11 @@
 //! `rollcall-server --embedded`: everything in the memory of one process, which also speaks ZooKeeper's protocol.
 
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, get, plain};
 use rollcall_tests::follow::Locking;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, eventually};
 use rollcall_tests::zookeeper::{four_letter_word, free_address};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use zookeeper_client::CreateMode;
 
@@ -41,8 +41,8 @@ async fn a_zookeeper_client_looks_inside() {
     let server = Server::start_embedded(address).await;
     let mut stream = Registration::open(&server.client().await).await;
     stream.set("/services/a", data(json!({"port": 1}))).await;
-    let bare = Bare::connect(&address.to_string()).await;
-    let node = bare.get("/services/a").await.unwrap();
+    let zk = Witness::connect(&address.to_string()).await;
+    let node = zk.get("/services/a").await.unwrap();
     assert_eq!(plain(node.json()), json!({"port": 1}));
     assert_ne!(node.stat.ephemeral_owner, 0);
 }
@@ -56,9 +56,9 @@ async fn its_zookeeper_is_told_the_tick_the_sweep_and_the_super_user() {
     let conf = four_letter_word(address, "conf").await.unwrap();
     assert!(conf.contains("tickTime=500\n") && conf.contains("maxSessionTimeout=10000\n"), "{conf}");
 
-    let owner = Bare::connect_as(&address.to_string(), "ann:secret").await;
+    let owner = Witness::connect_as(&address.to_string(), "ann:secret").await;
     owner.create_private("/private", b"x").await;
-    let all_may = Bare::connect_as(&address.to_string(), "super:test").await;
+    let all_may = Witness::connect_as(&address.to_string(), "super:test").await;
     assert_eq!(all_may.get("/private").await.unwrap().text(), "x");
 
     let open = CreateMode::Container.with_acls(zookeeper_client::Acls::anyone_all());
@@ -76,20 +76,20 @@ async fn its_zookeeper_is_told_the_tick_the_sweep_and_the_super_user() {
 async fn before_the_first_call_its_zookeeper_is_empty() {
     let address = free_address();
     let server = Server::start_embedded(address).await;
-    let bare = Bare::connect(&address.to_string()).await;
-    assert_eq!(bare.children("/").await.unwrap(), ["zookeeper"]);
+    let zk = Witness::connect(&address.to_string()).await;
+    assert_eq!(zk.children("/").await.unwrap(), ["zookeeper"]);
     let sessions = four_letter_word(address, "dump").await.unwrap();
     assert!(sessions.contains("Sessions with Ephemerals (0)"), "{sessions}");
     // The session that has just begun was the first transaction. Health was asked before.
-    bare.create("/first", b"").await;
+    zk.create("/first", b"").await;
     // The high bits are the time at which the server was started.
-    assert_eq!(bare.get("/first").await.unwrap().stat.czxid & 0xfff, 2);
+    assert_eq!(zk.get("/first").await.unwrap().stat.czxid & 0xfff, 2);
 
     // The first call finds all that it needs.
     let client = server.client().await;
     let mut stream = Registration::open(&client).await;
     stream.set("/services/a", data(json!({"port": 1}))).await;
-    let mut children = bare.children("/").await.unwrap();
+    let mut children = zk.children("/").await.unwrap();
     children.sort();
     assert_eq!(children, [".rollcall", "first", "services", "zookeeper"]);
 }

@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1::ChangeKind;
-use rollcall_tests::canary::Canary;
 use rollcall_tests::client::release;
 use rollcall_tests::crowd::{Crowd, PLACE, Whose};
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, once_each};
 use rollcall_tests::follow::Locking;
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::proxy::{Proxy, gather};
 use rollcall_tests::wait::{SOON, check, eventually};
 
@@ -90,9 +90,13 @@ async fn an_ensemble_that_was_down_finds_everything_as_it_was_and_serves_within_
         tokio::time::sleep(outage).await;
         fleet.zookeeper.start_all();
         fleet.zookeeper.ready().await;
-        let (canary, is_back) = (Canary::start(), SystemTime::now());
+        let (machine_lag, is_back) = (MachineLag::start(), SystemTime::now());
         register_anew(&mut fleet, &format!("after-{}", outage.as_secs())).await;
-        in_time("both replicas register again", is_back.elapsed().unwrap_or_default(), canary.worst_since(is_back));
+        in_time(
+            "both replicas register again",
+            is_back.elapsed().unwrap_or_default(),
+            machine_lag.worst_since(is_back),
+        );
         crowd.stands_undisturbed(&fleet, Whose::All).await;
         assert_eq!(crowd.generations(), first, "nothing had to be made again");
     }
@@ -119,10 +123,10 @@ async fn replicas_out_of_zookeepers_reach_for_half_a_session_lose_nothing_and_fo
     tokio::time::sleep(SESSION * 3).await;
     let held = onlookers.rollcall.names();
     assert_eq!(held.iter().filter(|name| name.starts_with("with")).count(), 330, "what was known is still told");
-    let (canary, let_in) = (Canary::start(), SystemTime::now());
+    let (machine_lag, let_in) = (MachineLag::start(), SystemTime::now());
     fleet.let_in().await;
     crowd.stands(&fleet).await;
-    let machine = canary.worst_since(let_in);
+    let machine = machine_lag.worst_since(let_in);
     let sights = onlookers.sights(&fleet).await;
     let last = sights.absences.iter().filter_map(|absence| absence.until).max().expect("all were absent");
     in_time("330 registrations are back", last.duration_since(let_in).unwrap_or_default(), machine);

@@ -62,7 +62,7 @@ async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody
     let onlookers = Onlookers::begin(&fleet, PLACE).await;
     fleet.replicas[0].server().pause();
     older_sessions_are_over(&fleet, 1).await;
-    assert!(!fleet.bare.exists("/stays").await);
+    assert!(!fleet.zk.exists("/stays").await);
     crowd.stands(&fleet).await;
 
     fleet.replicas[0].server().resume();
@@ -71,7 +71,7 @@ async fn a_replica_stopped_past_its_zookeeper_sessions_wakes_up_and_harms_nobody
     // By the time the replica ends a later stream, it has finished with its older ones.
     let mut witness = Registration::open_with_ttl(&fleet.replicas[0].server().client().await, SHORTEST).await;
     witness.set("/witness", text("x")).await;
-    fleet.bare.wait_gone("/witness").await;
+    fleet.zk.wait_gone("/witness").await;
     fleet.replicas[0].server().wait_for_streams(1).await;
     crowd.stands_undisturbed(&fleet, Whose::WithTtl).await;
     onlookers.sights(&fleet).await.are_empty();
@@ -100,7 +100,7 @@ async fn a_replica_that_wakes_up_shows_nothing_again_that_has_ended_meanwhile() 
     let mut witness = Registration::open_with_ttl(&fleet.replicas[0].server().client().await, SHORTEST).await;
     witness.set("/witness", text("x")).await;
     // When a later stream is over, the older ones are, too.
-    fleet.bare.wait_gone("/witness").await;
+    fleet.zk.wait_gone("/witness").await;
     fleet.replicas[0].server().wait_for_streams(0).await;
     let journal = fleet.journal();
     let again: Vec<_> = paths.iter().filter(|path| journal.incarnations(path).len() != 1).collect();
@@ -161,6 +161,6 @@ async fn a_program_with_no_code_for_it_rides_over_a_rolling_restart() {
     end.send_replace(true);
     soon("the program ends", program).await.unwrap().expect("no call fails");
     println!("{} rounds", *done.borrow());
-    assert_eq!(fleet.bare.children("/program").await, Some(Vec::new()));
-    assert_eq!(fleet.bare.children("/locks/whole").await, Some(Vec::new()));
+    assert_eq!(fleet.zk.children("/program").await, Some(Vec::new()));
+    assert_eq!(fleet.zk.children("/locks/whole").await, Some(Vec::new()));
 }

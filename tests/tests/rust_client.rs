@@ -84,7 +84,7 @@ async fn three_lines_register_and_one_looks_up() {
     assert!(below.node.children.contains_key("services/ssh/server1:22"), "{:?}", below.node.children.keys());
 
     registration.update(json!({"port": 2222})).await.unwrap();
-    assert_eq!(plain(s.bare.get("/services/ssh/server1:22").await.unwrap().json()), json!({"port": 2222}));
+    assert_eq!(plain(s.zk.get("/services/ssh/server1:22").await.unwrap().json()), json!({"port": 2222}));
     let error = registration.update_value("x".repeat(300_000)).await.unwrap_err();
     assert_eq!(error.reason(), Some(&Reason::ValueTooLarge));
     assert!(registration.state().is_registered());
@@ -96,9 +96,9 @@ async fn three_lines_register_and_one_looks_up() {
     let error = client.register("/services/ssh/server2:22").exclusive().start().await.unwrap_err();
     assert_eq!(error.reason(), Some(&Reason::NameTaken));
     held.close().await.unwrap();
-    assert!(!s.bare.exists("/services/ssh/server2:22").await);
+    assert!(!s.zk.exists("/services/ssh/server2:22").await);
     drop(client.register("/services/ssh/server3:22").start().await.unwrap());
-    s.bare.wait_gone("/services/ssh/server3:22").await;
+    s.zk.wait_gone("/services/ssh/server3:22").await;
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn what_is_dropped_at_the_end_of_a_program_is_given_back_when_it_is_waited
     drop((lock, registration));
     client.settled().await.unwrap();
     assert!(client.describe_lock("/jobs/a").await.unwrap().holders.is_empty());
-    assert!(!s.bare.exists("/services/a:1").await);
+    assert!(!s.zk.exists("/services/a:1").await);
     // Without anything left to release it returns at once, whether or not there is a replica.
     drop(s);
     client.settled().await.unwrap();
@@ -234,13 +234,13 @@ async fn a_killed_replica_costs_a_registration_nothing() {
     let second = [generation(&registration, first[0]).await, generation(&bound, first[1]).await];
     // The sessions of the older incarnations end, and no watcher sees anything of it.
     for (path, generation) in ["/services/a", "/services/b"].into_iter().zip(second) {
-        assert_eq!(pair.setting.bare.get(path).await.unwrap().stat.czxid, generation);
+        assert_eq!(pair.setting.zk.get(path).await.unwrap().stat.czxid, generation);
     }
-    pair.setting.bare.create("/services/marker", b"").await;
+    pair.setting.zk.create("/services/marker", b"").await;
     watching.until("the marker", |known| known.names() == ["a", "b", "marker"]).await;
     assert_eq!(watching.changes, [(ChangeKind::Added, "marker".to_owned())]);
     registration.close().await.unwrap();
-    pair.setting.bare.wait_gone("/services/a").await;
+    pair.setting.zk.wait_gone("/services/a").await;
 }
 
 /// The client moves to another replica, whose answer never arrives. When it comes back, the registration has a later
@@ -259,7 +259,7 @@ async fn an_answer_that_is_lost_on_the_way_costs_a_registration_nothing() {
     used.refuse().await;
     used.cut();
     next.stalled().await;
-    let standing = async || s.bare.get("/services/a").await.unwrap().stat.czxid;
+    let standing = async || s.zk.get("/services/a").await.unwrap().stat.czxid;
     eventually("it is taken over", SOON, async || {
         let standing = standing().await;
         check(standing > first, || format!("{standing} still stands"))
@@ -270,7 +270,7 @@ async fn an_answer_that_is_lost_on_the_way_costs_a_registration_nothing() {
     next.cut();
     let second = generation(&registration, first).await;
     assert_eq!(second, standing().await);
-    assert_eq!(plain(s.bare.get("/services/a").await.unwrap().json()), json!({"a": 2}));
+    assert_eq!(plain(s.zk.get("/services/a").await.unwrap().json()), json!({"a": 2}));
 }
 
 #[tokio::test]
@@ -283,7 +283,8 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
     let first = generation(&registration, 0).await;
     let holder = pair.client.clone();
     let waiting = tokio::spawn(async move { holder.lock("/lock").name("waits").acquire().await });
-    let (bare, client) = (rollcall_tests::bare::Bare::connect(&pair.setting.sandbox.hosts).await, pair.client.clone());
+    let (zk, client) =
+        (rollcall_tests::zookeeper_witness::Witness::connect(&pair.setting.sandbox.hosts).await, pair.client.clone());
     eventually("it waits", SOON, async || {
         let described = client.describe_lock("/lock").await.map_err(|error| error.to_string())?;
         check(described.waiters.len() == 1, || format!("{described:?}"))
@@ -297,7 +298,7 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
     assert!(status.success(), "{status}");
     let later = generation(&registration, first).await;
     assert!(later > first && bound.state().is_registered());
-    bare.create("/services/c", b"x").await;
+    zk.create("/services/c", b"x").await;
     watching.until("what came later", |known| known.names() == ["a", "b", "c"]).await;
     assert_eq!(watching.changes, [(ChangeKind::Added, "c".to_owned())], "nobody has seen anything of it");
     let seen = soon("the view goes on", view.wait_for(|lookup| lookup.node.children.len() == 3)).await.unwrap();
@@ -312,13 +313,13 @@ async fn a_replica_that_drains_is_left_before_it_goes() {
 #[tokio::test]
 async fn a_watch_survives_its_replica_and_never_repeats() {
     let mut pair = pair("client").await;
-    let bare = rollcall_tests::bare::Bare::connect(&pair.setting.sandbox.hosts).await;
-    bare.create("/w", b"").await;
+    let zk = rollcall_tests::zookeeper_witness::Witness::connect(&pair.setting.sandbox.hosts).await;
+    zk.create("/w", b"").await;
     let mut updates = pair.client.watch("/w").stream();
     let Some(Ok(Update::Snapshot { .. })) = soon("a snapshot", updates.next()).await else { panic!("no snapshot") };
     let view = pair.client.watch("/w").view().await.unwrap();
     for round in 0..3 {
-        bare.create(&format!("/w/{round}"), b"x").await;
+        zk.create(&format!("/w/{round}"), b"x").await;
         if round == 1 {
             pair.in_use().await.0.process().kill();
         }
@@ -409,7 +410,7 @@ async fn who_stops_waiting_leaves_nothing() {
     .await;
     waiting.abort();
     eventually("its place is gone", SOON, async || {
-        let left = s.bare.children("/lock-__lock__").await.unwrap_or_default();
+        let left = s.zk.children("/lock-__lock__").await.unwrap_or_default();
         check(left.is_empty(), || format!("{left:?}"))
     })
     .await;
@@ -461,7 +462,7 @@ async fn a_replica_that_drained_is_tried_again_while_the_others_are_down() {
     assert_eq!(token, Some(guard.fencing_token()));
     assert!(matches!(guard.state(), LockState::Held { .. }), "{:?}", guard.state());
     generation(&registration, first - 1).await;
-    s.bare.create("/services/b", b"x").await;
+    s.zk.create("/services/b", b"x").await;
     soon("the view goes on", view.wait_for(|lookup| lookup.node.children.len() == 2)).await.unwrap();
     guard.release().await.unwrap();
     soon("the next one's turn", waiting).await.unwrap().unwrap();

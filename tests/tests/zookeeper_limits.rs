@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rollcall_proto::v1::DeleteRequest;
 use rollcall_proto::v1::register_response::Response;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, get, put, refused, set, text};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::{Options, ZooKeeper, four_letter_word};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::Code;
 
 /// Registers many names, and returns the reason of the first refusal, if any.
@@ -74,15 +74,15 @@ async fn a_log_with_the_ends_of_full_sessions_below_a_long_chroot_is_read_again(
     let mut stream = Registration::open(&client).await;
     let refusal = register_all(&mut stream, (0..NAMES).map(|number| format!("/r/{number:04}"))).await;
     assert_eq!(refusal, None);
-    let bare = Bare::connect(&hosts).await;
-    assert_eq!(bare.children("/r").await.unwrap().len(), NAMES);
+    let zk = Witness::connect(&hosts).await;
+    assert_eq!(zk.children("/r").await.unwrap().len(), NAMES);
     drop(server);
     eventually("all that the dead replica held is gone", 2 * SOON, async || {
-        let left = bare.children("/r").await.unwrap().len();
+        let left = zk.children("/r").await.unwrap().len();
         check(left == 0, || format!("{left} are left"))
     })
     .await;
-    drop(bare);
+    drop(zk);
     zookeeper.kill(0);
     zookeeper.start(0);
     zookeeper.ready().await;
@@ -174,11 +174,11 @@ async fn a_replica_that_is_full_says_so_and_takes_no_more_of_zookeepers_connecti
 #[tokio::test]
 async fn what_is_over_a_quota_of_zookeepers_is_told_as_that() {
     let zookeeper = ZooKeeper::standalone(Options { quotas: true, ..Options::default() }).await;
-    let bare = Bare::connect(&zookeeper.hosts()).await;
-    bare.create("/q", b"").await;
+    let zk = Witness::connect(&zookeeper.hosts()).await;
+    zk.create("/q", b"").await;
     let limits = b"count=-1,bytes=-1=;byteHardLimit=-1;countHardLimit=2";
-    bare.create("/zookeeper/quota/q/zookeeper_limits", limits).await;
-    bare.create("/zookeeper/quota/q/zookeeper_stats", b"count=0,bytes=0").await;
+    zk.create("/zookeeper/quota/q/zookeeper_limits", limits).await;
+    zk.create("/zookeeper/quota/q/zookeeper_stats", b"count=0,bytes=0").await;
     let server = Server::start(&zookeeper.hosts()).await;
     let client = server.client().await;
     put(&client, "/q/one", text("x")).await.unwrap();

@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
 use rollcall_tests::hostile::Flood;
+use rollcall_tests::zookeeper_witness::Witness;
 
 pub(crate) use etcd::Etcd;
 pub(crate) use kazoo::Kazoo;
@@ -54,7 +54,7 @@ impl Setup {
         let zookeeper = ZooKeeper::start(Fsync::On).await?;
         facts.extend(facts::of_the_systems(&program, &zookeeper).await?);
         let hosts = chroot(&zookeeper);
-        Bare::connect(&zookeeper.address().to_string()).await.create("/bench", b"").await;
+        Witness::connect(&zookeeper.address().to_string()).await.create("/bench", b"").await;
         let rollcall = Rollcall::serving(&program, &hosts).await?;
         Ok(Setup { program, rollcall, zookeeper, facts, floods })
     }
@@ -95,8 +95,8 @@ impl Setup {
     }
 
     /// Opens a new ZooKeeper session.
-    pub(crate) async fn bare(&self) -> Bare {
-        Bare::connect(&chroot(&self.zookeeper)).await
+    pub(crate) async fn zk(&self) -> Witness {
+        Witness::connect(&chroot(&self.zookeeper)).await
     }
 
     /// Starts a program on the same ZooKeeper that reads with kazoo.

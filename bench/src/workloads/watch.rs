@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{Change, ChangeKind, WatchRequest, WatchResponse};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::shown;
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::join;
 use tonic::Streaming;
 use zookeeper_client::{AddWatchMode, Client as ZooKeeper, EventType, PersistentWatcher};
@@ -26,7 +26,7 @@ const THEN_READ: System = System("zookeeper, then read");
 /// The workload, prepared.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    writer: Bare,
+    writer: Witness,
     rollcall: Streaming<WatchResponse>,
     watcher: PersistentWatcher,
     /// The session of the watcher: its reads are as new as its events.
@@ -51,13 +51,13 @@ impl Workload for Watch {
          else under way.";
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Watch> {
-        let writer = setup.bare().await;
+        let writer = setup.zk().await;
         for parent in [OURS, THEIRS] {
             for child in 0..CHILDREN {
                 writer.create(&format!("{parent}/server{child}"), b"{}").await;
             }
         }
-        let zookeeper = setup.bare().await.client().clone();
+        let zookeeper = setup.zk().await.client().clone();
         let watcher = zookeeper.watch(THEIRS, AddWatchMode::PersistentRecursive).await?;
         let request = WatchRequest { path: OURS.to_owned(), ..Default::default() };
         let mut rollcall = setup.client().await?.watch(request).await?.into_inner();
@@ -108,7 +108,7 @@ impl Watch {
         let event = zookeeper_event(&mut self.watcher, &self.zookeeper, EventType::NodeDataChanged, &path, begin);
         let (written, event) = join!(self.writer.client().set_data(&path, data.as_bytes(), None), event);
         written?;
-        times.push_bare(event?);
+        times.push_zk(event?);
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl Watch {
         let event = zookeeper_event(&mut self.watcher, &self.zookeeper, EventType::NodeCreated, &path, begin);
         let (written, event) = join!(self.writer.try_create(&path, data.as_bytes()), event);
         written?;
-        times.push_bare(event?);
+        times.push_zk(event?);
         self.writer.client().delete(&path, None).await?;
         while !is_event(&self.watcher.changed().await, EventType::NodeDeleted, &path)? {}
         Ok(())
@@ -142,7 +142,7 @@ impl Watch {
 }
 
 impl Times {
-    fn push_bare(&mut self, (event, then_read): (Duration, Duration)) {
+    fn push_zk(&mut self, (event, then_read): (Duration, Duration)) {
         self.event.push(event);
         self.then_read.push(then_read);
     }

@@ -6,7 +6,7 @@
 //! asked, and the connection sends pings of its own (`grpc/pings.rs`).
 
 mod heard;
-mod pulse;
+mod stall_detector;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 pub(crate) use heard::{Arriving, Heard};
-pub(crate) use pulse::Pulse;
+pub(crate) use stall_detector::StallDetector;
 
 use crate::clock;
 use crate::mutex::lock;

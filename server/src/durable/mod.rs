@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use self::subtree::{Names, Subtree};
+use self::subtree::{ChildNames, Subtree};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::lock_nodes::{LockNodes, lock_record};
@@ -15,17 +15,17 @@ use crate::refusal;
 use crate::turns::Turns;
 use crate::types::{NodePath, Stat};
 use crate::zk::layout::{is_in_lock_queue, is_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Request, Response, Session, Zk};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Request, Response, Session, Zk};
 
 /// Maximum number of tries of a write without an expected version, while other replicas or programs write at the same
 /// time.
-const TRIES: u64 = 32;
+const WRITE_TRIES: u64 = 32;
 /// Maximum number of nodes that one transaction deletes; fewer with long paths and a long chroot.
 const DELETE_BATCH: usize = 128;
 /// Number of nodes that are read together: a step of this size takes well below a millisecond.
 const READ_BATCH: usize = 48;
 /// Maximum number of nodes of a subtree that is deleted beside any number of other subtrees.
-const SMALL: usize = 1000;
+const SMALL_SUBTREE: usize = 1000;
 /// Maximum number of larger subtrees that are read and deleted at a time, because each may fill its connection's
 /// account.
 const LARGE_DELETES: usize = 4;
@@ -72,7 +72,7 @@ impl Durable {
         let owner = self.zk.pool.any().map_err(|error| read_failed(path, error))?;
         let session = owner.session();
         let mut is_synced = false;
-        for attempt in 0..TRIES {
+        for attempt in 0..WRITE_TRIES {
             if attempt > 1 {
                 // Out of step with other writers of the same node, this one is done sooner.
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..=attempt))).await;
@@ -116,7 +116,7 @@ impl Durable {
         // Others may have written on another server since: `NO_NODE` and the version must not come from an old answer.
         session.sync(path).await.map_err(|error| read_failed(path, error))?;
         let mut has_deleted = false;
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_TRIES {
             let tried = self.try_delete(session, path, version, recursive, account, &mut has_deleted).await;
             match tried {
                 Ok(true) => return Ok(()),
@@ -162,13 +162,13 @@ impl Durable {
     async fn read_below(&self, session: &Session, subtree: &mut Subtree, account: &Account) -> Result<(), Error> {
         while let Some(parent) = subtree.next_unlisted() {
             let children = session.children(&parent).await.map_err(|error| read_failed(&parent, error))?;
-            let mut names = Names::new(children.map(|(names, _)| names).unwrap_or_default(), account)?;
+            let mut names = ChildNames::new(children.map(|(names, _)| names).unwrap_or_default(), account)?;
             loop {
                 let batch: Vec<_> = names.take(READ_BATCH).iter().map(|name| parent.join(name)).collect();
                 if batch.is_empty() {
                     break;
                 }
-                if subtree.turn.is_none() && subtree.len() > SMALL {
+                if subtree.turn.is_none() && subtree.len() > SMALL_SUBTREE {
                     subtree.turn = Some(self.large_deletes.turn(&(), account.id()).await);
                 }
                 look_at(session, batch, subtree).await?;
@@ -219,7 +219,7 @@ fn refusal(path: &NodePath, standing: Option<Stat>, expect: Expect) -> Result<()
 }
 
 /// `None`: the node exists by now, or others delete its parents at the same time.
-async fn create(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
+async fn create(owner: &EphemeralSession, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
     match owner.session().create(path.as_str(), data.clone(), CreateMode::Persistent).await {
         Ok((_, _, stat)) => Ok(Some(stat)),
         Err(zk::Error::Refused(ErrorCode::NodeExists)) => Ok(None),
@@ -229,7 +229,7 @@ async fn create(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<St
 }
 
 /// Like [`create`], with the missing parents in the same transaction, so that nobody can delete a parent in between.
-async fn create_with_parents(owner: &Owner, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
+async fn create_with_parents(owner: &EphemeralSession, path: &NodePath, data: Bytes) -> Result<Option<Stat>, Error> {
     let parents = owner.session().creates_of_parents(path).await;
     let mut ops = parents.map_err(|error| read_failed(path, error))?;
     let data_length = i32::try_from(data.len()).unwrap_or(i32::MAX);

@@ -6,17 +6,17 @@ use tokio::runtime::Handle;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
-use crate::turns::Turn;
+use crate::turns::TurnPermit;
 use crate::types::NodePath;
 
 /// Number of nodes in a chunk. A larger chunk takes longer to copy as it grows; smaller chunks take longer to be freed.
-const CHUNK: usize = 1024;
+const NODES_PER_CHUNK: usize = 1024;
 /// Memory of a node besides its path, in bytes.
 const NODE: usize = 24;
 /// Memory of a child's name that was listed, in bytes.
 const NAME: usize = 64;
 /// Number of names above which they are freed on a blocking thread.
-const LONG: usize = 1000;
+const LONG_NAME_LIST: usize = 1000;
 
 /// The nodes below a node, parents before children.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Subtree {
     len: usize,
     share: Share,
     /// The turn of a large subtree; only a few have one at a time.
-    pub(super) turn: Option<Turn<()>>,
+    pub(super) turn: Option<TurnPermit<()>>,
 }
 
 /// The paths of some nodes, one after the other.
@@ -40,7 +40,7 @@ struct Chunk {
 
 /// The names of a node's children, given out one by one.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct ChildNames {
     names: std::vec::IntoIter<String>,
     _share: Share,
 }
@@ -63,7 +63,7 @@ impl Subtree {
     /// [`Error::LimitExceeded`] when the connection has no room for it.
     pub(super) fn add(&mut self, path: &NodePath, version: i32, has_children: bool) -> Result<(), Error> {
         self.share.resize(self.share.amount() + path.as_str().len() + NODE)?;
-        if self.len.is_multiple_of(CHUNK) {
+        if self.len.is_multiple_of(NODES_PER_CHUNK) {
             self.chunks.push(Chunk::default());
         }
         if let Some(chunk) = self.chunks.last_mut() {
@@ -80,7 +80,7 @@ impl Subtree {
     /// The next node whose children have to be listed.
     pub(super) fn next_unlisted(&mut self) -> Option<NodePath> {
         let index = self.unlisted.pop_front()?;
-        let (chunk, index) = (self.chunks.get(index / CHUNK)?, index % CHUNK);
+        let (chunk, index) = (self.chunks.get(index / NODES_PER_CHUNK)?, index % NODES_PER_CHUNK);
         let begin = if index == 0 { 0 } else { chunk.nodes.get(index - 1)?.0 };
         Some(NodePath::trusted(chunk.paths.get(begin..chunk.nodes.get(index)?.0)?))
     }
@@ -97,7 +97,7 @@ impl Subtree {
     }
 }
 
-impl Names {
+impl ChildNames {
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection has no room for them.
     pub(super) fn new(names: Vec<String>, account: &Account) -> Result<Self, Error> {
@@ -113,9 +113,9 @@ impl Names {
     }
 }
 
-impl Drop for Names {
+impl Drop for ChildNames {
     fn drop(&mut self) {
-        if self.names.len() > LONG
+        if self.names.len() > LONG_NAME_LIST
             && let Ok(runtime) = Handle::try_current()
         {
             let names = std::mem::take(&mut self.names);
@@ -133,7 +133,7 @@ mod tests {
     fn nodes_come_back_the_last_first_and_are_listed_the_first_first() {
         let mut subtree = Subtree::new(&Account::unlimited());
         let path = |number: usize| NodePath::trusted(format!("/a/{number}"));
-        let count = 3 * CHUNK + 1;
+        let count = 3 * NODES_PER_CHUNK + 1;
         for number in 0..count {
             subtree.add(&path(number), i32::try_from(number).unwrap(), number % 1000 == 0).unwrap();
         }
@@ -157,9 +157,9 @@ mod tests {
         assert_eq!(refused.unwrap().reason(), "TOO_MANY_BYTES");
         assert_eq!(subtree.len(), 1000 / (NODE + 4));
         drop(subtree);
-        let names = Names::new(vec!["a".to_owned(); 10], &account).unwrap();
+        let names = ChildNames::new(vec!["a".to_owned(); 10], &account).unwrap();
         assert_eq!(account.used(Resource::Bytes), 10 * NAME);
-        assert!(Names::new(vec!["a".to_owned(); 10], &account).is_err());
+        assert!(ChildNames::new(vec!["a".to_owned(); 10], &account).is_err());
         drop(names);
         assert_eq!(account.used(Resource::Bytes), 0);
     }

@@ -16,23 +16,23 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use self::record::Record;
+use self::record::EvictionRecord;
 pub(crate) use self::record::record_path;
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::refusal;
 use crate::types::{NodePath, SessionId, Zxid};
 use crate::zk::layout::{fence, is_in_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Owner, Read, Unit, Zk};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Guard, Read, Unit, Zk};
 
 /// Maximum number of evictions in force. Each replica keeps all of them, and reads all of them when one changes.
-const MOST: usize = 1000;
+const MAX_EVICTIONS: usize = 1000;
 /// Maximum number of calls that evict or lift an eviction at a time.
-const AT_ONCE: usize = 8;
+const EVICTIONS_AT_ONCE: usize = 8;
 /// Time for which a claim waits for the records on a replica that has just started.
 const FIRST_READING: Duration = Duration::from_secs(1);
 /// Maximum number of tries of an eviction while the node changes.
-const TRIES: u64 = 64;
+const EVICTION_TRIES: u64 = 64;
 
 /// The evictions in force, by path, each with its end.
 pub(crate) type Table = Arc<HashMap<NodePath, Instant>>;
@@ -45,7 +45,7 @@ pub(crate) struct Evictions(Arc<Shared>);
 struct Shared {
     zk: Zk,
     /// The known records, by name.
-    known: Mutex<HashMap<String, Known>>,
+    known: Mutex<HashMap<String, KnownEviction>>,
     /// `None` until the records have been read once.
     table: watch::Sender<Option<Table>>,
     calls: Semaphore,
@@ -53,7 +53,7 @@ struct Shared {
 
 /// A record that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
+struct KnownEviction {
     path: NodePath,
     /// When the eviction ends.
     until: Instant,
@@ -63,7 +63,7 @@ struct Known {
 
 /// Whether a path may be registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum EvictionVerdict {
     Free,
     /// It is evicted, and stays so for this time.
     Evicted(Duration),
@@ -78,7 +78,7 @@ impl Evictions {
             zk,
             known: Mutex::default(),
             table: watch::Sender::new(None),
-            calls: Semaphore::new(AT_ONCE),
+            calls: Semaphore::new(EVICTIONS_AT_ONCE),
         });
         tasks.spawn(watching::run(shared.clone()));
         Self(shared)
@@ -87,27 +87,27 @@ impl Evictions {
     /// No evictions, and no task that looks for any.
     #[cfg(test)]
     pub(crate) fn none(zk: Zk) -> Self {
-        let (known, calls) = (Mutex::default(), Semaphore::new(AT_ONCE));
+        let (known, calls) = (Mutex::default(), Semaphore::new(EVICTIONS_AT_ONCE));
         Self(Arc::new(Shared { zk, known, table: watch::Sender::new(Some(Table::default())), calls }))
     }
 
     /// Returns whether a path may be registered.
-    pub(crate) fn verdict(&self, path: &NodePath) -> Verdict {
+    pub(crate) fn verdict(&self, path: &NodePath) -> EvictionVerdict {
         let table = self.0.table.borrow();
-        let Some(table) = &*table else { return Verdict::Unknown };
+        let Some(table) = &*table else { return EvictionVerdict::Unknown };
         let left = table.get(path).map(|until| until.saturating_duration_since(Instant::now()));
-        left.filter(|left| !left.is_zero()).map_or(Verdict::Free, Verdict::Evicted)
+        left.filter(|left| !left.is_zero()).map_or(EvictionVerdict::Free, EvictionVerdict::Evicted)
     }
 
     /// Notes a path's record that was read before the watch has reported it.
     pub(crate) fn learn(&self, path: &NodePath, read: &Read) {
         let name = record::name(path);
-        let Some(record) = Record::parse(&name, &read.data) else { return };
+        let Some(record) = EvictionRecord::parse(&name, &read.data) else { return };
         // The record is only a moment old. If it was known before, its end is known, too.
         let (until, written) = (Instant::now() + record.duration, Zxid(read.stat.mzxid));
         self.0.change(|known| {
             if known.get(&name).is_none_or(|known| known.written < written) {
-                known.insert(name, Known { path: path.clone(), until, written });
+                known.insert(name, KnownEviction { path: path.clone(), until, written });
             }
         });
     }
@@ -138,7 +138,7 @@ impl Evictions {
         }
         // The semaphore is never closed.
         let _place = self.0.calls.acquire().await.ok();
-        for attempt in 0..TRIES {
+        for attempt in 0..EVICTION_TRIES {
             if attempt > 1 {
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..=attempt))).await;
             }
@@ -179,8 +179,8 @@ impl Evictions {
         let ours = held_by.and_then(|session| self.0.zk.pool.owner(session)).filter(|owner| owner.session().is_up());
         let is_ours = ours.is_some();
         let owner = ours.unwrap_or(reader);
-        let moves = owner.writer().moves();
-        let look = Look::at(path, held_by, &owner).await.map_err(failed)?;
+        let fence_epoch = owner.writer().fence_epoch();
+        let look = EvictionNodes::at(path, held_by, &owner).await.map_err(failed)?;
         if look.node.as_ref().map(|node| SessionId(node.stat.ephemeral_owner)) != held_by {
             owner.session().sync(path).await.map_err(failed)?;
             return Ok(None);
@@ -191,20 +191,26 @@ impl Evictions {
         if look.node.is_some() && look.is_among_leases {
             return Err(Error::HasRegistrations { path: path.clone() });
         }
-        if look.record.is_none() && self.0.count() >= MOST {
-            let (reason, limit) = ("TOO_MANY_EVICTIONS", u64::try_from(MOST).unwrap_or(u64::MAX));
+        if look.record.is_none() && self.0.count() >= MAX_EVICTIONS {
+            let (reason, limit) = ("TOO_MANY_EVICTIONS", u64::try_from(MAX_EVICTIONS).unwrap_or(u64::MAX));
             return Err(Error::LimitExceeded { reason, what: "the number of evictions in force", limit });
         }
         let guard = match (&look.node, look.fence_version, is_ours) {
-            (Some(_), _, true) => Guard::Own(moves),
+            (Some(_), _, true) => Guard::Own(fence_epoch),
             (Some(_), Some(version), false) => Guard::Foreign { path: fence(held_by.unwrap_or_default()), version },
             // Nothing is deleted, or the node belongs to a foreign program, which has no fence.
             _ => Guard::None,
         };
-        self.commit(&owner, guard, &look, &Record { path: path.clone(), duration }).await
+        self.commit(&owner, guard, &look, &EvictionRecord { path: path.clone(), duration }).await
     }
 
-    async fn commit(&self, owner: &Owner, guard: Guard, look: &Look, record: &Record) -> Result<Option<bool>, Error> {
+    async fn commit(
+        &self,
+        owner: &EphemeralSession,
+        guard: Guard,
+        look: &EvictionNodes,
+        record: &EvictionRecord,
+    ) -> Result<Option<bool>, Error> {
         let path = &record.path;
         let (name, at) = (record::name(path), record_path(path));
         let mut ops: Vec<_> = look.node.iter().map(|node| zk::delete(path.as_str(), node.stat.version)).collect();
@@ -215,7 +221,7 @@ impl Evictions {
         match owner.writer().commit(Unit { guard, ops }).await {
             Ok(committed) => {
                 let until = Instant::now() + record.duration;
-                let known = Known { path: path.clone(), until, written: committed.zxid };
+                let known = KnownEviction { path: path.clone(), until, written: committed.zxid };
                 self.0.change(|all| drop(all.insert(name, known)));
                 Ok(Some(look.node.is_some()))
             }
@@ -234,7 +240,7 @@ impl Evictions {
 }
 
 /// The nodes that matter to an eviction, read in one state.
-struct Look {
+struct EvictionNodes {
     node: Option<Read>,
     record: Option<Read>,
     /// The version of the fence of the session that holds the node; `None` if it has none.
@@ -243,8 +249,8 @@ struct Look {
     is_among_leases: bool,
 }
 
-impl Look {
-    async fn at(path: &NodePath, held_by: Option<SessionId>, owner: &Owner) -> Result<Self, zk::Error> {
+impl EvictionNodes {
+    async fn at(path: &NodePath, held_by: Option<SessionId>, owner: &EphemeralSession) -> Result<Self, zk::Error> {
         let record = record_path(path);
         let queue = path.parent().filter(|parent| parent.as_str() != "/").map(|parent| lock_queue(&parent));
         let fence = held_by.map(fence);
@@ -265,7 +271,7 @@ impl Look {
 
 impl Shared {
     /// Changes the known records, and the table with them.
-    fn change(&self, change: impl FnOnce(&mut HashMap<String, Known>)) {
+    fn change(&self, change: impl FnOnce(&mut HashMap<String, KnownEviction>)) {
         let mut known = lock(&self.known);
         change(&mut known);
         // Under the lock, so that the last table is that of the last known records.
@@ -275,7 +281,7 @@ impl Shared {
     }
 
     /// Publishes the evictions in force.
-    fn show(&self, known: &HashMap<String, Known>) {
+    fn show(&self, known: &HashMap<String, KnownEviction>) {
         let now = Instant::now();
         let in_force = known.values().filter(|known| known.until > now);
         let table: HashMap<_, _> = in_force.map(|known| (known.path.clone(), known.until)).collect();

@@ -12,11 +12,11 @@ use crate::types::NodePath;
 use crate::zk::layout::EVICTED;
 
 /// Number of bytes of the hash in a record's name.
-const HASH: usize = 16;
+const HASH_BYTES: usize = 16;
 
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct EvictionRecord {
     pub(super) path: NodePath,
     pub(super) duration: Duration,
 }
@@ -24,7 +24,7 @@ pub(super) struct Record {
 /// The name of a path's record: a path may have more bytes than a name, and has slashes.
 pub(super) fn name(path: &NodePath) -> String {
     let hash = Sha256::digest(path.as_str());
-    hash.iter().take(HASH).fold(String::new(), |mut name, byte| {
+    hash.iter().take(HASH_BYTES).fold(String::new(), |mut name, byte| {
         // Writing to a string does not fail.
         let _ = write!(name, "{byte:02x}");
         name
@@ -41,7 +41,7 @@ pub(super) fn named(name: &str) -> NodePath {
     NodePath::trusted(format!("{EVICTED}/{name}"))
 }
 
-impl Record {
+impl EvictionRecord {
     /// Reads the data of the record with this name; `None` if Rollcall did not write it.
     pub(super) fn parse(record_name: &str, data: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(data).ok()?;
@@ -62,11 +62,12 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_nothing_else_is() {
-        let record = Record { path: NodePath::trusted("/services/\"ä\""), duration: Duration::from_millis(1500) };
-        assert_eq!(Record::parse(&name(&record.path), &record.data()), Some(record.clone()));
-        assert_eq!(Record::parse("0123", &record.data()), None, "it is of another path");
+        let record =
+            EvictionRecord { path: NodePath::trusted("/services/\"ä\""), duration: Duration::from_millis(1500) };
+        assert_eq!(EvictionRecord::parse(&name(&record.path), &record.data()), Some(record.clone()));
+        assert_eq!(EvictionRecord::parse("0123", &record.data()), None, "it is of another path");
         for bad in ["", "{}", "[]", r#"{"path":"/services/a","duration_ms":-1}"#] {
-            assert_eq!(Record::parse(&name(&NodePath::trusted("/services/a")), bad.as_bytes()), None, "{bad}");
+            assert_eq!(EvictionRecord::parse(&name(&NodePath::trusted("/services/a")), bad.as_bytes()), None, "{bad}");
         }
     }
 }

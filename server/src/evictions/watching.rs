@@ -6,24 +6,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::record::{self, Record};
-use super::{Known, MOST, Shared, tick};
+use super::record::{self, EvictionRecord};
+use super::{KnownEviction, MAX_EVICTIONS, Shared, tick};
 use crate::mutex::lock;
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::EVICTED;
 use crate::zk::{self, Batch, Mailbox, Response, Session, Subscription};
 
 /// Number of records in one read: a path has 4 KiB at most.
-const CHUNK: usize = 128;
+const RECORDS_PER_READ: usize = 128;
 /// Pause after a reading that has failed, and between two tries to remove a record that is over.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Time over which replicas remove a record that is over: mostly the first replica does it for all.
 const SPREAD: Duration = Duration::from_secs(2);
 
 /// A record as it was read.
-struct Found {
+struct FoundRecord {
     name: String,
-    record: Record,
+    record: EvictionRecord,
     /// When it was written, in milliseconds by ZooKeeper's clock.
     mtime: i64,
     written: Zxid,
@@ -58,7 +58,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Ok(()) => None,
                 Err(error) => {
                     tracing::debug!(%error, "the records of evictions can't be read");
-                    Some(now + AGAIN)
+                    Some(now + RETRY_PAUSE)
                 }
             };
         }
@@ -69,7 +69,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// Whether more has happened than the write of a replica that asks for the time.
 fn is_news(batch: &Batch) -> bool {
-    let is_tick = |(path, seen): (&Arc<str>, &zk::Seen)| **path == *EVICTED && !seen.created && !seen.deleted;
+    let is_tick = |(path, seen): (&Arc<str>, &zk::NodeEvents)| **path == *EVICTED && !seen.created && !seen.deleted;
     !batch.resync.is_empty() || !batch.events.iter().all(is_tick)
 }
 
@@ -83,16 +83,17 @@ fn next_end(shared: &Shared, removals: &HashMap<String, Instant>) -> Option<Inst
 async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Error> {
     let session = subscription.session();
     let (found, names, changed) = read(&session).await?;
-    let is_new = |found: &Found| lock(&shared.known).get(&found.name).is_none_or(|known| known.written < found.written);
+    let is_new =
+        |found: &FoundRecord| lock(&shared.known).get(&found.name).is_none_or(|known| known.written < found.written);
     let new: Vec<_> = found.into_iter().filter(is_new).collect();
     let (zookeeper_now, now) = if new.is_empty() { (0, Instant::now()) } else { time(shared).await };
     let mut known = lock(&shared.known);
     // A record that this replica made after this reading is not in the list yet.
     known.retain(|name, known| names.contains(name) || known.written > changed);
-    for Found { name, record, mtime, written } in new {
+    for FoundRecord { name, record, mtime, written } in new {
         let age = Duration::from_millis(u64::try_from(zookeeper_now.saturating_sub(mtime)).unwrap_or_default());
         let until = now + record.duration.saturating_sub(age);
-        let later = Known { path: record.path, until, written };
+        let later = KnownEviction { path: record.path, until, written };
         if known.get(&name).is_none_or(|known| known.written < written) {
             known.insert(name, later);
         }
@@ -102,19 +103,19 @@ async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Er
 }
 
 /// All records, their names, and the transaction that created or removed one last.
-async fn read(session: &Session) -> Result<(Vec<Found>, HashSet<String>, Zxid), zk::Error> {
+async fn read(session: &Session) -> Result<(Vec<FoundRecord>, HashSet<String>, Zxid), zk::Error> {
     let Some((names, stat)) = session.children(&NodePath::trusted(EVICTED)).await? else {
         return Ok((Vec::new(), HashSet::new(), Zxid(0)));
     };
-    let names: Vec<_> = names.into_iter().take(2 * MOST).collect();
+    let names: Vec<_> = names.into_iter().take(2 * MAX_EVICTIONS).collect();
     let mut found = Vec::new();
-    for chunk in names.chunks(CHUNK) {
+    for chunk in names.chunks(RECORDS_PER_READ) {
         let paths: Vec<_> = chunk.iter().map(|name| record::named(name)).collect();
         let reads = session.get_many(paths.iter().map(NodePath::as_str)).await?;
         for (name, read) in chunk.iter().zip(reads) {
             let Ok(Some(read)) = read else { continue };
-            match Record::parse(name, &read.data) {
-                Some(record) => found.push(Found {
+            match EvictionRecord::parse(name, &read.data) {
+                Some(record) => found.push(FoundRecord {
                     name: name.clone(),
                     record,
                     mtime: read.stat.mtime,
@@ -163,7 +164,7 @@ async fn remove(shared: &Shared, removals: &mut HashMap<String, Instant>) {
             shared.change(|known| known.retain(|other, known| *other != name || known.until > now));
             removals.remove(&name);
         } else {
-            removals.insert(name, now + AGAIN);
+            removals.insert(name, now + RETRY_PAUSE);
         }
     }
 }

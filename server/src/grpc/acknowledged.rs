@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tonic::Request;
 
-use super::gather::Peer;
+use super::write_coalescer::Peer;
 use crate::locks::LockEvent;
 use crate::sessions::Notice;
 use crate::types::{Stat, Zxid};
@@ -19,7 +19,7 @@ pub(crate) struct Acknowledged(Arc<AtomicI64>);
 impl Acknowledged {
     /// That of the connection which carried the request.
     pub(super) fn of<T>(request: &Request<T>) -> Self {
-        // Every connection that is accepted has one; see `Gathering`.
+        // Every connection that is accepted has one; see `WriteCoalescer`.
         request.extensions().get::<Peer>().map(|peer| peer.acknowledged.clone()).unwrap_or_default()
     }
 

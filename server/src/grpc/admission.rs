@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
-use super::gather::Peer;
+use super::write_coalescer::Peer;
 use crate::budget::Account;
 use crate::contact::Contact;
 use crate::mutex::lock;
@@ -21,7 +21,7 @@ pub(crate) struct Admission {
 
 /// The kinds of calls that a drain waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum CallKind {
     /// A Register stream.
     Register,
     /// A Watch stream.
@@ -32,20 +32,20 @@ pub(crate) enum Kind {
     Get,
 }
 
-/// Number of [`Kind`]s.
+/// Number of [`CallKind`]s.
 const KINDS: usize = 4;
 
 /// The place of one stream, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<[AtomicUsize; KINDS]>, Kind);
+pub(crate) struct CallPlace(Arc<[AtomicUsize; KINDS]>, CallKind);
 
 /// The task that reads one stream's requests, ended on drop.
 #[derive(Debug)]
-pub(super) struct Reader(AbortHandle);
+pub(super) struct RequestReader(AbortHandle);
 
 /// The account of the connection that a request came over.
 pub(super) fn account<T>(request: &Request<T>) -> Account {
-    // Every connection that is accepted has one; see `Gathering`.
+    // Every connection that is accepted has one; see `WriteCoalescer`.
     request.extensions().get::<Peer>().map_or_else(Account::unlimited, |peer| peer.account.clone())
 }
 
@@ -56,9 +56,9 @@ pub(super) fn contact<T>(request: &Request<T>) -> Option<Contact> {
 
 impl Admission {
     /// Counts a stream.
-    pub(super) fn admit(&self, kind: Kind) -> Place {
+    pub(super) fn admit(&self, kind: CallKind) -> CallPlace {
         self.streams[kind as usize].fetch_add(1, Ordering::Relaxed);
-        Place(self.streams.clone(), kind)
+        CallPlace(self.streams.clone(), kind)
     }
 
     /// Number of open streams and of calls that wait.
@@ -67,26 +67,26 @@ impl Admission {
     }
 
     /// Number of calls of one kind.
-    pub(super) fn of_kind(&self, kind: Kind) -> usize {
+    pub(super) fn of_kind(&self, kind: CallKind) -> usize {
         self.streams[kind as usize].load(Ordering::Relaxed)
     }
 
     /// Starts the task that reads a stream's requests. Each start removes up to two tasks that have ended, so that
     /// there are never many, and no call pays for all of them.
-    pub(super) fn read(&self, task: impl Future<Output = ()> + Send + 'static) -> Reader {
+    pub(super) fn read(&self, task: impl Future<Output = ()> + Send + 'static) -> RequestReader {
         let mut readers = lock(&self.readers);
         for _ in std::iter::from_fn(|| readers.try_join_next()).take(2) {}
-        Reader(readers.spawn(task))
+        RequestReader(readers.spawn(task))
     }
 }
 
-impl Drop for Place {
+impl Drop for CallPlace {
     fn drop(&mut self) {
         self.0[self.1 as usize].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Reader {
+impl Drop for RequestReader {
     fn drop(&mut self) {
         self.0.abort();
     }

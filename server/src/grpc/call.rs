@@ -21,13 +21,13 @@ use crate::mutex::lock;
 /// has less memory left for their messages; with a smaller one, calls take more than is counted for them.
 const CALL: usize = 4 * 1024;
 /// Bytes of a request that [`CALL`] includes, so that small messages cost no arithmetic.
-pub(super) const SMALL: usize = 512;
+pub(super) const SMALL_REQUEST: usize = 512;
 /// Memory that a part of an answer takes in HTTP/2's queue besides its bytes. A larger number makes fast streams of
 /// small messages wait more often; a smaller one counts less than small messages take.
 pub(super) const QUEUED: usize = 512;
 /// Bytes of an answer that HTTP/2 may hold without being counted, [`QUEUED`] included: a client that reads never has
 /// more unsent. With a larger number, each call may hold that much more of which the account knows nothing.
-const FREE: usize = 4 * 1024;
+const UNCOUNTED_UNSENT: usize = 4 * 1024;
 /// Number of unsent bytes above which no more of an answer is made. A larger number lets a client that does not read
 /// hold more; a smaller one makes a fast stream wait for its connection more often.
 const MOST_UNSENT: usize = 64 * 1024;
@@ -35,7 +35,7 @@ const MOST_UNSENT: usize = 64 * 1024;
 /// A call under way.
 #[derive(Debug)]
 pub(super) struct Call {
-    memory: Mutex<Memory>,
+    memory: Mutex<CallMemory>,
     account: Account,
     /// Bytes that the call takes before it has a body.
     base: usize,
@@ -45,7 +45,7 @@ pub(super) struct Call {
 }
 
 #[derive(Debug)]
-struct Memory {
+struct CallMemory {
     share: Share,
     /// Bytes of the request that are kept.
     request: usize,
@@ -72,9 +72,9 @@ impl Call {
     pub(super) fn begin(account: &Account, request: &Parts) -> Result<Arc<Self>, Error> {
         let stream = account.take(Resource::Streams, 1)?;
         let headers = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-        let base = CALL + headers.sum::<usize>().saturating_sub(SMALL);
+        let base = CALL + headers.sum::<usize>().saturating_sub(SMALL_REQUEST);
         let share = account.take(Resource::Bytes, base)?;
-        let memory = Memory { share, request: 0, unsent: 0, sender: None, refusal: None };
+        let memory = CallMemory { share, request: 0, unsent: 0, sender: None, refusal: None };
         Ok(Arc::new(Self {
             memory: Mutex::new(memory),
             account: account.clone(),
@@ -99,12 +99,12 @@ impl Call {
         self.heard.get().map(Heard::arriving)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, CallMemory> {
         lock(&self.memory)
     }
 
-    fn amount(&self, memory: &Memory) -> usize {
-        self.base + memory.request.saturating_sub(SMALL) + memory.unsent.saturating_sub(FREE)
+    fn amount(&self, memory: &CallMemory) -> usize {
+        self.base + memory.request.saturating_sub(SMALL_REQUEST) + memory.unsent.saturating_sub(UNCOUNTED_UNSENT)
     }
 
     /// Sets how much of its request the call keeps.
@@ -156,9 +156,9 @@ impl Call {
         let amount = bytes + QUEUED;
         let memory = &mut *self.memory();
         memory.unsent += amount;
-        if memory.unsent > FREE {
+        if memory.unsent > UNCOUNTED_UNSENT {
             let sum = self.amount(memory);
-            if always || amount <= FREE {
+            if always || amount <= UNCOUNTED_UNSENT {
                 memory.share.set(sum);
             } else if let Err(error) = memory.share.resize_open(sum) {
                 memory.unsent -= amount;
@@ -171,7 +171,7 @@ impl Call {
     /// HTTP/2 calls this while it holds its own lock, so nothing here may call HTTP/2.
     fn has_sent(&self, amount: usize) {
         let memory = &mut *self.memory();
-        let was_charged = memory.unsent > FREE;
+        let was_charged = memory.unsent > UNCOUNTED_UNSENT;
         memory.unsent -= amount;
         if was_charged {
             memory.share.set(self.amount(memory));

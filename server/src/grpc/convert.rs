@@ -13,10 +13,10 @@ use rollcall_proto::server::v1;
 use super::status;
 use crate::error::Error;
 use crate::locks::{self, LockEvent};
-use crate::sessions::{LostReason, Notice};
+use crate::sessions::{Notice, RegistrationLostReason};
 use crate::types::{NodePath, PathError, Stat, Zxid};
 use crate::value::{EncodedValue, Value};
-use crate::views::{BackendState, Begin, Change, ChangeKind, Entry, State};
+use crate::views::{BackendState, Begin, Change, ChangeKind, State, ViewNode};
 
 /// Maximum size of an object as a `Struct`, in bytes. A larger object is shown raw.
 const MAX_STRUCT: usize = 1024 * 1024;
@@ -90,7 +90,7 @@ pub(super) fn stat_to_proto(stat: &Stat) -> v1::Stat {
 /// the first part. Only the first part has the value. Returns also the name after which the next part begins.
 pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) -> (v1::Node, Option<Arc<str>>) {
     /// Bytes that a child in a map takes besides its name and itself: tags and lengths.
-    const FRAME: usize = 16;
+    const CHILD_OVERHEAD: usize = 16;
     let (own, is_first) = (state.node.as_deref(), *begin == Begin::First);
     let mut node = v1::Node {
         path: state.path.as_str().to_owned(),
@@ -104,7 +104,7 @@ pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) 
     let mut last = None;
     for (name, entry) in state.children.after(after) {
         let child = entry_to_proto(entry);
-        bytes += name.len() + child.encoded_len() + FRAME;
+        bytes += name.len() + child.encoded_len() + CHILD_OVERHEAD;
         if node.children.len() >= most || (bytes > room && (last.is_some() || is_first)) {
             // If the node alone fills the first part, the next begins with the first child: after the empty name.
             return (node, Some(last.unwrap_or_default()));
@@ -115,7 +115,7 @@ pub(super) fn node_part(state: &State, begin: &Begin, most: usize, room: usize) 
     (node, None)
 }
 
-fn entry_to_proto(entry: &Entry) -> v1::Child {
+fn entry_to_proto(entry: &ViewNode) -> v1::Child {
     v1::Child { value: value_to_proto(&entry.data), stat: entry.is_readable.then(|| stat_to_proto(&entry.stat)) }
 }
 
@@ -261,10 +261,10 @@ pub(super) fn notice_to_proto(notice: Notice) -> v1::RegisterResponse {
     v1::RegisterResponse { response: Some(response) }
 }
 
-fn lost_reason(reason: LostReason) -> v1::LostReason {
+fn lost_reason(reason: RegistrationLostReason) -> v1::LostReason {
     match reason {
-        LostReason::TakenOver => v1::LostReason::TakenOver,
-        LostReason::Expired => v1::LostReason::Expired,
-        LostReason::Evicted => v1::LostReason::Evicted,
+        RegistrationLostReason::TakenOver => v1::LostReason::TakenOver,
+        RegistrationLostReason::Expired => v1::LostReason::Expired,
+        RegistrationLostReason::Evicted => v1::LostReason::Evicted,
     }
 }

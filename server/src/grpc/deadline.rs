@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::frames::Frame;
 use super::{convert, status};
-use crate::drain::Phase;
+use crate::drain::DrainPhase;
 use crate::error::Error;
 
 /// The deadline of a call.
@@ -64,11 +64,11 @@ struct Signals {
 }
 
 /// A phase other than the one before, and the source of the next.
-type NextPhase = Pin<Box<dyn Future<Output = (Phase, watch::Receiver<Phase>)> + Send>>;
+type NextPhase = Pin<Box<dyn Future<Output = (DrainPhase, watch::Receiver<DrainPhase>)> + Send>>;
 
-fn next_phase(mut phases: watch::Receiver<Phase>, known: Phase) -> NextPhase {
+fn next_phase(mut phases: watch::Receiver<DrainPhase>, known: DrainPhase) -> NextPhase {
     Box::pin(async move {
-        let phase = phases.wait_for(|phase| *phase != known).await.map_or(Phase::Over, |phase| *phase);
+        let phase = phases.wait_for(|phase| *phase != known).await.map_or(DrainPhase::Over, |phase| *phase);
         (phase, phases)
     })
 }
@@ -80,7 +80,7 @@ impl Signals {
             return Poll::Ready(Signal::End(Error::DeadlineExceeded));
         }
         let (phase, phases) = ready!(self.phase.as_mut().poll(context));
-        let Phase::Draining { deadline } = phase else { return Poll::Ready(Signal::End(Error::Draining)) };
+        let DrainPhase::Draining { deadline } = phase else { return Poll::Ready(Signal::End(Error::Draining)) };
         self.phase = next_phase(phases, phase);
         Poll::Ready(Signal::Draining { deadline })
     }
@@ -100,9 +100,9 @@ pub(crate) struct Bounded<S> {
 
 /// Tells a stream of the drain, and ends it at its deadline or when the replica goes down. Everything that the stream
 /// holds is dropped then.
-pub(super) fn bound<S>(responses: S, deadline: Option<Instant>, phases: watch::Receiver<Phase>) -> Bounded<S> {
+pub(super) fn bound<S>(responses: S, deadline: Option<Instant>, phases: watch::Receiver<DrainPhase>) -> Bounded<S> {
     let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-    let signals = Signals { deadline, phase: next_phase(phases, Phase::Serving) };
+    let signals = Signals { deadline, phase: next_phase(phases, DrainPhase::Serving) };
     Bounded { responses: Some(responses), signals, untold: None, is_between: false }
 }
 

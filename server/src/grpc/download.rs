@@ -24,7 +24,7 @@ const SHARED: usize = 4 * 1024;
 
 /// How the memory of an answer is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum AnswerCost {
     /// For its call only. An answer that does not fit ends the call.
     Own,
     /// For a Register stream, whose answers were counted while they waited.
@@ -37,11 +37,11 @@ pub(super) enum Answer {
 #[derive(Default)]
 pub(crate) struct Download {
     body: Body,
-    call: Option<(Arc<Call>, Answer)>,
+    call: Option<(Arc<Call>, AnswerCost)>,
 }
 
 impl Download {
-    pub(super) fn new(body: Body, call: Arc<Call>, answer: Answer) -> Self {
+    pub(super) fn new(body: Body, call: Arc<Call>, answer: AnswerCost) -> Self {
         Self { body, call: Some((call, answer)) }
     }
 
@@ -74,8 +74,8 @@ impl http_body::Body for Download {
             this.call = None;
             return Poll::Ready(Some(Ok(frame.map_or_else(|other| other, Frame::data))));
         };
-        let counted = if *answer == Answer::Shared { bytes.len().min(SHARED) } else { bytes.len() };
-        let counted = call.hand_to_http2(bytes.clone(), counted, *answer != Answer::Own);
+        let counted = if *answer == AnswerCost::Shared { bytes.len().min(SHARED) } else { bytes.len() };
+        let counted = call.hand_to_http2(bytes.clone(), counted, *answer != AnswerCost::Own);
         Poll::Ready(Some(match counted {
             Ok(bytes) => Ok(Frame::data(bytes)),
             Err(error) => this.refuse(&error),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     impl Test {
-        fn new(part: usize, limit: usize, answer: Answer) -> Self {
+        fn new(part: usize, limit: usize, answer: AnswerCost) -> Self {
             let budget = Budget::new(Limits { bytes: limit, ..Limits::NONE }, Limits::NONE);
             let (head, ()) = http::Request::new(()).into_parts();
             let call = Call::begin(&budget.account(), &head).unwrap();
@@ -142,7 +142,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_not_sent_is_counted_and_bounded_and_goes_on_when_it_is_sent() {
-        for (part, answer) in [(7, Answer::Open), (300, Answer::Shared), (4_000, Answer::Own)] {
+        for (part, answer) in [(7, AnswerCost::Open), (300, AnswerCost::Shared), (4_000, AnswerCost::Own)] {
             let mut test = Test::new(part, 1_000_000, answer);
             let idle = test.used();
             let held = test.all();
@@ -157,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_under_way_until_its_answer_is_sent() {
-        let mut test = Test::new(100, 1_000_000, Answer::Own);
+        let mut test = Test::new(100, 1_000_000, AnswerCost::Own);
         let part = test.next().await;
         test.download = Download::default();
         assert_eq!(test.budget.used(Resource::Streams), 1);
@@ -167,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_part_that_is_shared_counts_where_it_is_shared() {
-        let mut test = Test::new(1_000_000, 100_000, Answer::Shared);
+        let mut test = Test::new(1_000_000, 100_000, AnswerCost::Shared);
         let idle = test.used();
         let part = test.next().await;
         assert!(test.used() - idle < 1_000);
@@ -176,10 +176,10 @@ mod tests {
 
     #[tokio::test]
     async fn at_the_limit_a_new_answer_is_refused_and_an_open_stream_waits() {
-        let mut own = Test::new(200_000, 100_000, Answer::Own);
+        let mut own = Test::new(200_000, 100_000, AnswerCost::Own);
         let end = own.next().await.into_trailers().unwrap();
         assert_eq!(Status::from_header_map(&end).unwrap().code(), status::code(&Resource::Bytes.exceeded(0)));
-        let mut standing = Test::new(200_000, 100_000, Answer::Open);
+        let mut standing = Test::new(200_000, 100_000, AnswerCost::Open);
         let held = standing.all();
         assert_eq!((held.len(), standing.used() > 200_000), (1, true));
         let (more, ()) = tokio::join!(standing.next(), async { drop(held) });

@@ -8,20 +8,20 @@ use super::{Service, convert};
 use crate::error::Error;
 
 /// Duration of an eviction if the request gives none.
-const DEFAULT: Duration = Duration::from_secs(600);
-/// Bounds of the duration.
-const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const DEFAULT_EVICTION: Duration = Duration::from_secs(600);
+/// Durations that an eviction may have.
+const EVICTION_DURATIONS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 impl Service {
     pub(super) async fn do_evict(&self, request: v1::EvictRequest) -> Result<v1::EvictResponse, Error> {
         self.check_writable()?;
         let path = self.settings.path_to_write(&request.path)?;
-        let duration = convert::duration_or_zero("duration", request.duration)?.unwrap_or(DEFAULT);
+        let duration = convert::duration_or_zero("duration", request.duration)?.unwrap_or(DEFAULT_EVICTION);
         if duration.is_zero() {
             self.evictions.lift(&path).await?;
             return Ok(v1::EvictResponse { removed: false, until_time: None });
         }
-        if !BOUNDS.contains(&duration) {
+        if !EVICTION_DURATIONS.contains(&duration) {
             return Err(Error::Protocol { field: "duration", cause: "it must be zero, or 1s to 24h".to_owned() });
         }
         let removed = self.evictions.evict(&path, duration).await?;

@@ -34,20 +34,20 @@ pub(super) struct Frame {
 impl Frame {
     /// The frame of a message for one call.
     pub(super) fn of(message: &impl Message) -> Self {
-        Self::ready(frame(message))
+        Self::encoded(frame(message))
     }
 
     /// The frame of bytes that [`frame`] has made.
-    pub(super) fn ready(bytes: Bytes) -> Self {
+    pub(super) fn encoded(bytes: Bytes) -> Self {
         Self { bytes, rest: Bytes::new(), is_part: false }
     }
 
     /// The same, with the fields of `more` added: encoded messages that follow each other are one message.
-    pub(super) fn with(ready: &Bytes, more: &impl Message) -> Self {
+    pub(super) fn with(encoded: &Bytes, more: &impl Message) -> Self {
         if more.encoded_len() == 0 {
-            return Self::ready(ready.clone());
+            return Self::encoded(encoded.clone());
         }
-        let rest = ready.slice(PREFIX..);
+        let rest = encoded.slice(PREFIX..);
         Self { bytes: prefixed(more, rest.len()), rest, is_part: false }
     }
 }
@@ -69,13 +69,13 @@ fn prefixed(message: &impl Message, more: usize) -> Bytes {
 }
 
 /// The body of an answer: frames, and then the status.
-struct Frames<S> {
+struct FramedBody<S> {
     source: S,
     rest: Bytes,
     has_ended: bool,
 }
 
-impl<S: Stream<Item = Result<Frame, Status>> + Unpin> http_body::Body for Frames<S> {
+impl<S: Stream<Item = Result<Frame, Status>> + Unpin> http_body::Body for FramedBody<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -116,7 +116,7 @@ pub(super) fn hand_over<T>(
     stand_in: T,
     frames: impl Stream<Item = Result<Frame, Status>> + Send + Unpin + 'static,
 ) -> Response<T> {
-    let body = Body::new(Frames { source: frames, rest: Bytes::new(), has_ended: false });
+    let body = Body::new(FramedBody { source: frames, rest: Bytes::new(), has_ended: false });
     let mut response = Response::new(stand_in);
     response.extensions_mut().insert(Handover(Arc::new(Mutex::new(Some(body)))));
     response
@@ -150,9 +150,9 @@ mod tests {
             stale,
             event: Some(v1::watch_response::Event::Current(v1::Current {})),
         };
-        let ready = frame(&message(false));
+        let encoded = frame(&message(false));
         for stale in [false, true] {
-            let bytes = sent(&Frame::with(&ready, &v1::WatchResponse { stale, ..Default::default() }));
+            let bytes = sent(&Frame::with(&encoded, &v1::WatchResponse { stale, ..Default::default() }));
             assert_eq!(bytes[0], 0);
             assert_eq!(u32::from_be_bytes(bytes[1..PREFIX].try_into().unwrap()) as usize, bytes.len() - PREFIX);
             assert_eq!(v1::WatchResponse::decode(&bytes[PREFIX..]).unwrap(), message(stale));
@@ -162,11 +162,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_its_frames_and_then_how_it_ended() {
         for (end, code) in [(None, "0"), (Some(Err(Status::aborted("gone"))), "10")] {
-            let ready = frame(&v1::WatchResponse { revision: 7, ..Default::default() });
+            let encoded = frame(&v1::WatchResponse { revision: 7, ..Default::default() });
             let stale = v1::WatchResponse { stale: true, ..Default::default() };
-            let frames = [Ok(Frame::ready(ready.clone())), Ok(Frame::with(&ready, &stale))];
+            let frames = [Ok(Frame::encoded(encoded.clone())), Ok(Frame::with(&encoded, &stale))];
             let source = stream::iter(frames.into_iter().chain(end));
-            let mut body = Frames { source, rest: Bytes::new(), has_ended: false };
+            let mut body = FramedBody { source, rest: Bytes::new(), has_ended: false };
             let mut next = async || {
                 std::future::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context)).await
             };

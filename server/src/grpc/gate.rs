@@ -16,9 +16,9 @@ use tonic::service::Routes;
 use tower_service::Service;
 
 use super::call::Call;
-use super::download::{Answer, Download};
-use super::gather::{self, Peer};
-use super::upload::{Form, Upload};
+use super::download::{AnswerCost, Download};
+use super::upload::{RequestForm, Upload};
+use super::write_coalescer::{self, Peer};
 use super::{deadline, status};
 use crate::budget::Account;
 use crate::contact::Contact;
@@ -44,11 +44,11 @@ const DESCRIBE_LOCK: &str = "/rollcall.v1.Registry/DescribeLock";
 const GET: &str = "/rollcall.v1.Registry/Get";
 const WATCH: &str = "/rollcall.v1.Registry/Watch";
 const STATUS: &str = "/rollcall.v1.Registry/Status";
-const REFLECTION: &str = "/grpc.reflection.";
+const REFLECTION_PREFIX: &str = "/grpc.reflection.";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 /// The most reflection streams of this replica. They are for people with grpcurl. Their server stops reading when its
 /// answers are not read, so that each may keep as much unread as its connection's window allows.
-const REFLECTIONS: usize = 64;
+const REPLICA_REFLECTIONS: usize = 64;
 
 /// All services behind the gate.
 #[derive(Debug, Clone)]
@@ -57,12 +57,12 @@ pub(crate) struct Gate {
     reflections: Arc<Semaphore>,
     metrics: Metrics,
     standing: Standing,
-    opening: Opening,
+    width: GateWidth,
 }
 
 /// What the gate lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opening {
+enum GateWidth {
     /// Every call.
     Wide,
     /// Calls that ask how the replica stands. The others are told that it drains.
@@ -73,27 +73,27 @@ enum Opening {
 struct Admitted {
     request: Request<Body>,
     call: Arc<Call>,
-    answer: Answer,
+    answer: AnswerCost,
     deadline: Option<Instant>,
 }
 
 impl Gate {
     pub(crate) fn new(routes: Routes, metrics: Metrics, standing: Standing) -> Self {
-        let reflections = Arc::new(Semaphore::new(REFLECTIONS));
-        Self { routes, reflections, metrics, standing, opening: Opening::Wide }
+        let reflections = Arc::new(Semaphore::new(REPLICA_REFLECTIONS));
+        Self { routes, reflections, metrics, standing, width: GateWidth::Wide }
     }
 
     /// The gate of connections that are made while the replica drains: calls of health, reflection and Status alone.
     pub(crate) fn of_a_drain(self) -> Self {
-        Self { opening: Opening::Narrow, ..self }
+        Self { width: GateWidth::Narrow, ..self }
     }
 
     fn admit(&self, request: Request<Body>) -> Result<Admitted, Error> {
         let (mut head, body) = request.into_parts();
-        if self.opening == Opening::Narrow && !asks_how_it_stands(head.uri.path()) {
+        if self.width == GateWidth::Narrow && !asks_how_it_stands(head.uri.path()) {
             return Err(Error::Draining);
         }
-        // Every connection that is accepted has one; see `Gathering`.
+        // Every connection that is accepted has one; see `WriteCoalescer`.
         let peer = head.extensions.get::<Peer>().cloned();
         let peer = peer.unwrap_or_else(|| Peer::new(Account::unlimited(), Contact::new(Duration::MAX)));
         let call = Call::begin(&peer.account, &head)?;
@@ -101,30 +101,34 @@ impl Gate {
         let (form, answer) = match head.uri.path() {
             REGISTER => {
                 head.extensions.insert(call.clone());
-                (Form::Many, Answer::Open)
+                (RequestForm::Many, AnswerCost::Open)
             }
-            DESCRIBE_LOCK | GET | WATCH => (Form::Single, Answer::Shared),
-            path if path.starts_with(REFLECTION) => (self.reflection(&peer)?, Answer::Own),
-            _ => (Form::Single, Answer::Own),
+            DESCRIBE_LOCK | GET | WATCH => (RequestForm::Single, AnswerCost::Shared),
+            path if path.starts_with(REFLECTION_PREFIX) => (self.reflection(&peer)?, AnswerCost::Own),
+            _ => (RequestForm::Single, AnswerCost::Own),
         };
         let upload = Upload::new(body, form, call.clone(), peer.unread);
         Ok(Admitted { request: Request::from_parts(head, Body::new(upload)), call, answer, deadline })
     }
 
-    fn reflection(&self, peer: &Peer) -> Result<Form, Error> {
+    fn reflection(&self, peer: &Peer) -> Result<RequestForm, Error> {
         let place = |places: &Arc<Semaphore>, what, most: usize| {
             let limit = most as u64;
             let full = |_| Error::LimitExceeded { reason: "TOO_MANY_STREAMS", what, limit };
             places.clone().try_acquire_owned().map_err(full)
         };
-        let own = place(&peer.reflections, "the number of reflection streams of this connection", gather::REFLECTIONS)?;
-        let common = place(&self.reflections, "the number of reflection streams of this replica", REFLECTIONS)?;
-        Ok(Form::Reflection { _places: [own, common] })
+        let own = place(
+            &peer.reflections,
+            "the number of reflection streams of this connection",
+            write_coalescer::CONNECTION_REFLECTIONS,
+        )?;
+        let common = place(&self.reflections, "the number of reflection streams of this replica", REPLICA_REFLECTIONS)?;
+        Ok(RequestForm::Reflection { _places: [own, common] })
     }
 }
 
 fn asks_how_it_stands(path: &str) -> bool {
-    path == STATUS || path.starts_with(HEALTH) || path.starts_with(REFLECTION)
+    path == STATUS || path.starts_with(HEALTH) || path.starts_with(REFLECTION_PREFIX)
 }
 
 /// Whether a request is of gRPC, by what it says that it carries.

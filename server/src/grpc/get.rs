@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Admission, Kind, account};
+use super::admission::{Admission, CallKind, account};
 use super::frames::{Frame, frame};
 use super::{MAX_MESSAGE_BYTES, Service, convert};
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
-use crate::views::{Begin, Form, Key, Made, Reached, Reader, Reading, State};
+use crate::views::{Begin, MadePart, PartForm, PartKey, Reached, Reader, State, StateReading};
 
 /// Bytes of a response that are kept free for everything but the children.
-const MARGIN: usize = 4 * 1024;
+const GET_MARGIN: usize = 4 * 1024;
 /// Maximum wait. A longer one is as good as for ever, and clocks can't go that far.
 const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
@@ -27,29 +27,29 @@ struct PageToken {
 
 impl Service {
     pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
-        let _place = request.get_ref().wait.map(|_| self.admit(Kind::Get)).transpose()?;
+        let _place = request.get_ref().wait.map(|_| self.admit(CallKind::Get)).transpose()?;
         let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)
             .map_err(|_| Error::Protocol { field: "page_size", cause: "it can't be negative".to_owned() })?;
         let min_revision = convert::at_least(request.min_revision)?;
-        let news = News { acknowledged, min_revision, admission: self.admission.clone() };
+        let known = KnownTransactions { acknowledged, min_revision, admission: self.admission.clone() };
         let token = PageToken::parse(&request.page_token)?;
         let reader = self.views.open(&path, request.recursive, &account)?;
         let (reading, reset) = match &token {
             Some(token) => (reader.pinned(token.revision).await?, false),
-            None if request.wait.is_none() => read(&reader, &request, &news).await?,
+            None if request.wait.is_none() => read(&reader, &request, &known).await?,
             // A call that waits would delay the drain, and only its end can tell its client to move.
             None => tokio::select! {
-                reading = read(&reader, &request, &news) => reading?,
+                reading = read(&reader, &request, &known) => reading?,
                 () = self.drain.begun() => return Err(Error::Draining),
             },
         };
         let begin = token.map_or(Begin::First, |token| Begin::After(token.after));
         // A page with room for all children is the same for every caller.
         let size = if page_size >= reading.state.children.len() { 0 } else { page_size };
-        let key = Key { form: Form::Page, begin, size };
+        let key = PartKey { form: PartForm::Page, begin, size };
         let page = self.views.state_part(&account, &reading.state, key, page).await?;
         if page.next.is_some() {
             reader.pin(&reading.state);
@@ -60,7 +60,7 @@ impl Service {
 }
 
 /// The transactions that the caller knows of.
-struct News {
+struct KnownTransactions {
     /// From this replica's answers.
     acknowledged: Acknowledged,
     /// From the request.
@@ -70,23 +70,27 @@ struct News {
 }
 
 /// The reading, and whether ZooKeeper's history ends before a transaction that the caller knows of.
-async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<(Reading, bool), Error> {
+async fn read(
+    reader: &Reader,
+    request: &v1::GetRequest,
+    known: &KnownTransactions,
+) -> Result<(StateReading, bool), Error> {
     let wait = convert::duration("wait", request.wait)?;
     let deadline = wait.map(|wait| Instant::now() + wait.min(LONGEST_WAIT));
     let mut reading = match request.consistency() {
         v1::Consistency::Latest => reader.latest().await?,
         v1::Consistency::Unspecified | v1::Consistency::Cached => reader.cached().await?,
     };
-    let acknowledged = news.acknowledged.latest();
-    let at_least = acknowledged.max(news.min_revision);
+    let acknowledged = known.acknowledged.latest();
+    let at_least = acknowledged.max(known.min_revision);
     let mut reached = Reached::Yes;
     if at_least.0 > 0 {
         drop(reading);
         let waits = request.wait.is_none() && !reader.has_reached(at_least);
-        let _place = waits.then(|| news.admission.admit(Kind::Get));
+        let _place = waits.then(|| known.admission.admit(CallKind::Get));
         reached = reader.reach(at_least, reader.patience_ends()).await;
         if let Reached::Never(end) = reached {
-            news.acknowledged.forget(acknowledged, end);
+            known.acknowledged.forget(acknowledged, end);
         }
         // The state that was read before this check may be older.
         reading = reader.cached().await?;
@@ -101,13 +105,13 @@ async fn read(reader: &Reader, request: &v1::GetRequest, news: &News) -> Result<
         return Ok((reader.cached().await?, false));
     }
     let as_of = reading.as_of.or_else(|| reader.last_heard());
-    Ok((Reading { is_stale: true, as_of, ..reading }, matches!(reached, Reached::Never(_))))
+    Ok((StateReading { is_stale: true, as_of, ..reading }, matches!(reached, Reached::Never(_))))
 }
 
 /// The part of an answer that is the same for every caller.
-fn page(state: &State, key: &Key) -> Made {
+fn page(state: &State, key: &PartKey) -> MadePart {
     let most = if key.size == 0 { usize::MAX } else { key.size };
-    let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - MARGIN);
+    let (node, next) = convert::node_part(state, &key.begin, most, MAX_MESSAGE_BYTES - GET_MARGIN);
     let token = next.clone().map(|after| PageToken { revision: state.revision, after }.to_string());
     let response = v1::GetResponse {
         node: Some(node),
@@ -115,7 +119,7 @@ fn page(state: &State, key: &Key) -> Made {
         next_page_token: token.unwrap_or_default(),
         ..Default::default()
     };
-    Made { bytes: frame(&response), next: next.map(Begin::After) }
+    MadePart { bytes: frame(&response), next: next.map(Begin::After) }
 }
 
 impl PageToken {

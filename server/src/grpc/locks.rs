@@ -9,7 +9,7 @@ use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Kind, Place, account, contact};
+use super::admission::{CallKind, CallPlace, account, contact};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
@@ -18,15 +18,15 @@ use crate::locks::{AcquireRequest, Acquisition, Description, LOOK_AGAIN, LockEve
 use crate::views::Views;
 
 /// Bytes of a response that are kept free for everything but the parties.
-const MARGIN: usize = 8 * 1024;
+const DESCRIBE_MARGIN: usize = 8 * 1024;
 
 /// State that lives as long as the RPC.
-struct Open {
+struct OpenAcquireLock {
     acquisition: Acquisition,
     acknowledged: Acknowledged,
     views: Views,
     heartbeat: Option<Heartbeat>,
-    _place: Place,
+    _place: CallPlace,
 }
 
 impl Service {
@@ -35,7 +35,7 @@ impl Service {
         request: Request<v1::AcquireLockRequest>,
     ) -> Result<Responses<v1::AcquireLockResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit(Kind::AcquireLock)?;
+        let place = self.admit(CallKind::AcquireLock)?;
         let (account, contact) = (account(&request), contact(&request));
         let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
         let request = request.into_inner();
@@ -51,7 +51,7 @@ impl Service {
             contact,
         };
         let acquisition = self.locks.acquire(request, &account);
-        let open = Open { acquisition, acknowledged, views, heartbeat, _place: place };
+        let open = OpenAcquireLock { acquisition, acknowledged, views, heartbeat, _place: place };
         Ok(Box::pin(stream::unfold(open, next_response)))
     }
 
@@ -67,13 +67,13 @@ impl Service {
 
     pub(super) async fn do_describe_lock(&self, request: Request<v1::DescribeLockRequest>) -> Result<Frame, Error> {
         let path = convert::path_below_root(&request.get_ref().path)?;
-        Ok(Frame::ready(self.locks.describe(&path, &account(&request), description_to_frame).await?))
+        Ok(Frame::encoded(self.locks.describe(&path, &account(&request), description_to_frame).await?))
     }
 }
 
 /// The answer to all callers that ask for the same lock at the same time.
 fn description_to_frame(description: &Description) -> Bytes {
-    let mut room = MAX_MESSAGE_BYTES - MARGIN;
+    let mut room = MAX_MESSAGE_BYTES - DESCRIBE_MARGIN;
     frame(&v1::DescribeLockResponse {
         path: description.path.as_str().to_owned(),
         simultaneous: description.simultaneous,
@@ -82,7 +82,9 @@ fn description_to_frame(description: &Description) -> Bytes {
     })
 }
 
-async fn next_response(mut open: Open) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, Open)> {
+async fn next_response(
+    mut open: OpenAcquireLock,
+) -> Option<(Result<v1::AcquireLockResponse, tonic::Status>, OpenAcquireLock)> {
     /// Number of heartbeats that a holder gets within the time in which it must have heard one.
     const IN_HORIZON: u32 = 3;
     let answer = loop {
@@ -115,9 +117,9 @@ fn response(event: v1::acquire_lock_response::Event) -> v1::AcquireLockResponse 
 /// The first parties, as many as fit.
 fn parties_to_proto(parties: &[Party], room: &mut usize) -> Vec<v1::LockParty> {
     /// Bytes that a party takes besides itself: a tag and a length.
-    const FRAME: usize = 8;
+    const PARTY_OVERHEAD: usize = 8;
     let fitting = parties.iter().map(party_to_proto).take_while(|party| {
-        let left = room.checked_sub(party.encoded_len() + FRAME);
+        let left = room.checked_sub(party.encoded_len() + PARTY_OVERHEAD);
         *room = left.unwrap_or_default();
         left.is_some()
     });

@@ -12,7 +12,6 @@ mod faults;
 mod frames;
 mod front;
 mod gate;
-mod gather;
 mod get;
 mod heartbeat;
 mod locks;
@@ -26,6 +25,7 @@ mod status;
 mod turnstile;
 mod upload;
 mod watch;
+mod write_coalescer;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,11 +42,11 @@ pub(crate) use admission::Admission;
 use frames::Frame;
 use front::Front;
 pub(crate) use gate::Gate;
-pub(crate) use gather::Gathering;
 pub(crate) use turnstile::Turnstile;
+pub(crate) use write_coalescer::WriteCoalescer;
 
 use crate::budget::Budget;
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, DrainPhase};
 use crate::durable::Durable;
 use crate::error::Error;
 use crate::evictions::Evictions;
@@ -123,7 +123,7 @@ impl Service {
     /// released. Waits until everything that clients gave back before is removed.
     pub(crate) async fn go_down(&self) {
         self.sessions.leave_standing();
-        self.drain.go_to(Phase::Over);
+        self.drain.go_to(DrainPhase::Over);
         tokio::join!(self.views.save(), self.locks.drained(), self.sessions.settled());
     }
 
@@ -146,16 +146,16 @@ impl Service {
 
     /// Interval of a quiet stream's heartbeats: the request's, or the server's default. Zero means none.
     fn heartbeat(&self, asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
-        const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+        const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
         match convert::duration_or_zero("heartbeat", asked)? {
             None => Ok(self.settings.heartbeat),
-            Some(heartbeat) if heartbeat.is_zero() || BOUNDS.contains(&heartbeat) => Ok(heartbeat),
+            Some(heartbeat) if heartbeat.is_zero() || HEARTBEATS.contains(&heartbeat) => Ok(heartbeat),
             Some(_) => Err(Error::Protocol { field: "heartbeat", cause: "it must be zero, or 1s to 600s".to_owned() }),
         }
     }
 
     /// A place for a stream, or for a call that waits.
-    fn admit(&self, kind: admission::Kind) -> Result<admission::Place, Error> {
+    fn admit(&self, kind: admission::CallKind) -> Result<admission::CallPlace, Error> {
         if self.drain.is_serving() { Ok(self.admission.admit(kind)) } else { Err(Error::Draining) }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::pace::Frames;
+use super::pace::Http2Frames;
 use crate::clock;
 use crate::contact::Contact;
 
@@ -19,7 +19,7 @@ use crate::contact::Contact;
 const PING: [u8; 17] = *b"\x00\x00\x08\x06\x00\x00\x00\x00\x00rollcall";
 
 /// Time between two checks whether a ping is due. After a suspension of the machine a ping is late by at most this.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const PING_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pings of one connection.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Pings {
     last: Option<Instant>,
     is_due: bool,
     /// Follows the frames that have been written.
-    frames: Frames,
+    frames: Http2Frames,
     /// Whether anything was written: the first frame of a connection must be HTTP/2's.
     has_begun: bool,
     /// Whether a block of headers is being written, which no other frame may interrupt.
@@ -37,7 +37,7 @@ pub(super) struct Pings {
 
 impl Pings {
     pub(super) fn new() -> Self {
-        let frames = Frames::without_preface();
+        let frames = Http2Frames::without_preface();
         Self { alarm: None, last: None, is_due: false, frames, has_begun: false, is_in_headers: false }
     }
 
@@ -56,7 +56,7 @@ impl Pings {
                 continue;
             }
             // The runtime's timers do not count a suspension of the machine.
-            let look_again = Instant::now() + (due - now).min(LOOK_AGAIN);
+            let look_again = Instant::now() + (due - now).min(PING_CHECK_INTERVAL);
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(look_again)));
             // The alarm is set once an interval, not with each sign of life.
             if alarm.is_elapsed() || alarm.deadline() > look_again {

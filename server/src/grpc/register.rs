@@ -14,7 +14,7 @@ use rollcall_proto::server::v1::register_response::Response;
 use tonic::{Request, Streaming};
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Kind as Admitted, Place, Reader, account};
+use super::admission::{CallKind, CallPlace, RequestReader, account};
 use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, Settings, admission, convert, status};
@@ -28,7 +28,7 @@ use crate::value::EncodedValue;
 use crate::views::Views;
 
 /// State that lives as long as the RPC.
-struct Open {
+struct OpenRegister {
     rpc: Rpc,
     acknowledged: Acknowledged,
     views: Views,
@@ -38,8 +38,8 @@ struct Open {
     /// How long the ZooKeeper sessions outlive the replica's last message.
     horizon: Duration,
     contact: Option<Contact>,
-    _reader: Reader,
-    _place: Place,
+    _reader: RequestReader,
+    _place: CallPlace,
 }
 
 impl Service {
@@ -48,7 +48,7 @@ impl Service {
         request: Request<Streaming<v1::RegisterRequest>>,
     ) -> Result<Responses<v1::RegisterResponse>, Error> {
         self.check_writable()?;
-        let place = self.admit(Admitted::Register)?;
+        let place = self.admit(CallKind::Register)?;
         let contact = admission::contact(&request);
         let (requests, rpc) = self.sessions.stream(account(&request));
         let call: Option<Arc<Call>> = request.extensions().get().cloned();
@@ -57,7 +57,7 @@ impl Service {
         }
         let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
         let reading = read(self.settings.clone(), request.into_inner(), call, requests, rpc.outbox().clone());
-        let open = Open {
+        let open = OpenRegister {
             rpc,
             acknowledged,
             views,
@@ -72,7 +72,7 @@ impl Service {
     }
 }
 
-impl Open {
+impl OpenRegister {
     /// How long the client may hear nothing before its registrations may be gone: with a ZooKeeper session, with its
     /// connection, or after its ttl.
     fn horizon_with(&self, ttl: Option<Duration>) -> Duration {
@@ -85,7 +85,7 @@ impl Open {
     }
 }
 
-async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, tonic::Status>, Open)> {
+async fn next_response(mut open: OpenRegister) -> Option<(Result<v1::RegisterResponse, tonic::Status>, OpenRegister)> {
     let next = open.rpc.outbox().next();
     let notice = if open.has_begun {
         heartbeat::or_due(&mut open.heartbeat, next).await.unwrap_or(Some(Ok(Notice::KeptAlive)))?
@@ -110,9 +110,9 @@ async fn next_response(mut open: Open) -> Option<(Result<v1::RegisterResponse, t
 /// A notice as a message. A value so large that it takes long to convert is converted on another thread.
 async fn to_response(notice: Notice) -> v1::RegisterResponse {
     /// Number of bytes of the worst JSON that take 1 ms.
-    const SHORT: usize = 16 * 1024;
+    const JSON_BYTES_PER_STEP: usize = 16 * 1024;
     match &notice {
-        Notice::Overwritten { data, .. } if data.len() > SHORT => {
+        Notice::Overwritten { data, .. } if data.len() > JSON_BYTES_PER_STEP => {
             compute::FOR_CLIENTS.run(move || convert::notice_to_proto(notice)).await
         }
         _ => convert::notice_to_proto(notice),
@@ -187,8 +187,8 @@ fn protocol(field: &'static str, cause: &str) -> Error {
 /// The path of a refused request as it was sent, so that the client knows which request was refused. A path so long
 /// that none was meant is cut.
 fn bounded(mut path: String) -> String {
-    const LONGEST: usize = 16 * 1024;
-    path.truncate(path.floor_char_boundary(LONGEST));
+    const LONGEST_PATH_ECHOED: usize = 16 * 1024;
+    path.truncate(path.floor_char_boundary(LONGEST_PATH_ECHOED));
     path.shrink_to_fit();
     path
 }

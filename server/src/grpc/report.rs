@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use rollcall_proto::server::v1;
 use tokio::time::Instant;
 
-use super::admission::Kind;
+use super::admission::CallKind;
 use super::{Service, convert};
 use crate::budget::Resource;
-use crate::drain::Phase;
+use crate::drain::DrainPhase;
 use crate::metrics::Port;
-use crate::standing::{Backend, Report};
+use crate::standing::{Backend, ReplicaReport};
 
 /// Why a replica does not serve, unless it drains.
 const NOT_REACHED: &str = "zookeeper has not been reached yet";
@@ -20,13 +20,13 @@ impl Service {
         let report = self.standing.report().await;
         // Read after the wait, so that the state of the replica itself is current.
         let (state, cause, remaining) = match *self.drain.phases().borrow() {
-            Phase::Serving if self.metrics.serving.get() == 1 => (v1::ReplicaState::Serving, "", None),
-            Phase::Serving => (v1::ReplicaState::NotServing, NOT_REACHED, None),
-            Phase::Draining { deadline } => {
+            DrainPhase::Serving if self.metrics.serving.get() == 1 => (v1::ReplicaState::Serving, "", None),
+            DrainPhase::Serving => (v1::ReplicaState::NotServing, NOT_REACHED, None),
+            DrainPhase::Draining { deadline } => {
                 let remaining = deadline.saturating_duration_since(Instant::now());
                 (v1::ReplicaState::Draining, "draining", Some(convert::duration_to_proto(remaining)))
             }
-            Phase::Over => (v1::ReplicaState::Draining, "stopping", Some(prost_types::Duration::default())),
+            DrainPhase::Over => (v1::ReplicaState::Draining, "stopping", Some(prost_types::Duration::default())),
         };
         v1::StatusResponse {
             replica: report.name.clone(),
@@ -52,10 +52,10 @@ impl Service {
         v1::ReplicaCounts {
             connections: u64::try_from(connections).unwrap_or_default(),
             calls: used(Resource::Streams),
-            register_streams: streams(Kind::Register),
-            watch_streams: streams(Kind::Watch),
-            lock_streams: streams(Kind::AcquireLock),
-            waiting_gets: streams(Kind::Get),
+            register_streams: streams(CallKind::Register),
+            watch_streams: streams(CallKind::Watch),
+            lock_streams: streams(CallKind::AcquireLock),
+            waiting_gets: streams(CallKind::Get),
             registrations: used(Resource::Registrations),
             locks: used(Resource::Locks),
             views: to_u64(self.views.count()),
@@ -67,7 +67,7 @@ impl Service {
     }
 }
 
-fn backend(report: &Report) -> v1::BackendStatus {
+fn backend(report: &ReplicaReport) -> v1::BackendStatus {
     let kind = match report.backend {
         Backend::ZooKeeper => v1::BackendKind::Zookeeper,
         Backend::Embedded => v1::BackendKind::Embedded,
@@ -86,7 +86,7 @@ fn backend(report: &Report) -> v1::BackendStatus {
     }
 }
 
-fn sessions(report: &Report) -> Vec<v1::SessionStatus> {
+fn sessions(report: &ReplicaReport) -> Vec<v1::SessionStatus> {
     let limit = to_u64(report.session_path_bytes);
     let sessions = report.sessions.iter().map(|session| v1::SessionStatus {
         id: session.id.0,
@@ -98,7 +98,7 @@ fn sessions(report: &Report) -> Vec<v1::SessionStatus> {
     sessions.collect()
 }
 
-fn replicas(report: &Report) -> Vec<v1::ReplicaSessions> {
+fn replicas(report: &ReplicaReport) -> Vec<v1::ReplicaSessions> {
     let mut by_name: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
     for (session, name) in &*report.replicas.names {
         by_name.entry(name).or_default().push(session.0);

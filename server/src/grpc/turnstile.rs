@@ -2,9 +2,9 @@
 //!
 //! HTTP/2 begins calls as fast as it can read them, and each is a task. Beside some forty connections that send calls
 //! as fast as they can, a client that asks for little would wait until all calls that these have just begun have had
-//! their turn: some hundred milliseconds. So a connection that sends more than [`FREE`] bytes in [`REFILL`] reads only
-//! when it has a turn. There are as many turns as processors. They are given in the order in which they are asked for,
-//! and each is passed on behind the tasks that were begun in it.
+//! their turn: some hundred milliseconds. So a connection that sends more than [`READ_WITHOUT_TURN`] bytes in
+//! [`REFILL`] reads only when it has a turn. There are as many turns as processors. They are given in the order in
+//! which they are asked for, and each is passed on behind the tasks that were begun in it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that a connection reads without a turn in [`REFILL`]: some twenty calls.
-const FREE: usize = 2048;
-/// Time after which a connection has all of [`FREE`] again.
+const READ_WITHOUT_TURN: usize = 2048;
+/// Time after which a connection has all of [`READ_WITHOUT_TURN`] again.
 const REFILL: Duration = Duration::from_millis(100);
 /// Bytes that are read in a turn: some fifty calls, of which a thousand take some ten milliseconds.
-const TURN: usize = 4096;
+const BYTES_PER_TURN: usize = 4096;
 
 /// The turns of all connections. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Turnstile {
 
     /// A connection that has read nothing yet.
     pub(super) fn visitor(&self) -> Visitor {
-        Visitor { turnstile: self.clone(), turn: None, coming: None, free: FREE, since: Instant::now() }
+        Visitor { turnstile: self.clone(), turn: None, coming: None, free: READ_WITHOUT_TURN, since: Instant::now() }
     }
 }
 
@@ -59,10 +59,10 @@ impl Visitor {
     /// Waits until the connection may read; returns the number of bytes that it may read.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         if self.since.elapsed() >= REFILL {
-            (self.free, self.since) = (FREE, Instant::now());
+            (self.free, self.since) = (READ_WITHOUT_TURN, Instant::now());
         }
         if self.turn.is_some() {
-            return Poll::Ready(TURN);
+            return Poll::Ready(BYTES_PER_TURN);
         }
         if self.free > 0 {
             self.coming = None;
@@ -75,7 +75,7 @@ impl Visitor {
         });
         self.turn = ready!(coming.as_mut().poll(context));
         self.coming = None;
-        Poll::Ready(TURN)
+        Poll::Ready(BYTES_PER_TURN)
     }
 
     /// The connection does not read now. A turn that has come goes to the next connection. This one asks for another
@@ -140,7 +140,7 @@ mod tests {
         let (mut one, mut other) = (busy(&turnstile), busy(&turnstile));
         assert!(may_read(&mut one));
         assert!(!may_read(&mut other), "there is one turn");
-        one.has_read(TURN);
+        one.has_read(BYTES_PER_TURN);
         assert!(!may_read(&mut other), "the turn is passed on behind what was begun in it");
         assert!(!may_read(&mut one), "it is the other's turn first");
         until(&mut other).await;
@@ -148,7 +148,7 @@ mod tests {
 
         let mut quiet = turnstile.visitor();
         assert!(may_read(&mut quiet), "its first bytes are free");
-        quiet.has_read(FREE - 1);
+        quiet.has_read(READ_WITHOUT_TURN - 1);
         assert!(may_read(&mut quiet));
 
         // The connection has found nothing to read, begins nothing, and passes the turn on at once.
@@ -165,7 +165,7 @@ mod tests {
         assert!(may_read(&mut one) && !may_read(&mut other));
         other.pass(&mut Context::from_waker(Waker::noop()));
         assert!(other.coming.is_some(), "it keeps its place while its turn has not come");
-        one.has_read(TURN);
+        one.has_read(BYTES_PER_TURN);
         while one.turnstile.0.available_permits() == 0 {
             tokio::task::yield_now().await;
             other.pass(&mut Context::from_waker(Waker::noop()));
@@ -183,7 +183,7 @@ mod tests {
         assert!(!may_read(&mut gone));
         assert!(!may_read(&mut other));
         drop(gone);
-        one.has_read(TURN);
+        one.has_read(BYTES_PER_TURN);
         until(&mut other).await;
     }
 
@@ -191,10 +191,10 @@ mod tests {
     fn what_is_free_comes_back() {
         let turnstile = Turnstile::with(0);
         let mut visitor = turnstile.visitor();
-        visitor.has_read(FREE);
+        visitor.has_read(READ_WITHOUT_TURN);
         visitor.since = Instant::now() - REFILL;
         assert!(may_read(&mut visitor));
-        visitor.has_read(FREE);
+        visitor.has_read(READ_WITHOUT_TURN);
         assert!(!may_read(&mut visitor));
     }
 }

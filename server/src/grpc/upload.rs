@@ -23,7 +23,7 @@ use crate::error::Error;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// Time within which a request of one message must be complete, whatever its progress. A longer one lets a client that
 /// sends byte by byte keep its calls for longer; a shorter one fails large requests over slow connections.
-const LONGEST: Duration = Duration::from_secs(120);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Number of bytes that a connection must have sent for its requests to count as making progress.
 const PROGRESS: usize = 4 * 1024;
 /// Time for a last look before a request is given up, in which a replica that was stopped reads what arrived meanwhile.
@@ -31,11 +31,11 @@ const LAST_LOOK: Duration = Duration::from_secs(1);
 /// Time between two checks for free memory. A shorter one costs the processor more when all streams wait.
 const CROWDED: Duration = Duration::from_millis(500);
 /// Maximum number of bytes that a reflection stream may ask. Its server answers with the question, twice.
-const REFLECTION: usize = 64 * 1024;
+const REFLECTION_BYTES: usize = 64 * 1024;
 
 /// How a call uses its request.
 #[derive(Debug)]
-pub(super) enum Form {
+pub(super) enum RequestForm {
     /// One message, kept as long as the call.
     Single,
     /// Register: any number of messages, at any time. Each is handed on.
@@ -47,10 +47,10 @@ pub(super) enum Form {
 /// The body of a request.
 pub(super) struct Upload {
     body: Body,
-    form: Form,
-    patience: Patience,
+    form: RequestForm,
+    patience: UploadPatience,
     /// Set while there is no memory for bytes that have arrived on an open stream. Most streams never wait.
-    wait: Option<Wait>,
+    wait: Option<HeldUpRead>,
     /// Number of bytes that are kept.
     kept: usize,
     lengths: Lengths,
@@ -59,7 +59,7 @@ pub(super) struct Upload {
 }
 
 /// An open stream that is not read, except for the frame that shows that something has arrived.
-struct Wait {
+struct HeldUpRead {
     /// The frame that has arrived.
     frame: Frame<Bytes>,
     /// When memory is checked again.
@@ -68,7 +68,7 @@ struct Wait {
 }
 
 /// How long the server waits for a request.
-struct Patience {
+struct UploadPatience {
     began: Instant,
     /// Set on the first wait; most requests never wait.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -78,8 +78,8 @@ struct Patience {
 }
 
 impl Upload {
-    pub(super) fn new(body: Body, form: Form, call: Arc<Call>, unread: Arc<Unread>) -> Self {
-        let patience = Patience::new(&unread);
+    pub(super) fn new(body: Body, form: RequestForm, call: Arc<Call>, unread: Arc<Unread>) -> Self {
+        let patience = UploadPatience::new(&unread);
         Self { body, form, patience, wait: None, kept: 0, lengths: Lengths::default(), call, unread }
     }
 
@@ -89,19 +89,19 @@ impl Upload {
         }
         self.kept += data.len();
         match self.form {
-            Form::Single => self.call.keep(self.kept),
-            Form::Many => {
+            RequestForm::Single => self.call.keep(self.kept),
+            RequestForm::Many => {
                 self.lengths.pass(data);
                 self.call.keep_open(self.kept);
                 Ok(())
             }
-            Form::Reflection { .. } if self.kept > REFLECTION => {
-                let limit = REFLECTION as u64;
+            RequestForm::Reflection { .. } if self.kept > REFLECTION_BYTES => {
+                let limit = REFLECTION_BYTES as u64;
                 let what = "what a reflection stream asks, in bytes,";
                 Err(Error::LimitExceeded { reason: "TOO_MANY_BYTES", what, limit })
             }
-            Form::Reflection { .. } => {
-                self.patience = Patience::new(&self.unread);
+            RequestForm::Reflection { .. } => {
+                self.patience = UploadPatience::new(&self.unread);
                 self.call.keep(self.kept)
             }
         }
@@ -122,7 +122,7 @@ impl Upload {
             Some(wait) => wait,
             None => match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) if self.call.is_exhausted() => {
-                    Wait { frame, look: Box::pin(sleep(CROWDED)), _held_back: self.call.held_back() }
+                    HeldUpRead { frame, look: Box::pin(sleep(CROWDED)), _held_back: self.call.held_back() }
                 }
                 next => return Poll::Ready(next),
             },
@@ -138,7 +138,7 @@ impl Upload {
     }
 }
 
-impl Patience {
+impl UploadPatience {
     fn new(unread: &Unread) -> Self {
         Self { began: Instant::now(), alarm: None, read: unread.bytes(), is_last_look: false }
     }
@@ -149,9 +149,9 @@ impl Patience {
         while alarm.as_mut().poll(context).is_ready() {
             let (now, read) = (Instant::now(), unread.bytes());
             // The requests of a slow connection take turns: one may make no progress for long while others do.
-            if read.wrapping_sub(self.read) >= PROGRESS && now < self.began + LONGEST {
+            if read.wrapping_sub(self.read) >= PROGRESS && now < self.began + REQUEST_TIMEOUT {
                 (self.read, self.is_last_look) = (read, false);
-                alarm.as_mut().reset(self.began + LONGEST.min(now - self.began + REQUEST_TIME));
+                alarm.as_mut().reset(self.began + REQUEST_TIMEOUT.min(now - self.began + REQUEST_TIME));
             } else if self.is_last_look {
                 return true;
             } else {
@@ -170,17 +170,17 @@ impl http_body::Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let polled = match this.form {
-            Form::Many => this.poll_open(context),
-            Form::Single | Form::Reflection { .. } => Pin::new(&mut this.body).poll_frame(context),
+            RequestForm::Many => this.poll_open(context),
+            RequestForm::Single | RequestForm::Reflection { .. } => Pin::new(&mut this.body).poll_frame(context),
         };
         let Poll::Ready(frame) = polled else {
             return match this.form {
-                Form::Single if this.patience.is_over(&this.unread, context) => {
+                RequestForm::Single if this.patience.is_over(&this.unread, context) => {
                     let error = Error::RequestUnfinished { after: this.patience.began.elapsed() };
                     Poll::Ready(Some(Err(this.call.refuse(error))))
                 }
                 // This looks like a half-close by the client.
-                Form::Reflection { .. } if this.patience.is_over(&this.unread, context) => Poll::Ready(None),
+                RequestForm::Reflection { .. } if this.patience.is_over(&this.unread, context) => Poll::Ready(None),
                 _ => Poll::Pending,
             };
         };
@@ -235,7 +235,7 @@ mod tests {
     }
 
     impl Test {
-        fn new(form: Form, account: &Account) -> Self {
+        fn new(form: RequestForm, account: &Account) -> Self {
             let (sender, receiver) = mpsc::unbounded_channel();
             let (head, ()) = http::Request::new(()).into_parts();
             let (call, unread) = (Call::begin(account, &head).unwrap(), Arc::<Unread>::default());
@@ -265,7 +265,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_waited_for_as_long_as_it_goes_on_but_not_for_ever() {
-        let single = || Test::new(Form::Single, &Account::unlimited());
+        let single = || Test::new(RequestForm::Single, &Account::unlimited());
         assert_eq!(single().ends_after(0).await, 11);
         assert_eq!(single().ends_after(100).await, 11, "byte by byte is no progress");
         assert_eq!(single().ends_after(4096).await, 121);
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_its_turn_while_others_of_its_connection_go_on() {
-        let test = Test::new(Form::Single, &Account::unlimited());
+        let test = Test::new(RequestForm::Single, &Account::unlimited());
         let unread = test.unread.clone();
         let others = async move {
             for _ in 0..10 {
@@ -290,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_was_stopped_looks_once_more() {
-        let mut test = Test::new(Form::Single, &Account::unlimited());
+        let mut test = Test::new(RequestForm::Single, &Account::unlimited());
         let sender = test.sender.clone();
         tokio::select! {
             frame = test.next() => panic!("{frame:?}"),
@@ -309,7 +309,7 @@ mod tests {
     async fn a_register_stream_is_not_read_while_nothing_is_left_and_counts_its_largest_message() {
         let budget = Budget::new(Limits { bytes: 80_000, ..Limits::NONE }, Limits::NONE);
         let account = budget.account();
-        let mut test = Test::new(Form::Many, &account);
+        let mut test = Test::new(RequestForm::Many, &account);
         let (begun, full) = (Instant::now(), account.take(Resource::Bytes, 70_000).unwrap());
         let heard = Heard::new(begun);
         test.upload.call.is_heard_by(heard.clone());

@@ -15,7 +15,7 @@ use rollcall_proto::server::v1::watch_response::Event;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Kind, Place, account};
+use super::admission::{CallKind, CallPlace, account};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, convert, status};
@@ -23,17 +23,19 @@ use crate::budget::Account;
 use crate::error::Error;
 use crate::metrics::Counter;
 use crate::types::{Revision, Zxid};
-use crate::views::{Begin, Delta, Form, Key, Made, Neighbourhood, State, Step, Told, Views, Watcher};
+use crate::views::{
+    Begin, ConnectionKey, Delta, MadePart, PartForm, PartKey, State, Step, Views, Watcher, WatcherUpdate,
+};
 
 /// Size above which a step is sent in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
 /// Pauses between two tries to find memory for a part. With shorter ones, thousands of streams that wait cost the
 /// processor more; with longer ones, they go on later than they could.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const FIRST_MEMORY_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_MEMORY_PAUSE: Duration = Duration::from_secs(2);
 
 /// State that lives as long as the RPC.
-struct Open {
+struct OpenWatch {
     views: Views,
     account: Account,
     /// The latest transaction acknowledged to the connection, and its value when the call began.
@@ -47,18 +49,18 @@ struct Open {
     has_ended: bool,
     /// Counts the messages of all watchers.
     messages: Counter,
-    _place: Place,
+    _place: CallPlace,
 }
 
 /// A step and how far it has been sent.
 enum Unfinished {
-    Snapshot { state: Arc<State>, form: Form, begin: Begin },
+    Snapshot { state: Arc<State>, form: PartForm, begin: Begin },
     Delta { delta: Arc<Delta>, first: usize },
 }
 
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
-        let place = self.admit(Kind::Watch)?;
+        let place = self.admit(CallKind::Watch)?;
         let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
@@ -73,10 +75,10 @@ impl Service {
         let reader = self.views.open(&path, request.recursive, &account)?;
         let latest = acknowledged.latest();
         let at_least = latest.max(convert::at_least(request.min_revision)?);
-        let watcher = reader.watch(since, at_least, request.full, Neighbourhood(account.id()));
+        let watcher = reader.watch(since, at_least, request.full, ConnectionKey(account.id()));
         let (views, messages, told) =
             (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
-        let open = Open {
+        let open = OpenWatch {
             views,
             account,
             acknowledged: (acknowledged, latest),
@@ -92,7 +94,7 @@ impl Service {
     }
 }
 
-async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, Open)> {
+async fn next_response(mut open: OpenWatch) -> Option<(Result<Frame, tonic::Status>, OpenWatch)> {
     if open.has_ended {
         return None;
     }
@@ -110,7 +112,7 @@ async fn next_response(mut open: Open) -> Option<(Result<Frame, tonic::Status>, 
     Some((frame, open))
 }
 
-impl Open {
+impl OpenWatch {
     async fn next(&mut self) -> Result<Frame, Error> {
         if let Some(unfinished) = self.unfinished.take() {
             let is_stale = self.watcher.is_stale();
@@ -121,13 +123,13 @@ impl Open {
             let (acknowledged, latest) = &self.acknowledged;
             acknowledged.forget(*latest, end);
         }
-        let Some(Told { step, is_stale }) = next else {
+        let Some(WatcherUpdate { step, is_stale }) = next else {
             self.told = self.watcher.current();
             return Ok(self.current());
         };
         let (revision, event) = match step {
             Step::Snapshot { state, is_reset } => {
-                let form = if is_reset { Form::Reset } else { Form::Snapshot };
+                let form = if is_reset { PartForm::Reset } else { PartForm::Snapshot };
                 return self.part(Unfinished::Snapshot { state, form, begin: Begin::First }, is_stale).await;
             }
             Step::Delta(delta) => return self.part(Unfinished::Delta { delta, first: 0 }, is_stale).await,
@@ -150,7 +152,7 @@ impl Open {
     /// other calls of the connection have not read. Between two parts there is no heartbeat: they are one message to
     /// the client.
     async fn part(&mut self, step: Unfinished, stale: bool) -> Result<Frame, Error> {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = FIRST_MEMORY_PAUSE;
         let made = loop {
             match self.made(&step).await {
                 Err(Error::LimitExceeded { .. }) => {}
@@ -160,7 +162,7 @@ impl Open {
                 self.unfinished = Some(step);
                 return Ok(self.current());
             }
-            pause = (2 * pause).min(LONGEST_PAUSE);
+            pause = (2 * pause).min(LONGEST_MEMORY_PAUSE);
         };
         if made.next.is_none() {
             self.told = step.revision();
@@ -176,10 +178,10 @@ impl Open {
         Ok(Frame::with(&made.bytes, &v1::WatchResponse { stale, ..Default::default() }))
     }
 
-    async fn made(&self, step: &Unfinished) -> Result<Made, Error> {
+    async fn made(&self, step: &Unfinished) -> Result<MadePart, Error> {
         match step {
             Unfinished::Snapshot { state, form, begin } => {
-                let key = Key { form: *form, begin: begin.clone(), size: 0 };
+                let key = PartKey { form: *form, begin: begin.clone(), size: 0 };
                 self.views.state_part(&self.account, state, key, snapshot_part).await
             }
             Unfinished::Delta { delta, first } => self.views.delta_part(&self.account, delta, *first, delta_part).await,
@@ -210,14 +212,14 @@ fn watch_response(revision: Revision, is_last: bool, event: Event) -> bytes::Byt
     frame(&v1::WatchResponse { revision, stale: false, event: Some(event) })
 }
 
-fn snapshot_part(state: &State, key: &Key) -> Made {
+fn snapshot_part(state: &State, key: &PartKey) -> MadePart {
     let (node, next) = convert::node_part(state, &key.begin, usize::MAX, PART_BYTES);
-    let (more, reset) = (next.is_some(), key.form == Form::Reset);
+    let (more, reset) = (next.is_some(), key.form == PartForm::Reset);
     let event = Event::Snapshot(v1::Snapshot { node: Some(node), more, reset });
-    Made { bytes: watch_response(state.revision, !more, event), next: next.map(Begin::After) }
+    MadePart { bytes: watch_response(state.revision, !more, event), next: next.map(Begin::After) }
 }
 
-fn delta_part(delta: &Delta, first: usize) -> Made {
+fn delta_part(delta: &Delta, first: usize) -> MadePart {
     let (mut changes, mut bytes) = (Vec::new(), 0);
     for change in delta.changes.iter().skip(first) {
         let change = convert::change_to_proto(change);
@@ -229,5 +231,5 @@ fn delta_part(delta: &Delta, first: usize) -> Made {
     }
     let next = Some(first + changes.len()).filter(|next| *next < delta.changes.len());
     let event = Event::Delta(v1::Delta { changes, more: next.is_some() });
-    Made { bytes: watch_response(delta.revision, next.is_none(), event), next: next.map(Begin::At) }
+    MadePart { bytes: watch_response(delta.revision, next.is_none(), event), next: next.map(Begin::At) }
 }

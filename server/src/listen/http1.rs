@@ -10,12 +10,12 @@ use tokio::task::JoinSet;
 use super::Listener;
 
 /// Time for the head of a request, from the end of the request before. A connection that asks nothing ends then.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves for ever.
 pub(crate) async fn serve(mut listener: Listener, routes: axum::Router) {
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -37,7 +37,7 @@ pub(crate) struct Listener {
     listener: TcpListener,
     places: Places,
     port: Port,
-    patience: socket::Patience,
+    requirements: socket::PeerRequirements,
     metrics: Metrics,
     refused: Seldom,
     failed: Seldom,
@@ -51,9 +51,9 @@ impl Listener {
             // The HTTP server bounds the time of each head.
             Port::Http => 0,
         };
-        let patience = socket::Patience { silence, opening };
+        let requirements = socket::PeerRequirements { silence, opening };
         let places = Places::new(bounds, metrics.connections.get_or_create(&port.into()).clone());
-        Self { listener, places, port, patience, metrics, refused: Seldom::default(), failed: Seldom::default() }
+        Self { listener, places, port, requirements, metrics, refused: Seldom::default(), failed: Seldom::default() }
     }
 
     /// The next connection that is within the limits.
@@ -68,7 +68,7 @@ impl Listener {
             };
             match self.places.take(address.ip()) {
                 // Without this, answers wait for acknowledgements. If it can't be set, the peer has gone.
-                Ok(place) if stream.set_nodelay(true).is_ok() => return Socket::new(stream, self.patience, place),
+                Ok(place) if stream.set_nodelay(true).is_ok() => return Socket::new(stream, self.requirements, place),
                 Ok(_) => {}
                 Err(limit) => self.refuse(address, limit),
             }

@@ -10,7 +10,7 @@ use crate::metrics::Gauge;
 use crate::mutex::lock;
 
 /// Number of descriptors that are kept from clients: for ZooKeeper's connections, files, pipes.
-const RESERVE: usize = 256;
+const RESERVED_DESCRIPTORS: usize = 256;
 
 /// Maximum number of connections of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Bounds {
     /// neither gets more than was asked for. If a port gets less than was asked for, one address gets a quarter of it
     /// at most.
     pub(crate) fn within(self, descriptors: usize) -> [Self; 2] {
-        let free = descriptors.saturating_sub(RESERVE).max(8);
+        let free = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(8);
         [free - free / 4, free / 4].map(|most| {
             let share = if most < self.in_all { (most / 4).max(1) } else { self.per_address };
             Self { in_all: most.min(self.in_all), per_address: self.per_address.min(share) }
@@ -68,7 +68,7 @@ struct Taken {
 
 /// The place of one connection, given back on drop.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     places: Places,
     address: IpAddr,
 }
@@ -79,7 +79,7 @@ impl Places {
         Self { bounds, taken: Arc::default(), gauge }
     }
 
-    pub(super) fn take(&self, address: IpAddr) -> Result<Place, Full> {
+    pub(super) fn take(&self, address: IpAddr) -> Result<ConnectionPlace, Full> {
         let address = network(address);
         let Bounds { in_all, per_address } = self.bounds;
         let mut taken = lock(&self.taken);
@@ -93,11 +93,11 @@ impl Places {
         *here += 1;
         taken.in_all += 1;
         self.gauge.inc();
-        Ok(Place { places: self.clone(), address })
+        Ok(ConnectionPlace { places: self.clone(), address })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut taken = lock(&self.places.taken);
         taken.in_all -= 1;

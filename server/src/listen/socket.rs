@@ -9,17 +9,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::places::Place;
+use super::places::ConnectionPlace;
 
 /// Time within which the first bytes of a connection must arrive.
-const OPENING: Duration = Duration::from_secs(10);
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The requirements that a peer must meet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct PeerRequirements {
     /// Time after which a peer that neither sends nor takes anything counts as gone.
     pub(super) silence: Duration,
-    /// Number of bytes that must have arrived within [`OPENING`].
+    /// Number of bytes that must have arrived within [`OPENING_TIMEOUT`].
     pub(super) opening: usize,
 }
 
@@ -32,16 +32,16 @@ pub(super) struct Patience {
 pub(crate) struct Socket<S = TcpStream> {
     stream: S,
     silence: Duration,
-    opening: Option<Opening>,
+    opening: Option<OpeningBytes>,
     /// When bytes last arrived.
     heard: Instant,
     stuck: Option<Stuck>,
-    _place: Option<Place>,
+    _place: Option<ConnectionPlace>,
 }
 
 /// The bytes that must arrive before the connection is open.
 #[derive(Debug)]
-struct Opening {
+struct OpeningBytes {
     left: usize,
     alarm: Pin<Box<Sleep>>,
 }
@@ -54,9 +54,9 @@ struct Stuck {
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(stream: S, patience: Patience, place: impl Into<Option<Place>>) -> Self {
-        let Patience { silence, opening } = patience;
-        let opening = (opening > 0).then(|| Opening { left: opening, alarm: Box::pin(sleep(OPENING)) });
+    pub(super) fn new(stream: S, requirements: PeerRequirements, place: impl Into<Option<ConnectionPlace>>) -> Self {
+        let PeerRequirements { silence, opening } = requirements;
+        let opening = (opening > 0).then(|| OpeningBytes { left: opening, alarm: Box::pin(sleep(OPENING_TIMEOUT)) });
         Self { stream, silence, opening, heard: Instant::now(), stuck: None, _place: place.into() }
     }
 
@@ -150,7 +150,7 @@ mod tests {
 
     fn pair(opening: usize) -> (Socket<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(16);
-        (Socket::new(ours, Patience { silence: SILENCE, opening }, None), theirs)
+        (Socket::new(ours, PeerRequirements { silence: SILENCE, opening }, None), theirs)
     }
 
     async fn ends_with_time_out<T: std::fmt::Debug>(what: impl Future<Output = io::Result<T>>) -> Duration {
@@ -170,7 +170,7 @@ mod tests {
                 peer
             });
             let after = ends_with_time_out(socket.read_exact(&mut [0; 33])).await;
-            assert_eq!(after.as_secs(), OPENING.as_secs());
+            assert_eq!(after.as_secs(), OPENING_TIMEOUT.as_secs());
             drop(filling.await.unwrap());
         }
     }

@@ -79,12 +79,12 @@ struct Lease {
     stray: bool,
 }
 
-type Reading = Result<Arc<Snapshot>, zk::Error>;
+type SnapshotReading = Result<Arc<Snapshot>, zk::Error>;
 
 /// A handle of one who waits; when the last is dropped the board's task ends.
 #[derive(Debug, Clone)]
 pub(super) struct Board {
-    callers: mpsc::Sender<oneshot::Sender<Reading>>,
+    callers: mpsc::Sender<oneshot::Sender<SnapshotReading>>,
     show: watch::Sender<Arc<Snapshot>>,
     shown: watch::Receiver<Arc<Snapshot>>,
 }
@@ -92,7 +92,7 @@ pub(super) struct Board {
 /// What keeps a board findable without keeping it alive.
 #[derive(Debug, Clone)]
 pub(super) struct WeakBoard {
-    callers: mpsc::WeakSender<oneshot::Sender<Reading>>,
+    callers: mpsc::WeakSender<oneshot::Sender<SnapshotReading>>,
     show: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -122,7 +122,7 @@ impl Board {
     ///
     /// # Cancellation
     /// Safe.
-    pub(super) async fn look(&self) -> Reading {
+    pub(super) async fn look(&self) -> SnapshotReading {
         let (reply, reading) = oneshot::channel();
         self.callers.send(reply).await.map_err(|_| zk::Error::NotSent)?;
         reading.await.unwrap_or(Err(zk::Error::NotSent))
@@ -183,7 +183,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut calls: mpsc::Receiver<oneshot::Sender<Reading>>) {
+    async fn run(mut self, mut calls: mpsc::Receiver<oneshot::Sender<SnapshotReading>>) {
         let mut show_at = Instant::now();
         let mut unshown = false;
         let session = self.session.clone();
@@ -233,7 +233,7 @@ impl Task {
         self.session.watches().forget_closed(self.queue.as_str());
     }
 
-    async fn read(&mut self) -> Reading {
+    async fn read(&mut self) -> SnapshotReading {
         self.watches.clear();
         // Polled in this order, sent in this order: the queue is never read later than the leases.
         let contenders = self.session.watch_children(&self.queue);

@@ -19,7 +19,7 @@ use crate::zk::layout::{FENCES, LEASES, lock_queue, session_of_fence};
 use crate::zk::{self, ErrorCode, Listed, Read, Request, Response, Session};
 
 /// How often what changes meanwhile is read again, to give one consistent state. After that, what was read is given.
-const TRIES: usize = 4;
+const READ_TRIES: usize = 4;
 /// Number of holders, and of waiters, that are described; of more, not all.
 const PARTIES: usize = 10_000;
 /// Number of bytes that are kept of a node: more than any name or record of ours has.
@@ -128,7 +128,7 @@ async fn describe(
             state.replicas = shared.roster.current().await;
         }
         let (path, queue) = (path.clone(), queue.clone());
-        let next = go_through(state.parties(), move || state.next(&path, &queue, tries >= TRIES, make)).await?;
+        let next = go_through(state.parties(), move || state.next(&path, &queue, tries >= READ_TRIES, make)).await?;
         match next {
             Next::Read(needed) => nodes = needed,
             Next::Made(made) => return Ok(made),

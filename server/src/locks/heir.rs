@@ -11,7 +11,7 @@ use super::lock;
 use crate::types::NodePath;
 
 /// How long an heir's session may take: another one may well be able to delete the lease meanwhile.
-const PATIENCE: Duration = Duration::from_millis(300);
+const SESSION_PATIENCE: Duration = Duration::from_millis(300);
 
 /// The first of each queue, where it waits here.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +51,7 @@ impl Heirs {
         let Some(heir) = lock(&self.0).remove(path) else { return false };
         let (taken, answer) = oneshot::channel();
         heir.send(Bequest { lease, taken }).is_ok()
-            && matches!(tokio::time::timeout(PATIENCE, answer).await, Ok(Ok(())))
+            && matches!(tokio::time::timeout(SESSION_PATIENCE, answer).await, Ok(Ok(())))
     }
 }
 

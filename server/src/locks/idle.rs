@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::{READ_CHUNK, Shared};
 use crate::lock_nodes::{LockNodes, LockRecord, Versions, removal_of_begun};
 use crate::types::{NodePath, Zxid};
-use crate::zk::layout::{LOCKS, lock_queue};
-use crate::zk::{self, CommitError, Owner, Read, Session};
+use crate::zk::layout::{LOCK_RECORDS, lock_queue};
+use crate::zk::{self, CommitError, EphemeralSession, Read, Session};
 
 /// Number of times that all records are gone through in the time after which a lock is idle.
 const ROUNDS: u32 = 8;
@@ -68,8 +68,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Goes through all records once, in about half of the time of a round.
-async fn go_through(shared: &Shared, owner: &Owner, round: Duration) -> Result<(), zk::Error> {
-    let root = NodePath::trusted(LOCKS);
+async fn go_through(shared: &Shared, owner: &EphemeralSession, round: Duration) -> Result<(), zk::Error> {
+    let root = NodePath::trusted(LOCK_RECORDS);
     let Some((shards, _)) = owner.session().children(&root).await? else { return Ok(()) };
     let pause = round / 2 / u32::try_from(shards.len().max(1)).unwrap_or(u32::MAX);
     for shard in shards {
@@ -84,7 +84,12 @@ async fn go_through(shared: &Shared, owner: &Owner, round: Duration) -> Result<(
 }
 
 /// Looks at some records of a shard, and at their locks.
-async fn look_at(shared: &Shared, owner: &Owner, shard: &NodePath, names: &[String]) -> Result<(), zk::Error> {
+async fn look_at(
+    shared: &Shared,
+    owner: &EphemeralSession,
+    shard: &NodePath,
+    names: &[String],
+) -> Result<(), zk::Error> {
     let session = owner.session();
     let paths: Vec<_> = names.iter().map(|name| shard.join(name)).collect();
     let mut records = Vec::new();
@@ -117,7 +122,7 @@ fn age(read: &Read) -> Duration {
 
 async fn carry_out(
     shared: &Shared,
-    owner: &Owner,
+    owner: &EphemeralSession,
     record: LockRecord,
     read: &Read,
     verdict: Verdict,

@@ -19,7 +19,7 @@ use crate::contact::{self, Contact};
 use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath, SessionId};
-use crate::zk::{self, CommitError, ErrorCode, EventKind, Fired, Link, OneShot, Owner, Session};
+use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, EventKind, Fired, Link, OneShot, Session};
 
 /// A lease with a ttl that this replica keeps.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Lasting {
     version: i32,
     token: FencingToken,
     /// Its fence is the one that the record names.
-    owner: Owner,
+    owner: EphemeralSession,
     /// The sessions of ours that the record was ever meant to name.
     claims: Vec<SessionId>,
 }
@@ -59,7 +59,7 @@ enum Missing {
 }
 
 /// What woke the keeper.
-enum Woken {
+enum KeeperWoken {
     /// The record was written, or something is gone.
     Fired(Fired),
     Seen(Seen),
@@ -68,13 +68,13 @@ enum Woken {
 }
 
 /// The client of a lock with a ttl, as long as its replica keeps that.
-struct Company {
+struct KeptClient {
     /// Since when the lock is kept here: the client has its ttl from then at least.
     since: Instant,
     asked: Asked,
 }
 
-impl Company {
+impl KeptClient {
     fn new() -> Self {
         Self { since: clock::now(), asked: Asked::default() }
     }
@@ -89,7 +89,7 @@ impl Company {
         } else {
             self.asked.contact(&lock.slot, stream, |contact| ask_after(ttl, contact))?.last_heard(now)
         };
-        Some(lock.shared.pulse.silent_at(heard.max(self.since), ttl))
+        Some(lock.shared.stall_detector.silent_at(heard.max(self.since), ttl))
     }
 
     /// What can be answered for while the evidence of the session is not overdue: whichever replica comes to keep the lock
@@ -115,7 +115,7 @@ impl Lasting {
         name: &str,
         record: Record,
         token: FencingToken,
-        owner: &Owner,
+        owner: &EphemeralSession,
     ) -> Self {
         Self {
             shared: shared.clone(),
@@ -133,7 +133,11 @@ impl Lasting {
     ///
     /// # Errors
     /// [`Error::UnknownLock`] when there is none with a ttl.
-    pub(super) async fn pick_up(shared: &Arc<Shared>, slot: &Arc<Slot>, owner: &Owner) -> Result<Self, Interrupt> {
+    pub(super) async fn pick_up(
+        shared: &Arc<Shared>,
+        slot: &Arc<Slot>,
+        owner: &EphemeralSession,
+    ) -> Result<Self, Interrupt> {
         let (session, path, mark) = (owner.session(), slot.id().path(), slot.id().mark());
         session.sync(path).await?;
         loop {
@@ -188,7 +192,7 @@ impl Lasting {
         let mut missed = false;
         // The stream for which the lease was last found to be ours.
         let mut verified = self.slot.stream();
-        let mut company = Company::new();
+        let mut company = KeptClient::new();
         loop {
             let stream = self.slot.stream();
             if stream != verified {
@@ -221,32 +225,32 @@ impl Lasting {
             };
             let woken = tokio::select! {
                 biased;
-                _ = orders.changed() => Woken::Again,
-                _ = stopping.changed() => Woken::Again,
-                () = clock::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => Woken::Again,
+                _ = orders.changed() => KeeperWoken::Again,
+                _ = stopping.changed() => KeeperWoken::Again,
+                () = clock::sleep_until(silent_at.map_or(ask_again, |at| at.min(ask_again))) => KeeperWoken::Again,
                 woken = self.news(&mut watches) => woken,
             };
             match woken {
-                Woken::Again => {}
-                Woken::Fired(fired) => {
+                KeeperWoken::Again => {}
+                KeeperWoken::Fired(fired) => {
                     written |= fired == Fired::Event(EventKind::DataChanged);
                     missed |= fired == Fired::ConnectionLost;
                     watches = None;
                     unwatched = Some(clock::now());
                 }
-                Woken::Seen(Seen::Ours(set)) => {
+                KeeperWoken::Seen(Seen::Ours(set)) => {
                     watches = Some(set);
                     watched = true;
                     unwatched = None;
                     verified = stream;
                 }
                 // The latest to come back counts: a stream that came here since was not meant by who took it.
-                Woken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
-                Woken::Seen(Seen::Taken) => return Stop::Superseded,
+                KeeperWoken::Seen(Seen::Taken) if stream != verified => return Stop::Again,
+                KeeperWoken::Seen(Seen::Taken) => return Stop::Superseded,
                 // Before it was watched, a release is all that is likely.
-                Woken::Seen(Seen::Gone(_)) if written || !watched => return Stop::Released,
-                Woken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Stop::Released,
-                Woken::Seen(Seen::Gone(_) | Seen::Deleted) => return Stop::Removed,
+                KeeperWoken::Seen(Seen::Gone(_)) if written || !watched => return Stop::Released,
+                KeeperWoken::Seen(Seen::Gone(Missing::PerhapsReleased)) if missed => return Stop::Released,
+                KeeperWoken::Seen(Seen::Gone(_) | Seen::Deleted) => return Stop::Removed,
             }
         }
     }
@@ -265,26 +269,26 @@ impl Lasting {
     ///
     /// # Cancellation
     /// Safe: a write whose answer was not awaited is found by the next look.
-    async fn news(&mut self, watches: &mut Option<[OneShot; 2]>) -> Woken {
+    async fn news(&mut self, watches: &mut Option<[OneShot; 2]>) -> KeeperWoken {
         if let Some([record, lease]) = watches {
             let fired = tokio::select! {
                 biased;
                 fired = record => fired,
                 fired = lease => fired,
             };
-            return Woken::Fired(fired.unwrap_or(Fired::ConnectionLost));
+            return KeeperWoken::Fired(fired.unwrap_or(Fired::ConnectionLost));
         }
         let owner = if *self.owner.session().link().borrow() == Link::Expired {
             let Ok(owner) = self.shared.pool.any() else {
                 self.shared.room_may_be_free().await;
-                return Woken::Again;
+                return KeeperWoken::Again;
             };
             owner
         } else {
             self.owner.clone()
         };
         if !owner.session().connected().await {
-            return Woken::Again;
+            return KeeperWoken::Again;
         }
         match self.look(owner.session()).await {
             // The record names a session of ours that is over.
@@ -292,18 +296,18 @@ impl Lasting {
                 if self.claim(owner).await.is_err() {
                     seat::pause().await;
                 }
-                Woken::Again
+                KeeperWoken::Again
             }
-            Ok(seen) => Woken::Seen(seen),
+            Ok(seen) => KeeperWoken::Seen(seen),
             Err(_) => {
                 seat::pause().await;
-                Woken::Again
+                KeeperWoken::Again
             }
         }
     }
 
     /// Has the record name another session of ours.
-    async fn claim(&mut self, owner: Owner) -> Result<(), zk::Error> {
+    async fn claim(&mut self, owner: EphemeralSession) -> Result<(), zk::Error> {
         let record = Record { owner: owner.id(), ..self.record.clone() };
         self.claims.push(owner.id());
         owner.commit(vec![record.write(&self.name, self.version)]).await.map_err(as_zk)?;
@@ -359,7 +363,7 @@ impl Lasting {
     }
 
     /// `None`: try again, with the version of a claim of ours whose answer was not seen.
-    async fn try_end(&self, owner: &Owner, version: &mut i32) -> Result<Option<Removal>, zk::Error> {
+    async fn try_end(&self, owner: &EphemeralSession, version: &mut i32) -> Result<Option<Removal>, zk::Error> {
         let removal = record::remove(owner, &self.record.path, &self.name, *version).await?;
         if removal == Removal::Gone {
             return Ok(Some(removal));

@@ -14,10 +14,10 @@ use super::record::Record;
 use super::seat::{Cleared, Seat, Trace};
 use super::slot::{Order, Slot};
 use super::terms::{Grant, PATIENCE, Terms, Wait, until};
-use super::{Interrupt, LostReason, Place, Shared, Stop, hold, lock, release, seat};
+use super::{Interrupt, LostReason, Shared, Stop, TaskPlace, hold, lock, release, seat};
 use crate::error::Error;
 use crate::refusal;
-use crate::zk::{self, Owner};
+use crate::zk::{self, EphemeralSession};
 
 /// How long an end is held back so that no node is left when it is told.
 const TIDY: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) struct Life {
     pub(super) slot: Arc<Slot>,
     pub(super) mark: Mark,
     /// Its share of the limit.
-    pub(super) _place: Place,
+    pub(super) _place: TaskPlace,
 }
 
 impl Life {
@@ -179,7 +179,7 @@ impl Life {
 
     /// One try, seen to its end: only the client is told in time if the connection hangs. If the lock was picked up
     /// then all the same, it is nobody's, and the reaper ends it.
-    async fn try_pick_up(&self, owner: &Owner, deadline: Option<Instant>) -> Result<Lasting, Interrupt> {
+    async fn try_pick_up(&self, owner: &EphemeralSession, deadline: Option<Instant>) -> Result<Lasting, Interrupt> {
         let mut picking_up = pin!(Lasting::pick_up(&self.shared, &self.slot, owner));
         tokio::select! {
             picked_up = &mut picking_up => return picked_up,

@@ -73,12 +73,12 @@ pub(crate) use self::stream::{Acquisition, LOOK_AGAIN, LockEvent, LostReason};
 use self::terms::{PATIENCE, Terms, Wait};
 use crate::budget::{Account, Budget, Resource, Share};
 use crate::compute;
-use crate::contact::{Contact, Pulse};
+use crate::contact::{Contact, StallDetector};
 use crate::error::Error;
 use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
 use crate::types::{NodePath, PathError, SessionId};
-use crate::zk::{self, NoRoom, Owner, Pool, Room, Roster, Zk};
+use crate::zk::{self, EphemeralSession, NoRoom, PathReservation, Pool, Roster, Zk};
 
 /// How many nodes are read at once that others may have filled: an answer is read whole, up to 64 MiB, and a node holds
 /// up to 1 MiB.
@@ -119,7 +119,7 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct Shared {
     pool: Pool,
     /// Whether this process was stopped.
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
     /// Time without use after which the nodes of a lock are removed; zero: never.
     idle: Duration,
     roster: Roster,
@@ -151,7 +151,7 @@ struct Shared {
 
 /// What a lock's task takes of the limits, until its end.
 #[derive(Debug)]
-struct Place {
+struct TaskPlace {
     _lock: Share,
     _path: Share,
     _task: OwnedSemaphorePermit,
@@ -224,7 +224,7 @@ impl Locks {
     /// accounts together allow to be held and waited for at once.
     pub(crate) fn start(
         zk: &Zk,
-        pulse: Arc<Pulse>,
+        stall_detector: Arc<StallDetector>,
         limit: usize,
         idle: Duration,
         budget: &Budget,
@@ -236,7 +236,7 @@ impl Locks {
         let shared = Arc::new(Shared {
             pool: zk.pool.clone(),
             roster: zk.roster.clone(),
-            pulse,
+            stall_detector,
             idle,
             jobs,
             limit,
@@ -326,7 +326,7 @@ impl Locks {
                 None => {}
             }
         }
-        let place = Place {
+        let place = TaskPlace {
             _lock: account.take(Resource::Locks, 1)?,
             _path: account.take(Resource::PathBytes, seat::path_bytes(slot.id().path()))?,
             // The accounts allow no more than there are; so the replica is going down.
@@ -386,18 +386,18 @@ impl Shared {
         let owners = self.pool.owners();
         let boards = lock(&self.boards);
         let waited_for = |id| boards.get(&(path.clone(), id)).is_some_and(|board| board.upgrade().is_some());
-        owners.borrow().iter().map(Owner::id).find(|id| waited_for(*id))
+        owners.borrow().iter().map(EphemeralSession::id).find(|id| waited_for(*id))
     }
 
     /// A session for one who wants a lock: that of the others who wait for it here, so that they share what they read.
-    fn room(&self, path: &NodePath) -> Result<Room, NoRoom> {
+    fn room(&self, path: &NodePath) -> Result<PathReservation, NoRoom> {
         let bytes = seat::path_bytes(path);
-        let among_others = self.session_of_those_who_wait(path).and_then(|id| self.pool.room_in(id, bytes));
-        among_others.map_or_else(|| self.pool.room(bytes), Ok)
+        let among_others = self.session_of_those_who_wait(path).and_then(|id| self.pool.reserve_in(id, bytes));
+        among_others.map_or_else(|| self.pool.reserve(bytes), Ok)
     }
 
     /// The board for a lock on an owner's session, started if there is none.
-    fn board(self: &Arc<Self>, owner: &Owner, path: &NodePath) -> Board {
+    fn board(self: &Arc<Self>, owner: &EphemeralSession, path: &NodePath) -> Board {
         let key = (path.clone(), owner.id());
         let mut boards = lock(&self.boards);
         if let Some(board) = boards.get(&key).and_then(WeakBoard::upgrade) {

@@ -10,19 +10,24 @@ use crate::lock_nodes::{LockRecord, lock_record};
 use crate::refusal;
 use crate::types::{NodePath, Stat, Zxid};
 use crate::zk::layout::{is_in_lock_queue, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Session};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Session};
 
 /// How often a node that changes under one's hands is looked at again.
-const TRIES: usize = 16;
+const CHECK_TRIES: usize = 16;
 
 /// Makes sure that the lock node stands and has this number, and gives the transaction that wrote it.
 ///
 /// A node without data is kazoo's, which creates first and writes then, and may die in between: it is filled in, unless
 /// it has children that can't be leases; then it belongs to something else. `records`: a lock that is made here gets a
 /// record, by which it is found when nobody uses it any more.
-pub(super) async fn check(owner: &Owner, path: &NodePath, limit: u32, records: bool) -> Result<Zxid, Interrupt> {
+pub(super) async fn check(
+    owner: &EphemeralSession,
+    path: &NodePath,
+    limit: u32,
+    records: bool,
+) -> Result<Zxid, Interrupt> {
     let session = owner.session();
-    for _ in 0..TRIES {
+    for _ in 0..CHECK_TRIES {
         match session.get(path).await.map_err(|error| refused(error, path))? {
             Some(read) => match Limit::of(&read.data) {
                 _ if !is_durable(&read.stat) => return Err(not_a_lock(path, "it is an ephemeral node")),
@@ -86,7 +91,12 @@ async fn check_parents(session: &Session, path: &NodePath) -> Result<(), Interru
 }
 
 /// `None`: somebody else created it; look again.
-async fn create(owner: &Owner, path: &NodePath, limit: u32, records: bool) -> Result<Option<Zxid>, Interrupt> {
+async fn create(
+    owner: &EphemeralSession,
+    path: &NodePath,
+    limit: u32,
+    records: bool,
+) -> Result<Option<Zxid>, Interrupt> {
     let session = owner.session();
     check_parents(session, path).await?;
     let lock = zk::create(path.as_str(), number(limit), CreateMode::Persistent);
@@ -127,7 +137,7 @@ async fn create(owner: &Owner, path: &NodePath, limit: u32, records: bool) -> Re
 /// Makes sure that the node stands below which contenders wait.
 pub(super) async fn ensure_queue(session: &Session, path: &NodePath) -> Result<(), Interrupt> {
     let queue = lock_queue(path);
-    for _ in 0..TRIES {
+    for _ in 0..CHECK_TRIES {
         match session.create(queue.as_str(), Bytes::new(), CreateMode::Persistent).await {
             Ok(_) | Err(zk::Error::Refused(ErrorCode::NodeExists)) => return Ok(()),
             Err(zk::Error::Refused(ErrorCode::NoNode)) => {
@@ -156,7 +166,7 @@ pub(super) enum Renewal {
 
 /// Replaces the node whose children are the contenders by one that counts them from zero, if there are none. That is one
 /// transaction: nobody ever finds the node missing.
-pub(super) async fn renew_queue(owner: &Owner, path: &NodePath) -> Result<Renewal, zk::Error> {
+pub(super) async fn renew_queue(owner: &EphemeralSession, path: &NodePath) -> Result<Renewal, zk::Error> {
     let (session, queue) = (owner.session(), lock_queue(path));
     let (open, read) = futures_util::future::join(session.is_open(&queue), session.get(&queue)).await;
     let (Some(open), Some(read)) = (open?, read?) else { return Ok(Renewal::Busy) };

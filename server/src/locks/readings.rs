@@ -38,7 +38,7 @@ struct Reading<T> {
 }
 
 /// One who waits for a reading, or makes it.
-struct Party<T> {
+struct ReadingParty<T> {
     of_locks: Arc<OfLocks<T>>,
     path: NodePath,
     reading: Arc<Reading<T>>,
@@ -98,7 +98,7 @@ impl<T: Send + Sync + 'static> Readings<T> {
 }
 
 impl<T> Readings<T> {
-    fn party(&self, path: &NodePath) -> Party<T> {
+    fn party(&self, path: &NodePath) -> ReadingParty<T> {
         let mut of_locks = lock(&self.of_locks);
         let reading = of_locks.get(path).and_then(Weak::upgrade).unwrap_or_else(|| {
             let reading = Arc::new(Reading { turn: Arc::new(Semaphore::new(1)), last: Mutex::default() });
@@ -106,11 +106,11 @@ impl<T> Readings<T> {
             reading
         });
         drop(of_locks);
-        Party { of_locks: self.of_locks.clone(), path: path.clone(), reading }
+        ReadingParty { of_locks: self.of_locks.clone(), path: path.clone(), reading }
     }
 }
 
-impl<T> Drop for Party<T> {
+impl<T> Drop for ReadingParty<T> {
     fn drop(&mut self) {
         // Under the lock nobody new comes: this one, and no other, is the last.
         let mut of_locks = lock(&self.of_locks);

@@ -19,10 +19,10 @@ use super::record::{self, Record, record_path};
 use super::{Shared, go_through, lock, seat};
 use crate::types::NodePath;
 use crate::zk::layout::{FENCES, LEASES, fence};
-use crate::zk::{self, OneShot, Owner};
+use crate::zk::{self, EphemeralSession, OneShot};
 
 /// How many records are read at once.
-const READ_CHUNK: usize = 256;
+const RECORDS_PER_LOOK: usize = 256;
 /// Number of leases whose removal is under way at once.
 const REMOVED_AT_ONCE: usize = 64;
 /// Looked at once more after that, whatever the watch says.
@@ -65,14 +65,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Finds the leases whose keeper is gone; those that were known stay due when they were. Gives a watch on the fences.
-async fn look(shared: &Shared, owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> Result<OneShot, zk::Error> {
+async fn look(
+    shared: &Shared,
+    owner: &EphemeralSession,
+    orphans: &mut HashMap<String, Orphan>,
+) -> Result<OneShot, zk::Error> {
     let session = owner.session();
     let (fences, leases) = (NodePath::trusted(FENCES), NodePath::trusted(LEASES));
     session.sync(&fences).await?;
     // The records first: the fence of one that was written later is in the list.
     let names = session.children(&leases).await?.map(|(names, _)| names).unwrap_or_default();
     let mut records = Vec::new();
-    for chunk in names.chunks(READ_CHUNK) {
+    for chunk in names.chunks(RECORDS_PER_LOOK) {
         let paths: Vec<_> = chunk.iter().map(|name| record_path(name)).collect();
         let reads = session.get_many(paths.iter().map(NodePath::as_str)).await?;
         for (name, read) in chunk.iter().zip(reads) {
@@ -93,7 +97,7 @@ async fn look(shared: &Shared, owner: &Owner, orphans: &mut HashMap<String, Orph
     // After the records: a task is found from before its first write of one until it has no more to do with it.
     let mut without_keeper = Vec::new();
     for (index, (name, record, version)) in records.into_iter().enumerate() {
-        if index % READ_CHUNK == 0 {
+        if index % RECORDS_PER_LOOK == 0 {
             // There may be very many.
             tokio::task::yield_now().await;
         }
@@ -129,7 +133,7 @@ fn known_or_due(
 }
 
 /// Removes what is due. `false`: look again.
-async fn reap(owner: &Owner, orphans: &mut HashMap<String, Orphan>) -> bool {
+async fn reap(owner: &EphemeralSession, orphans: &mut HashMap<String, Orphan>) -> bool {
     let now = Instant::now();
     let due: Vec<_> = orphans.iter().filter(|(_, orphan)| orphan.due <= now).map(|(name, _)| name.clone()).collect();
     if due.is_empty() {

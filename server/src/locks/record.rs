@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::seat::delete;
 use crate::types::{NodePath, SessionId};
 use crate::zk::layout::LEASES;
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Request};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Request};
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub(super) enum Removal {
 
 /// Removes a lease and its record, if that still has this version.
 pub(super) async fn remove(
-    owner: &Owner,
+    owner: &EphemeralSession,
     path: &NodePath,
     lease_name: &str,
     version: i32,

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::refusal;
 use crate::types::{FencingToken, NodePath};
 use crate::zk::layout::lock_queue;
-use crate::zk::{self, CommitError, ErrorCode, Owner, Session};
+use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, Session};
 
 /// For how long, about, one who waits has no place whose session is over, until it has another. Who is cut off from
 /// ZooKeeper meanwhile has none for longer; then its id is as good as unknown.
@@ -96,7 +96,7 @@ impl Names {
     }
 }
 
-async fn look(shared: &Shared, owner: &Owner, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
+async fn look(shared: &Shared, owner: &EphemeralSession, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
     let (path, mark) = (id.path(), id.mark());
     let (session, lock) = (owner.session().clone(), path.clone());
     let names = shared.names.read(path, move || async move { Names::read(&session, &lock).await }).await?;
@@ -110,7 +110,13 @@ async fn look(shared: &Shared, owner: &Owner, id: &LockId, sent: &mut bool) -> R
     }
 }
 
-async fn delete(owner: &Owner, parent: &NodePath, name: &str, id: &LockId, sent: &mut bool) -> Result<Look, Interrupt> {
+async fn delete(
+    owner: &EphemeralSession,
+    parent: &NodePath,
+    name: &str,
+    id: &LockId,
+    sent: &mut bool,
+) -> Result<Look, Interrupt> {
     let (node, record, queue) = (parent.join(name), record_path(name), lock_queue(id.path()));
     let is_lease = parent == id.path();
     let mut reads = Vec::new();

@@ -9,7 +9,7 @@ use super::id::Mark;
 use super::record::{self, Record};
 use crate::types::NodePath;
 use crate::zk::layout::{LOCK_MARK, lock_queue};
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Owner, Pool, Request, Room};
+use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, PathReservation, Pool, Request};
 
 /// What is known of a node of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) enum Cleared {
 /// and [`Seat::clear`] finds whatever may be left.
 #[derive(Debug)]
 pub(super) struct Seat {
-    room: Room,
+    room: PathReservation,
     pool: Pool,
     /// Of a lease that outlives its stream, and therefore its session.
     ttl: Option<Duration>,
@@ -60,7 +60,7 @@ pub(super) fn path_bytes(path: &NodePath) -> usize {
 }
 
 impl Seat {
-    pub(super) fn new(room: Room, pool: &Pool, path: &NodePath, mark: &Mark, ttl: Option<Duration>) -> Self {
+    pub(super) fn new(room: PathReservation, pool: &Pool, path: &NodePath, mark: &Mark, ttl: Option<Duration>) -> Self {
         Self {
             room,
             pool: pool.clone(),
@@ -75,7 +75,7 @@ impl Seat {
     }
 
     /// The session that owns the nodes.
-    pub(super) fn owner(&self) -> &Owner {
+    pub(super) fn owner(&self) -> &EphemeralSession {
         self.room.owner()
     }
 
@@ -203,7 +203,7 @@ impl Seat {
 }
 
 /// Deletes a node, whatever its version; one that is gone is as good.
-pub(super) async fn delete(owner: &Owner, path: &NodePath) -> Result<(), zk::Error> {
+pub(super) async fn delete(owner: &EphemeralSession, path: &NodePath) -> Result<(), zk::Error> {
     match owner.commit(vec![zk::delete(path.as_str(), -1)]).await {
         Ok(_) | Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => Ok(()),
         Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),

@@ -8,34 +8,37 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::claims::{Asker, Claim, Claimed, Held, Policy, Step, decide};
+use super::claims::{Claim, ClaimStep, Claimed, Held, Policy, Requester, decide};
 use crate::budget::Resource;
 use crate::compute;
-use crate::contact::Pulse;
+use crate::contact::StallDetector;
 use crate::error::Error;
-use crate::evictions::{Evictions, Verdict, record_path};
+use crate::evictions::{EvictionVerdict, Evictions, record_path};
 use crate::refusal;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::own;
-use crate::zk::{self, CommitError, CreateMode, ErrorCode, Guard, Moves, NoRoom, Owner, Read, Room, Unit, Zk, layout};
+use crate::zk::{
+    self, CommitError, CreateMode, EphemeralSession, ErrorCode, FenceEpoch, Guard, NoRoom, PathReservation, Read, Unit,
+    Zk, layout,
+};
 
 /// Maximum number of looks of one claim, before it is left to a later try.
-const TRIES: u32 = 64;
+const CLAIM_TRIES: u32 = 64;
 /// Time in which messages that have arrived may be read, before a claim replaces a node that is later than its client
 /// knows of.
-const SETTLING: Duration = Duration::from_millis(200);
+const REPLACE_DELAY: Duration = Duration::from_millis(200);
 
 /// The state of a claim's looks at ZooKeeper.
 #[derive(Debug, Default)]
-struct Look {
+struct ClaimLooks {
     /// The session of every look: the same one, so that a sync of it counts.
-    reader: Option<Owner>,
+    reader: Option<EphemeralSession>,
     is_synced: bool,
     /// Whether the parents were made, and were gone again.
     is_bereft: bool,
 }
 
-impl Look {
+impl ClaimLooks {
     /// Has the server that is read catch up.
     async fn sync(&self, path: &NodePath) -> Result<(), zk::Error> {
         match &self.reader {
@@ -50,7 +53,7 @@ struct Replacement {
     read: Read,
     /// The session that owns the node, if it is one of ours, with the state of its fence that was known before the node
     /// was read.
-    ours: Option<(Owner, Moves)>,
+    ours: Option<(EphemeralSession, FenceEpoch)>,
     bytes: Bytes,
     adopted: bool,
 }
@@ -60,7 +63,7 @@ struct Replacement {
 pub(super) struct Claims {
     zk: Zk,
     evictions: Evictions,
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
 }
 
 /// Whether it takes long to compare the wanted data with those of the node, or with those that the same holder had
@@ -81,7 +84,13 @@ async fn new_bytes(claim: &Claim) -> Bytes {
 }
 
 /// Like [`decide`], but on another thread if the values are so large that it takes long to compare them.
-async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_session: bool, is_current: bool) -> Step {
+async fn decided(
+    claim: &Claim,
+    path: &NodePath,
+    read: Option<&Read>,
+    on_our_session: bool,
+    is_current: bool,
+) -> ClaimStep {
     if !takes_long(claim, read) {
         return decide(claim, path, read, on_our_session, is_current);
     }
@@ -90,8 +99,8 @@ async fn decided(claim: &Claim, path: &NodePath, read: Option<&Read>, on_our_ses
 }
 
 /// How an attempt ended.
-enum Attempt {
-    Done(Claimed, Option<Room>),
+enum AttemptEnd {
+    Done(Claimed, Option<PathReservation>),
     /// Look at the node (again).
     Look,
 }
@@ -103,24 +112,30 @@ enum NotNow {
 }
 
 impl NotNow {
-    fn into_attempt(self) -> Result<Attempt, zk::Error> {
+    fn into_end(self) -> Result<AttemptEnd, zk::Error> {
         match self {
             Self::Zk(error) => Err(error),
-            Self::Refused(error) => Ok(Attempt::Done(Claimed::Refused(error), None)),
+            Self::Refused(error) => Ok(AttemptEnd::Done(Claimed::Refused(error), None)),
         }
     }
 }
 
 impl Claims {
-    pub(super) fn new(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>) -> Self {
-        Self { zk, evictions, pulse }
+    pub(super) fn new(zk: Zk, evictions: Evictions, stall_detector: Arc<StallDetector>) -> Self {
+        Self { zk, evictions, stall_detector }
     }
 
-    /// Makes a path ours. The room belongs to the node that was made, or that may have been made, if there is one.
-    pub(super) async fn claim(&self, path: &NodePath, mut claim: Claim, asker: &Asker) -> (Claimed, Option<Room>) {
-        if claim.attempted.is_empty() && (asker.is_gone() || claim.is_abandoned()) {
+    /// Makes a path ours. The reservation belongs to the node that was made, or that may have been made, if there is
+    /// one.
+    pub(super) async fn claim(
+        &self,
+        path: &NodePath,
+        mut claim: Claim,
+        requester: &Requester,
+    ) -> (Claimed, Option<PathReservation>) {
+        if claim.uncertain_creates.is_empty() && (requester.is_gone() || claim.is_abandoned()) {
             // The claim waited longer for its turn than anybody wanted it.
-            return (Claimed::Unavailable { attempted: None }, None);
+            return (Claimed::Unavailable { uncertain_create: None }, None);
         }
         self.evictions.read_once().await;
         if let Some(kept_out) = self.kept_out(path, &claim) {
@@ -128,21 +143,21 @@ impl Claims {
         }
         // In these cases there is most likely no node: the create replaces the look.
         let mut create_first = match claim.policy {
-            Policy::TakeOver | Policy::Exclusive => claim.attempted.is_empty() && claim.home.is_none(),
-            Policy::Restore(_) | Policy::PutBack { .. } => claim.attempted.is_empty(),
+            Policy::TakeOver | Policy::Exclusive => claim.uncertain_creates.is_empty() && claim.home.is_none(),
+            Policy::Restore(_) | Policy::PutBack { .. } => claim.uncertain_creates.is_empty(),
             Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
         };
-        let mut look = Look::default();
-        for attempt in 0..TRIES {
+        let mut look = ClaimLooks::default();
+        for attempt in 0..CLAIM_TRIES {
             let tried = if std::mem::take(&mut create_first) {
                 self.create(path, &mut claim, &mut look).await
             } else {
                 // Boxed, like everything that is rarely needed: the usual claim is small.
-                Box::pin(self.look_and_act(path, &mut claim, asker, &mut look)).await
+                Box::pin(self.look_and_act(path, &mut claim, requester, &mut look)).await
             };
             match tried {
-                Ok(Attempt::Done(claimed, room)) => return (claimed, room),
-                Ok(Attempt::Look) => {}
+                Ok(AttemptEnd::Done(claimed, reservation)) => return (claimed, reservation),
+                Ok(AttemptEnd::Look) => {}
                 Err(error) => return (Self::failed(path, &claim, error), None),
             }
             if attempt >= 2 {
@@ -152,33 +167,33 @@ impl Claims {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
-        (Claimed::Unavailable { attempted: claim.attempted.last() }, None)
+        (Claimed::Unavailable { uncertain_create: claim.uncertain_creates.last() }, None)
     }
 
     /// The result for a claim of a path that is evicted, or whose evictions are not known yet. A claim of which a node
     /// may exist goes on, and its node is removed afterwards.
     fn kept_out(&self, path: &NodePath, claim: &Claim) -> Option<Claimed> {
-        if !claim.attempted.is_empty() {
+        if !claim.uncertain_creates.is_empty() {
             return None;
         }
         match self.evictions.verdict(path) {
-            Verdict::Free => None,
-            Verdict::Evicted(_) => Some(self.evicted(path)),
-            Verdict::Unknown => Some(Claimed::Unavailable { attempted: None }),
+            EvictionVerdict::Free => None,
+            EvictionVerdict::Evicted(_) => Some(self.evicted(path)),
+            EvictionVerdict::Unknown => Some(Claimed::Unavailable { uncertain_create: None }),
         }
     }
 
     fn evicted(&self, path: &NodePath) -> Claimed {
         let remaining = match self.evictions.verdict(path) {
-            Verdict::Evicted(remaining) => remaining,
+            EvictionVerdict::Evicted(remaining) => remaining,
             // The table is behind.
-            Verdict::Free | Verdict::Unknown => Duration::ZERO,
+            EvictionVerdict::Free | EvictionVerdict::Unknown => Duration::ZERO,
         };
         Claimed::Refused(Error::Evicted { path: path.clone(), remaining })
     }
 
     fn failed(path: &NodePath, claim: &Claim, error: zk::Error) -> Claimed {
-        let unavailable = Claimed::Unavailable { attempted: claim.attempted.last() };
+        let unavailable = Claimed::Unavailable { uncertain_create: claim.uncertain_creates.last() };
         match error {
             // The parents were made, and are gone again: others delete them all the time.
             zk::Error::Refused(ErrorCode::NoNode) => unavailable,
@@ -191,22 +206,22 @@ impl Claims {
         }
     }
 
-    /// Room in a session for the node. If there is no more room, a claim for a node that existed before goes on waiting
-    /// for some.
-    fn room(&self, path: &NodePath, claim: &Claim) -> Result<Room, NotNow> {
+    /// Reserves room in a session for the node. If there is no more room, a claim for a node that existed before goes
+    /// on waiting for some.
+    fn reserve(&self, path: &NodePath, claim: &Claim) -> Result<PathReservation, NotNow> {
         let bytes = path.as_str().len();
         if let Policy::PutBack { session, .. } = claim.policy
             && let Some(owner) = self.zk.pool.owner(session)
         {
-            return Ok(owner.room_for_its_own(bytes));
+            return Ok(owner.reserve_for_its_own(bytes));
         }
         // In the session where its node may be, or was before, the claim has room already.
-        let sessions = claim.attempted.latest_first().chain(claim.home);
+        let sessions = claim.uncertain_creates.latest_first().chain(claim.home);
         let mut owners = sessions.filter_map(|session| self.zk.pool.owner(session));
         if let Some(owner) = owners.find(|owner| owner.session().is_up()) {
-            return Ok(owner.room_for_its_own(bytes));
+            return Ok(owner.reserve_for_its_own(bytes));
         }
-        self.zk.pool.room(bytes).map_err(|why| self.no_room(why, claim))
+        self.zk.pool.reserve(bytes).map_err(|why| self.no_room(why, claim))
     }
 
     fn no_room(&self, why: NoRoom, claim: &Claim) -> NotNow {
@@ -218,15 +233,17 @@ impl Claims {
         }
     }
 
-    async fn create(&self, path: &NodePath, claim: &mut Claim, look: &mut Look) -> Result<Attempt, zk::Error> {
-        let room = match self.room(path, claim) {
-            Ok(room) => room,
-            Err(why) => return why.into_attempt(),
+    async fn create(&self, path: &NodePath, claim: &mut Claim, look: &mut ClaimLooks) -> Result<AttemptEnd, zk::Error> {
+        let reservation = match self.reserve(path, claim) {
+            Ok(reservation) => reservation,
+            Err(why) => return why.into_end(),
         };
-        let owner = room.owner();
-        let moves = owner.writer().moves();
+        let owner = reservation.owner();
+        let fence_epoch = owner.writer().fence_epoch();
         let guard = match claim.policy {
-            Policy::PutBack { session, moves: Some(moves), .. } if session == owner.id() => Guard::Own(moves),
+            Policy::PutBack { session, fence_epoch: Some(fence_epoch), .. } if session == owner.id() => {
+                Guard::Own(fence_epoch)
+            }
             _ => Guard::None,
         };
         let bytes = new_bytes(claim).await;
@@ -243,140 +260,158 @@ impl Claims {
                     session: owner.id(),
                     bytes,
                     written: committed.zxid,
-                    moves,
+                    fence_epoch,
                 };
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted: false }, Some(room)))
+                Ok(AttemptEnd::Done(Claimed::Held { held, stat, adopted: false }, Some(reservation)))
             }
             Err(CommitError::FenceMoved) => Box::pin(self.doubt(path, owner, claim)).await,
             Err(CommitError::Part { code: ErrorCode::NodeExists, .. }) => {
                 // A look has seen no node, because its server is behind. This session's server knows of the node now.
                 Box::pin(look.sync(path)).await?;
                 look.reader.get_or_insert_with(|| owner.clone());
-                Ok(Attempt::Look)
+                Ok(AttemptEnd::Look)
             }
             Err(CommitError::Part { code: ErrorCode::NoNode, .. }) => {
                 if std::mem::replace(&mut look.is_bereft, true) {
-                    return Ok(Attempt::Look);
+                    return Ok(AttemptEnd::Look);
                 }
                 match Box::pin(owner.session().ensure_parents(path)).await {
                     // The parents were deleted again meanwhile: look again from the start.
-                    Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => Ok(Attempt::Look),
+                    Ok(()) | Err(zk::Error::Refused(ErrorCode::NoNode)) => Ok(AttemptEnd::Look),
                     Err(error) => Err(error),
                 }
             }
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
-            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, room, error),
+            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, reservation, error),
         }
     }
 
-    /// ZooKeeper did not answer a create. If the node may exist all the same, its room stays taken.
-    fn not_committed(path: &NodePath, claim: &mut Claim, room: Room, error: zk::Error) -> Result<Attempt, zk::Error> {
+    /// ZooKeeper did not answer a create. If the node may exist all the same, its room stays reserved.
+    fn not_committed(
+        path: &NodePath,
+        claim: &mut Claim,
+        reservation: PathReservation,
+        error: zk::Error,
+    ) -> Result<AttemptEnd, zk::Error> {
         if !error.is_unknown() {
             return Err(error);
         }
-        claim.attempted.add(room.owner().id());
-        Ok(Attempt::Done(Self::failed(path, claim, error), Some(room)))
+        claim.uncertain_creates.add(reservation.owner().id());
+        Ok(AttemptEnd::Done(Self::failed(path, claim, error), Some(reservation)))
     }
 
     /// A put-back met a moved fence: something was taken over from the session since this node was last seen in it. If
     /// a node exists after all, that node decides. If none does, the registration counts as taken over, and as given up
     /// by its new holder.
-    async fn doubt(&self, path: &NodePath, owner: &Owner, claim: &mut Claim) -> Result<Attempt, zk::Error> {
+    async fn doubt(
+        &self,
+        path: &NodePath,
+        owner: &EphemeralSession,
+        claim: &mut Claim,
+    ) -> Result<AttemptEnd, zk::Error> {
         owner.session().sync(path).await?;
         if owner.session().exists(path).await?.is_none() {
             let record = owner.session().get(&record_path(path)).await?;
             let known = claim.policy.known().unwrap_or_default();
             if let Some(record) = record.filter(|record| record.stat.mzxid > known.0) {
                 self.evictions.learn(path, &record);
-                return Ok(Attempt::Done(self.evicted(path), None));
+                return Ok(AttemptEnd::Done(self.evicted(path), None));
             }
-            return Ok(Attempt::Done(Claimed::TakenOver, None));
+            return Ok(AttemptEnd::Done(Claimed::TakenOver, None));
         }
         if let Policy::PutBack { generation, .. } = claim.policy {
             claim.policy = Policy::Restore(generation);
         }
-        Ok(Attempt::Look)
+        Ok(AttemptEnd::Look)
     }
 
     async fn look_and_act(
         &self,
         path: &NodePath,
         claim: &mut Claim,
-        asker: &Asker,
-        look: &mut Look,
-    ) -> Result<Attempt, zk::Error> {
+        requester: &Requester,
+        look: &mut ClaimLooks,
+    ) -> Result<AttemptEnd, zk::Error> {
         // The node of an earlier create may exist in the session that sent it: only that session is sure to see it.
-        let attempted = claim.attempted.latest_first().find_map(|session| self.zk.pool.owner(session));
-        let reader = match attempted.or(look.reader.take()) {
+        let uncertain = claim.uncertain_creates.latest_first().find_map(|session| self.zk.pool.owner(session));
+        let reader = match uncertain.or(look.reader.take()) {
             Some(owner) => owner,
             None => self.zk.pool.any()?,
         };
         look.reader = Some(reader.clone());
-        let moves = reader.writer().moves();
+        let fence_epoch = reader.writer().fence_epoch();
         let read = reader.session().get(path).await?;
         let owner_id = read.as_ref().map(|read| SessionId(read.stat.ephemeral_owner));
-        let mut ours = (owner_id == Some(reader.id())).then_some((reader.clone(), moves));
+        let mut ours = (owner_id == Some(reader.id())).then_some((reader.clone(), fence_epoch));
         if let Some(owner) = owner_id.filter(|_| ours.is_none()).and_then(|id| self.zk.pool.owner(id)) {
             // The known state of a session's fence is valid only together with reads of that session.
-            let moves = owner.writer().moves();
+            let fence_epoch = owner.writer().fence_epoch();
             if owner.session().get(path).await? != read {
                 look.reader = Some(owner);
-                return Ok(Attempt::Look);
+                return Ok(AttemptEnd::Look);
             }
-            ours = Some((owner, moves));
+            ours = Some((owner, fence_epoch));
         }
         let step = decided(claim, path, read.as_ref(), ours.is_some(), look.is_synced).await;
         match (step, read, ours) {
-            (Step::Create, _, _) => self.create(path, claim, look).await,
-            (Step::Keep, Some(read), Some((owner, moves))) => Ok(Self::keep(path, &read, &owner, moves, claim)),
-            (Step::Write(bytes), Some(read), Some((owner, moves))) => {
-                Self::write(path, claim, read, &owner, moves, bytes).await
+            (ClaimStep::Create, _, _) => self.create(path, claim, look).await,
+            (ClaimStep::Keep, Some(read), Some((owner, fence_epoch))) => {
+                Ok(Self::keep(path, &read, &owner, fence_epoch, claim))
             }
-            (Step::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, asker).await => {
-                Ok(Attempt::Done(Claimed::TakenOver, None))
+            (ClaimStep::Write(bytes), Some(read), Some((owner, fence_epoch))) => {
+                Self::write(path, claim, read, &owner, fence_epoch, bytes).await
             }
-            (Step::Replace { bytes, adopted }, Some(read), ours) => {
+            (ClaimStep::Replace { .. }, Some(read), _) if self.is_forgone(claim, &read, requester).await => {
+                Ok(AttemptEnd::Done(Claimed::TakenOver, None))
+            }
+            (ClaimStep::Replace { bytes, adopted }, Some(read), ours) => {
                 let wanted = Replacement { read, ours, bytes, adopted };
                 self.replace(path, claim, wanted, look).await
             }
-            (Step::Leave, _, _) => Ok(Attempt::Done(Claimed::Unavailable { attempted: None }, None)),
-            (Step::TakenOver, _, _) => Ok(Attempt::Done(Claimed::TakenOver, None)),
-            (Step::Refuse(error), _, _) => Ok(Attempt::Done(Claimed::Refused(error), None)),
-            (Step::Behind, _, _) => {
+            (ClaimStep::Leave, _, _) => Ok(AttemptEnd::Done(Claimed::Unavailable { uncertain_create: None }, None)),
+            (ClaimStep::TakenOver, _, _) => Ok(AttemptEnd::Done(Claimed::TakenOver, None)),
+            (ClaimStep::Refuse(error), _, _) => Ok(AttemptEnd::Done(Claimed::Refused(error), None)),
+            (ClaimStep::Behind, _, _) => {
                 reader.session().sync(path).await?;
                 look.is_synced = true;
-                Ok(Attempt::Look)
+                Ok(AttemptEnd::Look)
             }
-            (Step::Keep | Step::Write(_) | Step::Replace { .. }, _, _) => Ok(Attempt::Look),
+            (ClaimStep::Keep | ClaimStep::Write(_) | ClaimStep::Replace { .. }, _, _) => Ok(AttemptEnd::Look),
         }
     }
 
     /// Whether the client that asks is gone: most likely to another replica, while this one was stopped or cut off, and
     /// the node is what it holds there.
-    async fn is_forgone(&self, claim: &Claim, read: &Read, asker: &Asker) -> bool {
-        if claim.attempted.has(SessionId(read.stat.ephemeral_owner)) {
+    async fn is_forgone(&self, claim: &Claim, read: &Read, requester: &Requester) -> bool {
+        if claim.uncertain_creates.has(SessionId(read.stat.ephemeral_owner)) {
             // The node is ours, and must not be left behind.
             return false;
         }
         let is_later = claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid);
-        if is_later || self.pulse.was_stopped() {
+        if is_later || self.stall_detector.was_stalled() {
             // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
-            tokio::time::sleep(SETTLING).await;
+            tokio::time::sleep(REPLACE_DELAY).await;
         }
-        asker.is_gone()
+        requester.is_gone()
     }
 
-    fn keep(path: &NodePath, read: &Read, owner: &Owner, moves: Moves, claim: &Claim) -> Attempt {
+    fn keep(
+        path: &NodePath,
+        read: &Read,
+        owner: &EphemeralSession,
+        fence_epoch: FenceEpoch,
+        claim: &Claim,
+    ) -> AttemptEnd {
         let held = Held {
             generation: Generation(read.stat.czxid),
             session: owner.id(),
             bytes: own(&read.data),
             written: Zxid(read.stat.mzxid),
-            moves,
+            fence_epoch,
         };
         let adopted = matches!(claim.policy, Policy::Resume(_));
-        let room = owner.room_for_its_own(path.as_str().len());
-        Attempt::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(room))
+        let reservation = owner.reserve_for_its_own(path.as_str().len());
+        AttemptEnd::Done(Claimed::Held { held, stat: read.stat, adopted }, Some(reservation))
     }
 
     /// Writes new data into a node of ours.
@@ -384,12 +419,12 @@ impl Claims {
         path: &NodePath,
         claim: &Claim,
         read: Read,
-        owner: &Owner,
-        moves: Moves,
+        owner: &EphemeralSession,
+        fence_epoch: FenceEpoch,
         bytes: Bytes,
-    ) -> Result<Attempt, zk::Error> {
+    ) -> Result<AttemptEnd, zk::Error> {
         let op = zk::set_data(path.as_str(), bytes.clone(), read.stat.version);
-        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: vec![op] }).await {
+        match owner.writer().commit(Unit { guard: Guard::Own(fence_epoch), ops: vec![op] }).await {
             Ok(committed) => {
                 let stat = match committed.parts.first() {
                     Some(zk::Response::Stat(stat)) => *stat,
@@ -400,15 +435,15 @@ impl Claims {
                     session: owner.id(),
                     bytes,
                     written: committed.zxid,
-                    moves,
+                    fence_epoch,
                 };
                 let adopted = matches!(claim.policy, Policy::Resume(_));
-                let room = owner.room_for_its_own(path.as_str().len());
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
+                let reservation = owner.reserve_for_its_own(path.as_str().len());
+                Ok(AttemptEnd::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
             }
             Err(
                 CommitError::FenceMoved | CommitError::Part { code: ErrorCode::BadVersion | ErrorCode::NoNode, .. },
-            ) => Ok(Attempt::Look),
+            ) => Ok(AttemptEnd::Look),
             Err(CommitError::Part { code, .. }) => Err(zk::Error::Refused(code)),
             Err(CommitError::Zk(error)) => Err(error),
         }
@@ -420,30 +455,30 @@ impl Claims {
         path: &NodePath,
         claim: &mut Claim,
         Replacement { read, ours, bytes, adopted }: Replacement,
-        look: &Look,
-    ) -> Result<Attempt, zk::Error> {
+        look: &ClaimLooks,
+    ) -> Result<AttemptEnd, zk::Error> {
         let length = path.as_str().len();
-        let room = match &ours {
+        let reservation = match &ours {
             // In the same session, so that the fence is that session's own, and no more room is taken.
-            Some((standing, _)) => Ok(standing.room_for_its_own(length)),
-            None => self.zk.pool.room_for_taken(length, SessionId(read.stat.ephemeral_owner)),
+            Some((standing, _)) => Ok(standing.reserve_for_its_own(length)),
+            None => self.zk.pool.reserve_for_taken(length, SessionId(read.stat.ephemeral_owner)),
         };
-        let room = match room {
-            Ok(room) => room,
-            Err(why) => return self.no_room(why, claim).into_attempt(),
+        let reservation = match reservation {
+            Ok(reservation) => reservation,
+            Err(why) => return self.no_room(why, claim).into_end(),
         };
-        let owner = room.owner();
-        let (guard, moves) = match ours {
-            Some((_, moves)) => (Guard::Own(moves), moves),
+        let owner = reservation.owner();
+        let (guard, fence_epoch) = match ours {
+            Some((_, fence_epoch)) => (Guard::Own(fence_epoch), fence_epoch),
             None => {
-                let moves = owner.writer().moves();
+                let fence_epoch = owner.writer().fence_epoch();
                 let Some(guard) = self.foreign_guard(owner, path, &read).await? else {
                     // Either server may be behind.
                     owner.session().sync(path).await?;
                     look.sync(path).await?;
-                    return Ok(Attempt::Look);
+                    return Ok(AttemptEnd::Look);
                 };
-                (guard, moves)
+                (guard, fence_epoch)
             }
         };
         let ops = vec![
@@ -454,24 +489,29 @@ impl Claims {
             Ok(committed) => {
                 let stat = self.stat_after(owner, path, &committed, bytes.len()).await;
                 let generation = Generation(committed.zxid.0);
-                let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, moves };
-                Ok(Attempt::Done(Claimed::Held { held, stat, adopted }, Some(room)))
+                let held = Held { generation, session: owner.id(), bytes, written: committed.zxid, fence_epoch };
+                Ok(AttemptEnd::Done(Claimed::Held { held, stat, adopted }, Some(reservation)))
             }
-            Err(CommitError::FenceMoved) => Ok(Attempt::Look),
+            Err(CommitError::FenceMoved) => Ok(AttemptEnd::Look),
             Err(CommitError::Part { code, .. }) => match code {
                 ErrorCode::BadVersion | ErrorCode::NoNode | ErrorCode::NodeExists => {
                     look.sync(path).await?;
-                    Ok(Attempt::Look)
+                    Ok(AttemptEnd::Look)
                 }
                 code => Err(zk::Error::Refused(code)),
             },
-            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, room, error),
+            Err(CommitError::Zk(error)) => Self::not_committed(path, claim, reservation, error),
         }
     }
 
     /// The fence of the session that owns the node, read in one state with the node. `None`: another node is at the
     /// path by now.
-    async fn foreign_guard(&self, owner: &Owner, path: &NodePath, read: &Read) -> Result<Option<Guard>, zk::Error> {
+    async fn foreign_guard(
+        &self,
+        owner: &EphemeralSession,
+        path: &NodePath,
+        read: &Read,
+    ) -> Result<Option<Guard>, zk::Error> {
         let fence = layout::fence(SessionId(read.stat.ephemeral_owner));
         let both = owner.session().get_many([fence.as_str(), path.as_str()]).await?;
         let [fence_read, node] = both.as_slice() else { return Ok(None) };
@@ -488,7 +528,13 @@ impl Claims {
 
     /// The stat of a node that has just been created. If the answer has none, it is read. If another has replaced the
     /// node by then, it is put together from what this replica knows.
-    async fn stat_after(&self, owner: &Owner, path: &NodePath, committed: &zk::Committed, length: usize) -> Stat {
+    async fn stat_after(
+        &self,
+        owner: &EphemeralSession,
+        path: &NodePath,
+        committed: &zk::Committed,
+        length: usize,
+    ) -> Stat {
         let zxid = committed.zxid.0;
         if let Some(zk::Response::Created { stat, .. }) = committed.parts.last()
             && stat.czxid == zxid

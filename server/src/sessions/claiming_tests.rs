@@ -9,17 +9,17 @@ use rollcall_embedded::Embedded;
 use tokio::task::JoinSet;
 
 use super::claiming::Claims;
-use super::claims::{Asker, Claim, Claimed, Content, Held, Policy};
-use super::rooms::Rooms;
+use super::claims::{Claim, Claimed, Content, Held, Policy, Requester};
+use super::path_reservations::PathReservations;
 use super::stepped::path;
-use super::upkeep::{Removal, Upkeep};
+use super::upkeep::{NodeRemoval, Upkeep};
 use crate::budget::Resource;
-use crate::contact::Pulse;
+use crate::contact::StallDetector;
 use crate::error::Error;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::zk::proxy::{OpCode, Proxy};
-use crate::zk::{self, Config, NoRoom, Room, Zk};
+use crate::zk::{self, Config, NoRoom, PathReservation, Zk};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -73,15 +73,15 @@ fn claim_at(home: Option<SessionId>, policy: Policy) -> Claim {
     claim
 }
 
-async fn carry_out(zk: &Zk, path: &NodePath, claim: Claim) -> (Claimed, Option<Room>) {
-    let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
-    let claimed = claims.claim(path, claim, &Asker::Replica);
+async fn carry_out(zk: &Zk, path: &NodePath, claim: Claim) -> (Claimed, Option<PathReservation>) {
+    let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(StallDetector::default()));
+    let claimed = claims.claim(path, claim, &Requester::Replica);
     tokio::time::timeout(LONG, claimed).await.expect("claimed, or not, soon")
 }
 
-async fn hold(zk: &Zk, path: &NodePath, home: Option<SessionId>) -> (Held, Room) {
+async fn hold(zk: &Zk, path: &NodePath, home: Option<SessionId>) -> (Held, PathReservation) {
     match carry_out(zk, path, claim_at(home, Policy::TakeOver)).await {
-        (Claimed::Held { held, .. }, Some(room)) => (held, room),
+        (Claimed::Held { held, .. }, Some(reservation)) => (held, reservation),
         (other, _) => panic!("{other:?}"),
     }
 }
@@ -107,15 +107,15 @@ async fn delete(zk: &Zk, path: &NodePath) {
 }
 
 /// Takes all the room for paths of this length.
-async fn fill(zk: &Zk, path: &NodePath) -> Vec<Room> {
+async fn fill(zk: &Zk, path: &NodePath) -> Vec<PathReservation> {
     connected(zk).await;
-    let mut rooms = Vec::new();
+    let mut reservations = Vec::new();
     loop {
-        match zk.pool.room(path.as_str().len()) {
-            Ok(room) => rooms.push(room),
+        match zk.pool.reserve(path.as_str().len()) {
+            Ok(reservation) => reservations.push(reservation),
             Err(why) => {
                 assert_eq!(why, NoRoom::Full);
-                return rooms;
+                return reservations;
             }
         }
     }
@@ -133,13 +133,13 @@ async fn a_node_that_may_have_been_made_keeps_its_room_until_that_is_known() {
             drop(hold(&fixture.stranger, &path(), None).await);
             vec![OpCode::Multi]
         };
-        let (outcome, room) = carry_out(&zk, &path(), claim(Policy::TakeOver)).await;
-        assert!(matches!(outcome, Claimed::Unavailable { attempted: Some(_) }), "{outcome:?}");
-        let mut rooms = Rooms::default();
-        rooms.claimed(&path(), &outcome, Some(room.expect("the room of what was made")));
+        let (outcome, reservation) = carry_out(&zk, &path(), claim(Policy::TakeOver)).await;
+        assert!(matches!(outcome, Claimed::Unavailable { uncertain_create: Some(_) }), "{outcome:?}");
+        let mut reservations = PathReservations::default();
+        reservations.claimed(&path(), &outcome, Some(reservation.expect("the room of what was made")));
         let count = fill(&zk, &path()).await.len();
         // Now it is known that nothing was made.
-        rooms.claimed(&path(), &Claimed::TakenOver, None);
+        reservations.claimed(&path(), &Claimed::TakenOver, None);
         assert_eq!(fill(&zk, &path()).await.len(), count + 1);
         delete(&fixture.stranger, &path()).await;
     }
@@ -151,9 +151,9 @@ async fn a_claim_whose_answer_was_lost_goes_on_in_its_session_though_all_is_full
     let zk = fixture.spoiled(1).await;
     fixture.proxy.faults().lost = vec![OpCode::Create, OpCode::Create2, OpCode::Multi];
     let mut unsure = claim(Policy::TakeOver);
-    let (outcome, _room) = carry_out(&zk, &path(), unsure.clone()).await;
-    let Claimed::Unavailable { attempted: Some(session) } = outcome else { panic!("{outcome:?}") };
-    unsure.attempted.add(session);
+    let (outcome, _reservation) = carry_out(&zk, &path(), unsure.clone()).await;
+    let Claimed::Unavailable { uncertain_create: Some(session) } = outcome else { panic!("{outcome:?}") };
+    unsure.uncertain_creates.add(session);
     let _full = fill(&zk, &path()).await;
     delete(&fixture.stranger, &path()).await;
     assert!(matches!(carry_out(&zk, &path(), unsure).await.0, Claimed::Held { .. }));
@@ -164,14 +164,14 @@ async fn what_is_replaced_on_one_replica_stays_in_its_session() {
     let mut fixture = Fixture::new().await;
     let zk = fixture.spoiled(2).await;
     let paths: Vec<_> = (0..16).map(|index| NodePath::trusted(format!("/services/{index}"))).collect();
-    let mut rooms = Vec::new();
+    let mut reservations = Vec::new();
     for path in &paths {
-        let (first, first_room) = hold(&zk, path, None).await;
-        let (second, room) = hold(&zk, path, None).await;
+        let (first, first_reservation) = hold(&zk, path, None).await;
+        let (second, reservation) = hold(&zk, path, None).await;
         assert!(second.generation > first.generation);
         assert_eq!(second.session, first.session);
-        drop(first_room);
-        rooms.push((second.session, room));
+        drop(first_reservation);
+        reservations.push((second.session, reservation));
     }
     let fences: Vec<_> = zk.pool.owners().borrow().iter().map(|owner| zk::layout::fence(owner.id())).collect();
     for fence in fences {
@@ -181,7 +181,7 @@ async fn what_is_replaced_on_one_replica_stays_in_its_session() {
     }
     // The same if all sessions are full: nothing more is taken.
     let _full = fill(&zk, &paths[0]).await;
-    let (third, _room) = hold(&zk, &paths[0], Some(rooms[0].0)).await;
+    let (third, _reservation) = hold(&zk, &paths[0], Some(reservations[0].0)).await;
     let exclusive = carry_out(&zk, &NodePath::trusted("/services/x"), claim(Policy::Exclusive)).await.0;
     let is_full = |error: &Error| *error == Resource::PathBytes.exceeded(zk.pool.capacity());
     assert!(matches!(&exclusive, Claimed::Refused(error) if is_full(error)), "{exclusive:?}");
@@ -198,7 +198,7 @@ async fn what_is_replaced_on_one_replica_stays_in_its_session() {
 async fn a_server_that_does_not_see_what_exists_is_brought_up_to_date() {
     let mut fixture = Fixture::new().await;
     let zk = fixture.spoiled(2).await;
-    let (_, _room) = hold(&fixture.stranger, &path(), None).await;
+    let (_, _reservation) = hold(&fixture.stranger, &path(), None).await;
     fixture.proxy.faults().unseen = Some(path());
     let outcome = carry_out(&zk, &path(), claim(Policy::Exclusive)).await.0;
     let expected = Error::NameTaken { path: path() };
@@ -210,19 +210,19 @@ async fn a_claim_that_nobody_wants_any_more_is_not_carried_out() {
     let mut fixture = Fixture::new().await;
     let zk = fixture.spoiled(1).await;
     let policies = [
-        (Policy::Restore(Generation(1)), Asker::Replica),
-        (Policy::Resume(Generation(1)), Asker::Gone),
-        (Policy::Update(Generation(1)), Asker::Gone),
-        (Policy::TakeOver, Asker::Gone),
+        (Policy::Restore(Generation(1)), Requester::Replica),
+        (Policy::Resume(Generation(1)), Requester::Gone),
+        (Policy::Update(Generation(1)), Requester::Gone),
+        (Policy::TakeOver, Requester::Gone),
     ];
-    for (policy, asker) in policies {
+    for (policy, requester) in policies {
         let claim = claim(policy);
-        if matches!(asker, Asker::Replica) {
+        if matches!(requester, Requester::Replica) {
             claim.abandon();
         }
-        let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(Pulse::default()));
-        let (outcome, _) = claims.claim(&path(), claim, &asker).await;
-        assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
+        let claims = Claims::new(zk.clone(), Evictions::none(zk.clone()), Arc::new(StallDetector::default()));
+        let (outcome, _) = claims.claim(&path(), claim, &requester).await;
+        assert!(matches!(outcome, Claimed::Unavailable { uncertain_create: None }), "{outcome:?}");
     }
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
 }
@@ -236,7 +236,7 @@ async fn overwrite(zk: &Zk, path: &NodePath) {
 async fn data_are_put_right_in_the_very_node_that_was_overwritten_and_in_no_other() {
     let mut fixture = Fixture::new().await;
     let zk = fixture.spoiled(1).await;
-    let (held, _room) = hold(&zk, &path(), None).await;
+    let (held, _reservation) = hold(&zk, &path(), None).await;
     let put_right = || claim_at(Some(held.session), Policy::PutRight(held.generation));
     let stands = async || fixture.stranger.pool.any().unwrap().session().get(&path()).await.unwrap().unwrap();
     overwrite(&fixture.stranger, &path()).await;
@@ -256,7 +256,7 @@ async fn data_are_put_right_in_the_very_node_that_was_overwritten_and_in_no_othe
     assert_eq!((node.stat.czxid, node.data), (theirs.generation.0, Bytes::from_static(b"theirs")));
     delete(&fixture.stranger, &path()).await;
     let outcome = carry_out(&zk, &path(), put_right()).await.0;
-    assert!(matches!(outcome, Claimed::Unavailable { attempted: None }), "{outcome:?}");
+    assert!(matches!(outcome, Claimed::Unavailable { uncertain_create: None }), "{outcome:?}");
     assert!(zk.pool.any().unwrap().session().exists(&path()).await.unwrap().is_none());
 }
 
@@ -268,8 +268,8 @@ async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one()
     let mut removals = Vec::new();
     for index in 0..3 {
         let path = NodePath::trusted(format!("/services/{index}"));
-        let (held, _room) = hold(&zk, &path, None).await;
-        removals.push((held.session, Removal { path, generation: held.generation, bytes: held.bytes.len() }));
+        let (held, _reservation) = hold(&zk, &path, None).await;
+        removals.push((held.session, NodeRemoval { path, generation: held.generation, bytes: held.bytes.len() }));
     }
     const BAD_ARGUMENTS: i32 = -8;
     fixture.proxy.faults().refused.insert(OpCode::MultiRead, BAD_ARGUMENTS);
@@ -279,7 +279,7 @@ async fn registrations_that_can_not_be_removed_together_are_removed_one_by_one()
     let removed = upkeep.remove(session, &removals);
     let refused = tokio::time::timeout(LONG, removed).await.expect("they go");
     assert!(refused.is_empty());
-    for Removal { path, .. } in &removals {
+    for NodeRemoval { path, .. } in &removals {
         assert!(zk.pool.any().unwrap().session().exists(path).await.unwrap().is_none());
     }
 }

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use super::attempted::Attempted;
 use super::outbox::Outbox;
+use super::uncertain_creates::UncertainCreates;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::{EncodedValue, Stamp, own};
-use crate::zk::{Moves, Read};
+use crate::zk::{FenceEpoch, Read};
 
 /// The data that a registration is to hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,7 +94,7 @@ pub(super) enum Policy {
         session: SessionId,
         /// The state of the session's fence that was known when the node was made; `None` if the watch has shown that
         /// nobody took the node over.
-        moves: Option<Moves>,
+        fence_epoch: Option<FenceEpoch>,
     },
 }
 
@@ -114,7 +114,7 @@ impl Policy {
 
 /// The party for which a claim is made.
 #[derive(Debug, Clone)]
-pub(super) enum Asker {
+pub(super) enum Requester {
     /// The replica itself, which registers again.
     Replica,
     /// A client, whose RPC this outbox belongs to.
@@ -123,7 +123,7 @@ pub(super) enum Asker {
     Gone,
 }
 
-impl Asker {
+impl Requester {
     pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Replica => false,
@@ -139,7 +139,7 @@ pub(super) struct Claim {
     pub(super) content: Content,
     pub(super) policy: Policy,
     /// The sessions in which a create was sent whose outcome is not known.
-    pub(super) attempted: Attempted,
+    pub(super) uncertain_creates: UncertainCreates,
     /// The live session in which the path has its node, or had it until it was deleted: there it has room.
     pub(super) home: Option<SessionId>,
     /// The bytes that the same holder had written before, if they are known: the node may have been overwritten.
@@ -164,7 +164,7 @@ impl Claim {
         Self {
             content,
             policy,
-            attempted: Attempted::default(),
+            uncertain_creates: UncertainCreates::default(),
             home: None,
             first: None,
             told_pending: false,
@@ -189,7 +189,7 @@ impl Claim {
 
     /// Whether a node that it has made may exist, if these ZooKeeper sessions live.
     pub(super) fn may_exist(&self, standing: &HashSet<SessionId>) -> bool {
-        self.attempted.latest_first().any(|session| standing.contains(&session))
+        self.uncertain_creates.latest_first().any(|session| standing.contains(&session))
     }
 
     /// Nobody wants the claim any more. If it has not begun yet, it is not carried out.
@@ -211,7 +211,7 @@ pub(super) struct Held {
     /// The last write that this replica knows of: events up to it are no news.
     pub(super) written: Zxid,
     /// The state of the session's fence that was known before the node was made or adopted.
-    pub(super) moves: Moves,
+    pub(super) fence_epoch: FenceEpoch,
 }
 
 impl Held {
@@ -231,7 +231,7 @@ pub(super) enum Claimed {
     /// The path can't be had.
     Refused(Error),
     /// ZooKeeper can't be reached. A create was sent in this session, by this try or an earlier one.
-    Unavailable { attempted: Option<SessionId> },
+    Unavailable { uncertain_create: Option<SessionId> },
 }
 
 /// The node at a path.
@@ -249,7 +249,7 @@ pub(super) enum Observed {
 
 /// The next step of a claim, after a look at the node. Pure.
 #[derive(Debug, PartialEq)]
-pub(super) enum Step {
+pub(super) enum ClaimStep {
     /// Create the node.
     Create,
     /// The node is ours as it is.
@@ -278,33 +278,33 @@ pub(super) fn decide(
     read: Option<&Read>,
     on_our_session: bool,
     is_current: bool,
-) -> Step {
-    let Some(read) = read else { return if claim.is_put_right() { Step::Leave } else { Step::Create } };
+) -> ClaimStep {
+    let Some(read) = read else { return if claim.is_put_right() { ClaimStep::Leave } else { ClaimStep::Create } };
     let standing = Generation(read.stat.czxid);
     if let Policy::PutRight(generation) = claim.policy {
         // The node's deletion, or the end of its session, is not known yet.
         return match standing.cmp(&generation) {
-            cmp::Ordering::Greater => Step::TakenOver,
-            cmp::Ordering::Equal if on_our_session && claim.content.is_same(&read.data) => Step::Keep,
-            cmp::Ordering::Equal if on_our_session => Step::Write(claim.content.bytes()),
-            cmp::Ordering::Equal | cmp::Ordering::Less => Step::Leave,
+            cmp::Ordering::Greater => ClaimStep::TakenOver,
+            cmp::Ordering::Equal if on_our_session && claim.content.is_same(&read.data) => ClaimStep::Keep,
+            cmp::Ordering::Equal if on_our_session => ClaimStep::Write(claim.content.bytes()),
+            cmp::Ordering::Equal | cmp::Ordering::Less => ClaimStep::Leave,
         };
     }
     if !read.stat.is_ephemeral() {
         return match claim.policy {
             // No client asks: this is like any other later node in its place.
             Policy::Restore(before) | Policy::PutBack { generation: before, .. } if standing > before => {
-                Step::TakenOver
+                ClaimStep::TakenOver
             }
-            _ => Step::Refuse(Error::NotEphemeral { path: path.clone() }),
+            _ => ClaimStep::Refuse(Error::NotEphemeral { path: path.clone() }),
         };
     }
     let owner = SessionId(read.stat.ephemeral_owner);
-    let was_our_create = on_our_session && claim.attempted.has(owner) && claim.content.is_same(&read.data);
+    let was_our_create = on_our_session && claim.uncertain_creates.has(owner) && claim.content.is_same(&read.data);
     let resumed = match (claim.policy.known(), &claim.policy) {
-        _ if was_our_create => return Step::Keep,
-        (_, Policy::Exclusive) => return Step::Refuse(Error::NameTaken { path: path.clone() }),
-        (None, _) => return Step::Replace { bytes: claim.content.bytes(), adopted: false },
+        _ if was_our_create => return ClaimStep::Keep,
+        (_, Policy::Exclusive) => return ClaimStep::Refuse(Error::NameTaken { path: path.clone() }),
+        (None, _) => return ClaimStep::Replace { bytes: claim.content.bytes(), adopted: false },
         (Some(generation), _) => generation,
     };
     let first = claim.first.as_ref().filter(|_| standing == resumed).unwrap_or(&read.data);
@@ -314,15 +314,15 @@ pub(super) fn decide(
             claim.content.is_identical(&read.data)
         }
         // No client asks: it may have gone to another replica, and have resumed there with the very same bytes.
-        Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => claim.attempted.has(owner),
+        Policy::Restore(_) | Policy::PutBack { .. } | Policy::PutRight(_) => claim.uncertain_creates.has(owner),
     };
     match standing.cmp(&resumed) {
-        cmp::Ordering::Less if !is_current => Step::Behind,
-        cmp::Ordering::Greater if !is_later_ours() => Step::TakenOver,
+        cmp::Ordering::Less if !is_current => ClaimStep::Behind,
+        cmp::Ordering::Greater if !is_later_ours() => ClaimStep::TakenOver,
         // An older incarnation than ours exists only if ZooKeeper has lost later transactions.
-        _ if on_our_session && bytes == read.data => Step::Keep,
-        _ if on_our_session => Step::Write(bytes),
-        _ => Step::Replace { bytes, adopted: true },
+        _ if on_our_session && bytes == read.data => ClaimStep::Keep,
+        _ if on_our_session => ClaimStep::Write(bytes),
+        _ => ClaimStep::Replace { bytes, adopted: true },
     }
 }
 
@@ -332,16 +332,16 @@ mod tests {
 
     const BYTES: Bytes = Bytes::from_static(b"x");
 
-    fn decided(policy: Policy, sessions: &[i64], czxid: i64, owner: i64) -> Step {
+    fn decided(policy: Policy, sessions: &[i64], czxid: i64, owner: i64) -> ClaimStep {
         let path = NodePath::parse("/a/b").unwrap();
         let stat = Stat { czxid, mzxid: czxid, ephemeral_owner: owner, ..Stat::default() };
         let mut claim = Claim::new(Content::Exact(BYTES), policy);
-        sessions.iter().for_each(|session| claim.attempted.add(SessionId(*session)));
+        sessions.iter().for_each(|session| claim.uncertain_creates.add(SessionId(*session)));
         decide(&claim, &path, Some(&Read { data: BYTES, stat }), false, true)
     }
 
-    fn replaced() -> Step {
-        Step::Replace { bytes: BYTES, adopted: true }
+    fn replaced() -> ClaimStep {
+        ClaimStep::Replace { bytes: BYTES, adopted: true }
     }
 
     #[test]
@@ -357,14 +357,18 @@ mod tests {
             let claim = Claim::new(Content::Exact(BYTES), Policy::PutRight(Generation(5)));
             decide(&claim, &path, Some(&Read { data: data.into(), stat }), on_our_session, true)
         };
-        assert_eq!(decided(5, 1, "theirs", true), Step::Write(BYTES));
-        assert_eq!(decided(5, 1, "x", true), Step::Keep);
-        assert_eq!(decided(5, 1, "theirs", false), Step::Leave, "its session is ending");
-        assert_eq!(decided(4, 1, "theirs", true), Step::Leave, "the server that was read is behind");
-        assert_eq!(decided(6, 1, "theirs", true), Step::TakenOver);
-        assert_eq!(decided(6, 0, "theirs", false), Step::TakenOver, "by a durable node");
+        assert_eq!(decided(5, 1, "theirs", true), ClaimStep::Write(BYTES));
+        assert_eq!(decided(5, 1, "x", true), ClaimStep::Keep);
+        assert_eq!(decided(5, 1, "theirs", false), ClaimStep::Leave, "its session is ending");
+        assert_eq!(decided(4, 1, "theirs", true), ClaimStep::Leave, "the server that was read is behind");
+        assert_eq!(decided(6, 1, "theirs", true), ClaimStep::TakenOver);
+        assert_eq!(decided(6, 0, "theirs", false), ClaimStep::TakenOver, "by a durable node");
         let claim = Claim::new(Content::Exact(BYTES), Policy::PutRight(Generation(5)));
-        assert_eq!(decide(&claim, &path, None, false, true), Step::Leave, "what is deleted is put back, not put right");
+        assert_eq!(
+            decide(&claim, &path, None, false, true),
+            ClaimStep::Leave,
+            "what is deleted is put back, not put right"
+        );
     }
 
     /// For an overwritten node, the data that the client had written before decide what is the same, not those of the
@@ -382,19 +386,19 @@ mod tests {
             decide(&claim, &path, Some(&Read { data: data.into(), stat }), true, true)
         };
         let (ours, theirs) = (r#"{"pid":1,"created":"then","a":1}"#, r#"{"pid":9,"created":"later","a":1}"#);
-        assert_eq!(decided(br#"{"a":1}"#, Some(ours), ours), Step::Keep);
-        assert_eq!(decided(br#"{"a":1}"#, Some(ours), theirs), Step::Write(ours.into()));
+        assert_eq!(decided(br#"{"a":1}"#, Some(ours), ours), ClaimStep::Keep);
+        assert_eq!(decided(br#"{"a":1}"#, Some(ours), theirs), ClaimStep::Write(ours.into()));
         let other = r#"{"pid":1,"created":"then","a":2}"#;
-        assert_eq!(decided(br#"{"a":2}"#, Some(ours), theirs), Step::Write(other.into()));
-        assert_eq!(decided(br#"{"a":1}"#, None, theirs), Step::Keep, "another replica knows no other");
+        assert_eq!(decided(br#"{"a":2}"#, Some(ours), theirs), ClaimStep::Write(other.into()));
+        assert_eq!(decided(br#"{"a":1}"#, None, theirs), ClaimStep::Keep, "another replica knows no other");
     }
 
     #[test]
     fn a_replica_that_registers_again_takes_nothing_over_that_is_later() {
-        let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), moves: None };
+        let put_back = Policy::PutBack { generation: Generation(5), session: SessionId(3), fence_epoch: None };
         for policy in [Policy::Restore(Generation(5)), put_back] {
-            assert_eq!(decided(policy.clone(), &[], 6, 1), Step::TakenOver, "the client has resumed elsewhere");
-            assert_eq!(decided(policy.clone(), &[2], 6, 1), Step::TakenOver);
+            assert_eq!(decided(policy.clone(), &[], 6, 1), ClaimStep::TakenOver, "the client has resumed elsewhere");
+            assert_eq!(decided(policy.clone(), &[2], 6, 1), ClaimStep::TakenOver);
             assert_eq!(decided(policy.clone(), &[1], 6, 1), replaced(), "an answer was lost");
             assert_eq!(decided(policy.clone(), &[1, 2], 6, 1), replaced(), "and another, in another session");
             assert_eq!(decided(policy, &[], 5, 1), replaced(), "seen where its session's end has not arrived");

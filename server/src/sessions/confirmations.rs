@@ -12,13 +12,13 @@ use crate::types::SessionId;
 
 /// Time between the beginnings of two readings of a session's nodes. With a longer one, a foreign delete that the watch
 /// has missed is taken for a takeover for longer.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_CONFIRMATION_PAUSE: Duration = Duration::from_secs(1);
 /// Longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_CONFIRMATION_PAUSE: Duration = Duration::from_secs(30);
 
 /// The confirmations of one session.
 #[derive(Debug)]
-struct Session {
+struct SessionConfirmations {
     is_due: bool,
     /// Number of reads under way.
     under_way: usize,
@@ -28,7 +28,7 @@ struct Session {
 
 /// The sessions whose nodes are to be read, or were.
 #[derive(Debug, Default)]
-pub(super) struct Confirmations(HashMap<SessionId, Session>);
+pub(super) struct Confirmations(HashMap<SessionId, SessionConfirmations>);
 
 impl Confirmations {
     /// Something was taken over from a session.
@@ -36,18 +36,20 @@ impl Confirmations {
         self.session(session, now).is_due = true;
     }
 
-    fn session(&mut self, session: SessionId, now: Instant) -> &mut Session {
-        let new = || Session { is_due: false, under_way: 0, not_before: now, pause: Duration::ZERO };
+    fn session(&mut self, session: SessionId, now: Instant) -> &mut SessionConfirmations {
+        let new = || SessionConfirmations { is_due: false, under_way: 0, not_before: now, pause: Duration::ZERO };
         self.0.entry(session).or_insert_with(new)
     }
 
     /// Takes the sessions whose reading begins now.
     pub(super) fn next(&mut self, now: Instant) -> Vec<SessionId> {
-        let is_next = |session: &Session| session.is_due && session.under_way == 0 && session.not_before <= now;
+        let is_next =
+            |session: &SessionConfirmations| session.is_due && session.under_way == 0 && session.not_before <= now;
         let mut begun = Vec::new();
         for (id, session) in self.0.iter_mut().filter(|(_, session)| is_next(session)) {
             let is_quiet = session.pause.is_zero() || now >= session.not_before + session.pause;
-            session.pause = if is_quiet { FIRST_PAUSE } else { (session.pause * 2).min(LONGEST_PAUSE) };
+            session.pause =
+                if is_quiet { FIRST_CONFIRMATION_PAUSE } else { (session.pause * 2).min(LONGEST_CONFIRMATION_PAUSE) };
             (session.is_due, session.not_before) = (false, now + session.pause);
             begun.push(*id);
         }
@@ -112,12 +114,12 @@ mod tests {
         assert_eq!(confirmations.next(now), [SESSION]);
         confirmations.begun(SESSION, 2, now);
         confirmations.finished(SESSION, false);
-        let later = now + LONGEST_PAUSE;
+        let later = now + LONGEST_CONFIRMATION_PAUSE;
         assert!(confirmations.next(later).is_empty(), "one read of it is still under way");
         confirmations.finished(SESSION, true);
         assert_eq!(confirmations.next(later), [SESSION]);
         confirmations.soon(SESSION, later);
         confirmations.retain(&HashSet::new());
-        assert!(confirmations.next(later + LONGEST_PAUSE).is_empty(), "it is no more");
+        assert!(confirmations.next(later + LONGEST_CONFIRMATION_PAUSE).is_empty(), "it is no more");
     }
 }

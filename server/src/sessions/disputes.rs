@@ -1,6 +1,7 @@
-//! Registrations whose data another program has overwritten. The holder's data are written again after [`FIRST_PAUSE`],
-//! and after a pause that doubles each time that they are overwritten again. So a program that writes its own data back
-//! whenever it sees others writes a handful of times, and the data of a program that has died are replaced.
+//! Registrations whose data another program has overwritten. The holder's data are written again after
+//! [`FIRST_REWRITE_PAUSE`], and after a pause that doubles each time that they are overwritten again. So a program that
+//! writes its own data back whenever it sees others writes a handful of times, and the data of a program that has died
+//! are replaced.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
@@ -17,10 +18,10 @@ use crate::value::own;
 use crate::zk::Read;
 
 /// Pause before data are put right for the first time. A shorter one makes two programs that disagree write more often.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause, and the quiet time after which the next one is [`FIRST_PAUSE`] again. A longer one leaves wrong data
-/// for longer if another program overwrites them time and again.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+pub(super) const FIRST_REWRITE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause, and the quiet time after which the next one is [`FIRST_REWRITE_PAUSE`] again. A longer one leaves
+/// wrong data for longer if another program overwrites them time and again.
+pub(super) const LONGEST_REWRITE_PAUSE: Duration = Duration::from_secs(600);
 
 /// The known writes of other programs into one registration.
 #[derive(Debug)]
@@ -45,8 +46,8 @@ impl Dispute {
         if self.due.is_some() {
             return None;
         }
-        let is_quiet = self.ended_at.is_none_or(|ended| now >= ended + LONGEST_PAUSE);
-        self.pause = if is_quiet { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        let is_quiet = self.ended_at.is_none_or(|ended| now >= ended + LONGEST_REWRITE_PAUSE);
+        self.pause = if is_quiet { FIRST_REWRITE_PAUSE } else { (self.pause * 2).min(LONGEST_REWRITE_PAUSE) };
         self.due = Some(now + self.pause);
         self.due
     }
@@ -55,7 +56,7 @@ impl Dispute {
     /// the end of the pause.
     fn again(&mut self, is_refused: bool, now: Instant) -> Instant {
         if is_refused {
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(LONGEST_REWRITE_PAUSE);
         }
         let due = now + self.pause;
         self.due = Some(due);
@@ -129,7 +130,7 @@ impl State {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let Some(dispute) = &mut entry.dispute else { return };
         if let Some(error) = refusal
-            && dispute.pause <= FIRST_PAUSE
+            && dispute.pause <= FIRST_REWRITE_PAUSE
         {
             tracing::warn!(%path, %error, "overwritten data can't be put right; that is tried again");
         }
@@ -142,7 +143,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::super::claims::{Claimed, Held, Observed};
-    use super::super::outbox::LostReason;
+    use super::super::outbox::RegistrationLostReason;
     use super::super::state::{Effect, Input};
     use super::super::stepped::*;
     use super::*;
@@ -165,7 +166,7 @@ mod tests {
         fn written(&mut self, data: &'static [u8]) -> Vec<Effect> {
             self.replica.zxid += 1;
             let zxid = Some(Zxid(self.replica.zxid));
-            let seen = crate::zk::Seen { data_changed: true, zxid, ..Default::default() };
+            let seen = crate::zk::NodeEvents { data_changed: true, zxid, ..Default::default() };
             self.replica.step(Input::Changed { path: path(), seen });
             let seen = standing(self.generation.0, self.replica.zxid, data);
             self.replica.step(Input::Verified { path: path(), seen })
@@ -218,23 +219,23 @@ mod tests {
         }
         assert_eq!(waited, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
         // Nothing more is done, and after a long quiet time the pauses begin anew.
-        assert!(scene.replica.after(LONGEST_PAUSE - seconds(1)).is_empty());
+        assert!(scene.replica.after(LONGEST_REWRITE_PAUSE - seconds(1)).is_empty());
         scene.written(b"theirs");
-        assert_eq!(scene.waits(), LONGEST_PAUSE);
+        assert_eq!(scene.waits(), LONGEST_REWRITE_PAUSE);
         scene.put_right();
-        scene.replica.after(LONGEST_PAUSE);
+        scene.replica.after(LONGEST_REWRITE_PAUSE);
         scene.written(b"theirs");
-        assert_eq!(scene.waits(), FIRST_PAUSE);
+        assert_eq!(scene.waits(), FIRST_REWRITE_PAUSE);
     }
 
     #[test]
     fn who_goes_on_writing_does_not_put_it_off_and_each_other_data_are_told() {
         let mut scene = Scene::new();
         scene.written(b"theirs");
-        scene.replica.after(FIRST_PAUSE / 2);
+        scene.replica.after(FIRST_REWRITE_PAUSE / 2);
         assert!(notices(&scene.written(b"theirs")).is_empty(), "the same again");
         assert!(is_overwritten(&scene.written(b"others")));
-        assert_eq!(scene.waits(), FIRST_PAUSE / 2);
+        assert_eq!(scene.waits(), FIRST_REWRITE_PAUSE / 2);
     }
 
     #[test]
@@ -270,12 +271,12 @@ mod tests {
         let mut scene = Scene::new();
         scene.written(b"theirs");
         scene.waits();
-        let effects = scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        let effects = scene.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         assert!(notices(&effects).is_empty() && !scene.replica.state.is_waiting(), "{effects:?}");
         let seen = standing(scene.generation.0, scene.replica.zxid, b"theirs");
         scene.replica.step(Input::Verified { path: path(), seen });
-        assert_eq!(scene.waits(), FIRST_PAUSE, "an outage is nobody's write");
-        scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        assert_eq!(scene.waits(), FIRST_REWRITE_PAUSE, "an outage is nobody's write");
+        scene.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         scene.replica.step(Input::Verified { path: path(), seen: None });
         // Data that the holder sets are written, with the data of before known, and then nothing is left to put right.
         let effects = scene.replica.set(ONE);
@@ -292,7 +293,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.written(b"theirs");
         scene.waits();
-        let mut effects = scene.replica.claimed(Claimed::Unavailable { attempted: None });
+        let mut effects = scene.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         let (mut looks, end) = (0, scene.replica.now + seconds(600));
         while scene.replica.now < end {
             assert!(claims(&effects).is_empty(), "after {looks} looks");
@@ -316,7 +317,7 @@ mod tests {
         let mut gone = Scene::new();
         gone.written(b"theirs");
         gone.waits();
-        let effects = gone.replica.claimed(Claimed::Unavailable { attempted: None });
+        let effects = gone.replica.claimed(Claimed::Unavailable { uncertain_create: None });
         assert!(matches!(effects[..], [Effect::Verify { .. }]), "{effects:?}");
         let effects = gone.replica.step(Input::Verified { path: path(), seen: Some(Observed::Absent) });
         assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { .. }));
@@ -327,7 +328,7 @@ mod tests {
         let mut taken = Scene::new();
         taken.written(b"theirs");
         taken.waits();
-        assert!(is_lost(&taken.replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+        assert!(is_lost(&taken.replica.claimed(Claimed::TakenOver), ONE, RegistrationLostReason::TakenOver));
         assert!(taken.replica.after(seconds(3600)).is_empty());
 
         let mut given_back = Scene::new();

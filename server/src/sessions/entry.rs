@@ -10,23 +10,23 @@ use tokio::time::Instant;
 use super::claims::{Claim, Content, Fresh, Held, Policy};
 use super::disputes::Dispute;
 use super::footprint::Footprint;
-use super::outbox::{LostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, State, StreamId};
 use super::streams::Stream;
-use super::upkeep::Removal;
+use super::upkeep::NodeRemoval;
 use crate::budget::Share;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, Zxid};
 use crate::value::{EncodedValue, Stamp};
-use crate::zk::{ErrorCode, Seen};
+use crate::zk::{ErrorCode, NodeEvents};
 
 /// Pause before the second put-back of a registration that is deleted again and again; it doubles from there.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PUT_BACK_PAUSE: Duration = Duration::from_millis(100);
 /// Longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PUT_BACK_PAUSE: Duration = Duration::from_secs(30);
 /// Time in which the ends of streams that have arrived may be read, before the registrations of a lost ZooKeeper
 /// session are made again: a replica that was itself stopped finds such ends in its sockets.
-const SETTLING: Duration = Duration::from_millis(200);
+const RESTORE_DELAY: Duration = Duration::from_millis(200);
 /// Time after which a put-back is forgotten: a registration that existed this long after it was put back is put back at
 /// once the next time.
 const SETTLED: Duration = Duration::from_secs(120);
@@ -38,7 +38,7 @@ const LONGEST_LEFTOVER_PAUSE: Duration = Duration::from_secs(600);
 
 /// A stream's command for a path.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum PathCommand {
     /// To hold the path.
     Set {
         by: StreamId,
@@ -61,7 +61,7 @@ pub(super) enum Command {
     /// The stream is over.
     Drop {
         by: StreamId,
-        /// As in [`Command::Unset`].
+        /// As in [`PathCommand::Unset`].
         footprint: Option<Footprint>,
         goodbye: Goodbye,
     },
@@ -85,7 +85,7 @@ impl Goodbyes {
     }
 }
 
-impl Command {
+impl PathCommand {
     fn is_goodbye_of(&self, stream: StreamId) -> bool {
         matches!(self, Self::Unset { by, .. } | Self::Drop { by, .. } if *by == stream)
     }
@@ -95,9 +95,9 @@ impl Command {
 #[derive(Debug)]
 pub(super) enum Operation {
     /// A claim that is under way.
-    Claiming(Asked),
+    Claiming(RequestedClaim),
     /// A claim that waits for ZooKeeper.
-    Waiting(Asked),
+    Waiting(RequestedClaim),
     Removing {
         told: Option<StreamId>,
         /// The path's share of the account until the node is gone.
@@ -110,7 +110,7 @@ pub(super) enum Operation {
 
 /// A claim, and the stream for which it is made.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestedClaim {
     /// The stream that asked; `None` when a registration is restored.
     pub(super) by: Option<StreamId>,
     pub(super) claim: Claim,
@@ -139,7 +139,7 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    pub(super) fn note(&mut self, seen: Seen) {
+    pub(super) fn note(&mut self, seen: NodeEvents) {
         if seen.created {
             self.created = Some(match (self.created, seen.created_by) {
                 (None, by) => by,
@@ -172,7 +172,7 @@ pub(super) struct Entry {
     /// have heard of the later ones yet.
     pub(super) first: Option<Generation>,
     pub(super) operation: Option<Operation>,
-    commands: VecDeque<Command>,
+    commands: VecDeque<PathCommand>,
     /// Set if something happened to the node that has not been read yet; with its transaction, if that is known.
     pub(super) unseen: Option<Option<Zxid>>,
     /// Whether an operator has evicted the path, and its holder has not been told yet.
@@ -200,7 +200,7 @@ impl Entry {
     /// Maximum number of commands that wait for one path.
     pub(super) const COMMANDS: usize = 1024;
 
-    pub(super) fn push(&mut self, command: Command) {
+    pub(super) fn push(&mut self, command: PathCommand) {
         self.commands.push_back(command);
     }
 
@@ -221,7 +221,7 @@ impl Entry {
 
     /// Whether a request of this stream for the path waits.
     pub(super) fn is_asked_for_by(&self, stream: StreamId) -> bool {
-        self.commands.iter().any(|command| matches!(command, Command::Set { by, .. } if *by == stream))
+        self.commands.iter().any(|command| matches!(command, PathCommand::Set { by, .. } if *by == stream))
     }
 
     /// Whether this stream's goodbye to the path waits.
@@ -258,9 +258,9 @@ impl Entry {
             self.put_backs = 0;
         }
         let doublings = self.put_backs.saturating_sub(1).min(16);
-        let pause = if self.put_backs == 0 { Duration::ZERO } else { FIRST_PAUSE * 2_u32.pow(doublings) };
+        let pause = if self.put_backs == 0 { Duration::ZERO } else { FIRST_PUT_BACK_PAUSE * 2_u32.pow(doublings) };
         self.put_backs += 1;
-        pause.min(LONGEST_PAUSE).mul_f64(jitter)
+        pause.min(LONGEST_PUT_BACK_PAUSE).mul_f64(jitter)
     }
 }
 
@@ -283,12 +283,12 @@ impl State {
                 break;
             };
             match command {
-                Command::Set { by, value, stamp, generation, exclusive, memory } => {
+                PathCommand::Set { by, value, stamp, generation, exclusive, memory } => {
                     let content = Content::Fresh(Arc::new(Fresh { value, stamp }));
                     self.begin_set(path, by, content, generation, exclusive, memory);
                 }
-                Command::Unset { by, footprint, goodbye, .. } => self.give_back(path, by, true, footprint, goodbye),
-                Command::Drop { by, footprint, goodbye } => self.give_back(path, by, false, footprint, goodbye),
+                PathCommand::Unset { by, footprint, goodbye, .. } => self.give_back(path, by, true, footprint, goodbye),
+                PathCommand::Drop { by, footprint, goodbye } => self.give_back(path, by, false, footprint, goodbye),
             }
         }
         self.advance_unasked(path, now);
@@ -307,7 +307,7 @@ impl State {
                 entry.operation = None;
                 entry.unseen = Some(None);
             }
-            Some(Operation::Waiting(Asked { by, claim, .. })) if !claim.may_exist(&self.standing) => {
+            Some(Operation::Waiting(RequestedClaim { by, claim, .. })) if !claim.may_exist(&self.standing) => {
                 let is_wanted = match *by {
                     Some(by) => is_kept_by(by) && self.streams.get(&by).is_some_and(Stream::is_attached),
                     None => is_kept(),
@@ -327,7 +327,7 @@ impl State {
                 }
             }
             // The claim may still wait for its turn.
-            Some(Operation::Claiming(Asked { by: None, claim, .. })) if !is_kept() => claim.abandon(),
+            Some(Operation::Claiming(RequestedClaim { by: None, claim, .. })) if !is_kept() => claim.abandon(),
             _ => {}
         }
     }
@@ -363,16 +363,16 @@ impl State {
         // The stream is about to end, unless a message of its client is still to be read. The node must not appear
         // again before that.
         let is_overdue = stream.is_overdue(now);
-        let decided_at = if is_overdue { now + SETTLING } else { now };
+        let decided_at = if is_overdue { now + RESTORE_DELAY } else { now };
         let (content, generation, written) = (Content::Exact(held.bytes.clone()), held.generation, held.written);
         if !self.standing.contains(&held.session) {
-            let at = decided_at.max(*entry.restore_at.get_or_insert(now + SETTLING));
+            let at = decided_at.max(*entry.restore_at.get_or_insert(now + RESTORE_DELAY));
             if at > now {
                 self.pauses.insert((at, path.clone()));
                 return;
             }
             entry.restore_at = None;
-            if !is_here && self.nodes.get(&held.session).is_some_and(|nodes| nodes.overslept) {
+            if !is_here && self.nodes.get(&held.session).is_some_and(|nodes| nodes.expired_during_stall) {
                 self.let_go(path, holder);
                 return;
             }
@@ -387,8 +387,8 @@ impl State {
             }
             entry.absent = false;
             entry.last_put_back = Some(now);
-            let moves = entry.witness.allows_takeover(generation, gaps).then_some(held.moves);
-            let policy = Policy::PutBack { generation, session: held.session, moves };
+            let fence_epoch = entry.witness.allows_takeover(generation, gaps).then_some(held.fence_epoch);
+            let policy = Policy::PutBack { generation, session: held.session, fence_epoch };
             self.begin_claim(path, None, Claim::new(content, policy), None);
         } else if entry.look_again.is_none_or(|(at, _)| at <= now)
             && entry.unseen.take().is_some_and(|zxid| zxid.is_none_or(|zxid| zxid > written))
@@ -464,7 +464,7 @@ impl State {
         let connection = entry.connection;
         let session = entry.held.as_ref().map(|held| held.session);
         claim.home = session.filter(|session| self.standing.contains(session));
-        entry.operation = Some(Operation::Claiming(Asked { by, claim: claim.clone(), memory }));
+        entry.operation = Some(Operation::Claiming(RequestedClaim { by, claim: claim.clone(), memory }));
         self.effects.push(Effect::Claim { path: path.clone(), by, claim, connection });
     }
 
@@ -548,7 +548,7 @@ impl State {
         let Some(held) = &entry.held else { return };
         entry.operation = Some(Operation::Removing { told, footprint, _goodbye: goodbye });
         let (session, connection) = (held.session, entry.connection);
-        let removal = Removal { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
+        let removal = NodeRemoval { path: path.clone(), generation: held.generation, bytes: held.bytes.len() };
         self.effects.push(Effect::Remove { session, removal, connection });
     }
 
@@ -566,7 +566,7 @@ impl State {
         let (Some(generation), Some(holder)) = (entry.generation(), entry.holder.take()) else { return };
         entry.absent = false;
         let footprint = self.drop_path(path, holder);
-        let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::Evicted };
+        let notice = Notice::Lost { path: path.clone(), generation, reason: RegistrationLostReason::Evicted };
         // Also tells a stream whose paths are removed one by one: this path's turn is still to come.
         self.effects.push(Effect::Tell { stream: holder, notice });
         self.begin_removal(path, None, footprint, self.goodbyes.another());
@@ -577,7 +577,7 @@ impl State {
     pub(super) fn retry(&mut self, path: &NodePath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         match entry.operation.take() {
-            Some(Operation::Waiting(Asked { by, claim, memory })) => {
+            Some(Operation::Waiting(RequestedClaim { by, claim, memory })) => {
                 self.waiting.begun();
                 self.begin_claim(path, by, claim, memory);
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Observed};
-use super::outbox::{LostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::error::Error;
@@ -18,7 +18,7 @@ fn refused() -> Claimed {
 }
 
 fn is_evicted(effects: &[Effect]) -> bool {
-    is_lost(effects, ONE, LostReason::Evicted)
+    is_lost(effects, ONE, RegistrationLostReason::Evicted)
 }
 
 /// A registration whose node was deleted, read together with the record of an eviction.

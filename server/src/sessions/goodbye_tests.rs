@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Held, Observed, Policy};
-use super::outbox::{LostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::budget::Resource;
@@ -22,7 +22,7 @@ fn gone() -> Input {
 }
 
 fn away() -> Claimed {
-    Claimed::Unavailable { attempted: None }
+    Claimed::Unavailable { uncertain_create: None }
 }
 
 fn removal_refused(replica: &mut Replica) -> Vec<Effect> {
@@ -74,7 +74,7 @@ fn what_is_taken_over_when_its_ttl_has_just_ended_is_told_as_lost_once() {
     }
     let seen = standing(generation.0 + 5, generation.0 + 5, b"theirs");
     let mut effects = replica.state.step(Input::Verified { path: path(), seen }, replica.now);
-    assert!(is_lost(&effects, ONE, LostReason::TakenOver), "{effects:?}");
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::TakenOver), "{effects:?}");
     effects.extend(replica.step(Input::GoOn));
     assert_eq!(notices(&effects).len(), 1, "{effects:?}");
     assert!(effects.contains(&Effect::Close { stream: ONE, end: Err(Error::SessionExpired { ttl: TTL }) }));
@@ -257,7 +257,7 @@ fn a_claim_that_waits_for_its_turn_is_not_carried_out_after_the_goodbye() {
 #[test]
 fn a_node_that_may_have_been_registered_again_is_found_before_it_is_given_back() {
     let (mut replica, _) = restoring(None);
-    replica.claimed(Claimed::Unavailable { attempted: Some(OTHER_SESSION) });
+    replica.claimed(Claimed::Unavailable { uncertain_create: Some(OTHER_SESSION) });
     assert!(replica.step(gone()).is_empty());
     assert_eq!(claims(&replica.step(Input::BackendUp)).len(), 1);
     let Claimed::Held { held, stat, adopted } = replica.held() else { panic!("held") };

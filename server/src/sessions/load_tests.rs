@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Policy};
-use super::outbox::{LostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::budget::{Account, Limits, Resource};
@@ -136,7 +136,7 @@ fn what_is_taken_over_while_it_gets_new_data_and_is_taken_back_counts_all_the_ti
     let registered = used(&replica.account);
     replica.set(ONE);
     let effects = replica.claimed(Claimed::TakenOver);
-    assert!(is_lost(&effects, ONE, LostReason::TakenOver));
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::TakenOver));
     assert_eq!(claims(&effects)[0].policy, Policy::TakeOver);
     assert_eq!(used(&replica.account)[..2], registered[..2]);
     let outcome = replica.held();
@@ -197,7 +197,7 @@ fn a_ttl_ends_in_time_whatever_others_send() {
         replica.step(Input::Unset { stream: TWO, path: NodePath::trusted("/flood") });
         effects.extend(replica.after(Duration::from_millis(1)));
     }
-    assert!(is_lost(&effects, ONE, LostReason::Expired) && is_removal(&effects, generation));
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::Expired) && is_removal(&effects, generation));
 }
 
 /// So many streams that one look at each takes longer than a ttl may be in doubt.
@@ -258,7 +258,7 @@ fn a_message_counts_from_when_it_was_read_however_long_it_waits() {
     drop(arriving);
     replica.heard[&ONE].note(replica.now);
     assert!(replica.after(TTL * 9 / 10).is_empty());
-    assert!(is_lost(&replica.after(TTL), ONE, LostReason::Expired));
+    assert!(is_lost(&replica.after(TTL), ONE, RegistrationLostReason::Expired));
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn what_waits_in_vain_is_tried_ever_less_often_and_at_once_when_something_has_ch
     for index in 0..3000 {
         let path = NodePath::trusted(format!("/waits/{index}"));
         replica.set_path(ONE, path.clone(), None, false);
-        replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { attempted: None } });
+        replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { uncertain_create: None } });
     }
     let mut tried = 0;
     let end = replica.now + Duration::from_secs(60);
@@ -401,7 +401,7 @@ fn what_waits_in_vain_is_tried_ever_less_often_and_at_once_when_something_has_ch
         for effect in replica.after(Duration::from_millis(10)) {
             let Effect::Claim { path, .. } = effect else { continue };
             tried += 1;
-            replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { attempted: None } });
+            replica.step(Input::Claimed { path, outcome: Claimed::Unavailable { uncertain_create: None } });
         }
     }
     assert!((3000..60_000).contains(&tried), "{tried}");

@@ -10,7 +10,6 @@
 //!
 //! A registration of a replica that dies exists until its ZooKeeper session times out, no longer.
 
-mod attempted;
 mod claiming;
 #[cfg(test)]
 mod claiming_tests;
@@ -29,11 +28,11 @@ mod load_tests;
 mod operations;
 mod outbox;
 mod outcomes;
+mod path_reservations;
 #[cfg(test)]
 mod random_tests;
 mod reads;
 mod retries;
-mod rooms;
 mod state;
 #[cfg(test)]
 mod state_tests;
@@ -41,13 +40,14 @@ mod state_tests;
 mod stepped;
 mod streams;
 mod task;
+mod uncertain_creates;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub(crate) use outbox::{LostReason, Notice, Outbox};
+pub(crate) use outbox::{Notice, Outbox, RegistrationLostReason};
 use state::Input;
 pub(crate) use state::StreamId;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -55,7 +55,7 @@ use tokio::task::JoinSet;
 
 use crate::budget::Account;
 use crate::clock;
-use crate::contact::{Heard, Pulse};
+use crate::contact::{Heard, StallDetector};
 use crate::error::Error;
 use crate::evictions::Evictions;
 use crate::mutex::lock;
@@ -67,7 +67,7 @@ use crate::zk::{Pool, Zk};
 /// Maximum number of inputs that wait for the task. A stream whose input finds no place is not read meanwhile. The
 /// bound limits how long messages of other streams may delay an input: the streams that wait for a place get it in
 /// turn.
-const QUEUE: usize = 256;
+const INPUT_QUEUE: usize = 256;
 
 /// A handle on all registrations of this replica. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -144,12 +144,17 @@ pub(crate) struct Rpc {
 }
 
 impl Sessions {
-    /// Starts the task that owns the registrations, in `tasks`. The task makes `pulse` beat.
-    pub(crate) fn start(zk: Zk, evictions: Evictions, pulse: Arc<Pulse>, tasks: &mut JoinSet<()>) -> Self {
-        let (inputs, queue) = mpsc::channel(QUEUE);
+    /// Starts the task that owns the registrations, in `tasks`. The task makes `stall_detector` tick.
+    pub(crate) fn start(
+        zk: Zk,
+        evictions: Evictions,
+        stall_detector: Arc<StallDetector>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let (inputs, queue) = mpsc::channel(INPUT_QUEUE);
         let departures = Arc::new(Departures::default());
         let pool = zk.pool.clone();
-        tasks.spawn(task::run(zk, evictions, pulse, queue, departures.clone()));
+        tasks.spawn(task::run(zk, evictions, stall_detector, queue, departures.clone()));
         Self { inputs, departures, next_stream: Arc::new(AtomicU64::new(1)), pool }
     }
 

@@ -7,14 +7,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::claiming::Claims;
-use super::claims::{Asker, Claim, Claimed, Observed, Policy};
+use super::claims::{Claim, Claimed, Observed, Policy, Requester};
 use super::lanes::Lane;
-use super::reads::{Read, Reads};
-use super::upkeep::{BATCH, Removal, Upkeep};
-use crate::contact::Pulse;
+use super::reads::{BatchRead, ReadQueue};
+use super::upkeep::{BATCH, NodeRemoval, Upkeep};
+use crate::contact::StallDetector;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};
-use crate::zk::{ErrorCode, Moves, Room, Watcher, Zk};
+use crate::zk::{ErrorCode, FenceEpoch, PathReservation, WatchSessionId, Zk};
 
 /// Maximum number of claims of one kind under way. It must fill the writers of all ZooKeeper sessions: with the usual
 /// four these have 2,048 units in multis under way.
@@ -26,13 +26,13 @@ const REMOVALS: usize = 8;
 const BEGUN_AT_ONCE: usize = 128;
 
 /// The result of an operation.
-pub(super) enum Finished {
-    Claimed(NodePath, Claimed, Option<Room>),
+pub(super) enum FinishedOperation {
+    Claimed(NodePath, Claimed, Option<PathReservation>),
     /// These nodes are gone, except those at the paths that ZooKeeper refuses to delete.
-    Removed(Vec<Removal>, Vec<(NodePath, ErrorCode)>),
+    Removed(Vec<NodeRemoval>, Vec<(NodePath, ErrorCode)>),
     Verified(Vec<(NodePath, Option<Observed>)>),
     /// `None`: the nodes could not be read.
-    Confirmed(SessionId, Option<(Moves, Vec<(NodePath, Generation)>)>),
+    Confirmed(SessionId, Option<(FenceEpoch, Vec<(NodePath, Generation)>)>),
 }
 
 /// The lane in which an operation waited.
@@ -41,14 +41,14 @@ enum From {
     Kept,
     Fresh,
     Removals(SessionId),
-    Verifying(Watcher),
+    Verifying(WatchSessionId),
     Confirming,
 }
 
 struct Claiming {
     path: NodePath,
     claim: Claim,
-    asker: Asker,
+    requester: Requester,
 }
 
 /// The operations under way, and those that wait.
@@ -61,26 +61,26 @@ pub(super) struct Operations {
     /// Claims of new paths.
     fresh: Lane<Claiming>,
     /// By ZooKeeper session: a session that can't be reached does not delay the others.
-    removals: HashMap<SessionId, Lane<Removal>>,
-    reads: Reads,
+    removals: HashMap<SessionId, Lane<NodeRemoval>>,
+    reads: ReadQueue,
     /// The task that owns this runs them: there are many, and each does little but wait.
-    under_way: FuturesUnordered<BoxFuture<'static, (From, Finished)>>,
+    under_way: FuturesUnordered<BoxFuture<'static, (From, FinishedOperation)>>,
 }
 
 impl Operations {
-    pub(super) fn new(zk: &Zk, evictions: &Evictions, pulse: &Arc<Pulse>) -> Self {
+    pub(super) fn new(zk: &Zk, evictions: &Evictions, stall_detector: &Arc<StallDetector>) -> Self {
         Self {
-            claims: Claims::new(zk.clone(), evictions.clone(), pulse.clone()),
+            claims: Claims::new(zk.clone(), evictions.clone(), stall_detector.clone()),
             upkeep: Upkeep::new(zk.clone(), evictions.clone()),
             kept: Lane::new(CLAIMS),
             fresh: Lane::new(CLAIMS),
             removals: HashMap::new(),
-            reads: Reads::new(),
+            reads: ReadQueue::new(),
             under_way: FuturesUnordered::new(),
         }
     }
 
-    pub(super) fn claim(&mut self, connection: u64, path: NodePath, claim: Claim, asker: Asker) {
+    pub(super) fn claim(&mut self, connection: u64, path: NodePath, claim: Claim, requester: Requester) {
         let lane = match claim.policy {
             Policy::TakeOver | Policy::Exclusive => &mut self.fresh,
             Policy::Resume(_)
@@ -89,17 +89,17 @@ impl Operations {
             | Policy::PutBack { .. }
             | Policy::PutRight(_) => &mut self.kept,
         };
-        lane.push(connection, Claiming { path, claim, asker });
+        lane.push(connection, Claiming { path, claim, requester });
     }
 
-    pub(super) fn remove(&mut self, connection: u64, session: SessionId, removal: Removal) {
+    pub(super) fn remove(&mut self, connection: u64, session: SessionId, removal: NodeRemoval) {
         self.removals.entry(session).or_insert_with(|| Lane::new(REMOVALS)).push(connection, removal);
     }
 
     /// If several reads of one path are asked for, only the last is answered.
     pub(super) fn verify(&mut self, connection: u64, path: NodePath) {
-        if let Some(watcher) = self.upkeep.watcher_of(&path) {
-            self.reads.verify(connection, watcher, path);
+        if let Some(watch_session) = self.upkeep.watch_session_of(&path) {
+            self.reads.verify(connection, watch_session, path);
         }
     }
 
@@ -122,12 +122,12 @@ impl Operations {
             let mut has_begun = false;
             for from in [From::Kept, From::Fresh] {
                 let lane = if matches!(from, From::Kept) { &mut self.kept } else { &mut self.fresh };
-                if let Some(Claiming { path, claim, asker }) = lane.next(1).pop() {
+                if let Some(Claiming { path, claim, requester }) = lane.next(1).pop() {
                     has_begun = true;
                     let claims = self.claims.clone();
                     self.under_way.push(Box::pin(async move {
-                        let (claimed, room) = claims.claim(&path, claim, &asker).await;
-                        (from, Finished::Claimed(path, claimed, room))
+                        let (claimed, reservation) = claims.claim(&path, claim, &requester).await;
+                        (from, FinishedOperation::Claimed(path, claimed, reservation))
                     }));
                 }
             }
@@ -138,7 +138,7 @@ impl Operations {
                     let upkeep = self.upkeep.clone();
                     self.under_way.push(Box::pin(async move {
                         let refused = upkeep.remove(session, &removals).await;
-                        (From::Removals(session), Finished::Removed(removals, refused))
+                        (From::Removals(session), FinishedOperation::Removed(removals, refused))
                     }));
                 }
             }
@@ -156,7 +156,7 @@ impl Operations {
     ///
     /// # Cancellation
     /// Safe: nothing is taken before the future is ready.
-    pub(super) async fn next(&mut self) -> Finished {
+    pub(super) async fn next(&mut self) -> FinishedOperation {
         let Some((from, mut finished)) = self.under_way.next().await else { return std::future::pending().await };
         match from {
             From::Kept => self.kept.done(),
@@ -169,9 +169,9 @@ impl Operations {
                     }
                 }
             }
-            From::Verifying(watcher) => {
-                if let Finished::Verified(seen) = &mut finished {
-                    self.reads.verified(watcher, seen);
+            From::Verifying(watch_session) => {
+                if let FinishedOperation::Verified(seen) = &mut finished {
+                    self.reads.verified(watch_session, seen);
                 }
             }
             From::Confirming => self.reads.confirmed(),
@@ -179,16 +179,16 @@ impl Operations {
         finished
     }
 
-    fn begin_read(&mut self, read: Read) {
+    fn begin_read(&mut self, read: BatchRead) {
         let upkeep = self.upkeep.clone();
         self.under_way.push(match read {
-            Read::Verify { watcher, paths } => Box::pin(async move {
-                let seen = upkeep.observe(watcher, &paths).await;
+            BatchRead::Verify { watch_session, paths } => Box::pin(async move {
+                let seen = upkeep.observe(watch_session, &paths).await;
                 let seen = seen.unwrap_or_else(|| paths.iter().map(|_| None).collect());
-                (From::Verifying(watcher), Finished::Verified(paths.into_iter().zip(seen).collect()))
+                (From::Verifying(watch_session), FinishedOperation::Verified(paths.into_iter().zip(seen).collect()))
             }),
-            Read::Confirm { session, nodes } => Box::pin(async move {
-                (From::Confirming, Finished::Confirmed(session, upkeep.confirm(session, &nodes).await))
+            BatchRead::Confirm { session, nodes } => Box::pin(async move {
+                (From::Confirming, FinishedOperation::Confirmed(session, upkeep.confirm(session, &nodes).await))
             }),
         });
     }

@@ -32,7 +32,7 @@ pub(crate) enum Notice {
     /// Another program wrote into the registration, which has these data now.
     Overwritten { path: NodePath, data: Bytes, stat: Stat },
     /// The registration is gone for this client.
-    Lost { path: NodePath, generation: Generation, reason: LostReason },
+    Lost { path: NodePath, generation: Generation, reason: RegistrationLostReason },
     /// A request was refused. The path is as the client gave it.
     Rejected { path: String, error: Error },
     /// The answer to a keep-alive.
@@ -41,7 +41,7 @@ pub(crate) enum Notice {
 
 /// Why a registration is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LostReason {
+pub(crate) enum RegistrationLostReason {
     /// A later incarnation exists.
     TakenOver,
     /// The ttl passed without a message.

@@ -7,12 +7,12 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
-use super::entry::{Asked, Command, FIRST_PAUSE, Operation, Witness};
-use super::outbox::{LostReason, Notice};
+use super::entry::{FIRST_PUT_BACK_PAUSE, Operation, PathCommand, RequestedClaim, Witness};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, State, StreamId};
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat};
-use crate::zk::{Read, Seen};
+use crate::zk::{NodeEvents, Read};
 
 /// Time for which a node that could not be read is left alone; it doubles with each failure.
 const FIRST_LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -32,7 +32,7 @@ impl State {
             Claimed::Refused(error) if asked.claim.is_put_right() => self.not_put_right(path, Some(&error), now),
             Claimed::Unavailable { .. } if asked.claim.is_put_right() => self.not_put_right(path, None, now),
             Claimed::Refused(error) => self.claim_refused(path, asked.by, error, now),
-            Claimed::Unavailable { attempted } => self.claim_waits(path, asked, attempted, now),
+            Claimed::Unavailable { uncertain_create } => self.claim_waits(path, asked, uncertain_create, now),
         }
         if has_waited {
             self.retried(is_answered, now);
@@ -40,8 +40,15 @@ impl State {
         self.advance(path, now);
     }
 
-    fn claim_held(&mut self, path: &NodePath, asked: Asked, held: Held, (stat, adopted): (Stat, bool), now: Instant) {
-        let Asked { by, claim, memory } = asked;
+    fn claim_held(
+        &mut self,
+        path: &NodePath,
+        asked: RequestedClaim,
+        held: Held,
+        (stat, adopted): (Stat, bool),
+        now: Instant,
+    ) {
+        let RequestedClaim { by, claim, memory } = asked;
         let (generation, bytes) = (held.generation, held.bytes.len());
         let before = self.hold(path, Some(held));
         let Some(entry) = self.entries.get_mut(path) else { return };
@@ -81,7 +88,7 @@ impl State {
                 footprint.keep(memory, path, bytes);
             }
         } else {
-            entry.push(Command::Drop { by, footprint: None, goodbye: self.goodbyes.another() });
+            entry.push(PathCommand::Drop { by, footprint: None, goodbye: self.goodbyes.another() });
         }
         if let Some((holder, before)) = earlier.zip(before) {
             self.lose(path, holder, before.generation);
@@ -90,14 +97,20 @@ impl State {
     }
 
     /// A claim waits: ZooKeeper could not be asked, or there was no room.
-    fn claim_waits(&mut self, path: &NodePath, asked: Asked, attempted: Option<SessionId>, now: Instant) {
+    fn claim_waits(
+        &mut self,
+        path: &NodePath,
+        asked: RequestedClaim,
+        uncertain_create: Option<SessionId>,
+        now: Instant,
+    ) {
         let Some(entry) = self.entries.get_mut(path) else { return };
-        let Asked { by, mut claim, memory } = asked;
+        let RequestedClaim { by, mut claim, memory } = asked;
         let is_first = !std::mem::replace(&mut claim.told_pending, true);
-        if let Some(session) = attempted {
-            claim.attempted.add(session);
+        if let Some(session) = uncertain_create {
+            claim.uncertain_creates.add(session);
         }
-        entry.operation = Some(Operation::Waiting(Asked { by, claim, memory }));
+        entry.operation = Some(Operation::Waiting(RequestedClaim { by, claim, memory }));
         self.waiting.add(path, now);
         if let Some(stream) = by.filter(|_| is_first) {
             self.tell(stream, Notice::Pending { path: path.clone() });
@@ -105,8 +118,8 @@ impl State {
     }
 
     /// A later incarnation exists, which the claim may not displace.
-    fn claim_lost(&mut self, path: &NodePath, asked: Asked) {
-        let Asked { by, claim, memory } = asked;
+    fn claim_lost(&mut self, path: &NodePath, asked: RequestedClaim) {
+        let RequestedClaim { by, claim, memory } = asked;
         let Some(entry) = self.entries.get_mut(path) else { return };
         let known = entry.generation();
         let holder_concerned = by.is_none() || by == entry.holder;
@@ -153,8 +166,8 @@ impl State {
             return;
         }
         // No client has asked for the path just now: its holder relies on it, and the refusal may pass.
-        let pause = entry.pause(now, jitter).max(FIRST_PAUSE);
-        if pause == FIRST_PAUSE {
+        let pause = entry.pause(now, jitter).max(FIRST_PUT_BACK_PAUSE);
+        if pause == FIRST_PUT_BACK_PAUSE {
             tracing::warn!(%path, %error, "a registration can't be restored; it is tried again");
         }
         entry.absent = true;
@@ -174,7 +187,7 @@ impl State {
     fn tell_of_takeover(&mut self, path: &NodePath, stream: StreamId, generation: Generation) {
         // Also tells a stream whose ttl is over, and whose paths are removed one by one: this path's turn is still to
         // come.
-        let notice = Notice::Lost { path: path.clone(), generation, reason: LostReason::TakenOver };
+        let notice = Notice::Lost { path: path.clone(), generation, reason: RegistrationLostReason::TakenOver };
         self.effects.push(Effect::Tell { stream, notice });
     }
 
@@ -190,7 +203,7 @@ impl State {
 
     /// Something happened to a node. It is read again, unless this replica did it. Mostly it did if the node appeared;
     /// where ZooKeeper does not report the transaction, before 3.9, only a read can tell.
-    pub(super) fn changed(&mut self, path: &NodePath, seen: Seen, now: Instant) {
+    pub(super) fn changed(&mut self, path: &NodePath, seen: NodeEvents, now: Instant) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         entry.witness.note(seen);
         let is_foreign = seen.deleted || seen.data_changed;

@@ -115,7 +115,7 @@ fn finish_randomly(replica: &mut Replica, effect: Effect, rng: &mut StdRng, kind
     match effect {
         Effect::Claim { claim, .. } => {
             let outcome = match rng.random_range(0..10) {
-                0 if !kindly => Claimed::Unavailable { attempted: rng.random_bool(0.5).then_some(SESSION) },
+                0 if !kindly => Claimed::Unavailable { uncertain_create: rng.random_bool(0.5).then_some(SESSION) },
                 // A resume that finds a later incarnation is answered with `lost`, which is not counted here.
                 1 if !matches!(claim.policy, Policy::TakeOver | Policy::Exclusive | Policy::Resume(_)) => {
                     Claimed::TakenOver

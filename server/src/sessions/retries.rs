@@ -11,18 +11,18 @@ use tokio::time::Instant;
 use crate::types::NodePath;
 
 /// Maximum number of claims that are tried again at once.
-const ROUND: usize = 1024;
+const CLAIMS_PER_ROUND: usize = 1024;
 /// Pause after a round without any success; it doubles from there.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause. With a longer one, a claim whose success no change announces would wait for too long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Time after which the next round may begin though more than half of the last is still under way.
 const LONGEST_ROUND: Duration = Duration::from_secs(1);
 
 /// Claims that are tried at once.
 #[derive(Debug)]
-struct Round {
+struct RetryRound {
     begun_at: Instant,
     size: usize,
     has_succeeded: bool,
@@ -37,7 +37,7 @@ pub(super) struct Retries {
     /// Claims of all rounds that are under way.
     under_way: usize,
     /// The last round, until it is over.
-    round: Option<Round>,
+    round: Option<RetryRound>,
     pause: Duration,
     /// The next round does not begin before this time.
     due: Instant,
@@ -51,7 +51,7 @@ impl Retries {
             next_number: 0,
             under_way: 0,
             round: None,
-            pause: FIRST_PAUSE,
+            pause: FIRST_RETRY_PAUSE,
             due: now,
         }
     }
@@ -59,7 +59,7 @@ impl Retries {
     /// The path's claim waits.
     pub(super) fn add(&mut self, path: &NodePath, now: Instant) {
         if self.numbers.is_empty() && self.under_way == 0 {
-            self.pause = FIRST_PAUSE;
+            self.pause = FIRST_RETRY_PAUSE;
             self.due = self.due.max(now + self.pause);
         }
         if !self.numbers.contains_key(path) {
@@ -96,13 +96,13 @@ impl Retries {
         }
     }
 
-    fn is_open(&self, round: &Round) -> bool {
+    fn is_open(&self, round: &RetryRound) -> bool {
         self.under_way * 2 > round.size
     }
 
     /// Something has changed, so that failed claims may succeed.
     pub(super) fn hurry(&mut self, now: Instant) {
-        self.pause = FIRST_PAUSE;
+        self.pause = FIRST_RETRY_PAUSE;
         self.due = now;
         // The next round is due even if the one under way fails: that began before the change.
         if let Some(round) = &mut self.round {
@@ -115,8 +115,8 @@ impl Retries {
         if self.due().is_none_or(|due| due > now) {
             return Vec::new();
         }
-        self.round = Some(Round { begun_at: now, size: 0, has_succeeded: false });
-        let paths: Vec<_> = self.by_number.values().take(ROUND).cloned().collect();
+        self.round = Some(RetryRound { begun_at: now, size: 0, has_succeeded: false });
+        let paths: Vec<_> = self.by_number.values().take(CLAIMS_PER_ROUND).cloned().collect();
         paths.iter().for_each(|path| self.remove(path));
         paths
     }
@@ -134,7 +134,7 @@ impl Retries {
         self.under_way = self.under_way.saturating_sub(1);
         let Some(mut round) = self.round.take() else {
             if is_success {
-                self.pause = FIRST_PAUSE;
+                self.pause = FIRST_RETRY_PAUSE;
                 self.due = self.due.min(now);
             }
             return;
@@ -143,11 +143,11 @@ impl Retries {
         if self.is_open(&round) {
             self.round = Some(round);
         } else if round.has_succeeded {
-            self.pause = FIRST_PAUSE;
+            self.pause = FIRST_RETRY_PAUSE;
             self.due = now;
         } else {
             self.due = now + self.pause.mul_f64(jitter);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(LONGEST_RETRY_PAUSE);
         }
     }
 }
@@ -185,7 +185,7 @@ mod tests {
             now = due;
             tried += round(&mut retries, now, false);
         }
-        assert!(tried < 20 * ROUND, "{tried}");
+        assert!(tried < 20 * CLAIMS_PER_ROUND, "{tried}");
         assert!(tried > 10_000, "each was tried");
     }
 
@@ -195,13 +195,13 @@ mod tests {
         let mut retries = Retries::new(now);
         (0..10_000).for_each(|index| retries.add(&path(index), now));
         let later = now + Duration::from_secs(1);
-        assert_eq!(round(&mut retries, later, false), ROUND);
+        assert_eq!(round(&mut retries, later, false), CLAIMS_PER_ROUND);
         assert!(retries.round(later).is_empty());
         retries.hurry(later);
         let mut tried = 0;
         while !retries.is_empty() {
             let count = round(&mut retries, later, true);
-            assert!(count <= ROUND && count > 0);
+            assert!(count <= CLAIMS_PER_ROUND && count > 0);
             tried += count;
         }
         assert_eq!(tried, 10_000);
@@ -212,7 +212,7 @@ mod tests {
         let now = Instant::now();
         let mut retries = Retries::new(now);
         retries.add(&path(1), now);
-        let later = now + FIRST_PAUSE;
+        let later = now + FIRST_RETRY_PAUSE;
         assert_eq!(retries.round(later).len(), 1);
         retries.begun();
         retries.hurry(later);
@@ -225,18 +225,18 @@ mod tests {
     fn claims_that_hang_hold_up_the_others_for_a_second_at_most() {
         let now = Instant::now();
         let mut retries = Retries::new(now);
-        (0..4 * ROUND).for_each(|index| retries.add(&path(index), now));
-        let later = now + FIRST_PAUSE;
+        (0..4 * CLAIMS_PER_ROUND).for_each(|index| retries.add(&path(index), now));
+        let later = now + FIRST_RETRY_PAUSE;
         let begin = |retries: &mut Retries, now| {
             let paths = retries.round(now);
             paths.iter().for_each(|_| retries.begun());
             paths.len()
         };
-        assert_eq!(begin(&mut retries, later), ROUND);
-        (0..ROUND / 2).for_each(|_| retries.finished(true, later, 1.0));
-        assert_eq!(begin(&mut retries, later), ROUND, "half of the first hang");
+        assert_eq!(begin(&mut retries, later), CLAIMS_PER_ROUND);
+        (0..CLAIMS_PER_ROUND / 2).for_each(|_| retries.finished(true, later, 1.0));
+        assert_eq!(begin(&mut retries, later), CLAIMS_PER_ROUND, "half of the first hang");
         assert_eq!(begin(&mut retries, later), 0);
-        assert_eq!(begin(&mut retries, later + LONGEST_ROUND), ROUND, "all of the second hang");
+        assert_eq!(begin(&mut retries, later + LONGEST_ROUND), CLAIMS_PER_ROUND, "all of the second hang");
         assert!(!retries.is_idle());
     }
 

@@ -13,20 +13,20 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
-use super::entry::{Command, Entry, Goodbyes, Witness};
+use super::entry::{Entry, Goodbyes, PathCommand, Witness};
 use super::outbox::Notice;
 use super::retries::Retries;
 use super::streams::{Departure, Stream, Ticks};
-use super::upkeep::Removal;
+use super::upkeep::NodeRemoval;
 use crate::budget::{Account, Share};
 use crate::contact::Heard;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::value::{EncodedValue, Stamp};
-use crate::zk::{ErrorCode, Moves, Seen};
+use crate::zk::{ErrorCode, FenceEpoch, NodeEvents};
 
 /// Maximum number of paths, or of streams, that are dealt with in one step.
-const SLICE: usize = 256;
+const PATHS_PER_STEP: usize = 256;
 /// Maximum number of paths that are dealt with at once when a stream ends: most streams have no more.
 const FIRST_SLICE: usize = 16;
 
@@ -82,19 +82,19 @@ pub(super) enum Input {
     RemovalRefused { path: NodePath, code: ErrorCode },
     /// A path of an [`Effect::Verify`] was read; `None` if that failed.
     Verified { path: NodePath, seen: Option<Observed> },
-    /// These ZooKeeper sessions live; the ephemerals of all others are gone. `overslept`: the sessions that are over
-    /// now ended because this replica was stopped.
-    Sessions { standing: HashSet<SessionId>, overslept: bool },
+    /// These ZooKeeper sessions live; the ephemerals of all others are gone. `expired_during_stall`: the
+    /// sessions that are over now ended because this replica was stalled.
+    Sessions { standing: HashSet<SessionId>, expired_during_stall: bool },
     /// A ZooKeeper session has become usable: waiting claims are tried again.
     BackendUp,
     /// Another replica has written this session's fence: the state of it that is known is old.
     FenceMoved { session: SessionId },
     /// An [`Effect::Confirm`] is over: these incarnations exist in the session.
-    Confirmed { moves: Moves, standing: Vec<(NodePath, Generation)> },
+    Confirmed { fence_epoch: FenceEpoch, standing: Vec<(NodePath, Generation)> },
     /// An operator has evicted a path.
     Evicted { path: NodePath },
     /// Something happened to a watched node.
-    Changed { path: NodePath, seen: Seen },
+    Changed { path: NodePath, seen: NodeEvents },
     /// Everything below this parent has to be read again.
     Resync { parent: NodePath },
 }
@@ -110,7 +110,7 @@ pub(super) enum Effect {
     /// connection whose turn it takes.
     Claim { path: NodePath, by: Option<StreamId>, claim: Claim, connection: u64 },
     /// Remove a node: [`Input::Removed`] follows.
-    Remove { session: SessionId, removal: Removal, connection: u64 },
+    Remove { session: SessionId, removal: NodeRemoval, connection: u64 },
     /// Read the node at a path: [`Input::Verified`] follows. If several reads of one path are asked for, only the last
     /// is answered. `connection` is the connection whose turn it takes.
     Verify { path: NodePath, connection: u64 },
@@ -131,14 +131,14 @@ pub(super) enum Chore {
     /// The end of a stream.
     Departure(Departure),
     /// These paths may need something.
-    Look(Look),
+    Look(PathWalk),
     /// The nodes below this parent are read again.
     Verify(NodePath),
 }
 
 /// A walk along paths that may need something.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct PathWalk {
     among: Among,
     /// The last path that was looked at.
     after: Option<NodePath>,
@@ -165,8 +165,8 @@ struct Siblings {
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     paths: BTreeSet<NodePath>,
-    /// Whether the session ended while this replica was stopped.
-    pub(super) overslept: bool,
+    /// Whether the session ended while this replica was stalled.
+    pub(super) expired_during_stall: bool,
 }
 
 /// All registrations of a replica.
@@ -221,7 +221,7 @@ impl State {
             Input::Set { stream, path, value, generation, exclusive, created, memory } => {
                 if let Some(pid) = self.heard(stream, now).map(|stream| stream.pid) {
                     let stamp = Stamp { pid, created };
-                    let command = Command::Set { by: stream, value, stamp, generation, exclusive, memory };
+                    let command = PathCommand::Set { by: stream, value, stamp, generation, exclusive, memory };
                     self.set(command, stream, &path, now);
                 }
             }
@@ -240,22 +240,22 @@ impl State {
             Input::Fail { stream, error } => self.effects.push(Effect::Close { stream, end: Err(error) }),
             Input::Gone { stream } => self.gone(stream, now),
             Input::Tick => self.tick(now),
-            Input::GoOn => self.go_on(SLICE, now),
+            Input::GoOn => self.go_on(PATHS_PER_STEP, now),
             Input::Claimed { path, outcome } => self.claimed(&path, outcome, now),
             Input::Removed { path } => self.removed(&path, now),
             Input::RemovalRefused { path, code } => self.removal_refused(&path, code, now),
             Input::Verified { path, seen } => self.verified(&path, seen, now),
-            Input::Sessions { standing, overslept } => self.sessions(standing, overslept, now),
+            Input::Sessions { standing, expired_during_stall } => self.sessions(standing, expired_during_stall, now),
             Input::BackendUp => {
                 self.waiting.hurry(now);
                 self.retry_some(now);
             }
             Input::FenceMoved { session } => self.fence_moved(session),
-            Input::Confirmed { moves, standing } => {
+            Input::Confirmed { fence_epoch, standing } => {
                 for (path, generation) in standing {
                     let held = self.entries.get_mut(&path).and_then(|entry| entry.held.as_mut());
                     if let Some(held) = held.filter(|held| held.generation == generation) {
-                        held.moves = moves;
+                        held.fence_epoch = fence_epoch;
                     }
                 }
             }
@@ -289,7 +289,7 @@ impl State {
     }
 
     /// Queues a command for a path, and carries it out when the path is idle.
-    pub(super) fn command(&mut self, path: &NodePath, command: Command, now: Instant) {
+    pub(super) fn command(&mut self, path: &NodePath, command: PathCommand, now: Instant) {
         if !self.entries.contains_key(path) {
             let mut entry = Entry::default();
             if let Some(parent) = path.parent() {
@@ -348,12 +348,12 @@ impl State {
 
     fn tick(&mut self, now: Instant) {
         self.ticks.note(now);
-        for _ in 0..SLICE {
+        for _ in 0..PATHS_PER_STEP {
             let Some((at, stream)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) else { break };
             self.deadlines.remove(&(at, stream));
             self.check_ttl(stream, now);
         }
-        for _ in 0..SLICE {
+        for _ in 0..PATHS_PER_STEP {
             let Some((at, path)) = self.pauses.first().cloned().filter(|(at, _)| *at <= now) else { break };
             self.pauses.remove(&(at, path.clone()));
             self.advance(&path, now);
@@ -389,7 +389,7 @@ impl State {
 
     /// Looks at the paths of a stream.
     pub(super) fn look_at_paths_of(&mut self, stream: StreamId, now: Instant) {
-        self.begin(Chore::Look(Look { among: Among::Stream(stream), after: None }), now);
+        self.begin(Chore::Look(PathWalk { among: Among::Stream(stream), after: None }), now);
     }
 
     /// Deals with `count` paths, of one chore after the other. A chore that is not over then goes to the end of the
@@ -413,7 +413,7 @@ impl State {
     }
 
     /// Looks at the next paths, and returns their number.
-    fn look(&mut self, look: &mut Look, count: usize, now: Instant) -> usize {
+    fn look(&mut self, look: &mut PathWalk, count: usize, now: Instant) -> usize {
         let range = (look.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let paths: Vec<_> = match look.among {
             Among::Stream(stream) => {
@@ -432,13 +432,13 @@ impl State {
         paths.len()
     }
 
-    fn sessions(&mut self, standing: HashSet<SessionId>, overslept: bool, now: Instant) {
+    fn sessions(&mut self, standing: HashSet<SessionId>, expired_during_stall: bool, now: Instant) {
         let lost: Vec<_> = self.standing.difference(&standing).copied().collect();
         self.standing = standing;
         for session in lost {
             let Some(nodes) = self.nodes.get_mut(&session) else { continue };
-            nodes.overslept |= overslept;
-            self.begin(Chore::Look(Look { among: Among::Session(session), after: None }), now);
+            nodes.expired_during_stall |= expired_during_stall;
+            self.begin(Chore::Look(PathWalk { among: Among::Session(session), after: None }), now);
         }
     }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
-use super::outbox::{LostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::error::Error;
 use crate::types::{Generation, SessionId, Zxid};
-use crate::zk::{Moves, Seen};
+use crate::zk::{FenceEpoch, NodeEvents};
 
 #[test]
 fn a_registration_without_a_ttl_ends_with_its_stream() {
@@ -51,7 +51,7 @@ fn a_silent_stream_is_told_that_it_expired() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, Some(TTL));
     let effects: Vec<_> = (0..12).flat_map(|_| replica.after(TTL / 10)).collect();
-    assert!(is_lost(&effects, ONE, LostReason::Expired));
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::Expired));
     assert!(effects.contains(&Effect::Close { stream: ONE, end: Err(Error::SessionExpired { ttl: TTL }) }));
     assert!(is_removal(&effects, generation));
 }
@@ -72,9 +72,9 @@ fn a_set_takes_over_and_the_older_holder_is_told_when_it_is_done() {
     replica.open(TWO, None);
     let effects = replica.set(TWO);
     assert_eq!(claims(&effects)[0].policy, Policy::TakeOver);
-    assert!(!is_lost(&effects, ONE, LostReason::TakenOver));
+    assert!(!is_lost(&effects, ONE, RegistrationLostReason::TakenOver));
     let outcome = replica.held();
-    assert!(is_lost(&replica.claimed(outcome), ONE, LostReason::TakenOver));
+    assert!(is_lost(&replica.claimed(outcome), ONE, RegistrationLostReason::TakenOver));
     assert!(notices(&replica.step(Input::Gone { stream: ONE })).is_empty());
     assert!(replica.state.entries.contains_key(&path()));
 }
@@ -118,7 +118,7 @@ fn a_resume_of_what_was_taken_over_is_lost() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set_with(ONE, Some(Generation(5)), false);
-    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, RegistrationLostReason::TakenOver));
     replica.step(Input::Gone { stream: ONE });
     assert!(replica.is_empty());
 }
@@ -130,7 +130,7 @@ fn what_another_takes_over_is_lost_and_not_fought_for() {
     replica.step(Input::Changed { path: path(), seen: deleted(Some(Zxid(generation.0 + 5))) });
     let seen = standing(generation.0 + 5, generation.0 + 5, b"theirs");
     let effects = replica.step(Input::Verified { path: path(), seen });
-    assert!(is_lost(&effects, ONE, LostReason::TakenOver));
+    assert!(is_lost(&effects, ONE, RegistrationLostReason::TakenOver));
     assert!(claims(&effects).is_empty());
     assert!(!replica.step(Input::Gone { stream: ONE }).iter().any(|effect| matches!(effect, Effect::Remove { .. })));
     assert!(replica.is_empty());
@@ -148,7 +148,7 @@ fn a_foreign_delete_is_undone_at_once_and_then_with_growing_pauses() {
     let mut replica = Replica::new();
     let generation = replica.register(ONE, None);
     let effects = replica.deleted();
-    let expected = Policy::PutBack { generation, session: SESSION, moves: None };
+    let expected = Policy::PutBack { generation, session: SESSION, fence_epoch: None };
     assert_eq!(claims(&effects)[0].policy, expected);
     let mut pauses = Vec::new();
     for _ in 0..6 {
@@ -173,7 +173,7 @@ fn doubted(inputs: impl IntoIterator<Item = Input>) -> bool {
     }
     let effects = replica.deleted();
     match &claims(&effects)[0].policy {
-        Policy::PutBack { moves, .. } => moves.is_some(),
+        Policy::PutBack { fence_epoch, .. } => fence_epoch.is_some(),
         other => panic!("{other:?}"),
     }
 }
@@ -183,7 +183,10 @@ fn what_the_watch_has_shown_tells_a_foreign_delete_from_a_takeover() {
     let generation = Replica::new().register(ONE, None).0;
     let created = |zxid: Option<i64>| {
         let created_by = zxid.map(Zxid);
-        Input::Changed { path: path(), seen: Seen { created: true, created_by, zxid: created_by, ..Seen::default() } }
+        Input::Changed {
+            path: path(),
+            seen: NodeEvents { created: true, created_by, zxid: created_by, ..NodeEvents::default() },
+        }
     };
     let resync = || Input::Resync { parent: path().parent().unwrap() };
     let verified = |generation| Input::Verified { path: path(), seen: standing(generation, generation, b"data") };
@@ -209,7 +212,7 @@ fn what_is_gone_before_it_was_seen_after_a_gap_may_have_been_taken_over() {
             replica.step(Input::Verified { path: path(), seen: standing(generation, generation, b"data") });
         }
         let effects = replica.step(Input::Verified { path: path(), seen: Some(Observed::Absent) });
-        assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { moves: Some(_), .. }));
+        assert!(matches!(claims(&effects)[0].policy, Policy::PutBack { fence_epoch: Some(_), .. }));
     }
 }
 
@@ -218,7 +221,7 @@ fn a_put_back_that_meets_a_moved_fence_is_lost() {
     let mut replica = Replica::new();
     replica.register(ONE, None);
     replica.deleted();
-    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, LostReason::TakenOver));
+    assert!(is_lost(&replica.claimed(Claimed::TakenOver), ONE, RegistrationLostReason::TakenOver));
 }
 
 #[test]
@@ -287,7 +290,7 @@ fn a_replica_that_slept_past_its_sessions_registers_again_for_those_alone_who_ar
     for attached in [false, true] {
         let mut replica = Replica::new();
         replica.register(ONE, Some(TTL));
-        replica.step(Input::Sessions { standing: [OTHER_SESSION].into(), overslept: true });
+        replica.step(Input::Sessions { standing: [OTHER_SESSION].into(), expired_during_stall: true });
         if !attached {
             // The end of the stream is read after the loss was noticed.
             replica.step(Input::Gone { stream: ONE });
@@ -325,7 +328,7 @@ fn a_set_without_zookeeper_is_pending_once_and_carried_out_later() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    let away = || Claimed::Unavailable { attempted: None };
+    let away = || Claimed::Unavailable { uncertain_create: None };
     assert!(matches!(notices(&replica.claimed(away()))[..], [(ONE, Notice::Pending { .. })]));
     assert_eq!(claims(&replica.step(Input::BackendUp)).len(), 1);
     assert!(replica.state.is_waiting(), "what changes while it is tried counts");
@@ -340,7 +343,7 @@ fn a_pending_set_whose_client_is_gone_never_appears() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    replica.claimed(Claimed::Unavailable { attempted: None });
+    replica.claimed(Claimed::Unavailable { uncertain_create: None });
     replica.step(Input::Gone { stream: ONE });
     assert!(replica.step(Input::BackendUp).is_empty());
     assert!(replica.is_empty());
@@ -351,10 +354,10 @@ fn a_create_whose_answer_was_lost_is_looked_for_even_when_its_client_is_gone() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    replica.claimed(Claimed::Unavailable { attempted: Some(SESSION) });
+    replica.claimed(Claimed::Unavailable { uncertain_create: Some(SESSION) });
     replica.step(Input::Gone { stream: ONE });
     let effects = replica.step(Input::BackendUp);
-    assert!(claims(&effects)[0].attempted.has(SESSION));
+    assert!(claims(&effects)[0].uncertain_creates.has(SESSION));
     let outcome = replica.held();
     assert!(is_removal(&replica.claimed(outcome), Generation(replica.zxid)));
 }
@@ -367,17 +370,17 @@ fn creates_whose_answers_were_lost_in_two_sessions_in_turn_are_both_looked_for()
     replica.open(ONE, None);
     replica.set(ONE);
     for session in [SESSION, other] {
-        replica.claimed(Claimed::Unavailable { attempted: Some(session) });
+        replica.claimed(Claimed::Unavailable { uncertain_create: Some(session) });
         let effects = replica.step(Input::BackendUp);
-        assert!(claims(&effects)[0].attempted.has(session));
-        assert!(claims(&effects)[0].attempted.has(SESSION));
+        assert!(claims(&effects)[0].uncertain_creates.has(session));
+        assert!(claims(&effects)[0].uncertain_creates.has(SESSION));
     }
-    replica.claimed(Claimed::Unavailable { attempted: None });
+    replica.claimed(Claimed::Unavailable { uncertain_create: None });
     // The node of the second session goes with it; that of the first must not be left behind.
     replica.step(sessions([SESSION]));
     replica.step(Input::Gone { stream: ONE });
     let effects = replica.step(Input::BackendUp);
-    assert!(claims(&effects)[0].attempted.has(SESSION));
+    assert!(claims(&effects)[0].uncertain_creates.has(SESSION));
     let outcome = replica.held();
     assert!(is_removal(&replica.claimed(outcome), Generation(replica.zxid)));
 }
@@ -421,7 +424,7 @@ fn what_waits_for_zookeeper_is_not_done_for_a_client_that_has_gone_ttl_or_not() 
         replica.open(ONE, ttl);
         replica.set(ONE);
         replica.set(ONE);
-        replica.claimed(Claimed::Unavailable { attempted: None });
+        replica.claimed(Claimed::Unavailable { uncertain_create: None });
         let effects = replica.step(Input::Gone { stream: ONE });
         assert!(claims(&effects).is_empty(), "{effects:?}");
         assert!(claims(&replica.step(Input::BackendUp)).is_empty());
@@ -439,7 +442,7 @@ fn a_set_with_a_generation_takes_nothing_over_that_is_later_even_from_the_one_th
     // The path was taken over elsewhere, which this replica learns from the claim.
     let effects = replica.claimed(Claimed::TakenOver);
     assert!(claims(&effects).is_empty(), "{effects:?}");
-    let lost = Notice::Lost { path: path(), generation, reason: LostReason::TakenOver };
+    let lost = Notice::Lost { path: path(), generation, reason: RegistrationLostReason::TakenOver };
     assert_eq!(notices(&effects), [(ONE, &lost)]);
 }
 
@@ -472,7 +475,7 @@ fn an_unset_while_zookeeper_is_away_answers_both() {
     let mut replica = Replica::new();
     replica.open(ONE, None);
     replica.set(ONE);
-    replica.claimed(Claimed::Unavailable { attempted: None });
+    replica.claimed(Claimed::Unavailable { uncertain_create: None });
     let effects = replica.step(Input::Unset { stream: ONE, path: path() });
     assert!(matches!(notices(&effects)[..], [(ONE, Notice::Rejected { .. }), (ONE, Notice::Unregistered { .. })]));
     assert!(replica.step(Input::BackendUp).is_empty());
@@ -484,11 +487,12 @@ fn a_session_whose_fence_moved_has_the_rest_of_its_paths_looked_at() {
     let generation = replica.register(ONE, None);
     let effects = replica.step(Input::FenceMoved { session: SESSION });
     assert_eq!(effects, [Effect::Confirm { session: SESSION, nodes: vec![(path(), 4)] }]);
-    let moves = Moves::later();
-    replica.step(Input::Confirmed { moves, standing: vec![(path(), generation)] });
+    let fence_epoch = FenceEpoch::later();
+    replica.step(Input::Confirmed { fence_epoch, standing: vec![(path(), generation)] });
     let created_by = Some(Zxid(generation.0 + 1));
-    replica.step(Input::Changed { path: path(), seen: Seen { created: true, created_by, ..Seen::default() } });
-    let expected = Policy::PutBack { generation, session: SESSION, moves: Some(moves) };
+    replica
+        .step(Input::Changed { path: path(), seen: NodeEvents { created: true, created_by, ..NodeEvents::default() } });
+    let expected = Policy::PutBack { generation, session: SESSION, fence_epoch: Some(fence_epoch) };
     assert_eq!(claims(&replica.deleted())[0].policy, expected);
 }
 

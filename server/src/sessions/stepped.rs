@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
 use super::footprint;
-use super::outbox::{LostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Effect, Input, State, StreamId};
 use crate::budget::{Account, Budget, Limits};
 use crate::contact::Heard;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::value::EncodedValue;
-use crate::zk::{Moves, Read, Seen};
+use crate::zk::{FenceEpoch, NodeEvents, Read};
 
 pub(super) const SESSION: SessionId = SessionId(7);
 pub(super) const OTHER_SESSION: SessionId = SessionId(8);
@@ -143,11 +143,11 @@ impl Replica {
 }
 
 pub(super) fn sessions<const N: usize>(standing: [SessionId; N]) -> Input {
-    Input::Sessions { standing: standing.into(), overslept: false }
+    Input::Sessions { standing: standing.into(), expired_during_stall: false }
 }
 
-pub(super) fn deleted(zxid: Option<Zxid>) -> Seen {
-    Seen { deleted: true, zxid, ..Seen::default() }
+pub(super) fn deleted(zxid: Option<Zxid>) -> NodeEvents {
+    NodeEvents { deleted: true, zxid, ..NodeEvents::default() }
 }
 
 pub(super) fn path() -> NodePath {
@@ -156,8 +156,13 @@ pub(super) fn path() -> NodePath {
 
 pub(super) fn held(zxid: i64) -> Claimed {
     let bytes = Bytes::from_static(b"data");
-    let held =
-        Held { generation: Generation(zxid), session: SESSION, bytes, written: Zxid(zxid), moves: Moves::default() };
+    let held = Held {
+        generation: Generation(zxid),
+        session: SESSION,
+        bytes,
+        written: Zxid(zxid),
+        fence_epoch: FenceEpoch::default(),
+    };
     Claimed::Held { held, stat: Stat::default(), adopted: false }
 }
 
@@ -185,7 +190,7 @@ pub(super) fn is_removal(effects: &[Effect], generation: Generation) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Remove { removal, .. } if removal.generation == generation))
 }
 
-pub(super) fn is_lost(effects: &[Effect], stream: StreamId, lost: LostReason) -> bool {
+pub(super) fn is_lost(effects: &[Effect], stream: StreamId, lost: RegistrationLostReason) -> bool {
     notices(effects)
         .iter()
         .any(|(to, notice)| *to == stream && matches!(notice, Notice::Lost { reason, .. } if *reason == lost))

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry::{Command, Entry};
+use super::entry::{Entry, PathCommand};
 use super::footprint::{self, Footprint};
-use super::outbox::{LostReason, Notice};
+use super::outbox::{Notice, RegistrationLostReason};
 use super::state::{Chore, Effect, State, StreamId};
 use crate::budget::{Account, Resource};
 use crate::contact::Heard;
@@ -198,7 +198,7 @@ impl State {
         (!state.is_closing).then_some(state)
     }
 
-    pub(super) fn set(&mut self, command: Command, stream: StreamId, path: &NodePath, now: Instant) {
+    pub(super) fn set(&mut self, command: PathCommand, stream: StreamId, path: &NodePath, now: Instant) {
         if self.entries.get(path).is_some_and(Entry::is_full) {
             self.reject(stream, path, too_many_requests());
             return;
@@ -232,7 +232,7 @@ impl State {
             Ok(memory) => {
                 state.farewells += 1;
                 let goodbye = self.goodbyes.another();
-                self.command(path, Command::Unset { by: stream, footprint: None, _memory: memory, goodbye }, now);
+                self.command(path, PathCommand::Unset { by: stream, footprint: None, _memory: memory, goodbye }, now);
             }
             Err(error) => self.reject(stream, path, error),
         }
@@ -304,7 +304,7 @@ impl State {
         };
         let goodbye = self.goodbyes.another();
         if departure.ending == Ending::Closed {
-            self.command(&path, Command::Unset { by: stream, footprint, _memory: None, goodbye }, now);
+            self.command(&path, PathCommand::Unset { by: stream, footprint, _memory: None, goodbye }, now);
             return true;
         }
         if let Ending::Expired { .. } = departure.ending {
@@ -313,13 +313,13 @@ impl State {
                 self.tell_of_loss(path.clone(), stream, generation);
             }
         }
-        self.command(&path, Command::Drop { by: stream, footprint, goodbye }, now);
+        self.command(&path, PathCommand::Drop { by: stream, footprint, goodbye }, now);
         true
     }
 
     /// The stream is no longer among the living ones, and is ended right after.
     fn tell_of_loss(&mut self, path: NodePath, stream: StreamId, generation: Generation) {
-        let notice = Notice::Lost { path, generation, reason: LostReason::Expired };
+        let notice = Notice::Lost { path, generation, reason: RegistrationLostReason::Expired };
         self.effects.push(Effect::Tell { stream, notice });
     }
 

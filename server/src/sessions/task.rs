@@ -8,37 +8,37 @@ use futures_util::future::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::claims::{Asker, Claimed};
+use super::claims::{Claimed, Requester};
 use super::confirmations::Confirmations;
-use super::operations::{Finished, Operations};
+use super::operations::{FinishedOperation, Operations};
 use super::outbox::Outbox;
-use super::rooms::Rooms;
+use super::path_reservations::PathReservations;
 use super::state::{Effect, Input, State, StreamId};
-use super::upkeep::Removal;
+use super::upkeep::NodeRemoval;
 use super::{Departures, Message};
 use crate::clock;
-use crate::contact::Pulse;
+use crate::contact::StallDetector;
 use crate::evictions::{Evictions, Table};
 use crate::types::{NodePath, SessionId};
-use crate::zk::{Batch, Mailbox, Moves, Owners, Seen, Subscription, Zk};
+use crate::zk::{Batch, EphemeralSessions, FenceEpoch, Mailbox, NodeEvents, Subscription, Zk};
 
 /// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
 const POLL: Duration = Duration::from_millis(50);
 /// Time for which inputs of one kind are taken before the others are looked at.
-const TURN: Duration = Duration::from_millis(1);
+const INPUT_TURN: Duration = Duration::from_millis(1);
 /// Time after which the task lets other tasks run on its thread.
-const SLICE: Duration = Duration::from_millis(4);
+const TIME_SLICE: Duration = Duration::from_millis(4);
 
 struct Task {
     zk: Zk,
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
     /// The time-out of the ZooKeeper sessions, once there was one.
     session_timeout: Option<Duration>,
     state: State,
     outboxes: HashMap<StreamId, Arc<Outbox>>,
-    /// The room of a node that is gone with its ZooKeeper session stays in here until its path is claimed anew, or
-    /// forgotten.
-    rooms: Rooms,
+    /// The reservation of a node that is gone with its ZooKeeper session stays in here until its path is claimed anew,
+    /// or forgotten.
+    reservations: PathReservations,
     subscriptions: HashMap<NodePath, Subscription>,
     mailbox: Arc<Mailbox>,
     /// Inputs that came many at once, in their order. While there are some, the mailbox is not read; it merges the
@@ -47,13 +47,13 @@ struct Task {
     /// Streams that are over, and of which the state does not know yet.
     departed: VecDeque<StreamId>,
     /// The last known state of each session's fence.
-    moves: HashMap<SessionId, Moves>,
+    fence_epochs: HashMap<SessionId, FenceEpoch>,
     /// The sessions that were connected at the last check.
     connected: HashSet<SessionId>,
     confirmations: Confirmations,
     /// The caller that waits until nothing is left to be removed.
     settling: Option<oneshot::Sender<()>>,
-    owners: watch::Receiver<Owners>,
+    owners: watch::Receiver<EphemeralSessions>,
     /// Changes when a claim that found no room in a session may find some.
     room_news: watch::Receiver<()>,
     evictions: watch::Receiver<Option<Table>>,
@@ -64,24 +64,24 @@ struct Task {
 pub(super) async fn run(
     zk: Zk,
     evictions: Evictions,
-    pulse: Arc<Pulse>,
+    stall_detector: Arc<StallDetector>,
     mut inputs: mpsc::Receiver<Message>,
     departures: Arc<Departures>,
 ) {
     let (owners, room_news) = (zk.pool.owners(), zk.pool.room_news());
     let mut task = Task {
-        operations: Operations::new(&zk, &evictions, &pulse),
+        operations: Operations::new(&zk, &evictions, &stall_detector),
         zk,
-        pulse,
+        stall_detector,
         session_timeout: None,
         state: State::new(rand::random(), clock::now()),
         outboxes: HashMap::new(),
-        rooms: Rooms::default(),
+        reservations: PathReservations::default(),
         subscriptions: HashMap::new(),
         mailbox: Arc::default(),
         due: VecDeque::new(),
         departed: VecDeque::new(),
-        moves: HashMap::new(),
+        fence_epochs: HashMap::new(),
         connected: HashSet::new(),
         confirmations: Confirmations::default(),
         settling: None,
@@ -117,7 +117,7 @@ pub(super) async fn run(
             () = tick => task.step(Input::Tick),
             () = std::future::ready(()), if has_more => task.go_on(),
             _ = poll.tick() => {
-                task.pulse.beat();
+                task.stall_detector.tick();
                 task.poll();
                 if task.settling.is_some()
                     && inputs.is_empty()
@@ -130,7 +130,7 @@ pub(super) async fn run(
                 }
             }
         }
-        if running_since.elapsed() >= SLICE {
+        if running_since.elapsed() >= TIME_SLICE {
             tokio::task::yield_now().await;
             running_since = Instant::now();
         }
@@ -150,8 +150,8 @@ impl Task {
             self.step(Input::BackendUp);
         }
         for owner in owners.iter() {
-            let moves = owner.writer().moves();
-            if self.moves.insert(owner.id(), moves).is_some_and(|before| before != moves) {
+            let fence_epoch = owner.writer().fence_epoch();
+            if self.fence_epochs.insert(owner.id(), fence_epoch).is_some_and(|before| before != fence_epoch) {
                 self.confirmations.soon(owner.id(), clock::now());
             }
         }
@@ -164,7 +164,7 @@ impl Task {
     fn messages(&mut self, first: Message, inputs: &mut mpsc::Receiver<Message>) {
         let begun = Instant::now();
         self.message(first);
-        while begun.elapsed() < TURN
+        while begun.elapsed() < INPUT_TURN
             && let Ok(message) = inputs.try_recv()
         {
             self.message(message);
@@ -172,10 +172,10 @@ impl Task {
     }
 
     /// Takes the result of an operation, and those of others that are over.
-    fn all_finished(&mut self, first: Finished) {
+    fn all_finished(&mut self, first: FinishedOperation) {
         let begun = Instant::now();
         self.finished(first);
-        while begun.elapsed() < TURN
+        while begun.elapsed() < INPUT_TURN
             && let Some(finished) = self.operations.next().now_or_never()
         {
             self.finished(finished);
@@ -185,7 +185,7 @@ impl Task {
     /// Goes on with work that is done in slices.
     fn go_on(&mut self) {
         let begun = Instant::now();
-        while begun.elapsed() < TURN && !(self.due.is_empty() && self.departed.is_empty()) {
+        while begun.elapsed() < INPUT_TURN && !(self.due.is_empty() && self.departed.is_empty()) {
             if let Some(input) = self.due.pop_front() {
                 self.step(input);
             }
@@ -215,12 +215,13 @@ impl Task {
 
     fn sessions(&mut self) {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
-        self.moves.retain(|session, _| standing.contains(session));
+        self.fence_epochs.retain(|session, _| standing.contains(session));
         self.confirmations.retain(&standing);
-        let overslept = self.session_timeout.is_some_and(|timeout| self.pulse.slept_through(timeout));
+        let expired_during_stall =
+            self.session_timeout.is_some_and(|timeout| self.stall_detector.stalled_past(timeout));
         self.session_timeout =
             self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
-        self.step(Input::Sessions { standing, overslept });
+        self.step(Input::Sessions { standing, expired_during_stall });
     }
 
     /// Removes registrations that are held and evicted. There are few evictions.
@@ -235,16 +236,16 @@ impl Task {
         }
     }
 
-    fn finished(&mut self, finished: Finished) {
+    fn finished(&mut self, finished: FinishedOperation) {
         // The state must know the session of a claim's node before it gets the claim's result.
         if self.owners.has_changed().unwrap_or(false) {
             self.sessions();
         }
         match finished {
-            Finished::Claimed(path, outcome, room) => {
-                self.rooms.claimed(&path, &outcome, room);
+            FinishedOperation::Claimed(path, outcome, reservation) => {
+                self.reservations.claimed(&path, &outcome, reservation);
                 if let Claimed::Held { held, .. } = &outcome
-                    && self.moves.get(&held.session).is_some_and(|moves| *moves != held.moves)
+                    && self.fence_epochs.get(&held.session).is_some_and(|fence_epoch| *fence_epoch != held.fence_epoch)
                 {
                     // The fence moved while the claim was under way.
                     self.confirmations.soon(held.session, clock::now());
@@ -256,24 +257,24 @@ impl Task {
                     self.step(Input::Evicted { path });
                 }
             }
-            Finished::Removed(removals, refused) => {
-                for Removal { path, .. } in removals {
+            FinishedOperation::Removed(removals, refused) => {
+                for NodeRemoval { path, .. } in removals {
                     if let Some((_, code)) = refused.iter().find(|(refused, _)| *refused == path) {
                         // The node exists, and keeps its room.
                         self.step(Input::RemovalRefused { path, code: *code });
                     } else {
-                        self.rooms.removed(&path);
+                        self.reservations.removed(&path);
                         self.step(Input::Removed { path });
                     }
                 }
             }
-            Finished::Confirmed(session, read) => {
+            FinishedOperation::Confirmed(session, read) => {
                 self.confirmations.finished(session, read.is_some());
-                if let Some((moves, standing)) = read {
-                    self.step(Input::Confirmed { moves, standing });
+                if let Some((fence_epoch, standing)) = read {
+                    self.step(Input::Confirmed { fence_epoch, standing });
                 }
             }
-            Finished::Verified(seen) => {
+            FinishedOperation::Verified(seen) => {
                 // Events that came before the read are handed on first.
                 let before = self.mailbox.take();
                 self.news(before);
@@ -284,7 +285,7 @@ impl Task {
 
     fn news(&mut self, batch: Batch) {
         self.due.extend(batch.resync.into_iter().map(|parent| Input::Resync { parent }));
-        let changed = |(path, seen): (Arc<str>, Seen)| Input::Changed { path: NodePath::trusted(path), seen };
+        let changed = |(path, seen): (Arc<str>, NodeEvents)| Input::Changed { path: NodePath::trusted(path), seen };
         self.due.extend(batch.events.into_iter().map(changed));
     }
 
@@ -307,12 +308,12 @@ impl Task {
                 }
             }
             Effect::Claim { path, by, claim, connection } => {
-                let asker = match by.map(|by| self.outboxes.get(&by)) {
-                    None => Asker::Replica,
-                    Some(Some(outbox)) => Asker::Client(outbox.clone()),
-                    Some(None) => Asker::Gone,
+                let requester = match by.map(|by| self.outboxes.get(&by)) {
+                    None => Requester::Replica,
+                    Some(Some(outbox)) => Requester::Client(outbox.clone()),
+                    Some(None) => Requester::Gone,
                 };
-                self.operations.claim(connection, path, claim, asker);
+                self.operations.claim(connection, path, claim, requester);
             }
             Effect::Remove { session, removal, connection } => self.operations.remove(connection, session, removal),
             Effect::Verify { path, connection } => self.operations.verify(connection, path),
@@ -320,7 +321,7 @@ impl Task {
                 let reads = self.operations.confirm(session, &nodes);
                 self.confirmations.begun(session, reads, clock::now());
             }
-            Effect::Release { path } => self.rooms.release(&path),
+            Effect::Release { path } => self.reservations.release(&path),
             Effect::Watch { parent } => {
                 let subscription = self.zk.hub.subscribe(&parent, &self.mailbox);
                 self.subscriptions.insert(parent, subscription);

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::claims::Observed;
 use crate::evictions::{Evictions, record_path};
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
-use crate::zk::{self, CommitError, ErrorCode, Guard, Moves, Owner, Pauses, Unit, Watcher, Zk};
+use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, FenceEpoch, Guard, Pauses, Unit, WatchSessionId, Zk};
 
 /// Maximum number of nodes that are read at once: with the largest data the answer stays below what a connection takes.
 pub(super) const BATCH: usize = 48;
@@ -16,13 +16,13 @@ pub(super) const BATCH: usize = 48;
 const READ_BYTES: usize = 128 * 1024;
 /// Time after which a node is read again whose state this session's server does not know yet. It doubles each time that
 /// this brings nothing.
-const AGAIN: Duration = Duration::from_millis(5);
+const FIRST_REREAD_PAUSE: Duration = Duration::from_millis(5);
 /// Longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(5);
 
 /// A node of ours that is to be removed.
 #[derive(Debug, PartialEq)]
-pub(super) struct Removal {
+pub(super) struct NodeRemoval {
     pub(super) path: NodePath,
     /// The incarnation that is removed; no other is.
     pub(super) generation: Generation,
@@ -44,11 +44,11 @@ impl Upkeep {
 
     /// Removes incarnations, at most [`BATCH`], and returns when all are gone: by our delete, by another's, or with
     /// their session. Returns those that ZooKeeper refuses to delete.
-    pub(super) async fn remove(&self, session: SessionId, removals: &[Removal]) -> Vec<(NodePath, ErrorCode)> {
+    pub(super) async fn remove(&self, session: SessionId, removals: &[NodeRemoval]) -> Vec<(NodePath, ErrorCode)> {
         let mut refused = Vec::new();
         let mut left: Vec<_> = removals.iter().collect();
         let mut is_whole = true;
-        let mut pauses = Pauses::new(AGAIN, LONGEST_PAUSE);
+        let mut pauses = Pauses::new(FIRST_REREAD_PAUSE, LONGEST_REREAD_PAUSE);
         while !left.is_empty()
             && let Some(owner) = self.zk.pool.owner(session)
         {
@@ -79,19 +79,19 @@ impl Upkeep {
 
     /// One try. Leaves in `left` the nodes that may still exist. `is_whole`: all in one transaction, or each by itself.
     async fn try_remove(
-        owner: &Owner,
-        left: &mut Vec<&Removal>,
+        owner: &EphemeralSession,
+        left: &mut Vec<&NodeRemoval>,
         refused: &mut Vec<(NodePath, ErrorCode)>,
         is_whole: bool,
     ) -> Result<(), zk::Error> {
-        let moves = owner.writer().moves();
+        let fence_epoch = owner.writer().fence_epoch();
         let nodes: Vec<_> = left.iter().map(|removal| (&removal.path, removal.bytes)).collect();
         let stats = stats(owner, &nodes, is_whole).await?;
         let found = left.iter().copied().zip(stats).filter_map(|(removal, stat)| Some((removal, stat?)));
         let standing: Vec<_> = found.filter(|(removal, stat)| stat.czxid == removal.generation.0).collect();
         *left = standing.iter().map(|(removal, _)| *removal).collect();
         let deletes = standing.iter().map(|(removal, stat)| zk::delete(removal.path.as_str(), stat.version));
-        let unit = |ops| Unit { guard: Guard::Own(moves), ops };
+        let unit = |ops| Unit { guard: Guard::Own(fence_epoch), ops };
         if is_whole && standing.len() > 1 {
             match owner.writer().commit(unit(deletes.collect())).await {
                 Ok(_) => left.clear(),
@@ -127,46 +127,50 @@ impl Upkeep {
         &self,
         session: SessionId,
         nodes: &[(NodePath, usize)],
-    ) -> Option<(Moves, Vec<(NodePath, Generation)>)> {
+    ) -> Option<(FenceEpoch, Vec<(NodePath, Generation)>)> {
         let owner = self.zk.pool.owner(session)?;
-        let moves = owner.writer().moves();
+        let fence_epoch = owner.writer().fence_epoch();
         let asked: Vec<_> = nodes.iter().map(|(path, bytes)| (path, *bytes)).collect();
         let stats = stats(&owner, &asked, true).await.ok()?;
         let standing = nodes.iter().zip(stats).filter_map(|((path, _), stat)| {
             let stat = stat.filter(|stat| stat.ephemeral_owner == session.0)?;
             Some((path.clone(), Generation(stat.czxid)))
         });
-        Some((moves, standing.collect()))
+        Some((fence_epoch, standing.collect()))
     }
 
-    /// The watcher that covers a path: that of its parent.
-    pub(super) fn watcher_of(&self, path: &NodePath) -> Option<Watcher> {
-        path.parent().map(|parent| self.zk.hub.watcher_of(&parent))
+    /// The watching session that covers a path: that of its parent.
+    pub(super) fn watch_session_of(&self, path: &NodePath) -> Option<WatchSessionId> {
+        path.parent().map(|parent| self.zk.hub.watch_session_of(&parent))
     }
 
     /// The nodes at these paths, read in the session of their watches.
-    pub(super) async fn observe(&self, watcher: Watcher, paths: &[NodePath]) -> Option<Vec<Option<Observed>>> {
-        let reads = self.zk.hub.session_of(watcher).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
+    pub(super) async fn observe(
+        &self,
+        watch_session: WatchSessionId,
+        paths: &[NodePath],
+    ) -> Option<Vec<Option<Observed>>> {
+        let reads = self.zk.hub.session_of(watch_session).get_many(paths.iter().map(NodePath::as_str)).await.ok()?;
         let observed = reads.into_iter().map(|read| match read {
             Ok(Some(read)) => Some(Observed::Standing { read }),
             Ok(None) => Some(Observed::Absent),
             Err(_) => None,
         });
         let mut observed: Vec<_> = observed.collect();
-        self.find_evicted(watcher, paths, &mut observed).await;
+        self.find_evicted(watch_session, paths, &mut observed).await;
         Some(observed)
     }
 
     /// Marks nodes that are absent and evicted. The record was written in the transaction that deleted the node: a
     /// session that sees one sees the other, however far its server is behind.
-    async fn find_evicted(&self, watcher: Watcher, paths: &[NodePath], observed: &mut [Option<Observed>]) {
+    async fn find_evicted(&self, watch_session: WatchSessionId, paths: &[NodePath], observed: &mut [Option<Observed>]) {
         let absent = || observed.iter().enumerate().filter(|(_, seen)| matches!(seen, Some(Observed::Absent)));
         let (indexes, records): (Vec<_>, Vec<_>) =
             absent().filter_map(|(index, _)| Some((index, record_path(paths.get(index)?)))).unzip();
         if records.is_empty() {
             return;
         }
-        let reads = self.zk.hub.session_of(watcher).get_many(records.iter().map(NodePath::as_str)).await;
+        let reads = self.zk.hub.session_of(watch_session).get_many(records.iter().map(NodePath::as_str)).await;
         for (slot, index) in indexes.into_iter().enumerate() {
             observed[index] = match reads.as_ref().map(|reads| &reads[slot]) {
                 Ok(Ok(None)) => Some(Observed::Absent),
@@ -183,7 +187,11 @@ impl Upkeep {
 
 /// The stats of these nodes, in their order; `None` for a node that does not exist. Each node comes with the length of
 /// its data. `is_whole`: all in one read, or each by itself.
-async fn stats(owner: &Owner, nodes: &[(&NodePath, usize)], is_whole: bool) -> Result<Vec<Option<Stat>>, zk::Error> {
+async fn stats(
+    owner: &EphemeralSession,
+    nodes: &[(&NodePath, usize)],
+    is_whole: bool,
+) -> Result<Vec<Option<Stat>>, zk::Error> {
     let session = owner.session();
     let bytes: usize = nodes.iter().map(|(_, bytes)| bytes).sum();
     if !is_whole || nodes.len() == 1 || bytes > READ_BYTES {

@@ -7,11 +7,11 @@ use crate::compute::FOR_CLIENTS;
 
 /// Maximum number of nodes that are worked on in one step on a thread of the runtime; with more, a debug build comes
 /// near 10 ms.
-pub(super) const SHORT: usize = 1000;
+pub(super) const NODES_PER_STEP: usize = 1000;
 
 /// Does work of this many steps: at once if they are few, on a blocking thread otherwise.
 pub(super) async fn apart<T: Send + 'static>(steps: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if steps <= SHORT {
+    if steps <= NODES_PER_STEP {
         return work();
     }
     FOR_CLIENTS.run(work).await
@@ -20,7 +20,7 @@ pub(super) async fn apart<T: Send + 'static>(steps: usize, work: impl FnOnce() -
 /// Frees a value of this many parts: at once if they are few, on a blocking thread otherwise.
 pub(super) fn discard<T: Send + 'static>(parts: usize, what: T) {
     match Handle::try_current() {
-        Ok(runtime) if parts > SHORT => drop(runtime.spawn_blocking(move || drop(what))),
+        Ok(runtime) if parts > NODES_PER_STEP => drop(runtime.spawn_blocking(move || drop(what))),
         _ => drop(what),
     }
 }
@@ -37,7 +37,7 @@ impl<T: Send> Default for Bulk<T> {
 
 impl<T: Send> Drop for Bulk<T> {
     fn drop(&mut self) {
-        if self.0.len() > SHORT {
+        if self.0.len() > NODES_PER_STEP {
             discard(self.0.len(), std::mem::take(&mut self.0));
         }
     }

@@ -7,19 +7,19 @@
 use std::sync::Arc;
 
 /// Maximum number of entries of a chunk.
-const MOST: usize = 128;
+const MAX_CHUNK: usize = 128;
 /// Neighbouring chunks with no more entries than this together are joined.
-const FEW: usize = 48;
+const JOIN_UP_TO: usize = 48;
 /// Number of entries of a chunk that is made from a sorted list: less than the maximum, which leaves room for more.
-const FILLED: usize = 96;
+const FILLED_CHUNK: usize = 96;
 
-type Entry<V> = (Arc<str>, V);
+type Named<V> = (Arc<str>, V);
 
 /// The map, in the order of the names' bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ByName<V> {
     /// No chunk is empty, and each begins after the end of the one before.
-    chunks: Vec<Arc<Vec<Entry<V>>>>,
+    chunks: Vec<Arc<Vec<Named<V>>>>,
     len: usize,
 }
 
@@ -31,11 +31,11 @@ impl<V> Default for ByName<V> {
 
 impl<V: Clone> ByName<V> {
     /// A map of entries that are sorted by name; no name may occur twice.
-    pub(super) fn from_sorted(entries: Vec<Entry<V>>) -> Self {
-        let (len, mut chunks) = (entries.len(), Vec::with_capacity(entries.len().div_ceil(FILLED)));
+    pub(super) fn from_sorted(entries: Vec<Named<V>>) -> Self {
+        let (len, mut chunks) = (entries.len(), Vec::with_capacity(entries.len().div_ceil(FILLED_CHUNK)));
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            chunks.push(Arc::new(entries.by_ref().take(FILLED).collect()));
+            chunks.push(Arc::new(entries.by_ref().take(FILLED_CHUNK).collect()));
         }
         Self { chunks, len }
     }
@@ -87,7 +87,7 @@ impl<V: Clone> ByName<V> {
             Err(index) => chunk.insert(index, (name, value)),
         }
         self.len += 1;
-        if chunk.len() > MOST {
+        if chunk.len() > MAX_CHUNK {
             let rest = chunk.split_off(chunk.len() / 2);
             self.chunks.insert(at + 1, Arc::new(rest));
         }
@@ -110,7 +110,7 @@ impl<V: Clone> ByName<V> {
 
     /// Joins a chunk with a neighbour, if the two have become small together.
     fn join(&mut self, at: usize) {
-        let small = |first: usize| self.chunks[first].len() + self.chunks[first + 1].len() <= FEW;
+        let small = |first: usize| self.chunks[first].len() + self.chunks[first + 1].len() <= JOIN_UP_TO;
         let first = [Some(at), at.checked_sub(1)].into_iter().flatten();
         let mut first = first.filter(|first| first + 1 < self.chunks.len());
         if let Some(first) = first.find(|first| small(*first)) {
@@ -126,7 +126,7 @@ impl<V: Clone> ByName<V> {
     }
 }
 
-fn find<V>(chunk: &[Entry<V>], name: &str) -> Result<usize, usize> {
+fn find<V>(chunk: &[Named<V>], name: &str) -> Result<usize, usize> {
     chunk.binary_search_by(|(other, _)| (**other).cmp(name))
 }
 
@@ -142,7 +142,7 @@ mod tests {
     fn check(map: &ByName<u32>, truth: &BTreeMap<Arc<str>, u32>) {
         assert_eq!((map.len(), map.is_empty()), (truth.len(), truth.is_empty()));
         assert!(map.iter().eq(truth.iter()));
-        assert!(map.chunks.iter().all(|chunk| (1..=MOST).contains(&chunk.len())));
+        assert!(map.chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_is_made_at_once_is_the_same_map() {
-        for count in [0, 1, FILLED, FILLED + 1, 1000] {
+        for count in [0, 1, FILLED_CHUNK, FILLED_CHUNK + 1, 1000] {
             let names = (0..u32::try_from(count).unwrap()).map(|number| (format!("{number:05}").into(), number));
             let truth: BTreeMap<Arc<str>, u32> = names.collect();
             let mut map = ByName::from_sorted(truth.clone().into_iter().collect());

@@ -34,7 +34,7 @@ pub(crate) enum Step {
 
 /// The next thing to do.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum CursorStep {
     /// Send this.
     Tell(Step),
     /// There is nothing to send.
@@ -79,10 +79,10 @@ impl Cursor {
     }
 
     /// The message to send now. It counts as sent.
-    pub(super) fn advance(&mut self, known: &mut Known) -> Next {
-        let Some(state) = &known.state else { return Next::Wait };
+    pub(super) fn advance(&mut self, known: &mut Known) -> CursorStep {
+        let Some(state) = &known.state else { return CursorStep::Wait };
         if let Some(step) = self.loss(known) {
-            return Next::Tell(step);
+            return CursorStep::Tell(step);
         }
         let step = match self.position {
             Position::Start(_) if self.is_lost => Some(self.snapshot(known, state, true)),
@@ -91,7 +91,7 @@ impl Cursor {
             Position::Start(Some(since)) => match known.ring.since(since) {
                 Since::Nothing => Some(self.current(known, state.revision)),
                 Since::Changes(delta) => Some(self.delta(known, state, delta)),
-                Since::Forgotten if since > state.revision => return Next::CatchUp(since),
+                Since::Forgotten if since > state.revision => return CursorStep::CatchUp(since),
                 Since::Forgotten => Some(self.snapshot(known, state, false)),
             },
             Position::At { era, .. } if era != known.era => Some(self.snapshot(known, state, true)),
@@ -111,7 +111,7 @@ impl Cursor {
             self.backend = known.backend;
             is_other.then_some(Step::Backend { state: known.backend, as_of: known.as_of })
         });
-        step.map_or(Next::Wait, Next::Tell)
+        step.map_or(CursorStep::Wait, CursorStep::Tell)
     }
 
     /// The end of the session is sent even if the next session exists by now, and before anything that was read in the
@@ -130,16 +130,16 @@ impl Cursor {
     /// A path's revision never falls in one history. So ZooKeeper has lost what the client has seen, if it is known to
     /// have fallen back, or to have elected a leader since; the restore of a backup often leaves no other trace.
     /// Otherwise the client's revision dates something that is not seen here, such as a change further down.
-    pub(super) fn settle(&mut self, known: &mut Known) -> Next {
+    pub(super) fn settle(&mut self, known: &mut Known) -> CursorStep {
         match (&known.state, self.position) {
             (Some(state), Position::Start(Some(since))) if state.revision < since => {
                 let since_zxid = Zxid(since.0);
                 let is_lost = known.zxid < since_zxid || known.zxid.epoch() > since_zxid.epoch();
                 if is_lost || known.fell_from.is_some() {
-                    return Next::Tell(self.snapshot(known, state, true));
+                    return CursorStep::Tell(self.snapshot(known, state, true));
                 }
                 self.place(known, state.revision);
-                Next::Tell(Step::Current { revision: since })
+                CursorStep::Tell(Step::Current { revision: since })
             }
             _ => self.advance(known),
         }
@@ -202,10 +202,10 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt as _, SeedableRng as _};
 
+    use super::super::consistent_read::{Arrived, Cut};
     use super::super::ring::{ChangeKind, Limits};
-    use super::super::rounds::{Arrived, Moment};
     use super::super::scope::Scope;
-    use super::super::state::{Entry, NodeRead, Reads};
+    use super::super::state::{NodeRead, Reads, ViewNode};
     use super::super::view::View;
     use super::*;
     use crate::types::{NodePath, Stat};
@@ -216,7 +216,7 @@ mod tests {
     struct World {
         view: View,
         node: Option<Stat>,
-        children: BTreeMap<u32, Arc<Entry>>,
+        children: BTreeMap<u32, Arc<ViewNode>>,
         zxid: i64,
         rng: StdRng,
     }
@@ -244,12 +244,12 @@ mod tests {
             }
             let name = self.rng.random_range(0..8);
             let data = self.rng.random_range(0..2_u8).to_string();
-            let entry = Arc::new(Entry::new(data.as_bytes(), stat));
+            let entry = Arc::new(ViewNode::new(data.as_bytes(), stat));
             let takes_over = self.rng.random_bool(0.3);
             match self.children.get(&name) {
                 Some(before) if takes_over => {
                     // The same data in a new node.
-                    let entry = Arc::new(Entry::new(&before.data, stat));
+                    let entry = Arc::new(ViewNode::new(&before.data, stat));
                     self.children.insert(name, entry);
                     node.pzxid = self.zxid;
                 }
@@ -266,17 +266,17 @@ mod tests {
             Some(name)
         }
 
-        /// Makes some transactions, which the view sees as one moment.
+        /// Makes some transactions, which the view sees as one cut.
         fn go_on(&mut self) {
             let reads: Vec<_> = (0..self.rng.random_range(1..4)).filter_map(|_| self.write()).collect();
             let reads: Reads =
                 reads.into_iter().map(|name| (name.to_string().into(), self.children.get(&name).cloned())).collect();
             let count = i32::try_from(self.children.len()).unwrap();
             let node = match self.node {
-                Some(stat) => NodeRead::Present(Arc::new(Entry::new(b"", Stat { num_children: count, ..stat }))),
+                Some(stat) => NodeRead::Present(Arc::new(ViewNode::new(b"", Stat { num_children: count, ..stat }))),
                 None => NodeRead::Absent(self.zxid),
             };
-            assert!(self.view.show_now(Moment {
+            assert!(self.view.show_now(Cut {
                 node,
                 reads,
                 zxid: Zxid(self.zxid),
@@ -309,7 +309,7 @@ mod tests {
         }
 
         fn hear(&mut self, view: &View) {
-            while let Next::Tell(step) = self.cursor.advance(&mut view.known()) {
+            while let CursorStep::Tell(step) = self.cursor.advance(&mut view.known()) {
                 match step {
                     Step::Snapshot { state, is_reset } => {
                         assert!(!is_reset && state.revision > self.revision);
@@ -380,16 +380,21 @@ mod tests {
         (0..5).for_each(|_| world.go_on());
         let zxid = world.zxid;
         let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
-        assert!(matches!(cursor.advance(&mut world.view.known()), Next::CatchUp(revision) if revision.0 == zxid + 3));
+        assert!(
+            matches!(cursor.advance(&mut world.view.known()), CursorStep::CatchUp(revision) if revision.0 == zxid + 3)
+        );
         // A heartbeat meanwhile does not make the revision fall.
         assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
-        assert!(matches!(cursor.settle(&mut world.view.known()), Next::Tell(Step::Snapshot { is_reset: true, .. })));
+        assert!(matches!(
+            cursor.settle(&mut world.view.known()),
+            CursorStep::Tell(Step::Snapshot { is_reset: true, .. })
+        ));
 
         let mut cursor = Cursor::new(Some(Revision(zxid + 3)), false);
         world.view.known().zxid = Zxid(zxid + 5);
         let settled = cursor.settle(&mut world.view.known());
-        assert!(matches!(settled, Next::Tell(Step::Current { revision }) if revision.0 == zxid + 3));
-        assert!(matches!(cursor.advance(&mut world.view.known()), Next::Wait));
+        assert!(matches!(settled, CursorStep::Tell(Step::Current { revision }) if revision.0 == zxid + 3));
+        assert!(matches!(cursor.advance(&mut world.view.known()), CursorStep::Wait));
         assert_eq!(cursor.revision(&mut world.view.known()).0, zxid + 3);
     }
 
@@ -400,8 +405,8 @@ mod tests {
         world.view.show_whole_now(state, Zxid(zxid), 0);
     }
 
-    fn is_reset(next: &Next) -> bool {
-        matches!(next, Next::Tell(Step::Snapshot { is_reset: true, .. }))
+    fn is_reset(next: &CursorStep) -> bool {
+        matches!(next, CursorStep::Tell(Step::Snapshot { is_reset: true, .. }))
     }
 
     #[test]
@@ -411,7 +416,7 @@ mod tests {
             let world = World::new(1, 30);
             known_at(&world, first + 0x50, zxid);
             let mut cursor = Cursor::new(Some(Revision(first + 0x100)), false);
-            assert!(matches!(cursor.advance(&mut world.view.known()), Next::CatchUp(_)));
+            assert!(matches!(cursor.advance(&mut world.view.known()), CursorStep::CatchUp(_)));
             let next = cursor.settle(&mut world.view.known());
             assert_eq!(is_reset(&next), expected, "{next:?}");
         }
@@ -427,7 +432,7 @@ mod tests {
         for since in [150, 200, 250] {
             let mut cursor = Cursor::new(Some(Revision(since)), false);
             let mut next = cursor.advance(&mut world.view.known());
-            if let Next::CatchUp(_) = next {
+            if let CursorStep::CatchUp(_) = next {
                 next = cursor.settle(&mut world.view.known());
             }
             assert!(is_reset(&next), "{since}: {next:?}");
@@ -437,7 +442,7 @@ mod tests {
         known_at(&world, 230, 400);
         assert!(is_reset(&Cursor::new(Some(Revision(215)), false).advance(&mut world.view.known())));
         let next = Cursor::new(Some(Revision(230)), false).advance(&mut world.view.known());
-        assert!(matches!(next, Next::Tell(Step::Current { .. })), "{next:?}");
+        assert!(matches!(next, CursorStep::Tell(Step::Current { .. })), "{next:?}");
     }
 
     #[test]
@@ -458,12 +463,15 @@ mod tests {
         world.view.suspend_now(BackendState::Suspended, None);
         world.view.suspend_now(BackendState::Lost, None);
         let lost = cursor.advance(&mut world.view.known());
-        assert!(matches!(lost, Next::Tell(Step::Backend { state: BackendState::Lost, .. })));
+        assert!(matches!(lost, CursorStep::Tell(Step::Backend { state: BackendState::Lost, .. })));
         world.go_on();
-        assert!(matches!(cursor.advance(&mut world.view.known()), Next::Tell(Step::Snapshot { is_reset: false, .. })));
+        assert!(matches!(
+            cursor.advance(&mut world.view.known()),
+            CursorStep::Tell(Step::Snapshot { is_reset: false, .. })
+        ));
         let back = cursor.advance(&mut world.view.known());
-        assert!(matches!(back, Next::Tell(Step::Backend { state: BackendState::Connected, .. })));
-        assert!(matches!(cursor.advance(&mut world.view.known()), Next::Wait));
+        assert!(matches!(back, CursorStep::Tell(Step::Backend { state: BackendState::Connected, .. })));
+        assert!(matches!(cursor.advance(&mut world.view.known()), CursorStep::Wait));
     }
 
     #[test]
@@ -476,7 +484,7 @@ mod tests {
         world.view.suspend_now(BackendState::Lost, None);
         world.go_on();
         let mut told = Vec::new();
-        while let Next::Tell(step) = cursor.advance(&mut world.view.known()) {
+        while let CursorStep::Tell(step) = cursor.advance(&mut world.view.known()) {
             told.push(match step {
                 Step::Backend { state: BackendState::Lost, as_of: told } => ("lost", told),
                 Step::Backend { state: BackendState::Connected, as_of: told } => ("connected", told),
@@ -486,8 +494,8 @@ mod tests {
         }
         assert_eq!(told, [("lost", as_of), ("delta", None), ("connected", None)]);
         let mut later = Cursor::new(None, false);
-        assert!(matches!(later.advance(&mut world.view.known()), Next::Tell(Step::Snapshot { .. })));
-        assert!(matches!(later.advance(&mut world.view.known()), Next::Wait));
+        assert!(matches!(later.advance(&mut world.view.known()), CursorStep::Tell(Step::Snapshot { .. })));
+        assert!(matches!(later.advance(&mut world.view.known()), CursorStep::Wait));
     }
 
     #[test]
@@ -499,7 +507,7 @@ mod tests {
         let mut fresh = State::empty(NodePath::trusted("/p"), false);
         fresh.apply(NodeRead::Absent(2), Reads::new(), Zxid(2));
         world.view.show_whole_now(fresh, Zxid(2), 0);
-        let Next::Tell(Step::Snapshot { state, is_reset: true }) = cursor.advance(&mut world.view.known()) else {
+        let CursorStep::Tell(Step::Snapshot { state, is_reset: true }) = cursor.advance(&mut world.view.known()) else {
             panic!("a reset is told")
         };
         assert_eq!(state.revision, Revision(2));

@@ -90,7 +90,7 @@ pub(super) struct Directory {
 
 /// A whole file that was found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundFile {
     pub(super) stored: Stored,
     pub(super) bytes: u64,
     pub(super) modified: SystemTime,
@@ -144,7 +144,7 @@ impl Directory {
     }
 
     /// Finds every view that can be read. A file that can't be read is named in the log and stays where it is.
-    pub(super) fn scan(&self, mut found: impl FnMut(Found)) -> io::Result<()> {
+    pub(super) fn scan(&self, mut found: impl FnMut(FoundFile)) -> io::Result<()> {
         for name in self.names(is_unfinished)? {
             if let Err(error) = self.remove_file(&name) {
                 tracing::warn!(file = %self.path.join(&name).display(), %error, "what was not finished can't be removed");
@@ -176,10 +176,10 @@ impl Directory {
         }
     }
 
-    fn read_file(&self, name: &str) -> Result<Found, ReadError> {
+    fn read_file(&self, name: &str) -> Result<FoundFile, ReadError> {
         let (bytes, modified) = self.read_bytes(name, MAX_FILE_BYTES)?;
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(Found { stored: stored::decode(&Bytes::from(bytes), modified)?, bytes: length, modified })
+        Ok(FoundFile { stored: stored::decode(&Bytes::from(bytes), modified)?, bytes: length, modified })
     }
 
     /// A file's content, and when it was written.

@@ -8,18 +8,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::apart::{Bulk, apart, discard};
-use super::rounds::{Arrived, Names, Round};
+use super::consistent_read::{Arrived, ReadRound, RelativePaths};
 use super::scope::{Scope, child_of};
-use super::state::{Entry, NodeRead, State, weight};
+use super::state::{NodeRead, State, ViewNode, weight};
 use crate::error::Error;
-use crate::turns::{Turn, Turns};
+use crate::turns::{TurnPermit, Turns};
 use crate::types::Zxid;
 use crate::zk::{self, Answer, Batch, ErrorCode, Mailbox, Request, Response, Session, Subscription};
 
 /// Maximum number of nodes that one multi read asks for: 60 of a mebibyte each stay below the gateway's 64 MiB.
 const BATCH_NODES: usize = 60;
 /// Maximum number of bytes of relative names that one multi read asks for; the path in front of each may add 4 KiB.
-const BATCH_BYTES: usize = 128 * 1024;
+const NAME_BYTES_PER_READ: usize = 128 * 1024;
 /// Maximum number of multi reads of one view that are under way.
 const PIPELINE: usize = 8;
 /// Number of bytes of data that are copied before other tasks get a turn.
@@ -63,14 +63,14 @@ pub(super) struct Loaded {
     /// Everything, though not at one moment: a round over `named` has to follow.
     pub(super) state: State,
     /// The names in the events that arrived meanwhile.
-    pub(super) named: Names,
+    pub(super) named: RelativePaths,
 }
 
 /// An answer that is under way.
-type Pending = Pin<Box<dyn Future<Output = Result<Answer, zk::Error>> + Send>>;
+type PendingRead = Pin<Box<dyn Future<Output = Result<Answer, zk::Error>> + Send>>;
 
 /// The result of a multi read.
-struct Found {
+struct MultiReadResult {
     parts: VecDeque<Result<Response, ErrorCode>>,
     events: Batch,
     zxid: Zxid,
@@ -99,7 +99,7 @@ impl Todo {
     }
 
     /// Adds a list of children; nothing if the node is gone or can't be listed.
-    fn add_children(&mut self, parent: &Arc<str>, found: &mut Found) {
+    fn add_children(&mut self, parent: &Arc<str>, found: &mut MultiReadResult) {
         if let Some(Ok(Response::Children { names, .. })) = found.parts.pop_front() {
             self.lists.push_back(List::Children { parent: parent.clone(), names: names.into_iter() });
         }
@@ -115,7 +115,7 @@ impl Todo {
             && let Some(name) = self.next.take().or_else(|| self.draw(scope))
         {
             bytes += name.len();
-            if bytes > BATCH_BYTES && !batch.is_empty() {
+            if bytes > NAME_BYTES_PER_READ && !batch.is_empty() {
                 self.next = Some(name);
                 break;
             }
@@ -151,19 +151,19 @@ impl Drop for Todo {
 }
 
 /// Multi reads of many nodes, several at a time.
-struct Reading<'l> {
+struct MultiReads<'l> {
     line: &'l Line<'l>,
     todo: Todo,
     /// The requests for each node.
     requests: fn(&str) -> [Option<Request>; 2],
     /// The turns that it waits for, and the connection that it waits as; `None`: it waits for none.
     turns: Option<&'l (Turns<()>, u64)>,
-    under_way: VecDeque<(Vec<Arc<str>>, Pending)>,
+    under_way: VecDeque<(Vec<Arc<str>>, PendingRead)>,
 }
 
-impl Reading<'_> {
+impl MultiReads<'_> {
     /// The next nodes, and the result for them. A multi read whose answer is too large is halved.
-    async fn next(&mut self) -> Result<Option<(Vec<Arc<str>>, Found)>, Failure> {
+    async fn next(&mut self) -> Result<Option<(Vec<Arc<str>>, MultiReadResult)>, Failure> {
         loop {
             self.ask().await;
             let Some((mut names, answer)) = self.under_way.pop_front() else { return Ok(None) };
@@ -212,7 +212,7 @@ impl<'a> Line<'a> {
     /// read waits for a turn of a connection, too.
     pub(super) async fn load(
         &self,
-        turn: Option<Turn<()>>,
+        turn: Option<TurnPermit<()>>,
         turns: Option<&(Turns<()>, u64)>,
         hold: impl Fn(usize) -> Result<(), Error>,
     ) -> Result<Loaded, Failure> {
@@ -228,7 +228,7 @@ impl<'a> Line<'a> {
         };
         let recursive = self.scope.recursive;
         let requests = if recursive { data_and_children } else { data_alone };
-        let mut reading = Reading { line: self, todo: Todo::default(), requests, turns, under_way: VecDeque::new() };
+        let mut reading = MultiReads { line: self, todo: Todo::default(), requests, turns, under_way: VecDeque::new() };
         reading.todo.add_children(&"".into(), &mut found);
         let (mut reads, mut bytes, mut copied) = (Bulk::default(), weight("", &own), 0);
         while let Some((names, mut found)) = reading.next().await? {
@@ -253,14 +253,19 @@ impl<'a> Line<'a> {
 
     /// Reads these nodes and, in one multi read with the last of them, the path's own node; with `with_sync`, behind a
     /// sync. While the path is absent, its ancestors are read as well, to date the absence.
-    pub(super) async fn round(&self, names: &Names, is_absent: bool, with_sync: bool) -> Result<Round, Failure> {
-        let mut round = Round::default();
+    pub(super) async fn round(
+        &self,
+        names: &RelativePaths,
+        is_absent: bool,
+        with_sync: bool,
+    ) -> Result<ReadRound, Failure> {
+        let mut round = ReadRound::default();
         let mut ahead = Todo::of(names.iter().cloned().collect());
         let mut last = ahead.batch(self.scope).unwrap_or_default();
         let ancestors = if is_absent { self.ancestors() } else { Vec::new() };
         let (mut found, answered) = loop {
             let (requests, under_way) = (data_alone as fn(&str) -> _, VecDeque::new());
-            let mut reading = Reading { line: self, todo: ahead, requests, turns: None, under_way };
+            let mut reading = MultiReads { line: self, todo: ahead, requests, turns: None, under_way };
             while let Some((names, mut found)) = reading.next().await? {
                 self.take_in(&mut round, names, &mut found).await?;
             }
@@ -295,7 +300,12 @@ impl<'a> Line<'a> {
         std::iter::from_fn(|| todo.batch(self.scope)).collect()
     }
 
-    async fn take_in(&self, round: &mut Round, names: Vec<Arc<str>>, found: &mut Found) -> Result<(), Failure> {
+    async fn take_in(
+        &self,
+        round: &mut ReadRound,
+        names: Vec<Arc<str>>,
+        found: &mut MultiReadResult,
+    ) -> Result<(), Failure> {
         let (mut reads, mut copied) = (Vec::with_capacity(names.len()), 0);
         round.arrived = Arrived { connection: self.connection, upto: found.events.upto };
         for name in names {
@@ -310,7 +320,7 @@ impl<'a> Line<'a> {
     }
 
     /// The names in the events that came before an answer.
-    async fn named(&self, found: &mut Found) -> Names {
+    async fn named(&self, found: &mut MultiReadResult) -> RelativePaths {
         let (scope, events) = (self.scope.clone(), std::mem::take(&mut found.events));
         let (events, names) = apart(events.events.len(), move || {
             let names = scope.named(&events);
@@ -325,8 +335,8 @@ impl<'a> Line<'a> {
     /// other batches are read one after the other. `None` if the path may have been created meanwhile.
     async fn date_absence(
         &self,
-        round: &mut Round,
-        mut found: Found,
+        round: &mut ReadRound,
+        mut found: MultiReadResult,
         ancestors: Vec<Vec<Arc<str>>>,
     ) -> Result<Option<i64>, Failure> {
         for batch in ancestors.iter().skip(1) {
@@ -351,15 +361,15 @@ impl<'a> Line<'a> {
     }
 
     /// Sends a multi read at once.
-    fn submit(&self, parts: impl Iterator<Item = Request>) -> Pending {
+    fn submit(&self, parts: impl Iterator<Item = Request>) -> PendingRead {
         self.submit_in(None, parts)
     }
 
     /// Sends a multi read in a turn. The turn lasts until ZooKeeper has answered, even if the load is given up: turns
     /// bound the work of ZooKeeper.
-    fn submit_in(&self, turn: Option<Turn<()>>, parts: impl Iterator<Item = Request>) -> Pending {
+    fn submit_in(&self, turn: Option<TurnPermit<()>>, parts: impl Iterator<Item = Request>) -> PendingRead {
         let request = Request::MultiRead(parts.collect());
-        let held = turn.map(|turn| -> zk::Held { Box::new(turn) });
+        let held = turn.map(|turn| -> zk::KeptUntilAnswer { Box::new(turn) });
         Box::pin(self.session.submit_on(self.connection, request, Some(self.mailbox), held))
     }
 }
@@ -381,7 +391,7 @@ fn data_and_children(path: &str) -> [Option<Request>; 2] {
 }
 
 /// Gives other tasks a turn once much was copied since the last time.
-async fn breathe(copied: &mut usize, entry: &Entry) {
+async fn breathe(copied: &mut usize, entry: &ViewNode) {
     *copied += entry.data.len();
     if *copied >= COPIED_AT_ONCE {
         *copied = 0;
@@ -389,13 +399,13 @@ async fn breathe(copied: &mut usize, entry: &Entry) {
     }
 }
 
-async fn take(answer: Pending) -> Result<Found, Failure> {
+async fn take(answer: PendingRead) -> Result<MultiReadResult, Failure> {
     let answer = answer.await?;
     if !answer.events.resync.is_empty() {
         return Err(Failure::Resync);
     }
     match answer.response {
-        Response::Parts(parts) => Ok(Found { parts: parts.into(), events: answer.events, zxid: answer.zxid }),
+        Response::Parts(parts) => Ok(MultiReadResult { parts: parts.into(), events: answer.events, zxid: answer.zxid }),
         _ => Err(Failure::Zk(zk::Error::OutcomeUnknown)),
     }
 }
@@ -413,18 +423,18 @@ fn of_one_node(failure: Failure) -> Failure {
 }
 
 /// A node below the path, from one part of an answer.
-fn entry(part: Option<Result<Response, ErrorCode>>) -> Result<Option<Arc<Entry>>, Failure> {
+fn entry(part: Option<Result<Response, ErrorCode>>) -> Result<Option<Arc<ViewNode>>, Failure> {
     match part {
-        Some(Ok(Response::Data { data, stat })) => Ok(Some(Arc::new(Entry::new(&data, stat)))),
+        Some(Ok(Response::Data { data, stat })) => Ok(Some(Arc::new(ViewNode::new(&data, stat)))),
         Some(Err(ErrorCode::NoNode)) => Ok(None),
-        Some(Err(ErrorCode::NoAuth)) => Ok(Some(Arc::new(Entry::default()))),
+        Some(Err(ErrorCode::NoAuth)) => Ok(Some(Arc::new(ViewNode::default()))),
         Some(Err(code)) => Err(Failure::Zk(zk::Error::Refused(code))),
         Some(Ok(_)) | None => Err(Failure::Zk(zk::Error::OutcomeUnknown)),
     }
 }
 
 /// The path's own node, from the first part of an answer.
-fn node(found: &mut Found) -> Result<Option<Arc<Entry>>, Failure> {
+fn node(found: &mut MultiReadResult) -> Result<Option<Arc<ViewNode>>, Failure> {
     match entry(found.parts.pop_front())? {
         Some(entry) if !entry.is_readable => Err(Failure::Forbidden),
         node => Ok(node),
@@ -434,7 +444,7 @@ fn node(found: &mut Found) -> Result<Option<Arc<Entry>>, Failure> {
 /// The pzxid of the nearest ancestor that exists, if any; the parts that are left are the ancestors. If that ancestor
 /// is hidden, the moment itself dates the absence, since the ancestors above may be older. Such a revision rises, often
 /// without a change.
-fn ancestor_pzxid(found: &Found) -> Option<i64> {
+fn ancestor_pzxid(found: &MultiReadResult) -> Option<i64> {
     let nearest = found.parts.iter().find(|part| !matches!(part, Err(ErrorCode::NoNode)))?;
     Some(match nearest {
         Ok(Response::Data { stat, .. }) => stat.pzxid,
@@ -468,7 +478,7 @@ mod tests {
         let list = |names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
             let parts = VecDeque::from([Ok(Response::Children { names, stat: Stat::default() })]);
-            Found { parts, events: Batch::default(), zxid: Zxid(1) }
+            MultiReadResult { parts, events: Batch::default(), zxid: Zxid(1) }
         };
         let mut todo = Todo::default();
         todo.add_children(&"".into(), &mut list(&["a", ".rollcall", "b"]));
@@ -487,8 +497,9 @@ mod tests {
         let absent = Err(ErrorCode::NoNode);
         let hidden = Err(ErrorCode::NoAuth);
         let present = || Ok(Response::Data { data: Bytes::new(), stat: Stat { pzxid: 5, ..Stat::default() } });
-        let dated =
-            |parts: Vec<_>| ancestor_pzxid(&Found { parts: parts.into(), events: Batch::default(), zxid: Zxid(120) });
+        let dated = |parts: Vec<_>| {
+            ancestor_pzxid(&MultiReadResult { parts: parts.into(), events: Batch::default(), zxid: Zxid(120) })
+        };
         assert_eq!(dated(vec![absent.clone(), present(), hidden.clone()]), Some(5));
         assert_eq!(dated(vec![absent.clone(), hidden.clone(), present()]), Some(120));
         assert_eq!(dated(vec![absent]), None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Views;
-use super::parts::{Begin, Form, Kept, Key, Made, Parts, Payers};
+use super::parts::{Begin, KeptParts, MadePart, PartForm, PartKey, Parts, Payers};
 use super::ring::Delta;
 use super::state::State;
 use crate::budget::{Account, Budget};
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::turns::Turns;
 
 /// Maximum number of bytes that are converted at once: 1 ms of the worst JSON.
-const SHORT: usize = 16 * 1024;
+const JSON_BYTES_PER_STEP: usize = 16 * 1024;
 /// Maximum number of bytes of parts that are kept while nobody has them.
 const MAX_KEPT: usize = 64 * 1024 * 1024;
 
@@ -27,21 +27,21 @@ impl Maker {
     pub(super) fn new(budget: &Budget) -> Self {
         // One core is left for everything else.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let payers = Payers { common: budget.common_account(), kept: Kept::new(MAX_KEPT) };
+        let payers = Payers { common: budget.common_account(), kept: KeptParts::new(MAX_KEPT) };
         Self { payers, turns: Turns::new((cores / 2).clamp(1, 4)) }
     }
 
     /// A part, made unless another caller has made it meanwhile. `work`: the number of bytes to convert; it need not be
-    /// counted further once it exceeds [`SHORT`].
+    /// counted further once it exceeds [`JSON_BYTES_PER_STEP`].
     async fn part(
         &self,
         account: &Account,
         parts: &Parts,
-        key: Key,
+        key: PartKey,
         work: usize,
-        make: impl FnOnce() -> Made + Send + 'static,
-    ) -> Result<Made, Error> {
-        if work <= SHORT {
+        make: impl FnOnce() -> MadePart + Send + 'static,
+    ) -> Result<MadePart, Error> {
+        if work <= JSON_BYTES_PER_STEP {
             return parts.put(key, make(), account, &self.payers);
         }
         // A call that was already cancelled ends here, and costs nothing.
@@ -68,13 +68,13 @@ impl Views {
         &self,
         account: &Account,
         state: &Arc<State>,
-        key: Key,
-        make: fn(&State, &Key) -> Made,
-    ) -> Result<Made, Error> {
+        key: PartKey,
+        make: fn(&State, &PartKey) -> MadePart,
+    ) -> Result<MadePart, Error> {
         if let Some(made) = state.parts().get(&key, account)? {
             return Ok(made);
         }
-        let (work, of, wanted) = (state.work(&key, SHORT), state.clone(), key.clone());
+        let (work, of, wanted) = (state.work(&key, JSON_BYTES_PER_STEP), state.clone(), key.clone());
         self.maker().part(account, state.parts(), key, work, move || make(&of, &wanted)).await
     }
 
@@ -90,14 +90,14 @@ impl Views {
         account: &Account,
         delta: &Arc<Delta>,
         first: usize,
-        make: fn(&Delta, usize) -> Made,
-    ) -> Result<Made, Error> {
+        make: fn(&Delta, usize) -> MadePart,
+    ) -> Result<MadePart, Error> {
         let begin = if first == 0 { Begin::First } else { Begin::At(first) };
-        let key = Key { form: Form::Changes, begin, size: 0 };
+        let key = PartKey { form: PartForm::Changes, begin, size: 0 };
         if let Some(made) = delta.parts().get(&key, account)? {
             return Ok(made);
         }
-        let (work, of) = (delta.work(first, SHORT), delta.clone());
+        let (work, of) = (delta.work(first, JSON_BYTES_PER_STEP), delta.clone());
         self.maker().part(account, delta.parts(), key, work, move || make(&of, first)).await
     }
 }

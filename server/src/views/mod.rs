@@ -25,21 +25,22 @@
 //! and work that takes long because a tree is large is done on blocking threads, under no lock.
 //!
 //! Inside:
-//! - `fetch` reads on the connection that holds the watch; `rounds` makes consistent moments of reads and events.
+//! - `fetch` reads on the connection that holds the watch; `consistent_read` makes consistent cuts of reads and events.
 //! - `state` and `ring` hold the present state and the recent changes; `cursor` is a watcher's place in them.
 //! - `task` drives it all. `view` is the part that it shares with readers: `reach` lets them wait for a transaction,
-//!   `purse` decides which connection pays for the view, `bell` wakes them.
+//!   `purse` decides which connection pays for the view, `notifier` wakes them.
 //! - `slots` is the table of views; `registry` fills it.
 //! - `parts` are bytes made of a state or a delta; `maker` makes them, in `turns`. `apart` runs work that takes long.
 //! - `store` keeps views over a restart: `directory` is its files, `stored` the content of one file.
 
 mod apart;
-mod bell;
 mod by_name;
+mod consistent_read;
 mod cursor;
 mod directory;
 mod fetch;
 mod maker;
+mod notifier;
 mod parts;
 mod pins;
 mod purse;
@@ -47,7 +48,6 @@ mod reach;
 mod reader;
 mod registry;
 mod ring;
-mod rounds;
 mod scope;
 mod slots;
 mod state;
@@ -59,16 +59,16 @@ mod view;
 mod view_tests;
 mod watcher;
 
-pub(crate) use bell::Neighbourhood;
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
-pub(crate) use parts::{Begin, Form, Key, Made};
+pub(crate) use notifier::ConnectionKey;
+pub(crate) use parts::{Begin, MadePart, PartForm, PartKey};
 pub(crate) use reach::Reached;
-pub(crate) use reader::{Reader, Reading};
-use registry::Lease;
+pub(crate) use reader::{Reader, StateReading};
+use registry::ViewUse;
 pub(crate) use registry::{Settings, Views};
 pub(crate) use ring::{Change, ChangeKind, Delta};
-pub(crate) use state::{Entry, State};
+pub(crate) use state::{State, ViewNode};
 pub(crate) use store::Store;
 pub(crate) use view::BackendState;
-pub(crate) use watcher::{Told, Watcher};
+pub(crate) use watcher::{Watcher, WatcherUpdate};

@@ -16,7 +16,7 @@ use crate::shared_bytes::SharedBytes;
 /// Maximum number of parts of a size chosen by a client that are kept of one state while nobody has them.
 const MAX_CHOSEN: usize = 16;
 /// Number of parts of one state up to which unused parts of a size chosen by a client are never swept out.
-const SWEEP_SLACK: usize = 64;
+const UNSWEPT_PARTS: usize = 64;
 /// Maximum number of parts of one state. Beyond it no part of a size chosen by a client is shared: each new part is
 /// looked up among all of them.
 const MAX_PARTS: usize = 1024;
@@ -25,7 +25,7 @@ const MAX_KEPT_PARTS: usize = 4096;
 
 /// The kind of message that a part is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Form {
+pub(crate) enum PartForm {
     /// An answer to Get.
     Page,
     /// A snapshot for a Watch.
@@ -49,8 +49,8 @@ pub(crate) enum Begin {
 
 /// Identifies one part.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) form: Form,
+pub(crate) struct PartKey {
+    pub(crate) form: PartForm,
     pub(crate) begin: Begin,
     /// Maximum number of children, if the client has chosen one; zero otherwise.
     pub(crate) size: usize,
@@ -58,7 +58,7 @@ pub(crate) struct Key {
 
 /// One part.
 #[derive(Debug, Clone)]
-pub(crate) struct Made {
+pub(crate) struct MadePart {
     pub(crate) bytes: Bytes,
     /// Where the next part begins; `None` for the last.
     pub(crate) next: Option<Begin>,
@@ -69,19 +69,19 @@ pub(crate) struct Made {
 #[derive(Debug)]
 pub(super) struct Payers {
     pub(super) common: Account,
-    pub(super) kept: Kept,
+    pub(super) kept: KeptParts,
 }
 
 /// The room for parts that are kept while nobody has them. The oldest parts make room for new ones.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct KeptParts {
     account: Account,
     bytes: usize,
     /// The kept parts, the oldest first. Some of them may be gone by now.
-    order: Mutex<VecDeque<(Weak<Mutex<Inner>>, Key)>>,
+    order: Mutex<VecDeque<(Weak<Mutex<Inner>>, PartKey)>>,
 }
 
-impl Kept {
+impl KeptParts {
     /// Room for this number of bytes.
     pub(super) fn new(bytes: usize) -> Self {
         let limits = Limits { bytes, ..Limits::NONE };
@@ -89,7 +89,7 @@ impl Kept {
     }
 
     /// Takes room for a part of a state; frees the oldest parts if there is none. No state may be locked.
-    fn take(&self, parts: &Parts, key: &Key, bytes: usize) -> Option<Share> {
+    fn take(&self, parts: &Parts, key: &PartKey, bytes: usize) -> Option<Share> {
         if bytes > self.bytes {
             return None;
         }
@@ -124,9 +124,9 @@ pub(crate) struct Parts(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    parts: HashMap<Key, Part>,
+    parts: HashMap<PartKey, Part>,
     /// The kept parts of a size chosen by a client, the oldest first.
-    chosen: VecDeque<Key>,
+    chosen: VecDeque<PartKey>,
     is_present: bool,
     sweep_above: usize,
 }
@@ -145,7 +145,7 @@ impl Parts {
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection has no room for it.
-    pub(super) fn get(&self, key: &Key, account: &Account) -> Result<Option<Made>, Error> {
+    pub(super) fn get(&self, key: &PartKey, account: &Account) -> Result<Option<MadePart>, Error> {
         self.lock().get(key, account)
     }
 
@@ -153,7 +153,13 @@ impl Parts {
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the connection, or the replica, has no room for it.
-    pub(super) fn put(&self, key: Key, made: Made, account: &Account, payers: &Payers) -> Result<Made, Error> {
+    pub(super) fn put(
+        &self,
+        key: PartKey,
+        made: MadePart,
+        account: &Account,
+        payers: &Payers,
+    ) -> Result<MadePart, Error> {
         // Two statements, since making room locks the parts of states, including these.
         let is_to_be_kept = self.lock().is_to_be_kept(&key);
         let room = if is_to_be_kept { payers.kept.take(self, &key, made.bytes.len()) } else { None };
@@ -161,9 +167,9 @@ impl Parts {
         if let Some(made) = inner.get(&key, account)? {
             return Ok(made);
         }
-        let Made { bytes, next } = made;
+        let MadePart { bytes, next } = made;
         let shared = Arc::new(SharedBytes::new(bytes, &payers.common)?);
-        let made = shared.held_by(account).map(|bytes| Made { bytes, next: next.clone() });
+        let made = shared.held_by(account).map(|bytes| MadePart { bytes, next: next.clone() });
         if inner.lead_to(&key) {
             // The state may have ceased to be the present one meanwhile.
             let bytes = Arc::downgrade(&shared);
@@ -189,29 +195,29 @@ impl Parts {
 }
 
 impl Inner {
-    fn get(&self, key: &Key, account: &Account) -> Result<Option<Made>, Error> {
+    fn get(&self, key: &PartKey, account: &Account) -> Result<Option<MadePart>, Error> {
         let Some(part) = self.parts.get(key) else { return Ok(None) };
         let Some(bytes) = part.bytes.upgrade() else { return Ok(None) };
-        Ok(Some(Made { bytes: bytes.held_by(account)?, next: part.next.clone() }))
+        Ok(Some(MadePart { bytes: bytes.held_by(account)?, next: part.next.clone() }))
     }
 
     /// Whether a part is the first or begins where another of the same size ends, and there is room for it.
-    fn lead_to(&self, key: &Key) -> bool {
+    fn lead_to(&self, key: &PartKey) -> bool {
         if key.size > 0 && self.parts.len() >= MAX_PARTS {
             return false;
         }
-        let leads = |(other, part): (&Key, &Part)| {
+        let leads = |(other, part): (&PartKey, &Part)| {
             (other.form, other.size) == (key.form, key.size) && part.next.as_ref() == Some(&key.begin)
         };
         key.begin == Begin::First || self.parts.iter().any(leads)
     }
 
     /// Whether a part is kept even while nobody has it.
-    fn is_to_be_kept(&self, key: &Key) -> bool {
+    fn is_to_be_kept(&self, key: &PartKey) -> bool {
         self.is_present && self.lead_to(key)
     }
 
-    fn insert(&mut self, key: Key, part: Part) {
+    fn insert(&mut self, key: PartKey, part: Part) {
         if key.size > 0 && part.kept.is_some() {
             self.chosen.push_back(key.clone());
             if self.chosen.len() > MAX_CHOSEN
@@ -224,7 +230,7 @@ impl Inner {
         self.parts.insert(key, part);
         if self.parts.len() > self.sweep_above {
             self.parts.retain(|key, part| key.size == 0 || part.bytes.strong_count() > 0);
-            self.sweep_above = 2 * self.parts.len() + SWEEP_SLACK;
+            self.sweep_above = 2 * self.parts.len() + UNSWEPT_PARTS;
         }
     }
 }
@@ -232,7 +238,7 @@ impl Inner {
 impl Default for Parts {
     fn default() -> Self {
         let inner =
-            Inner { parts: HashMap::new(), chosen: VecDeque::new(), is_present: true, sweep_above: SWEEP_SLACK };
+            Inner { parts: HashMap::new(), chosen: VecDeque::new(), is_present: true, sweep_above: UNSWEPT_PARTS };
         Self(Arc::new(Mutex::new(inner)))
     }
 }
@@ -268,25 +274,25 @@ mod tests {
 
     impl Test {
         fn new() -> Self {
-            let payers = Payers { common: Account::unlimited(), kept: Kept::new(usize::MAX) };
+            let payers = Payers { common: Account::unlimited(), kept: KeptParts::new(usize::MAX) };
             Self { parts: Parts::default(), account: Account::unlimited(), payers, made: 0 }
         }
 
         /// A part that holds its number, counted from 1. If it is the first part of its size, a part after «a» follows
         /// it.
-        fn part(&mut self, form: Form, after: Option<&str>, size: usize) -> Result<Bytes, Error> {
+        fn part(&mut self, form: PartForm, after: Option<&str>, size: usize) -> Result<Bytes, Error> {
             let begin = after.map_or(Begin::First, |name| Begin::After(name.into()));
-            let key = Key { form, begin, size };
+            let key = PartKey { form, begin, size };
             if let Some(made) = self.parts.get(&key, &self.account)? {
                 return Ok(made.bytes);
             }
             self.made = self.made.wrapping_add(1);
             let next = after.is_none().then(|| Begin::After("a".into()));
-            let made = Made { bytes: Bytes::from(vec![self.made; LARGE]), next };
+            let made = MadePart { bytes: Bytes::from(vec![self.made; LARGE]), next };
             Ok(self.parts.put(key, made, &self.account, &self.payers)?.bytes)
         }
 
-        fn number(&mut self, form: Form, after: Option<&str>, size: usize) -> u8 {
+        fn number(&mut self, form: PartForm, after: Option<&str>, size: usize) -> u8 {
             self.part(form, after, size).unwrap()[0]
         }
     }
@@ -294,36 +300,36 @@ mod tests {
     #[test]
     fn a_part_is_made_once_until_the_state_is_over() {
         let mut test = Test::new();
-        assert_eq!([test.number(Form::Page, None, 0), test.number(Form::Page, None, 0)], [1, 1]);
-        assert_eq!(test.number(Form::Page, Some("a"), 0), 2);
-        assert_eq!(test.number(Form::Snapshot, None, 0), 3);
-        assert_eq!(test.number(Form::Page, Some("a"), 0), 2);
+        assert_eq!([test.number(PartForm::Page, None, 0), test.number(PartForm::Page, None, 0)], [1, 1]);
+        assert_eq!(test.number(PartForm::Page, Some("a"), 0), 2);
+        assert_eq!(test.number(PartForm::Snapshot, None, 0), 3);
+        assert_eq!(test.number(PartForm::Page, Some("a"), 0), 2);
         test.parts.close();
-        assert_eq!([test.number(Form::Page, None, 0), test.number(Form::Page, None, 0)], [4, 5]);
+        assert_eq!([test.number(PartForm::Page, None, 0), test.number(PartForm::Page, None, 0)], [4, 5]);
     }
 
     #[test]
     fn what_was_made_of_a_past_state_is_shared_for_as_long_as_anybody_has_it() {
         let mut test = Test::new();
-        let slow = test.part(Form::Snapshot, None, 0).unwrap();
+        let slow = test.part(PartForm::Snapshot, None, 0).unwrap();
         test.parts.close();
-        assert_eq!(slow.as_ptr(), test.part(Form::Snapshot, None, 0).unwrap().as_ptr());
-        let slice = test.part(Form::Snapshot, Some("a"), 0).unwrap().slice(..1);
-        assert_eq!((slice[0], test.number(Form::Snapshot, Some("a"), 0)), (2, 2));
+        assert_eq!(slow.as_ptr(), test.part(PartForm::Snapshot, None, 0).unwrap().as_ptr());
+        let slice = test.part(PartForm::Snapshot, Some("a"), 0).unwrap().slice(..1);
+        assert_eq!((slice[0], test.number(PartForm::Snapshot, Some("a"), 0)), (2, 2));
         drop(slice);
-        assert_eq!(test.number(Form::Snapshot, Some("a"), 0), 3);
+        assert_eq!(test.number(PartForm::Snapshot, Some("a"), 0), 3);
         drop(slow);
-        assert_eq!(test.number(Form::Snapshot, None, 0), 4);
+        assert_eq!(test.number(PartForm::Snapshot, None, 0), 4);
     }
 
     #[test]
     fn parts_that_begin_where_none_ends_are_not_kept() {
         let mut test = Test::new();
-        test.number(Form::Page, None, 0);
+        test.number(PartForm::Page, None, 0);
         for name in 0..100 {
-            test.number(Form::Page, Some(&name.to_string()), 0);
+            test.number(PartForm::Page, Some(&name.to_string()), 0);
             // A page begins here, but no part of a snapshot does.
-            test.number(Form::Snapshot, Some("a"), 0);
+            test.number(PartForm::Snapshot, Some("a"), 0);
         }
         assert_eq!((test.made, test.parts.lock().parts.len()), (201, 1));
     }
@@ -332,12 +338,12 @@ mod tests {
     fn a_page_of_another_size_leads_to_none_of_this_one() {
         let mut test = Test::new();
         // The first page of each size ends with «a».
-        let first = test.part(Form::Page, None, 7).unwrap();
+        let first = test.part(PartForm::Page, None, 7).unwrap();
         for size in [0, 8] {
-            test.number(Form::Page, Some("a"), size);
+            test.number(PartForm::Page, Some("a"), size);
         }
         assert_eq!(test.parts.lock().parts.len(), 1);
-        test.number(Form::Page, Some("a"), 7);
+        test.number(PartForm::Page, Some("a"), 7);
         assert_eq!(test.parts.lock().parts.len(), 2);
         drop(first);
     }
@@ -345,38 +351,38 @@ mod tests {
     #[test]
     fn what_is_kept_first_makes_room_for_what_comes_later_in_another_state_too() {
         let mut test = Test::new();
-        test.payers.kept = Kept::new(3 * LARGE);
+        test.payers.kept = KeptParts::new(3 * LARGE);
         let others = std::mem::take(&mut test.parts);
-        for form in [Form::Page, Form::Snapshot, Form::Reset] {
+        for form in [PartForm::Page, PartForm::Snapshot, PartForm::Reset] {
             assert!(test.number(form, None, 0) > 0);
         }
         let first = std::mem::replace(&mut test.parts, others);
-        let made = test.number(Form::Page, None, 0);
-        assert_eq!(test.number(Form::Page, None, 0), made, "it is kept");
+        let made = test.number(PartForm::Page, None, 0);
+        assert_eq!(test.number(PartForm::Page, None, 0), made, "it is kept");
         assert_eq!(test.payers.kept.account.used(Resource::Bytes), 3 * LARGE);
         test.parts = first;
-        assert_eq!(test.number(Form::Reset, None, 0), 3, "so is what was kept last");
-        assert!(test.number(Form::Page, None, 0) > made, "the oldest is not");
+        assert_eq!(test.number(PartForm::Reset, None, 0), 3, "so is what was kept last");
+        assert!(test.number(PartForm::Page, None, 0) > made, "the oldest is not");
     }
 
     #[test]
     fn what_is_kept_first_makes_room_for_what_comes_later_in_the_same_state() {
         let mut test = Test::new();
-        test.payers.kept = Kept::new(2 * LARGE);
-        for form in [Form::Page, Form::Snapshot, Form::Reset] {
+        test.payers.kept = KeptParts::new(2 * LARGE);
+        for form in [PartForm::Page, PartForm::Snapshot, PartForm::Reset] {
             assert!(test.number(form, None, 0) > 0);
         }
         assert_eq!(test.payers.kept.account.used(Resource::Bytes), 2 * LARGE);
-        assert_eq!(test.number(Form::Reset, None, 0), 3, "what was kept last is there");
-        assert_eq!(test.number(Form::Page, None, 0), 4, "the oldest is not");
+        assert_eq!(test.number(PartForm::Reset, None, 0), 3, "what was kept last is there");
+        assert_eq!(test.number(PartForm::Page, None, 0), 4, "the oldest is not");
     }
 
     #[test]
     fn parts_of_a_clients_own_choice_are_bounded_in_number_though_they_are_in_use() {
         let mut test = Test::new();
-        let pages: Vec<_> = (1..=2 * MAX_PARTS).map(|size| test.part(Form::Page, None, size).unwrap()).collect();
+        let pages: Vec<_> = (1..=2 * MAX_PARTS).map(|size| test.part(PartForm::Page, None, size).unwrap()).collect();
         assert_eq!((pages.len(), test.parts.lock().parts.len()), (2 * MAX_PARTS, MAX_PARTS));
-        test.number(Form::Page, None, 0);
+        test.number(PartForm::Page, None, 0);
         assert_eq!(test.parts.lock().parts.len(), MAX_PARTS + 1, "what is the same for all is shared all the same");
     }
 
@@ -384,12 +390,12 @@ mod tests {
     fn pages_of_any_size_are_shared_and_few_are_kept() {
         let mut test = Test::new();
         for size in 1..=200 {
-            let page = test.part(Form::Page, None, size).unwrap();
-            assert_eq!(page.as_ptr(), test.part(Form::Page, None, size).unwrap().as_ptr());
+            let page = test.part(PartForm::Page, None, size).unwrap();
+            assert_eq!(page.as_ptr(), test.part(PartForm::Page, None, size).unwrap().as_ptr());
         }
         assert_eq!(test.payers.kept.account.used(Resource::Bytes), MAX_CHOSEN * LARGE);
         assert_eq!(test.payers.common.used(Resource::Bytes), MAX_CHOSEN * LARGE);
-        assert!(test.parts.lock().parts.len() <= 2 * MAX_CHOSEN + SWEEP_SLACK);
+        assert!(test.parts.lock().parts.len() <= 2 * MAX_CHOSEN + UNSWEPT_PARTS);
         test.parts.close();
         assert_eq!(test.payers.common.used(Resource::Bytes), 0);
     }
@@ -399,15 +405,15 @@ mod tests {
         let mut test = Test::new();
         let budget = Budget::new(Limits { bytes: 2 * LARGE, ..Limits::NONE }, Limits::NONE);
         (test.account, test.payers.common) = (budget.account(), budget.common_account());
-        let one: Vec<_> = (0..10).map(|_| test.part(Form::Page, None, 1).unwrap()).collect();
-        let other = test.part(Form::Page, None, 2).unwrap();
+        let one: Vec<_> = (0..10).map(|_| test.part(PartForm::Page, None, 1).unwrap()).collect();
+        let other = test.part(PartForm::Page, None, 2).unwrap();
         assert_eq!(test.account.used(Resource::Bytes), 2 * LARGE);
         for _ in 0..2 {
-            assert_eq!(test.part(Form::Page, None, 3).unwrap_err().reason(), "TOO_MANY_BYTES");
+            assert_eq!(test.part(PartForm::Page, None, 3).unwrap_err().reason(), "TOO_MANY_BYTES");
         }
         assert_eq!(test.made, 3, "what it has no room for yet is made once");
         let first = std::mem::replace(&mut test.account, budget.account());
-        let others = test.part(Form::Page, None, 1).unwrap();
+        let others = test.part(PartForm::Page, None, 1).unwrap();
         assert_eq!((others.as_ptr(), budget.used(Resource::Bytes)), (one[0].as_ptr(), 3 * LARGE));
         drop((one, other));
         assert_eq!((first.used(Resource::Bytes), test.account.used(Resource::Bytes)), (0, LARGE));

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::consistent_read::Arrived;
 use super::reader::Reader;
-use super::rounds::Arrived;
 use super::view::BackendState;
 use crate::types::Zxid;
 use crate::zk::Synced;
@@ -30,7 +30,7 @@ pub(crate) enum Reached {
 }
 
 /// The result of one look at a view.
-enum Look {
+enum ReachCheck {
     Reached,
     /// These events have to be shown first.
     Unshown(Arrived),
@@ -73,7 +73,7 @@ impl Answers {
 impl Reader {
     /// Whether every state shown from now on is as new as this transaction. Costs nothing but a look.
     pub(crate) fn has_reached(&self, at_least: Zxid) -> bool {
-        matches!(self.look(at_least, None), Look::Reached)
+        matches!(self.look(at_least, None), ReachCheck::Reached)
     }
 
     /// Waits until the view is as new as this transaction, but not beyond the deadline. It does not wait while the view
@@ -93,18 +93,18 @@ impl Reader {
             let look = self.look(at_least, awaited);
             let now = Instant::now();
             match look {
-                Look::Reached => return Reached::Yes,
-                Look::Behind(connection, zxid) if now >= deadline && answers.are_proof(connection, now) => {
+                ReachCheck::Reached => return Reached::Yes,
+                ReachCheck::Behind(connection, zxid) if now >= deadline && answers.are_proof(connection, now) => {
                     return Reached::Never(zxid);
                 }
-                Look::Suspended => return Reached::NotInTime,
+                ReachCheck::Suspended => return Reached::NotInTime,
                 _ if now >= deadline || !self.is_worth_waiting() => return Reached::NotInTime,
-                Look::Unshown(arrived) => {
+                ReachCheck::Unshown(arrived) => {
                     awaited = Some(arrived);
                     // If nothing comes, nothing is lost: the next look sees that the time is over.
                     drop(tokio::time::timeout_at(deadline, progress.changed()).await);
                 }
-                Look::Behind(..) | Look::Down => tokio::select! {
+                ReachCheck::Behind(..) | ReachCheck::Down => tokio::select! {
                     synced = self.hub().sync(&self.view().scope.path, at_least) => answers.take(synced),
                     () = progress.changed() => {}
                     () = tokio::time::sleep_until(deadline) => {}
@@ -115,18 +115,18 @@ impl Reader {
 
     /// `awaited`: the events that an earlier look found missing. While their connection lasts, later events need not be
     /// shown.
-    fn look(&self, at_least: Zxid, awaited: Option<Arrived>) -> Look {
+    fn look(&self, at_least: Zxid, awaited: Option<Arrived>) -> ReachCheck {
         let view = self.view();
         let mut known = view.known();
         if known.has_reached(at_least) || known.refusal.is_some() {
-            return Look::Reached;
+            return ReachCheck::Reached;
         }
         if known.backend != BackendState::Connected {
-            return Look::Suspended;
+            return ReachCheck::Suspended;
         }
-        let Some((connection, zxid)) = self.hub().horizon(&view.scope.path) else { return Look::Down };
+        let Some((connection, zxid)) = self.hub().horizon(&view.scope.path) else { return ReachCheck::Down };
         if zxid < at_least {
-            return Look::Behind(connection, zxid);
+            return ReachCheck::Behind(connection, zxid);
         }
         // Read after the horizon, so that all events up to the horizon have arrived.
         let arrived = Arrived { connection, upto: view.mailbox.arrivals() };
@@ -134,7 +134,7 @@ impl Reader {
             Some(awaited) => (awaited, at_least),
             None => (arrived, zxid),
         };
-        if known.includes(arrived, reached) { Look::Reached } else { Look::Unshown(arrived) }
+        if known.includes(arrived, reached) { ReachCheck::Reached } else { ReachCheck::Unshown(arrived) }
     }
 }
 

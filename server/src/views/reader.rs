@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::bell::Neighbourhood;
+use super::notifier::ConnectionKey;
 use super::state::State;
 use super::view::{BackendState, Known, Refusal, View};
 use super::watcher::Watcher;
-use super::{Lease, Settings};
+use super::{Settings, ViewUse};
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
 use crate::zk::Hub;
@@ -18,11 +18,11 @@ use crate::zk::Hub;
 const PATIENCE_WITH_THE_SLOW: Duration = Duration::from_secs(30);
 /// Divisor of the patience. Once its patience is over, a reader checks after each such part of it whether ZooKeeper
 /// still sends anything.
-pub(super) const LOOKS: u32 = 8;
+pub(super) const PATIENCE_PARTS: u32 = 8;
 
 /// A state, and whether it can be trusted.
 #[derive(Debug, Clone)]
-pub(crate) struct Reading {
+pub(crate) struct StateReading {
     pub(crate) state: Arc<State>,
     /// Whether the state may be out of date because ZooKeeper can't be reached.
     pub(crate) is_stale: bool,
@@ -33,12 +33,12 @@ pub(crate) struct Reading {
 /// A handle that keeps a view alive. Cheap to make, cheap to drop.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    lease: Lease,
+    view_use: ViewUse,
 }
 
 impl Reader {
-    pub(super) fn new(lease: Lease) -> Self {
-        Self { lease }
+    pub(super) fn new(view_use: ViewUse) -> Self {
+        Self { view_use }
     }
 
     /// The present state, as soon as there is one: never older than a state that the view has shown before.
@@ -50,7 +50,7 @@ impl Reader {
     ///
     /// # Cancellation
     /// Safe.
-    pub(crate) async fn cached(&self) -> Result<Reading, Error> {
+    pub(crate) async fn cached(&self) -> Result<StateReading, Error> {
         let (is_known, is_refused) = {
             let known = self.view().known();
             (known.state.is_some(), known.refusal.is_some())
@@ -75,7 +75,7 @@ impl Reader {
     ///
     /// # Cancellation
     /// Safe; the sync is carried out all the same.
-    pub(crate) async fn latest(&self) -> Result<Reading, Error> {
+    pub(crate) async fn latest(&self) -> Result<StateReading, Error> {
         if let Some(Refusal { error, until }) = self.view().known().refusal.clone()
             && until.is_some_and(|until| Instant::now() < until)
         {
@@ -92,8 +92,8 @@ impl Reader {
     ///
     /// # Cancellation
     /// Safe.
-    pub(crate) async fn with_children(&self, deadline: Instant) -> Result<Reading, Error> {
-        let mut news = self.view().news(Neighbourhood::default());
+    pub(crate) async fn with_children(&self, deadline: Instant) -> Result<StateReading, Error> {
+        let mut news = self.view().news(ConnectionKey::default());
         loop {
             news.catch_up();
             let reading = self.cached().await?;
@@ -110,7 +110,7 @@ impl Reader {
 
     /// Keeps a state for a while, for the pages that follow.
     pub(crate) fn pin(&self, state: &Arc<State>) {
-        self.lease.views().pins().put(state, Instant::now());
+        self.view_use.views().pins().put(state, Instant::now());
     }
 
     /// The state of this revision, for a page of it.
@@ -118,10 +118,10 @@ impl Reader {
     /// # Errors
     /// [`Error::PageExpired`] when the state is neither pinned nor the present one; otherwise those of
     /// [`Reader::cached`].
-    pub(crate) async fn pinned(&self, revision: Revision) -> Result<Reading, Error> {
-        let pin = self.lease.views().pins().get(&self.view().scope, revision, Instant::now());
+    pub(crate) async fn pinned(&self, revision: Revision) -> Result<StateReading, Error> {
+        let pin = self.view_use.views().pins().get(&self.view().scope, revision, Instant::now());
         if let Some(state) = pin {
-            return Ok(Reading { state, ..self.cached().await? });
+            return Ok(StateReading { state, ..self.cached().await? });
         }
         let reading = self.cached().await?;
         if reading.state.revision == revision {
@@ -131,33 +131,33 @@ impl Reader {
     }
 
     /// Watches from now on or, with the revision of an earlier state, from that state on. With `full`, each change is
-    /// sent as the whole state. Watchers over the same connection have the same `neighbourhood`. The first state is as
+    /// sent as the whole state. Watchers over the same connection have the same `connection_key`. The first state is as
     /// new as the transaction `at_least`, if that is reached in time.
     pub(crate) fn watch(
         self,
         since: Option<Revision>,
         at_least: Zxid,
         full: bool,
-        neighbourhood: Neighbourhood,
+        connection_key: ConnectionKey,
     ) -> Watcher {
-        Watcher::new(self, since, at_least, full, neighbourhood)
+        Watcher::new(self, since, at_least, full, connection_key)
     }
 
     pub(super) fn view(&self) -> &Arc<View> {
-        &self.lease.view
+        &self.view_use.view
     }
 
     pub(super) fn settings(&self) -> &Settings {
-        &self.lease.views().settings
+        &self.view_use.views().settings
     }
 
     /// The present state; an error if it may not be shown, or there is none.
-    fn reading(&self, known: &Known) -> Result<Reading, Error> {
+    fn reading(&self, known: &Known) -> Result<StateReading, Error> {
         if let Some(refusal) = &known.refusal {
             return Err(refusal.error.clone());
         }
         let state = known.state.clone().ok_or(Error::BackendUnavailable)?;
-        Ok(Reading { state, is_stale: known.backend != BackendState::Connected, as_of: known.as_of })
+        Ok(StateReading { state, is_stale: known.backend != BackendState::Connected, as_of: known.as_of })
     }
 
     /// Waits for the task, for as long as ZooKeeper sends anything at all.
@@ -176,12 +176,12 @@ impl Reader {
             if !self.is_reachable() || begun.elapsed() > PATIENCE_WITH_THE_SLOW {
                 return Err(Error::BackendUnavailable);
             }
-            look_at = Instant::now() + self.settings().patience / LOOKS;
+            look_at = Instant::now() + self.settings().patience / PATIENCE_PARTS;
         }
     }
 
     pub(super) fn hub(&self) -> &Hub {
-        &self.lease.views().zk.hub
+        &self.view_use.views().zk.hub
     }
 
     /// The moment at which a reader that begins to wait now loses patience.

@@ -29,7 +29,7 @@ use crate::zk::Zk;
 /// faster than they can be sent.
 const LOADS: usize = 32;
 /// Time between two searches for views that have been idle for long enough, or for too much memory in use.
-const LOOK: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum time between two checks whether ZooKeeper is away.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
 /// Maximum number of ended tasks that are collected under one lock.
@@ -102,7 +102,7 @@ pub(super) struct Inner {
 
 /// A use of a view, which keeps the view alive.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct ViewUse {
     pub(super) view: Arc<View>,
     account: Account,
     inner: Arc<Inner>,
@@ -161,7 +161,7 @@ impl Views {
             view
         };
         let view = self.0.slots().open(&scope, account, make)?;
-        Ok(Reader::new(Lease { view, account: account.clone(), inner: self.0.clone() }))
+        Ok(Reader::new(ViewUse { view, account: account.clone(), inner: self.0.clone() }))
     }
 
     /// The last transaction that this process knows of.
@@ -284,13 +284,13 @@ impl Inner {
     }
 }
 
-impl Lease {
+impl ViewUse {
     pub(super) fn views(&self) -> &Inner {
         &self.inner
     }
 }
 
-impl Drop for Lease {
+impl Drop for ViewUse {
     fn drop(&mut self) {
         let mut slots = self.inner.slots();
         if let Some(dropped) = slots.close(&self.view.scope, &self.account, Instant::now()) {
@@ -312,7 +312,7 @@ async fn live(inner: Arc<Inner>, view: Arc<View>) {
 
 /// Writes the known states to disk. Never ends.
 async fn keep(inner: Arc<Inner>, store: Store) {
-    let mut interval = tokio::time::interval(store::LOOK);
+    let mut interval = tokio::time::interval(store::SAVE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
@@ -322,7 +322,7 @@ async fn keep(inner: Arc<Inner>, store: Store) {
 
 /// Drops idle views. Ends if the task of a view has panicked.
 async fn tidy(inner: Arc<Inner>) {
-    let mut interval = tokio::time::interval(LOOK);
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::apart::{SHORT, discard};
+use super::apart::{NODES_PER_STEP, discard};
 use super::parts::Parts;
-use super::state::Entry;
+use super::state::ViewNode;
 use crate::types::Revision;
 
 /// A change of the data or the existence of one node.
@@ -17,8 +17,8 @@ use crate::types::Revision;
 pub(super) struct Edit {
     /// The node's name; empty for the watched path itself.
     pub(super) name: Arc<str>,
-    before: Option<Arc<Entry>>,
-    after: Option<Arc<Entry>>,
+    before: Option<Arc<ViewNode>>,
+    after: Option<Arc<ViewNode>>,
 }
 
 /// The kind of a change.
@@ -45,7 +45,7 @@ pub(crate) struct Change {
     /// The name of the child, or its relative path; empty for the watched path itself.
     pub(crate) name: Arc<str>,
     /// The node after the change; `None` if it is gone.
-    pub(crate) entry: Option<Arc<Entry>>,
+    pub(crate) entry: Option<Arc<ViewNode>>,
 }
 
 /// The changes that lead to one revision, shared by all watchers that are equally far behind.
@@ -67,13 +67,13 @@ pub(super) struct Edits {
 
 /// Maximum number of edits that are merged for a watcher that is behind. With more, a step on a thread of the runtime
 /// takes longer than 10 ms.
-const MERGED: usize = 4 * SHORT;
+const MERGED: usize = 4 * NODES_PER_STEP;
 /// Maximum number of edits between two moments. After more, the ring restarts, and watchers get the whole state.
 const MAX_EDITS: usize = 250_000;
 
 impl Edit {
     /// The edit that leads from one to the other, if names or data differ.
-    pub(super) fn of(name: Arc<str>, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>) -> Option<Self> {
+    pub(super) fn of(name: Arc<str>, before: Option<&Arc<ViewNode>>, after: Option<&Arc<ViewNode>>) -> Option<Self> {
         let differs = before.map(|entry| &entry.data) != after.map(|entry| &entry.data);
         differs.then(|| Self { name, before: before.cloned(), after: after.cloned() })
     }
@@ -91,9 +91,9 @@ impl Edit {
 
     /// Memory that the edit occupies, roughly. Data is counted wherever it may be the only copy.
     fn cost(&self) -> usize {
-        const RECORD: usize = 256;
-        let size = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.data.len());
-        RECORD + 2 * self.name.len() + size(&self.before) + 2 * size(&self.after)
+        const EDIT_OVERHEAD: usize = 256;
+        let size = |entry: &Option<Arc<ViewNode>>| entry.as_ref().map_or(0, |entry| entry.data.len());
+        EDIT_OVERHEAD + 2 * self.name.len() + size(&self.before) + 2 * size(&self.after)
     }
 }
 
@@ -124,7 +124,7 @@ impl Delta {
             if sum > most {
                 break;
             }
-            sum += super::state::weight(&change.name, change.entry.as_deref().unwrap_or(&Entry::default()));
+            sum += super::state::weight(&change.name, change.entry.as_deref().unwrap_or(&ViewNode::default()));
         }
         sum
     }
@@ -139,7 +139,7 @@ impl Drop for Delta {
 impl Edits {
     /// The delta of these edits, if they are so many that it takes long to make.
     pub(super) fn prepared(&self, revision: Revision) -> Option<Arc<Delta>> {
-        (SHORT..MAX_EDITS).contains(&self.list.len()).then(|| Arc::new(Delta::new(revision, &self.list)))
+        (NODES_PER_STEP..MAX_EDITS).contains(&self.list.len()).then(|| Arc::new(Delta::new(revision, &self.list)))
     }
 
     /// Memory that the edits occupy, roughly.
@@ -184,7 +184,7 @@ impl Drop for Edits {
 }
 
 fn discard_list<T: Send + 'static>(list: &mut Vec<T>) {
-    if list.len() > SHORT {
+    if list.len() > NODES_PER_STEP {
         discard(list.len(), std::mem::take(list));
     }
 }
@@ -334,7 +334,7 @@ impl Ring {
 }
 
 /// A node before and after some edits.
-type Net<'a> = (&'a Option<Arc<Entry>>, &'a Option<Arc<Entry>>);
+type Net<'a> = (&'a Option<Arc<ViewNode>>, &'a Option<Arc<ViewNode>>);
 
 /// The net change of consecutive edits.
 fn merge<'a>(revision: Revision, edits: impl Iterator<Item = &'a Edit>) -> Delta {
@@ -356,8 +356,8 @@ mod tests {
 
     const LIMITS: Limits = Limits { moments: 100, bytes: 100_000 };
 
-    fn entry(data: &str) -> Option<Arc<Entry>> {
-        Some(Arc::new(Entry::new(data.as_bytes(), Stat::default())))
+    fn entry(data: &str) -> Option<Arc<ViewNode>> {
+        Some(Arc::new(ViewNode::new(data.as_bytes(), Stat::default())))
     }
 
     fn edit(name: &str, before: Option<&str>, after: Option<&str>) -> Edit {
@@ -486,10 +486,10 @@ mod tests {
         let mut ring = Ring::new(Limits { moments: 3, bytes: 100_000 });
         ring.restart(Revision(1));
         let added = |count: usize| (0..count).map(|name| edit(&format!("{name:06}"), None, Some("1"))).collect();
-        push(&mut ring, Revision(2), added(SHORT + 1));
+        push(&mut ring, Revision(2), added(NODES_PER_STEP + 1));
         assert_eq!(ring.deltas.len(), 1);
         let Since::Changes(delta) = ring.since(Revision(1)) else { panic!("it is known") };
-        assert_eq!((delta.changes.len(), delta.revision, ring.deltas.len()), (SHORT + 1, Revision(2), 1));
+        assert_eq!((delta.changes.len(), delta.revision, ring.deltas.len()), (NODES_PER_STEP + 1, Revision(2), 1));
         push(&mut ring, Revision(3), vec![edit("a", None, Some("1"))]);
         assert_eq!((told(&mut ring, 1), told(&mut ring, 2)), ("forgotten".into(), "3: Added a".into()));
         push(&mut ring, Revision(4), added(MAX_EDITS + 1));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::rounds::Names;
+use super::consistent_read::RelativePaths;
 use crate::types::{NodePath, RESERVED_ROOT};
-use crate::zk::{Batch, Seen};
+use crate::zk::{Batch, NodeEvents};
 
 /// A path, and how far down from it a view reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,8 +18,8 @@ impl Scope {
     ///
     /// A node that is created or deleted changes its parent's stat without an event for the parent, so the parent is
     /// named too.
-    pub(super) fn named(&self, batch: &Batch) -> Names {
-        let mut names = Names::new();
+    pub(super) fn named(&self, batch: &Batch) -> RelativePaths {
+        let mut names = RelativePaths::new();
         for (path, seen) in &batch.events {
             if let Some(name) = self.path.relative(path) {
                 self.name(name, *seen, &mut names);
@@ -28,7 +28,7 @@ impl Scope {
         names
     }
 
-    fn name(&self, name: &str, seen: Seen, names: &mut Names) {
+    fn name(&self, name: &str, seen: NodeEvents, names: &mut RelativePaths) {
         if self.hides(name) {
             return;
         }
@@ -73,10 +73,12 @@ pub(super) fn parent_of(name: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    const WRITTEN: Seen = Seen { created: false, deleted: false, data_changed: true, created_by: None, zxid: None };
-    const CREATED: Seen = Seen { created: true, deleted: false, data_changed: false, created_by: None, zxid: None };
+    const WRITTEN: NodeEvents =
+        NodeEvents { created: false, deleted: false, data_changed: true, created_by: None, zxid: None };
+    const CREATED: NodeEvents =
+        NodeEvents { created: true, deleted: false, data_changed: false, created_by: None, zxid: None };
 
-    fn named(path: &str, recursive: bool, events: &[(&str, Seen)]) -> Vec<String> {
+    fn named(path: &str, recursive: bool, events: &[(&str, NodeEvents)]) -> Vec<String> {
         let mut batch = Batch::default();
         batch.events.extend(events.iter().map(|(path, seen)| (Arc::from(*path), *seen)));
         let names = Scope { path: NodePath::trusted(path), recursive }.named(&batch);

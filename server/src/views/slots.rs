@@ -18,7 +18,7 @@ type IdleSince = (Instant, u64);
 /// All views. No operation on one view takes time that grows with their number.
 #[derive(Debug)]
 pub(super) struct Slots {
-    slots: HashMap<Scope, Slot>,
+    slots: HashMap<Scope, ViewSlot>,
     /// The views that nobody uses.
     idle: BTreeMap<IdleSince, Scope>,
     max_idle: usize,
@@ -26,7 +26,7 @@ pub(super) struct Slots {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct ViewSlot {
     view: Arc<View>,
     /// By the number of the connection: its account, and how many uses it has.
     users: BTreeMap<u64, (Account, usize)>,
@@ -65,7 +65,7 @@ impl Slots {
             let share = pay()?;
             let view = make();
             let users = BTreeMap::from([(account.id(), (account.clone(), 1))]);
-            let slot = Slot { view: view.clone(), users, share, idle_since: None };
+            let slot = ViewSlot { view: view.clone(), users, share, idle_since: None };
             self.slots.insert(scope.clone(), slot);
             return Ok(view);
         };

@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::apart::{SHORT, discard};
+use super::apart::{NODES_PER_STEP, discard};
 use super::by_name::ByName;
-use super::parts::{Begin, Key, Parts};
+use super::parts::{Begin, PartKey, Parts};
 use super::ring::{Edit, Edits};
 use super::scope::{Scope, parent_of};
 use crate::types::{NodePath, Revision, Stat, Zxid};
 
 /// A node: its data, and ZooKeeper's record of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Entry {
+pub(crate) struct ViewNode {
     pub(crate) data: Bytes,
     pub(crate) stat: Stat,
     /// False when ZooKeeper's access control list hides the node: its data is then empty, and its stat is all zeros.
     pub(crate) is_readable: bool,
 }
 
-impl Entry {
+impl ViewNode {
     /// A node as it was read. The data is copied: as a slice of a reply it would keep the whole reply in memory.
     pub(super) fn new(data: &[u8], stat: Stat) -> Self {
         Self { data: Bytes::copy_from_slice(data), stat, is_readable: true }
@@ -43,9 +43,9 @@ pub(crate) struct State {
     /// The revision that dates the state.
     pub(crate) revision: Revision,
     /// The path's own node; `None` when it does not exist.
-    pub(crate) node: Option<Arc<Entry>>,
+    pub(crate) node: Option<Arc<ViewNode>>,
     /// By name, or by relative path (`a/b`) if recursive, in the order of bytes.
-    pub(crate) children: ByName<Arc<Entry>>,
+    pub(crate) children: ByName<Arc<ViewNode>>,
     /// Number of direct children of each inner node, to compare with its stat. Kept for recursive states only.
     counts: ByName<usize>,
     /// Memory that the state occupies, roughly.
@@ -57,20 +57,20 @@ pub(crate) struct State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NodeRead {
     /// The node exists.
-    Present(Arc<Entry>),
+    Present(Arc<ViewNode>),
     /// The node does not exist. The pzxid of its nearest existing ancestor dates its absence.
     Absent(i64),
 }
 
 /// The nodes below, as they were read; `None` for a node that does not exist.
-pub(super) type Reads = HashMap<Arc<str>, Option<Arc<Entry>>>;
+pub(super) type Reads = HashMap<Arc<str>, Option<Arc<ViewNode>>>;
 
 /// Memory that a node occupies beside its name and its data, roughly.
-const RECORD: usize = 192;
+const NODE_OVERHEAD: usize = 192;
 
 /// Memory that a node occupies, roughly.
-pub(super) fn weight(name: &str, entry: &Entry) -> usize {
-    RECORD + name.len() + entry.data.len()
+pub(super) fn weight(name: &str, entry: &ViewNode) -> usize {
+    NODE_OVERHEAD + name.len() + entry.data.len()
 }
 
 /// The difference between a moment and the one before.
@@ -91,7 +91,7 @@ impl State {
     }
 
     /// A state that was read as a whole, though not at one moment. Takes long if it is large.
-    pub(super) fn loaded(scope: Scope, node: Arc<Entry>, mut reads: Vec<(Arc<str>, Arc<Entry>)>) -> Self {
+    pub(super) fn loaded(scope: Scope, node: Arc<ViewNode>, mut reads: Vec<(Arc<str>, Arc<ViewNode>)>) -> Self {
         let mut state = Self::empty(scope.path, scope.recursive);
         // Parents come before their children.
         reads.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
@@ -100,7 +100,7 @@ impl State {
         state.weigh("", None, Some(&node));
         state.node = Some(node);
         let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
-        let mut children: Vec<(Arc<str>, Arc<Entry>)> = Vec::with_capacity(reads.len());
+        let mut children: Vec<(Arc<str>, Arc<ViewNode>)> = Vec::with_capacity(reads.len());
         for (name, entry) in reads {
             let parent = parent_of(&name);
             let known = parent.and_then(|parent| {
@@ -132,8 +132,8 @@ impl State {
     pub(super) fn restored(
         scope: Scope,
         revision: Revision,
-        node: Option<Arc<Entry>>,
-        reads: Vec<(Arc<str>, Arc<Entry>)>,
+        node: Option<Arc<ViewNode>>,
+        reads: Vec<(Arc<str>, Arc<ViewNode>)>,
     ) -> Self {
         let mut state = match node {
             Some(node) => Self::loaded(scope, node, reads),
@@ -154,7 +154,7 @@ impl State {
     }
 
     /// Number of bytes to convert for a part; counting stops once it exceeds `most`.
-    pub(super) fn work(&self, key: &Key, most: usize) -> usize {
+    pub(super) fn work(&self, key: &PartKey, most: usize) -> usize {
         let (own, after) = match &key.begin {
             Begin::First => (self.node.as_ref().map_or(0, |node| node.data.len()), ""),
             Begin::After(name) => (0, &**name),
@@ -166,7 +166,7 @@ impl State {
             if sum > most {
                 break;
             }
-            sum += RECORD + name.len() + entry.data.len();
+            sum += NODE_OVERHEAD + name.len() + entry.data.len();
         }
         sum
     }
@@ -267,7 +267,7 @@ impl State {
         }
     }
 
-    fn apply_node(&mut self, entry: &Arc<Entry>, difference: &mut Difference) {
+    fn apply_node(&mut self, entry: &Arc<ViewNode>, difference: &mut Difference) {
         self.raise(entry.zxid());
         let before = self.node.replace(entry.clone());
         self.weigh("", before.as_ref(), Some(entry));
@@ -275,7 +275,7 @@ impl State {
         difference.is_pure &= before.is_some_and(|before| is_same_record(&before.stat, &entry.stat, true));
     }
 
-    fn apply_child(&mut self, name: Arc<str>, read: Option<Arc<Entry>>, difference: &mut Difference) {
+    fn apply_child(&mut self, name: Arc<str>, read: Option<Arc<ViewNode>>, difference: &mut Difference) {
         // Nodes below a node that can't be listed are not shown: a load would not find them either.
         let read = read.filter(|_| {
             let parent = parent_of(&name).and_then(|parent| self.children.get(parent));
@@ -333,8 +333,8 @@ impl State {
         self.revision = self.revision.max(Revision(zxid));
     }
 
-    fn weigh(&mut self, name: &str, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>) {
-        let weight = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| weight(name, entry));
+    fn weigh(&mut self, name: &str, before: Option<&Arc<ViewNode>>, after: Option<&Arc<ViewNode>>) {
+        let weight = |entry: Option<&Arc<ViewNode>>| entry.map_or(0, |entry| weight(name, entry));
         self.bytes = self.bytes + weight(after) - weight(before);
     }
 
@@ -385,7 +385,7 @@ impl State {
     /// Whether all nodes of the state have as many children as ZooKeeper says. Takes long if the state is large.
     pub(super) fn agrees(&self) -> bool {
         let Some(node) = &self.node else { return self.children.is_empty() };
-        let has_count = |(name, entry): (&Arc<str>, &Arc<Entry>)| {
+        let has_count = |(name, entry): (&Arc<str>, &Arc<ViewNode>)| {
             let count = self.counts.get(name).copied().unwrap_or_default();
             !entry.is_readable || usize::try_from(entry.stat.num_children) == Ok(count)
         };
@@ -397,7 +397,7 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         let count = self.children.len();
-        if count > SHORT {
+        if count > NODES_PER_STEP {
             discard(count, (std::mem::take(&mut self.children), std::mem::take(&mut self.counts)));
         }
     }
@@ -416,15 +416,15 @@ mod tests {
         Stat { czxid, mzxid, pzxid, num_children, ..Stat::default() }
     }
 
-    fn node(data: &str, stat: Stat) -> Option<Arc<Entry>> {
-        Some(Arc::new(Entry::new(data.as_bytes(), stat)))
+    fn node(data: &str, stat: Stat) -> Option<Arc<ViewNode>> {
+        Some(Arc::new(ViewNode::new(data.as_bytes(), stat)))
     }
 
     fn present(data: &str, stat: Stat) -> NodeRead {
-        NodeRead::Present(Arc::new(Entry::new(data.as_bytes(), stat)))
+        NodeRead::Present(Arc::new(ViewNode::new(data.as_bytes(), stat)))
     }
 
-    fn reads(reads: impl IntoIterator<Item = (&'static str, Option<Arc<Entry>>)>) -> Reads {
+    fn reads(reads: impl IntoIterator<Item = (&'static str, Option<Arc<ViewNode>>)>) -> Reads {
         reads.into_iter().map(|(name, read)| (name.into(), read)).collect()
     }
 
@@ -523,7 +523,7 @@ mod tests {
     #[test]
     fn a_changed_access_control_list_makes_an_edit_with_a_revision_of_its_own() {
         let mut state = state(false);
-        let hidden = Some(Arc::new(Entry::default()));
+        let hidden = Some(Arc::new(ViewNode::default()));
         let difference = state.apply(present("", stat(1, 1, 3, 2)), reads([("a", hidden)]), Zxid(20));
         assert_eq!(names(&difference), ["a"]);
         assert_eq!(state.revision, Revision(20));
@@ -541,7 +541,7 @@ mod tests {
 
     #[test]
     fn what_is_loaded_at_once_is_what_is_taken_in_step_by_step() {
-        let hidden = Some(Arc::new(Entry::default()));
+        let hidden = Some(Arc::new(ViewNode::default()));
         let all = reads([
             ("a", node("1", stat(2, 2, 5, 1))),
             ("a/x", node("", stat(5, 5, 6, 1))),

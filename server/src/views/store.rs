@@ -22,7 +22,7 @@ use crate::mutex::lock;
 use crate::types::Revision;
 
 /// Time between two searches for views that have changed.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
+pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after a write during which a view is not written again, changed or not.
 const REST: Duration = Duration::from_secs(5);
 /// Time after a failed write during which a view is not written again.
@@ -51,7 +51,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Index {
-    kept: HashMap<Scope, Kept>,
+    kept: HashMap<Scope, KeptFile>,
     bytes: u64,
     /// The last states of dropped views that are not on disk yet.
     left: HashMap<Scope, Last>,
@@ -63,7 +63,7 @@ struct Index {
 
 /// The index's entry for a file.
 #[derive(Debug, Clone)]
-struct Kept {
+struct KeptFile {
     revision: Revision,
     has_children: bool,
     bytes: u64,
@@ -84,7 +84,7 @@ enum Last {
 }
 
 /// The work to do on a file.
-enum Job {
+enum FileJob {
     Write(Stored),
     Touch(SystemTime),
     Remove,
@@ -102,9 +102,9 @@ impl Store {
         let now = Instant::now();
         let scanned = directory.scan(|found| {
             let state = &found.stored.state;
-            let kept = Kept::new(state, found.bytes, found.modified, now);
+            let kept = KeptFile::new(state, found.bytes, found.modified, now);
             index.bytes += found.bytes;
-            index.kept.insert(state.scope(), Kept { rests_until: now, ..kept });
+            index.kept.insert(state.scope(), KeptFile { rests_until: now, ..kept });
         });
         scanned.map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
         tracing::info!(directory = %path.display(), views = index.kept.len(), bytes = index.bytes, "views are kept");
@@ -172,8 +172,8 @@ impl Store {
             let left: Vec<_> = shared.index().left.iter().map(|(scope, last)| (scope.clone(), last.clone())).collect();
             for (scope, last) in left {
                 let job = match &last {
-                    Last::Shown(stored) => Job::Write(stored.clone()),
-                    Last::Hidden => Job::Remove,
+                    Last::Shown(stored) => FileJob::Write(stored.clone()),
+                    Last::Hidden => FileJob::Remove,
                 };
                 shared.carry_out(&scope, &job);
                 shared.index().is_done(&scope, &last);
@@ -206,36 +206,38 @@ impl Shared {
     }
 
     /// The work to do for a view now. `room`: number of views that may be added.
-    fn due(&self, view: &View, now: Instant, room: &mut usize) -> Option<Job> {
+    fn due(&self, view: &View, now: Instant, room: &mut usize) -> Option<FileJob> {
         let last = last_known(view)?;
         let index = self.index();
         match (last, index.kept.get(&view.scope)) {
-            (Last::Hidden, kept) => kept.map(|_| Job::Remove),
+            (Last::Hidden, kept) => kept.map(|_| FileJob::Remove),
             (Last::Shown(_), None) if index.resting.contains_key(&view.scope) => None,
             (Last::Shown(stored), None) => {
                 *room = room.checked_sub(1)?;
-                Some(Job::Write(stored))
+                Some(FileJob::Write(stored))
             }
             (Last::Shown(_), Some(kept)) if now < kept.rests_until => None,
             (Last::Shown(stored), Some(kept)) if kept.revision == stored.state.revision => {
                 let is_due = view.is_connected() && now.duration_since(kept.touched) >= TOUCH;
-                is_due.then_some(Job::Touch(stored.as_of))
+                is_due.then_some(FileJob::Touch(stored.as_of))
             }
-            (Last::Shown(stored), Some(kept)) => (!kept.would_be_emptied(&stored.state)).then_some(Job::Write(stored)),
+            (Last::Shown(stored), Some(kept)) => {
+                (!kept.would_be_emptied(&stored.state)).then_some(FileJob::Write(stored))
+            }
         }
     }
 
-    fn carry_out(&self, scope: &Scope, job: &Job) {
+    fn carry_out(&self, scope: &Scope, job: &FileJob) {
         let result = match job {
-            Job::Write(stored) => self.write(scope, stored),
-            Job::Touch(as_of) => {
+            FileJob::Write(stored) => self.write(scope, stored),
+            FileJob::Touch(as_of) => {
                 let touched = self.directory.touch(scope, *as_of);
                 if touched.is_ok() {
                     self.index().note_touched(scope, *as_of);
                 }
                 touched
             }
-            Job::Remove => {
+            FileJob::Remove => {
                 self.index().forget(scope);
                 self.directory.remove(scope)
             }
@@ -259,14 +261,15 @@ impl Shared {
         let file = stored::encode(&stored.state, stored.as_of, MAX_FILE_BYTES).ok_or(io::ErrorKind::FileTooLarge)?;
         self.directory.write(scope, &file)?;
         let bytes = u64::try_from(file.len()).unwrap_or(u64::MAX);
-        let old = self.index().note_written(scope, Kept::new(&stored.state, bytes, SystemTime::now(), Instant::now()));
+        let old =
+            self.index().note_written(scope, KeptFile::new(&stored.state, bytes, SystemTime::now(), Instant::now()));
         old.iter().try_for_each(|scope| self.directory.remove(scope))
     }
 }
 
 impl Index {
     /// Notes a file that was written; returns the views that are to be removed to make room for it.
-    fn note_written(&mut self, scope: &Scope, kept: Kept) -> Vec<Scope> {
+    fn note_written(&mut self, scope: &Scope, kept: KeptFile) -> Vec<Scope> {
         self.resting.remove(scope);
         self.bytes += kept.bytes;
         self.bytes -= self.kept.insert(scope.clone(), kept).map_or(0, |before| before.bytes);
@@ -309,7 +312,7 @@ impl Index {
     /// there is room for or, if there is none, as many as there are files that belong to no view in use.
     fn begin_round(&mut self, now: Instant) -> usize {
         self.resting.retain(|_, until| now < *until);
-        let unused = |kept: &&Kept| now.duration_since(kept.touched) >= 2 * TOUCH;
+        let unused = |kept: &&KeptFile| now.duration_since(kept.touched) >= 2 * TOUCH;
         let replaceable = || self.kept.values().filter(unused).count();
         if self.is_full() { replaceable() } else { MAX_FILES - self.kept.len() }
     }
@@ -353,7 +356,7 @@ impl Last {
     }
 }
 
-impl Kept {
+impl KeptFile {
     fn new(state: &State, bytes: u64, written: SystemTime, now: Instant) -> Self {
         let has_children = !state.children.is_empty();
         let rests_until = now + REST;

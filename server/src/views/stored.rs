@@ -18,7 +18,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message as _;
 
 use super::scope::Scope;
-use super::state::{Entry, State};
+use super::state::{State, ViewNode};
 use crate::types::{NodePath, Revision, Stat};
 
 const MAGIC: [u8; 8] = *b"\x89rcview\n";
@@ -184,7 +184,7 @@ fn read_seen(mut bytes: &[u8]) -> Option<SystemTime> {
 }
 
 impl Node {
-    fn new(name: &str, entry: &Entry) -> Self {
+    fn new(name: &str, entry: &ViewNode) -> Self {
         let stat = entry.is_readable.then_some(NodeStat {
             czxid: entry.stat.czxid,
             mzxid: entry.stat.mzxid,
@@ -201,8 +201,8 @@ impl Node {
         Self { name: name.to_owned(), data: entry.data.clone(), stat }
     }
 
-    fn into_entry(self) -> Arc<Entry> {
-        let Some(stat) = self.stat else { return Arc::new(Entry::default()) };
+    fn into_entry(self) -> Arc<ViewNode> {
+        let Some(stat) = self.stat else { return Arc::new(ViewNode::default()) };
         let stat = Stat {
             czxid: stat.czxid,
             mzxid: stat.mzxid,
@@ -216,7 +216,7 @@ impl Node {
             num_children: stat.num_children,
             pzxid: stat.pzxid,
         };
-        Arc::new(Entry::new(&self.data, stat))
+        Arc::new(ViewNode::new(&self.data, stat))
     }
 }
 
@@ -232,15 +232,15 @@ mod tests {
 
     fn state(recursive: bool) -> State {
         let stat = |zxid, num_children| Stat { czxid: zxid, mzxid: zxid, pzxid: zxid, num_children, ..Stat::default() };
-        let entry = |data: &[u8], stat| Some(Arc::new(Entry::new(data, stat)));
+        let entry = |data: &[u8], stat| Some(Arc::new(ViewNode::new(data, stat)));
         let mut reads = Reads::new();
         reads.insert("a".into(), entry(b"\xff{}", stat(2, i32::from(recursive))));
-        reads.insert("hidden".into(), Some(Arc::new(Entry::default())));
+        reads.insert("hidden".into(), Some(Arc::new(ViewNode::default())));
         if recursive {
             reads.insert("a/b".into(), entry(b"", stat(4, 0)));
         }
         let mut state = State::empty(NodePath::trusted("/p"), recursive);
-        state.apply(NodeRead::Present(Arc::new(Entry::new(b"own", stat(1, 2)))), reads, Zxid(9));
+        state.apply(NodeRead::Present(Arc::new(ViewNode::new(b"own", stat(1, 2)))), reads, Zxid(9));
         // The absence of a node nearby, or a changed access control list, may date it so.
         state.revision = Revision(9);
         state

@@ -9,13 +9,13 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
 use super::apart::apart;
+use super::consistent_read::{ConsistentRead, Cut, ReadRound};
 use super::fetch::{Failure, Line, Loaded};
 use super::registry::Inner;
-use super::rounds::{Moment, Round, Rounds};
 use super::state::State;
-use super::view::{BackendState, Refusal, Seen, View};
+use super::view::{BackendState, ReadPoint, Refusal, View};
 use crate::error::Error;
-use crate::turns::{Turn, Turns};
+use crate::turns::{TurnPermit, Turns};
 use crate::types::Zxid;
 use crate::zk::{Batch, Link, Mailbox, Session, Subscription};
 
@@ -27,10 +27,10 @@ const DISAGREEMENTS: u32 = 5;
 /// Time for which a server that has answered a sync may be behind what was shown before, or what this process knows of.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a server that is behind what this process knows of is asked again.
-const LAG: Duration = Duration::from_millis(2);
+const BEHIND_READ_PAUSE: Duration = Duration::from_millis(2);
 /// Time after which the turn of a load ends, so that others begin as well: ZooKeeper may be out of reach of this load
 /// alone.
-const TURN: Duration = Duration::from_secs(1);
+const LOAD_TURN: Duration = Duration::from_secs(1);
 /// Maximum number of connections in whose queues one view waits.
 const LINES: usize = 64;
 /// Time for which a path that is too large is refused without another attempt.
@@ -43,7 +43,7 @@ pub(super) struct Task {
     /// time.
     turns: Option<(Turns<()>, u64)>,
     /// The turn of the first load, and when it ends if ZooKeeper sends nothing.
-    turn: Option<(Turn<()>, Instant)>,
+    turn: Option<(TurnPermit<()>, Instant)>,
     mailbox: Arc<Mailbox>,
     subscription: Subscription,
     /// The reads that are needed.
@@ -59,7 +59,7 @@ pub(super) struct Task {
 /// The reads that are needed.
 enum Work {
     /// The nodes that events named, and what a barrier asks for.
-    Changes(Box<Rounds>),
+    Changes(Box<ConsistentRead>),
     /// Everything.
     Everything,
     /// Everything, once a reader asks or something happens: the path is hidden.
@@ -80,7 +80,7 @@ impl Task {
             view,
             views,
             turns: Some((turns, connection)),
-            turn: Some((turn, Instant::now() + TURN)),
+            turn: Some((turn, Instant::now() + LOAD_TURN)),
             mailbox,
             subscription,
             work: Work::Everything,
@@ -110,7 +110,7 @@ impl Task {
         match &self.work {
             Work::Everything => true,
             Work::Demanded | Work::Refused => self.view.owes_barrier(),
-            Work::Changes(rounds) => rounds.are_due() || self.view.owes_barrier(),
+            Work::Changes(consistent_read) => consistent_read.is_due() || self.view.owes_barrier(),
         }
     }
 
@@ -152,12 +152,12 @@ impl Task {
         })
         .await;
         match &mut self.work {
-            Work::Changes(rounds) if is_due && !is_resync => rounds.want(named),
+            Work::Changes(consistent_read) if is_due && !is_resync => consistent_read.want(named),
             Work::Changes(_) | Work::Demanded if is_resync => self.work = Work::Everything,
             Work::Demanded if is_due => self.work = Work::Everything,
             Work::Changes(_) | Work::Demanded | Work::Refused | Work::Everything => {}
         }
-        if matches!(&self.work, Work::Changes(rounds) if !rounds.are_due()) {
+        if matches!(&self.work, Work::Changes(consistent_read) if !consistent_read.is_due()) {
             self.view.pass_over(upto).await;
         }
         // From the second failure on, the pause stays: this view's own reads may be what ends the connection, again and
@@ -184,15 +184,15 @@ impl Task {
         // Without a watch there is nothing to do: it is being set, and a resync follows.
         let line = Line::new(&self.subscription, &self.mailbox, &self.view.scope).ok_or(Failure::Resync)?;
         match std::mem::replace(&mut self.work, Work::Everything) {
-            Work::Changes(rounds) => self.read_rounds(&line, *rounds, None).await?,
+            Work::Changes(consistent_read) => self.read_rounds(&line, *consistent_read, None).await?,
             Work::Everything | Work::Demanded | Work::Refused => {
                 // A refusal answers the readers that have asked by now.
                 self.view.begin_barrier();
                 let turn = self.turn.take().map(|(turn, _)| turn);
                 let Loaded { state, named } = line.load(turn, self.turns.as_ref(), |bytes| self.hold(bytes)).await?;
-                let mut rounds = Rounds::default();
-                rounds.want(named);
-                self.read_rounds(&line, rounds, Some(state)).await?;
+                let mut consistent_read = ConsistentRead::default();
+                consistent_read.want(named);
+                self.read_rounds(&line, consistent_read, Some(state)).await?;
                 self.disagreements = 0;
                 self.is_behind = false;
                 self.turns = None;
@@ -202,8 +202,13 @@ impl Task {
         Ok(())
     }
 
-    /// Reads rounds until nothing is open, and shows every moment.
-    async fn read_rounds(&self, line: &Line<'_>, mut rounds: Rounds, mut fresh: Option<State>) -> Result<(), Failure> {
+    /// Reads rounds until nothing is open, and shows every cut.
+    async fn read_rounds(
+        &self,
+        line: &Line<'_>,
+        mut consistent_read: ConsistentRead,
+        mut fresh: Option<State>,
+    ) -> Result<(), Failure> {
         // A first load must not be older than what this process has seen either.
         let at_least = if fresh.is_some() { self.views.zk.last_zxid() } else { Zxid::default() };
         let mut barrier = Barrier::new(at_least);
@@ -213,36 +218,36 @@ impl Task {
             let asked = if barrier.behind_since.is_some() { None } else { self.view.begin_barrier() };
             let is_new = barrier.renew(asked, || self.views.zk.last_zxid());
             let is_absent = fresh.as_ref().map_or_else(|| self.view.is_absent(), |state| !state.exists());
-            let mut round = line.round(rounds.wanted(), is_absent || is_undated, is_new).await?;
+            let mut round = line.round(consistent_read.wanted(), is_absent || is_undated, is_new).await?;
             round.barrier = barrier.passed(round.zxid, Instant::now());
             is_undated = round.node.is_none();
-            let moment;
-            (rounds, moment) = finish(rounds, round).await;
-            if let Some(moment) = moment {
-                // The moment may belong to an earlier round.
-                let is_old = barrier.is_ahead_of(moment.zxid);
+            let cut;
+            (consistent_read, cut) = finish(consistent_read, round).await;
+            if let Some(cut) = cut {
+                // The cut may belong to an earlier round.
+                let is_old = barrier.is_ahead_of(cut.zxid);
                 match fresh.take() {
-                    Some(state) if is_old => fresh = Some(take_in(state, moment).await),
-                    state => self.show(moment, state).await?,
+                    Some(state) if is_old => fresh = Some(take_in(state, cut).await),
+                    state => self.show(cut, state).await?,
                 }
             }
-            if fresh.is_none() && !rounds.are_due() && !self.view.owes_barrier() {
+            if fresh.is_none() && !consistent_read.is_due() && !self.view.owes_barrier() {
                 return Ok(());
             }
             if let Some(since) = barrier.behind_since {
-                tokio::time::sleep(LAG.max(since.elapsed() / 4)).await;
+                tokio::time::sleep(BEHIND_READ_PAUSE.max(since.elapsed() / 4)).await;
             }
         }
     }
 
-    async fn show(&self, moment: Moment, fresh: Option<State>) -> Result<(), Failure> {
+    async fn show(&self, cut: Cut, fresh: Option<State>) -> Result<(), Failure> {
         let Some(state) = fresh else {
-            let is_right = self.view.show(moment).await.map_err(Failure::TooLarge)?;
+            let is_right = self.view.show(cut).await.map_err(Failure::TooLarge)?;
             self.views.make_room();
             return if is_right { Ok(()) } else { Err(Failure::Disagrees) };
         };
-        let Moment { zxid, arrived, barrier, .. } = moment;
-        let state = take_in(state, moment).await;
+        let Cut { zxid, arrived, barrier, .. } = cut;
+        let state = take_in(state, cut).await;
         let (state, agrees) = apart(state.children.len(), move || {
             let agrees = state.agrees();
             (state, agrees)
@@ -254,7 +259,7 @@ impl Task {
         if self.view.is_ahead_of(zxid) && !self.is_behind {
             return Err(Failure::Behind);
         }
-        self.view.show_whole(state, Seen { zxid, arrived, barrier }).await.map_err(Failure::TooLarge)
+        self.view.show_whole(state, ReadPoint { zxid, arrived, barrier }).await.map_err(Failure::TooLarge)
     }
 
     /// Takes memory for what was read so far; drops idle views if there is none.
@@ -300,7 +305,7 @@ impl Task {
 
 /// A turn of any of the connections that use a view, and the number of that connection. So a connection that asks for
 /// much does not delay another one that asks for the same view.
-async fn first_turn(view: &View, turns: &Turns<()>) -> (Turn<()>, u64) {
+async fn first_turn(view: &View, turns: &Turns<()>) -> (TurnPermit<()>, u64) {
     let (mut waiting, mut lines) = (FuturesUnordered::new(), BTreeSet::new());
     loop {
         for connection in view.users(LINES) {
@@ -315,19 +320,19 @@ async fn first_turn(view: &View, turns: &Turns<()>) -> (Turn<()>, u64) {
     }
 }
 
-/// [`Rounds::finish`], which takes long after many events.
-async fn finish(mut rounds: Rounds, round: Round) -> (Rounds, Option<Moment>) {
-    let names = rounds.wanted().len() + round.reads.len();
+/// [`ConsistentRead::finish`], which takes long after many events.
+async fn finish(mut consistent_read: ConsistentRead, round: ReadRound) -> (ConsistentRead, Option<Cut>) {
+    let names = consistent_read.wanted().len() + round.reads.len();
     apart(names, move || {
-        let moment = rounds.finish(round);
-        (rounds, moment)
+        let cut = consistent_read.finish(round);
+        (consistent_read, cut)
     })
     .await
 }
 
-/// Adds a moment to a state that is not complete yet.
-async fn take_in(mut state: State, moment: Moment) -> State {
-    let Moment { node, reads, .. } = moment;
+/// Adds a cut to a state that is not complete yet.
+async fn take_in(mut state: State, cut: Cut) -> State {
+    let Cut { node, reads, .. } = cut;
     apart(reads.len(), move || {
         drop(state.take_in(node, reads));
         state

@@ -7,10 +7,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::apart::apart;
-use super::bell::{Bell, Listener, Neighbourhood};
+use super::consistent_read::{Arrived, Cut};
+use super::notifier::{ChangeListener, ConnectionKey, Notifier};
 use super::purse::Purse;
 use super::ring::{Delta, Limits, Ring};
-use super::rounds::{Arrived, Moment};
 use super::scope::Scope;
 use super::state::{Difference, NodeRead, State};
 use crate::budget::Account;
@@ -39,10 +39,10 @@ pub(super) struct View {
     known: Mutex<Known>,
     /// The memory that the view holds. Locked after the table of views; no other lock is taken while it is held.
     purse: Mutex<Purse>,
-    /// Rung when watchers may have something to send.
-    news: Arc<Bell>,
-    /// Rung when a load, a barrier or a refusal is done.
-    progress: Arc<Bell>,
+    /// Notified when watchers may have something to send.
+    news: Arc<Notifier>,
+    /// Notified when a load, a barrier or a refusal is done.
+    progress: Arc<Notifier>,
     /// Tells the task that a barrier was asked for.
     asked: Notify,
     /// Tells the task that another connection uses the view.
@@ -99,7 +99,7 @@ impl Refusal {
 
 /// The transaction, events and barrier that a state was read behind.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct ReadPoint {
     /// ZooKeeper's last transaction.
     pub(super) zxid: Zxid,
     /// The events that it includes.
@@ -109,13 +109,13 @@ pub(super) struct Seen {
 }
 
 /// The next state and what leads to it, made before the lock is taken.
-struct Next {
+struct NextState {
     state: Arc<State>,
     difference: Difference,
     prepared: Option<Arc<Delta>>,
 }
 
-impl Next {
+impl NextState {
     fn new((state, difference): (State, Difference)) -> Self {
         let prepared = difference.edits.prepared(state.revision);
         Self { state: Arc::new(state), difference, prepared }
@@ -167,12 +167,12 @@ impl View {
         lock(&self.known)
     }
 
-    pub(super) fn news(&self, neighbourhood: Neighbourhood) -> Listener {
-        self.news.listen(neighbourhood)
+    pub(super) fn news(&self, connection_key: ConnectionKey) -> ChangeListener {
+        self.news.listen(connection_key)
     }
 
-    pub(super) fn progress(&self) -> Listener {
-        self.progress.listen(Neighbourhood::default())
+    pub(super) fn progress(&self) -> ChangeListener {
+        self.progress.listen(ConnectionKey::default())
     }
 
     /// Asks for a barrier: a state that is shown once the barrier is done was read after this call began.
@@ -295,14 +295,14 @@ impl View {
         barriers.asked > barriers.done
     }
 
-    /// Shows the next moment. Returns false if the moment can't be right: it is not shown then, and everything has to
+    /// Shows the next cut. Returns false if the cut can't be right: it is not shown then, and everything has to
     /// be read again.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when the view grows beyond what it may hold.
-    pub(super) async fn show(&self, moment: Moment) -> Result<bool, Error> {
-        let Moment { node, reads, zxid, arrived, barrier } = moment;
-        let seen = Seen { zxid, arrived, barrier };
+    pub(super) async fn show(&self, cut: Cut) -> Result<bool, Error> {
+        let Cut { node, reads, zxid, arrived, barrier } = cut;
+        let read_point = ReadPoint { zxid, arrived, barrier };
         let Some(before) = self.known().state.clone() else { return Ok(false) };
         let gone = if matches!(node, NodeRead::Absent(_)) { before.children.len() } else { 0 };
         let steps = reads.len() + gone;
@@ -315,19 +315,19 @@ impl View {
             }
             let mut next = State::clone(&before);
             let difference = next.apply(node, reads, zxid);
-            Some(Some(Next::new((next, difference))))
+            Some(Some(NextState::new((next, difference))))
         };
         match apart(steps, make).await {
             None => return Ok(false),
             // Nothing is new, as after most barriers, so the parts that were made of the state are kept.
             Some(None) => {
-                let is_news = self.known().settle(seen);
+                let is_news = self.known().settle(read_point);
                 self.tell(is_news).await;
             }
             Some(Some(next)) => {
                 let ring = self.known().ring.excess(next.difference.edits.cost());
                 self.hold(next.state.bytes(), ring)?;
-                let is_news = self.move_on(next, seen);
+                let is_news = self.move_on(next, read_point);
                 self.settle_memory();
                 self.tell(is_news).await;
             }
@@ -339,8 +339,8 @@ impl View {
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] when it is larger than the view may hold.
-    pub(super) async fn show_whole(&self, mut next: State, seen: Seen) -> Result<(), Error> {
-        let zxid = seen.zxid;
+    pub(super) async fn show_whole(&self, mut next: State, read_point: ReadPoint) -> Result<(), Error> {
+        let zxid = read_point.zxid;
         self.hold_for_load(next.bytes())?;
         loop {
             let (before, latest) = {
@@ -349,13 +349,13 @@ impl View {
             };
             if let Some(before) = before.clone().filter(|_| zxid.0 <= 0 || zxid >= latest) {
                 let nodes = before.children.len() + next.children.len();
-                let next = apart(nodes, move || Next::new(before.moved_to(next, zxid))).await;
-                let is_news = self.move_on(next, seen);
+                let next = apart(nodes, move || NextState::new(before.moved_to(next, zxid))).await;
+                let is_news = self.move_on(next, read_point);
                 self.settle_memory();
                 self.tell(is_news).await;
                 return Ok(());
             }
-            match self.begin_anew(before.as_ref(), next, seen) {
+            match self.begin_anew(before.as_ref(), next, read_point) {
                 None => {
                     self.settle_memory();
                     self.tell(true).await;
@@ -369,7 +369,7 @@ impl View {
 
     /// Shows a state that no changes lead to from `before`. Returns it unshown if `before` is not the present state any
     /// more.
-    fn begin_anew(&self, before: Option<&Arc<State>>, next: State, seen: Seen) -> Option<State> {
+    fn begin_anew(&self, before: Option<&Arc<State>>, next: State, read_point: ReadPoint) -> Option<State> {
         let mut known = self.known();
         let known = &mut *known;
         match (&known.state, before) {
@@ -383,17 +383,17 @@ impl View {
             }
             _ => return Some(next),
         }
-        known.settle(seen);
+        known.settle(read_point);
         known.ring.restart(next.revision);
         known.state = Some(Arc::new(next));
         None
     }
 
     /// Shows the state that follows the present one; returns whether that is news for watchers.
-    fn move_on(&self, next: Next, seen: Seen) -> bool {
-        let Next { state, difference, prepared } = next;
+    fn move_on(&self, next: NextState, read_point: ReadPoint) -> bool {
+        let NextState { state, difference, prepared } = next;
         let mut known = self.known();
-        let mut is_news = known.settle(seen);
+        let mut is_news = known.settle(read_point);
         let revision = state.revision;
         let before = known.state.replace(state);
         if let Some(before) = &before {
@@ -486,15 +486,15 @@ impl View {
             std::mem::replace(&mut arrived.upto, upto) != upto
         };
         if is_new {
-            self.progress.ring().await;
+            self.progress.notify().await;
         }
     }
 
     async fn tell(&self, is_news: bool) {
         if is_news {
-            self.news.ring().await;
+            self.news.notify().await;
         }
-        self.progress.ring().await;
+        self.progress.notify().await;
     }
 }
 
@@ -532,7 +532,7 @@ impl Known {
     }
 
     /// Notes that the state is right; returns whether that is news.
-    fn settle(&mut self, Seen { zxid, arrived, barrier }: Seen) -> bool {
+    fn settle(&mut self, ReadPoint { zxid, arrived, barrier }: ReadPoint) -> bool {
         let is_news = self.refusal.is_some() || self.backend != BackendState::Connected;
         self.refusal = None;
         self.backend = BackendState::Connected;
@@ -565,7 +565,7 @@ impl Known {
 }
 
 #[cfg(test)]
-impl Seen {
+impl ReadPoint {
     /// A state that was read before any events.
     pub(super) fn at(zxid: Zxid, barrier: u64) -> Self {
         Self { zxid, arrived: Arrived::default(), barrier }
@@ -579,10 +579,10 @@ impl View {
         Self::new(scope, limits, Purse::new(&Account::unlimited(), Account::unlimited(), usize::MAX))
     }
 
-    /// [`View::show`] for a small moment.
-    pub(super) fn show_now(&self, moment: Moment) -> bool {
+    /// [`View::show`] for a small cut.
+    pub(super) fn show_now(&self, cut: Cut) -> bool {
         use futures_util::FutureExt as _;
-        self.show(moment).now_or_never().expect("it is done at once").unwrap()
+        self.show(cut).now_or_never().expect("it is done at once").unwrap()
     }
 
     /// [`View::suspend`] with few listeners.
@@ -594,6 +594,6 @@ impl View {
     /// [`View::show_whole`] for a small state.
     pub(super) fn show_whole_now(&self, next: State, zxid: Zxid, barrier: u64) {
         use futures_util::FutureExt as _;
-        self.show_whole(next, Seen::at(zxid, barrier)).now_or_never().expect("it is done at once").unwrap();
+        self.show_whole(next, ReadPoint::at(zxid, barrier)).now_or_never().expect("it is done at once").unwrap();
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::consistent_read::{Arrived, Cut};
 use super::purse::Purse;
 use super::ring::Limits;
-use super::rounds::{Arrived, Moment};
 use super::scope::Scope;
-use super::state::{Entry, NodeRead, Reads, State};
-use super::view::{BackendState, Refusal, Seen, View};
+use super::state::{NodeRead, Reads, State, ViewNode};
+use super::view::{BackendState, ReadPoint, Refusal, View};
 use crate::budget::{Budget, Limits as Most, Resource};
 use crate::error::Error;
 use crate::types::{NodePath, Revision, Stat, Zxid};
@@ -23,15 +23,15 @@ fn scope() -> Scope {
 
 fn node(zxid: i64, num_children: i32) -> NodeRead {
     let stat = Stat { czxid: 1, mzxid: 1, pzxid: zxid, num_children, ..Stat::default() };
-    NodeRead::Present(Arc::new(Entry::new(b"", stat)))
+    NodeRead::Present(Arc::new(ViewNode::new(b"", stat)))
 }
 
-fn moment(node: NodeRead, reads: Reads, zxid: i64, barrier: u64) -> Moment {
-    Moment { node, reads, zxid: Zxid(zxid), arrived: Arrived::default(), barrier }
+fn cut(node: NodeRead, reads: Reads, zxid: i64, barrier: u64) -> Cut {
+    Cut { node, reads, zxid: Zxid(zxid), arrived: Arrived::default(), barrier }
 }
 
 fn children(count: usize, data: &[u8]) -> Reads {
-    let entry = || Some(Arc::new(Entry::new(data, Stat { mzxid: 5, ..Stat::default() })));
+    let entry = || Some(Arc::new(ViewNode::new(data, Stat { mzxid: 5, ..Stat::default() })));
     (0..count).map(|name| (format!("{name:06}").into(), entry())).collect()
 }
 
@@ -46,15 +46,15 @@ fn what_was_made_of_a_state_outlives_barriers_that_find_nothing_new() {
     for number in 1..10 {
         let barrier = view.ask();
         view.begin_barrier();
-        assert!(view.show_now(moment(node(1, 0), Reads::new(), number, barrier)));
+        assert!(view.show_now(cut(node(1, 0), Reads::new(), number, barrier)));
         assert!(view.known().is_done(barrier));
         assert!(Arc::ptr_eq(&first, &read()));
     }
     assert_eq!(view.known().zxid, Zxid(9));
     // The node has a child that the view does not know of.
-    assert!(!view.show_now(moment(node(10, 1), Reads::new(), 10, 0)));
-    let child = Some(Arc::new(Entry::new(b"", Stat::default())));
-    assert!(view.show_now(moment(node(10, 1), HashMap::from([("a".into(), child)]), 10, 0)));
+    assert!(!view.show_now(cut(node(10, 1), Reads::new(), 10, 0)));
+    let child = Some(Arc::new(ViewNode::new(b"", Stat::default())));
+    assert!(view.show_now(cut(node(10, 1), HashMap::from([("a".into(), child)]), 10, 0)));
     assert!(!Arc::ptr_eq(&first, &read()));
 }
 
@@ -64,7 +64,7 @@ fn an_absence_that_is_read_again_is_the_same_until_its_date_moves() {
     view.show_whole_now(State::empty(scope().path, false), Zxid(3), 0);
     let mut known = Vec::new();
     for ancestor in [3, 3, 5] {
-        assert!(view.show_now(moment(NodeRead::Absent(ancestor), Reads::new(), 6, 0)));
+        assert!(view.show_now(cut(NodeRead::Absent(ancestor), Reads::new(), 6, 0)));
         known.push(view.known().state.clone().unwrap());
     }
     assert!(Arc::ptr_eq(&known[0], &known[1]));
@@ -110,12 +110,12 @@ fn what_takes_long_leaves_the_thread_to_others() {
         state.take_in(node(1, 0), Reads::new());
         view.show_whole_now(state.clone(), Zxid(1), 0);
         let count = || view.known().state.as_ref().unwrap().children.len();
-        assert!(is_done_apart(&view, view.show(moment(node(5, 5000), children(5000, b"1"), 5, 0))).await.unwrap());
+        assert!(is_done_apart(&view, view.show(cut(node(5, 5000), children(5000, b"1"), 5, 0))).await.unwrap());
         assert_eq!(count(), 5000);
-        is_done_apart(&view, view.show_whole(state, Seen::at(Zxid(6), 0))).await.unwrap();
+        is_done_apart(&view, view.show_whole(state, ReadPoint::at(Zxid(6), 0))).await.unwrap();
         assert_eq!(count(), 0);
-        assert!(view.show(moment(node(7, 5000), children(5000, b"2"), 7, 0)).await.unwrap());
-        assert!(is_done_apart(&view, view.show(moment(NodeRead::Absent(8), Reads::new(), 8, 0))).await.unwrap());
+        assert!(view.show(cut(node(7, 5000), children(5000, b"2"), 7, 0)).await.unwrap());
+        assert!(is_done_apart(&view, view.show(cut(NodeRead::Absent(8), Reads::new(), 8, 0))).await.unwrap());
         assert_eq!(count(), 0);
     });
 }
@@ -129,18 +129,18 @@ async fn a_view_that_grows_beyond_its_share_is_refused_and_gives_everything_back
         state.take_in(node(1, count), children(usize::try_from(count).unwrap(), &[0; 800]));
         state
     };
-    view.show_whole(state(10), Seen::at(Zxid(5), 0)).await.unwrap();
+    view.show_whole(state(10), ReadPoint::at(Zxid(5), 0)).await.unwrap();
     assert_eq!(budget.used(Resource::ViewBytes), 0, "small paths do not count");
-    view.show_whole(state(100), Seen::at(Zxid(5), 0)).await.unwrap();
+    view.show_whole(state(100), ReadPoint::at(Zxid(5), 0)).await.unwrap();
     let held = budget.used(Resource::ViewBytes);
     assert!(held > 80_000, "{held}");
-    let error = view.show(moment(node(5, 200), children(200, &[0; 800]), 6, 0)).await.unwrap_err();
+    let error = view.show(cut(node(5, 200), children(200, &[0; 800]), 6, 0)).await.unwrap_err();
     assert_eq!(error.reason(), "TOO_MANY_VIEW_BYTES");
     assert_eq!(budget.used(Resource::ViewBytes), held);
     view.refuse(Refusal { error, until: Some(Instant::now()) }).await;
     assert!(view.known().state.is_none());
     assert_eq!(budget.used(Resource::ViewBytes), 0);
-    view.show_whole(state(10), Seen::at(Zxid(7), 0)).await.unwrap();
+    view.show_whole(state(10), ReadPoint::at(Zxid(7), 0)).await.unwrap();
     assert!(view.known().refusal.is_none());
 }
 
@@ -153,21 +153,19 @@ async fn a_reload_and_the_two_moments_of_the_ring_are_counted() {
         state.take_in(node(1, 1), children(1, &[0; 1_000_000]));
         state
     };
-    view.show_whole(state(), Seen::at(Zxid(1), 0)).await.unwrap();
+    view.show_whole(state(), ReadPoint::at(Zxid(1), 0)).await.unwrap();
     let held = || budget.used(Resource::ViewBytes);
     let one = held();
     view.hold_for_load(state().bytes()).unwrap();
     assert!(held() > 2 * one, "both are there while one is loaded beside the other");
-    assert!(view.show(moment(node(2, 1), children(1, &[1; 1_000_000]), 2, 0)).await.unwrap());
+    assert!(view.show(cut(node(2, 1), children(1, &[1; 1_000_000]), 2, 0)).await.unwrap());
     assert!((2 * one..5 * one).contains(&held()), "{} for what was {one}: the ring keeps what was before", held());
     for zxid in 3..6 {
-        assert!(
-            view.show(moment(node(zxid, 1), children(1, &[u8::try_from(zxid).unwrap(); 9]), zxid, 0)).await.unwrap()
-        );
+        assert!(view.show(cut(node(zxid, 1), children(1, &[u8::try_from(zxid).unwrap(); 9]), zxid, 0)).await.unwrap());
     }
     assert_eq!(held(), 0);
     // A view that is refused holds no memory.
-    assert!(view.show(moment(node(7, 1), children(1, &[7; 1_000_000]), 7, 0)).await.unwrap());
+    assert!(view.show(cut(node(7, 1), children(1, &[7; 1_000_000]), 7, 0)).await.unwrap());
     view.refuse(Refusal { error: Error::path_too_large(1), until: Some(Instant::now()) }).await;
     assert_eq!((held(), view.known().ring.excess(LIMITS.bytes)), (0, 0));
 }

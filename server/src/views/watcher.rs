@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bell::{Listener, Neighbourhood};
-use super::cursor::{Cursor, Next, Step};
+use super::cursor::{Cursor, CursorStep, Step};
+use super::notifier::{ChangeListener, ConnectionKey};
 use super::reach::Reached;
-use super::reader::{LOOKS, Reader};
+use super::reader::{PATIENCE_PARTS, Reader};
 use super::view::BackendState;
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
@@ -15,11 +15,11 @@ use crate::types::{Revision, Zxid};
 /// Time for which a server that has answered a sync may be behind what another server has shown.
 const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a server that is behind is asked again.
-const LAG: Duration = Duration::from_millis(20);
+const BEHIND_WATCH_PAUSE: Duration = Duration::from_millis(20);
 
 /// A message to a watcher, and whether it can be trusted.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct WatcherUpdate {
     /// The message.
     pub(crate) step: Step,
     /// Whether it may be out of date because ZooKeeper can't be reached.
@@ -30,7 +30,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Watcher {
     reader: Reader,
-    news: Listener,
+    news: ChangeListener,
     cursor: Cursor,
     /// Time of the next check whether ZooKeeper can be reached, while the watcher lacks something that only ZooKeeper
     /// knows. Kept here, since a heartbeat may end each call of `next` before that time.
@@ -46,8 +46,8 @@ pub(crate) struct Watcher {
 }
 
 /// The result of one look at the view.
-struct Look {
-    next: Next,
+struct WatcherLook {
+    next: CursorStep,
     is_stale: bool,
     has_state: bool,
 }
@@ -58,9 +58,9 @@ impl Watcher {
         since: Option<Revision>,
         at_least: Zxid,
         full: bool,
-        neighbourhood: Neighbourhood,
+        connection_key: ConnectionKey,
     ) -> Self {
-        let news = reader.view().news(neighbourhood);
+        let news = reader.view().news(connection_key);
         let patience_ends = reader.patience_ends();
         let awaited = (at_least.0 > 0).then_some((at_least, patience_ends));
         let cursor = Cursor::new(since, full);
@@ -77,7 +77,7 @@ impl Watcher {
     ///
     /// # Cancellation
     /// Safe: a message that was not returned is returned by the next call.
-    pub(crate) async fn next(&mut self) -> Result<Told, Error> {
+    pub(crate) async fn next(&mut self) -> Result<WatcherUpdate, Error> {
         if !self.is_checked && self.reader.view().known().refusal.is_some() {
             self.reader.cached().await?;
         }
@@ -85,14 +85,14 @@ impl Watcher {
         loop {
             self.news.catch_up();
             self.await_first().await;
-            let Look { next, is_stale, has_state } = self.look()?;
+            let WatcherLook { next, is_stale, has_state } = self.look()?;
             let step = match next {
-                Next::Tell(step) => return Ok(Told { step, is_stale }),
-                Next::Wait => self.wait(has_state).await,
-                Next::CatchUp(revision) => self.catch_up(revision).await?,
+                CursorStep::Tell(step) => return Ok(WatcherUpdate { step, is_stale }),
+                CursorStep::Wait => self.wait(has_state).await,
+                CursorStep::CatchUp(revision) => self.catch_up(revision).await?,
             };
             if let Some(step) = step {
-                return Ok(Told { step, is_stale: self.is_stale() });
+                return Ok(WatcherUpdate { step, is_stale: self.is_stale() });
             }
         }
     }
@@ -118,14 +118,14 @@ impl Watcher {
     }
 
     /// Looks under one lock, taken once: after a change, all watchers look.
-    fn look(&mut self) -> Result<Look, Error> {
+    fn look(&mut self) -> Result<WatcherLook, Error> {
         let mut known = self.reader.view().known();
         if let Some(refusal) = &known.refusal {
             return Err(refusal.error.clone());
         }
         let next = self.cursor.advance(&mut known);
         let is_stale = self.is_stale_beside(known.backend);
-        Ok(Look { next, is_stale, has_state: known.state.is_some() })
+        Ok(WatcherLook { next, is_stale, has_state: known.state.is_some() })
     }
 
     /// For a heartbeat: the revision of the last state that was sent, or a later one that dates the same content. If
@@ -155,7 +155,7 @@ impl Watcher {
 
     /// The message that ZooKeeper can't be reached; returned once.
     fn look_around(&mut self) -> Option<Step> {
-        self.patience_ends = Instant::now() + self.reader.settings().patience / LOOKS;
+        self.patience_ends = Instant::now() + self.reader.settings().patience / PATIENCE_PARTS;
         let is_new = self.cursor.backend() == BackendState::Connected && !self.reader.is_reachable();
         is_new.then(|| self.cursor.suspend())
     }
@@ -178,12 +178,12 @@ impl Watcher {
         }
         let is_behind_since = *self.is_behind_since.get_or_insert_with(Instant::now);
         if self.reader.view().known().zxid.0 < since.0 && is_behind_since.elapsed() < FALLEN_BACK_AFTER {
-            tokio::time::sleep(LAG).await;
+            tokio::time::sleep(BEHIND_WATCH_PAUSE).await;
             return Ok(None);
         }
         match self.cursor.settle(&mut self.reader.view().known()) {
-            Next::Tell(step) => Ok(Some(step)),
-            Next::Wait | Next::CatchUp(_) => Ok(None),
+            CursorStep::Tell(step) => Ok(Some(step)),
+            CursorStep::Wait | CursorStep::CatchUp(_) => Ok(None),
         }
     }
 }

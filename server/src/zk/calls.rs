@@ -10,7 +10,7 @@ use super::watches::OneShot;
 use crate::types::{NodePath, Stat, Zxid};
 
 /// Maximum size of a multi, in bytes; ZooKeeper's frame limit is twice that. A larger operation is sent alone.
-pub(super) const BATCH_BYTES: usize = 512 * 1024;
+pub(super) const MULTI_BYTES: usize = 512 * 1024;
 /// Maximum number of ancestors that are checked at once, from the nearest on. Of more, most would be found to exist.
 const ANCESTORS_AT_ONCE: usize = 8;
 
@@ -124,7 +124,7 @@ impl Session {
         for op in ops {
             let size = self.wire_len(&op);
             match batches.last_mut() {
-                Some(batch) if batch.len() < most && bytes + size <= BATCH_BYTES => {
+                Some(batch) if batch.len() < most && bytes + size <= MULTI_BYTES => {
                     bytes += size;
                     batch.push(op);
                 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::activation::Activation;
-use super::names::Resolver;
 use super::reports::Reports;
+use super::server_addresses::Resolver;
 
 /// Number of bytes of the length that precedes a path on the wire.
 pub(crate) const PATH_LENGTH: usize = 4;

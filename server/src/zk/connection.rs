@@ -18,8 +18,8 @@ const HANDSHAKE_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Du
 /// children can exceed its own limit.
 pub(crate) const MAX_REPLY: usize = 64 * 1024 * 1024;
 /// Number of bytes of a larger frame that are read: the header of a reply.
-const HEAD: usize = 16;
-const READ_CHUNK: usize = 64 * 1024;
+const REPLY_HEADER_BYTES: usize = 16;
+const READ_BUFFER: usize = 64 * 1024;
 
 /// Connects to a server.
 pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
@@ -59,17 +59,17 @@ pub(super) async fn open(
 
 /// One frame's body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(super) enum ReplyFrame {
     Whole(Bytes),
     /// The frame is larger than what is read: its beginning, and its length. The rest is discarded.
     TooLarge(Bytes, usize),
 }
 
-impl Frame {
+impl ReplyFrame {
     /// The bytes that were read of it.
     pub(super) fn into_bytes(self) -> Bytes {
         match self {
-            Frame::Whole(bytes) | Frame::TooLarge(bytes, _) => bytes,
+            ReplyFrame::Whole(bytes) | ReplyFrame::TooLarge(bytes, _) => bytes,
         }
     }
 }
@@ -103,7 +103,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     ///
     /// # Cancellation
     /// Safe: bytes that were read stay for the next call.
-    pub(super) async fn next(&mut self) -> io::Result<Frame> {
+    pub(super) async fn next(&mut self) -> io::Result<ReplyFrame> {
         loop {
             let thrown_away = self.surplus.min(self.buffer.len());
             self.buffer.advance(thrown_away);
@@ -111,16 +111,20 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(header) = self.buffer.first_chunk::<4>() {
                 let length = usize::try_from(i32::from_be_bytes(*header))
                     .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "frame with an impossible length"))?;
-                let read = if length <= MAX_REPLY { length } else { HEAD };
+                let read = if length <= MAX_REPLY { length } else { REPLY_HEADER_BYTES };
                 if self.buffer.len() >= 4 + read {
                     self.buffer.advance(4);
                     self.surplus = length - read;
                     let bytes = self.buffer.split_to(read).freeze();
-                    return Ok(if read == length { Frame::Whole(bytes) } else { Frame::TooLarge(bytes, length) });
+                    return Ok(if read == length {
+                        ReplyFrame::Whole(bytes)
+                    } else {
+                        ReplyFrame::TooLarge(bytes, length)
+                    });
                 }
                 self.buffer.reserve(4 + read - self.buffer.len());
             } else {
-                self.buffer.reserve(READ_CHUNK);
+                self.buffer.reserve(READ_BUFFER);
             }
             match self.reader.read_buf(&mut self.buffer).await? {
                 0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed by zookeeper")),
@@ -177,8 +181,8 @@ mod tests {
             frames
         };
         let (frames, ()) = tokio::join!(read, write);
-        let whole = |bytes: &'static [u8]| Frame::Whole(bytes.into());
-        let too_large = Frame::TooLarge([2; HEAD].as_slice().into(), MAX_REPLY + 5);
+        let whole = |bytes: &'static [u8]| ReplyFrame::Whole(bytes.into());
+        let too_large = ReplyFrame::TooLarge([2; REPLY_HEADER_BYTES].as_slice().into(), MAX_REPLY + 5);
         assert_eq!(frames, [whole(&[1; 3]), too_large, whole(&[]), whole(&[3; 20])]);
     }
 }

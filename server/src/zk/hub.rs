@@ -23,26 +23,26 @@ use crate::types::{NodePath, Zxid};
 /// A handle to the sessions that watch.
 #[derive(Debug, Clone)]
 pub(crate) struct Hub {
-    slots: Arc<[Slot]>,
+    slots: Arc<[WatchSlot]>,
 }
 
 /// Identifies one of the sessions that watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Watcher(pub(crate) usize);
+pub(crate) struct WatchSessionId(pub(crate) usize);
 
 /// A place for a session that watches. When the session has expired, the next one takes over its place and its watches.
 #[derive(Debug, Clone)]
-struct Slot {
+struct WatchSlot {
     watches: Arc<Watches>,
     session: watch::Receiver<Session>,
     syncs: Arc<Mutex<Syncs>>,
 }
 
 /// Pause after a sync that did not reach the transaction that was asked for. It doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const FIRST_SYNC_PAUSE: Duration = Duration::from_millis(2);
 /// Maximum pause. With a shorter one, calls that wait for a transaction that never comes cost ZooKeeper more; with a
 /// longer one, other calls that wait beside them wait longer.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_SYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// The syncs of one session, which follow each other.
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ pub(crate) struct Synced {
 pub(crate) struct Subscription {
     path: NodePath,
     id: u64,
-    slot: Slot,
+    slot: WatchSlot,
 }
 
 impl Hub {
@@ -82,7 +82,7 @@ impl Hub {
             let (session, life) = Session::start(config.clone(), watches.clone());
             let (current, receiver) = watch::channel(session);
             tasks.spawn(keep_session(config.clone(), watches.clone(), current, life));
-            Slot { watches, session: receiver, syncs: Arc::default() }
+            WatchSlot { watches, session: receiver, syncs: Arc::default() }
         });
         Self { slots: slots.collect() }
     }
@@ -96,7 +96,7 @@ impl Hub {
 
     /// The session that watches `path`. Reads for a view use it, since another session may be behind its events.
     pub(crate) fn session(&self, path: &NodePath) -> Session {
-        self.session_of(self.watcher_of(path))
+        self.session_of(self.watch_session_of(path))
     }
 
     /// The present sessions that watch.
@@ -111,7 +111,7 @@ impl Hub {
 
     /// The index of the session that watches `path`.
     pub(crate) fn index(&self, path: &NodePath) -> usize {
-        self.watcher_of(path).0
+        self.watch_session_of(path).0
     }
 
     /// The last transaction that any watching session knows of.
@@ -142,23 +142,23 @@ impl Hub {
     }
 
     /// The session that watches `path`.
-    pub(crate) fn watcher_of(&self, path: &NodePath) -> Watcher {
+    pub(crate) fn watch_session_of(&self, path: &NodePath) -> WatchSessionId {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(path);
         let count = u64::try_from(self.slots.len()).unwrap_or(1);
-        Watcher(usize::try_from(hash % count).unwrap_or_default())
+        WatchSessionId(usize::try_from(hash % count).unwrap_or_default())
     }
 
     /// The session that is in this place now.
-    pub(crate) fn session_of(&self, watcher: Watcher) -> Session {
-        self.slots[watcher.0].session.borrow().clone()
+    pub(crate) fn session_of(&self, watch_session: WatchSessionId) -> Session {
+        self.slots[watch_session.0].session.borrow().clone()
     }
 
-    fn slot(&self, path: &NodePath) -> &Slot {
-        &self.slots[self.watcher_of(path).0]
+    fn slot(&self, path: &NodePath) -> &WatchSlot {
+        &self.slots[self.watch_session_of(path).0]
     }
 }
 
-impl Slot {
+impl WatchSlot {
     fn sync(&self, wanted: Zxid) -> Sync {
         let mut syncs = lock(&self.syncs);
         let over = match &syncs.current {
@@ -179,7 +179,7 @@ impl Slot {
         let pause = if over.is_none_or(is_enough) {
             Duration::ZERO
         } else {
-            (2 * syncs.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+            (2 * syncs.pause).clamp(FIRST_SYNC_PAUSE, LONGEST_SYNC_PAUSE)
         };
         let not_before = over.map(|over| over.ended + pause);
         let (session, watches) = (self.session.clone(), self.watches.clone());
@@ -221,7 +221,7 @@ impl Drop for Subscription {
 }
 
 /// Maximum number of watches that are set at once, and that are removed at once.
-const AT_ONCE: usize = 1024;
+const WATCHES_AT_ONCE: usize = 1024;
 /// Pause after requests that found the queue full.
 const FULL_QUEUE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
@@ -274,7 +274,7 @@ async fn keep_watches(session: &Session, watches: &Watches) {
 /// Sets some missing watches and removes some unwanted ones. The rest is found in the next round, so that a watch that
 /// is missing by then does not wait for all of it.
 async fn apply_differences(session: &Session, watches: &Watches, connection: u64) {
-    let (missing, surplus) = watches.differences(AT_ONCE);
+    let (missing, surplus) = watches.differences(WATCHES_AT_ONCE);
     let add = |path| Request::AddWatch { path, mode: WatchMode::PersistentRecursive };
     let mut is_full = false;
     for (path, answer) in pipeline(session, connection, &missing, add) {
@@ -329,7 +329,7 @@ mod tests {
         let watches = Arc::new(Watches::default());
         let session = Session::full(watches.connection_made(), watches.clone());
         let (_current, session) = watch::channel(session);
-        let slot = Slot { watches: watches.clone(), session, syncs: Arc::default() };
+        let slot = WatchSlot { watches: watches.clone(), session, syncs: Arc::default() };
         let mut began = Vec::new();
         for _ in 0..8 {
             let calls: Vec<_> = (1..=1000).map(|zxid| slot.sync(Zxid(zxid))).collect();
@@ -347,7 +347,7 @@ mod tests {
     async fn a_full_queue_is_left_alone_once_for_all_watches_that_it_refuses() {
         let watches = Arc::new(Watches::default());
         let mailbox = Arc::default();
-        for index in 0..AT_ONCE {
+        for index in 0..WATCHES_AT_ONCE {
             watches.subscribe(&NodePath::trusted(format!("/{index}")), &mailbox);
         }
         let connection = watches.connection_made();
@@ -355,7 +355,7 @@ mod tests {
         let begun = Instant::now();
         apply_differences(&session, &watches, connection).await;
         assert_eq!(begun.elapsed(), FULL_QUEUE_PAUSE);
-        assert_eq!(watches.differences(AT_ONCE).0.len(), AT_ONCE, "they are still to be set");
+        assert_eq!(watches.differences(WATCHES_AT_ONCE).0.len(), WATCHES_AT_ONCE, "they are still to be set");
     }
 
     #[tokio::test]

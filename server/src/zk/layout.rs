@@ -7,7 +7,7 @@ pub(crate) const FENCES: &str = "/.rollcall/fences";
 /// The parent of the records of locks with a ttl.
 pub(crate) const LEASES: &str = "/.rollcall/leases";
 /// The parent of the records of locks that were made through Rollcall.
-pub(crate) const LOCKS: &str = "/.rollcall/locks";
+pub(crate) const LOCK_RECORDS: &str = "/.rollcall/locks";
 /// The parent of the records of evictions.
 pub(crate) const EVICTED: &str = "/.rollcall/evicted";
 

@@ -17,13 +17,13 @@ mod fence;
 mod horizon;
 mod hub;
 pub(crate) mod layout;
-mod names;
 mod pauses;
 mod pool;
 #[cfg(test)]
 pub(crate) mod proxy;
 mod reports;
 mod roster;
+mod server_addresses;
 mod session;
 mod watches;
 mod writer;
@@ -37,17 +37,17 @@ pub(crate) use calls::{Read, create, delete, set_data};
 pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_string};
 pub(crate) use connection::MAX_REPLY;
 pub(crate) use error::{Error, ErrorCode};
-pub(crate) use hub::{Hub, Subscription, Synced, Watcher};
-pub(crate) use names::Resolver;
+pub(crate) use hub::{Hub, Subscription, Synced, WatchSessionId};
 pub(crate) use pauses::Pauses;
-pub(crate) use pool::{NoRoom, Owner, Owners, Pool, Room, SESSION_PATH_BYTES};
+pub(crate) use pool::{EphemeralSession, EphemeralSessions, NoRoom, PathReservation, Pool, SESSION_PATH_BYTES};
 pub(crate) use reports::Reports;
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
 pub(crate) use roster::{LONGEST_NAME, Listed, Roster};
-pub(crate) use session::{Answer, Held, Link, Session};
+pub(crate) use server_addresses::Resolver;
+pub(crate) use session::{Answer, KeptUntilAnswer, Link, Session};
 use tokio::task::JoinSet;
-pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, OneShot, Seen};
-pub(crate) use writer::{CommitError, Committed, Guard, Moves, Unit};
+pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, NodeEvents, OneShot};
+pub(crate) use writer::{CommitError, Committed, FenceEpoch, Guard, Unit};
 
 use crate::types::{SessionId, Zxid};
 

@@ -35,13 +35,13 @@ pub(crate) const SESSION_PATH_BYTES: usize = 512 * 1024;
 /// Time without any answer after which a session is used only if there is no other. A request that is sent before then
 /// may wait until the connection is given up; with a longer time, everything that a busy replica may have under way
 /// waits there.
-const PATIENCE: Duration = Duration::from_millis(500);
+const SESSION_SILENCE: Duration = Duration::from_millis(500);
 /// The value of [`Inner::path_bytes`] for a session that is given up: no path fits, and adding some does not overflow.
 const GIVEN_UP: usize = usize::MAX / 2;
 
 /// A session that holds ephemerals. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Owner(Arc<Inner>);
+pub(crate) struct EphemeralSession(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -57,10 +57,10 @@ struct Inner {
     shared: Arc<Shared>,
 }
 
-/// Room for an ephemeral's path in a session's budget, given back on drop.
+/// Room that is reserved for an ephemeral's path in a session's budget, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Room {
-    owner: Owner,
+pub(crate) struct PathReservation {
+    owner: EphemeralSession,
     bytes: usize,
 }
 
@@ -88,12 +88,12 @@ fn certain_for(timeout: Duration) -> Duration {
     timeout.saturating_sub(heartbeat_interval(timeout) + 2 * tick)
 }
 
-/// See [`Owner::horizon`].
+/// See [`EphemeralSession::horizon`].
 fn horizon(timeout: Duration) -> Duration {
     certain_for(timeout).saturating_sub(2 * heartbeat_interval(timeout))
 }
 
-impl Owner {
+impl EphemeralSession {
     /// The id of the ZooKeeper session, which is the `ephemeralOwner` of the nodes that it owns.
     pub(crate) fn id(&self) -> SessionId {
         self.0.id
@@ -144,25 +144,26 @@ impl Owner {
         heartbeat_interval(self.session().timeout())
     }
 
-    /// Time for which the session certainly exists after its evidence became [overdue](Owner::overdue). Anything that
-    /// was reported before then can be relied on for this long, even if this process is stopped right after it.
+    /// Time for which the session certainly exists after its evidence became [overdue](EphemeralSession::overdue).
+    /// Anything that was reported before then can be relied on for this long, even if this process is stopped right
+    /// after it.
     pub(crate) fn horizon(&self) -> Duration {
         horizon(self.session().timeout())
     }
 
-    /// Room for the path of an ephemeral that is in this session already, or is put back into it. `path_bytes`: the
-    /// length of the path without the chroot.
-    pub(crate) fn room_for_its_own(&self, path_bytes: usize) -> Room {
+    /// Reserves room for the path of an ephemeral that is in this session already, or is put back into it.
+    /// `path_bytes`: the length of the path without the chroot.
+    pub(crate) fn reserve_for_its_own(&self, path_bytes: usize) -> PathReservation {
         let bytes = self.0.shared.config.path_cost(path_bytes);
         self.0.path_bytes.fetch_add(bytes, Ordering::AcqRel);
-        Room { owner: self.clone(), bytes }
+        PathReservation { owner: self.clone(), bytes }
     }
 
-    /// Room for a path that costs this many bytes.
-    fn try_room(&self, bytes: usize) -> Option<Room> {
+    /// Reserves room for a path that costs this many bytes.
+    fn try_reserve(&self, bytes: usize) -> Option<PathReservation> {
         let fits = |held: usize| (held + bytes <= SESSION_PATH_BYTES).then_some(held + bytes);
         let reserved = self.0.path_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
-        reserved.is_ok().then(|| Room { owner: self.clone(), bytes })
+        reserved.is_ok().then(|| PathReservation { owner: self.clone(), bytes })
     }
 
     /// Number of bytes of its ephemeral paths, as [`SESSION_PATH_BYTES`] counts them.
@@ -187,19 +188,19 @@ impl Owner {
     }
 }
 
-impl Room {
-    /// The session that has the room.
-    pub(crate) fn owner(&self) -> &Owner {
+impl PathReservation {
+    /// The session in which the room is reserved.
+    pub(crate) fn owner(&self) -> &EphemeralSession {
         &self.owner
     }
 
-    /// Leaves the room taken for as long as the session exists: its node could not be deleted.
+    /// Leaves the room reserved for as long as the session exists: its node could not be deleted.
     pub(crate) fn forfeit(&mut self) {
         self.bytes = 0;
     }
 }
 
-impl Drop for Room {
+impl Drop for PathReservation {
     fn drop(&mut self) {
         self.owner.0.path_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.owner.0.shared.room_is_free();
@@ -207,7 +208,7 @@ impl Drop for Room {
 }
 
 /// The sessions that exist now.
-pub(crate) type Owners = Arc<Vec<Owner>>;
+pub(crate) type EphemeralSessions = Arc<Vec<EphemeralSession>>;
 
 /// A handle to the pool. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -217,7 +218,7 @@ pub(crate) struct Pool(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     config: Arc<Config>,
-    owners: watch::Sender<Owners>,
+    owners: watch::Sender<EphemeralSessions>,
     growth: Mutex<Growth>,
     /// Asks for another session to be opened.
     wanted: Notify,
@@ -240,10 +241,10 @@ struct Growth {
 
 impl Shared {
     fn new(config: &Arc<Config>) -> Self {
-        let growth = Growth { slots: config.sessions, not_before: Instant::now(), pause: slots::FIRST_PAUSE };
+        let growth = Growth { slots: config.sessions, not_before: Instant::now(), pause: slots::FIRST_SURPLUS_PAUSE };
         Self {
             config: config.clone(),
-            owners: watch::Sender::new(Owners::default()),
+            owners: watch::Sender::new(EphemeralSessions::default()),
             growth: Mutex::new(growth),
             wanted: Notify::new(),
             is_short: AtomicBool::new(false),
@@ -294,7 +295,7 @@ impl Pool {
     }
 
     /// The sessions that exist now. A session that expires leaves the list, and its ephemerals are gone.
-    pub(crate) fn owners(&self) -> watch::Receiver<Owners> {
+    pub(crate) fn owners(&self) -> watch::Receiver<EphemeralSessions> {
         self.0.owners.subscribe()
     }
 
@@ -310,44 +311,44 @@ impl Pool {
     }
 
     /// The session with this id, if it is one of ours and exists.
-    pub(crate) fn owner(&self, id: SessionId) -> Option<Owner> {
+    pub(crate) fn owner(&self, id: SessionId) -> Option<EphemeralSession> {
         self.0.owners.borrow().iter().find(|owner| owner.id() == id).cloned()
     }
 
-    /// Room for an ephemeral's path of this many bytes without the chroot: in the connected session that holds least of
-    /// those that always exist, or else in a surplus session. If there is no room, [`Pool::room_news`] says when to ask
-    /// again.
-    pub(crate) fn room(&self, path_bytes: usize) -> Result<Room, NoRoom> {
+    /// Reserves room for an ephemeral's path of this many bytes without the chroot: in the connected session that holds
+    /// least of those that always exist, or else in a surplus session. If there is no room, [`Pool::room_news`] says
+    /// when to ask again.
+    pub(crate) fn reserve(&self, path_bytes: usize) -> Result<PathReservation, NoRoom> {
         let cost = self.0.config.path_cost(path_bytes);
-        if let Some(room) = place(&self.connected(), cost) {
-            return Ok(room);
+        if let Some(reservation) = place(&self.connected(), cost) {
+            return Ok(reservation);
         }
         // Room that is freed from now on is reported; room that was freed before is seen here.
         self.0.is_short.swap(true, Ordering::AcqRel);
         place(&self.connected(), cost).ok_or_else(|| self.0.why_no_room(cost))
     }
 
-    /// Room for an ephemeral's path in this session, if it is connected and has any.
-    pub(crate) fn room_in(&self, id: SessionId, path_bytes: usize) -> Option<Room> {
+    /// Reserves room for an ephemeral's path in this session, if it is connected and has any.
+    pub(crate) fn reserve_in(&self, id: SessionId, path_bytes: usize) -> Option<PathReservation> {
         let cost = self.0.config.path_cost(path_bytes);
-        self.connected().iter().find(|owner| owner.id() == id)?.try_room(cost)
+        self.connected().iter().find(|owner| owner.id() == id)?.try_reserve(cost)
     }
 
-    /// Room for the path of an ephemeral that is taken over from another session. All paths from one session go to the
-    /// same session of ours, as far as it has room: each multi writes the fence of the other session, and takeovers
-    /// that share a writer do not get in each other's way.
-    pub(crate) fn room_for_taken(&self, path_bytes: usize, from: SessionId) -> Result<Room, NoRoom> {
+    /// Reserves room for the path of an ephemeral that is taken over from another session. All paths from one session
+    /// go to the same session of ours, as far as it has room: each multi writes the fence of the other session, and
+    /// takeovers that share a writer do not get in each other's way.
+    pub(crate) fn reserve_for_taken(&self, path_bytes: usize, from: SessionId) -> Result<PathReservation, NoRoom> {
         let mut usual = self.connected();
         usual.retain(|owner| !owner.is_surplus());
         let count = u64::try_from(usual.len()).unwrap_or(1).max(1);
         let index = usize::try_from(BuildHasherDefault::<DefaultHasher>::default().hash_one(from) % count);
         let usual = usual.get(index.unwrap_or_default());
-        let room = usual.and_then(|owner| owner.try_room(self.0.config.path_cost(path_bytes)));
-        room.map_or_else(|| self.room(path_bytes), Ok)
+        let reservation = usual.and_then(|owner| owner.try_reserve(self.0.config.path_cost(path_bytes)));
+        reservation.map_or_else(|| self.reserve(path_bytes), Ok)
     }
 
     /// A connected session, for requests that leave no ephemeral.
-    pub(crate) fn any(&self) -> Result<Owner, Error> {
+    pub(crate) fn any(&self) -> Result<EphemeralSession, Error> {
         let mut connected = self.connected();
         if connected.is_empty() {
             return Err(Error::NotSent);
@@ -355,22 +356,22 @@ impl Pool {
         Ok(connected.swap_remove(rand::random_range(0..connected.len())))
     }
 
-    /// The shortest [`Owner::horizon`] of the sessions; before there is a session, the expected one.
+    /// The shortest [`EphemeralSession::horizon`] of the sessions; before there is a session, the expected one.
     pub(crate) fn horizon(&self) -> Duration {
         let owners = self.owners();
-        let shortest = owners.borrow().iter().map(Owner::horizon).min();
+        let shortest = owners.borrow().iter().map(EphemeralSession::horizon).min();
         shortest.unwrap_or_else(|| horizon(self.0.config.session_timeout))
     }
 
     /// The connected sessions. Those whose server may hang are left out, if there are others: their evidence is
     /// overdue, or an answer is.
-    fn connected(&self) -> Vec<Owner> {
+    fn connected(&self) -> Vec<EphemeralSession> {
         let now = clock::now();
-        let is_fresh = |owner: &Owner| now < *owner.evidence().borrow() + owner.overdue();
-        let answers = |owner: &Owner| owner.session().silence() < PATIENCE;
+        let is_fresh = |owner: &EphemeralSession| now < *owner.evidence().borrow() + owner.overdue();
+        let answers = |owner: &EphemeralSession| owner.session().silence() < SESSION_SILENCE;
         let owners = self.0.owners.borrow().clone();
         let mut connected: Vec<_> = owners.iter().filter(|owner| owner.session().is_up()).cloned().collect();
-        for is_well in [&is_fresh as &dyn Fn(&Owner) -> bool, &answers] {
+        for is_well in [&is_fresh as &dyn Fn(&EphemeralSession) -> bool, &answers] {
             if connected.iter().any(is_well) {
                 connected.retain(is_well);
             }
@@ -379,16 +380,18 @@ impl Pool {
     }
 }
 
-/// Room for a path that costs this many bytes: in the emptiest of the sessions that always exist, or in the first
-/// surplus session.
-fn place(connected: &[Owner], cost: usize) -> Option<Room> {
+/// Reserves room for a path that costs this many bytes: in the emptiest of the sessions that always exist, or in the
+/// first surplus session.
+fn place(connected: &[EphemeralSession], cost: usize) -> Option<PathReservation> {
     let mut tried = Vec::new();
     loop {
-        let fits = |owner: &&Owner| owner.path_bytes() + cost <= SESSION_PATH_BYTES && !tried.contains(&owner.id());
-        let order = |owner: &&Owner| if owner.is_surplus() { (owner.0.slot, 0) } else { (0, owner.path_bytes()) };
+        let fits =
+            |owner: &&EphemeralSession| owner.path_bytes() + cost <= SESSION_PATH_BYTES && !tried.contains(&owner.id());
+        let order =
+            |owner: &&EphemeralSession| if owner.is_surplus() { (owner.0.slot, 0) } else { (0, owner.path_bytes()) };
         let best = connected.iter().filter(fits).min_by_key(order)?;
-        if let Some(room) = best.try_room(cost) {
-            return Some(room);
+        if let Some(reservation) = best.try_reserve(cost) {
+            return Some(reservation);
         }
         // Other callers have taken the room meanwhile.
         tried.push(best.id());

@@ -34,7 +34,7 @@ pub(crate) struct Proxy {
 }
 
 /// The fate of an answer.
-enum Answer {
+enum AnswerFate {
     Passes,
     IsLost,
     HasCode(i32),
@@ -80,27 +80,27 @@ impl Proxy {
         &self,
         mut from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
-        answers: &Mutex<HashMap<i32, Answer>>,
+        answers: &Mutex<HashMap<i32, AnswerFate>>,
     ) -> Option<()> {
         let handshake = frame(&mut from).await?;
         to.write_all(&handshake).await.ok()?;
         loop {
             let request = frame(&mut from).await?;
             let answer = self.answer(number(&request, 8), &request);
-            if !matches!(answer, Answer::Passes) {
+            if !matches!(answer, AnswerFate::Passes) {
                 answers.lock().unwrap().insert(number(&request, 4), answer);
             }
             to.write_all(&request).await.ok()?;
         }
     }
 
-    fn answer(&self, op_code: i32, request: &[u8]) -> Answer {
+    fn answer(&self, op_code: i32, request: &[u8]) -> AnswerFate {
         const NO_NODE: i32 = -101;
         let mut faults = self.faults();
-        let Some(op_code) = OpCode::from_wire(op_code) else { return Answer::Passes };
+        let Some(op_code) = OpCode::from_wire(op_code) else { return AnswerFate::Passes };
         if faults.lost.contains(&op_code) {
             faults.lost.clear();
-            return Answer::IsLost;
+            return AnswerFate::IsLost;
         }
         if op_code == OpCode::Sync {
             faults.unseen = None;
@@ -108,16 +108,16 @@ impl Proxy {
         let is_unseen =
             |path: &NodePath| request.get(16..).is_some_and(|rest| rest.starts_with(path.as_str().as_bytes()));
         if op_code == OpCode::GetData && faults.unseen.as_ref().is_some_and(is_unseen) {
-            return Answer::HasCode(NO_NODE);
+            return AnswerFate::HasCode(NO_NODE);
         }
-        faults.refused.get(&op_code).map_or(Answer::Passes, |code| Answer::HasCode(*code))
+        faults.refused.get(&op_code).map_or(AnswerFate::Passes, |code| AnswerFate::HasCode(*code))
     }
 
     async fn replies(
         &self,
         mut from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
-        answers: &Mutex<HashMap<i32, Answer>>,
+        answers: &Mutex<HashMap<i32, AnswerFate>>,
     ) -> Option<()> {
         let handshake = frame(&mut from).await?;
         let session = SessionId(i64::from_be_bytes(handshake.get(12..20)?.try_into().ok()?));
@@ -126,14 +126,14 @@ impl Proxy {
             let mut reply = frame(&mut from).await?;
             let answer = answers.lock().unwrap().remove(&number(&reply, 4));
             match answer {
-                Some(Answer::IsLost) => return None,
-                Some(Answer::HasCode(code)) => {
+                Some(AnswerFate::IsLost) => return None,
+                Some(AnswerFate::HasCode(code)) => {
                     // The header alone: the request's number, the transaction, the code.
                     reply.truncate(16);
                     reply.extend(code.to_be_bytes());
                     reply[..4].copy_from_slice(&16_u32.to_be_bytes());
                 }
-                Some(Answer::Passes) | None => {}
+                Some(AnswerFate::Passes) | None => {}
             }
             if !self.faults().silent.contains(&session) {
                 to.write_all(&reply).await.ok()?;

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use crate::mutex::lock;
 
 /// Time after which the same server is reported again; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const FIRST_REPORT_PAUSE: Duration = Duration::from_secs(10);
 /// Maximum time between two reports of one server.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const LONGEST_REPORT_PAUSE: Duration = Duration::from_secs(600);
 /// Maximum number of servers that are remembered. With one more, all are forgotten and reported as new.
-const MOST: usize = 1024;
+const MAX_REPORTED_SERVERS: usize = 1024;
 
 /// The last reports. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -22,13 +22,13 @@ pub(crate) struct Reports(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_server: HashMap<String, Report>,
+    by_server: HashMap<String, ReportedServer>,
     /// The server of the last failure, and the failure. `None` once that server was reached.
     last: Option<(String, String)>,
 }
 
 #[derive(Debug)]
-struct Report {
+struct ReportedServer {
     next_at: Instant,
     pause: Duration,
 }
@@ -69,14 +69,15 @@ impl Reports {
             if now < report.next_at {
                 return false;
             }
-            report.pause = (report.pause * 2).min(LONGEST_PAUSE);
+            report.pause = (report.pause * 2).min(LONGEST_REPORT_PAUSE);
             report.next_at = now + report.pause;
             return true;
         }
-        if reports.len() >= MOST {
+        if reports.len() >= MAX_REPORTED_SERVERS {
             reports.clear();
         }
-        reports.insert(server.to_owned(), Report { next_at: now + FIRST_PAUSE, pause: FIRST_PAUSE });
+        reports
+            .insert(server.to_owned(), ReportedServer { next_at: now + FIRST_REPORT_PAUSE, pause: FIRST_REPORT_PAUSE });
         true
     }
 }
@@ -94,7 +95,7 @@ mod tests {
         assert!(reports.is_due("b", at(0)) && !reports.is_due("b", at(1)));
         reports.reached("b");
         assert!(reports.is_due("b", at(2)));
-        assert!((0..10 * MOST).all(|name| reports.is_due(&name.to_string(), at(0))));
-        assert!(reports.lock().by_server.len() <= MOST);
+        assert!((0..10 * MAX_REPORTED_SERVERS).all(|name| reports.is_due(&name.to_string(), at(0))));
+        assert!(reports.lock().by_server.len() <= MAX_REPORTED_SERVERS);
     }
 }

@@ -17,13 +17,13 @@ use crate::types::{NodePath, SessionId};
 /// Time for which a list is current enough. With a shorter one, clients that ask in a loop cause more reads.
 const FRESH: Duration = Duration::from_secs(1);
 /// Time that a caller waits for a list before it uses the last one. Status promises an answer in a second.
-const PATIENCE: Duration = Duration::from_millis(500);
+const ROSTER_PATIENCE: Duration = Duration::from_millis(500);
 /// Time after which a read of the list is given up.
 const READING: Duration = Duration::from_secs(2);
 /// Maximum number of fences that are read.
-const MOST: usize = 1000;
+const MAX_FENCES: usize = 1000;
 /// Maximum number of fences in one read.
-const CHUNK: usize = 128;
+const FENCES_PER_READ: usize = 128;
 /// Maximum length of a name, in bytes.
 pub(crate) const LONGEST_NAME: usize = 256;
 
@@ -75,7 +75,7 @@ impl Roster {
         if !listed.borrow_and_update().is_fresh() {
             self.0.wanted.notify_one();
             // Can't fail: the sender is in the handle.
-            let _ = timeout(PATIENCE, listed.changed()).await;
+            let _ = timeout(ROSTER_PATIENCE, listed.changed()).await;
         }
         self.last()
     }
@@ -101,9 +101,9 @@ async fn run(shared: Arc<Shared>, pool: Pool) {
 async fn read(pool: &Pool, known: &BTreeMap<SessionId, String>) -> Result<BTreeMap<SessionId, String>, Error> {
     let owner = pool.any()?;
     let (fences, _) = owner.session().children(&NodePath::trusted(FENCES)).await?.unwrap_or_default();
-    let sessions: Vec<_> = fences.iter().filter_map(|name| layout::session_of_fence(name)).take(MOST).collect();
+    let sessions: Vec<_> = fences.iter().filter_map(|name| layout::session_of_fence(name)).take(MAX_FENCES).collect();
     let mut names = BTreeMap::new();
-    for chunk in sessions.chunks(CHUNK) {
+    for chunk in sessions.chunks(FENCES_PER_READ) {
         let paths: Vec<_> = chunk.iter().map(|session| layout::fence(*session)).collect();
         let reads = owner.session().get_many(paths.iter().map(String::as_str)).await?;
         for (session, read) in chunk.iter().zip(reads) {
@@ -122,8 +122,8 @@ pub(super) fn mark(name: &str) -> bytes::Bytes {
 }
 
 fn parse(data: &[u8]) -> Option<String> {
-    const LONGEST: usize = 4 * LONGEST_NAME;
-    let data = data.get(..data.len().min(LONGEST))?;
+    const LONGEST_MARK: usize = 4 * LONGEST_NAME;
+    let data = data.get(..data.len().min(LONGEST_MARK))?;
     let value: Value = serde_json::from_slice(data).ok()?;
     let name = value.get("replica")?.as_str()?;
     (name.len() <= LONGEST_NAME).then(|| name.to_owned())

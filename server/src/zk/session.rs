@@ -33,9 +33,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use self::reading::Reading;
+use self::reading::ReadingSide;
 use super::connection::FrameReader;
-use super::names::Names;
+use super::server_addresses::ServerAddresses;
 use super::watches::{Batch, Mailbox, Watches};
 use super::{Config, Error};
 use crate::clock;
@@ -43,7 +43,7 @@ use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
 
 /// Maximum number of requests that wait to be written; one more fails with [`Error::NotSent`].
-const QUEUE: usize = 16_384;
+const REQUEST_QUEUE: usize = 16_384;
 /// Number of bytes after which a write gathers no more requests.
 const WRITE_CHUNK: usize = 128 * 1024;
 
@@ -72,7 +72,7 @@ pub(crate) struct Answer {
 /// ZooKeeper's time-out.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<SessionCommand>,
     link: watch::Receiver<Link>,
     evidence: watch::Receiver<Instant>,
     watches: Arc<Watches>,
@@ -94,13 +94,13 @@ struct Identity {
 }
 
 #[derive(Debug)]
-struct Command {
+struct SessionCommand {
     request: Request,
     /// The connection that the caller saw; the request is for no other.
     epoch: u64,
     /// The mailbox whose events are handed over with the answer.
     mailbox: Option<Arc<Mailbox>>,
-    held: Option<Held>,
+    held: Option<KeptUntilAnswer>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
 
@@ -110,13 +110,13 @@ struct Pending {
     op_code: OpCode,
     sent_at: Instant,
     mailbox: Option<Arc<Mailbox>>,
-    held: Option<Held>,
+    held: Option<KeptUntilAnswer>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
 
 /// A value that a request keeps until ZooKeeper is done with it. It is dropped with the answer, with the connection, or
 /// when the request is not sent.
-pub(crate) type Held = Box<dyn Any + Send + Sync>;
+pub(crate) type KeptUntilAnswer = Box<dyn Any + Send + Sync>;
 
 impl Session {
     /// Starts a session, which connects in the background. The future is the session's life: it ends when the session
@@ -125,7 +125,7 @@ impl Session {
         config: Arc<Config>,
         watches: Arc<Watches>,
     ) -> (Self, impl Future<Output = ()> + Send + use<> + 'static) {
-        let (commands, queue) = mpsc::channel(QUEUE);
+        let (commands, queue) = mpsc::channel(REQUEST_QUEUE);
         let (link_tx, link) = watch::channel(Link::Down);
         let (evidence_tx, evidence) = watch::channel(clock::now());
         let identity = Arc::new(Mutex::new(Identity {
@@ -146,7 +146,7 @@ impl Session {
             config: config.clone(),
         };
         let task = Task {
-            names: Names::new(config.resolver.clone()),
+            server_addresses: ServerAddresses::new(config.resolver.clone()),
             server: None,
             config,
             queue,
@@ -196,7 +196,7 @@ impl Session {
         connection: u64,
         mut request: Request,
         mailbox: Option<&Arc<Mailbox>>,
-        held: Option<Held>,
+        held: Option<KeptUntilAnswer>,
     ) -> impl Future<Output = Result<Answer, Error>> + Send + use<> + 'static {
         if !self.config.chroot.is_empty() {
             request.map_paths(&|path| self.config.outer(path));
@@ -215,7 +215,7 @@ impl Session {
         request: Request,
         connection: Option<u64>,
         mailbox: Option<Arc<Mailbox>>,
-        held: Option<Held>,
+        held: Option<KeptUntilAnswer>,
     ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
         let epoch = match *self.link.borrow() {
             Link::Up(epoch) if connection.is_none_or(|connection| connection == epoch) => epoch,
@@ -228,7 +228,7 @@ impl Session {
             return Err(Error::TooLarge(size));
         }
         let (reply, answer) = oneshot::channel();
-        match self.commands.try_send(Command { request, epoch, mailbox, held, reply }) {
+        match self.commands.try_send(SessionCommand { request, epoch, mailbox, held, reply }) {
             Ok(()) => Ok(answer),
             Err(_) => Err(Error::NotSent),
         }
@@ -304,10 +304,10 @@ impl Session {
 
 struct Task {
     config: Arc<Config>,
-    names: Names,
+    server_addresses: ServerAddresses,
     /// The server of the last connection.
     server: Option<SocketAddr>,
-    queue: mpsc::Receiver<Command>,
+    queue: mpsc::Receiver<SessionCommand>,
     link: watch::Sender<Link>,
     evidence: watch::Sender<Instant>,
     watches: Arc<Watches>,
@@ -364,7 +364,7 @@ impl Task {
         let pending = Mutex::new(VecDeque::new());
         let end = {
             let Self { watches, identity, evidence, config, queue, next_xid, epoch, .. } = self;
-            let reading = Reading { pending: &pending, watches, identity, evidence, config };
+            let reading = ReadingSide { pending: &pending, watches, identity, evidence, config };
             let mut reading = pin!(reading.run(reader, timeout));
             let mut writing = pin!(write_requests(writer, &pending, queue, next_xid, *epoch, timeout));
             tokio::select! {
@@ -385,7 +385,7 @@ impl Task {
 async fn write_requests(
     mut writer: OwnedWriteHalf,
     pending: &Mutex<VecDeque<Pending>>,
-    queue: &mut mpsc::Receiver<Command>,
+    queue: &mut mpsc::Receiver<SessionCommand>,
     next_xid: &mut i32,
     epoch: u64,
     timeout: Duration,
@@ -414,13 +414,13 @@ async fn write_requests(
 }
 
 fn write_request(
-    command: Command,
+    command: SessionCommand,
     encoder: &mut Encoder,
     pending: &Mutex<VecDeque<Pending>>,
     next_xid: &mut i32,
     epoch: u64,
 ) {
-    let Command { request, epoch: meant_for, mailbox, held, reply } = command;
+    let SessionCommand { request, epoch: meant_for, mailbox, held, reply } = command;
     if reply.is_closed() {
         return;
     }

@@ -18,7 +18,7 @@ use crate::types::{NodePath, Zxid, ancestors};
 const MAILBOX_PATHS: usize = 65_536;
 
 /// Number of paths whose one-shot watches nobody waits for that every sweep leaves room for.
-const SWEEP_SLACK: usize = 1024;
+const UNSWEPT_WATCHES: usize = 1024;
 
 /// An event of one node.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub(crate) struct Batch {
     /// set again after a lost connection, or too many events came to list them.
     pub(crate) resync: HashSet<NodePath>,
     /// The merged events since the last batch, by node.
-    pub(crate) events: HashMap<Arc<str>, Seen>,
+    pub(crate) events: HashMap<Arc<str>, NodeEvents>,
     /// The number of the last arrival before the batch was taken. All arrivals up to it are in this batch or an earlier
     /// one.
     pub(crate) upto: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Batch {
 
 /// The merged events of one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct NodeEvents {
     /// The node was created.
     pub(crate) created: bool,
     /// The largest transaction that created it, if ZooKeeper sends transactions.
@@ -210,7 +210,7 @@ impl Watches {
                 waiting.retain(|waiter| !waiter.is_closed());
                 !waiting.is_empty()
             });
-            inner.sweep_above = 2 * inner.once.len() + SWEEP_SLACK;
+            inner.sweep_above = 2 * inner.once.len() + UNSWEPT_WATCHES;
         }
         let waiting = inner.once.entry(path.into()).or_default();
         if waiting.len() == waiting.capacity() {
@@ -492,10 +492,10 @@ mod tests {
     fn watches_that_nobody_waits_for_are_dropped() {
         let watches = Watches::default();
         let kept = watches.once("/kept");
-        for index in 0..10 * SWEEP_SLACK {
+        for index in 0..10 * UNSWEPT_WATCHES {
             drop(watches.once(&format!("/{index}")));
         }
-        assert!(lock(&watches.inner).once.len() <= SWEEP_SLACK + 4);
+        assert!(lock(&watches.inner).once.len() <= UNSWEPT_WATCHES + 4);
         assert!(lock(&watches.inner).once.contains_key("/kept"));
         drop(kept);
     }

@@ -19,7 +19,7 @@ use rollcall_wire::{CreateMode, ErrorCode, Request, Response};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Error;
-use super::calls::{BATCH_BYTES, set_data};
+use super::calls::{MULTI_BYTES, set_data};
 use super::created::Created;
 use super::fence::Fence;
 use super::session::{Answer, Session};
@@ -35,7 +35,7 @@ const FENCE_PAUSE: Duration = Duration::from_millis(100);
 /// sessions that end.
 const MAX_CHAINS: usize = 1024;
 /// Maximum number of units that wait; one more fails with [`Error::NotSent`].
-const QUEUE: usize = 65_536;
+const UNIT_QUEUE: usize = 65_536;
 
 /// Whether the stats of the nodes that a transaction creates are wanted. They cost a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,9 +57,9 @@ pub(crate) struct Unit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Guard {
     None,
-    /// Nobody has taken anything over from this session since [`Moves`] was read. The same multi writes the fence, so
-    /// that a takeover that is being prepared fails, and looks again.
-    Own(Moves),
+    /// Nobody has taken anything over from this session since [`FenceEpoch`] was read. The same multi writes the fence,
+    /// so that a takeover that is being prepared fails, and looks again.
+    Own(FenceEpoch),
     /// Nothing was taken over from another replica's session, or taken down by it, since its fence had this version.
     /// The same multi writes the fence, so that the fence's owner fails, and looks again.
     Foreign {
@@ -73,10 +73,10 @@ pub(crate) enum Guard {
 /// Number of times that the own fence was found changed by another replica. A unit that deletes a node that the session
 /// holds reads this first, then reads the node, and is then committed under [`Guard::Own`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Moves(u64);
+pub(crate) struct FenceEpoch(u64);
 
 #[cfg(test)]
-impl Moves {
+impl FenceEpoch {
     /// The count after one change.
     pub(crate) fn later() -> Self {
         Self(1)
@@ -123,7 +123,7 @@ struct Waiting {
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Waiting>,
-    moves: Arc<AtomicU64>,
+    fence_epoch: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -134,21 +134,21 @@ impl Writer {
         fence: String,
         mark: Bytes,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let moves = Arc::new(AtomicU64::new(0));
+        let (queue, waiting) = mpsc::channel(UNIT_QUEUE);
+        let fence_epoch = Arc::new(AtomicU64::new(0));
         let task = Task {
             guard_len: session.wire_len(&set_data(&fence, mark.clone(), 0)) + fence.len(),
             session,
             fence: Fence { path: fence, mark },
             own: FenceVersion::Version(0),
-            moves: moves.clone(),
+            fence_epoch: fence_epoch.clone(),
             arriving: waiting,
             waiting: VecDeque::new(),
             under_way: FuturesUnordered::new(),
             fences_under_way: HashSet::new(),
             chains: HashMap::new(),
         };
-        (Self { queue, moves }, task.run())
+        (Self { queue, fence_epoch }, task.run())
     }
 
     /// Carries out a unit.
@@ -166,8 +166,8 @@ impl Writer {
     }
 
     /// The present count of changes of the own fence, for [`Guard::Own`].
-    pub(crate) fn moves(&self) -> Moves {
-        Moves(self.moves.load(Ordering::Acquire))
+    pub(crate) fn fence_epoch(&self) -> FenceEpoch {
+        FenceEpoch(self.fence_epoch.load(Ordering::Acquire))
     }
 }
 
@@ -180,7 +180,7 @@ struct Done {
     guards: usize,
 }
 
-enum Finished {
+enum FinishedWrite {
     Batch(Done),
     /// Each unit was sent by itself and answered; `own` is the known version of the own fence after that.
     Singles {
@@ -221,10 +221,10 @@ struct Task {
     /// Size of the write of a fence on the wire, in bytes.
     guard_len: usize,
     own: FenceVersion,
-    moves: Arc<AtomicU64>,
+    fence_epoch: Arc<AtomicU64>,
     arriving: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
-    under_way: FuturesUnordered<BoxFuture<'static, Finished>>,
+    under_way: FuturesUnordered<BoxFuture<'static, FinishedWrite>>,
     /// Fences that a multi under way writes: no other multi may assume their version.
     fences_under_way: HashSet<String>,
     /// Versions of foreign fences that are linked by multis of ours alone.
@@ -298,7 +298,7 @@ impl Task {
     /// Takes the units of one multi out of the queue; returns them, and the fences that the multi writes with their
     /// versions.
     fn pick(&mut self) -> (Vec<Waiting>, Vec<(String, i32)>) {
-        let moves = self.moves.load(Ordering::Acquire);
+        let fence_epoch = self.fence_epoch.load(Ordering::Acquire);
         let mut batch: Vec<Waiting> = Vec::new();
         let mut fences: HashMap<String, i32> = HashMap::new();
         let mut bytes = 0;
@@ -306,13 +306,13 @@ impl Task {
         while let Some(mut next) = self.waiting.pop_front() {
             // Includes the write of a fence, which is in this multi or another unit's.
             let size: usize = next.unit.ops.iter().map(|op| self.session.wire_len(op)).sum::<usize>() + self.guard_len;
-            if batch.len() >= BATCH_UNITS || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
+            if batch.len() >= BATCH_UNITS || (bytes + size > MULTI_BYTES && !batch.is_empty()) {
                 left.push_back(next);
                 break;
             }
             let fence = match &next.unit.guard {
                 Guard::None => None,
-                Guard::Own(seen) if seen.0 != moves => {
+                Guard::Own(seen) if seen.0 != fence_epoch => {
                     drop(next.reply.send(Err(CommitError::FenceMoved)));
                     continue;
                 }
@@ -346,10 +346,10 @@ impl Task {
         (batch, fences.into_iter().collect())
     }
 
-    fn finish(&mut self, finished: Finished) {
+    fn finish(&mut self, finished: FinishedWrite) {
         match finished {
-            Finished::Batch(done) => self.finish_batch(done),
-            Finished::Singles { fences, own } => {
+            FinishedWrite::Batch(done) => self.finish_batch(done),
+            FinishedWrite::Singles { fences, own } => {
                 self.release(&fences);
                 self.forget(&fences);
                 if self.is_own_among(&fences) {
@@ -359,16 +359,16 @@ impl Task {
                     }
                 }
             }
-            Finished::Fence(Ok((version, moved))) => {
+            FinishedWrite::Fence(Ok((version, moved))) => {
                 self.own = FenceVersion::Version(version);
                 if moved {
                     // Counted after the read, so that a caller that reads the new count reads its nodes later than
                     // that.
-                    self.moves.fetch_add(1, Ordering::AcqRel);
+                    self.fence_epoch.fetch_add(1, Ordering::AcqRel);
                 }
                 self.fences_under_way.remove(&self.fence.path);
             }
-            Finished::Fence(Err(_)) => self.read_fence(),
+            FinishedWrite::Fence(Err(_)) => self.read_fence(),
         }
     }
 
@@ -451,7 +451,7 @@ impl Task {
             if read.is_err() {
                 tokio::time::sleep(FENCE_PAUSE).await;
             }
-            Finished::Fence(read)
+            FinishedWrite::Fence(read)
         }));
     }
 }
@@ -475,11 +475,11 @@ async fn send_batch(
     guards: Vec<Request>,
     batch: Vec<Waiting>,
     fences: Vec<(String, i32)>,
-) -> Finished {
+) -> FinishedWrite {
     let guard_count = guards.len();
     let units: Vec<_> = batch.iter().map(|waiting| waiting.unit.ops.as_slice()).collect();
     let result = send(&session, guards, &units, Stats::Wanted).await;
-    Finished::Batch(Done { batch, fences, result, guards: guard_count })
+    FinishedWrite::Batch(Done { batch, fences, result, guards: guard_count })
 }
 
 /// Sends each unit by itself, and answers it. Units of one fence follow each other, each with the version that the one
@@ -490,7 +490,7 @@ async fn send_singles(
     own: FenceVersion,
     batch: Vec<Waiting>,
     fences: Vec<(String, i32)>,
-) -> Finished {
+) -> FinishedWrite {
     let mut pipelined = Vec::new();
     let mut guarded = Vec::new();
     for waiting in batch {
@@ -526,7 +526,7 @@ async fn send_singles(
         versions.remove(&own_fence.path).unwrap_or(own)
     };
     let (_, own) = tokio::join!(futures_util::future::join_all(pipelined), guarded);
-    Finished::Singles { fences, own }
+    FinishedWrite::Singles { fences, own }
 }
 
 /// Sends one unit at once.

@@ -21,9 +21,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
-use crate::bare::Bare;
 use crate::client::{Client, span, text};
 use crate::wait::{SOON, check, eventually};
+use crate::zookeeper_witness::Witness;
 
 /// The citizen's own address. The floods have another, and some take all connections that one address may have.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -110,16 +110,16 @@ pub struct Citizen {
 #[derive(Clone, Debug)]
 struct Shared {
     address: SocketAddr,
-    bare: Bare,
+    zk: Witness,
     patience: Patience,
     record: Arc<Mutex<Record>>,
 }
 
 impl Citizen {
-    /// Starts a citizen, and returns when it is registered and watches. `bare` is a session in the server's chroot. An
+    /// Starts a citizen, and returns when it is registered and watches. `zk` is a session in the server's chroot. An
     /// act that takes longer than `patience` has failed.
-    pub async fn start(address: SocketAddr, bare: Bare, patience: Patience) -> Citizen {
-        let shared = Shared { address, bare, patience, record: Arc::default() };
+    pub async fn start(address: SocketAddr, zk: Witness, patience: Patience) -> Citizen {
+        let shared = Shared { address, zk, patience, record: Arc::default() };
         let mut tasks = JoinSet::new();
         tasks.spawn(shared.clone().keep_registered());
         tasks.spawn(shared.clone().watch());
@@ -363,7 +363,7 @@ impl Shared {
             ticks.tick().await;
             let generation = self.read(|record| record.generation);
             // When ZooKeeper does not answer, nothing is compared.
-            if let Ok(Ok(stat)) = timeout(self.patience.call, self.bare.client().check_stat(STEADY)).await
+            if let Ok(Ok(stat)) = timeout(self.patience.call, self.zk.client().check_stat(STEADY)).await
                 && self.read(|record| record.generation) == generation
             {
                 let is_there = stat.map(|stat| stat.czxid) == generation;
@@ -418,7 +418,7 @@ impl Shared {
             self.record.lock().unwrap().under_way.remove(&watched);
             return;
         };
-        if let Ok(Ok(stat)) = timeout(self.patience.call, self.bare.client().check_stat(&path)).await
+        if let Ok(Ok(stat)) = timeout(self.patience.call, self.zk.client().check_stat(&path)).await
             && stat.map(|stat| stat.czxid) != Some(held.generation)
         {
             self.missed(format!("{path} was acknowledged and is not in ZooKeeper"));
@@ -449,7 +449,7 @@ impl Shared {
             let mut is_gone = false;
             while !is_gone && begun.elapsed() < self.patience.expiry {
                 sleep(Duration::from_millis(20)).await;
-                let stat = timeout(self.patience.call, self.bare.client().check_stat(&path)).await;
+                let stat = timeout(self.patience.call, self.zk.client().check_stat(&path)).await;
                 is_gone = matches!(stat, Ok(Ok(None)));
             }
             self.end(number, (!is_gone).then(|| format!("{path} outlives its ttl by {:?}", begun.elapsed())));

@@ -1,7 +1,7 @@
 //! The nodes that a flood needs in ZooKeeper.
 
 use super::{Flood, Load};
-use crate::bare::Bare;
+use crate::zookeeper_witness::Witness;
 
 /// A path whose children fill a message of 2 MiB.
 pub(super) const WIDE: &str = "/flood-wide";
@@ -17,32 +17,32 @@ const AT_ONCE: usize = 1_000;
 const BRANCH: usize = 1_000;
 
 /// Creates the nodes.
-pub async fn prepare(flood: Flood, load: Load, bare: &Bare) {
+pub async fn prepare(flood: Flood, load: Load, zk: &Witness) {
     match flood {
         Flood::Pages | Flood::ClosedWindow | Flood::WatchChurn | Flood::StoppedWatcher => {
-            bare.create(WIDE, b"").await;
+            zk.create(WIDE, b"").await;
             let value = format!(r#"{{"host":"{}"}}"#, "x".repeat(100));
-            children(bare, WIDE, CHILDREN, value.as_bytes()).await;
+            children(zk, WIDE, CHILDREN, value.as_bytes()).await;
         }
         Flood::NestedPages => {
             let lists = "[[[]]],".repeat(25_000);
-            bare.create(NESTED, format!(r#"{{"lists":[{}0]}}"#, lists).as_bytes()).await;
+            zk.create(NESTED, format!(r#"{{"lists":[{}0]}}"#, lists).as_bytes()).await;
         }
         Flood::LargeView => {
-            bare.create(TREE, b"").await;
+            zk.create(TREE, b"").await;
             let branches = load.count(50, 1_000);
-            children(bare, TREE, branches, b"").await;
+            children(zk, TREE, branches, b"").await;
             for branch in 0..branches {
-                children(bare, &format!("{TREE}/{branch}"), BRANCH, b"{}").await;
+                children(zk, &format!("{TREE}/{branch}"), BRANCH, b"{}").await;
             }
         }
         _ => {}
     }
 }
 
-async fn children(bare: &Bare, parent: &str, count: usize, value: &[u8]) {
+async fn children(zk: &Witness, parent: &str, count: usize, value: &[u8]) {
     for first in (0..count).step_by(AT_ONCE) {
         let paths = (first..count.min(first + AT_ONCE)).map(|number| format!("{parent}/{number}"));
-        bare.create_many(paths, value).await;
+        zk.create_many(paths, value).await;
     }
 }

@@ -29,9 +29,9 @@ async fn cut_connections_cost_nothing_that_stands() {
     let mut watching = Watching::start(&s.client, "/cut").await;
     for round in 0..8 {
         s.proxy.cut();
-        s.bare.create(&format!("/cut/theirs {round}"), b"x").await;
+        s.zk.create(&format!("/cut/theirs {round}"), b"x").await;
         stream.set(&format!("/cut/ours {round}"), text("x")).await;
-        s.bare.set(&format!("/cut/theirs {round}"), b"y").await;
+        s.zk.set(&format!("/cut/theirs {round}"), b"y").await;
     }
     watching
         .until("all of it", |known| {
@@ -40,10 +40,10 @@ async fn cut_connections_cost_nothing_that_stands() {
                 && known.children.contains_key("ours 7")
         })
         .await;
-    let node = s.bare.get("/cut/one").await.unwrap();
+    let node = s.zk.get("/cut/one").await.unwrap();
     assert_eq!((node.stat.czxid, node.stat.version), (first.generation, 0), "neither made again nor written again");
-    let lease = s.bare.children("/cut-lock").await.unwrap().remove(0);
-    assert_eq!(s.bare.get(&format!("/cut-lock/{lease}")).await.unwrap().stat.czxid, held.fencing_token);
+    let lease = s.zk.children("/cut-lock").await.unwrap().remove(0);
+    assert_eq!(s.zk.get(&format!("/cut-lock/{lease}")).await.unwrap().stat.czxid, held.fencing_token);
     rollcall_tests::client::release(&s.client, &held.lock_id).await.unwrap();
     // The holder may have received `suspended` and `held` in between.
     holder.end().await.unwrap();
@@ -59,12 +59,12 @@ async fn many_long_paths_are_watched_again_after_a_cut() {
     assert!(paths.iter().map(String::len).sum::<usize>() > 2 * 128 * 1024, "on each of two sessions");
     let mut watching = Vec::new();
     for path in &paths {
-        s.bare.create(path, b"").await;
+        s.zk.create(path, b"").await;
         watching.push(Watching::start(&s.client, path).await);
     }
     for round in 1..=2 {
         s.proxy.cut();
-        s.bare.create_many(paths.iter().map(|path| format!("{path}/{round}")), b"x").await;
+        s.zk.create_many(paths.iter().map(|path| format!("{path}/{round}")), b"x").await;
         for watching in &mut watching {
             watching.until("the child that came", |known| known.children.len() == round).await;
         }
@@ -93,12 +93,12 @@ async fn while_zookeeper_is_away_what_is_known_is_still_told() {
     assert_eq!(s.server.health("").await.unwrap(), ServingStatus::Serving);
     stream.send(set("/known/two", text("2"))).await;
     let Ok(Some(Response::Pending(_))) = stream.next().await else { panic!("pending comes first") };
-    s.bare.create("/known/three", b"3").await;
+    s.zk.create("/known/three", b"3").await;
 
     s.proxy.accept().await;
     stream.registered().await;
     watching.until("what came meanwhile", |known| known.names() == ["one", "three", "two"]).await;
-    assert_eq!(s.bare.get("/known/one").await.unwrap().stat.czxid, first.generation);
+    assert_eq!(s.zk.get("/known/one").await.unwrap().stat.czxid, first.generation);
     eventually("the answer is fresh again", SOON, async || {
         let answer = cached(&s.client, "/known").await.map_err(|status| format!("{status:?}"))?;
         check(!answer.stale, || "it is stale".to_owned())
@@ -127,14 +127,14 @@ async fn values_that_wait_for_zookeeper_take_the_memory_of_their_bytes() {
     for _ in 0..COUNT {
         stream.registered().await;
     }
-    let written = s.bare.get("/values/0").await.unwrap();
+    let written = s.zk.get("/values/0").await.unwrap();
     assert_eq!(written.json()["list"][29_999], json!({ "a": 1 }));
 }
 
 #[tokio::test]
 async fn a_watch_that_begins_while_zookeeper_is_away_gets_there() {
     let s = ARM.behind_a_proxy("faults", &[]).await;
-    s.bare.create("/late", b"x").await;
+    s.zk.create("/late", b"x").await;
     s.cut_off().await;
     refused(s.client.clone().get(latest("/late")).await, Code::Unavailable, "BACKEND_UNAVAILABLE");
     let request = WatchRequest { path: "/late".into(), ..Default::default() };
@@ -165,7 +165,7 @@ async fn a_write_whose_answer_is_lost_has_an_unknown_outcome() {
     s.proxy.stall_answers_after(b"the value of the write");
     let client = s.client.clone();
     let call = tokio::spawn(async move { put(&client, "/unknown", text("the value of the write")).await });
-    s.bare.wait_for("/unknown", "written", |node| node.data == b"the value of the write").await;
+    s.zk.wait_for("/unknown", "written", |node| node.data == b"the value of the write").await;
     s.proxy.cut();
     s.proxy.set_traffic(Traffic::Pass);
     let answer = soon("an answer to Put", call).await.unwrap();
@@ -180,7 +180,7 @@ async fn registrations_and_locks_find_out_what_became_of_a_lost_answer() {
     stream.set("/lost/first", text("x")).await;
     drop(Locking::take(&s.client, "/lost-lock", "first").await);
     eventually("the first has given the lock back", SOON, async || {
-        let leases = s.bare.children("/lost-lock").await.unwrap();
+        let leases = s.zk.children("/lost-lock").await.unwrap();
         check(leases.is_empty(), || format!("{leases:?}"))
     })
     .await;
@@ -190,23 +190,23 @@ async fn registrations_and_locks_find_out_what_became_of_a_lost_answer() {
     let lock = tokio::spawn(async move { Locking::take(&client, "/lost-lock", "second").await });
     s.proxy.stalled().await;
     eventually("the lock is taken", SOON, async || {
-        let leases = s.bare.children("/lost-lock").await.unwrap();
+        let leases = s.zk.children("/lost-lock").await.unwrap();
         check(leases.len() == 1, || format!("{leases:?}"))
     })
     .await;
     stream.send(set("/lost/second", text("x"))).await;
-    s.bare.wait_for("/lost/second", "created", |_| true).await;
-    let made = s.bare.get("/lost/second").await.unwrap();
+    s.zk.wait_for("/lost/second", "created", |_| true).await;
+    let made = s.zk.get("/lost/second").await.unwrap();
     s.proxy.cut();
     s.proxy.set_traffic(Traffic::Pass);
     let answer = stream.registered().await;
     assert_eq!(answer.generation, made.stat.czxid, "found, not made again");
     let (_stream, held) = soon("the lock", lock).await.unwrap();
-    let leases = s.bare.children("/lost-lock").await.unwrap();
+    let leases = s.zk.children("/lost-lock").await.unwrap();
     assert_eq!(leases.len(), 1, "one lease: {leases:?}");
-    let lease = s.bare.get(&format!("/lost-lock/{}", leases[0])).await.unwrap();
+    let lease = s.zk.get(&format!("/lost-lock/{}", leases[0])).await.unwrap();
     assert_eq!((lease.text(), lease.stat.czxid), ("second", held.fencing_token));
-    assert_eq!(s.bare.children("/lost-lock-__lock__").await.unwrap(), Vec::<String>::new());
+    assert_eq!(s.zk.children("/lost-lock-__lock__").await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -214,16 +214,16 @@ async fn an_expired_zookeeper_session_is_replaced_and_everything_registered_agai
     let s = ARM.behind_a_proxy("faults", &["--session-timeout", "3s"]).await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/expired/one", data(json!({"a": 1}))).await;
-    let before = s.bare.get("/expired/one").await.unwrap();
+    let before = s.zk.get("/expired/one").await.unwrap();
     s.cut_off().await;
-    s.bare.wait_gone("/expired/one").await;
+    s.zk.wait_gone("/expired/one").await;
     s.proxy.accept().await;
     let back = stream.registered().await;
     assert!(back.restored && back.generation > first.generation, "{back:?}");
-    let after = s.bare.get("/expired/one").await.unwrap();
+    let after = s.zk.get("/expired/one").await.unwrap();
     assert_eq!((after.data, after.stat.czxid), (before.data, back.generation), "with the same bytes");
     drop(stream);
-    s.bare.wait_gone("/expired/one").await;
+    s.zk.wait_gone("/expired/one").await;
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn every_stream_is_told_to_move_and_the_replica_goes_when_all_have() {
     }
     let other_server = s.another_server().await;
     let other = other_server.client().await;
-    let generation = s.bare.get("/drain/a").await.unwrap().stat.czxid;
+    let generation = s.zk.get("/drain/a").await.unwrap().stat.czxid;
     let mut moved = Registration::open_with_ttl(&other, LONG).await;
     let again = moved.resume("/drain/a", value(), generation).await;
     assert!(again.adopted && again.generation > generation, "{again:?}");
@@ -155,7 +155,7 @@ async fn while_it_drains_a_replica_is_not_ready_and_takes_no_new_streams() {
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
     // Open streams are still served, on a connection that is to take no more calls.
     streams.registering.keep_alive().await;
-    s.bare.create("/drain/b", b"1").await;
+    s.zk.create("/drain/b", b"1").await;
     streams.watching.until("the change", |known| known.names() == ["a", "b"]).await;
 }
 
@@ -236,7 +236,7 @@ async fn a_replica_that_stops_leaves_registrations_standing() {
     let first = [with.set("/services/with", value()).await, without.set("/services/without", value()).await];
     with.set("/left", value()).await;
     let mut watching = Watching::start(&other_client, "/services").await;
-    let ending = s.bare.ending("/left").await;
+    let ending = s.zk.ending("/left").await;
     let stopped = Instant::now();
     s.server.process().signal(Signal::TERM);
     for stream in [&mut with, &mut without] {
@@ -246,13 +246,13 @@ async fn a_replica_that_stops_leaves_registrations_standing() {
     assert!(status.success(), "{status}");
     let mut new = Registration::open(&other_client).await;
     for (path, first) in ["/services/with", "/services/without"].into_iter().zip(first) {
-        assert_eq!(s.bare.get(path).await.unwrap().stat.czxid, first.generation, "it stands");
+        assert_eq!(s.zk.get(path).await.unwrap().stat.czxid, first.generation, "it stands");
         let again = new.resume(path, value(), first.generation).await;
         assert!(again.adopted && again.generation > first.generation, "{again:?}");
     }
     // A registration that was not resumed ends with the replica's ZooKeeper session, and nothing else does.
     assert!(ending.at().await > stopped);
-    s.bare.create_ephemeral("/services/later", b"x").await;
+    s.zk.create_ephemeral("/services/later", b"x").await;
     watching.until("what came later", |known| known.names() == ["later", "with", "without"]).await;
     assert_eq!(watching.changes, [(ChangeKind::Added, "later".to_owned())]);
 }
@@ -273,6 +273,6 @@ async fn what_a_client_gave_up_during_the_drain_is_gone_when_the_replica_is() {
     assert!(matches!(draining, Some(Response::Draining(_))), "{draining:?}");
     drop(stream);
     ends_well(&mut s.server).await;
-    s.bare.sync("/left").await;
-    assert_eq!(s.bare.children("/left").await.unwrap().len(), 0);
+    s.zk.sync("/left").await;
+    assert_eq!(s.zk.children("/left").await.unwrap().len(), 0);
 }

@@ -32,25 +32,25 @@ fn recursive(path: &str) -> DeleteRequest {
 async fn put_creates_a_durable_node_with_its_parents_and_then_writes_it() {
     let s = ARM.setting("durable").await;
     let stat = put(&s.client, "/config/web/limit", data(json!({"limit": 5}))).await.unwrap();
-    let node = s.bare.get("/config/web/limit").await.unwrap();
+    let node = s.zk.get("/config/web/limit").await.unwrap();
     let created = node.json()["created"].as_str().unwrap().to_owned();
     assert_eq!(node.text(), format!(r#"{{"created":"{created}","limit":5}}"#));
     assert!(!node.is_ephemeral());
     assert_eq!((stat.version, stat.czxid, stat.mzxid), (0, node.stat.czxid, node.stat.mzxid));
-    assert!(s.bare.get("/config/web").await.unwrap().data.is_empty());
+    assert!(s.zk.get("/config/web").await.unwrap().data.is_empty());
 
     let stat = put(&s.client, "/config/web/limit", text("six")).await.unwrap();
-    let node = s.bare.get("/config/web/limit").await.unwrap();
+    let node = s.zk.get("/config/web/limit").await.unwrap();
     assert_eq!((stat.version, stat.mzxid, node.text()), (1, node.stat.mzxid, "six"));
     put(&s.client, "/config/web/limit", raw(b"\x00\xff")).await.unwrap();
-    assert_eq!(s.bare.get("/config/web/limit").await.unwrap().data, b"\x00\xff");
+    assert_eq!(s.zk.get("/config/web/limit").await.unwrap().data, b"\x00\xff");
 }
 
 #[tokio::test]
 async fn put_without_a_value_makes_an_empty_node() {
     let s = ARM.setting("durable").await;
     try_put(&s.client, PutRequest { path: "/empty".into(), ..Default::default() }).await.unwrap();
-    assert!(s.bare.get("/empty").await.unwrap().data.is_empty());
+    assert!(s.zk.get("/empty").await.unwrap().data.is_empty());
     assert!(get(&s.client, "/empty").await.value.is_none());
 }
 
@@ -63,10 +63,10 @@ async fn put_with_a_version_writes_that_version_only() {
     let status = refused(try_put(&s.client, versioned(0, "2")).await, Code::Aborted, "VERSION_MISMATCH");
     let info = status.get_details_error_info().unwrap();
     assert!(info.metadata.values().any(|value| value == "1"), "the actual version is told: {info:?}");
-    assert_eq!(s.bare.get("/versioned").await.unwrap().text(), "1");
+    assert_eq!(s.zk.get("/versioned").await.unwrap().text(), "1");
     let absent = PutRequest { path: "/absent".into(), ..versioned(0, "x") };
     refused(try_put(&s.client, absent).await, Code::NotFound, "NO_NODE");
-    assert!(!s.bare.exists("/absent").await);
+    assert!(!s.zk.exists("/absent").await);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn of_many_that_write_one_version_one_wins() {
                 }
             }
         }
-        let node = s.bare.get("/race").await.unwrap();
+        let node = s.zk.get("/race").await.unwrap();
         assert_eq!((winners, node.stat.version), (vec![node.text().to_owned()], version + 1));
     }
 }
@@ -121,7 +121,7 @@ async fn create_only_leaves_what_exists() {
     let request = |value| PutRequest { create_only: true, ..put_text("/once", value) };
     assert_eq!(try_put(&s.client, request("first")).await.unwrap(), 0);
     refused(try_put(&s.client, request("second")).await, Code::AlreadyExists, "NODE_EXISTS");
-    assert_eq!(s.bare.get("/once").await.unwrap().text(), "first");
+    assert_eq!(s.zk.get("/once").await.unwrap().text(), "first");
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn delete_with_a_version_deletes_that_version_only() {
     let info = status.get_details_error_info().unwrap();
     assert!(info.metadata.values().any(|value| value == "1"), "the actual version is told: {info:?}");
     try_delete(&s.client, versioned(1)).await.unwrap();
-    assert!(!s.bare.exists("/versioned").await);
+    assert!(!s.zk.exists("/versioned").await);
     refused(try_delete(&s.client, versioned(1)).await, Code::NotFound, "NO_NODE");
     refused(delete(&s.client, "/versioned").await, Code::NotFound, "NO_NODE");
 }
@@ -147,10 +147,10 @@ async fn delete_takes_children_only_when_it_is_recursive() {
         put(&s.client, path, text("x")).await.unwrap();
     }
     refused(delete(&s.client, "/tree").await, Code::FailedPrecondition, "NOT_EMPTY");
-    assert!(s.bare.exists("/tree/a/b").await);
+    assert!(s.zk.exists("/tree/a/b").await);
     let versioned = DeleteRequest { expected_version: Some(7), ..recursive("/tree") };
     refused(try_delete(&s.client, versioned).await, Code::Aborted, "VERSION_MISMATCH");
-    assert!(s.bare.exists("/tree/a/b").await && s.bare.exists("/tree/c").await, "nothing is deleted");
+    assert!(s.zk.exists("/tree/a/b").await && s.zk.exists("/tree/c").await, "nothing is deleted");
     try_delete(&s.client, recursive("/tree")).await.unwrap();
     assert_eq!(get(&s.client, "/").await.children.into_keys().collect::<Vec<_>>(), ["treetop"]);
     refused(try_delete(&s.client, recursive("/tree")).await, Code::NotFound, "NO_NODE");
@@ -162,10 +162,10 @@ async fn a_large_subtree_is_deleted_whole() {
     let pad = "p".repeat(1000);
     // Over 1 MiB of paths: too many for one request to ZooKeeper.
     for number in 0..1500 {
-        s.bare.create(&format!("/wide/{pad}/{number}"), b"").await;
+        s.zk.create(&format!("/wide/{pad}/{number}"), b"").await;
     }
     try_delete(&s.client, recursive("/wide")).await.unwrap();
-    assert!(!s.bare.exists("/wide").await);
+    assert!(!s.zk.exists("/wide").await);
 }
 
 /// A registration, a held lock and a waiter, all below `/busy`.
@@ -182,7 +182,7 @@ async fn busy(s: &Setting) -> (Registration, Locking, Locking) {
 async fn what_meets_a_registration_or_a_locks_node_is_refused_and_nothing_is_deleted() {
     let s = ARM.setting("durable").await;
     let _held = busy(&s).await;
-    let lease = s.bare.children("/busy/lock").await.unwrap().remove(0);
+    let lease = s.zk.children("/busy/lock").await.unwrap().remove(0);
     for path in ["/busy/services/a", &format!("/busy/lock/{lease}")] {
         refused(put(&s.client, path, text("y")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
         refused(delete(&s.client, path).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
@@ -191,21 +191,21 @@ async fn what_meets_a_registration_or_a_locks_node_is_refused_and_nothing_is_del
         refused(try_delete(&s.client, recursive(path)).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
     }
     for path in ["/busy/services/a", "/busy/durable", &format!("/busy/lock/{lease}")] {
-        assert!(s.bare.exists(path).await, "{path} is deleted");
+        assert!(s.zk.exists(path).await, "{path} is deleted");
     }
-    assert_eq!(s.bare.children("/busy/lock-__lock__").await.unwrap().len(), 1);
-    assert_eq!(s.bare.get("/busy/services/a").await.unwrap().text(), "x");
+    assert_eq!(s.zk.children("/busy/lock-__lock__").await.unwrap().len(), 1);
+    assert_eq!(s.zk.get("/busy/services/a").await.unwrap().text(), "x");
 }
 
 #[tokio::test]
 async fn what_kazoo_registered_is_left_alone_too() {
     let s = ARM.setting("durable").await;
-    s.bare.create_ephemeral("/theirs/registration", b"x").await;
+    s.zk.create_ephemeral("/theirs/registration", b"x").await;
     let path = "/theirs/registration";
     refused(put(&s.client, path, text("y")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
     refused(delete(&s.client, path).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
     refused(try_delete(&s.client, recursive("/theirs")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
-    assert_eq!(s.bare.get(path).await.unwrap().text(), "x");
+    assert_eq!(s.zk.get(path).await.unwrap().text(), "x");
 }
 
 #[tokio::test]
@@ -224,21 +224,21 @@ async fn what_was_written_is_read_back_the_same() {
     put(&s.client, "/same", data(value.clone())).await.unwrap();
     let node = get(&s.client, "/same").await;
     assert_eq!(rollcall_tests::client::plain(shown(node.value.as_ref())), value);
-    assert_eq!(rollcall_tests::client::plain(s.bare.get("/same").await.unwrap().json()), value);
+    assert_eq!(rollcall_tests::client::plain(s.zk.get("/same").await.unwrap().json()), value);
 }
 
 #[tokio::test]
 async fn a_delete_that_stops_after_its_first_transaction_says_that_a_part_may_be_gone() {
     let s = ARM.setting("durable").await;
     for number in 0..200 {
-        s.bare.create(&format!("/part/deep/er/{number}"), b"").await;
+        s.zk.create(&format!("/part/deep/er/{number}"), b"").await;
     }
-    s.bare.create("/part/kept/child", b"").await;
-    s.bare.make_read_only("/part/kept").await;
+    s.zk.create("/part/kept/child", b"").await;
+    s.zk.make_read_only("/part/kept").await;
     let status = refused(try_delete(&s.client, recursive("/part")).await, Code::Unknown, "OUTCOME_UNKNOWN");
     assert!(status.message().contains("/part") && status.message().contains("access control"), "{}", status.message());
-    assert!(s.bare.exists("/part/kept/child").await);
-    assert!(s.bare.children("/part/deep/er").await.unwrap().len() < 200, "the deepest go first");
+    assert!(s.zk.exists("/part/kept/child").await);
+    assert!(s.zk.children("/part/deep/er").await.unwrap().len() < 200, "the deepest go first");
     // If nothing was deleted, the answer says so.
     refused(try_delete(&s.client, recursive("/part/kept")).await, Code::PermissionDenied, "NO_AUTH");
 }

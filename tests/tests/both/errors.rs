@@ -6,12 +6,12 @@ use std::time::Duration;
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_request::Request;
 use rollcall_proto::v1::{AcquireLockRequest, GetRequest, OpenSession, PutRequest, WatchRequest};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{
     Client, Registration, data, delete, get, latest, put, refused, set, shown, span, text, violated_field,
 };
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::wait::soon;
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -90,7 +90,7 @@ async fn unusual_paths_that_zookeeper_takes_are_taken() {
     let mut stream = Registration::open(&s.client).await;
     for path in ["/größe/漢字", "/a b/ c ", "/...", "/.rollcall2", "/a/.hidden", "/server1:22,x=\"y\"{}"] {
         stream.set(path, text("x")).await;
-        assert_eq!(s.bare.get(path).await.unwrap().text(), "x");
+        assert_eq!(s.zk.get(path).await.unwrap().text(), "x");
         assert!(get(&s.client, path).await.exists);
     }
 }
@@ -101,13 +101,13 @@ async fn values_over_the_limit_are_refused_and_values_at_the_limit_are_not() {
     const LIMIT: usize = 256 * 1024;
     let (fits, over) = ("x".repeat(LIMIT), "x".repeat(LIMIT + 1));
     put(&s.client, "/fits", text(&fits)).await.unwrap();
-    assert_eq!(s.bare.get("/fits").await.unwrap().data.len(), LIMIT);
+    assert_eq!(s.zk.get("/fits").await.unwrap().data.len(), LIMIT);
     assert_eq!(shown(get(&s.client, "/fits").await.value.as_ref()), json!({ "text": fits }));
     let status = refused(put(&s.client, "/over", text(&over)).await, Code::InvalidArgument, "VALUE_TOO_LARGE");
     assert_eq!(violated_field(&status), "value");
     // As JSON, with its quotes, it is over the limit.
     refused(put(&s.client, "/over", data(json!({ "x": fits }))).await, Code::InvalidArgument, "VALUE_TOO_LARGE");
-    assert!(!s.bare.exists("/over").await);
+    assert!(!s.zk.exists("/over").await);
     let mut stream = Registration::open(&s.client).await;
     stream.set("/fits/not", text("x")).await;
     stream.send(set("/over", text(&over))).await;
@@ -124,7 +124,7 @@ async fn numbers_that_json_has_not_are_refused() {
         let status = put(&s.client, "/number", value).await.unwrap_err();
         refused(Err::<(), _>(status), Code::InvalidArgument, "PROTOCOL");
     }
-    assert!(!s.bare.exists("/number").await);
+    assert!(!s.zk.exists("/number").await);
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn ttls_out_of_bounds_are_refused() {
         let status = refused(answer, Code::InvalidArgument, "INVALID_TTL");
         assert_eq!(violated_field(&status), "ttl");
     }
-    assert_eq!(s.bare.children("/ttl-__lock__").await.unwrap_or_default(), Vec::<String>::new());
+    assert_eq!(s.zk.children("/ttl-__lock__").await.unwrap_or_default(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn other_faults_of_the_protocol_are_named() {
 #[tokio::test]
 async fn what_zookeepers_acl_forbids_is_denied() {
     let s = ARM.setting("errors").await;
-    let owner = Bare::connect_as(&s.sandbox.hosts, "ann:secret").await;
+    let owner = Witness::connect_as(&s.sandbox.hosts, "ann:secret").await;
     owner.create_private("/private", b"x").await;
     for (call, status) in everywhere(&s.client, "/private").await {
         let status = refused(Err::<(), _>(status), Code::PermissionDenied, "NO_AUTH");
@@ -194,19 +194,19 @@ async fn what_zookeepers_acl_forbids_is_denied() {
 #[tokio::test]
 async fn what_all_may_read_and_nobody_change_is_read_and_not_changed() {
     let s = ARM.setting("errors").await;
-    s.bare.create_read_only("/readable", b"x").await;
+    s.zk.create_read_only("/readable", b"x").await;
     assert_eq!(shown(get(&s.client, "/readable").await.value.as_ref()), json!({"text": "x"}));
     refused(put(&s.client, "/readable", text("y")).await, Code::PermissionDenied, "NO_AUTH");
     refused(put(&s.client, "/readable/child", text("y")).await, Code::PermissionDenied, "NO_AUTH");
-    assert_eq!(s.bare.get("/readable").await.unwrap().text(), "x");
+    assert_eq!(s.zk.get("/readable").await.unwrap().text(), "x");
 }
 
 #[tokio::test]
 async fn a_private_child_does_not_hide_the_others() {
     let s = ARM.setting("errors").await;
-    let owner = Bare::connect_as(&s.sandbox.hosts, "ann:secret").await;
+    let owner = Witness::connect_as(&s.sandbox.hosts, "ann:secret").await;
     owner.create_private("/mixed/private", b"secret").await;
-    s.bare.create("/mixed/public", b"x").await;
+    s.zk.create("/mixed/public", b"x").await;
     let node = get(&s.client, "/mixed").await;
     assert_eq!(shown(node.children["public"].value.as_ref()), json!({"text": "x"}));
     if let Some(private) = node.children.get("private") {
@@ -218,7 +218,7 @@ async fn a_private_child_does_not_hide_the_others() {
 async fn long_names_are_cut_in_errors() {
     let s = ARM.setting("errors").await;
     let long = format!("/{}", "größe".repeat(500));
-    s.bare.create(&long, b"x").await;
+    s.zk.create(&long, b"x").await;
     let status = refused(delete(&s.client, &format!("{long}/absent")).await, Code::NotFound, "NO_NODE");
     assert!(status.message().contains('…'), "{}", status.message());
     let create = PutRequest { path: long, create_only: true, ..Default::default() };
@@ -228,7 +228,7 @@ async fn long_names_are_cut_in_errors() {
 #[tokio::test]
 async fn a_read_only_server_refuses_every_write() {
     let s = ARM.setting_with("errors", &["--read-only"]).await;
-    s.bare.create("/there", b"x").await;
+    s.zk.create("/there", b"x").await;
     assert!(get(&s.client, "/there").await.exists);
     refused(put(&s.client, "/there", text("y")).await, Code::PermissionDenied, "READ_ONLY");
     refused(delete(&s.client, "/there").await, Code::PermissionDenied, "READ_ONLY");
@@ -241,8 +241,8 @@ async fn a_read_only_server_refuses_every_write() {
             refused(Err::<(), _>(status), Code::PermissionDenied, "READ_ONLY");
         }
     }
-    assert_eq!(s.bare.get("/there").await.unwrap().text(), "x");
-    assert!(!s.bare.exists("/registration").await && !s.bare.exists("/lock").await);
+    assert_eq!(s.zk.get("/there").await.unwrap().text(), "x");
+    assert!(!s.zk.exists("/registration").await && !s.zk.exists("/lock").await);
 }
 
 #[tokio::test]

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::{ChangeKind, LostReason};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, Registration, data, put, refused, resume, set, span, text, violated_field, zero};
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -99,7 +99,7 @@ async fn what_is_evicted_is_gone_and_stays_out_on_every_replica() {
             assert!(evicted.removed);
             let until = SystemTime::try_from(evicted.until_time.unwrap()).unwrap();
             assert!(until >= before + LONG && until <= SystemTime::now() + LONG, "10 minutes by default: {until:?}");
-            assert!(!s.bare.exists(PATH).await, "it is gone when the call is answered");
+            assert!(!s.zk.exists(PATH).await, "it is gone when the call is answered");
             let lost = holder.lost().await;
             assert_eq!((lost.path.as_str(), lost.generation, lost.reason()), (PATH, generation, LostReason::Evicted));
             is_kept_out(by).await;
@@ -110,9 +110,9 @@ async fn what_is_evicted_is_gone_and_stays_out_on_every_replica() {
             assert_eq!(watching.changes[earlier..], [(ChangeKind::Removed, "bad:80".to_owned())]);
             lift(by).await;
             drop(holder);
-            s.bare.wait_gone("/services/web/good:80").await;
+            s.zk.wait_gone("/services/web/good:80").await;
             drop(registered_again(&s.client).await);
-            s.bare.wait_gone(PATH).await;
+            s.zk.wait_gone(PATH).await;
         }
     }
 }
@@ -125,12 +125,12 @@ async fn an_eviction_ends_by_itself_and_nothing_is_left_of_it() {
     assert!(try_evict(&s.client, PATH, Some(span(Duration::from_secs(1)))).await.unwrap().removed);
     assert_eq!(holder.lost().await.reason(), LostReason::Evicted);
     let _registration = registered_again(&s.client).await;
-    nothing_is_left(&s.bare).await;
+    nothing_is_left(&s.zk).await;
 }
 
-async fn nothing_is_left(bare: &Bare) {
+async fn nothing_is_left(zk: &Witness) {
     eventually("no record is left", SOON, async || {
-        let records = bare.children("/.rollcall/evicted").await.unwrap_or_default();
+        let records = zk.children("/.rollcall/evicted").await.unwrap_or_default();
         check(records.is_empty(), || format!("{records:?}"))
     })
     .await;
@@ -142,26 +142,26 @@ async fn an_eviction_outlives_the_replicas_and_can_be_made_anew() {
     assert!(!evict(&s.client).await.removed, "nobody has registered it");
     let again = try_evict(&s.client, PATH, Some(span(LONG * 2))).await.unwrap();
     assert!(SystemTime::try_from(again.until_time.unwrap()).unwrap() > SystemTime::now() + LONG);
-    assert_eq!(s.bare.children("/.rollcall/evicted").await.unwrap().len(), 1);
+    assert_eq!(s.zk.children("/.rollcall/evicted").await.unwrap().len(), 1);
     s.server.process().kill();
     let next = Server::start(&s.sandbox.hosts).await;
     is_kept_out(&next.client().await).await;
     lift(&next.client().await).await;
-    nothing_is_left(&s.bare).await;
+    nothing_is_left(&s.zk).await;
     registered_again(&next.client().await).await;
 }
 
 #[tokio::test]
 async fn a_registration_of_another_program_is_deleted() {
     let s = ARM.setting("evict").await;
-    s.bare.create("/services", b"").await;
-    s.bare.create("/services/web", b"").await;
-    s.bare.create_ephemeral(PATH, b"{}").await;
+    s.zk.create("/services", b"").await;
+    s.zk.create("/services/web", b"").await;
+    s.zk.create_ephemeral(PATH, b"{}").await;
     assert!(evict(&s.client).await.removed);
-    assert!(!s.bare.exists(PATH).await);
+    assert!(!s.zk.exists(PATH).await);
     is_kept_out(&s.client).await;
-    s.bare.create_ephemeral(PATH, b"{}").await;
-    assert!(s.bare.exists(PATH).await, "its return can't be refused");
+    s.zk.create_ephemeral(PATH, b"{}").await;
+    assert!(s.zk.exists(PATH).await, "its return can't be refused");
     assert!(evict(&s.client).await.removed, "but it can be evicted again");
 }
 
@@ -173,11 +173,11 @@ async fn what_is_no_registration_is_not_evicted() {
     let (_holding, _) = Locking::take(&s.client, "/lock", "me").await;
     let (_waiting, _) = Locking::queue(&s.client, "/lock", "other").await;
     for folder in ["/lock", "/lock-__lock__"] {
-        let names = s.bare.children(folder).await.unwrap();
+        let names = s.zk.children(folder).await.unwrap();
         for name in names {
             let path = format!("{folder}/{name}");
             refused(try_evict(&s.client, &path, None).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
-            assert!(s.bare.exists(&path).await);
+            assert!(s.zk.exists(&path).await);
         }
     }
     for seconds in [-1, 24 * 3600 + 1] {
@@ -185,7 +185,7 @@ async fn what_is_no_registration_is_not_evicted() {
         let status = refused(try_evict(&s.client, PATH, duration).await, Code::InvalidArgument, "PROTOCOL");
         assert_eq!(violated_field(&status), "duration");
     }
-    nothing_is_left(&s.bare).await;
+    nothing_is_left(&s.zk).await;
     let read_only = Server::start_with(&s.sandbox.hosts, &["--read-only"]).await;
     let answer = try_evict(&read_only.client().await, PATH, None).await;
     refused(answer, Code::PermissionDenied, "READ_ONLY");
@@ -202,7 +202,7 @@ async fn a_replica_that_was_cut_off_meanwhile_puts_nothing_back() {
     assert!(evict(&other).await.removed);
     s.proxy.accept().await;
     assert_eq!(holder.lost().await.reason(), LostReason::Evicted);
-    assert!(!s.bare.exists(PATH).await);
+    assert!(!s.zk.exists(PATH).await);
     eventually_kept_out(&s.client).await;
 }
 
@@ -220,7 +220,7 @@ async fn an_eviction_and_a_put_back_at_the_same_time_leave_the_path_empty() {
                 tokio::task::yield_now().await;
             }
             // The eviction may have been faster.
-            let _ = s.bare.client().delete(PATH, None).await;
+            let _ = s.zk.client().delete(PATH, None).await;
         };
         tokio::join!(evicting, deleting);
         loop {
@@ -231,9 +231,9 @@ async fn an_eviction_and_a_put_back_at_the_same_time_leave_the_path_empty() {
                 other => panic!("{other:?}"),
             }
         }
-        s.bare.wait_gone(PATH).await;
+        s.zk.wait_gone(PATH).await;
         is_kept_out(&s.client).await;
-        assert!(!s.bare.exists(PATH).await);
+        assert!(!s.zk.exists(PATH).await);
         lift(&other).await;
     }
 }

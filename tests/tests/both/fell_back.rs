@@ -6,11 +6,11 @@
 
 use rollcall_proto::v1::{PutRequest, WatchRequest};
 use rollcall_tests::arm::{Arm, Own};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, Registration, data, get, put, refused, text};
 use rollcall_tests::follow::{Locking, Watching};
 use rollcall_tests::server::Server;
 use rollcall_tests::zookeeper::Options;
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -72,19 +72,19 @@ async fn what_is_held_is_registered_again_and_locks_are_lost() {
     let (mut own, _server, client) = setting().await;
     let mut stream = Registration::open(&client).await;
     let first = stream.set("/services/one", data(json!({"port": 1}))).await;
-    let before = Bare::connect(&own.address().to_string()).await.get("/services/one").await.unwrap();
+    let before = Witness::connect(&own.address().to_string()).await.get("/services/one").await.unwrap();
     let (mut holder, held) = Locking::take(&client, "/lock", "holder").await;
 
     own.lose_everything().await;
     let again = stream.registered().await;
     assert!(again.restored && again.generation != first.generation, "{again:?}");
-    let bare = Bare::connect(&own.address().to_string()).await;
-    let after = bare.get("/services/one").await.unwrap();
+    let zk = Witness::connect(&own.address().to_string()).await;
+    let after = zk.get("/services/one").await.unwrap();
     assert_eq!((after.data, after.stat.czxid), (before.data, again.generation), "with the same bytes");
     refused(holder.end().await, Code::Aborted, "LOCK_LOST");
     let (_next, granted) = Locking::take(&client, "/lock", "next").await;
     assert_ne!(granted.lock_id, held.lock_id);
     drop(stream);
-    bare.wait_gone("/services/one").await;
+    zk.wait_gone("/services/one").await;
     assert!(get(&client, "/services").await.children.is_empty());
 }

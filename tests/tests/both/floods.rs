@@ -42,10 +42,10 @@ async fn a_ttl_ends_beside_streams_that_send_as_fast_as_they_can() {
     drop(dead);
     eventually("the ttl of the one that has died is over", SOON, async || {
         alive.keep_alive().await;
-        check(!s.bare.exists("/dead").await, || "it stands".to_owned())
+        check(!s.zk.exists("/dead").await, || "it stands".to_owned())
     })
     .await;
-    assert!(s.bare.exists("/alive").await, "who is heard in time keeps its registration");
+    assert!(s.zk.exists("/alive").await, "who is heard in time keeps its registration");
     drop(floods);
 }
 
@@ -71,19 +71,19 @@ async fn who_registers_while_thousands_are_taken_down_does_not_wait_for_them() {
     let mut fresh = Registration::open(&s.client).await;
     drop((sender, stream));
     eventually("they are taken down", SOON, async || {
-        let left = s.bare.children("/mass").await.map_or(0, |children| children.len());
+        let left = s.zk.children("/mass").await.map_or(0, |children| children.len());
         check(left < MANY, || format!("{left}"))
     })
     .await;
     fresh.set("/fresh", text("x")).await;
-    let left = s.bare.children("/mass").await.map_or(0, |children| children.len());
+    let left = s.zk.children("/mass").await.map_or(0, |children| children.len());
     assert!(left > 0, "it came last");
     eventually("all are gone", 2 * SOON, async || {
-        let left = s.bare.children("/mass").await.map_or(0, |children| children.len());
+        let left = s.zk.children("/mass").await.map_or(0, |children| children.len());
         check(left == 0, || format!("{left} are left"))
     })
     .await;
-    assert!(s.bare.exists("/fresh").await);
+    assert!(s.zk.exists("/fresh").await);
 }
 
 #[tokio::test]

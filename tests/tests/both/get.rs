@@ -36,7 +36,7 @@ async fn a_path_of_many_segments_is_one_like_any_other() {
     let s = ARM.setting("get").await;
     let path = "/a".repeat(128);
     assert!(!get(&s.client, &path).await.exists);
-    s.bare.create("/a", b"").await;
+    s.zk.create("/a", b"").await;
     assert!(!get(&s.client, &path).await.exists);
     put(&s.client, &path, text("deep")).await.unwrap();
     assert_eq!(shown(get(&s.client, &path).await.value.as_ref()), json!({"text": "deep"}));
@@ -46,7 +46,7 @@ async fn a_path_of_many_segments_is_one_like_any_other() {
 async fn what_others_have_made_deeper_than_a_path_may_be_is_read_from_above() {
     let s = ARM.setting("get").await;
     let path = "/a".repeat(600);
-    s.bare.create(&path, b"deep").await;
+    s.zk.create(&path, b"deep").await;
     let answer = read(&s.client, GetRequest { recursive: true, ..latest("/a/a") }).await;
     let children = answer.node.unwrap().children;
     assert_eq!(children.len(), 598);
@@ -55,17 +55,17 @@ async fn what_others_have_made_deeper_than_a_path_may_be_is_read_from_above() {
     // Changes there are seen, too.
     let watched = WatchRequest { path: "/a/a".to_owned(), recursive: true, ..Default::default() };
     let mut watching = Watching::start_with(&s.client, watched).await;
-    s.bare.set(&path, b"deeper").await;
+    s.zk.set(&path, b"deeper").await;
     watching.until("the change far below", |known| known.child(deepest) == json!({"text": "deeper"})).await;
 }
 
 #[tokio::test]
 async fn a_node_comes_with_its_children_and_their_data() {
     let s = ARM.setting("get").await;
-    s.bare.create("/parent", br#"{"limit":5}"#).await;
-    s.bare.create("/parent/a", b"text").await;
-    s.bare.create("/parent/a/deeper", b"not shown").await;
-    s.bare.create_ephemeral("/parent/b", b"").await;
+    s.zk.create("/parent", br#"{"limit":5}"#).await;
+    s.zk.create("/parent/a", b"text").await;
+    s.zk.create("/parent/a/deeper", b"not shown").await;
+    s.zk.create_ephemeral("/parent/b", b"").await;
     let answer = read(&s.client, latest("/parent")).await;
     let node = answer.node.unwrap();
     assert!(node.exists);
@@ -73,11 +73,11 @@ async fn a_node_comes_with_its_children_and_their_data() {
     let children: Vec<_> =
         node.children.iter().map(|(name, child)| (name.as_str(), shown(child.value.as_ref()))).collect();
     assert_eq!(children, [("a", json!({"text": "text"})), ("b", Json::Null)]);
-    let (truth, stat) = (s.bare.get("/parent/a").await.unwrap().stat, node.children["a"].stat.unwrap());
+    let (truth, stat) = (s.zk.get("/parent/a").await.unwrap().stat, node.children["a"].stat.unwrap());
     assert_eq!((stat.czxid, stat.mzxid, stat.pzxid), (truth.czxid, truth.mzxid, truth.pzxid));
     assert_eq!((stat.version, stat.num_children, stat.data_length), (0, 1, 4));
-    assert_eq!(node.children["b"].stat.unwrap().ephemeral_owner, s.bare.session());
-    let parent = s.bare.get("/parent").await.unwrap().stat;
+    assert_eq!(node.children["b"].stat.unwrap().ephemeral_owner, s.zk.session());
+    let parent = s.zk.get("/parent").await.unwrap().stat;
     assert_eq!(answer.revision, parent.pzxid, "the largest mzxid or pzxid of itself and its children");
 }
 
@@ -110,10 +110,10 @@ async fn bytes_are_shown_as_what_they_are() {
         (nested(17), raw(&nested(17))),
     ];
     for (number, (bytes, _)) in cases.iter().enumerate() {
-        s.bare.create(&format!("/bytes/{number:02}"), bytes.as_bytes()).await;
+        s.zk.create(&format!("/bytes/{number:02}"), bytes.as_bytes()).await;
     }
-    s.bare.create("/bytes/no-utf8", b"\xff{}").await;
-    s.bare.create("/bytes/deepest", nested(16).as_bytes()).await;
+    s.zk.create("/bytes/no-utf8", b"\xff{}").await;
+    s.zk.create("/bytes/deepest", nested(16).as_bytes()).await;
     let node = get(&s.client, "/bytes").await;
     for (number, (bytes, expected)) in cases.iter().enumerate() {
         assert_eq!(&shown(node.children[&format!("{number:02}")].value.as_ref()), expected, "{bytes}");
@@ -132,7 +132,7 @@ async fn latest_sees_every_write_that_was_acknowledged_before() {
         put(&s.client, "/latest", text(&number.to_string())).await.unwrap();
         let node = get(&other, "/latest").await;
         assert_eq!(shown(node.value.as_ref()), json!({"text": number.to_string()}));
-        s.bare.create(&format!("/latest/{number}"), b"").await;
+        s.zk.create(&format!("/latest/{number}"), b"").await;
         assert_eq!(get(&s.client, "/latest").await.children.len(), number + 1);
     }
 }
@@ -143,7 +143,7 @@ async fn cached_reads_never_show_what_is_older_than_shown_before() {
     put(&s.client, "/cached", text("0")).await.unwrap();
     let writes = async {
         for number in 1..=100 {
-            s.bare.set("/cached", number.to_string().as_bytes()).await;
+            s.zk.set("/cached", number.to_string().as_bytes()).await;
         }
     };
     let reads = async {
@@ -187,7 +187,7 @@ async fn wait_holds_the_answer_until_there_is_a_child() {
 #[tokio::test]
 async fn a_wait_that_is_over_is_answered_with_what_there_is() {
     let s = ARM.setting("get").await;
-    s.bare.create("/there", b"x").await;
+    s.zk.create("/there", b"x").await;
     for (path, exists) in [("/there", true), ("/absent", false)] {
         let request = GetRequest { wait: Some(span(Duration::from_millis(200))), ..cached(path) };
         let node = read(&s.client, request).await.node.unwrap();
@@ -199,7 +199,7 @@ async fn a_wait_that_is_over_is_answered_with_what_there_is() {
 async fn recursive_keys_are_relative_paths() {
     let s = ARM.setting("get").await;
     for path in ["/tree/a/b/c", "/tree/a/d", "/tree/e"] {
-        s.bare.create(path, path.as_bytes()).await;
+        s.zk.create(path, path.as_bytes()).await;
     }
     let node = read(&s.client, GetRequest { recursive: true, ..latest("/tree") }).await.node.unwrap();
     let values: BTreeMap<_, _> =
@@ -218,7 +218,7 @@ async fn our_own_subtree_is_hidden() {
     let s = ARM.setting("get").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/services/a", text("x")).await;
-    assert!(s.bare.exists("/.rollcall").await, "there is something to hide");
+    assert!(s.zk.exists("/.rollcall").await, "there is something to hide");
     let node = get(&s.client, "/").await;
     assert_eq!(node.children.keys().collect::<Vec<_>>(), ["services"]);
 }
@@ -245,7 +245,7 @@ async fn pages(client: &Client, request: GetRequest) -> (usize, BTreeMap<String,
 async fn pages_go_by_name() {
     let s = ARM.setting("get").await;
     for number in 0..10 {
-        s.bare.create(&format!("/paged/{number}"), b"x").await;
+        s.zk.create(&format!("/paged/{number}"), b"x").await;
     }
     for (size, expected) in [(3, 4), (5, 2), (10, 1), (100, 1), (0, 1)] {
         let (count, children, _) = pages(&s.client, GetRequest { page_size: size, ..latest("/paged") }).await;
@@ -257,12 +257,12 @@ async fn pages_go_by_name() {
 async fn a_page_shows_the_revision_of_the_first_or_is_gone() {
     let s = ARM.setting("get").await;
     for number in 0..10 {
-        s.bare.create(&format!("/pinned/{number}"), b"x").await;
+        s.zk.create(&format!("/pinned/{number}"), b"x").await;
     }
     let request = GetRequest { page_size: 5, ..latest("/pinned") };
     let first = read(&s.client, request.clone()).await;
-    s.bare.create("/pinned/55", b"late").await;
-    s.bare.delete("/pinned/7").await;
+    s.zk.create("/pinned/55", b"late").await;
+    s.zk.delete("/pinned/7").await;
     assert_eq!(get(&s.client, "/pinned").await.children.len(), 10);
     let second = GetRequest { page_token: first.next_page_token.clone(), ..request };
     match soon("the second page", s.client.clone().get(second)).await {
@@ -282,7 +282,7 @@ async fn what_does_not_fit_a_message_comes_in_pages_unasked() {
     let s = ARM.setting("get").await;
     let value = vec![b'x'; 250 * 1024];
     for number in 0..20 {
-        s.bare.create(&format!("/large/{number:02}"), &value).await;
+        s.zk.create(&format!("/large/{number:02}"), &value).await;
     }
     let (count, children, _) = pages(&s.client, latest("/large")).await;
     assert!(count >= 3, "5 MB in messages of at most 2 MiB took {count}");

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use rollcall_proto::v1::{AcquireLockRequest, DeleteRequest};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, delete, put, refused, release, span, text, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::kazoo::{VERSIONS, Vanishing};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::Code;
 
 use super::ARM;
@@ -27,30 +27,30 @@ async fn use_once(client: &Client, path: &str) {
 }
 
 /// The number of records of locks.
-async fn records(bare: &Bare) -> usize {
+async fn records(zk: &Witness) -> usize {
     let mut count = 0;
-    for shard in bare.children("/.rollcall/locks").await.unwrap_or_default() {
-        count += bare.children(&format!("/.rollcall/locks/{shard}")).await.unwrap_or_default().len();
+    for shard in zk.children("/.rollcall/locks").await.unwrap_or_default() {
+        count += zk.children(&format!("/.rollcall/locks/{shard}")).await.unwrap_or_default().len();
     }
     count
 }
 
-async fn stands(bare: &Bare, path: &str) -> bool {
-    let (lock, queue) = (bare.exists(path).await, bare.exists(&format!("{path}-__lock__")).await);
+async fn stands(zk: &Witness, path: &str) -> bool {
+    let (lock, queue) = (zk.exists(path).await, zk.exists(&format!("{path}-__lock__")).await);
     assert_eq!(lock, queue, "both nodes come and go together");
     lock
 }
 
 /// Waits until the nodes and the records of these locks are gone.
-async fn wait_until_removed(bare: &Bare, paths: &[&str], records_left: usize) {
+async fn wait_until_removed(zk: &Witness, paths: &[&str], records_left: usize) {
     eventually("idle locks are removed", SOON, async || {
         let mut left = Vec::new();
         for path in paths {
-            if bare.exists(path).await || bare.exists(&format!("{path}-__lock__")).await {
+            if zk.exists(path).await || zk.exists(&format!("{path}-__lock__")).await {
                 left.push(*path);
             }
         }
-        let records = records(bare).await;
+        let records = records(zk).await;
         check(left.is_empty() && records == records_left, || format!("{left:?}, {records} records"))
     })
     .await;
@@ -65,7 +65,7 @@ async fn a_lock_that_nobody_uses_is_removed_and_one_that_is_held_or_waited_for_i
     let lasts = stream.held().await.unwrap();
     drop(stream);
     for path in ["/jobs/foreign", "/jobs/foreign-__lock__"] {
-        s.bare.create(path, b"1").await;
+        s.zk.create(path, b"1").await;
     }
     for round in 0..3 {
         // In the next round the nodes that this replica remembers are gone.
@@ -73,27 +73,27 @@ async fn a_lock_that_nobody_uses_is_removed_and_one_that_is_held_or_waited_for_i
             use_once(&s.client, job).await;
             use_once(&s.client, job).await;
         }
-        wait_until_removed(&s.bare, &["/jobs/one", "/jobs/two"], 2).await;
-        assert!(stands(&s.bare, "/jobs/held").await && stands(&s.bare, "/jobs/lasting").await, "round {round}");
+        wait_until_removed(&s.zk, &["/jobs/one", "/jobs/two"], 2).await;
+        assert!(stands(&s.zk, "/jobs/held").await && stands(&s.zk, "/jobs/lasting").await, "round {round}");
     }
-    assert!(stands(&s.bare, "/jobs/foreign").await, "it was not made through Rollcall");
+    assert!(stands(&s.zk, "/jobs/foreign").await, "it was not made through Rollcall");
     assert!(release(&s.client, &held.lock_id).await.unwrap());
     holder.end().await.unwrap();
     assert!(release(&s.client, &lasts.lock_id).await.unwrap());
-    wait_until_removed(&s.bare, &["/jobs/held", "/jobs/lasting"], 0).await;
+    wait_until_removed(&s.zk, &["/jobs/held", "/jobs/lasting"], 0).await;
 }
 
 #[tokio::test]
 async fn what_is_known_of_idle_locks_outlives_the_replica_that_made_them() {
     let s = ARM.setting_with("idle", RECORDED).await;
     use_once(&s.client, "/left").await;
-    assert_eq!(records(&s.bare).await, 1);
+    assert_eq!(records(&s.zk).await, 1);
     drop(s.server);
     let never = Server::start(&s.sandbox.hosts).await;
     use_once(&never.client().await, "/unrecorded").await;
     let other = Server::start_with(&s.sandbox.hosts, IDLE).await;
-    wait_until_removed(&s.bare, &["/left"], 0).await;
-    assert!(stands(&s.bare, "/unrecorded").await);
+    wait_until_removed(&s.zk, &["/left"], 0).await;
+    assert!(stands(&s.zk, "/unrecorded").await);
     drop(other);
 }
 
@@ -102,12 +102,12 @@ async fn a_lock_whose_replica_ended_before_it_had_made_the_queue_is_removed_too(
     let s = ARM.setting_with("idle", RECORDED).await;
     for path in ["/begun", "/busy"] {
         use_once(&s.client, path).await;
-        s.bare.delete(&format!("{path}-__lock__")).await;
+        s.zk.delete(&format!("{path}-__lock__")).await;
     }
-    s.bare.create("/busy/child", b"").await;
+    s.zk.create("/busy/child", b"").await;
     let other = Server::start_with(&s.sandbox.hosts, IDLE).await;
-    wait_until_removed(&s.bare, &["/begun"], 1).await;
-    assert!(s.bare.exists("/busy").await, "something lies below it");
+    wait_until_removed(&s.zk, &["/begun"], 1).await;
+    assert!(s.zk.exists("/busy").await, "something lies below it");
     use_once(&other.client().await, "/begun").await;
 }
 
@@ -123,7 +123,7 @@ async fn delete_removes_a_lock_that_nobody_has_to_do_with() {
     drop(holder);
     drop(waiter);
     eventually("both have left", SOON, async || {
-        let parties = [s.bare.children("/dir/l").await.unwrap(), s.bare.children("/dir/l-__lock__").await.unwrap()];
+        let parties = [s.zk.children("/dir/l").await.unwrap(), s.zk.children("/dir/l-__lock__").await.unwrap()];
         check(parties.iter().all(Vec::is_empty), || format!("{parties:?}"))
     })
     .await;
@@ -131,10 +131,10 @@ async fn delete_removes_a_lock_that_nobody_has_to_do_with() {
     refused(another_version, Code::Aborted, "VERSION_MISMATCH");
     in_the_way(delete(&s.client, "/dir/l-__lock__").await);
     in_the_way(s.client.clone().delete(asked("/dir", true, None)).await.map(drop));
-    assert!(stands(&s.bare, "/dir/l").await);
+    assert!(stands(&s.zk, "/dir/l").await);
     delete(&s.client, "/dir/l").await.unwrap();
-    assert!(!stands(&s.bare, "/dir/l").await);
-    assert_eq!(records(&s.bare).await, 0);
+    assert!(!stands(&s.zk, "/dir/l").await);
+    assert_eq!(records(&s.zk).await, 0);
     refused(delete(&s.client, "/dir/l").await, Code::NotFound, "NO_NODE");
     use_once(&s.client, "/dir/l").await;
 }
@@ -143,8 +143,8 @@ async fn delete_removes_a_lock_that_nobody_has_to_do_with() {
 async fn only_what_is_surely_a_lock_is_deleted_as_one() {
     let s = ARM.setting("idle").await;
     // A configuration node that happens to have a sibling with such a name.
-    s.bare.create("/config", b"{}").await;
-    s.bare.create("/config-__lock__", b"").await;
+    s.zk.create("/config", b"{}").await;
+    s.zk.create("/config-__lock__", b"").await;
     refused(delete(&s.client, "/config").await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
     // A number without a queue is a durable node like others.
     put(&s.client, "/limit", text("1")).await.unwrap();
@@ -192,8 +192,8 @@ async fn kazoo_and_rollcall_share_a_lock_that_is_removed_all_the_time_and_one_ho
             let mut stream = Locking::start(&s.client, request).await.unwrap();
             match stream.held().await {
                 Ok(held) => {
-                    s.bare.try_create("/guard", b"ours").await.expect("nobody else holds the lock");
-                    s.bare.delete("/guard").await;
+                    s.zk.try_create("/guard", b"ours").await.expect("nobody else holds the lock");
+                    s.zk.delete("/guard").await;
                     assert!(release(&s.client, &held.lock_id).await.unwrap());
                     ours += 1;
                 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rollcall_proto::v1::acquire_lock_response::Event;
 use rollcall_proto::v1::{AcquireLockRequest, Held, LostReason};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, describe, refused, release, retry_delay, span, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -43,17 +43,17 @@ async fn answer(client: &Client, request: AcquireLockRequest) -> Result<Held, St
 }
 
 /// The nodes of a lock with one holder: its lease, and the lease's record.
-async fn nodes(bare: &Bare, path: &str) -> (String, String) {
-    let leases = bare.children(path).await.unwrap();
+async fn nodes(zk: &Witness, path: &str) -> (String, String) {
+    let leases = zk.children(path).await.unwrap();
     let [lease] = &leases[..] else { panic!("one holds {path}: {leases:?}") };
     (format!("{path}/{lease}"), format!("/.rollcall/leases/{lease}"))
 }
 
 /// Waits until nothing of a lock is left in ZooKeeper except its path.
-async fn wait_free(bare: &Bare, path: &str) {
+async fn wait_free(zk: &Witness, path: &str) {
     eventually(&format!("{path} is free"), SOON, async || {
-        let leases = bare.children(path).await.unwrap_or_default();
-        let contenders = bare.children(&format!("{path}-__lock__")).await.unwrap_or_default();
+        let leases = zk.children(path).await.unwrap_or_default();
+        let contenders = zk.children(&format!("{path}-__lock__")).await.unwrap_or_default();
         check(leases.is_empty() && contenders.is_empty(), || format!("{leases:?} {contenders:?}"))
     })
     .await;
@@ -61,9 +61,9 @@ async fn wait_free(bare: &Bare, path: &str) {
 
 /// Hangs up a stream with a lock without a ttl and waits until the server has handled that. By then it has handled
 /// earlier hang-ups too.
-async fn wait_until_heard(client: &Client, bare: &Bare) {
+async fn wait_until_heard(client: &Client, zk: &Witness) {
     drop(Locking::take(client, "/heard", "witness").await);
-    wait_free(bare, "/heard").await;
+    wait_free(zk, "/heard").await;
 }
 
 #[tokio::test]
@@ -71,11 +71,11 @@ async fn a_lock_with_a_ttl_is_a_durable_lease_with_a_record() {
     let s = ARM.setting("lasting").await;
     let (_stream, held) = take(&s.client, lasting("/jobs/nightly", "me", LONG)).await;
     assert_eq!(held.ttl, Some(span(LONG)));
-    let (lease, record) = nodes(&s.bare, "/jobs/nightly").await;
-    let node = s.bare.get(&lease).await.unwrap();
+    let (lease, record) = nodes(&s.zk, "/jobs/nightly").await;
+    let node = s.zk.get(&lease).await.unwrap();
     assert!(!node.is_ephemeral());
     assert_eq!((node.text(), node.stat.czxid), ("me", held.fencing_token));
-    let record = s.bare.get(&record).await.unwrap();
+    let record = s.zk.get(&record).await.unwrap();
     assert!(!record.is_ephemeral() && !record.text().contains(&held.lock_id), "{}", record.text());
     assert_eq!(record.stat.czxid, held.fencing_token, "made in one transaction");
     let holder = describe(&s.client, "/jobs/nightly").await.holders.remove(0);
@@ -91,18 +91,18 @@ async fn a_lock_that_was_hung_up_is_held_until_it_is_released_by_its_id_on_any_r
     for client in [&s.client, &other_client] {
         let (stream, held) = take(&s.client, lasting("/hung-up", "me", LONG)).await;
         drop(stream);
-        wait_until_heard(&s.client, &s.bare).await;
-        let (lease, record) = nodes(&s.bare, "/hung-up").await;
+        wait_until_heard(&s.client, &s.zk).await;
+        let (lease, record) = nodes(&s.zk, "/hung-up").await;
         let busy = AcquireLockRequest { wait: zero(), ..lock("/hung-up", "second") };
         refused(answer(&other_client, busy).await, Code::Aborted, "LOCK_BUSY");
         let (mut waiter, queued) = Locking::queue(&other_client, "/hung-up", "waiter").await;
         assert_eq!(queued.holders, ["me"]);
         assert!(release(client, &held.lock_id).await.unwrap());
         assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
-        assert!(!s.bare.exists(&lease).await && !s.bare.exists(&record).await);
+        assert!(!s.zk.exists(&lease).await && !s.zk.exists(&record).await);
         refused(release(client, &held.lock_id).await, Code::NotFound, "LOCK_LOST");
         drop(waiter);
-        wait_free(&s.bare, "/hung-up").await;
+        wait_free(&s.zk, "/hung-up").await;
     }
 }
 
@@ -122,8 +122,8 @@ async fn coming_back_on_any_replica_finds_the_same_lock_with_the_same_token() {
     let other = s.another_server().await;
     let other_client = other.client().await;
     let (stream, held) = take(&s.client, lasting("/back", "me", LONG)).await;
-    let (lease, _) = nodes(&s.bare, "/back").await;
-    let before = s.bare.get(&lease).await.unwrap();
+    let (lease, _) = nodes(&s.zk, "/back").await;
+    let before = s.zk.get(&lease).await.unwrap();
     let (mut waiter, _) = Locking::queue(&s.client, "/back", "waiter").await;
     drop(stream);
     let mut last = None;
@@ -133,7 +133,7 @@ async fn coming_back_on_any_replica_finds_the_same_lock_with_the_same_token() {
         let Some(Event::Queued(queued)) = again.next().await.unwrap() else { panic!("queued comes first") };
         assert_eq!((&queued.lock_id, queued.position), (&held.lock_id, 1));
         assert_eq!(again.held().await.unwrap(), held);
-        assert_eq!(s.bare.get(&lease).await.unwrap(), before, "the lease is not touched");
+        assert_eq!(s.zk.get(&lease).await.unwrap(), before, "the lease is not touched");
         last = Some(again);
     }
     assert!(release(&other_client, &held.lock_id).await.unwrap());
@@ -151,12 +151,12 @@ async fn the_ttl_on_the_replica_that_was_left_does_not_end_what_was_picked_up() 
     // Hung up later than the other, so that its ttl expires later.
     let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
     drop(witness);
-    wait_free(&s.bare, "/witness").await;
-    let (lease, record) = nodes(&s.bare, "/left").await;
-    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    wait_free(&s.zk, "/witness").await;
+    let (lease, record) = nodes(&s.zk, "/left").await;
+    assert_eq!(s.zk.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
     assert!(release(&s.client, &held.lock_id).await.unwrap());
     again.end().await.unwrap();
-    assert!(!s.bare.exists(&record).await);
+    assert!(!s.zk.exists(&record).await);
 }
 
 #[tokio::test]
@@ -170,8 +170,8 @@ async fn a_second_stream_for_a_lock_supersedes_the_first() {
         refused(stream.end().await, Code::Aborted, "SUPERSEDED");
         stream = again;
     }
-    let (lease, _) = nodes(&s.bare, "/twice").await;
-    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    let (lease, _) = nodes(&s.zk, "/twice").await;
+    assert_eq!(s.zk.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
     assert!(release(&s.client, &held.lock_id).await.unwrap());
     stream.end().await.unwrap();
 }
@@ -189,14 +189,14 @@ async fn a_second_stream_supersedes_the_first_without_a_ttl_too() {
     let Some(Event::Queued(place)) = second_waiter.next().await.unwrap() else { panic!("queued comes first") };
     assert_eq!(place.lock_id, waiting.lock_id);
     refused(waiter.end().await, Code::Aborted, "SUPERSEDED");
-    assert_eq!(s.bare.children("/stream-__lock__").await.unwrap().len(), 1, "one place");
+    assert_eq!(s.zk.children("/stream-__lock__").await.unwrap().len(), 1, "one place");
     // The ends of superseded streams have no effect any more; the end of the current one does.
     drop((first, waiter));
     drop(second);
     let next = second_waiter.held().await.unwrap();
     assert!(next.lock_id == waiting.lock_id && next.fencing_token > held.fencing_token);
     drop(second_waiter);
-    wait_free(&s.bare, "/stream").await;
+    wait_free(&s.zk, "/stream").await;
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn ids_that_are_unknown_or_over_are_lost_and_take_no_place() {
             refused(release(&client, id).await, Code::NotFound, "LOCK_LOST");
         }
     }
-    assert_eq!(s.bare.children("/ids-__lock__").await.unwrap(), Vec::<String>::new(), "no place is taken");
+    assert_eq!(s.zk.children("/ids-__lock__").await.unwrap(), Vec::<String>::new(), "no place is taken");
     assert_eq!(describe(&s.client, "/ids").await.holders.len(), 1);
 }
 
@@ -229,7 +229,7 @@ async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
     let Some(Event::Queued(queued)) = waiter.next().await.unwrap() else { panic!("queued comes first") };
     drop(waiter);
     eventually("the waiter has left", SOON, async || {
-        let contenders = s.bare.children("/hasty-__lock__").await.unwrap();
+        let contenders = s.zk.children("/hasty-__lock__").await.unwrap();
         check(contenders.is_empty(), || format!("{contenders:?}"))
     })
     .await;
@@ -242,13 +242,13 @@ async fn a_waiter_that_hangs_up_before_held_leaves_nothing_ttl_or_not() {
         drop(Locking::start(&s.client, lasting("/hasty", &number.to_string(), SHORT)).await.unwrap());
     }
     // Earlier hang-ups have been handled by now, or the lock remains for its ttl.
-    wait_until_heard(&s.client, &s.bare).await;
+    wait_until_heard(&s.client, &s.zk).await;
     eventually("no record is left", SOON, async || {
-        let records = s.bare.children("/.rollcall/leases").await.unwrap_or_default();
+        let records = s.zk.children("/.rollcall/leases").await.unwrap_or_default();
         check(records.is_empty(), || format!("{records:?}"))
     })
     .await;
-    wait_free(&s.bare, "/hasty").await;
+    wait_free(&s.zk, "/hasty").await;
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn a_stream_that_came_back_just_before_its_lock_is_released_ends_ok() {
     let other_client = other.client().await;
     let (stream, held) = take(&other_client, lasting("/just", "me", LONG)).await;
     drop(stream);
-    let (_, record) = nodes(&s.bare, "/just").await;
+    let (_, record) = nodes(&s.zk, "/just").await;
     // The answer to the read of the record that sets a watch on it; it arrives after the release.
     s.proxy.stall_answers_after(&[record.as_bytes(), &[1]].concat());
     let (mut again, _) = take(&s.client, back("/just", &held.lock_id)).await;
@@ -275,14 +275,14 @@ async fn a_lock_that_nobody_comes_back_for_ends_after_its_ttl_and_the_next_is_se
     let other_client = other.client().await;
     let (stream, held) = take(&s.client, lasting("/expires", "me", SHORT)).await;
     let (mut waiter, _) = Locking::queue(&other_client, "/expires", "next").await;
-    let (lease, record) = nodes(&s.bare, "/expires").await;
-    let ending = s.bare.ending(&lease).await;
+    let (lease, record) = nodes(&s.zk, "/expires").await;
+    let ending = s.zk.ending(&lease).await;
     let hung_up = Instant::now();
     drop(stream);
     let stood = ending.at().await - hung_up;
     assert!(stood >= SHORT, "it stood for {stood:?}");
     assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
-    assert!(!s.bare.exists(&record).await);
+    assert!(!s.zk.exists(&record).await);
     for client in [&s.client, &other_client] {
         refused(answer(client, back("/expires", &held.lock_id)).await, Code::NotFound, "LOCK_LOST");
         refused(release(client, &held.lock_id).await, Code::NotFound, "LOCK_LOST");
@@ -294,8 +294,8 @@ async fn a_broken_connection_leaves_the_lock_for_its_ttl() {
     let s = ARM.setting("lasting").await;
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let (mut stream, held) = take(&client, lasting("/broken", "me", SHORT)).await;
-    let (lease, _) = nodes(&s.bare, "/broken").await;
-    let ending = s.bare.ending(&lease).await;
+    let (lease, _) = nodes(&s.zk, "/broken").await;
+    let ending = s.zk.ending(&lease).await;
     let broken = Instant::now();
     proxy.cut();
     stream.end().await.unwrap_err();
@@ -315,10 +315,10 @@ async fn a_stream_that_stands_keeps_its_lock_beyond_the_ttl() {
     for _ in 0..3 {
         let (witness, _) = take(&s.client, lasting("/witness", "witness", SECOND)).await;
         drop(witness);
-        wait_free(&s.bare, "/witness").await;
+        wait_free(&s.zk, "/witness").await;
     }
-    let (lease, _) = nodes(&s.bare, "/stands").await;
-    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    let (lease, _) = nodes(&s.zk, "/stands").await;
+    assert_eq!(s.zk.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
     assert!(release(&s.client, &held.lock_id).await.unwrap());
     stream.end().await.unwrap();
 }
@@ -333,10 +333,10 @@ async fn coming_back_renews_the_lock() {
     let mut turns = tokio::time::interval(SHORT / 30);
     for _ in 0..2 {
         let (witness, _) = take(&s.client, lasting("/witness", "witness", SHORT)).await;
-        let (witness_lease, _) = nodes(&s.bare, "/witness").await;
+        let (witness_lease, _) = nodes(&s.zk, "/witness").await;
         drop(witness);
         // Comes back to both replicas in turn, and twice to one, until an abandoned lock has expired.
-        while s.bare.exists(&witness_lease).await {
+        while s.zk.exists(&witness_lease).await {
             for client in [&clients[0], &clients[1], &clients[1]] {
                 let (again, found) = take(client, back("/renewed", &held.lock_id)).await;
                 assert_eq!(found, held);
@@ -345,25 +345,25 @@ async fn coming_back_renews_the_lock() {
             }
         }
     }
-    let (lease, record) = nodes(&s.bare, "/renewed").await;
-    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+    let (lease, record) = nodes(&s.zk, "/renewed").await;
+    assert_eq!(s.zk.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
     assert!(release(&s.client, &held.lock_id).await.unwrap());
-    assert!(!s.bare.exists(&record).await);
+    assert!(!s.zk.exists(&record).await);
 }
 
 #[tokio::test]
 async fn a_lease_that_somebody_deletes_is_lost_removed() {
     let s = ARM.setting("lasting").await;
     let (mut stream, held) = take(&s.client, lasting("/removed", "me", LONG)).await;
-    let (lease, record) = nodes(&s.bare, "/removed").await;
-    s.bare.delete(&lease).await;
+    let (lease, record) = nodes(&s.zk, "/removed").await;
+    s.zk.delete(&lease).await;
     let lost = match stream.next().await.unwrap() {
         Some(Event::Lost(lost)) => lost,
         other => panic!("lost comes before the end, not {other:?}"),
     };
     assert_eq!(lost.reason(), LostReason::Removed);
     refused(stream.next().await, Code::Aborted, "LOCK_LOST");
-    s.bare.wait_gone(&record).await;
+    s.zk.wait_gone(&record).await;
     refused(answer(&s.client, back("/removed", &held.lock_id)).await, Code::NotFound, "LOCK_LOST");
 }
 
@@ -374,17 +374,17 @@ async fn a_killed_replicas_lock_stands_for_its_ttl_and_is_then_freed_by_another(
     let other_client = other.client().await;
     let (_stream, held) = take(&s.client, lasting("/killed", "me", SHORT)).await;
     let (mut waiter, _) = Locking::queue(&other_client, "/killed", "waiter").await;
-    let (lease, record) = nodes(&s.bare, "/killed").await;
-    let keeper = s.bare.get(&record).await.unwrap().json()["owner"].as_str().unwrap().to_owned();
-    let fence = s.bare.ending(&format!("/.rollcall/fences/{keeper}")).await;
-    let lease = s.bare.ending(&lease).await;
+    let (lease, record) = nodes(&s.zk, "/killed").await;
+    let keeper = s.zk.get(&record).await.unwrap().json()["owner"].as_str().unwrap().to_owned();
+    let fence = s.zk.ending(&format!("/.rollcall/fences/{keeper}")).await;
+    let lease = s.zk.ending(&lease).await;
     let killed = Instant::now();
     s.server.process().kill();
     let (fence, lease) = (fence.at().await, lease.at().await);
     assert!(fence < lease, "while the keeper's fence stands, only the keeper ends it");
     assert!(lease - killed >= SHORT, "it stood for {:?}", lease - killed);
     assert!(waiter.held().await.unwrap().fencing_token > held.fencing_token);
-    assert!(!s.bare.exists(&record).await);
+    assert!(!s.zk.exists(&record).await);
     refused(answer(&other_client, back("/killed", &held.lock_id)).await, Code::NotFound, "LOCK_LOST");
 }
 
@@ -392,21 +392,21 @@ async fn a_killed_replicas_lock_stands_for_its_ttl_and_is_then_freed_by_another(
 async fn a_lock_whose_keeper_died_alone_is_freed_by_a_later_replica_that_counts_its_whole_ttl() {
     let mut s = ARM.setting_with("lasting", &["--session-timeout", "3s"]).await;
     let (_stream, _) = take(&s.client, lasting("/alone", "me", SHORT)).await;
-    let (lease, record) = nodes(&s.bare, "/alone").await;
+    let (lease, record) = nodes(&s.zk, "/alone").await;
     s.server.process().kill();
     eventually("all fences are gone", SOON, async || {
-        let fences = s.bare.children("/.rollcall/fences").await.unwrap();
+        let fences = s.zk.children("/.rollcall/fences").await.unwrap();
         check(fences.is_empty(), || format!("{fences:?}"))
     })
     .await;
-    let ending = s.bare.ending(&lease).await;
+    let ending = s.zk.ending(&lease).await;
     let started = Instant::now();
     let later = s.another_server().await;
     let (mut waiter, _) = Locking::queue(&later.client().await, "/alone", "waiter").await;
     let stood = ending.at().await - started;
     assert!(stood >= SHORT, "it stood for {stood:?}");
     waiter.held().await.unwrap();
-    assert!(!s.bare.exists(&record).await);
+    assert!(!s.zk.exists(&record).await);
 }
 
 #[tokio::test]
@@ -422,12 +422,12 @@ async fn the_holder_of_a_killed_replicas_lock_comes_back_on_another() {
     // Before and after the end of the dead replica's ZooKeeper session.
     let (mut early_stream, found) = take(&other_client, back("/early", &early.lock_id)).await;
     assert_eq!(found, early);
-    wait_free(&s.bare, "/witness").await;
+    wait_free(&s.zk, "/witness").await;
     let (mut late_stream, found) = take(&other_client, back("/late", &late.lock_id)).await;
     assert_eq!(found, late);
     for (path, held) in [("/early", &early), ("/late", &late)] {
-        let (lease, _) = nodes(&s.bare, path).await;
-        assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+        let (lease, _) = nodes(&s.zk, path).await;
+        assert_eq!(s.zk.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
         assert!(release(&other_client, &held.lock_id).await.unwrap());
     }
     early_stream.end().await.unwrap();
@@ -440,12 +440,12 @@ async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl(
     let (mut stream, held) = take(&s.client, lasting("/session", "me", LONG)).await;
     let (_hung_up, hung_up) = take(&s.client, lasting("/hung-up", "me", LONG)).await;
     let (mut lost, _) = Locking::take(&s.client, "/without", "me").await;
-    let (without, _) = nodes(&s.bare, "/without").await;
+    let (without, _) = nodes(&s.zk, "/without").await;
     drop(_hung_up);
     s.cut_off().await;
     let Some(Event::Suspended(_)) = stream.next().await.unwrap() else { panic!("suspended comes next") };
     // A lock without a ttl ends with the session, and its holder knows before ZooKeeper can give it to another.
-    let ending = s.bare.ending(&without).await;
+    let ending = s.zk.ending(&without).await;
     refused(
         loop {
             match lost.next().await {
@@ -464,8 +464,8 @@ async fn a_lost_zookeeper_session_of_its_keeper_does_not_cost_a_lock_with_a_ttl(
     let (mut again, found) = take(&s.client, back("/hung-up", &hung_up.lock_id)).await;
     assert_eq!(found, hung_up);
     for (path, held) in [("/session", &held), ("/hung-up", &hung_up)] {
-        let (lease, _) = nodes(&s.bare, path).await;
-        assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
+        let (lease, _) = nodes(&s.zk, path).await;
+        assert_eq!(s.zk.get(&lease).await.unwrap().stat.czxid, held.fencing_token);
         assert!(release(&s.client, &held.lock_id).await.unwrap());
     }
     stream.end().await.unwrap();
@@ -494,13 +494,13 @@ async fn a_replica_that_stops_gives_stream_locks_back_and_leaves_those_with_a_tt
     let status = s.server.process().wait(SOON).await;
     assert!(status.success(), "{status}");
     next.held().await.unwrap();
-    assert_eq!(s.bare.children("/busy-__lock__").await.unwrap(), Vec::<String>::new(), "its waiter has left");
+    assert_eq!(s.zk.children("/busy-__lock__").await.unwrap(), Vec::<String>::new(), "its waiter has left");
     let (_again, found) = take(&other_client, back("/lasting", &held.lock_id)).await;
     assert_eq!(found, held);
-    let (lease, record) = nodes(&s.bare, "/hung-up").await;
-    assert_eq!(s.bare.get(&lease).await.unwrap().stat.czxid, hung_up.fencing_token);
+    let (lease, record) = nodes(&s.zk, "/hung-up").await;
+    assert_eq!(s.zk.get(&lease).await.unwrap().stat.czxid, hung_up.fencing_token);
     assert!(release(&other_client, &hung_up.lock_id).await.unwrap());
-    assert!(!s.bare.exists(&lease).await && !s.bare.exists(&record).await);
+    assert!(!s.zk.exists(&lease).await && !s.zk.exists(&record).await);
 }
 
 #[tokio::test]
@@ -563,16 +563,16 @@ async fn locks_with_a_ttl_are_taken_though_somebody_has_wiped_the_tree() {
     let s = ARM.setting("lasting").await;
     for round in 0..2 {
         let (_stream, held) = take(&s.client, lasting("/wiped", "me", LONG)).await;
-        let (_, record) = nodes(&s.bare, "/wiped").await;
-        assert!(s.bare.exists(&record).await, "round {round}");
+        let (_, record) = nodes(&s.zk, "/wiped").await;
+        assert!(s.zk.exists(&record).await, "round {round}");
         assert!(release(&s.client, &held.lock_id).await.unwrap());
         for path in ["/wiped", "/wiped-__lock__", "/.rollcall"] {
-            s.bare.delete_all(path).await;
+            s.zk.delete_all(path).await;
         }
     }
     // The nodes that other replicas rely on are made again as well.
     eventually("the fences are made again", SOON, async || {
-        let fences = s.bare.children("/.rollcall/fences").await.unwrap_or_default();
+        let fences = s.zk.children("/.rollcall/fences").await.unwrap_or_default();
         check(!fences.is_empty(), || "there is none".to_owned())
     })
     .await;

@@ -7,11 +7,11 @@ use rollcall_proto::v1;
 use rollcall_proto::v1::register_request::Request;
 use rollcall_proto::v1::register_response::Response;
 use rollcall_proto::v1::{ChangeKind, LostReason, OpenSession};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, refused, resume, set, span, unset};
 use rollcall_tests::follow::Watching;
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
@@ -26,9 +26,9 @@ const MEDIUM: Duration = Duration::from_secs(6);
 const LONG: Duration = Duration::from_secs(600);
 
 /// Reads the children of a path over and over, for as long as it is polled. `name` must be the only child, every time.
-async fn never_a_moment_without(bare: &Bare, parent: &str, name: &str) -> Infallible {
+async fn never_a_moment_without(zk: &Witness, parent: &str, name: &str) -> Infallible {
     loop {
-        assert_eq!(bare.children(parent).await.unwrap(), [name], "a moment without the node");
+        assert_eq!(zk.children(parent).await.unwrap(), [name], "a moment without the node");
     }
 }
 
@@ -61,7 +61,7 @@ async fn with_a_ttl_a_registration_outlives_its_broken_stream_and_goes_after_the
     let (proxy, client) = s.server.client_through_a_proxy().await;
     let mut stream = Registration::open_with_ttl(&client, SHORT).await;
     stream.set("/broken", value()).await;
-    let ending = s.bare.ending("/broken").await;
+    let ending = s.zk.ending("/broken").await;
     let last_sent = Instant::now();
     stream.keep_alive().await;
     proxy.cut();
@@ -76,7 +76,7 @@ async fn a_cancelled_stream_leaves_its_registrations_for_the_ttl_as_a_broken_one
     let mut stream = Registration::open_with_ttl(&s.client, SHORT).await;
     let last_sent = Instant::now();
     stream.set("/cancelled", value()).await;
-    let ending = s.bare.ending("/cancelled").await;
+    let ending = s.zk.ending("/cancelled").await;
     drop(stream);
     let stood = ending.at().await - last_sent;
     assert!(stood >= SHORT, "it stood for {stood:?}");
@@ -98,7 +98,7 @@ async fn everything_that_is_said_counts_for_the_ttl() {
         stream.send(unset("/never")).await;
         assert_eq!(stream.unregistered().await, "/never");
     }
-    assert_eq!(s.bare.get("/said").await.unwrap().stat.czxid, first.generation);
+    assert_eq!(s.zk.get("/said").await.unwrap().stat.czxid, first.generation);
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_silent_stream_is_lost_expired_and_ends_session_expired() {
     let one = stream.set("/silent/one", value()).await.generation;
     let last_sent = Instant::now();
     let two = stream.set("/silent/two", value()).await.generation;
-    let endings = [s.bare.ending("/silent/one").await, s.bare.ending("/silent/two").await];
+    let endings = [s.zk.ending("/silent/one").await, s.zk.ending("/silent/two").await];
     let mut lost = Vec::new();
     for _ in 0..2 {
         let told = stream.lost().await;
@@ -134,13 +134,13 @@ async fn close_and_unset_work_at_once_with_a_ttl() {
     }
     stream.send(unset("/a")).await;
     assert_eq!(stream.unregistered().await, "/a");
-    assert!(!s.bare.exists("/a").await, "unregistered is said when it is true");
+    assert!(!s.zk.exists("/a").await, "unregistered is said when it is true");
     stream.send(Request::Close(v1::CloseSession {})).await;
     let mut gone = [stream.unregistered().await, stream.unregistered().await];
     gone.sort();
     assert_eq!(gone, ["/b", "/c"]);
     assert_eq!(stream.next().await.unwrap(), None);
-    assert!(!s.bare.exists("/b").await && !s.bare.exists("/c").await);
+    assert!(!s.zk.exists("/b").await && !s.zk.exists("/c").await);
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn a_replica_that_was_paused_reads_what_has_arrived_before_it_lets_a_ttl_e
         stream.registered().await;
     }
     stream.keep_alive().await;
-    assert_eq!(s.bare.get("/paused").await.unwrap().stat.czxid, first.generation);
+    assert_eq!(s.zk.get("/paused").await.unwrap().stat.czxid, first.generation);
 }
 
 #[tokio::test]
@@ -169,20 +169,20 @@ async fn resume_on_the_same_replica_is_adopted_without_a_write() {
     let mut old = Registration::open_with_ttl(&client, MEDIUM).await;
     let first = old.set("/same", value()).await;
     old.set("/witness", value()).await;
-    let before = s.bare.get("/same").await.unwrap();
+    let before = s.zk.get("/same").await.unwrap();
     proxy.cut();
     let mut new = Registration::open_with_ttl(&s.client, LONG).await;
     let again = new.resume("/same", value(), first.generation).await;
     assert!(again.adopted && !again.restored, "{again:?}");
     assert_eq!(again.generation, first.generation);
-    assert_eq!(s.bare.get("/same").await.unwrap(), before, "not written");
+    assert_eq!(s.zk.get("/same").await.unwrap(), before, "not written");
     // The end of the older session does not affect the resumed registration.
-    s.bare.wait_gone("/witness").await;
+    s.zk.wait_gone("/witness").await;
     new.set("/later", value()).await;
-    assert_eq!(s.bare.get("/same").await.unwrap(), before, "not written");
+    assert_eq!(s.zk.get("/same").await.unwrap(), before, "not written");
     new.send(unset("/same")).await;
     assert_eq!(new.unregistered().await, "/same");
-    assert!(!s.bare.exists("/same").await);
+    assert!(!s.zk.exists("/same").await);
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn a_resume_takes_the_registration_from_a_stream_that_still_stands() {
         // The goodbye of the older stream does not affect a registration that it no longer holds.
         old.send(Request::Close(v1::CloseSession {})).await;
         old.end().await.unwrap();
-        assert_eq!(s.bare.get(path).await.unwrap().stat.czxid, again.generation);
+        assert_eq!(s.zk.get(path).await.unwrap().stat.czxid, again.generation);
     }
 }
 
@@ -214,7 +214,7 @@ async fn resume_on_another_replica_is_atomic_and_unseen_by_watchers() {
     let mut old = Registration::open_with_ttl(&client, MEDIUM).await;
     let first = old.set("/services/one", value()).await;
     old.set("/witness", value()).await;
-    let before = s.bare.get("/services/one").await.unwrap();
+    let before = s.zk.get("/services/one").await.unwrap();
     let mut watching =
         [Watching::start(&s.client, "/services").await, Watching::start(&other_client, "/services").await];
     let come_back = async {
@@ -224,26 +224,26 @@ async fn resume_on_another_replica_is_atomic_and_unseen_by_watchers() {
         assert!(again.adopted && !again.restored, "{again:?}");
         assert!(again.generation > first.generation);
         // Meanwhile the older session expires at the first replica.
-        s.bare.wait_gone("/witness").await;
+        s.zk.wait_gone("/witness").await;
         let mut stream = Registration::open(&s.client).await;
         stream.set("/later", value()).await;
         (new, again)
     };
     let (new, again) = tokio::select! {
         back = come_back => back,
-        never = never_a_moment_without(&s.bare, "/services", "one") => match never {},
+        never = never_a_moment_without(&s.zk, "/services", "one") => match never {},
     };
-    let after = s.bare.get("/services/one").await.unwrap();
+    let after = s.zk.get("/services/one").await.unwrap();
     assert_eq!((after.data, after.stat.czxid), (before.data, again.generation));
     assert_ne!(after.stat.ephemeral_owner, before.stat.ephemeral_owner);
-    s.bare.create_ephemeral("/services/two", b"x").await;
+    s.zk.create_ephemeral("/services/two", b"x").await;
     for watching in &mut watching {
         watching.until("what came later", |known| known.names() == ["one", "two"]).await;
         assert_eq!(watching.changes, [(ChangeKind::Added, "two".to_owned())]);
         assert_eq!(watching.snapshots, 1);
     }
     new.send(Request::Close(v1::CloseSession {})).await;
-    s.bare.wait_gone("/services/one").await;
+    s.zk.wait_gone("/services/one").await;
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn a_resume_with_other_data_changes_the_data_and_created_keeps_its_first_v
     let open = |pid| Request::Open(OpenSession { pid, ttl: Some(span(LONG)), ..Default::default() });
     let mut stream = Registration::open_with(&s.client, [open(7)]).await.unwrap();
     let mut answer = stream.set("/services/one", data(json!({"turn": 0}))).await;
-    let created = s.bare.get("/services/one").await.unwrap().json()["created"].as_str().unwrap().to_owned();
+    let created = s.zk.get("/services/one").await.unwrap().json()["created"].as_str().unwrap().to_owned();
     later_second(answer.stat).await;
     let clients = [("same", s.client.clone()), ("another", other.client().await), ("another", s.client.clone())];
     let come_back = async {
@@ -263,7 +263,7 @@ async fn a_resume_with_other_data_changes_the_data_and_created_keeps_its_first_v
             let again = next.resume("/services/one", data(json!({"turn": turn})), answer.generation).await;
             assert!(again.adopted, "{again:?}");
             assert_eq!(again.generation == answer.generation, *replica == "same", "{again:?}");
-            let node = s.bare.get("/services/one").await.unwrap();
+            let node = s.zk.get("/services/one").await.unwrap();
             let expected = format!(r#"{{"pid":7,"created":"{created}","turn":{turn}}}"#);
             assert_eq!((node.text(), node.stat.czxid), (expected.as_str(), again.generation));
             (stream, answer) = (next, again);
@@ -271,7 +271,7 @@ async fn a_resume_with_other_data_changes_the_data_and_created_keeps_its_first_v
     };
     tokio::select! {
         () = come_back => {}
-        never = never_a_moment_without(&s.bare, "/services", "one") => match never {},
+        never = never_a_moment_without(&s.zk, "/services", "one") => match never {},
     }
 }
 
@@ -286,7 +286,7 @@ async fn a_resume_of_what_was_taken_over_is_lost() {
     proxy.cut();
     let mut new = Registration::open(&other_client).await;
     let second = new.set("/taken", data(json!({"a": 2}))).await;
-    let before = s.bare.get("/taken").await.unwrap();
+    let before = s.zk.get("/taken").await.unwrap();
     for client in [&s.client, &other_client] {
         let mut back = Registration::open_with_ttl(client, LONG).await;
         back.send(resume("/taken", value(), first.generation)).await;
@@ -298,7 +298,7 @@ async fn a_resume_of_what_was_taken_over_is_lost() {
         back.end().await.unwrap();
     }
     new.keep_alive().await;
-    assert_eq!(s.bare.get("/taken").await.unwrap(), before);
+    assert_eq!(s.zk.get("/taken").await.unwrap(), before);
     assert_eq!(before.stat.czxid, second.generation);
 }
 
@@ -317,7 +317,7 @@ async fn a_resume_of_what_another_has_taken_over_with_the_same_data_is_lost_too(
     let mut new = Registration::open_with(&other_client, [open(2)]).await.unwrap();
     let second = new.set("/taken", value()).await;
     later_second(second.stat).await;
-    let before = s.bare.get("/taken").await.unwrap();
+    let before = s.zk.get("/taken").await.unwrap();
     for client in [&other_client, &s.client] {
         let mut back = Registration::open_with(client, [open(1)]).await.unwrap();
         back.send(resume("/taken", value(), first.generation)).await;
@@ -325,7 +325,7 @@ async fn a_resume_of_what_another_has_taken_over_with_the_same_data_is_lost_too(
         assert_eq!((lost.path.as_str(), lost.reason()), ("/taken", LostReason::TakenOver));
     }
     new.keep_alive().await;
-    assert_eq!(s.bare.get("/taken").await.unwrap(), before);
+    assert_eq!(s.zk.get("/taken").await.unwrap(), before);
 }
 
 #[tokio::test]
@@ -347,7 +347,7 @@ async fn a_resume_finds_the_later_generation_whose_answer_was_lost() {
         let mut back = Registration::open_with_ttl(client, LONG).await;
         let again = back.resume("/answer", value(), first.generation).await;
         assert!(again.adopted && again.generation >= latest, "{again:?}");
-        assert_eq!(s.bare.get("/answer").await.unwrap().stat.czxid, again.generation);
+        assert_eq!(s.zk.get("/answer").await.unwrap().stat.czxid, again.generation);
         latest = again.generation;
         streams.push(back);
     }
@@ -363,11 +363,11 @@ async fn a_resume_of_an_absent_node_creates_it() {
     stream.end().await.unwrap();
     let mut latest = first.generation;
     for client in [s.client.clone(), other.client().await] {
-        assert!(!s.bare.exists("/absent").await);
+        assert!(!s.zk.exists("/absent").await);
         let mut back = Registration::open_with_ttl(&client, LONG).await;
         let again = back.resume("/absent", value(), latest).await;
         assert!(!again.adopted && !again.restored && again.generation > latest, "{again:?}");
-        assert_eq!(s.bare.get("/absent").await.unwrap().stat.czxid, again.generation);
+        assert_eq!(s.zk.get("/absent").await.unwrap().stat.czxid, again.generation);
         latest = again.generation;
         back.send(unset("/absent")).await;
         back.unregistered().await;
@@ -394,7 +394,7 @@ async fn exclusive_is_refused_while_a_ttl_session_without_stream_lives() {
         let rejected = new.rejected().await;
         assert_eq!((Code::from(rejected.code), rejected.reason.as_str()), (Code::AlreadyExists, "NAME_TAKEN"));
     }
-    assert_eq!(s.bare.get("/name").await.unwrap().stat.czxid, first.generation);
+    assert_eq!(s.zk.get("/name").await.unwrap().stat.czxid, first.generation);
     let mut new = Registration::open(&s.client).await;
     let taken_at = eventually("the name is free", SOON, async || {
         new.send(exclusive()).await;
@@ -420,16 +420,16 @@ async fn a_set_while_zookeeper_is_away_is_pending_and_then_registered() {
     }
     // Answers that need no ZooKeeper do not wait for it.
     stream.keep_alive().await;
-    assert_eq!(s.bare.children("/away").await.unwrap(), ["stands"]);
+    assert_eq!(s.zk.children("/away").await.unwrap(), ["stands"]);
     s.proxy.accept().await;
     let mut registered = [stream.registered().await, stream.registered().await];
     registered.sort_by(|one, two| one.path.cmp(&two.path));
     assert_eq!(registered.each_ref().map(|answer| answer.path.as_str()), ["/away/one", "/away/two"]);
     for answer in registered {
         assert!(!answer.restored && !answer.adopted, "{answer:?}");
-        assert_eq!(s.bare.get(&answer.path).await.unwrap().stat.czxid, answer.generation);
+        assert_eq!(s.zk.get(&answer.path).await.unwrap().stat.czxid, answer.generation);
     }
-    assert_eq!(s.bare.get("/away/stands").await.unwrap().stat.czxid, first.generation, "not touched");
+    assert_eq!(s.zk.get("/away/stands").await.unwrap().stat.czxid, first.generation, "not touched");
 }
 
 #[tokio::test]
@@ -438,7 +438,7 @@ async fn a_resume_while_zookeeper_is_away_is_pending_and_then_adopted() {
     let (link, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, LONG).await;
     let first = old.set("/away", value()).await;
-    let before = s.bare.get("/away").await.unwrap();
+    let before = s.zk.get("/away").await.unwrap();
     s.cut_off().await;
     link.cut();
     let mut new = Registration::open_with_ttl(&s.client, LONG).await;
@@ -447,13 +447,13 @@ async fn a_resume_while_zookeeper_is_away_is_pending_and_then_adopted() {
     s.proxy.accept().await;
     let again = new.registered().await;
     assert!(again.adopted, "{again:?}");
-    assert_eq!(s.bare.get("/away").await.unwrap(), before, "not written");
+    assert_eq!(s.zk.get("/away").await.unwrap(), before, "not written");
 }
 
 #[tokio::test]
 async fn a_pending_set_whose_client_leaves_never_appears() {
     let s = ARM.behind_a_proxy("lifetimes", &[]).await;
-    s.bare.create("/away", b"").await;
+    s.zk.create("/away", b"").await;
     let mut witness = Registration::open(&s.client).await;
     let mut stream = Registration::open(&s.client).await;
     s.cut_off().await;
@@ -468,7 +468,7 @@ async fn a_pending_set_whose_client_leaves_never_appears() {
     witness.registered().await;
     witness.send(unset("/witness")).await;
     witness.unregistered().await;
-    assert_eq!(s.bare.get("/away").await.unwrap().stat.cversion, 0, "there never was a child");
+    assert_eq!(s.zk.get("/away").await.unwrap().stat.cversion, 0, "there never was a child");
 }
 
 #[tokio::test]
@@ -477,13 +477,13 @@ async fn what_a_session_without_stream_holds_is_registered_again_after_a_lost_zo
     let (link, client) = s.server.client_through_a_proxy().await;
     let mut old = Registration::open_with_ttl(&client, LONG).await;
     let first = old.set("/again", value()).await;
-    let before = s.bare.get("/again").await.unwrap();
+    let before = s.zk.get("/again").await.unwrap();
     link.cut();
     s.server.wait_for_streams(0).await;
     s.cut_off().await;
-    s.bare.wait_gone("/again").await;
+    s.zk.wait_gone("/again").await;
     s.proxy.accept().await;
-    let after = s.bare.wait_for("/again", "it is back", |_| true).await;
+    let after = s.zk.wait_for("/again", "it is back", |_| true).await;
     assert_eq!(after.data, before.data, "with the same bytes");
     assert!(after.stat.czxid > first.generation);
 }
@@ -498,7 +498,7 @@ async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_withou
     let mut old = Registration::open_with_ttl(&s.client, Duration::from_secs(1)).await;
     let first = old.set("/services/one", value()).await;
     old.set("/witness", value()).await;
-    let ending = s.bare.ending("/witness").await;
+    let ending = s.zk.ending("/witness").await;
     let come_back = async {
         let killed = Instant::now();
         s.server.process().kill();
@@ -512,9 +512,9 @@ async fn what_a_killed_replica_held_is_resumed_elsewhere_without_a_moment_withou
     };
     let (_new, again) = tokio::select! {
         back = come_back => back,
-        never = never_a_moment_without(&s.bare, "/services", "one") => match never {},
+        never = never_a_moment_without(&s.zk, "/services", "one") => match never {},
     };
-    assert_eq!(s.bare.get("/services/one").await.unwrap().stat.czxid, again.generation);
+    assert_eq!(s.zk.get("/services/one").await.unwrap().stat.czxid, again.generation);
 }
 
 /// Tests requests of every kind that are unanswered when a stream says goodbye.
@@ -523,7 +523,7 @@ async fn nothing_of_a_stream_stands_or_appears_after_its_goodbye() {
     let s = ARM.setting("lifetimes").await;
     let other = s.another_server().await;
     let other_client = other.client().await;
-    s.bare.create("/bye", b"").await;
+    s.zk.create("/bye", b"").await;
     let path = |index: usize| format!("/bye/{index}");
     for round in 0..40_usize {
         let client = if round % 2 == 0 { &s.client } else { &other_client };
@@ -543,34 +543,34 @@ async fn nothing_of_a_stream_stands_or_appears_after_its_goodbye() {
             told += usize::from(matches!(answer, Response::Unregistered(_)));
         }
         assert_eq!(told, 30);
-        assert_eq!(s.bare.children("/bye").await.unwrap(), Vec::<String>::new(), "in round {round}");
+        assert_eq!(s.zk.children("/bye").await.unwrap(), Vec::<String>::new(), "in round {round}");
     }
     let mut stream = Registration::open(&s.client).await;
     for index in 0..100 {
         stream.send(set(&path(index), value())).await;
         stream.send(unset(&path(index))).await;
         while !matches!(stream.answer().await, Response::Unregistered(_)) {}
-        assert!(!s.bare.exists(&path(index)).await, "{index}");
+        assert!(!s.zk.exists(&path(index)).await, "{index}");
     }
     stream.keep_alive().await;
-    assert_eq!(s.bare.children("/bye").await.unwrap(), Vec::<String>::new());
+    assert_eq!(s.zk.children("/bye").await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_goodbye_waits_for_a_set_whose_answer_is_lost_and_then_nothing_stands() {
     let s = ARM.behind_a_proxy("lifetimes", &[]).await;
-    s.bare.create("/bye", b"").await;
+    s.zk.create("/bye", b"").await;
     for goodbye in [unset("/bye/x"), Request::Close(v1::CloseSession {})] {
         let mut stream = Registration::open_with_ttl(&s.client, LONG).await;
         s.proxy.stall_answers_after(b"/bye/x");
         stream.send(set("/bye/x", value())).await;
         s.proxy.stalled().await;
-        let made = s.bare.wait_for("/bye/x", "made, though nobody was told", |_| true).await;
+        let made = s.zk.wait_for("/bye/x", "made, though nobody was told", |_| true).await;
         stream.send(goodbye).await;
         let Ok(Some(Response::Pending(_))) = stream.next().await else { panic!("pending comes first") };
-        assert_eq!(s.bare.get("/bye/x").await.unwrap().stat.czxid, made.stat.czxid, "no goodbye was answered");
+        assert_eq!(s.zk.get("/bye/x").await.unwrap().stat.czxid, made.stat.czxid, "no goodbye was answered");
         s.proxy.set_traffic(Traffic::Pass);
         while !matches!(stream.next().await.unwrap(), Some(Response::Unregistered(_))) {}
-        assert!(!s.bare.exists("/bye/x").await);
+        assert!(!s.zk.exists("/bye/x").await);
     }
 }

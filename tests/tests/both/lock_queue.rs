@@ -5,12 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rollcall_proto::v1::acquire_lock_response::Event;
 use rollcall_proto::v1::{AcquireLockRequest, DescribeLockRequest, LostReason, Queued};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{describe, put, refused, release, span, text};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::proxy::Traffic;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -37,10 +37,10 @@ async fn told(stream: &mut Locking, position: u32, holders: &[&str]) {
     }
 }
 
-async fn wait_until_they_are(bare: &Bare, path: &str, contenders: usize, leases: usize) {
+async fn wait_until_they_are(zk: &Witness, path: &str, contenders: usize, leases: usize) {
     eventually("the lock has so many contenders and leases", SOON, async || {
-        let waiting = bare.children(&format!("{path}-__lock__")).await.unwrap_or_default();
-        let holding = bare.children(path).await.unwrap_or_default();
+        let waiting = zk.children(&format!("{path}-__lock__")).await.unwrap_or_default();
+        let holding = zk.children(path).await.unwrap_or_default();
         check((waiting.len(), holding.len()) == (contenders, leases), || format!("{waiting:?} {holding:?}"))
     })
     .await;
@@ -92,7 +92,7 @@ async fn whoever_leaves_keeps_nobody_waiting_and_changes_no_order() {
         // Grants alternate with waiters that leave at that moment.
         drop(waiter);
     }
-    wait_until_they_are(&s.bare, "/leave", 0, 0).await;
+    wait_until_they_are(&s.zk, "/leave", 0, 0).await;
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn who_waits_and_is_released_through_any_replica_ends_ok_and_the_others_mo
         drop(holder);
         third.held().await.unwrap();
         drop(third);
-        wait_until_they_are(&s.bare, "/released", 0, 0).await;
+        wait_until_they_are(&s.zk, "/released", 0, 0).await;
     }
 }
 
@@ -126,11 +126,11 @@ async fn who_waits_and_whose_place_a_stranger_deletes_is_told_so() {
     for name in ["first", "second", "third"] {
         waiters.push(Locking::queue(&s.client, "/deleted", name).await.0);
     }
-    let mut contenders = s.bare.children("/deleted-__lock__").await.unwrap();
+    let mut contenders = s.zk.children("/deleted-__lock__").await.unwrap();
     contenders.sort_by_key(|name| name[name.len() - 10..].to_owned());
     // First a contender in the middle, then the first.
     for (contender, waiter) in [(1, 1), (0, 0)] {
-        s.bare.delete(&format!("/deleted-__lock__/{}", contenders[contender])).await;
+        s.zk.delete(&format!("/deleted-__lock__/{}", contenders[contender])).await;
         let lost = loop {
             match waiters[waiter].next().await.unwrap() {
                 Some(Event::Lost(lost)) => break lost,
@@ -155,34 +155,34 @@ async fn a_place_and_a_grant_whose_answers_were_lost_are_found() {
     let client = s.client.clone();
     let waiter = tokio::spawn(async move { Locking::queue(&client, "/lost", "the waiter's name").await });
     s.proxy.stalled().await;
-    wait_until_they_are(&s.bare, "/lost", 1, 1).await;
-    let place = s.bare.children("/lost-__lock__").await.unwrap();
+    wait_until_they_are(&s.zk, "/lost", 1, 1).await;
+    let place = s.zk.children("/lost-__lock__").await.unwrap();
     s.proxy.cut();
     s.proxy.set_traffic(Traffic::Pass);
     let (mut waiter, queued) = soon("a place", waiter).await.unwrap();
     assert_eq!(queued.position, 1);
-    assert_eq!(s.bare.children("/lost-__lock__").await.unwrap(), place, "found, not made again");
+    assert_eq!(s.zk.children("/lost-__lock__").await.unwrap(), place, "found, not made again");
 
     // The next request with the waiter's name is the grant.
     s.proxy.stall_answers_after(b"the waiter's name");
     drop(holder);
     s.proxy.stalled().await;
     eventually("the lock is granted", SOON, async || {
-        let leases = s.bare.children("/lost").await.unwrap();
+        let leases = s.zk.children("/lost").await.unwrap();
         let [lease] = &leases[..] else { return Err(format!("{leases:?}")) };
-        let lease = s.bare.get(&format!("/lost/{lease}")).await;
+        let lease = s.zk.get(&format!("/lost/{lease}")).await;
         check(lease.as_ref().is_some_and(|lease| lease.text() == "the waiter's name"), || format!("{lease:?}"))
     })
     .await;
-    let lease = s.bare.children("/lost").await.unwrap();
+    let lease = s.zk.children("/lost").await.unwrap();
     s.proxy.cut();
     s.proxy.set_traffic(Traffic::Pass);
     let granted = waiter.held().await.unwrap();
     assert!(granted.fencing_token > held.fencing_token);
-    assert_eq!(s.bare.children("/lost").await.unwrap(), lease, "found, not made again");
-    wait_until_they_are(&s.bare, "/lost", 0, 1).await;
+    assert_eq!(s.zk.children("/lost").await.unwrap(), lease, "found, not made again");
+    wait_until_they_are(&s.zk, "/lost", 0, 1).await;
     drop(waiter);
-    wait_until_they_are(&s.bare, "/lost", 0, 0).await;
+    wait_until_they_are(&s.zk, "/lost", 0, 0).await;
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn who_enters_with_a_change_of_hands_whose_answer_was_lost_is_found() {
     }
     end.send_replace(true);
     soon("the others' turns", turns.join_all()).await;
-    wait_until_they_are(&s.bare, "/turns", 0, 0).await;
+    wait_until_they_are(&s.zk, "/turns", 0, 0).await;
 }
 
 #[tokio::test]
@@ -238,8 +238,8 @@ async fn what_is_released_elsewhere_while_its_holder_is_cut_off_ends_ok_and_what
     for held in [&held, &lasting_held] {
         assert!(release(&elsewhere, &held.lock_id).await.unwrap());
     }
-    let lease = s.bare.children("/away-deleted").await.unwrap().remove(0);
-    s.bare.delete(&format!("/away-deleted/{lease}")).await;
+    let lease = s.zk.children("/away-deleted").await.unwrap().remove(0);
+    s.zk.delete(&format!("/away-deleted/{lease}")).await;
     s.proxy.accept().await;
     for mut stream in [stream, lasting] {
         while let Some(event) = stream.next().await.unwrap() {
@@ -262,20 +262,20 @@ async fn a_description_says_who_since_when_and_whose() {
     let mut ours = Locking::start(&s.client, limited("/who", "ours", 3)).await.unwrap();
     let ours_held = ours.held().await.unwrap();
     let theirs = "/who/0123456789abcdef0123456789abcdef";
-    s.bare.create_ephemeral(theirs, b"theirs").await;
+    s.zk.create_ephemeral(theirs, b"theirs").await;
     let ttl = Some(span(Duration::from_secs(600)));
     let lasting = AcquireLockRequest { ttl, ..limited("/who", "lasting", 3) };
     let mut lasting = Locking::start(&s.client, lasting).await.unwrap();
     let lasting_held = lasting.held().await.unwrap();
     let waiting = "/who-__lock__/0123456789abcdef0123456789abcdef__lock__";
     // ZooKeeper's next number is the number of children created so far: two.
-    s.bare.create_ephemeral(&format!("{waiting}0000000002"), b"b'kazoo'").await;
+    s.zk.create_ephemeral(&format!("{waiting}0000000002"), b"b'kazoo'").await;
     let mut waiter = Locking::start(&s.client, limited("/who", "waiter", 3)).await.unwrap();
     waiter.next().await.unwrap();
 
     let described = describe(&s.client, "/who").await;
     assert_eq!((described.path.as_str(), described.simultaneous), ("/who", 3));
-    let theirs = s.bare.get(theirs).await.unwrap().stat;
+    let theirs = s.zk.get(theirs).await.unwrap().stat;
     let holders: Vec<_> = described
         .holders
         .iter()
@@ -304,10 +304,10 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
     let nodes = ["/number-__lock__", "/number"];
     for path in nodes {
         refused(put(&s.client, path, text("2")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
-        assert!(s.bare.client().delete(path, None).await.is_err(), "what the docs rely on");
+        assert!(s.zk.client().delete(path, None).await.is_err(), "what the docs rely on");
     }
     drop((holder, waiter));
-    wait_until_they_are(&s.bare, "/number", 0, 0).await;
+    wait_until_they_are(&s.zk, "/number", 0, 0).await;
     // Nobody uses the lock any more, but it keeps its number.
     for path in nodes {
         refused(put(&s.client, path, text("2")).await, Code::FailedPrecondition, "HAS_REGISTRATIONS");
@@ -320,7 +320,7 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
     refused(differs, Code::FailedPrecondition, "LOCK_LIMIT_DIFFERS");
     // As docs/locks.md describes it.
     for path in nodes {
-        s.bare.delete(path).await;
+        s.zk.delete(path).await;
     }
     let mut both = Vec::new();
     for _ in 0..2 {
@@ -328,7 +328,7 @@ async fn the_number_of_a_lock_is_changed_by_an_operator_and_by_no_call() {
         stream.held().await.unwrap();
         both.push(stream);
     }
-    assert_eq!(s.bare.get("/number").await.unwrap().text(), "2");
+    assert_eq!(s.zk.get("/number").await.unwrap().text(), "2");
 }
 
 #[tokio::test]
@@ -339,10 +339,10 @@ async fn another_number_is_noticed_by_who_has_taken_the_lock_again_and_again() {
         assert!(release(&s.client, &held.lock_id).await.unwrap());
         stream.end().await.unwrap();
     }
-    s.bare.set("/renumbered", b"2").await;
+    s.zk.set("/renumbered", b"2").await;
     let mut stream = Locking::start(&s.client, lock("/renumbered", "me")).await.unwrap();
     refused(stream.held().await, Code::FailedPrecondition, "LOCK_LIMIT_DIFFERS");
-    wait_until_they_are(&s.bare, "/renumbered", 0, 0).await;
+    wait_until_they_are(&s.zk, "/renumbered", 0, 0).await;
     let mut stream = Locking::start(&s.client, limited("/renumbered", "me", 2)).await.unwrap();
     stream.held().await.unwrap();
 }
@@ -389,12 +389,12 @@ async fn a_place_whose_session_has_just_ended_is_released_when_it_is_taken_again
     let (_waiter, queued) = Locking::queue(&s.client, "/again", "waiter").await;
     // As when the session is over, and the waiter is about to queue again.
     s.server.pause();
-    let place = format!("/again-__lock__/{}", s.bare.children("/again-__lock__").await.unwrap().remove(0));
-    s.bare.delete(&place).await;
+    let place = format!("/again-__lock__/{}", s.zk.children("/again-__lock__").await.unwrap().remove(0));
+    s.zk.delete(&place).await;
     let mut releasing = std::pin::pin!(release(&other, &queued.lock_id));
     // To see that it is not answered yet, the test can only wait a little.
     tokio::time::timeout(Duration::from_millis(300), &mut releasing).await.unwrap_err();
-    s.bare.create_ephemeral(&place, b"waiter").await;
+    s.zk.create_ephemeral(&place, b"waiter").await;
     assert!(releasing.await.unwrap());
-    s.bare.wait_gone(&place).await;
+    s.zk.wait_gone(&place).await;
 }

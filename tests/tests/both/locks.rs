@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rollcall_proto::v1::AcquireLockRequest;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, describe, put, refused, release, set, span, text, zero};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -25,10 +25,10 @@ fn names(parties: &[rollcall_proto::v1::LockParty]) -> Vec<&str> {
 }
 
 /// Waits until ZooKeeper shows neither holders nor waiters of the lock.
-async fn wait_free(bare: &Bare, path: &str) {
+async fn wait_free(zk: &Witness, path: &str) {
     eventually("nobody holds the lock or waits for it", SOON, async || {
-        let leases = bare.children(path).await.unwrap_or_default();
-        let contenders = bare.children(&format!("{path}-__lock__")).await.unwrap_or_default();
+        let leases = zk.children(path).await.unwrap_or_default();
+        let contenders = zk.children(&format!("{path}-__lock__")).await.unwrap_or_default();
         check(leases.is_empty() && contenders.is_empty(), || format!("{leases:?} {contenders:?}"))
     })
     .await;
@@ -43,17 +43,17 @@ async fn a_free_lock_is_queued_for_and_then_held() {
     assert_eq!(held.lock_id, queued.lock_id);
     assert!(held.ttl.is_none());
 
-    assert_eq!(s.bare.get("/jobs/nightly").await.unwrap().text(), "1");
-    let leases = s.bare.children("/jobs/nightly").await.unwrap();
+    assert_eq!(s.zk.get("/jobs/nightly").await.unwrap().text(), "1");
+    let leases = s.zk.children("/jobs/nightly").await.unwrap();
     let [lease] = &leases[..] else { panic!("{leases:?}") };
     assert!(lease.len() == 32 && lease.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase()));
-    let node = s.bare.get(&format!("/jobs/nightly/{lease}")).await.unwrap();
+    let node = s.zk.get(&format!("/jobs/nightly/{lease}")).await.unwrap();
     assert!(node.is_ephemeral());
     assert_eq!((node.text(), node.stat.czxid), ("me", held.fencing_token));
     assert!(!held.lock_id.contains(lease), "the lease does not tell the id");
     drop(stream);
-    wait_free(&s.bare, "/jobs/nightly").await;
-    assert!(s.bare.exists("/jobs/nightly").await, "the path with its number stays");
+    wait_free(&s.zk, "/jobs/nightly").await;
+    assert!(s.zk.exists("/jobs/nightly").await, "the path with its number stays");
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn first_come_first_served_across_replicas() {
         assert_eq!(names(&described.holders), [format!("waiter {number}")]);
         drop(waiter);
     }
-    wait_free(&s.bare, "/queue").await;
+    wait_free(&s.zk, "/queue").await;
 }
 
 #[tokio::test]
@@ -105,8 +105,8 @@ async fn a_try_takes_a_free_lock_and_leaves_a_busy_one_alone() {
     );
     let info = status.get_details_error_info().unwrap();
     assert!(info.metadata.values().any(|value| value.contains("/try")), "{info:?}");
-    assert_eq!(s.bare.children("/try-__lock__").await.unwrap(), Vec::<String>::new(), "no node is left");
-    assert_eq!(s.bare.children("/try").await.unwrap().len(), 1);
+    assert_eq!(s.zk.children("/try-__lock__").await.unwrap(), Vec::<String>::new(), "no node is left");
+    assert_eq!(s.zk.children("/try").await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn a_wait_that_is_over_says_who_holds_the_lock_and_leaves_no_node() {
     let status = refused(waiter.held().await, Code::Aborted, "LOCK_BUSY");
     let info = status.get_details_error_info().unwrap();
     assert!(info.metadata.values().any(|value| value.contains("the holder")), "the holders are named: {info:?}");
-    assert_eq!(s.bare.children("/wait-__lock__").await.unwrap(), Vec::<String>::new());
+    assert_eq!(s.zk.children("/wait-__lock__").await.unwrap(), Vec::<String>::new());
     assert_eq!(names(&describe(&s.client, "/wait").await.waiters), Vec::<&str>::new());
 }
 
@@ -141,7 +141,7 @@ async fn a_cancelled_or_disconnected_waiter_leaves_no_node() {
     let connection = s.server.client().await;
     let (disconnected, _) = Locking::queue(&connection, "/cancel", "disconnected").await;
     let (mut last, _) = Locking::queue(&s.client, "/cancel", "last").await;
-    assert_eq!(s.bare.children("/cancel-__lock__").await.unwrap().len(), 3);
+    assert_eq!(s.zk.children("/cancel-__lock__").await.unwrap().len(), 3);
     drop(cancelled);
     drop((disconnected, connection));
     eventually("only one waits", SOON, async || {
@@ -149,7 +149,7 @@ async fn a_cancelled_or_disconnected_waiter_leaves_no_node() {
         check(names(&waiters) == ["last"], || format!("{waiters:?}"))
     })
     .await;
-    assert_eq!(s.bare.children("/cancel-__lock__").await.unwrap().len(), 1);
+    assert_eq!(s.zk.children("/cancel-__lock__").await.unwrap().len(), 1);
     drop(first);
     last.held().await.unwrap();
 }
@@ -161,7 +161,7 @@ async fn acquire_calls_that_are_cancelled_at_once_leave_nothing() {
         let stream = Locking::start(&s.client, lock("/hasty", &number.to_string())).await.unwrap();
         drop(stream);
     }
-    wait_free(&s.bare, "/hasty").await;
+    wait_free(&s.zk, "/hasty").await;
     Locking::take(&s.client, "/hasty", "patient").await;
 }
 
@@ -174,7 +174,7 @@ async fn as_many_hold_it_as_may() {
         stream.held().await.unwrap();
         holders.push(stream);
     }
-    assert_eq!(s.bare.get("/three").await.unwrap().text(), "3");
+    assert_eq!(s.zk.get("/three").await.unwrap().text(), "3");
     let mut fourth = Locking::start(&s.client, limited("/three", "fourth", 3)).await.unwrap();
     fourth.next().await.unwrap();
     let described = describe(&s.client, "/three").await;
@@ -182,7 +182,7 @@ async fn as_many_hold_it_as_may() {
     assert_eq!(names(&described.waiters), ["fourth"]);
     holders.remove(1);
     fourth.held().await.unwrap();
-    assert_eq!(s.bare.children("/three").await.unwrap().len(), 3);
+    assert_eq!(s.zk.children("/three").await.unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn another_limit_than_the_path_has_is_refused() {
         Err(status) => Err(status),
     };
     refused(answer, Code::FailedPrecondition, "LOCK_LIMIT_DIFFERS");
-    assert_eq!(s.bare.children("/limit-__lock__").await.unwrap(), Vec::<String>::new());
+    assert_eq!(s.zk.children("/limit-__lock__").await.unwrap(), Vec::<String>::new());
     // Zero means one.
     let mut same = Locking::start(&s.client, limited("/limit", "same", 1)).await.unwrap();
     same.next().await.unwrap();
@@ -204,17 +204,17 @@ async fn another_limit_than_the_path_has_is_refused() {
 #[tokio::test]
 async fn a_path_that_is_no_lock_is_refused_and_left_alone() {
     let s = ARM.setting("locks").await;
-    s.bare.create("/config", br#"{"limit":5}"#).await;
-    s.bare.create("/services", b"").await;
-    s.bare.create("/services/ssh", b"a durable child that is no lease").await;
+    s.zk.create("/config", br#"{"limit":5}"#).await;
+    s.zk.create("/services", b"").await;
+    s.zk.create("/services/ssh", b"a durable child that is no lease").await;
     for path in ["/config", "/services"] {
-        let before = s.bare.get(path).await.unwrap();
+        let before = s.zk.get(path).await.unwrap();
         let answer = match Locking::start(&s.client, lock(path, "me")).await {
             Ok(mut stream) => stream.held().await,
             Err(status) => Err(status),
         };
         refused(answer, Code::FailedPrecondition, "NOT_A_LOCK");
-        assert_eq!(s.bare.get(path).await.unwrap().data, before.data);
+        assert_eq!(s.zk.get(path).await.unwrap().data, before.data);
     }
 }
 
@@ -223,7 +223,7 @@ async fn a_path_that_is_no_lock_is_refused_and_left_alone() {
 async fn no_call_makes_a_node_among_a_locks_own() {
     let s = ARM.setting("locks").await;
     let (holder, _) = Locking::take(&s.client, "/jobs", "holder").await;
-    s.bare.create("/gone-__lock__", b"").await;
+    s.zk.create("/gone-__lock__", b"").await;
     let among = [
         "/jobs/nightly",
         "/jobs/deep/nightly",
@@ -240,7 +240,7 @@ async fn no_call_makes_a_node_among_a_locks_own() {
         };
         refused(answer, Code::FailedPrecondition, "NOT_A_LOCK");
         assert_eq!(
-            s.bare.get(path).await.map(|node| node.text().to_owned()),
+            s.zk.get(path).await.map(|node| node.text().to_owned()),
             (path == "/jobs-__lock__").then(String::new)
         );
     }
@@ -264,24 +264,24 @@ async fn no_call_makes_a_node_among_a_locks_own() {
 async fn an_empty_lock_node_is_filled_in() {
     // kazoo leaves an empty node when it dies between its create and its set.
     let s = ARM.setting("locks").await;
-    s.bare.create("/empty", b"").await;
+    s.zk.create("/empty", b"").await;
     let mut stream = Locking::start(&s.client, limited("/empty", "me", 2)).await.unwrap();
     stream.held().await.unwrap();
-    assert_eq!(s.bare.get("/empty").await.unwrap().text(), "2");
+    assert_eq!(s.zk.get("/empty").await.unwrap().text(), "2");
 }
 
 #[tokio::test]
 async fn any_child_counts_as_a_lease() {
     let s = ARM.setting("locks").await;
-    s.bare.create("/foreign", b"1").await;
+    s.zk.create("/foreign", b"1").await;
     let theirs = "0123456789abcdef0123456789abcdef";
-    s.bare.create_ephemeral(&format!("/foreign/{theirs}"), b"kazoo").await;
+    s.zk.create_ephemeral(&format!("/foreign/{theirs}"), b"kazoo").await;
     let (mut stream, queued) = Locking::queue(&s.client, "/foreign", "ours").await;
     assert_eq!(queued.holders, ["kazoo"]);
     let described = describe(&s.client, "/foreign").await;
     assert_eq!(names(&described.holders), ["kazoo"]);
     assert!(described.holders[0].foreign);
-    s.bare.delete(&format!("/foreign/{theirs}")).await;
+    s.zk.delete(&format!("/foreign/{theirs}")).await;
     stream.held().await.unwrap();
 }
 
@@ -299,7 +299,7 @@ async fn a_lock_is_released_from_elsewhere_by_its_id() {
         assert!(next.fencing_token > held.fencing_token);
         refused(release(client, &held.lock_id).await, Code::NotFound, "LOCK_LOST");
         drop(waiter);
-        wait_free(&s.bare, "/elsewhere").await;
+        wait_free(&s.zk, "/elsewhere").await;
     }
 }
 
@@ -310,7 +310,7 @@ async fn a_waiter_is_released_by_its_id() {
     let (mut waiter, queued) = Locking::queue(&s.client, "/waiter", "waiter").await;
     assert!(release(&s.client, &queued.lock_id).await.unwrap());
     waiter.end().await.unwrap();
-    assert_eq!(s.bare.children("/waiter-__lock__").await.unwrap(), Vec::<String>::new());
+    assert_eq!(s.zk.children("/waiter-__lock__").await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -331,7 +331,7 @@ async fn a_lock_that_nobody_ever_took_is_described_as_such() {
     let described = describe(&s.client, "/never").await;
     assert_eq!((described.path.as_str(), described.simultaneous), ("/never", 0));
     assert!(described.holders.is_empty() && described.waiters.is_empty());
-    assert!(!s.bare.exists("/never").await, "a question makes no node");
+    assert!(!s.zk.exists("/never").await, "a question makes no node");
 }
 
 #[tokio::test]
@@ -356,13 +356,13 @@ async fn contenders_across_replicas_never_hold_it_together() {
     let inside = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..8 {
-        let (client, inside, bare) = (clients[number % 2].clone(), inside.clone(), s.bare.clone());
+        let (client, inside, zk) = (clients[number % 2].clone(), inside.clone(), s.zk.clone());
         tasks.spawn(async move {
             use std::sync::atomic::Ordering::SeqCst;
             for _ in 0..10 {
                 let (stream, _) = Locking::take(&client, "/contended", &number.to_string()).await;
                 assert_eq!(inside.fetch_add(1, SeqCst), 0, "two hold the lock");
-                assert_eq!(bare.children("/contended").await.unwrap().len(), 1);
+                assert_eq!(zk.children("/contended").await.unwrap().len(), 1);
                 inside.fetch_sub(1, SeqCst);
                 drop(stream);
             }
@@ -371,5 +371,5 @@ async fn contenders_across_replicas_never_hold_it_together() {
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
-    wait_free(&s.bare, "/contended").await;
+    wait_free(&s.zk, "/contended").await;
 }

@@ -176,7 +176,7 @@ async fn a_value_that_can_not_be_is_refused_for_its_path_alone() {
         assert!(matches!(answers.next(), Some(Some(Response::Registered(_)))), "the stream goes on");
         citizen.goes_on().await;
     }
-    assert!(!s.bare.exists("/bad").await);
+    assert!(!s.zk.exists("/bad").await);
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn the_deepest_value_and_the_deepest_path_are_taken_and_deeper_ones_are_no
     let s = ARM.setting("malformed").await;
     let deepest = v1::Value { kind: Some(v1::value::Kind::Data(nested(32))) };
     put(&s.client, "/deep", deepest).await.unwrap();
-    let written = s.bare.get("/deep").await.unwrap().text().to_owned();
+    let written = s.zk.get("/deep").await.unwrap().text().to_owned();
     assert!(written.ends_with(&format!("{}{}{}", r#"{"":"#.repeat(30), "{}", "}".repeat(31))), "{written}");
     // At over 16 levels it is shown as raw bytes.
     assert_eq!(shown(get(&s.client, "/deep").await.value.as_ref()), json!({ "raw": written.as_bytes().to_vec() }));

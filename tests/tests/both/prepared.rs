@@ -4,11 +4,11 @@
 use std::slice;
 
 use rollcall_proto::v1::AcquireLockRequest;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, get, put, text};
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::server::{SERVICE, Server};
 use rollcall_tests::wait::{SOON, check, eventually, soon};
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic_health::pb::health_check_response::ServingStatus;
 use zookeeper_client::{Acl, AuthId, Permission};
 
@@ -17,26 +17,26 @@ use super::ARM;
 /// The permission that the operator needs to change the ACL of the node later.
 const ADMIN: Permission = Permission::ADMIN;
 
-async fn allow(bare: &Bare, path: &str, permission: Permission) {
+async fn allow(zk: &Witness, path: &str, permission: Permission) {
     let acl = Acl::new(permission | ADMIN, AuthId::anyone());
-    soon("ZooKeeper answers", bare.client().set_acl(path, slice::from_ref(&acl), None)).await.unwrap();
+    soon("ZooKeeper answers", zk.client().set_acl(path, slice::from_ref(&acl), None)).await.unwrap();
 }
 
 #[tokio::test]
 async fn what_exists_is_used_though_its_parent_may_not_be_written() {
     let sandbox = ARM.sandbox("prepared").await;
-    let bare = sandbox.bare().await;
+    let zk = sandbox.zk().await;
     for path in ["/.rollcall/fences", "/.rollcall/leases", "/services/ssh", "/config/app", "/locks/queued-__lock__"] {
-        bare.create(path, b"").await;
+        zk.create(path, b"").await;
     }
-    bare.create("/locks/queued", b"1").await;
-    bare.create("/unread", b"").await;
+    zk.create("/locks/queued", b"1").await;
+    zk.create("/unread", b"").await;
     for path in ["/.rollcall", "/services", "/config", "/locks", "/"] {
-        allow(&bare, path, Permission::READ).await;
+        allow(&zk, path, Permission::READ).await;
     }
-    allow(&bare, "/.rollcall/fences", Permission::READ | Permission::CREATE).await;
-    allow(&bare, "/.rollcall/leases", Permission::READ | Permission::CREATE | Permission::DELETE).await;
-    allow(&bare, "/unread", Permission::CREATE | Permission::DELETE).await;
+    allow(&zk, "/.rollcall/fences", Permission::READ | Permission::CREATE).await;
+    allow(&zk, "/.rollcall/leases", Permission::READ | Permission::CREATE | Permission::DELETE).await;
+    allow(&zk, "/unread", Permission::CREATE | Permission::DELETE).await;
     let server = Server::start(&sandbox.hosts).await;
     let client = server.client().await;
     let mut stream = Registration::open(&client).await;
@@ -66,22 +66,22 @@ async fn what_may_not_be_used_is_named_with_the_permission_that_it_needs() {
         ("/.rollcall/leases", Permission::READ | Permission::CREATE, "DELETE"),
     ] {
         let sandbox = ARM.sandbox("prepared").await;
-        let bare = sandbox.bare().await;
+        let zk = sandbox.zk().await;
         for path in ["/.rollcall/fences", "/.rollcall/leases"] {
-            bare.create(path, b"").await;
+            zk.create(path, b"").await;
         }
-        allow(&bare, node, allowed).await;
+        allow(&zk, node, allowed).await;
         let chroot = &sandbox.chroot;
         let text = format!("access control list of {chroot}{node} must give rollcall the permission {needed}");
-        is_told_until(&sandbox.hosts, &text, async || allow(&bare, node, all).await).await;
+        is_told_until(&sandbox.hosts, &text, async || allow(&zk, node, all).await).await;
     }
     let sandbox = ARM.sandbox("prepared").await;
-    let (bare, chroot) = (sandbox.bare().await, &sandbox.chroot);
-    allow(&bare, "/", Permission::READ).await;
+    let (zk, chroot) = (sandbox.zk().await, &sandbox.chroot);
+    allow(&zk, "/", Permission::READ).await;
     let text = format!(
         "create {chroot}/.rollcall by hand, or have zookeeper's access control list of {chroot} give rollcall the permission CREATE"
     );
-    is_told_until(&sandbox.hosts, &text, async || allow(&bare, "/", all).await).await;
+    is_told_until(&sandbox.hosts, &text, async || allow(&zk, "/", all).await).await;
 }
 
 /// A server logs this text and serves nobody, until the problem is fixed.

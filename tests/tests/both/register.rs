@@ -29,19 +29,19 @@ async fn a_registration_is_an_ephemeral_node_with_durable_parents() {
     let open = v1::OpenSession { pid: 4711, ..Default::default() };
     let mut stream = Registration::open_with(&s.client, [Request::Open(open)]).await.unwrap();
     let answer = stream.set("/services/ssh/server1:22", data(json!({"foo": "bar", "port": 10733}))).await;
-    let node = s.bare.get("/services/ssh/server1:22").await.unwrap();
+    let node = s.zk.get("/services/ssh/server1:22").await.unwrap();
     assert!(node.is_ephemeral());
     assert_eq!((answer.generation, answer.restored, answer.adopted), (node.stat.czxid, false, false));
     assert_eq!(answer.stat.unwrap().ephemeral_owner, node.stat.ephemeral_owner);
     let created = node.json()["created"].as_str().unwrap().to_owned();
     assert_eq!(node.text(), format!(r#"{{"pid":4711,"created":"{created}","foo":"bar","port":10733}}"#));
     for parent in ["/services", "/services/ssh"] {
-        let parent = s.bare.get(parent).await.unwrap();
+        let parent = s.zk.get(parent).await.unwrap();
         assert!(!parent.is_ephemeral() && parent.data.is_empty());
     }
     drop(stream);
-    s.bare.wait_gone("/services/ssh/server1:22").await;
-    assert!(s.bare.exists("/services/ssh").await, "parents stay");
+    s.zk.wait_gone("/services/ssh/server1:22").await;
+    assert!(s.zk.exists("/services/ssh").await, "parents stay");
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn a_set_without_a_value_is_an_empty_object() {
     let mut stream = Registration::open(&s.client).await;
     stream.send(Request::Set(v1::SetRegistration { path: "/empty".into(), ..Default::default() })).await;
     stream.registered().await;
-    let json = s.bare.get("/empty").await.unwrap().json();
+    let json = s.zk.get("/empty").await.unwrap().json();
     assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>(), ["created"]);
 }
 
@@ -60,8 +60,8 @@ async fn text_and_bytes_are_registered_as_they_are() {
     let mut stream = Registration::open(&s.client).await;
     stream.set("/text", text("größe")).await;
     stream.set("/raw", raw(b"\xff\x00\xfe")).await;
-    assert_eq!(s.bare.get("/text").await.unwrap().text(), "größe");
-    assert_eq!(s.bare.get("/raw").await.unwrap().data, b"\xff\x00\xfe");
+    assert_eq!(s.zk.get("/text").await.unwrap().text(), "größe");
+    assert_eq!(s.zk.get("/raw").await.unwrap().data, b"\xff\x00\xfe");
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn each_set_of_one_path_is_answered_once_and_in_order() {
         }
     }
     assert_eq!((registered, rejected), (50, 5));
-    assert!(!s.bare.exists("/one").await);
+    assert!(!s.zk.exists("/one").await);
 }
 
 #[tokio::test]
@@ -100,20 +100,20 @@ async fn a_second_set_of_a_path_changes_its_data_and_not_its_generation() {
     let first = stream.set("/path", data(json!({"a": 1}))).await;
     let second = stream.set("/path", data(json!({"a": 2}))).await;
     assert_eq!(first.generation, second.generation);
-    let node = s.bare.get("/path").await.unwrap();
+    let node = s.zk.get("/path").await.unwrap();
     assert_eq!((plain(node.json()), node.stat.version), (json!({"a": 2}), 1));
 }
 
 #[tokio::test]
 async fn unset_of_what_is_not_held_answers_unregistered() {
     let s = ARM.setting("register").await;
-    s.bare.create("/durable", b"x").await;
+    s.zk.create("/durable", b"x").await;
     let mut stream = Registration::open(&s.client).await;
     for path in ["/never", "/durable"] {
         stream.send(unset(path)).await;
         assert_eq!(stream.unregistered().await, path);
     }
-    assert!(s.bare.exists("/durable").await);
+    assert!(s.zk.exists("/durable").await);
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn close_answers_unregistered_for_each_and_then_ok() {
     gone.sort();
     assert_eq!(gone, paths);
     for path in paths {
-        assert!(!s.bare.exists(path).await, "unregistered is said when it is true");
+        assert!(!s.zk.exists(path).await, "unregistered is said when it is true");
     }
 }
 
@@ -145,8 +145,8 @@ async fn a_registration_ends_with_its_stream() {
     cancelled.set("/cancelled", text("x")).await;
     other.set("/other", text("x")).await;
     drop(cancelled);
-    s.bare.wait_gone("/cancelled").await;
-    assert!(s.bare.exists("/other").await, "streams of one connection do not share their fate");
+    s.zk.wait_gone("/cancelled").await;
+    assert!(s.zk.exists("/other").await, "streams of one connection do not share their fate");
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn a_registration_ends_with_its_connection() {
     let mut stream = Registration::open(&client).await;
     stream.set("/connection", text("x")).await;
     drop((client, stream));
-    s.bare.wait_gone("/connection").await;
+    s.zk.wait_gone("/connection").await;
 }
 
 #[tokio::test]
@@ -170,9 +170,9 @@ async fn half_closing_is_no_goodbye() {
     other.set("/later", text("x")).await;
     other.send(unset("/later")).await;
     other.unregistered().await;
-    assert!(s.bare.exists("/half").await);
+    assert!(s.zk.exists("/half").await);
     drop(stream);
-    s.bare.wait_gone("/half").await;
+    s.zk.wait_gone("/half").await;
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn a_deadline_counts_as_a_broken_stream() {
     let mut call = Call::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
     call.set_timeout(std::time::Duration::from_secs(3));
     let mut stream = s.client.clone().register(call).await.unwrap().into_inner();
-    s.bare.wait_for("/deadline", "registered", |_| true).await;
+    s.zk.wait_for("/deadline", "registered", |_| true).await;
     let status = loop {
         match soon("the deadline", stream.message()).await {
             Ok(Some(_)) => {}
@@ -194,13 +194,13 @@ async fn a_deadline_counts_as_a_broken_stream() {
         }
     };
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
-    s.bare.wait_gone("/deadline").await;
+    s.zk.wait_gone("/deadline").await;
 }
 
 #[tokio::test]
 async fn faults_of_one_path_are_rejected_and_the_stream_goes_on() {
     let s = ARM.setting("register").await;
-    s.bare.create("/durable", b"x").await;
+    s.zk.create("/durable", b"x").await;
     let big = "x".repeat(256 * 1024 + 1);
     let mut stream = Registration::open(&s.client).await;
     for (path, value, code, reason) in [
@@ -218,7 +218,7 @@ async fn faults_of_one_path_are_rejected_and_the_stream_goes_on() {
         assert!(!rejected.message.is_empty() && rejected.message.len() <= 512);
     }
     stream.set("/good", text("x")).await;
-    assert_eq!(s.bare.get("/durable").await.unwrap().text(), "x");
+    assert_eq!(s.zk.get("/durable").await.unwrap().text(), "x");
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn faults_of_the_protocol_end_the_stream() {
     refused(after(open(), Some(open())).await, Code::InvalidArgument, "PROTOCOL");
     let empty = refused(after(open(), None).await, Code::InvalidArgument, "PROTOCOL");
     assert!(!violated_field(&empty).is_empty());
-    s.bare.wait_gone("/p").await;
+    s.zk.wait_gone("/p").await;
 }
 
 #[tokio::test]
@@ -262,10 +262,10 @@ async fn one_stream_holds_ten_thousand_registrations() {
         }
     }
     assert_eq!(generations.len(), COUNT);
-    assert_eq!(s.bare.children("/many").await.unwrap().len(), COUNT);
+    assert_eq!(s.zk.children("/many").await.unwrap().len(), COUNT);
     drop(stream);
     eventually("all are gone", 3 * SOON, async || {
-        let left = s.bare.children("/many").await.unwrap().len();
+        let left = s.zk.children("/many").await.unwrap().len();
         check(left == 0, || format!("{left} left"))
     })
     .await;
@@ -281,7 +281,7 @@ async fn answers_that_nobody_reads_do_not_stop_the_server_from_reading() {
         stream.send(set(&format!("/unread/{pad}/{number}"), text("x"))).await;
     }
     eventually("all are registered", 3 * SOON, async || {
-        let count = s.bare.children(&format!("/unread/{pad}")).await.map_or(0, |names| names.len());
+        let count = s.zk.children(&format!("/unread/{pad}")).await.map_or(0, |names| names.len());
         check(count == 5_000, || format!("{count} are registered"))
     })
     .await;
@@ -297,16 +297,16 @@ async fn a_registration_that_somebody_deletes_is_put_back_with_the_same_bytes() 
     let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/back", data(json!({"a": 1}))).await;
-    let before = s.bare.get("/back").await.unwrap();
+    let before = s.zk.get("/back").await.unwrap();
     for _ in 0..2 {
-        s.bare.delete("/back").await;
+        s.zk.delete("/back").await;
         let back = stream.registered().await;
         assert!(back.restored && back.generation > first.generation, "{back:?}");
-        let node = s.bare.get("/back").await.unwrap();
+        let node = s.zk.get("/back").await.unwrap();
         assert_eq!((node.data, node.stat.czxid), (before.data.clone(), back.generation));
     }
     drop(stream);
-    s.bare.wait_gone("/back").await;
+    s.zk.wait_gone("/back").await;
 }
 
 #[tokio::test]
@@ -314,23 +314,23 @@ async fn overwritten_data_are_told_at_once_and_put_right_soon() {
     let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     let first = stream.set("/over", data(json!({"a": 1}))).await;
-    let before = s.bare.get("/over").await.unwrap();
+    let before = s.zk.get("/over").await.unwrap();
     for version in [1, 3] {
-        s.bare.set("/over", br#"{"theirs":true}"#).await;
+        s.zk.set("/over", br#"{"theirs":true}"#).await;
         let Response::Overwritten(told) = stream.answer().await else { panic!("overwritten comes next") };
         assert_eq!((told.path.as_str(), shown(told.value.as_ref())), ("/over", json!({"theirs": true})));
         assert_eq!(told.stat.unwrap().version, version);
         let right = stream.registered().await;
         assert!(right.restored && right.generation == first.generation, "{right:?}");
-        let node = s.bare.get("/over").await.unwrap();
+        let node = s.zk.get("/over").await.unwrap();
         assert_eq!((node.data, node.stat.version), (before.data.clone(), version + 1));
     }
     // The holder's own set is written at once, and then there is nothing left to restore.
-    s.bare.set("/over", br#"{"theirs":true}"#).await;
+    s.zk.set("/over", br#"{"theirs":true}"#).await;
     let Response::Overwritten(_) = stream.answer().await else { panic!("overwritten comes next") };
     let again = stream.set("/over", data(json!({"a": 1}))).await;
     assert!(!again.restored && again.generation == first.generation, "{again:?}");
-    let node = s.bare.get("/over").await.unwrap();
+    let node = s.zk.get("/over").await.unwrap();
     assert_eq!((node.data, node.stat.version), (before.data, 6));
 }
 
@@ -340,13 +340,13 @@ async fn two_programs_that_disagree_write_a_handful_of_times_and_the_one_that_li
     let s = ARM.setting("register").await;
     let mut stream = Registration::open(&s.client).await;
     stream.set("/fight", data(json!({"a": 1}))).await;
-    let ours = s.bare.get("/fight").await.unwrap().data;
+    let ours = s.zk.get("/fight").await.unwrap().data;
     let theirs = br#"{"pid":22075,"a":1}"#;
     let mut written = 0;
     let fight = async {
         loop {
-            if s.bare.get("/fight").await.unwrap().data != theirs {
-                s.bare.set("/fight", theirs).await;
+            if s.zk.get("/fight").await.unwrap().data != theirs {
+                s.zk.set("/fight", theirs).await;
                 written += 1;
             }
         }
@@ -363,7 +363,7 @@ async fn two_programs_that_disagree_write_a_handful_of_times_and_the_one_that_li
         () = told => {}
     }
     assert!((3..=4).contains(&written), "{written}");
-    s.bare.wait_for("/fight", "the truth again", |node| node.data == ours).await;
+    s.zk.wait_for("/fight", "the truth again", |node| node.data == ours).await;
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ async fn a_client_that_is_silent_for_its_ttl_has_lost_its_lock_though_its_connec
     proxy.set_traffic(Traffic::Stall);
     let next = waiter.held().await.expect("the next has it when the ttl is over");
     assert!(next.fencing_token > held.fencing_token);
-    assert!(s.bare.children("/.rollcall/leases").await.unwrap_or_default().is_empty(), "nothing is left");
+    assert!(s.zk.children("/.rollcall/leases").await.unwrap_or_default().is_empty(), "nothing is left");
     // A client that comes back is told.
     proxy.set_traffic(Traffic::Pass);
     let Some(Event::Lost(lost)) = stream.next().await.unwrap() else { panic!("not lost") };

@@ -151,11 +151,11 @@ async fn a_thousand_watches_stuck_in_a_large_snapshot_share_it_though_it_is_past
     /// Number of watches that read one part: the next is made for them when the state has changed since.
     const FURTHER: usize = 200;
     let s = ARM.setting("slow").await;
-    s.bare.create("/large", b"").await;
+    s.zk.create("/large", b"").await;
     let value = format!(r#"{{"host":"server","port":8080,"zone":"{}"}}"#, "north".repeat(10));
     for chunk in 0..CHILDREN / 500 {
         let names = (0..500).map(|number| format!("/large/server-{:05}", chunk * 500 + number));
-        s.bare.create_many(names, value.as_bytes()).await;
+        s.zk.create_many(names, value.as_bytes()).await;
     }
     let channel = s.server.channel().await;
     let mut live = Unread::watch(&channel, watch("/large")).await;

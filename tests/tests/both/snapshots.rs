@@ -79,8 +79,8 @@ async fn read(client: &Client, request: GetRequest) -> Result<v1::GetResponse, t
 #[tokio::test]
 async fn what_was_known_is_told_after_a_restart_without_zookeeper() {
     let mut s = Keeping::start().await;
-    s.cut.bare.create("/kept/one", b"1").await;
-    s.cut.bare.create("/kept/two", b"2").await;
+    s.cut.zk.create("/kept/one", b"1").await;
+    s.cut.zk.create("/kept/two", b"2").await;
     let before = read(&s.cut.client, latest("/kept")).await.unwrap();
     let tree = GetRequest { recursive: true, ..latest("/kept") };
     read(&s.cut.client, tree.clone()).await.unwrap();
@@ -108,8 +108,8 @@ async fn what_was_known_is_told_after_a_restart_without_zookeeper() {
     let mut resumed = Watching::start_with(&s.cut.client, request(before.revision)).await;
     assert_eq!((resumed.snapshots, resumed.revision), (0, before.revision), "current");
 
-    s.cut.bare.create("/kept/three", b"3").await;
-    s.cut.bare.delete("/kept/one").await;
+    s.cut.zk.create("/kept/three", b"3").await;
+    s.cut.zk.delete("/kept/one").await;
     s.cut.proxy.accept().await;
     fresh.until("what came meanwhile", |known| known.names() == ["three", "two"]).await;
     assert_eq!((fresh.snapshots, fresh.known.child("two")), (1, json!({"text": "2"})));
@@ -138,10 +138,10 @@ fn known_by_reading(answer: &v1::GetResponse) -> Known {
 #[tokio::test]
 async fn a_list_that_was_emptied_is_told_as_it_was_before() {
     let mut s = Keeping::start().await;
-    s.cut.bare.create("/emptied/one", b"1").await;
+    s.cut.zk.create("/emptied/one", b"1").await;
     get(&s.cut.client, "/emptied").await;
     s.wait_until_kept("one").await;
-    s.cut.bare.delete("/emptied/one").await;
+    s.cut.zk.delete("/emptied/one").await;
     assert!(get(&s.cut.client, "/emptied").await.children.is_empty());
     // Stopped, not killed, so that it has written everything.
     s.cut.server.process().signal(Signal::TERM);
@@ -160,7 +160,7 @@ async fn a_list_that_was_emptied_is_told_as_it_was_before() {
 #[tokio::test]
 async fn a_broken_file_is_named_in_the_log_and_ignored() {
     let mut s = Keeping::start().await;
-    s.cut.bare.create("/broken/one", b"1").await;
+    s.cut.zk.create("/broken/one", b"1").await;
     get(&s.cut.client, "/broken").await;
     s.wait_until_kept("one").await;
     s.cut.server.process().kill();

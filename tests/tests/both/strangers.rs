@@ -38,7 +38,7 @@ async fn delete_recursively(s: &Setting) {
 
 /// Sends deletes of all these paths at once. Nodes with children remain.
 async fn delete_all<'a>(s: &Setting, paths: impl IntoIterator<Item = &'a str>) {
-    let client = s.bare.client();
+    let client = s.zk.client();
     // The requests are sent here, in this order.
     let deletes: Vec<_> = paths.into_iter().map(|path| client.delete(path, None)).collect();
     for delete in deletes {
@@ -59,11 +59,11 @@ async fn what_a_stranger_deletes_with_its_parents_is_put_back_and_never_lost() {
     tokio::join!(
         async {
             delete_recursively(&s).await;
-            s.bare.create("/over", b"").await;
+            s.zk.create("/over", b"").await;
         },
         async {
             // Answers are read while nodes are deleted, so that they are seen in order.
-            while !s.bare.exists("/over").await {
+            while !s.zk.exists("/over").await {
                 while let Ok(next) = tokio::time::timeout(std::time::Duration::from_millis(100), stream.next()).await {
                     note(&mut generations, next.expect("the stream goes on").expect("the stream goes on"));
                 }
@@ -75,7 +75,7 @@ async fn what_a_stranger_deletes_with_its_parents_is_put_back_and_never_lost() {
             note(&mut generations, next.expect("the stream goes on").expect("the stream goes on"));
         }
         for (path, generation) in &generations {
-            let node = s.bare.get(path).await;
+            let node = s.zk.get(path).await;
             let found = node.as_ref().map(|node| node.stat.czxid);
             check(found == Some(*generation), || format!("{path}: {found:?} instead of {generation}"))?;
         }
@@ -133,7 +133,7 @@ async fn a_put_that_races_with_the_removal_of_its_parents_succeeds() {
         for index in 0..400 {
             let path = format!("/bare/parents/{index}");
             put(&s.client, &path, text("x")).await.unwrap();
-            s.bare.delete(&path).await;
+            s.zk.delete(&path).await;
         }
     };
     tokio::select! {
@@ -168,20 +168,20 @@ async fn what_the_replica_may_not_delete_is_given_back_and_goes_once_it_may() {
     let s = ARM.setting("strangers").await;
     let rule = async |permission| {
         let acl = [Acl::new(permission, AuthId::anyone())];
-        soon("ZooKeeper answers", s.bare.client().set_acl("/guarded", &acl, None)).await.unwrap();
+        soon("ZooKeeper answers", s.zk.client().set_acl("/guarded", &acl, None)).await.unwrap();
     };
     let mut stream = Registration::open(&s.client).await;
     stream.set("/guarded/node", text("x")).await;
     rule(Permission::CREATE | Permission::READ | Permission::ADMIN).await;
     stream.send(unset("/guarded/node")).await;
     assert_eq!(stream.unregistered().await, "/guarded/node");
-    assert!(s.bare.exists("/guarded/node").await);
+    assert!(s.zk.exists("/guarded/node").await);
     // Meanwhile it can be resumed by its generation, and is held then.
-    let generation = s.bare.get("/guarded/node").await.unwrap().stat.czxid;
+    let generation = s.zk.get("/guarded/node").await.unwrap().stat.czxid;
     assert_eq!(stream.resume("/guarded/node", text("x"), generation).await.generation, generation);
     stream.send(unset("/guarded/node")).await;
     assert_eq!(stream.unregistered().await, "/guarded/node");
     rule(Permission::ALL).await;
-    eventually("it is deleted", SOON, async || check(!s.bare.exists("/guarded/node").await, || "it exists".to_owned()))
+    eventually("it is deleted", SOON, async || check(!s.zk.exists("/guarded/node").await, || "it exists".to_owned()))
         .await;
 }

@@ -48,7 +48,7 @@ async fn thousands_of_streams_share_a_connection() {
         streams.push(stream);
     }
     eventually("all are registered", 3 * SOON, async || {
-        let count = s.bare.children("/crowd").await.map_or(0, |names| names.len());
+        let count = s.zk.children("/crowd").await.map_or(0, |names| names.len());
         check(count == COUNT, || format!("{count}"))
     })
     .await;
@@ -56,7 +56,7 @@ async fn thousands_of_streams_share_a_connection() {
     assert!(get(&s.client, "/crowd/0").await.exists);
     streams.truncate(1);
     eventually("all but one are gone", 3 * SOON, async || {
-        let count = s.bare.children("/crowd").await.map_or(0, |names| names.len());
+        let count = s.zk.children("/crowd").await.map_or(0, |names| names.len());
         check(count == 1, || format!("{count}"))
     })
     .await;
@@ -102,7 +102,7 @@ async fn a_deadline_ends_a_lock_and_a_watch() {
     };
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
     eventually("the lease is gone", SOON, async || {
-        let leases = s.bare.children("/deadline").await.unwrap();
+        let leases = s.zk.children("/deadline").await.unwrap();
         check(leases.is_empty(), || format!("{leases:?}"))
     })
     .await;

@@ -46,7 +46,7 @@ async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Clien
     assert_eq!(lost.reason(), LostReason::TakenOver);
 
     let unchanged = async || {
-        let node = s.bare.get("/taken").await.unwrap();
+        let node = s.zk.get("/taken").await.unwrap();
         assert_eq!((node.stat.czxid, plain(node.json())), (second.generation, json!({"by": "new"})));
     };
     unchanged().await;
@@ -55,10 +55,10 @@ async fn the_newer_one_wins(s: &Setting, old_client: &Client, new_client: &Clien
     unchanged().await;
     drop(old);
     // When the stream's other registration is gone, the server has handled the end of the stream.
-    s.bare.wait_gone("/kept").await;
+    s.zk.wait_gone("/kept").await;
     unchanged().await;
     drop(new);
-    s.bare.wait_gone("/taken").await;
+    s.zk.wait_gone("/taken").await;
 }
 
 #[tokio::test]
@@ -77,18 +77,18 @@ async fn a_set_takes_over_from_another_replica() {
 #[tokio::test]
 async fn a_set_takes_over_from_kazoo() {
     let s = ARM.setting("takeover").await;
-    let owner = s.sandbox.bare().await;
+    let owner = s.sandbox.zk().await;
     owner.create_ephemeral("/foreign", b"{}").await;
     let mut stream = Registration::open(&s.client).await;
     let answer = stream.set("/foreign", text("ours")).await;
-    let node = s.bare.get("/foreign").await.unwrap();
+    let node = s.zk.get("/foreign").await.unwrap();
     assert_ne!(node.stat.ephemeral_owner, owner.session());
     assert_eq!((node.text(), node.stat.czxid), ("ours", answer.generation));
     // The end of the older session does not remove the node, which has another owner.
     owner.create_ephemeral("/witness", b"").await;
     drop(owner);
-    s.bare.wait_gone("/witness").await;
-    assert_eq!(s.bare.get("/foreign").await.unwrap().stat.czxid, answer.generation);
+    s.zk.wait_gone("/witness").await;
+    assert_eq!(s.zk.get("/foreign").await.unwrap().stat.czxid, answer.generation);
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn nobody_who_watches_zookeeper_finds_a_moment_without_the_node() {
     holder.set("/services/always", text("0")).await;
     let poll = async {
         loop {
-            assert_eq!(s.bare.children("/services").await.unwrap(), ["always"]);
+            assert_eq!(s.zk.children("/services").await.unwrap(), ["always"]);
         }
     };
     let take_over = async {
@@ -130,9 +130,9 @@ async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
         let rejected = new.rejected().await;
         assert_eq!((Code::from(rejected.code), rejected.reason.as_str()), (Code::AlreadyExists, "NAME_TAKEN"));
     }
-    assert_eq!(s.bare.get("/name").await.unwrap().stat.czxid, first.generation);
+    assert_eq!(s.zk.get("/name").await.unwrap().stat.czxid, first.generation);
     drop(old);
-    s.bare.wait_gone("/name").await;
+    s.zk.wait_gone("/name").await;
     let mut new = Registration::open(&s.client).await;
     new.send(exclusive("/name", text("new"))).await;
     new.registered().await;
@@ -141,18 +141,18 @@ async fn exclusive_is_rejected_for_as_long_as_the_other_lives() {
 #[tokio::test]
 async fn exclusive_is_rejected_by_what_kazoo_registered_too() {
     let s = ARM.setting("takeover").await;
-    let owner = s.sandbox.bare().await;
+    let owner = s.sandbox.zk().await;
     owner.create_ephemeral("/name", b"theirs").await;
     let mut new = Registration::open(&s.client).await;
     new.send(exclusive("/name", text("new"))).await;
     assert_eq!(new.rejected().await.reason, "NAME_TAKEN");
-    assert_eq!(s.bare.get("/name").await.unwrap().text(), "theirs");
+    assert_eq!(s.zk.get("/name").await.unwrap().text(), "theirs");
 }
 
 #[tokio::test]
 async fn a_durable_node_is_never_taken_over() {
     let s = ARM.setting("takeover").await;
-    s.bare.create("/durable", b"x").await;
+    s.zk.create("/durable", b"x").await;
     let mut stream = Registration::open(&s.client).await;
     for request in [set("/durable", text("new")), exclusive("/durable", text("new"))] {
         stream.send(request).await;
@@ -160,7 +160,7 @@ async fn a_durable_node_is_never_taken_over() {
         // With `exclusive` the answer may be that the name is taken.
         assert!(matches!(rejected.reason.as_str(), "NOT_EPHEMERAL" | "NAME_TAKEN"), "{rejected:?}");
     }
-    assert_eq!(s.bare.get("/durable").await.unwrap().text(), "x");
+    assert_eq!(s.zk.get("/durable").await.unwrap().text(), "x");
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn many_streams_that_fight_for_one_path_leave_one_holder() {
         generations.push(stream.registered().await.generation);
     }
     let winner = *generations.iter().max().unwrap();
-    let node = s.bare.get("/fight").await.unwrap();
+    let node = s.zk.get("/fight").await.unwrap();
     assert_eq!(node.stat.czxid, winner);
     let holder = generations.iter().position(|generation| *generation == winner).unwrap();
     assert_eq!(node.text(), holder.to_string());
@@ -191,9 +191,9 @@ async fn many_streams_that_fight_for_one_path_leave_one_holder() {
         assert_eq!(stream.lost().await.reason(), LostReason::TakenOver);
     }
     // All other streams have ended, and have removed nothing.
-    assert_eq!(s.bare.get("/fight").await.unwrap().stat.czxid, winner);
+    assert_eq!(s.zk.get("/fight").await.unwrap().stat.czxid, winner);
     drop(holder);
-    s.bare.wait_gone("/fight").await;
+    s.zk.wait_gone("/fight").await;
 }
 
 #[tokio::test]
@@ -210,8 +210,8 @@ async fn a_replica_that_slept_through_a_takeover_does_not_remove_the_newer_one()
     // When it wakes up, it finds the end of the old stream.
     drop(old);
     s.server.resume();
-    s.bare.wait_gone("/witness").await;
-    let node = s.bare.get("/sleep").await.unwrap();
+    s.zk.wait_gone("/witness").await;
+    let node = s.zk.get("/sleep").await.unwrap();
     assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
 }
 
@@ -228,7 +228,7 @@ async fn the_end_of_the_older_replica_does_not_remove_the_newer_registration() {
         check(s.server.process().exited().is_some(), || "it runs".to_owned())
     })
     .await;
-    let node = s.bare.get("/end").await.unwrap();
+    let node = s.zk.get("/end").await.unwrap();
     assert_eq!((node.stat.czxid, node.text()), (second.generation, "new"));
 }
 
@@ -243,14 +243,14 @@ async fn what_was_not_taken_over_is_put_back_though_its_session_has_just_lost_ot
     for index in 0..PATHS {
         let path = format!("/some/{index}");
         stream.set(&path, text("x")).await;
-        sessions.entry(s.bare.get(&path).await.unwrap().stat.ephemeral_owner).or_default().push(path);
+        sessions.entry(s.zk.get(&path).await.unwrap().stat.ephemeral_owner).or_default().push(path);
     }
     let mut taker = Registration::open(&other.client().await).await;
     for paths in sessions.values() {
         let [taken, deleted, ..] = paths.as_slice() else { panic!("one session has hardly anything: {sessions:?}") };
         taker.set(taken, text("y")).await;
-        let before = s.bare.get(deleted).await.unwrap().stat.czxid;
-        s.bare.delete(deleted).await;
+        let before = s.zk.get(deleted).await.unwrap().stat.czxid;
+        s.zk.delete(deleted).await;
         // In either order: one watch reports both changes, and each is looked at by itself.
         for _ in 0..2 {
             match stream.next().await.unwrap().expect("the stream stands") {
@@ -261,7 +261,7 @@ async fn what_was_not_taken_over_is_put_back_though_its_session_has_just_lost_ot
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(s.bare.get(taken).await.unwrap().text(), "y");
+        assert_eq!(s.zk.get(taken).await.unwrap().text(), "y");
     }
 }
 
@@ -301,7 +301,7 @@ async fn an_end_and_a_takeover_at_once_leave_the_newer_one_alone() {
         // When the replica has no streams, it has handled the end of the older one.
         s.server.wait_for_streams(0).await;
         for (path, generation) in &generations {
-            assert_eq!(s.bare.get(path).await.map(|node| node.stat.czxid), Some(*generation), "{path}");
+            assert_eq!(s.zk.get(path).await.map(|node| node.stat.czxid), Some(*generation), "{path}");
         }
         new.send(Request::Close(v1::CloseSession {})).await;
         for _ in 0..PATHS {
@@ -403,7 +403,7 @@ async fn a_ttl_that_ends_and_a_takeover_at_once_leave_the_newer_one_alone() {
         let registered = new.registered().await;
         assert!(!registered.restored, "the older end removed {}", registered.path);
         assert!(registered.generation > older_generations[&registered.path], "{registered:?}");
-        let standing = s.bare.get(&registered.path).await.map(|node| node.stat.czxid);
+        let standing = s.zk.get(&registered.path).await.map(|node| node.stat.czxid);
         assert_eq!(standing, Some(registered.generation), "{}", registered.path);
     }
 }
@@ -427,13 +427,13 @@ async fn lose(client: &Client, path: &str, aim: &Aim, takeovers: &mpsc::Sender<(
 async fn life_of_a_silent_one(s: &Setting) -> Duration {
     let mut silent = JoinSet::new();
     for index in 0..9 {
-        let (client, bare) = (s.client.clone(), s.bare.clone());
+        let (client, zk) = (s.client.clone(), s.zk.clone());
         silent.spawn(async move {
             let path = format!("/silent/{index}");
             let mut stream = Registration::open_with_ttl(&client, RACED).await;
             let last_message = Instant::now();
             stream.set(&path, text("x")).await;
-            bare.ending(&path).await.at().await - last_message
+            zk.ending(&path).await.at().await - last_message
         });
     }
     silent.join_all().await.into_iter().min().expect("there are some")
@@ -479,9 +479,9 @@ async fn what_waits_for_a_stopped_replica_takes_nothing_from_clients_that_went_o
     // A request sent after the replica wakes up is handled after those that waited.
     let mut witness = Registration::open_with_ttl(&s.server.client().await, SHORTEST).await;
     witness.set("/witness", text("x")).await;
-    s.bare.wait_gone("/witness").await;
+    s.zk.wait_gone("/witness").await;
     new.set("/last", text("x")).await;
     for (path, generation) in told {
-        assert_eq!(s.bare.get(path).await.map(|node| node.stat.czxid), Some(generation), "{path}");
+        assert_eq!(s.zk.get(path).await.map(|node| node.stat.czxid), Some(generation), "{path}");
     }
 }

@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1::watch_response::Event;
 use rollcall_proto::v1::{self, BackendState, ChangeKind, WatchRequest};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Registration, data, latest, put, span, text};
 use rollcall_tests::follow::Watching;
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::{Value as Json, json};
 
 use super::ARM;
@@ -22,18 +22,18 @@ fn watch(path: &str) -> WatchRequest {
 #[tokio::test]
 async fn a_snapshot_comes_first_and_then_what_changes() {
     let s = ARM.setting("watch").await;
-    s.bare.create("/services/a", b"1").await;
+    s.zk.create("/services/a", b"1").await;
     let mut watching = Watching::start(&s.client, "/services").await;
     assert_eq!((watching.snapshots, watching.known.exists), (1, true));
     assert_eq!(watching.known.children, BTreeMap::from([("a".into(), json!({"text": "1"}))]));
 
-    s.bare.create("/services/b", b"2").await;
+    s.zk.create("/services/b", b"2").await;
     watching.until("b", |known| known.names() == ["a", "b"]).await;
-    s.bare.set("/services/a", b"3").await;
+    s.zk.set("/services/a", b"3").await;
     watching.until("a's new data", |known| known.child("a") == json!({"text": "3"})).await;
-    s.bare.delete("/services/a").await;
+    s.zk.delete("/services/a").await;
     watching.until("a gone", |known| known.names() == ["b"]).await;
-    s.bare.set("/services", b"data").await;
+    s.zk.set("/services", b"data").await;
     watching.until("its own data", |known| known.value == json!({"text": "data"})).await;
     let expected = [
         (ChangeKind::Added, "b"),
@@ -64,12 +64,12 @@ async fn an_absent_path_is_watched_through_all_its_lives() {
     let mut watching = Watching::start(&s.client, "/not/yet/there").await;
     assert!(!watching.known.exists && watching.revision > 0);
     for life in 0..3 {
-        s.bare.create("/not/yet/there", life.to_string().as_bytes()).await;
-        s.bare.create("/not/yet/there/child", b"").await;
+        s.zk.create("/not/yet/there", life.to_string().as_bytes()).await;
+        s.zk.create("/not/yet/there/child", b"").await;
         watching.until("its child", |known| known.names() == ["child"]).await;
         assert_eq!(watching.known.value, json!({"text": life.to_string()}));
         for path in ["/not/yet/there/child", "/not/yet/there", "/not/yet", "/not"] {
-            s.bare.delete(path).await;
+            s.zk.delete(path).await;
         }
         watching.until("it gone", |known| !known.exists).await;
     }
@@ -79,14 +79,14 @@ async fn an_absent_path_is_watched_through_all_its_lives() {
 #[tokio::test]
 async fn deleted_implies_all_children() {
     let s = ARM.setting("watch").await;
-    s.bare.create("/gone/a", b"").await;
-    s.bare.create("/gone/b", b"").await;
+    s.zk.create("/gone/a", b"").await;
+    s.zk.create("/gone/b", b"").await;
     let mut watching = Watching::start(&s.client, "/gone").await;
     let request = v1::DeleteRequest { path: "/gone".into(), recursive: true, ..Default::default() };
     s.client.clone().delete(request).await.unwrap();
     watching.until("it gone", |known| !known.exists).await;
     assert_eq!(watching.changes.last().unwrap().0, ChangeKind::Deleted);
-    s.bare.create("/gone", b"again").await;
+    s.zk.create("/gone", b"again").await;
     watching.until("it back, without children", |known| known.value == json!({"text": "again"})).await;
     assert!(watching.known.children.is_empty());
 }
@@ -94,15 +94,15 @@ async fn deleted_implies_all_children() {
 #[tokio::test]
 async fn recursive_shows_the_subtree_by_relative_paths() {
     let s = ARM.setting("watch").await;
-    s.bare.create("/tree/a/b", b"1").await;
+    s.zk.create("/tree/a/b", b"1").await;
     let mut watching = Watching::start_with(&s.client, WatchRequest { recursive: true, ..watch("/tree") }).await;
     assert_eq!(watching.known.names(), ["a", "a/b"]);
-    s.bare.create("/tree/a/b/c/d", b"2").await;
+    s.zk.create("/tree/a/b/c/d", b"2").await;
     watching.until("a/b/c/d", |known| known.names() == ["a", "a/b", "a/b/c", "a/b/c/d"]).await;
-    s.bare.set("/tree/a/b", b"3").await;
+    s.zk.set("/tree/a/b", b"3").await;
     watching.until("a/b's data", |known| known.child("a/b") == json!({"text": "3"})).await;
     for path in ["/tree/a/b/c/d", "/tree/a/b/c"] {
-        s.bare.delete(path).await;
+        s.zk.delete(path).await;
     }
     watching.until("c gone", |known| known.names() == ["a", "a/b"]).await;
     assert_eq!(watching.known.child("a/b"), json!({"text": "3"}));
@@ -113,7 +113,7 @@ async fn full_means_that_each_message_is_a_snapshot() {
     let s = ARM.setting("watch").await;
     let mut watching = Watching::start_with(&s.client, WatchRequest { full: true, ..watch("/full") }).await;
     for number in 0..5 {
-        s.bare.create(&format!("/full/{number}"), b"x").await;
+        s.zk.create(&format!("/full/{number}"), b"x").await;
         watching.until("one more", |known| known.children.len() == number + 1).await;
     }
     assert!(watching.snapshots > 1 && watching.changes.is_empty());
@@ -140,7 +140,7 @@ async fn a_put_back_makes_no_net_change() {
     let mut stream = Registration::open(&s.client).await;
     stream.set("/back/one", text("x")).await;
     let mut watching = Watching::start(&s.client, "/back").await;
-    s.bare.delete("/back/one").await;
+    s.zk.delete("/back/one").await;
     assert!(stream.registered().await.restored);
     stream.set("/back/two", text("x")).await;
     watching.until("both", |known| known.names() == ["one", "two"]).await;
@@ -157,7 +157,7 @@ async fn our_own_subtree_is_hidden_from_watches() {
     stream.set("/seen", text("2")).await;
     children.until("the registration", |known| known.child("seen") == json!({"text": "2"})).await;
     subtree.until("the registration", |known| known.child("seen") == json!({"text": "2"})).await;
-    assert!(s.bare.exists("/.rollcall").await, "there is something to hide");
+    assert!(s.zk.exists("/.rollcall").await, "there is something to hide");
     for known in [&children.known, &subtree.known] {
         assert_eq!(known.names(), ["seen"]);
     }
@@ -201,7 +201,7 @@ async fn a_watch_is_told_how_the_replica_stands_with_zookeeper() {
             Event::Current(_) if states.is_empty() => {}
             Event::Current(_) => {
                 assert_eq!((message.stale, message.revision), (true, revision), "a heartbeat while it is away");
-                if !is_over && !s.bare.exists("/away/one").await {
+                if !is_over && !s.zk.exists("/away/one").await {
                     is_over = true;
                     s.proxy.accept().await;
                 }
@@ -222,7 +222,7 @@ async fn a_client_that_comes_back_is_never_refused_and_never_goes_back() {
     let other = s.another_server().await;
     let other_client = other.client().await;
     put(&s.client, "/since", text("1")).await.unwrap();
-    s.bare.create("/since/a", b"1").await;
+    s.zk.create("/since/a", b"1").await;
     let watching = Watching::start(&s.client, "/since").await;
     let (since_revision, mut known) = (watching.revision, watching.known.clone());
     drop(watching);
@@ -252,7 +252,7 @@ async fn a_client_that_comes_back_is_never_refused_and_never_goes_back() {
             }
         }
         if round == 0 {
-            s.bare.create("/since/b", b"2").await;
+            s.zk.create("/since/b", b"2").await;
             known.children.insert("b".into(), json!({"text": "2"}));
             for client in [&s.client, &other_client] {
                 client.clone().get(latest("/since")).await.unwrap();
@@ -266,7 +266,7 @@ async fn a_large_state_comes_in_parts() {
     let s = ARM.setting("watch").await;
     let value = vec![b'x'; 250 * 1024];
     for number in 0..10 {
-        s.bare.create(&format!("/large/{number}"), &value).await;
+        s.zk.create(&format!("/large/{number}"), &value).await;
     }
     let mut stream = s.client.clone().watch(watch("/large")).await.unwrap().into_inner();
     let (mut parts, mut names) = (0, Vec::new());
@@ -288,14 +288,14 @@ async fn a_large_state_comes_in_parts() {
 #[tokio::test]
 async fn a_view_that_nobody_uses_is_dropped_and_one_that_is_watched_is_not() {
     let s = ARM.setting_with("watch", &["--view-idle", "1s"]).await;
-    s.bare.create("/idle/one", b"1").await;
-    s.bare.create("/watched/one", b"1").await;
+    s.zk.create("/idle/one", b"1").await;
+    s.zk.create("/watched/one", b"1").await;
     let mut watching = Watching::start(&s.client, "/watched").await;
     s.client.clone().get(latest("/idle")).await.unwrap();
     s.server.wait_for_metric("rollcall_views 2").await;
     s.server.wait_for_metric("rollcall_views 1").await;
-    s.bare.create("/idle/two", b"2").await;
-    s.bare.create("/watched/two", b"2").await;
+    s.zk.create("/idle/two", b"2").await;
+    s.zk.create("/watched/two", b"2").await;
     watching.until("the second", |known| known.names() == ["one", "two"]).await;
     assert_eq!(watching.snapshots, 1);
     let answer = s.client.clone().get(latest("/idle")).await.unwrap().into_inner();
@@ -308,10 +308,10 @@ async fn a_view_that_nobody_uses_is_dropped_and_one_that_is_watched_is_not() {
 async fn fifty_thousand_children_fit_every_clients_limits() {
     const COUNT: usize = 50_000;
     let s = ARM.setting("watch").await;
-    s.bare.create("/crowd", b"").await;
+    s.zk.create("/crowd", b"").await;
     for chunk in 0..COUNT / 500 {
         let names = (0..500).map(|number| format!("/crowd/server-{:05}.example.com:8080", chunk * 500 + number));
-        s.bare.create_many(names, br#"{"host":"server","port":8080}"#).await;
+        s.zk.create_many(names, br#"{"host":"server","port":8080}"#).await;
     }
     // This client refuses messages over 2 MiB.
     let mut watching = Watching::start(&s.client, "/crowd").await;
@@ -328,44 +328,44 @@ async fn fifty_thousand_children_fit_every_clients_limits() {
         }
     }
     assert_eq!(names, COUNT);
-    s.bare.create("/crowd/one more", b"1").await;
+    s.zk.create("/crowd/one more", b"1").await;
     watching.until("one more", |known| known.child("one more") == json!({"text": "1"})).await;
     assert_eq!((watching.snapshots, watching.changes.len()), (1, 1));
 }
 
 /// Creates, changes and deletes nodes at random below a path, and sometimes the path itself.
-async fn churn(bare: &Bare, root: &str, steps: usize, random: &mut StdRng) {
+async fn churn(zk: &Witness, root: &str, steps: usize, random: &mut StdRng) {
     let mut names: BTreeMap<String, u32> = BTreeMap::new();
     for step in 0..steps {
-        if !bare.exists(root).await {
-            bare.create(root, b"").await;
+        if !zk.exists(root).await {
+            zk.create(root, b"").await;
         }
         let name = random.random_range(0..12).to_string();
         let path = format!("{root}/{name}");
         match (names.contains_key(&name), random.random_range(0..10)) {
             (_, 0) => {
                 for name in std::mem::take(&mut names).into_keys() {
-                    bare.delete(&format!("{root}/{name}")).await;
+                    zk.delete(&format!("{root}/{name}")).await;
                 }
-                bare.delete(root).await;
+                zk.delete(root).await;
             }
-            (_, 1) => bare.set(root, format!("{step}").as_bytes()).await,
+            (_, 1) => zk.set(root, format!("{step}").as_bytes()).await,
             (false, _) => {
-                bare.create(&path, format!("{step}").as_bytes()).await;
+                zk.create(&path, format!("{step}").as_bytes()).await;
                 names.insert(name, 0);
             }
             (true, 2..6) => {
-                bare.delete(&path).await;
+                zk.delete(&path).await;
                 names.remove(&name);
             }
-            (true, _) => bare.set(&path, format!("{step}").as_bytes()).await,
+            (true, _) => zk.set(&path, format!("{step}").as_bytes()).await,
         }
     }
     // The last change, which shows that all earlier ones have arrived.
-    if !bare.exists(root).await {
-        bare.create(root, b"").await;
+    if !zk.exists(root).await {
+        zk.create(root, b"").await;
     }
-    bare.create(&format!("{root}/end"), b"").await;
+    zk.create(&format!("{root}/end"), b"").await;
 }
 
 #[tokio::test]
@@ -382,12 +382,12 @@ async fn after_quiet_what_is_known_is_what_zookeeper_has() {
         Watching::start_with(&s.client, WatchRequest { recursive: true, ..watch("/churn") }).await,
         Watching::start_with(&s.client, WatchRequest { full: true, ..watch("/churn") }).await,
     ];
-    churn(&s.bare, "/churn", 400, &mut random).await;
+    churn(&s.zk, "/churn", 400, &mut random).await;
     // A late watcher sees the same.
     watchers.push(Watching::start(&s.client, "/churn").await);
     let mut truth = BTreeMap::new();
-    for name in s.bare.children("/churn").await.unwrap() {
-        let node = s.bare.get(&format!("/churn/{name}")).await.unwrap();
+    for name in s.zk.children("/churn").await.unwrap() {
+        let node = s.zk.get(&format!("/churn/{name}")).await.unwrap();
         truth.insert(name, if node.data.is_empty() { Json::Null } else { json!({ "text": node.text() }) });
     }
     for (number, watching) in watchers.iter_mut().enumerate() {

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rollcall_proto::v1::AcquireLockRequest;
 use rollcall_tests::arm::Own;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, refused, zero};
 use rollcall_tests::contender::Lock;
 use rollcall_tests::follow::{Locking, lock};
 use rollcall_tests::kazoo::{Kazoo, VERSIONS};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -28,7 +28,7 @@ const STRANGER: &str = "/worn-__lock__/stranger__lock__0000000000";
 struct Worn {
     hosts: String,
     servers: [Server; 2],
-    bare: Bare,
+    zk: Witness,
     _own: Own,
 }
 
@@ -37,9 +37,9 @@ impl Worn {
         let own = ARM.own_with_old_nodes(&[QUEUE], i32::MAX - before_the_last - 1).await;
         let hosts = own.address().to_string();
         let servers = [Server::start(&hosts).await, Server::start(&hosts).await];
-        let bare = Bare::connect(&hosts).await;
-        bare.create_ephemeral(STRANGER, b"").await;
-        Worn { hosts, servers, bare, _own: own }
+        let zk = Witness::connect(&hosts).await;
+        zk.create_ephemeral(STRANGER, b"").await;
+        Worn { hosts, servers, zk, _own: own }
     }
 
     async fn clients(&self) -> [Client; 2] {
@@ -48,7 +48,7 @@ impl Worn {
 
     /// The digits of the contenders, in text order.
     async fn digits(&self) -> Vec<String> {
-        let names = self.bare.children(QUEUE).await.unwrap_or_default();
+        let names = self.zk.children(QUEUE).await.unwrap_or_default();
         let mut digits: Vec<_> = names.iter().map(|name| name.rsplit("__").next().unwrap().to_owned()).collect();
         digits.sort_unstable();
         digits
@@ -89,7 +89,7 @@ async fn when_the_numbers_have_run_out_those_who_have_one_are_served_and_then_th
     refused(only_tries.held().await, Code::Aborted, "LOCK_BUSY");
     worn.has_waiting(&["0000000000", "2147483645", "2147483646"]).await;
     drop(gone);
-    worn.bare.delete(STRANGER).await;
+    worn.zk.delete(STRANGER).await;
     let held = first.held().await.unwrap();
     drop(first);
     let mut token = second.held().await.unwrap().fencing_token;
@@ -112,18 +112,18 @@ async fn when_the_numbers_have_run_out_those_who_have_one_are_served_and_then_th
 #[tokio::test]
 async fn a_queue_in_which_nobody_is_begins_anew_long_before_its_numbers_run_out() {
     let worn = Worn::start(1_000_000).await;
-    worn.bare.delete(STRANGER).await;
-    worn.bare.set(QUEUE, b"kept").await;
+    worn.zk.delete(STRANGER).await;
+    worn.zk.set(QUEUE, b"kept").await;
     worn.has_begun_anew().await;
-    assert_eq!(worn.bare.get(QUEUE).await.unwrap().text(), "kept");
+    assert_eq!(worn.zk.get(QUEUE).await.unwrap().text(), "kept");
 }
 
 #[tokio::test]
 async fn a_queue_that_others_protect_is_left_alone_and_the_callers_are_told() {
     let worn = Worn::start(0).await;
     let nodes = ["stray", "x__rlock__0000000000"].map(|name| format!("{QUEUE}/{name}"));
-    worn.bare.create_many(nodes, b"").await;
-    worn.bare.delete(STRANGER).await;
+    worn.zk.create_many(nodes, b"").await;
+    worn.zk.delete(STRANGER).await;
     let [here, _] = worn.clients().await;
     let mut stream = Locking::start(&here, lock(LOCK, "me")).await.unwrap();
     let status = refused(stream.held().await, Code::FailedPrecondition, "NOT_A_LOCK");
@@ -144,11 +144,11 @@ async fn clients_and_kazoo_go_on_taking_the_lock_past_the_last_number() {
         let locks = [Lock { path: LOCK.to_owned(), limit: 1, guarded: Arc::default() }];
         let mut kazoo = Kazoo::start(&worn.hosts, version, "kazoo", 1, &locks);
         worn.has_waiting(&["0000000000", "2147483645", "2147483646", "2147483647"]).await;
-        worn.bare.delete(STRANGER).await;
+        worn.zk.delete(STRANGER).await;
         let inside = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         for (number, first) in (0..6).zip(streams.into_iter().map(Some).chain(std::iter::repeat_with(|| None))) {
-            let (client, inside, bare) = (clients[number % 2].clone(), inside.clone(), worn.bare.clone());
+            let (client, inside, zk) = (clients[number % 2].clone(), inside.clone(), worn.zk.clone());
             let mut first = first;
             tasks.spawn(async move {
                 for _ in 0..TURNS {
@@ -158,7 +158,7 @@ async fn clients_and_kazoo_go_on_taking_the_lock_past_the_last_number() {
                     };
                     stream.held().await.unwrap();
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two of ours hold the lock");
-                    let leases = bare.children(LOCK).await.unwrap();
+                    let leases = zk.children(LOCK).await.unwrap();
                     assert_eq!(leases.len(), 1, "kazoo holds it as well: {leases:?}");
                     inside.fetch_sub(1, Ordering::SeqCst);
                     drop(stream);

@@ -65,8 +65,8 @@ async fn zookeeper_client_connects_creates_watches_and_lists() {
 
 /// Does the same as `tests/judges/session.*`, with the crate zookeeper-client.
 async fn rust_session(sandbox: &Sandbox) -> Result<String, Error> {
-    let (bare, another) = (sandbox.bare().await, sandbox.bare().await);
-    let (client, other) = (bare.client(), another.client());
+    let (zk, another) = (sandbox.zk().await, sandbox.zk().await);
+    let (client, other) = (zk.client(), another.client());
     let options = |mode: CreateMode| mode.with_acls(Acls::anyone_all());
     let mut told = String::new();
     let mut say = |line: String| writeln!(told, "{}", line.trim_end()).unwrap();

@@ -12,10 +12,10 @@ use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use rollcall_tests::canary::Canary;
 use rollcall_tests::crowd::PLACE;
 use rollcall_tests::fleet::{Fleet, Onlookers, Route, name_of};
 use rollcall_tests::journal::Journal;
+use rollcall_tests::machine_lag::MachineLag;
 use rollcall_tests::observe::Kazoo;
 use rollcall_tests::process::Signal;
 use rollcall_tests::registrant::News;
@@ -99,7 +99,7 @@ async fn clients_come_and_go_while_everything_breaks() {
         "once more: ROLLCALL_SEED={seed} ROLLCALL_CHAOS={} cargo test -p rollcall-tests -- --nocapture chaos::clients",
         length.as_secs()
     );
-    let canary = Canary::start();
+    let machine_lag = MachineLag::start();
     let (session, keepalive) = (format!("{}s", SESSION.as_secs()), format!("{}s", KEEPALIVE.as_secs()));
     let options = ["--session-timeout", &session, "--keepalive", &keepalive];
     let mut fleet = Fleet::start(3, Route::Direct, &options).await;
@@ -132,7 +132,7 @@ async fn clients_come_and_go_while_everything_breaks() {
         let servers = (0..).zip(one.sessions());
         servers.flat_map(move |(nth, sessions)| sessions.into_iter().map(move |id| (id, Server { replica, nth })))
     });
-    let late = |from, until| canary.worst_between(from, until);
+    let late = |from, until| machine_lag.worst_between(from, until);
     let Broken { replicas, zookeeper } = broken;
     let world = World { replicas, zookeeper, sessions: servers.collect(), late: &late };
     no_living_client_lost_its_name(&world, &lives, &fleet.journal());
@@ -146,9 +146,9 @@ fn lasted<What>(trouble: &Trouble<What>) -> Duration {
 /// all watchers agree.
 async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, living: &[Living]) {
     let names: BTreeSet<_> = living.iter().map(|one| name_of(one.path())).collect();
-    let bare = fleet.sandbox.bare().await;
+    let zk = fleet.sandbox.zk().await;
     eventually("ZooKeeper holds exactly what living clients hold", 3 * SOON, async || {
-        let standing: BTreeSet<_> = bare.children(PLACE).await.unwrap_or_default().into_iter().collect();
+        let standing: BTreeSet<_> = zk.children(PLACE).await.unwrap_or_default().into_iter().collect();
         check(standing == names, || {
             let too_many: Vec<_> = standing.difference(&names).collect();
             let missing = living.iter().filter(|one| !standing.contains(&name_of(one.path())));
@@ -156,7 +156,7 @@ async fn exactly_the_living_are_there(fleet: &Fleet, onlookers: &Onlookers, livi
         })?;
         for one in living {
             let path = one.path();
-            let (node, told) = (bare.get(path).await.map(|node| node.stat.czxid), one.generation());
+            let (node, told) = (zk.get(path).await.map(|node| node.stat.czxid), one.generation());
             check(node.is_some() && node == told, || format!("{path} is {node:?}, the client was told {told:?}"))?;
         }
         Ok(())

@@ -14,13 +14,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rollcall_proto::v1;
 use rollcall_tests::arm::Arm;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, Registration, delete, put, text};
 use rollcall_tests::process::{Process, scratch};
 use rollcall_tests::proxy::Proxy;
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper::Sandbox;
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -169,9 +169,9 @@ async fn write_registrations(world: Arc<World>, mut random: StdRng) {
 }
 
 /// Writes with a bare ZooKeeper client, which also deletes the whole path at times.
-async fn write_bare(world: Arc<World>, mut random: StdRng) {
-    let bare = world.sandbox.bare().await;
-    let client = bare.client();
+async fn write_zk(world: Arc<World>, mut random: StdRng) {
+    let zk = world.sandbox.zk().await;
+    let client = zk.client();
     let open = CreateMode::Persistent.with_acls(zookeeper_client::Acls::anyone_all());
     for step in 0.. {
         if world.is_over() {
@@ -181,7 +181,7 @@ async fn write_bare(world: Arc<World>, mut random: StdRng) {
         let data = format!("{value}\n{}", world.course.padding());
         let path = format!("{ROOT}/shared{}", random.random_range(0..6));
         match random.random_range(0..40) {
-            0 => remove_all(&bare).await,
+            0 => remove_all(&zk).await,
             1..10 => drop(client.delete(&path, None).await),
             10..25 => {
                 if let Ok(stat) = client.set_data(&path, data.as_bytes(), None).await {
@@ -200,10 +200,10 @@ async fn write_bare(world: Arc<World>, mut random: StdRng) {
 }
 
 /// Other tasks write meanwhile, so failed deletes are ignored.
-async fn remove_all(bare: &Bare) {
-    let client = bare.client();
-    for name in bare.children(ROOT).await.unwrap_or_default() {
-        for below in bare.children(&format!("{ROOT}/{name}")).await.unwrap_or_default() {
+async fn remove_all(zk: &Witness) {
+    let client = zk.client();
+    for name in zk.children(ROOT).await.unwrap_or_default() {
+        for below in zk.children(&format!("{ROOT}/{name}")).await.unwrap_or_default() {
             drop(client.delete(&format!("{ROOT}/{name}/{below}"), None).await);
         }
         drop(client.delete(&format!("{ROOT}/{name}"), None).await);
@@ -280,15 +280,15 @@ fn learn(values: &mut Values, readers: &[Reader]) {
 }
 
 /// ZooKeeper's final state.
-async fn read_all(bare: &Bare) -> Copy {
+async fn read_all(zk: &Witness) -> Copy {
     let mut copy = Copy::new();
     let mut names = vec![String::new()];
     while let Some(name) = names.pop() {
         let path = format!("{ROOT}/{name}");
         let path = path.trim_end_matches('/');
-        let node = bare.get(path).await.unwrap();
+        let node = zk.get(path).await.unwrap();
         let value = if node.data.is_empty() { Json::Null } else { first_line(json!({ "text": node.text() })) };
-        let below = bare.children(path).await.unwrap();
+        let below = zk.children(path).await.unwrap();
         names.extend(below.iter().map(|child| format!("{name}/{child}").trim_start_matches('/').to_owned()));
         copy.insert(name, Seen { value, mzxid: node.stat.mzxid });
     }
@@ -376,9 +376,9 @@ async fn replay(course: Course) -> [usize; 3] {
         transactions: AtomicUsize::new(0),
         is_over: AtomicBool::new(false),
     });
-    let bare = world.sandbox.bare().await;
-    bare.create(ROOT.rsplit_once('/').unwrap().0, b"").await;
-    let watcher = bare.client().watch(ROOT, AddWatchMode::PersistentRecursive).await.unwrap();
+    let zk = world.sandbox.zk().await;
+    zk.create(ROOT.rsplit_once('/').unwrap().0, b"").await;
+    let watcher = zk.client().watch(ROOT, AddWatchMode::PersistentRecursive).await.unwrap();
     let recording = tokio::spawn(record(world.clone(), watcher));
     let mut replicas = Replicas::start(&world).await;
 
@@ -403,7 +403,7 @@ async fn replay(course: Course) -> [usize; 3] {
         }
         world.is_over.store(true, Ordering::Relaxed);
     };
-    tokio::join!(faults, write_bare(world.clone(), StdRng::seed_from_u64(seed + 3)));
+    tokio::join!(faults, write_zk(world.clone(), StdRng::seed_from_u64(seed + 3)));
     while let Some(ended) = writers.join_next().await {
         ended.unwrap();
     }
@@ -415,18 +415,18 @@ async fn replay(course: Course) -> [usize; 3] {
         world.wrote(path, mzxid.parse().unwrap(), value);
     }
     eventually("registrations are gone", SOON, async || {
-        let names = bare.children(ROOT).await.unwrap_or_default();
+        let names = zk.children(ROOT).await.unwrap_or_default();
         check(!names.iter().any(|name| name.starts_with("service")), || format!("{names:?}"))
     })
     .await;
-    bare.create(&format!("{ROOT}/{END}"), b"").await;
+    zk.create(&format!("{ROOT}/{END}"), b"").await;
     let events = recording.await.unwrap();
     let mut done = Vec::new();
     while let Some(reader) = readers.join_next().await {
         done.push(reader.unwrap());
     }
 
-    let truth = read_all(&bare).await;
+    let truth = read_all(&zk).await;
     let mut values = std::mem::take(&mut *world.values.lock().unwrap());
     learn(&mut values, &done);
     let (mut states, mut resumed) = (0, [0; 3]);

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rollcall_tests::bare::Bare;
 use rollcall_tests::hostile::child::{FloodProcess, Order};
 use rollcall_tests::hostile::citizen::{Act, Citizen, Patience};
 use rollcall_tests::hostile::{Flood, Load, Size, Target, prepare};
 use rollcall_tests::process::Signal;
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::{Instant, sleep};
 
 use super::shown;
@@ -72,17 +72,17 @@ impl Trial {
         };
         let zookeeper = ZooKeeper::start(Fsync::On).await?;
         let servers = zookeeper.address().to_string();
-        Bare::connect(&servers).await.create("/citizens", b"").await;
+        Witness::connect(&servers).await.create("/citizens", b"").await;
         let hosts = format!("{servers}/citizens");
-        let bare = Bare::connect(&hosts).await;
-        prepare(flood, Load::new(Size::Full, time), &bare).await;
+        let zk = Witness::connect(&hosts).await;
+        prepare(flood, Load::new(Size::Full, time), &zk).await;
         let mut rollcall = Rollcall::serving(setup.program(), &hosts).await?;
-        let citizen = Citizen::start(rollcall.address(), bare.clone(), PATIENCE).await;
+        let citizen = Citizen::start(rollcall.address(), zk.clone(), PATIENCE).await;
         sleep(Duration::from_secs(1)).await;
 
         let alone = Instant::now();
         sleep(ALONE).await;
-        let (sessions, before) = (sessions(&bare).await, memory(rollcall.pid())?.resident);
+        let (sessions, before) = (sessions(&zk).await, memory(rollcall.pid())?.resident);
         let begin = Instant::now();
         let target = Target { grpc: rollcall.address(), http: rollcall.http() };
         let order = Order { flood, target, size: Size::Full, time };
@@ -94,7 +94,7 @@ impl Trial {
         while end.elapsed() < PATIENCE.call {
             sleep(Duration::from_millis(100)).await;
         }
-        let left = self::sessions(&bare).await;
+        let left = self::sessions(&zk).await;
         let (alone, beside) = (noticed(&citizen, alone, begin), noticed(&citizen, begin, end));
         let now = Instant::now();
         let quiet = noticed(&citizen, end, now);
@@ -163,8 +163,8 @@ async fn settled(rollcall: &Rollcall, before: u64) -> anyhow::Result<u64> {
 }
 
 /// The ZooKeeper sessions with a fence of the server; none when ZooKeeper does not answer.
-async fn sessions(bare: &Bare) -> BTreeSet<String> {
-    bare.client().list_children(FENCES).await.into_iter().flatten().collect()
+async fn sessions(zk: &Witness) -> BTreeSet<String> {
+    zk.client().list_children(FENCES).await.into_iter().flatten().collect()
 }
 
 fn noticed(citizen: &Citizen, from: Instant, to: Instant) -> Noticed {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rollcall_tests::bare::Bare;
 use rollcall_tests::zookeeper::free_address;
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::time::sleep;
 use zookeeper_client::{Acls, AddWatchMode, CreateMode};
 
@@ -25,9 +25,9 @@ pub(super) async fn measure(setup: &Setup, round: &mut Round<'_>) -> anyhow::Res
     let address = free_address();
     let server = Rollcall::start(setup.program(), &["--embedded", "--embedded-listen", &address.to_string()]).await?;
     let hosts = address.to_string();
-    let bare = Bare::connect(&hosts).await;
+    let zk = Witness::connect(&hosts).await;
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
-    let client = bare.client();
+    let client = zk.client();
     for parent in 0..PARENTS {
         client.create(&format!("/service-{parent}"), b"", &open).await?;
     }
@@ -44,7 +44,7 @@ pub(super) async fn measure(setup: &Setup, round: &mut Round<'_>) -> anyhow::Res
 
     let mut watching = Vec::new();
     for _ in 0..SESSIONS {
-        watching.push(Bare::connect(&hosts).await);
+        watching.push(Witness::connect(&hosts).await);
     }
     let mut watchers = Vec::new();
     for number in 0..WATCHES {

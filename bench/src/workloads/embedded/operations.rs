@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::zookeeper::free_address;
+use rollcall_tests::zookeeper_witness::Witness;
 use tokio::sync::Mutex;
 use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode, EventType, PersistentWatcher};
 
@@ -30,9 +30,9 @@ pub(super) struct Operations {
 #[derive(Debug)]
 struct Driven {
     system: System,
-    bare: Bare,
+    zk: Witness,
     /// The session that the watchers belong to.
-    _watching: Bare,
+    _watching: Witness,
     /// A watcher for each node that is set.
     watchers: Vec<Arc<Mutex<PersistentWatcher>>>,
 }
@@ -68,20 +68,20 @@ impl Operations {
 impl Driven {
     async fn prepare(system: System, address: SocketAddr) -> anyhow::Result<Driven> {
         let hosts = address.to_string();
-        let (bare, watching) = (Bare::connect(&hosts).await, Bare::connect(&hosts).await);
-        bare.create("/get", DATA).await;
-        bare.create("/create", b"").await;
+        let (zk, watching) = (Witness::connect(&hosts).await, Witness::connect(&hosts).await);
+        zk.create("/get", DATA).await;
+        zk.create("/create", b"").await;
         let mut watchers = Vec::new();
         for number in 0..AT_ONCE[AT_ONCE.len() - 1] {
-            bare.create(&watched(number), b"").await;
+            zk.create(&watched(number), b"").await;
             let watcher = watching.client().watch(&watched(number), AddWatchMode::Persistent).await?;
             watchers.push(Arc::new(Mutex::new(watcher)));
         }
-        Ok(Driven { system, bare, _watching: watching, watchers })
+        Ok(Driven { system, zk, _watching: watching, watchers })
     }
 
     async fn creates(&self, at_once: usize, time: Duration) -> anyhow::Result<f64> {
-        let client = self.bare.client();
+        let client = self.zk.client();
         let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
         // The nodes are deleted after each batch, unmeasured: many children would make a difference.
         let batch = 500 + 40 * at_once;
@@ -100,14 +100,14 @@ impl Driven {
     }
 
     async fn gets(&self, at_once: usize, time: Duration) -> anyhow::Result<f64> {
-        let client = self.bare.client().clone();
+        let client = self.zk.client().clone();
         let get = move || get(client.clone());
         throughput(time, repeat_n(get, at_once)).await
     }
 
     async fn events(&self, at_once: usize, time: Duration) -> anyhow::Result<f64> {
         let callers = self.watchers.iter().take(at_once).enumerate().map(|(number, watcher)| {
-            let (client, watcher) = (self.bare.client().clone(), watcher.clone());
+            let (client, watcher) = (self.zk.client().clone(), watcher.clone());
             move || set_and_see(client.clone(), watcher.clone(), number)
         });
         throughput(time, callers).await

@@ -48,7 +48,7 @@ impl Workload for Get {
          first of each is looked at.";
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Get> {
-        let (writer, etcd) = (setup.bare().await, Etcd::start().await?);
+        let (writer, etcd) = (setup.zk().await, Etcd::start().await?);
         let channel = etcd.channel().await?;
         for children in SIZES {
             for child in 0..children {
@@ -66,7 +66,7 @@ impl Workload for Get {
             let last = found.iter().rfind(|value| **value == value_bytes(children - 1));
             ensure!(last.is_some() && found.len() == children, "etcd knows {} of {children}", found.len());
         }
-        Ok(Get { zookeeper: setup.bare().await.client().clone(), etcd, kazoo: setup.kazoo()? })
+        Ok(Get { zookeeper: setup.zk().await.client().clone(), etcd, kazoo: setup.kazoo()? })
     }
 
     async fn round(&mut self, setup: &Setup, round: &mut Round<'_>) -> anyhow::Result<()> {

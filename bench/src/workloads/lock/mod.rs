@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::transport::Channel;
 
 use super::Workload;
@@ -66,7 +66,7 @@ impl Scene {
 pub(crate) struct Lock {
     rollcall: Vec<Client>,
     kazoo: Vec<Kazoo>,
-    bare: Vec<Bare>,
+    zk: Vec<Witness>,
     /// Each client with a lease.
     etcd: Vec<(Channel, i64)>,
     _member: Etcd,
@@ -82,10 +82,10 @@ impl Workload for Lock {
          one lease a client that was granted beforehand.";
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Lock> {
-        let bare = join_all((0..CLIENTS).map(|_| setup.bare())).await;
+        let zk = join_all((0..CLIENTS).map(|_| setup.zk())).await;
         let mutexes = Scene::ALL.map(|scene| (0..scene.clients()).map(move |client| scene.path("zookeeper", client)));
         for path in mutexes.into_iter().flatten().collect::<BTreeSet<_>>() {
-            bare[0].create(&path, b"").await;
+            zk[0].create(&path, b"").await;
         }
         let member = Etcd::start().await?;
         let session = async || {
@@ -96,7 +96,7 @@ impl Workload for Lock {
         Ok(Lock {
             rollcall: try_join_all((0..CLIENTS).map(|_| setup.client())).await?,
             kazoo: Kazoo::semaphores(CLIENTS, &setup.hosts()).await?,
-            bare,
+            zk,
             etcd: try_join_all((0..CLIENTS).map(|_| session())).await?,
             _member: member,
         })
@@ -135,7 +135,7 @@ impl Lock {
     fn taker(&self, system: System, scene: Scene, client: usize) -> Taker {
         let path = scene.path(if system == ETCD_LEASE_KEPT { "kept" } else { system.0 }, client);
         match system {
-            ZOOKEEPER => Taker::mutex(self.bare[client].client(), &path),
+            ZOOKEEPER => Taker::mutex(self.zk[client].client(), &path),
             ETCD => Taker::Etcd { channel: self.etcd[client].0.clone(), lease: None, name: path },
             ETCD_LEASE_KEPT => {
                 let (channel, lease) = self.etcd[client].clone();

@@ -3,8 +3,8 @@
 use futures_util::future::try_join_all;
 use rollcall_proto::v1::OpenSession;
 use rollcall_proto::v1::register_request::Request;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::{Client, data, set, unset};
+use rollcall_tests::zookeeper_witness::Witness;
 use serde_json::{Value as Json, json};
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
@@ -84,12 +84,12 @@ pub(super) async fn new_streams(
 }
 
 pub(super) async fn creates(
-    bare: &Bare,
+    zk: &Witness,
     window: usize,
     name: impl Fn(usize) -> String,
     pids: &[u32],
 ) -> anyhow::Result<Taken> {
-    let (client, value) = (bare.client(), value().to_string());
+    let (client, value) = (zk.client(), value().to_string());
     let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
     let meter = Meter::start(pids)?;
     pipelined(BATCH, window, async |number| {

@@ -6,8 +6,8 @@ mod resume;
 mod stream;
 
 use futures_util::future::try_join_all;
-use rollcall_tests::bare::Bare;
 use rollcall_tests::client::Client;
+use rollcall_tests::zookeeper_witness::Witness;
 use tonic::transport::Channel;
 
 use super::Workload;
@@ -67,7 +67,7 @@ pub(crate) struct Register {
     clients: Vec<Client>,
     /// The open streams.
     streams: Vec<Stream>,
-    bare: Bare,
+    zk: Witness,
     channels: Vec<Channel>,
     etcd: Etcd,
     /// Counts the batches, so that no name is used twice.
@@ -84,14 +84,14 @@ impl Workload for Register {
          Processor: what a registration costs the system, which with Rollcall is the server and ZooKeeper.";
 
     async fn prepare(setup: &Setup) -> anyhow::Result<Register> {
-        let bare = setup.bare().await;
-        bare.create(PATH, b"").await;
+        let zk = setup.zk().await;
+        zk.create(PATH, b"").await;
         let etcd = Etcd::start().await?;
         let clients = try_join_all((0..CONNECTIONS).map(|_| setup.client())).await?;
         Ok(Register {
             streams: drivers::standing(&clients).await?,
             clients,
-            bare,
+            zk,
             channels: try_join_all((0..CONNECTIONS).map(|_| etcd.channel())).await?,
             etcd,
             batches: 0,
@@ -135,8 +135,8 @@ impl Register {
             Way::OneStream => one_stream(&self.clients[0], name, pids).await,
             Way::ManyStreams => many_streams(&mut self.streams, name, pids).await,
             Way::NewStreams => new_streams(&self.clients, name, pids).await,
-            Way::Creates => creates(&self.bare, WINDOW, name, pids).await,
-            Way::WideCreates => creates(&self.bare, STREAMS, name, pids).await,
+            Way::Creates => creates(&self.zk, WINDOW, name, pids).await,
+            Way::WideCreates => creates(&self.zk, STREAMS, name, pids).await,
             Way::Leases => leases(&self.channels[..1], WINDOW, name, pids).await,
             Way::WideLeases => leases(&self.channels, STREAMS, name, pids).await,
         }

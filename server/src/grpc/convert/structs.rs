@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 use crate::value::{EncodedValue, exact_double, write_number};
 
 /// Maximum depth of a value, itself included.
-const MAX_DEPTH: usize = 32;
+const MAX_STRUCT_DEPTH: usize = 32;
 
 // Field numbers of struct.proto.
 const STRUCT_FIELDS: u32 = 1;
@@ -38,7 +38,7 @@ pub(super) enum Fault {
     /// Its JSON has this many bytes, or more.
     #[error("it has {0} bytes or more")]
     TooLarge(usize),
-    #[error("it nests deeper than {MAX_DEPTH} levels")]
+    #[error("it nests deeper than {MAX_STRUCT_DEPTH} levels")]
     TooDeep,
     #[error("it is no google.protobuf.Struct")]
     Malformed,
@@ -50,13 +50,13 @@ pub(super) enum Fault {
 
 /// Compact JSON of at most `limit` bytes, with its keys in order. Of a field that comes twice the last counts.
 pub(super) fn to_json(encoded: &[u8], limit: usize) -> Result<EncodedValue, Fault> {
-    let mut writer = Writer::new(encoded.len(), limit);
-    let members = writer.object(encoded, MAX_DEPTH)?;
+    let mut writer = JsonWriter::new(encoded.len(), limit);
+    let members = writer.object(encoded, MAX_STRUCT_DEPTH)?;
     let has = |name: &str| members.iter().any(|(key, _)| *key == name);
     Ok(EncodedValue::object(&writer.json, has("pid"), has("created")))
 }
 
-struct Writer {
+struct JsonWriter {
     json: Vec<u8>,
     limit: usize,
     /// Bytes of JSON that are left for further values, whether they are written or not: a value that is not written
@@ -67,7 +67,7 @@ struct Writer {
 /// A key and its encoded value.
 type Member<'a> = (&'a str, &'a [u8]);
 
-impl Writer {
+impl JsonWriter {
     fn new(encoded_len: usize, limit: usize) -> Self {
         Self { json: Vec::with_capacity(encoded_len.min(limit)), limit, left: limit }
     }
@@ -378,8 +378,8 @@ mod tests {
     }
 
     fn json(encoded: &[u8]) -> Result<String, Fault> {
-        let mut writer = Writer::new(encoded.len(), LIMIT);
-        writer.object(encoded, MAX_DEPTH)?;
+        let mut writer = JsonWriter::new(encoded.len(), LIMIT);
+        writer.object(encoded, MAX_STRUCT_DEPTH)?;
         Ok(String::from_utf8(writer.json).unwrap())
     }
 
@@ -446,8 +446,8 @@ mod tests {
 
     #[test]
     fn the_depth_is_bounded() {
-        assert!(json(&nested(MAX_DEPTH).encode_to_vec()).is_ok());
-        for levels in [MAX_DEPTH + 1, 1000] {
+        assert!(json(&nested(MAX_STRUCT_DEPTH).encode_to_vec()).is_ok());
+        for levels in [MAX_STRUCT_DEPTH + 1, 1000] {
             assert_eq!(json(&nested(levels).encode_to_vec()), Err(Fault::TooDeep));
         }
         let lists = (0..1000).fold(list(Vec::new()), |inner, _| list(vec![inner]));

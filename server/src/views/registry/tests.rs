@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::budget::Limits;
 use crate::types::Stat;
-use crate::views::state::{Entry, NodeRead, Reads, State};
-use crate::views::{Neighbourhood, Reached, Step};
+use crate::views::state::{NodeRead, Reads, State, ViewNode};
+use crate::views::{ConnectionKey, Reached, Step};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
 
 /// Views of a ZooKeeper that can't be reached.
@@ -68,7 +68,7 @@ fn open(views: &Views, name: &str, bytes: usize) -> Reader {
 fn open_as(views: &Views, name: &str, bytes: usize, account: &Account) -> Reader {
     let reader = views.open(&path(name), false, account).unwrap();
     let mut state = State::empty(path(name), false);
-    state.take_in(NodeRead::Present(Arc::new(Entry::new(&vec![0; bytes], Stat::default()))), Reads::new());
+    state.take_in(NodeRead::Present(Arc::new(ViewNode::new(&vec![0; bytes], Stat::default()))), Reads::new());
     reader.view().show_whole_now(state, Zxid(1), 0);
     reader
 }
@@ -134,7 +134,7 @@ async fn a_path_never_seen_is_unavailable_while_zookeeper_is_away() {
     let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
     assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
     assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
-    let mut watcher = reader.watch(None, Zxid(0), false, Neighbourhood::default());
+    let mut watcher = reader.watch(None, Zxid(0), false, ConnectionKey::default());
     let step = watcher.next().await.unwrap().step;
     let suspended = crate::views::BackendState::Suspended;
     assert!(matches!(step, crate::views::Step::Backend { state, as_of: None } if state == suspended));
@@ -263,7 +263,7 @@ async fn a_watch_that_comes_from_what_zookeeper_has_lost_begins_with_a_reset() {
     for since in [None, Some(revision)] {
         for (at_least, is_lost) in [(views.0.zk.last_zxid(), false), (Zxid(i64::MAX), true)] {
             let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
-            let mut watcher = reader.watch(since, at_least, false, Neighbourhood::default());
+            let mut watcher = reader.watch(since, at_least, false, ConnectionKey::default());
             let told = watcher.next().await.unwrap();
             assert_eq!(matches!(told.step, Step::Snapshot { is_reset: true, .. }), is_lost, "{told:?}");
             assert_eq!(watcher.take_end().is_some_and(|end| end >= Zxid(revision.0)), is_lost);

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::types::{NodePath, Stat, Zxid};
 use crate::views::ring::Limits;
-use crate::views::state::{Entry, NodeRead, Reads};
+use crate::views::state::{NodeRead, Reads, ViewNode};
 
 fn owner(hosts: &[&str], chroot: &str) -> Owner {
     Owner { hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), chroot: chroot.to_owned() }
@@ -23,7 +23,7 @@ fn scope(path: &str) -> Scope {
 /// A state with these children, each of which holds its name.
 fn state(path: &str, revision: i64, children: &[&str]) -> State {
     let stat = Stat { num_children: i32::try_from(children.len()).unwrap(), ..Stat::default() };
-    let entry = |data: &str, stat| Arc::new(Entry::new(data.as_bytes(), stat));
+    let entry = |data: &str, stat| Arc::new(ViewNode::new(data.as_bytes(), stat));
     let reads = children.iter().map(|name| ((*name).into(), Some(entry(name, Stat::default()))));
     let mut state = State::empty(NodePath::trusted(path), false);
     state.apply(NodeRead::Present(entry("", stat)), reads.collect::<Reads>(), Zxid(revision));
@@ -213,7 +213,8 @@ fn the_oldest_views_make_room() {
     let mut index = Index::default();
     let mut write = |path: &str, bytes: u64, second: u64| {
         let written = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-        let removed = index.note_written(&scope(path), Kept::new(&state(path, 1, &[]), bytes, written, Instant::now()));
+        let removed =
+            index.note_written(&scope(path), KeptFile::new(&state(path, 1, &[]), bytes, written, Instant::now()));
         removed.iter().map(|scope| scope.path.as_str().to_owned()).collect::<Vec<_>>()
     };
     assert!(write("/a", MAX_BYTES / 2, 1).is_empty());
@@ -243,7 +244,7 @@ async fn a_store_that_is_full_writes_no_more_views_and_touches_none_twice() {
         assert!(store.0.due(view, at[1] + TOUCH / 2, &mut room).is_none());
     }
     // The maximum number of views, all in use.
-    let fill = Kept::new(&state("/", 1, &[]), 0, SystemTime::now(), Instant::now());
+    let fill = KeptFile::new(&state("/", 1, &[]), 0, SystemTime::now(), Instant::now());
     let others = (0..MAX_FILES - 2).map(|number| scope(&format!("/other/{number}")));
     store.0.index().kept.extend(others.map(|scope| (scope, fill.clone())));
     let new = view("/new", 6, &["x"]);
@@ -254,7 +255,7 @@ async fn a_store_that_is_full_writes_no_more_views_and_touches_none_twice() {
     // One file belongs to no view any more.
     let long_ago = Instant::now().checked_sub(3 * TOUCH).unwrap();
     let unused = scope("/other/0");
-    let kept = Kept { touched: long_ago, written: SystemTime::UNIX_EPOCH, ..fill };
+    let kept = KeptFile { touched: long_ago, written: SystemTime::UNIX_EPOCH, ..fill };
     store.0.index().kept.insert(unused.clone(), kept);
     store.save(vec![new.clone(), view("/newer", 6, &["x"])]).await;
     assert!(store.has(&new.scope) && !store.has(&unused) && !store.has(&scope("/newer")));

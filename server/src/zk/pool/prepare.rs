@@ -17,9 +17,9 @@ use super::super::{Config, Error};
 use crate::types::{RESERVED_ROOT, SessionId};
 
 /// The pause after ZooKeeper has refused to prepare a session; each further refusal doubles it.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const FIRST_PREPARE_PAUSE: Duration = Duration::from_millis(200);
 /// Maximum pause of that kind: the replica serves nobody before an operator has fixed the cause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PREPARE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The reason why a session can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ enum Trouble {
 
 /// Prepares a session; `None` if it expired meanwhile.
 pub(super) async fn prepare(session: &Session, config: &Config) -> Option<SessionId> {
-    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut pauses = Pauses::new(FIRST_PREPARE_PAUSE, LONGEST_PREPARE_PAUSE);
     loop {
         if !session.connected().await {
             return None;

@@ -16,16 +16,16 @@ use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
 use super::super::{Error, layout};
 use super::prepare::prepare;
-use super::{Inner, Owner, Shared};
+use super::{EphemeralSession, Inner, Shared};
 use crate::types::SessionId;
 
 /// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile callers
 /// that need room wait; afterwards they are refused.
-const OPENING: Duration = Duration::from_secs(5);
+const SURPLUS_OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after the first surplus session that ZooKeeper did not take; each further one doubles it.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const FIRST_SURPLUS_PAUSE: Duration = Duration::from_secs(5);
 /// Maximum pause of that kind.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_SURPLUS_PAUSE: Duration = Duration::from_secs(60);
 
 /// Runs for ever, unless the task of a session panics.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -81,9 +81,9 @@ async fn keep_surplus(shared: Arc<Shared>, slot: usize) -> usize {
     let (session, life) = Session::start(shared.config.clone(), Arc::new(Watches::default()));
     let mut life = pin!(life);
     let serve = async {
-        match tokio::time::timeout(OPENING, prepare(&session, &shared.config)).await {
+        match tokio::time::timeout(SURPLUS_OPENING_TIMEOUT, prepare(&session, &shared.config)).await {
             Ok(Some(id)) => {
-                shared.growth().pause = FIRST_PAUSE;
+                shared.growth().pause = FIRST_SURPLUS_PAUSE;
                 own(session.clone(), id, slot, &shared).await;
             }
             Ok(None) => {}
@@ -114,7 +114,7 @@ fn refused(shared: &Shared) {
     let mut growth = shared.growth();
     let pause = growth.pause;
     growth.not_before = Instant::now() + pause;
-    growth.pause = (pause * 2).min(LONGEST_PAUSE);
+    growth.pause = (pause * 2).min(LONGEST_SURPLUS_PAUSE);
     drop(growth);
     tracing::warn!(?pause, "zookeeper takes no more sessions (its maxClientCnxns?): trying again after a pause");
 }
@@ -131,7 +131,15 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
     let fence_bytes = shared.config.path_cost(fence.len());
     let (writer, writing) = Writer::start(session.clone(), fence, roster::mark(&shared.config.name));
     let path_bytes = AtomicUsize::new(fence_bytes);
-    let owner = Owner(Arc::new(Inner { id, session, writer, slot, path_bytes, fence_bytes, shared: shared.clone() }));
+    let owner = EphemeralSession(Arc::new(Inner {
+        id,
+        session,
+        writer,
+        slot,
+        path_bytes,
+        fence_bytes,
+        shared: shared.clone(),
+    }));
     let mut writing = pin!(writing);
     shared.owners.send_modify(|owners| Arc::make_mut(owners).push(owner.clone()));
     tokio::select! {
@@ -149,12 +157,12 @@ async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>)
 }
 
 /// Writes to the fence: an interval after the last answer, and at once after every connect.
-async fn heartbeat(owner: &Owner) {
+async fn heartbeat(owner: &EphemeralSession) {
     let mut link = owner.session().link();
     while owner.session().connected().await {
         link.mark_unchanged();
-        let moves = owner.writer().moves();
-        match owner.writer().commit(Unit { guard: Guard::Own(moves), ops: Vec::new() }).await {
+        let fence_epoch = owner.writer().fence_epoch();
+        match owner.writer().commit(Unit { guard: Guard::Own(fence_epoch), ops: Vec::new() }).await {
             Ok(_) => tokio::select! {
                 () = tokio::time::sleep(owner.heartbeat_interval()) => {}
                 _ = link.changed() => {}
@@ -167,7 +175,7 @@ async fn heartbeat(owner: &Owner) {
 }
 
 /// Makes callers that wait for room ask again when the session is in the list, and whenever it has connected again.
-async fn tell_of_connections(owner: &Owner) {
+async fn tell_of_connections(owner: &EphemeralSession) {
     let mut link = owner.session().link();
     loop {
         owner.0.shared.room_is_free();
@@ -178,7 +186,7 @@ async fn tell_of_connections(owner: &Owner) {
 }
 
 /// Waits until a surplus session has held nothing for long and nothing will be placed in it any more.
-async fn given_up(owner: &Owner) {
+async fn given_up(owner: &EphemeralSession) {
     if !owner.is_surplus() {
         std::future::pending::<()>().await;
     }

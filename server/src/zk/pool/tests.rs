@@ -24,11 +24,11 @@ async fn pool(max_connections: usize, change: impl FnOnce(&mut Config)) -> (Pool
     (pool, tasks)
 }
 
-/// Room, once there is some. Waits while another session is being opened, or none is connected.
-async fn wait_for_room(pool: &Pool, path_bytes: usize) -> Result<Room, NoRoom> {
+/// Reserves room, once there is some. Waits while another session is being opened, or none is connected.
+async fn wait_for_room(pool: &Pool, path_bytes: usize) -> Result<PathReservation, NoRoom> {
     loop {
         let mut news = pool.room_news();
-        match pool.room(path_bytes) {
+        match pool.reserve(path_bytes) {
             Err(NoRoom::NotConnected | NoRoom::Opening) => {
                 // The news reports room; that no room will come is found out by asking.
                 drop(tokio::time::timeout(Duration::from_millis(500), news.changed()).await);
@@ -39,15 +39,15 @@ async fn wait_for_room(pool: &Pool, path_bytes: usize) -> Result<Room, NoRoom> {
 }
 
 /// Takes all the room there is.
-async fn fill(pool: &Pool, path_bytes: usize) -> Vec<Room> {
-    let mut rooms = Vec::new();
+async fn fill(pool: &Pool, path_bytes: usize) -> Vec<PathReservation> {
+    let mut reservations = Vec::new();
     let filling = async {
-        while let Ok(room) = wait_for_room(pool, path_bytes).await {
-            rooms.push(room);
+        while let Ok(reservation) = wait_for_room(pool, path_bytes).await {
+            reservations.push(reservation);
         }
     };
     tokio::time::timeout(LONG, filling).await.expect("a pool is full some day");
-    rooms
+    reservations
 }
 
 async fn wait_for_sessions(pool: &Pool, count: usize) {
@@ -60,10 +60,10 @@ async fn wait_for_sessions(pool: &Pool, count: usize) {
 async fn paths_count_as_zookeeper_writes_them_when_their_session_ends() {
     let chroot = format!("/{}", "c".repeat(300));
     let (pool, _tasks) = pool(10, |config| config.chroot.clone_from(&chroot)).await;
-    let rooms = fill(&pool, 6).await;
-    let fence = layout::fence(rooms[0].owner().id());
+    let reservations = fill(&pool, 6).await;
+    let fence = layout::fence(reservations[0].owner().id());
     let each = |path_bytes: usize| chroot.len() + path_bytes + PATH_LENGTH;
-    let record = each(fence.len()) + rooms.len() * each(6);
+    let record = each(fence.len()) + reservations.len() * each(6);
     assert!((SESSION_PATH_BYTES - each(6)..=SESSION_PATH_BYTES).contains(&record), "{record} bytes");
 }
 
@@ -72,25 +72,25 @@ async fn the_pool_grows_to_its_cap_says_when_it_is_full_and_shrinks_again() {
     let idle = Duration::from_millis(200);
     let change = |config: &mut Config| (config.max_sessions, config.surplus_idle) = (4, idle);
     let (pool, _tasks) = pool(10, change).await;
-    let mut rooms = fill(&pool, 4000).await;
-    assert_eq!(pool.room(4000).unwrap_err(), NoRoom::Full);
-    assert_eq!((pool.owners().borrow().len(), rooms.len()), (4, 4 * (SESSION_PATH_BYTES / 4004)));
-    assert!(pool.room(100).is_ok(), "there is room for a short one still");
+    let mut reservations = fill(&pool, 4000).await;
+    assert_eq!(pool.reserve(4000).unwrap_err(), NoRoom::Full);
+    assert_eq!((pool.owners().borrow().len(), reservations.len()), (4, 4 * (SESSION_PATH_BYTES / 4004)));
+    assert!(pool.reserve(100).is_ok(), "there is room for a short one still");
     // Room that is freed is news for callers that wait.
-    pool.room(4000).unwrap_err();
+    pool.reserve(4000).unwrap_err();
     let news = pool.room_news();
     assert!(!news.has_changed().unwrap());
-    let last = rooms.pop().unwrap();
+    let last = reservations.pop().unwrap();
     let kept = last.owner().id();
     drop(last);
     assert!(news.has_changed().unwrap());
-    rooms.retain(|room| room.owner().id() == kept);
+    reservations.retain(|reservation| reservation.owner().id() == kept);
     // A session that holds something stays, and so does the one that always exists.
     wait_for_sessions(&pool, 2).await;
-    let new = pool.room(4000).unwrap();
+    let new = pool.reserve(4000).unwrap();
     assert!(!new.owner().is_surplus(), "what comes anew does not go into the surplus");
-    assert!(rooms.iter().all(|room| room.owner().session().is_up()));
-    rooms.clear();
+    assert!(reservations.iter().all(|reservation| reservation.owner().session().is_up()));
+    reservations.clear();
     wait_for_sessions(&pool, 1).await;
     assert_eq!(fill(&pool, 4000).await.len() + 1, 4 * (SESSION_PATH_BYTES / 4004), "it grows again");
 }
@@ -98,8 +98,8 @@ async fn the_pool_grows_to_its_cap_says_when_it_is_full_and_shrinks_again() {
 #[tokio::test]
 async fn a_surplus_session_that_ends_leaves_the_pool_and_another_takes_its_place() {
     let (pool, _tasks) = pool(10, |config| config.max_sessions = 2).await;
-    let rooms = fill(&pool, 4000).await;
-    let surplus = rooms.iter().map(Room::owner).find(|owner| owner.is_surplus()).unwrap().clone();
+    let reservations = fill(&pool, 4000).await;
+    let surplus = reservations.iter().map(PathReservation::owner).find(|owner| owner.is_surplus()).unwrap().clone();
     drop(surplus.session().submit(Request::CloseSession).await);
     let mut owners = pool.owners();
     let gone = owners.wait_for(|owners| !owners.iter().any(|owner| owner.id() == surplus.id()));
@@ -112,39 +112,39 @@ async fn a_surplus_session_that_ends_leaves_the_pool_and_another_takes_its_place
 #[tokio::test]
 async fn nothing_is_placed_in_a_session_that_is_given_up() {
     let (pool, _tasks) = pool(10, |_| {}).await;
-    let room = wait_for_room(&pool, 10).await.unwrap();
-    let owner = room.owner().clone();
+    let reservation = wait_for_room(&pool, 10).await.unwrap();
+    let owner = reservation.owner().clone();
     assert!(!owner.give_up_if_empty());
-    drop(room);
+    drop(reservation);
     assert!(owner.give_up_if_empty());
-    assert!(pool.room_in(owner.id(), 10).is_none());
-    assert!(pool.room(10).is_err() && pool.room_for_taken(10, owner.id()).is_err());
+    assert!(pool.reserve_in(owner.id(), 10).is_none());
+    assert!(pool.reserve(10).is_err() && pool.reserve_for_taken(10, owner.id()).is_err());
     // A caller finds its node in the session all the same.
-    drop(owner.room_for_its_own(10));
-    assert!(pool.room(10).is_err());
+    drop(owner.reserve_for_its_own(10));
+    assert!(pool.reserve(10).is_err());
 }
 
 #[tokio::test]
 async fn what_could_not_be_deleted_keeps_its_room() {
     let (pool, _tasks) = pool(10, |_| {}).await;
-    let mut room = wait_for_room(&pool, 10).await.unwrap();
-    let owner = room.owner().clone();
-    room.forfeit();
-    drop(room);
+    let mut reservation = wait_for_room(&pool, 10).await.unwrap();
+    let owner = reservation.owner().clone();
+    reservation.forfeit();
+    drop(reservation);
     assert!(!owner.is_empty());
 }
 
 #[tokio::test]
 async fn a_zookeeper_that_takes_no_more_sessions_is_asked_again_after_a_pause() {
     let (pool, _tasks) = pool(1, |config| config.max_sessions = 4).await;
-    let rooms = fill(&pool, 4000).await;
-    assert_eq!(rooms.len(), SESSION_PATH_BYTES / 4004);
+    let reservations = fill(&pool, 4000).await;
+    assert_eq!(reservations.len(), SESSION_PATH_BYTES / 4004);
     // The time to open a session has passed, and no other attempt follows at once.
-    assert_eq!(pool.room(4000).unwrap_err(), NoRoom::Full);
+    assert_eq!(pool.reserve(4000).unwrap_err(), NoRoom::Full);
     assert!(pool.0.growth().not_before > Instant::now());
-    assert_eq!(pool.0.growth().pause, 2 * slots::FIRST_PAUSE);
+    assert_eq!(pool.0.growth().pause, 2 * slots::FIRST_SURPLUS_PAUSE);
     assert_eq!(pool.0.growth().slots, 1);
-    assert!(rooms[0].owner().session().is_up());
+    assert!(reservations[0].owner().session().is_up());
 }
 
 #[tokio::test]
@@ -179,13 +179,13 @@ async fn nothing_new_is_placed_where_an_answer_is_overdue() {
     let asked = hung.commit_now(&[set_data(&layout::fence(hung.id()), bytes::Bytes::new(), -1)]);
     tasks.spawn(async move { drop(asked.await) });
     let is_hung = async {
-        while hung.session().silence() < PATIENCE {
+        while hung.session().silence() < SESSION_SILENCE {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(LONG, is_hung).await.expect("it does not answer");
-    let rooms: Vec<_> = (0..100).map(|_| pool.room(10).unwrap()).collect();
-    assert!(rooms.iter().all(|room| room.owner().id() != hung.id()));
+    let reservations: Vec<_> = (0..100).map(|_| pool.reserve(10).unwrap()).collect();
+    assert!(reservations.iter().all(|reservation| reservation.owner().id() != hung.id()));
     assert!((0..100).all(|_| pool.any().unwrap().id() != hung.id()));
 }
 

@@ -24,7 +24,7 @@ const STAGGER: Duration = Duration::from_millis(50);
 type Connection = (FrameReader<OwnedReadHalf>, OwnedWriteHalf);
 
 /// The result of one round over all addresses.
-enum Round {
+enum ConnectRound {
     Connected(Connection),
     /// ZooKeeper says that the session has ended.
     Expired,
@@ -45,9 +45,9 @@ impl Task {
         let (mut is_probe, mut no_probe_until) = (false, Instant::now());
         while !self.queue.is_closed() {
             match self.round(is_probe).await {
-                Round::Connected(connection) => return Some(connection),
-                Round::Expired => return None,
-                Round::Failed { is_refused, is_standing } => {
+                ConnectRound::Connected(connection) => return Some(connection),
+                ConnectRound::Expired => return None,
+                ConnectRound::Failed { is_refused, is_standing } => {
                     let identity = lock(&self.identity).clone();
                     if is_standing {
                         // The session exists, but the servers may be behind, so it is not used. It is not probed again
@@ -67,9 +67,9 @@ impl Task {
 
     /// Tries each address once. If all of them accept connections and send nothing, that takes a third of the session
     /// time-out, or half a second for each address if that is more.
-    async fn round(&mut self, is_probe: bool) -> Round {
+    async fn round(&mut self, is_probe: bool) -> ConnectRound {
         self.refuse_queued(Error::NotSent);
-        let mut addresses = self.names.addresses(&self.config.hosts, &self.config.reports).await;
+        let mut addresses = self.server_addresses.addresses(&self.config.hosts, &self.config.reports).await;
         // The server of the last connection may hang, so the others come first.
         addresses.sort_by_key(|address| Some(*address) == self.server);
         let patience = connection::handshake_timeout(self.config.session_timeout, addresses.len());
@@ -93,25 +93,25 @@ impl Task {
                 Ok((response, ..)) if response.timeout_ms > 0 && is_probe => is_standing = true,
                 Ok((response, reader, writer)) if response.timeout_ms > 0 => {
                     self.connected(response, address);
-                    return Round::Connected((reader, writer));
+                    return ConnectRound::Connected((reader, writer));
                 }
-                Ok(_) => return Round::Expired,
+                Ok(_) => return ConnectRound::Expired,
                 Err(error) => {
                     // A server that is behind does this, and so does a server that is just starting or has enough
                     // connections.
                     is_refused |= error.kind() == io::ErrorKind::UnexpectedEof;
-                    self.config.reports.failed(&self.names.named(address), tried, &error);
+                    self.config.reports.failed(&self.server_addresses.named(address), tried, &error);
                 }
             }
         }
-        Round::Failed { is_refused, is_standing }
+        ConnectRound::Failed { is_refused, is_standing }
     }
 
     /// A server has taken the session.
     fn connected(&mut self, response: ConnectResponse, address: SocketAddr) {
-        self.config.reports.reached(&self.names.named(address));
+        self.config.reports.reached(&self.server_addresses.named(address));
         self.server = Some(address);
-        self.names.connected();
+        self.server_addresses.connected();
         let mut identity = lock(&self.identity);
         identity.id = response.session_id;
         identity.password = response.password;

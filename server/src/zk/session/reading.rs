@@ -13,7 +13,7 @@ use super::{Answer, Config, Error, Identity, Pending, lock};
 use crate::clock;
 use crate::compute;
 use crate::types::Zxid;
-use crate::zk::connection::{Frame, FrameReader};
+use crate::zk::connection::{FrameReader, ReplyFrame};
 use crate::zk::watches::{Event, Watches};
 
 /// Length of a step in which silence is counted. With longer steps a silent server is noticed later; with shorter ones
@@ -26,7 +26,7 @@ const STEPS: u32 = 24;
 const DECODED_AT_ONCE: usize = 128 * 1024;
 
 /// The state that the reading side works with.
-pub(super) struct Reading<'a> {
+pub(super) struct ReadingSide<'a> {
     pub(super) pending: &'a Mutex<VecDeque<Pending>>,
     pub(super) watches: &'a Watches,
     pub(super) identity: &'a Mutex<Identity>,
@@ -79,7 +79,7 @@ impl Silence {
     }
 }
 
-impl Reading<'_> {
+impl ReadingSide<'_> {
     /// Reads until the connection breaks; returns the reason.
     pub(super) async fn run<R: AsyncRead + Unpin>(&self, mut reader: FrameReader<R>, timeout: Duration) -> String {
         let step = STEP.min(timeout / STEPS).max(Duration::from_millis(1));
@@ -129,10 +129,10 @@ impl Reading<'_> {
     }
 
     /// Processes a frame; returns whether it answers a request. An error ends the connection.
-    async fn take(&self, frame: Frame) -> Result<bool, String> {
+    async fn take(&self, frame: ReplyFrame) -> Result<bool, String> {
         let too_large = match &frame {
-            Frame::Whole(_) => None,
-            Frame::TooLarge(_, length) => Some(Error::AnswerTooLarge(*length)),
+            ReplyFrame::Whole(_) => None,
+            ReplyFrame::TooLarge(_, length) => Some(Error::AnswerTooLarge(*length)),
         };
         let bytes = frame.into_bytes();
         let is_long = bytes.len() > DECODED_AT_ONCE;

@@ -3,7 +3,7 @@ use rollcall_wire::{Encoder, Stat};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use tokio::sync::oneshot;
 
-use super::super::Held;
+use super::super::KeptUntilAnswer;
 use super::*;
 use crate::zk::watches::Mailbox;
 
@@ -44,11 +44,11 @@ impl Test {
 
     async fn run(&self, stream: DuplexStream) -> String {
         let Self { pending, watches, identity, evidence, config } = self;
-        Reading { pending, watches, identity, evidence, config }.run(FrameReader::new(stream), TIMEOUT).await
+        ReadingSide { pending, watches, identity, evidence, config }.run(FrameReader::new(stream), TIMEOUT).await
     }
 
     /// Notes that a read of a node's data was written.
-    fn ask(&self, xid: i32, held: Option<Held>) -> Reply {
+    fn ask(&self, xid: i32, held: Option<KeptUntilAnswer>) -> Reply {
         let (reply, answer) = oneshot::channel();
         let mailbox = Some(Arc::<Mailbox>::default());
         let sent_at = Instant::now();

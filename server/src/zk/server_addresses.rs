@@ -18,7 +18,7 @@ use super::reports::Reports;
 /// Time after which a connect goes on without the answer to a lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum number of addresses that are tried in one round, which bounds the round's time. The next round tries others.
-const MOST: usize = 16;
+const ADDRESSES_PER_ROUND: usize = 16;
 
 /// The attempt, as the log names it.
 const LOOK_UP: &str = "to look up its name";
@@ -53,7 +53,7 @@ impl Resolver {
 }
 
 /// The addresses of the servers that one session knows.
-pub(super) struct Names {
+pub(super) struct ServerAddresses {
     resolver: Resolver,
     /// The last answer for each name.
     known: HashMap<String, Vec<SocketAddr>>,
@@ -62,13 +62,13 @@ pub(super) struct Names {
     under_way: HashMap<String, Lookup>,
 }
 
-impl Names {
+impl ServerAddresses {
     pub(super) fn new(resolver: Resolver) -> Self {
         Self { resolver, known: HashMap::new(), under_way: HashMap::new() }
     }
 
-    /// The addresses of all hosts, looked up again, in a random order; at most [`MOST`] of them. A name that can't be
-    /// looked up in time counts with the addresses that it had before.
+    /// The addresses of all hosts, looked up again, in a random order; at most [`ADDRESSES_PER_ROUND`] of them. A name
+    /// that can't be looked up in time counts with the addresses that it had before.
     pub(super) async fn addresses(&mut self, hosts: &[String], reports: &Reports) -> Vec<SocketAddr> {
         let lookups: Vec<_> = hosts
             .iter()
@@ -95,7 +95,7 @@ impl Names {
         addresses.sort_unstable();
         addresses.dedup();
         addresses.shuffle(&mut rand::rng());
-        addresses.truncate(MOST);
+        addresses.truncate(ADDRESSES_PER_ROUND);
         addresses
     }
 
@@ -135,7 +135,7 @@ mod tests {
     async fn all_addresses_of_all_names_count_and_are_looked_up_each_time() {
         let calls = Arc::new(AtomicU16::new(0));
         let counted = calls.clone();
-        let mut names = Names::new(Resolver::new(move |host| {
+        let mut names = ServerAddresses::new(Resolver::new(move |host| {
             let call = counted.fetch_add(1, Ordering::Relaxed);
             let found = if host == "one" { vec![address(1), address(2)] } else { vec![address(2), address(10 + call)] };
             Box::pin(async move { Ok(found) })
@@ -148,14 +148,14 @@ mod tests {
     #[tokio::test]
     async fn a_name_with_many_addresses_is_tried_some_at_a_time_and_each_in_time() {
         let all: Vec<_> = (1..=64).map(address).collect();
-        let mut names = Names::new(Resolver::new(move |_| {
+        let mut names = ServerAddresses::new(Resolver::new(move |_| {
             let all = all.clone();
             Box::pin(async move { Ok(all) })
         }));
         let mut seen = std::collections::HashSet::new();
         for _ in 0..1000 {
             let some = names.addresses(&["many".to_owned()], &Reports::default()).await;
-            assert_eq!(some.len(), MOST);
+            assert_eq!(some.len(), ADDRESSES_PER_ROUND);
             seen.extend(some);
         }
         assert_eq!(seen.len(), 64);
@@ -166,7 +166,7 @@ mod tests {
         let calls = Arc::new(AtomicU16::new(0));
         let answer = Arc::new(Notify::new());
         let (counted, answered) = (calls.clone(), answer.clone());
-        let mut names = Names::new(Resolver::new(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+        let mut names = ServerAddresses::new(Resolver::new(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
             0 => Box::pin(async { Ok(vec![address(1)]) }),
             1 => Box::pin(async { Err(io::Error::other("no such name")) }),
             _ => {

@@ -16,8 +16,8 @@ use crate::wait::{SOON, check, eventually};
 /// Interval of the keep-alives of a client without a ttl.
 const WITHOUT_TTL: Duration = Duration::from_secs(1);
 
-/// The main function of the program `victim`: registers everything on one stream, and prints the time at which it sent
-/// each keep-alive that was answered. It ends with the stream.
+/// The main function of the program `raw_client`: registers everything on one stream, and prints the time at which it
+/// sent each keep-alive that was answered. It ends with the stream.
 ///
 /// # Panics
 /// When anything goes wrong.
@@ -30,7 +30,7 @@ pub async fn run_process(many: &Many) {
         None => Registration::open(&client).await,
     };
     for path in many.paths() {
-        stream.set(&path, text("victim")).await;
+        stream.set(&path, text("raw_client")).await;
     }
     let asked = stream.opened.keep_alive_interval.and_then(|span| span.try_into().ok());
     let mut ticks = interval(asked.unwrap_or(WITHOUT_TTL));
@@ -44,26 +44,26 @@ pub async fn run_process(many: &Many) {
     }
 }
 
-/// A process of the program `victim`. Dropping kills it.
+/// A process of the program `raw_client`. Dropping kills it.
 #[derive(Debug)]
-pub struct VictimProcess {
+pub struct RawClientProcess {
     process: Process,
     _directory: TempDir,
 }
 
-impl VictimProcess {
+impl RawClientProcess {
     /// Starts it, and waits until everything is registered and a keep-alive was answered.
     ///
     /// # Panics
     /// When `cargo` has not put the program beside this test program.
-    pub async fn start(many: &Many) -> VictimProcess {
-        let directory = scratch("victim");
-        let mut command = Command::new(beside("victim"));
-        let process = Process::spawn("victim", directory.path(), command.args(many.arguments()));
-        let victim = VictimProcess { process, _directory: directory };
-        eventually("a keep-alive is answered", 2 * SOON, async || victim.heard_after().ok_or("none was".to_owned()))
+    pub async fn start(many: &Many) -> RawClientProcess {
+        let directory = scratch("raw_client");
+        let mut command = Command::new(beside("raw_client"));
+        let process = Process::spawn("raw_client", directory.path(), command.args(many.arguments()));
+        let client = RawClientProcess { process, _directory: directory };
+        eventually("a keep-alive is answered", 2 * SOON, async || client.heard_after().ok_or("none was".to_owned()))
             .await;
-        victim
+        client
     }
 
     /// The process, to be killed or stopped.
@@ -75,7 +75,7 @@ impl VictimProcess {
     pub fn heard_after(&self) -> Option<SystemTime> {
         let said = self.process.stdout();
         let whole = &said[..said.rfind('\n')?];
-        whole.lines().last().map(|line| serde_json::from_str(line).expect("a line of a victim"))
+        whole.lines().last().map(|line| serde_json::from_str(line).expect("a line of the client"))
     }
 
     /// Waits until another keep-alive was answered. Until the next one is due, [`heard_after`](Self::heard_after) is

@@ -1,35 +1,35 @@
-//! Makes consistent moments of reads and events. Pure.
+//! Makes cuts of reads and events: states of the path that ZooKeeper had at one moment. Pure.
 //!
-//! A round reads all nodes that events have named since the last moment that was shown, together with the path's own
-//! node, and learns which events came before its answers. A node that these events name and that the round had not read
-//! since is *open*. A round that leaves nothing open is a moment: everything that differs from the last moment was
-//! read, and nothing was read too early.
+//! A round reads all nodes that events have named since the last cut that was shown, together with the path's own node,
+//! and learns which events came before its answers. A node that these events name and that the round had not read since
+//! is *open*. A round that leaves nothing open is a cut: everything that differs from the last cut was read, and
+//! nothing was read too early.
 //!
 //! Under a steady stream of writes every round leaves something open. Then the next round closes it: what it finds
 //! there was also true at the end of the round before, unless events of the same nodes came in between. A round reads
-//! all nodes that events have named so far, so a node that changes all the time is never open for long, and moments
-//! keep coming.
+//! all nodes that events have named so far, so a node that changes all the time is never open for long, and cuts keep
+//! coming.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::state::{Entry, NodeRead, Reads};
+use super::state::{NodeRead, Reads, ViewNode};
 use crate::types::Zxid;
 
 /// Relative paths.
-pub(super) type Names = HashSet<Arc<str>>;
+pub(super) type RelativePaths = HashSet<Arc<str>>;
 
 /// The reads of one round.
 #[derive(Debug, Default)]
-pub(super) struct Round {
+pub(super) struct ReadRound {
     /// The path's own node, read last. `None` if it was absent and nothing that was read with it dates its absence.
     pub(super) node: Option<NodeRead>,
     /// The reads of nodes below.
     pub(super) reads: Reads,
     /// The names in the events that came before the last answer.
-    named: Names,
+    named: RelativePaths,
     /// Those of `named` that were not read after their event.
-    open: Names,
+    open: RelativePaths,
     /// ZooKeeper's last transaction at the last read.
     pub(super) zxid: Zxid,
     /// The events that had arrived before the last answer.
@@ -54,9 +54,13 @@ impl Arrived {
     }
 }
 
-impl Round {
+impl ReadRound {
     /// Adds one answer, and the names in the events that came between the previous answer and this one.
-    pub(super) fn answer(&mut self, named: Names, reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<Entry>>)>) {
+    pub(super) fn answer(
+        &mut self,
+        named: RelativePaths,
+        reads: impl IntoIterator<Item = (Arc<str>, Option<Arc<ViewNode>>)>,
+    ) {
         self.open.extend(named.iter().cloned());
         self.named.extend(named);
         for (name, read) in reads {
@@ -66,52 +70,52 @@ impl Round {
     }
 }
 
-/// A consistent moment, as its difference from the moment before.
+/// A consistent state, as its difference from the cut before.
 #[derive(Debug)]
-pub(super) struct Moment {
+pub(super) struct Cut {
     /// The path's own node.
     pub(super) node: NodeRead,
     /// The nodes below that may differ.
     pub(super) reads: Reads,
-    /// ZooKeeper's last transaction at that moment, or a later one.
+    /// ZooKeeper's last transaction at the cut, or a later one.
     pub(super) zxid: Zxid,
     /// The events that it includes.
     pub(super) arrived: Arrived,
-    /// The latest barrier that the moment is behind.
+    /// The latest barrier that the cut is behind.
     pub(super) barrier: u64,
 }
 
-/// The rounds since the last moment.
+/// The rounds since the last cut.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
-    wanted: Names,
+pub(super) struct ConsistentRead {
+    wanted: RelativePaths,
     is_wanted: bool,
-    last: Option<Round>,
+    last: Option<ReadRound>,
 }
 
-impl Rounds {
+impl ConsistentRead {
     /// Asks for a round over these names, which events have named; with none, over the path's own node alone.
-    pub(super) fn want(&mut self, names: Names) {
+    pub(super) fn want(&mut self, names: RelativePaths) {
         self.wanted.extend(names);
         self.is_wanted = true;
     }
 
     /// The names that the next round has to read.
-    pub(super) fn wanted(&self) -> &Names {
+    pub(super) fn wanted(&self) -> &RelativePaths {
         &self.wanted
     }
 
     /// Whether another round is needed: something was named, or is open.
-    pub(super) fn are_due(&self) -> bool {
+    pub(super) fn is_due(&self) -> bool {
         self.is_wanted || self.last.is_some()
     }
 
-    /// Adds a round that has read [`Rounds::wanted`]; returns a moment if that completes one.
-    pub(super) fn finish(&mut self, mut round: Round) -> Option<Moment> {
+    /// Adds a round that has read [`ConsistentRead::wanted`]; returns a cut if that completes one.
+    pub(super) fn finish(&mut self, mut round: ReadRound) -> Option<Cut> {
         self.wanted.extend(round.named.iter().cloned());
         self.is_wanted = false;
         let last = self.last.take();
-        let is_closed = |last: &Round| {
+        let is_closed = |last: &ReadRound| {
             last.node.is_some()
                 && last.open.iter().all(|name| !round.named.contains(name) && round.reads.contains_key(name))
         };
@@ -121,8 +125,8 @@ impl Rounds {
             let mut reads = last.map(|last| last.reads).unwrap_or_default();
             reads.extend(round.reads);
             self.wanted.clear();
-            let Round { zxid, arrived, barrier, .. } = round;
-            return Some(Moment { node, reads, zxid, arrived, barrier });
+            let ReadRound { zxid, arrived, barrier, .. } = round;
+            return Some(Cut { node, reads, zxid, arrived, barrier });
         }
         match last {
             Some(mut last) if is_closed(&last) => {
@@ -130,8 +134,8 @@ impl Rounds {
                 last.reads.extend(closed);
                 self.wanted.clone_from(&round.named);
                 self.last = Some(round);
-                let Round { node, reads, zxid, arrived, barrier, .. } = last;
-                node.map(|node| Moment { node, reads, zxid, arrived, barrier })
+                let ReadRound { node, reads, zxid, arrived, barrier, .. } = last;
+                node.map(|node| Cut { node, reads, zxid, arrived, barrier })
             }
             last => {
                 let mut reads = last.map(|last| last.reads).unwrap_or_default();
@@ -159,8 +163,8 @@ mod tests {
     /// Names, and the transactions that last wrote them.
     type Tree = BTreeMap<Arc<str>, i64>;
 
-    fn entry(zxid: i64) -> Arc<Entry> {
-        Arc::new(Entry::new(zxid.to_string().as_bytes(), Stat { mzxid: zxid, ..Stat::default() }))
+    fn entry(zxid: i64) -> Arc<ViewNode> {
+        Arc::new(ViewNode::new(zxid.to_string().as_bytes(), Stat { mzxid: zxid, ..Stat::default() }))
     }
 
     fn apply(tree: &mut Tree, name: Arc<str>, write: Option<i64>) {
@@ -174,7 +178,7 @@ mod tests {
     struct World {
         past: Vec<(Arc<str>, Option<i64>)>,
         now: Tree,
-        events: Names,
+        events: RelativePaths,
         rng: StdRng,
         names: usize,
     }
@@ -195,8 +199,8 @@ mod tests {
             }
         }
 
-        fn round(&mut self, wanted: &Names, writes: usize) -> Round {
-            let mut round = Round::default();
+        fn round(&mut self, wanted: &RelativePaths, writes: usize) -> ReadRound {
+            let mut round = ReadRound::default();
             let wanted: Vec<_> = wanted.iter().cloned().collect();
             let nothing = wanted.is_empty().then_some([].as_slice());
             for batch in wanted.chunks(BATCH).chain(nothing) {
@@ -206,7 +210,7 @@ mod tests {
             }
             round.zxid = Zxid(i64::try_from(self.past.len()).unwrap());
             round.arrived.upto = u64::try_from(self.past.len()).unwrap();
-            // The node carries the moment's own number, by which the test finds the true content.
+            // The node carries the cut's own number, by which the test finds the true content.
             round.node = Some(NodeRead::Absent(round.zxid.0));
             round
         }
@@ -215,26 +219,26 @@ mod tests {
     fn moments_are_true(seed: u64, names: usize, writes: usize) -> usize {
         println!("seed {seed}, {names} names, {writes} writes at most between two reads");
         let rng = StdRng::seed_from_u64(seed);
-        let mut world = World { past: Vec::new(), now: Tree::new(), events: Names::new(), rng, names };
-        let (mut rounds, mut shown, mut truth) = (Rounds::default(), Tree::new(), Tree::new());
-        let (mut moments, mut latest) = (0, 0);
+        let mut world = World { past: Vec::new(), now: Tree::new(), events: RelativePaths::new(), rng, names };
+        let (mut consistent_read, mut shown, mut truth) = (ConsistentRead::default(), Tree::new(), Tree::new());
+        let (mut cuts, mut latest) = (0, 0);
         for _ in 0..300 {
-            rounds.want(std::mem::take(&mut world.events));
-            let round = world.round(rounds.wanted(), writes);
-            let Some(moment) = rounds.finish(round) else { continue };
-            for (name, read) in moment.reads {
+            consistent_read.want(std::mem::take(&mut world.events));
+            let round = world.round(consistent_read.wanted(), writes);
+            let Some(cut) = consistent_read.finish(round) else { continue };
+            for (name, read) in cut.reads {
                 apply(&mut shown, name, read.map(|entry| entry.stat.mzxid));
             }
-            let number = usize::try_from(moment.zxid.0).unwrap();
-            assert_eq!(moment.node, NodeRead::Absent(moment.zxid.0));
-            assert_eq!(usize::try_from(moment.arrived.upto).unwrap(), number, "it includes all events before it");
+            let number = usize::try_from(cut.zxid.0).unwrap();
+            assert_eq!(cut.node, NodeRead::Absent(cut.zxid.0));
+            assert_eq!(usize::try_from(cut.arrived.upto).unwrap(), number, "it includes all events before it");
             for (name, write) in &world.past[latest..number] {
                 apply(&mut truth, name.clone(), *write);
             }
             assert_eq!(shown, truth, "at {number}");
-            (latest, moments) = (number, moments + 1);
+            (latest, cuts) = (number, cuts + 1);
         }
-        moments
+        cuts
     }
 
     #[test]
@@ -248,18 +252,18 @@ mod tests {
     #[test]
     fn moments_keep_coming_under_a_steady_stream_of_writes() {
         for (names, writes) in [(2, 8), (20, 8), (100_000, 20)] {
-            let moments = moments_are_true(7, names, writes);
-            assert!(moments > 60, "{moments} moments of {names} names");
+            let cuts = moments_are_true(7, names, writes);
+            assert!(cuts > 60, "{cuts} cuts of {names} names");
         }
     }
 
     #[test]
     fn an_absence_that_nothing_dates_is_not_shown() {
-        let mut rounds = Rounds::default();
-        assert!(rounds.finish(Round::default()).is_none());
-        assert!(rounds.are_due());
-        let dated = Round { node: Some(NodeRead::Absent(1)), ..Round::default() };
-        assert!(rounds.finish(dated).is_some());
-        assert!(!rounds.are_due());
+        let mut consistent_read = ConsistentRead::default();
+        assert!(consistent_read.finish(ReadRound::default()).is_none());
+        assert!(consistent_read.is_due());
+        let dated = ReadRound { node: Some(NodeRead::Absent(1)), ..ReadRound::default() };
+        assert!(consistent_read.finish(dated).is_some());
+        assert!(!consistent_read.is_due());
     }
 }

@@ -9,7 +9,7 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::bare::Bare;
+use crate::zookeeper_witness::Witness;
 
 /// Pause in each round.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// waits for a timer and, if it has a ZooKeeper, writes there. It runs in a thread of its own, so that the work of the
 /// test does not count as lag.
 #[derive(Debug)]
-pub struct Canary {
+pub struct MachineLag {
     rounds: Arc<Mutex<Rounds>>,
     thread: JoinHandle<()>,
     _end: oneshot::Sender<()>,
@@ -37,18 +37,18 @@ struct Round {
     late: Duration,
 }
 
-impl Canary {
+impl MachineLag {
     /// Starts with the timer alone.
-    pub fn start() -> Canary {
-        Canary::spawn(None)
+    pub fn start() -> MachineLag {
+        MachineLag::spawn(None)
     }
 
     /// Starts with writes to a node of its own in ZooKeeper, at `host:port,…/chroot`.
-    pub fn start_writing(hosts: &str) -> Canary {
-        Canary::spawn(Some(hosts.to_owned()))
+    pub fn start_writing(hosts: &str) -> MachineLag {
+        MachineLag::spawn(Some(hosts.to_owned()))
     }
 
-    fn spawn(hosts: Option<String>) -> Canary {
+    fn spawn(hosts: Option<String>) -> MachineLag {
         let rounds = Arc::new(Mutex::new(Rounds { began: SystemTime::now(), past: Vec::new() }));
         let (end, ending) = oneshot::channel();
         let noted = Arc::clone(&rounds);
@@ -56,12 +56,12 @@ impl Canary {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 tokio::select! {
-                    () = sing(hosts, &noted) => {}
+                    () = measure(hosts, &noted) => {}
                     _ = ending => {}
                 }
             });
         });
-        Canary { rounds, thread, _end: end }
+        MachineLag { rounds, thread, _end: end }
     }
 
     /// The worst lag of the machine since `since`, in any round that overlaps with that time.
@@ -69,7 +69,7 @@ impl Canary {
     /// # Panics
     /// When a write to ZooKeeper has failed.
     pub fn worst_since(&self, since: SystemTime) -> Duration {
-        assert!(!self.thread.is_finished(), "the canary lives");
+        assert!(!self.thread.is_finished(), "the measuring goes on");
         let rounds = self.rounds.lock().unwrap();
         let present = rounds.began.elapsed().unwrap_or_default().saturating_sub(PAUSE);
         let past = rounds.past.iter().filter(|round| round.ended >= since).map(|round| round.late);
@@ -87,13 +87,13 @@ impl Canary {
     }
 }
 
-async fn sing(hosts: Option<String>, rounds: &Mutex<Rounds>) {
-    const NODE: &str = "/canary";
+async fn measure(hosts: Option<String>, rounds: &Mutex<Rounds>) {
+    const NODE: &str = "/machine-lag";
     let zookeeper = match hosts {
         Some(hosts) => {
-            let bare = Bare::connect(&hosts).await;
-            bare.create(NODE, b"").await;
-            Some(bare)
+            let zk = Witness::connect(&hosts).await;
+            zk.create(NODE, b"").await;
+            Some(zk)
         }
         None => None,
     };
@@ -101,8 +101,8 @@ async fn sing(hosts: Option<String>, rounds: &Mutex<Rounds>) {
         rounds.lock().unwrap().began = SystemTime::now();
         let began = Instant::now();
         sleep(PAUSE).await;
-        if let Some(bare) = &zookeeper {
-            bare.set(NODE, b"").await;
+        if let Some(zk) = &zookeeper {
+            zk.set(NODE, b"").await;
         }
         let round = Round { ended: SystemTime::now(), late: began.elapsed().saturating_sub(PAUSE) };
         rounds.lock().unwrap().past.push(round);
@@ -121,18 +121,18 @@ mod tests {
         let round = |ended, late| Round { ended: second(ended), late: Duration::from_secs(late) };
         let rounds = Rounds { began: second(40), past: vec![round(10, 1), round(20, 5), round(30, 2)] };
         let (thread, end) = (thread::spawn(|| {}), oneshot::channel().0);
-        let canary = Canary { rounds: Arc::new(Mutex::new(rounds)), thread, _end: end };
-        let worst = |from, until| canary.worst_between(second(from), second(until)).as_secs();
+        let machine_lag = MachineLag { rounds: Arc::new(Mutex::new(rounds)), thread, _end: end };
+        let worst = |from, until| machine_lag.worst_between(second(from), second(until)).as_secs();
         assert_eq!((worst(0, 8), worst(9, 10), worst(11, 14), worst(9, 16)), (0, 1, 0, 5));
         assert_eq!((worst(21, 29), worst(31, 39), worst(0, 99)), (2, 0, 5));
     }
 
     #[tokio::test]
-    async fn a_canary_is_as_late_as_the_zookeeper_that_it_writes_to() {
+    async fn the_lag_includes_the_zookeeper_that_it_writes_to() {
         let mut zookeeper = ZooKeeper::standalone(Options::default()).await;
-        let (timer, writer) = (Canary::start(), Canary::start_writing(&zookeeper.hosts()));
+        let (timer, writer) = (MachineLag::start(), MachineLag::start_writing(&zookeeper.hosts()));
         eventually("both have begun", SOON, async || {
-            let counts = [&timer, &writer].map(|canary| canary.rounds.lock().unwrap().past.len());
+            let counts = [&timer, &writer].map(|machine_lag| machine_lag.rounds.lock().unwrap().past.len());
             check(counts.iter().all(|count| *count > 0), || format!("{counts:?} rounds"))
         })
         .await;

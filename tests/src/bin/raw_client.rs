@@ -1,8 +1,8 @@
-//! A handwritten client in a process of its own: `victim REPLICA TTL-IN-MS 1 EACH PREFIX`. See
-//! [`rollcall_tests::victim`].
+//! A handwritten client in a process of its own: `raw_client REPLICA TTL-IN-MS 1 EACH PREFIX`. See
+//! [`rollcall_tests::raw_client`].
 
+use rollcall_tests::raw_client::run_process;
 use rollcall_tests::registrant::Many;
-use rollcall_tests::victim::run_process;
 
 #[tokio::main]
 async fn main() {

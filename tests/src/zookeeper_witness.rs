@@ -14,7 +14,7 @@ use crate::wait::{SOON, eventually};
 /// A call that takes longer than [`SOON`], or that ZooKeeper refuses, is a panic, except for the methods that say
 /// otherwise. Absent nodes are `None`.
 #[derive(Clone, Debug)]
-pub struct Bare {
+pub struct Witness {
     client: Client,
 }
 
@@ -44,7 +44,7 @@ impl Znode {
     }
 }
 
-/// The watched end of a node. See [`Bare::ending`].
+/// The watched end of a node. See [`Witness::ending`].
 #[derive(Debug)]
 pub struct Ending {
     path: String,
@@ -64,19 +64,19 @@ impl Ending {
     }
 }
 
-impl Bare {
+impl Witness {
     /// Connects to `host:port,…/chroot` with a session time-out of 30 s.
-    pub async fn connect(hosts: &str) -> Bare {
-        Bare::connect_with(hosts, Duration::from_secs(30), None).await
+    pub async fn connect(hosts: &str) -> Witness {
+        Witness::connect_with(hosts, Duration::from_secs(30), None).await
     }
 
     /// Connects with credentials of ZooKeeper's digest scheme, `user:password`.
-    pub async fn connect_as(hosts: &str, user_and_password: &str) -> Bare {
-        Bare::connect_with(hosts, Duration::from_secs(30), Some(user_and_password)).await
+    pub async fn connect_as(hosts: &str, user_and_password: &str) -> Witness {
+        Witness::connect_with(hosts, Duration::from_secs(30), Some(user_and_password)).await
     }
 
     /// Connects with all options given.
-    pub async fn connect_with(hosts: &str, session: Duration, digest: Option<&str>) -> Bare {
+    pub async fn connect_with(hosts: &str, session: Duration, digest: Option<&str>) -> Witness {
         let what = format!("a ZooKeeper session with {hosts}");
         let client = eventually(&what, 2 * SOON, async || {
             let mut connector = Client::connector().with_session_timeout(session);
@@ -90,7 +90,7 @@ impl Bare {
             }
         })
         .await;
-        Bare { client }
+        Witness { client }
     }
 
     /// The crate's client, for calls that this wrapper does not have.
@@ -231,8 +231,8 @@ impl Bare {
     /// # Panics
     /// When there is no such node.
     pub async fn ending(&self, path: &str) -> Ending {
-        let (bare, path) = (self.clone(), path.to_owned());
-        let (stat, mut watcher) = bounded(&path, bare.client.check_and_watch_stat(&path)).await.unwrap();
+        let (zk, path) = (self.clone(), path.to_owned());
+        let (stat, mut watcher) = bounded(&path, zk.client.check_and_watch_stat(&path)).await.unwrap();
         assert!(stat.is_some(), "{path} stands");
         let watched = path.clone();
         let seen = tokio::spawn(async move {
@@ -243,7 +243,7 @@ impl Bare {
                 if event.event_type == EventType::NodeDeleted {
                     return now;
                 }
-                let again = bounded(&watched, bare.client.check_and_watch_stat(&watched)).await.unwrap();
+                let again = bounded(&watched, zk.client.check_and_watch_stat(&watched)).await.unwrap();
                 if again.0.is_none() {
                     return Instant::now();
                 }
@@ -277,8 +277,8 @@ mod tests {
 
     #[tokio::test]
     async fn ephemeral_nodes_go_with_their_session() {
-        let sandbox = Arm::ZooKeeper.sandbox("bare").await;
-        let (owner, observer) = (sandbox.bare().await, sandbox.bare().await);
+        let sandbox = Arm::ZooKeeper.sandbox("witness").await;
+        let (owner, observer) = (sandbox.zk().await, sandbox.zk().await);
         owner.create_ephemeral("/parents/are/made", b"{}").await;
         let node = observer.get("/parents/are/made").await.unwrap();
         assert_eq!((node.text(), node.stat.ephemeral_owner), ("{}", owner.session()));
@@ -292,11 +292,11 @@ mod tests {
 
     #[tokio::test]
     async fn private_nodes_are_closed_to_others() {
-        let sandbox = Arm::ZooKeeper.sandbox("bare").await;
-        let owner = Bare::connect_as(&sandbox.hosts, "ann:secret").await;
+        let sandbox = Arm::ZooKeeper.sandbox("witness").await;
+        let owner = Witness::connect_as(&sandbox.hosts, "ann:secret").await;
         owner.create_private("/private", b"x").await;
         assert_eq!(owner.get("/private").await.unwrap().text(), "x");
-        let refused = sandbox.bare().await.client().get_data("/private").await.unwrap_err();
+        let refused = sandbox.zk().await.client().get_data("/private").await.unwrap_err();
         assert_eq!(refused, Error::NoAuth);
     }
 }

@@ -8,9 +8,9 @@ const REMEMBERED: usize = 4;
 
 /// The last of these sessions, each once, the latest last.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Attempted(Vec<SessionId>);
+pub(super) struct UncertainCreates(Vec<SessionId>);
 
-impl Attempted {
+impl UncertainCreates {
     pub(super) fn add(&mut self, session: SessionId) {
         self.0.retain(|known| *known != session);
         if self.0.len() == REMEMBERED {
@@ -42,12 +42,12 @@ mod tests {
 
     #[test]
     fn the_last_four_are_known_however_often_each_was_tried() {
-        let mut attempted = Attempted::default();
+        let mut uncertain_creates = UncertainCreates::default();
         for id in [1, 2, 3, 2, 4, 5, 5] {
-            attempted.add(SessionId(id));
+            uncertain_creates.add(SessionId(id));
         }
-        let known: Vec<_> = attempted.latest_first().map(|session| session.0).collect();
+        let known: Vec<_> = uncertain_creates.latest_first().map(|session| session.0).collect();
         assert_eq!(known, [5, 4, 2, 3]);
-        assert_eq!(attempted.last(), Some(SessionId(5)));
+        assert_eq!(uncertain_creates.last(), Some(SessionId(5)));
     }
 }

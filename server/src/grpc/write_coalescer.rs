@@ -17,7 +17,7 @@ use tokio::task::coop;
 use tonic::transport::server::Connected;
 
 use super::acknowledged::Acknowledged;
-use super::pace::{Pace, Unread};
+use super::pace::{ReadPacer, Unread};
 use super::pings::Pings;
 use super::turnstile::{Turnstile, Visitor};
 use crate::budget::Account;
@@ -25,21 +25,21 @@ use crate::clock;
 use crate::contact::Contact;
 
 /// Maximum number of bytes that wait. Later bytes wait for the socket.
-const MOST: usize = 64 * 1024;
+const MAX_WAITING_BYTES: usize = 64 * 1024;
 /// Number of units that a read takes of the connection's turn on its thread. A unit is one of tokio's cooperative
 /// scheduling; a turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it begins any of
 /// the calls. 1 MiB has tens of thousands of calls without a body, or of calls that are cancelled at once. So a turn
 /// reads at most 16 KiB.
 const READ: usize = 64;
 /// Maximum number of reflection streams of a connection: grpcurl has one at a time, a user interface a few.
-pub(super) const REFLECTIONS: usize = 4;
+pub(super) const CONNECTION_REFLECTIONS: usize = 4;
 
-/// A connection that gathers its writes.
+/// A connection that joins its writes.
 #[derive(Debug)]
-pub(crate) struct Gathering<S> {
+pub(crate) struct WriteCoalescer<S> {
     socket: S,
     peer: Peer,
-    pace: Pace,
+    pace: ReadPacer,
     visitor: Visitor,
     pings: Pings,
     /// Whether bytes that have arrived stay unread for a while.
@@ -48,7 +48,7 @@ pub(crate) struct Gathering<S> {
     waiting: Vec<u8>,
     /// Number of those bytes that the socket has taken.
     taken: usize,
-    turn: Turn,
+    turn: FlushTurn,
 }
 
 /// State that the calls of a connection share. Every request carries it as an extension.
@@ -69,14 +69,14 @@ impl Peer {
             contact,
             acknowledged: Acknowledged::default(),
             unread: Arc::default(),
-            reflections: Arc::new(Semaphore::new(REFLECTIONS)),
+            reflections: Arc::new(Semaphore::new(CONNECTION_REFLECTIONS)),
         }
     }
 }
 
 /// The side that has its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum FlushTurn {
     /// The streams that have something to send.
     Theirs,
     /// The same, and the connection's task has been woken for its next turn.
@@ -85,25 +85,25 @@ enum Turn {
     Ours,
 }
 
-impl<S> Gathering<S> {
+impl<S> WriteCoalescer<S> {
     /// `account` bounds what the connection may hold. `contact` records its signs of life, for everything that depends
     /// on them.
     pub(crate) fn new(socket: S, account: Account, contact: Contact, turnstile: &Turnstile) -> Self {
         Self {
             socket,
             peer: Peer::new(account, contact),
-            pace: Pace::default(),
+            pace: ReadPacer::default(),
             visitor: turnstile.visitor(),
             pings: Pings::new(),
             is_held_up: false,
             waiting: Vec::new(),
             taken: 0,
-            turn: Turn::Theirs,
+            turn: FlushTurn::Theirs,
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> Gathering<S> {
+impl<S: AsyncWrite + Unpin> WriteCoalescer<S> {
     /// Writes all bytes that wait.
     fn poll_empty(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.taken < self.waiting.len() {
@@ -120,12 +120,12 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
                 count => self.taken += count,
             }
         }
-        (self.waiting, self.taken, self.turn) = (Vec::new(), 0, Turn::Theirs);
+        (self.waiting, self.taken, self.turn) = (Vec::new(), 0, FlushTurn::Theirs);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteCoalescer<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
@@ -136,12 +136,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.waiting.len() >= MOST {
+        if this.waiting.len() >= MAX_WAITING_BYTES {
             ready!(this.poll_empty(context))?;
         }
         let before = this.waiting.len();
         for slice in slices {
-            let room = MOST.saturating_sub(this.waiting.len());
+            let room = MAX_WAITING_BYTES.saturating_sub(this.waiting.len());
             let taken = &slice[..slice.len().min(room)];
             this.pings.has_written(taken);
             this.waiting.extend_from_slice(taken);
@@ -158,10 +158,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
         this.waiting.extend(this.pings.take().into_iter().flatten());
         match this.turn {
             _ if this.waiting.is_empty() => {}
-            Turn::Ours => ready!(this.poll_empty(context))?,
-            Turn::Awaited => return Poll::Ready(Ok(())),
-            Turn::Theirs => {
-                this.turn = Turn::Awaited;
+            FlushTurn::Ours => ready!(this.poll_empty(context))?,
+            FlushTurn::Awaited => return Poll::Ready(Ok(())),
+            FlushTurn::Theirs => {
+                this.turn = FlushTurn::Awaited;
                 context.waker().wake_by_ref();
                 return Poll::Ready(Ok(()));
             }
@@ -176,7 +176,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     }
 }
 
-impl<S> Gathering<S> {
+impl<S> WriteCoalescer<S> {
     /// Waits until the connection may read; returns the number of bytes that it may read.
     fn poll_may_read(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         let may = match self.pace.poll(context, &self.peer.unread) {
@@ -202,18 +202,18 @@ impl<S> Gathering<S> {
     }
 }
 
-impl<S> Drop for Gathering<S> {
+impl<S> Drop for WriteCoalescer<S> {
     fn drop(&mut self) {
         self.may_read_again();
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteCoalescer<S> {
     /// HTTP/2 reads at the beginning of every turn of its task.
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.turn == Turn::Awaited {
-            this.turn = Turn::Ours;
+        if this.turn == FlushTurn::Awaited {
+            this.turn = FlushTurn::Ours;
         }
         this.pings.poll(context, &this.peer.contact);
         let most = ready!(this.poll_may_read(context)).min(buffer.remaining());
@@ -240,7 +240,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     }
 }
 
-impl<S> Connected for Gathering<S> {
+impl<S> Connected for WriteCoalescer<S> {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
@@ -302,14 +302,14 @@ mod tests {
     }
 
     struct Test {
-        gathering: Gathering<Socket>,
+        coalescer: WriteCoalescer<Socket>,
         wakes: Arc<Wakes>,
     }
 
     impl Test {
         fn new(takes: usize) -> Self {
             Self {
-                gathering: Gathering::new(
+                coalescer: WriteCoalescer::new(
                     Socket { takes, ..Socket::default() },
                     Account::unlimited(),
                     Contact::new(Duration::MAX),
@@ -319,30 +319,33 @@ mod tests {
             }
         }
 
-        fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut Gathering<Socket>>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        fn poll<T>(
+            &mut self,
+            poll: impl FnOnce(Pin<&mut WriteCoalescer<Socket>>, &mut Context<'_>) -> Poll<T>,
+        ) -> Poll<T> {
             let waker = Waker::from(self.wakes.clone());
-            poll(Pin::new(&mut self.gathering), &mut Context::from_waker(&waker))
+            poll(Pin::new(&mut self.coalescer), &mut Context::from_waker(&waker))
         }
 
         fn write(&mut self, bytes: &[u8]) -> Option<usize> {
-            match self.poll(|gathering, context| gathering.poll_write(context, bytes)) {
+            match self.poll(|coalescer, context| coalescer.poll_write(context, bytes)) {
                 Poll::Ready(count) => Some(count.unwrap()),
                 Poll::Pending => None,
             }
         }
 
         fn flush(&mut self) -> bool {
-            self.poll(|gathering, context| gathering.poll_flush(context)).is_ready()
+            self.poll(|coalescer, context| coalescer.poll_flush(context)).is_ready()
         }
 
         /// The read that begins every turn of a connection's task.
         fn turn(&mut self) {
-            let read = self.poll(|gathering, context| gathering.poll_read(context, &mut ReadBuf::new(&mut [0; 8])));
+            let read = self.poll(|coalescer, context| coalescer.poll_read(context, &mut ReadBuf::new(&mut [0; 8])));
             assert!(read.is_pending());
         }
 
         fn writes(&self) -> Vec<&[u8]> {
-            self.gathering.socket.writes.iter().map(Vec::as_slice).collect()
+            self.coalescer.socket.writes.iter().map(Vec::as_slice).collect()
         }
     }
 
@@ -366,30 +369,31 @@ mod tests {
     #[test]
     fn a_slow_socket_holds_up_who_writes_more_than_may_wait() {
         let mut test = Test::new(0);
-        assert_eq!(test.write(&vec![b'x'; MOST + 5]), Some(MOST));
+        assert_eq!(test.write(&vec![b'x'; MAX_WAITING_BYTES + 5]), Some(MAX_WAITING_BYTES));
         assert_eq!(test.write(b"y"), None);
         assert!(test.flush());
         test.turn();
         assert!(!test.flush(), "there is no more than what the socket takes");
-        test.gathering.socket.takes = MOST - 1;
+        test.coalescer.socket.takes = MAX_WAITING_BYTES - 1;
         assert_eq!(test.write(b"y"), Some(1));
-        assert_eq!(test.writes().iter().map(|write| write.len()).collect::<Vec<_>>(), [MOST - 1, 1]);
+        assert_eq!(test.writes().iter().map(|write| write.len()).collect::<Vec<_>>(), [MAX_WAITING_BYTES - 1, 1]);
     }
 
     #[tokio::test]
     async fn a_turn_reads_little_however_much_there_is_and_writes_all_the_same() {
         let (ours, mut theirs) = tokio::io::duplex(1024 * 1024);
         theirs.write_all(&vec![0; 512 * 1024]).await.unwrap();
-        let mut gathering = Gathering::new(ours, Account::unlimited(), Contact::new(Duration::MAX), &Turnstile::new());
+        let mut coalescer =
+            WriteCoalescer::new(ours, Account::unlimited(), Contact::new(Duration::MAX), &Turnstile::new());
         tokio::task::yield_now().await;
         poll_fn(|context| {
             let (mut bytes, mut reads) = ([0; 8192], 0);
-            while Pin::new(&mut gathering).poll_read(context, &mut ReadBuf::new(&mut bytes)).is_ready() {
+            while Pin::new(&mut coalescer).poll_read(context, &mut ReadBuf::new(&mut bytes)).is_ready() {
                 reads += 1;
             }
             assert_eq!(reads, 2);
-            assert!(Pin::new(&mut gathering).poll_write(context, b"said").is_ready());
-            Pin::new(&mut gathering).poll_shutdown(context)
+            assert!(Pin::new(&mut coalescer).poll_write(context, b"said").is_ready());
+            Pin::new(&mut coalescer).poll_shutdown(context)
         })
         .await
         .unwrap();
@@ -403,7 +407,7 @@ mod tests {
         let mut test = Test::new(1000);
         test.write(b"goodbye");
         assert!(test.flush());
-        assert!(test.poll(|gathering, context| gathering.poll_shutdown(context)).is_ready());
-        assert_eq!((test.writes(), test.gathering.socket.is_down), (vec![b"goodbye".as_slice()], true));
+        assert!(test.poll(|coalescer, context| coalescer.poll_shutdown(context)).is_ready());
+        assert_eq!((test.writes(), test.coalescer.socket.is_down), (vec![b"goodbye".as_slice()], true));
     }
 }

@@ -15,7 +15,7 @@ use crate::wait::{SOON, check, eventually};
 
 /// A proxy between clients that connect to [`address`](Self::address) and one server. Dropping it cuts all connections.
 #[derive(Debug)]
-pub struct Swallower {
+pub struct NotificationFilter {
     address: SocketAddr,
     paths: Paths,
     _accepting: JoinSet<()>,
@@ -24,17 +24,17 @@ pub struct Swallower {
 /// The paths whose next notification is dropped.
 type Paths = Arc<Mutex<BTreeSet<String>>>;
 
-impl Swallower {
+impl NotificationFilter {
     /// Starts a proxy in front of `server`. All frames pass.
     ///
     /// # Panics
     /// When it can't listen.
-    pub async fn start(server: SocketAddr) -> Swallower {
+    pub async fn start(server: SocketAddr) -> NotificationFilter {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let address = listener.local_addr().expect("it listens");
         let (paths, mut accepting) = (Paths::default(), JoinSet::new());
         accepting.spawn(accept(listener, server, paths.clone()));
-        Swallower { address, paths, _accepting: accepting }
+        NotificationFilter { address, paths, _accepting: accepting }
     }
 
     /// The address for clients.
@@ -43,13 +43,13 @@ impl Swallower {
     }
 
     /// Drops the next notification of a path.
-    pub fn swallow(&self, path: String) {
+    pub fn drop_next(&self, path: String) {
         self.paths.lock().unwrap().insert(path);
     }
 
     /// Waits until all chosen notifications have been dropped.
-    pub async fn has_swallowed(&self) {
-        eventually("the notifications are swallowed", SOON, async || {
+    pub async fn has_dropped(&self) {
+        eventually("the notifications are dropped", SOON, async || {
             let left = self.paths.lock().unwrap().clone();
             check(left.is_empty(), || format!("{left:?}"))
         })
@@ -82,8 +82,8 @@ async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, paths: &P
         let length = from.read_u32().await?;
         let mut frame = vec![0; usize::try_from(length).expect("a length")];
         from.read_exact(&mut frame).await?;
-        let is_swallowed = notified(&frame).is_some_and(|path| paths.lock().unwrap().remove(&path));
-        if !is_swallowed {
+        let is_dropped = notified(&frame).is_some_and(|path| paths.lock().unwrap().remove(&path));
+        if !is_dropped {
             to.write_all(&[&length.to_be_bytes()[..], &frame].concat()).await?;
         }
     }
