@@ -83,7 +83,8 @@ async fn the_go_lines_of_the_readme_print_what_they_say() {
          func work(ctx context.Context) {{ fmt.Println(\"working\", ctx.Err()) }}\n\
          func main() {{\nctx := context.Background()\n{lines}}}\n"
     );
-    let printed: Vec<_> = lines.lines().filter_map(|line| line.split_once(" // prints ")).map(|(_, what)| what).collect();
+    let printed: Vec<_> =
+        lines.lines().filter_map(|line| line.split_once(" // prints ")).map(|(_, what)| what).collect();
     assert!(!printed.is_empty(), "the lines print nothing");
     assert_eq!(run(&program).await, format!("{}\nworking <nil>\n", printed.join("\n")));
 }
