@@ -1,4 +1,4 @@
-//! The program of the README.
+//! The program of docs/tour.md; the README shows a part of it.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use rollcall::{Client, Error};

@@ -451,15 +451,26 @@ async fn a_job_does_not_outlive_the_command_that_holds_its_lock() {
 }
 
 #[tokio::test]
-async fn the_rust_program_of_the_readme_prints_what_the_readme_shows() {
+async fn the_rust_program_of_the_tour_prints_what_the_tour_shows() {
     let shell = Shell::open().await;
-    let shown = page::blocks(include_str!("../../README.md"), "In Rust");
+    let shown = page::blocks(include_str!("../../docs/tour.md"), "In Rust");
     let program = include_str!("../../client-rs/examples/readme.rs");
     assert!(program.ends_with(&format!("\n\n{}", page::only(&shown, "rust"))), "examples/readme.rs is another");
     let mut command = Command::new(built("examples/readme"));
     command.env("ROLLCALL_SERVER", shell.s.server.grpc().to_string());
     let said = done(Process::spawn("readme", shell.directory.path(), &mut command)).await;
     assert_eq!((said.code, said.stdout.as_str()), (Some(0), page::only(&shown, "text")), "{said:?}");
+}
+
+/// The test above runs them.
+#[test]
+fn the_rust_lines_of_the_readme_are_those_of_the_program() {
+    let shown = page::blocks(include_str!("../../README.md"), "In Rust");
+    let lines = page::only(&shown, "rust").replace("\"localhost:7700\"", "server");
+    let program = include_str!("../../client-rs/examples/readme.rs").lines().map(str::trim);
+    let from_the_client_on = program.skip_while(|line| !line.starts_with("let client"));
+    let body: Vec<_> = from_the_client_on.filter(|line| !line.is_empty() && *line != "}").collect();
+    assert_eq!(lines.lines().collect::<Vec<_>>(), body);
 }
 
 #[tokio::test]

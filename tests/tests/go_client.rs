@@ -52,16 +52,39 @@ async fn the_go_client_passes_its_tests_under_the_race_detector() {
     succeed("go-test", &mut test, COMPILING).await;
 }
 
-#[tokio::test]
-async fn the_go_program_of_the_readme_prints_what_the_readme_shows() {
-    let sandbox = Arm::ZooKeeper.sandbox("readme-go").await;
+/// Runs a program of a page, and answers with what it prints.
+async fn run(program: &str) -> String {
+    let sandbox = Arm::ZooKeeper.sandbox("page-go").await;
     let server = Server::start(&sandbox.hosts).await;
-    let shown = page::blocks(&fs::read_to_string(root().join("README.md")).unwrap(), "In Go");
-    let directory = scratch("readme-go");
+    let directory = scratch("page-go");
     let file = directory.path().join("main.go");
-    // The page has the address of `make run`'s server.
-    let address = server.grpc().to_string();
-    fs::write(&file, page::only(&shown, "go").replace("localhost:7700", &address)).unwrap();
-    let said = succeed("go-run", go("client-go").arg("run").arg(&file), COMPILING).await;
-    assert_eq!(said, page::only(&shown, "text"));
+    // The pages have the address of `make run`'s server.
+    fs::write(&file, program.replace("localhost:7700", &server.grpc().to_string())).unwrap();
+    succeed("go-run", go("client-go").arg("run").arg(&file), COMPILING).await
+}
+
+fn blocks(file: &str) -> Vec<(String, String)> {
+    page::blocks(&fs::read_to_string(root().join(file)).unwrap(), "In Go")
+}
+
+#[tokio::test]
+async fn the_go_program_of_the_tour_prints_what_the_tour_shows() {
+    let shown = blocks("docs/tour.md");
+    assert_eq!(run(page::only(&shown, "go")).await, page::only(&shown, "text"));
+}
+
+/// The README leaves out what is around the calls.
+#[tokio::test]
+async fn the_go_lines_of_the_readme_print_what_they_say() {
+    let shown = blocks("README.md");
+    let lines = page::only(&shown, "go");
+    let program = format!(
+        "package main\nimport (\n\"context\"\n\"fmt\"\nrollcall \"github.com/rollcall/rollcall/client-go\"\n)\n\
+         func work(ctx context.Context) {{ fmt.Println(\"working\", ctx.Err()) }}\n\
+         func main() {{\nctx := context.Background()\n{lines}}}\n"
+    );
+    let printed: Vec<_> =
+        lines.lines().filter_map(|line| line.split_once(" // prints ")).map(|(_, what)| what).collect();
+    assert!(!printed.is_empty(), "the lines print nothing");
+    assert_eq!(run(&program).await, format!("{}\nworking <nil>\n", printed.join("\n")));
 }

@@ -1,5 +1,6 @@
 //! Programs in other languages against a server on real ZooKeeper: plain stubs in Python and Go, the original kazoo and
-//! nd_service_registry beside Rollcall, and grpcurl as the README shows it. `tests/setup.sh` installs what they need.
+//! nd_service_registry beside Rollcall, and grpcurl as the README and docs/tour.md show it. `tests/setup.sh` installs what
+//! they need.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -123,12 +124,21 @@ async fn go_makes_all_eight_calls_with_generated_stubs() {
     succeed("go-test", &mut test, Duration::from_secs(600)).await;
 }
 
-#[tokio::test]
-async fn the_tour_of_the_readme_prints_what_the_readme_shows() {
+async fn run_tour_of(file: &str) {
     let sandbox = Arm::ZooKeeper.sandbox("tour").await;
     let server = Server::start(&sandbox.hosts).await;
-    let page = fs::read_to_string(root().join("README.md")).expect("there is a README.md");
+    let page = fs::read_to_string(root().join(file)).unwrap();
     run_tour(&console::parse(&page, "tour"), &server, &sandbox).await;
+}
+
+#[tokio::test]
+async fn the_tour_of_the_readme_prints_what_the_readme_shows() {
+    run_tour_of("README.md").await;
+}
+
+#[tokio::test]
+async fn the_long_tour_prints_what_the_page_shows() {
+    run_tour_of("docs/tour.md").await;
 }
 
 #[tokio::test]
