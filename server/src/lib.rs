@@ -22,6 +22,7 @@ mod mutex;
 mod refusal;
 mod sessions;
 mod shared_bytes;
+mod spare;
 mod standing;
 mod turns;
 mod types;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::claims::Claimed;
+use crate::spare;
 use crate::types::NodePath;
 use crate::zk::PathReservation;
 
@@ -32,11 +33,12 @@ impl PathReservations {
     /// The node that was held is gone.
     pub(super) fn removed(&mut self, path: &NodePath) {
         self.held.remove(path);
+        spare::shrink(&mut self.held);
     }
 
     /// Nothing is held of the path any more, and no node can exist.
     pub(super) fn release(&mut self, path: &NodePath) {
-        self.held.remove(path);
+        self.removed(path);
         self.doubtful.remove(path);
     }
 }

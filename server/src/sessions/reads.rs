@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::lanes::Lane;
 use super::upkeep::BATCH;
+use crate::spare;
 use crate::types::{NodePath, SessionId};
 use crate::zk::WatchSessionId;
 
@@ -125,6 +126,7 @@ impl ReadQueue {
             }
             _ => true,
         });
+        spare::shrink(&mut self.stages);
     }
 
     /// A read that confirms is over.

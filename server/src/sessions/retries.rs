@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::spare;
 use crate::types::NodePath;
 
 /// Maximum number of claims that are tried again at once.
@@ -73,6 +74,7 @@ impl Retries {
     pub(super) fn remove(&mut self, path: &NodePath) {
         if let Some(number) = self.numbers.remove(path) {
             self.by_number.remove(&number);
+            spare::shrink(&mut self.numbers);
         }
     }
 

@@ -21,6 +21,7 @@ use super::upkeep::NodeRemoval;
 use crate::budget::{Account, Share};
 use crate::contact::Heard;
 use crate::error::Error;
+use crate::spare;
 use crate::types::{Generation, NodePath, SessionId};
 use crate::value::{EncodedValue, Stamp};
 use crate::zk::{ErrorCode, FenceEpoch, NodeEvents};
@@ -334,6 +335,7 @@ impl State {
     pub(super) fn forget(&mut self, path: &NodePath) {
         self.hold(path, None);
         self.entries.remove(path);
+        spare::shrink(&mut self.entries);
         self.waiting.remove(path);
         self.effects.push(Effect::Release { path: path.clone() });
         let Some(parent) = path.parent() else { return };
@@ -341,6 +343,7 @@ impl State {
             siblings.paths.remove(path);
             if siblings.paths.is_empty() {
                 self.siblings.remove(&parent);
+                spare::shrink(&mut self.siblings);
                 self.effects.push(Effect::Unwatch { parent });
             }
         }

@@ -19,6 +19,7 @@ use super::{Departures, Message};
 use crate::clock;
 use crate::contact::StallDetector;
 use crate::evictions::{Evictions, Table};
+use crate::spare;
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, EphemeralSessions, FenceEpoch, Mailbox, NodeEvents, Subscription, Zk};
 
@@ -194,6 +195,8 @@ impl Task {
                 self.step(Input::Gone { stream });
             }
         }
+        spare::shrink_queue(&mut self.due);
+        spare::shrink_queue(&mut self.departed);
         if self.state.has_chores() {
             self.step(Input::GoOn);
         }
@@ -326,7 +329,10 @@ impl Task {
                 let subscription = self.zk.hub.subscribe(&parent, &self.mailbox);
                 self.subscriptions.insert(parent, subscription);
             }
-            Effect::Unwatch { parent } => drop(self.subscriptions.remove(&parent)),
+            Effect::Unwatch { parent } => {
+                self.subscriptions.remove(&parent);
+                spare::shrink(&mut self.subscriptions);
+            }
         }
     }
 }
