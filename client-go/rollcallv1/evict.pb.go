@@ -25,7 +25,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Which registration to take out, and for how long.
+// The registration to remove, and for how long.
 type EvictRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path of the registration.

@@ -26,31 +26,31 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Which lock to take, and on what terms.
+// The lock to take, and the terms.
 type AcquireLockRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path of the lock. With `lock_id`: the path that the id was given for.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// How many may hold the lock at once. All who use the path must say the same. 0, the default,
-	// means 1.
+	// Maximum number of holders at once. All clients that use the path must give the same number. 0, the
+	// default, means 1.
 	Simultaneous uint32 `protobuf:"varint,2,opt,name=simultaneous,proto3" json:"simultaneous,omitempty"`
-	// How long to wait for the lock. Zero: try, and take no place in the queue. Absent, the default:
-	// for ever. With `lock_id` there is no lock to wait for; whether it still stands is looked up for
-	// up to this long, and for 2 seconds at least.
+	// How long to wait for the lock. Zero: try, and take no place in the queue. Absent, the default: for
+	// ever. With `lock_id` there is no lock to wait for: the server looks for up to this long, and for 2
+	// seconds at least, whether the lock still exists.
 	Wait *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3,oneof" json:"wait,omitempty"`
 	// How long the lock outlives the last sign of life of your connection, from 1 second to 10 minutes;
 	// anything else is refused with INVALID_ARGUMENT, reason INVALID_TTL. Absent or zero, the default:
 	// the lock ends with the stream.
 	Ttl *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	// Who you are, for others to see: it stands in ZooKeeper and in DescribeLock. Empty, the default:
-	// the server picks one.
+	// Your name, for others to see in ZooKeeper and in DescribeLock. Empty, the default: the server picks
+	// one.
 	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
 	// To renew a lock with a ttl, or pick it up, on any replica: the id from Queued or Held. Empty, the
 	// default: a new place at the queue's end.
 	LockId string `protobuf:"bytes,6,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
-	// How long the stream may be silent before the server sends `heartbeat`, from 1 second to 10
-	// minutes; zero: never. Absent, the default: 20 seconds. While the lock is held it is a third of the
-	// last Held.horizon at most, but for a Held that Suspended follows at once.
+	// How long the stream may be silent before the server sends `heartbeat`, from 1 second to 10 minutes;
+	// zero: never. Absent, the default: 20 seconds. While the lock is held, the time is at most a third
+	// of the last Held.horizon, except after a Held that Suspended follows at once.
 	Heartbeat     *durationpb.Duration `protobuf:"bytes,7,opt,name=heartbeat,proto3,oneof" json:"heartbeat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -138,7 +138,7 @@ func (x *AcquireLockRequest) GetHeartbeat() *durationpb.Duration {
 // One message of a lock's stream.
 type AcquireLockResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What has happened. Clients should ignore an event that they do not know.
+	// The event. Clients should ignore an event that they do not know.
 	//
 	// Types that are valid to be assigned to Event:
 	//
@@ -293,13 +293,13 @@ func (*AcquireLockResponse_Draining) isAcquireLockResponse_Event() {}
 // A place in the queue.
 type Queued struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What to name this lock by in ReleaseLock, or in AcquireLock to come back to it. Opaque, and a
-	// secret: who has it can release the lock.
+	// The id of this lock, for ReleaseLock, and for AcquireLock to come back to it. Opaque, and a secret:
+	// everyone who has it can release the lock.
 	LockId string `protobuf:"bytes,1,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// The place in the queue, counted from 1.
 	Position uint32 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
-	// The names of those who hold the lock now, the earliest grant first. The list ends after 4 KiB where
-	// they are very many.
+	// The names of the present holders, the earliest grant first: at most the first 100, and at most 4
+	// KiB of names.
 	Holders       []string `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -361,16 +361,17 @@ type Held struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The same id as in Queued.
 	LockId string `protobuf:"bytes,1,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
-	// Rises with every grant of this lock, and stays the same while you hold it. Pass it to what the
-	// lock guards, and have that refuse a smaller one than it has seen.
+	// Rises with every grant of this lock, and stays the same while you hold it. Pass it to the resource
+	// that the lock guards. The resource should refuse a token that is smaller than one that it has seen.
 	FencingToken int64 `protobuf:"varint,2,opt,name=fencing_token,json=fencingToken,proto3" json:"fencing_token,omitempty"`
 	// The ttl in force. Absent: the lock ends with the stream.
 	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	// How long you may hear nothing from this replica before you must take the lock for lost, counted from
-	// its last Held or Heartbeat. A replica that is stopped, or cut off from you, can't tell you that
-	// another has been granted the lock; nobody has been before this time is over. After Suspended,
-	// `remaining` counts instead. While you hold the lock a heartbeat comes at least every third of this
-	// time, unless you asked for none. Absent: the replica is of an older version; take 10 seconds.
+	// How long you may hear nothing from this replica before you must take the lock for lost, counted
+	// from its last Held or Heartbeat. A replica that is stopped, or cut off from you, can't tell you
+	// that another client has been granted the lock. No other client is granted it before this time is
+	// over. After Suspended, `remaining` counts instead. While you hold the lock a heartbeat comes at
+	// least every third of this time, unless you asked for none. Absent: the replica is of an older
+	// version; take 10 seconds.
 	Horizon       *durationpb.Duration `protobuf:"bytes,4,opt,name=horizon,proto3" json:"horizon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -438,7 +439,8 @@ func (x *Held) GetHorizon() *durationpb.Duration {
 // the same token, or LockLost.
 type Suspended struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long the lock is sure to be yours still. Stop what it guards before that.
+	// How long the lock is certainly yours. Stop using the resource that it guards before that time is
+	// over.
 	Remaining     *durationpb.Duration `protobuf:"bytes,1,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -564,7 +566,7 @@ func (*Heartbeat) Descriptor() ([]byte, []int) {
 	return file_rollcall_v1_lock_proto_rawDescGZIP(), []int{6}
 }
 
-// Which lock to give back.
+// The lock to release.
 type ReleaseLockRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id from Queued or Held.
@@ -610,7 +612,7 @@ func (x *ReleaseLockRequest) GetLockId() string {
 	return ""
 }
 
-// The lock is not held under this id any more, nor waited for.
+// The lock is no longer held or waited for under this id.
 type ReleaseLockResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True when this call ended the lock or the place in the queue; false when it ended in another way
@@ -657,7 +659,7 @@ func (x *ReleaseLockResponse) GetReleased() bool {
 	return false
 }
 
-// Which lock to describe.
+// The lock to describe.
 type DescribeLockRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path of the lock.
@@ -703,17 +705,17 @@ func (x *DescribeLockRequest) GetPath() string {
 	return ""
 }
 
-// Who holds a lock and who waits for it.
+// The holders of a lock, and its waiters.
 type DescribeLockResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path that was asked for.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// How many may hold the lock at once; 0 when there is no such lock.
+	// Maximum number of holders at once; 0 when there is no such lock.
 	Simultaneous uint32 `protobuf:"varint,2,opt,name=simultaneous,proto3" json:"simultaneous,omitempty"`
-	// Those who hold it, the earliest grant first; of more than 10,000, not all.
+	// The holders, the earliest grant first. If there are more than 10,000, some are missing.
 	Holders []*LockParty `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
-	// Those who wait, in the order in which they will be served; the first of them, where they are more than
-	// 10,000 or all would be more than fit in a message of 2 MiB.
+	// The waiters, in the order in which they will be served. If there are more than 10,000, or more than
+	// fit in a message of 2 MiB, only the first of them.
 	Waiters       []*LockParty `protobuf:"bytes,4,rep,name=waiters,proto3" json:"waiters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -777,16 +779,16 @@ func (x *DescribeLockResponse) GetWaiters() []*LockParty {
 	return nil
 }
 
-// One who holds a lock or waits for it.
+// A holder of a lock, or a waiter.
 type LockParty struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name that it gave.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The token of its grant; 0 for one who waits.
+	// The token of its grant; 0 for a waiter.
 	FencingToken int64 `protobuf:"varint,2,opt,name=fencing_token,json=fencingToken,proto3" json:"fencing_token,omitempty"`
-	// Since when it has held the lock or waited, by ZooKeeper's clock.
+	// When it was granted the lock or began to wait, by ZooKeeper's clock.
 	SinceTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
-	// True when it did not come through Rollcall but, for one, through kazoo.
+	// True when it did not come through Rollcall but through another program, such as kazoo.
 	Foreign bool `protobuf:"varint,4,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	// Its ttl. Absent: none, or not known.
 	Ttl *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`

@@ -32,8 +32,8 @@ const (
 	// The same as CONSISTENCY_CACHED.
 	Consistency_CONSISTENCY_UNSPECIFIED Consistency = 0
 	// From the replica's memory, which ZooKeeper keeps up to date: fast, and a moment behind at most
-	// while ZooKeeper can be reached. One replica never shows an older state of a path than before, nor
-	// one that is older than what it has acknowledged on the same connection.
+	// while ZooKeeper can be reached. One replica never shows an older state of a path than before, nor a
+	// state that is older than what it has acknowledged on the same connection.
 	Consistency_CONSISTENCY_CACHED Consistency = 1
 	// After a sync with ZooKeeper: sees every write that was acknowledged before the call, as far as
 	// ZooKeeper's sync promises it. Costs a round trip to ZooKeeper.
@@ -81,7 +81,7 @@ func (Consistency) EnumDescriptor() ([]byte, []int) {
 	return file_rollcall_v1_read_proto_rawDescGZIP(), []int{0}
 }
 
-// What can happen to a watched path and its children.
+// The kinds of changes of a watched path and its children.
 type ChangeKind int32
 
 const (
@@ -93,7 +93,7 @@ const (
 	ChangeKind_CHANGE_KIND_UPDATED ChangeKind = 2
 	// A child has gone.
 	ChangeKind_CHANGE_KIND_REMOVED ChangeKind = 3
-	// The watched path has come to be.
+	// The watched path was created.
 	ChangeKind_CHANGE_KIND_CREATED ChangeKind = 4
 	// The watched path's own data has changed.
 	ChangeKind_CHANGE_KIND_DATA_CHANGED ChangeKind = 5
@@ -160,8 +160,8 @@ const (
 	BackendState_BACKEND_STATE_CONNECTED BackendState = 1
 	// ZooKeeper cannot be reached for now. What you have stays as it is, and may be out of date.
 	BackendState_BACKEND_STATE_SUSPENDED BackendState = 2
-	// The ZooKeeper session has ended. The watch goes on in a new one; what changed meanwhile arrives
-	// as a delta or a snapshot.
+	// The ZooKeeper session has ended. The watch goes on in a new one; changes made meanwhile arrive as a
+	// delta or a snapshot.
 	BackendState_BACKEND_STATE_LOST BackendState = 3
 )
 
@@ -208,15 +208,15 @@ func (BackendState) EnumDescriptor() ([]byte, []int) {
 	return file_rollcall_v1_read_proto_rawDescGZIP(), []int{2}
 }
 
-// Which node to read, and how.
+// The node to read, and how.
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path to read.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// How fresh the answer has to be. Default: cached.
 	Consistency Consistency `protobuf:"varint,2,opt,name=consistency,proto3,enum=rollcall.v1.Consistency" json:"consistency,omitempty"`
-	// How long to wait for the path to have a child. When the time is over, the answer is what there
-	// is. Absent or zero, the default: no waiting.
+	// How long to wait for the path to have a child. When the time is over, the answer is the present
+	// state. Absent or zero, the default: no waiting.
 	Wait *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
 	// Read the whole subtree and not only the children. Default: false.
 	Recursive bool `protobuf:"varint,4,opt,name=recursive,proto3" json:"recursive,omitempty"`
@@ -226,10 +226,12 @@ type GetRequest struct {
 	// For a later page: the `next_page_token` of the page before, with the same path and `recursive`.
 	// Empty, the default: the first page.
 	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// What the caller has seen: the answer is at least as new, on any replica. It is the largest of the
-	// revisions, generations, fencing tokens and `stat.mzxid` that any answer gave it, of any path. The
-	// replica waits up to about 2 seconds for it; then the answer is what there is, and `stale`. 0, the
-	// default: nothing. Ignored for a later page. Negative: refused with INVALID_ARGUMENT.
+	// The answer is at least as new as this, on any replica. Give the largest of the revisions,
+	// generations, fencing tokens and `stat.mzxid` that any answer gave you, of any path. The replica
+	// waits up to about 2 seconds for it. Then the answer is the state that it has, and `stale`. While
+	// the replica is suspended (BACKEND_STATE_SUSPENDED) it does not wait: the answer comes at once, and
+	// is `stale`. 0, the default, asks for nothing. Ignored for a later page. Negative: refused with
+	// INVALID_ARGUMENT.
 	MinRevision   int64 `protobuf:"varint,7,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -319,7 +321,7 @@ type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The node.
 	Node *Node `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// What dates this state; all pages of one listing carry the same. Give it to Watch as
+	// The revision of this state; all pages of one listing have the same. Give it to Watch as
 	// `since_revision` to go on from here without a gap.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// True when ZooKeeper could not be reached, so that the state may be out of date, or when the state is
@@ -330,7 +332,7 @@ type GetResponse struct {
 	// Where the next page begins. Empty on the last page. Later pages come without the node's own value.
 	NextPageToken string `protobuf:"bytes,5,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// True when ZooKeeper has answered, and its history ends before `min_revision`: it went back in time,
-	// as after a restored backup. Revisions you kept from before mean nothing now: ask without.
+	// as after a restored backup. Revisions that you kept from before mean nothing now: ask without them.
 	Reset_        bool `protobuf:"varint,6,opt,name=reset,proto3" json:"reset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -408,23 +410,25 @@ func (x *GetResponse) GetReset_() bool {
 	return false
 }
 
-// What to watch, and from when on.
+// The path to watch, and where to begin.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path to watch. It need not exist yet.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// Watch the whole subtree and not only the children. Default: false.
 	Recursive bool `protobuf:"varint,2,opt,name=recursive,proto3" json:"recursive,omitempty"`
-	// To resume: the last revision you were given other than 0. You then get only what has changed
-	// since, if the replica still knows. 0, the default: begin with a snapshot.
+	// To resume: the last revision other than 0 that you were given. You then get only the changes since,
+	// if the replica still knows them. 0, the default: begin with a snapshot.
 	SinceRevision int64 `protobuf:"varint,3,opt,name=since_revision,json=sinceRevision,proto3" json:"since_revision,omitempty"`
 	// How long the stream may be silent before the server sends `current`, from 1 second to 10
 	// minutes; zero: never. Absent, the default: 20 seconds.
 	Heartbeat *durationpb.Duration `protobuf:"bytes,4,opt,name=heartbeat,proto3,oneof" json:"heartbeat,omitempty"`
 	// Send the full state with each change, and never a delta. Default: false.
 	Full bool `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
-	// As in GetRequest, for the first message: it is at least as new as this. What is not there in time
-	// follows as a change. 0, the default: nothing. Negative: refused with INVALID_ARGUMENT.
+	// The first message is at least as new as this, as in GetRequest. If the replica does not get there
+	// in time, it sends the state that it has, and the rest follows as changes. If ZooKeeper has
+	// answered, and its history ends before this revision, as after a restored backup, the first snapshot
+	// has `reset`. 0, the default, asks for nothing. Negative: refused with INVALID_ARGUMENT.
 	MinRevision   int64 `protobuf:"varint,6,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -505,13 +509,13 @@ func (x *WatchRequest) GetMinRevision() int64 {
 // One message of a watch.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What dates the state after this message. It rises strictly with each new state; `current` and
+	// The revision of the state after this message. It rises strictly with each new state; `current` and
 	// `backend` repeat the last, and `current` may also carry a later one without any event. 0 in every
 	// part of a message in parts but the last, in `draining`, and where no state is known yet.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// True while ZooKeeper cannot be reached, so that the state may be out of date.
 	Stale bool `protobuf:"varint,2,opt,name=stale,proto3" json:"stale,omitempty"`
-	// What has happened. Clients should ignore an event that they do not know.
+	// The event. Clients should ignore an event that they do not know.
 	//
 	// Types that are valid to be assigned to Event:
 	//
@@ -660,15 +664,15 @@ func (*WatchResponse_Backend) isWatchResponse_Event() {}
 
 func (*WatchResponse_Draining) isWatchResponse_Event() {}
 
-// The full state of the watched path. One over 1 MiB comes in parts, whose children add up.
+// The full state of the watched path. A state over 1 MiB comes in parts, whose children add up.
 type Snapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The node, with this part's children.
 	Node *Node `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// True when more parts follow. The state is complete with the first part that says false.
 	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
-	// True when ZooKeeper itself went back in time, as after a restored backup: revisions you kept from
-	// before mean nothing now.
+	// True when ZooKeeper itself went back in time, as after a restored backup: revisions that you kept
+	// from before mean nothing now.
 	Reset_        bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -725,7 +729,7 @@ func (x *Snapshot) GetReset_() bool {
 	return false
 }
 
-// What has changed since the last state. One over 1 MiB comes in parts.
+// The changes since the last state. A delta over 1 MiB comes in parts.
 type Delta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The changes; apply them in order.
@@ -783,7 +787,7 @@ func (x *Delta) GetMore() bool {
 // One change.
 type Change struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What happened.
+	// The kind of the change.
 	Kind ChangeKind `protobuf:"varint,1,opt,name=kind,proto3,enum=rollcall.v1.ChangeKind" json:"kind,omitempty"`
 	// The child that it happened to; in a recursive watch its path relative to the watched one. Empty
 	// for the watched path itself.
@@ -846,7 +850,7 @@ func (x *Change) GetChild() *Child {
 	return nil
 }
 
-// The state you have is the present one.
+// The state that you have is the present one.
 type Current struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -883,7 +887,7 @@ func (*Current) Descriptor() ([]byte, []int) {
 	return file_rollcall_v1_read_proto_rawDescGZIP(), []int{7}
 }
 
-// How the replica stands with ZooKeeper.
+// The replica's connection to ZooKeeper.
 type Backend struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The state of the connection from now on.

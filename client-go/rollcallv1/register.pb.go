@@ -24,10 +24,10 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// One thing said by the client on a Register stream.
+// A client's message on a Register stream.
 type RegisterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is said. Leaving it empty ends the stream with INVALID_ARGUMENT, reason PROTOCOL.
+	// The request. An empty one ends the stream with INVALID_ARGUMENT, reason PROTOCOL.
 	//
 	// Types that are valid to be assigned to Request:
 	//
@@ -169,7 +169,7 @@ type OpenSession struct {
 	// else is refused with INVALID_ARGUMENT, reason INVALID_TTL. Absent or zero, the default: not at
 	// all.
 	Ttl *durationpb.Duration `protobuf:"bytes,1,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	// Who the client is, for the server's logs. Default: empty.
+	// The client's name, for the server's logs. Default: empty.
 	ClientName string `protobuf:"bytes,2,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
 	// The client's process id, written as key `pid` into each `data` value that has none. Default: 0,
 	// which writes nothing.
@@ -234,12 +234,12 @@ type SetRegistration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path to register. Missing parents are created as durable nodes, and stay.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// What the node holds. Absent, the default: an empty `data`, to which the server adds its keys.
+	// The node's value. Absent, the default: an empty `data`, to which the server adds its keys.
 	Value *Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// To resume: the generation that Registered last gave for this path. With it the set never takes
 	// over a newer registration. Absent, the default: a new registration.
 	Generation *int64 `protobuf:"varint,3,opt,name=generation,proto3,oneof" json:"generation,omitempty"`
-	// Do not take over a registration that stands: answer Rejected, ALREADY_EXISTS with reason
+	// Do not take over a registration that exists: answer Rejected, ALREADY_EXISTS with reason
 	// NAME_TAKEN, instead. Default: false.
 	Exclusive     bool `protobuf:"varint,4,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -425,10 +425,10 @@ func (*CloseSession) Descriptor() ([]byte, []int) {
 	return file_rollcall_v1_register_proto_rawDescGZIP(), []int{5}
 }
 
-// One thing said by the server on a Register stream.
+// A server's message on a Register stream.
 type RegisterResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is said. Clients should ignore a response that they do not know.
+	// The response. Clients should ignore a response that they do not know.
 	//
 	// Types that are valid to be assigned to Response:
 	//
@@ -590,7 +590,7 @@ type RegisterResponse_Pending struct {
 }
 
 type RegisterResponse_Overwritten struct {
-	// Somebody else wrote into a registered node; the server puts it right.
+	// Another program wrote into a registered node; the server puts it right.
 	Overwritten *Overwritten `protobuf:"bytes,5,opt,name=overwritten,proto3,oneof"`
 }
 
@@ -635,7 +635,7 @@ func (*RegisterResponse_Draining) isRegisterResponse_Response() {}
 // The session's terms, as the server understood them.
 type Opened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A name for this session in the server's logs. It opens nothing and is not needed to resume.
+	// A name for this session in the server's logs. It gives no access, and is not needed to resume.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// The ttl in force. Absent: none.
 	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
@@ -713,15 +713,15 @@ type Registered struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The registered path.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// Which incarnation this is: the node's czxid, larger than that of every earlier one. Keep the last
-	// one you were given, to resume with.
+	// The incarnation of the registration: the node's czxid, larger than that of every earlier one. Keep
+	// the last one that you were given, to resume with.
 	Generation int64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	// The node's statistics.
 	Stat *Stat `protobuf:"bytes,3,opt,name=stat,proto3" json:"stat,omitempty"`
 	// True when nobody asked: the registration had gone and the server made it again, or its data had
 	// been overwritten and the server put them right. The generation stays the same in the second case.
 	Restored bool `protobuf:"varint,4,opt,name=restored,proto3" json:"restored,omitempty"`
-	// True when the set resumed a registration that stood, so that it was never missing. The generation
+	// True when the set resumed a registration that existed, so that it was never missing. The generation
 	// may be a new one all the same.
 	Adopted       bool `protobuf:"varint,5,opt,name=adopted,proto3" json:"adopted,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -839,13 +839,13 @@ func (x *Unregistered) GetPath() string {
 	return ""
 }
 
-// A set cannot be carried out yet, for one because ZooKeeper cannot be reached. The server keeps it
+// A set cannot be carried out yet, for example because ZooKeeper cannot be reached. The server keeps it
 // and answers when it is done; do not send it again.
 type Pending struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path of the set that waits.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// What it waits for, as a stable reason such as BACKEND_UNAVAILABLE.
+	// The cause of the wait, as a stable reason such as BACKEND_UNAVAILABLE.
 	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -895,14 +895,14 @@ func (x *Pending) GetReason() string {
 	return ""
 }
 
-// Somebody else changed the data of a registered node. The server writes yours again after a pause that
-// grows each time, because two programs that each restore their own data at once would never end.
+// Another program changed the data of a registered node. The server writes yours again after a pause
+// that grows each time, because two programs that each restore their own data at once would never end.
 // Registered with `restored` follows when that is done. Your next set writes yours at once.
 type Overwritten struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The registered path.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// What the node holds now. Absent: it is empty.
+	// The node's value now. Absent: it is empty.
 	Value *Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// The node's statistics now.
 	Stat          *Stat `protobuf:"bytes,3,opt,name=stat,proto3" json:"stat,omitempty"`
@@ -1025,7 +1025,8 @@ func (x *Lost) GetReason() LostReason {
 	return LostReason_LOST_REASON_UNSPECIFIED
 }
 
-// A set was refused, with what would be a status if it were a call of its own.
+// A set was refused. The fields are those of the status with which it would end if it were a call of
+// its own.
 type Rejected struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path of the set.

@@ -172,7 +172,7 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_rollcall_v1_status_proto_rawDescGZIP(), []int{0}
 }
 
-// How one replica stands.
+// The state of one replica.
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The replica's name: `--name`, by default its host's name and its gRPC port.
@@ -187,18 +187,18 @@ type StatusResponse struct {
 	StateCause string `protobuf:"bytes,5,opt,name=state_cause,json=stateCause,proto3" json:"state_cause,omitempty"`
 	// Time that streams may still live. Absent unless the replica is draining.
 	Remaining *durationpb.Duration `protobuf:"bytes,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	// What the replica keeps everything in.
+	// The backend of the replica.
 	Backend *BackendStatus `protobuf:"bytes,7,opt,name=backend,proto3" json:"backend,omitempty"`
 	// The replica's sessions with ZooKeeper.
 	Sessions []*SessionStatus `protobuf:"bytes,8,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	// Amounts that the replica has now.
 	Counts *ReplicaCounts `protobuf:"bytes,9,opt,name=counts,proto3" json:"counts,omitempty"`
-	// Memory for what clients send and have not read.
+	// Memory for data that clients have sent, and for data that they have not read.
 	Memory *Usage `protobuf:"bytes,10,opt,name=memory,proto3" json:"memory,omitempty"`
 	// Memory for live copies of the paths that are read and watched.
 	ViewMemory *Usage `protobuf:"bytes,11,opt,name=view_memory,json=viewMemory,proto3" json:"view_memory,omitempty"`
-	// All replicas that have a session with ZooKeeper, by name, this one included; of more than 1,000
-	// sessions, not all. It is the last list that this replica has read.
+	// All replicas that have a session with ZooKeeper, by name, this one included. If they have more than
+	// 1,000 sessions, some are missing. It is the last list that this replica has read.
 	Replicas []*ReplicaSessions `protobuf:"bytes,12,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	// When that list was read, by the replica's clock. Absent: never, and the list is empty.
 	ReplicasTime  *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=replicas_time,json=replicasTime,proto3" json:"replicas_time,omitempty"`
@@ -327,18 +327,18 @@ func (x *StatusResponse) GetReplicasTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// What a replica keeps everything in.
+// The backend of a replica, which keeps all its data.
 type BackendStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which kind of backend it is.
+	// The kind of the backend.
 	Kind BackendKind `protobuf:"varint,1,opt,name=kind,proto3,enum=rollcall.v1.BackendKind" json:"kind,omitempty"`
 	// CONNECTED: requests of every kind can be sent now. SUSPENDED: they can't.
 	State BackendState `protobuf:"varint,2,opt,name=state,proto3,enum=rollcall.v1.BackendState" json:"state,omitempty"`
-	// Since when it has this state, by the replica's clock.
+	// When it got this state, by the replica's clock.
 	SinceTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
 	// The addresses of the servers that the replica is connected to now.
 	Servers []string `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
-	// How the last try to connect failed, and to which server. Empty while CONNECTED.
+	// The failure of the last try to connect, and the server of it. Empty while CONNECTED.
 	LastError     string `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -420,7 +420,7 @@ type SessionStatus struct {
 	Server string `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
 	// True when the session watches, and holds no ephemeral nodes.
 	Watching bool `protobuf:"varint,4,opt,name=watching,proto3" json:"watching,omitempty"`
-	// What its ephemeral paths come to, in bytes, and what they may.
+	// The size of its ephemeral paths, in bytes, and its limit.
 	PathBytes     *Usage `protobuf:"bytes,5,opt,name=path_bytes,json=pathBytes,proto3" json:"path_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -494,9 +494,9 @@ func (x *SessionStatus) GetPathBytes() *Usage {
 // An amount in use, and its limit.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How much is in use.
+	// The amount in use.
 	Used uint64 `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`
-	// How much may be.
+	// The limit.
 	Limit         uint64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -559,7 +559,8 @@ type ReplicaCounts struct {
 	WatchStreams uint64 `protobuf:"varint,4,opt,name=watch_streams,json=watchStreams,proto3" json:"watch_streams,omitempty"`
 	// Open AcquireLock streams.
 	LockStreams uint64 `protobuf:"varint,5,opt,name=lock_streams,json=lockStreams,proto3" json:"lock_streams,omitempty"`
-	// Get calls that wait for a first child.
+	// Get calls that wait for a first child, or for a state as new as `min_revision` or as the replica's
+	// earlier answers.
 	WaitingGets uint64 `protobuf:"varint,6,opt,name=waiting_gets,json=waitingGets,proto3" json:"waiting_gets,omitempty"`
 	// Registrations that clients hold or ask for.
 	Registrations uint64 `protobuf:"varint,7,opt,name=registrations,proto3" json:"registrations,omitempty"`
@@ -667,7 +668,7 @@ func (x *ReplicaCounts) GetViews() uint64 {
 // A replica, as ZooKeeper shows it.
 type ReplicaSessions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The replica's name. Empty: it is of a version that does not say.
+	// The replica's name. Empty: the replica's version does not report one.
 	Replica string `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
 	// The ids of its sessions that hold ephemeral nodes.
 	Sessions      []int64 `protobuf:"varint,2,rep,packed,name=sessions,proto3" json:"sessions,omitempty"`

@@ -23,12 +23,12 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What to write, and where.
+// The node to write, and its value.
 type PutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path of the durable node to write.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// What the node shall hold. Absent, the default: nothing, an empty node.
+	// The node's new value. Absent, the default: nothing, an empty node.
 	Value *Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Write only if the node exists and its `stat.version` is this one. Absent, the default: whatever
 	// the version.
@@ -100,7 +100,7 @@ func (x *PutRequest) GetCreateOnly() bool {
 // The write was acknowledged by ZooKeeper.
 type PutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The node's statistics after the write; `version` is what a later compare-and-set expects.
+	// The node's statistics after the write. A later compare-and-set expects this `version`.
 	Stat          *Stat `protobuf:"bytes,1,opt,name=stat,proto3" json:"stat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -143,7 +143,7 @@ func (x *PutResponse) GetStat() *Stat {
 	return nil
 }
 
-// What to delete.
+// The node to delete.
 type DeleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The absolute path of the durable node to delete.

@@ -41,23 +41,23 @@ class RegistryStub(object):
     All streams (Register, Watch, AcquireLock):
 
     - Response headers are sent at once, before the server has read any request.
-    - Goodbye is said in words (`close`, `unset`, ReleaseLock) or, where nothing has a ttl, by cancelling
-    the call; with a ttl that cannot be told from a broken stream, and counts as one. The end of the
-    request side means nothing: a client may half-close and stay. A deadline that passes, or a
-    connection that goes silent, counts as a broken stream and not as a goodbye; nor is it one when
-    the server ends the stream.
-    - A client that does not read its responses is still heard. What it has missed is kept as one state
-    for each path, so it costs bounded memory and older states may be skipped.
+    - A client says goodbye by a message (`close`, `unset`, ReleaseLock) or, where nothing has a ttl, by
+    cancelling the call. With a ttl, a cancelled call cannot be distinguished from a broken stream, and
+    counts as one. The end of the request side means nothing: a client may half-close and stay. A
+    deadline that passes, or a connection that goes silent, counts as a broken stream and not as a
+    goodbye. The end of a stream by the server is no goodbye either.
+    - A client that does not read its responses is still heard. The responses that it has missed are kept
+    as one state for each path, so they cost bounded memory, and older states may be skipped.
     - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
     - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
-    then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
+    then gets a GOAWAY, and streams that are still open at the deadline end with UNAVAILABLE, reason
     DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
     answers from health, reflection and Status until the end; its other calls end with DRAINING.
     - A connection carries at least 20,000 streams. A limit that is reached answers
     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
     seconds, also on a connection without streams.
 
-    No message is larger than 2 MiB. Messages the server may add later must be ignored by clients.
+    No message is larger than 2 MiB. Clients must ignore messages that the server may add later.
 
     Errors carry a google.rpc.ErrorInfo with domain `rollcall`, a reason that never changes, and
     metadata such as the path; decide by code and reason, not by the message. Where trying again helps,
@@ -144,23 +144,23 @@ class RegistryServicer(object):
     All streams (Register, Watch, AcquireLock):
 
     - Response headers are sent at once, before the server has read any request.
-    - Goodbye is said in words (`close`, `unset`, ReleaseLock) or, where nothing has a ttl, by cancelling
-    the call; with a ttl that cannot be told from a broken stream, and counts as one. The end of the
-    request side means nothing: a client may half-close and stay. A deadline that passes, or a
-    connection that goes silent, counts as a broken stream and not as a goodbye; nor is it one when
-    the server ends the stream.
-    - A client that does not read its responses is still heard. What it has missed is kept as one state
-    for each path, so it costs bounded memory and older states may be skipped.
+    - A client says goodbye by a message (`close`, `unset`, ReleaseLock) or, where nothing has a ttl, by
+    cancelling the call. With a ttl, a cancelled call cannot be distinguished from a broken stream, and
+    counts as one. The end of the request side means nothing: a client may half-close and stay. A
+    deadline that passes, or a connection that goes silent, counts as a broken stream and not as a
+    goodbye. The end of a stream by the server is no goodbye either.
+    - A client that does not read its responses is still heard. The responses that it has missed are kept
+    as one state for each path, so they cost bounded memory, and older states may be skipped.
     - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
     - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
-    then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
+    then gets a GOAWAY, and streams that are still open at the deadline end with UNAVAILABLE, reason
     DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
     answers from health, reflection and Status until the end; its other calls end with DRAINING.
     - A connection carries at least 20,000 streams. A limit that is reached answers
     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
     seconds, also on a connection without streams.
 
-    No message is larger than 2 MiB. Messages the server may add later must be ignored by clients.
+    No message is larger than 2 MiB. Clients must ignore messages that the server may add later.
 
     Errors carry a google.rpc.ErrorInfo with domain `rollcall`, a reason that never changes, and
     metadata such as the path; decide by code and reason, not by the message. Where trying again helps,
@@ -192,32 +192,32 @@ class RegistryServicer(object):
         end of the connection, takes them down at once; half-closing does not.
         3. With a ttl, send something at least every `keep_alive_interval`. If the stream breaks or falls
         silent, your registrations stay up for the ttl, counted from the last message that the server
-        heard. Then they go, and a stream that still stands gets `lost` with EXPIRED for each and ends
+        heard. Then they go, and a stream that is still open gets `lost` with EXPIRED for each and ends
         with ABORTED, reason SESSION_EXPIRED.
-        4. It takes a living replica to keep a ttl. When the replica dies, what you do not resume
-        elsewhere stays until ZooKeeper times out that replica's session, ttl or not.
+        4. Only a living replica keeps a ttl. When the replica dies, registrations that you do not resume
+        elsewhere stay until ZooKeeper times out that replica's session, ttl or not.
         5. Resume. After a break, open a new stream to any replica and send each `set` with the
-        `generation` that you were last given. If that generation stands, it is yours again, and with
-        the same data nobody who watches through Rollcall sees an event. If the path is empty, it is
-        created. If a later generation stands there with exactly your value, `created` included, it is
-        yours too: the answer that told you had been lost. Any other later generation: `lost` with
-        TAKEN_OVER. A `set` with a generation never displaces what is newer.
-        6. Conflict. A `set` without a generation takes over an ephemeral node that stands, as a service
-        needs that restarts on the same host and port. The older holder gets `lost` with TAKEN_OVER,
-        and its server does not fight back. With `exclusive`, the set is rejected instead for as long
-        as the other lives: ALREADY_EXISTS, reason NAME_TAKEN. A durable node is never taken over:
+        `generation` that you were last given. If that generation still exists, it is yours again, and
+        with the same data no watcher through Rollcall sees an event. If the path is empty, it is
+        created. If a later generation exists with exactly your value, `created` included, it is yours
+        too: the answer that told you had been lost. Any other later generation: `lost` with TAKEN_OVER.
+        A `set` with a generation never displaces a newer one.
+        6. Conflict. A `set` without a generation takes over an existing ephemeral node, as a service needs
+        that restarts on the same host and port. The older holder gets `lost` with TAKEN_OVER, and its
+        server does not fight back. With `exclusive`, the set is rejected instead for as long as the
+        other registration lives: ALREADY_EXISTS, reason NAME_TAKEN. A durable node is never taken over:
         FAILED_PRECONDITION, reason NOT_EPHEMERAL.
-        7. The end of an older generation never removes a newer one that came through Rollcall. Of nodes
+        7. The end of an older generation never removes a newer one that came through Rollcall. For nodes
         made by other programs the server can only look just before it deletes.
-        8. If somebody else deletes a registered node, the server puts it back at once, and after a
-        growing pause when it happens time and again; you get `registered` with `restored`. If somebody
-        overwrites its data, you get `overwritten` at once. The server writes yours again after one
-        second, and after twice as long each further time, up to 10 minutes; 10 minutes without such a
-        write start over. You get `registered` with `restored` when that is done. Your next `set` does
+        8. If another program deletes a registered node, the server puts it back at once, and after a
+        growing pause when it happens time and again; you get `registered` with `restored`. If another
+        program overwrites its data, you get `overwritten` at once. The server writes yours again after
+        one second, and after twice as long each further time, up to 10 minutes; 10 minutes without such
+        a write start over. You get `registered` with `restored` when that is done. Your next `set` does
         not wait for it.
-        9. While ZooKeeper cannot be reached, a `set` is answered `pending` and carried out later; what
-        stands is left alone. If the ZooKeeper session is lost, the server registers everything again
-        with the same bytes, and never over something newer. A registration never ends with an
+        9. While ZooKeeper cannot be reached, a `set` is answered `pending` and carried out later; existing
+        registrations are left alone. If the ZooKeeper session is lost, the server registers everything
+        again with the same bytes, and never over something newer. A registration never ends with an
         unknown outcome.
         10. Missing parents are created as durable nodes, and stay.
 
@@ -239,14 +239,14 @@ class RegistryServicer(object):
         `exists` false.
 
         1. Order. A cached read never shows an older state of a path than this replica has shown before,
-        nor one that is older than what this replica has acknowledged on the same connection: `registered`
-        and `unregistered`, `held` and released locks, Put, Delete, and what stood in their way. What the
-        caller has seen elsewhere is in the answer of any replica that is given it as `min_revision`. For
-        either the replica waits up to about 2 seconds; then the answer is what there is, and `stale`. A
-        LATEST read sees every write that was acknowledged before the call, and moves later cached reads
-        of this replica along.
-        2. `wait` holds the answer back until the path has a child or the time is over. That the time is
-        over is no error.
+        nor one that is older than what this replica has acknowledged on the same connection:
+        `registered` and `unregistered`, `held` and released locks, Put, Delete, and the nodes that were
+        in their way. With `min_revision` it is, on any replica, also at least as new as the caller's
+        answers from elsewhere. For either the replica waits up to about 2 seconds, but not while it is
+        suspended. Then the answer is the state that it has, and `stale`. A LATEST read sees every write
+        that was acknowledged before the call, and moves later cached reads of this replica along.
+        2. `wait` holds the answer back until the path has a child or the time is over. The end of that
+        time is no error.
         3. Pages go by name and show one revision. If the replica no longer has that revision, the call
         ends with ABORTED, reason PAGE_EXPIRED: begin again.
         4. While ZooKeeper cannot be reached, a path that the replica knows is answered from memory, with
@@ -265,16 +265,16 @@ class RegistryServicer(object):
         Messages over 1 MiB come in parts, all but the last with `more` and revision 0. ADDED, UPDATED
         and REMOVED concern a child; CREATED, DATA_CHANGED and DELETED the watched path, and DELETED
         takes all children with it.
-        2. Resume. With `since_revision`, on any replica, the first message is the net changes since
-        then, or `current` when there are none, or a snapshot when they are no longer known. It is
-        never an error, and revisions never go back. Only if ZooKeeper itself went back, for one
-        because a backup was restored, you get a snapshot with `reset`.
+        2. Resume. With `since_revision`, on any replica, the first message is the net changes since then,
+        or `current` when there are none, or a snapshot when they are no longer known. It is never an
+        error, and revisions never go back. Only if ZooKeeper itself went back, for example because a
+        backup was restored, you get a snapshot with `reset`.
         3. Nothing twice and nothing missing: once things are quiet, the names and values that you put
         together are those in ZooKeeper. Changes that undo each other in between may not be seen, and
         `stat` is as of the last event.
         4. A slow reader slows nobody and is not dropped: it gets fewer and bigger deltas, or a snapshot.
-        5. What leaves names and data as they were, such as the takeover of a registration by its own
-        restarted service with the same data, makes no event.
+        5. A change that leaves names and data as they were, such as the takeover of a registration by its
+        own restarted service with the same data, makes no event.
         6. A path that does not exist is watched all the same.
 
         Close: cancel the call. The server ends a watch only when it stops (UNAVAILABLE, reason DRAINING)
@@ -288,15 +288,15 @@ class RegistryServicer(object):
         """Queues for a lock, and holds it for as long as the stream lives, or its ttl.
 
         A lock alone does not keep out a process that was paused while its lock ran out. The fencing token
-        does, where what is guarded checks it and `simultaneous` is 1.
+        does, where the guarded resource checks it and `simultaneous` is 1.
 
         1. Without a ttl, the lock lives exactly as long as you keep the call. With a ttl, it outlives the
         stream by up to that time: hang up, work, and release it by its `lock_id`. The ttl counts from
         the last sign of life of your connection: bytes that came from it, the answer to an HTTP/2 ping
         included. The server asks for one at least every third of the ttl. A client that is silent for
-        the ttl has lost the lock, and a stream that still stands gets `lost` with EXPIRED. A lock never
-        ends before its ttl is over; if the replica died or was stopped it can end later, by a ZooKeeper
-        session time-out and a restart, or by the stop, at most.
+        the ttl has lost the lock, and a stream that is still open gets `lost` with EXPIRED. A lock
+        never ends before its ttl is over; if the replica died or was stopped it can end later, by a
+        ZooKeeper session time-out and a restart, or by the stop, at most.
         2. Order. `queued` always comes before `held`. A call that is cancelled before `held` was sent
         leaves the queue and holds nothing, ttl or not.
         3. Waiting. Without `wait` you wait for ever, with zero you try. When the time is over: ABORTED,
@@ -304,7 +304,7 @@ class RegistryServicer(object):
         4. First come, first served, across replicas and processes that use kazoo's Semaphore. (Kazoo up
         to 2.1 jumps its own queue, and can hold a lock beside others.) Curator's locks are laid out
         differently and do not mix with these.
-        5. All who use a path must agree on `simultaneous`: FAILED_PRECONDITION, reason
+        5. All clients that use a path must agree on `simultaneous`: FAILED_PRECONDITION, reason
         LOCK_LIMIT_DIFFERS. A path that holds anything but a lock, or lies below another lock:
         FAILED_PRECONDITION, reason NOT_A_LOCK.
         6. Doubt. When ZooKeeper does not answer in time you get `suspended` with the time that is left.
@@ -314,12 +314,12 @@ class RegistryServicer(object):
         is lost.
         7. Resume. AcquireLock with `lock_id` renews the lock or picks it up: on any replica, if it has a
         ttl; otherwise on the replica that it was taken on. The token stays. It takes over from a stream
-        that still stands for the same id, which ends with ABORTED, reason SUPERSEDED. An id that is not
-        known or is over: NOT_FOUND, reason LOCK_LOST, and never a new place in the queue.
+        that is still open for the same id, which ends with ABORTED, reason SUPERSEDED. An id that is
+        not known or is over: NOT_FOUND, reason LOCK_LOST, and never a new place in the queue.
         8. A waiter that is cancelled, timed out or disconnected leaves nothing behind.
         9. The nodes of a lock that nobody holds or waits for are removed by Delete of its path, and, where
-        the server was told so (`--lock-idle`), some time after the last use. The next AcquireLock makes
-        them again.
+        the server is set to do so (`--lock-idle`), some time after the last use. The next AcquireLock
+        makes them again.
 
         Close: cancel the call, which gives back a lock without a ttl, or call ReleaseLock, after which
         the stream ends with OK.
@@ -331,8 +331,8 @@ class RegistryServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseLock(self, request, context):
-        """Gives a lock or a place in the queue back, from any process and on any replica. A stream that
-        stands for it ends with OK.
+        """Gives a lock or a place in the queue back, from any process and on any replica. An open stream for
+        it ends with OK.
 
         Errors: NOT_FOUND, reason LOCK_LOST, when the id is not known or its lock is over. After an
         unclear end of the call, call again: NOT_FOUND then means that the lock is no longer held.
@@ -342,9 +342,9 @@ class RegistryServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeLock(self, request, context):
-        """Tells who holds a lock and who waits for it, in order, kazoo's processes included. A path that
-        is no lock, or no longer, is described as empty. It is a view of a moment: by the time you read it,
-        others may hold the lock.
+        """Returns the holders of a lock and its waiters, in order, kazoo's processes included. A path that is
+        no lock, or no longer, is described as empty. The answer is a view of a moment: by the time you
+        read it, others may hold the lock.
 
         Errors: FAILED_PRECONDITION, reason NOT_A_LOCK.
         """
@@ -370,26 +370,26 @@ class RegistryServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes a durable node, with `recursive` everything below it too. Of a lock that nobody holds or
-        waits for, it deletes both nodes.
+        """Deletes a durable node, with `recursive` everything below it too. If the path is a lock that nobody
+        holds or waits for, both nodes of the lock are deleted.
 
         Order: the delete is acknowledged by ZooKeeper before the answer. A Get on the same connection after
         that sees it, and a LATEST Get on any.
 
         Errors: NOT_FOUND, reason NO_NODE; ABORTED, reason VERSION_MISMATCH, with the actual version;
         FAILED_PRECONDITION, reason NOT_EMPTY (children, and not `recursive`) or HAS_REGISTRATIONS (a
-        registration or a lock that somebody holds or waits for is there, or a registration or any lock's
-        node is below; nothing has been deleted). UNKNOWN, reason
-        OUTCOME_UNKNOWN: the connection to ZooKeeper broke under way, so all, part or nothing may be gone;
-        or a part is gone, and the message says what the rest met. A large subtree is deleted in several
-        transactions, the deepest nodes first. What has to be known of it counts for your connection.
+        registration, or a lock that is held or waited for, is there, or a registration or any lock's node
+        is below; nothing has been deleted). UNKNOWN, reason OUTCOME_UNKNOWN: the connection to ZooKeeper
+        broke under way, so all, part or nothing may be gone; or a part is gone, and the message says why
+        the rest is not. A large subtree is deleted in several transactions, the deepest nodes first. The
+        memory that the server needs for it counts for your connection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Evict(self, request, context):
-        """Takes a registration out, and keeps its path from being registered again for a time: on every
+        """Removes a registration, and keeps its path from being registered again for a time: on every
         replica, and also when replicas restart.
 
         1. The registration is removed at once, and its holder gets `lost` with EVICTED. Until the time is
@@ -397,12 +397,13 @@ class RegistryServicer(object):
         of an eviction by a watch; one that lags, or was cut off from ZooKeeper, may register the path
         once more, and removes it as soon as it learns.
         2. A path that nobody has registered can be evicted too; `removed` is false then.
-        3. A second call for the same path sets the time anew, from now. `duration` zero lifts the
-        eviction; nobody is told, and who was evicted does not come back by itself.
-        4. Of a registration made by another program, such as kazoo, the node is deleted. That program can
-        make it again: its requests do not come through Rollcall.
+        3. A second call for the same path sets the time anew, from now. A `duration` of zero lifts the
+        eviction. The server tells no client that it is lifted, and the evicted registration does not
+        come back by itself.
+        4. If another program, such as kazoo, made the registration, its node is deleted too. That program
+        can make it again: its requests do not come through Rollcall.
         5. The time counts by ZooKeeper's clock from when the eviction was made. If that clock jumps, for
-        one since another server leads, an eviction can end that much earlier or later.
+        example because another server leads, an eviction can end that much earlier or later.
 
         Order: removal and eviction are one transaction, acknowledged by ZooKeeper before the answer.
 
@@ -416,13 +417,13 @@ class RegistryServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
-        """Tells how the replica that is called stands: its state, its sessions with ZooKeeper, what it holds,
-        and which replicas there are. It is for people and their dashboards; a load balancer asks
+        """Returns the state of the replica that is called, its sessions with ZooKeeper, the amounts that it
+        holds, and the list of all replicas. It is for people and their dashboards; a load balancer asks
         grpc.health.v1.
 
-        It is answered also while ZooKeeper is away, before it was ever reached, and until the end of a
-        drain, always within a second. All of it is what the replica knows of itself at that moment; only
-        the list of all replicas is read from ZooKeeper, at most once a second however many ask.
+        The call is answered also while ZooKeeper is away, before it was ever reached, and until the end of
+        a drain, always within a second. The answer is the replica's own knowledge at that moment. Only the
+        list of all replicas is read from ZooKeeper, at most once a second, however many calls there are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -500,23 +501,23 @@ class Registry(object):
     All streams (Register, Watch, AcquireLock):
 
     - Response headers are sent at once, before the server has read any request.
-    - Goodbye is said in words (`close`, `unset`, ReleaseLock) or, where nothing has a ttl, by cancelling
-    the call; with a ttl that cannot be told from a broken stream, and counts as one. The end of the
-    request side means nothing: a client may half-close and stay. A deadline that passes, or a
-    connection that goes silent, counts as a broken stream and not as a goodbye; nor is it one when
-    the server ends the stream.
-    - A client that does not read its responses is still heard. What it has missed is kept as one state
-    for each path, so it costs bounded memory and older states may be skipped.
+    - A client says goodbye by a message (`close`, `unset`, ReleaseLock) or, where nothing has a ttl, by
+    cancelling the call. With a ttl, a cancelled call cannot be distinguished from a broken stream, and
+    counts as one. The end of the request side means nothing: a client may half-close and stay. A
+    deadline that passes, or a connection that goes silent, counts as a broken stream and not as a
+    goodbye. The end of a stream by the server is no goodbye either.
+    - A client that does not read its responses is still heard. The responses that it has missed are kept
+    as one state for each path, so they cost bounded memory, and older states may be skipped.
     - Quiet streams carry a heartbeat, every 20 seconds by default, so that proxies leave them alone.
     - When a replica is to stop, each stream gets `draining` with the time that remains, the connection
-    then gets a GOAWAY, and streams that still stand at the deadline end with UNAVAILABLE, reason
+    then gets a GOAWAY, and streams that are still open at the deadline end with UNAVAILABLE, reason
     DRAINING, and a RetryInfo that spreads the clients' return. A connection that is made later gets
     answers from health, reflection and Status until the end; its other calls end with DRAINING.
     - A connection carries at least 20,000 streams. A limit that is reached answers
     RESOURCE_EXHAUSTED and never makes a call wait. HTTP/2 pings are welcome down to one in 10
     seconds, also on a connection without streams.
 
-    No message is larger than 2 MiB. Messages the server may add later must be ignored by clients.
+    No message is larger than 2 MiB. Clients must ignore messages that the server may add later.
 
     Errors carry a google.rpc.ErrorInfo with domain `rollcall`, a reason that never changes, and
     metadata such as the path; decide by code and reason, not by the message. Where trying again helps,
