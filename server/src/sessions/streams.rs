@@ -13,6 +13,7 @@ use super::state::{Chore, Effect, State, StreamId};
 use crate::budget::{Account, Resource};
 use crate::contact::Heard;
 use crate::error::Error;
+use crate::spare;
 use crate::types::{Generation, NodePath};
 
 /// Time after the end of a ttl in which messages that have already arrived may be read: a replica that was itself
@@ -287,6 +288,7 @@ impl State {
 
     fn take_stream(&mut self, stream: StreamId) -> Option<Stream> {
         let state = self.streams.remove(&stream)?;
+        spare::shrink(&mut self.streams);
         if let Some(at) = state.check_at {
             self.deadlines.remove(&(at, stream));
         }

@@ -197,6 +197,7 @@ impl Task {
         }
         spare::shrink_queue(&mut self.due);
         spare::shrink_queue(&mut self.departed);
+        spare::shrink(&mut self.outboxes);
         if self.state.has_chores() {
             self.step(Input::GoOn);
         }
