@@ -4,7 +4,7 @@ CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-zookeeper test stubs bench bench-go setup build lint deny clean
+.PHONY: help run run-zookeeper check test stubs bench bench-go setup build unit lint breaking deny clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,9 @@ run-zookeeper: ## Start ZooKeeper and rollcall-server in front of it here, until
 	$(CARGO) build --locked --release -p rollcall-server
 	@exec tests/run.sh $(RUN)
 
-test: setup lint deny ## Everything, from nothing: set-up, lints, all tests
+check: lint unit breaking ## Before each commit: format, lints, unit tests, the API beside the last release (needs Rust and npm)
+
+test: setup lint breaking deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server
 	$(CARGO) build --locked -p rollcall --bins --examples
 	$(CARGO) test --locked --workspace --no-fail-fast
@@ -47,11 +49,18 @@ setup: ## Fetch what the tests run on into .cache
 build: ## Build the server
 	$(CARGO) build --locked --release -p rollcall-server
 
+unit: ## The tests that need no other program: of all crates, without what crosses a process
+	$(CARGO) test --locked --workspace --exclude rollcall-tests
+
 lint: ## Format, clippy, the rules of the protos
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	tests/setup.sh buf
 	$(BUF) lint
+
+breaking: ## What a change of the .proto files breaks for programs that use the last release
+	tests/setup.sh buf
+	packaging/breaking.sh
 
 deny: ## Licences, sources and bans of the dependencies (builds cargo-deny first)
 	tests/setup.sh cargo-deny
