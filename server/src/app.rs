@@ -362,8 +362,9 @@ async fn keep_current(service: Service, reporter: HealthReporter, has_kept_views
             metrics.in_use.get_or_create(&ByResource { resource }).set(used);
         }
         metrics.views.set(i64::try_from(views.count()).unwrap_or(i64::MAX));
-        met |= is_up;
-        let status = if met && drain.is_serving() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        met |= is_up && standing.is_active();
+        let is_ready = met || !standing.is_active();
+        let status = if is_ready && drain.is_serving() { ServingStatus::Serving } else { ServingStatus::NotServing };
         if shown != Some(status) {
             for name in ["", SERVICE] {
                 reporter.set_service_status(name, status).await;

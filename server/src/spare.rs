@@ -11,9 +11,11 @@ const KEPT: usize = 1024;
 /// A collection of which at most this part is in use is shrunk. With a larger part, shrinking moves more entries in one step:
 /// at present at most a sixteenth of what the collection once had.
 const USED: usize = 16;
+/// Maximum number of entries that are moved in one step. 10,000 take some five milliseconds.
+const MOVED: usize = 8192;
 
 fn is_spare(length: usize, capacity: usize) -> bool {
-    capacity > KEPT && length < capacity / USED
+    capacity > KEPT && length < (capacity / USED).min(MOVED)
 }
 
 /// Gives spare capacity of a map back. To be called after a removal.

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
 
 use crate::client::span;
+use crate::wait::SOON;
 
 /// Interval of a replica's heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -221,6 +222,7 @@ impl Contender {
             // A deaf client goes on while its replica is silent, for longer than it wanted to: it waits for the next
             // message.
             let waits = is_deaf && heard.elapsed() > 2 * HEARTBEAT;
+            assert!(heard.elapsed() < 3 * SOON, "replica {replica} says nothing on the stream of {}", lock.path);
             let silence = Instant::now() + if is_deaf { STEP } else { PATIENCE };
             let next = timeout_at(if waits { silence } else { end.min(silence) }, stream.message()).await;
             if matches!(next, Ok(Ok(Some(_)))) {

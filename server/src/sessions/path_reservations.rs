@@ -40,5 +40,6 @@ impl PathReservations {
     pub(super) fn release(&mut self, path: &NodePath) {
         self.removed(path);
         self.doubtful.remove(path);
+        spare::shrink(&mut self.doubtful);
     }
 }

@@ -4,52 +4,65 @@
 //! Rollcall's sessions, nodes and writes show in listings, counts and transaction ids.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-/// Whether sessions may be opened. Clones share it.
+/// Whether sessions may be opened, and whether the first calls still wait for them. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Activation(Arc<State>);
+pub(crate) struct Activation(Arc<watch::Sender<Phase>>);
 
-#[derive(Debug)]
-struct State {
-    is_requested: watch::Sender<bool>,
-    /// The calls that came first have waited for the sessions. Never set back.
-    is_over: AtomicBool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// No session is opened.
+    Dormant,
+    /// The sessions are being opened, and calls wait for them.
+    Opening,
+    /// No call waits any more. Final.
+    Over,
 }
 
 impl Activation {
     /// Sessions are opened at once.
     pub(crate) fn at_once() -> Self {
-        Self::new(true)
+        Self(Arc::new(watch::Sender::new(Phase::Over)))
     }
 
     /// Sessions are opened when [`Zk::activate`](super::Zk::activate) is called.
     pub(crate) fn on_demand() -> Self {
-        Self::new(false)
+        Self(Arc::new(watch::Sender::new(Phase::Dormant)))
     }
 
-    fn new(at_once: bool) -> Self {
-        Self(Arc::new(State { is_requested: watch::Sender::new(at_once), is_over: AtomicBool::new(at_once) }))
-    }
-
-    pub(super) fn request(&self) {
-        self.0.is_requested.send_if_modified(|is_requested| !std::mem::replace(is_requested, true));
+    /// Has the sessions opened, and waits until that is over.
+    pub(super) async fn activate(&self) {
+        self.advance(Phase::Opening);
+        self.reached(Phase::Over).await;
     }
 
     /// Waits until sessions may be opened.
     pub(super) async fn requested(&self) {
-        // The sender is in the handle.
-        let _ = self.0.is_requested.subscribe().wait_for(|is_requested| *is_requested).await;
+        self.reached(Phase::Opening).await;
     }
 
+    /// The sessions are open, or calls are not to wait for them any longer.
     pub(super) fn end(&self) {
-        self.0.is_over.store(true, Ordering::Release);
+        self.advance(Phase::Over);
     }
 
     /// Whether calls need not wait for the sessions to be opened.
     pub(super) fn is_over(&self) -> bool {
-        self.0.is_over.load(Ordering::Acquire)
+        *self.0.borrow() == Phase::Over
+    }
+
+    fn advance(&self, to: Phase) {
+        self.0.send_if_modified(|phase| {
+            let is_later = to > *phase;
+            *phase = to.max(*phase);
+            is_later
+        });
+    }
+
+    async fn reached(&self, phase: Phase) {
+        // The sender is in the handle.
+        let _ = self.0.subscribe().wait_for(|now| *now >= phase).await;
     }
 }

@@ -53,9 +53,10 @@ use crate::types::{SessionId, Zxid};
 
 /// Number of sessions that watch, in addition to the pool.
 pub(crate) const WATCHING_SESSIONS: usize = 2;
-/// Time that the first calls wait for sessions that are opened on demand. After it they are answered as without ZooKeeper.
+/// Time after the first call for which calls wait for sessions that are opened on demand. After it they are answered as without
+/// ZooKeeper.
 const ACTIVATION: Duration = Duration::from_secs(5);
-/// Interval at which they look whether the sessions are open.
+/// Interval at which it is checked meanwhile whether the sessions are open.
 const ACTIVATION_LOOK: Duration = Duration::from_millis(5);
 
 /// The gateway's handle. Cheap to clone.
@@ -92,7 +93,11 @@ impl Zk {
         let (roster, reading) = Roster::start(pool.clone());
         tasks.spawn(reading);
         let hub = Hub::start(&config, WATCHING_SESSIONS, tasks);
-        Self { pool, hub, roster, reports: config.reports.clone(), activation: config.activation.clone() }
+        let zk = Self { pool, hub, roster, reports: config.reports.clone(), activation: config.activation.clone() };
+        if !zk.is_active() {
+            tasks.spawn(zk.clone().activation());
+        }
+        zk
     }
 
     /// The state of each session, those that hold ephemerals first.
@@ -135,20 +140,26 @@ impl Zk {
         self.activation.is_over()
     }
 
-    /// Opens the sessions that are opened on demand, and waits until they are there, for a few seconds at most.
+    /// Opens the sessions that are opened on demand, and waits until they are open, or have not been for a few seconds.
     ///
     /// # Cancellation
     /// Safe: the sessions are opened all the same.
     pub(crate) async fn activate(&self) {
-        self.activation.request();
+        self.activation.activate().await;
+    }
+
+    /// Ends the activation when the sessions are open. Never ends itself.
+    async fn activation(self) {
+        self.activation.requested().await;
         let connected = async {
             while !self.is_connected() {
                 tokio::time::sleep(ACTIVATION_LOOK).await;
             }
         };
         if tokio::time::timeout(ACTIVATION, connected).await.is_err() {
-            tracing::warn!("the sessions with zookeeper are not open yet");
+            tracing::warn!("zookeeper can't be used yet: calls do not wait for it any longer");
         }
         self.activation.end();
+        std::future::pending().await
     }
 }

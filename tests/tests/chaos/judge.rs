@@ -256,12 +256,13 @@ impl World<'_> {
                 // A stream that it tries to open there in vain delays it.
                 other.what.0.replica != server.replica && other.touches(cause.from - OPENING, gone)
             });
-        let came_since = cause.until <= since;
+        // A client comes to a replica that was killed only as to its successor, which has other sessions.
+        let is_stop = matches!(blow, Blow::Stop | Blow::StopPastItsSessions);
+        let came_since = is_stop && cause.until <= since && since <= gone;
         if !is_hindered && !came_since && gone > noticed + late + PROMPT {
             return Err(format!("{session:#x} ended after {cause:?}, and nothing had kept its client from leaving"));
         }
         let mut believed = life.ttl.map_or(noticed, |ttl| asked_last + ttl);
-        let is_stop = matches!(blow, Blow::Stop | Blow::StopPastItsSessions);
         if is_stop && (cause.until <= noticed + late || came_since) {
             // The replica is back before the client leaves it, or the client has come to it since. ZooKeeper's leader may end
             // a session that has just written through a follower, of which the follower has not told it yet.
@@ -394,6 +395,10 @@ mod tests {
         assert_eq!(explained(since(17.5), 18.1), Ok(199 * MS));
         explained(since(16.5), 18.1).unwrap_err();
         explained(since(17.5), 22.0).unwrap_err();
+        // It was told so when nothing was there any more.
+        woken.explain(&since(18.5), &absence(17.9, 20.0, true)).unwrap_err();
+        let killed = world(vec![trouble((FIRST, Blow::Kill), 10.0, 12.0)], vec![]);
+        killed.explain(&since(13.0), &absence(15.6, 15.9, true)).unwrap_err();
     }
 
     #[test]
