@@ -160,6 +160,6 @@ impl Zk {
             tracing::warn!("zookeeper can't be used yet: calls do not wait for it any longer");
         }
         self.activation.end();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
