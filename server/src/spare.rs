@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
 
 /// Capacity up to which nothing is given back. With a smaller one, small collections would shrink and grow all the time.
-const KEPT: usize = 1024;
+const ALWAYS_KEPT: usize = 1024;
 /// A collection of which at most this part is in use is shrunk. With a larger part, shrinking moves more entries in one step:
 /// at present at most a sixteenth of what the collection once had.
 const USED: usize = 16;
@@ -15,7 +15,7 @@ const USED: usize = 16;
 const MOVED: usize = 8192;
 
 fn is_spare(length: usize, capacity: usize) -> bool {
-    capacity > KEPT && length < (capacity / USED).min(MOVED)
+    capacity > ALWAYS_KEPT && length < (capacity / USED).min(MOVED)
 }
 
 /// Gives spare capacity of a map back. To be called after a removal.
@@ -46,13 +46,18 @@ mod tests {
             queue.pop_front();
             shrink_queue(&mut queue);
         }
-        assert!(map.capacity() <= 2 * KEPT && queue.capacity() <= 2 * KEPT, "{} {}", map.capacity(), queue.capacity());
+        assert!(
+            map.capacity() <= 2 * ALWAYS_KEPT && queue.capacity() <= 2 * ALWAYS_KEPT,
+            "{} {}",
+            map.capacity(),
+            queue.capacity()
+        );
         assert!((99_990..100_000).all(|number| map[&number] == number) && queue.iter().copied().eq(99_990..100_000));
     }
 
     #[test]
     fn a_small_collection_keeps_its_capacity() {
-        let mut map: HashMap<usize, ()> = HashMap::with_capacity(KEPT / 2);
+        let mut map: HashMap<usize, ()> = HashMap::with_capacity(ALWAYS_KEPT / 2);
         let capacity = map.capacity();
         shrink(&mut map);
         assert_eq!(map.capacity(), capacity);

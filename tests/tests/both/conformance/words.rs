@@ -49,14 +49,16 @@ fn lines<'a>(text: &'a str, beginning: &str) -> Vec<&'a str> {
 async fn stat_lists_clients_and_is_srvr_otherwise() {
     let (own, _client) = looked_at().await;
     let stat = told(&own, "stat").await;
-    let masked = masked(&stat, &["127.0.0.1:", "Received: ", "Sent: ", "max: ", "version: ", "Zxid: ", "recved="]);
+    // ZooKeeper may still count the last answer as queued.
+    let marks = ["127.0.0.1:", "Received: ", "Sent: ", "max: ", "version: ", "Zxid: ", "recved=", "queued="];
+    let masked = masked(&stat, &marks);
     let (version, rest) = masked.split_once('\n').unwrap();
     assert!(version.starts_with("Zookeeper version: #-"), "{version}");
     let (clients, rest) = rest.split_once("\n\n").unwrap();
     let mut clients: Vec<_> = clients.lines().collect();
     clients.sort_unstable();
-    let asking = " /127.0.0.1:#[0](queued=0,recved=#,sent=0)";
-    assert_eq!(clients, [asking, " /127.0.0.1:#[1](queued=0,recved=#,sent=5)", "Clients:"]);
+    let asking = " /127.0.0.1:#[0](queued=#,recved=#,sent=0)";
+    assert_eq!(clients, [asking, " /127.0.0.1:#[1](queued=#,recved=#,sent=5)", "Clients:"]);
     let own_lines: Vec<_> = rest.lines().filter(|line| !line.starts_with("Latency")).collect();
     assert_eq!(
         own_lines,
