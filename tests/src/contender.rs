@@ -42,7 +42,8 @@ pub struct Lock {
 /// A resource that checks fencing tokens.
 #[derive(Debug, Default)]
 pub struct Guarded {
-    newest: i64,
+    /// The newest token of a write.
+    pub newest: i64,
     writes: u64,
     /// The refused writes: the old token, and the time.
     pub refused: Vec<(i64, SystemTime)>,

@@ -13,10 +13,10 @@ use rollcall_proto::v1;
 use rollcall_tests::contender::{Contender, Lock};
 use rollcall_tests::fleet::{Fleet, Route};
 use rollcall_tests::kazoo::{Kazoo, VERSIONS};
-use rollcall_tests::lock_rules::{Findings, Stopped, check};
+use rollcall_tests::lock_rules::{self, Findings, Stopped};
 use rollcall_tests::process::Signal;
 use rollcall_tests::proxy::Traffic;
-use rollcall_tests::wait::{SOON, eventually};
+use rollcall_tests::wait::{SOON, check, eventually};
 use rollcall_tests::zookeeper_witness::Witness;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -101,11 +101,11 @@ async fn break_things(
     let (mut stopped, mut struck) = (Vec::new(), BTreeSet::new());
     sleep(Duration::from_secs(2)).await;
     // Its client goes on writing, and only the token protects the guarded resource.
-    let keeper = keeper(fleet).await;
     let kept = locks.iter().find(|lock| lock.path == TENACIOUS_LOCK).expect("it is one of them");
+    let keeper = keeper(fleet, kept).await;
     stopped.push(stop_until_it_writes_in_vain(fleet, keeper, kept).await);
     // The lock has to be held when all replicas are cut off, which is the first fault.
-    self::keeper(fleet).await;
+    self::keeper(fleet, kept).await;
     // Every fault gets its turn; the time, and the replica or connection, are random.
     let mut blows = vec![Blow::CutOffPastSessions];
     while Instant::now() < end {
@@ -168,22 +168,24 @@ async fn break_things(
     (stopped, struck)
 }
 
-/// Waits until another of our clients holds the tenacious lock, and returns its replica.
-async fn keeper(fleet: &mut Fleet) -> usize {
+/// Waits until another of our clients holds the tenacious lock, knows it, and has written. Returns its replica.
+async fn keeper(fleet: &mut Fleet, lock: &Lock) -> usize {
     let client = fleet.replicas[SPARE].server().client().await;
     let holder = async || {
-        let request = v1::DescribeLockRequest { path: TENACIOUS_LOCK.to_owned() };
+        let request = v1::DescribeLockRequest { path: lock.path.clone() };
         // The replica may have lost ZooKeeper for a moment.
         let described = client.clone().describe_lock(request).await.map_err(|status| status.to_string())?;
-        let names = described.into_inner().holders.into_iter().map(|holder| holder.name);
-        Ok(names.into_iter().find(|name| name.starts_with('c')))
+        let ours = described.into_inner().holders.into_iter().find(|holder| holder.name.starts_with('c'));
+        Ok(ours.map(|holder| (holder.name, holder.fencing_token)))
     };
     let before = eventually("DescribeLock answers", SOON, holder).await;
     let mut number = 0;
     eventually("somebody else takes the lock", 2 * SOON, async || {
-        let now = holder().await?.filter(|now| Some(now) != before.as_ref()).ok_or("nobody else")?;
-        let digits = now[1..].split('-').next().and_then(|digits| digits.parse().ok());
-        number = digits.ok_or_else(|| format!("{now} is none of ours"))?;
+        let now = holder().await?.filter(|now| Some(now) != before.as_ref());
+        let (name, token) = now.ok_or("nobody else")?;
+        check(lock.guarded.lock().unwrap().newest >= token, || format!("{name} has not written"))?;
+        let digits = name[1..].split('-').next().and_then(|digits| digits.parse().ok());
+        number = digits.ok_or_else(|| format!("{name} is none of ours"))?;
         Ok(())
     })
     .await;
@@ -271,7 +273,8 @@ async fn whatever_breaks_no_more_than_may_hold_a_lock_and_who_loses_it_knows() {
     drop(kazoo);
     all_is_given_back(&fleet.sandbox.zk().await, &locks).await;
     let journal = fleet.journal();
-    let findings: Vec<Findings> = locks.iter().map(|lock| check(lock, &journal, &attempts, &stopped, BOUND)).collect();
+    let findings: Vec<Findings> =
+        locks.iter().map(|lock| lock_rules::check(lock, &journal, &attempts, &stopped, BOUND)).collect();
     println!("{} attempts; kazoo held {held_by_kazoo}; {} stops", attempts.len(), stopped.len());
     for (lock, found) in locks.iter().zip(&findings) {
         let Findings { grants, entered_with_a_change, foreign, beliefs, told, excused, refused, outlived, .. } = found;
