@@ -150,7 +150,7 @@ async fn flooded(rollcall: &Rollcall, order: Order, nice: u8) -> anyhow::Result<
     Ok(Flooded { done, peak, processor: taken.processor.as_secs_f64() / taken.time.as_secs_f64() })
 }
 
-/// The server's memory once it is within a tenth of what it was before, or when the time for that is over.
+/// The server's memory, in bytes, once it is within a tenth of `before`, or after [`SETTLING`].
 async fn settled(rollcall: &Rollcall, before: u64) -> anyhow::Result<u64> {
     let begin = Instant::now();
     loop {
