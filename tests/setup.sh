@@ -51,7 +51,8 @@ part() {
     say "$name: ready after $((SECONDS - started)) s"
 }
 
-hash_of() { sha256sum -- "$@" | sha256sum | cut -d ' ' -f 1; }
+# hash_of FILE…: the hash of the files' contents.
+hash_of() { sha256sum -- "$@" | cut -d ' ' -f 1 | sha256sum | cut -d ' ' -f 1; }
 
 # apt_install WHAT PACKAGE…: installs Debian packages, since WHAT is missing.
 apt_install() {

@@ -118,7 +118,7 @@ pub struct Options {
     pub max_bytes: usize,
 
     /// How long what is known of a path is kept up to date after its last reader has gone, 1 s to 1 h
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = duration)]
     pub view_idle: Duration,
 
     /// Time after which the nodes of a lock that nobody holds or waits for are removed from ZooKeeper, 1 s to 10000 h, as 24h;

@@ -24,7 +24,9 @@ use crate::budget::Account;
 use crate::clock;
 use crate::contact::Contact;
 
-/// Maximum number of bytes that wait. Later bytes wait for the socket.
+/// Maximum number of bytes that wait. Later bytes wait for the socket. A turn of the connection's task writes at most
+/// this many bytes, and those of one flush: a socket whose peer reads as fast as it is written to would otherwise occupy
+/// a thread for all that the peer's HTTP/2 window allows, 4 MiB in some 20 ms.
 const MAX_WAITING_BYTES: usize = 64 * 1024;
 /// Number of units that a read takes of the connection's turn on its thread. A unit is one of tokio's cooperative
 /// scheduling; a turn has 128. HTTP/2 reads for as long as there is something, 8 KiB at a time, before it begins any of
@@ -48,6 +50,8 @@ pub(crate) struct WriteCoalescer<S> {
     waiting: Vec<u8>,
     /// Number of those bytes that the socket has taken.
     taken: usize,
+    /// Whether [`MAX_WAITING_BYTES`] were written in this turn.
+    has_written_much: bool,
     turn: FlushTurn,
 }
 
@@ -98,6 +102,7 @@ impl<S> WriteCoalescer<S> {
             is_held_up: false,
             waiting: Vec::new(),
             taken: 0,
+            has_written_much: false,
             turn: FlushTurn::Theirs,
         }
     }
@@ -120,7 +125,14 @@ impl<S: AsyncWrite + Unpin> WriteCoalescer<S> {
                 count => self.taken += count,
             }
         }
-        (self.waiting, self.taken, self.turn) = (Vec::new(), 0, FlushTurn::Theirs);
+        self.has_written_much = self.taken >= MAX_WAITING_BYTES;
+        if self.has_written_much {
+            // More follows.
+            self.waiting.clear();
+        } else {
+            self.waiting = Vec::new();
+        }
+        (self.taken, self.turn) = (0, FlushTurn::Theirs);
         Poll::Ready(Ok(()))
     }
 }
@@ -137,6 +149,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteCoalescer<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.waiting.len() >= MAX_WAITING_BYTES {
+            // The next turn may begin with a write, without a read.
+            if std::mem::take(&mut this.has_written_much) {
+                this.visitor.pass(context);
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             ready!(this.poll_empty(context))?;
         }
         let before = this.waiting.len();
@@ -215,6 +233,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteCoalescer<S> {
         if this.turn == FlushTurn::Awaited {
             this.turn = FlushTurn::Ours;
         }
+        this.has_written_much = false;
         this.pings.poll(context, &this.peer.contact);
         let most = ready!(this.poll_may_read(context)).min(buffer.remaining());
         let mut new = ReadBuf::new(buffer.initialize_unfilled_to(most));
@@ -377,6 +396,22 @@ mod tests {
         test.coalescer.socket.takes = MAX_WAITING_BYTES - 1;
         assert_eq!(test.write(b"y"), Some(1));
         assert_eq!(test.writes().iter().map(|write| write.len()).collect::<Vec<_>>(), [MAX_WAITING_BYTES - 1, 1]);
+    }
+
+    #[test]
+    fn a_turn_writes_little_however_much_the_socket_takes() {
+        let mut test = Test::new(usize::MAX);
+        let much = vec![b'x'; 100 * MAX_WAITING_BYTES];
+        let one_turn = |test: &mut Test| {
+            let before = test.writes().len();
+            while test.write(&much).is_some() {}
+            test.writes().len() - before
+        };
+        assert_eq!(one_turn(&mut test), 1);
+        assert_eq!(test.wakes.0.load(Ordering::Relaxed), 1, "the task has its next turn without being asked");
+        assert_eq!(one_turn(&mut test), 1, "a turn that begins with a write writes as much");
+        test.turn();
+        assert_eq!(one_turn(&mut test), 1);
     }
 
     #[tokio::test]

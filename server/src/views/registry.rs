@@ -65,7 +65,7 @@ impl Default for Settings {
         Self {
             max_idle: 10_000,
             max_bytes: (Limits::CONNECTION.view_bytes, Limits::REPLICA.view_bytes),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_secs(40),
             patience: Duration::from_secs(2),
             away: Duration::from_secs(1),
             ring_moments: 1024,
