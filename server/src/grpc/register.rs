@@ -65,7 +65,7 @@ impl Service {
             heartbeat: Heartbeat::every(self.settings.heartbeat),
             horizon: self.sessions.horizon(),
             contact,
-            _reader: self.admission.read(reading),
+            _reader: RequestReader::spawn(reading),
             _place: place,
         };
         Ok(Box::pin(stream::unfold(open, next_response)))
