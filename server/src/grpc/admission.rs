@@ -1,16 +1,17 @@
 //! The streams that a drain waits for, and the tasks that read their requests. The limits of a connection are checked
 //! before, at the [`Gate`](super::Gate).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
+use super::acknowledged::Acknowledged;
 use super::write_coalescer::Peer;
 use crate::budget::Account;
 use crate::contact::Contact;
-use crate::mutex::lock;
 
 /// Counts the open streams and the calls that wait, and keeps the tasks that read their requests. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +50,11 @@ pub(super) fn account<T>(request: &Request<T>) -> Account {
     request.extensions().get::<Peer>().map_or_else(Account::unlimited, |peer| peer.account.clone())
 }
 
+/// The latest transaction that was acknowledged to the connection that a request came over.
+pub(super) fn acknowledged<T>(request: &Request<T>) -> Acknowledged {
+    request.extensions().get::<Peer>().map(|peer| peer.acknowledged.clone()).unwrap_or_default()
+}
+
 /// The signs of life of the connection that a request came over.
 pub(super) fn contact<T>(request: &Request<T>) -> Option<Contact> {
     request.extensions().get::<Peer>().map(|peer| peer.contact.clone())
@@ -74,7 +80,7 @@ impl Admission {
     /// Starts the task that reads a stream's requests. Each start removes up to two tasks that have ended, so that
     /// there are never many, and no call pays for all of them.
     pub(super) fn read(&self, task: impl Future<Output = ()> + Send + 'static) -> RequestReader {
-        let mut readers = lock(&self.readers);
+        let mut readers = self.readers.lock();
         for _ in std::iter::from_fn(|| readers.try_join_next()).take(2) {}
         RequestReader(readers.spawn(task))
     }
@@ -101,7 +107,7 @@ mod tests {
     #[tokio::test]
     async fn no_call_pays_for_all_readers_that_have_ended_and_there_are_never_many() {
         let admission = Admission::default();
-        let known = || admission.readers.lock().unwrap().len();
+        let known = || admission.readers.lock().len();
         let first: Vec<_> = (0..1000).map(|_| admission.read(std::future::pending())).collect();
         drop(first);
         tokio::task::yield_now().await;
