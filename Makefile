@@ -10,7 +10,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # RUN holds options for rollcall-server: make run RUN='--listen 127.0.0.1:7800 --http-listen 127.0.0.1:7801'
-run: ## Start rollcall-server here until Ctrl-C, everything in memory: needs Rust alone
+run: ## Start rollcall-server here until Ctrl-C, everything in memory: needs Rust and a C compiler
 	@tests/ports.sh $(RUN)
 	$(CARGO) build --locked --release -p rollcall-server
 	@exec target/release/rollcall-server --embedded $(RUN)

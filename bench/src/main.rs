@@ -9,7 +9,6 @@ mod aims;
 mod case;
 mod drive;
 mod http2;
-mod plot;
 mod report;
 mod stats;
 mod systems;
@@ -59,10 +58,6 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Draws the ratios of the report as SVG
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
-
     /// The server to measure; without it, the one that was built beside this program
     #[arg(long, value_name = "FILE", env = "ROLLCALL_SERVER_BIN")]
     server: Option<PathBuf>,
@@ -96,9 +91,6 @@ async fn measure(args: Args) -> anyhow::Result<()> {
     }
     if let Some(file) = args.json {
         write_file(&file, &format!("{:#}\n", report.json()))?;
-    }
-    if let Some(file) = args.plot {
-        write_file(&file, &plot::svg(&report))?;
     }
     write!(std::io::stdout(), "{report}").context("can't write to stdout")
 }

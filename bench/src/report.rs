@@ -120,6 +120,7 @@ impl Report {
                 "workload": row.case.workload,
                 "case": row.case.name,
                 "unit": row.case.unit.label(),
+                "more_is_better": row.case.unit.more_is_better(),
                 "aim": aim(&row.case, None),
                 "systems": systems.collect::<Json>(),
                 "rollcall_divided_by": ratios.collect::<Json>(),
@@ -162,6 +163,7 @@ pub(crate) mod tests {
         assert_eq!(json["rows"][0]["systems"][0]["samples"], json!([1000.0, 3000.0, 20_000.0]));
         assert_eq!(json["rows"][0]["rollcall_divided_by"][0]["spread"]["max"], json!(3.0));
         assert_eq!(json["facts"]["cores"], "2");
+        assert_eq!(json["rows"][0]["more_is_better"], true);
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Map, Value as Json, json};
 
 use crate::node::{Child, Lookup, Node, Stat};
@@ -101,7 +102,7 @@ impl Cache {
     }
 
     fn write(&self) -> io::Result<()> {
-        let _writing = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.0.writing.lock();
         let answers = {
             let mut known = self.known();
             if !std::mem::take(&mut known.is_dirty) {
@@ -117,7 +118,7 @@ impl Cache {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.known.lock()
     }
 }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::future::{Ready, poll_fn, ready};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use rand::seq::SliceRandom as _;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::oneshot;
@@ -145,7 +146,7 @@ impl Link {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 
@@ -339,7 +340,7 @@ pub(crate) mod tests {
     /// A link to a name. Its addresses are those in the list at the time when it is resolved.
     fn link_to(addresses: &Arc<Mutex<Vec<SocketAddr>>>) -> Link {
         let addresses = addresses.clone();
-        let resolve = move || ready(Ok(addresses.lock().unwrap().clone())).boxed();
+        let resolve = move || ready(Ok(addresses.lock().clone())).boxed();
         Link::resolved_by(Endpoint::from_static("http://name:1"), Box::new(resolve))
     }
 
@@ -385,7 +386,7 @@ pub(crate) mod tests {
         let addresses = Arc::new(Mutex::new(vec![first.address]));
         let link = link_to(&addresses);
         check(&link).await.unwrap();
-        *addresses.lock().unwrap() = vec![bad(Bad::Closes).await, second.address];
+        *addresses.lock() = vec![bad(Bad::Closes).await, second.address];
         first.stop.send(()).unwrap();
         timeout(SOON, first.task).await.expect("it has closed its connections").unwrap().unwrap();
         // The client may not have noticed yet.
@@ -439,7 +440,7 @@ pub(crate) mod tests {
             link.has_failed() && link.state().current.as_ref().unwrap().peek().is_none(),
             "and is avoided meanwhile"
         );
-        *addresses.lock().unwrap() = vec![good.address];
+        *addresses.lock() = vec![good.address];
         fail();
         let found = async {
             while link.has_failed() {

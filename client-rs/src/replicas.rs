@@ -1,10 +1,11 @@
 //! The connections of a client: one link for each replica, made on first use and dropped when it fails.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use parking_lot::{Mutex, MutexGuard};
 use rand::seq::SliceRandom as _;
 use rollcall_proto::v1;
 use rollcall_proto::v1::registry_client::RegistryClient;
@@ -263,7 +264,7 @@ impl Replicas {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 

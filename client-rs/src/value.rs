@@ -1,6 +1,7 @@
 //! The value of a node, as a program has it and as it is sent.
 
 use bytes::Bytes;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use prost::Message as _;
 use rollcall_proto::v1;
 use serde::Serialize;
@@ -246,14 +247,11 @@ fn from_double(double: f64) -> Option<Number> {
 }
 
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(bytes)
 }
 
 pub(crate) fn from_hex(text: &str) -> Option<Bytes> {
-    let digits = text.as_bytes();
-    let pairs = digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    digits.len().is_multiple_of(2).then_some(())?;
-    pairs.collect::<Option<Vec<_>>>().map(Bytes::from)
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().map(Bytes::from)
 }
 
 #[cfg(test)]

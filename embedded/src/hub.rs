@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Mutex, MutexGuard};
 use rollcall_wire::ConnectRequest;
 use rollcall_wire::server::{Refused, Request};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::Config;
-use crate::faults::Switches;
 use crate::occasional::Occasional;
 use crate::outbox::Outbox;
 use crate::state::{Effect, Effects, State};
+use crate::switches::Switches;
 use crate::types::{ConnectionId, Now};
 
 /// A request, as it was read from its frame.
@@ -77,7 +78,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 
     /// Looks at the state.

@@ -25,6 +25,7 @@
 mod acl;
 mod config;
 mod connection;
+#[cfg(feature = "faults")]
 mod faults;
 mod figures;
 mod hub;
@@ -37,6 +38,7 @@ mod sessions;
 mod state;
 #[cfg(test)]
 mod state_tests;
+mod switches;
 mod transaction;
 mod tree;
 mod types;

@@ -116,44 +116,29 @@ pub trait Nested {
 /// A message with only scalars.
 const FLAT: Shape = Shape(&[]);
 
-impl Nested for v1::RegisterRequest {
-    const NESTED: Shape = Shape(&[(1, Shape(&[(1, FLAT)])), (2, Shape(&[(2, FLAT)])), (3, FLAT), (4, FLAT), (5, FLAT)]);
+/// Gives each request its shape, and lists the shapes for the test that compares them with the API.
+macro_rules! shapes {
+    ($($request:ident: $shape:expr;)*) => {
+        $(impl Nested for v1::$request {
+            const NESTED: Shape = $shape;
+        })*
+
+        #[cfg(test)]
+        const SHAPES: &[(&str, Shape)] = &[$((stringify!($request), v1::$request::NESTED)),*];
+    };
 }
 
-impl Nested for v1::PutRequest {
-    const NESTED: Shape = Shape(&[(2, FLAT)]);
-}
-
-impl Nested for v1::GetRequest {
-    const NESTED: Shape = Shape(&[(3, FLAT)]);
-}
-
-impl Nested for v1::WatchRequest {
-    const NESTED: Shape = Shape(&[(4, FLAT)]);
-}
-
-impl Nested for v1::AcquireLockRequest {
-    const NESTED: Shape = Shape(&[(3, FLAT), (4, FLAT), (7, FLAT)]);
-}
-
-impl Nested for v1::ReleaseLockRequest {
-    const NESTED: Shape = FLAT;
-}
-
-impl Nested for v1::DescribeLockRequest {
-    const NESTED: Shape = FLAT;
-}
-
-impl Nested for v1::DeleteRequest {
-    const NESTED: Shape = FLAT;
-}
-
-impl Nested for v1::EvictRequest {
-    const NESTED: Shape = Shape(&[(2, FLAT)]);
-}
-
-impl Nested for v1::StatusRequest {
-    const NESTED: Shape = FLAT;
+shapes! {
+    RegisterRequest: Shape(&[(1, Shape(&[(1, FLAT)])), (2, Shape(&[(2, FLAT)])), (3, FLAT), (4, FLAT), (5, FLAT)]);
+    PutRequest: Shape(&[(2, FLAT)]);
+    GetRequest: Shape(&[(3, FLAT)]);
+    WatchRequest: Shape(&[(4, FLAT)]);
+    AcquireLockRequest: Shape(&[(3, FLAT), (4, FLAT), (7, FLAT)]);
+    ReleaseLockRequest: FLAT;
+    DescribeLockRequest: FLAT;
+    DeleteRequest: FLAT;
+    EvictRequest: Shape(&[(2, FLAT)]);
+    StatusRequest: FLAT;
 }
 
 /// Whether a message, those within it included, has more than `left` fields, or a group, of which this API has none.
@@ -184,7 +169,7 @@ fn has_too_many(mut bytes: &[u8], shape: &Shape, left: &mut usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use prost_types::field_descriptor_proto::Type;
     use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
@@ -214,20 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn the_shapes_are_those_of_the_api() {
+    fn every_request_of_the_api_has_its_shape() {
         let messages = messages();
-        for (shape, name) in [
-            (v1::RegisterRequest::NESTED, "RegisterRequest"),
-            (v1::PutRequest::NESTED, "PutRequest"),
-            (v1::GetRequest::NESTED, "GetRequest"),
-            (v1::WatchRequest::NESTED, "WatchRequest"),
-            (v1::AcquireLockRequest::NESTED, "AcquireLockRequest"),
-            (v1::ReleaseLockRequest::NESTED, "ReleaseLockRequest"),
-            (v1::DescribeLockRequest::NESTED, "DescribeLockRequest"),
-            (v1::DeleteRequest::NESTED, "DeleteRequest"),
-        ] {
-            assert!(fits(&shape, &format!(".rollcall.v1.{name}"), &messages), "{name}");
+        for (name, shape) in SHAPES {
+            assert!(fits(shape, &format!(".rollcall.v1.{name}"), &messages), "{name}");
         }
+        let set = FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).expect("a descriptor set");
+        let services =
+            set.file.into_iter().filter(|file| file.package() == "rollcall.v1").flat_map(|file| file.service);
+        let requests = services.flat_map(|service| service.method).map(|method| method.input_type().to_owned());
+        let named = SHAPES.iter().map(|(name, _)| format!(".rollcall.v1.{name}"));
+        assert_eq!(named.collect::<BTreeSet<_>>(), requests.collect::<BTreeSet<_>>());
     }
 
     #[test]

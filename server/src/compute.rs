@@ -10,6 +10,9 @@ use tokio::sync::Semaphore;
 /// for a lock leaves no processor idle.
 pub(crate) struct Threads(LazyLock<Arc<Semaphore>>);
 
+/// Number of bytes of the worst JSON that take 1 ms to convert. More are converted on one of these threads.
+pub(crate) const JSON_BYTES_PER_STEP: usize = 16 * 1024;
+
 /// For requests of clients.
 pub(crate) static FOR_CLIENTS: Threads = Threads::new();
 /// For answers of ZooKeeper. Requests of clients do not delay them, or ZooKeeper would seem to be silent.

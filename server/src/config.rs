@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use data_encoding::BASE64;
+use jiff::SignedDuration;
 
 use crate::app::Settings;
 use crate::budget::Limits;
@@ -262,26 +264,18 @@ fn name(text: &str) -> Result<String, String> {
 
 /// Parses a duration such as `20s`, `500ms`, `2m` or `24h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} does not start with a whole number"))?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
-        _ => Err(format!("{text:?} needs a unit: ms, s, m or h")),
+    if !text.starts_with(|character: char| character.is_ascii_digit()) {
+        return Err(format!("{text:?} does not start with a whole number"));
     }
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|parsed| Duration::try_from(parsed).ok());
+    parsed.ok_or_else(|| format!("{text:?} needs a unit: ms, s, m or h"))
 }
 
 /// Parses a user name and a hash of 20 bytes in base64. Anything else would match no user.
 fn super_digest(text: &str) -> Result<String, String> {
-    /// Number of base64 digits for 20 bytes; one `=` follows.
-    const HASH_DIGITS: usize = 27;
-    let is_base64 = |hash: &str| {
-        let is_digit = |digit: char| digit.is_ascii_alphanumeric() || "+/".contains(digit);
-        hash.strip_suffix('=').is_some_and(|digits| digits.len() == HASH_DIGITS && digits.chars().all(is_digit))
-    };
+    /// Number of bytes of a SHA-1.
+    const SHA1_BYTES: usize = 20;
+    let is_base64 = |hash: &str| BASE64.decode(hash.as_bytes()).is_ok_and(|hash| hash.len() == SHA1_BYTES);
     match text.split_once(':') {
         Some((user, hash)) if !user.is_empty() && is_base64(hash) => Ok(text.to_owned()),
         _ => Err("it is no USER:BASE64 of a SHA-1".to_owned()),

@@ -9,6 +9,7 @@
 //! Replicas find unused locks by their records, without reading the whole tree (`locks/idle.rs`).
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -49,8 +50,7 @@ pub(crate) struct Versions {
 
 /// The path of the record of the lock at `path`.
 pub(crate) fn lock_record(path: &NodePath) -> NodePath {
-    let hash = Sha256::digest(path.as_str());
-    let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex = HEXLOWER.encode(&Sha256::digest(path.as_str())[..16]);
     let (shard, name) = hex.split_at(2);
     NodePath::trusted(format!("{LOCK_RECORDS}/{shard}/{name}"))
 }

@@ -1,13 +1,13 @@
 //! Bytes that many calls send. Their memory counts once for the replica, and once for each connection that has them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
-use crate::mutex::lock;
 
 /// Size up to which bytes count for no connection: the call that sends them costs more.
 const UNCOUNTED_BYTES: usize = 4 * 1024;
@@ -47,7 +47,7 @@ impl SharedBytes {
     }
 
     fn share(&self, account: &Account) -> Result<Arc<Share>, Error> {
-        let mut holders = lock(&self.holders);
+        let mut holders = self.holders.lock();
         if let Some(share) = holders.get(&account.id()).and_then(Weak::upgrade) {
             return Ok(share);
         }

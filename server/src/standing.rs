@@ -1,11 +1,11 @@
 //! The name and state of this replica, and of its connection to ZooKeeper, as it reports them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::mutex::lock;
 use crate::zk::{Listed, SESSION_PATH_BYTES, SessionReport, Zk};
 
 /// A handle on the replica's report of itself. Cheap to clone.
@@ -73,7 +73,7 @@ impl Standing {
     /// Checks whether the backend can be reached. Must be called often: a change counts from when it is seen.
     pub(crate) fn look(&self) -> bool {
         let is_up = self.0.zk.is_up();
-        let mut reachability = lock(&self.0.reachability);
+        let mut reachability = self.0.reachability.lock();
         if reachability.is_up != is_up {
             *reachability = Reachability { is_up, since: self.0.started.at.elapsed() };
         }
@@ -99,7 +99,7 @@ impl Standing {
     pub(crate) async fn report(&self) -> ReplicaReport {
         let Inner { name, backend, started, zk, reachability } = &*self.0;
         self.look();
-        let Reachability { is_up, since } = *lock(reachability);
+        let Reachability { is_up, since } = *reachability.lock();
         let replicas = if is_up { zk.roster.current().await } else { zk.roster.last() };
         ReplicaReport {
             name: name.clone(),

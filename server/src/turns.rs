@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
-
-use crate::mutex::lock;
 
 /// Gives turns, a bounded number for each key at a time. Cheap to clone.
 #[derive(Debug)]
@@ -89,7 +88,7 @@ impl<K: TurnKey> Turns<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, TurnQueue<K>>> {
-        lock(&self.0.keys)
+        self.0.keys.lock()
     }
 
     /// Hands a turn to the next caller that waits for it.

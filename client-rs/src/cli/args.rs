@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use rollcall::{Client, Tls};
 
 use super::exit::Failure;
@@ -413,17 +414,11 @@ pub(crate) struct CompletionsArgs {
 
 /// Parses a duration such as `20s`, `500ms`, `2m` or `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} does not start with a whole number"))?;
-    let seconds = match unit {
-        "ms" => return Ok(Duration::from_millis(number)),
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(format!("{text:?} needs a unit: ms, s, m or h")),
-    };
-    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+    if !text.starts_with(|character: char| character.is_ascii_digit()) {
+        return Err(format!("{text:?} does not start with a whole number"));
+    }
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|parsed| Duration::try_from(parsed).ok());
+    parsed.ok_or_else(|| format!("{text:?} needs a unit: ms, s, m or h"))
 }
 
 /// Parses the value of `--wait`. The option may also have none.
@@ -502,7 +497,8 @@ mod tests {
     #[test]
     fn durations_have_a_unit() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
-        assert!(duration("5").is_err() && duration("s").is_err());
+        assert!(duration("5").is_err() && duration("s").is_err() && duration("-5s").is_err());
     }
 }

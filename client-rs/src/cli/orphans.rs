@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 static OURS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 fn ours() -> MutexGuard<'static, BTreeSet<i32>> {
-    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+    OURS.lock()
 }
 
 /// Leaves a child to its owner for as long as this value is kept. Create it before the runtime can run anything else.

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rollcall_proto::v1;
 use rollcall_proto::v1::register_response::Response;
 use tokio::sync::{Notify, watch};
@@ -47,7 +48,7 @@ impl Sessions {
     }
 
     pub(super) fn of(&self, ttl: Option<Duration>) -> Arc<Session> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.sessions.lock();
         sessions.entry(ttl).or_insert_with(|| Session::new(self.peer.clone(), ttl)).clone()
     }
 }
@@ -120,7 +121,7 @@ impl Session {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// The time until which the registrations of a stream certainly stay without the stream.

@@ -9,18 +9,18 @@ mod heard;
 mod stall_detector;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 pub(crate) use heard::{Arriving, Heard};
 pub(crate) use stall_detector::StallDetector;
 
 use crate::clock;
-use crate::mutex::lock;
 
 /// Time after a client's deadline in which bytes that have arrived, or are about to, may still be read. With a longer
 /// one, a ttl ends later; with a shorter one, a busy replica takes a living client for a silent one.
@@ -99,7 +99,7 @@ impl Contact {
 
     /// Has the connection asked for a sign of life whenever it has been silent for `interval`.
     pub(crate) fn ask_every(&self, interval: Duration) -> Asking {
-        *lock(&self.0.wanted).entry(interval).or_default() += 1;
+        *self.0.wanted.lock().entry(interval).or_default() += 1;
         self.0.connection.wake();
         Asking { contact: self.clone(), interval }
     }
@@ -107,7 +107,7 @@ impl Contact {
     /// The silence after which the connection is to be asked. Wakes `waker` when it changes.
     pub(crate) fn asked_every(&self, waker: &Waker) -> Option<Duration> {
         self.0.connection.register(waker);
-        lock(&self.0.wanted).keys().next().copied()
+        self.0.wanted.lock().keys().next().copied()
     }
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn grace(interval: Duration) -> Duration {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let mut wanted = lock(&self.contact.0.wanted);
+        let mut wanted = self.contact.0.wanted.lock();
         if let Some(count) = wanted.get_mut(&self.interval) {
             *count -= 1;
             if *count == 0 {

@@ -2,14 +2,13 @@
 //! are then in its sockets, and the order in which they are read is chance.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::GRACE;
 use crate::clock;
-use crate::mutex::lock;
 
 /// Longest pause between two ticks that is no stall.
 const STALL: Duration = Duration::from_millis(500);
@@ -65,12 +64,12 @@ impl StallDetector {
     /// One tick. Must be called much more often than twice a second.
     pub(crate) fn tick(&self) {
         let now = clock::now();
-        let mut ticks = lock(&self.ticks);
+        let mut ticks = self.ticks.lock();
         let pause = now - ticks.last;
         *ticks = ticks.tick(now);
         drop(ticks);
         if pause > STALL {
-            note_stall(&mut lock(&self.stalls), now, pause);
+            note_stall(&mut self.stalls.lock(), now, pause);
         }
     }
 
@@ -91,7 +90,7 @@ impl StallDetector {
         // A stall that no tick has noticed yet counts too.
         self.tick();
         let mut at = heard + time + GRACE;
-        for (woke, pause) in lock(&self.stalls).iter().filter(|(woke, _)| *woke > heard) {
+        for (woke, pause) in self.stalls.lock().iter().filter(|(woke, _)| *woke > heard) {
             let stalled = (*woke - heard).min(*pause);
             at = (at + stalled).max(*woke + WAKING);
         }
@@ -99,7 +98,7 @@ impl StallDetector {
     }
 
     fn ticks(&self) -> TickRecord {
-        *lock(&self.ticks)
+        *self.ticks.lock()
     }
 }
 

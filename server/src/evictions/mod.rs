@@ -4,29 +4,28 @@
 //! records, and keeps a table of them (`watching`), by which it refuses a path and removes registrations of its own. A
 //! replica that lags may register a path once more; it removes that registration when it learns of the eviction.
 
+mod known;
 mod record;
 mod watching;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+pub(crate) use self::known::Table;
+use self::known::{KnownEviction, MAX_EVICTIONS, Shared};
 use self::record::EvictionRecord;
 pub(crate) use self::record::record_path;
 use crate::error::Error;
-use crate::mutex::lock;
 use crate::refusal;
 use crate::types::{NodePath, SessionId, Zxid};
 use crate::zk::layout::{fence, is_in_lock_queue, lock_queue};
 use crate::zk::{self, CommitError, CreateMode, EphemeralSession, ErrorCode, Guard, Read, Unit, Zk};
 
-/// Maximum number of evictions in force. Each replica keeps all of them, and reads all of them when one changes.
-const MAX_EVICTIONS: usize = 1000;
 /// Maximum number of calls that evict or lift an eviction at a time.
 const EVICTIONS_AT_ONCE: usize = 8;
 /// Time for which a claim waits for the records on a replica that has just started.
@@ -34,32 +33,9 @@ const FIRST_READING: Duration = Duration::from_secs(1);
 /// Maximum number of tries of an eviction while the node changes.
 const EVICTION_TRIES: u64 = 64;
 
-/// The evictions in force, by path, each with its end.
-pub(crate) type Table = Arc<HashMap<NodePath, Instant>>;
-
 /// A handle on all evictions. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Evictions(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    zk: Zk,
-    /// The known records, by name.
-    known: Mutex<HashMap<String, KnownEviction>>,
-    /// `None` until the records have been read once.
-    table: watch::Sender<Option<Table>>,
-    calls: Semaphore,
-}
-
-/// A record that is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct KnownEviction {
-    path: NodePath,
-    /// When the eviction ends.
-    until: Instant,
-    /// The transaction that wrote the record last.
-    written: Zxid,
-}
 
 /// Whether a path may be registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,30 +245,6 @@ impl EvictionNodes {
     }
 }
 
-impl Shared {
-    /// Changes the known records, and the table with them.
-    fn change(&self, change: impl FnOnce(&mut HashMap<String, KnownEviction>)) {
-        let mut known = lock(&self.known);
-        change(&mut known);
-        // Under the lock, so that the last table is that of the last known records.
-        if self.table.borrow().is_some() {
-            self.show(&known);
-        }
-    }
-
-    /// Publishes the evictions in force.
-    fn show(&self, known: &HashMap<String, KnownEviction>) {
-        let now = Instant::now();
-        let in_force = known.values().filter(|known| known.until > now);
-        let table: HashMap<_, _> = in_force.map(|known| (known.path.clone(), known.until)).collect();
-        self.table.send_replace(Some(Arc::new(table)));
-    }
-
-    fn count(&self) -> usize {
-        lock(&self.known).len()
-    }
-}
-
 fn failed(path: &NodePath, error: zk::Error) -> Error {
     match error {
         zk::Error::OutcomeUnknown | zk::Error::SessionExpired => Error::OutcomeUnknown { path: path.clone() },
@@ -300,9 +252,4 @@ fn failed(path: &NodePath, error: zk::Error) -> Error {
         zk::Error::TooLarge(bytes) => refusal::too_large(path, bytes),
         zk::Error::NotSent | zk::Error::AnswerTooLarge(_) => Error::BackendUnavailable,
     }
-}
-
-/// An empty write, whose answer has ZooKeeper's time.
-fn tick() -> zk::Request {
-    zk::set_data(zk::layout::EVICTED, Bytes::new(), -1)
 }

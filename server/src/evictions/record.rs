@@ -1,10 +1,10 @@
 //! The record of an eviction: `/.rollcall/evicted/<hash of the path>`, a durable node with a JSON object. The eviction
 //! began when the record was written, by ZooKeeper's clock.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -23,12 +23,7 @@ pub(super) struct EvictionRecord {
 
 /// The name of a path's record: a path may have more bytes than a name, and has slashes.
 pub(super) fn name(path: &NodePath) -> String {
-    let hash = Sha256::digest(path.as_str());
-    hash.iter().take(HASH_BYTES).fold(String::new(), |mut name, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(name, "{byte:02x}");
-        name
-    })
+    HEXLOWER.encode(&Sha256::digest(path.as_str())[..HASH_BYTES])
 }
 
 /// The path of the record of `path`.

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::known::{KnownEviction, MAX_EVICTIONS, Shared, tick};
 use super::record::{self, EvictionRecord};
-use super::{KnownEviction, MAX_EVICTIONS, Shared, tick};
-use crate::mutex::lock;
 use crate::types::{NodePath, Zxid};
 use crate::zk::layout::EVICTED;
 use crate::zk::{self, Batch, Mailbox, Response, Session, Subscription};
@@ -75,7 +74,7 @@ fn is_news(batch: &Batch) -> bool {
 
 /// When the next eviction ends, of those that have not ended yet.
 fn next_end(shared: &Shared, removals: &HashMap<String, Instant>) -> Option<Instant> {
-    let known = lock(&shared.known);
+    let known = shared.known.lock();
     known.iter().filter(|(name, _)| !removals.contains_key(*name)).map(|(_, known)| known.until).min()
 }
 
@@ -84,10 +83,10 @@ async fn load(shared: &Shared, subscription: &Subscription) -> Result<(), zk::Er
     let session = subscription.session();
     let (found, names, changed) = read(&session).await?;
     let is_new =
-        |found: &FoundRecord| lock(&shared.known).get(&found.name).is_none_or(|known| known.written < found.written);
+        |found: &FoundRecord| shared.known.lock().get(&found.name).is_none_or(|known| known.written < found.written);
     let new: Vec<_> = found.into_iter().filter(is_new).collect();
     let (zookeeper_now, now) = if new.is_empty() { (0, Instant::now()) } else { time(shared).await };
-    let mut known = lock(&shared.known);
+    let mut known = shared.known.lock();
     // A record that this replica made after this reading is not in the list yet.
     known.retain(|name, known| names.contains(name) || known.written > changed);
     for FoundRecord { name, record, mtime, written } in new {
@@ -145,7 +144,7 @@ async fn time(shared: &Shared) -> (i64, Instant) {
 /// Removes evictions that are over from the table, and notes when their records are removed.
 fn end(shared: &Shared, removals: &mut HashMap<String, Instant>) {
     let now = Instant::now();
-    let known = lock(&shared.known);
+    let known = shared.known.lock();
     let is_over = |name: &String| known.get(name).is_some_and(|known| known.until <= now);
     removals.retain(|name, _| is_over(name));
     let ended: Vec<_> = known.keys().filter(|name| is_over(name) && !removals.contains_key(*name)).cloned().collect();
@@ -171,7 +170,7 @@ async fn remove(shared: &Shared, removals: &mut HashMap<String, Instant>) {
 
 /// Removes a record, unless it was written since. Returns whether nothing is left to do about it.
 async fn is_removed(shared: &Shared, name: &str) -> bool {
-    let written = lock(&shared.known).get(name).map(|known| known.written);
+    let written = shared.known.lock().get(name).map(|known| known.written);
     let (Some(written), Ok(owner)) = (written, shared.zk.pool.any()) else { return written.is_none() };
     let path = record::named(name);
     let stat = match owner.session().exists(&path).await {

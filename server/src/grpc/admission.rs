@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::AbortHandle;
 use tonic::Request;
 
+use super::acknowledged::Acknowledged;
 use super::write_coalescer::Peer;
 use crate::budget::Account;
 use crate::contact::Contact;
@@ -43,6 +44,11 @@ pub(super) struct RequestReader(AbortHandle);
 pub(super) fn account<T>(request: &Request<T>) -> Account {
     // Every connection that is accepted has one; see `WriteCoalescer`.
     request.extensions().get::<Peer>().map_or_else(Account::unlimited, |peer| peer.account.clone())
+}
+
+/// The latest transaction that was acknowledged to the connection that a request came over.
+pub(super) fn acknowledged<T>(request: &Request<T>) -> Acknowledged {
+    request.extensions().get::<Peer>().map(|peer| peer.acknowledged.clone()).unwrap_or_default()
 }
 
 /// The signs of life of the connection that a request came over.

@@ -3,18 +3,18 @@
 //! Both bodies of a call keep its [`Call`] alive, and so does each part of its answer that HTTP/2 has not sent. When
 //! the last of them is gone, everything is given back.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use http::request::Parts;
+use parking_lot::{Mutex, MutexGuard};
 use tonic::Status;
 
 use super::status;
 use crate::budget::{Account, Resource, Share};
 use crate::contact::{Arriving, Heard};
 use crate::error::Error;
-use crate::mutex::lock;
 
 /// Memory that every call takes: the tasks and states of HTTP/2, tonic and the handler. Measured: 4.3 KB for a Register
 /// stream of which only the headers have arrived. With a larger number, a connection with the maximum number of calls
@@ -100,7 +100,7 @@ impl Call {
     }
 
     fn memory(&self) -> MutexGuard<'_, CallMemory> {
-        lock(&self.memory)
+        self.memory.lock()
     }
 
     fn amount(&self, memory: &CallMemory) -> usize {

@@ -4,11 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use rollcall_proto::server::v1;
 
+use super::times::DEFAULT_EVICTION;
 use super::{Service, convert};
 use crate::error::Error;
 
-/// Duration of an eviction if the request gives none.
-const DEFAULT_EVICTION: Duration = Duration::from_secs(600);
 /// Durations that an eviction may have.
 const EVICTION_DURATIONS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 

@@ -7,19 +7,17 @@
 //! body that tonic made.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
+use parking_lot::Mutex;
 use prost::Message;
 use tonic::body::Body;
 use tonic::{Response, Status};
 
-use crate::mutex::lock;
-
-/// Length of the prefix that gRPC puts before a message: that it is not compressed, and its length.
-const PREFIX: usize = 5;
+use super::message::PREFIX;
 
 /// One message, ready to be sent.
 #[derive(Debug, Clone)]
@@ -125,7 +123,7 @@ pub(super) fn hand_over<T>(
 /// The answer with the body that was handed over, if one was.
 pub(super) fn take_over(mut response: http::Response<Body>) -> http::Response<Body> {
     if let Some(Handover(body)) = response.extensions_mut().remove()
-        && let Some(body) = lock(&body).take()
+        && let Some(body) = body.lock().take()
     {
         *response.body_mut() = body;
     }

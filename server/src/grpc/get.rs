@@ -7,17 +7,17 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{Admission, CallKind, account};
+use super::admission::{Admission, CallKind, account, acknowledged};
 use super::frames::{Frame, frame};
-use super::{MAX_MESSAGE_BYTES, Service, convert};
+use super::message::MAX_MESSAGE_BYTES;
+use super::times::LONGEST_WAIT;
+use super::{Service, convert};
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
 use crate::views::{Begin, MadePart, PartForm, PartKey, Reached, Reader, State, StateReading};
 
 /// Bytes of a response that are kept free for everything but the children.
 const GET_MARGIN: usize = 4 * 1024;
-/// Maximum wait. A longer one is as good as for ever, and clocks can't go that far.
-const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
 /// Where a page begins: after a name, in the state of a revision.
 struct PageToken {
@@ -27,8 +27,10 @@ struct PageToken {
 
 impl Service {
     pub(super) async fn do_get(&self, request: Request<v1::GetRequest>) -> Result<Frame, Error> {
-        let _place = request.get_ref().wait.map(|_| self.admit(CallKind::Get)).transpose()?;
-        let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
+        if request.get_ref().wait.is_some() && !self.drain.is_serving() {
+            return Err(Error::Draining);
+        }
+        let (account, acknowledged) = (account(&request), acknowledged(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let page_size = usize::try_from(request.page_size)
@@ -65,7 +67,7 @@ struct KnownTransactions {
     acknowledged: Acknowledged,
     /// From the request.
     min_revision: Zxid,
-    /// Counts the call while it waits for them.
+    /// Counts the call while it waits for them, or for a child.
     admission: Admission,
 }
 
@@ -86,8 +88,7 @@ async fn read(
     let mut reached = Reached::Yes;
     if at_least.0 > 0 {
         drop(reading);
-        let waits = request.wait.is_none() && !reader.has_reached(at_least);
-        let _place = waits.then(|| known.admission.admit(CallKind::Get));
+        let _place = (!reader.has_reached(at_least)).then(|| known.admission.admit(CallKind::Get));
         reached = reader.reach(at_least, reader.patience_ends()).await;
         if let Reached::Never(end) = reached {
             known.acknowledged.forget(acknowledged, end);
@@ -96,6 +97,7 @@ async fn read(
         reading = reader.cached().await?;
     }
     if let Some(deadline) = deadline.filter(|_| reading.state.children.is_empty()) {
+        let _place = known.admission.admit(CallKind::Get);
         reading = reader.with_children(deadline).await?;
     }
     if reached == Reached::Yes {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Shortest interval that no caller asked for. A shorter one keeps a connection busy with messages that say nothing.
-const SHORTEST: Duration = Duration::from_millis(100);
+use super::times::SHORTEST;
 
 /// The time at which a stream sends a message though nothing has happened.
 pub(super) struct Heartbeat {

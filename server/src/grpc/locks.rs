@@ -9,10 +9,11 @@ use rollcall_proto::server::v1;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{CallKind, CallPlace, account, contact};
+use super::admission::{CallKind, CallPlace, account, acknowledged, contact};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
-use super::{MAX_MESSAGE_BYTES, Responses, Service, convert, status};
+use super::message::MAX_MESSAGE_BYTES;
+use super::{Responses, Service, convert, status};
 use crate::error::Error;
 use crate::locks::{AcquireRequest, Acquisition, Description, LOOK_AGAIN, LockEvent, Party};
 use crate::views::Views;
@@ -37,7 +38,7 @@ impl Service {
         self.check_writable()?;
         let place = self.admit(CallKind::AcquireLock)?;
         let (account, contact) = (account(&request), contact(&request));
-        let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
+        let (acknowledged, views) = (acknowledged(&request), self.views.clone());
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -61,7 +62,7 @@ impl Service {
     ) -> Result<v1::ReleaseLockResponse, Error> {
         self.check_writable()?;
         let released = self.locks.release(&request.get_ref().lock_id).await?;
-        Acknowledged::of(&request).note(self.views.last_zxid());
+        acknowledged(&request).note(self.views.last_zxid());
         Ok(v1::ReleaseLockResponse { released })
     }
 

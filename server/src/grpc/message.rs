@@ -1,7 +1,9 @@
-//! Finds where messages begin and end in the body of a call.
+//! Messages in the body of a call: how large they may be, and where they begin and end.
 
+/// Maximum size of a message that is accepted or sent, in bytes.
+pub(super) const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Length of the prefix that gRPC puts before a message: whether the message is compressed, and its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// Follows a body as it arrives. It looks at lengths only.
 #[derive(Debug, Default)]

@@ -22,6 +22,7 @@ mod put;
 mod register;
 mod report;
 mod status;
+mod times;
 mod turnstile;
 mod upload;
 mod watch;
@@ -42,6 +43,7 @@ pub(crate) use admission::Admission;
 use frames::Frame;
 use front::Front;
 pub(crate) use gate::Gate;
+use message::MAX_MESSAGE_BYTES;
 pub(crate) use turnstile::Turnstile;
 pub(crate) use write_coalescer::WriteCoalescer;
 
@@ -56,9 +58,6 @@ use crate::sessions::Sessions;
 use crate::standing::Standing;
 use crate::types::{NodePath, PathError};
 use crate::views::Views;
-
-/// Maximum size of a message that is accepted or sent, in bytes.
-const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// The settings of the API.
 #[derive(Debug, Clone)]
@@ -154,7 +153,7 @@ impl Service {
         }
     }
 
-    /// A place for a stream, or for a call that waits.
+    /// A place for a stream.
     fn admit(&self, kind: admission::CallKind) -> Result<admission::CallPlace, Error> {
         if self.drain.is_serving() { Ok(self.admission.admit(kind)) } else { Err(Error::Draining) }
     }

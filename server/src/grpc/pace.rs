@@ -15,18 +15,16 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::times::LOOK_INTERVAL;
 
 /// Maximum number of frames that are read ahead; a quarter of what h2 allows with the window of this server.
 const MAX_UNREAD: isize = 4096;
 /// Number of unread frames at which reading goes on.
 const RESUME_AT: isize = MAX_UNREAD / 2;
-/// Time between two looks at a connection that waits. Calls that read at all have read something by then, unless the
-/// process did not get the processor.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of looks in a row that must find the same count.
 const EQUAL_LOOKS: usize = 5;
 
@@ -170,6 +168,7 @@ impl Default for Http2Frames {
 mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use tokio::time::timeout;
 

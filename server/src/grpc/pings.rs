@@ -7,19 +7,16 @@
 
 use std::pin::Pin;
 use std::task::Context;
-use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pace::Http2Frames;
+use super::times::PING_CHECK_INTERVAL;
 use crate::clock;
 use crate::contact::Contact;
 
 /// A PING frame. Its payload differs from those of HTTP/2's own pings.
 const PING: [u8; 17] = *b"\x00\x00\x08\x06\x00\x00\x00\x00\x00rollcall";
-
-/// Time between two checks whether a ping is due. After a suspension of the machine a ping is late by at most this.
-const PING_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pings of one connection.
 #[derive(Debug)]
@@ -93,6 +90,7 @@ impl Pings {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
+    use std::time::Duration;
 
     use tokio::time::advance;
 

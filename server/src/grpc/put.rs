@@ -4,8 +4,7 @@ use bytes::Bytes;
 use rollcall_proto::server::v1;
 use tonic::Request;
 
-use super::acknowledged::Acknowledged;
-use super::admission::account;
+use super::admission::{account, acknowledged};
 use super::{Service, convert};
 use crate::clock;
 use crate::durable::Expect;
@@ -15,7 +14,7 @@ use crate::value::Stamp;
 impl Service {
     pub(super) async fn do_put(&self, request: Request<v1::PutRequest>) -> Result<v1::PutResponse, Error> {
         self.check_writable()?;
-        let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
+        let (account, acknowledged) = (account(&request), acknowledged(&request));
         let request = request.into_inner();
         let path = self.settings.path_to_write(&request.path)?;
         let stamp = Stamp { pid: None, created: clock::created_now() };

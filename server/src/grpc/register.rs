@@ -14,7 +14,7 @@ use rollcall_proto::server::v1::register_response::Response;
 use tonic::{Request, Streaming};
 
 use super::acknowledged::Acknowledged;
-use super::admission::{CallKind, CallPlace, RequestReader, account};
+use super::admission::{CallKind, CallPlace, RequestReader, account, acknowledged};
 use super::call::Call;
 use super::heartbeat::{self, Heartbeat};
 use super::{Responses, Service, Settings, admission, convert, status};
@@ -55,7 +55,7 @@ impl Service {
         if let Some(call) = &call {
             call.is_heard_by(requests.heard().clone());
         }
-        let (acknowledged, views) = (Acknowledged::of(&request), self.views.clone());
+        let (acknowledged, views) = (acknowledged(&request), self.views.clone());
         let reading = read(self.settings.clone(), request.into_inner(), call, requests, rpc.outbox().clone());
         let open = OpenRegister {
             rpc,
@@ -109,10 +109,8 @@ async fn next_response(mut open: OpenRegister) -> Option<(Result<v1::RegisterRes
 
 /// A notice as a message. A value so large that it takes long to convert is converted on another thread.
 async fn to_response(notice: Notice) -> v1::RegisterResponse {
-    /// Number of bytes of the worst JSON that take 1 ms.
-    const JSON_BYTES_PER_STEP: usize = 16 * 1024;
     match &notice {
-        Notice::Overwritten { data, .. } if data.len() > JSON_BYTES_PER_STEP => {
+        Notice::Overwritten { data, .. } if data.len() > compute::JSON_BYTES_PER_STEP => {
             compute::FOR_CLIENTS.run(move || convert::notice_to_proto(notice)).await
         }
         _ => convert::notice_to_proto(notice),

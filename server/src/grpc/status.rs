@@ -5,23 +5,18 @@
 //! all details together stay under 4 KiB: names are cut, lists end with «and N more».
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::MAX_MESSAGE_BYTES;
+use super::message::MAX_MESSAGE_BYTES;
+use super::times::{BACKEND_RETRY, DRAIN_SPREAD};
 use crate::error::{Error, list, short};
 
 /// The domain of every `ErrorInfo`.
 const DOMAIN: &str = "rollcall";
 /// Maximum length of a message, in bytes.
 const MAX_MESSAGE: usize = 512;
-/// Time after which a call that failed because ZooKeeper could not be reached should be tried again.
-const BACKEND_RETRY: Duration = Duration::from_millis(500);
-
-/// Time over which the clients of a replica that goes down spread their return.
-const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
 /// The code of an error, as in the design's table.
 pub(super) fn code(error: &Error) -> Code {

@@ -10,14 +10,14 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::times::REFILL;
+
 /// Bytes that a connection reads without a turn in [`REFILL`]: some twenty calls.
 const READ_WITHOUT_TURN: usize = 2048;
-/// Time after which a connection has all of [`READ_WITHOUT_TURN`] again.
-const REFILL: Duration = Duration::from_millis(100);
 /// Bytes that are read in a turn: some fifty calls, of which a thousand take some ten milliseconds.
 const BYTES_PER_TURN: usize = 4096;
 
@@ -114,6 +114,7 @@ impl fmt::Debug for Visitor {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
+    use std::time::Duration;
 
     use super::*;
 

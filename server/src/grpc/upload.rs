@@ -4,7 +4,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
@@ -16,20 +15,12 @@ use tonic::body::Body;
 use super::call::Call;
 use super::message::Lengths;
 use super::pace::Unread;
+use super::times::{CROWDED, LAST_LOOK, REQUEST_TIME, REQUEST_TIMEOUT};
 use crate::contact::Arriving;
 use crate::error::Error;
 
-/// Time within which a request must make progress.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// Time within which a request of one message must be complete, whatever its progress. A longer one lets a client that
-/// sends byte by byte keep its calls for longer; a shorter one fails large requests over slow connections.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Number of bytes that a connection must have sent for its requests to count as making progress.
 const PROGRESS: usize = 4 * 1024;
-/// Time for a last look before a request is given up, in which a replica that was stopped reads what arrived meanwhile.
-const LAST_LOOK: Duration = Duration::from_secs(1);
-/// Time between two checks for free memory. A shorter one costs the processor more when all streams wait.
-const CROWDED: Duration = Duration::from_millis(500);
 /// Maximum number of bytes that a reflection stream may ask. Its server answers with the question, twice.
 const REFLECTION_BYTES: usize = 64 * 1024;
 
@@ -205,6 +196,7 @@ impl http_body::Body for Upload {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::time::Duration;
 
     use tokio::sync::mpsc;
     use tokio::time::sleep;

@@ -6,7 +6,6 @@
 //! connection.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::stream;
 use prost::Message as _;
@@ -15,9 +14,10 @@ use rollcall_proto::server::v1::watch_response::Event;
 use tonic::Request;
 
 use super::acknowledged::Acknowledged;
-use super::admission::{CallKind, CallPlace, account};
+use super::admission::{CallKind, CallPlace, account, acknowledged};
 use super::frames::{Frame, frame};
 use super::heartbeat::{self, Heartbeat};
+use super::times::{FIRST_MEMORY_PAUSE, LONGEST_MEMORY_PAUSE};
 use super::{Responses, Service, convert, status};
 use crate::budget::Account;
 use crate::error::Error;
@@ -29,10 +29,6 @@ use crate::views::{
 
 /// Size above which a step is sent in parts, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
-/// Pauses between two tries to find memory for a part. With shorter ones, thousands of streams that wait cost the
-/// processor more; with longer ones, they go on later than they could.
-const FIRST_MEMORY_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_MEMORY_PAUSE: Duration = Duration::from_secs(2);
 
 /// State that lives as long as the RPC.
 struct OpenWatch {
@@ -61,7 +57,7 @@ enum Unfinished {
 impl Service {
     pub(super) fn do_watch(&self, request: Request<v1::WatchRequest>) -> Result<Responses<Frame>, Error> {
         let place = self.admit(CallKind::Watch)?;
-        let (account, acknowledged) = (account(&request), Acknowledged::of(&request));
+        let (account, acknowledged) = (account(&request), acknowledged(&request));
         let request = request.into_inner();
         let path = convert::path(&request.path)?;
         let heartbeat = Heartbeat::every(self.heartbeat(request.heartbeat)?);
@@ -75,7 +71,7 @@ impl Service {
         let reader = self.views.open(&path, request.recursive, &account)?;
         let latest = acknowledged.latest();
         let at_least = latest.max(convert::at_least(request.min_revision)?);
-        let watcher = reader.watch(since, at_least, request.full, ConnectionKey(account.id()));
+        let watcher = Watcher::open(reader, since, at_least, request.full, ConnectionKey(account.id()));
         let (views, messages, told) =
             (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
         let open = OpenWatch {

@@ -1,16 +1,12 @@
 //! HTTP/1 over a listener, for metrics and health.
 
-use std::time::Duration;
-
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::task::JoinSet;
 
 use super::Listener;
-
-/// Time for the head of a request, from the end of the request before. A connection that asks nothing ends then.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+use super::times::HEAD_TIMEOUT;
 
 /// Serves for ever.
 pub(crate) async fn serve(mut listener: Listener, routes: axum::Router) {

@@ -6,6 +6,7 @@
 mod http1;
 mod places;
 mod socket;
+mod times;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,16 +21,12 @@ pub(crate) use http1::serve as serve_http1;
 use places::Places;
 pub(crate) use places::{Bounds, descriptors};
 pub(crate) use socket::Socket;
+use times::{BETWEEN_LINES, PAUSE};
 
 use crate::metrics::{Metrics, Port};
 
-/// Pause after the kernel has refused a connection for lack of descriptors or memory. With a shorter one, the loop
-/// takes a core while the shortage lasts; with a longer one, clients wait after it is over.
-const PAUSE: Duration = Duration::from_millis(200);
 /// Number of bytes that open an HTTP/2 connection: the preface, and the header of the first frame, which is SETTINGS.
 const HTTP2_OPENING: usize = 24 + 9;
-/// Time between two log lines about the same problem.
-const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 /// The accept loop of one port.
 #[derive(Debug)]

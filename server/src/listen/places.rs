@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::metrics::Gauge;
-use crate::mutex::lock;
 
 /// Number of descriptors that are kept from clients: for ZooKeeper's connections, files, pipes.
 const RESERVED_DESCRIPTORS: usize = 256;
@@ -82,7 +82,7 @@ impl Places {
     pub(super) fn take(&self, address: IpAddr) -> Result<ConnectionPlace, Full> {
         let address = network(address);
         let Bounds { in_all, per_address } = self.bounds;
-        let mut taken = lock(&self.taken);
+        let mut taken = self.taken.lock();
         if taken.in_all >= in_all {
             return Err(Full::InAll(in_all));
         }
@@ -99,7 +99,7 @@ impl Places {
 
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
-        let mut taken = lock(&self.places.taken);
+        let mut taken = self.places.taken.lock();
         taken.in_all -= 1;
         if let Some(here) = taken.by_address.get_mut(&self.address) {
             *here -= 1;
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(places.gauge.get(), 3);
         drop(_again);
         drop(_third);
-        assert_eq!(places.taken.lock().unwrap().by_address.len(), 1, "an address that has gone is forgotten");
+        assert_eq!(places.taken.lock().by_address.len(), 1, "an address that has gone is forgotten");
     }
 
     #[test]

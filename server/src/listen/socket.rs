@@ -10,9 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::places::ConnectionPlace;
-
-/// Time within which the first bytes of a connection must arrive.
-const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+use super::times::OPENING_TIMEOUT;
 
 /// The requirements that a peer must meet.
 #[derive(Debug, Clone, Copy)]

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::claims::{Claim, ClaimStep, Claimed, Held, Policy, Requester, decide};
+use super::claims::{Claim, ClaimStep, Claimed, Held, Policy};
+use super::comparison::{decided, new_bytes};
+use super::outbox::Outbox;
+use super::stalls;
 use crate::budget::Resource;
-use crate::compute;
 use crate::contact::StallDetector;
 use crate::error::Error;
 use crate::evictions::{EvictionVerdict, Evictions, record_path};
@@ -24,9 +26,27 @@ use crate::zk::{
 
 /// Maximum number of looks of one claim, before it is left to a later try.
 const CLAIM_TRIES: u32 = 64;
-/// Time in which messages that have arrived may be read, before a claim replaces a node that is later than its client
-/// knows of.
-const REPLACE_DELAY: Duration = Duration::from_millis(200);
+
+/// The party for which a claim is made.
+#[derive(Debug, Clone)]
+pub(super) enum Requester {
+    /// The replica itself, which registers again.
+    Replica,
+    /// A client, whose RPC this outbox belongs to.
+    Client(Arc<Outbox>),
+    /// A client whose RPC is over.
+    Gone,
+}
+
+impl Requester {
+    pub(super) fn is_gone(&self) -> bool {
+        match self {
+            Self::Replica => false,
+            Self::Client(outbox) => outbox.is_abandoned(),
+            Self::Gone => true,
+        }
+    }
+}
 
 /// The state of a claim's looks at ZooKeeper.
 #[derive(Debug, Default)]
@@ -64,38 +84,6 @@ pub(super) struct Claims {
     zk: Zk,
     evictions: Evictions,
     stall_detector: Arc<StallDetector>,
-}
-
-/// Whether it takes long to compare the wanted data with those of the node, or with those that the same holder had
-/// written before: each may be large.
-fn takes_long(claim: &Claim, read: Option<&Read>) -> bool {
-    const LARGE: usize = 16 * 1024;
-    let others = claim.first.iter().chain(read.map(|read| &read.data));
-    others.map(|other| other.len().max(claim.content.len())).max().is_some_and(|largest| largest > LARGE)
-}
-
-/// Like [`Claim::bytes`], but on another thread if it takes long to compare them with those that were written before.
-async fn new_bytes(claim: &Claim) -> Bytes {
-    if !takes_long(claim, None) {
-        return claim.bytes();
-    }
-    let claim = claim.clone();
-    Box::pin(compute::FOR_CLIENTS.run(move || claim.bytes())).await
-}
-
-/// Like [`decide`], but on another thread if the values are so large that it takes long to compare them.
-async fn decided(
-    claim: &Claim,
-    path: &NodePath,
-    read: Option<&Read>,
-    on_our_session: bool,
-    is_current: bool,
-) -> ClaimStep {
-    if !takes_long(claim, read) {
-        return decide(claim, path, read, on_our_session, is_current);
-    }
-    let (claim, path, read) = (claim.clone(), path.clone(), read.cloned());
-    compute::FOR_CLIENTS.run(move || decide(&claim, &path, read.as_ref(), on_our_session, is_current)).await
 }
 
 /// How an attempt ended.
@@ -141,12 +129,7 @@ impl Claims {
         if let Some(kept_out) = self.kept_out(path, &claim) {
             return (kept_out, None);
         }
-        // In these cases there is most likely no node: the create replaces the look.
-        let mut create_first = match claim.policy {
-            Policy::TakeOver | Policy::Exclusive => claim.uncertain_creates.is_empty() && claim.home.is_none(),
-            Policy::Restore(_) | Policy::PutBack { .. } => claim.uncertain_creates.is_empty(),
-            Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
-        };
+        let mut create_first = claim.creates_first();
         let mut look = ClaimLooks::default();
         for attempt in 0..CLAIM_TRIES {
             let tried = if std::mem::take(&mut create_first) {
@@ -388,9 +371,8 @@ impl Claims {
             return false;
         }
         let is_later = claim.policy.known().is_some_and(|known| known.0 < read.stat.czxid);
-        if is_later || self.stall_detector.was_stalled() {
-            // Either the client is here and an answer to it was lost, or the end of its stream is about to be read.
-            tokio::time::sleep(REPLACE_DELAY).await;
+        if let Some(delay) = stalls::replace_delay(is_later, &self.stall_detector) {
+            tokio::time::sleep(delay).await;
         }
         requester.is_gone()
     }
@@ -551,46 +533,6 @@ impl Claims {
                 data_length: i32::try_from(length).unwrap_or(i32::MAX),
                 ..Stat::default()
             },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::future::FutureExt as _;
-
-    use super::super::claims::Content;
-    use super::*;
-
-    #[test]
-    fn a_large_value_is_compared_apart_whichever_side_it_is_on() {
-        let (small, large) = (Bytes::from_static(b"{}"), Bytes::from(vec![b' '; 256 * 1024]));
-        let claim = |bytes: &Bytes| Claim::new(Content::Exact(bytes.clone()), Policy::Update(Generation(1)));
-        let read = |bytes: &Bytes| Read { data: bytes.clone(), stat: Stat::default() };
-        assert!(!takes_long(&claim(&small), Some(&read(&small))));
-        assert!(takes_long(&claim(&large), Some(&read(&small))));
-        assert!(takes_long(&claim(&small), Some(&read(&large))));
-        assert!(!takes_long(&claim(&large), None), "nothing is compared");
-    }
-
-    #[tokio::test]
-    async fn a_large_value_is_compared_apart_with_what_was_written_before_where_nothing_stands() {
-        let (small, large) = (Bytes::from_static(b"{}"), Bytes::from(vec![b' '; 256 * 1024]));
-        let claim = |bytes: &Bytes, first: Option<&Bytes>| {
-            let mut claim = Claim::new(Content::Exact(bytes.clone()), Policy::Update(Generation(1)));
-            claim.first = first.cloned();
-            claim
-        };
-        for (bytes, first, is_here) in [
-            (&small, Some(&small), true),
-            (&large, None, true),
-            (&large, Some(&small), false),
-            (&small, Some(&large), false),
-        ] {
-            let claim = claim(bytes, first);
-            let at_once = new_bytes(&claim).now_or_never();
-            assert_eq!(at_once.is_some(), is_here, "{} after {:?}", bytes.len(), first.map(Bytes::len));
-            assert_eq!(new_bytes(&claim).await, *bytes);
         }
     }
 }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use rollcall_embedded::Embedded;
 use tokio::task::JoinSet;
 
-use super::claiming::Claims;
-use super::claims::{Claim, Claimed, Content, Held, Policy, Requester};
+use super::claiming::{Claims, Requester};
+use super::claims::{Claim, Claimed, Content, Held, Policy};
+use super::effects::NodeRemoval;
 use super::path_reservations::PathReservations;
 use super::stepped::path;
-use super::upkeep::{NodeRemoval, Upkeep};
+use super::upkeep::Upkeep;
 use crate::budget::Resource;
 use crate::contact::StallDetector;
 use crate::error::Error;

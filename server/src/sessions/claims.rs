@@ -1,4 +1,5 @@
-//! The content and the policy of a claim, and the decision about the node that exists. Pure; `claiming` carries it out.
+//! The content and the policy of a claim, its result, and the decision about the node that exists. Pure; `claiming`
+//! carries it out.
 
 use std::cmp;
 use std::collections::HashSet;
@@ -7,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use super::outbox::Outbox;
 use super::uncertain_creates::UncertainCreates;
 use crate::error::Error;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
@@ -112,27 +112,6 @@ impl Policy {
     }
 }
 
-/// The party for which a claim is made.
-#[derive(Debug, Clone)]
-pub(super) enum Requester {
-    /// The replica itself, which registers again.
-    Replica,
-    /// A client, whose RPC this outbox belongs to.
-    Client(Arc<Outbox>),
-    /// A client whose RPC is over.
-    Gone,
-}
-
-impl Requester {
-    pub(super) fn is_gone(&self) -> bool {
-        match self {
-            Self::Replica => false,
-            Self::Client(outbox) => outbox.is_abandoned(),
-            Self::Gone => true,
-        }
-    }
-}
-
 /// A claim to hold a path.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Claim {
@@ -170,6 +149,16 @@ impl Claim {
             told_pending: false,
             abandoned: Abandoned::default(),
         }
+    }
+
+    /// Whether there is most likely no node: the create replaces the first look.
+    pub(super) fn creates_first(&self) -> bool {
+        let is_new = match self.policy {
+            Policy::TakeOver | Policy::Exclusive => self.home.is_none(),
+            Policy::Restore(_) | Policy::PutBack { .. } => true,
+            Policy::Resume(_) | Policy::Update(_) | Policy::PutRight(_) => false,
+        };
+        is_new && self.uncertain_creates.is_empty()
     }
 
     /// The bytes for a node that does not exist.

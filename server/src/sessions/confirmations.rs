@@ -8,13 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::times::{FIRST_CONFIRMATION_PAUSE, LONGEST_CONFIRMATION_PAUSE};
 use crate::types::SessionId;
-
-/// Time between the beginnings of two readings of a session's nodes. With a longer one, a foreign delete that the watch
-/// has missed is taken for a takeover for longer.
-const FIRST_CONFIRMATION_PAUSE: Duration = Duration::from_secs(1);
-/// Longest such pause.
-const LONGEST_CONFIRMATION_PAUSE: Duration = Duration::from_secs(30);
 
 /// The confirmations of one session.
 #[derive(Debug)]

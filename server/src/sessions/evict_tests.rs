@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Observed};
+use super::effects::{Effect, Input};
 use super::outbox::{Notice, RegistrationLostReason};
-use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::error::Error;
 use crate::types::{Generation, Zxid};

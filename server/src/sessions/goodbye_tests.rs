@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Held, Observed, Policy};
+use super::effects::{Effect, Input};
 use super::outbox::{Notice, RegistrationLostReason};
-use super::state::{Effect, Input};
 use super::stepped::*;
 use crate::budget::Resource;
 use crate::error::Error;
@@ -152,7 +152,7 @@ fn who_comes_back_and_says_goodbye_before_its_request_has_begun_gives_back_what_
         let (mut replica, generation) = coming_back(reading(), asked, goodbye, Some(TTL));
         let seen = standing(generation.0, generation.0, b"data");
         let effects = replica.step(Input::Verified { path: path(), seen });
-        assert!(effects.is_empty() && replica.state.entries[&path()].holder == Some(ONE), "{effects:?}");
+        assert!(effects.is_empty() && replica.state.registrations[&path()].holder == Some(ONE), "{effects:?}");
     }
     let mut replica = restoring(Some(TTL)).0;
     replica.step(gone());

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::claims::{Claimed, Policy};
+use super::effects::{Effect, Input, StreamId};
 use super::outbox::{Notice, RegistrationLostReason};
-use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::budget::{Account, Limits, Resource};
 use crate::error::Error;
@@ -336,8 +336,8 @@ fn a_stream_with_many_registrations_ends_in_slices() {
         for index in 0..COUNT {
             replica.step(Input::Removed { path: NodePath::trusted(format!("/many/{index}")) });
         }
-        assert!(replica.state.entries.capacity() < COUNT / 4, "the map of the registrations keeps its size");
-        assert!(replica.state.entries.is_empty());
+        assert!(replica.state.registrations.capacity() < COUNT / 4, "the map of the registrations keeps its size");
+        assert!(replica.state.registrations.is_empty());
         assert_eq!(used(&replica.account), [0, 0, 0]);
     }
 }

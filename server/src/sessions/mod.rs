@@ -10,19 +10,25 @@
 //!
 //! A registration of a replica that dies exists until its ZooKeeper session times out, no longer.
 
+mod advance;
 mod claiming;
 #[cfg(test)]
 mod claiming_tests;
 mod claims;
+mod comparison;
 mod confirmations;
-mod disputes;
-mod entry;
+mod dispute;
+#[cfg(test)]
+mod dispute_tests;
+mod effects;
 #[cfg(test)]
 mod evict_tests;
 mod footprint;
 #[cfg(test)]
 mod goodbye_tests;
+mod inbox;
 mod lanes;
+mod lifetimes;
 #[cfg(test)]
 mod load_tests;
 mod operations;
@@ -32,7 +38,9 @@ mod path_reservations;
 #[cfg(test)]
 mod random_tests;
 mod reads;
+mod registration;
 mod retries;
+mod stalls;
 mod state;
 #[cfg(test)]
 mod state_tests;
@@ -40,17 +48,19 @@ mod state_tests;
 mod stepped;
 mod streams;
 mod task;
+mod times;
 mod uncertain_creates;
 mod upkeep;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use effects::Input;
+pub(crate) use effects::StreamId;
+use inbox::{Departures, Message};
 pub(crate) use outbox::{Notice, Outbox, RegistrationLostReason};
-use state::Input;
-pub(crate) use state::StreamId;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::budget::Account;
@@ -58,7 +68,6 @@ use crate::clock;
 use crate::contact::{Heard, StallDetector};
 use crate::error::Error;
 use crate::evictions::Evictions;
-use crate::mutex::lock;
 use crate::types::{Generation, NodePath};
 use crate::value::EncodedValue;
 use crate::zk::layout::is_in_lock_queue;
@@ -76,29 +85,6 @@ pub(crate) struct Sessions {
     departures: Arc<Departures>,
     next_stream: Arc<AtomicU64>,
     pool: Pool,
-}
-
-#[derive(Debug)]
-enum Message {
-    /// A stream's first message, with the outbox for its client.
-    Open {
-        input: Input,
-        stream: StreamId,
-        outbox: Arc<Outbox>,
-    },
-    Input(Input),
-    /// Dropped when nothing is left to be removed.
-    Settle(oneshot::Sender<()>),
-}
-
-/// Streams that are over. They are reported without waiting, so that it can be done on drop. Bounded by the number of
-/// streams.
-#[derive(Debug, Default)]
-struct Departures {
-    gone: Mutex<Vec<StreamId>>,
-    news: Notify,
-    /// Whether the replica goes down: the registrations of a stream then stay, whatever becomes of the stream.
-    ignored: AtomicBool,
 }
 
 /// A client's request on its stream.
@@ -160,7 +146,7 @@ impl Sessions {
 
     /// From now on the end of a stream removes nothing: the replica goes down, and its clients come back elsewhere.
     pub(crate) fn leave_standing(&self) {
-        self.departures.ignored.store(true, Ordering::Release);
+        self.departures.ignore();
     }
 
     /// Waits until everything that is to be removed is gone: registrations that clients gave back, and those of streams
@@ -255,33 +241,6 @@ impl Rpc {
 
 impl Drop for Rpc {
     fn drop(&mut self) {
-        if self.departures.ignored.load(Ordering::Acquire) {
-            return;
-        }
-        // In this order, so that the task ignores a first message that it reads later.
-        self.outbox.abandon();
-        lock(&self.departures.gone).push(self.stream);
-        self.departures.news.notify_one();
-    }
-}
-
-impl Departures {
-    /// Waits until streams are over, and takes them.
-    ///
-    /// # Cancellation
-    /// Safe: nothing is taken before the future is ready.
-    async fn next(&self) -> Vec<StreamId> {
-        loop {
-            let gone = std::mem::take(&mut *lock(&self.gone));
-            if !gone.is_empty() {
-                return gone;
-            }
-            self.news.notified().await;
-        }
-    }
-
-    /// Whether all streams that are over have been taken.
-    fn is_empty(&self) -> bool {
-        lock(&self.gone).is_empty()
+        self.departures.add(self.stream, &self.outbox);
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
-use super::claiming::Claims;
-use super::claims::{Claim, Claimed, Observed, Policy, Requester};
+use super::claiming::{Claims, Requester};
+use super::claims::{Claim, Claimed, Observed, Policy};
+use super::effects::NodeRemoval;
 use super::lanes::Lane;
 use super::reads::{BatchRead, ReadQueue};
-use super::upkeep::{BATCH, NodeRemoval, Upkeep};
+use super::upkeep::{BATCH, Upkeep};
 use crate::contact::StallDetector;
 use crate::evictions::Evictions;
 use crate::types::{Generation, NodePath, SessionId};

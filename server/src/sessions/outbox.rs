@@ -7,15 +7,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::budget::{Account, Resource, Share};
 use crate::error::Error;
-use crate::mutex::lock;
 use crate::types::{Generation, NodePath, Stat};
 
 /// A message to the client of a Register stream.
@@ -166,7 +165,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
+        self.inner.lock()
     }
 
     /// Adds a notice, in the place of the unread notice that it supersedes. At the limit the stream ends instead.

@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::claims::{Claimed, Observed, Policy};
+use super::effects::{Effect, Input, StreamId};
 use super::outbox::Notice;
-use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::error::Error;
 use crate::types::{Generation, Zxid};

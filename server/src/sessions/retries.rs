@@ -8,18 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::times::{FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE, LONGEST_ROUND};
 use crate::spare;
 use crate::types::NodePath;
 
 /// Maximum number of claims that are tried again at once.
 const CLAIMS_PER_ROUND: usize = 1024;
-/// Pause after a round without any success; it doubles from there.
-const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause. With a longer one, a claim whose success no change announces would wait for too long.
-const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);
-
-/// Time after which the next round may begin though more than half of the last is still under way.
-const LONGEST_ROUND: Duration = Duration::from_secs(1);
 
 /// Claims that are tried at once.
 #[derive(Debug)]

@@ -1,130 +1,32 @@
 //! The rules of registrations, as pure state: (state, input, now) → effects.
 //!
-//! A stream owns nothing but the list of paths that it asked for (`streams`). A path's [`Entry`] has its holder, its
-//! node in ZooKeeper, and what is still to do, one operation at a time (`entry`). Operations are effects; their results
-//! come back as inputs (`outcomes`). Work on many paths is done in slices (`Chore`), so that no input takes long.
+//! A stream owns nothing but the list of paths that it asked for (`streams`, `lifetimes`). A path's [`Registration`] has
+//! its holder, its node in ZooKeeper, and what is still to do, one operation at a time. It says what its path needs next
+//! (`registration`); the state meets the need (`advance`). Operations are effects; their results come back as inputs
+//! (`outcomes`). Work on many paths is done in slices (`Chore`), so that no input takes long.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
-use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-use super::claims::{Claim, Claimed, Held, Observed};
-use super::entry::{Entry, Goodbyes, PathCommand, Witness};
+use super::claims::Held;
+use super::effects::{Effect, Input, StreamId};
 use super::outbox::Notice;
+use super::registration::{Goodbyes, PathCommand, Registration, Witness};
 use super::retries::Retries;
-use super::streams::{Departure, Stream, Ticks};
-use super::upkeep::NodeRemoval;
-use crate::budget::{Account, Share};
-use crate::contact::Heard;
-use crate::error::Error;
+use super::stalls::Ticks;
+use super::streams::{Departure, Stream, Streams};
 use crate::spare;
-use crate::types::{Generation, NodePath, SessionId};
-use crate::value::{EncodedValue, Stamp};
-use crate::zk::{ErrorCode, FenceEpoch, NodeEvents};
+use crate::types::{NodePath, SessionId};
+use crate::value::Stamp;
 
 /// Maximum number of paths, or of streams, that are dealt with in one step.
 const PATHS_PER_STEP: usize = 256;
 /// Maximum number of paths that are dealt with at once when a stream ends: most streams have no more.
 const FIRST_SLICE: usize = 16;
-
-/// One Register stream of this replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct StreamId(pub(crate) u64);
-
-/// An event.
-#[derive(Debug)]
-pub(super) enum Input {
-    /// A stream's first message.
-    Open {
-        stream: StreamId,
-        session_id: String,
-        ttl: Option<Duration>,
-        pid: Option<u32>,
-        account: Account,
-        heard: Heard,
-    },
-    /// A client wants to hold a path.
-    Set {
-        stream: StreamId,
-        path: NodePath,
-        value: EncodedValue,
-        generation: Option<Generation>,
-        exclusive: bool,
-        created: String,
-        /// The request's share of its connection's account.
-        memory: Share,
-    },
-    /// A client gives a path back.
-    Unset { stream: StreamId, path: NodePath },
-    /// A client is alive.
-    KeepAlive { stream: StreamId },
-    /// A request was refused before it got here.
-    Reject { stream: StreamId, path: String, error: Error },
-    /// A client says goodbye.
-    Close { stream: StreamId },
-    /// A client broke a rule of the protocol. The stream ends, and its registrations go, or stay for its ttl, as when a
-    /// stream breaks.
-    Fail { stream: StreamId, error: Error },
-    /// The RPC is over, without a goodbye.
-    Gone { stream: StreamId },
-    /// Time has passed.
-    Tick,
-    /// There is time to go on with work that is done in slices: see [`State::has_chores`].
-    GoOn,
-    /// An [`Effect::Claim`] is over.
-    Claimed { path: NodePath, outcome: Claimed },
-    /// An [`Effect::Remove`] is over: the session's node at the path is gone.
-    Removed { path: NodePath },
-    /// ZooKeeper refuses an [`Effect::Remove`]: the node exists until its session ends, or another try succeeds.
-    RemovalRefused { path: NodePath, code: ErrorCode },
-    /// A path of an [`Effect::Verify`] was read; `None` if that failed.
-    Verified { path: NodePath, seen: Option<Observed> },
-    /// These ZooKeeper sessions live; the ephemerals of all others are gone. `expired_during_stall`: the
-    /// sessions that are over now ended because this replica was stalled.
-    Sessions { standing: HashSet<SessionId>, expired_during_stall: bool },
-    /// A ZooKeeper session has become usable: waiting claims are tried again.
-    BackendUp,
-    /// Another replica has written this session's fence: the state of it that is known is old.
-    FenceMoved { session: SessionId },
-    /// An [`Effect::Confirm`] is over: these incarnations exist in the session.
-    Confirmed { fence_epoch: FenceEpoch, standing: Vec<(NodePath, Generation)> },
-    /// An operator has evicted a path.
-    Evicted { path: NodePath },
-    /// Something happened to a watched node.
-    Changed { path: NodePath, seen: NodeEvents },
-    /// Everything below this parent has to be read again.
-    Resync { parent: NodePath },
-}
-
-/// An action for the task.
-#[derive(Debug, PartialEq)]
-pub(super) enum Effect {
-    /// Tell a client.
-    Tell { stream: StreamId, notice: Notice },
-    /// End a stream.
-    Close { stream: StreamId, end: Result<(), Error> },
-    /// Make the path ours, for a client's request (`by`) or unasked: [`Input::Claimed`] follows. `connection` is the
-    /// connection whose turn it takes.
-    Claim { path: NodePath, by: Option<StreamId>, claim: Claim, connection: u64 },
-    /// Remove a node: [`Input::Removed`] follows.
-    Remove { session: SessionId, removal: NodeRemoval, connection: u64 },
-    /// Read the node at a path: [`Input::Verified`] follows. If several reads of one path are asked for, only the last
-    /// is answered. `connection` is the connection whose turn it takes.
-    Verify { path: NodePath, connection: u64 },
-    /// Read which of these nodes exist in this session: [`Input::Confirmed`] follows. Each comes with the length of its
-    /// data.
-    Confirm { session: SessionId, nodes: Vec<(NodePath, usize)> },
-    /// Nothing is held of the path any more.
-    Release { path: NodePath },
-    /// From now on report changes below this parent, beginning with [`Input::Resync`].
-    Watch { parent: NodePath },
-    /// Stop reporting them.
-    Unwatch { parent: NodePath },
-}
 
 /// Work on many paths, which is done in slices.
 #[derive(Debug)]
@@ -152,7 +54,7 @@ enum Among {
     Session(SessionId),
 }
 
-/// The paths with an entry below one parent.
+/// The paths below one parent that are registered or asked for.
 #[derive(Debug, Default)]
 struct Siblings {
     paths: BTreeSet<NodePath>,
@@ -173,11 +75,11 @@ pub(super) struct Nodes {
 /// All registrations of a replica.
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) streams: HashMap<StreamId, Stream>,
-    pub(super) entries: HashMap<NodePath, Entry>,
-    /// The paths with an entry, by parent.
+    pub(super) streams: Streams,
+    pub(super) registrations: HashMap<NodePath, Registration>,
+    /// The paths that are registered or asked for, by parent.
     siblings: HashMap<NodePath, Siblings>,
-    /// The paths that are held, by ZooKeeper session: those of all entries that hold a node. See [`State::hold`].
+    /// The paths that are held, by ZooKeeper session: those of all registrations that hold a node. See [`State::hold`].
     pub(super) nodes: HashMap<SessionId, Nodes>,
     /// When to check a session's ttl. The check may find that there is time left.
     pub(super) deadlines: BTreeSet<(Instant, StreamId)>,
@@ -197,8 +99,8 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(seed: u64, now: Instant) -> Self {
         Self {
-            streams: HashMap::new(),
-            entries: HashMap::new(),
+            streams: Streams::new(),
+            registrations: HashMap::new(),
             siblings: HashMap::new(),
             nodes: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -254,7 +156,7 @@ impl State {
             Input::FenceMoved { session } => self.fence_moved(session),
             Input::Confirmed { fence_epoch, standing } => {
                 for (path, generation) in standing {
-                    let held = self.entries.get_mut(&path).and_then(|entry| entry.held.as_mut());
+                    let held = self.registrations.get_mut(&path).and_then(|registration| registration.held.as_mut());
                     if let Some(held) = held.filter(|held| held.generation == generation) {
                         held.fence_epoch = fence_epoch;
                     }
@@ -291,29 +193,29 @@ impl State {
 
     /// Queues a command for a path, and carries it out when the path is idle.
     pub(super) fn command(&mut self, path: &NodePath, command: PathCommand, now: Instant) {
-        if !self.entries.contains_key(path) {
-            let mut entry = Entry::default();
+        if !self.registrations.contains_key(path) {
+            let mut registration = Registration::default();
             if let Some(parent) = path.parent() {
                 let siblings = self.siblings.entry(parent.clone()).or_default();
                 siblings.paths.insert(path.clone());
-                entry.witness = Witness::seen(siblings.gaps);
+                registration.witness = Witness::seen(siblings.gaps);
                 if siblings.paths.len() == 1 {
                     self.effects.push(Effect::Watch { parent });
                 }
             }
-            self.entries.insert(path.clone(), entry);
+            self.registrations.insert(path.clone(), registration);
         }
-        if let Some(entry) = self.entries.get_mut(path) {
-            entry.push(command);
+        if let Some(registration) = self.registrations.get_mut(path) {
+            registration.push(command);
         }
         self.advance(path, now);
     }
 
     /// Notes the node that is held at a path. Returns the one that was held before.
     pub(super) fn hold(&mut self, path: &NodePath, held: Option<Held>) -> Option<Held> {
-        let entry = self.entries.get_mut(path)?;
+        let registration = self.registrations.get_mut(path)?;
         let session = held.as_ref().map(|held| held.session);
-        let before = std::mem::replace(&mut entry.held, held);
+        let before = std::mem::replace(&mut registration.held, held);
         let earlier = before.as_ref().map(|held| held.session);
         if earlier != session {
             if let Some(earlier) = earlier
@@ -334,8 +236,8 @@ impl State {
     /// Forgets a path of which nothing is held or asked.
     pub(super) fn forget(&mut self, path: &NodePath) {
         self.hold(path, None);
-        self.entries.remove(path);
-        spare::shrink(&mut self.entries);
+        self.registrations.remove(path);
+        spare::shrink(&mut self.registrations);
         self.waiting.remove(path);
         self.effects.push(Effect::Release { path: path.clone() });
         let Some(parent) = path.parent() else { return };
@@ -449,7 +351,9 @@ impl State {
     /// put-back of one does not take this for a takeover of its own node.
     fn fence_moved(&mut self, session: SessionId) {
         if let Some(nodes) = self.nodes.get(&session) {
-            let length = |path| self.entries.get(path).and_then(|entry| entry.held.as_ref()).map_or(0, Held::len);
+            let length = |path| {
+                self.registrations.get(path).and_then(|registration| registration.held.as_ref()).map_or(0, Held::len)
+            };
             let nodes = nodes.paths.iter().map(|path| (path.clone(), length(path))).collect();
             self.effects.push(Effect::Confirm { session, nodes });
         }
@@ -479,11 +383,8 @@ impl State {
         siblings.verified = has_more.then(|| paths.last().cloned());
         let (gaps, taken) = (siblings.gaps, paths.len());
         for path in paths {
-            if let Some(entry) = self.entries.get_mut(&path)
-                && entry.begin_verify(gaps)
-            {
-                let connection = entry.connection;
-                self.effects.push(Effect::Verify { path, connection });
+            if let Some(registration) = self.registrations.get_mut(&path) {
+                self.effects.extend(registration.begin_verify(&path, gaps));
             }
         }
         taken

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::claims::{Claim, Claimed, Held, Observed, Policy};
+use super::effects::{Effect, Input, StreamId};
 use super::outbox::{Notice, RegistrationLostReason};
-use super::state::{Effect, Input, StreamId};
 use super::stepped::*;
 use crate::error::Error;
 use crate::types::{Generation, SessionId, Zxid};
@@ -76,7 +76,7 @@ fn a_set_takes_over_and_the_older_holder_is_told_when_it_is_done() {
     let outcome = replica.held();
     assert!(is_lost(&replica.claimed(outcome), ONE, RegistrationLostReason::TakenOver));
     assert!(notices(&replica.step(Input::Gone { stream: ONE })).is_empty());
-    assert!(replica.state.entries.contains_key(&path()));
+    assert!(replica.state.registrations.contains_key(&path()));
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn an_unset_of_what_is_not_held_is_answered() {
     replica.open(ONE, None);
     let effects = replica.step(Input::Unset { stream: ONE, path: path() });
     assert!(matches!(notices(&effects)[..], [(ONE, Notice::Unregistered { .. })]));
-    assert!(replica.state.entries.is_empty());
+    assert!(replica.state.registrations.is_empty());
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn a_resume_by_a_generation_of_the_same_line_is_adopted_though_its_answer_was_lo
     replica.step(Input::Gone { stream: ONE });
     replica.open(TWO, Some(TTL));
     assert_eq!(claims(&replica.set_with(TWO, Some(Generation(50)), false))[0].policy, Policy::Resume(taken_over));
-    assert_eq!(replica.state.entries[&path()].holder, Some(ONE));
+    assert_eq!(replica.state.registrations[&path()].holder, Some(ONE));
 }
 
 #[test]

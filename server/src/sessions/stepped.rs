@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::claims::{Claim, Claimed, Held, Observed};
+use super::effects::{Effect, Input, StreamId};
 use super::footprint;
 use super::outbox::{Notice, RegistrationLostReason};
-use super::state::{Effect, Input, State, StreamId};
+use super::state::State;
 use crate::budget::{Account, Budget, Limits};
 use crate::contact::Heard;
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
@@ -138,7 +139,7 @@ impl Replica {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.state.entries.is_empty() && self.state.streams.is_empty() && self.state.waiting.is_empty()
+        self.state.registrations.is_empty() && self.state.streams.is_empty() && self.state.waiting.is_empty()
     }
 }
 

@@ -2,20 +2,22 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::FutureExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::claims::{Claimed, Requester};
+use super::claiming::Requester;
+use super::claims::Claimed;
 use super::confirmations::Confirmations;
+use super::effects::{Effect, Input, NodeRemoval, StreamId};
+use super::inbox::{Departures, Message};
 use super::operations::{FinishedOperation, Operations};
 use super::outbox::Outbox;
 use super::path_reservations::PathReservations;
-use super::state::{Effect, Input, State, StreamId};
-use super::upkeep::NodeRemoval;
-use super::{Departures, Message};
+use super::stalls::SessionStalls;
+use super::state::State;
+use super::times::{INPUT_TURN, POLL, TIME_SLICE};
 use crate::clock;
 use crate::contact::StallDetector;
 use crate::evictions::{Evictions, Table};
@@ -23,18 +25,9 @@ use crate::spare;
 use crate::types::{NodePath, SessionId};
 use crate::zk::{Batch, EphemeralSessions, FenceEpoch, Mailbox, NodeEvents, Subscription, Zk};
 
-/// Interval at which the task checks which ZooKeeper sessions are connected, and whether a fence has moved.
-const POLL: Duration = Duration::from_millis(50);
-/// Time for which inputs of one kind are taken before the others are looked at.
-const INPUT_TURN: Duration = Duration::from_millis(1);
-/// Time after which the task lets other tasks run on its thread.
-const TIME_SLICE: Duration = Duration::from_millis(4);
-
 struct Task {
     zk: Zk,
-    stall_detector: Arc<StallDetector>,
-    /// The time-out of the ZooKeeper sessions, once there was one.
-    session_timeout: Option<Duration>,
+    stalls: SessionStalls,
     state: State,
     outboxes: HashMap<StreamId, Arc<Outbox>>,
     /// The reservation of a node that is gone with its ZooKeeper session stays in here until its path is claimed anew,
@@ -73,8 +66,7 @@ pub(super) async fn run(
     let mut task = Task {
         operations: Operations::new(&zk, &evictions, &stall_detector),
         zk,
-        stall_detector,
-        session_timeout: None,
+        stalls: SessionStalls::new(stall_detector),
         state: State::new(rand::random(), clock::now()),
         outboxes: HashMap::new(),
         reservations: PathReservations::default(),
@@ -118,7 +110,7 @@ pub(super) async fn run(
             () = tick => task.step(Input::Tick),
             () = std::future::ready(()), if has_more => task.go_on(),
             _ = poll.tick() => {
-                task.stall_detector.tick();
+                task.stalls.tick();
                 task.poll();
                 if task.settling.is_some()
                     && inputs.is_empty()
@@ -221,10 +213,8 @@ impl Task {
         let standing: HashSet<_> = self.owners.borrow_and_update().iter().map(|owner| owner.id()).collect();
         self.fence_epochs.retain(|session, _| standing.contains(session));
         self.confirmations.retain(&standing);
-        let expired_during_stall =
-            self.session_timeout.is_some_and(|timeout| self.stall_detector.stalled_past(timeout));
-        self.session_timeout =
-            self.owners.borrow().first().map(|owner| owner.session().timeout()).or(self.session_timeout);
+        let timeout = self.owners.borrow().first().map(|owner| owner.session().timeout());
+        let expired_during_stall = self.stalls.sessions_changed(timeout);
         self.step(Input::Sessions { standing, expired_during_stall });
     }
 

@@ -1,10 +1,10 @@
 //! Operations in ZooKeeper on registered nodes: removing them, and checking whether they still exist.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 
 use super::claims::Observed;
+use super::effects::NodeRemoval;
+use super::times::{FIRST_REREAD_PAUSE, LONGEST_REREAD_PAUSE};
 use crate::evictions::{Evictions, record_path};
 use crate::types::{Generation, NodePath, SessionId, Stat, Zxid};
 use crate::zk::{self, CommitError, EphemeralSession, ErrorCode, FenceEpoch, Guard, Pauses, Unit, WatchSessionId, Zk};
@@ -14,21 +14,6 @@ pub(super) const BATCH: usize = 48;
 /// Maximum number of bytes of data of nodes that are read together only for their stats. With more data each stat is
 /// asked for by itself.
 const READ_BYTES: usize = 128 * 1024;
-/// Time after which a node is read again whose state this session's server does not know yet. It doubles each time that
-/// this brings nothing.
-const FIRST_REREAD_PAUSE: Duration = Duration::from_millis(5);
-/// Longest such pause.
-const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(5);
-
-/// A node of ours that is to be removed.
-#[derive(Debug, PartialEq)]
-pub(super) struct NodeRemoval {
-    pub(super) path: NodePath,
-    /// The incarnation that is removed; no other is.
-    pub(super) generation: Generation,
-    /// The length of its data.
-    pub(super) bytes: usize,
-}
 
 /// Carries out removals, and reads nodes.
 #[derive(Debug, Clone)]

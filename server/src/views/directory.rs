@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -308,15 +309,10 @@ fn is_unfinished(name: &str) -> bool {
 }
 
 fn file_name(scope: &Scope) -> String {
-    use std::fmt::Write as _;
     let mut hash = Sha256::new();
     hash.update([u8::from(scope.recursive)]);
     hash.update(scope.path.as_str());
-    let mut name = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(name, "{byte:02x}");
-    }
-    name + ENDING
+    HEXLOWER.encode(&hash.finalize()) + ENDING
 }
 
 impl Owner {

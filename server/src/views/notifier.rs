@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
-
-use crate::mutex::lock;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Identifies a connection: all its listeners have the same number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +78,7 @@ impl Notifier {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ListenerKey, Arc<AtomicWaker>>> {
-        lock(&self.listeners)
+        self.listeners.lock()
     }
 }
 
@@ -127,7 +126,7 @@ mod tests {
 
     impl Wake for Named {
         fn wake(self: Arc<Self>) {
-            self.1.lock().unwrap().push(self.0);
+            self.1.lock().push(self.0);
         }
     }
 
@@ -143,7 +142,7 @@ mod tests {
         }
         listeners.retain(|(number, _)| *number != 2);
         notifier.notify().await;
-        assert_eq!(*woken.lock().unwrap(), [1, 1, 3, 3]);
+        assert_eq!(*woken.lock(), [1, 1, 3, 3]);
     }
 
     #[tokio::test]
@@ -170,8 +169,8 @@ mod tests {
         }
         let mut notify = Box::pin(notifier.notify());
         assert!((&mut notify).now_or_never().is_none());
-        assert_eq!(woken.lock().unwrap().len(), WAKES_AT_ONCE);
+        assert_eq!(woken.lock().len(), WAKES_AT_ONCE);
         notify.await;
-        assert_eq!(woken.lock().unwrap().len(), count);
+        assert_eq!(woken.lock().len(), count);
     }
 }

@@ -4,13 +4,13 @@
 //! is refused at the limit of its own account.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::budget::{Account, Budget, Limits, Resource, Share};
 use crate::error::Error;
-use crate::mutex::lock;
 use crate::shared_bytes::SharedBytes;
 
 /// Maximum number of parts of a size chosen by a client that are kept of one state while nobody has them.
@@ -95,7 +95,7 @@ impl KeptParts {
         }
         loop {
             let oldest = {
-                let mut order = lock(&self.order);
+                let mut order = self.order.lock();
                 if order.len() < MAX_KEPT_PARTS
                     && let Ok(share) = self.account.take(Resource::Bytes, bytes)
                 {
@@ -106,7 +106,7 @@ impl KeptParts {
             };
             let (state, key) = oldest;
             if let Some(state) = state.upgrade() {
-                let mut state = lock(&state);
+                let mut state = state.lock();
                 let kept = state.parts.get_mut(&key).and_then(|part| part.kept.take());
                 drop(state);
                 drop(kept);
@@ -190,7 +190,7 @@ impl Parts {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.0)
+        self.0.lock()
     }
 }
 

@@ -5,18 +5,14 @@
 //! that connection catch up. All readers that wait on one session share it, whatever they read; a view is read for it
 //! only if an event says so.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::consistent_read::Arrived;
 use super::reader::Reader;
+use super::times::RECENT;
 use super::view::BackendState;
 use crate::types::Zxid;
 use crate::zk::Synced;
-
-/// Time for which the last answer counts, from a server that is asked again and again.
-const RECENT: Duration = Duration::from_secs(1);
 
 /// Whether a view has reached a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +136,8 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// This many milliseconds after the origin.

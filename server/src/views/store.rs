@@ -8,27 +8,20 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::directory::{Directory, MAX_FILE_BYTES, OpenError, Owner};
 use super::scope::Scope;
 use super::state::State;
 use super::stored::{self, Stored};
+use super::times::{REST, REST_AFTER_FAILURE, TOUCH};
 use super::view::View;
-use crate::mutex::lock;
 use crate::types::Revision;
 
-/// Time between two searches for views that have changed.
-pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
-/// Time after a write during which a view is not written again, changed or not.
-const REST: Duration = Duration::from_secs(5);
-/// Time after a failed write during which a view is not written again.
-const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
-/// Time after which the time of an unchanged view is updated.
-const TOUCH: Duration = Duration::from_secs(60);
 /// Maximum number of views that are kept, and of the bytes of their files; beyond either, the views that were written
 /// longest ago are removed.
 const MAX_FILES: usize = 10_000;
@@ -202,7 +195,7 @@ fn last_known(view: &View) -> Option<Last> {
 
 impl Shared {
     fn index(&self) -> MutexGuard<'_, Index> {
-        lock(&self.index)
+        self.index.lock()
     }
 
     /// The work to do for a view now. `room`: number of views that may be added.

@@ -11,30 +11,20 @@ use tokio::time::Instant;
 use super::apart::apart;
 use super::consistent_read::{ConsistentRead, Cut, ReadRound};
 use super::fetch::{Failure, Line, Loaded};
-use super::registry::Inner;
+use super::inner::Inner;
 use super::state::State;
+use super::times::{BEHIND_READ_PAUSE, FALLEN_BACK_AFTER, LOAD_TURN, REFUSED, RETRY_CAP, RETRY_FIRST};
 use super::view::{BackendState, ReadPoint, Refusal, View};
 use crate::error::Error;
 use crate::turns::{TurnPermit, Turns};
 use crate::types::Zxid;
 use crate::zk::{Batch, Link, Mailbox, Session, Subscription};
 
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_CAP: Duration = Duration::from_secs(2);
 /// Maximum number of loads in a row that are discarded because their numbers of children disagree. The next one is
 /// shown all the same.
 const DISAGREEMENTS: u32 = 5;
-/// Time for which a server that has answered a sync may be behind what was shown before, or what this process knows of.
-const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
-/// Time after which a server that is behind what this process knows of is asked again.
-const BEHIND_READ_PAUSE: Duration = Duration::from_millis(2);
-/// Time after which the turn of a load ends, so that others begin as well: ZooKeeper may be out of reach of this load
-/// alone.
-const LOAD_TURN: Duration = Duration::from_secs(1);
 /// Maximum number of connections in whose queues one view waits.
 const LINES: usize = 64;
-/// Time for which a path that is too large is refused without another attempt.
-const REFUSED: Duration = Duration::from_secs(10);
 
 pub(super) struct Task {
     view: Arc<View>,

@@ -1,8 +1,9 @@
 //! One view: its task writes it, and all its readers share it.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -15,7 +16,6 @@ use super::scope::Scope;
 use super::state::{Difference, NodeRead, State};
 use crate::budget::Account;
 use crate::error::Error;
-use crate::mutex::lock;
 use crate::types::{Revision, Zxid};
 use crate::zk::Mailbox;
 
@@ -164,7 +164,7 @@ impl View {
 
     /// The known part, locked. Hold the lock only for as long as it takes to look, and never across an await.
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        lock(&self.known)
+        self.known.lock()
     }
 
     pub(super) fn news(&self, connection_key: ConnectionKey) -> ChangeListener {
@@ -276,7 +276,7 @@ impl View {
     }
 
     fn purse(&self) -> MutexGuard<'_, Purse> {
-        lock(&self.purse)
+        self.purse.lock()
     }
 
     /// Whether the present state is up to date.

@@ -1,21 +1,15 @@
 //! Watches a view.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::cursor::{Cursor, CursorStep, Step};
 use super::notifier::{ChangeListener, ConnectionKey};
 use super::reach::Reached;
 use super::reader::{PATIENCE_PARTS, Reader};
+use super::times::{BEHIND_WATCH_PAUSE, FALLEN_BACK_AFTER};
 use super::view::BackendState;
 use crate::error::Error;
 use crate::types::{Revision, Zxid};
-
-/// Time for which a server that has answered a sync may be behind what another server has shown.
-const FALLEN_BACK_AFTER: Duration = Duration::from_secs(1);
-/// Time after which a server that is behind is asked again.
-const BEHIND_WATCH_PAUSE: Duration = Duration::from_millis(20);
 
 /// A message to a watcher, and whether it can be trusted.
 #[derive(Debug)]
@@ -53,7 +47,10 @@ struct WatcherLook {
 }
 
 impl Watcher {
-    pub(super) fn new(
+    /// Watches from now on or, with the revision of an earlier state, from that state on. With `full`, each change is
+    /// sent as the whole state. Watchers over the same connection have the same `connection_key`. The first state is as
+    /// new as the transaction `at_least`, if that is reached in time.
+    pub(crate) fn open(
         reader: Reader,
         since: Option<Revision>,
         at_least: Zxid,

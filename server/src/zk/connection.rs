@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+use super::times::CONNECT_TIMEOUT;
+
 /// Minimum and maximum time of a handshake. A new session is a write of the whole ensemble; a server that is just
 /// starting may never answer, and must not delay the next one for long.
 const HANDSHAKE_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));

@@ -4,20 +4,21 @@
 //! the hub sets the watches again, and then makes every subscriber read everything again.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use rollcall_wire::{Request, WatchMode};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::session::{Answer, Link, Session};
+use super::times::{FIRST_SYNC_PAUSE, FULL_QUEUE_PAUSE, LONGEST_SYNC_PAUSE};
 use super::watches::{Mailbox, Watches};
 use super::{Config, Error};
-use crate::mutex::lock;
 use crate::types::{NodePath, Zxid};
 
 /// A handle to the sessions that watch.
@@ -37,12 +38,6 @@ struct WatchSlot {
     session: watch::Receiver<Session>,
     syncs: Arc<Mutex<Syncs>>,
 }
-
-/// Pause after a sync that did not reach the transaction that was asked for. It doubles each time.
-const FIRST_SYNC_PAUSE: Duration = Duration::from_millis(2);
-/// Maximum pause. With a shorter one, calls that wait for a transaction that never comes cost ZooKeeper more; with a
-/// longer one, other calls that wait beside them wait longer.
-const LONGEST_SYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// The syncs of one session, which follow each other.
 #[derive(Debug, Default)]
@@ -160,7 +155,7 @@ impl Hub {
 
 impl WatchSlot {
     fn sync(&self, wanted: Zxid) -> Sync {
-        let mut syncs = lock(&self.syncs);
+        let mut syncs = self.syncs.lock();
         let over = match &syncs.current {
             Some(current) => match current.peek() {
                 None => {
@@ -222,8 +217,6 @@ impl Drop for Subscription {
 
 /// Maximum number of watches that are set at once, and that are removed at once.
 const WATCHES_AT_ONCE: usize = 1024;
-/// Pause after requests that found the queue full.
-const FULL_QUEUE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Keeps a session and its watches; when the session has expired, starts the next. The session is a task of its own, so
 /// that answers and events are read however much there is to do for watches.
@@ -339,7 +332,7 @@ mod tests {
         }
         let pauses: Vec<_> = began.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
         assert_eq!(pauses, [2, 4, 8, 16, 32, 50, 50]);
-        assert_eq!(lock(&slot.syncs).wanted, Zxid(1000));
+        assert_eq!(slot.syncs.lock().wanted, Zxid(1000));
     }
 
     /// With a paused clock: nothing here touches a socket.

@@ -14,6 +14,7 @@ mod connection;
 mod created;
 mod error;
 mod fence;
+mod fence_mark;
 mod horizon;
 mod hub;
 pub(crate) mod layout;
@@ -25,39 +26,36 @@ mod reports;
 mod roster;
 mod server_addresses;
 mod session;
+mod times;
 mod watches;
 mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(crate) use activation::Activation;
 pub(crate) use calls::{Read, create, delete, set_data};
 pub(crate) use config::{Config, ConnectStringError, PATH_LENGTH, parse_connect_string};
 pub(crate) use connection::MAX_REPLY;
 pub(crate) use error::{Error, ErrorCode};
+pub(crate) use fence_mark::LONGEST_NAME;
 pub(crate) use hub::{Hub, Subscription, Synced, WatchSessionId};
 pub(crate) use pauses::Pauses;
 pub(crate) use pool::{EphemeralSession, EphemeralSessions, NoRoom, PathReservation, Pool, SESSION_PATH_BYTES};
 pub(crate) use reports::Reports;
 pub(crate) use rollcall_wire::{CreateMode, MAX_FRAME, Request, Response};
-pub(crate) use roster::{LONGEST_NAME, Listed, Roster};
+pub(crate) use roster::{Listed, Roster};
 pub(crate) use server_addresses::Resolver;
 pub(crate) use session::{Answer, KeptUntilAnswer, Link, Session};
 use tokio::task::JoinSet;
 pub(crate) use watches::{Batch, EventKind, Fired, Mailbox, NodeEvents, OneShot};
 pub(crate) use writer::{CommitError, Committed, FenceEpoch, Guard, Unit};
 
+use self::times::{ACTIVATION, ACTIVATION_LOOK};
 use crate::types::{SessionId, Zxid};
 
 /// Number of sessions that watch, in addition to the pool.
 pub(crate) const WATCHING_SESSIONS: usize = 2;
-/// Time after the first call for which calls wait for sessions that are opened on demand. After it they are answered as without
-/// ZooKeeper.
-const ACTIVATION: Duration = Duration::from_secs(5);
-/// Interval at which it is checked meanwhile whether the sessions are open.
-const ACTIVATION_LOOK: Duration = Duration::from_millis(5);
 
 /// The gateway's handle. Cheap to clone.
 #[derive(Debug, Clone)]

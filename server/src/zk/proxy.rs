@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 pub(crate) use rollcall_wire::OpCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::mutex::lock;
 use crate::types::{NodePath, SessionId};
 
 /// The answers that are spoiled.
@@ -60,7 +60,7 @@ impl Proxy {
     }
 
     pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
-        lock(&self.faults)
+        self.faults.lock()
     }
 
     /// Serves one connection until it ends.
@@ -88,7 +88,7 @@ impl Proxy {
             let request = frame(&mut from).await?;
             let answer = self.answer(number(&request, 8), &request);
             if !matches!(answer, AnswerFate::Passes) {
-                answers.lock().unwrap().insert(number(&request, 4), answer);
+                answers.lock().insert(number(&request, 4), answer);
             }
             to.write_all(&request).await.ok()?;
         }
@@ -124,7 +124,7 @@ impl Proxy {
         to.write_all(&handshake).await.ok()?;
         loop {
             let mut reply = frame(&mut from).await?;
-            let answer = answers.lock().unwrap().remove(&number(&reply, 4));
+            let answer = answers.lock().remove(&number(&reply, 4));
             match answer {
                 Some(AnswerFate::IsLost) => return None,
                 Some(AnswerFate::HasCode(code)) => {

@@ -2,17 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::mutex::lock;
+use super::times::{FIRST_REPORT_PAUSE, LONGEST_REPORT_PAUSE};
 
-/// Time after which the same server is reported again; it doubles each time.
-const FIRST_REPORT_PAUSE: Duration = Duration::from_secs(10);
-/// Maximum time between two reports of one server.
-const LONGEST_REPORT_PAUSE: Duration = Duration::from_secs(600);
 /// Maximum number of servers that are remembered. With one more, all are forgotten and reported as new.
 const MAX_REPORTED_SERVERS: usize = 1024;
 
@@ -60,7 +57,7 @@ impl Reports {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.0)
+        self.0.lock()
     }
 
     fn is_due(&self, server: &str, now: Instant) -> bool {

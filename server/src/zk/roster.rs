@@ -4,28 +4,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::layout::{self, FENCES};
-use super::{Error, Pool};
+use super::times::{FRESH, READING, ROSTER_PATIENCE};
+use super::{Error, Pool, fence_mark};
 use crate::types::{NodePath, SessionId};
 
-/// Time for which a list is current enough. With a shorter one, clients that ask in a loop cause more reads.
-const FRESH: Duration = Duration::from_secs(1);
-/// Time that a caller waits for a list before it uses the last one. Status promises an answer in a second.
-const ROSTER_PATIENCE: Duration = Duration::from_millis(500);
-/// Time after which a read of the list is given up.
-const READING: Duration = Duration::from_secs(2);
 /// Maximum number of fences that are read.
 const MAX_FENCES: usize = 1000;
 /// Maximum number of fences in one read.
 const FENCES_PER_READ: usize = 128;
-/// Maximum length of a name, in bytes.
-pub(crate) const LONGEST_NAME: usize = 256;
 
 /// A list of the sessions of all replicas.
 #[derive(Debug, Clone, Default)]
@@ -109,36 +101,9 @@ async fn read(pool: &Pool, known: &BTreeMap<SessionId, String>) -> Result<BTreeM
         for (session, read) in chunk.iter().zip(reads) {
             let Ok(Some(read)) = read else { continue };
             // Another replica that takes something over overwrites the name, until the owner writes again.
-            let name = parse(&read.data).or_else(|| known.get(session).cloned());
+            let name = fence_mark::parse(&read.data).or_else(|| known.get(session).cloned());
             names.insert(*session, name.unwrap_or_default());
         }
     }
     Ok(names)
-}
-
-/// The data that the owner of a fence writes into it.
-pub(super) fn mark(name: &str) -> bytes::Bytes {
-    json!({ "replica": name }).to_string().into()
-}
-
-fn parse(data: &[u8]) -> Option<String> {
-    const LONGEST_MARK: usize = 4 * LONGEST_NAME;
-    let data = data.get(..data.len().min(LONGEST_MARK))?;
-    let value: Value = serde_json::from_slice(data).ok()?;
-    let name = value.get("replica")?.as_str()?;
-    (name.len() <= LONGEST_NAME).then(|| name.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_read_as_it_was_written_and_nothing_else_is() {
-        assert_eq!(parse(&mark("host \"1\":7700")).as_deref(), Some("host \"1\":7700"));
-        for other in ["", "/.rollcall/fences/0000000000000001", "{}", "[]", r#"{"replica":1}"#] {
-            assert_eq!(parse(other.as_bytes()), None, "{other}");
-        }
-        assert_eq!(parse(&mark(&"x".repeat(LONGEST_NAME + 1))), None);
-    }
 }

@@ -8,15 +8,13 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use rand::seq::SliceRandom as _;
 
 use super::reports::Reports;
+use super::times::LOOKUP_TIMEOUT;
 
-/// Time after which a connect goes on without the answer to a lookup.
-const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum number of addresses that are tried in one round, which bounds the round's time. The next round tries others.
 const ADDRESSES_PER_ROUND: usize = 16;
 

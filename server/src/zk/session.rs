@@ -17,29 +17,31 @@
 //! cut off, carries out requests whose caller has gone, and hides the zxid of a write (ARCHITECTURE.md, "ZooKeeper").
 
 mod connect;
+mod pending;
 mod reading;
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rollcall_wire::{Encoder, MAX_FRAME, OpCode, Request, RequestHeader, Response, xid};
+use parking_lot::Mutex;
+use rollcall_wire::{Encoder, MAX_FRAME, OpCode, Request, RequestHeader, xid};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub(crate) use self::pending::{Answer, KeptUntilAnswer};
+use self::pending::{Identity, Pending};
 use self::reading::ReadingSide;
 use super::connection::FrameReader;
 use super::server_addresses::ServerAddresses;
-use super::watches::{Batch, Mailbox, Watches};
+use super::watches::{Mailbox, Watches};
 use super::{Config, Error};
 use crate::clock;
-use crate::mutex::lock;
 use crate::types::{SessionId, Zxid};
 
 /// Maximum number of requests that wait to be written; one more fails with [`Error::NotSent`].
@@ -58,16 +60,6 @@ pub(crate) enum Link {
     Expired,
 }
 
-/// ZooKeeper's answer.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// For a write, its transaction; for a read, the last transaction that the server had applied.
-    pub(crate) zxid: Zxid,
-    pub(crate) response: Response,
-    /// After [`Session::submit_on`] with a mailbox, the events that came before this answer; otherwise empty.
-    pub(crate) events: Batch,
-}
-
 /// A handle to one session. When the last handle is dropped, the connection ends, and the session is left to
 /// ZooKeeper's time-out.
 #[derive(Debug, Clone)]
@@ -80,19 +72,6 @@ pub(crate) struct Session {
     config: Arc<Config>,
 }
 
-#[derive(Debug, Clone)]
-struct Identity {
-    id: i64,
-    password: Bytes,
-    timeout: Duration,
-    last_zxid: i64,
-    last_heard: Option<Instant>,
-    /// The server of the last connection.
-    server: Option<SocketAddr>,
-    /// Time that a request has waited while nothing at all was received.
-    silence: Duration,
-}
-
 #[derive(Debug)]
 struct SessionCommand {
     request: Request,
@@ -103,20 +82,6 @@ struct SessionCommand {
     held: Option<KeptUntilAnswer>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
-
-#[derive(Debug)]
-struct Pending {
-    xid: i32,
-    op_code: OpCode,
-    sent_at: Instant,
-    mailbox: Option<Arc<Mailbox>>,
-    held: Option<KeptUntilAnswer>,
-    reply: oneshot::Sender<Result<Answer, Error>>,
-}
-
-/// A value that a request keeps until ZooKeeper is done with it. It is dropped with the answer, with the connection, or
-/// when the request is not sent.
-pub(crate) type KeptUntilAnswer = Box<dyn Any + Send + Sync>;
 
 impl Session {
     /// Starts a session, which connects in the background. The future is the session's life: it ends when the session
@@ -259,17 +224,17 @@ impl Session {
 
     /// The session's id; zero before the first connection.
     pub(crate) fn id(&self) -> SessionId {
-        SessionId(lock(&self.identity).id)
+        SessionId(self.identity.lock().id)
     }
 
     /// The server of its last connection.
     pub(super) fn server(&self) -> Option<SocketAddr> {
-        lock(&self.identity).server
+        self.identity.lock().server
     }
 
     /// The session time-out that ZooKeeper granted; before the first connection, the one asked for.
     pub(crate) fn timeout(&self) -> Duration {
-        lock(&self.identity).timeout
+        self.identity.lock().timeout
     }
 
     /// The time at which the last write that ZooKeeper carried out was sent; before the first write, the time at which
@@ -281,19 +246,19 @@ impl Session {
 
     /// The last transaction that this session knows of.
     pub(super) fn last_zxid(&self) -> Zxid {
-        Zxid(lock(&self.identity).last_zxid)
+        Zxid(self.identity.lock().last_zxid)
     }
 
     /// The last time that anything was received from the server, on any connection.
     pub(crate) fn last_heard(&self) -> Option<Instant> {
-        lock(&self.identity).last_heard
+        self.identity.lock().last_heard
     }
 
     /// Time for which the server has sent nothing although it was asked. It counts only time in which this process
     /// looked for an answer and found none: a replica that was stopped, or that waits for a processor, does not blame
     /// the server.
     pub(crate) fn silence(&self) -> Duration {
-        lock(&self.identity).silence
+        self.identity.lock().silence
     }
 
     /// The destinations of the session's watch events.
@@ -329,7 +294,7 @@ impl Task {
             let Some((reader, writer)) = self.connect().await else {
                 if !self.queue.is_closed() {
                     tracing::warn!(
-                        session = format_args!("{:#x}", lock(&self.identity).id),
+                        session = format_args!("{:#x}", self.identity.lock().id),
                         "zookeeper session expired"
                     );
                 }
@@ -346,7 +311,7 @@ impl Task {
             match end {
                 End::HandlesGone => return,
                 End::Broken(cause) => {
-                    tracing::info!(session = format_args!("{:#x}", lock(&self.identity).id), cause, "connection lost");
+                    tracing::info!(session = format_args!("{:#x}", self.identity.lock().id), cause, "connection lost");
                 }
             }
         }
@@ -360,7 +325,7 @@ impl Task {
     }
 
     async fn serve(&mut self, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> End {
-        let timeout = lock(&self.identity).timeout;
+        let timeout = self.identity.lock().timeout;
         let pending = Mutex::new(VecDeque::new());
         let end = {
             let Self { watches, identity, evidence, config, queue, next_xid, epoch, .. } = self;
@@ -372,8 +337,8 @@ impl Task {
                 end = &mut writing => end,
             }
         };
-        lock(&self.identity).silence = Duration::ZERO;
-        for request in lock(&pending).drain(..) {
+        self.identity.lock().silence = Duration::ZERO;
+        for request in pending.lock().drain(..) {
             let Pending { reply, .. } = request;
             drop(reply.send(Err(Error::OutcomeUnknown)));
         }
@@ -435,7 +400,7 @@ fn write_request(
         RequestHeader { xid, op_code: op_code as i32 }.encode(encoder);
         request.encode(encoder);
     });
-    lock(pending).push_back(Pending { xid, op_code, sent_at: clock::now(), mailbox, held, reply });
+    pending.lock().push_back(Pending { xid, op_code, sent_at: clock::now(), mailbox, held, reply });
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@
 //! memory. One-shot watches: a [`OneShot`] that resolves once.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 pub(crate) use rollcall_wire::EventKind;
 use tokio::sync::{Notify, oneshot};
 
 use super::horizon::Horizon;
-use crate::mutex::lock;
 use crate::types::{NodePath, Zxid, ancestors};
 
 /// Maximum number of unread paths in one mailbox. More are replaced by «read everything again».
@@ -91,7 +91,7 @@ impl Mailbox {
 
     /// Takes the news so far, which may be empty.
     pub(crate) fn take(&self) -> Batch {
-        let mut unread = lock(&self.unread);
+        let mut unread = self.unread.lock();
         Batch { upto: self.arrivals(), ..std::mem::take(&mut *unread) }
     }
 
@@ -109,7 +109,7 @@ impl Mailbox {
         if batch.is_empty() {
             return;
         }
-        let mut unread = lock(&self.unread);
+        let mut unread = self.unread.lock();
         unread.resync.extend(batch.resync);
         for (path, seen) in batch.events {
             let merged = unread.events.entry(path).or_default();
@@ -124,7 +124,7 @@ impl Mailbox {
     }
 
     pub(super) fn resync(&self, path: &NodePath) {
-        let mut unread = lock(&self.unread);
+        let mut unread = self.unread.lock();
         unread.resync.insert(path.clone());
         self.arrived();
         drop(unread);
@@ -132,7 +132,7 @@ impl Mailbox {
     }
 
     fn push(&self, watched: &NodePath, event: &Event) {
-        let mut unread = lock(&self.unread);
+        let mut unread = self.unread.lock();
         self.arrived();
         if unread.resync.contains(watched) {
             // Everything is read again anyway.
@@ -203,7 +203,7 @@ impl Watches {
     /// Registers a one-shot watch. Call this before the read that sets it is sent.
     pub(crate) fn once(&self, path: &str) -> OneShot {
         let (fire, watch) = oneshot::channel();
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         if inner.once.len() > inner.sweep_above {
             // Paths that are never used again would stay for ever.
             inner.once.retain(|_, waiting| {
@@ -224,7 +224,7 @@ impl Watches {
 
     /// Drops the one-shot watches of a path that nobody waits for any more.
     pub(crate) fn forget_closed(&self, path: &str) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         if let Some(waiting) = inner.once.get_mut(path) {
             waiting.retain(|other| !other.is_closed());
             if waiting.is_empty() {
@@ -236,7 +236,7 @@ impl Watches {
     /// Adds a subscription, and returns its number. Its mailbox gets a resync as soon as the watch is set, which may be
     /// at once.
     pub(super) fn subscribe(&self, path: &NodePath, mailbox: &Arc<Mailbox>) -> u64 {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let id = inner.next_id;
         inner.next_id += 1;
         let subscribers = inner.recursive.entry(path.clone()).or_default();
@@ -254,7 +254,7 @@ impl Watches {
 
     /// Removes a subscription.
     pub(super) fn unsubscribe(&self, path: &NodePath, id: u64) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let Some(subscribers) = inner.recursive.get_mut(path) else { return };
         subscribers.retain(|(other, _)| *other != id);
         if subscribers.is_empty() {
@@ -281,7 +281,7 @@ impl Watches {
     /// more, [`Watches::changed`] returns once more. From now on they count as being set, and as removed. The cost does
     /// not depend on the number of watches.
     pub(super) fn differences(&self, most: usize) -> (Vec<NodePath>, Vec<NodePath>) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let Inner { missing, surplus, established, .. } = &mut *inner;
         let missing: Vec<_> = missing.extract_if(|_| true).take(most).collect();
         let surplus: Vec<_> = surplus.extract_if(|_| true).take(most).collect();
@@ -296,7 +296,7 @@ impl Watches {
 
     /// A watch was not set as intended, so it is missing again.
     pub(super) fn still_missing(&self, path: &NodePath) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         if inner.recursive.contains_key(path) && !inner.established.contains(path) {
             inner.missing.insert(path.clone());
         }
@@ -305,7 +305,7 @@ impl Watches {
     /// A connection was made; returns its number, which is larger than that of any connection before, even of an
     /// earlier session.
     pub(super) fn connection_made(&self) -> u64 {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         inner.last_connection += 1;
         inner.connection = Some(inner.last_connection);
         self.horizon.begin(inner.last_connection);
@@ -324,14 +324,14 @@ impl Watches {
 
     /// The connection that holds the recursive watch on a path, if one does.
     pub(super) fn established_on(&self, path: &NodePath) -> Option<u64> {
-        let inner = lock(&self.inner);
+        let inner = self.inner.lock();
         inner.connection.filter(|_| inner.established.contains(path))
     }
 
     /// The watch on a path was set on this connection: all its subscriptions read everything. If the connection was
     /// lost meanwhile, so was the watch.
     pub(super) fn established(&self, path: &NodePath, connection: u64) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         if inner.connection != Some(connection) {
             return;
         }
@@ -349,7 +349,7 @@ impl Watches {
 
     /// Hands an event to all watches that it concerns.
     pub(super) fn dispatch(&self, event: &Event) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         if let Some(waiting) = inner.once.remove(&event.path) {
             for waiter in waiting {
                 // A caller that no longer waits needs no answer.
@@ -368,7 +368,7 @@ impl Watches {
 
     /// One-shot watches end with their connection; persistent ones are set again by the task that keeps them.
     pub(super) fn connection_lost(&self) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         self.horizon.end();
         inner.connection = None;
         inner.established.clear();
@@ -495,8 +495,8 @@ mod tests {
         for index in 0..10 * UNSWEPT_WATCHES {
             drop(watches.once(&format!("/{index}")));
         }
-        assert!(lock(&watches.inner).once.len() <= UNSWEPT_WATCHES + 4);
-        assert!(lock(&watches.inner).once.contains_key("/kept"));
+        assert!(watches.inner.lock().once.len() <= UNSWEPT_WATCHES + 4);
+        assert!(watches.inner.lock().once.contains_key("/kept"));
         drop(kept);
     }
 
@@ -507,7 +507,7 @@ mod tests {
         for _ in 0..100_000 {
             drop(watches.once("/same"));
         }
-        assert!(lock(&watches.inner).once["/same"].capacity() <= 64);
+        assert!(watches.inner.lock().once["/same"].capacity() <= 64);
         watches.dispatch(&event("/same", EventKind::Deleted));
         for mut watch in kept {
             assert_eq!(watch.try_recv().unwrap(), Fired::Event(EventKind::Deleted));

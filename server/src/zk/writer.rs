@@ -9,7 +9,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -23,14 +22,13 @@ use super::calls::{MULTI_BYTES, set_data};
 use super::created::Created;
 use super::fence::Fence;
 use super::session::{Answer, Session};
+use super::times::FENCE_PAUSE;
 use crate::types::{NodePath, Zxid};
 
 /// Maximum number of multis under way.
 const IN_FLIGHT: usize = 4;
 /// Maximum number of units in one multi.
 const BATCH_UNITS: usize = 128;
-/// Time after which a fence that could not be read is read again.
-const FENCE_PAUSE: Duration = Duration::from_millis(100);
 /// Maximum number of foreign fences whose [`Chain`] is remembered. With more, all are forgotten: they belong to
 /// sessions that end.
 const MAX_CHAINS: usize = 1024;

@@ -206,7 +206,7 @@ floods! {
     CancelledGets = "cancelled-gets" by paths::cancelled_gets;
     /// DATA frames of one byte, and of none.
     SmallFrames = "small-frames" by frames::small_frames;
-    /// PING, SETTINGS, PRIORITY and WINDOW_UPDATE frames.
+    /// PING, SETTINGS, SETTINGS ACK and PRIORITY frames.
     ControlFrames = "control-frames" by frames::control_frames;
     /// Calls with as many headers as the server allows.
     LargeHeaders = "large-headers" by frames::large_headers;

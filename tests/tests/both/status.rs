@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use rollcall_proto::v1;
-use rollcall_tests::client::{Client, Registration, data, describe, get, span};
+use rollcall_tests::client::{Client, Registration, data, describe, get, put, span, text};
 use rollcall_tests::follow::{Locking, Watching, lock};
 use rollcall_tests::server::Server;
 use rollcall_tests::wait::{SOON, check, eventually, soon};
@@ -122,6 +122,37 @@ async fn it_is_answered_while_zookeeper_is_away() {
     })
     .await;
     assert!(!get(&s.client, "/nothing").await.exists);
+}
+
+#[tokio::test]
+async fn a_get_counts_as_waiting_only_while_it_waits() {
+    let s = ARM.behind_a_proxy("status", &[]).await;
+    let waiting = async || status(&s.client).await.counts.unwrap().waiting_gets;
+    let get = |consistency: v1::Consistency| {
+        let (mut client, path) = (s.client.clone(), "/waited/for".to_owned());
+        let wait = Some(span(Duration::from_secs(60)));
+        let request = v1::GetRequest { path, wait, consistency: consistency.into(), ..Default::default() };
+        tokio::spawn(async move { client.get(request).await })
+    };
+    let answer = get(v1::Consistency::Cached);
+    eventually("it waits for a child", SOON, async || {
+        let count = waiting().await;
+        check(count == 1, || count.to_string())
+    })
+    .await;
+    put(&s.client, "/waited/for/it", text("x")).await.unwrap();
+    soon("the answer", answer).await.unwrap().unwrap();
+    assert_eq!(waiting().await, 0);
+
+    // A read that ZooKeeper does not answer takes a while, and waits for no child.
+    s.cut_off().await;
+    let answer = get(v1::Consistency::Latest);
+    let mut looks = 0;
+    while !answer.is_finished() {
+        assert_eq!(waiting().await, 0);
+        looks += 1;
+    }
+    assert!(looks > 1 && answer.await.unwrap().is_err());
 }
 
 #[tokio::test]

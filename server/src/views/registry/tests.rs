@@ -1,14 +1,16 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rollcall_embedded::Embedded;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::budget::Limits;
+use crate::budget::{Limits, Resource};
 use crate::types::Stat;
-use crate::views::state::{NodeRead, Reads, State, ViewNode};
-use crate::views::{ConnectionKey, Reached, Step};
+use crate::views::node::ViewNode;
+use crate::views::state::{NodeRead, Reads, State};
+use crate::views::{ConnectionKey, Reached, Step, Watcher};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
 
 /// Views of a ZooKeeper that can't be reached.
@@ -123,7 +125,7 @@ async fn views_that_nobody_waits_for_leave_nothing_behind() {
         tokio::task::yield_now().await;
     }
     assert_eq!(views.count(), 0);
-    let left = views.0.tasks.lock().unwrap().len();
+    let left = views.0.tasks.lock().len();
     assert!(left < 100, "{left}");
 }
 
@@ -134,7 +136,7 @@ async fn a_path_never_seen_is_unavailable_while_zookeeper_is_away() {
     let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
     assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
     assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
-    let mut watcher = reader.watch(None, Zxid(0), false, ConnectionKey::default());
+    let mut watcher = Watcher::open(reader, None, Zxid(0), false, ConnectionKey::default());
     let step = watcher.next().await.unwrap().step;
     let suspended = crate::views::BackendState::Suspended;
     assert!(matches!(step, crate::views::Step::Backend { state, as_of: None } if state == suspended));
@@ -148,7 +150,7 @@ async fn the_tasks_of_views_that_are_dropped_are_gone_soon_however_many() {
     let mut tasks = JoinSet::new();
     let views = views(Settings { idle: Duration::from_millis(10), ..Settings::default() }, &mut tasks);
     let readers: Vec<_> = (0..MANY).map(|number| open(&views, &number.to_string(), 1)).collect();
-    let left = || views.0.tasks.lock().unwrap().len();
+    let left = || views.0.tasks.lock().len();
     assert_eq!(left(), MANY);
     drop(readers);
     let gone = async {
@@ -263,7 +265,7 @@ async fn a_watch_that_comes_from_what_zookeeper_has_lost_begins_with_a_reset() {
     for since in [None, Some(revision)] {
         for (at_least, is_lost) in [(views.0.zk.last_zxid(), false), (Zxid(i64::MAX), true)] {
             let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
-            let mut watcher = reader.watch(since, at_least, false, ConnectionKey::default());
+            let mut watcher = Watcher::open(reader, since, at_least, false, ConnectionKey::default());
             let told = watcher.next().await.unwrap();
             assert_eq!(matches!(told.step, Step::Snapshot { is_reset: true, .. }), is_lost, "{told:?}");
             assert_eq!(watcher.take_end().is_some_and(|end| end >= Zxid(revision.0)), is_lost);

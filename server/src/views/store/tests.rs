@@ -1,12 +1,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::types::{NodePath, Stat, Zxid};
+use crate::views::node::ViewNode;
 use crate::views::ring::Limits;
-use crate::views::state::{NodeRead, Reads, ViewNode};
+use crate::views::state::{NodeRead, Reads};
 
 fn owner(hosts: &[&str], chroot: &str) -> Owner {
     Owner { hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), chroot: chroot.to_owned() }

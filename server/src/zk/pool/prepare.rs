@@ -3,23 +3,17 @@
 //! A node that exists is not created: an operator may have prepared it where Rollcall may create nothing. Whether it
 //! can be used is tested with a transaction whose last part ZooKeeper always refuses, so that nothing is changed.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use rollcall_wire::{CreateMode, ErrorCode, Request, Response, WatchMode};
 
 use super::super::calls::{create, delete};
+use super::super::fence_mark;
 use super::super::layout::{self, EVICTED, FENCES, LEASES};
 use super::super::pauses::Pauses;
-use super::super::roster;
 use super::super::session::{Answer, Session};
 use super::super::{Config, Error};
 use crate::types::{RESERVED_ROOT, SessionId};
-
-/// The pause after ZooKeeper has refused to prepare a session; each further refusal doubles it.
-const FIRST_PREPARE_PAUSE: Duration = Duration::from_millis(200);
-/// Maximum pause of that kind: the replica serves nobody before an operator has fixed the cause.
-const LONGEST_PREPARE_PAUSE: Duration = Duration::from_secs(5);
+use crate::zk::times::{FIRST_PREPARE_PAUSE, LONGEST_PREPARE_PAUSE};
 
 /// The reason why a session can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +76,7 @@ async fn try_prepare(session: &Session, config: &Config) -> Result<(), Trouble> 
     }
     session.submit(Request::RemoveWatches { path: LEASES.to_owned() }).await?;
     let fence = layout::fence(session.id());
-    match session.create(&fence, roster::mark(&config.name), CreateMode::Ephemeral).await {
+    match session.create(&fence, fence_mark::mark(&config.name), CreateMode::Ephemeral).await {
         // It exists already if the answer to an earlier attempt was lost.
         Ok(_) | Err(Error::Refused(ErrorCode::NodeExists)) => Ok(()),
         Err(error) => Err(error.into()),

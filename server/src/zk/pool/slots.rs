@@ -10,22 +10,15 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::super::roster;
+use super::super::fence_mark;
 use super::super::session::Session;
 use super::super::watches::Watches;
 use super::super::writer::{CommitError, Guard, Unit, Writer};
 use super::super::{Error, layout};
+use super::ephemeral::{EphemeralSession, Inner, Shared};
 use super::prepare::prepare;
-use super::{EphemeralSession, Inner, Shared};
 use crate::types::SessionId;
-
-/// Time within which a surplus session must be open; after that ZooKeeper counts as taking no more. Meanwhile callers
-/// that need room wait; afterwards they are refused.
-const SURPLUS_OPENING_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after the first surplus session that ZooKeeper did not take; each further one doubles it.
-pub(super) const FIRST_SURPLUS_PAUSE: Duration = Duration::from_secs(5);
-/// Maximum pause of that kind.
-const LONGEST_SURPLUS_PAUSE: Duration = Duration::from_secs(60);
+use crate::zk::times::{FIRST_SURPLUS_PAUSE, LONGEST_SURPLUS_PAUSE, SURPLUS_OPENING_TIMEOUT};
 
 /// Runs for ever, unless the task of a session panics.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -129,7 +122,7 @@ fn leave(shared: &Shared, id: SessionId) {
 async fn own(session: Session, id: SessionId, slot: usize, shared: &Arc<Shared>) {
     let fence = layout::fence(id);
     let fence_bytes = shared.config.path_cost(fence.len());
-    let (writer, writing) = Writer::start(session.clone(), fence, roster::mark(&shared.config.name));
+    let (writer, writing) = Writer::start(session.clone(), fence, fence_mark::mark(&shared.config.name));
     let path_bytes = AtomicUsize::new(fence_bytes);
     let owner = EphemeralSession(Arc::new(Inner {
         id,

@@ -1,13 +1,15 @@
 use std::net::SocketAddr;
 
 use rollcall_embedded::Embedded;
-use rollcall_wire::{CreateMode, ErrorCode, OpCode};
+use rollcall_wire::{CreateMode, ErrorCode, OpCode, Request};
+use tokio::time::Instant;
 
 use super::super::calls::{create, delete, set_data};
 use super::super::config::PATH_LENGTH;
 use super::super::layout;
 use super::super::proxy::Proxy;
 use super::*;
+use crate::zk::times::FIRST_SURPLUS_PAUSE;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -142,7 +144,7 @@ async fn a_zookeeper_that_takes_no_more_sessions_is_asked_again_after_a_pause() 
     // The time to open a session has passed, and no other attempt follows at once.
     assert_eq!(pool.reserve(4000).unwrap_err(), NoRoom::Full);
     assert!(pool.0.growth().not_before > Instant::now());
-    assert_eq!(pool.0.growth().pause, 2 * slots::FIRST_SURPLUS_PAUSE);
+    assert_eq!(pool.0.growth().pause, 2 * FIRST_SURPLUS_PAUSE);
     assert_eq!(pool.0.growth().slots, 1);
     assert!(reservations[0].owner().session().is_up());
 }

@@ -13,13 +13,8 @@ use tokio::time::Instant;
 
 use super::super::Error;
 use super::super::connection::{self, FrameReader};
-use super::{Task, lock};
-
-/// Maximum pause between two rounds of connection attempts.
-const RECONNECT_CAP: Duration = Duration::from_millis(400);
-const RECONNECT_FIRST: Duration = Duration::from_millis(20);
-/// Time after which the next address is called if the ones before it have not answered.
-const STAGGER: Duration = Duration::from_millis(50);
+use super::Task;
+use crate::zk::times::{RECONNECT_CAP, RECONNECT_FIRST, STAGGER};
 
 type Connection = (FrameReader<OwnedReadHalf>, OwnedWriteHalf);
 
@@ -48,7 +43,7 @@ impl Task {
                 ConnectRound::Connected(connection) => return Some(connection),
                 ConnectRound::Expired => return None,
                 ConnectRound::Failed { is_refused, is_standing } => {
-                    let identity = lock(&self.identity).clone();
+                    let identity = self.identity.lock().clone();
                     if is_standing {
                         // The session exists, but the servers may be behind, so it is not used. It is not probed again
                         // for as long as it can live now, since probes would keep it alive for ever.
@@ -112,7 +107,7 @@ impl Task {
         self.config.reports.reached(&self.server_addresses.named(address));
         self.server = Some(address);
         self.server_addresses.connected();
-        let mut identity = lock(&self.identity);
+        let mut identity = self.identity.lock();
         identity.id = response.session_id;
         identity.password = response.password;
         identity.last_heard = Some(Instant::now());
@@ -123,7 +118,7 @@ impl Task {
 
     /// The request to a server. A probe claims to have seen nothing.
     fn connect_request(&self, is_probe: bool) -> ConnectRequest {
-        let identity = lock(&self.identity);
+        let identity = self.identity.lock();
         ConnectRequest {
             last_zxid_seen: if is_probe { 0 } else { identity.last_zxid },
             timeout_ms: i32::try_from(self.config.session_timeout.as_millis()).unwrap_or(i32::MAX),

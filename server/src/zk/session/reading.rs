@@ -1,24 +1,24 @@
 //! The reading side of a session's connection: answers, events, and the silence of the server.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rollcall_wire::{Decoder, ErrorCode, Malformed, OpCode, ReplyHeader, Response, WatcherEvent, xid};
 use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Answer, Config, Error, Identity, Pending, lock};
+use super::pending::{Answer, Identity, Pending};
 use crate::clock;
 use crate::compute;
 use crate::types::Zxid;
 use crate::zk::connection::{FrameReader, ReplyFrame};
+use crate::zk::times::STEP;
 use crate::zk::watches::{Event, Watches};
+use crate::zk::{Config, Error};
 
-/// Length of a step in which silence is counted. With longer steps a silent server is noticed later; with shorter ones
-/// sessions that have nothing to do wake up more often.
-const STEP: Duration = Duration::from_millis(250);
 /// Minimum number of steps in a session time-out; applies if that is short.
 const STEPS: u32 = 24;
 /// Maximum number of bytes of an answer that is decoded at once. A longer one is decoded on a blocking thread: an
@@ -117,13 +117,13 @@ impl ReadingSide<'_> {
         if reader.received() != silence.received {
             self.heard();
         }
-        let waited = lock(self.pending).front().map(|request| clock::now().saturating_duration_since(request.sent_at));
+        let waited = self.pending.lock().front().map(|request| clock::now().saturating_duration_since(request.sent_at));
         silence.step(step, reader.received(), reader.is_amid_frame(), waited);
-        lock(self.identity).silence = silence.ignored;
+        self.identity.lock().silence = silence.ignored;
     }
 
     fn heard(&self) {
-        let mut identity = lock(self.identity);
+        let mut identity = self.identity.lock();
         identity.last_heard = Some(Instant::now());
         identity.silence = Duration::ZERO;
     }
@@ -156,7 +156,7 @@ impl ReadingSide<'_> {
             _ => {
                 self.watches.reached(Zxid(header.zxid));
                 if header.zxid > 0 {
-                    let mut identity = lock(self.identity);
+                    let mut identity = self.identity.lock();
                     identity.last_zxid = identity.last_zxid.max(header.zxid);
                 }
                 self.answer(header, too_large, decoder, is_long).await.map(|()| true)
@@ -173,7 +173,7 @@ impl ReadingSide<'_> {
         decoder: Decoder,
         is_long: bool,
     ) -> Result<(), String> {
-        let (op_code, is_wanted) = match lock(self.pending).front() {
+        let (op_code, is_wanted) = match self.pending.lock().front() {
             Some(request) if request.xid == header.xid => (request.op_code, !request.reply.is_closed()),
             _ => return Err("a reply out of order".to_owned()),
         };
@@ -185,7 +185,7 @@ impl ReadingSide<'_> {
             (None, Some(Ok(Response::Parts(parts)))) => failed_as_a_whole(parts),
             _ => None,
         };
-        let Some(Pending { sent_at, mailbox, reply, held, .. }) = lock(self.pending).pop_front() else {
+        let Some(Pending { sent_at, mailbox, reply, held, .. }) = self.pending.lock().pop_front() else {
             return Err("a reply that was answered meanwhile".to_owned());
         };
         let mut end = Ok(());

@@ -52,12 +52,12 @@ impl Test {
         let (reply, answer) = oneshot::channel();
         let mailbox = Some(Arc::<Mailbox>::default());
         let sent_at = Instant::now();
-        lock(&self.pending).push_back(Pending { xid, op_code: OpCode::GetData, sent_at, mailbox, held, reply });
+        self.pending.lock().push_back(Pending { xid, op_code: OpCode::GetData, sent_at, mailbox, held, reply });
         answer
     }
 
     fn silence(&self) -> Duration {
-        lock(&self.identity).silence
+        self.identity.lock().silence
     }
 }
 
@@ -195,7 +195,7 @@ fn a_request_whose_answer_is_being_decoded_is_not_taken_for_one_that_was_not_sen
         // The connection ends.
         drop(run);
         assert_eq!(asked.try_recv().unwrap_err(), oneshot::error::TryRecvError::Empty);
-        assert_eq!(lock(&test.pending).len(), 1, "its caller will be told that the outcome is unknown");
+        assert_eq!(test.pending.lock().len(), 1, "its caller will be told that the outcome is unknown");
         drop(release);
         drop(occupied.await);
     });
@@ -211,7 +211,7 @@ async fn a_part_that_fails_because_of_the_session_is_no_refusal_of_the_part() {
         let test = Test::new();
         let (mut server, client) = tokio::io::duplex(1024);
         let reply = test.ask(1, None);
-        lock(&test.pending)[0].op_code = OpCode::Multi;
+        test.pending.lock()[0].op_code = OpCode::Multi;
         let mut encoder = Encoder::new();
         encoder.frame(|encoder| {
             ReplyHeader { xid: 1, zxid: 7, error: 0 }.encode(encoder);
