@@ -1,6 +1,6 @@
 //! What the client costs beside the generated stubs that it stands on: lookups, registrations, memory.
 //!
-//! `cargo bench -p rollcall --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. Each pair is
+//! `cargo bench -p rollcall-client --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. Each pair is
 //! measured in turns, several times, and the medians are shown: a machine that does something else meanwhile shows in
 //! both. The time on the processor is this program's own, which has one thread; what the server takes is not in it.
 #![allow(

@@ -55,8 +55,9 @@
 //!
 //! # Features
 //!
-//! `tls` (default): [`Tls`], with rustls. `cli` (default): the command `rollcall`, which a service has no use for:
-//! `rollcall = { version = "…", default-features = false, features = ["tls"] }`.
+//! `tls` (default): [`Tls`], with rustls.
+//!
+//! The package is called `rollcall-client`; the command `rollcall` is the package `rollcall-cli`.
 
 mod background;
 mod balance;
