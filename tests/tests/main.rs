@@ -35,6 +35,7 @@ mod many_watchers;
 mod networks;
 mod one_binary;
 mod outages;
+mod packages;
 mod polyglot;
 mod replay;
 mod replicas;
