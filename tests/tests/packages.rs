@@ -54,7 +54,7 @@ fn clone_into(to: &Path) {
     }
 }
 
-/// A folder in `target/tmp` that is always at the same place and empty at first: what cargo keeps of it is used again.
+/// A folder in `target/tmp`, empty at first. Its path is the same each time, so that cargo's results for it replace older ones.
 fn lasting(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.exists() {
@@ -71,7 +71,7 @@ fn cargo() -> Command {
     cargo
 }
 
-/// An environment of Python with nothing in it, in which pip reaches no index: only what `tests/setup.sh packaging` has downloaded.
+/// A new environment of Python. pip reaches no index in it, only the wheels that `tests/setup.sh packaging` has downloaded.
 struct Environment {
     folder: TempDir,
     wheels: PathBuf,
@@ -104,7 +104,7 @@ impl Environment {
     async fn has_the_client(&self, server: &Server) {
         succeed("pip-check", self.command("python").args(["-m", "pip", "check"]), INSTALLING).await;
         let mut program = self.command("python");
-        // Isolated: nothing is imported from where the program is.
+        // -I: nothing is imported from the folder of the program.
         program.arg("-I").arg(root().join("tests/python/installed.py")).arg(server.grpc().to_string());
         let said = succeed("installed", &mut program, 2 * SOON).await;
         assert_eq!(said, format!("rollcall-client {VERSION} host1:80\n"));
@@ -132,7 +132,7 @@ async fn the_python_package_is_built_and_installs_into_a_clean_environment() {
     }
 }
 
-/// Each crate is checked as who downloads it gets it: a file that its package lacks is missing here.
+/// Each crate is checked from its package, as cargo unpacks it for a user: a file that the package lacks is missing here.
 #[tokio::test]
 async fn crates_build_from_their_packages_and_each_has_its_licence_and_a_readme() {
     let folder = lasting("packages");
@@ -144,7 +144,7 @@ async fn crates_build_from_their_packages_and_each_has_its_licence_and_a_readme(
     for (name, _) in CRATES {
         let archive = folder.join(format!("target/package/{name}-{VERSION}.crate"));
         let mut unpack = Command::new("tar");
-        // With the present time for each file, by which cargo sees that it is another than last time.
+        // -m: the files get the present time. By the time in the archive, always the same, cargo would not see a change.
         succeed("tar", unpack.arg("-xzmf").arg(archive).arg("-C").arg(&folder), SOON).await;
         let folder = folder.join(format!("{name}-{VERSION}"));
         for file in ["LICENSE", "README.md"] {
@@ -153,13 +153,13 @@ async fn crates_build_from_their_packages_and_each_has_its_licence_and_a_readme(
         }
         manifest += &format!("{name} = {{ path = \"{name}-{VERSION}\" }}\n");
     }
-    // The same profile and lock file: what is built already of other crates serves here.
+    // With the workspace's profile and lock file cargo uses what it has built of other crates already.
     let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let (_, profiles) = workspace.split_once("[profile.dev]").expect("the workspace has profiles");
     manifest += &format!("\n[profile.dev]{profiles}");
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
     fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
-    // A program of a user's, as the client's page shows it.
+    // The program of the client's page, as a package that depends on the client.
     let page = fs::read_to_string(root().join("client-rs/README.md")).unwrap();
     let shown = page::blocks(&page, "rollcall-client");
     let head = "[package]\nname = \"program\"\nedition = \"2024\"\n\n";
@@ -195,7 +195,7 @@ async fn the_go_client_is_got_as_the_page_shows() {
     clone_into(&directory.path().join("rollcall"));
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     fs::write(module.join("main.go"), page::only(&page::blocks(&readme, "In Go"), "go")).unwrap();
-    // What Go has fetched for client-go, and knows to be right by its go.sum, is all that this needs.
+    // The modules that client-go needs have been fetched, and its go.sum has their sums: no network is needed.
     fs::copy(root().join("client-go/go.sum"), module.join("go.sum")).unwrap();
     let offline = |command: &mut Command| {
         command.current_dir(&module).env("GOPROXY", "off").env("GOFLAGS", "-mod=mod");
@@ -213,7 +213,7 @@ async fn the_go_client_is_got_as_the_page_shows() {
     succeed("go-build", build.args(["build", "-o", "program", "."]), COMPILING).await;
 }
 
-/// That the crate builds is seen above.
+/// That the crate builds is the subject of the test of the packages.
 #[tokio::test]
 async fn the_rust_client_is_added_as_the_page_shows() {
     let directory = scratch("install-rust");
