@@ -17,7 +17,11 @@ use crate::wait::{SOON, check, eventually};
 /// When it is missing.
 pub fn built(name: &str) -> PathBuf {
     let path = server::program().parent().expect("it lies in a directory").join(name);
-    assert!(path.is_file(), "no {}: run cargo build -p rollcall-cli -p rollcall-client --bins --examples", path.display());
+    assert!(
+        path.is_file(),
+        "no {}: run cargo build -p rollcall-cli -p rollcall-client --bins --examples",
+        path.display()
+    );
     path
 }
 

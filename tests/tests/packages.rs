@@ -38,7 +38,11 @@ fn files() -> Vec<PathBuf> {
     assert!(listed.status.success(), "this is no clone of the repository: {listed:?}");
     let listed = String::from_utf8(listed.stdout).unwrap();
     // A file that was removed is listed until that is committed.
-    listed.split_terminator('\0').map(PathBuf::from).filter(|file| root().join(file).symlink_metadata().is_ok()).collect()
+    listed
+        .split_terminator('\0')
+        .map(PathBuf::from)
+        .filter(|file| root().join(file).symlink_metadata().is_ok())
+        .collect()
 }
 
 /// A copy of the repository as a clone has it: nothing that was built or fetched is in it.
@@ -140,7 +144,8 @@ async fn crates_build_from_their_packages_and_each_has_its_licence_and_a_readme(
     package.args(["package", "--quiet", "--locked", "--no-verify", "--allow-dirty", "--workspace", "--target-dir"]);
     package.arg(folder.join("target")).args(["--exclude", "rollcall-tests", "--exclude", "rollcall-bench"]);
     succeed("cargo-package", package.current_dir(root()), COMPILING).await;
-    let mut manifest = "[workspace]\nresolver = \"3\"\nmembers = [\"*-[0-9]*\", \"program\"]\n\n[patch.crates-io]\n".to_owned();
+    let mut manifest =
+        "[workspace]\nresolver = \"3\"\nmembers = [\"*-[0-9]*\", \"program\"]\n\n[patch.crates-io]\n".to_owned();
     for (name, _) in CRATES {
         let archive = folder.join(format!("target/package/{name}-{VERSION}.crate"));
         let mut unpack = Command::new("tar");
@@ -229,8 +234,10 @@ async fn the_rust_client_is_added_as_the_page_shows() {
     let mut tree = cargo();
     tree.args(["tree", "--edges", "normal", "--prefix", "none", "--format", "{p}"]).current_dir(&package);
     let said = succeed("cargo-tree", &mut tree, COMPILING).await;
-    let of_the_command: Vec<_> =
-        said.lines().filter(|line| ["clap ", "clap_complete ", "jiff "].iter().any(|name| line.starts_with(name))).collect();
+    let of_the_command: Vec<_> = said
+        .lines()
+        .filter(|line| ["clap ", "clap_complete ", "jiff "].iter().any(|name| line.starts_with(name)))
+        .collect();
     assert!(said.lines().any(|line| line.starts_with(&format!("rollcall-client v{VERSION}"))), "{said}");
     assert!(of_the_command.is_empty(), "the library depends on what the command needs: {of_the_command:?}");
 }
@@ -238,7 +245,8 @@ async fn the_rust_client_is_added_as_the_page_shows() {
 #[test]
 fn cargo_installs_the_server_and_the_command_from_where_the_page_says() {
     let commands = shown("Server and command");
-    let folders: Vec<_> = commands.lines().filter_map(|line| line.strip_prefix("cargo install --locked --path rollcall/")).collect();
+    let folders: Vec<_> =
+        commands.lines().filter_map(|line| line.strip_prefix("cargo install --locked --path rollcall/")).collect();
     assert_eq!(folders.len(), 2, "{commands}");
     for line in folders {
         let (folder, program) = line.split_once('#').unwrap();
@@ -281,10 +289,10 @@ fn no_page_installs_somebody_elses_program() {
             for start in ["pip install ", "cargo add ", "cargo install ", "-p "] {
                 for (at, _) in line.match_indices(&format!("{start}rollcall")) {
                     let rest = &line[at + start.len()..];
-                    let end = rest.find(|letter: char| !(letter.is_alphanumeric() || letter == '-')).unwrap_or(rest.len());
+                    let end =
+                        rest.find(|letter: char| !(letter.is_alphanumeric() || letter == '-')).unwrap_or(rest.len());
                     named += 1;
-                    let is_ours = if start == "pip install " { &rest[..end] == "rollcall-client" } else { members.contains(&rest[..end]) };
-                    if !is_ours && !line.contains("somebody else's") {
+                    if !members.contains(&rest[..end]) && !line.contains("somebody else's") {
                         wrong.push(format!("{}: {line}", file.display()));
                     }
                 }
@@ -344,7 +352,10 @@ impl Api {
     async fn create() -> Api {
         let api = Api { directory: scratch("breaking") };
         for file in files() {
-            if file.starts_with("proto/rollcall") || file.ends_with("buf.yaml") || file.ends_with("packaging/breaking.sh") {
+            if file.starts_with("proto/rollcall")
+                || file.ends_with("buf.yaml")
+                || file.ends_with("packaging/breaking.sh")
+            {
                 let to = api.directory.path().join(&file);
                 fs::create_dir_all(to.parent().unwrap()).unwrap();
                 fs::copy(root().join(&file), to).unwrap();
