@@ -1,10 +1,10 @@
-# The two main commands: `make run` tries Rollcall out, `make test` checks everything. Each does its own set-up.
+# `make run` tries Rollcall out, `make check` is for each commit, `make test` checks everything. Each does its own set-up.
 
 CARGO ?= cargo
 BUF := .cache/npm/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-zookeeper check test stubs bench bench-go setup build unit lint breaking deny clean
+.PHONY: help run run-zookeeper check test stubs bench bench-go setup build unit lint breaking deny packages wheel archive clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ check: lint unit breaking ## Before each commit: format, lints, unit tests, the 
 
 test: setup lint breaking deny ## Everything, from nothing: set-up, lints, all tests
 	$(CARGO) build --locked -p rollcall-server
-	$(CARGO) build --locked -p rollcall --bins --examples
+	$(CARGO) build --locked -p rollcall-cli -p rollcall-client --bins --examples
 	$(CARGO) test --locked --workspace --no-fail-fast
 
 stubs: ## Generate the stubs of every language (buf.gen.yaml), into gen/ and client-go/
@@ -66,5 +66,16 @@ deny: ## Licences, sources and bans of the dependencies (builds cargo-deny first
 	tests/setup.sh cargo-deny
 	.cache/bin/cargo-deny --locked check bans licenses sources
 
+packages: ## Package the crates that are published, and build each from its package
+	CARGO_TARGET_DIR=$(CURDIR)/target $(CARGO) package --locked --workspace --exclude rollcall-tests --exclude rollcall-bench
+
+wheel: ## Build the Python client's sdist and wheel, into dist/
+	tests/setup.sh packaging
+	.cache/packaging/venv/bin/python -m build --no-isolation --outdir dist client-py
+
+archive: ## Build the release archive for this machine, with its checksum, into dist/
+	$(CARGO) build --locked --release -p rollcall-server -p rollcall-cli
+	packaging/archive.sh target/release dist
+
 clean: ## Remove what was built and fetched
-	rm -rf target .cache gen tests/go/gen
+	rm -rf target .cache gen tests/go/gen dist

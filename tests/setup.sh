@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the tests, `make run-zookeeper` and `make bench` need into .cache: ZooKeeper's jars, a Python environment,
-# grpcurl, the Go generators of protobuf, staticcheck, buf, packages of Node and Java, the other generators of buf.gen.yaml,
-# etcd, and the clients that judge the embedded server. A part whose inputs have not changed is skipped.
+# Installs what the tests, `make run-zookeeper` and `make bench` need into .cache: ZooKeeper's jars, a Python environment, the
+# tools that build and install the Python package, grpcurl, the Go generators of protobuf, staticcheck, buf, packages of Node and
+# Java, the other generators of buf.gen.yaml, etcd, and the clients that judge the embedded server. A part whose inputs have not
+# changed is skipped.
 #
 #   tests/setup.sh              all parts except cargo-deny and etcd, which take minutes to build; only make deny and
 #                               make bench need them
-#   tests/setup.sh zookeeper    only the named parts: zookeeper python judges grpcurl go-plugins staticcheck buf node java
-#                               grpc-plugins cargo-deny etcd
+#   tests/setup.sh zookeeper    only the named parts: zookeeper python packaging judges grpcurl go-plugins staticcheck buf node
+#                               java grpc-plugins cargo-deny etcd
 set -euo pipefail
 
 GRPCURL_VERSION=v1.9.3
@@ -141,6 +142,27 @@ part_python() {
     need python3 "install Python 3.10 or newer" python3 python3-venv
     part python "$(python3 --version) $(hash_of "$root/tests/python/requirements.txt" "$root/client-py/requirements-stubs.txt")" \
         "$cache/stubs/bin/python" make_python
+}
+
+# --- packaging: the tools that build the Python package, and the wheels with which it is installed without an index
+
+fetch_packaging() {
+    local to=$cache/packaging
+    say "packaging: installing packaging/requirements.txt, and downloading what client-py depends on"
+    rm -rf "$to"
+    mkdir -p "$to"
+    make_venv "$to/venv"
+    pip_in "$to/venv" pip-packaging install --require-hashes --requirement "$root/packaging/requirements.txt"
+    # An sdist is built where it is installed: setuptools is among the wheels.
+    pip_in "$to/venv" pip-packaging-build download --no-deps --require-hashes --requirement "$root/packaging/requirements.txt" --dest "$to/wheels"
+    pip_in "$to/venv" pip-packaging-wheels download --only-binary :all: --constraint "$root/tests/python/requirements.txt" --dest "$to/wheels" \
+        grpcio protobuf googleapis-common-protos
+}
+
+part_packaging() {
+    need python3 "install Python 3.10 or newer" python3 python3-venv
+    part packaging "$(python3 --version) $(hash_of "$root/packaging/requirements.txt" "$root/tests/python/requirements.txt")" \
+        "$cache/packaging/wheels" fetch_packaging
 }
 
 # --- Go: grpcurl, and the generators that buf runs
@@ -338,11 +360,11 @@ install_etcd() {
 part_etcd() { part etcd "$ETCD_VERSION" "$cache/bin/etcd" install_etcd; }
 
 if [[ $# -eq 0 ]]; then
-    set -- zookeeper python judges go-plugins staticcheck buf node java grpc-plugins grpcurl
+    set -- zookeeper python packaging judges go-plugins staticcheck buf node java grpc-plugins grpcurl
 fi
 for name in "$@"; do
     case $name in
-        zookeeper | python | judges | grpcurl | go-plugins | staticcheck | buf | node | java | grpc-plugins | cargo-deny | etcd) "part_$name" ;;
+        zookeeper | python | packaging | judges | grpcurl | go-plugins | staticcheck | buf | node | java | grpc-plugins | cargo-deny | etcd) "part_$name" ;;
         *) die "no such part: $name (the head of this file names them)" ;;
     esac
 done

@@ -70,7 +70,7 @@ def test_the_wheel_has_types_and_stubs(tmp_path):
         "--disable-pip-version-check",
     ]
     subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=120)
-    (wheel,) = tmp_path.glob("rollcall-*.whl")
+    (wheel,) = tmp_path.glob("rollcall_client-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("py.typed", "v1/registry_pb2.pyi", "v1/registry_pb2_grpc.py", "contrib/django/utils.py", "aio.py"):
         assert f"rollcall/{name}" in names

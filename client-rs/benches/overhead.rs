@@ -1,8 +1,8 @@
 //! The cost of the client compared with the generated stubs that it is built on: lookups, registrations, memory.
 //!
-//! `cargo bench -p rollcall --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. The two
-//! sides of a pair take turns, several times, and the medians are shown, so that other load on the machine shows in
-//! both. The CPU time is that of this program, which has one thread; the server's is not included.
+//! `cargo bench -p rollcall-client --bench overhead` against a server at `ROLLCALL_SERVER`, default localhost:7700. The
+//! two sides of a pair take turns, several times, and the medians are shown, so that other load on the machine shows
+//! in both. The CPU time is that of this program, which has one thread; the server's is not included.
 #![allow(
     missing_docs,
     clippy::print_stdout,

@@ -55,8 +55,9 @@
 //!
 //! # Features
 //!
-//! `tls` (default): [`Tls`], with rustls. `cli` (default): the command `rollcall`; a service does not need it:
-//! `rollcall = { version = "…", default-features = false, features = ["tls"] }`.
+//! `tls` (default): [`Tls`], with rustls.
+//!
+//! The name of the package is `rollcall-client`. The command `rollcall` is a package of its own, `rollcall-cli`.
 
 mod background;
 mod balance;

@@ -1,5 +1,5 @@
-//! Rules of this crate that the compiler does not check: its files import in one direction, and generated types stay
-//! under `rollcall::proto`.
+//! Rules of this crate and of the command that the compiler does not check: their files import in one direction, and
+//! generated types stay under `rollcall::proto`.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,18 +7,21 @@ use std::path::{Path, PathBuf};
 
 /// The text of each file of the library and the command, without its tests, by module path such as `lock::keep`.
 fn files() -> BTreeMap<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![root.clone()];
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = BTreeMap::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if !path.ends_with("state_tests.rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
-                files.insert(module(path.strip_prefix(&root).unwrap()), code);
+    for (root, prefix) in [("src", ""), ("../cli/src", "cli")] {
+        let root = package.join(root);
+        let mut folders = vec![root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !path.ends_with("state_tests.rs") {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+                    files.insert(module(&Path::new(prefix).join(path.strip_prefix(&root).unwrap())), code);
+                }
             }
         }
     }

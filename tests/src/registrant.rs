@@ -1,4 +1,4 @@
-//! Programs that register like any other, with the crate `rollcall`, and without code for faults of replicas.
+//! Programs that register like any other, with the crate `rollcall-client`, and without code for faults of replicas.
 //!
 //! [`Registrant`] is one such program in this process, [`RegistrantProcess`] many in a process of their own, to be
 //! killed or stopped. Both record what the client reported, with the times.

@@ -11,13 +11,17 @@ use crate::process::{Process, scratch};
 use crate::server;
 use crate::wait::{SOON, check, eventually};
 
-/// A program that `cargo build -p rollcall --bins --examples` has put beside the server.
+/// A program that `cargo build -p rollcall-cli -p rollcall-client --bins --examples` has put beside the server.
 ///
 /// # Panics
 /// When it is missing.
 pub fn built(name: &str) -> PathBuf {
     let path = server::program().parent().expect("it lies in a directory").join(name);
-    assert!(path.is_file(), "no {}: run cargo build -p rollcall --bins --examples", path.display());
+    assert!(
+        path.is_file(),
+        "no {}: run cargo build -p rollcall-cli -p rollcall-client --bins --examples",
+        path.display()
+    );
     path
 }
 

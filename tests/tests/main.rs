@@ -36,6 +36,7 @@ mod networks;
 mod one_binary;
 mod outages;
 mod pages;
+mod packages;
 mod polyglot;
 mod replay;
 mod replicas;

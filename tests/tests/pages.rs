@@ -19,14 +19,16 @@ fn page(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The pages for users, and those that they lead to at the root.
+/// The pages in `docs/` and at the root, and those of the packages.
 fn pages() -> Vec<PathBuf> {
     let root = root();
     let of = |folder: &Path| {
         let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         files.filter(|file| file.extension().is_some_and(|extension| extension == "md")).collect::<Vec<_>>()
     };
-    [of(&root), of(&root.join("docs")), vec![root.join("client-py/README.md")]].concat()
+    let packages = ["client-py", "client-rs", "cli", "embedded", "proto", "server", "wire"];
+    let packages = packages.map(|folder| root.join(folder).join("README.md")).to_vec();
+    [of(&root), of(&root.join("docs")), packages].concat()
 }
 
 /// The lines outside of blocks of code.
