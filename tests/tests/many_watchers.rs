@@ -17,7 +17,10 @@ const CONNECTIONS: usize = 10;
 const WATCHERS: usize = 10_000;
 /// Number of additional watchers that never read.
 const STALLED: usize = 1_000;
-const CHANGES: usize = 5;
+/// More than [`HEARTBEATS`], so that one more request for each change is noticed.
+const CHANGES: usize = 12;
+/// Number of heartbeats of the replica's sessions that may fall due in a measurement on a busy machine.
+const HEARTBEATS: usize = 8;
 /// So long that no ping, and no write to a fence, comes in between.
 const SESSION: Duration = Duration::from_secs(600);
 
@@ -36,8 +39,6 @@ async fn zookeeper_is_asked_the_same_for_each_change_whether_one_watches_or_ten_
     let of_one = counter.requests_of(async || watchers.hear_of_changes(&zk).await).await;
     assert!(of_one >= 2 * CHANGES, "{CHANGES} changes cost {of_one} requests: a write and a read each, at the least");
 
-    // On a busy machine the heartbeats of the replica's sessions fall due meanwhile.
-    const HEARTBEATS: usize = 8;
     let more = counter.requests_of(async || {
         for _ in 0..CONNECTIONS {
             watchers.open(&server.client().await, WATCHERS / CONNECTIONS).await;
@@ -47,14 +48,18 @@ async fn zookeeper_is_asked_the_same_for_each_change_whether_one_watches_or_ten_
     assert!(more <= HEARTBEATS, "who comes later is told from memory, and {WATCHERS} cost {more} requests");
 
     let of_many = counter.requests_of(async || watchers.hear_of_changes(&zk).await).await;
-    assert_eq!(of_many, of_one, "requests for {CHANGES} changes");
+    let as_many = of_one.saturating_sub(HEARTBEATS)..=of_one + HEARTBEATS;
+    assert!(as_many.contains(&of_many), "{of_many} requests for {CHANGES} changes, and {of_one} for one watcher");
 
     let (mut stalled, channel) = (Vec::new(), server.narrow_channel(0).await);
     for _ in 0..STALLED {
         stalled.push(Unread::watch(&channel, watch()).await);
     }
     let beside_stalled = counter.requests_of(async || watchers.hear_of_changes(&zk).await).await;
-    assert_eq!(beside_stalled, of_one, "requests for {CHANGES} changes, beside {STALLED} who do not read");
+    assert!(
+        as_many.contains(&beside_stalled),
+        "{beside_stalled} requests for {CHANGES} changes beside {STALLED} that do not read, and {of_one} for one watcher"
+    );
 }
 
 fn watch() -> v1::WatchRequest {
