@@ -45,5 +45,5 @@ mod words;
 
 pub use config::Config;
 #[cfg(feature = "faults")]
-pub use faults::Faults;
+pub use faults::handle::Faults;
 pub use server::{BindError, Embedded};

@@ -4,9 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tonic::Request;
-
-use super::write_coalescer::Peer;
 use crate::locks::LockEvent;
 use crate::sessions::Notice;
 use crate::types::{Stat, Zxid};
@@ -17,12 +14,6 @@ use crate::views::Views;
 pub(crate) struct Acknowledged(Arc<AtomicI64>);
 
 impl Acknowledged {
-    /// That of the connection which carried the request.
-    pub(super) fn of<T>(request: &Request<T>) -> Self {
-        // Every connection that is accepted has one; see `WriteCoalescer`.
-        request.extensions().get::<Peer>().map(|peer| peer.acknowledged.clone()).unwrap_or_default()
-    }
-
     /// Must be called before the acknowledgement is sent.
     pub(super) fn note(&self, zxid: Zxid) {
         self.0.fetch_max(zxid.0, Ordering::Relaxed);

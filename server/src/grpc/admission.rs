@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
-use super::write_coalescer::Peer;
+use super::peer::Peer;
 use crate::budget::Account;
 use crate::contact::Contact;
 use crate::mutex::lock;

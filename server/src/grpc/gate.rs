@@ -17,8 +17,8 @@ use tower_service::Service;
 
 use super::call::Call;
 use super::download::{AnswerCost, Download};
+use super::peer::{CONNECTION_REFLECTIONS, Peer};
 use super::upload::{RequestForm, Upload};
-use super::write_coalescer::{self, Peer};
 use super::{deadline, status};
 use crate::budget::Account;
 use crate::contact::Contact;
@@ -117,11 +117,8 @@ impl Gate {
             let full = |_| Error::LimitExceeded { reason: "TOO_MANY_STREAMS", what, limit };
             places.clone().try_acquire_owned().map_err(full)
         };
-        let own = place(
-            &peer.reflections,
-            "the number of reflection streams of this connection",
-            write_coalescer::CONNECTION_REFLECTIONS,
-        )?;
+        let own =
+            place(&peer.reflections, "the number of reflection streams of this connection", CONNECTION_REFLECTIONS)?;
         let common = place(&self.reflections, "the number of reflection streams of this replica", REPLICA_REFLECTIONS)?;
         Ok(RequestForm::Reflection { _places: [own, common] })
     }

@@ -75,7 +75,7 @@ impl Service {
         let reader = self.views.open(&path, request.recursive, &account)?;
         let latest = acknowledged.latest();
         let at_least = latest.max(convert::at_least(request.min_revision)?);
-        let watcher = reader.watch(since, at_least, request.full, ConnectionKey(account.id()));
+        let watcher = Watcher::open(reader, since, at_least, request.full, ConnectionKey(account.id()));
         let (views, messages, told) =
             (self.views.clone(), self.metrics.watch_messages.clone(), since.unwrap_or_default());
         let open = OpenWatch {

@@ -8,16 +8,14 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
 use tokio::task::coop;
 use tonic::transport::server::Connected;
 
-use super::acknowledged::Acknowledged;
-use super::pace::{ReadPacer, Unread};
+use super::pace::ReadPacer;
+use super::peer::Peer;
 use super::pings::Pings;
 use super::turnstile::{Turnstile, Visitor};
 use crate::budget::Account;
@@ -31,8 +29,6 @@ const MAX_WAITING_BYTES: usize = 64 * 1024;
 /// the calls. 1 MiB has tens of thousands of calls without a body, or of calls that are cancelled at once. So a turn
 /// reads at most 16 KiB.
 const READ: usize = 64;
-/// Maximum number of reflection streams of a connection: grpcurl has one at a time, a user interface a few.
-pub(super) const CONNECTION_REFLECTIONS: usize = 4;
 
 /// A connection that joins its writes.
 #[derive(Debug)]
@@ -49,29 +45,6 @@ pub(crate) struct WriteCoalescer<S> {
     /// Number of those bytes that the socket has taken.
     taken: usize,
     turn: FlushTurn,
-}
-
-/// State that the calls of a connection share. Every request carries it as an extension.
-#[derive(Debug, Clone)]
-pub(crate) struct Peer {
-    pub(super) account: Account,
-    pub(super) contact: Contact,
-    pub(super) acknowledged: Acknowledged,
-    pub(super) unread: Arc<Unread>,
-    /// Places for the connection's reflection streams.
-    pub(super) reflections: Arc<Semaphore>,
-}
-
-impl Peer {
-    pub(super) fn new(account: Account, contact: Contact) -> Self {
-        Self {
-            account,
-            contact,
-            acknowledged: Acknowledged::default(),
-            unread: Arc::default(),
-            reflections: Arc::new(Semaphore::new(CONNECTION_REFLECTIONS)),
-        }
-    }
 }
 
 /// The side that has its turn.
@@ -250,6 +223,7 @@ impl<S> Connected for WriteCoalescer<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
     use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Readings of a lock that many may ask for at once: one at a time is made, and serves all who have asked before it began.
-//! Ten thousand calls about one lock cost ZooKeeper two readings, not ten thousand.
+//! Readings of a lock that many calls share. One reading at a time is made; it serves all calls that came before it
+//! began. Ten thousand calls about one lock cost ZooKeeper two readings, not ten thousand.
 //!
-//! A reading is made by a task of its own, to its end, whatever becomes of the caller that began it: callers that leave
-//! early cost the others nothing.
+//! A task of its own makes the reading, to its end, even if the call that began it is cancelled. So a cancelled call
+//! costs the others nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -11,15 +11,15 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::lock;
-use super::terms::PATIENCE;
+use super::timing::PATIENCE;
+use crate::mutex::lock;
 use crate::types::NodePath;
 use crate::zk;
 
-/// Maximum number of readings under way. More callers that leave at once would leave more tasks behind.
+/// Maximum number of readings in flight. With a larger value more cancelled calls leave tasks behind.
 const UNDER_WAY: usize = 1024;
 
-/// The readings of all locks; of a lock for which nobody waits nothing is kept.
+/// The readings of all locks; nothing is kept for a lock without waiting calls.
 #[derive(Debug)]
 pub(super) struct Readings<T> {
     of_locks: Arc<OfLocks<T>>,
@@ -31,13 +31,13 @@ type OfLocks<T> = Mutex<HashMap<NodePath, Weak<Reading<T>>>>;
 
 #[derive(Debug)]
 struct Reading<T> {
-    /// Whose turn it is to read.
+    /// The right to read.
     turn: Arc<Semaphore>,
-    /// The last one, and when it began.
+    /// The last reading, and when it began.
     last: Mutex<Option<(Instant, Arc<T>)>>,
 }
 
-/// One who waits for a reading, or makes it.
+/// A call that waits for a reading, or the task that makes it.
 struct ReadingParty<T> {
     of_locks: Arc<OfLocks<T>>,
     path: NodePath,
@@ -51,11 +51,11 @@ impl<T> Default for Readings<T> {
 }
 
 impl<T: Send + Sync + 'static> Readings<T> {
-    /// A reading that begins after this call: this one, which is made if nobody else has made one meanwhile. One that
-    /// takes longer than [`PATIENCE`] is given up.
+    /// A reading that began after this call: that of another call, or else `read`. A reading that takes longer than
+    /// [`PATIENCE`] is given up.
     ///
     /// # Cancellation
-    /// Safe: a reading that has begun is made all the same, for all others who wait for it.
+    /// Safe: a reading that has begun is completed, for all other calls that wait for it.
     pub(super) async fn read<E, F>(&self, path: &NodePath, read: impl FnOnce() -> F) -> Result<Arc<T>, E>
     where
         E: From<zk::Error> + Send + 'static,
@@ -112,7 +112,7 @@ impl<T> Readings<T> {
 
 impl<T> Drop for ReadingParty<T> {
     fn drop(&mut self) {
-        // Under the lock nobody new comes: this one, and no other, is the last.
+        // While the table is locked no other party is made: exactly one is the last.
         let mut of_locks = lock(&self.of_locks);
         if Arc::strong_count(&self.reading) == 1 {
             of_locks.remove(&self.path);

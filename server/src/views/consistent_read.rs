@@ -10,14 +10,11 @@
 //! all nodes that events have named so far, so a node that changes all the time is never open for long, and cuts keep
 //! coming.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::state::{NodeRead, Reads, ViewNode};
+use super::node::{NodeRead, Reads, ViewNode};
+use super::scope::RelativePaths;
 use crate::types::Zxid;
-
-/// Relative paths.
-pub(super) type RelativePaths = HashSet<Arc<str>>;
 
 /// The reads of one round.
 #[derive(Debug, Default)]

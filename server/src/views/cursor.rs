@@ -203,9 +203,9 @@ mod tests {
     use rand::{RngExt as _, SeedableRng as _};
 
     use super::super::consistent_read::{Arrived, Cut};
+    use super::super::node::{NodeRead, Reads, ViewNode};
     use super::super::ring::{ChangeKind, Limits};
     use super::super::scope::Scope;
-    use super::super::state::{NodeRead, Reads, ViewNode};
     use super::super::view::View;
     use super::*;
     use crate::types::{NodePath, Stat};

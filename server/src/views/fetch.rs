@@ -8,9 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::apart::{Bulk, apart, discard};
-use super::consistent_read::{Arrived, ReadRound, RelativePaths};
+use super::consistent_read::{Arrived, ReadRound};
+use super::node::{NodeRead, ViewNode, weight};
+use super::scope::RelativePaths;
 use super::scope::{Scope, child_of};
-use super::state::{NodeRead, State, ViewNode, weight};
+use super::state::State;
 use crate::error::Error;
 use crate::turns::{TurnPermit, Turns};
 use crate::types::Zxid;

@@ -29,7 +29,7 @@
 //! - `state` and `ring` hold the present state and the recent changes; `cursor` is a watcher's place in them.
 //! - `task` drives it all. `view` is the part that it shares with readers: `reach` lets them wait for a transaction,
 //!   `purse` decides which connection pays for the view, `notifier` wakes them.
-//! - `slots` is the table of views; `registry` fills it.
+//! - `slots` is the table of views; `registry` fills it, and `shared` is what all of them have.
 //! - `parts` are bytes made of a state or a delta; `maker` makes them, in `turns`. `apart` runs work that takes long.
 //! - `store` keeps views over a restart: `directory` is its files, `stored` the content of one file.
 
@@ -40,6 +40,7 @@ mod cursor;
 mod directory;
 mod fetch;
 mod maker;
+mod node;
 mod notifier;
 mod parts;
 mod pins;
@@ -49,6 +50,7 @@ mod reader;
 mod registry;
 mod ring;
 mod scope;
+mod shared;
 mod slots;
 mod state;
 mod store;
@@ -61,14 +63,16 @@ mod watcher;
 
 pub(crate) use cursor::Step;
 pub(crate) use directory::Owner;
+pub(crate) use node::ViewNode;
 pub(crate) use notifier::ConnectionKey;
 pub(crate) use parts::{Begin, MadePart, PartForm, PartKey};
 pub(crate) use reach::Reached;
 pub(crate) use reader::{Reader, StateReading};
-use registry::ViewUse;
-pub(crate) use registry::{Settings, Views};
+pub(crate) use registry::Views;
 pub(crate) use ring::{Change, ChangeKind, Delta};
-pub(crate) use state::{State, ViewNode};
+pub(crate) use shared::Settings;
+use shared::ViewUse;
+pub(crate) use state::State;
 pub(crate) use store::Store;
 pub(crate) use view::BackendState;
 pub(crate) use watcher::{Watcher, WatcherUpdate};

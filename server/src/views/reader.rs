@@ -8,10 +8,9 @@ use tokio::time::Instant;
 use super::notifier::ConnectionKey;
 use super::state::State;
 use super::view::{BackendState, Known, Refusal, View};
-use super::watcher::Watcher;
 use super::{Settings, ViewUse};
 use crate::error::Error;
-use crate::types::{Revision, Zxid};
+use crate::types::Revision;
 use crate::zk::Hub;
 
 /// Maximum time that a reader waits for a ZooKeeper that answers but does not finish.
@@ -128,19 +127,6 @@ impl Reader {
             return Ok(reading);
         }
         Err(Error::PageExpired { path: self.view().scope.path.clone() })
-    }
-
-    /// Watches from now on or, with the revision of an earlier state, from that state on. With `full`, each change is
-    /// sent as the whole state. Watchers over the same connection have the same `connection_key`. The first state is as
-    /// new as the transaction `at_least`, if that is reached in time.
-    pub(crate) fn watch(
-        self,
-        since: Option<Revision>,
-        at_least: Zxid,
-        full: bool,
-        connection_key: ConnectionKey,
-    ) -> Watcher {
-        Watcher::new(self, since, at_least, full, connection_key)
     }
 
     pub(super) fn view(&self) -> &Arc<View> {

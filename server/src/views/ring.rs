@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::apart::{NODES_PER_STEP, discard};
+use super::node::{ViewNode, weight};
 use super::parts::Parts;
-use super::state::ViewNode;
 use crate::types::Revision;
 
 /// A change of the data or the existence of one node.
@@ -124,7 +124,7 @@ impl Delta {
             if sum > most {
                 break;
             }
-            sum += super::state::weight(&change.name, change.entry.as_deref().unwrap_or(&ViewNode::default()));
+            sum += weight(&change.name, change.entry.as_deref().unwrap_or(&ViewNode::default()));
         }
         sum
     }

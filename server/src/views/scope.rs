@@ -1,10 +1,13 @@
 //! The scope of a view, and the nodes in it that an event concerns. Pure.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::consistent_read::RelativePaths;
 use crate::types::{NodePath, RESERVED_ROOT};
 use crate::zk::{Batch, NodeEvents};
+
+/// Relative paths.
+pub(super) type RelativePaths = HashSet<Arc<str>>;
 
 /// A path, and how far down from it a view reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -17,8 +17,9 @@ use std::time::{Duration, SystemTime};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message as _;
 
+use super::node::ViewNode;
 use super::scope::Scope;
-use super::state::{State, ViewNode};
+use super::state::State;
 use crate::types::{NodePath, Revision, Stat};
 
 const MAGIC: [u8; 8] = *b"\x89rcview\n";
@@ -226,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::types::Zxid;
-    use crate::views::state::{NodeRead, Reads};
+    use crate::views::node::{NodeRead, Reads};
 
     const AS_OF: SystemTime = SystemTime::UNIX_EPOCH;
 

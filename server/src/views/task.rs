@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::apart::apart;
 use super::consistent_read::{ConsistentRead, Cut, ReadRound};
 use super::fetch::{Failure, Line, Loaded};
-use super::registry::Inner;
+use super::shared::Inner;
 use super::state::State;
 use super::view::{BackendState, ReadPoint, Refusal, View};
 use crate::error::Error;

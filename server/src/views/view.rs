@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::apart::apart;
 use super::consistent_read::{Arrived, Cut};
+use super::node::NodeRead;
 use super::notifier::{ChangeListener, ConnectionKey, Notifier};
 use super::purse::Purse;
 use super::ring::{Delta, Limits, Ring};
 use super::scope::Scope;
-use super::state::{Difference, NodeRead, State};
+use super::state::{Difference, State};
 use crate::budget::Account;
 use crate::error::Error;
 use crate::mutex::lock;

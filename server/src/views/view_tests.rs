@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::consistent_read::{Arrived, Cut};
+use super::node::{NodeRead, Reads, ViewNode};
 use super::purse::Purse;
 use super::ring::Limits;
 use super::scope::Scope;
-use super::state::{NodeRead, Reads, State, ViewNode};
+use super::state::State;
 use super::view::{BackendState, ReadPoint, Refusal, View};
 use crate::budget::{Budget, Limits as Most, Resource};
 use crate::error::Error;

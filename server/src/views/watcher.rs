@@ -53,7 +53,10 @@ struct WatcherLook {
 }
 
 impl Watcher {
-    pub(super) fn new(
+    /// Watches a reader's view from now on or, with the revision of an earlier state, from that state on. With `full`, each
+    /// change is sent as the whole state. Watchers over the same connection have the same `connection_key`. The first
+    /// state is as new as the transaction `at_least`, if that is reached in time.
+    pub(crate) fn open(
         reader: Reader,
         since: Option<Revision>,
         at_least: Zxid,

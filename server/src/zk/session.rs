@@ -17,9 +17,9 @@
 //! cut off, carries out requests whose caller has gone, and hides the zxid of a write (ARCHITECTURE.md, "ZooKeeper").
 
 mod connect;
+mod exchange;
 mod reading;
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -27,16 +27,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rollcall_wire::{Encoder, MAX_FRAME, OpCode, Request, RequestHeader, Response, xid};
+use rollcall_wire::{Encoder, MAX_FRAME, OpCode, Request, RequestHeader, xid};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub(crate) use self::exchange::{Answer, KeptUntilAnswer};
+use self::exchange::{Identity, Pending};
 use self::reading::ReadingSide;
 use super::connection::FrameReader;
 use super::server_addresses::ServerAddresses;
-use super::watches::{Batch, Mailbox, Watches};
+use super::watches::{Mailbox, Watches};
 use super::{Config, Error};
 use crate::clock;
 use crate::mutex::lock;
@@ -58,16 +60,6 @@ pub(crate) enum Link {
     Expired,
 }
 
-/// ZooKeeper's answer.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// For a write, its transaction; for a read, the last transaction that the server had applied.
-    pub(crate) zxid: Zxid,
-    pub(crate) response: Response,
-    /// After [`Session::submit_on`] with a mailbox, the events that came before this answer; otherwise empty.
-    pub(crate) events: Batch,
-}
-
 /// A handle to one session. When the last handle is dropped, the connection ends, and the session is left to
 /// ZooKeeper's time-out.
 #[derive(Debug, Clone)]
@@ -80,19 +72,6 @@ pub(crate) struct Session {
     config: Arc<Config>,
 }
 
-#[derive(Debug, Clone)]
-struct Identity {
-    id: i64,
-    password: Bytes,
-    timeout: Duration,
-    last_zxid: i64,
-    last_heard: Option<Instant>,
-    /// The server of the last connection.
-    server: Option<SocketAddr>,
-    /// Time that a request has waited while nothing at all was received.
-    silence: Duration,
-}
-
 #[derive(Debug)]
 struct SessionCommand {
     request: Request,
@@ -103,20 +82,6 @@ struct SessionCommand {
     held: Option<KeptUntilAnswer>,
     reply: oneshot::Sender<Result<Answer, Error>>,
 }
-
-#[derive(Debug)]
-struct Pending {
-    xid: i32,
-    op_code: OpCode,
-    sent_at: Instant,
-    mailbox: Option<Arc<Mailbox>>,
-    held: Option<KeptUntilAnswer>,
-    reply: oneshot::Sender<Result<Answer, Error>>,
-}
-
-/// A value that a request keeps until ZooKeeper is done with it. It is dropped with the answer, with the connection, or
-/// when the request is not sent.
-pub(crate) type KeptUntilAnswer = Box<dyn Any + Send + Sync>;
 
 impl Session {
     /// Starts a session, which connects in the background. The future is the session's life: it ends when the session

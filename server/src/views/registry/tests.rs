@@ -5,10 +5,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::budget::Limits;
+use crate::budget::{Limits, Resource};
 use crate::types::Stat;
-use crate::views::state::{NodeRead, Reads, State, ViewNode};
-use crate::views::{ConnectionKey, Reached, Step};
+use crate::views::node::{NodeRead, Reads, ViewNode};
+use crate::views::state::State;
+use crate::views::{ConnectionKey, Reached, Step, Watcher};
 use crate::zk::{Config, CreateMode, Request, create, set_data};
 
 /// Views of a ZooKeeper that can't be reached.
@@ -134,7 +135,7 @@ async fn a_path_never_seen_is_unavailable_while_zookeeper_is_away() {
     let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
     assert_eq!(reader.cached().await.unwrap_err(), Error::BackendUnavailable);
     assert_eq!(reader.latest().await.unwrap_err(), Error::BackendUnavailable);
-    let mut watcher = reader.watch(None, Zxid(0), false, ConnectionKey::default());
+    let mut watcher = Watcher::open(reader, None, Zxid(0), false, ConnectionKey::default());
     let step = watcher.next().await.unwrap().step;
     let suspended = crate::views::BackendState::Suspended;
     assert!(matches!(step, crate::views::Step::Backend { state, as_of: None } if state == suspended));
@@ -263,7 +264,7 @@ async fn a_watch_that_comes_from_what_zookeeper_has_lost_begins_with_a_reset() {
     for since in [None, Some(revision)] {
         for (at_least, is_lost) in [(views.0.zk.last_zxid(), false), (Zxid(i64::MAX), true)] {
             let reader = views.open(&path("a"), false, &Account::unlimited()).unwrap();
-            let mut watcher = reader.watch(since, at_least, false, ConnectionKey::default());
+            let mut watcher = Watcher::open(reader, since, at_least, false, ConnectionKey::default());
             let told = watcher.next().await.unwrap();
             assert_eq!(matches!(told.step, Step::Snapshot { is_reset: true, .. }), is_lost, "{told:?}");
             assert_eq!(watcher.take_end().is_some_and(|end| end >= Zxid(revision.0)), is_lost);

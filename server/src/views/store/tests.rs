@@ -5,8 +5,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::types::{NodePath, Stat, Zxid};
+use crate::views::node::{NodeRead, Reads, ViewNode};
 use crate::views::ring::Limits;
-use crate::views::state::{NodeRead, Reads, ViewNode};
 
 fn owner(hosts: &[&str], chroot: &str) -> Owner {
     Owner { hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), chroot: chroot.to_owned() }

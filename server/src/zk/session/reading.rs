@@ -9,11 +9,14 @@ use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Answer, Config, Error, Identity, Pending, lock};
+use super::exchange::{Answer, Identity, Pending};
 use crate::clock;
 use crate::compute;
+use crate::mutex::lock;
 use crate::types::Zxid;
+use crate::zk::config::Config;
 use crate::zk::connection::{FrameReader, ReplyFrame};
+use crate::zk::error::Error;
 use crate::zk::watches::{Event, Watches};
 
 /// Length of a step in which silence is counted. With longer steps a silent server is noticed later; with shorter ones
