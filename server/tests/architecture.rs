@@ -294,12 +294,9 @@ fn crate_uses(module: &str, code: &str) -> Vec<CrateUse> {
     let mut statements = Vec::new();
     let mut rest = code;
     while let Some(line) = rest.lines().next() {
-        match starts.iter().find_map(|start| line.trim_start().strip_prefix(start)) {
-            Some(path) => {
-                let from = &rest[line.len() - path.len()..];
-                statements.push(from.split(';').next().unwrap_or_default().replace('\n', " "));
-            }
-            None => {}
+        if let Some(path) = starts.iter().find_map(|start| line.trim_start().strip_prefix(start)) {
+            let from = &rest[line.len() - path.len()..];
+            statements.push(from.split(';').next().unwrap_or_default().replace('\n', " "));
         }
         rest = rest[line.len()..].trim_start_matches('\n');
     }
@@ -335,7 +332,7 @@ fn defining_file(path: &[String], uses: &BTreeMap<String, Vec<CrateUse>>, depth:
     let (file, rest) = (path[..length].join("::"), &path[length..]);
     let renamed = rest.first().and_then(|name| uses.get(&file)?.iter().find(|(_, alias)| alias == name));
     match renamed {
-        Some((target, _)) if depth > 0 => defining_file(&[target, &rest[1..]].concat(), uses, depth - 1),
+        Some((target, _)) if depth > 0 => defining_file(&[target.as_slice(), &rest[1..]].concat(), uses, depth - 1),
         _ => file,
     }
 }

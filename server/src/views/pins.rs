@@ -93,7 +93,7 @@ mod tests {
         let now = Instant::now();
         let scope = Scope { path: NodePath::trusted("/a"), recursive: false };
         let state = |revision, bytes| {
-            let node = Arc::new(super::super::state::ViewNode::new(&vec![0; bytes], crate::types::Stat::default()));
+            let node = Arc::new(super::super::node::ViewNode::new(&vec![0; bytes], crate::types::Stat::default()));
             Arc::new(State::restored(scope.clone(), Revision(revision), Some(node), Vec::new()))
         };
         let mut pins = Pins::new((10, 10_000), Duration::from_secs(60));

@@ -139,9 +139,11 @@ impl Attempt {
         if !self.is_new && self.lock_node == LockNodeCheck::Unread {
             self.lock_node = self.hinted_limit().map_or(LockNodeCheck::Unread, LockNodeCheck::Fits);
         }
-        if self.place == QueuePlace::First && matches!(self.lock_node, LockNodeCheck::Fits(_)) {
+        let is_checked = matches!(self.lock_node, LockNodeCheck::Fits(_)) && self.nodes.lease == NodeState::Absent;
+        if self.place == QueuePlace::First && is_checked && self.offer.is_none() {
             self.expect_handoff();
-            self.offer = self.offer.take().or_else(|| self.recipient.as_mut().and_then(HandoffRecipient::try_take));
+            let offer = self.recipient.as_mut().and_then(HandoffRecipient::try_take);
+            self.accept(offer);
         }
         let recent =
             self.reading().map(|(reading, ahead)| RecentReading { ahead, lock: reading.lock, leases: reading.leases });
@@ -264,6 +266,13 @@ impl Attempt {
     fn expect_handoff(&mut self) {
         if self.recipient.is_none() {
             self.recipient = self.context.handoffs.register(&self.terms.path);
+        }
+    }
+
+    /// Takes an offer. A recipient gets one.
+    fn accept(&mut self, offer: Option<HandoffOffer>) {
+        if offer.is_some() {
+            (self.offer, self.recipient) = (offer, None);
         }
     }
 
@@ -423,7 +432,7 @@ impl Attempt {
     async fn await_lease(&mut self) -> Result<(), StepError> {
         match self.await_watch().await? {
             None => {}
-            Some(Waited::Offered(offer)) => self.offer = Some(offer),
+            Some(Waited::Offered(offer)) => self.accept(Some(offer)),
             Some(_) => self.look_again(),
         }
         Ok(())
@@ -458,7 +467,8 @@ impl Attempt {
         self.leases = LeaseCount::NotHandedOff;
         let likely_until = self.context.batcher.next_until(&self.terms.path, self.nodes.owner().id());
         if let (Some(until), Some(recipient)) = (likely_until, &mut self.recipient) {
-            self.offer = wait::for_handoff(&self.state, self.terms.wait, recipient, until).await?;
+            let offer = wait::for_handoff(&self.state, self.terms.wait, recipient, until).await?;
+            self.accept(offer);
         }
         Ok(())
     }
@@ -483,10 +493,6 @@ impl Attempt {
         let Some(contender) = self.nodes.contender_path() else { return Ok(None) };
         let offer = self.offer.take();
         self.watch = None;
-        if offer.is_some() {
-            // A recipient gets one offer.
-            self.recipient = None;
-        }
         self.tell_place();
         self.certain().await?;
         let mut ops: Vec<_> = offer.iter().map(|offer| zk::delete(offer.lease.as_str(), -1)).collect();

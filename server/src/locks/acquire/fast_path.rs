@@ -30,7 +30,7 @@ pub(super) enum Vacancy {
 
 /// The lists and records of a lock and its queue, as they were read.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct VacancyLook {
     pub(super) contenders: usize,
     pub(super) queue: Stat,
     pub(super) leases: usize,
@@ -38,16 +38,20 @@ pub(super) struct Look {
 }
 
 /// Reads the lists of contenders and of leases; `None`: one of the nodes does not exist.
-pub(super) async fn look(session: &Session, queue: &NodePath, path: &NodePath) -> Result<Option<Look>, zk::Error> {
+pub(super) async fn look(
+    session: &Session,
+    queue: &NodePath,
+    path: &NodePath,
+) -> Result<Option<VacancyLook>, zk::Error> {
     // Polled in this order and sent in this order: the queue is never read later than the leases.
     let (contenders, leases) = futures_util::future::join(session.children(queue), session.children(path)).await;
     let (Some((contenders, queue)), Some((leases, lock))) = (contenders?, leases?) else { return Ok(None) };
-    Ok(Some(Look { contenders: contenders.len(), queue, leases: leases.len(), lock }))
+    Ok(Some(VacancyLook { contenders: contenders.len(), queue, leases: leases.len(), lock }))
 }
 
 /// Whether a lock is vacant. `is_checked`: the lock node's number was read and not written since. `left`: the vacancy
 /// that this replica left behind. Pure.
-pub(super) fn vacancy(look: &Look, is_checked: bool, left: Option<VacancyHint>) -> Vacancy {
+pub(super) fn vacancy(look: &VacancyLook, is_checked: bool, left: Option<VacancyHint>) -> Vacancy {
     if look.contenders == 0 && is_worn_out(&look.queue) {
         return Vacancy::WornOut;
     }
@@ -73,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_lock_is_vacant_if_it_has_neither_contenders_nor_leases_and_the_limit_that_was_checked() {
-        let look = |contenders: i32, leases, created: i32| Look {
+        let look = |contenders: i32, leases, created: i32| VacancyLook {
             contenders: usize::try_from(contenders).unwrap(),
             queue: Stat {
                 cversion: created.wrapping_mul(2).wrapping_sub(contenders),
